@@ -1,0 +1,43 @@
+"""What is said: events as pure values, and the rules they keep to.
+
+    Event               identity, context and a typed content in one frozen value        events/event.py
+    catalog             every event type, one file per speaker                           events/catalog/
+    EventRegistry       type -> class, validation at both ends, types of your own        events/registry.py
+    topics, patterns    who hears what                                                   events/topics.py
+    errors              one tree, split by what the caller should do                     events/errors.py
+    CloudEvents         the standard form, to and from                                   events/cloudevents.py
+
+Nothing here knows of Celery, of a broker or of a store.
+"""
+
+from __future__ import annotations
+
+from events.catalog.error import ErrorContent, ErrorEvent
+from events.catalog.input import AudioChunkEvent, TextMessageEvent, VideoFrameEvent
+from events.catalog.llm import GeneratedResponse, ResponseGeneratedEvent
+from events.catalog.memory import AssembledContext, ContextAssembledEvent
+from events.catalog.message import CustomEvent, MessageEvent
+from events.catalog.orchestrator import (
+    ClassifiedIntent,
+    FormattedResponse,
+    IntentClassifiedEvent,
+    ResponseReadyEvent,
+)
+from events.catalog.proactive import ProactiveSuggestion, ProactiveSuggestionEvent
+from events.catalog.request import RequestEvent, ResponseFailureEvent, ResponseSuccessEvent
+from events.catalog.tools import ToolResult, ToolResultEvent
+from events.content import AudioContent, Content, ParametersContent, TextContent, Value, VideoContent
+from events.errors import Misuse, Permanent, PetioleError, Retryable, Severity
+from events.event import Category, Event, EventContext
+from events.registry import EventRegistry, EventType, registry
+from events.topics import TopicTrie
+
+__all__ = [
+    "AssembledContext", "AudioChunkEvent", "AudioContent", "Category", "ClassifiedIntent", "Content",
+    "ContextAssembledEvent", "CustomEvent", "ErrorContent", "ErrorEvent", "Event", "EventContext", "EventRegistry",
+    "EventType", "FormattedResponse", "GeneratedResponse", "IntentClassifiedEvent", "MessageEvent", "Misuse",
+    "ParametersContent", "Permanent", "PetioleError", "ProactiveSuggestion", "ProactiveSuggestionEvent", "RequestEvent",
+    "ResponseFailureEvent", "ResponseGeneratedEvent", "ResponseReadyEvent", "ResponseSuccessEvent", "Retryable",
+    "Severity", "TextContent", "TextMessageEvent", "ToolResult", "ToolResultEvent", "TopicTrie", "Value",
+    "VideoContent", "VideoFrameEvent", "registry",
+]  # fmt: skip

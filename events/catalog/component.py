@@ -1,0 +1,84 @@
+"""What is said of the parts that agents use: features of the system and providers from outside."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from events.content import Content, Text
+from events.event import Category, Event
+from events.ids import SYSTEM_STREAM, StreamId
+
+
+class FeatureStatus(Content):
+    """The state a feature is in now."""
+
+    feature: Text
+    status: Text
+
+
+class FeatureFailure(Content):
+    """What went wrong in a feature."""
+
+    feature: Text
+    error: Text
+
+
+class ProviderStep(Content):
+    """Which provider took a step."""
+
+    provider: Text
+
+
+class ProviderStatus(ProviderStep):
+    """The state a provider is in now."""
+
+    status: Text
+
+
+class ComponentEvent(Event):
+    """Base of what is said of features and providers."""
+
+    category: ClassVar[Category] = Category.COMPONENT
+    stream_id: StreamId = SYSTEM_STREAM
+
+
+class FeatureStatusUpdatedEvent(ComponentEvent):
+    """A feature of the system changed its state."""
+
+    event_type: Literal["feature.status.updated"] = "feature.status.updated"
+    content: FeatureStatus
+
+
+class FeatureFailedEvent(ComponentEvent):
+    """A feature of the system failed."""
+
+    event_type: Literal["feature.failed"] = "feature.failed"
+    content: FeatureFailure
+
+
+class ProviderRegisteredEvent(ComponentEvent):
+    """A provider was registered."""
+
+    event_type: Literal["provider.registered"] = "provider.registered"
+    content: ProviderStep
+
+
+class ProviderStatusUpdatedEvent(ComponentEvent):
+    """A provider changed its state."""
+
+    event_type: Literal["provider.status.updated"] = "provider.status.updated"
+    content: ProviderStatus
+
+
+class ProviderStoppedEvent(ComponentEvent):
+    """A provider was shut down."""
+
+    event_type: Literal["provider.stopped"] = "provider.stopped"
+    content: ProviderStep
+
+
+class PrimaryProviderSetEvent(ComponentEvent):
+    """A provider became the one that is asked first."""
+
+    event_type: Literal["provider.primary.set"] = "provider.primary.set"
+    content: ProviderStep

@@ -1,0 +1,32 @@
+"""What is said on the error channel."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from events.content import Content, Parameters, Text
+from events.errors import Severity
+from events.event import MOST_URGENT, Category, OpenEvent
+from events.ids import SYSTEM_STREAM, StreamId
+
+
+class ErrorContent(Content):
+    """What went wrong, and how bad it is: warning is told, error ends the work at hand, critical stops the system."""
+
+    error_type: Text
+    message: Text
+    severity: Severity = Severity.WARNING
+    parameters: Parameters = Field(default_factory=dict)
+
+
+class ErrorEvent(OpenEvent):
+    """Something went wrong; heard only by those who subscribe to `error.…`."""
+
+    category: ClassVar[Category] = Category.ERROR
+    family: ClassVar[str] = "error"
+    event_type: str = "error.reported"
+    stream_id: StreamId = SYSTEM_STREAM
+    content: ErrorContent
+    priority: int = Field(default=MOST_URGENT, strict=True, ge=0, le=9)

@@ -1,0 +1,66 @@
+"""What is said when one agent asks another: the request and its two kinds of answer."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from events.content import Content, Parameters, Text
+from events.event import Category, Event
+from events.ids import SYSTEM_STREAM, EventId, StreamId, new_event_id
+
+
+class Exchange(Content):
+    """Who asks whom for what; the four stand unchanged in the request and in its answer."""
+
+    request_type: Text
+    requester: Text
+    responder: Text
+    request_id: EventId = Field(default_factory=new_event_id)
+
+
+class RequestContent(Exchange):
+    """What is asked for."""
+
+    parameters: Parameters = Field(default_factory=dict)
+
+
+class SuccessContent(Exchange):
+    """The answer, under `response` in the parameters."""
+
+    parameters: Parameters
+
+
+class FailureContent(Exchange):
+    """Why there is no answer."""
+
+    error_type: Text
+    error: Text
+
+
+class RequestEvent(Event):
+    """One agent asks another."""
+
+    category: ClassVar[Category] = Category.REQUEST
+    event_type: Literal["request.made"] = "request.made"
+    stream_id: StreamId = SYSTEM_STREAM
+    content: RequestContent
+
+
+class ResponseSuccessEvent(Event):
+    """A request was answered."""
+
+    category: ClassVar[Category] = Category.RESPONSE
+    event_type: Literal["response.succeeded"] = "response.succeeded"
+    stream_id: StreamId = SYSTEM_STREAM
+    content: SuccessContent
+
+
+class ResponseFailureEvent(Event):
+    """A request could not be answered."""
+
+    category: ClassVar[Category] = Category.RESPONSE
+    event_type: Literal["response.failed"] = "response.failed"
+    stream_id: StreamId = SYSTEM_STREAM
+    content: FailureContent

@@ -1,0 +1,93 @@
+"""What the tools say: that a call began, how far it is, what it gave, or why it failed."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from events.content import Content, Flag, Parameters, Text, Value
+from events.event import Category, Event
+
+
+class ToolStart(Content):
+    """Which call of which tool begins."""
+
+    call_id: Text
+    tool: Text
+    arguments: Parameters = Field(default_factory=dict)
+
+
+class ToolProgress(Content):
+    """How far a call is, from 0 to 100."""
+
+    call_id: Text
+    tool: Text
+    percent: Annotated[float, Field(strict=True, ge=0, le=100)]
+    note: str = ""
+
+
+class ToolResult(Content):
+    """What a call gave. `data` holds the value under `value`; a failed call says why in `error`."""
+
+    call_id: Text
+    tool: Text
+    ok: Flag = True
+    data: Parameters = Field(default_factory=dict)
+    error: str | None = None
+
+    @model_validator(mode="after")
+    def _fails_with_a_reason(self) -> ToolResult:
+        if self.ok == (self.error is not None):
+            raise ValueError("a call that succeeded has no error, and one that failed has one")
+        return self
+
+    @property
+    def value(self) -> Value:
+        """What the tool returned; None where it failed or returned nothing."""
+        return self.data.get("value")
+
+
+class ToolFailure(Content):
+    """Why a call failed, and whether another attempt could succeed."""
+
+    call_id: Text
+    tool: Text
+    error_type: Text
+    error: Text
+    is_retryable: Flag = False
+
+
+class ToolEvent(Event):
+    """Base of what the tools publish."""
+
+    category: ClassVar[Category] = Category.PROCESSING
+
+
+class ToolStartedEvent(ToolEvent):
+    """A tool's execution began."""
+
+    event_type: Literal["tools.execution.started"] = "tools.execution.started"
+    content: ToolStart
+
+
+class ToolResultEvent(ToolEvent):
+    """A tool's execution finished."""
+
+    category: ClassVar[Category] = Category.INPUT
+    event_type: Literal["tools.execution.completed"] = "tools.execution.completed"
+    content: ToolResult
+
+
+class ToolFailedEvent(ToolEvent):
+    """A tool's execution failed."""
+
+    event_type: Literal["tools.execution.failed"] = "tools.execution.failed"
+    content: ToolFailure
+
+
+class ToolProgressEvent(ToolEvent):
+    """A long-running tool says how far it is."""
+
+    event_type: Literal["tools.execution.progress"] = "tools.execution.progress"
+    content: ToolProgress

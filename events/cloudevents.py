@@ -1,0 +1,77 @@
+"""Event to CloudEvents JSON and back.
+
+Source: CloudEvents 1.0.2, JSON event format 1.0.2, and the registered extensions partitionkey, correlationid,
+causationid, expirytime and distributed tracing (traceparent). Attributes hold only plain values, so an event's
+context, which nests, travels in `data` beside the content.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from events.event import Event
+from events.validation import invalid_event
+
+SPEC_VERSION = "1.0"
+CONTENT_TYPE = "application/json"
+
+_FIELD_OF_ATTRIBUTE = {
+    "id": "event_id",
+    "type": "event_type",
+    "subject": "stream_id",
+    "time": "timestamp",
+    "correlationid": "correlation_id",
+    "causationid": "causation_id",
+    "traceparent": "traceparent",
+    "expirytime": "expires_at",
+    "hops": "hops",
+    "priority": "priority",
+    "schemaversion": "schema_version",
+}
+
+AnEvent = TypeVar("AnEvent", bound=Event)
+
+
+def write_cloudevent(event: Event) -> dict[str, object]:
+    """Write an event as a CloudEvents JSON object: attributes on top, content and context in `data`."""
+    fields = event.model_dump(mode="json")
+    document: dict[str, object] = {
+        "specversion": SPEC_VERSION,
+        "source": event.context.source,
+        "partitionkey": event.stream_id,
+        "datacontenttype": CONTENT_TYPE,
+        "data": {"content": fields["content"], "context": fields["context"]},
+    }
+    attributes = {name: fields[field] for name, field in _FIELD_OF_ATTRIBUTE.items()}
+    document |= {name: value for name, value in attributes.items() if value is not None}
+    if event.path:
+        document["path"] = ",".join(event.path)
+    return document
+
+
+def fields_of(document: Mapping[str, object]) -> dict[str, object]:
+    """Read the fields of an event from a CloudEvents JSON object; attributes of other vocabularies are passed over.
+
+    `data` without a `content` of its own is the content itself, as other producers write it.
+    """
+    fields = {field: document[name] for name, field in _FIELD_OF_ATTRIBUTE.items() if name in document}
+    data = document.get("data")
+    if isinstance(data, Mapping) and set(data) <= {"content", "context"} and "content" in data:
+        fields |= data
+    else:
+        fields["content"] = data
+    fields.setdefault("context", {"source": document.get("source")})
+    if path := document.get("path"):
+        fields["path"] = str(path).split(",")
+    return fields
+
+
+def read_cloudevent(document: Mapping[str, object], kind: type[AnEvent]) -> AnEvent:
+    """Read a CloudEvents JSON object as an event of that class. Raises InvalidEvent."""
+    try:
+        return kind.model_validate(fields_of(document))
+    except ValidationError as error:
+        raise invalid_event(str(document.get("type")), error) from error

@@ -1,0 +1,185 @@
+"""What an event says: the base of every content, the scalars they are built of, and media.
+
+Scalars are strict: True is not 1, "5" is not 5. Free-form parameters keep the eight kinds of value that JSON and
+a duration give, unchanged by the journey.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Annotated
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    StrictBool,
+    TypeAdapter,
+    ValidationError,
+    WithJsonSchema,
+)
+from typing_extensions import TypeAliasType
+
+MAX_DEPTH = 32
+"""Levels of nesting in free-form values; deeper ones are refused at the door."""
+
+_INT64 = 2**63
+
+Whole = Annotated[int, Field(strict=True, ge=-_INT64, lt=_INT64)]
+Count = Annotated[int, Field(strict=True, ge=0, lt=_INT64)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Share = Annotated[float, Field(strict=True, ge=0, le=1)]
+Flag = StrictBool
+Text = Annotated[str, Field(min_length=1)]
+
+# A named alias: pydantic follows a recursive type only where it has a name.
+Value = TypeAliasType("Value", "None | bool | int | float | str | timedelta | list[Value] | dict[str, Value]")
+
+_DURATION_TAG = "$duration"
+_duration: TypeAdapter[timedelta] = TypeAdapter(timedelta)
+
+
+class Content(BaseModel):
+    """A content is a frozen value; it knows its fields and refuses all others."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def read_value(value: object, depth: int = 1) -> Value:
+    """Take a value from Python or from JSON, durations as {"$duration": "PT5S"}.
+
+    Raises: ValueError for NaN and infinities, whole numbers beyond 64 bits, more than 32 levels, other types.
+    """
+    if depth > MAX_DEPTH:
+        raise ValueError(f"is nested more than {MAX_DEPTH} levels deep; flatten it")
+    match value:
+        case None | bool() | str() | timedelta():
+            return value
+        case int():
+            return _read_whole(value)
+        case float():
+            return _read_float(value)
+        case list() | tuple():
+            return [read_value(item, depth + 1) for item in value]
+        case dict():
+            return _read_duration(value) if _DURATION_TAG in value else _read_map(value, depth)
+    raise ValueError(f"holds a {type(value).__name__}; use text, numbers, true/false, null, durations, lists and maps")
+
+
+def _read_whole(value: int) -> int:
+    if not -_INT64 <= value < _INT64:
+        raise ValueError(f"holds {value}, which does not fit in 64 bits; send it as text")
+    return value
+
+
+def _read_float(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError(f"holds {value}, which JSON cannot carry; send null or text")
+    return value
+
+
+def _read_duration(tagged: Mapping[object, object]) -> timedelta:
+    try:
+        return _duration.validate_python(tagged[_DURATION_TAG])
+    except ValidationError:
+        raise ValueError(f"holds {tagged[_DURATION_TAG]!r}, which is no ISO 8601 duration such as 'PT5S'") from None
+
+
+def _read_map(value: Mapping[object, object], depth: int) -> dict[str, Value]:
+    for key in value:
+        if not isinstance(key, str):
+            raise ValueError(f"has the key {key!r}; keys are text")  # noqa: TRY004 - pydantic turns only ValueError into a field's error
+    return {str(key): read_value(item, depth + 1) for key, item in value.items()}
+
+
+def _read_parameters(value: object) -> dict[str, Value]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"must be a map, not a {type(value).__name__}")  # noqa: TRY004 - as above
+    return _read_map(value, depth=1)
+
+
+def _write_value(value: Value) -> object:
+    match value:
+        case timedelta():
+            return {_DURATION_TAG: _duration.dump_python(value, mode="json")}
+        case list():
+            return [_write_value(item) for item in value]
+        case dict():
+            return {key: _write_value(item) for key, item in value.items()}
+    return value
+
+
+Parameters = Annotated[
+    dict[str, Value],
+    PlainValidator(_read_parameters),
+    PlainSerializer(_write_value, return_type=dict[str, object], when_used="json"),
+    WithJsonSchema({"type": "object", "additionalProperties": True}),
+]
+"""Free-form named values, at most 32 levels deep."""
+
+
+def _read_bytes(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return base64.b64decode(value, validate=True)
+    except binascii.Error:
+        raise ValueError("must be base64 where it is text") from None
+
+
+def _write_bytes(value: bytes) -> str:
+    return base64.b64encode(value).decode("ascii")
+
+
+Blob = Annotated[
+    bytes,
+    BeforeValidator(_read_bytes),
+    PlainSerializer(_write_bytes, return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "contentEncoding": "base64"}),
+    Field(min_length=1),
+]
+"""Bytes; base64 in JSON."""
+
+
+class ParametersContent(Content):
+    """Named values without a class of their own."""
+
+    parameters: Parameters = Field(default_factory=dict)
+
+
+class TextContent(Content):
+    """A piece of text, as its author wrote it."""
+
+    text: Text
+    language: str | None = Field(default=None, description="BCP 47 tag, where known")
+
+
+class AudioContent(Content):
+    """A chunk of sound: `data` holds `duration_ms` milliseconds in `format` at `sample_rate` Hz."""
+
+    data: Blob
+    format: Text = "pcm_s16le"
+    duration_ms: Annotated[int, Field(strict=True, gt=0)]
+    sample_rate: Annotated[int, Field(strict=True, gt=0)] = 16_000
+    channels: Annotated[int, Field(strict=True, gt=0)] = 1
+    sequence: Count = Field(default=0, description="place in its stream, from 0")
+    is_last: Flag = False
+
+
+class VideoContent(Content):
+    """A frame of video, `width` by `height` pixels, in `format`."""
+
+    data: Blob
+    format: Text = "jpeg"
+    width: Annotated[int, Field(strict=True, gt=0)]
+    height: Annotated[int, Field(strict=True, gt=0)]
+    fps: Annotated[float, Field(strict=True, gt=0)] | None = None
+    duration_ms: Annotated[int, Field(strict=True, gt=0)] | None = None
+    sequence: Count = Field(default=0, description="place in its stream, from 0")

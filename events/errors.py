@@ -1,0 +1,239 @@
+"""Every error of ours, split by what the caller should do.
+
+    PetioleError
+    ├── Misuse                          mend the call: repeating it unchanged fails again
+    │   ├── InvalidTopic                a topic that is no topic
+    │   ├── InvalidPattern              a pattern that is no pattern
+    │   ├── UnknownEventType            no such type is registered; names the nearest one
+    │   ├── InvalidEvent                the event breaks its schema; names the field
+    │   │   ├── MissingField
+    │   │   ├── UnknownField
+    │   │   ├── WrongType
+    │   │   └── InvalidValue            right type, but outside what is allowed
+    │   ├── EventTooLarge               more bytes than the limit
+    │   ├── AlreadyRegistered           a type of that name, with another schema, was registered before
+    │   ├── BuiltInAlreadyRegistered    the name belongs to the catalog
+    │   ├── DuplicateSubscription       two handlers of one agent under one name
+    │   ├── UnknownAgent                PETIOLE_AGENTS names a module without agents
+    │   ├── MissingExtra                the part asked for needs a package that is not installed
+    │   └── NotConfigured               no broker or store is configured
+    ├── Permanent                       this delivery fails again however often it is tried
+    │   ├── HopLimitReached             the chain of causes is too long: a loop
+    │   └── HandlerReturnedNoEvent      a handler returned something that cannot be published
+    └── Retryable                       the same call may succeed later
+        ├── BrokerUnavailable
+        └── ProviderUnavailable         a model, tool or channel did not answer
+
+Each class takes facts as positional arguments and words its own message. The facts stay in `args`, which is what
+lets an error travel between a worker's processes by pickle.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Severity(StrEnum):
+    """How bad an error event is: warning is told, error ends the work at hand, critical stops the system."""
+
+    WARNING = "warning"
+    ERROR = "error"
+    CRITICAL = "critical"
+
+
+class PetioleError(Exception):
+    """The root: `except PetioleError` catches what this package raises on purpose."""
+
+
+class Misuse(PetioleError, ValueError):  # noqa: N818 - the three branches say what to do, not what went wrong
+    """The call has to be changed."""
+
+
+class Permanent(PetioleError):  # noqa: N818 - as above
+    """Trying again cannot help."""
+
+
+class Retryable(PetioleError):  # noqa: N818 - as above
+    """Trying again later may help."""
+
+
+class InvalidTopic(Misuse):
+    def __init__(self, topic: str) -> None:
+        super().__init__(topic)
+        self.topic = topic
+
+    def __str__(self) -> str:
+        return (
+            f"{self.topic!r} is no topic: write 1 to 8 words of a-z, 0-9, '_' or '-', each beginning with a letter "
+            "or digit, joined by dots, at most 200 characters, such as 'order.payment.received'"
+        )
+
+
+class InvalidPattern(Misuse):
+    def __init__(self, pattern: str, reason: str) -> None:
+        super().__init__(pattern, reason)
+        self.pattern = pattern
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return (
+            f"{self.pattern!r} is no pattern: {self.reason}; write a topic, '*' for everything, 'input.*' for one or "
+            "more further words, or 'agent.*.started' for exactly one word"
+        )
+
+
+class UnknownEventType(Misuse):
+    def __init__(self, topic: str, nearest: str | None = None) -> None:
+        super().__init__(topic, nearest)
+        self.topic = topic
+        self.nearest = nearest
+
+    def __str__(self) -> str:
+        hint = f"did you mean {self.nearest!r}?" if self.nearest else "register its class, or declare it"
+        return f"no event type {self.topic!r} is registered; {hint}"
+
+
+class InvalidEvent(Misuse):
+    """The event breaks its schema. `field` is the dotted path, `reason` what is wrong with it."""
+
+    def __init__(self, topic: str, field: str, reason: str) -> None:
+        super().__init__(topic, field, reason)
+        self.topic = topic
+        self.field = field
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.topic}: field {self.field!r}: {self.reason}"
+
+
+class MissingField(InvalidEvent):
+    pass
+
+
+class UnknownField(InvalidEvent):
+    pass
+
+
+class WrongType(InvalidEvent):
+    pass
+
+
+class InvalidValue(InvalidEvent):
+    pass
+
+
+class EventTooLarge(Misuse):
+    def __init__(self, topic: str, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(topic, size_bytes, limit_bytes)
+        self.topic = topic
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+
+    def __str__(self) -> str:
+        return (
+            f"{self.topic}: the event has {self.size_bytes:,} bytes as JSON, {self.limit_bytes:,} are allowed; send a "
+            "reference to the large part, or raise PETIOLE_MAX_EVENT_BYTES"
+        )
+
+
+class AlreadyRegistered(Misuse):
+    def __init__(self, topic: str) -> None:
+        super().__init__(topic)
+        self.topic = topic
+
+    def __str__(self) -> str:
+        return f"event type {self.topic!r} is registered already, with another schema; choose another name"
+
+
+class BuiltInAlreadyRegistered(Misuse):
+    def __init__(self, topic: str) -> None:
+        super().__init__(topic)
+        self.topic = topic
+
+    def __str__(self) -> str:
+        return f"event type {self.topic!r} is one of Petiole's own; choose another name"
+
+
+class DuplicateSubscription(Misuse):
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return (
+            f"subscription {self.name!r} exists already; to hear several patterns give them to one "
+            "subscription: on('a.b', 'c.*')"
+        )
+
+
+class UnknownAgent(Misuse):
+    def __init__(self, module: str, reason: str) -> None:
+        super().__init__(module, reason)
+        self.module = module
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"no agent can be loaded from {self.module!r}: {self.reason}; check PETIOLE_AGENTS"
+
+
+class MissingExtra(Misuse):
+    def __init__(self, part: str, extra: str) -> None:
+        super().__init__(part, extra)
+        self.part = part
+        self.extra = extra
+
+    def __str__(self) -> str:
+        return f"{self.part} needs a package that is not installed; type: pip install 'petiole[{self.extra}]'"
+
+
+class NotConfigured(Misuse):
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(what, remedy)
+        self.what = what
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.what} is not configured: {self.remedy}"
+
+
+class HopLimitReached(Permanent):
+    def __init__(self, topic: str, hops: int, limit: int) -> None:
+        super().__init__(topic, hops, limit)
+        self.topic = topic
+        self.hops = hops
+        self.limit = limit
+
+    def __str__(self) -> str:
+        return (
+            f"{self.topic}: {self.hops} events caused one another in a row, {self.limit} are allowed; look for agents "
+            "that answer each other in a circle, or raise PETIOLE_MAX_HOPS"
+        )
+
+
+class HandlerReturnedNoEvent(Permanent):
+    def __init__(self, subscription: str, returned: str) -> None:
+        super().__init__(subscription, returned)
+        self.subscription = subscription
+        self.returned = returned
+
+    def __str__(self) -> str:
+        return f"{self.subscription} returned a {self.returned}; return nothing, an event, or several events"
+
+
+class BrokerUnavailable(Retryable):
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self.what = what
+
+    def __str__(self) -> str:
+        return f"the broker could not be reached while {self.what}; start it (petiole up) or check PETIOLE_BROKER_URL"
+
+
+class ProviderUnavailable(Retryable):
+    def __init__(self, provider: str, reason: str) -> None:
+        super().__init__(provider, reason)
+        self.provider = provider
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.provider} did not answer: {self.reason}"

@@ -1,0 +1,67 @@
+"""Identifiers: made here, read everywhere.
+
+UUID version 7 begins with the time in milliseconds, so events sort by age in every store and log.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import Annotated
+from uuid import UUID, uuid5
+
+from pydantic import AfterValidator, StringConstraints
+
+
+def uuid7() -> UUID:
+    """Make a UUID of version 7: 48 bits of Unix time in ms, 74 random bits.
+
+    Source: RFC 9562, section 5.7. The standard library has it from Python 3.14 on.
+    """
+    milliseconds = time.time_ns() // 1_000_000
+    number = (milliseconds & ((1 << 48) - 1)) << 80 | secrets.randbits(80)
+    number = number & ~(0xF << 76) | 0x7 << 76
+    number = number & ~(0x3 << 62) | 0x2 << 62
+    return UUID(int=number)
+
+
+def new_event_id() -> str:
+    """Make the id of a new event."""
+    return str(uuid7())
+
+
+def delivery_id(event_id: str, subscription: str) -> str:
+    """Name one event's way to one subscription; the same two always give the same id."""
+    return str(uuid5(UUID(event_id), subscription))
+
+
+def emitted_event_id(delivery: str, index: int) -> str:
+    """Name the n-th event (from 0) that a delivery emits, so that a second run emits it under the same id."""
+    return str(uuid5(UUID(delivery), str(index)))
+
+
+def new_traceparent() -> str:
+    """Begin a trace: version 00, random trace and span ids, sampled.
+
+    Source: W3C Trace Context, section 3.2 (traceparent header).
+    """
+    return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
+
+
+def _canonical_uuid(text: str) -> str:
+    try:
+        return str(UUID(text))
+    except ValueError:
+        raise ValueError("must be a UUID, such as 0192f0c1-7a5e-7cc3-98c8-3f1d2b6a9e10") from None
+
+
+# Deliveries are named by uuid5(event id, subscription), so an event's id has to be a UUID itself.
+EventId = Annotated[str, AfterValidator(_canonical_uuid)]
+
+StreamId = Annotated[str, StringConstraints(min_length=1, max_length=255, strip_whitespace=False)]
+"""A conversation or session, named by whoever opened it."""
+
+Traceparent = Annotated[str, StringConstraints(pattern=r"^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")]
+
+SYSTEM_STREAM = "system"
+"""The stream of what the system says of itself and its agents."""

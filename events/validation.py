@@ -1,0 +1,54 @@
+"""From pydantic's report to one error of ours that names the field, the reason and what to do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from events.errors import InvalidEvent, InvalidValue, MissingField, UnknownField, WrongType
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+    from pydantic_core import ErrorDetails
+
+_REASONS = {
+    "missing": "is required; give it",
+    "extra_forbidden": "is not known here; leave it out",
+    "timezone_aware": "has no time zone; give it one, such as 2026-01-31T12:00:00Z",
+    "finite_number": "is not a finite number; JSON cannot carry it",
+    "string_too_short": "is empty; give it at least one character",
+}
+
+
+def invalid_event(topic: str, report: ValidationError) -> InvalidEvent:
+    """Word the first of pydantic's findings, and say how many more there are."""
+    findings = report.errors(include_url=False, include_context=False)
+    first = findings[0]
+    field = ".".join(str(step) for step in first["loc"]) or "event"
+    reason = _reason(first)
+    if len(findings) > 1:
+        reason += f" (and {len(findings) - 1} more)"
+    return _class_of(first["type"])(topic, field, reason)
+
+
+def _reason(finding: ErrorDetails) -> str:
+    if finding["type"] in _REASONS:
+        return _REASONS[finding["type"]]
+    message = finding["msg"].removeprefix("Value error, ")
+    if finding["type"] == "value_error":
+        return message
+    return f"{message[0].lower()}{message[1:]}, not {_short(finding['input'])}"
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."  # noqa: PLR2004 - what fits into one line of a log
+
+
+def _class_of(kind: str) -> type[InvalidEvent]:
+    if kind == "missing":
+        return MissingField
+    if kind == "extra_forbidden":
+        return UnknownField
+    if kind.endswith(("_type", "_parsing")):
+        return WrongType
+    return InvalidValue
