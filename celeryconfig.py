@@ -1,0 +1,64 @@
+"""Celery's settings, read from the environment; data only.
+
+    PETIOLE_BROKER_URL      redis://…; without it CELERY_BROKER_URL, then the embedded broker, if one runs here
+    PETIOLE_RESULT_URL      where results of requests are kept; without it CELERY_RESULT_BACKEND, then the broker
+    PETIOLE_HOME            folder of the embedded broker and of beat's schedule; ./.petiole
+    PETIOLE_VISIBILITY_TIMEOUT_S   after how long another worker takes what a dead one held; 300
+
+What is not Celery's business is set in tasks/settings.py.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+HOME = Path(os.environ.get("PETIOLE_HOME") or ".petiole")
+
+
+def _embedded_broker_url() -> str | None:
+    """Read where the embedded broker listens; None where none was started."""
+    try:
+        return (HOME / "broker.url").read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return None
+
+
+broker_url = os.environ.get("PETIOLE_BROKER_URL") or os.environ.get("CELERY_BROKER_URL") or _embedded_broker_url()
+result_backend = os.environ.get("PETIOLE_RESULT_URL") or os.environ.get("CELERY_RESULT_BACKEND") or broker_url
+broker_connection_retry_on_startup = True
+broker_transport_options = {
+    "visibility_timeout": float(os.environ.get("PETIOLE_VISIBILITY_TIMEOUT_S", "300")),
+    # Stock values look for a dead worker's messages about every 100 s.
+    "unacked_restore_interval": 5,
+    "unacked_restore_throttle": 1,
+    "socket_timeout": 30,
+    "socket_connect_timeout": 5,
+    "socket_keepalive": True,
+}
+redis_socket_timeout = 30
+redis_socket_connect_timeout = 5
+
+# JSON and nothing else: a pickle from the network runs as code.
+accept_content = ["json"]
+task_serializer = "json"
+result_serializer = "json"
+event_serializer = "json"
+
+# A delivery leaves its queue when it is settled, not when it is taken.
+task_acks_late = True
+task_reject_on_worker_lost = True
+task_ignore_result = True
+task_track_started = False
+worker_prefetch_multiplier = 4
+
+# Queues are named by agents; what names no queue is a publication.
+task_default_queue = "publish"
+task_queue_max_priority = 10
+
+timezone = "UTC"
+enable_utc = True
+worker_hijack_root_logger = False
+
+beat_schedule: dict[str, dict[str, object]] = {}
+beat_schedule_filename = str(HOME / "beat-schedule")
