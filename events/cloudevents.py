@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
+from events.errors import InvalidValue, MissingField
 from events.event import Event
 from events.validation import invalid_event
 
@@ -56,7 +57,9 @@ def fields_of(document: Mapping[str, object]) -> dict[str, object]:
     """Read the fields of an event from a CloudEvents JSON object; attributes of other vocabularies are passed over.
 
     `data` without a `content` of its own is the content itself, as other producers write it.
+    Raises: MissingField, InvalidValue where the object is no CloudEvent of version 1.0.
     """
+    _check_is_cloudevent(document)
     fields = {field: document[name] for name, field in _FIELD_OF_ATTRIBUTE.items() if name in document}
     data = document.get("data")
     if isinstance(data, Mapping) and set(data) <= {"content", "context"} and "content" in data:
@@ -67,6 +70,17 @@ def fields_of(document: Mapping[str, object]) -> dict[str, object]:
     if path := document.get("path"):
         fields["path"] = str(path).split(",")
     return fields
+
+
+def _check_is_cloudevent(document: Mapping[str, object]) -> None:
+    # Without its id, a repeated event would be read as a new one each time.
+    topic = str(document.get("type", "CloudEvent"))
+    for required in ("specversion", "id", "source", "type"):
+        if not document.get(required):
+            raise MissingField(topic, required, "is required of every CloudEvent; give it")
+    if document["specversion"] != SPEC_VERSION:
+        reason = f"is {document['specversion']!r}; only {SPEC_VERSION!r} is read here"
+        raise InvalidValue(topic, "specversion", reason)
 
 
 def read_cloudevent(document: Mapping[str, object], kind: type[AnEvent]) -> AnEvent:

@@ -34,13 +34,14 @@ _INT64 = 2**63
 
 Whole = Annotated[int, Field(strict=True, ge=-_INT64, lt=_INT64)]
 Count = Annotated[int, Field(strict=True, ge=0, lt=_INT64)]
+Positive = Annotated[int, Field(strict=True, gt=0, lt=_INT64)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Share = Annotated[float, Field(strict=True, ge=0, le=1)]
 Flag = StrictBool
 Text = Annotated[str, Field(min_length=1)]
 
 # A named alias: pydantic follows a recursive type only where it has a name.
-Value = TypeAliasType("Value", "None | bool | int | float | str | timedelta | list[Value] | dict[str, Value]")
+Value = TypeAliasType("Value", "bool | int | float | str | timedelta | list[Value] | dict[str, Value] | None")
 
 _DURATION_TAG = "$duration"
 _duration: TypeAdapter[timedelta] = TypeAdapter(timedelta)
@@ -55,13 +56,16 @@ class Content(BaseModel):
 def read_value(value: object, depth: int = 1) -> Value:
     """Take a value from Python or from JSON, durations as {"$duration": "PT5S"}.
 
-    Raises: ValueError for NaN and infinities, whole numbers beyond 64 bits, more than 32 levels, other types.
+    Raises: ValueError for NaN and infinities, whole numbers beyond 64 bits, half surrogate pairs, more than
+    32 levels, other types.
     """
     if depth > MAX_DEPTH:
         raise ValueError(f"is nested more than {MAX_DEPTH} levels deep; flatten it")
     match value:
-        case None | bool() | str() | timedelta():
+        case None | bool() | timedelta():
             return value
+        case str():
+            return _read_text(value)
         case int():
             return _read_whole(value)
         case float():
@@ -71,6 +75,14 @@ def read_value(value: object, depth: int = 1) -> Value:
         case dict():
             return _read_duration(value) if _DURATION_TAG in value else _read_map(value, depth)
     raise ValueError(f"holds a {type(value).__name__}; use text, numbers, true/false, null, durations, lists and maps")
+
+
+def _read_text(value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("holds text with half of a surrogate pair, which UTF-8 cannot carry") from None
+    return value
 
 
 def _read_whole(value: int) -> int:
@@ -86,17 +98,20 @@ def _read_float(value: float) -> float:
 
 
 def _read_duration(tagged: Mapping[object, object]) -> timedelta:
+    text = tagged[_DURATION_TAG]
+    if len(tagged) > 1 or not isinstance(text, str):
+        raise ValueError(f"keeps {_DURATION_TAG!r} for durations: it stands alone, with text such as 'PT5S'")
     try:
-        return _duration.validate_python(tagged[_DURATION_TAG])
+        return _duration.validate_python(text)
     except ValidationError:
-        raise ValueError(f"holds {tagged[_DURATION_TAG]!r}, which is no ISO 8601 duration such as 'PT5S'") from None
+        raise ValueError(f"holds {text[:60]!r}, which is no ISO 8601 duration such as 'PT5S'") from None
 
 
 def _read_map(value: Mapping[object, object], depth: int) -> dict[str, Value]:
     for key in value:
         if not isinstance(key, str):
             raise ValueError(f"has the key {key!r}; keys are text")  # noqa: TRY004 - pydantic turns only ValueError into a field's error
-    return {str(key): read_value(item, depth + 1) for key, item in value.items()}
+    return {_read_text(str(key)): read_value(item, depth + 1) for key, item in value.items()}
 
 
 def _read_parameters(value: object) -> dict[str, Value]:
@@ -166,9 +181,9 @@ class AudioContent(Content):
 
     data: Blob
     format: Text = "pcm_s16le"
-    duration_ms: Annotated[int, Field(strict=True, gt=0)]
-    sample_rate: Annotated[int, Field(strict=True, gt=0)] = 16_000
-    channels: Annotated[int, Field(strict=True, gt=0)] = 1
+    duration_ms: Positive
+    sample_rate: Positive = 16_000
+    channels: Positive = 1
     sequence: Count = Field(default=0, description="place in its stream, from 0")
     is_last: Flag = False
 
@@ -178,8 +193,8 @@ class VideoContent(Content):
 
     data: Blob
     format: Text = "jpeg"
-    width: Annotated[int, Field(strict=True, gt=0)]
-    height: Annotated[int, Field(strict=True, gt=0)]
+    width: Positive
+    height: Positive
     fps: Annotated[float, Field(strict=True, gt=0)] | None = None
-    duration_ms: Annotated[int, Field(strict=True, gt=0)] | None = None
+    duration_ms: Positive | None = None
     sequence: Count = Field(default=0, description="place in its stream, from 0")

@@ -13,15 +13,22 @@
     │   ├── EventTooLarge               more bytes than the limit
     │   ├── AlreadyRegistered           a type of that name, with another schema, was registered before
     │   ├── BuiltInAlreadyRegistered    the name belongs to the catalog
+    │   ├── InvalidName                 an agent or a handler whose name cannot be a queue's or a task's
     │   ├── DuplicateSubscription       two handlers of one agent under one name
     │   ├── UnknownAgent                PETIOLE_AGENTS names a module without agents
+    │   ├── UnknownTool                 no tool of that name; names the nearest one
+    │   ├── InvalidArguments            a tool was called with arguments that it does not take
     │   ├── MissingExtra                the part asked for needs a package that is not installed
     │   └── NotConfigured               no broker or store is configured
     ├── Permanent                       this delivery fails again however often it is tried
     │   ├── HopLimitReached             the chain of causes is too long: a loop
-    │   └── HandlerReturnedNoEvent      a handler returned something that cannot be published
+    │   ├── HandlerReturnedNoEvent      a handler returned something that cannot be published
+    │   ├── ProviderRefused             a model or channel answered, and the answer is no
+    │   └── ToolFailed                  a tool could not do what it was asked
     └── Retryable                       the same call may succeed later
         ├── BrokerUnavailable
+        ├── BrokerNotStarted            the embedded broker does not start, or does not answer
+        ├── BrokerNotStopped            the embedded broker was told to end, and still runs
         └── ProviderUnavailable         a model, tool or channel did not answer
 
 Each class takes facts as positional arguments and words its own message. The facts stay in `args`, which is what
@@ -154,6 +161,19 @@ class BuiltInAlreadyRegistered(Misuse):
         return f"event type {self.topic!r} is one of Petiole's own; choose another name"
 
 
+class InvalidName(Misuse):
+    def __init__(self, what: str, name: str) -> None:
+        super().__init__(what, name)
+        self.what = what
+        self.name = name
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name!r} cannot name {self.what}: begin with a letter, go on with letters, digits or '_', at most "
+            "100 of them; an agent's name is lower-case and may hold '-'"
+        )
+
+
 class DuplicateSubscription(Misuse):
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -174,6 +194,30 @@ class UnknownAgent(Misuse):
 
     def __str__(self) -> str:
         return f"no agent can be loaded from {self.module!r}: {self.reason}; check PETIOLE_AGENTS"
+
+
+class UnknownTool(Misuse):
+    def __init__(self, tool: str, nearest: str | None = None) -> None:
+        super().__init__(tool, nearest)
+        self.tool = tool
+        self.nearest = nearest
+
+    def __str__(self) -> str:
+        hint = f"did you mean {self.nearest!r}?" if self.nearest else "add it as a file in workers/tools/"
+        return f"there is no tool {self.tool!r}; {hint}"
+
+
+class InvalidArguments(Misuse):
+    """A tool was called wrongly. `argument` is the dotted path, `reason` what is wrong with it."""
+
+    def __init__(self, tool: str, argument: str, reason: str) -> None:
+        super().__init__(tool, argument, reason)
+        self.tool = tool
+        self.argument = argument
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.tool}: argument {self.argument!r}: {self.reason}"
 
 
 class MissingExtra(Misuse):
@@ -220,6 +264,26 @@ class HandlerReturnedNoEvent(Permanent):
         return f"{self.subscription} returned a {self.returned}; return nothing, an event, or several events"
 
 
+class ProviderRefused(Permanent):
+    def __init__(self, provider: str, reason: str) -> None:
+        super().__init__(provider, reason)
+        self.provider = provider
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.provider} refused: {self.reason}; mend the request or the provider's settings"
+
+
+class ToolFailed(Permanent):
+    def __init__(self, tool: str, reason: str) -> None:
+        super().__init__(tool, reason)
+        self.tool = tool
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.tool} failed: {self.reason}"
+
+
 class BrokerUnavailable(Retryable):
     def __init__(self, what: str) -> None:
         super().__init__(what)
@@ -229,6 +293,34 @@ class BrokerUnavailable(Retryable):
         return f"the broker could not be reached while {self.what}; start it (petiole up) or check PETIOLE_BROKER_URL"
 
 
+class BrokerNotStarted(Retryable):
+    def __init__(self, directory: str, reason: str, log: str = "") -> None:
+        super().__init__(directory, reason, log)
+        self.directory = directory
+        self.reason = reason
+        self.log = log
+
+    def __str__(self) -> str:
+        log = f"\nthe last lines of its log:\n{self.log}" if self.log else ""
+        return (
+            f"the embedded broker in {self.directory} was not started: {self.reason}; mend that and start it "
+            f"again, or set PETIOLE_BROKER_URL to a Redis or Valkey of your own{log}"
+        )
+
+
+class BrokerNotStopped(Retryable):
+    def __init__(self, directory: str, reason: str) -> None:
+        super().__init__(directory, reason)
+        self.directory = directory
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return (
+            f"the embedded broker in {self.directory} still runs: {self.reason}; "
+            "try again, or end the process whose number is in its valkey.pid"
+        )
+
+
 class ProviderUnavailable(Retryable):
     def __init__(self, provider: str, reason: str) -> None:
         super().__init__(provider, reason)
@@ -236,4 +328,4 @@ class ProviderUnavailable(Retryable):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.provider} did not answer: {self.reason}"
+        return f"{self.provider} did not answer: {self.reason}; try again later, or check its settings"

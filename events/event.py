@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar, Self, TypeVar
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, field_validator
 
 from events.content import Content, Count, Parameters
-from events.ids import EventId, StreamId, Traceparent, new_event_id, new_traceparent
+from events.ids import AgentName, EventId, StreamId, Traceparent, new_event_id, new_traceparent
 from events.topics import Topic
 
 MOST_URGENT = 9
@@ -36,7 +36,10 @@ class Category(StrEnum):
 
 
 def _in_utc(moment: datetime) -> datetime:
-    return moment.astimezone(UTC)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("lies outside the years 1 to 9999 once it is in UTC") from None
 
 
 Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
@@ -48,8 +51,8 @@ def _now() -> datetime:
 
 
 def _own_id(fields: Mapping[str, object]) -> str:
-    # An event_id that failed its validation is missing here; pydantic reports that failure, not this value.
-    return str(fields.get("event_id", ""))
+    # The id is there: pydantic calls this only where every field before it was valid.
+    return str(fields["event_id"])
 
 
 class EventContext(BaseModel):
@@ -89,10 +92,10 @@ class Event(BaseModel):
     causation_id: EventId | None = Field(default=None, description="the event that caused this one")
     traceparent: Traceparent = Field(default_factory=new_traceparent, description="W3C trace context")
     hops: Count = Field(default=0, description="causes in a row before this one")
-    path: tuple[str, ...] = Field(default=(), description="agents whose handlers led here, oldest first, each once")
+    path: tuple[AgentName, ...] = Field(default=(), description="agents that led here, oldest first, each once")
     priority: Annotated[int, Field(strict=True, ge=LEAST_URGENT, le=MOST_URGENT)] = 5
     expires_at: Moment | None = None
-    schema_version: Annotated[int, Field(strict=True, ge=1)] = 1
+    schema_version: Annotated[Count, Field(ge=1)] = 1
 
     @property
     def trace_id(self) -> str:

@@ -61,6 +61,11 @@ EventId = Annotated[str, AfterValidator(_canonical_uuid)]
 StreamId = Annotated[str, StringConstraints(min_length=1, max_length=255, strip_whitespace=False)]
 """A conversation or session, named by whoever opened it."""
 
+AGENT_NAME = r"^[a-z][a-z0-9_-]{0,99}$"
+
+AgentName = Annotated[str, StringConstraints(pattern=AGENT_NAME)]
+"""An agent, and its queue. Free of commas, which part the names of a path in a CloudEvent."""
+
 Traceparent = Annotated[str, StringConstraints(pattern=r"^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")]
 
 SYSTEM_STREAM = "system"

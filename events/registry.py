@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import pydantic_core
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from events import catalog
 from events.catalog.message import CustomEvent
@@ -32,7 +32,7 @@ from events.errors import (
     WrongType,
 )
 from events.event import Event, OpenEvent
-from events.topics import check_topic
+from events.topics import check_topic, is_topic
 from events.validation import invalid_event
 
 AnEvent = TypeVar("AnEvent", bound=Event)
@@ -72,14 +72,14 @@ class EventRegistry:
         found = self._types.get(topic)
         if found is not None or "." not in topic:
             return found
-        family = self._types.get(f"{topic.split('.')[0]}.*")
+        family = self._types.get(f"{topic.split('.', 1)[0]}.*")
         if family is not None and family.model is CustomEvent and not self.allows_undeclared:
             return None
         return family
 
     def __contains__(self, topic: str) -> bool:
         """Tell whether events of that topic can be published."""
-        return self.get(topic) is not None
+        return is_topic(topic) and self.get(topic) is not None
 
     def all(self) -> list[EventType]:
         """List every type by topic."""
@@ -103,9 +103,9 @@ class EventRegistry:
         """Make a `custom.*` topic known, whose events are CustomEvents with these parameters.
 
         `parameters` maps names to types (all required), or is a pydantic model where some are optional.
-        Raises: InvalidTopic, AlreadyRegistered, BuiltInAlreadyRegistered.
+        Raises: InvalidTopic, Misuse for a topic outside `custom.*`, AlreadyRegistered, BuiltInAlreadyRegistered.
         """
-        check_topic(topic)
+        _check_can_be_declared(topic)
         schema = parameters if isinstance(parameters, type) else _schema_of(topic, parameters)
         declared = EventType(topic, CustomEvent, description, is_builtin=False, parameters=schema)
         self._add(declared)
@@ -128,11 +128,11 @@ class EventRegistry:
         if not isinstance(topic, str):
             raise WrongType("event", "event_type", f"must be text, not a {type(topic).__name__}")
         event_type = self._require(topic)
+        _check_version(document, event_type)
         try:
             event = event_type.model.model_validate(document)
         except ValidationError as error:
             raise invalid_event(topic, error) from error
-        _check_version(event, event_type)
         _check_parameters(event, event_type)
         return event
 
@@ -188,9 +188,14 @@ def _topic_of(model: type[Event]) -> str:
 
 
 def _schema_of(topic: str, parameters: Mapping[str, type]) -> type[BaseModel]:
-    fields: dict[str, tuple[type, object]] = {name: (kind, ...) for name, kind in parameters.items()}
+    # Aliases: a parameter's name may be any text, a pydantic field's may not.
+    fields = {
+        f"parameter_{number}": (parameters[name], Field(alias=name))
+        for number, name in enumerate(sorted(parameters))
+    }
     config = ConfigDict(strict=True, extra="forbid")
-    return create_model(f"Parameters of {topic}", __config__=config, **fields)  # type: ignore[call-overload,no-any-return] - the fields are only known now
+    return create_model(f"Parameters of {topic}", __config__=config, **fields)  # type: ignore[call-overload, no-any-return]  # the fields are only known now
+
 
 
 def _is_same(known: EventType, other: EventType) -> bool:
@@ -201,10 +206,18 @@ def _is_same(known: EventType, other: EventType) -> bool:
     return known.parameters.model_json_schema() == other.parameters.model_json_schema()
 
 
-def _check_version(event: Event, event_type: EventType) -> None:
-    if event.schema_version > event_type.schema_version:
-        reason = f"is {event.schema_version}, this process knows up to {event_type.schema_version}; update it first"
-        raise InvalidValue(event.event_type, "schema_version", reason)
+def _check_can_be_declared(topic: str) -> None:
+    family = f"{CustomEvent.family}."
+    if not check_topic(topic).startswith(family):
+        raise Misuse(f"{topic!r} cannot be declared: its events are CustomEvents; name it '{family}{topic}'")
+
+
+def _check_version(document: Mapping[str, object], event_type: EventType) -> None:
+    # Before all other checks: a newer version's new fields are not the sender's mistake.
+    version = document.get("schema_version")
+    if isinstance(version, int) and version > event_type.schema_version:
+        reason = f"is {version}, this process knows up to {event_type.schema_version}; update it first"
+        raise InvalidValue(str(document["event_type"]), "schema_version", reason)
 
 
 def _check_parameters(event: Event, event_type: EventType) -> None:

@@ -34,9 +34,14 @@ Listener = TypeVar("Listener")
 
 def check_topic(topic: str) -> str:
     """Return the topic, or raise InvalidTopic."""
-    if len(topic) > _MAX_LENGTH or not _TOPIC.fullmatch(topic):
+    if not is_topic(topic):
         raise InvalidTopic(topic)
     return topic
+
+
+def is_topic(text: str) -> bool:
+    """Tell whether the text keeps to the grammar of topics."""
+    return len(text) <= _MAX_LENGTH and _TOPIC.fullmatch(text) is not None
 
 
 Topic = Annotated[str, AfterValidator(check_topic)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from typing import TYPE_CHECKING
 
 from events.errors import InvalidEvent, InvalidValue, MissingField, UnknownField, WrongType
@@ -15,13 +16,25 @@ _REASONS = {
     "extra_forbidden": "is not known here; leave it out",
     "timezone_aware": "has no time zone; give it one, such as 2026-01-31T12:00:00Z",
     "finite_number": "is not a finite number; JSON cannot carry it",
+    "too_short": "is empty; give it at least one item",
     "string_too_short": "is empty; give it at least one character",
 }
+
+# A field whose default depends on others, where one of those is invalid: no finding of its own.
+_FOLLOWS_FROM_OTHERS = "default_factory_not_called"
+
+# Stops early, where repr() would run through ten megabytes or overflow the stack.
+_abridged = reprlib.Repr()
+_abridged.maxstring = _abridged.maxother = _abridged.maxlong = 60
 
 
 def invalid_event(topic: str, report: ValidationError) -> InvalidEvent:
     """Word the first of pydantic's findings, and say how many more there are."""
-    findings = report.errors(include_url=False, include_context=False)
+    findings = [
+        finding
+        for finding in report.errors(include_url=False, include_context=False)
+        if finding["type"] != _FOLLOWS_FROM_OTHERS
+    ]
     first = findings[0]
     field = ".".join(str(step) for step in first["loc"]) or "event"
     reason = _reason(first)
@@ -40,7 +53,7 @@ def _reason(finding: ErrorDetails) -> str:
 
 
 def _short(value: object) -> str:
-    text = repr(value)
+    text = _abridged.repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."  # noqa: PLR2004 - what fits into one line of a log
 
 

@@ -17,12 +17,13 @@ def event_classes() -> Iterator[type[Event]]:
     for speaker in pkgutil.iter_modules(__path__, f"{__name__}."):
         module = importlib.import_module(speaker.name)
         for member in vars(module).values():
-            if isinstance(member, type) and issubclass(member, Event) and member.__module__ == module.__name__:
-                if _speaks(member):
-                    yield member
+            if isinstance(member, type) and issubclass(member, Event) and _speaks(member, module.__name__):
+                yield member
 
 
-def _speaks(model: type[Event]) -> bool:
+def _speaks(model: type[Event], speaker: str) -> bool:
+    if model.__module__ != speaker:
+        return False
     if issubclass(model, OpenEvent):
         return True
     return isinstance(model.model_fields["event_type"].default, str)

@@ -10,6 +10,7 @@ from events.content import Content, Parameters, Text
 from events.errors import Severity
 from events.event import MOST_URGENT, Category, OpenEvent
 from events.ids import SYSTEM_STREAM, StreamId
+from events.topics import Topic
 
 
 class ErrorContent(Content):
@@ -26,7 +27,7 @@ class ErrorEvent(OpenEvent):
 
     category: ClassVar[Category] = Category.ERROR
     family: ClassVar[str] = "error"
-    event_type: str = "error.reported"
+    event_type: Topic = "error.reported"
     stream_id: StreamId = SYSTEM_STREAM
     content: ErrorContent
     priority: int = Field(default=MOST_URGENT, strict=True, ge=0, le=9)

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from events.content import Content, Count, Parameters, Share, Text
+from events.content import Content, Count, Flag, Parameters, Share, Text
 from events.event import Category, Event
 
 
@@ -51,7 +51,7 @@ class ToolAnswer(Content):
     """What a tool gave or why it did not, as a model is shown it."""
 
     tool: Text
-    ok: bool
+    ok: Flag
     text: str
 
 

@@ -1,0 +1,25 @@
+"""How it travels: the journey of an event, one file per station.
+
+    service or handler
+        │  publish(event)                          publication.py   check, record, route
+        ▼
+    queue of each agent that subscribed            routing.py       who hears it
+        │  one task per subscription
+        ▼
+    worker                                         delivery.py      open, validate, admit, handle, settle
+        │  what the handler returned
+        ▼
+    publish(event) …                               and so on, until nobody has anything to say
+
+What is remembered on the way stands in stores/; tests travel the same way through testing/.
+"""
+
+from __future__ import annotations
+
+from tasks.agents import Agent
+from tasks.context import Context
+from tasks.outcomes import Outcome
+from tasks.publication import Publication, publish
+from tasks.sessions import open_stream
+
+__all__ = ["Agent", "Context", "Outcome", "Publication", "open_stream", "publish"]

@@ -1,0 +1,90 @@
+"""The Celery app: Celery as everyone knows it, with the registry and the stores of the journey at hand."""
+
+from __future__ import annotations
+
+import types
+from functools import cached_property
+from typing import Any, TypeVar
+
+from celery import Celery, Task
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from events.errors import NotConfigured
+from events.registry import EventRegistry, registry
+from tasks.routing import RoutingTable
+from tasks.settings import Settings
+from tasks.stores import Stores, open_stores
+
+ATask = TypeVar("ATask", bound=Task[..., Any])
+
+_REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
+
+
+class EventApp(Celery):
+    """A Celery app that events travel in. Nothing connects before it is used."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        config_source: object = "celeryconfig",
+        event_registry: EventRegistry = registry,
+        settings: Settings | None = None,
+        state: Redis | None = None,
+        set_as_current: bool = True,
+    ) -> None:
+        super().__init__(name, config_source=config_source, set_as_current=set_as_current)
+        self.event_registry = event_registry
+        self.settings = settings or Settings()
+        self._state = state
+        self._routing = RoutingTable([], version=-1)
+
+    @cached_property
+    def stores(self) -> Stores:
+        """What is remembered. Raises NotConfigured where no Redis is known."""
+        return open_stores(self._state or self._connect(), self.settings)
+
+    @cached_property
+    def driver(self) -> str:
+        """The kind of broker: redis, amqp, memory."""
+        return str(self.connection_for_write().transport.driver_type)
+
+    def adopt(self, base: type[ATask], **attributes: object) -> ATask:
+        """Make a task of this app from a task class.
+
+        Celery binds classes, not instances, to an app: each task gets a class of its own.
+        """
+        own = types.new_class(str(base.__qualname__), (base,), exec_body=lambda body: body.update(attributes))
+        task: ATask = self.register_task(own())
+        return task
+
+    def require_broker(self) -> None:
+        """Raise NotConfigured unless a broker is known: Celery would silently try an AMQP server on this host."""
+        if not self.conf.broker_url:
+            raise NotConfigured("the broker", "set PETIOLE_BROKER_URL, or start the embedded one: petiole up")
+
+    def routing(self) -> RoutingTable:
+        """Return the directory's subscriptions as of now."""
+        if self._routing.version != self.stores.directory.version():
+            version, subscriptions = self.stores.directory.read()
+            self._routing = RoutingTable(subscriptions, version)
+        return self._routing
+
+    def _connect(self) -> Redis:
+        url = self.settings.state_url or self.conf.broker_url or ""
+        if not url.startswith(_REDIS_SCHEMES):
+            raise NotConfigured(
+                "the state store", "set PETIOLE_STATE_URL to a Redis or Valkey, such as redis://HOST:6379"
+            )
+        return Redis.from_url(
+            url,
+            decode_responses=True,
+            socket_timeout=10,
+            socket_connect_timeout=5,
+            retry=Retry(NoBackoff(), 1),
+        )
+
+
+app = EventApp("petiole")

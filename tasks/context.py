@@ -1,0 +1,102 @@
+"""Context: what a handler may ask for, and the delivery that is being handled right now."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from events.errors import Misuse
+from events.event import Event
+from events.ids import emitted_event_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from events.subscriptions import Subscription
+    from tasks.celery import EventApp
+    from tasks.stores.memories import Memories
+    from tasks.stores.replies import Replies
+    from tasks.wire import Admitted
+
+
+@dataclass(slots=True)
+class Outbox:
+    """What a handler said while it ran, held back until it has succeeded."""
+
+    held: list[Admitted] = field(default_factory=list)
+    count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The delivery at hand: which event, to which subscription, and what can be looked up on its behalf."""
+
+    event: Event
+    delivery_id: str
+    subscription: Subscription
+    attempt: int
+    app: EventApp = field(repr=False)
+    outbox: Outbox = field(default_factory=Outbox, repr=False)
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for every attempt at this delivery: hand it to whatever must act only once."""
+        return self.delivery_id
+
+    @property
+    def memories(self) -> Memories:
+        """What was said in each stream."""
+        return self.app.stores.memories
+
+    @property
+    def replies(self) -> Replies:
+        """Answers that wait for a reader."""
+        return self.app.stores.replies
+
+    def flow(self) -> list[Event]:
+        """Read the events of this flow (same correlation id) that this process knows the types of, oldest first."""
+        known = self.app.event_registry
+        recorded = self.app.stores.history.of_flow(self.event.correlation_id)
+        return [known.parse(each.document) for each in recorded if each.topic in known]
+
+    def emitted(self, event: Event) -> Event:
+        """Make an event of the handler's a consequence of the one at hand.
+
+        Its id follows from the delivery and its place among what the handler says, unless the handler gave one: a
+        second run of the same delivery says the same events.
+        """
+        said: dict[str, object] = {"path": _with(self.event.path, self.subscription.agent)}
+        if "event_id" not in event.model_fields_set:
+            said["event_id"] = emitted_event_id(self.delivery_id, self.outbox.count)
+        if event.causation_id is None:
+            said["causation_id"] = self.event.event_id
+            said["hops"] = self.event.hops + 1
+            said["traceparent"] = self.event.traceparent
+        if event.correlation_id == event.event_id:
+            said["correlation_id"] = self.event.correlation_id
+        self.outbox.count += 1
+        return event.model_copy(update=said)
+
+
+def _with(path: tuple[str, ...], agent: str) -> tuple[str, ...]:
+    return path if agent in path else (*path, agent)
+
+
+_current: ContextVar[Context | None] = ContextVar("petiole_delivery", default=None)
+
+
+def current_context() -> Context | None:
+    """Return the delivery that is being handled here and now; None outside handlers."""
+    return _current.get()
+
+
+def handling(context: Context, act: Callable[[], object]) -> object:
+    """Run `act` as the handling of that delivery. Raises Misuse where another one is being handled already."""
+    if _current.get() is not None:
+        raise Misuse("a handler cannot be run inside a handler; publish an event instead")
+    token = _current.set(context)
+    try:
+        return act()
+    finally:
+        _current.reset(token)

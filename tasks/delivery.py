@@ -1,0 +1,203 @@
+"""STATION 2, delivery: one event is brought to one handler.
+
+A worker runs this for every task of every subscription, in five steps on one value:
+
+    opened      the task message becomes a delivery: an id, a subscription, a document
+    validated   the document becomes an event of its class
+    admitted    it is to be handled: not handled before, in date, not in a loop
+    handled     the handler runs; what it says is held back
+    settled     what it said is published, and the delivery is marked as handled
+
+Validation comes before admission, because admission decides by the event's own fields. A delivery that fails at any
+step becomes a dead letter, and its task fails, so that Flower and Celery's signals see it too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from celery import Task
+from celery.exceptions import Reject
+from redis.exceptions import RedisError
+
+from events.catalog.error import ErrorContent, ErrorEvent
+from events.content import Value
+from events.dead_letter import Cause, DeadLetter
+from events.errors import HandlerReturnedNoEvent, HopLimitReached, Misuse, Severity
+from events.event import Category, Event
+from events.ids import emitted_event_id
+from tasks.agents import Agent, Handler
+from tasks.celery import EventApp
+from tasks.context import Context, handling
+from tasks.outcomes import Outcome
+from tasks.publication import announce, hold, release
+from tasks.wire import Admitted, Document, read
+
+DEAD_LETTERED = "error.dead_lettered"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One event on its way to one handler, as far as it has come."""
+
+    id: str
+    attempt: int
+    handler: Handler
+    document: Document
+    app: EventApp = field(repr=False)
+
+
+class DeliveryTask(Task[..., Any]):
+    """The Celery task of one subscription."""
+
+    app: EventApp
+    handler: Handler
+
+    def run(self, document: Document) -> str:
+        """Deliver one event; returns the outcome. Raises what the handler raised, once the dead letter is kept."""
+        attempt = self.request.retries + 1
+        return deliver(Delivery(str(self.request.id), attempt, self.handler, document, self.app))
+
+
+def register(app: EventApp, agent: Agent) -> None:
+    """Make Celery tasks of an agent's handlers."""
+    for handler in agent.handlers.values():
+        app.adopt(DeliveryTask, name=handler.subscription.name, handler=handler)
+
+
+def deliver(delivery: Delivery) -> Outcome:
+    """Walk one delivery through all steps."""
+    with _burying(delivery, Misuse, cause="invalid"):
+        event = validated(delivery)
+    with _burying(delivery, HopLimitReached, cause="loop", event=event):
+        refusal = admitted(delivery, event)
+    with _burying(delivery, Exception, cause="failed", event=event):
+        outcome = refusal or settled(delivery, handled(delivery, event))
+    log.debug("event.delivered", extra=_facts(delivery) | {"outcome": str(outcome)})
+    return outcome
+
+
+def validated(delivery: Delivery) -> Event:
+    """Read the event. Raises UnknownEventType or InvalidEvent."""
+    return read(delivery.document, delivery.app.event_registry)
+
+
+def admitted(delivery: Delivery, event: Event) -> Outcome | None:
+    """Decide whether the event is to be handled; None means yes. Raises HopLimitReached."""
+    if delivery.app.stores.inbox.has(delivery.id):
+        return Outcome.DUPLICATE
+    if event.has_expired(at=datetime.now(UTC)):
+        return Outcome.EXPIRED
+    limit = delivery.app.settings.max_hops
+    if event.hops > limit:
+        raise HopLimitReached(event.event_type, event.hops, limit)
+    return None
+
+
+def handled(delivery: Delivery, event: Event) -> list[Admitted]:
+    """Run the handler, and return what is to be published for it. Raises whatever the handler raises."""
+    subscription = delivery.handler.subscription
+    context = Context(event, delivery.id, subscription, delivery.attempt, delivery.app)
+    handling(context, partial(_run_handler, delivery.handler, context))
+    return context.outbox.held
+
+
+def settled(delivery: Delivery, held: list[Admitted]) -> Outcome:
+    """Publish what the handler said, then mark the delivery.
+
+    Dying between the two is harmless: the next run says the same events under the same ids.
+    """
+    release(delivery.app, held)
+    delivery.app.stores.inbox.mark(delivery.id)
+    return Outcome.HANDLED
+
+
+def _run_handler(handler: Handler, context: Context) -> None:
+    arguments = (context.event, context) if handler.takes_context else (context.event,)
+    returned = handler.function(*arguments)
+    if inspect.iscoroutine(returned):
+        returned = asyncio.run(returned)
+    for event in _events(returned, handler):
+        hold(context, event)
+
+
+def _events(returned: object, handler: Handler) -> Iterator[Event]:
+    if returned is None:
+        return
+    for each in returned if isinstance(returned, Iterable) and not isinstance(returned, Event) else [returned]:
+        if not isinstance(each, Event):
+            raise HandlerReturnedNoEvent(handler.subscription.name, type(each).__name__)
+        yield each
+
+
+@contextmanager
+def _burying(
+    delivery: Delivery, failure: type[Exception], *, cause: Cause, event: Event | None = None
+) -> Iterator[None]:
+    """Keep a dead letter of what fails in the block, and let the failure go on to Celery."""
+    try:
+        yield
+    except failure as error:
+        log.exception("event.dead_lettered", extra=_facts(delivery) | {"cause": cause})
+        try:
+            delivery.app.stores.dead_letters.put(_letter(delivery, error, cause))
+        except RedisError as unwritten:
+            # Unwritten is unknown to anybody: the broker keeps the message instead.
+            raise Reject(unwritten, requeue=True) from error
+        _announce(delivery, error, cause, event)
+        raise
+
+
+def _letter(delivery: Delivery, error: Exception, cause: Cause) -> DeadLetter:
+    return DeadLetter.model_validate(
+        {
+            "delivery_id": delivery.id,
+            "subscription": delivery.handler.subscription.name,
+            "cause": cause,
+            "error_type": type(error).__name__,
+            "error": str(error),
+            "traceback": "".join(traceback.format_exception(error)),
+            "attempts": delivery.attempt,
+            "at": datetime.now(UTC),
+            "document": delivery.document,
+        }
+    )
+
+
+def _announce(delivery: Delivery, error: Exception, cause: Cause, event: Event | None) -> None:
+    """Say on the error channel what was given up; failures of those who listen there are not announced again."""
+    if event is not None and event.category is Category.ERROR:
+        return
+    content = ErrorContent(
+        error_type=type(error).__name__,
+        message=str(error) or type(error).__name__,
+        severity=Severity.ERROR,
+        parameters=_facts(delivery) | {"cause": cause},
+    )
+    # The place after all that a handler can say: the same for every run of this delivery.
+    identity = {"event_id": emitted_event_id(delivery.id, -1), "event_type": DEAD_LETTERED, "content": content}
+    told = event.caused(ErrorEvent, **identity) if event else ErrorEvent.model_validate(identity)
+    announce(delivery.app, told)
+
+
+def _facts(delivery: Delivery) -> dict[str, Value]:
+    document = delivery.document
+    return {
+        "delivery_id": delivery.id,
+        "subscription": delivery.handler.subscription.name,
+        "event_type": str(document.get("event_type")),
+        "event_id": str(document.get("event_id")),
+        "stream_id": str(document.get("stream_id")),
+        "correlation_id": str(document.get("correlation_id")),
+    }

@@ -1,0 +1,14 @@
+"""Outcomes: how a delivery can end."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Outcome(StrEnum):
+    """What became of one attempt at a delivery."""
+
+    HANDLED = "handled"
+    DUPLICATE = "duplicate"
+    EXPIRED = "expired"
+    DEAD_LETTERED = "dead_lettered"

@@ -1,0 +1,31 @@
+"""Settings of the journey, read from the environment as PETIOLE_…; Celery's own are in celeryconfig.py."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Limits and places. Each field is set by PETIOLE_ and its name in capitals; durations as seconds or ISO 8601."""
+
+    model_config = SettingsConfigDict(env_prefix="PETIOLE_", frozen=True)
+
+    state_url: str | None = Field(default=None, description="Redis for what is remembered; by default the broker")
+    key_prefix: Annotated[str, Field(min_length=1)] = "petiole"
+
+    max_event_bytes: Annotated[int, Field(gt=0)] = 1_048_576
+    max_hops: Annotated[int, Field(gt=0)] = 16
+
+    history_length: Annotated[int, Field(gt=0)] = Field(default=100_000, description="events kept in all")
+    stream_history_length: Annotated[int, Field(gt=0)] = Field(default=2_000, description="events kept per stream")
+    history_age: timedelta = Field(default=timedelta(days=7), description="how long a stream's index outlives it")
+    publish_window: timedelta = Field(
+        default=timedelta(hours=1), description="how long a repeated publish of one event is recognised"
+    )
+    inbox_age: timedelta = Field(
+        default=timedelta(days=1), description="how long a redelivery of what was handled is recognised"
+    )

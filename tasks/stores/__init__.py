@@ -1,0 +1,56 @@
+"""What is remembered: one file per memory, Redis and nowhere else. Each says its promise first.
+
+Tests and the harness hand these same stores a fakeredis client.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from redis import Redis
+
+from tasks.settings import Settings
+from tasks.stores.counters import Counters
+from tasks.stores.dead_letters import DeadLetters
+from tasks.stores.directory import Directory
+from tasks.stores.history import History, Retention
+from tasks.stores.inbox import Inbox
+from tasks.stores.keys import Keys
+from tasks.stores.memories import Memories
+from tasks.stores.replies import Replies
+from tasks.stores.sessions import Sessions
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """All memories over one Redis client."""
+
+    directory: Directory
+    history: History
+    inbox: Inbox
+    dead_letters: DeadLetters
+    sessions: Sessions
+    memories: Memories
+    replies: Replies
+    counters: Counters
+
+
+def open_stores(client: Redis, settings: Settings) -> Stores:
+    """Open every store over a client that decodes its responses. Connects to nothing yet."""
+    keys = Keys(settings.key_prefix)
+    retention = Retention(
+        length=settings.history_length,
+        index_length=settings.stream_history_length,
+        index_age=settings.history_age,
+        publish_window=settings.publish_window,
+    )
+    return Stores(
+        directory=Directory(client, keys),
+        history=History(client, keys, retention),
+        inbox=Inbox(client, keys, settings.inbox_age),
+        dead_letters=DeadLetters(client, keys),
+        sessions=Sessions(client, keys),
+        memories=Memories(client, keys),
+        replies=Replies(client, keys),
+        counters=Counters(client, keys),
+    )

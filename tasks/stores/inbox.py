@@ -1,0 +1,29 @@
+"""Inbox: which deliveries were handled.
+
+Promise: a delivery that was marked is recognised when the broker hands it over again, for as long as `age`.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from redis import Redis
+
+from tasks.stores.keys import Keys
+
+
+class Inbox:
+    """Marks of handled deliveries."""
+
+    def __init__(self, client: Redis, keys: Keys, age: timedelta) -> None:
+        self._client = client
+        self._keys = keys
+        self._age = age
+
+    def has(self, delivery_id: str) -> bool:
+        """Tell whether a delivery was handled."""
+        return bool(self._client.exists(self._keys.inbox(delivery_id)))
+
+    def mark(self, delivery_id: str) -> None:
+        """Note that a delivery was handled; safe to repeat."""
+        self._client.set(self._keys.inbox(delivery_id), "done", px=self._age)

@@ -1,0 +1,75 @@
+"""Every key, what it holds and how long it lives, on one page.
+
+| key                              | type   | holds                                          | lives                   |
+|----------------------------------|--------|------------------------------------------------|-------------------------|
+| {p}:directory                    | hash   | subscription name -> Subscription JSON         | until withdrawn         |
+| {p}:directory:version            | number | moves with every change of the directory       | for ever                |
+| {p}:history                      | stream | every published event                          | history_length entries  |
+| {p}:history:stream:<stream>      | list   | entry ids of a stream's events, oldest first   | history_age after last  |
+| {p}:history:flow:<correlation>   | list   | entry ids of a flow's events, oldest first     | history_age after last  |
+| {p}:published:<event>            | text   | begun or done: how far a publication got       | publish_window          |
+| {p}:inbox:<delivery>             | text   | done: this delivery was handled                | inbox_age               |
+| {p}:dead_letters                 | stream | deliveries given up, with the reason           | until discarded         |
+| {p}:sessions:<stream>            | text   | when the stream was opened                     | 30 days after last use  |
+| {p}:memories:<stream>            | zset   | what was said, by time                         | 30 days after last use  |
+| {p}:replies:<stream>             | list   | answers not yet read                           | 1 day after last        |
+| {p}:replies:<stream>:ids         | set    | message ids of answers already put there       | 1 day after last        |
+| {p}:counters                     | hash   | name -> count                                  | for ever                |
+
+{p} is PETIOLE_KEY_PREFIX. Queues and their messages belong to Celery and stand under the agents' names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The names of all keys under one prefix."""
+
+    prefix: str
+
+    @property
+    def directory(self) -> str:
+        return f"{self.prefix}:directory"
+
+    @property
+    def directory_version(self) -> str:
+        return f"{self.prefix}:directory:version"
+
+    @property
+    def history(self) -> str:
+        return f"{self.prefix}:history"
+
+    def history_of_stream(self, stream_id: str) -> str:
+        return f"{self.prefix}:history:stream:{stream_id}"
+
+    def history_of_flow(self, correlation_id: str) -> str:
+        return f"{self.prefix}:history:flow:{correlation_id}"
+
+    def published(self, event_id: str) -> str:
+        return f"{self.prefix}:published:{event_id}"
+
+    def inbox(self, delivery_id: str) -> str:
+        return f"{self.prefix}:inbox:{delivery_id}"
+
+    @property
+    def dead_letters(self) -> str:
+        return f"{self.prefix}:dead_letters"
+
+    def session(self, stream_id: str) -> str:
+        return f"{self.prefix}:sessions:{stream_id}"
+
+    def memories(self, stream_id: str) -> str:
+        return f"{self.prefix}:memories:{stream_id}"
+
+    def replies(self, stream_id: str) -> str:
+        return f"{self.prefix}:replies:{stream_id}"
+
+    def reply_ids(self, stream_id: str) -> str:
+        return f"{self.prefix}:replies:{stream_id}:ids"
+
+    @property
+    def counters(self) -> str:
+        return f"{self.prefix}:counters"

@@ -1,0 +1,10 @@
+"""Lua scripts, one file for each atomic step; each says its promise at its top."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+
+def script(name: str) -> str:
+    """Read the text of a script by its file's name without the ending."""
+    return (files(__package__) / f"{name}.lua").read_text(encoding="utf-8")

@@ -1,0 +1,184 @@
+"""EventTestHarness: publish an event, and see what comes of it.
+
+    harness = EventTestHarness([orchestrator, memory, llm, output])
+    sent = harness.send_and_wait(TextMessageEvent(...), "output.message.sent")
+
+Events travel as in production: validated, recorded, routed, sent as Celery tasks, delivered by a worker. Only the
+broker (Celery's memory transport) and the store (fakeredis) are in this process. Each harness is a world of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Self
+
+import fakeredis
+
+from events.dead_letter import DeadLetter
+from events.errors import Misuse
+from events.event import Event
+from events.registry import EventRegistry, registry
+from events.topics import TopicTrie
+from tasks.agents import Agent, HandlerFunction
+from tasks.celery import EventApp
+from tasks.delivery import register
+from tasks.publication import PUBLISH_QUEUE, Publication, Publish
+from tasks.settings import Settings
+from tasks.stores.history import BEGINNING, Recorded
+from tasks.testing.worker import EmbeddedWorker, Traffic, private_transport
+
+POLL_S = 0.005
+
+
+class EventTestHarness:
+    """One process in which events travel. Agents are added before the first publish; it starts by itself."""
+
+    def __init__(
+        self,
+        agents: Iterable[Agent] = (),
+        *,
+        event_registry: EventRegistry = registry,
+        settings: Settings | None = None,
+    ) -> None:
+        self._traffic = Traffic()
+        self.app = _private_app(event_registry, settings or Settings(), self._traffic)
+        self._publish = self.app.adopt(Publish)
+        self._agents: dict[str, Agent] = {}
+        self._worker: EmbeddedWorker | None = None
+        self._taken: set[str] = set()
+        for agent in agents:
+            self.add(agent)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def add(self, agent: Agent) -> None:
+        """Let an agent take part. Raises Misuse after the first publish."""
+        if self._worker is not None:
+            raise Misuse("the harness runs already; add agents before the first publish")
+        self._agents[agent.name] = agent
+
+    def subscribe(self, pattern: str, handler: HandlerFunction, *, agent: str = "test") -> None:
+        """Let a function take part, as a handler of the agent `test` or of another. Raises as `add`."""
+        subscriber = self._agents.get(agent) or Agent(agent)
+        subscriber.on(pattern)(handler)
+        self.add(subscriber)
+
+    def publish(self, event: Event) -> Publication:
+        """Publish an event as a service would that calls `publish(event)`."""
+        self._start()
+        return self._publish.run(event)
+
+    def delay(self, event: Event) -> None:
+        """Publish an event as a service would that calls `publish.delay(event)`."""
+        self._start()
+        self._publish.delay(event)
+
+    def expect(self, pattern: str, within: float = 5.0) -> Event:
+        """Wait for an event that matches and was not expected before; seconds. Raises TimeoutError."""
+        return self._wait(_matcher(pattern), BEGINNING, pattern, within)
+
+    def send_and_wait(self, event: Event, event_type: str, timeout: float = 5.0) -> Event:
+        """Publish an event and wait for one of that type in the same flow, published after it; seconds.
+
+        Raises: TimeoutError that names the type and the limit.
+        """
+        before = self.app.stores.history.last_entry_id()
+        sent = self.publish(event).event
+
+        def is_answer(recorded: Recorded) -> bool:
+            document = recorded.document
+            return (
+                recorded.topic == event_type
+                and document["correlation_id"] == sent.correlation_id
+                and document["event_id"] != sent.event_id
+            )
+
+        return self._wait(is_answer, before, event_type, timeout)
+
+    def send_through(self, event: Event, timeout: float = 5.0) -> list[Event]:
+        """Publish an event and wait until nothing it set off is under way; seconds. Returns all events since.
+
+        Raises: TimeoutError.
+        """
+        before = self.app.stores.history.last_entry_id()
+        self.publish(event)
+        _wait_until(self._traffic.is_still, "the end of all deliveries", timeout)
+        return [self._parse(recorded) for recorded in self.app.stores.history.since(before)]
+
+    def everything(self) -> list[Event]:
+        """List all events published so far, in order."""
+        return [self._parse(recorded) for recorded in self.app.stores.history.since()]
+
+    def dead_letters(self) -> list[DeadLetter]:
+        """List the deliveries given up so far, oldest first."""
+        return self.app.stores.dead_letters.all()
+
+    def expect_dead_letter(self, within: float = 5.0) -> DeadLetter:
+        """Wait for a delivery to be given up; seconds. Raises TimeoutError."""
+        _wait_until(lambda: bool(self.dead_letters()), "a dead letter", within)
+        return self.dead_letters()[-1]
+
+    def close(self) -> None:
+        """Stop. Safe to repeat."""
+        if self._worker is not None:
+            self._worker.stop()
+            self._worker = None
+        self.app.close()
+
+    def _start(self) -> None:
+        if self._worker is not None:
+            return
+        for agent in self._agents.values():
+            register(self.app, agent)
+            self.app.stores.directory.announce(agent.subscriptions)
+        self._worker = EmbeddedWorker(self.app, [PUBLISH_QUEUE, *self._agents])
+        self._worker.start()
+
+    def _wait(self, matches: Callable[[Recorded], bool], after: str, wanted: str, within: float) -> Event:
+        found: list[Recorded] = []
+
+        def is_there() -> bool:
+            recent = self.app.stores.history.since(after)
+            found[:] = [each for each in recent if each.entry_id not in self._taken and matches(each)]
+            return bool(found)
+
+        _wait_until(is_there, f"an event of type {wanted!r}", within)
+        self._taken.add(found[0].entry_id)
+        return self._parse(found[0])
+
+    def _parse(self, recorded: Recorded) -> Event:
+        return self.app.event_registry.parse(recorded.document)
+
+
+def _private_app(event_registry: EventRegistry, settings: Settings, traffic: Traffic) -> EventApp:
+    state = fakeredis.FakeRedis(server=fakeredis.FakeServer(), decode_responses=True)
+    app = EventApp("harness", event_registry=event_registry, settings=settings, state=state, set_as_current=False)
+    app.conf.update(
+        broker_url="memory://",
+        broker_transport=private_transport(traffic),
+        broker_transport_options={"polling_interval": POLL_S},
+        result_backend="cache+memory://",
+    )
+    return app
+
+
+def _matcher(pattern: str) -> Callable[[Recorded], bool]:
+    trie: TopicTrie[str] = TopicTrie()
+    trie.add(pattern, pattern)
+    return lambda recorded: bool(trie.match(recorded.topic))
+
+
+def _wait_until(condition: Callable[[], bool], wanted: str, within: float) -> None:
+    deadline = time.monotonic() + within
+    while not condition():
+        if time.monotonic() >= deadline:
+            raise TimeoutError(f"{wanted} did not come within {within:g} s")
+        time.sleep(POLL_S)

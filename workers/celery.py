@@ -1,0 +1,29 @@
+"""The app of `celery -A workers worker`, `… beat` and every other Celery command: all agents loaded.
+
+A worker consumes the queues of all loaded agents and the queue `publish`; `-Q memory` consumes one of them. Where no
+broker is configured, importing this module starts the embedded one, or finds it running.
+"""
+
+from __future__ import annotations
+
+from kombu import Exchange, Queue
+
+from tasks.celery import app
+from tasks.delivery import register
+from tasks.publication import PUBLISH_QUEUE
+from workers.broker import use_embedded_broker
+from workers.lifecycle import announces
+from workers.loading import configured_agents
+
+__all__ = ["app"]
+
+use_embedded_broker()
+
+agents = configured_agents()
+for agent in agents:
+    register(app, agent)
+# As Celery itself would make them for a name it does not know: publishers without this list agree with it.
+app.conf.task_queues = [
+    Queue(name, Exchange(name), name) for name in (PUBLISH_QUEUE, *(agent.name for agent in agents))
+]
+announces(app, agents)

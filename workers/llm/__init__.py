@@ -1,0 +1,76 @@
+"""Language models, one file each: `rules` needs nothing, `openai` speaks to any endpoint of that protocol.
+
+`PETIOLE_LLM` names the one that answers. To add one, write `workers/llm/<name>.py` with a class whose `name`
+is that name; one of your own elsewhere is named as `package.module:Class`.
+tests/contracts/test_language_models.py holds them all to the same promises.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from events.errors import Misuse
+from workers.llm.provider import LanguageModel
+
+__all__ = ["LanguageModel", "chosen_name", "language_model", "names"]
+
+_NO_MODELS = {"provider"}
+
+
+class _Choice(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="PETIOLE_", env_ignore_empty=True)
+
+    llm: str = Field(default="rules", min_length=1, description="which language model answers")
+
+
+def chosen_name() -> str:
+    """Read from PETIOLE_LLM which language model answers; `rules` by default."""
+    return _Choice().llm
+
+
+def names() -> list[str]:
+    """List the language models of this folder."""
+    return [module.name for module in pkgutil.iter_modules(__path__) if module.name not in _NO_MODELS]
+
+
+def language_model(name: str) -> LanguageModel:
+    """Make the language model of that name: one of this folder, or `package.module:Class`.
+
+    Raises: Misuse where there is none, MissingExtra or NotConfigured where it lacks something.
+    """
+    made = _class_named(name)()
+    if not isinstance(made, LanguageModel):
+        raise Misuse(f"{name} is no language model: it needs a `name` and a method `answer(request)`")
+    return made
+
+
+def _class_named(name: str) -> type:
+    if ":" in name:
+        return _class_at(*name.split(":", 1))
+    if name not in names():
+        raise _unknown(name)
+    module = importlib.import_module(f"{__name__}.{name}")
+    for member in vars(module).values():
+        if isinstance(member, type) and member.__module__ == module.__name__ and vars(member).get("name") == name:
+            return member
+    raise Misuse(f"{module.__name__} has no class whose `name` is {name!r}; give it one")
+
+
+def _class_at(module_name: str, class_name: str) -> type:
+    place = f"{module_name}:{class_name}"
+    try:
+        found = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise _unknown(place) from error
+    if not isinstance(found, type):
+        raise Misuse(f"{place} is a {type(found).__name__}; name a class")
+    return found
+
+
+def _unknown(name: str) -> Misuse:
+    choices = ", ".join(repr(known) for known in names())
+    return Misuse(f"no language model {name!r}; set PETIOLE_LLM to {choices}, or 'package.module:Class' of your own")
