@@ -1,0 +1,49 @@
+"""Who may import whom: the contracts in pyproject.toml are kept."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+DECIDING = ("filters", "retries", "routing")
+PROVIDING = ("channels", "llm", "recall", "streams", "tools")
+
+
+def test_every_import_contract_is_kept():
+    lint_imports = Path(sys.executable).with_name("lint-imports")
+
+    report = subprocess.run(
+        [lint_imports, "--no-cache", "--no-logo"],
+        cwd=ROOT,
+        env=os.environ | {"NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert report.returncode == 0, report.stdout + report.stderr
+    assert " 0 broken" in report.stdout
+
+
+def test_every_deciding_part_that_exists_is_held_to_be_pure():
+    existing = {f"tasks.{name}" for name in DECIDING if (ROOT / "tasks" / f"{name}.py").is_file()}
+
+    assert existing == sources_of("the deciding parts are pure")
+
+
+def test_every_folder_of_providers_that_exists_is_held_to_know_no_agent():
+    existing = {f"workers.{name}" for name in PROVIDING if (ROOT / "workers" / name).is_dir()}
+
+    assert existing == sources_of("providers know of no agent")
+    assert existing == sources_of("providers know of no Celery and no Redis")
+
+
+def sources_of(contract_name: str) -> set[str]:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    return {
+        module for contract in contracts if contract["name"] == contract_name for module in contract["source_modules"]
+    }

@@ -1,0 +1,202 @@
+"""What each store promises, on a real server and on the stand-in that the harness uses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+
+import fakeredis
+import pytest
+import redis
+
+from events import TextContent, TextMessageEvent
+from events.catalog.memory import Recollection
+from events.dead_letter import DeadLetter
+from events.subscriptions import Subscription
+from tasks.settings import Settings
+from tasks.stores import Stores, open_stores
+from tasks.stores.history import Recorded
+from tasks.stores.memories import KEPT_PER_STREAM
+
+
+@pytest.fixture(params=["fakeredis", "valkey"])
+def client(request: pytest.FixtureRequest) -> Iterator[redis.Redis]:
+    if request.param == "fakeredis":
+        with fakeredis.FakeRedis(server=fakeredis.FakeServer(), decode_responses=True) as client:
+            yield client
+    else:
+        with redis.Redis.from_url(request.getfixturevalue("clean_broker_url"), decode_responses=True) as client:
+            yield client
+
+
+@pytest.fixture
+def stores(client: redis.Redis) -> Stores:
+    return open_stores(client, Settings())
+
+
+def an_event(text: str = "hi", **fields: object) -> TextMessageEvent:
+    return TextMessageEvent.model_validate({"stream_id": "s", "content": TextContent(text=text)} | fields)
+
+
+def a_subscription(name: str = "hear", *patterns: str) -> Subscription:
+    return Subscription(agent="memory", function=name, patterns=patterns or ("input.*",))
+
+
+def a_recollection(text: str, minute: int = 0) -> Recollection:
+    said_at = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=minute)
+    return Recollection(role="user", text=text, said_at=said_at)
+
+
+def record(stores: Stores, event: TextMessageEvent) -> str:
+    return stores.history.record(event, event.model_dump_json())
+
+
+def texts(recorded: list[Recorded]) -> list[str]:
+    """Read what the recorded messages say."""
+    messages = [TextMessageEvent.model_validate(each.document) for each in recorded]
+    return [message.content.text for message in messages]
+
+
+def test_an_announced_subscription_is_read_by_all(stores):
+    stores.directory.announce([a_subscription("one"), a_subscription("two")])
+
+    version, subscriptions = stores.directory.read()
+
+    assert [each.name for each in subscriptions] == ["memory.one", "memory.two"]
+    assert version == stores.directory.version() == 1
+
+
+def test_the_version_moves_only_when_something_changes(stores):
+    assert stores.directory.announce([a_subscription()])
+    assert not stores.directory.announce([a_subscription()])
+    assert stores.directory.announce([a_subscription("hear", "tools.*")])
+
+    assert stores.directory.version() == 2
+
+
+def test_a_withdrawn_subscription_is_gone(stores):
+    stores.directory.announce([a_subscription()])
+
+    assert stores.directory.withdraw("memory.hear")
+
+    assert stores.directory.read() == (2, [])
+    assert not stores.directory.withdraw("memory.hear")
+
+
+def test_an_event_is_recorded_once(stores):
+    event = an_event()
+
+    assert [record(stores, event), record(stores, event)] == ["new", "begun"]
+
+    assert len(stores.history.since()) == 1
+
+
+def test_a_closed_publication_is_known_as_done(stores):
+    event = an_event()
+    record(stores, event)
+
+    stores.history.close(event.event_id)
+
+    assert record(stores, event) == "done"
+
+
+def test_history_is_read_by_stream_and_by_flow_oldest_first(stores):
+    events = [an_event(str(number), stream_id=f"s{number % 2}", correlation_id=f"c{number % 3}") for number in range(6)]
+    for event in events:
+        record(stores, event)
+
+    assert texts(stores.history.since()) == ["0", "1", "2", "3", "4", "5"]
+    assert texts(stores.history.of_stream("s0")) == ["0", "2", "4"]
+    assert texts(stores.history.of_flow("c1")) == ["1", "4"]
+    assert stores.history.of_stream("unheard-of") == []
+
+
+def test_history_is_read_from_where_one_stopped(stores):
+    record(stores, an_event("before"))
+    last = stores.history.last_entry_id()
+    record(stores, an_event("after"))
+
+    (recorded,) = stores.history.since(last)
+
+    assert texts([recorded]) == ["after"]
+    assert stores.history.since(stores.history.last_entry_id()) == []
+    assert stores.history.since(stores.history.last_entry_id(), block_ms=20) == []
+
+
+def test_a_streams_index_keeps_the_newest(client):
+    stores = open_stores(client, Settings(stream_history_length=3))
+    for number in range(5):
+        record(stores, an_event(str(number)))
+
+    assert texts(stores.history.of_stream("s")) == ["2", "3", "4"]
+
+
+def test_a_marked_delivery_is_recognised(stores):
+    stores.inbox.mark("one")
+
+    assert stores.inbox.has("one")
+    assert not stores.inbox.has("another")
+
+
+def test_dead_letters_stay_in_their_order(stores):
+    letters = [
+        DeadLetter(
+            delivery_id=str(number),
+            subscription="memory.hear",
+            cause="failed",
+            error_type="RuntimeError",
+            error="no",
+            traceback="…",
+            attempts=1,
+            at=datetime.now(UTC),
+            document={"event_type": "input.message.received", "odd": [None, 1.5, "ü"]},
+        )
+        for number in range(3)
+    ]
+
+    for letter in letters:
+        stores.dead_letters.put(letter)
+
+    assert stores.dead_letters.all() == letters
+
+
+def test_of_many_that_open_a_stream_one_is_told_that_it_did(stores):
+    with ThreadPoolExecutor(20) as pool:
+        opened = list(pool.map(lambda _: stores.sessions.open("s"), range(20)))
+
+    assert opened.count(True) == 1
+
+
+def test_a_memory_kept_twice_stands_there_once(stores):
+    for _ in range(2):
+        stores.memories.keep("s", "one", a_recollection("first"))
+    stores.memories.keep("s", "two", a_recollection("first"))
+
+    assert [each.text for each in stores.memories.of("s")] == ["first", "first"]
+
+
+def test_memories_are_read_by_time_and_the_newest_stay(stores):
+    for minute in reversed(range(KEPT_PER_STREAM + 2)):
+        stores.memories.keep("s", str(minute), a_recollection(str(minute), minute))
+
+    texts = [each.text for each in stores.memories.of("s")]
+
+    assert texts == [str(minute) for minute in range(2, KEPT_PER_STREAM + 2)]
+
+
+def test_a_reply_is_put_there_once_and_handed_to_one_reader(stores):
+    for _ in range(2):
+        stores.replies.append("s", "one", "Hello")
+    stores.replies.append("s", "two", "Goodbye")
+
+    taken = [stores.replies.take("s", timeout_s=0.05) for _ in range(3)]
+
+    assert [reply and reply.text for reply in taken] == ["Hello", "Goodbye", None]
+
+
+def test_counts_add_up(stores):
+    stores.counters.add("unrouted")
+    stores.counters.add("unrouted", 2)
+
+    assert stores.counters.all() == {"unrouted": 3}

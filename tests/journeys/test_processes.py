@@ -1,0 +1,265 @@
+"""Publisher and workers in processes of their own, on a real broker."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import pytest
+import redis
+
+AGENT = """
+import os
+import redis
+from events import Event
+from tasks import Agent
+
+handled = redis.Redis.from_url(os.environ["PETIOLE_BROKER_URL"])
+agent = Agent("{name}")
+
+@agent.on("input.*")
+def count(event: Event) -> None:
+    handled.rpush("handled", "{name} " + event.event_id)
+"""
+
+PUBLISH_100 = """
+from events import TextContent, TextMessageEvent
+from tasks import publish
+for number in range(100):
+    publish(TextMessageEvent(stream_id="s", content=TextContent(text=str(number))))
+import sys
+assert not any(name.startswith("workers") for name in sys.modules), "a publisher needs no subscriber's code"
+"""
+
+
+@pytest.fixture
+def handlings(node, clean_broker_url):
+    """Count how often each (agent, event) was handled."""
+    client = redis.Redis.from_url(clean_broker_url, decode_responses=True)
+    return lambda: Counter(tuple(entry.split()) for entry in client.lrange("handled", 0, -1))
+
+
+def agents(node, *names):
+    for name in names:
+        node.module(f"agent_{name}", AGENT.format(name=name))
+    node.environment["PETIOLE_AGENTS"] = ",".join(f"agent_{name}" for name in names)
+
+
+def test_100_events_reach_3_agents_once_each_over_2_workers(node, handlings, eventually):
+    agents(node, "one", "two", "three")
+    node.worker("first")
+    node.worker("second")
+
+    node.run(PUBLISH_100)
+
+    eventually(lambda: handlings().total() >= 300, 30, node.logs)
+    assert len(handlings()) == 300
+    assert set(handlings().values()) == {1}
+    assert Counter(agent for agent, _ in handlings()) == {"one": 100, "two": 100, "three": 100}
+
+
+def test_an_agent_of_ones_own_joins_by_its_name_in_the_environment(node, handlings, eventually):
+    agents(node, "one", "two", "three")
+    node.worker("first")
+    agents(node, "four")
+    node.worker("second")
+
+    node.run(PUBLISH_100)
+
+    eventually(lambda: handlings().total() >= 400, 30, node.logs)
+    assert Counter(agent for agent, _ in handlings()) == {"one": 100, "two": 100, "three": 100, "four": 100}
+
+
+def test_events_wait_for_an_agent_whose_worker_is_gone(node, handlings, eventually):
+    agents(node, "one")
+    worker = node.worker("first")
+    worker.terminate()
+    worker.wait(timeout=20)
+    node.run(PUBLISH_100)
+    assert handlings().total() == 0
+
+    node.worker("second")
+
+    eventually(lambda: handlings().total() == 100, 30, node.logs)
+
+
+def test_a_worker_consumes_only_the_queue_it_is_told(node, handlings, eventually):
+    agents(node, "one", "two")
+    node.worker("first", "-Q", "one")
+    node.worker("second", "-Q", "two").terminate()
+
+    node.run(PUBLISH_100)
+
+    eventually(lambda: handlings().total() >= 100, 30, node.logs)
+    assert {agent for agent, _ in handlings()} <= {"one", "two"}
+    assert sum(count for (agent, _), count in handlings().items() if agent == "one") == 100
+
+
+def test_a_plain_celery_client_publishes_by_task_name(node, handlings, eventually, a_message):
+    agents(node, "one")
+    node.worker("first")
+    document = a_message().model_dump(mode="json")
+
+    node.run(f"""
+import json, os
+from celery import Celery
+client = Celery(broker=os.environ["PETIOLE_BROKER_URL"])
+client.send_task("petiole.publish", args=[json.loads({json.dumps(json.dumps(document))})], queue="publish")
+""")
+
+    eventually(lambda: handlings() == {("one", document["event_id"]): 1}, 30, node.logs)
+
+
+def test_delay_needs_the_broker_only_and_a_worker_does_the_rest(node, handlings, eventually):
+    agents(node, "one")
+    node.worker("first")
+    node.environment["PETIOLE_STATE_URL"] = "redis://127.0.0.1:1/0"
+
+    node.run("""
+from events import TextContent, TextMessageEvent
+from tasks import publish
+publish.delay(TextMessageEvent(stream_id="s", content=TextContent(text="hello")))
+""")
+
+    eventually(lambda: handlings().total() == 1, 30, node.logs)
+
+
+REFUSED = """
+import json
+from events import TextContent, TextMessageEvent, EventContext
+from events.errors import PetioleError
+from pydantic import ValidationError
+from tasks import publish
+
+good = json.loads(TextMessageEvent(stream_id="s", content=TextContent(text="hi")).model_dump_json())
+deep = {}
+for _ in range(100):
+    deep = {"deeper": deep}
+bad = {
+    "payload": good | {"content": {"text": 5}},
+    "type": good | {"event_type": "input.mesage.received"},
+    "field": good | {"colour": "red"},
+    "time": good | {"timestamp": "2026-01-31T12:00:00"},
+    "stream": good | {"stream_id": ""},
+    "nan": good | {"context": {"extra": {"share": float("nan")}}},
+    "size": good | {"content": {"text": "x" * 10_000_000}},
+    "depth": good | {"context": {"extra": deep}},
+}
+for what, document in bad.items():
+    for how in (publish, publish.delay):
+        try:
+            how(document)
+        except PetioleError as error:
+            print(json.dumps([what, type(error).__name__, str(error)[:300]]))
+"""
+
+
+def test_bad_input_is_refused_in_the_caller_and_nothing_is_sent(node, handlings, clean_broker_url, eventually):
+    agents(node, "one")
+    node.worker("first")
+
+    refusals = [json.loads(line) for line in node.run(REFUSED).splitlines()]
+
+    told = {what: (error, message) for what, error, message in refusals}
+    assert len(refusals) == 16, "each of eight, by publish and by publish.delay"
+    assert {what: error for what, (error, _) in told.items()} == {
+        "payload": "WrongType",
+        "type": "UnknownEventType",
+        "field": "UnknownField",
+        "time": "InvalidValue",
+        "stream": "InvalidValue",
+        "nan": "InvalidValue",
+        "size": "EventTooLarge",
+        "depth": "InvalidValue",
+    }
+    assert "did you mean 'input.message.received'?" in told["type"][1]
+    for what, field in {
+        "payload": "content.text",
+        "field": "colour",
+        "time": "timestamp",
+        "stream": "stream_id",
+    }.items():
+        assert field in told[what][1]
+    client = redis.Redis.from_url(clean_broker_url)
+    assert (client.llen("publish"), client.llen("one"), handlings().total()) == (0, 0, 0)
+
+    node.run(PUBLISH_100)
+    eventually(lambda: handlings().total() == 100, 30, node.logs)
+
+
+def test_a_task_message_that_is_no_event_leaves_the_worker_up(node, handlings, eventually):
+    agents(node, "one")
+    worker = node.worker("first")
+
+    node.run("""
+import os
+from celery import Celery
+client = Celery(broker=os.environ["PETIOLE_BROKER_URL"])
+for junk in ({}, {"event_type": "no.such.type"}, [], "text", None, 5, {"event_type": {}}):
+    client.send_task("petiole.publish", args=[junk], queue="publish")
+    client.send_task("one.count", args=[junk], queue="one")
+""")
+    node.run(PUBLISH_100)
+
+    eventually(lambda: handlings().total() == 100, 30, node.logs)
+    assert worker.poll() is None
+
+
+def test_a_pickle_is_refused_and_leaves_the_worker_up(node, handlings, eventually):
+    agents(node, "one")
+    worker = node.worker("first")
+
+    node.run("""
+import os
+from celery import Celery
+client = Celery(broker=os.environ["PETIOLE_BROKER_URL"])
+client.conf.update(task_serializer="pickle", accept_content=["pickle", "json"])
+client.send_task("petiole.publish", args=[{"event_type": "system.tick"}], queue="publish")
+""")
+    node.run(PUBLISH_100)
+
+    eventually(lambda: handlings().total() == 100, 30, node.logs)
+    assert worker.poll() is None
+    assert "Refusing to deserialize" in node.logs() or "ContentDisallowed" in node.logs()
+
+
+def test_a_publisher_without_a_broker_is_told_within_seconds(node):
+    node.environment["PETIOLE_BROKER_URL"] = "redis://127.0.0.1:1/0"
+
+    told = node.run("""
+from events import TextContent, TextMessageEvent
+from events.errors import BrokerUnavailable
+from tasks import publish
+event = TextMessageEvent(stream_id="s", content=TextContent(text="hello"))
+for how in (publish, publish.delay):
+    try:
+        how(event)
+    except BrokerUnavailable as error:
+        print(error)
+""")
+
+    assert told.count("the broker could not be reached while publishing input.message.received") == 2
+
+
+def test_a_publisher_without_settings_is_told_what_to_set(node):
+    del node.environment["PETIOLE_BROKER_URL"]
+
+    told = node.run("""
+from events import TextContent, TextMessageEvent
+from events.errors import NotConfigured
+from tasks import publish
+event = TextMessageEvent(stream_id="s", content=TextContent(text="hello"))
+for how in (publish, publish.delay):
+    try:
+        how(event)
+    except NotConfigured as error:
+        print(error)
+""")
+
+    assert told.count("set PETIOLE_BROKER_URL, or start the embedded one: petiole up") == 2
+
+
+def test_beat_runs(node, eventually):
+    node.start("celery", "-A", "workers", "beat", "-l", "INFO", "--schedule", str(node.home / "schedule"))
+
+    eventually(lambda: "beat: Starting" in node.logs(), 30, node.logs)

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+
+import pytest
+
+from events import errors
+from events.errors import (
+    AlreadyRegistered,
+    BrokerNotStarted,
+    BrokerNotStopped,
+    BrokerUnavailable,
+    BuiltInAlreadyRegistered,
+    DuplicateSubscription,
+    EventTooLarge,
+    HandlerReturnedNoEvent,
+    HopLimitReached,
+    InvalidArguments,
+    InvalidEvent,
+    InvalidName,
+    InvalidPattern,
+    InvalidTopic,
+    InvalidValue,
+    MissingExtra,
+    MissingField,
+    Misuse,
+    NotConfigured,
+    Permanent,
+    PetioleError,
+    ProviderRefused,
+    ProviderUnavailable,
+    Retryable,
+    ToolFailed,
+    UnknownAgent,
+    UnknownEventType,
+    UnknownField,
+    UnknownTool,
+    WrongType,
+)
+
+# One of each class, beside what its message tells the reader to do next.
+EXAMPLES: list[tuple[PetioleError, str]] = [
+    (Misuse("'foo' cannot be declared: name it 'custom.foo'"), "name it 'custom.foo'"),
+    (Permanent("the model is gone; choose another"), "choose another"),
+    (Retryable("the disk is full; make room"), "make room"),
+    (InvalidTopic("Input..x"), "write 1 to 8 words"),
+    (InvalidPattern("**", "'**' has no meaning here"), "write a topic, '*' for everything"),
+    (
+        UnknownEventType("input.mesage.received", "input.message.received"),
+        "did you mean 'input.message.received'?",
+    ),
+    (UnknownEventType("order.placed"), "register its class, or declare it"),
+    (InvalidEvent("input.audio.chunk", "content.data", "is empty; give it"), "give it"),
+    (MissingField("input.audio.chunk", "content.data", "is required; give it"), "give it"),
+    (UnknownField("input.audio.chunk", "content.sauce", "is not known here; leave it out"), "leave it out"),
+    (WrongType("input.audio.chunk", "content.data", "should be bytes, not 5"), "should be bytes"),
+    (InvalidValue("input.audio.chunk", "priority", "should be at most 9, not 10"), "should be at most 9"),
+    (EventTooLarge("input.video.frame", 10_000_000, 262_144), "send a reference"),
+    (AlreadyRegistered("custom.order"), "choose another name"),
+    (BuiltInAlreadyRegistered("system.tick"), "choose another name"),
+    (DuplicateSubscription("memory.remember"), "give them to one subscription"),
+    (UnknownAgent("shop.agents", "it defines no agent"), "check PETIOLE_AGENTS"),
+    (InvalidName("an agent", "Memory!"), "begin with a letter"),
+    (UnknownTool("calculater", "calculator"), "did you mean 'calculator'?"),
+    (UnknownTool("weather"), "add it as a file in workers/tools/"),
+    (InvalidArguments("calculator", "expression", "is required; give it"), "give it"),
+    (MissingExtra("the OpenAI provider", "openai"), "pip install 'petiole[openai]'"),
+    (NotConfigured("the broker", "set PETIOLE_BROKER_URL"), "set PETIOLE_BROKER_URL"),
+    (HopLimitReached("agent.state.updated", 65, 64), "look for agents that answer each other"),
+    (HandlerReturnedNoEvent("memory.remember", "dict"), "return nothing, an event, or several events"),
+    (ProviderRefused("openai", "the key is not valid"), "mend the request or the provider's settings"),
+    (ToolFailed("calculator", "division by zero; divide by another number"), "divide by another number"),
+    (BrokerUnavailable("publishing"), "check PETIOLE_BROKER_URL"),
+    (BrokerNotStarted(".petiole", "port 6379 is taken"), "mend that and start it again"),
+    (BrokerNotStopped(".petiole", "it did not answer"), "try again, or end the process"),
+    (ProviderUnavailable("openai", "no answer within 30 s"), "try again later"),
+]
+every_error = pytest.mark.parametrize("error", [error for error, _ in EXAMPLES], ids=repr)
+
+
+def error_classes() -> dict[str, type[PetioleError]]:
+    return {
+        name: member
+        for name, member in vars(errors).items()
+        if inspect.isclass(member)
+        and issubclass(member, PetioleError)
+        and member.__module__ == errors.__name__
+    }
+
+
+def parents_drawn_in(drawing: str) -> dict[str, str | None]:
+    """Read a tree of box-drawing characters: each name, and the name it hangs on."""
+    parents: dict[str, str | None] = {}
+    branch: list[str] = []
+    for line in drawing.splitlines():
+        name = line.lstrip(" │├└─").split(" ")[0]
+        if not line.startswith("    ") or not name:
+            continue
+        depth = (line.index(name) - 4) // 4
+        branch[depth:] = [name]
+        parents[name] = branch[depth - 1] if depth else None
+    return parents
+
+
+def test_the_tree_in_the_docstring_is_the_tree_of_the_classes() -> None:
+    drawn = parents_drawn_in(errors.__doc__ or "")
+
+    written = {
+        name: error.__bases__[0].__name__ if error is not PetioleError else None
+        for name, error in error_classes().items()
+    }
+    assert drawn == written
+
+
+def test_every_error_belongs_to_exactly_one_of_the_three_branches() -> None:
+    branches = (Misuse, Permanent, Retryable)
+
+    for error in error_classes().values():
+        assert error is PetioleError or sum(issubclass(error, branch) for branch in branches) == 1
+
+
+def test_every_error_has_a_line_in_the_table_above() -> None:
+    without_one = set(error_classes().values()) - {type(error) for error, _ in EXAMPLES} - {PetioleError}
+
+    assert without_one == set(), "add one of each to EXAMPLES, beside what it tells the reader to do"
+
+
+@every_error
+def test_an_error_survives_pickle_with_its_message_and_its_facts(error: PetioleError) -> None:
+    read = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
+
+    assert type(read) is type(error)
+    assert str(read) == str(error)
+    assert read.args == error.args
+    assert vars(read) == vars(error)
+
+
+@every_error
+def test_an_error_can_be_copied(error: PetioleError) -> None:
+    assert str(copy.copy(error)) == str(error)
+
+
+@pytest.mark.parametrize(("error", "advice"), EXAMPLES)
+def test_an_error_says_what_to_do_next(error: PetioleError, advice: str) -> None:
+    assert advice in str(error)
+
+
+@every_error
+def test_an_error_names_the_facts_it_was_given(error: PetioleError) -> None:
+    for fact in error.args:
+        # Large numbers are written with commas.
+        assert fact is None or str(fact).replace(",", "") in str(error).replace(",", "")
+
+
+def test_an_invalid_event_can_be_caught_as_the_value_error_it_is() -> None:
+    with pytest.raises(ValueError, match=r"input\.audio\.chunk: field 'content\.data': is required"):
+        raise MissingField("input.audio.chunk", "content.data", "is required; give it")

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from events import EventContext, TextContent, TextMessageEvent, registry
+from events.errors import EventTooLarge, InvalidValue, MissingField, UnknownEventType, WrongType
+from tasks.wire import admit, broker_priority
+
+LIMIT = 10_000
+
+
+def a_document(**fields: object) -> dict[str, object]:
+    event = TextMessageEvent(stream_id="s", content=TextContent(text="hi"))
+    document: dict[str, object] = json.loads(event.model_dump_json())
+    return document | fields
+
+
+def test_an_event_is_admitted_with_its_json_object():
+    event = TextMessageEvent(stream_id="s", content=TextContent(text="hi"))
+
+    admitted = admit(event, registry, LIMIT)
+
+    assert admitted.event == event
+    assert registry.parse(admitted.document) == event
+
+
+def test_a_json_object_is_admitted_as_its_class():
+    admitted = admit(a_document(), registry, LIMIT)
+
+    assert isinstance(admitted.event, TextMessageEvent)
+
+
+def test_a_cloudevent_is_admitted_as_its_class():
+    event = TextMessageEvent(stream_id="s", content=TextContent(text="hi"))
+
+    assert admit(event.to_cloudevent(), registry, LIMIT).event == event
+
+
+def test_an_event_above_the_limit_is_refused_with_both_sizes():
+    event = TextMessageEvent(stream_id="s", content=TextContent(text="x" * LIMIT))
+
+    with pytest.raises(EventTooLarge, match="10,000 are allowed") as refusal:
+        admit(event, registry, LIMIT)
+
+    assert refusal.value.size_bytes > LIMIT
+
+
+def test_an_instance_built_around_its_validation_is_refused():
+    event = TextMessageEvent.model_construct(  # type: ignore[call-arg]  # what is left out is the test
+        event_type="input.message.received", content=TextContent(text="hi"), context=EventContext()
+    )
+
+    with pytest.raises(MissingField, match="stream_id"):
+        admit(event, registry, LIMIT)
+
+
+def test_an_instance_of_another_topics_class_is_refused():
+    event = TextMessageEvent(stream_id="s", content=TextContent(text="hi"))
+    impostor = event.model_copy(update={"event_type": "input.audio.chunk"})
+
+    with pytest.raises(WrongType, match="AudioChunkEvent"):
+        admit(impostor, registry, LIMIT)
+
+
+def test_an_unknown_type_is_refused_with_the_nearest_name():
+    with pytest.raises(UnknownEventType, match="did you mean 'input"):
+        admit(a_document(event_type="input.mesage.received"), registry, LIMIT)
+
+
+def test_nan_is_refused_with_the_field():
+    with pytest.raises(InvalidValue, match="extra"):
+        admit(a_document(context={"extra": {"share": float("nan")}}), registry, LIMIT)
+
+
+@pytest.mark.parametrize(("priority", "driver", "expected"), [(9, "redis", 0), (0, "redis", 9), (9, "amqp", 9)])
+def test_the_most_urgent_goes_first_on_every_broker(priority, driver, expected):
+    assert broker_priority(priority, driver) == expected

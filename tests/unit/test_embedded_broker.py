@@ -1,0 +1,264 @@
+"""The embedded broker, with a real server each time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from events.errors import BrokerNotStarted
+from workers import broker
+
+NO_RETRY = Retry(NoBackoff(), 0)
+A_STARTER = """
+import sys
+from pathlib import Path
+from events.errors import BrokerNotStarted
+from workers import broker
+running = broker.start(Path(sys.argv[1]))
+print(running.started, running.url)
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Path]:
+    home = tmp_path / ".petiole"
+    yield home
+    broker.stop(home)
+
+
+def test_it_starts_where_there_was_nothing_and_says_how_to_reach_it(home):
+    running = broker.start(home)
+
+    assert running.started
+    assert broker.url(home) == running.url
+    assert (home / "broker.url").read_text() == running.url
+    assert a_client(running.url).ping()
+
+
+def test_a_second_start_finds_the_one_that_runs(home):
+    first = broker.start(home)
+
+    second = broker.start(home)
+
+    assert (second.url, second.started) == (first.url, False)
+
+
+def test_four_processes_that_start_it_at_once_share_one_server(home):
+    starters = [a_starter(home) for _ in range(4)]
+
+    said = [starter.communicate(timeout=30)[0].split() for starter in starters]
+
+    assert sorted(started for started, _ in said) == ["False", "False", "False", "True"]
+    assert len({url for _, url in said}) == 1
+
+
+def test_it_outlives_the_process_that_started_it(home):
+    starter = a_starter(home)
+
+    starter.communicate(timeout=30)
+
+    assert broker.url(home) is not None
+
+
+def test_data_survive_a_killed_server(home):
+    url = broker.start(home).url
+    fill(url)
+
+    kill(url)
+    again = broker.start(home)
+
+    assert (again.started, again.url) == (True, url)
+    assert holds_all(again.url)
+
+
+def test_data_survive_a_clean_stop(home):
+    url = broker.start(home).url
+    fill(url)
+
+    assert broker.stop(home)
+    again = broker.start(home)
+
+    assert holds_all(again.url)
+
+
+def test_a_stopped_server_is_gone_and_says_so(home):
+    url = broker.start(home).url
+
+    assert broker.stop(home)
+
+    assert broker.url(home) is None
+    assert not (home / "broker.url").exists()
+    assert not broker.stop(home)
+    with pytest.raises(redis.ConnectionError):
+        a_client(url).ping()
+
+
+def test_a_killed_server_is_not_reported_as_running(home):
+    kill(broker.start(home).url)
+
+    assert broker.url(home) is None
+
+
+def test_stopping_what_never_ran_leaves_no_trace(tmp_path):
+    assert not broker.stop(tmp_path / ".petiole")
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_whoever_has_no_password_is_refused(home):
+    url = broker.start(home).url
+
+    with pytest.raises(redis.AuthenticationError):
+        redis.Redis(host="127.0.0.1", port=port_of(url), retry=NO_RETRY).ping()
+
+
+def test_two_homes_have_two_servers_with_two_passwords(home, tmp_path):
+    one = broker.start(home)
+    other = broker.start(tmp_path / "other")
+
+    broker.stop(tmp_path / "other")
+
+    assert password_of(one.url) != password_of(other.url)
+    assert broker.url(home) == one.url
+
+
+def test_it_listens_on_loopback_only(home):
+    url = broker.start(home).url
+
+    assert a_client(url).config_get("bind") == {"bind": "127.0.0.1"}
+    with pytest.raises(OSError, match=r"refused|timed out|unreachable"):
+        socket.create_connection(("127.0.0.2", port_of(url)), timeout=1)
+
+
+def test_nobody_else_may_read_its_files(home):
+    broker.start(home)
+
+    open_to_others = [path for path in [home, *home.rglob("*")] if path.stat().st_mode & 0o077]
+
+    assert open_to_others == []
+    assert stat.S_IMODE(home.stat().st_mode) == 0o700
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_its_password_is_not_on_its_command_line(home):
+    url = broker.start(home).url
+
+    command = Path(f"/proc/{process_of(url)}/cmdline").read_text()
+
+    assert "valkey" in command
+    assert password_of(url) not in command
+
+
+def test_it_never_evicts_and_writes_everything_down(home):
+    client = a_client(broker.start(home).url)
+
+    assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+    assert client.config_get("appendonly") == {"appendonly": "yes"}
+
+
+def test_it_moves_to_another_port_when_somebody_took_its_own(home):
+    url = broker.start(home).url
+    fill(url)
+    broker.stop(home)
+
+    with socket.create_server(("127.0.0.1", port_of(url))):
+        again = broker.start(home)
+
+    assert port_of(again.url) != port_of(url)
+    assert holds_all(again.url)
+
+
+def test_a_path_with_spaces_and_accents_is_a_home_like_any_other(tmp_path):
+    home = tmp_path / "été à la plage" / ("long " * 30) / ".petiole"
+
+    running = broker.start(home)
+    broker.stop(home)
+
+    assert running.started
+
+
+def test_a_server_that_cannot_start_tells_its_last_words_and_what_to_do(home):
+    broker.start(home)
+    broker.stop(home)
+    (manifest,) = home.rglob("appendonly.aof.manifest")
+    manifest.write_text("no manifest\n")
+
+    with pytest.raises(BrokerNotStarted) as refused:
+        broker.start(home)
+
+    assert "AOF manifest" in str(refused.value)
+    assert "PETIOLE_BROKER_URL" in str(refused.value)
+    assert broker.url(home) is None
+
+
+def test_the_home_is_dot_petiole_unless_the_environment_names_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PETIOLE_HOME", raising=False)
+    assert broker.default_home() == tmp_path / ".petiole"
+
+    monkeypatch.setenv("PETIOLE_HOME", str(tmp_path / "elsewhere"))
+    assert broker.default_home() == tmp_path / "elsewhere"
+
+
+def test_it_is_used_only_where_the_environment_names_no_other_broker(home, monkeypatch):
+    monkeypatch.setenv("PETIOLE_HOME", str(home))
+    monkeypatch.setenv("PETIOLE_BROKER_URL", "redis://elsewhere")
+    monkeypatch.delenv("CELERY_BROKER_URL", raising=False)
+    assert broker.use_embedded_broker() is None
+    assert not home.exists()
+
+    monkeypatch.delenv("PETIOLE_BROKER_URL")
+    running = broker.use_embedded_broker()
+
+    assert running is not None
+    assert broker.url(home) == running.url
+
+
+def a_client(url: str) -> redis.Redis:
+    return redis.Redis.from_url(url, decode_responses=True, retry=NO_RETRY)
+
+
+def a_starter(home: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-c", A_STARTER, home], stdout=subprocess.PIPE, text=True)
+
+
+def fill(url: str) -> None:
+    client = a_client(url)
+    client.rpush("list", *range(10_000))
+    for number in range(100):
+        client.xadd("stream", {"number": number})
+    # What "everysec" may lose is not what is tested here: wait until all of it is on disk.
+    assert client.waitaof(1, 0, 5000)[0] == 1
+
+
+def holds_all(url: str) -> bool:
+    client = a_client(url)
+    return (client.llen("list"), client.xlen("stream")) == (10_000, 100)
+
+
+def kill(url: str) -> None:
+    os.kill(process_of(url), signal.SIGKILL)
+
+
+def process_of(url: str) -> int:
+    return int(a_client(url).info("server")["process_id"])
+
+
+def port_of(url: str) -> int:
+    return urlsplit(url).port or 0
+
+
+def password_of(url: str) -> str:
+    return urlsplit(url).password or ""

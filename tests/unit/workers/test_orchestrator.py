@@ -1,0 +1,193 @@
+"""How the orchestrator reads a flow, and the step it takes next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from events import (
+    AssembledContext,
+    AudioChunkEvent,
+    AudioContent,
+    ContextAssembledEvent,
+    Event,
+    EventContext,
+    TextContent,
+    TextMessageEvent,
+    ToolResult,
+    ToolResultEvent,
+)
+from events.catalog.llm import GeneratedResponse, ModelFailure, ResponseFailedEvent, ResponseGeneratedEvent
+from events.catalog.memory import Recollection
+from events.catalog.orchestrator import ModelRequestedEvent, ToolCall, ToolsRequestedEvent
+from events.catalog.tools import ToolFailedEvent, ToolFailure
+from workers.agents.orchestrator import (
+    planned_calls,
+    read_turn,
+    request_model,
+    request_tools,
+    respond,
+    understand,
+)
+
+
+def a_message(text: str = "What is 12 * 7 and 3 + 4?") -> TextMessageEvent:
+    context = EventContext(source="test", user_id="u-1")
+    return TextMessageEvent(stream_id="s-1", content=TextContent(text=text), context=context)
+
+
+def assembled(message: TextMessageEvent, *texts: str) -> ContextAssembledEvent:
+    items = tuple(Recollection(role="user", text=text, said_at=message.timestamp) for text in texts)
+    content = AssembledContext(query=message.content.text, items=items)
+    return message.caused(ContextAssembledEvent, content=content)
+
+
+def tools_requested(message: TextMessageEvent) -> ToolsRequestedEvent:
+    turn = read_turn([message], assembled(message))
+    assert turn is not None
+    return request_tools(message, planned_calls(turn))
+
+
+def completed(cause: Event, call: ToolCall, text: str) -> ToolResultEvent:
+    content = ToolResult(call_id=call.call_id, tool=call.tool, data={"value": 1, "text": text})
+    return cause.caused(ToolResultEvent, content=content)
+
+
+def failed(cause: Event, call: ToolCall, error: str) -> ToolFailedEvent:
+    content = ToolFailure(call_id=call.call_id, tool=call.tool, error_type="ToolFailed", error=error)
+    return cause.caused(ToolFailedEvent, content=content)
+
+
+def model_requested(flow: Sequence[Event], at_hand: Event) -> ModelRequestedEvent:
+    turn = read_turn(flow, at_hand)
+    assert turn is not None
+    return request_model(at_hand, turn)
+
+
+def test_a_message_is_classified_and_its_context_asked_for() -> None:
+    message = a_message("Hello, can you help me?")
+
+    intent, requested = understand(message)
+
+    assert intent.event_type == "orchestrator.intent.classified"
+    assert requested.event_type == "orchestrator.context.requested"
+    assert {intent.correlation_id, requested.correlation_id} == {message.correlation_id}
+    assert (intent.context, requested.trace_id) == (message.context, message.trace_id)
+
+
+def test_other_input_sets_nothing_off() -> None:
+    chunk = AudioChunkEvent(stream_id="s-1", content=AudioContent(data=b"\0\0", duration_ms=1))
+
+    assert list(understand(chunk)) == []
+
+
+def test_a_flow_that_no_message_began_is_left_alone() -> None:
+    alone = ContextAssembledEvent(stream_id="s-1", content=AssembledContext(query="weather"))
+
+    assert read_turn([], alone) is None
+
+
+def test_calls_are_planned_under_the_same_ids_each_time() -> None:
+    message = a_message()
+
+    first, again = tools_requested(message), tools_requested(message)
+
+    calls = first.content.calls
+    assert [call.arguments for call in calls] == [{"expression": "12 * 7"}, {"expression": "3 + 4"}]
+    assert len({call.call_id for call in calls}) == 2
+    assert (again.content, again.event_id) == (first.content, first.event_id)
+
+
+def test_the_model_waits_for_all_tools() -> None:
+    message = a_message()
+    requested = tools_requested(message)
+    one, two = requested.content.calls
+    answer_one, answer_two = completed(requested, one, "12 * 7 is 84"), failed(requested, two, "no")
+
+    early = read_turn([message, requested], answer_one)
+    late = read_turn([message, requested, answer_one, answer_two], answer_two)
+
+    assert early is not None
+    assert not early.is_answered_by_tools
+    assert late is not None
+    assert late.is_answered_by_tools
+
+
+def test_a_result_that_nobody_asked_for_is_no_answer() -> None:
+    message = a_message("hello")
+    stray = completed(message, ToolCall(call_id="c-9", tool="clock"), "noon")
+
+    turn = read_turn([message], stray)
+
+    assert turn is not None
+    assert not turn.is_answered_by_tools
+
+
+@pytest.mark.parametrize("last", [0, 1])
+def test_racing_results_ask_for_the_same_model_request(last: int) -> None:
+    message = a_message()
+    requested = tools_requested(message)
+    results = [completed(requested, call, f"answer {place}") for place, call in enumerate(requested.content.calls)]
+
+    asked = model_requested([message, requested, *results], results[last])
+    other = model_requested([message, requested, results[last]], results[1 - last])
+
+    assert asked.event_id == other.event_id
+    assert asked.content == other.content
+    assert [answer.text for answer in asked.content.tools] == ["answer 0", "answer 1"]
+
+
+def test_the_model_is_told_all_that_is_known() -> None:
+    message = a_message("What is 12 * 7?")
+    context = assembled(message, "I like sums")
+    requested = tools_requested(message)
+    (call,) = requested.content.calls
+
+    request = model_requested([message, context, requested], failed(requested, call, "too large")).content
+
+    assert (request.text, request.intent) == ("What is 12 * 7?", "calculation")
+    assert [(item.role, item.text) for item in request.context] == [("user", "I like sums")]
+    assert [(answer.ok, answer.text) for answer in request.tools] == [(False, "too large")]
+
+
+def test_a_value_without_words_is_told_as_json() -> None:
+    message = a_message("What is 12 * 7?")
+    requested = tools_requested(message)
+    (call,) = requested.content.calls
+    content = ToolResult(call_id=call.call_id, tool="calculator", data={"value": [84]})
+
+    request = model_requested([message, requested], requested.caused(ToolResultEvent, content=content)).content
+
+    assert request.tools[0].text == "[84]"
+
+
+def test_one_correlation_of_another_stream_is_another_flow() -> None:
+    message = a_message()
+    elsewhere = message.model_copy(update={"stream_id": "s-2"})
+
+    assert request_tools(message, ()).event_id != request_tools(elsewhere, ()).event_id
+
+
+def test_a_model_s_answer_is_the_response_once() -> None:
+    answer = a_message().caused(ResponseGeneratedEvent, content=GeneratedResponse(text="84", model="rules"))
+
+    response, again = respond(answer), respond(answer)
+
+    assert response is not None
+    assert again is not None
+    assert response.content.model_dump()["text"] == "84"
+    assert response.event_id == again.event_id
+
+
+@pytest.mark.parametrize(("is_retryable", "advice"), [(True, "try again"), (False, "whoever runs me")])
+def test_a_model_s_failure_is_answered_with_an_apology(is_retryable: bool, advice: str) -> None:
+    failure = ModelFailure(model="openai", error_type="X", error="key sk-1", is_retryable=is_retryable)
+
+    response = respond(a_message().caused(ResponseFailedEvent, content=failure))
+
+    assert response is not None
+    text = response.content.model_dump()["text"]
+    assert "sorry" in text
+    assert advice in text
+    assert "sk-1" not in text

@@ -1,0 +1,87 @@
+"""Which memories are found by words."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from events.catalog.input import TextMessageEvent
+from events.catalog.memory import Recollection
+from events.content import TextContent
+from workers.recall.earlier import said_earlier
+from workers.recall.words import MAX_WORDS, rank, words_of
+
+NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+
+
+def memories(*texts: str) -> list[Recollection]:
+    return [Recollection(role="user", text=text, said_at=NOON) for text in texts]
+
+
+def found(query: str, *texts: str, limit: int = 10) -> list[str]:
+    return [each.text for each in rank(query, memories(*texts), limit)]
+
+
+def test_the_best_match_comes_first() -> None:
+    texts = ("I like tea.", "My cat likes fish.", "Fish and chips for my cat, please.")
+
+    assert found("what does the cat like to eat with chips?", *texts) == [texts[2], texts[1], texts[0]]
+
+
+def test_word_forms_are_one_word() -> None:
+    assert found("what did I ask you to calculate?", "the calculator found: 84") == ["the calculator found: 84"]
+
+
+def test_of_equals_the_later_comes_first() -> None:
+    assert found("pizza", "pizza on Monday", "pizza on Tuesday") == ["pizza on Tuesday", "pizza on Monday"]
+
+
+def test_the_score_is_the_share_of_the_query_that_was_found() -> None:
+    whole, half = rank("green apples", memories("I ate green apples", "apples are sweet", "bread"), 10)
+
+    assert whole.score == 1
+    assert 0 < half.score < 1
+
+
+def test_a_single_memory_is_found_with_its_whole_score() -> None:
+    assert [each.score for each in rank("pizza", memories("I like pizza"), 10)] == [1.0]
+
+
+@pytest.mark.parametrize("query", ["", "what is", "What's that?", "?!", "did I have it"])
+def test_words_that_stand_in_any_sentence_find_nothing(query: str) -> None:
+    assert found(query, "what is that?", "did I have it") == []
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["pizza AND OR NOT", "pizza*", "text:pizza", "'; DROP TABLE said; pizza", "a\0pizza", "NEAR(pizza, 2)",
+     "\ud800 pizza", '^"pizza {', "_ pizza _"],
+)  # fmt: skip
+def test_any_text_is_only_words(query: str) -> None:
+    assert found(query, "I like pizza", "bread") == ["I like pizza"]
+
+
+def test_names_in_other_scripts_are_found() -> None:
+    assert found("Ümit Łódź", "my friend Ümit", "bread") == ["my friend Ümit"]
+
+
+def test_the_limit_holds() -> None:
+    assert len(found("pizza", *["pizza"] * 5, limit=2)) == 2
+    assert found("pizza", "pizza", limit=0) == []
+
+
+def test_nothing_is_found_in_nothing() -> None:
+    assert rank("pizza", [], 5) == []
+
+
+def test_a_long_query_is_known_by_its_first_words() -> None:
+    assert len(words_of(" ".join(f"word{number}" for number in range(10_000)))) == MAX_WORDS
+
+
+def test_a_message_is_not_its_own_memory() -> None:
+    message = TextMessageEvent(stream_id="s-1", content=TextContent(text="hello"))
+    own = Recollection(role="user", text="hello", said_at=message.timestamp)
+    earlier = Recollection(role="user", text="hello", said_at=NOON)
+
+    assert said_earlier([earlier, own], [message]) == [earlier]

@@ -1,0 +1,62 @@
+"""What the rules say, as a table."""
+
+from __future__ import annotations
+
+import pytest
+
+from events.catalog.orchestrator import ContextItem, ModelRequest, ToolAnswer
+from workers.llm.rules import sentences_for
+
+
+def a_request(text: str, intent: str, **known: object) -> ModelRequest:
+    return ModelRequest.model_validate({"text": text, "intent": intent, **known})
+
+
+def an_answer(tool: str, text: str, *, ok: bool = True) -> ToolAnswer:
+    return ToolAnswer(tool=tool, ok=ok, text=text)
+
+
+@pytest.mark.parametrize(
+    ("answers", "sentence"),
+    [
+        ([an_answer("calculator", "12 * 7 is 84")], "12 * 7 is 84."),
+        ([an_answer("calculator", "84")], "The calculator says 84."),
+        ([an_answer("clock", "it is 12:00")], "It is 12:00."),
+        ([an_answer("recall", 'I remember that you said: "Hi!"')], 'I remember that you said: "Hi!"'),
+        ([an_answer("calculator", "1 is 1"), an_answer("clock", "it is 1:00")], "1 is 1. It is 1:00."),
+        (
+            [an_answer("calculator", "1 / 0 divides by zero", ok=False)],
+            "That did not work: 1 / 0 divides by zero.",
+        ),
+        ([an_answer("calculator", "", ok=False)], "That did not work: calculator did not say why."),
+    ],
+)
+def test_what_tools_found_is_put_into_sentences(answers: list[ToolAnswer], sentence: str) -> None:
+    assert sentences_for(a_request("?", "calculation", tools=answers)) == sentence
+
+
+def test_a_greeting_offers_help() -> None:
+    assert "help" in sentences_for(a_request("Hello, can you help me?", "greeting"))
+
+
+@pytest.mark.parametrize(("text", "intent"), [("Are you a language model?", "identity"), ("Why?", "question")])
+def test_the_rules_own_up_to_being_no_language_model(text: str, intent: str) -> None:
+    assert "no language model" in sentences_for(a_request(text, intent))
+
+
+def test_a_statement_is_taken_in() -> None:
+    said = sentences_for(a_request("I like pizza.", "statement"))
+
+    assert said == 'I will remember that you said: "I like pizza."'
+
+
+def test_a_long_statement_is_quoted_in_part() -> None:
+    assert len(sentences_for(a_request("a" * 100_000, "statement"))) < 300
+
+
+def test_a_question_is_answered_from_what_the_user_said() -> None:
+    context = [ContextItem(role="assistant", text="Noted."), ContextItem(role="user", text="Grass is green.")]
+
+    said = sentences_for(a_request("Why is grass green?", "question", context=context))
+
+    assert said.endswith('But I remember that you said: "Grass is green."')
