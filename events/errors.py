@@ -39,6 +39,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+_SHOWN_LENGTH = 300
+
 
 class Severity(StrEnum):
     """How bad an error event is: warning is told, error ends the work at hand, critical stops the system."""
@@ -71,8 +73,8 @@ class InvalidTopic(Misuse):
 
     def __str__(self) -> str:
         return (
-            f"{self.topic!r} is no topic: write 1 to 8 words of a-z, 0-9, '_' or '-', each beginning with a letter "
-            "or digit, joined by dots, at most 200 characters, such as 'order.payment.received'"
+            f"{_short(self.topic)} is no topic: write 1 to 8 words of a-z, 0-9, '_' or '-', each beginning with a "
+            "letter or digit, joined by dots, at most 200 characters, such as 'order.payment.received'"
         )
 
 
@@ -84,8 +86,8 @@ class InvalidPattern(Misuse):
 
     def __str__(self) -> str:
         return (
-            f"{self.pattern!r} is no pattern: {self.reason}; write a topic, '*' for everything, 'input.*' for one or "
-            "more further words, or 'agent.*.started' for exactly one word"
+            f"{_short(self.pattern)} is no pattern: {self.reason}; write a topic, '*' for everything, 'input.*' for one "
+            "or more further words, or 'agent.*.started' for exactly one word"
         )
 
 
@@ -97,7 +99,7 @@ class UnknownEventType(Misuse):
 
     def __str__(self) -> str:
         hint = f"did you mean {self.nearest!r}?" if self.nearest else "register its class, or declare it"
-        return f"no event type {self.topic!r} is registered; {hint}"
+        return f"no event type {_short(self.topic)} is registered; {hint}"
 
 
 class InvalidEvent(Misuse):
@@ -329,3 +331,7 @@ class ProviderUnavailable(Retryable):
 
     def __str__(self) -> str:
         return f"{self.provider} did not answer: {self.reason}; try again later, or check its settings"
+
+
+def _short(name: str) -> str:
+    return repr(name) if len(name) <= _SHOWN_LENGTH else f"{name[:_SHOWN_LENGTH]!r}…"

@@ -6,12 +6,13 @@ through the registry.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, ClassVar, Self, TypeVar
+from typing import Annotated, ClassVar, Self, TypeVar, cast
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from events.content import Content, Count, Parameters
 from events.ids import AgentName, EventId, StreamId, Traceparent, new_event_id, new_traceparent
@@ -19,6 +20,8 @@ from events.topics import Topic
 
 MOST_URGENT = 9
 LEAST_URGENT = 0
+
+_NUMBER = re.compile(r"\s*[-+]?[\d.]+\s*")
 
 
 class Category(StrEnum):
@@ -35,6 +38,12 @@ class Category(StrEnum):
     OUTPUT = "output"
 
 
+def _no_number(moment: object) -> object:
+    if isinstance(moment, int | float) or (isinstance(moment, str) and _NUMBER.fullmatch(moment)):
+        raise ValueError("is a number; write the time as ISO 8601, such as 2026-01-31T12:00:00Z")
+    return moment
+
+
 def _in_utc(moment: datetime) -> datetime:
     try:
         return moment.astimezone(UTC)
@@ -42,7 +51,7 @@ def _in_utc(moment: datetime) -> datetime:
         raise ValueError("lies outside the years 1 to 9999 once it is in UTC") from None
 
 
-Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+Moment = Annotated[AwareDatetime, BeforeValidator(_no_number), AfterValidator(_in_utc)]
 """A point in time with its zone, kept in UTC."""
 
 
@@ -131,13 +140,15 @@ class Event(BaseModel):
 
     @classmethod
     def from_cloudevent(cls, document: Mapping[str, object]) -> Self:
-        """Read a CloudEvents 1.0 JSON object as an event of this class; the registry reads those of any class.
+        """Read a CloudEvents 1.0 JSON object as an event of this class; `Event` reads every registered class.
 
-        Raises: InvalidEvent where the document is no CloudEvent, or not one of this class.
+        Raises: InvalidEvent where the document is no CloudEvent, or not one of this class; UnknownEventType.
         """
         from events.cloudevents import read_cloudevent  # noqa: PLC0415 - as above
+        from events.registry import registry  # noqa: PLC0415 - as above
 
-        return read_cloudevent(document, cls)
+        kind = registry.class_of(str(document.get("type"))) if cls is Event else cls
+        return cast("Self", read_cloudevent(document, kind))  # where cls is Event, every class is one
 
 
 class OpenEvent(Event):

@@ -150,9 +150,13 @@ class EventRegistry:
         """Read an event of any registered type from a CloudEvents JSON object. Raises as `parse`."""
         return self.parse(fields_of(document))
 
+    def class_of(self, topic: str) -> type[Event]:
+        """Return the class that events of that topic have. Raises UnknownEventType."""
+        return self._require(topic).model
+
     def check_class(self, event: Event) -> None:
         """Raise UnknownEventType or WrongType unless the event is an instance of its topic's class."""
-        expected = self._require(event.event_type).model
+        expected = self.class_of(event.event_type)
         if not isinstance(event, expected):
             reason = f"belongs to {expected.__name__}, not to {type(event).__name__}"
             raise WrongType(event.event_type, "event_type", reason)
@@ -190,12 +194,10 @@ def _topic_of(model: type[Event]) -> str:
 def _schema_of(topic: str, parameters: Mapping[str, type]) -> type[BaseModel]:
     # Aliases: a parameter's name may be any text, a pydantic field's may not.
     fields = {
-        f"parameter_{number}": (parameters[name], Field(alias=name))
-        for number, name in enumerate(sorted(parameters))
+        f"parameter_{number}": (parameters[name], Field(alias=name)) for number, name in enumerate(sorted(parameters))
     }
     config = ConfigDict(strict=True, extra="forbid")
     return create_model(f"Parameters of {topic}", __config__=config, **fields)  # type: ignore[call-overload, no-any-return]  # the fields are only known now
-
 
 
 def _is_same(known: EventType, other: EventType) -> bool:

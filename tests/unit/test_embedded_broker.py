@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import redis
+from celery import Celery
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -216,14 +217,15 @@ def test_it_is_used_only_where_the_environment_names_no_other_broker(home, monke
     monkeypatch.setenv("PETIOLE_HOME", str(home))
     monkeypatch.setenv("PETIOLE_BROKER_URL", "redis://elsewhere")
     monkeypatch.delenv("CELERY_BROKER_URL", raising=False)
-    assert broker.use_embedded_broker() is None
+    app = Celery(broker="redis://elsewhere")
+    assert broker.use_embedded_broker(app) is None
     assert not home.exists()
 
     monkeypatch.delenv("PETIOLE_BROKER_URL")
-    running = broker.use_embedded_broker()
+    running = broker.use_embedded_broker(app)
 
     assert running is not None
-    assert broker.url(home) == running.url
+    assert broker.url(home) == app.conf.broker_url == running.url
 
 
 def a_client(url: str) -> redis.Redis:

@@ -154,9 +154,7 @@ def test_the_kairei_kinds_are_thirty_two_in_the_numbers_that_its_source_has() ->
 
 def test_the_catalog_holds_nothing_but_both_documents_and_the_error_channel() -> None:
     open_families = {"message.*", "custom.*", "error.*"}
-    written_out = {
-        topic for topic in JANUS | KAIREI_BY_TOPIC if not topic.startswith(("message.", "custom."))
-    }
+    written_out = {topic for topic in JANUS | KAIREI_BY_TOPIC if not topic.startswith(("message.", "custom."))}
 
     assert {event_type.topic for event_type in REGISTRY.all()} == written_out | open_families
 
@@ -201,9 +199,7 @@ def test_any_topic_below_the_word_error_is_an_error_event(topic: str) -> None:
 
 
 def test_an_error_event_is_a_most_urgent_warning_unless_it_says_otherwise() -> None:
-    event = ErrorEvent.model_validate(
-        {"content": {"error_type": "Timeout", "message": "The model was silent."}}
-    )
+    event = ErrorEvent.model_validate({"content": {"error_type": "Timeout", "message": "The model was silent."}})
 
     assert (event.event_type, event.stream_id, event.priority) == ("error.reported", "system", 9)
     assert event.content.severity is Severity.WARNING
@@ -212,9 +208,7 @@ def test_an_error_event_is_a_most_urgent_warning_unless_it_says_otherwise() -> N
 def test_what_the_system_says_of_itself_needs_no_stream() -> None:
     assert SystemStartedEvent().stream_id == "system"
     assert AgentStartedEvent.model_validate({"content": {"agent": "memory"}}).stream_id == "system"
-    assert (
-        FeatureFailedEvent.model_validate({"content": {"feature": "f", "error": "e"}}).stream_id == "system"
-    )
+    assert FeatureFailedEvent.model_validate({"content": {"feature": "f", "error": "e"}}).stream_id == "system"
 
 
 def test_steps_of_the_systems_life_go_first_and_ticks_and_suggestions_last() -> None:
@@ -233,12 +227,8 @@ def test_the_four_facts_of_a_request_stand_unchanged_in_both_kinds_of_answer() -
     )
     facts = request.content.model_dump(exclude={"parameters"})
 
-    success = request.caused(
-        ResponseSuccessEvent, content=facts | {"parameters": {"response": {"name": "Ada"}}}
-    )
-    failure = request.caused(
-        ResponseFailureEvent, content=facts | {"error_type": "NotFound", "error": "no such user"}
-    )
+    success = request.caused(ResponseSuccessEvent, content=facts | {"parameters": {"response": {"name": "Ada"}}})
+    failure = request.caused(ResponseFailureEvent, content=facts | {"error_type": "NotFound", "error": "no such user"})
 
     assert set(facts) == {"request_type", "requester", "responder", "request_id"}
     assert success.content.model_dump(include=set(facts)) == facts

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Literal
 
 import pytest
 
 from events import (
+    Content,
     CustomEvent,
     Event,
     EventContext,
@@ -13,6 +15,7 @@ from events import (
     TextContent,
     TextMessageEvent,
 )
+from events.content import Text
 from events.errors import InvalidEvent, InvalidValue, MissingField, UnknownEventType, WrongType
 
 REGISTRY = EventRegistry(allows_undeclared=True)
@@ -31,6 +34,19 @@ FULL = TextMessageEvent(
     priority=7,
     expires_at=datetime(2026, 1, 31, 13, 0, tzinfo=UTC),
 )
+
+
+class Letter(Content):
+    title: Text
+    content: Text
+
+
+class LetterReceivedEvent(Event):
+    """A letter arrived."""
+
+    event_type: Literal["letter.received"] = "letter.received"
+    content: Letter
+
 
 # What another system might send: what CloudEvents 1.0 requires, some of what it offers, and plain data.
 FOREIGN: dict[str, object] = {
@@ -177,7 +193,7 @@ def test_a_whole_number_written_as_text_is_refused_here_too() -> None:
     assert caught.value.field == "priority"
 
 
-def test_a_content_whose_own_field_is_named_content_is_not_taken_for_ours() -> None:
+def test_our_content_may_hold_parameters_that_are_named_like_ours() -> None:
     event = MessageEvent.model_validate(
         {
             "event_type": "message.letter",
@@ -187,3 +203,22 @@ def test_a_content_whose_own_field_is_named_content_is_not_taken_for_ours() -> N
     )
 
     assert REGISTRY.parse_cloudevent(event.to_cloudevent()) == event
+
+
+def test_data_of_another_system_may_have_a_field_named_content_beside_others() -> None:
+    registry = EventRegistry()
+    registry.register(LetterReceivedEvent)
+    document = FOREIGN | {
+        "type": "letter.received",
+        "data": {"title": "Dear Ada", "content": "I write to you"},
+    }
+
+    event = registry.parse_cloudevent(document)
+
+    assert event.content == Letter(title="Dear Ada", content="I write to you")
+
+
+def test_event_itself_reads_a_cloudevent_of_any_registered_class() -> None:
+    event = TextMessageEvent(stream_id="s", content=TextContent(text="hi"))
+
+    assert Event.from_cloudevent(event.to_cloudevent()) == event

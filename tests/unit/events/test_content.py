@@ -228,9 +228,7 @@ def test_sound_says_its_format_rate_and_channels_where_its_author_does_not() -> 
     assert (content.sequence, content.is_last) == (0, False)
 
 
-@pytest.mark.parametrize(
-    "fields", [{"text": ""}, {}, {"text": 5}, {"text": None}, {"text": "x", "colour": "red"}]
-)
+@pytest.mark.parametrize("fields", [{"text": ""}, {}, {"text": 5}, {"text": None}, {"text": "x", "colour": "red"}])
 def test_a_text_content_is_some_text_and_nothing_else(fields: dict[str, object]) -> None:
     assert refusal_of(TextContent, fields)
 
@@ -238,9 +236,7 @@ def test_a_text_content_is_some_text_and_nothing_else(fields: dict[str, object])
 @pytest.mark.parametrize("confidence", [1.2, -0.1, True, "0.5", float("nan")])
 def test_a_confidence_is_a_number_from_zero_to_one(confidence: object) -> None:
     assert refusal_of(ClassifiedIntent, {"intent": "greet", "confidence": confidence})
-    assert refusal_of(
-        ProactiveSuggestion, {"text": "t", "reason": "r", "cooldown_key": "c", "confidence": confidence}
-    )
+    assert refusal_of(ProactiveSuggestion, {"text": "t", "reason": "r", "cooldown_key": "c", "confidence": confidence})
 
 
 def test_a_confidence_may_be_exactly_zero_or_one() -> None:

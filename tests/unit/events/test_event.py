@@ -220,9 +220,7 @@ def test_a_cause_refuses_what_the_caused_class_refuses() -> None:
 
 
 def test_a_caused_event_can_be_of_an_open_family() -> None:
-    effect = a_message().caused(
-        MessageEvent, event_type="message.greeting", content={"parameters": {"to": "Ada"}}
-    )
+    effect = a_message().caused(MessageEvent, event_type="message.greeting", content={"parameters": {"to": "Ada"}})
 
     assert (effect.event_type, effect.content_type) == ("message.greeting", "greeting")
     assert effect.content.parameters == {"to": "Ada"}
@@ -279,3 +277,9 @@ def test_what_a_delivery_emits_has_the_same_ids_when_it_runs_again() -> None:
 
     assert first_run == second_run
     assert len(set(first_run)) == 3
+
+
+@pytest.mark.parametrize("moment", [5, 5.0, "5", True])
+def test_a_number_is_no_time(moment: object) -> None:
+    with pytest.raises(ValidationError, match="ISO 8601"):
+        TextMessageEvent.model_validate({"stream_id": "s", "content": {"text": "hi"}, "timestamp": moment})

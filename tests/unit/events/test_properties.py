@@ -54,9 +54,7 @@ VALUE: st.SearchStrategy[Value] = st.recursive(
     ),
     max_leaves=6,
 )
-TOPIC = st.lists(st.text("az09_-", min_size=1, max_size=6).map("x".__add__), min_size=1, max_size=7).map(
-    ".".join
-)
+TOPIC = st.lists(st.text("az09_-", min_size=1, max_size=6).map("x".__add__), min_size=1, max_size=7).map(".".join)
 TRACEPARENT = st.tuples(st.text(HEX, min_size=32, max_size=32), st.text(HEX, min_size=16, max_size=16)).map(
     lambda ids: f"00-{ids[0]}-{ids[1]}-01"
 )
@@ -121,9 +119,7 @@ def _numbers_of(kind: type, constraints: Sequence[object]) -> st.SearchStrategy[
 
 
 def _bound(constraints: Sequence[object], *names: str) -> float | None:
-    found = [
-        getattr(constraint, name) for constraint in constraints for name in names if hasattr(constraint, name)
-    ]
+    found = [getattr(constraint, name) for constraint in constraints for name in names if hasattr(constraint, name)]
     return found[-1] if found and found[-1] is not None else None
 
 
@@ -222,9 +218,7 @@ def test_the_trie_agrees_with_a_reference_matcher(pattern: list[str], topic: lis
 
 @of_a_few_hundred
 @given(patterns=st.lists(RANDOM_PATTERN, max_size=12), topic=RANDOM_TOPIC)
-def test_many_patterns_in_one_trie_match_as_each_does_alone(
-    patterns: list[list[str]], topic: list[str]
-) -> None:
+def test_many_patterns_in_one_trie_match_as_each_does_alone(patterns: list[list[str]], topic: list[str]) -> None:
     trie: TopicTrie[int] = TopicTrie()
     for number, pattern in enumerate(patterns):
         trie.add(".".join(pattern), number)

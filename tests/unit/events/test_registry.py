@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from threading import Barrier
 from typing import ClassVar, Literal
 
 import pytest
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from events import (
     Category,
@@ -101,9 +103,7 @@ def a_custom_document(parameters: object, topic: str = "custom.data_updated") ->
 
 def a_registry_that_knows_data_updated() -> EventRegistry:
     registry = EventRegistry()
-    registry.declare(
-        "custom.data_updated", {"entity_id": str, "version": int}, description="A record changed."
-    )
+    registry.declare("custom.data_updated", {"entity_id": str, "version": int}, description="A record changed.")
     return registry
 
 
@@ -124,9 +124,7 @@ class TestLookingUp:
         assert found.description == "A text message from any channel."
         assert found.is_builtin
 
-    @pytest.mark.parametrize(
-        "topic", ["order.placed", "input", "input.message", "", "*", "input.*", "Input..x"]
-    )
+    @pytest.mark.parametrize("topic", ["order.placed", "input", "input.message", "", "*", "input.*", "Input..x"])
     def test_a_topic_that_nobody_registered_is_not_found(self, topic: str) -> None:
         registry = EventRegistry()
 
@@ -284,9 +282,7 @@ class TestDeclaring:
         assert len(registry.custom()) == 1
 
     @pytest.mark.parametrize("parameters", [{"entity_id": str}, {"entity_id": str, "version": str}, {}])
-    def test_declaring_a_type_again_with_other_parameters_is_refused(
-        self, parameters: dict[str, type]
-    ) -> None:
+    def test_declaring_a_type_again_with_other_parameters_is_refused(self, parameters: dict[str, type]) -> None:
         registry = a_registry_that_knows_data_updated()
 
         with pytest.raises(AlreadyRegistered):
@@ -309,9 +305,7 @@ class TestDeclaring:
         registry = EventRegistry()
         registry.declare("custom.slept", {"duration": timedelta})
 
-        event = registry.parse_json(
-            json.dumps(a_custom_document({"duration": {"$duration": "PT5S"}}, "custom.slept"))
-        )
+        event = registry.parse_json(json.dumps(a_custom_document({"duration": {"$duration": "PT5S"}}, "custom.slept")))
 
         assert event.content == ParametersContent(parameters={"duration": timedelta(seconds=5)})
 
@@ -330,9 +324,7 @@ class TestDeclaring:
             registry.parse(a_custom_document({}, topic="custom.named"))
         assert caught.value.field == f"content.parameters.{name}"
 
-    @pytest.mark.parametrize(
-        "topic", ["order.placed", "message.greeting", "error.mine", "customs.x", "custom"]
-    )
+    @pytest.mark.parametrize("topic", ["order.placed", "message.greeting", "error.mine", "customs.x", "custom"])
     def test_a_topic_that_no_custom_event_can_have_cannot_be_declared(self, topic: str) -> None:
         registry = EventRegistry()
 
@@ -531,34 +523,26 @@ class TestReading:
 
 
 class TestReadingJson:
-    @pytest.mark.parametrize(
-        "text", ['{"a": 1', b'{"a": "\xff"}', "", "null and void", '{"a": "\\ud800"}', "{'a': 1}"]
-    )
+    @pytest.mark.parametrize("text", ['{"a": 1', b'{"a": "\xff"}', "", "null and void", '{"a": "\\ud800"}', "{'a': 1}"])
     def test_what_is_no_json_is_refused(self, text: str | bytes) -> None:
         with pytest.raises(InvalidValue, match="is no JSON that can be read"):
             EventRegistry().parse_json(text)
 
     @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
     def test_a_number_that_json_does_not_have_is_refused(self, number: str) -> None:
-        text = json.dumps(a_custom_document({"key": 0}, topic="message.x")).replace(
-            '"key": 0', f'"key": {number}'
-        )
+        text = json.dumps(a_custom_document({"key": 0}, topic="message.x")).replace('"key": 0', f'"key": {number}')
 
         with pytest.raises(InvalidValue, match="is no JSON that can be read"):
             EventRegistry().parse_json(text)
 
     @pytest.mark.parametrize("number", ["1e999", "-1e999", str(2**63), "9" * 5000])
     def test_a_number_too_large_for_64_bits_is_refused(self, number: str) -> None:
-        text = json.dumps(a_custom_document({"key": 0}, topic="message.x")).replace(
-            '"key": 0', f'"key": {number}'
-        )
+        text = json.dumps(a_custom_document({"key": 0}, topic="message.x")).replace('"key": 0', f'"key": {number}')
 
         with pytest.raises(InvalidValue):
             EventRegistry().parse_json(text)
 
-    @pytest.mark.parametrize(
-        ("text", "kind"), [("[]", "list"), ("5", "int"), ('"x"', "str"), ("null", "NoneType")]
-    )
+    @pytest.mark.parametrize(("text", "kind"), [("[]", "list"), ("5", "int"), ('"x"', "str"), ("null", "NoneType")])
     def test_json_that_is_no_object_is_refused_by_what_it_is(self, text: str, kind: str) -> None:
         with pytest.raises(WrongType, match=f"must be a JSON object, not a {kind}"):
             EventRegistry().parse_json(text)
@@ -606,40 +590,65 @@ class TestCheckingTheClass:
             EventRegistry().check_class(event)
 
 
-def test_eight_threads_that_register_declare_and_read_lose_no_type_and_see_no_error() -> None:
+class UnhurriedTopic(str):
+    """A topic that dawdles wherever a table looks it up, so that threads surely meet there."""
+
+    __slots__ = ()
+
+    def __hash__(self) -> int:
+        for _ in range(300):
+            pass
+        return super().__hash__()
+
+
+@pytest.fixture
+def threads_take_turns_at_every_step() -> Iterator[None]:
+    usual_interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(usual_interval)
+
+
+@pytest.mark.usefixtures("threads_take_turns_at_every_step")
+def test_eight_threads_that_declare_and_read_at_once_lose_no_type_and_see_no_error() -> None:
     registry = EventRegistry()
     all_at_once = Barrier(8)
 
-    def register_and_read(thread: int) -> None:
+    def declare_and_read(thread: int) -> None:
+        topics = [UnhurriedTopic(f"custom.thread_{thread}.type_{number}") for number in range(50)]
         all_at_once.wait(timeout=10)
-        for number in range(25):
-            topic = f"custom.thread_{thread}.type_{number}"
-            registry.declare(topic, {"number": int})
-            event = registry.parse(a_custom_document({"number": number}, topic=topic))
-            assert event.event_type == topic
-            assert registry.parse(a_document()).event_type == "input.message.received"
-            assert len(registry.all()) > len(registry.custom())
+        for topic in topics:
+            registry.declare(topic, Reading)
+            assert topic in registry
+        for topic in topics[::10]:
+            assert registry.parse(a_custom_document({"celsius": 21.5}, topic=topic)).event_type == topic
+            assert {declared.topic for declared in registry.custom()} >= set(topics)
 
     with ThreadPoolExecutor(8) as threads:
-        list(threads.map(register_and_read, range(8)))
+        list(threads.map(declare_and_read, range(8)))
 
-    assert len(registry.custom()) == 8 * 25
+    assert len(registry.custom()) == 8 * 50
 
 
+@pytest.mark.usefixtures("threads_take_turns_at_every_step")
 def test_of_eight_threads_that_claim_one_topic_exactly_one_gets_it() -> None:
     registry = EventRegistry()
     all_at_once = Barrier(8)
 
-    def claim(thread: int) -> bool:
+    def claims(topic: str, model: type[BaseModel]) -> bool:
         all_at_once.wait(timeout=10)
         try:
-            registry.declare("custom.contested", {f"parameter_of_{thread}": int})
+            registry.declare(topic, model)
         except AlreadyRegistered:
             return False
         return True
 
-    with ThreadPoolExecutor(8) as threads:
-        outcomes = list(threads.map(claim, range(8)))
+    def claim(thread: int) -> list[bool]:
+        model = create_model(f"Claim{thread}")
+        return [claims(UnhurriedTopic(f"custom.contested_{number}"), model) for number in range(50)]
 
-    assert outcomes.count(True) == 1
-    assert len(registry.custom()) == 1
+    with ThreadPoolExecutor(8) as threads:
+        outcomes_by_thread = list(threads.map(claim, range(8)))
+
+    claimants_of_each_topic = [outcomes.count(True) for outcomes in zip(*outcomes_by_thread, strict=True)]
+    assert claimants_of_each_topic == [1] * 50

@@ -88,9 +88,7 @@ def test_a_pattern_does_not_hear(pattern: str, topic: str) -> None:
 
 @pytest.mark.parametrize("pattern", ["*", "*.*", "*.reported", "*.*.memory"])
 @pytest.mark.parametrize("topic", ["error.reported", "error.agent.memory", "error"])
-def test_only_a_pattern_that_begins_with_the_word_error_hears_the_error_channel(
-    pattern: str, topic: str
-) -> None:
+def test_only_a_pattern_that_begins_with_the_word_error_hears_the_error_channel(pattern: str, topic: str) -> None:
     assert not hears(pattern, topic)
 
 
@@ -204,9 +202,7 @@ def test_a_pattern_is_a_topic_in_which_stars_may_stand_for_words(pattern: str) -
         ("a" * 201, "its words must be lower-case"),
     ],
 )
-def test_what_is_no_pattern_is_refused_with_the_reason_and_how_to_write_one(
-    pattern: str, reason: str
-) -> None:
+def test_what_is_no_pattern_is_refused_with_the_reason_and_how_to_write_one(pattern: str, reason: str) -> None:
     trie: TopicTrie[str] = TopicTrie()
 
     with pytest.raises(InvalidPattern) as caught:
