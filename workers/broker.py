@@ -44,6 +44,8 @@ from events.errors import BrokerNotStarted, BrokerNotStopped
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from celery import Celery
+
 _START_TIMEOUT_S = 60.0  # a large append-only file takes its time to load; a dead server is noticed at once
 _STOP_TIMEOUT_S = 30.0
 _PING_TIMEOUT_S = 2.0
@@ -113,14 +115,18 @@ def default_home() -> Path:
     return Path(os.environ.get("PETIOLE_HOME") or ".petiole").absolute()
 
 
-def use_embedded_broker() -> Running | None:
-    """Start the embedded broker unless the environment names another; call it before Celery is configured.
+def use_embedded_broker(app: Celery) -> Running | None:
+    """Start the embedded broker, or find it running, and let the app use it; None where another one is configured.
 
     Raises as `start`.
     """
     if os.environ.get("PETIOLE_BROKER_URL") or os.environ.get("CELERY_BROKER_URL"):
         return None
-    return start(default_home())
+    running = start(default_home())
+    if app.conf.broker_url != running.url:
+        # The app read its settings before the broker ran: importing `publish` is enough for that.
+        app.conf.update(broker_url=running.url, result_backend=app.conf.result_backend or running.url)
+    return running
 
 
 def start(home: Path) -> Running:

@@ -14,10 +14,12 @@ from tasks.publication import PUBLISH_QUEUE
 from workers.broker import use_embedded_broker
 from workers.lifecycle import announces
 from workers.loading import configured_agents
+from workers.observability.logging import install as install_logging
 
 __all__ = ["app"]
 
-use_embedded_broker()
+install_logging()
+use_embedded_broker(app)
 
 agents = configured_agents()
 for agent in agents:

@@ -67,6 +67,14 @@ def print_json(value: object) -> None:
     sys.stdout.flush()
 
 
+def print_line(console: Console, drawn: Text) -> None:
+    """Print one line: cut to the width of a terminal, whole for whatever reads a pipe."""
+    if console.is_terminal:
+        console.print(drawn, no_wrap=True, overflow="ellipsis")
+    else:
+        console.print(drawn, soft_wrap=True)
+
+
 def rows(recorded: Sequence[Recorded]) -> list[Row]:
     """Order events as a tree by causation: each below its cause, siblings as they were recorded.
 
@@ -171,17 +179,27 @@ def said(who: str, text: str) -> Table:
     drawn = Table.grid(padding=(0, 2))
     drawn.add_column(min_width=7, style="bold", no_wrap=True)
     drawn.add_column(overflow="fold")
-    drawn.add_row(who, plain(text))
+    drawn.add_row(who, Text(plain(text)))
+    return drawn
+
+
+def hints(commands: Iterable[tuple[str, str]]) -> Table:
+    """Draw commands to type, each with what it is for."""
+    drawn = Table.grid(padding=(0, 3, 0, 0))
+    drawn.add_column(no_wrap=True)
+    drawn.add_column(overflow="fold")
+    for command, purpose in commands:
+        drawn.add_row(Text(f"  {command}"), Text(purpose))
     return drawn
 
 
 def table(headings: Sequence[str], cells: Iterable[Sequence[object]], *, numbers: Sequence[str] = ()) -> Table:
     """Draw a table; the columns named in `numbers` are set to the right."""
-    drawn = Table(box=None, pad_edge=False, padding=(0, 1), collapse_padding=True, header_style="dim")
+    drawn = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
     for heading in headings:
         drawn.add_column(heading, justify="right" if heading in numbers else "left", overflow="fold")
     for row in cells:
-        drawn.add_row(*(plain(str(cell)) for cell in row))
+        drawn.add_row(*(Text(plain(str(cell))) for cell in row))
     return drawn
 
 
@@ -214,18 +232,13 @@ def _id(recorded: Recorded) -> str:
     return str(recorded.document["event_id"])
 
 
-def print_line(console: Console, drawn: Text) -> None:
-    """Print one line: cut to the width of a terminal, whole for whatever reads a pipe."""
-    if console.is_terminal:
-        console.print(drawn, no_wrap=True, overflow="ellipsis")
-    else:
-        console.print(drawn, soft_wrap=True)
-
-
 def _branch(row: Row, *, is_ascii: bool) -> Text:
     lines = _ASCII_LINES if is_ascii else _LINES
     through, last = row.ends[:-1], row.ends[-1:]
-    names = [*("gap" if is_end else "through" for is_end in through), *("last" if is_end else "branch" for is_end in last)]
+    names = [
+        *("gap" if is_end else "through" for is_end in through),
+        *("last" if is_end else "branch" for is_end in last),
+    ]
     drawn = Text().append("".join(lines[name] for name in names), style="dim")
     return drawn.append(row.recorded.topic, style=_style(row.recorded.topic))
 

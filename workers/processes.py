@@ -88,17 +88,14 @@ def open_broker(app: EventApp) -> broker.Running | None:
 
     Raises: BrokerNotStarted.
     """
-    running = broker.use_embedded_broker()
-    if running and app.conf.broker_url != running.url:
-        # The app was configured before the broker ran: making a task of a class is enough for that.
-        app.conf.update(broker_url=running.url, result_backend=app.conf.result_backend or running.url)
-    return running
+    return broker.use_embedded_broker(app)
 
 
 def start_worker(name: str, *, concurrency: int, output: IO[str] | int) -> Child:
     """Start a worker with all agents, `name` at this host being its name among workers."""
     options = ["--hostname", node_of(name), "--concurrency", str(concurrency), "--loglevel", "INFO"]
-    return _start("worker", ["worker", *options], output)
+    # It looks for no neighbours, which takes a second: it is the only one, or needs none.
+    return _start("worker", ["worker", *options, "--without-mingle", "--without-gossip"], output)
 
 
 def start_beat(*, output: IO[str] | int) -> Child:
@@ -152,8 +149,11 @@ def last_lines(path: Path | None, count: int = 12) -> str:
 
 @contextmanager
 def ended_like_ctrl_c() -> Iterator[None]:
-    """Raise KeyboardInterrupt on SIGTERM and SIGHUP too: what was started is stopped on every way out."""
-    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    """Raise KeyboardInterrupt on SIGTERM and SIGHUP too, so that what was started is stopped on every way out."""
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, _interrupt) for number in numbers}
     try:
         yield
     finally:

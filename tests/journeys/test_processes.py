@@ -8,6 +8,8 @@ from collections import Counter
 import pytest
 import redis
 
+from workers import broker
+
 AGENT = """
 import os
 import redis
@@ -257,6 +259,52 @@ for how in (publish, publish.delay):
 """)
 
     assert told.count("set PETIOLE_BROKER_URL, or start the embedded one: petiole up") == 2
+
+
+FAILING = """
+from events import Event
+from tasks import Agent
+
+agent = Agent("one")
+
+@agent.on("input.*")
+def fail(event: Event) -> None:
+    raise RuntimeError("the disk is full")
+"""
+
+
+def test_a_failed_delivery_is_one_json_line_with_its_ids(node, eventually, a_message):
+    node.module("agent_one", FAILING)
+    node.environment.update(PETIOLE_AGENTS="agent_one", PETIOLE_LOG_FORMAT="json")
+    node.worker("first")
+    message = a_message()
+
+    node.run(f"from tasks import publish; publish({message.model_dump(mode='json')!r})")
+
+    eventually(lambda: "event.dead_lettered" in node.logs(), 30, node.logs)
+    lines = [json.loads(line) for line in node.logs().splitlines() if line.startswith("{")]
+    (told,) = [line for line in lines if line["event"] == "event.dead_lettered"]
+    assert (told["event_id"], told["stream_id"]) == (message.event_id, message.stream_id)
+    assert (told["subscription"], told["cause"], told["level"]) == ("one.fail", "failed", "error")
+    assert "the disk is full" in told["exception"]
+
+
+def test_a_worker_without_settings_starts_the_embedded_broker(node):
+    node.environment["PETIOLE_BROKER_URL"] = ""
+    node.environment["PETIOLE_AGENTS"] = "agent_one"
+    node.module("agent_one", FAILING)
+    try:
+        node.worker("first")
+
+        told = node.run("""
+from events import TextContent, TextMessageEvent
+from tasks import publish
+print(publish(TextMessageEvent(stream_id="s", content=TextContent(text="hello"))).subscriptions)
+""")
+    finally:
+        broker.stop(node.home / ".petiole")
+
+    assert told == "('one.fail',)\n"
 
 
 def test_beat_runs(node, eventually):

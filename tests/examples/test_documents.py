@@ -1,0 +1,156 @@
+"""What the documents tell the reader to type, typed.
+
+A `python` block that begins with `# name.py` is written to that file; each line of a `sh` block is run, in the order of
+the page, in one folder, as a reader would who follows it from top to bottom. A command that serves goes on in the
+background until the next one of its kind, or the page's end.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+BLOCK = re.compile(r"^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+
+SERVES = {"petiole up": "In another terminal", "celery -A workers worker": "ready."}
+TYPED = {"petiole chat": b"Hello\n/quit\n"}
+LIMIT_S = 60
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Somebody who follows a page, in a folder of their own."""
+
+    folder: Path
+    environment: dict[str, str]
+    serving: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def write(self, text: str) -> None:
+        """Write a file that the page shows under its name."""
+        name = text.partition("\n")[0].removeprefix("# ").strip()
+        if name.endswith(".py"):
+            (self.folder / name).write_text(text)
+
+    def type(self, line: str, eventually) -> None:
+        """Run one line of the page."""
+        kind = next((kind for kind in SERVES if kind in line), None)
+        if line.startswith("make "):
+            self._succeed(f"make --dry-run --directory {ROOT} {line.removeprefix('make ')}")
+        elif line.startswith("source ") or "docker compose" in line:
+            pass  # the environment is active already; the composition is checked by tests/architecture
+        elif kind is not None:
+            self._serve(kind, line, eventually)
+        else:
+            self._succeed(line)
+
+    def end(self) -> None:
+        """Press Ctrl-C everywhere."""
+        for kind in list(self.serving):
+            self._stop(kind)
+
+    def _succeed(self, line: str) -> None:
+        typed = next((typed for command, typed in TYPED.items() if command in line), b"")
+        done = subprocess.run(
+            ["bash", "-c", line],
+            cwd=self.folder,
+            env=self.environment,
+            input=typed,
+            capture_output=True,
+            timeout=LIMIT_S,
+            check=False,
+        )
+        assert done.returncode == 0, f"$ {line}\n{done.stdout.decode()}\n{done.stderr.decode()}"
+
+    def _serve(self, kind: str, line: str, eventually) -> None:
+        self._stop(kind)
+        log = self.folder / f"{len(list(self.folder.glob('*.log')))}.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                ["bash", "-c", f"exec env {line}" + (" -l INFO" if "celery" in line else "")],
+                cwd=self.folder,
+                env=self.environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        self.serving[kind] = process
+        eventually(lambda: SERVES[kind] in log.read_text(), LIMIT_S, lambda: f"$ {line}\n{log.read_text()}")
+        assert process.poll() is None, f"$ {line}\n{log.read_text()}"
+
+    def _stop(self, kind: str) -> None:
+        if process := self.serving.pop(kind, None):
+            process.send_signal(signal.SIGINT)
+            process.wait(timeout=LIMIT_S)
+
+
+@pytest.fixture
+def reader(tmp_path: Path) -> Iterator[Reader]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PETIOLE_", "CELERY_"))}
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
+    # The reader's own, so that none in a folder above this one counts.
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    reader = Reader(tmp_path, environment)
+    yield reader
+    reader.end()
+    subprocess.run(
+        ["petiole", "down"], cwd=tmp_path, env=environment, check=False, capture_output=True, timeout=LIMIT_S
+    )
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    return [(found["language"], found["text"]) for found in BLOCK.finditer(page.read_text())]
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if any(language == "sh" for language, _ in blocks(page))],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
+def test_what_a_page_tells_to_type_works(page, reader, eventually):
+    for language, text in blocks(page):
+        if language == "python":
+            reader.write(text)
+        elif language == "sh":
+            for line in text.splitlines():
+                reader.type(line, eventually)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_between_pages_lead_somewhere(page):
+    links = re.findall(r"\]\((?!http)([^)#]+)", page.read_text())
+
+    missing = [link for link in links if not (page.parent / link).exists()]
+
+    assert missing == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_and_functions_that_pages_name_exist(page):
+    named = re.findall(r"`((?:events|tasks|workers|tests)/[\w/.]+\.(?:py|lua))(?:::(\w+))?`", page.read_text())
+    functions = re.findall(r"`((?:events|tasks|workers)/[\w/]+\.py)`, `(?:\w+\.)?(\w+)`", page.read_text())
+
+    missing = [
+        (file, name)
+        for file, name in [*named, *functions]
+        if not (ROOT / file).exists() or name not in (ROOT / file).read_text()
+    ]
+
+    assert missing == []
+
+
+def test_the_readme_lists_every_command():
+    commands = {path.stem.replace("_", "-") for path in (ROOT / "workers/cli").glob("[a-z]*.py")}
+
+    listed = set(re.findall(r"`petiole ([a-z-]+)", (ROOT / "README.md").read_text()))
+
+    assert commands == listed
