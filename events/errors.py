@@ -86,8 +86,8 @@ class InvalidPattern(Misuse):
 
     def __str__(self) -> str:
         return (
-            f"{_short(self.pattern)} is no pattern: {self.reason}; write a topic, '*' for everything, 'input.*' for one "
-            "or more further words, or 'agent.*.started' for exactly one word"
+            f"{_short(self.pattern)} is no pattern: {self.reason}; write a topic, '*' for everything, 'input.*' for "
+            "one or more further words, or 'agent.*.started' for exactly one word"
         )
 
 
