@@ -101,7 +101,9 @@ class Event(BaseModel):
     causation_id: EventId | None = Field(default=None, description="the event that caused this one")
     traceparent: Traceparent = Field(default_factory=new_traceparent, description="W3C trace context")
     hops: Count = Field(default=0, description="causes in a row before this one")
-    path: tuple[AgentName, ...] = Field(default=(), description="agents that led here, oldest first, each once")
+    path: tuple[AgentName, ...] = Field(
+        default=(), description="agents that led here, each once, the last to speak last"
+    )
     priority: Annotated[int, Field(strict=True, ge=LEAST_URGENT, le=MOST_URGENT)] = 5
     expires_at: Moment | None = None
     schema_version: Annotated[Count, Field(ge=1)] = 1

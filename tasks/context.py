@@ -80,7 +80,7 @@ class Context:
 
 
 def _with(path: tuple[str, ...], agent: str) -> tuple[str, ...]:
-    return path if agent in path else (*path, agent)
+    return (*(earlier for earlier in path if earlier != agent), agent)
 
 
 _current: ContextVar[Context | None] = ContextVar("petiole_delivery", default=None)

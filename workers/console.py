@@ -106,14 +106,10 @@ def recorded_ms(recorded: Recorded) -> int:
 
 
 def speaker(document: Mapping[str, object]) -> str:
-    """Tell who said an event: an agent, or where it came from.
-
-    `path` names each agent once, at its first time: one that speaks again is known by its topic's first word.
-    """
+    """Tell who said an event: the agent that spoke last on the way to it, or where it came from."""
     path = document.get("path")
     if isinstance(path, Sequence) and path:
-        word = str(document["event_type"]).partition(".")[0]
-        return word if word in path else str(path[-1])
+        return str(path[-1])
     context = document.get("context")
     origin = context if isinstance(context, Mapping) else {}
     return plain(str(origin.get("user_id") or origin.get("source") or "-"))

@@ -83,14 +83,6 @@ class Child:
         self.process.wait()
 
 
-def open_broker(app: EventApp) -> broker.Running | None:
-    """Start the embedded broker, or find it running, and let the app use it; None where another one is configured.
-
-    Raises: BrokerNotStarted.
-    """
-    return broker.use_embedded_broker(app)
-
-
 def start_worker(name: str, *, concurrency: int, output: IO[str] | int) -> Child:
     """Start a worker with all agents, `name` at this host being its name among workers."""
     options = ["--hostname", node_of(name), "--concurrency", str(concurrency), "--loglevel", "INFO"]

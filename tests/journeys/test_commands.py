@@ -1,0 +1,344 @@
+"""The commands as a newcomer types them: each a process of its own, with real workers on an embedded broker."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from click.testing import CliRunner
+
+from workers import broker
+from workers.cli import petiole
+
+ROOT = Path(__file__).resolve().parents[2]
+PETIOLE = [sys.executable, "-m", "workers.cli"]
+CELERY = [sys.executable, "-m", "celery", "-A", "workers"]
+AGENTS = {"input", "orchestrator", "memory", "tools", "llm", "output"}
+
+
+@dataclass
+class Shell:
+    """A directory in which commands are typed."""
+
+    directory: Path
+    environment: dict[str, str] = field(default_factory=dict)
+    left_running: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    @property
+    def home(self) -> Path:
+        return self.directory / ".petiole"
+
+    def type(self, *arguments: str, keys: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end; `keys` is what comes through its pipe."""
+        command = [*PETIOLE, *arguments]
+        return subprocess.run(
+            command, input=keys, capture_output=True, timeout=50, check=False, **self._like_a_shell(environment)
+        )
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start a command that goes on; it is ended with the test."""
+        process = subprocess.Popen(
+            [*PETIOLE, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **self._like_a_shell({})
+        )
+        self.left_running.append(process)
+        return process
+
+    def up(self) -> subprocess.Popen[str]:
+        """Start everything, and wait until it says that it is up."""
+        process = self.start("up", "--concurrency", "2")
+        read_until(process, "Ctrl-C ends")
+        return process
+
+    def close(self) -> None:
+        """End what still runs."""
+        for process in self.left_running:
+            process.send_signal(signal.SIGTERM)
+        for process in self.left_running:
+            process.communicate(timeout=30)
+        broker.stop(self.home)
+
+    def _like_a_shell(self, more: dict[str, str]) -> dict[str, Any]:
+        ours = {"PYTHONPATH": str(ROOT), "PETIOLE_HOME": str(self.home), "PYTHONUNBUFFERED": "1"}
+        return {"cwd": self.directory, "env": self.environment | ours | more, "text": True}
+
+
+def a_shell(directory):
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PETIOLE_", "CELERY_"))}
+    return Shell(directory, inherited)
+
+
+@pytest.fixture
+def shell(tmp_path):
+    shell = a_shell(tmp_path)
+    yield shell
+    shell.close()
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    """Give a directory in which `petiole up` runs, for all tests that leave it running."""
+    shell = a_shell(tmp_path_factory.mktemp("up"))
+    process = shell.up()
+    # What it prints from here on is nobody's; unread, it would fill the pipe and stop it.
+    reader = subprocess.Popen(["cat"], stdin=process.stdout, stdout=subprocess.DEVNULL)
+    yield shell
+    shell.close()
+    reader.wait(10)
+
+
+def test_the_demo_shows_a_conversation_and_leaves_nothing_running(shell):
+    shown = shell.type("demo")
+
+    assert (shown.returncode, shown.stderr) == (0, "")
+    greeting, calculation, recall = turns_of(shown.stdout)
+    assert "help" in answer_of(greeting)
+    assert "84" in answer_of(calculation)
+    assert "12 * 7" in answer_of(recall)
+    topics = re.findall(r"[a-z]+(?:\.[a-z]+){2}", greeting)
+    assert (topics[0], topics[-1]) == ("input.message.received", "output.message.sent")
+    assert len(set(topics)) >= 8
+    assert max(len(line) for line in shown.stdout.splitlines()) <= 100
+    assert broker.url(shell.home) is None
+
+
+def test_a_demo_whose_worker_cannot_start_says_why_and_stops_what_it_started(shell):
+    shown = shell.type("demo", PETIOLE_AGENTS="no.such.module")
+
+    assert shown.returncode == 1
+    assert "no agent can be loaded from 'no.such.module'" in shown.stderr
+    assert broker.url(shell.home) is None
+
+
+def test_the_demo_uses_what_runs_and_leaves_it_running(running):
+    shown = running.type("demo")
+
+    assert shown.returncode == 0
+    assert shown.stdout.count("ran before") == 2
+    assert broker.url(running.home) is not None
+
+
+def test_a_chat_through_a_pipe_is_answered_and_its_events_are_one_flow(running):
+    shown = running.type("chat", "--stream", "a-chat", keys="Can you help me?\n\n/quit\nnever said\n")
+
+    flows = events_by_flow(running.type("trace", "a-chat", "--json"))
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert re.search(r"^petiole .*help", shown.stdout, re.MULTILINE)
+    assert "never said" not in shown.stdout
+    began, turn = flows.values()
+    assert [event["event_type"] for event in began] == ["input.stream.started"]
+    assert (turn[0]["event_type"], turn[-1]["event_type"]) == ("input.message.received", "output.message.sent")
+    assert len({event["event_type"] for event in turn}) >= 8
+
+
+def test_a_published_event_is_sent_answered_and_traced(running):
+    published = json.loads(running.type(*a_publication("What is 6 * 7?", "published"), "--json").stdout)
+    answer = tail(running, "output.message.sent", "published")
+
+    drawn = running.type("trace", published["event_id"]).stdout
+    assert published["subscriptions"] == ["memory.remember", "orchestrator.understand"]
+    assert "42" in answer["content"]["text"]
+    assert re.search(r"^input\.message\.received +ada +0 ms$", drawn, re.MULTILINE)
+    assert re.search(r"^   └─ memory\.context\.assembled +memory +\+\d+ ms$", drawn, re.MULTILINE)
+
+
+def test_a_delayed_event_is_sent_by_a_worker(running):
+    shown = running.type(*a_publication("What is 3 * 3?", "delayed"), "--delay")
+
+    assert "left in the queue 'publish'" in shown.stdout
+    assert "9" in tail(running, "output.message.sent", "delayed")["content"]["text"]
+
+
+def test_tail_shows_an_event_while_it_runs(running):
+    running.type(*a_publication("Hello", "before"))
+    watching = running.start("tail", "input.message.received", "--from-start", "--timeout", "30")
+    read_until(watching, "before")
+
+    running.type(*a_publication("Hello again", "afterwards"))
+
+    line = read_until(watching, "afterwards")
+    assert re.search(r"\d\d:\d\d:\d\d\.\d{3}  input\.message\.received +afterwards +ada +Hello again", line)
+
+
+def test_agents_and_subscriptions_are_listed(running):
+    agents = json.loads(running.type("agents", "--json").stdout)
+    subscriptions = json.loads(running.type("subscriptions", "--json").stdout)
+
+    assert {each["agent"] for each in agents} == AGENTS | {None}
+    assert all(each["waiting"] == 0 and len(each["workers"]) == 1 for each in agents)
+    assert {"name": "orchestrator.understand", "queue": "orchestrator", "patterns": ["input.*"]} in subscriptions
+
+
+def test_celery_is_another_door_to_the_same_commands(running):
+    shown = subprocess.run(
+        [*CELERY, "petiole", "subscriptions"], capture_output=True, check=False, **running._like_a_shell({})
+    )
+
+    assert shown.returncode == 0, shown.stderr
+    assert "orchestrator.understand" in shown.stdout
+
+
+def test_a_second_up_is_refused(running):
+    shown = running.type("up")
+
+    assert shown.returncode == 1
+    assert "runs here already" in shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("publish", "input.mesage.received", "--stream", "s"), 1, "did you mean 'input.message.received'?"),
+        (("trace", "nowhere"), 1, "no flow and no stream 'nowhere' is kept"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(running, arguments, code, said):
+    shown = running.type(*arguments)
+
+    assert (shown.returncode, shown.stdout) == (code, "")
+    assert said in shown.stderr
+    assert len(shown.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("publish", "input.message.received", "--stream", "s", "--content", "{"), "this is no JSON"),
+        (("publish", "input.message.received", "--stream", "s", "--content", "[]"), "write a JSON object"),
+        (("publish", "input.message.received"), "Missing option '--stream'"),
+        (("tail", "Input"), "'Input' is no pattern"),
+        (("traec",), "Did you mean 'trace'?"),
+    ],
+)
+def test_what_is_typed_wrongly_is_refused_before_anything_is_reached(arguments, said):
+    shown = CliRunner().invoke(petiole, arguments)
+
+    assert shown.exit_code == 2
+    assert said in shown.stderr
+
+
+def test_without_a_broker_the_way_to_one_is_shown(shell):
+    shown = shell.type("tail")
+
+    assert shown.returncode == 1
+    assert "petiole up" in shown.stderr
+    assert len(shown.stderr.splitlines()) == 1
+
+
+def test_a_broker_that_does_not_answer_is_named_as_the_reason(shell):
+    shown = shell.type("tail", PETIOLE_BROKER_URL="redis://127.0.0.1:1/0")
+
+    assert shown.returncode == 1
+    assert "the broker could not be reached" in shown.stderr
+    assert "Traceback" not in shown.stderr
+
+
+def test_ctrl_c_leaves_no_process_behind(shell, eventually):
+    process = shell.up()
+    pids = descendants(process.pid)
+
+    process.send_signal(signal.SIGINT)
+    shown, _ = process.communicate(timeout=30)
+
+    assert len(pids) >= 4, "a worker, its two processes, and beat"
+    assert process.returncode == 0, shown
+    assert "all stopped" in shown
+    eventually(lambda: not [pid for pid in pids if is_running(pid)], 5)
+    assert broker.url(shell.home) is None
+
+
+def test_a_worker_that_dies_takes_the_rest_down(shell, eventually):
+    process = shell.up()
+    pids = descendants(process.pid)
+    worker = next(pid for pid in pids if "worker" in command_of(pid))
+
+    os.kill(worker, signal.SIGKILL)
+    shown, _ = process.communicate(timeout=30)
+
+    assert process.returncode == 1
+    assert "the worker died" in shown
+    eventually(lambda: not [pid for pid in pids if is_running(pid)], 5)
+    assert broker.url(shell.home) is None
+
+
+def test_down_stops_workers_and_broker_and_says_when_there_are_none(shell):
+    process = shell.up()
+
+    first, second = shell.type("down"), shell.type("down")
+
+    shown, _ = process.communicate(timeout=30)
+    assert (first.returncode, second.returncode, process.returncode) == (0, 0, 0)
+    assert "stopped the worker petiole@" in first.stdout
+    assert "no embedded broker runs here" in second.stdout
+    assert "stopped from elsewhere" in shown
+    assert broker.url(shell.home) is None
+
+
+def test_help_lists_every_command_without_a_broker(shell):
+    shown = shell.type("--help")
+
+    assert shown.returncode == 0
+    for command in ("demo", "up", "down", "chat", "publish", "tail", "trace", "agents", "subscriptions"):
+        assert re.search(rf"^  {command} +\w", shown.stdout, re.MULTILINE)
+    assert not shell.home.exists()
+
+
+def a_publication(text, stream_id):
+    content = json.dumps({"text": text})
+    return ("publish", "input.message.received", "--stream", stream_id, "--content", content, "--user", "ada")
+
+
+def tail(shell, topic, stream_id):
+    """Read events of a topic from the start on, until one of that stream comes."""
+    process = shell.start("tail", topic, "--from-start", "--json", "--timeout", "30")
+    return json.loads(read_until(process, f'"stream_id":"{stream_id}"'))
+
+
+def read_until(process, text):
+    """Read what a process prints, until a line that holds the text; returns that line."""
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if text in line:
+            return line
+    raise AssertionError(f"{text!r} was not printed: {''.join(lines)[-3_000:]}")
+
+
+def turns_of(shown):
+    return re.split(r"^you ", shown.partition("turn ")[0], flags=re.MULTILINE)[1:]
+
+
+def answer_of(turn):
+    return turn.partition("petiole ")[2]
+
+
+def events_by_flow(shown):
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in json.loads(shown.stdout):
+        found.setdefault(row["event"]["correlation_id"], []).append(row["event"])
+    return found
+
+
+def descendants(pid):
+    """List the processes that a process started, and those that they started."""
+    return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+
+
+def command_of(pid):
+    return " ".join(psutil.Process(pid).cmdline()) if is_running(pid) else ""
+
+
+def is_running(pid):
+    """Tell whether a process runs; one that nobody has buried yet does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

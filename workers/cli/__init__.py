@@ -1,0 +1,99 @@
+"""The command line, one file per command; `petiole …` and `celery -A workers petiole …` are two doors to it.
+
+To add a command, add a file here that defines a click command named `command`. It goes by the file's name, `_` written
+as `-`; the first line of the file's docstring tells in `petiole --help` what it does. Files that begin with `_` are
+shared by commands.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import io
+import pkgutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+__all__ = ["petiole"]
+
+_HERE = Path(__file__).parent
+
+
+class Commands(click.Group):
+    """The files of this folder as commands. A command's file is imported when the command is run, not before."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        files = [found.name for found in pkgutil.iter_modules([str(_HERE)])]
+        return sorted(name.replace("_", "-") for name in files if not name.startswith("_"))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        command: click.Command = importlib.import_module(f"{__name__}.{_file(cmd_name)}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            nearest = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
+            if not nearest:
+                raise
+            raise click.UsageError(f"{error.message} Did you mean {nearest[0]!r}?", ctx) from error
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _summary(name)) for name in self.list_commands(ctx)])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except _foreseen() as error:
+            raise click.ClickException(_worded(error)) from error
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="petiole", prog_name="petiole")
+def petiole() -> None:
+    """The event backbone for AI agents, on Celery.
+
+    Begin with: petiole demo
+    """
+    for stream in (sys.stdout, sys.stderr):
+        # What events say may not fit the terminal's encoding; that is no reason to stop.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _file(command: str) -> str:
+    return command.replace("-", "_")
+
+
+def _summary(name: str) -> str:
+    """Read what a command does from its file, without importing it: that would take a second for each."""
+    docstring = ast.get_docstring(ast.parse((_HERE / f"{_file(name)}.py").read_text(encoding="utf-8")))
+    return (docstring or "").partition("\n")[0].rstrip(".")
+
+
+def _foreseen() -> tuple[type[Exception], ...]:
+    """List what is shown as one line instead of a traceback. Evaluated only once something was raised."""
+    from kombu.exceptions import OperationalError  # noqa: PLC0415 - slow to import, and rarely needed
+    from redis.exceptions import RedisError  # noqa: PLC0415 - as above
+
+    from events.errors import PetioleError  # noqa: PLC0415 - as above
+
+    return (PetioleError, RedisError, OperationalError, ConnectionRefusedError, ConnectionResetError)
+
+
+def _worded(error: Exception) -> str:
+    from events.errors import PetioleError  # noqa: PLC0415 - as above
+
+    if isinstance(error, PetioleError):
+        return str(error)
+    return f"the broker could not be reached: {error}; start it (petiole up) or check PETIOLE_BROKER_URL"

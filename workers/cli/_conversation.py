@@ -1,0 +1,87 @@
+"""A conversation as its user sees it: something is said, events follow, an answer comes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from uuid import uuid4
+
+from pydantic import ValidationError
+
+from events.catalog.input import TextMessageEvent
+from events.validation import invalid_event
+from tasks.celery import EventApp
+from tasks.stores.history import Recorded
+from workers.agents.input import receive
+
+ANSWERED = "output.message.sent"
+UNDELIVERED = "output.message.failed"
+
+_WAIT_MS = 500
+# A mailbox is read to its end: this is how long the last, empty look into it takes.
+_LOOK_S = 0.05
+
+
+@dataclass(slots=True)
+class Turn:
+    """One message and what followed from it; `events` grows while it is followed.
+
+    `began_after` is the last entry of the history before the message.
+    """
+
+    message: TextMessageEvent
+    began_after: str
+    events: list[Recorded] = field(default_factory=list)
+
+    @property
+    def answer(self) -> str | None:
+        """What was answered; None where nothing was, or not yet."""
+        for recorded in self.events:
+            content = recorded.document["content"]
+            if recorded.topic == ANSWERED and isinstance(content, dict):
+                return str(content["text"])
+        return None
+
+    @property
+    def is_over(self) -> bool:
+        """The answer was delivered, or could not be."""
+        return any(recorded.topic in {ANSWERED, UNDELIVERED} for recorded in self.events)
+
+
+class Conversation:
+    """One stream, and one user who speaks in it."""
+
+    def __init__(self, app: EventApp, stream_id: str, user_id: str | None = None) -> None:
+        self.stream_id = stream_id
+        self._stores = app.stores
+        self._user_id = user_id
+
+    def say(self, text: str) -> Turn:
+        """Publish a message; returns the turn that begins with it. Raises: InvalidEvent, BrokerUnavailable."""
+        end = self._stores.history.last_entry_id()
+        try:
+            message = receive(text, stream_id=self.stream_id, user_id=self._user_id)
+        except ValidationError as error:
+            raise invalid_event("input.message.received", error) from error
+        return Turn(message, began_after=end)
+
+    def follow(self, turn: Turn, limit_s: float) -> Iterator[Recorded]:
+        """Yield what follows in a turn, as it is recorded, until the answer is out or the limit is reached."""
+        entry_id, deadline = turn.began_after, time.monotonic() + limit_s
+        while not turn.is_over and time.monotonic() < deadline:
+            for recorded in self._stores.history.since(entry_id, block_ms=_WAIT_MS):
+                entry_id = recorded.entry_id
+                if recorded.document["correlation_id"] == turn.message.correlation_id:
+                    turn.events.append(recorded)
+                    yield recorded
+
+    def unread(self) -> Iterator[str]:
+        """Take what waits in the stream's mailbox: answers, and what was said unasked."""
+        while reply := self._stores.replies.take(self.stream_id, _LOOK_S):
+            yield reply.text
+
+
+def new_stream(kind: str) -> str:
+    """Name a stream that nobody used before."""
+    return f"{kind}-{uuid4().hex[:8]}"

@@ -1,0 +1,60 @@
+"""Stop the embedded broker, and the workers that live on it."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import click
+
+from tasks.celery import EventApp, app
+from workers import broker
+from workers.console import open_console
+
+_INSPECT_S = 1.0
+_STOP_LIMIT_S = 30.0
+_POLL_S = 0.05
+
+
+@click.command
+def command() -> None:
+    """Stop the embedded broker, and the workers that live on it; its data stay.
+
+    Workers finish what they have in hand. A broker of your own (PETIOLE_BROKER_URL) and its workers are left alone.
+    """
+    home = broker.default_home()
+    console = open_console()
+    running = broker.url(home)
+    if running and app.conf.broker_url == running:
+        for node in _stop_workers(app):
+            console.print(f"stopped the worker {node}")
+    if broker.stop(home):
+        console.print("stopped the embedded broker; its data stay")
+    else:
+        console.print("no embedded broker runs here")
+
+
+def _stop_workers(app: EventApp) -> list[str]:
+    """Ask the workers to finish and end, and wait until they have. Raises ClickException where one stays."""
+    # They are processes of this machine: nobody else reaches the embedded broker.
+    processes = {
+        node: int(each["pid"]) for node, each in (app.control.inspect(timeout=_INSPECT_S).stats() or {}).items()
+    }
+    if processes:
+        app.control.shutdown()
+    deadline = time.monotonic() + _STOP_LIMIT_S
+    while remaining := [node for node, pid in processes.items() if _runs(pid)]:
+        if time.monotonic() > deadline:
+            raise click.ClickException(
+                f"{', '.join(remaining)} did not end in {_STOP_LIMIT_S:.0f} s; the broker still runs"
+            )
+        time.sleep(_POLL_S)
+    return sorted(processes)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

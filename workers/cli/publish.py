@@ -1,0 +1,69 @@
+"""Publish an event."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from events.event import Event
+from events.ids import new_event_id
+from tasks import publish
+from workers.cli._options import as_json, connected_app
+from workers.console import open_console, print_json
+
+
+def _read_content(ctx: click.Context, param: click.Parameter, value: str) -> dict[str, object]:  # noqa: ARG001
+    try:
+        content = json.loads(value)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise click.BadParameter(f"this is no JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise click.BadParameter('write a JSON object, such as \'{"text": "Hello"}\'')
+    return content
+
+
+@click.command
+@click.argument("event_type", metavar="TYPE")
+@click.option("--stream", required=True, metavar="ID", help="The conversation or session it belongs to.")
+@click.option("--content", default="{}", metavar="JSON", callback=_read_content, help="What it holds, as an object.")
+@click.option("--user", metavar="ID", help="For whom.")
+@click.option("--source", default="petiole", show_default=True, metavar="NAME", help="Where it comes from.")
+@click.option("--delay/--now", "is_delayed", help="Leave it to a worker to send it on; by default this process does.")
+@as_json
+def command(
+    event_type: str,
+    stream: str,
+    content: dict[str, object],
+    user: str | None,
+    source: str,
+    *,
+    is_delayed: bool,
+    as_json: bool,
+) -> None:
+    """Publish an event of TYPE, such as input.message.received.
+
+    It is checked here first: what is wrong is said, and nothing is sent.
+    """
+    app = connected_app()
+    context = {"source": source, "user_id": user, "session_id": stream}
+    document = {"event_id": new_event_id(), "event_type": event_type, "stream_id": stream}
+    event = app.event_registry.parse(document | {"content": content, "context": context})
+    subscriptions = None
+    if is_delayed:
+        publish.delay(event)
+    else:
+        subscriptions = publish(event).subscriptions
+    if as_json:
+        print_json({"event_id": event.event_id, "subscriptions": subscriptions})
+    else:
+        _show(event, subscriptions)
+
+
+def _show(event: Event, subscriptions: tuple[str, ...] | None) -> None:
+    console = open_console()
+    console.print(f"published {event.event_type} as {event.event_id}", style="bold")
+    if subscriptions is None:
+        console.print("left in the queue 'publish'; a worker sends it on")
+    else:
+        console.print(f"sent to {', '.join(subscriptions) or 'nobody: no subscription matches'}")

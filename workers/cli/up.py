@@ -1,0 +1,130 @@
+"""Run everything in this terminal: broker, worker and beat."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from tasks.celery import EventApp, app
+from workers import broker
+from workers.cli._options import as_typed
+from workers.console import hints, open_console, plain
+from workers.processes import (
+    Child,
+    answering,
+    await_worker,
+    ended_like_ctrl_c,
+    first_to_end,
+    node_of,
+    relay,
+    start_beat,
+    start_worker,
+)
+
+NAME = "petiole"
+_STYLES = {"worker": "cyan", "beat": "magenta"}
+
+
+@click.command
+@click.option(
+    "--concurrency",
+    type=click.IntRange(min=1),
+    default=min(os.cpu_count() or 2, 4),
+    show_default=True,
+    help="How many deliveries the worker handles at once.",
+)
+def command(concurrency: int) -> None:
+    """Run everything in this terminal: a broker, if none is configured, one worker with all agents, and beat.
+
+    Ctrl-C ends: the worker finishes what it has in hand, then the broker is stopped if it was started here.
+    """
+    console = open_console()
+    with ended_like_ctrl_c(), ExitStack() as started:
+        try:
+            _run(console, started, concurrency)
+        except KeyboardInterrupt:
+            console.print("\nstopping; what is in hand is finished first (Ctrl-C again: at once)", style="bold")
+    console.print("all stopped", style="bold")
+
+
+def _run(console: Console, started: ExitStack, concurrency: int) -> None:
+    # Held first: who is refused must not have started a broker, and stop it again, under the one that runs.
+    started.enter_context(_only_one())
+    running = broker.use_embedded_broker(app)
+    if running and running.started:
+        started.callback(broker.stop, broker.default_home())
+    if running and not running.started:
+        _refuse_beside_others(app)
+    show = _shown_by(console)
+    worker = _start(started, start_worker(NAME, concurrency=concurrency, output=subprocess.PIPE), show)
+    beat = _start(started, start_beat(output=subprocess.PIPE), show)
+    await_worker(app, worker, node_of(NAME))
+    _greet(console, running)
+    _watch((worker, beat))
+
+
+@contextmanager
+def _only_one() -> Iterator[None]:
+    """Hold the directory's lock. Raises ClickException where another `up` holds it; it goes with its process."""
+    home = broker.default_home()
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (home / "up.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise _already_runs(f"'{as_typed('up')}' runs here already") from error
+        yield
+
+
+def _refuse_beside_others(app: EventApp) -> None:
+    if nodes := answering(app):
+        raise _already_runs(f"workers run here already ({', '.join(nodes)})")
+
+
+def _already_runs(what: str) -> click.ClickException:
+    return click.ClickException(f"{what}; use what runs ({as_typed('chat')}), or stop it first ({as_typed('down')})")
+
+
+def _start(started: ExitStack, child: Child, show: Callable[[str, str], None]) -> Child:
+    """Show what a child writes, and have it stopped on the way out, before its last lines are waited for."""
+    reader = relay(child, lambda line: show(child.name, line))
+    started.callback(reader.join, 5.0)
+    started.callback(child.stop)
+    return child
+
+
+def _shown_by(console: Console) -> Callable[[str, str], None]:
+    def show(name: str, line: str) -> None:
+        console.print(Text.assemble((f"{name:<6} | ", _STYLES[name]), plain(line)), soft_wrap=True)
+
+    return show
+
+
+def _greet(console: Console, running: broker.Running | None) -> None:
+    where = "the embedded broker" if running else "the broker that is configured"
+    console.print(f"\nup, on {where}. In another terminal:", style="bold")
+    commands = [
+        (as_typed("chat"), "talk to the agents"),
+        (as_typed("tail"), "watch every event"),
+        (as_typed("agents"), "see queues and workers"),
+    ]
+    console.print(hints(commands))
+    console.print("Ctrl-C ends.\n", style="dim")
+
+
+def _watch(children: Sequence[Child]) -> None:
+    """Return once a child was stopped from elsewhere. Raises ClickException where one died."""
+    ended = first_to_end(children)
+    code = ended.process.returncode
+    if code:
+        raise click.ClickException(
+            f"the {ended.name} died (exit code {code}), so all was stopped; its last lines are above"
+        )
+    click.echo(f"the {ended.name} was stopped from elsewhere, so the rest is stopped too")
