@@ -27,6 +27,7 @@
     │   └── ToolFailed                  a tool could not do what it was asked
     └── Retryable                       the same call may succeed later
         ├── BrokerUnavailable
+        │   └── PublicationUncertain    the broker went away in mid-call: published or not, nobody knows
         ├── BrokerNotStarted            the embedded broker does not start, or does not answer
         ├── BrokerNotStopped            the embedded broker was told to end, and still runs
         └── ProviderUnavailable         a model, tool or channel did not answer
@@ -293,6 +294,21 @@ class BrokerUnavailable(Retryable):
 
     def __str__(self) -> str:
         return f"the broker could not be reached while {self.what}; start it (petiole up) or check PETIOLE_BROKER_URL"
+
+
+class PublicationUncertain(BrokerUnavailable):
+    """It is not known whether the events were published; publishing them again is safe, and makes sure."""
+
+    def __init__(self, topics: list[str]) -> None:
+        super().__init__(f"publishing {', '.join(topics)}")
+        self.args = (topics,)
+        self.topics = topics
+
+    def __str__(self) -> str:
+        return (
+            f"the connection was lost while publishing {', '.join(self.topics) or 'nothing'}; whether it was published is "
+            "not known: publish the same events again, which publishes them once"
+        )
 
 
 class BrokerNotStarted(Retryable):

@@ -18,8 +18,9 @@ from __future__ import annotations
 
 from tasks.agents import Agent
 from tasks.context import Context
+from tasks.dispatch import Publication
 from tasks.outcomes import Outcome
-from tasks.publication import Publication, publish
+from tasks.publication import publish, publish_many
 from tasks.sessions import open_stream
 
-__all__ = ["Agent", "Context", "Outcome", "Publication", "open_stream", "publish"]
+__all__ = ["Agent", "Context", "Outcome", "Publication", "open_stream", "publish", "publish_many"]

@@ -65,15 +65,33 @@ class EventApp(Celery):
         if not self.conf.broker_url:
             raise NotConfigured("the broker", "set PETIOLE_BROKER_URL, or start the embedded one: petiole up")
 
-    def routing(self) -> RoutingTable:
-        """Return the directory's subscriptions as of now."""
-        if self._routing.version != self.stores.directory.version():
-            version, subscriptions = self.stores.directory.read()
-            self._routing = RoutingTable(subscriptions, version)
+    @cached_property
+    def publishes_in_one_step(self) -> bool:
+        """Tell whether the broker and the state store are the same Redis, so that one script reaches both."""
+        return self.driver == "redis" and self._state is None and self._state_url() == self.conf.broker_url
+
+    @property
+    def queue_prefix(self) -> str:
+        """What kombu puts before the names of its keys."""
+        return str(self.conf.broker_transport_options.get("global_keyprefix", ""))
+
+    def known_routing(self) -> RoutingTable:
+        """Return the directory's subscriptions as this process knows them."""
+        return self._routing if self._routing.version >= 0 else self.read_routing()
+
+    def read_routing(self) -> RoutingTable:
+        """Return the directory's subscriptions, read anew."""
+        version, subscriptions = self.stores.directory.read()
+        self._routing = RoutingTable(subscriptions, version)
         return self._routing
 
+    def routing(self) -> RoutingTable:
+        """Return the directory's subscriptions as of now."""
+        known = self._routing.version == self.stores.directory.version()
+        return self._routing if known else self.read_routing()
+
     def _connect(self) -> Redis:
-        url = self.settings.state_url or self.conf.broker_url or ""
+        url = self._state_url()
         if not url.startswith(_REDIS_SCHEMES):
             raise NotConfigured(
                 "the state store", "set PETIOLE_STATE_URL to a Redis or Valkey, such as redis://HOST:6379"
@@ -83,8 +101,12 @@ class EventApp(Celery):
             decode_responses=True,
             socket_timeout=10,
             socket_connect_timeout=5,
-            retry=Retry(NoBackoff(), 1),
+            # Repeating is decided where it is known to be harmless.
+            retry=Retry(NoBackoff(), 0),
         )
+
+    def _state_url(self) -> str:
+        return self.settings.state_url or self.conf.broker_url or ""
 
 
 app = EventApp("petiole")

@@ -38,8 +38,9 @@ from events.ids import emitted_event_id
 from tasks.agents import Agent, Handler
 from tasks.celery import EventApp
 from tasks.context import Context, handling
+from tasks.dispatch import dispatch
 from tasks.outcomes import Outcome
-from tasks.publication import announce, hold, release
+from tasks.publication import announce, hold
 from tasks.wire import Admitted, Document, read
 
 DEAD_LETTERED = "error.dead_lettered"
@@ -114,12 +115,8 @@ def handled(delivery: Delivery, event: Event) -> list[Admitted]:
 
 
 def settled(delivery: Delivery, held: list[Admitted]) -> Outcome:
-    """Publish what the handler said, then mark the delivery.
-
-    Dying between the two is harmless: the next run says the same events under the same ids.
-    """
-    release(delivery.app, held)
-    delivery.app.stores.inbox.mark(delivery.id)
+    """Publish what the handler said, and mark the delivery: one step where the broker can, see dispatch.py."""
+    dispatch(delivery.app, held, settling=delivery.id)
     return Outcome.HANDLED
 
 

@@ -12,44 +12,29 @@ Inside a handler `publish(event)` holds the event back until the handler has suc
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery import Task
 from kombu.exceptions import OperationalError
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from events.errors import BrokerUnavailable
 from events.event import Event
 from tasks.celery import EventApp, app
 from tasks.context import Context, current_context
+from tasks.dispatch import Publication, dispatch
 from tasks.wire import Admitted, Document, admit, broker_priority, read
 
 if TYPE_CHECKING:
     from celery.result import AsyncResult
 
-    from tasks.routing import Route
-
 PUBLISH_TASK = "petiole.publish"
 PUBLISH_QUEUE = "publish"
 
-log = logging.getLogger(__name__)
+MANY = 100
+"""Events that `publish_many` sends in one step; Redis does nothing else meanwhile."""
 
-
-@dataclass(frozen=True, slots=True)
-class Publication:
-    """What became of a publish: the event as it went out, and the subscriptions it was sent to.
-
-    `was_repeated` tells that all of it had been sent before; `was_held` that it leaves when the handler succeeds.
-    """
-
-    event: Event
-    subscriptions: tuple[str, ...] = ()
-    was_repeated: bool = False
-    was_held: bool = False
+Item = TypeVar("Item")
 
 
 class Publish(Task[..., Any]):
@@ -66,9 +51,9 @@ class Publish(Task[..., Any]):
         """
         context = current_context()
         if context is None:
-            return _publish(self.app, _admit(self.app, event))
+            return dispatch(self.app, [_admit(self.app, event)])[0]
         if now:
-            return _publish(context.app, _emitted(context, event))
+            return dispatch(context.app, [_emitted(context, event)])[0]
         return hold(context, event)
 
     def apply_async(  # type: ignore[override]  # the stubs list every option; we pass them on as they come
@@ -101,15 +86,21 @@ def hold(context: Context, event: Event | Document) -> Publication:
     return Publication(admitted.event, was_held=True)
 
 
-def release(app: EventApp, held: Sequence[Admitted]) -> None:
-    """Publish what a handler held back. Safe to repeat. Raises BrokerUnavailable."""
-    for admitted in held:
-        _publish(app, admitted)
+def publish_many(events: Iterable[Event | Document]) -> list[Publication]:
+    """Publish several events at once, in order; each as `publish` would, at a fraction of the cost.
+
+    All are checked before the first is sent. Safe to repeat as a whole. Raises as `publish`.
+    """
+    context = current_context()
+    if context is not None:
+        return [hold(context, event) for event in events]
+    admitted = [_admit(app, event) for event in events]
+    return [publication for batch in batched(admitted, MANY) for publication in dispatch(app, batch)]
 
 
 def announce(app: EventApp, event: Event) -> Publication:
     """Publish an event of Petiole's own, whatever is being handled. Raises as `publish`."""
-    return _publish(app, _admit(app, event))
+    return dispatch(app, [_admit(app, event)])[0]
 
 
 def _admit(app: EventApp, event: Event | Document) -> Admitted:
@@ -121,46 +112,7 @@ def _emitted(context: Context, event: Event | Document) -> Admitted:
     return _admit(context.app, context.emitted(said))
 
 
-def _publish(app: EventApp, admitted: Admitted) -> Publication:
-    app.require_broker()
-    try:
-        return _fan_out(app, admitted)
-    except (OperationalError, RedisConnectionError, RedisTimeoutError) as error:
-        raise BrokerUnavailable(f"publishing {admitted.event.event_type}") from error
-
-
-def _fan_out(app: EventApp, admitted: Admitted) -> Publication:
-    event = admitted.event
-    if app.stores.history.record(event, admitted.text) == "done":
-        return Publication(event, was_repeated=True)
-    routes = app.routing().routes(event)
-    if routes:
-        _send(app, admitted, routes)
-    else:
-        app.stores.counters.add("unrouted")
-    # Noted after the last send: a publisher that dies before it leaves a publication that the next one completes.
-    app.stores.history.close(event.event_id)
-    names = tuple(route.subscription.name for route in routes)
-    log.debug(
-        "event.published",
-        extra={"event_type": event.event_type, "event_id": event.event_id, "subscriptions": names},
-    )
-    return Publication(event, names)
-
-
-def _send(app: EventApp, admitted: Admitted, routes: Sequence[Route]) -> None:
-    event = admitted.event
-    priority = broker_priority(event.priority, app.driver)
-    with app.producer_or_acquire() as producer, producer.batch():
-        for route in routes:
-            app.send_task(
-                route.subscription.name,
-                args=(admitted.document,),
-                task_id=route.delivery_id,
-                queue=route.subscription.queue,
-                priority=priority,
-                producer=producer,
-                ignore_result=True,
-                argsrepr=event.event_type,
-                kwargsrepr="",
-            )
+def batched(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    """Cut a sequence into pieces of at most that size. The standard library has it from Python 3.12 on."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

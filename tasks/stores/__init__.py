@@ -17,6 +17,7 @@ from tasks.stores.history import History, Retention
 from tasks.stores.inbox import Inbox
 from tasks.stores.keys import Keys
 from tasks.stores.memories import Memories
+from tasks.stores.publications import Publications
 from tasks.stores.replies import Replies
 from tasks.stores.sessions import Sessions
 
@@ -27,6 +28,7 @@ class Stores:
 
     directory: Directory
     history: History
+    publications: Publications
     inbox: Inbox
     dead_letters: DeadLetters
     sessions: Sessions
@@ -47,6 +49,7 @@ def open_stores(client: Redis, settings: Settings) -> Stores:
     return Stores(
         directory=Directory(client, keys),
         history=History(client, keys, retention),
+        publications=Publications(client, keys, retention, settings.inbox_age),
         inbox=Inbox(client, keys, settings.inbox_age),
         dead_letters=DeadLetters(client, keys),
         sessions=Sessions(client, keys),

@@ -24,7 +24,8 @@ from events.topics import TopicTrie
 from tasks.agents import Agent, HandlerFunction
 from tasks.celery import EventApp
 from tasks.delivery import register
-from tasks.publication import PUBLISH_QUEUE, Publication, Publish
+from tasks.dispatch import Publication
+from tasks.publication import PUBLISH_QUEUE, Publish
 from tasks.settings import Settings
 from tasks.stores.history import BEGINNING, Recorded
 from tasks.testing.worker import EmbeddedWorker, Traffic, private_transport

@@ -1,0 +1,149 @@
+"""Dispatch: checked events go to the history and to every queue that wants them. Two ways out:
+
+in one step       where the broker and the state store are the same Redis: one script, one round trip, all or nothing
+step by step      on any other broker: recorded first, then sent; a publication that was cut short is completed when the
+                  same event is published again, and deterministic ids make the repeat harmless
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kombu.exceptions import OperationalError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from events.errors import BrokerUnavailable, PublicationUncertain
+from events.event import Event
+from tasks.envelopes import seal, tail_of
+from tasks.routing import Route, RoutingTable
+from tasks.stores.publications import Posting, Verdict
+from tasks.wire import Admitted, broker_priority
+
+if TYPE_CHECKING:
+    from tasks.celery import EventApp
+
+DIRECTORY_READS = 20
+"""How often a publication follows a directory that changes under it, before it says that something is wrong."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What became of a publish: the event as it went out, and the subscriptions it was sent to.
+
+    `was_repeated` tells that all of it had been sent before; `was_held` that it leaves when the handler succeeds.
+    """
+
+    event: Event
+    subscriptions: tuple[str, ...] = ()
+    was_repeated: bool = False
+    was_held: bool = False
+
+
+def dispatch(app: EventApp, events: Sequence[Admitted], *, settling: str | None = None) -> list[Publication]:
+    """Publish events, in order; with `settling`, mark that delivery as handled too. Safe to repeat.
+
+    Raises: NotConfigured, BrokerUnavailable, PublicationUncertain where it is not known what was done.
+    """
+    app.require_broker()
+    try:
+        if app.publishes_in_one_step:
+            return _in_one_step(app, events, settling)
+        return _step_by_step(app, events, settling)
+    except (OperationalError, RedisConnectionError, RedisTimeoutError) as error:
+        raise BrokerUnavailable(f"publishing {_names(events)}") from error
+
+
+def _in_one_step(app: EventApp, events: Sequence[Admitted], settling: str | None) -> list[Publication]:
+    for _ in range(DIRECTORY_READS):
+        table = app.known_routing()
+        routes = [table.routes(each.event) for each in events]
+        verdict = _call(app, [_posting(app, *pair) for pair in zip(events, routes, strict=True)], table, settling)
+        if verdict.answer == "moved":
+            app.read_routing()
+            continue
+        were_new = verdict.were_new or (False,) * len(events)
+        return [_told(*each) for each in zip(events, routes, were_new, strict=True)]
+    raise BrokerUnavailable(f"publishing {_names(events)}: the directory changed {DIRECTORY_READS} times meanwhile")
+
+
+def _call(app: EventApp, postings: Sequence[Posting], table: RoutingTable, settling: str | None) -> Verdict:
+    """Run the step; once more where the connection was lost in it, since a repeat changes nothing."""
+    publications = app.stores.publications
+    try:
+        return publications.publish(postings, table.version, delivery_id=settling)
+    except (RedisConnectionError, RedisTimeoutError) as lost:
+        if isinstance(lost.__cause__, ConnectionRefusedError):
+            raise
+        try:
+            return publications.publish(postings, table.version, delivery_id=settling)
+        except (RedisConnectionError, RedisTimeoutError) as error:
+            raise PublicationUncertain([each.event.event_type for each in postings]) from error
+
+
+def _posting(app: EventApp, admitted: Admitted, routes: Sequence[Route]) -> Posting:
+    event = admitted.event
+    priority = broker_priority(event.priority, app.driver)
+    messages = [
+        seal(route, event_type=event.event_type, priority=priority, key_prefix=app.queue_prefix) for route in routes
+    ]
+    return Posting(event, admitted.text, tail_of(admitted.text), messages)
+
+
+def _step_by_step(app: EventApp, events: Sequence[Admitted], settling: str | None) -> list[Publication]:
+    told = [_one_by_one(app, each) for each in events]
+    if settling is not None:
+        # Dying before it is harmless: the next run says the same events under the same ids.
+        app.stores.inbox.mark(settling)
+    return told
+
+
+def _one_by_one(app: EventApp, admitted: Admitted) -> Publication:
+    event = admitted.event
+    if app.stores.history.record(event, admitted.text) == "done":
+        return Publication(event, was_repeated=True)
+    routes = app.routing().routes(event)
+    _send(app, admitted, routes)
+    # Noted after the last send: a publisher that dies before it leaves a publication that the next one completes.
+    app.stores.history.close(event.event_id)
+    return _told(admitted, routes, was_new=True)
+
+
+def _send(app: EventApp, admitted: Admitted, routes: Sequence[Route]) -> None:
+    event = admitted.event
+    if not routes:
+        app.stores.counters.add("unrouted")
+        return
+    priority = broker_priority(event.priority, app.driver)
+    with app.producer_or_acquire() as producer, producer.batch():
+        for route in routes:
+            app.send_task(
+                route.subscription.name,
+                args=(admitted.document,),
+                task_id=route.delivery_id,
+                queue=route.subscription.queue,
+                priority=priority,
+                producer=producer,
+                ignore_result=True,
+                argsrepr=event.event_type,
+                kwargsrepr="",
+            )
+
+
+def _told(admitted: Admitted, routes: Sequence[Route], was_new: bool) -> Publication:  # noqa: FBT001 - a fact, no choice
+    event = admitted.event
+    if not was_new:
+        return Publication(event, was_repeated=True)
+    names = tuple(route.subscription.name for route in routes)
+    facts = {"event_type": event.event_type, "event_id": event.event_id, "subscriptions": names}
+    log.debug("event.published", extra=facts)
+    return Publication(event, names)
+
+
+def _names(events: Sequence[Admitted]) -> str:
+    return ", ".join(dict.fromkeys(each.event.event_type for each in events)) or "nothing"

@@ -1,0 +1,97 @@
+"""Publications: events and their messages, in one step of the server.
+
+Promise: of one call, all events are recorded and all their messages stand in their queues, or nothing happened; also where
+the caller or the server dies in the middle. An event that was published before, within the publish window, is passed over.
+For brokers that are this same Redis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal
+
+from redis import Redis
+
+from events.event import Event
+from tasks.stores.history import Retention
+from tasks.stores.keys import Keys
+from tasks.stores.scripts import script
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A task message without its body: the list it goes into, and all that stands before the body."""
+
+    queue_key: str
+    head: str
+
+
+@dataclass(frozen=True, slots=True)
+class Posting:
+    """An event with its messages; `tail` is the body that they share, and what closes them."""
+
+    event: Event
+    text: str
+    tail: str
+    messages: Sequence[Message]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of a call: published, with a claim per event whether it was new; or nothing, and why.
+
+    moved: the messages were made from another version of the directory. settled: the delivery was settled before.
+    """
+
+    answer: Literal["published", "moved", "settled"]
+    were_new: tuple[bool, ...] = ()
+
+
+class Publications:
+    """The atomic way out of a process."""
+
+    def __init__(self, client: Redis, keys: Keys, retention: Retention, inbox_age: timedelta) -> None:
+        self._keys = keys
+        self._retention = retention
+        self._inbox_age = inbox_age
+        self._publish = client.register_script(script("publish"))
+
+    def publish(self, postings: Sequence[Posting], version: int, *, delivery_id: str | None = None) -> Verdict:
+        """Publish events whose messages were made from that version of the directory; safe to repeat.
+
+        With a delivery id, mark that delivery as handled in the same step.
+        """
+        answer, *were_new = self._publish(
+            keys=list(self._key_names(postings, delivery_id)),
+            args=list(self._arguments(postings, version, has_mark=delivery_id is not None)),
+        )
+        return Verdict(answer, tuple(bool(each) for each in were_new))
+
+    def _key_names(self, postings: Sequence[Posting], delivery_id: str | None) -> Iterator[str]:
+        yield self._keys.directory_version
+        yield self._keys.history
+        yield self._keys.counters
+        yield self._keys.inbox(delivery_id or "-")
+        for posting in postings:
+            yield self._keys.published(posting.event.event_id)
+            yield self._keys.history_of_stream(posting.event.stream_id)
+            yield self._keys.history_of_flow(posting.event.correlation_id)
+            yield from (message.queue_key for message in posting.messages)
+
+    def _arguments(self, postings: Sequence[Posting], version: int, *, has_mark: bool) -> Iterator[str | int]:
+        kept = self._retention
+        yield version
+        yield from (kept.length, kept.index_length, _milliseconds(kept.index_age), _milliseconds(kept.publish_window))
+        yield _milliseconds(self._inbox_age) if has_mark else 0
+        yield len(postings)
+        for posting in postings:
+            yield posting.text
+            yield posting.tail
+            yield len(posting.messages)
+            yield from (message.head for message in posting.messages)
+
+
+def _milliseconds(duration: timedelta) -> int:
+    return int(duration.total_seconds() * 1_000)

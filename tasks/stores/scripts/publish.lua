@@ -1,0 +1,53 @@
+-- Promise: all of these events are recorded and all their messages stand in their queues, or nothing happened. Events that
+-- were published before are passed over. With an inbox mark: the delivery is marked in the same step, and a delivery that
+-- was marked before says nothing.
+-- Answers: {'published', 1 or 0 for each event (0: published before)}; {'moved'} where the directory is not the one that
+-- the messages were made from; {'settled'} where the delivery was marked before.
+-- KEYS: directory:version, history, counters, inbox mark (or any key), then for each event: published marker, stream's
+--       index, flow's index, the queue of each message
+-- ARGV: directory version, history length, index length, index age in ms, publish window in ms, inbox age in ms (0: no
+--       mark), number of events, then for each event: JSON text, tail of its messages, number of messages, head of each
+local events = tonumber(ARGV[7])
+local has_mark = ARGV[6] ~= '0'
+if has_mark and redis.call('EXISTS', KEYS[4]) == 1 then
+  return {'settled'}
+end
+if events > 0 and (redis.call('GET', KEYS[1]) or '0') ~= ARGV[1] then
+  return {'moved'}
+end
+-- A key of another kind would stop the script half-way: Redis does not take back what was done before it.
+for position = 5, #KEYS do
+  local kind = redis.call('TYPE', KEYS[position]).ok
+  if kind ~= 'none' and kind ~= 'list' and kind ~= 'string' then
+    return redis.error_reply('WRONGTYPE ' .. KEYS[position] .. ' is a ' .. kind .. '; nothing was published')
+  end
+end
+local answer = {'published'}
+local key, arg = 5, 8
+for _ = 1, events do
+  local messages = tonumber(ARGV[arg + 2])
+  if redis.call('EXISTS', KEYS[key]) == 1 then
+    answer[#answer + 1] = 0
+  else
+    local entry = redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', 'event', ARGV[arg])
+    for index = key + 1, key + 2 do
+      redis.call('RPUSH', KEYS[index], entry)
+      redis.call('LTRIM', KEYS[index], -tonumber(ARGV[3]), -1)
+      redis.call('PEXPIRE', KEYS[index], ARGV[4])
+    end
+    for number = 1, messages do
+      redis.call('LPUSH', KEYS[key + 2 + number], ARGV[arg + 2 + number] .. ARGV[arg + 1])
+    end
+    if messages == 0 then
+      redis.call('HINCRBY', KEYS[3], 'unrouted', 1)
+    end
+    redis.call('SET', KEYS[key], 'done', 'PX', ARGV[5])
+    answer[#answer + 1] = 1
+  end
+  key = key + 3 + messages
+  arg = arg + 3 + messages
+end
+if has_mark then
+  redis.call('SET', KEYS[4], 'done', 'PX', ARGV[6])
+end
+return answer
