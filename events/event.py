@@ -10,11 +10,12 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, ClassVar, Self, TypeVar, cast
+from typing import Annotated, ClassVar, Self, TypeVar
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from events.content import Content, Count, Parameters
+from events.errors import Misuse
 from events.ids import AgentName, EventId, StreamId, Traceparent, new_event_id, new_traceparent
 from events.topics import Topic
 
@@ -142,15 +143,18 @@ class Event(BaseModel):
 
     @classmethod
     def from_cloudevent(cls, document: Mapping[str, object]) -> Self:
-        """Read a CloudEvents 1.0 JSON object as an event of this class; `Event` reads every registered class.
+        """Read a CloudEvents 1.0 JSON object as an event of this class.
 
-        Raises: InvalidEvent where the document is no CloudEvent, or not one of this class; UnknownEventType.
+        Raises: InvalidEvent where the document is no CloudEvent, or not one of this class; Misuse on Event itself,
+        which knows no contents: `registry.parse_cloudevent` reads every registered class.
         """
         from events.cloudevents import read_cloudevent  # noqa: PLC0415 - as above
-        from events.registry import registry  # noqa: PLC0415 - as above
 
-        kind = registry.class_of(str(document.get("type"))) if cls is Event else cls
-        return cast("Self", read_cloudevent(document, kind))  # where cls is Event, every class is one
+        if cls is Event:
+            raise Misuse(
+                "Event has no content of its own: call registry.parse_cloudevent, or a class's from_cloudevent"
+            )
+        return read_cloudevent(document, cls)
 
 
 class OpenEvent(Event):

@@ -150,13 +150,9 @@ class EventRegistry:
         """Read an event of any registered type from a CloudEvents JSON object. Raises as `parse`."""
         return self.parse(fields_of(document))
 
-    def class_of(self, topic: str) -> type[Event]:
-        """Return the class that events of that topic have. Raises UnknownEventType."""
-        return self._require(topic).model
-
     def check_class(self, event: Event) -> None:
         """Raise UnknownEventType or WrongType unless the event is an instance of its topic's class."""
-        expected = self.class_of(event.event_type)
+        expected = self._require(event.event_type).model
         if not isinstance(event, expected):
             reason = f"belongs to {expected.__name__}, not to {type(event).__name__}"
             raise WrongType(event.event_type, "event_type", reason)
