@@ -306,8 +306,8 @@ class PublicationUncertain(BrokerUnavailable):
 
     def __str__(self) -> str:
         return (
-            f"the connection was lost while publishing {', '.join(self.topics) or 'nothing'}; whether it was published is "
-            "not known: publish the same events again, which publishes them once"
+            f"the connection was lost while publishing {', '.join(self.topics) or 'nothing'}; whether it was published "
+            "is not known: publish the same events again, which publishes them once"
         )
 
 

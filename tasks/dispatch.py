@@ -1,8 +1,10 @@
-"""Dispatch: checked events go to the history and to every queue that wants them. Two ways out:
+"""Dispatch: checked events go to the history, and to every queue that wants them.
 
-in one step       where the broker and the state store are the same Redis: one script, one round trip, all or nothing
-step by step      on any other broker: recorded first, then sent; a publication that was cut short is completed when the
-                  same event is published again, and deterministic ids make the repeat harmless
+There are two ways out:
+
+    in one step     where the broker and the state store are the same Redis: one script, one round trip, all or nothing
+    step by step    on any other broker: recorded first, then sent; a publication that was cut short is completed when
+                    the same event is published again, and deterministic ids make the repeat harmless
 """
 
 from __future__ import annotations

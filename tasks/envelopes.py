@@ -1,8 +1,8 @@
 """Envelopes: deliveries as the very messages that Celery would have sent, at a tenth of the price.
 
-`Task.apply_async` spends 200 us on each message: it renders its arguments for display, copies options, binds queues, and
-encodes the body anew for each subscription. Here the body is encoded once for an event, and a message is one string made
-around it. The form is Celery's task protocol 2 in kombu's JSON for Redis, field by field; a worker cannot tell the
+`Task.apply_async` spends 200 us on each message: it renders its arguments for display, copies options, binds queues,
+and encodes the body anew for each subscription. Here the body is encoded once for an event, and a message is one string
+made around it. The form is Celery's task protocol 2 in kombu's JSON for Redis, field by field; a worker cannot tell the
 difference, and tests/contracts/test_envelopes.py holds the two against each other.
 """
 
@@ -25,9 +25,10 @@ _HEAD = (
     '{{"content-encoding": "utf-8", "content-type": "application/json", "headers": {{"lang": "py", "task": "{task}", '
     '"id": "{id}", "shadow": null, "eta": null, "expires": null, "group": null, "group_index": null, "retries": 0, '
     '"timelimit": [null, null], "root_id": "{id}", "parent_id": null, "argsrepr": "{shown}", "kwargsrepr": "", '
-    '"origin": "{origin}", "ignore_result": true, "replaced_task_nesting": 0, "stamped_headers": null, "stamps": {{}}}}, '
-    '"properties": {{"correlation_id": "{id}", "reply_to": "", "delivery_mode": 2, "delivery_info": {{"exchange": "", '
-    '"routing_key": "{queue}"}}, "priority": {priority}, "body_encoding": "base64", "delivery_tag": "{tag}"}}, "body": "'
+    '"origin": "{origin}", "ignore_result": true, "replaced_task_nesting": 0, "stamped_headers": null, '
+    '"stamps": {{}}}}, "properties": {{"correlation_id": "{id}", "reply_to": "", "delivery_mode": 2, '
+    '"delivery_info": {{"exchange": "", "routing_key": "{queue}"}}, "priority": {priority}, '
+    '"body_encoding": "base64", "delivery_tag": "{tag}"}}, "body": "'
 )
 
 

@@ -1,8 +1,8 @@
 """Publications: events and their messages, in one step of the server.
 
-Promise: of one call, all events are recorded and all their messages stand in their queues, or nothing happened; also where
-the caller or the server dies in the middle. An event that was published before, within the publish window, is passed over.
-For brokers that are this same Redis.
+Promise: of one call, all events are recorded and all their messages stand in their queues, or nothing happened; also
+where the caller or the server dies in the middle. An event that was published before, within the publish window, is
+passed over. For brokers that are this same Redis.
 """
 
 from __future__ import annotations

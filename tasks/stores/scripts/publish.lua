@@ -16,14 +16,20 @@ if events > 0 and (redis.call('GET', KEYS[1]) or '0') ~= ARGV[1] then
   return {'moved'}
 end
 -- A key of another kind would stop the script half-way: Redis does not take back what was done before it.
-for position = 5, #KEYS do
-  local kind = redis.call('TYPE', KEYS[position]).ok
-  if kind ~= 'none' and kind ~= 'list' and kind ~= 'string' then
-    return redis.error_reply('WRONGTYPE ' .. KEYS[position] .. ' is a ' .. kind .. '; nothing was published')
+local key, arg = 5, 8
+for _ = 1, events do
+  local messages = tonumber(ARGV[arg + 2])
+  for position = key + 1, key + 2 + messages do
+    local kind = redis.call('TYPE', KEYS[position]).ok
+    if kind ~= 'none' and kind ~= 'list' then
+      return redis.error_reply('WRONGTYPE ' .. KEYS[position] .. ' is a ' .. kind .. '; nothing was published')
+    end
   end
+  key = key + 3 + messages
+  arg = arg + 3 + messages
 end
 local answer = {'published'}
-local key, arg = 5, 8
+key, arg = 5, 8
 for _ = 1, events do
   local messages = tonumber(ARGV[arg + 2])
   if redis.call('EXISTS', KEYS[key]) == 1 then

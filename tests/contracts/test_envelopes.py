@@ -1,0 +1,108 @@
+"""Our messages against Celery's own, field by field, as they lie in the broker."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import pytest
+import redis
+
+from events import TextContent, TextMessageEvent
+from events.subscriptions import Subscription
+from tasks.celery import EventApp
+from tasks.dispatch import Publication
+from tasks.publication import PUBLISH_TASK, Publish
+from tasks.settings import Settings
+
+MEMORY = Subscription(agent="memory", function="keep", patterns=("input.*",))
+# What differs between any two messages of Celery's own, and what only a result backend reads.
+ACCIDENTAL = {"delivery_tag", "reply_to"}
+
+
+def an_app(url: str, **settings: object) -> EventApp:
+    app = EventApp("contract", settings=Settings.model_validate(settings), set_as_current=False)
+    app.conf.update(broker_url=url, result_backend=url)
+    app.adopt(Publish)
+    app.stores.directory.announce([MEMORY])
+    return app
+
+
+def publish(app: EventApp, event: TextMessageEvent) -> Publication:
+    publication: Publication = app.tasks[PUBLISH_TASK].run(event)
+    return publication
+
+
+def the_message(url: str, event: TextMessageEvent, *, in_one_step: bool) -> tuple[str, dict[str, Any]]:
+    client = redis.Redis.from_url(url, decode_responses=True)
+    client.flushall()
+    app = an_app(url)
+    app.__dict__["publishes_in_one_step"] = in_one_step
+    publish(app, event)
+    (key,) = [str(key) for key in client.keys("memory*") if client.type(key) == "list"]
+    return key, json.loads(str(client.rpop(key)))
+
+
+@pytest.mark.parametrize("priority", range(10))
+def test_a_message_is_the_same_as_celerys_own(broker_url, priority):
+    event = TextMessageEvent(stream_id="s", content=TextContent(text='with "quotes" and ü'), priority=priority)
+
+    key, ours = the_message(broker_url, event, in_one_step=True)
+    their_key, theirs = the_message(broker_url, event, in_one_step=False)
+
+    for message in (ours, theirs):
+        # Celery shows these two in the message's properties as well, where nobody reads them.
+        for shown in ("argsrepr", "kwargsrepr"):
+            message["properties"].pop(shown, None)
+        for accidental in ACCIDENTAL:
+            assert accidental in message["properties"]
+            del message["properties"][accidental]
+        message["body"] = json.loads(base64.b64decode(message["body"]))
+    assert ours == theirs
+    assert key == their_key
+
+
+def test_an_app_publishes_in_one_step_where_broker_and_store_are_one(broker_url):
+    assert an_app(broker_url).publishes_in_one_step
+    assert not an_app(broker_url, state_url=f"{broker_url[:-1]}1").publishes_in_one_step
+
+
+def test_a_queue_of_another_kind_stops_a_publication_before_anything_is_done(clean_broker_url):
+    client = redis.Redis.from_url(clean_broker_url, decode_responses=True)
+    app = an_app(clean_broker_url)
+    app.stores.directory.announce([Subscription(agent="zoo", function="keep", patterns=("input.*",))])
+    client.set("zoo", "not a list")
+
+    with pytest.raises(redis.ResponseError, match="zoo is a string"):
+        publish(app, TextMessageEvent(stream_id="s", content=TextContent(text="hi"), priority=9))
+
+    assert app.stores.history.since() == []
+    assert client.llen("memory") == 0
+
+
+def test_a_full_server_stops_a_publication_before_anything_is_done(clean_broker_url):
+    client = redis.Redis.from_url(clean_broker_url, decode_responses=True)
+    app = an_app(clean_broker_url)
+    app.stores.directory.version()
+    app.known_routing()
+    client.config_set("maxmemory", "1")
+    try:
+        with pytest.raises(redis.OutOfMemoryError):
+            publish(app, TextMessageEvent(stream_id="s", content=TextContent(text="hi"), priority=9))
+    finally:
+        client.config_set("maxmemory", "0")
+
+    assert app.stores.history.since() == []
+    assert client.llen("memory") == 0
+
+
+def test_a_subscription_announced_before_the_publish_is_honoured_by_a_publisher_that_did_not_know(clean_broker_url):
+    app = an_app(clean_broker_url)
+    event = TextMessageEvent(stream_id="s", content=TextContent(text="hi"))
+    assert publish(app, event).subscriptions == ("memory.keep",)
+
+    an_app(clean_broker_url).stores.directory.announce([MEMORY.model_copy(update={"function": "learn"})])
+
+    another = TextMessageEvent(stream_id="s", content=TextContent(text="again"))
+    assert publish(app, another).subscriptions == ("memory.keep", "memory.learn")
