@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Iterable
 from typing import Annotated
 from uuid import UUID, uuid5
 
@@ -30,9 +31,10 @@ def new_event_id() -> str:
     return str(uuid7())
 
 
-def delivery_id(event_id: str, subscription: str) -> str:
-    """Name one event's way to one subscription; the same two always give the same id."""
-    return str(uuid5(UUID(event_id), subscription))
+def delivery_ids(event_id: str, subscriptions: Iterable[str]) -> list[str]:
+    """Name one event's ways to subscriptions; the same two always give the same id."""
+    event = UUID(event_id)
+    return [str(uuid5(event, subscription)) for subscription in subscriptions]
 
 
 def emitted_event_id(delivery: str, index: int) -> str:

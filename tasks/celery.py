@@ -70,7 +70,7 @@ class EventApp(Celery):
         """Tell whether the broker and the state store are the same Redis, so that one script reaches both."""
         return self.driver == "redis" and self._state is None and self._state_url() == self.conf.broker_url
 
-    @property
+    @cached_property
     def queue_prefix(self) -> str:
         """What kombu puts before the names of its keys."""
         return str(self.conf.broker_transport_options.get("global_keyprefix", ""))

@@ -91,9 +91,7 @@ def _call(app: EventApp, postings: Sequence[Posting], table: RoutingTable, settl
 def _posting(app: EventApp, admitted: Admitted, routes: Sequence[Route]) -> Posting:
     event = admitted.event
     priority = broker_priority(event.priority, app.driver)
-    messages = [
-        seal(route, event_type=event.event_type, priority=priority, key_prefix=app.queue_prefix) for route in routes
-    ]
+    messages = seal(routes, event_type=event.event_type, priority=priority, key_prefix=app.queue_prefix)
     return Posting(event, admitted.text, tail_of(admitted.text), messages)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 from bisect import bisect
+from collections.abc import Sequence
 from functools import cache
 from uuid import uuid4
 
@@ -32,11 +33,20 @@ _HEAD = (
 )
 
 
-def seal(route: Route, *, event_type: str, priority: int, key_prefix: str = "") -> Message:
-    """Make a delivery's message but for its body. `priority` is the broker's.
+def seal(routes: Sequence[Route], *, event_type: str, priority: int, key_prefix: str = "") -> list[Message]:
+    """Make the messages of an event's deliveries but for their body. `priority` is the broker's.
 
-    No name in it needs escaping: topics, agents, functions and ids are of letters, digits, '_', '-' and '.'.
+    No name in them needs escaping: topics, agents, functions and ids are of letters, digits, '_', '-' and '.'.
     """
+    # Kombu keeps what is under way by its tag: two messages must not share one, not even two of one delivery.
+    publication = uuid4()
+    return [
+        _sealed(route, event_type, priority, key_prefix, tag=f"{publication}-{number}")
+        for number, route in enumerate(routes)
+    ]
+
+
+def _sealed(route: Route, event_type: str, priority: int, key_prefix: str, *, tag: str) -> Message:
     subscription = route.subscription
     head = _HEAD.format(
         task=subscription.name,
@@ -45,8 +55,7 @@ def seal(route: Route, *, event_type: str, priority: int, key_prefix: str = "") 
         origin=_origin(),
         queue=subscription.queue,
         priority=priority,
-        # Kombu keeps what is under way by this tag: two messages of one delivery must not share it.
-        tag=uuid4(),
+        tag=tag,
     )
     return Message(key_prefix + queue_key(subscription.queue, priority), head)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from events.event import Event
-from events.ids import delivery_id
+from events.ids import delivery_ids
 from events.subscriptions import Subscription
 from events.topics import EVERYTHING, TopicTrie
 
@@ -34,7 +34,8 @@ class RoutingTable:
     def routes(self, event: Event) -> list[Route]:
         """List the deliveries of an event, by subscription name; each subscription once."""
         names = sorted(name for name in self._trie.match(event.event_type) if not self._echoes(event, name))
-        return [Route(delivery_id(event.event_id, name), self._by_name[name]) for name in names]
+        ids = delivery_ids(event.event_id, names)
+        return [Route(each, self._by_name[name]) for each, name in zip(ids, names, strict=True)]
 
     def _echoes(self, event: Event, name: str) -> bool:
         """Tell whether the event would come back to a subscriber to everything that had a hand in it.
