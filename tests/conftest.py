@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -17,6 +18,11 @@ from events import TextContent, TextMessageEvent
 from workers import broker
 
 ROOT = Path(__file__).parent.parent
+
+# A shell that runs the tests in the background has these ignored, and so would all processes that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for number in (signal.SIGQUIT, signal.SIGHUP):
+    signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
