@@ -28,6 +28,7 @@
     └── Retryable                       the same call may succeed later
         ├── BrokerUnavailable
         │   └── PublicationUncertain    the broker went away in mid-call: published or not, nobody knows
+        ├── QueueFull                   an agent's queue has no room for another delivery
         ├── BrokerNotStarted            the embedded broker does not start, or does not answer
         ├── BrokerNotStopped            the embedded broker was told to end, and still runs
         └── ProviderUnavailable         a model, tool or channel did not answer
@@ -299,15 +300,23 @@ class BrokerUnavailable(Retryable):
 class PublicationUncertain(BrokerUnavailable):
     """It is not known whether the events were published; publishing them again is safe, and makes sure."""
 
-    def __init__(self, topics: list[str]) -> None:
-        super().__init__(f"publishing {', '.join(topics)}")
-        self.args = (topics,)
-        self.topics = topics
+    def __str__(self) -> str:
+        return (
+            f"the connection to the broker was lost while {self.what}; whether it was published is not known: publish "
+            "the same events again, which publishes them once"
+        )
+
+
+class QueueFull(Retryable):
+    def __init__(self, queue: str, topic: str) -> None:
+        super().__init__(queue, topic)
+        self.queue = queue
+        self.topic = topic
 
     def __str__(self) -> str:
         return (
-            f"the connection was lost while publishing {', '.join(self.topics) or 'nothing'}; whether it was published "
-            "is not known: publish the same events again, which publishes them once"
+            f"{self.topic}: the queue {self.queue!r} is full, so nothing was published; try again later, start more "
+            f"workers (celery -A workers worker -Q {self.queue}), or raise the agent's capacity"
         )
 
 

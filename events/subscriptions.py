@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -14,15 +14,22 @@ Pattern = Annotated[str, AfterValidator(check_pattern)]
 FUNCTION_NAME = r"^[A-Za-z_][A-Za-z0-9_]{0,99}$"
 
 
+Overflow = Literal["block", "reject", "drop_oldest"]
+"""What a publisher meets at a full queue: it waits for room, it is refused, or the oldest delivery gives way."""
+
+
 class Subscription(BaseModel):
     """One handler's claim on events: an agent's function, and the patterns it hears.
 
-    However many of its patterns match an event, the event is delivered to it once.
+    However many of its patterns match an event, the event is delivered to it once. `capacity` is its agent's: how many
+    deliveries may wait in the queue.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     agent: AgentName
+    capacity: Annotated[int, Field(strict=True, ge=1)] | None = None
+    overflow: Overflow = "block"
     function: Annotated[str, Field(pattern=FUNCTION_NAME)]
     patterns: Annotated[tuple[Pattern, ...], Field(min_length=1)]
 

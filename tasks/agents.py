@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar
 
-from events.errors import DuplicateSubscription, InvalidName
+from events.errors import DuplicateSubscription, InvalidName, Misuse
 from events.ids import AGENT_NAME
-from events.subscriptions import FUNCTION_NAME, Subscription
+from events.subscriptions import FUNCTION_NAME, Overflow, Subscription
 from events.topics import check_pattern
 
 # Handlers annotate the event classes they take, which no single callable type can say.
@@ -38,11 +38,19 @@ class Handler:
 
 
 class Agent:
-    """A subscriber: one name, one queue, scaled and stopped on its own. Raises InvalidName."""
+    """A subscriber: one name, one queue, scaled and stopped on its own.
 
-    def __init__(self, name: str) -> None:
+    `capacity` bounds how many deliveries wait in its queue; at a full one, `overflow` has the publisher wait for room
+    (block), be refused (reject), or the oldest delivery give way (drop_oldest). Raises InvalidName, Misuse.
+    """
+
+    def __init__(self, name: str, *, capacity: int | None = None, overflow: Overflow = "block") -> None:
         if not re.match(AGENT_NAME, name):
             raise InvalidName("an agent", name)
+        if capacity is not None and capacity < 1:
+            raise Misuse(f"the capacity of {name!r} is {capacity}; give at least 1, or none")
+        self.capacity = capacity
+        self.overflow: Overflow = overflow
         self.name = name
         self._handlers: dict[str, Handler] = {}
 
@@ -77,7 +85,13 @@ class Agent:
     def _add(self, function: HandlerFunction, patterns: Iterable[str]) -> None:
         if not re.match(FUNCTION_NAME, function.__name__):
             raise InvalidName("a handler", function.__name__)
-        subscription = Subscription(agent=self.name, function=function.__name__, patterns=tuple(patterns))
+        subscription = Subscription(
+            agent=self.name,
+            function=function.__name__,
+            patterns=tuple(patterns),
+            capacity=self.capacity,
+            overflow=self.overflow,
+        )
         if subscription.name in self._handlers:
             raise DuplicateSubscription(subscription.name)
         takes_context = len(inspect.signature(function).parameters) > 1

@@ -10,6 +10,7 @@ There are two ways out:
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from events.errors import BrokerUnavailable, PublicationUncertain
+from events.errors import BrokerUnavailable, PublicationUncertain, QueueFull
 from events.event import Event
 from tasks.envelopes import seal, tail_of
 from tasks.routing import Route, RoutingTable
@@ -28,8 +29,8 @@ from tasks.wire import Admitted, broker_priority
 if TYPE_CHECKING:
     from tasks.celery import EventApp
 
-DIRECTORY_READS = 20
-"""How often a publication follows a directory that changes under it, before it says that something is wrong."""
+ROOM_POLL_S = 0.02
+"""How long a publisher that waits for room in a queue looks away."""
 
 log = logging.getLogger(__name__)
 
@@ -62,16 +63,32 @@ def dispatch(app: EventApp, events: Sequence[Admitted], *, settling: str | None 
 
 
 def _in_one_step(app: EventApp, events: Sequence[Admitted], settling: str | None) -> list[Publication]:
-    for _ in range(DIRECTORY_READS):
+    """Publish, following the directory while it changes, and waiting for room where a queue has none."""
+    gives_up_at = time.monotonic() + app.settings.block_timeout.total_seconds()
+    while True:
         table = app.known_routing()
         routes = [table.routes(each.event) for each in events]
         verdict = _call(app, [_posting(app, *pair) for pair in zip(events, routes, strict=True)], table, settling)
-        if verdict.answer == "moved":
-            app.read_routing()
-            continue
-        were_new = verdict.were_new or (False,) * len(events)
-        return [_told(*each) for each in zip(events, routes, were_new, strict=True)]
-    raise BrokerUnavailable(f"publishing {_names(events)}: the directory changed {DIRECTORY_READS} times meanwhile")
+        match verdict.answer:
+            case "moved":
+                app.read_routing()
+            case "full":
+                queue = str(verdict.full_queue).removeprefix(app.queue_prefix)
+                _wait_for_room(queue, events, routes, gives_up_at)
+            case _:
+                were_new = verdict.were_new or (False,) * len(events)
+                return [_told(*each) for each in zip(events, routes, were_new, strict=True)]
+
+
+def _wait_for_room(
+    queue: str, events: Sequence[Admitted], routes: Sequence[Sequence[Route]], gives_up_at: float
+) -> None:
+    """Wait a moment before another try. Raises QueueFull where publishers do not wait, or have waited long enough."""
+    subscriptions = [route.subscription for each in routes for route in each]
+    blocks = any(each.queue == queue and each.overflow == "block" for each in subscriptions)
+    if not blocks or time.monotonic() >= gives_up_at:
+        raise QueueFull(queue, _names(events))
+    time.sleep(ROOM_POLL_S)
 
 
 def _call(app: EventApp, postings: Sequence[Posting], table: RoutingTable, settling: str | None) -> Verdict:
@@ -85,7 +102,8 @@ def _call(app: EventApp, postings: Sequence[Posting], table: RoutingTable, settl
         try:
             return publications.publish(postings, table.version, delivery_id=settling)
         except (RedisConnectionError, RedisTimeoutError) as error:
-            raise PublicationUncertain([each.event.event_type for each in postings]) from error
+            topics = ", ".join(dict.fromkeys(each.event.event_type for each in postings))
+            raise PublicationUncertain(f"publishing {topics or 'nothing'}") from error
 
 
 def _posting(app: EventApp, admitted: Admitted, routes: Sequence[Route]) -> Posting:

@@ -57,7 +57,13 @@ def _sealed(route: Route, event_type: str, priority: int, key_prefix: str, *, ta
         priority=priority,
         tag=tag,
     )
-    return Message(key_prefix + queue_key(subscription.queue, priority), head)
+    return Message(
+        queue=key_prefix + subscription.queue,
+        queue_key=key_prefix + queue_key(subscription.queue, priority),
+        head=head,
+        capacity=subscription.capacity or 0,
+        drops_oldest=subscription.overflow == "drop_oldest",
+    )
 
 
 def tail_of(text: str) -> str:

@@ -26,6 +26,9 @@ class Settings(BaseSettings):
     publish_window: timedelta = Field(
         default=timedelta(hours=1), description="how long a repeated publish of one event is recognised"
     )
+    block_timeout: timedelta = Field(
+        default=timedelta(seconds=10), description="how long a publisher waits for room in a full queue"
+    )
     inbox_age: timedelta = Field(
         default=timedelta(days=1), description="how long a redelivery of what was handled is recognised"
     )

@@ -22,10 +22,16 @@ from tasks.stores.scripts import script
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A task message without its body: the list it goes into, and all that stands before the body."""
+    """A task message without its body: its queue, the list of that queue it goes into, what stands before the body.
 
+    A queue of `capacity` (0: none) takes no more than that; where it `drops_oldest`, the oldest gives way.
+    """
+
+    queue: str
     queue_key: str
     head: str
+    capacity: int = 0
+    drops_oldest: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +49,12 @@ class Verdict:
     """What became of a call: published, with a claim per event whether it was new; or nothing, and why.
 
     moved: the messages were made from another version of the directory. settled: the delivery was settled before.
+    full: the queue that is named has no room.
     """
 
-    answer: Literal["published", "moved", "settled"]
+    answer: Literal["published", "moved", "settled", "full"]
     were_new: tuple[bool, ...] = ()
+    full_queue: str | None = None
 
 
 class Publications:
@@ -63,11 +71,13 @@ class Publications:
 
         With a delivery id, mark that delivery as handled in the same step.
         """
-        answer, *were_new = self._publish(
+        answer, *facts = self._publish(
             keys=list(self._key_names(postings, delivery_id)),
             args=list(self._arguments(postings, version, has_mark=delivery_id is not None)),
         )
-        return Verdict(answer, tuple(bool(each) for each in were_new))
+        if answer == "full":
+            return Verdict(answer, full_queue=facts[0])
+        return Verdict(answer, tuple(bool(each) for each in facts))
 
     def _key_names(self, postings: Sequence[Posting], delivery_id: str | None) -> Iterator[str]:
         yield self._keys.directory_version
@@ -90,7 +100,8 @@ class Publications:
             yield posting.text
             yield posting.tail
             yield len(posting.messages)
-            yield from (message.head for message in posting.messages)
+            for message in posting.messages:
+                yield from (message.head, message.queue, message.capacity, int(message.drops_oldest))
 
 
 def _milliseconds(duration: timedelta) -> int:

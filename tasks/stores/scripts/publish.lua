@@ -1,12 +1,14 @@
 -- Promise: all of these events are recorded and all their messages stand in their queues, or nothing happened. Events that
--- were published before are passed over. With an inbox mark: the delivery is marked in the same step, and a delivery that
--- was marked before says nothing.
+-- were published before are passed over. No queue holds more than its capacity. With an inbox mark: the delivery is marked
+-- in the same step, and a delivery that was marked before says nothing.
 -- Answers: {'published', 1 or 0 for each event (0: published before)}; {'moved'} where the directory is not the one that
--- the messages were made from; {'settled'} where the delivery was marked before.
+-- the messages were made from; {'settled'} where the delivery was marked before; {'full', queue} where a queue that drops
+-- nothing is full.
 -- KEYS: directory:version, history, counters, inbox mark (or any key), then for each event: published marker, stream's
---       index, flow's index, the queue of each message
+--       index, flow's index, the list of each message
 -- ARGV: directory version, history length, index length, index age in ms, publish window in ms, inbox age in ms (0: no
---       mark), number of events, then for each event: JSON text, tail of its messages, number of messages, head of each
+--       mark), number of events, then for each event: JSON text, tail of its messages, number of messages, then for each
+--       message: head, queue, capacity (0: none), 1 where the oldest gives way
 local events = tonumber(ARGV[7])
 local has_mark = ARGV[6] ~= '0'
 if has_mark and redis.call('EXISTS', KEYS[4]) == 1 then
@@ -15,19 +17,51 @@ end
 if events > 0 and (redis.call('GET', KEYS[1]) or '0') ~= ARGV[1] then
   return {'moved'}
 end
--- A key of another kind would stop the script half-way: Redis does not take back what was done before it.
+
+-- Kombu keeps a queue in one list for each step of priority, the most urgent first.
+local STEPS = {'', '\6\0223', '\6\0226', '\6\0229'}
+local function waiting(queue)
+  local count = 0
+  for _, step in ipairs(STEPS) do
+    count = count + redis.call('LLEN', queue .. step)
+  end
+  return count
+end
+local function drop_oldest(queue)
+  for step = #STEPS, 1, -1 do
+    if redis.call('RPOP', queue .. STEPS[step]) then
+      redis.call('HINCRBY', KEYS[3], 'lagged:' .. queue, 1)
+      return
+    end
+  end
+end
+
+-- First pass, which changes nothing: Redis does not take back what was done before a script stopped.
 local key, arg = 5, 8
+local room = {}
 for _ = 1, events do
   local messages = tonumber(ARGV[arg + 2])
+  local is_new = redis.call('EXISTS', KEYS[key]) == 0
   for position = key + 1, key + 2 + messages do
     local kind = redis.call('TYPE', KEYS[position]).ok
     if kind ~= 'none' and kind ~= 'list' then
       return redis.error_reply('WRONGTYPE ' .. KEYS[position] .. ' is a ' .. kind .. '; nothing was published')
     end
   end
+  for number = 0, messages - 1 do
+    local message = arg + 3 + number * 4
+    local queue, capacity = ARGV[message + 1], tonumber(ARGV[message + 2])
+    if is_new and capacity > 0 and ARGV[message + 3] == '0' then
+      room[queue] = (room[queue] or capacity - waiting(queue)) - 1
+      if room[queue] < 0 then
+        return {'full', queue}
+      end
+    end
+  end
   key = key + 3 + messages
-  arg = arg + 3 + messages
+  arg = arg + 3 + messages * 4
 end
+
 local answer = {'published'}
 key, arg = 5, 8
 for _ = 1, events do
@@ -41,8 +75,15 @@ for _ = 1, events do
       redis.call('LTRIM', KEYS[index], -tonumber(ARGV[3]), -1)
       redis.call('PEXPIRE', KEYS[index], ARGV[4])
     end
-    for number = 1, messages do
-      redis.call('LPUSH', KEYS[key + 2 + number], ARGV[arg + 2 + number] .. ARGV[arg + 1])
+    for number = 0, messages - 1 do
+      local message = arg + 3 + number * 4
+      local queue, capacity = ARGV[message + 1], tonumber(ARGV[message + 2])
+      if capacity > 0 and ARGV[message + 3] == '1' then
+        while waiting(queue) >= capacity do
+          drop_oldest(queue)
+        end
+      end
+      redis.call('LPUSH', KEYS[key + 3 + number], ARGV[message] .. ARGV[arg + 1])
     end
     if messages == 0 then
       redis.call('HINCRBY', KEYS[3], 'unrouted', 1)
@@ -51,7 +92,7 @@ for _ = 1, events do
     answer[#answer + 1] = 1
   end
   key = key + 3 + messages
-  arg = arg + 3 + messages
+  arg = arg + 3 + messages * 4
 end
 if has_mark then
   redis.call('SET', KEYS[4], 'done', 'PX', ARGV[6])

@@ -1,0 +1,158 @@
+"""Publishers and brokers that die in mid-publish: every event reached all of its queues, or none.
+
+PETIOLE_FAULTS=full makes the runs as long as `make faults` has them; otherwise they are short.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pytest
+import redis
+
+from events import TextContent, TextMessageEvent
+from events.errors import BrokerUnavailable
+from events.subscriptions import Subscription
+from tasks.celery import EventApp
+from tasks.dispatch import dispatch
+from tasks.publication import Publish
+from tasks.wire import admit
+from workers import broker
+
+IS_FULL = os.environ.get("PETIOLE_FAULTS") == "full"
+AGENTS = [f"agent-{number}" for number in range(10)]
+
+
+def an_app(url: str) -> EventApp:
+    app = EventApp("faults", set_as_current=False)
+    app.conf.update(broker_url=url, result_backend=url)
+    app.adopt(Publish)
+    return app
+
+
+def an_event(number: int = 0) -> TextMessageEvent:
+    return TextMessageEvent(stream_id=f"s{number % 7}", content=TextContent(text=f"message {number}"))
+
+
+def publish(app: EventApp, event: TextMessageEvent) -> None:
+    dispatch(app, [admit(event, app.event_registry, app.settings.max_event_bytes)])
+
+
+def subscribe_all(app: EventApp) -> None:
+    app.stores.directory.announce(Subscription(agent=name, function="hear", patterns=("input.*",)) for name in AGENTS)
+
+
+def waiting_in(client: redis.Redis, queue: str) -> Counter[str]:
+    """Count the events that wait in a queue, in the lists of all priorities, by id."""
+    keys = [str(key) for key in client.keys(f"{queue}*") if client.type(key) == "list"]
+    messages = [json.loads(str(each)) for key in keys for each in client.lrange(key, 0, -1)]
+    return Counter(json.loads(base64.b64decode(each["body"]))[0][0]["event_id"] for each in messages)
+
+
+def in_history(app: EventApp) -> list[str]:
+    return [str(recorded.document["event_id"]) for recorded in app.stores.history.since(count=1_000_000)]
+
+
+def assert_all_or_none(app: EventApp, client: redis.Redis) -> int:
+    """Hold queues against history; returns how many events were published."""
+    recorded = in_history(app)
+    assert len(recorded) == len(set(recorded))
+    for name in AGENTS:
+        assert waiting_in(client, name) == Counter(recorded), f"{name} differs from the history"
+    return len(recorded)
+
+
+@pytest.mark.timeout(300)
+def test_a_publisher_killed_at_any_moment_leaves_no_event_half_published(clean_broker_url):
+    app = an_app(clean_broker_url)
+    client = redis.Redis.from_url(clean_broker_url, decode_responses=True)
+    subscribe_all(app)
+    kills = 200 if IS_FULL else 40
+
+    for _ in range(kills):
+        publisher = os.fork()
+        if publisher == 0:
+            _publish_for_ever(clean_broker_url)
+        time.sleep(random.uniform(0.02, 0.08))  # the moment of the kill is the test
+        os.kill(publisher, signal.SIGKILL)
+        os.waitpid(publisher, 0)
+
+    published = assert_all_or_none(app, client)
+    print(f"kills {kills}, published {published}, half published 0")
+    assert published > kills
+
+
+def _publish_for_ever(url: str) -> None:
+    app = an_app(url)
+    number = 0
+    while True:
+        publish(app, an_event(number))
+        number += 1
+
+
+@pytest.mark.timeout(300)
+def test_a_broker_killed_under_publishers_loses_nothing_that_was_acknowledged(tmp_path):
+    home = tmp_path / "broker"
+    running = broker.start(home)
+    client = redis.Redis.from_url(running.url, decode_responses=True)
+    client.config_set("appendfsync", "always")
+    app = an_app(running.url)
+    subscribe_all(app)
+    acknowledged: list[str] = []
+    kills = 20 if IS_FULL else 4
+
+    try:
+        for _ in range(kills):
+            killer = threading.Timer(random.uniform(0.1, 0.4), _kill, [home])
+            killer.start()
+            acknowledged += _publish_until_lost(app)
+            killer.join()
+            assert broker.start(home).url == running.url
+            client.config_set("appendfsync", "always")
+
+        published = assert_all_or_none(app, client)
+        lost = set(acknowledged) - set(in_history(app))
+        print(f"kills {kills}, acknowledged {len(acknowledged)}, published {published}, lost {len(lost)}")
+        assert lost == set()
+        assert published - len(acknowledged) <= kills, "only the event at hand may be published without a word"
+    finally:
+        broker.stop(home)
+
+
+def _publish_until_lost(app: EventApp) -> list[str]:
+    """Publish until the broker is gone; returns the events whose publication was acknowledged."""
+    acknowledged: list[str] = []
+    while True:
+        event = an_event(len(acknowledged))
+        try:
+            publish(app, event)
+        except BrokerUnavailable:
+            return acknowledged
+        acknowledged.append(event.event_id)
+
+
+def test_publishing_again_what_is_uncertain_publishes_it_once(clean_broker_url):
+    app = an_app(clean_broker_url)
+    subscribe_all(app)
+    event = an_event()
+
+    for _ in range(3):
+        publish(app, event)
+
+    assert assert_all_or_none(app, redis.Redis.from_url(clean_broker_url, decode_responses=True)) == 1
+
+
+def _kill(home: Path) -> None:
+    (pid,) = [int(found.read_text()) for found in home.rglob("valkey.pid")]
+    server = psutil.Process(pid)
+    server.kill()
+    server.wait(timeout=10)
