@@ -67,28 +67,35 @@ class Agent:
         """What the agent hears."""
         return [handler.subscription for handler in self._handlers.values()]
 
-    def on(self, *patterns: str) -> Callable[[AHandler], AHandler]:
+    def on(self, *patterns: str, ordered: bool | str = False) -> Callable[[AHandler], AHandler]:
         """Subscribe a function to patterns; it takes the event, and the context if it has a second parameter.
 
+        `ordered` has events of one stream handled one at a time, in the order of their publication, while other streams
+        run beside it; a path such as "content.parameters.account" orders by that field instead.
+
         It returns nothing, an event, or several events, also as a generator; they are published once it has
-        succeeded. Raises: InvalidPattern, InvalidName, DuplicateSubscription.
+        succeeded. Raises: InvalidPattern, InvalidName, DuplicateSubscription, Misuse.
         """
+        if ordered and self.overflow == "drop_oldest":
+            raise Misuse(f"an ordered subscription of {self.name!r} cannot drop its oldest: choose block or reject")
+        ordered_by = "stream_id" if ordered is True else ordered or None
         for pattern in patterns or [""]:
             check_pattern(pattern)
 
         def subscribe(function: AHandler) -> AHandler:
-            self._add(function, patterns)
+            self._add(function, patterns, ordered_by)
             return function
 
         return subscribe
 
-    def _add(self, function: HandlerFunction, patterns: Iterable[str]) -> None:
+    def _add(self, function: HandlerFunction, patterns: Iterable[str], ordered_by: str | None) -> None:
         if not re.match(FUNCTION_NAME, function.__name__):
             raise InvalidName("a handler", function.__name__)
         subscription = Subscription(
             agent=self.name,
             function=function.__name__,
             patterns=tuple(patterns),
+            ordered_by=ordered_by,
             capacity=self.capacity,
             overflow=self.overflow,
         )

@@ -18,7 +18,7 @@ import asyncio
 import inspect
 import logging
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -32,16 +32,18 @@ from redis.exceptions import RedisError
 from events.catalog.error import ErrorContent, ErrorEvent
 from events.content import Value
 from events.dead_letter import Cause, DeadLetter
-from events.errors import HandlerReturnedNoEvent, HopLimitReached, Misuse, Severity
+from events.errors import BrokerUnavailable, HandlerReturnedNoEvent, HopLimitReached, Misuse, Severity
 from events.event import Category, Event
 from events.ids import emitted_event_id
 from tasks.agents import Agent, Handler
 from tasks.celery import EventApp
 from tasks.context import Context, handling
 from tasks.dispatch import dispatch
+from tasks.envelopes import MAILBOX_HEADER
 from tasks.outcomes import Outcome
-from tasks.publication import announce, hold
-from tasks.wire import Admitted, Document, read
+from tasks.publication import checked, hold
+from tasks.stores.publications import Settling
+from tasks.wire import Admitted, read
 
 DEAD_LETTERED = "error.dead_lettered"
 
@@ -55,8 +57,9 @@ class Delivery:
     id: str
     attempt: int
     handler: Handler
-    document: Document
+    document: object
     app: EventApp = field(repr=False)
+    mailbox: str | None = None
 
 
 class DeliveryTask(Task[..., Any]):
@@ -65,10 +68,11 @@ class DeliveryTask(Task[..., Any]):
     app: EventApp
     handler: Handler
 
-    def run(self, document: Document) -> str:
+    def run(self, document: object) -> str:
         """Deliver one event; returns the outcome. Raises what the handler raised, once the dead letter is kept."""
-        attempt = self.request.retries + 1
-        return deliver(Delivery(str(self.request.id), attempt, self.handler, document, self.app))
+        request = self.request
+        mailbox = request.get(MAILBOX_HEADER)
+        return deliver(Delivery(str(request.id), request.retries + 1, self.handler, document, self.app, mailbox))
 
 
 def register(app: EventApp, agent: Agent) -> None:
@@ -99,6 +103,7 @@ def admitted(delivery: Delivery, event: Event) -> Outcome | None:
     if delivery.app.stores.inbox.has(delivery.id):
         return Outcome.DUPLICATE
     if event.has_expired(at=datetime.now(UTC)):
+        _settle(delivery, [])
         return Outcome.EXPIRED
     limit = delivery.app.settings.max_hops
     if event.hops > limit:
@@ -116,8 +121,16 @@ def handled(delivery: Delivery, event: Event) -> list[Admitted]:
 
 def settled(delivery: Delivery, held: list[Admitted]) -> Outcome:
     """Publish what the handler said, and mark the delivery: one step where the broker can, see dispatch.py."""
-    dispatch(delivery.app, held, settling=delivery.id)
+    _settle(delivery, held)
     return Outcome.HANDLED
+
+
+def _settle(delivery: Delivery, said: Sequence[Admitted]) -> None:
+    try:
+        dispatch(delivery.app, said, settling=Settling(delivery.id, delivery.mailbox))
+    except BrokerUnavailable as error:
+        # Nothing is known of it then, or nothing was done: another run says the same under the same ids.
+        raise Reject(error, requeue=True) from error
 
 
 def _run_handler(handler: Handler, context: Context) -> None:
@@ -145,6 +158,8 @@ def _burying(
     """Keep a dead letter of what fails in the block, and let the failure go on to Celery."""
     try:
         yield
+    except Reject:
+        raise
     except failure as error:
         log.exception("event.dead_lettered", extra=_facts(delivery) | {"cause": cause})
         try:
@@ -173,8 +188,12 @@ def _letter(delivery: Delivery, error: Exception, cause: Cause) -> DeadLetter:
 
 
 def _announce(delivery: Delivery, error: Exception, cause: Cause, event: Event | None) -> None:
-    """Say on the error channel what was given up; failures of those who listen there are not announced again."""
+    """Say on the error channel what was given up, and settle the delivery.
+
+    Failures of those who listen on the error channel are not announced again.
+    """
     if event is not None and event.category is Category.ERROR:
+        _settle(delivery, [])
         return
     content = ErrorContent(
         error_type=type(error).__name__,
@@ -185,11 +204,11 @@ def _announce(delivery: Delivery, error: Exception, cause: Cause, event: Event |
     # The place after all that a handler can say: the same for every run of this delivery.
     identity = {"event_id": emitted_event_id(delivery.id, -1), "event_type": DEAD_LETTERED, "content": content}
     told = event.caused(ErrorEvent, **identity) if event else ErrorEvent.model_validate(identity)
-    announce(delivery.app, told)
+    _settle(delivery, [checked(delivery.app, told)])
 
 
 def _facts(delivery: Delivery) -> dict[str, Value]:
-    document = delivery.document
+    document = delivery.document if isinstance(delivery.document, Mapping) else {}
     return {
         "delivery_id": delivery.id,
         "subscription": delivery.handler.subscription.name,

@@ -19,11 +19,11 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from events.errors import BrokerUnavailable, PublicationUncertain, QueueFull
+from events.errors import BrokerUnavailable, NotConfigured, PublicationUncertain, QueueFull
 from events.event import Event
 from tasks.envelopes import seal, tail_of
 from tasks.routing import Route, RoutingTable
-from tasks.stores.publications import Posting, Verdict
+from tasks.stores.publications import Posting, Settling, Verdict
 from tasks.wire import Admitted, broker_priority
 
 if TYPE_CHECKING:
@@ -48,10 +48,10 @@ class Publication:
     was_held: bool = False
 
 
-def dispatch(app: EventApp, events: Sequence[Admitted], *, settling: str | None = None) -> list[Publication]:
-    """Publish events, in order; with `settling`, mark that delivery as handled too. Safe to repeat.
+def dispatch(app: EventApp, events: Sequence[Admitted], *, settling: Settling | None = None) -> list[Publication]:
+    """Publish events, in order; with `settling`, mark that delivery as settled too. Safe to repeat.
 
-    Raises: NotConfigured, BrokerUnavailable, PublicationUncertain where it is not known what was done.
+    Raises: NotConfigured, QueueFull, BrokerUnavailable, PublicationUncertain where it is not known what was done.
     """
     app.require_broker()
     try:
@@ -62,7 +62,7 @@ def dispatch(app: EventApp, events: Sequence[Admitted], *, settling: str | None 
         raise BrokerUnavailable(f"publishing {_names(events)}") from error
 
 
-def _in_one_step(app: EventApp, events: Sequence[Admitted], settling: str | None) -> list[Publication]:
+def _in_one_step(app: EventApp, events: Sequence[Admitted], settling: Settling | None) -> list[Publication]:
     """Publish, following the directory while it changes, and waiting for room where a queue has none."""
     gives_up_at = time.monotonic() + app.settings.block_timeout.total_seconds()
     while True:
@@ -91,16 +91,16 @@ def _wait_for_room(
     time.sleep(ROOM_POLL_S)
 
 
-def _call(app: EventApp, postings: Sequence[Posting], table: RoutingTable, settling: str | None) -> Verdict:
+def _call(app: EventApp, postings: Sequence[Posting], table: RoutingTable, settling: Settling | None) -> Verdict:
     """Run the step; once more where the connection was lost in it, since a repeat changes nothing."""
     publications = app.stores.publications
     try:
-        return publications.publish(postings, table.version, delivery_id=settling)
+        return publications.publish(postings, table.version, settling)
     except (RedisConnectionError, RedisTimeoutError) as lost:
         if isinstance(lost.__cause__, ConnectionRefusedError):
             raise
         try:
-            return publications.publish(postings, table.version, delivery_id=settling)
+            return publications.publish(postings, table.version, settling)
         except (RedisConnectionError, RedisTimeoutError) as error:
             topics = ", ".join(dict.fromkeys(each.event.event_type for each in postings))
             raise PublicationUncertain(f"publishing {topics or 'nothing'}") from error
@@ -109,15 +109,16 @@ def _call(app: EventApp, postings: Sequence[Posting], table: RoutingTable, settl
 def _posting(app: EventApp, admitted: Admitted, routes: Sequence[Route]) -> Posting:
     event = admitted.event
     priority = broker_priority(event.priority, app.driver)
-    messages = seal(routes, event_type=event.event_type, priority=priority, key_prefix=app.queue_prefix)
+    mailboxes = [route.subscription.mailbox_for(admitted.document) for route in routes]
+    messages = seal(routes, mailboxes, event_type=event.event_type, priority=priority, key_prefix=app.queue_prefix)
     return Posting(event, admitted.text, tail_of(admitted.text), messages)
 
 
-def _step_by_step(app: EventApp, events: Sequence[Admitted], settling: str | None) -> list[Publication]:
+def _step_by_step(app: EventApp, events: Sequence[Admitted], settling: Settling | None) -> list[Publication]:
     told = [_one_by_one(app, each) for each in events]
     if settling is not None:
         # Dying before it is harmless: the next run says the same events under the same ids.
-        app.stores.inbox.mark(settling)
+        app.stores.inbox.mark(settling.delivery_id)
     return told
 
 
@@ -126,10 +127,22 @@ def _one_by_one(app: EventApp, admitted: Admitted) -> Publication:
     if app.stores.history.record(event, admitted.text) == "done":
         return Publication(event, was_repeated=True)
     routes = app.routing().routes(event)
+    _check_order_is_kept(app, routes)
     _send(app, admitted, routes)
     # Noted after the last send: a publisher that dies before it leaves a publication that the next one completes.
     app.stores.history.close(event.event_id)
     return _told(admitted, routes, was_new=True)
+
+
+def _check_order_is_kept(app: EventApp, routes: Sequence[Route]) -> None:
+    """Raise NotConfigured for an ordered subscription on a broker where nobody keeps its order.
+
+    In the harness one slot handles everything in turn, so the order keeps itself.
+    """
+    for route in routes:
+        if route.subscription.ordered_by is not None and app.driver != "memory":
+            remedy = "let the broker and PETIOLE_STATE_URL be the same Redis, or subscribe without `ordered`"
+            raise NotConfigured(f"the order of {route.subscription.name!r}", remedy)
 
 
 def _send(app: EventApp, admitted: Admitted, routes: Sequence[Route]) -> None:

@@ -9,6 +9,7 @@ difference, and tests/contracts/test_envelopes.py holds the two against each oth
 from __future__ import annotations
 
 import base64
+import json
 from bisect import bisect
 from collections.abc import Sequence
 from functools import cache
@@ -20,6 +21,9 @@ from kombu.transport.redis import PRIORITY_STEPS
 from tasks.routing import Route
 from tasks.stores.publications import Message
 
+MAILBOX_HEADER = "petiole_mailbox"
+"""The header of an ordered delivery that names its mailbox; other messages have none that Celery's have not."""
+
 _PRIORITY_SEPARATOR = "\x06\x16"
 
 _HEAD = (
@@ -27,26 +31,33 @@ _HEAD = (
     '"id": "{id}", "shadow": null, "eta": null, "expires": null, "group": null, "group_index": null, "retries": 0, '
     '"timelimit": [null, null], "root_id": "{id}", "parent_id": null, "argsrepr": "{shown}", "kwargsrepr": "", '
     '"origin": "{origin}", "ignore_result": true, "replaced_task_nesting": 0, "stamped_headers": null, '
-    '"stamps": {{}}}}, "properties": {{"correlation_id": "{id}", "reply_to": "", "delivery_mode": 2, '
+    '"stamps": {{}}{more}}}, "properties": {{"correlation_id": "{id}", "reply_to": "", "delivery_mode": 2, '
     '"delivery_info": {{"exchange": "", "routing_key": "{queue}"}}, "priority": {priority}, '
     '"body_encoding": "base64", "delivery_tag": "{tag}"}}, "body": "'
 )
 
 
-def seal(routes: Sequence[Route], *, event_type: str, priority: int, key_prefix: str = "") -> list[Message]:
-    """Make the messages of an event's deliveries but for their body. `priority` is the broker's.
+def seal(
+    routes: Sequence[Route],
+    mailboxes: Sequence[str | None],
+    *,
+    event_type: str,
+    priority: int,
+    key_prefix: str = "",
+) -> list[Message]:
+    """Make the messages of an event's deliveries but for their body, each for its mailbox. `priority` is the broker's.
 
     No name in them needs escaping: topics, agents, functions and ids are of letters, digits, '_', '-' and '.'.
     """
     # Kombu keeps what is under way by its tag: two messages must not share one, not even two of one delivery.
     publication = uuid4()
     return [
-        _sealed(route, event_type, priority, key_prefix, tag=f"{publication}-{number}")
-        for number, route in enumerate(routes)
+        _sealed(route, event_type, priority, key_prefix, tag=f"{publication}-{number}", mailbox=mailbox)
+        for number, (route, mailbox) in enumerate(zip(routes, mailboxes, strict=True))
     ]
 
 
-def _sealed(route: Route, event_type: str, priority: int, key_prefix: str, *, tag: str) -> Message:
+def _sealed(route: Route, event_type: str, priority: int, key_prefix: str, *, tag: str, mailbox: str | None) -> Message:
     subscription = route.subscription
     head = _HEAD.format(
         task=subscription.name,
@@ -56,11 +67,14 @@ def _sealed(route: Route, event_type: str, priority: int, key_prefix: str, *, ta
         queue=subscription.queue,
         priority=priority,
         tag=tag,
+        more=f', "{MAILBOX_HEADER}": {json.dumps(mailbox)}' if mailbox else "",
     )
     return Message(
         queue=key_prefix + subscription.queue,
         queue_key=key_prefix + queue_key(subscription.queue, priority),
         head=head,
+        delivery_id=route.delivery_id,
+        mailbox=mailbox,
         capacity=subscription.capacity or 0,
         drops_oldest=subscription.overflow == "drop_oldest",
     )

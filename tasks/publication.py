@@ -51,7 +51,7 @@ class Publish(Task[..., Any]):
         """
         context = current_context()
         if context is None:
-            return dispatch(self.app, [_admit(self.app, event)])[0]
+            return dispatch(self.app, [checked(self.app, event)])[0]
         if now:
             return dispatch(context.app, [_emitted(context, event)])[0]
         return hold(context, event)
@@ -65,7 +65,7 @@ class Publish(Task[..., Any]):
         """
         event = args[0] if args else (kwargs or {})["event"]
         context = current_context()
-        admitted = _emitted(context, event) if context else _admit(self.app, event)
+        admitted = _emitted(context, event) if context else checked(self.app, event)
         self.app.require_broker()
         options.setdefault("queue", PUBLISH_QUEUE)
         options.setdefault("priority", broker_priority(admitted.event.priority, self.app.driver))
@@ -94,22 +94,18 @@ def publish_many(events: Iterable[Event | Document]) -> list[Publication]:
     context = current_context()
     if context is not None:
         return [hold(context, event) for event in events]
-    admitted = [_admit(app, event) for event in events]
+    admitted = [checked(app, event) for event in events]
     return [publication for batch in batched(admitted, MANY) for publication in dispatch(app, batch)]
 
 
-def announce(app: EventApp, event: Event) -> Publication:
-    """Publish an event of Petiole's own, whatever is being handled. Raises as `publish`."""
-    return dispatch(app, [_admit(app, event)])[0]
-
-
-def _admit(app: EventApp, event: Event | Document) -> Admitted:
+def checked(app: EventApp, event: Event | Document) -> Admitted:
+    """Check an event at the door of this app. Raises Misuse for one that cannot be published."""
     return admit(event, app.event_registry, app.settings.max_event_bytes)
 
 
 def _emitted(context: Context, event: Event | Document) -> Admitted:
     said = event if isinstance(event, Event) else read(event, context.app.event_registry)
-    return _admit(context.app, context.emitted(said))
+    return checked(context.app, context.emitted(said))
 
 
 def batched(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:

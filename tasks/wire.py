@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from pydantic_core import PydanticSerializationError
 
-from events.errors import EventTooLarge, InvalidValue
+from events.errors import EventTooLarge, InvalidValue, WrongType
 from events.event import MOST_URGENT, Event
 from events.registry import EventRegistry
 
@@ -46,8 +46,10 @@ def admit(event: Event | Document, registry: EventRegistry, limit_bytes: int) ->
     return Admitted(registry.parse_json(text), text, json.loads(text))
 
 
-def read(document: Document, registry: EventRegistry) -> Event:
+def read(document: object, registry: EventRegistry) -> Event:
     """Read an event from a JSON object in our form or as a CloudEvent. Raises as `admit`."""
+    if not isinstance(document, Mapping):
+        raise WrongType("event", "event", f"must be a JSON object, not a {type(document).__name__}")
     if "specversion" in document:
         return registry.parse_cloudevent(document)
     return registry.parse(document)

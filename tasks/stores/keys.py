@@ -14,6 +14,9 @@
 | {p}:memories:<stream>            | zset   | what was said, by time                         | 30 days after last use  |
 | {p}:replies:<stream>             | list   | answers not yet read                           | 1 day after last        |
 | {p}:replies:<stream>:ids         | set    | message ids of answers already put there       | 1 day after last        |
+| {p}:mailboxes:<mailbox>          | list   | ordered deliveries that wait for their turn    | until they have had it  |
+| {p}:mailboxes:<mailbox>:head     | text   | the delivery whose turn it is                  | until it is settled     |
+| {p}:mailboxes                    | hash   | queue -> deliveries in its mailboxes           | for ever                |
 | {p}:counters                     | hash   | name -> count                                  | for ever                |
 
 {p} is PETIOLE_KEY_PREFIX. Queues and their messages belong to Celery and stand under the agents' names.
@@ -69,6 +72,13 @@ class Keys:
 
     def reply_ids(self, stream_id: str) -> str:
         return f"{self.prefix}:replies:{stream_id}:ids"
+
+    def mailbox(self, name: str) -> str:
+        return f"{self.prefix}:mailboxes:{name}"
+
+    @property
+    def mailbox_counts(self) -> str:
+        return f"{self.prefix}:mailboxes"
 
     @property
     def counters(self) -> str:

@@ -24,14 +24,18 @@ from tasks.stores.scripts import script
 class Message:
     """A task message without its body: its queue, the list of that queue it goes into, what stands before the body.
 
-    A queue of `capacity` (0: none) takes no more than that; where it `drops_oldest`, the oldest gives way.
+    A queue of `capacity` (0: none) takes no more than that; where it `drops_oldest`, the oldest gives way. With a
+    `mailbox`, the message waits there until those before it are settled.
     """
+
+    delivery_id: str
 
     queue: str
     queue_key: str
     head: str
     capacity: int = 0
     drops_oldest: bool = False
+    mailbox: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,14 @@ class Posting:
     text: str
     tail: str
     messages: Sequence[Message]
+
+
+@dataclass(frozen=True, slots=True)
+class Settling:
+    """A delivery that is settled, and the mailbox that goes on to its next one then."""
+
+    delivery_id: str
+    mailbox: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,35 +78,41 @@ class Publications:
         self._inbox_age = inbox_age
         self._publish = client.register_script(script("publish"))
 
-    def publish(self, postings: Sequence[Posting], version: int, *, delivery_id: str | None = None) -> Verdict:
+    def publish(self, postings: Sequence[Posting], version: int, settling: Settling | None = None) -> Verdict:
         """Publish events whose messages were made from that version of the directory; safe to repeat.
 
-        With a delivery id, mark that delivery as handled in the same step.
+        With `settling`, mark that delivery as settled in the same step.
         """
         answer, *facts = self._publish(
-            keys=list(self._key_names(postings, delivery_id)),
-            args=list(self._arguments(postings, version, has_mark=delivery_id is not None)),
+            keys=list(self._key_names(postings, settling)),
+            args=list(self._arguments(postings, version, settling)),
         )
         if answer == "full":
             return Verdict(answer, full_queue=facts[0])
         return Verdict(answer, tuple(bool(each) for each in facts))
 
-    def _key_names(self, postings: Sequence[Posting], delivery_id: str | None) -> Iterator[str]:
+    def _key_names(self, postings: Sequence[Posting], settling: Settling | None) -> Iterator[str]:
         yield self._keys.directory_version
         yield self._keys.history
         yield self._keys.counters
-        yield self._keys.inbox(delivery_id or "-")
+        yield self._keys.inbox(settling.delivery_id if settling else "-")
+        yield self._keys.mailbox_counts
+        yield self._mailbox(settling.mailbox if settling else None)
         for posting in postings:
             yield self._keys.published(posting.event.event_id)
             yield self._keys.history_of_stream(posting.event.stream_id)
             yield self._keys.history_of_flow(posting.event.correlation_id)
             yield from (message.queue_key for message in posting.messages)
 
-    def _arguments(self, postings: Sequence[Posting], version: int, *, has_mark: bool) -> Iterator[str | int]:
+    def _mailbox(self, name: str | None) -> str:
+        return self._keys.mailbox(name) if name else ""
+
+    def _arguments(self, postings: Sequence[Posting], version: int, settling: Settling | None) -> Iterator[str | int]:
         kept = self._retention
         yield version
         yield from (kept.length, kept.index_length, _milliseconds(kept.index_age), _milliseconds(kept.publish_window))
-        yield _milliseconds(self._inbox_age) if has_mark else 0
+        yield _milliseconds(self._inbox_age) if settling else 0
+        yield settling.delivery_id if settling else ""
         yield len(postings)
         for posting in postings:
             yield posting.text
@@ -102,6 +120,7 @@ class Publications:
             yield len(posting.messages)
             for message in posting.messages:
                 yield from (message.head, message.queue, message.capacity, int(message.drops_oldest))
+                yield from (message.delivery_id, self._mailbox(message.mailbox))
 
 
 def _milliseconds(duration: timedelta) -> int:

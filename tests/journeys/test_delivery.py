@@ -306,3 +306,14 @@ def test_an_agent_cannot_join_a_running_harness(harness, a_message):
 
     with pytest.raises(Misuse, match="before the first publish"):
         harness.add(an_echo("late", "input.*"))
+
+
+@pytest.mark.parametrize("junk", [[], "text", None, 5, {}, {"event_type": {}}, {"event_type": "no.such.type"}])
+def test_a_task_message_that_holds_no_event_is_one_dead_letter(harness, a_message, junk):
+    harness.add(an_echo("memory", "input.*"))
+    harness.send_through(a_message())
+
+    harness.app.send_task("memory.answer", args=[junk], queue="memory")
+
+    letter = harness.expect_dead_letter()
+    assert (letter.cause, letter.document) == ("invalid", junk)

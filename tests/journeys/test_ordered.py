@@ -1,0 +1,112 @@
+"""Ordered subscriptions: events of one key one at a time and in order, whoever works and whatever fails."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+
+import pytest
+import redis
+
+from events import Event
+from events.errors import Misuse
+from tasks import Agent
+
+AGENT = """
+import os, random, time
+import redis
+from events import Event
+from tasks import Agent
+
+seen = redis.Redis.from_url(os.environ["PETIOLE_BROKER_URL"])
+agent = Agent("teller")
+
+@agent.on("input.*", ordered=True)
+def tell(event: Event) -> None:
+    if not seen.set("busy:" + event.stream_id, "1", nx=True):
+        seen.rpush("overlaps", event.stream_id)
+    time.sleep(random.uniform(0, 0.004))
+    seen.delete("busy:" + event.stream_id)
+    if event.content.text.endswith("7") and event.stream_id == "s-0":
+        raise RuntimeError("a failing head")
+    seen.rpush("told", event.stream_id + " " + event.content.text)
+"""
+
+PUBLISH = """
+from events import TextContent, TextMessageEvent
+from tasks import publish_many
+events = [
+    TextMessageEvent(stream_id=f"s-{{stream}}", content=TextContent(text=str(number)))
+    for number in range({each})
+    for stream in range({streams})
+]
+publish_many(events)
+"""
+
+
+@pytest.fixture
+def told(clean_broker_url):
+    client = redis.Redis.from_url(clean_broker_url, decode_responses=True)
+
+    def read():
+        by_stream = defaultdict(list)
+        for entry in client.lrange("told", 0, -1):
+            stream, number = entry.split()
+            by_stream[stream].append(int(number))
+        return by_stream
+
+    return read
+
+
+def test_each_stream_is_told_in_order_over_workers_and_failures(node, told, eventually, clean_broker_url):
+    node.module("teller", AGENT)
+    node.environment["PETIOLE_AGENTS"] = "teller"
+    node.worker("first", "--pool", "threads", "--concurrency", "2")
+    node.worker("second", "--pool", "threads", "--concurrency", "2")
+
+    node.run(PUBLISH.format(streams=20, each=30))
+
+    expected = 20 * 30 - 3
+    eventually(lambda: sum(map(len, told().values())) == expected, 50, node.logs)
+    assert told()["s-0"] == [number for number in range(30) if number % 10 != 7]
+    assert all(told()[f"s-{stream}"] == list(range(30)) for stream in range(1, 20))
+    client = redis.Redis.from_url(clean_broker_url, decode_responses=True)
+    assert client.lrange("overlaps", 0, -1) == []
+    eventually(lambda: client.keys("petiole:mailboxes:*") == [], 10, lambda: client.keys("petiole:mailboxes:*"))
+    assert set(client.hvals("petiole:mailboxes")) == {"0"}
+
+
+def test_events_of_one_stream_wait_for_their_turn_outside_the_queue(node, clean_broker_url):
+    node.module("teller", AGENT)
+    node.environment["PETIOLE_AGENTS"] = "teller"
+    worker = node.worker("first")
+    worker.terminate()
+    worker.wait(timeout=20)
+
+    node.run(PUBLISH.format(streams=3, each=10))
+
+    client = redis.Redis.from_url(clean_broker_url, decode_responses=True)
+    in_queue = [json.loads(each) for key in client.keys("teller*") for each in client.lrange(key, 0, -1)]
+    assert len(in_queue) == 3
+    assert client.llen("petiole:mailboxes:teller.tell:s-0") == 9
+
+
+def test_an_ordered_subscription_cannot_drop_its_oldest():
+    agent = Agent("teller", capacity=10, overflow="drop_oldest")
+
+    with pytest.raises(Misuse, match="ordered"):
+        agent.on("input.*", ordered=True)
+
+
+def test_the_harness_keeps_the_order_too(harness, a_message):
+    agent, heard = Agent("teller"), []
+
+    @agent.on("input.*", ordered="content.text")
+    def tell(event: Event) -> None:
+        heard.append(event.event_id)
+
+    harness.add(agent)
+    sent = [harness.publish(a_message("one key")).event.event_id for _ in range(20)]
+    harness.send_through(a_message("another key"))
+
+    assert heard[:20] == sent
