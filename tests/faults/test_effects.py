@@ -1,0 +1,82 @@
+"""Workers killed at random while they handle: nothing is lost, and nothing is said twice.
+
+PETIOLE_FAULTS=full makes the runs as long as `make faults` has them; otherwise they are short.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections import Counter
+
+import pytest
+import redis
+
+from tasks.celery import EventApp
+
+IS_FULL = os.environ.get("PETIOLE_FAULTS") == "full"
+EVENTS, KILLS = (10_000, 20) if IS_FULL else (1_000, 3)
+
+AGENTS = """
+import os
+import redis
+from events import Event, MessageEvent
+from tasks import Agent, Context
+
+runs = redis.Redis.from_url(os.environ["PETIOLE_BROKER_URL"])
+
+def an_agent(name):
+    agent = Agent(name)
+
+    @agent.on("input.*")
+    def answer(event: Event, context: Context) -> MessageEvent:
+        runs.hincrby("runs", context.delivery_id, 1)
+        return event.caused(MessageEvent, event_type=f"message.{name}")
+
+    return agent
+
+one, two, three = an_agent("one"), an_agent("two"), an_agent("three")
+"""
+
+PUBLISH = f"""
+from events import TextContent, TextMessageEvent
+from tasks import publish_many
+publish_many(TextMessageEvent(stream_id=f"s{{n % 50}}", content=TextContent(text=str(n))) for n in range({EVENTS}))
+"""
+
+
+@pytest.mark.timeout(900 if IS_FULL else 180)
+def test_killed_workers_lose_nothing_and_say_nothing_twice(node, clean_broker_url, eventually):
+    node.module("three_agents", AGENTS)
+    node.environment.update(PETIOLE_AGENTS="three_agents", PETIOLE_VISIBILITY_TIMEOUT_S="3")
+    client = redis.Redis.from_url(clean_broker_url, decode_responses=True)
+    app = EventApp("faults", set_as_current=False)
+    app.conf.update(broker_url=clean_broker_url, result_backend=clean_broker_url)
+    workers = [node.worker("first"), node.worker("second")]
+    node.run(PUBLISH)
+
+    for kill in range(KILLS):
+        time.sleep(random.uniform(0.2, 0.8))  # the moment of the kill is the test
+        victim = kill % len(workers)
+        workers[victim].kill()
+        workers[victim].wait(timeout=10)
+        workers[victim] = node.worker(f"replacement-{kill}")
+
+    def emitted() -> Counter[str]:
+        recorded = app.stores.history.since(count=1_000_000)
+        return Counter(each.topic for each in recorded if each.topic.startswith("message."))
+
+    eventually(lambda: emitted().total() >= 3 * EVENTS, 600 if IS_FULL else 120, emitted)
+
+    runs = Counter(client.hvals("runs"))
+    redelivered = sum(count for times, count in runs.items() if int(times) > 1)
+    ids = [str(each.document["event_id"]) for each in app.stores.history.since(count=1_000_000)]
+    print(
+        f"published {EVENTS}, deliveries {3 * EVENTS}, kills {KILLS}, handled {sum(runs.values())}, "
+        f"run again {redelivered}, said {emitted().total()}, lost {3 * EVENTS - emitted().total()}, "
+        f"said twice {len(ids) - len(set(ids))}"
+    )
+    assert emitted() == {"message.one": EVENTS, "message.two": EVENTS, "message.three": EVENTS}
+    assert len(ids) == len(set(ids))
+    assert app.stores.dead_letters.all() == []
