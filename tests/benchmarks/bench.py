@@ -1,0 +1,219 @@
+"""Petiole beside plain Celery, in one run on one machine: what publishing costs, and how fast queues are drained.
+
+    make bench
+
+Plain Celery is tuned as its users tune it: no results, no events, gossip, mingle or heartbeat, late acks, prefetch 128;
+it publishes with one apply_async per subscriber. Rounds are interleaved; machines are noisy, so read the ratios.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import redis
+from celery import Celery
+from rich.console import Console
+from rich.table import Table
+
+from events import TextContent, TextMessageEvent
+from events.subscriptions import Subscription
+from tasks.celery import EventApp
+from tasks.dispatch import dispatch
+from tasks.publication import Publish, checked
+from workers import broker
+
+HERE = Path(__file__).parent
+ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))
+PUBLISHED = int(os.environ.get("BENCH_PUBLISHED", "400"))
+DRAINED = int(os.environ.get("BENCH_DRAINED", "1500"))
+SUBSCRIBERS = 3
+DRAIN_LIMIT_S = 240
+
+
+def an_event() -> TextMessageEvent:
+    return TextMessageEvent(stream_id="bench", content=TextContent(text="x" * 100))
+
+
+def an_app(url: str) -> EventApp:
+    app = EventApp("bench", set_as_current=False)
+    app.conf.update(broker_url=url, result_backend=url)
+    app.adopt(Publish)
+    return app
+
+
+def subscribe(app: EventApp, subscribers: int, prefix: str = "bench") -> None:
+    app.stores.directory.announce(
+        Subscription(agent=f"{prefix}-{number}", function="hear", patterns=("input.*",))
+        for number in range(subscribers)
+    )
+
+
+def us_per_event(act: Callable[[], object], count: int) -> float:
+    began = time.perf_counter()
+    for _ in range(count):
+        act()
+    return (time.perf_counter() - began) / count * 1e6
+
+
+def publish_costs(url: str, subscribers: int) -> tuple[float, float, float]:
+    """Measure one publication: Petiole's publish, its publish_many, plain Celery; microseconds per event."""
+    client = redis.Redis.from_url(url)
+    client.flushall()
+    app = an_app(url)
+    subscribe(app, subscribers)
+    plain = Celery("plain", broker=url, set_as_current=False)
+    plain.conf.task_ignore_result = True
+
+    def ours() -> None:
+        dispatch(app, [checked(app, an_event())])
+
+    def theirs() -> None:
+        document = an_event().model_dump(mode="json")
+        for number in range(subscribers):
+            plain.send_task(f"plain-{number}.hear", args=(document,), queue=f"plain-{number}", ignore_result=True)
+
+    for warm_up in (ours, theirs):
+        us_per_event(warm_up, 20)
+    one_by_one = us_per_event(ours, PUBLISHED)
+    many = us_per_event(lambda: dispatch(app, [checked(app, an_event()) for _ in range(100)]), PUBLISHED // 100) / 100
+    plain_cost = us_per_event(theirs, PUBLISHED // subscribers + 20)
+    plain.close()
+    return one_by_one, many, plain_cost
+
+
+def drain_rate(url: str, home: Path, command: list[str], queues: list[str], environment: dict[str, str]) -> float:
+    """Start two workers on filled queues; returns events per second, each handled by all subscribers.
+
+    Measured from a tenth to nine tenths of the work, by what is left in the queues and under way.
+    """
+    client = redis.Redis.from_url(url, decode_responses=True)
+
+    def left() -> int:
+        keys = [str(key) for queue in queues for key in client.keys(f"{queue}*") if client.type(key) == "list"]
+        return sum(client.llen(key) for key in keys) + client.hlen("unacked")
+
+    total = left()
+    moments: list[tuple[float, int]] = []
+    with workers(command, home, environment):
+        deadline = time.monotonic() + DRAIN_LIMIT_S
+        while (now_left := left()) > 0:
+            moments.append((time.monotonic(), now_left))
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{now_left} of {total} deliveries were left after {DRAIN_LIMIT_S} s")
+            time.sleep(0.01)
+        moments.append((time.monotonic(), 0))
+    first = next(at for at, count in moments if count <= total * 0.9)
+    last = next(at for at, count in moments if count <= total * 0.1)
+    return 0.8 * total / SUBSCRIBERS / (last - first)
+
+
+@contextmanager
+def workers(command: list[str], home: Path, environment: dict[str, str]) -> Iterator[None]:
+    processes = []
+    for number in range(2):
+        with (home / f"worker-{number}.log").open("ab") as log:
+            name = ["-n", f"bench-{number}@%h"]
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "celery", *command, *name], env=environment, cwd=HERE, stdout=log, stderr=log
+                )
+            )
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def drain(url: str, home: Path, pool: list[str], *, batch: int = 0) -> float:
+    """Drain events with Petiole's workers."""
+    redis.Redis.from_url(url).flushall()
+    app = an_app(url)
+    subscribe(app, SUBSCRIBERS)
+    for _ in range(DRAINED // 100):
+        dispatch(app, [checked(app, an_event()) for _ in range(100)])
+    queues = [f"bench-{number}" for number in range(SUBSCRIBERS)]
+    environment = os.environ | {"PETIOLE_BROKER_URL": url, "PETIOLE_AGENTS": "contestants", "BENCH_BATCH": str(batch)}
+    command = ["-A", "workers", "worker", "-l", "ERROR", "--without-gossip", "--without-mingle", "--without-heartbeat"]
+    return drain_rate(url, home, [*command, *pool], queues, environment)
+
+
+def drain_plain(url: str, home: Path, pool: list[str]) -> float:
+    """Drain the same events with plain Celery's workers."""
+    redis.Redis.from_url(url).flushall()
+    plain = Celery("plain", broker=url, set_as_current=False)
+    document = an_event().model_dump(mode="json")
+    for number in range(SUBSCRIBERS):
+        for _ in range(DRAINED // 2):
+            plain.send_task(f"plain-{number}.hear", args=(document,), queue=f"plain-{number}", ignore_result=True)
+    queues = [f"plain-{number}" for number in range(SUBSCRIBERS)]
+    environment = os.environ | {"PETIOLE_BROKER_URL": url}
+    command = ["-A", "contestants:plain", "worker", "-l", "ERROR"]
+    command += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+    rate = drain_rate(url, home, [*command, *pool], queues, environment)
+    plain.close()
+    return rate
+
+
+def main() -> None:
+    console = Console()
+    machine = f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    console.print(f"{datetime.now(UTC):%Y-%m-%d}, {machine}")
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        url = broker.start(home / "broker").url
+        try:
+            console.print(_publishing(url))
+            console.print(_draining(url, home))
+        finally:
+            broker.stop(home / "broker")
+
+
+def _publishing(url: str) -> Table:
+    table = _table(
+        "publishing, us per event (median)", "subscribers", "publish", "publish_many", "plain Celery", "x", "x (many)"
+    )
+    for subscribers in (1, 3, 10):
+        ours, many, plain = (
+            statistics.median(costs)
+            for costs in zip(*(publish_costs(url, subscribers) for _ in range(ROUNDS)), strict=True)
+        )
+        cells = (subscribers, ours, many, plain)
+        table.add_row(*(f"{each:.0f}" for each in cells), f"{plain / ours:.1f}", f"{plain / many:.1f}")
+    return table
+
+
+def _draining(url: str, home: Path) -> Table:
+    table = _table("draining, events/s with 3 subscribers, 2 workers (median)", "pool", "Petiole", "plain Celery", "x")
+    for label, pool, batch in (
+        ("solo", ["--pool", "solo"], 0),
+        ("threads -c 4", ["--pool", "threads", "-c", "4"], 0),
+        ("prefork -c 2", ["--pool", "prefork", "-c", "2"], 0),
+        ("prefork -c 2, batch=32", ["--pool", "prefork", "-c", "2"], 32),
+    ):
+        rounds = [(drain(url, home, pool, batch=batch), drain_plain(url, home, pool)) for _ in range(ROUNDS)]
+        ours, plain = (statistics.median(rates) for rates in zip(*rounds, strict=True))
+        table.add_row(label, f"{ours:.0f}", f"{plain:.0f}", f"{ours / plain:.1f}")
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", box=None)
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""The worker side of the benchmark: the same no-op, as Petiole's agents and as plain Celery's tasks.
+
+Both take the same event and validate it with pydantic. Run as apps of `celery -A`: `contestants:plain` is Celery as a
+careful user tunes it; Petiole's workers load this module by PETIOLE_AGENTS.
+"""
+
+from __future__ import annotations
+
+import os
+
+from celery import Celery
+from kombu import Queue
+
+from events import Event, TextMessageEvent
+from tasks import Agent
+
+SUBSCRIBERS = 3
+BATCH = int(os.environ.get("BENCH_BATCH", "0"))
+
+
+def _agent(number: int) -> Agent:
+    agent = Agent(f"bench-{number}")
+    options = {"batch": BATCH} if BATCH else {}
+
+    @agent.on("input.*", **options)
+    def hear(event: Event) -> None: ...
+
+    return agent
+
+
+agent_0, agent_1, agent_2 = (_agent(number) for number in range(SUBSCRIBERS))
+
+plain = Celery("plain", broker=os.environ.get("PETIOLE_BROKER_URL"), set_as_current=False)
+plain.conf.update(
+    task_ignore_result=True,
+    worker_prefetch_multiplier=128,
+    worker_send_task_events=False,
+    task_acks_late=True,
+    task_queues=[Queue(f"plain-{number}") for number in range(SUBSCRIBERS)],
+    broker_connection_retry_on_startup=True,
+)
+
+
+def _task(number: int) -> None:
+    @plain.task(name=f"plain-{number}.hear")
+    def hear(document: dict[str, object]) -> None:
+        TextMessageEvent.model_validate(document)
+
+
+for _number in range(SUBSCRIBERS):
+    _task(_number)
