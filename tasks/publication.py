@@ -8,6 +8,7 @@ JSON object of ours, or a CloudEvent. Publishing one event twice is publishing i
 ids, and a publication that was cut short is completed by the next one.
 
 Inside a handler `publish(event)` holds the event back until the handler has succeeded; `now=True` does not wait.
+What a shadow says is held back in every case, and never leaves.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from celery import Task
+from celery import Task, uuid
 from kombu.exceptions import OperationalError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -67,7 +68,7 @@ class Publish(Task[..., Any]):
         context = current_context()
         if context is None:
             return _publish(self.app, _admit(self.app, event))
-        if now:
+        if now and not context.subscription.shadow:
             return _publish(context.app, _emitted(context, event))
         return hold(context, event)
 
@@ -80,6 +81,9 @@ class Publish(Task[..., Any]):
         """
         event = args[0] if args else (kwargs or {})["event"]
         context = current_context()
+        if context and context.subscription.shadow:
+            hold(context, event)
+            return self.AsyncResult(options.get("task_id") or uuid())
         admitted = _emitted(context, event) if context else _admit(self.app, event)
         self.app.require_broker()
         options.setdefault("queue", PUBLISH_QUEUE)
@@ -133,7 +137,7 @@ def _fan_out(app: EventApp, admitted: Admitted) -> Publication:
     event = admitted.event
     if app.stores.history.record(event, admitted.text) == "done":
         return Publication(event, was_repeated=True)
-    routes = app.routing().routes(event)
+    routes = app.routing().routes(event, admitted.document)
     if routes:
         _send(app, admitted, routes)
     else:
@@ -150,7 +154,6 @@ def _fan_out(app: EventApp, admitted: Admitted) -> Publication:
 
 def _send(app: EventApp, admitted: Admitted, routes: Sequence[Route]) -> None:
     event = admitted.event
-    priority = broker_priority(event.priority, app.driver)
     with app.producer_or_acquire() as producer, producer.batch():
         for route in routes:
             app.send_task(
@@ -158,7 +161,7 @@ def _send(app: EventApp, admitted: Admitted, routes: Sequence[Route]) -> None:
                 args=(admitted.document,),
                 task_id=route.delivery_id,
                 queue=route.subscription.queue,
-                priority=priority,
+                priority=broker_priority(route.priority, app.driver),
                 producer=producer,
                 ignore_result=True,
                 argsrepr=event.event_type,
