@@ -18,6 +18,7 @@
     │   ├── InvalidSubscription         an option of a subscription that cannot be; names the option
     │   ├── InvalidFilter               a condition of `where` that is none; names the path
     │   ├── UnknownSubscription         no subscription of that name; names the nearest one
+    │   ├── CannotPurge                 the broker lets nobody look for messages in a queue
     │   ├── UnknownAgent                PETIOLE_AGENTS names a module without agents
     │   ├── UnknownTool                 no tool of that name; names the nearest one
     │   ├── InvalidArguments            a tool was called with arguments that it does not take
@@ -223,6 +224,20 @@ class UnknownSubscription(Misuse):
     def __str__(self) -> str:
         hint = f"did you mean {self.nearest!r}?" if self.nearest else "see: petiole subscriptions"
         return f"there is no subscription {_short(self.name)}; {hint}"
+
+
+class CannotPurge(Misuse):
+    def __init__(self, subscription: str, queue: str, driver: str) -> None:
+        super().__init__(subscription, queue, driver)
+        self.subscription = subscription
+        self.queue = queue
+        self.driver = driver
+
+    def __str__(self) -> str:
+        return (
+            f"what waits for {self.subscription!r} cannot be picked out of the queue {self.queue!r} on {self.driver}, "
+            "only on Redis and Valkey; withdraw it with --drain, and empty the queue by the broker's own means"
+        )
 
 
 class UnknownAgent(Misuse):
