@@ -23,7 +23,7 @@ class Announcement(bootsteps.StartStopStep):
     """A step of the consumer's start. Celery repeats it after every reconnection, and after a refused connection."""
 
     requires = ("celery.worker.consumer.connection:Connection",)
-    subscriptions: Mapping[str, Sequence[Subscription]] = {}  # noqa: RUF012 - never changed; each app has its own class
+    subscriptions: Mapping[str, Sequence[Subscription]] = {}
 
     def start(self, consumer: Any) -> None:
         """Announce the agents that this worker serves."""
