@@ -15,6 +15,10 @@
     │   ├── BuiltInAlreadyRegistered    the name belongs to the catalog
     │   ├── InvalidName                 an agent or a handler whose name cannot be a queue's or a task's
     │   ├── DuplicateSubscription       two handlers of one agent under one name
+    │   ├── InvalidSubscription         an option of a subscription that cannot be; names the option
+    │   ├── InvalidFilter               a condition of `where` that is none; names the path
+    │   ├── UnknownSubscription         no subscription of that name; names the nearest one
+    │   ├── CannotPurge                 the broker lets nobody look for messages in a queue
     │   ├── UnknownAgent                PETIOLE_AGENTS names a module without agents
     │   ├── UnknownTool                 no tool of that name; names the nearest one
     │   ├── InvalidArguments            a tool was called with arguments that it does not take
@@ -187,6 +191,54 @@ class DuplicateSubscription(Misuse):
         return (
             f"subscription {self.name!r} exists already; to hear several patterns give them to one "
             "subscription: on('a.b', 'c.*')"
+        )
+
+
+class InvalidSubscription(Misuse):
+    def __init__(self, subscription: str, option: str, reason: str) -> None:
+        super().__init__(subscription, option, reason)
+        self.subscription = subscription
+        self.option = option
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"subscription {self.subscription!r}: {self.option}: {self.reason}"
+
+
+class InvalidFilter(Misuse):
+    """A condition of a filter is none. `path` is the place in the event that it asks about."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"where[{_short(self.path)}]: {self.reason}"
+
+
+class UnknownSubscription(Misuse):
+    def __init__(self, name: str, nearest: str | None = None) -> None:
+        super().__init__(name, nearest)
+        self.name = name
+        self.nearest = nearest
+
+    def __str__(self) -> str:
+        hint = f"did you mean {self.nearest!r}?" if self.nearest else "see: petiole subscriptions"
+        return f"there is no subscription {_short(self.name)}; {hint}"
+
+
+class CannotPurge(Misuse):
+    def __init__(self, subscription: str, queue: str, driver: str) -> None:
+        super().__init__(subscription, queue, driver)
+        self.subscription = subscription
+        self.queue = queue
+        self.driver = driver
+
+    def __str__(self) -> str:
+        return (
+            f"what waits for {self.subscription!r} cannot be picked out of the queue {self.queue!r} on {self.driver}, "
+            "only on Redis and Valkey; withdraw it with --drain, and empty the queue by the broker's own means"
         )
 
 

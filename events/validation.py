@@ -5,7 +5,7 @@ from __future__ import annotations
 import reprlib
 from typing import TYPE_CHECKING
 
-from events.errors import InvalidEvent, InvalidValue, MissingField, UnknownField, WrongType
+from events.errors import InvalidEvent, InvalidSubscription, InvalidValue, MissingField, UnknownField, WrongType
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -41,6 +41,13 @@ def invalid_event(topic: str, report: ValidationError) -> InvalidEvent:
     if len(findings) > 1:
         reason += f" (and {len(findings) - 1} more)"
     return _class_of(first["type"])(topic, field, reason)
+
+
+def invalid_subscription(name: str, report: ValidationError) -> InvalidSubscription:
+    """Word the first of pydantic's findings about a subscription's options."""
+    first = report.errors(include_url=False, include_context=False)[0]
+    option = str(first["loc"][0]) if first["loc"] else "split"
+    return InvalidSubscription(name, option, _reason(first))
 
 
 def _reason(finding: ErrorDetails) -> str:

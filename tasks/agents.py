@@ -5,6 +5,9 @@
     @memory.on("input.*", "tools.execution.completed")
     def keep(event: Event) -> None: ...
 
+    @memory.on("message.order.*", where={"content.parameters.amount": {"ge": 100}}, priority=9)
+    def look_closer(event: Event) -> None: ...
+
 The decorated function stays a plain function. A worker makes a Celery task `memory.keep` of it; a publisher needs to
 know neither.
 """
@@ -13,15 +16,21 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar
 
-from events.errors import DuplicateSubscription, InvalidName, Misuse
+from pydantic import ValidationError
+
+from events.conditions import Where, check_where
+from events.errors import DuplicateSubscription, InvalidName, InvalidSubscription, Misuse
 from events.ids import AGENT_NAME
 from events.subscriptions import FUNCTION_NAME, Overflow, Subscription
 from events.topics import check_pattern
+from events.validation import invalid_subscription
+from tasks import splits
 
 # Handlers annotate the event classes they take, which no single callable type can say.
 HandlerFunction: TypeAlias = Callable[..., Any]
@@ -64,42 +73,114 @@ class Agent:
 
     @property
     def subscriptions(self) -> list[Subscription]:
-        """What the agent hears."""
-        return [handler.subscription for handler in self._handlers.values()]
+        """What the agent hears. Raises InvalidSubscription where a split leaves streams without a variant."""
+        found = [handler.subscription for handler in self._handlers.values()]
+        _check_splits_are_whole(found)
+        return found
 
-    def on(self, *patterns: str, ordered: bool | str = False) -> Callable[[AHandler], AHandler]:
+    def on(
+        self,
+        *patterns: str,
+        where: Where | None = None,
+        ordered: bool | str = False,
+        priority: int | None = None,
+        expires: timedelta | float | None = None,
+        split: str | None = None,
+        variant: str | None = None,
+        weight: float | None = None,
+        shadow: bool = False,
+    ) -> Callable[[AHandler], AHandler]:
         """Subscribe a function to patterns; it takes the event, and the context if it has a second parameter.
 
-        `ordered` has events of one stream handled one at a time, in the order of their publication, while other streams
-        run beside it; a path such as "content.parameters.account" orders by that field instead.
-
         It returns nothing, an event, or several events, also as a generator; they are published once it has
-        succeeded. Raises: InvalidPattern, InvalidName, DuplicateSubscription, Misuse.
+        succeeded.
+
+        where: conditions on the event's JSON (`events/conditions.py`), decided before anything is sent.
+        ordered: events of one stream are handled one at a time, in the order of their publication, while other streams
+            run beside it; a path such as "content.parameters.account" orders by that field instead.
+        priority: 0 to 9, 9 first; of these deliveries, instead of the event's.
+        expires: how long after the event's timestamp handling may begin; seconds, or a timedelta.
+        split: of the agent's handlers that name this split, one variant gets an event, always the same for a stream.
+            `variant` is this one's name, by default the function's; `weight` its percentage of the streams, without
+            which it shares the rest.
+        shadow: it gets every event, beside whoever else does, and nothing of what it says is published.
+
+        Raises: InvalidPattern, InvalidFilter, InvalidName, InvalidSubscription, DuplicateSubscription, Misuse.
         """
         if ordered and self.overflow == "drop_oldest":
             raise Misuse(f"an ordered subscription of {self.name!r} cannot drop its oldest: choose block or reject")
-        ordered_by = "stream_id" if ordered is True else ordered or None
         for pattern in patterns or [""]:
             check_pattern(pattern)
+        options = {
+            "patterns": patterns,
+            "ordered_by": "stream_id" if ordered is True else ordered or None,
+            "capacity": self.capacity,
+            "overflow": self.overflow,
+            "where": check_where(where or {}),
+            "priority": priority,
+            "expires": expires,
+            "split": split,
+            "variant": variant,
+            "weight": weight,
+            "shadow": shadow,
+        }
 
         def subscribe(function: AHandler) -> AHandler:
-            self._add(function, patterns, ordered_by)
+            self._add(function, options)
             return function
 
         return subscribe
 
-    def _add(self, function: HandlerFunction, patterns: Iterable[str], ordered_by: str | None) -> None:
+    def _add(self, function: HandlerFunction, options: Mapping[str, object]) -> None:
         if not re.match(FUNCTION_NAME, function.__name__):
             raise InvalidName("a handler", function.__name__)
-        subscription = Subscription(
-            agent=self.name,
-            function=function.__name__,
-            patterns=tuple(patterns),
-            ordered_by=ordered_by,
-            capacity=self.capacity,
-            overflow=self.overflow,
-        )
+        subscription = _subscription(self.name, function.__name__, options)
         if subscription.name in self._handlers:
             raise DuplicateSubscription(subscription.name)
+        known = [handler.subscription for handler in self._handlers.values()]
+        _check_weights([*known, subscription], of=subscription)
         takes_context = len(inspect.signature(function).parameters) > 1
         self._handlers[subscription.name] = Handler(subscription, function, takes_context)
+
+
+def _subscription(agent: str, function: str, options: Mapping[str, object]) -> Subscription:
+    named = {"agent": agent, "function": function}
+    if options["split"] is not None and options["variant"] is None:
+        named["variant"] = function
+    try:
+        return Subscription.model_validate({**options, **named})
+    except ValidationError as error:
+        raise invalid_subscription(f"{agent}.{function}", error) from error
+
+
+def _check_weights(subscriptions: Sequence[Subscription], *, of: Subscription) -> None:
+    """Refuse a weight that contradicts what was said of its split before."""
+    members = [each for each in subscriptions if each.split == of.split and each.split is not None]
+    said = {each.weight for each in members if each.variant == of.variant and each.weight is not None}
+    if len(said) > 1:
+        reason = f"variant {of.variant!r} has the weights {_listed(said)}; give it one, at one of its handlers"
+        raise InvalidSubscription(of.name, "weight", reason)
+    taken = splits.weighted_buckets(splits.weights(members))
+    if taken > splits.BUCKETS:
+        reason = f"the weights of split {of.split!r} are {_percent(taken)} in all, and have to stay within 100"
+        raise InvalidSubscription(of.name, "weight", reason)
+
+
+def _check_splits_are_whole(subscriptions: Sequence[Subscription]) -> None:
+    for each in subscriptions:
+        weights = splits.weights(other for other in subscriptions if other.split == each.split)
+        taken = splits.weighted_buckets(weights)
+        if weights and None not in weights.values() and taken < splits.BUCKETS:
+            reason = (
+                f"the weights of split {each.split!r} are {_percent(taken)} in all, and nobody takes the rest; "
+                "leave the weight of one variant out"
+            )
+            raise InvalidSubscription(each.name, "weight", reason)
+
+
+def _percent(buckets: int) -> str:
+    return f"{buckets / splits.PER_PERCENT:g}"
+
+
+def _listed(weights: Iterable[float]) -> str:
+    return " and ".join(f"{weight:g}" for weight in sorted(weights))

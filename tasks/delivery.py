@@ -102,7 +102,8 @@ def admitted(delivery: Delivery, event: Event) -> Outcome | None:
     """Decide whether the event is to be handled; None means yes. Raises HopLimitReached."""
     if delivery.app.stores.inbox.has(delivery.id):
         return Outcome.DUPLICATE
-    if event.has_expired(at=datetime.now(UTC)):
+    expires_at = delivery.handler.subscription.expires_at(event)
+    if expires_at is not None and expires_at <= datetime.now(UTC):
         _settle(delivery, [])
         return Outcome.EXPIRED
     limit = delivery.app.settings.max_hops
@@ -116,7 +117,7 @@ def handled(delivery: Delivery, event: Event) -> list[Admitted]:
     subscription = delivery.handler.subscription
     context = Context(event, delivery.id, subscription, delivery.attempt, delivery.app)
     handling(context, partial(_run_handler, delivery.handler, context))
-    return context.outbox.held
+    return _muted(delivery, context.outbox.held) if subscription.shadow else context.outbox.held
 
 
 def settled(delivery: Delivery, held: list[Admitted]) -> Outcome:
@@ -131,6 +132,13 @@ def _settle(delivery: Delivery, said: Sequence[Admitted]) -> None:
     except BrokerUnavailable as error:
         # Nothing is known of it then, or nothing was done: another run says the same under the same ids.
         raise Reject(error, requeue=True) from error
+
+
+def _muted(delivery: Delivery, held: list[Admitted]) -> list[Admitted]:
+    """Count what a shadow said, and drop it."""
+    if held:
+        delivery.app.stores.counters.add("shadowed", len(held))
+    return []
 
 
 def _run_handler(handler: Handler, context: Context) -> None:
@@ -190,9 +198,10 @@ def _letter(delivery: Delivery, error: Exception, cause: Cause) -> DeadLetter:
 def _announce(delivery: Delivery, error: Exception, cause: Cause, event: Event | None) -> None:
     """Say on the error channel what was given up, and settle the delivery.
 
-    Failures of those who listen on the error channel are not announced again.
+    Failures of those who listen on the error channel are not announced again. Nor are those of shadows: nobody waits
+    for them, and no flow may end because of one.
     """
-    if event is not None and event.category is Category.ERROR:
+    if delivery.handler.subscription.shadow or (event is not None and event.category is Category.ERROR):
         _settle(delivery, [])
         return
     content = ErrorContent(

@@ -67,7 +67,7 @@ def _in_one_step(app: EventApp, events: Sequence[Admitted], settling: Settling |
     gives_up_at = time.monotonic() + app.settings.block_timeout.total_seconds()
     while True:
         table = app.known_routing()
-        routes = [table.routes(each.event) for each in events]
+        routes = [table.routes(each.event, each.document) for each in events]
         verdict = _call(app, [_posting(app, *pair) for pair in zip(events, routes, strict=True)], table, settling)
         match verdict.answer:
             case "moved":
@@ -108,9 +108,8 @@ def _call(app: EventApp, postings: Sequence[Posting], table: RoutingTable, settl
 
 def _posting(app: EventApp, admitted: Admitted, routes: Sequence[Route]) -> Posting:
     event = admitted.event
-    priority = broker_priority(event.priority, app.driver)
     mailboxes = [route.subscription.mailbox_for(admitted.document) for route in routes]
-    messages = seal(routes, mailboxes, event_type=event.event_type, priority=priority, key_prefix=app.queue_prefix)
+    messages = seal(routes, mailboxes, event_type=event.event_type, key_prefix=app.queue_prefix)
     return Posting(event, admitted.text, tail_of(admitted.text), messages)
 
 
@@ -126,7 +125,7 @@ def _one_by_one(app: EventApp, admitted: Admitted) -> Publication:
     event = admitted.event
     if app.stores.history.record(event, admitted.text) == "done":
         return Publication(event, was_repeated=True)
-    routes = app.routing().routes(event)
+    routes = app.routing().routes(event, admitted.document)
     _check_order_is_kept(app, routes)
     _send(app, admitted, routes)
     # Noted after the last send: a publisher that dies before it leaves a publication that the next one completes.
@@ -150,7 +149,6 @@ def _send(app: EventApp, admitted: Admitted, routes: Sequence[Route]) -> None:
     if not routes:
         app.stores.counters.add("unrouted")
         return
-    priority = broker_priority(event.priority, app.driver)
     with app.producer_or_acquire() as producer, producer.batch():
         for route in routes:
             app.send_task(
@@ -158,7 +156,7 @@ def _send(app: EventApp, admitted: Admitted, routes: Sequence[Route]) -> None:
                 args=(admitted.document,),
                 task_id=route.delivery_id,
                 queue=route.subscription.queue,
-                priority=priority,
+                priority=broker_priority(route.priority, app.driver),
                 producer=producer,
                 ignore_result=True,
                 argsrepr=event.event_type,

@@ -20,6 +20,7 @@ from kombu.transport.redis import PRIORITY_STEPS
 
 from tasks.routing import Route
 from tasks.stores.publications import Message
+from tasks.wire import broker_priority
 
 MAILBOX_HEADER = "petiole_mailbox"
 """The header of an ordered delivery that names its mailbox; other messages have none that Celery's have not."""
@@ -42,22 +43,22 @@ def seal(
     mailboxes: Sequence[str | None],
     *,
     event_type: str,
-    priority: int,
     key_prefix: str = "",
 ) -> list[Message]:
-    """Make the messages of an event's deliveries but for their body, each for its mailbox. `priority` is the broker's.
+    """Make the messages of an event's deliveries but for their body, each for its mailbox.
 
     No name in them needs escaping: topics, agents, functions and ids are of letters, digits, '_', '-' and '.'.
     """
     # Kombu keeps what is under way by its tag: two messages must not share one, not even two of one delivery.
     publication = uuid4()
     return [
-        _sealed(route, event_type, priority, key_prefix, tag=f"{publication}-{number}", mailbox=mailbox)
+        _sealed(route, event_type, key_prefix, tag=f"{publication}-{number}", mailbox=mailbox)
         for number, (route, mailbox) in enumerate(zip(routes, mailboxes, strict=True))
     ]
 
 
-def _sealed(route: Route, event_type: str, priority: int, key_prefix: str, *, tag: str, mailbox: str | None) -> Message:
+def _sealed(route: Route, event_type: str, key_prefix: str, *, tag: str, mailbox: str | None) -> Message:
+    priority = broker_priority(route.priority, "redis")
     subscription = route.subscription
     head = _HEAD.format(
         task=subscription.name,

@@ -8,6 +8,7 @@ JSON object of ours, or a CloudEvent. Publishing one event twice is publishing i
 ids, and a publication that was cut short is completed by the next one.
 
 Inside a handler `publish(event)` holds the event back until the handler has succeeded; `now=True` does not wait.
+What a shadow says is held back in every case, and never leaves.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from celery import Task
+from celery import Task, uuid
 from kombu.exceptions import OperationalError
 
 from events.errors import BrokerUnavailable
@@ -52,7 +53,7 @@ class Publish(Task[..., Any]):
         context = current_context()
         if context is None:
             return dispatch(self.app, [checked(self.app, event)])[0]
-        if now:
+        if now and not context.subscription.shadow:
             return dispatch(context.app, [_emitted(context, event)])[0]
         return hold(context, event)
 
@@ -65,6 +66,9 @@ class Publish(Task[..., Any]):
         """
         event = args[0] if args else (kwargs or {})["event"]
         context = current_context()
+        if context and context.subscription.shadow:
+            hold(context, event)
+            return self.AsyncResult(options.get("task_id") or uuid())
         admitted = _emitted(context, event) if context else checked(self.app, event)
         self.app.require_broker()
         options.setdefault("queue", PUBLISH_QUEUE)

@@ -7,11 +7,12 @@ sends to them, whether this worker runs or not.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from celery import bootsteps
 
+from events.subscriptions import Subscription
 from tasks import Agent
 from tasks.celery import EventApp
 
@@ -22,18 +23,22 @@ class Announcement(bootsteps.StartStopStep):
     """A step of the consumer's start. Celery repeats it after every reconnection, and after a refused connection."""
 
     requires = ("celery.worker.consumer.connection:Connection",)
-    agents: Sequence[Agent] = ()
+    subscriptions: Mapping[str, Sequence[Subscription]] = {}
 
     def start(self, consumer: Any) -> None:
         """Announce the agents that this worker serves."""
         app: EventApp = consumer.app
         served = app.amqp.queues.consume_from
-        for agent in self.agents:
-            if agent.name in served:
-                app.stores.directory.announce(agent.subscriptions)
-                log.info("agent.announced", extra={"agent": agent.name, "subscriptions": len(agent.subscriptions)})
+        for agent, subscriptions in self.subscriptions.items():
+            if agent in served:
+                app.stores.directory.announce(subscriptions)
+                log.info("agent.announced", extra={"agent": agent, "subscriptions": len(subscriptions)})
 
 
 def announces(app: EventApp, agents: Sequence[Agent]) -> None:
-    """Let every worker of this app announce these agents when it starts."""
-    app.steps["consumer"].add(type("Announcement", (Announcement,), {"agents": tuple(agents)}))
+    """Let every worker of this app announce these agents when it starts.
+
+    Raises InvalidSubscription now, and not in the worker, where an agent's splits leave streams without a variant.
+    """
+    subscriptions = {agent.name: agent.subscriptions for agent in agents}
+    app.steps["consumer"].add(type("Announcement", (Announcement,), {"subscriptions": subscriptions}))

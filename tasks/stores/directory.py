@@ -25,7 +25,7 @@ class Directory:
 
     def announce(self, subscriptions: Iterable[Subscription]) -> bool:
         """Make subscriptions known, or known anew; safe to repeat. Returns whether anything changed."""
-        pairs = [part for each in subscriptions for part in (each.name, each.model_dump_json())]
+        pairs = [part for each in subscriptions for part in (each.name, each.model_dump_json(exclude_defaults=True))]
         return bool(self._announce(keys=[self._keys.directory, self._keys.directory_version], args=pairs))
 
     def withdraw(self, name: str) -> bool:

@@ -9,7 +9,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-DECIDING = ("filters", "retries", "routing")
+DECIDING = ("filters", "retries", "routing", "splits")
 PROVIDING = ("channels", "llm", "recall", "streams", "tools")
 
 

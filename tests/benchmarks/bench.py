@@ -200,7 +200,6 @@ def _draining(url: str, home: Path) -> Table:
         ("solo", ["--pool", "solo"], 0),
         ("threads -c 4", ["--pool", "threads", "-c", "4"], 0),
         ("prefork -c 2", ["--pool", "prefork", "-c", "2"], 0),
-        ("prefork -c 2, batch=32", ["--pool", "prefork", "-c", "2"], 32),
     ):
         rounds = [(drain(url, home, pool, batch=batch), drain_plain(url, home, pool)) for _ in range(ROUNDS)]
         ours, plain = (statistics.median(rates) for rates in zip(*rounds, strict=True))

@@ -15,14 +15,12 @@ from events import Event, TextMessageEvent
 from tasks import Agent
 
 SUBSCRIBERS = 3
-BATCH = int(os.environ.get("BENCH_BATCH", "0"))
 
 
 def _agent(number: int) -> Agent:
     agent = Agent(f"bench-{number}")
-    options = {"batch": BATCH} if BATCH else {}
 
-    @agent.on("input.*", **options)
+    @agent.on("input.*")
     def hear(event: Event) -> None: ...
 
     return agent

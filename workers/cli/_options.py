@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -12,6 +13,17 @@ import click
 from tasks.celery import EventApp, app
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead.")
+
+
+def json_object(ctx: click.Context, param: click.Parameter, value: str) -> dict[str, object]:  # noqa: ARG001 - click's signature
+    """Read an option that holds a JSON object. Raises BadParameter."""
+    try:
+        content = json.loads(value)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise click.BadParameter(f"this is no JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise click.BadParameter('write a JSON object, such as \'{"text": "Hello"}\'')
+    return content
 
 
 def connected_app() -> EventApp:

@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from events.event import Event
 from events.ids import new_event_id
 from tasks import publish
-from workers.cli._options import as_json, connected_app
+from workers.cli._options import as_json, connected_app, json_object
 from workers.console import open_console, print_json
-
-
-def _read_content(ctx: click.Context, param: click.Parameter, value: str) -> dict[str, object]:  # noqa: ARG001
-    try:
-        content = json.loads(value)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise click.BadParameter(f"this is no JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise click.BadParameter('write a JSON object, such as \'{"text": "Hello"}\'')
-    return content
 
 
 @click.command
 @click.argument("event_type", metavar="TYPE")
 @click.option("--stream", required=True, metavar="ID", help="The conversation or session it belongs to.")
-@click.option("--content", default="{}", metavar="JSON", callback=_read_content, help="What it holds, as an object.")
+@click.option("--content", default="{}", metavar="JSON", callback=json_object, help="What it holds, as an object.")
 @click.option("--user", metavar="ID", help="For whom.")
 @click.option("--source", default="petiole", show_default=True, metavar="NAME", help="Where it comes from.")
 @click.option("--delay/--now", "is_delayed", help="Leave it to a worker to send it on; by default this process does.")

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from events import Event
-from events.errors import DuplicateSubscription, InvalidName, InvalidPattern
+from events.errors import DuplicateSubscription, InvalidFilter, InvalidName, InvalidPattern, InvalidSubscription
 from tasks import Agent, Context
 
 
@@ -70,3 +72,75 @@ def test_a_handler_gets_the_context_if_it_has_a_place_for_it():
 
     assert not agent.handlers["memory.without"].takes_context
     assert agent.handlers["memory.with_it"].takes_context
+
+
+def hear(event: Event) -> None: ...
+
+
+def hear_too(event: Event) -> None: ...
+
+
+def test_options_are_kept_with_the_subscription():
+    agent = Agent("shop")
+
+    agent.on("message.*", where={"context.user_id": "ada"}, priority=9, expires=30, split="offer", weight=100)(hear)
+
+    (subscription,) = agent.subscriptions
+    assert subscription.where == {"context.user_id": "ada"}
+    assert (subscription.priority, subscription.expires) == (9, timedelta(seconds=30))
+    assert (subscription.split, subscription.variant, subscription.weight) == ("offer", "hear", 100)
+
+
+def test_a_filter_that_is_none_is_refused_where_it_is_written():
+    with pytest.raises(InvalidFilter, match="did you mean 'ge'"):
+        Agent("shop").on("message.*", where={"content.parameters.amount": {"gte": 100}})
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"priority": 10}, "'shop.hear': priority: input should be less than or equal to 9, not 10"),
+        ({"priority": True}, "priority: input should be a valid integer"),
+        ({"expires": 0}, "expires: input should be greater than"),
+        ({"expires": "soon"}, "expires: input should be a valid timedelta"),
+        ({"split": "an offer"}, "split: string should match pattern"),
+        ({"split": "offer", "weight": 101}, "weight: input should be less than or equal to 100"),
+        ({"split": "offer", "weight": float("nan")}, "weight: "),
+        ({"weight": 20}, "a weight is a share of a split"),
+        ({"split": "offer", "weight": 20, "shadow": True}, "a shadow gets every event and has none"),
+        ({"variant": "new"}, "name both"),
+        ({"shadow": 1}, "shadow: input should be a valid boolean"),
+    ],
+)
+def test_an_option_that_cannot_be_is_refused_by_name(options, said):
+    with pytest.raises(InvalidSubscription) as refusal:
+        Agent("shop").on("message.*", **options)(hear)
+
+    assert said in str(refusal.value)
+
+
+def test_weights_of_more_than_all_are_refused():
+    agent = Agent("shop")
+    agent.on("message.*", split="offer", weight=60)(hear)
+
+    with pytest.raises(InvalidSubscription, match="the weights of split 'offer' are 110 in all"):
+        agent.on("message.*", split="offer", weight=50)(hear_too)
+
+
+def test_a_variant_with_two_weights_is_refused():
+    agent = Agent("shop")
+    agent.on("message.*", split="offer", variant="new", weight=20)(hear)
+
+    with pytest.raises(InvalidSubscription, match="variant 'new' has the weights 20 and 30"):
+        agent.on("message.*", split="offer", variant="new", weight=30)(hear_too)
+
+
+def test_a_split_that_leaves_streams_without_a_variant_is_not_announced():
+    agent = Agent("shop")
+    agent.on("message.*", split="offer", weight=20)(hear)
+
+    with pytest.raises(InvalidSubscription, match="are 20 in all, and nobody takes the rest"):
+        agent.subscriptions  # noqa: B018 - reading them is what announces
+
+    agent.on("message.*", split="offer")(hear_too)
+    assert len(agent.subscriptions) == 2

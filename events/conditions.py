@@ -1,0 +1,161 @@
+"""Conditions: what a subscription may ask of an event beside its topic. Plain data, checked where it is written.
+
+    where={
+        "content.parameters.country": "DE",                     equality: text, a number, true or false
+        "content.parameters.tag": {"one_of": ["a", "b"]},
+        "context.user_id": {"prefix": "vip-"},
+        "content.parameters.amount": {"ge": 100, "lt": 500},    gt, ge, lt, le: numbers, or text by its characters
+        "content.parameters.coupon": {"exists": True},
+    }
+
+A path names a place in the event's JSON, words joined by dots; what a list holds has no path. All conditions have to
+hold. Whether they do is decided in `tasks/filters.py`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+from events.content import read_value
+from events.errors import InvalidFilter
+from events.event import Event, EventContext
+
+Scalar: TypeAlias = str | int | float | bool
+Condition: TypeAlias = Scalar | Mapping[str, Scalar | Sequence[Scalar]]
+Where: TypeAlias = Mapping[str, Condition]
+
+EQUALS = "equals"
+"""The operator of a condition that is a plain value; it is not written."""
+
+RANGES = ("gt", "ge", "lt", "le")
+OPERATORS = ("exists", "one_of", "prefix", *RANGES)
+
+_LOWER, _UPPER = ("gt", "ge"), ("lt", "le")
+_OTHER_SPELLINGS = {"gte": "ge", "lte": "le", "in": "one_of", "startswith": "prefix", "starts_with": "prefix"}
+_FIELDS: Mapping[str, Sequence[str]] = {"": list(Event.model_fields), "context": list(EventContext.model_fields)}
+
+
+def check_where(where: object) -> dict[str, Condition]:
+    """Return a filter's conditions as JSON would hold them. Raises InvalidFilter, which names the path."""
+    if not isinstance(where, Mapping):
+        raise InvalidFilter("", f"where is a {_kind(where)}; write a map of paths to conditions")
+    return {_check_path(path): _check_condition(path, condition) for path, condition in where.items()}
+
+
+def operations(condition: Condition) -> Mapping[str, Scalar | Sequence[Scalar]]:
+    """List what a condition asks, by operator."""
+    return condition if isinstance(condition, Mapping) else {EQUALS: condition}
+
+
+def kind_of(value: object) -> type | None:
+    """Tell what a value may be compared with: text, numbers (whole or not) and true/false are three kinds."""
+    match value:
+        case bool():
+            return bool
+        case int() | float():
+            return float
+        case str():
+            return str
+    return None
+
+
+def _check_path(path: object) -> str:
+    if not isinstance(path, str) or not path:
+        raise InvalidFilter(str(path), "the path is empty; write a place in the event, such as 'content.text'")
+    words = path.split(".")
+    if not all(words):
+        raise InvalidFilter(path, "the path has an empty word; write words joined by single dots")
+    _check_field(path, words[0], "")
+    if words[0] == "context" and len(words) > 1:
+        _check_field(path, words[1], "context")
+    return path
+
+
+def _check_field(path: str, word: str, parent: str) -> None:
+    if word in _FIELDS[parent]:
+        return
+    nearest = difflib.get_close_matches(word, _FIELDS[parent], n=1)
+    hint = f"did you mean {nearest[0]!r}?" if nearest else f"it has {', '.join(_FIELDS[parent])}"
+    raise InvalidFilter(path, f"{parent or 'an event'} has no field {word!r}; {hint}")
+
+
+def _check_condition(path: str, condition: object) -> Condition:
+    if not isinstance(condition, Mapping):
+        return _check_scalar(path, EQUALS, condition)
+    if not condition:
+        raise InvalidFilter(path, f"the condition is empty; {_choice()}")
+    checked = {_check_operator(path, name): _check_operand(path, name, given) for name, given in condition.items()}
+    if checked.get("exists") is False and len(checked) > 1:
+        raise InvalidFilter(path, "what does not exist meets no other condition; leave the others out")
+    _check_range(path, checked)
+    return checked
+
+
+def _check_operator(path: str, name: object) -> str:
+    if isinstance(name, str) and name in OPERATORS:
+        return name
+    text = str(name).removeprefix("$")
+    nearest = _OTHER_SPELLINGS.get(text) or next(iter(difflib.get_close_matches(text, OPERATORS, n=1)), None)
+    raise InvalidFilter(
+        path, f"there is no operator {name!r}; {f'did you mean {nearest!r}?' if nearest else _choice()}"
+    )
+
+
+def _check_operand(path: str, operator: str, operand: object) -> Scalar | list[Scalar]:
+    match operator:
+        case "exists" if not isinstance(operand, bool):
+            raise InvalidFilter(path, f"exists takes True or False, not {operand!r}")
+        case "prefix" if not isinstance(operand, str) or not operand:
+            raise InvalidFilter(path, f"prefix takes text of at least one character, not {operand!r}")
+        case "one_of":
+            return _check_choices(path, operand)
+        case "gt" | "ge" | "lt" | "le" if isinstance(operand, bool):
+            raise InvalidFilter(path, f"{operator} takes a number or text, not {operand!r}")
+    return _check_scalar(path, operator, operand)
+
+
+def _check_choices(path: str, operand: object) -> list[Scalar]:
+    if isinstance(operand, str) or not isinstance(operand, Sequence) or not operand:
+        raise InvalidFilter(path, f"one_of takes a list of at least one value, not {operand!r}")
+    return [_check_scalar(path, "one_of", each) for each in operand]
+
+
+def _check_scalar(path: str, operator: str, operand: object) -> Scalar:
+    if operand is None:
+        raise InvalidFilter(path, "null is the same as missing here; write {'exists': False}")
+    if not isinstance(operand, str | int | float):
+        raise InvalidFilter(path, f"{operator} takes text, a number, True or False, not a {_kind(operand)}")
+    try:
+        read_value(operand)
+    except ValueError as error:
+        raise InvalidFilter(path, f"{operator} {error}") from error
+    return operand
+
+
+def _check_range(path: str, checked: Mapping[str, Scalar | Sequence[Scalar]]) -> None:
+    bounds = {name: bound for name, bound in checked.items() if name in RANGES and isinstance(bound, str | int | float)}
+    if len({kind_of(bound) for bound in bounds.values()}) > 1:
+        raise InvalidFilter(path, "a range goes from number to number or from text to text; it cannot mix them")
+    for pair in (_LOWER, _UPPER):
+        if all(operator in bounds for operator in pair):
+            raise InvalidFilter(path, f"{' and '.join(pair)} bound the same side; keep one")
+    lower = next((bounds[operator] for operator in _LOWER if operator in bounds), None)
+    upper = next((bounds[operator] for operator in _UPPER if operator in bounds), None)
+    if lower is not None and upper is not None and not _has_room(lower, upper, bounds):
+        raise InvalidFilter(path, f"nothing lies between {lower!r} and {upper!r}; mend the bounds")
+
+
+def _has_room(lower: Scalar, upper: Scalar, bounds: Mapping[str, Scalar]) -> bool:
+    if lower == upper:
+        return {"ge", "le"} <= bounds.keys()
+    return lower < upper  # type: ignore[operator]  # of one kind, as was checked
+
+
+def _choice() -> str:
+    return f"write the value itself for equality, or one of {', '.join(OPERATORS)}"
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__

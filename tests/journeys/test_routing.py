@@ -1,0 +1,312 @@
+"""Who gets an event, and what becomes of it there: filters, priority, expiry, splits, shadows, withdrawal."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from click.testing import CliRunner
+from kombu import Queue
+from redis import Redis
+
+from events import Event, MessageEvent, ParametersContent
+from events.errors import CannotPurge, InvalidSubscription, UnknownSubscription
+from tasks import Agent, Context, publish
+from tasks.celery import EventApp
+from tasks.publication import Publish
+from tasks.testing import EventTestHarness
+from tasks.withdrawal import drain, purge
+from workers.cli import petiole
+
+
+def an_order(number: int = 0, **parameters: str | float | bool) -> MessageEvent:
+    content = ParametersContent(parameters={"number": number, **parameters})
+    return MessageEvent(event_type="message.order", stream_id=f"customer-{number}", content=content)
+
+
+def said(event: Event, kind: str) -> MessageEvent:
+    return event.caused(MessageEvent, event_type=f"message.{kind}")
+
+
+def types(harness: EventTestHarness) -> list[str]:
+    return [event.event_type for event in harness.everything()]
+
+
+def test_of_100_events_of_which_10_meet_the_filter_10_are_sent(harness):
+    shop = Agent("shop")
+
+    @shop.on("message.order", where={"content.parameters.country": "DE", "content.parameters.amount": {"ge": 100}})
+    def deliver(event: Event) -> MessageEvent:
+        return said(event, "sent")
+
+    harness.add(shop)
+    publications = [
+        harness.publish(an_order(number, country="DE" if number % 5 == 0 else "FR", amount=100 + number % 2 - 0.5))
+        for number in range(100)
+    ]
+
+    assert sum(len(each.subscriptions) for each in publications) == 10
+    harness.send_through(an_order(country="FR", amount=1))
+    assert types(harness).count("message.sent") == 10
+
+
+def test_a_delivery_that_was_not_begun_in_time_is_not_handled(harness):
+    shop = Agent("shop")
+
+    @shop.on("message.order", expires=60)
+    def answer(event: Event) -> MessageEvent:
+        return said(event, "answered")
+
+    @shop.on("message.order", expires=timedelta(hours=2))
+    def count(event: Event) -> MessageEvent:
+        return said(event, "counted")
+
+    harness.add(shop)
+    an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
+
+    followed = harness.send_through(an_order().model_copy(update={"timestamp": an_hour_ago}))
+
+    assert [event.event_type for event in followed] == ["message.order", "message.counted"]
+    assert harness.dead_letters() == []
+
+
+def a_split(*, weight: float | None = 20) -> Agent:
+    llm = Agent("llm")
+
+    @llm.on("message.order", split="answering", weight=weight)
+    def new(event: Event) -> MessageEvent:
+        return said(event, "new")
+
+    @llm.on("message.order", split="answering")
+    def old(event: Event) -> MessageEvent:
+        return said(event, "old")
+
+    return llm
+
+
+def test_each_event_of_a_split_goes_to_one_variant_and_each_stream_to_the_same(harness):
+    harness.add(a_split(weight=50))
+    for number in (*range(20), *range(20)):
+        harness.send_through(an_order(number))
+
+    variants = Counter((event.stream_id, event.event_type) for event in harness.everything())
+
+    answers = {key: count for key, count in variants.items() if key[1] != "message.order"}
+    assert sorted(answers.values()) == [2] * 20
+    assert {kind for _, kind in answers} == {"message.new", "message.old"}
+
+
+def test_what_a_shadow_says_is_counted_and_not_published(harness):
+    llm = a_split()
+
+    @llm.on("message.order", split="answering", shadow=True)
+    def dry(event: Event) -> Iterator[Event]:
+        yield said(event, "one")
+        publish(said(event, "two"))
+        publish(said(event, "three"), now=True)
+        publish.delay(said(event, "four"))
+
+    harness.add(llm)
+    for number in range(3):
+        harness.send_through(an_order(number))
+
+    assert set(types(harness)) <= {"message.order", "message.new", "message.old"}
+    assert len(types(harness)) == 6
+    assert harness.app.stores.counters.all()["shadowed"] == 12
+
+
+def test_a_shadow_that_fails_is_a_dead_letter_that_disturbs_no_flow(harness):
+    llm = Agent("llm")
+
+    @llm.on("message.order", shadow=True)
+    def dry(event: Event) -> None:
+        raise RuntimeError("not ready yet")
+
+    harness.add(llm)
+
+    followed = harness.send_through(an_order())
+
+    assert [letter.subscription for letter in harness.dead_letters()] == ["llm.dry"]
+    assert [event.event_type for event in followed] == ["message.order"]
+
+
+def test_a_split_that_leaves_streams_without_a_variant_does_not_start(harness):
+    llm = Agent("llm")
+
+    @llm.on("message.order", split="answering", weight=20)
+    def new(event: Event) -> None: ...
+
+    harness.add(llm)
+
+    with pytest.raises(InvalidSubscription, match="nobody takes the rest"):
+        harness.publish(an_order())
+
+
+def test_what_waits_for_a_drained_subscription_is_still_handled(harness):
+    shop = Agent("shop")
+
+    @shop.on("message.first")
+    def withdraw_the_other(event: Event, context: Context) -> MessageEvent:
+        publish(said(event, "second"), now=True)
+        drain(context.app, "shop.hear")
+        publish(said(event, "second"), now=True)
+        return said(event, "withdrawn")
+
+    @shop.on("message.second")
+    def hear(event: Event) -> MessageEvent:
+        return said(event, "heard")
+
+    harness.add(shop)
+
+    followed = harness.send_through(MessageEvent(event_type="message.first", stream_id="s"))
+
+    kinds = Counter(event.event_type for event in followed)
+    assert (kinds["message.second"], kinds["message.heard"]) == (2, 1)
+
+
+def test_only_where_messages_can_be_picked_out_is_anything_purged(harness):
+    harness.add(a_split())
+    harness.publish(an_order())
+
+    with pytest.raises(CannotPurge, match="on memory, only on Redis and Valkey"):
+        purge(harness.app, "llm.new")
+
+    assert len(harness.app.stores.directory.read()[1]) == 2, "nothing was withdrawn"
+
+
+@pytest.fixture
+def app(clean_broker_url: str) -> Iterator[EventApp]:
+    """Give an app on a real broker that no worker serves."""
+    state = Redis.from_url(clean_broker_url, decode_responses=True)
+    app = EventApp("waiting", state=state, set_as_current=False)
+    app.conf.update(broker_url=clean_broker_url, broker_connection_retry_on_startup=False)
+    yield app
+    app.close()
+    state.close()
+
+
+def waiting(app: EventApp) -> list[str]:
+    """List the tasks that wait in the queue of the agent `shop`, in the order in which workers take them."""
+    tasks = []
+    with app.connection_for_read() as connection, connection.channel() as channel:
+        queue = Queue("shop")(channel)
+        while message := queue.get(no_ack=True):
+            tasks.append(message.headers["task"])
+    return tasks
+
+
+def a_shop() -> Agent:
+    shop = Agent("shop")
+
+    @shop.on("message.order")
+    def hear(event: Event) -> None: ...
+
+    @shop.on("message.order", where={"content.parameters.is_urgent": True}, priority=9)
+    def hurry(event: Event) -> None: ...
+
+    return shop
+
+
+def test_the_urgent_delivery_of_an_event_goes_before_20_that_wait(app):
+    app.stores.directory.announce(a_shop().subscriptions)
+    publish_here = app.adopt(Publish)
+    for number in range(20):
+        publish_here.run(an_order(number))
+
+    publish_here.run(an_order(is_urgent=True))
+
+    assert waiting(app) == ["shop.hurry", *["shop.hear"] * 21]
+
+
+def test_what_waits_for_a_purged_subscription_is_removed_and_the_rest_stays(app):
+    app.stores.directory.announce(a_shop().subscriptions)
+    publish_here = app.adopt(Publish)
+    for number in range(5):
+        publish_here.run(an_order(number, is_urgent=True))
+        publish_here.run(an_order(number).model_copy(update={"priority": number}))
+
+    assert purge(app, "shop.hear") == 10
+
+    publish_here.run(an_order(is_urgent=True))
+    assert waiting(app) == ["shop.hurry"] * 6
+    with pytest.raises(UnknownSubscription, match=r"did you mean 'shop\.hurry'"):
+        purge(app, "shop.hurri")
+
+
+@pytest.fixture
+def type_(app: EventApp, monkeypatch: pytest.MonkeyPatch):
+    """Give the command line of that app."""
+    monkeypatch.setattr("workers.cli.subscriptions.connected_app", lambda: app)
+    app.stores.directory.announce(a_shop().subscriptions)
+
+    def type_it(*arguments: str):
+        return CliRunner().invoke(petiole, ["subscriptions", *arguments])
+
+    return type_it
+
+
+def test_subscriptions_are_listed_with_their_options(type_):
+    listed = json.loads(type_("--json").stdout)
+
+    assert listed == [
+        {"name": "shop.hear", "queue": "shop", "patterns": ["message.order"]},
+        {
+            "name": "shop.hurry",
+            "queue": "shop",
+            "patterns": ["message.order"],
+            "where": {"content.parameters.is_urgent": True},
+            "priority": 9,
+        },
+    ]
+    assert "where content.parameters.is_urgent  priority 9" in type_().stdout
+
+
+def test_why_who_would_get_an_event_is_explained_and_nothing_is_published(type_, app):
+    content = '{"parameters": {"is_urgent": false}}'
+    arguments = ("--explain", "message.order", "--content", content, "--user", "ada", "--stream", "s")
+
+    shown, as_json = type_(*arguments).stdout, json.loads(type_(*arguments, "--json").stdout)
+
+    assert "content.parameters.is_urgent is False, not True" in shown
+    assert [(each["name"], each["delivered"], each["step"]) for each in as_json] == [
+        ("shop.hear", True, "delivered"),
+        ("shop.hurry", False, "filter"),
+    ]
+    assert app.stores.history.since() == []
+    assert waiting(app) == []
+
+
+def test_an_event_that_is_none_is_not_explained(type_):
+    shown = type_("--explain", "input.mesage.received")
+
+    assert (shown.exit_code, "did you mean 'input.message.received'?" in shown.stderr) == (1, True)
+
+
+def test_a_subscription_is_withdrawn_as_it_is_said(type_, app):
+    app.adopt(Publish).run(an_order(is_urgent=True))
+
+    drained, purged = type_("withdraw", "shop.hear", "--drain"), type_("withdraw", "shop.hurry", "--purge", "--json")
+
+    assert drained.stdout == "withdrew shop.hear; what waits for it is still handled\n"
+    assert json.loads(purged.stdout) == {"name": "shop.hurry", "purged": 1}
+    assert waiting(app) == ["shop.hear"]
+    assert app.stores.directory.read()[1] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("shop.hear",), 2, "either --drain or --purge"),
+        (("shop.hear", "--drain", "--purge"), 2, "either --drain or --purge"),
+        (("shop.here", "--drain"), 1, "there is no subscription 'shop.here'; did you mean 'shop.hear'?"),
+        (("nobody", "--purge"), 1, "there is no subscription 'nobody'; see: petiole subscriptions"),
+    ],
+)
+def test_what_is_withdrawn_wrongly_is_refused_and_changes_nothing(type_, app, arguments, code, words):
+    shown = type_("withdraw", *arguments)
+
+    assert (shown.exit_code, words in shown.stderr) == (code, True)
+    assert len(app.stores.directory.read()[1]) == 2
