@@ -36,7 +36,8 @@ def purge(app: EventApp, name: str) -> int:
         raise CannotPurge(name, subscription.queue, app.driver)
     # Withdrawn first: whoever publishes from here on sends nothing that would have to be removed as well.
     app.stores.directory.withdraw(name)
-    return _remove_waiting(app, subscription)
+    in_turn = app.stores.mailboxes.empty(subscription) if subscription.ordered_by else 0
+    return in_turn + _remove_waiting(app, subscription)
 
 
 def _known(app: EventApp, name: str) -> Subscription:

@@ -16,6 +16,7 @@ from tasks.stores.directory import Directory
 from tasks.stores.history import History, Retention
 from tasks.stores.inbox import Inbox
 from tasks.stores.keys import Keys
+from tasks.stores.mailboxes import Mailboxes
 from tasks.stores.memories import Memories
 from tasks.stores.publications import Publications
 from tasks.stores.replies import Replies
@@ -29,6 +30,7 @@ class Stores:
     directory: Directory
     history: History
     publications: Publications
+    mailboxes: Mailboxes
     inbox: Inbox
     dead_letters: DeadLetters
     sessions: Sessions
@@ -50,6 +52,7 @@ def open_stores(client: Redis, settings: Settings) -> Stores:
         directory=Directory(client, keys),
         history=History(client, keys, retention),
         publications=Publications(client, keys, retention, settings.inbox_age),
+        mailboxes=Mailboxes(client, keys),
         inbox=Inbox(client, keys, settings.inbox_age),
         dead_letters=DeadLetters(client, keys),
         sessions=Sessions(client, keys),

@@ -91,6 +91,24 @@ def test_events_of_one_stream_wait_for_their_turn_outside_the_queue(node, clean_
     assert client.llen("petiole:mailboxes:teller.tell:s-0") == 9
 
 
+def test_a_purge_reaches_what_waits_for_its_turn(node, clean_broker_url):
+    node.module("teller", AGENT)
+    node.environment["PETIOLE_AGENTS"] = "teller"
+    worker = node.worker("first")
+    worker.terminate()
+    worker.wait(timeout=20)
+    node.run(PUBLISH.format(streams=3, each=10))
+
+    purged = node.run(
+        "from tasks.celery import app; from tasks.withdrawal import purge; print(purge(app, 'teller.tell'))"
+    )
+
+    client = redis.Redis.from_url(clean_broker_url, decode_responses=True)
+    assert int(purged) == 30
+    assert [key for key in client.keys("*") if key.startswith(("teller", "petiole:mailboxes:"))] == []
+    assert client.hgetall("petiole:mailboxes") == {"teller": "0"}
+
+
 def test_an_ordered_subscription_cannot_drop_its_oldest():
     agent = Agent("teller", capacity=10, overflow="drop_oldest")
 
