@@ -14,6 +14,7 @@
     │   ├── AlreadyRegistered           a type of that name, with another schema, was registered before
     │   ├── BuiltInAlreadyRegistered    the name belongs to the catalog
     │   ├── InvalidName                 an agent or a handler whose name cannot be a queue's or a task's
+    │   ├── InvalidOption               a subscription's option with a value that it cannot have
     │   ├── DuplicateSubscription       two handlers of one agent under one name
     │   ├── UnknownAgent                PETIOLE_AGENTS names a module without agents
     │   ├── UnknownTool                 no tool of that name; names the nearest one
@@ -29,6 +30,7 @@
         ├── BrokerUnavailable
         ├── BrokerNotStarted            the embedded broker does not start, or does not answer
         ├── BrokerNotStopped            the embedded broker was told to end, and still runs
+        ├── HandlerTimedOut             a handler did not end within its time limit
         └── ProviderUnavailable         a model, tool or channel did not answer
 
 Each class takes facts as positional arguments and words its own message. The facts stay in `args`, which is what
@@ -176,6 +178,17 @@ class InvalidName(Misuse):
         )
 
 
+class InvalidOption(Misuse):
+    def __init__(self, option: str, value: str, remedy: str) -> None:
+        super().__init__(option, value, remedy)
+        self.option = option
+        self.value = value
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"a subscription cannot have {self.option}={self.value}; {self.remedy}"
+
+
 class DuplicateSubscription(Misuse):
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -320,6 +333,19 @@ class BrokerNotStopped(Retryable):
         return (
             f"the embedded broker in {self.directory} still runs: {self.reason}; "
             "try again, or end the process whose number is in its valkey.pid"
+        )
+
+
+class HandlerTimedOut(Retryable):
+    def __init__(self, subscription: str, timeout_s: float) -> None:
+        super().__init__(subscription, timeout_s)
+        self.subscription = subscription
+        self.timeout_s = timeout_s
+
+    def __str__(self) -> str:
+        return (
+            f"{self.subscription} did not end within {self.timeout_s} s; give what it waits for a shorter limit, "
+            "or raise the subscription's timeout"
         )
 
 

@@ -14,11 +14,9 @@ step becomes a dead letter, and its task fails, so that Flower and Celery's sign
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import logging
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -32,14 +30,15 @@ from redis.exceptions import RedisError
 from events.catalog.error import ErrorContent, ErrorEvent
 from events.content import Value
 from events.dead_letter import Cause, DeadLetter
-from events.errors import HandlerReturnedNoEvent, HopLimitReached, Misuse, Severity
+from events.errors import HopLimitReached, Misuse, Severity
 from events.event import Category, Event
 from events.ids import emitted_event_id
 from tasks.agents import Agent, Handler
 from tasks.celery import EventApp
 from tasks.context import Context, handling
+from tasks.handlers import run_handler
 from tasks.outcomes import Outcome
-from tasks.publication import announce, hold, release
+from tasks.publication import announce, release
 from tasks.wire import Admitted, Document, read
 
 DEAD_LETTERED = "error.dead_lettered"
@@ -63,6 +62,7 @@ class DeliveryTask(Task[..., Any]):
 
     app: EventApp
     handler: Handler
+    Strategy = "tasks.batching:strategy"
 
     def run(self, document: Document) -> str:
         """Deliver one event; returns the outcome. Raises what the handler raised, once the dead letter is kept."""
@@ -106,10 +106,10 @@ def admitted(delivery: Delivery, event: Event) -> Outcome | None:
 
 
 def handled(delivery: Delivery, event: Event) -> list[Admitted]:
-    """Run the handler, and return what is to be published for it. Raises whatever the handler raises."""
+    """Run the handler, and return what is to be published for it. Raises as `run_handler`."""
     subscription = delivery.handler.subscription
     context = Context(event, delivery.id, subscription, delivery.attempt, delivery.app)
-    handling(context, partial(_run_handler, delivery.handler, context))
+    handling(context, partial(run_handler, delivery.handler, context))
     return context.outbox.held
 
 
@@ -121,24 +121,6 @@ def settled(delivery: Delivery, held: list[Admitted]) -> Outcome:
     release(delivery.app, held)
     delivery.app.stores.inbox.mark(delivery.id)
     return Outcome.HANDLED
-
-
-def _run_handler(handler: Handler, context: Context) -> None:
-    arguments = (context.event, context) if handler.takes_context else (context.event,)
-    returned = handler.function(*arguments)
-    if inspect.iscoroutine(returned):
-        returned = asyncio.run(returned)
-    for event in _events(returned, handler):
-        hold(context, event)
-
-
-def _events(returned: object, handler: Handler) -> Iterator[Event]:
-    if returned is None:
-        return
-    for each in returned if isinstance(returned, Iterable) and not isinstance(returned, Event) else [returned]:
-        if not isinstance(each, Event):
-            raise HandlerReturnedNoEvent(handler.subscription.name, type(each).__name__)
-        yield each
 
 
 @contextmanager

@@ -16,10 +16,12 @@ from events.errors import (
     DuplicateSubscription,
     EventTooLarge,
     HandlerReturnedNoEvent,
+    HandlerTimedOut,
     HopLimitReached,
     InvalidArguments,
     InvalidEvent,
     InvalidName,
+    InvalidOption,
     InvalidPattern,
     InvalidTopic,
     InvalidValue,
@@ -61,6 +63,7 @@ EXAMPLES: list[tuple[PetioleError, str]] = [
     (AlreadyRegistered("custom.order"), "choose another name"),
     (BuiltInAlreadyRegistered("system.tick"), "choose another name"),
     (DuplicateSubscription("memory.remember"), "give them to one subscription"),
+    (InvalidOption("timeout", "-1", "give seconds above 0"), "give seconds above 0"),
     (UnknownAgent("shop.agents", "it defines no agent"), "check PETIOLE_AGENTS"),
     (InvalidName("an agent", "Memory!"), "begin with a letter"),
     (UnknownTool("calculater", "calculator"), "did you mean 'calculator'?"),
@@ -75,6 +78,7 @@ EXAMPLES: list[tuple[PetioleError, str]] = [
     (BrokerUnavailable("publishing"), "check PETIOLE_BROKER_URL"),
     (BrokerNotStarted(".petiole", "port 6379 is taken"), "mend that and start it again"),
     (BrokerNotStopped(".petiole", "it did not answer"), "try again, or end the process"),
+    (HandlerTimedOut("memory.remember", 2.5), "raise the subscription's timeout"),
     (ProviderUnavailable("openai", "no answer within 30 s"), "try again later"),
 ]
 every_error = pytest.mark.parametrize("error", [error for error, _ in EXAMPLES], ids=repr)
