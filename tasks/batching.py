@@ -171,7 +171,8 @@ class Batch:
         As told by the pool some failures would end them all, and acknowledge them: a limit of the worker's, or a
         termination that was meant for one of them and has been noted there.
         """
-        lost = _as_failure(WorkerLostError(f"the batch of this delivery brought no results: {failure.exception!r}"))
+        cause = getattr(failure.exception, "exc", failure.exception)  # as the pipe wraps it
+        lost = _as_failure(WorkerLostError(f"the batch of this delivery brought no results: {cause!r}"))
         self._tell_each(lambda request: None if _is_given_up(request) else request.on_failure(lost))
 
     def on_timeout(self, soft: bool, timeout: float) -> None:  # noqa: FBT001 - the pool's signature

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from events import Event
-from events.errors import DuplicateSubscription, InvalidName, InvalidPattern
+from events.errors import DuplicateSubscription, InvalidName, InvalidOption, InvalidPattern
 from tasks import Agent, Context
 
 
@@ -70,3 +72,29 @@ def test_a_handler_gets_the_context_if_it_has_a_place_for_it():
 
     assert not agent.handlers["memory.without"].takes_context
     assert agent.handlers["memory.with_it"].takes_context
+
+
+@pytest.mark.parametrize(
+    ("timeout", "seconds"), [(2, 2.0), (0.5, 0.5), (timedelta(minutes=1), 60.0), (None, None)], ids=repr
+)
+def test_a_time_limit_is_seconds_or_a_timedelta(timeout, seconds):
+    agent = Agent("memory")
+
+    @agent.on("input.*", timeout=timeout)
+    def keep(event: Event) -> None: ...
+
+    assert agent.handlers["memory.keep"].timeout_s == seconds
+
+
+@pytest.mark.parametrize(
+    "timeout", [0, -1, float("nan"), float("inf"), True, "5", timedelta(0), timedelta(days=8)], ids=repr
+)
+def test_a_time_limit_that_is_none_is_refused_where_it_is_written(timeout):
+    with pytest.raises(InvalidOption, match="timeout"):
+        Agent("memory").on("input.*", timeout=timeout)
+
+
+@pytest.mark.parametrize("batch", [0, 1, -1, 1001, True, 2.5, "32"])
+def test_a_batch_that_is_none_is_refused_where_it_is_written(batch):
+    with pytest.raises(InvalidOption, match="batch"):
+        Agent("memory").on("input.*", batch=batch)
