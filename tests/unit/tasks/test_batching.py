@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from billiard.einfo import ExceptionInfo
 from celery.concurrency.solo import TaskPool as SoloPool
 from celery.concurrency.thread import TaskPool as ThreadsPool
 from celery.worker.state import revoked as revoked_ids
@@ -43,7 +42,7 @@ class ARequest:
     def on_success(self, result: tuple[int, object, float]) -> None:
         self.told.append(result[1])
 
-    def on_failure(self, failure: ExceptionInfo) -> None:
+    def on_failure(self, failure: Any) -> None:
         self.told.append(type(failure.exception.exc).__name__)
 
 
