@@ -115,7 +115,7 @@ _processes_lock = threading.Lock()
 
 def _loops_of_this_process() -> _Loops:
     with _processes_lock:
-        return _processes.setdefault(os.getpid(), _Loops())
+        return _processes.get(os.getpid()) or _processes.setdefault(os.getpid(), _Loops())
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

@@ -56,7 +56,8 @@ for number, kind in enumerate({kinds!r}):
 
     def are_fetched(self) -> bool:
         """Tell whether the worker holds all that waits for it."""
-        return self.store.llen("quick") == 0
+        # One list for each step of priority, as kombu names them.
+        return sum(int(self.store.llen(f"quick{step}")) for step in ("", "\x06\x163", "\x06\x166", "\x06\x169")) == 0
 
     def release(self) -> None:
         """Let a handler that holds go on."""
