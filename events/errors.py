@@ -14,6 +14,7 @@
     │   ├── AlreadyRegistered           a type of that name, with another schema, was registered before
     │   ├── BuiltInAlreadyRegistered    the name belongs to the catalog
     │   ├── InvalidName                 an agent or a handler whose name cannot be a queue's or a task's
+    │   ├── InvalidOption               a subscription's option with a value that it cannot have
     │   ├── DuplicateSubscription       two handlers of one agent under one name
     │   ├── InvalidSubscription         an option of a subscription that cannot be; names the option
     │   ├── InvalidFilter               a condition of `where` that is none; names the path
@@ -35,6 +36,7 @@
         ├── QueueFull                   an agent's queue has no room for another delivery
         ├── BrokerNotStarted            the embedded broker does not start, or does not answer
         ├── BrokerNotStopped            the embedded broker was told to end, and still runs
+        ├── HandlerTimedOut             a handler did not end within its time limit
         └── ProviderUnavailable         a model, tool or channel did not answer
 
 Each class takes facts as positional arguments and words its own message. The facts stay in `args`, which is what
@@ -180,6 +182,17 @@ class InvalidName(Misuse):
             f"{self.name!r} cannot name {self.what}: begin with a letter, go on with letters, digits or '_', at most "
             "100 of them; an agent's name is lower-case and may hold '-'"
         )
+
+
+class InvalidOption(Misuse):
+    def __init__(self, option: str, value: str, remedy: str) -> None:
+        super().__init__(option, value, remedy)
+        self.option = option
+        self.value = value
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"a subscription cannot have {self.option}={self.value}; {self.remedy}"
 
 
 class DuplicateSubscription(Misuse):
@@ -397,6 +410,19 @@ class BrokerNotStopped(Retryable):
         return (
             f"the embedded broker in {self.directory} still runs: {self.reason}; "
             "try again, or end the process whose number is in its valkey.pid"
+        )
+
+
+class HandlerTimedOut(Retryable):
+    def __init__(self, subscription: str, timeout_s: float) -> None:
+        super().__init__(subscription, timeout_s)
+        self.subscription = subscription
+        self.timeout_s = timeout_s
+
+    def __str__(self) -> str:
+        return (
+            f"{self.subscription} did not end within {self.timeout_s} s; give what it waits for a shorter limit, "
+            "or raise the subscription's timeout"
         )
 
 

@@ -25,7 +25,7 @@ from typing import Any, TypeAlias, TypeVar
 from pydantic import ValidationError
 
 from events.conditions import Where, check_where
-from events.errors import DuplicateSubscription, InvalidName, InvalidSubscription, Misuse
+from events.errors import DuplicateSubscription, InvalidName, InvalidOption, InvalidSubscription, Misuse
 from events.ids import AGENT_NAME
 from events.subscriptions import FUNCTION_NAME, Overflow, Subscription
 from events.topics import check_pattern
@@ -36,6 +36,10 @@ from tasks import splits
 HandlerFunction: TypeAlias = Callable[..., Any]
 AHandler = TypeVar("AHandler", bound=HandlerFunction)
 
+MIN_BATCH = 2
+MAX_BATCH = 1000
+MAX_TIMEOUT_S = 7 * 24 * 3600.0
+
 
 @dataclass(frozen=True, slots=True)
 class Handler:
@@ -44,6 +48,8 @@ class Handler:
     subscription: Subscription
     function: HandlerFunction
     takes_context: bool
+    timeout_s: float | None = None
+    batch: int | None = None
 
 
 class Agent:
@@ -89,11 +95,13 @@ class Agent:
         variant: str | None = None,
         weight: float | None = None,
         shadow: bool = False,
+        timeout: float | timedelta | None = None,
+        batch: int | None = None,
     ) -> Callable[[AHandler], AHandler]:
         """Subscribe a function to patterns; it takes the event, and the context if it has a second parameter.
 
         It returns nothing, an event, or several events, also as a generator; they are published once it has
-        succeeded.
+        succeeded. It may be `async`.
 
         where: conditions on the event's JSON (`events/conditions.py`), decided before anything is sent.
         ordered: events of one stream are handled one at a time, in the order of their publication, while other streams
@@ -104,8 +112,12 @@ class Agent:
             `variant` is this one's name, by default the function's; `weight` its percentage of the streams, without
             which it shares the rest.
         shadow: it gets every event, beside whoever else does, and nothing of what it says is published.
+        timeout: ends a handler after so many seconds, and makes its delivery a dead letter; works in every pool, with
+            the limits that tasks/deadlines.py tells.
+        batch: lets a worker hand over up to so many deliveries to a slot at once, 2 to 1000; for short handlers.
 
-        Raises: InvalidPattern, InvalidFilter, InvalidName, InvalidSubscription, DuplicateSubscription, Misuse.
+        Raises: InvalidPattern, InvalidFilter, InvalidName, InvalidSubscription, InvalidOption, DuplicateSubscription,
+        Misuse.
         """
         if ordered and self.overflow == "drop_oldest":
             raise Misuse(f"an ordered subscription of {self.name!r} cannot drop its oldest: choose block or reject")
@@ -124,14 +136,23 @@ class Agent:
             "weight": weight,
             "shadow": shadow,
         }
+        timeout_s = _checked_timeout(timeout)
+        size = _checked_batch(batch)
 
         def subscribe(function: AHandler) -> AHandler:
-            self._add(function, options)
+            self._add(function, options, timeout_s=timeout_s, batch=size)
             return function
 
         return subscribe
 
-    def _add(self, function: HandlerFunction, options: Mapping[str, object]) -> None:
+    def _add(
+        self,
+        function: HandlerFunction,
+        options: Mapping[str, object],
+        *,
+        timeout_s: float | None,
+        batch: int | None,
+    ) -> None:
         if not re.match(FUNCTION_NAME, function.__name__):
             raise InvalidName("a handler", function.__name__)
         subscription = _subscription(self.name, function.__name__, options)
@@ -140,7 +161,9 @@ class Agent:
         known = [handler.subscription for handler in self._handlers.values()]
         _check_weights([*known, subscription], of=subscription)
         takes_context = len(inspect.signature(function).parameters) > 1
-        self._handlers[subscription.name] = Handler(subscription, function, takes_context)
+        self._handlers[subscription.name] = Handler(
+            subscription, function, takes_context, timeout_s=timeout_s, batch=batch
+        )
 
 
 def _subscription(agent: str, function: str, options: Mapping[str, object]) -> Subscription:
@@ -184,3 +207,18 @@ def _percent(buckets: int) -> str:
 
 def _listed(weights: Iterable[float]) -> str:
     return " and ".join(f"{weight:g}" for weight in sorted(weights))
+
+
+def _checked_timeout(timeout: object) -> float | None:
+    if timeout is None:
+        return None
+    seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+    if isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 < seconds <= MAX_TIMEOUT_S:
+        return float(seconds)
+    raise InvalidOption("timeout", repr(timeout), "give seconds above 0, at most a week's, a timedelta, or None")
+
+
+def _checked_batch(batch: object) -> int | None:
+    if batch is None or (isinstance(batch, int) and not isinstance(batch, bool) and MIN_BATCH <= batch <= MAX_BATCH):
+        return batch
+    raise InvalidOption("batch", repr(batch), f"give a whole number from {MIN_BATCH} to {MAX_BATCH}, or None")

@@ -14,11 +14,9 @@ step becomes a dead letter, and its task fails, so that Flower and Celery's sign
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import logging
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -32,7 +30,7 @@ from redis.exceptions import RedisError
 from events.catalog.error import ErrorContent, ErrorEvent
 from events.content import Value
 from events.dead_letter import Cause, DeadLetter
-from events.errors import BrokerUnavailable, HandlerReturnedNoEvent, HopLimitReached, Misuse, Severity
+from events.errors import BrokerUnavailable, HopLimitReached, Misuse, Severity
 from events.event import Category, Event
 from events.ids import emitted_event_id
 from tasks.agents import Agent, Handler
@@ -40,8 +38,9 @@ from tasks.celery import EventApp
 from tasks.context import Context, handling
 from tasks.dispatch import dispatch
 from tasks.envelopes import MAILBOX_HEADER
+from tasks.handlers import run_handler
 from tasks.outcomes import Outcome
-from tasks.publication import checked, hold
+from tasks.publication import checked
 from tasks.stores.publications import Settling
 from tasks.wire import Admitted, read
 
@@ -67,6 +66,7 @@ class DeliveryTask(Task[..., Any]):
 
     app: EventApp
     handler: Handler
+    Strategy = "tasks.batching:strategy"
 
     def run(self, document: object) -> str:
         """Deliver one event; returns the outcome. Raises what the handler raised, once the dead letter is kept."""
@@ -113,10 +113,10 @@ def admitted(delivery: Delivery, event: Event) -> Outcome | None:
 
 
 def handled(delivery: Delivery, event: Event) -> list[Admitted]:
-    """Run the handler, and return what is to be published for it. Raises whatever the handler raises."""
+    """Run the handler, and return what is to be published for it. Raises as `run_handler`."""
     subscription = delivery.handler.subscription
     context = Context(event, delivery.id, subscription, delivery.attempt, delivery.app)
-    handling(context, partial(_run_handler, delivery.handler, context))
+    handling(context, partial(run_handler, delivery.handler, context))
     return _muted(delivery, context.outbox.held) if subscription.shadow else context.outbox.held
 
 
@@ -139,24 +139,6 @@ def _muted(delivery: Delivery, held: list[Admitted]) -> list[Admitted]:
     if held:
         delivery.app.stores.counters.add("shadowed", len(held))
     return []
-
-
-def _run_handler(handler: Handler, context: Context) -> None:
-    arguments = (context.event, context) if handler.takes_context else (context.event,)
-    returned = handler.function(*arguments)
-    if inspect.iscoroutine(returned):
-        returned = asyncio.run(returned)
-    for event in _events(returned, handler):
-        hold(context, event)
-
-
-def _events(returned: object, handler: Handler) -> Iterator[Event]:
-    if returned is None:
-        return
-    for each in returned if isinstance(returned, Iterable) and not isinstance(returned, Event) else [returned]:
-        if not isinstance(each, Event):
-            raise HandlerReturnedNoEvent(handler.subscription.name, type(each).__name__)
-        yield each
 
 
 @contextmanager

@@ -5,7 +5,14 @@ from datetime import timedelta
 import pytest
 
 from events import Event
-from events.errors import DuplicateSubscription, InvalidFilter, InvalidName, InvalidPattern, InvalidSubscription
+from events.errors import (
+    DuplicateSubscription,
+    InvalidFilter,
+    InvalidName,
+    InvalidOption,
+    InvalidPattern,
+    InvalidSubscription,
+)
 from tasks import Agent, Context
 
 
@@ -144,3 +151,29 @@ def test_a_split_that_leaves_streams_without_a_variant_is_not_announced():
 
     agent.on("message.*", split="offer")(hear_too)
     assert len(agent.subscriptions) == 2
+
+
+@pytest.mark.parametrize(
+    ("timeout", "seconds"), [(2, 2.0), (0.5, 0.5), (timedelta(minutes=1), 60.0), (None, None)], ids=repr
+)
+def test_a_time_limit_is_seconds_or_a_timedelta(timeout, seconds):
+    agent = Agent("memory")
+
+    @agent.on("input.*", timeout=timeout)
+    def keep(event: Event) -> None: ...
+
+    assert agent.handlers["memory.keep"].timeout_s == seconds
+
+
+@pytest.mark.parametrize(
+    "timeout", [0, -1, float("nan"), float("inf"), True, "5", timedelta(0), timedelta(days=8)], ids=repr
+)
+def test_a_time_limit_that_is_none_is_refused_where_it_is_written(timeout):
+    with pytest.raises(InvalidOption, match="timeout"):
+        Agent("memory").on("input.*", timeout=timeout)
+
+
+@pytest.mark.parametrize("batch", [0, 1, -1, 1001, True, 2.5, "32"])
+def test_a_batch_that_is_none_is_refused_where_it_is_written(batch):
+    with pytest.raises(InvalidOption, match="batch"):
+        Agent("memory").on("input.*", batch=batch)

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from celery.concurrency.solo import TaskPool as SoloPool
+from celery.concurrency.thread import TaskPool as ThreadsPool
+from celery.worker.state import revoked as revoked_ids
+
+from tasks.batching import Gatherer
+from tasks.celery import EventApp
+
+SIZE = 4
+
+
+class ARequest:
+    """A request as Celery's, which notes what it is told."""
+
+    type = "quick.act"
+    body = content_type = content_encoding = None
+    _already_revoked = _already_cancelled = False
+
+    def __init__(self, name: str, *, redelivered: bool = False, time_limit: float | None = None) -> None:
+        self.id = name
+        self.request_dict: dict[str, object] = {}
+        self.delivery_info = {"redelivered": redelivered}
+        self.time_limits = (time_limit, None)
+        self.told: list[object] = []
+
+    def revoked(self) -> bool:
+        if self.id in revoked_ids:
+            self.told.append("revoked")
+        return self.id in revoked_ids
+
+    def execute_using_pool(self, pool: object) -> None:
+        self.told.append("ran alone")
+
+    def on_accepted(self, pid: object, time_accepted: object) -> None:
+        self.told.append("accepted")
+
+    def on_success(self, result: tuple[int, object, float]) -> None:
+        self.told.append(result[1])
+
+    def on_failure(self, failure: Any) -> None:
+        self.told.append(type(failure.exception.exc).__name__)
+
+
+class AConsumer:
+    """A worker's consumer: what is to run soon runs at the end of the turn, slots are given when there are some."""
+
+    def __init__(self, pool: object) -> None:
+        self.pool = pool
+        self.slots = 10
+        self.soon: list[Callable[[], object]] = []
+        self.asking: list[Any] = []
+
+    def call_soon(self, act: Callable[[], object]) -> None:
+        self.soon.append(act)
+
+    def on_task_request(self, request: Any) -> None:
+        self.asking.append(request)
+        self.give_slots()
+
+    def give_slots(self) -> None:
+        while self.asking and self.slots:
+            self.slots -= 1
+            self.asking.pop(0).execute_using_pool(self.pool)
+
+    def end_turn(self) -> None:
+        while self.soon:
+            self.soon.pop()()
+
+
+class Pool:
+    """A pool that keeps its jobs."""
+
+    def __init__(self) -> None:
+        self.jobs: list[dict[str, Any]] = []
+
+    def apply_async(self, target: object, **job: Any) -> None:
+        self.jobs.append(job)
+
+    def sizes(self) -> list[int]:
+        return [len(job["args"][1]) for job in self.jobs]
+
+
+@pytest.fixture
+def app(monkeypatch) -> EventApp:
+    app = EventApp("test", set_as_current=False)
+    monkeypatch.setattr("tasks.batching.trace_task_ret", trace)
+    # Celery keeps what was revoked for the whole process.
+    revoked_ids.discard("revoked meanwhile")
+    return app
+
+
+def trace(task: str, name: str, *message: object) -> tuple[int, object, float]:
+    if name == "revokes":
+        revoked_ids.add("revoked meanwhile")
+    if name == "exits":
+        raise SystemExit(1)
+    return (0, f"{name} ran", 0.0)
+
+
+def add(app: EventApp, consumer: AConsumer, *names: str) -> list[ARequest]:
+    requests = [ARequest(name) for name in names]
+    gatherer = Gatherer(app, consumer, SIZE)
+    for request in requests:
+        gatherer.add(request)
+    return requests
+
+
+def test_what_comes_in_one_turn_shares_jobs_and_the_rest_does_not_wait(app):
+    consumer = AConsumer(pool := Pool())
+
+    add(app, consumer, *"abcdefghij")
+
+    assert pool.sizes() == [4, 4], "a full batch goes at once"
+    consumer.end_turn()
+    assert pool.sizes() == [4, 4, 2]
+
+
+def test_what_comes_while_all_slots_are_busy_goes_on_gathering(app):
+    consumer = AConsumer(pool := Pool())
+    consumer.slots = 0
+    gatherer = Gatherer(app, consumer, SIZE)
+    for name in "abc":
+        gatherer.add(ARequest(name))
+        consumer.end_turn()
+
+    consumer.slots = 1
+    consumer.give_slots()
+
+    assert pool.sizes() == [3]
+    assert consumer.asking == []
+
+
+def test_one_that_has_no_mates_runs_as_without_batches(app):
+    consumer = AConsumer(pool := Pool())
+
+    (request,) = add(app, consumer, "a")
+    consumer.end_turn()
+
+    assert (request.told, pool.jobs) == (["ran alone"], [])
+
+
+@pytest.mark.parametrize("request_", [ARequest("a", redelivered=True), ARequest("a", time_limit=5.0)])
+def test_what_may_end_its_slot_runs_alone_and_at_once(app, request_):
+    Gatherer(app, AConsumer(Pool()), SIZE).add(request_)
+
+    assert request_.told == ["ran alone"]
+
+
+@pytest.mark.parametrize("kind", [SoloPool, ThreadsPool])
+def test_pools_without_children_run_batches_and_hear_of_revokes_meanwhile(app, kind):
+    pool = kind(2)
+
+    requests = add(app, consumer := AConsumer(pool), "a", "revokes", "revoked meanwhile")
+    consumer.end_turn()
+    pool.stop()  # waits for what runs
+
+    assert [request.told for request in requests] == [
+        ["accepted", "a ran"],
+        ["accepted", "revokes ran"],
+        ["accepted", "revoked"],
+    ]
+
+
+def test_a_slot_that_ends_in_mid_batch_is_told_to_each_as_a_lost_worker(app):
+    requests = add(app, consumer := AConsumer(SoloPool(1)), "a", "exits", "c")
+    consumer.end_turn()
+
+    assert [request.told for request in requests] == [["accepted", "WorkerLostError"]] * 3
+
+
+def test_telling_one_does_not_keep_the_others_from_being_told(app, monkeypatch):
+    consumer = AConsumer(SoloPool(1))
+    requests = [ARequest("a"), ARequest("b")]
+    monkeypatch.setattr(requests[0], "on_success", lambda result: 1 // 0)
+    gatherer = Gatherer(app, consumer, SIZE)
+    for request in requests:
+        gatherer.add(request)
+
+    with pytest.raises(ZeroDivisionError):
+        consumer.end_turn()
+
+    assert requests[1].told == ["accepted", "b ran"]

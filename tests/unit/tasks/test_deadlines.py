@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import pytest
+
+from tasks.deadlines import Overdue, call_within
+
+SHORT_S, LONG_S = 0.05, 30.0
+
+
+def here(act: Callable[[], object]) -> object:
+    return act()
+
+
+def in_a_thread(act: Callable[[], object]) -> object:
+    with ThreadPoolExecutor(1) as threads:
+        return threads.submit(act).result(10)
+
+
+anywhere = pytest.mark.parametrize("run", [here, in_a_thread])
+
+
+def compute_for_ever() -> None:
+    while True:
+        pass
+
+
+@anywhere
+def test_what_computes_too_long_is_ended(run):
+    with pytest.raises(Overdue):
+        run(lambda: call_within(SHORT_S, compute_for_ever))
+
+
+@anywhere
+def test_what_ends_in_time_returns(run):
+    assert run(lambda: call_within(LONG_S, lambda: 5)) == 5
+
+
+@anywhere
+def test_what_ends_too_late_by_itself_has_ended_too_late(run):
+    with pytest.raises(Overdue):
+        run(lambda: call_within(SHORT_S, lambda: _swallow(lambda: threading.Event().wait(2 * SHORT_S))))
+
+
+@anywhere
+def test_what_fails_in_time_fails_by_its_own_error(run):
+    with pytest.raises(ZeroDivisionError):
+        run(lambda: call_within(LONG_S, lambda: 1 // 0))
+
+
+@anywhere
+def test_nothing_is_raised_once_a_call_has_returned(run):
+    def call_many_to_the_limit() -> int:
+        ended = 0
+        for number in range(300):
+            wait_s = 0.0005 + number / 1e6
+            try:
+                call_within(0.0007, lambda: _compute(wait_s))  # noqa: B023 - called at once
+            except Overdue:
+                ended += 1
+        return ended
+
+    # A blow that comes too late would be raised in the loop itself, or in what comes after.
+    assert 0 < run(call_many_to_the_limit) <= 300
+    run(lambda: _compute(SHORT_S))
+
+
+def test_the_main_thread_is_ended_while_it_waits():
+    began = time.monotonic()
+
+    with pytest.raises(Overdue):
+        call_within(SHORT_S, lambda: threading.Event().wait(LONG_S))
+
+    assert time.monotonic() - began < 5
+
+
+def test_a_late_signal_does_no_harm():
+    call_within(LONG_S, lambda: None)
+
+    signal.raise_signal(signal.SIGURG)
+
+
+def _compute(seconds: float) -> None:
+    ends_at = time.monotonic() + seconds
+    while time.monotonic() < ends_at:
+        pass
+
+
+def _swallow(act: Callable[[], object]) -> None:
+    with suppress(BaseException):
+        act()

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tasks import loops
+from tasks.deadlines import Overdue, call_within
+
+
+async def this_loop() -> asyncio.AbstractEventLoop:
+    return asyncio.get_running_loop()
+
+
+def test_threads_share_one_loop_and_wait_for_each_other_in_it():
+    met = asyncio.Event()
+
+    async def meet(number: int) -> asyncio.AbstractEventLoop:
+        met.set() if number else await met.wait()
+        return asyncio.get_running_loop()
+
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(loops.run, meet(0))
+        second = threads.submit(loops.run, meet(1))
+
+        assert first.result(5) is second.result(5)
+
+
+def test_the_main_thread_keeps_its_loop():
+    assert loops.run(this_loop()) is loops.run(this_loop())
+
+
+def test_a_closed_loop_is_followed_by_a_new_one():
+    first = loops.run(this_loop())
+
+    loops.close()
+
+    assert first.is_closed()
+    assert loops.run(this_loop()) is not first
+    loops.close()
+    loops.close()
+
+
+def test_closing_ends_the_background_loop_and_its_thread():
+    with ThreadPoolExecutor(1) as threads:
+        loop = threads.submit(loops.run, this_loop()).result(5)
+
+    loops.close()
+
+    assert loop.is_closed()
+    assert "petiole-loop" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_a_coroutine_that_refuses_to_end_never_runs_again(monkeypatch):
+    monkeypatch.setattr(loops, "CLEANUP_LIMIT_S", 0.05)
+    before = loops.run(this_loop())
+    turns = []
+
+    async def refuse() -> None:
+        while True:
+            try:
+                await asyncio.sleep(30)
+            except asyncio.CancelledError:
+                turns.append("refused")
+
+    with pytest.raises(Overdue):
+        call_within(0.05, lambda: loops.run(refuse()))
+
+    assert (turns, before.is_closed()) == (["refused"], True)
+    assert loops.run(this_loop()) is not before
+    loops.close()
