@@ -16,6 +16,7 @@ from events.registry import EventRegistry, registry
 from tasks.routing import RoutingTable
 from tasks.settings import Settings
 from tasks.stores import Stores, open_stores
+from tasks.transport import plain
 
 ATask = TypeVar("ATask", bound=Task[..., Any])
 
@@ -73,7 +74,7 @@ class EventApp(Celery):
         return self._routing
 
     def _connect(self) -> Redis:
-        url = self.settings.state_url or self.conf.broker_url or ""
+        url = self.settings.state_url or plain(self.conf.broker_url or "")
         if not url.startswith(_REDIS_SCHEMES):
             raise NotConfigured(
                 "the state store", "set PETIOLE_STATE_URL to a Redis or Valkey, such as redis://HOST:6379"
