@@ -74,7 +74,8 @@ class EventApp(Celery):
         return self._routing
 
     def _connect(self) -> Redis:
-        url = self.settings.state_url or plain(self.conf.broker_url or "")
+        broker_url = plain(self.conf.broker_url or "").replace("redis+socket:", "unix:").replace("virtual_host=", "db=")
+        url = self.settings.state_url or broker_url
         if not url.startswith(_REDIS_SCHEMES):
             raise NotConfigured(
                 "the state store", "set PETIOLE_STATE_URL to a Redis or Valkey, such as redis://HOST:6379"

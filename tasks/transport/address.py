@@ -30,7 +30,13 @@ def ours(url: str) -> str:
 
 def plain(url: str) -> str:
     """Return the URL that kombu's own transport and redis-py understand."""
-    return ";".join(address.removeprefix(PREFIX) for address in url.split(";"))
+    return ";".join(_without_prefix(address) for address in url.split(";"))
+
+
+def _without_prefix(address: str) -> str:
+    # Kombu's name for a socket has a plus of its own.
+    stock = address.removeprefix(PREFIX)
+    return f"redis+{stock}" if stock.startswith("socket://") else stock
 
 
 def stock_connection(client: Any) -> Connection:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from queue import Empty
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import redis
 from kombu.transport import redis as stock
@@ -46,11 +46,12 @@ GATHER_S = 0.003
 MOST_ACKS = 200
 # How much one turn takes at most: the broker serves nobody else meanwhile.
 MOST_TAKEN = 256
-# A sweep gives back at most ten chunks; kombu's restore has no bound.
-CHUNK, MOST_CHUNKS = 100, 10
+# How many go back in one step, and in one sweep; kombu's restore has no bound.
+CHUNK, MOST_SWEPT = 100, 1000
 # How often to look for messages that no bell announces, for how long after the last one.
 UNANNOUNCED_POLL_S, UNANNOUNCED_FOR_S = 0.05, 10.0
 
+Item = TypeVar("Item")
 End = Literal["LPUSH", "RPUSH"]  # consumers take from the right
 
 
@@ -100,7 +101,12 @@ class Turns(_Stock):
     def _get_pool(self, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002 - kombu's
         if self.connection is None or self.connection.client is None:
             raise redis.ConnectionError("the connection to the broker is gone")
-        return super()._get_pool(asynchronous)
+        # Kombu asks its transport for the address, and knows no prefix.
+        transport, self.connection = self.connection, self.connection.address
+        try:
+            return super()._get_pool(asynchronous)
+        finally:
+            self.connection = transport
 
     def _key(self, name: str) -> str:
         return f"{self.global_keyprefix}{name}"
@@ -312,21 +318,20 @@ class Turns(_Stock):
 
     def give_back(self, tags: Sequence[str], end: End) -> None:
         """Put messages back that are still unacked; the first of them is the first to be taken again."""
-        for start in range(0, len(tags), CHUNK):
-            chunk = self._steps.recall(tags[start : start + CHUNK])
-            self._steps.requeue([self._returning(unacked) for unacked in _in_order(chunk, end)], end)
+        for chunk in _chunks(_in_order(tags, end)):
+            self._requeue(_in_order(self._steps.recall(chunk), end), end)
 
     def give_back_expired(self, limit: int | None, *, every: int) -> None:
         """Put back what has been unacked for longer than the visibility timeout, a bounded part of it in one sweep."""
         if monotonic() - self._swept_at < 0.9 * every * self.unacked_restore_interval:
             return
         self._swept_at = monotonic()
-        chunk = min(limit or CHUNK, CHUNK)
-        for _ in range(-(-limit // chunk) if limit else MOST_CHUNKS):
-            before, expired = self._steps.expired(self.visibility_timeout, chunk)
-            self._steps.requeue([self._returning(unacked) for unacked in reversed(expired)], "RPUSH", before)
-            if len(expired) < chunk:
-                return
+        before, expired = self._steps.expired(self.visibility_timeout, limit or MOST_SWEPT)
+        self._requeue(expired, "RPUSH", before)
+
+    def _requeue(self, messages: Sequence[Unacked], end: End, before: float | Literal["inf"] = "inf") -> None:
+        for chunk in _chunks(_in_order(messages, end)):
+            self._steps.requeue([self._returning(unacked) for unacked in chunk], end, before)
 
     def _returning(self, unacked: Unacked) -> Returning:
         payload, exchange, routing_key = loads(bytes_to_str(unacked.entry))
@@ -389,9 +394,14 @@ class Turns(_Stock):
         super()._after_fork()
 
 
-def _in_order(messages: Sequence[Unacked], end: End) -> Sequence[Unacked]:
+def _in_order(messages: Sequence[Item], end: End) -> Sequence[Item]:
     """Order messages so that the first ends up nearest to the consumers."""
     return messages if end == "LPUSH" else messages[::-1]
+
+
+def _chunks(messages: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    for start in range(0, len(messages), CHUNK):
+        yield messages[start : start + CHUNK]
 
 
 class Channel(Turns, stock.Channel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from queue import Empty
 from typing import Any
 
@@ -10,6 +11,14 @@ from kombu.transport import redis as stock
 from tasks.transport import inherited
 from tasks.transport.address import stock_connection
 from tasks.transport.channel import Channel, SentinelChannel
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a channel connects to, in the two names by which kombu asks its transport."""
+
+    client: Any
+    default_port: int
 
 
 class Poller(stock.MultiChannelPoller):
@@ -44,11 +53,11 @@ class Transport(stock.Transport):
     def __init__(self, client: Any, **options: Any) -> None:
         inherited.check()
         super().__init__(client, **options)
-        # Kombu reads its addresses from the connection, and knows no prefix.
-        self.client: Any = stock_connection(client)
-        if self.client.transport_cls == "sentinel":
+        address = stock_connection(client)
+        if address.transport_cls == "sentinel":
             self.Channel = SentinelChannel
             self.default_port = stock.SentinelTransport.default_port
+        self.address = Address(address, self.default_port)
         self.cycle = Poller()
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
