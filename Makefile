@@ -14,7 +14,7 @@ CANDIDATES := $(or $(PYTHON),python3.13 python3.12 python3.11 python3)
 IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format clean constraints
+.PHONY: help demo test faults lint format clean constraints
 
 help: ## Show these verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,10 @@ demo: $(STAMP) ## Send messages through the whole flow, on an embedded broker
 
 test: lint ## Run lint, then all tests (ARGS="-k name" for some)
 	$(BIN)/pytest $(ARGS)
+
+faults: $(TOOLS) ## Kill workers and brokers for half an hour (make test does it for a minute)
+	PETIOLE_FAULT_WORKER_KILLS=20 PETIOLE_FAULT_MESSAGES_PER_KILL=3000 PETIOLE_FAULT_BROKER_KILLS=4 \
+		$(BIN)/pytest tests/faults $(ARGS)
 
 lint: $(TOOLS) ## Check style, types and who imports whom
 	$(BIN)/ruff check

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from queue import Empty
+from time import monotonic, sleep
 from typing import Any
 
 from kombu.transport import redis as stock
@@ -11,6 +13,8 @@ from kombu.transport import redis as stock
 from tasks.transport import inherited
 from tasks.transport.address import stock_connection
 from tasks.transport.channel import Channel, SentinelChannel
+
+PATIENCE_S, RETRY_S = 2.0, 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,7 @@ class Transport(stock.Transport):
 
     Channel: Any = Channel
     loop: Any = None
+    worker_pid: int | None = None
 
     def __init__(self, client: Any, **options: Any) -> None:
         inherited.check()
@@ -60,7 +65,24 @@ class Transport(stock.Transport):
         self.address = Address(address, self.default_port)
         self.cycle = Poller()
 
+    def establish_connection(self) -> Any:
+        """Connect; in a worker that was connected before, try for two seconds.
+
+        Celery waits two seconds after the first refusal, four after the next; a broker restarts in less than one.
+        """
+        is_in_worker = Transport.worker_pid == os.getpid()
+        gives_up_at = monotonic() + (PATIENCE_S if is_in_worker else 0)
+        while True:
+            try:
+                return super().establish_connection()
+            except self.connection_errors:
+                if monotonic() >= gives_up_at:
+                    raise
+                sleep(RETRY_S)
+
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         """Join the worker's event loop, by which acks and small fetches may wait a moment for more."""
         super().register_with_event_loop(connection, loop)
         self.loop = loop
+        # Asking kombu for the loop of this process would not do: after a lost connection there is none for a while.
+        Transport.worker_pid = os.getpid()
