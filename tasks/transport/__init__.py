@@ -30,7 +30,8 @@ checked when a connection is made.
 
     address.py      from petiole+redis:// to what kombu makes of redis://
     transport.py    Transport and Poller: the event loop's turn
-    channel.py      Channel: fetch, hand over, put, give back
+    channel.py      Channel: puts, takes in turns, hands over
+    returns.py      what goes back to its queue
     qos.py          QoS: acks
     steps.py        the Lua steps, as functions
     inherited.py    what must be there in kombu

@@ -9,34 +9,20 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from queue import Empty
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal
 
-import redis
 from kombu.transport import redis as stock
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
 from redis.exceptions import NoScriptError
 
 from tasks.transport.qos import QoS
-from tasks.transport.steps import PUT, Command, Returning, Source, Steps, Taken, Unacked
-
-if TYPE_CHECKING:
-
-    class _Stock(stock.Channel):
-        # The stubs leave out what is private.
-        connection: Any
-        _basic_cancel: Any
-        _after_fork: Any
-        _get_pool: Any
-        _put: Any
-
-        def __getattr__(self, name: str) -> Any: ...
-else:
-    _Stock = object
+from tasks.transport.returns import Returns
+from tasks.transport.steps import PUT, Command, Source, Steps, Taken
 
 logger = logging.getLogger(__name__)
 
@@ -46,16 +32,11 @@ GATHER_S = 0.003
 MOST_ACKS = 200
 # How much one turn takes at most: the broker serves nobody else meanwhile.
 MOST_TAKEN = 256
-# How many go back in one step, and in one sweep; kombu's restore has no bound.
-CHUNK, MOST_SWEPT = 100, 1000
 # How often to look for messages that no bell announces, for how long after the last one.
 UNANNOUNCED_POLL_S, UNANNOUNCED_FOR_S = 0.05, 10.0
 
-Item = TypeVar("Item")
-End = Literal["LPUSH", "RPUSH"]  # consumers take from the right
 
-
-class Turns(_Stock):
+class Turns(Returns):
     """What ours changes in a channel of kombu's, plain or by Sentinel."""
 
     QoS = QoS
@@ -73,46 +54,7 @@ class Turns(_Stock):
         self._unannounced_until = 0.0
         self._turned_at = 0.0
         self._is_gathering = False
-        self._swept_at = float("-inf")
-        self._kept: Any = None
-        self._kept_steps: Steps | None = None
         super().__init__(*args, **options)
-
-    # Clients
-
-    @contextmanager
-    def conn_or_acquire(self, client: Any | None = None) -> Iterator[Any]:
-        """Give the one kept client. It takes a connection of the pool for each command, so threads may share it."""
-        if self._kept is None or self._kept.connection_pool is not self.pool:
-            self._kept = self._create_client()
-        yield client or self._kept
-
-    @property
-    def _steps(self) -> Steps:
-        if self._kept_steps is None or self._kept_steps.client.connection_pool is not self.pool:
-            self._kept_steps = Steps(
-                redis.Redis(connection_pool=self.pool),
-                unacked=self._key(self.unacked_key),
-                index=self._key(self.unacked_index_key),
-                undecodable=self._key(f"{self.unacked_key}{self.sep}undecodable"),
-            )
-        return self._kept_steps
-
-    def _get_pool(self, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002 - kombu's
-        if self.connection is None or self.connection.client is None:
-            raise redis.ConnectionError("the connection to the broker is gone")
-        # Kombu asks its transport for the address, and knows no prefix.
-        transport, self.connection = self.connection, self.connection.address
-        try:
-            return super()._get_pool(asynchronous)
-        finally:
-            self.connection = transport
-
-    def _key(self, name: str) -> str:
-        return f"{self.global_keyprefix}{name}"
-
-    def _bell(self, queue: str) -> str:
-        return self._key(f"{queue}{self.sep}bell")
 
     # Putting
 
@@ -314,36 +256,6 @@ class Turns(_Stock):
         acks, self._acks[:count] = self._acks[:count], []
         return acks
 
-    # Giving back
-
-    def give_back(self, tags: Sequence[str], end: End) -> None:
-        """Put messages back that are still unacked; the first of them is the first to be taken again."""
-        for chunk in _chunks(_in_order(tags, end)):
-            self._requeue(_in_order(self._steps.recall(chunk), end), end)
-
-    def give_back_expired(self, limit: int | None, *, every: int) -> None:
-        """Put back what has been unacked for longer than the visibility timeout, a bounded part of it in one sweep."""
-        if monotonic() - self._swept_at < 0.9 * every * self.unacked_restore_interval:
-            return
-        self._swept_at = monotonic()
-        before, expired = self._steps.expired(self.visibility_timeout, limit or MOST_SWEPT)
-        self._requeue(expired, "RPUSH", before)
-
-    def _requeue(self, messages: Sequence[Unacked], end: End, before: float | Literal["inf"] = "inf") -> None:
-        for chunk in _chunks(_in_order(messages, end)):
-            self._steps.requeue([self._returning(unacked) for unacked in chunk], end, before)
-
-    def _returning(self, unacked: Unacked) -> Returning:
-        payload, exchange, routing_key = loads(bytes_to_str(unacked.entry))
-        with suppress(KeyError, TypeError):
-            payload["headers"]["redelivered"] = True
-            payload["properties"]["delivery_info"]["redelivered"] = True
-        priority = self._get_message_priority(payload, reverse=False)
-        # Kombu drops what no queue is bound for; a queue of the key's name keeps it where it can be seen.
-        queues = self._lookup(exchange, routing_key) or [routing_key]
-        lists = [(self._key(self._q_for_pri(queue, priority)), self._bell(queue)) for queue in queues]
-        return Returning(unacked.tag, lists, dumps(payload))
-
     def _give_back_unwanted(self) -> None:
         """Put back what the backlog holds of queues that nobody consumes any longer."""
         callbacks = self.connection._callbacks  # noqa: SLF001 - kombu's
@@ -392,16 +304,6 @@ class Turns(_Stock):
         # The parent's acks and messages are the parent's.
         self._acks, self._acks_under_way, self._backlog = [], [], deque()
         super()._after_fork()
-
-
-def _in_order(messages: Sequence[Item], end: End) -> Sequence[Item]:
-    """Order messages so that the first ends up nearest to the consumers."""
-    return messages if end == "LPUSH" else messages[::-1]
-
-
-def _chunks(messages: Sequence[Item]) -> Iterator[Sequence[Item]]:
-    for start in range(0, len(messages), CHUNK):
-        yield messages[start : start + CHUNK]
 
 
 class Channel(Turns, stock.Channel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import uuid
 from collections import Counter
 from contextlib import suppress
@@ -449,14 +450,15 @@ def test_each_reads_what_the_other_writes(publisher, consumer, clean_broker_url,
         assert len(Inbox(back, "q").drain(50)) == 50
 
 
-def test_what_a_dead_stock_consumer_held_is_given_back_by_ours(clean_broker_url, server):
+def test_what_a_dead_stock_consumer_held_is_given_back_by_ours(clean_broker_url, server, eventually):
     with Connection(clean_broker_url) as sending:
         for number in range(250):
             publish(sending, number)
-    options = {"visibility_timeout": 0.2, "unacked_restore_interval": 0.1, "unacked_restore_throttle": 1}
+    options = {"visibility_timeout": 1, "unacked_restore_interval": 0.1, "unacked_restore_throttle": 1}
     dead = Inbox(Connection(clean_broker_url), "q")
     dead.drain(250)
     dead.channel.qos.restore_at_shutdown = False
+    eventually(lambda: server.zcount("unacked_index", "-inf", time.time() - 1) == 250, 5)
     ours = Inbox(Connection(tasks.transport.ours(clean_broker_url), transport_options=options), "q")
     handled: Counter[int] = Counter()
     for _ in range(1000):
