@@ -373,9 +373,9 @@ def test_a_worker_answers_remote_control(url, node, eventually):
     node.start("celery", "-A", "answering", "worker", "-n", "w@h", "--pool", "threads", "-c", "2", "-E", "-l", "INFO")
     eventually(lambda: "ready." in node.logs(), 30, node.logs)
 
-    assert app.control.ping(timeout=2, limit=1) == [{"w@h": {"ok": "pong"}}]
-    assert app.control.inspect(timeout=2, limit=1).registered() == {"w@h": ["double"]}
-    assert app.control.add_consumer("more", reply=True, timeout=2, limit=1)
+    assert app.control.ping(timeout=10, limit=1) == [{"w@h": {"ok": "pong"}}]
+    assert app.control.inspect(timeout=10, limit=1).registered() == {"w@h": ["double"]}
+    assert app.control.add_consumer("more", reply=True, timeout=10, limit=1)
     assert app.send_task("double", args=[1], queue="more").id
     assert app.control.shutdown() is None
     assert node.processes[-1].wait(timeout=20) == 0
