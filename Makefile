@@ -25,8 +25,9 @@ demo: $(STAMP) ## Send messages through the whole flow, on an embedded broker
 test: lint ## Run lint, then all tests (ARGS="-k name" for some)
 	$(BIN)/pytest $(ARGS)
 
-faults: $(TOOLS) ## Kill workers, publishers and brokers at random, for long
-	PETIOLE_FAULTS=full $(BIN)/pytest tests/faults -s $(ARGS)
+faults: $(TOOLS) ## Kill workers, publishers and brokers at random, for half an hour (make test does it for a minute)
+	PETIOLE_FAULTS=full PETIOLE_FAULT_WORKER_KILLS=20 PETIOLE_FAULT_MESSAGES_PER_KILL=3000 \
+		PETIOLE_FAULT_BROKER_KILLS=4 $(BIN)/pytest tests/faults -s $(ARGS)
 
 bench: $(TOOLS) ## Measure beside plain Celery, in one run
 	$(BIN)/python tests/benchmarks/bench.py

@@ -1,6 +1,7 @@
 """Celery's settings, read from the environment; data only.
 
     PETIOLE_BROKER_URL      redis://…; without it CELERY_BROKER_URL, then the embedded broker, if one runs here
+    PETIOLE_TRANSPORT       stock: kombu's own transport for Redis, not ours (tasks/transport/)
     PETIOLE_RESULT_URL      where results of requests are kept; without it CELERY_RESULT_BACKEND, then the broker
     PETIOLE_HOME            folder of the embedded broker and of beat's schedule; ./.petiole
     PETIOLE_VISIBILITY_TIMEOUT_S   after how long another worker takes what a dead one held; 300
@@ -24,8 +25,19 @@ def _embedded_broker_url() -> str | None:
         return None
 
 
-broker_url = os.environ.get("PETIOLE_BROKER_URL") or os.environ.get("CELERY_BROKER_URL") or _embedded_broker_url()
-result_backend = os.environ.get("PETIOLE_RESULT_URL") or os.environ.get("CELERY_RESULT_BACKEND") or broker_url
+def _by_our_transport(url: str) -> str:
+    """Prefix every address that our transport serves; as tasks.transport.ours, which a file of data cannot import."""
+    if os.environ.get("PETIOLE_TRANSPORT") == "stock":
+        return url
+    addresses = url.replace("redis+socket://", "socket://").split(";")
+    is_served = all(address.startswith(("redis://", "rediss://", "socket://", "sentinel://")) for address in addresses)
+    return ";".join(f"petiole+{address}" for address in addresses) if is_served else url
+
+
+_url = os.environ.get("PETIOLE_BROKER_URL") or os.environ.get("CELERY_BROKER_URL") or _embedded_broker_url()
+broker_url = _by_our_transport(_url) if _url else None
+# Results are no messages: their backend talks to the server as it always did.
+result_backend = os.environ.get("PETIOLE_RESULT_URL") or os.environ.get("CELERY_RESULT_BACKEND") or _url
 broker_connection_retry_on_startup = True
 broker_transport_options = {
     "visibility_timeout": float(os.environ.get("PETIOLE_VISIBILITY_TIMEOUT_S", "300")),

@@ -24,6 +24,7 @@
     │   ├── UnknownTool                 no tool of that name; names the nearest one
     │   ├── InvalidArguments            a tool was called with arguments that it does not take
     │   ├── MissingExtra                the part asked for needs a package that is not installed
+    │   ├── UnsupportedKombu            kombu is not what our transport was built on
     │   └── NotConfigured               no broker or store is configured
     ├── Permanent                       this delivery fails again however often it is tried
     │   ├── HopLimitReached             the chain of causes is too long: a loop
@@ -297,6 +298,20 @@ class MissingExtra(Misuse):
 
     def __str__(self) -> str:
         return f"{self.part} needs a package that is not installed; type: pip install 'petiole[{self.extra}]'"
+
+
+class UnsupportedKombu(Misuse):
+    def __init__(self, name: str, found: str, version: str) -> None:
+        super().__init__(name, found, version)
+        self.name = name
+        self.found = found
+        self.version = version
+
+    def __str__(self) -> str:
+        return (
+            f"our transport cannot stand on kombu {self.version}: of {self.name}, {self.found}; "
+            "install kombu>=5.7,<5.8, or set PETIOLE_TRANSPORT=stock"
+        )
 
 
 class NotConfigured(Misuse):

@@ -16,6 +16,7 @@ from events.registry import EventRegistry, registry
 from tasks.routing import RoutingTable
 from tasks.settings import Settings
 from tasks.stores import Stores, open_stores
+from tasks.transport import plain
 
 ATask = TypeVar("ATask", bound=Task[..., Any])
 
@@ -68,7 +69,7 @@ class EventApp(Celery):
     @cached_property
     def publishes_in_one_step(self) -> bool:
         """Tell whether the broker and the state store are the same Redis, so that one script reaches both."""
-        return self.driver == "redis" and self._state is None and self._state_url() == self.conf.broker_url
+        return self.driver == "redis" and self._state is None and self._state_url() == self._broker_as_a_store()
 
     @cached_property
     def queue_prefix(self) -> str:
@@ -106,7 +107,12 @@ class EventApp(Celery):
         )
 
     def _state_url(self) -> str:
-        return self.settings.state_url or self.conf.broker_url or ""
+        return self.settings.state_url or self._broker_as_a_store()
+
+    def _broker_as_a_store(self) -> str:
+        """Write the broker's URL as redis-py reads it."""
+        url = plain(self.conf.broker_url or "")
+        return url.replace("redis+socket:", "unix:").replace("virtual_host=", "db=")
 
 
 app = EventApp("petiole")

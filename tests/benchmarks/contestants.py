@@ -15,12 +15,13 @@ from events import Event, TextMessageEvent
 from tasks import Agent
 
 SUBSCRIBERS = 3
+BATCH = int(os.environ.get("BENCH_BATCH") or 0) or None
 
 
 def _agent(number: int) -> Agent:
     agent = Agent(f"bench-{number}")
 
-    @agent.on("input.*")
+    @agent.on("input.*", batch=BATCH)
     def hear(event: Event) -> None: ...
 
     return agent

@@ -225,7 +225,8 @@ def test_it_is_used_only_where_the_environment_names_no_other_broker(home, monke
     running = broker.use_embedded_broker(app)
 
     assert running is not None
-    assert broker.url(home) == app.conf.broker_url == running.url
+    assert broker.url(home) == running.url
+    assert app.conf.broker_url == f"petiole+{running.url}"
 
 
 def a_client(url: str) -> redis.Redis:

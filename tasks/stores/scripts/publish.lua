@@ -38,13 +38,20 @@ local function drop_oldest(queue)
   end
 end
 
+-- Whoever waits for a queue of our transport waits for its bell, see tasks/transport/scripts/put.lua.
+local function put(queue, list, message)
+  redis.call('LPUSH', list, message)
+  redis.call('ZADD', queue .. '\6\022bell', 0, 0)
+  redis.call('PEXPIRE', queue .. '\6\022bell', 10000)
+end
+
 -- What waits in a mailbox is "delivery, queue, list, message", parted by line ends, which none of the first three holds.
 local function send(mailbox, delivery, queue, list, message)
   if mailbox ~= '' and not redis.call('SET', mailbox .. ':head', delivery, 'NX') then
     redis.call('RPUSH', mailbox, table.concat({delivery, queue, list, message}, '\n'))
     redis.call('HINCRBY', KEYS[5], queue, 1)
   else
-    redis.call('LPUSH', list, message)
+    put(queue, list, message)
   end
 end
 local function go_on(mailbox, settled)
@@ -59,7 +66,7 @@ local function go_on(mailbox, settled)
   local delivery, queue, list, message = following:match('^(.-)\n(.-)\n(.-)\n(.*)$')
   redis.call('HINCRBY', KEYS[5], queue, -1)
   redis.call('SET', mailbox .. ':head', delivery)
-  redis.call('LPUSH', list, message)
+  put(queue, list, message)
 end
 
 -- First pass, which changes nothing: Redis does not take back what was done before a script stopped.

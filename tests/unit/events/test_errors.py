@@ -45,6 +45,7 @@ from events.errors import (
     UnknownField,
     UnknownSubscription,
     UnknownTool,
+    UnsupportedKombu,
     WrongType,
 )
 
@@ -81,6 +82,7 @@ EXAMPLES: list[tuple[PetioleError, str]] = [
     (UnknownTool("weather"), "add it as a file in workers/tools/"),
     (InvalidArguments("calculator", "expression", "is required; give it"), "give it"),
     (MissingExtra("the OpenAI provider", "openai"), "pip install 'petiole[openai]'"),
+    (UnsupportedKombu("Channel._put", "it is not there", "5.9.0"), "install kombu>=5.7,<5.8"),
     (NotConfigured("the broker", "set PETIOLE_BROKER_URL"), "set PETIOLE_BROKER_URL"),
     (HopLimitReached("agent.state.updated", 65, 64), "look for agents that answer each other"),
     (HandlerReturnedNoEvent("memory.remember", "dict"), "return nothing, an event, or several events"),

@@ -1,0 +1,103 @@
+-- Promise: acknowledged messages are forgotten, and up to `credit` messages move from their queues to the unacked ones,
+-- as kombu keeps them, in one step: at every moment a message is in its queue or recorded as taken.
+-- The text of a message is moved as it is: cjson would write an empty list as an empty object.
+-- KEYS: unacked, unacked_index, undecodable, a bell for each queue, then for each priority a list for each queue
+-- ARGV: credit, fair or strict, number of queues, record or pass for each queue, acknowledged tags
+-- Returns: queue, tag, message, queue, tag, message, ...; queues count from 1.
+local credit, is_fair, queues = tonumber(ARGV[1]), ARGV[2] == 'fair', tonumber(ARGV[3])
+local steps = queues > 0 and (#KEYS - 3 - queues) / queues or 0
+-- A reply of many large messages would hold up everybody else.
+local most_bytes = 4194304
+local now = redis.call('TIME')
+local time = now[1] .. '.' .. string.format('%06d', now[2])
+
+local function list_of(step, queue)
+  return KEYS[3 + step * queues + queue]
+end
+
+-- Lua hands a command 8000 arguments at most.
+for first = 4 + queues, #ARGV, 1000 do
+  local last = math.min(first + 999, #ARGV)
+  redis.call('HDEL', KEYS[1], unpack(ARGV, first, last))
+  redis.call('ZREM', KEYS[2], unpack(ARGV, first, last))
+end
+if credit == 0 then
+  return {}
+end
+-- A key of the wrong type is found out here, before anything has left its queue.
+redis.call('HLEN', KEYS[1])
+redis.call('ZCARD', KEYS[2])
+
+local taken, count, bytes, is_closed = {}, 0, 0, {}
+
+local function entry(message)
+  local decoded = cjson.decode(message)
+  local properties = decoded.properties
+  local origin = properties.delivery_info
+  assert(type(properties.delivery_tag) == 'string')
+  local exchange, key = cjson.encode(origin.exchange or cjson.null), cjson.encode(origin.routing_key or cjson.null)
+  return properties.delivery_tag, '[' .. message .. ', ' .. exchange .. ', ' .. key .. ']'
+end
+
+local function deliver(queue, tag, message)
+  taken[#taken + 1], taken[#taken + 2], taken[#taken + 3] = queue, tag, message
+  count, bytes = count + 1, bytes + #message
+end
+
+local function record(queue, message)
+  local is_message, tag, recorded = pcall(entry, message)
+  if is_message then
+    redis.call('HSET', KEYS[1], tag, recorded)
+    redis.call('ZADD', KEYS[2], time, tag)
+    deliver(queue, tag, message)
+  else
+    redis.call('RPUSH', KEYS[3], message)
+    deliver(queue, '', message)
+  end
+end
+
+local function take(step, queue)
+  if count >= credit or bytes >= most_bytes or is_closed[queue] then
+    return false
+  end
+  local message = redis.call('RPOP', list_of(step, queue))
+  if not message then
+    return false
+  end
+  if ARGV[3 + queue] == 'record' then
+    record(queue, message)
+  else
+    -- Nobody could give it back: its consumer gets one at a time, and may leave after any.
+    is_closed[queue] = true
+    deliver(queue, '', message)
+  end
+  return true
+end
+
+for step = 1, steps do
+  local moved
+  repeat
+    moved = false
+    for queue = 1, queues do
+      repeat
+        local took = take(step, queue)
+        moved = moved or took
+      until is_fair or not took
+    end
+  until not moved
+end
+
+-- What is left behind is announced again: whoever waits takes its part. Where all is taken, no bell need be heard.
+for queue = 1, queues do
+  local bell, lists = KEYS[3 + queue], {}
+  for step = 1, steps do
+    lists[step] = list_of(step, queue)
+  end
+  if redis.call('EXISTS', unpack(lists)) > 0 then
+    redis.call('ZADD', bell, 0, 0)
+    redis.call('PEXPIRE', bell, 10000)
+  else
+    redis.call('DEL', bell)
+  end
+end
+return taken

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import pytest
+from kombu import Connection
+from kombu.transport import redis as stock
+
+import tasks.transport
+from events.errors import UnsupportedKombu
+from tasks.transport import inherited
+
+
+@pytest.fixture
+def unchecked():
+    """Have it looked again, here and afterwards."""
+    inherited.check.cache_clear()
+    yield
+    inherited.check.cache_clear()
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_kombu_that_lacks_what_is_overridden_is_refused(monkeypatch):
+    monkeypatch.delattr(stock.Channel, "_brpop_start")
+
+    with pytest.raises(UnsupportedKombu, match=r"Channel\._brpop_start, it is not there; install kombu"):
+        _ = Connection("petiole+redis://127.0.0.1:1").transport
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_kombu_whose_parameters_have_changed_is_refused(monkeypatch):
+    monkeypatch.setattr(stock.QoS, "append", lambda self, message: None)
+
+    with pytest.raises(UnsupportedKombu, match=r"QoS\.append, it takes \(message\); install kombu"):
+        _ = Connection("petiole+redis://127.0.0.1:1").transport
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("redis://:pw@host:1/2", "petiole+redis://:pw@host:1/2"),
+        ("rediss://host", "petiole+rediss://host"),
+        ("redis+socket:///tmp/s?virtual_host=1", "petiole+socket:///tmp/s?virtual_host=1"),
+        ("sentinel://a:1;sentinel://b:2", "petiole+sentinel://a:1;petiole+sentinel://b:2"),
+        ("amqp://host", "amqp://host"),
+        ("memory://", "memory://"),
+        ("petiole+redis://host", "petiole+redis://host"),
+    ],
+)
+def test_brokers_that_it_serves_are_served_by_it(url, expected):
+    assert tasks.transport.ours(url) == expected
+
+
+def test_stock_is_kept_by_the_environment(monkeypatch):
+    monkeypatch.setenv("PETIOLE_TRANSPORT", "stock")
+
+    assert tasks.transport.ours("redis://host") == "redis://host"
+
+
+def test_the_plain_url_is_what_others_understand():
+    assert tasks.transport.plain("petiole+redis://a;petiole+rediss://b") == "redis://a;rediss://b"
+    assert tasks.transport.plain("petiole+socket:///tmp/s") == "redis+socket:///tmp/s"
+    assert tasks.transport.plain("amqp://a") == "amqp://a"
