@@ -71,7 +71,8 @@ import json
 from events.ids import delivery_ids
 from tasks.celery import app
 recorded = [each for each in app.stores.history.since() if each.topic != "message.done"]
-deliveries = {{each.document["stream_id"]: delivery_ids(each.document["event_id"], ["quick.act"])[0] for each in recorded}}
+ids = [delivery_ids(each.document["event_id"], ["quick.act"])[0] for each in recorded]
+deliveries = dict(zip([each.document["stream_id"] for each in recorded], ids))
 {code}
 print(json.dumps(told))
 """)
