@@ -32,9 +32,17 @@ from redis.exceptions import RedisError
 from events.catalog.error import ErrorContent, ErrorEvent
 from events.content import Value
 from events.dead_letter import Cause, DeadLetter
-from events.errors import HandlerReturnedNoEvent, HopLimitReached, Misuse, Severity
+from events.errors import (
+    BrokerUnavailable,
+    HandlerReturnedNoEvent,
+    HopLimitReached,
+    Misuse,
+    PayloadUnreadable,
+    Severity,
+)
 from events.event import Category, Event
 from events.ids import emitted_event_id
+from tasks import payloads
 from tasks.agents import Agent, Handler
 from tasks.celery import EventApp
 from tasks.context import Context, handling
@@ -79,7 +87,7 @@ def register(app: EventApp, agent: Agent) -> None:
 
 def deliver(delivery: Delivery) -> Outcome:
     """Walk one delivery through all steps."""
-    with _burying(delivery, Misuse, cause="invalid"):
+    with _burying(delivery, PayloadUnreadable, cause="payload"), _burying(delivery, Misuse, cause="invalid"):
         event = validated(delivery)
     with _burying(delivery, HopLimitReached, cause="loop", event=event):
         refusal = admitted(delivery, event)
@@ -90,8 +98,13 @@ def deliver(delivery: Delivery) -> Outcome:
 
 
 def validated(delivery: Delivery) -> Event:
-    """Read the event. Raises UnknownEventType or InvalidEvent."""
-    return read(delivery.document, delivery.app.event_registry)
+    """Read the event. Raises UnknownEventType, InvalidEvent or PayloadUnreadable."""
+    try:
+        document = payloads.whole(delivery.app, delivery.document)
+    except BrokerUnavailable as error:
+        # Nothing was done yet: the broker keeps the message for later.
+        raise Reject(error, requeue=True) from error
+    return read(document, delivery.app.event_registry)
 
 
 def admitted(delivery: Delivery, event: Event) -> Outcome | None:
@@ -167,9 +180,17 @@ def _letter(delivery: Delivery, error: Exception, cause: Cause) -> DeadLetter:
             "traceback": "".join(traceback.format_exception(error)),
             "attempts": delivery.attempt,
             "at": datetime.now(UTC),
-            "document": delivery.document,
+            "document": _kept(delivery),
         }
     )
+
+
+def _kept(delivery: Delivery) -> Document:
+    """Return what a dead letter keeps: the whole event, since a letter outlives what contents are stored for."""
+    try:
+        return delivery.app.stores.blobs.whole(delivery.document)
+    except PayloadUnreadable:
+        return delivery.document
 
 
 def _announce(delivery: Delivery, error: Exception, cause: Cause, event: Event | None) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from redis import Redis
 
 from tasks.settings import Settings
+from tasks.stores.blobs import Blobs
 from tasks.stores.counters import Counters
 from tasks.stores.dead_letters import DeadLetters
 from tasks.stores.directory import Directory
@@ -34,6 +35,7 @@ class Stores:
     sessions: Sessions
     memories: Memories
     replies: Replies
+    blobs: Blobs
     counters: Counters
 
 
@@ -46,14 +48,16 @@ def open_stores(client: Redis, settings: Settings) -> Stores:
         index_age=settings.history_age,
         publish_window=settings.publish_window,
     )
+    blobs = Blobs(client, keys, settings.blob_age)
     return Stores(
         directory=Directory(client, keys),
-        history=History(client, keys, retention),
+        history=History(client, keys, retention, blobs),
         publications=Publications(client, keys, retention, settings.inbox_age),
         inbox=Inbox(client, keys, settings.inbox_age),
         dead_letters=DeadLetters(client, keys),
         sessions=Sessions(client, keys),
         memories=Memories(client, keys),
         replies=Replies(client, keys),
+        blobs=blobs,
         counters=Counters(client, keys),
     )

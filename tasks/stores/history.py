@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Literal, TypeAlias
 
 from redis import Redis
 
+from events.errors import PayloadUnreadable
 from events.event import Event
+from tasks.stores.blobs import Blobs
 from tasks.stores.keys import Keys
 from tasks.stores.scripts import script
 
@@ -35,24 +37,43 @@ class Retention:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """An event as it stands in the history: its place there, and its JSON object."""
+    """An event as it stands in the history: its place there, and its JSON object.
+
+    `attributes` is the object as it stands there, with a reference where the content is stored elsewhere; whoever
+    needs no content asks it, and spares the store.
+    """
 
     entry_id: str
-    document: Mapping[str, object]
+    attributes: Mapping[str, object]
+    blobs: Blobs | None = field(default=None, repr=False, compare=False)
 
     @property
     def topic(self) -> str:
         """The event's topic."""
-        return str(self.document["event_type"])
+        return str(self.attributes["event_type"])
+
+    @property
+    def document(self) -> Mapping[str, object]:
+        """The whole event, fetched where its content is stored elsewhere. Raises PayloadMissing, PayloadAltered."""
+        return self.blobs.whole(self.attributes) if self.blobs else self.attributes
+
+    @property
+    def shown(self) -> Mapping[str, object]:
+        """The whole event to look at; of one whose content is gone, what is left."""
+        try:
+            return self.document
+        except PayloadUnreadable:
+            return self.attributes
 
 
 class History:
     """Published events, by stream, by flow (correlation id), and all in a row."""
 
-    def __init__(self, client: Redis, keys: Keys, retention: Retention) -> None:
+    def __init__(self, client: Redis, keys: Keys, retention: Retention, blobs: Blobs) -> None:
         self._client = client
         self._keys = keys
         self._retention = retention
+        self._blobs = blobs
         self._record = client.register_script(script("record"))
 
     def record(self, event: Event, text: str) -> Progress:
@@ -83,7 +104,7 @@ class History:
         """Read what was recorded after an entry, oldest first; waits up to `block_ms` for the first."""
         if block_ms is not None:
             self._client.xread({self._keys.history: entry_id}, count=1, block=block_ms)
-        return _recorded(self._client.xrange(self._keys.history, min=f"({entry_id}", count=count))
+        return self._recorded(self._client.xrange(self._keys.history, min=f"({entry_id}", count=count))
 
     def last_entry_id(self) -> str:
         """Tell where the history ends now."""
@@ -97,18 +118,19 @@ class History:
                 pipe.xrange(self._keys.history, entry_id, entry_id)
             found = pipe.execute()
         # An entry may have left the history while its index still names it: it reads as no entries.
-        return [recorded for entries in found for recorded in _recorded(entries)]
+        return [recorded for entries in found for recorded in self._recorded(entries)]
+
+    def _recorded(self, entries: Entries) -> list[Recorded]:
+        return [
+            Recorded(str(entry_id), json.loads(fields["event"]), self._blobs)
+            for entry_id, fields in entries or []
+            if fields is not None
+        ]
 
     def _limits(self) -> list[int]:
         kept = self._retention
         ages = [_milliseconds(kept.index_age), _milliseconds(kept.publish_window)]
         return [kept.length, kept.index_length, *ages]
-
-
-def _recorded(entries: Entries) -> list[Recorded]:
-    return [
-        Recorded(str(entry_id), json.loads(fields["event"])) for entry_id, fields in entries or [] if fields is not None
-    ]
 
 
 def _milliseconds(duration: timedelta) -> int:

@@ -14,6 +14,7 @@
 | {p}:memories:<stream>            | zset   | what was said, by time                         | 30 days after last use  |
 | {p}:replies:<stream>             | list   | answers not yet read                           | 1 day after last        |
 | {p}:replies:<stream>:ids         | set    | message ids of answers already put there       | 1 day after last        |
+| {p}:blobs:<sha-256>              | text   | the content of events too large to travel      | payload_age after use   |
 | {p}:counters                     | hash   | name -> count                                  | for ever                |
 
 {p} is PETIOLE_KEY_PREFIX. Queues and their messages belong to Celery and stand under the agents' names.
@@ -69,6 +70,9 @@ class Keys:
 
     def reply_ids(self, stream_id: str) -> str:
         return f"{self.prefix}:replies:{stream_id}:ids"
+
+    def blob(self, sha256: str) -> str:
+        return f"{self.prefix}:blobs:{sha256}"
 
     @property
     def counters(self) -> str:

@@ -13,9 +13,11 @@ import redis
 from events import TextContent, TextMessageEvent
 from events.catalog.memory import Recollection
 from events.dead_letter import DeadLetter
+from events.errors import PayloadAltered, PayloadMissing
 from events.subscriptions import Subscription
 from tasks.settings import Settings
 from tasks.stores import Stores, open_stores
+from tasks.stores.blobs import DATAREF, blob_of
 from tasks.stores.history import Recorded
 from tasks.stores.memories import KEPT_PER_STREAM
 
@@ -193,6 +195,67 @@ def test_a_reply_is_put_there_once_and_handed_to_one_reader(stores):
     taken = [stores.replies.take("s", timeout_s=0.05) for _ in range(3)]
 
     assert [reply and reply.text for reply in taken] == ["Hello", "Goodbye", None]
+
+
+def a_reference(content: object, **attributes: object) -> dict[str, object]:
+    return {"event_type": "input.message.received", DATAREF: blob_of(content).reference} | attributes
+
+
+def test_a_content_is_read_as_it_was_stored(stores):
+    content = {"text": "ü \U0001f33f", "odd": [None, 1.5, {"deep": True}, 2**62]}
+    stores.blobs.put([blob_of(content)])
+
+    whole = stores.blobs.whole(a_reference(content, stream_id="s"))
+
+    assert whole == {"event_type": "input.message.received", "stream_id": "s", "content": content}
+
+
+def test_equal_contents_are_stored_once(stores, client):
+    stores.blobs.put([blob_of({"text": "one"}), blob_of({"text": "one"}), blob_of({"text": "two"})])
+    stores.blobs.put([blob_of({"text": "one"})])
+
+    assert len(client.keys("petiole:blobs:*")) == 2
+
+
+def test_a_content_that_is_gone_is_missed_by_name(stores):
+    with pytest.raises(PayloadMissing, match=r"input\.message\.received"):
+        stores.blobs.whole(a_reference({"text": "never stored"}))
+
+
+@pytest.mark.parametrize("altered", [b'{"text":"another"}', b"", b"\xff\xfe\x00", b'{"text":"one" }'])
+def test_a_content_that_was_altered_is_recognised_and_mended_by_storing_it_again(stores, client, altered):
+    stores.blobs.put([blob_of({"text": "one"})])
+    (key,) = client.keys("petiole:blobs:*")
+    client.set(key, altered)
+
+    with pytest.raises(PayloadAltered, match=r"input\.message\.received"):
+        stores.blobs.whole(a_reference({"text": "one"}))
+
+    stores.blobs.put([blob_of({"text": "one"})])
+    assert stores.blobs.whole(a_reference({"text": "one"}))["content"] == {"text": "one"}
+
+
+def test_a_content_stays_for_its_age_after_it_was_last_used(client):
+    stores = open_stores(client, Settings(payload_age=timedelta(days=10), history_age=timedelta(days=2)))
+    stores.blobs.put([blob_of({"text": "one"})])
+    (key,) = client.keys("petiole:blobs:*")
+    stored_for_ms = client.pttl(key)
+    client.pexpire(key, 60_000)
+
+    stores.blobs.whole(a_reference({"text": "one"}))
+
+    ten_days_ms = 10 * 86_400_000
+    assert ten_days_ms - 60_000 < stored_for_ms <= ten_days_ms
+    assert ten_days_ms - 60_000 < client.pttl(key) <= ten_days_ms
+
+
+def test_contents_stay_as_long_as_the_history_that_refers_to_them():
+    assert Settings(payload_age=timedelta(days=1), history_age=timedelta(days=30)).blob_age == timedelta(days=30)
+
+
+@pytest.mark.parametrize("document", [{}, {"content": 1}, {DATAREF: "https://elsewhere.example/1"}, {DATAREF: 5}])
+def test_an_object_without_a_reference_of_ours_is_left_as_it_is(stores, document):
+    assert stores.blobs.whole(document) == document
 
 
 def test_counts_add_up(stores):

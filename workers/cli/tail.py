@@ -74,4 +74,4 @@ def _shown_as_line() -> Callable[[Recorded], None]:
 
 
 def _shown_as_json(recorded: Recorded) -> None:
-    print_json(recorded.document)
+    print_json(recorded.shown)
