@@ -15,6 +15,7 @@
     │   ├── BuiltInAlreadyRegistered    the name belongs to the catalog
     │   ├── InvalidName                 an agent or a handler whose name cannot be a queue's or a task's
     │   ├── DuplicateSubscription       two handlers of one agent under one name
+    │   ├── UnknownSubscription         no subscription of that name; names the nearest one
     │   ├── UnknownAgent                PETIOLE_AGENTS names a module without agents
     │   ├── UnknownTool                 no tool of that name; names the nearest one
     │   ├── InvalidArguments            a tool was called with arguments that it does not take
@@ -192,6 +193,17 @@ class DuplicateSubscription(Misuse):
             f"subscription {self.name!r} exists already; to hear several patterns give them to one "
             "subscription: on('a.b', 'c.*')"
         )
+
+
+class UnknownSubscription(Misuse):
+    def __init__(self, name: str, nearest: str | None = None) -> None:
+        super().__init__(name, nearest)
+        self.name = name
+        self.nearest = nearest
+
+    def __str__(self) -> str:
+        hint = f"did you mean {self.nearest!r}?" if self.nearest else "see: petiole subscriptions"
+        return f"there is no subscription {_short(self.name)}; {hint}"
 
 
 class UnknownAgent(Misuse):

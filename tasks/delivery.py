@@ -49,6 +49,7 @@ from tasks.context import Context, handling
 from tasks.dispatch import dispatch
 from tasks.outcomes import Outcome
 from tasks.publication import announce, hold
+from tasks.replays import REPLAY_HEADER
 from tasks.wire import Admitted, Document, read
 
 DEAD_LETTERED = "error.dead_lettered"
@@ -65,6 +66,7 @@ class Delivery:
     handler: Handler
     document: Document
     app: EventApp = field(repr=False)
+    replay_id: str | None = None
 
 
 class DeliveryTask(Task[..., Any]):
@@ -76,7 +78,8 @@ class DeliveryTask(Task[..., Any]):
     def run(self, document: Document) -> str:
         """Deliver one event; returns the outcome. Raises what the handler raised, once the dead letter is kept."""
         attempt = self.request.retries + 1
-        return deliver(Delivery(str(self.request.id), attempt, self.handler, document, self.app))
+        replay_id = self.request.get(REPLAY_HEADER)
+        return deliver(Delivery(str(self.request.id), attempt, self.handler, document, self.app, replay_id))
 
 
 def register(app: EventApp, agent: Agent) -> None:
@@ -111,7 +114,7 @@ def admitted(delivery: Delivery, event: Event) -> Outcome | None:
     """Decide whether the event is to be handled; None means yes. Raises HopLimitReached."""
     if delivery.app.stores.inbox.has(delivery.id):
         return Outcome.DUPLICATE
-    if event.has_expired(at=datetime.now(UTC)):
+    if event.has_expired(at=datetime.now(UTC)) and delivery.replay_id is None:
         return Outcome.EXPIRED
     limit = delivery.app.settings.max_hops
     if event.hops > limit:
@@ -122,7 +125,7 @@ def admitted(delivery: Delivery, event: Event) -> Outcome | None:
 def handled(delivery: Delivery, event: Event) -> list[Admitted]:
     """Run the handler, and return what is to be published for it. Raises whatever the handler raises."""
     subscription = delivery.handler.subscription
-    context = Context(event, delivery.id, subscription, delivery.attempt, delivery.app)
+    context = Context(event, delivery.id, subscription, delivery.attempt, delivery.app, delivery.replay_id)
     handling(context, partial(_run_handler, delivery.handler, context))
     return context.outbox.held
 

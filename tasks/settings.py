@@ -30,7 +30,7 @@ class Settings(BaseSettings):
 
     history_length: Annotated[int, Field(gt=0)] = Field(default=100_000, description="events kept in all")
     stream_history_length: Annotated[int, Field(gt=0)] = Field(default=2_000, description="events kept per stream")
-    history_age: timedelta = Field(default=timedelta(days=7), description="how long a stream's index outlives it")
+    history_age: timedelta = Field(default=timedelta(days=7), description="how long an event is kept")
     publish_window: timedelta = Field(
         default=timedelta(hours=1), description="how long a repeated publish of one event is recognised"
     )

@@ -45,7 +45,7 @@ def open_stores(client: Redis, settings: Settings) -> Stores:
     retention = Retention(
         length=settings.history_length,
         index_length=settings.stream_history_length,
-        index_age=settings.history_age,
+        age=settings.history_age,
         publish_window=settings.publish_window,
     )
     blobs = Blobs(client, keys, settings.blob_age)

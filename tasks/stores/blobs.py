@@ -62,10 +62,6 @@ class Blobs:
                 pipe.set(self._key(blob.reference), blob.content, px=self._age)
             pipe.execute()
 
-    def refresh(self, reference: str) -> None:
-        """Let a content stay for another `age`."""
-        self._client.pexpire(self._key(reference), self._age)
-
     def whole(self, document: Document) -> Document:
         """Put the content back where a JSON object has a reference; others are returned as they are.
 

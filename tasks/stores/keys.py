@@ -4,7 +4,7 @@
 |----------------------------------|--------|------------------------------------------------|-------------------------|
 | {p}:directory                    | hash   | subscription name -> Subscription JSON         | until withdrawn         |
 | {p}:directory:version            | number | moves with every change of the directory       | for ever                |
-| {p}:history                      | stream | every published event                          | history_length entries  |
+| {p}:history                      | stream | every published event                          | history_length, _age    |
 | {p}:history:stream:<stream>      | list   | entry ids of a stream's events, oldest first   | history_age after last  |
 | {p}:history:flow:<correlation>   | list   | entry ids of a flow's events, oldest first     | history_age after last  |
 | {p}:published:<event>            | text   | begun or done: how far a publication got       | publish_window          |

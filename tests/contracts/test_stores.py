@@ -18,7 +18,7 @@ from events.subscriptions import Subscription
 from tasks.settings import Settings
 from tasks.stores import Stores, open_stores
 from tasks.stores.blobs import DATAREF, blob_of
-from tasks.stores.history import Recorded
+from tasks.stores.history import PAGE, Recorded, Selection
 from tasks.stores.memories import KEPT_PER_STREAM
 
 
@@ -132,6 +132,117 @@ def test_a_streams_index_keeps_the_newest(client):
         record(stores, an_event(str(number)))
 
     assert texts(stores.history.of_stream("s")) == ["2", "3", "4"]
+
+
+def test_history_is_capped_by_number(client):
+    stores = open_stores(client, Settings(history_length=100))
+
+    for number in range(150):
+        record(stores, an_event(str(number)))
+
+    assert texts(stores.history.since()) == [str(number) for number in range(50, 150)]
+
+
+def test_history_is_capped_by_age(client):
+    stores = open_stores(client, Settings(history_age=timedelta(hours=1)))
+    age_history(client, stores, events=5, ago=timedelta(hours=1, seconds=1))
+    age_history(client, stores, events=3, ago=timedelta(minutes=59), start=5)
+
+    record(stores, an_event("new"))
+
+    assert texts(stores.history.since()) == ["5", "6", "7", "new"]
+    assert texts(stores.history.of_stream("s")) == ["new"]
+
+
+@pytest.mark.parametrize("lowered", [{"history_length": 10}, {"history_age": timedelta(seconds=1)}])
+def test_a_limit_that_was_lowered_is_reached_step_by_step(client, lowered):
+    age_history(client, open_stores(client, Settings()), events=350, ago=timedelta(hours=1))
+    stores = open_stores(client, Settings(**lowered))
+
+    kept = []
+    for _ in range(5):
+        record(stores, an_event("new"))
+        kept.append(client.xlen("petiole:history"))
+
+    assert kept[:3] == [251, 152, 53]
+    assert kept[-1] <= 10
+
+
+def age_history(client: redis.Redis, stores: Stores, *, events: int, ago: timedelta, start: int = 0) -> None:
+    """Put events into the history as if they had been recorded some time ago."""
+    at_ms = int((datetime.now(UTC) - ago).timestamp() * 1_000)
+    for number in range(events):
+        event = an_event(str(start + number))
+        client.xadd("petiole:history", {"event": event.model_dump_json()}, id=f"{at_ms}-{number}")
+
+
+SOME = [
+    ("one", "a", "input.message.received"),
+    ("two", "b", "input.message.received"),
+    ("one", "a", "message.sent"),
+    ("two", "c", "message.sent"),
+    ("one", "c", "error.dead_lettered"),
+]
+
+
+@pytest.mark.parametrize(
+    ("selection", "expected"),
+    [
+        (Selection(), [0, 1, 2, 3, 4]),
+        (Selection(stream_id="one"), [0, 2, 4]),
+        (Selection(correlation_id="c"), [3, 4]),
+        (Selection(stream_id="one", correlation_id="c"), [4]),
+        (Selection(pattern="message.*"), [2, 3]),
+        (Selection(pattern="*"), [0, 1, 2, 3]),
+        (Selection(stream_id="one", pattern="input.message.received"), [0]),
+        (Selection(stream_id="nobody"), []),
+    ],
+)
+def test_history_is_selected_by_stream_flow_and_pattern(stores, selection, expected):
+    events = [an_event().model_copy(update={"stream_id": stream, "correlation_id": flow}) for stream, flow, _ in SOME]
+    for event, (_, _, topic) in zip(events, SOME, strict=True):
+        renamed = event.model_copy(update={"event_type": topic})
+        stores.history.record(renamed, renamed.model_dump_json())
+
+    selected = [recorded.attributes["event_id"] for recorded in stores.history.select(selection)]
+
+    assert selected == [events[index].event_id for index in expected]
+
+
+@pytest.mark.parametrize("where", [{}, {"stream_id": "s"}])
+def test_history_is_selected_by_time(stores, client, where):
+    for number in range(4):
+        record(stores, an_event(str(number)))
+        wait_a_millisecond(client)
+    moments = [datetime.fromtimestamp(each.at_ms / 1_000, UTC) for each in stores.history.since()]
+
+    def selected(since: datetime | None = None, until: datetime | None = None) -> list[str]:
+        return texts(list(stores.history.select(Selection(since=since, until=until, **where))))
+
+    assert selected(since=moments[1]) == ["1", "2", "3"]
+    assert selected(until=moments[2]) == ["0", "1"]
+    assert selected(since=moments[1], until=moments[3]) == ["1", "2"]
+    assert selected(since=moments[3] + timedelta(hours=1)) == []
+
+
+def wait_a_millisecond(client: redis.Redis) -> None:
+    seconds, microseconds = client.time()
+    while client.time() < (seconds, microseconds + 2_000):
+        pass
+
+
+@pytest.mark.parametrize("where", [{}, {"stream_id": "s"}])
+def test_a_selection_of_any_length_is_read_to_the_end_it_had_when_it_began(stores, where):
+    for number in range(PAGE + 2):
+        record(stores, an_event(str(number)))
+
+    found = []
+    for recorded in stores.history.select(Selection(**where)):
+        found.append(recorded)
+        if len(found) % PAGE == 1:
+            record(stores, an_event("while it was read"))
+
+    assert texts(found) == [str(number) for number in range(PAGE + 2)]
 
 
 def test_a_marked_delivery_is_recognised(stores):

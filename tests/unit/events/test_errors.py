@@ -42,6 +42,7 @@ from events.errors import (
     UnknownAgent,
     UnknownEventType,
     UnknownField,
+    UnknownSubscription,
     UnknownTool,
     WrongType,
 )
@@ -67,6 +68,7 @@ EXAMPLES: list[tuple[PetioleError, str]] = [
     (AlreadyRegistered("custom.order"), "choose another name"),
     (BuiltInAlreadyRegistered("system.tick"), "choose another name"),
     (DuplicateSubscription("memory.remember"), "give them to one subscription"),
+    (UnknownSubscription("memory.kep", "memory.keep"), "did you mean 'memory.keep'?"),
     (UnknownAgent("shop.agents", "it defines no agent"), "check PETIOLE_AGENTS"),
     (InvalidName("an agent", "Memory!"), "begin with a letter"),
     (UnknownTool("calculater", "calculator"), "did you mean 'calculator'?"),
