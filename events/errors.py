@@ -24,6 +24,7 @@
     ├── Permanent                       this delivery fails again however often it is tried
     │   ├── HopLimitReached             the chain of causes is too long: a loop
     │   ├── HandlerReturnedNoEvent      a handler returned something that cannot be published
+    │   ├── EffectUnfinished            an idempotent function was begun and not done: whether it acted nobody knows
     │   ├── PayloadUnreadable           the content that an event refers to cannot be had
     │   │   ├── PayloadMissing          it is not in the state store any more
     │   │   └── PayloadAltered          it is not what was stored
@@ -33,6 +34,7 @@
         ├── BrokerUnavailable
         │   ├── PayloadNotStored        a large event's content could not be stored, so nothing was published
         │   └── PublicationUncertain    the broker went away in mid-call: published or not, nobody knows
+        ├── EffectUnderWay              an idempotent function is being run elsewhere for the same key
         ├── QueueFull                   an agent's queue has no room for another delivery
         ├── BrokerNotStarted            the embedded broker does not start, or does not answer
         ├── BrokerNotStopped            the embedded broker was told to end, and still runs
@@ -284,6 +286,21 @@ class HandlerReturnedNoEvent(Permanent):
         return f"{self.subscription} returned a {self.returned}; return nothing, an event, or several events"
 
 
+class EffectUnfinished(Permanent):
+    def __init__(self, function: str, key: str, since: str) -> None:
+        super().__init__(function, key, since)
+        self.function = function
+        self.key = key
+        self.since = since
+
+    def __str__(self) -> str:
+        return (
+            f"{self.function} was begun for the key {self.key!r} at {self.since} and not done, so it may have acted or "
+            "not: look, and say tasks.idempotence.settle(function, key, result) if it has, forget(function, key) if not; "
+            "or decorate it with on_unfinished='repeat' where acting twice does no harm"
+        )
+
+
 class PayloadUnreadable(Permanent):
     """The content of an event that travelled by reference cannot be had. `reference` is the event's dataref."""
 
@@ -358,6 +375,20 @@ class PublicationUncertain(BrokerUnavailable):
         return (
             f"the connection to the broker was lost while {self.what}; whether it was published is not known: publish "
             "the same events again, which publishes them once"
+        )
+
+
+class EffectUnderWay(Retryable):
+    def __init__(self, function: str, key: str, since: str) -> None:
+        super().__init__(function, key, since)
+        self.function = function
+        self.key = key
+        self.since = since
+
+    def __str__(self) -> str:
+        return (
+            f"{self.function} was begun elsewhere for the key {self.key!r} at {self.since}; try again later, when it "
+            "is done, or has taken longer than the limit it was given"
         )
 
 

@@ -21,9 +21,21 @@ from __future__ import annotations
 from tasks.agents import Agent
 from tasks.context import Context
 from tasks.dispatch import Publication
+from tasks.idempotence import idempotent
 from tasks.outcomes import Outcome
 from tasks.publication import publish, publish_many
 from tasks.replays import Replay, replay
 from tasks.sessions import open_stream
 
-__all__ = ["Agent", "Context", "Outcome", "Publication", "Replay", "open_stream", "publish", "publish_many", "replay"]
+__all__ = [
+    "Agent",
+    "Context",
+    "Outcome",
+    "Publication",
+    "Replay",
+    "idempotent",
+    "open_stream",
+    "publish",
+    "publish_many",
+    "replay",
+]

@@ -40,6 +40,9 @@ class Settings(BaseSettings):
     inbox_age: timedelta = Field(
         default=timedelta(days=1), description="how long a redelivery of what was handled is recognised"
     )
+    effect_age: timedelta = Field(
+        default=timedelta(days=30), description="how long an idempotent function knows what it was called with"
+    )
 
     @property
     def blob_age(self) -> timedelta:

@@ -14,6 +14,7 @@ from tasks.stores.blobs import Blobs
 from tasks.stores.counters import Counters
 from tasks.stores.dead_letters import DeadLetters
 from tasks.stores.directory import Directory
+from tasks.stores.effects import Effects
 from tasks.stores.history import History, Retention
 from tasks.stores.inbox import Inbox
 from tasks.stores.keys import Keys
@@ -36,6 +37,7 @@ class Stores:
     memories: Memories
     replies: Replies
     blobs: Blobs
+    effects: Effects
     counters: Counters
 
 
@@ -59,5 +61,6 @@ def open_stores(client: Redis, settings: Settings) -> Stores:
         memories=Memories(client, keys),
         replies=Replies(client, keys),
         blobs=blobs,
+        effects=Effects(client, keys, settings.effect_age),
         counters=Counters(client, keys),
     )

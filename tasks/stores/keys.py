@@ -15,6 +15,7 @@
 | {p}:replies:<stream>             | list   | answers not yet read                           | 1 day after last        |
 | {p}:replies:<stream>:ids         | set    | message ids of answers already put there       | 1 day after last        |
 | {p}:blobs:<sha-256>              | text   | the content of events too large to travel      | payload_age after use   |
+| {p}:effects:<function>:<key>     | hash   | begun or done, and the outcome                 | effect_age              |
 | {p}:counters                     | hash   | name -> count                                  | for ever                |
 
 {p} is PETIOLE_KEY_PREFIX. Queues and their messages belong to Celery and stand under the agents' names.
@@ -73,6 +74,9 @@ class Keys:
 
     def blob(self, sha256: str) -> str:
         return f"{self.prefix}:blobs:{sha256}"
+
+    def effect(self, name: str) -> str:
+        return f"{self.prefix}:effects:{name}"
 
     @property
     def counters(self) -> str:

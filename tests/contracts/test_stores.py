@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import fakeredis
 import pytest
@@ -18,6 +19,7 @@ from events.subscriptions import Subscription
 from tasks.settings import Settings
 from tasks.stores import Stores, open_stores
 from tasks.stores.blobs import DATAREF, blob_of
+from tasks.stores.effects import Beginning
 from tasks.stores.history import PAGE, Recorded, Selection
 from tasks.stores.memories import KEPT_PER_STREAM
 
@@ -367,6 +369,63 @@ def test_contents_stay_as_long_as_the_history_that_refers_to_them():
 @pytest.mark.parametrize("document", [{}, {"content": 1}, {DATAREF: "https://elsewhere.example/1"}, {DATAREF: 5}])
 def test_an_object_without_a_reference_of_ours_is_left_as_it_is(stores, document):
     assert stores.blobs.whole(document) == document
+
+
+def begin(stores: Stores, name: str = "charge:1", **options: object) -> Beginning:
+    given: dict[str, Any] = {"token": "t", "owner": "", "limit": timedelta(minutes=1), "repeats": False} | options
+    return stores.effects.begin(name, **given)
+
+
+def test_of_many_that_begin_an_effect_one_is_told_to_go_on(stores):
+    with ThreadPoolExecutor(20) as pool:
+        states = list(pool.map(lambda number: begin(stores, token=str(number)).state, range(20)))
+
+    assert sorted(states) == ["begun", *["under_way"] * 19]
+
+
+def test_an_effect_has_the_outcome_that_was_noted_first(stores):
+    begin(stores)
+
+    assert [stores.effects.finish("charge:1", "first"), stores.effects.finish("charge:1", "second")] == ["first"] * 2
+
+    assert begin(stores) == Beginning("done", outcome="first")
+    assert begin(stores, "charge:2").state == "begun"
+
+
+@pytest.mark.parametrize("over", [{"limit": timedelta(0)}, {"owner": "a-delivery"}])
+def test_an_effect_whose_beginner_is_over_is_unfinished_and_begun_anew_only_on_request(stores, over):
+    begin(stores, owner="a-delivery")
+    assert begin(stores, owner="another").state == "under_way"
+
+    unfinished = begin(stores, **over)
+
+    assert unfinished.state == "unfinished"
+    assert unfinished.since is not None
+    assert abs(unfinished.since - datetime.now(UTC)) < timedelta(minutes=1)
+    assert begin(stores, repeats=True, **over).state == "begun"
+
+
+def test_an_effect_can_be_abandoned_by_who_began_it_unless_it_is_done(stores):
+    begin(stores, token="mine")
+
+    stores.effects.abandon("charge:1", "another's")
+    assert begin(stores).state == "under_way"
+    stores.effects.abandon("charge:1", "mine")
+    assert begin(stores, token="mine").state == "begun"
+    stores.effects.finish("charge:1", "done")
+    stores.effects.abandon("charge:1", "mine")
+    assert begin(stores).state == "done"
+
+
+def test_an_effect_is_known_for_its_age_and_can_be_forgotten(client):
+    stores = open_stores(client, Settings(effect_age=timedelta(minutes=5)))
+    begin(stores)
+    stores.effects.finish("charge:1", "done")
+
+    assert 290_000 < client.pttl("petiole:effects:charge:1") <= 300_000
+    assert stores.effects.forget("charge:1")
+    assert not stores.effects.forget("charge:1")
+    assert begin(stores).state == "begun"
 
 
 def test_counts_add_up(stores):
