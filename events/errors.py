@@ -295,9 +295,9 @@ class EffectUnfinished(Permanent):
 
     def __str__(self) -> str:
         return (
-            f"{self.function} was begun for the key {self.key!r} at {self.since} and not done, so it may have acted or "
-            "not: look, and say tasks.idempotence.settle(function, key, result) if it has, forget(function, key) if not; "
-            "or decorate it with on_unfinished='repeat' where acting twice does no harm"
+            f"{self.function} was begun for the key {self.key!r} at {self.since} and not done, so it may have "
+            "acted or not: look, and say tasks.idempotence.settle(function, key, result) if it has, "
+            "forget(function, key) if not; or decorate it with on_unfinished='repeat' where acting twice does no harm"
         )
 
 
