@@ -4,15 +4,12 @@
 -- STEP entries by number and STEP by age: who lowers a limit stops the server for no longer than that.
 local STEP = 100
 local function append(history, indexes, event, length, index_length, age)
-  local entry = redis.call('XADD', history, '*', 'event', event)
+  local kept = math.max(tonumber(length), redis.call('XLEN', history) + 1 - STEP)
+  local entry = redis.call('XADD', history, 'MAXLEN', '=', kept, '*', 'event', event)
   for _, index in ipairs(indexes) do
     redis.call('RPUSH', index, entry)
     redis.call('LTRIM', index, -tonumber(index_length), -1)
     redis.call('PEXPIRE', index, age)
-  end
-  local entries = redis.call('XLEN', history)
-  if entries > tonumber(length) then
-    redis.call('XTRIM', history, 'MAXLEN', '=', math.max(tonumber(length), entries - STEP))
   end
   -- An entry's id begins with the server's time in ms.
   local oldest = string.format('%.0f', math.max(0, tonumber(entry:match('^%d+')) - tonumber(age)))
