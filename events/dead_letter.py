@@ -8,8 +8,9 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 from events.event import Moment
 
-Cause = Literal["failed", "invalid", "loop"]
-"""failed: its handler raised; invalid: it is no event of a known type; loop: too many causes in a row."""
+Cause = Literal["failed", "invalid", "loop", "payload"]
+"""failed: its handler raised; invalid: it is no event of a known type; loop: too many causes in a row;
+payload: its content, which was stored elsewhere, is gone or altered."""
 
 
 class DeadLetter(BaseModel):

@@ -29,11 +29,17 @@
     ├── Permanent                       this delivery fails again however often it is tried
     │   ├── HopLimitReached             the chain of causes is too long: a loop
     │   ├── HandlerReturnedNoEvent      a handler returned something that cannot be published
+    │   ├── EffectUnfinished            an idempotent function was begun and not done: whether it acted nobody knows
+    │   ├── PayloadUnreadable           the content that an event refers to cannot be had
+    │   │   ├── PayloadMissing          it is not in the state store any more
+    │   │   └── PayloadAltered          it is not what was stored
     │   ├── ProviderRefused             a model or channel answered, and the answer is no
     │   └── ToolFailed                  a tool could not do what it was asked
     └── Retryable                       the same call may succeed later
         ├── BrokerUnavailable
+        │   ├── PayloadNotStored        a large event's content could not be stored, so nothing was published
         │   └── PublicationUncertain    the broker went away in mid-call: published or not, nobody knows
+        ├── EffectUnderWay              an idempotent function is being run elsewhere for the same key
         ├── QueueFull                   an agent's queue has no room for another delivery
         ├── BrokerNotStarted            the embedded broker does not start, or does not answer
         ├── BrokerNotStopped            the embedded broker was told to end, and still runs
@@ -348,6 +354,49 @@ class HandlerReturnedNoEvent(Permanent):
         return f"{self.subscription} returned a {self.returned}; return nothing, an event, or several events"
 
 
+class EffectUnfinished(Permanent):
+    def __init__(self, function: str, key: str, since: str) -> None:
+        super().__init__(function, key, since)
+        self.function = function
+        self.key = key
+        self.since = since
+
+    def __str__(self) -> str:
+        return (
+            f"{self.function} was begun for the key {self.key!r} at {self.since} and not done, so it may have "
+            "acted or not: look, and say tasks.idempotence.settle(function, key, result) if it has, "
+            "forget(function, key) if not; or decorate it with on_unfinished='repeat' where acting twice does no harm"
+        )
+
+
+class PayloadUnreadable(Permanent):
+    """The content of an event that travelled by reference cannot be had. `reference` is the event's dataref."""
+
+    def __init__(self, topic: str, reference: str) -> None:
+        super().__init__(topic, reference)
+        self.topic = topic
+        self.reference = reference
+
+    def __str__(self) -> str:
+        return f"{self.topic}: its content {self.reference} cannot be read; publish the event again"
+
+
+class PayloadMissing(PayloadUnreadable):
+    def __str__(self) -> str:
+        return (
+            f"{self.topic}: its content {self.reference} is not in the state store any more; publish the event again, "
+            "and raise PETIOLE_PAYLOAD_AGE where deliveries wait longer than that"
+        )
+
+
+class PayloadAltered(PayloadUnreadable):
+    def __str__(self) -> str:
+        return (
+            f"{self.topic}: what the state store has as {self.reference} is not what was stored there; publish the "
+            "event again, and find out who else writes to that store"
+        )
+
+
 class ProviderRefused(Permanent):
     def __init__(self, provider: str, reason: str) -> None:
         super().__init__(provider, reason)
@@ -377,6 +426,16 @@ class BrokerUnavailable(Retryable):
         return f"the broker could not be reached while {self.what}; start it (petiole up) or check PETIOLE_BROKER_URL"
 
 
+class PayloadNotStored(BrokerUnavailable):
+    """Nothing was published; trying again later is safe."""
+
+    def __str__(self) -> str:
+        return (
+            f"the state store could not be reached while {self.what}, whose content is too large for a message, so "
+            "nothing was published; check PETIOLE_STATE_URL, or raise PETIOLE_CLAIM_CHECK_BYTES"
+        )
+
+
 class PublicationUncertain(BrokerUnavailable):
     """It is not known whether the events were published; publishing them again is safe, and makes sure."""
 
@@ -384,6 +443,20 @@ class PublicationUncertain(BrokerUnavailable):
         return (
             f"the connection to the broker was lost while {self.what}; whether it was published is not known: publish "
             "the same events again, which publishes them once"
+        )
+
+
+class EffectUnderWay(Retryable):
+    def __init__(self, function: str, key: str, since: str) -> None:
+        super().__init__(function, key, since)
+        self.function = function
+        self.key = key
+        self.since = since
+
+    def __str__(self) -> str:
+        return (
+            f"{self.function} was begun elsewhere for the key {self.key!r} at {self.since}; try again later, when it "
+            "is done, or has taken longer than the limit it was given"
         )
 
 

@@ -37,6 +37,11 @@ def delivery_ids(event_id: str, subscriptions: Iterable[str]) -> list[str]:
     return [str(uuid5(event, subscription)) for subscription in subscriptions]
 
 
+def replayed_delivery_id(event_id: str, subscription: str, replay_id: str) -> str:
+    """Name an event's way to a subscription in a replay; the same three always give the same id."""
+    return str(uuid5(UUID(event_id), f"{subscription} in replay {replay_id}"))
+
+
 def emitted_event_id(delivery: str, index: int) -> str:
     """Name the n-th event (from 0) that a delivery emits, so that a second run emits it under the same id."""
     return str(uuid5(UUID(delivery), str(index)))

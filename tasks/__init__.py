@@ -11,6 +11,8 @@
         ▼
     publish(event) …                               and so on, until nobody has anything to say
 
+    replay(subscription, …)                        replays.py       from the history to one subscription, again
+
 What is remembered on the way stands in stores/; tests travel the same way through testing/.
 """
 
@@ -19,8 +21,21 @@ from __future__ import annotations
 from tasks.agents import Agent
 from tasks.context import Context
 from tasks.dispatch import Publication
+from tasks.idempotence import idempotent
 from tasks.outcomes import Outcome
 from tasks.publication import publish, publish_many
+from tasks.replays import Replay, replay
 from tasks.sessions import open_stream
 
-__all__ = ["Agent", "Context", "Outcome", "Publication", "open_stream", "publish", "publish_many"]
+__all__ = [
+    "Agent",
+    "Context",
+    "Outcome",
+    "Publication",
+    "Replay",
+    "idempotent",
+    "open_stream",
+    "publish",
+    "publish_many",
+    "replay",
+]

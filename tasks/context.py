@@ -37,12 +37,18 @@ class Context:
     subscription: Subscription
     attempt: int
     app: EventApp = field(repr=False)
+    replay_id: str | None = None
     outbox: Outbox = field(default_factory=Outbox, repr=False)
 
     @property
     def idempotency_key(self) -> str:
         """The same for every attempt at this delivery: hand it to whatever must act only once."""
         return self.delivery_id
+
+    @property
+    def is_replay(self) -> bool:
+        """Whether an operator had the event delivered again, and `idempotency_key` is of that replay."""
+        return self.replay_id is not None
 
     @property
     def memories(self) -> Memories:

@@ -30,9 +30,10 @@ from redis.exceptions import RedisError
 from events.catalog.error import ErrorContent, ErrorEvent
 from events.content import Value
 from events.dead_letter import Cause, DeadLetter
-from events.errors import BrokerUnavailable, HopLimitReached, Misuse, Severity
+from events.errors import BrokerUnavailable, HopLimitReached, Misuse, PayloadUnreadable, Severity
 from events.event import Category, Event
 from events.ids import emitted_event_id
+from tasks import payloads
 from tasks.agents import Agent, Handler
 from tasks.celery import EventApp
 from tasks.context import Context, handling
@@ -41,6 +42,7 @@ from tasks.envelopes import MAILBOX_HEADER
 from tasks.handlers import run_handler
 from tasks.outcomes import Outcome
 from tasks.publication import checked
+from tasks.replays import REPLAY_HEADER
 from tasks.stores.publications import Settling
 from tasks.wire import Admitted, read
 
@@ -59,6 +61,7 @@ class Delivery:
     document: object
     app: EventApp = field(repr=False)
     mailbox: str | None = None
+    replay_id: str | None = None
 
 
 class DeliveryTask(Task[..., Any]):
@@ -71,8 +74,17 @@ class DeliveryTask(Task[..., Any]):
     def run(self, document: object) -> str:
         """Deliver one event; returns the outcome. Raises what the handler raised, once the dead letter is kept."""
         request = self.request
-        mailbox = request.get(MAILBOX_HEADER)
-        return deliver(Delivery(str(request.id), request.retries + 1, self.handler, document, self.app, mailbox))
+        return deliver(
+            Delivery(
+                id=str(request.id),
+                attempt=request.retries + 1,
+                handler=self.handler,
+                document=document,
+                app=self.app,
+                mailbox=request.get(MAILBOX_HEADER),
+                replay_id=request.get(REPLAY_HEADER),
+            )
+        )
 
 
 def register(app: EventApp, agent: Agent) -> None:
@@ -83,7 +95,7 @@ def register(app: EventApp, agent: Agent) -> None:
 
 def deliver(delivery: Delivery) -> Outcome:
     """Walk one delivery through all steps."""
-    with _burying(delivery, Misuse, cause="invalid"):
+    with _burying(delivery, PayloadUnreadable, cause="payload"), _burying(delivery, Misuse, cause="invalid"):
         event = validated(delivery)
     with _burying(delivery, HopLimitReached, cause="loop", event=event):
         refusal = admitted(delivery, event)
@@ -94,8 +106,13 @@ def deliver(delivery: Delivery) -> Outcome:
 
 
 def validated(delivery: Delivery) -> Event:
-    """Read the event. Raises UnknownEventType or InvalidEvent."""
-    return read(delivery.document, delivery.app.event_registry)
+    """Read the event. Raises UnknownEventType, InvalidEvent or PayloadUnreadable."""
+    try:
+        document = payloads.whole(delivery.app, delivery.document)
+    except BrokerUnavailable as error:
+        # Nothing was done yet: the broker keeps the message for later.
+        raise Reject(error, requeue=True) from error
+    return read(document, delivery.app.event_registry)
 
 
 def admitted(delivery: Delivery, event: Event) -> Outcome | None:
@@ -103,7 +120,7 @@ def admitted(delivery: Delivery, event: Event) -> Outcome | None:
     if delivery.app.stores.inbox.has(delivery.id):
         return Outcome.DUPLICATE
     expires_at = delivery.handler.subscription.expires_at(event)
-    if expires_at is not None and expires_at <= datetime.now(UTC):
+    if expires_at is not None and expires_at <= datetime.now(UTC) and delivery.replay_id is None:
         _settle(delivery, [])
         return Outcome.EXPIRED
     limit = delivery.app.settings.max_hops
@@ -115,7 +132,7 @@ def admitted(delivery: Delivery, event: Event) -> Outcome | None:
 def handled(delivery: Delivery, event: Event) -> list[Admitted]:
     """Run the handler, and return what is to be published for it. Raises as `run_handler`."""
     subscription = delivery.handler.subscription
-    context = Context(event, delivery.id, subscription, delivery.attempt, delivery.app)
+    context = Context(event, delivery.id, subscription, delivery.attempt, delivery.app, delivery.replay_id)
     handling(context, partial(run_handler, delivery.handler, context))
     return _muted(delivery, context.outbox.held) if subscription.shadow else context.outbox.held
 
@@ -172,9 +189,19 @@ def _letter(delivery: Delivery, error: Exception, cause: Cause) -> DeadLetter:
             "traceback": "".join(traceback.format_exception(error)),
             "attempts": delivery.attempt,
             "at": datetime.now(UTC),
-            "document": delivery.document,
+            "document": _kept(delivery),
         }
     )
+
+
+def _kept(delivery: Delivery) -> object:
+    """Return what a dead letter keeps: the whole event, since a letter outlives what contents are stored for."""
+    if not isinstance(delivery.document, Mapping):
+        return delivery.document
+    try:
+        return delivery.app.stores.blobs.whole(delivery.document)
+    except PayloadUnreadable:
+        return delivery.document
 
 
 def _announce(delivery: Delivery, error: Exception, cause: Cause, event: Event | None) -> None:

@@ -21,6 +21,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from events.errors import BrokerUnavailable, NotConfigured, PublicationUncertain, QueueFull
 from events.event import Event
+from tasks import payloads
 from tasks.envelopes import seal, tail_of
 from tasks.routing import Route, RoutingTable
 from tasks.stores.publications import Posting, Settling, Verdict
@@ -51,9 +52,11 @@ class Publication:
 def dispatch(app: EventApp, events: Sequence[Admitted], *, settling: Settling | None = None) -> list[Publication]:
     """Publish events, in order; with `settling`, mark that delivery as settled too. Safe to repeat.
 
-    Raises: NotConfigured, QueueFull, BrokerUnavailable, PublicationUncertain where it is not known what was done.
+    Raises: NotConfigured, QueueFull, BrokerUnavailable (PayloadNotStored), PublicationUncertain where the outcome is
+    unknown.
     """
     app.require_broker()
+    payloads.store(app, events)
     try:
         if app.publishes_in_one_step:
             return _in_one_step(app, events, settling)
@@ -153,7 +156,7 @@ def _send(app: EventApp, admitted: Admitted, routes: Sequence[Route]) -> None:
         for route in routes:
             app.send_task(
                 route.subscription.name,
-                args=(admitted.document,),
+                args=(admitted.travelling,),
                 task_id=route.delivery_id,
                 queue=route.subscription.queue,
                 priority=broker_priority(route.priority, app.driver),

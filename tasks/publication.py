@@ -1,6 +1,7 @@
 """STATION 1, publication: an event is checked, recorded, and sent to every subscription that matches.
 
-    publish.delay(event)    one message to the queue `publish`; a worker does the rest. Needs the broker only.
+    publish.delay(event)    one message to the queue `publish`; a worker does the rest. Needs the broker only; for an
+                            event above PETIOLE_CLAIM_CHECK_BYTES the state store too, which takes its content.
     publish(event)          the same here and now: one hop less. Needs the broker and the state store.
 
 Both check first, in the caller: a bad event raises there, and nothing is sent. The event may be one of our classes, a
@@ -13,14 +14,19 @@ What a shadow says is held back in every case, and never leaves.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery import Task, uuid
 from kombu.exceptions import OperationalError
 
-from events.errors import BrokerUnavailable
+from events.dead_letter import DeadLetter
+from events.errors import BrokerUnavailable, PayloadUnreadable
 from events.event import Event
+from tasks import payloads
 from tasks.celery import EventApp, app
 from tasks.context import Context, current_context
 from tasks.dispatch import Publication, dispatch
@@ -52,7 +58,8 @@ class Publish(Task[..., Any]):
         """
         context = current_context()
         if context is None:
-            return dispatch(self.app, [checked(self.app, event)])[0]
+            with self._burying(event):
+                return dispatch(self.app, [checked(self.app, event)])[0]
         if now and not context.subscription.shadow:
             return dispatch(context.app, [_emitted(context, event)])[0]
         return hold(context, event)
@@ -74,10 +81,21 @@ class Publish(Task[..., Any]):
         options.setdefault("queue", PUBLISH_QUEUE)
         options.setdefault("priority", broker_priority(admitted.event.priority, self.app.driver))
         options.setdefault("argsrepr", admitted.event.event_type)
+        payloads.store(self.app, [admitted])
         try:
-            return super().apply_async((admitted.document,), {}, **options)
+            return super().apply_async((admitted.travelling,), {}, **options)
         except OperationalError as error:
             raise BrokerUnavailable(f"publishing {admitted.event.event_type}") from error
+
+    @contextmanager
+    def _burying(self, event: Event | Document) -> Iterator[None]:
+        """Keep a dead letter of an event that a worker was told to publish, and whose content is gone."""
+        try:
+            yield
+        except PayloadUnreadable as error:
+            if not self.request.called_directly:
+                self.app.stores.dead_letters.put(_letter(str(self.request.id), event, error))
+            raise
 
 
 publish: Publish = app.adopt(Publish)
@@ -104,12 +122,30 @@ def publish_many(events: Iterable[Event | Document]) -> list[Publication]:
 
 def checked(app: EventApp, event: Event | Document) -> Admitted:
     """Check an event at the door of this app. Raises Misuse for one that cannot be published."""
-    return admit(event, app.event_registry, app.settings.max_event_bytes)
+    said = event if isinstance(event, Event) else payloads.whole(app, event)
+    admitted = admit(said, app.event_registry, app.settings.max_event_bytes)
+    return payloads.divided(admitted, app.settings.claim_check_bytes)
 
 
 def _emitted(context: Context, event: Event | Document) -> Admitted:
-    said = event if isinstance(event, Event) else read(event, context.app.event_registry)
+    said = event if isinstance(event, Event) else read(payloads.whole(context.app, event), context.app.event_registry)
     return checked(context.app, context.emitted(said))
+
+
+def _letter(task_id: str, event: Event | Document, error: PayloadUnreadable) -> DeadLetter:
+    return DeadLetter.model_validate(
+        {
+            "delivery_id": task_id,
+            "subscription": PUBLISH_TASK,
+            "cause": "payload",
+            "error_type": type(error).__name__,
+            "error": str(error),
+            "traceback": "".join(traceback.format_exception(error)),
+            "attempts": 1,
+            "at": datetime.now(UTC),
+            "document": event,
+        }
+    )
 
 
 def batched(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:

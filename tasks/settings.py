@@ -17,12 +17,20 @@ class Settings(BaseSettings):
     state_url: str | None = Field(default=None, description="Redis for what is remembered; by default the broker")
     key_prefix: Annotated[str, Field(min_length=1)] = "petiole"
 
-    max_event_bytes: Annotated[int, Field(gt=0)] = 1_048_576
+    # A raw frame of 1080p video (6.2 MB, as base64 8.3 MB) or three minutes of speech (16 kHz, 16 bit) just fit.
+    max_event_bytes: Annotated[int, Field(gt=0)] = 8_388_608
+    claim_check_bytes: Annotated[int, Field(gt=0)] = Field(
+        default=65_536, description="an event above this travels without its content, which is stored once"
+    )
+    payload_age: timedelta = Field(
+        default=timedelta(days=7),
+        description="how long a stored content outlives its last use: as long as a delivery may wait for its handler",
+    )
     max_hops: Annotated[int, Field(gt=0)] = 16
 
     history_length: Annotated[int, Field(gt=0)] = Field(default=100_000, description="events kept in all")
     stream_history_length: Annotated[int, Field(gt=0)] = Field(default=2_000, description="events kept per stream")
-    history_age: timedelta = Field(default=timedelta(days=7), description="how long a stream's index outlives it")
+    history_age: timedelta = Field(default=timedelta(days=7), description="how long an event is kept")
     publish_window: timedelta = Field(
         default=timedelta(hours=1), description="how long a repeated publish of one event is recognised"
     )
@@ -32,3 +40,11 @@ class Settings(BaseSettings):
     inbox_age: timedelta = Field(
         default=timedelta(days=1), description="how long a redelivery of what was handled is recognised"
     )
+    effect_age: timedelta = Field(
+        default=timedelta(days=30), description="how long an idempotent function knows what it was called with"
+    )
+
+    @property
+    def blob_age(self) -> timedelta:
+        """How long contents stay: no shorter than the history that refers to them."""
+        return max(self.payload_age, self.history_age)

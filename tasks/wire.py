@@ -1,6 +1,7 @@
 """The wire: an event at the door of the journey, and as the one argument of a task message.
 
-The argument is the event's JSON object, readable in Flower and by programs in other languages.
+The argument is the event's JSON object, readable in Flower and by programs in other languages. Of a large event it is
+all but the content (payloads.py).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pydantic_core import PydanticSerializationError
 from events.errors import EventTooLarge, InvalidValue, WrongType
 from events.event import MOST_URGENT, Event
 from events.registry import EventRegistry
+from tasks.stores.blobs import Blob
 
 Document: TypeAlias = Mapping[str, object]
 """An event as a JSON object: in our own form, or as a CloudEvent."""
@@ -22,14 +24,26 @@ Document: TypeAlias = Mapping[str, object]
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """An event that may travel: checked, with its JSON text and object."""
+    """An event that may travel: checked, with its JSON object, and the JSON text that travels.
+
+    The text is the whole event, or holds a reference in place of the content, where `payload` stays behind.
+    """
 
     event: Event
     text: str
     document: dict[str, object]
+    payload: Blob | None = None
+
+    @property
+    def travelling(self) -> dict[str, object]:
+        """What travels, as a JSON object."""
+        if self.payload is None:
+            return self.document
+        travelling: dict[str, object] = json.loads(self.text)
+        return travelling
 
 
-def admit(event: Event | Document, registry: EventRegistry, limit_bytes: int) -> Admitted:
+def admit(event: object, registry: EventRegistry, limit_bytes: int) -> Admitted:
     """Check an event at the door, so that no station behind it has to.
 
     Raises: UnknownEventType, MissingField, UnknownField, WrongType, InvalidValue, EventTooLarge.

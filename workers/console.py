@@ -96,13 +96,13 @@ def flows(recorded: Iterable[Recorded]) -> dict[str, list[Recorded]]:
     """Divide events by correlation id, flows and events in the order they were recorded."""
     found: dict[str, list[Recorded]] = {}
     for each in recorded:
-        found.setdefault(str(each.document["correlation_id"]), []).append(each)
+        found.setdefault(str(each.attributes["correlation_id"]), []).append(each)
     return found
 
 
 def recorded_ms(recorded: Recorded) -> int:
     """Read when an event was recorded, in milliseconds since 1970; one clock for all publishers."""
-    return int(recorded.entry_id.partition("-")[0])
+    return recorded.at_ms
 
 
 def speaker(document: Mapping[str, object]) -> str:
@@ -143,7 +143,7 @@ def tree(recorded: Sequence[Recorded], *, is_ascii: bool = False) -> Table:
     for row in rows(recorded):
         table.add_row(
             _branch(row, is_ascii=is_ascii),
-            Text(speaker(row.recorded.document)),
+            Text(speaker(row.recorded.attributes)),
             Text(_signed(row.offset_ms), style="dim"),
         )
     return table
@@ -151,7 +151,7 @@ def tree(recorded: Sequence[Recorded], *, is_ascii: bool = False) -> Table:
 
 def line(recorded: Recorded) -> Text:
     """Draw an event as one line: time, topic, stream, who said it, what it holds."""
-    document = recorded.document
+    document = recorded.shown
     at = datetime.fromtimestamp(recorded_ms(recorded) / 1_000, UTC).astimezone()
     drawn = Text()
     drawn.append(f"{at:%H:%M:%S}.{at.microsecond // 1_000:03}  ", style="dim")
@@ -166,7 +166,7 @@ def step(recorded: Recorded, began_ms: int) -> Text:
     drawn = Text()
     drawn.append(f"{_signed(recorded_ms(recorded) - began_ms):>10}  ", style="dim")
     drawn.append(f"{recorded.topic:<36}", style=_style(recorded.topic))
-    drawn.append(f"  {speaker(recorded.document)}")
+    drawn.append(f"  {speaker(recorded.attributes)}")
     return drawn
 
 
@@ -204,7 +204,7 @@ def _by_cause(recorded: Sequence[Recorded]) -> defaultdict[str | None, list[Reco
     known = {_id(each) for each in recorded}
     children: defaultdict[str | None, list[Recorded]] = defaultdict(list)
     for each in recorded:
-        cause = each.document.get("causation_id")
+        cause = each.attributes.get("causation_id")
         children[str(cause) if cause in known else None].append(each)
     return children
 
@@ -225,7 +225,7 @@ def _walk(
 
 
 def _id(recorded: Recorded) -> str:
-    return str(recorded.document["event_id"])
+    return str(recorded.attributes["event_id"])
 
 
 def _branch(row: Row, *, is_ascii: bool) -> Text:

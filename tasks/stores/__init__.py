@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from redis import Redis
 
 from tasks.settings import Settings
+from tasks.stores.blobs import Blobs
 from tasks.stores.counters import Counters
 from tasks.stores.dead_letters import DeadLetters
 from tasks.stores.directory import Directory
+from tasks.stores.effects import Effects
 from tasks.stores.history import History, Retention
 from tasks.stores.inbox import Inbox
 from tasks.stores.keys import Keys
@@ -36,6 +38,8 @@ class Stores:
     sessions: Sessions
     memories: Memories
     replies: Replies
+    blobs: Blobs
+    effects: Effects
     counters: Counters
 
 
@@ -45,12 +49,13 @@ def open_stores(client: Redis, settings: Settings) -> Stores:
     retention = Retention(
         length=settings.history_length,
         index_length=settings.stream_history_length,
-        index_age=settings.history_age,
+        age=settings.history_age,
         publish_window=settings.publish_window,
     )
+    blobs = Blobs(client, keys, settings.blob_age)
     return Stores(
         directory=Directory(client, keys),
-        history=History(client, keys, retention),
+        history=History(client, keys, retention, blobs),
         publications=Publications(client, keys, retention, settings.inbox_age),
         mailboxes=Mailboxes(client, keys),
         inbox=Inbox(client, keys, settings.inbox_age),
@@ -58,5 +63,7 @@ def open_stores(client: Redis, settings: Settings) -> Stores:
         sessions=Sessions(client, keys),
         memories=Memories(client, keys),
         replies=Replies(client, keys),
+        blobs=blobs,
+        effects=Effects(client, keys, settings.effect_age),
         counters=Counters(client, keys),
     )

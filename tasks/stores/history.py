@@ -1,19 +1,23 @@
 """History: every published event, in the order of publication, for audit, tracing and replay.
 
-Promise: an event is recorded before its first task is sent, and once. Old events leave by number and age.
+Promise: an event is recorded before its first task is sent, and once. Old events leave by number and by age, when new
+ones come; times are those of the recording, by the server's clock.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any, Literal, TypeAlias
 
 from redis import Redis
 
+from events.errors import Misuse, PayloadUnreadable
 from events.event import Event
+from events.topics import TopicTrie, check_pattern
+from tasks.stores.blobs import Blobs
 from tasks.stores.keys import Keys
 from tasks.stores.scripts import script
 
@@ -22,38 +26,95 @@ Entries: TypeAlias = Sequence[tuple[bytes | str | None, Mapping[Any, bytes | str
 
 BEGINNING = "0-0"
 
+PAGE = 500
+"""Events that are read at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """How many events are kept, in all and per stream, and for how long indexes and publish marks live."""
+    """How many events are kept, in all and per stream, and how long; and how long publish marks are."""
 
     length: int
     index_length: int
-    index_age: timedelta
+    age: timedelta
     publish_window: timedelta
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """An event as it stands in the history: its place there, and its JSON object."""
+    """An event as it stands in the history: its place there, and its JSON object.
+
+    `attributes` is the object as it stands there, with a reference where the content is stored elsewhere; whoever
+    needs no content asks it, and spares the store.
+    """
 
     entry_id: str
-    document: Mapping[str, object]
+    attributes: Mapping[str, object]
+    blobs: Blobs | None = field(default=None, repr=False, compare=False)
 
     @property
     def topic(self) -> str:
         """The event's topic."""
-        return str(self.document["event_type"])
+        return str(self.attributes["event_type"])
+
+    @property
+    def at_ms(self) -> int:
+        """When it was recorded, in milliseconds since 1970; one clock for all publishers."""
+        return _order(self.entry_id)[0]
+
+    @property
+    def document(self) -> Mapping[str, object]:
+        """The whole event, fetched where its content is stored elsewhere. Raises PayloadMissing, PayloadAltered."""
+        return self.blobs.whole(self.attributes) if self.blobs else self.attributes
+
+    @property
+    def shown(self) -> Mapping[str, object]:
+        """The whole event to look at; of one whose content is gone, what is left."""
+        try:
+            return self.document
+        except PayloadUnreadable:
+            return self.attributes
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which events of the history: what is left out does not matter. `since` is the first moment, `until` the first
+    beyond; a pattern hears what a subscription to it would.
+    """
+
+    stream_id: str | None = None
+    correlation_id: str | None = None
+    pattern: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def __post_init__(self) -> None:
+        """Raise Misuse for a time without a zone, InvalidPattern."""
+        if any(moment is not None and moment.tzinfo is None for moment in (self.since, self.until)):
+            raise Misuse("a time without a zone may mean any of 38 moments; give it one, such as datetime.now(UTC)")
+        if self.pattern is not None:
+            check_pattern(self.pattern)
+
+    def holds(self, recorded: Recorded) -> bool:
+        """Tell whether an event belongs to it, but for the pattern."""
+        attributes = recorded.attributes
+        return (
+            (self.stream_id is None or attributes["stream_id"] == self.stream_id)
+            and (self.correlation_id is None or attributes["correlation_id"] == self.correlation_id)
+            and (self.since is None or recorded.at_ms >= _epoch_ms(self.since))
+            and (self.until is None or recorded.at_ms < _epoch_ms(self.until))
+        )
 
 
 class History:
     """Published events, by stream, by flow (correlation id), and all in a row."""
 
-    def __init__(self, client: Redis, keys: Keys, retention: Retention) -> None:
+    def __init__(self, client: Redis, keys: Keys, retention: Retention, blobs: Blobs) -> None:
         self._client = client
         self._keys = keys
         self._retention = retention
-        self._record = client.register_script(script("record"))
+        self._blobs = blobs
+        self._record = client.register_script(script("append") + script("record"))
 
     def record(self, event: Event, text: str) -> Progress:
         """Record an event, given also as JSON text. Returns how far an earlier publication of it got."""
@@ -79,36 +140,84 @@ class History:
         """Read the events of a flow, oldest first."""
         return self._indexed(self._keys.history_of_flow(correlation_id))
 
+    def select(self, selection: Selection) -> Iterator[Recorded]:
+        """Read the events of a selection, oldest first; what is recorded after the call is none of them."""
+        end = self.last_entry_id()
+        hears = _listener(selection.pattern)
+        return (each for each in self._within(selection, end) if selection.holds(each) and hears(each.topic))
+
     def since(self, entry_id: str = BEGINNING, *, count: int = 1_000, block_ms: int | None = None) -> list[Recorded]:
         """Read what was recorded after an entry, oldest first; waits up to `block_ms` for the first."""
         if block_ms is not None:
             self._client.xread({self._keys.history: entry_id}, count=1, block=block_ms)
-        return _recorded(self._client.xrange(self._keys.history, min=f"({entry_id}", count=count))
+        return self._recorded(self._client.xrange(self._keys.history, min=f"({entry_id}", count=count))
 
     def last_entry_id(self) -> str:
         """Tell where the history ends now."""
         entries = self._client.xrevrange(self._keys.history, count=1)
         return str(entries[0][0]) if entries else BEGINNING
 
+    def _within(self, selection: Selection, end: str) -> Iterator[Recorded]:
+        """Read by the narrowest of what there is: a flow, a stream, or the whole history, piece by piece."""
+        if selection.correlation_id is not None:
+            return self._indexed_until(self._keys.history_of_flow(selection.correlation_id), end)
+        if selection.stream_id is not None:
+            return self._indexed_until(self._keys.history_of_stream(selection.stream_id), end)
+        return self._paged(selection, end)
+
+    def _indexed_until(self, index: str, end: str) -> Iterator[Recorded]:
+        entry_ids = [entry_id for entry_id in self._names(index) if _order(entry_id) <= _order(end)]
+        for start in range(0, len(entry_ids), PAGE):
+            yield from self._at(entry_ids[start : start + PAGE])
+
+    def _paged(self, selection: Selection, end: str) -> Iterator[Recorded]:
+        begin = str(_epoch_ms(selection.since)) if selection.since else "-"
+        while page := self._recorded(self._client.xrange(self._keys.history, begin, end, count=PAGE)):
+            yield from page
+            begin = f"({page[-1].entry_id}"
+
     def _indexed(self, index: str) -> list[Recorded]:
-        entry_ids = self._client.lrange(index, 0, -1)
+        return self._at(self._names(index))
+
+    def _names(self, index: str) -> list[str]:
+        return [str(entry_id) for entry_id in self._client.lrange(index, 0, -1)]
+
+    def _at(self, entry_ids: Sequence[str]) -> list[Recorded]:
         with self._client.pipeline(transaction=False) as pipe:
             for entry_id in entry_ids:
                 pipe.xrange(self._keys.history, entry_id, entry_id)
             found = pipe.execute()
         # An entry may have left the history while its index still names it: it reads as no entries.
-        return [recorded for entries in found for recorded in _recorded(entries)]
+        return [recorded for entries in found for recorded in self._recorded(entries)]
+
+    def _recorded(self, entries: Entries) -> list[Recorded]:
+        return [
+            Recorded(str(entry_id), json.loads(fields["event"]), self._blobs)
+            for entry_id, fields in entries or []
+            if fields is not None
+        ]
 
     def _limits(self) -> list[int]:
         kept = self._retention
-        ages = [_milliseconds(kept.index_age), _milliseconds(kept.publish_window)]
+        ages = [_milliseconds(kept.age), _milliseconds(kept.publish_window)]
         return [kept.length, kept.index_length, *ages]
 
 
-def _recorded(entries: Entries) -> list[Recorded]:
-    return [
-        Recorded(str(entry_id), json.loads(fields["event"])) for entry_id, fields in entries or [] if fields is not None
-    ]
+def _listener(pattern: str | None) -> Callable[[str], bool]:
+    if pattern is None:
+        return lambda _: True
+    trie: TopicTrie[str] = TopicTrie()
+    trie.add(pattern, pattern)
+    return lambda topic: bool(trie.match(topic))
+
+
+def _order(entry_id: str) -> tuple[int, int]:
+    milliseconds, _, number = entry_id.partition("-")
+    return int(milliseconds), int(number)
+
+
+def _epoch_ms(moment: datetime) -> int:
+    return max(0, int(moment.timestamp() * 1_000))
 
 
 def _milliseconds(duration: timedelta) -> int:

@@ -4,7 +4,7 @@
 |----------------------------------|--------|------------------------------------------------|-------------------------|
 | {p}:directory                    | hash   | subscription name -> Subscription JSON         | until withdrawn         |
 | {p}:directory:version            | number | moves with every change of the directory       | for ever                |
-| {p}:history                      | stream | every published event                          | history_length entries  |
+| {p}:history                      | stream | every published event                          | history_length, _age    |
 | {p}:history:stream:<stream>      | list   | entry ids of a stream's events, oldest first   | history_age after last  |
 | {p}:history:flow:<correlation>   | list   | entry ids of a flow's events, oldest first     | history_age after last  |
 | {p}:published:<event>            | text   | begun or done: how far a publication got       | publish_window          |
@@ -17,6 +17,8 @@
 | {p}:mailboxes:<mailbox>          | list   | ordered deliveries that wait for their turn    | until they have had it  |
 | {p}:mailboxes:<mailbox>:head     | text   | the delivery whose turn it is                  | until it is settled     |
 | {p}:mailboxes                    | hash   | queue -> deliveries in its mailboxes           | for ever                |
+| {p}:blobs:<sha-256>              | text   | the content of events too large to travel      | payload_age after use   |
+| {p}:effects:<function>:<key>     | hash   | begun or done, and the outcome                 | effect_age              |
 | {p}:counters                     | hash   | name -> count                                  | for ever                |
 
 {p} is PETIOLE_KEY_PREFIX. Queues and their messages belong to Celery and stand under the agents' names.
@@ -79,6 +81,12 @@ class Keys:
     @property
     def mailbox_counts(self) -> str:
         return f"{self.prefix}:mailboxes"
+
+    def blob(self, sha256: str) -> str:
+        return f"{self.prefix}:blobs:{sha256}"
+
+    def effect(self, name: str) -> str:
+        return f"{self.prefix}:effects:{name}"
 
     @property
     def counters(self) -> str:

@@ -76,7 +76,7 @@ class Publications:
         self._keys = keys
         self._retention = retention
         self._inbox_age = inbox_age
-        self._publish = client.register_script(script("publish"))
+        self._publish = client.register_script(script("append") + script("publish"))
 
     def publish(self, postings: Sequence[Posting], version: int, settling: Settling | None = None) -> Verdict:
         """Publish events whose messages were made from that version of the directory; safe to repeat.
@@ -110,7 +110,7 @@ class Publications:
     def _arguments(self, postings: Sequence[Posting], version: int, settling: Settling | None) -> Iterator[str | int]:
         kept = self._retention
         yield version
-        yield from (kept.length, kept.index_length, _milliseconds(kept.index_age), _milliseconds(kept.publish_window))
+        yield from (kept.length, kept.index_length, _milliseconds(kept.age), _milliseconds(kept.publish_window))
         yield _milliseconds(self._inbox_age) if settling else 0
         yield settling.delivery_id if settling else ""
         yield len(postings)

@@ -95,11 +95,11 @@ class EventTestHarness:
         sent = self.publish(event).event
 
         def is_answer(recorded: Recorded) -> bool:
-            document = recorded.document
+            attributes = recorded.attributes
             return (
                 recorded.topic == event_type
-                and document["correlation_id"] == sent.correlation_id
-                and document["event_id"] != sent.event_id
+                and attributes["correlation_id"] == sent.correlation_id
+                and attributes["event_id"] != sent.event_id
             )
 
         return self._wait(is_answer, before, event_type, timeout)

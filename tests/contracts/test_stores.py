@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import fakeredis
 import pytest
@@ -13,10 +14,13 @@ import redis
 from events import TextContent, TextMessageEvent
 from events.catalog.memory import Recollection
 from events.dead_letter import DeadLetter
+from events.errors import PayloadAltered, PayloadMissing
 from events.subscriptions import Subscription
 from tasks.settings import Settings
 from tasks.stores import Stores, open_stores
-from tasks.stores.history import Recorded
+from tasks.stores.blobs import DATAREF, blob_of
+from tasks.stores.effects import Beginning
+from tasks.stores.history import PAGE, Recorded, Selection
 from tasks.stores.memories import KEPT_PER_STREAM
 
 
@@ -132,6 +136,117 @@ def test_a_streams_index_keeps_the_newest(client):
     assert texts(stores.history.of_stream("s")) == ["2", "3", "4"]
 
 
+def test_history_is_capped_by_number(client):
+    stores = open_stores(client, Settings(history_length=100))
+
+    for number in range(150):
+        record(stores, an_event(str(number)))
+
+    assert texts(stores.history.since()) == [str(number) for number in range(50, 150)]
+
+
+def test_history_is_capped_by_age(client):
+    stores = open_stores(client, Settings(history_age=timedelta(hours=1)))
+    age_history(client, stores, events=5, ago=timedelta(hours=1, seconds=1))
+    age_history(client, stores, events=3, ago=timedelta(minutes=59), start=5)
+
+    record(stores, an_event("new"))
+
+    assert texts(stores.history.since()) == ["5", "6", "7", "new"]
+    assert texts(stores.history.of_stream("s")) == ["new"]
+
+
+@pytest.mark.parametrize("lowered", [{"history_length": 10}, {"history_age": timedelta(seconds=1)}])
+def test_a_limit_that_was_lowered_is_reached_step_by_step(client, lowered):
+    age_history(client, open_stores(client, Settings()), events=350, ago=timedelta(hours=1))
+    stores = open_stores(client, Settings(**lowered))
+
+    kept = []
+    for _ in range(5):
+        record(stores, an_event("new"))
+        kept.append(client.xlen("petiole:history"))
+
+    assert kept[:3] == [251, 152, 53]
+    assert kept[-1] <= 10
+
+
+def age_history(client: redis.Redis, stores: Stores, *, events: int, ago: timedelta, start: int = 0) -> None:
+    """Put events into the history as if they had been recorded some time ago."""
+    at_ms = int((datetime.now(UTC) - ago).timestamp() * 1_000)
+    for number in range(events):
+        event = an_event(str(start + number))
+        client.xadd("petiole:history", {"event": event.model_dump_json()}, id=f"{at_ms}-{number}")
+
+
+SOME = [
+    ("one", "a", "input.message.received"),
+    ("two", "b", "input.message.received"),
+    ("one", "a", "message.sent"),
+    ("two", "c", "message.sent"),
+    ("one", "c", "error.dead_lettered"),
+]
+
+
+@pytest.mark.parametrize(
+    ("selection", "expected"),
+    [
+        (Selection(), [0, 1, 2, 3, 4]),
+        (Selection(stream_id="one"), [0, 2, 4]),
+        (Selection(correlation_id="c"), [3, 4]),
+        (Selection(stream_id="one", correlation_id="c"), [4]),
+        (Selection(pattern="message.*"), [2, 3]),
+        (Selection(pattern="*"), [0, 1, 2, 3]),
+        (Selection(stream_id="one", pattern="input.message.received"), [0]),
+        (Selection(stream_id="nobody"), []),
+    ],
+)
+def test_history_is_selected_by_stream_flow_and_pattern(stores, selection, expected):
+    events = [an_event().model_copy(update={"stream_id": stream, "correlation_id": flow}) for stream, flow, _ in SOME]
+    for event, (_, _, topic) in zip(events, SOME, strict=True):
+        renamed = event.model_copy(update={"event_type": topic})
+        stores.history.record(renamed, renamed.model_dump_json())
+
+    selected = [recorded.attributes["event_id"] for recorded in stores.history.select(selection)]
+
+    assert selected == [events[index].event_id for index in expected]
+
+
+@pytest.mark.parametrize("where", [{}, {"stream_id": "s"}])
+def test_history_is_selected_by_time(stores, client, where):
+    for number in range(4):
+        record(stores, an_event(str(number)))
+        wait_a_millisecond(client)
+    moments = [datetime.fromtimestamp(each.at_ms / 1_000, UTC) for each in stores.history.since()]
+
+    def selected(since: datetime | None = None, until: datetime | None = None) -> list[str]:
+        return texts(list(stores.history.select(Selection(since=since, until=until, **where))))
+
+    assert selected(since=moments[1]) == ["1", "2", "3"]
+    assert selected(until=moments[2]) == ["0", "1"]
+    assert selected(since=moments[1], until=moments[3]) == ["1", "2"]
+    assert selected(since=moments[3] + timedelta(hours=1)) == []
+
+
+def wait_a_millisecond(client: redis.Redis) -> None:
+    seconds, microseconds = client.time()
+    while client.time() < (seconds, microseconds + 2_000):
+        pass
+
+
+@pytest.mark.parametrize("where", [{}, {"stream_id": "s"}])
+def test_a_selection_of_any_length_is_read_to_the_end_it_had_when_it_began(stores, where):
+    for number in range(PAGE + 2):
+        record(stores, an_event(str(number)))
+
+    found = []
+    for recorded in stores.history.select(Selection(**where)):
+        found.append(recorded)
+        if len(found) % PAGE == 1:
+            record(stores, an_event("while it was read"))
+
+    assert texts(found) == [str(number) for number in range(PAGE + 2)]
+
+
 def test_a_marked_delivery_is_recognised(stores):
     stores.inbox.mark("one")
 
@@ -193,6 +308,124 @@ def test_a_reply_is_put_there_once_and_handed_to_one_reader(stores):
     taken = [stores.replies.take("s", timeout_s=0.05) for _ in range(3)]
 
     assert [reply and reply.text for reply in taken] == ["Hello", "Goodbye", None]
+
+
+def a_reference(content: object, **attributes: object) -> dict[str, object]:
+    return {"event_type": "input.message.received", DATAREF: blob_of(content).reference} | attributes
+
+
+def test_a_content_is_read_as_it_was_stored(stores):
+    content = {"text": "ü \U0001f33f", "odd": [None, 1.5, {"deep": True}, 2**62]}
+    stores.blobs.put([blob_of(content)])
+
+    whole = stores.blobs.whole(a_reference(content, stream_id="s"))
+
+    assert whole == {"event_type": "input.message.received", "stream_id": "s", "content": content}
+
+
+def test_equal_contents_are_stored_once(stores, client):
+    stores.blobs.put([blob_of({"text": "one"}), blob_of({"text": "one"}), blob_of({"text": "two"})])
+    stores.blobs.put([blob_of({"text": "one"})])
+
+    assert len(client.keys("petiole:blobs:*")) == 2
+
+
+def test_a_content_that_is_gone_is_missed_by_name(stores):
+    with pytest.raises(PayloadMissing, match=r"input\.message\.received"):
+        stores.blobs.whole(a_reference({"text": "never stored"}))
+
+
+@pytest.mark.parametrize("altered", [b'{"text":"another"}', b"", b"\xff\xfe\x00", b'{"text":"one" }'])
+def test_a_content_that_was_altered_is_recognised_and_mended_by_storing_it_again(stores, client, altered):
+    stores.blobs.put([blob_of({"text": "one"})])
+    (key,) = client.keys("petiole:blobs:*")
+    client.set(key, altered)
+
+    with pytest.raises(PayloadAltered, match=r"input\.message\.received"):
+        stores.blobs.whole(a_reference({"text": "one"}))
+
+    stores.blobs.put([blob_of({"text": "one"})])
+    assert stores.blobs.whole(a_reference({"text": "one"}))["content"] == {"text": "one"}
+
+
+def test_a_content_stays_for_its_age_after_it_was_last_used(client):
+    stores = open_stores(client, Settings(payload_age=timedelta(days=10), history_age=timedelta(days=2)))
+    stores.blobs.put([blob_of({"text": "one"})])
+    (key,) = client.keys("petiole:blobs:*")
+    stored_for_ms = client.pttl(key)
+    client.pexpire(key, 60_000)
+
+    stores.blobs.whole(a_reference({"text": "one"}))
+
+    ten_days_ms = 10 * 86_400_000
+    assert ten_days_ms - 60_000 < stored_for_ms <= ten_days_ms
+    assert ten_days_ms - 60_000 < client.pttl(key) <= ten_days_ms
+
+
+def test_contents_stay_as_long_as_the_history_that_refers_to_them():
+    assert Settings(payload_age=timedelta(days=1), history_age=timedelta(days=30)).blob_age == timedelta(days=30)
+
+
+@pytest.mark.parametrize("document", [{}, {"content": 1}, {DATAREF: "https://elsewhere.example/1"}, {DATAREF: 5}])
+def test_an_object_without_a_reference_of_ours_is_left_as_it_is(stores, document):
+    assert stores.blobs.whole(document) == document
+
+
+def begin(stores: Stores, name: str = "charge:1", **options: object) -> Beginning:
+    given: dict[str, Any] = {"token": "t", "owner": "", "limit": timedelta(minutes=1), "repeats": False} | options
+    return stores.effects.begin(name, **given)
+
+
+def test_of_many_that_begin_an_effect_one_is_told_to_go_on(stores):
+    with ThreadPoolExecutor(20) as pool:
+        states = list(pool.map(lambda number: begin(stores, token=str(number)).state, range(20)))
+
+    assert sorted(states) == ["begun", *["under_way"] * 19]
+
+
+def test_an_effect_has_the_outcome_that_was_noted_first(stores):
+    begin(stores)
+
+    assert [stores.effects.finish("charge:1", "first"), stores.effects.finish("charge:1", "second")] == ["first"] * 2
+
+    assert begin(stores) == Beginning("done", outcome="first")
+    assert begin(stores, "charge:2").state == "begun"
+
+
+@pytest.mark.parametrize("over", [{"limit": timedelta(0)}, {"owner": "a-delivery"}])
+def test_an_effect_whose_beginner_is_over_is_unfinished_and_begun_anew_only_on_request(stores, over):
+    begin(stores, owner="a-delivery")
+    assert begin(stores, owner="another").state == "under_way"
+
+    unfinished = begin(stores, **over)
+
+    assert unfinished.state == "unfinished"
+    assert unfinished.since is not None
+    assert abs(unfinished.since - datetime.now(UTC)) < timedelta(minutes=1)
+    assert begin(stores, repeats=True, **over).state == "begun"
+
+
+def test_an_effect_can_be_abandoned_by_who_began_it_unless_it_is_done(stores):
+    begin(stores, token="mine")
+
+    stores.effects.abandon("charge:1", "another's")
+    assert begin(stores).state == "under_way"
+    stores.effects.abandon("charge:1", "mine")
+    assert begin(stores, token="mine").state == "begun"
+    stores.effects.finish("charge:1", "done")
+    stores.effects.abandon("charge:1", "mine")
+    assert begin(stores).state == "done"
+
+
+def test_an_effect_is_known_for_its_age_and_can_be_forgotten(client):
+    stores = open_stores(client, Settings(effect_age=timedelta(minutes=5)))
+    begin(stores)
+    stores.effects.finish("charge:1", "done")
+
+    assert 290_000 < client.pttl("petiole:effects:charge:1") <= 300_000
+    assert stores.effects.forget("charge:1")
+    assert not stores.effects.forget("charge:1")
+    assert begin(stores).state == "begun"
 
 
 def test_counts_add_up(stores):

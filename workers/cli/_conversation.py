@@ -38,9 +38,9 @@ class Turn:
     def answer(self) -> str | None:
         """What was answered; None where nothing was, or not yet."""
         for recorded in self.events:
-            content = recorded.document["content"]
-            if recorded.topic == ANSWERED and isinstance(content, dict):
-                return str(content["text"])
+            if recorded.topic == ANSWERED:
+                content = recorded.document["content"]
+                return str(content["text"]) if isinstance(content, dict) else None
         return None
 
     @property
@@ -72,7 +72,7 @@ class Conversation:
         while not turn.is_over and time.monotonic() < deadline:
             for recorded in self._stores.history.since(entry_id, block_ms=_WAIT_MS):
                 entry_id = recorded.entry_id
-                if recorded.document["correlation_id"] == turn.message.correlation_id:
+                if recorded.attributes["correlation_id"] == turn.message.correlation_id:
                     turn.events.append(recorded)
                     yield recorded
 

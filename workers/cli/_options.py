@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
 
+from events.errors import InvalidPattern
+from events.topics import check_pattern
 from tasks.celery import EventApp, app
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead.")
@@ -24,6 +28,39 @@ def json_object(ctx: click.Context, param: click.Parameter, value: str) -> dict[
     if not isinstance(content, dict):
         raise click.BadParameter('write a JSON object, such as \'{"text": "Hello"}\'')
     return content
+
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+class _Moment(click.ParamType[datetime]):
+    """A point in time: ISO 8601, without a zone the local one; or how long ago, such as 10m."""
+
+    name = "time"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        try:
+            if ago := re.fullmatch(r"(\d{1,9})([smhd])", value):
+                return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+            return datetime.fromisoformat(value).astimezone(UTC)
+        except (ValueError, OverflowError):
+            self.fail(f"{value!r} is no time; write 30m, 2h or 3d for so long ago, or 2026-01-31T12:00", param, ctx)
+
+
+class _Pattern(click.ParamType[str]):
+    """A topic, or one with '*'."""
+
+    name = "pattern"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return check_pattern(value)
+        except InvalidPattern as error:
+            self.fail(str(error), param, ctx)
+
+
+A_MOMENT = _Moment()
+A_PATTERN = _Pattern()
 
 
 def connected_app() -> EventApp:

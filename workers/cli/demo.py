@@ -139,7 +139,7 @@ def _sum_up(console: Console, house: House, turns: Sequence[Turn]) -> None:
     headings = ("turn", "correlation id", "events", "types", "answered after")
     console.print(table(headings, cells, numbers=("turn", "events", "types", "answered after")))
     events = [recorded for turn in turns for recorded in turn.events]
-    speakers = dict.fromkeys(speaker(recorded.document) for recorded in events)
+    speakers = dict.fromkeys(speaker(recorded.attributes) for recorded in events)
     types = {recorded.topic for recorded in events}
     console.print(f"{len(events)} events of {len(types)} types, said by {', '.join(speakers)}")
     console.print(f"{_processes(house.nodes)}\n")

@@ -8,25 +8,17 @@ from itertools import islice
 
 import click
 
-from events.errors import InvalidPattern
-from events.topics import TopicTrie, check_pattern
+from events.topics import TopicTrie
 from tasks.stores.history import BEGINNING, History, Recorded
-from workers.cli._options import as_json, connected_app
+from workers.cli._options import A_PATTERN, as_json, connected_app
 from workers.console import line, open_console, print_json, print_line
 
 _WAIT_MS = 1_000
 _ALL_AND_ERRORS = ("*", "error.*")
 
 
-def _is_pattern(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:  # noqa: ARG001
-    try:
-        return check_pattern(value) if value is not None else None
-    except InvalidPattern as error:
-        raise click.BadParameter(str(error)) from error
-
-
 @click.command
-@click.argument("pattern", required=False, callback=_is_pattern)
+@click.argument("pattern", required=False, type=A_PATTERN)
 @click.option("--from-start", is_flag=True, help="Begin with the oldest event that is kept, not with the next one.")
 @click.option("--count", type=click.IntRange(min=1), help="End after so many events.")
 @click.option("--timeout", type=click.FloatRange(min=0), metavar="S", help="End after so many seconds.")
@@ -74,4 +66,4 @@ def _shown_as_line() -> Callable[[Recorded], None]:
 
 
 def _shown_as_json(recorded: Recorded) -> None:
-    print_json(recorded.document)
+    print_json(recorded.shown)

@@ -38,12 +38,12 @@ def _draw(recorded: Sequence[Recorded]) -> None:
     console = open_console()
     for correlation_id, flow in flows(recorded).items():
         began = datetime.fromtimestamp(recorded_ms(flow[0]) / 1_000, UTC).astimezone()
-        stream_id = flow[0].document["stream_id"]
+        stream_id = flow[0].attributes["stream_id"]
         console.print(plain(f"{began:%Y-%m-%d %H:%M:%S}  flow {correlation_id}  stream {stream_id}"), style="bold")
         console.print(tree(flow, is_ascii=console.options.ascii_only))
         console.print()
 
 
 def _as_object(row: Row) -> dict[str, object]:
-    document = row.recorded.document
+    document = row.recorded.shown
     return {"depth": row.depth, "offset_ms": row.offset_ms, "speaker": speaker(document), "event": document}

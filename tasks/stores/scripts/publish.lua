@@ -7,7 +7,7 @@
 -- nothing is full.
 -- KEYS: directory:version, history, counters, inbox mark (or any key), mailboxes, the settled delivery's mailbox (or ''),
 --       then for each event: published marker, stream's index, flow's index, the list of each message
--- ARGV: directory version, history length, index length, index age in ms, publish window in ms, inbox age in ms (0: no
+-- ARGV: directory version, history length, index length, history age in ms, publish window in ms, inbox age in ms (0: no
 --       mark), settled delivery, number of events, then for each event: JSON text, tail of its messages, number of
 --       messages, then for each message: head, queue, capacity (0: none), 1 where the oldest gives way, delivery, mailbox
 local FIRST_KEY, FIRST_ARG, PER_MESSAGE = 7, 9, 6
@@ -102,12 +102,7 @@ for _ = 1, events do
   if redis.call('EXISTS', KEYS[key]) == 1 then
     answer[#answer + 1] = 0
   else
-    local entry = redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', 'event', ARGV[arg])
-    for index = key + 1, key + 2 do
-      redis.call('RPUSH', KEYS[index], entry)
-      redis.call('LTRIM', KEYS[index], -tonumber(ARGV[3]), -1)
-      redis.call('PEXPIRE', KEYS[index], ARGV[4])
-    end
+    append(KEYS[2], {KEYS[key + 1], KEYS[key + 2]}, ARGV[arg], ARGV[2], ARGV[3], ARGV[4])
     for number = 0, messages - 1 do
       local message = arg + 3 + number * PER_MESSAGE
       local queue, capacity = ARGV[message + 1], tonumber(ARGV[message + 2])

@@ -1,0 +1,68 @@
+"""Payloads: what is too large to travel stays behind, and a reference travels in its place (claim check).
+
+    at the door      an event above PETIOLE_CLAIM_CHECK_BYTES is divided: its content, and all else with a reference
+    on its way out   the content is stored in the state store, under its hash; only then the event is published
+    at its handlers  the content is fetched and checked, and the event is whole again
+
+Messages and history hold the reference, as CloudEvents' `dataref`; handlers and whoever reads history see whole events.
+One copy serves all subscribers, and all events that say the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from events.errors import BrokerUnavailable, PayloadNotStored
+from tasks.stores.blobs import DATAREF, blob_of, reference_in
+from tasks.wire import Admitted
+
+if TYPE_CHECKING:
+    from tasks.celery import EventApp
+
+_UTF8_MAX = 4
+
+
+def divided(admitted: Admitted, threshold_bytes: int) -> Admitted:
+    """Let the content of an event stay behind where its JSON is above the threshold; stores nothing yet."""
+    text = admitted.text
+    # Most are far below it, and need not be encoded to be measured.
+    if len(text) * _UTF8_MAX <= threshold_bytes or len(text.encode()) <= threshold_bytes:
+        return admitted
+    attributes = {name: value for name, value in admitted.document.items() if name != "content"}
+    blob = blob_of(admitted.document["content"])
+    travelling = json.dumps(attributes | {DATAREF: blob.reference}, separators=(",", ":"), ensure_ascii=False)
+    return replace(admitted, text=travelling, payload=blob)
+
+
+def store(app: EventApp, events: Sequence[Admitted]) -> None:
+    """Store what stays behind of these events; to be called before they are sent. Safe to repeat.
+
+    Raises: NotConfigured, PayloadNotStored.
+    """
+    blobs = [each.payload for each in events if each.payload is not None]
+    if not blobs:
+        return
+    try:
+        app.stores.blobs.put(blobs)
+    except (RedisConnectionError, RedisTimeoutError) as error:
+        topics = ", ".join(dict.fromkeys(each.event.event_type for each in events if each.payload is not None))
+        raise PayloadNotStored(f"publishing {topics}") from error
+
+
+def whole(app: EventApp, document: object) -> object:
+    """Fetch what stayed behind of an event; one that travelled whole needs no store, and what is none is left alone.
+
+    Raises: PayloadMissing, PayloadAltered, BrokerUnavailable.
+    """
+    if not isinstance(document, Mapping) or reference_in(document) is None:
+        return document
+    try:
+        return app.stores.blobs.whole(document)
+    except (RedisConnectionError, RedisTimeoutError) as error:
+        raise BrokerUnavailable(f"fetching the content of {document.get('event_type')}") from error

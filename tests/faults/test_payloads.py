@@ -1,0 +1,57 @@
+"""Publishers of large events that die in mid-publish: what was published can be read, all of it.
+
+PETIOLE_FAULTS=full makes the run longer, as in test_publication.py.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+
+import pytest
+
+from events import AudioContent, registry
+from events.catalog.input import AudioChunkEvent
+from events.subscriptions import Subscription
+from tasks.celery import EventApp
+from tasks.dispatch import dispatch
+from tasks.payloads import divided
+from tasks.wire import admit
+
+KILLS = 100 if os.environ.get("PETIOLE_FAULTS") == "full" else 20
+LIMIT = 1_000_000
+
+
+def an_app(url: str) -> EventApp:
+    app = EventApp("faults", set_as_current=False)
+    app.conf.update(broker_url=url, result_backend=url)
+    return app
+
+
+def _publish_for_ever(url: str) -> None:
+    app = an_app(url)
+    while True:
+        # Random, so that each event has a content of its own.
+        content = AudioContent(data=random.randbytes(100_000), duration_ms=1)
+        event = AudioChunkEvent(stream_id="s", content=content)
+        dispatch(app, [divided(admit(event, registry, LIMIT), app.settings.claim_check_bytes)])
+
+
+@pytest.mark.timeout(300)
+def test_a_publisher_killed_at_any_moment_publishes_no_event_without_its_content(clean_broker_url):
+    app = an_app(clean_broker_url)
+    app.stores.directory.announce([Subscription(agent="one", function="hear", patterns=("input.*",))])
+
+    for _ in range(KILLS):
+        publisher = os.fork()
+        if publisher == 0:
+            _publish_for_ever(clean_broker_url)
+        time.sleep(random.uniform(0.02, 0.08))  # the moment of the kill is the test
+        os.kill(publisher, signal.SIGKILL)
+        os.waitpid(publisher, 0)
+
+    published = [registry.parse(recorded.document) for recorded in app.stores.history.since(count=100_000)]
+    print(f"kills {KILLS}, published {len(published)}, without their content 0")
+    assert len(published) > KILLS

@@ -1,0 +1,270 @@
+"""Events of the history delivered again, to one subscription."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import redis
+from click.testing import CliRunner
+
+from events import AudioContent, Event, MessageEvent
+from events.catalog.input import AudioChunkEvent
+from events.errors import InvalidPattern, Misuse, UnknownSubscription
+from tasks import Agent, Context, replay
+from tasks.testing import EventTestHarness
+from workers.cli import petiole
+
+noted: list[tuple[str, str, bool]] = []
+
+
+def a_listener(name: str, *patterns: str) -> Agent:
+    """Build an agent that notes what it hears: its name, the event's id, whether it was a replay."""
+    agent = Agent(name)
+
+    @agent.on(*patterns)
+    def hear(event: Event, context: Context) -> None:
+        noted.append((name, event.event_id, context.is_replay))
+
+    return agent
+
+
+@pytest.fixture(autouse=True)
+def nothing_heard() -> None:
+    noted.clear()
+
+
+@pytest.fixture
+def two(harness: EventTestHarness, a_message: Callable[..., Event]) -> EventTestHarness:
+    """Give a harness in which two agents have heard ten messages."""
+    harness.add(a_listener("one", "input.*"))
+    harness.add(a_listener("two", "input.*"))
+    for number in range(10):
+        harness.publish(a_message(str(number), stream_id=f"s{number % 2}"))
+    settle(harness)
+    assert len(noted) == 20
+    noted.clear()
+    return harness
+
+
+def settle(harness: EventTestHarness) -> None:
+    """Wait until nothing is under way."""
+    harness.send_through(MessageEvent(event_type="message.unheard", stream_id="nobody"))
+
+
+def test_only_that_subscription_gets_the_events_and_knows_that_it_is_a_replay(two):
+    published = [event.event_id for event in two.everything() if event.event_type.startswith("input.")]
+
+    done = replay("one.hear", app=two.app)
+
+    settle(two)
+    assert done.sent == 10
+    assert noted == [("one", event_id, True) for event_id in published]
+
+
+def test_a_replay_is_idempotent_under_its_id_and_another_delivers_again(two):
+    first = replay("one.hear", app=two.app)
+    settle(two)
+    assert replay("one.hear", replay_id=first.id, app=two.app).sent == 10
+    settle(two)
+    assert len(noted) == 10
+
+    replay("one.hear", app=two.app)
+
+    settle(two)
+    assert len(noted) == 20
+
+
+def test_a_replay_may_be_limited_by_stream_and_time(two):
+    between = datetime.fromtimestamp(two.app.stores.history.since()[4].at_ms / 1_000, UTC)
+    future = datetime.now(UTC) + timedelta(hours=1)
+
+    assert replay("one.hear", stream="s0", app=two.app).sent == 5
+    assert replay("one.hear", since=future, app=two.app).sent == 0
+    assert replay("one.hear", until=future, app=two.app).sent == 10
+    earlier = replay("one.hear", until=between, app=two.app).sent
+    later = replay("one.hear", since=between, app=two.app).sent
+    assert earlier + later == 10
+
+
+def test_a_replay_may_be_limited_by_flow_and_pattern(two, a_message):
+    message = a_message()
+    two.publish(message)
+
+    assert replay("one.hear", correlation=message.correlation_id, app=two.app).sent == 1
+    assert replay("one.hear", pattern="input.message.*", app=two.app).sent == 11
+    assert replay("one.hear", pattern="input.audio.*", app=two.app).sent == 0
+    assert replay("one.hear", pattern="message.*", app=two.app).sent == 0, "it does not hear them"
+
+
+def test_what_a_replayed_handler_says_is_published_anew_once(harness, a_message):
+    agent = Agent("memory")
+
+    @agent.on("input.*")
+    def answer(event: Event) -> MessageEvent:
+        return event.caused(MessageEvent, event_type="message.answer")
+
+    harness.add(agent)
+    message = a_message()
+    harness.publish(message)
+    first = harness.expect("message.answer")
+
+    for _ in range(2):
+        replay("memory.answer", replay_id="again", app=harness.app)
+        settle(harness)
+
+    answers = [event for event in harness.everything() if event.event_type == "message.answer"]
+    assert len(answers) == 2
+    assert answers[1].event_id != first.event_id
+    assert {each.causation_id for each in answers} == {message.event_id}
+
+
+def test_what_has_expired_is_replayed_all_the_same(harness, a_message):
+    harness.add(a_listener("one", "input.*"))
+    message = a_message(expires_at=datetime.now(UTC) - timedelta(seconds=1))
+    harness.send_through(message)
+    assert noted == []
+
+    replay("one.hear", app=harness.app)
+
+    settle(harness)
+    assert noted == [("one", message.event_id, True)]
+
+
+def test_what_a_handler_says_meanwhile_is_not_replayed_to_it(harness, a_message):
+    agent = Agent("memory")
+
+    @agent.on("input.*", "message.*")
+    def answer(event: Event) -> MessageEvent | None:
+        return event.caused(MessageEvent, event_type="message.answer") if event.hops == 0 else None
+
+    harness.add(agent)
+    harness.send_through(a_message())
+
+    assert replay("memory.answer", rate_hz=20, app=harness.app).sent == 2
+
+
+def test_large_events_are_replayed_whole(harness):
+    heard: list[Event] = []
+    agent = Agent("memory")
+
+    @agent.on("input.*")
+    def hear(event: Event) -> None:
+        heard.append(event)
+
+    harness.add(agent)
+    event = AudioChunkEvent(stream_id="s", content=AudioContent(data=b"x" * 100_000, duration_ms=1))
+    harness.send_through(event)
+
+    replay("memory.hear", app=harness.app)
+
+    settle(harness)
+    assert heard == [event, event]
+
+
+def test_what_cannot_be_read_is_named_and_does_not_stop_the_rest(harness, a_message):
+    harness.add(a_listener("one", "input.*"))
+    event = AudioChunkEvent(stream_id="s", content=AudioContent(data=b"x" * 100_000, duration_ms=1))
+    harness.publish(event)
+    harness.send_through(a_message())
+    state = harness.app._state
+    assert state is not None
+    state.delete(*state.keys("petiole:blobs:*"))
+
+    done = replay("one.hear", app=harness.app)
+
+    assert (done.sent, done.unreadable) == (1, (event.event_id,))
+
+
+def test_a_replay_keeps_to_its_rate(two):
+    began = time.monotonic()
+
+    replay("one.hear", rate_hz=50, app=two.app)
+
+    assert 0.18 <= time.monotonic() - began < 2
+
+
+def test_a_replay_to_nobody_is_refused_with_the_nearest_name(two):
+    with pytest.raises(UnknownSubscription, match=r"did you mean 'one\.hear'"):
+        replay("one.her", app=two.app)
+
+
+def test_a_replay_of_no_pattern_or_no_moment_is_refused(two):
+    with pytest.raises(InvalidPattern):
+        replay("one.hear", pattern="**", app=two.app)
+    with pytest.raises(Misuse, match="without a zone"):
+        replay("one.hear", since=datetime(2026, 1, 1), app=two.app)  # noqa: DTZ001 - the test
+
+
+AGENTS = """
+import os
+import redis
+from events import Event
+from tasks import Agent, Context
+
+handled = redis.Redis.from_url(os.environ["PETIOLE_BROKER_URL"])
+one, two = Agent("one"), Agent("two")
+
+@one.on("input.*")
+def hear(event: Event, context: Context) -> None:
+    handled.rpush("one.handled", f"{event.event_id} {context.is_replay} {context.idempotency_key}")
+
+@two.on("input.*")
+def hear(event: Event) -> None:
+    handled.rpush("two.handled", event.event_id)
+"""
+
+PUBLISH_10 = """
+from events import TextContent, TextMessageEvent
+from tasks import publish
+for number in range(10):
+    publish(TextMessageEvent(stream_id=f"s{number % 2}", content=TextContent(text=str(number))))
+"""
+
+
+def test_the_command_replays_through_a_worker_in_another_process(node, clean_broker_url, eventually):
+    client = redis.Redis.from_url(clean_broker_url, decode_responses=True)
+    node.module("agents_of_ours", AGENTS)
+    node.environment["PETIOLE_AGENTS"] = "agents_of_ours"
+    node.worker("first")
+    node.run(PUBLISH_10)
+    eventually(lambda: client.llen("one.handled") == client.llen("two.handled") == 10, 30, node.logs)
+
+    dry = json.loads(typed(node, "replay", "one.hear", "--stream", "s1", "--since", "1h", "--dry-run", "--json"))
+    done = json.loads(typed(node, "replay", "one.hear", "--rate", "100", "--json"))
+    again = json.loads(typed(node, "replay", "one.hear", "--id", done["id"], "--json"))
+    shown = typed(node, "replay", "one.hear", "--pattern", "message.*")
+
+    eventually(lambda: client.llen("one.handled") == 20, 30, node.logs)
+    eventually(lambda: client.llen("one") == 0, 30, node.logs)
+    handled = [each.split() for each in client.lrange("one.handled", 0, -1)]
+    assert dry["would_send"] == {"input.message.received": 5}
+    assert (done["sent"], again["sent"], again["id"]) == (10, 10, done["id"])
+    assert [is_replay for _, is_replay, _ in handled] == ["False"] * 10 + ["True"] * 10
+    assert [event_id for event_id, _, _ in handled[:10]] == [event_id for event_id, _, _ in handled[10:]]
+    assert len({key for _, _, key in handled}) == 20
+    assert client.llen("two.handled") == 10, "the others get nothing"
+    assert "replayed 0 to one.hear" in shown
+
+
+@pytest.mark.parametrize("moment", ["yesterday", "5y", "2026-13-01", "99999999999d"])
+def test_a_time_that_is_none_is_refused_before_anything_is_reached(moment):
+    shown = CliRunner().invoke(petiole, ["replay", "one.hear", "--since", moment])
+
+    assert shown.exit_code == 2
+    assert "is no time" in shown.stderr
+
+
+def typed(node, *arguments: str) -> str:
+    """Type a command, and read what it prints."""
+    return str(
+        node.run(f"""
+import subprocess, sys
+done = subprocess.run([sys.executable, "-m", "workers.cli", *{arguments!r}], capture_output=True, text=True)
+assert done.returncode == 0, done.stderr
+print(done.stdout, end="")
+""")
+    )

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import hashlib
+import json
+
+import pytest
+
+from events import TextContent, TextMessageEvent, registry
+from tasks.payloads import divided
+from tasks.wire import Admitted, admit
+
+LIMIT = 1_000_000
+
+
+def admitted(text: str, **fields: object) -> Admitted:
+    event = TextMessageEvent.model_validate({"stream_id": "s", "content": TextContent(text=text)} | fields)
+    return admit(event, registry, LIMIT)
+
+
+def test_a_small_event_travels_whole():
+    event = admitted("hi")
+
+    assert divided(event, 10_000) is event
+    assert event.travelling == event.document
+
+
+@pytest.mark.parametrize("letter", ["x", "ü", "\U0001f33f"])
+def test_the_threshold_is_counted_in_bytes_of_json(letter):
+    event = admitted(letter * 1_000)
+    size = len(event.text.encode())
+
+    assert divided(event, size).payload is None
+    assert divided(event, size - 1).payload is not None
+
+
+def test_a_large_event_travels_with_the_hash_of_its_content():
+    event = divided(admitted("x" * 20_000), 10_000)
+
+    travelling = event.travelling
+
+    assert event.payload is not None
+    assert json.loads(event.payload.content) == event.document["content"]
+    assert travelling["dataref"] == f"petiole:sha256:{hashlib.sha256(event.payload.content).hexdigest()}"
+    assert "content" not in travelling
+    assert set(event.document) - set(travelling) == {"content"}
+    assert len(event.text) < 1_000
+
+
+def test_deciding_parts_see_the_whole_of_a_large_event():
+    event = divided(admitted("x" * 20_000), 10_000)
+
+    assert registry.parse(event.document) == event.event
+
+
+def test_equal_contents_of_different_events_have_one_reference():
+    first, second = (divided(admitted("x" * 20_000, stream_id=stream), 10_000) for stream in ("one", "two"))
+
+    assert first.payload == second.payload
+    assert first.text != second.text

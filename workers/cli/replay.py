@@ -1,0 +1,92 @@
+"""Deliver events of the history again, to one subscription."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import datetime
+from uuid import uuid4
+
+import click
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from tasks.replays import Heard, Replay, heard, send
+from tasks.stores.history import Selection
+from workers.cli._options import A_MOMENT, A_PATTERN, as_json, as_typed, connected_app
+from workers.console import open_console, print_json, table
+from workers.loading import configured_agents
+
+
+@click.command
+@click.argument("subscription")
+@click.option("--stream", metavar="ID", help="Of this conversation or session.")
+@click.option("--correlation", metavar="ID", help="Of this flow: a message and what came of it.")
+@click.option("--since", type=A_MOMENT, help="Recorded at this time or later: 30m, 2h, 3d ago, or 2026-01-31T12:00.")
+@click.option("--until", type=A_MOMENT, help="Recorded before this time.")
+@click.option("--pattern", type=A_PATTERN, help="Of these topics, such as 'input.*'.")
+@click.option("--id", "replay_id", metavar="ID", help="Repeat the replay of that id: delivers nothing twice.")
+@click.option("--rate", type=click.FloatRange(min=0, min_open=True), metavar="N", help="At most so many in a second.")
+@click.option("--dry-run", is_flag=True, help="Only count what would be delivered, by topic.")
+@as_json
+def command(
+    subscription: str,
+    *,
+    stream: str | None,
+    correlation: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    pattern: str | None,
+    replay_id: str | None,
+    rate: float | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Deliver events of the history again to SUBSCRIPTION, such as memory.remember, and to no other.
+
+    It gets those that it hears; without options all that are kept. What its handler says is published, as ever.
+    """
+    app = connected_app()
+    configured_agents()  # the event types that they define are known from here on
+    events = heard(app, subscription, Selection(stream, correlation, pattern, since, until))
+    counts = Counter(event.event_type for _, event in events)
+    if dry_run:
+        _show_counts(counts, events, as_json=as_json)
+        return
+    done = _send(events, replay_id or str(uuid4()), rate, total=counts.total())
+    _show(done, as_json=as_json)
+
+
+def _send(events: Heard, replay_id: str, rate: float | None, *, total: int) -> Replay:
+    columns = (TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = open_console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("replaying", total=total)
+        return send(events, replay_id, rate_hz=rate, on_sent=lambda: progress.advance(bar))
+
+
+def _show_counts(counts: Counter[str], events: Heard, *, as_json: bool) -> None:
+    unreadable = len(events.unreadable)
+    if as_json:
+        print_json({"subscription": events.subscription.name, "would_send": counts, "unreadable": events.unreadable})
+        return
+    console = open_console()
+    if counts:
+        console.print(table(("topic", "events"), sorted(counts.items()), numbers=("events",)))
+    console.print(f"{counts.total()} would be delivered to {events.subscription.name}; nothing was sent")
+    _warn(unreadable)
+
+
+def _show(done: Replay, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"id": done.id, "subscription": done.subscription, "sent": done.sent, "unreadable": done.unreadable})
+        return
+    console = open_console()
+    console.print(f"replayed {done.sent} to {done.subscription}", style="bold")
+    again = as_typed(f"replay {done.subscription} … --id {done.id}")
+    console.print(f"repeat it, without delivering twice: {again}")
+    _warn(len(done.unreadable))
+
+
+def _warn(unreadable: int) -> None:
+    if unreadable:
+        reason = "their type is not known here (see PETIOLE_AGENTS), or their content is gone"
+        open_console(stderr=True).print(f"{unreadable} could not be read: {reason}")
