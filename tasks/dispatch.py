@@ -3,8 +3,8 @@
 There are two ways out:
 
     in one step     where the broker and the state store are the same Redis: one script, one round trip, all or nothing
-    step by step    on any other broker: recorded first, then sent; a publication that was cut short is completed when
-                    the same event is published again, and deterministic ids make the repeat harmless
+    step by step    on any other broker: recorded first, then sent, see sending.py; a publication that was cut short is
+                    completed when the same event is published again, and deterministic ids make the repeat harmless
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kombu.exceptions import OperationalError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from events.errors import BrokerUnavailable, PublicationUncertain, QueueFull
 from events.event import Event
 from tasks.envelopes import seal, tail_of
+from tasks.queues import lane
 from tasks.routing import Route, RoutingTable
+from tasks.sending import Outlet, sending
 from tasks.stores.publications import Posting, Verdict
 from tasks.wire import Admitted, broker_priority
 
@@ -51,14 +52,15 @@ class Publication:
 def dispatch(app: EventApp, events: Sequence[Admitted], *, settling: str | None = None) -> list[Publication]:
     """Publish events, in order; with `settling`, mark that delivery as handled too. Safe to repeat.
 
-    Raises: NotConfigured, BrokerUnavailable, PublicationUncertain where it is not known what was done.
+    Raises: NotConfigured, BrokerUnavailable, PublicationUncertain where it is not known what was done, QueueFull,
+    QueueDeclaredOtherwise.
     """
     app.require_broker()
     try:
         if app.publishes_in_one_step:
             return _in_one_step(app, events, settling)
         return _step_by_step(app, events, settling)
-    except (OperationalError, RedisConnectionError, RedisTimeoutError) as error:
+    except (RedisConnectionError, RedisTimeoutError) as error:
         raise BrokerUnavailable(f"publishing {_names(events)}") from error
 
 
@@ -114,39 +116,44 @@ def _posting(app: EventApp, admitted: Admitted, routes: Sequence[Route]) -> Post
 
 
 def _step_by_step(app: EventApp, events: Sequence[Admitted], settling: str | None) -> list[Publication]:
-    told = [_one_by_one(app, each) for each in events]
+    told = _recorded_and_sent(app, events) if events else []
     if settling is not None:
         # Dying before it is harmless: the next run says the same events under the same ids.
         app.stores.inbox.mark(settling)
     return told
 
 
-def _one_by_one(app: EventApp, admitted: Admitted) -> Publication:
+def _recorded_and_sent(app: EventApp, events: Sequence[Admitted]) -> list[Publication]:
+    # Connected before anything is recorded: without a broker, nothing happened.
+    with sending(app, f"publishing {_names(events)}") as outlet:
+        return [_one_by_one(app, each, outlet) for each in events]
+
+
+def _one_by_one(app: EventApp, admitted: Admitted, outlet: Outlet) -> Publication:
     event = admitted.event
     if app.stores.history.record(event, admitted.text) == "done":
         return Publication(event, was_repeated=True)
     routes = app.routing().routes(event)
-    _send(app, admitted, routes)
+    _send(app, admitted, routes, outlet)
     # Noted after the last send: a publisher that dies before it leaves a publication that the next one completes.
     app.stores.history.close(event.event_id)
     return _told(admitted, routes, was_new=True)
 
 
-def _send(app: EventApp, admitted: Admitted, routes: Sequence[Route]) -> None:
+def _send(app: EventApp, admitted: Admitted, routes: Sequence[Route], outlet: Outlet) -> None:
     event = admitted.event
     if not routes:
         app.stores.counters.add("unrouted")
         return
-    priority = broker_priority(event.priority, app.driver)
-    with app.producer_or_acquire() as producer, producer.batch():
+    with outlet.producer.batch():
         for route in routes:
-            app.send_task(
+            outlet.send(
+                app.send_task,
                 route.subscription.name,
                 args=(admitted.document,),
                 task_id=route.delivery_id,
-                queue=route.subscription.queue,
-                priority=priority,
-                producer=producer,
+                queue=lane(route.subscription.queue, event.priority, app.driver),
+                priority=broker_priority(event.priority, app.driver),
                 ignore_result=True,
                 argsrepr=event.event_type,
                 kwargsrepr="",

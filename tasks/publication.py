@@ -16,13 +16,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery import Task
-from kombu.exceptions import OperationalError
 
-from events.errors import BrokerUnavailable
 from events.event import Event
 from tasks.celery import EventApp, app
 from tasks.context import Context, current_context
 from tasks.dispatch import Publication, dispatch
+from tasks.queues import lane
+from tasks.sending import sending
 from tasks.wire import Admitted, Document, admit, broker_priority, read
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Publish(Task[..., Any]):
     def run(self, event: Event | Document, *, now: bool = False) -> Publication:
         """Publish here and now, or hold back inside a handler. Safe to repeat.
 
-        Raises: Misuse (UnknownEventType, InvalidEvent, EventTooLarge), BrokerUnavailable.
+        Raises: Misuse (UnknownEventType, InvalidEvent, EventTooLarge), BrokerUnavailable (PublicationUncertain).
         """
         context = current_context()
         if context is None:
@@ -67,13 +67,12 @@ class Publish(Task[..., Any]):
         context = current_context()
         admitted = _emitted(context, event) if context else _admit(self.app, event)
         self.app.require_broker()
-        options.setdefault("queue", PUBLISH_QUEUE)
-        options.setdefault("priority", broker_priority(admitted.event.priority, self.app.driver))
+        priority, driver = admitted.event.priority, self.app.driver
+        options.setdefault("queue", lane(PUBLISH_QUEUE, priority, driver))
+        options.setdefault("priority", broker_priority(priority, driver))
         options.setdefault("argsrepr", admitted.event.event_type)
-        try:
-            return super().apply_async((admitted.document,), {}, **options)
-        except OperationalError as error:
-            raise BrokerUnavailable(f"publishing {admitted.event.event_type}") from error
+        with sending(self.app, f"publishing {admitted.event.event_type}") as outlet:
+            return outlet.send(super().apply_async, (admitted.document,), {}, **options)
 
 
 publish: Publish = app.adopt(Publish)

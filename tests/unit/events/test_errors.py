@@ -32,6 +32,7 @@ from events.errors import (
     ProviderRefused,
     ProviderUnavailable,
     PublicationUncertain,
+    QueueDeclaredOtherwise,
     QueueFull,
     Retryable,
     ToolFailed,
@@ -70,6 +71,10 @@ EXAMPLES: list[tuple[PetioleError, str]] = [
     (InvalidArguments("calculator", "expression", "is required; give it"), "give it"),
     (MissingExtra("the OpenAI provider", "openai"), "pip install 'petiole[openai]'"),
     (NotConfigured("the broker", "set PETIOLE_BROKER_URL"), "set PETIOLE_BROKER_URL"),
+    (
+        QueueDeclaredOtherwise("inequivalent arg 'x-queue-type' for queue 'publish'"),
+        "let all programs declare it alike",
+    ),
     (HopLimitReached("agent.state.updated", 65, 64), "look for agents that answer each other"),
     (HandlerReturnedNoEvent("memory.remember", "dict"), "return nothing, an event, or several events"),
     (ProviderRefused("openai", "the key is not valid"), "mend the request or the provider's settings"),
