@@ -3,7 +3,7 @@
 Publishers and workers declare from here, so they agree, and whoever comes first makes the queue. On Redis a queue is
 one name, and each message has its priority. On RabbitMQ a queue is a quorum queue, which knows no priorities: urgent
 events have a lane of their own, `<queue>.urgent`, and every worker of a queue serves both.
-docs/decisions/0008-two-quorum-queues.md says why.
+docs/decisions/0013-two-quorum-queues.md says why.
 """
 
 from __future__ import annotations
@@ -34,6 +34,11 @@ def lanes(queue: str, driver: str) -> tuple[str, ...]:
 def lane(queue: str, priority: int, driver: str) -> str:
     """Name the broker's queue for an event of that priority (9 first)."""
     return lanes(queue, driver)[0] if priority >= _URGENT_FROM else queue
+
+
+def queue_of(lane: str) -> str:
+    """Name our queue that one of the broker's belongs to."""
+    return lane.removesuffix(_URGENT)
 
 
 def declaration(name: str, driver: str) -> Queue:

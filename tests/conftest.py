@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,6 +76,19 @@ class RabbitServer:
                 with suppress(psutil.NoSuchProcess):
                     process.kill()
             leader.wait(timeout=20)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Let the server hold still: connections stay open, and nothing answers."""
+        assert self._server is not None
+        processes = self._server.children(recursive=True)
+        for process in processes:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in processes:
+                process.resume()
 
     def log(self) -> str:
         """Read the last words of the server."""
