@@ -50,7 +50,7 @@ RABBITMQ = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 
 
 class RabbitServer:
-    """Debian's RabbitMQ under a folder of its own, on loopback only. It can be killed and started again."""
+    """Debian's RabbitMQ under a folder of its own, on loopback only."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
@@ -69,11 +69,21 @@ class RabbitServer:
         self._server = self._run(str(RABBITMQ))
         wait_until(self._answers, 60, self.log)
 
+    def restart(self) -> None:
+        """Let the server end by itself, and start it again."""
+        assert self._server is not None
+        with suppress(psutil.NoSuchProcess):
+            for process in self._server.children():
+                process.terminate()
+        self._server.wait(timeout=30)
+        self.kill()
+        self.start()
+
     def kill(self) -> None:
-        """End all processes at once, as a crash would. The data stay."""
+        """End all processes at once. The data stay."""
         for leader in filter(None, (self._server, self._names)):
-            for process in (*leader.children(recursive=True), leader):
-                with suppress(psutil.NoSuchProcess):
+            with suppress(psutil.NoSuchProcess):
+                for process in (*leader.children(recursive=True), leader):
                     process.kill()
             leader.wait(timeout=20)
 
