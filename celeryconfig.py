@@ -1,8 +1,9 @@
 """Celery's settings, read from the environment; data only.
 
-    PETIOLE_BROKER_URL      redis://…; without it CELERY_BROKER_URL, then the embedded broker, if one runs here
+    PETIOLE_BROKER_URL      redis://… or amqp://…; without it CELERY_BROKER_URL, then the embedded broker, if it runs
     PETIOLE_TRANSPORT       stock: kombu's own transport for Redis, not ours (tasks/transport/)
-    PETIOLE_RESULT_URL      where results of requests are kept; without it CELERY_RESULT_BACKEND, then the broker
+    PETIOLE_RESULT_URL      where results of requests are kept; without it CELERY_RESULT_BACKEND, then
+                            PETIOLE_STATE_URL, then the broker
     PETIOLE_HOME            folder of the embedded broker and of beat's schedule; ./.petiole
     PETIOLE_VISIBILITY_TIMEOUT_S   after how long another worker takes what a dead one held; 300
 
@@ -37,7 +38,12 @@ def _by_our_transport(url: str) -> str:
 _url = os.environ.get("PETIOLE_BROKER_URL") or os.environ.get("CELERY_BROKER_URL") or _embedded_broker_url()
 broker_url = _by_our_transport(_url) if _url else None
 # Results are no messages: their backend talks to the server as it always did.
-result_backend = os.environ.get("PETIOLE_RESULT_URL") or os.environ.get("CELERY_RESULT_BACKEND") or _url
+result_backend = (
+    os.environ.get("PETIOLE_RESULT_URL")
+    or os.environ.get("CELERY_RESULT_BACKEND")
+    or os.environ.get("PETIOLE_STATE_URL")
+    or _url
+)
 broker_connection_retry_on_startup = True
 broker_transport_options = {
     "visibility_timeout": float(os.environ.get("PETIOLE_VISIBILITY_TIMEOUT_S", "300")),
@@ -47,6 +53,8 @@ broker_transport_options = {
     "socket_timeout": 30,
     "socket_connect_timeout": 5,
     "socket_keepalive": True,
+    # RabbitMQ's: a message counts as sent when its queue has it on disk. Redis needs no telling.
+    "confirm_publish": True,
 }
 redis_socket_timeout = 30
 redis_socket_connect_timeout = 5
@@ -66,7 +74,6 @@ worker_prefetch_multiplier = 4
 
 # Queues are named by agents; what names no queue is a publication.
 task_default_queue = "publish"
-task_queue_max_priority = 10
 
 timezone = "UTC"
 enable_utc = True

@@ -25,7 +25,8 @@
     │   ├── InvalidArguments            a tool was called with arguments that it does not take
     │   ├── MissingExtra                the part asked for needs a package that is not installed
     │   ├── UnsupportedKombu            kombu is not what our transport was built on
-    │   └── NotConfigured               no broker or store is configured
+    │   ├── NotConfigured               no broker or store is configured
+    │   └── QueueDeclaredOtherwise      RabbitMQ has a queue of that name, of another kind
     ├── Permanent                       this delivery fails again however often it is tried
     │   ├── HopLimitReached             the chain of causes is too long: a loop
     │   ├── HandlerReturnedNoEvent      a handler returned something that cannot be published
@@ -328,6 +329,18 @@ class NotConfigured(Misuse):
 
     def __str__(self) -> str:
         return f"{self.what} is not configured: {self.remedy}"
+
+
+class QueueDeclaredOtherwise(Misuse):
+    def __init__(self, answer: str) -> None:
+        super().__init__(answer)
+        self.answer = answer
+
+    def __str__(self) -> str:
+        return (
+            f"RabbitMQ has a queue or exchange of that name, of another kind: {self.answer}; let all programs declare "
+            "it alike (quorum queue, topic exchange), or give Petiole a virtual host of its own"
+        )
 
 
 class HopLimitReached(Permanent):

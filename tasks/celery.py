@@ -26,6 +26,8 @@ _REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 class EventApp(Celery):
     """A Celery app that events travel in. Nothing connects before it is used."""
 
+    amqp_cls = "tasks.queues:EventAMQP"
+
     def __init__(
         self,
         name: str,

@@ -3,8 +3,8 @@
 There are two ways out:
 
     in one step     where the broker and the state store are the same Redis: one script, one round trip, all or nothing
-    step by step    on any other broker: recorded first, then sent; a publication that was cut short is completed when
-                    the same event is published again, and deterministic ids make the repeat harmless
+    step by step    on any other broker: recorded first, then sent, see sending.py; a publication that was cut short is
+                    completed when the same event is published again, and deterministic ids make the repeat harmless
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kombu.exceptions import OperationalError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -23,7 +22,9 @@ from events.errors import BrokerUnavailable, NotConfigured, PublicationUncertain
 from events.event import Event
 from tasks import payloads
 from tasks.envelopes import seal, tail_of
+from tasks.queues import lane
 from tasks.routing import Route, RoutingTable
+from tasks.sending import Outlet, sending
 from tasks.stores.publications import Posting, Settling, Verdict
 from tasks.wire import Admitted, broker_priority
 
@@ -53,7 +54,7 @@ def dispatch(app: EventApp, events: Sequence[Admitted], *, settling: Settling | 
     """Publish events, in order; with `settling`, mark that delivery as settled too. Safe to repeat.
 
     Raises: NotConfigured, QueueFull, BrokerUnavailable (PayloadNotStored), PublicationUncertain where the outcome is
-    unknown.
+    unknown, QueueDeclaredOtherwise.
     """
     app.require_broker()
     payloads.store(app, events)
@@ -61,7 +62,7 @@ def dispatch(app: EventApp, events: Sequence[Admitted], *, settling: Settling | 
         if app.publishes_in_one_step:
             return _in_one_step(app, events, settling)
         return _step_by_step(app, events, settling)
-    except (OperationalError, RedisConnectionError, RedisTimeoutError) as error:
+    except (RedisConnectionError, RedisTimeoutError) as error:
         raise BrokerUnavailable(f"publishing {_names(events)}") from error
 
 
@@ -117,20 +118,26 @@ def _posting(app: EventApp, admitted: Admitted, routes: Sequence[Route]) -> Post
 
 
 def _step_by_step(app: EventApp, events: Sequence[Admitted], settling: Settling | None) -> list[Publication]:
-    told = [_one_by_one(app, each) for each in events]
+    told = _recorded_and_sent(app, events) if events else []
     if settling is not None:
         # Dying before it is harmless: the next run says the same events under the same ids.
         app.stores.inbox.mark(settling.delivery_id)
     return told
 
 
-def _one_by_one(app: EventApp, admitted: Admitted) -> Publication:
+def _recorded_and_sent(app: EventApp, events: Sequence[Admitted]) -> list[Publication]:
+    # Connected before anything is recorded: without a broker, nothing happened.
+    with sending(app, f"publishing {_names(events)}") as outlet:
+        return [_one_by_one(app, each, outlet) for each in events]
+
+
+def _one_by_one(app: EventApp, admitted: Admitted, outlet: Outlet) -> Publication:
     event = admitted.event
-    if app.stores.history.record(event, admitted.text) == "done":
-        return Publication(event, was_repeated=True)
     routes = app.routing().routes(event, admitted.document)
     _check_order_is_kept(app, routes)
-    _send(app, admitted, routes)
+    if app.stores.history.record(event, admitted.text) == "done":
+        return Publication(event, was_repeated=True)
+    _send(app, admitted, routes, outlet)
     # Noted after the last send: a publisher that dies before it leaves a publication that the next one completes.
     app.stores.history.close(event.event_id)
     return _told(admitted, routes, was_new=True)
@@ -147,20 +154,20 @@ def _check_order_is_kept(app: EventApp, routes: Sequence[Route]) -> None:
             raise NotConfigured(f"the order of {route.subscription.name!r}", remedy)
 
 
-def _send(app: EventApp, admitted: Admitted, routes: Sequence[Route]) -> None:
+def _send(app: EventApp, admitted: Admitted, routes: Sequence[Route], outlet: Outlet) -> None:
     event = admitted.event
     if not routes:
         app.stores.counters.add("unrouted")
         return
-    with app.producer_or_acquire() as producer, producer.batch():
+    with outlet.producer.batch():
         for route in routes:
-            app.send_task(
+            outlet.send(
+                app.send_task,
                 route.subscription.name,
                 args=(admitted.travelling,),
                 task_id=route.delivery_id,
-                queue=route.subscription.queue,
+                queue=lane(route.subscription.queue, route.priority, app.driver),
                 priority=broker_priority(route.priority, app.driver),
-                producer=producer,
                 ignore_result=True,
                 argsrepr=event.event_type,
                 kwargsrepr="",

@@ -21,15 +21,16 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery import Task, uuid
-from kombu.exceptions import OperationalError
 
 from events.dead_letter import DeadLetter
-from events.errors import BrokerUnavailable, PayloadUnreadable
+from events.errors import PayloadUnreadable
 from events.event import Event
 from tasks import payloads
 from tasks.celery import EventApp, app
 from tasks.context import Context, current_context
 from tasks.dispatch import Publication, dispatch
+from tasks.queues import lane
+from tasks.sending import sending
 from tasks.wire import Admitted, Document, admit, broker_priority, read
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Publish(Task[..., Any]):
     def run(self, event: Event | Document, *, now: bool = False) -> Publication:
         """Publish here and now, or hold back inside a handler. Safe to repeat.
 
-        Raises: Misuse (UnknownEventType, InvalidEvent, EventTooLarge), BrokerUnavailable.
+        Raises: Misuse (UnknownEventType, InvalidEvent, EventTooLarge), BrokerUnavailable (PublicationUncertain).
         """
         context = current_context()
         if context is None:
@@ -78,14 +79,13 @@ class Publish(Task[..., Any]):
             return self.AsyncResult(options.get("task_id") or uuid())
         admitted = _emitted(context, event) if context else checked(self.app, event)
         self.app.require_broker()
-        options.setdefault("queue", PUBLISH_QUEUE)
-        options.setdefault("priority", broker_priority(admitted.event.priority, self.app.driver))
+        priority, driver = admitted.event.priority, self.app.driver
+        options.setdefault("queue", lane(PUBLISH_QUEUE, priority, driver))
+        options.setdefault("priority", broker_priority(priority, driver))
         options.setdefault("argsrepr", admitted.event.event_type)
         payloads.store(self.app, [admitted])
-        try:
-            return super().apply_async((admitted.travelling,), {}, **options)
-        except OperationalError as error:
-            raise BrokerUnavailable(f"publishing {admitted.event.event_type}") from error
+        with sending(self.app, f"publishing {admitted.event.event_type}") as outlet:
+            return outlet.send(super().apply_async, (admitted.travelling,), {}, **options)
 
     @contextmanager
     def _burying(self, event: Event | Document) -> Iterator[None]:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import kombu
+import psutil
 import pytest
 import redis
+from amqp.exceptions import AMQPError
 
 from events import TextContent, TextMessageEvent
 from workers import broker
@@ -38,6 +44,132 @@ def clean_broker_url(broker_url: str) -> str:
     """Give the real server with nothing in it."""
     redis.Redis.from_url(broker_url).flushall()
     return broker_url
+
+
+RABBITMQ = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
+
+
+class RabbitServer:
+    """Debian's RabbitMQ under a folder of its own, on loopback only."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self._node_port, self._distribution_port, self._names_port = free_ports(3)
+        self._names: psutil.Popen | None = None
+        self._server: psutil.Popen | None = None
+
+    @property
+    def url(self) -> str:
+        return f"amqp://guest:guest@127.0.0.1:{self._node_port}//"
+
+    def start(self) -> None:
+        """Start the server, and before it the process that Erlang nodes find each other by, or it starts its own."""
+        self._names = self._run("epmd", "-port", str(self._names_port), "-address", "127.0.0.1")
+        # The script, not the command of that name: that one changes to a user of its own.
+        self._server = self._run(str(RABBITMQ))
+        wait_until(self._answers, 60, self.log)
+
+    def restart(self) -> None:
+        """Let the server end by itself, and start it again."""
+        assert self._server is not None
+        with suppress(psutil.NoSuchProcess):
+            for process in self._server.children():
+                process.terminate()
+        self._server.wait(timeout=30)
+        self.kill()
+        self.start()
+
+    def kill(self) -> None:
+        """End all processes at once. The data stay."""
+        for leader in filter(None, (self._server, self._names)):
+            with suppress(psutil.NoSuchProcess):
+                for process in (*leader.children(recursive=True), leader):
+                    process.kill()
+            leader.wait(timeout=20)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Let the server hold still: connections stay open, and nothing answers."""
+        assert self._server is not None
+        processes = self._server.children(recursive=True)
+        for process in processes:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in processes:
+                process.resume()
+
+    def log(self) -> str:
+        """Read the last words of the server."""
+        return (self._home / "output.log").read_text()[-3000:]
+
+    def _run(self, *command: str) -> psutil.Popen:
+        with (self._home / "output.log").open("ab") as log:
+            return psutil.Popen(
+                command, env=self._environment(), cwd=self._home, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+
+    def _answers(self) -> bool:
+        assert self._server is not None
+        assert self._server.poll() is None, self.log()
+        try:
+            with kombu.Connection(self.url, connect_timeout=2) as connection:
+                connection.connect()
+        except (OSError, AMQPError):
+            return False
+        return True
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self._home),  # of the cookie
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "ERL_EPMD_PORT": str(self._names_port),
+            "RABBITMQ_CONF_ENV_FILE": "/dev/null",
+            "RABBITMQ_CONFIG_FILE": str(self._home / "rabbitmq"),
+            "RABBITMQ_DIST_PORT": str(self._distribution_port),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(self._home / "plugins"),
+            "RABBITMQ_LOG_BASE": str(self._home / "log"),
+            "RABBITMQ_MNESIA_BASE": str(self._home / "data"),
+            "RABBITMQ_NODENAME": f"petiole-{self._node_port}@localhost",
+            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODE_PORT": str(self._node_port),
+            # Loopback for the distribution too; and no spinning while idle, for the sake of small machines.
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1} +sbwt none",
+        }
+
+
+def free_ports(count: int) -> list[int]:
+    """Find ports on loopback that nobody listens on, below those that the system hands out for connections."""
+    free: list[int] = []
+    for port in random.sample(range(20_000, 32_000), 200):
+        with socket.socket() as probe:
+            if len(free) < count and probe.connect_ex(("127.0.0.1", port)) != 0:
+                free.append(port)
+    return free
+
+
+@pytest.fixture(scope="session")
+def rabbit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitServer]:
+    """Start RabbitMQ for the whole run. Without Debian's package: a skip, and under CI=true a failure."""
+    if not RABBITMQ.exists():
+        missing = f"{RABBITMQ} is missing: apt-get install rabbitmq-server, as .ci/run does"
+        if os.environ.get("CI") == "true":
+            pytest.fail(missing)
+        pytest.skip(missing)
+    server = RabbitServer(tmp_path_factory.mktemp("rabbit"))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+
+
+@pytest.fixture(scope="session")
+def rabbit_url(rabbit: RabbitServer) -> str:
+    """Give the URL of a RabbitMQ; tests that share it delete the queues they used."""
+    return rabbit.url
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,10 @@ broker is configured, importing this module starts the embedded one, or finds it
 
 from __future__ import annotations
 
-from kombu import Exchange, Queue
-
 from tasks.celery import app
 from tasks.delivery import register
 from tasks.publication import PUBLISH_QUEUE
+from tasks.queues import declaration, lanes
 from workers.broker import use_embedded_broker
 from workers.lifecycle import announces
 from workers.loading import configured_agents
@@ -24,8 +23,9 @@ use_embedded_broker(app)
 agents = configured_agents()
 for agent in agents:
     register(app, agent)
-# As Celery itself would make them for a name it does not know: publishers without this list agree with it.
 app.conf.task_queues = [
-    Queue(name, Exchange(name), name) for name in (PUBLISH_QUEUE, *(agent.name for agent in agents))
+    declaration(name, app.driver)
+    for queue in (PUBLISH_QUEUE, *(agent.name for agent in agents))
+    for name in lanes(queue, app.driver)
 ]
 announces(app, agents)

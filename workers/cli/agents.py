@@ -12,6 +12,7 @@ from kombu import Connection, Queue
 
 from tasks.celery import EventApp
 from tasks.publication import PUBLISH_QUEUE
+from tasks.queues import lanes, queue_of
 from workers.cli._options import as_json, as_typed, connected_app
 from workers.console import open_console, print_json, table
 
@@ -62,7 +63,7 @@ def _states(app: EventApp) -> list[QueueState]:
                 queue=queue,
                 agent=queue if queue in agents else None,
                 subscriptions=counts[queue],
-                waiting=_waiting(connection, queue),
+                waiting=sum(_waiting(connection, lane) for lane in lanes(queue, app.driver)),
                 workers=tuple(consumed.get(queue, ())),
             )
             for queue in (*agents, PUBLISH_QUEUE)
@@ -75,7 +76,9 @@ def _consumed(app: EventApp) -> Mapping[str, Sequence[str]]:
     consumed: dict[str, list[str]] = {}
     for node, queues in sorted(answers.items()):
         for queue in queues:
-            consumed.setdefault(queue["name"], []).append(node)
+            nodes = consumed.setdefault(queue_of(queue["name"]), [])
+            if node not in nodes:
+                nodes.append(node)
     return consumed
 
 

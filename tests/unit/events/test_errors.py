@@ -43,6 +43,7 @@ from events.errors import (
     ProviderRefused,
     ProviderUnavailable,
     PublicationUncertain,
+    QueueDeclaredOtherwise,
     QueueFull,
     Retryable,
     ToolFailed,
@@ -91,6 +92,10 @@ EXAMPLES: list[tuple[PetioleError, str]] = [
     (MissingExtra("the OpenAI provider", "openai"), "pip install 'petiole[openai]'"),
     (UnsupportedKombu("Channel._put", "it is not there", "5.9.0"), "install kombu>=5.7,<5.8"),
     (NotConfigured("the broker", "set PETIOLE_BROKER_URL"), "set PETIOLE_BROKER_URL"),
+    (
+        QueueDeclaredOtherwise("inequivalent arg 'x-queue-type' for queue 'publish'"),
+        "let all programs declare it alike",
+    ),
     (HopLimitReached("agent.state.updated", 65, 64), "look for agents that answer each other"),
     (HandlerReturnedNoEvent("memory.remember", "dict"), "return nothing, an event, or several events"),
     (EffectUnfinished("shop.charge", "order 5", "2026-01-31 12:00"), "look, and say"),

@@ -1,0 +1,54 @@
+"""Queues and lanes: what publishers and workers agree on."""
+
+from __future__ import annotations
+
+import pytest
+
+from tasks.celery import EventApp
+from tasks.queues import declaration, lane, lanes, queue_of
+
+
+def an_app(broker_url: str) -> EventApp:
+    app = EventApp("queues", set_as_current=False)
+    app.conf.update(broker_url=broker_url)
+    return app
+
+
+@pytest.mark.parametrize(
+    ("priority", "driver", "expected"),
+    [
+        (9, "amqp", "memory.urgent"),
+        (7, "amqp", "memory.urgent"),
+        (6, "amqp", "memory"),
+        (9, "redis", "memory"),
+    ],
+)
+def test_urgent_events_have_a_lane_of_their_own_on_rabbitmq(priority, driver, expected):
+    assert lane("memory", priority, driver) == expected
+
+
+def test_every_lane_leads_back_to_its_queue():
+    assert {queue_of(each) for each in lanes("memory", "amqp")} == {"memory"}
+
+
+@pytest.mark.parametrize("url", ["redis://127.0.0.1:1", "amqp://127.0.0.1:1"])
+@pytest.mark.parametrize("name", ["publish", "memory"])
+def test_a_publisher_declares_a_queue_as_a_worker_does(url, name):
+    app = an_app(url)
+
+    declared, expected = app.amqp.queues[name], declaration(name, app.driver)
+
+    assert declared.queue_arguments == expected.queue_arguments
+    assert (declared.exchange.name, declared.exchange.type) == (expected.exchange.name, expected.exchange.type)
+    assert (declared.routing_key, declared.durable) == (name, True)
+
+
+def test_a_worker_that_is_told_a_queue_serves_all_its_lanes():
+    app = an_app("amqp://127.0.0.1:1")
+    app.conf.task_queues = [declaration(each, "amqp") for name in ("memory", "llm") for each in lanes(name, "amqp")]
+
+    app.amqp.queues.select(["memory"])
+
+    assert list(app.amqp.queues.consume_from) == ["memory.urgent", "memory"]
+    app.amqp.queues.deselect(["memory"])
+    assert list(app.amqp.queues.consume_from) == []
