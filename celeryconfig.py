@@ -50,7 +50,7 @@ broker_transport_options = {
     # Stock values look for a dead worker's messages about every 100 s.
     "unacked_restore_interval": 5,
     "unacked_restore_throttle": 1,
-    "socket_timeout": 30,
+    "socket_timeout": 10,
     "socket_connect_timeout": 5,
     "socket_keepalive": True,
     # RabbitMQ's: a message counts as sent when its queue has it on disk. Redis needs no telling.

@@ -52,6 +52,10 @@ def _interrupted(limit_s: float, act: Callable[[], Result]) -> Result:
         blow.disarm()
 
 
+AGAIN_S = 2.0
+"""How long a call that was struck may take to clean up, before it is struck again."""
+
+
 class _Blow(Protocol):
     """What ends a call that is overdue, unless it was disarmed before."""
 
@@ -86,6 +90,9 @@ class _Clock:
         while True:
             for blow in self._next():
                 blow.strike()
+                # Python drops what is raised inside a weak reference's callback: who still runs is struck again.
+                if blow.is_armed:
+                    self.strike_at(time.monotonic() + AGAIN_S, blow)
 
     def _next(self) -> list[_Blow]:
         with self._changed:
@@ -132,7 +139,6 @@ class _Signal:
 def _raise_overdue(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the shape of a signal handler
     # Runs in the main thread, between two steps of it: once disarmed, nothing is raised, however late the signal.
     if _Signal._armed is not None:  # noqa: SLF001 - the same file
-        _Signal._armed.disarm()  # noqa: SLF001
         raise Overdue
 
 
