@@ -184,6 +184,8 @@ def return_late(event: Event) -> MessageEvent:
     ],
     ids=lambda handler: handler.__name__,
 )
+# A blow that lands in a weak reference's callback is dropped by Python, with this warning; the next one hits.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_handler_that_takes_too_long_is_a_dead_letter_and_says_nothing(harness, a_message, handler):
     agent, other = Agent("slow"), Agent("other")
     agent.on("input.*", timeout=LIMIT_S)(handler)
@@ -196,7 +198,7 @@ def test_a_handler_that_takes_too_long_is_a_dead_letter_and_says_nothing(harness
     harness.add(other)
     harness.publish(a_message())
 
-    letter = harness.expect_dead_letter()
+    letter = harness.expect_dead_letter(within=15)
     assert (letter.error_type, letter.cause) == ("HandlerTimedOut", "failed")
     assert f"{agent.name}.{handler.__name__} did not end within {LIMIT_S} s" in letter.error
     assert harness.send_and_wait(say("next", a_message()), "message.answered")
