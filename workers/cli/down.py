@@ -8,6 +8,7 @@ import time
 import click
 
 from tasks.celery import EventApp, app
+from tasks.transport import plain
 from workers import broker
 from workers.console import open_console
 
@@ -25,7 +26,7 @@ def command() -> None:
     home = broker.default_home()
     console = open_console()
     running = broker.url(home)
-    if running and app.conf.broker_url == running:
+    if running and plain(app.conf.broker_url or "") == running:
         for node in _stop_workers(app):
             console.print(f"stopped the worker {node}")
     if broker.stop(home):
