@@ -117,7 +117,7 @@ def validated(delivery: Delivery) -> Event:
 
 def admitted(delivery: Delivery, event: Event) -> Outcome | None:
     """Decide whether the event is to be handled; None means yes. Raises HopLimitReached."""
-    if delivery.app.stores.inbox.has(delivery.id):
+    if _was_handled(delivery):
         return Outcome.DUPLICATE
     expires_at = delivery.handler.subscription.expires_at(event)
     if expires_at is not None and expires_at <= datetime.now(UTC) and delivery.replay_id is None:
@@ -127,6 +127,14 @@ def admitted(delivery: Delivery, event: Event) -> Outcome | None:
     if event.hops > limit:
         raise HopLimitReached(event.event_type, event.hops, limit)
     return None
+
+
+def _was_handled(delivery: Delivery) -> bool:
+    try:
+        return delivery.app.stores.inbox.has(delivery.id)
+    except RedisError as error:
+        # Nothing was done yet: the broker keeps the message for later.
+        raise Reject(error, requeue=True) from error
 
 
 def handled(delivery: Delivery, event: Event) -> list[Admitted]:

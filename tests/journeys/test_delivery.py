@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from events import (
     CustomEvent,
@@ -20,6 +21,7 @@ from events import (
 from events.errors import Misuse, UnknownEventType
 from tasks import Agent, Context, publish
 from tasks.settings import Settings
+from tasks.stores.inbox import Inbox
 from tasks.testing import EventTestHarness
 
 
@@ -317,3 +319,20 @@ def test_a_task_message_that_holds_no_event_is_one_dead_letter(harness, a_messag
 
     letter = harness.expect_dead_letter()
     assert (letter.cause, letter.document) == ("invalid", junk)
+
+
+def test_a_delivery_whose_inbox_is_away_is_handled_when_it_is_back(harness, a_message, monkeypatch):
+    harness.add(an_echo("memory", "input.*"))
+    look, looks = Inbox.has, []
+
+    def look_in_vain_at_first(inbox: Inbox, delivery_id: str) -> bool:
+        looks.append(delivery_id)
+        if len(looks) == 1:
+            raise RedisConnectionError("the store is away")
+        return look(inbox, delivery_id)
+
+    monkeypatch.setattr(Inbox, "has", look_in_vain_at_first)
+    harness.publish(a_message())
+
+    assert harness.expect("message.memory")
+    assert harness.dead_letters() == []
