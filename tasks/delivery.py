@@ -15,7 +15,6 @@ step becomes a dead letter, and its task fails, so that Flower and Celery's sign
 from __future__ import annotations
 
 import logging
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,26 +26,22 @@ from celery import Task
 from celery.exceptions import Reject
 from redis.exceptions import RedisError
 
-from events.catalog.error import ErrorContent, ErrorEvent
 from events.content import Value
 from events.dead_letter import Cause, DeadLetter
-from events.errors import BrokerUnavailable, HopLimitReached, Misuse, PayloadUnreadable, Severity
-from events.event import Category, Event
-from events.ids import emitted_event_id
+from events.errors import BrokerUnavailable, HopLimitReached, Misuse, PayloadUnreadable
+from events.event import Event
 from tasks import payloads
 from tasks.agents import Agent, Handler
+from tasks.burial import bury, letter_of
 from tasks.celery import EventApp
 from tasks.context import Context, handling
 from tasks.dispatch import dispatch
 from tasks.envelopes import MAILBOX_HEADER
 from tasks.handlers import run_handler
 from tasks.outcomes import Outcome
-from tasks.publication import checked
 from tasks.replays import REPLAY_HEADER
 from tasks.stores.publications import Settling
 from tasks.wire import Admitted, read
-
-DEAD_LETTERED = "error.dead_lettered"
 
 log = logging.getLogger(__name__)
 
@@ -176,61 +171,33 @@ def _burying(
     except Reject:
         raise
     except failure as error:
-        log.exception("event.dead_lettered", extra=_facts(delivery) | {"cause": cause})
         try:
-            delivery.app.stores.dead_letters.put(_letter(delivery, error, cause))
-        except RedisError as unwritten:
+            bury(
+                delivery.app,
+                _letter(delivery, error, cause),
+                event=event,
+                settling=Settling(delivery.id, delivery.mailbox),
+                # Nobody waits for a shadow, and no flow may end because of one.
+                is_told=not delivery.handler.subscription.shadow,
+            )
+        except (RedisError, BrokerUnavailable) as unwritten:
             # Unwritten is unknown to anybody: the broker keeps the message instead.
             raise Reject(unwritten, requeue=True) from error
-        _announce(delivery, error, cause, event)
         raise
 
 
 def _letter(delivery: Delivery, error: Exception, cause: Cause) -> DeadLetter:
-    return DeadLetter.model_validate(
-        {
-            "delivery_id": delivery.id,
-            "subscription": delivery.handler.subscription.name,
-            "cause": cause,
-            "error_type": type(error).__name__,
-            "error": str(error),
-            "traceback": "".join(traceback.format_exception(error)),
-            "attempts": delivery.attempt,
-            "at": datetime.now(UTC),
-            "document": _kept(delivery),
-        }
+    subscription = delivery.handler.subscription
+    return letter_of(
+        delivery.app,
+        error,
+        cause,
+        delivery_id=delivery.id,
+        subscription=subscription.name,
+        queue=subscription.queue,
+        document=delivery.document,
+        mailbox=delivery.mailbox,
     )
-
-
-def _kept(delivery: Delivery) -> object:
-    """Return what a dead letter keeps: the whole event, since a letter outlives what contents are stored for."""
-    if not isinstance(delivery.document, Mapping):
-        return delivery.document
-    try:
-        return delivery.app.stores.blobs.whole(delivery.document)
-    except PayloadUnreadable:
-        return delivery.document
-
-
-def _announce(delivery: Delivery, error: Exception, cause: Cause, event: Event | None) -> None:
-    """Say on the error channel what was given up, and settle the delivery.
-
-    Failures of those who listen on the error channel are not announced again. Nor are those of shadows: nobody waits
-    for them, and no flow may end because of one.
-    """
-    if delivery.handler.subscription.shadow or (event is not None and event.category is Category.ERROR):
-        _settle(delivery, [])
-        return
-    content = ErrorContent(
-        error_type=type(error).__name__,
-        message=str(error) or type(error).__name__,
-        severity=Severity.ERROR,
-        parameters=_facts(delivery) | {"cause": cause},
-    )
-    # The place after all that a handler can say: the same for every run of this delivery.
-    identity = {"event_id": emitted_event_id(delivery.id, -1), "event_type": DEAD_LETTERED, "content": content}
-    told = event.caused(ErrorEvent, **identity) if event else ErrorEvent.model_validate(identity)
-    _settle(delivery, [checked(delivery.app, told)])
 
 
 def _facts(delivery: Delivery) -> dict[str, Value]:

@@ -14,24 +14,23 @@ What a shadow says is held back in every case, and never leaves.
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery import Task, uuid
 
-from events.dead_letter import DeadLetter
 from events.errors import PayloadUnreadable
 from events.event import Event
 from tasks import payloads
+from tasks.burial import bury, letter_of
 from tasks.celery import EventApp, app
 from tasks.context import Context, current_context
 from tasks.dispatch import Publication, dispatch
+from tasks.door import checked
 from tasks.queues import lane
 from tasks.sending import sending
-from tasks.wire import Admitted, Document, admit, broker_priority, read
+from tasks.wire import Admitted, Document, broker_priority, read
 
 if TYPE_CHECKING:
     from celery.result import AsyncResult
@@ -94,7 +93,16 @@ class Publish(Task[..., Any]):
             yield
         except PayloadUnreadable as error:
             if not self.request.called_directly:
-                self.app.stores.dead_letters.put(_letter(str(self.request.id), event, error))
+                letter = letter_of(
+                    self.app,
+                    error,
+                    "payload",
+                    delivery_id=str(self.request.id),
+                    subscription=PUBLISH_TASK,
+                    queue=PUBLISH_QUEUE,
+                    document=event,
+                )
+                bury(self.app, letter)
             raise
 
 
@@ -120,32 +128,9 @@ def publish_many(events: Iterable[Event | Document]) -> list[Publication]:
     return [publication for batch in batched(admitted, MANY) for publication in dispatch(app, batch)]
 
 
-def checked(app: EventApp, event: Event | Document) -> Admitted:
-    """Check an event at the door of this app. Raises Misuse for one that cannot be published."""
-    said = event if isinstance(event, Event) else payloads.whole(app, event)
-    admitted = admit(said, app.event_registry, app.settings.max_event_bytes)
-    return payloads.divided(admitted, app.settings.claim_check_bytes)
-
-
 def _emitted(context: Context, event: Event | Document) -> Admitted:
     said = event if isinstance(event, Event) else read(payloads.whole(context.app, event), context.app.event_registry)
     return checked(context.app, context.emitted(said))
-
-
-def _letter(task_id: str, event: Event | Document, error: PayloadUnreadable) -> DeadLetter:
-    return DeadLetter.model_validate(
-        {
-            "delivery_id": task_id,
-            "subscription": PUBLISH_TASK,
-            "cause": "payload",
-            "error_type": type(error).__name__,
-            "error": str(error),
-            "traceback": "".join(traceback.format_exception(error)),
-            "attempts": 1,
-            "at": datetime.now(UTC),
-            "document": event,
-        }
-    )
 
 
 def batched(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:

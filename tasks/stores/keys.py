@@ -9,7 +9,9 @@
 | {p}:history:flow:<correlation>   | list   | entry ids of a flow's events, oldest first     | history_age after last  |
 | {p}:published:<event>            | text   | begun or done: how far a publication got       | publish_window          |
 | {p}:inbox:<delivery>             | text   | done: this delivery was handled                | inbox_age               |
-| {p}:dead_letters                 | stream | deliveries given up, with the reason           | until discarded         |
+| {p}:dead_letters                 | hash   | id -> DeadLetter JSON                          | until discarded         |
+| {p}:dead_letters:times           | zset   | ids of dead letters, by when they were buried  | until discarded         |
+| {p}:dead_letters:states          | hash   | id -> pending, replaying, resolved, ...        | until discarded         |
 | {p}:sessions:<stream>            | text   | when the stream was opened                     | 30 days after last use  |
 | {p}:memories:<stream>            | zset   | what was said, by time                         | 30 days after last use  |
 | {p}:replies:<stream>             | list   | answers not yet read                           | 1 day after last        |
@@ -62,6 +64,14 @@ class Keys:
     @property
     def dead_letters(self) -> str:
         return f"{self.prefix}:dead_letters"
+
+    @property
+    def dead_letter_times(self) -> str:
+        return f"{self.prefix}:dead_letters:times"
+
+    @property
+    def dead_letter_states(self) -> str:
+        return f"{self.prefix}:dead_letters:states"
 
     def session(self, stream_id: str) -> str:
         return f"{self.prefix}:sessions:{stream_id}"

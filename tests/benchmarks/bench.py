@@ -29,7 +29,8 @@ from events import TextContent, TextMessageEvent
 from events.subscriptions import Subscription
 from tasks.celery import EventApp
 from tasks.dispatch import dispatch
-from tasks.publication import Publish, checked
+from tasks.door import checked
+from tasks.publication import Publish
 from workers import broker
 
 HERE = Path(__file__).parent

@@ -13,7 +13,7 @@ import redis
 
 from events import TextContent, TextMessageEvent
 from events.catalog.memory import Recollection
-from events.dead_letter import DeadLetter
+from events.dead_letter import Attempt, DeadLetter
 from events.errors import PayloadAltered, PayloadMissing
 from events.subscriptions import Subscription
 from tasks.settings import Settings
@@ -257,14 +257,17 @@ def test_a_marked_delivery_is_recognised(stores):
 def test_dead_letters_stay_in_their_order(stores):
     letters = [
         DeadLetter(
+            id=str(number),
             delivery_id=str(number),
             subscription="memory.hear",
+            queue="memory",
             cause="failed",
             error_type="RuntimeError",
             error="no",
             traceback="…",
-            attempts=1,
-            at=datetime.now(UTC),
+            fingerprint="0",
+            attempts=(Attempt(at=datetime.now(UTC), worker="a@b", error_type="RuntimeError", error="no"),),
+            at=datetime.now(UTC) + timedelta(milliseconds=number),
             document={"event_type": "input.message.received", "odd": [None, 1.5, "ü"]},
         )
         for number in range(3)

@@ -1,0 +1,121 @@
+"""Burial: what goes no further is kept as a dead letter, and the error channel hears of it.
+
+In one step where the broker can: the letter, `error.dead_lettered`, and the end of the delivery, whose mailbox goes on.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+import traceback
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from events.catalog.error import ErrorContent, ErrorEvent
+from events.content import Value
+from events.dead_letter import Attempt, Cause, DeadLetter, fingerprint
+from events.errors import PayloadUnreadable, QueueFull, Severity
+from events.event import Category, Event
+from events.ids import emitted_event_id
+from tasks.dispatch import dispatch
+from tasks.door import checked
+from tasks.stores.publications import Settling
+
+if TYPE_CHECKING:
+    from tasks.celery import EventApp
+
+DEAD_LETTERED = "error.dead_lettered"
+
+log = logging.getLogger(__name__)
+
+
+def letter_of(
+    app: EventApp,
+    error: BaseException,
+    cause: Cause,
+    *,
+    delivery_id: str,
+    subscription: str,
+    queue: str,
+    document: object = None,
+    raw: bytes | None = None,
+    attempts: Sequence[Attempt] = (),
+    letter_id: str | None = None,
+    mailbox: str | None = None,
+) -> DeadLetter:
+    """Make the dead letter of a delivery that ended in an error; `letter_id` where it was a dead letter before."""
+    return DeadLetter.model_validate(
+        {
+            "id": letter_id or delivery_id,
+            "delivery_id": delivery_id,
+            "subscription": subscription,
+            "queue": queue,
+            "cause": cause,
+            "error_type": type(error).__name__,
+            "error": str(error),
+            "traceback": "".join(traceback.format_exception(error)),
+            "fingerprint": fingerprint(error),
+            "attempts": tuple(attempts),
+            "at": datetime.now(UTC),
+            "document": _kept(app, document),
+            "raw": None if raw is None else base64.b64encode(raw),
+            "mailbox": mailbox,
+        }
+    )
+
+
+def bury(
+    app: EventApp,
+    letter: DeadLetter,
+    *,
+    event: Event | None = None,
+    settling: Settling | None = None,
+    is_told: bool = True,
+) -> None:
+    """Keep a dead letter, say so on the error channel, and settle the delivery. Safe to repeat.
+
+    What is buried of the error channel itself is not told, or it would never end. Raises BrokerUnavailable: nobody
+    keeps it then but the broker, and its message must not be acknowledged.
+    """
+    log.error("event.dead_lettered", extra=facts(letter) | {"cause": letter.cause, "error": letter.error})
+    app.stores.dead_letters.put(letter)
+    told = []
+    if is_told and not (event is not None and event.category is Category.ERROR):
+        told = [checked(app, _told(letter, event))]
+    try:
+        dispatch(app, told, settling=settling)
+    except QueueFull:
+        # The letter is kept; who hears the error channel has no room. Its mailbox goes on all the same.
+        log.exception("dead_letter.untold", extra=facts(letter))
+        dispatch(app, [], settling=settling)
+
+
+def facts(letter: DeadLetter) -> dict[str, Value]:
+    """Say which delivery a letter is of."""
+    said: dict[str, Value] = {"delivery_id": letter.delivery_id, "subscription": letter.subscription}
+    for name in ("event_type", "event_id", "stream_id", "correlation_id"):
+        said[name] = str(letter.attribute(name))
+    return said
+
+
+def _told(letter: DeadLetter, event: Event | None) -> ErrorEvent:
+    content = ErrorContent(
+        error_type=letter.error_type,
+        message=letter.error or letter.error_type,
+        severity=Severity.ERROR,
+        parameters=facts(letter) | {"cause": letter.cause},
+    )
+    # The place after all that a handler can say: the same for every run of this delivery.
+    identity = {"event_id": emitted_event_id(letter.delivery_id, -1), "event_type": DEAD_LETTERED, "content": content}
+    return event.caused(ErrorEvent, **identity) if event else ErrorEvent.model_validate(identity)
+
+
+def _kept(app: EventApp, document: object) -> object:
+    """Return what a letter keeps: the whole event, since a letter outlives what contents are stored for."""
+    if not isinstance(document, Mapping):
+        return document
+    try:
+        return app.stores.blobs.whole(document)
+    except PayloadUnreadable:
+        return document
