@@ -69,6 +69,11 @@ class DeadLetter(BaseModel):
     mailbox: str | None = None
     edited_from: str | None = None
 
+    @property
+    def buried_ms(self) -> int:
+        """When it was buried last, in ms since 1970."""
+        return int(self.at.timestamp() * 1_000)
+
     def attribute(self, name: str) -> str | None:
         """Read an attribute of the event that it carried, such as `event_type` or `stream_id`, where it has one."""
         found = self.document.get(name) if isinstance(self.document, Mapping) else None

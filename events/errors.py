@@ -15,6 +15,7 @@
     │   ├── BuiltInAlreadyRegistered    the name belongs to the catalog
     │   ├── InvalidName                 an agent or a handler whose name cannot be a queue's or a task's
     │   ├── InvalidOption               a subscription's option with a value that it cannot have
+    │   ├── InvalidMoment               a time or a wait that cannot be: in the far future, or without a zone
     │   ├── DuplicateSubscription       two handlers of one agent under one name
     │   ├── InvalidSubscription         an option of a subscription that cannot be; names the option
     │   ├── InvalidFilter               a condition of `where` that is none; names the path
@@ -30,6 +31,8 @@
     ├── Permanent                       this delivery fails again however often it is tried
     │   ├── HopLimitReached             the chain of causes is too long: a loop
     │   ├── HandlerReturnedNoEvent      a handler returned something that cannot be published
+    │   ├── WorkersDied                 the workers that handled it died, again and again
+    │   ├── EventExpired                it came too late to be handled
     │   ├── EffectUnfinished            an idempotent function was begun and not done: whether it acted nobody knows
     │   ├── PayloadUnreadable           the content that an event refers to cannot be had
     │   │   ├── PayloadMissing          it is not in the state store any more
@@ -40,6 +43,8 @@
         ├── BrokerUnavailable
         │   ├── PayloadNotStored        a large event's content could not be stored, so nothing was published
         │   └── PublicationUncertain    the broker went away in mid-call: published or not, nobody knows
+        ├── RetryLater                  not now: put it off, and spend no attempt
+        ├── LeaseLost                   another worker has the delivery by now
         ├── EffectUnderWay              an idempotent function is being run elsewhere for the same key
         ├── QueueFull                   an agent's queue has no room for another delivery
         ├── BrokerNotStarted            the embedded broker does not start, or does not answer
@@ -201,6 +206,16 @@ class InvalidOption(Misuse):
 
     def __str__(self) -> str:
         return f"a subscription cannot have {self.option}={self.value}; {self.remedy}"
+
+
+class InvalidMoment(Misuse):
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(what, reason)
+        self.what = what
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.reason}; give a wait in seconds, or a time with its zone within a year"
 
 
 class DuplicateSubscription(Misuse):
@@ -367,6 +382,29 @@ class HandlerReturnedNoEvent(Permanent):
         return f"{self.subscription} returned a {self.returned}; return nothing, an event, or several events"
 
 
+class WorkersDied(Permanent):
+    def __init__(self, subscription: str, deaths: int) -> None:
+        super().__init__(subscription, deaths)
+        self.subscription = subscription
+        self.deaths = deaths
+
+    def __str__(self) -> str:
+        return (
+            f"{self.deaths} workers died while {self.subscription} handled this event; look for what ends a process "
+            "there (memory, a native library), then replay it: petiole dead-letters replay"
+        )
+
+
+class EventExpired(Permanent):
+    def __init__(self, event_type: str, expired_at: str) -> None:
+        super().__init__(event_type, expired_at)
+        self.event_type = event_type
+        self.expired_at = expired_at
+
+    def __str__(self) -> str:
+        return f"{self.event_type} was to be handled before {self.expired_at}; replay it if it still matters"
+
+
 class EffectUnfinished(Permanent):
     def __init__(self, function: str, key: str, since: str) -> None:
         super().__init__(function, key, since)
@@ -456,6 +494,32 @@ class PublicationUncertain(BrokerUnavailable):
         return (
             f"the connection to the broker was lost while {self.what}; whether it was published is not known: publish "
             "the same events again, which publishes them once"
+        )
+
+
+class RetryLater(Retryable):
+    """A handler raises it, or what it calls does: the delivery comes again in `after_s` seconds."""
+
+    def __init__(self, reason: str, after_s: float) -> None:
+        super().__init__(reason, after_s)
+        self.reason = reason
+        self.after_s = after_s
+
+    def __str__(self) -> str:
+        return f"{self.reason}; try again in {self.after_s} s"
+
+
+class LeaseLost(Retryable):
+    """Nothing of this run was published or noted; whoever has the delivery now handles it."""
+
+    def __init__(self, delivery_id: str) -> None:
+        super().__init__(delivery_id)
+        self.delivery_id = delivery_id
+
+    def __str__(self) -> str:
+        return (
+            f"delivery {self.delivery_id} was given to another worker, because this one was silent for too long; keep "
+            "handlers from blocking the whole process, or raise PETIOLE_VISIBILITY_TIMEOUT_S"
         )
 
 

@@ -11,6 +11,11 @@
         ▼
     publish(event) …                               and so on, until nobody has anything to say
 
+    a handler failed                               retries.py       again after a while, or never
+        │  waits in the broker                     waiting.py
+        ▼
+    delivery, or a dead letter                     burial.py        kept with its reason
+
     replay(subscription, …)                        replays.py       from the history to one subscription, again
 
 What is remembered on the way stands in stores/; tests travel the same way through testing/.
@@ -25,6 +30,7 @@ from tasks.idempotence import idempotent
 from tasks.outcomes import Outcome
 from tasks.publication import publish, publish_many
 from tasks.replays import Replay, replay
+from tasks.retries import RetryPolicy, later
 from tasks.sessions import open_stream
 
 __all__ = [
@@ -33,7 +39,9 @@ __all__ = [
     "Outcome",
     "Publication",
     "Replay",
+    "RetryPolicy",
     "idempotent",
+    "later",
     "open_stream",
     "publish",
     "publish_many",

@@ -31,11 +31,13 @@ from events.subscriptions import FUNCTION_NAME, Overflow, Subscription
 from events.topics import check_pattern
 from events.validation import invalid_subscription
 from tasks import splits
+from tasks.retries import RetryPolicy
 
 # Handlers annotate the event classes they take, which no single callable type can say.
 HandlerFunction: TypeAlias = Callable[..., Any]
 AHandler = TypeVar("AHandler", bound=HandlerFunction)
 
+DEFAULT_RETRY = RetryPolicy()
 MIN_BATCH = 2
 MAX_BATCH = 1000
 MAX_TIMEOUT_S = 7 * 24 * 3600.0
@@ -50,6 +52,7 @@ class Handler:
     takes_context: bool
     timeout_s: float | None = None
     batch: int | None = None
+    retry: RetryPolicy = DEFAULT_RETRY
 
 
 class Agent:
@@ -97,6 +100,7 @@ class Agent:
         shadow: bool = False,
         timeout: float | timedelta | None = None,
         batch: int | None = None,
+        retry: RetryPolicy | None = None,
     ) -> Callable[[AHandler], AHandler]:
         """Subscribe a function to patterns; it takes the event, and the context if it has a second parameter.
 
@@ -112,8 +116,10 @@ class Agent:
             `variant` is this one's name, by default the function's; `weight` its percentage of the streams, without
             which it shares the rest.
         shadow: it gets every event, beside whoever else does, and nothing of what it says is published.
-        timeout: ends a handler after so many seconds, and makes its delivery a dead letter; works in every pool, with
-            the limits that tasks/deadlines.py tells.
+        timeout: ends a handler after so many seconds, as a failed attempt; works in every pool, with the limits that
+            tasks/deadlines.py tells.
+        retry: how often a delivery is tried whose handler fails, and how long it waits in between; by default three
+            times, at 0, 1 and 3 s. `RetryPolicy(max_attempts=1)` tries once.
         batch: lets a worker hand over up to so many deliveries to a slot at once, 2 to 1000; for short handlers.
 
         Raises: InvalidPattern, InvalidFilter, InvalidName, InvalidSubscription, InvalidOption, DuplicateSubscription,
@@ -140,7 +146,7 @@ class Agent:
         size = _checked_batch(batch)
 
         def subscribe(function: AHandler) -> AHandler:
-            self._add(function, options, timeout_s=timeout_s, batch=size)
+            self._add(function, options, timeout_s=timeout_s, batch=size, retry=retry or DEFAULT_RETRY)
             return function
 
         return subscribe
@@ -152,6 +158,7 @@ class Agent:
         *,
         timeout_s: float | None,
         batch: int | None,
+        retry: RetryPolicy,
     ) -> None:
         if not re.match(FUNCTION_NAME, function.__name__):
             raise InvalidName("a handler", function.__name__)
@@ -162,7 +169,7 @@ class Agent:
         _check_weights([*known, subscription], of=subscription)
         takes_context = len(inspect.signature(function).parameters) > 1
         self._handlers[subscription.name] = Handler(
-            subscription, function, takes_context, timeout_s=timeout_s, batch=batch
+            subscription, function, takes_context, timeout_s=timeout_s, batch=batch, retry=retry
         )
 
 

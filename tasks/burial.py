@@ -7,15 +7,25 @@ from __future__ import annotations
 
 import base64
 import logging
+import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from events.catalog.error import ErrorContent, ErrorEvent
 from events.content import Value
 from events.dead_letter import Attempt, Cause, DeadLetter, fingerprint
-from events.errors import PayloadUnreadable, QueueFull, Severity
+from events.errors import (
+    EventExpired,
+    HopLimitReached,
+    PayloadUnreadable,
+    QueueFull,
+    Severity,
+    UnknownEventType,
+    WorkersDied,
+)
 from events.event import Category, Event
 from events.ids import emitted_event_id
 from tasks.dispatch import dispatch
@@ -65,6 +75,23 @@ def letter_of(
     )
 
 
+def cause_of(error: Exception) -> Cause:
+    """Name the cause for an error that ends a delivery before its handler runs."""
+    match error:
+        case UnknownEventType():
+            return "unknown_type"
+        case PayloadUnreadable():
+            return "payload"
+        case HopLimitReached():
+            return "loop"
+        case WorkersDied():
+            return "poison"
+        case EventExpired():
+            return "expired"
+        case _:
+            return "invalid"
+
+
 def bury(
     app: EventApp,
     letter: DeadLetter,
@@ -76,17 +103,21 @@ def bury(
     """Keep a dead letter, say so on the error channel, and settle the delivery. Safe to repeat.
 
     What is buried of the error channel itself is not told, or it would never end. Raises BrokerUnavailable: nobody
-    keeps it then but the broker, and its message must not be acknowledged.
+    keeps it then but the broker, and its message must not be acknowledged. Raises LeaseLost as `dispatch`.
     """
-    log.error("event.dead_lettered", extra=facts(letter) | {"cause": letter.cause, "error": letter.error})
-    app.stores.dead_letters.put(letter)
+    told_of = facts(letter) | {"cause": letter.cause, "error": letter.error}
+    log.error("event.dead_lettered", extra=told_of, exc_info=sys.exception())
     told = []
     if is_told and not (event is not None and event.category is Category.ERROR):
         told = [checked(app, _told(letter, event))]
+    if settling is None:
+        app.stores.dead_letters.put(letter)
+    else:
+        settling = replace(settling, ending="buried", letter=letter)
     try:
         dispatch(app, told, settling=settling)
     except QueueFull:
-        # The letter is kept; who hears the error channel has no room. Its mailbox goes on all the same.
+        # Who hears the error channel has no room. The letter is kept, and its mailbox goes on, all the same.
         log.exception("dead_letter.untold", extra=facts(letter))
         dispatch(app, [], settling=settling)
 

@@ -16,6 +16,7 @@ from events.registry import EventRegistry, registry
 from tasks.routing import RoutingTable
 from tasks.settings import Settings
 from tasks.stores import Stores, open_stores
+from tasks.stores.publications import HeldKeys
 from tasks.transport import plain
 
 ATask = TypeVar("ATask", bound=Task[..., Any])
@@ -47,7 +48,11 @@ class EventApp(Celery):
     @cached_property
     def stores(self) -> Stores:
         """What is remembered. Raises NotConfigured where no Redis is known."""
-        return open_stores(self._state or self._connect(), self.settings)
+        options = self.conf.broker_transport_options
+        unacked = self.queue_prefix + str(options.get("unacked_key", "unacked"))
+        index = self.queue_prefix + str(options.get("unacked_index_key", "unacked_index"))
+        held = HeldKeys(unacked, index, f"{unacked}\x06\x16held", f"{unacked}\x06\x16holders")
+        return open_stores(self._state or self._connect(), self.settings, held)
 
     @cached_property
     def driver(self) -> str:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from events.subscriptions import Subscription
     from tasks.celery import EventApp
+    from tasks.stores.delays import Waiting
     from tasks.stores.memories import Memories
     from tasks.stores.replies import Replies
     from tasks.wire import Admitted
@@ -25,7 +26,15 @@ class Outbox:
     """What a handler said while it ran, held back until it has succeeded."""
 
     held: list[Admitted] = field(default_factory=list)
+    later: list[Waiting] = field(default_factory=list)
+    muted: int = 0
     count: int = 0
+
+    def mute(self) -> None:
+        """Drop all of it, and keep how much that was."""
+        self.muted = len(self.held) + len(self.later)
+        self.held.clear()
+        self.later.clear()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,44 +4,47 @@ A worker runs this for every task of every subscription, in five steps on one va
 
     opened      the task message becomes a delivery: an id, a subscription, a document
     validated   the document becomes an event of its class
-    admitted    it is to be handled: not handled before, in date, not in a loop
+    admitted    it is to be handled: not handled before, in date, not in a loop, no killer of workers
     handled     the handler runs; what it says is held back
     settled     what it said is published, and the delivery is marked as handled
 
-Validation comes before admission, because admission decides by the event's own fields. A delivery that fails at any
-step becomes a dead letter, and its task fails, so that Flower and Celery's signals see it too.
+Validation comes before admission, because admission decides by the event's own fields. A delivery that fails comes
+again, or becomes a dead letter; its task is retried or fails, so that Flower and Celery's signals see it too. How each
+run ends is in endings.py.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 from celery import Task
 from celery.exceptions import Reject
-from redis.exceptions import RedisError
 
 from events.content import Value
-from events.dead_letter import Cause, DeadLetter
-from events.errors import BrokerUnavailable, HopLimitReached, Misuse, PayloadUnreadable
+from events.errors import (
+    BrokerUnavailable,
+    EventExpired,
+    HopLimitReached,
+    Misuse,
+    PayloadUnreadable,
+    Permanent,
+    WorkersDied,
+)
 from events.event import Event
-from tasks import payloads
+from tasks import endings, payloads
 from tasks.agents import Agent, Handler
-from tasks.burial import bury, letter_of
+from tasks.burial import cause_of
 from tasks.celery import EventApp
 from tasks.context import Context, handling
-from tasks.dispatch import dispatch
-from tasks.envelopes import MAILBOX_HEADER
+from tasks.endings import Run, received
 from tasks.handlers import run_handler
 from tasks.outcomes import Outcome
-from tasks.replays import REPLAY_HEADER
-from tasks.stores.publications import Settling
-from tasks.wire import Admitted, read
+from tasks.wire import read
 
 log = logging.getLogger(__name__)
 
@@ -50,13 +53,13 @@ log = logging.getLogger(__name__)
 class Delivery:
     """One event on its way to one handler, as far as it has come."""
 
-    id: str
-    attempt: int
+    run: Run
     handler: Handler
-    document: object
-    app: EventApp = field(repr=False)
-    mailbox: str | None = None
-    replay_id: str | None = None
+
+    @property
+    def app(self) -> EventApp:
+        """The app that it travels in."""
+        return self.run.app
 
 
 class DeliveryTask(Task[..., Any]):
@@ -67,19 +70,8 @@ class DeliveryTask(Task[..., Any]):
     Strategy = "tasks.batching:strategy"
 
     def run(self, document: object) -> str:
-        """Deliver one event; returns the outcome. Raises what the handler raised, once the dead letter is kept."""
-        request = self.request
-        return deliver(
-            Delivery(
-                id=str(request.id),
-                attempt=request.retries + 1,
-                handler=self.handler,
-                document=document,
-                app=self.app,
-                mailbox=request.get(MAILBOX_HEADER),
-                replay_id=request.get(REPLAY_HEADER),
-            )
-        )
+        """Deliver one event; returns the outcome. Raises Retry where it comes again, else what the handler raised."""
+        return deliver(opened(self, self.request, document))
 
 
 def register(app: EventApp, agent: Agent) -> None:
@@ -90,121 +82,106 @@ def register(app: EventApp, agent: Agent) -> None:
 
 def deliver(delivery: Delivery) -> Outcome:
     """Walk one delivery through all steps."""
-    with _burying(delivery, PayloadUnreadable, cause="payload"), _burying(delivery, Misuse, cause="invalid"):
+    try:
         event = validated(delivery)
-    with _burying(delivery, HopLimitReached, cause="loop", event=event):
-        refusal = admitted(delivery, event)
-    with _burying(delivery, Exception, cause="failed", event=event):
-        outcome = refusal or settled(delivery, handled(delivery, event))
+    except (Misuse, PayloadUnreadable) as error:
+        endings.give_up(delivery.run, error, cause_of(error), is_told=_is_told(delivery))
+        raise
+    delivery, refusal = admitted(delivery, event)
+    outcome = refusal or handled_and_settled(delivery, event)
     log.debug("event.delivered", extra=_facts(delivery) | {"outcome": str(outcome)})
     return outcome
+
+
+def opened(task: DeliveryTask, request: Any, document: object) -> Delivery:
+    """Make a delivery of a task request of Celery's."""
+    subscription = task.handler.subscription
+    run = received(task.app, request, task=subscription.name, queue=subscription.queue, document=document)
+    return Delivery(run, task.handler)
 
 
 def validated(delivery: Delivery) -> Event:
     """Read the event. Raises UnknownEventType, InvalidEvent or PayloadUnreadable."""
     try:
-        document = payloads.whole(delivery.app, delivery.document)
+        document = payloads.whole(delivery.app, delivery.run.document)
     except BrokerUnavailable as error:
         # Nothing was done yet: the broker keeps the message for later.
         raise Reject(error, requeue=True) from error
     return read(document, delivery.app.event_registry)
 
 
-def admitted(delivery: Delivery, event: Event) -> Outcome | None:
-    """Decide whether the event is to be handled; None means yes. Raises HopLimitReached."""
-    if _was_handled(delivery):
-        return Outcome.DUPLICATE
+def admitted(delivery: Delivery, event: Event) -> tuple[Delivery, Outcome | None]:
+    """Decide whether the event is to be handled, and note that a run begins; without an outcome, it does.
+
+    Raises: HopLimitReached, WorkersDied; EventExpired where what comes too late is kept.
+    """
+    delivery = replace(delivery, run=endings.begin(delivery.run))
+    begun = delivery.run.begun
+    if begun.is_settled:
+        return delivery, Outcome.DUPLICATE
+    if begun.is_poison:
+        _refuse(delivery, event, WorkersDied(delivery.run.task, begun.deaths))
     expires_at = delivery.handler.subscription.expires_at(event)
-    if expires_at is not None and expires_at <= datetime.now(UTC) and delivery.replay_id is None:
-        _settle(delivery, [])
-        return Outcome.EXPIRED
+    if expires_at is not None and expires_at <= datetime.now(UTC) and delivery.run.replay_id is None:
+        if delivery.app.settings.keep_expired:
+            _refuse(delivery, event, EventExpired(event.event_type, expires_at.isoformat()))
+        endings.settle(delivery.run)
+        return delivery, Outcome.EXPIRED
     limit = delivery.app.settings.max_hops
     if event.hops > limit:
-        raise HopLimitReached(event.event_type, event.hops, limit)
-    return None
+        _refuse(delivery, event, HopLimitReached(event.event_type, event.hops, limit))
+    return delivery, None
 
 
-def _was_handled(delivery: Delivery) -> bool:
+def _refuse(delivery: Delivery, event: Event, error: Permanent) -> None:
+    endings.give_up(delivery.run, error, cause_of(error), event=event, is_told=_is_told(delivery))
+    raise error
+
+
+def handled_and_settled(delivery: Delivery, event: Event) -> Outcome:
+    """Run the handler, publish what it said, and mark the delivery. Raises as `endings.fail`."""
     try:
-        return delivery.app.stores.inbox.has(delivery.id)
-    except RedisError as error:
-        # Nothing was done yet: the broker keeps the message for later.
-        raise Reject(error, requeue=True) from error
-
-
-def handled(delivery: Delivery, event: Event) -> list[Admitted]:
-    """Run the handler, and return what is to be published for it. Raises as `run_handler`."""
-    subscription = delivery.handler.subscription
-    context = Context(event, delivery.id, subscription, delivery.attempt, delivery.app, delivery.replay_id)
-    handling(context, partial(run_handler, delivery.handler, context))
-    return _muted(delivery, context.outbox.held) if subscription.shadow else context.outbox.held
-
-
-def settled(delivery: Delivery, held: list[Admitted]) -> Outcome:
-    """Publish what the handler said, and mark the delivery: one step where the broker can, see dispatch.py."""
-    _settle(delivery, held)
-    return Outcome.HANDLED
-
-
-def _settle(delivery: Delivery, said: Sequence[Admitted]) -> None:
-    try:
-        dispatch(delivery.app, said, settling=Settling(delivery.id, delivery.mailbox))
-    except BrokerUnavailable as error:
-        # Nothing is known of it then, or nothing was done: another run says the same under the same ids.
-        raise Reject(error, requeue=True) from error
-
-
-def _muted(delivery: Delivery, held: list[Admitted]) -> list[Admitted]:
-    """Count what a shadow said, and drop it."""
-    if held:
-        delivery.app.stores.counters.add("shadowed", len(held))
-    return []
-
-
-@contextmanager
-def _burying(
-    delivery: Delivery, failure: type[Exception], *, cause: Cause, event: Event | None = None
-) -> Iterator[None]:
-    """Keep a dead letter of what fails in the block, and let the failure go on to Celery."""
-    try:
-        yield
+        context = handled(delivery, event)
+        return endings.settle(delivery.run, context.outbox.held, context.outbox.later)
     except Reject:
         raise
-    except failure as error:
-        try:
-            bury(
-                delivery.app,
-                _letter(delivery, error, cause),
-                event=event,
-                settling=Settling(delivery.id, delivery.mailbox),
-                # Nobody waits for a shadow, and no flow may end because of one.
-                is_told=not delivery.handler.subscription.shadow,
-            )
-        except (RedisError, BrokerUnavailable) as unwritten:
-            # Unwritten is unknown to anybody: the broker keeps the message instead.
-            raise Reject(unwritten, requeue=True) from error
+    except Exception as error:
+        failed(delivery, event, error)
         raise
 
 
-def _letter(delivery: Delivery, error: Exception, cause: Cause) -> DeadLetter:
+def handled(delivery: Delivery, event: Event) -> Context:
+    """Run the handler; returns its context, with what is to be published for it. Raises as `run_handler`."""
+    subscription, run = delivery.handler.subscription, delivery.run
+    context = Context(event, run.delivery_id, subscription, run.begun.number, delivery.app, run.replay_id)
+    handling(context, partial(run_handler, delivery.handler, context))
+    if subscription.shadow:
+        context.outbox.mute()
+        if context.outbox.muted:
+            delivery.app.stores.counters.add("shadowed", context.outbox.muted)
+    return context
+
+
+def failed(delivery: Delivery, event: Event, error: Exception) -> None:
+    """End a run whose handler failed. Raises Retry where it comes again, else the error."""
     subscription = delivery.handler.subscription
-    return letter_of(
-        delivery.app,
-        error,
-        cause,
-        delivery_id=delivery.id,
-        subscription=subscription.name,
-        queue=subscription.queue,
-        document=delivery.document,
-        mailbox=delivery.mailbox,
+    priority = event.priority if subscription.priority is None else subscription.priority
+    endings.fail(
+        delivery.run, error, delivery.handler.retry, event=event, priority=priority, is_told=_is_told(delivery)
     )
 
 
+def _is_told(delivery: Delivery) -> bool:
+    # Nobody waits for a shadow, and no flow may end because of one.
+    return not delivery.handler.subscription.shadow
+
+
 def _facts(delivery: Delivery) -> dict[str, Value]:
-    document = delivery.document if isinstance(delivery.document, Mapping) else {}
+    run = delivery.run
+    document = run.document if isinstance(run.document, Mapping) else {}
     return {
-        "delivery_id": delivery.id,
-        "subscription": delivery.handler.subscription.name,
+        "delivery_id": run.delivery_id,
+        "subscription": run.task,
         "event_type": str(document.get("event_type")),
         "event_id": str(document.get("event_id")),
         "stream_id": str(document.get("stream_id")),

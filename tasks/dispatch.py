@@ -11,20 +11,23 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from events.errors import BrokerUnavailable, NotConfigured, PublicationUncertain, QueueFull
+from events.errors import BrokerUnavailable, LeaseLost, NotConfigured, PublicationUncertain, QueueFull
 from events.event import Event
 from tasks import payloads
 from tasks.envelopes import seal, tail_of
 from tasks.queues import lane
-from tasks.routing import Route, RoutingTable
+from tasks.routing import Route
 from tasks.sending import Outlet, sending
+from tasks.stores.delays import Waiting
 from tasks.stores.publications import Posting, Settling, Verdict
 from tasks.wire import Admitted, broker_priority
 
@@ -41,44 +44,57 @@ log = logging.getLogger(__name__)
 class Publication:
     """What became of a publish: the event as it went out, and the subscriptions it was sent to.
 
-    `was_repeated` tells that all of it had been sent before; `was_held` that it leaves when the handler succeeds.
+    `was_repeated` tells that all of it had been sent before; `was_held` that it leaves when the handler succeeds;
+    `due`, when it is published where that is not now.
     """
 
     event: Event
     subscriptions: tuple[str, ...] = ()
     was_repeated: bool = False
     was_held: bool = False
+    due: datetime | None = None
 
 
-def dispatch(app: EventApp, events: Sequence[Admitted], *, settling: Settling | None = None) -> list[Publication]:
-    """Publish events, in order; with `settling`, mark that delivery as settled too. Safe to repeat.
+def dispatch(
+    app: EventApp,
+    events: Sequence[Admitted],
+    *,
+    settling: Settling | None = None,
+    waiting: Sequence[Waiting] = (),
+) -> list[Publication]:
+    """Publish events, in order; with `settling`, end the run of a delivery too; `waiting` comes later. Safe to repeat.
 
     Raises: NotConfigured, QueueFull, BrokerUnavailable (PayloadNotStored), PublicationUncertain where the outcome is
-    unknown, QueueDeclaredOtherwise.
+    unknown, QueueDeclaredOtherwise; LeaseLost where another worker has the delivery, and nothing happened.
     """
     app.require_broker()
     payloads.store(app, events)
     try:
         if app.publishes_in_one_step:
-            return _in_one_step(app, events, settling)
-        return _step_by_step(app, events, settling)
+            return _in_one_step(app, events, settling, waiting)
+        return _step_by_step(app, events, settling, waiting)
     except (RedisConnectionError, RedisTimeoutError) as error:
         raise BrokerUnavailable(f"publishing {_names(events)}") from error
 
 
-def _in_one_step(app: EventApp, events: Sequence[Admitted], settling: Settling | None) -> list[Publication]:
+def _in_one_step(
+    app: EventApp, events: Sequence[Admitted], settling: Settling | None, waiting: Sequence[Waiting]
+) -> list[Publication]:
     """Publish, following the directory while it changes, and waiting for room where a queue has none."""
     gives_up_at = time.monotonic() + app.settings.block_timeout.total_seconds()
     while True:
         table = app.known_routing()
         routes = [table.routes(each.event, each.document) for each in events]
-        verdict = _call(app, [_posting(app, *pair) for pair in zip(events, routes, strict=True)], table, settling)
+        postings = [_posting(app, *pair) for pair in zip(events, routes, strict=True)]
+        verdict = _call(partial(app.stores.publications.publish, postings, table.version, settling, waiting), events)
         match verdict.answer:
             case "moved":
                 app.read_routing()
             case "full":
                 queue = str(verdict.full_queue).removeprefix(app.queue_prefix)
                 _wait_for_room(queue, events, routes, gives_up_at)
+            case "fenced":
+                raise LeaseLost(settling.delivery_id if settling else "")
             case _:
                 were_new = verdict.were_new or (False,) * len(events)
                 return [_told(*each) for each in zip(events, routes, were_new, strict=True)]
@@ -95,19 +111,17 @@ def _wait_for_room(
     time.sleep(ROOM_POLL_S)
 
 
-def _call(app: EventApp, postings: Sequence[Posting], table: RoutingTable, settling: Settling | None) -> Verdict:
+def _call(publish: Callable[[], Verdict], events: Sequence[Admitted]) -> Verdict:
     """Run the step; once more where the connection was lost in it, since a repeat changes nothing."""
-    publications = app.stores.publications
     try:
-        return publications.publish(postings, table.version, settling)
+        return publish()
     except (RedisConnectionError, RedisTimeoutError) as lost:
         if isinstance(lost.__cause__, ConnectionRefusedError):
             raise
         try:
-            return publications.publish(postings, table.version, settling)
+            return publish()
         except (RedisConnectionError, RedisTimeoutError) as error:
-            topics = ", ".join(dict.fromkeys(each.event.event_type for each in postings))
-            raise PublicationUncertain(f"publishing {topics or 'nothing'}") from error
+            raise PublicationUncertain(f"publishing {_names(events)}") from error
 
 
 def _posting(app: EventApp, admitted: Admitted, routes: Sequence[Route]) -> Posting:
@@ -117,12 +131,32 @@ def _posting(app: EventApp, admitted: Admitted, routes: Sequence[Route]) -> Post
     return Posting(event, admitted.text, tail_of(admitted.text), messages)
 
 
-def _step_by_step(app: EventApp, events: Sequence[Admitted], settling: Settling | None) -> list[Publication]:
+def _step_by_step(
+    app: EventApp, events: Sequence[Admitted], settling: Settling | None, waiting: Sequence[Waiting]
+) -> list[Publication]:
     told = _recorded_and_sent(app, events) if events else []
+    for each in waiting:
+        app.stores.delays.put(each)
     if settling is not None:
         # Dying before it is harmless: the next run says the same events under the same ids.
-        app.stores.inbox.mark(settling.delivery_id)
+        _settle(app, settling)
     return told
+
+
+def _settle(app: EventApp, settling: Settling) -> None:
+    stores = app.stores
+    if settling.waiting is not None:
+        stores.attempts.withdraw(settling.delivery_id)
+        if settling.failed is not None:
+            stores.attempts.add(settling.delivery_id, settling.failed)
+        stores.delays.put(settling.waiting)
+        return
+    if settling.letter is not None:
+        stores.dead_letters.put(settling.letter)
+    elif settling.resolves is not None:
+        stores.dead_letters.resolve(settling.resolves)
+    stores.inbox.mark(settling.delivery_id)
+    stores.attempts.forget(settling.delivery_id)
 
 
 def _recorded_and_sent(app: EventApp, events: Sequence[Admitted]) -> list[Publication]:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import base64
 import json
 from bisect import bisect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
+from types import MappingProxyType
 from uuid import uuid4
 
 from celery.utils.nodenames import anon_nodename
@@ -23,14 +24,24 @@ from tasks.stores.publications import Message
 from tasks.wire import broker_priority
 
 MAILBOX_HEADER = "petiole_mailbox"
-"""The header of an ordered delivery that names its mailbox; other messages have none that Celery's have not."""
+"""The header of an ordered delivery that names its mailbox."""
+
+REPLAY_HEADER = "petiole_replay"
+"""The header of a replayed delivery that holds the replay's id."""
+
+LETTER_HEADER = "petiole_dead_letter"
+"""The header of a dead letter's replay that holds the letter's id."""
+
+LEASE_HEADER = "petiole_lease"
+"""The header that our transport gives a message it hands over: who holds it."""
 
 _PRIORITY_SEPARATOR = "\x06\x16"
 
 _HEAD = (
     '{{"content-encoding": "utf-8", "content-type": "application/json", "headers": {{"lang": "py", "task": "{task}", '
-    '"id": "{id}", "shadow": null, "eta": null, "expires": null, "group": null, "group_index": null, "retries": 0, '
-    '"timelimit": [null, null], "root_id": "{id}", "parent_id": null, "argsrepr": "{shown}", "kwargsrepr": "", '
+    '"id": "{id}", "shadow": null, "eta": null, "expires": null, "group": null, "group_index": null, '
+    '"retries": {retries}, "timelimit": [null, null], "root_id": "{id}", "parent_id": null, "argsrepr": "{shown}", '
+    '"kwargsrepr": "", '
     '"origin": "{origin}", "ignore_result": true, "replaced_task_nesting": 0, "stamped_headers": null, '
     '"stamps": {{}}{more}}}, "properties": {{"correlation_id": "{id}", "reply_to": "", "delivery_mode": 2, '
     '"delivery_info": {{"exchange": "", "routing_key": "{queue}"}}, "priority": {priority}, '
@@ -68,7 +79,8 @@ def _sealed(route: Route, event_type: str, key_prefix: str, *, tag: str, mailbox
         queue=subscription.queue,
         priority=priority,
         tag=tag,
-        more=f', "{MAILBOX_HEADER}": {json.dumps(mailbox)}' if mailbox else "",
+        retries=0,
+        more=_more({MAILBOX_HEADER: mailbox}),
     )
     return Message(
         queue=key_prefix + subscription.queue,
@@ -85,6 +97,36 @@ def tail_of(text: str) -> str:
     """Encode the body that all messages of an event share: the event's JSON text as the task's only argument."""
     body = f'[[{text}], {{}}, {{"callbacks": null, "errbacks": null, "chain": null, "chord": null}}]'
     return base64.b64encode(body.encode()).decode("ascii") + '"}'
+
+
+def message(
+    task: str,
+    text: str,
+    *,
+    delivery_id: str,
+    queue: str,
+    priority: int,
+    shown: str = "",
+    retries: int = 0,
+    headers: Mapping[str, str | None] = MappingProxyType({}),
+) -> str:
+    """Make the whole message of one task call, with an event's JSON text as its only argument; broker's priority."""
+    head = _HEAD.format(
+        task=task,
+        id=delivery_id,
+        shown=shown,
+        origin=_origin(),
+        queue=queue,
+        priority=priority,
+        tag=uuid4(),
+        retries=retries,
+        more=_more(headers),
+    )
+    return head + tail_of(text)
+
+
+def _more(headers: Mapping[str, str | None]) -> str:
+    return "".join(f', "{name}": {json.dumps(value)}' for name, value in headers.items() if value is not None)
 
 
 def queue_key(queue: str, priority: int) -> str:

@@ -16,19 +16,21 @@ from functools import partial
 from types import AsyncGeneratorType, GeneratorType
 from typing import Any
 
-from events.errors import HandlerReturnedNoEvent, HandlerTimedOut
+from events.errors import HandlerReturnedNoEvent, HandlerTimedOut, RetryLater
 from events.event import Event
 from tasks import loops
 from tasks.agents import Handler
 from tasks.context import Context
 from tasks.deadlines import Overdue, call_within
 from tasks.publication import hold
+from tasks.retries import Later
 
 
 def run_handler(handler: Handler, context: Context) -> None:
     """Run a handler, and hold what it says in the context's outbox.
 
-    Raises: HandlerTimedOut once it has ended after its time limit; HandlerReturnedNoEvent; what the handler raises.
+    Raises: HandlerTimedOut once it has ended after its time limit; HandlerReturnedNoEvent; RetryLater where it returned
+    `later(…)`; what the handler raises.
     """
     act = partial(_act, handler, context)
     if handler.timeout_s is None:
@@ -98,6 +100,8 @@ def _hold_each(returned: object, handler: Handler, context: Context) -> None:
 def _events(returned: object, handler: Handler) -> Iterator[Event]:
     if returned is None:
         return
+    if isinstance(returned, Later):
+        raise RetryLater(f"{handler.subscription.name} does not want it yet", returned.after_s)
     for each in returned if isinstance(returned, Iterable) and not isinstance(returned, Event) else [returned]:
         if not isinstance(each, Event):
             raise HandlerReturnedNoEvent(handler.subscription.name, type(each).__name__)

@@ -11,4 +11,5 @@ class Outcome(StrEnum):
     HANDLED = "handled"
     DUPLICATE = "duplicate"
     EXPIRED = "expired"
+    LEASE_LOST = "lease_lost"
     DEAD_LETTERED = "dead_lettered"

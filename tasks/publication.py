@@ -8,6 +8,9 @@ Both check first, in the caller: a bad event raises there, and nothing is sent. 
 JSON object of ours, or a CloudEvent. Publishing one event twice is publishing it once: its deliveries have the same
 ids, and a publication that was cut short is completed by the next one.
 
+    publish(event, delay=3600)          it waits in the broker, and in no worker, until its time has come
+    publish.delay(event, at=tomorrow)
+
 Inside a handler `publish(event)` holds the event back until the handler has succeeded; `now=True` does not wait.
 What a shadow says is held back in every case, and never leaves.
 """
@@ -15,21 +18,26 @@ What a shadow says is held back in every case, and never leaves.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery import Task, uuid
+from celery.exceptions import Reject
 
-from events.errors import PayloadUnreadable
+from events.errors import BrokerUnavailable, InvalidMoment, Misuse, PayloadUnreadable, QueueFull
 from events.event import Event
-from tasks import payloads
-from tasks.burial import bury, letter_of
+from tasks import endings, payloads
+from tasks.burial import cause_of
 from tasks.celery import EventApp, app
 from tasks.context import Context, current_context
 from tasks.dispatch import Publication, dispatch
 from tasks.door import checked
+from tasks.endings import Run, received
 from tasks.queues import lane
+from tasks.retries import LONGEST_WAIT, RetryPolicy
 from tasks.sending import sending
+from tasks.stores.delays import Waiting
+from tasks.waiting import publication
 from tasks.wire import Admitted, Document, broker_priority, read
 
 if TYPE_CHECKING:
@@ -41,6 +49,9 @@ PUBLISH_QUEUE = "publish"
 MANY = 100
 """Events that `publish_many` sends in one step; Redis does nothing else meanwhile."""
 
+WHEN_FULL = RetryPolicy(max_attempts=10)
+"""How often a worker tries to publish for a service where a queue has no room, before the event is a dead letter."""
+
 Item = TypeVar("Item")
 
 
@@ -51,18 +62,28 @@ class Publish(Task[..., Any]):
     ignore_result = True
     app: EventApp
 
-    def run(self, event: Event | Document, *, now: bool = False) -> Publication:
+    def run(
+        self,
+        event: Event | Document,
+        *,
+        now: bool = False,
+        delay: float | timedelta | None = None,
+        at: datetime | str | None = None,
+    ) -> Publication:
         """Publish here and now, or hold back inside a handler. Safe to repeat.
 
-        Raises: Misuse (UnknownEventType, InvalidEvent, EventTooLarge), BrokerUnavailable (PublicationUncertain).
+        With `delay` (seconds) or `at`, it is published then, to those who subscribe then; an event waits once, and the
+        first to be told decides. Raises: Misuse (UnknownEventType, InvalidEvent, EventTooLarge, InvalidMoment),
+        BrokerUnavailable (PublicationUncertain), QueueFull.
         """
+        due = due_time(delay, at)
         context = current_context()
         if context is None:
-            with self._burying(event):
-                return dispatch(self.app, [checked(self.app, event)])[0]
-        if now and not context.subscription.shadow:
+            directly = self.request.called_directly
+            return _published(self.app, checked(self.app, event), due) if directly else self._for_a_service(event, due)
+        if now and due is None and not context.subscription.shadow:
             return dispatch(context.app, [_emitted(context, event)])[0]
-        return hold(context, event)
+        return hold(context, event, due)
 
     def apply_async(  # type: ignore[override]  # the stubs list every option; we pass them on as they come
         self, args: tuple[Any, ...] | None = None, kwargs: dict[str, Any] | None = None, **options: Any
@@ -71,10 +92,12 @@ class Publish(Task[..., Any]):
 
         Raises as `run`.
         """
-        event = args[0] if args else (kwargs or {})["event"]
+        said = dict(kwargs or {})
+        event = args[0] if args else said["event"]
+        due = due_time(said.get("delay", options.pop("countdown", None)), said.get("at", options.pop("eta", None)))
         context = current_context()
         if context and context.subscription.shadow:
-            hold(context, event)
+            hold(context, event, due)
             return self.AsyncResult(options.get("task_id") or uuid())
         admitted = _emitted(context, event) if context else checked(self.app, event)
         self.app.require_broker()
@@ -84,36 +107,80 @@ class Publish(Task[..., Any]):
         options.setdefault("argsrepr", admitted.event.event_type)
         payloads.store(self.app, [admitted])
         with sending(self.app, f"publishing {admitted.event.event_type}") as outlet:
-            return outlet.send(super().apply_async, (admitted.travelling,), {}, **options)
+            timing = {"at": due.isoformat()} if due else {}
+            return outlet.send(super().apply_async, (admitted.travelling,), timing, **options)
 
-    @contextmanager
-    def _burying(self, event: Event | Document) -> Iterator[None]:
-        """Keep a dead letter of an event that a worker was told to publish, and whose content is gone."""
+    def _for_a_service(self, event: Event | Document, due: datetime | None) -> Publication:
+        """Do what `publish.delay` asked for. What cannot be published becomes a dead letter: nobody waits for it."""
+        run = received(self.app, self.request, task=PUBLISH_TASK, queue=PUBLISH_QUEUE, document=event)
         try:
-            yield
-        except PayloadUnreadable as error:
-            if not self.request.called_directly:
-                letter = letter_of(
-                    self.app,
-                    error,
-                    "payload",
-                    delivery_id=str(self.request.id),
-                    subscription=PUBLISH_TASK,
-                    queue=PUBLISH_QUEUE,
-                    document=event,
-                )
-                bury(self.app, letter)
+            return self._published_sometime(run, checked(self.app, event), due)
+        except BrokerUnavailable as error:
+            raise Reject(error, requeue=True) from error
+        except (Misuse, PayloadUnreadable) as error:
+            endings.give_up(endings.begin(run), error, cause_of(error))
             raise
+
+    def _published_sometime(self, run: Run, admitted: Admitted, due: datetime | None) -> Publication:
+        try:
+            return _published(self.app, admitted, due)
+        except QueueFull as error:
+            said = admitted.event
+            endings.fail(endings.begin(run), error, WHEN_FULL, event=said, priority=said.priority)
 
 
 publish: Publish = app.adopt(Publish)
 
 
-def hold(context: Context, event: Event | Document) -> Publication:
+def hold(context: Context, event: Event | Document, due: datetime | None = None) -> Publication:
     """Keep an event of a handler's until the handler has succeeded. Raises Misuse for one that cannot be published."""
     admitted = _emitted(context, event)
-    context.outbox.held.append(admitted)
-    return Publication(admitted.event, was_held=True)
+    if due is None:
+        context.outbox.held.append(admitted)
+    else:
+        context.outbox.later.append(_waiting(context.app, admitted, due))
+    return Publication(admitted.event, was_held=True, due=due)
+
+
+def due_time(delay: float | timedelta | None, at: datetime | str | None) -> datetime | None:
+    """Tell when an event is to be published; None is now. Raises InvalidMoment."""
+    if delay is None and at is None:
+        return None
+    if delay is not None and at is not None:
+        raise InvalidMoment("publish", "both delay and at are given")
+    due = _after(delay) if delay is not None else _moment(at)
+    if due > datetime.now(UTC) + LONGEST_WAIT:
+        raise InvalidMoment("publish", f"{due.isoformat()} is more than {LONGEST_WAIT.days} days ahead")
+    return due
+
+
+def _after(delay: object) -> datetime:
+    if isinstance(delay, timedelta):
+        delay = delay.total_seconds()
+    if isinstance(delay, bool) or not isinstance(delay, int | float) or not 0 <= delay <= LONGEST_WAIT.total_seconds():
+        raise InvalidMoment("publish", f"delay={delay!r} is no number of seconds from 0 to {LONGEST_WAIT.days} days")
+    return datetime.now(UTC) + timedelta(seconds=delay)
+
+
+def _moment(at: object) -> datetime:
+    try:
+        moment = datetime.fromisoformat(at) if isinstance(at, str) else at
+    except ValueError as error:
+        raise InvalidMoment("publish", f"at={at!r} is no time") from error
+    if not isinstance(moment, datetime) or moment.tzinfo is None:
+        raise InvalidMoment("publish", f"at={at!r} is no time with a zone")
+    return moment
+
+
+def _published(app: EventApp, admitted: Admitted, due: datetime | None) -> Publication:
+    if due is None or due <= datetime.now(UTC):
+        return dispatch(app, [admitted])[0]
+    dispatch(app, [], waiting=[_waiting(app, admitted, due)])
+    return Publication(admitted.event, due=due)
+
+
+def _waiting(app: EventApp, admitted: Admitted, due: datetime) -> Waiting:
+    return publication(app, admitted, due, task=PUBLISH_TASK, queue=PUBLISH_QUEUE)
 
 
 def publish_many(events: Iterable[Event | Document]) -> list[Publication]:

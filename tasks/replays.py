@@ -33,12 +33,10 @@ from events.subscriptions import Subscription
 from events.topics import TopicTrie
 from tasks.celery import EventApp
 from tasks.celery import app as default_app
+from tasks.envelopes import REPLAY_HEADER
 from tasks.routing import RoutingTable
 from tasks.stores.history import Recorded, Selection
 from tasks.wire import broker_priority
-
-REPLAY_HEADER = "petiole_replay"
-"""The header of a replayed delivery's message that holds the replay's id."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,10 @@ class Settings(BaseSettings):
     inbox_age: timedelta = Field(
         default=timedelta(days=1), description="how long a redelivery of what was handled is recognised"
     )
+    most_deaths: Annotated[int, Field(gt=0)] = Field(
+        default=3, description="workers that may die of one delivery before it becomes a dead letter"
+    )
+    keep_expired: bool = Field(default=False, description="keep what came too late as a dead letter")
     effect_age: timedelta = Field(
         default=timedelta(days=30), description="how long an idempotent function knows what it was called with"
     )

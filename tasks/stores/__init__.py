@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from redis import Redis
 
 from tasks.settings import Settings
+from tasks.stores.attempts import Attempts
 from tasks.stores.blobs import Blobs
 from tasks.stores.counters import Counters
 from tasks.stores.dead_letters import DeadLetters
+from tasks.stores.delays import Delays
 from tasks.stores.directory import Directory
 from tasks.stores.effects import Effects
 from tasks.stores.history import History, Retention
@@ -20,7 +22,7 @@ from tasks.stores.inbox import Inbox
 from tasks.stores.keys import Keys
 from tasks.stores.mailboxes import Mailboxes
 from tasks.stores.memories import Memories
-from tasks.stores.publications import Publications
+from tasks.stores.publications import HeldKeys, Publications
 from tasks.stores.replies import Replies
 from tasks.stores.sessions import Sessions
 
@@ -34,6 +36,8 @@ class Stores:
     publications: Publications
     mailboxes: Mailboxes
     inbox: Inbox
+    attempts: Attempts
+    delays: Delays
     dead_letters: DeadLetters
     sessions: Sessions
     memories: Memories
@@ -41,9 +45,10 @@ class Stores:
     blobs: Blobs
     effects: Effects
     counters: Counters
+    held: HeldKeys
 
 
-def open_stores(client: Redis, settings: Settings) -> Stores:
+def open_stores(client: Redis, settings: Settings, held: HeldKeys = HeldKeys()) -> Stores:  # noqa: B008 - a constant
     """Open every store over a client that decodes its responses. Connects to nothing yet."""
     keys = Keys(settings.key_prefix)
     retention = Retention(
@@ -56,9 +61,11 @@ def open_stores(client: Redis, settings: Settings) -> Stores:
     return Stores(
         directory=Directory(client, keys),
         history=History(client, keys, retention, blobs),
-        publications=Publications(client, keys, retention, settings.inbox_age),
+        publications=Publications(client, keys, retention, settings.inbox_age, held),
         mailboxes=Mailboxes(client, keys),
         inbox=Inbox(client, keys, settings.inbox_age),
+        attempts=Attempts(client, keys, settings.inbox_age),
+        delays=Delays(client, keys),
         dead_letters=DeadLetters(client, keys),
         sessions=Sessions(client, keys),
         memories=Memories(client, keys),
@@ -66,4 +73,5 @@ def open_stores(client: Redis, settings: Settings) -> Stores:
         blobs=blobs,
         effects=Effects(client, keys, settings.effect_age),
         counters=Counters(client, keys),
+        held=held,
     )

@@ -6,7 +6,6 @@ stands in its own place.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 from redis import Redis
@@ -22,14 +21,14 @@ class DeadLetters:
     def __init__(self, client: Redis, keys: Keys) -> None:
         self._client = client
         self._keys = keys
-        self._put = client.register_script(script("bury"))
+        self._put = client.register_script(script("bury") + script("put_letter"))
 
     def put(self, letter: DeadLetter) -> None:
         """Keep a dead letter: as pending, or as failed again where it is known."""
         keys = self._keys
         self._put(
             keys=[keys.dead_letters, keys.dead_letter_times, keys.dead_letter_states],
-            args=[letter.id, letter.model_dump_json(), _milliseconds(letter.at)],
+            args=[letter.id, letter.model_dump_json(), letter.buried_ms],
         )
 
     def resolve(self, letter_id: str) -> None:
@@ -42,7 +41,3 @@ class DeadLetters:
         ids: Any = self._client.zrange(self._keys.dead_letter_times, 0, -1)
         texts = self._client.hmget(self._keys.dead_letters, ids) if ids else []
         return [DeadLetter.model_validate_json(text) for text in texts if text is not None]
-
-
-def _milliseconds(moment: datetime) -> int:
-    return int(moment.astimezone(UTC).timestamp() * 1_000)

@@ -9,6 +9,9 @@
 | {p}:history:flow:<correlation>   | list   | entry ids of a flow's events, oldest first     | history_age after last  |
 | {p}:published:<event>            | text   | begun or done: how far a publication got       | publish_window          |
 | {p}:inbox:<delivery>             | text   | done: this delivery was handled                | inbox_age               |
+| {p}:attempts:<delivery>          | list   | its runs that failed or are under way          | until settled           |
+| {p}:delays                       | zset   | id -> when its time comes, in ms               | until then              |
+| {p}:delays:messages              | hash   | id -> queue, list and message                  | until then              |
 | {p}:dead_letters                 | hash   | id -> DeadLetter JSON                          | until discarded         |
 | {p}:dead_letters:times           | zset   | ids of dead letters, by when they were buried  | until discarded         |
 | {p}:dead_letters:states          | hash   | id -> pending, replaying, resolved, ...        | until discarded         |
@@ -60,6 +63,17 @@ class Keys:
 
     def inbox(self, delivery_id: str) -> str:
         return f"{self.prefix}:inbox:{delivery_id}"
+
+    def attempts(self, delivery_id: str) -> str:
+        return f"{self.prefix}:attempts:{delivery_id}"
+
+    @property
+    def delays(self) -> str:
+        return f"{self.prefix}:delays"
+
+    @property
+    def delayed_messages(self) -> str:
+        return f"{self.prefix}:delays:messages"
 
     @property
     def dead_letters(self) -> str:

@@ -7,17 +7,31 @@ passed over. For brokers that are this same Redis.
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from redis import Redis
 
+from events.dead_letter import Attempt, DeadLetter
 from events.event import Event
+from tasks.stores.delays import Waiting
 from tasks.stores.history import Retention
 from tasks.stores.keys import Keys
 from tasks.stores.scripts import script
+
+
+@dataclass(frozen=True, slots=True)
+class HeldKeys:
+    """Where the broker, where it is this same Redis, records the messages that workers hold."""
+
+    unacked: str = "unacked"
+    index: str = "unacked_index"
+    held: str = "unacked\x06\x16held"
+    holders: str = "unacked\x06\x16holders"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +62,35 @@ class Posting:
     messages: Sequence[Message]
 
 
+Ending: TypeAlias = Literal["handled", "buried", "retrying", "put_off"]
+"""How a run of a delivery ends. The first two are the delivery's end; after the others it comes again."""
+
+
 @dataclass(frozen=True, slots=True)
+class Lease:
+    """A message that a worker holds, as the broker knows it: by its tag, and by the holder's id."""
+
+    tag: str
+    holder: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settling:
-    """A delivery that is settled, and the mailbox that goes on to its next one then."""
+    """How a run of a delivery ends: see publish.lua.
+
+    `mailbox` goes on when the delivery is over. `letter` is what is buried, `resolves` the letter that a replay was of.
+    `failed` is the run where it failed, `waiting` the message of the next one. With a `lease`, nothing happens unless
+    the worker has it still.
+    """
 
     delivery_id: str
+    ending: Ending = "handled"
     mailbox: str | None = None
+    lease: Lease | None = None
+    letter: DeadLetter | None = None
+    resolves: str | None = None
+    failed: Attempt | None = None
+    waiting: Waiting | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +98,10 @@ class Verdict:
     """What became of a call: published, with a claim per event whether it was new; or nothing, and why.
 
     moved: the messages were made from another version of the directory. settled: the delivery was settled before.
-    full: the queue that is named has no room.
+    fenced: another worker holds the delivery by now. full: the queue that is named has no room.
     """
 
-    answer: Literal["published", "moved", "settled", "full"]
+    answer: Literal["published", "moved", "settled", "fenced", "full"]
     were_new: tuple[bool, ...] = ()
     full_queue: str | None = None
 
@@ -72,47 +109,65 @@ class Verdict:
 class Publications:
     """The atomic way out of a process."""
 
-    def __init__(self, client: Redis, keys: Keys, retention: Retention, inbox_age: timedelta) -> None:
+    def __init__(self, client: Redis, keys: Keys, retention: Retention, inbox_age: timedelta, held: HeldKeys) -> None:
         self._keys = keys
         self._retention = retention
         self._inbox_age = inbox_age
-        self._publish = client.register_script(script("append") + script("publish"))
+        self._held = held
+        steps = ("append", "delay", "bury", "publish")
+        self._publish = client.register_script("".join(script(each) for each in steps))
 
-    def publish(self, postings: Sequence[Posting], version: int, settling: Settling | None = None) -> Verdict:
+    def publish(
+        self,
+        postings: Sequence[Posting],
+        version: int,
+        settling: Settling | None = None,
+        waiting: Sequence[Waiting] = (),
+    ) -> Verdict:
         """Publish events whose messages were made from that version of the directory; safe to repeat.
 
-        With `settling`, mark that delivery as settled in the same step.
+        With `settling`, end the run of a delivery in the same step; `waiting` is published when its time comes.
         """
         answer, *facts = self._publish(
             keys=list(self._key_names(postings, settling)),
-            args=list(self._arguments(postings, version, settling)),
+            args=list(self._arguments(postings, version, settling, waiting)),
         )
         if answer == "full":
             return Verdict(answer, full_queue=facts[0])
         return Verdict(answer, tuple(bool(each) for each in facts))
 
     def _key_names(self, postings: Sequence[Posting], settling: Settling | None) -> Iterator[str]:
-        yield self._keys.directory_version
-        yield self._keys.history
-        yield self._keys.counters
-        yield self._keys.inbox(settling.delivery_id if settling else "-")
-        yield self._keys.mailbox_counts
-        yield self._mailbox(settling.mailbox if settling else None)
+        keys = self._keys
+        yield keys.directory_version
+        yield keys.history
+        yield keys.counters
+        yield keys.mailbox_counts
+        yield keys.delays
+        yield keys.delayed_messages
         for posting in postings:
-            yield self._keys.published(posting.event.event_id)
-            yield self._keys.history_of_stream(posting.event.stream_id)
-            yield self._keys.history_of_flow(posting.event.correlation_id)
+            yield keys.published(posting.event.event_id)
+            yield keys.history_of_stream(posting.event.stream_id)
+            yield keys.history_of_flow(posting.event.correlation_id)
             yield from (message.queue_key for message in posting.messages)
+        if settling is not None:
+            yield keys.inbox(settling.delivery_id)
+            yield keys.attempts(settling.delivery_id)
+            yield self._mailbox(settling.mailbox)
+            yield from (keys.dead_letters, keys.dead_letter_times, keys.dead_letter_states)
+            yield from (self._held.unacked, self._held.index, self._held.held)
 
     def _mailbox(self, name: str | None) -> str:
         return self._keys.mailbox(name) if name else ""
 
-    def _arguments(self, postings: Sequence[Posting], version: int, settling: Settling | None) -> Iterator[str | int]:
+    def _arguments(
+        self, postings: Sequence[Posting], version: int, settling: Settling | None, waiting: Sequence[Waiting]
+    ) -> Iterator[str | int]:
         kept = self._retention
         yield version
         yield from (kept.length, kept.index_length, _milliseconds(kept.age), _milliseconds(kept.publish_window))
-        yield _milliseconds(self._inbox_age) if settling else 0
-        yield settling.delivery_id if settling else ""
+        yield _milliseconds(self._inbox_age)
+        yield self._as_json(settling) if settling else ""
+        yield len(waiting)
         yield len(postings)
         for posting in postings:
             yield posting.text
@@ -121,6 +176,26 @@ class Publications:
             for message in posting.messages:
                 yield from (message.head, message.queue, message.capacity, int(message.drops_oldest))
                 yield from (message.delivery_id, self._mailbox(message.mailbox))
+        for each in waiting:
+            yield from (each.id, each.due_ms, each.value)
+
+    def _as_json(self, settling: Settling) -> str:
+        """Word a settling for the script, which reads texts only: a number of its own would lose digits."""
+        said: dict[str, object] = {"delivery": settling.delivery_id, "ending": settling.ending}
+        if settling.lease is not None:
+            said |= {"tag": settling.lease.tag, "holder": settling.lease.holder}
+        if settling.resolves is not None:
+            said["resolves"] = settling.resolves
+        if settling.letter is not None:
+            letter = settling.letter
+            said["letter"] = {"id": letter.id, "text": letter.model_dump_json(), "ms": str(letter.buried_ms)}
+        if settling.waiting is not None:
+            again = settling.waiting
+            age_ms = max(again.due_ms - time.time() * 1_000, 0) + _milliseconds(self._inbox_age)
+            said |= {"due_ms": str(again.due_ms), "value": again.value, "runs_age_ms": f"{age_ms:.0f}"}
+        if settling.failed is not None:
+            said["run"] = settling.failed.model_dump_json()
+        return json.dumps(said)
 
 
 def _milliseconds(duration: timedelta) -> int:

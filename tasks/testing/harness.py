@@ -5,12 +5,16 @@
 
 Events travel as in production: validated, recorded, routed, sent as Celery tasks, delivered by a worker. Only the
 broker (Celery's memory transport) and the store (fakeredis) are in this process. Each harness is a world of its own.
+
+Nobody waits for a retry or for an event that is published later: while a test waits, and nothing else is under way, the
+next of them comes at once.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Self
 
@@ -29,6 +33,7 @@ from tasks.publication import PUBLISH_QUEUE, Publish
 from tasks.settings import Settings
 from tasks.stores.history import BEGINNING, Recorded
 from tasks.testing.worker import EmbeddedWorker, Traffic, private_transport
+from tasks.waiting import move_due
 
 POLL_S = 0.005
 
@@ -72,10 +77,12 @@ class EventTestHarness:
         subscriber.on(pattern)(handler)
         self.add(subscriber)
 
-    def publish(self, event: Event) -> Publication:
+    def publish(
+        self, event: Event, *, delay: float | timedelta | None = None, at: datetime | None = None
+    ) -> Publication:
         """Publish an event as a service would that calls `publish(event)`."""
         self._start()
-        return self._publish.run(event)
+        return self._publish.run(event, delay=delay, at=at)
 
     def delay(self, event: Event) -> None:
         """Publish an event as a service would that calls `publish.delay(event)`."""
@@ -111,7 +118,7 @@ class EventTestHarness:
         """
         before = self.app.stores.history.last_entry_id()
         self.publish(event)
-        _wait_until(self._traffic.is_still, "the end of all deliveries", timeout)
+        self._wait_until(self._is_still, "the end of all deliveries", timeout)
         return [self._parse(recorded) for recorded in self.app.stores.history.since(before)]
 
     def everything(self) -> list[Event]:
@@ -124,7 +131,7 @@ class EventTestHarness:
 
     def expect_dead_letter(self, within: float = 5.0) -> DeadLetter:
         """Wait for a delivery to be given up; seconds. Raises TimeoutError."""
-        _wait_until(lambda: bool(self.dead_letters()), "a dead letter", within)
+        self._wait_until(lambda: bool(self.dead_letters()), "a dead letter", within)
         return self.dead_letters()[-1]
 
     def close(self) -> None:
@@ -151,9 +158,26 @@ class EventTestHarness:
             found[:] = [each for each in recent if each.entry_id not in self._taken and matches(each)]
             return bool(found)
 
-        _wait_until(is_there, f"an event of type {wanted!r}", within)
+        self._wait_until(is_there, f"an event of type {wanted!r}", within)
         self._taken.add(found[0].entry_id)
         return self._parse(found[0])
+
+    def _wait_until(self, condition: Callable[[], bool], wanted: str, within: float) -> None:
+        deadline = time.monotonic() + within
+        while not condition():
+            if time.monotonic() >= deadline:
+                raise TimeoutError(f"{wanted} did not come within {within:g} s")
+            self._skip_time()
+            time.sleep(POLL_S)
+
+    def _is_still(self) -> bool:
+        return self._traffic.is_still() and not self.app.stores.delays.count()
+
+    def _skip_time(self) -> None:
+        """Let what waits for its time come now, the next first, where nothing else is under way."""
+        due = self.app.stores.delays.due_times().values()
+        if due and self._traffic.is_still():
+            move_due(self.app, ahead=timedelta(seconds=max(0.0, min(due) - time.time()), milliseconds=1))
 
     def _parse(self, recorded: Recorded) -> Event:
         return self.app.event_registry.parse(recorded.document)
@@ -175,11 +199,3 @@ def _matcher(pattern: str) -> Callable[[Recorded], bool]:
     trie: TopicTrie[str] = TopicTrie()
     trie.add(pattern, pattern)
     return lambda recorded: bool(trie.match(recorded.topic))
-
-
-def _wait_until(condition: Callable[[], bool], wanted: str, within: float) -> None:
-    deadline = time.monotonic() + within
-    while not condition():
-        if time.monotonic() >= deadline:
-            raise TimeoutError(f"{wanted} did not come within {within:g} s")
-        time.sleep(POLL_S)

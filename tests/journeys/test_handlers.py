@@ -259,7 +259,7 @@ SLOW = """
 import asyncio, contextvars, os, time
 import redis
 from events import Event, MessageEvent
-from tasks import Agent
+from tasks import Agent, RetryPolicy
 
 handled = redis.Redis.from_url(os.environ["PETIOLE_BROKER_URL"])
 agent = Agent("slow")
@@ -268,23 +268,23 @@ loops = set()
 def note(what):
     handled.rpush("handled", f"{what} {os.getpid()}")
 
-@agent.on("message.waits", timeout=0.3)
+@agent.on("message.waits", timeout=0.3, retry=RetryPolicy(max_attempts=1))
 async def waits(event: Event) -> None:
     try:
         await asyncio.Event().wait()
     finally:
         note("coroutine_ended")
 
-@agent.on("message.computes", timeout=0.3)
+@agent.on("message.computes", timeout=0.3, retry=RetryPolicy(max_attempts=1))
 def computes(event: Event) -> None:
     while True:
         pass
 
-@agent.on("message.sleeps", timeout=0.3)
+@agent.on("message.sleeps", timeout=0.3, retry=RetryPolicy(max_attempts=1))
 def sleeps(event: Event) -> None:
     time.sleep(20)
 
-@agent.on("message.blocks", timeout=0.3)
+@agent.on("message.blocks", timeout=0.3, retry=RetryPolicy(max_attempts=1))
 async def blocks(event: Event) -> None:
     time.sleep(20)
 

@@ -277,7 +277,7 @@ def test_a_worker_killed_in_the_middle_is_told_of_or_repeated(
 
     node.worker("second")
 
-    eventually(lambda: client.llen("sold") == sold and client.xlen("petiole:dead_letters") == letters, 40, node.logs)
+    eventually(lambda: client.llen("sold") == sold and client.hlen("petiole:dead_letters") == letters, 40, node.logs)
     assert client.llen("charged") == charged
     if letters:
-        assert "EffectUnfinished" in str(client.xrange("petiole:dead_letters"))
+        assert "EffectUnfinished" in str(client.hvals("petiole:dead_letters"))

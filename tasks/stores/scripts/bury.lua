@@ -1,7 +1,9 @@
--- Promise: the letter is kept, as pending, or as failed again where it was kept before.
--- KEYS: letters, times, states   ARGV: letter id, letter JSON, when in ms
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-redis.call('ZADD', KEYS[2], ARGV[3], ARGV[1])
-local was_replayed = redis.call('HGET', KEYS[3], ARGV[1])
-redis.call('HSET', KEYS[3], ARGV[1], was_replayed and was_replayed ~= 'pending' and 'failed_again' or 'pending')
-return 1
+-- Stands before scripts that keep dead letters, which call `bury`.
+-- Promise: afterwards the letter is kept, as pending, or as failed again where it was replayed before.
+local function bury(letters, times, states, id, letter, ms)
+  redis.call('HSET', letters, id, letter)
+  redis.call('ZADD', times, ms, id)
+  local state = redis.call('HGET', states, id)
+  redis.call('HSET', states, id, state and state ~= 'pending' and 'failed_again' or 'pending')
+end
+

@@ -1,20 +1,33 @@
 -- Promise: all of these events are recorded and all their messages stand in their queues, or nothing happened. Events that
 -- were published before are passed over. No queue holds more than its capacity. Of each mailbox one message stands in its
--- queue at a time, the others wait in the order they came. With an inbox mark: the delivery is marked in the same step and
--- its mailbox goes on, and a delivery that was marked before says nothing.
+-- queue at a time, the others wait in the order they came. What is to be published later waits for its time.
+-- With a settling, a delivery ends in the same step: it is marked as handled, or kept as a dead letter, and its mailbox goes
+-- on; or it waits for its next run, and its message is acknowledged. One that ended before, or whose lease was lost, says
+-- nothing.
 -- Answers: {'published', 1 or 0 for each event (0: published before)}; {'moved'} where the directory is not the one that
--- the messages were made from; {'settled'} where the delivery was marked before; {'full', queue} where a queue that drops
--- nothing is full.
--- KEYS: directory:version, history, counters, inbox mark (or any key), mailboxes, the settled delivery's mailbox (or ''),
---       then for each event: published marker, stream's index, flow's index, the list of each message
--- ARGV: directory version, history length, index length, history age in ms, publish window in ms, inbox age in ms (0: no
---       mark), settled delivery, number of events, then for each event: JSON text, tail of its messages, number of
---       messages, then for each message: head, queue, capacity (0: none), 1 where the oldest gives way, delivery, mailbox
-local FIRST_KEY, FIRST_ARG, PER_MESSAGE = 7, 9, 6
-local events = tonumber(ARGV[8])
-local has_mark = ARGV[6] ~= '0'
-if has_mark and redis.call('EXISTS', KEYS[4]) == 1 then
-  return {'settled'}
+-- the messages were made from; {'settled'} where the delivery ended before; {'fenced'} where another worker holds it;
+-- {'full', queue} where a queue that drops nothing is full.
+-- KEYS: directory:version, history, counters, mailboxes, due times, messages that wait,
+--       then for each event: published marker, stream's index, flow's index, the list of each message,
+--       then with a settling: inbox mark, runs, mailbox (or ''), letters, their times, their states, unacked, its index,
+--       held
+-- ARGV: directory version, history length, index length, history age in ms, publish window in ms, inbox age in ms,
+--       settling as JSON (or ''), number of messages to wait, number of events,
+--       then for each event: JSON text, tail of its messages, number of messages, then for each message: head, queue,
+--       capacity (0: none), 1 where the oldest gives way, delivery, mailbox,
+--       then for each message to wait: id, due in ms, value
+local FIRST_KEY, FIRST_ARG, PER_MESSAGE = 7, 10, 6
+local events = tonumber(ARGV[9])
+local settling = ARGV[7] ~= '' and cjson.decode(ARGV[7])
+local inbox, runs, own_mailbox, letters, letter_times, letter_states, unacked, unacked_index, held
+if settling then
+  inbox, runs, own_mailbox, letters, letter_times, letter_states, unacked, unacked_index, held = unpack(KEYS, #KEYS - 8)
+  if redis.call('EXISTS', inbox) == 1 then
+    return {'settled'}
+  end
+  if settling.holder and redis.call('HGET', held, settling.tag) ~= settling.holder then
+    return {'fenced'}
+  end
 end
 if events > 0 and (redis.call('GET', KEYS[1]) or '0') ~= ARGV[1] then
   return {'moved'}
@@ -23,7 +36,7 @@ end
 -- Kombu keeps a queue in one list for each step of priority, the most urgent first.
 local STEPS = {'', '\6\0223', '\6\0226', '\6\0229'}
 local function waiting(queue)
-  local count = tonumber(redis.call('HGET', KEYS[5], queue) or 0)
+  local count = tonumber(redis.call('HGET', KEYS[4], queue) or 0)
   for _, step in ipairs(STEPS) do
     count = count + redis.call('LLEN', queue .. step)
   end
@@ -49,7 +62,7 @@ end
 local function send(mailbox, delivery, queue, list, message)
   if mailbox ~= '' and not redis.call('SET', mailbox .. ':head', delivery, 'NX') then
     redis.call('RPUSH', mailbox, table.concat({delivery, queue, list, message}, '\n'))
-    redis.call('HINCRBY', KEYS[5], queue, 1)
+    redis.call('HINCRBY', KEYS[4], queue, 1)
   else
     put(queue, list, message)
   end
@@ -64,7 +77,7 @@ local function go_on(mailbox, settled)
     return
   end
   local delivery, queue, list, message = following:match('^(.-)\n(.-)\n(.-)\n(.*)$')
-  redis.call('HINCRBY', KEYS[5], queue, -1)
+  redis.call('HINCRBY', KEYS[4], queue, -1)
   redis.call('SET', mailbox .. ':head', delivery)
   put(queue, list, message)
 end
@@ -122,8 +135,35 @@ for _ = 1, events do
   key = key + 3 + messages
   arg = arg + 3 + messages * PER_MESSAGE
 end
-if has_mark then
-  redis.call('SET', KEYS[4], 'done', 'PX', ARGV[6])
-  go_on(KEYS[6], ARGV[7])
+for _ = 1, tonumber(ARGV[8]) do
+  delay(KEYS[5], KEYS[6], ARGV[arg], ARGV[arg + 1], ARGV[arg + 2], false)
+  arg = arg + 3
+end
+
+if not settling then
+  return answer
+end
+if settling.ending == 'handled' or settling.ending == 'buried' then
+  if settling.letter then
+    bury(letters, letter_times, letter_states, settling.letter.id, settling.letter.text, settling.letter.ms)
+  elseif settling.resolves and redis.call('HEXISTS', letter_states, settling.resolves) == 1 then
+    redis.call('HSET', letter_states, settling.resolves, 'resolved')
+  end
+  redis.call('SET', inbox, 'done', 'PX', ARGV[6])
+  redis.call('DEL', runs)
+  go_on(own_mailbox, settling.delivery)
+  return answer
+end
+-- It comes again: the run is noted as failed, or forgotten, and the next one waits for its time.
+redis.call('RPOP', runs)
+if settling.run then
+  redis.call('RPUSH', runs, settling.run)
+end
+redis.call('PEXPIRE', runs, settling.runs_age_ms)
+delay(KEYS[5], KEYS[6], settling.delivery, settling.due_ms, settling.value, true)
+if settling.tag then
+  redis.call('HDEL', unacked, settling.tag)
+  redis.call('ZREM', unacked_index, settling.tag)
+  redis.call('HDEL', held, settling.tag)
 end
 return answer

@@ -1,0 +1,94 @@
+"""Attempts: the runs of each delivery's handler that did not succeed, counted for all workers together.
+
+Promise: a run is noted before its handler begins. One that ended says so; of one that did not, the worker died, unless
+that worker is seen to be alive.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from redis import Redis
+
+from events.dead_letter import Attempt
+from tasks.stores.keys import Keys
+from tasks.stores.scripts import script
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A run that may begin, and what became of those before it."""
+
+    earlier: tuple[Attempt, ...] = ()
+    is_settled: bool = False
+    is_poison: bool = False
+
+    @property
+    def number(self) -> int:
+        """The number of the run, from 1; runs that a worker died of are not counted."""
+        return 1 + sum(each.error_type is not None for each in self.earlier)
+
+    @property
+    def deaths(self) -> int:
+        """How many workers died of the delivery."""
+        return sum(each.error_type is None for each in self.earlier)
+
+
+class Attempts:
+    """The runs of deliveries that are not settled yet."""
+
+    def __init__(self, client: Redis, keys: Keys, age: timedelta) -> None:
+        self._client = client
+        self._keys = keys
+        self._age_ms = int(age.total_seconds() * 1_000)
+        self._begin = client.register_script(script("begin_attempt"))
+
+    def begin(
+        self, delivery_id: str, worker: str, *, holder: str = "", holders_key: str = "", most_deaths: int = 3
+    ) -> Begun:
+        """Note that a run begins, unless its delivery is settled, or as many workers died of it as may.
+
+        `holder` is who holds the message, where the broker knows; `holders_key` its record of who is alive.
+        """
+        attempt = {"at": datetime.now(UTC).isoformat(), "worker": worker, "holder": holder}
+        answer, *noted = self._begin(
+            keys=[self._keys.inbox(delivery_id), self._keys.attempts(delivery_id), holders_key],
+            args=[json.dumps(attempt), holder, most_deaths, self._age_ms],
+        )
+        if answer == "settled":
+            return Begun(is_settled=True)
+        return Begun(tuple(_attempt(text) for text in noted), is_poison=answer == "poison")
+
+    def note_death(self, delivery_id: str) -> None:
+        """Note that whoever ran the delivery last is dead, although its worker lives: a child of its pool."""
+        key = self._keys.attempts(delivery_id)
+        noted: Any = self._client.lrange(key, -1, -1)
+        if noted:
+            self._client.lset(key, -1, json.dumps(json.loads(noted[0]) | {"is_dead": True}))
+
+    def add(self, delivery_id: str, failed: Attempt) -> None:
+        """Note a run that failed."""
+        key = self._keys.attempts(delivery_id)
+        self._client.rpush(key, failed.model_dump_json())
+        self._client.pexpire(key, self._age_ms)
+
+    def withdraw(self, delivery_id: str) -> None:
+        """Forget the run that began last: it ended before it meant anything."""
+        self._client.rpop(self._keys.attempts(delivery_id))
+
+    def forget(self, delivery_id: str) -> None:
+        """Forget all runs of a delivery."""
+        self._client.delete(self._keys.attempts(delivery_id))
+
+    def of(self, delivery_id: str) -> tuple[Attempt, ...]:
+        """Read the runs of a delivery that is not settled."""
+        noted: Any = self._client.lrange(self._keys.attempts(delivery_id), 0, -1)
+        return tuple(_attempt(text) for text in noted)
+
+
+def _attempt(text: str) -> Attempt:
+    noted = json.loads(text)
+    return Attempt(at=noted["at"], worker=noted["worker"], error_type=noted.get("error_type"), error=noted.get("error"))

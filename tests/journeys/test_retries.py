@@ -1,0 +1,287 @@
+"""Retries and the waiting room: with the harness, where waiting takes no time, and with real workers, where it does."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import redis
+
+from events import Event, MessageEvent
+from events.errors import InvalidMoment, RetryLater
+from tasks import Agent, Context, RetryPolicy, later, publish
+from tasks.testing import EventTestHarness
+
+# Harness
+
+
+def failing(times: int, error: Exception, **options: object) -> tuple[Agent, list[int]]:
+    """Make an agent that fails so many times before it answers, and the list of its attempts."""
+    agent, attempts = Agent("shaky"), []
+
+    @agent.on("input.*", **options)
+    def act(event: Event, context: Context) -> MessageEvent:
+        attempts.append(context.attempt)
+        if len(attempts) <= times:
+            raise error
+        return event.caused(MessageEvent, event_type="message.done", content={})
+
+    return agent, attempts
+
+
+def test_a_handler_that_fails_twice_is_run_a_third_time(harness, a_message):
+    agent, attempts = failing(2, RuntimeError("not yet"))
+    harness.add(agent)
+
+    harness.send_and_wait(a_message(), "message.done")
+
+    assert attempts == [1, 2, 3]
+    assert harness.dead_letters() == []
+
+
+def test_a_dead_letter_holds_every_attempt_with_its_time_its_worker_and_its_error(harness, a_message):
+    agent, attempts = failing(9, RuntimeError("the disk is full"))
+    harness.add(agent)
+    harness.publish(a_message())
+
+    letter = harness.expect_dead_letter()
+
+    assert attempts == [1, 2, 3]
+    assert [(each.error_type, each.error) for each in letter.attempts] == [("RuntimeError", "the disk is full")] * 3
+    assert all("harness" in each.worker for each in letter.attempts)
+    assert sorted(each.at for each in letter.attempts) == [each.at for each in letter.attempts]
+    assert letter.cause == "failed"
+
+
+def test_all_that_fail_in_one_way_have_one_fingerprint(harness, a_message):
+    agent = Agent("broken")
+
+    @agent.on("input.*", retry=RetryPolicy(max_attempts=1))
+    def act(event: Event) -> None:
+        if event.stream_id == "other":
+            json.loads("no json")
+        raise RuntimeError(event.stream_id)
+
+    harness.add(agent)
+    for stream_id in ("one", "two", "other"):
+        harness.send_through(a_message(stream_id=stream_id))
+
+    one, two, other = (letter.fingerprint for letter in harness.dead_letters())
+    assert one == two != other
+
+
+def test_what_a_failed_attempt_said_is_not_published_and_what_the_last_said_is_once(harness, a_message):
+    agent, runs = Agent("talker"), []
+
+    @agent.on("input.*")
+    def say(event: Event) -> list[MessageEvent]:
+        publish(event.caused(MessageEvent, event_type="message.held", content={}))
+        runs.append(1)
+        if len(runs) < 3:
+            raise RuntimeError("not yet")
+        return [event.caused(MessageEvent, event_type="message.returned", content={})]
+
+    harness.add(agent)
+    events = harness.send_through(a_message())
+
+    assert [event.event_type for event in events] == ["input.message.received", "message.held", "message.returned"]
+
+
+@pytest.mark.parametrize("asks", ["raises", "returns"])
+def test_who_asks_for_later_is_asked_again_as_often_as_it_takes(harness, a_message, asks):
+    agent, attempts = Agent("patient"), []
+
+    @agent.on("input.*", retry=RetryPolicy(max_attempts=1))
+    def act(event: Event, context: Context) -> object:
+        attempts.append(context.attempt)
+        if len(attempts) > 5:
+            return event.caused(MessageEvent, event_type="message.done", content={})
+        if asks == "raises":
+            raise RetryLater("the model is busy", 60)
+        return later(timedelta(minutes=1))
+
+    harness.add(agent)
+    harness.send_and_wait(a_message(), "message.done")
+
+    assert attempts == [1] * 6
+
+
+def test_an_event_is_published_at_its_time_to_whoever_hears_it_then(harness, a_message):
+    heard = []
+    harness.subscribe("input.*", lambda event: heard.append(event.event_id)) if False else None
+    agent = Agent("test")
+
+    @agent.on("input.*")
+    def hear(event: Event) -> None:
+        heard.append(event.event_id)
+
+    harness.add(agent)
+    message = a_message()
+    harness._start()
+
+    published = harness._publish.run(message, delay=3600)
+
+    assert published.due is not None
+    assert heard == []
+    harness.expect("input.message.received")
+    harness.send_through(a_message())
+    assert heard[0] == message.event_id
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"delay": -1},
+        {"delay": "soon"},
+        {"delay": 1, "at": datetime.now(UTC)},
+        {"at": datetime(2026, 1, 1)},  # noqa: DTZ001 - that is what is refused
+        {"at": "tomorrow"},
+        {"delay": timedelta(days=400)},
+    ],
+    ids=str,
+)
+def test_a_time_that_cannot_be_is_refused_where_it_is_said(a_message, options):
+    for say in (publish, publish.delay):
+        with pytest.raises(InvalidMoment):
+            say(a_message(), **options)
+
+
+# Real workers
+
+SHAKY = """
+import os, time
+import redis
+from events import Event, MessageEvent
+from tasks import Agent, Context, RetryPolicy
+
+noted = redis.Redis.from_url(os.environ["PETIOLE_BROKER_URL"])
+agent = Agent("shaky")
+
+@agent.on("message.fails")
+def fail(event: Event) -> None:
+    noted.rpush("runs", time.time())
+    raise RuntimeError("no")
+
+@agent.on("message.fine")
+def answer(event: Event) -> None:
+    noted.rpush("fine", time.time())
+
+@agent.on("message.ordered", ordered=True, retry=RetryPolicy(base=0.2))
+def in_turn(event: Event, context: Context) -> None:
+    noted.rpush("turns", event.content.parameters["number"])
+    if event.content.parameters["number"] == "0" and context.attempt < 3:
+        raise RuntimeError("not yet")
+
+@agent.on("message.kills")
+def kill(event: Event) -> None:
+    noted.rpush("kills", os.getpid())
+    os._exit(1)
+"""
+
+PUBLISH = """
+from events import MessageEvent
+from tasks import publish
+for number in range({count}):
+    publish(MessageEvent(event_type={topic!r}, stream_id="s", content={{"parameters": {{"number": str(number)}}}}){options})
+"""
+
+
+@pytest.fixture
+def client(clean_broker_url) -> redis.Redis:
+    return redis.Redis.from_url(clean_broker_url, decode_responses=True)
+
+
+@pytest.fixture
+def shaky(node, client):
+    node.module("agent_shaky", SHAKY)
+    node.environment["PETIOLE_AGENTS"] = "agent_shaky"
+    return node
+
+
+def say(node, topic, count=1, options=""):
+    node.run(PUBLISH.format(topic=topic, count=count, options=options))
+
+
+def letters(node) -> list[dict[str, object]]:
+    return json.loads(
+        node.run("""
+import json
+from tasks.celery import app
+print(json.dumps([letter.model_dump(mode="json") for letter in app.stores.dead_letters.all()]))
+""")
+    )
+
+
+def test_a_failing_handler_runs_at_0_1_and_3_s_and_its_slot_is_free_meanwhile(shaky, client, eventually):
+    shaky.worker("one")
+    say(shaky, "message.fails")
+    eventually(lambda: client.llen("runs") == 1, 10, shaky.logs)
+    say(shaky, "message.fine")
+
+    eventually(lambda: client.hlen("petiole:dead_letters") == 1, 20, shaky.logs)
+
+    first, second, third = (float(each) for each in client.lrange("runs", 0, -1))
+    assert 0.85 < second - first < 2.5
+    assert 1.7 < third - second < 4
+    (fine,) = (float(each) for each in client.lrange("fine", 0, -1))
+    assert fine < third
+    (letter,) = letters(shaky)
+    assert (letter["cause"], len(letter["attempts"])) == ("failed", 3)
+    assert client.zcard("petiole:delays") == 0
+
+
+def test_a_retry_comes_although_all_workers_were_killed_while_it_waited(shaky, client, eventually):
+    worker = shaky.worker("one")
+    say(shaky, "message.fails")
+    eventually(lambda: client.zcard("petiole:delays") == 1, 10, shaky.logs)
+    worker.kill()
+    worker.wait(timeout=10)
+
+    shaky.worker("two")
+
+    eventually(lambda: client.hlen("petiole:dead_letters") == 1, 30, shaky.logs)
+    assert client.llen("runs") == 3
+
+
+def test_a_failing_head_is_tried_again_before_its_mailbox_goes_on(shaky, client, eventually):
+    shaky.worker("one")
+    say(shaky, "message.ordered", count=3)
+
+    eventually(lambda: client.llen("turns") == 5, 20, shaky.logs)
+    assert client.lrange("turns", 0, -1) == ["0", "0", "0", "1", "2"]
+
+
+def test_an_event_that_kills_its_worker_three_times_is_poison_and_others_go_on(shaky, client, eventually):
+    shaky.worker("one", "--pool", "prefork", "-c", "1")
+    say(shaky, "message.kills")
+    say(shaky, "message.fine")
+
+    eventually(lambda: client.hlen("petiole:dead_letters") == 1, 30, shaky.logs)
+    eventually(lambda: client.llen("fine") == 1, 10, shaky.logs)
+    assert client.llen("kills") == 3
+    (letter,) = letters(shaky)
+    assert (letter["cause"], letter["error_type"], len(letter["attempts"])) == ("poison", "WorkersDied", 3)
+
+
+def test_an_event_for_later_waits_with_the_broker_and_is_published_in_time(shaky, client, eventually):
+    shaky.worker("one")
+    asked_at = time.time()
+
+    say(shaky, "message.fine", options=", delay=1.5")
+    say(shaky, "message.fine", options=", delay=3600")
+
+    eventually(lambda: client.llen("fine") == 1, 10, shaky.logs)
+    assert float(client.lindex("fine", 0)) - asked_at > 1.5
+    assert client.zcard("petiole:delays") == 1
+
+
+def test_a_service_may_name_the_time_too(shaky, client, eventually):
+    shaky.worker("one")
+    shaky.run(
+        PUBLISH.replace("publish(M", "publish.delay(M").format(topic="message.fine", count=1, options=", delay=0.5")
+    )
+
+    eventually(lambda: client.llen("fine") == 1, 10, shaky.logs)
+    assert isinstance(EventTestHarness, type)
