@@ -5,7 +5,7 @@
     PETIOLE_RESULT_URL      where results of requests are kept; without it CELERY_RESULT_BACKEND, then
                             PETIOLE_STATE_URL, then the broker
     PETIOLE_HOME            folder of the embedded broker and of beat's schedule; ./.petiole
-    PETIOLE_VISIBILITY_TIMEOUT_S   after how long another worker takes what a dead one held; 300
+    PETIOLE_VISIBILITY_TIMEOUT_S   how long a lease lasts that is not renewed, see tasks/transport/leases.py; 15
 
 What is not Celery's business is set in tasks/settings.py.
 """
@@ -46,9 +46,9 @@ result_backend = (
 )
 broker_connection_retry_on_startup = True
 broker_transport_options = {
-    "visibility_timeout": float(os.environ.get("PETIOLE_VISIBILITY_TIMEOUT_S", "300")),
+    "visibility_timeout": float(os.environ.get("PETIOLE_VISIBILITY_TIMEOUT_S", "15")),
     # Stock values look for a dead worker's messages about every 100 s.
-    "unacked_restore_interval": 5,
+    "unacked_restore_interval": 1,
     "unacked_restore_throttle": 1,
     "socket_timeout": 10,
     "socket_connect_timeout": 5,

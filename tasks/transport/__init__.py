@@ -21,17 +21,23 @@ measured to lose messages or time:
 - *What was left unacked goes back by compare and move.* Kombu watches the whole hash and starts over whenever anybody
   writes to it, under a lock that a killed worker leaves for five minutes. Here a message goes back if it is still
   there to go back, some hundreds a sweep, by the server's clock.
+- *Who holds a message is known, and heard of twice a second.* A dead worker's messages go back two to three seconds
+  after its last word, and a handler may run as long as it likes: its lease is renewed. See `leases.py`; the worker's
+  part is `tasks/recovery.py`. An ack of a message that another holds by now does nothing.
 - *Bytes that are no message are kept in `unacked<sep>undecodable`.* Kombu's worker dies of them.
 
 Keys, their layout and what stands in them are kombu's, so stock clients and workers share queues with ours, and a
-cluster moves over one process at a time. Fanout, remote control, events, bindings, TLS, Sentinel and every option
-of kombu's transport are inherited. What is private to kombu and overridden here is listed in `inherited.py` and
-checked when a connection is made.
+cluster moves over one process at a time. Beside them stand `unacked<sep>held`, a hash of delivery tags and holders, and
+`unacked<sep>holders`, a sorted set of holders by when they were last heard of. Fanout, remote control, events,
+bindings, TLS, Sentinel and every option of kombu's transport are inherited. What is private to kombu and overridden
+here is listed in `inherited.py` and checked when a connection is made.
 
     address.py      from petiole+redis:// to what kombu makes of redis://
     transport.py    Transport and Poller: the event loop's turn
     channel.py      Channel: puts, takes in turns, hands over
+    leases.py       Leases: what is renewed, and what is taken from whoever is gone
     returns.py      what goes back to its queue
+    holder.py       the names of a holder
     qos.py          QoS: acks
     steps.py        the Lua steps, as functions
     inherited.py    what must be there in kombu
@@ -40,7 +46,8 @@ checked when a connection is made.
 from __future__ import annotations
 
 from tasks.transport.address import ours, plain, register
+from tasks.transport.holder import LEASE_HEADER, held_key
 
-__all__ = ["ours", "plain", "register"]
+__all__ = ["LEASE_HEADER", "held_key", "ours", "plain", "register"]
 
 register()

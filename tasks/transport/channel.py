@@ -20,8 +20,9 @@ from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
 from redis.exceptions import NoScriptError
 
+from tasks.transport.holder import leased, unleased
+from tasks.transport.leases import OPTIONS, Leases
 from tasks.transport.qos import QoS
-from tasks.transport.returns import Returns
 from tasks.transport.steps import PUT, Command, Source, Steps, Taken
 
 logger = logging.getLogger(__name__)
@@ -36,10 +37,11 @@ MOST_TAKEN = 256
 UNANNOUNCED_POLL_S, UNANNOUNCED_FOR_S = 0.05, 10.0
 
 
-class Turns(Returns):
+class Turns(Leases):
     """What ours changes in a channel of kombu's, plain or by Sentinel."""
 
     QoS = QoS
+    qos: QoS
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._acks: list[str] = []
@@ -64,7 +66,7 @@ class Turns(Returns):
             super()._put(queue, message, _publish_batch=_publish_batch, **options)
             return
         priority = self._get_message_priority(message, reverse=False)
-        words = (PUT, 2, self._key(self._q_for_pri(queue, priority)), self._bell(queue), dumps(message))
+        words = (PUT, 2, self._key(self._q_for_pri(queue, priority)), self._bell(queue), dumps(unleased(message)))
         if _publish_batch is not None:
             _publish_batch.add("eval", *words)
             return
@@ -89,7 +91,7 @@ class Turns(Returns):
         """Take one message now, or None."""
         source = self._source(queue, is_recorded=not no_ack and self.ack_emulation)
         for taken in self._steps.turn([source], 1, []):
-            message: Any = self.Message(loads(bytes_to_str(taken.text)), channel=self)
+            message: Any = self.Message(_read(taken), channel=self)
             if not no_ack:
                 self.qos.append(message, message.delivery_tag)
             return message
@@ -220,11 +222,15 @@ class Turns(Returns):
         is_set_aside = not taken.tag and taken.queue not in self._passed_queues and self.ack_emulation
         with suppress(ValueError):
             if not is_set_aside:
-                return loads(bytes_to_str(taken.text))
+                return _read(taken)
         logger.critical("kept bytes that are no message, from queue %s: %.200r", taken.queue, taken.text)
         if not is_set_aside:
             self._steps.set_aside(taken)
         return None
+
+    def tags_held(self) -> list[str]:
+        """Return the tags of what this channel took and has not settled; other threads may ask."""
+        return self.qos.unsettled() + [taken.tag for taken in list(self._backlog) if taken.tag]
 
     # Acks
 
@@ -306,9 +312,18 @@ class Turns(Returns):
         super()._after_fork()
 
 
+def _read(taken: Taken) -> Any:
+    payload = loads(bytes_to_str(taken.text))
+    return leased(payload) if taken.tag else payload
+
+
 class Channel(Turns, stock.Channel):
     """A channel to one server."""
+
+    from_transport_options = stock.Channel.from_transport_options + OPTIONS
 
 
 class SentinelChannel(Turns, stock.SentinelChannel):
     """A channel to the server that Sentinel names."""
+
+    from_transport_options = stock.SentinelChannel.from_transport_options + OPTIONS

@@ -39,9 +39,13 @@ _EXPECTED: dict[Any, dict[str, str | None]] = {
         "sep": None,
         "unacked_index_key": None,
         "unacked_key": None,
+        "unacked_restore_interval": None,
+        "visibility_timeout": None,
     },
     stock.SentinelChannel: {"_get_pool": "asynchronous"},
     stock.QoS: {
+        "_delivered": None,
+        "_dirty": None,
         "ack": "delivery_tag",
         "append": "message delivery_tag",
         "reject": "delivery_tag requeue",

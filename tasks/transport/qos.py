@@ -14,6 +14,7 @@ class QoS(redis.QoS):
 
     channel: Any
     _delivered: OrderedDict[str, Any]
+    _dirty: set[str]
     _flush: Callable[[], None]
 
     def append(self, message: Any, delivery_tag: str) -> None:
@@ -22,16 +23,21 @@ class QoS(redis.QoS):
 
     def ack(self, delivery_tag: str) -> None:
         """Acknowledge a message; other threads may."""
-        self.channel.acknowledge(delivery_tag)
+        # Settled here before it is at the broker, or its lease would seem to be lost.
         virtual.QoS.ack(self, delivery_tag)
+        self.channel.acknowledge(delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:  # noqa: FBT001, FBT002 - kombu's
         """Forget a message, or put it back at the end of its queue, as kombu does."""
+        virtual.QoS.ack(self, delivery_tag)
         if requeue:
             self.channel.give_back([delivery_tag], "LPUSH")
         else:
             self.channel.acknowledge(delivery_tag)
-        virtual.QoS.ack(self, delivery_tag)
+
+    def unsettled(self) -> list[str]:
+        """Return the tags of what was handed over and is not settled; other threads may ask."""
+        return [tag for tag in list(self._delivered) if tag not in self._dirty]
 
     def restore_unacked(self, client: Any | None = None) -> None:  # noqa: ARG002 - kombu's
         """Put everything back that was handed over and not settled, in the order in which it came."""
@@ -39,11 +45,12 @@ class QoS(redis.QoS):
         self._flush()
         self.channel.give_back(list(self._delivered), "RPUSH")
         self._delivered.clear()
+        self.channel.retire()
 
     def restore_by_tag(self, tag: str, client: Any | None = None, leftmost: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002 - kombu's
         """Put one message back."""
         self.channel.give_back([tag], "LPUSH" if leftmost else "RPUSH")
 
     def restore_visible(self, start: int = 0, num: int | None = None, interval: int = 1) -> None:  # noqa: ARG002 - kombu's
-        """Put back what others have held for longer than the visibility timeout; called every now and then."""
-        self.channel.give_back_expired(num, every=interval or 1)
+        """Put back what others have lost; called every now and then."""
+        self.channel.sweep(num, every=interval or 1)

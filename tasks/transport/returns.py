@@ -1,10 +1,9 @@
-"""What goes back to its queue: rejected, left unacked, or held too long by somebody else; and the clients for it."""
+"""What goes back to its queue: rejected, left unacked, or taken from somebody else; and the clients for it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import redis
@@ -12,7 +11,8 @@ from kombu.transport import redis as stock
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
 
-from tasks.transport.steps import Returning, Steps, Unacked
+from tasks.transport.holder import this_holder
+from tasks.transport.steps import Keys, Returning, Steps, Unacked
 
 if TYPE_CHECKING:
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 else:
     _Stock = object
 
-# How many go back in one step, and in one sweep; kombu's restore has no bound.
-CHUNK, MOST_SWEPT = 100, 1000
+# How many go back in one step.
+CHUNK = 100
 
 Item = TypeVar("Item")
 End = Literal["LPUSH", "RPUSH"]  # consumers take from the right
@@ -41,7 +41,6 @@ class Returns(_Stock):
     def __init__(self, *args: Any, **options: Any) -> None:
         self._kept: Any = None
         self._kept_steps: Steps | None = None
-        self._swept_at = float("-inf")
         super().__init__(*args, **options)
 
     # Clients
@@ -58,9 +57,14 @@ class Returns(_Stock):
         if self._kept_steps is None or self._kept_steps.client.connection_pool is not self.pool:
             self._kept_steps = Steps(
                 redis.Redis(connection_pool=self.pool),
-                unacked=self._key(self.unacked_key),
-                index=self._key(self.unacked_index_key),
-                undecodable=self._key(f"{self.unacked_key}{self.sep}undecodable"),
+                Keys(
+                    unacked=self._key(self.unacked_key),
+                    index=self._key(self.unacked_index_key),
+                    held=self._key(f"{self.unacked_key}{self.sep}held"),
+                    holders=self._key(f"{self.unacked_key}{self.sep}holders"),
+                    undecodable=self._key(f"{self.unacked_key}{self.sep}undecodable"),
+                ),
+                this_holder(),
             )
         return self._kept_steps
 
@@ -83,21 +87,13 @@ class Returns(_Stock):
     # Giving back
 
     def give_back(self, tags: Sequence[str], end: End) -> None:
-        """Put messages back that are still unacked; the first of them is the first to be taken again."""
+        """Put messages back that this process still holds; the first of them is the first to be taken again."""
         for chunk in _chunks(_in_order(tags, end)):
             self._requeue(_in_order(self._steps.recall(chunk), end), end)
 
-    def give_back_expired(self, limit: int | None, *, every: int) -> None:
-        """Put back what has been unacked for longer than the visibility timeout, a bounded part of it in one sweep."""
-        if monotonic() - self._swept_at < 0.9 * every * self.unacked_restore_interval:
-            return
-        self._swept_at = monotonic()
-        before, expired = self._steps.expired(self.visibility_timeout, limit or MOST_SWEPT)
-        self._requeue(expired, "RPUSH", before)
-
-    def _requeue(self, messages: Sequence[Unacked], end: End, before: float | Literal["inf"] = "inf") -> None:
+    def _requeue(self, messages: Sequence[Unacked], end: End, silent_before: str = "-inf") -> None:
         for chunk in _chunks(_in_order(messages, end)):
-            self._steps.requeue([self._returning(unacked) for unacked in chunk], end, before)
+            self._steps.requeue([self._returning(unacked) for unacked in chunk], end, silent_before)
 
     def _returning(self, unacked: Unacked) -> Returning:
         payload, exchange, routing_key = loads(bytes_to_str(unacked.entry))
@@ -108,7 +104,7 @@ class Returns(_Stock):
         # Kombu drops what no queue is bound for; a queue of the key's name keeps it where it can be seen.
         queues = self._lookup(exchange, routing_key) or [routing_key]
         lists = [(self._key(self._q_for_pri(queue, priority)), self._bell(queue)) for queue in queues]
-        return Returning(unacked.tag, lists, dumps(payload))
+        return Returning(unacked, lists, dumps(payload))
 
 
 def _in_order(messages: Sequence[Item], end: End) -> Sequence[Item]:

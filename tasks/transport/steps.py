@@ -24,18 +24,35 @@ class Taken(NamedTuple):
 
 
 class Unacked(NamedTuple):
-    """What the broker remembers of a message that was taken: kombu's [message, exchange, routing key], as JSON."""
+    """What the broker remembers of a message that was taken: kombu's [message, exchange, routing key], as JSON.
+
+    It goes back if it is still held by that holder ('': by a stock worker), and was taken no later than `before`.
+    """
 
     tag: str
     entry: bytes
+    holder: str
+    before: float | str = "inf"
 
 
 class Returning(NamedTuple):
     """A message on its way back, and for each of its queues the list and the bell."""
 
-    tag: str
+    unacked: Unacked
     lists: Sequence[tuple[str, str]]
     text: str
+
+
+class Ages(NamedTuple):
+    """After how many seconds what is held is taken from whoever holds it.
+
+    lease: from a holder that did not renew it; stock: from a stock worker; silence: from a holder that is not heard of
+    at all (0: no holder is judged by its silence).
+    """
+
+    lease: float
+    stock: float
+    silence: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +65,31 @@ class Source:
     is_recorded: bool
 
 
-class Steps:
-    """The atomic steps of one channel."""
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The keys of what is taken, in full: kombu's unacked and its index, and beside them ours."""
 
-    def __init__(self, client: Redis, *, unacked: str, index: str, undecodable: str) -> None:
+    unacked: str
+    index: str
+    held: str
+    holders: str
+    undecodable: str
+
+    @property
+    def of_a_turn(self) -> tuple[str, ...]:
+        """Those that a turn needs, in its order."""
+        return (self.unacked, self.index, self.held, self.undecodable)
+
+
+class Steps:
+    """The atomic steps of one channel, whose messages are held by one holder."""
+
+    def __init__(self, client: Redis, keys: Keys, holder: str) -> None:
         self.client = client
-        self._held = (unacked, index)
-        self._undecodable = undecodable
+        self._keys = keys
+        self._holder = holder
         self._turn = client.register_script(script("turn"))
+        self._renew = client.register_script(script("renew"))
         self._expired = client.register_script(script("expired"))
         self._requeue = client.register_script(script("requeue"))
 
@@ -79,31 +113,49 @@ class Steps:
         """Give the server the script that a restart made it forget."""
         self.client.script_load(script("turn"))
 
-    def expired(self, age_s: float, limit: int) -> tuple[float, list[Unacked]]:
-        """Find what has been unacked for longer than `age_s`, oldest first, and the time before which it was taken."""
-        before, *found = self._expired(self._held, (age_s, limit))
-        pairs = zip(found[::2], found[1::2], strict=True)
-        return float(before), [Unacked(tag.decode(), entry) for tag, entry in pairs]
+    def renew(self, tags: Sequence[str]) -> list[str]:
+        """Tell that the holder lives, and renew its leases; return the tags of those it has lost."""
+        keys = (self._keys.index, self._keys.held, self._keys.holders)
+        return [tag.decode() for tag in self._renew(keys, (self._holder, *tags))]
+
+    def retire(self) -> None:
+        """Let nobody wait for this holder any longer. What it still holds goes back when its lease is over."""
+        self.client.zrem(self._keys.holders, self._holder)
+
+    def expired(self, ages: Ages, limit: int) -> tuple[str, list[Unacked]]:
+        """Find what should go back, oldest first, and since when a silent holder was not heard of."""
+        keys = (self._keys.unacked, self._keys.index, self._keys.held, self._keys.holders)
+        silent_before, *found = self._expired(keys, (*ages, limit))
+        fours = zip(found[::4], found[1::4], found[2::4], found[3::4], strict=True)
+        return silent_before.decode(), [
+            Unacked(tag.decode(), entry, holder.decode(), before.decode()) for tag, holder, before, entry in fours
+        ]
 
     def recall(self, tags: Sequence[str]) -> list[Unacked]:
-        """Read what is still unacked of these messages."""
-        entries: Any = self.client.hmget(self._held[0], list(tags)) if tags else []
-        return [Unacked(tag, entry) for tag, entry in zip(tags, entries, strict=True) if entry]
+        """Read what is still unacked of these messages, which this holder took."""
+        entries: Any = self.client.hmget(self._keys.unacked, list(tags)) if tags else []
+        return [Unacked(tag, entry, self._holder) for tag, entry in zip(tags, entries, strict=True) if entry]
 
     def requeue(
-        self, messages: Sequence[Returning], end: Literal["LPUSH", "RPUSH"], before: float | Literal["inf"] = "inf"
+        self, messages: Sequence[Returning], end: Literal["LPUSH", "RPUSH"], silent_before: str = "-inf"
     ) -> int:
-        """Give messages back to their queues, as far as they are still unacked; return how many went."""
-        keys = [key for message in messages for pair in message.lists for key in pair]
-        words = [word for message in messages for word in (message.tag, len(message.lists), message.text)]
-        return int(self._requeue([*self._held, *keys], [end, before, *words]) if messages else 0)
+        """Give messages back to their queues, as far as they are still held as it was found; return how many went."""
+        keys = (self._keys.unacked, self._keys.index, self._keys.held, self._keys.holders)
+        lists = [key for message in messages for pair in message.lists for key in pair]
+        words = [
+            word
+            for unacked, pairs, text in messages
+            for word in (unacked.tag, unacked.holder, unacked.before, len(pairs), text)
+        ]
+        return int(self._requeue([*keys, *lists], [end, silent_before, *words]) if messages else 0)
 
     def set_aside(self, message: Taken) -> None:
         """Keep bytes that are no message where an operator finds them."""
         with self.client.pipeline() as pipeline:
-            pipeline.rpush(self._undecodable, message.text)
-            pipeline.hdel(self._held[0], message.tag)
-            pipeline.zrem(self._held[1], message.tag)
+            pipeline.rpush(self._keys.undecodable, message.text)
+            pipeline.hdel(self._keys.unacked, message.tag)
+            pipeline.zrem(self._keys.index, message.tag)
+            pipeline.hdel(self._keys.held, message.tag)
             pipeline.execute()
 
     def _turn_words(
@@ -111,6 +163,6 @@ class Steps:
     ) -> tuple[list[str], list[str | int]]:
         # All queues' lists of the first priority come before any queue's of the second.
         lists = [key for step in zip(*(source.lists for source in sources), strict=True) for key in step]
-        keys = [*self._held, self._undecodable, *(source.bell for source in sources), *lists]
+        keys = [*self._keys.of_a_turn, *(source.bell for source in sources), *lists]
         how = ["record" if source.is_recorded else "pass" for source in sources]
-        return keys, [credit, order, len(sources), *how, *acks]
+        return keys, [credit, order, self._holder, len(sources), *how, *acks]

@@ -454,7 +454,7 @@ def test_what_a_dead_stock_consumer_held_is_given_back_by_ours(clean_broker_url,
     with Connection(clean_broker_url) as sending:
         for number in range(250):
             publish(sending, number)
-    options = {"visibility_timeout": 1, "unacked_restore_interval": 0.1, "unacked_restore_throttle": 1}
+    options = {"stock_visibility_timeout": 1, "unacked_restore_interval": 0.1, "unacked_restore_throttle": 1}
     dead = Inbox(Connection(clean_broker_url), "q")
     dead.drain(250)
     dead.channel.qos.restore_at_shutdown = False

@@ -1,25 +1,34 @@
 -- Promise: acknowledged messages are forgotten, and up to `credit` messages move from their queues to the unacked ones,
--- as kombu keeps them, in one step: at every moment a message is in its queue or recorded as taken.
+-- as kombu keeps them, in one step: at every moment a message is in its queue or recorded as taken, and by which holder.
+-- An ack of what another holder has by now does nothing.
 -- The text of a message is moved as it is: cjson would write an empty list as an empty object.
--- KEYS: unacked, unacked_index, undecodable, a bell for each queue, then for each priority a list for each queue
--- ARGV: credit, fair or strict, number of queues, record or pass for each queue, acknowledged tags
+-- KEYS: unacked, unacked_index, held, undecodable, a bell for each queue, then for each priority a list for each queue
+-- ARGV: credit, fair or strict, holder, number of queues, record or pass for each queue, acknowledged tags
 -- Returns: queue, tag, message, queue, tag, message, ...; queues count from 1.
-local credit, is_fair, queues = tonumber(ARGV[1]), ARGV[2] == 'fair', tonumber(ARGV[3])
-local steps = queues > 0 and (#KEYS - 3 - queues) / queues or 0
+local credit, is_fair, holder, queues = tonumber(ARGV[1]), ARGV[2] == 'fair', ARGV[3], tonumber(ARGV[4])
+local steps = queues > 0 and (#KEYS - 4 - queues) / queues or 0
 -- A reply of many large messages would hold up everybody else.
 local most_bytes = 4194304
 local now = redis.call('TIME')
 local time = now[1] .. '.' .. string.format('%06d', now[2])
 
 local function list_of(step, queue)
-  return KEYS[3 + step * queues + queue]
+  return KEYS[4 + step * queues + queue]
 end
 
 -- Lua hands a command 8000 arguments at most.
-for first = 4 + queues, #ARGV, 1000 do
-  local last = math.min(first + 999, #ARGV)
-  redis.call('HDEL', KEYS[1], unpack(ARGV, first, last))
-  redis.call('ZREM', KEYS[2], unpack(ARGV, first, last))
+for first = 5 + queues, #ARGV, 1000 do
+  local tags, ours = { unpack(ARGV, first, math.min(first + 999, #ARGV)) }, {}
+  for place, held_by in ipairs(redis.call('HMGET', KEYS[3], unpack(tags))) do
+    if held_by == holder then
+      ours[#ours + 1] = tags[place]
+    end
+  end
+  if #ours > 0 then
+    redis.call('HDEL', KEYS[1], unpack(ours))
+    redis.call('ZREM', KEYS[2], unpack(ours))
+    redis.call('HDEL', KEYS[3], unpack(ours))
+  end
 end
 if credit == 0 then
   return {}
@@ -27,6 +36,7 @@ end
 -- A key of the wrong type is found out here, before anything has left its queue.
 redis.call('HLEN', KEYS[1])
 redis.call('ZCARD', KEYS[2])
+redis.call('HLEN', KEYS[3])
 
 local taken, count, bytes, is_closed = {}, 0, 0, {}
 
@@ -49,9 +59,10 @@ local function record(queue, message)
   if is_message then
     redis.call('HSET', KEYS[1], tag, recorded)
     redis.call('ZADD', KEYS[2], time, tag)
+    redis.call('HSET', KEYS[3], tag, holder)
     deliver(queue, tag, message)
   else
-    redis.call('RPUSH', KEYS[3], message)
+    redis.call('RPUSH', KEYS[4], message)
     deliver(queue, '', message)
   end
 end
@@ -64,7 +75,7 @@ local function take(step, queue)
   if not message then
     return false
   end
-  if ARGV[3 + queue] == 'record' then
+  if ARGV[4 + queue] == 'record' then
     record(queue, message)
   else
     -- Nobody could give it back: its consumer gets one at a time, and may leave after any.
@@ -89,7 +100,7 @@ end
 
 -- What is left behind is announced again: whoever waits takes its part. Where all is taken, no bell need be heard.
 for queue = 1, queues do
-  local bell, lists = KEYS[3 + queue], {}
+  local bell, lists = KEYS[4 + queue], {}
   for step = 1, steps do
     lists[step] = list_of(step, queue)
   end

@@ -1,0 +1,55 @@
+"""Who holds a message: the names by which a lease is known at the broker and in a task.
+
+A *holder* is one worker process. Its id stays the same over reconnections, and a process that is forked off gets one of
+its own. What a holder took stands under its id in the hash `held_key`, until it is acknowledged, given back, or taken
+from a holder that is gone. A task's message carries the id in the header `LEASE_HEADER` while a worker has it, and
+never where it is stored: a step at the broker may thus tell who still holds what it acts for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+from uuid import uuid4
+
+LEASE_HEADER = "petiole_lease"
+
+_SEPARATOR = "\x06\x16"  # kombu's
+
+
+def this_holder() -> str:
+    """Return the id of this process as a holder."""
+    return _holder_of(os.getpid())
+
+
+@cache
+def _holder_of(pid: int) -> str:  # noqa: ARG001 - a forked process asks for its own
+    return str(uuid4())
+
+
+def held_key(transport_options: Mapping[str, Any]) -> str:
+    """Name the hash of who holds what (delivery tag to holder id), by the options of an app's broker."""
+    prefix = transport_options.get("global_keyprefix", "")
+    return f"{prefix}{transport_options.get('unacked_key', 'unacked')}{transport_options.get('sep', _SEPARATOR)}held"
+
+
+def leased(payload: Any) -> Any:
+    """Write the holder into a task's message that is handed over; other messages arrive as they were sent."""
+    if _is_task(payload):
+        payload["headers"][LEASE_HEADER] = this_holder()
+    return payload
+
+
+def unleased(payload: Any) -> Any:
+    """Return a message that is put into a queue without the header: Celery's retry copies all that it does not know."""
+    if not _is_task(payload) or LEASE_HEADER not in payload["headers"]:
+        return payload
+    headers = {name: value for name, value in payload["headers"].items() if name != LEASE_HEADER}
+    return {**payload, "headers": headers}
+
+
+def _is_task(payload: Any) -> bool:
+    headers = payload.get("headers") if isinstance(payload, dict) else None
+    return isinstance(headers, dict) and "task" in headers
