@@ -18,6 +18,7 @@ from tasks.settings import Settings
 from tasks.stores import Stores, open_stores
 from tasks.stores.publications import HeldKeys
 from tasks.transport import plain
+from tasks.transport.holder import held_key, holders_key
 
 ATask = TypeVar("ATask", bound=Task[..., Any])
 
@@ -51,7 +52,7 @@ class EventApp(Celery):
         options = self.conf.broker_transport_options
         unacked = self.queue_prefix + str(options.get("unacked_key", "unacked"))
         index = self.queue_prefix + str(options.get("unacked_index_key", "unacked_index"))
-        held = HeldKeys(unacked, index, f"{unacked}\x06\x16held", f"{unacked}\x06\x16holders")
+        held = HeldKeys(unacked, index, held_key(options), holders_key(options))
         return open_stores(self._state or self._connect(), self.settings, held)
 
     @cached_property

@@ -28,12 +28,13 @@ from events.errors import BrokerUnavailable, LeaseLost
 from events.event import Event
 from tasks.burial import bury, letter_of
 from tasks.dispatch import dispatch
-from tasks.envelopes import LEASE_HEADER, LETTER_HEADER, MAILBOX_HEADER, REPLAY_HEADER
+from tasks.envelopes import LETTER_HEADER, MAILBOX_HEADER, REPLAY_HEADER
 from tasks.outcomes import Outcome
 from tasks.retries import Again, GiveUp, PutOff, RetryPolicy, verdict
 from tasks.stores.attempts import Begun
 from tasks.stores.delays import Waiting
 from tasks.stores.publications import Lease, Settling
+from tasks.transport.holder import LEASE_HEADER
 from tasks.waiting import waiting
 from tasks.wire import Admitted
 

@@ -31,10 +31,6 @@ REPLAY_HEADER = "petiole_replay"
 
 LETTER_HEADER = "petiole_dead_letter"
 """The header of a dead letter's replay that holds the letter's id."""
-
-LEASE_HEADER = "petiole_lease"
-"""The header that our transport gives a message it hands over: who holds it."""
-
 _PRIORITY_SEPARATOR = "\x06\x16"
 
 _HEAD = (

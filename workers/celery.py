@@ -10,7 +10,7 @@ from tasks.celery import app
 from tasks.delivery import register
 from tasks.publication import PUBLISH_QUEUE
 from tasks.queues import declaration, lanes
-from tasks.recovery import LEASES, add_rounds
+from tasks.recovery import ROUNDS, add_rounds
 from workers.broker import use_embedded_broker
 from workers.lifecycle import announces
 from workers.loading import configured_agents
@@ -30,4 +30,4 @@ app.conf.task_queues = [
     for name in lanes(queue, app.driver)
 ]
 announces(app, agents)
-add_rounds(app, LEASES)
+add_rounds(app, ROUNDS)

@@ -31,8 +31,17 @@ def _holder_of(pid: int) -> str:  # noqa: ARG001 - a forked process asks for its
 
 def held_key(transport_options: Mapping[str, Any]) -> str:
     """Name the hash of who holds what (delivery tag to holder id), by the options of an app's broker."""
-    prefix = transport_options.get("global_keyprefix", "")
-    return f"{prefix}{transport_options.get('unacked_key', 'unacked')}{transport_options.get('sep', _SEPARATOR)}held"
+    return _beside_unacked("held", transport_options)
+
+
+def holders_key(transport_options: Mapping[str, Any]) -> str:
+    """Name the sorted set of when each holder was last heard of (server's time in s)."""
+    return _beside_unacked("holders", transport_options)
+
+
+def _beside_unacked(name: str, options: Mapping[str, Any]) -> str:
+    prefix = options.get("global_keyprefix", "")
+    return f"{prefix}{options.get('unacked_key', 'unacked')}{options.get('sep', _SEPARATOR)}{name}"
 
 
 def leased(payload: Any) -> Any:
