@@ -41,7 +41,6 @@ class Turns(Leases):
     """What ours changes in a channel of kombu's, plain or by Sentinel."""
 
     QoS = QoS
-    qos: QoS
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._acks: list[str] = []
@@ -230,7 +229,8 @@ class Turns(Leases):
 
     def tags_held(self) -> list[str]:
         """Return the tags of what this channel took and has not settled; other threads may ask."""
-        return self.qos.unsettled() + [taken.tag for taken in list(self._backlog) if taken.tag]
+        qos: Any = self.qos  # the stubs know only kombu's
+        return [*qos.unsettled(), *(taken.tag for taken in list(self._backlog) if taken.tag)]
 
     # Acks
 
@@ -305,6 +305,7 @@ class Turns(Leases):
         self.send_acks()
         waiting, self._backlog = list(self._backlog), deque()
         self._return_taken(waiting)
+        self.retire()
 
     def _after_fork(self) -> None:
         # The parent's acks and messages are the parent's.

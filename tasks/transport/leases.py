@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import suppress
 from time import monotonic, time
 from typing import Any
 
@@ -56,9 +55,7 @@ class Leases(Returns):
         """Tell the broker that nothing more is to be expected of this process."""
         if self._is_holder:
             self._is_holder = False
-            # Without a connection, its silence will tell as well.
-            with suppress(*self.connection_errors):
-                self._steps.retire()
+            self._steps.retire()
 
     def sweep(self, limit: int | None = None, *, every: int = 1) -> None:
         """Give back what others have lost, a bounded part of it; no more often than the restore interval says."""

@@ -45,7 +45,6 @@ class QoS(redis.QoS):
         self._flush()
         self.channel.give_back(list(self._delivered), "RPUSH")
         self._delivered.clear()
-        self.channel.retire()
 
     def restore_by_tag(self, tag: str, client: Any | None = None, leftmost: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002 - kombu's
         """Put one message back."""
