@@ -13,12 +13,12 @@ AGENT = """
 import os
 import redis
 from events import Event, MessageEvent
-from tasks import Agent
+from tasks import Agent, RetryPolicy
 
 store = redis.Redis.from_url(os.environ["PETIOLE_BROKER_URL"])
 agent = Agent("quick")
 
-@agent.on("message.fine", "message.fail", "message.hold", "message.crash", batch=32)
+@agent.on("message.fine", "message.fail", "message.hold", "message.crash", batch=32, retry=RetryPolicy(max_attempts=1))
 def act(event: Event) -> MessageEvent:
     kind = event.event_type.removeprefix("message.")
     store.rpush("handled", f"{kind} {event.stream_id}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 import redis
@@ -201,7 +202,7 @@ def say(node, topic, count=1, options="", by="publish"):
     node.run(PUBLISH.format(topic=topic, count=count, options=options, publish=by))
 
 
-def letters(node) -> list[dict[str, object]]:
+def letters(node) -> list[dict[str, Any]]:
     return json.loads(
         node.run("""
 import json
