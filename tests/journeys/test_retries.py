@@ -17,7 +17,7 @@ from tasks import Agent, Context, RetryPolicy, later, publish
 # Harness
 
 
-def failing(times: int, error: Exception, **options: object) -> tuple[Agent, list[int]]:
+def failing(times: int, error: Exception, **options: Any) -> tuple[Agent, list[int]]:
     """Make an agent that fails so many times before it answers, and the list of its attempts."""
     agent, attempts = Agent("shaky"), []
 
@@ -203,13 +203,14 @@ def say(node, topic, count=1, options="", by="publish"):
 
 
 def letters(node) -> list[dict[str, Any]]:
-    return json.loads(
+    found: list[dict[str, Any]] = json.loads(
         node.run("""
 import json
 from tasks.celery import app
 print(json.dumps([letter.model_dump(mode="json") for letter in app.stores.dead_letters.all()]))
 """)
     )
+    return found
 
 
 def test_a_failing_handler_runs_at_0_1_and_3_s_and_its_slot_is_free_meanwhile(shaky, client, eventually):

@@ -1,0 +1,264 @@
+"""How a run of a delivery ends in one step, on a real server and on the stand-in that the harness uses."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import fakeredis
+import pytest
+import redis
+
+from events import TextContent, TextMessageEvent
+from events.dead_letter import Attempt, DeadLetter
+from tasks.settings import Settings
+from tasks.stores import Stores, open_stores
+from tasks.stores.delays import LENT, MOST_MOVED, Waiting
+from tasks.stores.publications import HeldKeys, Lease, Posting, Settling
+
+KEYS = HeldKeys()
+LEASE = Lease(tag="tag-1", holder="holder-1")
+DELIVERY = "0192f0c1-7a5e-7cc3-98c8-3f1d2b6a9e10"
+
+
+@pytest.fixture(params=["fakeredis", "valkey"])
+def client(request: pytest.FixtureRequest) -> Iterator[redis.Redis]:
+    if request.param == "fakeredis":
+        with fakeredis.FakeRedis(server=fakeredis.FakeServer(), decode_responses=True) as client:
+            yield client
+    else:
+        with redis.Redis.from_url(request.getfixturevalue("clean_broker_url"), decode_responses=True) as client:
+            yield client
+
+
+@pytest.fixture
+def stores(client: redis.Redis) -> Stores:
+    """Give stores beside a broker where the worker `holder-1` has one message."""
+    client.hset(KEYS.unacked, LEASE.tag, "[message]")
+    client.zadd(KEYS.index, {LEASE.tag: time.time()})
+    client.hset(KEYS.held, LEASE.tag, LEASE.holder)
+    client.zadd(KEYS.holders, {LEASE.holder: time.time()})
+    return open_stores(client, Settings())
+
+
+def a_posting() -> Posting:
+    event = TextMessageEvent(stream_id="s", content=TextContent(text="hi"))
+    return Posting(event, event.model_dump_json(), "", [])
+
+
+def a_run(error: str | None = "no", worker: str = "one") -> Attempt:
+    return Attempt(at=datetime.now(UTC), worker=worker, error_type=error and "RuntimeError", error=error)
+
+
+def a_letter(letter_id: str = DELIVERY) -> DeadLetter:
+    return DeadLetter(
+        id=letter_id,
+        delivery_id=DELIVERY,
+        subscription="memory.keep",
+        queue="memory",
+        cause="failed",
+        error_type="RuntimeError",
+        error="no",
+        traceback="…",
+        fingerprint="0",
+        attempts=(a_run(),),
+        at=datetime.now(UTC),
+    )
+
+
+def waits(due_in_s: float = 60, item_id: str = DELIVERY, said: str = "message", *, replaces: bool = True) -> Waiting:
+    due = datetime.now(UTC) + timedelta(seconds=due_in_s)
+    return Waiting(item_id, due, "memory", "memory", said, replaces=replaces)
+
+
+def recorded(stores: Stores) -> int:
+    return len(list(stores.history.since()))
+
+
+# The fence
+
+
+def test_a_run_whose_lease_another_worker_has_says_and_marks_nothing(client, stores):
+    client.hset(KEYS.held, LEASE.tag, "holder-2")
+
+    verdict = stores.publications.publish([a_posting()], 0, Settling(delivery_id=DELIVERY, lease=LEASE))
+
+    assert verdict.answer == "fenced"
+    assert recorded(stores) == 0
+    assert not stores.inbox.has(DELIVERY)
+    assert client.hexists(KEYS.unacked, LEASE.tag)
+
+
+def test_a_run_whose_message_went_back_to_its_queue_says_nothing(client, stores):
+    client.hdel(KEYS.held, LEASE.tag)
+
+    verdict = stores.publications.publish([a_posting()], 0, Settling(delivery_id=DELIVERY, lease=LEASE))
+
+    assert (verdict.answer, recorded(stores)) == ("fenced", 0)
+
+
+def test_who_still_holds_a_delivery_settles_it_once(stores):
+    settling = Settling(delivery_id=DELIVERY, lease=LEASE)
+
+    answers = [stores.publications.publish([a_posting()], 0, settling).answer for _ in range(2)]
+
+    assert answers == ["published", "settled"]
+    assert recorded(stores) == 1
+
+
+# Coming again
+
+
+def test_a_failed_run_is_noted_waits_and_is_acknowledged_in_one_step(client, stores):
+    stores.attempts.begin(DELIVERY, "one", holder=LEASE.holder, holders_key=KEYS.holders)
+
+    stores.publications.publish(
+        [], 0, Settling(delivery_id=DELIVERY, ending="retrying", lease=LEASE, failed=a_run(), waiting=waits())
+    )
+
+    assert stores.delays.count() == 1
+    assert [each.error for each in stores.attempts.of(DELIVERY)] == ["no"]
+    assert not any(client.exists(key) for key in (KEYS.unacked, KEYS.index, KEYS.held))
+    assert not stores.inbox.has(DELIVERY)
+    assert stores.attempts.begin(DELIVERY, "two").number == 2
+
+
+def test_a_run_that_is_put_off_spends_no_attempt(stores):
+    stores.attempts.begin(DELIVERY, "one")
+
+    stores.publications.publish([], 0, Settling(delivery_id=DELIVERY, ending="put_off", lease=LEASE, waiting=waits()))
+
+    assert stores.attempts.begin(DELIVERY, "two").number == 1
+
+
+def test_a_burial_keeps_the_letter_marks_the_delivery_and_forgets_its_runs(stores):
+    stores.attempts.begin(DELIVERY, "one")
+
+    stores.publications.publish(
+        [a_posting()], 0, Settling(delivery_id=DELIVERY, ending="buried", lease=LEASE, letter=a_letter())
+    )
+
+    assert [letter.id for letter in stores.dead_letters.all()] == [DELIVERY]
+    assert stores.inbox.has(DELIVERY)
+    assert stores.attempts.of(DELIVERY) == ()
+    assert recorded(stores) == 1
+
+
+# Attempts
+
+
+def test_a_run_begins_only_once_its_delivery_is_not_settled(stores):
+    stores.inbox.mark(DELIVERY)
+
+    assert stores.attempts.begin(DELIVERY, "one").is_settled
+
+
+def test_a_run_whose_worker_lives_is_no_death(client, stores):
+    client.zadd(KEYS.holders, {"holder-2": time.time()})
+    stores.attempts.begin(DELIVERY, "one", holder="holder-2", holders_key=KEYS.holders)
+
+    begun = stores.attempts.begin(DELIVERY, "two", holder=LEASE.holder, holders_key=KEYS.holders)
+
+    assert (begun.deaths, begun.is_poison) == (0, False)
+
+
+def test_the_third_worker_that_died_of_a_delivery_was_the_last(client, stores):
+    for number in range(3):
+        dead = f"dead-{number}"
+        client.zadd(KEYS.holders, {dead: time.time() - 60})
+        assert not stores.attempts.begin(DELIVERY, dead, holder=dead, holders_key=KEYS.holders).is_poison
+
+    begun = stores.attempts.begin(DELIVERY, "one", holder=LEASE.holder, holders_key=KEYS.holders)
+
+    assert (begun.deaths, begun.is_poison) == (3, True)
+    assert [each.worker for each in begun.earlier] == ["dead-0", "dead-1", "dead-2"]
+
+
+def test_a_child_that_died_is_a_death_although_its_worker_lives(stores):
+    held = {"holder": LEASE.holder, "holders_key": KEYS.holders}
+    stores.attempts.begin(DELIVERY, "one", **held)
+    stores.attempts.note_death(DELIVERY)
+
+    assert stores.attempts.begin(DELIVERY, "one", **held).deaths == 1
+
+
+def test_a_run_that_meant_nothing_is_forgotten(stores):
+    stores.attempts.begin(DELIVERY, "one")
+    stores.attempts.withdraw(DELIVERY)
+
+    begun = stores.attempts.begin(DELIVERY, "two")
+
+    assert (begun.number, begun.deaths) == (1, 0)
+
+
+# The waiting room
+
+
+def test_what_is_due_stands_in_its_queue_with_its_bell_and_the_rest_waits(client, stores):
+    stores.delays.put(waits(-1, "due", "due"))
+    stores.delays.put(waits(60, "later", "later"))
+
+    assert stores.delays.move_due() == 1
+
+    assert client.lrange("memory", 0, -1) == ["due"]
+    assert client.zcard("memory\x06\x16bell") == 1
+    assert list(stores.delays.due_times()) == ["later"]
+    assert stores.delays.move_due() == 0
+
+
+def test_who_is_due_first_moves_first_and_a_step_moves_a_bounded_part(client, stores):
+    for number in range(MOST_MOVED + 5):
+        stores.delays.put(waits(-1000 + number, str(number), str(number)))
+
+    assert [stores.delays.move_due(), stores.delays.move_due()] == [MOST_MOVED, 5]
+
+    assert client.lrange("memory", 0, -1)[::-1] == [str(number) for number in range(MOST_MOVED + 5)]
+
+
+def test_a_message_waits_once_and_only_one_that_replaces_changes_it(stores):
+    stores.delays.put(waits(60, said="first"))
+    stores.delays.put(waits(1, said="second", replaces=False))
+    assert stores.delays.lend_due(ahead=timedelta(seconds=10)) == []
+
+    stores.delays.put(waits(1, said="third"))
+
+    assert stores.delays.lend_due(ahead=timedelta(seconds=10)) == [(DELIVERY, "memory", "third")]
+
+
+def test_what_was_lent_and_not_sent_is_lent_again_and_what_was_sent_is_not(stores):
+    for item in ("sent", "unsent"):
+        stores.delays.put(waits(-1, item))
+    assert len(stores.delays.lend_due()) == 2
+    assert stores.delays.lend_due() == []
+
+    stores.delays.forget(["sent"])
+
+    assert [item for item, _, _ in stores.delays.lend_due(ahead=2 * LENT)] == ["unsent"]
+
+
+def test_an_event_waits_in_the_very_step_that_settles(stores):
+    stores.publications.publish([], 0, Settling(delivery_id=DELIVERY), [waits(60, "publish:1")])
+
+    assert stores.inbox.has(DELIVERY)
+    assert list(stores.delays.due_times()) == ["publish:1"]
+
+
+# Letters
+
+
+def test_a_letter_that_is_buried_again_failed_again_and_one_that_was_handled_is_resolved(client, stores):
+    states = "petiole:dead_letters:states"
+    stores.dead_letters.put(a_letter())
+    assert client.hget(states, DELIVERY) == "pending"
+    stores.dead_letters.put(a_letter())
+    assert client.hget(states, DELIVERY) == "pending", "buried twice, not replayed"
+
+    client.hset(states, DELIVERY, "replaying")
+    stores.publications.publish(
+        [], 0, Settling(delivery_id="r1", ending="buried", letter=a_letter(), resolves=DELIVERY)
+    )
+    assert client.hget(states, DELIVERY) == "failed_again"
+
+    stores.publications.publish([], 0, Settling(delivery_id="r2", resolves=DELIVERY))
+    assert client.hget(states, DELIVERY) == "resolved"
