@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import types
+from datetime import datetime
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -21,6 +23,11 @@ from tasks.transport import plain
 from tasks.transport.holder import held_key, holders_key
 
 ATask = TypeVar("ATask", bound=Task[..., Any])
+
+LONG_WAIT_S = 60.0
+REMEDY = "publish(event, delay=…) waits in the broker instead"
+
+log = logging.getLogger(__name__)
 
 _REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 
@@ -68,6 +75,13 @@ class EventApp(Celery):
         own = types.new_class(str(base.__qualname__), (base,), exec_body=lambda body: body.update(attributes))
         task: ATask = self.register_task(own())
         return task
+
+    def send_task(self, name: str, *args: Any, **options: Any) -> Any:
+        """Send a task, and warn where Celery will have it wait in a worker's memory."""
+        wait_s = _wait_s(options.get("countdown"), options.get("eta"))
+        if wait_s > LONG_WAIT_S:
+            log.warning("task.waits_in_a_worker", extra={"task": name, "seconds": round(wait_s), "remedy": REMEDY})
+        return super().send_task(name, *args, **options)
 
     def require_broker(self) -> None:
         """Raise NotConfigured unless a broker is known: Celery would silently try an AMQP server on this host."""
@@ -121,6 +135,15 @@ class EventApp(Celery):
         """Write the broker's URL as redis-py reads it."""
         url = plain(self.conf.broker_url or "")
         return url.replace("redis+socket:", "unix:").replace("virtual_host=", "db=")
+
+
+def _wait_s(countdown: float | None, eta: datetime | str | None) -> float:
+    if countdown is not None:
+        return float(countdown)
+    moment = datetime.fromisoformat(eta) if isinstance(eta, str) else eta
+    if moment is None:
+        return 0.0
+    return (moment - datetime.now(moment.tzinfo)).total_seconds()
 
 
 app = EventApp("petiole")
