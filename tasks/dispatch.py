@@ -56,10 +56,10 @@ def dispatch(app: EventApp, events: Sequence[Admitted], *, settling: Settling | 
     Raises: NotConfigured, QueueFull, BrokerUnavailable (PayloadNotStored), PublicationUncertain where the outcome is
     unknown, QueueDeclaredOtherwise.
     """
-    app.require_broker()
+    in_one_step = app.publishes_in_one_step
     payloads.store(app, events)
     try:
-        if app.publishes_in_one_step:
+        if in_one_step:
             return _in_one_step(app, events, settling)
         return _step_by_step(app, events, settling)
     except (RedisConnectionError, RedisTimeoutError) as error:
@@ -71,7 +71,7 @@ def _in_one_step(app: EventApp, events: Sequence[Admitted], settling: Settling |
     gives_up_at = time.monotonic() + app.settings.block_timeout.total_seconds()
     while True:
         table = app.known_routing()
-        routes = [table.routes(each.event, each.document) for each in events]
+        routes = [_routes(table, each) for each in events]
         verdict = _call(app, [_posting(app, *pair) for pair in zip(events, routes, strict=True)], table, settling)
         match verdict.answer:
             case "moved":
@@ -82,6 +82,10 @@ def _in_one_step(app: EventApp, events: Sequence[Admitted], settling: Settling |
             case _:
                 were_new = verdict.were_new or (False,) * len(events)
                 return [_told(*each) for each in zip(events, routes, were_new, strict=True)]
+
+
+def _routes(table: RoutingTable, admitted: Admitted) -> list[Route]:
+    return table.routes(admitted.event, lambda: admitted.document)
 
 
 def _wait_for_room(
@@ -112,9 +116,15 @@ def _call(app: EventApp, postings: Sequence[Posting], table: RoutingTable, settl
 
 def _posting(app: EventApp, admitted: Admitted, routes: Sequence[Route]) -> Posting:
     event = admitted.event
-    mailboxes = [route.subscription.mailbox_for(admitted.document) for route in routes]
+    mailboxes = [_mailbox(admitted, route) for route in routes]
     messages = seal(routes, mailboxes, event_type=event.event_type, key_prefix=app.queue_prefix)
     return Posting(event, admitted.text, tail_of(admitted.text), messages)
+
+
+def _mailbox(admitted: Admitted, route: Route) -> str | None:
+    subscription = route.subscription
+    # Asked first: the document is not free.
+    return subscription.mailbox_for(admitted.document) if subscription.ordered_by else None
 
 
 def _step_by_step(app: EventApp, events: Sequence[Admitted], settling: Settling | None) -> list[Publication]:
@@ -133,7 +143,7 @@ def _recorded_and_sent(app: EventApp, events: Sequence[Admitted]) -> list[Public
 
 def _one_by_one(app: EventApp, admitted: Admitted, outlet: Outlet) -> Publication:
     event = admitted.event
-    routes = app.routing().routes(event, admitted.document)
+    routes = _routes(app.routing(), admitted)
     _check_order_is_kept(app, routes)
     if app.stores.history.record(event, admitted.text) == "done":
         return Publication(event, was_repeated=True)

@@ -12,7 +12,8 @@ import base64
 import json
 from bisect import bisect
 from collections.abc import Sequence
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, lru_cache
 from uuid import uuid4
 
 from celery.utils.nodenames import anon_nodename
@@ -27,15 +28,18 @@ MAILBOX_HEADER = "petiole_mailbox"
 
 _PRIORITY_SEPARATOR = "\x06\x16"
 
+# What one subscription's messages share is put in for {…}, what is each message's own for %(…)s.
 _HEAD = (
     '{{"content-encoding": "utf-8", "content-type": "application/json", "headers": {{"lang": "py", "task": "{task}", '
-    '"id": "{id}", "shadow": null, "eta": null, "expires": null, "group": null, "group_index": null, "retries": 0, '
-    '"timelimit": [null, null], "root_id": "{id}", "parent_id": null, "argsrepr": "{shown}", "kwargsrepr": "", '
+    '"id": "%(id)s", "shadow": null, "eta": null, "expires": null, "group": null, "group_index": null, "retries": 0, '
+    '"timelimit": [null, null], "root_id": "%(id)s", "parent_id": null, "argsrepr": "{shown}", "kwargsrepr": "", '
     '"origin": "{origin}", "ignore_result": true, "replaced_task_nesting": 0, "stamped_headers": null, '
-    '"stamps": {{}}{more}}}, "properties": {{"correlation_id": "{id}", "reply_to": "", "delivery_mode": 2, '
+    '"stamps": {{}}%(more)s}}, "properties": {{"correlation_id": "%(id)s", "reply_to": "", "delivery_mode": 2, '
     '"delivery_info": {{"exchange": "", "routing_key": "{queue}"}}, "priority": {priority}, '
-    '"body_encoding": "base64", "delivery_tag": "{tag}"}}, "body": "'
+    '"body_encoding": "base64", "delivery_tag": "%(tag)s"}}, "body": "'
 )
+
+_FORMS_AT_HAND = 10_000
 
 
 def seal(
@@ -47,7 +51,7 @@ def seal(
 ) -> list[Message]:
     """Make the messages of an event's deliveries but for their body, each for its mailbox.
 
-    No name in them needs escaping: topics, agents, functions and ids are of letters, digits, '_', '-' and '.'.
+    No name in them needs escaping: topics, agents, functions, hosts and ids are of letters, digits, '_', '-' and '.'.
     """
     # Kombu keeps what is under way by its tag: two messages must not share one, not even two of one delivery.
     publication = uuid4()
@@ -58,27 +62,32 @@ def seal(
 
 
 def _sealed(route: Route, event_type: str, key_prefix: str, *, tag: str, mailbox: str | None) -> Message:
-    priority = broker_priority(route.priority, "redis")
     subscription = route.subscription
-    head = _HEAD.format(
-        task=subscription.name,
-        id=route.delivery_id,
-        shown=event_type,
-        origin=_origin(),
-        queue=subscription.queue,
-        priority=priority,
-        tag=tag,
-        more=f', "{MAILBOX_HEADER}": {json.dumps(mailbox)}' if mailbox else "",
-    )
+    form = _form(subscription.name, subscription.queue, event_type, broker_priority(route.priority, "redis"))
+    more = f', "{MAILBOX_HEADER}": {json.dumps(mailbox)}' if mailbox else ""
     return Message(
         queue=key_prefix + subscription.queue,
-        queue_key=key_prefix + queue_key(subscription.queue, priority),
-        head=head,
+        queue_key=key_prefix + form.queue_key,
+        head=form.head % {"id": route.delivery_id, "tag": tag, "more": more},
         delivery_id=route.delivery_id,
         mailbox=mailbox,
         capacity=subscription.capacity or 0,
         drops_oldest=subscription.overflow == "drop_oldest",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """What the messages of one subscription share, those about one topic and of one priority."""
+
+    queue_key: str
+    head: str
+
+
+@lru_cache(_FORMS_AT_HAND)
+def _form(task: str, queue: str, event_type: str, priority: int) -> _Form:
+    head = _HEAD.format(task=task, shown=event_type, origin=_origin(), queue=queue, priority=priority)
+    return _Form(queue_key(queue, priority), head)
 
 
 def tail_of(text: str) -> str:

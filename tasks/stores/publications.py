@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from redis import Redis
 
@@ -20,8 +20,7 @@ from tasks.stores.keys import Keys
 from tasks.stores.scripts import script
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """A task message without its body: its queue, the list of that queue it goes into, what stands before the body.
 
     A queue of `capacity` (0: none) takes no more than that; where it `drops_oldest`, the oldest gives way. With a
@@ -29,7 +28,6 @@ class Message:
     """
 
     delivery_id: str
-
     queue: str
     queue_key: str
     head: str
