@@ -90,7 +90,11 @@ class EventApp(Celery):
 
     @cached_property
     def publishes_in_one_step(self) -> bool:
-        """Tell whether the broker and the state store are the same Redis, so that one script reaches both."""
+        """Tell whether the broker and the state store are the same Redis, so that one script reaches both.
+
+        Raises NotConfigured where no broker is known.
+        """
+        self.require_broker()
         return self.driver == "redis" and self._state is None and self._state_url() == self._broker_as_a_store()
 
     @cached_property

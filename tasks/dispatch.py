@@ -67,10 +67,10 @@ def dispatch(
     Raises: NotConfigured, QueueFull, BrokerUnavailable (PayloadNotStored), PublicationUncertain where the outcome is
     unknown, QueueDeclaredOtherwise; LeaseLost where another worker has the delivery, and nothing happened.
     """
-    app.require_broker()
+    in_one_step = app.publishes_in_one_step
     payloads.store(app, events)
     try:
-        if app.publishes_in_one_step:
+        if in_one_step:
             return _in_one_step(app, events, settling, waiting)
         return _step_by_step(app, events, settling, waiting)
     except (RedisConnectionError, RedisTimeoutError) as error:
@@ -84,7 +84,7 @@ def _in_one_step(
     gives_up_at = time.monotonic() + app.settings.block_timeout.total_seconds()
     while True:
         table = app.known_routing()
-        routes = [table.routes(each.event, each.document) for each in events]
+        routes = [_routes(table, each) for each in events]
         postings = [_posting(app, *pair) for pair in zip(events, routes, strict=True)]
         verdict = _call(partial(app.stores.publications.publish, postings, table.version, settling, waiting), events)
         match verdict.answer:
@@ -98,6 +98,10 @@ def _in_one_step(
             case _:
                 were_new = verdict.were_new or (False,) * len(events)
                 return [_told(*each) for each in zip(events, routes, were_new, strict=True)]
+
+
+def _routes(table: RoutingTable, admitted: Admitted) -> list[Route]:
+    return table.routes(admitted.event, lambda: admitted.document)
 
 
 def _wait_for_room(
@@ -126,9 +130,15 @@ def _call(publish: Callable[[], Verdict], events: Sequence[Admitted]) -> Verdict
 
 def _posting(app: EventApp, admitted: Admitted, routes: Sequence[Route]) -> Posting:
     event = admitted.event
-    mailboxes = [route.subscription.mailbox_for(admitted.document) for route in routes]
+    mailboxes = [_mailbox(admitted, route) for route in routes]
     messages = seal(routes, mailboxes, event_type=event.event_type, key_prefix=app.queue_prefix)
     return Posting(event, admitted.text, tail_of(admitted.text), messages)
+
+
+def _mailbox(admitted: Admitted, route: Route) -> str | None:
+    subscription = route.subscription
+    # Asked first: the document is not free.
+    return subscription.mailbox_for(admitted.document) if subscription.ordered_by else None
 
 
 def _step_by_step(
@@ -167,7 +177,7 @@ def _recorded_and_sent(app: EventApp, events: Sequence[Admitted]) -> list[Public
 
 def _one_by_one(app: EventApp, admitted: Admitted, outlet: Outlet) -> Publication:
     event = admitted.event
-    routes = app.routing().routes(event, admitted.document)
+    routes = _routes(app.routing(), admitted)
     _check_order_is_kept(app, routes)
     if app.stores.history.record(event, admitted.text) == "done":
         return Publication(event, was_repeated=True)

@@ -12,7 +12,8 @@ import base64
 import json
 from bisect import bisect
 from collections.abc import Mapping, Sequence
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, lru_cache
 from types import MappingProxyType
 from uuid import uuid4
 
@@ -33,16 +34,19 @@ LETTER_HEADER = "petiole_dead_letter"
 """The header of a dead letter's replay that holds the letter's id."""
 _PRIORITY_SEPARATOR = "\x06\x16"
 
+# What one subscription's messages share is put in for {…}, what is each message's own for %(…)s.
 _HEAD = (
     '{{"content-encoding": "utf-8", "content-type": "application/json", "headers": {{"lang": "py", "task": "{task}", '
-    '"id": "{id}", "shadow": null, "eta": null, "expires": null, "group": null, "group_index": null, '
-    '"retries": {retries}, "timelimit": [null, null], "root_id": "{id}", "parent_id": null, "argsrepr": "{shown}", '
+    '"id": "%(id)s", "shadow": null, "eta": null, "expires": null, "group": null, "group_index": null, '
+    '"retries": %(retries)s, "timelimit": [null, null], "root_id": "%(id)s", "parent_id": null, "argsrepr": "{shown}", '
     '"kwargsrepr": "", '
     '"origin": "{origin}", "ignore_result": true, "replaced_task_nesting": 0, "stamped_headers": null, '
-    '"stamps": {{}}{more}}}, "properties": {{"correlation_id": "{id}", "reply_to": "", "delivery_mode": 2, '
+    '"stamps": {{}}%(more)s}}, "properties": {{"correlation_id": "%(id)s", "reply_to": "", "delivery_mode": 2, '
     '"delivery_info": {{"exchange": "", "routing_key": "{queue}"}}, "priority": {priority}, '
-    '"body_encoding": "base64", "delivery_tag": "{tag}"}}, "body": "'
+    '"body_encoding": "base64", "delivery_tag": "%(tag)s"}}, "body": "'
 )
+
+_FORMS_AT_HAND = 10_000
 
 
 def seal(
@@ -54,7 +58,7 @@ def seal(
 ) -> list[Message]:
     """Make the messages of an event's deliveries but for their body, each for its mailbox.
 
-    No name in them needs escaping: topics, agents, functions and ids are of letters, digits, '_', '-' and '.'.
+    No name in them needs escaping: topics, agents, functions, hosts and ids are of letters, digits, '_', '-' and '.'.
     """
     # Kombu keeps what is under way by its tag: two messages must not share one, not even two of one delivery.
     publication = uuid4()
@@ -65,28 +69,32 @@ def seal(
 
 
 def _sealed(route: Route, event_type: str, key_prefix: str, *, tag: str, mailbox: str | None) -> Message:
-    priority = broker_priority(route.priority, "redis")
     subscription = route.subscription
-    head = _HEAD.format(
-        task=subscription.name,
-        id=route.delivery_id,
-        shown=event_type,
-        origin=_origin(),
-        queue=subscription.queue,
-        priority=priority,
-        tag=tag,
-        retries=0,
-        more=_more({MAILBOX_HEADER: mailbox}),
-    )
+    form = _form(subscription.name, subscription.queue, event_type, broker_priority(route.priority, "redis"))
+    more = _more({MAILBOX_HEADER: mailbox}) if mailbox else ""
     return Message(
         queue=key_prefix + subscription.queue,
-        queue_key=key_prefix + queue_key(subscription.queue, priority),
-        head=head,
+        queue_key=key_prefix + form.queue_key,
+        head=form.head % {"id": route.delivery_id, "tag": tag, "retries": 0, "more": more},
         delivery_id=route.delivery_id,
         mailbox=mailbox,
         capacity=subscription.capacity or 0,
         drops_oldest=subscription.overflow == "drop_oldest",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """What the messages of one subscription share, those about one topic and of one priority."""
+
+    queue_key: str
+    head: str
+
+
+@lru_cache(_FORMS_AT_HAND)
+def _form(task: str, queue: str, event_type: str, priority: int) -> _Form:
+    head = _HEAD.format(task=task, shown=event_type, origin=_origin(), queue=queue, priority=priority)
+    return _Form(queue_key(queue, priority), head)
 
 
 def tail_of(text: str) -> str:
@@ -107,18 +115,8 @@ def message(
     headers: Mapping[str, str | None] = MappingProxyType({}),
 ) -> str:
     """Make the whole message of one task call, with an event's JSON text as its only argument; broker's priority."""
-    head = _HEAD.format(
-        task=task,
-        id=delivery_id,
-        shown=shown,
-        origin=_origin(),
-        queue=queue,
-        priority=priority,
-        tag=uuid4(),
-        retries=retries,
-        more=_more(headers),
-    )
-    return head + tail_of(text)
+    head = _form(task, queue, shown, priority).head
+    return head % {"id": delivery_id, "tag": uuid4(), "retries": retries, "more": _more(headers)} + tail_of(text)
 
 
 def _more(headers: Mapping[str, str | None]) -> str:

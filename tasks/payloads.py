@@ -20,24 +20,20 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from events.errors import BrokerUnavailable, PayloadNotStored
 from tasks.stores.blobs import DATAREF, blob_of, reference_in
-from tasks.wire import Admitted
+from tasks.wire import Admitted, is_above
 
 if TYPE_CHECKING:
     from tasks.celery import EventApp
 
-_UTF8_MAX = 4
-
 
 def divided(admitted: Admitted, threshold_bytes: int) -> Admitted:
     """Let the content of an event stay behind where its JSON is above the threshold; stores nothing yet."""
-    text = admitted.text
-    # Most are far below it, and need not be encoded to be measured.
-    if len(text) * _UTF8_MAX <= threshold_bytes or len(text.encode()) <= threshold_bytes:
+    if not is_above(admitted.whole, threshold_bytes):
         return admitted
     attributes = {name: value for name, value in admitted.document.items() if name != "content"}
     blob = blob_of(admitted.document["content"])
-    travelling = json.dumps(attributes | {DATAREF: blob.reference}, separators=(",", ":"), ensure_ascii=False)
-    return replace(admitted, text=travelling, payload=blob)
+    remainder = json.dumps(attributes | {DATAREF: blob.reference}, separators=(",", ":"), ensure_ascii=False)
+    return replace(admitted, remainder=remainder, payload=blob)
 
 
 def store(app: EventApp, events: Sequence[Admitted]) -> None:

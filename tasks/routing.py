@@ -11,11 +11,11 @@ A subscription gets an event in four steps, and `explain` tells at which of them
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
-from typing import Literal, TypeAlias
+from functools import cached_property, lru_cache
+from typing import Literal, NamedTuple, TypeAlias
 
 from events.event import Event
 from events.ids import delivery_ids
@@ -27,9 +27,11 @@ from tasks.filters import Document
 Step = Literal["pattern", "echo", "filter", "split", "delivered"]
 Split: TypeAlias = tuple[str, str]
 
+TOPICS_AT_HAND = 1_000
+"""Topics whose subscriptions a table looks up once."""
 
-@dataclass(frozen=True, slots=True)
-class Route:
+
+class Route(NamedTuple):
     """One event's way to one subscription; publishing the event again gives the same id.
 
     `priority` is 0 to 9, 9 first on every broker; a delivery that is not begun by `expires_at` is not handled.
@@ -67,23 +69,25 @@ class RoutingTable:
         for name, each in self._by_name.items():
             for pattern in each.patterns:
                 self._trie.add(pattern, name)
+        # A table never changes, and most events are of few topics.
+        self._matching = lru_cache(TOPICS_AT_HAND)(self._find)
 
-    def routes(self, event: Event, document: Document | None = None) -> list[Route]:
+    def routes(self, event: Event, read: Callable[[], Document] | None = None) -> list[Route]:
         """List the deliveries of an event, by subscription name; each subscription once.
 
-        `document` is the event as a JSON object, where it is at hand; filters look into it.
+        `read` gives the event as a JSON object, where it is at hand; it is called once a filter looks into it.
         """
-        looked_at = _Looked(event, document)
-        heard = [each for each in self._matching(event) if self._refusal(looked_at, each) is None]
+        looked_at = _Looked(event, read)
+        heard = [each for each in self._matching(event.event_type) if self._refusal(looked_at, each) is None]
         chosen = self._chosen(event.stream_id, heard)
         reached = [each for each in heard if _is_chosen(each, chosen)]
         ids = delivery_ids(event.event_id, (each.name for each in reached))
         return [_route(event, each, name) for each, name in zip(reached, ids, strict=True)]
 
-    def explain(self, event: Event, document: Document | None = None) -> list[Explanation]:
+    def explain(self, event: Event) -> list[Explanation]:
         """Tell for every subscription, by name, why it gets an event or does not."""
-        looked_at = _Looked(event, document)
-        matching = self._matching(event)
+        looked_at = _Looked(event)
+        matching = self._matching(event.event_type)
         refusals = {each.name: self._refusal(looked_at, each) for each in matching}
         chosen = self._chosen(event.stream_id, [each for each in matching if refusals[each.name] is None])
         return [
@@ -91,8 +95,8 @@ class RoutingTable:
             for name, each in sorted(self._by_name.items())
         ]
 
-    def _matching(self, event: Event) -> list[Subscription]:
-        return [self._by_name[name] for name in sorted(self._trie.match(event.event_type))]
+    def _find(self, topic: str) -> Sequence[Subscription]:
+        return [self._by_name[name] for name in sorted(self._trie.match(topic))]
 
     def _refusal(self, looked_at: _Looked, subscription: Subscription) -> tuple[Step, str] | None:
         if self._echoes(looked_at.event, subscription):
@@ -107,7 +111,7 @@ class RoutingTable:
 
         Who names its topics means them; who says `*` does not mean its own voice, nor what others say because of it.
         """
-        return subscription.name in self._everything_only and subscription.agent in event.path
+        return subscription.agent in event.path and subscription.name in self._everything_only
 
     def _chosen(self, stream_id: str, heard: Iterable[Subscription]) -> Mapping[Split, str]:
         """Choose the variant of each split that hears the event; shadows are heard beside them."""
@@ -129,13 +133,13 @@ class RoutingTable:
 class _Looked:
     """An event with its JSON object, which is made only once a filter looks into it."""
 
-    def __init__(self, event: Event, document: Document | None) -> None:
+    def __init__(self, event: Event, read: Callable[[], Document] | None = None) -> None:
         self.event = event
-        self._given = document
+        self._read = read
 
     @cached_property
     def document(self) -> Document:
-        return self.event.model_dump(mode="json") if self._given is None else self._given
+        return self._read() if self._read else self.event.model_dump(mode="json")
 
 
 def _variants(subscriptions: Iterable[Subscription]) -> Iterator[tuple[Split, Subscription]]:

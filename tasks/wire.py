@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 from pydantic_core import PydanticSerializationError
@@ -18,29 +19,38 @@ from events.event import MOST_URGENT, Event
 from events.registry import EventRegistry
 from tasks.stores.blobs import Blob
 
+_UTF8_MAX = 4
+
 Document: TypeAlias = Mapping[str, object]
 """An event as a JSON object: in our own form, or as a CloudEvent."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Admitted:
-    """An event that may travel: checked, with its JSON object, and the JSON text that travels.
+    """An event that may travel: checked, with its JSON text.
 
-    The text is the whole event, or holds a reference in place of the content, where `payload` stays behind.
+    `remainder` is the text with a reference in place of the content, where `payload` stays behind.
     """
 
     event: Event
-    text: str
-    document: dict[str, object]
+    whole: str
+    remainder: str | None = None
     payload: Blob | None = None
+
+    @property
+    def text(self) -> str:
+        """The JSON text that travels."""
+        return self.whole if self.remainder is None else self.remainder
+
+    @cached_property
+    def document(self) -> dict[str, object]:
+        """The whole event as a JSON object. Few look into it, so it is made only then."""
+        return _as_object(self.whole)
 
     @property
     def travelling(self) -> dict[str, object]:
         """What travels, as a JSON object."""
-        if self.payload is None:
-            return self.document
-        travelling: dict[str, object] = json.loads(self.text)
-        return travelling
+        return self.document if self.remainder is None else _as_object(self.remainder)
 
 
 def admit(event: object, registry: EventRegistry, limit_bytes: int) -> Admitted:
@@ -53,11 +63,10 @@ def admit(event: object, registry: EventRegistry, limit_bytes: int) -> Admitted:
     else:
         event = read(event, registry)
     text = _as_json(event)
-    size = len(text.encode())
-    if size > limit_bytes:
-        raise EventTooLarge(event.event_type, size, limit_bytes)
+    if is_above(text, limit_bytes):
+        raise EventTooLarge(event.event_type, len(text.encode()), limit_bytes)
     # Read back what will be sent: an instance that was built around its own validation is found out here.
-    return Admitted(registry.parse_json(text), text, json.loads(text))
+    return Admitted(registry.parse_json(text), text)
 
 
 def read(document: object, registry: EventRegistry) -> Event:
@@ -67,6 +76,11 @@ def read(document: object, registry: EventRegistry) -> Event:
     if "specversion" in document:
         return registry.parse_cloudevent(document)
     return registry.parse(document)
+
+
+def is_above(text: str, limit_bytes: int) -> bool:
+    """Tell whether a text is above the limit in UTF-8. Most are far below it, and are not encoded to be measured."""
+    return len(text) * _UTF8_MAX > limit_bytes and len(text.encode()) > limit_bytes
 
 
 def broker_priority(priority: int, driver: str) -> int:
@@ -79,3 +93,8 @@ def _as_json(event: Event) -> str:
         return event.model_dump_json()
     except PydanticSerializationError as error:
         raise InvalidValue(event.event_type, "content", f"cannot be written as JSON: {error}") from error
+
+
+def _as_object(text: str) -> dict[str, object]:
+    document: dict[str, object] = json.loads(text)
+    return document

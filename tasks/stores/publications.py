@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from redis import Redis
 
@@ -34,8 +34,7 @@ class HeldKeys:
     holders: str = "unacked\x06\x16holders"
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """A task message without its body: its queue, the list of that queue it goes into, what stands before the body.
 
     A queue of `capacity` (0: none) takes no more than that; where it `drops_oldest`, the oldest gives way. With a
@@ -43,7 +42,6 @@ class Message:
     """
 
     delivery_id: str
-
     queue: str
     queue_key: str
     head: str

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, timezone
-from uuid import UUID
+from uuid import UUID, uuid5
 
 import pytest
 from pydantic import ValidationError
@@ -267,6 +267,26 @@ def test_the_same_event_on_its_way_to_the_same_subscription_has_the_same_id() ->
     names = ["memory.remember", "memory.recall"]
     assert delivery_ids(first, names) == delivery_ids(first, names)
     assert len({*delivery_ids(first, names), *delivery_ids(second, names)}) == 4
+
+
+def test_a_delivery_has_the_id_that_any_program_can_work_out() -> None:
+    for _ in range(64):
+        event = new_event_id()
+        assert delivery_ids(event, ["memory.remember"]) == [str(uuid5(UUID(event), "memory.remember"))]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "0192F0C1-7A5E-7CC3-98C8-3F1D2B6A9E10",
+        "{0192f0c1-7a5e-7cc3-98c8-3f1d2b6a9e10}",
+        "0192f0c17a5e7cc398c83f1d2b6a9e10",
+    ],
+)
+def test_an_id_is_kept_in_one_way_of_writing(written: str) -> None:
+    event = TextMessageEvent.model_validate({"stream_id": "s", "content": {"text": "hi"}, "event_id": written})
+
+    assert event.event_id == "0192f0c1-7a5e-7cc3-98c8-3f1d2b6a9e10"
 
 
 def test_what_a_delivery_emits_has_the_same_ids_when_it_runs_again() -> None:

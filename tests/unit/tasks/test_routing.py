@@ -86,7 +86,7 @@ def test_who_filters_gets_only_what_meets_the_conditions():
 def test_a_filter_looks_into_the_document_that_is_at_hand():
     table = RoutingTable([a_subscription("vip", "input.*", where={"content.text": "from the document"})])
 
-    (route,) = table.routes(a_message(), {"content": {"text": "from the document"}})
+    (route,) = table.routes(a_message(), lambda: {"content": {"text": "from the document"}})
 
     assert route.subscription.name == "vip.hear"
 

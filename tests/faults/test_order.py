@@ -1,0 +1,129 @@
+"""Ordered streams under random failures, with workers killed at random: every stream is told in order.
+
+Told is what left: the event that a handler's success publishes. It is missing only where a dead letter holds its event.
+PETIOLE_FAULTS=full makes the run as large as `make faults` has it; otherwise it is short.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from itertools import pairwise
+
+import pytest
+import redis
+
+from tasks.celery import EventApp
+
+IS_FULL = os.environ.get("PETIOLE_FAULTS") == "full"
+STREAMS, EACH, KILLS = (1_000, 100, 10) if IS_FULL else (40, 15, 1)
+LIMIT_S = 1_200 if IS_FULL else 100
+
+AGENT = """
+import os, random, threading
+import redis
+from events import Event, MessageEvent
+from tasks import Agent
+
+seen = redis.Redis.from_url(os.environ["PETIOLE_BROKER_URL"], decode_responses=True)
+agent = Agent("teller")
+
+def is_alive(pid):
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+@agent.on("input.*", ordered=True)
+def tell(event: Event) -> MessageEvent:
+    mine = f"{os.getpid()}:{threading.get_ident()}"
+    holder = seen.set("busy:" + event.stream_id, mine, nx=True, get=True)
+    # A worker that was killed leaves its sign hanging.
+    if holder is not None and is_alive(holder.split(":")[0]):
+        seen.rpush("overlaps", f"{event.stream_id} {holder} {mine}")
+    seen.set("busy:" + event.stream_id, mine)
+    try:
+        if event.stream_id == "failing" and not seen.exists("others were told"):
+            raise RuntimeError("fails as long as the others are not through")
+        if random.random() < 0.02:
+            raise RuntimeError("fails by chance")
+        return event.caused(MessageEvent, event_type="message.told", content={"parameters": {"text": event.content.text}})
+    finally:
+        seen.delete("busy:" + event.stream_id)
+"""
+
+PUBLISHER = f"""
+from events import TextContent, TextMessageEvent
+from tasks import publish_many
+
+streams = ["failing", *(f"stream-{{number}}" for number in range({STREAMS} - 1))]
+for number in range({EACH}):
+    publish_many(
+        TextMessageEvent(stream_id=stream, content=TextContent(text=str(number))) for stream in streams
+    )
+"""
+
+
+@pytest.mark.timeout(LIMIT_S + 100)
+def test_every_stream_is_told_in_order_whoever_dies_and_whatever_fails(node, clean_broker_url, eventually, capsys):
+    node.module("teller", AGENT)
+    node.module("publisher", PUBLISHER)
+    node.environment.update(PETIOLE_AGENTS="teller", PETIOLE_VISIBILITY_TIMEOUT_S="3", PETIOLE_HISTORY_LENGTH="1000000")
+    client = redis.Redis.from_url(clean_broker_url, decode_responses=True)
+    app = EventApp("faults", set_as_current=False)
+    app.conf.update(broker_url=clean_broker_url, result_backend=clean_broker_url)
+    workers = [node.worker(name, "--pool", "threads", "-c", "2") for name in ("first", "second")]
+    began = time.monotonic()
+    publisher = node.start("publisher")
+
+    for kill in range(KILLS):
+        time.sleep(random.uniform(0.5, 1.0) * (10 if IS_FULL else 1))  # the moment of the kill is the test
+        victim = kill % len(workers)
+        workers[victim].kill()
+        workers[victim].wait(timeout=10)
+        workers[victim] = node.worker(f"replacement-{kill}", "--pool", "threads", "-c", "2")
+
+    def waiting_streams() -> list[str]:
+        if sum(map(int, client.hvals("petiole:mailboxes"))) > 2 * EACH:
+            return ["many"]
+        heads = client.scan_iter("petiole:mailboxes:*:head", count=10_000)
+        return [str(head).split(":")[-2] for head in heads]
+
+    assert publisher.wait(timeout=LIMIT_S) == 0, node.logs()
+    eventually(lambda: set(waiting_streams()) <= {"failing"}, LIMIT_S, lambda: (waiting_streams(), node.logs()[-3000:]))
+    client.set("others were told", 1)
+    eventually(lambda: waiting_streams() == [], LIMIT_S, lambda: (waiting_streams(), node.logs()[-3000:]))
+    took_s = time.monotonic() - began
+
+    told = _by_stream(
+        each.attributes for each in app.stores.history.since(count=1_000_000) if each.topic == "message.told"
+    )
+    given_up = _by_stream(letter.document for letter in app.stores.dead_letters.all())
+    published = {stream: list(range(EACH)) for stream in told.keys() | given_up.keys()}
+    with capsys.disabled():
+        count, letters = (sum(map(len, each.values())) for each in (told, given_up))
+        print(
+            f"\nstreams {len(published)}, events {STREAMS * EACH}, workers killed {KILLS}: told {count} in order, "
+            f"dead letters {letters}, overlaps {client.llen('overlaps')}, {took_s:.0f} s"
+        )
+    assert len(published) == STREAMS
+    assert [stream for stream, numbers in told.items() if not _is_increasing(numbers)] == []
+    assert {stream: sorted(told[stream] + given_up[stream]) for stream in published} == published
+    assert client.lrange("overlaps", 0, -1) == []
+
+
+def _by_stream(documents) -> Mapping[str, list[int]]:
+    """List the numbers of events by stream, in the order in which they come."""
+    by_stream = defaultdict(list)
+    for document in documents:
+        content = document["content"]
+        by_stream[document["stream_id"]].append(int(content.get("parameters", content)["text"]))
+    return by_stream
+
+
+def _is_increasing(numbers: list[int]) -> bool:
+    return all(before < after for before, after in pairwise(numbers))
