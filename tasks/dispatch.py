@@ -25,7 +25,7 @@ from events.event import Event
 from tasks import payloads
 from tasks.envelopes import seal, tail_of
 from tasks.queues import lane
-from tasks.routing import Route
+from tasks.routing import Route, RoutingTable
 from tasks.sending import Outlet, sending
 from tasks.stores.delays import Waiting
 from tasks.stores.publications import Posting, Settling, Verdict

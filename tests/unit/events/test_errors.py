@@ -84,7 +84,7 @@ EXAMPLES: list[tuple[PetioleError, str]] = [
     (InvalidMoment("publish", "delay=-1 is in the past"), "give a wait in seconds"),
     (WorkersDied("memory.keep", 3), "look for what ends a process"),
     (EventExpired("input.message.received", "2026-01-01T00:00:00Z"), "replay it"),
-    (RetryLater("the model is busy", 5.0), "try again in 5 s"),
+    (RetryLater("the model is busy", 5.0), "try again in 5.0 s"),
     (LeaseLost("0192f0c1-7a5e-7cc3-98c8-3f1d2b6a9e10"), "keep handlers from blocking"),
     (DuplicateSubscription("memory.remember"), "give them to one subscription"),
     (InvalidSubscription("shop.offer", "split", "its weights are 20 in all; leave one out"), "leave one out"),
