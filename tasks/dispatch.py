@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import OutOfMemoryError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from events.errors import BrokerUnavailable, NotConfigured, PublicationUncertain, QueueFull
+from events.errors import BrokerFull, BrokerUnavailable, NotConfigured, PublicationUncertain, QueueFull
 from events.event import Event
 from tasks import payloads
 from tasks.envelopes import seal, tail_of
@@ -53,8 +54,8 @@ class Publication:
 def dispatch(app: EventApp, events: Sequence[Admitted], *, settling: Settling | None = None) -> list[Publication]:
     """Publish events, in order; with `settling`, mark that delivery as settled too. Safe to repeat.
 
-    Raises: NotConfigured, QueueFull, BrokerUnavailable (PayloadNotStored), PublicationUncertain where the outcome is
-    unknown, QueueDeclaredOtherwise.
+    Raises: NotConfigured, QueueFull, BrokerUnavailable (BrokerFull, PayloadNotStored), PublicationUncertain where the
+    outcome is unknown, QueueDeclaredOtherwise.
     """
     app.require_broker()
     payloads.store(app, events)
@@ -62,6 +63,8 @@ def dispatch(app: EventApp, events: Sequence[Admitted], *, settling: Settling | 
         if app.publishes_in_one_step:
             return _in_one_step(app, events, settling)
         return _step_by_step(app, events, settling)
+    except OutOfMemoryError as error:
+        raise BrokerFull(f"publishing {_names(events)}", str(error)) from error
     except (RedisConnectionError, RedisTimeoutError) as error:
         raise BrokerUnavailable(f"publishing {_names(events)}") from error
 
