@@ -19,8 +19,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery import Task, uuid
+from celery.exceptions import Reject
+from redis.exceptions import RedisError
 
-from events.errors import PayloadUnreadable
+from events.errors import BrokerUnavailable, PayloadUnreadable, QueueFull
 from events.event import Event
 from tasks import payloads
 from tasks.burial import bury, letter_of
@@ -88,22 +90,35 @@ class Publish(Task[..., Any]):
 
     @contextmanager
     def _burying(self, event: Event | Document) -> Iterator[None]:
-        """Keep a dead letter of an event that a worker was told to publish, and whose content is gone."""
+        """Let no event be lost that a worker was told to publish: its message is all that there is of it.
+
+        One whose content is gone becomes a dead letter. One that finds no way out now stays with the broker.
+        """
         try:
             yield
         except PayloadUnreadable as error:
             if not self.request.called_directly:
-                letter = letter_of(
-                    self.app,
-                    error,
-                    "payload",
-                    delivery_id=str(self.request.id),
-                    subscription=PUBLISH_TASK,
-                    queue=PUBLISH_QUEUE,
-                    document=event,
-                )
-                bury(self.app, letter)
+                self._bury(event, error)
             raise
+        except (BrokerUnavailable, QueueFull) as error:
+            if self.request.called_directly:
+                raise
+            raise Reject(error, requeue=True) from error
+
+    def _bury(self, event: Event | Document, error: PayloadUnreadable) -> None:
+        letter = letter_of(
+            self.app,
+            error,
+            "payload",
+            delivery_id=str(self.request.id),
+            subscription=PUBLISH_TASK,
+            queue=PUBLISH_QUEUE,
+            document=event,
+        )
+        try:
+            bury(self.app, letter)
+        except (RedisError, BrokerUnavailable) as unwritten:
+            raise Reject(unwritten, requeue=True) from error
 
 
 publish: Publish = app.adopt(Publish)

@@ -13,6 +13,9 @@ plain, ordered, picky, talker, silent = (Agent(name) for name in ("plain", "orde
 FAILS = "fail"
 """A text that holds this word is what `picky` and `ordered` cannot handle."""
 
+began: list[tuple[str, str]] = []
+"""Runs of the ordered handler: stream and event, in the order in which they began. A run of a seed empties it."""
+
 
 @plain.on("input.*")
 def note(event: TextMessageEvent) -> Event:
@@ -23,6 +26,7 @@ def note(event: TextMessageEvent) -> Event:
 @ordered.on("input.*", ordered=True)
 def tell(event: TextMessageEvent) -> Event:
     """Say one thing, in the order of the stream."""
+    began.append((event.stream_id, event.event_id))
     _refuse(event, "tell")
     return _said(event, "message.told")
 
@@ -34,16 +38,16 @@ def judge(event: TextMessageEvent) -> Event:
     return _said(event, "message.judged")
 
 
-@talker.on("input.*", "message.noted")
+@talker.on("input.*")
 def repeat(event: Event) -> Iterator[Event]:
-    """Say two things, also of what another agent said."""
+    """Say two things."""
     yield _said(event, "message.first")
     yield _said(event, "message.second")
 
 
 @silent.on("message.noted")
 def hear(event: Event) -> None:
-    """Say nothing."""
+    """Say nothing, of what another agent said."""
 
 
 AGENTS = (plain, ordered, picky, talker, silent)

@@ -12,19 +12,18 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from queue import Empty
 from typing import Any
 
 from fakeredis import FakeServer
 from kombu.exceptions import OperationalError
-from kombu.transport import memory
 from redis import Redis
 from redis.exceptions import RedisError
 
 from tasks.testing.worker import Traffic, private_transport
-from tests.simulation.injection import Injector
+from tests.simulation.injection import FaultyRedis, Injector
 
 _PRIORITIES = ("", "\x06\x163", "\x06\x166", "\x06\x169")
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
@@ -41,22 +40,27 @@ class Message:
     @property
     def shown(self) -> str:
         """Name it in the trace."""
-        return f"{self.headers['task']} {str(self.headers['id'])[:8]}"
+        return f"{self.headers['task']} of {str(self.arguments[0]['event_id'])[:8]}"
 
 
 class Broker:
     """Queues of both kinds; `client` is one of the server's past all faults."""
 
-    def __init__(
-        self, server: FakeServer, client: Redis, queues: Sequence[str], rng: random.Random, injector: Injector
-    ) -> None:
-        self._rng = rng
-        self._injector = injector
+    def __init__(self, server: FakeServer, client: Redis, transport: Any, queues: Sequence[str]) -> None:
+        self._rng = random.Random()
+        self._injector: Injector | None = None
         self._lists = [queue + priority for queue in queues for priority in _PRIORITIES]
         self._server = server
         self._client = client
+        self._memory: dict[str, Any] = transport.Channel.queues
         self._held: dict[str, Message] = {}
-        self.transport = _sending_transport(injector)
+
+    def begin(self, rng: random.Random, injector: Injector) -> None:
+        """Begin a run, with nothing in any queue."""
+        self._rng, self._injector = rng, injector
+        self._held.clear()
+        for queue in self._memory.values():
+            queue.queue.clear()
 
     def take(self) -> Message | None:
         """Hold a message of any queue; None where all are empty."""
@@ -68,6 +72,7 @@ class Broker:
 
     def acknowledge(self, message: Message) -> None:
         """Forget a message, unless the acknowledgement goes wrong. Raises ProcessDied, RedisError."""
+        assert self._injector is not None
         self._injector.call("ack", lambda: self._held.pop(message.tag, None))
 
     def give_back(self, message: Message) -> None:
@@ -77,7 +82,7 @@ class Broker:
         if message.origin == "list":
             self._client.rpush(message.queue, message.raw)
         else:
-            self._memory.setdefault(message.queue, _queue()).put(message.raw)
+            self._memory[message.queue].put(message.raw)
 
     def lose_a_hold(self) -> Message | None:
         """Give back a message whose worker still works; None where nothing is held."""
@@ -92,11 +97,6 @@ class Broker:
         waits = any(not queue.empty() for queue in self._memory.values()) or self._lists_with_messages()
         return not waits and not self._held
 
-    @property
-    def _memory(self) -> dict[str, Any]:
-        queues: dict[str, Any] = self.transport.Channel.queues
-        return queues
-
     def _from_lists(self) -> Message | None:
         waiting = self._lists_with_messages()
         if not waiting:
@@ -110,15 +110,12 @@ class Broker:
         return [name for name in self._lists if name.encode() in self._server.dbs[0]]
 
     def _from_memory(self) -> Message | None:
-        names = sorted(self._memory)
-        self._rng.shuffle(names)
-        for name in names:
-            try:
-                raw = self._memory[name].get_nowait()
-            except Empty:
-                continue
-            return _read(raw, queue=name, origin="memory", raw=raw)
-        return None
+        names = sorted(name for name, queue in self._memory.items() if not queue.empty())
+        if not names:
+            return None
+        name = self._rng.choice(names)
+        raw = self._memory[name].get_nowait()
+        return _read(raw, queue=name, origin="memory", raw=raw)
 
 
 def _read(message: dict[str, Any], *, queue: str, origin: str, raw: Any) -> Message:
@@ -127,12 +124,8 @@ def _read(message: dict[str, Any], *, queue: str, origin: str, raw: Any) -> Mess
     return Message(properties["delivery_tag"], queue, message["headers"], arguments, properties, origin, raw)
 
 
-def _queue() -> Any:
-    return memory.Queue()
-
-
-def _sending_transport(injector: Injector) -> Any:
-    """Make a memory transport whose sending goes through the injector, and fails as a broker's client does."""
+def sending_transport(state: FaultyRedis) -> Any:
+    """Make a memory transport that fails where the client's injector says, as the client of a broker does."""
     transport = private_transport(Traffic())
 
     class Channel(transport.Channel):  # type: ignore[name-defined,misc]  # a class made at run time
@@ -140,7 +133,7 @@ def _sending_transport(injector: Injector) -> Any:
 
         def _put(self, queue: str, message: Any, **options: Any) -> None:
             try:
-                injector.call("put", lambda: super(Channel, self)._put(queue, message, **options))
+                state.injector.call("put", lambda: super(Channel, self)._put(queue, message, **options))
             except RedisError as error:
                 raise OperationalError(str(error)) from error
 

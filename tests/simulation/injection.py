@@ -49,7 +49,7 @@ class Weather:
     def of(cls, rng: random.Random) -> Weather:
         """Choose one for a run."""
         return cls(
-            errors=rng.choice([0.0, 0.02, 0.1, 0.3]), deaths=rng.choice([0.0, 0.02, 0.1]), points=rng.choice([0.3, 1.0])
+            errors=rng.choice([0.0, 0.02, 0.1, 0.2]), deaths=rng.choice([0.0, 0.02, 0.1]), points=rng.choice([0.3, 1.0])
         )
 
 

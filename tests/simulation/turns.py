@@ -19,7 +19,7 @@ class Turns:
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
-        self._wakes: dict[str, threading.Semaphore] = {}
+        self._wakes: dict[str, threading.Lock] = {}
         self._failures: list[BaseException] = []
         self._all_ended = threading.Event()
         self.current: str | None = None
@@ -27,7 +27,9 @@ class Turns:
 
     def run(self, actors: Mapping[str, Callable[[], None]]) -> None:
         """Run all actors to their ends. Raises what the first of them raised that failed."""
-        self._wakes = {name: threading.Semaphore(0) for name in actors}
+        self._wakes = {name: threading.Lock() for name in actors}
+        for wake in self._wakes.values():
+            wake.acquire()
         threads = [
             threading.Thread(target=self._act, args=(name, act), name=name, daemon=True) for name, act in actors.items()
         ]
