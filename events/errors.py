@@ -41,6 +41,7 @@
     │   └── ToolFailed                  a tool could not do what it was asked
     └── Retryable                       the same call may succeed later
         ├── BrokerUnavailable
+        │   ├── BrokerFull              the broker or the state store has no memory left, and takes nothing
         │   ├── PayloadNotStored        a large event's content could not be stored, so nothing was published
         │   └── PublicationUncertain    the broker went away in mid-call: published or not, nobody knows
         ├── RetryLater                  not now: put it off, and spend no attempt
@@ -475,6 +476,21 @@ class BrokerUnavailable(Retryable):
 
     def __str__(self) -> str:
         return f"the broker could not be reached while {self.what}; start it (petiole up) or check PETIOLE_BROKER_URL"
+
+
+class BrokerFull(BrokerUnavailable):
+    """The server answers, and refuses what would take memory. Publishing again later is safe."""
+
+    def __init__(self, what: str, answer: str) -> None:
+        Retryable.__init__(self, what, answer)
+        self.what = what
+        self.answer = answer
+
+    def __str__(self) -> str:
+        return (
+            f"the broker has no memory left while {self.what}: {_short(self.answer)}; let workers empty its queues, "
+            "free memory or raise its maxmemory, then publish again, which publishes once"
+        )
 
 
 class PayloadNotStored(BrokerUnavailable):

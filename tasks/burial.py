@@ -31,6 +31,7 @@ from events.ids import emitted_event_id
 from tasks.dispatch import dispatch
 from tasks.door import checked
 from tasks.stores.publications import Settling
+from tasks.waiting import publication
 
 if TYPE_CHECKING:
     from tasks.celery import EventApp
@@ -107,19 +108,26 @@ def bury(
     """
     told_of = facts(letter) | {"cause": letter.cause, "error": letter.error}
     log.error("event.dead_lettered", extra=told_of, exc_info=sys.exception())
-    told = []
-    if is_told and not (event is not None and event.category is Category.ERROR):
-        told = [checked(app, _told(letter, event))]
     if settling is None:
         app.stores.dead_letters.put(letter)
     else:
         settling = replace(settling, ending="buried", letter=letter)
+    told = [checked(app, _told(letter, event))] if is_told and not _is_of_errors(event) else []
+    if not app.publishes_in_one_step:
+        # Told by whoever looks into the waiting room next: a worker that died between the two would leave one untold.
+        later = [publication(app, each, letter.at) for each in told]
+        dispatch(app, [], settling=settling, waiting=later)
+        return
     try:
         dispatch(app, told, settling=settling)
     except QueueFull:
         # Who hears the error channel has no room. The letter is kept, and its mailbox goes on, all the same.
         log.exception("dead_letter.untold", extra=facts(letter))
         dispatch(app, [], settling=settling)
+
+
+def _is_of_errors(event: Event | None) -> bool:
+    return event is not None and event.category is Category.ERROR
 
 
 def facts(letter: DeadLetter) -> dict[str, Value]:

@@ -18,9 +18,17 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import OutOfMemoryError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from events.errors import BrokerUnavailable, LeaseLost, NotConfigured, PublicationUncertain, QueueFull
+from events.errors import (
+    BrokerFull,
+    BrokerUnavailable,
+    LeaseLost,
+    NotConfigured,
+    PublicationUncertain,
+    QueueFull,
+)
 from events.event import Event
 from tasks import payloads
 from tasks.envelopes import seal, tail_of
@@ -64,8 +72,8 @@ def dispatch(
 ) -> list[Publication]:
     """Publish events, in order; with `settling`, end the run of a delivery too; `waiting` comes later. Safe to repeat.
 
-    Raises: NotConfigured, QueueFull, BrokerUnavailable (PayloadNotStored), PublicationUncertain where the outcome is
-    unknown, QueueDeclaredOtherwise; LeaseLost where another worker has the delivery, and nothing happened.
+    Raises: NotConfigured, QueueFull, BrokerUnavailable (BrokerFull, PayloadNotStored), PublicationUncertain where the
+    outcome is unknown, QueueDeclaredOtherwise; LeaseLost where another worker has the delivery, and nothing happened.
     """
     in_one_step = app.publishes_in_one_step
     payloads.store(app, events)
@@ -73,6 +81,8 @@ def dispatch(
         if in_one_step:
             return _in_one_step(app, events, settling, waiting)
         return _step_by_step(app, events, settling, waiting)
+    except OutOfMemoryError as error:
+        raise BrokerFull(f"publishing {_names(events)}", str(error)) from error
     except (RedisConnectionError, RedisTimeoutError) as error:
         raise BrokerUnavailable(f"publishing {_names(events)}") from error
 
@@ -145,28 +155,11 @@ def _step_by_step(
     app: EventApp, events: Sequence[Admitted], settling: Settling | None, waiting: Sequence[Waiting]
 ) -> list[Publication]:
     told = _recorded_and_sent(app, events) if events else []
-    for each in waiting:
-        app.stores.delays.put(each)
-    if settling is not None:
-        # Dying before it is harmless: the next run says the same events under the same ids.
-        _settle(app, settling)
+    if settling is not None or waiting:
+        # What is remembered changes in one step, here too. Dying before it is harmless: the next run says the same
+        # events under the same ids.
+        app.stores.publications.publish([], 0, settling, waiting)
     return told
-
-
-def _settle(app: EventApp, settling: Settling) -> None:
-    stores = app.stores
-    if settling.waiting is not None:
-        stores.attempts.withdraw(settling.delivery_id)
-        if settling.failed is not None:
-            stores.attempts.add(settling.delivery_id, settling.failed)
-        stores.delays.put(settling.waiting)
-        return
-    if settling.letter is not None:
-        stores.dead_letters.put(settling.letter)
-    elif settling.resolves is not None:
-        stores.dead_letters.resolve(settling.resolves)
-    stores.inbox.mark(settling.delivery_id)
-    stores.attempts.forget(settling.delivery_id)
 
 
 def _recorded_and_sent(app: EventApp, events: Sequence[Admitted]) -> list[Publication]:

@@ -16,9 +16,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import OutOfMemoryError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from events.errors import BrokerUnavailable, PayloadNotStored
+from events.errors import BrokerFull, BrokerUnavailable, PayloadNotStored
 from tasks.stores.blobs import DATAREF, blob_of, reference_in
 from tasks.wire import Admitted, is_above
 
@@ -39,16 +40,21 @@ def divided(admitted: Admitted, threshold_bytes: int) -> Admitted:
 def store(app: EventApp, events: Sequence[Admitted]) -> None:
     """Store what stays behind of these events; to be called before they are sent. Safe to repeat.
 
-    Raises: NotConfigured, PayloadNotStored.
+    Raises: NotConfigured, PayloadNotStored, BrokerFull.
     """
     blobs = [each.payload for each in events if each.payload is not None]
     if not blobs:
         return
     try:
         app.stores.blobs.put(blobs)
+    except OutOfMemoryError as error:
+        raise BrokerFull(f"publishing {_topics(events)}", str(error)) from error
     except (RedisConnectionError, RedisTimeoutError) as error:
-        topics = ", ".join(dict.fromkeys(each.event.event_type for each in events if each.payload is not None))
-        raise PayloadNotStored(f"publishing {topics}") from error
+        raise PayloadNotStored(f"publishing {_topics(events)}") from error
+
+
+def _topics(events: Sequence[Admitted]) -> str:
+    return ", ".join(dict.fromkeys(each.event.event_type for each in events if each.payload is not None))
 
 
 def whole(app: EventApp, document: object) -> object:

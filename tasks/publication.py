@@ -32,8 +32,8 @@ from tasks.celery import EventApp, app
 from tasks.context import Context, current_context
 from tasks.dispatch import Publication, dispatch
 from tasks.door import checked
-from tasks.endings import Run, received
-from tasks.queues import lane
+from tasks.endings import received
+from tasks.queues import PUBLISH_QUEUE, PUBLISH_TASK, lane
 from tasks.retries import LONGEST_WAIT, RetryPolicy
 from tasks.sending import sending
 from tasks.stores.delays import Waiting
@@ -42,9 +42,6 @@ from tasks.wire import Admitted, Document, broker_priority, read
 
 if TYPE_CHECKING:
     from celery.result import AsyncResult
-
-PUBLISH_TASK = "petiole.publish"
-PUBLISH_QUEUE = "publish"
 
 MANY = 100
 """Events that `publish_many` sends in one step; Redis does nothing else meanwhile."""
@@ -114,17 +111,17 @@ class Publish(Task[..., Any]):
         """Do what `publish.delay` asked for. What cannot be published becomes a dead letter: nobody waits for it."""
         run = received(self.app, self.request, task=PUBLISH_TASK, queue=PUBLISH_QUEUE, document=event)
         try:
-            return self._published_sometime(run, checked(self.app, event), due)
+            admitted = checked(self.app, event)
         except BrokerUnavailable as error:
             raise Reject(error, requeue=True) from error
         except (Misuse, PayloadUnreadable) as error:
             endings.give_up(endings.begin(run), error, cause_of(error))
             raise
-
-    def _published_sometime(self, run: Run, admitted: Admitted, due: datetime | None) -> Publication:
         try:
             return _published(self.app, admitted, due)
-        except QueueFull as error:
+        except BrokerUnavailable as error:
+            raise Reject(error, requeue=True) from error
+        except (Misuse, QueueFull) as error:
             said = admitted.event
             endings.fail(endings.begin(run), error, WHEN_FULL, event=said, priority=said.priority)
 
@@ -180,7 +177,7 @@ def _published(app: EventApp, admitted: Admitted, due: datetime | None) -> Publi
 
 
 def _waiting(app: EventApp, admitted: Admitted, due: datetime) -> Waiting:
-    return publication(app, admitted, due, task=PUBLISH_TASK, queue=PUBLISH_QUEUE)
+    return publication(app, admitted, due)
 
 
 def publish_many(events: Iterable[Event | Document]) -> list[Publication]:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 RABBITMQ = "amqp"
 
+PUBLISH_TASK = "petiole.publish"
+PUBLISH_QUEUE = "publish"
+
 # Also the priorities that share the first list of a queue on Redis.
 _URGENT_FROM = 7
 _URGENT = ".urgent"

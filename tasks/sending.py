@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from amqp.exceptions import AMQPError, MessageNacked, PreconditionFailed
 from kombu.exceptions import OperationalError
+from redis.exceptions import OutOfMemoryError
 
-from events.errors import BrokerUnavailable, PublicationUncertain, QueueDeclaredOtherwise
+from events.errors import BrokerFull, BrokerUnavailable, PublicationUncertain, QueueDeclaredOtherwise
 from tasks.queues import RABBITMQ
 
 if TYPE_CHECKING:
@@ -60,8 +61,8 @@ class Outlet:
 def sending(app: EventApp, what: str) -> Iterator[Outlet]:
     """Connect, for as long as the block; `what` tells in errors what was being done.
 
-    Raises: BrokerUnavailable before the block, where nothing was sent; in it PublicationUncertain, where it is not
-    known what was sent, and QueueDeclaredOtherwise.
+    Raises: BrokerUnavailable before the block, where nothing was sent; in it BrokerFull, PublicationUncertain, where it
+    is not known what was sent, and QueueDeclaredOtherwise.
     """
     # An error on its way out of this block makes the pool replace the connection: confirms may still be under way.
     with app.producer_or_acquire() as producer:
@@ -74,6 +75,8 @@ def sending(app: EventApp, what: str) -> Iterator[Outlet]:
         except PreconditionFailed as error:
             raise QueueDeclaredOtherwise(error.reply_text or "") from error
         except (OperationalError, AMQPError, MessageNacked) as error:
+            if isinstance(error.__cause__, OutOfMemoryError):
+                raise BrokerFull(what, str(error.__cause__)) from error
             # Dropped, not closed: a broker that did not answer would not answer to that either.
             producer.connection.collect()
             raise PublicationUncertain(what) from error

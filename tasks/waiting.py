@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from tasks.envelopes import message, queue_key
-from tasks.queues import lane
+from tasks.queues import PUBLISH_QUEUE, PUBLISH_TASK, lane
 from tasks.sending import sending
 from tasks.stores.delays import Waiting
 from tasks.wire import Admitted, broker_priority
@@ -58,19 +58,19 @@ def waiting(
     return Waiting(item_id, due, prefix + lane_of, list_key, said, replaces=replaces)
 
 
-def publication(app: EventApp, admitted: Admitted, due: datetime, *, task: str, queue: str) -> Waiting:
+def publication(app: EventApp, admitted: Admitted, due: datetime) -> Waiting:
     """Let an event wait: `publish` takes it to whoever subscribes then. Each waits once, however often it is put."""
     event = admitted.event
     # Whole, since it may wait for longer than contents are stored for.
     text = admitted.text if admitted.payload is None else json.dumps(admitted.document, ensure_ascii=False)
     return waiting(
         app,
-        task,
+        PUBLISH_TASK,
         text,
         item_id=f"publish:{event.event_id}",
         task_id=event.event_id,
         due=due,
-        queue=queue,
+        queue=PUBLISH_QUEUE,
         priority=event.priority,
         shown=event.event_type,
     )

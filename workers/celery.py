@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from tasks.celery import app
 from tasks.delivery import register
-from tasks.publication import PUBLISH_QUEUE
-from tasks.queues import declaration, lanes
+from tasks.queues import PUBLISH_QUEUE, declaration, lanes
 from tasks.recovery import ROUNDS, add_rounds
 from workers.broker import use_embedded_broker
 from workers.lifecycle import announces

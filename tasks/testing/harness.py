@@ -29,7 +29,8 @@ from tasks.agents import Agent, HandlerFunction
 from tasks.celery import EventApp
 from tasks.delivery import register
 from tasks.dispatch import Publication
-from tasks.publication import PUBLISH_QUEUE, Publish
+from tasks.publication import Publish
+from tasks.queues import PUBLISH_QUEUE
 from tasks.settings import Settings
 from tasks.stores.history import BEGINNING, Recorded
 from tasks.testing.worker import EmbeddedWorker, Traffic, private_transport

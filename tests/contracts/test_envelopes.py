@@ -13,7 +13,8 @@ from events import TextContent, TextMessageEvent
 from events.subscriptions import Subscription
 from tasks.celery import EventApp
 from tasks.dispatch import Publication
-from tasks.publication import PUBLISH_TASK, Publish
+from tasks.publication import Publish
+from tasks.queues import PUBLISH_TASK
 from tasks.settings import Settings
 
 MEMORY = Subscription(agent="memory", function="keep", patterns=("input.*",))

@@ -14,7 +14,7 @@ from events.errors import EventTooLarge, PayloadMissing
 from events.registry import registry
 from tasks import Agent, Context, publish, publish_many
 from tasks.payloads import divided
-from tasks.publication import PUBLISH_QUEUE, PUBLISH_TASK
+from tasks.queues import PUBLISH_QUEUE, PUBLISH_TASK
 from tasks.settings import Settings
 from tasks.testing import EventTestHarness
 from tasks.wire import admit

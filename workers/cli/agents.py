@@ -11,8 +11,7 @@ import click
 from kombu import Connection, Queue
 
 from tasks.celery import EventApp
-from tasks.publication import PUBLISH_QUEUE
-from tasks.queues import lanes, queue_of
+from tasks.queues import PUBLISH_QUEUE, lanes, queue_of
 from workers.cli._options import as_json, as_typed, connected_app
 from workers.console import open_console, print_json, table
 

@@ -9,6 +9,7 @@ import pytest
 from events import errors
 from events.errors import (
     AlreadyRegistered,
+    BrokerFull,
     BrokerNotStarted,
     BrokerNotStopped,
     BrokerUnavailable,
@@ -116,6 +117,7 @@ EXAMPLES: list[tuple[PetioleError, str]] = [
     (ProviderRefused("openai", "the key is not valid"), "mend the request or the provider's settings"),
     (ToolFailed("calculator", "division by zero; divide by another number"), "divide by another number"),
     (BrokerUnavailable("publishing"), "check PETIOLE_BROKER_URL"),
+    (BrokerFull("publishing input.video.frame", "OOM command not allowed"), "maxmemory"),
     (PayloadNotStored("publishing input.video.frame"), "check PETIOLE_STATE_URL"),
     (PublicationUncertain("publishing input.message.received"), "publish the same events again"),
     (QueueFull("memory", "input.message.received"), "start more"),
