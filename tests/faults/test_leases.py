@@ -47,7 +47,9 @@ from tasks import publish_many
 publish_many(TextMessageEvent(stream_id=f"s{{n}}", content=TextContent(text=str(n))) for n in range({events}))
 """
 
-needs_gevent = pytest.mark.skipif(importlib.util.find_spec("gevent") is None, reason="gevent is not installed: make dev")
+needs_gevent = pytest.mark.skipif(
+    importlib.util.find_spec("gevent") is None, reason="gevent is not installed: make dev"
+)
 
 
 class Slow:
@@ -141,7 +143,7 @@ def test_what_a_killed_node_held_is_handled_within_five_seconds(node, slow, even
         ("solo", "stock"),
     ],
 )
-def test_a_handler_that_outlasts_its_lease_runs_once(node, slow, eventually, pool, transport):  # noqa: PLR0917 - fixtures
+def test_a_handler_that_outlasts_its_lease_runs_once(node, slow, eventually, pool, transport):
     slow.lasts(LASTS_S, lease_s=LEASE_S)
     node.environment.update(PETIOLE_TRANSPORT=transport)
     start(node, eventually, pool)
@@ -177,7 +179,7 @@ def test_a_handler_runs_once_while_its_worker_waits_for_it_to_end(node, slow, ev
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
-def test_a_worker_that_was_paused_finds_its_leases_lost_and_says_nothing_twice(node, slow, eventually, pool):  # noqa: PLR0917 - fixtures
+def test_a_worker_that_was_paused_finds_its_leases_lost_and_says_nothing_twice(node, slow, eventually, pool):
     slow.lasts(4, lease_s=2)
     paused = psutil.Process(start(node, eventually, pool).pid)
     slow.publish()
