@@ -1,4 +1,4 @@
-"""Leases: a dead worker's messages go back within seconds, and a living one's never. PETIOLE_FAULTS=full: more of it."""
+"""Leases: a dead worker's messages go back within seconds, a living one's never. PETIOLE_FAULTS=full: more of it."""
 
 from __future__ import annotations
 
