@@ -35,6 +35,7 @@ agent = Agent("slow")
 
 @agent.on("input.*")
 def answer(event: Event) -> MessageEvent:
+    notes.set("runs in", os.getpid())
     notes.rpush("begun", event.event_id)
     time.sleep(float(os.environ["LASTS_S"]))
     notes.rpush("ended", event.event_id)
@@ -99,10 +100,14 @@ def start(node: Any, eventually: Any, pool: str, concurrency: int = 2) -> Any:
 
 def kill(worker: Any) -> None:
     """Kill a worker and its processes, as a node that loses its power."""
-    leader = psutil.Process(worker.pid)
-    for process in (leader, *leader.children(recursive=True)):
+    for process in processes_of(worker):
         process.kill()
     worker.wait(timeout=10)
+
+
+def processes_of(worker: Any) -> list[psutil.Process]:
+    leader = psutil.Process(worker.pid)
+    return [leader, *leader.children(recursive=True)]
 
 
 @pytest.mark.timeout(60 + 60 * KILLS)
@@ -181,11 +186,10 @@ def test_a_handler_runs_once_while_its_worker_waits_for_it_to_end(node, slow, ev
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_a_worker_that_was_paused_finds_its_leases_lost_and_says_nothing_twice(node, slow, eventually, pool):
     slow.lasts(4, lease_s=2)
-    paused = psutil.Process(start(node, eventually, pool).pid)
+    workers = [processes_of(start(node, eventually, pool)) for _ in range(2)]
     slow.publish()
     eventually(lambda: slow.begun().total() == 1, 10, node.logs)
-    start(node, eventually, "threads")
-    processes = [paused, *paused.children(recursive=True)]
+    (processes,) = [each for each in workers if int(slow.client.get("runs in")) in {process.pid for process in each}]
 
     for process in processes:
         process.suspend()
