@@ -10,7 +10,7 @@ for argument = 2, #ARGV do
   local tag = ARGV[argument]
   -- Both: a stock worker that gives a message back knows nothing of holders.
   if redis.call('HGET', KEYS[2], tag) == holder and redis.call('ZSCORE', KEYS[1], tag) then
-    redis.call('ZADD', KEYS[1], 'XX', time, tag)
+    redis.call('ZADD', KEYS[1], time, tag)
   else
     lost[#lost + 1] = tag
   end
