@@ -32,7 +32,7 @@ from events.errors import BrokerUnavailable, HopLimitReached, Misuse, PayloadUnr
 from events.event import Event
 from tasks import payloads
 from tasks.agents import Agent, Handler
-from tasks.burial import bury, letter_of
+from tasks.burial import bury, cause_of, letter_of
 from tasks.celery import EventApp
 from tasks.context import Context, handling
 from tasks.dispatch import dispatch
@@ -65,6 +65,7 @@ class DeliveryTask(Task[..., Any]):
     app: EventApp
     handler: Handler
     Strategy = "tasks.batching:strategy"
+    Request = "tasks.requests:TaskRequest"
 
     def run(self, document: object) -> str:
         """Deliver one event; returns the outcome. Raises what the handler raised, once the dead letter is kept."""
@@ -174,7 +175,7 @@ def _burying(
         try:
             bury(
                 delivery.app,
-                _letter(delivery, error, cause),
+                _letter(delivery, error, cause_of(error) if cause == "invalid" else cause),
                 event=event,
                 settling=Settling(delivery.id, delivery.mailbox),
                 # Nobody waits for a shadow, and no flow may end because of one.

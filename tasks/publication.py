@@ -50,6 +50,7 @@ class Publish(Task[..., Any]):
     name = PUBLISH_TASK
     ignore_result = True
     app: EventApp
+    Request = "tasks.requests:PublishRequest"
 
     def run(self, event: Event | Document, *, now: bool = False) -> Publication:
         """Publish here and now, or hold back inside a handler. Safe to repeat.

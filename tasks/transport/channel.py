@@ -20,8 +20,9 @@ from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
 from redis.exceptions import NoScriptError
 
+from tasks.transport.aside import Aside
+from tasks.transport.message import UNREADABLE, Message
 from tasks.transport.qos import QoS
-from tasks.transport.returns import Returns
 from tasks.transport.steps import PUT, Command, Source, Steps, Taken
 
 logger = logging.getLogger(__name__)
@@ -36,10 +37,11 @@ MOST_TAKEN = 256
 UNANNOUNCED_POLL_S, UNANNOUNCED_FOR_S = 0.05, 10.0
 
 
-class Turns(Returns):
+class Turns(Aside):
     """What ours changes in a channel of kombu's, plain or by Sentinel."""
 
     QoS = QoS
+    Message = Message
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._acks: list[str] = []
@@ -218,12 +220,12 @@ class Turns(Returns):
 
     def _decode(self, taken: Taken) -> Any:
         is_set_aside = not taken.tag and taken.queue not in self._passed_queues and self.ack_emulation
-        with suppress(ValueError):
+        with suppress(*UNREADABLE):
             if not is_set_aside:
-                return loads(bytes_to_str(taken.text))
+                return loads(taken.text)
         logger.critical("kept bytes that are no message, from queue %s: %.200r", taken.queue, taken.text)
         if not is_set_aside:
-            self._steps.set_aside(taken)
+            self._steps.set_aside(taken, self._bell(taken.queue))
         return None
 
     # Acks

@@ -98,13 +98,22 @@ class Steps:
         words = [word for message in messages for word in (message.tag, len(message.lists), message.text)]
         return int(self._requeue([*self._held, *keys], [end, before, *words]) if messages else 0)
 
-    def set_aside(self, message: Taken) -> None:
-        """Keep bytes that are no message where an operator finds them."""
+    def set_aside(self, message: Taken, bell: str) -> None:
+        """Keep bytes that are no message, below the bell of their queue, until somebody sees to them."""
         with self.client.pipeline() as pipeline:
-            pipeline.rpush(self._undecodable, message.text)
+            pipeline.rpush(self._undecodable, f"{bell}\n".encode() + message.text)
             pipeline.hdel(self._held[0], message.tag)
             pipeline.zrem(self._held[1], message.tag)
             pipeline.execute()
+
+    def first_undecodable(self) -> bytes | None:
+        """Read what has been set aside for the longest time: the bell of its queue, a line break, the bytes."""
+        first: Any = self.client.lindex(self._undecodable, 0)
+        return first if isinstance(first, bytes) else None
+
+    def forget_undecodable(self, entry: bytes) -> None:
+        """Remove what was set aside, and is kept elsewhere by now."""
+        self.client.lrem(self._undecodable, 1, entry)  # type: ignore[arg-type]  # the stubs want text; bytes are sent as they are
 
     def _turn_words(
         self, sources: Sequence[Source], credit: int, acks: Sequence[str], order: str
