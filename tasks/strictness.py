@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
@@ -28,6 +29,9 @@ MOST_NESTED = 200
 """How deep JSON may be nested: far more than an event's may, far less than Python's recursion can follow."""
 
 LONGEST_TEXT = 1_000
+
+LONGEST_WAIT_S = 366 * 86_400.0
+"""How far ahead a task's hour may be: its worker holds it until then."""
 
 _EMBEDDED = frozenset({"callbacks", "errbacks", "chain", "chord"})
 
@@ -117,9 +121,11 @@ def _check_eta(request: Request) -> None:
     for moment in (request.eta, request.expires):
         if moment is not None:
             try:
-                timezone.to_system(moment).timestamp()
+                ahead_s = timezone.to_system(moment).timestamp() - time.time()
             except (OverflowError, ValueError, OSError) as error:
                 raise InvalidTaskError(f"no clock will ever show {moment}: {error}") from error
+            if moment is request.eta and ahead_s > LONGEST_WAIT_S:
+                raise InvalidTaskError(f"no worker waits until {moment}")
 
 
 def _check_size(request: Request) -> None:
