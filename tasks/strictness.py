@@ -43,7 +43,7 @@ def check(request: Request) -> None:
     """Raise InvalidTaskError, or EventTooLarge, for what no worker of ours may run."""
     headers = request.request_dict
     for name, is_right in _HEADERS.items():
-        if not is_right(headers.get(name)):
+        if name in headers and not is_right(headers[name]):
             raise InvalidTaskError(f"the header {name!r} cannot be {headers[name]!r:.100}")
     if headers.keys() & _METHODS:
         raise InvalidTaskError(f"no header may be called {sorted(headers.keys() & _METHODS)}")
@@ -148,7 +148,7 @@ def _is_text_or_nothing(value: object) -> bool:
 
 
 def _is_count(value: object) -> bool:
-    return value is None or (isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31)
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
 
 
 def _is_time_limit(value: object) -> bool:
@@ -169,7 +169,7 @@ _HEADERS = {
     "task": _is_text,
     "shadow": lambda value: value == "" or _is_text_or_nothing(value),
     "retries": _is_count,
-    "replaced_task_nesting": _is_count,
+    "replaced_task_nesting": lambda value: value is None or _is_count(value),
     "timelimit": _is_time_limit,
     "stamped_headers": _are_texts,
     "stamps": lambda value: value is None or isinstance(value, dict),
