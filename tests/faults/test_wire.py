@@ -447,7 +447,7 @@ def is_of(letter: DeadLetter, delivery_id: str | None) -> bool:
 
 def mutated(chance: random.Random) -> bytes:
     """Make a real message and spoil it in one way, or in several."""
-    message = a_message(body_of(an_event(event_id=a_uuid(chance), **{"timestamp": "2026-01-31T12:00:00Z"})))
+    message = a_message(body_of(an_event(event_id=a_uuid(chance), timestamp="2026-01-31T12:00:00Z")))
     message["headers"]["id"], message["properties"]["delivery_tag"] = a_uuid(chance), a_uuid(chance)
     if chance.random() < 0.3:
         message["body"] = base64.b64encode(spoiled(chance, base64.b64decode(message["body"]))).decode()
