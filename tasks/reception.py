@@ -53,9 +53,11 @@ class Consumer(CeleryConsumer):
         def on_message(message: Message) -> None:
             try:
                 receive(message)
-            except (*self.connection_errors, *self.channel_errors, MemoryError):
+            except MemoryError:
                 raise
             except Exception as error:  # what a message makes Celery raise is without bounds
+                if self._is_of_the_connection(error):
+                    raise
                 if message.acknowledged:
                     log.exception("message.unfinished")
                 else:
@@ -90,13 +92,18 @@ class Consumer(CeleryConsumer):
             return
         try:
             finish()
-        except (*self.connection_errors, *self.channel_errors):
-            raise
-        except Exception:
+        except Exception as error:
+            if self._is_of_the_connection(error):
+                raise
             # Celery looks into the message to tell of it, and finds anything there.
             log.exception("message.unfinished")
         if not message.acknowledged:
             message.ack()
+
+    def _is_of_the_connection(self, error: Exception) -> bool:
+        # Kombu counts a KeyError among what a lost connection to Redis raises, and a header that is missing raises one.
+        lost = (*self.connection_errors, *self.channel_errors)
+        return isinstance(error, lost) and not isinstance(error, LookupError)
 
     def _is_kept(self, message: Message, error: Exception, cause: Cause) -> bool:
         try:
