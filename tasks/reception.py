@@ -92,8 +92,8 @@ class Consumer(CeleryConsumer):
             return
         try:
             finish()
-        except Exception as error:
-            if self._is_of_the_connection(error):
+        except Exception as unfinished:
+            if self._is_of_the_connection(unfinished):
                 raise
             # Celery looks into the message to tell of it, and finds anything there.
             log.exception("message.unfinished")
