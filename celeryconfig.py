@@ -71,6 +71,8 @@ task_reject_on_worker_lost = True
 task_ignore_result = True
 task_track_started = False
 worker_prefetch_multiplier = 4
+# Keeps what Celery would log and drop: bytes that are no task, and tasks that nobody knows.
+worker_consumer = "tasks.reception:Consumer"
 
 # Queues are named by agents; what names no queue is a publication.
 task_default_queue = "publish"

@@ -10,6 +10,7 @@
     │   │   ├── UnknownField
     │   │   ├── WrongType
     │   │   └── InvalidValue            right type, but outside what is allowed
+    │   │       └── NewerVersion        of a schema that this process does not know yet
     │   ├── EventTooLarge               more bytes than the limit
     │   ├── AlreadyRegistered           a type of that name, with another schema, was registered before
     │   ├── BuiltInAlreadyRegistered    the name belongs to the catalog
@@ -37,6 +38,7 @@
     │   ├── PayloadUnreadable           the content that an event refers to cannot be had
     │   │   ├── PayloadMissing          it is not in the state store any more
     │   │   └── PayloadAltered          it is not what was stored
+    │   ├── UndecodableMessage          bytes in a queue that are no message
     │   ├── ProviderRefused             a model or channel answered, and the answer is no
     │   └── ToolFailed                  a tool could not do what it was asked
     └── Retryable                       the same call may succeed later
@@ -151,6 +153,14 @@ class WrongType(InvalidEvent):
 
 class InvalidValue(InvalidEvent):
     pass
+
+
+class NewerVersion(InvalidValue):
+    def __init__(self, topic: str, version: int, known: int) -> None:
+        super().__init__(topic, "schema_version", f"is {version}, this process knows up to {known}; update it first")
+        self.args = (topic, version, known)
+        self.version = version
+        self.known = known
 
 
 class EventTooLarge(Misuse):
@@ -446,6 +456,19 @@ class PayloadAltered(PayloadUnreadable):
         return (
             f"{self.topic}: what the state store has as {self.reference} is not what was stored there; publish the "
             "event again, and find out who else writes to that store"
+        )
+
+
+class UndecodableMessage(Permanent):
+    def __init__(self, queue: str, size_bytes: int) -> None:
+        super().__init__(queue, size_bytes)
+        self.queue = queue
+        self.size_bytes = size_bytes
+
+    def __str__(self) -> str:
+        return (
+            f"{self.size_bytes} bytes in the queue {_short(self.queue)} are no message; look at them, and at who can "
+            "write to the broker"
         )
 
 

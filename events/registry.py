@@ -28,6 +28,7 @@ from events.errors import (
     InvalidValue,
     MissingField,
     Misuse,
+    NewerVersion,
     UnknownEventType,
     WrongType,
 )
@@ -214,8 +215,7 @@ def _check_version(document: Mapping[str, object], event_type: EventType) -> Non
     # Before all other checks: a newer version's new fields are not the sender's mistake.
     version = document.get("schema_version")
     if isinstance(version, int) and version > event_type.schema_version:
-        reason = f"is {version}, this process knows up to {event_type.schema_version}; update it first"
-        raise InvalidValue(str(document["event_type"]), "schema_version", reason)
+        raise NewerVersion(str(document["event_type"]), version, event_type.schema_version)
 
 
 def _check_parameters(event: Event, event_type: EventType) -> None:

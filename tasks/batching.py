@@ -25,12 +25,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import ref
 
 from billiard.einfo import ExceptionInfo
-from billiard.exceptions import WorkerLostError
 from billiard.pool import MaybeEncodingError
 from celery.app.trace import fast_trace_task, trace_task_ret
 from celery.exceptions import TaskRevokedError
 from celery.worker.state import revoked
 from celery.worker.strategy import default
+
+from tasks.task_requests import BatchLost
 
 if TYPE_CHECKING:
     from celery.concurrency.base import BasePool
@@ -172,7 +173,7 @@ class Batch:
         termination that was meant for one of them and has been noted there.
         """
         cause = getattr(failure.exception, "exc", failure.exception)  # as the pipe wraps it
-        lost = _as_failure(WorkerLostError(f"the batch of this delivery brought no results: {cause!r}"))
+        lost = _as_failure(BatchLost(f"the batch of this delivery brought no results: {cause!r}"))
         self._tell_each(lambda request: None if _is_given_up(request) else request.on_failure(lost))
 
     def on_timeout(self, soft: bool, timeout: float) -> None:  # noqa: FBT001 - the pool's signature

@@ -6,6 +6,7 @@ In one step where the broker can: the letter, `error.dead_lettered`, and the end
 from __future__ import annotations
 
 import base64
+import json
 import logging
 import sys
 import traceback
@@ -13,6 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+from pydantic import JsonValue, TypeAdapter
 
 from events.catalog.error import ErrorContent, ErrorEvent
 from events.content import Value
@@ -20,7 +24,10 @@ from events.dead_letter import Attempt, Cause, DeadLetter, fingerprint
 from events.errors import (
     EventExpired,
     HopLimitReached,
+    Misuse,
+    NewerVersion,
     PayloadUnreadable,
+    Permanent,
     QueueFull,
     Severity,
     UnknownEventType,
@@ -38,7 +45,28 @@ if TYPE_CHECKING:
 
 DEAD_LETTERED = "error.dead_lettered"
 
+_JSON: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
+
 log = logging.getLogger(__name__)
+
+
+# The first that fits.
+_CAUSES: tuple[tuple[type[BaseException], Cause], ...] = (
+    (PayloadUnreadable, "payload"),
+    (HopLimitReached, "loop"),
+    (WorkersDied, "poison"),
+    (EventExpired, "expired"),
+    (UnknownEventType, "unknown_type"),
+    (NewerVersion, "unknown_type"),
+    (Misuse, "invalid"),
+    (Permanent, "permanent"),
+    (BaseException, "failed"),
+)
+
+
+def cause_of(error: BaseException) -> Cause:
+    """Say why a delivery is given up that ended in this error."""
+    return next(cause for kind, cause in _CAUSES if isinstance(error, kind))
 
 
 def letter_of(
@@ -55,42 +83,32 @@ def letter_of(
     letter_id: str | None = None,
     mailbox: str | None = None,
 ) -> DeadLetter:
-    """Make the dead letter of a delivery that ended in an error; `letter_id` where it was a dead letter before."""
+    """Make the dead letter of a delivery that ended in an error; `letter_id` where it was a dead letter before.
+
+    A document that JSON cannot say again as it is (NaN, half a surrogate pair, deeper than anybody reads) is kept as
+    bytes.
+    """
+    document = _kept(app, document)
+    if not _is_storable(document):
+        document, raw = None, raw or json.dumps(document).encode()
     return DeadLetter.model_validate(
         {
             "id": letter_id or delivery_id,
             "delivery_id": delivery_id,
-            "subscription": subscription,
-            "queue": queue,
+            "subscription": _unicode(subscription),
+            "queue": _unicode(queue),
             "cause": cause,
             "error_type": type(error).__name__,
-            "error": str(error),
-            "traceback": "".join(traceback.format_exception(error)),
+            "error": _unicode(str(error)),
+            "traceback": _unicode("".join(traceback.format_exception(error))),
             "fingerprint": fingerprint(error),
             "attempts": tuple(attempts),
             "at": datetime.now(UTC),
-            "document": _kept(app, document),
+            "document": document,
             "raw": None if raw is None else base64.b64encode(raw),
             "mailbox": mailbox,
         }
     )
-
-
-def cause_of(error: Exception) -> Cause:
-    """Name the cause for an error that ends a delivery before its handler runs."""
-    match error:
-        case UnknownEventType():
-            return "unknown_type"
-        case PayloadUnreadable():
-            return "payload"
-        case HopLimitReached():
-            return "loop"
-        case WorkersDied():
-            return "poison"
-        case EventExpired():
-            return "expired"
-        case _:
-            return "invalid"
 
 
 def bury(
@@ -146,8 +164,31 @@ def _told(letter: DeadLetter, event: Event | None) -> ErrorEvent:
         parameters=facts(letter) | {"cause": letter.cause},
     )
     # The place after all that a handler can say: the same for every run of this delivery.
-    identity = {"event_id": emitted_event_id(letter.delivery_id, -1), "event_type": DEAD_LETTERED, "content": content}
+    told_by = _as_uuid(letter.delivery_id)
+    identity = {"event_id": emitted_event_id(told_by, -1), "event_type": DEAD_LETTERED, "content": content}
     return event.caused(ErrorEvent, **identity) if event else ErrorEvent.model_validate(identity)
+
+
+def _as_uuid(delivery_id: str) -> str:
+    """Name a delivery whose id a foreign client has chosen, as ours are named."""
+    try:
+        return str(UUID(delivery_id))
+    except ValueError:
+        return str(uuid5(NAMESPACE_URL, f"petiole:delivery:{delivery_id}"))
+
+
+def _unicode(text: str) -> str:
+    """Write what is no Unicode, such as half a surrogate pair, as an escape."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _is_storable(document: object) -> bool:
+    try:
+        json.dumps(document, allow_nan=False, ensure_ascii=False).encode()
+        _JSON.validate_python(document)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _kept(app: EventApp, document: object) -> object:

@@ -23,7 +23,7 @@ from functools import partial
 from typing import Any
 
 from celery import Task
-from celery.exceptions import Reject
+from celery.exceptions import Reject, Retry
 
 from events.content import Value
 from events.errors import (
@@ -68,6 +68,7 @@ class DeliveryTask(Task[..., Any]):
     app: EventApp
     handler: Handler
     Strategy = "tasks.batching:strategy"
+    Request = "tasks.task_requests:TaskRequest"
 
     def run(self, document: object) -> str:
         """Deliver one event; returns the outcome. Raises Retry where it comes again, else what the handler raised."""
@@ -169,6 +170,19 @@ def failed(delivery: Delivery, event: Event, error: Exception) -> None:
     endings.fail(
         delivery.run, error, delivery.handler.retry, event=event, priority=priority, is_told=_is_told(delivery)
     )
+
+
+def failed_from_outside(task: DeliveryTask, request: Any, document: object, error: Exception) -> bool:
+    """End a run that its own process cannot end any more; returns whether that is noted."""
+    delivery = opened(task, request, document)
+    delivery = replace(delivery, run=endings.recalled(delivery.run))
+    try:
+        failed(delivery, validated(delivery), error)
+    except Reject:
+        return False
+    except (Retry, type(error)):
+        pass
+    return True
 
 
 def _is_told(delivery: Delivery) -> bool:

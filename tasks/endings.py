@@ -100,6 +100,12 @@ def begin(run: Run) -> Run:
     return replace(run, begun=begun)
 
 
+def recalled(run: Run) -> Run:
+    """Return a run that has begun, elsewhere, with what is known of those before it."""
+    noted = run.app.stores.attempts.of(run.delivery_id)
+    return replace(run, begun=Begun(noted[:-1]))
+
+
 def settle(run: Run, said: Sequence[Admitted] = (), later: Sequence[Waiting] = ()) -> Outcome:
     """Publish what a run said, and end its delivery. Raises Reject where the broker is away, QueueFull."""
     try:

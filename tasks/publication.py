@@ -58,6 +58,7 @@ class Publish(Task[..., Any]):
     name = PUBLISH_TASK
     ignore_result = True
     app: EventApp
+    Request = "tasks.task_requests:PublishRequest"
 
     def run(
         self,

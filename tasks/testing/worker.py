@@ -11,6 +11,7 @@ from celery.worker import WorkController
 from kombu.transport import memory, virtual
 
 from tasks.celery import EventApp
+from tasks.transport.message import Message
 
 START_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 10.0
@@ -37,6 +38,7 @@ def private_transport(traffic: Traffic) -> type[memory.Transport]:
     """Make a memory transport of its own. Kombu's keeps its queues in class attributes, which all apps share."""
 
     class PrivateChannel(memory.Channel):
+        Message = Message
         queues: dict[str, Any] = {}  # noqa: RUF012 - shared by the channels of this one transport, as in kombu
         events: defaultdict[str, set[Any]] = defaultdict(set)  # noqa: RUF012 - as above
 

@@ -16,12 +16,13 @@ from time import monotonic
 from typing import Any, Literal
 
 from kombu.transport import redis as stock
-from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
 from redis.exceptions import NoScriptError
 
+from tasks.transport.aside import Aside
 from tasks.transport.holder import leased, unleased
 from tasks.transport.leases import OPTIONS, Leases
+from tasks.transport.message import UNREADABLE, Message
 from tasks.transport.qos import QoS
 from tasks.transport.steps import PUT, Command, Source, Steps, Taken
 
@@ -37,10 +38,11 @@ MOST_TAKEN = 256
 UNANNOUNCED_POLL_S, UNANNOUNCED_FOR_S = 0.05, 10.0
 
 
-class Turns(Leases):
+class Turns(Leases, Aside):
     """What ours changes in a channel of kombu's, plain or by Sentinel."""
 
     QoS = QoS
+    Message = Message
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._acks: list[str] = []
@@ -219,12 +221,12 @@ class Turns(Leases):
 
     def _decode(self, taken: Taken) -> Any:
         is_set_aside = not taken.tag and taken.queue not in self._passed_queues and self.ack_emulation
-        with suppress(ValueError):
+        with suppress(*UNREADABLE):
             if not is_set_aside:
                 return _read(taken)
         logger.critical("kept bytes that are no message, from queue %s: %.200r", taken.queue, taken.text)
         if not is_set_aside:
-            self._steps.set_aside(taken)
+            self._steps.set_aside(taken, self._bell(taken.queue))
         return None
 
     def tags_held(self) -> list[str]:
@@ -314,7 +316,7 @@ class Turns(Leases):
 
 
 def _read(taken: Taken) -> Any:
-    payload = loads(bytes_to_str(taken.text))
+    payload = loads(taken.text)
     return leased(payload) if taken.tag else payload
 
 

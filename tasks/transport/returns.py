@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import redis
 from kombu.transport import redis as stock
-from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
 
 from tasks.transport.holder import this_holder
-from tasks.transport.steps import Keys, Returning, Steps, Unacked
+from tasks.transport.message import UNREADABLE
+from tasks.transport.steps import Keys, Returning, Steps, Taken, Unacked
 
 if TYPE_CHECKING:
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
         def __getattr__(self, name: str) -> Any: ...
 else:
     _Stock = object
+
+logger = logging.getLogger(__name__)
 
 # How many go back in one step.
 CHUNK = 100
@@ -93,10 +96,19 @@ class Returns(_Stock):
 
     def _requeue(self, messages: Sequence[Unacked], end: End, silent_before: str = "-inf") -> None:
         for chunk in _chunks(_in_order(messages, end)):
-            self._steps.requeue([self._returning(unacked) for unacked in chunk], end, silent_before)
+            self._steps.requeue([each for unacked in chunk if (each := self._readable(unacked))], end, silent_before)
+
+    def _readable(self, unacked: Unacked) -> Returning | None:
+        try:
+            return self._returning(unacked)
+        except UNREADABLE:
+            # Who took it could not read it either, and died before it was set aside.
+            logger.critical("kept bytes that are no message, from the unacked: %.200r", unacked.entry)
+            self._steps.set_aside(Taken("", unacked.tag, unacked.entry), self._bell(""))
+            return None
 
     def _returning(self, unacked: Unacked) -> Returning:
-        payload, exchange, routing_key = loads(bytes_to_str(unacked.entry))
+        payload, exchange, routing_key = loads(unacked.entry)
         with suppress(KeyError, TypeError):
             payload["headers"]["redelivered"] = True
             payload["properties"]["delivery_info"]["redelivered"] = True

@@ -149,14 +149,23 @@ class Steps:
         ]
         return int(self._requeue([*keys, *lists], [end, silent_before, *words]) if messages else 0)
 
-    def set_aside(self, message: Taken) -> None:
-        """Keep bytes that are no message where an operator finds them."""
+    def set_aside(self, message: Taken, bell: str) -> None:
+        """Keep bytes that are no message, below the bell of their queue, until somebody sees to them."""
         with self.client.pipeline() as pipeline:
-            pipeline.rpush(self._keys.undecodable, message.text)
+            pipeline.rpush(self._keys.undecodable, f"{bell}\n".encode() + message.text)
             pipeline.hdel(self._keys.unacked, message.tag)
             pipeline.zrem(self._keys.index, message.tag)
             pipeline.hdel(self._keys.held, message.tag)
             pipeline.execute()
+
+    def first_undecodable(self) -> bytes | None:
+        """Read what has been set aside for the longest time: the bell of its queue, a line break, the bytes."""
+        first: Any = self.client.lindex(self._keys.undecodable, 0)
+        return first if isinstance(first, bytes) else None
+
+    def forget_undecodable(self, entry: bytes) -> None:
+        """Remove what was set aside, and is kept elsewhere by now."""
+        self.client.lrem(self._keys.undecodable, 1, entry)  # type: ignore[arg-type]  # the stubs want text; bytes are sent as they are
 
     def _turn_words(
         self, sources: Sequence[Source], credit: int, acks: Sequence[str], order: str

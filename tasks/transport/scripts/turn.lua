@@ -44,7 +44,8 @@ local function entry(message)
   local decoded = cjson.decode(message)
   local properties = decoded.properties
   local origin = properties.delivery_info
-  assert(type(properties.delivery_tag) == 'string')
+  -- What a tag is made of has to be the same in every client that names it.
+  assert(type(properties.delivery_tag) == 'string' and properties.delivery_tag:find('^[!-~]+$'))
   local exchange, key = cjson.encode(origin.exchange or cjson.null), cjson.encode(origin.routing_key or cjson.null)
   return properties.delivery_tag, '[' .. message .. ', ' .. exchange .. ', ' .. key .. ']'
 end
@@ -62,7 +63,7 @@ local function record(queue, message)
     redis.call('HSET', KEYS[3], tag, holder)
     deliver(queue, tag, message)
   else
-    redis.call('RPUSH', KEYS[4], message)
+    redis.call('RPUSH', KEYS[4], KEYS[4 + queue] .. '\n' .. message)
     deliver(queue, '', message)
   end
 end

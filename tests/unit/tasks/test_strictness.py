@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from kombu.exceptions import DecodeError
+
+from tasks.strictness import MOST_NESTED, decoded
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": 1}',
+        '{"a" : 1, "b"\t:\r\n{"c": [1.5, -0.0, 1e300, null, true]}}',
+        '{"a": "\\"a\\": 1, \\"a\\": 2"}',
+        '{"a": "\\ud83d\\ude00"}',
+        '[{"a": 1}, {"a": 2}]',
+        "[" * MOST_NESTED + "]" * MOST_NESTED,
+    ],
+)
+def test_what_everybody_reads_alike_is_read(text):
+    assert decoded(text.encode()) == json.loads(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (b'{"a": 1, "a": 1}', "occurs twice"),
+        (b'{"a" : 1, "a":1}', "occurs twice"),
+        (b'{"a" : 1, "a"\n: "\\":"}', "occurs twice"),
+        (b'[{"x": {"a":1,"\\u0061":2}}]', "occurs twice"),
+        (b"[NaN]", "NaN is no JSON"),
+        (b"[-Infinity]", "-Infinity is no JSON"),
+        (b"[1e999]", "larger than any number"),
+        (b"[" + b"1" * 5_000 + b"]", "ValueError"),
+        (b'["\\ud800"]', "surrogates"),
+        (b'["\\uDfff"]', "surrogates"),
+        (b"\xff", "UnicodeDecodeError"),
+        (b"[" * (MOST_NESTED + 1) + b"]" * (MOST_NESTED + 1), "nested deeper"),
+        (b"[" * 100_000, "RecursionError"),
+        (b"", "JSONDecodeError"),
+    ],
+)
+def test_what_is_read_in_more_than_one_way_is_refused(text, told):
+    with pytest.raises(DecodeError, match=told):
+        decoded(text)

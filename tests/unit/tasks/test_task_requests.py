@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+from uuid import uuid4
+
+import fakeredis
+import pytest
+from billiard.einfo import ExceptionInfo
+from billiard.exceptions import TimeLimitExceeded, WorkerLostError
+from kombu.message import Message
+
+from tasks import task_requests
+from tasks.celery import EventApp
+from tasks.publication import Publish
+from tasks.task_requests import BatchLost, TaskRequest
+
+
+@pytest.fixture
+def app():
+    app = EventApp("test", state=fakeredis.FakeRedis(decode_responses=True), set_as_current=False)
+    app.conf.update(broker_url="memory://", result_backend="cache+memory://")
+    return app
+
+
+@pytest.fixture
+def deaths(monkeypatch):
+    noted: list[str] = []
+    monkeypatch.setattr(task_requests, "note_death", lambda request: noted.append(request.id))
+    return noted
+
+
+class Told(list[Any]):
+    """What the broker is told of a message."""
+
+    def ack(self, *_: object) -> None:
+        self.append("acknowledged")
+
+    def reject(self, logger: object, errors: object, requeue: bool) -> None:
+        self.append("requeued" if requeue else "rejected")
+
+
+def a_request(app: EventApp, told: Told, document: object) -> TaskRequest:
+    message = Message(
+        json.dumps([[document], {}, None]),
+        content_type="application/json",
+        content_encoding="utf-8",
+        headers={"id": str(uuid4()), "task": Publish.name},
+        delivery_info={"exchange": "", "routing_key": "publish"},
+    )
+    return TaskRequest(message, app=app, task=app.adopt(Publish), on_ack=told.ack, on_reject=told.reject)
+
+
+def lost(error: BaseException) -> Any:
+    try:
+        raise error
+    except type(error):
+        return ExceptionInfo()
+
+
+def test_a_process_that_dies_is_noted_and_its_delivery_comes_back(app, deaths):
+    request = a_request(app, told := Told(), {})
+
+    request.on_failure(lost(WorkerLostError("killed")))
+
+    assert (told, deaths) == (["requeued"], [request.id])
+
+
+def test_a_batch_that_is_lost_is_no_death_of_each_of_its_deliveries(app, deaths):
+    request = a_request(app, told := Told(), {})
+
+    request.on_failure(lost(BatchLost("killed")))
+
+    assert (told, deaths) == (["requeued"], [])
+
+
+def test_a_hard_time_limit_is_a_dead_letter_and_acknowledged(app, deaths):
+    request = a_request(app, told := Told(), {"event_type": "order.placed"})
+
+    request.on_failure(lost(TimeLimitExceeded(5)))
+
+    (letter,) = app.stores.dead_letters.all()
+    assert (told, deaths) == (["acknowledged"], [])
+    assert (letter.id, letter.cause, letter.document) == (request.id, "failed", {"event_type": "order.placed"})
+
+
+def test_a_hard_time_limit_that_cannot_be_kept_brings_the_delivery_back(app, deaths):
+    app.stores.dead_letters._client.set("petiole:dead_letters", "in the way")
+    request = a_request(app, told := Told(), {})
+
+    request.on_failure(lost(TimeLimitExceeded(5)))
+
+    assert told == ["requeued"]
