@@ -11,6 +11,7 @@
         ▼
     publish(event) …                               and so on, until nobody has anything to say
 
+    dead_letters.replay(…)                         dead_letters/    what was given up: looked at, mended, sent again
     replay(subscription, …)                        replays.py       from the history to one subscription, again
 
 What is remembered on the way stands in stores/; tests travel the same way through testing/.
@@ -18,6 +19,7 @@ What is remembered on the way stands in stores/; tests travel the same way throu
 
 from __future__ import annotations
 
+from tasks import dead_letters
 from tasks.agents import Agent
 from tasks.context import Context
 from tasks.dispatch import Publication
@@ -33,6 +35,7 @@ __all__ = [
     "Outcome",
     "Publication",
     "Replay",
+    "dead_letters",
     "idempotent",
     "open_stream",
     "publish",

@@ -36,10 +36,10 @@ from tasks.burial import bury, letter_of
 from tasks.celery import EventApp
 from tasks.context import Context, handling
 from tasks.dispatch import dispatch
-from tasks.envelopes import MAILBOX_HEADER
+from tasks.envelopes import DEAD_LETTER_HEADER, MAILBOX_HEADER
 from tasks.handlers import run_handler
 from tasks.outcomes import Outcome
-from tasks.replays import REPLAY_HEADER
+from tasks.replays import REPLAY_HEADER, replay_number
 from tasks.stores.publications import Settling
 from tasks.wire import Admitted, read
 
@@ -57,6 +57,7 @@ class Delivery:
     app: EventApp = field(repr=False)
     mailbox: str | None = None
     replay_id: str | None = None
+    letter_id: str | None = None
 
 
 class DeliveryTask(Task[..., Any]):
@@ -78,6 +79,7 @@ class DeliveryTask(Task[..., Any]):
                 app=self.app,
                 mailbox=request.get(MAILBOX_HEADER),
                 replay_id=request.get(REPLAY_HEADER),
+                letter_id=request.get(DEAD_LETTER_HEADER),
             )
         )
 
@@ -96,6 +98,7 @@ def deliver(delivery: Delivery) -> Outcome:
         refusal = admitted(delivery, event)
     with _burying(delivery, Exception, cause="failed", event=event):
         outcome = refusal or settled(delivery, handled(delivery, event))
+    _resolve(delivery)
     log.debug("event.delivered", extra=_facts(delivery) | {"outcome": str(outcome)})
     return outcome
 
@@ -154,6 +157,17 @@ def _settle(delivery: Delivery, said: Sequence[Admitted]) -> None:
         raise Reject(error, requeue=True) from error
 
 
+def _resolve(delivery: Delivery) -> None:
+    """Note at the dead letter that this was a replay of that it was handled, now or before."""
+    if delivery.letter_id is None:
+        return
+    try:
+        delivery.app.stores.dead_letters.resolve(delivery.letter_id, replay_number(delivery.replay_id))
+    except RedisError as error:
+        # The delivery is marked as handled: another run finds that, and notes it then.
+        raise Reject(error, requeue=True) from error
+
+
 def _muted(delivery: Delivery, held: list[Admitted]) -> list[Admitted]:
     """Count what a shadow said, and drop it."""
     if held:
@@ -197,6 +211,7 @@ def _letter(delivery: Delivery, error: Exception, cause: Cause) -> DeadLetter:
         queue=subscription.queue,
         document=delivery.document,
         mailbox=delivery.mailbox,
+        letter_id=delivery.letter_id,
     )
 
 

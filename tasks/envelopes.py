@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import json
 from bisect import bisect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from uuid import uuid4
 
@@ -24,6 +24,9 @@ from tasks.wire import broker_priority
 
 MAILBOX_HEADER = "petiole_mailbox"
 """The header of an ordered delivery that names its mailbox; other messages have none that Celery's have not."""
+
+DEAD_LETTER_HEADER = "petiole_dead_letter"
+"""The header of a replayed dead letter's message that holds the letter's id."""
 
 _PRIORITY_SEPARATOR = "\x06\x16"
 
@@ -79,6 +82,34 @@ def _sealed(route: Route, event_type: str, key_prefix: str, *, tag: str, mailbox
         capacity=subscription.capacity or 0,
         drops_oldest=subscription.overflow == "drop_oldest",
     )
+
+
+def envelope(
+    task: str,
+    delivery_id: str,
+    *,
+    queue: str,
+    priority: int,
+    shown: str,
+    text: str,
+    headers: Mapping[str, str],
+) -> str:
+    """Make a whole message of a task whose only argument is that JSON text; names may be any text."""
+    head = _HEAD.format(
+        task=_escaped(task),
+        id=_escaped(delivery_id),
+        shown=_escaped(shown),
+        origin=_origin(),
+        queue=_escaped(queue),
+        priority=priority,
+        tag=uuid4(),
+        more="".join(f", {json.dumps(name)}: {json.dumps(value)}" for name, value in headers.items()),
+    )
+    return head + tail_of(text)
+
+
+def _escaped(text: str) -> str:
+    return json.dumps(text)[1:-1]
 
 
 def tail_of(text: str) -> str:

@@ -28,7 +28,9 @@ from tasks.celery import EventApp, app
 from tasks.context import Context, current_context
 from tasks.dispatch import Publication, dispatch
 from tasks.door import checked
+from tasks.envelopes import DEAD_LETTER_HEADER
 from tasks.queues import lane
+from tasks.replays import REPLAY_HEADER, replay_number
 from tasks.sending import sending
 from tasks.wire import Admitted, Document, broker_priority, read
 
@@ -59,7 +61,10 @@ class Publish(Task[..., Any]):
         context = current_context()
         if context is None:
             with self._burying(event):
-                return dispatch(self.app, [checked(self.app, event)])[0]
+                published = dispatch(self.app, [checked(self.app, event)])[0]
+            if letter_id := self._letter_id():
+                self.app.stores.dead_letters.resolve(letter_id, replay_number(self.request.get(REPLAY_HEADER)))
+            return published
         if now and not context.subscription.shadow:
             return dispatch(context.app, [_emitted(context, event)])[0]
         return hold(context, event)
@@ -86,6 +91,11 @@ class Publish(Task[..., Any]):
         with sending(self.app, f"publishing {admitted.event.event_type}") as outlet:
             return outlet.send(super().apply_async, (admitted.travelling,), {}, **options)
 
+    def _letter_id(self) -> str | None:
+        """Tell of which dead letter this run is a replay; None for most."""
+        found = None if self.request.called_directly else self.request.get(DEAD_LETTER_HEADER)
+        return found if isinstance(found, str) else None
+
     @contextmanager
     def _burying(self, event: Event | Document) -> Iterator[None]:
         """Keep a dead letter of an event that a worker was told to publish, and whose content is gone."""
@@ -101,6 +111,7 @@ class Publish(Task[..., Any]):
                     subscription=PUBLISH_TASK,
                     queue=PUBLISH_QUEUE,
                     document=event,
+                    letter_id=self._letter_id(),
                 )
                 bury(self.app, letter)
             raise
