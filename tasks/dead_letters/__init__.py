@@ -19,7 +19,7 @@ is published under `dead_letters.…` (audit.py). `petiole dead-letters` is the 
 
 from __future__ import annotations
 
-from tasks.dead_letters.discarding import discard
+from tasks.dead_letters.discarding import discard, discardable
 from tasks.dead_letters.editing import edit, locked_in
 from tasks.dead_letters.files import Imported, export_to, import_from
 from tasks.dead_letters.replaying import LettersPlan, LettersReplay, Tally, plan, replay, tally, wait_for
@@ -39,6 +39,7 @@ __all__ = [
     "State",
     "Tally",
     "discard",
+    "discardable",
     "edit",
     "export_to",
     "find",
