@@ -7,7 +7,7 @@ number, so that no inbox takes it for an earlier one.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, TextIO
 
@@ -66,7 +66,6 @@ def import_from(
     lines: Iterable[str],
     *,
     operator: str | None = None,
-    on_read: Callable[[int], object] = lambda _: None,
     app: EventApp = default_app,
 ) -> Imported:
     """Keep the letters that lines of JSON hold; one that is known stays as it is, so an import can be repeated.
@@ -81,13 +80,11 @@ def import_from(
             some.append(kept)
             if len(some) == AT_ONCE:
                 results += app.stores.dead_letters.put_back(some)
-                on_read(len(some))
                 some.clear()
         is_whole = True
     finally:
         if some:
             results += app.stores.dead_letters.put_back(some)
-            on_read(len(some))
         imported, known = sum(results), len(results) - sum(results)
         if results:
             content = CompletedImport(operator=who, imported=imported, known=known, is_whole=is_whole)

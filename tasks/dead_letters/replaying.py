@@ -99,14 +99,15 @@ def replay(
     wait: bool = False,
     timeout: timedelta = timedelta(seconds=60),
     operator: str | None = None,
-    on_sent: Callable[[int], object] = lambda _: None,
+    on_sent: Callable[[int, int], object] = lambda _, __: None,
     app: EventApp = default_app,
 ) -> LettersReplay:
     """Deliver dead letters again, oldest first, at most `rate_hz` in a second.
 
     `canary`: so many go first; unless all are handled within `timeout`, the rest stays untouched. `wait`: return when
     every outcome is known, or after `timeout`. Safe to repeat, and for several at once: each letter is sent by one.
-    `on_sent` is called with how many were dealt with. Raises: UnknownDeadLetter, BrokerUnavailable.
+    `on_sent` is called with how many more were dealt with, and how many there are.
+    Raises: UnknownDeadLetter, BrokerUnavailable.
     """
     app.require_broker()
     with _reaching(f"replaying dead letters ({letters})"):
@@ -181,7 +182,7 @@ class _Run:
         request: DeadLetterReplayRequestedEvent,
         who: str,
         rate_hz: float | None,
-        on_sent: Callable[[int], object],
+        on_sent: Callable[[int, int], object],
     ) -> None:
         self._app = app
         self._request = request
@@ -218,7 +219,7 @@ class _Run:
                 time.sleep(max(0.0, began + start / self._rate_hz - time.monotonic()))
             chunk = ids[start : start + size]
             self._chunk(chunk)
-            self._on_sent(len(chunk))
+            self._on_sent(len(chunk), self._request.content.letters)
 
     def _chunk(self, ids: Sequence[str]) -> None:
         store, replays = self._app.stores.dead_letters, []

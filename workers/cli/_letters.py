@@ -1,35 +1,35 @@
-"""What the commands of `petiole dead-letters` share: which letters are meant, and how they are shown."""
+"""What the commands of `petiole dead-letters` share: which letters are meant, and how far they are."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from events.errors import CannotReplay
-from tasks.dead_letters import STATES, Kept, Letters, states_of
-from workers.console import open_console, print_json
+from tasks.dead_letters import STATES, Letters, states_of
+from workers.console import open_console
 
 GROUPS = ("cause", "fingerprint", "subscription", "stream")
-_SHOWN_REFUSALS = 5
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+in_states = click.option(
+    "--state",
+    "states",
+    multiple=True,
+    type=click.Choice([*STATES, "all"]),
+    help="In this state; may be repeated. Without it, those that nobody is done with.",
+)
 
 
 def chosen(command: Command) -> Command:
     """Let a command say which letters it means: by id, by what they have in common, or all."""
     for option in (
-        click.option(
-            "--state",
-            "states",
-            multiple=True,
-            type=click.Choice([*STATES, "all"]),
-            help="In this state; may be repeated. Without it, those that nobody is done with.",
-        ),
+        in_states,
         click.option("--all", "all_of_them", is_flag=True, help="All that are in that state."),
         click.option(
             "--group",
@@ -55,49 +55,13 @@ def letters_of(ids: Sequence[str], wanted: dict[str, str], states: Sequence[str]
 
 
 @contextmanager
-def progress(word: str, total: int | None) -> Iterator[Callable[[int], object]]:
-    """Draw a bar in a terminal; gives what advances it."""
+def progress(word: str) -> Iterator[Callable[[int, int], object]]:
+    """Draw a bar in a terminal; gives what advances it by a number, of so many in all."""
     columns = (TextColumn(word), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = open_console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        bar = bars.add_task(word, total=total)
-        yield lambda count: bars.advance(bar, count)
-
-
-def as_object(kept: Kept) -> dict[str, object]:
-    """Write a letter as JSON, with what became of it."""
-    shown: dict[str, object] = kept.letter.model_dump(mode="json", exclude_none=True)
-    shown |= {"state": kept.state, "replays": kept.replays}
-    if kept.replayed_at is not None:
-        shown |= {"replayed_at": kept.replayed_at.isoformat(), "replayed_by": kept.replayed_by}
-    return shown
-
-
-def age(moment: datetime) -> str:
-    """Tell how long ago a moment was."""
-    seconds = max(0, int((datetime.now(UTC) - moment).total_seconds()))
-    for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds // length}{unit} ago"
-    return f"{seconds}s ago"
-
-
-def warn_of(refused: Sequence[CannotReplay]) -> None:
-    """Show letters that could not be replayed, each reason once with how many have it."""
-    reasons: dict[str, list[str]] = {}
-    for each in refused:
-        reasons.setdefault(each.reason, []).append(each.letter_id)
-    console = open_console(stderr=True)
-    for reason, ids in list(reasons.items())[:_SHOWN_REFUSALS]:
-        named = ids[0] if len(ids) == 1 else f"{len(ids):,} letters, such as {ids[0]},"
-        console.print(f"not replayed: {named}: {reason}")
-    if len(reasons) > _SHOWN_REFUSALS:
-        console.print(f"and {len(reasons) - _SHOWN_REFUSALS} reasons more; --json names all")
-
-
-def print_refused(refused: Sequence[CannotReplay], **more: object) -> None:
-    """Print a result as JSON, with what was refused."""
-    print_json(more | {"refused": [{"id": each.letter_id, "reason": each.reason} for each in refused]})
+        bar = bars.add_task(word, total=None)
+        yield lambda count, total: bars.update(bar, advance=count, total=total)
 
 
 def _group(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> dict[str, str]:  # noqa: ARG001 - click's signature
