@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -211,6 +212,14 @@ def test_a_copy_of_a_replay_that_failed_again_does_not_resolve_it(shop):
 
     assert len(noted) == 1, "the inbox knows it"
     assert dead_letters.get(letter.id, app=shop.app).state == "failed_again"
+
+
+def test_a_replay_keeps_to_its_rate(shop):
+    began = time.monotonic()
+
+    replayed(shop, Letters(), rate_hz=20)
+
+    assert 0.15 <= time.monotonic() - began < 2
 
 
 def test_a_letter_whose_subscription_is_gone_is_refused_and_says_what_to_do(shop):
@@ -617,6 +626,14 @@ def lines_of(size: int, subscription: str = "shop.sell") -> str:
     return "\n".join(lines) + "\n"
 
 
+def a_raw_line(agent: str) -> str:
+    """Write a letter of bytes that are a message, as an export has it."""
+    event = TextMessageEvent.model_validate({"stream_id": "s", "content": {"text": "raw"}})
+    raw = a_raw_message(event).replace(b"shop.offer", f"{agent}.sell".encode())
+    letter = a_letter(str(uuid4()), queue=agent, cause="unknown_task", raw=base64.b64encode(raw), document=None)
+    return json.dumps({"letter": json.loads(letter.model_dump_json()), "state": "pending"}) + "\n"
+
+
 def command(node, *arguments: str) -> subprocess.Popen[str]:
     """Type a command that prints JSON, in a process of its own."""
     return subprocess.Popen(
@@ -682,7 +699,7 @@ def test_a_canary_stops_a_batch_and_a_replay_at_a_rate_accounts_for_every_letter
 @pytest.mark.timeout(120)
 def test_two_operators_who_replay_at_once_replay_each_letter_once(till, client):
     client.set("mended", "all")
-    result_of(command(till, "import", "-"), keys=lines_of(SIZE))
+    result_of(command(till, "import", "-"), keys=lines_of(SIZE - 1) + a_raw_line("shop"))
 
     operators = [command(till, "replay", "--all", "--wait", "--operator", name) for name in ("ada", "bob")]
     ada, bob = (result_of(operator)["sent"] for operator in operators)
@@ -743,11 +760,7 @@ def test_letters_are_replayed_on_rabbitmq_too(node, client, clean_broker_url, ra
         .replace("shop.sell", "shop-of-letters.sell")
         .replace('"queue": "shop"', '"queue": "shop-of-letters"')
     )
-    raw = a_raw_message(TextMessageEvent.model_validate({"stream_id": "s", "content": {"text": "100"}}))
-    raw = raw.replace(b"shop.offer", b"shop-of-letters.sell")
-    unread = a_letter(queue="shop-of-letters", cause="unknown_task", raw=base64.b64encode(raw), document=None)
-    line = json.dumps({"letter": json.loads(unread.model_dump_json()), "state": "pending"})
-    result_of(command(node, "import", "-"), keys=letters + line)
+    result_of(command(node, "import", "-"), keys=letters + a_raw_line("shop-of-letters"))
 
     done = result_of(command(node, "replay", "--all", "--wait"))
 
