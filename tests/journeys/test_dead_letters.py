@@ -244,6 +244,18 @@ def test_a_publication_that_a_worker_could_not_do_is_replayed_as_one(shop, a_mes
     assert [(text, is_replay) for text, is_replay, _ in noted] == [("published", False)]
 
 
+def test_a_publication_that_cannot_be_done_again_has_failed_again_in_its_place(shop, a_message):
+    document = json.loads(a_message().model_dump_json(exclude={"content"})) | {"dataref": "petiole:sha256:00ff"}
+    letter = a_letter(subscription="petiole.publish", queue="publish", document=document, cause="payload")
+    shop.app.stores.dead_letters.put(letter)
+
+    done = replayed(shop, Letters(ids=(letter.id,)), wait=True)
+
+    assert done.tally == dead_letters.Tally(failed_again=1)
+    assert states(shop) == {"pending": 4, "failed_again": 1}
+    assert dead_letters.get(letter.id, app=shop.app).letter.error_type == "PayloadMissing"
+
+
 def a_raw_message(event: Event) -> bytes:
     """Write a message as it lies in Redis."""
     body = base64.b64encode(json.dumps([[json.loads(event.model_dump_json())], {}, {}]).encode()).decode()
