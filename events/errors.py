@@ -22,6 +22,10 @@
     │   ├── InvalidFilter               a condition of `where` that is none; names the path
     │   ├── UnknownSubscription         no subscription of that name; names the nearest one
     │   ├── CannotPurge                 the broker lets nobody look for messages in a queue
+    │   ├── UnknownDeadLetter           no dead letter of that id
+    │   ├── CannotReplay                a dead letter that cannot be delivered again as it is; says why
+    │   ├── CannotEdit                  a change of a dead letter's event that is not allowed; names the field
+    │   ├── InvalidDeadLetter           a line of an import that holds no dead letter; names line and field
     │   ├── UnknownAgent                PETIOLE_AGENTS names a module without agents
     │   ├── UnknownTool                 no tool of that name; names the nearest one
     │   ├── InvalidArguments            a tool was called with arguments that it does not take
@@ -286,6 +290,59 @@ class CannotPurge(Misuse):
         return (
             f"what waits for {self.subscription!r} cannot be picked out of the queue {self.queue!r} on {self.driver}, "
             "only on Redis and Valkey; withdraw it with --drain, and empty the queue by the broker's own means"
+        )
+
+
+class UnknownDeadLetter(Misuse):
+    def __init__(self, letter_id: str) -> None:
+        super().__init__(letter_id)
+        self.letter_id = letter_id
+
+    def __str__(self) -> str:
+        return (
+            f"there is no dead letter {_short(self.letter_id)}, or not any more; "
+            "see: petiole dead-letters list --state all"
+        )
+
+
+class CannotReplay(Misuse):
+    """A dead letter cannot be delivered again. `reason` tells why, and what to do."""
+
+    def __init__(self, letter_id: str, reason: str) -> None:
+        super().__init__(letter_id, reason)
+        self.letter_id = letter_id
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the dead letter {_short(self.letter_id)} cannot be replayed: {self.reason}"
+
+
+class CannotEdit(Misuse):
+    """A dead letter's event cannot be changed like that. `field` is the dotted path, `reason` what is wrong."""
+
+    def __init__(self, letter_id: str, field: str, reason: str) -> None:
+        super().__init__(letter_id, field, reason)
+        self.letter_id = letter_id
+        self.field = field
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the dead letter {_short(self.letter_id)} cannot be edited: field {self.field!r}: {self.reason}"
+
+
+class InvalidDeadLetter(Misuse):
+    """A line of an import is no dead letter. `line` counts from 1, `field` is the dotted path."""
+
+    def __init__(self, line: int, field: str, reason: str) -> None:
+        super().__init__(line, field, reason)
+        self.line = line
+        self.field = field
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return (
+            f"line {self.line} is no dead letter: field {self.field!r}: {self.reason}; the lines before it were "
+            "imported: mend it and import all again, which imports none twice"
         )
 
 

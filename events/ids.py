@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable
 from hashlib import sha1
 from typing import Annotated
-from uuid import UUID, uuid5
+from uuid import NAMESPACE_OID, UUID, uuid5
 
 from pydantic import AfterValidator, StringConstraints
 
@@ -52,6 +52,24 @@ def _text_of_uuid5(namespace: bytes, name: str) -> str:
 def replayed_delivery_id(event_id: str, subscription: str, replay_id: str) -> str:
     """Name an event's way to a subscription in a replay; the same three always give the same id."""
     return str(uuid5(UUID(event_id), f"{subscription} in replay {replay_id}"))
+
+
+def letter_delivery_id(letter_id: str, number: int) -> str:
+    """Name the n-th replay (from 1) of a dead letter; the same two always give the same id."""
+    return _derived(letter_id, f"replay {number}")
+
+
+def edited_letter_id(letter_id: str, document: str) -> str:
+    """Name the dead letter that stands for another one with that event as JSON; the same two give the same id."""
+    return _derived(letter_id, f"edited to {document}")
+
+
+def _derived(letter_id: str, name: str) -> str:
+    try:
+        return str(uuid5(UUID(letter_id), name))
+    except ValueError:
+        # Letters of foreign messages are named by whoever sent those.
+        return str(uuid5(NAMESPACE_OID, f"{letter_id} {name}"))
 
 
 def emitted_event_id(delivery: str, index: int) -> str:

@@ -16,6 +16,7 @@
         ▼
     delivery, or a dead letter                     burial.py        kept with its reason
 
+    dead_letters.replay(…)                         dead_letters/    what was given up: looked at, mended, sent again
     replay(subscription, …)                        replays.py       from the history to one subscription, again
 
 What is remembered on the way stands in stores/; tests travel the same way through testing/.
@@ -23,6 +24,7 @@ What is remembered on the way stands in stores/; tests travel the same way throu
 
 from __future__ import annotations
 
+from tasks import dead_letters
 from tasks.agents import Agent
 from tasks.context import Context
 from tasks.dispatch import Publication
@@ -40,6 +42,7 @@ __all__ = [
     "Publication",
     "Replay",
     "RetryPolicy",
+    "dead_letters",
     "idempotent",
     "later",
     "open_stream",

@@ -28,8 +28,9 @@ from events.errors import BrokerUnavailable, LeaseLost
 from events.event import Event
 from tasks.burial import bury, letter_of
 from tasks.dispatch import dispatch
-from tasks.envelopes import LETTER_HEADER, MAILBOX_HEADER, REPLAY_HEADER
+from tasks.envelopes import DEAD_LETTER_HEADER, MAILBOX_HEADER, REPLAY_HEADER
 from tasks.outcomes import Outcome
+from tasks.replays import replay_number
 from tasks.retries import Again, GiveUp, PutOff, RetryPolicy, verdict
 from tasks.stores.attempts import Begun
 from tasks.stores.delays import Waiting
@@ -63,7 +64,13 @@ class Run:
     @property
     def settling(self) -> Settling:
         """Say that the delivery is over."""
-        return Settling(delivery_id=self.delivery_id, mailbox=self.mailbox, lease=self.lease, resolves=self.letter_id)
+        return Settling(
+            delivery_id=self.delivery_id,
+            mailbox=self.mailbox,
+            lease=self.lease,
+            resolves=self.letter_id,
+            replay_number=replay_number(self.replay_id),
+        )
 
 
 def received(app: EventApp, request: Any, *, task: str, queue: str, document: object) -> Run:
@@ -79,7 +86,7 @@ def received(app: EventApp, request: Any, *, task: str, queue: str, document: ob
         worker=str(request.hostname or ""),
         mailbox=request.get(MAILBOX_HEADER),
         replay_id=request.get(REPLAY_HEADER),
-        letter_id=request.get(LETTER_HEADER),
+        letter_id=request.get(DEAD_LETTER_HEADER),
         lease=Lease(tag, holder) if holder and tag else None,
     )
 
@@ -180,7 +187,7 @@ def _come_again(
         priority=priority,
         shown=event.event_type,
         retries=run.begun.number if is_attempt else run.begun.number - 1,
-        headers={MAILBOX_HEADER: run.mailbox, REPLAY_HEADER: run.replay_id, LETTER_HEADER: run.letter_id},
+        headers={MAILBOX_HEADER: run.mailbox, REPLAY_HEADER: run.replay_id, DEAD_LETTER_HEADER: run.letter_id},
         replaces=True,
     )
     settling = replace(

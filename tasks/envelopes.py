@@ -30,8 +30,9 @@ MAILBOX_HEADER = "petiole_mailbox"
 REPLAY_HEADER = "petiole_replay"
 """The header of a replayed delivery that holds the replay's id."""
 
-LETTER_HEADER = "petiole_dead_letter"
+DEAD_LETTER_HEADER = "petiole_dead_letter"
 """The header of a dead letter's replay that holds the letter's id."""
+
 _PRIORITY_SEPARATOR = "\x06\x16"
 
 # What one subscription's messages share is put in for {…}, what is each message's own for %(…)s.
@@ -93,7 +94,9 @@ class _Form:
 
 @lru_cache(_FORMS_AT_HAND)
 def _form(task: str, queue: str, event_type: str, priority: int) -> _Form:
-    head = _HEAD.format(task=task, shown=event_type, origin=_origin(), queue=queue, priority=priority)
+    names = {"task": task, "shown": event_type, "queue": queue}
+    escaped = {each: _escaped(name).replace("%", "%%") for each, name in names.items()}
+    head = _HEAD.format(**escaped, origin=_origin(), priority=priority)
     return _Form(queue_key(queue, priority), head)
 
 
@@ -114,9 +117,15 @@ def message(
     retries: int = 0,
     headers: Mapping[str, str | None] = MappingProxyType({}),
 ) -> str:
-    """Make the whole message of one task call, with an event's JSON text as its only argument; broker's priority."""
+    """Make the whole message of one task call, with a JSON text as its only argument; broker's priority, any names."""
     head = _form(task, queue, shown, priority).head
-    return head % {"id": delivery_id, "tag": uuid4(), "retries": retries, "more": _more(headers)} + tail_of(text)
+    return head % {"id": _escaped(delivery_id), "tag": uuid4(), "retries": retries, "more": _more(headers)} + tail_of(
+        text
+    )
+
+
+def _escaped(name: str) -> str:
+    return json.dumps(name)[1:-1]
 
 
 def _more(headers: Mapping[str, str | None]) -> str:

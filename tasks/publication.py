@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery import Task, uuid
 from celery.exceptions import Reject
+from redis.exceptions import RedisError
 
 from events.errors import BrokerUnavailable, InvalidMoment, Misuse, PayloadUnreadable, QueueFull
 from events.event import Event
@@ -34,6 +35,7 @@ from tasks.dispatch import Publication, dispatch
 from tasks.door import checked
 from tasks.endings import received
 from tasks.queues import PUBLISH_QUEUE, PUBLISH_TASK, lane
+from tasks.replays import replay_number
 from tasks.retries import LONGEST_WAIT, RetryPolicy
 from tasks.sending import sending
 from tasks.stores.delays import Waiting
@@ -119,12 +121,15 @@ class Publish(Task[..., Any]):
             endings.give_up(endings.begin(run), error, cause_of(error))
             raise
         try:
-            return _published(self.app, admitted, due)
-        except BrokerUnavailable as error:
+            published = _published(self.app, admitted, due)
+            if run.letter_id is not None:
+                self.app.stores.dead_letters.resolve(run.letter_id, replay_number(run.replay_id))
+        except (BrokerUnavailable, RedisError) as error:
             raise Reject(error, requeue=True) from error
         except (Misuse, QueueFull) as error:
             said = admitted.event
             endings.fail(endings.begin(run), error, WHEN_FULL, event=said, priority=said.priority)
+        return published
 
 
 publish: Publish = app.adopt(Publish)

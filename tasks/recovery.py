@@ -10,6 +10,7 @@ the worker. One that `outlasts_consuming` goes on while a worker that was told t
     sweep_leases    1 s     what a dead worker held goes back to its queues
     move_due        0.1 s   what waits for its time leaves the waiting room: waiting.py
     undecodable     1 s     bytes that are no message become dead letters: undecodable.py
+    dead_letters    60 s    dead letters are kept within their limits: dead_letters/retention.py
 
 In a worker of processes (prefork) rounds take turns on the event loop's timer: a thread in the process that forks could
 be in the middle of anything when it does. There a round must be quick. In other workers each has a thread of its own,
@@ -30,6 +31,7 @@ from celery import bootsteps
 from celery.concurrency.prefork import TaskPool as ProcessPool
 
 from tasks.celery import EventApp
+from tasks.dead_letters import retain
 from tasks.transport import leases
 from tasks.undecodable import drain_undecodable
 from tasks.waiting import move_due
@@ -161,9 +163,14 @@ def _move_due(app: EventApp, _: Any) -> None:
     move_due(app)
 
 
+def _retain(app: EventApp, _: Any) -> None:
+    retain(app)
+
+
 ROUNDS = (
     Round("renew_leases", 0.5, _renew_leases, outlasts_consuming=True),
     Round("sweep_leases", 1.0, _sweep_leases),
     Round("move_due", 0.1, _move_due),
     Round("undecodable", 1.0, drain_undecodable),
+    Round("dead_letters", 60.0, _retain),
 )

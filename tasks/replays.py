@@ -39,6 +39,12 @@ from tasks.stores.history import Recorded, Selection
 from tasks.wire import broker_priority
 
 
+def replay_number(replay_id: str | None) -> int | None:
+    """Read the number of a dead letter's replay from its header, `<letter>:<number>`; None for another replay."""
+    number = (replay_id or "").rpartition(":")[2]
+    return int(number) if number.isdecimal() else None
+
+
 @dataclass(frozen=True, slots=True)
 class Replay:
     """What was replayed: the id to repeat it under, how many deliveries were sent, and the ids of unreadable events."""

@@ -48,6 +48,13 @@ class Settings(BaseSettings):
         default=timedelta(days=30), description="how long an idempotent function knows what it was called with"
     )
 
+    dead_letter_age: timedelta = Field(
+        default=timedelta(days=30), description="how long a dead letter is kept after it was last buried"
+    )
+    dead_letter_count: Annotated[int, Field(gt=0)] = Field(
+        default=100_000, description="dead letters kept in all; what is above is dropped, the oldest first"
+    )
+
     @property
     def blob_age(self) -> timedelta:
         """How long contents stay: no shorter than the history that refers to them."""

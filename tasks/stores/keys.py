@@ -12,9 +12,12 @@
 | {p}:attempts:<delivery>          | list   | its runs that failed or are under way          | until settled           |
 | {p}:delays                       | zset   | id -> when its time comes, in ms               | until then              |
 | {p}:delays:messages              | hash   | id -> queue, list and message                  | until then              |
-| {p}:dead_letters                 | hash   | id -> DeadLetter JSON                          | until discarded         |
-| {p}:dead_letters:times           | zset   | ids of dead letters, by when they were buried  | until discarded         |
-| {p}:dead_letters:states          | hash   | id -> pending, replaying, resolved, ...        | until discarded         |
+| {p}:dead_letters                 | hash   | id -> DeadLetter JSON                          | dead_letter_age, _count |
+| {p}:dead_letters:times           | zset   | ids of dead letters, by when they were buried  | as they                 |
+| {p}:dead_letters:states          | hash   | id -> pending, replaying, resolved, ...        | as they                 |
+| {p}:dead_letters:replays         | hash   | id -> number of its last replay, when, by whom | as they                 |
+| {p}:dead_letters:retaining       | text   | who of the workers looks after retention       | a minute                |
+| {p}:dead_letters:alarm:<which>   | text   | this alarm was raised                          | a day                   |
 | {p}:sessions:<stream>            | text   | when the stream was opened                     | 30 days after last use  |
 | {p}:memories:<stream>            | zset   | what was said, by time                         | 30 days after last use  |
 | {p}:replies:<stream>             | list   | answers not yet read                           | 1 day after last        |
@@ -86,6 +89,17 @@ class Keys:
     @property
     def dead_letter_states(self) -> str:
         return f"{self.prefix}:dead_letters:states"
+
+    @property
+    def dead_letter_replays(self) -> str:
+        return f"{self.prefix}:dead_letters:replays"
+
+    @property
+    def dead_letter_retaining(self) -> str:
+        return f"{self.prefix}:dead_letters:retaining"
+
+    def dead_letter_alarm(self, which: str) -> str:
+        return f"{self.prefix}:dead_letters:alarm:{which}"
 
     def session(self, stream_id: str) -> str:
         return f"{self.prefix}:sessions:{stream_id}"

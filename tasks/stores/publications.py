@@ -76,7 +76,8 @@ class Lease:
 class Settling:
     """How a run of a delivery ends: see publish.lua.
 
-    `mailbox` goes on when the delivery is over. `letter` is what is buried, `resolves` the letter that a replay was of.
+    `mailbox` goes on when the delivery is over. `letter` is what is buried, `resolves` the letter that it was a
+    replay of, the one of that number.
     `failed` is the run where it failed, `waiting` the message of the next one. With a `lease`, nothing happens unless
     the worker has it still.
     """
@@ -87,6 +88,7 @@ class Settling:
     lease: Lease | None = None
     letter: DeadLetter | None = None
     resolves: str | None = None
+    replay_number: int | None = None
     failed: Attempt | None = None
     waiting: Waiting | None = None
 
@@ -112,7 +114,7 @@ class Publications:
         self._retention = retention
         self._inbox_age = inbox_age
         self._held = held
-        steps = ("append", "delay", "bury", "publish")
+        steps = ("append", "delay", "bury", "resolve", "publish")
         self._publish = client.register_script("".join(script(each) for each in steps))
 
     def publish(
@@ -151,7 +153,7 @@ class Publications:
             yield keys.inbox(settling.delivery_id)
             yield keys.attempts(settling.delivery_id)
             yield self._mailbox(settling.mailbox)
-            yield from (keys.dead_letters, keys.dead_letter_times, keys.dead_letter_states)
+            yield from (keys.dead_letters, keys.dead_letter_times, keys.dead_letter_states, keys.dead_letter_replays)
             yield from (self._held.unacked, self._held.index, self._held.held)
 
     def _mailbox(self, name: str | None) -> str:
@@ -183,7 +185,7 @@ class Publications:
         if settling.lease is not None:
             said |= {"tag": settling.lease.tag, "holder": settling.lease.holder}
         if settling.resolves is not None:
-            said["resolves"] = settling.resolves
+            said |= {"resolves": settling.resolves, "replay": str(settling.replay_number or "")}
         if settling.letter is not None:
             letter = settling.letter
             said["letter"] = {"id": letter.id, "text": letter.model_dump_json(), "ms": str(letter.buried_ms)}

@@ -255,10 +255,15 @@ def test_a_letter_that_is_buried_again_failed_again_and_one_that_was_handled_is_
     assert client.hget(states, DELIVERY) == "pending", "buried twice, not replayed"
 
     client.hset(states, DELIVERY, "replaying")
+    client.hset("petiole:dead_letters:replays", DELIVERY, "1 0 somebody")
     stores.publications.publish(
         [], 0, Settling(delivery_id="r1", ending="buried", letter=a_letter(), resolves=DELIVERY)
     )
     assert client.hget(states, DELIVERY) == "failed_again"
 
-    stores.publications.publish([], 0, Settling(delivery_id="r2", resolves=DELIVERY))
+    client.hset(states, DELIVERY, "replaying")
+    client.hset("petiole:dead_letters:replays", DELIVERY, "2 0 somebody")
+    stores.publications.publish([], 0, Settling(delivery_id="late", resolves=DELIVERY, replay_number=1))
+    assert client.hget(states, DELIVERY) == "replaying", "that was an earlier replay"
+    stores.publications.publish([], 0, Settling(delivery_id="r2", resolves=DELIVERY, replay_number=2))
     assert client.hget(states, DELIVERY) == "resolved"

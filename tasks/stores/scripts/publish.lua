@@ -9,8 +9,8 @@
 -- {'full', queue} where a queue that drops nothing is full.
 -- KEYS: directory:version, history, counters, mailboxes, due times, messages that wait,
 --       then for each event: published marker, stream's index, flow's index, the list of each message,
---       then with a settling: inbox mark, runs, mailbox (or ''), letters, their times, their states, unacked, its index,
---       held
+--       then with a settling: inbox mark, runs, mailbox (or ''), letters, their times, their states, their replays, unacked,
+--       its index, held
 -- ARGV: directory version, history length, index length, history age in ms, publish window in ms, inbox age in ms,
 --       settling as JSON (or ''), number of messages to wait, number of events,
 --       then for each event: JSON text, tail of its messages, number of messages, then for each message: head, queue,
@@ -19,9 +19,11 @@
 local FIRST_KEY, FIRST_ARG, PER_MESSAGE = 7, 10, 6
 local events = tonumber(ARGV[9])
 local settling = ARGV[7] ~= '' and cjson.decode(ARGV[7])
-local inbox, runs, own_mailbox, letters, letter_times, letter_states, unacked, unacked_index, held
+local inbox, runs, own_mailbox, letters, letter_times, letter_states, letter_replays, unacked, unacked_index, held
 if settling then
-  inbox, runs, own_mailbox, letters, letter_times, letter_states, unacked, unacked_index, held = unpack(KEYS, #KEYS - 8)
+  inbox, runs, own_mailbox = unpack(KEYS, #KEYS - 9)
+  letters, letter_times, letter_states, letter_replays = unpack(KEYS, #KEYS - 6)
+  unacked, unacked_index, held = unpack(KEYS, #KEYS - 2)
   if redis.call('EXISTS', inbox) == 1 then
     return {'settled'}
   end
@@ -146,8 +148,8 @@ end
 if settling.ending == 'handled' or settling.ending == 'buried' then
   if settling.letter then
     bury(letters, letter_times, letter_states, settling.letter.id, settling.letter.text, settling.letter.ms)
-  elseif settling.resolves and redis.call('HEXISTS', letter_states, settling.resolves) == 1 then
-    redis.call('HSET', letter_states, settling.resolves, 'resolved')
+  elseif settling.resolves then
+    resolve(letter_states, letter_replays, settling.resolves, settling.replay)
   end
   redis.call('SET', inbox, 'done', 'PX', ARGV[6])
   redis.call('DEL', runs)

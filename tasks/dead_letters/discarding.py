@@ -1,0 +1,62 @@
+"""Discarding: letters are removed for good, and it is said of each what it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from events.catalog.dead_letters import DeadLetterDiscardedEvent, DiscardedLetter
+from tasks.celery import EventApp
+from tasks.celery import app as default_app
+from tasks.dead_letters.audit import operator_here, say
+from tasks.dead_letters.selection import Letters, find
+from tasks.publication import batched
+from tasks.stores.dead_letters import STATES, Kept
+
+AT_ONCE = 100
+"""Letters that are removed in one step."""
+
+_ERROR_LENGTH = 500
+
+
+def discard(
+    letters: Letters,
+    *,
+    operator: str | None = None,
+    on_discarded: Callable[[int], object] = lambda _: None,
+    app: EventApp = default_app,
+) -> int:
+    """Remove letters; returns how many.
+
+    Those that are being replayed stay, unless they are asked for by id or by that state: their replay goes on, and if
+    it fails they are there again. Each is told before it is removed. Raises: UnknownDeadLetter, BrokerUnavailable.
+    """
+    who, removed = operator or operator_here(), 0
+    ids = [kept.letter.id for kept in find(discardable(letters), app=app)]
+    for some in batched(ids, AT_ONCE):
+        chosen = list(app.stores.dead_letters.read(some))
+        say(app, [_told(kept, who) for kept in chosen])
+        removed += sum(app.stores.dead_letters.remove([(kept.letter.id, kept.state, None) for kept in chosen]))
+        on_discarded(len(some))
+    return removed
+
+
+def discardable(letters: Letters) -> Letters:
+    """Leave out what is being replayed, where all that are open are asked for."""
+    is_by_state = letters.states != Letters().states
+    if letters.ids or is_by_state:
+        return letters
+    return replace(letters, states=tuple(state for state in STATES if state in letters.states and state != "replaying"))
+
+
+def _told(kept: Kept, who: str) -> DeadLetterDiscardedEvent:
+    letter = kept.letter
+    content = DiscardedLetter(
+        letter_id=letter.id,
+        operator=who,
+        subscription=letter.subscription,
+        cause=letter.cause,
+        state=kept.state,
+        error=f"{letter.error_type}: {letter.error}"[:_ERROR_LENGTH],
+    )
+    return DeadLetterDiscardedEvent(content=content)

@@ -1,0 +1,128 @@
+"""Editing: a letter's event is replaced by a better one, under a new letter; the old one is kept as `replaced`.
+
+What an event is stays as it is: its id, its type, its stream and flow, its cause. Only where no event could be read,
+there is nothing to keep, and all of it is given anew.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+
+from events.catalog.dead_letters import DeadLetterEditedEvent, EditedLetter
+from events.dead_letter import DeadLetter
+from events.errors import CannotEdit, InvalidEvent, UnknownDeadLetter, UnknownSubscription
+from events.ids import edited_letter_id, emitted_event_id
+from tasks.celery import EventApp
+from tasks.celery import app as default_app
+from tasks.dead_letters.audit import operator_here, say
+from tasks.dead_letters.selection import get
+from tasks.queues import PUBLISH_QUEUE, PUBLISH_TASK
+from tasks.stores.blobs import DATAREF
+from tasks.wire import Document, admit
+
+LOCKED = ("event_id", "stream_id", "correlation_id", "causation_id", "event_type")
+"""What an event is: an edited one keeps it."""
+
+_LOCKED_OF_CLOUDEVENTS = ("id", "source", "subject", "correlationid", "causationid", "type")
+_UNREAD = ("invalid", "unknown_type", "undecodable")
+_EDITED_INDEX = -3
+
+_AGAINST = {
+    "replaying": "is being replayed; wait for its outcome",
+    "resolved": "is resolved, a replay of it was handled; publish a new event instead",
+    "replaced": "was edited before; edit the letter that stands for it, whose `edited_from` names this one",
+}
+
+
+def edit(
+    letter_id: str,
+    event: Document,
+    *,
+    to: str | None = None,
+    operator: str | None = None,
+    app: EventApp = default_app,
+) -> DeadLetter:
+    """Let a new letter with this event stand for one that is pending or failed again; returns the new one.
+
+    `to` names another subscription for it. Without one, an event for what could not be read goes to the subscription
+    that it was for, or, where nobody has that, is published. Safe to repeat. Raises: UnknownDeadLetter,
+    UnknownSubscription, CannotEdit for a change of what the event is, and as `publish` for an event that is none.
+    """
+    old = get(letter_id, app=app)
+    if old.state in _AGAINST:
+        raise CannotEdit(letter_id, "state", _AGAINST[old.state])
+    _check(app, old.letter, event)
+    new = _successor(app, old.letter, event, to)
+    answer = app.stores.dead_letters.replace(letter_id, new)
+    if answer == "gone":
+        raise UnknownDeadLetter(letter_id)
+    if answer != "edited":
+        raise CannotEdit(letter_id, "state", _AGAINST[answer])
+    _tell(app, old.letter, new, operator or operator_here())
+    return new
+
+
+def locked_in(letter: DeadLetter) -> tuple[str, ...]:
+    """Name the fields that an edited event keeps; none where no event could be read."""
+    if not isinstance(letter.document, Mapping) or letter.cause in _UNREAD:
+        return ()
+    return _LOCKED_OF_CLOUDEVENTS if "specversion" in letter.document else LOCKED
+
+
+def _check(app: EventApp, letter: DeadLetter, event: Document) -> None:
+    before = letter.document if isinstance(letter.document, Mapping) else {}
+    for name in locked_in(letter):
+        if before.get(name) != event.get(name):
+            said = json.dumps(before.get(name))
+            raise CannotEdit(letter.id, name, f"tells which event it is; leave it as it was: {said}")
+    if DATAREF in event and "content" not in event:
+        raise CannotEdit(letter.id, DATAREF, "stands for a content that is kept elsewhere, and gone; give `content`")
+    try:
+        admit(event, app.event_registry, app.settings.max_event_bytes)
+    except InvalidEvent as error:
+        raise CannotEdit(letter.id, error.field, error.reason) from error
+
+
+def _successor(app: EventApp, letter: DeadLetter, event: Document, to: str | None) -> DeadLetter:
+    document = json.dumps(event, sort_keys=True, separators=(",", ":"))
+    # The whole of it is made anew, and so checked: a letter of ours holds JSON and nothing else.
+    fields = letter.model_dump() | {
+        "id": edited_letter_id(letter.id, f"{document} {to or ''}"),
+        "document": json.loads(document),
+        "raw": None,
+        "edited_from": letter.id,
+    }
+    return DeadLetter.model_validate(fields | _destination(app, letter, to))
+
+
+def _destination(app: EventApp, letter: DeadLetter, to: str | None) -> dict[str, object]:
+    _, subscriptions = app.stores.directory.read()
+    queues = {each.name: each.queue for each in subscriptions} | {PUBLISH_TASK: PUBLISH_QUEUE}
+    if to is not None:
+        if to not in queues:
+            raise UnknownSubscription(to)
+        return {"subscription": to, "queue": queues[to], "mailbox": None}
+    if locked_in(letter) or letter.subscription in queues:
+        return {"queue": letter.queue or queues.get(letter.subscription, "")}
+    return {"subscription": PUBLISH_TASK, "queue": PUBLISH_QUEUE, "mailbox": None}
+
+
+def _tell(app: EventApp, old: DeadLetter, new: DeadLetter, who: str) -> None:
+    changed = tuple(dict.fromkeys(_changed(old.document, new.document)))
+    content = EditedLetter(letter_id=old.id, operator=who, edited_to=new.id, fields=changed[:_NAMED])
+    told = emitted_event_id(new.id, _EDITED_INDEX)
+    say(app, [DeadLetterEditedEvent(event_id=told, timestamp=datetime.now(UTC), content=content)])
+
+
+_NAMED = 50
+
+
+def _changed(old: object, new: object, path: str = "") -> Iterator[str]:
+    """Name the places in which two JSON values differ."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for name in (*old, *(name for name in new if name not in old)):
+            yield from _changed(old.get(name), new.get(name), f"{path}.{name}" if path else str(name))
+    elif old != new:
+        yield path or "event"

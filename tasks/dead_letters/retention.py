@@ -1,0 +1,144 @@
+"""Retention: dead letters are kept by age and by number, and nobody loses one without having been told.
+
+    near a limit      `error.dead_letters_dropping` once a day, from 80 % of the number or 90 % of the age on
+    at the limit      the same once more, before the first letter is dropped; each round of drops is logged
+    what goes first   letters that somebody is done with (resolved, replaced), the oldest first; of them nothing is told
+
+Workers run this regularly, see `retain`; one of them at a time does it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from events.catalog.error import ErrorContent, ErrorEvent
+from events.content import Value
+from events.errors import QueueFull, Severity
+from tasks.dead_letters.selection import OPEN
+from tasks.dispatch import dispatch
+from tasks.door import checked
+from tasks.publication import batched
+from tasks.stores.dead_letters import State, When, milliseconds
+
+if TYPE_CHECKING:
+    from tasks.celery import EventApp
+
+DROPPING = "error.dead_letters_dropping"
+NEAR = 0.8
+"""The share of the number at which the alarm is raised."""
+NEAR_AGE = 0.9
+"""The share of the age at which the alarm is raised."""
+
+AT_ONCE = 500
+"""Letters that are dropped in one step."""
+
+_LONGEST = timedelta(minutes=1)
+
+log = logging.getLogger(__name__)
+
+Dated = tuple[str, State, When]
+
+
+@dataclass(frozen=True, slots=True)
+class Retained:
+    """What a round of retention found and did; `alarm` is what was said: near, dropping, or nothing."""
+
+    count: int = 0
+    dropped: int = 0
+    alarm: str | None = None
+
+
+def retain(app: EventApp, now: datetime | None = None) -> Retained | None:
+    """Drop dead letters that are too old or too many, after an alarm; None where another worker is at it.
+
+    Raises BrokerUnavailable where the alarm cannot be published; nothing was dropped then that somebody may want.
+    """
+    store = app.stores.dead_letters
+    if not store.begin_retaining(f"{socket.gethostname()}:{os.getpid()}", _LONGEST):
+        return None
+    try:
+        return _retained(app, now or datetime.now(UTC))
+    finally:
+        store.end_retaining()
+
+
+def _retained(app: EventApp, now: datetime) -> Retained:
+    count, age, limit = app.stores.dead_letters.count(), app.settings.dead_letter_age, app.settings.dead_letter_count
+    is_small = count < NEAR * limit
+    near_age = milliseconds(now - NEAR_AGE * age)
+    is_young = all(at > near_age for _, at in app.stores.dead_letters.times(most=1))
+    if is_small and is_young:
+        return Retained(count)
+    dated = list(_dated(app))
+    done, wanted = _too_many_or_old(dated, milliseconds(now - age), limit)
+    dropped = _drop(app, done)
+    alarm = _alarm(app, dated, now, dropping=len(wanted))
+    if wanted:
+        log.warning(
+            "dead_letters.dropped", extra={"dropped": len(wanted), "limit": limit, "age_s": age.total_seconds()}
+        )
+        dropped += _drop(app, wanted)
+    return Retained(count - dropped, dropped, alarm)
+
+
+def _dated(app: EventApp) -> Iterator[Dated]:
+    store = app.stores.dead_letters
+    for some in batched(store.times(), AT_ONCE):
+        states = store.states([name for name, _ in some])
+        yield from ((name, states[name] or "pending", at) for name, at in some)
+
+
+def _too_many_or_old(dated: Sequence[Dated], cutoff: When, limit: int) -> tuple[list[Dated], list[Dated]]:
+    """Choose what goes: of what somebody is done with, and of what is still wanted."""
+    old = [each for each in dated if each[2] <= cutoff]
+    kept = dated[len(old) :]  # they are in the order of time
+    excess = max(0, len(kept) - limit)
+    done = [each for each in kept if each[1] not in OPEN][:excess]
+    wanted = [each for each in kept if each[1] in OPEN][: excess - len(done)]
+    return (
+        [each for each in old if each[1] not in OPEN] + done,
+        [each for each in old if each[1] in OPEN] + wanted,
+    )
+
+
+def _alarm(app: EventApp, dated: Sequence[Dated], now: datetime, *, dropping: int) -> str | None:
+    """Raise the alarm that is due; returns which."""
+    wanted = [each for each in dated if each[1] in OPEN]
+    near_age = milliseconds(now - NEAR_AGE * app.settings.dead_letter_age)
+    is_near = len(wanted) >= NEAR * app.settings.dead_letter_count or any(at <= near_age for _, _, at in wanted[:1])
+    which = "dropping" if dropping else "near" if is_near else None
+    if which is None or not app.stores.dead_letters.alarm_is_due(which):
+        return None
+    try:
+        dispatch(app, [checked(app, _warning(app, wanted, dropping))])
+    except QueueFull:
+        log.exception("dead_letters.unsaid", extra={"alarm": which})
+    app.stores.dead_letters.note_alarm(which)
+    return which
+
+
+def _warning(app: EventApp, wanted: Sequence[Dated], dropping: int) -> ErrorEvent:
+    limit, age = app.settings.dead_letter_count, app.settings.dead_letter_age
+    oldest = datetime.fromtimestamp(wanted[0][2] / 1_000, UTC).isoformat() if wanted else None
+    parameters: dict[str, Value] = {
+        "count": len(wanted), "limit": limit, "age": age, "oldest": oldest, "dropping": dropping,
+    }  # fmt: skip
+    begun = f"{dropping:,} dead letters are dropped now" if dropping else "dead letters will be dropped soon"
+    message = (
+        f"{begun}: there are {len(wanted):,} of {limit:,}, the oldest of {oldest}; replay, discard or export them "
+        "(petiole dead-letters), or raise PETIOLE_DEAD_LETTER_COUNT and PETIOLE_DEAD_LETTER_AGE"
+    )
+    content = ErrorContent(
+        error_type="DeadLettersDropping", message=message, severity=Severity.WARNING, parameters=parameters
+    )
+    return ErrorEvent(event_type=DROPPING, content=content)
+
+
+def _drop(app: EventApp, dated: Sequence[Dated]) -> int:
+    return sum(sum(app.stores.dead_letters.remove(some)) for some in batched(dated, AT_ONCE))
