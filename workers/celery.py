@@ -14,6 +14,7 @@ from workers.broker import use_embedded_broker
 from workers.lifecycle import announces
 from workers.loading import configured_agents
 from workers.observability.logging import install as install_logging
+from workers.observability.pulse import has_pulse
 
 __all__ = ["app"]
 
@@ -29,3 +30,4 @@ app.conf.task_queues = [
     for name in lanes(queue, app.driver)
 ]
 announces(app, agents)
+has_pulse(app)
