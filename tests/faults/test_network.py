@@ -15,7 +15,9 @@ CUTS = 300 if IS_FULL else 40
 
 
 @pytest.mark.timeout(120)
-def test_a_worker_notices_a_silent_connection_and_makes_a_new_one(system, server, proxy, counts, eventually, capsys):
+def test_a_worker_notices_a_silent_connection_and_makes_a_new_one(  # noqa: PLR0917 - fixtures
+    system, server, proxy, counts, eventually, capsys
+):
     system.environment["PETIOLE_BROKER_URL"] = proxy.url
     worker = system.worker("only", "--pool", "threads", "-c", "2")
     app = an_app(server.url)
@@ -40,7 +42,7 @@ def test_a_worker_notices_a_silent_connection_and_makes_a_new_one(system, server
 
 
 @pytest.mark.timeout(90)
-def test_a_slow_network_loses_nothing(system, server, proxy, counts, eventually, capsys):
+def test_a_slow_network_loses_nothing(system, server, proxy, counts, eventually, capsys):  # noqa: PLR0917 - fixtures
     proxy.latency_s = 0.05
     proxy.bytes_per_s = 2_000_000
     system.environment["PETIOLE_BROKER_URL"] = proxy.url

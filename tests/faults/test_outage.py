@@ -1,4 +1,4 @@
-"""The broker goes away under load, and comes back: nothing that was acknowledged is missing, nobody has to be restarted.
+"""The broker goes away under load and comes back: nothing acknowledged is missing, nobody has to be restarted.
 
 In the suite it is gone for six seconds, with PETIOLE_FAULTS=full for sixty.
 """
@@ -41,8 +41,8 @@ def test_an_outage_of_the_broker_loses_nothing_and_needs_no_restart(system, serv
     eventually(lambda: counts.is_complete(app), 40, lambda: counts.line(app))
     with capsys.disabled():
         print(
-            f"\nbroker gone for {OUTAGE_S:.0f} s: {counts.line(app)}; not ready after {red_after_s:.1f} s, handled again "
-            f"after {recovered_s:.1f} s, all answered after {time.monotonic() - back_at:.1f} s"
+            f"\nbroker gone for {OUTAGE_S:.0f} s: {counts.line(app)}; not ready after {red_after_s:.1f} s, "
+            f"handled again after {recovered_s:.1f} s, all answered after {time.monotonic() - back_at:.1f} s"
         )
     assert reason is not None
     assert red_after_s < 5

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 import psutil
 import redis
@@ -173,7 +174,7 @@ class Publisher:
         self._thread = threading.Thread(target=self._publish, daemon=True)
         self.unexpected: BaseException | None = None
 
-    def __enter__(self) -> Publisher:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

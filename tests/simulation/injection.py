@@ -122,7 +122,7 @@ class FaultyRedis(fakeredis.FakeRedis):
         """Run a command, or let it go wrong."""
         return self.injector.call(_name(words), lambda: super(FaultyRedis, self).execute_command(*words, **options))
 
-    def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Any:  # noqa: FBT001, FBT002 - redis's
+    def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Any:
         """Make a pipeline that goes wrong as a whole, or in its middle where it is no transaction."""
         made = FaultyPipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
         made.injector = self.injector
@@ -134,7 +134,7 @@ class FaultyPipeline(redis.client.Pipeline):
 
     injector: Injector
 
-    def execute(self, raise_on_error: bool = True) -> list[Any]:  # noqa: FBT001, FBT002 - redis's
+    def execute(self, raise_on_error: bool = True) -> list[Any]:
         """Run the commands, or let them go wrong."""
         commands: Sequence[Any] = list(self.command_stack)
         name = "pipeline " + " ".join(dict.fromkeys(str(command[0][0]) for command in commands))

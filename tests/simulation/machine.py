@@ -31,11 +31,11 @@ class SimulatedApp(EventApp):
     is_one: bool
 
     @property
-    def publishes_in_one_step(self) -> bool:  # type: ignore[override]  # the base works it out, and keeps it
+    def publishes_in_one_step(self) -> bool:
         return self.is_one
 
     @property
-    def driver(self) -> str:  # type: ignore[override]  # as above
+    def driver(self) -> str:
         return "redis" if self.is_one else "memory"
 
     def forget_routing(self) -> None:

@@ -115,4 +115,4 @@ def _at_rest(reading: Reading) -> Iterator[str]:
     prefix = world.app.settings.key_prefix
     counts = world.client.hgetall(f"{prefix}:mailboxes")
     yield from (f"{queue} counts {count} deliveries in mailboxes" for queue, count in counts.items() if count != "0")
-    yield from (f"left behind: {key}" for key in world.client.scan_iter(match=f"{prefix}:mailboxes:*", count=10_000))
+    yield from (f"left behind: {key!r}" for key in world.client.scan_iter(match=f"{prefix}:mailboxes:*", count=10_000))

@@ -36,7 +36,7 @@ MOVERS: list[Callable[[EventApp], object]] = []
 """What a worker calls regularly beside its messages, such as the move of deliveries whose retry is due."""
 
 
-class NeverAtRest(AssertionError):
+class NeverAtRest(AssertionError):  # noqa: N818 - a verdict on the run
     """The simulation did not come to its end."""
 
 
@@ -155,7 +155,8 @@ class World:
         task.push_request(**message.headers, properties=message.properties, called_directly=False)
         try:
             outcome = task.run(*message.arguments)
-        except Reject as rejected:
+        except Reject as refused:
+            rejected: Any = refused  # the stubs know nothing of it
             self._note(f"{message.shown}: rejected, {type(rejected.reason).__name__}")
             return not rejected.requeue
         except Exception as failure:  # noqa: BLE001 - what fails is acknowledged by Celery, whatever it raised

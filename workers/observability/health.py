@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 from events.errors import PetioleError
 from tasks.celery import EventApp
@@ -60,7 +61,8 @@ def _connect(app: EventApp) -> None:
     with app.connection_for_read() as connection:
         connection.connect()
         # Redis is connected to when it is first used.
-        connection.channel().close()
+        channel: Any = connection.channel()
+        channel.close()
 
 
 def _unconsumed(app: EventApp, *, queue: str | None, worker: str | None) -> str | None:

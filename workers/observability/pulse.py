@@ -91,7 +91,9 @@ class WorkerPulse(bootsteps.StartStopStep):
         """Stop touching."""
         worker.petiole_pulse.end()
 
-    terminate = stop
+    def terminate(self, worker: Any) -> None:
+        """As stop."""
+        self.stop(worker)
 
 
 class LoopPulse(bootsteps.StartStopStep):
@@ -110,7 +112,13 @@ class LoopPulse(bootsteps.StartStopStep):
         """Expect nothing of a loop that ends, with its connection or with the worker."""
         consumer.controller.petiole_pulse.turned_at = None
 
-    shutdown = terminate = stop
+    def terminate(self, consumer: Any) -> None:
+        """As stop."""
+        self.stop(consumer)
+
+    def shutdown(self, consumer: Any) -> None:
+        """As stop."""
+        self.stop(consumer)
 
 
 def has_pulse(app: EventApp) -> None:

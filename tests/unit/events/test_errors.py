@@ -9,9 +9,9 @@ import pytest
 from events import errors
 from events.errors import (
     AlreadyRegistered,
+    BrokerFull,
     BrokerNotStarted,
     BrokerNotStopped,
-    BrokerFull,
     BrokerUnavailable,
     BuiltInAlreadyRegistered,
     CannotPurge,
