@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 from events import Event, MessageEvent, TextMessageEvent
 from events.errors import ToolFailed
 from tasks import Agent
 
+FLAKY_SHARE = float(os.environ.get("PETIOLE_SIMULATE_FLAKY", "0"))
+"""Of how many events `picky`'s first run fails, and another would not. Above 0 it shows what #4 has yet to mend: the
+letter of a failed run is put before its delivery is settled, so a delivery may have a letter and be handled as well."""
+
 plain, ordered, picky, talker, silent = (Agent(name) for name in ("plain", "ordered", "picky", "talker", "silent"))
 
 FAILS = "fail"
 """A text that holds this word is what `picky` and `ordered` cannot handle."""
+
+failed: set[str] = set()
+"""Events whose first run has failed as it was told to. A run of a seed empties it."""
 
 began: list[tuple[str, str]] = []
 """Runs of the ordered handler: stream and event, in the order in which they began. A run of a seed empties it."""
@@ -35,6 +43,9 @@ def tell(event: TextMessageEvent) -> Event:
 def judge(event: TextMessageEvent) -> Event:
     """Say one thing, or fail."""
     _refuse(event, "judge")
+    if "flaky" in event.content.text and event.event_id not in failed:
+        failed.add(event.event_id)
+        raise ToolFailed("judge", "it was told to, once")
     return _said(event, "message.judged")
 
 
