@@ -21,7 +21,6 @@ from events.ids import emitted_event_id
 from tests.simulation.agents import SAYS, began, is_refused
 from tests.simulation.world import World
 
-
 POISONOUS = 3
 """How often a delivery has to be taken before it may be given up as poison."""
 

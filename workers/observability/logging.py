@@ -28,9 +28,7 @@ def formatter(settings: LogSettings, *, colorize: bool) -> logging.Formatter:
     """Make the formatter of the configured form."""
     # Rich's tracebacks show all variables: with their secrets, and at seconds of a worker's time for each.
     plain = structlog.dev.plain_traceback
-    last: list[Processor] = [
-        structlog.dev.ConsoleRenderer(colors=colorize, sort_keys=False, exception_formatter=plain)
-    ]
+    last: list[Processor] = [structlog.dev.ConsoleRenderer(colors=colorize, sort_keys=False, exception_formatter=plain)]
     if settings.log_format == "json":
         last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     return structlog.stdlib.ProcessorFormatter(

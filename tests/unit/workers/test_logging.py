@@ -9,7 +9,7 @@ from workers.observability.logging import LogSettings, formatter
 def _record() -> logging.LogRecord:
     password = "hunter" + "2"
     try:
-        raise ValueError(len(password))
+        raise ValueError(len(password))  # noqa: TRY301 - an error with variables around it
     except ValueError:
         return logging.LogRecord("test", logging.ERROR, __file__, 1, "went wrong", None, sys.exc_info())
 
