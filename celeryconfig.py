@@ -53,8 +53,6 @@ broker_transport_options = {
     "socket_timeout": 10,
     "socket_connect_timeout": 5,
     "socket_keepalive": True,
-    # A connection that is open and silent (half-open) is noticed after 4 to 7 s; by default it would take 51.
-    "health_check_interval": 3,
     # RabbitMQ's: a message counts as sent when its queue has it on disk. Redis needs no telling.
     "confirm_publish": True,
 }
