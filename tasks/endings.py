@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import logging
 import random
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -41,6 +42,9 @@ from tasks.wire import Admitted
 
 if TYPE_CHECKING:
     from tasks.celery import EventApp
+
+PAUSE_S = 0.5
+"""How long a slot holds a message that the broker is to keep."""
 
 log = logging.getLogger(__name__)
 
@@ -169,6 +173,8 @@ def put_back(run: Run, error: Exception) -> NoReturn:
     except RedisError as unnoted:
         # It looks as if the worker had died, until a run of the same delivery ends.
         log.warning("attempt.unnoted", extra={"delivery_id": run.delivery_id, "error": str(unnoted)})
+    # The next try is not this instant's: what is wrong is the broker, and it is taken again at once.
+    time.sleep(PAUSE_S)
     raise Reject(error, requeue=True) from error
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from celery.app.amqp import AMQP, Queues
-from kombu import Exchange, Queue
+from kombu import Connection, Exchange, Queue
 
 if TYPE_CHECKING:
     from tasks.celery import EventApp
@@ -76,10 +76,23 @@ class EventQueues(Queues):
         return [each for name in listed for each in lanes(name, self._driver)]
 
 
+RECONNECT_S = 2.0
+"""How long a worker waits between two tries to reach its broker. Celery waits longer each time, up to 30 s."""
+
+
+class EventConnection(Connection):
+    """A connection that is back soon after its broker, however long that was away."""
+
+    def _ensure_connection(self, *args: Any, **options: Any) -> Any:
+        options.setdefault("interval_max", RECONNECT_S)
+        return super()._ensure_connection(*args, **options)
+
+
 class EventAMQP(AMQP):
-    """Celery's, with our declarations."""
+    """Celery's, with our declarations and connections."""
 
     app: EventApp
+    Connection = EventConnection
 
     def Queues(self, queues: Any, **options: Any) -> Queues:  # type: ignore[override]  # noqa: N802 - Celery's name; options as they come
         """Make the map of declarations."""

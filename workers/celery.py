@@ -14,6 +14,7 @@ from workers.broker import use_embedded_broker
 from workers.lifecycle import announces
 from workers.loading import configured_agents
 from workers.observability.logging import install as install_logging
+from workers.observability.pulse import has_pulse
 
 __all__ = ["app"]
 
@@ -30,3 +31,4 @@ app.conf.task_queues = [
 ]
 announces(app, agents)
 add_rounds(app, ROUNDS)
+has_pulse(app)

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from kombu.transport import redis as stock
 from kombu.utils.json import dumps, loads
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ResponseError
 
 from tasks.transport.aside import Aside
 from tasks.transport.holder import leased, unleased
@@ -184,6 +184,9 @@ class Turns(Leases, Aside):
             self._steps.load_turn()
             answer = None
             self._credit_asked = 0
+        except ResponseError:
+            self._acks.extend(self._acks_under_way)
+            raise
         except self.connection_errors:
             self._acks.extend(self._acks_under_way)
             connection.disconnect()

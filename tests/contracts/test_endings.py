@@ -107,6 +107,22 @@ def test_who_still_holds_a_delivery_settles_it_once(stores):
     assert recorded(stores) == 1
 
 
+def test_a_delivery_ends_on_a_server_that_has_no_memory_left(client, stores):
+    if isinstance(client, fakeredis.FakeRedis):
+        pytest.skip("the stand-in has no limit of memory")
+    for number in range(1_000):
+        client.set(f"ballast {number}", "-" * 1_000)
+    client.config_set("maxmemory", "1mb")
+    try:
+        with pytest.raises(redis.OutOfMemoryError):
+            client.set("more", "more")
+        assert not stores.attempts.begin(DELIVERY, "one").is_settled
+        assert stores.publications.publish([], 0, Settling(delivery_id=DELIVERY, lease=LEASE)).answer == "published"
+    finally:
+        client.config_set("maxmemory", "0")
+    assert stores.inbox.has(DELIVERY)
+
+
 # Coming again
 
 

@@ -13,34 +13,19 @@ import signal
 import threading
 import time
 from collections import Counter
-from pathlib import Path
 
-import psutil
 import pytest
 import redis
 
-from events import TextContent, TextMessageEvent
+from events import TextMessageEvent
 from events.errors import BrokerUnavailable
 from events.subscriptions import Subscription
 from tasks.celery import EventApp
 from tasks.dispatch import dispatch
-from tasks.publication import Publish
 from tasks.wire import admit
-from workers import broker
+from tests.faults.tools import IS_FULL, an_app, an_event
 
-IS_FULL = os.environ.get("PETIOLE_FAULTS") == "full"
 AGENTS = [f"agent-{number}" for number in range(10)]
-
-
-def an_app(url: str) -> EventApp:
-    app = EventApp("faults", set_as_current=False)
-    app.conf.update(broker_url=url, result_backend=url)
-    app.adopt(Publish)
-    return app
-
-
-def an_event(number: int = 0) -> TextMessageEvent:
-    return TextMessageEvent(stream_id=f"s{number % 7}", content=TextContent(text=f"message {number}"))
 
 
 def publish(app: EventApp, event: TextMessageEvent) -> None:
@@ -100,32 +85,25 @@ def _publish_for_ever(url: str) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_a_broker_killed_under_publishers_loses_nothing_that_was_acknowledged(tmp_path):
-    home = tmp_path / "broker"
-    running = broker.start(home)
-    client = redis.Redis.from_url(running.url, decode_responses=True)
-    client.config_set("appendfsync", "always")
-    app = an_app(running.url)
+def test_a_broker_killed_under_publishers_loses_nothing_that_was_acknowledged(server):
+    client = server.client()
+    app = an_app(server.url)
     subscribe_all(app)
     acknowledged: list[str] = []
     kills = 20 if IS_FULL else 4
 
-    try:
-        for _ in range(kills):
-            killer = threading.Timer(random.uniform(0.1, 0.4), _kill, [home])
-            killer.start()
-            acknowledged += _publish_until_lost(app)
-            killer.join()
-            assert broker.start(home).url == running.url
-            client.config_set("appendfsync", "always")
+    for _ in range(kills):
+        killer = threading.Timer(random.uniform(0.1, 0.4), server.kill)
+        killer.start()
+        acknowledged += _publish_until_lost(app)
+        killer.join()
+        server.start()
 
-        published = assert_all_or_none(app, client)
-        lost = set(acknowledged) - set(in_history(app))
-        print(f"kills {kills}, acknowledged {len(acknowledged)}, published {published}, lost {len(lost)}")
-        assert lost == set()
-        assert published - len(acknowledged) <= kills, "only the event at hand may be published without a word"
-    finally:
-        broker.stop(home)
+    published = assert_all_or_none(app, client)
+    lost = set(acknowledged) - set(in_history(app))
+    print(f"kills {kills}, acknowledged {len(acknowledged)}, published {published}, lost {len(lost)}")
+    assert lost == set()
+    assert published - len(acknowledged) <= kills, "only the event at hand may be published without a word"
 
 
 def _publish_until_lost(app: EventApp) -> list[str]:
@@ -149,10 +127,3 @@ def test_publishing_again_what_is_uncertain_publishes_it_once(clean_broker_url):
         publish(app, event)
 
     assert assert_all_or_none(app, redis.Redis.from_url(clean_broker_url, decode_responses=True)) == 1
-
-
-def _kill(home: Path) -> None:
-    (pid,) = [int(found.read_text()) for found in home.rglob("valkey.pid")]
-    server = psutil.Process(pid)
-    server.kill()
-    server.wait(timeout=10)

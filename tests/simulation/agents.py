@@ -8,10 +8,16 @@ from events import Event, MessageEvent, TextMessageEvent
 from events.errors import ToolFailed
 from tasks import Agent
 
+FLAKY_SHARE = 0.3
+"""Of how many events `picky`'s first run fails, and another would not."""
+
 plain, ordered, picky, talker, silent = (Agent(name) for name in ("plain", "ordered", "picky", "talker", "silent"))
 
 FAILS = "fail"
 """A text that holds this word is what `picky` and `ordered` cannot handle."""
+
+failed: set[str] = set()
+"""Events whose first run has failed as it was told to. A run of a seed empties it."""
 
 began: list[tuple[str, str]] = []
 """Runs of the ordered handler: stream and event, in the order in which they began. A run of a seed empties it."""
@@ -35,6 +41,9 @@ def tell(event: TextMessageEvent) -> Event:
 def judge(event: TextMessageEvent) -> Event:
     """Say one thing, or fail."""
     _refuse(event, "judge")
+    if "flaky" in event.content.text and event.event_id not in failed:
+        failed.add(event.event_id)
+        raise ToolFailed("judge", "it was told to, once")
     return _said(event, "message.judged")
 
 

@@ -13,6 +13,7 @@ from importlib.resources import files
 import fakeredis
 from redis import Redis
 
+from tasks import endings
 from tasks.celery import EventApp
 from tasks.delivery import register
 from tasks.publication import Publish
@@ -75,6 +76,7 @@ def machine_of(*, is_one_step: bool) -> Machine:
     state = FaultyRedis(server=server, decode_responses=True)
     transport = sending_transport(state)
     # Processes die at every tenth call here: what is poison elsewhere is the weather.
+    endings.PAUSE_S = 0.0
     app = SimulatedApp("simulation", state=state, settings=Settings(most_deaths=1_000_000), set_as_current=False)
     app.is_one = is_one_step
     app.conf.update(broker_url="memory://", broker_transport=transport, result_backend="cache+memory://")

@@ -53,7 +53,7 @@ def test_whatever_fails_every_event_is_answered_once_and_in_order(capsys):
         runs = list(processes.map(simulate, seeds(), chunksize=10))
 
     with capsys.disabled():
-        print(f"\n{told(runs, time.monotonic() - began)}")  # noqa: T201 - the tally
+        print(f"\n{told(runs, time.monotonic() - began)}")
     assert not [run for run in runs if run.broken], "\n".join(str(run) for run in runs if run.broken)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import uuid
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from events.errors import BrokerUnavailable
 from tasks.celery import EventApp
 from tasks.queues import PUBLISH_TASK
 from tasks.waiting import move_due
-from tests.simulation.agents import AGENTS, began
+from tests.simulation.agents import AGENTS, FLAKY_SHARE, began, failed
 from tests.simulation.broker import Message
 from tests.simulation.injection import Injector, ProcessDied
 from tests.simulation.machine import machine_of
@@ -53,6 +54,8 @@ class Tally:
     handled: int = 0
     redelivered: int = 0
     deaths: int = 0
+    taken: Counter[str] = field(default_factory=Counter)
+    """How often each delivery was taken from its queue."""
 
 
 class World:
@@ -78,6 +81,7 @@ class World:
     def run(self) -> None:
         """Publish, deliver and fail until all is at rest. Raises NeverAtRest."""
         began.clear()
+        failed.clear()
         self.app.stores.directory.announce(each for agent in AGENTS for each in agent.subscriptions)
         publishers = {f"publisher-{number}": partial(self._publish, number) for number in range(PUBLISHERS)}
         workers = {f"worker-{number}": self._work for number in range(WORKERS)}
@@ -112,7 +116,8 @@ class World:
 
     def _an_event(self, publisher: int, place: int) -> TextMessageEvent:
         told = [function for function in ("judge", "tell") if self.rng.random() < 0.2]
-        text = " ".join([f"{publisher}.{place}", *(f"fail {function}" for function in told)])
+        flaky = ["flaky"] if self.rng.random() < FLAKY_SHARE else []
+        text = " ".join([f"{publisher}.{place}", *(f"fail {function}" for function in told), *flaky])
         event_id = str(uuid.UUID(int=self.rng.getrandbits(128), version=4))
         return TextMessageEvent(
             event_id=event_id, stream_id=f"stream-{self.rng.randint(0, 1)}", content=TextContent(text=text)
@@ -137,6 +142,7 @@ class World:
 
     def _handle(self, message: Message) -> None:
         self._note(f"{message.shown}: taken")
+        self.tally.taken[str(message.headers["id"])] += 1
         self.injector.dies("before the handler")
         is_done = self._run(message)
         self.injector.dies("before the acknowledgement")

@@ -26,7 +26,7 @@ class LogSettings(BaseSettings):
 
 def formatter(settings: LogSettings, *, colorize: bool) -> logging.Formatter:
     """Make the formatter of the configured form."""
-    # Its own tracebacks show the value of each variable: half a second each in a worker's event loop, and private.
+    # Rich's tracebacks show all variables: with their secrets, and at seconds of a worker's time for each.
     plain = structlog.dev.plain_traceback
     last: list[Processor] = [structlog.dev.ConsoleRenderer(colors=colorize, sort_keys=False, exception_formatter=plain)]
     if settings.log_format == "json":

@@ -28,6 +28,8 @@ if deaths >= tonumber(ARGV[3]) then
   answer[1] = 'poison'
   return answer
 end
+-- A server without memory lets a script go on that has written: what begins may end, and frees some.
+redis.call('PERSIST', KEYS[2])
 redis.call('RPUSH', KEYS[2], ARGV[1])
 redis.call('PEXPIRE', KEYS[2], ARGV[4])
 return answer

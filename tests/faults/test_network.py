@@ -1,0 +1,99 @@
+"""The network between a worker and the broker: slow, silent, or cut in the middle of a word."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import pytest
+
+from events.errors import BrokerUnavailable
+from tasks.publication import Publish
+from tests.faults.tools import IS_FULL, Publisher, an_app, an_event
+
+CUTS = 300 if IS_FULL else 40
+
+
+@pytest.mark.timeout(120)
+def test_a_worker_notices_a_silent_connection_and_makes_a_new_one(  # noqa: PLR0917 - fixtures
+    system, server, proxy, counts, eventually, capsys
+):
+    system.environment["PETIOLE_BROKER_URL"] = proxy.url
+    worker = system.worker("only", "--pool", "threads", "-c", "2")
+    app = an_app(server.url)
+
+    with Publisher(server.url, counts):
+        eventually(lambda: len(counts.acknowledged) > 20, 20, system.logs)
+    eventually(lambda: counts.is_complete(app), 30, lambda: counts.line(app))
+    # Idle: it sends nothing that could time out, and only waits for a bell.
+    proxy.is_silent = True
+    silent_at = time.monotonic()
+    eventually(lambda: time.monotonic() > silent_at + 2, 5)
+    # What was open stays silent for ever; only new connections get through.
+    proxy.is_silent = False
+    before = len(counts.runs.read_text())
+    with Publisher(server.url, counts, pause_s=0.1):
+        eventually(lambda: len(counts.runs.read_text()) > before, 60, system.logs)
+        noticed_s = time.monotonic() - silent_at
+
+    eventually(lambda: counts.is_complete(app), 60, lambda: counts.line(app))
+    with capsys.disabled():
+        print(f"\nsilent connection: {counts.line(app)}; handled again after {noticed_s:.1f} s")
+    assert worker.poll() is None
+    assert noticed_s < 30
+    assert counts.doubled(app) == 0
+
+
+@pytest.mark.timeout(180)
+def test_a_slow_network_loses_nothing(system, server, proxy, counts, eventually, capsys):  # noqa: PLR0917 - fixtures
+    proxy.latency_s = 0.05
+    proxy.bytes_per_s = 2_000_000
+    system.environment["PETIOLE_BROKER_URL"] = proxy.url
+    system.worker("only", "--pool", "threads", "-c", "2")
+    app = an_app(server.url)
+
+    with Publisher(proxy.url, counts), Publisher(proxy.url, counts, by="delay"):
+        eventually(lambda: len(counts.acknowledged) >= 20, 30, lambda: counts.refused)
+
+    eventually(lambda: counts.is_complete(app), 40, lambda: counts.line(app))
+    with capsys.disabled():
+        print(f"\n50 ms each way: {counts.line(app)}")
+    assert counts.refused.total() == 0
+    assert counts.doubled(app) == 0
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("by", ["run", "delay"])
+def test_a_publish_that_is_cut_in_its_middle_is_an_error_or_an_acknowledgement(by, server, proxy, capsys):
+    app = an_app(proxy.url)
+    publish = app.tasks[Publish.name]
+    call = publish.run if by == "run" else publish.delay
+    acknowledged, refused = [], []
+
+    for number in range(CUTS):
+        event = an_event(number)
+        proxy.cut(after_bytes=random.randint(1, 600))
+        try:
+            call(event)
+            acknowledged.append(event)
+        except BrokerUnavailable:
+            refused.append(event)
+    proxy.cut(after_bytes=1 << 40)
+    for event in refused:
+        publish.run(event)
+
+    there = an_app(server.url)
+    if by == "delay":
+        client = there.stores.directory._client
+        waiting = sum(client.llen(key) for key in client.scan_iter("publish*") if client.type(key) == "list")
+        told = f"acknowledged {len(acknowledged)}, refused {len(refused)}, waiting {waiting}"
+        assert waiting >= len(acknowledged)
+    else:
+        recorded = [str(each.attributes["event_id"]) for each in there.stores.history.since(count=100_000)]
+        lost = {event.event_id for event in (*acknowledged, *refused)} - set(recorded)
+        twice = len(recorded) - len(set(recorded))
+        told = f"acknowledged {len(acknowledged)}, refused {len(refused)}, lost {len(lost)}, published twice {twice}"
+        assert (lost, twice) == (set(), 0)
+    with capsys.disabled():
+        print(f"\n{proxy.cuts} connections cut in {CUTS} publishes by {by}: {told}")
+    assert proxy.cuts > CUTS // 2
