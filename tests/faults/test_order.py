@@ -51,7 +51,8 @@ def tell(event: Event) -> MessageEvent:
             raise RuntimeError("fails as long as the others are not through")
         if random.random() < 0.02:
             raise RuntimeError("fails by chance")
-        return event.caused(MessageEvent, event_type="message.told", content={"parameters": {"text": event.content.text}})
+        told = {"parameters": {"text": event.content.text}}
+        return event.caused(MessageEvent, event_type="message.told", content=told)
     finally:
         seen.delete("busy:" + event.stream_id)
 """
