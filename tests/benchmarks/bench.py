@@ -3,7 +3,11 @@
     make bench
 
 Plain Celery is tuned as its users tune it: no results, no events, gossip, mingle or heartbeat, late acks, prefetch 128;
-it publishes with one apply_async per subscriber. Rounds are interleaved; machines are noisy, so read the ratios.
+it publishes with one apply_async per subscriber, over a kept connection to the same broker. "Lean" is the same without
+the picture of its arguments that Celery adds to each message (argsrepr). Rounds are interleaved, and ratios are taken
+within a round; machines are noisy, so read the ratios. docs/performance.md has figures.
+
+    BENCH_ROUNDS, BENCH_PUBLISHED, BENCH_DRAINED    how often and how much
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import redis
 from celery import Celery
@@ -30,14 +35,16 @@ from events.subscriptions import Subscription
 from tasks.celery import EventApp
 from tasks.dispatch import dispatch
 from tasks.door import checked
-from tasks.publication import Publish
+from tasks.publication import MANY, Publish
 from workers import broker
 
 HERE = Path(__file__).parent
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))
+DRAIN_ROUNDS = max(ROUNDS - 1, 1)
 PUBLISHED = int(os.environ.get("BENCH_PUBLISHED", "400"))
 DRAINED = int(os.environ.get("BENCH_DRAINED", "1500"))
 SUBSCRIBERS = 3
+SLICES = 8
 DRAIN_LIMIT_S = 240
 
 
@@ -66,8 +73,8 @@ def us_per_event(act: Callable[[], object], count: int) -> float:
     return (time.perf_counter() - began) / count * 1e6
 
 
-def publish_costs(url: str, subscribers: int) -> tuple[float, float, float]:
-    """Measure one publication: Petiole's publish, its publish_many, plain Celery; microseconds per event."""
+def publish_costs(url: str, subscribers: int) -> tuple[float, float, float, float]:
+    """Measure one publication: Petiole's publish, its publish_many, plain Celery, lean; microseconds per event."""
     client = redis.Redis.from_url(url)
     client.flushall()
     app = an_app(url)
@@ -78,18 +85,28 @@ def publish_costs(url: str, subscribers: int) -> tuple[float, float, float]:
     def ours() -> None:
         dispatch(app, [checked(app, an_event())])
 
-    def theirs() -> None:
+    def ours_together() -> None:
+        dispatch(app, [checked(app, an_event()) for _ in range(MANY)])
+
+    def theirs(**options: Any) -> None:
         document = an_event().model_dump(mode="json")
         for number in range(subscribers):
-            plain.send_task(f"plain-{number}.hear", args=(document,), queue=f"plain-{number}", ignore_result=True)
+            queue = f"plain-{number}"
+            plain.send_task(f"{queue}.hear", args=(document,), queue=queue, ignore_result=True, **options)
 
-    for warm_up in (ours, theirs):
-        us_per_event(warm_up, 20)
-    one_by_one = us_per_event(ours, PUBLISHED)
-    many = us_per_event(lambda: dispatch(app, [checked(app, an_event()) for _ in range(100)]), PUBLISHED // 100) / 100
-    plain_cost = us_per_event(theirs, PUBLISHED // subscribers + 20)
+    def theirs_lean() -> None:
+        theirs(argsrepr="", kwargsrepr="")
+
+    # In slices, one after the other: what else the machine does meanwhile meets all four.
+    slice_size = max(PUBLISHED // SLICES, 1)
+    plain_size = max(slice_size // subscribers, 5)
+    contestants = ((ours, slice_size), (ours_together, 1), (theirs, plain_size), (theirs_lean, plain_size))
+    for act, _ in contestants:
+        us_per_event(act, 5)
+    slices = [[us_per_event(act, count) for act, count in contestants] for _ in range(SLICES)]
     plain.close()
-    return one_by_one, many, plain_cost
+    one_by_one, many, plain_cost, lean = (statistics.median(costs) for costs in zip(*slices, strict=True))
+    return one_by_one, many / MANY, plain_cost, lean
 
 
 def drain_rate(url: str, home: Path, command: list[str], queues: list[str], environment: dict[str, str]) -> float:
@@ -169,9 +186,11 @@ def drain_plain(url: str, home: Path, pool: list[str]) -> float:
 
 
 def main() -> None:
-    console = Console()
+    # Wide enough for its tables also where the output is a file.
+    console = Console(width=140)
     machine = f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    console.print(f"{datetime.now(UTC):%Y-%m-%d}, {machine}")
+    load = f"load {os.getloadavg()[0]:.1f} at the start"
+    console.print(f"{datetime.now(UTC):%Y-%m-%d}, {machine}, {load}")
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         url = broker.start(home / "broker").url
@@ -184,30 +203,43 @@ def main() -> None:
 
 def _publishing(url: str) -> Table:
     table = _table(
-        "publishing, us per event (median)", "subscribers", "publish", "publish_many", "plain Celery", "x", "x (many)"
+        "publishing, us per event (median); x: how much cheaper than plain Celery (least to most of the rounds)",
+        *("subscribers", "publish", "publish_many", "plain Celery", "lean", "x", "x lean", "x of publish_many"),
     )
     for subscribers in (1, 3, 10):
-        ours, many, plain = (
-            statistics.median(costs)
-            for costs in zip(*(publish_costs(url, subscribers) for _ in range(ROUNDS)), strict=True)
+        rounds = [publish_costs(url, subscribers) for _ in range(ROUNDS)]
+        ratios = (
+            _ratio([plain / ours for ours, _, plain, _ in rounds]),
+            _ratio([lean / ours for ours, _, _, lean in rounds]),
+            _ratio([plain / many for _, many, plain, _ in rounds]),
         )
-        cells = (subscribers, ours, many, plain)
-        table.add_row(*(f"{each:.0f}" for each in cells), f"{plain / ours:.1f}", f"{plain / many:.1f}")
+        medians = (statistics.median(costs) for costs in zip(*rounds, strict=True))
+        table.add_row(str(subscribers), *(f"{each:.0f}" for each in medians), *ratios)
     return table
 
 
 def _draining(url: str, home: Path) -> Table:
-    table = _table("draining, events/s with 3 subscribers, 2 workers (median)", "pool", "Petiole", "plain Celery", "x")
-    for label, pool, batch in (
-        ("solo", ["--pool", "solo"], 0),
-        ("threads -c 4", ["--pool", "threads", "-c", "4"], 0),
-        ("prefork -c 2", ["--pool", "prefork", "-c", "2"], 0),
-        ("prefork -c 2, batch=32", ["--pool", "prefork", "-c", "2"], 32),
-    ):
-        rounds = [(drain(url, home, pool, batch=batch), drain_plain(url, home, pool)) for _ in range(ROUNDS)]
-        ours, plain = (statistics.median(rates) for rates in zip(*rounds, strict=True))
-        table.add_row(label, f"{ours:.0f}", f"{plain:.0f}", f"{ours / plain:.1f}")
+    table = _table(
+        "draining, events/s with 3 subscribers, 2 workers (median); x: times plain Celery's rate, in the same pool",
+        *("pool", "Petiole", "with batch=32", "plain Celery", "x", "x with batch=32"),
+    )
+    for label in ("solo", "threads -c 4", "prefork -c 2"):
+        pool = ["--pool", *label.split()]
+        rounds = [
+            (drain(url, home, pool), drain(url, home, pool, batch=32), drain_plain(url, home, pool))
+            for _ in range(DRAIN_ROUNDS)
+        ]
+        ratios = (
+            _ratio([ours / plain for ours, _, plain in rounds]),
+            _ratio([batched / plain for _, batched, plain in rounds]),
+        )
+        medians = (statistics.median(rates) for rates in zip(*rounds, strict=True))
+        table.add_row(label, *(f"{each:.0f}" for each in medians), *ratios)
     return table
+
+
+def _ratio(rounds: list[float]) -> str:
+    return f"{statistics.median(rounds):.1f} ({min(rounds):.1f}-{max(rounds):.1f})"
 
 
 def _table(title: str, *columns: str) -> Table:

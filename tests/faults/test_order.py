@@ -40,19 +40,21 @@ def is_alive(pid):
 
 @agent.on("input.*", ordered=True)
 def tell(event: Event) -> MessageEvent:
-    mine = f"{os.getpid()}:{threading.get_ident()}"
+    mine = f"{os.getpid()} {threading.get_ident()} {event.content.text}"
     holder = seen.set("busy:" + event.stream_id, mine, nx=True, get=True)
     # A worker that was killed leaves its sign hanging.
-    if holder is not None and is_alive(holder.split(":")[0]):
-        seen.rpush("overlaps", f"{event.stream_id} {holder} {mine}")
+    if holder is not None and is_alive(holder.split()[0]):
+        # A worker that is held up for longer than the visibility timeout has its delivery run beside it, once more.
+        is_same = holder.split()[2] == event.content.text
+        seen.rpush("run beside itself" if is_same else "overlaps", f"{event.stream_id}: {holder}; {mine}")
     seen.set("busy:" + event.stream_id, mine)
     try:
         if event.stream_id == "failing" and not seen.exists("others were told"):
             raise RuntimeError("fails as long as the others are not through")
         if random.random() < 0.02:
             raise RuntimeError("fails by chance")
-        content = {"parameters": {"text": event.content.text}}
-        return event.caused(MessageEvent, event_type="message.told", content=content)
+        told = {"parameters": {"text": event.content.text}}
+        return event.caused(MessageEvent, event_type="message.told", content=told)
     finally:
         seen.delete("busy:" + event.stream_id)
 """
@@ -109,7 +111,8 @@ def test_every_stream_is_told_in_order_whoever_dies_and_whatever_fails(node, cle
         count, letters = (sum(map(len, each.values())) for each in (told, given_up))
         print(
             f"\nstreams {len(published)}, events {STREAMS * EACH}, workers killed {KILLS}: told {count} in order, "
-            f"dead letters {letters}, overlaps {client.llen('overlaps')}, {took_s:.0f} s"
+            f"dead letters {letters}, overlaps {client.llen('overlaps')}, "
+            f"run beside itself {client.llen('run beside itself')}, {took_s:.0f} s"
         )
     assert len(published) == STREAMS
     assert [stream for stream, numbers in told.items() if not _is_increasing(numbers)] == []
