@@ -209,7 +209,7 @@ def _come_again(
     except BrokerUnavailable as unnoted:
         put_back(run, unnoted)
     told = {"delivery_id": run.delivery_id, "subscription": run.task, "error": str(error), "due": due.isoformat()}
-    log.warning("delivery.retrying" if is_attempt else "delivery.put_off", extra=told, exc_info=is_attempt)
+    log.warning("delivery.retrying" if is_attempt else "delivery.put_off", extra=told)
     # How Celery calls it: the task is seen as retried, and its message is acknowledged.
     raise Retry(exc=error, when=due) from error
 
