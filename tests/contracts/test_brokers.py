@@ -70,7 +70,7 @@ import redis
 from celery.signals import task_postrun
 from events import MessageEvent, TextMessageEvent
 from tasks import Agent
-from tasks.stores.inbox import Inbox
+from tasks.stores.publications import Publications
 
 state = redis.Redis.from_url(os.environ["PETIOLE_STATE_URL"])
 agent = Agent("one")
@@ -84,13 +84,14 @@ def die_once(where: str) -> None:
     if state.set("died " + where, 1, nx=True):
         os.kill(os.getpid(), signal.SIGKILL)
 
-mark = Inbox.mark
+publish = Publications.publish
 
-def die_or_mark(inbox: Inbox, delivery_id: str) -> None:
-    die_once("unmarked")
-    mark(inbox, delivery_id)
+def die_or_publish(publications, postings, version, settling=None, waiting=()):
+    if settling is not None and not postings:
+        die_once("unmarked")
+    return publish(publications, postings, version, settling, waiting)
 
-Inbox.mark = die_or_mark
+Publications.publish = die_or_publish
 
 @task_postrun.connect
 def die_or_acknowledge(task: object, **facts: object) -> None:
