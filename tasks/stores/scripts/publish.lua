@@ -60,8 +60,10 @@ end
 -- Whoever waits for a queue of our transport waits for its bell, see tasks/transport/scripts/put.lua.
 local function put(queue, list, message)
   redis.call('LPUSH', list, message)
-  redis.call('ZADD', queue .. '\6\022bell', 0, 0)
-  redis.call('PEXPIRE', queue .. '\6\022bell', 10000)
+  -- One that stands there already is heard by nobody who waits: they would have taken it.
+  if redis.call('ZADD', queue .. '\6\022bell', 0, 0) == 1 then
+    redis.call('PEXPIRE', queue .. '\6\022bell', 10000)
+  end
 end
 
 -- What waits in a mailbox is "delivery, queue, list, message", parted by line ends, which none of the first three holds.
