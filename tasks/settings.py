@@ -48,6 +48,10 @@ class Settings(BaseSettings):
         default=timedelta(days=30), description="how long an idempotent function knows what it was called with"
     )
 
+    heartbeat_limit: Annotated[timedelta, Field(ge=timedelta(seconds=1))] = Field(
+        default=timedelta(seconds=5), description="how long a worker may be silent before it is taken for lost"
+    )
+
     @property
     def blob_age(self) -> timedelta:
         """How long contents stay: no shorter than the history that refers to them."""

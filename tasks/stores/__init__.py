@@ -20,6 +20,7 @@ from tasks.stores.effects import Effects
 from tasks.stores.history import History, Retention
 from tasks.stores.inbox import Inbox
 from tasks.stores.keys import Keys
+from tasks.stores.lifecycle import Lifecycle
 from tasks.stores.mailboxes import Mailboxes
 from tasks.stores.memories import Memories
 from tasks.stores.publications import HeldKeys, Publications
@@ -45,6 +46,7 @@ class Stores:
     blobs: Blobs
     effects: Effects
     counters: Counters
+    lifecycle: Lifecycle
     held: HeldKeys
 
 
@@ -73,5 +75,6 @@ def open_stores(client: Redis, settings: Settings, held: HeldKeys = HeldKeys()) 
         blobs=blobs,
         effects=Effects(client, keys, settings.effect_age),
         counters=Counters(client, keys),
+        lifecycle=Lifecycle(client, keys, settings.heartbeat_limit),
         held=held,
     )
