@@ -157,8 +157,8 @@ class Presence(bootsteps.StartStopStep):
                 served[agent] = "taking"
             elif self._obeyed.get(agent) != "stopped":
                 served[agent] = "idle"
-            elif _has_in_hand(agent):
-                served[agent] = "ending"
+            else:
+                served[agent] = "ending" if _has_in_hand(agent) else "resting"
         self._served = served
 
 

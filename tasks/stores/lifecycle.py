@@ -21,8 +21,8 @@ from tasks.stores.scripts import script
 Phase: TypeAlias = Literal["joining", "working", "leaving", "gone"]
 """Where a worker is in its own life. One that is gone is forgotten."""
 
-Serving: TypeAlias = Literal["idle", "taking", "ending"]
-"""How a worker serves an agent: it takes its events, or not now, or finishes what it has of them."""
+Serving: TypeAlias = Literal["idle", "taking", "ending", "resting"]
+"""How a worker serves an agent: it takes its events, or not now, or finishes what it has of them, or was told to stop."""
 
 Mark: TypeAlias = Literal["paused", "stopped"]
 """What an operator told an agent."""

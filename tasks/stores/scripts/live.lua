@@ -10,7 +10,7 @@
 -- Answers: {state of the system, 1 where it is closed, 1 where the caller belongs to its life, name, mark, ...}
 -- KEYS: workers, what is known of each, agents' lives, marks, system, untold, directory:version
 -- ARGV: worker ('': nobody), its node, phase (joining, working, leaving, gone; close), limit in s,
---       agents as JSON: name -> idle, taking or ending
+--       agents as JSON: name -> idle, taking, ending or resting (stopped)
 local WORKERS, FACTS, LIVES, MARKS, SYSTEM, UNTOLD, VERSION = unpack(KEYS)
 local me, node, phase, limit, agents = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), cjson.decode(ARGV[5])
 local clock = redis.call('TIME')
@@ -115,7 +115,7 @@ local function step_agent(agent)
     local how = facts.life == system.life and facts.agents[agent]
     if how and (how == 'ending' or facts.phase == 'leaving') then
       is_ending = true
-    elseif how then
+    elseif how and how ~= 'resting' then
       is_served = is_served or system.state ~= 'stopping'
       is_ending = is_ending or system.state == 'stopping'
       is_taken = is_taken or (how == 'taking' and facts.phase == 'working')
