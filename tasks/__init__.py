@@ -16,6 +16,7 @@
         ▼
     delivery, or a dead letter                     burial.py        kept with its reason
 
+    report(error, …)                               error_channel.py the error channel, whose severities act
     replay(subscription, …)                        replays.py       from the history to one subscription, again
 
 What is remembered on the way stands in stores/; tests travel the same way through testing/.
@@ -26,6 +27,7 @@ from __future__ import annotations
 from tasks.agents import Agent
 from tasks.context import Context
 from tasks.dispatch import Publication
+from tasks.error_channel import report
 from tasks.idempotence import idempotent
 from tasks.outcomes import Outcome
 from tasks.publication import publish, publish_many
@@ -46,4 +48,5 @@ __all__ = [
     "publish",
     "publish_many",
     "replay",
+    "report",
 ]

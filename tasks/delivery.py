@@ -4,7 +4,7 @@ A worker runs this for every task of every subscription, in five steps on one va
 
     opened      the task message becomes a delivery: an id, a subscription, a document
     validated   the document becomes an event of its class
-    admitted    it is to be handled: not handled before, in date, not in a loop, no killer of workers
+    admitted    it is to be handled: not handled before, not aborted, in date, not in a loop, no killer of workers
     handled     the handler runs; what it says is held back
     settled     what it said is published, and the delivery is marked as handled
 
@@ -115,10 +115,17 @@ def admitted(delivery: Delivery, event: Event) -> tuple[Delivery, Outcome | None
 
     Raises: HopLimitReached, WorkersDied; EventExpired where what comes too late is kept.
     """
-    delivery = replace(delivery, run=endings.begin(delivery.run))
+    # What an operator has delivered again is wanted, whatever was aborted before.
+    is_replay = delivery.run.replay_id is not None
+    work = None if is_replay else (delivery.handler.subscription.agent, event.correlation_id)
+    delivery = replace(delivery, run=endings.begin(delivery.run, work=work))
     begun = delivery.run.begun
     if begun.is_settled:
         return delivery, Outcome.DUPLICATE
+    if begun.is_aborted:
+        delivery.app.stores.counters.add("aborted")
+        endings.settle(delivery.run)
+        return delivery, Outcome.ABORTED
     if begun.is_poison:
         _refuse(delivery, event, WorkersDied(delivery.run.task, begun.deaths))
     expires_at = delivery.handler.subscription.expires_at(event)

@@ -84,8 +84,11 @@ def received(app: EventApp, request: Any, *, task: str, queue: str, document: ob
     )
 
 
-def begin(run: Run) -> Run:
-    """Note that the run begins; returns it with what is known of earlier ones. Raises Reject where nobody can tell."""
+def begin(run: Run, *, work: tuple[str, str] | None = None) -> Run:
+    """Note that the run begins; returns it with what is known of earlier ones. Raises Reject where nobody can tell.
+
+    `work` is the agent and the flow, where it may have been aborted.
+    """
     stores, lease = run.app.stores, run.lease
     try:
         begun = stores.attempts.begin(
@@ -94,6 +97,7 @@ def begin(run: Run) -> Run:
             holder=lease.holder if lease else "",
             holders_key=stores.held.holders if lease and run.app.publishes_in_one_step else "",
             most_deaths=run.app.settings.most_deaths,
+            work=work,
         )
     except RedisError as error:
         put_back(run, error)

@@ -29,7 +29,7 @@ from celery import Task, uuid
 from celery.exceptions import Reject
 
 from events.errors import BrokerUnavailable, InvalidMoment, Misuse, PayloadUnreadable, QueueFull
-from events.event import Category, Event
+from events.event import Event
 from tasks import endings, payloads
 from tasks.burial import cause_of
 from tasks.celery import EventApp, app
@@ -58,7 +58,7 @@ WHEN_FULL = RetryPolicy(max_attempts=10)
 
 Item = TypeVar("Item")
 
-_PASS_WHILE_STOPPING = (Category.SYSTEM, Category.AGENT, Category.ERROR)
+_PASS_WHILE_STOPPING = ("system", "agent", "error")
 
 _ASKED_EVERY_S = 1.0
 """How long `publish.delay` goes by what it knows of a shutdown: it compares no version with anybody."""
@@ -222,7 +222,7 @@ def publish_many(events: Iterable[Event | Document]) -> list[Publication]:
 
 
 def _is_refusable(admitted: Admitted) -> bool:
-    return admitted.event.category not in _PASS_WHILE_STOPPING
+    return admitted.event.event_type.partition(".")[0] not in _PASS_WHILE_STOPPING
 
 
 def _emitted(context: Context, event: Event | Document) -> Admitted:
