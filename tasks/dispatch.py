@@ -170,10 +170,12 @@ def _settle(app: EventApp, settling: Settling) -> None:
         stores.attempts.withdraw(settling.delivery_id)
         if settling.failed is not None:
             stores.attempts.add(settling.delivery_id, settling.failed)
+            stores.counters.add("retried")
         stores.delays.put(settling.waiting)
         return
     if settling.letter is not None:
         stores.dead_letters.put(settling.letter)
+        stores.counters.add("dead_lettered")
     elif settling.resolves is not None:
         stores.dead_letters.resolve(settling.resolves)
     stores.inbox.mark(settling.delivery_id)

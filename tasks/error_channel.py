@@ -82,7 +82,9 @@ def act_on(app: EventApp, event: ErrorEvent) -> None:
             abort(app, event)
         case Severity.CRITICAL:
             log.critical("error.noticed", extra=facts)
-            shut_down(app, by=content.error_type)
+            # One that waited while the system was at rest is of an earlier life: the shutdown was its answer.
+            if event.timestamp.timestamp() >= app.stores.lifecycle.began_at():
+                shut_down(app, by=content.error_type)
 
 
 def abort(app: EventApp, event: ErrorEvent) -> str | None:

@@ -27,8 +27,6 @@ Serving: TypeAlias = Literal["idle", "taking", "ending", "resting"]
 Mark: TypeAlias = Literal["paused", "stopped"]
 """What an operator told an agent."""
 
-_SEEN_WITHIN = 2
-
 
 @dataclass(frozen=True, slots=True)
 class Worker:
@@ -84,7 +82,11 @@ class Lifecycle:
             pipe.zrange(self._keys.workers, -1, -1, withscores=True)
             (seconds, microseconds), state, latest = pipe.execute()
         heard = float(latest[0][1]) if latest else 0.0
-        return state == "started" and seconds + microseconds / 1e6 - heard <= _SEEN_WITHIN * self._limit_s
+        return state == "started" and seconds + microseconds / 1e6 - heard <= self._limit_s
+
+    def began_at(self) -> float:
+        """Tell when the system's life began, in s since 1970; 0 where it never lived."""
+        return float(self._client.hget(self._keys.system, "life") or 0)
 
     def state(self) -> str:
         """Tell the system's state: starting, started, stopping or stopped."""

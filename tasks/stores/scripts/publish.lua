@@ -145,6 +145,7 @@ if not settling then
 end
 if settling.ending == 'handled' or settling.ending == 'buried' then
   if settling.letter then
+    redis.call('HINCRBY', KEYS[3], 'dead_lettered', 1)
     bury(letters, letter_times, letter_states, settling.letter.id, settling.letter.text, settling.letter.ms)
   elseif settling.resolves and redis.call('HEXISTS', letter_states, settling.resolves) == 1 then
     redis.call('HSET', letter_states, settling.resolves, 'resolved')
@@ -157,6 +158,7 @@ end
 -- It comes again: the run is noted as failed, or forgotten, and the next one waits for its time.
 redis.call('RPOP', runs)
 if settling.run then
+  redis.call('HINCRBY', KEYS[3], 'retried', 1)
   redis.call('RPUSH', runs, settling.run)
 end
 redis.call('PEXPIRE', runs, settling.runs_age_ms)
