@@ -149,7 +149,8 @@ def handled_and_settled(delivery: Delivery, event: Event) -> Outcome:
     """Run the handler, publish what it said, and mark the delivery. Raises as `endings.fail`."""
     try:
         context = handled(delivery, event)
-        return endings.settle(delivery.run, context.outbox.held, context.outbox.later)
+        said = context.outbox
+        return endings.settle(delivery.run, said.held, said.later, state=said.state)
     except Reject:
         raise
     except Exception as error:

@@ -178,6 +178,7 @@ def _settle(app: EventApp, settling: Settling) -> None:
         stores.counters.add("dead_lettered")
     elif settling.resolves is not None:
         stores.dead_letters.resolve(settling.resolves)
+    stores.states.put(settling.agent, settling.state)
     stores.inbox.mark(settling.delivery_id)
     stores.attempts.forget(settling.delivery_id)
 

@@ -15,9 +15,10 @@ from __future__ import annotations
 import json
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery.exceptions import Reject, Retry
@@ -104,10 +105,20 @@ def begin(run: Run, *, work: tuple[str, str] | None = None) -> Run:
     return replace(run, begun=begun)
 
 
-def settle(run: Run, said: Sequence[Admitted] = (), later: Sequence[Waiting] = ()) -> Outcome:
-    """Publish what a run said, and end its delivery. Raises Reject where the broker is away, QueueFull."""
+def settle(
+    run: Run,
+    said: Sequence[Admitted] = (),
+    later: Sequence[Waiting] = (),
+    *,
+    state: Mapping[str, str] = MappingProxyType({}),
+) -> Outcome:
+    """Publish what a run said, keep what its agent set, and end its delivery.
+
+    Raises Reject where the broker is away, QueueFull.
+    """
     try:
-        dispatch(run.app, said, settling=run.settling, waiting=later)
+        settling = replace(run.settling, agent=run.queue, state=state) if state else run.settling
+        dispatch(run.app, said, settling=settling, waiting=later)
     except LeaseLost as lost:
         log.warning("delivery.lease_lost", extra={"delivery_id": run.delivery_id, "error": str(lost)})
         return Outcome.LEASE_LOST

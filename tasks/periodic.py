@@ -50,16 +50,10 @@ class Periodic(Task[..., Any]):
             return None
         said.setdefault("slot", slot_of(time.time(), said["interval_s"]))
         driver = self.app.driver
-        return super().apply_async(
-            args,
-            said,
-            **{
-                "task_id": slot_id(f"task {self.name}", said["interval_s"], said["slot"]),
-                "queue": lane(PUBLISH_QUEUE, LEAST_URGENT, driver),
-                "priority": broker_priority(LEAST_URGENT, driver),
-            }
-            | options,
-        )
+        options.setdefault("task_id", slot_id(f"task {self.name}", said["interval_s"], said["slot"]))
+        options.setdefault("queue", lane(PUBLISH_QUEUE, LEAST_URGENT, driver))
+        options.setdefault("priority", broker_priority(LEAST_URGENT, driver))
+        return super().apply_async(args, said, **options)
 
 
 class TickTask(Periodic):

@@ -3,9 +3,9 @@
     @agent.on_start
     def load() -> None: ...
 
-In a worker of processes (prefork) that is in each of them, also in one that replaces another; what fails there is logged
-by Celery, and the process goes on. It has about 4 s. In other workers it is once, before the worker consumes, and what
-fails keeps it from starting. A process that is killed runs no `on_stop`.
+In a worker of processes (prefork) that is in each of them, also in one that replaces another; what fails there is
+logged by Celery, and the process goes on. It has about 4 s. In other workers it is once, before the worker consumes,
+and what fails keeps it from starting. A process that is killed runs no `on_stop`.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from tasks.stores.memories import Memories
 from tasks.stores.publications import HeldKeys, Publications
 from tasks.stores.replies import Replies
 from tasks.stores.sessions import Sessions
+from tasks.stores.states import States
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,7 @@ class Stores:
     effects: Effects
     counters: Counters
     lifecycle: Lifecycle
+    states: States
     held: HeldKeys
 
 
@@ -76,5 +78,6 @@ def open_stores(client: Redis, settings: Settings, held: HeldKeys = HeldKeys()) 
         effects=Effects(client, keys, settings.effect_age),
         counters=Counters(client, keys),
         lifecycle=Lifecycle(client, keys, settings.heartbeat_limit),
+        states=States(client, keys),
         held=held,
     )

@@ -18,7 +18,8 @@ from workers.agents import supervisor
 
 
 def test_what_is_reported_is_heard_by_who_asked_for_errors_and_by_nobody_else(harness, a_message):
-    failing, watching, all_ears, heard = Agent("failing"), Agent("watching"), Agent("all_ears"), []
+    failing, watching, all_ears = Agent("failing"), Agent("watching"), Agent("all_ears")
+    heard: list[Event] = []
 
     @failing.on("input.*")
     def fail(event: Event) -> None:
@@ -95,7 +96,8 @@ def test_an_error_ends_the_agents_work_on_that_flow_and_nobody_elses(harness, a_
 
     @failing.on("input.*")
     def spread(event: Event) -> list[MessageEvent]:
-        return [event.caused(MessageEvent, event_type="message.step", content={"parameters": {"n": n}}) for n in range(4)]
+        numbers = [{"parameters": {"n": number}} for number in range(4)]
+        return [event.caused(MessageEvent, event_type="message.step", content=each) for each in numbers]
 
     @failing.on("message.step")
     def step(event: MessageEvent, context: Context) -> None:
@@ -203,7 +205,8 @@ def house(node):
 
 
 def history(client: redis.Redis) -> list[dict[str, Any]]:
-    return [json.loads(fields["event"]) for _, fields in client.xrange("petiole:history")]
+    entries: Any = client.xrange("petiole:history")
+    return [json.loads(fields["event"]) for _, fields in entries]
 
 
 def types(client: redis.Redis) -> list[str]:

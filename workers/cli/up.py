@@ -47,7 +47,8 @@ _STYLES = {"worker": "cyan", "errors": "red", "beat": "magenta"}
 def command(concurrency: int) -> None:
     """Run everything in this terminal: a broker, if none is configured, a worker with all agents, and beat.
 
-    Agents that hear the error channel alone have a worker of their own, so that no other work holds errors up. Ctrl-C ends: the worker finishes what it has in hand, then the broker is stopped if it was started here.
+    Agents that hear the error channel alone have a worker of their own, so that no other work holds errors up. Ctrl-C
+    ends: the workers finish what they have in hand, then the broker is stopped if it was started here.
     """
     console = open_console()
     with ended_like_ctrl_c(), ExitStack() as started:

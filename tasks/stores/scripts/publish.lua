@@ -150,6 +150,9 @@ if settling.ending == 'handled' or settling.ending == 'buried' then
   elseif settling.resolves and redis.call('HEXISTS', letter_states, settling.resolves) == 1 then
     redis.call('HSET', letter_states, settling.resolves, 'resolved')
   end
+  for name, value in pairs(settling.state or {}) do
+    redis.call('HSET', settling.state_key, name, value)
+  end
   redis.call('SET', inbox, 'done', 'PX', ARGV[6])
   redis.call('DEL', runs)
   go_on(own_mailbox, settling.delivery)

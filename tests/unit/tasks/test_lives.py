@@ -139,7 +139,7 @@ def test_a_closed_system_stops_once_and_turns_away_who_comes_before_it_rests(wor
     late = world.store.report("b", "b", "joining", {"memory": "idle"})
     closing = world.store.report("a", "a", "working", {"memory": "taking"})
 
-    assert first.is_ending and second.is_ending and closing.is_ending
+    assert all(each.is_ending for each in (first, second, closing))
     assert not late.belongs
     assert closing.belongs
     world.store.report("b", "b", "gone", {})
@@ -190,7 +190,7 @@ def test_a_system_without_agents_lives_too(world):
 @pytest.mark.parametrize("seed", range(6))
 def test_whatever_workers_do_every_life_takes_its_steps_in_order(world, seed):
     chance = random.Random(seed)
-    phases = {name: "gone" for name in "abc"}
+    phases: dict[str, Phase] = dict.fromkeys("abc", "gone")
 
     for _ in range(80):
         worker = chance.choice("abc")
