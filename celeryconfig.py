@@ -97,7 +97,7 @@ timezone = "UTC"
 enable_utc = True
 worker_hijack_root_logger = False
 
-# What is sent too late is not handled (`expires`); tasks/periodic.py names each by its slot, so two beats do not double.
+# What comes too late is not handled (`expires`); tasks/periodic.py names each by its slot, so two beats do not double.
 beat_schedule: dict[str, dict[str, object]] = {
     task: {
         "task": f"petiole.{task}",

@@ -1,4 +1,4 @@
-"""Depths: how much waits in a queue, and for how long, on whatever broker; what workers hold in advance is not in it."""
+"""Depths: how much waits in a queue, and for how long; what workers hold in advance is not in it."""
 
 from __future__ import annotations
 

@@ -66,9 +66,10 @@ def dispatch(
 ) -> list[Publication]:
     """Publish events, in order; with `settling`, end the run of a delivery too; `waiting` comes later. Safe to repeat.
 
-    `patience` is how long to wait for room in a full queue, by default PETIOLE_BLOCK_TIMEOUT. Raises: SystemStopping
-    where it `is_refusable`; NotConfigured, QueueFull, BrokerUnavailable (PayloadNotStored), PublicationUncertain where the outcome is
-    unknown, QueueDeclaredOtherwise; LeaseLost where another worker has the delivery, and nothing happened.
+    `patience` is how long to wait for room in a full queue, by default PETIOLE_BLOCK_TIMEOUT. Raises: NotConfigured,
+    QueueFull, BrokerUnavailable (PayloadNotStored), PublicationUncertain where the outcome is unknown,
+    QueueDeclaredOtherwise; SystemStopping where it `is_refusable`; LeaseLost where another worker has the delivery, and
+    nothing happened.
     """
     app.require_broker()
     if is_refusable:
@@ -77,7 +78,7 @@ def dispatch(
     try:
         if app.publishes_in_one_step:
             patience = app.settings.block_timeout if patience is None else patience
-            return _in_one_step(app, events, settling, waiting, is_refusable, patience)
+            return _in_one_step(app, events, settling, waiting, is_refusable=is_refusable, patience=patience)
         return _step_by_step(app, events, settling, waiting)
     except (RedisConnectionError, RedisTimeoutError) as error:
         raise BrokerUnavailable(f"publishing {_names(events)}") from error
@@ -96,7 +97,8 @@ def _in_one_step(
     events: Sequence[Admitted],
     settling: Settling | None,
     waiting: Sequence[Waiting],
-    is_refusable: bool,  # noqa: FBT001 - a fact, no choice
+    *,
+    is_refusable: bool,
     patience: timedelta,
 ) -> list[Publication]:
     """Publish, following the directory while it changes, and waiting for room where a queue has none."""

@@ -6,12 +6,12 @@
 
         warning     it is logged and counted
         error       and the agent that failed does no more on that flow: what waits for it ends as `aborted`
-        critical    and the system is shut down: publishers are refused with SystemStopping, beat is silent, workers
-                    finish what they have in hand and end; what is queued stays, and `system.stopped` is last
+        critical    and the system is shut down: publishers are refused with SystemStopping, beat is silent, and
+                    workers finish what they have in hand and end; what is queued stays, `system.stopped` is last
 
 Who reports an error inside a handler has its agent's work on the flow aborted before `report` returns: nothing that
-waits is begun meanwhile. A delivery that was put off or tried again ends so, too; one that an operator replays does not.
-What is reported while an error event is handled is logged and goes nowhere: it would never end.
+waits is begun meanwhile. A delivery that was put off or tried again ends so, too; one that is replayed does not. What
+is reported while an error event is handled is logged and goes nowhere: it would never end.
 """
 
 from __future__ import annotations

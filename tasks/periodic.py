@@ -3,9 +3,9 @@
     system.tick               a regular signal for whatever goes by time
     system.metrics.summary    figures since the last summary: metrics.py
 
-Time is divided into slots as long as the interval. Task, message and event are named by schedule and slot: any number of
-beats make one tick of each slot. A tick that is not handled within an interval is handled no more. While no worker is at
-work, or the system is being shut down, beat sends nothing: there is nothing to pile up.
+Time is divided into slots as long as the interval. Task, message and event are named by schedule and slot: any number
+of beats make one tick of each slot. A tick that is not handled within an interval is handled no more. While no worker
+is at work, or the system is being shut down, beat sends nothing: there is nothing to pile up.
 """
 
 from __future__ import annotations

@@ -194,9 +194,7 @@ def _moment(at: object) -> datetime:
     return moment
 
 
-def _published(
-    app: EventApp, admitted: Admitted, due: datetime | None, *, is_refusable: bool = False
-) -> Publication:
+def _published(app: EventApp, admitted: Admitted, due: datetime | None, *, is_refusable: bool = False) -> Publication:
     if due is None or due <= datetime.now(UTC):
         return dispatch(app, [admitted], is_refusable=is_refusable)[0]
     dispatch(app, [], is_refusable=is_refusable, waiting=[_waiting(app, admitted, due)])

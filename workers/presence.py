@@ -94,7 +94,7 @@ class Presence(bootsteps.StartStopStep):
             return
         if situation.is_ending and self._phase == "working":
             log.warning("worker.shut_down", extra={"reason": "the system is being shut down"})
-            worker_state.should_stop = EX_OK
+            worker_state.should_stop = EX_OK  # type: ignore[assignment]  # as Celery's own signal handlers do
         elif self._phase == "working" and not self._will_obey:
             # Only the consumer's own thread may change what it consumes.
             self._will_obey = True

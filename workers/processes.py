@@ -86,7 +86,7 @@ class Child:
 def start_worker(
     name: str, *, concurrency: int, output: IO[str] | int, label: str = "worker", options: Sequence[str] = ()
 ) -> Child:
-    """Start a worker with all agents, or as Celery's `options` limit it; `name` at this host is its name among workers."""
+    """Start a worker with all agents, or as Celery's `options` limit it, named `name` at this host."""
     options = [*options, "--hostname", node_of(name), "--concurrency", str(concurrency), "--loglevel", "INFO"]
     # It looks for no neighbours, which takes a second: it is the only one, or needs none.
     return _start(label, ["worker", *options, "--without-mingle", "--without-gossip"], output)

@@ -22,7 +22,7 @@ Phase: TypeAlias = Literal["joining", "working", "leaving", "gone"]
 """Where a worker is in its own life. One that is gone is forgotten."""
 
 Serving: TypeAlias = Literal["idle", "taking", "ending", "resting"]
-"""How a worker serves an agent: it takes its events, or not now, or finishes what it has of them, or was told to stop."""
+"""How a worker serves an agent: it takes its events, or not now, or finishes what it has, or was told to stop."""
 
 Mark: TypeAlias = Literal["paused", "stopped"]
 """What an operator told an agent."""
@@ -82,7 +82,7 @@ class Lifecycle:
             pipe.zrange(self._keys.workers, -1, -1, withscores=True)
             (seconds, microseconds), state, latest = pipe.execute()
         heard = float(latest[0][1]) if latest else 0.0
-        return state == "started" and seconds + microseconds / 1e6 - heard <= self._limit_s
+        return bool(state == "started") and seconds + microseconds / 1e6 - heard <= self._limit_s
 
     def began_at(self) -> float:
         """Tell when the system's life began, in s since 1970; 0 where it never lived."""

@@ -1,7 +1,7 @@
 """States: what agents keep of themselves, by name.
 
-Promise: what a handler sets is kept in the step that settles its delivery, or not at all, where the broker and the state
-store are the same Redis (publish.lua); elsewhere just before that. The last one to settle wins.
+Promise: what a handler sets is kept in the step that settles its delivery, or not at all, where the broker and the
+state store are the same Redis (publish.lua); elsewhere just before that. The last one to settle wins.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class States:
 
     def put(self, agent: str, values: Mapping[str, str]) -> None:
         """Keep values, each as JSON."""
-        if values:
-            self._client.hset(self._keys.agent_state(agent), mapping=dict(values))
+        for name, value in values.items():
+            self._client.hset(self._keys.agent_state(agent), name, value)
 
     def of(self, agent: str) -> dict[str, Value]:
         """Read all values of an agent."""

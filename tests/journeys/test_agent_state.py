@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import redis
 
@@ -89,5 +90,6 @@ def count(event: Event, context: Context) -> None:
 
     eventually(lambda: client.hget("petiole:agents:state:counter", "seen") == "10", 10, node.logs)
     assert json.loads(str(client.hget("petiole:agents:state:counter", "last"))) == {"text": "9"}
-    told = [fields["event"] for _, fields in client.xrange("petiole:history")]
+    entries: Any = client.xrange("petiole:history")
+    told = [fields["event"] for _, fields in entries]
     assert sum("agent.state.updated" in each for each in told) == 20

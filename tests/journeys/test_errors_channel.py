@@ -256,7 +256,7 @@ def test_a_critical_error_shuts_the_system_down_in_order_and_loses_nothing(house
         assert "refused: the system 'petiole' was shut down" in house.run(PUBLISH.format(code=code))
 
     # As if it had been queued when the supervisor ended.
-    late = [event for event in history(client) if event["event_type"] == "error.reported"][0]
+    late = next(event for event in history(client) if event["event_type"] == "error.reported")
     house.run(PUBLISH.format(code=f"publish({late | {'event_id': '0192f0c1-7a5e-7cc3-98c8-3f1d2b6a9e10'}!r})"))
     house.worker("all")
 

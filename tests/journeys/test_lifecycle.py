@@ -65,7 +65,8 @@ class Told:
         self.client = redis.Redis.from_url(url, decode_responses=True)
 
     def events(self) -> list[dict[str, Any]]:
-        return [json.loads(fields["event"]) for _, fields in self.client.xrange("petiole:history")]
+        entries: Any = self.client.xrange("petiole:history")
+        return [json.loads(fields["event"]) for _, fields in entries]
 
     def types(self, prefix: str = "") -> list[str]:
         return [each["event_type"] for each in self.events() if each["event_type"].startswith(prefix)]
@@ -96,7 +97,7 @@ def system(node):
 
 def stop(process) -> int:
     process.send_signal(signal.SIGTERM)
-    return process.wait(timeout=20)
+    return int(process.wait(timeout=20))
 
 
 def petiole(node, *arguments: str) -> str:

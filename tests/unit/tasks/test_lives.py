@@ -11,10 +11,16 @@ import fakeredis
 import pytest
 
 from tasks.stores.keys import Keys
-from tasks.stores.lifecycle import Lifecycle
+from tasks.stores.lifecycle import Lifecycle, Phase
 
 ORDER = ["created", "starting", "started", "stopping", "stopped"]
 LIMIT_S = 5.0
+FOLLOWING: dict[Phase, list[Phase]] = {
+    "gone": ["joining"],
+    "joining": ["working", "gone"],
+    "working": ["working", "leaving"],
+    "leaving": ["gone"],
+}
 
 
 class World:
@@ -36,7 +42,7 @@ class World:
         self.client.zincrby(self.keys.workers, -seconds, worker)
 
     def is_steady(self, worker: str) -> None:
-        facts = json.loads(self.client.hget(self.keys.worker_facts, worker))
+        facts = json.loads(str(self.client.hget(self.keys.worker_facts, worker)))
         facts["since"] = "1.000000"
         self.client.hset(self.keys.worker_facts, worker, json.dumps(facts))
 
@@ -194,8 +200,7 @@ def test_whatever_workers_do_every_life_takes_its_steps_in_order(world, seed):
 
     for _ in range(80):
         worker = chance.choice("abc")
-        following = {"gone": ["joining"], "joining": ["working", "gone"], "working": ["working", "leaving"]}
-        phases[worker] = chance.choice(following.get(phases[worker], ["gone"]))
+        phases[worker] = chance.choice(FOLLOWING[phases[worker]])
         how = chance.choice(["idle", "taking", "ending"])
         world.store.report(worker, worker, phases[worker], {"memory": how, "tools": "taking"})
         if chance.random() < 0.1:
