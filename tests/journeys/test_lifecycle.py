@@ -8,8 +8,11 @@ import subprocess
 import sys
 from typing import Any
 
+import kombu
 import pytest
 import redis
+
+from tasks.queues import lanes
 
 AGENTS = """
 import time
@@ -220,3 +223,27 @@ def test_a_stopped_agent_ends_its_life_and_begins_another_when_resumed(system, t
 
     eventually(lambda: told.types("message.kept") == ["message.kept"], 10, system.logs)
     assert told.of_agent("memory") == [*LIFE, *LIFE[:3]]
+
+
+@pytest.mark.timeout(120)
+def test_on_rabbitmq_lives_are_told_agents_rest_and_a_critical_error_ends_all(system, told, rabbit_url, eventually):
+    system.module("house", AGENTS + "\nfrom workers.agents.supervisor import agent as supervisor\n")
+    system.environment.update(PETIOLE_BROKER_URL=rabbit_url, PETIOLE_STATE_URL=system.environment["PETIOLE_BROKER_URL"])
+    with kombu.Connection(rabbit_url) as connection:
+        channel: Any = connection.channel()
+        for queue in ("memory", "tools", "supervisor", "publish"):
+            for lane in lanes(queue, "amqp"):
+                channel.queue_delete(lane)
+        worker = system.worker("w")
+
+        petiole(system, "agents", "pause", "memory")
+        system.run(PUBLISH.format(texts=["Hello"]))
+        eventually(lambda: channel.queue_declare("memory", passive=True).message_count == 1, 5, system.logs)
+        petiole(system, "agents", "resume", "memory")
+        eventually(lambda: told.types("message.kept") == ["message.kept"], 10, system.logs)
+        system.run("from tasks import report; report('the house burns', 'critical')")
+
+        assert worker.wait(timeout=15) == 0, system.logs()
+        assert told.of_agent("memory") == LIFE
+        assert told.types("system.") == SYSTEM
+        assert told.types()[-1] == "system.stopped"
