@@ -73,7 +73,7 @@ def dispatch(
     """
     app.require_broker()
     if is_refusable:
-        check_open(app, asks=not events)
+        check_open(app, f"publishing {_names(events)}", asks=not events)
     payloads.store(app, events)
     try:
         if app.publishes_in_one_step:
@@ -84,12 +84,12 @@ def dispatch(
         raise BrokerUnavailable(f"publishing {_names(events)}") from error
 
 
-def check_open(app: EventApp, *, asks: bool = False) -> None:
+def check_open(app: EventApp, tried: str, *, asks: bool = False) -> None:
     """Raise SystemStopping where the system was shut down; BrokerUnavailable. `asks` even if nothing hints at it."""
     try:
         app.check_open(asks=asks)
     except (RedisConnectionError, RedisTimeoutError) as error:
-        raise BrokerUnavailable("publishing") from error
+        raise BrokerUnavailable(tried) from error
 
 
 def _in_one_step(

@@ -115,7 +115,7 @@ class Publish(Task[..., Any]):
         admitted = _emitted(context, event) if context else checked(self.app, event)
         self.app.require_broker()
         if context is None and _is_refusable(admitted):
-            self._check_open()
+            self._check_open(admitted.event)
         priority, driver = admitted.event.priority, self.app.driver
         options.setdefault("queue", lane(PUBLISH_QUEUE, priority, driver))
         options.setdefault("priority", broker_priority(priority, driver))
@@ -125,11 +125,11 @@ class Publish(Task[..., Any]):
             timing = {"at": due.isoformat()} if due else {}
             return outlet.send(super().apply_async, (admitted.travelling,), timing, **options)
 
-    def _check_open(self) -> None:
+    def _check_open(self, event: Event) -> None:
         # On other brokers a service may have no state store; what it sends waits for the next start.
         if self.app.publishes_in_one_step:
             is_time = time.monotonic() - self._asked_at >= _ASKED_EVERY_S
-            check_open(self.app, asks=is_time)
+            check_open(self.app, f"publishing {event.event_type}", asks=is_time)
             self._asked_at = time.monotonic() if is_time else self._asked_at
 
     def _for_a_service(self, event: Event | Document, due: datetime | None) -> Publication:

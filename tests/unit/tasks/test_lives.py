@@ -59,6 +59,8 @@ def test_one_worker_from_start_to_end_tells_every_step_once_and_in_order(world):
     for _ in range(3):
         store.report("w", "w@h", "working", {"memory": "taking"})
     store.report("w", "w@h", "leaving", {"memory": "ending"})
+    store.report("w", "w@h", "leaving", {"memory": "ending"})
+    assert world.told()[-1] == "memoryagent.stopping"
     store.report("w", "w@h", "gone", {})
 
     registered = ["features", "providers", "world", "builtin_agents", "user_agents"]
