@@ -35,7 +35,7 @@ from events.errors import (
     Permanent,
     WorkersDied,
 )
-from events.event import Event
+from events.event import Category, Event
 from tasks import endings, payloads
 from tasks.agents import Agent, Handler
 from tasks.burial import cause_of
@@ -115,9 +115,9 @@ def admitted(delivery: Delivery, event: Event) -> tuple[Delivery, Outcome | None
 
     Raises: HopLimitReached, WorkersDied; EventExpired where what comes too late is kept.
     """
-    # What an operator has delivered again is wanted, whatever was aborted before.
-    is_replay = delivery.run.replay_id is not None
-    work = None if is_replay else (delivery.handler.subscription.agent, event.correlation_id)
+    # What an operator has delivered again is wanted, whatever was aborted before; and errors have to be heard.
+    may_be_aborted = delivery.run.replay_id is None and event.category is not Category.ERROR
+    work = (delivery.handler.subscription.agent, event.correlation_id) if may_be_aborted else None
     delivery = replace(delivery, run=endings.begin(delivery.run, work=work))
     begun = delivery.run.begun
     if begun.is_settled:

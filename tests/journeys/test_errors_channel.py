@@ -106,6 +106,10 @@ def test_an_error_ends_the_agents_work_on_that_flow_and_nobody_elses(harness, a_
             report(RuntimeError("no use"), "error")
             raise RuntimeError("tried again no more")
 
+    @failing.on_error("error.*")
+    def hear(event: ErrorEvent) -> None:
+        ran.append(("failing", "heard", event.content.message))
+
     @other.on("message.step")
     def also(event: MessageEvent) -> None:
         ran.append(("other", event.stream_id, event.content.parameters["n"]))
@@ -118,6 +122,7 @@ def test_an_error_ends_the_agents_work_on_that_flow_and_nobody_elses(harness, a_
     assert sum(each[:2] == ("failing", "bad") for each in ran) == 1
     assert sum(each[:2] == ("other", "bad") for each in ran) == 4
     assert sum(each[:2] == ("failing", "good") for each in ran) == 4
+    assert ("failing", "heard", "no use") in ran, "who failed hears of it all the same"
     counts = harness.app.stores.counters.all()
     assert (counts["aborted"], counts["errors:error"]) == (4, 1)
     assert harness.dead_letters() == []

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import click
+from celery.utils.imports import cwd_in_path
 from rich.console import Console
 from rich.text import Text
 
@@ -85,7 +86,9 @@ def _run(console: Console, started: ExitStack, concurrency: int) -> None:
 
 def _watchers() -> list[str]:
     """Name the agents that hear the error channel and nothing else."""
-    agents = configured_agents()
+    # As the worker finds them: a module of the reader's lies where the command is typed.
+    with cwd_in_path():
+        agents = configured_agents()
     return [agent.name for agent in agents if agent.subscriptions and all(map(_hears_errors, agent.subscriptions))]
 
 
