@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tasks.celery import EventApp
 
 _PAGE = 1_000
+_WORDS = ('"request.', '"response.')
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +87,10 @@ def _asked_ms(app: EventApp, answer: Recorded) -> int | None:
 
 
 def _recorded(app: EventApp, since: str, until: str) -> Iterator[Recorded]:
-    while page := app.stores.history.since(since, count=_PAGE):
-        for each in page:
-            if _order(each.entry_id) > _order(until):
-                return
-            yield each
-        since = page[-1].entry_id
+    following: str | None = since
+    while following is not None and _order(following) < _order(until):
+        page, following = app.stores.history.holding(_WORDS, following, count=_PAGE)
+        yield from (each for each in page if _order(each.entry_id) <= _order(until))
 
 
 def _queues(app: EventApp) -> tuple[dict[str, int], dict[str, float]]:
