@@ -155,7 +155,7 @@ class History:
     def holding(
         self, words: Sequence[str], entry_id: str = BEGINNING, *, count: int = 1_000
     ) -> tuple[list[Recorded], str | None]:
-        """Of the next events after an entry, read those whose text holds one of the words; and the last entry looked at.
+        """Read, of the next events after an entry, those whose text holds one of the words; and the last looked at.
 
         Reading the others as JSON would take most of the time. None where there are no more.
         """
