@@ -5,6 +5,8 @@
     PETIOLE_RESULT_URL      where results of requests are kept; without it CELERY_RESULT_BACKEND, then
                             PETIOLE_STATE_URL, then the broker
     PETIOLE_HOME            folder of the embedded broker and of beat's schedule; ./.petiole
+    PETIOLE_TICK_INTERVAL_S, PETIOLE_METRICS_INTERVAL_S   how often beat has system.tick and system.metrics.summary
+                            published, in seconds; 0 switches one off; 60
     PETIOLE_VISIBILITY_TIMEOUT_S   how long a lease lasts that is not renewed, see tasks/transport/leases.py; 15
 
 What is not Celery's business is set in tasks/settings.py.
@@ -12,8 +14,11 @@ What is not Celery's business is set in tasks/settings.py.
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
+
+_SHORTEST_INTERVAL_S, _LONGEST_INTERVAL_S = 0.1, 86_400
 
 HOME = Path(os.environ.get("PETIOLE_HOME") or ".petiole")
 
@@ -33,6 +38,19 @@ def _by_our_transport(url: str) -> str:
     addresses = url.replace("redis+socket://", "socket://").split(";")
     is_served = all(address.startswith(("redis://", "rediss://", "socket://", "sentinel://")) for address in addresses)
     return ";".join(f"petiole+{address}" for address in addresses) if is_served else url
+
+
+def _interval_s(name: str, default: float) -> float:
+    """Read an interval in seconds; 0 is none. Raises ValueError, in whatever process reads it."""
+    text = os.environ.get(name) or str(default)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds <= _LONGEST_INTERVAL_S or 0 < seconds < _SHORTEST_INTERVAL_S:
+        remedy = f"give seconds from {_SHORTEST_INTERVAL_S} to {_LONGEST_INTERVAL_S}, or 0 to switch it off"
+        raise ValueError(f"{name}={text} is no interval; {remedy}")
+    return seconds
 
 
 _url = os.environ.get("PETIOLE_BROKER_URL") or os.environ.get("CELERY_BROKER_URL") or _embedded_broker_url()
@@ -81,5 +99,25 @@ timezone = "UTC"
 enable_utc = True
 worker_hijack_root_logger = False
 
-beat_schedule: dict[str, dict[str, object]] = {}
+# What comes too late is not handled (`expires`); tasks/periodic.py names each by its slot, so two beats do not double.
+beat_schedule: dict[str, dict[str, object]] = {
+    task: {
+        "task": f"petiole.{task}",
+        "schedule": interval_s,
+        "kwargs": {"interval_s": interval_s},
+        "options": {"expires": interval_s},
+    }
+    for task, interval_s in (
+        ("tick", _interval_s("PETIOLE_TICK_INTERVAL_S", 60.0)),
+        ("metrics", _interval_s("PETIOLE_METRICS_INTERVAL_S", 60.0)),
+    )
+    if interval_s
+}
+# Celery rounds its waits to whole turns: a beat that sleeps for long keeps no short interval.
+beat_max_loop_interval = 5
+# celery-redbeat, where it is the scheduler: docs/guides/lifecycle.md. It talks to the server without our transport.
+redbeat_redis_url = os.environ.get("PETIOLE_STATE_URL") or _url
+redbeat_key_prefix = f"{os.environ.get('PETIOLE_KEY_PREFIX') or 'petiole'}:redbeat:"
+# As long as nobody ticks after a beat was killed; its own default is 25 minutes.
+redbeat_lock_timeout = 10
 beat_schedule_filename = str(HOME / "beat-schedule")

@@ -54,6 +54,7 @@
         ├── LeaseLost                   another worker has the delivery by now
         ├── EffectUnderWay              an idempotent function is being run elsewhere for the same key
         ├── QueueFull                   an agent's queue has no room for another delivery
+        ├── SystemStopping              the system was shut down, and nobody has started it since
         ├── BrokerNotStarted            the embedded broker does not start, or does not answer
         ├── BrokerNotStopped            the embedded broker was told to end, and still runs
         ├── HandlerTimedOut             a handler did not end within its time limit
@@ -630,6 +631,18 @@ class EffectUnderWay(Retryable):
         return (
             f"{self.function} was begun elsewhere for the key {self.key!r} at {self.since}; try again later, when it "
             "is done, or has taken longer than the limit it was given"
+        )
+
+
+class SystemStopping(Retryable):
+    def __init__(self, prefix: str) -> None:
+        super().__init__(prefix)
+        self.prefix = prefix
+
+    def __str__(self) -> str:
+        return (
+            f"the system {self.prefix!r} was shut down, so nothing was published; look for the critical error "
+            "(petiole tail 'error.*' --from-start), start a worker, and publish again"
         )
 
 

@@ -16,6 +16,7 @@
         ▼
     delivery, or a dead letter                     burial.py        kept with its reason
 
+    report(error, …)                               error_channel.py the error channel, whose severities act
     dead_letters.replay(…)                         dead_letters/    what was given up: looked at, mended, sent again
     replay(subscription, …)                        replays.py       from the history to one subscription, again
 
@@ -28,6 +29,7 @@ from tasks import dead_letters
 from tasks.agents import Agent
 from tasks.context import Context
 from tasks.dispatch import Publication
+from tasks.error_channel import report
 from tasks.idempotence import idempotent
 from tasks.outcomes import Outcome
 from tasks.publication import publish, publish_many
@@ -49,4 +51,5 @@ __all__ = [
     "publish",
     "publish_many",
     "replay",
+    "report",
 ]

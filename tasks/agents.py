@@ -25,7 +25,15 @@ from typing import Any, TypeAlias, TypeVar
 from pydantic import ValidationError
 
 from events.conditions import Where, check_where
-from events.errors import DuplicateSubscription, InvalidName, InvalidOption, InvalidSubscription, Misuse
+from events.errors import (
+    DuplicateSubscription,
+    InvalidName,
+    InvalidOption,
+    InvalidPattern,
+    InvalidSubscription,
+    Misuse,
+)
+from events.event import MOST_URGENT, Category
 from events.ids import AGENT_NAME
 from events.subscriptions import FUNCTION_NAME, Overflow, Subscription
 from events.topics import check_pattern
@@ -71,6 +79,8 @@ class Agent:
         self.overflow: Overflow = overflow
         self.name = name
         self._handlers: dict[str, Handler] = {}
+        self.starts: list[Callable[[], object]] = []
+        self.stops: list[Callable[[], object]] = []
 
     def __repr__(self) -> str:
         return f"Agent({self.name!r})"
@@ -150,6 +160,27 @@ class Agent:
             return function
 
         return subscribe
+
+    def on_error(self, *patterns: str, **options: Any) -> Callable[[AHandler], AHandler]:
+        """Subscribe a function to the error channel: `error.*`, or patterns below `error`; options and errors as `on`.
+
+        Its deliveries go first in the agent's queue. What fails in it is logged and buried, and tells nobody: an error
+        about an error would never end.
+        """
+        for pattern in patterns:
+            if pattern.split(".")[0] != Category.ERROR:
+                raise InvalidPattern(pattern, "the error channel's topics begin with 'error.'")
+        return self.on(*(patterns or ("error.*",)), **({"priority": MOST_URGENT} | options))
+
+    def on_start(self, function: Callable[[], object]) -> Callable[[], object]:
+        """Have a function run in every process that runs handlers of this agent, before the first: workers/hooks.py."""
+        self.starts.append(function)
+        return function
+
+    def on_stop(self, function: Callable[[], object]) -> Callable[[], object]:
+        """Have a function run in each of these processes, once the last handler has ended."""
+        self.stops.append(function)
+        return function
 
     def _add(
         self,

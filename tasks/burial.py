@@ -160,7 +160,8 @@ def _told(letter: DeadLetter, event: Event | None) -> ErrorEvent:
     content = ErrorContent(
         error_type=letter.error_type,
         message=letter.error or letter.error_type,
-        severity=Severity.ERROR,
+        # No error: what else the agent does for this flow goes on. docs/decisions/ tells why.
+        severity=Severity.WARNING,
         parameters=facts(letter) | {"cause": letter.cause},
     )
     # The place after all that a handler can say: the same for every run of this delivery.

@@ -13,7 +13,7 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from events.errors import NotConfigured
+from events.errors import NotConfigured, SystemStopping
 from events.registry import EventRegistry, registry
 from tasks.routing import RoutingTable
 from tasks.settings import Settings
@@ -52,6 +52,7 @@ class EventApp(Celery):
         self.settings = settings or Settings()
         self._state = state
         self._routing = RoutingTable([], version=-1)
+        self._is_closed = False
 
     @cached_property
     def stores(self) -> Stores:
@@ -109,6 +110,8 @@ class EventApp(Celery):
     def read_routing(self) -> RoutingTable:
         """Return the directory's subscriptions, read anew."""
         version, subscriptions = self.stores.directory.read()
+        # Read after the version, which moves with it: a publisher that has the version knows this as well.
+        self._is_closed = self.stores.lifecycle.is_closed()
         self._routing = RoutingTable(subscriptions, version)
         return self._routing
 
@@ -116,6 +119,21 @@ class EventApp(Celery):
         """Return the directory's subscriptions as of now."""
         known = self._routing.version == self.stores.directory.version()
         return self._routing if known else self.read_routing()
+
+    def check_open(self, *, asks: bool = False) -> None:
+        """Raise SystemStopping where the system was shut down, and nobody has started it since.
+
+        Unless it `asks`, it goes by what this process knows: a shutdown moves the directory's version, which each
+        publication in one step compares.
+        """
+        if asks or not self.publishes_in_one_step:
+            self.routing()
+        else:
+            self.known_routing()
+        if self._is_closed:
+            self.read_routing()
+        if self._is_closed:
+            raise SystemStopping(self.settings.key_prefix)
 
     def _connect(self) -> Redis:
         url = self._state_url()

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from events.subscriptions import Subscription
+    from tasks.agent_state import AgentState
     from tasks.celery import EventApp
     from tasks.stores.delays import Waiting
     from tasks.stores.memories import Memories
@@ -27,6 +28,7 @@ class Outbox:
 
     held: list[Admitted] = field(default_factory=list)
     later: list[Waiting] = field(default_factory=list)
+    state: dict[str, str] = field(default_factory=dict)
     muted: int = 0
     count: int = 0
 
@@ -35,6 +37,7 @@ class Outbox:
         self.muted = len(self.held) + len(self.later)
         self.held.clear()
         self.later.clear()
+        self.state.clear()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,13 @@ class Context:
     def replies(self) -> Replies:
         """Answers that wait for a reader."""
         return self.app.stores.replies
+
+    @property
+    def state(self) -> AgentState:
+        """What the agent keeps of itself, for all of its workers."""
+        from tasks.agent_state import AgentState  # noqa: PLC0415 - that room is built on this one
+
+        return AgentState(self)
 
     def flow(self) -> list[Event]:
         """Read the events of this flow (same correlation id) that this process knows the types of, oldest first."""

@@ -4,7 +4,7 @@ A worker runs this for every task of every subscription, in five steps on one va
 
     opened      the task message becomes a delivery: an id, a subscription, a document
     validated   the document becomes an event of its class
-    admitted    it is to be handled: not handled before, in date, not in a loop, no killer of workers
+    admitted    it is to be handled: not handled before, not aborted, in date, not in a loop, no killer of workers
     handled     the handler runs; what it says is held back
     settled     what it said is published, and the delivery is marked as handled
 
@@ -35,7 +35,7 @@ from events.errors import (
     Permanent,
     WorkersDied,
 )
-from events.event import Event
+from events.event import Category, Event
 from tasks import endings, payloads
 from tasks.agents import Agent, Handler
 from tasks.burial import cause_of
@@ -116,10 +116,17 @@ def admitted(delivery: Delivery, event: Event) -> tuple[Delivery, Outcome | None
 
     Raises: HopLimitReached, WorkersDied; EventExpired where what comes too late is kept.
     """
-    delivery = replace(delivery, run=endings.begin(delivery.run))
+    # What an operator has delivered again is wanted, whatever was aborted before; and errors have to be heard.
+    may_be_aborted = delivery.run.replay_id is None and event.category is not Category.ERROR
+    work = (delivery.handler.subscription.agent, event.correlation_id) if may_be_aborted else None
+    delivery = replace(delivery, run=endings.begin(delivery.run, work=work))
     begun = delivery.run.begun
     if begun.is_settled:
         return delivery, Outcome.DUPLICATE
+    if begun.is_aborted:
+        delivery.app.stores.counters.add("aborted")
+        endings.settle(delivery.run)
+        return delivery, Outcome.ABORTED
     if begun.is_poison:
         _refuse(delivery, event, WorkersDied(delivery.run.task, begun.deaths))
     expires_at = delivery.handler.subscription.expires_at(event)
@@ -143,7 +150,8 @@ def handled_and_settled(delivery: Delivery, event: Event) -> Outcome:
     """Run the handler, publish what it said, and mark the delivery. Raises as `endings.fail`."""
     try:
         context = handled(delivery, event)
-        return endings.settle(delivery.run, context.outbox.held, context.outbox.later)
+        said = context.outbox
+        return endings.settle(delivery.run, said.held, said.later, state=said.state)
     except Reject:
         raise
     except Exception as error:

@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -69,17 +69,24 @@ def dispatch(
     *,
     settling: Settling | None = None,
     waiting: Sequence[Waiting] = (),
+    is_refusable: bool = False,
+    patience: timedelta | None = None,
 ) -> list[Publication]:
     """Publish events, in order; with `settling`, end the run of a delivery too; `waiting` comes later. Safe to repeat.
 
-    Raises: NotConfigured, QueueFull, BrokerUnavailable (BrokerFull, PayloadNotStored), PublicationUncertain where the
-    outcome is unknown, QueueDeclaredOtherwise; LeaseLost where another worker has the delivery, and nothing happened.
+    `patience` is how long to wait for room in a full queue, by default PETIOLE_BLOCK_TIMEOUT. Raises: NotConfigured,
+    QueueFull, BrokerUnavailable (BrokerFull, PayloadNotStored), PublicationUncertain where the outcome is unknown,
+    QueueDeclaredOtherwise; SystemStopping where it `is_refusable`; LeaseLost where another worker has the delivery, and
+    nothing happened.
     """
     in_one_step = app.publishes_in_one_step
+    if is_refusable:
+        check_open(app, f"publishing {_names(events)}", asks=not events)
     payloads.store(app, events)
     try:
         if in_one_step:
-            return _in_one_step(app, events, settling, waiting)
+            patience = app.settings.block_timeout if patience is None else patience
+            return _in_one_step(app, events, settling, waiting, is_refusable=is_refusable, patience=patience)
         return _step_by_step(app, events, settling, waiting)
     except OutOfMemoryError as error:
         raise BrokerFull(f"publishing {_names(events)}", str(error)) from error
@@ -87,11 +94,25 @@ def dispatch(
         raise BrokerUnavailable(f"publishing {_names(events)}") from error
 
 
+def check_open(app: EventApp, tried: str, *, asks: bool = False) -> None:
+    """Raise SystemStopping where the system was shut down; BrokerUnavailable. `asks` even if nothing hints at it."""
+    try:
+        app.check_open(asks=asks)
+    except (RedisConnectionError, RedisTimeoutError) as error:
+        raise BrokerUnavailable(tried) from error
+
+
 def _in_one_step(
-    app: EventApp, events: Sequence[Admitted], settling: Settling | None, waiting: Sequence[Waiting]
+    app: EventApp,
+    events: Sequence[Admitted],
+    settling: Settling | None,
+    waiting: Sequence[Waiting],
+    *,
+    is_refusable: bool,
+    patience: timedelta,
 ) -> list[Publication]:
     """Publish, following the directory while it changes, and waiting for room where a queue has none."""
-    gives_up_at = time.monotonic() + app.settings.block_timeout.total_seconds()
+    gives_up_at = time.monotonic() + patience.total_seconds()
     while True:
         table = app.known_routing()
         routes = [_routes(table, each) for each in events]
@@ -100,6 +121,8 @@ def _in_one_step(
         match verdict.answer:
             case "moved":
                 app.read_routing()
+                if is_refusable:
+                    app.check_open()
             case "full":
                 queue = str(verdict.full_queue).removeprefix(app.queue_prefix)
                 _wait_for_room(queue, events, routes, gives_up_at)

@@ -16,9 +16,10 @@ import json
 import logging
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery.exceptions import Reject, Retry
@@ -95,8 +96,11 @@ def received(app: EventApp, request: Any, *, task: str, queue: str, document: ob
     )
 
 
-def begin(run: Run) -> Run:
-    """Note that the run begins; returns it with what is known of earlier ones. Raises Reject where nobody can tell."""
+def begin(run: Run, *, work: tuple[str, str] | None = None) -> Run:
+    """Note that the run begins; returns it with what is known of earlier ones. Raises Reject where nobody can tell.
+
+    `work` is the agent and the flow, where it may have been aborted.
+    """
     stores, lease = run.app.stores, run.lease
     try:
         begun = stores.attempts.begin(
@@ -105,6 +109,7 @@ def begin(run: Run) -> Run:
             holder=lease.holder if lease else "",
             holders_key=stores.held.holders if lease and run.app.publishes_in_one_step else "",
             most_deaths=run.app.settings.most_deaths,
+            work=work,
         )
     except RedisError as error:
         put_back(run, error)
@@ -117,10 +122,20 @@ def recalled(run: Run) -> Run:
     return replace(run, begun=Begun(noted[:-1]))
 
 
-def settle(run: Run, said: Sequence[Admitted] = (), later: Sequence[Waiting] = ()) -> Outcome:
-    """Publish what a run said, and end its delivery. Raises Reject where the broker is away, QueueFull."""
+def settle(
+    run: Run,
+    said: Sequence[Admitted] = (),
+    later: Sequence[Waiting] = (),
+    *,
+    state: Mapping[str, str] = MappingProxyType({}),
+) -> Outcome:
+    """Publish what a run said, keep what its agent set, and end its delivery.
+
+    Raises Reject where the broker is away, QueueFull.
+    """
     try:
-        dispatch(run.app, said, settling=run.settling, waiting=later)
+        settling = replace(run.settling, agent=run.queue, state=state) if state else run.settling
+        dispatch(run.app, said, settling=settling, waiting=later)
     except LeaseLost as lost:
         log.warning("delivery.lease_lost", extra={"delivery_id": run.delivery_id, "error": str(lost)})
         return Outcome.LEASE_LOST

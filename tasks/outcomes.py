@@ -11,5 +11,6 @@ class Outcome(StrEnum):
     HANDLED = "handled"
     DUPLICATE = "duplicate"
     EXPIRED = "expired"
+    ABORTED = "aborted"
     LEASE_LOST = "lease_lost"
     DEAD_LETTERED = "dead_lettered"

@@ -13,10 +13,14 @@ ids, and a publication that was cut short is completed by the next one.
 
 Inside a handler `publish(event)` holds the event back until the handler has succeeded; `now=True` does not wait.
 What a shadow says is held back in every case, and never leaves.
+
+Once the system was shut down (error_channel.py), publishers outside handlers are refused with SystemStopping until a
+worker is started again; what handlers say that still run is published, and so is what is said of errors and lives.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -31,7 +35,7 @@ from tasks import endings, payloads
 from tasks.burial import cause_of
 from tasks.celery import EventApp, app
 from tasks.context import Context, current_context
-from tasks.dispatch import Publication, dispatch
+from tasks.dispatch import Publication, check_open, dispatch
 from tasks.door import checked
 from tasks.endings import received
 from tasks.queues import PUBLISH_QUEUE, PUBLISH_TASK, lane
@@ -53,6 +57,11 @@ WHEN_FULL = RetryPolicy(max_attempts=10)
 
 Item = TypeVar("Item")
 
+_PASS_WHILE_STOPPING = ("system", "agent", "error")
+
+_ASKED_EVERY_S = 1.0
+"""How long `publish.delay` goes by what it knows of a shutdown: it compares no version with anybody."""
+
 
 class Publish(Task[..., Any]):
     """The task and the function: see the module."""
@@ -61,6 +70,7 @@ class Publish(Task[..., Any]):
     ignore_result = True
     app: EventApp
     Request = "tasks.task_requests:PublishRequest"
+    _asked_at = float("-inf")
 
     def run(
         self,
@@ -80,7 +90,10 @@ class Publish(Task[..., Any]):
         context = current_context()
         if context is None:
             directly = self.request.called_directly
-            return _published(self.app, checked(self.app, event), due) if directly else self._for_a_service(event, due)
+            if not directly:
+                return self._for_a_service(event, due)
+            admitted = checked(self.app, event)
+            return _published(self.app, admitted, due, is_refusable=_is_refusable(admitted))
         if now and due is None and not context.subscription.shadow:
             return dispatch(context.app, [_emitted(context, event)])[0]
         return hold(context, event, due)
@@ -101,6 +114,8 @@ class Publish(Task[..., Any]):
             return self.AsyncResult(options.get("task_id") or uuid())
         admitted = _emitted(context, event) if context else checked(self.app, event)
         self.app.require_broker()
+        if context is None and _is_refusable(admitted):
+            self._check_open(admitted.event)
         priority, driver = admitted.event.priority, self.app.driver
         options.setdefault("queue", lane(PUBLISH_QUEUE, priority, driver))
         options.setdefault("priority", broker_priority(priority, driver))
@@ -109,6 +124,13 @@ class Publish(Task[..., Any]):
         with sending(self.app, f"publishing {admitted.event.event_type}") as outlet:
             timing = {"at": due.isoformat()} if due else {}
             return outlet.send(super().apply_async, (admitted.travelling,), timing, **options)
+
+    def _check_open(self, event: Event) -> None:
+        # On other brokers a service may have no state store; what it sends waits for the next start.
+        if self.app.publishes_in_one_step:
+            is_time = time.monotonic() - self._asked_at >= _ASKED_EVERY_S
+            check_open(self.app, f"publishing {event.event_type}", asks=is_time)
+            self._asked_at = time.monotonic() if is_time else self._asked_at
 
     def _for_a_service(self, event: Event | Document, due: datetime | None) -> Publication:
         """Do what `publish.delay` asked for. What cannot be published becomes a dead letter: nobody waits for it."""
@@ -175,10 +197,10 @@ def _moment(at: object) -> datetime:
     return moment
 
 
-def _published(app: EventApp, admitted: Admitted, due: datetime | None) -> Publication:
+def _published(app: EventApp, admitted: Admitted, due: datetime | None, *, is_refusable: bool = False) -> Publication:
     if due is None or due <= datetime.now(UTC):
-        return dispatch(app, [admitted])[0]
-    dispatch(app, [], waiting=[_waiting(app, admitted, due)])
+        return dispatch(app, [admitted], is_refusable=is_refusable)[0]
+    dispatch(app, [], is_refusable=is_refusable, waiting=[_waiting(app, admitted, due)])
     return Publication(admitted.event, due=due)
 
 
@@ -195,7 +217,13 @@ def publish_many(events: Iterable[Event | Document]) -> list[Publication]:
     if context is not None:
         return [hold(context, event) for event in events]
     admitted = [checked(app, event) for event in events]
-    return [publication for batch in batched(admitted, MANY) for publication in dispatch(app, batch)]
+    is_refusable = any(_is_refusable(each) for each in admitted)
+    batches = batched(admitted, MANY)
+    return [publication for batch in batches for publication in dispatch(app, batch, is_refusable=is_refusable)]
+
+
+def _is_refusable(admitted: Admitted) -> bool:
+    return admitted.event.event_type.partition(".")[0] not in _PASS_WHILE_STOPPING
 
 
 def _emitted(context: Context, event: Event | Document) -> Admitted:

@@ -54,6 +54,9 @@ class Settings(BaseSettings):
     dead_letter_count: Annotated[int, Field(gt=0)] = Field(
         default=100_000, description="dead letters kept in all; what is above is dropped, the oldest first"
     )
+    heartbeat_limit: Annotated[timedelta, Field(ge=timedelta(seconds=1))] = Field(
+        default=timedelta(seconds=5), description="how long a worker may be silent before it is taken for lost"
+    )
 
     @property
     def blob_age(self) -> timedelta:

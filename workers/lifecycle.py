@@ -1,7 +1,8 @@
 """Lifecycle: what a worker does beside consuming.
 
 Before it consumes, it announces the subscriptions of the agents whose queues it serves: from then on every publisher
-sends to them, whether this worker runs or not.
+sends to them, whether this worker runs or not. It tells that it is there (presence.py), from which the lives of system
+and agents follow, and runs what agents want done at start and end (hooks.py).
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from celery import bootsteps
 from events.subscriptions import Subscription
 from tasks import Agent
 from tasks.celery import EventApp
+from tasks.recovery import add_rounds
+from workers.hooks import hooks
+from workers.presence import PRESENCE, Presence
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +40,12 @@ class Announcement(bootsteps.StartStopStep):
 
 
 def announces(app: EventApp, agents: Sequence[Agent]) -> None:
-    """Let every worker of this app announce these agents when it starts.
+    """Let every worker of this app announce these agents when it starts, and live with them.
 
     Raises InvalidSubscription now, and not in the worker, where an agent's splits leave streams without a variant.
     """
     subscriptions = {agent.name: agent.subscriptions for agent in agents}
     app.steps["consumer"].add(type("Announcement", (Announcement,), {"subscriptions": subscriptions}))
+    app.steps["consumer"].add(type("Presence", (Presence,), {"agents": tuple(agents)}))
+    add_rounds(app, [PRESENCE])
+    hooks(app, agents)

@@ -83,11 +83,13 @@ class Child:
         self.process.wait()
 
 
-def start_worker(name: str, *, concurrency: int, output: IO[str] | int) -> Child:
-    """Start a worker with all agents, `name` at this host being its name among workers."""
-    options = ["--hostname", node_of(name), "--concurrency", str(concurrency), "--loglevel", "INFO"]
+def start_worker(
+    name: str, *, concurrency: int, output: IO[str] | int, label: str = "worker", options: Sequence[str] = ()
+) -> Child:
+    """Start a worker with all agents, or as Celery's `options` limit it, named `name` at this host."""
+    options = [*options, "--hostname", node_of(name), "--concurrency", str(concurrency), "--loglevel", "INFO"]
     # It looks for no neighbours, which takes a second: it is the only one, or needs none.
-    return _start("worker", ["worker", *options, "--without-mingle", "--without-gossip"], output)
+    return _start(label, ["worker", *options, "--without-mingle", "--without-gossip"], output)
 
 
 def start_beat(*, output: IO[str] | int) -> Child:

@@ -20,13 +20,20 @@ class Tick(Content):
 
 
 class MetricsReport(Content):
-    """Figures since the last report: counts, the mean handling time in ms, and both per request type and agent."""
+    """Figures since the last report: counts, the mean time to an answer in ms, and requests per type and per agent.
+
+    Of the queues, as of now: how much waits in each (`depth`), and the age in s of what waits longest (`lag_s`).
+    """
 
     total_requests: Count = 0
     total_responses: Count = 0
     avg_execution_time_ms: Annotated[Number, Field(ge=0)] = 0.0
     request_types: dict[str, Count] = Field(default_factory=dict)
     agent_metrics: Parameters = Field(default_factory=dict)
+    retries: Count = 0
+    dead_letters: Count = 0
+    depth: dict[str, Count] = Field(default_factory=dict)
+    lag_s: dict[str, Annotated[Number, Field(ge=0)]] = Field(default_factory=dict)
 
 
 class SystemStep(Content):

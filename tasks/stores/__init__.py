@@ -20,11 +20,13 @@ from tasks.stores.effects import Effects
 from tasks.stores.history import History, Retention
 from tasks.stores.inbox import Inbox
 from tasks.stores.keys import Keys
+from tasks.stores.lifecycle import Lifecycle
 from tasks.stores.mailboxes import Mailboxes
 from tasks.stores.memories import Memories
 from tasks.stores.publications import HeldKeys, Publications
 from tasks.stores.replies import Replies
 from tasks.stores.sessions import Sessions
+from tasks.stores.states import States
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ class Stores:
     blobs: Blobs
     effects: Effects
     counters: Counters
+    lifecycle: Lifecycle
+    states: States
     held: HeldKeys
 
 
@@ -73,5 +77,7 @@ def open_stores(client: Redis, settings: Settings, held: HeldKeys = HeldKeys()) 
         blobs=blobs,
         effects=Effects(client, keys, settings.effect_age),
         counters=Counters(client, keys),
+        lifecycle=Lifecycle(client, keys, settings.heartbeat_limit),
+        states=States(client, keys),
         held=held,
     )

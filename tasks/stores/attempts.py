@@ -24,6 +24,7 @@ class Begun:
 
     earlier: tuple[Attempt, ...] = ()
     is_settled: bool = False
+    is_aborted: bool = False
     is_poison: bool = False
 
     @property
@@ -47,19 +48,34 @@ class Attempts:
         self._begin = client.register_script(script("begin_attempt"))
 
     def begin(
-        self, delivery_id: str, worker: str, *, holder: str = "", holders_key: str = "", most_deaths: int = 3
+        self,
+        delivery_id: str,
+        worker: str,
+        *,
+        holder: str = "",
+        holders_key: str = "",
+        most_deaths: int = 3,
+        work: tuple[str, str] | None = None,
     ) -> Begun:
-        """Note that a run begins, unless its delivery is settled, or as many workers died of it as may.
+        """Note that a run begins, unless its delivery is settled or aborted, or as many workers died of it as may.
 
-        `holder` is who holds the message, where the broker knows; `holders_key` its record of who is alive.
+        `holder` is who holds the message, where the broker knows; `holders_key` its record of who is alive; `work` the
+        agent and the flow that may have been aborted.
         """
         attempt = {"at": datetime.now(UTC).isoformat(), "worker": worker, "holder": holder}
         answer, *noted = self._begin(
-            keys=[self._keys.inbox(delivery_id), self._keys.attempts(delivery_id), holders_key],
+            keys=[
+                self._keys.inbox(delivery_id),
+                self._keys.attempts(delivery_id),
+                holders_key,
+                self._keys.aborted(*work) if work else "",
+            ],
             args=[json.dumps(attempt), holder, most_deaths, self._age_ms],
         )
         if answer == "settled":
             return Begun(is_settled=True)
+        if answer == "aborted":
+            return Begun(is_aborted=True)
         return Begun(tuple(_attempt(text) for text in noted), is_poison=answer == "poison")
 
     def note_death(self, delivery_id: str) -> None:

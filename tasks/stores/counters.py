@@ -5,6 +5,10 @@ Promise: none beyond one atomic step per count.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from typing import Any
+
 from redis import Redis
 
 from tasks.stores.keys import Keys
@@ -24,3 +28,13 @@ class Counters:
     def all(self) -> dict[str, int]:
         """Read every count by name."""
         return {str(name): int(count) for name, count in self._client.hgetall(self._keys.counters).items()}
+
+    def last_summary(self) -> tuple[dict[str, int], str | None]:
+        """Read the counts as of the last metrics summary, and the history's last entry then; None before the first."""
+        kept: Any = self._client.hmget(self._keys.metrics, "counts", "until")
+        counts, until = kept
+        return (json.loads(counts) if counts else {}), until
+
+    def keep_summary(self, counts: Mapping[str, int], until: str) -> None:
+        """Keep what the next summary begins from."""
+        self._client.hset(self._keys.metrics, mapping={"counts": json.dumps(dict(counts)), "until": until})

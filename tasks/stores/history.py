@@ -152,6 +152,17 @@ class History:
             self._client.xread({self._keys.history: entry_id}, count=1, block=block_ms)
         return self._recorded(self._client.xrange(self._keys.history, min=f"({entry_id}", count=count))
 
+    def holding(
+        self, words: Sequence[str], entry_id: str = BEGINNING, *, count: int = 1_000
+    ) -> tuple[list[Recorded], str | None]:
+        """Read, of the next events after an entry, those whose text holds one of the words; and the last looked at.
+
+        Reading the others as JSON would take most of the time. None where there are no more.
+        """
+        entries: Any = self._client.xrange(self._keys.history, min=f"({entry_id}", count=count)
+        found = [each for each in entries if any(word in each[1]["event"] for word in words)]
+        return self._recorded(found), str(entries[-1][0]) if entries else None
+
     def last_entry_id(self) -> str:
         """Tell where the history ends now."""
         entries = self._client.xrevrange(self._keys.history, count=1)

@@ -28,6 +28,15 @@
 | {p}:blobs:<sha-256>              | text   | the content of events too large to travel      | payload_age after use   |
 | {p}:effects:<function>:<key>     | hash   | begun or done, and the outcome                 | effect_age              |
 | {p}:counters                     | hash   | name -> count                                  | for ever                |
+| {p}:workers                      | zset   | worker -> when it was last heard of, in s      | until it is gone        |
+| {p}:workers:facts                | hash   | worker -> node, phase, how it serves agents    | until it is gone        |
+| {p}:system                       | hash   | life, state, whether closed                    | for ever                |
+| {p}:agents:lives                 | hash   | agent -> life, state                           | while it lives          |
+| {p}:agents:marks                 | hash   | agent -> paused or stopped                     | until it is resumed     |
+| {p}:agents:state:<agent>         | hash   | name -> value as JSON                          | for ever                |
+| {p}:untold                       | list   | steps of lives that were not told yet          | until then              |
+| {p}:aborted:<agent>:<flow>       | text   | its deliveries of that flow are not handled    | inbox_age               |
+| {p}:metrics                      | hash   | figures as of the last metrics summary         | for ever                |
 
 {p} is PETIOLE_KEY_PREFIX. Queues and their messages belong to Celery and stand under the agents' names.
 """
@@ -129,3 +138,37 @@ class Keys:
     @property
     def counters(self) -> str:
         return f"{self.prefix}:counters"
+
+    @property
+    def workers(self) -> str:
+        return f"{self.prefix}:workers"
+
+    @property
+    def worker_facts(self) -> str:
+        return f"{self.prefix}:workers:facts"
+
+    @property
+    def system(self) -> str:
+        return f"{self.prefix}:system"
+
+    @property
+    def agent_lives(self) -> str:
+        return f"{self.prefix}:agents:lives"
+
+    @property
+    def agent_marks(self) -> str:
+        return f"{self.prefix}:agents:marks"
+
+    def agent_state(self, agent: str) -> str:
+        return f"{self.prefix}:agents:state:{agent}"
+
+    @property
+    def untold(self) -> str:
+        return f"{self.prefix}:untold"
+
+    def aborted(self, agent: str, correlation_id: str) -> str:
+        return f"{self.prefix}:aborted:{agent}:{correlation_id}"
+
+    @property
+    def metrics(self) -> str:
+        return f"{self.prefix}:metrics"

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -79,7 +79,7 @@ class Settling:
     `mailbox` goes on when the delivery is over. `letter` is what is buried, `resolves` the letter that it was a
     replay of, the one of that number.
     `failed` is the run where it failed, `waiting` the message of the next one. With a `lease`, nothing happens unless
-    the worker has it still.
+    the worker has it still. `state` is what the agent keeps of itself from then on.
     """
 
     delivery_id: str
@@ -91,6 +91,8 @@ class Settling:
     replay_number: int | None = None
     failed: Attempt | None = None
     waiting: Waiting | None = None
+    agent: str = ""
+    state: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +197,8 @@ class Publications:
             said |= {"due_ms": str(again.due_ms), "value": again.value, "runs_age_ms": f"{age_ms:.0f}"}
         if settling.failed is not None:
             said["run"] = settling.failed.model_dump_json()
+        if settling.state:
+            said |= {"state_key": self._keys.agent_state(settling.agent), "state": dict(settling.state)}
         return json.dumps(said)
 
 

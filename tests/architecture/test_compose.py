@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
-SUBSCRIBING = {"on", "answers", "gather"}
+SUBSCRIBING = {"on", "on_error", "answers", "gather"}
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from workers.cli import petiole
 ROOT = Path(__file__).resolve().parents[2]
 PETIOLE = [sys.executable, "-m", "workers.cli"]
 CELERY = [sys.executable, "-m", "celery", "-A", "workers"]
-AGENTS = {"input", "orchestrator", "memory", "tools", "llm", "output"}
+AGENTS = {"input", "orchestrator", "memory", "tools", "llm", "output", "supervisor"}
 
 
 @dataclass

@@ -1,21 +1,25 @@
-"""List the agents: their queues, what waits there, and who works."""
+"""List the agents: their queues, what waits there, who works; pause, stop and resume one."""
 
 from __future__ import annotations
 
+import difflib
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import click
-from kombu import Connection, Queue
 
 from tasks.celery import EventApp
-from tasks.queues import PUBLISH_QUEUE, lanes, queue_of
+from tasks.depths import waiting
+from tasks.queues import PUBLISH_QUEUE, queue_of
+from tasks.stores.lifecycle import Mark, Serving, Worker
 from workers.cli._options import as_json, as_typed, connected_app
 from workers.console import open_console, print_json, table
 
 _INSPECT_S = 1.0
+_OBEY_LIMIT_S = 15.0
+_POLL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,43 +31,110 @@ class QueueState:
     subscriptions: int
     waiting: int
     workers: tuple[str, ...]
+    state: str | None = None
 
 
-@click.command
+@click.group(invoke_without_command=True)
 @as_json
-def command(*, as_json: bool) -> None:
+@click.pass_context
+def command(ctx: click.Context, *, as_json: bool) -> None:
     """List the agents: their queues, how many subscriptions they have, how much waits, and which workers take it.
 
     The queue `publish` holds what services left for a worker to send on; it is no agent's.
     """
+    if ctx.invoked_subcommand is not None:
+        return
     states = _states(connected_app())
     if as_json:
         print_json([asdict(each) for each in states])
         return
     console = open_console()
     cells = [
-        (each.agent or "-", each.queue, each.subscriptions, each.waiting, " ".join(each.workers) or "-")
+        (
+            each.agent or "-",
+            each.state or "-",
+            each.queue,
+            each.subscriptions,
+            each.waiting,
+            " ".join(each.workers) or "-",
+        )
         for each in states
     ]
-    headings = ("agent", "queue", "subscriptions", "waiting", "workers")
+    headings = ("agent", "state", "queue", "subscriptions", "waiting", "workers")
     console.print(table(headings, cells, numbers=("subscriptions", "waiting")))
     if not any(each.workers for each in states):
         console.print(f"no worker answers; start one: {as_typed('up')}")
+
+
+@command.command
+@click.argument("name")
+def pause(name: str) -> None:
+    """Let the agent NAME take no more events until it is resumed: in no worker, also in one that is started meanwhile.
+
+    Its queue stays, and fills. What a worker has in hand of it is finished.
+    """
+    _tell(name, "paused")
+
+
+@command.command
+@click.argument("name")
+def stop(name: str) -> None:
+    """As pause, and end the agent's life: `agent.stopped` is told once nothing of it is in hand."""
+    _tell(name, "stopped")
+
+
+@command.command
+@click.argument("name")
+def resume(name: str) -> None:
+    """Let the agent NAME take events again, in all workers that have it."""
+    _tell(name, None)
+
+
+def _tell(name: str, mark: Mark | None) -> None:
+    """Note what an agent is told, and wait until every worker has obeyed. Raises UsageError, ClickException."""
+    app = connected_app()
+    lifecycle = app.stores.lifecycle
+    _, subscriptions = app.stores.directory.read()
+    known = {*(each.queue for each in subscriptions), *lifecycle.marks(), *lifecycle.agent_states()}
+    if name not in known:
+        nearest = difflib.get_close_matches(name, known, n=1)
+        raise click.UsageError(f"no agent {name!r} is known{f'; did you mean {nearest[0]!r}?' if nearest else ''}")
+    lifecycle.mark(name, mark)
+    deadline = time.monotonic() + _OBEY_LIMIT_S
+    while unlike := [each.node for each in lifecycle.workers() if not _obeys(each, name, mark)]:
+        if time.monotonic() > deadline:
+            raise click.ClickException(
+                f"noted, but not yet obeyed by {', '.join(unlike)}; a worker obeys when its handlers let it"
+            )
+        time.sleep(_POLL_S)
+    open_console().print(f"{name} is {mark or 'resumed'}")
+
+
+def _obeys(worker: Worker, agent: str, mark: Mark | None) -> bool:
+    obeying: Mapping[Mark | None, set[Serving]] = {
+        None: {"taking"},
+        "paused": {"idle", "ending"},
+        "stopped": {"resting"},
+    }
+    # Whoever does not have the agent has nothing to obey.
+    return agent not in worker.agents or worker.agents[agent] in obeying[mark]
 
 
 def _states(app: EventApp) -> list[QueueState]:
     _, subscriptions = app.stores.directory.read()
     counts = Counter(each.queue for each in subscriptions)
     consumed = _consumed(app)
-    agents = sorted({*counts, *consumed} - {PUBLISH_QUEUE})
+    lives = app.stores.lifecycle.agent_states() | app.stores.lifecycle.marks()
+    agents = sorted({*counts, *consumed, *lives} - {PUBLISH_QUEUE})
     with app.connection_for_read() as connection:
         return [
             QueueState(
                 queue=queue,
                 agent=queue if queue in agents else None,
                 subscriptions=counts[queue],
-                waiting=sum(_waiting(connection, lane) for lane in lanes(queue, app.driver)),
+                waiting=waiting(app, connection, queue),
                 workers=tuple(consumed.get(queue, ())),
+                state=lives.get(queue),
             )
             for queue in (*agents, PUBLISH_QUEUE)
         ]
@@ -79,14 +150,3 @@ def _consumed(app: EventApp) -> Mapping[str, Sequence[str]]:
             if node not in nodes:
                 nodes.append(node)
     return consumed
-
-
-def _waiting(connection: Connection, queue: str) -> int:
-    """Count what waits in a queue; what workers hold in advance is not in it."""
-    # Asked passively, on a channel of its own: a queue that is not there yet is not made, and on AMQP ends the channel.
-    with connection.channel() as channel:
-        try:
-            declared: Any = Queue(queue).queue_declare(passive=True, channel=channel)
-            return int(declared.message_count)
-        except connection.channel_errors:
-            return 0

@@ -9,13 +9,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import click
+from celery.utils.imports import cwd_in_path
 from rich.console import Console
 from rich.text import Text
 
+from events.event import Category
+from events.subscriptions import Subscription
 from tasks.celery import EventApp, app
 from workers import broker
 from workers.cli._options import as_typed
 from workers.console import hints, open_console, plain
+from workers.loading import configured_agents
 from workers.processes import (
     Child,
     answering,
@@ -29,7 +33,8 @@ from workers.processes import (
 )
 
 NAME = "petiole"
-_STYLES = {"worker": "cyan", "beat": "magenta"}
+ERRORS = "petiole-errors"
+_STYLES = {"worker": "cyan", "errors": "red", "beat": "magenta"}
 
 
 @click.command
@@ -41,9 +46,10 @@ _STYLES = {"worker": "cyan", "beat": "magenta"}
     help="How many deliveries the worker handles at once.",
 )
 def command(concurrency: int) -> None:
-    """Run everything in this terminal: a broker, if none is configured, one worker with all agents, and beat.
+    """Run everything in this terminal: a broker, if none is configured, a worker with all agents, and beat.
 
-    Ctrl-C ends: the worker finishes what it has in hand, then the broker is stopped if it was started here.
+    Agents that hear the error channel alone have a worker of their own, so that no other work holds errors up. Ctrl-C
+    ends: the workers finish what they have in hand, then the broker is stopped if it was started here.
     """
     console = open_console()
     with ended_like_ctrl_c(), ExitStack() as started:
@@ -63,11 +69,31 @@ def _run(console: Console, started: ExitStack, concurrency: int) -> None:
     if running and not running.started:
         _refuse_beside_others(app)
     show = _shown_by(console)
-    worker = _start(started, start_worker(NAME, concurrency=concurrency, output=subprocess.PIPE), show)
+    watchers = ",".join(_watchers())
+    apart = ["-X", watchers] if watchers else []
+    worker = start_worker(NAME, concurrency=concurrency, output=subprocess.PIPE, options=apart)
+    children = {NAME: _start(started, worker, show)}
+    if watchers:
+        alone = ["-Q", watchers, "--pool", "solo"]
+        errors = start_worker(ERRORS, concurrency=1, output=subprocess.PIPE, label="errors", options=alone)
+        children[ERRORS] = _start(started, errors, show)
     beat = _start(started, start_beat(output=subprocess.PIPE), show)
-    await_worker(app, worker, node_of(NAME))
+    for name, child in children.items():
+        await_worker(app, child, node_of(name))
     _greet(console, running)
-    _watch((worker, beat))
+    _watch((*children.values(), beat))
+
+
+def _watchers() -> list[str]:
+    """Name the agents that hear the error channel and nothing else."""
+    # As the worker finds them: a module of the reader's lies where the command is typed.
+    with cwd_in_path():
+        agents = configured_agents()
+    return [agent.name for agent in agents if agent.subscriptions and all(map(_hears_errors, agent.subscriptions))]
+
+
+def _hears_errors(subscription: Subscription) -> bool:
+    return all(pattern.partition(".")[0] == Category.ERROR for pattern in subscription.patterns)
 
 
 @contextmanager

@@ -1,9 +1,12 @@
 -- Promise: a run is noted before it begins; none begins of a delivery that is settled, or of which as many workers died as
 -- may. A run that did not end counts as a death where it is noted as one, or where its worker was not heard of for 2 s.
--- Answers: {'settled'}; {'poison', run, ...}; {'begun', run, ...}: the runs that failed or died before this one.
--- KEYS: inbox mark, runs, the broker's record of who is alive (or '')   ARGV: run JSON, holder, most deaths, age in ms
+-- Answers: {'settled'}; {'aborted'} where its agent does no more on its flow; {'poison', run, ...}; {'begun', run, ...}: the runs that failed or died before this one.
+-- KEYS: inbox mark, runs, the broker's record of who is alive (or ''), aborted mark (or '')   ARGV: run JSON, holder, most deaths, age in ms
 if redis.call('EXISTS', KEYS[1]) == 1 then
   return {'settled'}
+end
+if KEYS[4] ~= '' and redis.call('EXISTS', KEYS[4]) == 1 then
+  return {'aborted'}
 end
 local clock = redis.call('TIME')
 local now = clock[1] + clock[2] / 1000000

@@ -153,9 +153,13 @@ if not settling then
 end
 if settling.ending == 'handled' or settling.ending == 'buried' then
   if settling.letter then
+    redis.call('HINCRBY', KEYS[3], 'dead_lettered', 1)
     bury(letters, letter_times, letter_states, settling.letter.id, settling.letter.text, settling.letter.ms)
   elseif settling.resolves then
     resolve(letter_states, letter_replays, settling.resolves, settling.replay)
+  end
+  for name, value in pairs(settling.state or {}) do
+    redis.call('HSET', settling.state_key, name, value)
   end
   redis.call('SET', inbox, 'done', 'PX', ARGV[6])
   redis.call('DEL', runs)
@@ -165,6 +169,7 @@ end
 -- It comes again: the run is noted as failed, or forgotten, and the next one waits for its time.
 redis.call('RPOP', runs)
 if settling.run then
+  redis.call('HINCRBY', KEYS[3], 'retried', 1)
   redis.call('RPUSH', runs, settling.run)
 end
 redis.call('PEXPIRE', runs, settling.runs_age_ms)

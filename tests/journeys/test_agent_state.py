@@ -1,0 +1,95 @@
+"""Agent state: what an agent keeps of itself leaves with what its handler says, or not at all."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import redis
+
+from events import Event
+from events.catalog.agent import StateUpdatedEvent
+from tasks import Agent, Context, RetryPolicy
+
+
+def counting(**options: object) -> Agent:
+    agent = Agent("counter")
+
+    @agent.on("input.*", retry=RetryPolicy(max_attempts=2))
+    def count(event: Event, context: Context) -> None:
+        seen = context.state.get("seen", 0)
+        assert isinstance(seen, int)
+        context.state.set("seen", seen + 1)
+        assert context.state.get("seen") == seen + 1
+        if event.stream_id == "bad":
+            raise RuntimeError("never mind")
+
+    return agent
+
+
+def test_a_value_is_there_for_the_next_delivery_and_one_event_tells_of_it(harness, a_message):
+    harness.add(counting())
+    first, second = a_message(), a_message()
+
+    harness.send_through(first)
+    harness.send_through(second)
+
+    told = [event for event in harness.everything() if isinstance(event, StateUpdatedEvent)]
+    assert [(each.content.agent, each.content.state, each.content.value) for each in told] == [
+        ("counter", "seen", {"seen": 1}),
+        ("counter", "seen", {"seen": 2}),
+    ]
+    assert told[1].causation_id == second.event_id
+    assert harness.app.stores.states.of("counter") == {"seen": 2}
+
+
+def test_a_handler_that_fails_has_set_nothing(harness, a_message):
+    harness.add(counting())
+
+    harness.send_through(a_message(stream_id="bad"))
+
+    assert harness.app.stores.states.of("counter") == {}
+    assert not any(isinstance(event, StateUpdatedEvent) for event in harness.everything())
+
+
+def test_a_shadow_sets_nothing(harness, a_message):
+    agent = Agent("shadow")
+
+    @agent.on("input.*", shadow=True)
+    def try_out(event: Event, context: Context) -> None:
+        context.state.set("seen", 1)
+
+    harness.add(agent)
+    harness.send_through(a_message())
+
+    assert harness.app.stores.states.of("shadow") == {}
+
+
+def test_with_a_real_worker_value_and_event_leave_in_the_same_step(node, clean_broker_url, eventually):
+    client = redis.Redis.from_url(clean_broker_url, decode_responses=True)
+    source = """
+from events import Event
+from tasks import Agent, Context
+
+counter = Agent("counter")
+
+@counter.on("input.*", ordered=True)
+def count(event: Event, context: Context) -> None:
+    context.state.set("seen", context.state.get("seen", 0) + 1)
+    context.state.set("last", {"text": event.content.text})
+"""
+    node.module("counter", source)
+    node.environment["PETIOLE_AGENTS"] = "counter"
+    node.worker("w")
+
+    node.run(
+        "from events import TextContent, TextMessageEvent\n"
+        "from tasks import publish_many\n"
+        "publish_many([TextMessageEvent(stream_id='s', content=TextContent(text=str(n))) for n in range(10)])"
+    )
+
+    eventually(lambda: client.hget("petiole:agents:state:counter", "seen") == "10", 10, node.logs)
+    assert json.loads(str(client.hget("petiole:agents:state:counter", "last"))) == {"text": "9"}
+    entries: Any = client.xrange("petiole:history")
+    told = [fields["event"] for _, fields in entries]
+    assert sum("agent.state.updated" in each for each in told) == 20

@@ -1,0 +1,15 @@
+"""Supervisor: hears every error, and does what its severity asks for."""
+
+from __future__ import annotations
+
+from events.catalog.error import ErrorEvent
+from tasks import Agent, Context
+from tasks.error_channel import act_on
+
+agent = Agent("supervisor")
+
+
+@agent.on_error("error.*")
+def act(event: ErrorEvent, context: Context) -> None:
+    """Log and count an error; abort the failing agent's work, or shut the system down, where it is that bad."""
+    act_on(context.app, event)
