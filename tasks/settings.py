@@ -54,6 +54,9 @@ class Settings(BaseSettings):
     dead_letter_count: Annotated[int, Field(gt=0)] = Field(
         default=100_000, description="dead letters kept in all; what is above is dropped, the oldest first"
     )
+    request_timeout: Annotated[timedelta, Field(gt=timedelta(0))] = Field(
+        default=timedelta(seconds=60), description="how long an answer is waited for where the request does not say"
+    )
 
     @property
     def blob_age(self) -> timedelta:

@@ -21,6 +21,7 @@ from events.event import Event
 from tasks.stores.delays import Waiting
 from tasks.stores.history import Retention
 from tasks.stores.keys import Keys
+from tasks.stores.requests import Answering, Unwanted
 from tasks.stores.scripts import script
 
 
@@ -52,12 +53,16 @@ class Message(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Posting:
-    """An event with its messages; `tail` is the body that they share, and what closes them."""
+    """An event with its messages; `tail` is the body that they share, and what closes them.
+
+    `answering` tells of an answer to a request, which is handed to who waits for it.
+    """
 
     event: Event
     text: str
     tail: str
     messages: Sequence[Message]
+    answering: Answering | None = None
 
 
 Ending: TypeAlias = Literal["handled", "buried", "retrying", "put_off"]
@@ -97,13 +102,19 @@ class Settling:
 class Verdict:
     """What became of a call: published, with a claim per event whether it was new; or nothing, and why.
 
+    `unwanted` says for each event why it reached nobody, where it was an answer to a request that did not.
+
     moved: the messages were made from another version of the directory. settled: the delivery was settled before.
     fenced: another worker holds the delivery by now. full: the queue that is named has no room.
     """
 
     answer: Literal["published", "moved", "settled", "fenced", "full"]
     were_new: tuple[bool, ...] = ()
+    unwanted: tuple[Unwanted | None, ...] = ()
     full_queue: str | None = None
+
+
+_UNWANTED: tuple[Unwanted | None, ...] = (None, "late", "foreign", "duplicate")
 
 
 class Publications:
@@ -114,7 +125,7 @@ class Publications:
         self._retention = retention
         self._inbox_age = inbox_age
         self._held = held
-        steps = ("append", "delay", "bury", "resolve", "publish")
+        steps = ("append", "delay", "bury", "resolve", "respond", "publish")
         self._publish = client.register_script("".join(script(each) for each in steps))
 
     def publish(
@@ -134,7 +145,7 @@ class Publications:
         )
         if answer == "full":
             return Verdict(answer, full_queue=facts[0])
-        return Verdict(answer, tuple(bool(each) for each in facts))
+        return Verdict(answer, tuple(bool(each % 2) for each in facts), tuple(_UNWANTED[each // 2] for each in facts))
 
     def _key_names(self, postings: Sequence[Posting], settling: Settling | None) -> Iterator[str]:
         keys = self._keys
@@ -178,6 +189,9 @@ class Publications:
                 yield from (message.delivery_id, self._mailbox(message.mailbox))
         for each in waiting:
             yield from (each.id, each.due_ms, each.value)
+        for place, posting in enumerate(postings, start=1):
+            if (said := posting.answering) is not None:
+                yield from (place, self._keys.requests, said.request_id, said.responder, said.response_id)
 
     def _as_json(self, settling: Settling) -> str:
         """Word a settling for the script, which reads texts only: a number of its own would lose digits."""

@@ -4,7 +4,9 @@
 -- With a settling, a delivery ends in the same step: it is marked as handled, or kept as a dead letter, and its mailbox goes
 -- on; or it waits for its next run, and its message is acknowledged. One that ended before, or whose lease was lost, says
 -- nothing.
--- Answers: {'published', 1 or 0 for each event (0: published before)}; {'moved'} where the directory is not the one that
+-- Answers to requests are handed to who waits (respond.lua).
+-- Answers: {'published', 1 or 0 for each event (0: published before), and 2, 4 or 6 more for an answer to a request that
+-- reached nobody, as it was late, foreign or a duplicate}; {'moved'} where the directory is not the one that
 -- the messages were made from; {'settled'} where the delivery ended before; {'fenced'} where another worker holds it;
 -- {'full', queue} where a queue that drops nothing is full.
 -- KEYS: directory:version, history, counters, mailboxes, due times, messages that wait,
@@ -15,7 +17,8 @@
 --       settling as JSON (or ''), number of messages to wait, number of events,
 --       then for each event: JSON text, tail of its messages, number of messages, then for each message: head, queue,
 --       capacity (0: none), 1 where the oldest gives way, delivery, mailbox,
---       then for each message to wait: id, due in ms, value
+--       then for each message to wait: id, due in ms, value,
+--       then for each answer to a request: the event's place, table of requests, request id, responder, event id
 local FIRST_KEY, FIRST_ARG, PER_MESSAGE = 7, 10, 6
 local events = tonumber(ARGV[9])
 local settling = ARGV[7] ~= '' and cjson.decode(ARGV[7])
@@ -116,10 +119,11 @@ for _ = 1, events do
   arg = arg + 3 + messages * PER_MESSAGE
 end
 
-local answer = {'published'}
+local answer, texts = {'published'}, {}
 key, arg = FIRST_KEY, FIRST_ARG
 for _ = 1, events do
   local messages = tonumber(ARGV[arg + 2])
+  texts[#texts + 1] = ARGV[arg]
   if redis.call('EXISTS', KEYS[key]) == 1 then
     answer[#answer + 1] = 0
   else
@@ -146,6 +150,20 @@ end
 for _ = 1, tonumber(ARGV[8]) do
   delay(KEYS[5], KEYS[6], ARGV[arg], ARGV[arg + 1], ARGV[arg + 2], false)
   arg = arg + 3
+end
+
+local UNWANTED = {late = 2, foreign = 4, duplicate = 6}
+while ARGV[arg] do
+  local place = tonumber(ARGV[arg])
+  if answer[place + 1] == 1 then
+    local outcome = respond(ARGV[arg + 1], KEYS[3], ARGV[arg + 2], ARGV[arg + 3], ARGV[arg + 4], texts[place])
+    answer[place + 1] = 1 + (UNWANTED[outcome] or 0)
+  elseif settling then
+    -- This delivery ends here for the first time, and yet its answer was given: the deadline spoke for it.
+    redis.call('HINCRBY', KEYS[3], 'responses_late', 1)
+    answer[place + 1] = UNWANTED.late
+  end
+  arg = arg + 5
 end
 
 if not settling then
