@@ -80,8 +80,11 @@ class _NoBackend:
 
     supports_native_join = False
 
+    def add_pending_result(self, result: object, **_: object) -> None:
+        """Do nothing: a result tells by itself when it is there."""
+
     def remove_pending_result(self, result: object) -> None:
-        """Do nothing; nothing was added."""
+        """Do nothing: nothing was added."""
 
 
 class PendingResponse(_Result, Generic[Answer]):
@@ -171,7 +174,11 @@ class PendingResponse(_Result, Generic[Answer]):
             _stopping.wait(min(wait_s, 0.2))
             return
         if text is not None:
-            self._response = read_response(self._app, self._asked, text, self._returns)
+            self._keep(read_response(self._app, self._asked, text, self._returns))
+
+    def _keep(self, response: Response[Answer]) -> None:
+        self._response = response
+        self.on_ready(self)
 
     def _end(self, *, given_up: bool, timeout_s: float | None) -> None:
         """Give up, unless the answer came in the last moment. Raises RequestTimedOut."""
@@ -187,7 +194,7 @@ class PendingResponse(_Result, Generic[Answer]):
             raise overdue
 
     def _stop(self) -> None:
-        self._response = read_response(self._app, self._asked, None, self._returns)
+        self._keep(read_response(self._app, self._asked, None, self._returns))
         try:
             self._app.stores.requests.forget(self._asked.request_id)
         except RedisError:

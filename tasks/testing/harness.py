@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import fakeredis
 from redis.asyncio import Redis as AsyncRedis
@@ -103,7 +103,7 @@ class EventTestHarness:
         responder: str | None = None,
         timeout: float | timedelta | None = None,
         returns: type[Answer] | None = None,
-        **parameters: object,
+        **parameters: Any,
     ) -> PendingResponse[Answer]:
         """Ask as a service would that calls `request(…)`. Where nothing is under way any more, nobody waits on."""
         self._start()
