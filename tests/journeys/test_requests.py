@@ -23,7 +23,7 @@ from events.errors import (
     Misuse,
     RequestTimedOut,
 )
-from tasks import UNANSWERED, Agent, Context, RetryPolicy, publish, request, responses
+from tasks import UNANSWERED, Agent, Context, PendingResponse, RetryPolicy, publish, request, responses
 from tasks.settings import Settings
 from tasks.testing import EventTestHarness
 
@@ -329,7 +329,7 @@ def test_who_answers_later_publishes_the_answer(harness):
         return responses.success(waiting[0], "at last")
 
     harness.add(agent)
-    pending = harness.requester("ask", responder="slow", timeout=5)
+    pending: PendingResponse[str] = harness.requester("ask", responder="slow", timeout=5)
     harness.send_through(a_message_of("message.found"))
 
     assert pending.get().value == "at last"
