@@ -456,7 +456,7 @@ def test_a_request_without_a_timeout_has_that_of_the_settings():
     slow = Agent("slow")
     slow.answers("ask")(a_silent_answer)
     with EventTestHarness([slow], settings=settings) as harness:
-        pending = harness.request("ask", responder="slow")
+        pending: PendingResponse[object] = harness.request("ask", responder="slow")
         made = pending.request
 
     assert made.expires_at is not None
