@@ -29,6 +29,7 @@ import redis
 from celery import Celery
 from rich.console import Console
 from rich.table import Table
+from roundtrips import percentiles, round_trips  # type: ignore[import-not-found]  # beside this file, in no package
 
 from events import TextContent, TextMessageEvent
 from events.subscriptions import Subscription
@@ -37,9 +38,6 @@ from tasks.dispatch import dispatch
 from tasks.door import checked
 from tasks.publication import MANY, Publish
 from workers import broker
-
-sys.path.insert(0, str(Path(__file__).parent))
-from roundtrips import percentiles, round_trips
 
 HERE = Path(__file__).parent
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))
