@@ -24,6 +24,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from events.errors import (
     BrokerFull,
     BrokerUnavailable,
+    DuplicateRequest,
     LeaseLost,
     NotConfigured,
     PublicationUncertain,
@@ -38,7 +39,7 @@ from tasks.routing import Route, RoutingTable
 from tasks.sending import Outlet, sending
 from tasks.stores.delays import Waiting
 from tasks.stores.publications import Posting, Settling, Verdict
-from tasks.stores.requests import Unwanted
+from tasks.stores.requests import Asking, Unwanted
 from tasks.wire import Admitted, broker_priority
 
 if TYPE_CHECKING:
@@ -72,8 +73,11 @@ def dispatch(
     *,
     settling: Settling | None = None,
     waiting: Sequence[Waiting] = (),
+    asking: Asking | None = None,
 ) -> list[Publication]:
     """Publish events, in order; with `settling`, end the run of a delivery too; `waiting` comes later. Safe to repeat.
+
+    With `asking`, the first event is a request: before it is sent, it is noted who waits for its answer.
 
     Raises: NotConfigured, QueueFull, BrokerUnavailable (BrokerFull, PayloadNotStored), PublicationUncertain where the
     outcome is unknown, QueueDeclaredOtherwise; LeaseLost where another worker has the delivery, and nothing happened.
@@ -81,7 +85,7 @@ def dispatch(
     in_one_step = app.publishes_in_one_step
     payloads.store(app, events)
     try:
-        told = (_in_one_step if in_one_step else _step_by_step)(app, events, settling, waiting)
+        told = (_in_one_step if in_one_step else _step_by_step)(app, events, settling, waiting, asking)
     except OutOfMemoryError as error:
         raise BrokerFull(f"publishing {_names(events)}", str(error)) from error
     except (RedisConnectionError, RedisTimeoutError) as error:
@@ -101,7 +105,11 @@ def _tell_unwanted(app: EventApp, event: Event, reason: Unwanted) -> None:
 
 
 def _in_one_step(
-    app: EventApp, events: Sequence[Admitted], settling: Settling | None, waiting: Sequence[Waiting]
+    app: EventApp,
+    events: Sequence[Admitted],
+    settling: Settling | None,
+    waiting: Sequence[Waiting],
+    asking: Asking | None,
 ) -> list[Publication]:
     """Publish, following the directory while it changes, and waiting for room where a queue has none."""
     gives_up_at = time.monotonic() + app.settings.block_timeout.total_seconds()
@@ -109,13 +117,17 @@ def _in_one_step(
         table = app.known_routing()
         routes = [_routes(table, each) for each in events]
         postings = [_posting(app, *pair) for pair in zip(events, routes, strict=True)]
-        verdict = _call(partial(app.stores.publications.publish, postings, table.version, settling, waiting), events)
+        verdict = _call(
+            partial(app.stores.publications.publish, postings, table.version, settling, waiting, asking), events
+        )
         match verdict.answer:
             case "moved":
                 app.read_routing()
             case "full":
                 queue = str(verdict.full_queue).removeprefix(app.queue_prefix)
                 _wait_for_room(queue, events, routes, gives_up_at)
+            case "refused" if asking is not None:
+                raise DuplicateRequest(asking.request_type, asking.request_id)
             case "fenced":
                 raise LeaseLost(settling.delivery_id if settling else "")
             case _:
@@ -166,8 +178,14 @@ def _mailbox(admitted: Admitted, route: Route) -> str | None:
 
 
 def _step_by_step(
-    app: EventApp, events: Sequence[Admitted], settling: Settling | None, waiting: Sequence[Waiting]
+    app: EventApp,
+    events: Sequence[Admitted],
+    settling: Settling | None,
+    waiting: Sequence[Waiting],
+    asking: Asking | None,
 ) -> list[Publication]:
+    if asking is not None and not app.stores.requests.register(asking):
+        raise DuplicateRequest(asking.request_type, asking.request_id)
     told = _recorded_and_sent(app, events) if events else []
     if settling is not None or waiting:
         # What is remembered changes in one step, here too. Dying before it is harmless: the next run says the same

@@ -86,7 +86,7 @@ class Inbox:
         return future.result()
 
     def _forget(self, asked: Asked) -> bool:
-        return self._app.stores.requests.forget(asked.request_id)
+        return self._app.stores.requests.forget(asked.request_id, asked.token)
 
     def _read_on(self) -> None:
         if self._reader is None or self._reader.done():

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from uuid import uuid4
 
 from celery import states
 from celery._state import get_current_task
@@ -22,6 +23,7 @@ from events.errors import RequesterStopped, RequestTimedOut, WaitingInHandler
 from tasks import payloads, responses
 from tasks.context import current_context
 from tasks.responses import Response
+from tasks.stores.requests import Asking
 
 if TYPE_CHECKING:
     from tasks.celery import EventApp
@@ -59,11 +61,17 @@ class Asked:
     event: RequestEvent
     timeout_s: float
     ends_at: float
+    token: str = field(default_factory=lambda: str(uuid4()))
 
     @property
     def request_id(self) -> str:
         """The request's id."""
         return self.event.content.request_id
+
+    def asking(self, reply_to: str) -> Asking:
+        """Say who waits: who reads that list."""
+        said = self.event.content
+        return Asking(said.request_type, said.request_id, said.responder, self.token, self.timeout_s, reply_to)
 
     def timed_out(self, after_s: float | None = None) -> RequestTimedOut:
         """Word that no answer came."""
@@ -134,7 +142,7 @@ class PendingResponse(_Result, Generic[Answer]):
     def forget(self) -> None:
         """Wait no longer. An answer that comes is late."""
         if self._response is None:
-            self._app.stores.requests.forget(self._asked.request_id)
+            self._app.stores.requests.forget(self._asked.request_id, self._asked.token)
 
     def ready(self) -> bool:
         """Tell whether there is an answer."""
@@ -186,7 +194,7 @@ class PendingResponse(_Result, Generic[Answer]):
             raise self._asked.timed_out(timeout_s)
         overdue = self._asked.timed_out()
         try:
-            if not self._app.stores.requests.forget(self._asked.request_id):
+            if not self._app.stores.requests.forget(self._asked.request_id, self._asked.token):
                 self._take(0)
         except RedisError as error:
             raise overdue from error
@@ -196,7 +204,7 @@ class PendingResponse(_Result, Generic[Answer]):
     def _stop(self) -> None:
         self._keep(read_response(self._app, self._asked, None, self._returns))
         try:
-            self._app.stores.requests.forget(self._asked.request_id)
+            self._app.stores.requests.forget(self._asked.request_id, self._asked.token)
         except RedisError:
             return  # it expires
 

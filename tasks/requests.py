@@ -192,11 +192,9 @@ def _ask(app: EventApp, asked: Asked, reply_to: str) -> None:
     """Note that somebody waits, then publish; where nobody can answer, answer that."""
     event = asked.event
     admitted = checked(app, event)
-    app.require_broker()
-    _register(app, asked, reply_to)
     try:
-        publication = dispatch(app, [admitted])[0]
-        _check_is_new(event, publication)
+        publication = dispatch(app, [admitted], asking=asked.asking(reply_to))[0]
+        _check_is_new(app, asked, publication)
         error = _unanswerable(app, event, publication)
         if error is not None:
             dispatch(app, [checked(app, responses.failure_of(event, error))])
@@ -205,21 +203,20 @@ def _ask(app: EventApp, asked: Asked, reply_to: str) -> None:
         raise
 
 
-def _check_is_new(event: RequestEvent, publication: Publication) -> None:
-    if publication.was_repeated:
-        raise DuplicateRequest(_type_of(event), event.event_id)
+def _check_is_new(app: EventApp, asked: Asked, publication: Publication) -> None:
+    if not publication.was_repeated:
+        return
+    # Where the connection was lost in the step, it was repeated, and the first one was ours.
+    if app.publishes_in_one_step and app.stores.requests.is_mine(asked.request_id, asked.token):
+        return
+    raise DuplicateRequest(_type_of(asked.event), asked.event.event_id)
 
 
-def _register(app: EventApp, asked: Asked, reply_to: str, *, replaces: bool = False) -> None:
+def _register(app: EventApp, asked: Asked) -> None:
+    """Note that an agent waits, which no process does. Each run of its handler notes the same."""
     said = asked.event.content
     try:
-        is_new = app.stores.requests.register(
-            said.request_id,
-            said.responder,
-            timeout=timedelta(seconds=asked.timeout_s),
-            reply_to=reply_to,
-            replaces=replaces,
-        )
+        is_new = app.stores.requests.register(asked.asking(""))
     except RedisError as error:
         raise BrokerUnavailable(f"requesting {said.request_type}") from error
     if not is_new:
@@ -229,7 +226,7 @@ def _register(app: EventApp, asked: Asked, reply_to: str, *, replaces: bool = Fa
 def forget(app: EventApp, asked: Asked) -> None:
     """Give up a request that could not be made. Where that cannot be noted either, it expires."""
     try:
-        app.stores.requests.forget(asked.request_id)
+        app.stores.requests.forget(asked.request_id, asked.token)
     except RedisError as error:
         log.warning("request.unforgotten", extra={"request_id": asked.request_id, "error": str(error)})
 
@@ -244,11 +241,11 @@ def _ask_for_handler(context: Context, asked: Asked) -> Asked:
     """Hold a request back until its handler has succeeded, and a failure that is said at the deadline."""
     app = context.app
     said = context.emitted(asked.event)
-    asked = Asked(said, asked.timeout_s, asked.ends_at)
+    asked = Asked(said, asked.timeout_s, asked.ends_at, token=said.event_id)
     hold(context, said)
     if context.subscription.shadow:
         return asked
-    _register(app, asked, "", replaces=True)
+    _register(app, asked)
     routes = app.routing().routes(said)
     error: Exception | None = responses.unanswerable(
         said, [each.subscription for each in routes], app.known_routing().all()

@@ -28,7 +28,7 @@
 | {p}:blobs:<sha-256>              | text   | the content of events too large to travel      | payload_age after use   |
 | {p}:effects:<function>:<key>     | hash   | begun or done, and the outcome                 | effect_age              |
 | {p}:requests                     | zset   | ids of requests that are waited for            | until their deadlines   |
-| {p}:requests:<id>                | hash   | responder, list of the answer, deadline        | 60 s after the deadline |
+| {p}:requests:<id>                | hash   | responder, list of the answer, deadline, token | 60 s after the deadline |
 | {p}:requests:<id>:reply          | list   | the answer                                     | until taken, or 120 s   |
 | {p}:requests:inbox:<uuid>:reply  | list   | answers to the requests of one asyncio loop    | until taken, or 120 s   |
 | {p}:gatherings:<subscription>:<key> | hash | the parts that have come, closed              | publish_window          |

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, Literal, TypeAlias
 from uuid import uuid4
 
@@ -17,7 +16,7 @@ from redis import Redis
 from tasks.stores.keys import Keys
 from tasks.stores.scripts import script
 
-MARGIN = timedelta(seconds=60)
+MARGIN_MS = 60_000
 """How long it is known that a request was answered, beyond its deadline: to tell a second answer from a late one."""
 
 Unwanted: TypeAlias = Literal["late", "foreign", "duplicate"]
@@ -33,37 +32,50 @@ class Answering:
     response_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """Who waits for an answer to which request: the list that it goes to ('': nobody waits in a process of its own).
+
+    The token is of this one call: a second one under the same id is another's.
+    """
+
+    request_type: str
+    request_id: str
+    responder: str
+    token: str
+    timeout_s: float
+    reply_to: str = ""
+
+    @property
+    def timeout_ms(self) -> int:
+        """The time that is left."""
+        return max(1, int(self.timeout_s * 1_000))
+
+
 class Requests:
     """Requests that are waited for, by id."""
 
     def __init__(self, client: Redis, keys: Keys) -> None:
         self._client = client
         self._keys = keys
-        self._register = client.register_script(script("register_request"))
+        self._register = client.register_script(script("ask") + script("put_request"))
         self._forget = client.register_script(script("forget_request"))
         self._respond = client.register_script(script("respond") + script("put_response"))
 
-    def register(
-        self, request_id: str, responder: str, *, timeout: timedelta, reply_to: str = "", replaces: bool = False
-    ) -> bool:
-        """Note that somebody waits; False where a request of that id is waited for already, unless it `replaces` it."""
-        return bool(
-            self._register(
-                keys=[self._keys.request(request_id), self._keys.requests],
-                args=[
-                    request_id,
-                    responder,
-                    reply_to,
-                    _milliseconds(timeout),
-                    _milliseconds(MARGIN),
-                    int(replaces),
-                ],
-            )
-        )
+    def register(self, asking: Asking) -> bool:
+        """Note that somebody waits; False where somebody else does already. Safe to repeat."""
+        said = asking
+        arguments = [said.request_id, said.responder, said.reply_to, said.timeout_ms, MARGIN_MS, said.token]
+        return bool(self._register(keys=[self._keys.requests], args=arguments))
 
-    def forget(self, request_id: str) -> bool:
+    def forget(self, request_id: str, token: str) -> bool:
         """Give a request up. Returns whether that was in time: False where its answer is there already."""
-        return bool(self._forget(keys=[self._keys.request(request_id), self._keys.requests], args=[request_id]))
+        keys = [self._keys.request(request_id), self._keys.requests]
+        return bool(self._forget(keys=keys, args=[request_id, token]))
+
+    def is_mine(self, request_id: str, token: str) -> bool:
+        """Tell whether the request of that id was made under that token."""
+        return self._client.hget(self._keys.request(request_id), "token") == token
 
     def respond(self, answering: Answering, text: str) -> Unwanted | None:
         """Hand an answer to who waits for it; says why not, where it reached nobody. Safe to repeat."""
@@ -99,7 +111,3 @@ def answer_in(said: str) -> tuple[str, str]:
     """Part what stands in a list of answers: the request's id, and the answer's JSON text."""
     request_id, _, text = said.partition("\n")
     return request_id, text
-
-
-def _milliseconds(duration: timedelta) -> int:
-    return max(1, int(duration.total_seconds() * 1_000))

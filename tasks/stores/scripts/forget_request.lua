@@ -1,7 +1,10 @@
--- Promise: a request is either answered or given up, never both.
--- KEYS: request, table of all that are waited for   ARGV: request id
--- Returns 1 where it is given up by this, 0 where it was answered before.
-if redis.call('HEXISTS', KEYS[1], 'response') == 1 then
+-- Promise: a request is either answered or given up, never both; by nobody but who asked.
+-- KEYS: request, table of all that are waited for   ARGV: request id, token
+-- Returns 1 where it is not waited for (any more), 0 where it was answered before.
+local known = redis.call('HMGET', KEYS[1], 'token', 'response')
+if known[1] ~= ARGV[2] then
+  return 1
+elseif known[2] then
   return 0
 end
 redis.call('DEL', KEYS[1])
