@@ -7,6 +7,7 @@ and never both. Of all answers the first in time from its responder reaches who 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 from uuid import uuid4
@@ -65,7 +66,14 @@ class Requests:
     def register(self, asking: Asking) -> bool:
         """Note that somebody waits; False where somebody else does already. Safe to repeat."""
         said = asking
-        arguments = [said.request_id, said.responder, said.reply_to, said.timeout_ms, MARGIN_MS, said.token]
+        arguments: Iterable[Any] = [
+            said.request_id,
+            said.responder,
+            said.reply_to,
+            said.timeout_ms,
+            MARGIN_MS,
+            said.token,
+        ]
         return bool(self._register(keys=[self._keys.requests], args=arguments))
 
     def forget(self, request_id: str, token: str) -> bool:
