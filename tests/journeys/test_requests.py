@@ -451,6 +451,17 @@ def test_the_deadline_travels_over_hops_and_only_shrinks(harness):
     assert seconds["third"] < 5
 
 
+def test_an_agent_asks_for_no_longer_than_the_event_at_hand_is_of_use(asked):
+    agent, _ = asking()
+    asked.add(agent)
+    soon = datetime.now(UTC) + timedelta(seconds=8)
+
+    asked.send_through(a_message_of("message.ask").model_copy(update={"expires_at": soon}))
+
+    made = next(event for event in asked.everything() if isinstance(event, RequestEvent))
+    assert made.expires_at == soon
+
+
 def test_a_request_without_a_timeout_has_that_of_the_settings():
     settings = Settings(request_timeout=timedelta(seconds=0.5))
     slow = Agent("slow")
