@@ -863,6 +863,30 @@ print(json.dumps([*asyncio.run(ask_all()), app.stores.requests.count()]))
     assert threads <= 1 + 4
 
 
+def test_a_second_request_under_an_id_that_is_on_its_way_is_refused_and_the_first_is_answered(service):
+    service.worker("one")
+
+    said = ask(
+        service,
+        """
+from events import RequestEvent
+from events.catalog.request import RequestContent
+from events.errors import DuplicateRequest
+content = RequestContent(request_type="slow", requester="web", responder="data_service", parameters={"seconds": 1})
+first, refused = request(RequestEvent(content=content), timeout=30), []
+for event in (RequestEvent(content=content), first.request):
+    try:
+        request(event, timeout=30)
+    except DuplicateRequest as error:
+        refused.append(content.request_id in str(error) or first.request.event_id in str(error))
+pending = app.stores.requests.count()
+print(json.dumps([refused, pending, first.get().value, app.stores.requests.count()]))
+""",
+    )
+
+    assert said == [[True, True], 1, "slow", 0]
+
+
 def test_a_request_is_answered_over_two_workers_once(service, client):
     for name in ("one", "two"):
         service.worker(name)
