@@ -619,18 +619,19 @@ def test_counts_add_up(stores):
 
 
 def an_asking(request_id: str = "r-1", **fields: Any) -> Asking:
-    said = {"request_type": "ask", "responder": "users", "token": "mine", "timeout_s": 30.0, "reply_to": "replies"}
+    said: dict[str, Any] = {"request_type": "ask", "responder": "users", "token": "mine", "timeout_s": 30.0}
+    said["reply_to"] = "replies"
     return Asking(**({"request_id": request_id} | said | fields))
 
 
-def test_a_request_is_waited_for_once_at_a_time_and_again_by_the_same(stores):
+def test_a_request_is_waited_for_once_at_a_time_and_again_by_the_same(stores: Stores):
     assert stores.requests.register(an_asking())
     assert not stores.requests.register(an_asking(token="another's"))
     assert stores.requests.register(an_asking())
     assert stores.requests.count() == 1
 
 
-def test_a_request_is_answered_or_given_up_and_not_both(stores, client):
+def test_a_request_is_answered_or_given_up_and_not_both(stores: Stores, client: redis.Redis):
     stores.requests.register(an_asking("answered"))
     stores.requests.register(an_asking("given up"))
 
@@ -644,7 +645,7 @@ def test_a_request_is_answered_or_given_up_and_not_both(stores, client):
     assert stores.requests.count() == 0
 
 
-def test_nobody_gives_up_what_another_asked(stores):
+def test_nobody_gives_up_what_another_asked(stores: Stores):
     stores.requests.register(an_asking())
 
     stores.requests.forget("r-1", "another's")
@@ -676,7 +677,7 @@ def test_an_overdue_request_of_a_dead_requester_leaves_the_table_with_the_next(s
     assert client.zrange("petiole:requests", 0, -1) == ["r-2"]
 
 
-def test_a_gathering_keeps_the_first_of_each_part_and_none_after_it_was_closed(stores, client):
+def test_a_gathering_keeps_the_first_of_each_part_and_none_after_it_was_closed(stores: Stores, client: redis.Redis):
     def add(part: int, text: str) -> str:
         return stores.gatherings.add("shop.offer", "k", part, text, of=3, timeout=timedelta(seconds=5))
 
@@ -687,7 +688,7 @@ def test_a_gathering_keeps_the_first_of_each_part_and_none_after_it_was_closed(s
     assert 0 < client.pttl("petiole:gatherings:shop.offer:k") <= 3_600_000
 
 
-def test_whoever_brings_a_part_of_a_complete_gathering_is_told_so_also_when_brought_again(stores):
+def test_whoever_brings_a_part_of_a_complete_gathering_is_told_so_also_when_brought_again(stores: Stores):
     def add(part: int) -> str:
         return stores.gatherings.add("shop.offer", "k", part, "x", of=2, timeout=timedelta(seconds=5))
 
