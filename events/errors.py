@@ -20,6 +20,10 @@
     │   ├── DuplicateSubscription       two handlers of one agent under one name
     │   ├── InvalidSubscription         an option of a subscription that cannot be; names the option
     │   ├── InvalidFilter               a condition of `where` that is none; names the path
+    │   ├── InvalidRequest              a request that cannot be made
+    │   │   └── DuplicateRequest        one under that id is on its way, or was made before
+    │   ├── InvalidParameters           a request without the parameters that its handler takes; names the parameter
+    │   ├── WaitingInHandler            a handler that would wait for an answer, and keep its worker from giving one
     │   ├── UnknownSubscription         no subscription of that name; names the nearest one
     │   ├── CannotPurge                 the broker lets nobody look for messages in a queue
     │   ├── UnknownDeadLetter           no dead letter of that id
@@ -38,6 +42,9 @@
     │   ├── HandlerReturnedNoEvent      a handler returned something that cannot be published
     │   ├── WorkersDied                 the workers that handled it died, again and again
     │   ├── EventExpired                it came too late to be handled
+    │   ├── ResponderNotFound           no agent of that name is known
+    │   ├── HandlerNotFound             the agent answers no requests of that type
+    │   ├── GatheringKeyMissing         an event without the field that it is to be gathered by
     │   ├── EffectUnfinished            an idempotent function was begun and not done: whether it acted nobody knows
     │   ├── PayloadUnreadable           the content that an event refers to cannot be had
     │   │   ├── PayloadMissing          it is not in the state store any more
@@ -57,6 +64,8 @@
         ├── SystemStopping              the system was shut down, and nobody has started it since
         ├── BrokerNotStarted            the embedded broker does not start, or does not answer
         ├── BrokerNotStopped            the embedded broker was told to end, and still runs
+        ├── RequestTimedOut             no answer came before the deadline
+        ├── RequesterStopped            the process that waited for the answer ends
         ├── HandlerTimedOut             a handler did not end within its time limit
         └── ProviderUnavailable         a model, tool or channel did not answer
 
@@ -269,6 +278,55 @@ class InvalidFilter(Misuse):
         return f"where[{_short(self.path)}]: {self.reason}"
 
 
+class InvalidRequest(Misuse):
+    def __init__(self, request_type: str, reason: str) -> None:
+        super().__init__(request_type, reason)
+        self.request_type = request_type
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"request {_short(self.request_type)}: {self.reason}"
+
+
+class DuplicateRequest(InvalidRequest):
+    def __init__(self, request_type: str, request_id: str) -> None:
+        super().__init__(request_type, request_id)
+        self.request_id = request_id
+
+    def __str__(self) -> str:
+        return (
+            f"request {_short(self.request_type)}: one under the id {self.request_id} is on its way or was made "
+            "before; leave the id out, and each gets its own"
+        )
+
+
+class InvalidParameters(Misuse):
+    """A request was made wrongly. `parameter` is the dotted path, `reason` what is wrong with it."""
+
+    def __init__(self, request_type: str, parameter: str, reason: str) -> None:
+        super().__init__(request_type, parameter, reason)
+        self.request_type = request_type
+        self.parameter = parameter
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"request {_short(self.request_type)}: parameter {self.parameter!r}: {self.reason}"
+
+
+class WaitingInHandler(Misuse):
+    def __init__(self, request_type: str, handler: str) -> None:
+        super().__init__(request_type, handler)
+        self.request_type = request_type
+        self.handler = handler
+
+    def __str__(self) -> str:
+        return (
+            f"{self.handler} cannot wait for the answer to {self.request_type!r}: two agents that ask each other would "
+            "wait for ever. Make the request, return, and go on in a handler of the answer: "
+            "@agent.on('response.*', where={'content.requester': agent.name}); or gather several answers: @agent.gather"
+        )
+
+
 class UnknownSubscription(Misuse):
     def __init__(self, name: str, nearest: str | None = None) -> None:
         super().__init__(name, nearest)
@@ -472,6 +530,45 @@ class EventExpired(Permanent):
 
     def __str__(self) -> str:
         return f"{self.event_type} was to be handled before {self.expired_at}; replay it if it still matters"
+
+
+class ResponderNotFound(Permanent):
+    def __init__(self, request_type: str, responder: str) -> None:
+        super().__init__(request_type, responder)
+        self.request_type = request_type
+        self.responder = responder
+
+    def __str__(self) -> str:
+        return (
+            f"request {_short(self.request_type)}: there is no agent {_short(self.responder)}; start its worker once, "
+            "or mend the name (see: petiole agents)"
+        )
+
+
+class HandlerNotFound(Permanent):
+    def __init__(self, request_type: str, responder: str) -> None:
+        super().__init__(request_type, responder)
+        self.request_type = request_type
+        self.responder = responder
+
+    def __str__(self) -> str:
+        return (
+            f"request {_short(self.request_type)}: {self.responder!r} answers none of that type; "
+            f"decorate a function of it with @agent.answers({_short(self.request_type)}), and start its worker again"
+        )
+
+
+class GatheringKeyMissing(Permanent):
+    def __init__(self, subscription: str, topic: str, path: str) -> None:
+        super().__init__(subscription, topic, path)
+        self.subscription = subscription
+        self.topic = topic
+        self.path = path
+
+    def __str__(self) -> str:
+        return (
+            f"{self.subscription} gathers by {self.path!r}, which {self.topic} has not; gather by a field of all parts"
+        )
 
 
 class EffectUnfinished(Permanent):
@@ -685,6 +782,29 @@ class BrokerNotStopped(Retryable):
             f"the embedded broker in {self.directory} still runs: {self.reason}; "
             "try again, or end the process whose number is in its valkey.pid"
         )
+
+
+class RequestTimedOut(Retryable):
+    def __init__(self, request_type: str, responder: str, timeout_s: float) -> None:
+        super().__init__(request_type, responder, timeout_s)
+        self.request_type = request_type
+        self.responder = responder
+        self.timeout_s = timeout_s
+
+    def __str__(self) -> str:
+        return (
+            f"request {_short(self.request_type)}: {self.responder!r} gave no answer within {self.timeout_s} s; see "
+            "whether a worker of it runs and how much waits in its queue, or give the request a longer timeout"
+        )
+
+
+class RequesterStopped(Retryable):
+    def __init__(self, request_type: str) -> None:
+        super().__init__(request_type)
+        self.request_type = request_type
+
+    def __str__(self) -> str:
+        return f"request {_short(self.request_type)}: this process ends and waits no longer; ask again from another"
 
 
 class HandlerTimedOut(Retryable):

@@ -20,6 +20,9 @@
     dead_letters.replay(…)                         dead_letters/    what was given up: looked at, mended, sent again
     replay(subscription, …)                        replays.py       from the history to one subscription, again
 
+    request(…), its answer                         requests.py      one asks, one answers
+    gather(…)                                      gathering.py     several events, one call
+
 What is remembered on the way stands in stores/; tests travel the same way through testing/.
 """
 
@@ -27,22 +30,30 @@ from __future__ import annotations
 
 from tasks import dead_letters
 from tasks.agents import Agent
+from tasks.answering import UNANSWERED
 from tasks.context import Context
 from tasks.dispatch import Publication
 from tasks.error_channel import report
+from tasks.gathering import Gathered
 from tasks.idempotence import idempotent
 from tasks.outcomes import Outcome
 from tasks.publication import publish, publish_many
 from tasks.replays import Replay, replay
+from tasks.requests import PendingResponse, request
+from tasks.responses import Response
 from tasks.retries import RetryPolicy, later
 from tasks.sessions import open_stream
 
 __all__ = [
+    "UNANSWERED",
     "Agent",
     "Context",
+    "Gathered",
     "Outcome",
+    "PendingResponse",
     "Publication",
     "Replay",
+    "Response",
     "RetryPolicy",
     "dead_letters",
     "idempotent",
@@ -52,4 +63,5 @@ __all__ = [
     "publish_many",
     "replay",
     "report",
+    "request",
 ]

@@ -8,6 +8,12 @@
     @memory.on("message.order.*", where={"content.parameters.amount": {"ge": 100}}, priority=9)
     def look_closer(event: Event) -> None: ...
 
+    @memory.answers("recall")                                       answers requests (answering.py)
+    def recall(query: str) -> list[str]: ...
+
+    @memory.gather("message.price", "message.stock", timeout=2.0)   waits for several events (gathering.py)
+    def both(gathered: Gathered) -> Event: ...
+
 The decorated function stays a plain function. A worker makes a Celery task `memory.keep` of it; a publisher needs to
 know neither.
 """
@@ -39,6 +45,10 @@ from events.subscriptions import FUNCTION_NAME, Overflow, Subscription
 from events.topics import check_pattern
 from events.validation import invalid_subscription
 from tasks import splits
+from tasks.answering import answerer
+from tasks.gathering import CLOSED, Part, caller, collector, gathering
+from tasks.responses import REQUESTED
+from tasks.responses import conditions as conditions_of
 from tasks.retries import RetryPolicy
 
 # Handlers annotate the event classes they take, which no single callable type can say.
@@ -46,7 +56,9 @@ HandlerFunction: TypeAlias = Callable[..., Any]
 AHandler = TypeVar("AHandler", bound=HandlerFunction)
 
 DEFAULT_RETRY = RetryPolicy()
+ONCE = RetryPolicy(max_attempts=1)
 MIN_BATCH = 2
+MIN_PARTS = 2
 MAX_BATCH = 1000
 MAX_TIMEOUT_S = 7 * 24 * 3600.0
 
@@ -182,15 +194,83 @@ class Agent:
         self.stops.append(function)
         return function
 
+    def answers(
+        self,
+        request_type: str,
+        *,
+        priority: int | None = None,
+        timeout: float | timedelta | None = None,
+        retry: RetryPolicy = ONCE,
+    ) -> Callable[[AHandler], AHandler]:
+        """Answer requests of a type with what a function returns; what it takes is told in tasks/answering.py.
+
+        One that fails has answered with a failure: it is run again only where `retry` says so. `priority` and `timeout`
+        are as for `on`. Raises as `on`.
+        """
+        timeout_s = _checked_timeout(timeout)
+        conditions = conditions_of(self.name, request_type)
+        options = self._options((REQUESTED,)) | {"where": check_where(conditions), "priority": priority}
+
+        def subscribe(function: AHandler) -> AHandler:
+            for each in self._handlers.values():
+                if dict(each.subscription.where) == conditions:
+                    raise DuplicateSubscription(each.subscription.name)
+            self._add(function, options, timeout_s=timeout_s, retry=retry, act=answerer(function))
+            return function
+
+        return subscribe
+
+    def gather(
+        self,
+        *parts: Part,
+        timeout: float | timedelta,
+        by: str = "correlation_id",
+        retry: RetryPolicy | None = None,
+    ) -> Callable[[AHandler], AHandler]:
+        """Call a function once for each key with all of several events, in whatever order they come, each once.
+
+        A part is a pattern, or a tuple of alternatives. The function takes the Gathered, and the context if it has a
+        second parameter. `timeout` (s) after the first part it is called with what has come (`partial`). `by` is the
+        dotted path of the field that parts agree on. Raises as `on`.
+        """
+        timeout_s = _checked_timeout(timeout)
+        if timeout_s is None or len(parts) < MIN_PARTS:
+            raise InvalidOption("gather", f"{parts!r}, timeout={timeout!r}", "name two or more parts, and a timeout")
+
+        def subscribe(function: AHandler) -> AHandler:
+            name = f"{self.name}.{function.__name__}"
+            what = gathering(name, parts, by, timedelta(seconds=timeout_s))
+            for pattern in what.patterns:
+                check_pattern(pattern)
+            collect = collector(what, f"{function.__name__}_parts")
+            self._add(collect, self._options(what.patterns), retry=retry or DEFAULT_RETRY)
+            options = self._options((CLOSED,)) | {"where": check_where({"content.subscription": name})}
+            self._add(function, options, retry=retry or DEFAULT_RETRY, act=caller(what, function))
+            return function
+
+        return subscribe
+
+    def _options(self, patterns: tuple[str, ...]) -> dict[str, object]:
+        named = dict.fromkeys(("ordered_by", "priority", "expires", "split", "variant", "weight"))
+        return named | {
+            "patterns": patterns,
+            "capacity": self.capacity,
+            "overflow": self.overflow,
+            "where": {},
+            "shadow": False,
+        }
+
     def _add(
         self,
         function: HandlerFunction,
         options: Mapping[str, object],
         *,
-        timeout_s: float | None,
-        batch: int | None,
+        timeout_s: float | None = None,
+        batch: int | None = None,
         retry: RetryPolicy,
+        act: HandlerFunction | None = None,
     ) -> None:
+        """Keep a handler: the function, or what acts on its behalf, which takes the context."""
         if not re.match(FUNCTION_NAME, function.__name__):
             raise InvalidName("a handler", function.__name__)
         subscription = _subscription(self.name, function.__name__, options)
@@ -198,9 +278,9 @@ class Agent:
             raise DuplicateSubscription(subscription.name)
         known = [handler.subscription for handler in self._handlers.values()]
         _check_weights([*known, subscription], of=subscription)
-        takes_context = len(inspect.signature(function).parameters) > 1
+        takes_context = act is not None or len(inspect.signature(function).parameters) > 1
         self._handlers[subscription.name] = Handler(
-            subscription, function, takes_context, timeout_s=timeout_s, batch=batch, retry=retry
+            subscription, act or function, takes_context, timeout_s=timeout_s, batch=batch, retry=retry
         )
 
 

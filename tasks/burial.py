@@ -35,6 +35,7 @@ from events.errors import (
 )
 from events.event import Category, Event
 from events.ids import emitted_event_id
+from tasks import answering
 from tasks.dispatch import dispatch
 from tasks.door import checked
 from tasks.stores.publications import Settling
@@ -131,17 +132,19 @@ def bury(
     else:
         settling = replace(settling, ending="buried", letter=letter)
     told = [checked(app, _told(letter, event))] if is_told and not _is_of_errors(event) else []
+    answer = answering.failure(app, letter, event)
+    answers = [] if answer is None else [checked(app, answer)]
     if not app.publishes_in_one_step:
         # Told by whoever looks into the waiting room next: a worker that died between the two would leave one untold.
-        later = [publication(app, each, letter.at) for each in told]
+        later = [publication(app, each, letter.at) for each in (*told, *answers)]
         dispatch(app, [], settling=settling, waiting=later)
         return
     try:
-        dispatch(app, told, settling=settling)
+        dispatch(app, [*told, *answers], settling=settling)
     except QueueFull:
         # Who hears the error channel has no room. The letter is kept, and its mailbox goes on, all the same.
         log.exception("dead_letter.untold", extra=facts(letter))
-        dispatch(app, [], settling=settling)
+        dispatch(app, [], settling=settling, waiting=[publication(app, each, letter.at) for each in answers])
 
 
 def _is_of_errors(event: Event | None) -> bool:

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 from celery import Celery, Task
 from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
+from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -29,6 +31,7 @@ REMEDY = "publish(event, delay=…) waits in the broker instead"
 
 log = logging.getLogger(__name__)
 
+_CLIENT: dict[str, Any] = {"decode_responses": True, "socket_timeout": 10, "socket_connect_timeout": 5}
 _REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 
 
@@ -135,20 +138,21 @@ class EventApp(Celery):
         if self._is_closed:
             raise SystemStopping(self.settings.key_prefix)
 
+    def connect_async(self) -> AsyncRedis:
+        """Make a client of the state store for the asyncio loop that runs. Raises NotConfigured."""
+        return AsyncRedis.from_url(self._checked_state_url(), **_CLIENT, retry=AsyncRetry(NoBackoff(), 0))
+
     def _connect(self) -> Redis:
+        # Repeating is decided where it is known to be harmless.
+        return Redis.from_url(self._checked_state_url(), **_CLIENT, retry=Retry(NoBackoff(), 0))
+
+    def _checked_state_url(self) -> str:
         url = self._state_url()
         if not url.startswith(_REDIS_SCHEMES):
             raise NotConfigured(
                 "the state store", "set PETIOLE_STATE_URL to a Redis or Valkey, such as redis://HOST:6379"
             )
-        return Redis.from_url(
-            url,
-            decode_responses=True,
-            socket_timeout=10,
-            socket_connect_timeout=5,
-            # Repeating is decided where it is known to be harmless.
-            retry=Retry(NoBackoff(), 0),
-        )
+        return url
 
     def _state_url(self) -> str:
         return self.settings.state_url or self._broker_as_a_store()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from events.errors import Misuse
-from events.event import Event
+from events.event import AnEvent, Category, Event
 from events.ids import emitted_event_id
 
 if TYPE_CHECKING:
@@ -85,11 +86,12 @@ class Context:
         recorded = self.app.stores.history.of_flow(self.event.correlation_id)
         return [known.parse(each.document) for each in recorded if each.topic in known]
 
-    def emitted(self, event: Event) -> Event:
+    def emitted(self, event: AnEvent) -> AnEvent:
         """Make an event of the handler's a consequence of the one at hand.
 
         Its id follows from the delivery and its place among what the handler says, unless the handler gave one: a
-        second run of the same delivery says the same events.
+        second run of the same delivery says the same events. What is said on behalf of a request is out of date
+        when the request is; its answer is not, since it tells itself when it comes too late.
         """
         said: dict[str, object] = {"path": _with(self.event.path, self.subscription.agent)}
         if "event_id" not in event.model_fields_set:
@@ -100,8 +102,14 @@ class Context:
             said["traceparent"] = self.event.traceparent
         if event.correlation_id == event.event_id:
             said["correlation_id"] = self.event.correlation_id
+        if self.event.category is Category.REQUEST and event.category is not Category.RESPONSE:
+            said["expires_at"] = _earlier(event.expires_at, self.event.expires_at)
         self.outbox.count += 1
         return event.model_copy(update=said)
+
+
+def _earlier(one: datetime | None, other: datetime | None) -> datetime | None:
+    return min((each for each in (one, other) if each is not None), default=None)
 
 
 def _with(path: tuple[str, ...], agent: str) -> tuple[str, ...]:

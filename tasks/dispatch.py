@@ -24,19 +24,22 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from events.errors import (
     BrokerFull,
     BrokerUnavailable,
+    DuplicateRequest,
     LeaseLost,
     NotConfigured,
     PublicationUncertain,
     QueueFull,
 )
 from events.event import Event
-from tasks import payloads
+from tasks import payloads, responses
+from tasks.door import checked
 from tasks.envelopes import seal, tail_of
 from tasks.queues import lane
 from tasks.routing import Route, RoutingTable
 from tasks.sending import Outlet, sending
 from tasks.stores.delays import Waiting
 from tasks.stores.publications import Posting, Settling, Verdict
+from tasks.stores.requests import Asking, Unwanted
 from tasks.wire import Admitted, broker_priority
 
 if TYPE_CHECKING:
@@ -53,7 +56,7 @@ class Publication:
     """What became of a publish: the event as it went out, and the subscriptions it was sent to.
 
     `was_repeated` tells that all of it had been sent before; `was_held` that it leaves when the handler succeeds;
-    `due`, when it is published where that is not now.
+    `due`, when it is published where that is not now. `unwanted` says why an answer to a request reached nobody.
     """
 
     event: Event
@@ -61,6 +64,7 @@ class Publication:
     was_repeated: bool = False
     was_held: bool = False
     due: datetime | None = None
+    unwanted: Unwanted | None = None
 
 
 def dispatch(
@@ -71,13 +75,16 @@ def dispatch(
     waiting: Sequence[Waiting] = (),
     is_refusable: bool = False,
     patience: timedelta | None = None,
+    asking: Asking | None = None,
 ) -> list[Publication]:
     """Publish events, in order; with `settling`, end the run of a delivery too; `waiting` comes later. Safe to repeat.
 
-    `patience` is how long to wait for room in a full queue, by default PETIOLE_BLOCK_TIMEOUT. Raises: NotConfigured,
-    QueueFull, BrokerUnavailable (BrokerFull, PayloadNotStored), PublicationUncertain where the outcome is unknown,
-    QueueDeclaredOtherwise; SystemStopping where it `is_refusable`; LeaseLost where another worker has the delivery, and
-    nothing happened.
+    `patience` is how long to wait for room in a full queue, by default PETIOLE_BLOCK_TIMEOUT. With `asking`, the first
+    event is a request: before it is sent, it is noted who waits for its answer.
+
+    Raises: NotConfigured, QueueFull, BrokerUnavailable (BrokerFull, PayloadNotStored), PublicationUncertain where the
+    outcome is unknown, QueueDeclaredOtherwise; SystemStopping where it `is_refusable`; LeaseLost where another worker
+    has the delivery, and nothing happened.
     """
     in_one_step = app.publishes_in_one_step
     if is_refusable:
@@ -86,12 +93,25 @@ def dispatch(
     try:
         if in_one_step:
             patience = app.settings.block_timeout if patience is None else patience
-            return _in_one_step(app, events, settling, waiting, is_refusable=is_refusable, patience=patience)
-        return _step_by_step(app, events, settling, waiting)
+            told = _in_one_step(app, events, settling, waiting, asking, is_refusable=is_refusable, patience=patience)
+        else:
+            told = _step_by_step(app, events, settling, waiting, asking)
     except OutOfMemoryError as error:
         raise BrokerFull(f"publishing {_names(events)}", str(error)) from error
     except (RedisConnectionError, RedisTimeoutError) as error:
         raise BrokerUnavailable(f"publishing {_names(events)}") from error
+    for each in told:
+        if each.unwanted is not None:
+            _tell_unwanted(app, each.event, each.unwanted)
+    return told
+
+
+def _tell_unwanted(app: EventApp, event: Event, reason: Unwanted) -> None:
+    """Say that an answer reached nobody. It is counted already, and published: nothing may fail because of this."""
+    try:
+        dispatch(app, [checked(app, responses.unwanted(event, reason))])
+    except (BrokerUnavailable, QueueFull):
+        log.exception("response.untold", extra={"event_id": event.event_id, "reason": reason})
 
 
 def check_open(app: EventApp, tried: str, *, asks: bool = False) -> None:
@@ -107,6 +127,7 @@ def _in_one_step(
     events: Sequence[Admitted],
     settling: Settling | None,
     waiting: Sequence[Waiting],
+    asking: Asking | None,
     *,
     is_refusable: bool,
     patience: timedelta,
@@ -117,7 +138,9 @@ def _in_one_step(
         table = app.known_routing()
         routes = [_routes(table, each) for each in events]
         postings = [_posting(app, *pair) for pair in zip(events, routes, strict=True)]
-        verdict = _call(partial(app.stores.publications.publish, postings, table.version, settling, waiting), events)
+        verdict = _call(
+            partial(app.stores.publications.publish, postings, table.version, settling, waiting, asking), events
+        )
         match verdict.answer:
             case "moved":
                 app.read_routing()
@@ -126,11 +149,14 @@ def _in_one_step(
             case "full":
                 queue = str(verdict.full_queue).removeprefix(app.queue_prefix)
                 _wait_for_room(queue, events, routes, gives_up_at)
+            case "refused" if asking is not None:
+                raise DuplicateRequest(asking.request_type, asking.request_id)
             case "fenced":
                 raise LeaseLost(settling.delivery_id if settling else "")
             case _:
                 were_new = verdict.were_new or (False,) * len(events)
-                return [_told(*each) for each in zip(events, routes, were_new, strict=True)]
+                unwanted = verdict.unwanted or (None,) * len(events)
+                return [_told(*each) for each in zip(events, routes, were_new, unwanted, strict=True)]
 
 
 def _routes(table: RoutingTable, admitted: Admitted) -> list[Route]:
@@ -165,7 +191,7 @@ def _posting(app: EventApp, admitted: Admitted, routes: Sequence[Route]) -> Post
     event = admitted.event
     mailboxes = [_mailbox(admitted, route) for route in routes]
     messages = seal(routes, mailboxes, event_type=event.event_type, key_prefix=app.queue_prefix)
-    return Posting(event, admitted.text, tail_of(admitted.text), messages)
+    return Posting(event, admitted.text, tail_of(admitted.text), messages, responses.answering(event))
 
 
 def _mailbox(admitted: Admitted, route: Route) -> str | None:
@@ -175,8 +201,14 @@ def _mailbox(admitted: Admitted, route: Route) -> str | None:
 
 
 def _step_by_step(
-    app: EventApp, events: Sequence[Admitted], settling: Settling | None, waiting: Sequence[Waiting]
+    app: EventApp,
+    events: Sequence[Admitted],
+    settling: Settling | None,
+    waiting: Sequence[Waiting],
+    asking: Asking | None,
 ) -> list[Publication]:
+    if asking is not None and not app.stores.requests.register(asking):
+        raise DuplicateRequest(asking.request_type, asking.request_id)
     told = _recorded_and_sent(app, events) if events else []
     if settling is not None or waiting:
         # What is remembered changes in one step, here too. Dying before it is harmless: the next run says the same
@@ -198,9 +230,11 @@ def _one_by_one(app: EventApp, admitted: Admitted, outlet: Outlet) -> Publicatio
     if app.stores.history.record(event, admitted.text) == "done":
         return Publication(event, was_repeated=True)
     _send(app, admitted, routes, outlet)
+    answering = responses.answering(event)
+    unwanted = app.stores.requests.respond(answering, admitted.text) if answering else None
     # Noted after the last send: a publisher that dies before it leaves a publication that the next one completes.
     app.stores.history.close(event.event_id)
-    return _told(admitted, routes, was_new=True)
+    return _told(admitted, routes, was_new=True, unwanted=unwanted)
 
 
 def _check_order_is_kept(app: EventApp, routes: Sequence[Route]) -> None:
@@ -234,14 +268,19 @@ def _send(app: EventApp, admitted: Admitted, routes: Sequence[Route], outlet: Ou
             )
 
 
-def _told(admitted: Admitted, routes: Sequence[Route], was_new: bool) -> Publication:  # noqa: FBT001 - a fact, no choice
+def _told(
+    admitted: Admitted,
+    routes: Sequence[Route],
+    was_new: bool,  # noqa: FBT001 - a fact, no choice
+    unwanted: Unwanted | None,
+) -> Publication:
     event = admitted.event
     if not was_new:
-        return Publication(event, was_repeated=True)
+        return Publication(event, was_repeated=True, unwanted=unwanted)
     names = tuple(route.subscription.name for route in routes)
     facts = {"event_type": event.event_type, "event_id": event.event_id, "subscriptions": names}
     log.debug("event.published", extra=facts)
-    return Publication(event, names)
+    return Publication(event, names, unwanted=unwanted)
 
 
 def _names(events: Sequence[Admitted]) -> str:

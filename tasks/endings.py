@@ -154,13 +154,20 @@ def fail(
         case PutOff(after):
             _come_again(run, error, after, event, priority, is_attempt=False)
         case GiveUp(cause):
-            give_up(run, error, cause, event=event, is_told=is_told)
+            _give_up(
+                run, error, cause, event=event, is_told=is_told, attempts=(*run.begun.earlier, _failed(run, error))
+            )
     raise error
 
 
 def give_up(run: Run, error: Exception, cause: Cause, *, event: Event | None = None, is_told: bool = True) -> None:
-    """Bury a run's delivery. Raises Reject where the letter cannot be kept: the message stays with the broker."""
-    attempts = run.begun.earlier if cause == "poison" else (*run.begun.earlier, _failed(run, error))
+    """Bury the delivery of a run that no handler saw. Raises Reject where the letter cannot be kept."""
+    _give_up(run, error, cause, event=event, is_told=is_told, attempts=run.begun.earlier)
+
+
+def _give_up(
+    run: Run, error: Exception, cause: Cause, *, event: Event | None, is_told: bool, attempts: Sequence[Attempt]
+) -> None:
     letter = letter_of(
         run.app,
         error,

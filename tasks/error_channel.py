@@ -110,7 +110,7 @@ def _report_in_handler(context: Context, told: ErrorEvent) -> Publication:
         return hold(context, told)
     said = context.emitted(told)
     publication = dispatch(context.app, [checked(context.app, said)])[0]
-    if isinstance(said, ErrorEvent) and said.content.severity is Severity.ERROR:
+    if said.content.severity is Severity.ERROR:
         abort(context.app, said)
     return publication
 

@@ -72,6 +72,14 @@ class RoutingTable:
         # A table never changes, and most events are of few topics.
         self._matching = lru_cache(TOPICS_AT_HAND)(self._find)
 
+    def get(self, name: str) -> Subscription | None:
+        """Look a subscription up by its name."""
+        return self._by_name.get(name)
+
+    def all(self) -> list[Subscription]:
+        """List all subscriptions."""
+        return list(self._by_name.values())
+
     def routes(self, event: Event, read: Callable[[], Document] | None = None) -> list[Route]:
         """List the deliveries of an event, by subscription name; each subscription once.
 

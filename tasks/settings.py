@@ -57,6 +57,9 @@ class Settings(BaseSettings):
     heartbeat_limit: Annotated[timedelta, Field(ge=timedelta(seconds=1))] = Field(
         default=timedelta(seconds=5), description="how long a worker may be silent before it is taken for lost"
     )
+    request_timeout: Annotated[timedelta, Field(gt=timedelta(0))] = Field(
+        default=timedelta(seconds=60), description="how long an answer is waited for where the request does not say"
+    )
 
     @property
     def blob_age(self) -> timedelta:

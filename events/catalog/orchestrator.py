@@ -55,6 +55,12 @@ class ToolAnswer(Content):
     text: str
 
 
+class PreparedTools(Content):
+    """What the tools gave that were asked for in phase `prepare`, in the order of the calls; empty where none were."""
+
+    answers: tuple[ToolAnswer, ...] = ()
+
+
 class ModelRequest(Content):
     """All that a language model needs for one answer."""
 
@@ -63,6 +69,12 @@ class ModelRequest(Content):
     context: tuple[ContextItem, ...] = ()
     tools: tuple[ToolAnswer, ...] = ()
     round: Count = 0
+    missing: tuple[Text, ...] = Field(default=(), description="what did not come in time: the answer does without")
+
+    @property
+    def is_degraded(self) -> bool:
+        """Something that the answer should have stood on did not come in time."""
+        return bool(self.missing)
 
 
 class FormattedResponse(Content):
@@ -98,6 +110,13 @@ class ToolsRequestedEvent(OrchestratorEvent):
 
     event_type: Literal["orchestrator.tools.requested"] = "orchestrator.tools.requested"
     content: ToolsRequest
+
+
+class ToolsPreparedEvent(OrchestratorEvent):
+    """All tools that were to be run before the answer have answered."""
+
+    event_type: Literal["orchestrator.tools.prepared"] = "orchestrator.tools.prepared"
+    content: PreparedTools = PreparedTools()
 
 
 class ModelRequestedEvent(OrchestratorEvent):

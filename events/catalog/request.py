@@ -1,4 +1,4 @@
-"""What is said when one agent asks another: the request and its two kinds of answer."""
+"""What is said when one agent asks another: the request, its two kinds of answer, and answers that nobody awaits."""
 
 from __future__ import annotations
 
@@ -39,6 +39,16 @@ class FailureContent(Exchange):
     error: Text
 
 
+class UnwantedResponse(Exchange):
+    """An answer that reached nobody, and why.
+
+    late: nobody waits any more. foreign: who waits asked another responder. duplicate: it was answered already.
+    """
+
+    reason: Literal["late", "foreign", "duplicate"]
+    response_id: EventId
+
+
 class RequestEvent(Event):
     """One agent asks another."""
 
@@ -64,3 +74,12 @@ class ResponseFailureEvent(Event):
     event_type: Literal["response.failed"] = "response.failed"
     stream_id: StreamId = SYSTEM_STREAM
     content: FailureContent
+
+
+class ResponseLateEvent(Event):
+    """An answer came that nobody waited for."""
+
+    category: ClassVar[Category] = Category.RESPONSE
+    event_type: Literal["response.late"] = "response.late"
+    stream_id: StreamId = SYSTEM_STREAM
+    content: UnwantedResponse

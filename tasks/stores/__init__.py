@@ -17,6 +17,7 @@ from tasks.stores.dead_letters import DeadLetters
 from tasks.stores.delays import Delays
 from tasks.stores.directory import Directory
 from tasks.stores.effects import Effects
+from tasks.stores.gatherings import Gatherings
 from tasks.stores.history import History, Retention
 from tasks.stores.inbox import Inbox
 from tasks.stores.keys import Keys
@@ -25,6 +26,7 @@ from tasks.stores.mailboxes import Mailboxes
 from tasks.stores.memories import Memories
 from tasks.stores.publications import HeldKeys, Publications
 from tasks.stores.replies import Replies
+from tasks.stores.requests import Requests
 from tasks.stores.sessions import Sessions
 from tasks.stores.states import States
 
@@ -46,6 +48,8 @@ class Stores:
     replies: Replies
     blobs: Blobs
     effects: Effects
+    requests: Requests
+    gatherings: Gatherings
     counters: Counters
     lifecycle: Lifecycle
     states: States
@@ -76,6 +80,8 @@ def open_stores(client: Redis, settings: Settings, held: HeldKeys = HeldKeys()) 
         replies=Replies(client, keys),
         blobs=blobs,
         effects=Effects(client, keys, settings.effect_age),
+        requests=Requests(client, keys),
+        gatherings=Gatherings(client, keys, settings.publish_window),
         counters=Counters(client, keys),
         lifecycle=Lifecycle(client, keys, settings.heartbeat_limit),
         states=States(client, keys),

@@ -27,6 +27,11 @@
 | {p}:mailboxes                    | hash   | queue -> deliveries in its mailboxes           | for ever                |
 | {p}:blobs:<sha-256>              | text   | the content of events too large to travel      | payload_age after use   |
 | {p}:effects:<function>:<key>     | hash   | begun or done, and the outcome                 | effect_age              |
+| {p}:requests                     | zset   | ids of requests that are waited for            | until their deadlines   |
+| {p}:requests:<id>                | hash   | responder, list of the answer, deadline, token | 60 s after the deadline |
+| {p}:requests:<id>:reply          | list   | the answer                                     | until taken, or 120 s   |
+| {p}:requests:inbox:<uuid>:reply  | list   | answers to the requests of one asyncio loop    | until taken, or 120 s   |
+| {p}:gatherings:<subscription>:<key> | hash | the parts that have come, closed              | publish_window          |
 | {p}:counters                     | hash   | name -> count                                  | for ever                |
 | {p}:workers                      | zset   | worker -> when it was last heard of, in s      | until it is gone        |
 | {p}:workers:facts                | hash   | worker -> node, phase, how it serves agents    | until it is gone        |
@@ -134,6 +139,19 @@ class Keys:
 
     def effect(self, name: str) -> str:
         return f"{self.prefix}:effects:{name}"
+
+    @property
+    def requests(self) -> str:
+        return f"{self.prefix}:requests"
+
+    def request(self, request_id: str) -> str:
+        return f"{self.prefix}:requests:{request_id}"
+
+    def request_reply(self, request_id: str) -> str:
+        return f"{self.prefix}:requests:{request_id}:reply"
+
+    def gathering(self, subscription: str, key: str) -> str:
+        return f"{self.prefix}:gatherings:{subscription}:{key}"
 
     @property
     def counters(self) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -21,6 +21,7 @@ from events.event import Event
 from tasks.stores.delays import Waiting
 from tasks.stores.history import Retention
 from tasks.stores.keys import Keys
+from tasks.stores.requests import MARGIN_MS, Answering, Asking, Unwanted
 from tasks.stores.scripts import script
 
 
@@ -52,12 +53,16 @@ class Message(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Posting:
-    """An event with its messages; `tail` is the body that they share, and what closes them."""
+    """An event with its messages; `tail` is the body that they share, and what closes them.
+
+    `answering` tells of an answer to a request, which is handed to who waits for it.
+    """
 
     event: Event
     text: str
     tail: str
     messages: Sequence[Message]
+    answering: Answering | None = None
 
 
 Ending: TypeAlias = Literal["handled", "buried", "retrying", "put_off"]
@@ -99,13 +104,20 @@ class Settling:
 class Verdict:
     """What became of a call: published, with a claim per event whether it was new; or nothing, and why.
 
+    `unwanted` says for each event why it reached nobody, where it was an answer to a request that did not.
+
     moved: the messages were made from another version of the directory. settled: the delivery was settled before.
     fenced: another worker holds the delivery by now. full: the queue that is named has no room.
+    refused: somebody waits already for an answer to a request of that id.
     """
 
-    answer: Literal["published", "moved", "settled", "fenced", "full"]
+    answer: Literal["published", "moved", "settled", "fenced", "full", "refused"]
     were_new: tuple[bool, ...] = ()
+    unwanted: tuple[Unwanted | None, ...] = ()
     full_queue: str | None = None
+
+
+_UNWANTED: tuple[Unwanted | None, ...] = (None, "late", "foreign", "duplicate")
 
 
 class Publications:
@@ -116,7 +128,7 @@ class Publications:
         self._retention = retention
         self._inbox_age = inbox_age
         self._held = held
-        steps = ("append", "delay", "bury", "resolve", "publish")
+        steps = ("append", "delay", "bury", "resolve", "ask", "respond", "publish")
         self._publish = client.register_script("".join(script(each) for each in steps))
 
     def publish(
@@ -125,18 +137,20 @@ class Publications:
         version: int,
         settling: Settling | None = None,
         waiting: Sequence[Waiting] = (),
+        asking: Asking | None = None,
     ) -> Verdict:
         """Publish events whose messages were made from that version of the directory; safe to repeat.
 
-        With `settling`, end the run of a delivery in the same step; `waiting` is published when its time comes.
+        With `settling`, end the run of a delivery in the same step; `waiting` is published when its time comes. With
+        `asking`, the first event is a request, and it is noted who waits for its answer.
         """
         answer, *facts = self._publish(
             keys=list(self._key_names(postings, settling)),
-            args=list(self._arguments(postings, version, settling, waiting)),
+            args=list(self._arguments(postings, version, settling, waiting, asking)),
         )
         if answer == "full":
             return Verdict(answer, full_queue=facts[0])
-        return Verdict(answer, tuple(bool(each) for each in facts))
+        return Verdict(answer, tuple(bool(each % 2) for each in facts), tuple(_UNWANTED[each // 2] for each in facts))
 
     def _key_names(self, postings: Sequence[Posting], settling: Settling | None) -> Iterator[str]:
         keys = self._keys
@@ -162,7 +176,12 @@ class Publications:
         return self._keys.mailbox(name) if name else ""
 
     def _arguments(
-        self, postings: Sequence[Posting], version: int, settling: Settling | None, waiting: Sequence[Waiting]
+        self,
+        postings: Sequence[Posting],
+        version: int,
+        settling: Settling | None,
+        waiting: Sequence[Waiting],
+        asking: Asking | None,
     ) -> Iterator[str | int]:
         kept = self._retention
         yield version
@@ -180,6 +199,28 @@ class Publications:
                 yield from (message.delivery_id, self._mailbox(message.mailbox))
         for each in waiting:
             yield from (each.id, each.due_ms, each.value)
+        yield self._exchange(postings, asking)
+
+    def _exchange(self, postings: Sequence[Posting], asking: Asking | None) -> str:
+        """Word what is asked and answered for the script."""
+        answers = [
+            {"place": place, **asdict(posting.answering)}
+            for place, posting in enumerate(postings, start=1)
+            if posting.answering is not None
+        ]
+        if asking is None and not answers:
+            return ""
+        said: dict[str, object] = {"table": self._keys.requests, "answers": answers}
+        if asking is not None:
+            said["asked"] = {
+                "id": asking.request_id,
+                "responder": asking.responder,
+                "reply_to": asking.reply_to,
+                "timeout_ms": asking.timeout_ms,
+                "margin_ms": MARGIN_MS,
+                "token": asking.token,
+            }
+        return json.dumps(said)
 
     def _as_json(self, settling: Settling) -> str:
         """Word a settling for the script, which reads texts only: a number of its own would lose digits."""

@@ -16,10 +16,12 @@ import time
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
 import fakeredis
+from redis.asyncio import Redis as AsyncRedis
 
+from events.catalog.request import RequestEvent
 from events.dead_letter import DeadLetter
 from events.errors import Misuse
 from events.event import Event
@@ -31,12 +33,15 @@ from tasks.delivery import register
 from tasks.dispatch import Publication
 from tasks.publication import Publish
 from tasks.queues import PUBLISH_QUEUE
+from tasks.requests import PendingResponse, Requester
 from tasks.settings import Settings
 from tasks.stores.history import BEGINNING, Recorded
 from tasks.testing.worker import EmbeddedWorker, Traffic, private_transport
 from tasks.waiting import move_due
 
 POLL_S = 0.005
+
+Answer = TypeVar("Answer")
 
 
 class EventTestHarness:
@@ -89,6 +94,27 @@ class EventTestHarness:
         """Publish an event as a service would that calls `publish.delay(event)`."""
         self._start()
         self._publish.delay(event)
+
+    def request(
+        self,
+        what: str | RequestEvent,
+        /,
+        *,
+        responder: str | None = None,
+        timeout: float | timedelta | None = None,
+        returns: type[Answer] | None = None,
+        **parameters: Any,
+    ) -> PendingResponse[Answer]:
+        """Ask as a service would that calls `request(…)`. Where nothing is under way any more, nobody waits on."""
+        self._start()
+        requester = Requester(self.app, on_wait=self._nothing_can_come, slice_s=POLL_S)
+        return requester(what, responder=responder, timeout=timeout, returns=returns, **parameters)
+
+    @property
+    def requester(self) -> Requester:
+        """What stands for `tasks.request` here, for `requester.aio(…)`."""
+        self._start()
+        return Requester(self.app)
 
     def expect(self, pattern: str, within: float = 5.0) -> Event:
         """Wait for an event that matches and was not expected before; seconds. Raises TimeoutError."""
@@ -174,6 +200,12 @@ class EventTestHarness:
     def _is_still(self) -> bool:
         return self._traffic.is_still() and not self.app.stores.delays.count()
 
+    def _nothing_can_come(self) -> bool:
+        if not self._is_still():
+            self._skip_time()
+            return False
+        return True
+
     def _skip_time(self) -> None:
         """Let what waits for its time come now, the next first, where nothing else is under way."""
         due = self.app.stores.delays.due_times().values()
@@ -184,9 +216,21 @@ class EventTestHarness:
         return self.app.event_registry.parse(recorded.document)
 
 
+class _PrivateApp(EventApp):
+    """An app whose state store is in this process."""
+
+    server: fakeredis.FakeServer
+
+    def connect_async(self) -> AsyncRedis:
+        """Make a client for the loop that runs."""
+        return fakeredis.FakeAsyncRedis(server=self.server, decode_responses=True)
+
+
 def _private_app(event_registry: EventRegistry, settings: Settings, traffic: Traffic) -> EventApp:
-    state = fakeredis.FakeRedis(server=fakeredis.FakeServer(), decode_responses=True)
-    app = EventApp("harness", event_registry=event_registry, settings=settings, state=state, set_as_current=False)
+    server = fakeredis.FakeServer()
+    state = fakeredis.FakeRedis(server=server, decode_responses=True)
+    app = _PrivateApp("harness", event_registry=event_registry, settings=settings, state=state, set_as_current=False)
+    app.server = server
     app.conf.update(
         broker_url="memory://",
         broker_transport=private_transport(traffic),

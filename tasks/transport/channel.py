@@ -15,6 +15,7 @@ from queue import Empty
 from time import monotonic
 from typing import Any, Literal
 
+import redis
 from kombu.transport import redis as stock
 from kombu.utils.json import dumps, loads
 from redis.exceptions import NoScriptError, ResponseError
@@ -34,6 +35,8 @@ GATHER_S = 0.003
 MOST_ACKS = 200
 # How much one turn takes at most: the broker serves nobody else meanwhile.
 MOST_TAKEN = 256
+# How long an answer may be late where the options set no socket_timeout.
+SOCKET_TIMEOUT_S = 10.0
 # How often to look for messages that no bell announces, for how long after the last one.
 UNANNOUNCED_POLL_S, UNANNOUNCED_FOR_S = 0.05, 10.0
 
@@ -57,6 +60,7 @@ class Turns(Leases, Aside):
         self._unannounced_until = 0.0
         self._turned_at = 0.0
         self._is_gathering = False
+        self._overdue: float | None = None
         super().__init__(*args, **options)
 
     # Putting
@@ -196,6 +200,24 @@ class Turns(Leases, Aside):
             self._in_poll = None
             self._flush_brpop_reauth()
         return answer
+
+    def check_is_answered(self) -> None:
+        """Raise ConnectionError where the broker owes an answer for too long: a connection can be open and dead.
+
+        Seen twice, since the answer may have come while the event loop was busy elsewhere.
+        """
+        is_late = self._in_poll and monotonic() - self._brpop_sent_at > self.brpop_timeout + self._patience_s
+        if not is_late or self._overdue != self._brpop_sent_at:
+            self._overdue = self._brpop_sent_at if is_late else None
+            return
+        self._acks.extend(self._acks_under_way)
+        self._acks_under_way, self._in_poll = [], None
+        self.client.connection.disconnect()
+        raise redis.ConnectionError(f"the broker has not answered for {self.brpop_timeout + self._patience_s:g} s")
+
+    @property
+    def _patience_s(self) -> float:
+        return float(self.socket_timeout or SOCKET_TIMEOUT_S)
 
     def _take_in(self, messages: list[Taken]) -> None:
         if messages and self._bell_was_silent:

@@ -34,6 +34,7 @@ class Poller(stock.MultiChannelPoller):
         """Send what each channel has to send."""
         super().on_poll_start()
         for channel in self._channels:
+            channel.check_is_answered()
             channel.settle()
 
     def get(self, callback: Any, timeout: float | None = None) -> None:

@@ -7,7 +7,7 @@ it publishes with one apply_async per subscriber, over a kept connection to the 
 the picture of its arguments that Celery adds to each message (argsrepr). Rounds are interleaved, and ratios are taken
 within a round; machines are noisy, so read the ratios. docs/performance.md has figures.
 
-    BENCH_ROUNDS, BENCH_PUBLISHED, BENCH_DRAINED    how often and how much
+    BENCH_ROUNDS, BENCH_PUBLISHED, BENCH_DRAINED, BENCH_ROUND_TRIPS    how often and how much
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import redis
 from celery import Celery
 from rich.console import Console
 from rich.table import Table
+from roundtrips import percentiles, round_trips  # type: ignore[import-not-found]  # beside this file, in no package
 
 from events import TextContent, TextMessageEvent
 from events.subscriptions import Subscription
@@ -197,6 +198,7 @@ def main() -> None:
         try:
             console.print(_publishing(url))
             console.print(_draining(url, home))
+            console.print(_round_trips(url, home))
         finally:
             broker.stop(home / "broker")
 
@@ -215,6 +217,18 @@ def _publishing(url: str) -> Table:
         )
         medians = (statistics.median(costs) for costs in zip(*rounds, strict=True))
         table.add_row(str(subscribers), *(f"{each:.0f}" for each in medians), *ratios)
+    return table
+
+
+def _round_trips(url: str, home: Path) -> Table:
+    table = _table(
+        "request and answer, ms; x: Petiole's time for one of plain Celery's, by the median",
+        *("callers", "p50", "p99", "plain Celery's p50", "p99", "x"),
+    )
+    for callers, ours, theirs in round_trips(url, home, an_app(url)):
+        (p50, p99), (plain_p50, plain_p99) = percentiles(ours), percentiles(theirs)
+        figures = (f"{each:.2f}" for each in (p50, p99, plain_p50, plain_p99))
+        table.add_row(str(callers), *figures, f"{p50 / plain_p50:.2f}")
     return table
 
 

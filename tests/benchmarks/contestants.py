@@ -27,9 +27,18 @@ def _agent(number: int) -> Agent:
     return agent
 
 
+def echo(number: int) -> int:
+    """Answer with what was given."""
+    return number
+
+
 agent_0, agent_1, agent_2 = (_agent(number) for number in range(SUBSCRIBERS))
 
-plain = Celery("plain", broker=os.environ.get("PETIOLE_BROKER_URL"), set_as_current=False)
+agent_0.answers("echo")(echo)
+
+url = os.environ.get("PETIOLE_BROKER_URL")
+plain = Celery("plain", broker=url, backend=url, set_as_current=False)
+plain.task(name="plain-0.echo", ignore_result=False)(echo)
 plain.conf.update(
     task_ignore_result=True,
     worker_prefetch_multiplier=128,

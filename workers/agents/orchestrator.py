@@ -1,14 +1,18 @@
-"""Orchestrator: leads each message to its answer, one step after the other.
+"""Orchestrator: leads each message to its answer; what does not need each other goes on side by side.
 
-    message -> intent, context requested -> context assembled -> tools requested -> all tools answered
-            -> model requested -> model answered, or failed -> response ready
+               ┌─ intent classified ──────────────────────────────────┐
+    message ───┼─ context requested ─── context assembled ────────────┼─ model requested ── model answered ── response
+               └─ tools requested ───── all have answered, ───────────┘                     or failed         ready
+                                        or there are none: prepared
 
-It keeps nothing: where a message stands is read from its flow. Two deliveries that see the same step done
-emit the next one under the same id, and publication lets it through once.
+The model is asked once all three are there, or with what there is after PETIOLE_ORCHESTRATOR_TIMEOUT_S (10).
+Beside what it gathers it keeps nothing: where a message stands is read from its flow. Two deliveries that see the same
+step done emit the next one under the same id, and publication lets it through once.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -28,16 +32,18 @@ from events.catalog.orchestrator import (
     IntentClassifiedEvent,
     ModelRequest,
     ModelRequestedEvent,
+    PreparedTools,
     ResponseReadyEvent,
     ToolAnswer,
     ToolCall,
+    ToolsPreparedEvent,
     ToolsRequest,
     ToolsRequestedEvent,
 )
 from events.catalog.tools import ToolFailedEvent, ToolResult, ToolResultEvent
 from events.event import Event
 from events.ids import emitted_event_id
-from tasks import Agent, Context
+from tasks import Agent, Context, Gathered
 from workers.intents import classify, plan_tools
 
 agent = Agent("orchestrator")
@@ -45,32 +51,42 @@ agent = Agent("orchestrator")
 AnEvent = TypeVar("AnEvent", bound=Event)
 
 
+def timeout_s() -> float:
+    """Read how long an answer waits for what it is to stand on."""
+    return float(os.environ.get("PETIOLE_ORCHESTRATOR_TIMEOUT_S") or 10)
+
+
 @agent.on("input.*")
 def understand(event: InputEvent) -> Iterator[Event]:
-    """Tell what a message wants, and ask for what is remembered of it."""
-    if isinstance(event, TextMessageEvent):
-        text = event.content.text
-        yield event.caused(IntentClassifiedEvent, content=classify(text))
-        yield event.caused(ContextRequestedEvent, content=ContextRequest(query=text))
-
-
-@agent.on("memory.context.assembled")
-def prepare(event: ContextAssembledEvent, context: Context) -> Event | None:
-    """Ask for the tools that the answer takes; for the model at once where it takes none."""
-    turn = read_turn(context.flow(), event)
-    if turn is None:
-        return None
-    calls = planned_calls(turn)
-    return request_tools(event, calls) if calls else request_model(event, turn)
+    """Tell what a message wants, and ask for what is remembered of it, and for the tools that the answer takes."""
+    if not isinstance(event, TextMessageEvent):
+        return
+    text = event.content.text
+    intent = classify(text)
+    calls = planned_calls(event, intent)
+    yield event.caused(IntentClassifiedEvent, content=intent)
+    yield event.caused(ContextRequestedEvent, content=ContextRequest(query=text))
+    yield request_tools(event, calls)
+    if not calls:
+        yield tools_prepared(event, ())
 
 
 @agent.on("tools.execution.completed", "tools.execution.failed")
 def collect(event: ToolResultEvent | ToolFailedEvent, context: Context) -> Event | None:
-    """Ask for the model once every tool has answered, well or badly."""
+    """Say that the tools are prepared once each has answered, well or badly."""
     turn = read_turn(context.flow(), event)
     if turn is None or not turn.is_answered_by_tools:
         return None
-    return request_model(event, turn)
+    return tools_prepared(event, turn.answers)
+
+
+@agent.gather(
+    "orchestrator.intent.classified", "memory.context.assembled", "orchestrator.tools.prepared", timeout=timeout_s()
+)
+def ask_model(gathered: Gathered, context: Context) -> Event | None:
+    """Ask for the model with all that is known, once everything is there or there is no more time."""
+    turn = read_turn(context.flow(), *gathered.came)
+    return request_model(context.event, turn, gathered.missing) if turn else None
 
 
 @agent.on("llm.response.generated", "llm.response.failed")
@@ -100,9 +116,9 @@ class Turn:
         return bool(self.calls) and len(self.answers) == len(self.calls)
 
 
-def read_turn(flow: Sequence[Event], at_hand: Event) -> Turn | None:
-    """Read a flow and the event at hand, which it may hold already; None where no user's message began it."""
-    events = [*flow, at_hand]
+def read_turn(flow: Sequence[Event], *at_hand: Event) -> Turn | None:
+    """Read a flow and the events at hand, which it may hold already; None where no user's message began it."""
+    events = [*flow, *at_hand]
     message = _first(events, TextMessageEvent)
     if message is None:
         return None
@@ -119,29 +135,36 @@ def read_turn(flow: Sequence[Event], at_hand: Event) -> Turn | None:
     )
 
 
-def planned_calls(turn: Turn) -> tuple[ToolCall, ...]:
+def planned_calls(message: TextMessageEvent, intent: ClassifiedIntent) -> tuple[ToolCall, ...]:
     """Plan the tool calls of a message; their ids follow from the message's."""
-    plans = plan_tools(turn.intent, turn.message.content.text)
+    plans = plan_tools(intent, message.content.text)
     return tuple(
-        ToolCall(call_id=emitted_event_id(turn.message.event_id, place), tool=plan.tool, arguments=plan.arguments)
+        ToolCall(call_id=emitted_event_id(message.event_id, place), tool=plan.tool, arguments=plan.arguments)
         for place, plan in enumerate(plans)
     )
 
 
 def request_tools(event: Event, calls: tuple[ToolCall, ...]) -> ToolsRequestedEvent:
-    """Ask for the tools, once in a flow."""
-    content = ToolsRequest(calls=calls)
+    """Ask for the tools to be run before the answer, if any, once in a flow."""
+    content = ToolsRequest(calls=calls, phase="prepare")
     return event.caused(ToolsRequestedEvent, event_id=once_in_flow(event, "tools"), content=content)
 
 
-def request_model(event: Event, turn: Turn) -> ModelRequestedEvent:
-    """Ask for the model with all that is known of a turn, once in a flow."""
+def tools_prepared(event: Event, answers: tuple[ToolAnswer, ...]) -> ToolsPreparedEvent:
+    """Say that all tools have answered, or that none were asked, once in a flow."""
+    content = PreparedTools(answers=answers)
+    return event.caused(ToolsPreparedEvent, event_id=once_in_flow(event, "prepared"), content=content)
+
+
+def request_model(event: Event, turn: Turn, missing: tuple[str, ...] = ()) -> ModelRequestedEvent:
+    """Ask for the model with all that is known of a turn, once in a flow; `missing` is what did not come in time."""
     recalled = turn.recalled.items if turn.recalled else ()
     content = ModelRequest(
         text=turn.message.content.text,
         intent=turn.intent.intent,
         context=tuple(ContextItem(role=item.role, text=item.text) for item in recalled),
         tools=turn.answers,
+        missing=missing,
     )
     return event.caused(ModelRequestedEvent, event_id=once_in_flow(event, "model"), content=content)
 

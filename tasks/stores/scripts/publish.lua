@@ -4,9 +4,11 @@
 -- With a settling, a delivery ends in the same step: it is marked as handled, or kept as a dead letter, and its mailbox goes
 -- on; or it waits for its next run, and its message is acknowledged. One that ended before, or whose lease was lost, says
 -- nothing.
--- Answers: {'published', 1 or 0 for each event (0: published before)}; {'moved'} where the directory is not the one that
+-- That a request is made is noted (ask.lua), and answers are handed to who waits (respond.lua).
+-- Answers: {'published', 1 or 0 for each event (0: published before), and 2, 4 or 6 more for an answer to a request that
+-- reached nobody, as it was late, foreign or a duplicate}; {'moved'} where the directory is not the one that
 -- the messages were made from; {'settled'} where the delivery ended before; {'fenced'} where another worker holds it;
--- {'full', queue} where a queue that drops nothing is full.
+-- {'refused'} where somebody waits already under the id of the request that is made; {'full', queue} where a queue that drops nothing is full.
 -- KEYS: directory:version, history, counters, mailboxes, due times, messages that wait,
 --       then for each event: published marker, stream's index, flow's index, the list of each message,
 --       then with a settling: inbox mark, runs, mailbox (or ''), letters, their times, their states, their replays, unacked,
@@ -15,9 +17,11 @@
 --       settling as JSON (or ''), number of messages to wait, number of events,
 --       then for each event: JSON text, tail of its messages, number of messages, then for each message: head, queue,
 --       capacity (0: none), 1 where the oldest gives way, delivery, mailbox,
---       then for each message to wait: id, due in ms, value
+--       then for each message to wait: id, due in ms, value,
+--       then the request that is made, and the answers, as JSON (or '')
 local FIRST_KEY, FIRST_ARG, PER_MESSAGE = 7, 10, 6
 local events = tonumber(ARGV[9])
+local exchange = ARGV[#ARGV] ~= '' and cjson.decode(ARGV[#ARGV])
 local settling = ARGV[7] ~= '' and cjson.decode(ARGV[7])
 local inbox, runs, own_mailbox, letters, letter_times, letter_states, letter_replays, unacked, unacked_index, held
 if settling then
@@ -92,10 +96,11 @@ end
 
 -- First pass, which changes nothing: Redis does not take back what was done before a script stopped.
 local key, arg = FIRST_KEY, FIRST_ARG
-local room = {}
+local room, news = {}, {}
 for _ = 1, events do
   local messages = tonumber(ARGV[arg + 2])
   local is_new = redis.call('EXISTS', KEYS[key]) == 0
+  news[#news + 1] = is_new
   for position = key + 1, key + 2 + messages do
     local kind = redis.call('TYPE', KEYS[position]).ok
     if kind ~= 'none' and kind ~= 'list' then
@@ -116,10 +121,17 @@ for _ = 1, events do
   arg = arg + 3 + messages * PER_MESSAGE
 end
 
-local answer = {'published'}
+local asked = exchange and exchange.asked
+if asked and news[1] and not ask(exchange.table, asked.id, asked.responder, asked.reply_to, asked.timeout_ms, asked.margin_ms,
+    asked.token) then
+  return {'refused'}
+end
+
+local answer, texts = {'published'}, {}
 key, arg = FIRST_KEY, FIRST_ARG
 for _ = 1, events do
   local messages = tonumber(ARGV[arg + 2])
+  texts[#texts + 1] = ARGV[arg]
   if redis.call('EXISTS', KEYS[key]) == 1 then
     answer[#answer + 1] = 0
   else
@@ -146,6 +158,19 @@ end
 for _ = 1, tonumber(ARGV[8]) do
   delay(KEYS[5], KEYS[6], ARGV[arg], ARGV[arg + 1], ARGV[arg + 2], false)
   arg = arg + 3
+end
+
+local UNWANTED = {late = 2, foreign = 4, duplicate = 6}
+for _, said in ipairs(exchange and exchange.answers or {}) do
+  local place = said.place
+  if answer[place + 1] == 1 then
+    local outcome = respond(exchange.table, KEYS[3], said.request_id, said.responder, said.response_id, texts[place])
+    answer[place + 1] = 1 + (UNWANTED[outcome] or 0)
+  elseif settling then
+    -- This delivery ends here for the first time, and yet its answer was given: the deadline spoke for it.
+    redis.call('HINCRBY', KEYS[3], 'responses_late', 1)
+    answer[place + 1] = UNWANTED.late
+  end
 end
 
 if not settling then

@@ -119,6 +119,9 @@ OURS = {
     "dead_letters.letter.edited": Category.SYSTEM,
     "dead_letters.letter.discarded": Category.SYSTEM,
     "dead_letters.import.completed": Category.SYSTEM,
+    "response.late": Category.RESPONSE,
+    "gathering.closed": Category.PROCESSING,
+    "orchestrator.tools.prepared": Category.PROCESSING,
 }
 
 NINE_NAMED_CLASSES: list[tuple[type[Event], str, type[Content], Category]] = [

@@ -20,7 +20,13 @@ from events import (
 )
 from events.catalog.llm import GeneratedResponse, ModelFailure, ResponseFailedEvent, ResponseGeneratedEvent
 from events.catalog.memory import Recollection
-from events.catalog.orchestrator import ModelRequestedEvent, ToolCall, ToolsRequestedEvent
+from events.catalog.orchestrator import (
+    ModelRequestedEvent,
+    ToolAnswer,
+    ToolCall,
+    ToolsPreparedEvent,
+    ToolsRequestedEvent,
+)
 from events.catalog.tools import ToolFailedEvent, ToolFailure
 from workers.agents.orchestrator import (
     planned_calls,
@@ -28,8 +34,10 @@ from workers.agents.orchestrator import (
     request_model,
     request_tools,
     respond,
+    tools_prepared,
     understand,
 )
+from workers.intents import classify
 
 
 def a_message(text: str = "What is 12 * 7 and 3 + 4?") -> TextMessageEvent:
@@ -44,9 +52,7 @@ def assembled(message: TextMessageEvent, *texts: str) -> ContextAssembledEvent:
 
 
 def tools_requested(message: TextMessageEvent) -> ToolsRequestedEvent:
-    turn = read_turn([message], assembled(message))
-    assert turn is not None
-    return request_tools(message, planned_calls(turn))
+    return request_tools(message, planned_calls(message, classify(message.content.text)))
 
 
 def completed(cause: Event, call: ToolCall, text: str) -> ToolResultEvent:
@@ -65,15 +71,36 @@ def model_requested(flow: Sequence[Event], at_hand: Event) -> ModelRequestedEven
     return request_model(at_hand, turn)
 
 
-def test_a_message_is_classified_and_its_context_asked_for() -> None:
-    message = a_message("Hello, can you help me?")
+def answers_in(flow: Sequence[Event], at_hand: Event) -> tuple[ToolAnswer, ...]:
+    turn = read_turn(flow, at_hand)
+    assert turn is not None
+    return turn.answers
 
-    intent, requested = understand(message)
 
-    assert intent.event_type == "orchestrator.intent.classified"
-    assert requested.event_type == "orchestrator.context.requested"
-    assert {intent.correlation_id, requested.correlation_id} == {message.correlation_id}
-    assert (intent.context, requested.trace_id) == (message.context, message.trace_id)
+def test_a_message_is_classified_and_its_context_and_tools_are_asked_for_side_by_side() -> None:
+    message = a_message("What is 12 * 7?")
+
+    said = list(understand(message))
+
+    assert [event.event_type for event in said] == [
+        "orchestrator.intent.classified",
+        "orchestrator.context.requested",
+        "orchestrator.tools.requested",
+    ]
+    assert {event.correlation_id for event in said} == {message.correlation_id}
+    assert {event.causation_id for event in said} == {message.event_id}
+    assert all((event.context, event.trace_id) == (message.context, message.trace_id) for event in said)
+    (tools,) = (event for event in said if isinstance(event, ToolsRequestedEvent))
+    assert tools.content.phase == "prepare"
+
+
+def test_where_no_tool_is_needed_an_empty_preparation_is_said_at_once() -> None:
+    *_, requested, prepared = understand(a_message("Hello, can you help me?"))
+
+    assert isinstance(requested, ToolsRequestedEvent)
+    assert isinstance(prepared, ToolsPreparedEvent)
+    assert (requested.content.calls, requested.content.phase) == ((), "prepare")
+    assert prepared.content.answers == ()
 
 
 def test_other_input_sets_nothing_off() -> None:
@@ -99,7 +126,7 @@ def test_calls_are_planned_under_the_same_ids_each_time() -> None:
     assert (again.content, again.event_id) == (first.content, first.event_id)
 
 
-def test_the_model_waits_for_all_tools() -> None:
+def test_tools_are_prepared_once_all_have_answered() -> None:
     message = a_message()
     requested = tools_requested(message)
     one, two = requested.content.calls
@@ -125,17 +152,29 @@ def test_a_result_that_nobody_asked_for_is_no_answer() -> None:
 
 
 @pytest.mark.parametrize("last", [0, 1])
-def test_racing_results_ask_for_the_same_model_request(last: int) -> None:
+def test_racing_results_prepare_the_same(last: int) -> None:
     message = a_message()
     requested = tools_requested(message)
     results = [completed(requested, call, f"answer {place}") for place, call in enumerate(requested.content.calls)]
 
-    asked = model_requested([message, requested, *results], results[last])
-    other = model_requested([message, requested, results[last]], results[1 - last])
+    said = tools_prepared(results[last], answers_in([message, requested, *results], results[last]))
+    other = tools_prepared(results[1 - last], answers_in([message, requested, results[last]], results[1 - last]))
 
-    assert asked.event_id == other.event_id
-    assert asked.content == other.content
-    assert [answer.text for answer in asked.content.tools] == ["answer 0", "answer 1"]
+    assert said.event_id == other.event_id
+    assert said.content == other.content
+    assert [answer.text for answer in said.content.answers] == ["answer 0", "answer 1"]
+
+
+def test_what_did_not_come_in_time_is_told_to_the_model() -> None:
+    message = a_message("Hello")
+    turn = read_turn([message])
+    assert turn is not None
+
+    request = request_model(message, turn, ("memory.context.assembled",)).content
+
+    assert request.is_degraded
+    assert request.missing == ("memory.context.assembled",)
+    assert not request_model(message, turn).content.is_degraded
 
 
 def test_the_model_is_told_all_that_is_known() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from events.catalog.input import TextMessageEvent
 from events.catalog.memory import Recollection
+from events.catalog.tools import ToolResult, ToolResultEvent
 from events.content import TextContent
 from workers.recall.earlier import said_earlier
 from workers.recall.words import MAX_WORDS, rank, words_of
@@ -85,3 +86,12 @@ def test_a_message_is_not_its_own_memory() -> None:
     earlier = Recollection(role="user", text="hello", said_at=NOON)
 
     assert said_earlier([earlier, own], [message]) == [earlier]
+
+
+def test_what_a_tool_finds_for_the_message_at_hand_is_no_memory() -> None:
+    message = TextMessageEvent(stream_id="s", content=TextContent(text="What is 6 * 7?"))
+    result = message.caused(ToolResultEvent, content=ToolResult(call_id="c", tool="calculator", data={"value": 42}))
+    own = Recollection(role="tool", text="the tool calculator found: 42", said_at=result.timestamp)
+    earlier = Recollection(role="tool", text="the tool calculator found: 42", said_at=NOON)
+
+    assert said_earlier([earlier, own], [message, result]) == [earlier]

@@ -1,0 +1,23 @@
+"""What is said when a handler has gathered all that it waits for, or has waited long enough."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from events.content import Content, Text
+from events.event import Category, Event
+
+
+class ClosedGathering(Content):
+    """Which subscription gathers, and under which key; the parts are kept apart (tasks/stores/gatherings.py)."""
+
+    subscription: Text
+    key: str
+
+
+class GatheringClosedEvent(Event):
+    """All parts of a gathering have come, or its time is over."""
+
+    category: ClassVar[Category] = Category.PROCESSING
+    event_type: Literal["gathering.closed"] = "gathering.closed"
+    content: ClosedGathering

@@ -1,0 +1,220 @@
+"""Pending: a request that waits for its answer, as a Celery AsyncResult."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from uuid import uuid4
+
+from celery import states
+from celery._state import get_current_task
+from celery.exceptions import TimeoutError as CeleryTimeoutError
+from celery.result import AsyncResult
+from pydantic_core import from_json
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from events.catalog.request import RequestEvent
+from events.errors import RequesterStopped, RequestTimedOut, WaitingInHandler
+from tasks import payloads, responses
+from tasks.context import current_context
+from tasks.responses import Response
+from tasks.stores.requests import Asking
+
+if TYPE_CHECKING:
+    from tasks.celery import EventApp
+
+    _Result = AsyncResult[Response[Any]]
+else:
+    _Result = AsyncResult
+
+Answer = TypeVar("Answer")
+
+SLICE_S = 0.5
+"""How long is waited before looking whether this process ends."""
+
+_SHORTEST_S = 0.01  # a blocking command takes 0 for ever, and rounds what is less than 1 ms to it
+
+_stopping = threading.Event()
+
+
+def stop_waiting() -> None:
+    """Let everybody in this process who waits for an answer go, with a failure, in less than a second. For good."""
+    _stopping.set()
+
+
+def is_stopping() -> bool:
+    """Tell whether this process ends, or was told to wait no longer."""
+    # Python joins threads before it calls what is registered to run at its end: who waits has to notice by itself.
+    is_ending: bool = getattr(threading, "_SHUTTING_DOWN", False)
+    return _stopping.is_set() or is_ending or not threading.main_thread().is_alive()
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request with its deadline: after so many seconds, at that moment of the monotonic clock."""
+
+    event: RequestEvent
+    timeout_s: float
+    ends_at: float
+    token: str = field(default_factory=lambda: str(uuid4()))
+
+    @property
+    def request_id(self) -> str:
+        """The request's id."""
+        return self.event.content.request_id
+
+    def asking(self, reply_to: str) -> Asking:
+        """Say who waits: who reads that list."""
+        said = self.event.content
+        return Asking(said.request_type, said.request_id, said.responder, self.token, self.timeout_s, reply_to)
+
+    def timed_out(self, after_s: float | None = None) -> RequestTimedOut:
+        """Word that no answer came."""
+        content = self.event.content
+        return TimedOut(content.request_type, content.responder, round(after_s or self.timeout_s, 3))
+
+
+class TimedOut(RequestTimedOut, CeleryTimeoutError):  # noqa: N818 - as all of ours
+    """RequestTimedOut, for those who expect Celery's TimeoutError of an AsyncResult too."""
+
+
+class _NoBackend:
+    """What Celery asks of a result's backend, where results are no results of tasks."""
+
+    supports_native_join = False
+
+    def add_pending_result(self, result: object, **_: object) -> None:
+        """Do nothing: a result tells by itself when it is there."""
+
+    def remove_pending_result(self, result: object) -> None:
+        """Do nothing: nothing was added."""
+
+
+class PendingResponse(_Result, Generic[Answer]):
+    """A request under way. Safe to use from several threads; of which one at a time waits."""
+
+    def __init__(
+        self,
+        app: EventApp,
+        asked: Asked,
+        returns: type[Answer] | None = None,
+        *,
+        on_wait: Callable[[], bool] = lambda: False,
+        slice_s: float = SLICE_S,
+    ) -> None:
+        super().__init__(asked.request_id, backend=_NoBackend(), app=app)  # type: ignore[arg-type]  # all it is asked
+        self.request = asked.event
+        self._asked = asked
+        self._returns = returns
+        self._on_wait = on_wait
+        self._slice_s = slice_s
+        self._waiting = threading.RLock()
+        self._response: Response[Answer] | None = None
+
+    def get(
+        self, timeout: float | None = None, *_: Any, disable_sync_subtasks: bool = True, **__: Any
+    ) -> Response[Answer]:
+        """Wait for the answer, until the request's deadline or `timeout` (s). Celery's other options mean nothing here.
+
+        Raises: RequestTimedOut, which is Celery's TimeoutError too; after the deadline the request is given up.
+        WaitingInHandler inside a handler; RuntimeError inside another task of Celery's, as an AsyncResult does.
+        """
+        self._check_may_wait(disable_sync_subtasks)
+        ends_at = self._asked.ends_at if timeout is None else min(self._asked.ends_at, time.monotonic() + timeout)
+        with self._waiting:
+            while self._response is None:
+                left_s = ends_at - time.monotonic()
+                if is_stopping():
+                    self._stop()
+                elif left_s <= 0 or self._on_wait():
+                    self._end(given_up=left_s > 0 or ends_at >= self._asked.ends_at, timeout_s=timeout)
+                else:
+                    self._take(max(_SHORTEST_S, min(left_s, self._slice_s)))
+            return self._response
+
+    wait = get
+
+    def forget(self) -> None:
+        """Wait no longer. An answer that comes is late."""
+        if self._response is None:
+            self._app.stores.requests.forget(self._asked.request_id, self._asked.token)
+
+    def ready(self) -> bool:
+        """Tell whether there is an answer."""
+        return self.response is not None
+
+    @property
+    def response(self) -> Response[Answer] | None:
+        """The answer, if it is there."""
+        with self._waiting:
+            if self._response is None:
+                self._take(0)
+            return self._response
+
+    def _get_task_meta(self) -> dict[str, Any]:
+        found = self.response
+        state = states.PENDING if found is None else states.SUCCESS if found.ok else states.FAILURE
+        return {"status": state, "result": found, "traceback": None, "children": [], "task_id": self.id}
+
+    @property
+    def _app(self) -> EventApp:
+        app: EventApp = self.app  # type: ignore[assignment]  # the one it was made with
+        return app
+
+    def _check_may_wait(self, disable_sync_subtasks: bool) -> None:  # noqa: FBT001 - Celery's
+        context = current_context()
+        if context is not None:
+            raise WaitingInHandler(self.request.content.request_type, context.subscription.name)
+        # Celery's own mark is one for the whole process: a worker in another thread sets it too.
+        if disable_sync_subtasks and get_current_task() is not None:
+            raise RuntimeError("Never wait for an answer within a task: it keeps a slot from those who may give it")
+
+    def _take(self, wait_s: float) -> None:
+        try:
+            text = self._app.stores.requests.take(self._asked.request_id, wait_s)
+        except (RedisConnectionError, RedisTimeoutError):
+            # The answer stays where it is: it is looked for until the deadline.
+            _stopping.wait(min(wait_s, 0.2))
+            return
+        if text is not None:
+            self._keep(read_response(self._app, self._asked, text, self._returns))
+
+    def _keep(self, response: Response[Answer]) -> None:
+        self._response = response
+        self.on_ready(self)
+
+    def _end(self, *, given_up: bool, timeout_s: float | None) -> None:
+        """Give up, unless the answer came in the last moment. Raises RequestTimedOut."""
+        if not given_up:
+            raise self._asked.timed_out(timeout_s)
+        overdue = self._asked.timed_out()
+        try:
+            if not self._app.stores.requests.forget(self._asked.request_id, self._asked.token):
+                self._take(0)
+        except RedisError as error:
+            raise overdue from error
+        if self._response is None:
+            raise overdue
+
+    def _stop(self) -> None:
+        self._keep(read_response(self._app, self._asked, None, self._returns))
+        try:
+            self._app.stores.requests.forget(self._asked.request_id, self._asked.token)
+        except RedisError:
+            return  # it expires
+
+
+def read_response(
+    app: EventApp, asked: Asked, text: str | None, returns: type[Answer] | None = None
+) -> Response[Answer]:
+    """Read an answer as it was handed over; without one, this process ends."""
+    if text is None:
+        return responses.unanswered(asked.event, RequesterStopped(asked.event.content.request_type))
+    document = payloads.whole(app, from_json(text))
+    assert isinstance(document, dict)  # noqa: S101 - an event of ours
+    return responses.response(app.event_registry.parse(document), returns)

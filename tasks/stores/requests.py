@@ -1,0 +1,121 @@
+"""Requests: who waits for which answer.
+
+Promise: a request is waited for under its id once at a time, from before it is sent until it is answered or given up,
+and never both. Of all answers the first in time from its responder reaches who waits; the others are counted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+from uuid import uuid4
+
+from redis import Redis
+
+from tasks.stores.keys import Keys
+from tasks.stores.scripts import script
+
+MARGIN_MS = 60_000
+"""How long it is known that a request was answered, beyond its deadline: to tell a second answer from a late one."""
+
+Unwanted: TypeAlias = Literal["late", "foreign", "duplicate"]
+"""Why an answer reached nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """Which request an event answers, by whom, and the event's id."""
+
+    request_id: str
+    responder: str
+    response_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """Who waits for an answer to which request: the list that it goes to ('': nobody waits in a process of its own).
+
+    The token is of this one call: a second one under the same id is another's.
+    """
+
+    request_type: str
+    request_id: str
+    responder: str
+    token: str
+    timeout_s: float
+    reply_to: str = ""
+
+    @property
+    def timeout_ms(self) -> int:
+        """The time that is left."""
+        return max(1, int(self.timeout_s * 1_000))
+
+
+class Requests:
+    """Requests that are waited for, by id."""
+
+    def __init__(self, client: Redis, keys: Keys) -> None:
+        self._client = client
+        self._keys = keys
+        self._register = client.register_script(script("ask") + script("put_request"))
+        self._forget = client.register_script(script("forget_request"))
+        self._respond = client.register_script(script("respond") + script("put_response"))
+
+    def register(self, asking: Asking) -> bool:
+        """Note that somebody waits; False where somebody else does already. Safe to repeat."""
+        said = asking
+        arguments: Iterable[Any] = [
+            said.request_id,
+            said.responder,
+            said.reply_to,
+            said.timeout_ms,
+            MARGIN_MS,
+            said.token,
+        ]
+        return bool(self._register(keys=[self._keys.requests], args=arguments))
+
+    def forget(self, request_id: str, token: str) -> bool:
+        """Give a request up. Returns whether that was in time: False where its answer is there already."""
+        keys = [self._keys.request(request_id), self._keys.requests]
+        return bool(self._forget(keys=keys, args=[request_id, token]))
+
+    def is_mine(self, request_id: str, token: str) -> bool:
+        """Tell whether the request of that id was made under that token."""
+        return self._client.hget(self._keys.request(request_id), "token") == token
+
+    def respond(self, answering: Answering, text: str) -> Unwanted | None:
+        """Hand an answer to who waits for it; says why not, where it reached nobody. Safe to repeat."""
+        outcome = self._respond(
+            keys=[self._keys.requests, self._keys.counters],
+            args=[answering.request_id, answering.responder, answering.response_id, text],
+        )
+        return outcome if outcome in {"late", "foreign", "duplicate"} else None
+
+    def reply_list(self, request_id: str) -> str:
+        """Name the list that the answer to one request goes to."""
+        return self._keys.request_reply(request_id)
+
+    def new_inbox(self) -> str:
+        """Name a list for the answers to many requests of one process."""
+        return self._keys.request_reply(f"inbox:{uuid4()}")
+
+    def take(self, request_id: str, wait_s: float) -> str | None:
+        """Take the answer to a request, as JSON text, waiting up to `wait_s` (under 5 s); None where none came."""
+        if wait_s > 0:
+            found: Any = self._client.blpop([self.reply_list(request_id)], timeout=wait_s)
+            said = found[1] if found else None
+        else:
+            said = self._client.lpop(self.reply_list(request_id))
+        return answer_in(said)[1] if said else None
+
+    def count(self) -> int:
+        """Count the requests that are waited for."""
+        return int(self._client.zcount(self._keys.requests, f"({time.time() * 1_000:.0f}", "+inf"))
+
+
+def answer_in(said: str) -> tuple[str, str]:
+    """Part what stands in a list of answers: the request's id, and the answer's JSON text."""
+    request_id, _, text = said.partition("\n")
+    return request_id, text
