@@ -5,8 +5,19 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def _as_seconds(said: object) -> object:
+    try:
+        return float(said) if isinstance(said, str) else said
+    except ValueError:
+        return said
+
+
+Duration = Annotated[timedelta, BeforeValidator(_as_seconds), Field(gt=timedelta(0))]
+"""More than nothing; the environment gives seconds, or ISO 8601 such as PT5M."""
 
 
 class Settings(BaseSettings):
@@ -22,7 +33,7 @@ class Settings(BaseSettings):
     claim_check_bytes: Annotated[int, Field(gt=0)] = Field(
         default=65_536, description="an event above this travels without its content, which is stored once"
     )
-    payload_age: timedelta = Field(
+    payload_age: Duration = Field(
         default=timedelta(days=7),
         description="how long a stored content outlives its last use: as long as a delivery may wait for its handler",
     )
@@ -30,34 +41,34 @@ class Settings(BaseSettings):
 
     history_length: Annotated[int, Field(gt=0)] = Field(default=100_000, description="events kept in all")
     stream_history_length: Annotated[int, Field(gt=0)] = Field(default=2_000, description="events kept per stream")
-    history_age: timedelta = Field(default=timedelta(days=7), description="how long an event is kept")
-    publish_window: timedelta = Field(
+    history_age: Duration = Field(default=timedelta(days=7), description="how long an event is kept")
+    publish_window: Duration = Field(
         default=timedelta(hours=1), description="how long a repeated publish of one event is recognised"
     )
-    block_timeout: timedelta = Field(
+    block_timeout: Duration = Field(
         default=timedelta(seconds=10), description="how long a publisher waits for room in a full queue"
     )
-    inbox_age: timedelta = Field(
+    inbox_age: Duration = Field(
         default=timedelta(days=1), description="how long a redelivery of what was handled is recognised"
     )
     most_deaths: Annotated[int, Field(gt=0)] = Field(
         default=3, description="workers that may die of one delivery before it becomes a dead letter"
     )
     keep_expired: bool = Field(default=False, description="keep what came too late as a dead letter")
-    effect_age: timedelta = Field(
+    effect_age: Duration = Field(
         default=timedelta(days=30), description="how long an idempotent function knows what it was called with"
     )
 
-    dead_letter_age: timedelta = Field(
+    dead_letter_age: Duration = Field(
         default=timedelta(days=30), description="how long a dead letter is kept after it was last buried"
     )
     dead_letter_count: Annotated[int, Field(gt=0)] = Field(
         default=100_000, description="dead letters kept in all; what is above is dropped, the oldest first"
     )
-    heartbeat_limit: Annotated[timedelta, Field(ge=timedelta(seconds=1))] = Field(
+    heartbeat_limit: Annotated[Duration, Field(ge=timedelta(seconds=1))] = Field(
         default=timedelta(seconds=5), description="how long a worker may be silent before it is taken for lost"
     )
-    request_timeout: Annotated[timedelta, Field(gt=timedelta(0))] = Field(
+    request_timeout: Duration = Field(
         default=timedelta(seconds=60), description="how long an answer is waited for where the request does not say"
     )
 
