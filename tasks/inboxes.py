@@ -23,7 +23,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from events.errors import DuplicateRequest
 from tasks.celery import EventApp
-from tasks.pending import SLICE_S, Asked, is_stopping
+from tasks.pending import SLICE_S, Asked, is_let_go
 from tasks.stores.requests import answer_in
 
 Result = TypeVar("Result")
@@ -94,7 +94,7 @@ class Inbox:
 
     async def _read(self) -> None:
         while self._awaited:
-            if is_stopping():
+            if await self.call(lambda: is_let_go(self._app)):
                 self._hand_over(*((request_id, None) for request_id in self._awaited))
                 return
             try:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from uuid import uuid4
+from weakref import WeakKeyDictionary
 
 from celery import states
 from celery._state import get_current_task
@@ -19,7 +20,7 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from events.catalog.request import RequestEvent
-from events.errors import RequesterStopped, RequestTimedOut, WaitingInHandler
+from events.errors import RequesterStopped, RequestTimedOut, SystemStopping, WaitingInHandler
 from tasks import payloads, responses
 from tasks.context import current_context
 from tasks.responses import Response
@@ -52,6 +53,31 @@ def is_stopping() -> bool:
     # Python joins threads before it calls what is registered to run at its end: who waits has to notice by itself.
     is_ending: bool = getattr(threading, "_SHUTTING_DOWN", False)
     return _stopping.is_set() or is_ending or not threading.main_thread().is_alive()
+
+
+def is_let_go(app: EventApp) -> bool:
+    """Tell whether nobody here is to wait any longer: this process ends, or the system was shut down."""
+    return is_stopping() or _is_closed(app)
+
+
+def _is_closed(app: EventApp) -> bool:
+    """Tell whether the system was shut down, as it was told within the last half second."""
+    asked_at, is_closed = _told_closed.get(app, (float("-inf"), False))
+    if time.monotonic() - asked_at < SLICE_S / 2:
+        return is_closed
+    try:
+        app.check_open(asks=True)
+        is_closed = False
+    except SystemStopping:
+        is_closed = True
+    except (RedisConnectionError, RedisTimeoutError):
+        # Nobody can tell: who waits goes on until the deadline.
+        is_closed = False
+    _told_closed[app] = (time.monotonic(), is_closed)
+    return is_closed
+
+
+_told_closed: WeakKeyDictionary[EventApp, tuple[float, bool]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +155,7 @@ class PendingResponse(_Result, Generic[Answer]):
         with self._waiting:
             while self._response is None:
                 left_s = ends_at - time.monotonic()
-                if is_stopping():
+                if is_let_go(self._app):
                     self._stop()
                 elif left_s <= 0 or self._on_wait():
                     self._end(given_up=left_s > 0 or ends_at >= self._asked.ends_at, timeout_s=timeout)

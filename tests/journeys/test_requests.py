@@ -802,6 +802,32 @@ print(json.dumps([kinds, time.monotonic() - began < 1]))
     assert said == [["RequesterStopped", "RequesterStopped"], True]
 
 
+def test_who_waits_is_let_go_within_a_second_where_the_system_is_shut_down(service):
+    service.worker("one")
+
+    said = ask(
+        service,
+        """
+import asyncio, threading
+from tasks.error_channel import shut_down
+kinds = []
+def wait():
+    kinds.append(request("slow", responder="data_service", seconds=20, timeout=30).get().error_type)
+async def wait_too():
+    kinds.append((await request.aio("slow", responder="data_service", seconds=20, timeout=30)).error_type)
+threads = [threading.Thread(target=wait), threading.Thread(target=lambda: asyncio.run(wait_too()))]
+[each.start() for each in threads]
+time.sleep(1)
+began = time.monotonic()
+shut_down(app, by="an operator")
+[each.join() for each in threads]
+print(json.dumps([kinds, time.monotonic() - began < 1.5]))
+""",
+    )
+
+    assert said == [["RequesterStopped", "RequesterStopped"], True]
+
+
 def test_a_requester_that_dies_leaves_an_entry_that_expires(service, client, eventually):
     service.worker("one")
     dying = service.start(
