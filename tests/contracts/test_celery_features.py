@@ -28,8 +28,8 @@ app.conf.update(
     broker_transport_options={"visibility_timeout": 1, "unacked_restore_interval": 1, "unacked_restore_throttle": 1},
 )
 if os.environ["RENEWS"]:
-    from tasks.recovery import LEASES, add_rounds
-    add_rounds(app, LEASES)
+    from tasks.recovery import ROUNDS, add_rounds
+    add_rounds(app, ROUNDS)
 notes = redis.Redis.from_url(os.environ["PETIOLE_BROKER_URL"])
 
 @app.task(name="note")
