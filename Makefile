@@ -23,9 +23,9 @@ demo: $(STAMP) ## Send messages through the whole flow, on an embedded broker
 	@$(BIN)/petiole demo
 
 test: lint ## Run lint, then all tests (ARGS="-k name" for some)
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n 3 $(ARGS)
 
-faults: $(TOOLS) ## Kill workers, publishers and brokers at random, for half an hour (make test does it for a minute)
+faults: $(TOOLS) ## Kill workers, publishers and brokers at random, for an hour (make test does it for minutes)
 	PETIOLE_FAULTS=full PETIOLE_FAULT_WORKER_KILLS=20 PETIOLE_FAULT_MESSAGES_PER_KILL=3000 \
 		PETIOLE_FAULT_BROKER_KILLS=4 $(BIN)/pytest tests/faults -s $(ARGS)
 
