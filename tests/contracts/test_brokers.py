@@ -86,10 +86,10 @@ def die_once(where: str) -> None:
 
 publish = Publications.publish
 
-def die_or_publish(publications, postings, version, settling=None, waiting=()):
+def die_or_publish(publications, postings, version, settling=None, *more):
     if settling is not None and not postings:
         die_once("unmarked")
-    return publish(publications, postings, version, settling, waiting)
+    return publish(publications, postings, version, settling, *more)
 
 Publications.publish = die_or_publish
 
