@@ -118,6 +118,8 @@ def check_open(app: EventApp, tried: str, *, asks: bool = False) -> None:
     """Raise SystemStopping where the system was shut down; BrokerUnavailable. `asks` even if nothing hints at it."""
     try:
         app.check_open(asks=asks)
+    except OutOfMemoryError as error:
+        raise BrokerFull(tried, str(error)) from error
     except (RedisConnectionError, RedisTimeoutError) as error:
         raise BrokerUnavailable(tried) from error
 

@@ -16,7 +16,7 @@ import redis
 from tasks.celery import EventApp
 
 IS_FULL = os.environ.get("PETIOLE_FAULTS") == "full"
-EVENTS, KILLS = (10_000, 20) if IS_FULL else (1_000, 3)
+EVENTS, KILLS = (10_000, 20) if IS_FULL else (400, 2)
 
 AGENTS = """
 import os

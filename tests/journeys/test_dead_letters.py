@@ -37,7 +37,7 @@ from tasks.testing import EventTestHarness
 from workers.cli import dead_letters as commands
 from workers.cli import petiole
 
-SIZE = 5_000 if os.environ.get("PETIOLE_FAULTS") == "full" else 1_000
+SIZE = 5_000 if os.environ.get("PETIOLE_FAULTS") == "full" else 300
 
 noted: list[tuple[str, bool, str]] = []
 broken: set[str] = set()
