@@ -27,7 +27,8 @@ test: lint ## Run lint, then all tests (ARGS="-k name" for some)
 
 faults: $(TOOLS) ## Kill workers, publishers and brokers at random, for an hour (make test does it for minutes)
 	PETIOLE_FAULTS=full PETIOLE_FAULT_WORKER_KILLS=20 PETIOLE_FAULT_MESSAGES_PER_KILL=3000 \
-		PETIOLE_FAULT_BROKER_KILLS=4 $(BIN)/pytest tests/faults -s $(ARGS)
+		PETIOLE_FAULT_BROKER_KILLS=4 $(BIN)/pytest tests/faults tests/simulation -s $(ARGS)
+	PETIOLE_FAULTS=full $(BIN)/pytest -m long -s $(ARGS)
 
 bench: $(TOOLS) ## Measure beside plain Celery, in one run
 	$(BIN)/python tests/benchmarks/bench.py

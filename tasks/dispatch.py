@@ -87,9 +87,9 @@ def dispatch(
     has the delivery, and nothing happened.
     """
     in_one_step = app.publishes_in_one_step
+    payloads.store(app, events)
     if is_refusable:
         check_open(app, f"publishing {_names(events)}", asks=not events)
-    payloads.store(app, events)
     try:
         if in_one_step:
             patience = app.settings.block_timeout if patience is None else patience

@@ -80,7 +80,7 @@ def features(request, node, clean_broker_url, eventually):
     features.client.close()
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.parametrize("pool", ["prefork", pytest.param("threads", marks=pytest.mark.long)])
 def test_a_task_with_a_countdown_or_an_eta_runs_once_and_in_time(features, pool):
     features.worker("-P", pool, "-c", "2")
     sent_at = time.time()

@@ -142,9 +142,10 @@ def test_what_a_killed_node_held_is_handled_within_five_seconds(node, slow, even
     [
         ("prefork", "ours"),
         ("solo", "ours"),
-        pytest.param("gevent", "ours", marks=needs_gevent),
-        ("prefork", "stock"),
-        *([("threads", "ours"), ("solo", "stock")] if IS_FULL else []),
+        pytest.param("threads", "ours", marks=pytest.mark.long),
+        pytest.param("gevent", "ours", marks=(needs_gevent, pytest.mark.long)),
+        pytest.param("prefork", "stock", marks=pytest.mark.long),
+        pytest.param("solo", "stock", marks=pytest.mark.long),
     ],
 )
 def test_a_handler_that_outlasts_its_lease_runs_once(node, slow, eventually, pool, transport):
@@ -162,6 +163,7 @@ def test_a_handler_that_outlasts_its_lease_runs_once(node, slow, eventually, poo
     slow.expect_nothing_left()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(60 + 3 * LASTS_S)
 @pytest.mark.parametrize("pool", ["prefork", "threads"] if IS_FULL else ["prefork"])
 def test_a_handler_runs_once_while_its_worker_waits_for_it_to_end(node, slow, eventually, pool):

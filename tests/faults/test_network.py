@@ -44,6 +44,7 @@ def test_a_worker_notices_a_silent_connection_and_makes_a_new_one(  # noqa: PLR0
     assert counts.doubled(app) == 0
 
 
+@pytest.mark.long
 @pytest.mark.timeout(180)
 def test_a_slow_network_loses_nothing(system, server, proxy, counts, eventually, capsys):  # noqa: PLR0917 - fixtures
     proxy.latency_s = 0.05

@@ -71,6 +71,7 @@ for number in range({EACH}):
 """
 
 
+@pytest.mark.long
 @pytest.mark.timeout(LIMIT_S + 100)
 def test_every_stream_is_told_in_order_whoever_dies_and_whatever_fails(node, clean_broker_url, eventually, capsys):
     node.module("teller", AGENT)

@@ -38,6 +38,7 @@ publish_many(MessageEvent(event_type={topic!r}, stream_id="s", content={{}}) for
 """
 
 
+@pytest.mark.long
 @pytest.mark.timeout(LIMIT_S + 60)
 def test_deliveries_that_wait_for_a_retry_cost_a_worker_no_memory(node, clean_broker_url, eventually, capsys):
     client = redis.Redis.from_url(clean_broker_url, decode_responses=True)

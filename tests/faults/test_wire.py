@@ -403,6 +403,7 @@ def on_rabbitmq(node, rabbit_url, clean_broker_url, eventually, caplog):
     kombu.pools.reset()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(120)
 def test_what_enters_a_queue_of_rabbitmq_is_one_dead_letter_with_its_bytes(on_rabbitmq):
     system, channel = on_rabbitmq

@@ -70,7 +70,8 @@ for number, kind in enumerate({kinds!r}):
 import json
 from events.ids import delivery_ids
 from tasks.celery import app
-recorded = [each for each in app.stores.history.since() if each.topic != "message.done"]
+said = [each for each in app.stores.history.since() if each.topic.startswith("message.")]
+recorded = [each for each in said if each.topic != "message.done"]
 ids = [delivery_ids(each.document["event_id"], ["quick.act"])[0] for each in recorded]
 deliveries = dict(zip([each.document["stream_id"] for each in recorded], ids))
 {code}
@@ -102,7 +103,11 @@ def system(node, clean_broker_url) -> System:
 
 @pytest.mark.parametrize(
     "pool",
-    [("--pool", "prefork", "-c", "2"), ("--pool", "threads", "-c", "2"), ("--pool", "solo")],
+    [
+        ("--pool", "prefork", "-c", "2"),
+        pytest.param(("--pool", "threads", "-c", "2"), marks=pytest.mark.long),
+        pytest.param(("--pool", "solo"), marks=pytest.mark.long),
+    ],
     ids=lambda options: options[1],
 )
 def test_each_delivery_of_a_backlog_has_an_outcome_of_its_own(system, node, eventually, pool):
@@ -137,6 +142,7 @@ def test_batch_mates_of_a_crash_are_handled_again_and_nothing_is_said_twice(syst
     assert system.outcome() == [["RuntimeError"], 5]
 
 
+@pytest.mark.long
 def test_what_crashes_again_crashes_without_mates(system, node, eventually):
     node.environment["CRASHES"] = "3"
     node.worker("first", "--pool", "prefork", "-c", "1")

@@ -66,7 +66,7 @@ def client(clean_broker_url):
 
 
 @pytest.mark.timeout(150)
-@pytest.mark.parametrize("scheduler", ["default", "redbeat"])
+@pytest.mark.parametrize("scheduler", ["default", pytest.param("redbeat", marks=pytest.mark.long)])
 def test_two_beats_tick_once_in_each_interval(clock, client, eventually, scheduler):
     options = ["-S", "redbeat.RedBeatScheduler"] if scheduler == "redbeat" else []
     clock.worker("w")
@@ -93,6 +93,7 @@ def start_beat(node, options: Sequence[str] = ()) -> subprocess.Popen[bytes]:
     return process
 
 
+@pytest.mark.long
 @pytest.mark.timeout(120)
 def test_with_redbeat_another_beat_goes_on_where_the_one_that_ticked_was_killed(clock, client, eventually):
     clock.worker("w")
@@ -129,6 +130,7 @@ def test_ticks_do_not_pile_up_while_no_worker_runs(clock, client, eventually):
     assert client.llen("publish\x06\x169") + client.llen("clock\x06\x169") <= 2
 
 
+@pytest.mark.long
 def test_beat_is_silent_once_the_system_was_shut_down(clock, client, eventually):
     worker = clock.worker("w")
     start_beat(clock)

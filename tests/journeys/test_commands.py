@@ -135,8 +135,10 @@ def test_a_chat_through_a_pipe_is_answered_and_its_events_are_one_flow(running):
     assert "never said" not in shown.stdout
     began, turn = flows.values()
     assert [event["event_type"] for event in began] == ["input.stream.started"]
-    assert (turn[0]["event_type"], turn[-1]["event_type"]) == ("input.message.received", "output.message.sent")
-    assert len({event["event_type"] for event in turn}) >= 8
+    types = [event["event_type"] for event in turn]
+    assert types[0] == "input.message.received"
+    assert types.count("output.message.sent") == 1
+    assert len(set(types)) >= 8
 
 
 def test_a_published_event_is_sent_answered_and_traced(running):
@@ -147,7 +149,7 @@ def test_a_published_event_is_sent_answered_and_traced(running):
     assert published["subscriptions"] == ["memory.remember", "orchestrator.understand"]
     assert "42" in answer["content"]["text"]
     assert re.search(r"^input\.message\.received +ada +0 ms$", drawn, re.MULTILINE)
-    assert re.search(r"^   └─ memory\.context\.assembled +memory +\+\d+ ms$", drawn, re.MULTILINE)
+    assert re.search(r"^[ │]+[├└]─ memory\.context\.assembled +memory +\+\d+ ms$", drawn, re.MULTILINE)
 
 
 def test_a_delayed_event_is_sent_by_a_worker(running):

@@ -722,6 +722,7 @@ def test_two_operators_who_replay_at_once_replay_each_letter_once(till, client):
     assert runs_of(client) == [1] * SIZE
 
 
+@pytest.mark.long
 @pytest.mark.timeout(120)
 def test_an_operator_killed_at_any_moment_leaves_no_letter_half_replayed(till, client, eventually):
     client.set("mended", "all")

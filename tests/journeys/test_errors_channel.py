@@ -218,6 +218,7 @@ def types(client: redis.Redis) -> list[str]:
     return [event["event_type"] for event in history(client)]
 
 
+@pytest.mark.long
 def test_with_10_000_events_queued_an_error_is_handled_within_a_second(house, clean_broker_url, eventually):
     client = redis.Redis.from_url(clean_broker_url, decode_responses=True)
     house.environment["PETIOLE_LOG_FORMAT"] = "json"
@@ -270,6 +271,7 @@ def test_a_critical_error_shuts_the_system_down_in_order_and_loses_nothing(house
     assert types(client)[-1] == "message.bulk"
 
 
+@pytest.mark.long
 def test_a_publisher_that_runs_notices_the_shutdown_and_the_next_start(house, clean_broker_url, eventually):
     client = redis.Redis.from_url(clean_broker_url, decode_responses=True)
     worker = house.worker("errors")

@@ -321,6 +321,7 @@ def test_at_the_deadline_there_is_one_call_with_what_came(shop, client, eventual
     assert 2.0 <= called - began < 2.5 + 0.5  # half a second for the process that publishes to begin
 
 
+@pytest.mark.long
 def test_workers_that_are_killed_in_the_call_lose_nothing_and_say_nothing_twice(shop, client, eventually):
     shop.environment.update(DIE_TIMES="2", GATHER_TIMEOUT="30")
     workers = [shop.worker(name, "-Q", "shop,publish") for name in ("one", "two", "three")]

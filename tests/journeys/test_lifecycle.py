@@ -132,6 +132,7 @@ def test_a_worker_that_starts_and_ends_tells_each_step_once_and_in_order(system,
     assert system.logs().count("memory is open") == system.logs().count("memory is closed") == children
 
 
+@pytest.mark.long
 def test_a_worker_that_is_told_to_end_finishes_before_its_agents_are_stopped(system, told, eventually):
     worker = system.worker("w", "-P", "prefork", "-c", "2")
     system.run(PUBLISH.format(texts=["slow"]))
@@ -171,6 +172,7 @@ def test_the_last_worker_of_an_agent_is_known_to_be_lost_within_the_heartbeat_li
     eventually(lambda: told.of_agent("memory") == [*LIFE[:3], "agent.stopped", *LIFE[:3]], 5, system.logs)
 
 
+@pytest.mark.long
 def test_what_was_killed_to_the_last_worker_is_told_by_the_next_one(system, told, eventually):
     worker = system.worker("w")
     worker.kill()
@@ -207,6 +209,7 @@ def test_a_paused_agent_takes_nothing_keeps_its_queue_and_goes_on_when_resumed(s
     assert told.of_agent("memory") == LIFE[:3]
 
 
+@pytest.mark.long
 def test_a_stopped_agent_ends_its_life_and_begins_another_when_resumed(system, told, eventually):
     system.worker("a")
 
@@ -225,6 +228,7 @@ def test_a_stopped_agent_ends_its_life_and_begins_another_when_resumed(system, t
     assert told.of_agent("memory") == [*LIFE, *LIFE[:3]]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(120)
 def test_on_rabbitmq_lives_are_told_agents_rest_and_a_critical_error_ends_all(system, told, rabbit_url, eventually):
     system.module("house", AGENTS + "\nfrom workers.agents.supervisor import agent as supervisor\n")

@@ -634,6 +634,7 @@ print(json.dumps([values == [n * n for n in range(100)], after_100]))
     assert "responses_late" not in client.hgetall("petiole:counters")
 
 
+@pytest.mark.long
 def test_100_failures_and_100_timeouts_leave_nothing_pending(service, client):
     service.worker("one", "--pool", "threads", "-c", "4")
 
@@ -744,6 +745,7 @@ print(json.dumps([each.document for each in found]))
 """
 
 
+@pytest.mark.long
 def test_a_request_that_kills_its_workers_is_answered_by_its_dead_letter(service, client):
     service.environment["PETIOLE_MOST_DEATHS"] = "2"
     workers = [service.worker(name) for name in ("one", "two", "three")]
@@ -913,6 +915,7 @@ print(json.dumps([refused, pending, first.get().value, app.stores.requests.count
     assert said == [[True, True], 1, "slow", 0]
 
 
+@pytest.mark.long
 def test_a_request_is_answered_over_two_workers_once(service, client):
     for name in ("one", "two"):
         service.worker(name)

@@ -30,7 +30,7 @@ IS_FULL = os.environ.get("PETIOLE_FAULTS") == "full"
 
 
 def seeds() -> range:
-    first, _, last = os.environ.get("PETIOLE_SEEDS", "0-999" if IS_FULL else "0-199").partition("-")
+    first, _, last = os.environ.get("PETIOLE_SEEDS", "0-999" if IS_FULL else "0-59").partition("-")
     return range(int(first), int(last or first) + 1)
 
 
