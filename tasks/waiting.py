@@ -87,11 +87,11 @@ def move_due(app: EventApp, *, ahead: timedelta = timedelta(0)) -> int:
     if not lent:
         return 0
     with sending(app, "sending what was due") as outlet:
-        for item_id, queue, said in lent:
+        for each in lent:
             # The ids stay: what is sent twice, because this worker dies here, is handled once.
-            arguments, options = _call(json.loads(said))
-            outlet.send(app.send_task, *arguments, queue=queue, **options)
-            app.stores.delays.forget([item_id])
+            arguments, options = _call(json.loads(each.message))
+            outlet.send(app.send_task, *arguments, queue=each.queue, **options)
+            app.stores.delays.forget(each)
     return len(lent)
 
 

@@ -6,7 +6,6 @@ queue in one step, or is lent to who sends it on, and comes out again unless tha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -47,6 +46,16 @@ class Waiting:
         return f"{self.queue}\n{self.list_key}\n{self.message}"
 
 
+@dataclass(frozen=True, slots=True)
+class Lent:
+    """A message that is due, and until when somebody may send it on, in ms since 1970."""
+
+    id: str
+    queue: str
+    message: str
+    back_ms: int
+
+
 class Delays:
     """Messages by when they are due."""
 
@@ -56,6 +65,7 @@ class Delays:
         self._put = client.register_script(script("delay") + script("put_delay"))
         self._move = client.register_script(script("move_due"))
         self._lend = client.register_script(script("lend_due"))
+        self._forget = client.register_script(script("forget_lent"))
 
     def put(self, waiting: Waiting) -> None:
         """Let a message wait."""
@@ -65,23 +75,20 @@ class Delays:
         """Move what is due to its queues, on a broker that is this same Redis; return how many moved."""
         return int(self._move(keys=self._room, args=[MOST_MOVED]))
 
-    def lend_due(self, *, ahead: timedelta = timedelta(0)) -> list[tuple[str, str, str]]:
-        """Lend what is due to a caller that sends it on, as (id, queue, message); `ahead` of time, for tests.
+    def lend_due(self, *, ahead: timedelta = timedelta(0)) -> list[Lent]:
+        """Lend what is due to a caller that sends it on; `ahead` of time, for tests.
 
-        It is lent to the next one where it is not `returned` within LENT.
+        It is lent to the next one where it is not forgotten within LENT.
         """
         lent = self._lend(
             keys=self._room, args=[MOST_MOVED, int(LENT.total_seconds() * 1_000), int(ahead.total_seconds() * 1_000)]
         )
-        return [(each, *_parted(value)) for each, value in zip(lent[::2], lent[1::2], strict=True)]
+        threes = zip(lent[::3], lent[1::3], lent[2::3], strict=True)
+        return [Lent(each, *_parted(value), back_ms=int(back)) for each, value, back in threes]
 
-    def forget(self, ids: Sequence[str]) -> None:
-        """Note that what was lent was sent on."""
-        if ids:
-            with self._client.pipeline() as pipeline:
-                pipeline.zrem(self._room[0], *ids)
-                pipeline.hdel(self._room[1], *ids)
-                pipeline.execute()
+    def forget(self, lent: Lent) -> None:
+        """Note that what was lent was sent on. What waits under its id by now stays."""
+        self._forget(keys=self._room, args=[lent.id, lent.back_ms])
 
     def count(self) -> int:
         """Count what waits."""

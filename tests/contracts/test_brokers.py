@@ -289,7 +289,7 @@ def test_a_failing_handler_is_a_dead_letter_and_disturbs_nobody(system, eventual
 
     system.publish(an_event(), an_event())
 
-    eventually(lambda: len(system.app.stores.dead_letters.all()) == 2, 20, system.node.logs)
+    eventually(lambda: len(system.app.stores.dead_letters.all()) == 2, 45, system.node.logs)
     letters = system.app.stores.dead_letters.all()
     assert {(each.subscription, each.cause, each.error) for each in letters} == {
         ("two.fail", "failed", "the disk is full")

@@ -239,18 +239,29 @@ def test_a_message_waits_once_and_only_one_that_replaces_changes_it(stores):
 
     stores.delays.put(waits(1, said="third"))
 
-    assert stores.delays.lend_due(ahead=timedelta(seconds=10)) == [(DELIVERY, "memory", "third")]
+    assert [each.message for each in stores.delays.lend_due(ahead=timedelta(seconds=10))] == ["third"]
 
 
 def test_what_was_lent_and_not_sent_is_lent_again_and_what_was_sent_is_not(stores):
     for item in ("sent", "unsent"):
         stores.delays.put(waits(-1, item))
-    assert len(stores.delays.lend_due()) == 2
+    lent = {each.id: each for each in stores.delays.lend_due()}
+    assert lent.keys() == {"sent", "unsent"}
     assert stores.delays.lend_due() == []
 
-    stores.delays.forget(["sent"])
+    stores.delays.forget(lent["sent"])
 
-    assert [item for item, _, _ in stores.delays.lend_due(ahead=2 * LENT)] == ["unsent"]
+    assert [each.id for each in stores.delays.lend_due(ahead=2 * LENT)] == ["unsent"]
+
+
+def test_what_was_sent_failed_and_waits_again_before_it_is_forgotten_stays(stores):
+    stores.delays.put(waits(-1, said="first run"))
+    (lent,) = stores.delays.lend_due()
+    stores.delays.put(waits(-1, said="second run"))
+
+    stores.delays.forget(lent)
+
+    assert [each.message for each in stores.delays.lend_due()] == ["second run"]
 
 
 def test_an_event_waits_in_the_very_step_that_settles(stores):

@@ -124,7 +124,7 @@ def test_an_event_is_published_at_its_time_to_whoever_hears_it_then(harness, a_m
     assert heard == []
     assert harness.expect("input.message.received").event_id == message.event_id
     harness.send_through(a_message())
-    assert heard[0] == message.event_id
+    assert message.event_id in heard
 
 
 @pytest.mark.parametrize(
