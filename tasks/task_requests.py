@@ -23,6 +23,7 @@ from celery.app.task import Context
 from celery.exceptions import Ignore, Reject, Retry, Terminated
 from celery.worker import state
 from celery.worker.request import Request
+from redis.exceptions import RedisError
 
 from events.dead_letter import Cause
 from events.errors import Misuse, PayloadUnreadable, QueueFull
@@ -143,13 +144,10 @@ class PublishRequest(TaskRequest):
 
 
 def note_death(request: TaskRequest) -> None:
-    """Count that a process died of a delivery, where such counts are kept. The broker delivers it again in any case."""
-    attempts: Any = getattr(request.event_app.stores, "attempts", None)
-    if attempts is None:
-        return
+    """Count that a process died of a delivery. The broker delivers it again in any case."""
     try:
-        attempts.note_death(request.id)
-    except Exception:
+        request.event_app.stores.attempts.note_death(request.id)
+    except RedisError:
         log.exception("death.unnoted")
 
 

@@ -85,19 +85,9 @@ class Attempts:
         if noted:
             self._client.lset(key, -1, json.dumps(json.loads(noted[0]) | {"is_dead": True}))
 
-    def add(self, delivery_id: str, failed: Attempt) -> None:
-        """Note a run that failed."""
-        key = self._keys.attempts(delivery_id)
-        self._client.rpush(key, failed.model_dump_json())
-        self._client.pexpire(key, self._age_ms)
-
     def withdraw(self, delivery_id: str) -> None:
         """Forget the run that began last: it ended before it meant anything."""
         self._client.rpop(self._keys.attempts(delivery_id))
-
-    def forget(self, delivery_id: str) -> None:
-        """Forget all runs of a delivery."""
-        self._client.delete(self._keys.attempts(delivery_id))
 
     def of(self, delivery_id: str) -> tuple[Attempt, ...]:
         """Read the runs of a delivery that is not settled."""
