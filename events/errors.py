@@ -31,6 +31,7 @@
     │   ├── CannotEdit                  a change of a dead letter's event that is not allowed; names the field
     │   ├── InvalidDeadLetter           a line of an import that holds no dead letter; names line and field
     │   ├── UnknownAgent                PETIOLE_AGENTS names a module without agents
+    │   ├── UnknownCircuit              no circuit breaker of that name; names the nearest one
     │   ├── UnknownTool                 no tool of that name; names the nearest one
     │   ├── InvalidArguments            a tool was called with arguments that it does not take
     │   ├── MissingExtra                the part asked for needs a package that is not installed
@@ -416,6 +417,17 @@ class UnknownAgent(Misuse):
 
     def __str__(self) -> str:
         return f"no agent can be loaded from {self.module!r}: {self.reason}; check PETIOLE_AGENTS"
+
+
+class UnknownCircuit(Misuse):
+    def __init__(self, name: str, nearest: str | None = None) -> None:
+        super().__init__(name, nearest)
+        self.name = name
+        self.nearest = nearest
+
+    def __str__(self) -> str:
+        hint = f"did you mean {self.nearest!r}?" if self.nearest else "it is known once something called it"
+        return f"there is no circuit breaker {_short(self.name)}; {hint} (see: petiole breakers)"
 
 
 class UnknownTool(Misuse):

@@ -89,7 +89,7 @@ def _step(model: type[CircuitEvent], content: CircuitStep) -> CircuitEvent:
 
 
 def _warning(told: CircuitEvent, opening: CircuitOpening) -> ErrorEvent:
-    after = f"after {opening.failures} failures in a row" if opening.failures else "by hand"
+    after = f"after {opening.failures} failures in a row" if opening.failures else "for now"
     content = ErrorContent(
         error_type="ServiceUnavailable",
         message=f"Circuit breaker open: {opening.circuit} is not called any more, {after}; last: {opening.error}",

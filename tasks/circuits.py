@@ -13,20 +13,22 @@ calls are counted as `unguarded` once it is back. After a failure it is not aske
 from __future__ import annotations
 
 import asyncio
+import difflib
 import logging
 import random
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 from weakref import WeakKeyDictionary
 
 from redis.exceptions import RedisError
 
-from events.errors import NotConfigured, ServiceUnavailable
+from events.errors import NotConfigured, ServiceUnavailable, UnknownCircuit
 from tasks.blame import ending_of, retry_after
 from tasks.circuit_events import SHOWN_LENGTH, caller, tell
 from tasks.context import current_context
+from tasks.dead_letters.audit import operator_here
 from tasks.stores.circuits import Admission, Limits, Noted
 
 if TYPE_CHECKING:
@@ -119,6 +121,23 @@ class Passage:
 
     def _tell(self, noted: Noted, error: BaseException | None = None) -> None:
         tell(self.app, self.name, noted, by=caller(), error=error)
+
+
+def set_by_hand(
+    app: EventApp, name: str, state: Literal["open", "closed"], probe_after: timedelta | None = None
+) -> bool:
+    """Open or close a circuit on an operator's word, and tell it; returns whether that is a change.
+
+    Without `probe_after`, one that is opened stays open until it is closed. Raises UnknownCircuit.
+    """
+    by = operator_here()
+    noted = app.stores.circuits.set(name, state, probe_after=probe_after, error=f"{state} by {by}", by=by)
+    if not noted.epoch:
+        nearest = difflib.get_close_matches(name, app.stores.circuits.names(), n=1)
+        raise UnknownCircuit(name, nearest[0] if nearest else None)
+    if noted.change:
+        tell(app, name, noted, by=by, error=f"{state} by {by}")
+    return bool(noted.change)
 
 
 def _unavailable(name: str, wait: timedelta) -> ServiceUnavailable:

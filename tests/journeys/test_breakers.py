@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import statistics
 import threading
@@ -17,6 +18,7 @@ from email.utils import format_datetime
 
 import pytest
 import redis
+from click.testing import CliRunner, Result
 from pydantic import TypeAdapter
 
 from events import Event, TextContent, TextMessageEvent
@@ -34,6 +36,7 @@ from tasks.celery import EventApp
 from tasks.settings import Settings
 from tasks.stores.circuits import Circuit
 from tasks.testing.harness import EventTestHarness
+from workers.cli import petiole
 
 RESET_S = 30
 ONCE = {"attempts": 1, "reset": RESET_S}
@@ -514,3 +517,58 @@ def test_calls_that_went_unguarded_are_counted_when_the_store_is_back(harness, a
     attempt(call)
 
     assert app.stores.counters.all()["unguarded"] == 3
+
+
+# By hand
+
+
+@pytest.fixture
+def type_command(app, monkeypatch) -> Callable[..., Result]:
+    monkeypatch.setattr("workers.cli.breakers.connected_app", lambda: app)
+    return lambda *words: CliRunner().invoke(petiole, ["breakers", *words])
+
+
+def test_an_operator_sees_opens_and_closes_a_breaker(app, harness, type_command):
+    dependency = Dependency()
+    call = guarded("shop.stock", **ONCE)(dependency)
+    attempt(call, 4)
+    dependency.error = None
+
+    assert "shop.stock is open" in type_command("open", "shop.stock").output
+    app.store_clock.skip(10 * RESET_S)
+    assert isinstance(attempt(call)[0], ServiceUnavailable)
+    assert "when it is closed by hand" in type_command().output.replace("\n", " ")
+    assert "shop.stock is open already" in type_command("open", "shop.stock", "--for", "20").output
+    (shown,) = json.loads(type_command("--json").output)
+    assert (shown["name"], shown["state"], shown["failures"]) == ("shop.stock", "open", 0)
+    app.store_clock.skip(20)
+    assert attempt(call) == ["done"]
+    assert "shop.stock is closed already" in type_command("close", "shop.stock").output
+    assert [each.event_type for each in told(harness)] == [
+        "system.circuit.opened",
+        "error.circuit_opened",
+        "system.circuit.half_opened",
+        "system.circuit.closed",
+    ]
+
+
+def test_closing_by_hand_ends_the_wait_and_a_probe_under_way_changes_nothing_more(app, type_command):
+    dependency = Dependency()
+    attempt(guarded("shop.stock", **ONCE)(dependency), 5)
+    app.store_clock.skip(RESET_S)
+    probe = guarded("shop.stock", **ONCE)
+    probe.__enter__()
+
+    assert type_command("close", "shop.stock").exit_code == 0
+    probe.__exit__(ConnectionError, ConnectionError("late"), None)
+
+    assert (circuit(app).state, circuit(app).failures) == ("closed", 0)
+
+
+def test_a_breaker_that_nobody_knows_is_refused_by_the_nearest_name(app, type_command):
+    attempt(guarded("shop.stock", **ONCE)(Dependency()))
+
+    refused = type_command("close", "shop.stok")
+
+    assert refused.exit_code == 2
+    assert "did you mean 'shop.stock'?" in refused.output
