@@ -20,6 +20,8 @@
     dead_letters.replay(…)                         dead_letters/    what was given up: looked at, mended, sent again
     replay(subscription, …)                        replays.py       from the history to one subscription, again
 
+    @guarded(name)                                 breakers.py      calls to what may be down, once for all workers
+
     request(…), its answer                         requests.py      one asks, one answers
     gather(…)                                      gathering.py     several events, one call
 
@@ -33,6 +35,7 @@ from __future__ import annotations
 from tasks import dead_letters
 from tasks.agents import Agent
 from tasks.answering import UNANSWERED
+from tasks.breakers import guarded
 from tasks.context import Context
 from tasks.dispatch import Publication
 from tasks.error_channel import report
@@ -65,6 +68,7 @@ __all__ = [
     "dead_letters",
     "end_session",
     "enter_session",
+    "guarded",
     "idempotent",
     "later",
     "open_session",

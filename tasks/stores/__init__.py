@@ -12,6 +12,8 @@ from redis import Redis
 from tasks.settings import Settings
 from tasks.stores.attempts import Attempts
 from tasks.stores.blobs import Blobs
+from tasks.stores.circuits import Circuits
+from tasks.stores.clock import Clock
 from tasks.stores.counters import Counters
 from tasks.stores.dead_letters import DeadLetters
 from tasks.stores.delays import Delays
@@ -50,13 +52,19 @@ class Stores:
     effects: Effects
     requests: Requests
     gatherings: Gatherings
+    circuits: Circuits
     counters: Counters
     lifecycle: Lifecycle
     states: States
     held: HeldKeys
 
 
-def open_stores(client: Redis, settings: Settings, held: HeldKeys = HeldKeys()) -> Stores:  # noqa: B008 - a constant
+def open_stores(
+    client: Redis,
+    settings: Settings,
+    held: HeldKeys = HeldKeys(),  # noqa: B008 - a constant
+    clock: Clock | None = None,
+) -> Stores:
     """Open every store over a client that decodes its responses. Connects to nothing yet."""
     keys = Keys(settings.key_prefix)
     retention = Retention(
@@ -84,6 +92,7 @@ def open_stores(client: Redis, settings: Settings, held: HeldKeys = HeldKeys()) 
         effects=Effects(client, keys, settings.effect_age),
         requests=Requests(client, keys),
         gatherings=Gatherings(client, keys, settings.publish_window),
+        circuits=Circuits(client, keys, clock or Clock()),
         counters=Counters(client, keys),
         lifecycle=Lifecycle(client, keys, settings.heartbeat_limit),
         states=States(client, keys),

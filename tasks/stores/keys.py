@@ -35,6 +35,9 @@
 | {p}:requests:<id>:reply          | list   | the answer                                     | until taken, or 120 s   |
 | {p}:requests:inbox:<uuid>:reply  | list   | answers to the requests of one asyncio loop    | until taken, or 120 s   |
 | {p}:gatherings:<subscription>:<key> | hash | the parts that have come, closed              | publish_window          |
+| {p}:circuits                     | set    | names of what was ever called                  | for ever                |
+| {p}:circuits:<name>              | hash   | state, epoch, failures, times of a dependency  | for ever                |
+| {p}:circuits:<name>:window       | hash   | calls and failures, by tenths of the window    | twice the window        |
 | {p}:counters                     | hash   | name -> count                                  | for ever                |
 | {p}:workers                      | zset   | worker -> when it was last heard of, in s      | until it is gone        |
 | {p}:workers:facts                | hash   | worker -> node, phase, how it serves agents    | until it is gone        |
@@ -165,6 +168,16 @@ class Keys:
 
     def gathering(self, subscription: str, key: str) -> str:
         return f"{self.prefix}:gatherings:{subscription}:{key}"
+
+    @property
+    def circuits(self) -> str:
+        return f"{self.prefix}:circuits"
+
+    def circuit(self, name: str) -> str:
+        return f"{self.prefix}:circuits:{name}"
+
+    def circuit_window(self, name: str) -> str:
+        return f"{self.prefix}:circuits:{name}:window"
 
     @property
     def counters(self) -> str:
