@@ -23,8 +23,9 @@
 | {p}:session_events:<stream>      | list   | its last events                                | until it ends           |
 | {p}:session_memory:<stream>      | hash   | name -> value as JSON                          | until it ends           |
 | {p}:memories:<stream>            | zset   | what was said, by time                         | 30 days after last use  |
-| {p}:replies:<stream>             | list   | answers not yet read                           | 1 day after last        |
-| {p}:replies:<stream>:ids         | set    | message ids of answers already put there       | 1 day after last        |
+| {p}:replies:<stream>             | stream | answers, read or not                           | 1 day after last, 1,000 |
+| {p}:reply_ids:<stream>           | set    | message ids of answers already put there       | 1 day after last        |
+| {p}:replies_taken:<stream>       | text   | the last answer that was taken                 | 1 day after last        |
 | {p}:mailboxes:<mailbox>          | list   | ordered deliveries that wait for their turn    | until they have had it  |
 | {p}:mailboxes:<mailbox>:head     | text   | the delivery whose turn it is                  | until it is settled     |
 | {p}:mailboxes                    | hash   | queue -> deliveries in its mailboxes           | for ever                |
@@ -141,7 +142,10 @@ class Keys:
         return f"{self.prefix}:replies:{stream_id}"
 
     def reply_ids(self, stream_id: str) -> str:
-        return f"{self.prefix}:replies:{stream_id}:ids"
+        return f"{self.prefix}:reply_ids:{stream_id}"
+
+    def replies_taken(self, stream_id: str) -> str:
+        return f"{self.prefix}:replies_taken:{stream_id}"
 
     def mailbox(self, name: str) -> str:
         return f"{self.prefix}:mailboxes:{name}"
