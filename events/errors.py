@@ -65,6 +65,7 @@
         │   └── PublicationUncertain    the broker went away in mid-call: published or not, nobody knows
         ├── RetryLater                  not now: put it off, and spend no attempt
         │   ├── ServiceUnavailable      its circuit breaker is open: it was not called
+        │   ├── BudgetSpent             its account has no room for another call now, or is paused
         │   └── ServiceThrottled        it answered that it wants to be left alone for a while (Retry-After)
         ├── LeaseLost                   another worker has the delivery by now
         ├── EffectUnderWay              an idempotent function is being run elsewhere for the same key
@@ -810,6 +811,17 @@ class ServiceUnavailable(RetryLater):
             f"{self.reason}: {self.service} is not called before {self.retry_at}; try again in {self.after_s} s, and "
             "see what it fails with: petiole breakers"
         )
+
+
+class BudgetSpent(RetryLater):
+    """A call was not made. `why` is pause, where the provider wants that, or quota."""
+
+    def __init__(self, account: str, why: str, after_s: float) -> None:
+        Retryable.__init__(self, account, why, after_s)
+        self.reason = f"no room in the budget {account} ({why})"
+        self.account = account
+        self.why = why
+        self.after_s = after_s
 
 
 class ServiceThrottled(RetryLater):

@@ -20,7 +20,8 @@
     dead_letters.replay(…)                         dead_letters/    what was given up: looked at, mended, sent again
     replay(subscription, …)                        replays.py       from the history to one subscription, again
 
-    @guarded(name)                                 breakers.py      calls to what may be down, once for all workers
+    @guarded(name)                                 breakers.py      what may be down is left alone by all workers
+    Budget(account, …)                             budgets.py       a provider's quota, kept by all workers together
 
     request(…), its answer                         requests.py      one asks, one answers
     gather(…)                                      gathering.py     several events, one call
@@ -36,6 +37,7 @@ from tasks import dead_letters
 from tasks.agents import Agent
 from tasks.answering import UNANSWERED
 from tasks.breakers import guarded
+from tasks.budgets import Budget
 from tasks.context import Context
 from tasks.dispatch import Publication
 from tasks.error_channel import report
@@ -53,6 +55,7 @@ from tasks.stores.sessions import Participant, SessionFacts
 __all__ = [
     "UNANSWERED",
     "Agent",
+    "Budget",
     "Context",
     "Gathered",
     "Outcome",

@@ -67,7 +67,7 @@ def is_worth_retrying(error: BaseException, mistakes: tuple[type[Exception], ...
 
 def status_of(error: BaseException) -> int | None:
     """Read the HTTP status that an error or one of its causes tells of."""
-    for each in _with_causes(error):
+    for each in with_causes(error):
         for teller in (each, getattr(each, "response", None)):
             for name in ("status_code", "status", "code"):
                 status = getattr(teller, name, None)
@@ -81,7 +81,7 @@ def retry_after(error: BaseException) -> timedelta | None:
 
     Source: RFC 9110, section 10.2.3; the latter is what OpenAI's client reads.
     """
-    for each in _with_causes(error):
+    for each in with_causes(error):
         headers = getattr(each, "headers", None) or getattr(getattr(each, "response", None), "headers", None)
         if headers is None or not hasattr(headers, "get"):
             continue
@@ -113,7 +113,8 @@ def _number(said: str | None) -> float | None:
     return None if number is None else min(max(number, 0.0), LONGEST_PAUSE.total_seconds() * 1_000)
 
 
-def _with_causes(error: BaseException) -> Iterator[BaseException]:
+def with_causes(error: BaseException) -> Iterator[BaseException]:
+    """List an error and what it was raised from."""
     seen: set[int] = set()
     following: BaseException | None = error
     while following is not None and id(following) not in seen:

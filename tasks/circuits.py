@@ -5,42 +5,34 @@
 
 Each change is told by the process whose call made it: circuit_events.py.
 
-Where the state store does not answer, the call goes through as if the circuit were closed: a breaker is there to spare
-calls, not to prevent them. That is an alarm: `circuit.unguarded` in the log as an error, once for each outage, and the
-calls are counted as `unguarded` once it is back. After a failure it is not asked for AWAY_S: one call waits, not each.
+Where the state store does not answer, the call goes through as if the circuit were closed, and that is an alarm:
+unguarded.py.
 """
 
 from __future__ import annotations
 
 import asyncio
 import difflib
-import logging
 import random
-import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal, Self
-from weakref import WeakKeyDictionary
 
-from redis.exceptions import RedisError
-
-from events.errors import NotConfigured, ServiceUnavailable, UnknownCircuit
+from events.errors import ServiceUnavailable, UnknownCircuit
 from tasks.blame import ending_of, retry_after
 from tasks.circuit_events import SHOWN_LENGTH, caller, tell
 from tasks.context import current_context
 from tasks.dead_letters.audit import operator_here
-from tasks.stores.circuits import Admission, Limits, Noted
+from tasks.stores.circuits import Ending, Limits, Noted
+from tasks.unguarded import ask, note
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from tasks.celery import EventApp
 
-AWAY_S = 5.0
 SPREAD = 0.1
 """Those who wait for a probe come again spread over this share of their wait: one probes, and the rest find out."""
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -55,7 +47,7 @@ class Passage:
 
     def __enter__(self) -> Self:
         """Ask to be let through. Raises ServiceUnavailable."""
-        admission = self._admission()
+        admission = ask(self.app, self.name, lambda: self.app.stores.circuits.enter(self.name, self.limits))
         if admission is None:
             return self
         self._epoch = admission.epoch
@@ -73,21 +65,12 @@ class Passage:
         Raises: ServiceUnavailable for a failure in a handler that leaves the circuit open, or finds it so: the
         delivery is put off like the others, however often it was the one to probe.
         """
-        if self._epoch is None:
+        epoch = self._epoch
+        if epoch is None:
             return
         ending = ending_of(error, self.mistakes)
-        try:
-            noted = self.app.stores.circuits.leave(
-                self.name,
-                self.limits,
-                self._epoch,
-                ending,
-                left_alone=(error and retry_after(error)) or timedelta(0),
-                error="" if error is None else f"{type(error).__name__}: {error}"[:SHOWN_LENGTH],
-                by=caller(),
-            )
-        except RedisError as away:
-            _outage_of(self.app).begin(self.name, away)
+        noted = note(self.app, self.name, lambda: self._leave(epoch, ending, error))
+        if noted is None:
             return
         if noted.change:
             self._tell(noted, error)
@@ -104,20 +87,16 @@ class Passage:
         """As __exit__; the loop goes on meanwhile."""
         await asyncio.to_thread(self.__exit__, kind, error, trace)
 
-    def _admission(self) -> Admission | None:
-        """Ask the store; None where it does not answer."""
-        outage = _outage_of(self.app)
-        if outage.is_fresh():
-            outage.missed += 1
-            return None
-        try:
-            admission = self.app.stores.circuits.enter(self.name, self.limits)
-            outage.end(self.app)
-        except (RedisError, NotConfigured) as error:
-            outage.begin(self.name, error)
-            outage.missed += 1
-            return None
-        return admission
+    def _leave(self, epoch: int, ending: Ending, error: BaseException | None) -> Noted:
+        return self.app.stores.circuits.leave(
+            self.name,
+            self.limits,
+            epoch,
+            ending,
+            left_alone=(error and retry_after(error)) or timedelta(0),
+            error="" if error is None else f"{type(error).__name__}: {error}"[:SHOWN_LENGTH],
+            by=caller(),
+        )
 
     def _tell(self, noted: Noted, error: BaseException | None = None) -> None:
         tell(self.app, self.name, noted, by=caller(), error=error)
@@ -144,34 +123,3 @@ def _unavailable(name: str, wait: timedelta) -> ServiceUnavailable:
     retry_at = datetime.now(UTC) + wait
     after_s = wait.total_seconds() * (1 + SPREAD * random.random())  # noqa: S311 - no secret
     return ServiceUnavailable(name, retry_at, round(after_s, 3))
-
-
-@dataclass(slots=True)
-class _Outage:
-    """What this process knows of a state store that does not answer, and how many calls went through meanwhile."""
-
-    until: float = 0.0
-    missed: int = 0
-    is_told: bool = False
-
-    def is_fresh(self) -> bool:
-        return time.monotonic() < self.until
-
-    def begin(self, name: str, error: Exception) -> None:
-        self.until = time.monotonic() + AWAY_S
-        if not self.is_told:
-            self.is_told = True
-            log.error("circuit.unguarded", extra={"circuit": name, "error": str(error)})
-
-    def end(self, app: EventApp) -> None:
-        if self.is_told:
-            app.stores.counters.add("unguarded", self.missed)
-            log.warning("circuit.guarded_again", extra={"unguarded": self.missed})
-            self.missed, self.is_told = 0, False
-
-
-_outages: WeakKeyDictionary[EventApp, _Outage] = WeakKeyDictionary()
-
-
-def _outage_of(app: EventApp) -> _Outage:
-    return _outages.setdefault(app, _Outage())

@@ -12,6 +12,7 @@ from redis import Redis
 from tasks.settings import Settings
 from tasks.stores.attempts import Attempts
 from tasks.stores.blobs import Blobs
+from tasks.stores.budgets import Budgets
 from tasks.stores.circuits import Circuits
 from tasks.stores.clock import Clock
 from tasks.stores.counters import Counters
@@ -53,6 +54,7 @@ class Stores:
     requests: Requests
     gatherings: Gatherings
     circuits: Circuits
+    budgets: Budgets
     counters: Counters
     lifecycle: Lifecycle
     states: States
@@ -73,6 +75,7 @@ def open_stores(
         age=settings.history_age,
         publish_window=settings.publish_window,
     )
+    clock = clock or Clock()
     blobs = Blobs(client, keys, settings.blob_age)
     return Stores(
         directory=Directory(client, keys),
@@ -92,7 +95,8 @@ def open_stores(
         effects=Effects(client, keys, settings.effect_age),
         requests=Requests(client, keys),
         gatherings=Gatherings(client, keys, settings.publish_window),
-        circuits=Circuits(client, keys, clock or Clock()),
+        circuits=Circuits(client, keys, clock),
+        budgets=Budgets(client, keys, clock),
         counters=Counters(client, keys),
         lifecycle=Lifecycle(client, keys, settings.heartbeat_limit),
         states=States(client, keys),

@@ -491,7 +491,7 @@ def test_without_the_state_store_calls_go_through_and_that_is_an_alarm(monkeypat
 
     assert [type(each) for each in ended] == [ConnectionError] * 8
     assert dependency.calls == 8
-    assert [each.message for each in caplog.records] == ["circuit.unguarded"]
+    assert [each.message for each in caplog.records] == ["calls.unguarded"]
 
 
 def test_without_any_store_configured_a_guarded_function_is_a_function(monkeypatch):
@@ -507,7 +507,7 @@ def test_calls_that_went_unguarded_are_counted_when_the_store_is_back(harness, a
     dependency.error = None
     call = guarded("shop.stock", **ONCE)(dependency)
     attempt(call)
-    monkeypatch.setattr("tasks.circuits.AWAY_S", 0.0)
+    monkeypatch.setattr("tasks.unguarded.AWAY_S", 0.0)
     with monkeypatch.context() as away:
         away.setattr(
             type(app.stores.circuits), "enter", lambda *_: (_ for _ in ()).throw(redis.ConnectionError("away"))

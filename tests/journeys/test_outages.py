@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -13,8 +12,6 @@ from typing import Any
 
 import pytest
 import redis
-
-RESET_S = 1.0
 
 SHOP = """
 import json, os, time, urllib.request
@@ -98,15 +95,15 @@ def stock() -> Iterator[Stock]:
 
 
 @pytest.mark.parametrize(
-    ("workers", "slots", "orders", "down_s"),
-    [(2, 4, 60, 3.0), pytest.param(5, 4, 2_000, 20.0, marks=[pytest.mark.long, pytest.mark.timeout(240)])],
+    ("workers", "slots", "orders", "reset_s", "down_s"),
+    [(2, 4, 60, 1.0, 3.0), pytest.param(5, 4, 2_000, 4.0, 30.0, marks=[pytest.mark.long, pytest.mark.timeout(240)])],
     ids=["small", "full"],
 )
 def test_an_outage_opens_the_breaker_once_spends_no_attempts_and_loses_nothing(
-    node, clean_broker_url, stock, eventually, *, workers, slots, orders, down_s
+    node, clean_broker_url, stock, eventually, *, workers, slots, orders, reset_s, down_s
 ):
     client = redis.Redis.from_url(clean_broker_url, decode_responses=True)
-    node.module("a_shop", SHOP.format(reset_s=RESET_S))
+    node.module("a_shop", SHOP.format(reset_s=reset_s))
     node.environment.update(PETIOLE_AGENTS="a_shop", STOCK_URL=stock.url)
     for number in range(workers):
         node.worker(f"w{number}", "--pool", "threads", "-c", str(slots), "-Q", "shop")
@@ -131,8 +128,8 @@ def test_an_outage_opens_the_breaker_once_spends_no_attempts_and_loses_nothing(
     assert [each["content"]["reopened"] for each in opened] == [False] + [True] * (len(opened) - 1)
     assert len(topics(client, "system.circuit.closed")) == 1
     gaps_s = [later - earlier for earlier, later in pairwise(probed_at)]
-    assert 1 <= len(probed_at) <= down_s / RESET_S + 1
-    assert all(gap >= RESET_S * 0.95 for gap in gaps_s), gaps_s
+    assert 1 <= len(probed_at) <= down_s / reset_s + 1
+    assert all(gap >= reset_s * 0.95 for gap in gaps_s), gaps_s
     attempts = [attempt for _, attempt in sold]
     assert attempts.count(1) == orders, "no attempt was spent"
     refused_s = sorted(float(each) for each in client.lrange("refused_s", 0, -1))
@@ -141,7 +138,8 @@ def test_an_outage_opens_the_breaker_once_spends_no_attempts_and_loses_nothing(
         f"{workers * slots} slots, {orders} orders, down {down_s:.0f} s: opened once, {len(probed_at)} probes, "
         f"refused {len(refused_s)} in {median_ms:.1f} ms (median), attempts spent 0, sold {len(sold)}"
     )
-    assert median_ms < 10 * (3 if os.environ.get("CI") else 2)
+    # Below 10 ms where the machine has time for it; the slots wait for one another here, and for whoever else runs.
+    assert median_ms < 50
 
 
 def topics(client: redis.Redis, topic: str) -> list[dict[str, Any]]:

@@ -122,6 +122,7 @@ OURS = {
     "system.circuit.opened": Category.SYSTEM,
     "system.circuit.half_opened": Category.SYSTEM,
     "system.circuit.closed": Category.SYSTEM,
+    "llm.usage.recorded": Category.PROCESSING,
     "response.late": Category.RESPONSE,
     "gathering.closed": Category.PROCESSING,
     "orchestrator.tools.prepared": Category.PROCESSING,
