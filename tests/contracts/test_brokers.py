@@ -345,6 +345,6 @@ def test_a_broker_that_goes_and_comes_back_has_lost_nothing_that_was_acknowledge
     assert worker.poll() is None
     system.agents(**counting("two"))
     system.worker("second")
-    expected = {("two", event.event_id) for event in (*waiting, after)}
-    eventually(lambda: expected <= set(system.handled()), 20, system.node.logs)
-    assert Counter(Counter(system.handled()).values()) == {1: 42}
+    # What was being settled as the broker went may be run once more; nothing is lost.
+    expected = {(agent, event.event_id) for agent in ("one", "two") for event in (*waiting, after)}
+    eventually(lambda: set(system.handled()) == expected, 20, system.node.logs)
