@@ -24,6 +24,7 @@
     │   │   └── DuplicateRequest        one under that id is on its way, or was made before
     │   ├── InvalidParameters           a request without the parameters that its handler takes; names the parameter
     │   ├── WaitingInHandler            a handler that would wait for an answer, and keep its worker from giving one
+    │   ├── ReadOnlyViolation           a function that answers would set its agent's state
     │   ├── UnknownSubscription         no subscription of that name; names the nearest one
     │   ├── CannotPurge                 the broker lets nobody look for messages in a queue
     │   ├── UnknownDeadLetter           no dead letter of that id
@@ -324,6 +325,19 @@ class WaitingInHandler(Misuse):
             f"{self.handler} cannot wait for the answer to {self.request_type!r}: two agents that ask each other would "
             "wait for ever. Make the request, return, and go on in a handler of the answer: "
             "@agent.on('response.*', where={'content.requester': agent.name}); or gather several answers: @agent.gather"
+        )
+
+
+class ReadOnlyViolation(Misuse):
+    def __init__(self, handler: str, state: str) -> None:
+        super().__init__(handler, state)
+        self.handler = handler
+        self.state = state
+
+    def __str__(self) -> str:
+        return (
+            f"{self.handler} answers requests, and an answer is read-only: it cannot set {self.state!r}. Set it in a "
+            "handler of an event, or say @agent.answers(..., read_only=False)"
         )
 
 

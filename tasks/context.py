@@ -51,6 +51,7 @@ class Context:
     attempt: int
     app: EventApp = field(repr=False)
     replay_id: str | None = None
+    is_read_only: bool = False
     outbox: Outbox = field(default_factory=Outbox, repr=False)
 
     @property
