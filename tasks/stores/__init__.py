@@ -12,6 +12,9 @@ from redis import Redis
 from tasks.settings import Settings
 from tasks.stores.attempts import Attempts
 from tasks.stores.blobs import Blobs
+from tasks.stores.budgets import Budgets
+from tasks.stores.circuits import Circuits
+from tasks.stores.clock import Clock
 from tasks.stores.counters import Counters
 from tasks.stores.dead_letters import DeadLetters
 from tasks.stores.delays import Delays
@@ -50,13 +53,20 @@ class Stores:
     effects: Effects
     requests: Requests
     gatherings: Gatherings
+    circuits: Circuits
+    budgets: Budgets
     counters: Counters
     lifecycle: Lifecycle
     states: States
     held: HeldKeys
 
 
-def open_stores(client: Redis, settings: Settings, held: HeldKeys = HeldKeys()) -> Stores:  # noqa: B008 - a constant
+def open_stores(
+    client: Redis,
+    settings: Settings,
+    held: HeldKeys = HeldKeys(),  # noqa: B008 - a constant
+    clock: Clock | None = None,
+) -> Stores:
     """Open every store over a client that decodes its responses. Connects to nothing yet."""
     keys = Keys(settings.key_prefix)
     retention = Retention(
@@ -65,6 +75,7 @@ def open_stores(client: Redis, settings: Settings, held: HeldKeys = HeldKeys()) 
         age=settings.history_age,
         publish_window=settings.publish_window,
     )
+    clock = clock or Clock()
     blobs = Blobs(client, keys, settings.blob_age)
     return Stores(
         directory=Directory(client, keys),
@@ -82,6 +93,8 @@ def open_stores(client: Redis, settings: Settings, held: HeldKeys = HeldKeys()) 
         effects=Effects(client, keys, settings.effect_age),
         requests=Requests(client, keys),
         gatherings=Gatherings(client, keys, settings.publish_window),
+        circuits=Circuits(client, keys, clock),
+        budgets=Budgets(client, keys, clock),
         counters=Counters(client, keys),
         lifecycle=Lifecycle(client, keys, settings.heartbeat_limit),
         states=States(client, keys),
