@@ -67,6 +67,7 @@
         ├── RequestTimedOut             no answer came before the deadline
         ├── RequesterStopped            the process that waited for the answer ends
         ├── HandlerTimedOut             a handler did not end within its time limit
+        ├── ToolTimeout                 a tool did not end within its time limit
         └── ProviderUnavailable         a model, tool or channel did not answer
 
 Each class takes facts as positional arguments and words its own message. The facts stay in `args`, which is what
@@ -818,6 +819,16 @@ class HandlerTimedOut(Retryable):
             f"{self.subscription} did not end within {self.timeout_s} s; give what it waits for a shorter limit, "
             "or raise the subscription's timeout"
         )
+
+
+class ToolTimeout(Retryable):
+    def __init__(self, tool: str, timeout_s: float) -> None:
+        super().__init__(tool, timeout_s)
+        self.tool = tool
+        self.timeout_s = timeout_s
+
+    def __str__(self) -> str:
+        return f"{self.tool} did not end within {self.timeout_s:g} s; ask it for less, or raise its timeout"
 
 
 class ProviderUnavailable(Retryable):

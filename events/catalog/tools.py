@@ -1,4 +1,4 @@
-"""What the tools say: that a call began, how far it is, what it gave, or why it failed."""
+"""What the tools say: that a call waits, began, how far it is, what it gave, or why it failed."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ from events.content import Content, Flag, Parameters, Text, Value
 from events.event import Category, Event
 
 
-class ToolStart(Content):
-    """Which call of which tool begins."""
+class RequestedCall(Content):
+    """One call of one tool."""
 
     call_id: Text
     tool: Text
     arguments: Parameters = Field(default_factory=dict)
+
+
+class ToolStart(RequestedCall):
+    """Which call of which tool begins."""
 
 
 class ToolProgress(Content):
@@ -62,6 +66,13 @@ class ToolEvent(Event):
     """Base of what the tools publish."""
 
     category: ClassVar[Category] = Category.PROCESSING
+
+
+class CallRequestedEvent(ToolEvent):
+    """One call of a request for tools is to be run: each goes its own way from here."""
+
+    event_type: Literal["tools.execution.requested"] = "tools.execution.requested"
+    content: RequestedCall
 
 
 class ToolStartedEvent(ToolEvent):

@@ -58,6 +58,7 @@ JANUS = {
     "memory.pattern.detected": Category.PROCESSING,
     "memory.conflict.detected": Category.PROCESSING,
     "memory.consolidation.completed": Category.PROCESSING,
+    "tools.execution.requested": Category.PROCESSING,
     "tools.execution.started": Category.PROCESSING,
     "tools.execution.completed": Category.INPUT,
     "tools.execution.failed": Category.PROCESSING,

@@ -65,6 +65,7 @@ from events.errors import (
     RetryLater,
     SystemStopping,
     ToolFailed,
+    ToolTimeout,
     UndecodableMessage,
     UnknownAgent,
     UnknownDeadLetter,
@@ -155,6 +156,7 @@ EXAMPLES: list[tuple[PetioleError, str]] = [
     (GatheringKeyMissing("shop.combine", "message.offer", "content.order"), "gather by a field of all parts"),
     (RequestTimedOut("get_user", "users", 0.5), "give the request a longer timeout"),
     (RequesterStopped("get_user"), "ask again from another"),
+    (ToolTimeout("calculator", 2.5), "raise its timeout"),
     (HandlerTimedOut("memory.remember", 2.5), "raise the subscription's timeout"),
     (ProviderUnavailable("openai", "no answer within 30 s"), "try again later"),
 ]
