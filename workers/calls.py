@@ -10,10 +10,15 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
 from uuid import NAMESPACE_OID, uuid5
 
 from events.catalog.orchestrator import ToolCall
 from events.catalog.tools import (
+    ApprovalDeadlineReachedEvent,
+    ApprovalRequestedEvent,
+    AskedApproval,
     CallRequestedEvent,
     RequestedCall,
     ToolFailedEvent,
@@ -35,7 +40,7 @@ PROGRESS_INTERVAL_S = 0.5
 
 def requested(event: Event, call: ToolCall) -> CallRequestedEvent:
     """Word one call of a request as an event of its own."""
-    content = RequestedCall(call_id=call.call_id, tool=call.tool, arguments=call.arguments)
+    content = RequestedCall(**_call(call))
     # No hop: it is the same request, cut in pieces, and rounds of tools are to end by their own count.
     return event.caused(
         CallRequestedEvent, event_id=said_of(event, content, "requested"), content=content, hops=event.hops
@@ -44,7 +49,7 @@ def requested(event: Event, call: ToolCall) -> CallRequestedEvent:
 
 def started(event: Event, call: RequestedCall) -> ToolStartedEvent:
     """Word that a call begins."""
-    content = ToolStart(call_id=call.call_id, tool=call.tool, arguments=call.arguments)
+    content = ToolStart(**_call(call))
     return event.caused(ToolStartedEvent, event_id=said_of(event, call, "started"), content=content)
 
 
@@ -98,6 +103,23 @@ def failed(call: RequestedCall, error: PetioleError) -> Outcome:
     return Outcome(failure)
 
 
+def approval_requested(event: Event, call: RequestedCall, expires_at: datetime) -> ApprovalRequestedEvent:
+    """Ask for a call to be granted by then."""
+    content = AskedApproval(
+        **_call(call),
+        approval_id=said_of(event, call, "approval"),
+        fingerprint=fingerprint(call),
+        expires_at=expires_at,
+    )
+    return event.caused(ApprovalRequestedEvent, event_id=said_of(event, call, "to be granted"), content=content)
+
+
+def deadline_reached(asked: ApprovalRequestedEvent) -> ApprovalDeadlineReachedEvent:
+    """Word that the time of an approval is over; it is published then."""
+    event_id = said_of(asked, asked.content, "deadline")
+    return asked.caused(ApprovalDeadlineReachedEvent, event_id=event_id, content=asked.content)
+
+
 def fingerprint(call: RequestedCall) -> str:
     """Return the SHA-256 of a call's tool and arguments: whoever grants it grants these, and no others."""
     said = call.model_dump(mode="json", include={"tool", "arguments"})
@@ -113,6 +135,10 @@ def identity(event: Event, call: RequestedCall) -> str:
 def said_of(event: Event, call: RequestedCall, what: str) -> str:
     """Name one thing that is said of a call."""
     return str(uuid5(NAMESPACE_OID, repr((identity(event, call), what))))
+
+
+def _call(call: ToolCall | RequestedCall) -> dict[str, Any]:
+    return {"call_id": call.call_id, "tool": call.tool, "arguments": call.arguments}
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from events.content import Content, Flag, Parameters, Text, Value
-from events.event import Category, Event
+from events.event import Category, Event, Moment
 
 
 class RequestedCall(Content):
@@ -62,6 +62,21 @@ class ToolFailure(Content):
     is_retryable: Flag = False
 
 
+class AskedApproval(RequestedCall):
+    """A call that somebody has to grant before it runs; `fingerprint` is the SHA-256 of its tool and arguments."""
+
+    approval_id: Text
+    fingerprint: Text
+    expires_at: Moment
+
+
+class DecidedApproval(AskedApproval):
+    """Who decided a call that was asked to be granted, and why."""
+
+    by: Text
+    reason: str = ""
+
+
 class ToolEvent(Event):
     """Base of what the tools publish."""
 
@@ -102,3 +117,38 @@ class ToolProgressEvent(ToolEvent):
 
     event_type: Literal["tools.execution.progress"] = "tools.execution.progress"
     content: ToolProgress
+
+
+class ApprovalRequestedEvent(ToolEvent):
+    """A call waits for somebody to grant it."""
+
+    event_type: Literal["tools.approval.requested"] = "tools.approval.requested"
+    content: AskedApproval
+
+
+class ApprovalGrantedEvent(ToolEvent):
+    """Somebody granted a call: it is run."""
+
+    event_type: Literal["tools.approval.granted"] = "tools.approval.granted"
+    content: DecidedApproval
+
+
+class ApprovalDeniedEvent(ToolEvent):
+    """Somebody denied a call: it has failed."""
+
+    event_type: Literal["tools.approval.denied"] = "tools.approval.denied"
+    content: DecidedApproval
+
+
+class ApprovalDeadlineReachedEvent(ToolEvent):
+    """The time is over in which a call could be granted; most were decided before."""
+
+    event_type: Literal["tools.approval.deadline_reached"] = "tools.approval.deadline_reached"
+    content: AskedApproval
+
+
+class ApprovalExpiredEvent(ToolEvent):
+    """Nobody decided a call in time: it has failed."""
+
+    event_type: Literal["tools.approval.expired"] = "tools.approval.expired"
+    content: AskedApproval

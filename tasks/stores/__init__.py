@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from redis import Redis
 
 from tasks.settings import Settings
+from tasks.stores.approvals import Approvals
 from tasks.stores.attempts import Attempts
 from tasks.stores.blobs import Blobs
 from tasks.stores.counters import Counters
@@ -48,6 +49,7 @@ class Stores:
     replies: Replies
     blobs: Blobs
     effects: Effects
+    approvals: Approvals
     requests: Requests
     gatherings: Gatherings
     counters: Counters
@@ -80,6 +82,7 @@ def open_stores(client: Redis, settings: Settings, held: HeldKeys = HeldKeys()) 
         replies=Replies(client, keys),
         blobs=blobs,
         effects=Effects(client, keys, settings.effect_age),
+        approvals=Approvals(client, keys, settings.effect_age + settings.approval_timeout),
         requests=Requests(client, keys),
         gatherings=Gatherings(client, keys, settings.publish_window),
         counters=Counters(client, keys),

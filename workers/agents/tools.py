@@ -1,7 +1,8 @@
 """Tools: runs what the orchestrator asks for, and tells how each call begins, goes on and ends.
 
-    tools requested ──┬── execution requested ── started ── progress … ── completed or failed
-                      └── execution requested ── …
+    tools requested ──┬── execution requested ── started ── progress … ──────────────── completed or failed
+                      └── execution requested ── approval requested ──┬── granted ── started … ──┘
+                                                                      └── denied or expired ── failed
 
 Each call of a request is a delivery of its own: calls run side by side, over all slots and workers, each with its own
 time limit, and what one does to its worker is no other's matter. A call acts once: what came of it is kept, and said
@@ -13,24 +14,46 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from events.catalog.memory import Recollection
 from events.catalog.orchestrator import ToolsRequestedEvent
-from events.catalog.tools import CallRequestedEvent, RequestedCall
+from events.catalog.tools import (
+    ApprovalDeadlineReachedEvent,
+    ApprovalDeniedEvent,
+    ApprovalExpiredEvent,
+    ApprovalGrantedEvent,
+    CallRequestedEvent,
+    RequestedCall,
+)
 from events.errors import (
+    ApprovalDenied,
+    ApprovalExpired,
     BrokerUnavailable,
     EffectUnderWay,
     EffectUnfinished,
+    InvalidArguments,
     PetioleError,
     ProviderUnavailable,
     QueueFull,
     UnknownTool,
 )
 from events.event import Event
-from tasks import Agent, Context, idempotent, publish
-from workers.calls import Outcome, ProgressGate, completed, failed, identity, progressed, requested, started
+from tasks import Agent, Context, approvals, idempotent, publish
+from workers.calls import (
+    Outcome,
+    ProgressGate,
+    approval_requested,
+    completed,
+    deadline_reached,
+    failed,
+    fingerprint,
+    identity,
+    progressed,
+    requested,
+    started,
+)
 from workers.intents import classify
 from workers.recall.earlier import said_earlier
 from workers.recall.words import rank, words_of
@@ -53,14 +76,66 @@ def hand_on(event: ToolsRequestedEvent) -> Iterator[Event]:
 
 @agent.on("tools.execution.requested")
 def run(event: CallRequestedEvent, context: Context) -> Event | None:
-    """Run a call, once. One that cannot be run fails; that is told, and no dead letter."""
+    """Run a call, once, or ask for it to be granted. One that cannot be run fails; that is told, and no dead letter."""
     call = event.content
     try:
         tool = installed_tools().get(call.tool)
-    except (UnknownTool, ProviderUnavailable) as error:
-        publish(started(event, call), now=True)
-        return failed(call, error).said(event, call)
+        if tool.terms.needs_approval:
+            tool.accept(call.arguments)
+            return ask(event, context)
+    except (UnknownTool, InvalidArguments, ProviderUnavailable) as error:
+        return fail(event, call, error)
     return carry_out(event, call, tool, context)
+
+
+@agent.on("tools.approval.granted")
+def run_granted(event: ApprovalGrantedEvent, context: Context) -> Event | None:
+    """Run a call that was granted: exactly what was. Raises ApprovalMismatch."""
+    call = event.content
+    approvals.check(call.approval_id, "granted", fingerprint(call))
+    try:
+        tool = installed_tools().get(call.tool)
+    except (UnknownTool, ProviderUnavailable) as error:
+        return fail(event, call, error)
+    return carry_out(event, call, tool, context)
+
+
+@agent.on("tools.approval.denied")
+def refuse(event: ApprovalDeniedEvent) -> Event:
+    """Let a call fail that was denied. Raises ApprovalMismatch."""
+    call = event.content
+    approvals.check(call.approval_id, "denied", fingerprint(call))
+    return failed(call, ApprovalDenied(call.tool, call.by, call.reason)).said(event, call)
+
+
+@agent.on("tools.approval.expired")
+def drop(event: ApprovalExpiredEvent) -> Event:
+    """Let a call fail that nobody granted in time. Raises ApprovalMismatch."""
+    call = event.content
+    approvals.check(call.approval_id, "expired", fingerprint(call))
+    return failed(call, ApprovalExpired(call.tool)).said(event, call)
+
+
+@agent.on("tools.approval.deadline_reached")
+def expire(event: ApprovalDeadlineReachedEvent) -> Event | None:
+    """Let an approval expire that nobody decided; one that was decided is told again, in case its teller died."""
+    return approvals.expire(event.content.approval_id).told()
+
+
+def ask(event: CallRequestedEvent, context: Context) -> Event | None:
+    """Ask for a call to be granted, until its deadline. The delivery is over then; the decision's event leads on."""
+    expires_at = datetime.now(UTC) + context.app.settings.approval_timeout
+    asked = approvals.ask(approval_requested(event, event.content, expires_at))
+    if asked.state != "pending":
+        return asked.told()
+    publish(deadline_reached(asked.request), at=asked.call.expires_at)
+    return asked.request
+
+
+def fail(event: Event, call: RequestedCall, error: PetioleError) -> Event:
+    """Tell of a call that cannot be run."""
+    publish(started(event, call), now=True)
+    return failed(call, error).said(event, call)
 
 
 def carry_out(event: Event, call: RequestedCall, tool: Tool, context: Context) -> Event | None:
