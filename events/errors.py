@@ -35,6 +35,8 @@
     │   ├── UnknownCircuit              no circuit breaker of that name; names the nearest one
     │   ├── UnknownTool                 no tool of that name; names the nearest one
     │   ├── InvalidArguments            a tool was called with arguments that it does not take
+    │   ├── UnknownApproval             no approval of that id
+    │   ├── ApprovalDecided             somebody decided it before, or its time was over
     │   ├── MissingExtra                the part asked for needs a package that is not installed
     │   ├── UnsupportedKombu            kombu is not what our transport was built on
     │   ├── NotConfigured               no broker or store is configured
@@ -53,6 +55,9 @@
     │   │   └── PayloadAltered          it is not what was stored
     │   ├── UndecodableMessage          bytes in a queue that are no message
     │   ├── ProviderRefused             a model or channel answered, and the answer is no
+    │   ├── ApprovalMismatch            what is to be run is not what was granted
+    │   ├── ApprovalDenied              somebody denied a tool's call
+    │   ├── ApprovalExpired             nobody granted a tool's call in time
     │   └── ToolFailed                  a tool could not do what it was asked
     └── Retryable                       the same call may succeed later
         ├── BrokerUnavailable
@@ -72,6 +77,7 @@
         ├── RequestTimedOut             no answer came before the deadline
         ├── RequesterStopped            the process that waited for the answer ends
         ├── HandlerTimedOut             a handler did not end within its time limit
+        ├── ToolTimeout                 a tool did not end within its time limit
         └── ProviderUnavailable         a model, tool or channel did not answer
 
 Each class takes facts as positional arguments and words its own message. The facts stay in `args`, which is what
@@ -469,6 +475,26 @@ class InvalidArguments(Misuse):
         return f"{self.tool}: argument {self.argument!r}: {self.reason}"
 
 
+class UnknownApproval(Misuse):
+    def __init__(self, approval_id: str) -> None:
+        super().__init__(approval_id)
+        self.approval_id = approval_id
+
+    def __str__(self) -> str:
+        return f"there is no approval {_short(self.approval_id)}; see: petiole approvals list"
+
+
+class ApprovalDecided(Misuse):
+    def __init__(self, approval_id: str, state: str, by: str) -> None:
+        super().__init__(approval_id, state, by)
+        self.approval_id = approval_id
+        self.state = state
+        self.by = by
+
+    def __str__(self) -> str:
+        return f"the approval {self.approval_id} is {self.state} already, by {self.by}; a decision stays"
+
+
 class MissingExtra(Misuse):
     def __init__(self, part: str, extra: str) -> None:
         super().__init__(part, extra)
@@ -665,6 +691,36 @@ class ProviderRefused(Permanent):
 
     def __str__(self) -> str:
         return f"{self.provider} refused: {self.reason}; mend the request or the provider's settings"
+
+
+class ApprovalMismatch(Permanent):
+    def __init__(self, approval_id: str, reason: str) -> None:
+        super().__init__(approval_id, reason)
+        self.approval_id = approval_id
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"nothing is run for the approval {self.approval_id}: {self.reason}; look who published this event"
+
+
+class ApprovalDenied(Permanent):
+    def __init__(self, tool: str, by: str, reason: str) -> None:
+        super().__init__(tool, by, reason)
+        self.tool = tool
+        self.by = by
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.tool} was not run: {self.by} denied it{f': {self.reason}' if self.reason else ''}"
+
+
+class ApprovalExpired(Permanent):
+    def __init__(self, tool: str) -> None:
+        super().__init__(tool)
+        self.tool = tool
+
+    def __str__(self) -> str:
+        return f"{self.tool} was not run: nobody granted it in time; ask again when somebody is there"
 
 
 class ToolFailed(Permanent):
@@ -894,6 +950,16 @@ class HandlerTimedOut(Retryable):
             f"{self.subscription} did not end within {self.timeout_s} s; give what it waits for a shorter limit, "
             "or raise the subscription's timeout"
         )
+
+
+class ToolTimeout(Retryable):
+    def __init__(self, tool: str, timeout_s: float) -> None:
+        super().__init__(tool, timeout_s)
+        self.tool = tool
+        self.timeout_s = timeout_s
+
+    def __str__(self) -> str:
+        return f"{self.tool} did not end within {self.timeout_s:g} s; ask it for less, or raise its timeout"
 
 
 class ProviderUnavailable(Retryable):

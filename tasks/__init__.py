@@ -16,6 +16,7 @@
         ▼
     delivery, or a dead letter                     burial.py        kept with its reason
 
+    approvals.grant(…)                             approvals.py     tool calls that somebody grants or denies
     report(error, …)                               error_channel.py the error channel, whose severities act
     dead_letters.replay(…)                         dead_letters/    what was given up: looked at, mended, sent again
     replay(subscription, …)                        replays.py       from the history to one subscription, again
@@ -31,7 +32,7 @@ What is remembered on the way stands in stores/; tests travel the same way throu
 
 from __future__ import annotations
 
-from tasks import dead_letters
+from tasks import approvals, dead_letters
 from tasks.agents import Agent
 from tasks.answering import UNANSWERED
 from tasks.breakers import guarded
@@ -61,6 +62,7 @@ __all__ = [
     "Replay",
     "Response",
     "RetryPolicy",
+    "approvals",
     "dead_letters",
     "guarded",
     "idempotent",

@@ -59,6 +59,10 @@ class Settings(BaseSettings):
         default=timedelta(days=30), description="how long an idempotent function knows what it was called with"
     )
 
+    approval_timeout: Duration = Field(
+        default=timedelta(hours=1), description="how long somebody may take to grant or deny a tool's call"
+    )
+
     dead_letter_age: Duration = Field(
         default=timedelta(days=30), description="how long a dead letter is kept after it was last buried"
     )

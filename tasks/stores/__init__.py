@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from redis import Redis
 
 from tasks.settings import Settings
+from tasks.stores.approvals import Approvals
 from tasks.stores.attempts import Attempts
 from tasks.stores.blobs import Blobs
 from tasks.stores.budgets import Budgets
@@ -51,6 +52,7 @@ class Stores:
     replies: Replies
     blobs: Blobs
     effects: Effects
+    approvals: Approvals
     requests: Requests
     gatherings: Gatherings
     circuits: Circuits
@@ -91,6 +93,7 @@ def open_stores(
         replies=Replies(client, keys),
         blobs=blobs,
         effects=Effects(client, keys, settings.effect_age),
+        approvals=Approvals(client, keys, settings.effect_age + settings.approval_timeout),
         requests=Requests(client, keys),
         gatherings=Gatherings(client, keys, settings.publish_window),
         circuits=Circuits(client, keys, clock),

@@ -27,6 +27,8 @@
 | {p}:mailboxes                    | hash   | queue -> deliveries in its mailboxes           | for ever                |
 | {p}:blobs:<sha-256>              | text   | the content of events too large to travel      | payload_age after use   |
 | {p}:effects:<function>:<key>     | hash   | begun or done, and the outcome                 | effect_age              |
+| {p}:approvals                    | zset   | ids of approvals, by when they were asked for  | effect_age              |
+| {p}:approvals:<id>               | hash   | what is to be granted, and what was decided    | effect_age              |
 | {p}:requests                     | zset   | ids of requests that are waited for            | until their deadlines   |
 | {p}:requests:<id>                | hash   | responder, list of the answer, deadline, token | 60 s after the deadline |
 | {p}:requests:<id>:reply          | list   | the answer                                     | until taken, or 120 s   |
@@ -145,6 +147,13 @@ class Keys:
 
     def effect(self, name: str) -> str:
         return f"{self.prefix}:effects:{name}"
+
+    @property
+    def approvals(self) -> str:
+        return f"{self.prefix}:approvals"
+
+    def approval(self, approval_id: str) -> str:
+        return f"{self.prefix}:approvals:{approval_id}"
 
     @property
     def requests(self) -> str:

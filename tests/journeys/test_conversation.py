@@ -121,7 +121,7 @@ def test_a_calculation_is_done_by_a_tool(team):
     assert "84" in say(team, "What is 12 * 7?")
 
     ran = [event.event_type for event in team.everything() if event.event_type.startswith("tools.")]
-    assert ran == ["tools.execution.started", "tools.execution.completed"]
+    assert ran == ["tools.execution.requested", "tools.execution.started", "tools.execution.completed"]
 
 
 def test_what_was_said_before_is_recalled(team):

@@ -30,20 +30,15 @@ from events.catalog.orchestrator import (
     ContextRequest,
     ModelRequest,
     ModelRequestedEvent,
-    ToolCall,
-    ToolsRequest,
-    ToolsRequestedEvent,
 )
 from events.catalog.output import MessageFailedEvent, MessageSentEvent
-from events.catalog.tools import ToolFailedEvent
 from events.errors import ProviderRefused, ProviderUnavailable
 from workers.agents import input as input_agent
 from workers.agents.llm import answer, failure_of
 from workers.agents.memory import assembled, recollection_of
 from workers.agents.output import addressed, send, wanted_channel
-from workers.agents.tools import PROGRESS_BURST, ProgressGate, progressed, recollect, run_call, started
+from workers.agents.tools import recollect
 from workers.channels import Channel, Mailbox, Terminal
-from workers.tools import ToolContext
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
@@ -143,72 +138,6 @@ def test_context_is_the_best_matches_and_whether_there_are_more() -> None:
 
 
 # Tools
-
-
-def a_tools_request(tool: str, **arguments: Any) -> tuple[ToolsRequestedEvent, ToolCall]:
-    call = ToolCall(call_id="c-1", tool=tool, arguments=arguments)
-    return a_message().caused(ToolsRequestedEvent, content=ToolsRequest(calls=(call,))), call
-
-
-def run(tool: str, **arguments: Any) -> Event:
-    event, call = a_tools_request(tool, **arguments)
-    return run_call(event, call, ToolContext("s-1", lambda percent, note: None, lambda query, limit: []))
-
-
-def test_a_call_ends_with_its_value_and_words() -> None:
-    result = run("calculator", expression="12 * 7")
-
-    assert isinstance(result, ToolResultEvent)
-    assert result.content.value == 84
-    assert result.content.data["text"] == "12 * 7 is 84"
-
-
-@pytest.mark.parametrize(
-    ("tool", "arguments", "error_type"),
-    [
-        ("calculater", {}, "UnknownTool"),
-        ("calculator", {}, "InvalidArguments"),
-        ("calculator", {"expression": "1 / 0"}, "ToolFailed"),
-    ],
-)
-def test_a_call_that_cannot_be_run_ends_with_a_failure(tool: str, arguments: dict[str, Any], error_type: str) -> None:
-    result = run(tool, **arguments)
-
-    assert isinstance(result, ToolFailedEvent)
-    assert (result.content.call_id, result.content.error_type) == ("c-1", error_type)
-    assert not result.content.is_retryable
-
-
-def test_all_said_of_a_call_has_the_same_ids_when_it_is_run_again() -> None:
-    event, call = a_tools_request("clock")
-
-    first = [started(event, call), progressed(event, call, 20, ""), progressed(event, call, 40, "")]
-    again = [started(event, call), progressed(event, call, 20, ""), progressed(event, call, 40, "")]
-
-    assert [each.event_id for each in first] == [each.event_id for each in again]
-    assert len({each.event_id for each in first}) == 3
-
-
-def test_progress_only_rises() -> None:
-    gate = ProgressGate()
-
-    assert [gate.admits(percent, at_s=0) for percent in (0, 20, 20, 10, 30)] == [
-        True,
-        True,
-        False,
-        False,
-        True,
-    ]
-
-
-def test_progress_goes_out_at_a_limited_rate() -> None:
-    gate = ProgressGate()
-
-    at_once = sum(gate.admits(step / 100, at_s=0) for step in range(1000))
-    in_ten_seconds = sum(gate.admits(10 + step / 100, at_s=step / 100) for step in range(1000))
-
-    assert at_once == PROGRESS_BURST
-    assert in_ten_seconds == 19
 
 
 def test_recollections_are_what_was_told_not_who_asked_for_it() -> None:
