@@ -31,6 +31,11 @@
     │   ├── CannotReplay                a dead letter that cannot be delivered again as it is; says why
     │   ├── CannotEdit                  a change of a dead letter's event that is not allowed; names the field
     │   ├── InvalidDeadLetter           a line of an import that holds no dead letter; names line and field
+    │   ├── UnknownSession              no session of that id; names the nearest one
+    │   ├── SessionEnded                a session that is over, and takes no more events
+    │   ├── InvalidMove                 a session cannot go from its state to that one
+    │   ├── WorkingMemoryFull           a session would hold more than its working memory may
+    │   ├── InvalidWorkingMemory        a value that a working memory cannot keep; names the value
     │   ├── UnknownAgent                PETIOLE_AGENTS names a module without agents
     │   ├── UnknownCircuit              no circuit breaker of that name; names the nearest one
     │   ├── UnknownTool                 no tool of that name; names the nearest one
@@ -428,6 +433,73 @@ class InvalidDeadLetter(Misuse):
             f"line {self.line} is no dead letter: field {self.field!r}: {self.reason}; the lines before it were "
             "imported: mend it and import all again, which imports none twice"
         )
+
+
+class UnknownSession(Misuse):
+    def __init__(self, session_id: str, nearest: str | None = None) -> None:
+        super().__init__(session_id, nearest)
+        self.session_id = session_id
+        self.nearest = nearest
+
+    def __str__(self) -> str:
+        hint = f"did you mean {self.nearest!r}?" if self.nearest else "see: petiole sessions"
+        return f"there is no session {_short(self.session_id)}, or not any more; {hint}"
+
+
+class SessionEnded(Misuse):
+    def __init__(self, session_id: str, ended_at: str, reason: str) -> None:
+        super().__init__(session_id, ended_at, reason)
+        self.session_id = session_id
+        self.ended_at = ended_at
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return (
+            f"the session {_short(self.session_id)} ended at {self.ended_at} ({self.reason}) and takes nothing more; "
+            "begin another one, under another stream id"
+        )
+
+
+class InvalidMove(Misuse):
+    def __init__(self, session_id: str, state: str, to: str) -> None:
+        super().__init__(session_id, state, to)
+        self.session_id = session_id
+        self.state = state
+        self.to = to
+
+    def __str__(self) -> str:
+        return (
+            f"the session {_short(self.session_id)} cannot go from {self.state} to {self.to}: it goes from new to "
+            "active, to idle and back, and from each of them to ended, where it stays"
+        )
+
+
+class WorkingMemoryFull(Misuse):
+    def __init__(self, session_id: str, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(session_id, size_bytes, limit_bytes)
+        self.session_id = session_id
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+
+    def __str__(self) -> str:
+        return (
+            f"the working memory of session {_short(self.session_id)} would hold {self.size_bytes:,} bytes, "
+            f"{self.limit_bytes:,} are allowed, so it stays as it is; remove what is no more needed, or raise "
+            "PETIOLE_SESSION_MEMORY_BYTES"
+        )
+
+
+class InvalidWorkingMemory(Misuse):
+    """`name` is the value's in the working memory, `reason` what is wrong with it."""
+
+    def __init__(self, session_id: str, name: str, reason: str) -> None:
+        super().__init__(session_id, name, reason)
+        self.session_id = session_id
+        self.name = name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the working memory of session {_short(self.session_id)}: {self.name!r}: {self.reason}"
 
 
 class UnknownAgent(Misuse):

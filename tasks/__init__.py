@@ -27,6 +27,8 @@
     request(…), its answer                         requests.py      one asks, one answers
     gather(…)                                      gathering.py     several events, one call
 
+    context.session                                sessions.py      a conversation as such: its state, who takes part
+
 What is remembered on the way stands in stores/; tests travel the same way through testing/.
 """
 
@@ -48,7 +50,8 @@ from tasks.replays import Replay, replay
 from tasks.requests import PendingResponse, request
 from tasks.responses import Response
 from tasks.retries import RetryPolicy, later
-from tasks.sessions import open_stream
+from tasks.sessions import Session, begin_session, end_session, enter_session, open_session, told_id
+from tasks.stores.sessions import Participant, SessionFacts
 
 __all__ = [
     "UNANSWERED",
@@ -57,20 +60,27 @@ __all__ = [
     "Context",
     "Gathered",
     "Outcome",
+    "Participant",
     "PendingResponse",
     "Publication",
     "Replay",
     "Response",
     "RetryPolicy",
+    "Session",
+    "SessionFacts",
     "approvals",
+    "begin_session",
     "dead_letters",
+    "end_session",
+    "enter_session",
     "guarded",
     "idempotent",
     "later",
-    "open_stream",
+    "open_session",
     "publish",
     "publish_many",
     "replay",
     "report",
     "request",
+    "told_id",
 ]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from events.subscriptions import Subscription
     from tasks.agent_state import AgentState
     from tasks.celery import EventApp
+    from tasks.sessions import Session
     from tasks.stores.delays import Waiting
     from tasks.stores.memories import Memories
     from tasks.stores.replies import Replies
@@ -73,6 +74,13 @@ class Context:
     def replies(self) -> Replies:
         """Answers that wait for a reader."""
         return self.app.stores.replies
+
+    @property
+    def session(self) -> Session:
+        """The session of the event's stream, which is made where there is none. Raises BrokerUnavailable."""
+        from tasks.sessions import open_session  # noqa: PLC0415 - that room is built on this one
+
+        return open_session(self.event.stream_id, app=self.app)
 
     @property
     def state(self) -> AgentState:

@@ -76,6 +76,17 @@ class Settings(BaseSettings):
         default=timedelta(seconds=60), description="how long an answer is waited for where the request does not say"
     )
 
+    session_idle_after: Duration = Field(
+        default=timedelta(minutes=5), description="how long nothing happens in a session before it counts as idle"
+    )
+    session_end_after: Duration = Field(
+        default=timedelta(minutes=30), description="how long nothing happens in a session before it ends"
+    )
+    session_buffer: Annotated[int, Field(gt=0)] = Field(default=200, description="last events kept of a session")
+    session_memory_bytes: Annotated[int, Field(gt=0)] = Field(
+        default=65_536, description="how much a session's working memory may hold, names and JSON"
+    )
+
     @property
     def blob_age(self) -> timedelta:
         """How long contents stay: no shorter than the history that refers to them."""

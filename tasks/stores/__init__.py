@@ -88,7 +88,9 @@ def open_stores(
         attempts=Attempts(client, keys, settings.inbox_age),
         delays=Delays(client, keys),
         dead_letters=DeadLetters(client, keys),
-        sessions=Sessions(client, keys),
+        sessions=Sessions(
+            client, keys, buffer_length=settings.session_buffer, memory_bytes=settings.session_memory_bytes
+        ),
         memories=Memories(client, keys),
         replies=Replies(client, keys),
         blobs=blobs,

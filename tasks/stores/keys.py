@@ -18,7 +18,10 @@
 | {p}:dead_letters:replays         | hash   | id -> number of its last replay, when, by whom | as they                 |
 | {p}:dead_letters:retaining       | text   | who of the workers looks after retention       | a minute                |
 | {p}:dead_letters:alarm:<which>   | text   | this alarm was raised                          | a day                   |
-| {p}:sessions:<stream>            | text   | when the stream was opened                     | 30 days after last use  |
+| {p}:sessions                     | zset   | session -> last activity in ms; 0: it ended    | until its end is told   |
+| {p}:sessions:<stream>            | hash   | type, state, times, participants               | 30 days after last use  |
+| {p}:session_events:<stream>      | list   | its last events                                | until it ends           |
+| {p}:session_memory:<stream>      | hash   | name -> value as JSON                          | until it ends           |
 | {p}:memories:<stream>            | zset   | what was said, by time                         | 30 days after last use  |
 | {p}:replies:<stream>             | list   | answers not yet read                           | 1 day after last        |
 | {p}:replies:<stream>:ids         | set    | message ids of answers already put there       | 1 day after last        |
@@ -123,8 +126,18 @@ class Keys:
     def dead_letter_alarm(self, which: str) -> str:
         return f"{self.prefix}:dead_letters:alarm:{which}"
 
+    @property
+    def sessions(self) -> str:
+        return f"{self.prefix}:sessions"
+
     def session(self, stream_id: str) -> str:
         return f"{self.prefix}:sessions:{stream_id}"
+
+    def session_events(self, stream_id: str) -> str:
+        return f"{self.prefix}:session_events:{stream_id}"
+
+    def session_memory(self, stream_id: str) -> str:
+        return f"{self.prefix}:session_memory:{stream_id}"
 
     def memories(self, stream_id: str) -> str:
         return f"{self.prefix}:memories:{stream_id}"

@@ -459,13 +459,6 @@ def test_one_at_a_time_looks_after_retention(stores):
     assert not stores.dead_letters.alarm_is_due("near")
 
 
-def test_of_many_that_open_a_stream_one_is_told_that_it_did(stores):
-    with ThreadPoolExecutor(20) as pool:
-        opened = list(pool.map(lambda _: stores.sessions.open("s"), range(20)))
-
-    assert opened.count(True) == 1
-
-
 def test_a_memory_kept_twice_stands_there_once(stores):
     for _ in range(2):
         stores.memories.keep("s", "one", a_recollection("first"))

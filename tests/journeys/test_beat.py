@@ -43,6 +43,7 @@ def clock(node):
         PETIOLE_AGENTS="clock,workers.agents.supervisor",
         PETIOLE_TICK_INTERVAL_S=str(INTERVAL_S),
         PETIOLE_METRICS_INTERVAL_S="0",
+        PETIOLE_SESSION_SWEEP_INTERVAL_S="0",
     )
     return node
 

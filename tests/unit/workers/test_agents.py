@@ -33,6 +33,7 @@ from events.catalog.orchestrator import (
 )
 from events.catalog.output import MessageFailedEvent, MessageSentEvent
 from events.errors import ProviderRefused, ProviderUnavailable
+from tasks import SessionFacts
 from workers.agents import input as input_agent
 from workers.agents.llm import answer, failure_of
 from workers.agents.memory import assembled, recollection_of
@@ -55,15 +56,18 @@ def said(role: str, text: str) -> Recollection:
 
 
 @pytest.fixture
-def streams(monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    opened: set[str] = set()
+def streams(monkeypatch: pytest.MonkeyPatch) -> dict[str, SessionFacts]:
+    opened: dict[str, SessionFacts] = {}
 
-    def open_stream(stream_id: str) -> bool:
-        is_new = stream_id not in opened
-        opened.add(stream_id)
-        return is_new
+    def enter(event: Event, *, session_type: str) -> SessionFacts:
+        made = {"session_id": event.stream_id, "state": "new", "created_at": NOON, "last_activity": NOON}
+        return opened.setdefault(event.stream_id, SessionFacts.model_validate(made | {"session_type": session_type}))
 
-    monkeypatch.setattr(input_agent, "open_stream", open_stream)
+    def begin(session: SessionFacts) -> None:
+        opened[session.session_id] = session.model_copy(update={"state": "active"})
+
+    monkeypatch.setattr(input_agent, "enter_session", enter)
+    monkeypatch.setattr(input_agent, "begin_session", begin)
     return opened
 
 
@@ -71,7 +75,7 @@ def test_input_hears_nothing() -> None:
     assert input_agent.agent.subscriptions == []
 
 
-def test_a_stream_is_said_to_begin_once(streams: set[str]) -> None:
+def test_a_stream_is_said_to_begin_once(streams: dict[str, SessionFacts]) -> None:
     published: list[Event] = []
 
     for text in ("hello", "again"):
@@ -83,13 +87,13 @@ def test_a_stream_is_said_to_begin_once(streams: set[str]) -> None:
     assert len({event.correlation_id for event in published}) == 3
 
 
-def test_a_bad_message_opens_no_stream(streams: set[str]) -> None:
+def test_a_bad_message_opens_no_stream(streams: dict[str, SessionFacts]) -> None:
     published: list[Event] = []
 
     with pytest.raises(ValueError, match="text"):
         input_agent.receive("", stream_id="s-1", publish=published.append)
 
-    assert (streams, published) == (set(), [])
+    assert (streams, published) == ({}, [])
 
 
 # Memory
