@@ -21,6 +21,7 @@
     replay(subscription, …)                        replays.py       from the history to one subscription, again
 
     request(…), its answer                         requests.py      one asks, one answers
+    context.draft(), read_answer(…)              drafts.py        an answer while it is written; reading.py: read along
     gather(…)                                      gathering.py     several events, one call
 
 What is remembered on the way stands in stores/; tests travel the same way through testing/.
@@ -38,6 +39,7 @@ from tasks.gathering import Gathered
 from tasks.idempotence import idempotent
 from tasks.outcomes import Outcome
 from tasks.publication import publish, publish_many
+from tasks.reading import AnswerReader, Piece, read_answer
 from tasks.replays import Replay, replay
 from tasks.requests import PendingResponse, request
 from tasks.responses import Response
@@ -47,10 +49,12 @@ from tasks.sessions import open_stream
 __all__ = [
     "UNANSWERED",
     "Agent",
+    "AnswerReader",
     "Context",
     "Gathered",
     "Outcome",
     "PendingResponse",
+    "Piece",
     "Publication",
     "Replay",
     "Response",
@@ -61,6 +65,7 @@ __all__ = [
     "open_stream",
     "publish",
     "publish_many",
+    "read_answer",
     "replay",
     "report",
     "request",

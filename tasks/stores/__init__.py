@@ -16,6 +16,8 @@ from tasks.stores.counters import Counters
 from tasks.stores.dead_letters import DeadLetters
 from tasks.stores.delays import Delays
 from tasks.stores.directory import Directory
+from tasks.stores.drafts import Drafts
+from tasks.stores.drafts import Limits as DraftLimits
 from tasks.stores.effects import Effects
 from tasks.stores.gatherings import Gatherings
 from tasks.stores.history import History, Retention
@@ -46,6 +48,7 @@ class Stores:
     sessions: Sessions
     memories: Memories
     replies: Replies
+    drafts: Drafts
     blobs: Blobs
     effects: Effects
     requests: Requests
@@ -65,6 +68,7 @@ def open_stores(client: Redis, settings: Settings, held: HeldKeys = HeldKeys()) 
         age=settings.history_age,
         publish_window=settings.publish_window,
     )
+    drafts = DraftLimits(settings.draft_lease, settings.draft_age, settings.draft_length)
     blobs = Blobs(client, keys, settings.blob_age)
     return Stores(
         directory=Directory(client, keys),
@@ -78,6 +82,7 @@ def open_stores(client: Redis, settings: Settings, held: HeldKeys = HeldKeys()) 
         sessions=Sessions(client, keys),
         memories=Memories(client, keys),
         replies=Replies(client, keys),
+        drafts=Drafts(client, keys, drafts),
         blobs=blobs,
         effects=Effects(client, keys, settings.effect_age),
         requests=Requests(client, keys),

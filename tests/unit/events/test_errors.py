@@ -9,6 +9,9 @@ import pytest
 from events import errors
 from events.errors import (
     AlreadyRegistered,
+    AnswerCut,
+    AnswerOverdue,
+    AnswerSuperseded,
     BrokerFull,
     BrokerNotStarted,
     BrokerNotStopped,
@@ -63,6 +66,7 @@ from events.errors import (
     ResponderNotFound,
     Retryable,
     RetryLater,
+    StreamBusy,
     SystemStopping,
     ToolFailed,
     UndecodableMessage,
@@ -156,6 +160,10 @@ EXAMPLES: list[tuple[PetioleError, str]] = [
     (RequestTimedOut("get_user", "users", 0.5), "give the request a longer timeout"),
     (RequesterStopped("get_user"), "ask again from another"),
     (HandlerTimedOut("memory.remember", 2.5), "raise the subscription's timeout"),
+    (AnswerCut("s-1", 7, 12), "read the whole answer in its llm.response.generated"),
+    (AnswerOverdue("s-1", 2.5, 17), "Read on with after=17"),
+    (AnswerSuperseded("a-1", 1), "writes no more"),
+    (StreamBusy("s-1", "a-1"), "ask again once it has ended"),
     (ProviderUnavailable("openai", "no answer within 30 s"), "try again later"),
 ]
 every_error = pytest.mark.parametrize("error", [error for error, _ in EXAMPLES], ids=repr)
