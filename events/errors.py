@@ -55,6 +55,7 @@
     │   ├── HandlerNotFound             the agent answers no requests of that type
     │   ├── GatheringKeyMissing         an event without the field that it is to be gathered by
     │   ├── EffectUnfinished            an idempotent function was begun and not done: whether it acted nobody knows
+    │   ├── AnswerCut                   pieces of an answer that its reader asks for are not kept any more
     │   ├── PayloadUnreadable           the content that an event refers to cannot be had
     │   │   ├── PayloadMissing          it is not in the state store any more
     │   │   └── PayloadAltered          it is not what was stored
@@ -81,6 +82,9 @@
         ├── BrokerNotStopped            the embedded broker was told to end, and still runs
         ├── RequestTimedOut             no answer came before the deadline
         ├── RequesterStopped            the process that waited for the answer ends
+        ├── AnswerOverdue               nothing more of an answer came, for as long as its reader waits
+        ├── AnswerSuperseded            another run writes the answer by now
+        ├── StreamBusy                  another answer of the stream is being written
         ├── HandlerTimedOut             a handler did not end within its time limit
         ├── ToolTimeout                 a tool did not end within its time limit
         └── ProviderUnavailable         a model, tool or channel did not answer
@@ -795,6 +799,20 @@ class ApprovalExpired(Permanent):
         return f"{self.tool} was not run: nobody granted it in time; ask again when somebody is there"
 
 
+class AnswerCut(Permanent):
+    def __init__(self, stream_id: str, number: int, oldest: int) -> None:
+        super().__init__(stream_id, number, oldest)
+        self.stream_id = stream_id
+        self.number = number
+        self.oldest = oldest
+
+    def __str__(self) -> str:
+        return (
+            f"of the answers of stream {_short(self.stream_id)}, piece {self.number} is not kept any more, the oldest "
+            f"is {self.oldest}; read the whole answer in its llm.response.generated, or raise PETIOLE_DRAFT_LENGTH"
+        )
+
+
 class ToolFailed(Permanent):
     def __init__(self, tool: str, reason: str) -> None:
         super().__init__(tool, reason)
@@ -1032,6 +1050,43 @@ class ToolTimeout(Retryable):
 
     def __str__(self) -> str:
         return f"{self.tool} did not end within {self.timeout_s:g} s; ask it for less, or raise its timeout"
+
+
+class AnswerOverdue(Retryable):
+    def __init__(self, stream_id: str, timeout_s: float, last_number: int) -> None:
+        super().__init__(stream_id, timeout_s, last_number)
+        self.stream_id = stream_id
+        self.timeout_s = timeout_s
+        self.last_number = last_number
+
+    def __str__(self) -> str:
+        return (
+            f"nothing more came of the answer in stream {_short(self.stream_id)} within {self.timeout_s:g} s; "
+            f"does a worker run? Read on with after={self.last_number}"
+        )
+
+
+class AnswerSuperseded(Retryable):
+    def __init__(self, answer_id: str, attempt: int) -> None:
+        super().__init__(answer_id, attempt)
+        self.answer_id = answer_id
+        self.attempt = attempt
+
+    def __str__(self) -> str:
+        return f"another run writes the answer {self.answer_id} by now; run {self.attempt} is over, and writes no more"
+
+
+class StreamBusy(Retryable):
+    def __init__(self, stream_id: str, answer_id: str) -> None:
+        super().__init__(stream_id, answer_id)
+        self.stream_id = stream_id
+        self.answer_id = answer_id
+
+    def __str__(self) -> str:
+        return (
+            f"the answer {self.answer_id} of stream {_short(self.stream_id)} is still being written, and on_busy is "
+            "'reject'; ask again once it has ended"
+        )
 
 
 class ProviderUnavailable(Retryable):

@@ -25,6 +25,7 @@
     Budget(account, …)                             budgets.py       a provider's quota, kept by all workers together
 
     request(…), its answer                         requests.py      one asks, one answers
+    context.draft(), read_answer(…)              drafts.py        an answer while it is written; reading.py: read along
     gather(…)                                      gathering.py     several events, one call
 
     context.session                                sessions.py      a conversation as such: its state, who takes part
@@ -46,6 +47,7 @@ from tasks.gathering import Gathered
 from tasks.idempotence import idempotent
 from tasks.outcomes import Outcome
 from tasks.publication import publish, publish_many
+from tasks.reading import AnswerReader, Piece, read_answer
 from tasks.replays import Replay, replay
 from tasks.requests import PendingResponse, request
 from tasks.responses import Response
@@ -56,12 +58,14 @@ from tasks.stores.sessions import Participant, SessionFacts
 __all__ = [
     "UNANSWERED",
     "Agent",
+    "AnswerReader",
     "Budget",
     "Context",
     "Gathered",
     "Outcome",
     "Participant",
     "PendingResponse",
+    "Piece",
     "Publication",
     "Replay",
     "Response",
@@ -79,6 +83,7 @@ __all__ = [
     "open_session",
     "publish",
     "publish_many",
+    "read_answer",
     "replay",
     "report",
     "request",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from events.subscriptions import Subscription
     from tasks.agent_state import AgentState
     from tasks.celery import EventApp
+    from tasks.drafts import Draft
     from tasks.sessions import Session
     from tasks.stores.delays import Waiting
     from tasks.stores.memories import Memories
@@ -88,6 +89,12 @@ class Context:
         from tasks.agent_state import AgentState  # noqa: PLC0415 - that room is built on this one
 
         return AgentState(self)
+
+    def draft(self) -> Draft:
+        """Open the text that an `async def` handler writes, for readers along the way: tasks/drafts.py."""
+        from tasks.drafts import Draft  # noqa: PLC0415 - that room is built on this one
+
+        return Draft(self)
 
     def flow(self) -> list[Event]:
         """Read the events of this flow (same correlation id) that this process knows the types of, oldest first."""

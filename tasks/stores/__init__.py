@@ -20,6 +20,8 @@ from tasks.stores.counters import Counters
 from tasks.stores.dead_letters import DeadLetters
 from tasks.stores.delays import Delays
 from tasks.stores.directory import Directory
+from tasks.stores.drafts import Drafts
+from tasks.stores.drafts import Limits as DraftLimits
 from tasks.stores.effects import Effects
 from tasks.stores.gatherings import Gatherings
 from tasks.stores.history import History, Retention
@@ -50,6 +52,7 @@ class Stores:
     sessions: Sessions
     memories: Memories
     replies: Replies
+    drafts: Drafts
     blobs: Blobs
     effects: Effects
     approvals: Approvals
@@ -78,6 +81,7 @@ def open_stores(
         publish_window=settings.publish_window,
     )
     clock = clock or Clock()
+    drafts = DraftLimits(settings.draft_lease, settings.draft_age, settings.draft_length)
     blobs = Blobs(client, keys, settings.blob_age)
     return Stores(
         directory=Directory(client, keys),
@@ -93,6 +97,7 @@ def open_stores(
         ),
         memories=Memories(client, keys),
         replies=Replies(client, keys),
+        drafts=Drafts(client, keys, drafts),
         blobs=blobs,
         effects=Effects(client, keys, settings.effect_age),
         approvals=Approvals(client, keys, settings.effect_age + settings.approval_timeout),

@@ -25,6 +25,9 @@
 | {p}:memories:<stream>            | zset   | what was said, by time                         | 30 days after last use  |
 | {p}:replies:<stream>             | list   | answers not yet read                           | 1 day after last        |
 | {p}:replies:<stream>:ids         | set    | message ids of answers already put there       | 1 day after last        |
+| {p}:drafts:<stream>              | stream | a stream's answers while they are written      | draft_age after last    |
+| {p}:drafts:<stream>:open         | zset   | answers being written -> vouched for until, ms | draft_age after last    |
+| {p}:drafts:<stream>:of:<answer>  | hash   | attempt, state, token, flow, first and last no.| draft_age after last    |
 | {p}:mailboxes:<mailbox>          | list   | ordered deliveries that wait for their turn    | until they have had it  |
 | {p}:mailboxes:<mailbox>:head     | text   | the delivery whose turn it is                  | until it is settled     |
 | {p}:mailboxes                    | hash   | queue -> deliveries in its mailboxes           | for ever                |
@@ -147,6 +150,15 @@ class Keys:
 
     def reply_ids(self, stream_id: str) -> str:
         return f"{self.prefix}:replies:{stream_id}:ids"
+
+    def drafts(self, stream_id: str) -> str:
+        return f"{self.prefix}:drafts:{stream_id}"
+
+    def open_drafts(self, stream_id: str) -> str:
+        return f"{self.prefix}:drafts:{stream_id}:open"
+
+    def draft(self, stream_id: str, answer_id: str) -> str:
+        return f"{self.prefix}:drafts:{stream_id}:of:{answer_id}"
 
     def mailbox(self, name: str) -> str:
         return f"{self.prefix}:mailboxes:{name}"

@@ -10,6 +10,9 @@ import pytest
 from events import errors
 from events.errors import (
     AlreadyRegistered,
+    AnswerCut,
+    AnswerOverdue,
+    AnswerSuperseded,
     ApprovalDecided,
     ApprovalDenied,
     ApprovalExpired,
@@ -75,6 +78,7 @@ from events.errors import (
     ServiceThrottled,
     ServiceUnavailable,
     SessionEnded,
+    StreamBusy,
     SystemStopping,
     ToolFailed,
     ToolTimeout,
@@ -193,6 +197,10 @@ EXAMPLES: list[tuple[PetioleError, str]] = [
     (RequesterStopped("get_user"), "ask again from another"),
     (ToolTimeout("calculator", 2.5), "raise its timeout"),
     (HandlerTimedOut("memory.remember", 2.5), "raise the subscription's timeout"),
+    (AnswerCut("s-1", 7, 12), "read the whole answer in its llm.response.generated"),
+    (AnswerOverdue("s-1", 2.5, 17), "Read on with after=17"),
+    (AnswerSuperseded("a-1", 1), "writes no more"),
+    (StreamBusy("s-1", "a-1"), "ask again once it has ended"),
     (ProviderUnavailable("openai", "no answer within 30 s"), "try again later"),
 ]
 every_error = pytest.mark.parametrize("error", [error for error, _ in EXAMPLES], ids=repr)
