@@ -15,7 +15,7 @@
     │   ├── AlreadyRegistered           a type of that name, with another schema, was registered before
     │   ├── BuiltInAlreadyRegistered    the name belongs to the catalog
     │   ├── InvalidName                 an agent or a handler whose name cannot be a queue's or a task's
-    │   ├── InvalidOption               a subscription's option with a value that it cannot have
+    │   ├── InvalidOption               an option of a subscription or a breaker with a value that it cannot have
     │   ├── InvalidMoment               a time or a wait that cannot be: in the far future, or without a zone
     │   ├── DuplicateSubscription       two handlers of one agent under one name
     │   ├── InvalidSubscription         an option of a subscription that cannot be; names the option
@@ -31,6 +31,7 @@
     │   ├── CannotEdit                  a change of a dead letter's event that is not allowed; names the field
     │   ├── InvalidDeadLetter           a line of an import that holds no dead letter; names line and field
     │   ├── UnknownAgent                PETIOLE_AGENTS names a module without agents
+    │   ├── UnknownCircuit              no circuit breaker of that name; names the nearest one
     │   ├── UnknownTool                 no tool of that name; names the nearest one
     │   ├── InvalidArguments            a tool was called with arguments that it does not take
     │   ├── UnknownApproval             no approval of that id
@@ -63,6 +64,9 @@
         │   ├── PayloadNotStored        a large event's content could not be stored, so nothing was published
         │   └── PublicationUncertain    the broker went away in mid-call: published or not, nobody knows
         ├── RetryLater                  not now: put it off, and spend no attempt
+        │   ├── ServiceUnavailable      its circuit breaker is open: it was not called
+        │   ├── BudgetSpent             its account has no room for another call now, or is paused
+        │   └── ServiceThrottled        it answered that it wants to be left alone for a while (Retry-After)
         ├── LeaseLost                   another worker has the delivery by now
         ├── EffectUnderWay              an idempotent function is being run elsewhere for the same key
         ├── QueueFull                   an agent's queue has no room for another delivery
@@ -81,6 +85,7 @@ lets an error travel between a worker's processes by pickle.
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 _SHOWN_LENGTH = 300
@@ -236,7 +241,7 @@ class InvalidOption(Misuse):
         self.remedy = remedy
 
     def __str__(self) -> str:
-        return f"a subscription cannot have {self.option}={self.value}; {self.remedy}"
+        return f"the option {self.option}={self.value} cannot be; {self.remedy}"
 
 
 class InvalidMoment(Misuse):
@@ -419,6 +424,17 @@ class UnknownAgent(Misuse):
 
     def __str__(self) -> str:
         return f"no agent can be loaded from {self.module!r}: {self.reason}; check PETIOLE_AGENTS"
+
+
+class UnknownCircuit(Misuse):
+    def __init__(self, name: str, nearest: str | None = None) -> None:
+        super().__init__(name, nearest)
+        self.name = name
+        self.nearest = nearest
+
+    def __str__(self) -> str:
+        hint = f"did you mean {self.nearest!r}?" if self.nearest else "it is known once something called it"
+        return f"there is no circuit breaker {_short(self.name)}; {hint} (see: petiole breakers)"
 
 
 class UnknownTool(Misuse):
@@ -757,6 +773,52 @@ class RetryLater(Retryable):
 
     def __str__(self) -> str:
         return f"{self.reason}; try again in {self.after_s} s"
+
+
+class ServiceUnavailable(RetryLater):
+    """A guarded dependency was not called. `retry_at` is when it may be; `after_s` is that, spread a little."""
+
+    def __init__(self, service: str, retry_at: datetime, after_s: float) -> None:
+        Retryable.__init__(self, service, retry_at, after_s)
+        self.reason = "Circuit breaker open"
+        self.service = service
+        self.retry_at = retry_at
+        self.after_s = after_s
+
+    @property
+    def after(self) -> timedelta:
+        """How long to wait before another try."""
+        return timedelta(seconds=self.after_s)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.reason}: {self.service} is not called before {self.retry_at}; try again in {self.after_s} s, and "
+            "see what it fails with: petiole breakers"
+        )
+
+
+class BudgetSpent(RetryLater):
+    """A call was not made. `why` is pause, where the provider wants that, or quota."""
+
+    def __init__(self, account: str, why: str, after_s: float) -> None:
+        Retryable.__init__(self, account, why, after_s)
+        self.reason = f"no room in the budget {account} ({why})"
+        self.account = account
+        self.why = why
+        self.after_s = after_s
+
+
+class ServiceThrottled(RetryLater):
+    """The error that the dependency answered with is its cause."""
+
+    def __init__(self, service: str, after_s: float) -> None:
+        Retryable.__init__(self, service, after_s)
+        self.reason = "Retry-After"
+        self.service = service
+        self.after_s = after_s
+
+    def __str__(self) -> str:
+        return f"{self.service} asks to be left alone ({self.reason}); try again in {self.after_s} s"
 
 
 class LeaseLost(Retryable):

@@ -21,6 +21,9 @@
     dead_letters.replay(…)                         dead_letters/    what was given up: looked at, mended, sent again
     replay(subscription, …)                        replays.py       from the history to one subscription, again
 
+    @guarded(name)                                 breakers.py      what may be down is left alone by all workers
+    Budget(account, …)                             budgets.py       a provider's quota, kept by all workers together
+
     request(…), its answer                         requests.py      one asks, one answers
     gather(…)                                      gathering.py     several events, one call
 
@@ -32,6 +35,8 @@ from __future__ import annotations
 from tasks import approvals, dead_letters
 from tasks.agents import Agent
 from tasks.answering import UNANSWERED
+from tasks.breakers import guarded
+from tasks.budgets import Budget
 from tasks.context import Context
 from tasks.dispatch import Publication
 from tasks.error_channel import report
@@ -48,6 +53,7 @@ from tasks.sessions import open_stream
 __all__ = [
     "UNANSWERED",
     "Agent",
+    "Budget",
     "Context",
     "Gathered",
     "Outcome",
@@ -58,6 +64,7 @@ __all__ = [
     "RetryPolicy",
     "approvals",
     "dead_letters",
+    "guarded",
     "idempotent",
     "later",
     "open_stream",

@@ -13,6 +13,9 @@ from tasks.settings import Settings
 from tasks.stores.approvals import Approvals
 from tasks.stores.attempts import Attempts
 from tasks.stores.blobs import Blobs
+from tasks.stores.budgets import Budgets
+from tasks.stores.circuits import Circuits
+from tasks.stores.clock import Clock
 from tasks.stores.counters import Counters
 from tasks.stores.dead_letters import DeadLetters
 from tasks.stores.delays import Delays
@@ -52,13 +55,20 @@ class Stores:
     approvals: Approvals
     requests: Requests
     gatherings: Gatherings
+    circuits: Circuits
+    budgets: Budgets
     counters: Counters
     lifecycle: Lifecycle
     states: States
     held: HeldKeys
 
 
-def open_stores(client: Redis, settings: Settings, held: HeldKeys = HeldKeys()) -> Stores:  # noqa: B008 - a constant
+def open_stores(
+    client: Redis,
+    settings: Settings,
+    held: HeldKeys = HeldKeys(),  # noqa: B008 - a constant
+    clock: Clock | None = None,
+) -> Stores:
     """Open every store over a client that decodes its responses. Connects to nothing yet."""
     keys = Keys(settings.key_prefix)
     retention = Retention(
@@ -67,6 +77,7 @@ def open_stores(client: Redis, settings: Settings, held: HeldKeys = HeldKeys()) 
         age=settings.history_age,
         publish_window=settings.publish_window,
     )
+    clock = clock or Clock()
     blobs = Blobs(client, keys, settings.blob_age)
     return Stores(
         directory=Directory(client, keys),
@@ -85,6 +96,8 @@ def open_stores(client: Redis, settings: Settings, held: HeldKeys = HeldKeys()) 
         approvals=Approvals(client, keys, settings.effect_age + settings.approval_timeout),
         requests=Requests(client, keys),
         gatherings=Gatherings(client, keys, settings.publish_window),
+        circuits=Circuits(client, keys, clock),
+        budgets=Budgets(client, keys, clock),
         counters=Counters(client, keys),
         lifecycle=Lifecycle(client, keys, settings.heartbeat_limit),
         states=States(client, keys),

@@ -34,6 +34,12 @@
 | {p}:requests:<id>:reply          | list   | the answer                                     | until taken, or 120 s   |
 | {p}:requests:inbox:<uuid>:reply  | list   | answers to the requests of one asyncio loop    | until taken, or 120 s   |
 | {p}:gatherings:<subscription>:<key> | hash | the parts that have come, closed              | publish_window          |
+| {p}:circuits                     | set    | names of what was ever called                  | for ever                |
+| {p}:circuits:<name>              | hash   | state, epoch, failures, times of a dependency  | for ever                |
+| {p}:circuits:<name>:window       | hash   | calls and failures, by tenths of the window    | twice the window        |
+| {p}:budgets:<account>            | hash   | requests and tokens that count, pause          | window and lease, twice |
+| {p}:budgets:<account>:times      | zset   | call -> when it is forgotten, in ms            | as that                 |
+| {p}:budgets:<account>:tokens     | hash   | call -> its tokens                             | as that                 |
 | {p}:counters                     | hash   | name -> count                                  | for ever                |
 | {p}:workers                      | zset   | worker -> when it was last heard of, in s      | until it is gone        |
 | {p}:workers:facts                | hash   | worker -> node, phase, how it serves agents    | until it is gone        |
@@ -161,6 +167,25 @@ class Keys:
 
     def gathering(self, subscription: str, key: str) -> str:
         return f"{self.prefix}:gatherings:{subscription}:{key}"
+
+    @property
+    def circuits(self) -> str:
+        return f"{self.prefix}:circuits"
+
+    def circuit(self, name: str) -> str:
+        return f"{self.prefix}:circuits:{name}"
+
+    def circuit_window(self, name: str) -> str:
+        return f"{self.prefix}:circuits:{name}:window"
+
+    def budget(self, account: str) -> str:
+        return f"{self.prefix}:budgets:{account}"
+
+    def budget_times(self, account: str) -> str:
+        return f"{self.prefix}:budgets:{account}:times"
+
+    def budget_tokens(self, account: str) -> str:
+        return f"{self.prefix}:budgets:{account}:tokens"
 
     @property
     def counters(self) -> str:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
+from datetime import UTC, datetime
 
 import pytest
 
@@ -17,6 +18,7 @@ from events.errors import (
     BrokerNotStarted,
     BrokerNotStopped,
     BrokerUnavailable,
+    BudgetSpent,
     BuiltInAlreadyRegistered,
     CannotEdit,
     CannotPurge,
@@ -67,12 +69,15 @@ from events.errors import (
     ResponderNotFound,
     Retryable,
     RetryLater,
+    ServiceThrottled,
+    ServiceUnavailable,
     SystemStopping,
     ToolFailed,
     ToolTimeout,
     UndecodableMessage,
     UnknownAgent,
     UnknownApproval,
+    UnknownCircuit,
     UnknownDeadLetter,
     UnknownEventType,
     UnknownField,
@@ -109,6 +114,12 @@ EXAMPLES: list[tuple[PetioleError, str]] = [
     (InvalidMoment("publish", "delay=-1 is in the past"), "give a wait in seconds"),
     (WorkersDied("memory.keep", 3), "look for what ends a process"),
     (EventExpired("input.message.received", "2026-01-01T00:00:00Z"), "replay it"),
+    (
+        ServiceUnavailable("llm.openai", datetime(2026, 1, 1, 12, tzinfo=UTC), 3.5),
+        "Circuit breaker open: llm.openai is not called before",
+    ),
+    (BudgetSpent("openai.main", "quota", 2.5), "try again in 2.5 s"),
+    (ServiceThrottled("llm.openai", 20.0), "try again in 20.0 s"),
     (RetryLater("the model is busy", 5.0), "try again in 5.0 s"),
     (LeaseLost("0192f0c1-7a5e-7cc3-98c8-3f1d2b6a9e10"), "keep handlers from blocking"),
     (DuplicateSubscription("memory.remember"), "give them to one subscription"),
@@ -125,6 +136,7 @@ EXAMPLES: list[tuple[PetioleError, str]] = [
     (UnknownSubscription("memory.kep", "memory.keep"), "did you mean 'memory.keep'?"),
     (UnknownAgent("shop.agents", "it defines no agent"), "check PETIOLE_AGENTS"),
     (InvalidName("an agent", "Memory!"), "begin with a letter"),
+    (UnknownCircuit("llm.opnai", "llm.openai"), "did you mean 'llm.openai'?"),
     (UnknownTool("calculater", "calculator"), "did you mean 'calculator'?"),
     (UnknownTool("weather"), "add it as a file in workers/tools/"),
     (InvalidArguments("calculator", "expression", "is required; give it"), "give it"),
