@@ -87,7 +87,7 @@ class ToolRegistry:
         guarded: calls go through the circuit breaker `tool.<name>`, or the one that is named.
 
         Raises: Misuse where another tool has that name, where a parameter has no type, and for `async def`;
-        InvalidOption.
+        InvalidOption, InvalidTopic.
         """
 
         def take(function: AFunction) -> AFunction:

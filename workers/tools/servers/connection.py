@@ -20,9 +20,9 @@ from anyio.from_thread import start_blocking_portal
 from mcp import Client, MCPError, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamable_http_client
-from mcp.types import CallToolResult, Tool
+from mcp.types import CONNECTION_CLOSED, REQUEST_TIMEOUT, CallToolResult, Tool
 
-from events.errors import ProviderUnavailable
+from events.errors import ProviderUnavailable, ToolFailed
 from workers.tools.servers.settings import ServerSettings
 
 if TYPE_CHECKING:
@@ -76,7 +76,10 @@ class Connection:
     def call(
         self, tool: str, arguments: Mapping[str, Any], *, timeout_s: float, report: Callable[[float, str], None]
     ) -> CallToolResult:
-        """Call a tool, and report its progress in this thread. Leaving early tells the server to stop."""
+        """Call a tool, and report its progress in this thread. Leaving early tells the server to stop.
+
+        Raises also: ToolFailed where the server refuses the call.
+        """
         heard: queue.SimpleQueue[tuple[float, float | None, str | None] | None] = queue.SimpleQueue()
 
         async def hear(progress: float, total: float | None, message: str | None) -> None:
@@ -96,7 +99,9 @@ class Connection:
                 _tell(report, *said)
             return future.result()
         except MCPError as error:
-            raise self._unavailable(error) from error
+            if error.code in (CONNECTION_CLOSED, REQUEST_TIMEOUT):
+                raise self._unavailable(error) from error
+            raise ToolFailed(f"{self._name}.{tool}", error.message) from error
         finally:
             future.cancel()
 

@@ -139,7 +139,7 @@ class McpServer:
             timeout_s=ours.timeout_s,
             needs_approval=asked if isinstance(asked, bool) else tool in asked,
             on_unfinished=ours.on_unfinished,
-            guard=f"tool.{self._name}" if ours.guarded else None,
+            guard=f"tool.{self._name.lower()}" if ours.guarded else None,
         )
 
     def _run(self, tool: str, accepted: Accepted, context: ToolContext) -> Finding:
