@@ -205,3 +205,21 @@ def test_a_time_limit_holds_on_every_thread(registry: ToolRegistry, on_main_thre
         thread.join(timeout=10)
 
     assert ended == {"endless did not end within 0.2 s; ask it for less, or raise its timeout": 1}
+
+
+def test_a_guarded_tool_that_keeps_failing_is_not_called_any_more(team, registry: ToolRegistry):
+    ran = []
+
+    @registry.add(guarded=True)
+    def flaky(number: int) -> str:
+        ran.append(number)
+        raise ConnectionError("nobody there")
+
+    events = team.send_through(a_request(*(a_call(f"c-{n}", "flaky", number=n) for n in range(8))))
+
+    ends = ends_of(events)
+    assert ran == [0, 1, 2, 3, 4]
+    assert {ends[f"c-{n}"].content.error_type for n in range(5, 8)} == {"ServiceUnavailable"}
+    assert all(end.content.is_retryable for name, end in ends.items() if name > "c-4")
+    assert len(ends) == 8
+    assert team.dead_letters() == []

@@ -33,11 +33,8 @@ from events.errors import (
     BrokerUnavailable,
     EffectUnderWay,
     EffectUnfinished,
-    InvalidArguments,
     PetioleError,
-    ProviderUnavailable,
     QueueFull,
-    UnknownTool,
 )
 from events.event import Event
 from tasks import Agent, Context, approvals, idempotent, publish
@@ -67,6 +64,18 @@ SLACK = timedelta(seconds=30)
 """How long beyond its time limit a call elsewhere counts as under way."""
 
 
+@agent.on_start
+def load() -> None:
+    """Know the tools before the first call. Raises NotConfigured, MissingExtra, and what their modules raise."""
+    installed_tools()
+
+
+@agent.on_stop
+def leave() -> None:
+    """End the servers that this process has started."""
+    installed_tools().close()
+
+
 @agent.on("orchestrator.tools.requested")
 def hand_on(event: ToolsRequestedEvent) -> Iterator[Event]:
     """Let each call go its own way."""
@@ -82,10 +91,9 @@ def run(event: CallRequestedEvent, context: Context) -> Event | None:
         tool = installed_tools().get(call.tool)
         if tool.terms.needs_approval:
             tool.accept(call.arguments)
-            return ask(event, context)
-    except (UnknownTool, InvalidArguments, ProviderUnavailable) as error:
+    except PetioleError as error:
         return fail(event, call, error)
-    return carry_out(event, call, tool, context)
+    return ask(event, context) if tool.terms.needs_approval else carry_out(event, call, tool, context)
 
 
 @agent.on("tools.approval.granted")
@@ -95,7 +103,7 @@ def run_granted(event: ApprovalGrantedEvent, context: Context) -> Event | None:
     approvals.check(call.approval_id, "granted", fingerprint(call))
     try:
         tool = installed_tools().get(call.tool)
-    except (UnknownTool, ProviderUnavailable) as error:
+    except PetioleError as error:
         return fail(event, call, error)
     return carry_out(event, call, tool, context)
 

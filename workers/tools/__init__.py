@@ -1,9 +1,10 @@
 """Tools, one file each. To add one, write a function with `@tool` in a file here: it is found by itself.
 
-PETIOLE_TOOLS names modules with tools of your own, separated by commas.
+PETIOLE_TOOLS names modules with tools of your own, separated by commas; PETIOLE_MCP_SERVERS a file with servers.
 
-registry.py     tools by name                       functions.py    a typed function as a tool
-tool.py         what a tool is, and a call of it    terms.py        its time limit, approval, guard
+    registry.py     tools by name                       functions.py    a typed function as a tool
+    tool.py         what a tool is, and a call of it    terms.py        its time limit, approval, guard
+    servers/        the tools of MCP servers
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from functools import cache
 
 from events.errors import NotConfigured
 from workers.tools.registry import ToolRegistry, ToolSource, tool, tools
+from workers.tools.servers import configured_servers
 from workers.tools.tool import Finding, Tool, ToolContext
 
 __all__ = ["Finding", "Tool", "ToolContext", "ToolRegistry", "ToolSource", "installed_tools", "tool"]
@@ -24,12 +26,14 @@ __all__ = ["Finding", "Tool", "ToolContext", "ToolRegistry", "ToolSource", "inst
 def installed_tools() -> ToolRegistry:
     """Import every file of this folder and what PETIOLE_TOOLS names once, and give the tools they hold.
 
-    Raises NotConfigured for a module that is not there.
+    Raises: NotConfigured for a module that is not there, or a file of servers that cannot be read; MissingExtra.
     """
     for module in pkgutil.iter_modules(__path__, f"{__name__}."):
         importlib.import_module(module.name)
     for name in filter(None, (each.strip() for each in os.environ.get("PETIOLE_TOOLS", "").split(","))):
         _import(name)
+    for server in configured_servers():
+        tools.add_source(server)
     return tools
 
 

@@ -13,15 +13,18 @@ go by `<server>.<tool>`.
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import Protocol, TypeVar, overload
 
 from events.content import Value
-from events.errors import Misuse, UnknownTool
+from events.errors import Misuse, ProviderUnavailable, UnknownTool
 from workers.tools.functions import ToolFunction, tool_of
 from workers.tools.terms import TIMEOUT_S, OnUnfinished, terms
 from workers.tools.tool import Finding, Tool, ToolContext
+
+log = logging.getLogger(__name__)
 
 AFunction = TypeVar("AFunction", bound=ToolFunction)
 
@@ -35,6 +38,9 @@ class ToolSource(Protocol):
 
     def tools(self) -> Mapping[str, Tool]:
         """Tell its tools by full name. Raises ProviderUnavailable."""
+
+    def get(self, name: str) -> Tool | None:
+        """Look up a tool by its full name that is to be called. Raises ProviderUnavailable."""
 
     def close(self) -> None:
         """Let go of what it holds. It may be asked again."""
@@ -81,7 +87,7 @@ class ToolRegistry:
         guarded: calls go through the circuit breaker `tool.<name>`, or the one that is named.
 
         Raises: Misuse where another tool has that name, where a parameter has no type, and for `async def`;
-        InvalidOption.
+        InvalidOption, InvalidTopic.
         """
 
         def take(function: AFunction) -> AFunction:
@@ -108,7 +114,7 @@ class ToolRegistry:
             raise Misuse(f"there is a source of tools {source.name!r} already; choose another name")
 
     def all(self) -> list[Tool]:
-        """List the tools by name. Raises ProviderUnavailable where a source does not tell its own."""
+        """List the tools by name, without those of a source that cannot tell them now."""
         return sorted(self._every(), key=lambda each: each.name)
 
     def descriptions(self) -> tuple[tuple[str, str, Mapping[str, object]], ...]:
@@ -117,10 +123,10 @@ class ToolRegistry:
 
     def get(self, name: str) -> Tool:
         """Look up a tool. Raises: UnknownTool, which names the nearest; ProviderUnavailable."""
-        found = self._tools.get(name) or self._of_source(name).get(name)
+        source = self._sources.get(name.partition(".")[0])
+        found = source.get(name) if source else self._tools.get(name)
         if found is None:
-            known = [*self._tools, *self._of_source(name)]
-            nearest = difflib.get_close_matches(name, known, n=1)
+            nearest = difflib.get_close_matches(name, source.tools() if source else self._tools, n=1)
             raise UnknownTool(name, nearest[0] if nearest else None)
         return found
 
@@ -136,11 +142,11 @@ class ToolRegistry:
     def _every(self) -> Iterator[Tool]:
         yield from self._tools.values()
         for source in self._sources.values():
-            yield from source.tools().values()
-
-    def _of_source(self, name: str) -> Mapping[str, Tool]:
-        source = self._sources.get(name.partition(".")[0])
-        return source.tools() if source else {}
+            try:
+                yield from source.tools().values()
+            except ProviderUnavailable as error:
+                # The others can be used all the same.
+                log.warning("tools.unlisted", extra={"source": source.name, "error": str(error)})
 
 
 tools = ToolRegistry()

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Literal, TypeAlias
 
 from events.errors import InvalidOption
+from events.topics import check_topic
 
 OnUnfinished: TypeAlias = Literal["repeat", "raise"]
 
@@ -34,14 +35,14 @@ class Terms:
 def terms(
     tool: str, *, timeout: float | timedelta, needs_approval: bool, on_unfinished: OnUnfinished, guarded: bool | str
 ) -> Terms:
-    """Check what a tool says of itself. Raises InvalidOption."""
+    """Check what a tool says of itself. Raises: InvalidOption, InvalidTopic."""
     if on_unfinished not in ("repeat", "raise"):
         raise InvalidOption("on_unfinished", repr(on_unfinished), "write 'repeat' or 'raise'")
     return Terms(
         timeout_s=checked_timeout(timeout),
         needs_approval=needs_approval,
         on_unfinished=on_unfinished,
-        guard=(guarded if isinstance(guarded, str) else f"tool.{tool}") if guarded else None,
+        guard=check_topic(guarded if isinstance(guarded, str) else f"tool.{tool.lower()}") if guarded else None,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
@@ -12,7 +13,8 @@ from pydantic_core import to_json
 from events.catalog.memory import Recollection
 from events.content import Value, read_value
 from events.errors import PetioleError, ToolFailed, ToolTimeout
-from tasks.deadlines import Overdue, call_within
+from tasks import guarded
+from tasks.deadlines import Overdue, call_within, time_limit
 from workers.tools.terms import Terms
 
 
@@ -59,12 +61,13 @@ class Tool:
     def call(self, arguments: Mapping[str, Value], context: ToolContext) -> Finding:
         """Check the arguments and run it, within its time limit.
 
-        Raises: InvalidArguments, ToolFailed, ToolTimeout, and ours that it raises. What cannot be ended in time is told
-        in tasks/deadlines.py.
+        Raises: InvalidArguments, ToolFailed, ToolTimeout, ServiceUnavailable where its circuit is open, and ours that
+        it raises. What cannot be ended in time is told in tasks/deadlines.py.
         """
         accepted = self.accept(arguments)
         try:
-            found = call_within(self.terms.timeout_s, partial(self.run, accepted, context))
+            with self._guard(), time_limit(self.terms.timeout_s):
+                found = call_within(self.terms.timeout_s, partial(self.run, accepted, context))
         except Overdue as overdue:
             raise ToolTimeout(self.name, self.terms.timeout_s) from overdue
         except PetioleError:
@@ -73,6 +76,11 @@ class Tool:
             # A tool may be anyone's code: whatever it raises, the user is owed an answer.
             raise ToolFailed(self.name, f"{type(error).__name__}: {error}") from error
         return self._finding(found)
+
+    def _guard(self) -> AbstractContextManager[object]:
+        # The block is not tried again, unlike a guarded function: a tool may have acted.
+        guard = self.terms.guard
+        return nullcontext() if guard is None else guarded(guard, timeout=self.terms.timeout_s)
 
     def _finding(self, found: object) -> Finding:
         value = found.value if isinstance(found, Finding) else found
