@@ -17,6 +17,7 @@ from tasks.stores.dead_letters import DeadLetters
 from tasks.stores.delays import Delays
 from tasks.stores.directory import Directory
 from tasks.stores.effects import Effects
+from tasks.stores.facts import Facts
 from tasks.stores.gatherings import Gatherings
 from tasks.stores.history import History, Retention
 from tasks.stores.inbox import Inbox
@@ -24,11 +25,13 @@ from tasks.stores.keys import Keys
 from tasks.stores.lifecycle import Lifecycle
 from tasks.stores.mailboxes import Mailboxes
 from tasks.stores.memories import Memories
+from tasks.stores.occurrences import Occurrences
 from tasks.stores.publications import HeldKeys, Publications
 from tasks.stores.replies import Replies
 from tasks.stores.requests import Requests
 from tasks.stores.sessions import Sessions
 from tasks.stores.states import States
+from tasks.stores.vectors import Vectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,9 @@ class Stores:
     dead_letters: DeadLetters
     sessions: Sessions
     memories: Memories
+    facts: Facts
+    vectors: Vectors
+    occurrences: Occurrences
     replies: Replies
     blobs: Blobs
     effects: Effects
@@ -77,6 +83,9 @@ def open_stores(client: Redis, settings: Settings, held: HeldKeys = HeldKeys()) 
         dead_letters=DeadLetters(client, keys),
         sessions=Sessions(client, keys),
         memories=Memories(client, keys),
+        facts=Facts(client, keys),
+        vectors=Vectors(client, keys),
+        occurrences=Occurrences(client, keys),
         replies=Replies(client, keys),
         blobs=blobs,
         effects=Effects(client, keys, settings.effect_age),

@@ -19,7 +19,14 @@
 | {p}:dead_letters:retaining       | text   | who of the workers looks after retention       | a minute                |
 | {p}:dead_letters:alarm:<which>   | text   | this alarm was raised                          | a day                   |
 | {p}:sessions:<stream>            | text   | when the stream was opened                     | 30 days after last use  |
-| {p}:memories:<stream>            | zset   | what was said, by time                         | 30 days after last use  |
+| {p}:memories:<stream>:times      | zset   | keys of what was said, by time                 | 30 days after last      |
+| {p}:memories:<stream>:texts      | hash   | key -> Recollection JSON                       | as they                 |
+| {p}:memories:<stream>:gone       | zset   | keys that clean-ups merged away, by time       | as they                 |
+| {p}:memories                     | set    | streams to clean up                            | until then              |
+| {p}:facts:<owner>                | hash   | what it is a fact of -> its values, as JSON    | a year after last       |
+| {p}:vectors:<model>:<sha-256>    | text   | where a text stands among meanings             | 30 days                 |
+| {p}:occurrences:<sha-256>        | zset   | events that are occurrences of it, by time     | window and cooldown     |
+| {p}:occurrences:<sha-256>:told   | zset   | those that were told of                        | as they                 |
 | {p}:replies:<stream>             | list   | answers not yet read                           | 1 day after last        |
 | {p}:replies:<stream>:ids         | set    | message ids of answers already put there       | 1 day after last        |
 | {p}:mailboxes:<mailbox>          | list   | ordered deliveries that wait for their turn    | until they have had it  |
@@ -120,6 +127,22 @@ class Keys:
 
     def memories(self, stream_id: str) -> str:
         return f"{self.prefix}:memories:{stream_id}"
+
+    @property
+    def memories_touched(self) -> str:
+        return f"{self.prefix}:memories"
+
+    def facts(self, owner: str) -> str:
+        return f"{self.prefix}:facts:{owner}"
+
+    def vector(self, model: str, sha256: str) -> str:
+        return f"{self.prefix}:vectors:{model}:{sha256}"
+
+    def occurrences(self, sha256: str) -> str:
+        return f"{self.prefix}:occurrences:{sha256}"
+
+    def occurrences_told(self, sha256: str) -> str:
+        return f"{self.prefix}:occurrences:{sha256}:told"
 
     def replies(self, stream_id: str) -> str:
         return f"{self.prefix}:replies:{stream_id}"
