@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from tasks.drafts import Draft
     from tasks.sessions import Session
     from tasks.stores.delays import Waiting
+    from tasks.stores.facts import Facts
     from tasks.stores.memories import Memories
+    from tasks.stores.occurrences import Occurrences
     from tasks.stores.replies import Replies
+    from tasks.stores.vectors import Vectors
     from tasks.wire import Admitted
 
 
@@ -70,6 +73,21 @@ class Context:
     def memories(self) -> Memories:
         """What was said in each stream."""
         return self.app.stores.memories
+
+    @property
+    def facts(self) -> Facts:
+        """What is held to be so of each user."""
+        return self.app.stores.facts
+
+    @property
+    def vectors(self) -> Vectors:
+        """Where texts stand among meanings."""
+        return self.app.stores.vectors
+
+    @property
+    def occurrences(self) -> Occurrences:
+        """How often something came of late."""
+        return self.app.stores.occurrences
 
     @property
     def replies(self) -> Replies:

@@ -23,6 +23,7 @@ from tasks.stores.directory import Directory
 from tasks.stores.drafts import Drafts
 from tasks.stores.drafts import Limits as DraftLimits
 from tasks.stores.effects import Effects
+from tasks.stores.facts import Facts
 from tasks.stores.gatherings import Gatherings
 from tasks.stores.history import History, Retention
 from tasks.stores.inbox import Inbox
@@ -30,11 +31,13 @@ from tasks.stores.keys import Keys
 from tasks.stores.lifecycle import Lifecycle
 from tasks.stores.mailboxes import Mailboxes
 from tasks.stores.memories import Memories
+from tasks.stores.occurrences import Occurrences
 from tasks.stores.publications import HeldKeys, Publications
 from tasks.stores.replies import Replies
 from tasks.stores.requests import Requests
 from tasks.stores.sessions import Sessions
 from tasks.stores.states import States
+from tasks.stores.vectors import Vectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,9 @@ class Stores:
     dead_letters: DeadLetters
     sessions: Sessions
     memories: Memories
+    facts: Facts
+    vectors: Vectors
+    occurrences: Occurrences
     replies: Replies
     drafts: Drafts
     blobs: Blobs
@@ -96,6 +102,9 @@ def open_stores(
             client, keys, buffer_length=settings.session_buffer, memory_bytes=settings.session_memory_bytes
         ),
         memories=Memories(client, keys),
+        facts=Facts(client, keys),
+        vectors=Vectors(client, keys),
+        occurrences=Occurrences(client, keys),
         replies=Replies(client, keys),
         drafts=Drafts(client, keys, drafts),
         blobs=blobs,

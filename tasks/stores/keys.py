@@ -23,6 +23,15 @@
 | {p}:session_events:<stream>      | list   | its last events                                | until it ends           |
 | {p}:session_memory:<stream>      | hash   | name -> value as JSON                          | until it ends           |
 | {p}:memories:<stream>            | zset   | what was said, by time                         | 30 days after last use  |
+| {p}:sessions:<stream>            | text   | when the stream was opened                     | 30 days after last use  |
+| {p}:memories:<stream>:times      | zset   | keys of what was said, by time                 | 30 days after last      |
+| {p}:memories:<stream>:texts      | hash   | key -> Recollection JSON                       | as they                 |
+| {p}:memories:<stream>:gone       | zset   | keys that clean-ups merged away, by time       | as they                 |
+| {p}:memories                     | set    | streams to clean up                            | until then              |
+| {p}:facts:<owner>                | hash   | what it is a fact of -> its values, as JSON    | a year after last       |
+| {p}:vectors:<model>:<sha-256>    | text   | where a text stands among meanings             | 30 days                 |
+| {p}:occurrences:<sha-256>        | zset   | events that are occurrences of it, by time     | window and cooldown     |
+| {p}:occurrences:<sha-256>:told   | zset   | those that were told of                        | as they                 |
 | {p}:replies:<stream>             | list   | answers not yet read                           | 1 day after last        |
 | {p}:replies:<stream>:ids         | set    | message ids of answers already put there       | 1 day after last        |
 | {p}:drafts:<stream>              | stream | a stream's answers while they are written      | draft_age after last    |
@@ -144,6 +153,22 @@ class Keys:
 
     def memories(self, stream_id: str) -> str:
         return f"{self.prefix}:memories:{stream_id}"
+
+    @property
+    def memories_touched(self) -> str:
+        return f"{self.prefix}:memories"
+
+    def facts(self, owner: str) -> str:
+        return f"{self.prefix}:facts:{owner}"
+
+    def vector(self, model: str, sha256: str) -> str:
+        return f"{self.prefix}:vectors:{model}:{sha256}"
+
+    def occurrences(self, sha256: str) -> str:
+        return f"{self.prefix}:occurrences:{sha256}"
+
+    def occurrences_told(self, sha256: str) -> str:
+        return f"{self.prefix}:occurrences:{sha256}:told"
 
     def replies(self, stream_id: str) -> str:
         return f"{self.prefix}:replies:{stream_id}"

@@ -36,10 +36,12 @@ from events.errors import ProviderRefused, ProviderUnavailable
 from tasks import SessionFacts
 from workers.agents import input as input_agent
 from workers.agents.llm import answer, failure_of
-from workers.agents.memory import assembled, recollection_of
+from workers.agents.memory import assembled
 from workers.agents.output import addressed, send, wanted_channel
 from workers.agents.tools import recollect
 from workers.channels import Channel, Mailbox, Terminal
+from workers.recall.lessons import recollection_of
+from workers.recall.words import Words
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
@@ -132,9 +134,9 @@ def test_what_failed_or_was_remembered_already_is_not_remembered() -> None:
 def test_context_is_the_best_matches_and_whether_there_are_more() -> None:
     earlier = [said("user", f"pizza {number}") for number in range(3)]
 
-    some = assembled(ContextRequest(query="pizza", limit=2), earlier)
-    every = assembled(ContextRequest(query="pizza", limit=3), earlier)
-    none = assembled(ContextRequest(query="bread", limit=3), earlier)
+    some = assembled(ContextRequest(query="pizza", limit=2), earlier, Words())
+    every = assembled(ContextRequest(query="pizza", limit=3), earlier, Words())
+    none = assembled(ContextRequest(query="bread", limit=3), earlier, Words())
 
     assert ([item.text for item in some.items], some.is_truncated) == (["pizza 2", "pizza 1"], True)
     assert (len(every.items), every.is_truncated) == (3, False)
