@@ -96,10 +96,10 @@ class Context:
 
     @property
     def session(self) -> Session:
-        """The session of the event's stream, which is made where there is none. Raises BrokerUnavailable."""
-        from tasks.sessions import open_session  # noqa: PLC0415 - that room is built on this one
+        """The session of the event's stream; where there is none, it is made when something is to be kept in it."""
+        from tasks.sessions import Session  # noqa: PLC0415 - that room is built on this one
 
-        return open_session(self.event.stream_id, app=self.app)
+        return Session(self.app, self.event.stream_id)
 
     @property
     def state(self) -> AgentState:

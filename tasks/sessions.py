@@ -4,7 +4,7 @@
                                          └────── something happens ──┘
 
     session = enter_session(event)          at the door, before the event is published; refused where it has ended
-    context.session                         in a handler, the session of its event's stream; made where there is none
+    context.session                         in a handler, the session of its event's stream
     context.session.memory.increment("turns")
     end_session("a-stream")                 closes it; beat ends those that are idle (session_sweep.py)
 
@@ -69,8 +69,10 @@ class Session:
 
     @property
     def has_ended(self) -> bool:
-        """Whether it is over."""
-        return self.state == "ended"
+        """Whether it is over; one that there is none of is not. Raises BrokerUnavailable."""
+        with reaching(self.id):
+            found = self._store.get(self.id)
+        return found is not None and found.state == "ended"
 
     @property
     def memory(self) -> WorkingMemory:
@@ -90,12 +92,13 @@ class Session:
         return [known.parse(each) for each in self._whole(documents) if str(each["event_type"]) in known]
 
     def join(self, participant: Participant) -> None:
-        """Let somebody take part; safe to repeat. Raises SessionEnded, UnknownSession, BrokerUnavailable."""
+        """Let somebody take part; safe to repeat. Raises SessionEnded, BrokerUnavailable."""
         with reaching(self.id):
+            self._store.enter(self.id)
             self._require(self._store.join(self.id, participant))
 
     def leave(self, participant_id: str) -> None:
-        """Let somebody take part no more; safe to repeat. Raises as `join`."""
+        """Let somebody take part no more; safe to repeat. Raises SessionEnded, UnknownSession, BrokerUnavailable."""
         with reaching(self.id):
             self._require(self._store.leave(self.id, participant_id))
 

@@ -13,8 +13,8 @@ counted once belongs into `context.state`, or under a name of its own for each d
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from pydantic import ValidationError
 
@@ -24,12 +24,18 @@ from tasks.session_errors import over, reaching
 
 if TYPE_CHECKING:
     from tasks.celery import EventApp
+    from tasks.stores.sessions import Sessions
+
+Outcome = TypeVar("Outcome", bound=tuple[Any, Any])
 
 _INT64 = 2**63
 
 
 class WorkingMemory:
-    """The working memory of a session. Every call raises BrokerUnavailable where the state store is away."""
+    """The working memory of a session, which is made where there is none and something is to be kept.
+
+    Every call raises BrokerUnavailable where the state store is away.
+    """
 
     def __init__(self, app: EventApp, session_id: str) -> None:
         self._app = app
@@ -38,7 +44,7 @@ class WorkingMemory:
     def all(self) -> dict[str, Value]:
         """Read all values, by name."""
         with reaching(self._id):
-            texts = self._app.stores.sessions.memory(self._id)
+            texts = self._store.memory(self._id)
         return ParametersContent.model_validate(
             {"parameters": {name: json.loads(texts[name]) for name in texts}}
         ).parameters
@@ -54,21 +60,20 @@ class WorkingMemory:
     def update(self, values: Mapping[str, Value]) -> None:
         """Set several values, all or none.
 
-        Raises: WorkingMemoryFull, InvalidWorkingMemory for what is no JSON, SessionEnded, UnknownSession; all values
-        are then what they were.
+        Raises: WorkingMemoryFull, InvalidWorkingMemory for what is no JSON, SessionEnded; all values are then what they
+        were.
         """
         self._put({name: json.dumps(value, ensure_ascii=False) for name, value in self._as_json(values).items()})
 
     def remove(self, names: Iterable[str]) -> None:
-        """Forget values, those that there are. Raises SessionEnded, UnknownSession."""
+        """Forget values, those that there are. Raises SessionEnded."""
         self._put(dict.fromkeys(names, ""))
 
     def increment(self, name: str, by: int = 1) -> int:
         """Let a whole number grow, from 0 where there is none; returns the new one. Raises as `update`."""
         if type(by) is not int or not -_INT64 <= by < _INT64:
             raise InvalidWorkingMemory(self._id, name, f"cannot grow by {by!r}; give a whole number")
-        with reaching(self._id):
-            outcome, told = self._app.stores.sessions.count(self._id, name, by)
+        outcome, told = self._in_session(lambda: self._store.count(self._id, name, by))
         if outcome == "no number":
             reason = (
                 f"holds {told[:60] or 'too large a number'}, which cannot grow by {by}; set it to a whole number first"
@@ -81,15 +86,26 @@ class WorkingMemory:
     def _put(self, texts: Mapping[str, str]) -> None:
         if not texts:
             return
-        with reaching(self._id):
-            outcome, size = self._app.stores.sessions.put(self._id, texts)
+        outcome, size = self._in_session(lambda: self._store.put(self._id, texts))
         if outcome != "kept":
             self._refuse(outcome, size)
+
+    def _in_session(self, step: Callable[[], Outcome]) -> Outcome:
+        with reaching(self._id):
+            done = step()
+            if done[0] == "missing":
+                self._store.enter(self._id)
+                done = step()
+        return done
+
+    @property
+    def _store(self) -> Sessions:
+        return self._app.stores.sessions
 
     def _refuse(self, outcome: str, size_bytes: int) -> NoReturn:
         if outcome == "full":
             raise WorkingMemoryFull(self._id, size_bytes, self._app.settings.session_memory_bytes)
-        raise over(self._id, self._app.stores.sessions.get(self._id) if outcome == "ended" else None)
+        raise over(self._id, self._store.get(self._id) if outcome == "ended" else None)
 
     def _as_json(self, values: Mapping[str, Value]) -> dict[str, object]:
         try:

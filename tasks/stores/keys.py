@@ -37,6 +37,9 @@
 | {p}:drafts:<stream>              | stream | a stream's answers while they are written      | draft_age after last    |
 | {p}:drafts:<stream>:open         | zset   | answers being written -> vouched for until, ms | draft_age after last    |
 | {p}:drafts:<stream>:of:<answer>  | hash   | attempt, state, token, flow, first and last no.| draft_age after last    |
+| {p}:replies:<stream>             | stream | answers, read or not                           | 1 day after last, 1,000 |
+| {p}:reply_ids:<stream>           | set    | message ids of answers already put there       | 1 day after last        |
+| {p}:replies_taken:<stream>       | text   | the last answer that was taken                 | 1 day after last        |
 | {p}:mailboxes:<mailbox>          | list   | ordered deliveries that wait for their turn    | until they have had it  |
 | {p}:mailboxes:<mailbox>:head     | text   | the delivery whose turn it is                  | until it is settled     |
 | {p}:mailboxes                    | hash   | queue -> deliveries in its mailboxes           | for ever                |
@@ -174,7 +177,10 @@ class Keys:
         return f"{self.prefix}:replies:{stream_id}"
 
     def reply_ids(self, stream_id: str) -> str:
-        return f"{self.prefix}:replies:{stream_id}:ids"
+        return f"{self.prefix}:reply_ids:{stream_id}"
+
+    def replies_taken(self, stream_id: str) -> str:
+        return f"{self.prefix}:replies_taken:{stream_id}"
 
     def drafts(self, stream_id: str) -> str:
         return f"{self.prefix}:drafts:{stream_id}"

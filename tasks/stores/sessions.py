@@ -79,7 +79,7 @@ class Sessions:
         )
 
     def enter(
-        self, session_id: str, kind: SessionType, event: str = "", participant: Participant | None = None
+        self, session_id: str, kind: SessionType = "chat", event: str = "", participant: Participant | None = None
     ) -> SessionFacts:
         """Keep an event (JSON) in a session's buffer, which makes the session where there is none.
 

@@ -136,9 +136,18 @@ def test_what_there_is_none_of_is_named(app):
     with pytest.raises(UnknownSession, match="nobody"):
         Session(app, "nobody").move("idle")
     with pytest.raises(UnknownSession, match="nobody"):
-        Session(app, "nobody").memory.set("a", 1)
-    with pytest.raises(UnknownSession, match="nobody"):
-        Session(app, "nobody").join(Participant(id="ada"))
+        Session(app, "nobody").leave("ada")
+
+
+def test_a_session_is_made_where_something_is_kept_in_it_and_not_where_it_is_looked_at(app):
+    assert (Session(app, "a").has_ended, Session(app, "a").memory.all(), Session(app, "a").events()) == (False, {}, [])
+    assert app.stores.sessions.live() == []
+
+    Session(app, "a").memory.set("topic", "tea")
+    Session(app, "b").memory.increment("turns")
+    Session(app, "c").join(Participant(id="ada"))
+
+    assert sorted(app.stores.sessions.live()) == ["a", "b", "c"]
 
 
 # Times and the buffer

@@ -133,6 +133,7 @@ OURS = {
     "gathering.closed": Category.PROCESSING,
     "orchestrator.tools.prepared": Category.PROCESSING,
     "memory.consolidation.due": Category.PROCESSING,
+    "output.suggestion.dropped": Category.OUTPUT,
 }
 
 NINE_NAMED_CLASSES: list[tuple[type[Event], str, type[Content], Category]] = [

@@ -31,13 +31,12 @@ from events.catalog.orchestrator import (
     ModelRequest,
     ModelRequestedEvent,
 )
-from events.catalog.output import MessageFailedEvent, MessageSentEvent
-from events.errors import ProviderRefused, ProviderUnavailable
+from events.errors import EffectUnfinished, PetioleError, ProviderRefused, ProviderUnavailable, RetryLater
 from tasks import SessionFacts
 from workers.agents import input as input_agent
 from workers.agents.llm import answer, failure_of
 from workers.agents.memory import assembled
-from workers.agents.output import addressed, send, wanted_channel
+from workers.agents.output import addressed, failed, formatted, is_over, send, wanted_channel
 from workers.agents.tools import recollect
 from workers.channels import Channel, Mailbox, Terminal
 from workers.recall.lessons import recollection_of
@@ -237,16 +236,38 @@ def test_a_message_is_sent_under_its_id() -> None:
 
     sent = send(a_response(), Mailbox(lambda *message: kept.append(message)), "m-1", "84")
 
-    assert isinstance(sent, MessageSentEvent)
     assert (sent.content.text, sent.content.channel, sent.content.message_id) == ("84", "mailbox", "m-1")
     assert kept == [("s-1", "m-1", "84")]
 
 
-def test_a_message_that_no_channel_took_is_told_as_failed() -> None:
-    output = io.StringIO()
-    output.close()
+@pytest.mark.parametrize(
+    ("error", "attempt", "over"),
+    [
+        (ProviderUnavailable("webhook", "status 503"), 1, False),
+        (ProviderUnavailable("webhook", "status 503"), 2, False),
+        (ProviderUnavailable("webhook", "status 503"), 3, True),
+        (ProviderRefused("webhook", "status 404"), 1, True),
+        (EffectUnfinished("output.send", "m-1 terminal", "noon"), 2, True),
+        (RetryLater("the breaker is open", 5.0), 9, False),
+    ],
+    ids=str,
+)
+def test_a_channel_is_tried_until_it_refuses_or_the_last_attempt_fails(
+    error: PetioleError, attempt: int, over: bool
+) -> None:
+    assert is_over(error, attempt) is over
 
-    told = send(a_response(), Terminal(output), "m-1", "84")
 
-    assert isinstance(told, MessageFailedEvent)
-    assert (told.content.channel, told.content.error_type) == ("terminal", "ProviderUnavailable")
+def test_what_is_said_of_a_message_and_a_channel_is_said_once() -> None:
+    mailbox, terminal = Mailbox(lambda *_: None), Terminal(io.StringIO())
+    response = a_response()
+
+    first, again = (formatted(response, mailbox, "m-1", "84") for _ in range(2))
+    others = [
+        formatted(response, terminal, "m-1", "84"),
+        formatted(response, mailbox, "m-2", "84"),
+        failed(response, mailbox, "m-1", "84", ProviderUnavailable("mailbox", "gone")),
+    ]
+
+    assert first.event_id == again.event_id
+    assert len({each.event_id for each in (first, *others)}) == 4
