@@ -32,6 +32,7 @@ from tasks.stores.publications import HeldKeys, Publications
 from tasks.stores.replies import Replies
 from tasks.stores.requests import Requests
 from tasks.stores.sessions import Sessions
+from tasks.stores.shadows import Shadows
 from tasks.stores.states import States
 
 
@@ -53,6 +54,7 @@ class Stores:
     blobs: Blobs
     effects: Effects
     approvals: Approvals
+    shadows: Shadows
     requests: Requests
     gatherings: Gatherings
     circuits: Circuits
@@ -94,6 +96,7 @@ def open_stores(
         blobs=blobs,
         effects=Effects(client, keys, settings.effect_age),
         approvals=Approvals(client, keys, settings.effect_age + settings.approval_timeout),
+        shadows=Shadows(client, keys, settings.history_age),
         requests=Requests(client, keys),
         gatherings=Gatherings(client, keys, settings.publish_window),
         circuits=Circuits(client, keys, clock),
