@@ -31,7 +31,7 @@ from events.errors import (
     ServiceThrottled,
     ServiceUnavailable,
 )
-from tasks import Agent, Context, guarded
+from tasks import Agent, Context, RetryPolicy, guarded
 from tasks.celery import EventApp
 from tasks.settings import Settings
 from tasks.stores.circuits import Circuit
@@ -475,6 +475,54 @@ def test_while_it_is_open_deliveries_are_put_off_without_an_attempt_and_handled_
 
 def a_text(text: str = "hi") -> Event:
     return TextMessageEvent(stream_id="s", content=TextContent(text=text))
+
+
+def test_a_handlers_time_limit_that_ends_a_call_is_the_dependencys_failure(harness):
+    agent = Agent("shop")
+
+    @guarded("shop.stock", failures=1)
+    def wait_for_it() -> None:
+        time.sleep(0.4)  # nobody can end one call on a thread before it returns
+
+    @guarded("shop.prices", failures=1)
+    async def wait_for_them() -> None:
+        await asyncio.sleep(10)
+
+    @agent.on("input.*", timeout=0.2, retry=RetryPolicy(max_attempts=1))
+    def sell(event: Event) -> None:
+        wait_for_it()
+
+    @agent.on("input.*", timeout=0.2, retry=RetryPolicy(max_attempts=1))
+    async def sell_async(event: Event) -> None:
+        await wait_for_them()
+
+    harness.add(agent)
+    harness.send_through(a_text())
+
+    assert [(each.name, each.state) for each in harness.app.stores.circuits.all()] == [
+        ("shop.prices", "open"),
+        ("shop.stock", "open"),
+    ]
+
+
+def test_an_interruption_is_nobodys_failure(app):
+    has_begun = asyncio.Event()
+
+    @guarded("shop.stock", **ONCE, failures=1)
+    async def call() -> None:
+        has_begun.set()
+        await asyncio.sleep(10)
+
+    async def interrupt() -> None:
+        task = asyncio.create_task(call())
+        await has_begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(interrupt())
+
+    assert (circuit(app).state, circuit(app).failures) == ("closed", 0)
 
 
 # Where the state store is away
