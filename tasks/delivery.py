@@ -36,7 +36,7 @@ from events.errors import (
     WorkersDied,
 )
 from events.event import Category, Event
-from tasks import endings, payloads
+from tasks import endings, payloads, shadows
 from tasks.agents import Agent, Handler
 from tasks.burial import cause_of
 from tasks.celery import EventApp
@@ -165,9 +165,7 @@ def handled(delivery: Delivery, event: Event) -> Context:
     context = Context(event, run.delivery_id, subscription, run.begun.number, delivery.app, run.replay_id)
     handling(context, partial(run_handler, delivery.handler, context))
     if subscription.shadow:
-        context.outbox.mute()
-        if context.outbox.muted:
-            delivery.app.stores.counters.add("shadowed", context.outbox.muted)
+        shadows.silence(context)
     return context
 
 
