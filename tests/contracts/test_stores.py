@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -20,6 +21,8 @@ from tasks.settings import Settings
 from tasks.stores import Stores, open_stores
 from tasks.stores import facts as facts_module
 from tasks.stores.blobs import DATAREF, blob_of
+from tasks.stores.budgets import Quota, Spent
+from tasks.stores.circuits import Ending, Limits
 from tasks.stores.dead_letters import Kept, Start
 from tasks.stores.effects import Beginning
 from tasks.stores.facts import VALUES_KEPT
@@ -461,13 +464,6 @@ def test_one_at_a_time_looks_after_retention(stores):
     assert not stores.dead_letters.alarm_is_due("near")
 
 
-def test_of_many_that_open_a_stream_one_is_told_that_it_did(stores):
-    with ThreadPoolExecutor(20) as pool:
-        opened = list(pool.map(lambda _: stores.sessions.open("s"), range(20)))
-
-    assert opened.count(True) == 1
-
-
 def test_a_memory_kept_twice_stands_there_once(stores):
     for _ in range(2):
         stores.memories.keep("s", "one", a_recollection("first"))
@@ -804,3 +800,62 @@ def test_whoever_brings_a_part_of_a_complete_gathering_is_told_so_also_when_brou
         return stores.gatherings.add("shop.offer", "k", part, "x", of=2, timeout=timedelta(seconds=5))
 
     assert [add(0), add(1), add(1), add(0)] == ["waiting", "complete", "complete", "complete"]
+
+
+A_MINUTE = timedelta(minutes=1)
+
+
+def test_of_many_that_fail_at_once_one_opens_the_circuit_and_of_many_that_ask_one_probes(stores):
+    limits = Limits(failures=5, reset=A_MINUTE, lease=A_MINUTE)
+
+    def fail_together(_: int) -> str:
+        admission = stores.circuits.enter("shop.stock", limits)
+        are_in.wait(10)
+        return str(stores.circuits.leave("shop.stock", limits, admission.epoch or 0, "failed").change)
+
+    are_in = threading.Barrier(12)
+    with ThreadPoolExecutor(12) as pool:
+        changes = list(pool.map(fail_together, range(12)))
+        assert sorted(changes) == [""] * 11 + ["opened"]
+        stores.circuits._clock.skip(60)
+        asked = list(pool.map(lambda _: stores.circuits.enter("shop.stock", limits), range(12)))
+
+    assert [each.change for each in asked if each.epoch is not None] == ["half_opened"]
+
+
+@pytest.mark.parametrize(("endings", "state"), [(["ok", "failed"] * 3, "open"), (["ok", "ok", "failed"] * 3, "closed")])
+def test_a_circuit_opens_at_a_rate_of_failures(stores, endings: list[Ending], state):
+    limits = Limits(failures=9, reset=A_MINUTE, lease=A_MINUTE, rate=0.5, window=A_MINUTE, least_calls=6)
+
+    for ending in endings:
+        epoch = stores.circuits.enter("shop.stock", limits).epoch or 0
+        stores.circuits.leave("shop.stock", limits, epoch, ending)
+
+    (circuit,) = stores.circuits.all()
+    assert circuit.state == state
+
+
+def test_a_budget_is_never_overdrawn_however_many_reserve_at_once(stores):
+    quota = Quota(requests=None, tokens=1_000, window=A_MINUTE, lease=A_MINUTE)
+
+    with ThreadPoolExecutor(12) as pool:
+        refusals = list(pool.map(lambda n: stores.budgets.reserve("main", f"call {n}", 90, quota), range(30)))
+
+    assert refusals.count(None) == 11
+    assert stores.budgets.spent("main") == Spent(11, 990)
+
+
+def test_what_was_reserved_is_settled_once_and_released_as_if_it_had_never_been(stores):
+    quota = Quota(requests=5, tokens=1_000, window=A_MINUTE, lease=A_MINUTE)
+    for call in ("one", "two"):
+        assert stores.budgets.reserve("main", call, 400, quota) is None
+
+    stores.budgets.release("main", "one")
+    stores.budgets.release("main", "one")
+    for _ in range(2):
+        stores.budgets.settle("main", "two", 123, quota.window)
+
+    assert stores.budgets.spent("main") == Spent(1, 123)
+    stores.budgets._clock.skip(61)
+    assert stores.budgets.reserve("main", "three", 1_000, quota) is None
+    assert stores.budgets.spent("main") == Spent(1, 1_000)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
 from events import EventContext, TextContent, TextMessageEvent
 from events.catalog.output import MessageSentEvent
 from events.catalog.tools import ToolProgressEvent
+from tasks import begin_session, enter_session
 from tasks.testing import EventTestHarness
 from workers.agents import input as input_agent
 from workers.agents import llm, memory, orchestrator, output, tools
@@ -121,7 +123,7 @@ def test_a_calculation_is_done_by_a_tool(team):
     assert "84" in say(team, "What is 12 * 7?")
 
     ran = [event.event_type for event in team.everything() if event.event_type.startswith("tools.")]
-    assert ran == ["tools.execution.started", "tools.execution.completed"]
+    assert ran == ["tools.execution.requested", "tools.execution.started", "tools.execution.completed"]
 
 
 def test_what_was_said_before_is_recalled(team):
@@ -175,7 +177,8 @@ def test_an_answer_waits_once_for_its_reader(team):
 
 
 def test_a_stream_is_started_once(team, monkeypatch):
-    monkeypatch.setattr(input_agent, "open_stream", team.app.stores.sessions.open)
+    for step in (enter_session, begin_session):
+        monkeypatch.setattr(input_agent, step.__name__, partial(step, app=team.app))
 
     for number in range(10):
         input_agent.receive(f"message {number}", stream_id="s", publish=team.publish)
