@@ -34,6 +34,7 @@ from tasks.agents import Agent
 from tasks.answering import UNANSWERED
 from tasks.context import Context
 from tasks.dispatch import Publication
+from tasks.drafts import Draft
 from tasks.error_channel import report
 from tasks.gathering import Gathered
 from tasks.idempotence import idempotent
@@ -51,6 +52,7 @@ __all__ = [
     "Agent",
     "AnswerReader",
     "Context",
+    "Draft",
     "Gathered",
     "Outcome",
     "PendingResponse",

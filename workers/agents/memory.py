@@ -41,7 +41,7 @@ def recollection_of(event: Event, flow: Sequence[Event]) -> Recollection | None:
     match event:
         case TextMessageEvent():
             return Recollection(role="user", text=event.content.text, said_at=event.timestamp)
-        case ResponseGeneratedEvent():
+        case ResponseGeneratedEvent() if event.content.text:
             return Recollection(role="assistant", text=event.content.text, said_at=event.timestamp)
         case ToolResultEvent() if event.content.ok and event.content.tool not in _TEACHES_NOTHING:
             return Recollection(role="tool", text=learned(event, flow), said_at=event.timestamp)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import sys
 from datetime import UTC, datetime
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -24,12 +22,9 @@ from events import (
     ToolResultEvent,
 )
 from events.catalog.input import StreamEndedEvent
-from events.catalog.llm import ResponseFailedEvent
 from events.catalog.memory import Recollection
 from events.catalog.orchestrator import (
     ContextRequest,
-    ModelRequest,
-    ModelRequestedEvent,
     ToolCall,
     ToolsRequest,
     ToolsRequestedEvent,
@@ -38,7 +33,7 @@ from events.catalog.output import MessageFailedEvent, MessageSentEvent
 from events.catalog.tools import ToolFailedEvent
 from events.errors import ProviderRefused, ProviderUnavailable
 from workers.agents import input as input_agent
-from workers.agents.llm import answer, failure_of
+from workers.agents.llm import failure_of
 from workers.agents.memory import assembled, recollection_of
 from workers.agents.output import addressed, send, wanted_channel
 from workers.agents.tools import PROGRESS_BURST, ProgressGate, progressed, recollect, run_call, started
@@ -225,43 +220,6 @@ def test_recollections_are_what_was_told_not_who_asked_for_it() -> None:
 
 
 # Llm
-
-
-class Moody:
-    """A model that refuses."""
-
-    name = "moody"
-
-    def answer(self, request: ModelRequest) -> GeneratedResponse:
-        raise ProviderRefused(self.name, "not today")
-
-
-def asked() -> ModelRequestedEvent:
-    return a_message().caused(ModelRequestedEvent, content=ModelRequest(text="hello", intent="greeting"))
-
-
-def test_the_chosen_model_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PETIOLE_LLM", "rules")
-
-    answered = answer(asked())
-
-    assert isinstance(answered, ResponseGeneratedEvent)
-    assert answered.content.model == "rules"
-
-
-@pytest.mark.parametrize(("model", "error_type"), [("nobody", "Misuse"), ("a_moody_module:Moody", "ProviderRefused")])
-def test_a_model_that_cannot_answer_is_told_as_a_failure(
-    monkeypatch: pytest.MonkeyPatch, model: str, error_type: str
-) -> None:
-    module = ModuleType("a_moody_module")
-    monkeypatch.setattr(module, "Moody", Moody, raising=False)
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setenv("PETIOLE_LLM", model)
-
-    answered = answer(asked())
-
-    assert isinstance(answered, ResponseFailedEvent)
-    assert (answered.content.model, answered.content.error_type) == (model, error_type)
 
 
 def test_a_failure_tells_whether_another_attempt_may_help() -> None:
