@@ -43,6 +43,7 @@ from tasks.breakers import guarded
 from tasks.budgets import Budget
 from tasks.context import Context
 from tasks.dispatch import Publication
+from tasks.drafts import Draft
 from tasks.error_channel import report
 from tasks.gathering import Gathered
 from tasks.idempotence import idempotent
@@ -62,6 +63,7 @@ __all__ = [
     "AnswerReader",
     "Budget",
     "Context",
+    "Draft",
     "Gathered",
     "Outcome",
     "Participant",
@@ -88,6 +90,6 @@ __all__ = [
     "replay",
     "report",
     "request",
-    "told_id",
     "shadows",
+    "told_id",
 ]

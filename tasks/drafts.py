@@ -22,6 +22,7 @@ What a shadow says goes nowhere.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -56,6 +57,7 @@ class Draft:
     _token: str = field(default_factory=lambda: uuid4().hex)
     _written: int = 0
     _looked_until: str = ""
+    _writing: threading.Lock = field(default_factory=threading.Lock)
     _said: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def __aenter__(self) -> Self:
@@ -109,9 +111,11 @@ class Draft:
             await asyncio.to_thread(self._write)
             if await asyncio.to_thread(self._is_outdated):
                 return
+            # Not wait_for: on Python 3.11 it may keep a cancellation for itself.
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._said.wait(), WATCH_S)
-                await asyncio.sleep(FLUSH_S if self._written else 0)  # the first words go out at once
+                async with asyncio.timeout(WATCH_S):
+                    await self._said.wait()
+            await asyncio.sleep(FLUSH_S if self._written else 0)  # the first words go out at once
 
     def _begin(self, *, rejects: bool = False) -> None:
         event, app = self.context.event, self.context.app
@@ -132,18 +136,22 @@ class Draft:
         """Write what was not written yet. Raises AnswerSuperseded."""
         if self.context.subscription.shadow:
             return
-        event, text = self.context.event, self.text
-        drafts = self.context.app.stores.drafts
-        new = text[self._written :]
-        state = drafts.write(event.stream_id, event.event_id, token=self._token, text=new, end=end)
+        # A thread whose coroutine was cancelled writes on: what it writes, the next one is not to write again.
+        with self._writing:
+            state = self._write_rest(end)
+            if state == "lost":
+                # This process stood still for longer than the lease, and nobody took its place: it begins anew.
+                self._begin()
+                state = self._write_rest(end)
         if state == "superseded":
-            raise AnswerSuperseded(event.event_id, self._attempt)
-        if state == "lost":
-            # This process stood still for longer than the lease, and nobody took its place: it begins anew.
-            self._begin()
-            self._write(end)
-            return
+            raise AnswerSuperseded(self.context.event.event_id, self._attempt)
+
+    def _write_rest(self, end: End | None) -> str:
+        event, text = self.context.event, self.text
+        drafts, rest = self.context.app.stores.drafts, text[self._written :]
+        state = drafts.write(event.stream_id, event.event_id, token=self._token, text=rest, end=end)
         self._written = len(text)
+        return state
 
     def _is_outdated(self) -> bool:
         """Tell whether a user began another flow in the stream after this one."""

@@ -260,7 +260,7 @@ def test_pieces_beyond_the_length_are_dropped_and_whoever_wants_them_is_told(app
 
 
 def test_drafts_are_forgotten_after_a_while_and_numbers_still_go_up(app: Reading) -> None:
-    client = app.stores.drafts._client
+    client: Any = app.stores.drafts._client
     an_answer(app.stores.drafts, "one")
     before = app.stores.drafts.read("s", after=0)[-1].number
     keys = [key for key in client.keys("*drafts*") if not key.endswith(":open")]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import sys
 from datetime import UTC, datetime
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -24,17 +22,14 @@ from events import (
     ToolResultEvent,
 )
 from events.catalog.input import StreamEndedEvent
-from events.catalog.llm import ResponseFailedEvent
 from events.catalog.memory import Recollection
 from events.catalog.orchestrator import (
     ContextRequest,
-    ModelRequest,
-    ModelRequestedEvent,
 )
 from events.errors import EffectUnfinished, PetioleError, ProviderRefused, ProviderUnavailable, RetryLater
 from tasks import SessionFacts
 from workers.agents import input as input_agent
-from workers.agents.llm import answer, failure_of
+from workers.agents.llm import failure_of
 from workers.agents.memory import assembled
 from workers.agents.output import addressed, failed, formatted, is_over, send, wanted_channel
 from workers.agents.tools import recollect
@@ -159,43 +154,6 @@ def test_recollections_are_what_was_told_not_who_asked_for_it() -> None:
 
 
 # Llm
-
-
-class Moody:
-    """A model that refuses."""
-
-    name = "moody"
-
-    def answer(self, request: ModelRequest) -> GeneratedResponse:
-        raise ProviderRefused(self.name, "not today")
-
-
-def asked() -> ModelRequestedEvent:
-    return a_message().caused(ModelRequestedEvent, content=ModelRequest(text="hello", intent="greeting"))
-
-
-def test_the_chosen_model_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PETIOLE_LLM", "rules")
-
-    answered = answer(asked())
-
-    assert isinstance(answered, ResponseGeneratedEvent)
-    assert answered.content.model == "rules"
-
-
-@pytest.mark.parametrize(("model", "error_type"), [("nobody", "Misuse"), ("a_moody_module:Moody", "ProviderRefused")])
-def test_a_model_that_cannot_answer_is_told_as_a_failure(
-    monkeypatch: pytest.MonkeyPatch, model: str, error_type: str
-) -> None:
-    module = ModuleType("a_moody_module")
-    monkeypatch.setattr(module, "Moody", Moody, raising=False)
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setenv("PETIOLE_LLM", model)
-
-    answered = answer(asked())
-
-    assert isinstance(answered, ResponseFailedEvent)
-    assert (answered.content.model, answered.content.error_type) == (model, error_type)
 
 
 def test_a_failure_tells_whether_another_attempt_may_help() -> None:
