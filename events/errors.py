@@ -15,7 +15,7 @@
     │   ├── AlreadyRegistered           a type of that name, with another schema, was registered before
     │   ├── BuiltInAlreadyRegistered    the name belongs to the catalog
     │   ├── InvalidName                 an agent or a handler whose name cannot be a queue's or a task's
-    │   ├── InvalidOption               a subscription's option with a value that it cannot have
+    │   ├── InvalidOption               an option of a subscription or a breaker with a value that it cannot have
     │   ├── InvalidMoment               a time or a wait that cannot be: in the far future, or without a zone
     │   ├── DuplicateSubscription       two handlers of one agent under one name
     │   ├── InvalidSubscription         an option of a subscription that cannot be; names the option
@@ -24,15 +24,24 @@
     │   │   └── DuplicateRequest        one under that id is on its way, or was made before
     │   ├── InvalidParameters           a request without the parameters that its handler takes; names the parameter
     │   ├── WaitingInHandler            a handler that would wait for an answer, and keep its worker from giving one
+    │   ├── ReadOnlyViolation           a function that answers would set its agent's state
     │   ├── UnknownSubscription         no subscription of that name; names the nearest one
     │   ├── CannotPurge                 the broker lets nobody look for messages in a queue
     │   ├── UnknownDeadLetter           no dead letter of that id
     │   ├── CannotReplay                a dead letter that cannot be delivered again as it is; says why
     │   ├── CannotEdit                  a change of a dead letter's event that is not allowed; names the field
     │   ├── InvalidDeadLetter           a line of an import that holds no dead letter; names line and field
+    │   ├── UnknownSession              no session of that id; names the nearest one
+    │   ├── SessionEnded                a session that is over, and takes no more events
+    │   ├── InvalidMove                 a session cannot go from its state to that one
+    │   ├── WorkingMemoryFull           a session would hold more than its working memory may
+    │   ├── InvalidWorkingMemory        a value that a working memory cannot keep; names the value
     │   ├── UnknownAgent                PETIOLE_AGENTS names a module without agents
+    │   ├── UnknownCircuit              no circuit breaker of that name; names the nearest one
     │   ├── UnknownTool                 no tool of that name; names the nearest one
     │   ├── InvalidArguments            a tool was called with arguments that it does not take
+    │   ├── UnknownApproval             no approval of that id
+    │   ├── ApprovalDecided             somebody decided it before, or its time was over
     │   ├── MissingExtra                the part asked for needs a package that is not installed
     │   ├── UnsupportedKombu            kombu is not what our transport was built on
     │   ├── NotConfigured               no broker or store is configured
@@ -52,6 +61,9 @@
     │   │   └── PayloadAltered          it is not what was stored
     │   ├── UndecodableMessage          bytes in a queue that are no message
     │   ├── ProviderRefused             a model or channel answered, and the answer is no
+    │   ├── ApprovalMismatch            what is to be run is not what was granted
+    │   ├── ApprovalDenied              somebody denied a tool's call
+    │   ├── ApprovalExpired             nobody granted a tool's call in time
     │   └── ToolFailed                  a tool could not do what it was asked
     └── Retryable                       the same call may succeed later
         ├── BrokerUnavailable
@@ -59,6 +71,9 @@
         │   ├── PayloadNotStored        a large event's content could not be stored, so nothing was published
         │   └── PublicationUncertain    the broker went away in mid-call: published or not, nobody knows
         ├── RetryLater                  not now: put it off, and spend no attempt
+        │   ├── ServiceUnavailable      its circuit breaker is open: it was not called
+        │   ├── BudgetSpent             its account has no room for another call now, or is paused
+        │   └── ServiceThrottled        it answered that it wants to be left alone for a while (Retry-After)
         ├── LeaseLost                   another worker has the delivery by now
         ├── EffectUnderWay              an idempotent function is being run elsewhere for the same key
         ├── QueueFull                   an agent's queue has no room for another delivery
@@ -71,6 +86,7 @@
         ├── AnswerSuperseded            another run writes the answer by now
         ├── StreamBusy                  another answer of the stream is being written
         ├── HandlerTimedOut             a handler did not end within its time limit
+        ├── ToolTimeout                 a tool did not end within its time limit
         └── ProviderUnavailable         a model, tool or channel did not answer
 
 Each class takes facts as positional arguments and words its own message. The facts stay in `args`, which is what
@@ -79,6 +95,7 @@ lets an error travel between a worker's processes by pickle.
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 _SHOWN_LENGTH = 300
@@ -234,7 +251,7 @@ class InvalidOption(Misuse):
         self.remedy = remedy
 
     def __str__(self) -> str:
-        return f"a subscription cannot have {self.option}={self.value}; {self.remedy}"
+        return f"the option {self.option}={self.value} cannot be; {self.remedy}"
 
 
 class InvalidMoment(Misuse):
@@ -331,6 +348,19 @@ class WaitingInHandler(Misuse):
         )
 
 
+class ReadOnlyViolation(Misuse):
+    def __init__(self, handler: str, state: str) -> None:
+        super().__init__(handler, state)
+        self.handler = handler
+        self.state = state
+
+    def __str__(self) -> str:
+        return (
+            f"{self.handler} answers requests, and an answer is read-only: it cannot set {self.state!r}. Set it in a "
+            "handler of an event, or say @agent.answers(..., read_only=False)"
+        )
+
+
 class UnknownSubscription(Misuse):
     def __init__(self, name: str, nearest: str | None = None) -> None:
         super().__init__(name, nearest)
@@ -409,6 +439,73 @@ class InvalidDeadLetter(Misuse):
         )
 
 
+class UnknownSession(Misuse):
+    def __init__(self, session_id: str, nearest: str | None = None) -> None:
+        super().__init__(session_id, nearest)
+        self.session_id = session_id
+        self.nearest = nearest
+
+    def __str__(self) -> str:
+        hint = f"did you mean {self.nearest!r}?" if self.nearest else "see: petiole sessions"
+        return f"there is no session {_short(self.session_id)}, or not any more; {hint}"
+
+
+class SessionEnded(Misuse):
+    def __init__(self, session_id: str, ended_at: str, reason: str) -> None:
+        super().__init__(session_id, ended_at, reason)
+        self.session_id = session_id
+        self.ended_at = ended_at
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return (
+            f"the session {_short(self.session_id)} ended at {self.ended_at} ({self.reason}) and takes nothing more; "
+            "begin another one, under another stream id"
+        )
+
+
+class InvalidMove(Misuse):
+    def __init__(self, session_id: str, state: str, to: str) -> None:
+        super().__init__(session_id, state, to)
+        self.session_id = session_id
+        self.state = state
+        self.to = to
+
+    def __str__(self) -> str:
+        return (
+            f"the session {_short(self.session_id)} cannot go from {self.state} to {self.to}: it goes from new to "
+            "active, to idle and back, and from each of them to ended, where it stays"
+        )
+
+
+class WorkingMemoryFull(Misuse):
+    def __init__(self, session_id: str, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(session_id, size_bytes, limit_bytes)
+        self.session_id = session_id
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+
+    def __str__(self) -> str:
+        return (
+            f"the working memory of session {_short(self.session_id)} would hold {self.size_bytes:,} bytes, "
+            f"{self.limit_bytes:,} are allowed, so it stays as it is; remove what is no more needed, or raise "
+            "PETIOLE_SESSION_MEMORY_BYTES"
+        )
+
+
+class InvalidWorkingMemory(Misuse):
+    """`name` is the value's in the working memory, `reason` what is wrong with it."""
+
+    def __init__(self, session_id: str, name: str, reason: str) -> None:
+        super().__init__(session_id, name, reason)
+        self.session_id = session_id
+        self.name = name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the working memory of session {_short(self.session_id)}: {self.name!r}: {self.reason}"
+
+
 class UnknownAgent(Misuse):
     def __init__(self, module: str, reason: str) -> None:
         super().__init__(module, reason)
@@ -417,6 +514,17 @@ class UnknownAgent(Misuse):
 
     def __str__(self) -> str:
         return f"no agent can be loaded from {self.module!r}: {self.reason}; check PETIOLE_AGENTS"
+
+
+class UnknownCircuit(Misuse):
+    def __init__(self, name: str, nearest: str | None = None) -> None:
+        super().__init__(name, nearest)
+        self.name = name
+        self.nearest = nearest
+
+    def __str__(self) -> str:
+        hint = f"did you mean {self.nearest!r}?" if self.nearest else "it is known once something called it"
+        return f"there is no circuit breaker {_short(self.name)}; {hint} (see: petiole breakers)"
 
 
 class UnknownTool(Misuse):
@@ -441,6 +549,26 @@ class InvalidArguments(Misuse):
 
     def __str__(self) -> str:
         return f"{self.tool}: argument {self.argument!r}: {self.reason}"
+
+
+class UnknownApproval(Misuse):
+    def __init__(self, approval_id: str) -> None:
+        super().__init__(approval_id)
+        self.approval_id = approval_id
+
+    def __str__(self) -> str:
+        return f"there is no approval {_short(self.approval_id)}; see: petiole approvals list"
+
+
+class ApprovalDecided(Misuse):
+    def __init__(self, approval_id: str, state: str, by: str) -> None:
+        super().__init__(approval_id, state, by)
+        self.approval_id = approval_id
+        self.state = state
+        self.by = by
+
+    def __str__(self) -> str:
+        return f"the approval {self.approval_id} is {self.state} already, by {self.by}; a decision stays"
 
 
 class MissingExtra(Misuse):
@@ -641,6 +769,36 @@ class ProviderRefused(Permanent):
         return f"{self.provider} refused: {self.reason}; mend the request or the provider's settings"
 
 
+class ApprovalMismatch(Permanent):
+    def __init__(self, approval_id: str, reason: str) -> None:
+        super().__init__(approval_id, reason)
+        self.approval_id = approval_id
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"nothing is run for the approval {self.approval_id}: {self.reason}; look who published this event"
+
+
+class ApprovalDenied(Permanent):
+    def __init__(self, tool: str, by: str, reason: str) -> None:
+        super().__init__(tool, by, reason)
+        self.tool = tool
+        self.by = by
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.tool} was not run: {self.by} denied it{f': {self.reason}' if self.reason else ''}"
+
+
+class ApprovalExpired(Permanent):
+    def __init__(self, tool: str) -> None:
+        super().__init__(tool)
+        self.tool = tool
+
+    def __str__(self) -> str:
+        return f"{self.tool} was not run: nobody granted it in time; ask again when somebody is there"
+
+
 class AnswerCut(Permanent):
     def __init__(self, stream_id: str, number: int, oldest: int) -> None:
         super().__init__(stream_id, number, oldest)
@@ -719,6 +877,52 @@ class RetryLater(Retryable):
 
     def __str__(self) -> str:
         return f"{self.reason}; try again in {self.after_s} s"
+
+
+class ServiceUnavailable(RetryLater):
+    """A guarded dependency was not called. `retry_at` is when it may be; `after_s` is that, spread a little."""
+
+    def __init__(self, service: str, retry_at: datetime, after_s: float) -> None:
+        Retryable.__init__(self, service, retry_at, after_s)
+        self.reason = "Circuit breaker open"
+        self.service = service
+        self.retry_at = retry_at
+        self.after_s = after_s
+
+    @property
+    def after(self) -> timedelta:
+        """How long to wait before another try."""
+        return timedelta(seconds=self.after_s)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.reason}: {self.service} is not called before {self.retry_at}; try again in {self.after_s} s, and "
+            "see what it fails with: petiole breakers"
+        )
+
+
+class BudgetSpent(RetryLater):
+    """A call was not made. `why` is pause, where the provider wants that, or quota."""
+
+    def __init__(self, account: str, why: str, after_s: float) -> None:
+        Retryable.__init__(self, account, why, after_s)
+        self.reason = f"no room in the budget {account} ({why})"
+        self.account = account
+        self.why = why
+        self.after_s = after_s
+
+
+class ServiceThrottled(RetryLater):
+    """The error that the dependency answered with is its cause."""
+
+    def __init__(self, service: str, after_s: float) -> None:
+        Retryable.__init__(self, service, after_s)
+        self.reason = "Retry-After"
+        self.service = service
+        self.after_s = after_s
+
+    def __str__(self) -> str:
+        return f"{self.service} asks to be left alone ({self.reason}); try again in {self.after_s} s"
 
 
 class LeaseLost(Retryable):
@@ -836,6 +1040,16 @@ class HandlerTimedOut(Retryable):
             f"{self.subscription} did not end within {self.timeout_s} s; give what it waits for a shorter limit, "
             "or raise the subscription's timeout"
         )
+
+
+class ToolTimeout(Retryable):
+    def __init__(self, tool: str, timeout_s: float) -> None:
+        super().__init__(tool, timeout_s)
+        self.tool = tool
+        self.timeout_s = timeout_s
+
+    def __str__(self) -> str:
+        return f"{self.tool} did not end within {self.timeout_s:g} s; ask it for less, or raise its timeout"
 
 
 class AnswerOverdue(Retryable):

@@ -16,22 +16,30 @@
         ▼
     delivery, or a dead letter                     burial.py        kept with its reason
 
+    approvals.grant(…)                             approvals.py     tool calls that somebody grants or denies
     report(error, …)                               error_channel.py the error channel, whose severities act
     dead_letters.replay(…)                         dead_letters/    what was given up: looked at, mended, sent again
     replay(subscription, …)                        replays.py       from the history to one subscription, again
 
+    @guarded(name)                                 breakers.py      what may be down is left alone by all workers
+    Budget(account, …)                             budgets.py       a provider's quota, kept by all workers together
+
     request(…), its answer                         requests.py      one asks, one answers
     context.draft(), read_answer(…)              drafts.py        an answer while it is written; reading.py: read along
     gather(…)                                      gathering.py     several events, one call
+
+    context.session                                sessions.py      a conversation as such: its state, who takes part
 
 What is remembered on the way stands in stores/; tests travel the same way through testing/.
 """
 
 from __future__ import annotations
 
-from tasks import dead_letters
+from tasks import approvals, dead_letters
 from tasks.agents import Agent
 from tasks.answering import UNANSWERED
+from tasks.breakers import guarded
+from tasks.budgets import Budget
 from tasks.context import Context
 from tasks.dispatch import Publication
 from tasks.drafts import Draft
@@ -45,30 +53,41 @@ from tasks.replays import Replay, replay
 from tasks.requests import PendingResponse, request
 from tasks.responses import Response
 from tasks.retries import RetryPolicy, later
-from tasks.sessions import open_stream
+from tasks.sessions import Session, begin_session, end_session, enter_session, open_session, told_id
+from tasks.stores.sessions import Participant, SessionFacts
 
 __all__ = [
     "UNANSWERED",
     "Agent",
     "AnswerReader",
+    "Budget",
     "Context",
     "Draft",
     "Gathered",
     "Outcome",
+    "Participant",
     "PendingResponse",
     "Piece",
     "Publication",
     "Replay",
     "Response",
     "RetryPolicy",
+    "Session",
+    "SessionFacts",
+    "approvals",
+    "begin_session",
     "dead_letters",
+    "end_session",
+    "enter_session",
+    "guarded",
     "idempotent",
     "later",
-    "open_stream",
+    "open_session",
     "publish",
     "publish_many",
     "read_answer",
     "replay",
     "report",
     "request",
+    "told_id",
 ]

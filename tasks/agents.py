@@ -206,11 +206,12 @@ class Agent:
         priority: int | None = None,
         timeout: float | timedelta | None = None,
         retry: RetryPolicy = ONCE,
+        read_only: bool = True,
     ) -> Callable[[AHandler], AHandler]:
         """Answer requests of a type with what a function returns; what it takes is told in tasks/answering.py.
 
-        One that fails has answered with a failure: it is run again only where `retry` says so. `priority` and `timeout`
-        are as for `on`. Raises as `on`.
+        One that fails has answered with a failure: it is run again only where `retry` says so. `read_only=False` lets
+        it set the agent's state. `priority` and `timeout` are as for `on`. Raises as `on`.
         """
         timeout_s = _checked_timeout(timeout)
         conditions = conditions_of(self.name, request_type)
@@ -220,7 +221,7 @@ class Agent:
             for each in self._handlers.values():
                 if dict(each.subscription.where) == conditions:
                     raise DuplicateSubscription(each.subscription.name)
-            self._add(function, options, timeout_s=timeout_s, retry=retry, act=answerer(function))
+            self._add(function, options, timeout_s=timeout_s, retry=retry, act=answerer(function, read_only=read_only))
             return function
 
         return subscribe

@@ -20,6 +20,7 @@ from events.registry import EventRegistry, registry
 from tasks.routing import RoutingTable
 from tasks.settings import Settings
 from tasks.stores import Stores, open_stores
+from tasks.stores.clock import Clock
 from tasks.stores.publications import HeldKeys
 from tasks.transport import plain
 from tasks.transport.holder import held_key, holders_key
@@ -53,6 +54,7 @@ class EventApp(Celery):
         super().__init__(name, config_source=config_source, set_as_current=set_as_current)
         self.event_registry = event_registry
         self.settings = settings or Settings()
+        self.store_clock = Clock()
         self._state = state
         self._routing = RoutingTable([], version=-1)
         self._is_closed = False
@@ -64,7 +66,7 @@ class EventApp(Celery):
         unacked = self.queue_prefix + str(options.get("unacked_key", "unacked"))
         index = self.queue_prefix + str(options.get("unacked_index_key", "unacked_index"))
         held = HeldKeys(unacked, index, held_key(options), holders_key(options))
-        return open_stores(self._state or self._connect(), self.settings, held)
+        return open_stores(self._state or self._connect(), self.settings, held, self.store_clock)
 
     @cached_property
     def driver(self) -> str:

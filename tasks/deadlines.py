@@ -19,7 +19,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import FrameType
 from typing import Protocol, TypeVar
 
@@ -28,6 +30,25 @@ Result = TypeVar("Result")
 
 class Overdue(BaseException):
     """Raised within a function that has not ended in time. Like asyncio.CancelledError it passes `except Exception`."""
+
+
+_ends_at: ContextVar[float | None] = ContextVar("petiole_ends_at", default=None)
+
+
+@contextmanager
+def time_limit(limit_s: float) -> Iterator[None]:
+    """Let what is called meanwhile know how long it may take. It ends nothing: see call_within."""
+    token = _ends_at.set(time.monotonic() + limit_s)
+    try:
+        yield
+    finally:
+        _ends_at.reset(token)
+
+
+def remaining_s() -> float | None:
+    """Tell how much is left of the time limit of the handler that runs; None where it has none."""
+    ends_at = _ends_at.get()
+    return None if ends_at is None else ends_at - time.monotonic()
 
 
 def call_within(limit_s: float, act: Callable[[], Result]) -> Result:

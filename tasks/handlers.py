@@ -21,7 +21,7 @@ from events.event import Event
 from tasks import loops
 from tasks.agents import Handler
 from tasks.context import Context
-from tasks.deadlines import Overdue, call_within
+from tasks.deadlines import Overdue, call_within, time_limit
 from tasks.publication import hold
 from tasks.retries import Later
 
@@ -37,7 +37,8 @@ def run_handler(handler: Handler, context: Context) -> None:
         act()
         return
     try:
-        call_within(_last_moment_s(handler, handler.timeout_s), act)
+        with time_limit(handler.timeout_s):
+            call_within(_last_moment_s(handler, handler.timeout_s), act)
     except Overdue as overdue:
         raise HandlerTimedOut(handler.subscription.name, handler.timeout_s) from overdue
 

@@ -59,6 +59,9 @@ class Settings(BaseSettings):
         default=timedelta(days=30), description="how long an idempotent function knows what it was called with"
     )
 
+    approval_timeout: Duration = Field(
+        default=timedelta(hours=1), description="how long somebody may take to grant or deny a tool's call"
+    )
     draft_lease: Annotated[Duration, Field(ge=timedelta(seconds=1))] = Field(
         default=timedelta(seconds=5), description="how long whoever writes an answer may be silent before it is lost"
     )
@@ -78,6 +81,17 @@ class Settings(BaseSettings):
     )
     request_timeout: Duration = Field(
         default=timedelta(seconds=60), description="how long an answer is waited for where the request does not say"
+    )
+
+    session_idle_after: Duration = Field(
+        default=timedelta(minutes=5), description="how long nothing happens in a session before it counts as idle"
+    )
+    session_end_after: Duration = Field(
+        default=timedelta(minutes=30), description="how long nothing happens in a session before it ends"
+    )
+    session_buffer: Annotated[int, Field(gt=0)] = Field(default=200, description="last events kept of a session")
+    session_memory_bytes: Annotated[int, Field(gt=0)] = Field(
+        default=65_536, description="how much a session's working memory may hold, names and JSON"
     )
 
     @property

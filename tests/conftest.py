@@ -25,6 +25,9 @@ from workers import broker
 
 ROOT = Path(__file__).parent.parent
 
+# What is compiled once is not compiled again by each of the hundreds of processes that the tests start.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # A shell that runs the tests in the background has these ignored, and so would all processes that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 for number in (signal.SIGQUIT, signal.SIGHUP):

@@ -10,8 +10,12 @@ from dataclasses import dataclass
 from redis import Redis
 
 from tasks.settings import Settings
+from tasks.stores.approvals import Approvals
 from tasks.stores.attempts import Attempts
 from tasks.stores.blobs import Blobs
+from tasks.stores.budgets import Budgets
+from tasks.stores.circuits import Circuits
+from tasks.stores.clock import Clock
 from tasks.stores.counters import Counters
 from tasks.stores.dead_letters import DeadLetters
 from tasks.stores.delays import Delays
@@ -19,6 +23,7 @@ from tasks.stores.directory import Directory
 from tasks.stores.drafts import Drafts
 from tasks.stores.drafts import Limits as DraftLimits
 from tasks.stores.effects import Effects
+from tasks.stores.facts import Facts
 from tasks.stores.gatherings import Gatherings
 from tasks.stores.history import History, Retention
 from tasks.stores.inbox import Inbox
@@ -26,11 +31,13 @@ from tasks.stores.keys import Keys
 from tasks.stores.lifecycle import Lifecycle
 from tasks.stores.mailboxes import Mailboxes
 from tasks.stores.memories import Memories
+from tasks.stores.occurrences import Occurrences
 from tasks.stores.publications import HeldKeys, Publications
 from tasks.stores.replies import Replies
 from tasks.stores.requests import Requests
 from tasks.stores.sessions import Sessions
 from tasks.stores.states import States
+from tasks.stores.vectors import Vectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +54,30 @@ class Stores:
     dead_letters: DeadLetters
     sessions: Sessions
     memories: Memories
+    facts: Facts
+    vectors: Vectors
+    occurrences: Occurrences
     replies: Replies
     drafts: Drafts
     blobs: Blobs
     effects: Effects
+    approvals: Approvals
     requests: Requests
     gatherings: Gatherings
+    circuits: Circuits
+    budgets: Budgets
     counters: Counters
     lifecycle: Lifecycle
     states: States
     held: HeldKeys
 
 
-def open_stores(client: Redis, settings: Settings, held: HeldKeys = HeldKeys()) -> Stores:  # noqa: B008 - a constant
+def open_stores(
+    client: Redis,
+    settings: Settings,
+    held: HeldKeys = HeldKeys(),  # noqa: B008 - a constant
+    clock: Clock | None = None,
+) -> Stores:
     """Open every store over a client that decodes its responses. Connects to nothing yet."""
     keys = Keys(settings.key_prefix)
     retention = Retention(
@@ -68,6 +86,7 @@ def open_stores(client: Redis, settings: Settings, held: HeldKeys = HeldKeys()) 
         age=settings.history_age,
         publish_window=settings.publish_window,
     )
+    clock = clock or Clock()
     drafts = DraftLimits(settings.draft_lease, settings.draft_age, settings.draft_length)
     blobs = Blobs(client, keys, settings.blob_age)
     return Stores(
@@ -79,14 +98,22 @@ def open_stores(client: Redis, settings: Settings, held: HeldKeys = HeldKeys()) 
         attempts=Attempts(client, keys, settings.inbox_age),
         delays=Delays(client, keys),
         dead_letters=DeadLetters(client, keys),
-        sessions=Sessions(client, keys),
+        sessions=Sessions(
+            client, keys, buffer_length=settings.session_buffer, memory_bytes=settings.session_memory_bytes
+        ),
         memories=Memories(client, keys),
+        facts=Facts(client, keys),
+        vectors=Vectors(client, keys),
+        occurrences=Occurrences(client, keys),
         replies=Replies(client, keys),
         drafts=Drafts(client, keys, drafts),
         blobs=blobs,
         effects=Effects(client, keys, settings.effect_age),
+        approvals=Approvals(client, keys, settings.effect_age + settings.approval_timeout),
         requests=Requests(client, keys),
         gatherings=Gatherings(client, keys, settings.publish_window),
+        circuits=Circuits(client, keys, clock),
+        budgets=Budgets(client, keys, clock),
         counters=Counters(client, keys),
         lifecycle=Lifecycle(client, keys, settings.heartbeat_limit),
         states=States(client, keys),

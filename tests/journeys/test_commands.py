@@ -104,7 +104,8 @@ def test_the_demo_shows_a_conversation_and_leaves_nothing_running(shell):
     assert "84" in answer_of(calculation)
     assert "12 * 7" in answer_of(recall)
     topics = re.findall(r"[a-z]+(?:\.[a-z]+){2}", greeting)
-    assert (topics[0], topics[-1]) == ("input.message.received", "output.message.sent")
+    assert topics[0] == "input.message.received"
+    assert "output.message.sent" in topics
     assert len(set(topics)) >= 8
     assert max(len(line) for line in shown.stdout.splitlines()) <= 100
     assert broker.url(shell.home) is None

@@ -58,6 +58,12 @@ JANUS = {
     "memory.pattern.detected": Category.PROCESSING,
     "memory.conflict.detected": Category.PROCESSING,
     "memory.consolidation.completed": Category.PROCESSING,
+    "tools.execution.requested": Category.PROCESSING,
+    "tools.approval.requested": Category.PROCESSING,
+    "tools.approval.granted": Category.PROCESSING,
+    "tools.approval.denied": Category.PROCESSING,
+    "tools.approval.deadline_reached": Category.PROCESSING,
+    "tools.approval.expired": Category.PROCESSING,
     "tools.execution.started": Category.PROCESSING,
     "tools.execution.completed": Category.INPUT,
     "tools.execution.failed": Category.PROCESSING,
@@ -119,9 +125,15 @@ OURS = {
     "dead_letters.letter.edited": Category.SYSTEM,
     "dead_letters.letter.discarded": Category.SYSTEM,
     "dead_letters.import.completed": Category.SYSTEM,
+    "system.circuit.opened": Category.SYSTEM,
+    "system.circuit.half_opened": Category.SYSTEM,
+    "system.circuit.closed": Category.SYSTEM,
+    "llm.usage.recorded": Category.PROCESSING,
     "response.late": Category.RESPONSE,
     "gathering.closed": Category.PROCESSING,
     "orchestrator.tools.prepared": Category.PROCESSING,
+    "memory.consolidation.due": Category.PROCESSING,
+    "output.suggestion.dropped": Category.OUTPUT,
 }
 
 NINE_NAMED_CLASSES: list[tuple[type[Event], str, type[Content], Category]] = [

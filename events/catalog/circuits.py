@@ -1,0 +1,59 @@
+"""What is said of circuit breakers: each change of state, once, whoever made it."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from events.content import Content, Count, Text
+from events.event import MOST_URGENT, Category, Event, Moment
+from events.ids import SYSTEM_STREAM, StreamId
+
+
+class CircuitStep(Content):
+    """Which dependency's circuit took a step; each step begins an epoch. `by` is the worker or person that made it."""
+
+    circuit: Text
+    epoch: Count
+    by: Text | None = None
+
+
+class CircuitOpening(CircuitStep):
+    """Why it is not called any more, and until when; None where that is until someone closes it.
+
+    One that a probe `reopened` had not been closed since.
+    """
+
+    failures: Count = 0
+    error: Text | None = None
+    retry_at: Moment | None = None
+    reopened: bool = False
+
+
+class CircuitEvent(Event):
+    """Base of what is said of circuits."""
+
+    category: ClassVar[Category] = Category.SYSTEM
+    stream_id: StreamId = SYSTEM_STREAM
+    content: CircuitStep
+    priority: Annotated[int, Field(strict=True, ge=0, le=9)] = MOST_URGENT
+
+
+class CircuitOpenedEvent(CircuitEvent):
+    """A dependency failed too often: for a while nobody calls it."""
+
+    event_type: Literal["system.circuit.opened"] = "system.circuit.opened"
+    content: CircuitOpening
+
+
+class CircuitHalfOpenedEvent(CircuitEvent):
+    """One caller tries whether a dependency is back."""
+
+    event_type: Literal["system.circuit.half_opened"] = "system.circuit.half_opened"
+
+
+class CircuitClosedEvent(CircuitEvent):
+    """A dependency is called again."""
+
+    event_type: Literal["system.circuit.closed"] = "system.circuit.closed"
