@@ -24,6 +24,7 @@
     │   │   └── DuplicateRequest        one under that id is on its way, or was made before
     │   ├── InvalidParameters           a request without the parameters that its handler takes; names the parameter
     │   ├── WaitingInHandler            a handler that would wait for an answer, and keep its worker from giving one
+    │   ├── ReadOnlyViolation           a function that answers would set its agent's state
     │   ├── UnknownSubscription         no subscription of that name; names the nearest one
     │   ├── CannotPurge                 the broker lets nobody look for messages in a queue
     │   ├── UnknownDeadLetter           no dead letter of that id
@@ -39,6 +40,8 @@
     │   ├── UnknownCircuit              no circuit breaker of that name; names the nearest one
     │   ├── UnknownTool                 no tool of that name; names the nearest one
     │   ├── InvalidArguments            a tool was called with arguments that it does not take
+    │   ├── UnknownApproval             no approval of that id
+    │   ├── ApprovalDecided             somebody decided it before, or its time was over
     │   ├── MissingExtra                the part asked for needs a package that is not installed
     │   ├── UnsupportedKombu            kombu is not what our transport was built on
     │   ├── NotConfigured               no broker or store is configured
@@ -52,11 +55,15 @@
     │   ├── HandlerNotFound             the agent answers no requests of that type
     │   ├── GatheringKeyMissing         an event without the field that it is to be gathered by
     │   ├── EffectUnfinished            an idempotent function was begun and not done: whether it acted nobody knows
+    │   ├── AnswerCut                   pieces of an answer that its reader asks for are not kept any more
     │   ├── PayloadUnreadable           the content that an event refers to cannot be had
     │   │   ├── PayloadMissing          it is not in the state store any more
     │   │   └── PayloadAltered          it is not what was stored
     │   ├── UndecodableMessage          bytes in a queue that are no message
     │   ├── ProviderRefused             a model or channel answered, and the answer is no
+    │   ├── ApprovalMismatch            what is to be run is not what was granted
+    │   ├── ApprovalDenied              somebody denied a tool's call
+    │   ├── ApprovalExpired             nobody granted a tool's call in time
     │   └── ToolFailed                  a tool could not do what it was asked
     └── Retryable                       the same call may succeed later
         ├── BrokerUnavailable
@@ -75,7 +82,11 @@
         ├── BrokerNotStopped            the embedded broker was told to end, and still runs
         ├── RequestTimedOut             no answer came before the deadline
         ├── RequesterStopped            the process that waited for the answer ends
+        ├── AnswerOverdue               nothing more of an answer came, for as long as its reader waits
+        ├── AnswerSuperseded            another run writes the answer by now
+        ├── StreamBusy                  another answer of the stream is being written
         ├── HandlerTimedOut             a handler did not end within its time limit
+        ├── ToolTimeout                 a tool did not end within its time limit
         └── ProviderUnavailable         a model, tool or channel did not answer
 
 Each class takes facts as positional arguments and words its own message. The facts stay in `args`, which is what
@@ -337,6 +348,19 @@ class WaitingInHandler(Misuse):
         )
 
 
+class ReadOnlyViolation(Misuse):
+    def __init__(self, handler: str, state: str) -> None:
+        super().__init__(handler, state)
+        self.handler = handler
+        self.state = state
+
+    def __str__(self) -> str:
+        return (
+            f"{self.handler} answers requests, and an answer is read-only: it cannot set {self.state!r}. Set it in a "
+            "handler of an event, or say @agent.answers(..., read_only=False)"
+        )
+
+
 class UnknownSubscription(Misuse):
     def __init__(self, name: str, nearest: str | None = None) -> None:
         super().__init__(name, nearest)
@@ -525,6 +549,26 @@ class InvalidArguments(Misuse):
 
     def __str__(self) -> str:
         return f"{self.tool}: argument {self.argument!r}: {self.reason}"
+
+
+class UnknownApproval(Misuse):
+    def __init__(self, approval_id: str) -> None:
+        super().__init__(approval_id)
+        self.approval_id = approval_id
+
+    def __str__(self) -> str:
+        return f"there is no approval {_short(self.approval_id)}; see: petiole approvals list"
+
+
+class ApprovalDecided(Misuse):
+    def __init__(self, approval_id: str, state: str, by: str) -> None:
+        super().__init__(approval_id, state, by)
+        self.approval_id = approval_id
+        self.state = state
+        self.by = by
+
+    def __str__(self) -> str:
+        return f"the approval {self.approval_id} is {self.state} already, by {self.by}; a decision stays"
 
 
 class MissingExtra(Misuse):
@@ -723,6 +767,50 @@ class ProviderRefused(Permanent):
 
     def __str__(self) -> str:
         return f"{self.provider} refused: {self.reason}; mend the request or the provider's settings"
+
+
+class ApprovalMismatch(Permanent):
+    def __init__(self, approval_id: str, reason: str) -> None:
+        super().__init__(approval_id, reason)
+        self.approval_id = approval_id
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"nothing is run for the approval {self.approval_id}: {self.reason}; look who published this event"
+
+
+class ApprovalDenied(Permanent):
+    def __init__(self, tool: str, by: str, reason: str) -> None:
+        super().__init__(tool, by, reason)
+        self.tool = tool
+        self.by = by
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.tool} was not run: {self.by} denied it{f': {self.reason}' if self.reason else ''}"
+
+
+class ApprovalExpired(Permanent):
+    def __init__(self, tool: str) -> None:
+        super().__init__(tool)
+        self.tool = tool
+
+    def __str__(self) -> str:
+        return f"{self.tool} was not run: nobody granted it in time; ask again when somebody is there"
+
+
+class AnswerCut(Permanent):
+    def __init__(self, stream_id: str, number: int, oldest: int) -> None:
+        super().__init__(stream_id, number, oldest)
+        self.stream_id = stream_id
+        self.number = number
+        self.oldest = oldest
+
+    def __str__(self) -> str:
+        return (
+            f"of the answers of stream {_short(self.stream_id)}, piece {self.number} is not kept any more, the oldest "
+            f"is {self.oldest}; read the whole answer in its llm.response.generated, or raise PETIOLE_DRAFT_LENGTH"
+        )
 
 
 class ToolFailed(Permanent):
@@ -951,6 +1039,53 @@ class HandlerTimedOut(Retryable):
         return (
             f"{self.subscription} did not end within {self.timeout_s} s; give what it waits for a shorter limit, "
             "or raise the subscription's timeout"
+        )
+
+
+class ToolTimeout(Retryable):
+    def __init__(self, tool: str, timeout_s: float) -> None:
+        super().__init__(tool, timeout_s)
+        self.tool = tool
+        self.timeout_s = timeout_s
+
+    def __str__(self) -> str:
+        return f"{self.tool} did not end within {self.timeout_s:g} s; ask it for less, or raise its timeout"
+
+
+class AnswerOverdue(Retryable):
+    def __init__(self, stream_id: str, timeout_s: float, last_number: int) -> None:
+        super().__init__(stream_id, timeout_s, last_number)
+        self.stream_id = stream_id
+        self.timeout_s = timeout_s
+        self.last_number = last_number
+
+    def __str__(self) -> str:
+        return (
+            f"nothing more came of the answer in stream {_short(self.stream_id)} within {self.timeout_s:g} s; "
+            f"does a worker run? Read on with after={self.last_number}"
+        )
+
+
+class AnswerSuperseded(Retryable):
+    def __init__(self, answer_id: str, attempt: int) -> None:
+        super().__init__(answer_id, attempt)
+        self.answer_id = answer_id
+        self.attempt = attempt
+
+    def __str__(self) -> str:
+        return f"another run writes the answer {self.answer_id} by now; run {self.attempt} is over, and writes no more"
+
+
+class StreamBusy(Retryable):
+    def __init__(self, stream_id: str, answer_id: str) -> None:
+        super().__init__(stream_id, answer_id)
+        self.stream_id = stream_id
+        self.answer_id = answer_id
+
+    def __str__(self) -> str:
+        return (
+            f"the answer {self.answer_id} of stream {_short(self.stream_id)} is still being written, and on_busy is "
+            "'reject'; ask again once it has ended"
         )
 
 

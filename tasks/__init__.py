@@ -16,6 +16,8 @@
         ▼
     delivery, or a dead letter                     burial.py        kept with its reason
 
+    shadows.compare(…)                             shadows.py       what a shadow would have said
+    approvals.grant(…)                             approvals.py     tool calls that somebody grants or denies
     report(error, …)                               error_channel.py the error channel, whose severities act
     dead_letters.replay(…)                         dead_letters/    what was given up: looked at, mended, sent again
     replay(subscription, …)                        replays.py       from the history to one subscription, again
@@ -24,6 +26,7 @@
     Budget(account, …)                             budgets.py       a provider's quota, kept by all workers together
 
     request(…), its answer                         requests.py      one asks, one answers
+    context.draft(), read_answer(…)              drafts.py        an answer while it is written; reading.py: read along
     gather(…)                                      gathering.py     several events, one call
 
     context.session                                sessions.py      a conversation as such: its state, who takes part
@@ -33,18 +36,20 @@ What is remembered on the way stands in stores/; tests travel the same way throu
 
 from __future__ import annotations
 
-from tasks import dead_letters
+from tasks import approvals, dead_letters, shadows
 from tasks.agents import Agent
 from tasks.answering import UNANSWERED
 from tasks.breakers import guarded
 from tasks.budgets import Budget
 from tasks.context import Context
 from tasks.dispatch import Publication
+from tasks.drafts import Draft
 from tasks.error_channel import report
 from tasks.gathering import Gathered
 from tasks.idempotence import idempotent
 from tasks.outcomes import Outcome
 from tasks.publication import publish, publish_many
+from tasks.reading import AnswerReader, Piece, read_answer
 from tasks.replays import Replay, replay
 from tasks.requests import PendingResponse, request
 from tasks.responses import Response
@@ -55,18 +60,22 @@ from tasks.stores.sessions import Participant, SessionFacts
 __all__ = [
     "UNANSWERED",
     "Agent",
+    "AnswerReader",
     "Budget",
     "Context",
+    "Draft",
     "Gathered",
     "Outcome",
     "Participant",
     "PendingResponse",
+    "Piece",
     "Publication",
     "Replay",
     "Response",
     "RetryPolicy",
     "Session",
     "SessionFacts",
+    "approvals",
     "begin_session",
     "dead_letters",
     "end_session",
@@ -77,8 +86,10 @@ __all__ = [
     "open_session",
     "publish",
     "publish_many",
+    "read_answer",
     "replay",
     "report",
     "request",
+    "shadows",
     "told_id",
 ]

@@ -59,6 +59,17 @@ class Settings(BaseSettings):
         default=timedelta(days=30), description="how long an idempotent function knows what it was called with"
     )
 
+    approval_timeout: Duration = Field(
+        default=timedelta(hours=1), description="how long somebody may take to grant or deny a tool's call"
+    )
+    draft_lease: Annotated[Duration, Field(ge=timedelta(seconds=1))] = Field(
+        default=timedelta(seconds=5), description="how long whoever writes an answer may be silent before it is lost"
+    )
+    draft_age: Duration = Field(
+        default=timedelta(days=1), description="how long the pieces of a stream's answers are kept after the last"
+    )
+    draft_length: Annotated[int, Field(gt=0)] = Field(default=10_000, description="pieces kept per stream")
+
     dead_letter_age: Duration = Field(
         default=timedelta(days=30), description="how long a dead letter is kept after it was last buried"
     )

@@ -1,4 +1,4 @@
-"""What the tools say: that a call began, how far it is, what it gave, or why it failed."""
+"""What the tools say: that a call waits, began, how far it is, what it gave, or why it failed."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from events.content import Content, Flag, Parameters, Text, Value
-from events.event import Category, Event
+from events.event import Category, Event, Moment
 
 
-class ToolStart(Content):
-    """Which call of which tool begins."""
+class RequestedCall(Content):
+    """One call of one tool."""
 
     call_id: Text
     tool: Text
     arguments: Parameters = Field(default_factory=dict)
+
+
+class ToolStart(RequestedCall):
+    """Which call of which tool begins."""
 
 
 class ToolProgress(Content):
@@ -58,10 +62,32 @@ class ToolFailure(Content):
     is_retryable: Flag = False
 
 
+class AskedApproval(RequestedCall):
+    """A call that somebody has to grant before it runs; `fingerprint` is the SHA-256 of its tool and arguments."""
+
+    approval_id: Text
+    fingerprint: Text
+    expires_at: Moment
+
+
+class DecidedApproval(AskedApproval):
+    """Who decided a call that was asked to be granted, and why."""
+
+    by: Text
+    reason: str = ""
+
+
 class ToolEvent(Event):
     """Base of what the tools publish."""
 
     category: ClassVar[Category] = Category.PROCESSING
+
+
+class CallRequestedEvent(ToolEvent):
+    """One call of a request for tools is to be run: each goes its own way from here."""
+
+    event_type: Literal["tools.execution.requested"] = "tools.execution.requested"
+    content: RequestedCall
 
 
 class ToolStartedEvent(ToolEvent):
@@ -91,3 +117,38 @@ class ToolProgressEvent(ToolEvent):
 
     event_type: Literal["tools.execution.progress"] = "tools.execution.progress"
     content: ToolProgress
+
+
+class ApprovalRequestedEvent(ToolEvent):
+    """A call waits for somebody to grant it."""
+
+    event_type: Literal["tools.approval.requested"] = "tools.approval.requested"
+    content: AskedApproval
+
+
+class ApprovalGrantedEvent(ToolEvent):
+    """Somebody granted a call: it is run."""
+
+    event_type: Literal["tools.approval.granted"] = "tools.approval.granted"
+    content: DecidedApproval
+
+
+class ApprovalDeniedEvent(ToolEvent):
+    """Somebody denied a call: it has failed."""
+
+    event_type: Literal["tools.approval.denied"] = "tools.approval.denied"
+    content: DecidedApproval
+
+
+class ApprovalDeadlineReachedEvent(ToolEvent):
+    """The time is over in which a call could be granted; most were decided before."""
+
+    event_type: Literal["tools.approval.deadline_reached"] = "tools.approval.deadline_reached"
+    content: AskedApproval
+
+
+class ApprovalExpiredEvent(ToolEvent):
+    """Nobody decided a call in time: it has failed."""
+
+    event_type: Literal["tools.approval.expired"] = "tools.approval.expired"
+    content: AskedApproval

@@ -189,7 +189,7 @@ def test_a_delivery_without_room_is_put_off_and_spends_no_attempt(harness):
     harness.add(agent)
     for number in range(9):
         harness.publish(TextMessageEvent(stream_id="s", content=TextContent(text=str(number))))
-    harness.send_through(TextMessageEvent(stream_id="s", content=TextContent(text="the last one")))
+    harness.send_through(TextMessageEvent(stream_id="s", content=TextContent(text="the last one")), timeout=30)
 
     assert attempts == [1] * 10
 

@@ -31,8 +31,8 @@ FLOW = [
 ]
 
 
-def create_test_context() -> EventContext:
-    return EventContext(source="test", user_id="a-user", session_id="test_conversation")
+def create_test_context(user_id: str = "a-user") -> EventContext:
+    return EventContext(source="test", user_id=user_id, session_id="test_conversation")
 
 
 @pytest.fixture
@@ -42,10 +42,10 @@ def team() -> Iterator[EventTestHarness]:
         yield harness
 
 
-def say(team: EventTestHarness, text: str, stream_id: str = "a-stream") -> str:
+def say(team: EventTestHarness, text: str, stream_id: str = "a-stream", user_id: str = "a-user") -> str:
     """Say something, wait until all is over, and return the answer."""
-    message = TextMessageEvent(stream_id=stream_id, content=TextContent(text=text), context=create_test_context())
-    events = team.send_through(message)
+    context = create_test_context(user_id)
+    events = team.send_through(TextMessageEvent(stream_id=stream_id, content=TextContent(text=text), context=context))
     (sent,) = [event for event in events if isinstance(event, MessageSentEvent)]
     return sent.content.text
 
@@ -123,7 +123,7 @@ def test_a_calculation_is_done_by_a_tool(team):
     assert "84" in say(team, "What is 12 * 7?")
 
     ran = [event.event_type for event in team.everything() if event.event_type.startswith("tools.")]
-    assert ran == ["tools.execution.started", "tools.execution.completed"]
+    assert ran == ["tools.execution.requested", "tools.execution.started", "tools.execution.completed"]
 
 
 def test_what_was_said_before_is_recalled(team):
@@ -132,10 +132,10 @@ def test_what_was_said_before_is_recalled(team):
     assert "12 * 7" in say(team, "What did I ask you to calculate?")
 
 
-def test_nothing_is_recalled_from_another_stream(team):
-    say(team, "My dog is called Rex.", stream_id="one")
+def test_nothing_is_recalled_from_another_users_stream(team):
+    say(team, "My dog is called Rex.", stream_id="one", user_id="one")
 
-    assert "Rex" not in say(team, "What is my dog called?", stream_id="another")
+    assert "Rex" not in say(team, "What is my dog called?", stream_id="another", user_id="another")
 
 
 def test_a_tool_that_fails_still_leads_to_an_answer(team):

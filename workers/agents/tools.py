@@ -1,112 +1,176 @@
-"""Tools: runs what the orchestrator asks for, and tells how each call begins, goes on and ends."""
+"""Tools: runs what the orchestrator asks for, and tells how each call begins, goes on and ends.
+
+    tools requested ──┬── execution requested ── started ── progress … ──────────────── completed or failed
+                      └── execution requested ── approval requested ──┬── granted ── started … ──┘
+                                                                      └── denied or expired ── failed
+
+Each call of a request is a delivery of its own: calls run side by side, over all slots and workers, each with its own
+time limit, and what one does to its worker is no other's matter. A call acts once: what came of it is kept, and said
+again where it is asked for again or its delivery comes back (workers/calls.py, tasks/idempotence.py).
+"""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from uuid import UUID, uuid5
+from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from events.catalog.memory import Recollection
-from events.catalog.orchestrator import ToolCall, ToolsRequestedEvent
+from events.catalog.orchestrator import ToolsRequestedEvent
 from events.catalog.tools import (
-    ToolFailedEvent,
-    ToolFailure,
-    ToolProgress,
-    ToolProgressEvent,
-    ToolResult,
-    ToolResultEvent,
-    ToolStart,
-    ToolStartedEvent,
+    ApprovalDeadlineReachedEvent,
+    ApprovalDeniedEvent,
+    ApprovalExpiredEvent,
+    ApprovalGrantedEvent,
+    CallRequestedEvent,
+    RequestedCall,
 )
-from events.errors import PetioleError, Retryable
+from events.errors import (
+    ApprovalDenied,
+    ApprovalExpired,
+    BrokerUnavailable,
+    EffectUnderWay,
+    EffectUnfinished,
+    PetioleError,
+    QueueFull,
+)
 from events.event import Event
-from tasks import Agent, Context, publish
+from tasks import Agent, Context, approvals, idempotent, publish
+from workers.calls import (
+    Outcome,
+    ProgressGate,
+    approval_requested,
+    completed,
+    deadline_reached,
+    failed,
+    fingerprint,
+    identity,
+    progressed,
+    requested,
+    started,
+)
 from workers.intents import classify
 from workers.recall.earlier import said_earlier
 from workers.recall.words import rank, words_of
-from workers.tools import Finding, ToolContext, installed_tools
+from workers.tools import Tool, ToolContext, installed_tools
 
 agent = Agent("tools")
 
-PROGRESS_BURST = 10
-PROGRESS_INTERVAL_S = 0.5
+log = logging.getLogger(__name__)
+
+SLACK = timedelta(seconds=30)
+"""How long beyond its time limit a call elsewhere counts as under way."""
+
+
+@agent.on_start
+def load() -> None:
+    """Know the tools before the first call. Raises NotConfigured, MissingExtra, and what their modules raise."""
+    installed_tools()
+
+
+@agent.on_stop
+def leave() -> None:
+    """End the servers that this process has started."""
+    installed_tools().close()
 
 
 @agent.on("orchestrator.tools.requested")
-def run(event: ToolsRequestedEvent, context: Context) -> Iterator[Event]:
-    """Run the calls one after the other. One that fails says so and keeps no other from running."""
+def hand_on(event: ToolsRequestedEvent) -> Iterator[Event]:
+    """Let each call go its own way."""
     for call in event.content.calls:
-        publish(started(event, call), now=True)
-        yield run_call(event, call, ToolContext(event.stream_id, _reporter(event, call), _recaller(context)))
+        yield requested(event, call)
 
 
-def run_call(event: ToolsRequestedEvent, call: ToolCall, tool_context: ToolContext) -> Event:
-    """Run one call and word what became of it."""
+@agent.on("tools.execution.requested")
+def run(event: CallRequestedEvent, context: Context) -> Event | None:
+    """Run a call, once, or ask for it to be granted. One that cannot be run fails; that is told, and no dead letter."""
+    call = event.content
     try:
-        finding = installed_tools().call(call.tool, call.arguments, tool_context)
+        tool = installed_tools().get(call.tool)
+        if tool.terms.needs_approval:
+            tool.accept(call.arguments)
     except PetioleError as error:
-        return failed(event, call, error)
-    return completed(event, call, finding)
+        return fail(event, call, error)
+    return ask(event, context) if tool.terms.needs_approval else carry_out(event, call, tool, context)
 
 
-def started(event: Event, call: ToolCall) -> ToolStartedEvent:
-    """Word that a call begins."""
-    content = ToolStart(call_id=call.call_id, tool=call.tool, arguments=call.arguments)
-    return event.caused(ToolStartedEvent, event_id=said_of(event, call, "started"), content=content)
+@agent.on("tools.approval.granted")
+def run_granted(event: ApprovalGrantedEvent, context: Context) -> Event | None:
+    """Run a call that was granted: exactly what was. Raises ApprovalMismatch."""
+    call = event.content
+    approvals.check(call.approval_id, "granted", fingerprint(call))
+    try:
+        tool = installed_tools().get(call.tool)
+    except PetioleError as error:
+        return fail(event, call, error)
+    return carry_out(event, call, tool, context)
 
 
-def progressed(event: Event, call: ToolCall, percent: float, note: str) -> ToolProgressEvent:
-    """Word how far a call is."""
-    content = ToolProgress(call_id=call.call_id, tool=call.tool, percent=percent, note=note)
-    return event.caused(ToolProgressEvent, event_id=said_of(event, call, f"at {percent}"), content=content)
+@agent.on("tools.approval.denied")
+def refuse(event: ApprovalDeniedEvent) -> Event:
+    """Let a call fail that was denied. Raises ApprovalMismatch."""
+    call = event.content
+    approvals.check(call.approval_id, "denied", fingerprint(call))
+    return failed(call, ApprovalDenied(call.tool, call.by, call.reason)).said(event, call)
 
 
-def completed(event: Event, call: ToolCall, finding: Finding) -> ToolResultEvent:
-    """Word what a call found: its value, and the same as a sentence."""
-    content = ToolResult(call_id=call.call_id, tool=call.tool, data={"value": finding.value, "text": finding.text})
-    return event.caused(ToolResultEvent, event_id=said_of(event, call, "ended"), content=content)
+@agent.on("tools.approval.expired")
+def drop(event: ApprovalExpiredEvent) -> Event:
+    """Let a call fail that nobody granted in time. Raises ApprovalMismatch."""
+    call = event.content
+    approvals.check(call.approval_id, "expired", fingerprint(call))
+    return failed(call, ApprovalExpired(call.tool)).said(event, call)
 
 
-def failed(event: Event, call: ToolCall, error: PetioleError) -> ToolFailedEvent:
-    """Word why a call failed."""
-    content = ToolFailure(
-        call_id=call.call_id,
-        tool=call.tool,
-        error_type=type(error).__name__,
-        error=str(error),
-        is_retryable=isinstance(error, Retryable),
+@agent.on("tools.approval.deadline_reached")
+def expire(event: ApprovalDeadlineReachedEvent) -> Event | None:
+    """Let an approval expire that nobody decided; one that was decided is told again, in case its teller died."""
+    return approvals.expire(event.content.approval_id).told()
+
+
+def ask(event: CallRequestedEvent, context: Context) -> Event | None:
+    """Ask for a call to be granted, until its deadline. The delivery is over then; the decision's event leads on."""
+    expires_at = datetime.now(UTC) + context.app.settings.approval_timeout
+    asked = approvals.ask(approval_requested(event, event.content, expires_at))
+    if asked.state != "pending":
+        return asked.told()
+    publish(deadline_reached(asked.request), at=asked.call.expires_at)
+    return asked.request
+
+
+def fail(event: Event, call: RequestedCall, error: PetioleError) -> Event:
+    """Tell of a call that cannot be run."""
+    publish(started(event, call), now=True)
+    return failed(call, error).said(event, call)
+
+
+def carry_out(event: Event, call: RequestedCall, tool: Tool, context: Context) -> Event | None:
+    """Run a call unless it was run, and say what came of it; nothing, where another delivery is at it and will."""
+    publish(started(event, call), now=True)
+    tool_context = ToolContext(event.stream_id, _reporter(event, call), _recaller(context))
+    once = idempotent(
+        key=lambda: identity(event, call),
+        name="tools.call",
+        on_unfinished=tool.terms.on_unfinished,
+        limit=timedelta(seconds=tool.terms.timeout_s) + SLACK,
     )
-    return event.caused(ToolFailedEvent, event_id=said_of(event, call, "ended"), content=content)
+    try:
+        kept = once(partial(outcome, call, tool, tool_context))()
+    except EffectUnderWay:
+        return None
+    except EffectUnfinished as error:
+        return failed(call, error).said(event, call)
+    return Outcome.read(kept).said(event, call)
 
 
-def said_of(event: Event, call: ToolCall, what: str) -> str:
-    """Name one thing said of a call.
-
-    Named by what it says, not by its place among what the delivery says: how many reports of progress come
-    before it is a matter of time, and differs when the delivery is run again.
-    """
-    return str(uuid5(UUID(event.event_id), repr((call.call_id, what))))
-
-
-@dataclass(slots=True)
-class ProgressGate:
-    """Lets reports of progress through that rise: a burst of some, then one for each interval."""
-
-    _last_percent: float = -1.0
-    _tokens: float = PROGRESS_BURST
-    _asked_at_s: float | None = field(default=None)
-
-    def admits(self, percent: float, at_s: float) -> bool:
-        """Tell whether a report made at that time may go out; `at_s` is of a clock that never goes back."""
-        waited_s = at_s - (self._asked_at_s if self._asked_at_s is not None else at_s)
-        self._asked_at_s = at_s
-        self._tokens = min(PROGRESS_BURST, self._tokens + waited_s / PROGRESS_INTERVAL_S)
-        if percent <= self._last_percent or self._tokens < 1:
-            return False
-        self._tokens -= 1
-        self._last_percent = percent
-        return True
+def outcome(call: RequestedCall, tool: Tool, tool_context: ToolContext) -> dict[str, object]:
+    """Run a call, and tell what came of it as JSON."""
+    try:
+        return completed(call, tool.call(call.arguments, tool_context)).as_json()
+    except PetioleError as error:
+        return failed(call, error).as_json()
 
 
 def recollect(query: str, limit: int, earlier: Sequence[Recollection]) -> list[Recollection]:
@@ -125,13 +189,17 @@ def _told(earlier: Sequence[Recollection]) -> Iterator[Recollection]:
             yield each
 
 
-def _reporter(event: Event, call: ToolCall) -> Callable[[float, str], None]:
+def _reporter(event: Event, call: RequestedCall) -> Callable[[float, str], None]:
     gate = ProgressGate()
 
     def report(percent: float, note: str) -> None:
         progress = progressed(event, call, percent, note)
         if gate.admits(percent, time.monotonic()):
-            publish(progress, now=True)
+            try:
+                publish(progress, now=True)
+            except (BrokerUnavailable, QueueFull) as error:
+                # The call itself is well, and its end is not lost: that waits for the broker.
+                log.warning("progress.unsaid", extra={"call_id": call.call_id, "error": str(error)})
 
     return report
 

@@ -1,19 +1,47 @@
-"""Tools, one file each. To add one, write a function with `@tool` in a file here: it is found by itself."""
+"""Tools, one file each. To add one, write a function with `@tool` in a file here: it is found by itself.
+
+PETIOLE_TOOLS names modules with tools of your own, separated by commas; PETIOLE_MCP_SERVERS a file with servers.
+
+    registry.py     tools by name                       functions.py    a typed function as a tool
+    tool.py         what a tool is, and a call of it    terms.py        its time limit, approval, guard
+    servers/        the tools of MCP servers
+"""
 
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 from functools import cache
 
-from workers.tools.registry import Finding, Tool, ToolContext, ToolRegistry, tool, tools
+from events.errors import NotConfigured
+from workers.tools.registry import ToolRegistry, ToolSource, tool, tools
+from workers.tools.servers import configured_servers
+from workers.tools.tool import Finding, Tool, ToolContext
 
-__all__ = ["Finding", "Tool", "ToolContext", "ToolRegistry", "installed_tools", "tool"]
+__all__ = ["Finding", "Tool", "ToolContext", "ToolRegistry", "ToolSource", "installed_tools", "tool"]
 
 
 @cache
 def installed_tools() -> ToolRegistry:
-    """Import every file of this folder once, and give the tools they hold."""
+    """Import every file of this folder and what PETIOLE_TOOLS names once, and give the tools they hold.
+
+    Raises: NotConfigured for a module that is not there, or a file of servers that cannot be read; MissingExtra.
+    """
     for module in pkgutil.iter_modules(__path__, f"{__name__}."):
         importlib.import_module(module.name)
+    for name in filter(None, (each.strip() for each in os.environ.get("PETIOLE_TOOLS", "").split(","))):
+        _import(name)
+    for server in configured_servers():
+        tools.add_source(server)
     return tools
+
+
+def _import(name: str) -> None:
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        # A module that exists but lacks one of its own imports is that module's matter, and says so itself.
+        if error.name is None or not name.startswith(error.name):
+            raise
+        raise NotConfigured(f"the tools {name!r}", "there is no such module; check PETIOLE_TOOLS") from error

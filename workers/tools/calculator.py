@@ -13,7 +13,8 @@ from pydantic import Field
 from simpleeval import InvalidExpression, SimpleEval
 
 from events.errors import InvalidArguments, ToolFailed
-from workers.tools.registry import Finding, tool
+from workers.tools.registry import tool
+from workers.tools.tool import Finding
 
 Number: TypeAlias = int | float
 

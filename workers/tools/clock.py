@@ -10,7 +10,8 @@ from zoneinfo import ZoneInfo, available_timezones
 from pydantic import Field
 
 from events.errors import InvalidArguments
-from workers.tools.registry import Finding, tool
+from workers.tools.registry import tool
+from workers.tools.tool import Finding
 
 
 @tool

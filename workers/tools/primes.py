@@ -9,7 +9,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from workers.tools.registry import Finding, ToolContext, tool
+from workers.tools.registry import tool
+from workers.tools.tool import Finding, ToolContext
 
 PARTS = 5
 

@@ -8,7 +8,8 @@ from pydantic import Field
 
 from events.catalog.memory import Recollection
 from events.content import Value
-from workers.tools.registry import Finding, ToolContext, tool
+from workers.tools.registry import tool
+from workers.tools.tool import Finding, ToolContext
 
 Speaker: TypeAlias = Literal["user", "assistant", "anyone"]
 

@@ -1,101 +1,49 @@
-"""Tools: typed functions; name, description and the schema of their arguments are read from the signature.
+"""The registry: tools by name, wherever they come from.
 
     @tool
     def calculator(expression: str) -> Finding: ...
 
-The decorated function stays a plain function. A parameter `context: ToolContext` is no argument; it
-is handed in.
+    @tool(timeout=5, needs_approval=True)
+    def order(article: str, number: int) -> str: ...
+
+The decorated function stays a plain function (functions.py). Servers that have tools of their own are sources: theirs
+go by `<server>.<tool>`.
 """
 
 from __future__ import annotations
 
 import difflib
-import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar, get_type_hints
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
+from typing import Protocol, TypeVar, overload
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
-from pydantic_core import to_json
+from events.content import Value
+from events.errors import Misuse, ProviderUnavailable, UnknownTool
+from workers.tools.functions import ToolFunction, tool_of
+from workers.tools.terms import TIMEOUT_S, OnUnfinished, terms
+from workers.tools.tool import Finding, Tool, ToolContext
 
-from events.catalog.memory import Recollection
-from events.content import Value, read_value
-from events.errors import InvalidArguments, Misuse, PetioleError, ToolFailed, UnknownTool
-from events.validation import invalid_event
+log = logging.getLogger(__name__)
 
-# Tools have any signature, which no single callable type can say.
-ToolFunction: TypeAlias = Callable[..., Any]
 AFunction = TypeVar("AFunction", bound=ToolFunction)
 
-_CONTEXT = "context"
 
-
-@dataclass(frozen=True, slots=True)
-class ToolContext:
-    """What a tool may ask for while it runs.
-
-    `report(percent, note)` tells how far it is, from 0 to 100; `recall(query, limit)` looks up what was said
-    before in this stream, best first, or the latest where the query has no words.
-    """
-
-    stream_id: str
-    report: Callable[[float, str], None]
-    recall: Callable[[str, int], Sequence[Recollection]]
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What a tool found: as a value, and in words that make a sentence."""
-
-    value: Value
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Tool:
-    """A function with what a caller needs to know of it."""
-
-    name: str
-    description: str
-    arguments: type[BaseModel]
-    function: ToolFunction
-    takes_context: bool
+class ToolSource(Protocol):
+    """Where further tools come from; asked each time, since they may change."""
 
     @property
-    def schema(self) -> dict[str, object]:
-        """The JSON Schema of its arguments."""
-        return self.arguments.model_json_schema()
+    def name(self) -> str:
+        """What its tools' names begin with."""
 
-    def call(self, arguments: Mapping[str, Value], context: ToolContext) -> Finding:
-        """Check the arguments and run it. Raises: InvalidArguments, ToolFailed, and ours that it raises."""
-        accepted = self._accept(arguments)
-        if self.takes_context:
-            accepted[_CONTEXT] = context
-        try:
-            found = self.function(**accepted)
-        except PetioleError:
-            raise
-        except Exception as error:
-            # A tool may be anyone's code: whatever it raises, the user is owed an answer.
-            raise ToolFailed(self.name, f"{type(error).__name__}: {error}") from error
-        return self._finding(found)
+    def tools(self) -> Mapping[str, Tool]:
+        """Tell its tools by full name. Raises ProviderUnavailable."""
 
-    def _accept(self, arguments: Mapping[str, Value]) -> dict[str, object]:
-        try:
-            # By way of JSON: strict, yet dates, tuples and enums are read from what an event can carry.
-            accepted = self.arguments.model_validate_json(to_json(arguments))
-        except ValidationError as error:
-            found = invalid_event(self.name, error)
-            raise InvalidArguments(self.name, found.field, found.reason) from error
-        return {name: getattr(accepted, name) for name in self.arguments.model_fields}
+    def get(self, name: str) -> Tool | None:
+        """Look up a tool by its full name that is to be called. Raises ProviderUnavailable."""
 
-    def _finding(self, found: object) -> Finding:
-        value = found.value if isinstance(found, Finding) else found
-        try:
-            checked = read_value(value)
-        except ValueError as error:
-            raise ToolFailed(self.name, f"its result {error}") from error
-        return Finding(checked, found.text if isinstance(found, Finding) else _in_words(checked))
+    def close(self) -> None:
+        """Let go of what it holds. It may be asked again."""
 
 
 class ToolRegistry:
@@ -103,65 +51,106 @@ class ToolRegistry:
 
     def __init__(self) -> None:
         self._tools: dict[str, Tool] = {}
+        self._functions: dict[str, ToolFunction] = {}
+        self._sources: dict[str, ToolSource] = {}
 
-    def add(self, function: AFunction) -> AFunction:
-        """Make a function a tool under its own name; usable as a decorator.
+    @overload
+    def add(self, function: AFunction, /) -> AFunction: ...
 
-        Raises: Misuse where another tool has that name, where a parameter has no type, and for `async def`.
+    @overload
+    def add(
+        self,
+        /,
+        *,
+        timeout: float | timedelta = TIMEOUT_S,
+        needs_approval: bool = False,
+        on_unfinished: OnUnfinished = "repeat",
+        guarded: bool | str = False,
+    ) -> Callable[[AFunction], AFunction]: ...
+
+    def add(
+        self,
+        function: AFunction | None = None,
+        /,
+        *,
+        timeout: float | timedelta = TIMEOUT_S,
+        needs_approval: bool = False,
+        on_unfinished: OnUnfinished = "repeat",
+        guarded: bool | str = False,
+    ) -> AFunction | Callable[[AFunction], AFunction]:
+        """Make a function a tool under its own name; usable as a decorator, with or without options.
+
+        timeout: how long a call may run; seconds, or a timedelta. One that overruns has failed.
+        needs_approval: somebody grants each call before it runs.
+        on_unfinished: a call whose process died in the middle is run again ("repeat"), or told as failed ("raise"):
+            whether it acted nobody knows.
+        guarded: calls go through the circuit breaker `tool.<name>`, or the one that is named.
+
+        Raises: Misuse where another tool has that name, where a parameter has no type, and for `async def`;
+        InvalidOption, InvalidTopic.
         """
-        made = _tool_of(function)
-        known = self._tools.setdefault(made.name, made)
-        if known.function is not function:
-            raise Misuse(f"there is a tool {made.name!r} already, in {known.function.__module__}; choose another name")
-        return function
+
+        def take(function: AFunction) -> AFunction:
+            options = terms(
+                function.__name__,
+                timeout=timeout,
+                needs_approval=needs_approval,
+                on_unfinished=on_unfinished,
+                guarded=guarded,
+            )
+            made = tool_of(function, options)
+            known = self._functions.setdefault(made.name, function)
+            if known is not function:
+                raise Misuse(f"there is a tool {made.name!r} already, in {known.__module__}; choose another name")
+            self._tools[made.name] = made
+            return function
+
+        return take if function is None else take(function)
+
+    def add_source(self, source: ToolSource) -> None:
+        """Let a source's tools be known too. Raises Misuse where another one has that name."""
+        known = self._sources.setdefault(source.name, source)
+        if known is not source:
+            raise Misuse(f"there is a source of tools {source.name!r} already; choose another name")
 
     def all(self) -> list[Tool]:
-        """List the tools by name."""
-        return sorted(self._tools.values(), key=lambda each: each.name)
+        """List the tools by name, without those of a source that cannot tell them now."""
+        return sorted(self._every(), key=lambda each: each.name)
+
+    def descriptions(self) -> tuple[tuple[str, str, Mapping[str, object]], ...]:
+        """Tell a model of the tools: of each its name, its description and the JSON Schema of its arguments."""
+        return tuple((each.name, each.description, each.schema) for each in self.all())
 
     def get(self, name: str) -> Tool:
-        """Look up a tool. Raises: UnknownTool, which names the nearest."""
-        if name not in self._tools:
-            nearest = difflib.get_close_matches(name, self._tools, n=1)
+        """Look up a tool. Raises: UnknownTool, which names the nearest; ProviderUnavailable."""
+        source = self._sources.get(name.partition(".")[0])
+        found = source.get(name) if source else self._tools.get(name)
+        if found is None:
+            nearest = difflib.get_close_matches(name, source.tools() if source else self._tools, n=1)
             raise UnknownTool(name, nearest[0] if nearest else None)
-        return self._tools[name]
+        return found
 
     def call(self, name: str, arguments: Mapping[str, Value], context: ToolContext) -> Finding:
         """Run a tool. Raises: UnknownTool, and as `Tool.call`."""
         return self.get(name).call(arguments, context)
 
+    def close(self) -> None:
+        """Let go of what sources hold."""
+        for source in self._sources.values():
+            source.close()
 
-def _tool_of(function: ToolFunction) -> Tool:
-    if inspect.iscoroutinefunction(function):
-        raise Misuse(f"the tool {function.__name__!r} is async; write it as a plain function")
-    parameters = inspect.signature(function).parameters
-    return Tool(
-        name=function.__name__,
-        description=(inspect.getdoc(function) or "").split("\n")[0],
-        arguments=_model_of(function, [each for name, each in parameters.items() if name != _CONTEXT]),
-        function=function,
-        takes_context=_CONTEXT in parameters,
-    )
-
-
-def _model_of(function: ToolFunction, parameters: Sequence[inspect.Parameter]) -> type[BaseModel]:
-    types = get_type_hints(function, include_extras=True)
-    for parameter in parameters:
-        if parameter.name not in types:
-            raise Misuse(f"the tool {function.__name__!r} gives its parameter {parameter.name!r} no type; give it one")
-    fields: dict[str, Any] = {each.name: (types[each.name], _default(each)) for each in parameters}
-    return create_model(function.__name__, __config__=ConfigDict(extra="forbid", strict=True), **fields)
-
-
-def _default(parameter: inspect.Parameter) -> object:
-    return ... if parameter.default is inspect.Parameter.empty else parameter.default
-
-
-def _in_words(value: Value) -> str:
-    return value if isinstance(value, str) else to_json(value).decode()
+    def _every(self) -> Iterator[Tool]:
+        yield from self._tools.values()
+        for source in self._sources.values():
+            try:
+                yield from source.tools().values()
+            except ProviderUnavailable as error:
+                # The others can be used all the same.
+                log.warning("tools.unlisted", extra={"source": source.name, "error": str(error)})
 
 
 tools = ToolRegistry()
 """The tools imported so far; `workers.tools.installed_tools()` imports those of the folder first."""
 
 tool = tools.add
+"""Make a function a tool of this process: see `ToolRegistry.add`."""

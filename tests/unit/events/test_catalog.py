@@ -58,6 +58,12 @@ JANUS = {
     "memory.pattern.detected": Category.PROCESSING,
     "memory.conflict.detected": Category.PROCESSING,
     "memory.consolidation.completed": Category.PROCESSING,
+    "tools.execution.requested": Category.PROCESSING,
+    "tools.approval.requested": Category.PROCESSING,
+    "tools.approval.granted": Category.PROCESSING,
+    "tools.approval.denied": Category.PROCESSING,
+    "tools.approval.deadline_reached": Category.PROCESSING,
+    "tools.approval.expired": Category.PROCESSING,
     "tools.execution.started": Category.PROCESSING,
     "tools.execution.completed": Category.INPUT,
     "tools.execution.failed": Category.PROCESSING,
@@ -126,6 +132,7 @@ OURS = {
     "response.late": Category.RESPONSE,
     "gathering.closed": Category.PROCESSING,
     "orchestrator.tools.prepared": Category.PROCESSING,
+    "memory.consolidation.due": Category.PROCESSING,
     "output.suggestion.dropped": Category.OUTPUT,
 }
 

@@ -1,0 +1,17 @@
+-- Promise: of all who decide an approval, however many at once, one does; a decision stays.
+-- Answers: 'decided' by this call, 'late' where its time was over before, 'before' where another decided it, 'unknown'.
+-- KEYS: approval   ARGV: state, by, reason, 1 where its time counts
+local known = redis.call('HMGET', KEYS[1], 'state', 'expires_ms')
+if not known[1] then
+  return 'unknown'
+elseif known[1] ~= 'pending' then
+  return 'before'
+end
+local clock = redis.call('TIME')
+local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
+if ARGV[4] == '1' and now_ms >= tonumber(known[2]) then
+  return 'late'
+end
+local decided_ms = string.format('%.0f', now_ms)
+redis.call('HSET', KEYS[1], 'state', ARGV[1], 'by', ARGV[2], 'reason', ARGV[3], 'decided_ms', decided_ms)
+return 'decided'

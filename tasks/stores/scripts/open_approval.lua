@@ -1,0 +1,11 @@
+-- Promise: an approval is asked for once; who asks again changes nothing. What is older than `age` is forgotten.
+-- KEYS: approval, approvals   ARGV: id, request JSON, fingerprint, expires in ms since 1970, age in ms
+if redis.call('EXISTS', KEYS[1]) == 1 then
+  return
+end
+local clock = redis.call('TIME')
+local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
+redis.call('HSET', KEYS[1], 'request', ARGV[2], 'fingerprint', ARGV[3], 'expires_ms', ARGV[4], 'state', 'pending')
+redis.call('PEXPIRE', KEYS[1], ARGV[5])
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', string.format('%.0f', now_ms - ARGV[5]))
+redis.call('ZADD', KEYS[2], string.format('%.0f', now_ms), ARGV[1])

@@ -1,0 +1,225 @@
+"""Calls of tools, from the request to the end of each: in one process, with tools of the test's own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from events import Event
+from events.catalog.orchestrator import ToolCall, ToolsRequest, ToolsRequestedEvent
+from events.catalog.tools import ToolFailedEvent, ToolResultEvent
+from events.errors import ToolTimeout
+from events.ids import delivery_ids
+from tasks.testing import EventTestHarness
+from workers.agents import tools as tools_agent
+from workers.calls import Outcome, identity, requested
+from workers.tools import ToolContext, ToolRegistry
+
+
+@pytest.fixture
+def registry(monkeypatch):
+    registry = ToolRegistry()
+    monkeypatch.setattr(tools_agent, "installed_tools", lambda: registry)
+    return registry
+
+
+@pytest.fixture
+def team(registry):
+    with EventTestHarness([tools_agent.agent]) as harness:
+        yield harness
+
+
+@pytest.fixture
+def ran(registry: ToolRegistry):
+    """Give a list of what the tool `order` was run with."""
+    ran: list[str] = []
+
+    @registry.add
+    def order(article: str) -> str:
+        """Order something."""
+        ran.append(article)
+        return f"{article} is ordered"
+
+    return ran
+
+
+def a_request(*calls: ToolCall, **fields: Any) -> ToolsRequestedEvent:
+    return ToolsRequestedEvent.model_validate({"stream_id": "s", "content": ToolsRequest(calls=calls)} | fields)
+
+
+def a_call(call_id: str = "c-1", tool: str = "order", **arguments: Any) -> ToolCall:
+    return ToolCall(call_id=call_id, tool=tool, arguments=arguments)
+
+
+def said_of(events: list[Event], call_id: str) -> list[str]:
+    return [each.event_type.rpartition(".")[2] for each in events if getattr(each.content, "call_id", "") == call_id]
+
+
+def ends_of(events: list[Event]) -> dict[str, Any]:
+    return {each.content.call_id: each for each in events if isinstance(each, ToolResultEvent | ToolFailedEvent)}
+
+
+def test_each_call_ends_once_and_what_fails_keeps_no_other_from_running(team, registry: ToolRegistry, ran):
+    @registry.add
+    def broken() -> str:
+        raise RuntimeError("out of order")
+
+    events = team.send_through(
+        a_request(
+            a_call("well", article="tea"),
+            a_call("failing", "broken"),
+            a_call("unknown", "ordre", article="tea"),
+            a_call("wrong", artikel="tea"),
+            a_call("last", article="cake"),
+        )
+    )
+
+    ends = ends_of(events)
+    assert {name: type(end).__name__ for name, end in ends.items()} == {
+        "well": "ToolResultEvent",
+        "failing": "ToolFailedEvent",
+        "unknown": "ToolFailedEvent",
+        "wrong": "ToolFailedEvent",
+        "last": "ToolResultEvent",
+    }
+    for call_id in ends:
+        assert said_of(events, call_id)[:2] == ["requested", "started"]
+        assert len(said_of(events, call_id)) == 3
+    assert "did you mean 'order'" in ends["unknown"].content.error
+    assert "argument 'article'" in ends["wrong"].content.error
+    assert "out of order" in ends["failing"].content.error
+    assert sorted(ran) == ["cake", "tea"]
+    assert team.dead_letters() == []
+
+
+def test_progress_stands_between_start_and_end_and_rises(team, registry: ToolRegistry):
+    @registry.add
+    def steps(context: ToolContext) -> int:
+        for step in range(1, 6):
+            context.report(20 * step, f"step {step}")
+        return 5
+
+    events = team.send_through(a_request(a_call(tool="steps")))
+
+    assert said_of(events, "c-1") == ["requested", "started", *["progress"] * 5, "completed"]
+    assert [e.content.percent for e in events if e.event_type == "tools.execution.progress"] == [20, 40, 60, 80, 100]
+    assert [each.timestamp for each in events] == sorted(each.timestamp for each in events)
+
+
+def test_the_same_call_asked_for_twice_acts_once_and_ends_once(team, ran):
+    for _ in range(2):
+        team.send_through(a_request(a_call(article="tea"), correlation_id="a-flow"))
+
+    assert ran == ["tea"]
+    assert said_of(team.everything(), "c-1") == ["requested", "started", "completed"]
+
+
+def test_what_came_of_a_call_is_said_again_and_not_done_again_where_its_delivery_comes_back(team, ran, monkeypatch):
+    ends = []
+    read = Outcome.read
+
+    def die_once(kept):
+        ends.append(kept)
+        if len(ends) == 1:
+            raise RuntimeError("the worker dies after the call and before its delivery is settled")
+        return read(kept)
+
+    monkeypatch.setattr(Outcome, "read", die_once)
+
+    events = team.send_through(a_request(a_call(article="tea")))
+
+    assert ran == ["tea"]
+    assert len(ends) == 2
+    assert said_of(events, "c-1") == ["requested", "started", "completed"]
+
+
+@pytest.mark.parametrize(("on_unfinished", "runs", "end"), [("repeat", 1, "completed"), ("raise", 0, "failed")])
+def test_a_call_whose_worker_died_in_the_middle_is_repeated_or_told(
+    team, registry: ToolRegistry, on_unfinished, runs, end
+):
+    ran = []
+
+    @registry.add(on_unfinished=on_unfinished)
+    def charge() -> str:
+        ran.append(1)
+        return "charged"
+
+    request = a_request(a_call(tool="charge"))
+    call = requested(request, request.content.calls[0])
+    (delivery_id,) = delivery_ids(call.event_id, ["tools.run"])
+    team.app.stores.effects.begin(
+        f"tools.call:{identity(call, call.content)}",
+        token="of the dead",
+        owner=delivery_id,
+        limit=timedelta(minutes=5),
+        repeats=False,
+    )
+
+    events = team.send_through(request)
+
+    assert len(ran) == runs
+    assert said_of(events, "c-1") == ["requested", "started", end]
+    assert [e.content.error_type for e in events if isinstance(e, ToolFailedEvent)] == ["EffectUnfinished"] * (1 - runs)
+
+
+def test_a_tool_that_overruns_has_failed_and_others_go_on(team, registry: ToolRegistry, ran):
+    @registry.add(timeout=0.2)
+    def endless() -> str:
+        while True:
+            time.sleep(0.01)
+
+    events = team.send_through(a_request(a_call("slow", "endless"), a_call("quick", article="tea")))
+
+    ends = ends_of(events)
+    assert ends["slow"].content.error_type == "ToolTimeout"
+    assert "within 0.2 s" in ends["slow"].content.error
+    assert ends["slow"].content.is_retryable
+    assert ends["quick"].content.value == "tea is ordered"
+
+
+@pytest.mark.parametrize("on_main_thread", [True, False], ids=["main thread", "another thread"])
+def test_a_time_limit_holds_on_every_thread(registry: ToolRegistry, on_main_thread):
+    @registry.add(timeout=timedelta(seconds=0.2))
+    def endless() -> str:
+        while True:
+            time.sleep(0.01)
+
+    ended: Counter[str] = Counter()
+
+    def call() -> None:
+        try:
+            registry.call("endless", {}, ToolContext("s", lambda percent, note: None, lambda query, limit: []))
+        except ToolTimeout as error:
+            ended[str(error)] += 1
+
+    if on_main_thread:
+        call()
+    else:
+        thread = threading.Thread(target=call)
+        thread.start()
+        thread.join(timeout=10)
+
+    assert ended == {"endless did not end within 0.2 s; ask it for less, or raise its timeout": 1}
+
+
+def test_a_guarded_tool_that_keeps_failing_is_not_called_any_more(team, registry: ToolRegistry):
+    ran = []
+
+    @registry.add(guarded=True)
+    def flaky(number: int) -> str:
+        ran.append(number)
+        raise ConnectionError("nobody there")
+
+    events = team.send_through(a_request(*(a_call(f"c-{n}", "flaky", number=n) for n in range(8))))
+
+    ends = ends_of(events)
+    assert ran == [0, 1, 2, 3, 4]
+    assert {ends[f"c-{n}"].content.error_type for n in range(5, 8)} == {"ServiceUnavailable"}
+    assert all(end.content.is_retryable for name, end in ends.items() if name > "c-4")
+    assert len(ends) == 8
+    assert team.dead_letters() == []
