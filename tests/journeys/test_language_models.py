@@ -11,6 +11,7 @@ import pytest
 from events import Event, TextContent, TextMessageEvent
 from events.catalog.llm import ResponseFailedEvent, ResponseGeneratedEvent
 from events.catalog.orchestrator import ModelRequestedEvent, ResponseReadyEvent, ToolsRequestedEvent
+from events.catalog.usage import UsageRecordedEvent
 from events.subscriptions import OnBusy
 from tasks import Agent, AnswerReader, Piece
 from tasks.testing import EventTestHarness
@@ -102,10 +103,26 @@ def test_an_answer_is_read_while_it_is_written_and_is_the_one_that_is_sent(team:
     assert len(pieces) > 4
 
 
-def test_what_it_took_is_recorded(team: Team, endpoint: Endpoint) -> None:
-    (generated,) = said(team().send_through(a_message()), ResponseGeneratedEvent)
+def test_what_it_took_and_cost_is_recorded(team: Team, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PETIOLE_LLM_INPUT_PRICE", "1000")
+    monkeypatch.setenv("PETIOLE_LLM_OUTPUT_PRICE", "10000")
+    harness = team()
 
+    events = harness.send_through(a_message())
+
+    (generated,) = said(events, ResponseGeneratedEvent)
     assert (generated.content.model, generated.content.usage.input_tokens) == ("parrot-1", 11)
+    (used,) = said(events, UsageRecordedEvent)
+    content = used.content
+    assert (content.provider, content.model, content.account) == ("openai", "parrot-1", "llm.openai")
+    assert (content.input_tokens, content.output_tokens, content.cost, content.currency) == (11, 3, 0.041, "USD")
+    assert harness.app.stores.budgets.spent("llm.openai").tokens == 14
+
+
+def test_without_a_price_no_cost_is_made_up(team: Team, endpoint: Endpoint) -> None:
+    (used,) = said(team().send_through(a_message()), UsageRecordedEvent)
+
+    assert (used.content.cost, used.content.currency) == (None, None)
 
 
 def test_a_shadow_s_words_are_not_read(team: Team, endpoint: Endpoint) -> None:
@@ -150,6 +167,8 @@ def test_a_newer_message_interrupts_and_the_endpoint_sees_its_connection_closed(
     assert partial.content.finish_reason == "interrupted"
     assert partial.content.usage.is_estimate
     assert partial.content.usage.output_tokens > 0
+    (used,) = said(events, UsageRecordedEvent, first)
+    assert used.content.output_tokens == partial.content.usage.output_tokens
     of_first = [piece for piece in pieces if piece.correlation_id == first.correlation_id]
     assert "".join(piece.text for piece in of_first) == partial.content.text
     assert [piece.kind for piece in of_first if piece.kind != "delta"] == ["started", "interrupted"]
@@ -222,6 +241,24 @@ def test_the_user_hears_of_an_endpoint_that_does_not_answer(
     assert len(endpoint.asked) == times
     (ready,) = said(events, ResponseReadyEvent)
     assert words_to_user in ready.content.text
+
+
+def test_an_endpoint_that_is_down_is_left_alone_and_users_hear_of_it(
+    team: Team, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PETIOLE_LLM_PATIENCE_S", "5")
+    endpoint.reply = lambda question: Refusal(503)
+    harness = team()
+
+    failures: list[Any] = []
+    for number in range(4):
+        events = harness.send_through(a_message(f"Question {number}?"), timeout=15)
+        assert len(said(events, ResponseReadyEvent)) == 1
+        failures += said(events, ResponseFailedEvent)
+
+    assert len(endpoint.asked) == 5
+    assert [failed.content.error_type for failed in failures] == ["ProviderUnavailable"] + 3 * ["ServiceUnavailable"]
+    assert harness.dead_letters() == []
 
 
 def test_an_answer_that_takes_too_long_is_given_up(
