@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import redis
 
 from events import Event, TextContent, TextMessageEvent
 from events.catalog.llm import ResponseFailedEvent, ResponseGeneratedEvent
@@ -14,6 +16,7 @@ from events.catalog.orchestrator import ModelRequestedEvent, ResponseReadyEvent,
 from events.catalog.usage import UsageRecordedEvent
 from events.subscriptions import OnBusy
 from tasks import Agent, AnswerReader, Piece
+from tasks.celery import EventApp
 from tasks.testing import EventTestHarness
 from tests.endpoint import Endpoint, Refusal, Reply, a_call, a_chunk, a_usage, an_echo, serving, words
 from workers.agents import llm, memory, orchestrator, output, tools
@@ -351,3 +354,50 @@ def test_a_tool_that_never_answers_ends_the_round_after_a_while(
 
     (ready,) = said(events, ResponseReadyEvent)
     assert ready.content.text == "failed: it did not answer within 0.3 s"
+
+
+# A worker that dies
+
+
+ASK = """
+from events.catalog.orchestrator import ModelRequestedEvent
+from tasks import publish
+asked = ModelRequestedEvent(stream_id="s", content={"text": "Why is the sky blue?", "intent": "question"})
+publish(asked)
+print(asked.event_id)
+"""
+
+
+def test_a_killed_worker_s_answer_is_marked_as_lost_once_and_another_begins_it_anew(
+    endpoint: Endpoint, node: Any, clean_broker_url: str, eventually: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PETIOLE_DRAFT_LEASE", "1")
+    settings = {name: value for name, value in os.environ.items() if name.startswith(("PETIOLE_", "NO_PROXY"))}
+    node.environment.update(settings, PETIOLE_BROKER_URL=clean_broker_url, PETIOLE_AGENTS="workers.agents.llm")
+    endpoint.reply = lambda question: words("ab" * 1000, SLOW)
+    first = node.worker("first")
+    answer_id = node.run(ASK).strip()
+    with redis.Redis.from_url(clean_broker_url, decode_responses=True) as client:
+        app = EventApp("reader", state=client, set_as_current=False)
+        read = AnswerReader(app)
+        reading = read("s", answer_id, timeout=20)
+        pieces = [next(reading) for _ in range(5)]
+        endpoint.reply = lambda question: words("It scatters.")
+        node.worker("second")
+
+        first.kill()
+        killed_at = time.monotonic()
+        for piece in reading:
+            pieces.append(piece)
+            if piece.kind == "lost":
+                break
+
+        assert time.monotonic() - killed_at < 4
+        while pieces[-1].kind != "finished":
+            pieces += read("s", answer_id, after=pieces[-1].number, timeout=20)
+        marks = [(piece.kind, piece.attempt) for piece in pieces if piece.kind != "delta"]
+        assert marks == [("started", 1), ("lost", 1), ("started", 2), ("finished", 2)]
+        assert "".join(piece.text for piece in pieces if piece.attempt == 2) == "It scatters."
+        history = app.stores.history
+        eventually(lambda: [each.topic for each in history.of_stream("s")].count("llm.response.generated") == 1, 10)
+        app.close()

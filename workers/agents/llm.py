@@ -47,8 +47,10 @@ async def answer(event: ModelRequestedEvent, context: Context) -> tuple[Event, .
     """Have the answer written; a model that cannot is told as a failure, once trying again is over."""
     name = chosen_name()
     try:
+        # Made before the draft begins: to import its library takes a second, in which nobody could vouch for the run.
+        model = await asyncio.to_thread(_model_named, name)
         async with context.draft() as draft:
-            response = await written(event.content, _model_named(name), draft)
+            response = await written(event.content, model, draft)
     except (Misuse, Permanent, StreamBusy) as error:
         return (event.caused(ResponseFailedEvent, content=failure_of(name, error)),)
     except (ProviderUnavailable, RetryLater) as error:
@@ -56,7 +58,7 @@ async def answer(event: ModelRequestedEvent, context: Context) -> tuple[Event, .
             raise
         return (event.caused(ResponseFailedEvent, content=failure_of(name, error)),)
     generated = event.caused(ResponseGeneratedEvent, content=response)
-    usage = recorded(_model_named(name).name, response.model, response.usage)
+    usage = recorded(model.name, response.model, response.usage)
     return (generated, event.caused(UsageRecordedEvent, content=usage)) if usage else (generated,)
 
 
