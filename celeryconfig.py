@@ -7,6 +7,8 @@
     PETIOLE_HOME            folder of the embedded broker and of beat's schedule; ./.petiole
     PETIOLE_TICK_INTERVAL_S, PETIOLE_METRICS_INTERVAL_S   how often beat has system.tick and system.metrics.summary
                             published, in seconds; 0 switches one off; 60
+    PETIOLE_SESSION_SWEEP_INTERVAL_S   how often beat looks for sessions that are idle (tasks/session_sweep.py); 15
+    PETIOLE_CONSOLIDATION_INTERVAL_S   how often beat has the memory clean up, as above; 3600
     PETIOLE_VISIBILITY_TIMEOUT_S   how long a lease lasts that is not renewed, see tasks/transport/leases.py; 15
 
 What is not Celery's business is set in tasks/settings.py.
@@ -110,6 +112,8 @@ beat_schedule: dict[str, dict[str, object]] = {
     for task, interval_s in (
         ("tick", _interval_s("PETIOLE_TICK_INTERVAL_S", 60.0)),
         ("metrics", _interval_s("PETIOLE_METRICS_INTERVAL_S", 60.0)),
+        ("sessions", _interval_s("PETIOLE_SESSION_SWEEP_INTERVAL_S", 15.0)),
+        ("consolidation", _interval_s("PETIOLE_CONSOLIDATION_INTERVAL_S", 3600.0)),
     )
     if interval_s
 }

@@ -50,7 +50,8 @@ _duration: TypeAdapter[timedelta] = TypeAdapter(timedelta)
 class Content(BaseModel):
     """A content is a frozen value; it knows its fields and refuses all others."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    # As for events: see there.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
 
 def read_value(value: object, depth: int = 1) -> Value:

@@ -24,12 +24,18 @@
     │   │   └── DuplicateRequest        one under that id is on its way, or was made before
     │   ├── InvalidParameters           a request without the parameters that its handler takes; names the parameter
     │   ├── WaitingInHandler            a handler that would wait for an answer, and keep its worker from giving one
+    │   ├── ReadOnlyViolation           a function that answers would set its agent's state
     │   ├── UnknownSubscription         no subscription of that name; names the nearest one
     │   ├── CannotPurge                 the broker lets nobody look for messages in a queue
     │   ├── UnknownDeadLetter           no dead letter of that id
     │   ├── CannotReplay                a dead letter that cannot be delivered again as it is; says why
     │   ├── CannotEdit                  a change of a dead letter's event that is not allowed; names the field
     │   ├── InvalidDeadLetter           a line of an import that holds no dead letter; names line and field
+    │   ├── UnknownSession              no session of that id; names the nearest one
+    │   ├── SessionEnded                a session that is over, and takes no more events
+    │   ├── InvalidMove                 a session cannot go from its state to that one
+    │   ├── WorkingMemoryFull           a session would hold more than its working memory may
+    │   ├── InvalidWorkingMemory        a value that a working memory cannot keep; names the value
     │   ├── UnknownAgent                PETIOLE_AGENTS names a module without agents
     │   ├── UnknownCircuit              no circuit breaker of that name; names the nearest one
     │   ├── UnknownTool                 no tool of that name; names the nearest one
@@ -49,6 +55,7 @@
     │   ├── HandlerNotFound             the agent answers no requests of that type
     │   ├── GatheringKeyMissing         an event without the field that it is to be gathered by
     │   ├── EffectUnfinished            an idempotent function was begun and not done: whether it acted nobody knows
+    │   ├── AnswerCut                   pieces of an answer that its reader asks for are not kept any more
     │   ├── PayloadUnreadable           the content that an event refers to cannot be had
     │   │   ├── PayloadMissing          it is not in the state store any more
     │   │   └── PayloadAltered          it is not what was stored
@@ -75,6 +82,9 @@
         ├── BrokerNotStopped            the embedded broker was told to end, and still runs
         ├── RequestTimedOut             no answer came before the deadline
         ├── RequesterStopped            the process that waited for the answer ends
+        ├── AnswerOverdue               nothing more of an answer came, for as long as its reader waits
+        ├── AnswerSuperseded            another run writes the answer by now
+        ├── StreamBusy                  another answer of the stream is being written
         ├── HandlerTimedOut             a handler did not end within its time limit
         ├── ToolTimeout                 a tool did not end within its time limit
         └── ProviderUnavailable         a model, tool or channel did not answer
@@ -338,6 +348,19 @@ class WaitingInHandler(Misuse):
         )
 
 
+class ReadOnlyViolation(Misuse):
+    def __init__(self, handler: str, state: str) -> None:
+        super().__init__(handler, state)
+        self.handler = handler
+        self.state = state
+
+    def __str__(self) -> str:
+        return (
+            f"{self.handler} answers requests, and an answer is read-only: it cannot set {self.state!r}. Set it in a "
+            "handler of an event, or say @agent.answers(..., read_only=False)"
+        )
+
+
 class UnknownSubscription(Misuse):
     def __init__(self, name: str, nearest: str | None = None) -> None:
         super().__init__(name, nearest)
@@ -414,6 +437,73 @@ class InvalidDeadLetter(Misuse):
             f"line {self.line} is no dead letter: field {self.field!r}: {self.reason}; the lines before it were "
             "imported: mend it and import all again, which imports none twice"
         )
+
+
+class UnknownSession(Misuse):
+    def __init__(self, session_id: str, nearest: str | None = None) -> None:
+        super().__init__(session_id, nearest)
+        self.session_id = session_id
+        self.nearest = nearest
+
+    def __str__(self) -> str:
+        hint = f"did you mean {self.nearest!r}?" if self.nearest else "see: petiole sessions"
+        return f"there is no session {_short(self.session_id)}, or not any more; {hint}"
+
+
+class SessionEnded(Misuse):
+    def __init__(self, session_id: str, ended_at: str, reason: str) -> None:
+        super().__init__(session_id, ended_at, reason)
+        self.session_id = session_id
+        self.ended_at = ended_at
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return (
+            f"the session {_short(self.session_id)} ended at {self.ended_at} ({self.reason}) and takes nothing more; "
+            "begin another one, under another stream id"
+        )
+
+
+class InvalidMove(Misuse):
+    def __init__(self, session_id: str, state: str, to: str) -> None:
+        super().__init__(session_id, state, to)
+        self.session_id = session_id
+        self.state = state
+        self.to = to
+
+    def __str__(self) -> str:
+        return (
+            f"the session {_short(self.session_id)} cannot go from {self.state} to {self.to}: it goes from new to "
+            "active, to idle and back, and from each of them to ended, where it stays"
+        )
+
+
+class WorkingMemoryFull(Misuse):
+    def __init__(self, session_id: str, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(session_id, size_bytes, limit_bytes)
+        self.session_id = session_id
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+
+    def __str__(self) -> str:
+        return (
+            f"the working memory of session {_short(self.session_id)} would hold {self.size_bytes:,} bytes, "
+            f"{self.limit_bytes:,} are allowed, so it stays as it is; remove what is no more needed, or raise "
+            "PETIOLE_SESSION_MEMORY_BYTES"
+        )
+
+
+class InvalidWorkingMemory(Misuse):
+    """`name` is the value's in the working memory, `reason` what is wrong with it."""
+
+    def __init__(self, session_id: str, name: str, reason: str) -> None:
+        super().__init__(session_id, name, reason)
+        self.session_id = session_id
+        self.name = name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the working memory of session {_short(self.session_id)}: {self.name!r}: {self.reason}"
 
 
 class UnknownAgent(Misuse):
@@ -709,6 +799,20 @@ class ApprovalExpired(Permanent):
         return f"{self.tool} was not run: nobody granted it in time; ask again when somebody is there"
 
 
+class AnswerCut(Permanent):
+    def __init__(self, stream_id: str, number: int, oldest: int) -> None:
+        super().__init__(stream_id, number, oldest)
+        self.stream_id = stream_id
+        self.number = number
+        self.oldest = oldest
+
+    def __str__(self) -> str:
+        return (
+            f"of the answers of stream {_short(self.stream_id)}, piece {self.number} is not kept any more, the oldest "
+            f"is {self.oldest}; read the whole answer in its llm.response.generated, or raise PETIOLE_DRAFT_LENGTH"
+        )
+
+
 class ToolFailed(Permanent):
     def __init__(self, tool: str, reason: str) -> None:
         super().__init__(tool, reason)
@@ -946,6 +1050,43 @@ class ToolTimeout(Retryable):
 
     def __str__(self) -> str:
         return f"{self.tool} did not end within {self.timeout_s:g} s; ask it for less, or raise its timeout"
+
+
+class AnswerOverdue(Retryable):
+    def __init__(self, stream_id: str, timeout_s: float, last_number: int) -> None:
+        super().__init__(stream_id, timeout_s, last_number)
+        self.stream_id = stream_id
+        self.timeout_s = timeout_s
+        self.last_number = last_number
+
+    def __str__(self) -> str:
+        return (
+            f"nothing more came of the answer in stream {_short(self.stream_id)} within {self.timeout_s:g} s; "
+            f"does a worker run? Read on with after={self.last_number}"
+        )
+
+
+class AnswerSuperseded(Retryable):
+    def __init__(self, answer_id: str, attempt: int) -> None:
+        super().__init__(answer_id, attempt)
+        self.answer_id = answer_id
+        self.attempt = attempt
+
+    def __str__(self) -> str:
+        return f"another run writes the answer {self.answer_id} by now; run {self.attempt} is over, and writes no more"
+
+
+class StreamBusy(Retryable):
+    def __init__(self, stream_id: str, answer_id: str) -> None:
+        super().__init__(stream_id, answer_id)
+        self.stream_id = stream_id
+        self.answer_id = answer_id
+
+    def __str__(self) -> str:
+        return (
+            f"the answer {self.answer_id} of stream {_short(self.stream_id)} is still being written, and on_busy is "
+            "'reject'; ask again once it has ended"
+        )
 
 
 class ProviderUnavailable(Retryable):

@@ -86,7 +86,8 @@ class Event(BaseModel):
     `category` says what kind of event they are.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    # A schema is built when it is first used: a process knows many types, and reads a few.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     category: ClassVar[Category] = Category.AGENT
 

@@ -27,6 +27,10 @@ Overflow = Literal["block", "reject", "drop_oldest"]
 """What a publisher meets at a full queue: it waits for room, it is refused, or the oldest delivery gives way."""
 
 
+OnBusy = Literal["enqueue", "reject", "interrupt"]
+"""What a newer message of the user does while an answer of its stream is written: tasks/drafts.py."""
+
+
 OrderingPath = Annotated[str, Field(pattern=r"^[a-z_]+(\.[^.]+)*$", max_length=200)]
 """A dotted path into an event's JSON, such as `stream_id` or `content.parameters.account`."""
 
@@ -59,6 +63,7 @@ class Subscription(BaseModel):
     split: VariantName | None = Field(default=None, description="of this agent's variants of one split, one gets it")
     variant: VariantName | None = None
     weight: Weight | None = Field(default=None, description="percent of the streams; without it, a share of the rest")
+    on_busy: OnBusy | None = Field(default=None, description="of handlers that write drafts, when the user says more")
     shadow: Flag = Field(default=False, description="gets every event, and what it says is not published")
 
     @property

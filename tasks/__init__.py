@@ -26,7 +26,10 @@
     Budget(account, …)                             budgets.py       a provider's quota, kept by all workers together
 
     request(…), its answer                         requests.py      one asks, one answers
+    context.draft(), read_answer(…)              drafts.py        an answer while it is written; reading.py: read along
     gather(…)                                      gathering.py     several events, one call
+
+    context.session                                sessions.py      a conversation as such: its state, who takes part
 
 What is remembered on the way stands in stores/; tests travel the same way through testing/.
 """
@@ -40,39 +43,53 @@ from tasks.breakers import guarded
 from tasks.budgets import Budget
 from tasks.context import Context
 from tasks.dispatch import Publication
+from tasks.drafts import Draft
 from tasks.error_channel import report
 from tasks.gathering import Gathered
 from tasks.idempotence import idempotent
 from tasks.outcomes import Outcome
 from tasks.publication import publish, publish_many
+from tasks.reading import AnswerReader, Piece, read_answer
 from tasks.replays import Replay, replay
 from tasks.requests import PendingResponse, request
 from tasks.responses import Response
 from tasks.retries import RetryPolicy, later
-from tasks.sessions import open_stream
+from tasks.sessions import Session, begin_session, end_session, enter_session, open_session, told_id
+from tasks.stores.sessions import Participant, SessionFacts
 
 __all__ = [
     "UNANSWERED",
     "Agent",
+    "AnswerReader",
     "Budget",
     "Context",
+    "Draft",
     "Gathered",
     "Outcome",
+    "Participant",
     "PendingResponse",
+    "Piece",
     "Publication",
     "Replay",
     "Response",
     "RetryPolicy",
+    "Session",
+    "SessionFacts",
     "approvals",
+    "begin_session",
     "dead_letters",
+    "end_session",
+    "enter_session",
     "guarded",
     "idempotent",
     "later",
-    "open_stream",
+    "open_session",
     "publish",
     "publish_many",
+    "read_answer",
     "replay",
     "report",
     "request",
     "shadows",
+    "told_id",
 ]

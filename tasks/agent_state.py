@@ -4,8 +4,9 @@
     context.state.set("seen", 5)        and `agent.state.updated` is published
 
 Both the value and its event leave when the handler has succeeded, in the step that settles the delivery; a handler that
-fails has set nothing. Of two deliveries that set the same name at the same time the last to settle wins: what must be
-counted exactly belongs into an ordered subscription, or a store of its own.
+fails has set nothing, and one that answers requests may set nothing unless it was declared so. Of two deliveries that
+set the same name at the same time the last to settle wins: what must be counted exactly belongs into an ordered
+subscription, or a store of its own.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from events.catalog.agent import StateUpdatedEvent, UpdatedState
 from events.content import Value
+from events.errors import ReadOnlyViolation
 from tasks.publication import hold
 
 if TYPE_CHECKING:
@@ -35,7 +37,12 @@ class AgentState:
         return value
 
     def set(self, name: str, value: Value) -> None:
-        """Set a value once the handler has succeeded, and tell so. Raises Misuse (InvalidEvent) for what is no JSON."""
+        """Set a value once the handler has succeeded, and tell so.
+
+        Raises: ReadOnlyViolation in a function that answers; Misuse (InvalidEvent) for what is no JSON.
+        """
+        if self._context.is_read_only:
+            raise ReadOnlyViolation(self._context.subscription.name, name)
         content = UpdatedState(agent=self._agent, state=name, value={name: value})
         event = self._context.event.caused(StateUpdatedEvent, content=content)
         hold(self._context, event)

@@ -41,7 +41,7 @@ from events.errors import (
 )
 from events.event import MOST_URGENT, Category
 from events.ids import AGENT_NAME
-from events.subscriptions import FUNCTION_NAME, Overflow, Subscription
+from events.subscriptions import FUNCTION_NAME, OnBusy, Overflow, Subscription
 from events.topics import check_pattern
 from events.validation import invalid_subscription
 from tasks import splits
@@ -122,6 +122,7 @@ class Agent:
         shadow: bool = False,
         timeout: float | timedelta | None = None,
         batch: int | None = None,
+        on_busy: OnBusy | None = None,
         retry: RetryPolicy | None = None,
     ) -> Callable[[AHandler], AHandler]:
         """Subscribe a function to patterns; it takes the event, and the context if it has a second parameter.
@@ -142,11 +143,14 @@ class Agent:
             tasks/deadlines.py tells.
         retry: how often a delivery is tried whose handler fails, and how long it waits in between; by default three
             times, at 0, 1 and 3 s. `RetryPolicy(max_attempts=1)` tries once.
+        on_busy: of a handler that writes a draft (`context.draft()`), what becomes of it when the user says more in its
+            stream: "interrupt", "enqueue" or "reject" (tasks/drafts.py); by default nothing.
         batch: lets a worker hand over up to so many deliveries to a slot at once, 2 to 1000; for short handlers.
 
         Raises: InvalidPattern, InvalidFilter, InvalidName, InvalidSubscription, InvalidOption, DuplicateSubscription,
         Misuse.
         """
+        ordered = ordered or on_busy == "enqueue"
         if ordered and self.overflow == "drop_oldest":
             raise Misuse(f"an ordered subscription of {self.name!r} cannot drop its oldest: choose block or reject")
         for pattern in patterns or [""]:
@@ -163,6 +167,7 @@ class Agent:
             "variant": variant,
             "weight": weight,
             "shadow": shadow,
+            "on_busy": on_busy,
         }
         timeout_s = _checked_timeout(timeout)
         size = _checked_batch(batch)
@@ -201,11 +206,12 @@ class Agent:
         priority: int | None = None,
         timeout: float | timedelta | None = None,
         retry: RetryPolicy = ONCE,
+        read_only: bool = True,
     ) -> Callable[[AHandler], AHandler]:
         """Answer requests of a type with what a function returns; what it takes is told in tasks/answering.py.
 
-        One that fails has answered with a failure: it is run again only where `retry` says so. `priority` and `timeout`
-        are as for `on`. Raises as `on`.
+        One that fails has answered with a failure: it is run again only where `retry` says so. `read_only=False` lets
+        it set the agent's state. `priority` and `timeout` are as for `on`. Raises as `on`.
         """
         timeout_s = _checked_timeout(timeout)
         conditions = conditions_of(self.name, request_type)
@@ -215,7 +221,7 @@ class Agent:
             for each in self._handlers.values():
                 if dict(each.subscription.where) == conditions:
                     raise DuplicateSubscription(each.subscription.name)
-            self._add(function, options, timeout_s=timeout_s, retry=retry, act=answerer(function))
+            self._add(function, options, timeout_s=timeout_s, retry=retry, act=answerer(function, read_only=read_only))
             return function
 
         return subscribe
@@ -251,7 +257,7 @@ class Agent:
         return subscribe
 
     def _options(self, patterns: tuple[str, ...]) -> dict[str, object]:
-        named = dict.fromkeys(("ordered_by", "priority", "expires", "split", "variant", "weight"))
+        named = dict.fromkeys(("ordered_by", "priority", "expires", "split", "variant", "weight", "on_busy"))
         return named | {
             "patterns": patterns,
             "capacity": self.capacity,

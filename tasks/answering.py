@@ -7,6 +7,8 @@ The function takes the request's parameters by name, or one pydantic model of th
 context, where a parameter is annotated so. What it returns is the answer; where its result is annotated, it is held to
 that. One that cannot answer yet returns UNANSWERED, and somebody publishes `responses.success(request, value)` later.
 
+An answer is read-only: setting the agent's state in it raises ReadOnlyViolation, unless `read_only=False` is said.
+
 A function that fails has answered, too: its delivery is buried as any other, and a failure is said in the same step.
 """
 
@@ -15,6 +17,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeAlias, get_type_hints
 
@@ -47,7 +50,7 @@ UNANSWERED = Unanswered.YET
 """What a function returns that answers later, by publishing the answer."""
 
 
-def answerer(function: Function) -> Function:
+def answerer(function: Function, *, read_only: bool = True) -> Function:
     """Make a handler of a function that answers. Raises Misuse for a function whose parameters cannot be filled."""
     hints = _hints(function)
     read = _reader(function, hints)
@@ -66,13 +69,13 @@ def answerer(function: Function) -> Function:
 
         @functools.wraps(function)
         async def answer_async(event: RequestEvent, context: Context) -> Event | None:
-            return worded(event, await function(**read(event, context)))
+            return worded(event, await function(**read(event, replace(context, is_read_only=read_only))))
 
         return answer_async
 
     @functools.wraps(function)
     def answer(event: RequestEvent, context: Context) -> Event | None:
-        return worded(event, function(**read(event, context)))
+        return worded(event, function(**read(event, replace(context, is_read_only=read_only))))
 
     return answer
 

@@ -1,6 +1,7 @@
 """Burial: what goes no further is kept as a dead letter, and the error channel hears of it.
 
 In one step where the broker can: the letter, `error.dead_lettered`, and the end of the delivery, whose mailbox goes on.
+Where it was a handler that failed, the bus hears of it, too: `agent.failed`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import logging
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 from pydantic import JsonValue, TypeAdapter
 
+from events.catalog.agent import AgentFailedEvent, AgentFailure
 from events.catalog.error import ErrorContent, ErrorEvent
 from events.content import Value
 from events.dead_letter import Attempt, Cause, DeadLetter, fingerprint
@@ -131,7 +133,7 @@ def bury(
         app.stores.dead_letters.put(letter)
     else:
         settling = replace(settling, ending="buried", letter=letter)
-    told = [checked(app, _told(letter, event))] if is_told and not _is_of_errors(event) else []
+    told = [checked(app, each) for each in _told(app, letter, event)] if is_told else []
     answer = answering.failure(app, letter, event)
     answers = [] if answer is None else [checked(app, answer)]
     if not app.publishes_in_one_step:
@@ -147,10 +149,6 @@ def bury(
         dispatch(app, [], settling=settling, waiting=[publication(app, each, letter.at) for each in answers])
 
 
-def _is_of_errors(event: Event | None) -> bool:
-    return event is not None and event.category is Category.ERROR
-
-
 def facts(letter: DeadLetter) -> dict[str, Value]:
     """Say which delivery a letter is of."""
     said: dict[str, Value] = {"delivery_id": letter.delivery_id, "subscription": letter.subscription}
@@ -159,7 +157,21 @@ def facts(letter: DeadLetter) -> dict[str, Value]:
     return said
 
 
-def _told(letter: DeadLetter, event: Event | None) -> ErrorEvent:
+def _told(app: EventApp, letter: DeadLetter, event: Event | None) -> Iterator[Event]:
+    if event is None or event.category is not Category.ERROR:
+        yield _dead_lettered(letter, event)
+    handler = getattr(app.tasks.get(letter.subscription), "handler", None)
+    # One that fails at the failures of agents would never end.
+    if event is None or handler is None or isinstance(event, ErrorEvent | AgentFailedEvent):
+        return
+    if letter.cause not in {"failed", "permanent"}:
+        return
+    agent, error = handler.subscription.agent, letter.error or letter.error_type
+    content = AgentFailure(agent=agent, error_type=letter.error_type, error=error)
+    yield event.caused(AgentFailedEvent, event_id=_said_of(letter, -2), content=content)
+
+
+def _dead_lettered(letter: DeadLetter, event: Event | None) -> ErrorEvent:
     content = ErrorContent(
         error_type=letter.error_type,
         message=letter.error or letter.error_type,
@@ -167,10 +179,13 @@ def _told(letter: DeadLetter, event: Event | None) -> ErrorEvent:
         severity=Severity.WARNING,
         parameters=facts(letter) | {"cause": letter.cause},
     )
-    # The place after all that a handler can say: the same for every run of this delivery.
-    told_by = _as_uuid(letter.delivery_id)
-    identity = {"event_id": emitted_event_id(told_by, -1), "event_type": DEAD_LETTERED, "content": content}
+    identity = {"event_id": _said_of(letter, -1), "event_type": DEAD_LETTERED, "content": content}
     return event.caused(ErrorEvent, **identity) if event else ErrorEvent.model_validate(identity)
+
+
+def _said_of(letter: DeadLetter, place: int) -> str:
+    """Name what is said of a letter: by a place beside those of what a handler says, so the same for every run."""
+    return emitted_event_id(_as_uuid(letter.delivery_id), place)
 
 
 def _as_uuid(delivery_id: str) -> str:

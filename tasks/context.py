@@ -17,9 +17,14 @@ if TYPE_CHECKING:
     from events.subscriptions import Subscription
     from tasks.agent_state import AgentState
     from tasks.celery import EventApp
+    from tasks.drafts import Draft
+    from tasks.sessions import Session
     from tasks.stores.delays import Waiting
+    from tasks.stores.facts import Facts
     from tasks.stores.memories import Memories
+    from tasks.stores.occurrences import Occurrences
     from tasks.stores.replies import Replies
+    from tasks.stores.vectors import Vectors
     from tasks.wire import Admitted
 
 
@@ -51,6 +56,7 @@ class Context:
     attempt: int
     app: EventApp = field(repr=False)
     replay_id: str | None = None
+    is_read_only: bool = False
     outbox: Outbox = field(default_factory=Outbox, repr=False)
 
     @property
@@ -69,9 +75,31 @@ class Context:
         return self.app.stores.memories
 
     @property
+    def facts(self) -> Facts:
+        """What is held to be so of each user."""
+        return self.app.stores.facts
+
+    @property
+    def vectors(self) -> Vectors:
+        """Where texts stand among meanings."""
+        return self.app.stores.vectors
+
+    @property
+    def occurrences(self) -> Occurrences:
+        """How often something came of late."""
+        return self.app.stores.occurrences
+
+    @property
     def replies(self) -> Replies:
         """Answers that wait for a reader."""
         return self.app.stores.replies
+
+    @property
+    def session(self) -> Session:
+        """The session of the event's stream; where there is none, it is made when something is to be kept in it."""
+        from tasks.sessions import Session  # noqa: PLC0415 - that room is built on this one
+
+        return Session(self.app, self.event.stream_id)
 
     @property
     def state(self) -> AgentState:
@@ -79,6 +107,12 @@ class Context:
         from tasks.agent_state import AgentState  # noqa: PLC0415 - that room is built on this one
 
         return AgentState(self)
+
+    def draft(self) -> Draft:
+        """Open the text that an `async def` handler writes, for readers along the way: tasks/drafts.py."""
+        from tasks.drafts import Draft  # noqa: PLC0415 - that room is built on this one
+
+        return Draft(self)
 
     def flow(self) -> list[Event]:
         """Read the events of this flow (same correlation id) that this process knows the types of, oldest first."""

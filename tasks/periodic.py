@@ -2,6 +2,7 @@
 
     system.tick               a regular signal for whatever goes by time
     system.metrics.summary    figures since the last summary: metrics.py
+    memory.consolidation.due  time for the memory to clean up
 
 Time is divided into slots as long as the interval. Task, message and event are named by schedule and slot: any number
 of beats make one tick of each slot. A tick that is not handled within an interval is handled no more. While no worker
@@ -18,6 +19,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 from celery import Task
 
+from events.catalog.memory import ConsolidationDue, ConsolidationDueEvent
 from events.catalog.system import MetricsSummaryEvent, Tick, TickEvent
 from events.event import LEAST_URGENT
 from tasks import metrics
@@ -85,6 +87,18 @@ class MetricsTask(Periodic):
         return publication
 
 
+class ConsolidationTask(Periodic):
+    """Publish that the memory is to be cleaned up."""
+
+    name = "petiole.consolidation"
+
+    def run(self, *, interval_s: float, slot: int) -> Publication:
+        """Publish here and now; once for each slot."""
+        content = ConsolidationDue(interval_s=interval_s, slot=slot)
+        event = ConsolidationDueEvent(event_id=slot_id("consolidation", interval_s, slot), content=content)
+        return dispatch(self.app, [checked(self.app, event)])[0]
+
+
 def slot_of(moment: float, interval_s: float) -> int:
     """Number the slot that a time (s since 1970) falls into."""
     return int(moment / interval_s)
@@ -97,3 +111,4 @@ def slot_id(schedule: str, interval_s: float, slot: int) -> str:
 
 tick: TickTask = app.adopt(TickTask)
 summarize: MetricsTask = app.adopt(MetricsTask)
+consolidation: ConsolidationTask = app.adopt(ConsolidationTask)

@@ -3,7 +3,7 @@
 A subscription gets an event in four steps, and `explain` tells at which of them one stopped:
 
     pattern     one of its patterns matches the topic
-    echo        it does not hear everything, or had no hand in the event
+    echo        it names the topic, and not only `*`, or had no hand in the event
     filter      the event meets the conditions of `where`
     split       of the variants of a split, it is the one that the event's stream belongs to
 """
@@ -64,11 +64,13 @@ class RoutingTable:
         self.version = version
         self._by_name = {each.name: each for each in subscriptions}
         self._trie: TopicTrie[str] = TopicTrie()
-        self._everything_only = {name for name, each in self._by_name.items() if set(each.patterns) == {EVERYTHING}}
+        self._naming: TopicTrie[str] = TopicTrie()
         self._shares = {split: splits.shares(splits.weights(members)) for split, members in self._splits().items()}
         for name, each in self._by_name.items():
             for pattern in each.patterns:
                 self._trie.add(pattern, name)
+                if pattern != EVERYTHING:
+                    self._naming.add(pattern, name)
         # A table never changes, and most events are of few topics.
         self._matching = lru_cache(TOPICS_AT_HAND)(self._find)
 
@@ -119,7 +121,9 @@ class RoutingTable:
 
         Who names its topics means them; who says `*` does not mean its own voice, nor what others say because of it.
         """
-        return subscription.agent in event.path and subscription.name in self._everything_only
+        if subscription.agent not in event.path or EVERYTHING not in subscription.patterns:
+            return False
+        return subscription.name not in self._naming.match(event.event_type)
 
     def _chosen(self, stream_id: str, heard: Iterable[Subscription]) -> Mapping[Split, str]:
         """Choose the variant of each split that hears the event; shadows are heard beside them."""

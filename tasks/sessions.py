@@ -1,12 +1,205 @@
-"""Sessions, as those see them who bring in what users say."""
+"""Sessions: what a handler, or whoever brings in what users say, asks of a conversation as such.
+
+    new ── its first event comes in ── active ── nothing happens ── idle ── still nothing, or closed ── ended
+                                         └────── something happens ──┘
+
+    session = enter_session(event)          at the door, before the event is published; refused where it has ended
+    context.session                         in a handler, the session of its event's stream
+    context.session.memory.increment("turns")
+    end_session("a-stream")                 closes it; beat ends those that are idle (session_sweep.py)
+
+A session has its stream's id. It is `new` until `input.stream.started` was published, and that event and
+`input.stream.ended` have ids that follow from the session: whoever publishes them, and however often, each stands once.
+"""
 
 from __future__ import annotations
 
-from tasks.celery import app
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
+from uuid import NAMESPACE_URL, uuid5
+
+from pydantic import TypeAdapter
+
+from events.catalog.input import StreamEnded, StreamEndedEvent
+from events.errors import InvalidMove, PayloadMissing, UnknownSession
+from events.event import Event, EventContext
+from tasks import payloads
+from tasks.celery import EventApp
+from tasks.celery import app as default_app
 from tasks.context import current_context
+from tasks.dispatch import dispatch
+from tasks.door import checked
+from tasks.session_errors import over, reaching
+from tasks.stores.sessions import EndReason, Participant, SessionFacts, SessionState, SessionType
+from tasks.working_memory import WorkingMemory
+
+if TYPE_CHECKING:
+    from tasks.stores.sessions import Sessions
+
+REFUSED = "session_refused"
+"""The counter of events that came for a session that had ended."""
+
+_TYPES: TypeAdapter[SessionType] = TypeAdapter(SessionType)
 
 
-def open_stream(stream_id: str) -> bool:
-    """Open a stream unless it is open; returns whether this call opened it, which is true once per stream."""
+class Session:
+    """A session as it is now: what is read of it is read anew each time, and what is done is done for all."""
+
+    def __init__(self, app: EventApp, session_id: str) -> None:
+        self.id = session_id
+        self._app = app
+
+    def __repr__(self) -> str:
+        return f"Session({self.id!r})"
+
+    @property
+    def facts(self) -> SessionFacts:
+        """Type, state, participants and times. Raises UnknownSession, BrokerUnavailable."""
+        with reaching(self.id):
+            found = self._store.get(self.id)
+        if found is None:
+            raise UnknownSession(self.id)
+        return found
+
+    @property
+    def state(self) -> SessionState:
+        """The state it is in. Raises as `facts`."""
+        return self.facts.state
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is over; one that there is none of is not. Raises BrokerUnavailable."""
+        with reaching(self.id):
+            found = self._store.get(self.id)
+        return found is not None and found.state == "ended"
+
+    @property
+    def memory(self) -> WorkingMemory:
+        """Values that all handlers share as long as it lasts."""
+        return WorkingMemory(self._app, self.id)
+
+    def events(self) -> list[Event]:
+        """Read the last events that came in, oldest first, of those types that this process knows.
+
+        One whose large content is not in the store is left out: it was never published, or its time is over. Raises
+        PayloadAltered, BrokerUnavailable.
+        """
+        known = self._app.event_registry
+        with reaching(self.id):
+            texts = self._store.events(self.id)
+        documents = [json.loads(text) for text in texts]
+        return [known.parse(each) for each in self._whole(documents) if str(each["event_type"]) in known]
+
+    def join(self, participant: Participant) -> None:
+        """Let somebody take part; safe to repeat. Raises SessionEnded, BrokerUnavailable."""
+        with reaching(self.id):
+            self._store.enter(self.id)
+            self._require(self._store.join(self.id, participant))
+
+    def leave(self, participant_id: str) -> None:
+        """Let somebody take part no more; safe to repeat. Raises SessionEnded, UnknownSession, BrokerUnavailable."""
+        with reaching(self.id):
+            self._require(self._store.leave(self.id, participant_id))
+
+    def move(self, to: SessionState, *, reason: EndReason | None = None) -> bool:
+        """Bring it to another state; returns whether it was not in it before. Raises InvalidMove, UnknownSession.
+
+        Whoever ends a session tells so: `end_session` does both.
+        """
+        with reaching(self.id):
+            moved, state = self._store.move(self.id, to, reason=reason)
+        if state is None:
+            raise UnknownSession(self.id)
+        if state != to:
+            raise InvalidMove(self.id, state, to)
+        return moved
+
+    def _require(self, outcome: Literal["kept", "ended", "missing"]) -> None:
+        if outcome == "missing":
+            raise UnknownSession(self.id)
+        if outcome == "ended":
+            raise over(self.id, self._store.get(self.id))
+
+    def _whole(self, documents: Sequence[Mapping[str, object]]) -> Iterator[Mapping[str, object]]:
+        for each in documents:
+            try:
+                whole = payloads.whole(self._app, each)
+            except PayloadMissing:
+                continue
+            if isinstance(whole, Mapping):
+                yield whole
+
+    @property
+    def _store(self) -> Sessions:
+        return self._app.stores.sessions
+
+
+def enter_session(event: Event, *, session_type: str = "chat", app: EventApp | None = None) -> SessionFacts:
+    """Let an event come into the session of its stream, which begins with the first; to be called before `publish`.
+
+    It is in the session's buffer then, and its user takes part. `session_type` (chat, meeting or call) is that of the
+    first event. Raises pydantic's ValidationError for another one, SessionEnded, BrokerUnavailable, and what
+    `publish` raises for an event that cannot be published.
+    """
+    here = app or _app()
+    kind = _TYPES.validate_python(session_type)
+    admitted = checked(here, event)
+    user_id = event.context.user_id
+    participant = Participant(id=user_id) if user_id else None
+    with reaching(event.stream_id):
+        facts = here.stores.sessions.enter(event.stream_id, kind, admitted.text, participant)
+        if facts.state == "ended":
+            here.stores.counters.add(REFUSED)
+            raise over(event.stream_id, facts)
+    return facts
+
+
+def begin_session(facts: SessionFacts, *, app: EventApp | None = None) -> None:
+    """Note that the beginning of a session was told. Safe to repeat, by several at once."""
+    with reaching(facts.session_id):
+        (app or _app()).stores.sessions.move(facts.session_id, "active")
+
+
+def open_session(session_id: str, *, session_type: str = "chat", app: EventApp | None = None) -> Session:
+    """Return a session, which is made where there is none. Raises ValidationError, BrokerUnavailable."""
+    here = app or _app()
+    with reaching(session_id):
+        here.stores.sessions.enter(session_id, _TYPES.validate_python(session_type))
+    return Session(here, session_id)
+
+
+def end_session(session_id: str, *, reason: EndReason = "closed", app: EventApp | None = None) -> bool:
+    """End a session, and publish `input.stream.ended`; returns whether this call ended it. Safe to repeat.
+
+    Raises UnknownSession, BrokerUnavailable.
+    """
+    here = app or _app()
+    session = Session(here, session_id)
+    is_first = session.move("ended", reason=reason) if not session.has_ended else False
+    tell_end(here, session.facts)
+    return is_first
+
+
+def tell_end(app: EventApp, facts: SessionFacts) -> None:
+    """Publish that a session has ended, once whoever does it. Raises BrokerUnavailable, QueueFull."""
+    event = StreamEndedEvent(
+        event_id=told_id(facts, "ended"),
+        stream_id=facts.session_id,
+        timestamp=facts.ended_at or facts.last_activity,
+        content=StreamEnded(reason=facts.end_reason or "closed"),
+        context=EventContext(session_id=facts.session_id),
+    )
+    dispatch(app, [checked(app, event)])
+    with reaching(facts.session_id):
+        app.stores.sessions.told(facts.session_id)
+
+
+def told_id(facts: SessionFacts, step: Literal["started", "ended"]) -> str:
+    """Name the event that tells of a step of a session; the same session always gives the same id."""
+    return str(uuid5(NAMESPACE_URL, repr((facts.session_id, facts.created_at.isoformat(), step))))
+
+
+def _app() -> EventApp:
     context = current_context()
-    return (context.app if context else app).stores.sessions.open(stream_id)
+    return context.app if context else default_app

@@ -62,6 +62,13 @@ class Settings(BaseSettings):
     approval_timeout: Duration = Field(
         default=timedelta(hours=1), description="how long somebody may take to grant or deny a tool's call"
     )
+    draft_lease: Annotated[Duration, Field(ge=timedelta(seconds=1))] = Field(
+        default=timedelta(seconds=5), description="how long whoever writes an answer may be silent before it is lost"
+    )
+    draft_age: Duration = Field(
+        default=timedelta(days=1), description="how long the pieces of a stream's answers are kept after the last"
+    )
+    draft_length: Annotated[int, Field(gt=0)] = Field(default=10_000, description="pieces kept per stream")
 
     dead_letter_age: Duration = Field(
         default=timedelta(days=30), description="how long a dead letter is kept after it was last buried"
@@ -74,6 +81,17 @@ class Settings(BaseSettings):
     )
     request_timeout: Duration = Field(
         default=timedelta(seconds=60), description="how long an answer is waited for where the request does not say"
+    )
+
+    session_idle_after: Duration = Field(
+        default=timedelta(minutes=5), description="how long nothing happens in a session before it counts as idle"
+    )
+    session_end_after: Duration = Field(
+        default=timedelta(minutes=30), description="how long nothing happens in a session before it ends"
+    )
+    session_buffer: Annotated[int, Field(gt=0)] = Field(default=200, description="last events kept of a session")
+    session_memory_bytes: Annotated[int, Field(gt=0)] = Field(
+        default=65_536, description="how much a session's working memory may hold, names and JSON"
     )
 
     @property

@@ -6,7 +6,8 @@ broker is configured, importing this module starts the embedded one, or finds it
 
 from __future__ import annotations
 
-from tasks import periodic
+from tasks import periodic, session_sweep
+from tasks.admissions import Admissions
 from tasks.celery import app
 from tasks.delivery import register
 from tasks.queues import PUBLISH_QUEUE, declaration, lanes
@@ -17,7 +18,7 @@ from workers.loading import configured_agents
 from workers.observability.logging import install as install_logging
 from workers.observability.pulse import has_pulse
 
-__all__ = ["app", "periodic"]
+__all__ = ["app", "periodic", "session_sweep"]
 
 install_logging()
 use_embedded_broker(app)
@@ -32,4 +33,5 @@ app.conf.task_queues = [
 ]
 announces(app, agents)
 add_rounds(app, ROUNDS)
+app.steps["consumer"].add(Admissions)
 has_pulse(app)

@@ -9,9 +9,10 @@ from events.event import Category, Event
 
 
 class StreamStarted(Content):
-    """Which channel a conversation came in by."""
+    """Which channel a conversation came in by, and of which type its session is."""
 
     channel: str = "unknown"
+    session_type: Literal["chat", "meeting", "call"] = "chat"
 
 
 class StreamEnded(Content):

@@ -4,24 +4,46 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from events.content import Content, Count, Flag, Text
+from pydantic import Field, model_validator
+
+from events.content import Content, Count, Flag, Parameters, Text
 from events.event import Category, Event
+
+FinishReason = Literal["stop", "length", "content_filter", "tool_calls", "interrupted"]
+"""Why a model wrote no more: `interrupted` by a newer message; its text is what there was by then."""
 
 
 class Usage(Content):
-    """Tokens read and written; zero where the provider does not count."""
+    """Tokens read and written; zero where the provider does not count. An estimate is ours, from the text."""
 
     input_tokens: Count = 0
     output_tokens: Count = 0
+    is_estimate: Flag = False
+
+
+class RequestedCall(Content):
+    """A call of a tool that a model wants. It gets its id when it is asked for."""
+
+    tool: Text
+    arguments: Parameters = Field(default_factory=dict)
 
 
 class GeneratedResponse(Content):
-    """What a model wrote, which model, and why it stopped."""
+    """What a model wrote, which model, and why it stopped. One that calls tools may have written nothing."""
 
-    text: Text
+    text: str
     model: Text
     usage: Usage = Usage()
-    finish_reason: Literal["stop", "length", "tool_calls", "interrupted"] = "stop"
+    finish_reason: FinishReason = "stop"
+    calls: tuple[RequestedCall, ...] = ()
+
+    @model_validator(mode="after")
+    def _says_something(self) -> GeneratedResponse:
+        if bool(self.calls) != (self.finish_reason == "tool_calls"):
+            raise ValueError("calls come with the finish_reason 'tool_calls', and it with calls")
+        if not self.text and self.finish_reason not in {"tool_calls", "interrupted"}:
+            raise ValueError("an answer has text, unless it calls tools or was interrupted")
+        return self
 
 
 class ModelFailure(Content):

@@ -7,7 +7,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from events.content import Content, Count, Flag, Number, Text
-from events.event import Category, Event, Moment
+from events.event import LEAST_URGENT, Category, Event, Moment
+from events.ids import SYSTEM_STREAM, EventId, StreamId
 
 
 class Recollection(Content):
@@ -17,6 +18,40 @@ class Recollection(Content):
     text: Text
     said_at: Moment
     score: Annotated[Number, Field(ge=0)] = 0.0
+
+
+class Fact(Content):
+    """Something held to be so: an attribute of a subject, in which words, and the event that said it.
+
+    Of what is only found, and not claimed, a later value replaces an earlier one and contradicts nothing.
+    """
+
+    subject: Text
+    attribute: Text
+    value: Text
+    text: Text
+    said_at: Moment
+    source: EventId
+    stream_id: StreamId
+    is_claim: Flag = True
+
+    @property
+    def of(self) -> str:
+        """What it is a value of: subject and attribute, whatever their case."""
+        return f"{self.subject}: {self.attribute}".casefold()
+
+    def says_the_same_as(self, other: Fact) -> bool:
+        """The values differ in case and spaces at most."""
+        return _words(self.value) == _words(other.value)
+
+    def contradicts(self, other: Fact) -> bool:
+        """Both are claimed, and neither value only says more than the other: "Ada" and "Ada Lovelace" agree."""
+        shorter, longer = sorted((_words(self.value), _words(other.value)), key=len)
+        return self.is_claim and other.is_claim and longer[: len(shorter)] != shorter
+
+
+def _words(value: str) -> list[str]:
+    return value.casefold().split()
 
 
 class AssembledContext(Content):
@@ -40,6 +75,13 @@ class Conflict(Content):
     subject: Text
     earlier: Text
     later: Text
+
+
+class ConsolidationDue(Content):
+    """Which clean-up it is: the interval in seconds, and the slot it stands for."""
+
+    interval_s: Annotated[Number, Field(gt=0)]
+    slot: Count
 
 
 class Consolidation(Content):
@@ -75,6 +117,15 @@ class ConflictDetectedEvent(MemoryEvent):
 
     event_type: Literal["memory.conflict.detected"] = "memory.conflict.detected"
     content: Conflict
+
+
+class ConsolidationDueEvent(MemoryEvent):
+    """It is time for a clean-up of the memory; beat says so."""
+
+    event_type: Literal["memory.consolidation.due"] = "memory.consolidation.due"
+    stream_id: StreamId = SYSTEM_STREAM
+    content: ConsolidationDue
+    priority: Annotated[int, Field(strict=True, ge=0, le=9)] = LEAST_URGENT
 
 
 class ConsolidationCompletedEvent(MemoryEvent):

@@ -61,14 +61,24 @@ class PreparedTools(Content):
     answers: tuple[ToolAnswer, ...] = ()
 
 
+class ToolRound(Content):
+    """What a model said when it called tools, its calls, and what each gave, in their order."""
+
+    text: str = ""
+    calls: tuple[ToolCall, ...]
+    answers: tuple[ToolAnswer, ...]
+
+
 class ModelRequest(Content):
-    """All that a language model needs for one answer."""
+    """All that a language model needs for one answer. `round` counts how often it has called tools for it."""
 
     text: Text
     intent: Text
     context: tuple[ContextItem, ...] = ()
     tools: tuple[ToolAnswer, ...] = ()
     round: Count = 0
+    rounds: tuple[ToolRound, ...] = ()
+    may_call_tools: Flag = True
     missing: tuple[Text, ...] = Field(default=(), description="what did not come in time: the answer does without")
 
     @property

@@ -1,4 +1,4 @@
-"""What the output says: that an answer was shaped for its channel, and whether it arrived."""
+"""What the output says: that an answer was shaped for its channel, and whether it arrived or was dropped."""
 
 from __future__ import annotations
 
@@ -32,6 +32,14 @@ class DeliveryFailure(Content):
     error: Text
 
 
+class DroppedSuggestion(Content):
+    """A suggestion that was not delivered, and why."""
+
+    text: Text
+    cooldown_key: Text
+    reason: Text
+
+
 class OutputEvent(Event):
     """Base of what the output publishes."""
 
@@ -57,3 +65,10 @@ class MessageFailedEvent(OutputEvent):
 
     event_type: Literal["output.message.failed"] = "output.message.failed"
     content: DeliveryFailure
+
+
+class SuggestionDroppedEvent(OutputEvent):
+    """A suggestion was not delivered, because nobody wants it any more."""
+
+    event_type: Literal["output.suggestion.dropped"] = "output.suggestion.dropped"
+    content: DroppedSuggestion

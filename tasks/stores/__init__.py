@@ -20,7 +20,10 @@ from tasks.stores.counters import Counters
 from tasks.stores.dead_letters import DeadLetters
 from tasks.stores.delays import Delays
 from tasks.stores.directory import Directory
+from tasks.stores.drafts import Drafts
+from tasks.stores.drafts import Limits as DraftLimits
 from tasks.stores.effects import Effects
+from tasks.stores.facts import Facts
 from tasks.stores.gatherings import Gatherings
 from tasks.stores.history import History, Retention
 from tasks.stores.inbox import Inbox
@@ -28,12 +31,14 @@ from tasks.stores.keys import Keys
 from tasks.stores.lifecycle import Lifecycle
 from tasks.stores.mailboxes import Mailboxes
 from tasks.stores.memories import Memories
+from tasks.stores.occurrences import Occurrences
 from tasks.stores.publications import HeldKeys, Publications
 from tasks.stores.replies import Replies
 from tasks.stores.requests import Requests
 from tasks.stores.sessions import Sessions
 from tasks.stores.shadows import Shadows
 from tasks.stores.states import States
+from tasks.stores.vectors import Vectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,11 @@ class Stores:
     dead_letters: DeadLetters
     sessions: Sessions
     memories: Memories
+    facts: Facts
+    vectors: Vectors
+    occurrences: Occurrences
     replies: Replies
+    drafts: Drafts
     blobs: Blobs
     effects: Effects
     approvals: Approvals
@@ -80,6 +89,7 @@ def open_stores(
         publish_window=settings.publish_window,
     )
     clock = clock or Clock()
+    drafts = DraftLimits(settings.draft_lease, settings.draft_age, settings.draft_length)
     blobs = Blobs(client, keys, settings.blob_age)
     return Stores(
         directory=Directory(client, keys),
@@ -90,9 +100,15 @@ def open_stores(
         attempts=Attempts(client, keys, settings.inbox_age),
         delays=Delays(client, keys),
         dead_letters=DeadLetters(client, keys),
-        sessions=Sessions(client, keys),
+        sessions=Sessions(
+            client, keys, buffer_length=settings.session_buffer, memory_bytes=settings.session_memory_bytes
+        ),
         memories=Memories(client, keys),
+        facts=Facts(client, keys),
+        vectors=Vectors(client, keys),
+        occurrences=Occurrences(client, keys),
         replies=Replies(client, keys),
+        drafts=Drafts(client, keys, drafts),
         blobs=blobs,
         effects=Effects(client, keys, settings.effect_age),
         approvals=Approvals(client, keys, settings.effect_age + settings.approval_timeout),

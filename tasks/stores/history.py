@@ -140,6 +140,20 @@ class History:
         """Read the events of a flow, oldest first."""
         return self._indexed(self._keys.history_of_flow(correlation_id))
 
+    def beginning_of_flow(self, correlation_id: str) -> str | None:
+        """Tell which entry a flow began with, as far as it is kept."""
+        names: Any = self._client.lrange(self._keys.history_of_flow(correlation_id), 0, 0)
+        return str(names[0]) if names else None
+
+    def newer_in_stream(self, stream_id: str, entry_id: str) -> list[Recorded]:
+        """Read the events of a stream after an entry, oldest first, at most a page; one look where there are none."""
+        index = self._keys.history_of_stream(stream_id)
+        last: Any = self._client.lrange(index, -1, -1)
+        if not last or _order(last[0]) <= _order(entry_id):
+            return []
+        names: Any = self._client.lrange(index, -PAGE, -1)
+        return self._at([str(name) for name in names if _order(name) > _order(entry_id)])
+
     def select(self, selection: Selection) -> Iterator[Recorded]:
         """Read the events of a selection, oldest first; what is recorded after the call is none of them."""
         end = self.last_entry_id()

@@ -18,10 +18,28 @@
 | {p}:dead_letters:replays         | hash   | id -> number of its last replay, when, by whom | as they                 |
 | {p}:dead_letters:retaining       | text   | who of the workers looks after retention       | a minute                |
 | {p}:dead_letters:alarm:<which>   | text   | this alarm was raised                          | a day                   |
-| {p}:sessions:<stream>            | text   | when the stream was opened                     | 30 days after last use  |
+| {p}:sessions                     | zset   | session -> last activity in ms; 0: it ended    | until its end is told   |
+| {p}:sessions:<stream>            | hash   | type, state, times, participants               | 30 days after last use  |
+| {p}:session_events:<stream>      | list   | its last events                                | until it ends           |
+| {p}:session_memory:<stream>      | hash   | name -> value as JSON                          | until it ends           |
 | {p}:memories:<stream>            | zset   | what was said, by time                         | 30 days after last use  |
+| {p}:sessions:<stream>            | text   | when the stream was opened                     | 30 days after last use  |
+| {p}:memories:<stream>:times      | zset   | keys of what was said, by time                 | 30 days after last      |
+| {p}:memories:<stream>:texts      | hash   | key -> Recollection JSON                       | as they                 |
+| {p}:memories:<stream>:gone       | zset   | keys that clean-ups merged away, by time       | as they                 |
+| {p}:memories                     | set    | streams to clean up                            | until then              |
+| {p}:facts:<owner>                | hash   | what it is a fact of -> its values, as JSON    | a year after last       |
+| {p}:vectors:<model>:<sha-256>    | text   | where a text stands among meanings             | 30 days                 |
+| {p}:occurrences:<sha-256>        | zset   | events that are occurrences of it, by time     | window and cooldown     |
+| {p}:occurrences:<sha-256>:told   | zset   | those that were told of                        | as they                 |
 | {p}:replies:<stream>             | list   | answers not yet read                           | 1 day after last        |
 | {p}:replies:<stream>:ids         | set    | message ids of answers already put there       | 1 day after last        |
+| {p}:drafts:<stream>              | stream | a stream's answers while they are written      | draft_age after last    |
+| {p}:drafts:<stream>:open         | zset   | answers being written -> vouched for until, ms | draft_age after last    |
+| {p}:drafts:<stream>:of:<answer>  | hash   | attempt, state, token, flow, first and last no.| draft_age after last    |
+| {p}:replies:<stream>             | stream | answers, read or not                           | 1 day after last, 1,000 |
+| {p}:reply_ids:<stream>           | set    | message ids of answers already put there       | 1 day after last        |
+| {p}:replies_taken:<stream>       | text   | the last answer that was taken                 | 1 day after last        |
 | {p}:mailboxes:<mailbox>          | list   | ordered deliveries that wait for their turn    | until they have had it  |
 | {p}:mailboxes:<mailbox>:head     | text   | the delivery whose turn it is                  | until it is settled     |
 | {p}:mailboxes                    | hash   | queue -> deliveries in its mailboxes           | for ever                |
@@ -124,17 +142,55 @@ class Keys:
     def dead_letter_alarm(self, which: str) -> str:
         return f"{self.prefix}:dead_letters:alarm:{which}"
 
+    @property
+    def sessions(self) -> str:
+        return f"{self.prefix}:sessions"
+
     def session(self, stream_id: str) -> str:
         return f"{self.prefix}:sessions:{stream_id}"
 
+    def session_events(self, stream_id: str) -> str:
+        return f"{self.prefix}:session_events:{stream_id}"
+
+    def session_memory(self, stream_id: str) -> str:
+        return f"{self.prefix}:session_memory:{stream_id}"
+
     def memories(self, stream_id: str) -> str:
         return f"{self.prefix}:memories:{stream_id}"
+
+    @property
+    def memories_touched(self) -> str:
+        return f"{self.prefix}:memories"
+
+    def facts(self, owner: str) -> str:
+        return f"{self.prefix}:facts:{owner}"
+
+    def vector(self, model: str, sha256: str) -> str:
+        return f"{self.prefix}:vectors:{model}:{sha256}"
+
+    def occurrences(self, sha256: str) -> str:
+        return f"{self.prefix}:occurrences:{sha256}"
+
+    def occurrences_told(self, sha256: str) -> str:
+        return f"{self.prefix}:occurrences:{sha256}:told"
 
     def replies(self, stream_id: str) -> str:
         return f"{self.prefix}:replies:{stream_id}"
 
     def reply_ids(self, stream_id: str) -> str:
-        return f"{self.prefix}:replies:{stream_id}:ids"
+        return f"{self.prefix}:reply_ids:{stream_id}"
+
+    def replies_taken(self, stream_id: str) -> str:
+        return f"{self.prefix}:replies_taken:{stream_id}"
+
+    def drafts(self, stream_id: str) -> str:
+        return f"{self.prefix}:drafts:{stream_id}"
+
+    def open_drafts(self, stream_id: str) -> str:
+        return f"{self.prefix}:drafts:{stream_id}:open"
+
+    def draft(self, stream_id: str, answer_id: str) -> str:
+        return f"{self.prefix}:drafts:{stream_id}:of:{answer_id}"
 
     def mailbox(self, name: str) -> str:
         return f"{self.prefix}:mailboxes:{name}"

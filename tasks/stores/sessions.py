@@ -1,29 +1,201 @@
-"""Sessions: which streams are open.
+"""Sessions: conversations as such: who takes part, how each stands, what is kept for it while it lasts.
 
-Promise: of all that try to open one stream, however many at once, one is told that it did.
+Promise: of all that enter one session at once, one makes it. Its state changes only as MOVES allows, and its end is
+told until somebody notes that it was. What is kept for it stays within its limits, changes whole or not at all, and
+is deleted in the step that ends it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import chain
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
+from pydantic import BaseModel, ConfigDict, Field
 from redis import Redis
 
+from events.event import Moment
 from tasks.stores.keys import Keys
+from tasks.stores.scripts import script
 
 AGE = timedelta(days=30)
+"""How long a session is known after its last activity, or after its end."""
+
+SessionType: TypeAlias = Literal["chat", "meeting", "call"]
+SessionState: TypeAlias = Literal["new", "active", "idle", "ended"]
+EndReason: TypeAlias = Literal["closed", "idle", "failed"]
+
+MOVES: Final[Mapping[SessionState, tuple[SessionState, ...]]] = {
+    "new": ("active", "ended"),
+    "active": ("idle", "ended"),
+    "idle": ("active", "ended"),
+    "ended": (),
+}
+"""Where a session may go from each state."""
+
+_PARTICIPANT = "participant:"
+
+
+class Participant(BaseModel):
+    """Somebody, or an agent, who takes part in a session."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: Annotated[str, Field(min_length=1, max_length=255)]
+    role: Literal["user", "agent", "observer"] = "user"
+    name: Annotated[str, Field(min_length=1, max_length=255)] | None = None
+
+
+class SessionFacts(BaseModel):
+    """A session as it stood when it was read."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    session_id: Annotated[str, Field(min_length=1, max_length=255)]
+    session_type: SessionType = "chat"
+    state: SessionState
+    participants: tuple[Participant, ...] = ()
+    created_at: Moment
+    last_activity: Moment
+    ended_at: Moment | None = None
+    end_reason: EndReason | None = None
 
 
 class Sessions:
-    """Open streams."""
+    """Sessions by id, which is that of their stream."""
 
-    def __init__(self, client: Redis, keys: Keys) -> None:
+    def __init__(
+        self, client: Redis, keys: Keys, *, buffer_length: int, memory_bytes: int, age: timedelta = AGE
+    ) -> None:
         self._client = client
         self._keys = keys
+        self._buffer_length = buffer_length
+        self._memory_bytes = memory_bytes
+        self._age_ms = int(age.total_seconds() * 1_000)
+        self._enter, self._move, self._set, self._count, self._join = (
+            client.register_script(script(f"{step}_session"))
+            for step in ("enter", "move", "set_in", "count_in", "join")
+        )
 
-    def open(self, stream_id: str) -> bool:
-        """Open a stream unless it is open; returns whether this call opened it."""
-        opened = self._client.set(self._keys.session(stream_id), datetime.now(UTC).isoformat(), nx=True, px=AGE)
-        if not opened:
-            self._client.pexpire(self._keys.session(stream_id), AGE)
-        return bool(opened)
+    def enter(
+        self, session_id: str, kind: SessionType = "chat", event: str = "", participant: Participant | None = None
+    ) -> SessionFacts:
+        """Keep an event (JSON) in a session's buffer, which makes the session where there is none.
+
+        Without an event it only makes it. A session that is over stays as it is; the state tells.
+        """
+        joining = ("", "") if participant is None else (participant.id, participant.model_dump_json())
+        keys = [self._keys.session(session_id), self._keys.sessions, self._keys.session_events(session_id)]
+        found = self._enter(keys=keys, args=[session_id, kind, event, self._buffer_length, self._age_ms, *joining])
+        return _facts(session_id, _paired(found))
+
+    def move(
+        self, session_id: str, to: SessionState, *, reason: EndReason | None = None, idle_since: datetime | None = None
+    ) -> tuple[bool, SessionState | None]:
+        """Bring a session to another state where MOVES allows it, and nothing happened in it after `idle_since`.
+
+        Returns whether this call did, and its state; None where there is no such session.
+        """
+        origins = [state for state, targets in MOVES.items() if to in targets]
+        since = "" if idle_since is None else int(idle_since.timestamp() * 1_000)
+        arguments = [session_id, to, reason or "", self._age_ms, since, *origins]
+        moved, state = self._move(keys=self._kept(session_id), args=arguments)
+        return bool(moved), state or None
+
+    def get(self, session_id: str) -> SessionFacts | None:
+        """Read a session; None where there is none, or not any more."""
+        found: Any = self._client.hgetall(self._keys.session(session_id))
+        return _facts(session_id, found) if "state" in found else None
+
+    def live(self) -> list[str]:
+        """List the sessions whose end was not told, the one that was idle for the longest time first."""
+        return [str(each) for each in self._client.zrange(self._keys.sessions, 0, -1)]
+
+    def idle_since(self, moment: datetime) -> list[str]:
+        """List those of `live` in which nothing happened after a time, and those that have ended."""
+        return [str(each) for each in self._client.zrangebyscore(self._keys.sessions, 0, moment.timestamp() * 1_000)]
+
+    def now(self) -> datetime:
+        """Read the server's clock, which times all that happens in sessions."""
+        seconds, microseconds = self._client.time()
+        return datetime.fromtimestamp(seconds + microseconds / 1e6, UTC)
+
+    def told(self, session_id: str) -> None:
+        """Note that the end of a session was told."""
+        self._client.zrem(self._keys.sessions, session_id)
+
+    def events(self, session_id: str) -> list[str]:
+        """Read the last events of a session as JSON, oldest first."""
+        found: Any = self._client.lrange(self._keys.session_events(session_id), 0, -1)
+        return list(found)
+
+    def memory(self, session_id: str) -> dict[str, str]:
+        """Read the working memory: name -> JSON."""
+        found: Any = self._client.hgetall(self._keys.session_memory(session_id))
+        return dict(found)
+
+    def put(
+        self, session_id: str, values: Mapping[str, str]
+    ) -> tuple[Literal["kept", "full", "ended", "missing"], int]:
+        """Keep values (JSON; '' removes) in the working memory, all or none; tells its size in bytes."""
+        outcome, size = self._set(
+            keys=self._remembered(session_id), args=self._said(session_id, *chain(*values.items()))
+        )
+        return outcome, int(size)
+
+    def count(
+        self, session_id: str, name: str, by: int
+    ) -> tuple[Literal["kept", "full", "ended", "missing", "no number"], str]:
+        """Let a whole number in the working memory grow; tells the new one, or what stands in its place."""
+        outcome, told = self._count(keys=self._remembered(session_id), args=self._said(session_id, name, by))
+        return outcome, str(told)
+
+    def join(self, session_id: str, participant: Participant) -> Literal["kept", "ended", "missing"]:
+        """Let somebody take part; who does already stays as they are."""
+        return self._taking_part(session_id, participant.id, participant.model_dump_json())
+
+    def leave(self, session_id: str, participant_id: str) -> Literal["kept", "ended", "missing"]:
+        """Let somebody take part no more."""
+        return self._taking_part(session_id, participant_id, "")
+
+    def _taking_part(self, session_id: str, participant_id: str, said: str) -> Literal["kept", "ended", "missing"]:
+        name = self._keys.session(session_id)
+        outcome: Any = self._join(keys=[name], args=[participant_id, said, self._age_ms])
+        answer: Literal["kept", "ended", "missing"] = outcome
+        return answer
+
+    def _said(self, session_id: str, *said: str | int) -> list[str | int]:
+        return [session_id, self._memory_bytes, self._age_ms, *said]
+
+    def _remembered(self, session_id: str) -> list[str]:
+        return [self._keys.session(session_id), self._keys.sessions, self._keys.session_memory(session_id)]
+
+    def _kept(self, session_id: str) -> list[str]:
+        names = self._keys
+        parts = [names.session_events(session_id), names.session_memory(session_id)]
+        return [names.session(session_id), names.sessions, *parts]
+
+
+def _paired(flat: Sequence[str]) -> dict[str, str]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _facts(session_id: str, found: Mapping[str, str]) -> SessionFacts:
+    joined = sorted(name for name in found if name.startswith(_PARTICIPANT))
+    return SessionFacts.model_validate(
+        {
+            "session_id": session_id,
+            "session_type": found["type"],
+            "state": found["state"],
+            "participants": tuple(Participant.model_validate_json(found[name]) for name in joined),
+            "created_at": _moment(found["created"]),
+            "last_activity": _moment(found["last"]),
+            "ended_at": _moment(found["ended"]) if "ended" in found else None,
+            "end_reason": found.get("reason") or None,
+        }
+    )
+
+
+def _moment(milliseconds: str) -> datetime:
+    return datetime.fromtimestamp(int(milliseconds) / 1_000, UTC)

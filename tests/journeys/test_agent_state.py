@@ -52,6 +52,34 @@ def test_a_handler_that_fails_has_set_nothing(harness, a_message):
     assert not any(isinstance(event, StateUpdatedEvent) for event in harness.everything())
 
 
+def asked(*, read_only: bool = True) -> Agent:
+    agent = Agent("clerk")
+
+    @agent.answers("count", read_only=read_only)
+    def count(context: Context) -> int:
+        context.state.set("asked", 1)
+        return 1
+
+    return agent
+
+
+def test_an_answer_is_read_only_and_says_so(harness):
+    harness.add(asked())
+
+    response = harness.request("count", responder="clerk").get(timeout=5)
+
+    assert (response.ok, response.error_type) == (False, "ReadOnlyViolation")
+    assert "clerk.count" in response.error
+    assert harness.app.stores.states.of("clerk") == {}
+
+
+def test_an_answer_that_says_so_may_set_state(harness, eventually):
+    harness.add(asked(read_only=False))
+
+    assert harness.request("count", responder="clerk").get(timeout=5).value == 1
+    eventually(lambda: harness.app.stores.states.of("clerk") == {"asked": 1}, 5)
+
+
 def test_a_shadow_sets_nothing(harness, a_message):
     agent = Agent("shadow")
 

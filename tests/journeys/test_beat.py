@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 import redis
+import time_machine
 
 from events.catalog.request import RequestContent, RequestEvent, ResponseSuccessEvent, SuccessContent
-from events.catalog.system import MetricsSummaryEvent
+from events.catalog.system import MetricsSummaryEvent, TickEvent
 from tasks import Agent, RetryPolicy, metrics
-from tasks.periodic import slot_id, slot_of
+from tasks.periodic import TickTask, slot_id, slot_of
 
 # Scaled, so that the suite is quick; PETIOLE_FAULTS=full takes the time that a system would.
 FULL = os.environ.get("PETIOLE_FAULTS") == "full"
@@ -42,6 +43,7 @@ def clock(node):
         PETIOLE_AGENTS="clock,workers.agents.supervisor",
         PETIOLE_TICK_INTERVAL_S=str(INTERVAL_S),
         PETIOLE_METRICS_INTERVAL_S="0",
+        PETIOLE_SESSION_SWEEP_INTERVAL_S="0",
     )
     return node
 
@@ -166,7 +168,19 @@ def test_a_slot_has_one_name_whoever_makes_it():
     assert slot_id("tick", 1.0, 100) != slot_id("tick", 1.0, 101) != slot_id("metrics", 1.0, 101)
 
 
-# Metrics, in the harness
+# In the harness
+
+
+def test_a_clock_that_jumps_makes_no_tick_twice_and_none_for_the_time_it_leaps_over(harness, a_message):
+    harness.send_through(a_message())
+    tick = harness.app.adopt(TickTask)
+
+    for moment in (1_000.2, 1_001.2, 1_000.7, 1_001.3, 4_600.1):
+        with time_machine.travel(moment, tick=False):
+            tick.run(interval_s=1.0, slot=slot_of(time.time(), 1.0))
+
+    slots = [each.content.slot for each in harness.everything() if isinstance(each, TickEvent)]
+    assert slots == [1_000, 1_001, 4_600]
 
 
 def asked(number: int) -> RequestEvent:

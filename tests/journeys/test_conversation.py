@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
 from events import EventContext, TextContent, TextMessageEvent
 from events.catalog.output import MessageSentEvent
 from events.catalog.tools import ToolProgressEvent
+from tasks import begin_session, enter_session
 from tasks.testing import EventTestHarness
 from workers.agents import input as input_agent
 from workers.agents import llm, memory, orchestrator, output, tools
@@ -29,8 +31,8 @@ FLOW = [
 ]
 
 
-def create_test_context() -> EventContext:
-    return EventContext(source="test", user_id="a-user", session_id="test_conversation")
+def create_test_context(user_id: str = "a-user") -> EventContext:
+    return EventContext(source="test", user_id=user_id, session_id="test_conversation")
 
 
 @pytest.fixture
@@ -40,10 +42,10 @@ def team() -> Iterator[EventTestHarness]:
         yield harness
 
 
-def say(team: EventTestHarness, text: str, stream_id: str = "a-stream") -> str:
+def say(team: EventTestHarness, text: str, stream_id: str = "a-stream", user_id: str = "a-user") -> str:
     """Say something, wait until all is over, and return the answer."""
-    message = TextMessageEvent(stream_id=stream_id, content=TextContent(text=text), context=create_test_context())
-    events = team.send_through(message)
+    context = create_test_context(user_id)
+    events = team.send_through(TextMessageEvent(stream_id=stream_id, content=TextContent(text=text), context=context))
     (sent,) = [event for event in events if isinstance(event, MessageSentEvent)]
     return sent.content.text
 
@@ -130,10 +132,10 @@ def test_what_was_said_before_is_recalled(team):
     assert "12 * 7" in say(team, "What did I ask you to calculate?")
 
 
-def test_nothing_is_recalled_from_another_stream(team):
-    say(team, "My dog is called Rex.", stream_id="one")
+def test_nothing_is_recalled_from_another_users_stream(team):
+    say(team, "My dog is called Rex.", stream_id="one", user_id="one")
 
-    assert "Rex" not in say(team, "What is my dog called?", stream_id="another")
+    assert "Rex" not in say(team, "What is my dog called?", stream_id="another", user_id="another")
 
 
 def test_a_tool_that_fails_still_leads_to_an_answer(team):
@@ -175,7 +177,8 @@ def test_an_answer_waits_once_for_its_reader(team):
 
 
 def test_a_stream_is_started_once(team, monkeypatch):
-    monkeypatch.setattr(input_agent, "open_stream", team.app.stores.sessions.open)
+    for step in (enter_session, begin_session):
+        monkeypatch.setattr(input_agent, step.__name__, partial(step, app=team.app))
 
     for number in range(10):
         input_agent.receive(f"message {number}", stream_id="s", publish=team.publish)

@@ -10,6 +10,7 @@ import pytest
 import redis
 
 from events import ErrorEvent, Event, MessageEvent
+from events.catalog.agent import AgentFailedEvent
 from events.errors import InvalidPattern, Misuse, Severity
 from tasks import Agent, Context, RetryPolicy, report
 from workers.agents import supervisor
@@ -71,7 +72,9 @@ def test_what_is_reported_leaves_although_the_handler_fails_and_once_over_its_at
     harness.add(agent)
     harness.send_through(a_message())
 
-    assert [each.event_type for each in harness.everything()][1:] == ["error.reported", "error.dead_lettered"]
+    first, second, *rest = [each.event_type for each in harness.everything()]
+    assert (first, second) == ("input.message.received", "error.reported")
+    assert sorted(rest) == ["agent.failed", "error.dead_lettered"]
 
 
 def test_warnings_are_counted_and_stop_nothing(harness, a_message):
@@ -145,6 +148,31 @@ def test_a_dead_letter_is_a_warning_and_aborts_nothing(harness, a_message):
 
     assert len(ran) == 1
     assert harness.expect("error.dead_lettered").content.severity is Severity.WARNING
+
+
+def test_an_agent_whose_handler_failed_for_good_is_told_on_the_bus_once(harness, a_message):
+    agent = Agent("clumsy")
+
+    @agent.on("input.*", retry=RetryPolicy(max_attempts=2))
+    def stumble(event: Event) -> None:
+        raise LookupError("no such step")
+
+    everything = Agent("everything")
+
+    @everything.on("*", retry=RetryPolicy(max_attempts=1))
+    def listen(event: Event) -> None:
+        if event.event_type == "agent.failed":
+            raise RuntimeError("no news of failures, please")
+
+    harness.add(agent)
+    harness.add(everything)
+    message = a_message()
+    harness.send_through(message)
+
+    (told,) = [event for event in harness.everything() if isinstance(event, AgentFailedEvent)]
+    assert (told.content.agent, told.content.error_type) == ("clumsy", "LookupError")
+    assert (told.content.error, told.causation_id) == ("no such step", message.event_id)
+    assert {letter.subscription for letter in harness.dead_letters()} == {"clumsy.stumble", "everything.listen"}
 
 
 def test_an_error_handler_that_fails_is_buried_and_says_nothing_more(harness, a_message):

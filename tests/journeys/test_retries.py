@@ -215,11 +215,15 @@ print(json.dumps([letter.model_dump(mode="json") for letter in app.stores.dead_l
 
 def test_a_failing_handler_runs_at_0_1_and_3_s_and_its_slot_is_free_meanwhile(shaky, client, eventually):
     shaky.worker("one")
-    say(shaky, "message.fails")
-    eventually(lambda: client.llen("runs") == 1, 10, shaky.logs)
-    say(shaky, "message.fine")
+    shaky.run("""
+from events import MessageEvent
+from tasks import publish
+publish(MessageEvent(event_type="message.fails", stream_id="s", content={}))
+publish(MessageEvent(event_type="message.fine", stream_id="s", content={}), delay=0.5)
+""")
 
     eventually(lambda: client.hlen("petiole:dead_letters") == 1, 20, shaky.logs)
+    eventually(lambda: client.llen("fine") == 1, 5, shaky.logs)
 
     first, second, third = (float(each) for each in client.lrange("runs", 0, -1))
     assert 0.85 < second - first < 2.5

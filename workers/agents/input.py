@@ -8,7 +8,7 @@ from typing import TypeAlias
 from events.catalog.input import StreamStarted, StreamStartedEvent, TextMessageEvent
 from events.content import TextContent
 from events.event import Event, EventContext
-from tasks import Agent, open_stream, publish
+from tasks import Agent, SessionFacts, begin_session, enter_session, publish, told_id
 
 Publish: TypeAlias = Callable[[Event], object]
 
@@ -22,29 +22,38 @@ def receive(
     user_id: str | None = None,
     channel: str = "terminal",
     source: str = "petiole",
+    session_type: str = "chat",
     publish: Publish = publish,
 ) -> TextMessageEvent:
-    """Publish a message that came in by `channel`; the first of its stream also says that the stream began.
+    """Publish a message that came in by `channel`, into the session of its stream.
 
-    `publish` may be `publish.delay`, which leaves the fan-out to a worker. Raises what it raises, and
-    pydantic's ValidationError for an empty text or stream; then nothing was published.
+    The first of its stream also says that the stream began; `session_type` (chat, meeting or call) is the first's.
+    `publish` may be `publish.delay`, which leaves the fan-out to a worker. Raises what it raises, SessionEnded for a
+    stream that is over, and pydantic's ValidationError for an empty text or stream, or another type of session; then
+    nothing was published.
     """
     message = TextMessageEvent(
         stream_id=stream_id,
         content=TextContent(text=text),
         context=EventContext(source=source, user_id=user_id, session_id=stream_id),
     )
-    if open_stream(stream_id):
-        publish(stream_started(message, channel))
+    session = enter_session(message, session_type=session_type)
+    if session.state == "new":
+        publish(stream_started(message, channel, session))
+        begin_session(session)
     publish(message)
     return message
 
 
-def stream_started(message: TextMessageEvent, channel: str) -> StreamStartedEvent:
-    """Word the beginning of the stream that a first message opens; it is a flow of its own."""
+def stream_started(message: TextMessageEvent, channel: str, session: SessionFacts) -> StreamStartedEvent:
+    """Word the beginning of the stream that a first message opens; it is a flow of its own.
+
+    Its id follows from the session: of all first messages that say so at once, one is heard.
+    """
     return StreamStartedEvent(
+        event_id=told_id(session, "started"),
         stream_id=message.stream_id,
-        timestamp=message.timestamp,
-        content=StreamStarted(channel=channel),
+        timestamp=session.created_at,
+        content=StreamStarted(channel=channel, session_type=session.session_type),
         context=message.context,
     )

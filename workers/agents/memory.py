@@ -1,65 +1,159 @@
-"""Memory: keeps what was said in each stream, and tells what of it bears on a question."""
+"""Memory: keeps what was said, learns from it, notices what comes back or contradicts, and tells what bears on a query.
+
+    episodic    what users, models and tools said, in each stream, by time
+    semantic    facts that users stated of themselves and what tools found, by user; by stream where nobody is named
+
+Both stand in Redis, for all workers; workers/recall/ finds in them. All of it is safe to run twice: what is kept has
+the id of its event, and what is said has an id that follows from it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import timedelta
+from typing import Annotated
+from uuid import NAMESPACE_URL, uuid5
 
-from events.catalog.input import TextMessageEvent
-from events.catalog.llm import ResponseGeneratedEvent
-from events.catalog.memory import AssembledContext, ContextAssembledEvent, Recollection
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from events.catalog.input import StreamEndedEvent, TextMessageEvent
+from events.catalog.memory import (
+    AssembledContext,
+    Conflict,
+    ConflictDetectedEvent,
+    Consolidation,
+    ConsolidationCompletedEvent,
+    ConsolidationDueEvent,
+    ContextAssembledEvent,
+    Fact,
+    LearnedPattern,
+    PatternLearnedEvent,
+    Recollection,
+)
 from events.catalog.orchestrator import ContextRequest, ContextRequestedEvent
 from events.catalog.tools import ToolResultEvent
 from events.event import Event
 from tasks import Agent, Context
-from workers.recall.earlier import said_earlier
-from workers.recall.words import rank
+from workers.recall import Recall, check_recall, chosen_recall
+from workers.recall.lessons import facts_of, recollection_of
+from workers.recall.questions import question_in
+from workers.recall.remembered import owner_of, remembered
 
 agent = Agent("memory")
 
-# What a tool found in the memory is there already.
-_TEACHES_NOTHING = {"recall"}
+STREAMS_CLEANED_AT_ONCE = 1_000
+"""What is left over is cleaned up the next time."""
+
+_LONGEST_PATTERN = 200
+
+
+class Settings(BaseSettings):
+    """When the memory calls something a habit: so often within so many days, and told of once in as many."""
+
+    model_config = SettingsConfigDict(env_prefix="PETIOLE_MEMORY_", env_ignore_empty=True)
+
+    pattern_threshold: Annotated[int, Field(ge=2)] = 3
+    pattern_window_days: Annotated[float, Field(gt=0)] = 7
+
+
+@agent.on_start
+def refuse_what_cannot_recall() -> None:
+    """Refuse to start where PETIOLE_RECALL needs what is not installed."""
+    check_recall()
 
 
 @agent.on("input.*", "tools.execution.completed", "llm.response.generated")
-def remember(event: Event, context: Context) -> None:
-    """Keep what users, models and tools said. Safe to run twice: an event is kept under its id."""
+def remember(event: Event, context: Context) -> Iterator[Event]:
+    """Keep what users, models and tools said, and what is to be learned from it; clean up where a stream has ended."""
     flow = context.flow() if isinstance(event, ToolResultEvent) else []
-    recollection = recollection_of(event, flow)
-    if recollection is not None:
+    if recollection := recollection_of(event, flow):
         context.memories.keep(event.stream_id, event.event_id, recollection)
+    yield from unsaid([*conflicts(event, flow, context), *habits(event, context), *clean_up(event, context)], context)
 
 
 @agent.on("orchestrator.context.requested")
 def assemble(event: ContextRequestedEvent, context: Context) -> ContextAssembledEvent:
     """Tell what bears on a query; nothing is an answer too."""
-    earlier = said_earlier(context.memories.of(event.stream_id), context.flow())
-    return event.caused(ContextAssembledEvent, content=assembled(event.content, earlier))
+    of_stream = context.memories.by_key(event.stream_id)
+    earlier = remembered(of_stream, context.facts.of(owner_of(event)), context.flow(), event.stream_id)
+    content = assembled(event.content, earlier, chosen_recall(context.vectors))
+    return event.caused(ContextAssembledEvent, content=content)
 
 
-def recollection_of(event: Event, flow: Sequence[Event]) -> Recollection | None:
-    """Word what an event leaves to be remembered; None where that is nothing."""
-    match event:
-        case TextMessageEvent():
-            return Recollection(role="user", text=event.content.text, said_at=event.timestamp)
-        case ResponseGeneratedEvent():
-            return Recollection(role="assistant", text=event.content.text, said_at=event.timestamp)
-        case ToolResultEvent() if event.content.ok and event.content.tool not in _TEACHES_NOTHING:
-            return Recollection(role="tool", text=learned(event, flow), said_at=event.timestamp)
-    return None
+@agent.on("memory.consolidation.due")
+def consolidate(event: ConsolidationDueEvent, context: Context) -> Iterator[Event]:
+    """Clean up all streams in which something was kept since the last time."""
+    streams = context.memories.touched(STREAMS_CLEANED_AT_ONCE)
+    done = total(context.memories.consolidate_touched(stream_id) for stream_id in streams)
+    yield from unsaid([consolidated(event, done)], context)
 
 
-def learned(event: ToolResultEvent, flow: Sequence[Event]) -> str:
-    """Word what a tool found, with the question it was for: who asks for the one finds the other."""
-    found = event.content.data.get("text", event.content.value)
-    questions = (each.content.text for each in flow if isinstance(each, TextMessageEvent))
-    question = next(questions, None)
-    asked = f'you asked: "{question}", and ' if question else ""
-    return f"{asked}the tool {event.content.tool} found: {found}"
+def conflicts(event: Event, flow: Sequence[Event], context: Context) -> Iterator[Event]:
+    """Learn the facts of an event, and word what contradicts what was learned before."""
+    owner = owner_of(event)
+    for fact in facts_of(event, flow):
+        if pair := context.facts.learn(owner, fact):
+            yield conflict(event, owner, *pair)
 
 
-def assembled(request: ContextRequest, earlier: Sequence[Recollection]) -> AssembledContext:
+def habits(event: Event, context: Context) -> Iterator[Event]:
+    """Count a question, and word that it has become a habit."""
+    question = question_in(event.content.text) if isinstance(event, TextMessageEvent) else None
+    if not isinstance(event, TextMessageEvent) or question is None:
+        return
+    settings, name = Settings(), f"memory {owner_of(event)} asks {question}"
+    window = timedelta(days=settings.pattern_window_days)
+    count = context.occurrences.notice(
+        name, event.event_id, event.timestamp, enough=settings.pattern_threshold, window=window, cooldown=window
+    )
+    if count:
+        content = LearnedPattern(pattern=event.content.text[:_LONGEST_PATTERN], occurrences=count)
+        yield event.caused(PatternLearnedEvent, event_id=named(name, event.event_id), content=content)
+
+
+def clean_up(event: Event, context: Context) -> Iterator[Event]:
+    """Clean up a stream that has ended."""
+    if isinstance(event, StreamEndedEvent):
+        yield consolidated(event, context.memories.consolidate_touched(event.stream_id))
+
+
+def unsaid(said: Sequence[Event], context: Context) -> Iterator[Event]:
+    """Leave out what was said because of this event before: a replay much later says nothing again."""
+    known = {each.event_id for each in context.flow()} if said else set()
+    return (each for each in said if each.event_id not in known)
+
+
+def assembled(request: ContextRequest, earlier: Sequence[Recollection], recall: Recall) -> AssembledContext:
     """Choose what bears on a query: the best `limit`, and whether there was more."""
-    best = rank(request.query, earlier, request.limit + 1)
+    best = recall.rank(request.query, earlier, request.limit + 1)
     return AssembledContext(
         query=request.query, items=tuple(best[: request.limit]), is_truncated=len(best) > request.limit
     )
+
+
+def conflict(event: Event, owner: str, earlier: Fact, later: Fact) -> ConflictDetectedEvent:
+    """Word that two values contradict each other; the same two are one event."""
+    content = Conflict(subject=later.of, earlier=earlier.value, later=later.value)
+    event_id = named("conflict", owner, later.of, earlier.source, later.source)
+    return event.caused(ConflictDetectedEvent, event_id=event_id, content=content)
+
+
+def consolidated(event: Event, done: Consolidation) -> ConsolidationCompletedEvent:
+    """Word what a clean-up did; once for what called for it."""
+    return event.caused(ConsolidationCompletedEvent, event_id=named("consolidated", event.event_id), content=done)
+
+
+def total(parts: Iterable[Consolidation]) -> Consolidation:
+    """Add up what was done in several streams."""
+    done = list(parts)
+    return Consolidation(
+        examined=sum(each.examined for each in done),
+        merged=sum(each.merged for each in done),
+        dropped=sum(each.dropped for each in done),
+    )
+
+
+def named(*parts: str) -> str:
+    """Name an event by what it says: whoever says it again says the same event."""
+    return str(uuid5(NAMESPACE_URL, repr(parts)))

@@ -5,7 +5,14 @@
                └─ tools requested ───── all have answered, ───────────┘                     or failed         ready
                                         or there are none: prepared
 
-The model is asked once all three are there, or with what there is after PETIOLE_ORCHESTRATOR_TIMEOUT_S (10).
+    model answered with calls ── tools requested ── all have answered ── model requested ── …, a round more
+
+The model is asked once all three are there, or with what there is after PETIOLE_ORCHESTRATOR_TIMEOUT_S (10). It may
+call tools up to PETIOLE_ORCHESTRATOR_TOOL_ROUNDS (4) times for one message, then it is asked to do without. Tools that
+have not answered after PETIOLE_ORCHESTRATOR_TOOLS_TIMEOUT_S (120) are told to it as failed.
+
+An answer that a newer message interrupted is no response: the newer message has its own.
+
 Beside what it gathers it keeps nothing: where a message stands is read from its flow. Two deliveries that see the same
 step done emit the next one under the same id, and publication lets it through once.
 """
@@ -14,15 +21,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from datetime import UTC, datetime, timedelta
 from uuid import NAMESPACE_URL, uuid5
-
-from pydantic_core import to_json
 
 from events.catalog.input import InputEvent, TextMessageEvent
 from events.catalog.llm import ModelEvent, ModelFailure, ResponseFailedEvent, ResponseGeneratedEvent
-from events.catalog.memory import AssembledContext, ContextAssembledEvent
 from events.catalog.orchestrator import (
     ClassifiedIntent,
     ContextItem,
@@ -40,20 +43,30 @@ from events.catalog.orchestrator import (
     ToolsRequest,
     ToolsRequestedEvent,
 )
-from events.catalog.tools import ToolFailedEvent, ToolResult, ToolResultEvent
+from events.catalog.tools import ToolFailedEvent, ToolResultEvent
+from events.errors import StreamBusy
 from events.event import Event
 from events.ids import emitted_event_id
-from tasks import Agent, Context, Gathered
+from tasks import Agent, Context, Gathered, later
 from workers.intents import classify, plan_tools
+from workers.turns import Turn, answers_to, following_round, read_turn, request_of, what_was_asked
 
 agent = Agent("orchestrator")
-
-AnEvent = TypeVar("AnEvent", bound=Event)
 
 
 def timeout_s() -> float:
     """Read how long an answer waits for what it is to stand on."""
     return float(os.environ.get("PETIOLE_ORCHESTRATOR_TIMEOUT_S") or 10)
+
+
+def tools_timeout_s() -> float:
+    """Read how long a model's next round waits for the tools that it called."""
+    return float(os.environ.get("PETIOLE_ORCHESTRATOR_TOOLS_TIMEOUT_S") or 120)
+
+
+def most_rounds() -> int:
+    """Read how often a model may call tools for one message."""
+    return int(os.environ.get("PETIOLE_ORCHESTRATOR_TOOL_ROUNDS") or 4)
 
 
 @agent.on("input.*")
@@ -73,11 +86,25 @@ def understand(event: InputEvent) -> Iterator[Event]:
 
 @agent.on("tools.execution.completed", "tools.execution.failed")
 def collect(event: ToolResultEvent | ToolFailedEvent, context: Context) -> Event | None:
-    """Say that the tools are prepared once each has answered, well or badly."""
-    turn = read_turn(context.flow(), event)
+    """Go on once each tool has answered, well or badly: the tools are prepared, or the model's next round begins."""
+    flow = context.flow()
+    requested = request_of(event, flow)
+    if requested is not None and requested.content.phase == "execute":
+        return next_round(event, flow, requested)
+    turn = read_turn(flow, event)
     if turn is None or not turn.is_answered_by_tools:
         return None
     return tools_prepared(event, turn.answers)
+
+
+@agent.on("orchestrator.tools.requested", where={"content.phase": "execute"})
+def wait_for_tools(event: ToolsRequestedEvent, context: Context) -> object:
+    """Begin the model's next round without the tools that have not answered in time."""
+    left = event.timestamp + timedelta(seconds=tools_timeout_s()) - datetime.now(UTC)
+    flow = context.flow()
+    if left > timedelta(0) and len(answers_to(event.content.calls, flow)) < len(event.content.calls):
+        return later(left)
+    return next_round(event, flow, event, is_late=True)
 
 
 @agent.gather(
@@ -91,8 +118,12 @@ def ask_model(gathered: Gathered, context: Context) -> Event | None:
 
 @agent.on("llm.response.generated", "llm.response.failed")
 def respond(event: ModelEvent) -> Event | None:
-    """Make the model's answer the response, or an apology for the lack of one."""
+    """Make the model's answer the response, or an apology for the lack of one; have the tools run that it calls."""
     match event:
+        case ResponseGeneratedEvent() if event.content.finish_reason == "interrupted":
+            return None
+        case ResponseGeneratedEvent() if event.content.calls:
+            return execute_tools(event)
         case ResponseGeneratedEvent():
             return make_response(event, event.content.text)
         case ResponseFailedEvent():
@@ -100,39 +131,33 @@ def respond(event: ModelEvent) -> Event | None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """What a flow tells so far of one message on the way to its answer."""
-
-    message: TextMessageEvent
-    intent: ClassifiedIntent
-    recalled: AssembledContext | None
-    calls: tuple[ToolCall, ...]
-    answers: tuple[ToolAnswer, ...]
-
-    @property
-    def is_answered_by_tools(self) -> bool:
-        """Tools were asked, and each has answered."""
-        return bool(self.calls) and len(self.answers) == len(self.calls)
-
-
-def read_turn(flow: Sequence[Event], *at_hand: Event) -> Turn | None:
-    """Read a flow and the events at hand, which it may hold already; None where no user's message began it."""
-    events = [*flow, *at_hand]
-    message = _first(events, TextMessageEvent)
-    if message is None:
-        return None
-    classified = _first(events, IntentClassifiedEvent)
-    assembled = _first(events, ContextAssembledEvent)
-    requested = _first(events, ToolsRequestedEvent)
-    calls = requested.content.calls if requested else ()
-    return Turn(
-        message=message,
-        intent=classified.content if classified else classify(message.content.text),
-        recalled=assembled.content if assembled else None,
-        calls=calls,
-        answers=tuple(_answers(calls, events)),
+def execute_tools(event: ResponseGeneratedEvent) -> ToolsRequestedEvent:
+    """Ask for the tools that a model calls, once for each of its answers; their calls' ids follow from its id."""
+    calls = tuple(
+        ToolCall(call_id=emitted_event_id(event.event_id, place), tool=call.tool, arguments=call.arguments)
+        for place, call in enumerate(event.content.calls)
     )
+    content = ToolsRequest(calls=calls, phase="execute")
+    return event.caused(ToolsRequestedEvent, event_id=emitted_event_id(event.event_id, len(calls)), content=content)
+
+
+def next_round(
+    event: Event, flow: Sequence[Event], requested: ToolsRequestedEvent, *, is_late: bool = False
+) -> ModelRequestedEvent | None:
+    """Ask the model again with what its tools gave, once in a round; None while some have yet to answer.
+
+    Where it `is_late`, those have failed. At the last round it may call none any more.
+    """
+    late = f"it did not answer within {tools_timeout_s():g} s" if is_late else None
+    events = [*flow, event]
+    asked = what_was_asked(events, requested)
+    following = following_round(events, requested, late=late)
+    if asked is None or following is None:
+        return None
+    content = following.model_copy(update={"may_call_tools": following.round < most_rounds()})
+    event_id = once_in_flow(event, f"model {content.round}")
+    # A round is one hop, however many it takes: rounds have a bound of their own.
+    return event.caused(ModelRequestedEvent, event_id=event_id, hops=asked.hops + 1, content=content)
 
 
 def planned_calls(message: TextMessageEvent, intent: ClassifiedIntent) -> tuple[ToolCall, ...]:
@@ -165,6 +190,7 @@ def request_model(event: Event, turn: Turn, missing: tuple[str, ...] = ()) -> Mo
         context=tuple(ContextItem(role=item.role, text=item.text) for item in recalled),
         tools=turn.answers,
         missing=missing,
+        may_call_tools=most_rounds() > 0,
     )
     return event.caused(ModelRequestedEvent, event_id=once_in_flow(event, "model"), content=content)
 
@@ -177,6 +203,8 @@ def make_response(event: Event, text: str) -> ResponseReadyEvent:
 
 def apology(failure: ModelFailure) -> str:
     """Word for a user that there is no answer; what went wrong is for the operator, in the failure itself."""
+    if failure.error_type == StreamBusy.__name__:
+        return "I am still answering what you said before. Please say it again once I have."
     advice = "Please try again in a moment." if failure.is_retryable else "Please tell whoever runs me."
     return f"I am sorry, I have no answer: {failure.model} could not give one. {advice}"
 
@@ -184,26 +212,3 @@ def apology(failure: ModelFailure) -> str:
 def once_in_flow(event: Event, step: str) -> str:
     """Name a step that is taken once in a flow, whichever delivery takes it."""
     return str(uuid5(NAMESPACE_URL, repr((event.stream_id, event.correlation_id, step))))
-
-
-def _first(events: Sequence[Event], kind: type[AnEvent]) -> AnEvent | None:
-    return next((event for event in events if isinstance(event, kind)), None)
-
-
-def _answers(calls: Sequence[ToolCall], events: Sequence[Event]) -> Iterator[ToolAnswer]:
-    said = {event.content.call_id: event for event in events if isinstance(event, ToolResultEvent | ToolFailedEvent)}
-    for call in calls:
-        if call.call_id in said:
-            yield _answer(said[call.call_id])
-
-
-def _answer(event: ToolResultEvent | ToolFailedEvent) -> ToolAnswer:
-    content = event.content
-    if isinstance(content, ToolResult):
-        return ToolAnswer(tool=content.tool, ok=content.ok, text=content.error or _in_words(content))
-    return ToolAnswer(tool=content.tool, ok=False, text=content.error)
-
-
-def _in_words(result: ToolResult) -> str:
-    text = result.data.get("text", result.value)
-    return text if isinstance(text, str) else to_json(text).decode()

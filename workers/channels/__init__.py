@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from workers.channels.channel import Channel
+from workers.channels.channel import Channel, Repetition
 from workers.channels.mailbox import Append, Mailbox
 from workers.channels.terminal import Terminal
+from workers.channels.webhook import Webhook, open_webhook
 
-__all__ = ["Append", "Channel", "Mailbox", "Terminal", "open_channels"]
+__all__ = ["Append", "Channel", "Mailbox", "Repetition", "Terminal", "Webhook", "open_channels"]
 
 
 class _Choice(BaseSettings):
@@ -18,6 +19,11 @@ class _Choice(BaseSettings):
 
 
 def open_channels(append: Append) -> tuple[Channel, ...]:
-    """Open the mailbox, and the terminal of this worker where PETIOLE_TERMINAL is true."""
-    mailbox = Mailbox(append)
-    return (mailbox, Terminal()) if _Choice().terminal else (mailbox,)
+    """Open the mailbox, the webhook where PETIOLE_WEBHOOK_URL names one, and with PETIOLE_TERMINAL this terminal.
+
+    Raises: MissingExtra, NotConfigured.
+    """
+    webhook, shows = open_webhook(), _Choice().terminal
+    found: list[Channel] = [Mailbox(append)]
+    found += [webhook] if webhook else []
+    return (*found, Terminal()) if shows else tuple(found)

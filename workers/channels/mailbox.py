@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
+from workers.channels.channel import Repetition
+
 Append: TypeAlias = Callable[[str, str, str], object]
 """Keeps a message: stream id, message id, text; the same message id twice is kept once."""
 
@@ -13,6 +15,7 @@ class Mailbox:
     """A channel over a store that is handed in."""
 
     name = "mailbox"
+    repetition: Repetition = "harmless"
 
     def __init__(self, append: Append) -> None:
         self._append = append

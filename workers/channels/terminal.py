@@ -7,6 +7,7 @@ import unicodedata
 from typing import Final, TextIO
 
 from events.errors import ProviderUnavailable
+from workers.channels.channel import Repetition
 
 # Control characters move the cursor and set titles; line and paragraph separators and lone surrogates break
 # the line.
@@ -20,6 +21,7 @@ class Terminal:
     """A channel that writes one line for each message, led by the stream's name."""
 
     name = "terminal"
+    repetition: Repetition = "shown"
 
     def __init__(self, output: TextIO | None = None) -> None:
         """Write to `output`; by default to whatever standard output is at the time."""

@@ -1,4 +1,5 @@
-"""Language models, one file each: `rules` needs nothing, `openai` speaks to any endpoint of that protocol.
+"""Language models, one file each: `rules` needs nothing, `openai` speaks to any endpoint of that protocol, `local` to a
+small model on this machine.
 
 `PETIOLE_LLM` names the one that answers. To add one, write `workers/llm/<name>.py` with a class whose `name`
 is that name; one of your own elsewhere is named as `package.module:Class`.
@@ -9,22 +10,36 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from typing import Annotated
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from events.errors import Misuse
+from events.subscriptions import OnBusy
 from workers.llm.provider import LanguageModel
 
-__all__ = ["LanguageModel", "chosen_name", "language_model", "names"]
+__all__ = ["LanguageModel", "ModelSettings", "chosen_name", "language_model", "names"]
 
-_NO_MODELS = {"provider"}
+_NO_MODELS = {"accounts", "provider"}
 
 
 class _Choice(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="PETIOLE_", env_ignore_empty=True)
 
     llm: str = Field(default="rules", min_length=1, description="which language model answers")
+
+
+class ModelSettings(BaseSettings):
+    """On what terms any model is asked; read from the environment as PETIOLE_LLM_…"""
+
+    model_config = SettingsConfigDict(env_prefix="PETIOLE_LLM_", env_ignore_empty=True, frozen=True)
+
+    on_busy: OnBusy | None = Field(default=None, description="what the user's next message does to an answer")
+    limit_s: Annotated[float, Field(gt=0, le=86_400)] = Field(default=300.0, description="longest time for one answer")
+    patience_s: Annotated[float, Field(gt=0)] = Field(
+        default=120.0, description="how long a request is put off before the user is told that there is no answer"
+    )
 
 
 def chosen_name() -> str:
@@ -34,7 +49,8 @@ def chosen_name() -> str:
 
 def names() -> list[str]:
     """List the language models of this folder."""
-    return [module.name for module in pkgutil.iter_modules(__path__) if module.name not in _NO_MODELS]
+    found = (module.name for module in pkgutil.iter_modules(__path__))
+    return [name for name in found if name not in _NO_MODELS and not name.startswith("_")]
 
 
 def language_model(name: str) -> LanguageModel:

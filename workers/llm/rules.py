@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
-from events.catalog.llm import GeneratedResponse
 from events.catalog.orchestrator import ContextItem, ModelRequest, ToolAnswer
+from workers.llm.provider import Finished, Part, TextDelta, ToolDescription
 
 _ABILITIES = "calculate, tell the time anywhere, count primes, and recall what you told me"
 _SELF = "I am no language model, only a set of rules with real tools"
@@ -27,9 +29,11 @@ class Rules:
 
     name = "rules"
 
-    def answer(self, request: ModelRequest) -> GeneratedResponse:
-        """Put together what is known. Never raises."""
-        return GeneratedResponse(text=sentences_for(request), model=self.name)
+    async def answer(self, request: ModelRequest, tools: Sequence[ToolDescription] = ()) -> AsyncIterator[Part]:  # noqa: ARG002 - it calls none
+        """Put together what is known, and say it word by word. Never raises."""
+        for word in re.findall(r"\s*\S+", sentences_for(request)):
+            yield TextDelta(word)
+        yield Finished(model=self.name)
 
 
 def sentences_for(request: ModelRequest) -> str:

@@ -37,6 +37,16 @@ def words_of(query: str) -> list[str]:
     return [word for word in words if word not in _STOP_WORDS][:MAX_WORDS]
 
 
+class Words:
+    """Finds what shares words with the query."""
+
+    name = "words"
+
+    def rank(self, query: str, memories: Sequence[Recollection], limit: int) -> list[Recollection]:
+        """Choose the memories that share words with the query."""
+        return rank(query, memories, limit)
+
+
 def rank(query: str, memories: Sequence[Recollection], limit: int) -> list[Recollection]:
     """Find the recollections that share words with a query: best first, of equals the later, at most `limit`.
 

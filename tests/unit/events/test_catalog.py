@@ -132,6 +132,8 @@ OURS = {
     "response.late": Category.RESPONSE,
     "gathering.closed": Category.PROCESSING,
     "orchestrator.tools.prepared": Category.PROCESSING,
+    "memory.consolidation.due": Category.PROCESSING,
+    "output.suggestion.dropped": Category.OUTPUT,
 }
 
 NINE_NAMED_CLASSES: list[tuple[type[Event], str, type[Content], Category]] = [

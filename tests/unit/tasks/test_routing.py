@@ -7,6 +7,8 @@ from uuid import UUID, uuid5
 import pytest
 
 from events import EventContext, TextContent, TextMessageEvent
+from events.catalog.memory import LearnedPattern, PatternLearnedEvent
+from events.event import Event
 from events.subscriptions import Subscription
 from tasks.routing import RoutingTable
 
@@ -25,7 +27,7 @@ def a_message(**fields: object) -> TextMessageEvent:
     return TextMessageEvent.model_validate({"stream_id": "s", "content": TextContent(text="hi")} | fields)
 
 
-def names(table: RoutingTable, event: TextMessageEvent) -> list[str]:
+def names(table: RoutingTable, event: Event) -> list[str]:
     return [route.subscription.name for route in table.routes(event)]
 
 
@@ -63,10 +65,23 @@ def test_a_delivery_is_named_by_event_and_subscription():
     assert route.delivery_id == str(uuid5(UUID(event.event_id), "memory.hear"))
 
 
+def a_pattern(**fields: object) -> PatternLearnedEvent:
+    content = LearnedPattern(pattern="asks for the time", occurrences=3)
+    return PatternLearnedEvent.model_validate({"stream_id": "s", "content": content} | fields)
+
+
 def test_a_subscriber_to_everything_does_not_hear_what_it_had_a_hand_in():
     table = RoutingTable([a_subscription("proactive", "*"), a_subscription("audit", "*")])
 
     assert names(table, a_message(path=("input", "proactive", "output"))) == ["audit.hear"]
+
+
+def test_who_names_a_topic_beside_everything_hears_of_what_it_had_a_hand_in_only_that():
+    table = RoutingTable([a_subscription("proactive", "*", "memory.pattern.detected")])
+    own, named = a_message(path=("proactive", "output")), a_pattern(path=("proactive", "memory"))
+
+    assert (names(table, own), names(table, named)) == ([], ["proactive.hear"])
+    assert names(table, a_message()) == ["proactive.hear"]
 
 
 def test_a_subscriber_that_names_its_topic_hears_what_it_had_a_hand_in():

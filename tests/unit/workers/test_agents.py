@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import sys
 from datetime import UTC, datetime
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -24,21 +22,20 @@ from events import (
     ToolResultEvent,
 )
 from events.catalog.input import StreamEndedEvent
-from events.catalog.llm import ResponseFailedEvent
 from events.catalog.memory import Recollection
 from events.catalog.orchestrator import (
     ContextRequest,
-    ModelRequest,
-    ModelRequestedEvent,
 )
-from events.catalog.output import MessageFailedEvent, MessageSentEvent
-from events.errors import ProviderRefused, ProviderUnavailable
+from events.errors import EffectUnfinished, PetioleError, ProviderRefused, ProviderUnavailable, RetryLater
+from tasks import SessionFacts
 from workers.agents import input as input_agent
-from workers.agents.llm import answer, failure_of
-from workers.agents.memory import assembled, recollection_of
-from workers.agents.output import addressed, send, wanted_channel
+from workers.agents.llm import failure_of
+from workers.agents.memory import assembled
+from workers.agents.output import addressed, failed, formatted, is_over, send, wanted_channel
 from workers.agents.tools import recollect
 from workers.channels import Channel, Mailbox, Terminal
+from workers.recall.lessons import recollection_of
+from workers.recall.words import Words
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
@@ -55,15 +52,18 @@ def said(role: str, text: str) -> Recollection:
 
 
 @pytest.fixture
-def streams(monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    opened: set[str] = set()
+def streams(monkeypatch: pytest.MonkeyPatch) -> dict[str, SessionFacts]:
+    opened: dict[str, SessionFacts] = {}
 
-    def open_stream(stream_id: str) -> bool:
-        is_new = stream_id not in opened
-        opened.add(stream_id)
-        return is_new
+    def enter(event: Event, *, session_type: str) -> SessionFacts:
+        made = {"session_id": event.stream_id, "state": "new", "created_at": NOON, "last_activity": NOON}
+        return opened.setdefault(event.stream_id, SessionFacts.model_validate(made | {"session_type": session_type}))
 
-    monkeypatch.setattr(input_agent, "open_stream", open_stream)
+    def begin(session: SessionFacts) -> None:
+        opened[session.session_id] = session.model_copy(update={"state": "active"})
+
+    monkeypatch.setattr(input_agent, "enter_session", enter)
+    monkeypatch.setattr(input_agent, "begin_session", begin)
     return opened
 
 
@@ -71,7 +71,7 @@ def test_input_hears_nothing() -> None:
     assert input_agent.agent.subscriptions == []
 
 
-def test_a_stream_is_said_to_begin_once(streams: set[str]) -> None:
+def test_a_stream_is_said_to_begin_once(streams: dict[str, SessionFacts]) -> None:
     published: list[Event] = []
 
     for text in ("hello", "again"):
@@ -83,13 +83,13 @@ def test_a_stream_is_said_to_begin_once(streams: set[str]) -> None:
     assert len({event.correlation_id for event in published}) == 3
 
 
-def test_a_bad_message_opens_no_stream(streams: set[str]) -> None:
+def test_a_bad_message_opens_no_stream(streams: dict[str, SessionFacts]) -> None:
     published: list[Event] = []
 
     with pytest.raises(ValueError, match="text"):
         input_agent.receive("", stream_id="s-1", publish=published.append)
 
-    assert (streams, published) == (set(), [])
+    assert (streams, published) == ({}, [])
 
 
 # Memory
@@ -128,9 +128,9 @@ def test_what_failed_or_was_remembered_already_is_not_remembered() -> None:
 def test_context_is_the_best_matches_and_whether_there_are_more() -> None:
     earlier = [said("user", f"pizza {number}") for number in range(3)]
 
-    some = assembled(ContextRequest(query="pizza", limit=2), earlier)
-    every = assembled(ContextRequest(query="pizza", limit=3), earlier)
-    none = assembled(ContextRequest(query="bread", limit=3), earlier)
+    some = assembled(ContextRequest(query="pizza", limit=2), earlier, Words())
+    every = assembled(ContextRequest(query="pizza", limit=3), earlier, Words())
+    none = assembled(ContextRequest(query="bread", limit=3), earlier, Words())
 
     assert ([item.text for item in some.items], some.is_truncated) == (["pizza 2", "pizza 1"], True)
     assert (len(every.items), every.is_truncated) == (3, False)
@@ -154,43 +154,6 @@ def test_recollections_are_what_was_told_not_who_asked_for_it() -> None:
 
 
 # Llm
-
-
-class Moody:
-    """A model that refuses."""
-
-    name = "moody"
-
-    def answer(self, request: ModelRequest) -> GeneratedResponse:
-        raise ProviderRefused(self.name, "not today")
-
-
-def asked() -> ModelRequestedEvent:
-    return a_message().caused(ModelRequestedEvent, content=ModelRequest(text="hello", intent="greeting"))
-
-
-def test_the_chosen_model_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PETIOLE_LLM", "rules")
-
-    answered = answer(asked())
-
-    assert isinstance(answered, ResponseGeneratedEvent)
-    assert answered.content.model == "rules"
-
-
-@pytest.mark.parametrize(("model", "error_type"), [("nobody", "Misuse"), ("a_moody_module:Moody", "ProviderRefused")])
-def test_a_model_that_cannot_answer_is_told_as_a_failure(
-    monkeypatch: pytest.MonkeyPatch, model: str, error_type: str
-) -> None:
-    module = ModuleType("a_moody_module")
-    monkeypatch.setattr(module, "Moody", Moody, raising=False)
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setenv("PETIOLE_LLM", model)
-
-    answered = answer(asked())
-
-    assert isinstance(answered, ResponseFailedEvent)
-    assert (answered.content.model, answered.content.error_type) == (model, error_type)
 
 
 def test_a_failure_tells_whether_another_attempt_may_help() -> None:
@@ -231,16 +194,38 @@ def test_a_message_is_sent_under_its_id() -> None:
 
     sent = send(a_response(), Mailbox(lambda *message: kept.append(message)), "m-1", "84")
 
-    assert isinstance(sent, MessageSentEvent)
     assert (sent.content.text, sent.content.channel, sent.content.message_id) == ("84", "mailbox", "m-1")
     assert kept == [("s-1", "m-1", "84")]
 
 
-def test_a_message_that_no_channel_took_is_told_as_failed() -> None:
-    output = io.StringIO()
-    output.close()
+@pytest.mark.parametrize(
+    ("error", "attempt", "over"),
+    [
+        (ProviderUnavailable("webhook", "status 503"), 1, False),
+        (ProviderUnavailable("webhook", "status 503"), 2, False),
+        (ProviderUnavailable("webhook", "status 503"), 3, True),
+        (ProviderRefused("webhook", "status 404"), 1, True),
+        (EffectUnfinished("output.send", "m-1 terminal", "noon"), 2, True),
+        (RetryLater("the breaker is open", 5.0), 9, False),
+    ],
+    ids=str,
+)
+def test_a_channel_is_tried_until_it_refuses_or_the_last_attempt_fails(
+    error: PetioleError, attempt: int, over: bool
+) -> None:
+    assert is_over(error, attempt) is over
 
-    told = send(a_response(), Terminal(output), "m-1", "84")
 
-    assert isinstance(told, MessageFailedEvent)
-    assert (told.content.channel, told.content.error_type) == ("terminal", "ProviderUnavailable")
+def test_what_is_said_of_a_message_and_a_channel_is_said_once() -> None:
+    mailbox, terminal = Mailbox(lambda *_: None), Terminal(io.StringIO())
+    response = a_response()
+
+    first, again = (formatted(response, mailbox, "m-1", "84") for _ in range(2))
+    others = [
+        formatted(response, terminal, "m-1", "84"),
+        formatted(response, mailbox, "m-2", "84"),
+        failed(response, mailbox, "m-1", "84", ProviderUnavailable("mailbox", "gone")),
+    ]
+
+    assert first.event_id == again.event_id
+    assert len({each.event_id for each in (first, *others)}) == 4

@@ -30,7 +30,6 @@ from events.catalog.orchestrator import (
 from events.catalog.tools import ToolFailedEvent, ToolFailure
 from workers.agents.orchestrator import (
     planned_calls,
-    read_turn,
     request_model,
     request_tools,
     respond,
@@ -38,6 +37,7 @@ from workers.agents.orchestrator import (
     understand,
 )
 from workers.intents import classify
+from workers.turns import read_turn
 
 
 def a_message(text: str = "What is 12 * 7 and 3 + 4?") -> TextMessageEvent:

@@ -1,0 +1,116 @@
+"""Working memory: JSON values of one session, which all handlers share as long as it lasts.
+
+    memory = context.session.memory
+    memory.increment("turns")
+    memory.update({"topic": "tea", "wish": {"cups": 2}})
+    memory.get("topic")
+
+Each call is one step of the server: values change whole, together or not at all, however many change them at once. They
+change when it is said, not when the handler has succeeded: a handler that is run again increments again. What must be
+counted once belongs into `context.state`, or under a name of its own for each delivery.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from pydantic import ValidationError
+
+from events.content import ParametersContent, Value
+from events.errors import InvalidWorkingMemory, WorkingMemoryFull
+from tasks.session_errors import over, reaching
+
+if TYPE_CHECKING:
+    from tasks.celery import EventApp
+    from tasks.stores.sessions import Sessions
+
+Outcome = TypeVar("Outcome", bound=tuple[Any, Any])
+
+_INT64 = 2**63
+
+
+class WorkingMemory:
+    """The working memory of a session, which is made where there is none and something is to be kept.
+
+    Every call raises BrokerUnavailable where the state store is away.
+    """
+
+    def __init__(self, app: EventApp, session_id: str) -> None:
+        self._app = app
+        self._id = session_id
+
+    def all(self) -> dict[str, Value]:
+        """Read all values, by name."""
+        with reaching(self._id):
+            texts = self._store.memory(self._id)
+        return ParametersContent.model_validate(
+            {"parameters": {name: json.loads(texts[name]) for name in texts}}
+        ).parameters
+
+    def get(self, name: str, default: Value = None) -> Value:
+        """Read a value."""
+        return self.all().get(name, default)
+
+    def set(self, name: str, value: Value) -> None:
+        """Set a value. Raises as `update`."""
+        self.update({name: value})
+
+    def update(self, values: Mapping[str, Value]) -> None:
+        """Set several values, all or none.
+
+        Raises: WorkingMemoryFull, InvalidWorkingMemory for what is no JSON, SessionEnded; all values are then what they
+        were.
+        """
+        self._put({name: json.dumps(value, ensure_ascii=False) for name, value in self._as_json(values).items()})
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Forget values, those that there are. Raises SessionEnded."""
+        self._put(dict.fromkeys(names, ""))
+
+    def increment(self, name: str, by: int = 1) -> int:
+        """Let a whole number grow, from 0 where there is none; returns the new one. Raises as `update`."""
+        if type(by) is not int or not -_INT64 <= by < _INT64:
+            raise InvalidWorkingMemory(self._id, name, f"cannot grow by {by!r}; give a whole number")
+        outcome, told = self._in_session(lambda: self._store.count(self._id, name, by))
+        if outcome == "no number":
+            reason = (
+                f"holds {told[:60] or 'too large a number'}, which cannot grow by {by}; set it to a whole number first"
+            )
+            raise InvalidWorkingMemory(self._id, name, reason)
+        if outcome != "kept":
+            self._refuse(outcome, int(told or 0))
+        return int(told)
+
+    def _put(self, texts: Mapping[str, str]) -> None:
+        if not texts:
+            return
+        outcome, size = self._in_session(lambda: self._store.put(self._id, texts))
+        if outcome != "kept":
+            self._refuse(outcome, size)
+
+    def _in_session(self, step: Callable[[], Outcome]) -> Outcome:
+        with reaching(self._id):
+            done = step()
+            if done[0] == "missing":
+                self._store.enter(self._id)
+                done = step()
+        return done
+
+    @property
+    def _store(self) -> Sessions:
+        return self._app.stores.sessions
+
+    def _refuse(self, outcome: str, size_bytes: int) -> NoReturn:
+        if outcome == "full":
+            raise WorkingMemoryFull(self._id, size_bytes, self._app.settings.session_memory_bytes)
+        raise over(self._id, self._store.get(self._id) if outcome == "ended" else None)
+
+    def _as_json(self, values: Mapping[str, Value]) -> dict[str, object]:
+        try:
+            content = ParametersContent(parameters=dict(values))
+        except ValidationError as error:
+            raise InvalidWorkingMemory(self._id, ", ".join(map(str, values)), error.errors()[0]["msg"]) from error
+        written: dict[str, object] = content.model_dump(mode="json")["parameters"]
+        return written

@@ -1,0 +1,273 @@
+"""What is promised of an answer that is read while it is written, on a real server and on the harness's stand-in."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import fakeredis
+import pytest
+import redis
+from redis.asyncio import Redis as AsyncRedis
+
+from events.errors import AnswerCut, AnswerOverdue
+from tasks import AnswerReader, Piece
+from tasks.celery import EventApp
+from tasks.settings import Settings
+from tasks.stores.drafts import Drafts, Limits
+from tasks.stores.keys import Keys
+
+WORDS = [f"word{number} " for number in range(60)]
+
+
+class Reading(EventApp):
+    """An app whose state store is a client that a test gives."""
+
+    connects: Callable[[], AsyncRedis]
+
+    def connect_async(self) -> AsyncRedis:
+        return self.connects()
+
+
+@pytest.fixture(params=["fakeredis", "valkey"])
+def app(request: pytest.FixtureRequest) -> Iterator[Reading]:
+    if request.param == "fakeredis":
+        server = fakeredis.FakeServer()
+        client: redis.Redis = fakeredis.FakeRedis(server=server, decode_responses=True)
+        connects: Callable[[], AsyncRedis] = lambda: fakeredis.FakeAsyncRedis(server=server, decode_responses=True)  # noqa: E731 - beside its twin
+    else:
+        url = request.getfixturevalue("clean_broker_url")
+        client = redis.Redis.from_url(url, decode_responses=True)
+        connects = lambda: AsyncRedis.from_url(url, decode_responses=True)  # noqa: E731 - as above
+    app = Reading("reading", settings=Settings(draft_lease=timedelta(seconds=1)), state=client, set_as_current=False)
+    app.connects = connects
+    yield app
+    client.close()
+
+
+@pytest.fixture
+def drafts(app: Reading) -> Drafts:
+    return app.stores.drafts
+
+
+@pytest.fixture
+def read(app: Reading) -> AnswerReader:
+    return AnswerReader(app)
+
+
+def begin(drafts: Drafts, answer: str = "a", token: str = "t", **options: Any) -> tuple[str, str]:
+    return drafts.begin("s", answer, correlation_id="f", token=token, **options)
+
+
+def write(drafts: Drafts, text: str = "", answer: str = "a", token: str = "t", **options: Any) -> str:
+    return drafts.write("s", answer, token=token, text=text, **options)
+
+
+def an_answer(drafts: Drafts, *words: str, answer: str = "a") -> None:
+    begin(drafts, answer)
+    for word in words:
+        write(drafts, word, answer)
+    write(drafts, answer=answer, end="finished")
+
+
+def text_of(pieces: list[Piece]) -> str:
+    return "".join(piece.text for piece in pieces)
+
+
+def kinds_of(pieces: list[Piece]) -> list[str]:
+    return [piece.kind for piece in pieces]
+
+
+def test_an_answer_is_read_from_its_beginning_to_its_end(drafts: Drafts, read: AnswerReader) -> None:
+    an_answer(drafts, "Hel", "lo")
+
+    pieces = list(read("s", "a"))
+
+    assert kinds_of(pieces) == ["started", "delta", "delta", "finished"]
+    assert text_of(pieces) == "Hello"
+    assert {(piece.answer_id, piece.correlation_id, piece.attempt) for piece in pieces} == {("a", "f", 1)}
+
+
+def test_whoever_comes_back_at_any_place_gets_exactly_the_rest(drafts: Drafts, read: AnswerReader) -> None:
+    an_answer(drafts, *WORDS)
+    whole = list(read("s", "a"))
+
+    for seed in range(50):
+        place = random.Random(seed).randrange(len(whole))
+        assert whole[: place + 1] + list(read("s", "a", after=whole[place].number, timeout=3)) == whole
+
+    assert text_of(whole) == "".join(WORDS)
+    numbers = [piece.number for piece in whole]
+    assert numbers == list(range(numbers[0], numbers[0] + len(whole)))
+
+
+def test_whoever_leaves_and_comes_back_while_it_is_written_misses_nothing(drafts: Drafts, read: AnswerReader) -> None:
+    chance = random.Random(7)
+    begin(drafts)
+    got: list[Piece] = []
+
+    def write_all() -> None:
+        for word in WORDS:
+            write(drafts, word)
+        write(drafts, end="finished")
+
+    writer = threading.Thread(target=write_all)
+    writer.start()
+    while not got or not got[-1].is_end:
+        reading = read("s", "a", after=got[-1].number if got else 0, timeout=5)
+        got += [piece for piece, _ in zip(reading, range(chance.randint(1, 5)), strict=False)]
+    writer.join()
+
+    assert text_of(got) == "".join(WORDS)
+    assert kinds_of(got).count("finished") == 1
+
+
+def test_whoever_comes_early_waits_for_the_beginning(drafts: Drafts, read: AnswerReader) -> None:
+    writer = threading.Timer(0.2, an_answer, [drafts, "Hello"])
+    writer.start()
+
+    assert text_of(list(read("s", "a", timeout=5))) == "Hello"
+    writer.join()
+
+
+def test_a_loop_reads_the_same(drafts: Drafts, read: AnswerReader) -> None:
+    async def collected(pieces: AsyncIterator[Piece]) -> list[Piece]:
+        return [piece async for piece in pieces]
+
+    writer = threading.Timer(0.1, an_answer, [drafts, *WORDS])
+    writer.start()
+
+    assert asyncio.run(collected(read.aio("s", "a", timeout=5))) == list(read("s", "a"))
+    writer.join()
+
+
+def test_the_answers_of_a_stream_are_read_one_after_the_other(drafts: Drafts, read: AnswerReader) -> None:
+    an_answer(drafts, "one")
+    an_answer(drafts, "two", answer="b")
+
+    reading = read.all("s", timeout=1)
+    pieces = [next(reading) for _ in range(6)]
+
+    assert [piece.answer_id for piece in pieces] == ["a", "a", "a", "b", "b", "b"]
+    assert text_of(list(read("s", "b"))) == "two"
+    with pytest.raises(AnswerOverdue, match=f"after={pieces[-1].number}"):
+        next(read.all("s", after=pieces[-1].number, timeout=0.2))
+
+
+def test_silence_is_told_with_the_place_to_go_on_from(drafts: Drafts, read: AnswerReader) -> None:
+    begin(drafts)
+    write(drafts, "Hel")
+
+    reading = read("s", "a", timeout=0.3)
+    got = [next(reading), next(reading)]
+    with pytest.raises(AnswerOverdue, match=f"after={got[-1].number}"):
+        next(reading)
+
+
+def test_a_dead_writer_is_marked_as_lost_once_within_the_lease(drafts: Drafts, read: AnswerReader) -> None:
+    begin(drafts)
+    write(drafts, "Hel")
+
+    one, other = list(read("s", "a", timeout=3)), list(read("s", "a", timeout=3))
+
+    assert kinds_of(one) == ["started", "delta", "lost"]
+    assert one == other
+    assert write(drafts, "lo") == "lost"
+    assert list(read("s", "a")) == one
+
+
+def test_a_writer_that_vouches_for_itself_is_not_lost(drafts: Drafts, read: AnswerReader) -> None:
+    begin(drafts)
+    reading = read("s", "a", timeout=1.6)
+    assert next(reading).kind == "started"
+    vouching = [threading.Timer(after_s, write, [drafts]) for after_s in (0.5, 1.0, 1.5)]
+    for each in vouching:
+        each.start()
+
+    with pytest.raises(AnswerOverdue):
+        next(reading)
+    for each in vouching:
+        each.join()
+
+
+def test_a_run_that_another_takes_over_from_ends_as_lost_and_writes_no_more(drafts: Drafts, read: AnswerReader) -> None:
+    begin(drafts)
+    write(drafts, "Hel")
+
+    assert begin(drafts, token="u") == ("open", "2")
+    assert write(drafts, "lo") == "superseded"
+    assert write(drafts, end="finished") == "superseded"
+    write(drafts, "Hello", token="u", end="finished")
+
+    pieces = list(read("s", "a"))
+    assert kinds_of(pieces) == ["started", "delta", "lost", "started", "delta", "finished"]
+    assert [piece.attempt for piece in pieces] == [1, 1, 1, 2, 2, 2]
+
+
+def test_whoever_reads_on_after_a_lost_run_sees_the_next(drafts: Drafts, read: AnswerReader) -> None:
+    begin(drafts)
+    *_, lost = read("s", "a", timeout=3)
+    begin(drafts, token="u")
+    write(drafts, "Hello", token="u", end="finished")
+
+    rest = list(read("s", "a", after=lost.number, timeout=3))
+
+    assert lost.kind == "lost"
+    assert [(piece.kind, piece.attempt) for piece in rest] == [("started", 2), ("delta", 2), ("finished", 2)]
+
+
+def test_nothing_follows_an_end(drafts: Drafts, read: AnswerReader) -> None:
+    an_answer(drafts, "Hello")
+
+    assert write(drafts, " again") == "finished"
+    assert write(drafts, end="failed") == "finished"
+    assert kinds_of(list(read("s", "a"))) == ["started", "delta", "finished"]
+
+
+def test_a_second_answer_is_rejected_while_another_is_written(drafts: Drafts) -> None:
+    begin(drafts)
+
+    assert begin(drafts, "b", rejects=True) == ("busy", "a")
+    assert begin(drafts, "a", "u", rejects=True) == ("open", "2")
+    write(drafts, token="u", end="finished")
+    assert begin(drafts, "b", rejects=True) == ("open", "1")
+
+
+def test_a_dead_writer_keeps_nobody_from_writing(app: Reading) -> None:
+    limits = Limits(lease=timedelta(milliseconds=1), age=timedelta(minutes=1), length=10)
+    drafts = Drafts(app.stores.drafts._client, Keys("p"), limits)
+    begin(drafts)
+    app.stores.drafts.wait("s", after=0, timeout_s=0.01)
+
+    assert begin(drafts, "b", rejects=True) == ("open", "1")
+
+
+def test_pieces_beyond_the_length_are_dropped_and_whoever_wants_them_is_told(app: Reading) -> None:
+    limits = Limits(lease=timedelta(seconds=5), age=timedelta(minutes=1), length=10)
+    app.stores.drafts.limits = limits
+    an_answer(app.stores.drafts, *WORDS)
+    read = AnswerReader(app)
+
+    with pytest.raises(AnswerCut, match=r"llm\.response\.generated"):
+        list(read("s", "a"))
+    kept = app.stores.drafts.read("s", after=0)
+    assert len(kept) == 10
+    assert list(read("s", "a", after=kept[0].number)) == kept[1:]
+
+
+def test_drafts_are_forgotten_after_a_while_and_numbers_still_go_up(app: Reading) -> None:
+    client: Any = app.stores.drafts._client
+    an_answer(app.stores.drafts, "one")
+    before = app.stores.drafts.read("s", after=0)[-1].number
+    keys = [key for key in client.keys("*drafts*") if not key.endswith(":open")]
+
+    assert len(keys) == 2
+    assert all(0 < client.ttl(key) <= 24 * 3600 for key in keys)
+    client.flushall()
+    app.stores.drafts.wait("s", after=0, timeout_s=0.01)
+    an_answer(app.stores.drafts, "two")
+    assert app.stores.drafts.read("s", after=0)[0].number > before

@@ -1,0 +1,282 @@
+"""Answers on their way out: each channel once, whatever fails; with the harness, and with workers that die."""
+
+from __future__ import annotations
+
+import base64
+import io
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import redis
+
+from events import (
+    Event,
+    FormattedResponse,
+    ProactiveSuggestion,
+    ProactiveSuggestionEvent,
+    ResponseReadyEvent,
+)
+from events.catalog.output import MessageFailedEvent, MessageSentEvent, SuggestionDroppedEvent
+from tasks import end_session, open_session
+from tasks.celery import EventApp
+from tasks.testing import EventTestHarness
+from workers.agents import output
+from workers.agents.output import DROPPED
+from workers.channels import Terminal, open_channels
+
+SECRET = "whsec_" + base64.b64encode(b"0123456789abcdef0123456789abcdef").decode()
+
+
+@dataclass
+class Receiver:
+    """What a webhook's receiver got, by id; and the statuses it answers with, the last for ever."""
+
+    statuses: list[int] = field(default_factory=lambda: [204])
+    got: list[str] = field(default_factory=list)
+
+
+@pytest.fixture
+def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
+    made = Receiver()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            made.got.append(self.headers["webhook-id"])
+            self.send_response(made.statuses.pop(0) if len(made.statuses) > 1 else made.statuses[0])
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it so
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    monkeypatch.setenv("PETIOLE_WEBHOOK_URL", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("PETIOLE_WEBHOOK_SECRET", SECRET)
+    monkeypatch.setenv("NO_PROXY", "*")
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield made
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def team() -> Iterator[EventTestHarness]:
+    with EventTestHarness([output.agent]) as harness:
+        yield harness
+
+
+def a_response(text: str = "84", channel: str | None = None, **fields: object) -> ResponseReadyEvent:
+    content = FormattedResponse(text=text, channel=channel)
+    return ResponseReadyEvent.model_validate({"stream_id": "s", "content": content} | fields)
+
+
+def a_suggestion() -> ProactiveSuggestionEvent:
+    content = ProactiveSuggestion(text="rest", reason="it is late", confidence=0.9, cooldown_key="rest")
+    return ProactiveSuggestionEvent(stream_id="s", content=content)
+
+
+def told(events: list[Event]) -> Counter[tuple[str, str]]:
+    """Count what was said of each channel."""
+    return Counter(
+        (event.event_type.removeprefix("output."), str(getattr(event.content, "channel", "-")))
+        for event in events
+        if event.event_type.startswith("output.")
+    )
+
+
+def taken(app: EventApp) -> list[str]:
+    """Take all that waits in the mailbox."""
+    found = []
+    while reply := app.stores.replies.take("s", 0):
+        found.append(reply.text)
+    return found
+
+
+@pytest.mark.parametrize("event", [a_response(), a_suggestion()], ids=["an answer", "a suggestion"])
+def test_both_routes_lead_to_every_channel_and_formatting_comes_first(team, receiver, event):
+    events = team.send_through(event)
+
+    once = {
+        (step, channel): 1 for step in ("formatting.completed", "message.sent") for channel in ("mailbox", "webhook")
+    }
+    assert told(events) == once
+    times = {event.event_type: event.timestamp for event in reversed(events)}
+    assert times["output.formatting.completed"] < times["output.message.sent"]
+    assert (taken(team.app), len(receiver.got)) == ([event.content.text], 1)
+
+
+def test_a_channel_that_is_down_is_tried_three_times_told_once_and_keeps_no_other_from_sending(team, receiver):
+    receiver.statuses = [503]
+
+    events = team.send_through(a_response(), timeout=20)
+
+    assert told(events) == {
+        ("formatting.completed", "mailbox"): 1,
+        ("message.sent", "mailbox"): 1,
+        ("formatting.completed", "webhook"): 1,
+        ("message.failed", "webhook"): 1,
+    }
+    (failure,) = [event for event in events if isinstance(event, MessageFailedEvent)]
+    assert (failure.content.error_type, "status 503" in failure.content.error) == ("ProviderUnavailable", True)
+    assert (taken(team.app), len(receiver.got), len(set(receiver.got))) == (["84"], 3, 1)
+    assert team.dead_letters() == []
+
+
+def test_a_channel_that_comes_back_has_the_message_once_and_is_told_of(team, receiver, monkeypatch):
+    receiver.statuses = [503, 429, 204]
+    shown = io.StringIO()
+    monkeypatch.setattr(output, "open_channels", lambda append: (*open_channels(append), Terminal(shown)))
+
+    events = team.send_through(a_response(), timeout=20)
+
+    channels = ("mailbox", "webhook", "terminal")
+    assert told(events) == {(step, each): 1 for each in channels for step in ("formatting.completed", "message.sent")}
+    assert (len(receiver.got), len(set(receiver.got)), taken(team.app)) == (3, 1, ["84"])
+    assert shown.getvalue() == "[s] 84\n"
+
+
+def test_what_a_channel_delivered_is_told_while_another_is_tried_again(team, receiver):
+    receiver.statuses = [503]
+    team.publish(a_response())
+
+    sent = team.expect("output.message.sent")
+    before = len(receiver.got)
+    team.expect("output.message.failed", within=20)
+
+    assert isinstance(sent, MessageSentEvent)
+    assert sent.content.channel == "mailbox"
+    assert before < 3 == len(receiver.got)
+
+
+def test_a_channel_that_had_the_message_is_not_asked_again_for_the_sake_of_another(team, receiver, monkeypatch):
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr(output, "open_channels", lambda append: (*open_channels(append), Terminal(closed)))
+
+    events = team.send_through(a_response(), timeout=20)
+
+    assert told(events)["message.failed", "terminal"] == told(events)["message.sent", "webhook"] == 1
+    assert (len(receiver.got), taken(team.app)) == (1, ["84"])
+
+
+def test_a_channel_that_refuses_is_asked_once_and_told(team, receiver):
+    receiver.statuses = [404]
+
+    events = team.send_through(a_response())
+
+    assert told(events)["message.failed", "webhook"] == 1
+    assert len(receiver.got) == 1
+
+
+def test_a_receiver_that_is_down_for_long_is_left_alone_and_has_every_message_when_it_is_back(team, receiver):
+    receiver.statuses = [503] * 5 + [204]
+
+    for number in range(2):
+        team.publish(a_response(str(number)))
+    team.send_through(a_response("2"), timeout=20)
+
+    delivered = told(team.everything())
+    assert "system.circuit.opened" in {event.event_type for event in team.everything()}
+    assert delivered["message.sent", "webhook"] + delivered["message.failed", "webhook"] == 3
+    assert delivered["message.sent", "webhook"] >= 2
+    assert delivered["message.sent", "mailbox"] == 3
+
+
+def test_an_answer_that_names_a_channel_goes_there_and_into_the_mailbox(team, receiver):
+    assert told(team.send_through(a_response(channel="terminal"))) == {
+        ("formatting.completed", "mailbox"): 1,
+        ("message.sent", "mailbox"): 1,
+    }
+
+
+def test_a_suggestion_for_a_conversation_that_is_over_is_dropped_and_counted(team, receiver):
+    open_session("s", app=team.app)
+    team.send_through(a_response())
+    end_session("s", app=team.app)
+    taken(team.app)
+
+    events = team.send_through(a_suggestion())
+
+    (drop,) = [event for event in events if isinstance(event, SuggestionDroppedEvent)]
+    assert (drop.content.text, drop.content.reason) == ("rest", "the session has ended")
+    assert told(events) == {("suggestion.dropped", "-"): 1}
+    assert (taken(team.app), len(receiver.got), team.app.stores.counters.all()[DROPPED]) == ([], 1, 1)
+
+
+def test_an_answer_for_a_conversation_that_is_over_is_still_delivered(team):
+    open_session("s", app=team.app)
+    end_session("s", app=team.app)
+
+    assert told(team.send_through(a_response()))["message.sent", "mailbox"] == 1
+
+
+# Workers that die
+
+# The first time that a message is delivered its worker dies: right after it was shown, or once that was recorded.
+DYING = """
+import os
+from pathlib import Path
+from workers.agents import output
+from workers.agents.output import agent
+from workers.channels import Terminal
+
+def die_once(when):
+    died = Path(when)
+    if not died.exists():
+        died.touch()
+        os._exit(9)
+
+send, told = Terminal.send, output.send
+
+def send_and_die(self, stream_id, message_id, text):
+    send(self, stream_id, message_id, text)
+    if "early" in text:
+        die_once("early")
+
+def tell_and_die(event, channel, message_id, text):
+    sent = told(event, channel, message_id, text)
+    if "late" in text and channel.name == "terminal":
+        die_once("late")
+    return sent
+
+Terminal.send, output.send = send_and_die, tell_and_die
+"""
+
+
+@pytest.mark.timeout(120)
+def test_a_worker_that_dies_after_it_sent_and_before_it_said_so_leaves_one_message(node, clean_broker_url, eventually):
+    node.module("dying", DYING)
+    node.environment.update(PETIOLE_AGENTS="dying", PETIOLE_TERMINAL="true", PETIOLE_VISIBILITY_TIMEOUT_S="2")
+    app = EventApp("output", set_as_current=False)
+    app.conf.update(broker_url=clean_broker_url, result_backend=clean_broker_url)
+    publish = (
+        "from events import FormattedResponse, ResponseReadyEvent as R; from tasks import publish;"
+        "[publish(R(stream_id='s', content=FormattedResponse(text=f'it is {when}'))) for when in ('early', 'late')]"
+    )
+
+    for number in range(3):
+        worker = node.worker(f"mortal-{number}")
+        if number == 0:
+            node.run(publish)
+        if number < 2:
+            worker.wait(timeout=30)
+
+    def ends() -> list[str]:
+        recorded = app.stores.history.since()
+        return [each.topic for each in recorded if each.topic in {"output.message.sent", "output.message.failed"}]
+
+    eventually(lambda: len(ends()) == 4, 30, node.logs)
+    shown = [line for line in node.logs().splitlines() if "[s] it is" in line]
+    assert len(shown) == 2, shown
+    assert sorted(taken(app)) == ["it is early", "it is late"]
+    # Of the one whose worker died before anything was recorded nobody can know whether it was shown: that is told.
+    (failure,) = [each.document for each in app.stores.history.since() if each.topic == "output.message.failed"]
+    content = MessageFailedEvent.model_validate(failure).content
+    assert (content.channel, content.error_type) == ("terminal", "EffectUnfinished")
+    assert redis.Redis.from_url(clean_broker_url).hlen("petiole:dead_letters") == 0

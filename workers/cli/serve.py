@@ -1,0 +1,68 @@
+"""Serve answers over HTTP, as server-sent events"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+
+import click
+from redis.asyncio import Redis as AsyncRedis
+from redis.exceptions import RedisError
+
+from events.errors import BrokerUnavailable, MissingExtra
+from tasks.celery import EventApp
+from tasks.stores.keys import Keys
+from tasks.stores.replies import RepliesRead, Reply
+from workers.channels.server_sent_events import Limits, create_app
+from workers.cli._options import connected_app
+from workers.console import open_console
+
+
+@click.command
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at.")
+@click.option("--port", type=click.IntRange(0, 65_535), default=8765, show_default=True, help="0 is any that is free.")
+@click.option(
+    "--connections", type=click.IntRange(min=1), default=100, show_default=True, help="How many may read at once."
+)
+def command(host: str, port: int, connections: int) -> None:
+    """Serve the answers of every stream as server-sent events, until Ctrl-C.
+
+    Whoever reaches the address reads any stream whose id it knows: leave it at this machine, and let a server of yours
+    that knows its users stand before it.
+    """
+    try:
+        import uvicorn  # noqa: PLC0415 - it comes with an extra
+    except ModuleNotFoundError as error:
+        raise MissingExtra("petiole serve", "sse") from error
+    served = create_app(AnswersOf(connected_app()), Limits(connections=connections))
+    with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
+        at = listener.getsockname()[1]
+        open_console().print(f"serving http://{host}:{at}/streams/ID/events   (Ctrl-C ends)", highlight=False)
+        settings = uvicorn.Config(served, log_level="warning", access_log=False, timeout_graceful_shutdown=3)
+        with suppress(KeyboardInterrupt):  # raised once more when all readers were let go
+            uvicorn.Server(settings).run(sockets=[listener])
+
+
+class AnswersOf:
+    """The mailboxes of an app, for the loop that serves them."""
+
+    def __init__(self, app: EventApp) -> None:
+        self._app = app
+        self._client: AsyncRedis | None = None
+
+    async def after(self, stream_id: str, place: str, timeout_s: float) -> Sequence[tuple[str, Reply]]:
+        """Read a stream's answers after a place. Raises BrokerUnavailable."""
+        if self._client is None:
+            # A client belongs to the loop that it is made in.
+            self._client = self._app.connect_async()
+        replies = RepliesRead(self._client, Keys(self._app.settings.key_prefix))
+        try:
+            return await replies.after(stream_id, place, timeout_s)
+        except RedisError as error:
+            raise BrokerUnavailable(f"reading the answers of {stream_id!r}") from error
+
+    async def aclose(self) -> None:
+        """Let go of the connections."""
+        if self._client is not None:
+            await self._client.aclose()
