@@ -266,6 +266,7 @@ def test_with_10_000_events_queued_an_error_is_handled_within_a_second(house, cl
     assert waiting > 1_000, "the ordinary queue is still full"
 
 
+@pytest.mark.timeout(150)
 def test_a_critical_error_shuts_the_system_down_in_order_and_loses_nothing(house, clean_broker_url, eventually):
     client = redis.Redis.from_url(clean_broker_url, decode_responses=True)
     workers = [
