@@ -16,6 +16,7 @@
         ▼
     delivery, or a dead letter                     burial.py        kept with its reason
 
+    shadows.compare(…)                             shadows.py       what a shadow would have said
     approvals.grant(…)                             approvals.py     tool calls that somebody grants or denies
     report(error, …)                               error_channel.py the error channel, whose severities act
     dead_letters.replay(…)                         dead_letters/    what was given up: looked at, mended, sent again
@@ -35,7 +36,7 @@ What is remembered on the way stands in stores/; tests travel the same way throu
 
 from __future__ import annotations
 
-from tasks import approvals, dead_letters
+from tasks import approvals, dead_letters, shadows
 from tasks.agents import Agent
 from tasks.answering import UNANSWERED
 from tasks.breakers import guarded
@@ -89,5 +90,6 @@ __all__ = [
     "replay",
     "report",
     "request",
+    "shadows",
     "told_id",
 ]

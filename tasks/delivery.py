@@ -6,7 +6,8 @@ A worker runs this for every task of every subscription, in five steps on one va
     validated   the document becomes an event of its class
     admitted    it is to be handled: not handled before, not aborted, in date, not in a loop, no killer of workers
     handled     the handler runs; what it says is held back
-    settled     what it said is published, and the delivery is marked as handled
+    settled     what it said is published, and the delivery is marked as handled; where it said nothing, its
+                acknowledgement marks it (admissions.py)
 
 Validation comes before admission, because admission decides by the event's own fields. A delivery that fails comes
 again, or becomes a dead letter; its task is retried or fails, so that Flower and Celery's signals see it too. How each
@@ -36,7 +37,7 @@ from events.errors import (
     WorkersDied,
 )
 from events.event import Category, Event
-from tasks import endings, payloads
+from tasks import admissions, endings, payloads, shadows
 from tasks.agents import Agent, Handler
 from tasks.burial import cause_of
 from tasks.celery import EventApp
@@ -151,6 +152,9 @@ def handled_and_settled(delivery: Delivery, event: Event) -> Outcome:
     try:
         context = handled(delivery, event)
         said = context.outbox
+        if not (said.held or said.later or said.state) and endings.ends_with_ack(delivery.run):
+            admissions.note_end(delivery.run.delivery_id)
+            return Outcome.HANDLED
         return endings.settle(delivery.run, said.held, said.later, state=said.state)
     except Reject:
         raise
@@ -165,9 +169,7 @@ def handled(delivery: Delivery, event: Event) -> Context:
     context = Context(event, run.delivery_id, subscription, run.begun.number, delivery.app, run.replay_id)
     handling(context, partial(run_handler, delivery.handler, context))
     if subscription.shadow:
-        context.outbox.mute()
-        if context.outbox.muted:
-            delivery.app.stores.counters.add("shadowed", context.outbox.muted)
+        shadows.silence(context)
     return context
 
 

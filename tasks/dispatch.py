@@ -33,7 +33,7 @@ from events.errors import (
 from events.event import Event
 from tasks import payloads, responses
 from tasks.door import checked
-from tasks.envelopes import seal, tail_of
+from tasks.envelopes import FLOW_HEADER, seal, tail_of
 from tasks.queues import lane
 from tasks.routing import Route, RoutingTable
 from tasks.sending import Outlet, sending
@@ -192,7 +192,9 @@ def _call(publish: Callable[[], Verdict], events: Sequence[Admitted]) -> Verdict
 def _posting(app: EventApp, admitted: Admitted, routes: Sequence[Route]) -> Posting:
     event = admitted.event
     mailboxes = [_mailbox(admitted, route) for route in routes]
-    messages = seal(routes, mailboxes, event_type=event.event_type, key_prefix=app.queue_prefix)
+    messages = seal(
+        routes, mailboxes, event_type=event.event_type, flow=event.correlation_id, key_prefix=app.queue_prefix
+    )
     return Posting(event, admitted.text, tail_of(admitted.text), messages, responses.answering(event))
 
 
@@ -265,6 +267,7 @@ def _send(app: EventApp, admitted: Admitted, routes: Sequence[Route], outlet: Ou
                 queue=lane(route.subscription.queue, route.priority, app.driver),
                 priority=broker_priority(route.priority, app.driver),
                 ignore_result=True,
+                headers={FLOW_HEADER: event.correlation_id},
                 argsrepr=event.event_type,
                 kwargsrepr="",
             )

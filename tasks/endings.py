@@ -28,6 +28,7 @@ from redis.exceptions import RedisError
 from events.dead_letter import Attempt, Cause
 from events.errors import BrokerUnavailable, LeaseLost
 from events.event import Event
+from tasks import admissions
 from tasks.burial import bury, letter_of
 from tasks.dispatch import dispatch
 from tasks.envelopes import DEAD_LETTER_HEADER, MAILBOX_HEADER, REPLAY_HEADER
@@ -37,7 +38,7 @@ from tasks.retries import Again, GiveUp, PutOff, RetryPolicy, verdict
 from tasks.stores.attempts import Begun
 from tasks.stores.delays import Waiting
 from tasks.stores.publications import Lease, Settling
-from tasks.transport.holder import LEASE_HEADER
+from tasks.transport.holder import ADMITTED_HEADER, LEASE_HEADER
 from tasks.waiting import waiting
 from tasks.wire import Admitted
 
@@ -64,6 +65,7 @@ class Run:
     replay_id: str | None = None
     letter_id: str | None = None
     lease: Lease | None = None
+    admitted_at: float | None = None
     begun: Begun = field(default_factory=Begun)
 
     @property
@@ -93,6 +95,7 @@ def received(app: EventApp, request: Any, *, task: str, queue: str, document: ob
         replay_id=request.get(REPLAY_HEADER),
         letter_id=request.get(DEAD_LETTER_HEADER),
         lease=Lease(tag, holder) if holder and tag else None,
+        admitted_at=request.get(ADMITTED_HEADER) if holder and tag else None,
     )
 
 
@@ -101,6 +104,11 @@ def begin(run: Run, *, work: tuple[str, str] | None = None) -> Run:
 
     `work` is the agent and the flow, where it may have been aborted.
     """
+    if run.admitted_at is not None:
+        if admissions.holds(run.admitted_at):
+            return run
+        if admissions.has_ended(run.delivery_id):
+            return replace(run, begun=Begun(is_settled=True))
     stores, lease = run.app.stores, run.lease
     try:
         begun = stores.attempts.begin(
@@ -142,6 +150,11 @@ def settle(
     except BrokerUnavailable as error:
         put_back(run, error)
     return Outcome.HANDLED
+
+
+def ends_with_ack(run: Run) -> bool:
+    """Tell whether the message's acknowledgement marks the delivery: where nothing else is to be done at its end."""
+    return run.admitted_at is not None and not (run.mailbox or run.replay_id or run.letter_id)
 
 
 def fail(

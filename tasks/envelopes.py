@@ -24,6 +24,9 @@ from tasks.routing import Route
 from tasks.stores.publications import Message
 from tasks.wire import broker_priority
 
+FLOW_HEADER = "petiole_flow"
+"""The header of a delivery that holds the event's correlation id: an agent's work on a flow may have been aborted."""
+
 MAILBOX_HEADER = "petiole_mailbox"
 """The header of an ordered delivery that names its mailbox."""
 
@@ -55,6 +58,7 @@ def seal(
     mailboxes: Sequence[str | None],
     *,
     event_type: str,
+    flow: str,
     key_prefix: str = "",
 ) -> list[Message]:
     """Make the messages of an event's deliveries but for their body, each for its mailbox.
@@ -64,15 +68,15 @@ def seal(
     # Kombu keeps what is under way by its tag: two messages must not share one, not even two of one delivery.
     publication = uuid4()
     return [
-        _sealed(route, event_type, key_prefix, tag=f"{publication}-{number}", mailbox=mailbox)
+        _sealed(route, event_type, key_prefix, tag=f"{publication}-{number}", flow=flow, mailbox=mailbox)
         for number, (route, mailbox) in enumerate(zip(routes, mailboxes, strict=True))
     ]
 
 
-def _sealed(route: Route, event_type: str, key_prefix: str, *, tag: str, mailbox: str | None) -> Message:
+def _sealed(route: Route, event_type: str, key_prefix: str, *, tag: str, flow: str, mailbox: str | None) -> Message:
     subscription = route.subscription
     form = _form(subscription.name, subscription.queue, event_type, broker_priority(route.priority, "redis"))
-    more = _more({MAILBOX_HEADER: mailbox}) if mailbox else ""
+    more = _more({FLOW_HEADER: flow, MAILBOX_HEADER: mailbox})
     return Message(
         queue=key_prefix + subscription.queue,
         queue_key=key_prefix + form.queue_key,

@@ -23,6 +23,7 @@ from events.catalog.error import ErrorContent, ErrorEvent
 from events.content import Value
 from events.errors import Misuse, Severity
 from events.event import Category, Event
+from tasks import admissions
 from tasks.celery import app as petiole
 from tasks.context import Context, current_context
 from tasks.dispatch import Publication, dispatch
@@ -92,7 +93,9 @@ def abort(app: EventApp, event: ErrorEvent) -> str | None:
     agent = event.content.parameters.get("agent")
     if not isinstance(agent, str):
         return None
-    if app.stores.lifecycle.abort(agent, event.correlation_id, app.settings.inbox_age):
+    is_new = app.stores.lifecycle.abort(agent, event.correlation_id, app.settings.inbox_age)
+    admissions.void()
+    if is_new:
         log.error("work.aborted", extra={"agent": agent, "correlation_id": event.correlation_id})
     return agent
 

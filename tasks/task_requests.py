@@ -21,6 +21,7 @@ from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from billiard.pool import MaybeEncodingError
 from celery.app.task import Context
 from celery.exceptions import Ignore, Reject, Retry, Terminated
+from celery.utils.saferepr import saferepr
 from celery.worker import state
 from celery.worker.request import Request
 from redis.exceptions import RedisError
@@ -29,6 +30,7 @@ from events.dead_letter import Cause
 from events.errors import Misuse, PayloadUnreadable, QueueFull
 from tasks.burial import bury, cause_of
 from tasks.delivery import DeliveryTask, failed_from_outside
+from tasks.outcomes import Outcome
 from tasks.stores.publications import Settling
 from tasks.strictness import check, decoded
 from tasks.undecodable import letter_of_message, mailbox_of
@@ -41,6 +43,8 @@ Message: TypeAlias = Any
 Failure: TypeAlias = Any
 
 log = logging.getLogger(__name__)
+
+_HANDLED = saferepr(Outcome.HANDLED)  # as Celery's tracer passes on what a task returns
 
 
 class BatchLost(WorkerLostError):  # noqa: N818 - as WorkerLost, whose name has Error for Celery's sake
@@ -64,6 +68,14 @@ class TaskRequest(Request):
         """The app that this request's task belongs to."""
         app: Any = self.app
         return cast("EventApp", app)  # the stubs know of Celery's own class only
+
+    def on_success(self, failed__retval__runtime: tuple[bool, Any, float], **options: Any) -> None:
+        """Have the acknowledgement mark a delivery that was handled."""
+        failed, shown, _ = failed__retval__runtime
+        channel: Any = self.message.channel
+        if not failed and shown == _HANDLED and getattr(channel, "ledger", None):
+            channel.end(self.message.delivery_tag, self.id)
+        super().on_success(failed__retval__runtime, **options)
 
     def on_failure(self, exc_info: Failure, send_failed_event: bool = True, return_ok: bool = False) -> None:  # noqa: FBT001, FBT002 - Celery's
         """Take note of what ended a run from outside, before Celery acknowledges it or has it delivered again."""

@@ -206,9 +206,9 @@ class Node:
 
     def worker(self, name: str, *options: str) -> subprocess.Popen[bytes]:
         """Start a worker and wait until it consumes."""
-        process = self.start(
-            "celery", "-A", "workers", "worker", "-n", f"{name}@%h", "--pool", "solo", "-l", "INFO", *options
-        )
+        # Mingling is a second in which it listens for others, before it is ready.
+        alone = ("--pool", "solo", "-l", "INFO", "--without-mingle")
+        process = self.start("celery", "-A", "workers", "worker", "-n", f"{name}@%h", *alone, *options)
         log = self.home / f"{len(self.processes) - 1}.log"
         wait_until(lambda: "ready." in log.read_text(), 30, lambda: log.read_text()[-3000:])
         return process

@@ -7,6 +7,7 @@ broker is configured, importing this module starts the embedded one, or finds it
 from __future__ import annotations
 
 from tasks import periodic, session_sweep
+from tasks.admissions import Admissions
 from tasks.celery import app
 from tasks.delivery import register
 from tasks.queues import PUBLISH_QUEUE, declaration, lanes
@@ -32,4 +33,5 @@ app.conf.task_queues = [
 ]
 announces(app, agents)
 add_rounds(app, ROUNDS)
+app.steps["consumer"].add(Admissions)
 has_pulse(app)

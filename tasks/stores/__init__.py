@@ -36,6 +36,7 @@ from tasks.stores.publications import HeldKeys, Publications
 from tasks.stores.replies import Replies
 from tasks.stores.requests import Requests
 from tasks.stores.sessions import Sessions
+from tasks.stores.shadows import Shadows
 from tasks.stores.states import States
 from tasks.stores.vectors import Vectors
 
@@ -62,6 +63,7 @@ class Stores:
     blobs: Blobs
     effects: Effects
     approvals: Approvals
+    shadows: Shadows
     requests: Requests
     gatherings: Gatherings
     circuits: Circuits
@@ -110,6 +112,7 @@ def open_stores(
         blobs=blobs,
         effects=Effects(client, keys, settings.effect_age),
         approvals=Approvals(client, keys, settings.effect_age + settings.approval_timeout),
+        shadows=Shadows(client, keys, settings.history_age),
         requests=Requests(client, keys),
         gatherings=Gatherings(client, keys, settings.publish_window),
         circuits=Circuits(client, keys, clock),

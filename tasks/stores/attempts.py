@@ -1,7 +1,8 @@
 """Attempts: the runs of each delivery's handler that did not succeed, counted for all workers together.
 
 Promise: a run is noted before its handler begins. One that ended says so; of one that did not, the worker died, unless
-that worker is seen to be alive.
+that worker is seen to be alive. The first run of a delivery may be noted as taken, by the step that takes its message
+(tasks/transport/ledger.py). Whether that one began nobody knows: it counts only where one death more is missing.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class Attempts:
         key = self._keys.attempts(delivery_id)
         noted: Any = self._client.lrange(key, -1, -1)
         if noted:
-            self._client.lset(key, -1, json.dumps(json.loads(noted[0]) | {"is_dead": True}))
+            self._client.lset(key, -1, json.dumps(json.loads(noted[0]) | {"is_dead": True, "is_taken": False}))
 
     def withdraw(self, delivery_id: str) -> None:
         """Forget the run that began last: it ended before it meant anything."""

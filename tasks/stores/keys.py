@@ -45,6 +45,7 @@
 | {p}:mailboxes                    | hash   | queue -> deliveries in its mailboxes           | for ever                |
 | {p}:blobs:<sha-256>              | text   | the content of events too large to travel      | payload_age after use   |
 | {p}:effects:<function>:<key>     | hash   | begun or done, and the outcome                 | effect_age              |
+| {p}:shadows:<subscription>       | list   | what a shadow would have said, newest first    | history_age after last  |
 | {p}:approvals                    | zset   | ids of approvals, by when they were asked for  | effect_age              |
 | {p}:approvals:<id>               | hash   | what is to be granted, and what was decided    | effect_age              |
 | {p}:requests                     | zset   | ids of requests that are waited for            | until their deadlines   |
@@ -203,6 +204,9 @@ class Keys:
 
     def effect(self, name: str) -> str:
         return f"{self.prefix}:effects:{name}"
+
+    def shadow(self, subscription: str) -> str:
+        return f"{self.prefix}:shadows:{subscription}"
 
     @property
     def approvals(self) -> str:

@@ -11,7 +11,10 @@ measured to lose messages or time:
   that is killed between the two loses it (7 of 20,000 in 20 kills). Here one Lua step moves it (`scripts/turn.lua`).
 - *One step takes many messages, and carries the acks of those before.* Kombu makes three round trips for each message,
   which is two thirds of a busy worker's time. A fetch is as large as the free prefetch; what it brought is handed over
-  in slices of 2 ms, so that acks and remote control are not held up behind it. Acks wait 3 ms at most.
+  in slices of 10 ms, so that acks and remote control are not held up behind it. Acks wait 20 ms at most, or a handler
+  that keeps the loop.
+- *A turn admits, and an ack marks.* Where the state store is on the same server, both note what else would cost a
+  delivery two round trips of its own. See `ledger.py`; what it is good for is in `tasks/admissions.py`.
 - *Who waits waits for a bell, not for a message.* A blocking pop of a queue would be the lost step again. Publishers
   ring `<queue><sep>bell`, which costs them nothing more: it is in the step that puts the message. A stock publisher
   does not ring; who waits looks by himself every second, and twenty times a second while unannounced messages come.
@@ -38,6 +41,7 @@ here is listed in `inherited.py` and checked when a connection is made.
     leases.py       Leases: what is renewed, and what is taken from whoever is gone
     returns.py      what goes back to its queue
     holder.py       the names of a holder
+    ledger.py       where a turn notes what it took and what was handled
     qos.py          QoS: acks
     steps.py        the Lua steps, as functions
     inherited.py    what must be there in kombu

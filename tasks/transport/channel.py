@@ -23,15 +23,17 @@ from redis.exceptions import NoScriptError, ResponseError
 from tasks.transport.aside import Aside
 from tasks.transport.holder import leased, unleased
 from tasks.transport.leases import OPTIONS, Leases
+from tasks.transport.ledger import Ledger
 from tasks.transport.message import UNREADABLE, Message
 from tasks.transport.qos import QoS
-from tasks.transport.steps import PUT, Command, Source, Steps, Taken
+from tasks.transport.steps import PUT, Ack, Command, Source, Steps, Taken
 
 logger = logging.getLogger(__name__)
 
 # How long a slice of the backlog may hold up the event loop, and how long acks and small credit may wait for company.
-SLICE_S = 0.002
+SLICE_S = 0.01
 GATHER_S = 0.003
+LATEST_S = 0.02
 MOST_ACKS = 200
 # How much one turn takes at most: the broker serves nobody else meanwhile.
 MOST_TAKEN = 256
@@ -48,8 +50,11 @@ class Turns(Leases, Aside):
     Message = Message
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        self._acks: list[str] = []
-        self._acks_under_way: list[str] = []
+        self.ledger: Ledger | None = None
+        self._ending: dict[str, str] = {}
+        self._acks: list[Ack] = []
+        self._acks_under_way: list[Ack] = []
+        self._acked_at = 0.0
         self._backlog: deque[Taken] = deque()
         self._passed_queues: set[str] = set()
         self._request: Literal["turn", "bell"] | None = None
@@ -96,7 +101,7 @@ class Turns(Leases, Aside):
         """Take one message now, or None."""
         source = self._source(queue, is_recorded=not no_ack and self.ack_emulation)
         for taken in self._steps.turn([source], 1, []):
-            message: Any = self.Message(_read(taken), channel=self)
+            message: Any = self.Message(self._read(taken), channel=self)
             if not no_ack:
                 self.qos.append(message, message.delivery_tag)
             return message
@@ -125,7 +130,7 @@ class Turns(Leases, Aside):
         self._sources = [self._source(queue) for queue in queues]
         order = "fair" if self.queue_order_strategy == "round_robin" else "strict"
         self._acks_under_way = self._collect_acks()
-        return self._steps.turn_command(self._sources, credit, self._acks_under_way, order)
+        return self._steps.turn_command(self._sources, credit, self._acks_under_way, order, self.ledger)
 
     def _wait_s(self, timeout: float | None) -> float:
         wait_s = timeout or self.brpop_timeout
@@ -174,7 +179,7 @@ class Turns(Leases, Aside):
             self._bell_was_silent = not answer
             self._found_nothing = False
         else:
-            self._take_in(Steps.read_turn(answer or [], self._sources))
+            self._take_in(Steps.read_turn(answer or [], self._sources, self._turned_at))
         if self._closing or not self.hand_over():
             raise Empty
         return True
@@ -230,10 +235,11 @@ class Turns(Leases, Aside):
         self._give_back_unwanted()
 
     def hand_over(self) -> bool:
-        """Hand over what the backlog holds, for 2 ms in an event loop, or one message without; return whether any."""
+        """Hand over what the backlog holds, for 10 ms in an event loop, or one message without; return whether any."""
         ends_at = monotonic() + SLICE_S
         handed_over = False
         while self._backlog and self.qos.can_consume():
+            self._send_what_waits()
             taken = self._backlog.popleft()
             payload = self._decode(taken)
             if payload is None:
@@ -248,7 +254,7 @@ class Turns(Leases, Aside):
         is_set_aside = not taken.tag and taken.queue not in self._passed_queues and self.ack_emulation
         with suppress(*UNREADABLE):
             if not is_set_aside:
-                return _read(taken)
+                return self._read(taken)
         logger.critical("kept bytes that are no message, from queue %s: %.200r", taken.queue, taken.text)
         if not is_set_aside:
             self._steps.set_aside(taken, self._bell(taken.queue))
@@ -259,12 +265,37 @@ class Turns(Leases, Aside):
         qos: Any = self.qos  # the stubs know only kombu's
         return [*qos.unsettled(), *(taken.tag for taken in list(self._backlog) if taken.tag)]
 
+    def _read(self, taken: Taken) -> Any:
+        payload = loads(taken.text)
+        if not taken.tag:
+            return payload
+        return leased(payload, taken.admitted_at if self.ledger else None)
+
     # Acks
 
+    def take_over(self, previous: Turns) -> None:
+        """Send what a channel whose connection was lost had still to mark as handled. This process holds it still."""
+        waiting = [*previous._acks_under_way, *previous._collect_acks()]
+        self._acks.extend(ack for ack in waiting if ack.delivery)
+
+    def end(self, tag: str, delivery_id: str) -> None:
+        """Have the ack of a message, which is the next to come, mark its delivery as handled. Needs a ledger."""
+        self._ending[tag] = delivery_id
+
     def acknowledge(self, tag: str) -> None:
-        """Forget a message with the next turn, or now, where no event loop is there to see to it."""
-        self._acks.append(tag)
-        if not self._is_in_loop or not self._consumers or self._closing or len(self._acks) >= MOST_ACKS:
+        """Forget a message with the next turn, or now, where no event loop is there to see to it; any thread may."""
+        if not self._acks:
+            self._acked_at = monotonic()
+        self._acks.append(Ack(tag, self._ending.pop(tag, "")))
+        # An event loop that waits for a bell does not come by before it rings.
+        is_waiting = self._request == "bell" and self._in_poll
+        is_alone = not self._is_in_loop or not self._consumers or self._closing
+        if is_alone or is_waiting or len(self._acks) >= MOST_ACKS:
+            self.send_acks()
+
+    def _send_what_waits(self) -> None:
+        """Send the acks that wait too long, as behind a handler that keeps the event loop."""
+        if self._acks and monotonic() - self._acked_at > LATEST_S:
             self.send_acks()
 
     def settle(self) -> None:
@@ -278,12 +309,12 @@ class Turns(Leases, Aside):
         acks = self._collect_acks()
         try:
             if acks:
-                self._steps.turn([], 0, acks)
+                self._steps.turn([], 0, acks, ledger=self.ledger)
         except self.connection_errors:
             self._acks.extend(acks)
             raise
 
-    def _collect_acks(self) -> list[str]:
+    def _collect_acks(self) -> list[Ack]:
         # Other threads may add to the list meanwhile.
         count = len(self._acks)
         acks, self._acks[:count] = self._acks[:count], []
@@ -338,11 +369,6 @@ class Turns(Leases, Aside):
         # The parent's acks and messages are the parent's.
         self._acks, self._acks_under_way, self._backlog = [], [], deque()
         super()._after_fork()
-
-
-def _read(taken: Taken) -> Any:
-    payload = loads(taken.text)
-    return leased(payload) if taken.tag else payload
 
 
 class Channel(Turns, stock.Channel):

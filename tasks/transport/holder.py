@@ -15,7 +15,11 @@ from typing import Any
 from uuid import uuid4
 
 LEASE_HEADER = "petiole_lease"
+ADMITTED_HEADER = "petiole_admitted"
+"""When the step that took the message admitted it, by this machine's monotonic clock; 0: it did not. Without a ledger,
+the header is not there. See ledger.py."""
 
+_OURS = {LEASE_HEADER, ADMITTED_HEADER}
 _SEPARATOR = "\x06\x16"  # kombu's
 
 
@@ -44,18 +48,22 @@ def _beside_unacked(name: str, options: Mapping[str, Any]) -> str:
     return f"{prefix}{options.get('unacked_key', 'unacked')}{options.get('sep', _SEPARATOR)}{name}"
 
 
-def leased(payload: Any) -> Any:
+def leased(payload: Any, admitted_at: float | None = None) -> Any:
     """Write the holder into a task's message that is handed over; other messages arrive as they were sent."""
     if _is_task(payload):
-        payload["headers"][LEASE_HEADER] = this_holder()
+        headers = payload["headers"]
+        headers[LEASE_HEADER] = this_holder()
+        headers.pop(ADMITTED_HEADER, None)
+        if admitted_at is not None:
+            headers[ADMITTED_HEADER] = admitted_at
     return payload
 
 
 def unleased(payload: Any) -> Any:
-    """Return a message that is put into a queue without the header: Celery's retry copies all that it does not know."""
+    """Return a message that is put into a queue without our headers: Celery's retry copies what it does not know."""
     if not _is_task(payload) or LEASE_HEADER not in payload["headers"]:
         return payload
-    headers = {name: value for name, value in payload["headers"].items() if name != LEASE_HEADER}
+    headers = {name: value for name, value in payload["headers"].items() if name not in _OURS}
     return {**payload, "headers": headers}
 
 

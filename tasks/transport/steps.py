@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from redis import Redis
 
+from tasks.transport.ledger import Ledger
 from tasks.transport.scripts import script
 
 PUT = script("put")
@@ -16,11 +17,22 @@ Command = tuple[str | bytes | int | float, ...]
 
 
 class Taken(NamedTuple):
-    """A message that left its queue. Without a tag, nothing remembers it but who took it."""
+    """A message that left its queue. Without a tag, nothing remembers it but who took it.
+
+    `admitted_at` is when the turn that took it was sent, where it admitted it.
+    """
 
     queue: str
     tag: str
     text: bytes
+    admitted_at: float = 0.0
+
+
+class Ack(NamedTuple):
+    """An acknowledgement, by the message's tag; with a delivery, that one was handled, and is marked in the inbox."""
+
+    tag: str
+    delivery: str = ""
 
 
 class Unacked(NamedTuple):
@@ -93,21 +105,33 @@ class Steps:
         self._expired = client.register_script(script("expired"))
         self._requeue = client.register_script(script("requeue"))
 
-    def turn_command(self, sources: Sequence[Source], credit: int, acks: Sequence[str], order: str) -> Command:
+    def turn_command(
+        self, sources: Sequence[Source], credit: int, acks: Sequence[Ack], order: str, ledger: Ledger | None
+    ) -> Command:
         """Word a turn for a connection that will read the answer later; `read_turn` reads it."""
-        keys, arguments = self._turn_words(sources, credit, acks, order)
+        keys, arguments = self._turn_words(sources, credit, acks, order, ledger)
         return ("EVALSHA", str(self._turn.sha), len(keys), *keys, *arguments)
 
-    def turn(self, sources: Sequence[Source], credit: int, acks: Sequence[str], order: str = "fair") -> list[Taken]:
+    def turn(
+        self,
+        sources: Sequence[Source],
+        credit: int,
+        acks: Sequence[Ack],
+        order: str = "fair",
+        ledger: Ledger | None = None,
+    ) -> list[Taken]:
         """Forget what was acknowledged and take up to `credit` messages, now."""
-        keys, arguments = self._turn_words(sources, credit, acks, order)
+        keys, arguments = self._turn_words(sources, credit, acks, order, ledger)
         return self.read_turn(self._turn(keys, arguments), sources)
 
     @staticmethod
-    def read_turn(answer: Sequence[Any], sources: Sequence[Source]) -> list[Taken]:
+    def read_turn(answer: Sequence[Any], sources: Sequence[Source], sent_at: float = 0.0) -> list[Taken]:
         """Read the answer to a turn."""
-        triples = zip(answer[::3], answer[1::3], answer[2::3], strict=True)
-        return [Taken(sources[place - 1].queue, tag.decode(), text) for place, tag, text in triples]
+        fours = zip(answer[::4], answer[1::4], answer[2::4], answer[3::4], strict=True)
+        return [
+            Taken(sources[place - 1].queue, tag.decode(), text, sent_at if is_admitted else 0.0)
+            for place, tag, text, is_admitted in fours
+        ]
 
     def load_turn(self) -> None:
         """Give the server the script that a restart made it forget."""
@@ -168,10 +192,12 @@ class Steps:
         self.client.lrem(self._keys.undecodable, 1, entry)  # type: ignore[arg-type]  # the stubs want text; bytes are sent as they are
 
     def _turn_words(
-        self, sources: Sequence[Source], credit: int, acks: Sequence[str], order: str
+        self, sources: Sequence[Source], credit: int, acks: Sequence[Ack], order: str, ledger: Ledger | None
     ) -> tuple[list[str], list[str | int]]:
         # All queues' lists of the first priority come before any queue's of the second.
         lists = [key for step in zip(*(source.lists for source in sources), strict=True) for key in step]
         keys = [*self._keys.of_a_turn, *(source.bell for source in sources), *lists]
         how = ["record" if source.is_recorded else "pass" for source in sources]
-        return keys, [credit, order, self._holder, len(sources), *how, *acks]
+        noted = ledger.words(self._holder) if ledger else ("", "", "", 0, "")
+        ends = [word for ack in acks for word in ack]
+        return keys, [credit, order, self._holder, len(sources), *noted, *how, *ends]

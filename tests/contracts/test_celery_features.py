@@ -58,7 +58,7 @@ class Features:
         node.environment.update(BROKER=url, RENEWS="yes")
 
     def worker(self, *options: str) -> None:
-        self._node.start("celery", "-A", "features", "worker", "-n", "w@h", "-l", "INFO", *options)
+        self._node.start("celery", "-A", "features", "worker", "-n", "w@h", "-l", "INFO", "--without-mingle", *options)
         self._eventually(lambda: "ready." in self._node.logs(), 30, self._node.logs)
 
     def send(self, task: str, *args: object, **options: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -197,6 +198,54 @@ def test_a_child_that_died_is_a_death_although_its_worker_lives(stores):
     stores.attempts.note_death(DELIVERY)
 
     assert stores.attempts.begin(DELIVERY, "one", **held).deaths == 1
+
+
+def taken_by(client, holder):
+    """Note a run as the step does that takes a message."""
+    run = {"at": datetime.now(UTC).isoformat(), "worker": holder, "holder": holder, "is_taken": True}
+    client.rpush(f"petiole:attempts:{DELIVERY}", json.dumps(run))
+
+
+def begun_by(stores, holder, most_deaths=3):
+    return stores.attempts.begin(DELIVERY, holder, holder=holder, holders_key=KEYS.holders, most_deaths=most_deaths)
+
+
+def test_a_delivery_that_was_first_noted_as_taken_is_poison_after_its_third_worker_too(client, stores):
+    taken_by(client, "dead-0")
+    for number in (1, 2):
+        assert not begun_by(stores, f"dead-{number}").is_poison
+
+    begun = begun_by(stores, LEASE.holder)
+
+    assert (begun.deaths, begun.is_poison) == (3, True)
+    assert [each.worker for each in begun.earlier] == ["dead-0", "dead-1", "dead-2"]
+
+
+@pytest.mark.parametrize("most_deaths", [1, 2, 3])
+def test_what_a_dead_worker_took_ahead_is_no_death_by_itself(client, stores, most_deaths):
+    taken_by(client, "dead-0")
+
+    begun = begun_by(stores, LEASE.holder, most_deaths)
+
+    assert (begun.number, begun.deaths, begun.is_poison, begun.earlier) == (1, 0, False, ())
+
+
+def test_a_run_takes_the_place_of_its_own_note_that_it_was_taken(client, stores):
+    taken_by(client, LEASE.holder)
+
+    begun_by(stores, LEASE.holder)
+
+    assert len(stores.attempts.of(DELIVERY)) == 1
+    client.zrem(KEYS.holders, LEASE.holder)
+    assert begun_by(stores, "two").deaths == 1
+
+
+def test_a_child_that_died_of_what_was_taken_is_a_death(client, stores):
+    taken_by(client, LEASE.holder)
+
+    stores.attempts.note_death(DELIVERY)
+
+    assert begun_by(stores, LEASE.holder).deaths == 1
 
 
 def test_a_run_that_meant_nothing_is_forgotten(stores):

@@ -204,6 +204,19 @@ def test_what_is_the_dependencys_failure_opens_it_and_comes_out_as_it_was_raised
     assert circuit(app).state == "open"
 
 
+def test_the_callers_mistake_leaves_the_count_as_it_is(app):
+    dependency = Dependency()
+    call = guarded("shop.stock", **ONCE)(dependency)
+    attempt(call, 4)
+    dependency.error = http_error(404)
+    attempt(call)
+    dependency.error = ConnectionError("down")
+
+    attempt(call)
+
+    assert circuit(app).state == "open"
+
+
 def test_two_dependencies_have_a_breaker_each(app):
     down, fine = Dependency(), Dependency()
     fine.error = None
@@ -464,7 +477,7 @@ def test_while_it_is_open_deliveries_are_put_off_without_an_attempt_and_handled_
 
     harness.add(agent)
     sent = [harness.publish(a_text(str(number))).event.event_id for number in range(20)]
-    harness.send_through(a_text("the last one"))
+    harness.send_through(a_text("the last one"), timeout=30)
 
     assert set(sent) < set(sold)
     assert len(sold) == 21
@@ -534,6 +547,7 @@ def test_without_the_state_store_calls_go_through_and_that_is_an_alarm(monkeypat
     dependency = Dependency()
     call = guarded("shop.stock", **ONCE)(dependency)
 
+    monkeypatch.setattr("tasks.unguarded.AWAY_S", 0.0)  # so that each call asks
     with caplog.at_level(logging.ERROR):
         ended = attempt(call, 8)
 

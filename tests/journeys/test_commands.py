@@ -22,7 +22,7 @@ from workers.cli import petiole
 ROOT = Path(__file__).resolve().parents[2]
 PETIOLE = [sys.executable, "-m", "workers.cli"]
 CELERY = [sys.executable, "-m", "celery", "-A", "workers"]
-AGENTS = {"input", "orchestrator", "memory", "tools", "llm", "output", "supervisor"}
+AGENTS = {"input", "orchestrator", "memory", "tools", "llm", "output", "proactive", "supervisor"}
 
 
 @dataclass
@@ -150,7 +150,7 @@ def test_a_published_event_is_sent_answered_and_traced(running):
     answer = tail(running, "output.message.sent", "published")
 
     drawn = running.type("trace", published["event_id"]).stdout
-    assert published["subscriptions"] == ["memory.remember", "orchestrator.understand"]
+    assert published["subscriptions"] == ["memory.remember", "orchestrator.understand", "proactive.watch"]
     assert "42" in answer["content"]["text"]
     assert re.search(r"^input\.message\.received +ada +0 ms$", drawn, re.MULTILINE)
     assert re.search(r"^[ │]+[├└]─ memory\.context\.assembled +memory +\+\d+ ms$", drawn, re.MULTILINE)

@@ -118,7 +118,7 @@ def petiole(node, *arguments: str) -> str:
 
 @pytest.mark.parametrize("pool", ["solo", "prefork", "threads"])
 def test_a_worker_that_starts_and_ends_tells_each_step_once_and_in_order(system, told, eventually, pool):
-    worker = system.start("celery", "-A", "workers", "worker", "-n", "w@%h", "-P", pool, "-c", "2")
+    worker = system.start("celery", "-A", "workers", "worker", "-n", "w@%h", "-P", pool, "-c", "2", "--without-mingle")
     eventually(lambda: "system.started" in told.types(), 30, system.logs)
 
     stop(worker)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from tasks.celery import EventApp
 from tasks.testing import EventTestHarness
 from workers.agents import output
 from workers.agents.output import DROPPED
+from workers.channels import Terminal, open_channels
 
 SECRET = "whsec_" + base64.b64encode(b"0123456789abcdef0123456789abcdef").decode()
 
@@ -126,14 +128,17 @@ def test_a_channel_that_is_down_is_tried_three_times_told_once_and_keeps_no_othe
     assert team.dead_letters() == []
 
 
-def test_a_channel_that_comes_back_has_the_message_once(team, receiver):
+def test_a_channel_that_comes_back_has_the_message_once_and_is_told_of(team, receiver, monkeypatch):
     receiver.statuses = [503, 429, 204]
+    shown = io.StringIO()
+    monkeypatch.setattr(output, "open_channels", lambda append: (*open_channels(append), Terminal(shown)))
 
     events = team.send_through(a_response(), timeout=20)
 
-    assert told(events)["message.sent", "webhook"] == told(events)["message.sent", "mailbox"] == 1
-    assert ("message.failed", "webhook") not in told(events)
+    channels = ("mailbox", "webhook", "terminal")
+    assert told(events) == {(step, each): 1 for each in channels for step in ("formatting.completed", "message.sent")}
     assert (len(receiver.got), len(set(receiver.got)), taken(team.app)) == (3, 1, ["84"])
+    assert shown.getvalue() == "[s] 84\n"
 
 
 def test_what_a_channel_delivered_is_told_while_another_is_tried_again(team, receiver):
@@ -147,6 +152,17 @@ def test_what_a_channel_delivered_is_told_while_another_is_tried_again(team, rec
     assert isinstance(sent, MessageSentEvent)
     assert sent.content.channel == "mailbox"
     assert before < 3 == len(receiver.got)
+
+
+def test_a_channel_that_had_the_message_is_not_asked_again_for_the_sake_of_another(team, receiver, monkeypatch):
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr(output, "open_channels", lambda append: (*open_channels(append), Terminal(closed)))
+
+    events = team.send_through(a_response(), timeout=20)
+
+    assert told(events)["message.failed", "terminal"] == told(events)["message.sent", "webhook"] == 1
+    assert (len(receiver.got), taken(team.app)) == (1, ["84"])
 
 
 def test_a_channel_that_refuses_is_asked_once_and_told(team, receiver):

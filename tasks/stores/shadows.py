@@ -1,0 +1,47 @@
+"""Shadows: what shadows would have said, the newest first.
+
+Promise: of each shadow the last `length` deliveries are kept, for `age` after the last one. A delivery that is handled
+again stands there again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from typing import Any
+
+from redis import Redis
+
+from tasks.stores.keys import Keys
+
+KEPT = 1_000
+
+
+class Shadows:
+    """Unsaid words by subscription, each delivery's as a JSON object."""
+
+    def __init__(self, client: Redis, keys: Keys, age: timedelta, length: int = KEPT) -> None:
+        self._client = client
+        self._keys = keys
+        self._age = age
+        self._length = length
+
+    def keep(self, subscription: str, unsaid: Mapping[str, object]) -> None:
+        """Keep what one delivery would have said."""
+        key = self._keys.shadow(subscription)
+        with self._client.pipeline() as pipe:
+            pipe.lpush(key, json.dumps(dict(unsaid)))
+            pipe.ltrim(key, 0, self._length - 1)
+            pipe.pexpire(key, self._age)
+            pipe.execute()
+
+    def newest(self, subscription: str, limit: int) -> Iterator[Mapping[str, Any]]:
+        """Read what the last deliveries would have said."""
+        found: Any = self._client.lrange(self._keys.shadow(subscription), 0, limit - 1)
+        return (json.loads(each) for each in found)
+
+    def count(self, subscription: str) -> int:
+        """Count the deliveries that are kept."""
+        count: Any = self._client.llen(self._keys.shadow(subscription))
+        return int(count)

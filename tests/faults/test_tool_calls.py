@@ -1,0 +1,86 @@
+"""Workers killed in the middle of a tool's call, and between its end and that of its delivery."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import redis
+
+from events.catalog.orchestrator import ToolCall, ToolsRequest, ToolsRequestedEvent
+from tasks.settings import Settings
+from tasks.stores import open_stores
+
+TOOLS = """
+import os, signal
+from pathlib import Path
+from workers import calls
+from workers.tools import tool
+
+HERE = Path(__file__).parent
+
+def die_once():
+    if not (HERE / "died").exists():
+        (HERE / "died").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def act():
+    with (HERE / "acted").open("a") as file:
+        file.write("x")
+
+@tool
+def repeated() -> str:
+    act()
+    die_once()
+    return "done"
+
+@tool(on_unfinished="raise")
+def told() -> str:
+    act()
+    die_once()
+    return "done"
+
+@tool
+def noted() -> str:
+    act()
+    return "done"
+
+read = calls.Outcome.read
+
+def read_after_death(kept):
+    die_once()  # what came of the call is kept by now, and its delivery is not settled
+    return read(kept)
+
+if os.environ["DIES"] == "noted":
+    calls.Outcome.read = read_after_death
+"""
+
+
+@pytest.mark.long
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("tool", "acted", "end"),
+    [("noted", 1, "completed"), ("repeated", 2, "completed"), ("told", 1, "failed")],
+)
+def test_a_killed_worker_leaves_a_call_that_acts_as_often_as_was_said(
+    node: Any, eventually: Any, tool: str, acted: int, end: str
+) -> None:
+    node.module("deadly_tools", TOOLS)
+    node.environment.update(PETIOLE_TOOLS="deadly_tools", PETIOLE_VISIBILITY_TIMEOUT_S="3", DIES=tool)
+    state = redis.Redis.from_url(node.environment["PETIOLE_BROKER_URL"], decode_responses=True)
+    history = open_stores(state, Settings()).history
+    first = node.worker("first", "-Q", "tools")
+    call = ToolCall(call_id="c-1", tool=tool)
+    request = ToolsRequestedEvent(stream_id="s", content=ToolsRequest(calls=(call,)))
+
+    node.run(f"import json; from tasks import publish; publish(json.loads({request.model_dump_json()!r}))")
+    first.wait(timeout=20)
+    node.worker("second", "-Q", "tools")
+
+    def said() -> list[str]:
+        return [each.topic for each in history.since() if each.topic.startswith("tools.")]
+
+    eventually(lambda: said()[-1:] in (["tools.execution.completed"], ["tools.execution.failed"]), 30, node.logs)
+    assert said() == ["tools.execution.requested", "tools.execution.started", f"tools.execution.{end}"]
+    assert (node.home / "acted").read_text() == "x" * acted
+    state.close()

@@ -1,0 +1,55 @@
+"""Hold what shadows would have said against what was said."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+
+import click
+
+from tasks.shadows import Comparison, compare
+from workers.cli._options import as_json, connected_app
+from workers.console import brief, open_console, plain, print_json, table
+
+
+@click.command
+@click.argument("subscription", required=False)
+@click.option("--limit", type=click.IntRange(min=1), default=10, show_default=True, help="At most so many events.")
+@as_json
+def command(subscription: str | None, *, limit: int, as_json: bool) -> None:
+    """Show for the last events that the shadow SUBSCRIPTION handled what it would have said, and what was said.
+
+    Without SUBSCRIPTION, list the shadows there are.
+    """
+    app = connected_app()
+    if subscription is None:
+        names = [each.name for each in app.stores.directory.read()[1] if each.shadow]
+        _list({name: app.stores.shadows.count(name) for name in names}, as_json=as_json)
+        return
+    found = list(compare(subscription, limit=limit, app=app))
+    if as_json:
+        print_json([asdict(each) | {"at": each.at.isoformat()} for each in found])
+        return
+    for each in found:
+        _show(each)
+    if not found:
+        open_console().print(f"nothing is kept of {plain(subscription)}; see: petiole shadows")
+
+
+def _list(kept: Mapping[str, int], *, as_json: bool) -> None:
+    if as_json:
+        print_json([{"name": name, "kept": count} for name, count in kept.items()])
+    elif kept:
+        open_console().print(table(("shadow", "events kept"), kept.items(), numbers=("events kept",)))
+    else:
+        open_console().print("there is no shadow; a handler becomes one by shadow=True")
+
+
+def _show(each: Comparison) -> None:
+    console = open_console()
+    console.print(plain(f"{each.at:%Y-%m-%d %H:%M:%S}  {each.event_type}  stream {each.stream_id}"), style="bold")
+    for heading, documents in (("would say", each.unsaid), ("was said", each.said)):
+        for document in documents:
+            console.print(plain(f"    {heading:<10} {document['event_type']}  {brief(document)}"))
+        if not documents:
+            console.print(f"    {heading:<10} nothing")
