@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tasks.stores.drafts import Piece
 from tasks.stores.history import Recorded
 
 MAX_WIDTH = 100
@@ -168,6 +169,11 @@ def step(recorded: Recorded, began_ms: int) -> Text:
     drawn.append(f"{recorded.topic:<36}", style=_style(recorded.topic))
     drawn.append(f"  {speaker(recorded.attributes)}")
     return drawn
+
+
+def piece_line(piece: Piece) -> Text:
+    """Draw a piece of an answer that is being written as one line: its text, or what it marks."""
+    return Text(f"{'…':>10}  {plain(piece.text) if piece.kind == 'delta' else f'({piece.kind})'}", style="dim")
 
 
 def said(who: str, text: str) -> Table:

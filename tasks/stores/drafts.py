@@ -107,6 +107,11 @@ class Drafts:
         first, last, state = known
         return int(first) if first else None, int(last) if state in _FINAL else None
 
+    def last_number(self, stream_id: str) -> int:
+        """Tell the number of the stream's last piece; 0 where there is none."""
+        found: Any = self._client.xrevrange(self._keys.drafts(stream_id), count=1)
+        return _number(found[0][0]) if found else 0
+
     def _after(self, stream_id: str, number: int) -> dict[Any, Any]:
         return {self._keys.drafts(stream_id): f"{number}-0"}
 

@@ -265,21 +265,21 @@ def provider() -> Iterator[Provider]:
 
 
 @pytest.mark.parametrize(
-    ("workers", "window_s", "requests", "tokens", "questions"),
+    ("workers", "slots", "window_s", "requests", "tokens", "questions"),
     [
-        (2, 1.0, 20, 900, 70),
-        pytest.param(8, 60.0, 100, 5_000, 250, marks=[pytest.mark.long, pytest.mark.timeout(400)]),
+        (1, 8, 1.0, 20, 900, 50),
+        pytest.param(8, 4, 60.0, 100, 5_000, 250, marks=[pytest.mark.long, pytest.mark.timeout(400)]),
     ],
     ids=["small", "full"],
 )
 def test_in_no_window_does_the_provider_count_more_than_the_quota_and_nothing_drifts(
-    node, clean_broker_url, provider, eventually, *, workers, window_s, requests, tokens, questions
+    node, clean_broker_url, provider, eventually, *, workers, slots, window_s, requests, tokens, questions
 ):
     client = redis.Redis.from_url(clean_broker_url, decode_responses=True)
     node.module("an_asker", ASKER.format(requests=requests, tokens=tokens, window_s=window_s))
     node.environment.update(PETIOLE_AGENTS="an_asker", PROVIDER_URL=provider.url)
     for number in range(workers):
-        node.worker(f"w{number}", "--pool", "threads", "-c", "4", "-Q", "asker")
+        node.worker(f"w{number}", "--pool", "threads", "-c", str(slots), "-Q", "asker")
 
     node.run(PUBLISH.format(questions=questions))
     eventually(lambda: client.llen("used") == questions, 30 + 5 * window_s, node.logs)

@@ -133,9 +133,12 @@ def test_a_chat_through_a_pipe_is_answered_and_its_events_are_one_flow(running):
     flows = events_by_flow(running.type("trace", "a-chat", "--json"))
     assert (shown.returncode, shown.stderr) == (0, "")
     assert re.search(r"^petiole .*help", shown.stdout, re.MULTILINE)
+    began, *written, ended = re.findall(r"^ +…  (.*)$", shown.stdout, re.MULTILINE)
+    assert (began, ended) == ("(started)", "(finished)")
+    assert "help" in "".join(written)
     assert "never said" not in shown.stdout
-    began, turn = flows.values()
-    assert [event["event_type"] for event in began] == ["input.stream.started"]
+    opening, turn = flows.values()
+    assert [event["event_type"] for event in opening] == ["input.stream.started"]
     types = [event["event_type"] for event in turn]
     assert types[0] == "input.message.received"
     assert types.count("output.message.sent") == 1

@@ -11,6 +11,8 @@ import pytest
 import redis
 
 from events import Event, EventContext, TextContent, TextMessageEvent
+from events.catalog import event_classes
+from events.catalog.memory import LearnedPattern, PatternLearnedEvent
 from events.catalog.output import MessageSentEvent
 from events.catalog.proactive import (
     InterventionNeededEvent,
@@ -18,6 +20,7 @@ from events.catalog.proactive import (
     ProactiveSuggestionEvent,
 )
 from events.catalog.tools import ToolFailedEvent, ToolFailure
+from events.topics import TopicTrie
 from tasks.routing import RoutingTable
 from tasks.testing import EventTestHarness
 from workers.agents import llm, memory, orchestrator, output, proactive, supervisor, tools
@@ -131,6 +134,28 @@ def test_it_hears_whatever_others_say_and_nothing_that_it_led_to(team):
     led_to = {event.event_id for event in team.everything() if "proactive" in event.path}
     assert led_to
     assert heard == {event.event_id for event in team.everything()} - led_to
+
+
+@pytest.mark.parametrize(("path", "suggestions"), [((), 1), (("memory",), 1), (("proactive", "memory"), 0)])
+def test_a_habit_leads_to_a_suggestion_unless_it_led_to_the_habit_itself(alone, path, suggestions):
+    content = LearnedPattern(pattern=QUESTION, occurrences=3)
+
+    alone.send_through(PatternLearnedEvent(stream_id="s", content=content, path=path))
+
+    assert len(said(alone, ProactiveSuggestionEvent)) == suggestions
+
+
+def test_it_hears_every_topic_once_but_those_of_the_error_channel():
+    topics: TopicTrie[str] = TopicTrie()
+    for subscription in proactive.agent.subscriptions:
+        for pattern in subscription.patterns:
+            topics.add(pattern, subscription.name)
+
+    fixed = [kind.model_fields["event_type"].default for kind in event_classes()]
+    heard = {topic: topics.match(topic) for topic in fixed if isinstance(topic, str) and topic[:6] != "error."}
+
+    assert len(heard) > 50
+    assert set(map(tuple, heard.values())) == {("proactive.watch",)}
 
 
 def test_one_message_leads_to_so_many_events_and_then_to_none(team):

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import redis
 
 from events import Event, TextContent, TextMessageEvent
 from events.catalog.llm import ResponseFailedEvent, ResponseGeneratedEvent
 from events.catalog.orchestrator import ModelRequestedEvent, ResponseReadyEvent, ToolsRequestedEvent
+from events.catalog.usage import UsageRecordedEvent
 from events.subscriptions import OnBusy
 from tasks import Agent, AnswerReader, Piece
+from tasks.celery import EventApp
 from tasks.testing import EventTestHarness
 from tests.endpoint import Endpoint, Refusal, Reply, a_call, a_chunk, a_usage, an_echo, serving, words
 from workers.agents import llm, memory, orchestrator, output, tools
@@ -102,10 +106,26 @@ def test_an_answer_is_read_while_it_is_written_and_is_the_one_that_is_sent(team:
     assert len(pieces) > 4
 
 
-def test_what_it_took_is_recorded(team: Team, endpoint: Endpoint) -> None:
-    (generated,) = said(team().send_through(a_message()), ResponseGeneratedEvent)
+def test_what_it_took_and_cost_is_recorded(team: Team, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PETIOLE_LLM_INPUT_PRICE", "1000")
+    monkeypatch.setenv("PETIOLE_LLM_OUTPUT_PRICE", "10000")
+    harness = team()
 
+    events = harness.send_through(a_message())
+
+    (generated,) = said(events, ResponseGeneratedEvent)
     assert (generated.content.model, generated.content.usage.input_tokens) == ("parrot-1", 11)
+    (used,) = said(events, UsageRecordedEvent)
+    content = used.content
+    assert (content.provider, content.model, content.account) == ("openai", "parrot-1", "llm.openai")
+    assert (content.input_tokens, content.output_tokens, content.cost, content.currency) == (11, 3, 0.041, "USD")
+    assert harness.app.stores.budgets.spent("llm.openai").tokens == 14
+
+
+def test_without_a_price_no_cost_is_made_up(team: Team, endpoint: Endpoint) -> None:
+    (used,) = said(team().send_through(a_message()), UsageRecordedEvent)
+
+    assert (used.content.cost, used.content.currency) == (None, None)
 
 
 def test_a_shadow_s_words_are_not_read(team: Team, endpoint: Endpoint) -> None:
@@ -150,6 +170,8 @@ def test_a_newer_message_interrupts_and_the_endpoint_sees_its_connection_closed(
     assert partial.content.finish_reason == "interrupted"
     assert partial.content.usage.is_estimate
     assert partial.content.usage.output_tokens > 0
+    (used,) = said(events, UsageRecordedEvent, first)
+    assert used.content.output_tokens == partial.content.usage.output_tokens
     of_first = [piece for piece in pieces if piece.correlation_id == first.correlation_id]
     assert "".join(piece.text for piece in of_first) == partial.content.text
     assert [piece.kind for piece in of_first if piece.kind != "delta"] == ["started", "interrupted"]
@@ -222,6 +244,24 @@ def test_the_user_hears_of_an_endpoint_that_does_not_answer(
     assert len(endpoint.asked) == times
     (ready,) = said(events, ResponseReadyEvent)
     assert words_to_user in ready.content.text
+
+
+def test_an_endpoint_that_is_down_is_left_alone_and_users_hear_of_it(
+    team: Team, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PETIOLE_LLM_PATIENCE_S", "5")
+    endpoint.reply = lambda question: Refusal(503)
+    harness = team()
+
+    failures: list[Any] = []
+    for number in range(4):
+        events = harness.send_through(a_message(f"Question {number}?"), timeout=15)
+        assert len(said(events, ResponseReadyEvent)) == 1
+        failures += said(events, ResponseFailedEvent)
+
+    assert len(endpoint.asked) == 5
+    assert [failed.content.error_type for failed in failures] == ["ProviderUnavailable"] + 3 * ["ServiceUnavailable"]
+    assert harness.dead_letters() == []
 
 
 def test_an_answer_that_takes_too_long_is_given_up(
@@ -314,3 +354,50 @@ def test_a_tool_that_never_answers_ends_the_round_after_a_while(
 
     (ready,) = said(events, ResponseReadyEvent)
     assert ready.content.text == "failed: it did not answer within 0.3 s"
+
+
+# A worker that dies
+
+
+ASK = """
+from events.catalog.orchestrator import ModelRequestedEvent
+from tasks import publish
+asked = ModelRequestedEvent(stream_id="s", content={"text": "Why is the sky blue?", "intent": "question"})
+publish(asked)
+print(asked.event_id)
+"""
+
+
+def test_a_killed_worker_s_answer_is_marked_as_lost_once_and_another_begins_it_anew(
+    endpoint: Endpoint, node: Any, clean_broker_url: str, eventually: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PETIOLE_DRAFT_LEASE", "1")
+    settings = {name: value for name, value in os.environ.items() if name.startswith(("PETIOLE_", "NO_PROXY"))}
+    node.environment.update(settings, PETIOLE_BROKER_URL=clean_broker_url, PETIOLE_AGENTS="workers.agents.llm")
+    endpoint.reply = lambda question: words("ab" * 1000, SLOW)
+    first = node.worker("first")
+    answer_id = node.run(ASK).strip()
+    with redis.Redis.from_url(clean_broker_url, decode_responses=True) as client:
+        app = EventApp("reader", state=client, set_as_current=False)
+        read = AnswerReader(app)
+        reading = read("s", answer_id, timeout=20)
+        pieces = [next(reading) for _ in range(5)]
+        endpoint.reply = lambda question: words("It scatters.")
+        node.worker("second")
+
+        first.kill()
+        killed_at = time.monotonic()
+        for piece in reading:
+            pieces.append(piece)
+            if piece.kind == "lost":
+                break
+
+        assert time.monotonic() - killed_at < 4
+        while pieces[-1].kind != "finished":
+            pieces += read("s", answer_id, after=pieces[-1].number, timeout=20)
+        marks = [(piece.kind, piece.attempt) for piece in pieces if piece.kind != "delta"]
+        assert marks == [("started", 1), ("lost", 1), ("started", 2), ("finished", 2)]
+        assert "".join(piece.text for piece in pieces if piece.attempt == 2) == "It scatters."
+        history = app.stores.history
+        eventually(lambda: [each.topic for each in history.of_stream("s")].count("llm.response.generated") == 1, 10)
+        app.close()

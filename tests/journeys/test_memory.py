@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
@@ -133,7 +134,9 @@ def test_what_a_tool_found_is_known_in_all_streams_of_its_user(team):
     say(team, "What is 12 * 7?", stream_id="one", user_id="ada")
 
     (found,) = recalled(team, "calculator", "two", "ada")
-    assert "84" in found
+    assert re.fullmatch(
+        r'on \d{4}-\d\d-\d\d, you asked: "What is 12 \* 7\?", and the tool calculator found: .*84.*', found
+    )
 
 
 def test_a_question_becomes_a_habit_once(alone):

@@ -85,7 +85,5 @@ def test_an_event_that_is_acknowledged_and_dropped_is_found(monkeypatch):
     """Hold the simulation itself to its promise, by a mistake that once was made."""
     monkeypatch.setattr(Publish, "_for_a_service", _no_care)
 
-    found = next((run for run in map(simulate, range(100)) if run.broken), None)
-
-    assert found is not None
-    assert "was acknowledged to its publisher, and is lost" in str(found)
+    # What was recorded before it was dropped is told as unanswered; what was not, as lost.
+    assert any("was acknowledged to its publisher, and is lost" in str(run) for run in map(simulate, range(100)))

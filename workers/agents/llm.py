@@ -1,8 +1,8 @@
 """Llm: has a language model write the answer. Which one, PETIOLE_LLM says.
 
 What the model writes can be read along (tasks/reading.py); the whole of it is the event. A model that cannot be reached
-is asked again, three times in all; one that is to be left alone is asked later, up to PETIOLE_LLM_PATIENCE_S. Then, and
-where it refuses, the failure is told, so that the user hears something.
+is asked again, three times in all; one whose circuit is open, or whose budget is spent, is asked later, up to
+PETIOLE_LLM_PATIENCE_S. Then, and where it refuses, the failure is told, so that the user hears something.
 
 PETIOLE_LLM_ON_BUSY says what the user's next message does to an answer that is being written. One that it interrupts is
 told as far as it came, with the finish_reason `interrupted`.
@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from events.catalog.llm import GeneratedResponse, ModelFailure, ResponseFailedEvent, ResponseGeneratedEvent
 from events.catalog.orchestrator import ModelRequest, ModelRequestedEvent
+from events.catalog.usage import UsageRecordedEvent
 from events.errors import (
     Misuse,
     Permanent,
@@ -29,8 +30,10 @@ from events.errors import (
     RetryLater,
     StreamBusy,
 )
+from events.event import Event
 from tasks import Agent, Context, Draft, RetryPolicy
 from workers.llm import LanguageModel, ModelSettings, chosen_name, language_model
+from workers.llm.accounts import held_to_account, recorded
 from workers.llm.provider import Answer, Part, ToolDescription
 from workers.tools import installed_tools
 
@@ -40,33 +43,33 @@ RETRY = RetryPolicy(max_attempts=3)
 
 
 @agent.on("orchestrator.llm.requested", on_busy=ModelSettings().on_busy, retry=RETRY)
-async def answer(event: ModelRequestedEvent, context: Context) -> ResponseGeneratedEvent | ResponseFailedEvent:
+async def answer(event: ModelRequestedEvent, context: Context) -> tuple[Event, ...]:
     """Have the answer written; a model that cannot is told as a failure, once trying again is over."""
     name = chosen_name()
     try:
+        # Made before the draft begins: to import its library takes a second, in which nobody could vouch for the run.
+        model = await asyncio.to_thread(_model_named, name)
         async with context.draft() as draft:
-            response = await written(event.content, _model_named(name), draft)
+            response = await written(event.content, model, draft)
     except (Misuse, Permanent, StreamBusy) as error:
-        return event.caused(ResponseFailedEvent, content=failure_of(name, error))
+        return (event.caused(ResponseFailedEvent, content=failure_of(name, error)),)
     except (ProviderUnavailable, RetryLater) as error:
         if is_tried_again(error, event, context.attempt):
             raise
-        return event.caused(ResponseFailedEvent, content=failure_of(name, error))
-    return event.caused(ResponseGeneratedEvent, content=response)
+        return (event.caused(ResponseFailedEvent, content=failure_of(name, error)),)
+    generated = event.caused(ResponseGeneratedEvent, content=response)
+    usage = recorded(model.name, response.model, response.usage)
+    return (generated, event.caused(UsageRecordedEvent, content=usage)) if usage else (generated,)
 
 
 async def written(request: ModelRequest, model: LanguageModel, draft: Draft) -> GeneratedResponse:
     """Have a model write into a draft, to its end or until it is interrupted.
 
-    Raises: ProviderUnavailable, ProviderRefused, Misuse; AnswerSuperseded.
+    Raises: ProviderUnavailable, ProviderRefused, Misuse, RetryLater; AnswerSuperseded.
     """
     tools = await asyncio.to_thread(described_tools) if request.may_call_tools else ()
-    answer, limit_s = Answer(), ModelSettings().limit_s
-    try:
-        async with asyncio.timeout(limit_s):
-            is_whole = await draft.run(_write(model, request, tools, answer, draft))
-    except TimeoutError as error:
-        raise ProviderUnavailable(model.name, f"its answer did not end within {limit_s:g} s") from error
+    answer = Answer()
+    is_whole = await draft.run(_write(model, request, tools, answer, draft))
     if is_whole and answer.finished is None:
         raise ProviderRefused(model.name, "its answer has no end")
     try:
@@ -78,16 +81,20 @@ async def written(request: ModelRequest, model: LanguageModel, draft: Draft) -> 
 async def _write(
     model: LanguageModel, request: ModelRequest, tools: Sequence[ToolDescription], answer: Answer, draft: Draft
 ) -> None:
-    parts = _parts(model, request, tools)
-    try:
-        async for part in parts:
-            before = len(answer.text)
-            answer.add(part)
-            draft.say(answer.text[before:])
-    finally:
-        # Whatever ends this: what the model holds is closed by then.
-        if isinstance(parts, AsyncGenerator):
-            await parts.aclose()
+    parts, limit_s = _parts(model, request, tools), ModelSettings().limit_s
+    async with held_to_account(model.name, request, answer, limit_s):
+        try:
+            async with asyncio.timeout(limit_s):
+                async for part in parts:
+                    before = len(answer.text)
+                    answer.add(part)
+                    draft.say(answer.text[before:])
+        except TimeoutError as error:
+            raise ProviderUnavailable(model.name, f"its answer did not end within {limit_s:g} s") from error
+        finally:
+            # Whatever ends this: what the model holds is closed by then.
+            if isinstance(parts, AsyncGenerator):
+                await parts.aclose()
 
 
 def _parts(model: LanguageModel, request: ModelRequest, tools: Sequence[ToolDescription]) -> AsyncIterator[Part]:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import sys
 
 import click
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
+from rich.table import Table
+from rich.text import Text
 
+from tasks.stores.drafts import Piece
+from tasks.stores.history import Recorded
 from workers.cli._conversation import Conversation, Turn, new_stream
 from workers.cli._options import as_typed, connected_app
-from workers.console import open_console, plain, print_line, recorded_ms, said, step, tree
+from workers.console import open_console, piece_line, plain, print_line, recorded_ms, said, step, tree
 
 _QUIT = "/quit"
 
@@ -58,14 +62,26 @@ def _piped(console: Console) -> str:
 
 
 def _watch(console: Console, conversation: Conversation, turn: Turn, limit_s: float) -> None:
-    """Show the turn's events as they come: a tree that grows in a terminal, lines elsewhere."""
+    """Show a turn's events and its answer as they come: a tree and a text that grow in a terminal, lines elsewhere."""
     if not console.is_terminal:
-        for recorded in conversation.follow(turn, limit_s):
-            print_line(console, step(recorded, recorded_ms(turn.events[0])))
+        for each in conversation.follow(turn, limit_s):
+            print_line(console, _line(each, turn))
         return
     with Live(console=console, auto_refresh=False) as live:
         for _ in conversation.follow(turn, limit_s):
-            live.update(tree(turn.events, is_ascii=console.options.ascii_only), refresh=True)
+            live.update(Group(_tree(console, turn), said("petiole", turn.written)), refresh=True)
+        # What was sent is shown below.
+        live.update(_tree(console, turn), refresh=True)
+
+
+def _line(each: Recorded | Piece, turn: Turn) -> Text:
+    if isinstance(each, Piece):
+        return piece_line(each)
+    return step(each, recorded_ms(turn.events[0]))
+
+
+def _tree(console: Console, turn: Turn) -> Table:
+    return tree(turn.events, is_ascii=console.options.ascii_only)
 
 
 def _tell(console: Console, conversation: Conversation, turn: Turn, limit_s: float) -> None:
@@ -73,6 +89,8 @@ def _tell(console: Console, conversation: Conversation, turn: Turn, limit_s: flo
     for text in list(conversation.unread()) or [turn.answer or ""]:
         if text:
             console.print(said("petiole", text))
+    if turn.is_interrupted:
+        console.print("(interrupted by a newer message)", style="dim")
     if not turn.is_over:
         hint = f"no answer within {limit_s:g} s; does a worker run? See: {as_typed('agents')}"
         click.echo(hint, err=True)

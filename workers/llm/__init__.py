@@ -21,7 +21,7 @@ from workers.llm.provider import LanguageModel
 
 __all__ = ["LanguageModel", "ModelSettings", "chosen_name", "language_model", "names"]
 
-_NO_MODELS = {"provider"}
+_NO_MODELS = {"accounts", "provider"}
 
 
 class _Choice(BaseSettings):
@@ -36,7 +36,7 @@ class ModelSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="PETIOLE_LLM_", env_ignore_empty=True, frozen=True)
 
     on_busy: OnBusy | None = Field(default=None, description="what the user's next message does to an answer")
-    limit_s: Annotated[float, Field(gt=0)] = Field(default=300.0, description="longest time for one answer")
+    limit_s: Annotated[float, Field(gt=0, le=86_400)] = Field(default=300.0, description="longest time for one answer")
     patience_s: Annotated[float, Field(gt=0)] = Field(
         default=120.0, description="how long a request is put off before the user is told that there is no answer"
     )

@@ -43,7 +43,7 @@ class Local(Endpoint):
         settings = LocalSettings()
         self._url = settings.local_url
         client = connect(self._url, KEY, settings.timeout_s, of=self.name, extra="llm")
-        super().__init__(MODEL, client, max_tokens=_MOST_TOKENS)
+        super().__init__(MODEL, client, max_tokens=_MOST_TOKENS, temperature=0)
 
     def answer(self, request: ModelRequest, tools: Sequence[ToolDescription] = ()) -> AsyncIterator[Part]:  # noqa: ARG002 - see the module
         """Ask it. Raises: ProviderUnavailable, also where it does not run; ProviderRefused."""

@@ -29,4 +29,7 @@ def remembered(
 
 
 def _recalled(fact: Fact) -> Recollection:
-    return Recollection(role="user" if fact.subject == "user" else "tool", text=fact.text, said_at=fact.said_at)
+    if fact.subject == "user":
+        return Recollection(role="user", text=fact.text, said_at=fact.said_at)
+    # A finding may be out of date, and another conversation does not show when it was found.
+    return Recollection(role="tool", text=f"on {fact.said_at:%Y-%m-%d}, {fact.text}", said_at=fact.said_at)

