@@ -35,6 +35,7 @@ from events.errors import (
     ServiceUnavailable,
 )
 from tasks.celery import EventApp
+from tasks.settings import Settings
 from workers.channels import Channel, Mailbox, Terminal, open_channels
 from workers.channels.server_sent_events import Gate, Limits, create_app
 from workers.channels.webhook import open_webhook, signed_headers
@@ -423,6 +424,20 @@ def finish(app: EventApp, server: Served, words: Sequence[str]) -> None:
     for word in words:
         app.stores.drafts.write("s", "an-answer", token="me", text=word)
     app.stores.drafts.write("s", "an-answer", token="me", end="finished")
+
+
+def test_a_reader_that_was_away_for_too_long_goes_on_with_what_is_kept(app):
+    app.settings = Settings(draft_length=5)
+    drafts = app.stores.drafts
+    drafts.begin("s", "an-answer", correlation_id="a-flow", token="me")
+    (first,) = drafts.read("s", after=0)
+    for number in range(20):
+        drafts.write("s", "an-answer", token="me", text=str(number))
+    kept = [piece.text for piece in drafts.read("s", after=first.number)]
+
+    with served(app) as server:
+        assert texts_of(server.read(len(kept), of="text", last=str(first.number))) == kept
+    assert 5 <= len(kept) < 20
 
 
 def test_several_read_at_once_and_taking_an_answer_keeps_it_from_no_reader(app):
