@@ -1,7 +1,7 @@
 """Server-sent events: the mailbox, and answers while they are written, for browsers and whoever else reads along.
 
     GET /streams/{stream_id}/events     what was delivered: `message`, {"message_id", "text"}
-    GET /streams/{stream_id}/text       what is being written: `started`, `text`, `finished` …, each
+    GET /streams/{stream_id}/text       what is being written: `started`, `delta`, `finished` …, each
                                         {"answer_id", "attempt", "text"}
 
 Each event has the id of its place. A reader that comes back says with `Last-Event-ID` (as browsers do by themselves)
