@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from celery._state import _set_task_join_will_block
 from celery.worker import WorkController
 from kombu.transport import memory, virtual
 
@@ -91,6 +92,8 @@ class EmbeddedWorker:
         self._thread.start()
         if not self._is_ready.wait(START_TIMEOUT_S):
             raise TimeoutError(f"the embedded worker did not start within {START_TIMEOUT_S} s")
+        # A worker's start says so for its whole process, in which here a test waits for results.
+        _set_task_join_will_block(False)  # noqa: FBT003 - Celery's signature
 
     def stop(self) -> None:
         """Stop after the delivery at hand. Raises TimeoutError where a handler does not return."""

@@ -360,7 +360,7 @@ def test_a_key_prefix_holds_for_every_key(connect, server):
 def test_a_result_comes_back_by_rpc(url, node, clean_broker_url):
     app = Celery("client", broker=url, backend="rpc://")
     node.module("answering", ANSWERING.format(url=url))
-    node.start("celery", "-A", "answering", "worker", "--pool", "solo", "-l", "INFO", "--without-mingle")
+    node.start(*WORKER.format(app="answering").split(), "-P", "solo")
 
     answer = app.send_task("double", args=[21])
 
@@ -370,22 +370,7 @@ def test_a_result_comes_back_by_rpc(url, node, clean_broker_url):
 def test_a_worker_answers_remote_control(url, node, eventually):
     app = Celery("client", broker=url)
     node.module("answering", ANSWERING.format(url=url))
-    node.start(
-        "celery",
-        "-A",
-        "answering",
-        "worker",
-        "-n",
-        "w@h",
-        "--pool",
-        "threads",
-        "-c",
-        "2",
-        "-E",
-        "-l",
-        "INFO",
-        "--without-mingle",
-    )
+    node.start(*WORKER.format(app="answering").split(), *["-n", "w@h", "-P", "threads", "-c", "2", "-E"])
     eventually(lambda: "ready." in node.logs(), 30, node.logs)
 
     assert app.control.ping(timeout=10, limit=1) == [{"w@h": {"ok": "pong"}}]
@@ -395,6 +380,8 @@ def test_a_worker_answers_remote_control(url, node, eventually):
     assert app.control.shutdown() is None
     assert node.processes[-1].wait(timeout=20) == 0
 
+
+WORKER = "celery -A {app} worker -l INFO --without-mingle"
 
 ANSWERING = """
 import tasks.transport
@@ -437,19 +424,7 @@ def test_stock_and_ours_share_queues_and_every_message_is_handled_once(node, ser
     brokers = {STOCK: clean_broker_url, OURS: tasks.transport.ours(clean_broker_url)}
     for broker in brokers.values():
         node.environment["BROKER"] = broker
-        node.start(
-            "celery",
-            "-A",
-            "counting",
-            "worker",
-            "--pool",
-            "solo",
-            "-l",
-            "INFO",
-            "--without-mingle",
-            "-n",
-            f"{len(broker)}@h",
-        )
+        node.start(*WORKER.format(app="counting").split(), "-P", "solo", "-n", f"{len(broker)}@h")
     eventually(lambda: node.logs().count("ready.") == 2, 30, node.logs)
 
     for name, broker in brokers.items():

@@ -92,21 +92,8 @@ def slow(node, clean_broker_url, eventually):
 def start(node: Any, eventually: Any, pool: str, concurrency: int = 2) -> Any:
     """Start a worker: not as `node.worker` does, for Celery patches for gevent by the first pool that is named."""
     name = f"{pool}{len(node.processes)}"
-    node.start(
-        "celery",
-        "-A",
-        "workers",
-        "worker",
-        "-P",
-        pool,
-        "-c",
-        str(concurrency),
-        "-n",
-        f"{name}@h",
-        "-l",
-        "INFO",
-        "--without-mingle",
-    )
+    options = f"-P {pool} -c {concurrency} -n {name}@h -l INFO --without-mingle"
+    node.start(*f"celery -A workers worker {options}".split())
     log = node.home / f"{len(node.processes) - 1}.log"
     eventually(lambda: "ready." in log.read_text(), 30, node.logs)
     return node.processes[-1]

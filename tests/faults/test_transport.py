@@ -85,19 +85,8 @@ def tally(node) -> Tally:
 
 
 def start_worker(node, eventually, pool: str) -> subprocess.Popen[bytes]:
-    node.start(
-        "celery",
-        "-A",
-        "numbers_app",
-        "worker",
-        "-P",
-        pool,
-        "-c",
-        "2",
-        "--without-mingle",
-        "-n",
-        f"{len(node.processes)}@h",
-    )
+    options = f"-P {pool} -c 2 -n {len(node.processes)}@h --without-mingle"
+    node.start(*f"celery -A numbers_app worker {options}".split())
     log = node.home / f"{len(node.processes) - 1}.log"
     eventually(lambda: "celery@" in log.read_text() or "tasks" in log.read_text(), 30, node.logs)
     worker: subprocess.Popen[bytes] = node.processes[-1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
+from celery.result import assert_will_not_block  # type: ignore[attr-defined]  # the stubs leave it out
 
 from events import Event, MessageEvent
 from tasks import Agent
@@ -66,6 +67,12 @@ def test_waiting_twice_needs_two_events(harness, a_message):
     assert harness.expect("input.*").content.text == "second"
     with pytest.raises(TimeoutError):
         harness.expect("input.*", within=0.1)
+
+
+def test_beside_a_harness_a_test_may_wait_for_celerys_results(harness, a_message):
+    harness.send_through(a_message())
+
+    assert_will_not_block()
 
 
 def test_everything_is_captured_in_the_order_of_publication(harness, a_message):
