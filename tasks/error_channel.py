@@ -10,7 +10,8 @@
                     workers finish what they have in hand and end; what is queued stays, `system.stopped` is last
 
 Who reports an error inside a handler has its agent's work on the flow aborted before `report` returns: nothing that
-waits is begun meanwhile. A delivery that was put off or tried again ends so, too; one that is replayed does not. What
+waits in this process is begun meanwhile; another process may begin within a second what it has just taken
+(admissions.py). A delivery that was put off or tried again ends so, too; one that is replayed does not. What
 is reported while an error event is handled is logged and goes nowhere: it would never end.
 """
 

@@ -44,6 +44,9 @@ Failure: TypeAlias = Any
 
 log = logging.getLogger(__name__)
 
+Result: TypeAlias = tuple[int, Any, float]
+"""What Celery's tracer returns: whether it failed, the value as shown or the failure, the seconds it took."""
+
 _HANDLED = saferepr(Outcome.HANDLED)  # as Celery's tracer passes on what a task returns
 
 
@@ -69,13 +72,23 @@ class TaskRequest(Request):
         app: Any = self.app
         return cast("EventApp", app)  # the stubs know of Celery's own class only
 
-    def on_success(self, failed__retval__runtime: tuple[bool, Any, float], **options: Any) -> None:
-        """Have the acknowledgement mark a delivery that was handled."""
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Note what was handled: Celery makes a class for each task, with an `on_success` of its own."""
+        super().__init_subclass__(**options)
+        succeed: Any = cls.on_success
+
+        def on_success(self: TaskRequest, failed__retval__runtime: Result, **options: Any) -> None:
+            self.note_end(failed__retval__runtime)
+            succeed(self, failed__retval__runtime, **options)
+
+        cls.on_success = on_success  # type: ignore[method-assign,assignment]  # the stubs count self twice
+
+    def note_end(self, failed__retval__runtime: Result) -> None:
+        """Have the acknowledgement, which follows, mark the delivery in the inbox, where it was handled."""
         failed, shown, _ = failed__retval__runtime
         channel: Any = self.message.channel
         if not failed and shown == _HANDLED and getattr(channel, "ledger", None):
             channel.end(self.message.delivery_tag, self.id)
-        super().on_success(failed__retval__runtime, **options)
 
     def on_failure(self, exc_info: Failure, send_failed_event: bool = True, return_ok: bool = False) -> None:  # noqa: FBT001, FBT002 - Celery's
         """Take note of what ended a run from outside, before Celery acknowledges it or has it delivered again."""

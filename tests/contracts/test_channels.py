@@ -35,8 +35,9 @@ from events.errors import (
     ServiceUnavailable,
 )
 from tasks.celery import EventApp
+from tasks.settings import Settings
 from workers.channels import Channel, Mailbox, Terminal, open_channels
-from workers.channels.server_sent_events import Limits, StreamOfAnswers, create_app
+from workers.channels.server_sent_events import Gate, Limits, create_app
 from workers.channels.webhook import open_webhook, signed_headers
 from workers.cli.serve import AnswersOf
 
@@ -120,14 +121,16 @@ class Served:
 
     url: str
     port: int
-    endpoint: StreamOfAnswers
+    gate: Gate
 
-    def read(self, count: int, *, stream_id: str = "s", last: str | None = None) -> list[tuple[str, dict[str, str]]]:
+    def read(
+        self, count: int, *, stream_id: str = "s", last: str | None = None, of: str = "events"
+    ) -> list[tuple[str, dict[str, str]]]:
         """Read so many events as a browser would: each one's id, and its data."""
         headers = {} if last is None else {"Last-Event-ID": last}
         found: list[tuple[str, dict[str, str]]] = []
         entry_id = ""
-        with httpx2.stream("GET", f"{self.url}/streams/{stream_id}/events", headers=headers, timeout=10) as response:
+        with httpx2.stream("GET", f"{self.url}/streams/{stream_id}/{of}", headers=headers, timeout=10) as response:
             assert response.headers["content-type"].startswith("text/event-stream")
             for line in response.iter_lines():
                 name, _, value = line.partition(": ")
@@ -142,8 +145,8 @@ class Served:
 
 @contextmanager
 def served(app: EventApp, limits: Limits | None = None) -> Iterator[Served]:
-    made = create_app(AnswersOf(app), limits or Limits())
-    endpoint = made.routes[0].endpoint  # type: ignore[attr-defined]  # a Route's
+    gate = Gate(limits or Limits())
+    made = create_app(AnswersOf(app), gate)
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
     port = listener.getsockname()[1]
@@ -151,7 +154,7 @@ def served(app: EventApp, limits: Limits | None = None) -> Iterator[Served]:
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
-        yield Served(f"http://127.0.0.1:{port}", port, endpoint)
+        yield Served(f"http://127.0.0.1:{port}", port, gate)
     finally:
         server.should_exit = True
         thread.join(10)
@@ -384,7 +387,7 @@ def test_a_reader_sees_what_comes_while_it_reads_and_only_of_its_stream(app):
 
 
 def say_when_read(app: EventApp, server: Served) -> None:
-    until(lambda: server.endpoint.open == 1)
+    until(lambda: server.gate.open == 1)
     say(app, ["other"], "other")
     say(app, ["one", "two"], "a/b c")
 
@@ -394,6 +397,47 @@ def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.01)
+
+
+def test_an_answer_is_read_while_it_is_written_from_wherever_a_reader_left_off(app):
+    words = [f"word {number} " for number in range(20)]
+    drafts = app.stores.drafts
+    drafts.begin("s", "an-answer", correlation_id="a-flow", token="me")
+    for word in words[:10]:
+        drafts.write("s", "an-answer", token="me", text=word)
+
+    with served(app) as server:
+        first = server.read(8, of="text")
+        writer = threading.Thread(target=finish, args=(app, server, words[10:]))
+        writer.start()
+        rest = server.read(22 - 8, of="text", last=first[-1][0])
+        writer.join()
+
+    assert "".join(texts_of(first) + texts_of(rest)) == "".join(words)
+    places = [int(place) for place, _ in first + rest]
+    assert places == list(range(places[0], places[0] + 22))
+    assert {said["answer_id"] for _, said in first + rest} == {"an-answer"}
+
+
+def finish(app: EventApp, server: Served, words: Sequence[str]) -> None:
+    until(lambda: server.gate.open == 1)
+    for word in words:
+        app.stores.drafts.write("s", "an-answer", token="me", text=word)
+    app.stores.drafts.write("s", "an-answer", token="me", end="finished")
+
+
+def test_a_reader_that_was_away_for_too_long_goes_on_with_what_is_kept(app):
+    app.settings = Settings(draft_length=5)
+    drafts = app.stores.drafts
+    drafts.begin("s", "an-answer", correlation_id="a-flow", token="me")
+    (first,) = drafts.read("s", after=0)
+    for number in range(20):
+        drafts.write("s", "an-answer", token="me", text=str(number))
+    kept = [piece.text for piece in drafts.read("s", after=first.number)]
+
+    with served(app) as server:
+        assert texts_of(server.read(len(kept), of="text", last=str(first.number))) == kept
+    assert 5 <= len(kept) < 20
 
 
 def test_several_read_at_once_and_taking_an_answer_keeps_it_from_no_reader(app):
@@ -407,10 +451,10 @@ def test_several_read_at_once_and_taking_an_answer_keeps_it_from_no_reader(app):
 def test_above_the_limit_a_reader_is_told_to_come_later(app):
     with served(app, Limits(connections=1)) as server:
         with httpx2.stream("GET", f"{server.url}/streams/s/events", timeout=10):
-            until(lambda: server.endpoint.open == 1)
+            until(lambda: server.gate.open == 1)
             refused = httpx2.get(f"{server.url}/streams/s/events")
             assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
-        until(lambda: server.endpoint.open == 0)
+        until(lambda: server.gate.open == 0)
         say(app, ["one"])
         assert texts_of(server.read(1)) == ["one"]
 
@@ -435,21 +479,21 @@ def test_a_reader_that_takes_nothing_is_dropped(app):
         reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
         reader.connect(("127.0.0.1", server.port))
         reader.sendall(b"GET /streams/s/events HTTP/1.1\r\nHost: here\r\n\r\n")
-        until(lambda: server.endpoint.open == 1)
+        until(lambda: server.gate.open == 1)
 
         say(app, [f"{number} {'x' * 100_000}" for number in range(20)])
 
-        until(lambda: server.endpoint.open == 0)
+        until(lambda: server.gate.open == 0)
 
 
 def test_a_reader_whose_store_goes_away_is_let_go(app, clean_broker_url):
     with served(app) as server, httpx2.stream("GET", f"{server.url}/streams/s/events", timeout=10) as response:
-        until(lambda: server.endpoint.open == 1)
+        until(lambda: server.gate.open == 1)
         killer = redis.Redis.from_url(clean_broker_url)
         until(lambda: bool(killer.client_kill_filter(_type="normal", skipme=True)))
 
         assert all(not line or line.startswith(":") for line in response.iter_lines())
-        until(lambda: server.endpoint.open == 0)
+        until(lambda: server.gate.open == 0)
 
 
 def test_without_its_packages_the_extra_of_the_server_is_named(monkeypatch):
@@ -457,7 +501,7 @@ def test_without_its_packages_the_extra_of_the_server_is_named(monkeypatch):
     reader: Any = None
 
     with pytest.raises(MissingExtra, match=r"petiole\[sse\]"):
-        create_app(reader)
+        create_app(reader, Gate(Limits()))
 
 
 def test_the_command_serves_until_it_is_told_to_end(node, app, eventually):
@@ -466,7 +510,7 @@ def test_the_command_serves_until_it_is_told_to_end(node, app, eventually):
     eventually(lambda: "serving http" in node.logs(), 30, node.logs)
     url = node.logs().split("serving ")[1].split("/streams/")[0]
 
-    assert texts_of(Served(url, 0, StreamOfAnswers(AnswersOf(app), Limits())).read(1)) == ["one"]
+    assert texts_of(Served(url, 0, Gate(Limits())).read(1)) == ["one"]
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=15) == 0
     assert "Traceback" not in node.logs()

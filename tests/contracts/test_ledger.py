@@ -10,7 +10,9 @@ from typing import Any
 import fakeredis
 import pytest
 import redis
+from kombu import Connection
 
+import tasks.transport
 from tasks import admissions
 from tasks.transport.ledger import Ledger
 from tasks.transport.steps import Ack, Keys, Source, Steps
@@ -145,6 +147,25 @@ def test_many_acks_of_both_kinds_go_in_one_step(client, steps):
 
     assert client.hlen("unacked") == 0
     assert len(client.keys("p:inbox:*")) == 600
+
+
+def test_what_a_lost_connection_had_still_to_mark_is_marked_by_the_next(clean_broker_url):
+    server = redis.Redis.from_url(clean_broker_url)
+    put(server)
+    with Connection(tasks.transport.ours(clean_broker_url)) as connection:
+        lost: Any = connection.channel()
+        following: Any = connection.channel()
+        for channel in (lost, following):
+            channel.ledger = LEDGER
+        lost.basic_get("memory")
+        lost.end("tag-1", DELIVERY)
+        lost.client.connection_pool.disconnect()
+        lost._acks.append(Ack("tag-1", DELIVERY))
+
+        following.take_over(lost)
+        following.send_acks()
+
+    assert server.get("p:inbox:" + DELIVERY) == b"done"
 
 
 def test_an_admission_holds_for_a_moment_and_not_beyond_an_abort_in_this_process(monkeypatch):

@@ -504,6 +504,15 @@ def test_what_a_clean_up_took_away_does_not_come_back(stores):
     assert stores.memories.keep("s", "new", a_recollection("new", 504))
 
 
+def test_what_was_merged_does_not_come_back(stores):
+    for minute in (1, 2):
+        stores.memories.keep("s", str(minute), a_recollection("the same", minute))
+    stores.memories.consolidate("s")
+
+    assert not any(stores.memories.keep("s", str(minute), a_recollection("the same", minute)) for minute in (1, 2))
+    assert list(stores.memories.by_key("s")) == ["2"]
+
+
 def test_streams_to_clean_up_are_those_that_changed(stores):
     for stream in ("one", "two"):
         stores.memories.keep(stream, "k", a_recollection("hi"))

@@ -138,6 +138,12 @@ def test_nothing_is_recalled_from_another_users_stream(team):
     assert "Rex" not in say(team, "What is my dog called?", stream_id="another", user_id="another")
 
 
+def test_what_a_user_stated_is_recalled_in_another_stream(team):
+    say(team, "My dog is called Rex.", stream_id="one")
+
+    assert "Rex" in say(team, "What is my dog called?", stream_id="another")
+
+
 def test_a_tool_that_fails_still_leads_to_an_answer(team):
     assert say(team, "What is 1 / 0?") != ""
 

@@ -12,6 +12,7 @@ import redis
 
 from events import Event, EventContext, TextContent, TextMessageEvent
 from events.catalog import event_classes
+from events.catalog.memory import LearnedPattern, PatternLearnedEvent
 from events.catalog.output import MessageSentEvent
 from events.catalog.proactive import (
     InterventionNeededEvent,
@@ -133,6 +134,15 @@ def test_it_hears_whatever_others_say_and_nothing_that_it_led_to(team):
     led_to = {event.event_id for event in team.everything() if "proactive" in event.path}
     assert led_to
     assert heard == {event.event_id for event in team.everything()} - led_to
+
+
+@pytest.mark.parametrize(("path", "suggestions"), [((), 1), (("memory",), 1), (("proactive", "memory"), 0)])
+def test_a_habit_leads_to_a_suggestion_unless_it_led_to_the_habit_itself(alone, path, suggestions):
+    content = LearnedPattern(pattern=QUESTION, occurrences=3)
+
+    alone.send_through(PatternLearnedEvent(stream_id="s", content=content, path=path))
+
+    assert len(said(alone, ProactiveSuggestionEvent)) == suggestions
 
 
 def test_it_hears_every_topic_once_but_those_of_the_error_channel():

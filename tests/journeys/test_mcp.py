@@ -75,12 +75,16 @@ def processes(registry: ToolRegistry) -> tuple[int, int]:
     return server, parent
 
 
-def test_the_tools_of_a_server_stand_beside_functions_with_their_schemas(registry):
+def test_the_tools_of_a_server_are_told_with_their_schemas_and_no_process_stays_for_that(open_registry, eventually):
+    registry = open_registry(shop=STDIO)
+    others = set(psutil.Process().children())
+
     described = {name: (description, schema) for name, description, schema in registry.descriptions()}
 
     assert set(described) == {f"shop.{name}" for name in ("add", "steps", "broken", "die", "processes", "secret")}
     assert described["shop.add"][0] == "Add two numbers."
     assert described["shop.add"][1]["required"] == ["a", "b"]
+    eventually(lambda: set(psutil.Process().children()) <= others, 10)
 
 
 def test_a_tool_of_a_server_is_called_and_answers(registry):
@@ -141,44 +145,37 @@ def test_what_a_server_reports_on_the_way_is_progress(registry, monkeypatch):
     assert [each.event_type for each in events][-1] == "tools.execution.completed"
 
 
-@pytest.mark.parametrize("on_main_thread", [True, False], ids=["main thread", "another thread"])
-def test_a_call_that_overruns_has_failed_and_the_server_goes_on(open_registry, on_main_thread):
+def test_a_call_that_overruns_has_failed_on_every_thread_and_the_server_goes_on(open_registry):
     registry = open_registry(shop=STDIO | {"petiole": {"timeout_s": 1.0}})
-    process = processes(registry)[0]
+    process, _ = processes(registry)
     ended: list[float] = []
 
     def overrun() -> None:
         began = time.monotonic()
         with pytest.raises(ToolTimeout):
-            call(registry, "shop.steps", number=100, wait_s=0.1)
+            call(registry, "shop.steps", number=1_000, wait_s=0.1)
         ended.append(time.monotonic() - began)
 
-    if on_main_thread:
-        overrun()
-    else:
-        thread = threading.Thread(target=overrun)
-        thread.start()
-        thread.join(timeout=20)
+    thread = threading.Thread(target=overrun)
+    thread.start()
+    thread.join(timeout=30)
+    overrun()
 
-    assert 1 <= ended[0] < 5
+    assert [1 <= each < 20 for each in ended] == [True, True]
     assert processes(registry)[0] == process
 
 
-def test_a_server_that_does_not_start_fails_its_calls_and_no_others(open_registry, registry):
-    both = open_registry(shop=STDIO, gone={"command": "/nowhere/at-all"})
+def test_a_server_that_does_not_start_fails_its_calls_and_no_others(open_registry):
+    registry: ToolRegistry = open_registry(gone={"command": "/nowhere/at-all"})
+
+    @registry.add
+    def look() -> str:
+        return "found"
 
     with pytest.raises(ProviderUnavailable, match="the MCP server 'gone'"):
-        call(both, "gone.anything")
-    assert {each.name.partition(".")[0] for each in both.all()} == {"shop"}
-
-
-def test_listing_tools_leaves_no_process_behind(open_registry, eventually):
-    registry = open_registry(shop=STDIO)
-    others = set(psutil.Process().children())
-
-    assert registry.all()
-
-    eventually(lambda: set(psutil.Process().children()) <= others, 10)
+        call(registry, "gone.anything")
+    assert [each.name for each in registry.all()] == ["look"]
+    assert call(registry, "look").value == "found"
 
 
 def test_a_server_over_http_is_called_too(open_registry, unused_port, eventually):
@@ -243,6 +240,7 @@ def _listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+@pytest.mark.timeout(120)
 def test_in_a_worker_of_processes_each_starts_its_own_server_and_takes_it_along(node, eventually):
     path = node.home / "mcp.json"
     path.write_text(json.dumps({"mcpServers": {"shop": STDIO | {"env": {}}}}))
@@ -258,7 +256,7 @@ def test_in_a_worker_of_processes_each_starts_its_own_server_and_takes_it_along(
     def completed() -> list[Any]:
         return [each.document for each in history.since() if each.topic == "tools.execution.completed"]
 
-    eventually(lambda: bool(completed()), 30, node.logs)
+    eventually(lambda: bool(completed()), 45, node.logs)
     server, parent = completed()[0]["content"]["data"]["value"]
     assert parent != worker.pid
     assert psutil.Process(parent).ppid() == worker.pid

@@ -52,8 +52,9 @@ from workers.calls import (
     started,
 )
 from workers.intents import classify
-from workers.recall.earlier import said_earlier
-from workers.recall.words import rank, words_of
+from workers.recall import Recall, chosen_recall
+from workers.recall.remembered import owner_of, remembered
+from workers.recall.words import words_of
 from workers.tools import Tool, ToolContext, installed_tools
 
 agent = Agent("tools")
@@ -173,10 +174,10 @@ def outcome(call: RequestedCall, tool: Tool, tool_context: ToolContext) -> dict[
         return failed(call, error).as_json()
 
 
-def recollect(query: str, limit: int, earlier: Sequence[Recollection]) -> list[Recollection]:
+def recollect(query: str, limit: int, earlier: Sequence[Recollection], recall: Recall) -> list[Recollection]:
     """Find what was said by the query's words, or the latest where it has none; no questions about memory."""
     told = list(_told(earlier))
-    return rank(query, told, limit) if words_of(query) else told[::-1][:limit]
+    return recall.rank(query, told, limit) if words_of(query) else told[::-1][:limit]
 
 
 def _told(earlier: Sequence[Recollection]) -> Iterator[Recollection]:
@@ -206,7 +207,9 @@ def _reporter(event: Event, call: RequestedCall) -> Callable[[float, str], None]
 
 def _recaller(context: Context) -> Callable[[str, int], Sequence[Recollection]]:
     def recall(query: str, limit: int) -> Sequence[Recollection]:
-        stream_id = context.event.stream_id
-        return recollect(query, limit, said_earlier(context.memories.of(stream_id), context.flow()))
+        event = context.event
+        of_stream, facts = context.memories.by_key(event.stream_id), context.facts.of(owner_of(event))
+        earlier = remembered(of_stream, facts, context.flow(), event.stream_id)
+        return recollect(query, limit, earlier, chosen_recall(context.vectors))
 
     return recall

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
 
 import click
 from redis.asyncio import Redis as AsyncRedis
 from redis.exceptions import RedisError
 
-from events.errors import BrokerUnavailable, MissingExtra
+from events.errors import AnswerCut, AnswerOverdue, BrokerUnavailable, MissingExtra
+from tasks import AnswerReader
 from tasks.celery import EventApp
 from tasks.stores.keys import Keys
-from tasks.stores.replies import RepliesRead, Reply
-from workers.channels.server_sent_events import Limits, create_app
+from tasks.stores.replies import BEGINNING, RepliesRead
+from workers.channels.server_sent_events import Gate, Limits, Sent, create_app
 from workers.cli._options import connected_app
 from workers.console import open_console
+
+_LOOK_S = 4.0
+_PATIENCE_S = 3600.0
 
 
 @click.command
@@ -26,7 +30,7 @@ from workers.console import open_console
     "--connections", type=click.IntRange(min=1), default=100, show_default=True, help="How many may read at once."
 )
 def command(host: str, port: int, connections: int) -> None:
-    """Serve the answers of every stream as server-sent events, until Ctrl-C.
+    """Serve the answers of every stream as server-sent events, delivered and while they are written, until Ctrl-C.
 
     Whoever reaches the address reads any stream whose id it knows: leave it at this machine, and let a server of yours
     that knows its users stand before it.
@@ -35,34 +39,69 @@ def command(host: str, port: int, connections: int) -> None:
         import uvicorn  # noqa: PLC0415 - it comes with an extra
     except ModuleNotFoundError as error:
         raise MissingExtra("petiole serve", "sse") from error
-    served = create_app(AnswersOf(connected_app()), Limits(connections=connections))
+    served = create_app(AnswersOf(connected_app()), Gate(Limits(connections=connections)))
     with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
         at = listener.getsockname()[1]
-        open_console().print(f"serving http://{host}:{at}/streams/ID/events   (Ctrl-C ends)", highlight=False)
+        open_console().print(
+            f"serving http://{host}:{at}/streams/ID/events and …/text   (Ctrl-C ends)", highlight=False
+        )
         settings = uvicorn.Config(served, log_level="warning", access_log=False, timeout_graceful_shutdown=3)
         with suppress(KeyboardInterrupt):  # raised once more when all readers were let go
             uvicorn.Server(settings).run(sockets=[listener])
 
 
 class AnswersOf:
-    """The mailboxes of an app, for the loop that serves them."""
+    """The mailboxes and the drafts of an app, for the loop that serves them."""
 
     def __init__(self, app: EventApp) -> None:
         self._app = app
         self._client: AsyncRedis | None = None
 
-    async def after(self, stream_id: str, place: str, timeout_s: float) -> Sequence[tuple[str, Reply]]:
-        """Read a stream's answers after a place. Raises BrokerUnavailable."""
+    async def messages(self, stream_id: str, place: str | None) -> AsyncIterator[Sent]:
+        """Read a stream's mailbox after a place. Raises BrokerUnavailable."""
         if self._client is None:
             # A client belongs to the loop that it is made in.
             self._client = self._app.connect_async()
         replies = RepliesRead(self._client, Keys(self._app.settings.key_prefix))
-        try:
-            return await replies.after(stream_id, place, timeout_s)
-        except RedisError as error:
-            raise BrokerUnavailable(f"reading the answers of {stream_id!r}") from error
+        place = place or BEGINNING
+        with _reaching(stream_id):
+            while True:
+                for entry_id, reply in await replies.after(stream_id, place, _LOOK_S):
+                    place = entry_id
+                    yield Sent(place, "message", reply.model_dump())
+
+    async def pieces(self, stream_id: str, place: str | None) -> AsyncIterator[Sent]:
+        """Read the answers that are being written in a stream after a place; what is not kept any more is left out.
+
+        Raises BrokerUnavailable.
+        """
+        after, reader = int(place or 0), AnswerReader(self._app)
+        with _reaching(stream_id):
+            while True:
+                try:
+                    async for piece in reader.all_aio(stream_id, after=after, timeout=_PATIENCE_S):
+                        after = piece.number
+                        says: dict[str, str | int] = {
+                            "answer_id": piece.answer_id,
+                            "attempt": piece.attempt,
+                            "text": piece.text,
+                        }
+                        yield Sent(str(after), piece.kind, says)
+                except AnswerCut as cut:
+                    after = cut.oldest - 1
+                except AnswerOverdue:
+                    # Nobody has said anything for long. That is no reason to let a reader go.
+                    continue
 
     async def aclose(self) -> None:
         """Let go of the connections."""
         if self._client is not None:
             await self._client.aclose()
+
+
+@contextmanager
+def _reaching(stream_id: str) -> Iterator[None]:
+    try:
+        yield
+    except RedisError as error:
+        raise BrokerUnavailable(f"reading the answers of {stream_id!r}") from error

@@ -149,8 +149,8 @@ def test_recollections_are_what_was_told_not_who_asked_for_it() -> None:
         said("user", "bye"),
     ]
 
-    assert [each.text for each in recollect("pizza", 9, earlier)] == ["I like pizza"]
-    assert [each.text for each in recollect("what did", 2, earlier)] == ["bye", "I will remember"]
+    assert [each.text for each in recollect("pizza", 9, earlier, Words())] == ["I like pizza"]
+    assert [each.text for each in recollect("what did", 2, earlier, Words())] == ["bye", "I will remember"]
 
 
 # Llm

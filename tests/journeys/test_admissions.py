@@ -1,0 +1,63 @@
+"""Deliveries that are admitted with their fetch and marked with their ack: once each, in real workers."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import pytest
+import redis
+
+AGENT = """
+import os
+import redis
+from events import Event
+from tasks import Agent
+
+store = redis.Redis.from_url(os.environ["PETIOLE_BROKER_URL"])
+agent = Agent("quiet")
+
+@agent.on("message.said")
+def hear(event: Event) -> None:
+    store.rpush("heard", event.stream_id)
+"""
+
+PUBLISH = """
+from events import MessageEvent
+from tasks.publication import publish_many
+publish_many(MessageEvent(event_type="message.said", stream_id=str(number)) for number in range(100))
+"""
+
+EVENTS, COPIES = 100, 20
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        ("--pool", "threads", "-c", "4"),
+        pytest.param(("--pool", "solo"), marks=pytest.mark.long),
+        pytest.param(("--pool", "prefork", "-c", "2"), marks=pytest.mark.long),
+    ],
+    ids=lambda options: options[1],
+)
+def test_what_says_nothing_is_handled_once_and_marked_also_where_a_copy_came(node, clean_broker_url, eventually, pool):
+    client = redis.Redis.from_url(clean_broker_url, decode_responses=True)
+    node.module("agent_quiet", AGENT)
+    node.environment["PETIOLE_AGENTS"] = "agent_quiet"
+    announced = node.worker("announces", *pool)
+    announced.terminate()
+    announced.wait(timeout=20)
+    node.run(PUBLISH)
+    (queue,) = [key for key in client.keys("quiet*") if client.type(key) == "list"]
+    for message in client.lrange(queue, 0, COPIES - 1):
+        # As a publisher sends it twice: the same delivery, under a tag of its own.
+        copy = json.loads(message)
+        copy["properties"]["delivery_tag"] += "-again"
+        client.rpush(queue, json.dumps(copy))
+
+    node.worker("first", *pool, "--prefetch-multiplier", "64")
+
+    eventually(lambda: client.llen(queue) == client.hlen("unacked") == 0, 30, node.logs)
+    eventually(lambda: len(client.keys("petiole:inbox:*")) == EVENTS, 5, lambda: client.keys("petiole:inbox:*"))
+    assert Counter(client.lrange("heard", 0, -1)) == {str(number): 1 for number in range(EVENTS)}
+    assert client.keys("petiole:attempts:*") == []
