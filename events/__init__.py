@@ -4,7 +4,7 @@
     catalog             every event type, one file per speaker                           events/catalog/
     EventRegistry       type -> class, validation at both ends, types of your own        events/registry.py
     topics, patterns    who hears what                                                   events/topics.py
-    errors              one tree, split by what the caller should do                     events/errors.py
+    errors              one tree, split by what the caller should do                     events/errors/
     CloudEvents         the standard form, to and from                                   events/cloudevents.py
 
 Nothing here knows of Celery, of a broker or of a store.

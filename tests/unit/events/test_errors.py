@@ -210,7 +210,9 @@ def error_classes() -> dict[str, type[PetioleError]]:
     return {
         name: member
         for name, member in vars(errors).items()
-        if inspect.isclass(member) and issubclass(member, PetioleError) and member.__module__ == errors.__name__
+        if inspect.isclass(member)
+        and issubclass(member, PetioleError)
+        and member.__module__.startswith(errors.__name__)
     }
 
 
