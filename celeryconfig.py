@@ -7,7 +7,7 @@
     PETIOLE_HOME            folder of the embedded broker and of beat's schedule; ./.petiole
     PETIOLE_TICK_INTERVAL_S, PETIOLE_METRICS_INTERVAL_S   how often beat has system.tick and system.metrics.summary
                             published, in seconds; 0 switches one off; 60
-    PETIOLE_SESSION_SWEEP_INTERVAL_S   how often beat looks for sessions that are idle (tasks/session_sweep.py); 15
+    PETIOLE_SESSION_SWEEP_INTERVAL_S   how often beat looks for sessions that are idle (tasks/sessions/sweep.py); 15
     PETIOLE_CONSOLIDATION_INTERVAL_S   how often beat has the memory clean up, as above; 3600
     PETIOLE_VISIBILITY_TIMEOUT_S   how long a lease lasts that is not renewed, see tasks/transport/leases.py; 15
 

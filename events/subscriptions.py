@@ -28,7 +28,7 @@ Overflow = Literal["block", "reject", "drop_oldest"]
 
 
 OnBusy = Literal["enqueue", "reject", "interrupt"]
-"""What a newer message of the user does while an answer of its stream is written: tasks/drafts.py."""
+"""What a newer message of the user does while an answer of its stream is written: tasks/drafts/writing.py."""
 
 
 OrderingPath = Annotated[str, Field(pattern=r"^[a-z_]+(\.[^.]+)*$", max_length=200)]

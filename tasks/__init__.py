@@ -22,14 +22,14 @@
     dead_letters.replay(…)                         dead_letters/    what was given up: looked at, mended, sent again
     replay(subscription, …)                        replays.py       from the history to one subscription, again
 
-    @guarded(name)                                 breakers.py      what may be down is left alone by all workers
+    @guarded(name)                                 breakers/        what may be down is left alone by all workers
     Budget(account, …)                             budgets.py       a provider's quota, kept by all workers together
 
-    request(…), its answer                         requests.py      one asks, one answers
-    context.draft(), read_answer(…)              drafts.py        an answer while it is written; reading.py: read along
+    request(…), its answer                         requests/        one asks, one answers
+    context.draft(), read_answer(…)              drafts/          an answer while it is written, read along
     gather(…)                                      gathering.py     several events, one call
 
-    context.session                                sessions.py      a conversation as such: its state, who takes part
+    context.session                                sessions/        a conversation as such: its state, who takes part
 
 What is remembered on the way stands in stores/; tests travel the same way through testing/.
 """
@@ -38,23 +38,23 @@ from __future__ import annotations
 
 from tasks import approvals, dead_letters, shadows
 from tasks.agents import Agent
-from tasks.answering import UNANSWERED
-from tasks.breakers import guarded
+from tasks.breakers.guards import guarded
 from tasks.budgets import Budget
 from tasks.context import Context
 from tasks.dispatch import Publication
-from tasks.drafts import Draft
+from tasks.drafts.reading import AnswerReader, Piece, read_answer
+from tasks.drafts.writing import Draft
 from tasks.error_channel import report
 from tasks.gathering import Gathered
 from tasks.idempotence import idempotent
 from tasks.outcomes import Outcome
 from tasks.publication import publish, publish_many
-from tasks.reading import AnswerReader, Piece, read_answer
 from tasks.replays import Replay, replay
-from tasks.requests import PendingResponse, request
-from tasks.responses import Response
+from tasks.requests.answering import UNANSWERED
+from tasks.requests.asking import PendingResponse, request
+from tasks.requests.responses import Response
 from tasks.retries import RetryPolicy, later
-from tasks.sessions import Session, begin_session, end_session, enter_session, open_session, told_id
+from tasks.sessions.session import Session, begin_session, end_session, enter_session, open_session, told_id
 from tasks.stores.sessions import Participant, SessionFacts
 
 __all__ = [

@@ -8,7 +8,7 @@
     @memory.on("message.order.*", where={"content.parameters.amount": {"ge": 100}}, priority=9)
     def look_closer(event: Event) -> None: ...
 
-    @memory.answers("recall")                                       answers requests (answering.py)
+    @memory.answers("recall")                                       answers requests (requests/)
     def recall(query: str) -> list[str]: ...
 
     @memory.gather("message.price", "message.stock", timeout=2.0)   waits for several events (gathering.py)
@@ -45,10 +45,10 @@ from events.subscriptions import FUNCTION_NAME, OnBusy, Overflow, Subscription
 from events.topics import check_pattern
 from events.validation import invalid_subscription
 from tasks import splits
-from tasks.answering import answerer
 from tasks.gathering import CLOSED, Part, caller, collector, gathering
-from tasks.responses import REQUESTED
-from tasks.responses import conditions as conditions_of
+from tasks.requests.answering import answerer
+from tasks.requests.responses import REQUESTED
+from tasks.requests.responses import conditions as conditions_of
 from tasks.retries import RetryPolicy
 
 # Handlers annotate the event classes they take, which no single callable type can say.
@@ -144,7 +144,7 @@ class Agent:
         retry: how often a delivery is tried whose handler fails, and how long it waits in between; by default three
             times, at 0, 1 and 3 s. `RetryPolicy(max_attempts=1)` tries once.
         on_busy: of a handler that writes a draft (`context.draft()`), what becomes of it when the user says more in its
-            stream: "interrupt", "enqueue" or "reject" (tasks/drafts.py); by default nothing.
+            stream: "interrupt", "enqueue" or "reject" (tasks/drafts/writing.py); by default nothing.
         batch: lets a worker hand over up to so many deliveries to a slot at once, 2 to 1000; for short handlers.
 
         Raises: InvalidPattern, InvalidFilter, InvalidName, InvalidSubscription, InvalidOption, DuplicateSubscription,
@@ -208,7 +208,7 @@ class Agent:
         retry: RetryPolicy = ONCE,
         read_only: bool = True,
     ) -> Callable[[AHandler], AHandler]:
-        """Answer requests of a type with what a function returns; what it takes is told in tasks/answering.py.
+        """Answer requests of a type with what a function returns; what it takes is told in tasks/requests/answering.py.
 
         One that fails has answered with a failure: it is run again only where `retry` says so. `read_only=False` lets
         it set the agent's state. `priority` and `timeout` are as for `on`. Raises as `on`.

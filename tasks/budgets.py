@@ -30,12 +30,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from events.errors import BudgetSpent, InvalidOption, RetryLater
 from events.topics import Topic
-from tasks.blame import retry_after, status_of, with_causes
+from tasks.breakers.blame import retry_after, status_of, with_causes
+from tasks.breakers.unguarded import ask, note
 from tasks.celery import EventApp
 from tasks.celery import app as default_app
 from tasks.context import current_context
 from tasks.stores.budgets import Quota, Spent
-from tasks.unguarded import ask, note
 
 Amount = Annotated[int, Field(strict=True, ge=1)]
 Duration = Annotated[timedelta, Field(gt=timedelta(0), le=timedelta(days=1))]

@@ -37,9 +37,9 @@ from events.errors import (
 )
 from events.event import Category, Event
 from events.ids import emitted_event_id
-from tasks import answering
 from tasks.dispatch import dispatch
 from tasks.door import checked
+from tasks.requests import answering
 from tasks.stores.publications import Settling
 from tasks.waiting import publication
 

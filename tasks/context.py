@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from events.subscriptions import Subscription
     from tasks.agent_state import AgentState
     from tasks.celery import EventApp
-    from tasks.drafts import Draft
-    from tasks.sessions import Session
+    from tasks.drafts.writing import Draft
+    from tasks.sessions.session import Session
     from tasks.stores.delays import Waiting
     from tasks.stores.facts import Facts
     from tasks.stores.memories import Memories
@@ -97,7 +97,7 @@ class Context:
     @property
     def session(self) -> Session:
         """The session of the event's stream; where there is none, it is made when something is to be kept in it."""
-        from tasks.sessions import Session  # noqa: PLC0415 - that room is built on this one
+        from tasks.sessions.session import Session  # noqa: PLC0415 - that room is built on this one
 
         return Session(self.app, self.event.stream_id)
 
@@ -109,8 +109,8 @@ class Context:
         return AgentState(self)
 
     def draft(self) -> Draft:
-        """Open the text that an `async def` handler writes, for readers along the way: tasks/drafts.py."""
-        from tasks.drafts import Draft  # noqa: PLC0415 - that room is built on this one
+        """Open the text that an `async def` handler writes, for readers along the way: tasks/drafts/writing.py."""
+        from tasks.drafts.writing import Draft  # noqa: PLC0415 - that room is built on this one
 
         return Draft(self)
 

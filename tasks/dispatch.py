@@ -31,10 +31,11 @@ from events.errors import (
     QueueFull,
 )
 from events.event import Event
-from tasks import payloads, responses
+from tasks import payloads
 from tasks.door import checked
 from tasks.envelopes import FLOW_HEADER, seal, tail_of
 from tasks.queues import lane
+from tasks.requests import responses
 from tasks.routing import Route, RoutingTable
 from tasks.sending import Outlet, sending
 from tasks.stores.delays import Waiting

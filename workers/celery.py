@@ -6,12 +6,13 @@ broker is configured, importing this module starts the embedded one, or finds it
 
 from __future__ import annotations
 
-from tasks import periodic, session_sweep
+from tasks import periodic
 from tasks.admissions import Admissions
 from tasks.celery import app
 from tasks.delivery import register
 from tasks.queues import PUBLISH_QUEUE, declaration, lanes
 from tasks.recovery import ROUNDS, add_rounds
+from tasks.sessions import sweep as session_sweep
 from workers.broker import use_embedded_broker
 from workers.lifecycle import announces
 from workers.loading import configured_agents

@@ -33,7 +33,7 @@ from tasks.delivery import register
 from tasks.dispatch import Publication
 from tasks.publication import Publish
 from tasks.queues import PUBLISH_QUEUE
-from tasks.requests import PendingResponse, Requester
+from tasks.requests.asking import PendingResponse, Requester
 from tasks.settings import Settings
 from tasks.stores.history import BEGINNING, Recorded
 from tasks.testing.worker import EmbeddedWorker, Traffic, private_transport

@@ -21,7 +21,7 @@ import redis
 from celery import Celery
 
 from tasks.celery import EventApp
-from tasks.requests import Requester
+from tasks.requests.asking import Requester
 
 HERE = Path(__file__).parent
 ROUND_TRIPS = int(os.environ.get("BENCH_ROUND_TRIPS", "1500"))

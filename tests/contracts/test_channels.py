@@ -95,7 +95,7 @@ def receiver(monkeypatch: pytest.MonkeyPatch, app: EventApp) -> Iterator[Receive
     monkeypatch.setenv("PETIOLE_WEBHOOK_SECRET", SECRET)
     monkeypatch.setenv("PETIOLE_WEBHOOK_TIMEOUT_S", "0.5")
     monkeypatch.setenv("NO_PROXY", "*")
-    monkeypatch.setattr("tasks.breakers.default_app", app)
+    monkeypatch.setattr("tasks.breakers.guards.default_app", app)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield made

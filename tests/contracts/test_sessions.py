@@ -25,8 +25,8 @@ from events.errors import (
 from tasks import Agent, Context, Participant, begin_session, end_session, enter_session, open_session
 from tasks.celery import EventApp
 from tasks.publication import Publish
-from tasks.session_sweep import Swept, sweep
-from tasks.sessions import REFUSED, Session
+from tasks.sessions.session import REFUSED, Session
+from tasks.sessions.sweep import Swept, sweep
 from tasks.settings import Settings
 from tasks.stores.sessions import MOVES, SessionFacts
 from tasks.testing import EventTestHarness

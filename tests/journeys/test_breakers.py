@@ -45,7 +45,7 @@ ONCE = {"attempts": 1, "reset": RESET_S}
 @pytest.fixture
 def app(harness: EventTestHarness, monkeypatch: pytest.MonkeyPatch) -> EventApp:
     """Give an app whose time stands still until it is skipped, more or less."""
-    monkeypatch.setattr("tasks.breakers.default_app", harness.app)
+    monkeypatch.setattr("tasks.breakers.guards.default_app", harness.app)
     return harness.app
 
 
@@ -543,11 +543,11 @@ def test_an_interruption_is_nobodys_failure(app):
 
 def test_without_the_state_store_calls_go_through_and_that_is_an_alarm(monkeypatch, caplog):
     away = EventApp("away", settings=Settings(state_url="redis://127.0.0.1:9"), set_as_current=False)
-    monkeypatch.setattr("tasks.breakers.default_app", away)
+    monkeypatch.setattr("tasks.breakers.guards.default_app", away)
     dependency = Dependency()
     call = guarded("shop.stock", **ONCE)(dependency)
 
-    monkeypatch.setattr("tasks.unguarded.AWAY_S", 0.0)  # so that each call asks
+    monkeypatch.setattr("tasks.breakers.unguarded.AWAY_S", 0.0)  # so that each call asks
     with caplog.at_level(logging.ERROR):
         ended = attempt(call, 8)
 
@@ -559,7 +559,7 @@ def test_without_the_state_store_calls_go_through_and_that_is_an_alarm(monkeypat
 def test_without_any_store_configured_a_guarded_function_is_a_function(monkeypatch):
     nowhere = EventApp("nowhere", set_as_current=False)
     monkeypatch.setattr(nowhere, "_state_url", lambda: "")
-    monkeypatch.setattr("tasks.breakers.default_app", nowhere)
+    monkeypatch.setattr("tasks.breakers.guards.default_app", nowhere)
 
     assert guarded("shop.stock")(lambda: "done")() == "done"
 
@@ -569,7 +569,7 @@ def test_calls_that_went_unguarded_are_counted_when_the_store_is_back(harness, a
     dependency.error = None
     call = guarded("shop.stock", **ONCE)(dependency)
     attempt(call)
-    monkeypatch.setattr("tasks.unguarded.AWAY_S", 0.0)
+    monkeypatch.setattr("tasks.breakers.unguarded.AWAY_S", 0.0)
     with monkeypatch.context() as away:
         away.setattr(
             type(app.stores.circuits), "enter", lambda *_: (_ for _ in ()).throw(redis.ConnectionError("away"))

@@ -23,7 +23,8 @@ from events.errors import (
     Misuse,
     RequestTimedOut,
 )
-from tasks import UNANSWERED, Agent, Context, PendingResponse, RetryPolicy, publish, request, responses
+from tasks import UNANSWERED, Agent, Context, PendingResponse, RetryPolicy, publish, request
+from tasks.requests import responses
 from tasks.settings import Settings
 from tasks.testing import EventTestHarness
 
@@ -785,7 +786,7 @@ def test_who_is_told_to_stop_waiting_does_so_within_a_second(service):
         service,
         """
 import asyncio, threading
-from tasks.requests import stop_waiting
+from tasks.requests.asking import stop_waiting
 kinds = []
 def wait():
     kinds.append(request("slow", responder="data_service", seconds=3, timeout=30).get().error_type)

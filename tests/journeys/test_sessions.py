@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from events import TextContent, TextMessageEvent
 from tasks import Participant, enter_session
 from tasks.celery import EventApp
-from tasks.sessions import Session
+from tasks.sessions.session import Session
 from workers.cli import petiole
 from workers.cli import sessions as command
 

@@ -1,11 +1,8 @@
 """Llm: has a language model write the answer. Which one, PETIOLE_LLM says.
 
-What the model writes can be read along (tasks/reading.py); the whole of it is the event. A model that cannot be reached
-is asked again, three times in all; one whose circuit is open, or whose budget is spent, is asked later, up to
+What the model writes can be read along (tasks/drafts/reading.py); the whole of it is the event. A model that cannot be
+reached is asked again, three times in all; one whose circuit is open, or whose budget is spent, is asked later, up to
 PETIOLE_LLM_PATIENCE_S. Then, and where it refuses, the failure is told, so that the user hears something.
-
-PETIOLE_LLM_ON_BUSY says what the user's next message does to an answer that is being written. One that it interrupts is
-told as far as it came, with the finish_reason `interrupted`.
 """
 
 from __future__ import annotations

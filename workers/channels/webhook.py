@@ -27,7 +27,7 @@ from pydantic import AfterValidator, AnyHttpUrl, Field, SecretStr, ValidationErr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from events.errors import MissingExtra, NotConfigured, ProviderRefused, ProviderUnavailable
-from tasks.breakers import guarded
+from tasks.breakers.guards import guarded
 from workers.channels.channel import Repetition
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import click
 
 from events.errors import UnknownCircuit
-from tasks.circuits import set_by_hand
+from tasks.breakers.circuits import set_by_hand
 from tasks.stores.circuits import Circuit
 from workers.cli._options import as_json, connected_app
 from workers.console import open_console, print_json, table

@@ -28,8 +28,8 @@ from events.catalog.request import RequestEvent, ResponseFailureEvent, ResponseS
 from events.dead_letter import DeadLetter
 from events.errors import InvalidParameters, Misuse
 from events.event import Event
-from tasks import responses
 from tasks.context import Context
+from tasks.requests import responses
 
 if TYPE_CHECKING:
     from tasks.celery import EventApp

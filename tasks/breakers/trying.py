@@ -14,7 +14,7 @@ from tenacity.stop import stop_base
 from tenacity.wait import wait_exponential_jitter
 
 from tasks import deadlines
-from tasks.blame import is_worth_retrying, retry_after
+from tasks.breakers.blame import is_worth_retrying, retry_after
 from tasks.context import current_context
 
 

@@ -30,13 +30,13 @@ from tenacity import AsyncRetrying, Retrying
 
 from events.errors import InvalidOption, Misuse, ServiceThrottled
 from events.topics import Topic, check_topic
-from tasks.blame import is_worth_retrying
+from tasks.breakers.blame import is_worth_retrying
+from tasks.breakers.circuits import Passage
+from tasks.breakers.trying import asked_wait_s, tries
 from tasks.celery import EventApp
 from tasks.celery import app as default_app
-from tasks.circuits import Passage
 from tasks.context import current_context
 from tasks.stores.circuits import Limits
-from tasks.trying import asked_wait_s, tries
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -30,9 +30,9 @@ from tasks.celery import app as default_app
 from tasks.context import current_context
 from tasks.dispatch import dispatch
 from tasks.door import checked
-from tasks.session_errors import over, reaching
+from tasks.sessions.errors import over, reaching
+from tasks.sessions.working_memory import WorkingMemory
 from tasks.stores.sessions import EndReason, Participant, SessionFacts, SessionState, SessionType
-from tasks.working_memory import WorkingMemory
 
 if TYPE_CHECKING:
     from tasks.stores.sessions import Sessions

@@ -19,12 +19,12 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal, Self
 
 from events.errors import ServiceUnavailable, UnknownCircuit
-from tasks.blame import ending_of, retry_after
-from tasks.circuit_events import SHOWN_LENGTH, caller, tell
+from tasks.breakers.blame import ending_of, retry_after
+from tasks.breakers.circuit_events import SHOWN_LENGTH, caller, tell
+from tasks.breakers.unguarded import ask, note
 from tasks.context import current_context
 from tasks.dead_letters.audit import operator_here
 from tasks.stores.circuits import Ending, Limits, Noted
-from tasks.unguarded import ask, note
 
 if TYPE_CHECKING:
     from types import TracebackType

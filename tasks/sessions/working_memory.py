@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from events.content import ParametersContent, Value
 from events.errors import InvalidWorkingMemory, WorkingMemoryFull
-from tasks.session_errors import over, reaching
+from tasks.sessions.errors import over, reaching
 
 if TYPE_CHECKING:
     from tasks.celery import EventApp

@@ -30,16 +30,16 @@ from redis.exceptions import RedisError
 from events.catalog.request import RequestContent, RequestEvent
 from events.errors import BrokerUnavailable, DuplicateRequest, InvalidRequest, RequestTimedOut, WaitingInHandler
 from events.ids import EventId
-from tasks import responses
 from tasks.celery import EventApp
 from tasks.celery import app as default_app
 from tasks.context import Context, current_context
 from tasks.dispatch import Publication, dispatch
 from tasks.door import checked
-from tasks.inboxes import inbox_of_this_loop
-from tasks.pending import SLICE_S, Asked, PendingResponse, read_response, stop_waiting
 from tasks.publication import hold
-from tasks.responses import Response
+from tasks.requests import responses
+from tasks.requests.inboxes import inbox_of_this_loop
+from tasks.requests.pending import SLICE_S, Asked, PendingResponse, read_response, stop_waiting
+from tasks.requests.responses import Response
 from tasks.retries import LONGEST_WAIT
 from tasks.stores.blobs import DATAREF
 

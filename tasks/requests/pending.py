@@ -21,9 +21,10 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from events.catalog.request import RequestEvent
 from events.errors import RequesterStopped, RequestTimedOut, SystemStopping, WaitingInHandler
-from tasks import payloads, responses
+from tasks import payloads
 from tasks.context import current_context
-from tasks.responses import Response
+from tasks.requests import responses
+from tasks.requests.responses import Response
 from tasks.stores.requests import Asking
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from events.errors import DuplicateRequest
 from tasks.celery import EventApp
-from tasks.pending import SLICE_S, Asked, is_let_go
+from tasks.requests.pending import SLICE_S, Asked, is_let_go
 from tasks.stores.requests import answer_in
 
 Result = TypeVar("Result")

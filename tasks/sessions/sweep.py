@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from tasks.celery import app
 from tasks.periodic import Periodic
-from tasks.sessions import tell_end
+from tasks.sessions.session import tell_end
 
 if TYPE_CHECKING:
     from tasks.celery import EventApp
