@@ -9,6 +9,7 @@ import re
 import secrets
 import time
 from collections.abc import Iterable
+from enum import IntEnum
 from hashlib import sha1
 from typing import Annotated
 from uuid import NAMESPACE_OID, UUID, uuid5
@@ -70,6 +71,15 @@ def _derived(letter_id: str, name: str) -> str:
     except ValueError:
         # Letters of foreign messages are named by whoever sent those.
         return str(uuid5(NAMESPACE_OID, f"{letter_id} {name}"))
+
+
+class Beside(IntEnum):
+    """Places of what is said of a delivery by others than its handler, beside those of what the handler says."""
+
+    DEAD_LETTERED = -1
+    REPLAYED = -2
+    EDITED = -3
+    AGENT_FAILED = -4
 
 
 def emitted_event_id(delivery: str, index: int) -> str:

@@ -36,7 +36,7 @@ from events.errors import (
     WorkersDied,
 )
 from events.event import Category, Event
-from events.ids import emitted_event_id
+from events.ids import Beside, emitted_event_id
 from tasks.dispatch import dispatch
 from tasks.door import checked
 from tasks.requests import answering
@@ -168,7 +168,7 @@ def _told(app: EventApp, letter: DeadLetter, event: Event | None) -> Iterator[Ev
         return
     agent, error = handler.subscription.agent, letter.error or letter.error_type
     content = AgentFailure(agent=agent, error_type=letter.error_type, error=error)
-    yield event.caused(AgentFailedEvent, event_id=_said_of(letter, -2), content=content)
+    yield event.caused(AgentFailedEvent, event_id=_said_of(letter, Beside.AGENT_FAILED), content=content)
 
 
 def _dead_lettered(letter: DeadLetter, event: Event | None) -> ErrorEvent:
@@ -179,11 +179,11 @@ def _dead_lettered(letter: DeadLetter, event: Event | None) -> ErrorEvent:
         severity=Severity.WARNING,
         parameters=facts(letter) | {"cause": letter.cause},
     )
-    identity = {"event_id": _said_of(letter, -1), "event_type": DEAD_LETTERED, "content": content}
+    identity = {"event_id": _said_of(letter, Beside.DEAD_LETTERED), "event_type": DEAD_LETTERED, "content": content}
     return event.caused(ErrorEvent, **identity) if event else ErrorEvent.model_validate(identity)
 
 
-def _said_of(letter: DeadLetter, place: int) -> str:
+def _said_of(letter: DeadLetter, place: Beside) -> str:
     """Name what is said of a letter: by a place beside those of what a handler says, so the same for every run."""
     return emitted_event_id(_as_uuid(letter.delivery_id), place)
 

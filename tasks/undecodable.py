@@ -24,6 +24,7 @@ from events.errors import UndecodableMessage
 from tasks.burial import bury, letter_of
 from tasks.envelopes import MAILBOX_HEADER
 from tasks.transport.aside import Aside
+from tasks.transport.holder import OWN_HEADERS
 
 if TYPE_CHECKING:
     from tasks.celery import EventApp
@@ -35,11 +36,10 @@ Consumer: TypeAlias = Any
 DRAIN_S = 0.25
 """How long a drain may hold up a worker's event loop; what is left is the next one's."""
 
-LEASE_HEADER = "petiole_lease"
-"""The transport's note on who holds a message, which is none of the sender's words."""
-
 DEAD_LETTER_HEADER = "petiole_dead_letter"
 """The header of a replayed dead letter, with its id."""
+
+_OF_ONE_DELIVERY = OWN_HEADERS | {"redelivered", "delivery_tag", "delivery_info"}
 
 _LONGEST_NAME = 255
 
@@ -96,7 +96,7 @@ def envelope_of(message: Message) -> bytes:
     raw = getattr(message, "_raw", None)
     payload = dict(raw) if isinstance(raw, Mapping) else _as_for_redis(message)
     if isinstance(payload.get("headers"), Mapping):
-        payload["headers"] = {name: value for name, value in payload["headers"].items() if name != LEASE_HEADER}
+        payload["headers"] = {name: value for name, value in payload["headers"].items() if name not in OWN_HEADERS}
     try:
         return dumps(payload).encode()
     except (TypeError, ValueError, RecursionError):
@@ -150,8 +150,12 @@ def _id_of(queue: str, *parts: bytes) -> str:
 
 def _stable(message: Message) -> bytes:
     """Write what stays the same when a message is delivered again: not its tag, nor who holds it."""
-    headers = {name: value for name, value in headers_of(message).items() if name not in {LEASE_HEADER, "redelivered"}}
-    return repr((message.content_type, message.content_encoding, sorted(headers.items()))).encode("utf-8", "replace")
+    properties = message.properties if isinstance(message.properties, Mapping) else {}
+    said = [
+        sorted((name, value) for name, value in part.items() if name not in _OF_ONE_DELIVERY)
+        for part in (headers_of(message), properties)
+    ]
+    return repr((message.content_type, message.content_encoding, said)).encode("utf-8", "replace")
 
 
 def _as_bytes(body: object) -> bytes:

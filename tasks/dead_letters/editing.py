@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from events.catalog.dead_letters import DeadLetterEditedEvent, EditedLetter
 from events.dead_letter import DeadLetter
 from events.errors import CannotEdit, InvalidEvent, UnknownDeadLetter, UnknownSubscription
-from events.ids import edited_letter_id, emitted_event_id
+from events.ids import Beside, edited_letter_id, emitted_event_id
 from tasks.celery import EventApp
 from tasks.celery import app as default_app
 from tasks.dead_letters.audit import operator_here, say
@@ -27,7 +27,6 @@ LOCKED = ("event_id", "stream_id", "correlation_id", "causation_id", "event_type
 
 _LOCKED_OF_CLOUDEVENTS = ("id", "source", "subject", "correlationid", "causationid", "type")
 _UNREAD = ("invalid", "unknown_type", "undecodable")
-_EDITED_INDEX = -3
 
 _AGAINST = {
     "replaying": "is being replayed; wait for its outcome",
@@ -112,7 +111,7 @@ def _destination(app: EventApp, letter: DeadLetter, to: str | None) -> dict[str,
 def _tell(app: EventApp, old: DeadLetter, new: DeadLetter, who: str) -> None:
     changed = tuple(dict.fromkeys(_changed(old.document, new.document)))
     content = EditedLetter(letter_id=old.id, operator=who, edited_to=new.id, fields=changed[:_NAMED])
-    told = emitted_event_id(new.id, _EDITED_INDEX)
+    told = emitted_event_id(new.id, Beside.EDITED)
     say(app, [DeadLetterEditedEvent(event_id=told, timestamp=datetime.now(UTC), content=content)])
 
 

@@ -28,7 +28,7 @@ from events.catalog.dead_letters import (
     RequestedReplay,
 )
 from events.errors import BrokerUnavailable, CannotReplay
-from events.ids import emitted_event_id
+from events.ids import Beside, emitted_event_id
 from tasks.celery import EventApp
 from tasks.celery import app as default_app
 from tasks.dead_letters.audit import operator_here, say
@@ -46,8 +46,6 @@ AT_ONCE = 100
 
 _LOOKS_PER_S = 20
 _FIRST_LOOK_S, _LAST_LOOK_S = 0.02, 0.5
-# Behind the places of all that a handler can say, and of what its burial says.
-_REPLAYED_INDEX = -2
 
 _AGAINST = {
     "replaying": "it is being replayed; wait for its outcome: petiole dead-letters show ID",
@@ -261,7 +259,7 @@ class _Run:
             delivery_id=replay.delivery_id,
         )
         # The same where it is told again, for a replay that was begun twice.
-        told = emitted_event_id(replay.delivery_id, _REPLAYED_INDEX)
+        told = emitted_event_id(replay.delivery_id, Beside.REPLAYED)
         return self._request.caused(DeadLetterReplayedEvent, event_id=told, content=content)
 
 

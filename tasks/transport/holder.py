@@ -19,7 +19,9 @@ ADMITTED_HEADER = "petiole_admitted"
 """When the step that took the message admitted it, by this machine's monotonic clock; 0: it did not. Without a ledger,
 the header is not there. See ledger.py."""
 
-_OURS = {LEASE_HEADER, ADMITTED_HEADER}
+OWN_HEADERS = {LEASE_HEADER, ADMITTED_HEADER}
+"""What the transport writes into a task's message that it hands over; none of the sender's words."""
+
 _SEPARATOR = "\x06\x16"  # kombu's
 
 
@@ -63,7 +65,7 @@ def unleased(payload: Any) -> Any:
     """Return a message that is put into a queue without our headers: Celery's retry copies what it does not know."""
     if not _is_task(payload) or LEASE_HEADER not in payload["headers"]:
         return payload
-    headers = {name: value for name, value in payload["headers"].items() if name not in _OURS}
+    headers = {name: value for name, value in payload["headers"].items() if name not in OWN_HEADERS}
     return {**payload, "headers": headers}
 
 

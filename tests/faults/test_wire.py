@@ -158,6 +158,13 @@ def a_message(of: bytes | None = None, *, task: str = "one.count", **parts: obje
     } | parts
 
 
+def bare(correlation_id: str) -> bytes:
+    """Write a message of which nothing can be read but its properties."""
+    message = a_message()
+    message["properties"]["correlation_id"] = correlation_id
+    return written({"properties": message["properties"]})
+
+
 def written(message: dict[str, Any]) -> bytes:
     return json.dumps(message).encode()
 
@@ -237,6 +244,8 @@ TEXTS: dict[str, tuple[str, Make]] = {
     ),
     "broken UTF-8": ("undecodable", lambda: written(a_message(x=0)).replace(b'"x": 0', b'"x": "\xff\xfe"')),
     "no properties": ("undecodable", lambda: b'{"body": "", "headers": {}}'),
+    "neither body nor headers": ("undecodable", lambda: bare("one")),
+    "as little, of another message": ("undecodable", lambda: bare("another")),
     "an empty tag": ("undecodable", lambda: with_property("delivery_tag", "")),
     "a tag that is no text": ("undecodable", lambda: with_property("delivery_tag", "\udcff\u20ac")),
     "a typed value that is none": ("undecodable", lambda: with_header("x", {"__type__": "uuid", "__value__": 5})),

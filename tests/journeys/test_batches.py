@@ -127,7 +127,7 @@ def test_each_delivery_of_a_backlog_has_an_outcome_of_its_own(system, node, even
 def test_batch_mates_of_a_crash_are_handled_again_and_nothing_is_said_twice(system, node, eventually):
     node.worker("first", "--pool", "prefork", "-c", "1")
     system.publish("hold", "fine", "hold", "crash", "fine", "fail")
-    eventually(system.are_fetched, 20, node.logs)
+    eventually(lambda: system.states().total() == 6, 20, node.logs)
     system.release()
     eventually(lambda: system.handled()["hold 2"] == 1, 20, node.logs)
     assert system.states()["active"] == 5, "those that share the job are all in the slot's hands"

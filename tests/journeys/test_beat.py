@@ -156,7 +156,8 @@ def test_an_interval_that_is_none_is_refused_at_the_start(clock, wrong):
 
 
 def test_an_interval_of_0_switches_off(clock):
-    clock.environment["PETIOLE_TICK_INTERVAL_S"] = "0"
+    for name in ("TICK", "METRICS", "SESSION_SWEEP", "CONSOLIDATION"):
+        clock.environment[f"PETIOLE_{name}_INTERVAL_S"] = "0"
 
     shown = clock.run("import celeryconfig; print(celeryconfig.beat_schedule)")
 
