@@ -150,12 +150,13 @@ def _id_of(queue: str, *parts: bytes) -> str:
 
 def _stable(message: Message) -> bytes:
     """Write what stays the same when a message is delivered again: not its tag, nor who holds it."""
-    properties = message.properties if isinstance(message.properties, Mapping) else {}
-    said = [
-        sorted((name, value) for name, value in part.items() if name not in _OF_ONE_DELIVERY)
-        for part in (headers_of(message), properties)
-    ]
-    return repr((message.content_type, message.content_encoding, said)).encode("utf-8", "replace")
+    raw = getattr(message, "_raw", None)
+    # Of a message that is none, kombu's fields hold only what could be read.
+    said = dict(raw) if isinstance(raw, Mapping) else {"headers": message.headers, "properties": message.properties}
+    for name in ("headers", "properties"):
+        if isinstance(part := said.get(name), Mapping):
+            said[name] = sorted((key, value) for key, value in part.items() if key not in _OF_ONE_DELIVERY)
+    return repr((message.content_type, message.content_encoding, sorted(said.items()))).encode("utf-8", "replace")
 
 
 def _as_bytes(body: object) -> bytes:

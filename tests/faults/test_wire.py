@@ -158,11 +158,11 @@ def a_message(of: bytes | None = None, *, task: str = "one.count", **parts: obje
     } | parts
 
 
-def bare(correlation_id: str) -> bytes:
+def bare(correlation_id: str, **parts: object) -> bytes:
     """Write a message of which nothing can be read but its properties."""
     message = a_message()
     message["properties"]["correlation_id"] = correlation_id
-    return written({"properties": message["properties"]})
+    return written({"properties": message["properties"]} | parts)
 
 
 def written(message: dict[str, Any]) -> bytes:
@@ -246,6 +246,8 @@ TEXTS: dict[str, tuple[str, Make]] = {
     "no properties": ("undecodable", lambda: b'{"body": "", "headers": {}}'),
     "neither body nor headers": ("undecodable", lambda: bare("one")),
     "as little, of another message": ("undecodable", lambda: bare("another")),
+    "neither, and headers that are none": ("undecodable", lambda: bare("one", headers="x")),
+    "as little, of another such": ("undecodable", lambda: bare("another", headers="x")),
     "an empty tag": ("undecodable", lambda: with_property("delivery_tag", "")),
     "a tag that is no text": ("undecodable", lambda: with_property("delivery_tag", "\udcff\u20ac")),
     "a typed value that is none": ("undecodable", lambda: with_header("x", {"__type__": "uuid", "__value__": 5})),
