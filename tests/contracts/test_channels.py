@@ -489,8 +489,9 @@ def test_a_reader_that_takes_nothing_is_dropped(app):
 def test_a_reader_whose_store_goes_away_is_let_go(app, clean_broker_url):
     with served(app) as server, httpx2.stream("GET", f"{server.url}/streams/s/events", timeout=30) as response:
         until(lambda: server.gate.open == 1)
-        killer = redis.Redis.from_url(clean_broker_url)
-        until(lambda: bool(killer.client_kill_filter(_type="normal", skipme=True)))
+        killer: Any = redis.Redis.from_url(clean_broker_url)
+        until(lambda: killer.info("clients")["blocked_clients"] > 0)
+        killer.client_kill_filter(_type="normal", skipme=True)
 
         assert all(not line or line.startswith(":") for line in response.iter_lines())
         until(lambda: server.gate.open == 0)

@@ -130,7 +130,8 @@ def test_batch_mates_of_a_crash_are_handled_again_and_nothing_is_said_twice(syst
     eventually(lambda: system.states().total() == 6, 20, node.logs)
     system.release()
     eventually(lambda: system.handled()["hold 2"] == 1, 20, node.logs)
-    assert system.states()["active"] == 5, "those that share the job are all in the slot's hands"
+    # The second may have shared the first one's job.
+    assert system.states()["active"] in {4, 5}, "those that share the job are all in the slot's hands"
     assert system.handled()["crash 3"] == 0
 
     system.release()
