@@ -257,6 +257,7 @@ def test_a_summary_tells_retries_and_dead_letters_since_the_last_one(harness, a_
 
 
 @pytest.mark.timeout(100)
+@pytest.mark.long
 def test_beat_has_summaries_published_with_depth_and_lag(clock, client, eventually):
     clock.environment.update(PETIOLE_METRICS_INTERVAL_S="1", PETIOLE_TICK_INTERVAL_S="0")
     clock.worker("clock", "-Q", "clock").kill()

@@ -760,6 +760,7 @@ def test_an_ordered_delivery_is_replayed_in_its_turn(till, client, eventually):
 
 
 @pytest.mark.timeout(180)
+@pytest.mark.long
 def test_letters_are_replayed_on_rabbitmq_too(node, client, clean_broker_url, rabbit_url):
     client.set("mended", "all")
     node.module(
