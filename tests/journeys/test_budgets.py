@@ -149,9 +149,12 @@ def test_a_call_that_nobody_settles_is_forgotten_a_window_after_its_time(app):
 
 
 def test_two_accounts_have_a_budget_each(app):
-    Budget("openai.main", requests=1).reserve()
+    main, other = Budget("openai.main", requests=1), Budget("openai.other", requests=1)
+    main.reserve()
 
-    Budget("openai.other", requests=1).reserve()
+    assert (main.spent(), other.spent()) == (Spent(1, 0), Spent(0, 0))
+    other.reserve()
+    assert other.spent() == Spent(1, 0)
 
 
 def test_a_coroutine_reserves_and_settles_too(app):

@@ -79,7 +79,7 @@ def test_the_tools_of_a_server_are_told_with_their_schemas_and_no_process_stays_
     registry = open_registry(shop=STDIO)
     others = set(psutil.Process().children())
 
-    described = {name: (description, schema) for name, description, schema in registry.descriptions()}
+    described = {each.name: (each.description, each.schema) for each in registry.all()}
 
     assert set(described) == {f"shop.{name}" for name in ("add", "steps", "broken", "die", "processes", "secret")}
     assert described["shop.add"][0] == "Add two numbers."

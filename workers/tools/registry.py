@@ -117,10 +117,6 @@ class ToolRegistry:
         """List the tools by name, without those of a source that cannot tell them now."""
         return sorted(self._every(), key=lambda each: each.name)
 
-    def descriptions(self) -> tuple[tuple[str, str, Mapping[str, object]], ...]:
-        """Tell a model of the tools: of each its name, its description and the JSON Schema of its arguments."""
-        return tuple((each.name, each.description, each.schema) for each in self.all())
-
     def get(self, name: str) -> Tool:
         """Look up a tool. Raises: UnknownTool, which names the nearest; ProviderUnavailable."""
         source = self._sources.get(name.partition(".")[0])
