@@ -1,12 +1,12 @@
-"""Deadlines: how a function that does not end in time is ended, in every pool; Celery's limits work in prefork only.
+"""Time limits: end a function that takes too long, in every pool; Celery's own limits work in prefork only.
 
 On the main thread (prefork, solo) a signal interrupts it, whether it computes or waits: time.sleep, sockets, files,
 locks, child processes. The signal is SIGURG: nobody else uses it, it does no harm where it comes too late, and
 neither Celery's (USR1, TERM, QUIT) nor a handler's own SIGALRM is in its way.
-On any other thread (threads) Python itself raises in it, before its next line: what computes in Python is ended, what
-waits inside one call is ended when that call returns. Give such calls limits of their own.
-Nowhere can code be ended that stays in C without looking at signals, such as a model's inference or a long query of
-some database drivers.
+On any other thread (the threads pool) Python raises in it, before its next line. So computing in Python is ended at
+once, and a call that waits is ended when it returns: give such calls limits of their own.
+In no pool does a limit end code that stays in C without looking at signals, such as a model's inference or a long query
+of some database drivers.
 """
 
 from __future__ import annotations
@@ -64,65 +64,66 @@ def call_within(limit_s: float, act: Callable[[], Result]) -> Result:
 
 
 def _interrupted(limit_s: float, act: Callable[[], Result]) -> Result:
-    blow: _Blow = _Signal() if threading.current_thread() is threading.main_thread() else _Exception()
+    is_main = threading.current_thread() is threading.main_thread()
+    interrupt: _Interrupt = _SignalInterrupt() if is_main else _ExceptionInterrupt()
     try:
-        _clock_of_this_process().strike_at(time.monotonic() + limit_s, blow)
+        _clock_of_this_process().fire_at(time.monotonic() + limit_s, interrupt)
         return act()
     finally:
-        # Struck before it is disarmed, Overdue is raised from here: the function has not ended in time either way.
-        blow.disarm()
+        # If it fires before it is disarmed, Overdue is raised from here: the function has not ended in time either way.
+        interrupt.disarm()
 
 
 AGAIN_S = 2.0
-"""How long a call that was struck may take to clean up, before it is struck again."""
+"""How long a call that was interrupted may take to clean up, before it is interrupted again."""
 
 
-class _Blow(Protocol):
-    """What ends a call that is overdue, unless it was disarmed before."""
+class _Interrupt(Protocol):
+    """Ends a call that is overdue, unless it was disarmed before."""
 
     @property
     def is_armed(self) -> bool: ...
 
-    def strike(self) -> None: ...
+    def fire(self) -> None: ...
 
     def disarm(self) -> None: ...
 
 
 class _Clock:
-    """A thread that strikes what is due. One for each process: a thread for each call costs ten times as much."""
+    """A thread that fires interrupts on time. One for each process: a thread for each call costs ten times as much."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._due: list[tuple[float, int, _Blow]] = []
+        self._due: list[tuple[float, int, _Interrupt]] = []
         self._numbers = itertools.count()
         self._wakes_at = math.inf
         threading.Thread(target=self._watch, name="petiole-clock", daemon=True).start()
 
-    def strike_at(self, moment: float, blow: _Blow) -> None:
+    def fire_at(self, moment: float, interrupt: _Interrupt) -> None:
         with self._changed:
             while self._due and not self._due[0][-1].is_armed:
                 heapq.heappop(self._due)
-            heapq.heappush(self._due, (moment, next(self._numbers), blow))
+            heapq.heappush(self._due, (moment, next(self._numbers), interrupt))
             # Calls that end in time leave it asleep: it wakes for the first of them, and finds it disarmed.
             if moment < self._wakes_at:
                 self._changed.notify()
 
     def _watch(self) -> None:
         while True:
-            for blow in self._next():
-                blow.strike()
-                # Python drops what is raised inside a weak reference's callback: who still runs is struck again.
-                if blow.is_armed:
-                    self.strike_at(time.monotonic() + AGAIN_S, blow)
+            for interrupt in self._next():
+                interrupt.fire()
+                # Python drops exceptions of a weak reference's callback: a call that still runs is interrupted again.
+                if interrupt.is_armed:
+                    self.fire_at(time.monotonic() + AGAIN_S, interrupt)
 
-    def _next(self) -> list[_Blow]:
+    def _next(self) -> list[_Interrupt]:
         with self._changed:
             self._wakes_at = self._due[0][0] if self._due else math.inf
             self._changed.wait(min(max(0.0, self._wakes_at - time.monotonic()), threading.TIMEOUT_MAX))
-            struck = []
+            overdue = []
             while self._due and self._due[0][0] <= time.monotonic():
-                struck.append(heapq.heappop(self._due)[-1])
-            return struck
+                overdue.append(heapq.heappop(self._due)[-1])
+            return overdue
 
 
 # By process: threads do not follow into a forked child.
@@ -135,35 +136,35 @@ def _clock_of_this_process() -> _Clock:
         return _clocks.get(os.getpid()) or _clocks.setdefault(os.getpid(), _Clock())
 
 
-class _Signal:
+class _SignalInterrupt:
     """Ends what the main thread runs."""
 
-    _armed: _Signal | None = None
+    _armed: _SignalInterrupt | None = None
 
     def __init__(self) -> None:
         if signal.getsignal(signal.SIGURG) is not _raise_overdue:
             signal.signal(signal.SIGURG, _raise_overdue)
-        _Signal._armed = self
+        _SignalInterrupt._armed = self
 
     @property
     def is_armed(self) -> bool:
-        return _Signal._armed is self
+        return _SignalInterrupt._armed is self
 
-    def strike(self) -> None:
+    def fire(self) -> None:
         if self.is_armed:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGURG)
 
     def disarm(self) -> None:
-        _Signal._armed = None
+        _SignalInterrupt._armed = None
 
 
 def _raise_overdue(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the shape of a signal handler
     # Runs in the main thread, between two steps of it: once disarmed, nothing is raised, however late the signal.
-    if _Signal._armed is not None:  # noqa: SLF001 - the same file
+    if _SignalInterrupt._armed is not None:  # noqa: SLF001 - the same file
         raise Overdue
 
 
-class _Exception:
+class _ExceptionInterrupt:
     """Ends what another thread runs."""
 
     def __init__(self) -> None:
@@ -171,7 +172,7 @@ class _Exception:
         self._lock = threading.Lock()
         self.is_armed = True
 
-    def strike(self) -> None:
+    def fire(self) -> None:
         with self._lock:
             if self.is_armed:
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(self._thread_id, ctypes.py_object(Overdue))
@@ -179,5 +180,5 @@ class _Exception:
     def disarm(self) -> None:
         with self._lock:
             self.is_armed = False
-            # Takes back what was struck and has not been raised yet: it would hit whatever this thread does next.
+            # Takes back an exception that Python has not raised yet: it would end whatever this thread does next.
             ctypes.pythonapi.PyThreadState_SetAsyncExc(self._thread_id, None)

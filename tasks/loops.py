@@ -1,13 +1,13 @@
-"""Loops: where coroutines run. One asyncio loop for each process, made when the first coroutine comes.
+"""Event loop: one asyncio loop for each process, made when the first coroutine comes, for all async handlers.
 
     run(coroutine)     run it to its end, in the loop of this process
 
 The main thread drives the loop itself (Celery's prefork and solo pools handle there). Threads share a loop that runs in
 a thread of its own (the threads pool, the harness). So a client that belongs to a loop, as those of HTTP libraries do,
-can be made once and serve every handler. What one run hands to the next, asyncio.run() would throw away each time.
+can be made once and serve every handler; asyncio.run() would close its loop, and with it the client, after each call.
 
-A coroutine sees the context variables of its caller. It does not outlive its run: whatever way it ends, what it started
-and did not await is cancelled and awaited too, as asyncio.run() does. A task that shall stay, say so:
+A coroutine sees the context variables of its caller. When it ends, the tasks that it started and did not await are
+cancelled and awaited, as asyncio.run() does. A task outlives the coroutine only if it is given a context of its own:
 `asyncio.create_task(..., context=contextvars.Context())`.
 
 The loop is closed when its process ends.
@@ -31,11 +31,11 @@ from celery import signals
 Result = TypeVar("Result")
 
 CLEANUP_LIMIT_S = 5.0
-"""How long what was cancelled may take to end."""
+"""How long cancelled tasks may take to end."""
 
 log = logging.getLogger(__name__)
 
-# What the run at hand has started; unset in tasks that were given a context of their own.
+# The tasks that the current call of run() has started; unset in tasks with a context of their own.
 _started: ContextVar[WeakSet[asyncio.Task[Any]] | None] = ContextVar("petiole_started", default=None)
 
 
@@ -61,12 +61,13 @@ class _Loops:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._here: asyncio.AbstractEventLoop | None = None
-        self._background: asyncio.AbstractEventLoop | None = None
+        self._here: asyncio.Runner | None = None
+        self._background = _new_runner()
         self._thread: threading.Thread | None = None
 
     def run_here(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
-        self._here = loop = self._here or _new_loop()
+        self._here = self._here or _new_runner()
+        loop = self._here.get_loop()
         task = loop.create_task(coroutine)
         try:
             return loop.run_until_complete(task)
@@ -75,53 +76,54 @@ class _Loops:
             raise CancelledError from error
         finally:
             # A signal's exception may come out of the loop instead of the coroutine: a time limit, an end by SIGTERM.
-            if not task.done():
-                self._drain(task, loop)
+            if not task.done() and not loop.run_until_complete(_end({task})):
+                # It refuses to end. On a closed loop it never runs again, at the price of whatever else the loop held.
+                self._here = None
+                loop.close()
 
     def run_in_background(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._running()).result()
+        with self._lock:
+            loop = self._background.get_loop()
+            if self._thread is None:
+                # A daemon: Python joins all other threads before it calls what is registered to run at its end.
+                self._thread = threading.Thread(target=loop.run_forever, name="petiole-loop", daemon=True)
+                self._thread.start()
+        return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
 
     def close(self) -> None:
         if self._here is not None:
-            self._here.run_until_complete(_end_all(self._here))
-            self._here.close()
-        if self._background is not None and self._thread is not None:
-            asyncio.run_coroutine_threadsafe(_end_all(self._background), self._background).result()
-            self._background.call_soon_threadsafe(self._background.stop)
+            _close(self._here)
+        if self._thread is not None:
+            loop = self._background.get_loop()
+            loop.call_soon_threadsafe(loop.stop)
             self._thread.join()
-            self._background.close()
-
-    def _drain(self, task: asyncio.Task[Any], loop: asyncio.AbstractEventLoop) -> None:
-        loop.run_until_complete(_end({task}))
-        if not task.done():
-            # It refuses to end. On a closed loop it never runs again, at the price of whatever else the loop held.
-            self._here = None
-            loop.close()
-
-    def _running(self) -> asyncio.AbstractEventLoop:
-        with self._lock:
-            if self._background is None:
-                self._background = _new_loop()
-                # A daemon: Python joins all other threads before it calls what is registered to run at its end.
-                self._thread = threading.Thread(target=self._background.run_forever, name="petiole-loop", daemon=True)
-                self._thread.start()
-            return self._background
+            _close(self._background)
 
 
 # By process: a forked child must neither use nor close its parent's, which share their file descriptors with it.
 _processes: dict[int, _Loops] = {}
-_processes_lock = threading.Lock()
 
 
 def _loops_of_this_process() -> _Loops:
-    with _processes_lock:
-        return _processes.get(os.getpid()) or _processes.setdefault(os.getpid(), _Loops())
+    return _processes.get(os.getpid()) or _processes.setdefault(os.getpid(), _Loops())
+
+
+def _new_runner() -> asyncio.Runner:
+    return asyncio.Runner(loop_factory=_new_loop)
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
     loop = asyncio.new_event_loop()
     loop.set_task_factory(_note_task)
     return loop
+
+
+def _close(runner: asyncio.Runner) -> None:
+    loop = runner.get_loop()
+    if loop.run_until_complete(_end(asyncio.all_tasks(loop))):
+        runner.close()
+    else:
+        loop.close()  # Runner.close() would wait without limit for tasks that refuse to end
 
 
 def _note_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
@@ -142,19 +144,14 @@ async def _alone(coroutine: Coroutine[Any, Any, Result]) -> Result:
         await _end({task for task in started if not task.done()})
 
 
-async def _end(tasks: set[asyncio.Task[Any]]) -> None:
+async def _end(tasks: set[asyncio.Task[Any]]) -> bool:
+    """Cancel tasks and wait for their end; return whether all ended within CLEANUP_LIMIT_S."""
     for task in tasks:
         task.cancel()
-    if tasks:
-        _, unended = await asyncio.wait(tasks, timeout=CLEANUP_LIMIT_S)
-        if unended:
-            log.warning("coroutine.unended", extra={"tasks": len(unended)})
-
-
-async def _end_all(loop: asyncio.AbstractEventLoop) -> None:
-    await _end(asyncio.all_tasks(loop) - {asyncio.current_task()})
-    await loop.shutdown_asyncgens()
-    await loop.shutdown_default_executor()
+    unended = (await asyncio.wait(tasks, timeout=CLEANUP_LIMIT_S))[1] if tasks else ()
+    if unended:
+        log.warning("coroutine.unended", extra={"tasks": len(unended)})
+    return not unended
 
 
 @signals.worker_process_shutdown.connect(weak=False)

