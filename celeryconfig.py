@@ -7,7 +7,7 @@
     PETIOLE_HOME            folder of the embedded broker and of beat's schedule; ./.petiole
     PETIOLE_TICK_INTERVAL_S, PETIOLE_METRICS_INTERVAL_S   how often beat has system.tick and system.metrics.summary
                             published, in seconds; 0 switches one off; 60
-    PETIOLE_SESSION_SWEEP_INTERVAL_S   how often beat looks for sessions that are idle (tasks/sessions/sweep.py); 15
+    PETIOLE_SESSION_SWEEP_INTERVAL_S   how often beat looks for sessions that are idle (tasks/sessions/expiry.py); 15
     PETIOLE_CONSOLIDATION_INTERVAL_S   how often beat has the memory clean up, as above; 3600
     PETIOLE_VISIBILITY_TIMEOUT_S   how long a lease lasts that is not renewed, see tasks/transport/leases.py; 15
 
@@ -34,7 +34,7 @@ def _embedded_broker_url() -> str | None:
 
 
 def _by_our_transport(url: str) -> str:
-    """Prefix every address that our transport serves; as tasks.transport.ours, which a file of data cannot import."""
+    """Prefix every address that our transport serves; as petiole.tasks.transport.ours, which a file of data cannot import."""
     if os.environ.get("PETIOLE_TRANSPORT") == "stock":
         return url
     addresses = url.replace("redis+socket://", "socket://").split(";")
@@ -92,7 +92,7 @@ task_ignore_result = True
 task_track_started = False
 worker_prefetch_multiplier = 4
 # Keeps what Celery would log and drop: bytes that are no task, and tasks that nobody knows.
-worker_consumer = "tasks.reception:Consumer"
+worker_consumer = "petiole.tasks.consuming.consumer:Consumer"
 
 # Queues are named by agents; what names no queue is a publication.
 task_default_queue = "publish"

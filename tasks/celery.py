@@ -15,15 +15,15 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from events.errors import NotConfigured, SystemStopping
-from events.registry import EventRegistry, registry
-from tasks.routing import RoutingTable
-from tasks.settings import Settings
-from tasks.stores import Stores, open_stores
-from tasks.stores.clock import Clock
-from tasks.stores.publications import HeldKeys
-from tasks.transport import plain
-from tasks.transport.holder import held_key, holders_key
+from petiole.events.errors import NotConfigured, SystemStopping
+from petiole.events.registry import EventRegistry, registry
+from petiole.tasks.routing.table import RoutingTable
+from petiole.tasks.settings import Settings
+from petiole.tasks.stores import Stores, open_stores
+from petiole.tasks.stores.clock import Clock
+from petiole.tasks.stores.publications import HeldKeys
+from petiole.tasks.transport import plain
+from petiole.tasks.transport.consumer_id import held_key, holders_key
 
 ATask = TypeVar("ATask", bound=Task[..., Any])
 
@@ -39,7 +39,7 @@ _REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 class EventApp(Celery):
     """A Celery app that events travel in. Nothing connects before it is used."""
 
-    amqp_cls = "tasks.queues:EventAMQP"
+    amqp_cls = "petiole.tasks.broker.topology:EventAMQP"
 
     def __init__(
         self,

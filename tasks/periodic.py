@@ -19,15 +19,15 @@ from uuid import NAMESPACE_URL, uuid5
 
 from celery import Task
 
-from events.catalog.memory import ConsolidationDue, ConsolidationDueEvent
-from events.catalog.system import MetricsSummaryEvent, Tick, TickEvent
-from events.event import LEAST_URGENT
-from tasks import metrics
-from tasks.celery import EventApp, app
-from tasks.dispatch import Publication, dispatch
-from tasks.door import checked
-from tasks.queues import PUBLISH_QUEUE, lane
-from tasks.wire import broker_priority
+from petiole.events.catalog.memory import ConsolidationDue, ConsolidationDueEvent
+from petiole.events.catalog.system import MetricsSummaryEvent, Tick, TickEvent
+from petiole.events.event import LEAST_URGENT
+from petiole.tasks.broker.topology import PUBLISH_QUEUE, lane
+from petiole.tasks.celery import EventApp, app
+from petiole.tasks.operations import metrics
+from petiole.tasks.publishing.commit import Publication, dispatch
+from petiole.tasks.publishing.document import broker_priority
+from petiole.tasks.publishing.validation import checked
 
 if TYPE_CHECKING:
     from celery.result import AsyncResult

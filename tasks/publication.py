@@ -29,22 +29,23 @@ from celery import Task, uuid
 from celery.exceptions import Reject
 from redis.exceptions import RedisError
 
-from events.errors import BrokerUnavailable, InvalidMoment, Misuse, PayloadUnreadable, QueueFull
-from events.event import Event
-from tasks import endings, payloads
-from tasks.burial import cause_of
-from tasks.celery import EventApp, app
-from tasks.context import Context, current_context
-from tasks.dispatch import Publication, check_open, dispatch
-from tasks.door import checked
-from tasks.endings import received
-from tasks.queues import PUBLISH_QUEUE, PUBLISH_TASK, lane
-from tasks.replays import replay_number
-from tasks.retries import LONGEST_WAIT, RetryPolicy
-from tasks.sending import sending
-from tasks.stores.delays import Waiting
-from tasks.waiting import publication
-from tasks.wire import Admitted, Document, broker_priority, read
+from petiole.events.errors import BrokerUnavailable, InvalidMoment, Misuse, PayloadUnreadable, QueueFull
+from petiole.events.event import Event
+from petiole.tasks.broker.producer import sending
+from petiole.tasks.broker.topology import PUBLISH_QUEUE, PUBLISH_TASK, lane
+from petiole.tasks.celery import EventApp, app
+from petiole.tasks.handler_context import Context, current_context
+from petiole.tasks.operations.history_replay import replay_number
+from petiole.tasks.publishing import claim_check
+from petiole.tasks.publishing.commit import Publication, check_open, dispatch
+from petiole.tasks.publishing.delayed import publication
+from petiole.tasks.publishing.document import Admitted, Document, broker_priority, read
+from petiole.tasks.publishing.validation import checked
+from petiole.tasks.settlement import settlement
+from petiole.tasks.settlement.dead_lettering import cause_of
+from petiole.tasks.settlement.retry_policy import LONGEST_WAIT, RetryPolicy
+from petiole.tasks.settlement.settlement import received
+from petiole.tasks.stores.delayed_messages import Waiting
 
 if TYPE_CHECKING:
     from celery.result import AsyncResult
@@ -69,7 +70,7 @@ class Publish(Task[..., Any]):
     name = PUBLISH_TASK
     ignore_result = True
     app: EventApp
-    Request = "tasks.task_requests:PublishRequest"
+    Request = "petiole.tasks.consuming.request:PublishRequest"
     _asked_at = float("-inf")
 
     def run(
@@ -120,7 +121,7 @@ class Publish(Task[..., Any]):
         options.setdefault("queue", lane(PUBLISH_QUEUE, priority, driver))
         options.setdefault("priority", broker_priority(priority, driver))
         options.setdefault("argsrepr", admitted.event.event_type)
-        payloads.store(self.app, [admitted])
+        claim_check.store(self.app, [admitted])
         with sending(self.app, f"publishing {admitted.event.event_type}") as outlet:
             timing = {"at": due.isoformat()} if due else {}
             return outlet.send(super().apply_async, (admitted.travelling,), timing, **options)
@@ -140,7 +141,7 @@ class Publish(Task[..., Any]):
         except BrokerUnavailable as error:
             raise Reject(error, requeue=True) from error
         except (Misuse, PayloadUnreadable) as error:
-            endings.give_up(endings.begin(run), error, cause_of(error))
+            settlement.give_up(settlement.begin(run), error, cause_of(error))
             raise
         try:
             published = _published(self.app, admitted, due)
@@ -150,7 +151,7 @@ class Publish(Task[..., Any]):
             raise Reject(error, requeue=True) from error
         except (Misuse, QueueFull) as error:
             said = admitted.event
-            endings.fail(endings.begin(run), error, WHEN_FULL, event=said, priority=said.priority)
+            settlement.fail(settlement.begin(run), error, WHEN_FULL, event=said, priority=said.priority)
         return published
 
 
@@ -227,7 +228,9 @@ def _is_refusable(admitted: Admitted) -> bool:
 
 
 def _emitted(context: Context, event: Event | Document) -> Admitted:
-    said = event if isinstance(event, Event) else read(payloads.whole(context.app, event), context.app.event_registry)
+    said = (
+        event if isinstance(event, Event) else read(claim_check.whole(context.app, event), context.app.event_registry)
+    )
     return checked(context.app, context.emitted(said))
 
 

@@ -6,18 +6,18 @@ broker is configured, importing this module starts the embedded one, or finds it
 
 from __future__ import annotations
 
-from tasks import periodic
-from tasks.admissions import Admissions
-from tasks.celery import app
-from tasks.delivery import register
-from tasks.queues import PUBLISH_QUEUE, declaration, lanes
-from tasks.recovery import ROUNDS, add_rounds
-from tasks.sessions import sweep as session_sweep
-from workers.broker import use_embedded_broker
-from workers.lifecycle import announces
-from workers.loading import configured_agents
-from workers.observability.logging import install as install_logging
-from workers.observability.pulse import has_pulse
+from petiole.tasks import periodic
+from petiole.tasks.broker.topology import PUBLISH_QUEUE, declaration, lanes
+from petiole.tasks.celery import app
+from petiole.tasks.consuming.announcement import announces
+from petiole.tasks.consuming.maintenance import ROUNDS, add_rounds
+from petiole.tasks.delivery import register
+from petiole.tasks.sessions import expiry as session_sweep
+from petiole.tasks.settlement.deduplication import Admissions
+from petiole.workers.observability.liveness import has_pulse
+from petiole.workers.observability.logging import install as install_logging
+from petiole.workers.process.discovery import configured_agents
+from petiole.workers.process.embedded_broker import use_embedded_broker
 
 __all__ = ["app", "periodic", "session_sweep"]
 

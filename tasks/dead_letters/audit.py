@@ -9,13 +9,13 @@ import socket
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from events.catalog.dead_letters import DeadLettersEvent
-from events.errors import QueueFull
-from tasks.dispatch import dispatch
-from tasks.door import checked
+from petiole.events.catalog.dead_letters import DeadLettersEvent
+from petiole.events.errors import QueueFull
+from petiole.tasks.publishing.commit import dispatch
+from petiole.tasks.publishing.validation import checked
 
 if TYPE_CHECKING:
-    from tasks.celery import EventApp
+    from petiole.tasks.celery import EventApp
 
 log = logging.getLogger(__name__)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from events.catalog.dead_letters import DeadLetterDiscardedEvent, DiscardedLetter
-from tasks.celery import EventApp
-from tasks.celery import app as default_app
-from tasks.dead_letters.audit import operator_here, say
-from tasks.dead_letters.selection import Letters, find
-from tasks.publication import batched
-from tasks.stores.dead_letters import STATES, Kept
+from petiole.events.catalog.dead_letters import DeadLetterDiscardedEvent, DiscardedLetter
+from petiole.tasks.celery import EventApp
+from petiole.tasks.celery import app as default_app
+from petiole.tasks.dead_letters.audit import operator_here, say
+from petiole.tasks.dead_letters.selection import Letters, find
+from petiole.tasks.publication import batched
+from petiole.tasks.stores.dead_letters import STATES, Kept
 
 AT_ONCE = 100
 """Letters that are removed in one step."""

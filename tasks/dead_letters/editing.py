@@ -10,17 +10,17 @@ import json
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 
-from events.catalog.dead_letters import DeadLetterEditedEvent, EditedLetter
-from events.dead_letter import DeadLetter
-from events.errors import CannotEdit, InvalidEvent, UnknownDeadLetter, UnknownSubscription
-from events.ids import Beside, edited_letter_id, emitted_event_id
-from tasks.celery import EventApp
-from tasks.celery import app as default_app
-from tasks.dead_letters.audit import operator_here, say
-from tasks.dead_letters.selection import get
-from tasks.queues import PUBLISH_QUEUE, PUBLISH_TASK
-from tasks.stores.blobs import DATAREF
-from tasks.wire import Document, admit
+from petiole.events.catalog.dead_letters import DeadLetterEditedEvent, EditedLetter
+from petiole.events.dead_letter import DeadLetter
+from petiole.events.errors import CannotEdit, InvalidEvent, UnknownDeadLetter, UnknownSubscription
+from petiole.events.ids import Beside, edited_letter_id, emitted_event_id
+from petiole.tasks.broker.topology import PUBLISH_QUEUE, PUBLISH_TASK
+from petiole.tasks.celery import EventApp
+from petiole.tasks.celery import app as default_app
+from petiole.tasks.dead_letters.audit import operator_here, say
+from petiole.tasks.dead_letters.selection import get
+from petiole.tasks.publishing.document import Document, admit
+from petiole.tasks.stores.blobs import DATAREF
 
 LOCKED = ("event_id", "stream_id", "correlation_id", "causation_id", "event_type")
 """What an event is: an edited one keeps it."""

@@ -13,15 +13,15 @@ from typing import Annotated, TextIO
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from events.catalog.dead_letters import CompletedImport, DeadLetterImportCompletedEvent
-from events.dead_letter import DeadLetter
-from events.errors import InvalidDeadLetter
-from events.event import Moment
-from tasks.celery import EventApp
-from tasks.celery import app as default_app
-from tasks.dead_letters.audit import operator_here, say
-from tasks.dead_letters.selection import Letters, find
-from tasks.stores.dead_letters import Kept, State
+from petiole.events.catalog.dead_letters import CompletedImport, DeadLetterImportCompletedEvent
+from petiole.events.dead_letter import DeadLetter
+from petiole.events.errors import InvalidDeadLetter
+from petiole.events.event import Moment
+from petiole.tasks.celery import EventApp
+from petiole.tasks.celery import app as default_app
+from petiole.tasks.dead_letters.audit import operator_here, say
+from petiole.tasks.dead_letters.selection import Letters, find
+from petiole.tasks.stores.dead_letters import Kept, State
 
 AT_ONCE = 50
 """Letters that are imported in one round trip."""

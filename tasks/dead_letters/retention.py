@@ -17,17 +17,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from events.catalog.error import ErrorContent, ErrorEvent
-from events.content import Value
-from events.errors import QueueFull, Severity
-from tasks.dead_letters.selection import OPEN
-from tasks.dispatch import dispatch
-from tasks.door import checked
-from tasks.publication import batched
-from tasks.stores.dead_letters import State, When, milliseconds
+from petiole.events.catalog.error import ErrorContent, ErrorEvent
+from petiole.events.content import Value
+from petiole.events.errors import QueueFull, Severity
+from petiole.tasks.dead_letters.selection import OPEN
+from petiole.tasks.publication import batched
+from petiole.tasks.publishing.commit import dispatch
+from petiole.tasks.publishing.validation import checked
+from petiole.tasks.stores.dead_letters import State, When, milliseconds
 
 if TYPE_CHECKING:
-    from tasks.celery import EventApp
+    from petiole.tasks.celery import EventApp
 
 DROPPING = "error.dead_letters_dropping"
 NEAR = 0.8

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
-from events.dead_letter import DeadLetter
-from events.errors import UnknownDeadLetter
-from tasks.celery import EventApp
-from tasks.celery import app as default_app
-from tasks.stores.dead_letters import STATES, Kept, State
+from petiole.events.dead_letter import DeadLetter
+from petiole.events.errors import UnknownDeadLetter
+from petiole.tasks.celery import EventApp
+from petiole.tasks.celery import app as default_app
+from petiole.tasks.stores.dead_letters import STATES, Kept, State
 
 GroupBy = Literal["cause", "fingerprint", "subscription", "stream"]
 

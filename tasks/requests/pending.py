@@ -19,16 +19,16 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from events.catalog.request import RequestEvent
-from events.errors import RequesterStopped, RequestTimedOut, SystemStopping, WaitingInHandler
-from tasks import payloads
-from tasks.context import current_context
-from tasks.requests import responses
-from tasks.requests.responses import Response
-from tasks.stores.requests import Asking
+from petiole.events.catalog.request import RequestEvent
+from petiole.events.errors import RequesterStopped, RequestTimedOut, SystemStopping, WaitingInHandler
+from petiole.tasks.handler_context import current_context
+from petiole.tasks.publishing import claim_check
+from petiole.tasks.requests import responses
+from petiole.tasks.requests.responses import Response
+from petiole.tasks.stores.requests import Asking
 
 if TYPE_CHECKING:
-    from tasks.celery import EventApp
+    from petiole.tasks.celery import EventApp
 
     _Result = AsyncResult[Response[Any]]
 else:
@@ -242,6 +242,6 @@ def read_response(
     """Read an answer as it was handed over; without one, this process ends."""
     if text is None:
         return responses.unanswered(asked.event, RequesterStopped(asked.event.content.request_type))
-    document = payloads.whole(app, from_json(text))
+    document = claim_check.whole(app, from_json(text))
     assert isinstance(document, dict)  # noqa: S101 - an event of ours
     return responses.response(app.event_registry.parse(document), returns)

@@ -21,21 +21,21 @@ from uuid import NAMESPACE_URL, uuid5
 
 from pydantic import TypeAdapter
 
-from events.catalog.input import StreamEnded, StreamEndedEvent
-from events.errors import InvalidMove, PayloadMissing, UnknownSession
-from events.event import Event, EventContext
-from tasks import payloads
-from tasks.celery import EventApp
-from tasks.celery import app as default_app
-from tasks.context import current_context
-from tasks.dispatch import dispatch
-from tasks.door import checked
-from tasks.sessions.errors import over, reaching
-from tasks.sessions.working_memory import WorkingMemory
-from tasks.stores.sessions import EndReason, Participant, SessionFacts, SessionState, SessionType
+from petiole.events.catalog.input import StreamEnded, StreamEndedEvent
+from petiole.events.errors import InvalidMove, PayloadMissing, UnknownSession
+from petiole.events.event import Event, EventContext
+from petiole.tasks.celery import EventApp
+from petiole.tasks.celery import app as default_app
+from petiole.tasks.handler_context import current_context
+from petiole.tasks.publishing import claim_check
+from petiole.tasks.publishing.commit import dispatch
+from petiole.tasks.publishing.validation import checked
+from petiole.tasks.sessions.errors import over, reaching
+from petiole.tasks.sessions.working_memory import WorkingMemory
+from petiole.tasks.stores.sessions import EndReason, Participant, SessionFacts, SessionState, SessionType
 
 if TYPE_CHECKING:
-    from tasks.stores.sessions import Sessions
+    from petiole.tasks.stores.sessions import Sessions
 
 REFUSED = "session_refused"
 """The counter of events that came for a session that had ended."""
@@ -124,7 +124,7 @@ class Session:
     def _whole(self, documents: Sequence[Mapping[str, object]]) -> Iterator[Mapping[str, object]]:
         for each in documents:
             try:
-                whole = payloads.whole(self._app, each)
+                whole = claim_check.whole(self._app, each)
             except PayloadMissing:
                 continue
             if isinstance(whole, Mapping):

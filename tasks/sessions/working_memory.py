@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from pydantic import ValidationError
 
-from events.content import ParametersContent, Value
-from events.errors import InvalidWorkingMemory, WorkingMemoryFull
-from tasks.sessions.errors import over, reaching
+from petiole.events.content import ParametersContent, Value
+from petiole.events.errors import InvalidWorkingMemory, WorkingMemoryFull
+from petiole.tasks.sessions.errors import over, reaching
 
 if TYPE_CHECKING:
-    from tasks.celery import EventApp
-    from tasks.stores.sessions import Sessions
+    from petiole.tasks.celery import EventApp
+    from petiole.tasks.stores.sessions import Sessions
 
 Outcome = TypeVar("Outcome", bound=tuple[Any, Any])
 

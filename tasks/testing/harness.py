@@ -21,23 +21,23 @@ from typing import Any, Self, TypeVar
 import fakeredis
 from redis.asyncio import Redis as AsyncRedis
 
-from events.catalog.request import RequestEvent
-from events.dead_letter import DeadLetter
-from events.errors import Misuse
-from events.event import Event
-from events.registry import EventRegistry, registry
-from events.topics import TopicTrie
-from tasks.agents import Agent, HandlerFunction
-from tasks.celery import EventApp
-from tasks.delivery import register
-from tasks.dispatch import Publication
-from tasks.publication import Publish
-from tasks.queues import PUBLISH_QUEUE
-from tasks.requests.asking import PendingResponse, Requester
-from tasks.settings import Settings
-from tasks.stores.history import BEGINNING, Recorded
-from tasks.testing.worker import EmbeddedWorker, Traffic, private_transport
-from tasks.waiting import move_due
+from petiole.events.catalog.request import RequestEvent
+from petiole.events.dead_letter import DeadLetter
+from petiole.events.errors import Misuse
+from petiole.events.event import Event
+from petiole.events.registry import EventRegistry, registry
+from petiole.events.topics import TopicTrie
+from petiole.tasks.agents import Agent, HandlerFunction
+from petiole.tasks.broker.topology import PUBLISH_QUEUE
+from petiole.tasks.celery import EventApp
+from petiole.tasks.consuming.in_process import EmbeddedWorker, Traffic, private_transport
+from petiole.tasks.delivery import register
+from petiole.tasks.publication import Publish
+from petiole.tasks.publishing.commit import Publication
+from petiole.tasks.publishing.delayed import move_due
+from petiole.tasks.requests.requester import PendingResponse, Requester
+from petiole.tasks.settings import Settings
+from petiole.tasks.stores.history import BEGINNING, Recorded
 
 POLL_S = 0.005
 

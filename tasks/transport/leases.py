@@ -16,8 +16,8 @@ from collections.abc import Callable
 from time import monotonic, time
 from typing import Any
 
-from tasks.transport.returns import Returns
-from tasks.transport.steps import Ages
+from petiole.tasks.transport.commands import Ages
+from petiole.tasks.transport.requeue import Returns
 
 logger = logging.getLogger(__name__)
 

@@ -17,16 +17,16 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 
-from workers.broker import server_binary
+from petiole.workers.process.embedded_broker import server_binary
 
 EVENTS = 100
 
 AGENT = """
 import os
 import redis
-from events import Event
-from tasks import Agent
-from tasks.celery import app
+from petiole.events import Event
+from petiole.tasks import Agent
+from petiole.tasks.celery import app
 
 if os.environ.get("MASTER"):
     app.conf.broker_transport_options = app.conf.broker_transport_options | {"master_name": os.environ["MASTER"]}
@@ -40,9 +40,9 @@ def hear(event: Event) -> None:
 
 PUBLISH = f"""
 import listener
-from events import TextContent, TextMessageEvent
-from tasks import publish, publish_many
-from tasks.celery import app
+from petiole.events import TextContent, TextMessageEvent
+from petiole.tasks import publish, publish_many
+from petiole.tasks.celery import app
 
 events = [TextMessageEvent(stream_id="s", content=TextContent(text=str(number))) for number in range({EVENTS})]
 for event in events[:10]:

@@ -25,7 +25,7 @@ import redis
 import uvicorn
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from events.errors import (
+from petiole.events.errors import (
     MissingExtra,
     NotConfigured,
     ProviderRefused,
@@ -33,12 +33,12 @@ from events.errors import (
     ServiceThrottled,
     ServiceUnavailable,
 )
-from tasks.celery import EventApp
-from tasks.settings import Settings
-from workers.channels import Channel, Mailbox, Terminal, open_channels
-from workers.channels.server_sent_events import Gate, Limits, create_app
-from workers.channels.webhook import open_webhook
-from workers.cli.serve import AnswersOf
+from petiole.tasks.celery import EventApp
+from petiole.tasks.settings import Settings
+from petiole.workers.channels import Channel, Mailbox, Terminal, open_channels
+from petiole.workers.channels.server_sent_events import Gate, Limits, create_app
+from petiole.workers.channels.webhook import open_webhook
+from petiole.workers.cli.serve import AnswersOf
 
 SECRET = "whsec_" + base64.b64encode(b"0123456789abcdef0123456789abcdef").decode()
 
@@ -93,7 +93,7 @@ def receiver(monkeypatch: pytest.MonkeyPatch, app: EventApp) -> Iterator[Receive
     monkeypatch.setenv("PETIOLE_WEBHOOK_SECRET", SECRET)
     monkeypatch.setenv("PETIOLE_WEBHOOK_TIMEOUT_S", "0.5")
     monkeypatch.setenv("NO_PROXY", "*")
-    monkeypatch.setattr("tasks.breakers.guards.default_app", app)
+    monkeypatch.setattr("petiole.tasks.resilience.guarded.default_app", app)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield made
@@ -495,7 +495,7 @@ def test_without_its_packages_the_extra_of_the_server_is_named(monkeypatch):
 
 def test_the_command_serves_until_it_is_told_to_end(node, app, eventually):
     say(app, ["one"])
-    process = node.start("workers.cli", "serve", "--port", "0")
+    process = node.start("petiole.workers.cli", "serve", "--port", "0")
     eventually(lambda: "serving http" in node.logs(), 30, node.logs)
     url = node.logs().split("serving ")[1].split("/streams/")[0]
 

@@ -10,16 +10,16 @@ import fakeredis
 import numpy as np
 import pytest
 
-from events.catalog.memory import Recollection
-from events.errors import MissingExtra
-from tasks.settings import Settings
-from tasks.stores import open_stores
-from tasks.stores.vectors import Vectors
+from petiole.events.catalog.memory import Recollection
+from petiole.events.errors import MissingExtra
+from petiole.tasks.settings import Settings
+from petiole.tasks.stores import open_stores
+from petiole.workers.retrieval import Recall, chosen_recall
+from petiole.workers.retrieval.embedding_model import MiniLM
+from petiole.workers.retrieval.keyword import Words
+from petiole.workers.retrieval.semantic import Meaning
+from petiole.workers.state.vectors import Vectors
 from tests.benchmarks.recall import read, score
-from workers.recall import Recall, chosen_recall
-from workers.recall.meaning import Meaning
-from workers.recall.minilm import MiniLM
-from workers.recall.words import Words
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 TEXTS = ("My sister lives in Lisbon.", "I am allergic to peanuts.", "The meeting is on Friday at three.")
@@ -150,7 +150,7 @@ def test_the_marks_of_the_tokenizer_are_text_where_a_user_writes_them():
 def test_meaning_without_its_extra_is_refused_by_name(vectors, monkeypatch):
     monkeypatch.setenv("PETIOLE_RECALL", "meaning")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    monkeypatch.setattr("workers.recall.find_spec", lambda name: None)
+    monkeypatch.setattr("petiole.workers.retrieval.find_spec", lambda name: None)
 
     with pytest.raises(MissingExtra, match=r"pip install 'petiole\[memory\]'"):
         chosen_recall(vectors)

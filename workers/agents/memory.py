@@ -3,7 +3,7 @@
     episodic    what users, models and tools said, in each stream, by time
     semantic    facts that users stated of themselves and what tools found, by user; by stream where nobody is named
 
-Both stand in Redis, for all workers; workers/recall/ finds in them. All of it is safe to run twice: what is kept has
+Both stand in Redis, for all workers; workers/retrieval/ finds in them. All of it is safe to run twice: what is kept has
 the id of its event, and what is said has an id that follows from it.
 """
 
@@ -17,8 +17,8 @@ from uuid import NAMESPACE_URL, uuid5
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from events.catalog.input import StreamEndedEvent, TextMessageEvent
-from events.catalog.memory import (
+from petiole.events.catalog.input import StreamEndedEvent, TextMessageEvent
+from petiole.events.catalog.memory import (
     AssembledContext,
     Conflict,
     ConflictDetectedEvent,
@@ -31,14 +31,14 @@ from events.catalog.memory import (
     PatternLearnedEvent,
     Recollection,
 )
-from events.catalog.orchestrator import ContextRequest, ContextRequestedEvent
-from events.catalog.tools import ToolResultEvent
-from events.event import Event
-from tasks import Agent, Context
-from workers.recall import Recall, check_recall, chosen_recall
-from workers.recall.lessons import facts_of, recollection_of
-from workers.recall.questions import question_in
-from workers.recall.remembered import owner_of, remembered
+from petiole.events.catalog.orchestrator import ContextRequest, ContextRequestedEvent
+from petiole.events.catalog.tools import ToolResultEvent
+from petiole.events.event import Event
+from petiole.tasks import Agent, Context
+from petiole.workers.retrieval import Recall, check_recall, chosen_recall
+from petiole.workers.retrieval.candidates import owner_of, remembered
+from petiole.workers.retrieval.memory_extraction import facts_of, recollection_of
+from petiole.workers.retrieval.questions import question_in
 
 agent = Agent("memory")
 

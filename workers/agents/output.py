@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import NAMESPACE_URL, uuid5
 
-from events.catalog.orchestrator import ResponseReadyEvent
-from events.catalog.output import (
+from petiole.events.catalog.orchestrator import ResponseReadyEvent
+from petiole.events.catalog.output import (
     DeliveryFailure,
     DroppedSuggestion,
     FormattedMessage,
@@ -21,11 +21,11 @@ from events.catalog.output import (
     SentMessage,
     SuggestionDroppedEvent,
 )
-from events.catalog.proactive import ProactiveSuggestionEvent
-from events.errors import Permanent, PetioleError, ProviderUnavailable, RetryLater
-from events.event import Event
-from tasks import Agent, Context, RetryPolicy, idempotent, publish
-from workers.channels import Channel, open_channels
+from petiole.events.catalog.proactive import ProactiveSuggestionEvent
+from petiole.events.errors import Permanent, PetioleError, ProviderUnavailable, RetryLater
+from petiole.events.event import Event
+from petiole.tasks import Agent, Context, RetryPolicy, idempotent, publish
+from petiole.workers.channels import Channel, open_channels
 
 agent = Agent("output")
 

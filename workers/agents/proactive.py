@@ -19,11 +19,11 @@ from typing import Annotated, Final
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from events.catalog.input import TextMessageEvent
-from events.catalog.llm import ResponseFailedEvent
-from events.catalog.memory import PatternLearnedEvent
-from events.catalog.output import MessageFailedEvent
-from events.catalog.proactive import (
+from petiole.events.catalog.input import TextMessageEvent
+from petiole.events.catalog.llm import ResponseFailedEvent
+from petiole.events.catalog.memory import PatternLearnedEvent
+from petiole.events.catalog.output import MessageFailedEvent
+from petiole.events.catalog.proactive import (
     DetectedPattern,
     Intervention,
     InterventionNeededEvent,
@@ -31,11 +31,11 @@ from events.catalog.proactive import (
     ProactiveSuggestion,
     ProactiveSuggestionEvent,
 )
-from events.catalog.tools import ToolFailedEvent
-from events.event import LEAST_URGENT, Event
-from tasks import Agent, Context
-from workers.recall.questions import question_in
-from workers.recall.remembered import owner_of
+from petiole.events.catalog.tools import ToolFailedEvent
+from petiole.events.event import LEAST_URGENT, Event
+from petiole.tasks import Agent, Context
+from petiole.workers.retrieval.candidates import owner_of
+from petiole.workers.retrieval.questions import question_in
 
 agent = Agent("proactive", capacity=10_000, overflow="drop_oldest")
 

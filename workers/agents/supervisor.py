@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from events.catalog.error import ErrorEvent
-from tasks import Agent, Context
-from tasks.error_channel import act_on
+from petiole.events.catalog.error import ErrorEvent
+from petiole.tasks import Agent, Context
+from petiole.tasks.operations.error_channel import act_on
 
 agent = Agent("supervisor")
 

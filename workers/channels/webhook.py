@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 from pydantic import AfterValidator, AnyHttpUrl, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from events.errors import MissingExtra, NotConfigured, ProviderRefused, ProviderUnavailable
-from tasks.breakers.guards import guarded
-from workers.channels.channel import Repetition
+from petiole.events.errors import MissingExtra, NotConfigured, ProviderRefused, ProviderUnavailable
+from petiole.tasks.resilience.guarded import guarded
+from petiole.workers.channels.channel import Repetition
 
 if TYPE_CHECKING:
     import httpx2

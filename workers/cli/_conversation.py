@@ -9,12 +9,12 @@ from uuid import uuid4
 
 from pydantic import ValidationError
 
-from events.catalog.input import TextMessageEvent
-from events.validation import invalid_event
-from tasks.celery import EventApp
-from tasks.stores.drafts import Piece
-from tasks.stores.history import Recorded
-from workers.agents.input import receive
+from petiole.events.catalog.input import TextMessageEvent
+from petiole.events.validation import invalid_event
+from petiole.tasks.celery import EventApp
+from petiole.tasks.stores.history import Recorded
+from petiole.tasks.stores.response_streams import Piece
+from petiole.workers.agents.input import receive
 
 ANSWERED = "output.message.sent"
 UNDELIVERED = "output.message.failed"

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import click
 
-from events.errors import InvalidPattern
-from events.topics import check_pattern
-from tasks.celery import EventApp, app
+from petiole.events.errors import InvalidPattern
+from petiole.events.topics import check_pattern
+from petiole.tasks.celery import EventApp, app
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead.")
 

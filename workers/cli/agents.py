@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass
 
 import click
 
-from tasks.celery import EventApp
-from tasks.depths import waiting
-from tasks.queues import PUBLISH_QUEUE, queue_of
-from tasks.stores.lifecycle import Mark, Serving, Worker
-from workers.cli._options import as_json, as_typed, connected_app
-from workers.console import open_console, print_json, table
+from petiole.tasks.broker.queue_stats import waiting
+from petiole.tasks.broker.topology import PUBLISH_QUEUE, queue_of
+from petiole.tasks.celery import EventApp
+from petiole.tasks.stores.cluster_membership import Mark, Serving, Worker
+from petiole.workers.cli._console import open_console, print_json, table
+from petiole.workers.cli._options import as_json, as_typed, connected_app
 
 _INSPECT_S = 1.0
 _OBEY_LIMIT_S = 15.0

@@ -8,10 +8,10 @@ from itertools import islice
 
 import click
 
-from tasks import approvals
-from tasks.approvals import APPROVAL_STATES, Approval, ApprovalState
-from workers.cli._options import as_json, as_typed, connected_app
-from workers.console import open_console, plain, print_json, shortened
+from petiole.workers.cli._console import open_console, plain, print_json, shortened
+from petiole.workers.cli._options import as_json, as_typed, connected_app
+from petiole.workers.tools import approvals
+from petiole.workers.tools.approvals import APPROVAL_STATES, Approval, ApprovalState
 
 _SHOWN = 200
 

@@ -9,11 +9,11 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from tasks.stores.drafts import Piece
-from tasks.stores.history import Recorded
-from workers.cli._conversation import Conversation, Turn, new_stream
-from workers.cli._options import as_typed, connected_app
-from workers.console import open_console, piece_line, plain, print_line, recorded_ms, said, step, tree
+from petiole.tasks.stores.history import Recorded
+from petiole.tasks.stores.response_streams import Piece
+from petiole.workers.cli._console import open_console, piece_line, plain, print_line, recorded_ms, said, step, tree
+from petiole.workers.cli._conversation import Conversation, Turn, new_stream
+from petiole.workers.cli._options import as_typed, connected_app
 
 _QUIT = "/quit"
 

@@ -10,12 +10,19 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from tasks.celery import EventApp, app
-from workers import broker
-from workers.cli._conversation import Conversation, Turn, new_stream
-from workers.cli._options import as_typed
-from workers.console import hints, open_console, recorded_ms, said, speaker, table, tree
-from workers.processes import answering, await_worker, ended_like_ctrl_c, last_lines, node_of, start_worker
+from petiole.tasks.celery import EventApp, app
+from petiole.workers.cli._console import hints, open_console, recorded_ms, said, speaker, table, tree
+from petiole.workers.cli._conversation import Conversation, Turn, new_stream
+from petiole.workers.cli._options import as_typed
+from petiole.workers.process import embedded_broker
+from petiole.workers.process.child_processes import (
+    answering,
+    await_worker,
+    ended_like_ctrl_c,
+    last_lines,
+    node_of,
+    start_worker,
+)
 
 NAME = "demo"
 _CONCURRENCY = 2
@@ -65,9 +72,9 @@ def command() -> None:
 
 def _open_house(console: Console, started: ExitStack) -> House:
     """Start what is missing, and have it stopped on the way out."""
-    running = broker.use_embedded_broker(app)
+    running = embedded_broker.use_embedded_broker(app)
     if running and running.started:
-        started.callback(broker.stop, broker.default_home())
+        started.callback(embedded_broker.stop, embedded_broker.default_home())
     console.print(_about_broker(running))
     nodes = [] if running and running.started else answering(app)
     house = House(tuple(nodes)) if nodes else House((node_of(NAME),), log=_start_worker(started))
@@ -77,14 +84,16 @@ def _open_house(console: Console, started: ExitStack) -> House:
     return house
 
 
-def _about_broker(running: broker.Running | None) -> str:
+def _about_broker(running: embedded_broker.Running | None) -> str:
     if running is None:
         return "broker   the one that is configured"
-    return f"broker   embedded, under {_near(broker.default_home())}{'' if running.started else ' (ran before)'}"
+    return (
+        f"broker   embedded, under {_near(embedded_broker.default_home())}{'' if running.started else ' (ran before)'}"
+    )
 
 
 def _start_worker(started: ExitStack) -> Path:
-    log = broker.default_home() / "worker.log"
+    log = embedded_broker.default_home() / "worker.log"
     log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     output = started.enter_context(log.open("w", encoding="utf-8"))
     worker = start_worker(NAME, concurrency=_CONCURRENCY, output=output)

@@ -7,10 +7,10 @@ import time
 
 import click
 
-from tasks.celery import EventApp, app
-from tasks.transport import plain
-from workers import broker
-from workers.console import open_console
+from petiole.tasks.celery import EventApp, app
+from petiole.tasks.transport import plain
+from petiole.workers.cli._console import open_console
+from petiole.workers.process import embedded_broker
 
 _INSPECT_S = 1.0
 _STOP_LIMIT_S = 30.0
@@ -23,13 +23,13 @@ def command() -> None:
 
     Workers finish what they have in hand. A broker of your own (PETIOLE_BROKER_URL) and its workers are left alone.
     """
-    home = broker.default_home()
+    home = embedded_broker.default_home()
     console = open_console()
-    running = broker.url(home)
+    running = embedded_broker.url(home)
     if running and plain(app.conf.broker_url or "") == running:
         for node in _stop_workers(app):
             console.print(f"stopped the worker {node}")
-    if broker.stop(home):
+    if embedded_broker.stop(home):
         console.print("stopped the embedded broker; its data stay")
     else:
         console.print("no embedded broker runs here")

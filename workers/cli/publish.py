@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from events.event import Event
-from events.ids import new_event_id
-from tasks import publish
-from workers.cli._options import as_json, connected_app, json_object
-from workers.console import open_console, print_json
+from petiole.events.event import Event
+from petiole.events.ids import new_event_id
+from petiole.tasks import publish
+from petiole.workers.cli._console import open_console, print_json
+from petiole.workers.cli._options import as_json, connected_app, json_object
 
 
 @click.command

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from tasks.celery import app
-from workers.observability.health import unreadiness
+from petiole.tasks.celery import app
+from petiole.workers.observability.readiness import unreadiness
 
 
 @click.command

@@ -10,14 +10,14 @@ import click
 from redis.asyncio import Redis as AsyncRedis
 from redis.exceptions import RedisError
 
-from events.errors import AnswerCut, AnswerOverdue, BrokerUnavailable, MissingExtra
-from tasks import AnswerReader
-from tasks.celery import EventApp
-from tasks.stores.keys import Keys
-from tasks.stores.replies import BEGINNING, RepliesRead
-from workers.channels.server_sent_events import Gate, Limits, Sent, create_app
-from workers.cli._options import connected_app
-from workers.console import open_console
+from petiole.events.errors import AnswerCut, AnswerOverdue, BrokerUnavailable, MissingExtra
+from petiole.tasks import AnswerReader
+from petiole.tasks.celery import EventApp
+from petiole.tasks.stores.keys import Keys
+from petiole.workers.channels.server_sent_events import Gate, Limits, Sent, create_app
+from petiole.workers.cli._console import open_console
+from petiole.workers.cli._options import connected_app
+from petiole.workers.state.outbound_messages import BEGINNING, RepliesRead
 
 _LOOK_S = 4.0
 _PATIENCE_S = 3600.0

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import click
 
-from events.errors import UnknownSession
-from tasks import Session, SessionFacts, end_session
-from tasks.celery import EventApp
-from workers.cli._options import as_json, connected_app
-from workers.console import open_console, print_json, table
+from petiole.events.errors import UnknownSession
+from petiole.tasks import Session, SessionFacts, end_session
+from petiole.tasks.celery import EventApp
+from petiole.workers.cli._console import open_console, print_json, table
+from petiole.workers.cli._options import as_json, connected_app
 
 
 @click.group(invoke_without_command=True)

@@ -7,9 +7,9 @@ from dataclasses import asdict
 
 import click
 
-from tasks.shadows import Comparison, compare
-from workers.cli._options import as_json, connected_app
-from workers.console import brief, open_console, plain, print_json, table
+from petiole.tasks.patterns.shadow_traffic import Comparison, compare
+from petiole.workers.cli._console import brief, open_console, plain, print_json, table
+from petiole.workers.cli._options import as_json, connected_app
 
 
 @click.command

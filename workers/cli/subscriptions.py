@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 import click
 
-from events.event import Event
-from events.ids import new_event_id
-from events.subscriptions import Subscription
-from tasks.celery import EventApp
-from tasks.routing import RoutingTable
-from tasks.withdrawal import drain, purge
-from workers.cli._options import as_json, as_typed, connected_app, json_object
-from workers.console import open_console, print_json, table
+from petiole.events.event import Event
+from petiole.events.ids import new_event_id
+from petiole.events.subscriptions import Subscription
+from petiole.tasks.celery import EventApp
+from petiole.tasks.operations.unsubscribe import drain, purge
+from petiole.tasks.routing.table import RoutingTable
+from petiole.workers.cli._console import open_console, print_json, table
+from petiole.workers.cli._options import as_json, as_typed, connected_app, json_object
 
 
 @click.group(invoke_without_command=True)

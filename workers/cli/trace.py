@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 
 import click
 
-from tasks.stores.history import History, Recorded
-from workers.cli._options import as_json, as_typed, connected_app
-from workers.console import Row, flows, open_console, plain, print_json, recorded_ms, rows, speaker, tree
+from petiole.tasks.stores.history import History, Recorded
+from petiole.workers.cli._console import Row, flows, open_console, plain, print_json, recorded_ms, rows, speaker, tree
+from petiole.workers.cli._options import as_json, as_typed, connected_app
 
 
 @click.command

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from tasks.deadlines import Overdue, call_within
+from petiole.tasks.handling.time_limits import Overdue, call_within
 
 SHORT_S, LONG_S = 0.05, 30.0
 

@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from tasks.stores.history import Recorded
-from workers.console import brief, flows, line, plain, rows, shortened, speaker, step, table, tree
+from petiole.tasks.stores.history import Recorded
+from petiole.workers.cli._console import brief, flows, line, plain, rows, shortened, speaker, step, table, tree
 
 
 def test_events_stand_below_what_caused_them_in_the_order_they_were_recorded():

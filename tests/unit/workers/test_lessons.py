@@ -8,11 +8,11 @@ from itertools import permutations
 
 import pytest
 
-from events.catalog.memory import Fact, Recollection
-from tasks.stores.facts import VALUES_KEPT, Learned, learn
-from workers.recall.questions import question_in
-from workers.recall.remembered import remembered
-from workers.recall.statements import statements_in
+from petiole.events.catalog.memory import Fact, Recollection
+from petiole.workers.retrieval.candidates import remembered
+from petiole.workers.retrieval.questions import question_in
+from petiole.workers.retrieval.statements import statements_in
+from petiole.workers.state.facts import VALUES_KEPT, Learned, learn
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
