@@ -41,3 +41,7 @@ __all__ = [
     "Severity", "TextContent", "TextMessageEvent", "ToolResult", "ToolResultEvent", "TopicTrie", "Value",
     "VideoContent", "VideoFrameEvent", "registry",
 ]  # fmt: skip
+
+if __name__ == "events":
+    # From a checkout's root this file is importable as `events` too. Its modules have one name, `petiole.events.…`.
+    __path__ = []

@@ -17,7 +17,6 @@
     delivery, or a dead letter                     burial.py        kept with its reason
 
     shadows.compare(…)                             shadows.py       what a shadow would have said
-    approvals.grant(…)                             approvals.py     tool calls that somebody grants or denies
     report(error, …)                               error_channel.py the error channel, whose severities act
     dead_letters.replay(…)                         dead_letters/    what was given up: looked at, mended, sent again
     replay(subscription, …)                        replays.py       from the history to one subscription, again
@@ -38,15 +37,15 @@ from __future__ import annotations
 
 from petiole.tasks import dead_letters
 from petiole.tasks.agents import Agent
+from petiole.tasks.bus import EventBus, default_bus, publish, publish_many, read_answer, request
 from petiole.tasks.handler_context import Context
 from petiole.tasks.operations.error_channel import report
 from petiole.tasks.operations.history_replay import Replay, replay
 from petiole.tasks.patterns import shadow_traffic
 from petiole.tasks.patterns.gather import Gathered
 from petiole.tasks.patterns.idempotency import idempotent
-from petiole.tasks.publication import publish, publish_many
 from petiole.tasks.publishing.commit import Publication
-from petiole.tasks.requests.requester import PendingResponse, request
+from petiole.tasks.requests.requester import PendingResponse
 from petiole.tasks.requests.responder import UNANSWERED
 from petiole.tasks.requests.responses import Response
 from petiole.tasks.resilience.guarded import guarded
@@ -55,9 +54,8 @@ from petiole.tasks.sessions.session import Session, begin_session, end_session, 
 from petiole.tasks.settlement.outcomes import Outcome
 from petiole.tasks.settlement.retry_policy import RetryPolicy, later
 from petiole.tasks.stores.sessions import Participant, SessionFacts
-from petiole.tasks.streaming.reader import AnswerReader, Piece, read_answer
+from petiole.tasks.streaming.reader import AnswerReader, Piece
 from petiole.tasks.streaming.writer import Draft
-from petiole.workers.tools import approvals
 
 __all__ = [
     "UNANSWERED",
@@ -66,6 +64,7 @@ __all__ = [
     "Budget",
     "Context",
     "Draft",
+    "EventBus",
     "Gathered",
     "Outcome",
     "Participant",
@@ -77,9 +76,9 @@ __all__ = [
     "RetryPolicy",
     "Session",
     "SessionFacts",
-    "approvals",
     "begin_session",
     "dead_letters",
+    "default_bus",
     "end_session",
     "enter_session",
     "guarded",
@@ -95,3 +94,7 @@ __all__ = [
     "shadow_traffic",
     "told_id",
 ]
+
+if __name__ == "tasks":
+    # From a checkout's root this file is importable as `tasks` too. Its modules have one name, `petiole.tasks.…`.
+    __path__ = []

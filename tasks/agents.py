@@ -190,7 +190,7 @@ class Agent:
         return self.on(*(patterns or ("error.*",)), **({"priority": MOST_URGENT} | options))
 
     def on_start(self, function: Callable[[], object]) -> Callable[[], object]:
-        """Have a function run in every process that runs handlers of this agent, before the first: tasks/consuming/agent_hooks.py."""
+        """Have a function run in every process that runs handlers of this agent, before the first: workers/hooks.py."""
         self.starts.append(function)
         return function
 

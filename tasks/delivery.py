@@ -23,7 +23,6 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from celery import Task
 from celery.exceptions import Reject, Retry
 
 from petiole.events.content import Value
@@ -37,13 +36,14 @@ from petiole.events.errors import (
     WorkersDied,
 )
 from petiole.events.event import Category, Event
-from petiole.tasks.agents import Agent, Handler
-from petiole.tasks.celery import EventApp
-from petiole.tasks.handler_context import Context, handling
+from petiole.tasks.agents import Handler
+from petiole.tasks.handler_context import Context
+from petiole.tasks.handling.current import handling
 from petiole.tasks.handling.invocation import run_handler
 from petiole.tasks.patterns import shadow_traffic
 from petiole.tasks.publishing import claim_check
 from petiole.tasks.publishing.document import read
+from petiole.tasks.runtime import BusRuntime, BusTask
 from petiole.tasks.settlement import deduplication, settlement
 from petiole.tasks.settlement.dead_lettering import cause_of
 from petiole.tasks.settlement.outcomes import Outcome
@@ -60,15 +60,14 @@ class Delivery:
     handler: Handler
 
     @property
-    def app(self) -> EventApp:
-        """The app that it travels in."""
-        return self.run.app
+    def bus(self) -> BusRuntime:
+        """The bus that it travels on."""
+        return self.run.bus
 
 
-class DeliveryTask(Task[..., Any]):
+class DeliveryTask(BusTask):
     """The Celery task of one subscription."""
 
-    app: EventApp
     handler: Handler
     Strategy = "petiole.tasks.consuming.batching:strategy"
     Request = "petiole.tasks.consuming.request:TaskRequest"
@@ -76,12 +75,6 @@ class DeliveryTask(Task[..., Any]):
     def run(self, document: object) -> str:
         """Deliver one event; returns the outcome. Raises Retry where it comes again, else what the handler raised."""
         return deliver(opened(self, self.request, document))
-
-
-def register(app: EventApp, agent: Agent) -> None:
-    """Make Celery tasks of an agent's handlers."""
-    for handler in agent.handlers.values():
-        app.adopt(DeliveryTask, name=handler.subscription.name, handler=handler)
 
 
 def deliver(delivery: Delivery) -> Outcome:
@@ -100,18 +93,18 @@ def deliver(delivery: Delivery) -> Outcome:
 def opened(task: DeliveryTask, request: Any, document: object) -> Delivery:
     """Make a delivery of a task request of Celery's."""
     subscription = task.handler.subscription
-    run = received(task.app, request, task=subscription.name, queue=subscription.queue, document=document)
+    run = received(task.bus, request, task=subscription.name, queue=subscription.queue, document=document)
     return Delivery(run, task.handler)
 
 
 def validated(delivery: Delivery) -> Event:
     """Read the event. Raises UnknownEventType, InvalidEvent or PayloadUnreadable."""
     try:
-        document = claim_check.whole(delivery.app, delivery.run.document)
+        document = claim_check.whole(delivery.bus, delivery.run.document)
     except BrokerUnavailable as error:
         # Nothing was done yet: the broker keeps the message for later.
         raise Reject(error, requeue=True) from error
-    return read(document, delivery.app.event_registry)
+    return read(document, delivery.bus.event_registry)
 
 
 def admitted(delivery: Delivery, event: Event) -> tuple[Delivery, Outcome | None]:
@@ -127,18 +120,18 @@ def admitted(delivery: Delivery, event: Event) -> tuple[Delivery, Outcome | None
     if begun.is_settled:
         return delivery, Outcome.DUPLICATE
     if begun.is_aborted:
-        delivery.app.stores.counters.add("aborted")
+        delivery.bus.stores.counters.add("aborted")
         settlement.settle(delivery.run)
         return delivery, Outcome.ABORTED
     if begun.is_poison:
         _refuse(delivery, event, WorkersDied(delivery.run.task, begun.deaths))
     expires_at = delivery.handler.subscription.expires_at(event)
     if expires_at is not None and expires_at <= datetime.now(UTC) and delivery.run.replay_id is None:
-        if delivery.app.settings.keep_expired:
+        if delivery.bus.settings.keep_expired:
             _refuse(delivery, event, EventExpired(event.event_type, expires_at.isoformat()))
         settlement.settle(delivery.run)
         return delivery, Outcome.EXPIRED
-    limit = delivery.app.settings.max_hops
+    limit = delivery.bus.settings.max_hops
     if event.hops > limit:
         _refuse(delivery, event, HopLimitReached(event.event_type, event.hops, limit))
     return delivery, None
@@ -168,7 +161,7 @@ def handled_and_settled(delivery: Delivery, event: Event) -> Outcome:
 def handled(delivery: Delivery, event: Event) -> Context:
     """Run the handler; returns its context, with what is to be published for it. Raises as `run_handler`."""
     subscription, run = delivery.handler.subscription, delivery.run
-    context = Context(event, run.delivery_id, subscription, run.begun.number, delivery.app, run.replay_id)
+    context = Context(event, run.delivery_id, subscription, run.begun.number, delivery.bus, run.replay_id)
     handling(context, partial(run_handler, delivery.handler, context))
     if subscription.shadow:
         shadow_traffic.silence(context)

@@ -18,7 +18,7 @@ from petiole.events.errors import BrokerFull, BrokerUnavailable, PublicationUnce
 from petiole.tasks.broker.topology import RABBITMQ
 
 if TYPE_CHECKING:
-    from petiole.tasks.celery import EventApp
+    from petiole.tasks.runtime import BusRuntime
 
 Result = TypeVar("Result")
 
@@ -37,7 +37,7 @@ class Outlet:
         self._returned: list[str] = []
 
     def send(self, call: Callable[..., Result], *arguments: object, **options: Any) -> Result:
-        """Send a task by `app.send_task` or `task.apply_async`. Raises what Celery raises, and MessageNacked."""
+        """Send a task by `bus.app.send_task` or `task.apply_async`. Raises what Celery raises, and MessageNacked."""
         options |= self._options | {"producer": self.producer}
         sent = call(*arguments, **options)
         if self._has_returned():
@@ -58,16 +58,16 @@ class Outlet:
 
 
 @contextmanager
-def sending(app: EventApp, what: str) -> Iterator[Outlet]:
+def sending(bus: BusRuntime, what: str) -> Iterator[Outlet]:
     """Connect, for as long as the block; `what` tells in errors what was being done.
 
     Raises: BrokerUnavailable before the block, where nothing was sent; in it BrokerFull, PublicationUncertain, where it
     is not known what was sent, and QueueDeclaredOtherwise.
     """
     # An error on its way out of this block makes the pool replace the connection: confirms may still be under way.
-    with app.producer_or_acquire() as producer:
+    with bus.app.producer_or_acquire() as producer:
         _connect(producer, what)
-        is_confirmed = app.driver == RABBITMQ
+        is_confirmed = bus.driver == RABBITMQ
         outlet = Outlet(producer, _CONFIRMED if is_confirmed else {})
         try:
             with _returns_noticed(producer, outlet) if is_confirmed else nullcontext():

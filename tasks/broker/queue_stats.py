@@ -12,17 +12,17 @@ from kombu import Connection, Queue
 from petiole.tasks.broker.topology import lanes
 
 if TYPE_CHECKING:
-    from petiole.tasks.celery import EventApp
+    from petiole.tasks.runtime import BusRuntime
 
 
-def waiting(app: EventApp, connection: Connection, queue: str) -> int:
+def waiting(bus: BusRuntime, connection: Connection, queue: str) -> int:
     """Count what waits in a queue; 0 where there is none."""
-    return sum(_waiting_in(connection, lane) for lane in lanes(queue, app.driver))
+    return sum(_waiting_in(connection, lane) for lane in lanes(queue, bus.driver))
 
 
-def lag_s(app: EventApp, connection: Connection, queue: str) -> float | None:
+def lag_s(bus: BusRuntime, connection: Connection, queue: str) -> float | None:
     """Tell the age in s of the event that waits longest in a queue; None where none does, or the broker shows none."""
-    if app.driver != "redis":
+    if bus.driver != "redis":
         return None
     with connection.channel() as channel:
         kombus: Any = channel  # kombu's stubs know only what all transports have in common

@@ -8,14 +8,13 @@ docs/decisions/0020-two-quorum-queues.md says why.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from celery.app.amqp import AMQP, Queues
 from kombu import Connection, Exchange, Queue
 
-if TYPE_CHECKING:
-    from petiole.tasks.celery import EventApp
+from petiole.tasks.runtime import bus_of, included_agents
 
 RABBITMQ = "amqp"
 
@@ -53,15 +52,19 @@ def declaration(name: str, driver: str) -> Queue:
 
 
 class EventQueues(Queues):
-    """Celery's map of declarations, in which a name stands for all of its lanes: -Q memory, -X memory."""
+    """Celery's map of declarations, with those of a bus beside the app's own.
 
-    def __init__(self, queues: Sequence[Queue], *, driver: str, **options: Any) -> None:
+    The name of an agent stands for all of its lanes: -Q memory, -X memory.
+    """
+
+    def __init__(
+        self, queues: Sequence[Queue] | Mapping[str, Queue], *, names: Sequence[str], driver: str, **options: Any
+    ) -> None:
         self._driver = driver
-        super().__init__(list(queues), **options)
-
-    def new_missing(self, name: str) -> Queue:
-        """Declare a queue that nobody declared."""
-        return declaration(name, self._driver)
+        self._names = set(names)
+        own = {lane_name: declaration(lane_name, driver) for name in names for lane_name in lanes(name, driver)}
+        listed = queues if isinstance(queues, Mapping) else {queue.name: queue for queue in queues}
+        super().__init__({**listed, **own}, **options)
 
     def select(self, include: Sequence[str] | str) -> None:
         """Consume from these only."""
@@ -73,7 +76,7 @@ class EventQueues(Queues):
 
     def _lanes(self, names: Sequence[str] | str) -> list[str]:
         listed = [names] if isinstance(names, str) else names or []
-        return [each for name in listed for each in lanes(name, self._driver)]
+        return [each for name in listed for each in (lanes(name, self._driver) if name in self._names else [name])]
 
 
 RECONNECT_S = 2.0
@@ -89,15 +92,11 @@ class EventConnection(Connection):
 
 
 class EventAMQP(AMQP):
-    """Celery's, with our declarations and connections."""
+    """Celery's, with the queues of a bus beside the app's own."""
 
-    app: EventApp
     Connection = EventConnection
 
-    def Queues(self, queues: Any, **options: Any) -> Queues:  # type: ignore[override]  # noqa: N802 - Celery's name; options as they come
+    def queues_cls(self, queues: Any, **options: Any) -> EventQueues:  # type: ignore[override]  # called only
         """Make the map of declarations."""
-        return super().Queues(queues or [declaration(self.app.conf.task_default_queue, self.app.driver)], **options)
-
-    def queues_cls(self, queues: Sequence[Queue], **options: Any) -> EventQueues:  # type: ignore[override]  # called only
-        """Make the map of declarations."""
-        return EventQueues(queues, driver=self.app.driver, **options)
+        bus = bus_of(self.app)
+        return EventQueues(queues, names=[PUBLISH_QUEUE, *included_agents(bus)], driver=bus.driver, **options)

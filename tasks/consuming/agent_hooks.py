@@ -1,11 +1,11 @@
-"""Hooks: what agents want done in every process that runs their handlers, before the first and after the last.
+"""Agent hooks: functions that run in every process that runs handlers of an agent, before the first, after the last.
 
     @agent.on_start
     def load() -> None: ...
 
-In a worker of processes (prefork) that is in each of them, also in one that replaces another; what fails there is
-logged by Celery, and the process goes on. It has about 4 s. In other workers it is once, before the worker consumes,
-and what fails keeps it from starting. A process that is killed runs no `on_stop`.
+In a worker of processes (prefork) they run in each of them, also in one that replaces another; an error is logged by
+Celery, and the process goes on. A function has about 4 s there. In other workers they run once, before the worker
+consumes, and an error keeps it from starting. A process that is killed runs no `on_stop`.
 """
 
 from __future__ import annotations
@@ -14,40 +14,52 @@ from collections.abc import Sequence
 from typing import Any
 
 from billiard import current_process
-from celery import signals
+from celery import current_app, signals
 
-from petiole.tasks import Agent
-from petiole.tasks.celery import EventApp
+from petiole.tasks.agents import Agent
+from petiole.tasks.runtime import BusRuntime, included_agents
 
 
 def start(agents: Sequence[Agent]) -> None:
-    """Run what agents want done at the start, in the order in which they were given."""
+    """Run the `on_start` functions of agents, in the order in which they were given."""
     for agent in agents:
-        for act in agent.starts:
-            act()
+        for run in agent.starts:
+            run()
 
 
 def stop(agents: Sequence[Agent]) -> None:
-    """Run what agents want done at the end, the last given first."""
+    """Run the `on_stop` functions of agents, the last given first."""
     for agent in reversed(agents):
-        for act in reversed(agent.stops):
-            act()
+        for run in reversed(agent.stops):
+            run()
 
 
-def hooks(app: EventApp, agents: Sequence[Agent]) -> None:
-    """Let the processes of a worker's pool run what these agents want done."""
-
-    def begun(**_: Any) -> None:
-        # The solo pool sends the signal too, in the worker itself, where presence.py sees to it.
-        if current_process().name != "MainProcess":
-            start(_served(app, agents))
-
-    def ended(**_: Any) -> None:
-        stop(_served(app, agents))
-
-    signals.worker_process_init.connect(begun, weak=False)
-    signals.worker_process_shutdown.connect(ended, weak=False)
+def connect(bus: BusRuntime) -> None:
+    """Let the processes of this worker's pool run the hooks of its agents; once per bus, before the pool forks."""
+    bus.resource(_connect)
 
 
-def _served(app: EventApp, agents: Sequence[Agent]) -> list[Agent]:
-    return [agent for agent in agents if agent.name in app.amqp.queues.consume_from]
+def _connect(bus: BusRuntime) -> bool:
+    def on_init(**_: Any) -> None:
+        # The solo pool sends the signal too, in the worker itself, where heartbeat.py runs the hooks.
+        if current_process().name != "MainProcess" and _is_current(bus):
+            start(served_agents(bus))
+
+    def on_shutdown(**_: Any) -> None:
+        if _is_current(bus):
+            stop(served_agents(bus))
+
+    signals.worker_process_init.connect(on_init, weak=False)
+    signals.worker_process_shutdown.connect(on_shutdown, weak=False)
+    return True
+
+
+def served_agents(bus: BusRuntime) -> list[Agent]:
+    """Return the agents whose queues this worker consumes."""
+    served = bus.app.amqp.queues.consume_from
+    return [agent for agent in included_agents(bus).values() if agent.name in served]
+
+
+def _is_current(bus: BusRuntime) -> bool:
+    # Signals go to every bus of the process; a pool's process belongs to one app.
+    return current_app._get_current_object() is bus.app  # type: ignore[attr-defined]  # noqa: SLF001 - Celery's proxy

@@ -36,7 +36,6 @@ from petiole.tasks.consuming.request import BatchLost
 if TYPE_CHECKING:
     from celery.concurrency.base import BasePool
 
-    from petiole.tasks.celery import EventApp
     from petiole.tasks.delivery import DeliveryTask
 
 # Celery's own objects, of which celery-types describes too little to be checked against.
@@ -53,7 +52,7 @@ Result: TypeAlias = tuple[int, Any, float]
 """What Celery's tracer returns: whether it failed, the value or the failure, the seconds it took."""
 
 
-def strategy(task: DeliveryTask, app: EventApp, consumer: Consumer) -> Callable[..., Any]:
+def strategy(task: DeliveryTask, app: Any, consumer: Consumer) -> Callable[..., Any]:
     """Make the function that takes a task's messages; Celery calls this at each start of a consumer."""
     size = task.handler.batch
     if size is None or task.time_limit or task.soft_time_limit:
@@ -84,7 +83,7 @@ def _portable(result: Result) -> Result:
 class Gatherer:
     """The deliveries of one subscription that wait in this worker for a slot."""
 
-    def __init__(self, app: EventApp, consumer: Consumer, size: int) -> None:
+    def __init__(self, app: Any, consumer: Consumer, size: int) -> None:
         self._app = app
         self._consumer = consumer
         self._size = size

@@ -23,6 +23,7 @@ from celery.worker.consumer.consumer import Consumer as CeleryConsumer
 
 from petiole.events.dead_letter import Cause
 from petiole.events.errors import Misuse
+from petiole.tasks.runtime import bus_of
 from petiole.tasks.settlement.dead_lettering import bury
 from petiole.tasks.settlement.undecodable import document_in, headers_of, letter_of_message, mailbox_of
 from petiole.tasks.stores.publications import Settling
@@ -38,6 +39,17 @@ log = logging.getLogger(__name__)
 
 class Consumer(CeleryConsumer):
     """Celery's consumer, that loses nothing and survives whatever it is sent."""
+
+    class Blueprint(CeleryConsumer.Blueprint):  # type: ignore[valid-type,misc]  # the stubs leave it out
+        """Celery's steps, with ours."""
+
+        default_steps = (
+            *CeleryConsumer.Blueprint.default_steps,
+            "petiole.tasks.consuming.announcement:Announcement",
+            "petiole.tasks.consuming.heartbeat:Heartbeat",
+            "petiole.tasks.consuming.maintenance:WorkerJobs",
+            "petiole.tasks.settlement.deduplication:Admissions",
+        )
 
     app: Any
     timer: Any
@@ -108,10 +120,14 @@ class Consumer(CeleryConsumer):
     def _is_kept(self, message: Message, error: Exception, cause: Cause) -> bool:
         try:
             letter = letter_of_message(
-                self.app, message, error, cause, document=document_in(message) if cause == "unknown_task" else None
+                bus_of(self.app),
+                message,
+                error,
+                cause,
+                document=document_in(message) if cause == "unknown_task" else None,
             )
             settling = Settling(delivery_id=letter.delivery_id, mailbox=letter.mailbox) if mailbox_of(message) else None
-            bury(self.app, letter, settling=settling)
+            bury(bus_of(self.app), letter, settling=settling)
         except Exception:
             # Whatever it is: without a dead letter the broker's copy is the only one, and this worker goes on.
             log.exception("dead_letter.unwritten")

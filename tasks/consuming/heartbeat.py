@@ -5,15 +5,16 @@
     leaving    it was told to end, and finishes what it has in hand
     gone       its last handler has ended
 
-Every half second it reports this to the store, which takes the steps of all lives from it (tasks/stores/cluster_membership.py),
-and hears in answer what operators told the agents: of one that is paused or stopped it takes no more events, until it
+Every half second it reports this to the store, which takes the steps of all lives from it
+(tasks/stores/cluster_membership.py), and hears in answer what operators told the agents: of one that is paused or
+stopped it takes no more events, until it
 is resumed; its queue stays. Where the whole system is shut down, it ends.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from threading import Lock
 from typing import Any
 
@@ -25,12 +26,12 @@ from celery.worker import state as worker_state
 from redis.exceptions import RedisError
 
 from petiole.events.errors import PetioleError
-from petiole.tasks import Agent
+from petiole.tasks.agents import Agent
 from petiole.tasks.broker.topology import lanes
-from petiole.tasks.celery import EventApp
 from petiole.tasks.consuming import agent_hooks
-from petiole.tasks.consuming.maintenance import Round
+from petiole.tasks.consuming.periodic_job import PeriodicJob
 from petiole.tasks.operations.lifecycle_events import tell
+from petiole.tasks.runtime import BusRuntime, bus_of
 from petiole.tasks.stores.cluster_membership import Mark, Phase, Serving, Situation
 from petiole.tasks.transport.consumer_id import this_holder
 
@@ -39,17 +40,17 @@ log = logging.getLogger(__name__)
 INTERVAL_S = 0.5
 
 
-class Presence(bootsteps.StartStopStep):
+class Heartbeat(bootsteps.StartStopStep):
     """A step of the consumer, before it takes its first message. Celery repeats it after every reconnection."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
-    agents: Sequence[Agent] = ()
 
     def __init__(self, consumer: Any, **options: Any) -> None:
         super().__init__(consumer, **options)
-        consumer.presence = self
+        consumer.heartbeat = self
         self._consumer = consumer
-        self._app: EventApp = consumer.app
+        self._bus = bus_of(consumer.app)
+        agent_hooks.connect(self._bus)
         self._phase: Phase = "joining"
         self._own: tuple[Agent, ...] = ()
         self._served: dict[str, Serving] = {}
@@ -63,9 +64,8 @@ class Presence(bootsteps.StartStopStep):
         """Report, and obey before anything is taken. Raises WorkerShutdown while the system is being shut down."""
         if self._is_joined:
             return
-        queues = consumer.app.amqp.queues.consume_from
-        self._own = tuple(agent for agent in self.agents if agent.name in queues)
-        self._obey(self._app.stores.lifecycle.marks())
+        self._own = tuple(agent_hooks.served_agents(self._bus))
+        self._obey(self._bus.stores.lifecycle.marks())
         situation = self._report()
         if situation and situation.is_ending and not situation.belongs:
             self._report("gone")
@@ -99,7 +99,7 @@ class Presence(bootsteps.StartStopStep):
             # Only the consumer's own thread may change what it consumes.
             self._will_obey = True
             self._consumer.call_soon(self._obey, dict(situation.marks))
-        tell(self._app)
+        tell(self._bus)
 
     def _consumes(self, sender: Any = None, **_: Any) -> None:
         if sender is self._consumer:
@@ -115,7 +115,7 @@ class Presence(bootsteps.StartStopStep):
         try:
             self._report(phase)
         except RedisError as error:
-            log.warning("presence.unreported", extra={"phase": phase, "error": str(error)})
+            log.warning("heartbeat.failed", extra={"phase": phase, "error": str(error)})
             return
         self._tell()
 
@@ -124,13 +124,13 @@ class Presence(bootsteps.StartStopStep):
             if self._phase == "gone":
                 return None
             self._phase = phase or self._phase
-            lifecycle = self._app.stores.lifecycle
+            lifecycle = self._bus.stores.lifecycle
             return lifecycle.report(this_holder(), self._consumer.hostname, self._phase, self._served)
 
     def _tell(self) -> None:
         """Tell what can be told now; the rest is told by the next round, of this worker or another."""
         try:
-            tell(self._app)
+            tell(self._bus)
         except (PetioleError, RedisError) as error:
             log.warning("lives.untold", extra={"error": str(error)})
 
@@ -142,7 +142,7 @@ class Presence(bootsteps.StartStopStep):
         for agent in (each.name for each in self._own):
             if (agent in marks) != (agent in self._obeyed):
                 change = self._consumer.cancel_task_queue if agent in marks else self._consumer.add_task_queue
-                for lane in lanes(agent, self._app.driver):
+                for lane in lanes(agent, self._bus.driver):
                     change(lane)
                 log.info("agent.rests" if agent in marks else "agent.resumed", extra={"agent": agent})
         self._obeyed = dict(marks)
@@ -153,7 +153,7 @@ class Presence(bootsteps.StartStopStep):
         takes = self._consumer.task_consumer.consuming_from
         served: dict[str, Serving] = {}
         for agent in (each.name for each in self._own):
-            if any(takes(lane) for lane in lanes(agent, self._app.driver)):
+            if any(takes(lane) for lane in lanes(agent, self._bus.driver)):
                 served[agent] = "taking"
             elif self._obeyed.get(agent) != "stopped":
                 served[agent] = "idle"
@@ -166,10 +166,10 @@ def _has_in_hand(agent: str) -> bool:
     return any(request.task_name.startswith(f"{agent}.") for request in list(worker_state.reserved_requests))
 
 
-def _renew(_: EventApp, consumer: Any) -> None:
-    presence: Presence | None = getattr(consumer, "presence", None)
-    if presence is not None:
-        presence.renew()
+def _renew(_: BusRuntime, consumer: Any) -> None:
+    heartbeat: Heartbeat | None = getattr(consumer, "heartbeat", None)
+    if heartbeat is not None:
+        heartbeat.renew()
 
 
-PRESENCE = Round("presence", INTERVAL_S, _renew, outlasts_consuming=True)
+HEARTBEAT = PeriodicJob("heartbeat", INTERVAL_S, _renew, outlasts_consuming=True)

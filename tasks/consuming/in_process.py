@@ -1,19 +1,25 @@
-"""A Celery worker in a thread, over a memory transport that nobody else hears."""
+"""A bus in one process: memory transport, in-process store, and a Celery worker in a thread."""
 
 from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Sequence
 from typing import Any
 
+import fakeredis
+from celery import Celery
 from celery._state import _set_task_join_will_block  # type: ignore[attr-defined]  # the stubs leave it out
 from celery.worker import WorkController
+from celery.worker.consumer.consumer import Consumer as CeleryConsumer
 from kombu.transport import memory, virtual
+from redis.asyncio import Redis as AsyncRedis
 
-from petiole.tasks.celery import EventApp
+from petiole.tasks.consuming.consumer import Consumer
+from petiole.tasks.consuming.maintenance import MOVE_DUE, PeriodicJobs
+from petiole.tasks.runtime import BusRuntime
 from petiole.tasks.transport.message import Message
 
+POLL_S = 0.005
 START_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 10.0
 
@@ -66,12 +72,77 @@ def private_transport(traffic: Traffic) -> type[memory.Transport]:
     return PrivateTransport
 
 
-class EmbeddedWorker:
+class InProcess:
+    """The broker, the state store and the worker of a bus that needs no server."""
+
+    def __init__(self) -> None:
+        self._server = fakeredis.FakeServer()
+        self._worker: _Worker | None = None
+        self.state = fakeredis.FakeRedis(server=self._server, decode_responses=True)
+        self.traffic = Traffic()
+
+    @property
+    def is_running(self) -> bool:
+        """Tell whether the worker was started."""
+        return self._worker is not None
+
+    def connect_async(self) -> AsyncRedis:
+        """Make a client of the state store for the loop that runs."""
+        return fakeredis.FakeAsyncRedis(server=self._server, decode_responses=True)
+
+    def configure(self, conf: Any) -> None:
+        """Let the app send over memory."""
+        conf.update(
+            broker_url="memory://",
+            broker_read_url="memory://",
+            broker_write_url="memory://",
+            broker_transport=private_transport(self.traffic),
+            broker_transport_options={"polling_interval": POLL_S},
+            result_backend="cache+memory://",
+            task_default_queue="publish",
+            worker_consumer=f"{__name__}:InProcessConsumer",
+            worker_hijack_root_logger=False,
+            timezone="UTC",
+        )
+
+    def start(self, bus: BusRuntime) -> None:
+        """Start the worker, and wait until it consumes. Safe to repeat. Raises TimeoutError."""
+        if self._worker is None:
+            self._worker = _Worker(bus.app)
+            self._worker.start()
+
+    def stop(self) -> None:
+        """Stop after the delivery at hand. Safe to repeat. Raises TimeoutError where a handler does not return."""
+        if self._worker is not None:
+            self._worker.stop()
+            self._worker = None
+
+
+class InProcessConsumer(Consumer):
+    """The worker's consumer. Of the periodic jobs only delayed messages concern one process."""
+
+    class Blueprint(CeleryConsumer.Blueprint):  # type: ignore[valid-type,misc]  # the stubs leave it out
+        """Celery's steps, with ours."""
+
+        default_steps = (
+            *CeleryConsumer.Blueprint.default_steps,
+            f"{__name__}:DelayedMessages",
+            "petiole.tasks.consuming.announcement:Announcement",
+        )
+
+
+class DelayedMessages(PeriodicJobs):
+    """Move messages whose time has come."""
+
+    jobs = (MOVE_DUE,)
+
+
+class _Worker:
     """One worker with one slot, in a thread of this process."""
 
-    def __init__(self, app: EventApp, queues: Sequence[str]) -> None:
+    def __init__(self, app: Celery) -> None:
         self._app = app
-        self._hostname = f"harness@{id(self)}"
+        self._hostname = f"in-process@{id(self)}"
         self._is_ready = threading.Event()
         self._worker = _Controller(
             self._is_ready,
@@ -80,12 +151,11 @@ class EmbeddedWorker:
             pool_cls="solo",
             concurrency=1,
             loglevel="WARNING",
-            queues=list(queues),
             without_heartbeat=True,
             without_mingle=True,
             without_gossip=True,
         )
-        self._thread = threading.Thread(target=self._work, name="petiole-harness", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="petiole-in-process", daemon=True)
 
     def start(self) -> None:
         """Start, and wait until queues are consumed. Raises TimeoutError."""

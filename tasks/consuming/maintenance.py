@@ -1,6 +1,6 @@
 """Recovery: what a worker does regularly beside consuming, so that nothing stays where nobody looks.
 
-    add_rounds(app, [Round("dead_letter_retention", 60, keep_within_limits)])
+    add_rounds(bus, [PeriodicJob("dead_letter_retention", 60, keep_within_limits)])
 
 A round is a function of the app and the worker's consumer, called again and again while the worker consumes. One that
 fails is logged as `round.failed`, once until it succeeds again (`round.recovered`), and neither stops the others nor
@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from threading import Event, Thread
 from typing import Any
@@ -30,9 +29,11 @@ from typing import Any
 from celery import bootsteps
 from celery.concurrency.prefork import TaskPool as ProcessPool
 
-from petiole.tasks.celery import EventApp
+from petiole.tasks.consuming.heartbeat import HEARTBEAT
+from petiole.tasks.consuming.periodic_job import PeriodicJob
 from petiole.tasks.dead_letters import retain
 from petiole.tasks.publishing.delayed import move_due
+from petiole.tasks.runtime import BusRuntime, bus_of
 from petiole.tasks.settlement.undecodable import drain_undecodable
 from petiole.tasks.transport import leases
 
@@ -41,34 +42,11 @@ log = logging.getLogger(__name__)
 _JOIN_S = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Round:
-    """Something to do every `interval_s` seconds: `act(app, consumer)`."""
-
-    name: str
-    interval_s: float
-    act: Callable[[EventApp, Any], object]
-    outlasts_consuming: bool = False
-
-
-def add_rounds(app: EventApp, rounds: Sequence[Round]) -> None:
-    """Let every worker of this app make these rounds, too."""
-    steps = app.steps["consumer"]
-    # Celery knows a step by its class's name: all rounds of an app belong to one.
-    own: type[Rounds] = next((step for step in steps if _makes_rounds(step)), None) or type("Rounds", (Rounds,), {})
-    own.rounds = (*own.rounds, *rounds)
-    steps.add(own)
-
-
-def _makes_rounds(step: Any) -> bool:
-    return isinstance(step, type) and issubclass(step, Rounds)
-
-
-class Rounds(bootsteps.StartStopStep):
+class PeriodicJobs(bootsteps.StartStopStep):
     """A step of the consumer. Celery stops and starts it at every reconnection."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
-    rounds: tuple[Round, ...] = ()
+    jobs: tuple[PeriodicJob, ...] = ()
 
     def __init__(self, consumer: Any, **options: Any) -> None:
         super().__init__(consumer, **options)
@@ -83,11 +61,11 @@ class Rounds(bootsteps.StartStopStep):
             self._make(each, consumer)
         if isinstance(consumer.pool, ProcessPool):
             self._timers = [
-                consumer.timer.call_repeatedly(each.interval_s, self._make, (each, consumer)) for each in self.rounds
+                consumer.timer.call_repeatedly(each.interval_s, self._make, (each, consumer)) for each in self.jobs
             ]
             self._outlast_soft_shutdown(consumer)
         else:
-            self._start_threads(self.rounds, consumer)
+            self._start_threads(self.jobs, consumer)
 
     def stop(self, consumer: Any) -> None:
         """End; where the worker does, too, but for the rounds that outlast consuming."""
@@ -100,12 +78,12 @@ class Rounds(bootsteps.StartStopStep):
         self._end()
 
     @property
-    def _outlasting(self) -> list[Round]:
-        return [each for each in self.rounds if each.outlasts_consuming]
+    def _outlasting(self) -> list[PeriodicJob]:
+        return [each for each in self.jobs if each.outlasts_consuming]
 
-    def _make(self, which: Round, consumer: Any) -> None:
+    def _make(self, which: PeriodicJob, consumer: Any) -> None:
         try:
-            which.act(consumer.app, consumer)
+            which.act(bus_of(consumer.app), consumer)
         except Exception as error:  # whatever it is, the worker goes on, and the round comes again
             if which.name not in self._failing:
                 self._failing.add(which.name)
@@ -115,7 +93,7 @@ class Rounds(bootsteps.StartStopStep):
                 self._failing.discard(which.name)
                 log.info("round.recovered", extra={"round": which.name})
 
-    def _start_threads(self, rounds: Sequence[Round], consumer: Any) -> None:
+    def _start_threads(self, rounds: Sequence[PeriodicJob], consumer: Any) -> None:
         ended = self._ended = Event()
         self._threads = [
             Thread(target=self._repeat, args=(each, consumer, ended), name=f"round {each.name}", daemon=True)
@@ -124,7 +102,7 @@ class Rounds(bootsteps.StartStopStep):
         for thread in self._threads:
             thread.start()
 
-    def _repeat(self, which: Round, consumer: Any, ended: Event) -> None:
+    def _repeat(self, which: PeriodicJob, consumer: Any, ended: Event) -> None:
         while not ended.wait(which.interval_s):
             self._make(which, consumer)
 
@@ -149,28 +127,37 @@ class Rounds(bootsteps.StartStopStep):
         wait()
 
 
-def _renew_leases(_: EventApp, consumer: Any) -> None:
+def _renew_leases(_: BusRuntime, consumer: Any) -> None:
     if consumer.task_consumer:
         leases.renew(consumer.task_consumer.channel)
 
 
-def _sweep_leases(_: EventApp, consumer: Any) -> None:
+def _sweep_leases(_: BusRuntime, consumer: Any) -> None:
     if consumer.task_consumer:
         leases.sweep(consumer.task_consumer.channel)
 
 
-def _move_due(app: EventApp, _: Any) -> None:
-    move_due(app)
+def _move_due(bus: BusRuntime, _: Any) -> None:
+    move_due(bus)
 
 
-def _retain(app: EventApp, _: Any) -> None:
-    retain(app)
+def _retain(bus: BusRuntime, _: Any) -> None:
+    retain(bus)
 
 
-ROUNDS = (
-    Round("renew_leases", 0.5, _renew_leases, outlasts_consuming=True),
-    Round("sweep_leases", 1.0, _sweep_leases),
-    Round("move_due", 0.1, _move_due),
-    Round("undecodable", 1.0, drain_undecodable),
-    Round("dead_letters", 60.0, _retain),
+MOVE_DUE = PeriodicJob("move_due", 0.1, _move_due)
+
+JOBS = (
+    PeriodicJob("renew_leases", 0.5, _renew_leases, outlasts_consuming=True),
+    PeriodicJob("sweep_leases", 1.0, _sweep_leases),
+    MOVE_DUE,
+    PeriodicJob("undecodable", 1.0, drain_undecodable),
+    PeriodicJob("dead_letters", 60.0, _retain),
+    HEARTBEAT,
 )
+
+
+class WorkerJobs(PeriodicJobs):
+    """The periodic jobs of a worker."""
+
+    jobs = JOBS

@@ -139,7 +139,7 @@ def _check_eta(request: Request) -> None:
 
 
 def _check_size(request: Request) -> None:
-    limit = request.app.settings.max_event_bytes
+    limit = request.bus.settings.max_event_bytes
     if len(request.message.body) <= limit:
         return
     document = next(iter(request.args or request.kwargs.values()), None)

@@ -36,7 +36,7 @@ from petiole.tasks.settlement.undecodable import letter_of_message, mailbox_of
 from petiole.tasks.stores.publications import Settling
 
 if TYPE_CHECKING:
-    from petiole.tasks.celery import EventApp
+    from petiole.tasks.runtime import BusRuntime
 
 # Kombu's message and billiard's report of a failure, of which the stubs describe too little to be checked against.
 Message: TypeAlias = Any
@@ -67,10 +67,10 @@ class TaskRequest(Request):
     _already_cancelled: bool
 
     @property
-    def event_app(self) -> EventApp:
-        """The app that this request's task belongs to."""
-        app: Any = self.app
-        return cast("EventApp", app)  # the stubs know of Celery's own class only
+    def bus(self) -> BusRuntime:
+        """The bus that this request's task belongs to."""
+        task: Any = self.task
+        return cast("BusRuntime", task.bus)
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Note what was handled: Celery makes a class for each task, with an `on_success` of its own."""
@@ -99,8 +99,8 @@ class TaskRequest(Request):
     def is_kept(self, error: BaseException, cause: Cause) -> bool:
         """Keep a dead letter of this request; returns False where that cannot be done now."""
         try:
-            letter = letter_of_message(self.event_app, self.message, error, cause, document=self.document)
-            bury(self.event_app, letter, settling=self.settling, is_told=not self.is_shadow)
+            letter = letter_of_message(self.bus, self.message, error, cause, document=self.document)
+            bury(self.bus, letter, settling=self.settling, is_told=not self.is_shadow)
         except Exception:
             # Whatever it is: without a dead letter the broker's copy is the only one.
             log.exception("dead_letter.unwritten")
@@ -148,7 +148,7 @@ class TaskRequest(Request):
 
     def _was_handled(self) -> bool:
         try:
-            return self.event_app.stores.inbox.has(self.id)
+            return self.bus.stores.inbox.has(self.id)
         except Exception:
             log.exception("inbox.unread")
             return False
@@ -171,7 +171,7 @@ class PublishRequest(TaskRequest):
 def note_death(request: TaskRequest) -> None:
     """Count that a process died of a delivery. The broker delivers it again in any case."""
     try:
-        request.event_app.stores.attempts.note_death(request.id)
+        request.bus.stores.attempts.note_death(request.id)
     except RedisError:
         log.exception("death.unnoted")
 

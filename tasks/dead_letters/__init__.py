@@ -13,7 +13,8 @@
         print(group.name, group.count)
     dead_letters.replay(dead_letters.Letters(cause="failed"), rate_hz=50, canary=5)
 
-They are put here by burial (tasks/settlement/dead_lettering.py), and a replay's outcome is noted by whoever delivers it. What is done here
+They are put here by burial (tasks/settlement/dead_lettering.py), and a replay's outcome is noted by whoever delivers
+it. What is done here
 is published under `dead_letters.…` (audit.py). `petiole dead-letters` is the same at the command line.
 """
 

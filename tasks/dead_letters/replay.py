@@ -31,11 +31,12 @@ from petiole.events.errors import BrokerUnavailable, CannotReplay
 from petiole.events.ids import Beside, emitted_event_id
 from petiole.tasks.broker.producer import Outlet, sending
 from petiole.tasks.broker.topology import PUBLISH_TASK
-from petiole.tasks.celery import EventApp
-from petiole.tasks.celery import app as default_app
-from petiole.tasks.dead_letters.audit import operator_here, say
+from petiole.tasks.dead_letters.audit import say
 from petiole.tasks.dead_letters.replay_messages import Again, again, send, start_of
 from petiole.tasks.dead_letters.selection import Letters, find
+from petiole.tasks.handling.current import current_bus
+from petiole.tasks.operations.operator import operator_here
+from petiole.tasks.runtime import BusRuntime
 from petiole.tasks.stores.dead_letters import Kept
 
 AGAIN_AFTER = timedelta(minutes=10)
@@ -98,7 +99,7 @@ def replay(
     timeout: timedelta = timedelta(seconds=60),
     operator: str | None = None,
     on_sent: Callable[[int, int], object] = lambda _, __: None,
-    app: EventApp = default_app,
+    bus: BusRuntime | None = None,
 ) -> LettersReplay:
     """Deliver dead letters again, oldest first, at most `rate_hz` in a second.
 
@@ -107,23 +108,25 @@ def replay(
     `on_sent` is called with how many more were dealt with, and how many there are.
     Raises: UnknownDeadLetter, BrokerUnavailable.
     """
-    app.require_broker()
+    bus = current_bus(bus)
+    bus.require_broker()
     with _reaching(f"replaying dead letters ({letters})"):
-        ids = [kept.letter.id for kept in find(letters, app=app)]
+        ids = [kept.letter.id for kept in find(letters, bus=bus)]
         if not ids:
             return LettersReplay(id="")
         who = operator or operator_here()
         request = _requested(letters, ids, who, rate_hz, canary)
-        say(app, [request])
-        run = _Run(app, request, who, rate_hz, on_sent)
+        say(bus, [request])
+        run = _Run(bus, request, who, rate_hz, on_sent)
         return run.all(ids, canary=canary, timeout_s=timeout.total_seconds(), wait=wait)
 
 
-def plan(letters: Letters, *, app: EventApp = default_app) -> LettersPlan:
+def plan(letters: Letters, *, bus: BusRuntime | None = None) -> LettersPlan:
     """Tell what a replay would do, and do nothing. Raises as `replay`."""
+    bus = current_bus(bus)
     with _reaching("reading dead letters"):
-        check, counts, refused = _Check(app), Counter[str](), []
-        for kept in find(letters, app=app):
+        check, counts, refused = _Check(bus), Counter[str](), []
+        for kept in find(letters, bus=bus):
             try:
                 check.replay_of(kept)
                 counts[kept.letter.subscription] += 1
@@ -132,22 +135,24 @@ def plan(letters: Letters, *, app: EventApp = default_app) -> LettersPlan:
         return LettersPlan(counts, tuple(refused))
 
 
-def tally(ids: Sequence[str], *, app: EventApp = default_app) -> Tally:
+def tally(ids: Sequence[str], *, bus: BusRuntime | None = None) -> Tally:
     """Tell what became of replayed letters so far."""
-    found = Counter(app.stores.dead_letters.states(ids).values())
+    bus = current_bus(bus)
+    found = Counter(bus.stores.dead_letters.states(ids).values())
     done = found["resolved"], found["failed_again"]
     return Tally(*done, replaying=len(ids) - sum(done) - found[None], gone=found[None])
 
 
-def wait_for(ids: Sequence[str], timeout_s: float, *, app: EventApp = default_app) -> Tally:
+def wait_for(ids: Sequence[str], timeout_s: float, *, bus: BusRuntime | None = None) -> Tally:
     """Wait until the outcome of every replay is known; seconds, after which the rest is told as replaying."""
+    bus = current_bus(bus)
     deadline, pause_s = time.monotonic() + timeout_s, _FIRST_LOOK_S
     waited_for = list(ids)
     while True:
-        states = app.stores.dead_letters.states(waited_for)
+        states = bus.stores.dead_letters.states(waited_for)
         waited_for = [each for each, state in states.items() if state == "replaying"]
         if not waited_for or time.monotonic() >= deadline:
-            return tally(ids, app=app)
+            return tally(ids, bus=bus)
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, _LAST_LOOK_S)
 
@@ -155,8 +160,8 @@ def wait_for(ids: Sequence[str], timeout_s: float, *, app: EventApp = default_ap
 class _Check:
     """Tells which letters can be replayed as things are."""
 
-    def __init__(self, app: EventApp) -> None:
-        _, subscriptions = app.stores.directory.read()
+    def __init__(self, bus: BusRuntime) -> None:
+        _, subscriptions = bus.stores.directory.read()
         self._known = {each.name for each in subscriptions} | {PUBLISH_TASK}
 
     def replay_of(self, kept: Kept) -> Again:
@@ -176,18 +181,18 @@ class _Run:
 
     def __init__(
         self,
-        app: EventApp,
+        bus: BusRuntime,
         request: DeadLetterReplayRequestedEvent,
         who: str,
         rate_hz: float | None,
         on_sent: Callable[[int, int], object],
     ) -> None:
-        self._app = app
+        self._bus = bus
         self._request = request
         self._who = who
         self._rate_hz = rate_hz
         self._on_sent = on_sent
-        self._check = _Check(app)
+        self._check = _Check(bus)
         self._done = LettersReplay(request.event_id)
 
     def all(self, ids: Sequence[str], *, canary: int, timeout_s: float, wait: bool) -> LettersReplay:
@@ -199,13 +204,13 @@ class _Run:
             del rest[: len(some)]
             self._some(some)
         if canary and rest:
-            done.stopped = _verdict_on(wait_for(done.sent, timeout_s, app=self._app), timeout_s)
+            done.stopped = _verdict_on(wait_for(done.sent, timeout_s, bus=self._bus), timeout_s)
         if done.stopped:
             done.untouched = len(rest)
         else:
             self._some(rest)
         if wait or canary:
-            done.tally = wait_for(done.sent, timeout_s if wait else 0, app=self._app)
+            done.tally = wait_for(done.sent, timeout_s if wait else 0, bus=self._bus)
         return done
 
     def _some(self, ids: Sequence[str]) -> None:
@@ -220,7 +225,7 @@ class _Run:
             self._on_sent(len(chunk), self._request.content.letters)
 
     def _chunk(self, ids: Sequence[str]) -> None:
-        store, replays = self._app.stores.dead_letters, []
+        store, replays = self._bus.stores.dead_letters, []
         found = {kept.letter.id: kept for kept in store.read(ids)}
         self._done.refused += [CannotReplay(each, _AGAINST["gone"]) for each in ids if each not in found]
         for kept in found.values():
@@ -232,19 +237,19 @@ class _Run:
             begun = self._begun(replays)
             for each_begun in begun:
                 if outlet is not None:
-                    send(self._app, each_begun, outlet)
+                    send(self._bus, each_begun, outlet)
         self._done.sent.extend(each.letter.id for each in begun)
-        say(self._app, [self._told(each) for each in begun])
+        say(self._bus, [self._told(each) for each in begun])
 
     def _outlet(self) -> AbstractContextManager[Outlet | None]:
         # Connected before anything begins: without a broker, nothing happened.
-        if self._app.publishes_in_one_step:
+        if self._bus.publishes_in_one_step:
             return nullcontext()
-        return sending(self._app, "replaying dead letters")
+        return sending(self._bus, "replaying dead letters")
 
     def _begun(self, replays: Sequence[Again]) -> list[Again]:
-        starts = [start_of(self._app, each) for each in replays]
-        answers = self._app.stores.dead_letters.start(starts, self._who, AGAIN_AFTER)
+        starts = [start_of(self._bus, each) for each in replays]
+        answers = self._bus.stores.dead_letters.start(starts, self._who, AGAIN_AFTER)
         for each, answer in zip(replays, answers, strict=True):
             if answer != "started":
                 self._done.refused.append(CannotReplay(each.letter.id, _AGAINST[answer]))

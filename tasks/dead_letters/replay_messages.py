@@ -28,7 +28,7 @@ from petiole.tasks.stores.dead_letters import Start
 
 if TYPE_CHECKING:
     from petiole.tasks.broker.producer import Outlet
-    from petiole.tasks.celery import EventApp
+    from petiole.tasks.runtime import BusRuntime
 
 _USUAL_PRIORITY = 5
 
@@ -67,23 +67,23 @@ def again(letter: DeadLetter, number: int) -> Again:
     return Again(letter, number, message)
 
 
-def start_of(app: EventApp, replay: Again) -> Start:
+def start_of(bus: BusRuntime, replay: Again) -> Start:
     """Make what begins a replay; with its message where the broker and the state store are one."""
-    if not app.publishes_in_one_step:
+    if not bus.publishes_in_one_step:
         return Start(replay.letter.id, replay.number, replay.delivery_id)
-    queue, priority, text = _raw(replay) if replay.message else _delivery(app, replay)
+    queue, priority, text = _raw(replay) if replay.message else _delivery(bus, replay)
     return Start(
         replay.letter.id,
         replay.number,
         replay.delivery_id,
-        queue=app.queue_prefix + queue,
-        queue_key=app.queue_prefix + queue_key(queue, priority),
+        queue=bus.queue_prefix + queue,
+        queue_key=bus.queue_prefix + queue_key(queue, priority),
         message=text,
         mailbox=None if replay.message else replay.letter.mailbox,
     )
 
 
-def send(app: EventApp, replay: Again, outlet: Outlet) -> None:
+def send(bus: BusRuntime, replay: Again, outlet: Outlet) -> None:
     """Send a replay that has begun; on brokers that are not the state store. Raises what Celery raises."""
     if replay.message:
         _send_raw(replay, outlet)
@@ -91,12 +91,12 @@ def send(app: EventApp, replay: Again, outlet: Outlet) -> None:
     letter = replay.letter
     priority = _priority(letter)
     outlet.send(
-        app.send_task,
+        bus.app.send_task,
         letter.subscription,
-        args=(json.loads(_travelling(app, letter)),),
+        args=(json.loads(_travelling(bus, letter)),),
         task_id=replay.delivery_id,
-        queue=lane(letter.queue, priority, app.driver),
-        priority=broker_priority(priority, app.driver),
+        queue=lane(letter.queue, priority, bus.driver),
+        priority=broker_priority(priority, bus.driver),
         headers=replay.headers,
         ignore_result=True,
         argsrepr=_shown(letter),
@@ -104,13 +104,13 @@ def send(app: EventApp, replay: Again, outlet: Outlet) -> None:
     )
 
 
-def _delivery(app: EventApp, replay: Again) -> tuple[str, int, str]:
+def _delivery(bus: BusRuntime, replay: Again) -> tuple[str, int, str]:
     letter = replay.letter
-    priority = broker_priority(_priority(letter), app.driver)
+    priority = broker_priority(_priority(letter), bus.driver)
     ordered = {MAILBOX_HEADER: letter.mailbox} if letter.mailbox else {}
     text = message(
         letter.subscription,
-        _travelling(app, letter),
+        _travelling(bus, letter),
         delivery_id=replay.delivery_id,
         queue=letter.queue,
         priority=priority,
@@ -190,15 +190,15 @@ def _shown(letter: DeadLetter) -> str:
     return letter.attribute("event_type") or letter.attribute("type") or "-"
 
 
-def _travelling(app: EventApp, letter: DeadLetter) -> str:
+def _travelling(bus: BusRuntime, letter: DeadLetter) -> str:
     """Write the event as it travels: what is too large stays behind once more, see payloads.py."""
     document = letter.document
     # As ASCII: what was given up may hold half surrogate pairs, which are no UTF-8.
     text = json.dumps(document, separators=(",", ":"))
     is_ours = isinstance(document, Mapping) and "content" in document and "specversion" not in document
-    if len(text) <= app.settings.claim_check_bytes or not is_ours or not isinstance(document, Mapping):
+    if len(text) <= bus.settings.claim_check_bytes or not is_ours or not isinstance(document, Mapping):
         return text
     blob = blob_of(document["content"])
-    app.stores.blobs.put([blob])
+    bus.stores.blobs.put([blob])
     attributes = {name: value for name, value in document.items() if name != "content"}
     return json.dumps(attributes | {DATAREF: blob.reference}, separators=(",", ":"))

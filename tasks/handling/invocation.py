@@ -19,14 +19,14 @@ from typing import Any
 from petiole.events.errors import HandlerReturnedNoEvent, HandlerTimedOut, RetryLater
 from petiole.events.event import Event
 from petiole.tasks.agents import Handler
-from petiole.tasks.handler_context import Context
 from petiole.tasks.handling import event_loop
+from petiole.tasks.handling.current import CurrentDelivery
 from petiole.tasks.handling.time_limits import Overdue, call_within, time_limit
 from petiole.tasks.publication import hold
 from petiole.tasks.settlement.retry_policy import Later
 
 
-def run_handler(handler: Handler, context: Context) -> None:
+def run_handler(handler: Handler, context: CurrentDelivery) -> None:
     """Run a handler, and hold what it says in the context's outbox.
 
     Raises: HandlerTimedOut once it has ended after its time limit; HandlerReturnedNoEvent; RetryLater where it returned
@@ -49,7 +49,7 @@ def _last_moment_s(handler: Handler, timeout_s: float) -> float:
     return timeout_s + event_loop.CLEANUP_LIMIT_S if is_async else timeout_s
 
 
-def _act(handler: Handler, context: Context) -> None:
+def _act(handler: Handler, context: CurrentDelivery) -> None:
     arguments = (context.event, context) if handler.takes_context else (context.event,)
     returned = handler.function(*arguments)
     if isinstance(returned, Awaitable | AsyncGeneratorType):
@@ -59,7 +59,7 @@ def _act(handler: Handler, context: Context) -> None:
 
 
 async def _act_async(
-    returned: Awaitable[object] | AsyncGeneratorType[Any, Any], handler: Handler, context: Context
+    returned: Awaitable[object] | AsyncGeneratorType[Any, Any], handler: Handler, context: CurrentDelivery
 ) -> None:
     limit = asyncio.timeout(handler.timeout_s)
     try:
@@ -74,7 +74,7 @@ async def _act_async(
 
 
 async def _hold_async(
-    returned: Awaitable[object] | AsyncGeneratorType[Any, Any], handler: Handler, context: Context
+    returned: Awaitable[object] | AsyncGeneratorType[Any, Any], handler: Handler, context: CurrentDelivery
 ) -> None:
     if not isinstance(returned, AsyncGeneratorType):
         _hold(await returned, handler, context)
@@ -84,7 +84,7 @@ async def _hold_async(
             _hold(each, handler, context)
 
 
-def _hold(returned: object, handler: Handler, context: Context) -> None:
+def _hold(returned: object, handler: Handler, context: CurrentDelivery) -> None:
     if isinstance(returned, GeneratorType):
         # Closed here, so that its `finally` belongs to this delivery whatever ends it.
         with closing(returned):
@@ -93,7 +93,7 @@ def _hold(returned: object, handler: Handler, context: Context) -> None:
         _hold_each(returned, handler, context)
 
 
-def _hold_each(returned: object, handler: Handler, context: Context) -> None:
+def _hold_each(returned: object, handler: Handler, context: CurrentDelivery) -> None:
     for event in _events(returned, handler):
         hold(context, event)
 

@@ -2,7 +2,7 @@
 
     report(error)                     inside a handler or out: an ErrorEvent, at once
     @agent.on_error("error.*")        hears them; nobody else does, `*` included
-    act_on(app, event)                what the supervisor does (workers/agents/supervisor.py):
+    act_on(bus, event)                what the supervisor does (workers/agents/supervisor.py):
 
         warning     it is logged and counted
         error       and the agent that failed does no more on that flow: what waits for it ends as `aborted`
@@ -24,16 +24,16 @@ from petiole.events.catalog.error import ErrorContent, ErrorEvent
 from petiole.events.content import Value
 from petiole.events.errors import Misuse, Severity
 from petiole.events.event import Category, Event
-from petiole.tasks.celery import app as petiole
-from petiole.tasks.handler_context import Context, current_context
+from petiole.tasks.handling.current import CurrentDelivery, current_context
 from petiole.tasks.operations.lifecycle_events import tell
 from petiole.tasks.publication import hold
 from petiole.tasks.publishing.commit import Publication, dispatch
 from petiole.tasks.publishing.validation import checked
+from petiole.tasks.runtime import default_bus
 from petiole.tasks.settlement import deduplication
 
 if TYPE_CHECKING:
-    from petiole.tasks.celery import EventApp
+    from petiole.tasks.runtime import BusRuntime
 
 REPORTED = "error.reported"
 
@@ -67,55 +67,55 @@ def report(
     fields: dict[str, object] = {"event_type": event_type, "content": content}
     told = about.caused(ErrorEvent, **fields) if about else ErrorEvent.model_validate(fields)
     if context is None:
-        return dispatch(petiole, [checked(petiole, told)])[0]
+        return dispatch(default_bus(), [checked(default_bus(), told)])[0]
     return _report_in_handler(context, told)
 
 
-def act_on(app: EventApp, event: ErrorEvent) -> None:
+def act_on(bus: BusRuntime, event: ErrorEvent) -> None:
     """Do what an error's severity asks for; safe to repeat. Raises RedisError."""
     content = event.content
-    app.stores.counters.add(f"errors:{content.severity}")
+    bus.stores.counters.add(f"errors:{content.severity}")
     facts = {"error_type": content.error_type, "error": content.message, "event_id": event.event_id}
     match content.severity:
         case Severity.WARNING:
             log.warning("error.noticed", extra=facts)
         case Severity.ERROR:
             log.error("error.noticed", extra=facts)
-            abort(app, event)
+            abort(bus, event)
         case Severity.CRITICAL:
             log.critical("error.noticed", extra=facts)
             # One that waited while the system was at rest is of an earlier life: the shutdown was its answer.
-            if event.timestamp.timestamp() >= app.stores.lifecycle.began_at():
-                shut_down(app, by=content.error_type)
+            if event.timestamp.timestamp() >= bus.stores.lifecycle.began_at():
+                shut_down(bus, by=content.error_type)
 
 
-def abort(app: EventApp, event: ErrorEvent) -> str | None:
+def abort(bus: BusRuntime, event: ErrorEvent) -> str | None:
     """End the failing agent's work on the error's flow; returns the agent, None where none is named. Safe to repeat."""
     agent = event.content.parameters.get("agent")
     if not isinstance(agent, str):
         return None
-    is_new = app.stores.lifecycle.abort(agent, event.correlation_id, app.settings.inbox_age)
+    is_new = bus.stores.lifecycle.abort(agent, event.correlation_id, bus.settings.inbox_age)
     deduplication.void()
     if is_new:
         log.error("work.aborted", extra={"agent": agent, "correlation_id": event.correlation_id})
     return agent
 
 
-def shut_down(app: EventApp, *, by: str) -> None:
+def shut_down(bus: BusRuntime, *, by: str) -> None:
     """Have the system stop in order; safe to repeat, and once however many ask. `by` is whose word it is."""
-    situation = app.stores.lifecycle.close(by)
+    situation = bus.stores.lifecycle.close(by)
     if situation.is_ending:
         log.critical("system.shut_down", extra={"by": by})
-    tell(app)
+    tell(bus)
 
 
-def _report_in_handler(context: Context, told: ErrorEvent) -> Publication:
+def _report_in_handler(context: CurrentDelivery, told: ErrorEvent) -> Publication:
     if context.subscription.shadow:
         return hold(context, told)
     said = context.emitted(told)
-    publication = dispatch(context.app, [checked(context.app, said)])[0]
+    publication = dispatch(context.bus, [checked(context.bus, said)])[0]
     if said.content.severity is Severity.ERROR:
-        abort(context.app, said)
+        abort(context.bus, said)
     return publication
 
 

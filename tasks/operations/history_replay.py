@@ -32,10 +32,10 @@ from petiole.events.ids import replayed_delivery_id
 from petiole.events.subscriptions import Subscription
 from petiole.events.topics import TopicTrie
 from petiole.tasks.broker.messages import REPLAY_HEADER
-from petiole.tasks.celery import EventApp
-from petiole.tasks.celery import app as default_app
+from petiole.tasks.handling.current import current_bus
 from petiole.tasks.publishing.document import broker_priority
 from petiole.tasks.routing.table import RoutingTable
+from petiole.tasks.runtime import BusRuntime
 from petiole.tasks.stores.history import Recorded, Selection
 
 
@@ -63,7 +63,7 @@ class Heard:
     process does not know, or with a content that is gone.
     """
 
-    app: EventApp
+    bus: BusRuntime
     subscription: Subscription
     selection: Selection
     unreadable: list[str] = field(default_factory=list)
@@ -74,7 +74,7 @@ class Heard:
         topics: TopicTrie[str] = TopicTrie()
         for pattern in self.subscription.patterns:
             topics.add(pattern, pattern)
-        for recorded in self.app.stores.history.select(self.selection):
+        for recorded in self.bus.stores.history.select(self.selection):
             # Asked first: what it does not hear need not be readable here.
             event = self._read(recorded) if topics.match(recorded.topic) else None
             if event is not None and table.routes(event):
@@ -82,20 +82,20 @@ class Heard:
 
     def _read(self, recorded: Recorded) -> Event | None:
         try:
-            return self.app.event_registry.parse(recorded.document)
+            return self.bus.event_registry.parse(recorded.document)
         except (Misuse, PayloadUnreadable):
             self.unreadable.append(str(recorded.attributes["event_id"]))
             return None
 
 
-def heard(app: EventApp, subscription: str, selection: Selection) -> Heard:
+def heard(bus: BusRuntime, subscription: str, selection: Selection) -> Heard:
     """Find what a replay would deliver. Raises UnknownSubscription."""
-    _, subscriptions = app.stores.directory.read()
+    _, subscriptions = bus.stores.directory.read()
     by_name = {each.name: each for each in subscriptions}
     if subscription not in by_name:
         nearest = difflib.get_close_matches(subscription, by_name, n=1)
         raise UnknownSubscription(subscription, nearest[0] if nearest else None)
-    return Heard(app, by_name[subscription], selection)
+    return Heard(bus, by_name[subscription], selection)
 
 
 def replay(
@@ -108,7 +108,7 @@ def replay(
     pattern: str | None = None,
     replay_id: str | None = None,
     rate_hz: float | None = None,
-    app: EventApp = default_app,
+    bus: BusRuntime | None = None,
 ) -> Replay:
     """Deliver events of the history again to one subscription, at most `rate_hz` of them in a second.
 
@@ -116,9 +116,10 @@ def replay(
     out. Safe to repeat under one `replay_id`. Raises: UnknownSubscription, InvalidPattern, Misuse for a time without a
     zone, BrokerUnavailable.
     """
+    bus = current_bus(bus)
     selection = Selection(stream, correlation, pattern, since, until)
     try:
-        return send(heard(app, subscription, selection), replay_id or str(uuid4()), rate_hz=rate_hz)
+        return send(heard(bus, subscription, selection), replay_id or str(uuid4()), rate_hz=rate_hz)
     except (RedisConnectionError, RedisTimeoutError) as error:
         raise BrokerUnavailable(f"replaying to {subscription}") from error
 
@@ -128,9 +129,9 @@ def send(
 ) -> Replay:
     """Send the deliveries of a replay, calling `on_sent` after each. Raises BrokerUnavailable."""
     name, sent = events.subscription.name, 0
-    events.app.require_broker()
+    events.bus.require_broker()
     try:
-        with events.app.producer_or_acquire() as producer:
+        with events.bus.app.producer_or_acquire() as producer:
             for recorded, event in _paced(events, rate_hz):
                 _send(events, recorded, event, replay_id, producer)
                 sent += 1
@@ -142,12 +143,12 @@ def send(
 
 def _send(events: Heard, recorded: Recorded, event: Event, replay_id: str, producer: Producer) -> None:
     subscription = events.subscription
-    events.app.send_task(
+    events.bus.app.send_task(
         subscription.name,
         args=(recorded.attributes,),
         task_id=replayed_delivery_id(event.event_id, subscription.name, replay_id),
         queue=subscription.queue,
-        priority=broker_priority(event.priority, events.app.driver),
+        priority=broker_priority(event.priority, events.bus.driver),
         headers={REPLAY_HEADER: replay_id},
         producer=producer,
         ignore_result=True,

@@ -1,7 +1,7 @@
 """Lives: what happens to the system and its agents is told as events, each step once and in order.
 
     stores/lifecycle.py   decides, in one step over all workers, which steps were taken, and keeps them as untold
-    tell(app)             publishes them, the oldest first, and forgets what was published
+    tell(bus)             publishes them, the oldest first, and forgets what was published
 
 Any process may tell. Events have ids that follow from life and step, so two that tell the same publish it once; one
 that dies between publishing and forgetting leaves it to the next.
@@ -20,23 +20,23 @@ from petiole.tasks.publishing.commit import dispatch
 from petiole.tasks.publishing.validation import checked
 
 if TYPE_CHECKING:
-    from petiole.tasks.celery import EventApp
+    from petiole.tasks.runtime import BusRuntime
 
 _AT_ONCE = 100
 
 AGENT_STEPS = "agent."
 
 
-def tell(app: EventApp) -> int:
+def tell(bus: BusRuntime) -> int:
     """Publish what happened and was not told yet; returns how much that was. Safe to repeat.
 
     Does not wait where a queue is full. Raises: QueueFull, BrokerUnavailable; what was not told stays so.
     """
-    untold = app.stores.lifecycle.untold(_AT_ONCE)
+    untold = bus.stores.lifecycle.untold(_AT_ONCE)
     if untold:
-        events = [checked(app, event) for event in _events(app, untold)]
-        dispatch(app, events, patience=timedelta(0))
-        app.stores.lifecycle.told(untold)
+        events = [checked(bus, event) for event in _events(bus, untold)]
+        dispatch(bus, events, patience=timedelta(0))
+        bus.stores.lifecycle.told(untold)
     return len(untold)
 
 
@@ -45,11 +45,11 @@ def life_event_id(life: str, agent: str, step: str) -> str:
     return str(uuid5(NAMESPACE_URL, repr(("life", life, agent, step))))
 
 
-def _events(app: EventApp, untold: Sequence[str]) -> Iterator[Event]:
+def _events(bus: BusRuntime, untold: Sequence[str]) -> Iterator[Event]:
     for text in untold:
         fact = json.loads(text)
         agent = fact.get("agent", "")
-        yield app.event_registry.parse(
+        yield bus.event_registry.parse(
             {
                 "event_id": life_event_id(fact["life"], agent, fact["step"]),
                 "event_type": fact["step"],

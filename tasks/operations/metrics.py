@@ -20,7 +20,7 @@ from petiole.tasks.broker.topology import PUBLISH_QUEUE
 from petiole.tasks.stores.history import Recorded
 
 if TYPE_CHECKING:
-    from petiole.tasks.celery import EventApp
+    from petiole.tasks.runtime import BusRuntime
 
 _PAGE = 1_000
 _WORDS = ('"request.', '"response.')
@@ -35,15 +35,15 @@ class Figures:
     until: str
 
 
-def collect(app: EventApp, interval_s: float) -> Figures:
+def collect(bus: BusRuntime, interval_s: float) -> Figures:
     """Collect the figures since the last summary, or of the last interval where there was none."""
-    before, since = app.stores.counters.last_summary()
+    before, since = bus.stores.counters.last_summary()
     since = since or f"{int((time.time() - interval_s) * 1_000)}-0"
-    counts = app.stores.counters.all()
-    until = app.stores.history.last_entry_id()
-    depths, lags = _queues(app)
+    counts = bus.stores.counters.all()
+    until = bus.stores.history.last_entry_id()
+    depths, lags = _queues(bus)
     report = MetricsReport(
-        **_exchanges(app, _recorded(app, since, until)),
+        **_exchanges(bus, _recorded(bus, since, until)),
         retries=_grown("retried", counts, before),
         dead_letters=_grown("dead_lettered", counts, before),
         depth=depths,
@@ -52,7 +52,7 @@ def collect(app: EventApp, interval_s: float) -> Figures:
     return Figures(report, counts, until)
 
 
-def _exchanges(app: EventApp, recorded: Iterator[Recorded]) -> dict[str, Any]:
+def _exchanges(bus: BusRuntime, recorded: Iterator[Recorded]) -> dict[str, Any]:
     requests: dict[str, int] = {}
     kinds: Counter[str] = Counter()
     agents: Counter[str] = Counter()
@@ -67,7 +67,7 @@ def _exchanges(app: EventApp, recorded: Iterator[Recorded]) -> dict[str, Any]:
             agents[str(content.get("responder"))] += 1
         elif each.topic in {"response.succeeded", "response.failed"}:
             answered += 1
-            asked_ms = requests.get(str(_content(each).get("request_id"))) or _asked_ms(app, each)
+            asked_ms = requests.get(str(_content(each).get("request_id"))) or _asked_ms(bus, each)
             times_ms += [] if asked_ms is None else [each.at_ms - asked_ms]
     return {
         "total_requests": kinds.total(),
@@ -78,27 +78,27 @@ def _exchanges(app: EventApp, recorded: Iterator[Recorded]) -> dict[str, Any]:
     }
 
 
-def _asked_ms(app: EventApp, answer: Recorded) -> int | None:
+def _asked_ms(bus: BusRuntime, answer: Recorded) -> int | None:
     """Find when a request was made that the summary before counted."""
     request_id = _content(answer).get("request_id")
-    flow = app.stores.history.of_flow(str(answer.attributes["correlation_id"]))
+    flow = bus.stores.history.of_flow(str(answer.attributes["correlation_id"]))
     asked = (each for each in flow if each.topic.startswith("request."))
     return next((each.at_ms for each in asked if _content(each).get("request_id") == request_id), None)
 
 
-def _recorded(app: EventApp, since: str, until: str) -> Iterator[Recorded]:
+def _recorded(bus: BusRuntime, since: str, until: str) -> Iterator[Recorded]:
     following: str | None = since
     while following is not None and _order(following) < _order(until):
-        page, following = app.stores.history.holding(_WORDS, following, count=_PAGE)
+        page, following = bus.stores.history.holding(_WORDS, following, count=_PAGE)
         yield from (each for each in page if _order(each.entry_id) <= _order(until))
 
 
-def _queues(app: EventApp) -> tuple[dict[str, int], dict[str, float]]:
-    _, subscriptions = app.stores.directory.read()
+def _queues(bus: BusRuntime) -> tuple[dict[str, int], dict[str, float]]:
+    _, subscriptions = bus.stores.directory.read()
     queues = sorted({each.queue for each in subscriptions} | {PUBLISH_QUEUE})
-    with app.connection_for_read() as connection:
-        depths = {queue: waiting(app, connection, queue) for queue in queues}
-        lags = {queue: lag_s(app, connection, queue) for queue in queues if depths[queue]}
+    with bus.app.connection_for_read() as connection:
+        depths = {queue: waiting(bus, connection, queue) for queue in queues}
+        lags = {queue: lag_s(bus, connection, queue) for queue in queues if depths[queue]}
     return depths, {queue: lag for queue, lag in lags.items() if lag is not None}
 
 

@@ -1,7 +1,7 @@
 """Withdrawal: a subscription ends. What still waits for it is drained or purged, as whoever withdraws it says.
 
-    drain(app, "shop.offer")    nothing new is sent; what waits is handled, as long as a worker has the handler
-    purge(app, "shop.offer")    nothing new is sent; what waits is removed, and counted
+    drain(bus, "shop.offer")    nothing new is sent; what waits is handled, as long as a worker has the handler
+    purge(bus, "shop.offer")    nothing new is sent; what waits is removed, and counted
 
 What workers hold already is handled in both cases. A worker that still has the handler announces it anew when it
 starts: take it out of the code first.
@@ -16,40 +16,40 @@ from typing import Any
 
 from petiole.events.errors import CannotPurge, UnknownSubscription
 from petiole.events.subscriptions import Subscription
-from petiole.tasks.celery import EventApp
+from petiole.tasks.runtime import BusRuntime
 
 _PURGED_AT_ONCE = 500
 
 
-def drain(app: EventApp, name: str) -> None:
+def drain(bus: BusRuntime, name: str) -> None:
     """Withdraw a subscription and leave what waits for it in its queue. Raises UnknownSubscription."""
-    app.stores.directory.withdraw(_known(app, name).name)
+    bus.stores.directory.withdraw(_known(bus, name).name)
 
 
-def purge(app: EventApp, name: str) -> int:
+def purge(bus: BusRuntime, name: str) -> int:
     """Withdraw a subscription, and remove the deliveries that wait for it; returns how many. Redis and Valkey only.
 
     Raises: UnknownSubscription; CannotPurge, before anything is withdrawn.
     """
-    subscription = _known(app, name)
-    if app.driver != "redis":
-        raise CannotPurge(name, subscription.queue, app.driver)
+    subscription = _known(bus, name)
+    if bus.driver != "redis":
+        raise CannotPurge(name, subscription.queue, bus.driver)
     # Withdrawn first: whoever publishes from here on sends nothing that would have to be removed as well.
-    app.stores.directory.withdraw(name)
-    in_turn = app.stores.mailboxes.empty(subscription) if subscription.ordered_by else 0
-    return in_turn + _remove_waiting(app, subscription)
+    bus.stores.directory.withdraw(name)
+    in_turn = bus.stores.mailboxes.empty(subscription) if subscription.ordered_by else 0
+    return in_turn + _remove_waiting(bus, subscription)
 
 
-def _known(app: EventApp, name: str) -> Subscription:
-    _, subscriptions = app.stores.directory.read()
+def _known(bus: BusRuntime, name: str) -> Subscription:
+    _, subscriptions = bus.stores.directory.read()
     by_name = {each.name: each for each in subscriptions}
     if name not in by_name:
         raise UnknownSubscription(name, next(iter(difflib.get_close_matches(name, by_name, n=1)), None))
     return by_name[name]
 
 
-def _remove_waiting(app: EventApp, subscription: Subscription) -> int:
-    with app.connection_for_write() as connection, connection.channel() as channel:
+def _remove_waiting(bus: BusRuntime, subscription: Subscription) -> int:
+    with bus.app.connection_for_write() as connection, connection.channel() as channel:
         redis_channel: Any = channel  # kombu's stubs know only what all transports have in common
         return sum(
             _remove_from(redis_channel.client, key, subscription.name)

@@ -20,19 +20,19 @@ from petiole.events.errors import ReadOnlyViolation
 from petiole.tasks.publication import hold
 
 if TYPE_CHECKING:
-    from petiole.tasks.handler_context import Context
+    from petiole.tasks.handling.current import CurrentDelivery
 
 
 class AgentState:
     """The state of the agent whose delivery is being handled."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: CurrentDelivery) -> None:
         self._context = context
         self._agent = context.subscription.agent
 
     def get(self, name: str, default: Value = None) -> Value:
         """Read a value; what this handler has set counts already. Raises RedisError."""
-        text = self._context.outbox.state.get(name) or self._context.app.stores.states.get(self._agent, name)
+        text = self._context.outbox.state.get(name) or self._context.bus.stores.states.get(self._agent, name)
         value: Value = default if text is None else json.loads(text)
         return value
 

@@ -3,7 +3,8 @@
     @shop.gather("message.price", "message.stock", ("message.photo", "message.no_photo"), timeout=2.0)
     def offer(gathered: Gathered) -> MessageEvent: ...
 
-Two subscriptions of the agent do it. One hears the parts, and keeps them (tasks/stores/aggregations.py): in no worker, so
+Two subscriptions of the agent do it. One hears the parts, and keeps them (tasks/stores/aggregations.py): in no
+worker, so
 it does not matter which worker gets which. Once all are there it says `gathering.closed`; until then, it lets the same
 event wait for the deadline (waiting.py). The event's id follows from subscription and key, so it is published once,
 whichever of the two comes first; a crash in between loses nothing, since each is said in the step that ends a delivery.
@@ -27,7 +28,7 @@ from petiole.events.catalog.gathering import ClosedGathering, GatheringClosedEve
 from petiole.events.errors import GatheringKeyMissing
 from petiole.events.event import Event
 from petiole.events.topics import TopicTrie
-from petiole.tasks.handler_context import Context
+from petiole.tasks.handling.current import CurrentDelivery
 from petiole.tasks.publication import hold
 from petiole.tasks.publishing import claim_check
 from petiole.tasks.publishing.validation import checked
@@ -118,15 +119,15 @@ def gathering(subscription: str, parts: Sequence[Part], by: str, timeout: timede
 def collector(what: Gathering, name: str) -> Function:
     """Make the handler that keeps the parts."""
 
-    def collect(event: Event, context: Context) -> Iterator[Event]:
+    def collect(event: Event, context: CurrentDelivery) -> Iterator[Event]:
         """Keep a part; close the gathering with the last one, and see that it is closed at the deadline."""
         number, key = what.part_of(event.event_type), what.key_of(event)
         if number is None:
             return
-        app = context.app
-        admitted = checked(app, event)
-        claim_check.store(app, [admitted])
-        stands = app.stores.gatherings.add(
+        bus = context.bus
+        admitted = checked(bus, event)
+        claim_check.store(bus, [admitted])
+        stands = bus.stores.gatherings.add(
             what.subscription, key, number, admitted.text, of=len(what.parts), timeout=what.timeout
         )
         if stands != "closed":
@@ -149,35 +150,35 @@ def caller(what: Gathering, function: Function) -> Function:
     """Make the handler that calls the function with what was gathered."""
     takes_context = len(inspect.signature(function).parameters) > 1
 
-    def arguments(event: GatheringClosedEvent, context: Context) -> tuple[object, ...]:
+    def arguments(event: GatheringClosedEvent, context: CurrentDelivery) -> tuple[object, ...]:
         found = gathered(what, event.content.key, context)
         return (found, context) if takes_context else (found,)
 
     if inspect.iscoroutinefunction(function):
 
         @functools.wraps(function)
-        async def call_async(event: GatheringClosedEvent, context: Context) -> object:
+        async def call_async(event: GatheringClosedEvent, context: CurrentDelivery) -> object:
             return await function(*arguments(event, context))
 
         return call_async
 
     @functools.wraps(function)
-    def call(event: GatheringClosedEvent, context: Context) -> object:
+    def call(event: GatheringClosedEvent, context: CurrentDelivery) -> object:
         return function(*arguments(event, context))
 
     return call
 
 
-def gathered(what: Gathering, key: str, context: Context) -> Gathered:
+def gathered(what: Gathering, key: str, context: CurrentDelivery) -> Gathered:
     """Close a gathering, and read its parts: the same in each run. Raises PayloadUnreadable, BrokerUnavailable."""
-    app = context.app
-    texts = app.stores.gatherings.close(what.subscription, key)
+    bus = context.bus
+    texts = bus.stores.gatherings.close(what.subscription, key)
 
     def read(number: int) -> Event | None:
         if number not in texts:
             return None
-        document: Any = claim_check.whole(app, from_json(texts[number]))
-        return app.event_registry.parse(document)
+        document: Any = claim_check.whole(bus, from_json(texts[number]))
+        return bus.event_registry.parse(document)
 
     names = tuple("|".join(part) for part in what.parts)
     return Gathered(key, names, tuple(read(number) for number in range(len(what.parts))))

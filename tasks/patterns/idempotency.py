@@ -35,9 +35,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from petiole.events.errors import BrokerUnavailable, EffectUnderWay, EffectUnfinished, Misuse
-from petiole.tasks.celery import EventApp
-from petiole.tasks.celery import app as default_app
-from petiole.tasks.handler_context import current_context
+from petiole.tasks.handling.current import current_bus, current_context
+from petiole.tasks.runtime import BusRuntime
 from petiole.tasks.stores.idempotency_records import Effects
 
 OnUnfinished: TypeAlias = Literal["raise", "repeat"]
@@ -87,14 +86,14 @@ def idempotent(
     return decorate
 
 
-def forget(name: str, key: str, *, app: EventApp | None = None) -> bool:
+def forget(name: str, key: str, *, bus: BusRuntime | None = None) -> bool:
     """Let an effect run again, whether it was done or not; returns whether it was known."""
-    return _store(app).forget(_full_name(name, key))
+    return _store(bus).forget(_full_name(name, key))
 
 
-def settle(name: str, key: str, result: object = None, *, app: EventApp | None = None) -> None:
+def settle(name: str, key: str, result: object = None, *, bus: BusRuntime | None = None) -> None:
     """Note an unfinished effect as done, with what its function would have returned. One that is done stays."""
-    _store(app).finish(_full_name(name, key), json.dumps({"result": result}))
+    _store(bus).finish(_full_name(name, key), json.dumps({"result": result}))
 
 
 def _async(function: Callable[P, Any], effect: Callable[P, _Effect]) -> Callable[P, Any]:
@@ -178,9 +177,8 @@ def _delivery_key(name: str) -> str:
     return context.idempotency_key
 
 
-def _store(app: EventApp | None = None) -> Effects:
-    context = current_context()
-    return (app or (context.app if context else default_app)).stores.effects
+def _store(bus: BusRuntime | None = None) -> Effects:
+    return current_bus(bus).stores.effects
 
 
 def _full_name(name: str, key: str) -> str:

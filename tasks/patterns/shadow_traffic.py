@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from petiole.tasks.celery import app as default_app
-from petiole.tasks.handler_context import Context
+from petiole.tasks.handling.current import CurrentDelivery, current_bus
 
 if TYPE_CHECKING:
-    from petiole.tasks.celery import EventApp
     from petiole.tasks.publishing.document import Admitted
+    from petiole.tasks.runtime import BusRuntime
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +40,9 @@ class Comparison:
     later: int = 0
 
 
-def silence(context: Context) -> None:
+def silence(context: CurrentDelivery) -> None:
     """Keep what a shadow would say, and let none of it out. Raises redis-py's errors where the store is away."""
-    outbox, event, stores = context.outbox, context.event, context.app.stores
+    outbox, event, stores = context.outbox, context.event, context.bus.stores
     unsaid = {
         "event_id": event.event_id,
         "event_type": event.event_type,
@@ -59,12 +58,12 @@ def silence(context: Context) -> None:
     stores.shadows.keep(context.subscription.name, unsaid)
 
 
-def compare(subscription: str, *, limit: int = 50, app: EventApp | None = None) -> Iterator[Comparison]:
+def compare(subscription: str, *, limit: int = 50, bus: BusRuntime | None = None) -> Iterator[Comparison]:
     """Hold what a shadow would have said against what its agent said of the same event, the newest first.
 
     What the history has forgotten is not there.
     """
-    stores, agent = (app or default_app).stores, subscription.partition(".")[0]
+    stores, agent = current_bus(bus).stores, subscription.partition(".")[0]
     for kept in stores.shadows.newest(subscription, limit):
         flow = stores.history.of_flow(kept["correlation_id"])
         said = tuple(each.shown for each in flow if _is_said_of(each.attributes, kept["event_id"], agent))

@@ -24,7 +24,7 @@ from petiole.tasks.publishing.document import Admitted, is_above
 from petiole.tasks.stores.blobs import DATAREF, blob_of, reference_in
 
 if TYPE_CHECKING:
-    from petiole.tasks.celery import EventApp
+    from petiole.tasks.runtime import BusRuntime
 
 
 def divided(admitted: Admitted, threshold_bytes: int) -> Admitted:
@@ -37,7 +37,7 @@ def divided(admitted: Admitted, threshold_bytes: int) -> Admitted:
     return replace(admitted, remainder=remainder, payload=blob)
 
 
-def store(app: EventApp, events: Sequence[Admitted]) -> None:
+def store(bus: BusRuntime, events: Sequence[Admitted]) -> None:
     """Store what stays behind of these events; to be called before they are sent. Safe to repeat.
 
     Raises: NotConfigured, PayloadNotStored, BrokerFull.
@@ -46,7 +46,7 @@ def store(app: EventApp, events: Sequence[Admitted]) -> None:
     if not blobs:
         return
     try:
-        app.stores.blobs.put(blobs)
+        bus.stores.blobs.put(blobs)
     except OutOfMemoryError as error:
         raise BrokerFull(f"publishing {_topics(events)}", str(error)) from error
     except (RedisConnectionError, RedisTimeoutError) as error:
@@ -57,7 +57,7 @@ def _topics(events: Sequence[Admitted]) -> str:
     return ", ".join(dict.fromkeys(each.event.event_type for each in events if each.payload is not None))
 
 
-def whole(app: EventApp, document: object) -> object:
+def whole(bus: BusRuntime, document: object) -> object:
     """Fetch what stayed behind of an event; one that travelled whole needs no store, and what is none is left alone.
 
     Raises: PayloadMissing, PayloadAltered, BrokerUnavailable.
@@ -65,6 +65,6 @@ def whole(app: EventApp, document: object) -> object:
     if not isinstance(document, Mapping) or reference_in(document) is None:
         return document
     try:
-        return app.stores.blobs.whole(document)
+        return bus.stores.blobs.whole(document)
     except (RedisConnectionError, RedisTimeoutError) as error:
         raise BrokerUnavailable(f"fetching the content of {document.get('event_type')}") from error

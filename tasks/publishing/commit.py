@@ -44,7 +44,7 @@ from petiole.tasks.stores.publications import Posting, Settling, Verdict
 from petiole.tasks.stores.requests import Asking, Unwanted
 
 if TYPE_CHECKING:
-    from petiole.tasks.celery import EventApp
+    from petiole.tasks.runtime import BusRuntime
 
 ROOM_POLL_S = 0.02
 """How long a publisher that waits for room in a queue looks away."""
@@ -69,7 +69,7 @@ class Publication:
 
 
 def dispatch(
-    app: EventApp,
+    bus: BusRuntime,
     events: Sequence[Admitted],
     *,
     settling: Settling | None = None,
@@ -87,38 +87,38 @@ def dispatch(
     outcome is unknown, QueueDeclaredOtherwise; SystemStopping where it `is_refusable`; LeaseLost where another worker
     has the delivery, and nothing happened.
     """
-    in_one_step = app.publishes_in_one_step
-    claim_check.store(app, events)
+    in_one_step = bus.publishes_in_one_step
+    claim_check.store(bus, events)
     if is_refusable:
-        check_open(app, f"publishing {_names(events)}", asks=not events)
+        check_open(bus, f"publishing {_names(events)}", asks=not events)
     try:
         if in_one_step:
-            patience = app.settings.block_timeout if patience is None else patience
-            told = _in_one_step(app, events, settling, waiting, asking, is_refusable=is_refusable, patience=patience)
+            patience = bus.settings.block_timeout if patience is None else patience
+            told = _in_one_step(bus, events, settling, waiting, asking, is_refusable=is_refusable, patience=patience)
         else:
-            told = _step_by_step(app, events, settling, waiting, asking)
+            told = _step_by_step(bus, events, settling, waiting, asking)
     except OutOfMemoryError as error:
         raise BrokerFull(f"publishing {_names(events)}", str(error)) from error
     except (RedisConnectionError, RedisTimeoutError) as error:
         raise BrokerUnavailable(f"publishing {_names(events)}") from error
     for each in told:
         if each.unwanted is not None:
-            _tell_unwanted(app, each.event, each.unwanted)
+            _tell_unwanted(bus, each.event, each.unwanted)
     return told
 
 
-def _tell_unwanted(app: EventApp, event: Event, reason: Unwanted) -> None:
+def _tell_unwanted(bus: BusRuntime, event: Event, reason: Unwanted) -> None:
     """Say that an answer reached nobody. It is counted already, and published: nothing may fail because of this."""
     try:
-        dispatch(app, [checked(app, responses.unwanted(event, reason))])
+        dispatch(bus, [checked(bus, responses.unwanted(event, reason))])
     except (BrokerUnavailable, QueueFull):
         log.exception("response.untold", extra={"event_id": event.event_id, "reason": reason})
 
 
-def check_open(app: EventApp, tried: str, *, asks: bool = False) -> None:
+def check_open(bus: BusRuntime, tried: str, *, asks: bool = False) -> None:
     """Raise SystemStopping where the system was shut down; BrokerUnavailable. `asks` even if nothing hints at it."""
     try:
-        app.check_open(asks=asks)
+        bus.check_open(asks=asks)
     except OutOfMemoryError as error:
         raise BrokerFull(tried, str(error)) from error
     except (RedisConnectionError, RedisTimeoutError) as error:
@@ -126,7 +126,7 @@ def check_open(app: EventApp, tried: str, *, asks: bool = False) -> None:
 
 
 def _in_one_step(
-    app: EventApp,
+    bus: BusRuntime,
     events: Sequence[Admitted],
     settling: Settling | None,
     waiting: Sequence[Waiting],
@@ -138,19 +138,19 @@ def _in_one_step(
     """Publish, following the directory while it changes, and waiting for room where a queue has none."""
     gives_up_at = time.monotonic() + patience.total_seconds()
     while True:
-        table = app.known_routing()
+        table = bus.known_routing()
         routes = [_routes(table, each) for each in events]
-        postings = [_posting(app, *pair) for pair in zip(events, routes, strict=True)]
+        postings = [_posting(bus, *pair) for pair in zip(events, routes, strict=True)]
         verdict = _call(
-            partial(app.stores.publications.publish, postings, table.version, settling, waiting, asking), events
+            partial(bus.stores.publications.publish, postings, table.version, settling, waiting, asking), events
         )
         match verdict.answer:
             case "moved":
-                app.read_routing()
+                bus.read_routing()
                 if is_refusable:
-                    app.check_open()
+                    bus.check_open()
             case "full":
-                queue = str(verdict.full_queue).removeprefix(app.queue_prefix)
+                queue = str(verdict.full_queue).removeprefix(bus.queue_prefix)
                 _wait_for_room(queue, events, routes, gives_up_at)
             case "refused" if asking is not None:
                 raise DuplicateRequest(asking.request_type, asking.request_id)
@@ -190,11 +190,11 @@ def _call(publish: Callable[[], Verdict], events: Sequence[Admitted]) -> Verdict
             raise PublicationUncertain(f"publishing {_names(events)}") from error
 
 
-def _posting(app: EventApp, admitted: Admitted, routes: Sequence[Route]) -> Posting:
+def _posting(bus: BusRuntime, admitted: Admitted, routes: Sequence[Route]) -> Posting:
     event = admitted.event
     mailboxes = [_mailbox(admitted, route) for route in routes]
     messages = seal(
-        routes, mailboxes, event_type=event.event_type, flow=event.correlation_id, key_prefix=app.queue_prefix
+        routes, mailboxes, event_type=event.event_type, flow=event.correlation_id, key_prefix=bus.queue_prefix
     )
     return Posting(event, admitted.text, tail_of(admitted.text), messages, responses.answering(event))
 
@@ -206,67 +206,67 @@ def _mailbox(admitted: Admitted, route: Route) -> str | None:
 
 
 def _step_by_step(
-    app: EventApp,
+    bus: BusRuntime,
     events: Sequence[Admitted],
     settling: Settling | None,
     waiting: Sequence[Waiting],
     asking: Asking | None,
 ) -> list[Publication]:
-    if asking is not None and not app.stores.requests.register(asking):
+    if asking is not None and not bus.stores.requests.register(asking):
         raise DuplicateRequest(asking.request_type, asking.request_id)
-    told = _recorded_and_sent(app, events) if events else []
+    told = _recorded_and_sent(bus, events) if events else []
     if settling is not None or waiting:
         # What is remembered changes in one step, here too. Dying before it is harmless: the next run says the same
         # events under the same ids.
-        app.stores.publications.publish([], 0, settling, waiting)
+        bus.stores.publications.publish([], 0, settling, waiting)
     return told
 
 
-def _recorded_and_sent(app: EventApp, events: Sequence[Admitted]) -> list[Publication]:
+def _recorded_and_sent(bus: BusRuntime, events: Sequence[Admitted]) -> list[Publication]:
     # Connected before anything is recorded: without a broker, nothing happened.
-    with sending(app, f"publishing {_names(events)}") as outlet:
-        return [_one_by_one(app, each, outlet) for each in events]
+    with sending(bus, f"publishing {_names(events)}") as outlet:
+        return [_one_by_one(bus, each, outlet) for each in events]
 
 
-def _one_by_one(app: EventApp, admitted: Admitted, outlet: Outlet) -> Publication:
+def _one_by_one(bus: BusRuntime, admitted: Admitted, outlet: Outlet) -> Publication:
     event = admitted.event
-    routes = _routes(app.routing(), admitted)
-    _check_order_is_kept(app, routes)
-    if app.stores.history.record(event, admitted.text) == "done":
+    routes = _routes(bus.routing(), admitted)
+    _check_order_is_kept(bus, routes)
+    if bus.stores.history.record(event, admitted.text) == "done":
         return Publication(event, was_repeated=True)
-    _send(app, admitted, routes, outlet)
+    _send(bus, admitted, routes, outlet)
     answering = responses.answering(event)
-    unwanted = app.stores.requests.respond(answering, admitted.text) if answering else None
+    unwanted = bus.stores.requests.respond(answering, admitted.text) if answering else None
     # Noted after the last send: a publisher that dies before it leaves a publication that the next one completes.
-    app.stores.history.close(event.event_id)
+    bus.stores.history.close(event.event_id)
     return _told(admitted, routes, was_new=True, unwanted=unwanted)
 
 
-def _check_order_is_kept(app: EventApp, routes: Sequence[Route]) -> None:
+def _check_order_is_kept(bus: BusRuntime, routes: Sequence[Route]) -> None:
     """Raise NotConfigured for an ordered subscription on a broker where nobody keeps its order.
 
     In the harness one slot handles everything in turn, so the order keeps itself.
     """
     for route in routes:
-        if route.subscription.ordered_by is not None and app.driver != "memory":
+        if route.subscription.ordered_by is not None and bus.driver != "memory":
             remedy = "let the broker and PETIOLE_STATE_URL be the same Redis, or subscribe without `ordered`"
             raise NotConfigured(f"the order of {route.subscription.name!r}", remedy)
 
 
-def _send(app: EventApp, admitted: Admitted, routes: Sequence[Route], outlet: Outlet) -> None:
+def _send(bus: BusRuntime, admitted: Admitted, routes: Sequence[Route], outlet: Outlet) -> None:
     event = admitted.event
     if not routes:
-        app.stores.counters.add("unrouted")
+        bus.stores.counters.add("unrouted")
         return
     with outlet.producer.batch():
         for route in routes:
             outlet.send(
-                app.send_task,
+                bus.app.send_task,
                 route.subscription.name,
                 args=(admitted.travelling,),
                 task_id=route.delivery_id,
-                queue=lane(route.subscription.queue, route.priority, app.driver),
-                priority=broker_priority(route.priority, app.driver),
+                queue=lane(route.subscription.queue, route.priority, bus.driver),
+                priority=broker_priority(route.priority, bus.driver),
                 ignore_result=True,
                 headers={FLOW_HEADER: event.correlation_id},
                 argsrepr=event.event_type,

@@ -1,6 +1,7 @@
 """Waiting: messages that come later, and how they leave the waiting room when their time has come.
 
-A retry, and an event that is published for later, wait in the same room (tasks/stores/delayed_messages.py): on disk with the
+A retry, and an event that is published for later, wait in the same room (tasks/stores/delayed_messages.py): on disk
+with the
 broker's data, in no worker's memory. Every worker looks there a few times a second and moves what is due.
 """
 
@@ -21,13 +22,13 @@ from petiole.tasks.stores.delayed_messages import Waiting
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from petiole.tasks.celery import EventApp
+    from petiole.tasks.runtime import BusRuntime
 
 log = logging.getLogger(__name__)
 
 
 def waiting(
-    app: EventApp,
+    bus: BusRuntime,
     task: str,
     text: str,
     *,
@@ -42,7 +43,7 @@ def waiting(
     replaces: bool = False,
 ) -> Waiting:
     """Make a message that waits: a task call whose argument is an event's JSON text; our priority, 9 first."""
-    lane_of, at_broker = lane(queue, priority, app.driver), broker_priority(priority, app.driver)
+    lane_of, at_broker = lane(queue, priority, bus.driver), broker_priority(priority, bus.driver)
     said = message(
         task,
         text,
@@ -53,18 +54,18 @@ def waiting(
         retries=retries,
         headers=headers or {},
     )
-    prefix = app.queue_prefix
+    prefix = bus.queue_prefix
     list_key = prefix + queue_key(lane_of, at_broker)
     return Waiting(item_id, due, prefix + lane_of, list_key, said, replaces=replaces)
 
 
-def publication(app: EventApp, admitted: Admitted, due: datetime) -> Waiting:
+def publication(bus: BusRuntime, admitted: Admitted, due: datetime) -> Waiting:
     """Let an event wait: `publish` takes it to whoever subscribes then. Each waits once, however often it is put."""
     event = admitted.event
     # Whole, since it may wait for longer than contents are stored for.
     text = admitted.text if admitted.payload is None else json.dumps(admitted.document, ensure_ascii=False)
     return waiting(
-        app,
+        bus,
         PUBLISH_TASK,
         text,
         item_id=f"publish:{event.event_id}",
@@ -76,22 +77,22 @@ def publication(app: EventApp, admitted: Admitted, due: datetime) -> Waiting:
     )
 
 
-def move_due(app: EventApp, *, ahead: timedelta = timedelta(0)) -> int:
+def move_due(bus: BusRuntime, *, ahead: timedelta = timedelta(0)) -> int:
     """Send what is due to its queues, a bounded part of it; return how many left. Safe in any number of workers.
 
     `ahead` of time, for tests. Raises BrokerUnavailable, and redis-py's errors where the state store is away.
     """
-    if app.publishes_in_one_step:
-        return app.stores.delays.move_due()
-    lent = app.stores.delays.lend_due(ahead=ahead)
+    if bus.publishes_in_one_step:
+        return bus.stores.delays.move_due()
+    lent = bus.stores.delays.lend_due(ahead=ahead)
     if not lent:
         return 0
-    with sending(app, "sending what was due") as outlet:
+    with sending(bus, "sending what was due") as outlet:
         for each in lent:
             # The ids stay: what is sent twice, because this worker dies here, is handled once.
             arguments, options = _call(json.loads(each.message))
-            outlet.send(app.send_task, *arguments, queue=each.queue, **options)
-            app.stores.delays.forget(each)
+            outlet.send(bus.app.send_task, *arguments, queue=each.queue, **options)
+            bus.stores.delays.forget(each)
     return len(lent)
 
 

@@ -9,11 +9,11 @@ from petiole.tasks.publishing import claim_check
 from petiole.tasks.publishing.document import Admitted, Document, admit
 
 if TYPE_CHECKING:
-    from petiole.tasks.celery import EventApp
+    from petiole.tasks.runtime import BusRuntime
 
 
-def checked(app: EventApp, event: Event | Document) -> Admitted:
+def checked(bus: BusRuntime, event: Event | Document) -> Admitted:
     """Check an event at the door of this app. Raises Misuse for one that cannot be published."""
-    said = event if isinstance(event, Event) else claim_check.whole(app, event)
-    admitted = admit(said, app.event_registry, app.settings.max_event_bytes)
-    return claim_check.divided(admitted, app.settings.claim_check_bytes)
+    said = event if isinstance(event, Event) else claim_check.whole(bus, event)
+    admitted = admit(said, bus.event_registry, bus.settings.max_event_bytes)
+    return claim_check.divided(admitted, bus.settings.claim_check_bytes)

@@ -22,8 +22,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from petiole.events.errors import DuplicateRequest
-from petiole.tasks.celery import EventApp
 from petiole.tasks.requests.pending import SLICE_S, Asked, is_let_go
+from petiole.tasks.runtime import BusRuntime
 from petiole.tasks.stores.requests import answer_in
 
 Result = TypeVar("Result")
@@ -38,10 +38,10 @@ _RECONNECT_S = 0.1
 class Inbox:
     """The answers that one loop waits for."""
 
-    def __init__(self, app: EventApp) -> None:
-        self.key = app.stores.requests.new_inbox()
-        self._app = app
-        self._client = app.connect_async()
+    def __init__(self, bus: BusRuntime) -> None:
+        self.key = bus.stores.requests.new_inbox()
+        self._bus = bus
+        self._client = bus.connect_async()
         self._awaited: dict[str, asyncio.Future[str | None]] = {}
         self._reader: asyncio.Task[None] | None = None
         self._life = self._living()
@@ -86,7 +86,7 @@ class Inbox:
         return future.result()
 
     def _forget(self, asked: Asked) -> bool:
-        return self._app.stores.requests.forget(asked.request_id, asked.token)
+        return self._bus.stores.requests.forget(asked.request_id, asked.token)
 
     def _read_on(self) -> None:
         if self._reader is None or self._reader.done():
@@ -94,7 +94,7 @@ class Inbox:
 
     async def _read(self) -> None:
         while self._awaited:
-            if await self.call(lambda: is_let_go(self._app)):
+            if await self.call(lambda: is_let_go(self._bus)):
                 self._hand_over(*((request_id, None) for request_id in self._awaited))
                 return
             try:
@@ -117,18 +117,18 @@ class Inbox:
             yield
         finally:
             # asyncio ends asynchronous generators before it closes a loop, and tells nobody else.
-            _inboxes.pop((asyncio.get_running_loop(), self._app), None)
+            _inboxes.pop((asyncio.get_running_loop(), self._bus), None)
             await self._client.aclose()
 
 
-_inboxes: dict[tuple[asyncio.AbstractEventLoop, EventApp], Inbox] = {}
+_inboxes: dict[tuple[asyncio.AbstractEventLoop, BusRuntime], Inbox] = {}
 
 
-async def inbox_of_this_loop(app: EventApp) -> Inbox:
+async def inbox_of_this_loop(bus: BusRuntime) -> Inbox:
     """Return the inbox of the loop that runs, one for each app."""
-    place = (asyncio.get_running_loop(), app)
+    place = (asyncio.get_running_loop(), bus)
     if place not in _inboxes:
-        inbox = _inboxes[place] = Inbox(app)
+        inbox = _inboxes[place] = Inbox(bus)
         await inbox.open()
     return _inboxes[place]
 

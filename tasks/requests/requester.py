@@ -30,9 +30,7 @@ from redis.exceptions import RedisError
 from petiole.events.catalog.request import RequestContent, RequestEvent
 from petiole.events.errors import BrokerUnavailable, DuplicateRequest, InvalidRequest, RequestTimedOut, WaitingInHandler
 from petiole.events.ids import EventId
-from petiole.tasks.celery import EventApp
-from petiole.tasks.celery import app as default_app
-from petiole.tasks.handler_context import Context, current_context
+from petiole.tasks.handling.current import CurrentDelivery, current_context
 from petiole.tasks.publication import hold
 from petiole.tasks.publishing.commit import Publication, dispatch
 from petiole.tasks.publishing.validation import checked
@@ -40,10 +38,11 @@ from petiole.tasks.requests import responses
 from petiole.tasks.requests.async_replies import inbox_of_this_loop
 from petiole.tasks.requests.pending import SLICE_S, Asked, PendingResponse, read_response, stop_waiting
 from petiole.tasks.requests.responses import Response
+from petiole.tasks.runtime import BusRuntime
 from petiole.tasks.settlement.retry_policy import LONGEST_WAIT
 from petiole.tasks.stores.blobs import DATAREF
 
-__all__ = ["PendingResponse", "Requester", "Response", "request", "stop_waiting"]
+__all__ = ["PendingResponse", "Requester", "Response", "stop_waiting"]
 
 SERVICE = "service"
 """Who asks, where that is no agent and says nothing of itself."""
@@ -57,7 +56,7 @@ log = logging.getLogger(__name__)
 class Requester:
     """What `request` is. `on_wait` is called while somebody waits, every `slice_s`; it tells whether to give up."""
 
-    app: EventApp
+    bus: BusRuntime
     on_wait: Callable[[], bool] = field(default=lambda: False)
     slice_s: float = SLICE_S
 
@@ -82,11 +81,11 @@ class Requester:
         context = current_context()
         event = _event(what, responder, requester, request_id, parameters, context=context)
         if context is not None:
-            asked = _asked(event, context.app, timeout, until=context.event.expires_at)
-            return PendingResponse(context.app, _ask_for_handler(context, asked), returns)
-        asked = _asked(event, self.app, timeout)
-        pending = PendingResponse(self.app, asked, returns, on_wait=self.on_wait, slice_s=self.slice_s)
-        _ask(self.app, asked, self.app.stores.requests.reply_list(asked.request_id))
+            asked = _asked(event, context.bus, timeout, until=context.event.expires_at)
+            return PendingResponse(context.bus, _ask_for_handler(context, asked), returns)
+        asked = _asked(event, self.bus, timeout)
+        pending = PendingResponse(self.bus, asked, returns, on_wait=self.on_wait, slice_s=self.slice_s)
+        _ask(self.bus, asked, self.bus.stores.requests.reply_list(asked.request_id))
         return pending
 
     async def aio(
@@ -109,18 +108,15 @@ class Requester:
         if context is not None:
             raise WaitingInHandler(_type_of(what), context.subscription.name)
         event = _event(what, responder, requester, request_id, parameters, context=None)
-        asked = _asked(event, self.app, timeout)
-        inbox = await inbox_of_this_loop(self.app)
-        text = await inbox.answer(asked, lambda: _ask(self.app, asked, inbox.key))
+        asked = _asked(event, self.bus, timeout)
+        inbox = await inbox_of_this_loop(self.bus)
+        text = await inbox.answer(asked, lambda: _ask(self.bus, asked, inbox.key))
 
         def read() -> Response[Answer]:
-            return read_response(self.app, asked, text, returns)
+            return read_response(self.bus, asked, text, returns)
 
         # Only what refers to a content elsewhere has to be fetched.
         return await inbox.call(read) if text and f'"{DATAREF}"' in text else read()
-
-
-request = Requester(default_app)
 
 
 def _event(
@@ -130,7 +126,7 @@ def _event(
     request_id: str | None,
     parameters: dict[str, object],
     *,
-    context: Context | None,
+    context: CurrentDelivery | None,
 ) -> RequestEvent:
     """Make the event of a request, unless it is one."""
     if isinstance(what, RequestEvent):
@@ -156,7 +152,7 @@ def _event(
     return RequestEvent.model_validate({"content": content})
 
 
-def _event_id(context: Context) -> EventId:
+def _event_id(context: CurrentDelivery) -> EventId:
     return str(uuid5(UUID(context.delivery_id), f"request event {context.outbox.count}"))
 
 
@@ -165,10 +161,10 @@ def _type_of(what: str | RequestEvent) -> str:
 
 
 def _asked(
-    event: RequestEvent, app: EventApp, timeout: float | timedelta | None, *, until: datetime | None = None
+    event: RequestEvent, bus: BusRuntime, timeout: float | timedelta | None, *, until: datetime | None = None
 ) -> Asked:
     """Give a request its deadline, the earliest of those that are known."""
-    timeout_s = _timeout_s(event, app, timeout)
+    timeout_s = _timeout_s(event, bus, timeout)
     now = datetime.now(UTC)
     ends = [now + timedelta(seconds=timeout_s), event.expires_at, until]
     deadline = min(each for each in ends if each is not None)
@@ -176,79 +172,79 @@ def _asked(
     return Asked(event.model_copy(update={"expires_at": deadline}), timeout_s, time.monotonic() + timeout_s)
 
 
-def _timeout_s(event: RequestEvent, app: EventApp, timeout: object) -> float:
+def _timeout_s(event: RequestEvent, bus: BusRuntime, timeout: object) -> float:
     if timeout is None:
-        return app.settings.request_timeout.total_seconds()
+        return bus.settings.request_timeout.total_seconds()
     seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
     # Beyond the window, a second answer would not be known for one.
-    longest_s = min(app.settings.publish_window, LONGEST_WAIT).total_seconds()
+    longest_s = min(bus.settings.publish_window, LONGEST_WAIT).total_seconds()
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= longest_s:
         reason = f"timeout={timeout!r} cannot be; give seconds above 0 and up to {longest_s:g} (PETIOLE_PUBLISH_WINDOW)"
         raise InvalidRequest(_type_of(event), reason)
     return float(seconds)
 
 
-def _ask(app: EventApp, asked: Asked, reply_to: str) -> None:
+def _ask(bus: BusRuntime, asked: Asked, reply_to: str) -> None:
     """Note that somebody waits, then publish; where nobody can answer, answer that."""
     event = asked.event
-    admitted = checked(app, event)
+    admitted = checked(bus, event)
     try:
-        publication = dispatch(app, [admitted], asking=asked.asking(reply_to), is_refusable=True)[0]
-        _check_is_new(app, asked, publication)
-        error = _unanswerable(app, event, publication)
+        publication = dispatch(bus, [admitted], asking=asked.asking(reply_to), is_refusable=True)[0]
+        _check_is_new(bus, asked, publication)
+        error = _unanswerable(bus, event, publication)
         if error is not None:
-            dispatch(app, [checked(app, responses.failure_of(event, error))])
+            dispatch(bus, [checked(bus, responses.failure_of(event, error))])
     except BaseException:
-        forget(app, asked)
+        forget(bus, asked)
         raise
 
 
-def _check_is_new(app: EventApp, asked: Asked, publication: Publication) -> None:
+def _check_is_new(bus: BusRuntime, asked: Asked, publication: Publication) -> None:
     if not publication.was_repeated:
         return
     # Where the connection was lost in the step, it was repeated, and the first one was ours.
-    if app.publishes_in_one_step and app.stores.requests.is_mine(asked.request_id, asked.token):
+    if bus.publishes_in_one_step and bus.stores.requests.is_mine(asked.request_id, asked.token):
         return
     raise DuplicateRequest(_type_of(asked.event), asked.event.event_id)
 
 
-def _register(app: EventApp, asked: Asked) -> None:
+def _register(bus: BusRuntime, asked: Asked) -> None:
     """Note that an agent waits, which no process does. Each run of its handler notes the same."""
     said = asked.event.content
     try:
-        is_new = app.stores.requests.register(asked.asking(""))
+        is_new = bus.stores.requests.register(asked.asking(""))
     except RedisError as error:
         raise BrokerUnavailable(f"requesting {said.request_type}") from error
     if not is_new:
         raise DuplicateRequest(said.request_type, said.request_id)
 
 
-def forget(app: EventApp, asked: Asked) -> None:
+def forget(bus: BusRuntime, asked: Asked) -> None:
     """Give up a request that could not be made. Where that cannot be noted either, it expires."""
     try:
-        app.stores.requests.forget(asked.request_id, asked.token)
+        bus.stores.requests.forget(asked.request_id, asked.token)
     except RedisError as error:
         log.warning("request.unforgotten", extra={"request_id": asked.request_id, "error": str(error)})
 
 
-def _unanswerable(app: EventApp, event: RequestEvent, publication: Publication) -> Exception | None:
-    table = app.known_routing()
+def _unanswerable(bus: BusRuntime, event: RequestEvent, publication: Publication) -> Exception | None:
+    table = bus.known_routing()
     heard_by = [each for each in map(table.get, publication.subscriptions) if each is not None]
     return responses.unanswerable(event, heard_by, table.all())
 
 
-def _ask_for_handler(context: Context, asked: Asked) -> Asked:
+def _ask_for_handler(context: CurrentDelivery, asked: Asked) -> Asked:
     """Hold a request back until its handler has succeeded, and a failure that is said at the deadline."""
-    app = context.app
+    bus = context.bus
     said = context.emitted(asked.event)
     asked = Asked(said, asked.timeout_s, asked.ends_at, token=said.event_id)
     hold(context, said)
     if context.subscription.shadow:
         return asked
-    _register(app, asked)
-    routes = app.routing().routes(said)
+    _register(bus, asked)
+    routes = bus.routing().routes(said)
     error: Exception | None = responses.unanswerable(
-        said, [each.subscription for each in routes], app.known_routing().all()
+        said, [each.subscription for each in routes], bus.known_routing().all()
     )
     if error is not None:
         hold(context, responses.failure_of(said, error))

@@ -28,14 +28,14 @@ from petiole.events.catalog.request import RequestEvent, ResponseFailureEvent, R
 from petiole.events.dead_letter import DeadLetter
 from petiole.events.errors import InvalidParameters, Misuse
 from petiole.events.event import Event
-from petiole.tasks.handler_context import Context
+from petiole.tasks.handling.current import CurrentDelivery
 from petiole.tasks.requests import responses
 
 if TYPE_CHECKING:
-    from petiole.tasks.celery import EventApp
+    from petiole.tasks.runtime import BusRuntime
 
 Function: TypeAlias = Callable[..., Any]
-Arguments: TypeAlias = Callable[[RequestEvent, Context], dict[str, object]]
+Arguments: TypeAlias = Callable[[RequestEvent, CurrentDelivery], dict[str, object]]
 
 _EVENT_NAMES = {"event", "request"}
 
@@ -68,21 +68,21 @@ def answerer(function: Function, *, read_only: bool = True) -> Function:
     if inspect.iscoroutinefunction(function):
 
         @functools.wraps(function)
-        async def answer_async(event: RequestEvent, context: Context) -> Event | None:
+        async def answer_async(event: RequestEvent, context: CurrentDelivery) -> Event | None:
             return worded(event, await function(**read(event, replace(context, is_read_only=read_only))))
 
         return answer_async
 
     @functools.wraps(function)
-    def answer(event: RequestEvent, context: Context) -> Event | None:
+    def answer(event: RequestEvent, context: CurrentDelivery) -> Event | None:
         return worded(event, function(**read(event, replace(context, is_read_only=read_only))))
 
     return answer
 
 
-def failure(app: EventApp, letter: DeadLetter, event: Event | None) -> ResponseFailureEvent | None:
+def failure(bus: BusRuntime, letter: DeadLetter, event: Event | None) -> ResponseFailureEvent | None:
     """Word the answer to a request whose delivery is buried; None for what is no request, or was only listened to."""
-    handler = getattr(app.tasks.get(letter.subscription), "handler", None)
+    handler = getattr(bus.app.tasks.get(letter.subscription), "handler", None)
     if not isinstance(event, RequestEvent) or handler is None:
         return None
     if not responses.is_answerer(handler.subscription, event.content.responder):
@@ -112,12 +112,12 @@ def _parts(annotation: object) -> list[object]:
 def _reader(function: Function, hints: Mapping[str, Any]) -> Arguments:
     """Decide how a function's parameters are filled."""
     parameters = dict(inspect.signature(function).parameters)
-    with_context = [name for name in parameters if hints.get(name) is Context or name == "context"]
+    with_context = [name for name in parameters if hints.get(name) is CurrentDelivery or name == "context"]
     for name in with_context:
         del parameters[name]
     fill = _filler(function, parameters, hints)
 
-    def arguments(event: RequestEvent, context: Context) -> dict[str, object]:
+    def arguments(event: RequestEvent, context: CurrentDelivery) -> dict[str, object]:
         return fill(event) | dict.fromkeys(with_context, context)
 
     return arguments

@@ -1,6 +1,6 @@
 """Circuits: one dependency's circuit breaker as its callers use it, and what is told of its changes.
 
-    with passage_through(app, name, limits, mistakes):     refused with ServiceUnavailable while the circuit is open
+    with passage_through(bus, name, limits, mistakes):     refused with ServiceUnavailable while the circuit is open
         call()                                             how it ends is noted: see blame.py
 
 Each change is told by the process whose call made it: circuit_events.py.
@@ -19,8 +19,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal, Self
 
 from petiole.events.errors import ServiceUnavailable, UnknownCircuit
-from petiole.tasks.dead_letters.audit import operator_here
-from petiole.tasks.handler_context import current_context
+from petiole.tasks.handling.current import current_context
+from petiole.tasks.operations.operator import operator_here
 from petiole.tasks.resilience.circuit_events import SHOWN_LENGTH, caller, tell
 from petiole.tasks.resilience.error_classification import ending_of, retry_after
 from petiole.tasks.resilience.fail_open import ask, note
@@ -29,7 +29,7 @@ from petiole.tasks.stores.circuits import Ending, Limits, Noted
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from petiole.tasks.celery import EventApp
+    from petiole.tasks.runtime import BusRuntime
 
 SPREAD = 0.1
 """Those who wait for a probe come again spread over this share of their wait: one probes, and the rest find out."""
@@ -39,7 +39,7 @@ SPREAD = 0.1
 class Passage:
     """One call's way through a circuit. Enter it once."""
 
-    app: EventApp
+    bus: BusRuntime
     name: str
     limits: Limits
     mistakes: tuple[type[Exception], ...] = ()
@@ -47,7 +47,7 @@ class Passage:
 
     def __enter__(self) -> Self:
         """Ask to be let through. Raises ServiceUnavailable."""
-        admission = ask(self.app, self.name, lambda: self.app.stores.circuits.enter(self.name, self.limits))
+        admission = ask(self.bus, self.name, lambda: self.bus.stores.circuits.enter(self.name, self.limits))
         if admission is None:
             return self
         self._epoch = admission.epoch
@@ -69,7 +69,7 @@ class Passage:
         if epoch is None:
             return
         ending = ending_of(error, self.mistakes)
-        noted = note(self.app, self.name, lambda: self._leave(epoch, ending, error))
+        noted = note(self.bus, self.name, lambda: self._leave(epoch, ending, error))
         if noted is None:
             return
         if noted.change:
@@ -88,7 +88,7 @@ class Passage:
         await asyncio.to_thread(self.__exit__, kind, error, trace)
 
     def _leave(self, epoch: int, ending: Ending, error: BaseException | None) -> Noted:
-        return self.app.stores.circuits.leave(
+        return self.bus.stores.circuits.leave(
             self.name,
             self.limits,
             epoch,
@@ -99,23 +99,23 @@ class Passage:
         )
 
     def _tell(self, noted: Noted, error: BaseException | None = None) -> None:
-        tell(self.app, self.name, noted, by=caller(), error=error)
+        tell(self.bus, self.name, noted, by=caller(), error=error)
 
 
 def set_by_hand(
-    app: EventApp, name: str, state: Literal["open", "closed"], probe_after: timedelta | None = None
+    bus: BusRuntime, name: str, state: Literal["open", "closed"], probe_after: timedelta | None = None
 ) -> bool:
     """Open or close a circuit on an operator's word, and tell it; returns whether that is a change.
 
     Without `probe_after`, one that is opened stays open until it is closed. Raises UnknownCircuit.
     """
     by = operator_here()
-    noted = app.stores.circuits.set(name, state, probe_after=probe_after, error=f"{state} by {by}", by=by)
+    noted = bus.stores.circuits.set(name, state, probe_after=probe_after, error=f"{state} by {by}", by=by)
     if not noted.epoch:
-        nearest = difflib.get_close_matches(name, app.stores.circuits.names(), n=1)
+        nearest = difflib.get_close_matches(name, bus.stores.circuits.names(), n=1)
         raise UnknownCircuit(name, nearest[0] if nearest else None)
     if noted.change:
-        tell(app, name, noted, by=by, error=f"{state} by {by}")
+        tell(bus, name, noted, by=by, error=f"{state} by {by}")
     return bool(noted.change)
 
 

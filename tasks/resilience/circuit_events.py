@@ -36,7 +36,7 @@ from petiole.tasks.publishing.validation import checked
 from petiole.tasks.stores.circuits import Noted
 
 if TYPE_CHECKING:
-    from petiole.tasks.celery import EventApp
+    from petiole.tasks.runtime import BusRuntime
 
 OPENED_ERROR = "error.circuit_opened"
 SHOWN_LENGTH = 500
@@ -45,12 +45,12 @@ SHOWN_LENGTH = 500
 log = logging.getLogger(__name__)
 
 
-def tell(app: EventApp, name: str, noted: Noted, *, by: str, error: BaseException | str | None = None) -> None:
+def tell(bus: BusRuntime, name: str, noted: Noted, *, by: str, error: BaseException | str | None = None) -> None:
     """Publish a change of a circuit. Nothing fails because of it: it is logged, too."""
     log.warning("circuit.%s", noted.change, extra={"circuit": name, "epoch": noted.epoch, "by": by})
     try:
-        said = [checked(app, event) for event in _events(name, noted, by, error)]
-        dispatch(app, said, patience=timedelta(0))
+        said = [checked(bus, event) for event in _events(name, noted, by, error)]
+        dispatch(bus, said, patience=timedelta(0))
     except (BrokerUnavailable, QueueFull, NotConfigured, RedisError):
         log.exception("circuit.untold", extra={"circuit": name, "change": noted.change})
 

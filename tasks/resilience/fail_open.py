@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 from petiole.events.errors import NotConfigured
 
 if TYPE_CHECKING:
-    from petiole.tasks.celery import EventApp
+    from petiole.tasks.runtime import BusRuntime
 
 AWAY_S = 5.0
 
@@ -28,15 +28,15 @@ Answer = TypeVar("Answer")
 log = logging.getLogger(__name__)
 
 
-def ask(app: EventApp, what: str, question: Callable[[], Answer]) -> Answer | None:
+def ask(bus: BusRuntime, what: str, question: Callable[[], Answer]) -> Answer | None:
     """Ask the store whether a call may be made; None where it does not answer, and the call is to be let through."""
-    outage = _outages.setdefault(app, _Outage())
+    outage = _outages.setdefault(bus, _Outage())
     if time.monotonic() < outage.until:
         outage.calls += 1
         return None
     try:
         answer = question()
-        outage.end(app)
+        outage.end(bus)
     except (RedisError, NotConfigured) as error:
         outage.calls += 1
         outage.begin(what, error)
@@ -44,12 +44,12 @@ def ask(app: EventApp, what: str, question: Callable[[], Answer]) -> Answer | No
     return answer
 
 
-def note(app: EventApp, what: str, act: Callable[[], Answer]) -> Answer | None:
+def note(bus: BusRuntime, what: str, act: Callable[[], Answer]) -> Answer | None:
     """Note in the store how a call ended; None where it does not answer."""
     try:
         return act()
     except (RedisError, NotConfigured) as error:
-        _outages.setdefault(app, _Outage()).begin(what, error)
+        _outages.setdefault(bus, _Outage()).begin(what, error)
         return None
 
 
@@ -67,11 +67,11 @@ class _Outage:
             self.is_told = True
             log.error("calls.unguarded", extra={"what": what, "error": str(error)})
 
-    def end(self, app: EventApp) -> None:
+    def end(self, bus: BusRuntime) -> None:
         if self.is_told:
-            app.stores.counters.add("unguarded", self.calls)
+            bus.stores.counters.add("unguarded", self.calls)
             log.warning("calls.guarded_again", extra={"unguarded": self.calls})
             self.calls, self.is_told = 0, False
 
 
-_outages: WeakKeyDictionary[EventApp, _Outage] = WeakKeyDictionary()
+_outages: WeakKeyDictionary[BusRuntime, _Outage] = WeakKeyDictionary()

@@ -30,12 +30,11 @@ from tenacity import AsyncRetrying, Retrying
 
 from petiole.events.errors import InvalidOption, Misuse, ServiceThrottled
 from petiole.events.topics import Topic, check_topic
-from petiole.tasks.celery import EventApp
-from petiole.tasks.celery import app as default_app
-from petiole.tasks.handler_context import current_context
+from petiole.tasks.handling.current import current_bus
 from petiole.tasks.resilience.circuit_breaker import Passage
 from petiole.tasks.resilience.error_classification import is_worth_retrying
 from petiole.tasks.resilience.retrying import asked_wait_s, tries
+from petiole.tasks.runtime import BusRuntime
 from petiole.tasks.stores.circuits import Limits
 
 P = ParamSpec("P")
@@ -110,14 +109,14 @@ class Guard:
 
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            app = _current_app()
+            bus = current_bus()
 
             def once() -> R:
-                with self._passage(app):
+                with self._passage(bus):
                     return function(*args, **kwargs)
 
             try:
-                return Retrying(sleep=app.store_clock.sleep, **self.options.tries)(once)
+                return Retrying(sleep=bus.store_clock.sleep, **self.options.tries)(once)
             except Exception as error:
                 self._check_throttled(error)
                 raise
@@ -129,15 +128,15 @@ class Guard:
 
         @functools.wraps(function)
         async def call(*args: P.args, **kwargs: P.kwargs) -> Any:
-            app = _current_app()
+            bus = current_bus()
 
             async def once() -> Any:
-                async with self._passage(app), asyncio.timeout(timeout_s):
+                async with self._passage(bus), asyncio.timeout(timeout_s):
                     return await function(*args, **kwargs)
 
             try:
                 return await AsyncRetrying(
-                    sleep=app.store_clock.sleep_async,
+                    sleep=bus.store_clock.sleep_async,
                     **self.options.tries,
                 )(once)
             except Exception as error:
@@ -176,18 +175,13 @@ class Guard:
         # Which epoch a call began in is the block's own: two that shared it would take each other's.
         if self._block is not None:
             raise Misuse(f"one guard holds one block; write `with guarded({self.name!r}):` where the block is")
-        self._block = self._passage(_current_app())
+        self._block = self._passage(current_bus())
         return self._block
 
-    def _passage(self, app: EventApp) -> Passage:
-        return Passage(app, self.name, self.options.limits, self.options.mistakes)
+    def _passage(self, bus: BusRuntime) -> Passage:
+        return Passage(bus, self.name, self.options.limits, self.options.mistakes)
 
     def _check_throttled(self, error: BaseException | None) -> None:
         """Raise ServiceThrottled where the server said when to come again."""
         if error is not None and is_worth_retrying(error, self.options.mistakes) and (asked_s := asked_wait_s(error)):
             raise ServiceThrottled(self.name, asked_s) from error
-
-
-def _current_app() -> EventApp:
-    context = current_context()
-    return context.app if context else default_app

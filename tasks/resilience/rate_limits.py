@@ -30,11 +30,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from petiole.events.errors import BudgetSpent, InvalidOption, RetryLater
 from petiole.events.topics import Topic
-from petiole.tasks.celery import EventApp
-from petiole.tasks.celery import app as default_app
-from petiole.tasks.handler_context import current_context
+from petiole.tasks.handling.current import current_bus
 from petiole.tasks.resilience.error_classification import retry_after, status_of, with_causes
 from petiole.tasks.resilience.fail_open import ask, note
+from petiole.tasks.runtime import BusRuntime
 from petiole.tasks.stores.rate_limits import Quota, Spent
 
 Amount = Annotated[int, Field(strict=True, ge=1)]
@@ -74,13 +73,13 @@ class Budget(BaseModel):
         if tokens < 0 or (self.tokens is not None and tokens > self.tokens):
             remedy = f"the budget {self.account} has 0 to {self.tokens} in each window; split the call, or raise it"
             raise InvalidOption("tokens", str(tokens), remedy)
-        app = _current_app()
+        bus = current_bus()
         call_id = str(uuid4())
         quota = Quota(self.requests, self.tokens, self.window, self.timeout)
-        refusal = ask(app, self.account, lambda: app.stores.budgets.reserve(self.account, call_id, tokens, quota))
+        refusal = ask(bus, self.account, lambda: bus.stores.budgets.reserve(self.account, call_id, tokens, quota))
         if refusal is not None:
             raise BudgetSpent(self.account, refusal.reason, round(refusal.wait.total_seconds(), 3))
-        return Reservation(self, app, call_id)
+        return Reservation(self, bus, call_id)
 
     async def reserve_async(self, *, tokens: int = 0) -> Reservation:
         """Reserve as `reserve`, and let the loop go on meanwhile."""
@@ -88,21 +87,21 @@ class Budget(BaseModel):
 
     def pause(self, duration: timedelta) -> None:
         """Let nobody reserve on this account for so long; a longer pause stands."""
-        app = _current_app()
-        note(app, self.account, lambda: app.stores.budgets.pause(self.account, duration))
+        bus = current_bus()
+        note(bus, self.account, lambda: bus.stores.budgets.pause(self.account, duration))
 
     def spent(self) -> Spent:
         """Read what counts against the account, as of the last call."""
-        return _current_app().stores.budgets.spent(self.account)
+        return current_bus().stores.budgets.spent(self.account)
 
 
 class Reservation:
     """One call's part of a budget, until it is settled or released: by hand, or at the end of its block."""
 
-    def __init__(self, budget: Budget, app: EventApp, call_id: str) -> None:
+    def __init__(self, budget: Budget, bus: BusRuntime, call_id: str) -> None:
         self.id = call_id
         self._budget = budget
-        self._app = app
+        self._bus = bus
         self._used: int | None = None
         self._is_over = False
 
@@ -112,17 +111,17 @@ class Reservation:
 
     def settle(self, tokens: int | None = None) -> None:
         """Count what the call really used, by default what was reserved. The first settlement or release stands."""
-        budgets, account, window = self._app.stores.budgets, self._budget.account, self._budget.window
+        budgets, account, window = self._bus.stores.budgets, self._budget.account, self._budget.window
         self._end(lambda: budgets.settle(account, self.id, tokens, window))
 
     def release(self) -> None:
         """Give it back: the call was not made."""
-        self._end(lambda: self._app.stores.budgets.release(self._budget.account, self.id))
+        self._end(lambda: self._bus.stores.budgets.release(self._budget.account, self.id))
 
     def _end(self, act: Callable[[], None]) -> None:
         if not self._is_over:
             self._is_over = True
-            note(self._app, self._budget.account, act)
+            note(self._bus, self._budget.account, act)
 
     def __enter__(self) -> Self:
         return self
@@ -152,8 +151,3 @@ class Reservation:
 def _never_left(error: BaseException) -> bool:
     refused_here = isinstance(error, RetryLater) and error.__cause__ is None
     return refused_here or any(isinstance(each, ConnectionRefusedError) for each in with_causes(error))
-
-
-def _current_app() -> EventApp:
-    context = current_context()
-    return context.app if context else default_app

@@ -13,8 +13,8 @@ from tenacity import RetryCallState, retry_if_exception, stop_after_attempt
 from tenacity.stop import stop_base
 from tenacity.wait import wait_exponential_jitter
 
-from petiole.tasks.handler_context import current_context
 from petiole.tasks.handling import time_limits
+from petiole.tasks.handling.current import current_context
 from petiole.tasks.resilience.error_classification import is_worth_retrying, retry_after
 
 

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from petiole.tasks.celery import app
 from petiole.tasks.periodic import Periodic
 from petiole.tasks.sessions.session import tell_end
 
 if TYPE_CHECKING:
-    from petiole.tasks.celery import EventApp
+    from petiole.tasks.runtime import BusRuntime
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +35,15 @@ class SweepTask(Periodic):
 
     def run(self, *, interval_s: float, slot: int) -> Swept:  # noqa: ARG002 - they name the slot that it is sent for
         """Sweep here and now."""
-        return sweep(self.app)
+        return sweep(self.bus)
 
 
-def sweep(app: EventApp, at: datetime | None = None) -> Swept:
+def sweep(bus: BusRuntime, at: datetime | None = None) -> Swept:
     """Let sessions be idle, and end, whose time has come; by the server's clock, unless `at` says otherwise.
 
     Raises BrokerUnavailable, QueueFull, RedisError: the next sweep goes on from there.
     """
-    sessions, settings = app.stores.sessions, app.settings
+    sessions, settings = bus.stores.sessions, bus.settings
     now = at or sessions.now()
     idle_since, end_since = now - settings.session_idle_after, now - settings.session_end_after
     idle = ended = 0
@@ -52,10 +51,7 @@ def sweep(app: EventApp, at: datetime | None = None) -> Swept:
         is_ended, state = sessions.move(session_id, "ended", reason="idle", idle_since=end_since)
         ended += is_ended
         if state == "ended" and (facts := sessions.get(session_id)):
-            tell_end(app, facts)
+            tell_end(bus, facts)
         elif state is not None:
             idle += sessions.move(session_id, "idle", idle_since=idle_since)[0]
     return Swept(idle, ended)
-
-
-sweep_sessions: SweepTask = app.adopt(SweepTask)

@@ -44,7 +44,7 @@ from petiole.tasks.requests import responder
 from petiole.tasks.stores.publications import Settling
 
 if TYPE_CHECKING:
-    from petiole.tasks.celery import EventApp
+    from petiole.tasks.runtime import BusRuntime
 
 DEAD_LETTERED = "error.dead_lettered"
 
@@ -73,7 +73,7 @@ def cause_of(error: BaseException) -> Cause:
 
 
 def letter_of(
-    app: EventApp,
+    bus: BusRuntime,
     error: BaseException,
     cause: Cause,
     *,
@@ -91,7 +91,7 @@ def letter_of(
     A document that JSON cannot say again as it is (NaN, half a surrogate pair, deeper than anybody reads) is kept as
     bytes.
     """
-    document = _kept(app, document)
+    document = _kept(bus, document)
     if not _is_storable(document):
         document, raw = None, raw or json.dumps(document).encode()
     return DeadLetter.model_validate(
@@ -115,7 +115,7 @@ def letter_of(
 
 
 def bury(
-    app: EventApp,
+    bus: BusRuntime,
     letter: DeadLetter,
     *,
     event: Event | None = None,
@@ -130,23 +130,23 @@ def bury(
     told_of = facts(letter) | {"cause": letter.cause, "error": letter.error}
     log.error("event.dead_lettered", extra=told_of, exc_info=sys.exception())
     if settling is None:
-        app.stores.dead_letters.put(letter)
+        bus.stores.dead_letters.put(letter)
     else:
         settling = replace(settling, ending="buried", letter=letter)
-    told = [checked(app, each) for each in _told(app, letter, event)] if is_told else []
-    answer = responder.failure(app, letter, event)
-    answers = [] if answer is None else [checked(app, answer)]
-    if not app.publishes_in_one_step:
+    told = [checked(bus, each) for each in _told(bus, letter, event)] if is_told else []
+    answer = responder.failure(bus, letter, event)
+    answers = [] if answer is None else [checked(bus, answer)]
+    if not bus.publishes_in_one_step:
         # Told by whoever looks into the waiting room next: a worker that died between the two would leave one untold.
-        later = [publication(app, each, letter.at) for each in (*told, *answers)]
-        dispatch(app, [], settling=settling, waiting=later)
+        later = [publication(bus, each, letter.at) for each in (*told, *answers)]
+        dispatch(bus, [], settling=settling, waiting=later)
         return
     try:
-        dispatch(app, [*told, *answers], settling=settling)
+        dispatch(bus, [*told, *answers], settling=settling)
     except QueueFull:
         # Who hears the error channel has no room. The letter is kept, and its mailbox goes on, all the same.
         log.exception("dead_letter.untold", extra=facts(letter))
-        dispatch(app, [], settling=settling, waiting=[publication(app, each, letter.at) for each in answers])
+        dispatch(bus, [], settling=settling, waiting=[publication(bus, each, letter.at) for each in answers])
 
 
 def facts(letter: DeadLetter) -> dict[str, Value]:
@@ -157,10 +157,10 @@ def facts(letter: DeadLetter) -> dict[str, Value]:
     return said
 
 
-def _told(app: EventApp, letter: DeadLetter, event: Event | None) -> Iterator[Event]:
+def _told(bus: BusRuntime, letter: DeadLetter, event: Event | None) -> Iterator[Event]:
     if event is None or event.category is not Category.ERROR:
         yield _dead_lettered(letter, event)
-    handler = getattr(app.tasks.get(letter.subscription), "handler", None)
+    handler = getattr(bus.app.tasks.get(letter.subscription), "handler", None)
     # One that fails at the failures of agents would never end.
     if event is None or handler is None or isinstance(event, ErrorEvent | AgentFailedEvent):
         return
@@ -210,11 +210,11 @@ def _is_storable(document: object) -> bool:
     return True
 
 
-def _kept(app: EventApp, document: object) -> object:
+def _kept(bus: BusRuntime, document: object) -> object:
     """Return what a letter keeps: the whole event, since a letter outlives what contents are stored for."""
     if not isinstance(document, Mapping):
         return document
     try:
-        return app.stores.blobs.whole(document)
+        return bus.stores.blobs.whole(document)
     except PayloadUnreadable:
         return document

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
 
+from petiole.tasks.runtime import bus_of
 from petiole.tasks.stores.keys import Keys
 from petiole.tasks.transport.channel import Turns
 from petiole.tasks.transport.delivery_log import Ledger
 
 if TYPE_CHECKING:
-    from petiole.tasks.celery import EventApp
+    from petiole.tasks.runtime import BusRuntime
 
 HOLDS_S = 1.0
 """How long a worker goes by what it was told when it took a message."""
@@ -66,26 +67,26 @@ class Admissions(bootsteps.StartStopStep):
 
     def start(self, consumer: Any) -> None:
         """Begin, before the first message is taken."""
-        channel, app = consumer.task_consumer.channel, consumer.app
-        if not isinstance(channel, Turns) or not app.publishes_in_one_step or not _may_guess(app):
+        channel, bus = consumer.task_consumer.channel, bus_of(consumer.app)
+        if not isinstance(channel, Turns) or not bus.publishes_in_one_step or not _may_guess(bus):
             return
-        channel.ledger = _ledger(app, consumer.hostname)
+        channel.ledger = _ledger(bus, consumer.hostname)
         if self._channel is not None:
             channel.take_over(self._channel)
         self._channel = channel
 
 
-def _ledger(app: EventApp, worker: str) -> Ledger:
-    keys = Keys(app.settings.key_prefix)
+def _ledger(bus: BusRuntime, worker: str) -> Ledger:
+    keys = Keys(bus.settings.key_prefix)
     return Ledger(
         inbox=keys.inbox(""),
         runs=keys.attempts(""),
         aborted=keys.aborted("", "").removesuffix(":"),
-        age_ms=int(app.settings.inbox_age.total_seconds() * 1_000),
+        age_ms=int(bus.settings.inbox_age.total_seconds() * 1_000),
         worker=worker,
     )
 
 
-def _may_guess(app: EventApp) -> bool:
+def _may_guess(bus: BusRuntime) -> bool:
     # Where the first death is one too many, nothing may begin that is not noted as begun.
-    return app.settings.most_deaths > 1
+    return bus.settings.most_deaths > 1

@@ -43,7 +43,7 @@ from petiole.tasks.stores.publications import Lease, Settling
 from petiole.tasks.transport.consumer_id import ADMITTED_HEADER, LEASE_HEADER
 
 if TYPE_CHECKING:
-    from petiole.tasks.celery import EventApp
+    from petiole.tasks.runtime import BusRuntime
 
 PAUSE_S = 0.5
 """How long a slot holds a message that the broker is to keep."""
@@ -55,7 +55,7 @@ log = logging.getLogger(__name__)
 class Run:
     """One run of a task message: what this worker received, and what is known of earlier runs."""
 
-    app: EventApp = field(repr=False)
+    bus: BusRuntime = field(repr=False)
     delivery_id: str
     task: str
     queue: str
@@ -80,12 +80,12 @@ class Run:
         )
 
 
-def received(app: EventApp, request: Any, *, task: str, queue: str, document: object) -> Run:
+def received(bus: BusRuntime, request: Any, *, task: str, queue: str, document: object) -> Run:
     """Make the run of a task request of Celery's."""
     holder = request.get(LEASE_HEADER)
     tag = (request.get("properties") or {}).get("delivery_tag")
     return Run(
-        app,
+        bus,
         str(request.id),
         task,
         queue,
@@ -109,14 +109,14 @@ def begin(run: Run, *, work: tuple[str, str] | None = None) -> Run:
             return run
         if deduplication.has_ended(run.delivery_id):
             return replace(run, begun=Begun(is_settled=True))
-    stores, lease = run.app.stores, run.lease
+    stores, lease = run.bus.stores, run.lease
     try:
         begun = stores.attempts.begin(
             run.delivery_id,
             run.worker,
             holder=lease.holder if lease else "",
-            holders_key=stores.held.holders if lease and run.app.publishes_in_one_step else "",
-            most_deaths=run.app.settings.most_deaths,
+            holders_key=stores.held.holders if lease and run.bus.publishes_in_one_step else "",
+            most_deaths=run.bus.settings.most_deaths,
             work=work,
         )
     except RedisError as error:
@@ -126,7 +126,7 @@ def begin(run: Run, *, work: tuple[str, str] | None = None) -> Run:
 
 def recalled(run: Run) -> Run:
     """Return a run that has begun, elsewhere, with what is known of those before it."""
-    noted = run.app.stores.attempts.of(run.delivery_id)
+    noted = run.bus.stores.attempts.of(run.delivery_id)
     return replace(run, begun=Begun(noted[:-1]))
 
 
@@ -143,7 +143,7 @@ def settle(
     """
     try:
         settling = replace(run.settling, agent=run.queue, state=state) if state else run.settling
-        dispatch(run.app, said, settling=settling, waiting=later)
+        dispatch(run.bus, said, settling=settling, waiting=later)
     except LeaseLost as lost:
         log.warning("delivery.lease_lost", extra={"delivery_id": run.delivery_id, "error": str(lost)})
         return Outcome.LEASE_LOST
@@ -182,7 +182,7 @@ def _give_up(
     run: Run, error: Exception, cause: Cause, *, event: Event | None, is_told: bool, attempts: Sequence[Attempt]
 ) -> None:
     letter = letter_of(
-        run.app,
+        run.bus,
         error,
         cause,
         delivery_id=run.delivery_id,
@@ -194,7 +194,7 @@ def _give_up(
         mailbox=run.mailbox,
     )
     try:
-        bury(run.app, letter, event=event, settling=run.settling, is_told=is_told)
+        bury(run.bus, letter, event=event, settling=run.settling, is_told=is_told)
     except LeaseLost as lost:
         log.warning("delivery.lease_lost", extra={"delivery_id": run.delivery_id, "error": str(lost)})
     except (RedisError, BrokerUnavailable) as unwritten:
@@ -204,7 +204,7 @@ def _give_up(
 def put_back(run: Run, error: Exception) -> NoReturn:
     """Leave the message with the broker, as if the run had not been. Raises Reject."""
     try:
-        run.app.stores.attempts.withdraw(run.delivery_id)
+        run.bus.stores.attempts.withdraw(run.delivery_id)
     except RedisError as unnoted:
         # It looks as if the worker had died, until a run of the same delivery ends.
         log.warning("attempt.unnoted", extra={"delivery_id": run.delivery_id, "error": str(unnoted)})
@@ -218,7 +218,7 @@ def _come_again(
 ) -> NoReturn:
     due = datetime.now(UTC) + after
     again = waiting(
-        run.app,
+        run.bus,
         run.task,
         json.dumps(run.document, ensure_ascii=False),
         item_id=run.delivery_id,
@@ -238,7 +238,7 @@ def _come_again(
         waiting=again,
     )
     try:
-        dispatch(run.app, [], settling=settling)
+        dispatch(run.bus, [], settling=settling)
     except LeaseLost as lost:
         log.warning("delivery.lease_lost", extra={"delivery_id": run.delivery_id, "error": str(lost)})
     except BrokerUnavailable as unnoted:

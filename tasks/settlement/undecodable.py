@@ -27,7 +27,7 @@ from petiole.tasks.transport.consumer_id import OWN_HEADERS
 from petiole.tasks.transport.quarantine import Aside
 
 if TYPE_CHECKING:
-    from petiole.tasks.celery import EventApp
+    from petiole.tasks.runtime import BusRuntime
 
 # Kombu's message and Celery's consumer, of which the stubs describe too little to be checked against.
 Message: TypeAlias = Any
@@ -45,7 +45,7 @@ _LONGEST_NAME = 255
 
 
 def letter_of_message(
-    app: EventApp, message: Message, error: BaseException, cause: Cause, *, document: object = None
+    bus: BusRuntime, message: Message, error: BaseException, cause: Cause, *, document: object = None
 ) -> DeadLetter:
     """Make the raw dead letter of a message."""
     queue = _name((message.delivery_info or {}).get("routing_key"))
@@ -54,7 +54,7 @@ def letter_of_message(
     # A delivery that could be read but for its handler is known by its own id, and a replay by its letter's.
     letter_id = delivery_id if document is not None else made_id
     return letter_of(
-        app,
+        bus,
         error,
         cause,
         delivery_id=delivery_id,
@@ -104,7 +104,7 @@ def envelope_of(message: Message) -> bytes:
         return _as_bytes(message.body)
 
 
-def drain_undecodable(app: EventApp, holder: Consumer) -> int:
+def drain_undecodable(bus: BusRuntime, holder: Consumer) -> int:
     """Make dead letters of the bytes that the transport has set aside; returns how many in this bounded while.
 
     Each is kept before it is removed: what dies in between is drained again, into the same dead letter. `holder` is a
@@ -119,9 +119,9 @@ def drain_undecodable(app: EventApp, holder: Consumer) -> int:
         letter_id = _id_of(queue, raw)
         error = UndecodableMessage(queue, len(raw))
         bury(
-            app,
+            bus,
             letter_of(
-                app,
+                bus,
                 error,
                 "undecodable",
                 delivery_id=letter_id,

@@ -33,12 +33,6 @@ from petiole.tasks.stores.response_streams import Drafts
 from petiole.tasks.stores.response_streams import Limits as DraftLimits
 from petiole.tasks.stores.sessions import Sessions
 from petiole.tasks.stores.shadows import Shadows
-from petiole.workers.state.approvals import Approvals
-from petiole.workers.state.event_counts import Occurrences
-from petiole.workers.state.facts import Facts
-from petiole.workers.state.memories import Memories
-from petiole.workers.state.outbound_messages import Replies
-from petiole.workers.state.vectors import Vectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +48,9 @@ class Stores:
     delays: Delays
     dead_letters: DeadLetters
     sessions: Sessions
-    memories: Memories
-    facts: Facts
-    vectors: Vectors
-    occurrences: Occurrences
-    replies: Replies
     drafts: Drafts
     blobs: Blobs
     effects: Effects
-    approvals: Approvals
     shadows: Shadows
     requests: Requests
     gatherings: Gatherings
@@ -103,15 +91,9 @@ def open_stores(
         sessions=Sessions(
             client, keys, buffer_length=settings.session_buffer, memory_bytes=settings.session_memory_bytes
         ),
-        memories=Memories(client, keys),
-        facts=Facts(client, keys),
-        vectors=Vectors(client, keys),
-        occurrences=Occurrences(client, keys),
-        replies=Replies(client, keys),
         drafts=Drafts(client, keys, drafts),
         blobs=blobs,
         effects=Effects(client, keys, settings.effect_age),
-        approvals=Approvals(client, keys, settings.effect_age + settings.approval_timeout),
         shadows=Shadows(client, keys, settings.history_age),
         requests=Requests(client, keys),
         gatherings=Gatherings(client, keys, settings.publish_window),

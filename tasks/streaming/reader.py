@@ -20,11 +20,10 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from petiole.events.errors import AnswerCut, AnswerOverdue
-from petiole.tasks.celery import EventApp
-from petiole.tasks.celery import app as default_app
+from petiole.tasks.runtime import BusRuntime
 from petiole.tasks.stores.response_streams import Drafts, Piece
 
-__all__ = ["AnswerReader", "Piece", "read_answer"]
+__all__ = ["AnswerReader", "Piece"]
 
 TIMEOUT_S = 60.0
 SLICE_S = 0.5
@@ -35,7 +34,7 @@ SLICE_S = 0.5
 class AnswerReader:
     """What `read_answer` is."""
 
-    app: EventApp
+    bus: BusRuntime
 
     def __call__(
         self, stream_id: str, answer_id: str, *, after: int = 0, timeout: float = TIMEOUT_S
@@ -61,7 +60,7 @@ class AnswerReader:
         return self._read_async(_Place(stream_id, None, after, timeout))
 
     def _read(self, place: _Place) -> Iterator[Piece]:
-        drafts = self.app.stores.drafts
+        drafts = self.bus.stores.drafts
         while True:
             yield from place.take(_look(drafts, place))
             if place.is_over:
@@ -69,8 +68,8 @@ class AnswerReader:
             drafts.wait(place.stream_id, after=place.after, timeout_s=place.patience_s())
 
     async def _read_async(self, place: _Place) -> AsyncIterator[Piece]:
-        drafts = self.app.stores.drafts
-        async with self.app.connect_async() as client:
+        drafts = self.bus.stores.drafts
+        async with self.bus.connect_async() as client:
             while True:
                 for piece in place.take(await asyncio.to_thread(_look, drafts, place)):
                     yield piece
@@ -133,6 +132,3 @@ def _find_beginning(drafts: Drafts, place: _Place) -> None:
     if first is not None:
         place.after = max(place.after, first - 1)
         place.has_begun = True
-
-
-read_answer = AnswerReader(default_app)

@@ -35,7 +35,7 @@ from petiole.tasks.stores.history import Recorded
 from petiole.tasks.stores.response_streams import End
 
 if TYPE_CHECKING:
-    from petiole.tasks.handler_context import Context
+    from petiole.tasks.handling.current import CurrentDelivery
 
 USER_MESSAGE = "input.message.received"
 
@@ -50,7 +50,7 @@ FLUSH_S = 0.05
 class Draft:
     """One run's text as it grows, under the id of the event at hand. Raises StreamBusy when it is entered."""
 
-    context: Context
+    context: CurrentDelivery
     text: str = ""
     is_interrupted: bool = False
     _attempt: int = 0
@@ -118,10 +118,10 @@ class Draft:
             await asyncio.sleep(FLUSH_S if self._written else 0)  # the first words go out at once
 
     def _begin(self, *, rejects: bool = False) -> None:
-        event, app = self.context.event, self.context.app
+        event, bus = self.context.event, self.context.bus
         if self.context.subscription.shadow:
             return
-        state, fact = app.stores.drafts.begin(
+        state, fact = bus.stores.drafts.begin(
             event.stream_id,
             event.event_id,
             correlation_id=event.correlation_id,
@@ -148,14 +148,14 @@ class Draft:
 
     def _write_rest(self, end: End | None) -> str:
         event, text = self.context.event, self.text
-        drafts, rest = self.context.app.stores.drafts, text[self._written :]
+        drafts, rest = self.context.bus.stores.drafts, text[self._written :]
         state = drafts.write(event.stream_id, event.event_id, token=self._token, text=rest, end=end)
         self._written = len(text)
         return state
 
     def _is_outdated(self) -> bool:
         """Tell whether a user began another flow in the stream after this one."""
-        event, history = self.context.event, self.context.app.stores.history
+        event, history = self.context.event, self.context.bus.stores.history
         if self.context.subscription.on_busy != "interrupt" or self.context.is_replay:
             return False
         if not self._looked_until:

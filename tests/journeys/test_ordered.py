@@ -101,7 +101,8 @@ def test_a_purge_reaches_what_waits_for_its_turn(node, clean_broker_url):
     node.run(PUBLISH.format(streams=3, each=10))
 
     purged = node.run(
-        "from petiole.tasks.celery import app; from petiole.tasks.operations.unsubscribe import purge; print(purge(app, 'teller.tell'))"
+        "from petiole.tasks.celery import app; from petiole.tasks.operations.unsubscribe import purge;
+        print(purge(app, 'teller.tell'))"
     )
 
     client = redis.Redis.from_url(clean_broker_url, decode_responses=True)

@@ -312,7 +312,8 @@ def test_commands_show_large_events_whole(node, clean_broker_url):
     shown = node.run("""
 import json, subprocess, sys
 for command in (["tail", "--from-start", "--count", "1", "--json"], ["trace", "s", "--json"], ["trace", "s"]):
-    done = subprocess.run([sys.executable, "-m", "petiole.workers.cli", *command], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-m", "petiole.workers.cli", *command], capture_output=True, text=True,
+    check=True)
     print(done.stdout if command[-1] != "--json" else len(done.stdout) > 1_300_000)
 """)
 

@@ -1,6 +1,7 @@
 """Llm: has a language model write the answer. Which one, PETIOLE_LLM says.
 
-What the model writes can be read along (tasks/streaming/reader.py); the whole of it is the event. A model that cannot be
+What the model writes can be read along (tasks/streaming/reader.py); the whole of it is the event. A model that cannot
+be
 reached is asked again, three times in all; one whose circuit is open, or whose budget is spent, is asked later, up to
 PETIOLE_LLM_PATIENCE_S. Then, and where it refuses, the failure is told, so that the user hears something.
 """

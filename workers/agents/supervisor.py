@@ -12,4 +12,4 @@ agent = Agent("supervisor")
 @agent.on_error("error.*")
 def act(event: ErrorEvent, context: Context) -> None:
     """Log and count an error; abort the failing agent's work, or shut the system down, where it is that bad."""
-    act_on(context.app, event)
+    act_on(context.bus, event)

@@ -10,7 +10,8 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from petiole.tasks.celery import EventApp, app
+from petiole.tasks.bus import default_bus
+from petiole.tasks.runtime import BusRuntime
 from petiole.workers.cli._console import hints, open_console, recorded_ms, said, speaker, table, tree
 from petiole.workers.cli._conversation import Conversation, Turn, new_stream
 from petiole.workers.cli._options import as_typed
@@ -64,7 +65,7 @@ def command() -> None:
     with ended_like_ctrl_c(), ExitStack() as started:
         house = _open_house(console, started)
         try:
-            turns = _play(console, Conversation(app, new_stream(NAME), "you"))
+            turns = _play(console, Conversation(default_bus, new_stream(NAME), "you"))
             _sum_up(console, house, turns)
         except click.ClickException as error:
             raise _with_log(error, house.log) from error
@@ -72,15 +73,15 @@ def command() -> None:
 
 def _open_house(console: Console, started: ExitStack) -> House:
     """Start what is missing, and have it stopped on the way out."""
-    running = embedded_broker.use_embedded_broker(app)
+    running = embedded_broker.use_embedded_broker(default_bus)
     if running and running.started:
         started.callback(embedded_broker.stop, embedded_broker.default_home())
     console.print(_about_broker(running))
-    nodes = [] if running and running.started else answering(app)
+    nodes = [] if running and running.started else answering(default_bus)
     house = House(tuple(nodes)) if nodes else House((node_of(NAME),), log=_start_worker(started))
     where = f"its log is {_near(house.log)}" if house.log else "ran before"
     console.print(f"worker   {', '.join(house.nodes)} ({where})")
-    _check_agents(app)
+    _check_agents(default_bus)
     return house
 
 
@@ -98,12 +99,12 @@ def _start_worker(started: ExitStack) -> Path:
     output = started.enter_context(log.open("w", encoding="utf-8"))
     worker = start_worker(NAME, concurrency=_CONCURRENCY, output=output)
     started.callback(worker.stop)
-    await_worker(app, worker, node_of(NAME), log=log)
+    await_worker(default_bus, worker, node_of(NAME), log=log)
     return log
 
 
-def _check_agents(app: EventApp) -> None:
-    _, subscriptions = app.stores.directory.read()
+def _check_agents(bus: BusRuntime) -> None:
+    _, subscriptions = bus.stores.directory.read()
     if missing := sorted(_NEEDED_AGENTS - {each.agent for each in subscriptions}):
         raise click.ClickException(f"nobody announced {', '.join(missing)}; the demo needs workers with all agents")
 
@@ -160,7 +161,7 @@ def _took(turn: Turn) -> str:
 
 
 def _processes(nodes: Sequence[str]) -> str:
-    stats = app.control.inspect(destination=list(nodes), timeout=1.0).stats() or {}
+    stats = default_bus.app.control.inspect(destination=list(nodes), timeout=1.0).stats() or {}
     workers = [f"{node} with {len(each['pool']['processes'])} processes" for node, each in sorted(stats.items())]
     return f"handled by {', '.join(workers or nodes)}"
 

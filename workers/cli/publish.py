@@ -33,10 +33,10 @@ def command(
 
     It is checked here first: what is wrong is said, and nothing is sent.
     """
-    app = connected_app()
+    bus = connected_app()
     context = {"source": source, "user_id": user, "session_id": stream}
     document = {"event_id": new_event_id(), "event_type": event_type, "stream_id": stream}
-    event = app.event_registry.parse(document | {"content": content, "context": context})
+    event = bus.event_registry.parse(document | {"content": content, "context": context})
     subscriptions = None
     if is_delayed:
         publish.delay(event)

@@ -44,9 +44,9 @@ def command(
 
     It gets those that it hears; without options all that are kept. What its handler says is published, as ever.
     """
-    app = connected_app()
+    bus = connected_app()
     configured_agents()  # the event types that they define are known from here on
-    events = heard(app, subscription, Selection(stream, correlation, pattern, since, until))
+    events = heard(bus, subscription, Selection(stream, correlation, pattern, since, until))
     counts = Counter(event.event_type for _, event in events)
     if dry_run:
         _show_counts(counts, events, as_json=as_json)

@@ -15,7 +15,8 @@ from rich.text import Text
 
 from petiole.events.event import Category
 from petiole.events.subscriptions import Subscription
-from petiole.tasks.celery import EventApp, app
+from petiole.tasks.bus import default_bus
+from petiole.tasks.runtime import BusRuntime
 from petiole.workers.cli._console import hints, open_console, plain
 from petiole.workers.cli._options import as_typed
 from petiole.workers.process import embedded_broker
@@ -63,11 +64,11 @@ def command(concurrency: int) -> None:
 def _run(console: Console, started: ExitStack, concurrency: int) -> None:
     # Held first: who is refused must not have started a broker, and stop it again, under the one that runs.
     started.enter_context(_only_one())
-    running = embedded_broker.use_embedded_broker(app)
+    running = embedded_broker.use_embedded_broker(default_bus)
     if running and running.started:
         started.callback(embedded_broker.stop, embedded_broker.default_home())
     if running and not running.started:
-        _refuse_beside_others(app)
+        _refuse_beside_others(default_bus)
     show = _shown_by(console)
     watchers = ",".join(_watchers())
     apart = ["-X", watchers] if watchers else []
@@ -79,7 +80,7 @@ def _run(console: Console, started: ExitStack, concurrency: int) -> None:
         children[ERRORS] = _start(started, errors, show)
     beat = _start(started, start_beat(output=subprocess.PIPE), show)
     for name, child in children.items():
-        await_worker(app, child, node_of(name))
+        await_worker(default_bus, child, node_of(name))
     _greet(console, running)
     _watch((*children.values(), beat))
 
@@ -109,8 +110,8 @@ def _only_one() -> Iterator[None]:
         yield
 
 
-def _refuse_beside_others(app: EventApp) -> None:
-    if nodes := answering(app):
+def _refuse_beside_others(bus: BusRuntime) -> None:
+    if nodes := answering(bus):
         raise _already_runs(f"workers run here already ({', '.join(nodes)})")
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from celery import bootsteps
 
-from petiole.tasks.celery import EventApp
+from petiole.tasks.runtime import BusRuntime
 
 TOUCH_S = 1.0
 STUCK_S = 10.0
@@ -121,7 +121,7 @@ class LoopPulse(bootsteps.StartStopStep):
         self.stop(consumer)
 
 
-def has_pulse(app: EventApp) -> None:
+def has_pulse(bus: BusRuntime) -> None:
     """Let every worker of this app have a pulse."""
-    app.steps["worker"].add(WorkerPulse)
-    app.steps["consumer"].add(LoopPulse)
+    bus.app.steps["worker"].add(WorkerPulse)
+    bus.app.steps["consumer"].add(LoopPulse)

@@ -13,7 +13,7 @@ from typing import Any
 
 from petiole.events.errors import PetioleError
 from petiole.tasks.broker.topology import queue_of
-from petiole.tasks.celery import EventApp
+from petiole.tasks.runtime import BusRuntime
 
 LIMIT_S = 3.0
 """How long a check takes at most."""
@@ -21,18 +21,18 @@ LIMIT_S = 3.0
 _ANSWER_S = 1.0
 
 
-def unreadiness(app: EventApp, *, queue: str | None = None, worker: str | None = None) -> str | None:
+def unreadiness(bus: BusRuntime, *, queue: str | None = None, worker: str | None = None) -> str | None:
     """Say why the system is not ready; None where it is.
 
     With `queue`, a worker has to consume it; with `worker`, that node has to consume (its name, or all before the @).
     Raises NotConfigured.
     """
-    app.require_broker()
+    bus.require_broker()
     answers: list[str | None] = []
     stage = ["the state store"]
 
     def check() -> None:
-        answers.append(_first_trouble(app, stage, queue=queue, worker=worker))
+        answers.append(_first_trouble(bus, stage, queue=queue, worker=worker))
 
     # A server may be silent in more ways than socket timeouts cover; the thread is left behind then.
     thread = threading.Thread(target=check, name="petiole-readiness", daemon=True)
@@ -41,10 +41,10 @@ def unreadiness(app: EventApp, *, queue: str | None = None, worker: str | None =
     return answers[0] if answers else f"{stage[0]} did not answer within {LIMIT_S:g} s"
 
 
-def _first_trouble(app: EventApp, stage: list[str], *, queue: str | None, worker: str | None) -> str | None:
+def _first_trouble(bus: BusRuntime, stage: list[str], *, queue: str | None, worker: str | None) -> str | None:
     checks: dict[str, Callable[[], object]] = {
-        "the state store": app.stores.directory.version,
-        "the broker": lambda: _connect(app),
+        "the state store": bus.stores.directory.version,
+        "the broker": lambda: _connect(bus),
     }
     for stage[0], check in checks.items():
         try:
@@ -54,19 +54,19 @@ def _first_trouble(app: EventApp, stage: list[str], *, queue: str | None, worker
         except Exception as error:  # noqa: BLE001 - whatever keeps a server from answering is the answer
             return f"{stage[0]} does not answer: {error}"
     stage[0] = "remote control"
-    return _unconsumed(app, queue=queue, worker=worker) if queue or worker else None
+    return _unconsumed(bus, queue=queue, worker=worker) if queue or worker else None
 
 
-def _connect(app: EventApp) -> None:
-    with app.connection_for_read() as connection:
+def _connect(bus: BusRuntime) -> None:
+    with bus.app.connection_for_read() as connection:
         connection.connect()
         # Redis is connected to when it is first used.
         channel: Any = connection.channel()
         channel.close()
 
 
-def _unconsumed(app: EventApp, *, queue: str | None, worker: str | None) -> str | None:
-    answers = app.control.inspect(timeout=_ANSWER_S).active_queues() or {}
+def _unconsumed(bus: BusRuntime, *, queue: str | None, worker: str | None) -> str | None:
+    answers = bus.app.control.inspect(timeout=_ANSWER_S).active_queues() or {}
     consumed = {
         node: {queue_of(each["name"]) for each in queues}
         for node, queues in answers.items()

@@ -21,7 +21,7 @@ from types import FrameType
 from typing import IO
 
 from petiole.events.errors import Retryable
-from petiole.tasks.celery import EventApp
+from petiole.tasks.runtime import BusRuntime
 from petiole.workers.process import embedded_broker
 
 START_LIMIT_S = 60.0
@@ -103,15 +103,15 @@ def node_of(name: str) -> str:
     return f"{name}@{socket.gethostname()}"
 
 
-def answering(app: EventApp, *, timeout_s: float = 1.0) -> list[str]:
+def answering(bus: BusRuntime, *, timeout_s: float = 1.0) -> list[str]:
     """List the workers that answer in time; where none does, that takes all of it."""
-    return sorted(node for reply in app.control.ping(timeout=timeout_s) or [] for node in reply)
+    return sorted(node for reply in bus.app.control.ping(timeout=timeout_s) or [] for node in reply)
 
 
-def await_worker(app: EventApp, child: Child, node: str, *, log: Path | None = None) -> None:
+def await_worker(bus: BusRuntime, child: Child, node: str, *, log: Path | None = None) -> None:
     """Wait until a worker consumes: by then it has announced its agents. Raises WorkerNotStarted."""
     deadline = time.monotonic() + START_LIMIT_S
-    while not app.control.ping(destination=[node], timeout=_PING_S):
+    while not bus.app.control.ping(destination=[node], timeout=_PING_S):
         if not child.is_alive:
             reason = f"ended at once, with exit code {child.process.returncode}"
             raise WorkerNotStarted(node, reason, last_lines(log))

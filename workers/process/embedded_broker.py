@@ -28,7 +28,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
 import redis
@@ -36,10 +35,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from petiole.events.errors import BrokerNotStarted, BrokerNotStopped
-from petiole.tasks.transport import ours, plain
-
-if TYPE_CHECKING:
-    from celery import Celery
+from petiole.tasks.bus import EventBus
 
 _START_TIMEOUT_S = 60.0  # a large append-only file takes its time to load; a dead server is noticed at once
 _STOP_TIMEOUT_S = 30.0
@@ -96,17 +92,16 @@ def default_home() -> Path:
     return Path(os.environ.get("PETIOLE_HOME") or ".petiole").absolute()
 
 
-def use_embedded_broker(app: Celery) -> Running | None:
-    """Start the embedded broker, or find it running, and let the app use it; None where another one is configured.
+def use_embedded_broker(bus: EventBus) -> Running | None:
+    """Start the embedded broker, or find it running, and let the bus use it; None where another one is configured.
 
     Raises as `start`.
     """
     if os.environ.get("PETIOLE_BROKER_URL") or os.environ.get("CELERY_BROKER_URL"):
         return None
     running = start(default_home())
-    if plain(app.conf.broker_url or "") != running.url:
-        # The app read its settings before the broker ran: importing `publish` is enough for that.
-        app.conf.update(broker_url=ours(running.url), result_backend=app.conf.result_backend or running.url)
+    if bus.broker_url != running.url:
+        bus.use_broker(running.url)
     return running
 
 

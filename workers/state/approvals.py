@@ -13,13 +13,16 @@ from typing import Any, Literal, TypeAlias
 
 from redis import Redis
 
-from petiole.tasks.stores.keys import Keys
 from petiole.tasks.stores.scripts import script
+from petiole.workers.state.keys import StateKeys
 
 ApprovalState: TypeAlias = Literal["pending", "granted", "denied", "expired"]
 Deciding: TypeAlias = Literal["decided", "late", "before", "unknown"]
 
 APPROVAL_STATES: tuple[ApprovalState, ...] = ("pending", "granted", "denied", "expired")
+
+
+_SCRIPTS = "petiole.workers.state.scripts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +42,12 @@ class KeptApproval:
 class Approvals:
     """Approvals by id."""
 
-    def __init__(self, client: Redis, keys: Keys, age: timedelta) -> None:
+    def __init__(self, client: Redis, keys: StateKeys, age: timedelta) -> None:
         self._client = client
         self._keys = keys
         self._age = age
-        self._open = client.register_script(script("open_approval"))
-        self._decide = client.register_script(script("decide_approval"))
+        self._open = client.register_script(script("open_approval", _SCRIPTS))
+        self._decide = client.register_script(script("decide_approval", _SCRIPTS))
 
     def open(self, approval_id: str, request: str, *, fingerprint: str, expires_at: datetime) -> None:
         """Keep that an approval is asked for. Safe to repeat: the first stays."""

@@ -12,20 +12,23 @@ from typing import Any
 
 from redis import Redis
 
-from petiole.tasks.stores.keys import Keys
 from petiole.tasks.stores.scripts import script
+from petiole.workers.state.keys import StateKeys
 
 KEPT = 100
 """Of what comes more often, the latest are counted."""
 
 
+_SCRIPTS = "petiole.workers.state.scripts"
+
+
 class Occurrences:
     """Events by what they are an occurrence of."""
 
-    def __init__(self, client: Redis, keys: Keys) -> None:
+    def __init__(self, client: Redis, keys: StateKeys) -> None:
         self._client = client
         self._keys = keys
-        self._notice = client.register_script(script("notice"))
+        self._notice = client.register_script(script("notice", _SCRIPTS))
 
     def notice(
         self, what: str, event_id: str, at: datetime, *, enough: int, window: timedelta, cooldown: timedelta

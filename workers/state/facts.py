@@ -16,7 +16,7 @@ from redis import Redis
 from redis.client import Pipeline
 
 from petiole.events.catalog.memory import Fact
-from petiole.tasks.stores.keys import Keys
+from petiole.workers.state.keys import StateKeys
 
 AGE = timedelta(days=365)
 VALUES_KEPT = 20
@@ -36,7 +36,7 @@ class Learned:
 class Facts:
     """Facts by owner: a user, or a stream where nobody said whose it is."""
 
-    def __init__(self, client: Redis, keys: Keys) -> None:
+    def __init__(self, client: Redis, keys: StateKeys) -> None:
         self._client = client
         self._keys = keys
 

@@ -14,22 +14,25 @@ from typing import Any
 from redis import Redis
 
 from petiole.events.catalog.memory import Consolidation, Recollection
-from petiole.tasks.stores.keys import Keys
 from petiole.tasks.stores.scripts import script
+from petiole.workers.state.keys import StateKeys
 
 AGE = timedelta(days=30)
 KEPT_PER_STREAM = 500
 MOST_PER_STREAM = 1_000
 
 
+_SCRIPTS = "petiole.workers.state.scripts"
+
+
 class Memories:
     """What was said, per stream."""
 
-    def __init__(self, client: Redis, keys: Keys) -> None:
+    def __init__(self, client: Redis, keys: StateKeys) -> None:
         self._client = client
         self._keys = keys
-        self._keep = client.register_script(script("keep_memory"))
-        self._forget = client.register_script(script("forget_memories"))
+        self._keep = client.register_script(script("keep_memory", _SCRIPTS))
+        self._forget = client.register_script(script("forget_memories", _SCRIPTS))
 
     def keep(self, stream_id: str, key: str, recollection: Recollection) -> bool:
         """Remember something under a key of its own; returns whether it is new. The same twice is once."""

@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 
-from petiole.tasks.stores.keys import Keys
 from petiole.tasks.stores.scripts import script
+from petiole.workers.state.keys import StateKeys
 
 AGE = timedelta(days=1)
 LENGTH = 1_000
@@ -23,6 +23,9 @@ BEGINNING: Final = "0-0"
 """The place before the first answer."""
 
 _PAGE = 100
+
+
+_SCRIPTS = "petiole.workers.state.scripts"
 
 
 class Reply(BaseModel):
@@ -37,11 +40,11 @@ class Reply(BaseModel):
 class Replies:
     """Answers, per stream."""
 
-    def __init__(self, client: Redis, keys: Keys) -> None:
+    def __init__(self, client: Redis, keys: StateKeys) -> None:
         self._client = client
         self._keys = keys
-        self._append = client.register_script(script("append_reply"))
-        self._take = client.register_script(script("take_reply"))
+        self._append = client.register_script(script("append_reply", _SCRIPTS))
+        self._take = client.register_script(script("take_reply", _SCRIPTS))
 
     def append(self, stream_id: str, message_id: str, text: str) -> None:
         """Put an answer at the end of a stream's log; the same message id twice is once."""
@@ -68,7 +71,7 @@ class Replies:
 class RepliesRead:
     """The same answers, for readers in an asyncio loop."""
 
-    def __init__(self, client: AsyncRedis, keys: Keys) -> None:
+    def __init__(self, client: AsyncRedis, keys: StateKeys) -> None:
         self._client = client
         self._keys = keys
 

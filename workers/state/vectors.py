@@ -13,7 +13,7 @@ from typing import Any
 
 from redis import Redis
 
-from petiole.tasks.stores.keys import Keys
+from petiole.workers.state.keys import StateKeys
 
 AGE = timedelta(days=30)
 
@@ -21,7 +21,7 @@ AGE = timedelta(days=30)
 class Vectors:
     """Vectors of float32 by model and text, in the byte order of x86 and ARM."""
 
-    def __init__(self, client: Redis, keys: Keys) -> None:
+    def __init__(self, client: Redis, keys: StateKeys) -> None:
         self._client = client
         self._keys = keys
 

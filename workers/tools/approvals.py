@@ -32,16 +32,16 @@ from petiole.events.catalog.tools import (
 )
 from petiole.events.errors import ApprovalDecided, ApprovalMismatch, UnknownApproval
 from petiole.events.event import Event
-from petiole.tasks.celery import app as default_app
-from petiole.tasks.dead_letters.audit import operator_here
-from petiole.tasks.handler_context import current_context
+from petiole.tasks.handling.current import current_bus, current_context
+from petiole.tasks.operations.operator import operator_here
 from petiole.tasks.publication import hold
 from petiole.tasks.publishing.commit import dispatch
 from petiole.tasks.publishing.validation import checked
+from petiole.workers.state import team_state
 from petiole.workers.state.approvals import APPROVAL_STATES, ApprovalState, KeptApproval
 
 if TYPE_CHECKING:
-    from petiole.tasks.celery import EventApp
+    from petiole.tasks.runtime import BusRuntime
 
 __all__ = ["APPROVAL_STATES", "Approval", "ApprovalState", "ask", "check", "deny", "expire", "find", "get", "grant"]
 
@@ -80,89 +80,84 @@ class Approval:
         return self.request.caused(kind, content=content, **fields)
 
 
-def ask(request: ApprovalRequestedEvent, *, app: EventApp | None = None) -> Approval:
+def ask(request: ApprovalRequestedEvent, *, bus: BusRuntime | None = None) -> Approval:
     """Keep that an approval is asked for; returns it as it was asked for first. Publishes nothing."""
-    app = _app(app)
+    bus = current_bus(bus)
     asked = request.content
-    app.stores.approvals.open(
+    team_state(bus).approvals.open(
         asked.approval_id, request.model_dump_json(), fingerprint=asked.fingerprint, expires_at=asked.expires_at
     )
-    return get(asked.approval_id, app=app)
+    return get(asked.approval_id, bus=bus)
 
 
-def grant(approval_id: str, *, by: str | None = None, reason: str = "", app: EventApp | None = None) -> Approval:
+def grant(approval_id: str, *, by: str | None = None, reason: str = "", bus: BusRuntime | None = None) -> Approval:
     """Let a call run. `by` is who says so, by default user@host. Safe to repeat by the same.
 
     Raises: UnknownApproval, ApprovalDecided, BrokerUnavailable.
     """
-    return _decide(approval_id, "granted", by or operator_here(), reason, _app(app))
+    return _decide(approval_id, "granted", by or operator_here(), reason, current_bus(bus))
 
 
-def deny(approval_id: str, *, by: str | None = None, reason: str = "", app: EventApp | None = None) -> Approval:
+def deny(approval_id: str, *, by: str | None = None, reason: str = "", bus: BusRuntime | None = None) -> Approval:
     """Let a call fail, with the reason. Otherwise as `grant`."""
-    return _decide(approval_id, "denied", by or operator_here(), reason, _app(app))
+    return _decide(approval_id, "denied", by or operator_here(), reason, current_bus(bus))
 
 
-def expire(approval_id: str, *, app: EventApp | None = None) -> Approval:
+def expire(approval_id: str, *, bus: BusRuntime | None = None) -> Approval:
     """Let a call fail that nobody has decided; one that was decided stays. Publishes nothing."""
-    app = _app(app)
-    app.stores.approvals.decide(approval_id, "expired", in_time=False)
-    return get(approval_id, app=app)
+    bus = current_bus(bus)
+    team_state(bus).approvals.decide(approval_id, "expired", in_time=False)
+    return get(approval_id, bus=bus)
 
 
-def check(approval_id: str, state: ApprovalState, fingerprint: str, *, app: EventApp | None = None) -> None:
+def check(approval_id: str, state: ApprovalState, fingerprint: str, *, bus: BusRuntime | None = None) -> None:
     """Make sure that this was decided, of these arguments. Raises ApprovalMismatch."""
-    kept = _app(app).stores.approvals.get(approval_id)
+    kept = team_state(current_bus(bus)).approvals.get(approval_id)
     if kept is None or kept.state != state:
         raise ApprovalMismatch(approval_id, f"it is {kept.state if kept else 'not known'}, and not {state}")
     if kept.fingerprint != fingerprint:
         raise ApprovalMismatch(approval_id, "its tool and arguments are not those that were asked for")
 
 
-def get(approval_id: str, *, app: EventApp | None = None) -> Approval:
+def get(approval_id: str, *, bus: BusRuntime | None = None) -> Approval:
     """Look an approval up. Raises UnknownApproval."""
-    app = _app(app)
-    kept = app.stores.approvals.get(approval_id)
+    bus = current_bus(bus)
+    kept = team_state(bus).approvals.get(approval_id)
     if kept is None:
         raise UnknownApproval(approval_id)
-    return _read(app, kept)
+    return _read(bus, kept)
 
 
-def find(states: Sequence[ApprovalState] = ("pending",), *, app: EventApp | None = None) -> Iterator[Approval]:
+def find(states: Sequence[ApprovalState] = ("pending",), *, bus: BusRuntime | None = None) -> Iterator[Approval]:
     """Find approvals, the newest first: those that wait, or those of other states."""
-    app = _app(app)
-    return (_read(app, kept) for kept in app.stores.approvals.newest() if kept.state in states)
+    bus = current_bus(bus)
+    return (_read(bus, kept) for kept in team_state(bus).approvals.newest() if kept.state in states)
 
 
-def _decide(approval_id: str, state: ApprovalState, by: str, reason: str, app: EventApp) -> Approval:
-    met = app.stores.approvals.decide(approval_id, state, by=by, reason=reason)
-    found = get(approval_id, app=app)
+def _decide(approval_id: str, state: ApprovalState, by: str, reason: str, bus: BusRuntime) -> Approval:
+    met = team_state(bus).approvals.decide(approval_id, state, by=by, reason=reason)
+    found = get(approval_id, bus=bus)
     if met == "late":
         raise ApprovalDecided(approval_id, "expired", "the clock")
     # Told again also where another decided it: whoever did may have died before it was told.
-    _say(app, found.told())
+    _say(bus, found.told())
     if met == "before" and (found.state, found.by) != (state, by):
         raise ApprovalDecided(approval_id, found.state, found.by or "the clock")
     return found
 
 
-def _say(app: EventApp, event: Event | None) -> None:
+def _say(bus: BusRuntime, event: Event | None) -> None:
     if event is None:
         return
     context = current_context()
     if context is None:
-        dispatch(app, [checked(app, event)])
+        dispatch(bus, [checked(bus, event)])
     else:
         hold(context, event)
 
 
-def _read(app: EventApp, kept: KeptApproval) -> Approval:
-    request = app.event_registry.parse_json(kept.request)
+def _read(bus: BusRuntime, kept: KeptApproval) -> Approval:
+    request = bus.event_registry.parse_json(kept.request)
     if not isinstance(request, ApprovalRequestedEvent):
         raise ApprovalMismatch(kept.id, "what asked for it is no tools.approval.requested")
     return Approval(request, kept.state, kept.by, kept.reason, kept.decided_at)
-
-
-def _app(app: EventApp | None) -> EventApp:
-    context = current_context()
-    return app or (context.app if context else default_app)

@@ -44,15 +44,15 @@ def command() -> None:
 @as_json
 def list_(*, by: Any, states: tuple[str, ...], limit: int, as_json: bool) -> None:
     """List letters, oldest first, or their groups, the largest first."""
-    app, letters = connected_app(), Letters(states=states_of(states))
+    bus, letters = connected_app(), Letters(states=states_of(states))
     if by is not None:
-        show_groups(dead_letters.groups(by, letters, app=app), by, limit, as_json=as_json)
+        show_groups(dead_letters.groups(by, letters, bus=bus), by, limit, as_json=as_json)
         return
-    found = list(islice(dead_letters.find(letters, app=app), limit))
+    found = list(islice(dead_letters.find(letters, bus=bus), limit))
     if as_json:
         print_json([as_object(kept) for kept in found])
         return
-    show_list(found, app.stores.dead_letters.count_by_state(), is_cut=len(found) == limit)
+    show_list(found, bus.stores.dead_letters.count_by_state(), is_cut=len(found) == limit)
 
 
 @command.command
@@ -60,7 +60,7 @@ def list_(*, by: Any, states: tuple[str, ...], limit: int, as_json: bool) -> Non
 @as_json
 def show(letter_id: str, *, as_json: bool) -> None:
     """Show a letter: its error, its attempts, its event or bytes, and what became of it."""
-    kept = dead_letters.get(letter_id, app=connected_app())
+    kept = dead_letters.get(letter_id, bus=connected_app())
     if as_json:
         print_json(as_object(kept))
         return
@@ -92,13 +92,13 @@ def edit(
     """
     if file and changes:
         raise click.UsageError("give the event either whole, by --file, or by its places, with --set")
-    app = connected_app()
+    bus = connected_app()
     configured_agents()  # the event types that they define are known from here on
-    kept = dead_letters.get(letter_id, app=app)
+    kept = dead_letters.get(letter_id, bus=bus)
     event = event_for(kept, file.read() if file else None, changes)
-    new = dead_letters.edit(letter_id, event, to=to, operator=operator, app=app)
+    new = dead_letters.edit(letter_id, event, to=to, operator=operator, bus=bus)
     if as_json:
-        print_json(as_object(dead_letters.get(new.id, app=app)))
+        print_json(as_object(dead_letters.get(new.id, bus=bus)))
         return
     console = open_console()
     console.print(f"{new.id} stands for it now, for {new.subscription}", soft_wrap=True)
@@ -142,13 +142,13 @@ def replay(
     Each is delivered once, whoever else asks at the same time. With --canary, the exit code is 1 where the rest was
     left untouched.
     """
-    letters, app = letters_of(ids, wanted, states, all_of_them=all_of_them), connected_app()
+    letters, bus = letters_of(ids, wanted, states, all_of_them=all_of_them), connected_app()
     if dry_run:
-        show_plan(dead_letters.plan(letters, app=app), as_json=as_json)
+        show_plan(dead_letters.plan(letters, bus=bus), as_json=as_json)
         return
     if ids and len(ids) == 1:
         # One that cannot be replayed is an error; of many, each is counted.
-        _refuse(dead_letters.plan(letters, app=app).refused)
+        _refuse(dead_letters.plan(letters, bus=bus).refused)
     with progress("replaying") as advance:
         done = dead_letters.replay(
             letters,
@@ -158,7 +158,7 @@ def replay(
             timeout=timedelta(seconds=timeout),
             operator=operator,
             on_sent=advance,
-            app=app,
+            bus=bus,
         )
     show_replay(done, as_json=as_json)
     if done.stopped:
@@ -184,14 +184,14 @@ def discard(
 
     Those that are being replayed stay, unless --state replaying names them.
     """
-    letters, app = letters_of(ids, wanted, states, all_of_them=all_of_them), connected_app()
-    total = sum(1 for _ in dead_letters.find(dead_letters.discardable(letters), app=app))
+    letters, bus = letters_of(ids, wanted, states, all_of_them=all_of_them), connected_app()
+    total = sum(1 for _ in dead_letters.find(dead_letters.discardable(letters), bus=bus))
     if total and not yes:
         hint = "save them before, if in doubt: petiole dead-letters export FILE"
         click.confirm(f"discard {total:,} dead letters ({letters})? {hint}\n", abort=True, err=True)
     with progress("discarding") as advance:
         removed = dead_letters.discard(
-            letters, operator=operator, on_discarded=lambda count: advance(count, total), app=app
+            letters, operator=operator, on_discarded=lambda count: advance(count, total), bus=bus
         )
     if as_json:
         print_json({"discarded": removed})
@@ -204,7 +204,7 @@ def discard(
 @in_states
 def export(file: TextIO, states: tuple[str, ...]) -> None:
     """Write letters to FILE as lines of JSON, oldest first; - writes them to the pipe."""
-    count = dead_letters.export_to(file, Letters(states=states_of(states)), app=connected_app())
+    count = dead_letters.export_to(file, Letters(states=states_of(states)), bus=connected_app())
     file.flush()
     open_console(stderr=True).print(f"exported {count:,}")
 
@@ -215,7 +215,7 @@ def export(file: TextIO, states: tuple[str, ...]) -> None:
 @as_json
 def import_(file: TextIO, *, operator: str | None, as_json: bool) -> None:
     """Keep the letters of FILE, which an export wrote; - reads the pipe. Those that are known stay as they are."""
-    done = dead_letters.import_from(file, operator=operator, app=connected_app())
+    done = dead_letters.import_from(file, operator=operator, bus=connected_app())
     if as_json:
         print_json({"imported": done.imported, "known": done.known})
     else:

@@ -1,6 +1,7 @@
 """A small real model on this machine: a toy, which proves the wire and little more.
 
-It runs in a process of its own, which `petiole llm serve` starts (workers/llm/local/server.py), and speaks the protocol of
+It runs in a process of its own, which `petiole llm serve` starts (workers/llm/local/server.py), and speaks the
+protocol of
 the openai provider: a model that is loaded in a worker's parent hangs the children. It is told of no tools, since it
 calls none.
 """
