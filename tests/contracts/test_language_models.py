@@ -16,7 +16,7 @@ from petiole.events.catalog.orchestrator import ContextItem, ModelRequest, ToolA
 from petiole.events.errors import MissingExtra, Misuse, NotConfigured, ProviderRefused, ProviderUnavailable
 from petiole.workers.llm import LanguageModel, chosen_name, language_model, names
 from petiole.workers.llm.provider import Answer, Finished, Part, TextDelta, ToolDescription
-from tests.endpoint import Endpoint, Refusal, a_call, a_chunk, a_usage, serving, words
+from tests.support.endpoint import Endpoint, Refusal, a_call, a_chunk, a_usage, serving, words
 
 ENDPOINTS = ("openai", "local")
 

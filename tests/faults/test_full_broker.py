@@ -8,7 +8,8 @@ import pytest
 
 from petiole.events.errors import BrokerFull
 from petiole.tasks.publication import Publish
-from tests.faults.tools import IS_FULL, Publisher, an_app, an_event
+from tests.support.apps import an_app
+from tests.support.traffic import IS_FULL, Publisher, an_event
 
 FULL_S = 20.0 if IS_FULL else 3.0
 

@@ -10,7 +10,8 @@ import pytest
 from petiole.workers.observability import liveness
 from petiole.workers.observability.liveness import Pulse, lifelessness, pulse_file
 from petiole.workers.observability.readiness import unreadiness
-from tests.faults.tools import an_app, holding_still
+from tests.support.apps import an_app
+from tests.support.processes import holding_still
 
 
 def test_ready_names_what_is_missing(system, server, proxy, eventually):

@@ -9,7 +9,8 @@ import pytest
 
 from petiole.events.errors import BrokerUnavailable
 from petiole.tasks.publication import Publish
-from tests.faults.tools import IS_FULL, Publisher, an_app, an_event
+from tests.support.apps import an_app
+from tests.support.traffic import IS_FULL, Publisher, an_event
 
 CUTS = 300 if IS_FULL else 40
 

@@ -12,7 +12,8 @@ import pytest
 
 from petiole.workers.observability.liveness import lifelessness
 from petiole.workers.observability.readiness import unreadiness
-from tests.faults.tools import IS_FULL, Publisher, an_app
+from tests.support.apps import an_app
+from tests.support.traffic import IS_FULL, Publisher
 
 OUTAGE_S = 60.0 if IS_FULL else 6.0
 

@@ -23,7 +23,8 @@ from petiole.events.subscriptions import Subscription
 from petiole.tasks.celery import EventApp
 from petiole.tasks.publishing.commit import dispatch
 from petiole.tasks.publishing.document import admit
-from tests.faults.tools import IS_FULL, an_app, an_event
+from tests.support.apps import an_app
+from tests.support.traffic import IS_FULL, an_event
 
 AGENTS = [f"agent-{number}" for number in range(10)]
 

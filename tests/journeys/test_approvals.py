@@ -7,10 +7,11 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from petiole.events.catalog.orchestrator import ToolCall, ToolsRequest, ToolsRequestedEvent
 from petiole.events.catalog.tools import ApprovalGrantedEvent, ApprovalRequestedEvent, ToolFailedEvent
@@ -18,15 +19,15 @@ from petiole.events.errors import ApprovalDecided, UnknownApproval
 from petiole.tasks.settings import Settings
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.agents import tools as tools_agent
-from petiole.workers.cli import petiole
 from petiole.workers.tools import ToolRegistry, approvals
+from tests.support.apps import command_line, serve_tools
 
 
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Give a list of what the tool `order`, which needs approval, was run with."""
     registry, ran = ToolRegistry(), list[str]()
-    monkeypatch.setattr(tools_agent, "installed_tools", lambda: registry)
+    serve_tools(registry, monkeypatch)
 
     @registry.add(needs_approval=True)
     def order(article: str) -> str:
@@ -234,8 +235,7 @@ def test_the_same_call_asked_for_twice_is_asked_to_be_granted_once(team, ran):
 @pytest.fixture
 def type_(team: EventTestHarness, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """Give the command line of the harness's app."""
-    monkeypatch.setattr("petiole.workers.cli.approvals.connected_app", lambda: team.app)
-    return lambda *arguments: CliRunner().invoke(petiole, ["approvals", *arguments])
+    return partial(command_line(team.app, monkeypatch), "approvals")
 
 
 def test_an_operator_sees_what_waits_and_grants_it(team, ran, type_):

@@ -15,10 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from email.message import Message
 from email.utils import format_datetime
+from functools import partial
 
 import pytest
-import redis
-from click.testing import CliRunner, Result
+from click.testing import Result
 from pydantic import TypeAdapter
 
 from petiole.events import Event, TextContent, TextMessageEvent
@@ -33,10 +33,10 @@ from petiole.events.errors import (
 )
 from petiole.tasks import Agent, Context, RetryPolicy, guarded
 from petiole.tasks.celery import EventApp
-from petiole.tasks.settings import Settings
 from petiole.tasks.stores.circuits import Circuit
 from petiole.tasks.testing.harness import EventTestHarness
-from petiole.workers.cli import petiole
+from tests.support.apps import an_app, as_default, ask_the_state_store_each_time, command_line, state_store_away
+from tests.support.inside import Inside
 
 RESET_S = 30
 ONCE = {"attempts": 1, "reset": RESET_S}
@@ -45,7 +45,7 @@ ONCE = {"attempts": 1, "reset": RESET_S}
 @pytest.fixture
 def app(harness: EventTestHarness, monkeypatch: pytest.MonkeyPatch) -> EventApp:
     """Give an app whose time stands still until it is skipped, more or less."""
-    monkeypatch.setattr("petiole.tasks.resilience.guarded.default_app", harness.app)
+    as_default(harness.app, monkeypatch)
     return harness.app
 
 
@@ -75,7 +75,7 @@ def attempt(call: Callable[[], object], times: int = 1) -> list[object]:
 
 
 def circuit(app: EventApp, name: str = "shop.stock") -> Circuit:
-    return next(each for each in app.stores.circuits.all() if each.name == name)
+    return Inside(app).circuits()[name]
 
 
 def told(harness, pattern: str = "") -> list[Event]:
@@ -155,7 +155,7 @@ def test_failures_before_the_window_do_not_count_for_the_rate(app):
 
 
 def circuit_state(app: EventApp) -> str:
-    return next((each.state for each in app.stores.circuits.all()), "closed")
+    return next((each.state for each in Inside(app).circuits().values()), "closed")
 
 
 class AValidationError:
@@ -224,7 +224,7 @@ def test_two_dependencies_have_a_breaker_each(app):
     attempt(guarded("shop.stock", **ONCE)(down), 5)
 
     assert attempt(guarded("shop.prices", **ONCE)(fine)) == ["done"]
-    assert {each.name: each.state for each in app.stores.circuits.all()} == {
+    assert {name: each.state for name, each in Inside(app).circuits().items()} == {
         "shop.stock": "open",
         "shop.prices": "closed",
     }
@@ -512,10 +512,8 @@ def test_a_handlers_time_limit_that_ends_a_call_is_the_dependencys_failure(harne
     harness.add(agent)
     harness.send_through(a_text())
 
-    assert [(each.name, each.state) for each in harness.app.stores.circuits.all()] == [
-        ("shop.prices", "open"),
-        ("shop.stock", "open"),
-    ]
+    states = {name: each.state for name, each in Inside(harness).circuits().items()}
+    assert states == {"shop.prices": "open", "shop.stock": "open"}
 
 
 def test_an_interruption_is_nobodys_failure(app):
@@ -542,12 +540,11 @@ def test_an_interruption_is_nobodys_failure(app):
 
 
 def test_without_the_state_store_calls_go_through_and_that_is_an_alarm(monkeypatch, caplog):
-    away = EventApp("away", settings=Settings(state_url="redis://127.0.0.1:9"), set_as_current=False)
-    monkeypatch.setattr("petiole.tasks.resilience.guarded.default_app", away)
+    as_default(an_app("memory://", state_url="redis://127.0.0.1:9"), monkeypatch)
     dependency = Dependency()
     call = guarded("shop.stock", **ONCE)(dependency)
 
-    monkeypatch.setattr("petiole.tasks.resilience.fail_open.AWAY_S", 0.0)  # so that each call asks
+    ask_the_state_store_each_time(monkeypatch)
     with caplog.at_level(logging.ERROR):
         ended = attempt(call, 8)
 
@@ -557,9 +554,7 @@ def test_without_the_state_store_calls_go_through_and_that_is_an_alarm(monkeypat
 
 
 def test_without_any_store_configured_a_guarded_function_is_a_function(monkeypatch):
-    nowhere = EventApp("nowhere", set_as_current=False)
-    monkeypatch.setattr(nowhere, "_state_url", lambda: "")
-    monkeypatch.setattr("petiole.tasks.resilience.guarded.default_app", nowhere)
+    as_default(an_app("memory://", state_url=""), monkeypatch)
 
     assert guarded("shop.stock")(lambda: "done")() == "done"
 
@@ -569,16 +564,13 @@ def test_calls_that_went_unguarded_are_counted_when_the_store_is_back(harness, a
     dependency.error = None
     call = guarded("shop.stock", **ONCE)(dependency)
     attempt(call)
-    monkeypatch.setattr("petiole.tasks.resilience.fail_open.AWAY_S", 0.0)
-    with monkeypatch.context() as away:
-        away.setattr(
-            type(app.stores.circuits), "enter", lambda *_: (_ for _ in ()).throw(redis.ConnectionError("away"))
-        )
+    ask_the_state_store_each_time(monkeypatch)
+    with state_store_away(harness):
         attempt(call, 3)
 
     attempt(call)
 
-    assert app.stores.counters.all()["unguarded"] == 3
+    assert Inside(app).counts()["unguarded"] == 3
 
 
 # By hand
@@ -586,8 +578,7 @@ def test_calls_that_went_unguarded_are_counted_when_the_store_is_back(harness, a
 
 @pytest.fixture
 def type_command(app, monkeypatch) -> Callable[..., Result]:
-    monkeypatch.setattr("petiole.workers.cli.breakers.connected_app", lambda: app)
-    return lambda *words: CliRunner().invoke(petiole, ["breakers", *words])
+    return partial(command_line(app, monkeypatch), "breakers")
 
 
 def test_an_operator_sees_opens_and_closes_a_breaker(app, harness, type_command):

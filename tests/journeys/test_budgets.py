@@ -11,10 +11,8 @@ from datetime import UTC, datetime, timedelta
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
-from typing import Any
 
 import pytest
-import redis
 
 from petiole.events import Event, TextContent, TextMessageEvent
 from petiole.events.errors import BudgetSpent, InvalidOption, ServiceUnavailable
@@ -22,6 +20,7 @@ from petiole.tasks import Agent, Budget, Context
 from petiole.tasks.celery import EventApp
 from petiole.tasks.stores.rate_limits import Spent
 from petiole.tasks.testing.harness import EventTestHarness
+from tests.support.apps import as_default
 
 
 def http_error(status: int, retry_after: str | None = None) -> urllib.error.HTTPError:
@@ -34,7 +33,7 @@ def http_error(status: int, retry_after: str | None = None) -> urllib.error.HTTP
 @pytest.fixture
 def app(harness: EventTestHarness, monkeypatch: pytest.MonkeyPatch) -> EventApp:
     """Give an app whose time stands still until it is skipped, more or less."""
-    monkeypatch.setattr("petiole.tasks.resilience.rate_limits.default_app", harness.app)
+    as_default(harness.app, monkeypatch)
     return harness.app
 
 
@@ -276,9 +275,8 @@ def provider() -> Iterator[Provider]:
     ids=["small", "full"],
 )
 def test_in_no_window_does_the_provider_count_more_than_the_quota_and_nothing_drifts(
-    node, clean_broker_url, provider, eventually, *, workers, slots, window_s, requests, tokens, questions
+    node, client, inside, provider, eventually, *, workers, slots, window_s, requests, tokens, questions
 ):
-    client = redis.Redis.from_url(clean_broker_url, decode_responses=True)
     node.module("an_asker", ASKER.format(requests=requests, tokens=tokens, window_s=window_s))
     node.environment.update(PETIOLE_AGENTS="an_asker", PROVIDER_URL=provider.url)
     for number in range(workers):
@@ -295,8 +293,6 @@ def test_in_no_window_does_the_provider_count_more_than_the_quota_and_nothing_dr
     assert most_requests <= requests
     assert most_tokens <= tokens
     assert len(provider.counted) == questions
-    assert client.hlen("petiole:dead_letters") == 0
-    left: Any = client.hgetall("petiole:budgets:openai.main:tokens")
-    kept = client.hget("petiole:budgets:openai.main", "tokens")
-    assert sum(int(each) for each in left.values()) == int(kept or 0), "the sum is that of its calls"
+    assert inside.dead_letters() == []
+    assert inside.budget_drift("openai.main") == 0, "the sum is that of its calls"
     assert sorted(int(each) for each in client.lrange("used", 0, -1)) == sorted(used for _, used in provider.counted)

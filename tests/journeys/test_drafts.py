@@ -15,6 +15,7 @@ from petiole.events.errors import InvalidSubscription, Misuse
 from petiole.tasks import Agent, AnswerReader, Context
 from petiole.tasks.settings import Settings
 from petiole.tasks.testing import EventTestHarness
+from tests.support.inside import Inside
 
 
 @pytest.fixture
@@ -45,8 +46,7 @@ def an_author(*steps: Callable[[], Any]) -> Any:
 
 
 def marks(harness: EventTestHarness) -> list[tuple[str, int]]:
-    pieces = harness.app.stores.drafts.read("s", after=0)
-    return [(piece.kind, piece.attempt) for piece in pieces if piece.kind != "delta"]
+    return [(piece.kind, piece.attempt) for piece in Inside(harness).chunks("s") if piece.kind != "delta"]
 
 
 def test_a_process_that_stood_still_for_longer_than_its_lease_begins_anew_with_all_it_has(
@@ -70,7 +70,7 @@ def test_a_run_that_was_overtaken_stops_writing(harness: EventTestHarness) -> No
     message = a_message()
 
     def overtake() -> None:
-        harness.app.stores.drafts.begin("s", message.event_id, correlation_id="f", token="another")
+        Inside(harness).overtake("s", message.event_id)
 
     steps = [lambda: None, lambda: asyncio.sleep(0.2), overtake, *[lambda: asyncio.sleep(0.2)] * 3]
     author = Agent("author")

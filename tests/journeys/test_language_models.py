@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import redis
 
 from petiole.events import Event, TextContent, TextMessageEvent
 from petiole.events.catalog.llm import ResponseFailedEvent, ResponseGeneratedEvent
@@ -16,10 +15,11 @@ from petiole.events.catalog.orchestrator import ModelRequestedEvent, ResponseRea
 from petiole.events.catalog.usage import UsageRecordedEvent
 from petiole.events.subscriptions import OnBusy
 from petiole.tasks import Agent, AnswerReader, Piece
-from petiole.tasks.celery import EventApp
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.agents import llm, memory, orchestrator, output, tools
-from tests.endpoint import Endpoint, Refusal, Reply, a_call, a_chunk, a_usage, an_echo, serving, words
+from tests.support.apps import an_app
+from tests.support.endpoint import Endpoint, Refusal, Reply, a_call, a_chunk, a_usage, an_echo, serving, words
+from tests.support.inside import Inside
 
 SLOW = 0.05
 
@@ -137,7 +137,7 @@ def test_a_shadow_s_words_are_not_read(team: Team, endpoint: Endpoint) -> None:
     harness.send_through(a_message())
 
     assert len(endpoint.asked) == 2
-    kinds = [piece.kind for piece in harness.app.stores.drafts.read("s", after=0)]
+    kinds = [piece.kind for piece in Inside(harness).chunks("s")]
     assert (kinds.count("started"), kinds.count("finished")) == (1, 1)
 
 
@@ -200,14 +200,14 @@ def test_where_answers_queue_up_they_are_written_one_after_the_other(team: Team,
     harness.publish(a_message("One?"))
     harness.send_through(a_message("Two?"), timeout=15)
 
-    pieces = harness.app.stores.drafts.read("s", after=0)
+    pieces = Inside(harness).chunks("s")
     ends = [piece.kind for piece in pieces if piece.kind != "delta"]
     assert ends == ["started", "finished", "started", "finished"]
 
 
 def test_a_second_answer_is_rejected_with_words(team: Team, endpoint: Endpoint) -> None:
     harness, message = team("reject"), a_message()
-    harness.app.stores.drafts.begin("s", "another", correlation_id="another-flow", token="t")
+    Inside(harness).overtake("s", "another")
 
     events = harness.send_through(message)
 
@@ -229,7 +229,7 @@ def test_an_endpoint_that_is_away_is_asked_again(team: Team, endpoint: Endpoint)
     (generated,) = said(harness.send_through(a_message(), timeout=15), ResponseGeneratedEvent)
 
     assert generated.content.text == "Hello."
-    kinds = [(each.attempt, each.kind) for each in harness.app.stores.drafts.read("s", after=0) if each.is_end]
+    kinds = [(each.attempt, each.kind) for each in Inside(harness).chunks("s") if each.is_end]
     assert kinds == [(1, "failed"), (2, "failed"), (3, "finished")]
 
 
@@ -377,8 +377,7 @@ def test_a_killed_worker_s_answer_is_marked_as_lost_once_and_another_begins_it_a
     endpoint.reply = lambda question: words("ab" * 1000, SLOW)
     first = node.worker("first")
     answer_id = node.run(ASK).strip()
-    with redis.Redis.from_url(clean_broker_url, decode_responses=True) as client:
-        app = EventApp("reader", state=client, set_as_current=False)
+    with an_app(clean_broker_url) as app:
         read = AnswerReader(app)
         reading = read("s", answer_id, timeout=20)
         pieces = [next(reading) for _ in range(5)]
@@ -398,6 +397,4 @@ def test_a_killed_worker_s_answer_is_marked_as_lost_once_and_another_begins_it_a
         marks = [(piece.kind, piece.attempt) for piece in pieces if piece.kind != "delta"]
         assert marks == [("started", 1), ("lost", 1), ("started", 2), ("finished", 2)]
         assert "".join(piece.text for piece in pieces if piece.attempt == 2) == "It scatters."
-        history = app.stores.history
-        eventually(lambda: [each.topic for each in history.of_stream("s")].count("llm.response.generated") == 1, 10)
-        app.close()
+        eventually(lambda: Inside(app).topics().count("llm.response.generated") == 1, 10)

@@ -16,7 +16,6 @@ from typing import Any
 
 import psutil
 import pytest
-from redis import Redis
 
 from petiole.events.catalog.orchestrator import ToolCall, ToolsRequest, ToolsRequestedEvent
 from petiole.events.catalog.tools import ToolProgressEvent
@@ -28,12 +27,11 @@ from petiole.events.errors import (
     ToolFailed,
     ToolTimeout,
 )
-from petiole.tasks.settings import Settings
-from petiole.tasks.stores import open_stores
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.agents import tools as tools_agent
 from petiole.workers.tools import Finding, ToolContext, ToolRegistry
 from petiole.workers.tools.mcp import configured_servers
+from tests.support.apps import serve_tools
 
 SERVER = Path(__file__).with_name("mcp_server.py")
 STDIO = {"command": sys.executable, "args": [str(SERVER)], "env": {"A_SECRET": "${THE_SECRET}"}}
@@ -141,7 +139,7 @@ def test_a_server_that_dies_in_a_call_fails_that_call_and_no_later_one(registry)
 
 
 def test_what_a_server_reports_on_the_way_is_progress(registry, monkeypatch):
-    monkeypatch.setattr(tools_agent, "installed_tools", lambda: registry)
+    serve_tools(registry, monkeypatch)
     request = ToolCall(call_id="c-1", tool="shop.steps", arguments={"number": 4})
 
     with EventTestHarness([tools_agent.agent]) as team:
@@ -248,26 +246,20 @@ def _listens(port: int) -> bool:
 
 
 @pytest.mark.timeout(120)
-def test_in_a_worker_of_processes_each_starts_its_own_server_and_takes_it_along(node, eventually):
+def test_in_a_worker_of_processes_each_starts_its_own_server_and_takes_it_along(node, inside, eventually):
     path = node.home / "mcp.json"
     path.write_text(json.dumps({"mcpServers": {"shop": STDIO | {"env": {}}}}))
     node.environment["PETIOLE_MCP_SERVERS"] = str(path)
     worker = node.worker("tools", "--pool", "prefork", "--concurrency", "1", "-Q", "tools")
 
-    state = Redis.from_url(node.environment["PETIOLE_BROKER_URL"], decode_responses=True)
-    history = open_stores(state, Settings()).history
     request = ToolCall(call_id="c-1", tool="shop.processes", arguments={})
     event = ToolsRequestedEvent(stream_id="s", content=ToolsRequest(calls=(request,)))
     node.run(f"import json; from tasks import publish; publish(json.loads({event.model_dump_json()!r}))")
 
-    def completed() -> list[Any]:
-        return [each.document for each in history.since() if each.topic == "tools.execution.completed"]
-
-    eventually(lambda: bool(completed()), 45, node.logs)
-    server, parent = completed()[0]["content"]["data"]["value"]
+    eventually(lambda: bool(inside.history("tools.execution.completed")), 45, node.logs)
+    server, parent = inside.history("tools.execution.completed")[0]["content"]["data"]["value"]
     assert parent != worker.pid
     assert psutil.Process(parent).ppid() == worker.pid
     worker.terminate()
     worker.wait(timeout=20)
     eventually(lambda: not psutil.pid_exists(server), 10)
-    state.close()

@@ -22,6 +22,7 @@ from petiole.events.catalog.orchestrator import ContextRequest, ContextRequested
 from petiole.tasks import replay
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.agents import llm, memory, orchestrator, output, tools
+from tests.support.inside import Inside
 
 DUE = ConsolidationDue(interval_s=3600, slot=1)
 
@@ -194,16 +195,11 @@ def test_a_replay_of_everything_adds_no_memory_and_no_event(team):
         assert replay(name, app=team.app).sent > 0
         team.send_through(a_message("Go on.", stream_id="another"))
         # From here on nobody knows any more what was published: publishing it again would not be noticed.
-        forget_publications(team)
+        Inside(team).forget_publications()
     team.send_through(a_message("That is all.", stream_id="another"))
 
     assert everything_kept(team) == kept
     assert [event for event in team.everything()[events:] if event.stream_id != "another"] == []
-
-
-def forget_publications(harness: EventTestHarness) -> None:
-    client = harness.app.stores.memories._client
-    client.delete(*client.keys("petiole:published:*"))
 
 
 def test_moments_are_those_of_the_events(alone):

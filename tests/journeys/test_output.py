@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-import redis
 
 from petiole.events import Event, FormattedResponse, ProactiveSuggestion, ProactiveSuggestionEvent, ResponseReadyEvent
 from petiole.events.catalog.output import MessageFailedEvent, MessageSentEvent, SuggestionDroppedEvent
@@ -21,6 +20,7 @@ from petiole.tasks.testing import EventTestHarness
 from petiole.workers.agents import output
 from petiole.workers.agents.output import DROPPED
 from petiole.workers.channels import Terminal, open_channels
+from tests.support.apps import an_app
 
 SECRET = "whsec_" + base64.b64encode(b"0123456789abcdef0123456789abcdef").decode()
 
@@ -244,11 +244,11 @@ Terminal.send, output.send = send_and_die, tell_and_die
 
 
 @pytest.mark.timeout(120)
-def test_a_worker_that_dies_after_it_sent_and_before_it_said_so_leaves_one_message(node, clean_broker_url, eventually):
+def test_a_worker_that_dies_after_it_sent_and_before_it_said_so_leaves_one_message(
+    node, inside, clean_broker_url, eventually
+):
     node.module("dying", DYING)
     node.environment.update(PETIOLE_AGENTS="dying", PETIOLE_TERMINAL="true", PETIOLE_VISIBILITY_TIMEOUT_S="2")
-    app = EventApp("output", set_as_current=False)
-    app.conf.update(broker_url=clean_broker_url, result_backend=clean_broker_url)
     publish = (
         "from events import FormattedResponse, ResponseReadyEvent as R; from tasks import publish;"
         "[publish(R(stream_id='s', content=FormattedResponse(text=f'it is {when}'))) for when in ('early', 'late')]"
@@ -261,16 +261,13 @@ def test_a_worker_that_dies_after_it_sent_and_before_it_said_so_leaves_one_messa
         if number < 2:
             worker.wait(timeout=30)
 
-    def ends() -> list[str]:
-        recorded = app.stores.history.since()
-        return [each.topic for each in recorded if each.topic in {"output.message.sent", "output.message.failed"}]
-
-    eventually(lambda: len(ends()) == 4, 30, node.logs)
+    ends = ("output.message.sent", "output.message.failed")
+    eventually(lambda: sum(inside.topics().count(end) for end in ends) == 4, 30, node.logs)
     shown = [line for line in node.logs().splitlines() if "[s] it is" in line]
     assert len(shown) == 2, shown
-    assert sorted(taken(app)) == ["it is early", "it is late"]
+    assert sorted(taken(an_app(clean_broker_url))) == ["it is early", "it is late"]
     # Of the one whose worker died before anything was recorded nobody can know whether it was shown: that is told.
-    (failure,) = [each.document for each in app.stores.history.since() if each.topic == "output.message.failed"]
+    (failure,) = inside.history("output.message.failed")
     content = MessageFailedEvent.model_validate(failure).content
     assert (content.channel, content.error_type) == ("terminal", "EffectUnfinished")
-    assert redis.Redis.from_url(clean_broker_url).hlen("petiole:dead_letters") == 0
+    assert inside.dead_letters() == []

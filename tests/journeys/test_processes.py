@@ -6,7 +6,6 @@ import json
 from collections import Counter
 
 import pytest
-import redis
 
 from petiole.workers.process import embedded_broker
 
@@ -35,9 +34,8 @@ assert not any(name.startswith("workers") for name in sys.modules), "a publisher
 
 
 @pytest.fixture
-def handlings(node, clean_broker_url):
+def handlings(client):
     """Count how often each (agent, event) was handled."""
-    client = redis.Redis.from_url(clean_broker_url, decode_responses=True)
     return lambda: Counter(tuple(entry.split()) for entry in client.lrange("handled", 0, -1))
 
 
@@ -156,7 +154,7 @@ for what, document in bad.items():
 """
 
 
-def test_bad_input_is_refused_in_the_caller_and_nothing_is_sent(node, handlings, clean_broker_url, eventually):
+def test_bad_input_is_refused_in_the_caller_and_nothing_is_sent(node, handlings, inside, eventually):
     agents(node, "one")
     node.worker("first")
 
@@ -182,8 +180,7 @@ def test_bad_input_is_refused_in_the_caller_and_nothing_is_sent(node, handlings,
         "stream": "stream_id",
     }.items():
         assert field in told[what][1]
-    client = redis.Redis.from_url(clean_broker_url)
-    assert (client.llen("publish"), client.llen("one"), handlings().total()) == (0, 0, 0)
+    assert (inside.queue_depth("publish", "one"), handlings().total()) == (0, 0)
 
     node.run(PUBLISH_100)
     eventually(lambda: handlings().total() == 100, 30, node.logs)

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
-import redis
 from click.testing import CliRunner
 
 from petiole.events import AudioContent, Event, MessageEvent
@@ -17,6 +16,7 @@ from petiole.events.errors import InvalidPattern, Misuse, UnknownSubscription
 from petiole.tasks import Agent, Context, replay
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.cli import petiole
+from tests.support.inside import Inside
 
 noted: list[tuple[str, str, bool]] = []
 
@@ -170,9 +170,7 @@ def test_what_cannot_be_read_is_named_and_does_not_stop_the_rest(harness, a_mess
     event = AudioChunkEvent(stream_id="s", content=AudioContent(data=b"x" * 100_000, duration_ms=1))
     harness.publish(event)
     harness.send_through(a_message())
-    state = harness.app._state
-    assert state is not None
-    state.delete(*state.keys("petiole:blobs:*"))
+    Inside(harness).delete_payloads()
 
     done = replay("one.hear", app=harness.app)
 
@@ -225,21 +223,20 @@ for number in range(10):
 """
 
 
-def test_the_command_replays_through_a_worker_in_another_process(node, clean_broker_url, eventually):
-    client = redis.Redis.from_url(clean_broker_url, decode_responses=True)
+def test_the_command_replays_through_a_worker_in_another_process(node, client, inside, eventually):
     node.module("agents_of_ours", AGENTS)
     node.environment["PETIOLE_AGENTS"] = "agents_of_ours"
     node.worker("first")
     node.run(PUBLISH_10)
     eventually(lambda: client.llen("one.handled") == client.llen("two.handled") == 10, 30, node.logs)
 
-    dry = json.loads(typed(node, "replay", "one.hear", "--stream", "s1", "--since", "1h", "--dry-run", "--json"))
-    done = json.loads(typed(node, "replay", "one.hear", "--rate", "100", "--json"))
-    again = json.loads(typed(node, "replay", "one.hear", "--id", done["id"], "--json"))
-    shown = typed(node, "replay", "one.hear", "--pattern", "message.*")
+    dry = json.loads(node.command("replay", "one.hear", "--stream", "s1", "--since", "1h", "--dry-run", "--json"))
+    done = json.loads(node.command("replay", "one.hear", "--rate", "100", "--json"))
+    again = json.loads(node.command("replay", "one.hear", "--id", done["id"], "--json"))
+    shown = node.command("replay", "one.hear", "--pattern", "message.*")
 
     eventually(lambda: client.llen("one.handled") == 20, 30, node.logs)
-    eventually(lambda: client.llen("one") == 0, 30, node.logs)
+    eventually(lambda: inside.is_idle("one"), 30, node.logs)
     handled = [each.split() for each in client.lrange("one.handled", 0, -1)]
     assert dry["would_send"] == {"input.message.received": 5}
     assert (done["sent"], again["sent"], again["id"]) == (10, 10, done["id"])
@@ -256,15 +253,3 @@ def test_a_time_that_is_none_is_refused_before_anything_is_reached(moment):
 
     assert shown.exit_code == 2
     assert "is no time" in shown.stderr
-
-
-def typed(node, *arguments: str) -> str:
-    """Type a command, and read what it prints."""
-    return str(
-        node.run(f"""
-import subprocess, sys
-done = subprocess.run([sys.executable, "-m", "petiole.workers.cli", *{arguments!r}], capture_output=True, text=True)
-assert done.returncode == 0, done.stderr
-print(done.stdout, end="")
-""")
-    )

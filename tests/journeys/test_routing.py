@@ -6,20 +6,19 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
-from click.testing import CliRunner
 from kombu import Queue
-from redis import Redis
 
 from petiole.events import Event, MessageEvent, ParametersContent
 from petiole.events.errors import CannotPurge, InvalidSubscription, UnknownSubscription
 from petiole.tasks import Agent, Context, publish
 from petiole.tasks.celery import EventApp
 from petiole.tasks.operations.unsubscribe import drain, purge
-from petiole.tasks.publication import Publish
 from petiole.tasks.testing import EventTestHarness
-from petiole.workers.cli import petiole
+from tests.support.apps import an_app, command_line, publish_once
+from tests.support.inside import Inside
 
 
 def an_order(number: int = 0, **parameters: str | float | bool) -> MessageEvent:
@@ -174,18 +173,14 @@ def test_only_where_messages_can_be_picked_out_is_anything_purged(harness):
     with pytest.raises(CannotPurge, match="on memory, only on Redis and Valkey"):
         purge(harness.app, "llm.new")
 
-    assert len(harness.app.stores.directory.read()[1]) == 2, "nothing was withdrawn"
+    assert len(Inside(harness).subscriptions()) == 2, "nothing was withdrawn"
 
 
 @pytest.fixture
 def app(clean_broker_url: str) -> Iterator[EventApp]:
     """Give an app on a real broker that no worker serves."""
-    state = Redis.from_url(clean_broker_url, decode_responses=True)
-    app = EventApp("waiting", state=state, set_as_current=False)
-    app.conf.update(broker_url=clean_broker_url, broker_connection_retry_on_startup=False)
-    yield app
-    app.close()
-    state.close()
+    with an_app(clean_broker_url, a_shop()) as app:
+        yield app
 
 
 def waiting(app: EventApp) -> list[str]:
@@ -211,26 +206,22 @@ def a_shop() -> Agent:
 
 
 def test_the_urgent_delivery_of_an_event_goes_before_20_that_wait(app):
-    app.stores.directory.announce(a_shop().subscriptions)
-    publish_here = app.adopt(Publish)
     for number in range(20):
-        publish_here.run(an_order(number))
+        publish_once(app, an_order(number))
 
-    publish_here.run(an_order(is_urgent=True))
+    publish_once(app, an_order(is_urgent=True))
 
     assert waiting(app) == ["shop.hurry", *["shop.hear"] * 21]
 
 
 def test_what_waits_for_a_purged_subscription_is_removed_and_the_rest_stays(app):
-    app.stores.directory.announce(a_shop().subscriptions)
-    publish_here = app.adopt(Publish)
     for number in range(5):
-        publish_here.run(an_order(number, is_urgent=True))
-        publish_here.run(an_order(number).model_copy(update={"priority": number}))
+        publish_once(app, an_order(number, is_urgent=True))
+        publish_once(app, an_order(number).model_copy(update={"priority": number}))
 
     assert purge(app, "shop.hear") == 10
 
-    publish_here.run(an_order(is_urgent=True))
+    publish_once(app, an_order(is_urgent=True))
     assert waiting(app) == ["shop.hurry"] * 6
     with pytest.raises(UnknownSubscription, match=r"did you mean 'shop\.hurry'"):
         purge(app, "shop.hurri")
@@ -239,13 +230,7 @@ def test_what_waits_for_a_purged_subscription_is_removed_and_the_rest_stays(app)
 @pytest.fixture
 def type_(app: EventApp, monkeypatch: pytest.MonkeyPatch):
     """Give the command line of that app."""
-    monkeypatch.setattr("petiole.workers.cli.subscriptions.connected_app", lambda: app)
-    app.stores.directory.announce(a_shop().subscriptions)
-
-    def type_it(*arguments: str):
-        return CliRunner().invoke(petiole, ["subscriptions", *arguments])
-
-    return type_it
+    return partial(command_line(app, monkeypatch), "subscriptions")
 
 
 def test_subscriptions_are_listed_with_their_options(type_):
@@ -275,7 +260,7 @@ def test_why_who_would_get_an_event_is_explained_and_nothing_is_published(type_,
         ("shop.hear", True, "delivered"),
         ("shop.hurry", False, "filter"),
     ]
-    assert app.stores.history.since() == []
+    assert Inside(app).topics() == []
     assert waiting(app) == []
 
 
@@ -286,14 +271,14 @@ def test_an_event_that_is_none_is_not_explained(type_):
 
 
 def test_a_subscription_is_withdrawn_as_it_is_said(type_, app):
-    app.adopt(Publish).run(an_order(is_urgent=True))
+    publish_once(app, an_order(is_urgent=True))
 
     drained, purged = type_("withdraw", "shop.hear", "--drain"), type_("withdraw", "shop.hurry", "--purge", "--json")
 
     assert drained.stdout == "withdrew shop.hear; what waits for it is still handled\n"
     assert json.loads(purged.stdout) == {"name": "shop.hurry", "purged": 1}
     assert waiting(app) == ["shop.hear"]
-    assert app.stores.directory.read()[1] == []
+    assert Inside(app).subscriptions() == []
 
 
 @pytest.mark.parametrize(
@@ -309,4 +294,4 @@ def test_what_is_withdrawn_wrongly_is_refused_and_changes_nothing(type_, app, ar
     shown = type_("withdraw", *arguments)
 
     assert (shown.exit_code, words in shown.stderr) == (code, True)
-    assert len(app.stores.directory.read()[1]) == 2
+    assert len(Inside(app).subscriptions()) == 2

@@ -19,12 +19,13 @@ from petiole.tasks.testing import EventTestHarness
 from petiole.workers.agents import tools as tools_agent
 from petiole.workers.tools import ToolContext, ToolRegistry
 from petiole.workers.tools.tool_calls import Outcome, identity, requested
+from tests.support.apps import serve_tools
 
 
 @pytest.fixture
 def registry(monkeypatch):
     registry = ToolRegistry()
-    monkeypatch.setattr(tools_agent, "installed_tools", lambda: registry)
+    serve_tools(registry, monkeypatch)
     return registry
 
 

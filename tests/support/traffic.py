@@ -1,26 +1,19 @@
-"""What fault tests share: a broker to ill-treat, processes that hold still, publishers that count, and the tally."""
+"""Traffic: two agents, publishers that count, and the count of what became of their events."""
 
 from __future__ import annotations
 
 import os
-import signal
 import threading
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
-
-import psutil
-import redis
 
 from petiole.events import TextContent, TextMessageEvent
 from petiole.events.errors import Retryable
 from petiole.tasks.celery import EventApp
 from petiole.tasks.publication import Publish
-from petiole.tasks.transport import ours
-from petiole.workers.process import embedded_broker
+from tests.support.apps import an_app
 
 IS_FULL = os.environ.get("PETIOLE_FAULTS") == "full"
 """Whether runs are as long as `make faults` has them."""
@@ -49,75 +42,6 @@ one, two = an_agent("one"), an_agent("two", ordered=True)
 _AFTER_AN_ERROR_S = 0.1
 
 ANSWERS = ("message.one", "message.two")
-
-
-class Server:
-    """A broker of one's own that is stopped, killed, frozen and filled; what it acknowledged is on disk."""
-
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        self.url = ""
-
-    def start(self) -> None:
-        """Start it, with the data and the address that it had."""
-        url = embedded_broker.start(self.home).url
-        assert url == (self.url or url)
-        self.url = url
-        with self.client() as client:
-            client.config_set("appendfsync", "always")
-
-    def stop(self) -> None:
-        """Let it end in order. Safe to repeat."""
-        embedded_broker.stop(self.home)
-
-    def kill(self) -> None:
-        """End it at once."""
-        process = self._process()
-        process.kill()
-        process.wait(timeout=10)
-
-    def client(self) -> redis.Redis:
-        """Connect past everything."""
-        return redis.Redis.from_url(self.url, decode_responses=True, socket_timeout=10)
-
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
-        """Let it hold still, with its connections open, for as long as the block."""
-        with holding_still(self._process().pid):
-            yield
-
-    @contextmanager
-    def full(self) -> Iterator[None]:
-        """Let it have no memory left, for as long as the block."""
-        with self.client() as client:
-            client.config_set("maxmemory", 1)
-            try:
-                yield
-            finally:
-                client.config_set("maxmemory", 0)
-
-    def _process(self) -> psutil.Process:
-        return psutil.Process(int((self.home / "valkey" / "valkey.pid").read_text()))
-
-
-@contextmanager
-def holding_still(*pids: int) -> Iterator[None]:
-    """Stop processes where they are (SIGSTOP), and let them go on after the block."""
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
-
-
-def an_app(url: str) -> EventApp:
-    """Make a publisher's app."""
-    app = EventApp("faults", set_as_current=False)
-    app.conf.update(broker_url=ours(url), result_backend=url)
-    app.adopt(Publish)
-    return app
 
 
 def an_event(number: int = 0) -> TextMessageEvent:
