@@ -13,11 +13,11 @@ import pytest
 from petiole.events.catalog.memory import Recollection
 from petiole.events.errors import MissingExtra
 from petiole.tasks.settings import Settings
-from petiole.tasks.stores import open_stores
 from petiole.workers.retrieval import Recall, chosen_recall
 from petiole.workers.retrieval.embedding_model import MiniLM
 from petiole.workers.retrieval.keyword import Words
 from petiole.workers.retrieval.semantic import Meaning
+from petiole.workers.state import open_team_state
 from petiole.workers.state.vectors import Vectors
 from tests.benchmarks.recall import read, score
 
@@ -28,7 +28,7 @@ TEXTS = ("My sister lives in Lisbon.", "I am allergic to peanuts.", "The meeting
 @pytest.fixture
 def vectors() -> Iterator[Vectors]:
     with fakeredis.FakeRedis(server=fakeredis.FakeServer(), decode_responses=True) as client:
-        yield open_stores(client, Settings()).vectors
+        yield open_team_state(client, Settings()).vectors
 
 
 @pytest.fixture(params=["words", "meaning"])

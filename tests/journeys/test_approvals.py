@@ -6,7 +6,6 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -16,7 +15,6 @@ from click.testing import Result
 from petiole.events.catalog.orchestrator import ToolCall, ToolsRequest, ToolsRequestedEvent
 from petiole.events.catalog.tools import ApprovalGrantedEvent, ApprovalRequestedEvent, ToolFailedEvent
 from petiole.events.errors import ApprovalDecided, UnknownApproval
-from petiole.tasks.settings import Settings
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.agents import tools as tools_agent
 from petiole.workers.tools import ToolRegistry, approvals
@@ -78,7 +76,7 @@ def failure(team: EventTestHarness) -> ToolFailedEvent:
 def test_a_call_that_is_granted_runs_and_who_granted_it_is_told(team, ran):
     approval = asked(team).content
 
-    approvals.grant(approval.approval_id, by="ada", app=team.app)
+    approvals.grant(approval.approval_id, by="ada", bus=team.bus)
 
     assert team.expect("tools.execution.completed").content.value == "tea is ordered"
     assert ran == ["tea"]
@@ -109,7 +107,7 @@ def test_what_waits_holds_no_worker(team, ran):
 def test_a_call_that_is_denied_has_failed_with_the_reason(team, ran):
     approval = asked(team).content
 
-    approvals.deny(approval.approval_id, by="ada", reason="too dear", app=team.app)
+    approvals.deny(approval.approval_id, by="ada", reason="too dear", bus=team.bus)
 
     assert failure(team).content.error == "order was not run: ada denied it: too dear"
     assert (ran, team.dead_letters()) == ([], [])
@@ -123,12 +121,13 @@ def test_a_call_that_nobody_decides_has_failed_at_the_deadline(team, ran):
     assert (ran, team.dead_letters()) == ([], [])
 
 
-def test_a_decision_after_the_deadline_is_refused(ran):
-    with EventTestHarness([tools_agent.agent], settings=Settings(approval_timeout=timedelta(milliseconds=1))) as team:
+def test_a_decision_after_the_deadline_is_refused(ran, monkeypatch):
+    monkeypatch.setenv("PETIOLE_APPROVAL_TIMEOUT", "0.001")
+    with EventTestHarness([tools_agent.agent]) as team:
         approval = asked(team).content
 
         with pytest.raises(ApprovalDecided, match="expired"):
-            approvals.grant(approval.approval_id, by="ada", app=team.app)
+            approvals.grant(approval.approval_id, by="ada", bus=team.bus)
 
         assert failure(team).content.error_type == "ApprovalExpired"
         assert ran == []
@@ -150,7 +149,7 @@ def test_of_several_operators_one_decides_and_the_others_are_told_who(team, ran)
         def decide(by: str, act: Callable[..., object], approval_id: str, at_once: threading.Barrier) -> None:
             at_once.wait(timeout=10)
             try:
-                act(approval_id, by=by, app=team.app)
+                act(approval_id, by=by, bus=team.bus)
             except ApprovalDecided as decided:
                 outcomes["told" if decided.by != by else "told of itself"] += 1
             else:
@@ -178,7 +177,7 @@ def test_granting_again_by_the_same_changes_nothing(team, ran):
     approval = asked(team).content
 
     for _ in range(3):
-        approvals.grant(approval.approval_id, by="ada", app=team.app)
+        approvals.grant(approval.approval_id, by="ada", bus=team.bus)
 
     team.send_through(a_request(a_call(tool="look", call_id="c-2")))
     assert ran == ["tea"]
@@ -189,7 +188,7 @@ def test_a_grant_of_other_arguments_runs_nothing_and_the_true_one_still_does(tea
     request = asked(team)
     approval = request.content
     forged = {**approval.model_dump(), "arguments": {"article": "a car"}, "by": "mallory"}
-    approvals.grant(approval.approval_id, by="ada", app=team.app)
+    approvals.grant(approval.approval_id, by="ada", bus=team.bus)
 
     team.publish(ApprovalGrantedEvent.model_validate({"stream_id": "s", "content": forged}))
     team.expect("tools.execution.completed")
@@ -214,7 +213,7 @@ def test_a_grant_that_nobody_gave_runs_nothing(team, ran):
 
 def test_a_grant_whose_teller_died_is_told_at_the_deadline(team, ran):
     approval = asked(team).content
-    team.app.stores.approvals.decide(approval.approval_id, "granted", by="ada")
+    team.bus.stores.approvals.decide(approval.approval_id, "granted", by="ada")
 
     team.send_through(a_request(a_call(tool="look", call_id="c-2")))
 
@@ -234,8 +233,8 @@ def test_the_same_call_asked_for_twice_is_asked_to_be_granted_once(team, ran):
 
 @pytest.fixture
 def type_(team: EventTestHarness, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """Give the command line of the harness's app."""
-    return partial(command_line(team.app, monkeypatch), "approvals")
+    """Give the command line of the harness's bus."""
+    return partial(command_line(team.bus, monkeypatch), "approvals")
 
 
 def test_an_operator_sees_what_waits_and_grants_it(team, ran, type_):
@@ -272,6 +271,6 @@ def test_an_operator_denies_with_a_reason_and_cannot_take_it_back(team, ran, typ
 
 def test_an_approval_that_is_none_is_refused(team, ran, type_):
     with pytest.raises(UnknownApproval):
-        approvals.get("nothing", app=team.app)
+        approvals.get("nothing", bus=team.bus)
 
     assert "there is no approval 'nothing'" in type_("grant", "nothing").stderr

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from petiole.events.ids import delivery_ids
-from petiole.tasks.celery import EventApp
-from tests.support.apps import an_app
+from petiole.tasks.bus import EventBus
+from tests.support.apps import a_bus
 from tests.support.inside import Inside
 
 AGENT = """
@@ -39,11 +39,11 @@ def act(event: Event) -> MessageEvent:
 class System:
     """A system with the agent `quick`, whose handler notes what it handles, and waits or crashes as it is told."""
 
-    def __init__(self, node, client, inside: Inside, app: EventApp) -> None:
+    def __init__(self, node, client, inside: Inside, bus: EventBus) -> None:
         self.node = node
         self.store = client
         self.inside = inside
-        self.app = app
+        self.bus = bus
         node.module("agent_quick", AGENT)
         node.environment.update(PETIOLE_AGENTS="agent_quick", CRASHES="1")
 
@@ -84,14 +84,14 @@ for number, kind in enumerate({kinds!r}):
 
     def states(self) -> Counter[str]:
         """Count the worker's deliveries by state, as `inspect query_task` tells."""
-        replies = self.app.control.inspect().query_task(*map(self.delivery, self.published())) or {}
+        replies = self.bus.app.control.inspect().query_task(*map(self.delivery, self.published())) or {}
         return Counter(state for reply in replies.values() for state, _ in reply.values())
 
 
 @pytest.fixture
 def system(node, client, inside, clean_broker_url) -> Iterator[System]:
-    with an_app(clean_broker_url) as app:
-        yield System(node, client, inside, app)
+    with a_bus(clean_broker_url) as bus:
+        yield System(node, client, inside, bus)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_a_delivery_that_is_revoked_while_it_waits_is_not_handled(system, node, 
     system.publish("hold", "fine", "fine", "fine")
     eventually(system.are_fetched, 20, node.logs)
 
-    system.app.control.revoke(system.delivery("2"), reply=True)
+    system.bus.app.control.revoke(system.delivery("2"), reply=True)
     system.release()
 
     eventually(lambda: system.inside.unacknowledged() == 0, 20, node.logs)
@@ -169,7 +169,7 @@ def test_terminating_one_delivery_does_not_end_its_batch_mates(system, node, eve
     system.release()
     eventually(lambda: system.handled()["hold 2"] == 1, 20, node.logs)
 
-    system.app.control.revoke(system.delivery("2"), terminate=True, reply=True)
+    system.bus.app.control.revoke(system.delivery("2"), terminate=True, reply=True)
 
     eventually(lambda: system.handled()["fine 3"] == 1, 20, node.logs)
     eventually(lambda: system.inside.unacknowledged() == 0, 10, node.logs)
@@ -193,6 +193,6 @@ def test_a_delivery_for_later_comes_when_it_is_due(system, node, eventually):
     eventually(lambda: system.handled() == {"fine 0": 1}, 20, node.logs)
 
     document = system.published()["0"] | {"stream_id": "later"}
-    system.app.send_task("quick.act", args=(document,), queue="quick", task_id="later", countdown=1)
+    system.bus.app.send_task("quick.act", args=(document,), queue="quick", task_id="later", countdown=1)
 
     eventually(lambda: system.handled() == {"fine 0": 1, "fine later": 1}, 20, node.logs)

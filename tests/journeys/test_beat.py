@@ -163,7 +163,7 @@ def test_a_slot_has_one_name_whoever_makes_it():
 
 def test_a_clock_that_jumps_makes_no_tick_twice_and_none_for_the_time_it_leaps_over(harness, a_message):
     harness.send_through(a_message())
-    tick = harness.app.adopt(TickTask)
+    tick = harness.bus.adopt(TickTask)
 
     for moment in (1_000.2, 1_001.2, 1_000.7, 1_001.3, 4_600.1):
         with time_machine.travel(moment, tick=False):
@@ -200,7 +200,7 @@ def test_a_summary_counts_requests_and_answers_and_how_long_they_took(harness, e
         harness.publish(answered(request))
     took_ms = (time.monotonic() - first) * 1_000
 
-    report = metrics.collect(harness.app, 60).report
+    report = metrics.collect(harness.bus, 60).report
 
     assert (report.total_requests, report.total_responses) == (3, 2)
     assert 90 <= report.avg_execution_time_ms <= took_ms
@@ -209,7 +209,7 @@ def test_a_summary_counts_requests_and_answers_and_how_long_they_took(harness, e
 
 
 def test_a_summary_without_requests_has_zeros(harness):
-    report = metrics.collect(harness.app, 60).report
+    report = metrics.collect(harness.bus, 60).report
 
     assert (report.total_requests, report.avg_execution_time_ms, report.request_types) == (0, 0.0, {})
 
@@ -217,11 +217,11 @@ def test_a_summary_without_requests_has_zeros(harness):
 def test_a_summary_begins_where_the_one_before_ended_and_knows_an_older_requests_time(harness):
     request = asked(1)
     harness.publish(request)
-    first = metrics.collect(harness.app, 60)
-    harness.app.stores.counters.keep_summary(first.counts, first.until)
+    first = metrics.collect(harness.bus, 60)
+    harness.bus.stores.counters.keep_summary(first.counts, first.until)
     harness.publish(answered(request))
 
-    second = metrics.collect(harness.app, 60).report
+    second = metrics.collect(harness.bus, 60).report
 
     assert (first.report.total_requests, first.report.total_responses) == (1, 0)
     assert (second.total_requests, second.total_responses) == (0, 1)
@@ -238,9 +238,9 @@ def test_a_summary_tells_retries_and_dead_letters_since_the_last_one(harness, a_
     harness.add(agent)
     harness.send_through(a_message())
 
-    first = metrics.collect(harness.app, 60)
-    harness.app.stores.counters.keep_summary(first.counts, first.until)
-    second = metrics.collect(harness.app, 60).report
+    first = metrics.collect(harness.bus, 60)
+    harness.bus.stores.counters.keep_summary(first.counts, first.until)
+    second = metrics.collect(harness.bus, 60).report
 
     assert (first.report.retries, first.report.dead_letters) == (2, 1)
     assert (second.retries, second.dead_letters) == (0, 0)

@@ -13,15 +13,15 @@ from petiole.events import Event, TextContent, TextMessageEvent
 from petiole.events.errors import Misuse, QueueFull
 from petiole.events.subscriptions import Overflow
 from petiole.tasks import Agent
-from petiole.tasks.celery import EventApp
+from petiole.tasks.bus import EventBus
 from petiole.tasks.publishing.commit import Publication
 from tests.support import apps
 
 CAPACITY = 10
 
 
-def an_app(url: str, overflow: Overflow, *, block_timeout_s: float = 1.0) -> EventApp:
-    return apps.an_app(url, a_listener("memory", capacity=CAPACITY, overflow=overflow), block_timeout=block_timeout_s)
+def a_bus(url: str, overflow: Overflow, *, block_timeout_s: float = 1.0) -> EventBus:
+    return apps.a_bus(url, a_listener("memory", capacity=CAPACITY, overflow=overflow), block_timeout=block_timeout_s)
 
 
 def a_listener(name: str, **options: Any) -> Agent:
@@ -33,52 +33,52 @@ def a_listener(name: str, **options: Any) -> Agent:
     return agent
 
 
-def publish(app: EventApp, number: int = 0) -> Publication:
+def publish(bus: EventBus, number: int = 0) -> Publication:
     event = TextMessageEvent(stream_id="s", content=TextContent(text=str(number)), priority=9)
-    return apps.publish_once(app, event)
+    return apps.publish_once(bus, event)
 
 
 def test_exactly_the_capacity_is_accepted_and_the_rest_refused(clean_broker_url, inside):
-    app = an_app(clean_broker_url, "reject")
+    bus = a_bus(clean_broker_url, "reject")
 
     for number in range(CAPACITY):
-        publish(app, number)
+        publish(bus, number)
     for number in range(CAPACITY, 25):
         with pytest.raises(QueueFull, match="'memory' is full"):
-            publish(app, number)
+            publish(bus, number)
 
     assert inside.queue_depth("memory") == CAPACITY
     assert len(inside.topics()) == CAPACITY
 
 
 def test_a_publisher_waits_for_room_as_long_as_it_is_told(clean_broker_url, inside):
-    app = an_app(clean_broker_url, "block", block_timeout_s=0.5)
+    bus = a_bus(clean_broker_url, "block", block_timeout_s=0.5)
     for number in range(CAPACITY):
-        publish(app, number)
+        publish(bus, number)
     began = time.monotonic()
 
     with pytest.raises(QueueFull):
-        publish(app)
+        publish(bus)
 
     assert 0.4 < time.monotonic() - began < 5
 
 
 def test_a_waiting_publisher_goes_on_when_there_is_room(clean_broker_url, inside):
-    app = an_app(clean_broker_url, "block", block_timeout_s=20)
+    bus = a_bus(clean_broker_url, "block", block_timeout_s=20)
     for number in range(CAPACITY):
-        publish(app, number)
+        publish(bus, number)
     Timer(0.2, inside.drop_next, ["memory"]).start()
 
-    assert publish(app).subscriptions == ("memory.hear",)
+    assert publish(bus).subscriptions == ("memory.hear",)
 
     assert inside.queue_depth("memory") == CAPACITY
 
 
 def test_the_oldest_gives_way_and_is_counted(clean_broker_url, inside):
-    app = an_app(clean_broker_url, "drop_oldest")
+    bus = a_bus(clean_broker_url, "drop_oldest")
 
     for number in range(25):
-        publish(app, number)
+        publish(bus, number)
 
     assert inside.queue_depth("memory") == CAPACITY
     assert inside.counts() == {"lagged:memory": 15}
@@ -86,13 +86,13 @@ def test_the_oldest_gives_way_and_is_counted(clean_broker_url, inside):
 
 
 def test_racing_publishers_never_exceed_the_capacity(clean_broker_url, inside):
-    apps = [an_app(clean_broker_url, "reject") for _ in range(8)]
+    apps = [a_bus(clean_broker_url, "reject") for _ in range(8)]
 
-    def try_to_publish(app: EventApp) -> int:
+    def try_to_publish(bus: EventBus) -> int:
         accepted = 0
         for number in range(5):
             try:
-                publish(app, number)
+                publish(bus, number)
                 accepted += 1
             except QueueFull:
                 continue
@@ -105,13 +105,13 @@ def test_racing_publishers_never_exceed_the_capacity(clean_broker_url, inside):
 
 
 def test_a_full_queue_of_one_agent_keeps_the_event_from_all(clean_broker_url, inside):
-    app = an_app(clean_broker_url, "reject")
-    apps.subscribe(app, a_listener("other"))
+    bus = a_bus(clean_broker_url, "reject")
+    apps.subscribe(bus, a_listener("other"))
     for number in range(CAPACITY):
-        publish(app, number)
+        publish(bus, number)
 
     with pytest.raises(QueueFull):
-        publish(app)
+        publish(bus)
 
     assert inside.queue_depth("other") == CAPACITY
 

@@ -182,7 +182,7 @@ def test_an_answer_waits_once_for_its_reader(team):
 
 
 def test_a_stream_is_started_once(team, monkeypatch):
-    as_default(team.app, monkeypatch)
+    as_default(team.bus, monkeypatch)
 
     for number in range(10):
         input_agent.receive(f"message {number}", stream_id="s", publish=team.publish)

@@ -182,7 +182,7 @@ def seen(patch: pytest.MonkeyPatch, posted: list[tuple[str, str]]) -> Iterator[S
         if hasattr(sys.modules.get(name), "plan_tools"):
             patch.setattr(f"{name}.plan_tools", with_weather)
     with EventTestHarness(agents) as team:
-        as_default(team.app, patch)
+        as_default(team.bus, patch)
         messages = [say(team, text) for text in TURNS]
         events = [event for event in team.everything() if event.stream_id == STREAM]
         flows: dict[str, list[Event]] = {}
@@ -336,7 +336,7 @@ def a_request_for_context_without_a_past_is_answered_with_none(seen: Seen) -> No
 
 @row("J54", "J55", "J56")
 def what_was_said_and_found_is_remembered_in_order_and_once(seen: Seen) -> None:
-    memories = seen.team.app.stores.memories
+    memories = team_state(seen.team.bus).memories
     kept = memories.of(STREAM)
     spoken = [each.text for each in kept if each.role == "user"]
     assert spoken == list(TURNS[: len(spoken)])
@@ -418,7 +418,7 @@ def an_answer_and_a_suggestion_are_both_delivered(seen: Seen) -> None:
 @row("J66")
 def a_suggestion_for_an_ended_stream_is_dropped(seen: Seen) -> None:
     input_agent.receive("Hello", stream_id="over", publish=seen.team.publish)
-    end_session("over", app=seen.team.app)
+    end_session("over", bus=seen.team.bus)
     settle(seen.team)
     suggestion = ProactiveSuggestion(text="Take a rest", reason="it is late", confidence=0.9, cooldown_key="rest")
     events = seen.team.send_through(ProactiveSuggestionEvent(stream_id="over", content=suggestion))

@@ -164,7 +164,7 @@ def test_a_failed_delivery_is_one_dead_letter_with_its_event_and_its_reason(harn
     assert (letter.subscription, letter.cause) == ("memory.fail", "failed")
     assert (letter.error_type, letter.error) == ("RuntimeError", "the disk is full")
     assert "in fail" in letter.traceback
-    assert harness.app.event_registry.parse(letter.document) == message
+    assert harness.bus.event_registry.parse(letter.document) == message
 
 
 def test_a_failed_delivery_does_not_disturb_the_others(harness, a_message):
@@ -317,7 +317,7 @@ def test_a_task_message_that_holds_no_event_is_one_dead_letter(harness, a_messag
     harness.add(an_echo("memory", "input.*"))
     harness.send_through(a_message())
 
-    harness.app.send_task("memory.answer", args=[junk], queue="memory")
+    harness.bus.app.send_task("memory.answer", args=[junk], queue="memory")
 
     letter = harness.expect_dead_letter()
     is_of_no_type = junk == {"event_type": "no.such.type"}

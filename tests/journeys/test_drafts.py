@@ -55,14 +55,14 @@ def test_a_process_that_stood_still_for_longer_than_its_lease_begins_anew_with_a
     def stand_still() -> None:
         # The loop stands, so nobody vouches for the run; meanwhile a reader looks.
         time.sleep(1.2)
-        harness.app.stores.drafts.look_after("s")
+        harness.bus.stores.drafts.look_after("s")
 
     harness.subscribe("input.*", an_author(lambda: None, lambda: asyncio.sleep(0.2), stand_still))
 
     harness.send_through(message := a_message())
 
     assert marks(harness) == [("started", 1), ("lost", 1), ("started", 2), ("finished", 2)]
-    pieces = list(AnswerReader(harness.app)("s", message.event_id))
+    pieces = list(AnswerReader(harness.bus)("s", message.event_id))
     assert "".join(piece.text for piece in pieces if piece.attempt == 2) == "abc"
 
 
@@ -78,7 +78,7 @@ def test_a_run_that_was_overtaken_stops_writing(harness: EventTestHarness) -> No
     harness.add(author)
 
     harness.publish(message)
-    reading = AnswerReader(harness.app).all("s", timeout=5)
+    reading = AnswerReader(harness.bus).all("s", timeout=5)
     seen = [next(reading)]
     while (seen[-1].kind, seen[-1].attempt) != ("started", 2):
         seen.append(next(reading))

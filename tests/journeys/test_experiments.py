@@ -68,7 +68,7 @@ def test_in_a_conversation_each_turn_is_answered_by_one_variant_and_each_stream_
 def test_what_a_shadow_would_have_said_is_kept_beside_what_was_said(team):
     team.send_through(TextMessageEvent(stream_id="s", content=TextContent(text="Hello")))
 
-    (only,) = shadow_traffic.compare("llm.poet", app=team.app)
+    (only,) = shadow_traffic.compare("llm.poet", bus=team.bus)
 
     assert [each["content"]["text"] for each in only.unsaid] == ["poet says: Hello"]
     assert [each["content"]["text"] for each in only.said] == ["usual says: Hello"]
@@ -77,7 +77,7 @@ def test_what_a_shadow_would_have_said_is_kept_beside_what_was_said(team):
 
 
 def test_shadows_are_listed_and_compared_at_the_command_line(team, monkeypatch):
-    type_ = partial(command_line(team.app, monkeypatch), "shadows")
+    type_ = partial(command_line(team.bus, monkeypatch), "shadows")
     team.send_through(TextMessageEvent(stream_id="s", content=TextContent(text="Hello")))
 
     listed = type_("--json").stdout
@@ -108,7 +108,7 @@ def test_10_000_streams_are_delivered_to_one_variant_each_and_the_shadow_is_neve
     with EventTestHarness([an_experiment()]) as harness:
         harness.send_through(questions[0])
         for first in range(1, len(questions), 100):
-            publish_all_once(harness.app, questions[first : first + 100])
+            publish_all_once(harness.bus, questions[first : first + 100])
         harness.send_through(a_question(0), timeout=1_200)
 
         answers = Inside(harness).history("llm.response.generated")

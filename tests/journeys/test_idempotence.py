@@ -197,7 +197,7 @@ def test_a_result_that_is_no_json_is_refused_each_time_and_not_by_acting_again(h
 
 
 def test_of_many_at_once_one_runs_and_the_others_are_told_to_wait(harness, monkeypatch):
-    as_default(harness.app, monkeypatch)
+    as_default(harness.bus, monkeypatch)
     calls: list[int] = []
     others_are_told = threading.Event()
 
@@ -227,7 +227,7 @@ def test_of_many_at_once_one_runs_and_the_others_are_told_to_wait(harness, monke
 
 
 def test_after_its_limit_a_beginning_counts_as_over(harness, monkeypatch):
-    as_default(harness.app, monkeypatch)
+    as_default(harness.bus, monkeypatch)
     calls: list[int] = []
 
     @idempotent(key=lambda: "the key", limit=timedelta(0), on_unfinished="repeat")

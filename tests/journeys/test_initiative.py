@@ -163,7 +163,7 @@ def test_a_proactive_agent_that_is_not_there_changes_nothing_for_the_others():
     with EventTestHarness([module.agent for module in MODULES]) as whole:
         expected = [event.event_type for event in whole.send_through(a_question("What is 12 * 7?"))]
     with EventTestHarness([module.agent for module in MODULES if module is not proactive]) as harness:
-        subscribe(harness.app, proactive.agent)
+        subscribe(harness.bus, proactive.agent)
 
         sent = harness.send_and_wait(a_question("What is 12 * 7?"), "output.message.sent")
 

@@ -17,7 +17,7 @@ from petiole.events.subscriptions import OnBusy
 from petiole.tasks import Agent, AnswerReader, Piece
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.agents import llm, memory, orchestrator, output, tools
-from tests.support.apps import an_app
+from tests.support.apps import a_bus
 from tests.support.endpoint import Endpoint, Refusal, Reply, a_call, a_chunk, a_usage, an_echo, serving, words
 from tests.support.inside import Inside
 
@@ -80,7 +80,7 @@ def said(events: list[Event], kind: type[Event], message: Event | None = None) -
 def begin(harness: EventTestHarness, message: TextMessageEvent) -> tuple[Iterator[Piece], list[Piece]]:
     """Say something, and wait until the first words of the answer are there to be read."""
     harness.publish(message)
-    reading = AnswerReader(harness.app).all("s", timeout=10)
+    reading = AnswerReader(harness.bus).all("s", timeout=10)
     pieces: list[Piece] = []
     while not any(piece.text and piece.correlation_id == message.correlation_id for piece in pieces):
         pieces.append(next(reading))
@@ -119,7 +119,7 @@ def test_what_it_took_and_cost_is_recorded(team: Team, endpoint: Endpoint, monke
     content = used.content
     assert (content.provider, content.model, content.account) == ("openai", "parrot-1", "llm.openai")
     assert (content.input_tokens, content.output_tokens, content.cost, content.currency) == (11, 3, 0.041, "USD")
-    assert harness.app.stores.budgets.spent("llm.openai").tokens == 14
+    assert harness.bus.stores.budgets.spent("llm.openai").tokens == 14
 
 
 def test_without_a_price_no_cost_is_made_up(team: Team, endpoint: Endpoint) -> None:
@@ -377,8 +377,8 @@ def test_a_killed_worker_s_answer_is_marked_as_lost_once_and_another_begins_it_a
     endpoint.reply = lambda question: words("ab" * 1000, SLOW)
     first = node.worker("first")
     answer_id = node.run(ASK).strip()
-    with an_app(clean_broker_url) as app:
-        read = AnswerReader(app)
+    with a_bus(clean_broker_url) as bus:
+        read = AnswerReader(bus)
         reading = read("s", answer_id, timeout=20)
         pieces = [next(reading) for _ in range(5)]
         endpoint.reply = lambda question: words("It scatters.")
@@ -397,4 +397,4 @@ def test_a_killed_worker_s_answer_is_marked_as_lost_once_and_another_begins_it_a
         marks = [(piece.kind, piece.attempt) for piece in pieces if piece.kind != "delta"]
         assert marks == [("started", 1), ("lost", 1), ("started", 2), ("finished", 2)]
         assert "".join(piece.text for piece in pieces if piece.attempt == 2) == "It scatters."
-        eventually(lambda: Inside(app).topics().count("llm.response.generated") == 1, 10)
+        eventually(lambda: Inside(bus).topics().count("llm.response.generated") == 1, 10)

@@ -54,7 +54,7 @@ def test_what_travels_and_what_is_recorded_hold_a_reference(harness):
     event = an_audio_event()
     harness.publish(event)
 
-    (recorded,) = harness.app.stores.history.since()
+    (recorded,) = harness.bus.stores.history.since()
 
     assert len(json.dumps(recorded.attributes)) < 1_000
     assert str(recorded.attributes["dataref"]).startswith("petiole:sha256:")
@@ -198,7 +198,7 @@ def test_a_publication_whose_content_is_gone_is_a_dead_letter(harness):
     event = an_audio_event()
     reference = divided(admit(event, registry, 10 * A_MEGABYTE), A_MEGABYTE).travelling
 
-    harness.app.send_task(PUBLISH_TASK, args=(reference,), queue=PUBLISH_QUEUE)
+    harness.bus.app.send_task(PUBLISH_TASK, args=(reference,), queue=PUBLISH_QUEUE)
 
     letter = harness.expect_dead_letter()
     assert (letter.cause, letter.error_type, letter.subscription) == ("payload", "PayloadMissing", PUBLISH_TASK)
@@ -210,7 +210,7 @@ def test_history_shows_what_is_left_of_an_event_whose_content_is_gone(harness):
     harness.publish(event)
     Inside(harness).delete_payloads()
 
-    (recorded,) = harness.app.stores.history.since()
+    (recorded,) = harness.bus.stores.history.since()
 
     assert recorded.shown["event_id"] == event.event_id
     assert "input.audio.chunk" in line(recorded).plain

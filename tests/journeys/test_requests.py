@@ -241,9 +241,9 @@ def test_a_second_request_under_an_id_that_is_waited_for_is_refused(harness):
 
     with pytest.raises(DuplicateRequest, match=known):
         harness.request(RequestEvent(content=content), timeout=30)
-    assert harness.app.stores.requests.count() == 1
+    assert harness.bus.stores.requests.count() == 1
     harness.requester(RequestEvent(content=content.model_copy(update={"request_id": str(uuid4())}))).forget()
-    assert harness.app.stores.requests.count() == 1
+    assert harness.bus.stores.requests.count() == 1
 
 
 def test_a_request_event_that_was_made_before_is_refused_and_leaves_nothing(asked):
@@ -275,7 +275,7 @@ def test_the_first_answer_wins_and_the_second_is_counted_and_told(harness):
     assert isinstance(late, ResponseLateEvent)
     assert response.value in {"first", "second"}
     assert late.content.reason == "duplicate"
-    assert harness.app.stores.counters.all()["responses_late"] == 1
+    assert harness.bus.stores.counters.all()["responses_late"] == 1
 
 
 def answer(event: RequestEvent, value: str, **instead: str) -> ResponseSuccessEvent:
@@ -300,8 +300,8 @@ def test_an_answer_of_somebody_else_is_counted_and_not_returned(harness):
     late = harness.expect("response.late")
     assert isinstance(late, ResponseLateEvent)
     assert (late.content.reason, late.content.responder) == ("foreign", "impostor")
-    assert harness.app.stores.counters.all()["responses_late"] == 1
-    assert harness.app.stores.requests.count() == 0
+    assert harness.bus.stores.counters.all()["responses_late"] == 1
+    assert harness.bus.stores.requests.count() == 0
 
 
 def a_silent_answer(event: RequestEvent) -> object:
@@ -380,8 +380,8 @@ def test_an_agent_that_asks_in_a_handler_hears_of_it_when_nobody_answers(harness
     (failed,) = heard
     assert isinstance(failed, ResponseFailureEvent)
     assert failed.content.error_type == "RequestTimedOut"
-    assert harness.app.stores.requests.count() == 0
-    assert "responses_late" not in harness.app.stores.counters.all()
+    assert harness.bus.stores.requests.count() == 0
+    assert "responses_late" not in harness.bus.stores.counters.all()
 
 
 def test_an_agent_that_asks_nobody_in_a_handler_hears_of_it(harness):
@@ -536,9 +536,9 @@ def test_a_loop_that_gives_up_leaves_nothing(harness):
     asyncio.run(give_up())
 
     deadline = time.monotonic() + 5
-    while harness.app.stores.requests.count() and time.monotonic() < deadline:
+    while harness.bus.stores.requests.count() and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert harness.app.stores.requests.count() == 0
+    assert harness.bus.stores.requests.count() == 0
 
 
 def test_a_large_answer_reaches_who_waits(asked):
@@ -614,7 +614,9 @@ def client(clean_broker_url):
 
 def ask(node, code):
     """Run code that asks, in a service of its own; returns what it printed, as JSON."""
-    said = node.run("import json, time, sys\nfrom tasks import request\nfrom petiole.tasks.celery import app\n" + code)
+    said = node.run(
+        "import json, time, sys\nfrom tasks import request\nfrom petiole.tasks.bus import default_bus\n" + code
+    )
     return json.loads(said.splitlines()[-1])
 
 
@@ -626,7 +628,7 @@ def test_100_requests_answered_in_reverse_order_get_their_own_answers(service, c
         """
 pending = [request("nth", responder="data_service", timeout=50, number=n, of=100) for n in range(100)]
 values = [each.get().value for each in pending]
-after_100 = app.stores.requests.count()
+after_100 = bus.stores.requests.count()
 print(json.dumps([values == [n * n for n in range(100)], after_100]))
 """,
     )
@@ -646,8 +648,8 @@ def test_100_failures_and_100_timeouts_leave_nothing_pending(service, client):
 from petiole.events.errors import RequestTimedOut
 failures = [request("fail", responder="data_service", timeout=30) for _ in range(100)]
 kinds = {each.get().error_type for each in failures}
-after_failures = app.stores.requests.count()
-app.control.cancel_consumer("data_service")
+after_failures = bus.stores.requests.count()
+bus.app.control.cancel_consumer("data_service")
 time.sleep(0.5)
 timeouts, overdue = [request("echo", responder="data_service", timeout=0.5) for _ in range(100)], 0
 for each in timeouts:
@@ -655,7 +657,7 @@ for each in timeouts:
         each.get()
     except RequestTimedOut:
         overdue += 1
-print(json.dumps([sorted(kinds), after_failures, overdue, app.stores.requests.count()]))
+print(json.dumps([sorted(kinds), after_failures, overdue, bus.stores.requests.count()]))
 """,
     )
 
@@ -700,7 +702,7 @@ began = time.monotonic()
 try:
     request("slow", responder="data_service", seconds=0, timeout=2).get()
 except TimeoutError as error:
-    print(json.dumps([time.monotonic() - began, str(error), app.stores.requests.count()]))
+    print(json.dumps([time.monotonic() - began, str(error), bus.stores.requests.count()]))
 """,
     )
     service.worker("two")
@@ -740,9 +742,9 @@ except RequestTimedOut:
 
 HISTORY = """
 import json
-from petiole.tasks.celery import app
+from petiole.tasks.bus import default_bus
 from petiole.tasks.stores.history import Selection
-found = app.stores.history.select(Selection(pattern="{pattern}"))
+found = bus.stores.history.select(Selection(pattern="{pattern}"))
 print(json.dumps([each.document for each in found]))
 """
 
@@ -771,7 +773,7 @@ import threading
 def wait():
     began = time.monotonic()
     response = request("slow", responder="data_service", seconds=5, timeout=30).get()
-    print(json.dumps([response.error_type, time.monotonic() - began < 2.5, app.stores.requests.count()]))
+    print(json.dumps([response.error_type, time.monotonic() - began < 2.5, bus.stores.requests.count()]))
 threading.Thread(target=wait).start()
 time.sleep(1)
 """,
@@ -823,7 +825,7 @@ threads = [threading.Thread(target=wait), threading.Thread(target=lambda: asynci
 [each.start() for each in threads]
 time.sleep(1)
 began = time.monotonic()
-shut_down(app, by="an operator")
+shut_down(bus, by="an operator")
 [each.join() for each in threads]
 print(json.dumps([kinds, time.monotonic() - began < 1.5]))
 """,
@@ -858,8 +860,8 @@ def test_a_broker_that_is_away_is_told_and_nothing_is_pending(service):
     said = service.run("""
 from petiole.events.errors import BrokerUnavailable
 from petiole.tasks import request
-from petiole.tasks.celery import app
-app.conf.broker_url = "redis://127.0.0.1:1/0"
+from petiole.tasks.bus import default_bus
+bus.app.conf.broker_url = "redis://127.0.0.1:1/0"
 try:
     request("echo", responder="data_service", timeout=5)
 except BrokerUnavailable:
@@ -884,7 +886,7 @@ async def ask_all():
         threads = max(threads, threading.active_count())
         await asyncio.sleep(0.005)
     return [each.result().value for each in tasks] == list(range(200)), threads
-print(json.dumps([*asyncio.run(ask_all()), app.stores.requests.count()]))
+print(json.dumps([*asyncio.run(ask_all()), bus.stores.requests.count()]))
 """,
     )
 
@@ -909,8 +911,8 @@ for event in (RequestEvent(content=content), first.request):
         request(event, timeout=30)
     except DuplicateRequest as error:
         refused.append(content.request_id in str(error) or first.request.event_id in str(error))
-pending = app.stores.requests.count()
-print(json.dumps([refused, pending, first.get().value, app.stores.requests.count()]))
+pending = bus.stores.requests.count()
+print(json.dumps([refused, pending, first.get().value, bus.stores.requests.count()]))
 """,
     )
 

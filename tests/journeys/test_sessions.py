@@ -9,19 +9,19 @@ import pytest
 
 from petiole.events import TextContent, TextMessageEvent
 from petiole.tasks import Participant, enter_session, open_session
-from petiole.tasks.celery import EventApp
-from tests.support.apps import an_app, command_line
+from petiole.tasks.bus import EventBus
+from tests.support.apps import a_bus, command_line
 
 
 @pytest.fixture
-def app(clean_broker_url):
-    with an_app(clean_broker_url) as app:
-        yield app
+def bus(clean_broker_url):
+    with a_bus(clean_broker_url) as bus:
+        yield bus
 
 
 @pytest.fixture
-def typed(app, monkeypatch) -> Callable[..., str]:
-    type_ = command_line(app, monkeypatch)
+def typed(bus, monkeypatch) -> Callable[..., str]:
+    type_ = command_line(bus, monkeypatch)
 
     def type_it(*arguments: str, code: int = 0) -> str:
         done = type_("sessions", *arguments)
@@ -31,15 +31,15 @@ def typed(app, monkeypatch) -> Callable[..., str]:
     return type_it
 
 
-def enter(app: EventApp, stream_id: str, text: str = "hi") -> None:
-    enter_session(TextMessageEvent(stream_id=stream_id, content=TextContent(text=text)), app=app)
+def enter(bus: EventBus, stream_id: str, text: str = "hi") -> None:
+    enter_session(TextMessageEvent(stream_id=stream_id, content=TextContent(text=text)), bus=bus)
 
 
-def test_sessions_are_listed_shown_and_ended(app, typed, inside):
+def test_sessions_are_listed_shown_and_ended(bus, typed, inside):
     for stream_id in ("one", "two"):
-        enter(app, stream_id)
-    open_session("one", app=app).memory.set("topic", "tea")
-    open_session("one", app=app).join(Participant(id="ada", name="Ada"))
+        enter(bus, stream_id)
+    open_session("one", bus=bus).memory.set("topic", "tea")
+    open_session("one", bus=bus).join(Participant(id="ada", name="Ada"))
 
     assert [each["session_id"] for each in json.loads(typed("list", "--json"))] == ["two", "one"]
     assert "two" in typed()
@@ -54,7 +54,7 @@ def test_sessions_are_listed_shown_and_ended(app, typed, inside):
 
 
 @pytest.mark.timeout(90)
-def test_beat_ends_idle_sessions_once(node, app, inside, eventually):
+def test_beat_ends_idle_sessions_once(node, bus, inside, eventually):
     node.environment.update(
         PETIOLE_AGENTS="petiole.workers.agents.supervisor",
         PETIOLE_TICK_INTERVAL_S="0",
@@ -64,13 +64,13 @@ def test_beat_ends_idle_sessions_once(node, app, inside, eventually):
     )
     node.worker("sweeping")
     for stream_id in ("one", "two", "three"):
-        enter(app, stream_id)
+        enter(bus, stream_id)
     node.start("celery", "-A", "workers", "beat", "--pidfile=", "-s", str(node.home / "schedule"))
 
-    eventually(lambda: not app.stores.sessions.live(), 30, node.logs)
+    eventually(lambda: not bus.stores.sessions.live(), 30, node.logs)
 
     for stream_id in ("one", "two", "three"):
-        facts = app.stores.sessions.get(stream_id)
+        facts = bus.stores.sessions.get(stream_id)
         assert facts.end_reason == "idle"
         assert 1 <= (facts.ended_at - facts.last_activity).total_seconds() < 30
     told = [each["stream_id"] for each in inside.history("input.stream.ended")]

@@ -153,7 +153,7 @@ def test_a_call_whose_worker_died_in_the_middle_is_repeated_or_told(
     request = a_request(a_call(tool="charge"))
     call = requested(request, request.content.calls[0])
     (delivery_id,) = delivery_ids(call.event_id, ["tools.run"])
-    team.app.stores.effects.begin(
+    team.bus.stores.effects.begin(
         f"tools.call:{identity(call, call.content)}",
         token="of the dead",
         owner=delivery_id,

@@ -76,7 +76,7 @@ def test_a_seed_replays_identically_in_another_process():
 
 def _no_care(publish: Publish, event: Event, due: datetime | None) -> Publication:
     try:
-        return dispatch(publish.app, [checked(publish.app, event)])[0]
+        return dispatch(publish.bus, [checked(publish.bus, event)])[0]
     except BrokerUnavailable as error:
         raise RuntimeError("what Celery acknowledges") from error
 

@@ -7,70 +7,72 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from celery import Celery
 from click.testing import CliRunner, Result
+from redis import Redis
 
 from petiole.events.event import Event
 from petiole.events.subscriptions import Subscription
-from petiole.tasks import Agent, Publication
+from petiole.tasks import Agent, Publication, runtime
 from petiole.tasks.broker import producer
-from petiole.tasks.celery import EventApp
-from petiole.tasks.publication import Publish
+from petiole.tasks.bus import EventBus
 from petiole.tasks.publishing.commit import dispatch
 from petiole.tasks.publishing.validation import checked
 from petiole.tasks.settings import Settings
 from petiole.tasks.testing import EventTestHarness
-from petiole.tasks.transport import ours
 from petiole.workers.cli import petiole
 from petiole.workers.tools import ToolRegistry
 
 _COMMANDS = ("approvals", "breakers", "dead_letters", "sessions", "shadows", "subscriptions")
-_STEPS = (
-    "petiole.tasks.resilience.guarded",
-    "petiole.tasks.resilience.rate_limits",
-    "petiole.tasks.patterns.idempotency",
-    "petiole.tasks.sessions.session",
-)
 
 
-def an_app(url: str, *heard_by: Agent | Subscription, conf: dict[str, Any] | None = None, **settings: Any) -> EventApp:
-    """Make an app that publishes to a broker, where these subscribe; settings of ours, and of Celery as `conf`."""
-    app = EventApp("tests", settings=Settings.model_validate(settings), set_as_current=False)
-    app.conf.update({"broker_url": ours(url), "result_backend": settings.get("state_url", url)} | (conf or {}))
-    app.adopt(Publish)
+def a_bus(
+    url: str = "",
+    *heard_by: Agent | Subscription,
+    conf: dict[str, Any] | None = None,
+    settings: Settings | None = None,
+    state: Redis | None = None,
+    **limits: Any,
+) -> EventBus:
+    """Make a bus that publishes to a broker, where these subscribe; settings of ours, and of Celery as `conf`."""
+    bus = EventBus(Celery("tests", set_as_current=False), settings=settings or Settings.model_validate(limits))
+    if url:
+        bus.app.conf.update({"broker_url": url, "result_backend": limits.get("state_url", url)})
+    bus.app.conf.update(conf or {})
+    bus._state = state
     if heard_by:
-        subscribe(app, *heard_by)
-    return app
+        subscribe(bus, *heard_by)
+    return bus
 
 
-def subscribe(app: EventApp, *heard_by: Agent | Subscription) -> None:
+def subscribe(bus: EventBus, *heard_by: Agent | Subscription) -> None:
     """Let these get what is published, as if a worker that serves them had started."""
-    app.stores.directory.announce(
+    bus.stores.directory.announce(
         subscription
         for each in heard_by
         for subscription in (each.subscriptions if isinstance(each, Agent) else (each,))
     )
 
 
-def publish_once(app: EventApp, event: Event) -> Publication:
+def publish_once(bus: EventBus, event: Event) -> Publication:
     """Publish an event without trying again, so that what the broker says is seen."""
-    return publish_all_once(app, [event])[0]
+    return publish_all_once(bus, [event])[0]
 
 
-def publish_all_once(app: EventApp, events: Iterable[Event]) -> list[Publication]:
+def publish_all_once(bus: EventBus, events: Iterable[Event]) -> list[Publication]:
     """Publish events in one step, without trying again."""
-    return dispatch(app, [checked(app, event) for event in events])
+    return dispatch(bus, [checked(bus, event) for event in events])
 
 
-def as_default(app: EventApp, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let functions outside handlers use this app."""
-    for module in _STEPS:
-        monkeypatch.setattr(f"{module}.default_app", app)
+def as_default(bus: EventBus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let functions outside handlers use this bus."""
+    monkeypatch.setattr(runtime, "_default", [bus])
 
 
-def command_line(app: EventApp, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+def command_line(bus: EventBus, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """Give what types `petiole …` at this app; `keys` is what is typed then."""
     for module in _COMMANDS:
-        monkeypatch.setattr(f"petiole.workers.cli.{module}.connected_app", lambda: app)
+        monkeypatch.setattr(f"petiole.workers.cli.{module}.connected_app", lambda: bus)
 
     def type_(*arguments: str, keys: str = "") -> Result:
         return CliRunner().invoke(petiole, arguments, input=keys)
@@ -91,7 +93,9 @@ def ask_the_state_store_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
 @contextmanager
 def state_store_away(harness: EventTestHarness) -> Iterator[None]:
     """Let a harness have no state store for as long as the block."""
-    server: Any = vars(harness.app)["server"]
+    in_process = harness.bus._in_process
+    assert in_process is not None
+    server: Any = in_process._server
     server.connected = False
     try:
         yield

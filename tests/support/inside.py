@@ -20,13 +20,14 @@ from petiole.events.dead_letter import DeadLetter
 from petiole.events.ids import delivery_ids, new_event_id
 from petiole.tasks.broker.messages import queue_key
 from petiole.tasks.broker.topology import RABBITMQ, lanes
-from petiole.tasks.celery import EventApp
+from petiole.tasks.bus import EventBus
 from petiole.tasks.settings import Settings
 from petiole.tasks.stores import open_stores
 from petiole.tasks.stores.circuits import Circuit
 from petiole.tasks.stores.keys import Keys
 from petiole.tasks.testing import EventTestHarness
 from petiole.tasks.transport.consumer_id import held_key, holders_key
+from petiole.workers.state import open_team_state
 
 UNACKNOWLEDGED, TAKEN_AT, HELD, CONSUMERS = "unacked", "unacked_index", held_key({}), holders_key({})
 
@@ -34,14 +35,15 @@ UNACKNOWLEDGED, TAKEN_AT, HELD, CONSUMERS = "unacked", "unacked_index", held_key
 class Inside:
     """What is held at one Redis server for one key prefix."""
 
-    def __init__(self, url: str | EventApp | EventTestHarness, prefix: str = "petiole") -> None:
-        app = url.app if isinstance(url, EventTestHarness) else url
-        if isinstance(app, EventApp):
-            self.stores = app.stores
-            self.client: Any = app.stores.directory._client
+    def __init__(self, url: str | EventBus | EventTestHarness, prefix: str = "petiole") -> None:
+        bus = url.bus if isinstance(url, EventTestHarness) else url
+        if isinstance(bus, EventBus):
+            self.stores = bus.stores
+            self.client: Any = bus.stores.directory._client
         else:
-            self.client = redis.Redis.from_url(app, decode_responses=True, socket_timeout=10)
+            self.client = redis.Redis.from_url(bus, decode_responses=True, socket_timeout=10)
             self.stores = open_stores(self.client, Settings(key_prefix=prefix))
+        self.team = open_team_state(self.client, Settings(key_prefix=prefix))
         self.keys = Keys(prefix)
 
     # Queues
@@ -193,7 +195,7 @@ class Inside:
 
     def next_reply(self, stream: str, timeout_s: float = 1.0) -> str | None:
         """Take the next reply that waits for a conversation's reader."""
-        reply = self.stores.replies.take(stream, timeout_s)
+        reply = self.team.replies.take(stream, timeout_s)
         return None if reply is None else reply.text
 
     # The rest
@@ -252,7 +254,7 @@ def deliver(harness: EventTestHarness, subscription: str, event: Event, *, as_ne
     (delivery,) = delivery_ids(event.event_id, [subscription])
     document, queue = json.loads(event.model_dump_json()), subscription.partition(".")[0]
     task_id = new_event_id() if as_new else delivery
-    harness.app.tasks[subscription].apply_async((document,), task_id=task_id, queue=queue)
+    harness.bus.app.tasks[subscription].apply_async((document,), task_id=task_id, queue=queue)
     settle(harness)
 
 

@@ -11,9 +11,9 @@ from typing import Self
 
 from petiole.events import TextContent, TextMessageEvent
 from petiole.events.errors import Retryable
-from petiole.tasks.celery import EventApp
+from petiole.tasks.bus import EventBus
 from petiole.tasks.publication import Publish
-from tests.support.apps import an_app
+from tests.support.apps import a_bus
 
 IS_FULL = os.environ.get("PETIOLE_FAULTS") == "full"
 """Whether runs are as long as `make faults` has them."""
@@ -58,31 +58,31 @@ class Tally:
     """Errors that publishers got, by class."""
     runs: Path | None = None
 
-    def emitted(self, app: EventApp) -> Counter[tuple[str, str]]:
+    def emitted(self, bus: EventBus) -> Counter[tuple[str, str]]:
         """Count the answers in the history, by topic and the event that was answered."""
-        recorded = app.stores.history.since(count=1_000_000)
+        recorded = bus.stores.history.since(count=1_000_000)
         return Counter((each.topic, str(each.attributes["causation_id"])) for each in recorded if each.topic in ANSWERS)
 
-    def is_complete(self, app: EventApp) -> bool:
+    def is_complete(self, bus: EventBus) -> bool:
         """Tell whether everything that was acknowledged has all its answers."""
-        return not self.missing(app)
+        return not self.missing(bus)
 
-    def missing(self, app: EventApp) -> list[tuple[str, str]]:
+    def missing(self, bus: EventBus) -> list[tuple[str, str]]:
         """List the answers that acknowledged events lack."""
-        emitted = self.emitted(app)
+        emitted = self.emitted(bus)
         return [(topic, event) for event in self.acknowledged for topic in ANSWERS if not emitted[topic, event]]
 
-    def doubled(self, app: EventApp) -> int:
+    def doubled(self, bus: EventBus) -> int:
         """Count the answers that were given twice."""
-        return sum(count - 1 for count in self.emitted(app).values())
+        return sum(count - 1 for count in self.emitted(bus).values())
 
-    def line(self, app: EventApp) -> str:
+    def line(self, bus: EventBus) -> str:
         """Tell all of it in one line."""
         runs = Counter(self.runs.read_text().split()) if self.runs and self.runs.exists() else Counter()
         return (
             f"acknowledged {len(self.acknowledged)}, refused {self.refused.total()} {dict(self.refused)}, "
-            f"handled {runs.total()}, run again {runs.total() - len(runs)}, lost {len(self.missing(app))}, "
-            f"duplicated effects {self.doubled(app)}"
+            f"handled {runs.total()}, run again {runs.total() - len(runs)}, lost {len(self.missing(bus))}, "
+            f"duplicated effects {self.doubled(bus)}"
         )
 
 
@@ -90,7 +90,7 @@ class Publisher:
     """A thread that publishes one event after another and counts acknowledgements and errors."""
 
     def __init__(self, url: str, tally: Tally, *, by: str = "run", pause_s: float = 0.01) -> None:
-        self._app = an_app(url)
+        self._bus = a_bus(url)
         self._tally = tally
         self._by = by
         self._pause_s = pause_s
@@ -106,12 +106,12 @@ class Publisher:
         self._ends.set()
         self._thread.join(60)
         assert not self._thread.is_alive(), "the publisher hangs"
-        self._app.close()
+        self._bus.close()
         if self.unexpected is not None:
             raise self.unexpected
 
     def _publish(self) -> None:
-        publish = self._app.tasks[Publish.name]
+        publish = self._bus.app.tasks[Publish.name]
         call = publish.run if self._by == "run" else publish.delay
         number = 0
         while not self._ends.wait(self._pause_s):

@@ -14,20 +14,20 @@ from urllib.parse import urlsplit
 
 import pytest
 import redis
-from celery import Celery
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from petiole.events.errors import BrokerNotStarted
 from petiole.workers.process import embedded_broker
+from tests.support.apps import a_bus
 
 NO_RETRY = Retry(NoBackoff(), 0)
 A_STARTER = """
 import sys
 from pathlib import Path
 from petiole.events.errors import BrokerNotStarted
-from petiole.workers import broker
-running = broker.start(Path(sys.argv[1]))
+from petiole.workers.process import embedded_broker
+running = embedded_broker.start(Path(sys.argv[1]))
 print(running.started, running.url)
 """
 
@@ -233,16 +233,16 @@ def test_it_is_used_only_where_the_environment_names_no_other_broker(home, monke
     monkeypatch.setenv("PETIOLE_HOME", str(home))
     monkeypatch.setenv("PETIOLE_BROKER_URL", "redis://elsewhere")
     monkeypatch.delenv("CELERY_BROKER_URL", raising=False)
-    app = Celery(broker="redis://elsewhere")
-    assert embedded_broker.use_embedded_broker(app) is None
+    bus = a_bus("redis://elsewhere")
+    assert embedded_broker.use_embedded_broker(bus) is None
     assert not home.exists()
 
     monkeypatch.delenv("PETIOLE_BROKER_URL")
-    running = embedded_broker.use_embedded_broker(app)
+    running = embedded_broker.use_embedded_broker(bus)
 
     assert running is not None
     assert embedded_broker.url(home) == running.url
-    assert app.conf.broker_url == f"petiole+{running.url}"
+    assert bus.broker_url == running.url
 
 
 def a_client(url: str) -> redis.Redis:

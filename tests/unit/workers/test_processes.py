@@ -107,18 +107,18 @@ def test_a_worker_that_ends_at_once_is_reported_with_its_last_words(children, tm
     log.write_text("first\nlast words\n")
 
     with pytest.raises(WorkerNotStarted, match=r"w@here ended at once, with exit code 4(?s:.*)last words"):
-        await_worker(an_app(answers=[]), child, "w@here", log=log)
+        await_worker(a_bus(answers=[]), child, "w@here", log=log)
 
 
 def test_a_worker_that_is_silent_is_not_awaited_for_ever(children, monkeypatch):
     monkeypatch.setattr(child_processes, "START_LIMIT_S", 0.0)
 
     with pytest.raises(WorkerNotStarted, match="did not answer within 0 s"):
-        await_worker(an_app(answers=[]), children(A_SLEEPER), "w@here")
+        await_worker(a_bus(answers=[]), children(A_SLEEPER), "w@here")
 
 
 def test_workers_that_answer_are_listed_by_name():
-    assert answering(an_app(answers=[{"b@x": {"ok": "pong"}}, {"a@x": {"ok": "pong"}}])) == ["a@x", "b@x"]
+    assert answering(a_bus(answers=[{"b@x": {"ok": "pong"}}, {"a@x": {"ok": "pong"}}])) == ["a@x", "b@x"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
@@ -139,8 +139,8 @@ def test_the_end_of_a_log_is_read_and_no_log_is_nothing(tmp_path):
     assert last_lines(tmp_path / "none") == last_lines(None) == ""
 
 
-def an_app(answers):
-    """Build an app of which only the answers to a ping matter."""
+def a_bus(answers):
+    """Build a bus of which only the answers to a ping matter."""
     return SimpleNamespace(control=SimpleNamespace(ping=lambda **_: answers))
 
 
