@@ -141,7 +141,7 @@ def test_the_end_of_a_log_is_read_and_no_log_is_nothing(tmp_path):
 
 def a_bus(answers):
     """Build a bus of which only the answers to a ping matter."""
-    return SimpleNamespace(control=SimpleNamespace(ping=lambda **_: answers))
+    return SimpleNamespace(app=SimpleNamespace(control=SimpleNamespace(ping=lambda **_: answers)))
 
 
 def is_running(pid):
