@@ -377,7 +377,7 @@ def test_requests_are_answered_each_with_its_own_answer_or_the_reason_why_not(sy
 
     assert answers == str([2 * number for number in range(20)])
     assert failure == "LookupError nobody of that name"
-    assert nobody == "ResponderNotFound"
+    assert nobody == "responder_not_found"
 
 
 def test_what_is_gathered_is_called_for_once_with_all_of_it(system, eventually):

@@ -26,12 +26,12 @@ import uvicorn
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from petiole.events.errors import (
-    MissingExtra,
     NotConfigured,
     ProviderRefused,
     ProviderUnavailable,
-    ServiceThrottled,
+    RetryLater,
     ServiceUnavailable,
+    UsageError,
 )
 from petiole.tasks.bus import EventBus
 from petiole.tasks.settings import Settings
@@ -41,6 +41,7 @@ from petiole.workers.channels.webhook import open_webhook
 from petiole.workers.cli.serve import AnswersOf
 from petiole.workers.state import team_state
 from tests.support.apps import a_bus
+from tests.support.errors import has_code
 
 SECRET = "whsec_" + base64.b64encode(b"0123456789abcdef0123456789abcdef").decode()
 
@@ -279,7 +280,7 @@ def test_a_status_that_stays_means_never(receiver, webhook, status):
 def test_a_receiver_that_says_when_to_come_again_is_obeyed(receiver, webhook):
     receiver.answers = [(429, {"Retry-After": "7"})]
 
-    with pytest.raises(ServiceThrottled) as throttled:
+    with pytest.raises(RetryLater, check=has_code("service_throttled")) as throttled:
         webhook.send("s", "m-1", "Hello")
 
     assert throttled.value.after_s == pytest.approx(7, abs=1)
@@ -334,7 +335,7 @@ def test_without_its_packages_the_extra_is_named(receiver, monkeypatch, package)
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.setenv("PETIOLE_WEBHOOK_TIMEOUT_S", "3.25")  # one that was not opened before
 
-    with pytest.raises(MissingExtra, match=r"petiole\[webhook\]"):
+    with pytest.raises(UsageError, check=has_code("missing_extra"), match=r"petiole\[webhook\]"):
         open_webhook()
 
 
@@ -493,7 +494,7 @@ def test_without_its_packages_the_extra_of_the_server_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "starlette.applications", None)
     reader: Any = None
 
-    with pytest.raises(MissingExtra, match=r"petiole\[sse\]"):
+    with pytest.raises(UsageError, check=has_code("missing_extra"), match=r"petiole\[sse\]"):
         create_app(reader, Gate(Limits()))
 
 

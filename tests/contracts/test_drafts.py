@@ -15,7 +15,7 @@ import redis
 from celery import Celery
 from redis.asyncio import Redis as AsyncRedis
 
-from petiole.events.errors import AnswerCut, AnswerOverdue
+from petiole.events.errors import StreamTimeout, StreamTruncated
 from petiole.tasks import AnswerReader, Piece
 from petiole.tasks.bus import EventBus
 from petiole.tasks.settings import Settings
@@ -156,7 +156,7 @@ def test_the_answers_of_a_stream_are_read_one_after_the_other(drafts: Drafts, re
 
     assert [piece.answer_id for piece in pieces] == ["a", "a", "a", "b", "b", "b"]
     assert text_of(list(read("s", "b"))) == "two"
-    with pytest.raises(AnswerOverdue, match=f"after={pieces[-1].number}"):
+    with pytest.raises(StreamTimeout, match=f"after={pieces[-1].number}"):
         next(read.all("s", after=pieces[-1].number, timeout=0.2))
 
 
@@ -166,7 +166,7 @@ def test_silence_is_told_with_the_place_to_go_on_from(drafts: Drafts, read: Answ
 
     reading = read("s", "a", timeout=0.3)
     got = [next(reading), next(reading)]
-    with pytest.raises(AnswerOverdue, match=f"after={got[-1].number}"):
+    with pytest.raises(StreamTimeout, match=f"after={got[-1].number}"):
         next(reading)
 
 
@@ -190,7 +190,7 @@ def test_a_writer_that_vouches_for_itself_is_not_lost(drafts: Drafts, read: Answ
     for each in vouching:
         each.start()
 
-    with pytest.raises(AnswerOverdue):
+    with pytest.raises(StreamTimeout):
         next(reading)
     for each in vouching:
         each.join()
@@ -254,7 +254,7 @@ def test_pieces_beyond_the_length_are_dropped_and_whoever_wants_them_is_told(bus
     an_answer(bus.stores.drafts, *WORDS)
     read = AnswerReader(bus)
 
-    with pytest.raises(AnswerCut, match=r"llm\.response\.generated"):
+    with pytest.raises(StreamTruncated, match=r"llm\.response\.generated"):
         list(read("s", "a"))
     kept = bus.stores.drafts.read("s", after=0)
     assert len(kept) == 10

@@ -15,7 +15,7 @@ import redis
 from petiole.events import TextContent, TextMessageEvent
 from petiole.events.catalog.memory import Fact, Recollection
 from petiole.events.dead_letter import Attempt, DeadLetter
-from petiole.events.errors import PayloadAltered, PayloadMissing
+from petiole.events.errors import PayloadUnreadable
 from petiole.events.subscriptions import Subscription
 from petiole.tasks.settings import Settings
 from petiole.tasks.stores import Stores, open_stores
@@ -26,6 +26,7 @@ from petiole.tasks.stores.history import PAGE, Recorded, Selection
 from petiole.tasks.stores.idempotency_records import Beginning
 from petiole.tasks.stores.rate_limits import Quota, Spent
 from petiole.tasks.stores.requests import Answering, Asking
+from tests.support.errors import has_code
 
 
 @pytest.fixture(params=["fakeredis", "valkey"])
@@ -494,7 +495,7 @@ def test_equal_contents_are_stored_once(stores, client):
 
 
 def test_a_content_that_is_gone_is_missed_by_name(stores):
-    with pytest.raises(PayloadMissing, match=r"input\.message\.received"):
+    with pytest.raises(PayloadUnreadable, check=has_code("payload_missing"), match=r"input\.message\.received"):
         stores.blobs.whole(a_reference({"text": "never stored"}))
 
 
@@ -504,7 +505,7 @@ def test_a_content_that_was_altered_is_recognised_and_mended_by_storing_it_again
     (key,) = client.keys("petiole:blobs:*")
     client.set(key, altered)
 
-    with pytest.raises(PayloadAltered, match=r"input\.message\.received"):
+    with pytest.raises(PayloadUnreadable, check=has_code("payload_altered"), match=r"input\.message\.received"):
         stores.blobs.whole(a_reference({"text": "one"}))
 
     stores.blobs.put([blob_of({"text": "one"})])

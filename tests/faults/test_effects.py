@@ -13,14 +13,14 @@ from collections import Counter
 import pytest
 import redis
 
+from tests.support.apps import a_bus
+
 IS_FULL = os.environ.get("PETIOLE_FAULTS") == "full"
 EVENTS, KILLS = (10_000, 20) if IS_FULL else (400, 2)
 
 AGENTS = """
 import os
 import redis
-from tests.support.apps import a_bus
-from tests.support.apps import a_bus
 from petiole.events import Event, MessageEvent
 from petiole.tasks import Agent, Context
 

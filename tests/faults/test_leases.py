@@ -13,6 +13,8 @@ import psutil
 import pytest
 import redis
 
+from tests.support.apps import a_bus
+
 IS_FULL = os.environ.get("PETIOLE_FAULTS") == "full"
 KILLS = 50 if IS_FULL else 1
 LASTS_S, LEASE_S = (120, 10) if IS_FULL else (6, 2)
@@ -25,8 +27,6 @@ SLOW = """
 import os
 import time
 import redis
-from tests.support.apps import a_bus
-from tests.support.apps import a_bus
 from petiole.events import Event, MessageEvent
 from petiole.tasks import Agent
 

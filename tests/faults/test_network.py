@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from petiole.events.errors import BrokerUnavailable
+from petiole.events.errors import BrokerUnavailable, StateStoreUnavailable
 from petiole.tasks.publication import Publish
 from tests.support.apps import a_bus
 from tests.support.traffic import IS_FULL, Publisher, an_event
@@ -78,7 +78,7 @@ def test_a_publish_that_is_cut_in_its_middle_is_an_error_or_an_acknowledgement(b
         try:
             call(event)
             acknowledged.append(event)
-        except BrokerUnavailable:
+        except (BrokerUnavailable, StateStoreUnavailable):
             refused.append(event)
     proxy.cut(after_bytes=1 << 40)
     for event in refused:

@@ -16,6 +16,8 @@ from itertools import pairwise
 import pytest
 import redis
 
+from tests.support.apps import a_bus
+
 IS_FULL = os.environ.get("PETIOLE_FAULTS") == "full"
 STREAMS, EACH, KILLS = (1_000, 100, 10) if IS_FULL else (40, 15, 1)
 LIMIT_S = 1_200 if IS_FULL else 100
@@ -23,8 +25,6 @@ LIMIT_S = 1_200 if IS_FULL else 100
 AGENT = """
 import os, random, threading
 import redis
-from tests.support.apps import a_bus
-from tests.support.apps import a_bus
 from petiole.events import Event, MessageEvent
 from petiole.tasks import Agent
 

@@ -18,7 +18,7 @@ import pytest
 import redis
 
 from petiole.events import TextMessageEvent
-from petiole.events.errors import BrokerUnavailable
+from petiole.events.errors import BrokerUnavailable, StateStoreUnavailable
 from petiole.events.subscriptions import Subscription
 from petiole.tasks.bus import EventBus
 from petiole.tasks.publishing.commit import dispatch
@@ -120,7 +120,7 @@ def _publish_until_lost(bus: EventBus) -> list[str]:
         event = an_event(len(acknowledged))
         try:
             publish(bus, event)
-        except BrokerUnavailable:
+        except (BrokerUnavailable, StateStoreUnavailable):
             return acknowledged
         acknowledged.append(event.event_id)
 

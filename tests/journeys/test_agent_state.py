@@ -64,7 +64,7 @@ def test_an_answer_is_read_only_and_says_so(harness):
 
     response = harness.request("count", responder="clerk").get(timeout=5)
 
-    assert (response.ok, response.error_type) == (False, "ReadOnlyViolation")
+    assert (response.ok, response.error_type) == (False, "read_only_violation")
     assert "clerk.count" in response.error
     assert harness.bus.stores.states.of("clerk") == {}
 

@@ -22,20 +22,13 @@ from click.testing import Result
 from pydantic import TypeAdapter
 
 from petiole.events import Event, TextContent, TextMessageEvent
-from petiole.events.errors import (
-    InvalidOption,
-    InvalidTopic,
-    Misuse,
-    ProviderRefused,
-    ProviderUnavailable,
-    ServiceThrottled,
-    ServiceUnavailable,
-)
+from petiole.events.errors import ProviderRefused, ProviderUnavailable, RetryLater, ServiceUnavailable, UsageError
 from petiole.tasks import Agent, Context, RetryPolicy, guarded
 from petiole.tasks.bus import EventBus
 from petiole.tasks.stores.circuits import Circuit
 from petiole.tasks.testing.harness import EventTestHarness
 from tests.support.apps import a_bus, as_default, ask_the_state_store_each_time, command_line, state_store_away
+from tests.support.errors import has_code
 from tests.support.inside import Inside
 
 RESET_S = 30
@@ -173,13 +166,13 @@ class AValidationError:
     [
         http_error(404),
         http_error(429),
-        Misuse("a bad call"),
+        UsageError("a bad call"),
         ProviderRefused("openai", "the key is wrong"),
         AValidationError.make(),
         TypeError("a bug"),
         KeyError("named by who guards"),
     ],
-    ids=["404", "429", "Misuse", "ProviderRefused", "ValidationError", "TypeError", "named"],
+    ids=["404", "429", "UsageError", "ProviderRefused", "ValidationError", "TypeError", "named"],
 )
 def test_what_is_the_callers_mistake_does_not_open_it_and_comes_out_as_it_was_raised(bus, error):
     dependency = Dependency()
@@ -321,7 +314,7 @@ def test_a_probe_that_never_reached_the_dependency_leaves_the_probing_to_the_nex
     call = guarded("shop.stock", **ONCE)(dependency)
     attempt(call, 5)
     bus.store_clock.skip(RESET_S)
-    dependency.error = Misuse("a bad call")
+    dependency.error = UsageError("a bad call")
     attempt(call)
     assert circuit(bus).state == "half_open"
     dependency.error = None
@@ -370,7 +363,8 @@ def test_a_retry_after_is_obeyed_here_or_by_putting_the_delivery_off(bus, header
 
     (error,) = attempt(call)
 
-    assert isinstance(error, ServiceThrottled)
+    assert isinstance(error, RetryLater)
+    assert error.code == "service_throttled"
     assert error.__cause__ is dependency.error
     assert at_least_s <= error.after_s <= 3600
     waited_here = at_least_s <= 5
@@ -426,9 +420,9 @@ def test_one_guard_holds_one_block_and_generators_are_refused(bus):
     with guard:
         pass
 
-    with pytest.raises(Misuse, match="one guard holds one block"), guard:
+    with pytest.raises(UsageError, match="one guard holds one block"), guard:
         pass
-    with pytest.raises(Misuse, match="inside it"):
+    with pytest.raises(UsageError, match="inside it"):
 
         @guarded("shop.stock")
         def numbers() -> Iterator[int]:
@@ -448,12 +442,12 @@ def test_one_guard_holds_one_block_and_generators_are_refused(bus):
     ],
 )
 def test_an_option_that_cannot_be_is_refused_where_it_is_written(option, value):
-    with pytest.raises(InvalidOption, match=rf"guarded\.{option}"):
+    with pytest.raises(UsageError, check=has_code("invalid_option"), match=rf"guarded\.{option}"):
         guarded("shop.stock", **{option: value})
 
 
 def test_a_name_is_written_as_topics_are():
-    with pytest.raises(InvalidTopic):
+    with pytest.raises(UsageError, check=has_code("invalid_topic")):
         guarded("Shop Stock")
 
 

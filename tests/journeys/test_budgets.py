@@ -15,12 +15,13 @@ from itertools import pairwise
 import pytest
 
 from petiole.events import Event, TextContent, TextMessageEvent
-from petiole.events.errors import BudgetSpent, InvalidOption, ServiceUnavailable
+from petiole.events.errors import RateLimitExceeded, ServiceUnavailable, UsageError
 from petiole.tasks import Agent, Budget, Context
 from petiole.tasks.bus import EventBus
 from petiole.tasks.stores.rate_limits import Spent
 from petiole.tasks.testing.harness import EventTestHarness
 from tests.support.apps import as_default
+from tests.support.errors import has_code
 
 
 def http_error(status: int, retry_after: str | None = None) -> urllib.error.HTTPError:
@@ -43,13 +44,13 @@ def test_what_is_over_the_quota_is_refused_with_the_time_when_there_is_room(bus)
     bus.store_clock.skip(10)
     account.reserve().settle()
 
-    with pytest.raises(BudgetSpent) as refused:
+    with pytest.raises(RateLimitExceeded) as refused:
         account.reserve()
 
     assert 49 <= refused.value.after_s <= 50.1
     bus.store_clock.skip(refused.value.after_s)
     account.reserve()
-    with pytest.raises(BudgetSpent):
+    with pytest.raises(RateLimitExceeded):
         account.reserve()
 
 
@@ -60,7 +61,7 @@ def test_a_call_counts_until_a_window_after_it_was_settled(bus):
     reserved.settle()
     bus.store_clock.skip(50)
 
-    with pytest.raises(BudgetSpent):
+    with pytest.raises(RateLimitExceeded):
         account.reserve()
 
     bus.store_clock.skip(10.1)
@@ -70,7 +71,7 @@ def test_a_call_counts_until_a_window_after_it_was_settled(bus):
 def test_tokens_count_as_estimated_until_they_are_known_and_then_as_used(bus):
     account = Budget("openai.main", tokens=1_000)
     with account.reserve(tokens=900) as reserved:
-        with pytest.raises(BudgetSpent):
+        with pytest.raises(RateLimitExceeded):
             account.reserve(tokens=200)
         reserved.used(123)
 
@@ -78,7 +79,7 @@ def test_tokens_count_as_estimated_until_they_are_known_and_then_as_used(bus):
     with account.reserve(tokens=200) as another:
         another.used(877)
     assert account.spent() == Spent(requests=2, tokens=1_000)
-    with pytest.raises(BudgetSpent):
+    with pytest.raises(RateLimitExceeded):
         account.reserve(tokens=1)
 
 
@@ -112,7 +113,7 @@ def test_a_429_pauses_everybody_until_its_retry_after_and_the_longest_stands(bus
         raise http_error(429, "20")
     account.pause(timedelta(seconds=5))
 
-    with pytest.raises(BudgetSpent, match="pause") as refused:
+    with pytest.raises(RateLimitExceeded, match="pause") as refused:
         same_account.reserve()
 
     assert 19 <= refused.value.after_s <= 27
@@ -127,7 +128,7 @@ def test_those_who_are_refused_are_told_times_one_after_another(bus):
     told_s: list[float] = []
 
     for _ in range(30):
-        with pytest.raises(BudgetSpent) as refused:
+        with pytest.raises(RateLimitExceeded) as refused:
             account.reserve()
         told_s.append(refused.value.after_s)
 
@@ -139,7 +140,7 @@ def test_a_call_that_nobody_settles_is_forgotten_a_window_after_its_time(bus):
     account.reserve()  # and its worker dies
 
     bus.store_clock.skip(89)
-    with pytest.raises(BudgetSpent):
+    with pytest.raises(RateLimitExceeded):
         account.reserve()
     bus.store_clock.skip(1.1)
 
@@ -169,13 +170,13 @@ def test_a_coroutine_reserves_and_settles_too(bus):
 
 
 def test_a_call_larger_than_the_budget_is_refused_for_good(bus):
-    with pytest.raises(InvalidOption, match="split the call"):
+    with pytest.raises(UsageError, check=has_code("invalid_option"), match="split the call"):
         Budget("openai.main", tokens=100).reserve(tokens=101)
 
 
 @pytest.mark.parametrize(("option", "value"), [("requests", 0), ("tokens", -1), ("window", 0), ("token", 3)])
 def test_an_option_that_cannot_be_is_refused_where_it_is_written(option, value):
-    with pytest.raises(InvalidOption, match=rf"budget\.{option}"):
+    with pytest.raises(UsageError, check=has_code("invalid_option"), match=rf"budget\.{option}"):
         Budget("openai.main", **{option: value})
 
 

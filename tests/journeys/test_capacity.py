@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from petiole.events import Event, TextContent, TextMessageEvent
-from petiole.events.errors import Misuse, QueueFull
+from petiole.events.errors import QueueFull, UsageError
 from petiole.events.subscriptions import Overflow
 from petiole.tasks import Agent
 from petiole.tasks.bus import EventBus
@@ -118,5 +118,5 @@ def test_a_full_queue_of_one_agent_keeps_the_event_from_all(clean_broker_url, in
 
 @pytest.mark.parametrize("capacity", [0, -1])
 def test_a_capacity_below_one_is_refused(capacity):
-    with pytest.raises(Misuse, match="at least 1"):
+    with pytest.raises(UsageError, match="at least 1"):
         Agent("memory", capacity=capacity)

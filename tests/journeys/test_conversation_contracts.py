@@ -46,6 +46,7 @@ from petiole.workers.agents import input as input_agent
 from petiole.workers.llm.rules import Rules
 from petiole.workers.llm.rules.intent_rules import ToolPlan, plan_tools
 from petiole.workers.process.discovery import load_agents
+from petiole.workers.state import team_state
 from tests.support.apps import as_default
 from tests.support.inside import Inside, deliver, is_quiet, settle
 
@@ -378,7 +379,7 @@ def an_unknown_tool_is_a_failure_and_no_dead_letter(seen: Seen) -> None:
     (failed,) = [
         event for event in seen.flow(TURNS.index("What is the weather in Rome?")) if isinstance(event, ToolFailedEvent)
     ]
-    assert (failed.content.tool, failed.content.error_type) == ("weather", "UnknownTool")
+    assert (failed.content.tool, failed.content.error_type) == ("weather", "unknown_tool")
     assert seen.team.dead_letters() == []
 
 

@@ -21,7 +21,7 @@ from click.testing import CliRunner
 
 from petiole.events import Event, MessageEvent, TextMessageEvent
 from petiole.events.dead_letter import DeadLetter
-from petiole.events.errors import CannotEdit, InvalidDeadLetter, ToolFailed, UnknownDeadLetter, UnknownSubscription
+from petiole.events.errors import ToolFailed, UsageError
 from petiole.tasks import Agent, Context, dead_letters
 from petiole.tasks.broker.producer import sending
 from petiole.tasks.dead_letters import Letters, Retained
@@ -31,6 +31,7 @@ from petiole.tasks.settings import Settings
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.cli import dead_letters as commands
 from petiole.workers.cli import petiole
+from tests.support.errors import has_code
 
 SIZE = 5_000 if os.environ.get("PETIOLE_FAULTS") == "full" else 300
 
@@ -248,7 +249,7 @@ def test_a_publication_that_cannot_be_done_again_has_failed_again_in_its_place(s
 
     assert done.tally == dead_letters.Tally(failed_again=1)
     assert states(shop) == {"pending": 4, "failed_again": 1}
-    assert dead_letters.get(letter.id, bus=shop.bus).letter.error_type == "PayloadMissing"
+    assert dead_letters.get(letter.id, bus=shop.bus).letter.error_type == "payload_missing"
 
 
 def a_raw_message(event: Event) -> bytes:
@@ -301,7 +302,7 @@ def test_an_edited_letter_stands_for_the_old_one_under_an_id_of_its_own(shop):
     event["content"]["text"] = "without"
 
     new = dead_letters.edit(old.id, event, operator="ada", bus=shop.bus)
-    with pytest.raises(CannotEdit, match="edited_from"):
+    with pytest.raises(UsageError, check=has_code("cannot_edit"), match="edited_from"):
         dead_letters.edit(old.id, event, bus=shop.bus)
 
     assert (new.edited_from, new.document) == (old.id, event)
@@ -319,7 +320,9 @@ def test_what_an_event_is_cannot_be_edited(shop, field):
     letter = shop.dead_letters()[0]
     event = json.loads(json.dumps(letter.document)) | {field: "0192f0c1-7a5e-7cc3-98c8-3f1d2b6a9e10"}
 
-    with pytest.raises(CannotEdit, match=f"field '{field}': tells which event it is; leave it as it was"):
+    with pytest.raises(
+        UsageError, check=has_code("cannot_edit"), match=f"field '{field}': tells which event it is; leave it as it was"
+    ):
         dead_letters.edit(letter.id, event, bus=shop.bus)
 
     assert states(shop) == {"pending": 4}
@@ -329,7 +332,7 @@ def test_an_event_that_is_none_is_refused_by_name_of_the_field(shop):
     letter = shop.dead_letters()[0]
     event = json.loads(json.dumps(letter.document)) | {"content": {"text": 5}}
 
-    with pytest.raises(CannotEdit, match=r"field 'content\.text'"):
+    with pytest.raises(UsageError, check=has_code("cannot_edit"), match=r"field 'content\.text'"):
         dead_letters.edit(letter.id, event, bus=shop.bus)
 
 
@@ -337,7 +340,7 @@ def test_an_event_that_could_not_be_read_may_be_given_another_type_and_another_r
     shop.bus.stores.dead_letters.put(a_letter(cause="unknown_type", document={"event_type": "input.mesage"}))
     event = json.loads(a_message("mended").model_dump_json())
 
-    with pytest.raises(UnknownSubscription):
+    with pytest.raises(UsageError, check=has_code("unknown_subscription")):
         dead_letters.edit("a-letter", event, to="nobody.at-all", bus=shop.bus)
     new = dead_letters.edit("a-letter", event, to="shop.offer", bus=shop.bus)
 
@@ -379,7 +382,7 @@ def test_an_export_can_be_imported_once(shop, tmp_path):
 def test_a_line_that_is_no_letter_is_named_and_those_before_it_are_kept(harness, line, named):
     good = json.dumps({"letter": json.loads(a_letter().model_dump_json()), "state": "replaying", "replays": 3})
 
-    with pytest.raises(InvalidDeadLetter, match=named):
+    with pytest.raises(UsageError, check=has_code("invalid_dead_letter"), match=named):
         dead_letters.import_from([good, line], bus=harness.bus)
 
     (kept,) = dead_letters.find(bus=harness.bus)
@@ -393,7 +396,9 @@ def test_a_letter_that_is_not_kept_is_refused_by_name(shop):
         lambda: dead_letters.discard(Letters(ids=("nowhere",)), bus=shop.bus),
         lambda: dead_letters.edit("nowhere", {}, bus=shop.bus),
     ):
-        with pytest.raises(UnknownDeadLetter, match="there is no dead letter 'nowhere'"):
+        with pytest.raises(
+            UsageError, check=has_code("unknown_dead_letter"), match="there is no dead letter 'nowhere'"
+        ):
             refused()
 
 

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from petiole.events import Event, TextContent, TextMessageEvent
-from petiole.events.errors import InvalidSubscription, Misuse
+from petiole.events.errors import UsageError
 from petiole.tasks import Agent, AnswerReader, Context
 from petiole.tasks.settings import Settings
 from petiole.tasks.testing import EventTestHarness
+from tests.support.errors import has_code
 from tests.support.inside import Inside
 
 
@@ -90,7 +91,7 @@ def test_a_run_that_was_overtaken_stops_writing(harness: EventTestHarness) -> No
 
 def test_an_error_in_the_block_is_the_end_of_the_draft(harness: EventTestHarness) -> None:
     def fail() -> None:
-        raise Misuse("no")
+        raise UsageError("no")
 
     harness.subscribe("input.*", an_author(lambda: None, fail))
 
@@ -100,7 +101,7 @@ def test_an_error_in_the_block_is_the_end_of_the_draft(harness: EventTestHarness
 
 
 def test_on_busy_is_one_of_three_words() -> None:
-    with pytest.raises(InvalidSubscription, match="on_busy"):
+    with pytest.raises(UsageError, check=has_code("invalid_subscription"), match="on_busy"):
         Agent("author").on("input.*", on_busy="shout")(an_author())  # type: ignore[arg-type]  # what is tested
 
 

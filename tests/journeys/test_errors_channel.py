@@ -9,9 +9,10 @@ import pytest
 
 from petiole.events import ErrorEvent, Event, MessageEvent
 from petiole.events.catalog.agent import AgentFailedEvent
-from petiole.events.errors import InvalidPattern, Misuse, Severity
+from petiole.events.errors import Severity, UsageError
 from petiole.tasks import Agent, Context, RetryPolicy, report
 from petiole.workers.agents import supervisor
+from tests.support.errors import has_code
 from tests.support.inside import Inside
 
 # Harness
@@ -51,12 +52,12 @@ def test_what_is_reported_is_heard_by_who_asked_for_errors_and_by_nobody_else(ha
 
 
 def test_a_severity_that_is_none_is_refused():
-    with pytest.raises(Misuse, match="give one of warning, error, critical"):
+    with pytest.raises(UsageError, match="give one of warning, error, critical"):
         report("bad", "WARNING")
 
 
 def test_on_error_takes_patterns_of_the_error_channel_only():
-    with pytest.raises(InvalidPattern):
+    with pytest.raises(UsageError, check=has_code("invalid_pattern")):
         Agent("test").on_error("input.*")
 
 

@@ -9,10 +9,11 @@ import pytest
 
 from petiole.events import Event, MessageEvent, ParametersContent, TextContent, TextMessageEvent
 from petiole.events.catalog.orchestrator import ModelRequestedEvent
-from petiole.events.errors import DuplicateSubscription, InvalidOption, InvalidPattern
+from petiole.events.errors import UsageError
 from petiole.tasks import Agent, Context, Gathered, RetryPolicy
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.agents import llm, memory, orchestrator, output, tools
+from tests.support.errors import has_code
 
 # Harness
 
@@ -98,7 +99,7 @@ def test_an_event_without_the_field_that_is_gathered_by_is_a_dead_letter(harness
     harness.publish(a_part("message.price"))
 
     letter = harness.expect_dead_letter()
-    assert (letter.error_type, letter.subscription) == ("GatheringKeyMissing", "shop.offer_parts")
+    assert (letter.error_type, letter.subscription) == ("gathering_key_missing", "shop.offer_parts")
     assert calls == []
 
 
@@ -156,14 +157,14 @@ def test_what_cannot_be_gathered_is_refused_where_it_is_written():
 
     def offer(gathered: Gathered) -> None: ...
 
-    with pytest.raises(InvalidOption, match="two or more parts"):
+    with pytest.raises(UsageError, check=has_code("invalid_option"), match="two or more parts"):
         agent.gather("message.price", timeout=1)
-    with pytest.raises(InvalidOption, match="timeout"):
+    with pytest.raises(UsageError, check=has_code("invalid_option"), match="timeout"):
         agent.gather(*PARTS, timeout=0)
-    with pytest.raises(InvalidPattern, match="PRICE"):
+    with pytest.raises(UsageError, check=has_code("invalid_pattern"), match="PRICE"):
         agent.gather("message.PRICE", "message.stock", timeout=1)(offer)
     agent.gather(*PARTS, timeout=1)(offer)
-    with pytest.raises(DuplicateSubscription):
+    with pytest.raises(UsageError, check=has_code("duplicate_subscription")):
         agent.gather(*PARTS, timeout=1)(offer)
 
 

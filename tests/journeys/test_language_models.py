@@ -284,7 +284,7 @@ def test_a_model_that_does_not_exist_is_told_as_a_failure(
 
     (failed,) = said(team().send_through(a_message()), ResponseFailedEvent)
 
-    assert (failed.content.model, failed.content.error_type) == (name, "Misuse")
+    assert (failed.content.model, failed.content.error_type) == (name, "UsageError")
 
 
 # Rounds of tools

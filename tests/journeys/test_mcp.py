@@ -19,19 +19,13 @@ import pytest
 
 from petiole.events.catalog.orchestrator import ToolCall, ToolsRequest, ToolsRequestedEvent
 from petiole.events.catalog.tools import ToolProgressEvent
-from petiole.events.errors import (
-    InvalidArguments,
-    MissingExtra,
-    NotConfigured,
-    ProviderUnavailable,
-    ToolFailed,
-    ToolTimeout,
-)
+from petiole.events.errors import NotConfigured, ProviderUnavailable, Retryable, ToolFailed, UsageError
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.agents import tools as tools_agent
 from petiole.workers.tools import Finding, ToolContext, ToolRegistry
 from petiole.workers.tools.mcp import configured_servers
 from tests.support.apps import serve_tools
+from tests.support.errors import has_code
 
 SERVER = Path(__file__).with_name("mcp_server.py")
 STDIO = {"command": sys.executable, "args": [str(SERVER)], "env": {"A_SECRET": "${THE_SECRET}"}}
@@ -99,10 +93,10 @@ def test_a_tool_of_a_server_is_called_and_answers(registry):
 
 @pytest.mark.parametrize(("arguments", "argument"), [({"a": 1}, "b"), ({"a": "one", "b": 2}, "a")])
 def test_wrong_arguments_are_refused_by_name(registry, arguments, argument):
-    with pytest.raises(InvalidArguments) as refused:
+    with pytest.raises(UsageError, check=has_code("invalid_arguments")) as refused:
         call(registry, "shop.add", **arguments)
 
-    assert refused.value.argument == argument
+    assert f"argument {argument!r}" in str(refused.value)
 
 
 def test_what_a_tool_of_a_server_reports_as_an_error_is_a_failure(registry):
@@ -157,7 +151,7 @@ def test_a_call_that_overruns_has_failed_on_every_thread_and_the_server_goes_on(
 
     def overrun() -> None:
         began = time.monotonic()
-        with pytest.raises(ToolTimeout):
+        with pytest.raises(Retryable, check=has_code("tool_timeout")):
             call(registry, "shop.steps", number=1_000, wait_s=0.1)
         ended.append(time.monotonic() - began)
 
@@ -229,7 +223,7 @@ def test_without_the_extra_it_is_named(monkeypatch):
     monkeypatch.setenv("PETIOLE_MCP_SERVERS", "mcp.json")
     monkeypatch.setattr("petiole.workers.tools.mcp.find_spec", lambda name: None)
 
-    with pytest.raises(MissingExtra, match=r"petiole\[mcp\]"):
+    with pytest.raises(UsageError, check=has_code("missing_extra"), match=r"petiole\[mcp\]"):
         list(configured_servers())
 
 

@@ -8,7 +8,7 @@ from collections import defaultdict
 import pytest
 
 from petiole.events import Event
-from petiole.events.errors import Misuse
+from petiole.events.errors import UsageError
 from petiole.tasks import Agent
 
 AGENT = """
@@ -102,7 +102,7 @@ def test_a_purge_reaches_what_waits_for_its_turn(node, inside):
 def test_an_ordered_subscription_cannot_drop_its_oldest():
     agent = Agent("teller", capacity=10, overflow="drop_oldest")
 
-    with pytest.raises(Misuse, match="ordered"):
+    with pytest.raises(UsageError, match="ordered"):
         agent.on("input.*", ordered=True)
 
 

@@ -270,5 +270,5 @@ def test_a_worker_that_dies_after_it_sent_and_before_it_said_so_leaves_one_messa
     # Of the one whose worker died before anything was recorded nobody can know whether it was shown: that is told.
     (failure,) = inside.history("output.message.failed")
     content = MessageFailedEvent.model_validate(failure).content
-    assert (content.channel, content.error_type) == ("terminal", "EffectUnfinished")
+    assert (content.channel, content.error_type) == ("terminal", "OperationOutcomeUnknown")
     assert inside.dead_letters() == []

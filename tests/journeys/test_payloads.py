@@ -9,7 +9,7 @@ import pytest
 
 from petiole.events import AudioContent, ErrorEvent, Event, MessageEvent, ParametersContent, VideoContent
 from petiole.events.catalog.input import AudioChunkEvent, VideoFrameEvent
-from petiole.events.errors import EventTooLarge, PayloadMissing
+from petiole.events.errors import PayloadUnreadable, UsageError
 from petiole.events.registry import registry
 from petiole.tasks import Agent, Context, publish, publish_many
 from petiole.tasks.broker.topology import PUBLISH_QUEUE, PUBLISH_TASK
@@ -18,6 +18,7 @@ from petiole.tasks.publishing.document import admit
 from petiole.tasks.settings import Settings
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.cli._console import line
+from tests.support.errors import has_code
 from tests.support.inside import Inside
 
 A_MEGABYTE = 1_000_000
@@ -145,7 +146,7 @@ def test_a_flow_is_read_whole(harness):
 
 @pytest.mark.parametrize(
     ("spoil", "error"),
-    [(Inside.delete_payloads, "PayloadMissing"), (lambda inside: inside.alter_payloads("{}"), "PayloadAltered")],
+    [(Inside.delete_payloads, "payload_missing"), (lambda inside: inside.alter_payloads("{}"), "payload_altered")],
     ids=["gone", "altered"],
 )
 def test_an_event_whose_content_is_gone_or_altered_is_a_dead_letter(harness, spoil, error):
@@ -201,7 +202,7 @@ def test_a_publication_whose_content_is_gone_is_a_dead_letter(harness):
     harness.bus.app.send_task(PUBLISH_TASK, args=(reference,), queue=PUBLISH_QUEUE)
 
     letter = harness.expect_dead_letter()
-    assert (letter.cause, letter.error_type, letter.subscription) == ("payload", "PayloadMissing", PUBLISH_TASK)
+    assert (letter.cause, letter.error_type, letter.subscription) == ("payload", "payload_missing", PUBLISH_TASK)
     assert letter.document == reference
 
 
@@ -214,7 +215,7 @@ def test_history_shows_what_is_left_of_an_event_whose_content_is_gone(harness):
 
     assert recorded.shown["event_id"] == event.event_id
     assert "input.audio.chunk" in line(recorded).plain
-    with pytest.raises(PayloadMissing):
+    with pytest.raises(PayloadUnreadable, check=has_code("payload_missing")):
         _ = recorded.document
 
 
@@ -227,7 +228,7 @@ def test_the_threshold_is_a_setting():
 
 def test_what_is_above_the_limit_is_refused_and_nothing_is_stored():
     with EventTestHarness(settings=Settings(max_event_bytes=A_MEGABYTE)) as harness:
-        with pytest.raises(EventTooLarge, match="1,000,000 are allowed"):
+        with pytest.raises(UsageError, check=has_code("event_too_large"), match="1,000,000 are allowed"):
             harness.publish(an_audio_event())
 
         assert (Inside(harness).payloads(), harness.everything()) == (0, [])
@@ -295,7 +296,9 @@ def test_without_a_state_store_a_large_event_is_refused_and_nothing_is_sent(node
 
     told = node.run(PUBLISH.format(call=call))
 
-    assert told.startswith("PayloadNotStored the state store could not be reached while publishing input.audio.chunk")
+    assert told.startswith(
+        "StateStoreUnavailable the state store could not be reached while publishing input.audio.chunk"
+    )
     assert client.dbsize() == 0
 
 

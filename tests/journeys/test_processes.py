@@ -127,7 +127,7 @@ publish.delay(TextMessageEvent(stream_id="s", content=TextContent(text="hello"))
 REFUSED = """
 import json
 from petiole.events import TextContent, TextMessageEvent, EventContext
-from petiole.events.errors import PetioleError
+from petiole.events.errors import PetioleError, error_type_of
 from pydantic import ValidationError
 from petiole.tasks import publish
 
@@ -150,7 +150,7 @@ for what, document in bad.items():
         try:
             how(document)
         except PetioleError as error:
-            print(json.dumps([what, type(error).__name__, str(error)[:300]]))
+            print(json.dumps([what, error_type_of(error), str(error)[:300]]))
 """
 
 
@@ -163,14 +163,14 @@ def test_bad_input_is_refused_in_the_caller_and_nothing_is_sent(node, handlings,
     told = {what: (error, message) for what, error, message in refusals}
     assert len(refusals) == 16, "each of eight, by publish and by publish.delay"
     assert {what: error for what, (error, _) in told.items()} == {
-        "payload": "WrongType",
-        "type": "UnknownEventType",
-        "field": "UnknownField",
-        "time": "InvalidValue",
-        "stream": "InvalidValue",
-        "nan": "InvalidValue",
-        "size": "EventTooLarge",
-        "depth": "InvalidValue",
+        "payload": "wrong_type",
+        "type": "unknown_event_type",
+        "field": "unknown_field",
+        "time": "invalid_value",
+        "stream": "invalid_value",
+        "nan": "invalid_value",
+        "size": "event_too_large",
+        "depth": "invalid_value",
     }
     assert "did you mean 'input.message.received'?" in told["type"][1]
     for what, field in {

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from petiole.events import Event, MessageEvent
-from petiole.events.errors import InvalidMoment, RetryLater
+from petiole.events.errors import InvalidSchedule, RetryLater
 from petiole.tasks import Agent, Context, RetryPolicy, later, publish
 
 # Harness
@@ -140,7 +140,7 @@ def test_an_event_is_published_at_its_time_to_whoever_hears_it_then(harness, a_m
 )
 def test_a_time_that_cannot_be_is_refused_where_it_is_said(a_message, options):
     for say in (publish, publish.delay):
-        with pytest.raises(InvalidMoment):
+        with pytest.raises(InvalidSchedule):
             say(a_message(), **options)
 
 
@@ -248,7 +248,7 @@ def test_an_event_that_kills_its_worker_three_times_is_poison_and_others_go_on(s
     eventually(lambda: client.llen("fine") == 1, 10, shaky.logs)
     assert client.llen("kills") == 3
     (letter,) = inside.dead_letters()
-    assert (letter.cause, letter.error_type, len(letter.attempts)) == ("poison", "WorkersDied", 3)
+    assert (letter.cause, letter.error_type, len(letter.attempts)) == ("poison", "DeliveryCrashed", 3)
 
 
 def test_an_event_for_later_waits_with_the_broker_and_is_published_in_time(shaky, client, inside, eventually):

@@ -12,12 +12,13 @@ import pytest
 from kombu import Queue
 
 from petiole.events import Event, MessageEvent, ParametersContent
-from petiole.events.errors import CannotPurge, InvalidSubscription, UnknownSubscription
+from petiole.events.errors import UsageError
 from petiole.tasks import Agent, Context, publish
 from petiole.tasks.bus import EventBus
 from petiole.tasks.operations.unsubscribe import drain, purge
 from petiole.tasks.testing import EventTestHarness
 from tests.support.apps import a_bus, command_line, publish_once
+from tests.support.errors import has_code
 from tests.support.inside import Inside
 
 
@@ -140,7 +141,7 @@ def test_a_split_that_leaves_streams_without_a_variant_does_not_start(harness):
 
     harness.add(llm)
 
-    with pytest.raises(InvalidSubscription, match="nobody takes the rest"):
+    with pytest.raises(UsageError, check=has_code("invalid_subscription"), match="nobody takes the rest"):
         harness.publish(an_order())
 
 
@@ -170,7 +171,7 @@ def test_only_where_messages_can_be_picked_out_is_anything_purged(harness):
     harness.add(a_split())
     harness.publish(an_order())
 
-    with pytest.raises(CannotPurge, match="on memory, only on Redis and Valkey"):
+    with pytest.raises(UsageError, check=has_code("cannot_purge"), match="on memory, only on Redis and Valkey"):
         purge(harness.bus, "llm.new")
 
     assert len(Inside(harness).subscriptions()) == 2, "nothing was withdrawn"
@@ -223,7 +224,7 @@ def test_what_waits_for_a_purged_subscription_is_removed_and_the_rest_stays(bus)
 
     publish_once(bus, an_order(is_urgent=True))
     assert waiting(bus) == ["shop.hurry"] * 6
-    with pytest.raises(UnknownSubscription, match=r"did you mean 'shop\.hurry'"):
+    with pytest.raises(UsageError, check=has_code("unknown_subscription"), match=r"did you mean 'shop\.hurry'"):
         purge(bus, "shop.hurri")
 
 

@@ -21,7 +21,7 @@ from celery.exceptions import Reject
 from redis.exceptions import RedisError
 
 from petiole.events import TextContent, TextMessageEvent
-from petiole.events.errors import BrokerUnavailable
+from petiole.events.errors import BrokerUnavailable, StateStoreUnavailable
 from petiole.tasks.broker.topology import PUBLISH_TASK
 from petiole.tasks.bus import EventBus
 from petiole.tasks.publishing.delayed import move_due
@@ -109,7 +109,7 @@ class World:
             self._note(f"publish {event.event_id[:8]} by {call.__name__}")
             try:
                 call(event)
-            except BrokerUnavailable as error:
+            except (BrokerUnavailable, StateStoreUnavailable) as error:
                 self._note(f"publish {event.event_id[:8]}: {type(error).__name__}")
             else:
                 return
@@ -184,7 +184,7 @@ class World:
     def _idle(self) -> None:
         for move in MOVERS:
             # What fails is tried again at the next round, see tasks/consuming/maintenance.py.
-            with suppress(RedisError, BrokerUnavailable, ProcessDied):
+            with suppress(RedisError, BrokerUnavailable, StateStoreUnavailable, ProcessDied):
                 move(self.bus)
         if self._publishing == 0:
             self._clock.shift(timedelta(seconds=1))

@@ -6,14 +6,14 @@ import fakeredis
 import pytest
 
 from petiole.events.errors import (
-    EventTooLarge,
     HandlerTimedOut,
-    HopLimitReached,
-    InvalidValue,
-    NewerVersion,
-    PayloadMissing,
+    InvalidEvent,
+    PayloadUnreadable,
     ToolFailed,
-    UnknownEventType,
+    event_too_large,
+    hop_limit_reached,
+    newer_version,
+    unknown_event_type,
 )
 from petiole.tasks.settlement.dead_lettering import bury, cause_of, letter_of
 from tests.support.apps import a_bus
@@ -29,12 +29,15 @@ def bus():
 @pytest.mark.parametrize(
     ("error", "cause"),
     [
-        (UnknownEventType("order.placed"), "unknown_type"),
-        (NewerVersion("order.placed", 2, 1), "unknown_type"),
-        (InvalidValue("order.placed", "schema_version", "is no version; give 1 or more"), "invalid"),
-        (EventTooLarge("order.placed", 10, 5), "invalid"),
-        (PayloadMissing("order.placed", "sha"), "payload"),
-        (HopLimitReached("order.placed", 17, 16), "loop"),
+        (unknown_event_type("order.placed"), "unknown_type"),
+        (newer_version("order.placed", 2, 1), "unknown_type"),
+        (
+            InvalidEvent("order.placed", "schema_version", "is no version; give 1 or more", code="invalid_value"),
+            "invalid",
+        ),
+        (event_too_large("order.placed", 10, 5), "invalid"),
+        (PayloadUnreadable("order.placed", "sha", code="payload_missing"), "payload"),
+        (hop_limit_reached("order.placed", 17, 16), "loop"),
         (ToolFailed("clock", "it stands still"), "permanent"),
         (HandlerTimedOut("one.act", 5.0), "failed"),
         (RuntimeError("the disk is full"), "failed"),
