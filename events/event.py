@@ -12,12 +12,23 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, ClassVar, Self, TypeVar
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+)
 
+from petiole.events.cloudevents import fields_of, write_cloudevent
 from petiole.events.content import Content, Count, Parameters
 from petiole.events.errors import UsageError
 from petiole.events.ids import AgentName, EventId, StreamId, Traceparent, new_event_id, new_traceparent
 from petiole.events.topics import Topic
+from petiole.events.validation import invalid_event
 
 MOST_URGENT = 9
 LEAST_URGENT = 0
@@ -138,9 +149,7 @@ class Event(BaseModel):
 
     def to_cloudevent(self) -> dict[str, object]:
         """Write this event as a CloudEvents 1.0 JSON object."""
-        from petiole.events.cloudevents import write_cloudevent  # noqa: PLC0415 - that room is built on this one
-
-        return write_cloudevent(self)
+        return write_cloudevent(self.model_dump(mode="json"))
 
     @classmethod
     def from_cloudevent(cls, document: Mapping[str, object]) -> Self:
@@ -149,13 +158,14 @@ class Event(BaseModel):
         Raises: InvalidEvent where the document is no CloudEvent, or not one of this class; UsageError on Event itself,
         which knows no contents: `registry.parse_cloudevent` reads every registered class.
         """
-        from petiole.events.cloudevents import read_cloudevent  # noqa: PLC0415 - as above
-
         if cls is Event:
             raise UsageError(
                 "Event has no content of its own: call registry.parse_cloudevent, or a class's from_cloudevent"
             )
-        return read_cloudevent(document, cls)
+        try:
+            return cls.model_validate(fields_of(document))
+        except ValidationError as error:
+            raise invalid_event(str(document.get("type")), error) from error
 
 
 class OpenEvent(Event):

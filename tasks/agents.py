@@ -23,10 +23,9 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from types import MappingProxyType
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -41,38 +40,24 @@ from petiole.events.errors import (
 )
 from petiole.events.event import MOST_URGENT, Category
 from petiole.events.ids import AGENT_NAME
+from petiole.events.responses import REQUESTED
+from petiole.events.responses import conditions as conditions_of
 from petiole.events.subscriptions import FUNCTION_NAME, OnBusy, Overflow, Subscription
 from petiole.events.topics import check_pattern
 from petiole.events.validation import invalid_options
+from petiole.tasks.handling.handler import DEFAULT_RETRY, Handler, HandlerFunction
 from petiole.tasks.patterns.gather import CLOSED, Part, caller, collector, gathering
 from petiole.tasks.requests.responder import answerer
-from petiole.tasks.requests.responses import REQUESTED
-from petiole.tasks.requests.responses import conditions as conditions_of
 from petiole.tasks.routing import traffic_split
 from petiole.tasks.settlement.retry_policy import RetryPolicy
 
-# Handlers annotate the event classes they take, which no single callable type can say.
-HandlerFunction: TypeAlias = Callable[..., Any]
 AHandler = TypeVar("AHandler", bound=HandlerFunction)
 
-DEFAULT_RETRY = RetryPolicy()
 ONCE = RetryPolicy(max_attempts=1)
 MIN_BATCH = 2
 MIN_PARTS = 2
 MAX_BATCH = 1000
 MAX_TIMEOUT_S = 7 * 24 * 3600.0
-
-
-@dataclass(frozen=True, slots=True)
-class Handler:
-    """A subscription with the function that acts on its events."""
-
-    subscription: Subscription
-    function: HandlerFunction
-    takes_context: bool
-    timeout_s: float | None = None
-    batch: int | None = None
-    retry: RetryPolicy = DEFAULT_RETRY
 
 
 class Agent:

@@ -28,10 +28,11 @@ from redis.asyncio import Redis as AsyncRedis
 from petiole.events.errors import NotConfigured, UsageError
 from petiole.events.event import Event
 from petiole.events.registry import EventRegistry, registry
-from petiole.tasks.agents import Agent, HandlerFunction
+from petiole.tasks.agents import Agent
 from petiole.tasks.celery import configure, conflicts, make_default_app, use_broker
 from petiole.tasks.consuming.in_process import InProcess
 from petiole.tasks.delivery import DeliveryTask
+from petiole.tasks.handling.handler import HandlerFunction
 from petiole.tasks.periodic import MetricsTask, Periodic, TickTask, schedule
 from petiole.tasks.publication import Publish
 from petiole.tasks.publication import publish_many as publish_many_on

@@ -37,9 +37,9 @@ from petiole.events.errors import (
     hop_limit_reached,
 )
 from petiole.events.event import Category, Event
-from petiole.tasks.agents import Handler
 from petiole.tasks.handler_context import Context
 from petiole.tasks.handling.current import handling
+from petiole.tasks.handling.handler import Handler
 from petiole.tasks.handling.invocation import run_handler
 from petiole.tasks.patterns import shadow_traffic
 from petiole.tasks.publishing import claim_check

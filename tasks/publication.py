@@ -38,14 +38,15 @@ from petiole.events.errors import (
     UsageError,
 )
 from petiole.events.event import Event
+from petiole.tasks.broker.messages import replay_number
 from petiole.tasks.broker.producer import sending
-from petiole.tasks.broker.topology import PUBLISH_QUEUE, PUBLISH_TASK, lane
-from petiole.tasks.handling.current import CurrentDelivery, current_context
-from petiole.tasks.operations.history_replay import replay_number
+from petiole.tasks.broker.topology import PUBLISH_QUEUE, PUBLISH_TASK, broker_priority, lane
+from petiole.tasks.handling.buffering import emitted, hold
+from petiole.tasks.handling.current import current_context
 from petiole.tasks.publishing import claim_check
 from petiole.tasks.publishing.commit import Publication, check_open, dispatch
 from petiole.tasks.publishing.delayed import publication
-from petiole.tasks.publishing.document import Admitted, Document, broker_priority, read
+from petiole.tasks.publishing.document import Admitted, Document
 from petiole.tasks.publishing.validation import checked
 from petiole.tasks.runtime import BusRuntime, BusTask
 from petiole.tasks.settlement import settlement
@@ -101,7 +102,7 @@ class Publish(BusTask):
             admitted = checked(self.bus, event)
             return _published(self.bus, admitted, due, is_refusable=_is_refusable(admitted))
         if now and due is None and not context.subscription.shadow:
-            return dispatch(context.bus, [_emitted(context, event)])[0]
+            return dispatch(context.bus, [emitted(context, event)])[0]
         return hold(context, event, due)
 
     def apply_async(  # type: ignore[override]  # the stubs list every option; we pass them on as they come
@@ -118,7 +119,7 @@ class Publish(BusTask):
         if context and context.subscription.shadow:
             hold(context, event, due)
             return self.AsyncResult(options.get("task_id") or uuid())
-        admitted = _emitted(context, event) if context else checked(self.bus, event)
+        admitted = emitted(context, event) if context else checked(self.bus, event)
         self.bus.require_broker()
         if context is None and _is_refusable(admitted):
             self._check_open(admitted.event)
@@ -158,19 +159,6 @@ class Publish(BusTask):
             said = admitted.event
             settlement.fail(settlement.begin(run), error, WHEN_FULL, event=said, priority=said.priority)
         return published
-
-
-def hold(context: CurrentDelivery, event: Event | Document, due: datetime | None = None) -> Publication:
-    """Keep an event of a handler's until the handler has succeeded.
-
-    Raises UsageError for one that cannot be published.
-    """
-    admitted = _emitted(context, event)
-    if due is None:
-        context.outbox.held.append(admitted)
-    else:
-        context.outbox.later.append(_waiting(context.bus, admitted, due))
-    return Publication(admitted.event, was_held=True, due=due)
 
 
 def due_time(delay: float | timedelta | None, at: datetime | str | None) -> datetime | None:
@@ -230,13 +218,6 @@ def publish_many(bus: BusRuntime, events: Iterable[Event | Document]) -> list[Pu
 
 def _is_refusable(admitted: Admitted) -> bool:
     return admitted.event.event_type.partition(".")[0] not in _PASS_WHILE_STOPPING
-
-
-def _emitted(context: CurrentDelivery, event: Event | Document) -> Admitted:
-    said = (
-        event if isinstance(event, Event) else read(claim_check.whole(context.bus, event), context.bus.event_registry)
-    )
-    return checked(context.bus, context.emitted(said))
 
 
 def batched(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:

@@ -14,6 +14,7 @@ from typing import Any
 from celery.app.amqp import AMQP, Queues
 from kombu import Connection, Exchange, Queue
 
+from petiole.events.event import MOST_URGENT
 from petiole.tasks.runtime import bus_of, included_agents
 
 RABBITMQ = "amqp"
@@ -36,6 +37,11 @@ def lanes(queue: str, driver: str) -> tuple[str, ...]:
 def lane(queue: str, priority: int, driver: str) -> str:
     """Name the broker's queue for an event of that priority (9 first)."""
     return lanes(queue, driver)[0] if priority >= _URGENT_FROM else queue
+
+
+def broker_priority(priority: int, driver: str) -> int:
+    """Turn our priority (9 first) into the broker's: Redis takes 0 first."""
+    return MOST_URGENT - priority if driver == "redis" else priority
 
 
 def queue_of(lane: str) -> str:

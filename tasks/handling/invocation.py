@@ -18,11 +18,11 @@ from typing import Any
 
 from petiole.events.errors import HandlerTimedOut, RetryLater, handler_returned_no_event
 from petiole.events.event import Event
-from petiole.tasks.agents import Handler
 from petiole.tasks.handling import event_loop
+from petiole.tasks.handling.buffering import hold
 from petiole.tasks.handling.current import CurrentDelivery
+from petiole.tasks.handling.handler import Handler
 from petiole.tasks.handling.time_limits import Overdue, call_within, time_limit
-from petiole.tasks.publication import hold
 from petiole.tasks.settlement.retry_policy import Later
 
 

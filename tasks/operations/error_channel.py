@@ -24,9 +24,9 @@ from petiole.events.catalog.error import ErrorContent, ErrorEvent
 from petiole.events.content import Value
 from petiole.events.errors import Severity, UsageError, error_type_of
 from petiole.events.event import Category, Event
+from petiole.tasks.handling.buffering import hold
 from petiole.tasks.handling.current import CurrentDelivery, current_context
 from petiole.tasks.operations.lifecycle_events import tell
-from petiole.tasks.publication import hold
 from petiole.tasks.publishing.commit import Publication, dispatch
 from petiole.tasks.publishing.validation import checked
 from petiole.tasks.runtime import default_bus

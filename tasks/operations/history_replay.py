@@ -30,17 +30,11 @@ from petiole.events.ids import replayed_delivery_id
 from petiole.events.subscriptions import Subscription
 from petiole.events.topics import TopicTrie
 from petiole.tasks.broker.messages import REPLAY_HEADER
+from petiole.tasks.broker.topology import broker_priority
 from petiole.tasks.handling.current import current_bus
-from petiole.tasks.publishing.document import broker_priority
 from petiole.tasks.routing.table import RoutingTable
 from petiole.tasks.runtime import BusRuntime
 from petiole.tasks.stores.history import Recorded, Selection
-
-
-def replay_number(replay_id: str | None) -> int | None:
-    """Read the number of a dead letter's replay from its header, `<letter>:<number>`; None for another replay."""
-    number = (replay_id or "").rpartition(":")[2]
-    return int(number) if number.isdecimal() else None
 
 
 @dataclass(frozen=True, slots=True)

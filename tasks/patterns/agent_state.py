@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from petiole.events.catalog.agent import StateUpdatedEvent, UpdatedState
 from petiole.events.content import Value
 from petiole.events.errors import read_only_violation
-from petiole.tasks.publication import hold
+from petiole.tasks.handling.buffering import hold
 
 if TYPE_CHECKING:
     from petiole.tasks.handling.current import CurrentDelivery

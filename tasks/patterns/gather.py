@@ -28,8 +28,8 @@ from petiole.events.catalog.gathering import ClosedGathering, GatheringClosedEve
 from petiole.events.errors import gathering_key_missing
 from petiole.events.event import Event
 from petiole.events.topics import TopicTrie
+from petiole.tasks.handling.buffering import hold
 from petiole.tasks.handling.current import CurrentDelivery
-from petiole.tasks.publication import hold
 from petiole.tasks.publishing import claim_check
 from petiole.tasks.publishing.validation import checked
 

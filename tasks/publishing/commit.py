@@ -21,6 +21,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from petiole.events import responses
 from petiole.events.errors import (
     BrokerFull,
     BrokerUnavailable,
@@ -32,17 +33,17 @@ from petiole.events.errors import (
     duplicate_request,
 )
 from petiole.events.event import Event
+from petiole.events.responses import Unwanted
 from petiole.tasks.broker.messages import FLOW_HEADER, seal, tail_of
 from petiole.tasks.broker.producer import Outlet, sending
-from petiole.tasks.broker.topology import lane
+from petiole.tasks.broker.topology import broker_priority, lane
 from petiole.tasks.publishing import claim_check
-from petiole.tasks.publishing.document import Admitted, broker_priority
+from petiole.tasks.publishing.document import Admitted
 from petiole.tasks.publishing.validation import checked
-from petiole.tasks.requests import responses
 from petiole.tasks.routing.table import Route, RoutingTable
 from petiole.tasks.stores.delayed_messages import Waiting
 from petiole.tasks.stores.publications import Posting, Settling, Verdict
-from petiole.tasks.stores.requests import Asking, Unwanted
+from petiole.tasks.stores.requests import Answering, Asking
 
 if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
@@ -197,7 +198,7 @@ def _posting(bus: BusRuntime, admitted: Admitted, routes: Sequence[Route]) -> Po
     messages = seal(
         routes, mailboxes, event_type=event.event_type, flow=event.correlation_id, key_prefix=bus.queue_prefix
     )
-    return Posting(event, admitted.text, tail_of(admitted.text), messages, responses.answering(event))
+    return Posting(event, admitted.text, tail_of(admitted.text), messages, Answering.of(event))
 
 
 def _mailbox(admitted: Admitted, route: Route) -> str | None:
@@ -236,7 +237,7 @@ def _one_by_one(bus: BusRuntime, admitted: Admitted, outlet: Outlet) -> Publicat
     if bus.stores.history.record(event, admitted.text) == "done":
         return Publication(event, was_repeated=True)
     _send(bus, admitted, routes, outlet)
-    answering = responses.answering(event)
+    answering = Answering.of(event)
     unwanted = bus.stores.requests.respond(answering, admitted.text) if answering else None
     # Noted after the last send: a publisher that dies before it leaves a publication that the next one completes.
     bus.stores.history.close(event.event_id)

@@ -15,7 +15,7 @@ from typing import TypeAlias
 from pydantic_core import PydanticSerializationError
 
 from petiole.events.errors import InvalidEvent, event_too_large
-from petiole.events.event import MOST_URGENT, Event
+from petiole.events.event import Event
 from petiole.events.registry import EventRegistry
 from petiole.tasks.stores.blobs import Blob
 
@@ -84,11 +84,6 @@ def read(document: object, registry: EventRegistry) -> Event:
 def is_above(text: str, limit_bytes: int) -> bool:
     """Tell whether a text is above the limit in UTF-8. Most are far below it, and are not encoded to be measured."""
     return len(text) * _UTF8_MAX > limit_bytes and len(text.encode()) > limit_bytes
-
-
-def broker_priority(priority: int, driver: str) -> int:
-    """Turn our priority (9 first) into the broker's: Redis takes 0 first."""
-    return MOST_URGENT - priority if driver == "redis" else priority
 
 
 def _as_json(event: Event) -> str:

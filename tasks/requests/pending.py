@@ -19,12 +19,12 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from petiole.events import responses
 from petiole.events.catalog.request import RequestEvent
 from petiole.events.errors import RequestTimedOut, SystemStopping, requester_stopped, waiting_in_handler
+from petiole.events.responses import Response
 from petiole.tasks.handling.current import current_context
 from petiole.tasks.publishing import claim_check
-from petiole.tasks.requests import responses
-from petiole.tasks.requests.responses import Response
 from petiole.tasks.stores.requests import Asking
 
 if TYPE_CHECKING:

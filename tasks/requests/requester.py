@@ -27,17 +27,17 @@ from uuid import UUID, uuid5
 
 from redis.exceptions import RedisError
 
+from petiole.events import responses
 from petiole.events.catalog.request import RequestContent, RequestEvent
 from petiole.events.errors import RequestTimedOut, duplicate_request, invalid_request, waiting_in_handler
 from petiole.events.ids import EventId
+from petiole.events.responses import Response
+from petiole.tasks.handling.buffering import hold
 from petiole.tasks.handling.current import CurrentDelivery, current_context
-from petiole.tasks.publication import hold
 from petiole.tasks.publishing.commit import Publication, dispatch
 from petiole.tasks.publishing.validation import checked
-from petiole.tasks.requests import responses
 from petiole.tasks.requests.async_replies import inbox_of_this_loop
 from petiole.tasks.requests.pending import SLICE_S, Asked, PendingResponse, read_response, stop_waiting
-from petiole.tasks.requests.responses import Response
 from petiole.tasks.runtime import BusRuntime
 from petiole.tasks.settlement.retry_policy import LONGEST_WAIT
 from petiole.tasks.stores.blobs import DATAREF

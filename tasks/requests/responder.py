@@ -20,20 +20,16 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from enum import Enum
-from typing import TYPE_CHECKING, Any, TypeAlias, get_type_hints
+from typing import Any, TypeAlias, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 from pydantic_core import to_json
 
+from petiole.events import responses
 from petiole.events.catalog.request import RequestEvent, ResponseFailureEvent, ResponseSuccessEvent
-from petiole.events.dead_letter import DeadLetter
 from petiole.events.errors import UsageError, invalid_parameters
 from petiole.events.event import Event
 from petiole.tasks.handling.current import CurrentDelivery
-from petiole.tasks.requests import responses
-
-if TYPE_CHECKING:
-    from petiole.tasks.runtime import BusRuntime
 
 Function: TypeAlias = Callable[..., Any]
 Arguments: TypeAlias = Callable[[RequestEvent, CurrentDelivery], dict[str, object]]
@@ -81,16 +77,6 @@ def answerer(function: Function, *, read_only: bool = True) -> Function:
     return answer
 
 
-def failure(bus: BusRuntime, letter: DeadLetter, event: Event | None) -> ResponseFailureEvent | None:
-    """Word the answer to a request whose delivery is buried; None for what is no request, or was only listened to."""
-    handler = getattr(bus.app.tasks.get(letter.subscription), "handler", None)
-    if not isinstance(event, RequestEvent) or handler is None:
-        return None
-    if not responses.is_answerer(handler.subscription, event.content.responder):
-        return None
-    return responses.failure(event, letter.error_type, letter.error)
-
-
 def _hints(function: Function) -> dict[str, Any]:
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise UsageError(f"{function.__name__} is a generator, and a request has one answer: return it")
@@ -113,7 +99,7 @@ def _parts(annotation: object) -> list[object]:
 def _reader(function: Function, hints: Mapping[str, Any]) -> Arguments:
     """Decide how a function's parameters are filled."""
     parameters = dict(inspect.signature(function).parameters)
-    with_context = [name for name in parameters if hints.get(name) is CurrentDelivery or name == "context"]
+    with_context = [name for name in parameters if _is_context(hints.get(name)) or name == "context"]
     for name in with_context:
         del parameters[name]
     fill = _filler(function, parameters, hints)
@@ -122,6 +108,10 @@ def _reader(function: Function, hints: Mapping[str, Any]) -> Arguments:
         return fill(event) | dict.fromkeys(with_context, context)
 
     return arguments
+
+
+def _is_context(annotation: object) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, CurrentDelivery)
 
 
 def _filler(

@@ -21,7 +21,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 from pydantic import TypeAdapter
 
-from petiole.events.catalog.input import StreamEnded, StreamEndedEvent
+from petiole.events.catalog.session import StreamEnded, StreamEndedEvent
 from petiole.events.errors import InvalidTransition, PayloadUnreadable, unknown_session
 from petiole.events.event import Event, EventContext
 from petiole.tasks.handling.current import current_bus

@@ -19,8 +19,10 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 from pydantic import JsonValue, TypeAdapter
 
+from petiole.events import responses
 from petiole.events.catalog.agent import AgentFailedEvent, AgentFailure
 from petiole.events.catalog.error import ErrorContent, ErrorEvent
+from petiole.events.catalog.request import RequestEvent, ResponseFailureEvent
 from petiole.events.content import Value
 from petiole.events.dead_letter import Attempt, Cause, DeadLetter, fingerprint
 from petiole.events.errors import (
@@ -37,7 +39,6 @@ from petiole.events.ids import Beside, emitted_event_id
 from petiole.tasks.publishing.commit import dispatch
 from petiole.tasks.publishing.delayed import publication
 from petiole.tasks.publishing.validation import checked
-from petiole.tasks.requests import responder
 from petiole.tasks.stores.publications import Settling
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def bury(
     else:
         settling = replace(settling, ending="buried", letter=letter)
     told = [checked(bus, each) for each in _told(bus, letter, event)] if is_told else []
-    answer = responder.failure(bus, letter, event)
+    answer = _failure_response(bus, letter, event)
     answers = [] if answer is None else [checked(bus, answer)]
     if not bus.publishes_in_one_step:
         # Told by whoever looks into the waiting room next: a worker that died between the two would leave one untold.
@@ -219,3 +220,13 @@ def _kept(bus: BusRuntime, document: object) -> object:
         return bus.stores.blobs.whole(document)
     except PayloadUnreadable:
         return document
+
+
+def _failure_response(bus: BusRuntime, letter: DeadLetter, event: Event | None) -> ResponseFailureEvent | None:
+    """Word the answer to a request whose delivery is buried; None for what is no request, or was only listened to."""
+    handler = getattr(bus.app.tasks.get(letter.subscription), "handler", None)
+    if not isinstance(event, RequestEvent) or handler is None:
+        return None
+    if not responses.is_answerer(handler.subscription, event.content.responder):
+        return None
+    return responses.failure(event, letter.error_type, letter.error)

@@ -28,8 +28,7 @@ from redis.exceptions import RedisError
 from petiole.events.dead_letter import Attempt, Cause
 from petiole.events.errors import BrokerUnavailable, LeaseLost, StateStoreUnavailable, error_type_of
 from petiole.events.event import Event
-from petiole.tasks.broker.messages import DEAD_LETTER_HEADER, MAILBOX_HEADER, REPLAY_HEADER
-from petiole.tasks.operations.history_replay import replay_number
+from petiole.tasks.broker.messages import DEAD_LETTER_HEADER, MAILBOX_HEADER, REPLAY_HEADER, replay_number
 from petiole.tasks.publishing.commit import dispatch
 from petiole.tasks.publishing.delayed import waiting
 from petiole.tasks.publishing.document import Admitted

@@ -23,8 +23,9 @@ from petiole.events.dead_letter import DeadLetter
 from petiole.events.event import Event
 from petiole.events.registry import EventRegistry, registry
 from petiole.events.topics import TopicTrie
-from petiole.tasks.agents import Agent, HandlerFunction
+from petiole.tasks.agents import Agent
 from petiole.tasks.bus import EventBus
+from petiole.tasks.handling.handler import HandlerFunction
 from petiole.tasks.publishing.commit import Publication
 from petiole.tasks.publishing.delayed import move_due
 from petiole.tasks.requests.requester import PendingResponse, Requester

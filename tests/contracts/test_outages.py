@@ -14,7 +14,7 @@ from petiole.tasks.publishing import claim_check
 from petiole.tasks.sessions.session import open_session
 from petiole.tasks.stores.blobs import blob_of
 from petiole.workers import cli
-from tests.support.apps import a_bus, as_default, publish_once
+from tests.support.apps import a_bus, publish_once
 
 NOWHERE = "redis://127.0.0.1:1/0"
 
@@ -67,6 +67,6 @@ def test_an_outage_of_a_broker_that_is_the_state_store_too_names_the_setting_of_
 def test_a_command_names_the_setting_of_the_server_that_did_not_answer(
     monkeypatch: pytest.MonkeyPatch, state_url: str | None, advice: str
 ) -> None:
-    as_default(a_bus("redis://127.0.0.1:2/0", state_url=state_url), monkeypatch)
+    monkeypatch.setattr("petiole.tasks.bus.default_bus", a_bus("redis://127.0.0.1:2/0", state_url=state_url))
 
     assert cli._worded(RedisConnectionError("refused")).endswith(advice)

@@ -13,7 +13,8 @@ import redis
 from pydantic import ValidationError
 
 from petiole.events import AudioContent, Event, TextContent, TextMessageEvent
-from petiole.events.catalog.input import AudioChunkEvent, StreamEndedEvent
+from petiole.events.catalog.input import AudioChunkEvent
+from petiole.events.catalog.session import StreamEndedEvent
 from petiole.events.errors import BrokerUnavailable, InvalidTransition, SessionEnded, UsageError
 from petiole.tasks import Agent, Context, Participant, begin_session, end_session, enter_session, open_session
 from petiole.tasks.bus import EventBus

@@ -33,11 +33,11 @@ from petiole.events import (
     VideoContent,
     VideoFrameEvent,
 )
-from petiole.events.catalog.input import StreamEndedEvent, StreamStartedEvent
 from petiole.events.catalog.llm import ResponseFailedEvent, ResponseGeneratedEvent
 from petiole.events.catalog.memory import ContextAssembledEvent
 from petiole.events.catalog.orchestrator import ContextRequest, ContextRequestedEvent, ModelRequest, ToolsRequestedEvent
 from petiole.events.catalog.output import MessageFailedEvent, MessageSentEvent, SuggestionDroppedEvent
+from petiole.events.catalog.session import StreamEndedEvent, StreamStartedEvent
 from petiole.events.catalog.tools import ToolFailedEvent, ToolProgressEvent, ToolStartedEvent
 from petiole.events.errors import ProviderUnavailable
 from petiole.tasks import end_session

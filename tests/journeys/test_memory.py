@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 import pytest
 
 from petiole.events import ContextAssembledEvent, Event, EventContext, TextContent, TextMessageEvent
-from petiole.events.catalog.input import StreamEndedEvent
 from petiole.events.catalog.memory import (
     ConflictDetectedEvent,
     Consolidation,
@@ -19,6 +18,7 @@ from petiole.events.catalog.memory import (
     PatternLearnedEvent,
 )
 from petiole.events.catalog.orchestrator import ContextRequest, ContextRequestedEvent
+from petiole.events.catalog.session import StreamEndedEvent
 from petiole.tasks import replay
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.agents import llm, memory, orchestrator, output, tools

@@ -21,11 +21,11 @@ from petiole.events import (
     RequestEvent,
     ResponseFailureEvent,
     ResponseSuccessEvent,
+    responses,
 )
 from petiole.events.catalog.request import RequestContent, ResponseLateEvent
 from petiole.events.errors import RequestTimedOut, UsageError
 from petiole.tasks import UNANSWERED, Agent, Context, PendingResponse, RetryPolicy, publish, request
-from petiole.tasks.requests import responses
 from petiole.tasks.settings import Settings
 from petiole.tasks.testing import EventTestHarness
 from tests.support.errors import has_code

@@ -32,9 +32,9 @@ from petiole.events.catalog.tools import (
 )
 from petiole.events.errors import approval_decided, approval_mismatch, unknown_approval
 from petiole.events.event import Event
+from petiole.tasks.handling.buffering import hold
 from petiole.tasks.handling.current import current_bus, current_context
 from petiole.tasks.operations.operator import operator_here
-from petiole.tasks.publication import hold
 from petiole.tasks.publishing.commit import dispatch
 from petiole.tasks.publishing.validation import checked
 from petiole.workers.state import team_state

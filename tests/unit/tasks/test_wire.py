@@ -6,7 +6,8 @@ import pytest
 
 from petiole.events import EventContext, TextContent, TextMessageEvent, registry
 from petiole.events.errors import InvalidEvent, UsageError
-from petiole.tasks.publishing.document import admit, broker_priority
+from petiole.tasks.broker.topology import broker_priority
+from petiole.tasks.publishing.document import admit
 from tests.support.errors import has_code
 
 LIMIT = 10_000

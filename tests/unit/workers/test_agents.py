@@ -21,9 +21,9 @@ from petiole.events import (
     ToolResult,
     ToolResultEvent,
 )
-from petiole.events.catalog.input import StreamEndedEvent
 from petiole.events.catalog.memory import Recollection
 from petiole.events.catalog.orchestrator import ContextRequest
+from petiole.events.catalog.session import StreamEndedEvent
 from petiole.events.errors import (
     OperationOutcomeUnknown,
     PetioleError,

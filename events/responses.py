@@ -1,6 +1,6 @@
 """Responses: an answer to a request, as an event and as a value. Pure: nothing is sent here.
 
-An answer is an event like any other. That it reaches who waits is part of its publication: see `answering`, and
+An answer is an event like any other. That it reaches the requester is part of its publication:
 tasks/stores/scripts/respond.lua. Its id follows from the request's, so one request has one answer, whoever gives it.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeAlias, TypeVar
 from uuid import UUID, uuid5
 
 from pydantic import BaseModel, TypeAdapter
@@ -18,9 +18,11 @@ from petiole.events.content import Value
 from petiole.events.errors import Permanent, PetioleError, error_type_of, handler_not_found, responder_not_found
 from petiole.events.event import Event
 from petiole.events.subscriptions import Subscription
-from petiole.tasks.stores.requests import Answering, Unwanted
 
 Answer = TypeVar("Answer")
+
+Unwanted: TypeAlias = Literal["late", "foreign", "duplicate"]
+"""Why an answer reached nobody."""
 
 REQUESTED = "request.made"
 RESPONDER = "content.responder"
@@ -98,13 +100,6 @@ def response_id(request: RequestEvent) -> str:
 
 def _exchange(request: RequestEvent) -> dict[str, Value]:
     return request.content.model_dump(exclude={"parameters"})
-
-
-def answering(event: Event) -> Answering | None:
-    """Tell which request an event answers; None where it answers none."""
-    if isinstance(event, ResponseSuccessEvent | ResponseFailureEvent):
-        return Answering(event.content.request_id, event.content.responder, event.event_id)
-    return None
 
 
 def unwanted(event: Event, reason: Unwanted) -> ResponseLateEvent:
