@@ -137,7 +137,7 @@ class EventRegistry:
         try:
             event = event_type.model.model_validate(document)
         except ValidationError as error:
-            raise invalid_event(topic, error) from error
+            raise invalid_event(topic, error, event_type.model) from error
         _check_parameters(event, event_type)
         return event
 

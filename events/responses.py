@@ -67,7 +67,7 @@ def unanswered(request: RequestEvent, error: PetioleError) -> Response[Answer]:
 
 
 def success(request: RequestEvent, value: object) -> ResponseSuccessEvent:
-    """Word an answer. Raises pydantic's ValidationError for a value that no event can hold."""
+    """Word an answer. Raises InvalidEvent for a value that no event can hold."""
     sendable = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
     parameters: dict[str, object] = {"response": sendable}
     return request.caused(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import reprlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from pydantic import BaseModel
 
 from petiole.events.errors import InvalidEvent, UsageError, invalid_subscription
 
@@ -28,8 +32,11 @@ _abridged = reprlib.Repr()
 _abridged.maxstring = _abridged.maxother = _abridged.maxlong = 60
 
 
-def invalid_event(topic: str, report: ValidationError) -> InvalidEvent:
-    """Word the first of pydantic's findings, and say how many more there are."""
+def invalid_event(topic: str, report: ValidationError, model: type[BaseModel] | None = None) -> InvalidEvent:
+    """Word the first of pydantic's findings, and say how many more there are.
+
+    With the `model` that refused them, an unknown field is told with the nearest known one.
+    """
     findings = [
         finding
         for finding in report.errors(include_url=False, include_context=False)
@@ -37,10 +44,21 @@ def invalid_event(topic: str, report: ValidationError) -> InvalidEvent:
     ]
     first = findings[0]
     field = ".".join(str(step) for step in first["loc"]) or "event"
-    reason = _reason(first)
+    nearest = _nearest_field(model, first["loc"]) if model and first["type"] == "extra_forbidden" else None
+    reason = f"is not known here; did you mean {nearest!r}?" if nearest else _reason(first)
     if len(findings) > 1:
         reason += f" (and {len(findings) - 1} more)"
     return InvalidEvent(topic, field, reason, code=_code_of(first["type"]))
+
+
+def _nearest_field(model: type[BaseModel], location: Sequence[int | str]) -> str | None:
+    *parents, name = map(str, location)
+    for parent in parents:
+        field = model.model_fields.get(parent)
+        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
+            return None
+        model = field.annotation
+    return next(iter(difflib.get_close_matches(name, model.model_fields, n=1)), None)
 
 
 def invalid_options(name: str, report: ValidationError) -> UsageError:

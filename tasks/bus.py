@@ -253,7 +253,7 @@ class _DefaultBus(EventBus):
 default_bus = _DefaultBus(make_default_app())
 set_default_bus(default_bus)
 
-publish: Publish = cast("Publish", PromiseProxy(lambda: default_bus.publish))
+publish: Publish = cast("Publish", PromiseProxy(lambda: default_bus.publish, name="publish", __doc__=Publish.__doc__))
 publish_many: Callable[[Iterable[Event | Document]], list[Publication]] = default_bus.publish_many
 request: Requester = default_bus.request
 read_answer: AnswerReader = default_bus.read_answer

@@ -3,6 +3,7 @@
     publish.delay(event)    one message to the queue `publish`; a worker does the rest. Needs the broker only; for an
                             event above PETIOLE_CLAIM_CHECK_BYTES the state store too, which takes its content.
     publish(event)          the same here and now: one hop less. Needs the broker and the state store.
+    await publish.aio(event)    as `publish(event)`, without blocking the asyncio loop
 
 Both check first, in the caller: a bad event raises there, and nothing is sent. The event may be one of our classes, a
 JSON object of ours, or a CloudEvent. Publishing one event twice is publishing it once: its deliveries have the same
@@ -21,9 +22,10 @@ worker is started again; what handlers say that still run is published, and so i
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from celery import uuid
 from celery.exceptions import Reject
@@ -47,6 +49,7 @@ from petiole.tasks.publishing import claim_check
 from petiole.tasks.publishing.commit import Publication, check_open, dispatch
 from petiole.tasks.publishing.delayed import publication
 from petiole.tasks.publishing.document import Admitted, Document
+from petiole.tasks.publishing.threads import run_in_thread
 from petiole.tasks.publishing.validation import checked
 from petiole.tasks.runtime import BusRuntime, BusTask
 from petiole.tasks.settlement import settlement
@@ -56,6 +59,7 @@ from petiole.tasks.settlement.settlement import received
 from petiole.tasks.stores.delayed_messages import Waiting
 
 if TYPE_CHECKING:
+    from celery.canvas import Signature
     from celery.result import AsyncResult
 
 MANY = 100
@@ -63,6 +67,12 @@ MANY = 100
 
 WHEN_FULL = RetryPolicy(max_attempts=10)
 """How often a worker tries to publish for a service where a queue has no room, before the event is a dead letter."""
+
+Delay: TypeAlias = float | timedelta
+"""Seconds, or a timedelta."""
+
+PublishTime: TypeAlias = datetime | str
+"""A time with its zone; as text, in ISO 8601."""
 
 Item = TypeVar("Item")
 
@@ -73,48 +83,105 @@ _ASKED_EVERY_S = 1.0
 
 
 class Publish(BusTask):
-    """The task and the function: see the module."""
+    """Publish an event, here and now; inside a handler, once the handler has succeeded. Safe to repeat.
+
+        publish(event)                    publish(event, delay=3600)            publish(event, at=tomorrow)
+        await publish.aio(event)          the same, and the asyncio loop goes on meanwhile
+        publish.delay(event)              one message to the broker; a worker publishes
+
+    `event` is an event, its JSON object, or a CloudEvent. With `delay` (seconds) or `at`, it is published then, to
+    those who subscribe then; an event waits once, and the first call decides. `now=True`, inside a handler, does not
+    wait for the handler's success.
+
+    Raises: Misuse (UnknownEventType, InvalidEvent, EventTooLarge, InvalidMoment), BrokerUnavailable
+    (PublicationUncertain), QueueFull. Then nothing was published, but for PublicationUncertain.
+    """
 
     name = PUBLISH_TASK
     Request = "petiole.tasks.consuming.request:PublishRequest"
     _asked_at = float("-inf")
 
-    def run(
-        self,
-        event: Event | Document,
-        *,
-        now: bool = False,
-        delay: float | timedelta | None = None,
-        at: datetime | str | None = None,
-    ) -> Publication:
-        """Publish here and now, or hold back inside a handler. Safe to repeat.
+    if TYPE_CHECKING:
+        # For type checkers only: Celery runs a task that has a `__call__` of its own by a slower path.
+        def __call__(
+            self,
+            event: Event | Document,
+            *,
+            now: bool = False,
+            delay: Delay | None = None,
+            at: PublishTime | None = None,
+        ) -> Publication: ...
 
-        With `delay` (seconds) or `at`, it is published then, to those who subscribe then; an event waits once, and the
-        first to be told decides. Raises: UsageError (unknown_event_type, event_too_large), InvalidEvent,
-        InvalidSchedule, BrokerUnavailable (PublishOutcomeUnknown), QueueFull.
+        def s(
+            self, event: Event | Document = ..., *, delay: Delay | None = None, at: PublishTime | None = None
+        ) -> Signature[Any]: ...
+
+        def si(
+            self, event: Event | Document, *, delay: Delay | None = None, at: PublishTime | None = None
+        ) -> Signature[Any]: ...
+
+    def run(
+        self, event: Event | Document, *, now: bool = False, delay: Delay | None = None, at: PublishTime | None = None
+    ) -> Publication:
+        """Publish, for who calls and for who has called `publish.delay`. See the class."""
+        if current_context() is None and not self.request.called_directly:
+            return self._for_a_service(event, due_time(delay, at))
+        prepared = self._prepare(event, now=now, due=due_time(delay, at))
+        return prepared if isinstance(prepared, Publication) else prepared()
+
+    async def aio(
+        self, event: Event | Document, *, now: bool = False, delay: Delay | None = None, at: PublishTime | None = None
+    ) -> Publication:
+        """Publish as `publish(event)` does, here and now, without blocking the asyncio loop. Safe to repeat.
+
+        A few threads publish for all loops of a process. While the broker stalls, other coroutines run. Cancelled, the
+        call may or may not have published the event; publishing the same event again is harmless.
+
+        Raises as `publish`; BrokerUnavailable also where no thread is free and no publish has succeeded for 10 s.
         """
-        due = due_time(delay, at)
+        prepared = self._prepare(event, now=now, due=due_time(delay, at))
+        if isinstance(prepared, Publication):
+            return prepared
+        topic = event.event_type if isinstance(event, Event) else "a document"
+        return await run_in_thread(prepared, f"publishing {topic}")
+
+    def _prepare(
+        self, event: Event | Document, *, now: bool, due: datetime | None
+    ) -> Publication | Callable[[], Publication]:
+        """Hold an event back inside a handler; else return the call that publishes it, which blocks."""
         context = current_context()
         if context is None:
-            directly = self.request.called_directly
-            if not directly:
-                return self._for_a_service(event, due)
-            admitted = checked(self.bus, event)
-            return _published(self.bus, admitted, due, is_refusable=_is_refusable(admitted))
-        if now and due is None and not context.subscription.shadow:
-            return dispatch(context.bus, [emitted(context, event)])[0]
-        return hold(context, event, due)
+            return partial(self._publish, event, due)
+        if not now or due is not None or context.subscription.shadow:
+            return hold(context, event, due)
+        # In the caller, not in the call: an event's id follows from its place among those of its handler.
+        admitted = emitted(context, event)
+        return lambda: dispatch(context.bus, [admitted])[0]
+
+    def _publish(self, event: Event | Document, due: datetime | None) -> Publication:
+        admitted = checked(self.bus, event)
+        return _published(self.bus, admitted, due, is_refusable=_is_refusable(admitted))
+
+    def delay(
+        self, event: Event | Document, *, delay: Delay | None = None, at: PublishTime | None = None
+    ) -> AsyncResult[Any]:
+        """Check the event, then send it to the queue `publish`, from which a worker publishes it.
+
+        It leaves at once, also inside a handler. Raises as `publish`.
+        """
+        return self.apply_async((event,), {"delay": delay, "at": at})
 
     def apply_async(  # type: ignore[override]  # the stubs list every option; we pass them on as they come
-        self, args: tuple[Any, ...] | None = None, kwargs: dict[str, Any] | None = None, **options: Any
+        self,
+        args: tuple[Event | Document] | tuple[()] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        countdown: Delay | None = None,
+        eta: PublishTime | None = None,
+        **options: Any,
     ) -> AsyncResult[Any]:
-        """Check the event, then send it to the queue `publish`; also inside a handler, without waiting for its end.
-
-        Raises as `run`.
-        """
-        said = dict(kwargs or {})
-        event = args[0] if args else said["event"]
-        due = due_time(said.get("delay", options.pop("countdown", None)), said.get("at", options.pop("eta", None)))
+        """Do what `delay` does, with Celery's options; `countdown` and `eta` are `delay` and `at`."""
+        event, due = _arguments(*(args or ()), **{"delay": countdown, "at": eta, **(kwargs or {})})
         context = current_context()
         if context and context.subscription.shadow:
             hold(context, event, due)
@@ -161,7 +228,14 @@ class Publish(BusTask):
         return published
 
 
-def due_time(delay: float | timedelta | None, at: datetime | str | None) -> datetime | None:
+def _arguments(
+    event: Event | Document, *, delay: Delay | None = None, at: PublishTime | None = None
+) -> tuple[Event | Document, datetime | None]:
+    """Read what `publish.delay` was given. Raises TypeError for arguments that it does not have."""
+    return event, due_time(delay, at)
+
+
+def due_time(delay: Delay | None, at: PublishTime | None) -> datetime | None:
     """Tell when an event is to be published; None is now. Raises InvalidSchedule."""
     if delay is None and at is None:
         return None

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from petiole.events.catalog.error import ErrorContent, ErrorEvent
 from petiole.events.content import Value
 from petiole.events.errors import Severity, UsageError, error_type_of
-from petiole.events.event import Category, Event
+from petiole.events.event import Category, Event, EventFields
 from petiole.tasks.handling.buffering import hold
 from petiole.tasks.handling.current import CurrentDelivery, current_context
 from petiole.tasks.operations.lifecycle_events import tell
@@ -64,7 +64,7 @@ def report(
     name = "Error" if isinstance(error, str) else error_type_of(error)
     content = ErrorContent(error_type=name, message=str(error) or name, severity=severity, parameters=said)
     about = event or (context.event if context else None)
-    fields: dict[str, object] = {"event_type": event_type, "content": content}
+    fields: EventFields = {"event_type": event_type, "content": content}
     told = about.caused(ErrorEvent, **fields) if about else ErrorEvent.model_validate(fields)
     if context is None:
         return dispatch(default_bus(), [checked(default_bus(), told)])[0]

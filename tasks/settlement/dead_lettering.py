@@ -34,7 +34,7 @@ from petiole.events.errors import (
     UsageError,
     error_type_of,
 )
-from petiole.events.event import Category, Event
+from petiole.events.event import Category, Event, EventFields
 from petiole.events.ids import Beside, emitted_event_id
 from petiole.tasks.publishing.commit import dispatch
 from petiole.tasks.publishing.delayed import publication
@@ -181,8 +181,12 @@ def _dead_lettered(letter: DeadLetter, event: Event | None) -> ErrorEvent:
         severity=Severity.WARNING,
         parameters=facts(letter) | {"cause": letter.cause},
     )
-    identity = {"event_id": _said_of(letter, Beside.DEAD_LETTERED), "event_type": DEAD_LETTERED, "content": content}
-    return event.caused(ErrorEvent, **identity) if event else ErrorEvent.model_validate(identity)
+    fields: EventFields = {
+        "event_id": _said_of(letter, Beside.DEAD_LETTERED),
+        "event_type": DEAD_LETTERED,
+        "content": content,
+    }
+    return event.caused(ErrorEvent, **fields) if event else ErrorEvent.model_validate(fields)
 
 
 def _said_of(letter: DeadLetter, place: Beside) -> str:

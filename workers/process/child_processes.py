@@ -143,7 +143,7 @@ def ended_like_ctrl_c() -> Iterator[None]:
 
 def _start(name: str, arguments: Sequence[str], output: IO[str] | int) -> Child:
     process = subprocess.Popen(
-        [sys.executable, "-m", "celery", "--quiet", "-A", "workers", *arguments],
+        [sys.executable, "-m", "celery", "--quiet", "-A", "petiole.workers", *arguments],
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,

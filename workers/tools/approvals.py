@@ -31,7 +31,7 @@ from petiole.events.catalog.tools import (
     DecidedApproval,
 )
 from petiole.events.errors import approval_decided, approval_mismatch, unknown_approval
-from petiole.events.event import Event
+from petiole.events.event import Event, EventFields
 from petiole.tasks.handling.buffering import hold
 from petiole.tasks.handling.current import current_bus, current_context
 from petiole.tasks.operations.operator import operator_here
@@ -71,13 +71,15 @@ class Approval:
         if self.state == "pending":
             return None
         asked = self.call.model_dump()
-        fields: dict[str, object] = {"event_id": str(uuid5(NAMESPACE_OID, f"{self.id} {self.state}"))}
-        fields |= {"timestamp": self.decided_at}
+        fields: EventFields = {"event_id": str(uuid5(NAMESPACE_OID, f"{self.id} {self.state}"))}
+        if self.decided_at is not None:
+            fields["timestamp"] = self.decided_at
         if self.state == "expired":
-            return self.request.caused(ApprovalExpiredEvent, content=AskedApproval(**asked), **fields)
-        content = DecidedApproval(**asked, by=self.by, reason=self.reason)
+            fields["content"] = AskedApproval(**asked)
+            return self.request.caused(ApprovalExpiredEvent, **fields)
+        fields["content"] = DecidedApproval(**asked, by=self.by, reason=self.reason)
         kind = ApprovalGrantedEvent if self.state == "granted" else ApprovalDeniedEvent
-        return self.request.caused(kind, content=content, **fields)
+        return self.request.caused(kind, **fields)
 
 
 def ask(request: ApprovalRequestedEvent, *, bus: BusRuntime | None = None) -> Approval:
