@@ -12,25 +12,25 @@ Nothing here knows of Celery, of a broker or of a store.
 
 from __future__ import annotations
 
-from events.catalog.error import ErrorContent, ErrorEvent
-from events.catalog.input import AudioChunkEvent, TextMessageEvent, VideoFrameEvent
-from events.catalog.llm import GeneratedResponse, ResponseGeneratedEvent
-from events.catalog.memory import AssembledContext, ContextAssembledEvent
-from events.catalog.message import CustomEvent, MessageEvent
-from events.catalog.orchestrator import (
+from petiole.events.catalog.error import ErrorContent, ErrorEvent
+from petiole.events.catalog.input import AudioChunkEvent, TextMessageEvent, VideoFrameEvent
+from petiole.events.catalog.llm import GeneratedResponse, ResponseGeneratedEvent
+from petiole.events.catalog.memory import AssembledContext, ContextAssembledEvent
+from petiole.events.catalog.message import CustomEvent, MessageEvent
+from petiole.events.catalog.orchestrator import (
     ClassifiedIntent,
     FormattedResponse,
     IntentClassifiedEvent,
     ResponseReadyEvent,
 )
-from events.catalog.proactive import ProactiveSuggestion, ProactiveSuggestionEvent
-from events.catalog.request import RequestEvent, ResponseFailureEvent, ResponseSuccessEvent
-from events.catalog.tools import ToolResult, ToolResultEvent
-from events.content import AudioContent, Content, ParametersContent, TextContent, Value, VideoContent
-from events.errors import Misuse, Permanent, PetioleError, Retryable, Severity
-from events.event import Category, Event, EventContext
-from events.registry import EventRegistry, EventType, registry
-from events.topics import TopicTrie
+from petiole.events.catalog.proactive import ProactiveSuggestion, ProactiveSuggestionEvent
+from petiole.events.catalog.request import RequestEvent, ResponseFailureEvent, ResponseSuccessEvent
+from petiole.events.catalog.tools import ToolResult, ToolResultEvent
+from petiole.events.content import AudioContent, Content, ParametersContent, TextContent, Value, VideoContent
+from petiole.events.errors import Misuse, Permanent, PetioleError, Retryable, Severity
+from petiole.events.event import Category, Event, EventContext
+from petiole.events.registry import EventRegistry, EventType, registry
+from petiole.events.topics import TopicTrie
 
 __all__ = [
     "AssembledContext", "AudioChunkEvent", "AudioContent", "Category", "ClassifiedIntent", "Content",
@@ -41,3 +41,7 @@ __all__ = [
     "Severity", "TextContent", "TextMessageEvent", "ToolResult", "ToolResultEvent", "TopicTrie", "Value",
     "VideoContent", "VideoFrameEvent", "registry",
 ]  # fmt: skip
+
+if __name__ == "events":
+    # From a checkout's root this file is importable as `events` too. Its modules have one name, `petiole.events.…`.
+    __path__ = []

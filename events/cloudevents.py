@@ -12,9 +12,9 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from events.errors import InvalidValue, MissingField
-from events.event import Event
-from events.validation import invalid_event
+from petiole.events.errors import InvalidValue, MissingField
+from petiole.events.event import Event
+from petiole.events.validation import invalid_event
 
 SPEC_VERSION = "1.0"
 CONTENT_TYPE = "application/json"

@@ -9,7 +9,7 @@
     }
 
 A path names a place in the event's JSON, words joined by dots; what a list holds has no path. All conditions have to
-hold. Whether they do is decided in `tasks/filters.py`.
+hold. Whether they do is decided in `tasks/routing/filters.py`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
-from events.content import read_value
-from events.errors import InvalidFilter
-from events.event import Event, EventContext
+from petiole.events.content import read_value
+from petiole.events.errors import InvalidFilter
+from petiole.events.event import Event, EventContext
 
 Scalar: TypeAlias = str | int | float | bool
 Condition: TypeAlias = Scalar | Mapping[str, Scalar | Sequence[Scalar]]

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Base64Bytes, BaseModel, ConfigDict, JsonValue
 
-from events.event import Moment
+from petiole.events.event import Moment
 
 Cause = Literal[
     "failed",

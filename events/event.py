@@ -14,10 +14,10 @@ from typing import Annotated, ClassVar, Self, TypeVar
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-from events.content import Content, Count, Parameters
-from events.errors import Misuse
-from events.ids import AgentName, EventId, StreamId, Traceparent, new_event_id, new_traceparent
-from events.topics import Topic
+from petiole.events.content import Content, Count, Parameters
+from petiole.events.errors import Misuse
+from petiole.events.ids import AgentName, EventId, StreamId, Traceparent, new_event_id, new_traceparent
+from petiole.events.topics import Topic
 
 MOST_URGENT = 9
 LEAST_URGENT = 0
@@ -138,7 +138,7 @@ class Event(BaseModel):
 
     def to_cloudevent(self) -> dict[str, object]:
         """Write this event as a CloudEvents 1.0 JSON object."""
-        from events.cloudevents import write_cloudevent  # noqa: PLC0415 - that room is built on this one
+        from petiole.events.cloudevents import write_cloudevent  # noqa: PLC0415 - that room is built on this one
 
         return write_cloudevent(self)
 
@@ -149,7 +149,7 @@ class Event(BaseModel):
         Raises: InvalidEvent where the document is no CloudEvent, or not one of this class; Misuse on Event itself,
         which knows no contents: `registry.parse_cloudevent` reads every registered class.
         """
-        from events.cloudevents import read_cloudevent  # noqa: PLC0415 - as above
+        from petiole.events.cloudevents import read_cloudevent  # noqa: PLC0415 - as above
 
         if cls is Event:
             raise Misuse(

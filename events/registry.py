@@ -18,11 +18,11 @@ from typing import Final, TypeVar
 import pydantic_core
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from events import catalog
-from events.catalog.message import CustomEvent
-from events.cloudevents import fields_of
-from events.content import ParametersContent
-from events.errors import (
+from petiole.events import catalog
+from petiole.events.catalog.message import CustomEvent
+from petiole.events.cloudevents import fields_of
+from petiole.events.content import ParametersContent
+from petiole.events.errors import (
     AlreadyRegistered,
     BuiltInAlreadyRegistered,
     InvalidValue,
@@ -32,9 +32,9 @@ from events.errors import (
     UnknownEventType,
     WrongType,
 )
-from events.event import Event, OpenEvent
-from events.topics import check_topic, is_topic
-from events.validation import invalid_event
+from petiole.events.event import Event, OpenEvent
+from petiole.events.topics import check_topic, is_topic
+from petiole.events.validation import invalid_event
 
 AnEvent = TypeVar("AnEvent", bound=Event)
 

@@ -8,11 +8,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
-from events.conditions import Where, check_where
-from events.content import Flag
-from events.event import LEAST_URGENT, MOST_URGENT, Event
-from events.ids import AgentName
-from events.topics import check_pattern
+from petiole.events.conditions import Where, check_where
+from petiole.events.content import Flag
+from petiole.events.event import LEAST_URGENT, MOST_URGENT, Event
+from petiole.events.ids import AgentName
+from petiole.events.topics import check_pattern
 
 Pattern = Annotated[str, AfterValidator(check_pattern)]
 
@@ -28,7 +28,7 @@ Overflow = Literal["block", "reject", "drop_oldest"]
 
 
 OnBusy = Literal["enqueue", "reject", "interrupt"]
-"""What a newer message of the user does while an answer of its stream is written: tasks/drafts/writing.py."""
+"""What a newer message of the user does while an answer of its stream is written: tasks/streaming/writer.py."""
 
 
 OrderingPath = Annotated[str, Field(pattern=r"^[a-z_]+(\.[^.]+)*$", max_length=200)]

@@ -19,7 +19,7 @@ from typing import Annotated, Generic, TypeVar
 
 from pydantic import AfterValidator
 
-from events.errors import InvalidPattern, InvalidTopic
+from petiole.events.errors import InvalidPattern, InvalidTopic
 
 ERROR_CHANNEL = "error"
 EVERYTHING = "*"

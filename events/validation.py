@@ -5,7 +5,7 @@ from __future__ import annotations
 import reprlib
 from typing import TYPE_CHECKING
 
-from events.errors import InvalidEvent, InvalidSubscription, InvalidValue, MissingField, UnknownField, WrongType
+from petiole.events.errors import InvalidEvent, InvalidSubscription, InvalidValue, MissingField, UnknownField, WrongType
 
 if TYPE_CHECKING:
     from pydantic import ValidationError

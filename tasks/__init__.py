@@ -17,7 +17,6 @@
     delivery, or a dead letter                     burial.py        kept with its reason
 
     shadows.compare(…)                             shadows.py       what a shadow would have said
-    approvals.grant(…)                             approvals.py     tool calls that somebody grants or denies
     report(error, …)                               error_channel.py the error channel, whose severities act
     dead_letters.replay(…)                         dead_letters/    what was given up: looked at, mended, sent again
     replay(subscription, …)                        replays.py       from the history to one subscription, again
@@ -36,26 +35,27 @@ What is remembered on the way stands in stores/; tests travel the same way throu
 
 from __future__ import annotations
 
-from tasks import approvals, dead_letters, shadows
-from tasks.agents import Agent
-from tasks.breakers.guards import guarded
-from tasks.budgets import Budget
-from tasks.context import Context
-from tasks.dispatch import Publication
-from tasks.drafts.reading import AnswerReader, Piece, read_answer
-from tasks.drafts.writing import Draft
-from tasks.error_channel import report
-from tasks.gathering import Gathered
-from tasks.idempotence import idempotent
-from tasks.outcomes import Outcome
-from tasks.publication import publish, publish_many
-from tasks.replays import Replay, replay
-from tasks.requests.answering import UNANSWERED
-from tasks.requests.asking import PendingResponse, request
-from tasks.requests.responses import Response
-from tasks.retries import RetryPolicy, later
-from tasks.sessions.session import Session, begin_session, end_session, enter_session, open_session, told_id
-from tasks.stores.sessions import Participant, SessionFacts
+from petiole.tasks import dead_letters
+from petiole.tasks.agents import Agent
+from petiole.tasks.bus import EventBus, default_bus, publish, publish_many, read_answer, request
+from petiole.tasks.handler_context import Context
+from petiole.tasks.operations.error_channel import report
+from petiole.tasks.operations.history_replay import Replay, replay
+from petiole.tasks.patterns import shadow_traffic
+from petiole.tasks.patterns.gather import Gathered
+from petiole.tasks.patterns.idempotency import idempotent
+from petiole.tasks.publishing.commit import Publication
+from petiole.tasks.requests.requester import PendingResponse
+from petiole.tasks.requests.responder import UNANSWERED
+from petiole.tasks.requests.responses import Response
+from petiole.tasks.resilience.guarded import guarded
+from petiole.tasks.resilience.rate_limits import Budget
+from petiole.tasks.sessions.session import Session, begin_session, end_session, enter_session, open_session, told_id
+from petiole.tasks.settlement.outcomes import Outcome
+from petiole.tasks.settlement.retry_policy import RetryPolicy, later
+from petiole.tasks.stores.sessions import Participant, SessionFacts
+from petiole.tasks.streaming.reader import AnswerReader, Piece
+from petiole.tasks.streaming.writer import Draft
 
 __all__ = [
     "UNANSWERED",
@@ -64,6 +64,7 @@ __all__ = [
     "Budget",
     "Context",
     "Draft",
+    "EventBus",
     "Gathered",
     "Outcome",
     "Participant",
@@ -75,9 +76,9 @@ __all__ = [
     "RetryPolicy",
     "Session",
     "SessionFacts",
-    "approvals",
     "begin_session",
     "dead_letters",
+    "default_bus",
     "end_session",
     "enter_session",
     "guarded",
@@ -90,6 +91,10 @@ __all__ = [
     "replay",
     "report",
     "request",
-    "shadows",
+    "shadow_traffic",
     "told_id",
 ]
+
+if __name__ == "tasks":
+    # From a checkout's root this file is importable as `tasks` too. Its modules have one name, `petiole.tasks.…`.
+    __path__ = []

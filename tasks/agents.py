@@ -30,8 +30,8 @@ from typing import Any, TypeAlias, TypeVar
 
 from pydantic import ValidationError
 
-from events.conditions import Where, check_where
-from events.errors import (
+from petiole.events.conditions import Where, check_where
+from petiole.events.errors import (
     DuplicateSubscription,
     InvalidName,
     InvalidOption,
@@ -39,17 +39,17 @@ from events.errors import (
     InvalidSubscription,
     Misuse,
 )
-from events.event import MOST_URGENT, Category
-from events.ids import AGENT_NAME
-from events.subscriptions import FUNCTION_NAME, OnBusy, Overflow, Subscription
-from events.topics import check_pattern
-from events.validation import invalid_subscription
-from tasks import splits
-from tasks.gathering import CLOSED, Part, caller, collector, gathering
-from tasks.requests.answering import answerer
-from tasks.requests.responses import REQUESTED
-from tasks.requests.responses import conditions as conditions_of
-from tasks.retries import RetryPolicy
+from petiole.events.event import MOST_URGENT, Category
+from petiole.events.ids import AGENT_NAME
+from petiole.events.subscriptions import FUNCTION_NAME, OnBusy, Overflow, Subscription
+from petiole.events.topics import check_pattern
+from petiole.events.validation import invalid_subscription
+from petiole.tasks.patterns.gather import CLOSED, Part, caller, collector, gathering
+from petiole.tasks.requests.responder import answerer
+from petiole.tasks.requests.responses import REQUESTED
+from petiole.tasks.requests.responses import conditions as conditions_of
+from petiole.tasks.routing import traffic_split
+from petiole.tasks.settlement.retry_policy import RetryPolicy
 
 # Handlers annotate the event classes they take, which no single callable type can say.
 HandlerFunction: TypeAlias = Callable[..., Any]
@@ -140,11 +140,11 @@ class Agent:
             which it shares the rest.
         shadow: it gets every event, beside whoever else does, and nothing of what it says is published.
         timeout: ends a handler after so many seconds, as a failed attempt; works in every pool, with the limits that
-            tasks/deadlines.py tells.
+            tasks/handling/time_limits.py tells.
         retry: how often a delivery is tried whose handler fails, and how long it waits in between; by default three
             times, at 0, 1 and 3 s. `RetryPolicy(max_attempts=1)` tries once.
         on_busy: of a handler that writes a draft (`context.draft()`), what becomes of it when the user says more in its
-            stream: "interrupt", "enqueue" or "reject" (tasks/drafts/writing.py); by default nothing.
+            stream: "interrupt", "enqueue" or "reject" (tasks/streaming/writer.py); by default nothing.
         batch: lets a worker hand over up to so many deliveries to a slot at once, 2 to 1000; for short handlers.
 
         Raises: InvalidPattern, InvalidFilter, InvalidName, InvalidSubscription, InvalidOption, DuplicateSubscription,
@@ -208,7 +208,7 @@ class Agent:
         retry: RetryPolicy = ONCE,
         read_only: bool = True,
     ) -> Callable[[AHandler], AHandler]:
-        """Answer requests of a type with what a function returns; what it takes is told in tasks/requests/answering.py.
+        """Answer requests of a type with what a function returns; what it takes is told in tasks/requests/responder.py.
 
         One that fails has answered with a failure: it is run again only where `retry` says so. `read_only=False` lets
         it set the agent's state. `priority` and `timeout` are as for `on`. Raises as `on`.
@@ -307,17 +307,17 @@ def _check_weights(subscriptions: Sequence[Subscription], *, of: Subscription) -
     if len(said) > 1:
         reason = f"variant {of.variant!r} has the weights {_listed(said)}; give it one, at one of its handlers"
         raise InvalidSubscription(of.name, "weight", reason)
-    taken = splits.weighted_buckets(splits.weights(members))
-    if taken > splits.BUCKETS:
+    taken = traffic_split.weighted_buckets(traffic_split.weights(members))
+    if taken > traffic_split.BUCKETS:
         reason = f"the weights of split {of.split!r} are {_percent(taken)} in all, and have to stay within 100"
         raise InvalidSubscription(of.name, "weight", reason)
 
 
 def _check_splits_are_whole(subscriptions: Sequence[Subscription]) -> None:
     for each in subscriptions:
-        weights = splits.weights(other for other in subscriptions if other.split == each.split)
-        taken = splits.weighted_buckets(weights)
-        if weights and None not in weights.values() and taken < splits.BUCKETS:
+        weights = traffic_split.weights(other for other in subscriptions if other.split == each.split)
+        taken = traffic_split.weighted_buckets(weights)
+        if weights and None not in weights.values() and taken < traffic_split.BUCKETS:
             reason = (
                 f"the weights of split {each.split!r} are {_percent(taken)} in all, and nobody takes the rest; "
                 "leave the weight of one variant out"
@@ -326,7 +326,7 @@ def _check_splits_are_whole(subscriptions: Sequence[Subscription]) -> None:
 
 
 def _percent(buckets: int) -> str:
-    return f"{buckets / splits.PER_PERCENT:g}"
+    return f"{buckets / traffic_split.PER_PERCENT:g}"
 
 
 def _listed(weights: Iterable[float]) -> str:

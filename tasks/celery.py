@@ -1,177 +1,127 @@
-"""The Celery app: Celery as everyone knows it, with the registry and the stores of the journey at hand."""
+"""Celery's settings: the defaults of the default app, and what a bus needs of any app.
+
+Default app: `celeryconfig`, where such a module is found, is laid over `default_configuration`; PETIOLE_BROKER_URL
+wins over both.
+
+Any app: `configure` adds what is not set (our consumer, our transport for Redis, beat entries) and changes no value
+that the app has. `conflicts` lists the values that would break a guarantee; a worker does not start with them.
+"""
 
 from __future__ import annotations
 
-import logging
-import types
-from datetime import datetime
-from functools import cached_property
-from typing import Any, TypeVar
+import importlib.util
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
-from celery import Celery, Task
-from redis import Redis
-from redis.asyncio import Redis as AsyncRedis
-from redis.asyncio.retry import Retry as AsyncRetry
-from redis.backoff import NoBackoff
-from redis.retry import Retry
+from celery import Celery
 
-from events.errors import NotConfigured, SystemStopping
-from events.registry import EventRegistry, registry
-from tasks.routing import RoutingTable
-from tasks.settings import Settings
-from tasks.stores import Stores, open_stores
-from tasks.stores.clock import Clock
-from tasks.stores.publications import HeldKeys
-from tasks.transport import plain
-from tasks.transport.holder import held_key, holders_key
+from petiole.tasks.settings import Settings
+from petiole.tasks.transport import ours
 
-ATask = TypeVar("ATask", bound=Task[..., Any])
+CONSUMER = "petiole.tasks.consuming.consumer:Consumer"
 
-LONG_WAIT_S = 60.0
-REMEDY = "publish(event, delay=…) waits in the broker instead"
+STOCK_OPTIONS = {
+    "visibility_timeout": 15,
+    # Kombu's own values look for a dead worker's messages about every 100 s.
+    "unacked_restore_interval": 1,
+    "unacked_restore_throttle": 1,
+    "socket_timeout": 10,
+    "socket_connect_timeout": 5,
+    "socket_keepalive": True,
+}
+"""Options of kombu's own transport for Redis. Ours has them as defaults (transport/leases.py)."""
 
-log = logging.getLogger(__name__)
-
-_CLIENT: dict[str, Any] = {"decode_responses": True, "socket_timeout": 10, "socket_connect_timeout": 5}
-_REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
+Configuration = Any  # celery.app.utils.Settings, of which the stubs describe half
 
 
-class EventApp(Celery):
-    """A Celery app that events travel in. Nothing connects before it is used."""
-
-    amqp_cls = "tasks.queues:EventAMQP"
-
-    def __init__(
-        self,
-        name: str,
-        *,
-        config_source: object = "celeryconfig",
-        event_registry: EventRegistry = registry,
-        settings: Settings | None = None,
-        state: Redis | None = None,
-        set_as_current: bool = True,
-    ) -> None:
-        super().__init__(name, config_source=config_source, set_as_current=set_as_current)
-        self.event_registry = event_registry
-        self.settings = settings or Settings()
-        self.store_clock = Clock()
-        self._state = state
-        self._routing = RoutingTable([], version=-1)
-        self._is_closed = False
-
-    @cached_property
-    def stores(self) -> Stores:
-        """What is remembered. Raises NotConfigured where no Redis is known."""
-        options = self.conf.broker_transport_options
-        unacked = self.queue_prefix + str(options.get("unacked_key", "unacked"))
-        index = self.queue_prefix + str(options.get("unacked_index_key", "unacked_index"))
-        held = HeldKeys(unacked, index, held_key(options), holders_key(options))
-        return open_stores(self._state or self._connect(), self.settings, held, self.store_clock)
-
-    @cached_property
-    def driver(self) -> str:
-        """The kind of broker: redis, amqp, memory."""
-        return str(self.connection_for_write().transport.driver_type)
-
-    def adopt(self, base: type[ATask], **attributes: object) -> ATask:
-        """Make a task of this app from a task class.
-
-        Celery binds classes, not instances, to an app: each task gets a class of its own.
-        """
-        own = types.new_class(str(base.__qualname__), (base,), exec_body=lambda body: body.update(attributes))
-        task: ATask = self.register_task(own())
-        return task
-
-    def send_task(self, name: str, *args: Any, **options: Any) -> Any:
-        """Send a task, and warn where Celery will have it wait in a worker's memory."""
-        wait_s = _wait_s(options.get("countdown"), options.get("eta"))
-        if wait_s > LONG_WAIT_S:
-            log.warning("task.waits_in_a_worker", extra={"task": name, "seconds": round(wait_s), "remedy": REMEDY})
-        return super().send_task(name, *args, **options)
-
-    def require_broker(self) -> None:
-        """Raise NotConfigured unless a broker is known: Celery would silently try an AMQP server on this host."""
-        if not self.conf.broker_url:
-            raise NotConfigured("the broker", "set PETIOLE_BROKER_URL, or start the embedded one: petiole up")
-
-    @cached_property
-    def publishes_in_one_step(self) -> bool:
-        """Tell whether the broker and the state store are the same Redis, so that one script reaches both.
-
-        Raises NotConfigured where no broker is known.
-        """
-        self.require_broker()
-        return self.driver == "redis" and self._state is None and self._state_url() == self._broker_as_a_store()
-
-    @cached_property
-    def queue_prefix(self) -> str:
-        """What kombu puts before the names of its keys."""
-        return str(self.conf.broker_transport_options.get("global_keyprefix", ""))
-
-    def known_routing(self) -> RoutingTable:
-        """Return the directory's subscriptions as this process knows them."""
-        return self._routing if self._routing.version >= 0 else self.read_routing()
-
-    def read_routing(self) -> RoutingTable:
-        """Return the directory's subscriptions, read anew."""
-        version, subscriptions = self.stores.directory.read()
-        # Read after the version, which moves with it: a publisher that has the version knows this as well.
-        self._is_closed = self.stores.lifecycle.is_closed()
-        self._routing = RoutingTable(subscriptions, version)
-        return self._routing
-
-    def routing(self) -> RoutingTable:
-        """Return the directory's subscriptions as of now."""
-        known = self._routing.version == self.stores.directory.version()
-        return self._routing if known else self.read_routing()
-
-    def check_open(self, *, asks: bool = False) -> None:
-        """Raise SystemStopping where the system was shut down, and nobody has started it since.
-
-        Unless it `asks`, it goes by what this process knows: a shutdown moves the directory's version, which each
-        publication in one step compares.
-        """
-        if asks or not self.publishes_in_one_step:
-            self.routing()
-        else:
-            self.known_routing()
-        if self._is_closed:
-            self.read_routing()
-        if self._is_closed:
-            raise SystemStopping(self.settings.key_prefix)
-
-    def connect_async(self) -> AsyncRedis:
-        """Make a client of the state store for the asyncio loop that runs. Raises NotConfigured."""
-        return AsyncRedis.from_url(self._checked_state_url(), **_CLIENT, retry=AsyncRetry(NoBackoff(), 0))
-
-    def _connect(self) -> Redis:
-        # Repeating is decided where it is known to be harmless.
-        return Redis.from_url(self._checked_state_url(), **_CLIENT, retry=Retry(NoBackoff(), 0))
-
-    def _checked_state_url(self) -> str:
-        url = self._state_url()
-        if not url.startswith(_REDIS_SCHEMES):
-            raise NotConfigured(
-                "the state store", "set PETIOLE_STATE_URL to a Redis or Valkey, such as redis://HOST:6379"
-            )
-        return url
-
-    def _state_url(self) -> str:
-        return self.settings.state_url or self._broker_as_a_store()
-
-    def _broker_as_a_store(self) -> str:
-        """Write the broker's URL as redis-py reads it."""
-        url = plain(self.conf.broker_url or "")
-        return url.replace("redis+socket:", "unix:").replace("virtual_host=", "db=")
+def make_default_app() -> Celery:
+    """Make the Celery app of the default bus. It reads its settings when they are first used."""
+    app = Celery("petiole", set_as_current=False)
+    app.config_from_object("celeryconfig", silent=True)
+    return app
 
 
-def _wait_s(countdown: float | None, eta: datetime | str | None) -> float:
-    if countdown is not None:
-        return float(countdown)
-    moment = datetime.fromisoformat(eta) if isinstance(eta, str) else eta
-    if moment is None:
-        return 0.0
-    return (moment - datetime.now(moment.tzinfo)).total_seconds()
+def default_configuration(settings: Settings) -> dict[str, object]:
+    """Return the settings of the default app, without a `celeryconfig`."""
+    url = settings.broker_url or settings.embedded_broker_url
+    return {
+        "broker_url": url,
+        "result_backend": settings.result_url or settings.state_url or url,
+        "broker_connection_retry_on_startup": True,
+        "redis_socket_timeout": 30,
+        "redis_socket_connect_timeout": 5,
+        # JSON and nothing else: a pickle from the network runs as code.
+        "accept_content": ["json"],
+        "task_serializer": "json",
+        "result_serializer": "json",
+        "event_serializer": "json",
+        "worker_prefetch_multiplier": 4,
+        "worker_hijack_root_logger": False,
+        "task_default_queue": "publish",
+        "timezone": "UTC",
+        # Celery rounds its waits to whole turns: a beat that sleeps for long keeps no short interval.
+        "beat_max_loop_interval": 5,
+        "beat_schedule_filename": str(settings.home / "beat-schedule"),
+        # celery-redbeat, where it is the scheduler; it talks to the server without our transport.
+        "redbeat_redis_url": settings.state_url or url,
+        "redbeat_key_prefix": f"{settings.key_prefix}:redbeat:",
+        # As long as nobody ticks after a beat was killed; its own default is 25 minutes.
+        "redbeat_lock_timeout": 10,
+    }
 
 
-app = EventApp("petiole")
+def configure(conf: Configuration, settings: Settings, schedule: Mapping[str, Any], *, is_default: bool) -> None:
+    """Add to an app's settings what a bus needs and the app has not set."""
+    defaults = {"worker_consumer": CONSUMER} | (default_configuration(settings) if is_default else {})
+    conf.update({name: value for name, value in defaults.items() if not conf.value_set_for(name)})
+    conf.beat_schedule = {**schedule, **conf.beat_schedule}
+    use_broker(conf, (is_default and settings.broker_url) or conf.broker_write_url, settings)
+
+
+def use_broker(conf: Configuration, url: str | None, settings: Settings) -> None:
+    """Let an app talk to this broker; to Redis by our transport. `broker_url` stays as it is."""
+    if url is None:
+        return
+    options: dict[str, object] = {}
+    if url.startswith(("amqp://", "amqps://", "pyamqp://")):
+        # A message counts as sent when its queue has it on disk. Redis needs no telling.
+        options["confirm_publish"] = True
+    elif settings.transport == "stock":
+        options |= STOCK_OPTIONS
+    if settings.visibility_timeout_s is not None:
+        options["visibility_timeout"] = settings.visibility_timeout_s
+    if options:
+        conf.broker_transport_options = options | conf.broker_transport_options
+    served = url if settings.transport == "stock" else ours(url)
+    conf.update(broker_read_url=served, broker_write_url=served)
+
+
+def conflicts(app: Celery, tasks: Iterable[Any]) -> Iterator[str]:
+    """Say which settings of an app would break a guarantee, where they stand, and what to do."""
+    conf: Configuration = app.conf
+    if conf.worker_consumer != CONSUMER:
+        yield f"{_place('worker_consumer')} is {conf.worker_consumer!r}; remove it: deliveries need {CONSUMER}"
+    if not {"json", "application/json"} & set(conf.accept_content):
+        yield f"{_place('accept_content')} is {conf.accept_content!r}; add 'json': events travel as JSON"
+    if conf.task_protocol != 2:  # noqa: PLR2004 - Celery's own number
+        yield f"{_place('task_protocol')} is {conf.task_protocol!r}; remove it: deliveries need headers (protocol 2)"
+    for task in tasks:
+        for name, needed in (("acks_late", True), ("reject_on_worker_lost", True), ("serializer", "json")):
+            if getattr(task, name) != needed:
+                yield (
+                    f"{_place('task_annotations')} sets {name}={getattr(task, name)!r} for {task.name}; "
+                    f"exclude Petiole's tasks: an event would be lost with its worker"
+                )
+
+
+def _place(setting: str) -> str:
+    """Name a setting, with the line of `celeryconfig` that sets it, where it stands in one."""
+    spec = importlib.util.find_spec("celeryconfig")
+    if spec is None or spec.origin is None:
+        return setting
+    lines = Path(spec.origin).read_text(encoding="utf-8", errors="replace").splitlines()
+    numbers = (number for number, line in enumerate(lines, 1) if re.match(rf"\s*{setting}\b", line))
+    number = next(numbers, None)
+    return f"{spec.origin}:{number}: {setting}" if number else setting

@@ -23,11 +23,10 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from celery import Task
 from celery.exceptions import Reject, Retry
 
-from events.content import Value
-from events.errors import (
+from petiole.events.content import Value
+from petiole.events.errors import (
     BrokerUnavailable,
     EventExpired,
     HopLimitReached,
@@ -36,16 +35,19 @@ from events.errors import (
     Permanent,
     WorkersDied,
 )
-from events.event import Category, Event
-from tasks import admissions, endings, payloads, shadows
-from tasks.agents import Agent, Handler
-from tasks.burial import cause_of
-from tasks.celery import EventApp
-from tasks.context import Context, handling
-from tasks.endings import Run, received
-from tasks.handlers import run_handler
-from tasks.outcomes import Outcome
-from tasks.wire import read
+from petiole.events.event import Category, Event
+from petiole.tasks.agents import Handler
+from petiole.tasks.handler_context import Context
+from petiole.tasks.handling.current import handling
+from petiole.tasks.handling.invocation import run_handler
+from petiole.tasks.patterns import shadow_traffic
+from petiole.tasks.publishing import claim_check
+from petiole.tasks.publishing.document import read
+from petiole.tasks.runtime import BusRuntime, BusTask
+from petiole.tasks.settlement import deduplication, settlement
+from petiole.tasks.settlement.dead_lettering import cause_of
+from petiole.tasks.settlement.outcomes import Outcome
+from petiole.tasks.settlement.settlement import Run, received
 
 log = logging.getLogger(__name__)
 
@@ -58,28 +60,21 @@ class Delivery:
     handler: Handler
 
     @property
-    def app(self) -> EventApp:
-        """The app that it travels in."""
-        return self.run.app
+    def bus(self) -> BusRuntime:
+        """The bus that it travels on."""
+        return self.run.bus
 
 
-class DeliveryTask(Task[..., Any]):
+class DeliveryTask(BusTask):
     """The Celery task of one subscription."""
 
-    app: EventApp
     handler: Handler
-    Strategy = "tasks.batching:strategy"
-    Request = "tasks.task_requests:TaskRequest"
+    Strategy = "petiole.tasks.consuming.batching:strategy"
+    Request = "petiole.tasks.consuming.request:TaskRequest"
 
     def run(self, document: object) -> str:
         """Deliver one event; returns the outcome. Raises Retry where it comes again, else what the handler raised."""
         return deliver(opened(self, self.request, document))
-
-
-def register(app: EventApp, agent: Agent) -> None:
-    """Make Celery tasks of an agent's handlers."""
-    for handler in agent.handlers.values():
-        app.adopt(DeliveryTask, name=handler.subscription.name, handler=handler)
 
 
 def deliver(delivery: Delivery) -> Outcome:
@@ -87,7 +82,7 @@ def deliver(delivery: Delivery) -> Outcome:
     try:
         event = validated(delivery)
     except (Misuse, PayloadUnreadable) as error:
-        endings.give_up(delivery.run, error, cause_of(error), is_told=_is_told(delivery))
+        settlement.give_up(delivery.run, error, cause_of(error), is_told=_is_told(delivery))
         raise
     delivery, refusal = admitted(delivery, event)
     outcome = refusal or handled_and_settled(delivery, event)
@@ -98,18 +93,18 @@ def deliver(delivery: Delivery) -> Outcome:
 def opened(task: DeliveryTask, request: Any, document: object) -> Delivery:
     """Make a delivery of a task request of Celery's."""
     subscription = task.handler.subscription
-    run = received(task.app, request, task=subscription.name, queue=subscription.queue, document=document)
+    run = received(task.bus, request, task=subscription.name, queue=subscription.queue, document=document)
     return Delivery(run, task.handler)
 
 
 def validated(delivery: Delivery) -> Event:
     """Read the event. Raises UnknownEventType, InvalidEvent or PayloadUnreadable."""
     try:
-        document = payloads.whole(delivery.app, delivery.run.document)
+        document = claim_check.whole(delivery.bus, delivery.run.document)
     except BrokerUnavailable as error:
         # Nothing was done yet: the broker keeps the message for later.
         raise Reject(error, requeue=True) from error
-    return read(document, delivery.app.event_registry)
+    return read(document, delivery.bus.event_registry)
 
 
 def admitted(delivery: Delivery, event: Event) -> tuple[Delivery, Outcome | None]:
@@ -120,30 +115,30 @@ def admitted(delivery: Delivery, event: Event) -> tuple[Delivery, Outcome | None
     # What an operator has delivered again is wanted, whatever was aborted before; and errors have to be heard.
     may_be_aborted = delivery.run.replay_id is None and event.category is not Category.ERROR
     work = (delivery.handler.subscription.agent, event.correlation_id) if may_be_aborted else None
-    delivery = replace(delivery, run=endings.begin(delivery.run, work=work))
+    delivery = replace(delivery, run=settlement.begin(delivery.run, work=work))
     begun = delivery.run.begun
     if begun.is_settled:
         return delivery, Outcome.DUPLICATE
     if begun.is_aborted:
-        delivery.app.stores.counters.add("aborted")
-        endings.settle(delivery.run)
+        delivery.bus.stores.counters.add("aborted")
+        settlement.settle(delivery.run)
         return delivery, Outcome.ABORTED
     if begun.is_poison:
         _refuse(delivery, event, WorkersDied(delivery.run.task, begun.deaths))
     expires_at = delivery.handler.subscription.expires_at(event)
     if expires_at is not None and expires_at <= datetime.now(UTC) and delivery.run.replay_id is None:
-        if delivery.app.settings.keep_expired:
+        if delivery.bus.settings.keep_expired:
             _refuse(delivery, event, EventExpired(event.event_type, expires_at.isoformat()))
-        endings.settle(delivery.run)
+        settlement.settle(delivery.run)
         return delivery, Outcome.EXPIRED
-    limit = delivery.app.settings.max_hops
+    limit = delivery.bus.settings.max_hops
     if event.hops > limit:
         _refuse(delivery, event, HopLimitReached(event.event_type, event.hops, limit))
     return delivery, None
 
 
 def _refuse(delivery: Delivery, event: Event, error: Permanent) -> None:
-    endings.give_up(delivery.run, error, cause_of(error), event=event, is_told=_is_told(delivery))
+    settlement.give_up(delivery.run, error, cause_of(error), event=event, is_told=_is_told(delivery))
     raise error
 
 
@@ -152,10 +147,10 @@ def handled_and_settled(delivery: Delivery, event: Event) -> Outcome:
     try:
         context = handled(delivery, event)
         said = context.outbox
-        if not (said.held or said.later or said.state) and endings.ends_with_ack(delivery.run):
-            admissions.note_end(delivery.run.delivery_id)
+        if not (said.held or said.later or said.state) and settlement.ends_with_ack(delivery.run):
+            deduplication.note_end(delivery.run.delivery_id)
             return Outcome.HANDLED
-        return endings.settle(delivery.run, said.held, said.later, state=said.state)
+        return settlement.settle(delivery.run, said.held, said.later, state=said.state)
     except Reject:
         raise
     except Exception as error:
@@ -166,10 +161,10 @@ def handled_and_settled(delivery: Delivery, event: Event) -> Outcome:
 def handled(delivery: Delivery, event: Event) -> Context:
     """Run the handler; returns its context, with what is to be published for it. Raises as `run_handler`."""
     subscription, run = delivery.handler.subscription, delivery.run
-    context = Context(event, run.delivery_id, subscription, run.begun.number, delivery.app, run.replay_id)
+    context = Context(event, run.delivery_id, subscription, run.begun.number, delivery.bus, run.replay_id)
     handling(context, partial(run_handler, delivery.handler, context))
     if subscription.shadow:
-        shadows.silence(context)
+        shadow_traffic.silence(context)
     return context
 
 
@@ -177,7 +172,7 @@ def failed(delivery: Delivery, event: Event, error: Exception) -> None:
     """End a run whose handler failed. Raises Retry where it comes again, else the error."""
     subscription = delivery.handler.subscription
     priority = event.priority if subscription.priority is None else subscription.priority
-    endings.fail(
+    settlement.fail(
         delivery.run, error, delivery.handler.retry, event=event, priority=priority, is_told=_is_told(delivery)
     )
 
@@ -185,7 +180,7 @@ def failed(delivery: Delivery, event: Event, error: Exception) -> None:
 def failed_from_outside(task: DeliveryTask, request: Any, document: object, error: Exception) -> bool:
     """End a run that its own process cannot end any more; returns whether that is noted."""
     delivery = opened(task, request, document)
-    delivery = replace(delivery, run=endings.recalled(delivery.run))
+    delivery = replace(delivery, run=settlement.recalled(delivery.run))
     try:
         failed(delivery, validated(delivery), error)
     except Reject:

@@ -13,21 +13,19 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import NAMESPACE_URL, uuid5
 
-from celery import Task
-
-from events.catalog.memory import ConsolidationDue, ConsolidationDueEvent
-from events.catalog.system import MetricsSummaryEvent, Tick, TickEvent
-from events.event import LEAST_URGENT
-from tasks import metrics
-from tasks.celery import EventApp, app
-from tasks.dispatch import Publication, dispatch
-from tasks.door import checked
-from tasks.queues import PUBLISH_QUEUE, lane
-from tasks.wire import broker_priority
+from petiole.events.catalog.system import MetricsSummaryEvent, Tick, TickEvent
+from petiole.events.event import LEAST_URGENT
+from petiole.tasks.broker.topology import PUBLISH_QUEUE, lane
+from petiole.tasks.operations import metrics
+from petiole.tasks.publishing.commit import Publication, dispatch
+from petiole.tasks.publishing.document import broker_priority
+from petiole.tasks.publishing.validation import checked
+from petiole.tasks.runtime import BusTask
 
 if TYPE_CHECKING:
     from celery.result import AsyncResult
@@ -35,22 +33,21 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Periodic(Task[..., Any]):
+class Periodic(BusTask):
     """A task that is sent at most once for each slot. Subclasses say what is to be done in `run`."""
 
-    ignore_result = True
-    app: EventApp
+    abstract = True
 
     def apply_async(  # type: ignore[override]  # the stubs list every option; we pass them on as they come
         self, args: tuple[Any, ...] | None = None, kwargs: dict[str, Any] | None = None, **options: Any
     ) -> AsyncResult[Any] | None:
         """Send it for the slot that is now; not where nobody is at work. Beat calls this. Raises RedisError."""
         said = dict(kwargs or {})
-        if not self.app.stores.lifecycle.is_at_work():
+        if not self.bus.stores.lifecycle.is_at_work():
             log.debug("periodic.skipped", extra={"task": self.name})
             return None
         said.setdefault("slot", slot_of(time.time(), said["interval_s"]))
-        driver = self.app.driver
+        driver = self.bus.driver
         options.setdefault("task_id", slot_id(f"task {self.name}", said["interval_s"], said["slot"]))
         options.setdefault("queue", lane(PUBLISH_QUEUE, LEAST_URGENT, driver))
         options.setdefault("priority", broker_priority(LEAST_URGENT, driver))
@@ -69,7 +66,7 @@ class TickTask(Periodic):
             content=Tick(interval_s=interval_s, slot=slot),
             expires_at=datetime.now(UTC) + timedelta(seconds=interval_s),
         )
-        return dispatch(self.app, [checked(self.app, event)])[0]
+        return dispatch(self.bus, [checked(self.bus, event)])[0]
 
 
 class MetricsTask(Periodic):
@@ -79,24 +76,12 @@ class MetricsTask(Periodic):
 
     def run(self, *, interval_s: float, slot: int) -> Publication:
         """Publish here and now; once for each slot."""
-        figures = metrics.collect(self.app, interval_s)
+        figures = metrics.collect(self.bus, interval_s)
         event = MetricsSummaryEvent(event_id=slot_id("metrics", interval_s, slot), content=figures.report)
-        publication = dispatch(self.app, [checked(self.app, event)])[0]
+        publication = dispatch(self.bus, [checked(self.bus, event)])[0]
         if not publication.was_repeated:
-            self.app.stores.counters.keep_summary(figures.counts, figures.until)
+            self.bus.stores.counters.keep_summary(figures.counts, figures.until)
         return publication
-
-
-class ConsolidationTask(Periodic):
-    """Publish that the memory is to be cleaned up."""
-
-    name = "petiole.consolidation"
-
-    def run(self, *, interval_s: float, slot: int) -> Publication:
-        """Publish here and now; once for each slot."""
-        content = ConsolidationDue(interval_s=interval_s, slot=slot)
-        event = ConsolidationDueEvent(event_id=slot_id("consolidation", interval_s, slot), content=content)
-        return dispatch(self.app, [checked(self.app, event)])[0]
 
 
 def slot_of(moment: float, interval_s: float) -> int:
@@ -109,6 +94,18 @@ def slot_id(schedule: str, interval_s: float, slot: int) -> str:
     return str(uuid5(NAMESPACE_URL, repr((schedule, interval_s, slot))))
 
 
-tick: TickTask = app.adopt(TickTask)
-summarize: MetricsTask = app.adopt(MetricsTask)
-consolidation: ConsolidationTask = app.adopt(ConsolidationTask)
+def schedule(intervals: Mapping[type[Periodic], float]) -> dict[str, dict[str, object]]:
+    """Make beat's entries of tasks and their intervals in seconds; an interval of 0 is none.
+
+    A task that comes too late is not run (`expires`). Each is named by its slot, so two beats do not double it.
+    """
+    return {
+        task.name: {
+            "task": task.name,
+            "schedule": interval_s,
+            "kwargs": {"interval_s": interval_s},
+            "options": {"expires": interval_s},
+        }
+        for task, interval_s in intervals.items()
+        if interval_s
+    }

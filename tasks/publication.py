@@ -25,26 +25,27 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from celery import Task, uuid
+from celery import uuid
 from celery.exceptions import Reject
 from redis.exceptions import RedisError
 
-from events.errors import BrokerUnavailable, InvalidMoment, Misuse, PayloadUnreadable, QueueFull
-from events.event import Event
-from tasks import endings, payloads
-from tasks.burial import cause_of
-from tasks.celery import EventApp, app
-from tasks.context import Context, current_context
-from tasks.dispatch import Publication, check_open, dispatch
-from tasks.door import checked
-from tasks.endings import received
-from tasks.queues import PUBLISH_QUEUE, PUBLISH_TASK, lane
-from tasks.replays import replay_number
-from tasks.retries import LONGEST_WAIT, RetryPolicy
-from tasks.sending import sending
-from tasks.stores.delays import Waiting
-from tasks.waiting import publication
-from tasks.wire import Admitted, Document, broker_priority, read
+from petiole.events.errors import BrokerUnavailable, InvalidMoment, Misuse, PayloadUnreadable, QueueFull
+from petiole.events.event import Event
+from petiole.tasks.broker.producer import sending
+from petiole.tasks.broker.topology import PUBLISH_QUEUE, PUBLISH_TASK, lane
+from petiole.tasks.handling.current import CurrentDelivery, current_context
+from petiole.tasks.operations.history_replay import replay_number
+from petiole.tasks.publishing import claim_check
+from petiole.tasks.publishing.commit import Publication, check_open, dispatch
+from petiole.tasks.publishing.delayed import publication
+from petiole.tasks.publishing.document import Admitted, Document, broker_priority, read
+from petiole.tasks.publishing.validation import checked
+from petiole.tasks.runtime import BusRuntime, BusTask
+from petiole.tasks.settlement import settlement
+from petiole.tasks.settlement.dead_lettering import cause_of
+from petiole.tasks.settlement.retry_policy import LONGEST_WAIT, RetryPolicy
+from petiole.tasks.settlement.settlement import received
+from petiole.tasks.stores.delayed_messages import Waiting
 
 if TYPE_CHECKING:
     from celery.result import AsyncResult
@@ -63,13 +64,11 @@ _ASKED_EVERY_S = 1.0
 """How long `publish.delay` goes by what it knows of a shutdown: it compares no version with anybody."""
 
 
-class Publish(Task[..., Any]):
+class Publish(BusTask):
     """The task and the function: see the module."""
 
     name = PUBLISH_TASK
-    ignore_result = True
-    app: EventApp
-    Request = "tasks.task_requests:PublishRequest"
+    Request = "petiole.tasks.consuming.request:PublishRequest"
     _asked_at = float("-inf")
 
     def run(
@@ -92,10 +91,10 @@ class Publish(Task[..., Any]):
             directly = self.request.called_directly
             if not directly:
                 return self._for_a_service(event, due)
-            admitted = checked(self.app, event)
-            return _published(self.app, admitted, due, is_refusable=_is_refusable(admitted))
+            admitted = checked(self.bus, event)
+            return _published(self.bus, admitted, due, is_refusable=_is_refusable(admitted))
         if now and due is None and not context.subscription.shadow:
-            return dispatch(context.app, [_emitted(context, event)])[0]
+            return dispatch(context.bus, [_emitted(context, event)])[0]
         return hold(context, event, due)
 
     def apply_async(  # type: ignore[override]  # the stubs list every option; we pass them on as they come
@@ -112,58 +111,55 @@ class Publish(Task[..., Any]):
         if context and context.subscription.shadow:
             hold(context, event, due)
             return self.AsyncResult(options.get("task_id") or uuid())
-        admitted = _emitted(context, event) if context else checked(self.app, event)
-        self.app.require_broker()
+        admitted = _emitted(context, event) if context else checked(self.bus, event)
+        self.bus.require_broker()
         if context is None and _is_refusable(admitted):
             self._check_open(admitted.event)
-        priority, driver = admitted.event.priority, self.app.driver
+        priority, driver = admitted.event.priority, self.bus.driver
         options.setdefault("queue", lane(PUBLISH_QUEUE, priority, driver))
         options.setdefault("priority", broker_priority(priority, driver))
         options.setdefault("argsrepr", admitted.event.event_type)
-        payloads.store(self.app, [admitted])
-        with sending(self.app, f"publishing {admitted.event.event_type}") as outlet:
+        claim_check.store(self.bus, [admitted])
+        with sending(self.bus, f"publishing {admitted.event.event_type}") as outlet:
             timing = {"at": due.isoformat()} if due else {}
             return outlet.send(super().apply_async, (admitted.travelling,), timing, **options)
 
     def _check_open(self, event: Event) -> None:
         # On other brokers a service may have no state store; what it sends waits for the next start.
-        if self.app.publishes_in_one_step:
+        if self.bus.publishes_in_one_step:
             is_time = time.monotonic() - self._asked_at >= _ASKED_EVERY_S
-            check_open(self.app, f"publishing {event.event_type}", asks=is_time)
+            check_open(self.bus, f"publishing {event.event_type}", asks=is_time)
             self._asked_at = time.monotonic() if is_time else self._asked_at
 
     def _for_a_service(self, event: Event | Document, due: datetime | None) -> Publication:
         """Do what `publish.delay` asked for. What cannot be published becomes a dead letter: nobody waits for it."""
-        run = received(self.app, self.request, task=PUBLISH_TASK, queue=PUBLISH_QUEUE, document=event)
+        run = received(self.bus, self.request, task=PUBLISH_TASK, queue=PUBLISH_QUEUE, document=event)
         try:
-            admitted = checked(self.app, event)
+            admitted = checked(self.bus, event)
         except BrokerUnavailable as error:
             raise Reject(error, requeue=True) from error
         except (Misuse, PayloadUnreadable) as error:
-            endings.give_up(endings.begin(run), error, cause_of(error))
+            settlement.give_up(settlement.begin(run), error, cause_of(error))
             raise
         try:
-            published = _published(self.app, admitted, due)
+            published = _published(self.bus, admitted, due)
             if run.letter_id is not None:
-                self.app.stores.dead_letters.resolve(run.letter_id, replay_number(run.replay_id))
+                self.bus.stores.dead_letters.resolve(run.letter_id, replay_number(run.replay_id))
         except (BrokerUnavailable, RedisError) as error:
             raise Reject(error, requeue=True) from error
         except (Misuse, QueueFull) as error:
             said = admitted.event
-            endings.fail(endings.begin(run), error, WHEN_FULL, event=said, priority=said.priority)
+            settlement.fail(settlement.begin(run), error, WHEN_FULL, event=said, priority=said.priority)
         return published
 
 
-publish: Publish = app.adopt(Publish)
-
-
-def hold(context: Context, event: Event | Document, due: datetime | None = None) -> Publication:
+def hold(context: CurrentDelivery, event: Event | Document, due: datetime | None = None) -> Publication:
     """Keep an event of a handler's until the handler has succeeded. Raises Misuse for one that cannot be published."""
     admitted = _emitted(context, event)
     if due is None:
         context.outbox.held.append(admitted)
     else:
-        context.outbox.later.append(_waiting(context.app, admitted, due))
+        context.outbox.later.append(_waiting(context.bus, admitted, due))
     return Publication(admitted.event, was_held=True, due=due)
 
 
@@ -197,18 +193,18 @@ def _moment(at: object) -> datetime:
     return moment
 
 
-def _published(app: EventApp, admitted: Admitted, due: datetime | None, *, is_refusable: bool = False) -> Publication:
+def _published(bus: BusRuntime, admitted: Admitted, due: datetime | None, *, is_refusable: bool = False) -> Publication:
     if due is None or due <= datetime.now(UTC):
-        return dispatch(app, [admitted], is_refusable=is_refusable)[0]
-    dispatch(app, [], is_refusable=is_refusable, waiting=[_waiting(app, admitted, due)])
+        return dispatch(bus, [admitted], is_refusable=is_refusable)[0]
+    dispatch(bus, [], is_refusable=is_refusable, waiting=[_waiting(bus, admitted, due)])
     return Publication(admitted.event, due=due)
 
 
-def _waiting(app: EventApp, admitted: Admitted, due: datetime) -> Waiting:
-    return publication(app, admitted, due)
+def _waiting(bus: BusRuntime, admitted: Admitted, due: datetime) -> Waiting:
+    return publication(bus, admitted, due)
 
 
-def publish_many(events: Iterable[Event | Document]) -> list[Publication]:
+def publish_many(bus: BusRuntime, events: Iterable[Event | Document]) -> list[Publication]:
     """Publish several events at once, in order; each as `publish` would, at a fraction of the cost.
 
     All are checked before the first is sent. Safe to repeat as a whole. Raises as `publish`.
@@ -216,19 +212,21 @@ def publish_many(events: Iterable[Event | Document]) -> list[Publication]:
     context = current_context()
     if context is not None:
         return [hold(context, event) for event in events]
-    admitted = [checked(app, event) for event in events]
+    admitted = [checked(bus, event) for event in events]
     is_refusable = any(_is_refusable(each) for each in admitted)
     batches = batched(admitted, MANY)
-    return [publication for batch in batches for publication in dispatch(app, batch, is_refusable=is_refusable)]
+    return [publication for batch in batches for publication in dispatch(bus, batch, is_refusable=is_refusable)]
 
 
 def _is_refusable(admitted: Admitted) -> bool:
     return admitted.event.event_type.partition(".")[0] not in _PASS_WHILE_STOPPING
 
 
-def _emitted(context: Context, event: Event | Document) -> Admitted:
-    said = event if isinstance(event, Event) else read(payloads.whole(context.app, event), context.app.event_registry)
-    return checked(context.app, context.emitted(said))
+def _emitted(context: CurrentDelivery, event: Event | Document) -> Admitted:
+    said = (
+        event if isinstance(event, Event) else read(claim_check.whole(context.bus, event), context.bus.event_registry)
+    )
+    return checked(context.bus, context.emitted(said))
 
 
 def batched(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -20,11 +21,35 @@ Duration = Annotated[timedelta, BeforeValidator(_as_seconds), Field(gt=timedelta
 """More than nothing; the environment gives seconds, or ISO 8601 such as PT5M."""
 
 
+def _as_interval(seconds: float) -> float:
+    if seconds != 0 and not _SHORTEST_INTERVAL_S <= seconds <= _LONGEST_INTERVAL_S:
+        raise ValueError(f"give seconds from {_SHORTEST_INTERVAL_S} to {_LONGEST_INTERVAL_S}, or 0 to switch it off")
+    return seconds
+
+
+Interval = Annotated[float, AfterValidator(_as_interval)]
+"""Seconds between two runs of a periodic task; 0 switches it off."""
+
+_SHORTEST_INTERVAL_S, _LONGEST_INTERVAL_S = 0.1, 86_400
+
+
 class Settings(BaseSettings):
     """Limits and places. Each field is set by PETIOLE_ and its name in capitals; durations as seconds or ISO 8601."""
 
-    model_config = SettingsConfigDict(env_prefix="PETIOLE_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="PETIOLE_", frozen=True, env_ignore_empty=True)
 
+    broker_url: str | None = Field(default=None, description="the broker: redis://… or amqp://…")
+    result_url: str | None = Field(default=None, description="where Celery keeps results; by default the state store")
+    home: Path = Field(default=Path(".petiole"), description="folder of the embedded broker and of beat's schedule")
+    transport: Literal["petiole", "stock"] = Field(
+        default="petiole", description="stock: kombu's own transport for Redis, which loses messages of killed workers"
+    )
+    visibility_timeout_s: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="how long a lease lasts that is not renewed; 15 s"
+    )
+    tick_interval_s: Interval = Field(default=60.0, description="seconds between ticks")
+    metrics_interval_s: Interval = Field(default=60.0, description="seconds between metrics summaries")
+    session_sweep_interval_s: Interval = Field(default=15.0, description="seconds between looks for idle sessions")
     state_url: str | None = Field(default=None, description="Redis for what is remembered; by default the broker")
     key_prefix: Annotated[str, Field(min_length=1)] = "petiole"
 
@@ -59,9 +84,6 @@ class Settings(BaseSettings):
         default=timedelta(days=30), description="how long an idempotent function knows what it was called with"
     )
 
-    approval_timeout: Duration = Field(
-        default=timedelta(hours=1), description="how long somebody may take to grant or deny a tool's call"
-    )
     draft_lease: Annotated[Duration, Field(ge=timedelta(seconds=1))] = Field(
         default=timedelta(seconds=5), description="how long whoever writes an answer may be silent before it is lost"
     )
@@ -93,6 +115,14 @@ class Settings(BaseSettings):
     session_memory_bytes: Annotated[int, Field(gt=0)] = Field(
         default=65_536, description="how much a session's working memory may hold, names and JSON"
     )
+
+    @property
+    def embedded_broker_url(self) -> str | None:
+        """Where the embedded broker of this home listens; None where none was started."""
+        try:
+            return (self.home / "broker.url").read_text(encoding="utf-8").strip()
+        except FileNotFoundError:
+            return None
 
     @property
     def blob_age(self) -> timedelta:

@@ -20,8 +20,8 @@ import pytest
 import redis
 from amqp.exceptions import AMQPError
 
-from events import TextContent, TextMessageEvent
-from workers import broker
+from petiole.events import TextContent, TextMessageEvent
+from petiole.workers.process import embedded_broker
 
 ROOT = Path(__file__).parent.parent
 
@@ -46,8 +46,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def broker_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Start a real server for the whole run; tests that share it keep apart by database or by prefix."""
     home = tmp_path_factory.mktemp("broker")
-    yield broker.start(home).url
-    broker.stop(home)
+    yield embedded_broker.start(home).url
+    embedded_broker.stop(home)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import importlib
 import pkgutil
 from collections.abc import Iterator
 
-from events.event import Event, OpenEvent
+from petiole.events.event import Event, OpenEvent
 
 
 def event_classes() -> Iterator[type[Event]]:

@@ -6,9 +6,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from events.content import Content, Parameters, Text
-from events.event import Category, Event
-from events.ids import SYSTEM_STREAM, StreamId
+from petiole.events.content import Content, Parameters, Text
+from petiole.events.event import Category, Event
+from petiole.events.ids import SYSTEM_STREAM, StreamId
 
 
 class AgentStep(Content):

@@ -6,9 +6,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from events.content import Content, Count, Text
-from events.event import MOST_URGENT, Category, Event, Moment
-from events.ids import SYSTEM_STREAM, StreamId
+from petiole.events.content import Content, Count, Text
+from petiole.events.event import MOST_URGENT, Category, Event, Moment
+from petiole.events.ids import SYSTEM_STREAM, StreamId
 
 
 class CircuitStep(Content):

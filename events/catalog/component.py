@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from events.content import Content, Text
-from events.event import Category, Event
-from events.ids import SYSTEM_STREAM, StreamId
+from petiole.events.content import Content, Text
+from petiole.events.event import Category, Event
+from petiole.events.ids import SYSTEM_STREAM, StreamId
 
 
 class FeatureStatus(Content):

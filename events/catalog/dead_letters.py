@@ -6,9 +6,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from events.content import Content, Count, Flag, Number, Positive, Text
-from events.event import LEAST_URGENT, Category, Event
-from events.ids import StreamId
+from petiole.events.content import Content, Count, Flag, Number, Positive, Text
+from petiole.events.event import LEAST_URGENT, Category, Event
+from petiole.events.ids import StreamId
 
 DEAD_LETTERS_STREAM = "dead-letters"
 

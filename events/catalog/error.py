@@ -6,11 +6,11 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from events.content import Content, Parameters, Text
-from events.errors import Severity
-from events.event import MOST_URGENT, Category, OpenEvent
-from events.ids import SYSTEM_STREAM, StreamId
-from events.topics import Topic
+from petiole.events.content import Content, Parameters, Text
+from petiole.events.errors import Severity
+from petiole.events.event import MOST_URGENT, Category, OpenEvent
+from petiole.events.ids import SYSTEM_STREAM, StreamId
+from petiole.events.topics import Topic
 
 
 class ErrorContent(Content):

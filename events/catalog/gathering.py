@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from events.content import Content, Text
-from events.event import Category, Event
+from petiole.events.content import Content, Text
+from petiole.events.event import Category, Event
 
 
 class ClosedGathering(Content):
-    """Which subscription gathers, and under which key; the parts are kept apart (tasks/stores/gatherings.py)."""
+    """Which subscription gathers, and under which key; the parts are kept apart (tasks/stores/aggregations.py)."""
 
     subscription: Text
     key: str

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from events.content import AudioContent, Content, TextContent, VideoContent
-from events.event import Category, Event
+from petiole.events.content import AudioContent, Content, TextContent, VideoContent
+from petiole.events.event import Category, Event
 
 
 class StreamStarted(Content):

@@ -6,8 +6,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from events.content import Content, Count, Flag, Parameters, Text
-from events.event import Category, Event
+from petiole.events.content import Content, Count, Flag, Parameters, Text
+from petiole.events.event import Category, Event
 
 FinishReason = Literal["stop", "length", "content_filter", "tool_calls", "interrupted"]
 """Why a model wrote no more: `interrupted` by a newer message; its text is what there was by then."""

@@ -6,9 +6,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from events.content import Content, Count, Flag, Number, Text
-from events.event import LEAST_URGENT, Category, Event, Moment
-from events.ids import SYSTEM_STREAM, EventId, StreamId
+from petiole.events.content import Content, Count, Flag, Number, Text
+from petiole.events.event import LEAST_URGENT, Category, Event, Moment
+from petiole.events.ids import SYSTEM_STREAM, EventId, StreamId
 
 
 class Recollection(Content):

@@ -6,8 +6,8 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from events.content import ParametersContent
-from events.event import Category, OpenEvent
+from petiole.events.content import ParametersContent
+from petiole.events.event import Category, OpenEvent
 
 
 class MessageEvent(OpenEvent):

@@ -6,8 +6,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from events.content import Content, Count, Flag, Parameters, Share, Text
-from events.event import Category, Event
+from petiole.events.content import Content, Count, Flag, Parameters, Share, Text
+from petiole.events.event import Category, Event
 
 
 class ClassifiedIntent(Content):

@@ -7,8 +7,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from events.content import Content, Count, Share, Text
-from events.event import Category, Event
+from petiole.events.content import Content, Count, Share, Text
+from petiole.events.event import Category, Event
 
 
 class ProactiveSuggestion(Content):

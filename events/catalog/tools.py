@@ -6,8 +6,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from events.content import Content, Flag, Parameters, Text, Value
-from events.event import Category, Event, Moment
+from petiole.events.content import Content, Flag, Parameters, Text, Value
+from petiole.events.event import Category, Event, Moment
 
 
 class RequestedCall(Content):

@@ -6,8 +6,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from events.content import Content, Count, Number, Text
-from events.event import Category, Event
+from petiole.events.content import Content, Count, Number, Text
+from petiole.events.event import Category, Event
 
 
 class RecordedUsage(Content):

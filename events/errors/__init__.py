@@ -97,14 +97,8 @@ One file for each branch: misuse.py, permanent.py, retryable.py; what they hang 
 
 from __future__ import annotations
 
-from events.errors.base import (
-    Misuse,
-    Permanent,
-    PetioleError,
-    Retryable,
-    Severity,
-)
-from events.errors.misuse import (
+from petiole.events.errors.base import Misuse, Permanent, PetioleError, Retryable, Severity
+from petiole.events.errors.misuse import (
     AlreadyRegistered,
     ApprovalDecided,
     BuiltInAlreadyRegistered,
@@ -150,7 +144,7 @@ from events.errors.misuse import (
     WorkingMemoryFull,
     WrongType,
 )
-from events.errors.permanent import (
+from petiole.events.errors.permanent import (
     AnswerCut,
     ApprovalDenied,
     ApprovalExpired,
@@ -170,7 +164,7 @@ from events.errors.permanent import (
     UndecodableMessage,
     WorkersDied,
 )
-from events.errors.retryable import (
+from petiole.events.errors.retryable import (
     AnswerOverdue,
     AnswerSuperseded,
     BrokerFull,

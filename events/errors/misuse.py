@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from events.errors.base import Misuse, shown
+from petiole.events.errors.base import Misuse, shown
 
 
 class InvalidTopic(Misuse):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from events.errors.base import Permanent, shown
+from petiole.events.errors.base import Permanent, shown
 
 
 class HopLimitReached(Permanent):
@@ -101,7 +101,7 @@ class EffectUnfinished(Permanent):
     def __str__(self) -> str:
         return (
             f"{self.function} was begun for the key {self.key!r} at {self.since} and not done, so it may have "
-            "acted or not: look, and say tasks.idempotence.settle(function, key, result) if it has, "
+            "acted or not: look, and say petiole.tasks.patterns.idempotency.settle(function, key, result) if it has, "
             "forget(function, key) if not; or decorate it with on_unfinished='repeat' where acting twice does no harm"
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from events.errors.base import Retryable, shown
+from petiole.events.errors.base import Retryable, shown
 
 
 class BrokerUnavailable(Retryable):

@@ -7,25 +7,26 @@
     export_to, import_from as lines of JSON                                   files.py
     retain                 by age and number, with an alarm before            retention.py
 
-    from tasks import dead_letters
+    from petiole.tasks import dead_letters
 
     for group in dead_letters.groups("cause"):
         print(group.name, group.count)
     dead_letters.replay(dead_letters.Letters(cause="failed"), rate_hz=50, canary=5)
 
-They are put here by burial (tasks/burial.py), and a replay's outcome is noted by whoever delivers it. What is done here
+They are put here by burial (tasks/settlement/dead_lettering.py), and a replay's outcome is noted by whoever delivers
+it. What is done here
 is published under `dead_letters.…` (audit.py). `petiole dead-letters` is the same at the command line.
 """
 
 from __future__ import annotations
 
-from tasks.dead_letters.discarding import discard, discardable
-from tasks.dead_letters.editing import edit, locked_in
-from tasks.dead_letters.files import Imported, export_to, import_from
-from tasks.dead_letters.replaying import LettersPlan, LettersReplay, Tally, plan, replay, tally, wait_for
-from tasks.dead_letters.retention import Retained, retain
-from tasks.dead_letters.selection import Group, Letters, find, get, groups, states_of
-from tasks.stores.dead_letters import STATES, Kept, State
+from petiole.tasks.dead_letters.discarding import discard, discardable
+from petiole.tasks.dead_letters.editing import edit, locked_in
+from petiole.tasks.dead_letters.files import Imported, export_to, import_from
+from petiole.tasks.dead_letters.replay import LettersPlan, LettersReplay, Tally, plan, replay, tally, wait_for
+from petiole.tasks.dead_letters.retention import Retained, retain
+from petiole.tasks.dead_letters.selection import Group, Letters, find, get, groups, states_of
+from petiole.tasks.stores.dead_letters import STATES, Kept, State
 
 __all__ = [
     "STATES",

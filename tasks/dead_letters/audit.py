@@ -2,40 +2,27 @@
 
 from __future__ import annotations
 
-import getpass
 import logging
-import os
-import socket
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from events.catalog.dead_letters import DeadLettersEvent
-from events.errors import QueueFull
-from tasks.dispatch import dispatch
-from tasks.door import checked
+from petiole.events.catalog.dead_letters import DeadLettersEvent
+from petiole.events.errors import QueueFull
+from petiole.tasks.publishing.commit import dispatch
+from petiole.tasks.publishing.validation import checked
 
 if TYPE_CHECKING:
-    from tasks.celery import EventApp
+    from petiole.tasks.runtime import BusRuntime
 
 log = logging.getLogger(__name__)
 
 
-def operator_here() -> str:
-    """Name who runs this process: user@host."""
-    try:
-        user = getpass.getuser()
-    except (OSError, KeyError):
-        # In a container, a user may have a number only.
-        user = f"uid-{os.getuid()}"
-    return f"{user}@{socket.gethostname()}"
-
-
-def say(app: EventApp, events: Sequence[DeadLettersEvent]) -> None:
+def say(bus: BusRuntime, events: Sequence[DeadLettersEvent]) -> None:
     """Publish what was done. Safe to repeat under the same ids. Raises BrokerUnavailable."""
     if not events:
         return
     try:
-        dispatch(app, [checked(app, event) for event in events])
+        dispatch(bus, [checked(bus, event) for event in events])
     except QueueFull:
         # It was done; a listener without room shall not keep the operator from going on.
         log.exception("dead_letters.unsaid", extra={"events": len(events)})

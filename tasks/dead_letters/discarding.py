@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from events.catalog.dead_letters import DeadLetterDiscardedEvent, DiscardedLetter
-from tasks.celery import EventApp
-from tasks.celery import app as default_app
-from tasks.dead_letters.audit import operator_here, say
-from tasks.dead_letters.selection import Letters, find
-from tasks.publication import batched
-from tasks.stores.dead_letters import STATES, Kept
+from petiole.events.catalog.dead_letters import DeadLetterDiscardedEvent, DiscardedLetter
+from petiole.tasks.dead_letters.audit import say
+from petiole.tasks.dead_letters.selection import Letters, find
+from petiole.tasks.handling.current import current_bus
+from petiole.tasks.operations.operator import operator_here
+from petiole.tasks.publication import batched
+from petiole.tasks.runtime import BusRuntime
+from petiole.tasks.stores.dead_letters import STATES, Kept
 
 AT_ONCE = 100
 """Letters that are removed in one step."""
@@ -24,19 +25,20 @@ def discard(
     *,
     operator: str | None = None,
     on_discarded: Callable[[int], object] = lambda _: None,
-    app: EventApp = default_app,
+    bus: BusRuntime | None = None,
 ) -> int:
     """Remove letters; returns how many.
 
     Those that are being replayed stay, unless they are asked for by id or by that state: their replay goes on, and if
     it fails they are there again. Each is told before it is removed. Raises: UnknownDeadLetter, BrokerUnavailable.
     """
+    bus = current_bus(bus)
     who, removed = operator or operator_here(), 0
-    ids = [kept.letter.id for kept in find(discardable(letters), app=app)]
+    ids = [kept.letter.id for kept in find(discardable(letters), bus=bus)]
     for some in batched(ids, AT_ONCE):
-        chosen = list(app.stores.dead_letters.read(some))
-        say(app, [_told(kept, who) for kept in chosen])
-        removed += sum(app.stores.dead_letters.remove([(kept.letter.id, kept.state, None) for kept in chosen]))
+        chosen = list(bus.stores.dead_letters.read(some))
+        say(bus, [_told(kept, who) for kept in chosen])
+        removed += sum(bus.stores.dead_letters.remove([(kept.letter.id, kept.state, None) for kept in chosen]))
         on_discarded(len(some))
     return removed
 

@@ -10,17 +10,18 @@ import json
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 
-from events.catalog.dead_letters import DeadLetterEditedEvent, EditedLetter
-from events.dead_letter import DeadLetter
-from events.errors import CannotEdit, InvalidEvent, UnknownDeadLetter, UnknownSubscription
-from events.ids import Beside, edited_letter_id, emitted_event_id
-from tasks.celery import EventApp
-from tasks.celery import app as default_app
-from tasks.dead_letters.audit import operator_here, say
-from tasks.dead_letters.selection import get
-from tasks.queues import PUBLISH_QUEUE, PUBLISH_TASK
-from tasks.stores.blobs import DATAREF
-from tasks.wire import Document, admit
+from petiole.events.catalog.dead_letters import DeadLetterEditedEvent, EditedLetter
+from petiole.events.dead_letter import DeadLetter
+from petiole.events.errors import CannotEdit, InvalidEvent, UnknownDeadLetter, UnknownSubscription
+from petiole.events.ids import Beside, edited_letter_id, emitted_event_id
+from petiole.tasks.broker.topology import PUBLISH_QUEUE, PUBLISH_TASK
+from petiole.tasks.dead_letters.audit import say
+from petiole.tasks.dead_letters.selection import get
+from petiole.tasks.handling.current import current_bus
+from petiole.tasks.operations.operator import operator_here
+from petiole.tasks.publishing.document import Document, admit
+from petiole.tasks.runtime import BusRuntime
+from petiole.tasks.stores.blobs import DATAREF
 
 LOCKED = ("event_id", "stream_id", "correlation_id", "causation_id", "event_type")
 """What an event is: an edited one keeps it."""
@@ -41,7 +42,7 @@ def edit(
     *,
     to: str | None = None,
     operator: str | None = None,
-    app: EventApp = default_app,
+    bus: BusRuntime | None = None,
 ) -> DeadLetter:
     """Let a new letter with this event stand for one that is pending or failed again; returns the new one.
 
@@ -49,17 +50,18 @@ def edit(
     that it was for, or, where nobody has that, is published. Safe to repeat. Raises: UnknownDeadLetter,
     UnknownSubscription, CannotEdit for a change of what the event is, and as `publish` for an event that is none.
     """
-    old = get(letter_id, app=app)
+    bus = current_bus(bus)
+    old = get(letter_id, bus=bus)
     if old.state in _AGAINST:
         raise CannotEdit(letter_id, "state", _AGAINST[old.state])
-    _check(app, old.letter, event)
-    new = _successor(app, old.letter, event, to)
-    answer = app.stores.dead_letters.replace(letter_id, new)
+    _check(bus, old.letter, event)
+    new = _successor(bus, old.letter, event, to)
+    answer = bus.stores.dead_letters.replace(letter_id, new)
     if answer == "gone":
         raise UnknownDeadLetter(letter_id)
     if answer != "edited":
         raise CannotEdit(letter_id, "state", _AGAINST[answer])
-    _tell(app, old.letter, new, operator or operator_here())
+    _tell(bus, old.letter, new, operator or operator_here())
     return new
 
 
@@ -70,7 +72,7 @@ def locked_in(letter: DeadLetter) -> tuple[str, ...]:
     return _LOCKED_OF_CLOUDEVENTS if "specversion" in letter.document else LOCKED
 
 
-def _check(app: EventApp, letter: DeadLetter, event: Document) -> None:
+def _check(bus: BusRuntime, letter: DeadLetter, event: Document) -> None:
     before = letter.document if isinstance(letter.document, Mapping) else {}
     for name in locked_in(letter):
         if before.get(name) != event.get(name):
@@ -79,12 +81,12 @@ def _check(app: EventApp, letter: DeadLetter, event: Document) -> None:
     if DATAREF in event and "content" not in event:
         raise CannotEdit(letter.id, DATAREF, "stands for a content that is kept elsewhere, and gone; give `content`")
     try:
-        admit(event, app.event_registry, app.settings.max_event_bytes)
+        admit(event, bus.event_registry, bus.settings.max_event_bytes)
     except InvalidEvent as error:
         raise CannotEdit(letter.id, error.field, error.reason) from error
 
 
-def _successor(app: EventApp, letter: DeadLetter, event: Document, to: str | None) -> DeadLetter:
+def _successor(bus: BusRuntime, letter: DeadLetter, event: Document, to: str | None) -> DeadLetter:
     document = json.dumps(event, sort_keys=True, separators=(",", ":"))
     # The whole of it is made anew, and so checked: a letter of ours holds JSON and nothing else.
     fields = letter.model_dump() | {
@@ -93,11 +95,11 @@ def _successor(app: EventApp, letter: DeadLetter, event: Document, to: str | Non
         "raw": None,
         "edited_from": letter.id,
     }
-    return DeadLetter.model_validate(fields | _destination(app, letter, to))
+    return DeadLetter.model_validate(fields | _destination(bus, letter, to))
 
 
-def _destination(app: EventApp, letter: DeadLetter, to: str | None) -> dict[str, object]:
-    _, subscriptions = app.stores.directory.read()
+def _destination(bus: BusRuntime, letter: DeadLetter, to: str | None) -> dict[str, object]:
+    _, subscriptions = bus.stores.directory.read()
     queues = {each.name: each.queue for each in subscriptions} | {PUBLISH_TASK: PUBLISH_QUEUE}
     if to is not None:
         if to not in queues:
@@ -108,11 +110,11 @@ def _destination(app: EventApp, letter: DeadLetter, to: str | None) -> dict[str,
     return {"subscription": PUBLISH_TASK, "queue": PUBLISH_QUEUE, "mailbox": None}
 
 
-def _tell(app: EventApp, old: DeadLetter, new: DeadLetter, who: str) -> None:
+def _tell(bus: BusRuntime, old: DeadLetter, new: DeadLetter, who: str) -> None:
     changed = tuple(dict.fromkeys(_changed(old.document, new.document)))
     content = EditedLetter(letter_id=old.id, operator=who, edited_to=new.id, fields=changed[:_NAMED])
     told = emitted_event_id(new.id, Beside.EDITED)
-    say(app, [DeadLetterEditedEvent(event_id=told, timestamp=datetime.now(UTC), content=content)])
+    say(bus, [DeadLetterEditedEvent(event_id=told, timestamp=datetime.now(UTC), content=content)])
 
 
 _NAMED = 50

@@ -13,15 +13,16 @@ from typing import Annotated, TextIO
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from events.catalog.dead_letters import CompletedImport, DeadLetterImportCompletedEvent
-from events.dead_letter import DeadLetter
-from events.errors import InvalidDeadLetter
-from events.event import Moment
-from tasks.celery import EventApp
-from tasks.celery import app as default_app
-from tasks.dead_letters.audit import operator_here, say
-from tasks.dead_letters.selection import Letters, find
-from tasks.stores.dead_letters import Kept, State
+from petiole.events.catalog.dead_letters import CompletedImport, DeadLetterImportCompletedEvent
+from petiole.events.dead_letter import DeadLetter
+from petiole.events.errors import InvalidDeadLetter
+from petiole.events.event import Moment
+from petiole.tasks.dead_letters.audit import say
+from petiole.tasks.dead_letters.selection import Letters, find
+from petiole.tasks.handling.current import current_bus
+from petiole.tasks.operations.operator import operator_here
+from petiole.tasks.runtime import BusRuntime
+from petiole.tasks.stores.dead_letters import Kept, State
 
 AT_ONCE = 50
 """Letters that are imported in one round trip."""
@@ -47,10 +48,11 @@ class _Line(BaseModel):
     replayed_by: str | None = None
 
 
-def export_to(file: TextIO, letters: Letters | None = None, *, app: EventApp = default_app) -> int:
+def export_to(file: TextIO, letters: Letters | None = None, *, bus: BusRuntime | None = None) -> int:
     """Write letters as lines of JSON, oldest first; returns how many. Raises UnknownDeadLetter."""
+    bus = current_bus(bus)
     count = 0
-    for count, kept in enumerate(find(letters, app=app), start=1):  # noqa: B007 - how many there were
+    for count, kept in enumerate(find(letters, bus=bus), start=1):  # noqa: B007 - how many there were
         line = _Line(
             letter=kept.letter,
             state=kept.state,
@@ -66,29 +68,30 @@ def import_from(
     lines: Iterable[str],
     *,
     operator: str | None = None,
-    app: EventApp = default_app,
+    bus: BusRuntime | None = None,
 ) -> Imported:
     """Keep the letters that lines of JSON hold; one that is known stays as it is, so an import can be repeated.
 
     One that was being replayed when it was exported is pending. Raises InvalidDeadLetter: the lines before it were
     imported.
     """
+    bus = current_bus(bus)
     who, results, is_whole = operator or operator_here(), list[bool](), False
     some: list[Kept] = []
     try:
         for kept in _read(lines):
             some.append(kept)
             if len(some) == AT_ONCE:
-                results += app.stores.dead_letters.put_back(some)
+                results += bus.stores.dead_letters.put_back(some)
                 some.clear()
         is_whole = True
     finally:
         if some:
-            results += app.stores.dead_letters.put_back(some)
+            results += bus.stores.dead_letters.put_back(some)
         imported, known = sum(results), len(results) - sum(results)
         if results:
             content = CompletedImport(operator=who, imported=imported, known=known, is_whole=is_whole)
-            say(app, [DeadLetterImportCompletedEvent(content=content)])
+            say(bus, [DeadLetterImportCompletedEvent(content=content)])
     return Imported(imported, known)
 
 

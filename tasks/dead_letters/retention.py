@@ -17,17 +17,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from events.catalog.error import ErrorContent, ErrorEvent
-from events.content import Value
-from events.errors import QueueFull, Severity
-from tasks.dead_letters.selection import OPEN
-from tasks.dispatch import dispatch
-from tasks.door import checked
-from tasks.publication import batched
-from tasks.stores.dead_letters import State, When, milliseconds
+from petiole.events.catalog.error import ErrorContent, ErrorEvent
+from petiole.events.content import Value
+from petiole.events.errors import QueueFull, Severity
+from petiole.tasks.dead_letters.selection import OPEN
+from petiole.tasks.publication import batched
+from petiole.tasks.publishing.commit import dispatch
+from petiole.tasks.publishing.validation import checked
+from petiole.tasks.stores.dead_letters import State, When, milliseconds
 
 if TYPE_CHECKING:
-    from tasks.celery import EventApp
+    from petiole.tasks.runtime import BusRuntime
 
 DROPPING = "error.dead_letters_dropping"
 NEAR = 0.8
@@ -54,41 +54,41 @@ class Retained:
     alarm: str | None = None
 
 
-def retain(app: EventApp, now: datetime | None = None) -> Retained | None:
+def retain(bus: BusRuntime, now: datetime | None = None) -> Retained | None:
     """Drop dead letters that are too old or too many, after an alarm; None where another worker is at it.
 
     Raises BrokerUnavailable where the alarm cannot be published; nothing was dropped then that somebody may want.
     """
-    store = app.stores.dead_letters
+    store = bus.stores.dead_letters
     if not store.begin_retaining(f"{socket.gethostname()}:{os.getpid()}", _LONGEST):
         return None
     try:
-        return _retained(app, now or datetime.now(UTC))
+        return _retained(bus, now or datetime.now(UTC))
     finally:
         store.end_retaining()
 
 
-def _retained(app: EventApp, now: datetime) -> Retained:
-    count, age, limit = app.stores.dead_letters.count(), app.settings.dead_letter_age, app.settings.dead_letter_count
+def _retained(bus: BusRuntime, now: datetime) -> Retained:
+    count, age, limit = bus.stores.dead_letters.count(), bus.settings.dead_letter_age, bus.settings.dead_letter_count
     is_small = count < NEAR * limit
     near_age = milliseconds(now - NEAR_AGE * age)
-    is_young = all(at > near_age for _, at in app.stores.dead_letters.times(most=1))
+    is_young = all(at > near_age for _, at in bus.stores.dead_letters.times(most=1))
     if is_small and is_young:
         return Retained(count)
-    dated = list(_dated(app))
+    dated = list(_dated(bus))
     done, wanted = _too_many_or_old(dated, milliseconds(now - age), limit)
-    dropped = _drop(app, done)
-    alarm = _alarm(app, dated, now, dropping=len(wanted))
+    dropped = _drop(bus, done)
+    alarm = _alarm(bus, dated, now, dropping=len(wanted))
     if wanted:
         log.warning(
             "dead_letters.dropped", extra={"dropped": len(wanted), "limit": limit, "age_s": age.total_seconds()}
         )
-        dropped += _drop(app, wanted)
+        dropped += _drop(bus, wanted)
     return Retained(count - dropped, dropped, alarm)
 
 
-def _dated(app: EventApp) -> Iterator[Dated]:
-    store = app.stores.dead_letters
+def _dated(bus: BusRuntime) -> Iterator[Dated]:
+    store = bus.stores.dead_letters
     for some in batched(store.times(), AT_ONCE):
         states = store.states([name for name, _ in some])
         yield from ((name, states[name] or "pending", at) for name, at in some)
@@ -107,24 +107,24 @@ def _too_many_or_old(dated: Sequence[Dated], cutoff: When, limit: int) -> tuple[
     )
 
 
-def _alarm(app: EventApp, dated: Sequence[Dated], now: datetime, *, dropping: int) -> str | None:
+def _alarm(bus: BusRuntime, dated: Sequence[Dated], now: datetime, *, dropping: int) -> str | None:
     """Raise the alarm that is due; returns which."""
     wanted = [each for each in dated if each[1] in OPEN]
-    near_age = milliseconds(now - NEAR_AGE * app.settings.dead_letter_age)
-    is_near = len(wanted) >= NEAR * app.settings.dead_letter_count or any(at <= near_age for _, _, at in wanted[:1])
+    near_age = milliseconds(now - NEAR_AGE * bus.settings.dead_letter_age)
+    is_near = len(wanted) >= NEAR * bus.settings.dead_letter_count or any(at <= near_age for _, _, at in wanted[:1])
     which = "dropping" if dropping else "near" if is_near else None
-    if which is None or not app.stores.dead_letters.alarm_is_due(which):
+    if which is None or not bus.stores.dead_letters.alarm_is_due(which):
         return None
     try:
-        dispatch(app, [checked(app, _warning(app, wanted, dropping))])
+        dispatch(bus, [checked(bus, _warning(bus, wanted, dropping))])
     except QueueFull:
         log.exception("dead_letters.unsaid", extra={"alarm": which})
-    app.stores.dead_letters.note_alarm(which)
+    bus.stores.dead_letters.note_alarm(which)
     return which
 
 
-def _warning(app: EventApp, wanted: Sequence[Dated], dropping: int) -> ErrorEvent:
-    limit, age = app.settings.dead_letter_count, app.settings.dead_letter_age
+def _warning(bus: BusRuntime, wanted: Sequence[Dated], dropping: int) -> ErrorEvent:
+    limit, age = bus.settings.dead_letter_count, bus.settings.dead_letter_age
     oldest = datetime.fromtimestamp(wanted[0][2] / 1_000, UTC).isoformat() if wanted else None
     parameters: dict[str, Value] = {
         "count": len(wanted), "limit": limit, "age": age, "oldest": oldest, "dropping": dropping,
@@ -140,5 +140,5 @@ def _warning(app: EventApp, wanted: Sequence[Dated], dropping: int) -> ErrorEven
     return ErrorEvent(event_type=DROPPING, content=content)
 
 
-def _drop(app: EventApp, dated: Sequence[Dated]) -> int:
-    return sum(sum(app.stores.dead_letters.remove(some)) for some in batched(dated, AT_ONCE))
+def _drop(bus: BusRuntime, dated: Sequence[Dated]) -> int:
+    return sum(sum(bus.stores.dead_letters.remove(some)) for some in batched(dated, AT_ONCE))

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
-from events.dead_letter import DeadLetter
-from events.errors import UnknownDeadLetter
-from tasks.celery import EventApp
-from tasks.celery import app as default_app
-from tasks.stores.dead_letters import STATES, Kept, State
+from petiole.events.dead_letter import DeadLetter
+from petiole.events.errors import UnknownDeadLetter
+from petiole.tasks.handling.current import current_bus
+from petiole.tasks.runtime import BusRuntime
+from petiole.tasks.stores.dead_letters import STATES, Kept, State
 
 GroupBy = Literal["cause", "fingerprint", "subscription", "stream"]
 
@@ -70,13 +70,14 @@ class Group:
 _NAMED = 20
 
 
-def find(letters: Letters | None = None, *, app: EventApp = default_app) -> Iterator[Kept]:
+def find(letters: Letters | None = None, *, bus: BusRuntime | None = None) -> Iterator[Kept]:
     """Read letters, oldest first, a few at a time; by default all that nobody is done with.
 
     Raises UnknownDeadLetter where an id is not kept; of letters that are asked for by id, whatever their state.
     """
+    bus = current_bus(bus)
     asked = letters or Letters()
-    store = app.stores.dead_letters
+    store = bus.stores.dead_letters
     if not asked.ids:
         yield from (kept for kept in store.each(asked.states) if asked.take(kept.letter))
         return
@@ -87,15 +88,17 @@ def find(letters: Letters | None = None, *, app: EventApp = default_app) -> Iter
     yield from store.read(tuple(dict.fromkeys(asked.ids)))
 
 
-def get(letter_id: str, *, app: EventApp = default_app) -> Kept:
+def get(letter_id: str, *, bus: BusRuntime | None = None) -> Kept:
     """Read one letter. Raises UnknownDeadLetter."""
-    return next(find(Letters(ids=(letter_id,)), app=app))
+    bus = current_bus(bus)
+    return next(find(Letters(ids=(letter_id,)), bus=bus))
 
 
-def groups(by: GroupBy, letters: Letters | None = None, *, app: EventApp = default_app) -> list[Group]:
+def groups(by: GroupBy, letters: Letters | None = None, *, bus: BusRuntime | None = None) -> list[Group]:
     """Count letters by what they have in common, the largest group first."""
+    bus = current_bus(bus)
     found: dict[str, Group] = {}
-    for kept in find(letters, app=app):
+    for kept in find(letters, bus=bus):
         letter = kept.letter
         name = value_of(letter, by) or "-"
         group = found.setdefault(name, Group(name, f"{letter.error_type}: {letter.error}", letter.at, letter.at))

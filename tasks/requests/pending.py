@@ -19,16 +19,16 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from events.catalog.request import RequestEvent
-from events.errors import RequesterStopped, RequestTimedOut, SystemStopping, WaitingInHandler
-from tasks import payloads
-from tasks.context import current_context
-from tasks.requests import responses
-from tasks.requests.responses import Response
-from tasks.stores.requests import Asking
+from petiole.events.catalog.request import RequestEvent
+from petiole.events.errors import RequesterStopped, RequestTimedOut, SystemStopping, WaitingInHandler
+from petiole.tasks.handling.current import current_context
+from petiole.tasks.publishing import claim_check
+from petiole.tasks.requests import responses
+from petiole.tasks.requests.responses import Response
+from petiole.tasks.stores.requests import Asking
 
 if TYPE_CHECKING:
-    from tasks.celery import EventApp
+    from petiole.tasks.runtime import BusRuntime
 
     _Result = AsyncResult[Response[Any]]
 else:
@@ -56,29 +56,29 @@ def is_stopping() -> bool:
     return _stopping.is_set() or is_ending or not threading.main_thread().is_alive()
 
 
-def is_let_go(app: EventApp) -> bool:
+def is_let_go(bus: BusRuntime) -> bool:
     """Tell whether nobody here is to wait any longer: this process ends, or the system was shut down."""
-    return is_stopping() or _is_closed(app)
+    return is_stopping() or _is_closed(bus)
 
 
-def _is_closed(app: EventApp) -> bool:
+def _is_closed(bus: BusRuntime) -> bool:
     """Tell whether the system was shut down, as it was told within the last half second."""
-    asked_at, is_closed = _told_closed.get(app, (float("-inf"), False))
+    asked_at, is_closed = _told_closed.get(bus, (float("-inf"), False))
     if time.monotonic() - asked_at < SLICE_S / 2:
         return is_closed
     try:
-        app.check_open(asks=True)
+        bus.check_open(asks=True)
         is_closed = False
     except SystemStopping:
         is_closed = True
     except (RedisConnectionError, RedisTimeoutError):
         # Nobody can tell: who waits goes on until the deadline.
         is_closed = False
-    _told_closed[app] = (time.monotonic(), is_closed)
+    _told_closed[bus] = (time.monotonic(), is_closed)
     return is_closed
 
 
-_told_closed: WeakKeyDictionary[EventApp, tuple[float, bool]] = WeakKeyDictionary()
+_told_closed: WeakKeyDictionary[BusRuntime, tuple[float, bool]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,14 +127,15 @@ class PendingResponse(_Result, Generic[Answer]):
 
     def __init__(
         self,
-        app: EventApp,
+        bus: BusRuntime,
         asked: Asked,
         returns: type[Answer] | None = None,
         *,
         on_wait: Callable[[], bool] = lambda: False,
         slice_s: float = SLICE_S,
     ) -> None:
-        super().__init__(asked.request_id, backend=_NoBackend(), app=app)  # type: ignore[arg-type]  # all it is asked
+        super().__init__(asked.request_id, backend=_NoBackend(), app=bus.app)  # type: ignore[arg-type]  # all it is asked
+        self._bus = bus
         self.request = asked.event
         self._asked = asked
         self._returns = returns
@@ -156,7 +157,7 @@ class PendingResponse(_Result, Generic[Answer]):
         with self._waiting:
             while self._response is None:
                 left_s = ends_at - time.monotonic()
-                if is_let_go(self._app):
+                if is_let_go(self._bus):
                     self._stop()
                 elif left_s <= 0 or self._on_wait():
                     self._end(given_up=left_s > 0 or ends_at >= self._asked.ends_at, timeout_s=timeout)
@@ -169,7 +170,7 @@ class PendingResponse(_Result, Generic[Answer]):
     def forget(self) -> None:
         """Wait no longer. An answer that comes is late."""
         if self._response is None:
-            self._app.stores.requests.forget(self._asked.request_id, self._asked.token)
+            self._bus.stores.requests.forget(self._asked.request_id, self._asked.token)
 
     def ready(self) -> bool:
         """Tell whether there is an answer."""
@@ -188,11 +189,6 @@ class PendingResponse(_Result, Generic[Answer]):
         state = states.PENDING if found is None else states.SUCCESS if found.ok else states.FAILURE
         return {"status": state, "result": found, "traceback": None, "children": [], "task_id": self.id}
 
-    @property
-    def _app(self) -> EventApp:
-        app: EventApp = self.app  # type: ignore[assignment]  # the one it was made with
-        return app
-
     def _check_may_wait(self, disable_sync_subtasks: bool) -> None:  # noqa: FBT001 - Celery's
         context = current_context()
         if context is not None:
@@ -203,13 +199,13 @@ class PendingResponse(_Result, Generic[Answer]):
 
     def _take(self, wait_s: float) -> None:
         try:
-            text = self._app.stores.requests.take(self._asked.request_id, wait_s)
+            text = self._bus.stores.requests.take(self._asked.request_id, wait_s)
         except (RedisConnectionError, RedisTimeoutError):
             # The answer stays where it is: it is looked for until the deadline.
             _stopping.wait(min(wait_s, 0.2))
             return
         if text is not None:
-            self._keep(read_response(self._app, self._asked, text, self._returns))
+            self._keep(read_response(self._bus, self._asked, text, self._returns))
 
     def _keep(self, response: Response[Answer]) -> None:
         self._response = response
@@ -221,7 +217,7 @@ class PendingResponse(_Result, Generic[Answer]):
             raise self._asked.timed_out(timeout_s)
         overdue = self._asked.timed_out()
         try:
-            if not self._app.stores.requests.forget(self._asked.request_id, self._asked.token):
+            if not self._bus.stores.requests.forget(self._asked.request_id, self._asked.token):
                 self._take(0)
         except RedisError as error:
             raise overdue from error
@@ -229,19 +225,19 @@ class PendingResponse(_Result, Generic[Answer]):
             raise overdue
 
     def _stop(self) -> None:
-        self._keep(read_response(self._app, self._asked, None, self._returns))
+        self._keep(read_response(self._bus, self._asked, None, self._returns))
         try:
-            self._app.stores.requests.forget(self._asked.request_id, self._asked.token)
+            self._bus.stores.requests.forget(self._asked.request_id, self._asked.token)
         except RedisError:
             return  # it expires
 
 
 def read_response(
-    app: EventApp, asked: Asked, text: str | None, returns: type[Answer] | None = None
+    bus: BusRuntime, asked: Asked, text: str | None, returns: type[Answer] | None = None
 ) -> Response[Answer]:
     """Read an answer as it was handed over; without one, this process ends."""
     if text is None:
         return responses.unanswered(asked.event, RequesterStopped(asked.event.content.request_type))
-    document = payloads.whole(app, from_json(text))
+    document = claim_check.whole(bus, from_json(text))
     assert isinstance(document, dict)  # noqa: S101 - an event of ours
-    return responses.response(app.event_registry.parse(document), returns)
+    return responses.response(bus.event_registry.parse(document), returns)

@@ -13,17 +13,12 @@ from uuid import UUID, uuid5
 
 from pydantic import BaseModel, TypeAdapter
 
-from events.catalog.request import (
-    RequestEvent,
-    ResponseFailureEvent,
-    ResponseLateEvent,
-    ResponseSuccessEvent,
-)
-from events.content import Value
-from events.errors import HandlerNotFound, PetioleError, ResponderNotFound
-from events.event import Event
-from events.subscriptions import Subscription
-from tasks.stores.requests import Answering, Unwanted
+from petiole.events.catalog.request import RequestEvent, ResponseFailureEvent, ResponseLateEvent, ResponseSuccessEvent
+from petiole.events.content import Value
+from petiole.events.errors import HandlerNotFound, PetioleError, ResponderNotFound
+from petiole.events.event import Event
+from petiole.events.subscriptions import Subscription
+from petiole.tasks.stores.requests import Answering, Unwanted
 
 Answer = TypeVar("Answer")
 

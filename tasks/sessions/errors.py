@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from events.errors import BrokerUnavailable, SessionEnded, UnknownSession
-from tasks.stores.sessions import SessionFacts
+from petiole.events.errors import BrokerUnavailable, SessionEnded, UnknownSession
+from petiole.tasks.stores.sessions import SessionFacts
 
 
 def over(session_id: str, facts: SessionFacts | None) -> SessionEnded | UnknownSession:

@@ -21,21 +21,20 @@ from uuid import NAMESPACE_URL, uuid5
 
 from pydantic import TypeAdapter
 
-from events.catalog.input import StreamEnded, StreamEndedEvent
-from events.errors import InvalidMove, PayloadMissing, UnknownSession
-from events.event import Event, EventContext
-from tasks import payloads
-from tasks.celery import EventApp
-from tasks.celery import app as default_app
-from tasks.context import current_context
-from tasks.dispatch import dispatch
-from tasks.door import checked
-from tasks.sessions.errors import over, reaching
-from tasks.sessions.working_memory import WorkingMemory
-from tasks.stores.sessions import EndReason, Participant, SessionFacts, SessionState, SessionType
+from petiole.events.catalog.input import StreamEnded, StreamEndedEvent
+from petiole.events.errors import InvalidMove, PayloadMissing, UnknownSession
+from petiole.events.event import Event, EventContext
+from petiole.tasks.handling.current import current_bus
+from petiole.tasks.publishing import claim_check
+from petiole.tasks.publishing.commit import dispatch
+from petiole.tasks.publishing.validation import checked
+from petiole.tasks.runtime import BusRuntime
+from petiole.tasks.sessions.errors import over, reaching
+from petiole.tasks.sessions.working_memory import WorkingMemory
+from petiole.tasks.stores.sessions import EndReason, Participant, SessionFacts, SessionState, SessionType
 
 if TYPE_CHECKING:
-    from tasks.stores.sessions import Sessions
+    from petiole.tasks.stores.sessions import Sessions
 
 REFUSED = "session_refused"
 """The counter of events that came for a session that had ended."""
@@ -46,9 +45,9 @@ _TYPES: TypeAdapter[SessionType] = TypeAdapter(SessionType)
 class Session:
     """A session as it is now: what is read of it is read anew each time, and what is done is done for all."""
 
-    def __init__(self, app: EventApp, session_id: str) -> None:
+    def __init__(self, bus: BusRuntime, session_id: str) -> None:
         self.id = session_id
-        self._app = app
+        self._bus = bus
 
     def __repr__(self) -> str:
         return f"Session({self.id!r})"
@@ -77,7 +76,7 @@ class Session:
     @property
     def memory(self) -> WorkingMemory:
         """Values that all handlers share as long as it lasts."""
-        return WorkingMemory(self._app, self.id)
+        return WorkingMemory(self._bus, self.id)
 
     def events(self) -> list[Event]:
         """Read the last events that came in, oldest first, of those types that this process knows.
@@ -85,7 +84,7 @@ class Session:
         One whose large content is not in the store is left out: it was never published, or its time is over. Raises
         PayloadAltered, BrokerUnavailable.
         """
-        known = self._app.event_registry
+        known = self._bus.event_registry
         with reaching(self.id):
             texts = self._store.events(self.id)
         documents = [json.loads(text) for text in texts]
@@ -124,7 +123,7 @@ class Session:
     def _whole(self, documents: Sequence[Mapping[str, object]]) -> Iterator[Mapping[str, object]]:
         for each in documents:
             try:
-                whole = payloads.whole(self._app, each)
+                whole = claim_check.whole(self._bus, each)
             except PayloadMissing:
                 continue
             if isinstance(whole, Mapping):
@@ -132,17 +131,17 @@ class Session:
 
     @property
     def _store(self) -> Sessions:
-        return self._app.stores.sessions
+        return self._bus.stores.sessions
 
 
-def enter_session(event: Event, *, session_type: str = "chat", app: EventApp | None = None) -> SessionFacts:
+def enter_session(event: Event, *, session_type: str = "chat", bus: BusRuntime | None = None) -> SessionFacts:
     """Let an event come into the session of its stream, which begins with the first; to be called before `publish`.
 
     It is in the session's buffer then, and its user takes part. `session_type` (chat, meeting or call) is that of the
     first event. Raises pydantic's ValidationError for another one, SessionEnded, BrokerUnavailable, and what
     `publish` raises for an event that cannot be published.
     """
-    here = app or _app()
+    here = bus or current_bus()
     kind = _TYPES.validate_python(session_type)
     admitted = checked(here, event)
     user_id = event.context.user_id
@@ -155,33 +154,33 @@ def enter_session(event: Event, *, session_type: str = "chat", app: EventApp | N
     return facts
 
 
-def begin_session(facts: SessionFacts, *, app: EventApp | None = None) -> None:
+def begin_session(facts: SessionFacts, *, bus: BusRuntime | None = None) -> None:
     """Note that the beginning of a session was told. Safe to repeat, by several at once."""
     with reaching(facts.session_id):
-        (app or _app()).stores.sessions.move(facts.session_id, "active")
+        (bus or current_bus()).stores.sessions.move(facts.session_id, "active")
 
 
-def open_session(session_id: str, *, session_type: str = "chat", app: EventApp | None = None) -> Session:
+def open_session(session_id: str, *, session_type: str = "chat", bus: BusRuntime | None = None) -> Session:
     """Return a session, which is made where there is none. Raises ValidationError, BrokerUnavailable."""
-    here = app or _app()
+    here = bus or current_bus()
     with reaching(session_id):
         here.stores.sessions.enter(session_id, _TYPES.validate_python(session_type))
     return Session(here, session_id)
 
 
-def end_session(session_id: str, *, reason: EndReason = "closed", app: EventApp | None = None) -> bool:
+def end_session(session_id: str, *, reason: EndReason = "closed", bus: BusRuntime | None = None) -> bool:
     """End a session, and publish `input.stream.ended`; returns whether this call ended it. Safe to repeat.
 
     Raises UnknownSession, BrokerUnavailable.
     """
-    here = app or _app()
+    here = bus or current_bus()
     session = Session(here, session_id)
     is_first = session.move("ended", reason=reason) if not session.has_ended else False
     tell_end(here, session.facts)
     return is_first
 
 
-def tell_end(app: EventApp, facts: SessionFacts) -> None:
+def tell_end(bus: BusRuntime, facts: SessionFacts) -> None:
     """Publish that a session has ended, once whoever does it. Raises BrokerUnavailable, QueueFull."""
     event = StreamEndedEvent(
         event_id=told_id(facts, "ended"),
@@ -190,16 +189,11 @@ def tell_end(app: EventApp, facts: SessionFacts) -> None:
         content=StreamEnded(reason=facts.end_reason or "closed"),
         context=EventContext(session_id=facts.session_id),
     )
-    dispatch(app, [checked(app, event)])
+    dispatch(bus, [checked(bus, event)])
     with reaching(facts.session_id):
-        app.stores.sessions.told(facts.session_id)
+        bus.stores.sessions.told(facts.session_id)
 
 
 def told_id(facts: SessionFacts, step: Literal["started", "ended"]) -> str:
     """Name the event that tells of a step of a session; the same session always gives the same id."""
     return str(uuid5(NAMESPACE_URL, repr((facts.session_id, facts.created_at.isoformat(), step))))
-
-
-def _app() -> EventApp:
-    context = current_context()
-    return context.app if context else default_app

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from pydantic import ValidationError
 
-from events.content import ParametersContent, Value
-from events.errors import InvalidWorkingMemory, WorkingMemoryFull
-from tasks.sessions.errors import over, reaching
+from petiole.events.content import ParametersContent, Value
+from petiole.events.errors import InvalidWorkingMemory, WorkingMemoryFull
+from petiole.tasks.sessions.errors import over, reaching
 
 if TYPE_CHECKING:
-    from tasks.celery import EventApp
-    from tasks.stores.sessions import Sessions
+    from petiole.tasks.runtime import BusRuntime
+    from petiole.tasks.stores.sessions import Sessions
 
 Outcome = TypeVar("Outcome", bound=tuple[Any, Any])
 
@@ -37,8 +37,8 @@ class WorkingMemory:
     Every call raises BrokerUnavailable where the state store is away.
     """
 
-    def __init__(self, app: EventApp, session_id: str) -> None:
-        self._app = app
+    def __init__(self, bus: BusRuntime, session_id: str) -> None:
+        self._bus = bus
         self._id = session_id
 
     def all(self) -> dict[str, Value]:
@@ -100,11 +100,11 @@ class WorkingMemory:
 
     @property
     def _store(self) -> Sessions:
-        return self._app.stores.sessions
+        return self._bus.stores.sessions
 
     def _refuse(self, outcome: str, size_bytes: int) -> NoReturn:
         if outcome == "full":
-            raise WorkingMemoryFull(self._id, size_bytes, self._app.settings.session_memory_bytes)
+            raise WorkingMemoryFull(self._id, size_bytes, self._bus.settings.session_memory_bytes)
         raise over(self._id, self._store.get(self._id) if outcome == "ended" else None)
 
     def _as_json(self, values: Mapping[str, Value]) -> dict[str, object]:

@@ -9,36 +9,30 @@ from dataclasses import dataclass
 
 from redis import Redis
 
-from tasks.settings import Settings
-from tasks.stores.approvals import Approvals
-from tasks.stores.attempts import Attempts
-from tasks.stores.blobs import Blobs
-from tasks.stores.budgets import Budgets
-from tasks.stores.circuits import Circuits
-from tasks.stores.clock import Clock
-from tasks.stores.counters import Counters
-from tasks.stores.dead_letters import DeadLetters
-from tasks.stores.delays import Delays
-from tasks.stores.directory import Directory
-from tasks.stores.drafts import Drafts
-from tasks.stores.drafts import Limits as DraftLimits
-from tasks.stores.effects import Effects
-from tasks.stores.facts import Facts
-from tasks.stores.gatherings import Gatherings
-from tasks.stores.history import History, Retention
-from tasks.stores.inbox import Inbox
-from tasks.stores.keys import Keys
-from tasks.stores.lifecycle import Lifecycle
-from tasks.stores.mailboxes import Mailboxes
-from tasks.stores.memories import Memories
-from tasks.stores.occurrences import Occurrences
-from tasks.stores.publications import HeldKeys, Publications
-from tasks.stores.replies import Replies
-from tasks.stores.requests import Requests
-from tasks.stores.sessions import Sessions
-from tasks.stores.shadows import Shadows
-from tasks.stores.states import States
-from tasks.stores.vectors import Vectors
+from petiole.tasks.settings import Settings
+from petiole.tasks.stores.agent_state import States
+from petiole.tasks.stores.aggregations import Gatherings
+from petiole.tasks.stores.attempts import Attempts
+from petiole.tasks.stores.blobs import Blobs
+from petiole.tasks.stores.circuits import Circuits
+from petiole.tasks.stores.clock import Clock
+from petiole.tasks.stores.cluster_membership import Lifecycle
+from petiole.tasks.stores.counters import Counters
+from petiole.tasks.stores.dead_letters import DeadLetters
+from petiole.tasks.stores.delayed_messages import Delays
+from petiole.tasks.stores.directory import Directory
+from petiole.tasks.stores.history import History, Retention
+from petiole.tasks.stores.idempotency_records import Effects
+from petiole.tasks.stores.inbox import Inbox
+from petiole.tasks.stores.keys import Keys
+from petiole.tasks.stores.message_groups import Mailboxes
+from petiole.tasks.stores.publications import HeldKeys, Publications
+from petiole.tasks.stores.rate_limits import Budgets
+from petiole.tasks.stores.requests import Requests
+from petiole.tasks.stores.response_streams import Drafts
+from petiole.tasks.stores.response_streams import Limits as DraftLimits
+from petiole.tasks.stores.sessions import Sessions
+from petiole.tasks.stores.shadows import Shadows
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +48,9 @@ class Stores:
     delays: Delays
     dead_letters: DeadLetters
     sessions: Sessions
-    memories: Memories
-    facts: Facts
-    vectors: Vectors
-    occurrences: Occurrences
-    replies: Replies
     drafts: Drafts
     blobs: Blobs
     effects: Effects
-    approvals: Approvals
     shadows: Shadows
     requests: Requests
     gatherings: Gatherings
@@ -103,15 +91,9 @@ def open_stores(
         sessions=Sessions(
             client, keys, buffer_length=settings.session_buffer, memory_bytes=settings.session_memory_bytes
         ),
-        memories=Memories(client, keys),
-        facts=Facts(client, keys),
-        vectors=Vectors(client, keys),
-        occurrences=Occurrences(client, keys),
-        replies=Replies(client, keys),
         drafts=Drafts(client, keys, drafts),
         blobs=blobs,
         effects=Effects(client, keys, settings.effect_age),
-        approvals=Approvals(client, keys, settings.effect_age + settings.approval_timeout),
         shadows=Shadows(client, keys, settings.history_age),
         requests=Requests(client, keys),
         gatherings=Gatherings(client, keys, settings.publish_window),

@@ -2,7 +2,7 @@
 
 Promise: a run is noted before its handler begins. One that ended says so; of one that did not, the worker died, unless
 that worker is seen to be alive. The first run of a delivery may be noted as taken, by the step that takes its message
-(tasks/transport/ledger.py). Whether that one began nobody knows: it counts only where one death more is missing.
+(tasks/transport/delivery_log.py). Whether that one began nobody knows: it counts only where one death more is missing.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 
 from redis import Redis
 
-from events.dead_letter import Attempt
-from tasks.stores.keys import Keys
-from tasks.stores.scripts import script
+from petiole.events.dead_letter import Attempt
+from petiole.tasks.stores.keys import Keys
+from petiole.tasks.stores.scripts import script
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,8 @@ from typing import TypeAlias
 from redis import Redis
 from redis.client import NEVER_DECODE
 
-from events.errors import PayloadAltered, PayloadMissing
-from tasks.stores.keys import Keys
+from petiole.events.errors import PayloadAltered, PayloadMissing
+from petiole.tasks.stores.keys import Keys
 
 DATAREF = "dataref"
 """The attribute that stands for a content which is kept elsewhere, as CloudEvents' extension of that name has it."""

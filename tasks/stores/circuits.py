@@ -13,9 +13,9 @@ from typing import Any, Literal, TypeAlias
 
 from redis import Redis
 
-from tasks.stores.clock import Clock
-from tasks.stores.keys import Keys
-from tasks.stores.scripts import script
+from petiole.tasks.stores.clock import Clock
+from petiole.tasks.stores.keys import Keys
+from petiole.tasks.stores.scripts import script
 
 State: TypeAlias = Literal["closed", "open", "half_open"]
 

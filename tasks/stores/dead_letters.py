@@ -21,9 +21,9 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from redis import Redis
 
-from events.dead_letter import DeadLetter
-from tasks.stores.keys import Keys
-from tasks.stores.scripts import script
+from petiole.events.dead_letter import DeadLetter
+from petiole.tasks.stores.keys import Keys
+from petiole.tasks.stores.scripts import script
 
 State = Literal["pending", "replaying", "resolved", "failed_again", "replaced"]
 STATES: tuple[State, ...] = get_args(State)

@@ -10,9 +10,9 @@ from collections.abc import Iterable
 
 from redis import Redis
 
-from events.subscriptions import Subscription
-from tasks.stores.keys import Keys
-from tasks.stores.scripts import script
+from petiole.events.subscriptions import Subscription
+from petiole.tasks.stores.keys import Keys
+from petiole.tasks.stores.scripts import script
 
 
 class Directory:

@@ -14,12 +14,12 @@ from typing import Any, Literal, TypeAlias
 
 from redis import Redis
 
-from events.errors import Misuse, PayloadUnreadable
-from events.event import Event
-from events.topics import TopicTrie, check_pattern
-from tasks.stores.blobs import Blobs
-from tasks.stores.keys import Keys
-from tasks.stores.scripts import script
+from petiole.events.errors import Misuse, PayloadUnreadable
+from petiole.events.event import Event
+from petiole.events.topics import TopicTrie, check_pattern
+from petiole.tasks.stores.blobs import Blobs
+from petiole.tasks.stores.keys import Keys
+from petiole.tasks.stores.scripts import script
 
 Progress = Literal["new", "begun", "done"]
 Entries: TypeAlias = Sequence[tuple[bytes | str | None, Mapping[Any, bytes | str] | None]] | None

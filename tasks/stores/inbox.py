@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from redis import Redis
 
-from tasks.stores.keys import Keys
+from petiole.tasks.stores.keys import Keys
 
 
 class Inbox:

@@ -22,32 +22,15 @@
 | {p}:sessions:<stream>            | hash   | type, state, times, participants               | 30 days after last use  |
 | {p}:session_events:<stream>      | list   | its last events                                | until it ends           |
 | {p}:session_memory:<stream>      | hash   | name -> value as JSON                          | until it ends           |
-| {p}:memories:<stream>            | zset   | what was said, by time                         | 30 days after last use  |
-| {p}:sessions:<stream>            | text   | when the stream was opened                     | 30 days after last use  |
-| {p}:memories:<stream>:times      | zset   | keys of what was said, by time                 | 30 days after last      |
-| {p}:memories:<stream>:texts      | hash   | key -> Recollection JSON                       | as they                 |
-| {p}:memories:<stream>:gone       | zset   | keys that clean-ups merged away, by time       | as they                 |
-| {p}:memories                     | set    | streams to clean up                            | until then              |
-| {p}:facts:<owner>                | hash   | what it is a fact of -> its values, as JSON    | a year after last       |
-| {p}:vectors:<model>:<sha-256>    | text   | where a text stands among meanings             | 30 days                 |
-| {p}:occurrences:<sha-256>        | zset   | events that are occurrences of it, by time     | window and cooldown     |
-| {p}:occurrences:<sha-256>:told   | zset   | those that were told of                        | as they                 |
-| {p}:replies:<stream>             | list   | answers not yet read                           | 1 day after last        |
-| {p}:replies:<stream>:ids         | set    | message ids of answers already put there       | 1 day after last        |
 | {p}:drafts:<stream>              | stream | a stream's answers while they are written      | draft_age after last    |
 | {p}:drafts:<stream>:open         | zset   | answers being written -> vouched for until, ms | draft_age after last    |
 | {p}:drafts:<stream>:of:<answer>  | hash   | attempt, state, token, flow, first and last no.| draft_age after last    |
-| {p}:replies:<stream>             | stream | answers, read or not                           | 1 day after last, 1,000 |
-| {p}:reply_ids:<stream>           | set    | message ids of answers already put there       | 1 day after last        |
-| {p}:replies_taken:<stream>       | text   | the last answer that was taken                 | 1 day after last        |
 | {p}:mailboxes:<mailbox>          | list   | ordered deliveries that wait for their turn    | until they have had it  |
 | {p}:mailboxes:<mailbox>:head     | text   | the delivery whose turn it is                  | until it is settled     |
 | {p}:mailboxes                    | hash   | queue -> deliveries in its mailboxes           | for ever                |
 | {p}:blobs:<sha-256>              | text   | the content of events too large to travel      | payload_age after use   |
 | {p}:effects:<function>:<key>     | hash   | begun or done, and the outcome                 | effect_age              |
 | {p}:shadows:<subscription>       | list   | what a shadow would have said, newest first    | history_age after last  |
-| {p}:approvals                    | zset   | ids of approvals, by when they were asked for  | effect_age              |
-| {p}:approvals:<id>               | hash   | what is to be granted, and what was decided    | effect_age              |
 | {p}:requests                     | zset   | ids of requests that are waited for            | until their deadlines   |
 | {p}:requests:<id>                | hash   | responder, list of the answer, deadline, token | 60 s after the deadline |
 | {p}:requests:<id>:reply          | list   | the answer                                     | until taken, or 120 s   |
@@ -155,34 +138,6 @@ class Keys:
     def session_memory(self, stream_id: str) -> str:
         return f"{self.prefix}:session_memory:{stream_id}"
 
-    def memories(self, stream_id: str) -> str:
-        return f"{self.prefix}:memories:{stream_id}"
-
-    @property
-    def memories_touched(self) -> str:
-        return f"{self.prefix}:memories"
-
-    def facts(self, owner: str) -> str:
-        return f"{self.prefix}:facts:{owner}"
-
-    def vector(self, model: str, sha256: str) -> str:
-        return f"{self.prefix}:vectors:{model}:{sha256}"
-
-    def occurrences(self, sha256: str) -> str:
-        return f"{self.prefix}:occurrences:{sha256}"
-
-    def occurrences_told(self, sha256: str) -> str:
-        return f"{self.prefix}:occurrences:{sha256}:told"
-
-    def replies(self, stream_id: str) -> str:
-        return f"{self.prefix}:replies:{stream_id}"
-
-    def reply_ids(self, stream_id: str) -> str:
-        return f"{self.prefix}:reply_ids:{stream_id}"
-
-    def replies_taken(self, stream_id: str) -> str:
-        return f"{self.prefix}:replies_taken:{stream_id}"
-
     def drafts(self, stream_id: str) -> str:
         return f"{self.prefix}:drafts:{stream_id}"
 
@@ -207,13 +162,6 @@ class Keys:
 
     def shadow(self, subscription: str) -> str:
         return f"{self.prefix}:shadows:{subscription}"
-
-    @property
-    def approvals(self) -> str:
-        return f"{self.prefix}:approvals"
-
-    def approval(self, approval_id: str) -> str:
-        return f"{self.prefix}:approvals:{approval_id}"
 
     @property
     def requests(self) -> str:

@@ -16,13 +16,13 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from redis import Redis
 
-from events.dead_letter import Attempt, DeadLetter
-from events.event import Event
-from tasks.stores.delays import Waiting
-from tasks.stores.history import Retention
-from tasks.stores.keys import Keys
-from tasks.stores.requests import MARGIN_MS, Answering, Asking, Unwanted
-from tasks.stores.scripts import script
+from petiole.events.dead_letter import Attempt, DeadLetter
+from petiole.events.event import Event
+from petiole.tasks.stores.delayed_messages import Waiting
+from petiole.tasks.stores.history import Retention
+from petiole.tasks.stores.keys import Keys
+from petiole.tasks.stores.requests import MARGIN_MS, Answering, Asking, Unwanted
+from petiole.tasks.stores.scripts import script
 
 
 @dataclass(frozen=True, slots=True)

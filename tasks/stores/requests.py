@@ -14,8 +14,8 @@ from uuid import uuid4
 
 from redis import Redis
 
-from tasks.stores.keys import Keys
-from tasks.stores.scripts import script
+from petiole.tasks.stores.keys import Keys
+from petiole.tasks.stores.scripts import script
 
 MARGIN_MS = 60_000
 """How long it is known that a request was answered, beyond its deadline: to tell a second answer from a late one."""

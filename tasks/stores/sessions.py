@@ -15,9 +15,9 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field
 from redis import Redis
 
-from events.event import Moment
-from tasks.stores.keys import Keys
-from tasks.stores.scripts import script
+from petiole.events.event import Moment
+from petiole.tasks.stores.keys import Keys
+from petiole.tasks.stores.scripts import script
 
 AGE = timedelta(days=30)
 """How long a session is known after its last activity, or after its end."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from redis import Redis
 
-from tasks.stores.keys import Keys
+from petiole.tasks.stores.keys import Keys
 
 KEPT = 1_000
 

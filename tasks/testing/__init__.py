@@ -7,6 +7,6 @@ plugin.py     the pytest fixture `harness`
 
 from __future__ import annotations
 
-from tasks.testing.harness import EventTestHarness
+from petiole.tasks.testing.harness import EventTestHarness
 
 __all__ = ["EventTestHarness"]

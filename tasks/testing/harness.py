@@ -18,26 +18,18 @@ from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-import fakeredis
-from redis.asyncio import Redis as AsyncRedis
-
-from events.catalog.request import RequestEvent
-from events.dead_letter import DeadLetter
-from events.errors import Misuse
-from events.event import Event
-from events.registry import EventRegistry, registry
-from events.topics import TopicTrie
-from tasks.agents import Agent, HandlerFunction
-from tasks.celery import EventApp
-from tasks.delivery import register
-from tasks.dispatch import Publication
-from tasks.publication import Publish
-from tasks.queues import PUBLISH_QUEUE
-from tasks.requests.asking import PendingResponse, Requester
-from tasks.settings import Settings
-from tasks.stores.history import BEGINNING, Recorded
-from tasks.testing.worker import EmbeddedWorker, Traffic, private_transport
-from tasks.waiting import move_due
+from petiole.events.catalog.request import RequestEvent
+from petiole.events.dead_letter import DeadLetter
+from petiole.events.event import Event
+from petiole.events.registry import EventRegistry, registry
+from petiole.events.topics import TopicTrie
+from petiole.tasks.agents import Agent, HandlerFunction
+from petiole.tasks.bus import EventBus
+from petiole.tasks.publishing.commit import Publication
+from petiole.tasks.publishing.delayed import move_due
+from petiole.tasks.requests.requester import PendingResponse, Requester
+from petiole.tasks.settings import Settings
+from petiole.tasks.stores.history import BEGINNING, Recorded
 
 POLL_S = 0.005
 
@@ -54,12 +46,8 @@ class EventTestHarness:
         event_registry: EventRegistry = registry,
         settings: Settings | None = None,
     ) -> None:
-        self._traffic = Traffic()
-        self.app = _private_app(event_registry, settings or Settings(), self._traffic)
-        self.app.store_clock.is_virtual = True
-        self._publish = self.app.adopt(Publish)
-        self._agents: dict[str, Agent] = {}
-        self._worker: EmbeddedWorker | None = None
+        self.bus = EventBus(event_registry=event_registry, settings=settings)
+        self.bus.store_clock.is_virtual = True
         self._taken: set[str] = set()
         for agent in agents:
             self.add(agent)
@@ -74,27 +62,21 @@ class EventTestHarness:
 
     def add(self, agent: Agent) -> None:
         """Let an agent take part. Raises Misuse after the first publish."""
-        if self._worker is not None:
-            raise Misuse("the harness runs already; add agents before the first publish")
-        self._agents[agent.name] = agent
+        self.bus.include(agent)
 
     def subscribe(self, pattern: str, handler: HandlerFunction, *, agent: str = "test") -> None:
         """Let a function take part, as a handler of the agent `test` or of another. Raises as `add`."""
-        subscriber = self._agents.get(agent) or Agent(agent)
-        subscriber.on(pattern)(handler)
-        self.add(subscriber)
+        self.bus.subscribe(pattern, handler, agent=agent)
 
     def publish(
         self, event: Event, *, delay: float | timedelta | None = None, at: datetime | None = None
     ) -> Publication:
         """Publish an event as a service would that calls `publish(event)`."""
-        self._start()
-        return self._publish.run(event, delay=delay, at=at)
+        return self.bus.publish.run(event, delay=delay, at=at)
 
     def delay(self, event: Event) -> None:
         """Publish an event as a service would that calls `publish.delay(event)`."""
-        self._start()
-        self._publish.delay(event)
+        self.bus.publish.delay(event)
 
     def request(
         self,
@@ -107,15 +89,14 @@ class EventTestHarness:
         **parameters: Any,
     ) -> PendingResponse[Answer]:
         """Ask as a service would that calls `request(…)`. Where nothing is under way any more, nobody waits on."""
-        self._start()
-        requester = Requester(self.app, on_wait=self._nothing_can_come, slice_s=POLL_S)
+        self.bus.start()
+        requester = Requester(self.bus, on_wait=self._nothing_can_come, slice_s=POLL_S)
         return requester(what, responder=responder, timeout=timeout, returns=returns, **parameters)
 
     @property
     def requester(self) -> Requester:
         """What stands for `tasks.request` here, for `requester.aio(…)`."""
-        self._start()
-        return Requester(self.app)
+        return self.bus.request
 
     def expect(self, pattern: str, within: float = 5.0) -> Event:
         """Wait for an event that matches and was not expected before; seconds. Raises TimeoutError."""
@@ -126,7 +107,7 @@ class EventTestHarness:
 
         Raises: TimeoutError that names the type and the limit.
         """
-        before = self.app.stores.history.last_entry_id()
+        before = self.bus.stores.history.last_entry_id()
         sent = self.publish(event).event
 
         def is_answer(recorded: Recorded) -> bool:
@@ -144,18 +125,18 @@ class EventTestHarness:
 
         Raises: TimeoutError.
         """
-        before = self.app.stores.history.last_entry_id()
+        before = self.bus.stores.history.last_entry_id()
         self.publish(event)
         self._wait_until(self._is_still, "the end of all deliveries", timeout)
-        return [self._parse(recorded) for recorded in self.app.stores.history.since(before)]
+        return [self._parse(recorded) for recorded in self.bus.stores.history.since(before)]
 
     def everything(self) -> list[Event]:
         """List all events published so far, in order."""
-        return [self._parse(recorded) for recorded in self.app.stores.history.since()]
+        return [self._parse(recorded) for recorded in self.bus.stores.history.since()]
 
     def dead_letters(self) -> list[DeadLetter]:
         """List the deliveries given up so far, oldest first."""
-        return self.app.stores.dead_letters.all()
+        return self.bus.stores.dead_letters.all()
 
     def expect_dead_letter(self, within: float = 5.0) -> DeadLetter:
         """Wait for a delivery to be given up; seconds. Raises TimeoutError."""
@@ -164,25 +145,13 @@ class EventTestHarness:
 
     def close(self) -> None:
         """Stop. Safe to repeat."""
-        if self._worker is not None:
-            self._worker.stop()
-            self._worker = None
-        self.app.close()
-
-    def _start(self) -> None:
-        if self._worker is not None:
-            return
-        for agent in self._agents.values():
-            register(self.app, agent)
-            self.app.stores.directory.announce(agent.subscriptions)
-        self._worker = EmbeddedWorker(self.app, [PUBLISH_QUEUE, *self._agents])
-        self._worker.start()
+        self.bus.close()
 
     def _wait(self, matches: Callable[[Recorded], bool], after: str, wanted: str, within: float) -> Event:
         found: list[Recorded] = []
 
         def is_there() -> bool:
-            recent = self.app.stores.history.since(after)
+            recent = self.bus.stores.history.since(after)
             found[:] = [each for each in recent if each.entry_id not in self._taken and matches(each)]
             return bool(found)
 
@@ -199,7 +168,7 @@ class EventTestHarness:
             time.sleep(POLL_S)
 
     def _is_still(self) -> bool:
-        return self._traffic.is_still() and not self.app.stores.delays.count()
+        return self.bus.is_idle()
 
     def _nothing_can_come(self) -> bool:
         if not self._is_still():
@@ -209,39 +178,15 @@ class EventTestHarness:
 
     def _skip_time(self) -> None:
         """Let what waits for its time come now, the next first, where nothing else is under way."""
-        due = self.app.stores.delays.due_times().values()
-        if due and self._traffic.is_still():
+        due = self.bus.stores.delays.due_times().values()
+        if due and self.bus.is_still():
             skipped_s = max(0.0, min(due) - time.time())
             # Breakers and budgets go by the store's clock: what waits for them finds its time come.
-            self.app.store_clock.skip(skipped_s)
-            move_due(self.app, ahead=timedelta(seconds=skipped_s, milliseconds=1))
+            self.bus.store_clock.skip(skipped_s)
+            move_due(self.bus, ahead=timedelta(seconds=skipped_s, milliseconds=1))
 
     def _parse(self, recorded: Recorded) -> Event:
-        return self.app.event_registry.parse(recorded.document)
-
-
-class _PrivateApp(EventApp):
-    """An app whose state store is in this process."""
-
-    server: fakeredis.FakeServer
-
-    def connect_async(self) -> AsyncRedis:
-        """Make a client for the loop that runs."""
-        return fakeredis.FakeAsyncRedis(server=self.server, decode_responses=True)
-
-
-def _private_app(event_registry: EventRegistry, settings: Settings, traffic: Traffic) -> EventApp:
-    server = fakeredis.FakeServer()
-    state = fakeredis.FakeRedis(server=server, decode_responses=True)
-    app = _PrivateApp("harness", event_registry=event_registry, settings=settings, state=state, set_as_current=False)
-    app.server = server
-    app.conf.update(
-        broker_url="memory://",
-        broker_transport=private_transport(traffic),
-        broker_transport_options={"polling_interval": POLL_S},
-        result_backend="cache+memory://",
-    )
-    return app
+        return self.bus.event_registry.parse(recorded.document)
 
 
 def _matcher(pattern: str) -> Callable[[Recorded], bool]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tasks.testing.harness import EventTestHarness
+from petiole.tasks.testing.harness import EventTestHarness
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ measured to lose messages or time:
   in slices of 10 ms, so that acks and remote control are not held up behind it. Acks wait 20 ms at most, or a handler
   that keeps the loop.
 - *A turn admits, and an ack marks.* Where the state store is on the same server, both note what else would cost a
-  delivery two round trips of its own. See `ledger.py`; what it is good for is in `tasks/admissions.py`.
+  delivery two round trips of its own. See `ledger.py`; what it is good for is in `tasks/settlement/deduplication.py`.
 - *Who waits waits for a bell, not for a message.* A blocking pop of a queue would be the lost step again. Publishers
   ring `<queue><sep>bell`, which costs them nothing more: it is in the step that puts the message. A stock publisher
   does not ring; who waits looks by himself every second, and twenty times a second while unannounced messages come.
@@ -26,7 +26,7 @@ measured to lose messages or time:
   there to go back, some hundreds a sweep, by the server's clock.
 - *Who holds a message is known, and heard of twice a second.* A dead worker's messages go back two to three seconds
   after its last word, and a handler may run as long as it likes: its lease is renewed. See `leases.py`; the worker's
-  part is `tasks/recovery.py`. An ack of a message that another holds by now does nothing.
+  part is `tasks/consuming/maintenance.py`. An ack of a message that another holds by now does nothing.
 - *Bytes that are no message are kept in `unacked<sep>undecodable`.* Kombu's worker dies of them.
 
 Keys, their layout and what stands in them are kombu's, so stock clients and workers share queues with ours, and a
@@ -49,8 +49,8 @@ here is listed in `inherited.py` and checked when a connection is made.
 
 from __future__ import annotations
 
-from tasks.transport.address import ours, plain, register
-from tasks.transport.holder import LEASE_HEADER, held_key
+from petiole.tasks.transport.address import ours, plain, register
+from petiole.tasks.transport.consumer_id import LEASE_HEADER, held_key
 
 __all__ = ["LEASE_HEADER", "held_key", "ours", "plain", "register"]
 

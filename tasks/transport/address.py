@@ -16,7 +16,7 @@ def register() -> None:
     """Make the URLs known to kombu; safe to repeat."""
     # Kombu splits petiole+redis://… at the plus, but not when it fails over to another address.
     for alias in ("petiole", *(PREFIX + scheme for scheme in SCHEMES)):
-        TRANSPORT_ALIASES[alias] = "tasks.transport.transport:Transport"
+        TRANSPORT_ALIASES[alias] = "petiole.tasks.transport.transport:Transport"
 
 
 def ours(url: str) -> str:

@@ -20,13 +20,13 @@ from kombu.transport import redis as stock
 from kombu.utils.json import dumps, loads
 from redis.exceptions import NoScriptError, ResponseError
 
-from tasks.transport.aside import Aside
-from tasks.transport.holder import leased, unleased
-from tasks.transport.leases import OPTIONS, Leases
-from tasks.transport.ledger import Ledger
-from tasks.transport.message import UNREADABLE, Message
-from tasks.transport.qos import QoS
-from tasks.transport.steps import PUT, Ack, Command, Source, Steps, Taken
+from petiole.tasks.transport.commands import PUT, Ack, Command, Source, Steps, Taken
+from petiole.tasks.transport.consumer_id import leased, unleased
+from petiole.tasks.transport.delivery_log import Ledger
+from petiole.tasks.transport.leases import OPTIONS, Leases
+from petiole.tasks.transport.message import UNREADABLE, Message
+from petiole.tasks.transport.qos import QoS
+from petiole.tasks.transport.quarantine import Aside
 
 logger = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from time import monotonic, time
 from typing import Any
 
-from tasks.transport.returns import Returns
-from tasks.transport.steps import Ages
+from petiole.tasks.transport.commands import Ages
+from petiole.tasks.transport.requeue import Returns
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +30,14 @@ MOST_SWEPT = 500
 
 class Leases(Returns):
     """A channel of kombu's that renews what it holds, and gives back what nobody does."""
+
+    visibility_timeout = 15
+    # Kombu's own values look for a dead worker's messages about every 100 s.
+    unacked_restore_interval: float = 1
+    unacked_restore_throttle: float = 1
+    socket_timeout: float = 10.0
+    socket_connect_timeout: float = 5.0
+    socket_keepalive: bool = True
 
     holder_timeout: float = 2.0
     stock_visibility_timeout: float = 3600.0

@@ -10,9 +10,9 @@ from typing import Any
 
 from kombu.transport import redis as stock
 
-from tasks.transport import inherited
-from tasks.transport.address import stock_connection
-from tasks.transport.channel import Channel, SentinelChannel
+from petiole.tasks.transport import kombu_compat
+from petiole.tasks.transport.address import stock_connection
+from petiole.tasks.transport.channel import Channel, SentinelChannel
 
 PATIENCE_S, RETRY_S = 2.0, 0.1
 
@@ -57,7 +57,7 @@ class Transport(stock.Transport):
     worker_pid: int | None = None
 
     def __init__(self, client: Any, **options: Any) -> None:
-        inherited.check()
+        kombu_compat.check()
         super().__init__(client, **options)
         address = stock_connection(client)
         if address.transport_cls == "sentinel":

@@ -31,13 +31,13 @@ from rich.console import Console
 from rich.table import Table
 from roundtrips import percentiles, round_trips  # type: ignore[import-not-found]  # beside this file, in no package
 
-from events import TextContent, TextMessageEvent
-from events.subscriptions import Subscription
-from tasks.celery import EventApp
-from tasks.dispatch import dispatch
-from tasks.door import checked
-from tasks.publication import MANY, Publish
-from workers import broker
+from petiole.events import TextContent, TextMessageEvent
+from petiole.events.subscriptions import Subscription
+from petiole.tasks.celery import EventApp
+from petiole.tasks.publication import MANY, Publish
+from petiole.tasks.publishing.commit import dispatch
+from petiole.tasks.publishing.validation import checked
+from petiole.workers.process import embedded_broker
 
 HERE = Path(__file__).parent
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))
@@ -194,13 +194,13 @@ def main() -> None:
     console.print(f"{datetime.now(UTC):%Y-%m-%d}, {machine}, {load}")
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        url = broker.start(home / "broker").url
+        url = embedded_broker.start(home / "broker").url
         try:
             console.print(_publishing(url))
             console.print(_draining(url, home))
             console.print(_round_trips(url, home))
         finally:
-            broker.stop(home / "broker")
+            embedded_broker.stop(home / "broker")
 
 
 def _publishing(url: str) -> Table:

@@ -11,8 +11,8 @@ import os
 from celery import Celery
 from kombu import Queue
 
-from events import Event, TextMessageEvent
-from tasks import Agent
+from petiole.events import Event, TextMessageEvent
+from petiole.tasks import Agent
 
 SUBSCRIBERS = 3
 BATCH = int(os.environ.get("BENCH_BATCH") or 0) or None

@@ -18,11 +18,11 @@ from statistics import median
 from rich.console import Console
 from rich.table import Table
 
-from events.catalog.memory import Recollection
-from workers.recall import Recall
-from workers.recall.meaning import Meaning
-from workers.recall.minilm import MiniLM
-from workers.recall.words import Words
+from petiole.events.catalog.memory import Recollection
+from petiole.workers.retrieval import Recall
+from petiole.workers.retrieval.embedding_model import MiniLM
+from petiole.workers.retrieval.keyword import Words
+from petiole.workers.retrieval.semantic import Meaning
 
 _DATA = Path(__file__).with_name("memories.txt")
 _LOOKED_AT = 5

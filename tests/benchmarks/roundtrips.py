@@ -20,8 +20,8 @@ from typing import TypeAlias
 import redis
 from celery import Celery
 
-from tasks.celery import EventApp
-from tasks.requests.asking import Requester
+from petiole.tasks.celery import EventApp
+from petiole.tasks.requests.requester import Requester
 
 HERE = Path(__file__).parent
 ROUND_TRIPS = int(os.environ.get("BENCH_ROUND_TRIPS", "1500"))

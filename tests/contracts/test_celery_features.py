@@ -12,13 +12,13 @@ import pytest
 import redis
 from celery import Celery
 
-import tasks.transport
+import petiole.tasks.transport
 
 APP = """
 import os
 import time
 import redis
-import tasks.transport
+import petiole.tasks.transport
 from celery import Celery
 
 app = Celery("features", broker=os.environ["BROKER"])
@@ -28,7 +28,7 @@ app.conf.update(
     broker_transport_options={"visibility_timeout": 1, "unacked_restore_interval": 1, "unacked_restore_throttle": 1},
 )
 if os.environ["RENEWS"]:
-    from tasks.recovery import ROUNDS, add_rounds
+    from petiole.tasks.consuming.maintenance import ROUNDS, add_rounds
     add_rounds(app, ROUNDS)
 notes = redis.Redis.from_url(os.environ["PETIOLE_BROKER_URL"])
 
@@ -74,7 +74,7 @@ class Features:
 
 @pytest.fixture(params=["stock", "ours"])
 def features(request, node, clean_broker_url, eventually):
-    url = {"stock": clean_broker_url, "ours": tasks.transport.ours(clean_broker_url)}[request.param]
+    url = {"stock": clean_broker_url, "ours": petiole.tasks.transport.ours(clean_broker_url)}[request.param]
     features = Features(url, node, eventually)
     yield features
     features.client.close()

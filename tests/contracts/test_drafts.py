@@ -14,12 +14,12 @@ import pytest
 import redis
 from redis.asyncio import Redis as AsyncRedis
 
-from events.errors import AnswerCut, AnswerOverdue
-from tasks import AnswerReader, Piece
-from tasks.celery import EventApp
-from tasks.settings import Settings
-from tasks.stores.drafts import Drafts, Limits
-from tasks.stores.keys import Keys
+from petiole.events.errors import AnswerCut, AnswerOverdue
+from petiole.tasks import AnswerReader, Piece
+from petiole.tasks.celery import EventApp
+from petiole.tasks.settings import Settings
+from petiole.tasks.stores.keys import Keys
+from petiole.tasks.stores.response_streams import Drafts, Limits
 
 WORDS = [f"word{number} " for number in range(60)]
 

@@ -11,12 +11,12 @@ import fakeredis
 import pytest
 import redis
 
-from events import TextContent, TextMessageEvent
-from events.dead_letter import Attempt, DeadLetter
-from tasks.settings import Settings
-from tasks.stores import Stores, open_stores
-from tasks.stores.delays import LENT, MOST_MOVED, Waiting
-from tasks.stores.publications import HeldKeys, Lease, Posting, Settling
+from petiole.events import TextContent, TextMessageEvent
+from petiole.events.dead_letter import Attempt, DeadLetter
+from petiole.tasks.settings import Settings
+from petiole.tasks.stores import Stores, open_stores
+from petiole.tasks.stores.delayed_messages import LENT, MOST_MOVED, Waiting
+from petiole.tasks.stores.publications import HeldKeys, Lease, Posting, Settling
 
 KEYS = HeldKeys()
 LEASE = Lease(tag="tag-1", holder="holder-1")

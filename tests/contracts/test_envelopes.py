@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 import redis
 
-from events import TextContent, TextMessageEvent
-from events.dead_letter import DeadLetter
-from events.errors import BrokerFull
-from events.subscriptions import Subscription
-from tasks import dead_letters
-from tasks.celery import EventApp
-from tasks.dead_letters import Letters
-from tasks.dispatch import Publication
-from tasks.publication import Publish
-from tasks.queues import PUBLISH_TASK
-from tasks.settings import Settings
+from petiole.events import TextContent, TextMessageEvent
+from petiole.events.dead_letter import DeadLetter
+from petiole.events.errors import BrokerFull
+from petiole.events.subscriptions import Subscription
+from petiole.tasks import dead_letters
+from petiole.tasks.broker.topology import PUBLISH_TASK
+from petiole.tasks.celery import EventApp
+from petiole.tasks.dead_letters import Letters
+from petiole.tasks.publication import Publish
+from petiole.tasks.publishing.commit import Publication
+from petiole.tasks.settings import Settings
 
 MEMORY = Subscription(agent="memory", function="keep", patterns=("input.*",))
 # What differs between any two messages of Celery's own, and what only a result backend reads.

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from events.catalog.llm import GeneratedResponse, Usage
-from events.catalog.orchestrator import ContextItem, ModelRequest, ToolAnswer, ToolCall, ToolRound
-from events.errors import MissingExtra, Misuse, NotConfigured, ProviderRefused, ProviderUnavailable
+from petiole.events.catalog.llm import GeneratedResponse, Usage
+from petiole.events.catalog.orchestrator import ContextItem, ModelRequest, ToolAnswer, ToolCall, ToolRound
+from petiole.events.errors import MissingExtra, Misuse, NotConfigured, ProviderRefused, ProviderUnavailable
+from petiole.workers.llm import LanguageModel, chosen_name, language_model, names
+from petiole.workers.llm.provider import Answer, Finished, Part, TextDelta, ToolDescription
 from tests.endpoint import Endpoint, Refusal, a_call, a_chunk, a_usage, serving, words
-from workers.llm import LanguageModel, chosen_name, language_model, names
-from workers.llm.provider import Answer, Finished, Part, TextDelta, ToolDescription
 
 ENDPOINTS = ("openai", "local")
 
@@ -201,17 +201,19 @@ def test_rules_are_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     assert chosen_name() == "openai"
 
 
-@pytest.mark.parametrize("name", ["gpt", "provider", "", "no.such.module:Model", "workers.llm.rules:Nobody", ":", "a:"])
+@pytest.mark.parametrize(
+    "name", ["gpt", "provider", "", "no.such.module:Model", "petiole.workers.llm.rules:Nobody", ":", "a:"]
+)
 def test_an_unknown_model_is_refused_with_the_choices(name: str) -> None:
     with pytest.raises(Misuse, match=r"'local', 'openai', 'rules', or 'package.module:Class'"):
         language_model(name)
 
 
 def test_a_model_of_your_own_is_named_by_its_class() -> None:
-    assert language_model("workers.llm.rules:Rules").name == "rules"
+    assert language_model("petiole.workers.llm.rules:Rules").name == "rules"
 
 
-@pytest.mark.parametrize("name", ["pathlib:Path", "workers.llm:names"])
+@pytest.mark.parametrize("name", ["pathlib:Path", "petiole.workers.llm:names"])
 def test_what_is_no_model_is_refused(name: str) -> None:
     with pytest.raises(Misuse, match=r"class|no language model"):
         language_model(name)

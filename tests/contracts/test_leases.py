@@ -10,9 +10,9 @@ import pytest
 import redis
 from kombu import Connection, Consumer, Queue
 
-import tasks.transport
-from tasks.transport.holder import held_key, this_holder
-from tasks.transport.steps import Ages, Keys, Returning, Source, Steps, Unacked
+import petiole.tasks.transport
+from petiole.tasks.transport.commands import Ages, Keys, Returning, Source, Steps, Unacked
+from petiole.tasks.transport.consumer_id import held_key, this_holder
 
 KEYS = Keys("unacked", "unacked_index", "unacked\x06\x16held", "unacked\x06\x16holders", "unacked\x06\x16undecodable")
 QUEUE = Source("q", "q\x06\x16bell", ["q", "q\x06\x163"], is_recorded=True)
@@ -247,7 +247,7 @@ def connect(clean_broker_url):
 
     def open_connection(**options):
         transport_options = {"unacked_restore_interval": 0.01, "unacked_restore_throttle": 1} | options
-        opened.append(Connection(tasks.transport.ours(clean_broker_url), transport_options=transport_options))
+        opened.append(Connection(petiole.tasks.transport.ours(clean_broker_url), transport_options=transport_options))
         return opened[-1]
 
     yield open_connection

@@ -12,10 +12,10 @@ import pytest
 import redis
 from kombu import Connection
 
-import tasks.transport
-from tasks import admissions
-from tasks.transport.ledger import Ledger
-from tasks.transport.steps import Ack, Keys, Source, Steps
+import petiole.tasks.transport
+from petiole.tasks.settlement import deduplication
+from petiole.tasks.transport.commands import Ack, Keys, Source, Steps
+from petiole.tasks.transport.delivery_log import Ledger
 
 KEYS = Keys("unacked", "unacked_index", "held", "holders", "undecodable")
 LEDGER = Ledger("p:inbox:", "p:attempts:", "p:aborted:", 60_000, "one@here")
@@ -152,7 +152,7 @@ def test_many_acks_of_both_kinds_go_in_one_step(client, steps):
 def test_what_a_lost_connection_had_still_to_mark_is_marked_by_the_next(clean_broker_url):
     server = redis.Redis.from_url(clean_broker_url)
     put(server)
-    with Connection(tasks.transport.ours(clean_broker_url)) as connection:
+    with Connection(petiole.tasks.transport.ours(clean_broker_url)) as connection:
         lost: Any = connection.channel()
         following: Any = connection.channel()
         for channel in (lost, following):
@@ -170,12 +170,12 @@ def test_what_a_lost_connection_had_still_to_mark_is_marked_by_the_next(clean_br
 
 def test_an_admission_holds_for_a_moment_and_not_beyond_an_abort_in_this_process(monkeypatch):
     now = time.monotonic()
-    assert admissions.holds(now)
-    assert not admissions.holds(now - admissions.HOLDS_S)
-    assert not admissions.holds(0.0)
+    assert deduplication.holds(now)
+    assert not deduplication.holds(now - deduplication.HOLDS_S)
+    assert not deduplication.holds(0.0)
 
-    monkeypatch.setattr(admissions, "_voided_at", 0.0)
-    admissions.void()
+    monkeypatch.setattr(deduplication, "_voided_at", 0.0)
+    deduplication.void()
 
-    assert not admissions.holds(now)
-    assert admissions.holds(time.monotonic())
+    assert not deduplication.holds(now)
+    assert deduplication.holds(time.monotonic())

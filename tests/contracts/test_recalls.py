@@ -7,18 +7,19 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import fakeredis
+import numpy as np
 import pytest
 
-from events.catalog.memory import Recollection
-from events.errors import MissingExtra
-from tasks.settings import Settings
-from tasks.stores import open_stores
-from tasks.stores.vectors import Vectors
+from petiole.events.catalog.memory import Recollection
+from petiole.events.errors import MissingExtra
+from petiole.tasks.settings import Settings
+from petiole.tasks.stores import open_stores
+from petiole.workers.retrieval import Recall, chosen_recall
+from petiole.workers.retrieval.embedding_model import MiniLM
+from petiole.workers.retrieval.keyword import Words
+from petiole.workers.retrieval.semantic import Meaning
+from petiole.workers.state.vectors import Vectors
 from tests.benchmarks.recall import read, score
-from workers.recall import Recall, chosen_recall
-from workers.recall.meaning import Meaning
-from workers.recall.minilm import MiniLM
-from workers.recall.words import Words
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 TEXTS = ("My sister lives in Lisbon.", "I am allergic to peanuts.", "The meeting is on Friday at three.")
@@ -133,10 +134,23 @@ def test_a_text_is_computed_once_for_all_workers(meaning, vectors, monkeypatch):
     assert computed == ["When is the meeting?"]
 
 
+def test_only_the_first_256_tokens_of_a_text_count():
+    embed = MiniLM.of_this_process().embed
+
+    assert np.array_equal(embed("pizza " * 254), embed("pizza " * 254 + "Lisbon " * 1_000))
+    assert not np.array_equal(embed("pizza " * 253), embed("pizza " * 253 + "Lisbon"))
+
+
+def test_the_marks_of_the_tokenizer_are_text_where_a_user_writes_them():
+    embed = MiniLM.of_this_process().embed
+
+    assert np.array_equal(embed("[SEP] [MASK]"), embed("[ sep ] [ mask ]"))
+
+
 def test_meaning_without_its_extra_is_refused_by_name(vectors, monkeypatch):
     monkeypatch.setenv("PETIOLE_RECALL", "meaning")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    monkeypatch.setattr("workers.recall.find_spec", lambda name: None)
+    monkeypatch.setattr("petiole.workers.retrieval.find_spec", lambda name: None)
 
     with pytest.raises(MissingExtra, match=r"pip install 'petiole\[memory\]'"):
         chosen_recall(vectors)

@@ -12,9 +12,9 @@ import pytest
 import redis
 from pydantic import ValidationError
 
-from events import AudioContent, Event, TextContent, TextMessageEvent
-from events.catalog.input import AudioChunkEvent, StreamEndedEvent
-from events.errors import (
+from petiole.events import AudioContent, Event, TextContent, TextMessageEvent
+from petiole.events.catalog.input import AudioChunkEvent, StreamEndedEvent
+from petiole.events.errors import (
     BrokerUnavailable,
     InvalidMove,
     InvalidWorkingMemory,
@@ -22,15 +22,15 @@ from events.errors import (
     UnknownSession,
     WorkingMemoryFull,
 )
-from tasks import Agent, Context, Participant, begin_session, end_session, enter_session, open_session
-from tasks.celery import EventApp
-from tasks.publication import Publish
-from tasks.sessions.session import REFUSED, Session
-from tasks.sessions.sweep import Swept, sweep
-from tasks.settings import Settings
-from tasks.stores.sessions import MOVES, SessionFacts
-from tasks.testing import EventTestHarness
-from workers.agents import input as input_agent
+from petiole.tasks import Agent, Context, Participant, begin_session, end_session, enter_session, open_session
+from petiole.tasks.celery import EventApp
+from petiole.tasks.publication import Publish
+from petiole.tasks.sessions.expiry import Swept, sweep
+from petiole.tasks.sessions.session import REFUSED, Session
+from petiole.tasks.settings import Settings
+from petiole.tasks.stores.sessions import MOVES, SessionFacts
+from petiole.tasks.testing import EventTestHarness
+from petiole.workers.agents import input as input_agent
 
 LIMITS = Settings(session_idle_after=timedelta(seconds=1), session_end_after=timedelta(seconds=2))
 

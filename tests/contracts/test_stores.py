@@ -12,23 +12,23 @@ import fakeredis
 import pytest
 import redis
 
-from events import TextContent, TextMessageEvent
-from events.catalog.memory import Fact, Recollection
-from events.dead_letter import Attempt, DeadLetter
-from events.errors import PayloadAltered, PayloadMissing
-from events.subscriptions import Subscription
-from tasks.settings import Settings
-from tasks.stores import Stores, open_stores
-from tasks.stores import facts as facts_module
-from tasks.stores.blobs import DATAREF, blob_of
-from tasks.stores.budgets import Quota, Spent
-from tasks.stores.circuits import Ending, Limits
-from tasks.stores.dead_letters import Kept, Start
-from tasks.stores.effects import Beginning
-from tasks.stores.facts import VALUES_KEPT
-from tasks.stores.history import PAGE, Recorded, Selection
-from tasks.stores.memories import KEPT_PER_STREAM, MOST_PER_STREAM
-from tasks.stores.requests import Answering, Asking
+from petiole.events import TextContent, TextMessageEvent
+from petiole.events.catalog.memory import Fact, Recollection
+from petiole.events.dead_letter import Attempt, DeadLetter
+from petiole.events.errors import PayloadAltered, PayloadMissing
+from petiole.events.subscriptions import Subscription
+from petiole.tasks.settings import Settings
+from petiole.tasks.stores import Stores, open_stores
+from petiole.tasks.stores.blobs import DATAREF, blob_of
+from petiole.tasks.stores.circuits import Ending, Limits
+from petiole.tasks.stores.dead_letters import Kept, Start
+from petiole.tasks.stores.history import PAGE, Recorded, Selection
+from petiole.tasks.stores.idempotency_records import Beginning
+from petiole.tasks.stores.rate_limits import Quota, Spent
+from petiole.tasks.stores.requests import Answering, Asking
+from petiole.workers.state import facts as facts_module
+from petiole.workers.state.facts import VALUES_KEPT
+from petiole.workers.state.memories import KEPT_PER_STREAM, MOST_PER_STREAM
 
 
 @pytest.fixture(params=["fakeredis", "valkey"])
@@ -440,8 +440,8 @@ def test_a_letter_that_comes_back_is_as_it_was_and_one_that_is_known_stays(store
 
 
 def test_letters_are_read_in_states_and_in_pages_of_any_size(stores, monkeypatch):
-    monkeypatch.setattr("tasks.stores.dead_letters.PAGE", 3)
-    monkeypatch.setattr("tasks.stores.dead_letters.PAGE_BYTES", 1_000)
+    monkeypatch.setattr("petiole.tasks.stores.dead_letters.PAGE", 3)
+    monkeypatch.setattr("petiole.tasks.stores.dead_letters.PAGE_BYTES", 1_000)
     for number in range(10):
         stores.dead_letters.put(a_letter(number, traceback="x" * 150 * number))
         if number % 2:

@@ -13,7 +13,7 @@ from collections import Counter
 import pytest
 import redis
 
-from tasks.celery import EventApp
+from petiole.tasks.celery import EventApp
 
 IS_FULL = os.environ.get("PETIOLE_FAULTS") == "full"
 EVENTS, KILLS = (10_000, 20) if IS_FULL else (400, 2)
@@ -21,8 +21,8 @@ EVENTS, KILLS = (10_000, 20) if IS_FULL else (400, 2)
 AGENTS = """
 import os
 import redis
-from events import Event, MessageEvent
-from tasks import Agent, Context
+from petiole.events import Event, MessageEvent
+from petiole.tasks import Agent, Context
 
 runs = redis.Redis.from_url(os.environ["PETIOLE_BROKER_URL"])
 
@@ -40,8 +40,8 @@ one, two, three = an_agent("one"), an_agent("two"), an_agent("three")
 """
 
 PUBLISH = f"""
-from events import TextContent, TextMessageEvent
-from tasks import publish_many
+from petiole.events import TextContent, TextMessageEvent
+from petiole.tasks import publish_many
 publish_many(TextMessageEvent(stream_id=f"s{{n % 50}}", content=TextContent(text=str(n))) for n in range({EVENTS}))
 """
 

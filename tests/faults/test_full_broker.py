@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from events.errors import BrokerFull
-from tasks.publication import Publish
+from petiole.events.errors import BrokerFull
+from petiole.tasks.publication import Publish
 from tests.faults.tools import IS_FULL, Publisher, an_app, an_event
 
 FULL_S = 20.0 if IS_FULL else 3.0

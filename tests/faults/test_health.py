@@ -7,10 +7,10 @@ import time
 
 import pytest
 
+from petiole.workers.observability import liveness
+from petiole.workers.observability.liveness import Pulse, lifelessness, pulse_file
+from petiole.workers.observability.readiness import unreadiness
 from tests.faults.tools import an_app, holding_still
-from workers.observability import pulse
-from workers.observability.health import unreadiness
-from workers.observability.pulse import Pulse, lifelessness, pulse_file
 
 
 def test_ready_names_what_is_missing(system, server, proxy, eventually):
@@ -34,12 +34,12 @@ def test_ready_names_what_is_missing(system, server, proxy, eventually):
 
 
 def test_the_probes_exit_with_0_or_1_and_the_reason(system, server):
-    ready = system.start("workers.cli", "ready")
-    dead = system.start("workers.cli", "alive", "nobody@nowhere")
+    ready = system.start("petiole.workers.cli", "ready")
+    dead = system.start("petiole.workers.cli", "alive", "nobody@nowhere")
     assert (ready.wait(30), dead.wait(30)) == (0, 1)
     server.stop()
 
-    unready = system.start("workers.cli", "ready")
+    unready = system.start("petiole.workers.cli", "ready")
 
     assert unready.wait(30) == 1
     assert "not ready: the state store does not answer" in system.logs()
@@ -49,7 +49,7 @@ def test_the_probes_exit_with_0_or_1_and_the_reason(system, server):
 def test_a_worker_that_is_stuck_has_no_pulse_and_one_without_a_broker_has(system, server, eventually, monkeypatch):
     worker = system.worker("only", "--pool", "prefork", "-c", "1")
     node = f"only@{socket.gethostname()}"
-    monkeypatch.setattr(pulse, "DEAD_S", 3.0)
+    monkeypatch.setattr(liveness, "DEAD_S", 3.0)
     eventually(lambda: lifelessness(node) is None, 10)
 
     with holding_still(worker.pid):
@@ -68,7 +68,7 @@ def test_a_loop_that_does_not_turn_costs_the_pulse(has_loop, eventually):
     heart = Pulse(f"test-{time.monotonic_ns()}@here")
     file = pulse_file(heart.node)
     if has_loop:
-        heart.turned_at = time.monotonic() - pulse.STUCK_S - 1
+        heart.turned_at = time.monotonic() - liveness.STUCK_S - 1
 
     heart.start()
 

@@ -13,7 +13,7 @@ import psutil
 import pytest
 import redis
 
-from tasks.celery import EventApp
+from petiole.tasks.celery import EventApp
 
 IS_FULL = os.environ.get("PETIOLE_FAULTS") == "full"
 KILLS = 50 if IS_FULL else 1
@@ -27,8 +27,8 @@ SLOW = """
 import os
 import time
 import redis
-from events import Event, MessageEvent
-from tasks import Agent
+from petiole.events import Event, MessageEvent
+from petiole.tasks import Agent
 
 notes = redis.Redis.from_url(os.environ["PETIOLE_BROKER_URL"])
 agent = Agent("slow")
@@ -43,8 +43,8 @@ def answer(event: Event) -> MessageEvent:
 """
 
 PUBLISH = """
-from events import TextContent, TextMessageEvent
-from tasks import publish_many
+from petiole.events import TextContent, TextMessageEvent
+from petiole.tasks import publish_many
 publish_many(TextMessageEvent(stream_id=f"s{{n}}", content=TextContent(text=str(n))) for n in range({events}))
 """
 

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from events.errors import BrokerUnavailable
-from tasks.publication import Publish
+from petiole.events.errors import BrokerUnavailable
+from petiole.tasks.publication import Publish
 from tests.faults.tools import IS_FULL, Publisher, an_app, an_event
 
 CUTS = 300 if IS_FULL else 40

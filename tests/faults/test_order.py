@@ -16,7 +16,7 @@ from itertools import pairwise
 import pytest
 import redis
 
-from tasks.celery import EventApp
+from petiole.tasks.celery import EventApp
 
 IS_FULL = os.environ.get("PETIOLE_FAULTS") == "full"
 STREAMS, EACH, KILLS = (1_000, 100, 10) if IS_FULL else (40, 15, 1)
@@ -25,8 +25,8 @@ LIMIT_S = 1_200 if IS_FULL else 100
 AGENT = """
 import os, random, threading
 import redis
-from events import Event, MessageEvent
-from tasks import Agent
+from petiole.events import Event, MessageEvent
+from petiole.tasks import Agent
 
 seen = redis.Redis.from_url(os.environ["PETIOLE_BROKER_URL"], decode_responses=True)
 agent = Agent("teller")
@@ -60,8 +60,8 @@ def tell(event: Event) -> MessageEvent:
 """
 
 PUBLISHER = f"""
-from events import TextContent, TextMessageEvent
-from tasks import publish_many
+from petiole.events import TextContent, TextMessageEvent
+from petiole.tasks import publish_many
 
 streams = ["failing", *(f"stream-{{number}}" for number in range({STREAMS} - 1))]
 for number in range({EACH}):

@@ -10,9 +10,9 @@ import time
 
 import pytest
 
+from petiole.workers.observability.liveness import lifelessness
+from petiole.workers.observability.readiness import unreadiness
 from tests.faults.tools import IS_FULL, Publisher, an_app
-from workers.observability.health import unreadiness
-from workers.observability.pulse import lifelessness
 
 OUTAGE_S = 60.0 if IS_FULL else 6.0
 

@@ -12,13 +12,13 @@ import time
 
 import pytest
 
-from events import AudioContent, registry
-from events.catalog.input import AudioChunkEvent
-from events.subscriptions import Subscription
-from tasks.celery import EventApp
-from tasks.dispatch import dispatch
-from tasks.payloads import divided
-from tasks.wire import admit
+from petiole.events import AudioContent, registry
+from petiole.events.catalog.input import AudioChunkEvent
+from petiole.events.subscriptions import Subscription
+from petiole.tasks.celery import EventApp
+from petiole.tasks.publishing.claim_check import divided
+from petiole.tasks.publishing.commit import dispatch
+from petiole.tasks.publishing.document import admit
 
 KILLS = 100 if os.environ.get("PETIOLE_FAULTS") == "full" else 20
 LIMIT = 1_000_000

@@ -17,12 +17,12 @@ from collections import Counter
 import pytest
 import redis
 
-from events import TextMessageEvent
-from events.errors import BrokerUnavailable
-from events.subscriptions import Subscription
-from tasks.celery import EventApp
-from tasks.dispatch import dispatch
-from tasks.wire import admit
+from petiole.events import TextMessageEvent
+from petiole.events.errors import BrokerUnavailable
+from petiole.events.subscriptions import Subscription
+from petiole.tasks.celery import EventApp
+from petiole.tasks.publishing.commit import dispatch
+from petiole.tasks.publishing.document import admit
 from tests.faults.tools import IS_FULL, an_app, an_event
 
 AGENTS = [f"agent-{number}" for number in range(10)]

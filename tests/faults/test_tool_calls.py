@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 import redis
 
-from events.catalog.orchestrator import ToolCall, ToolsRequest, ToolsRequestedEvent
-from tasks.settings import Settings
-from tasks.stores import open_stores
+from petiole.events.catalog.orchestrator import ToolCall, ToolsRequest, ToolsRequestedEvent
+from petiole.tasks.settings import Settings
+from petiole.tasks.stores import open_stores
 
 TOOLS = """
 import os, signal
 from pathlib import Path
-from workers import calls
-from workers.tools import tool
+from petiole.workers import calls
+from petiole.workers.tools import tool
 
 HERE = Path(__file__).parent
 

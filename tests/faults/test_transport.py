@@ -21,8 +21,8 @@ from celery import Celery
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
-import tasks.transport
-from workers import broker
+import petiole.tasks.transport
+from petiole.workers.process import embedded_broker
 
 IS_FULL = os.environ.get("PETIOLE_FAULTS") == "full"
 WORKER_KILLS = int(os.environ.get("PETIOLE_FAULT_WORKER_KILLS", "2"))
@@ -31,7 +31,7 @@ BROKER_KILLS = int(os.environ.get("PETIOLE_FAULT_BROKER_KILLS", "2"))
 
 WORKER = """
 import os
-import tasks.transport
+import petiole.tasks.transport
 from celery import Celery
 
 app = Celery("numbers", broker=os.environ["BROKER"])
@@ -122,7 +122,7 @@ def is_sent(client: Celery, numbers: range) -> bool:
 def test_a_worker_that_is_killed_under_load_loses_nothing(  # noqa: PLR0917 - fixtures
     pool, node, tally, clean_broker_url, eventually, capsys
 ):
-    url = tasks.transport.ours(clean_broker_url)
+    url = petiole.tasks.transport.ours(clean_broker_url)
     node.environment["BROKER"] = url
     workers = [start_worker(node, eventually, pool) for _ in range(2)]
 
@@ -146,11 +146,11 @@ def home(tmp_path) -> Iterator[Path]:
     """Give the home of a server of one's own."""
     home = tmp_path / "broker"
     yield home
-    broker.stop(home)
+    embedded_broker.stop(home)
 
 
 def start_broker(home: Path) -> str:
-    url = broker.start(home).url
+    url = embedded_broker.start(home).url
     with redis.Redis.from_url(url) as client:
         client.config_set("appendfsync", "always")
     return url
@@ -166,7 +166,7 @@ def test_a_broker_that_is_killed_under_load_loses_nothing(  # noqa: PLR0917 - fi
     pool, node, tally, home, eventually, capsys
 ):
     address = start_broker(home)
-    url = tasks.transport.ours(address)
+    url = petiole.tasks.transport.ours(address)
     node.environment["BROKER"] = url
     worker = start_worker(node, eventually, pool)
     recoveries = []

@@ -17,8 +17,8 @@ LIMIT_S = 900 if IS_FULL else 60
 AGENT = """
 import os
 import redis
-from events import Event
-from tasks import Agent, RetryPolicy
+from petiole.events import Event
+from petiole.tasks import Agent, RetryPolicy
 
 handled = redis.Redis.from_url(os.environ["PETIOLE_BROKER_URL"])
 agent = Agent("patient")
@@ -33,8 +33,8 @@ def answer(event: Event) -> None:
 """
 
 PUBLISH = """
-from events import MessageEvent
-from tasks import publish_many
+from petiole.events import MessageEvent
+from petiole.tasks import publish_many
 publish_many(MessageEvent(event_type={topic!r}, stream_id="s", content={{}}) for number in range({count}))
 """
 

@@ -22,13 +22,13 @@ import psutil
 import pytest
 import redis
 
-from events import TextContent, TextMessageEvent
-from events.dead_letter import DeadLetter
-from tasks.celery import EventApp
-from tasks.envelopes import queue_key
-from tasks.queues import RABBITMQ, lanes
-from tasks.settings import Settings
-from tasks.undecodable import drain_undecodable
+from petiole.events import TextContent, TextMessageEvent
+from petiole.events.dead_letter import DeadLetter
+from petiole.tasks.broker.messages import queue_key
+from petiole.tasks.broker.topology import RABBITMQ, lanes
+from petiole.tasks.celery import EventApp
+from petiole.tasks.settings import Settings
+from petiole.tasks.settlement.undecodable import drain_undecodable
 
 IS_FULL = os.environ.get("PETIOLE_FAULTS") == "full"
 INPUTS = 100_000 if IS_FULL else 1_000
@@ -37,8 +37,8 @@ SEED = int(os.environ.get("PETIOLE_FAULT_SEED", "4"))
 AGENT = """
 import os
 import redis
-from events import Event
-from tasks import Agent
+from petiole.events import Event
+from petiole.tasks import Agent
 
 store = redis.Redis.from_url(os.environ["HANDLED"])
 agent = Agent("one")
@@ -103,7 +103,7 @@ class System:
 
 @pytest.fixture
 def system(node, clean_broker_url, eventually, caplog):
-    caplog.set_level("CRITICAL", "tasks.burial")
+    caplog.set_level("CRITICAL", "petiole.tasks.settlement.dead_lettering")
     system = System(node, f"petiole+{clean_broker_url}", clean_broker_url, eventually)
     yield system
     system.app.close()
@@ -401,7 +401,7 @@ def test_bytes_that_cannot_be_kept_now_stay_and_are_kept_later(system):
 
 @pytest.fixture
 def on_rabbitmq(node, rabbit_url, clean_broker_url, eventually, caplog):
-    caplog.set_level("CRITICAL", "tasks.burial")
+    caplog.set_level("CRITICAL", "petiole.tasks.settlement.dead_lettering")
     queues = [name for queue in ("one", "publish") for name in lanes(queue, RABBITMQ)]
     with kombu.Connection(rabbit_url) as connection:
         channel: Any = connection.channel()

@@ -15,20 +15,20 @@ from typing import Self
 import psutil
 import redis
 
-from events import TextContent, TextMessageEvent
-from events.errors import Retryable
-from tasks.celery import EventApp
-from tasks.publication import Publish
-from tasks.transport import ours
-from workers import broker
+from petiole.events import TextContent, TextMessageEvent
+from petiole.events.errors import Retryable
+from petiole.tasks.celery import EventApp
+from petiole.tasks.publication import Publish
+from petiole.tasks.transport import ours
+from petiole.workers.process import embedded_broker
 
 IS_FULL = os.environ.get("PETIOLE_FAULTS") == "full"
 """Whether runs are as long as `make faults` has them."""
 
 AGENTS = """
 import os, time
-from events import Event, MessageEvent
-from tasks import Agent, Context
+from petiole.events import Event, MessageEvent
+from petiole.tasks import Agent, Context
 
 runs = os.open(os.environ["RUNS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
@@ -60,7 +60,7 @@ class Server:
 
     def start(self) -> None:
         """Start it, with the data and the address that it had."""
-        url = broker.start(self.home).url
+        url = embedded_broker.start(self.home).url
         assert url == (self.url or url)
         self.url = url
         with self.client() as client:
@@ -68,7 +68,7 @@ class Server:
 
     def stop(self) -> None:
         """Let it end in order. Safe to repeat."""
-        broker.stop(self.home)
+        embedded_broker.stop(self.home)
 
     def kill(self) -> None:
         """End it at once."""

@@ -11,8 +11,8 @@ import redis
 AGENT = """
 import os
 import redis
-from events import Event
-from tasks import Agent
+from petiole.events import Event
+from petiole.tasks import Agent
 
 store = redis.Redis.from_url(os.environ["PETIOLE_BROKER_URL"])
 agent = Agent("quiet")
@@ -23,8 +23,8 @@ def hear(event: Event) -> None:
 """
 
 PUBLISH = """
-from events import MessageEvent
-from tasks.publication import publish_many
+from petiole.events import MessageEvent
+from petiole.tasks.publication import publish_many
 publish_many(MessageEvent(event_type="message.said", stream_id=str(number)) for number in range(100))
 """
 

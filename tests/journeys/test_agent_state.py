@@ -7,9 +7,9 @@ from typing import Any
 
 import redis
 
-from events import Event
-from events.catalog.agent import StateUpdatedEvent
-from tasks import Agent, Context, RetryPolicy
+from petiole.events import Event
+from petiole.events.catalog.agent import StateUpdatedEvent
+from petiole.tasks import Agent, Context, RetryPolicy
 
 
 def counting(**options: object) -> Agent:
@@ -96,8 +96,8 @@ def test_a_shadow_sets_nothing(harness, a_message):
 def test_with_a_real_worker_value_and_event_leave_in_the_same_step(node, clean_broker_url, eventually):
     client = redis.Redis.from_url(clean_broker_url, decode_responses=True)
     source = """
-from events import Event
-from tasks import Agent, Context
+from petiole.events import Event
+from petiole.tasks import Agent, Context
 
 counter = Agent("counter")
 

@@ -12,15 +12,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from events.catalog.orchestrator import ToolCall, ToolsRequest, ToolsRequestedEvent
-from events.catalog.tools import ApprovalGrantedEvent, ApprovalRequestedEvent, ToolFailedEvent
-from events.errors import ApprovalDecided, UnknownApproval
-from tasks import approvals
-from tasks.settings import Settings
-from tasks.testing import EventTestHarness
-from workers.agents import tools as tools_agent
-from workers.cli import petiole
-from workers.tools import ToolRegistry
+from petiole.events.catalog.orchestrator import ToolCall, ToolsRequest, ToolsRequestedEvent
+from petiole.events.catalog.tools import ApprovalGrantedEvent, ApprovalRequestedEvent, ToolFailedEvent
+from petiole.events.errors import ApprovalDecided, UnknownApproval
+from petiole.tasks.settings import Settings
+from petiole.tasks.testing import EventTestHarness
+from petiole.workers.agents import tools as tools_agent
+from petiole.workers.cli import petiole
+from petiole.workers.tools import ToolRegistry, approvals
 
 
 @pytest.fixture
@@ -235,7 +234,7 @@ def test_the_same_call_asked_for_twice_is_asked_to_be_granted_once(team, ran):
 @pytest.fixture
 def type_(team: EventTestHarness, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """Give the command line of the harness's app."""
-    monkeypatch.setattr("workers.cli.approvals.connected_app", lambda: team.app)
+    monkeypatch.setattr("petiole.workers.cli.approvals.connected_app", lambda: team.app)
     return lambda *arguments: CliRunner().invoke(petiole, ["approvals", *arguments])
 
 

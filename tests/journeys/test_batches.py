@@ -12,8 +12,8 @@ import redis
 AGENT = """
 import os
 import redis
-from events import Event, MessageEvent
-from tasks import Agent, RetryPolicy
+from petiole.events import Event, MessageEvent
+from petiole.tasks import Agent, RetryPolicy
 
 store = redis.Redis.from_url(os.environ["PETIOLE_BROKER_URL"])
 agent = Agent("quick")
@@ -44,8 +44,8 @@ class System:
     def publish(self, *kinds: str) -> None:
         """Publish one event of each kind, in streams numbered from 0."""
         self.node.run(f"""
-from events import MessageEvent
-from tasks import publish
+from petiole.events import MessageEvent
+from petiole.tasks import publish
 for number, kind in enumerate({kinds!r}):
     publish(MessageEvent(event_type="message." + kind, stream_id=str(number)))
 """)
@@ -68,8 +68,8 @@ for number, kind in enumerate({kinds!r}):
         return json.loads(
             self.node.run(f"""
 import json
-from events.ids import delivery_ids
-from tasks.celery import app
+from petiole.events.ids import delivery_ids
+from petiole.tasks.celery import app
 said = [each for each in app.stores.history.since() if each.topic.startswith("message.")]
 recorded = [each for each in said if each.topic != "message.done"]
 ids = [delivery_ids(each.document["event_id"], ["quick.act"])[0] for each in recorded]

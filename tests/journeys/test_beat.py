@@ -13,19 +13,20 @@ import pytest
 import redis
 import time_machine
 
-from events.catalog.request import RequestContent, RequestEvent, ResponseSuccessEvent, SuccessContent
-from events.catalog.system import MetricsSummaryEvent, TickEvent
-from tasks import Agent, RetryPolicy, metrics
-from tasks.periodic import TickTask, slot_id, slot_of
+from petiole.events.catalog.request import RequestContent, RequestEvent, ResponseSuccessEvent, SuccessContent
+from petiole.events.catalog.system import MetricsSummaryEvent, TickEvent
+from petiole.tasks import Agent, RetryPolicy
+from petiole.tasks.operations import metrics
+from petiole.tasks.periodic import TickTask, slot_id, slot_of
 
 # Scaled, so that the suite is quick; PETIOLE_FAULTS=full takes the time that a system would.
 FULL = os.environ.get("PETIOLE_FAULTS") == "full"
 INTERVAL_S, TICKS = (1.0, 30) if FULL else (0.5, 20)
 
 CLOCK = r"""
-from events import Event
-from events.catalog.system import TickEvent
-from tasks import Agent, Context
+from petiole.events import Event
+from petiole.events.catalog.system import TickEvent
+from petiole.tasks import Agent, Context
 
 clock = Agent("clock")
 
@@ -40,7 +41,7 @@ def strike(event: TickEvent) -> None:
 def clock(node):
     node.module("clock", CLOCK)
     node.environment.update(
-        PETIOLE_AGENTS="clock,workers.agents.supervisor",
+        PETIOLE_AGENTS="clock,petiole.workers.agents.supervisor",
         PETIOLE_TICK_INTERVAL_S=str(INTERVAL_S),
         PETIOLE_METRICS_INTERVAL_S="0",
         PETIOLE_SESSION_SWEEP_INTERVAL_S="0",
@@ -263,8 +264,8 @@ def test_beat_has_summaries_published_with_depth_and_lag(clock, client, eventual
     clock.worker("clock", "-Q", "clock").kill()
     clock.worker("publisher", "-Q", "publish")
     code = """
-from events.catalog.system import TickEvent, Tick
-from tasks import publish
+from petiole.events.catalog.system import TickEvent, Tick
+from petiole.tasks import publish
 for n in range(3):
     publish(TickEvent(content=Tick(interval_s=1.0, slot=n)))
 """

@@ -21,8 +21,8 @@ import redis
 from click.testing import CliRunner, Result
 from pydantic import TypeAdapter
 
-from events import Event, TextContent, TextMessageEvent
-from events.errors import (
+from petiole.events import Event, TextContent, TextMessageEvent
+from petiole.events.errors import (
     InvalidOption,
     InvalidTopic,
     Misuse,
@@ -31,12 +31,12 @@ from events.errors import (
     ServiceThrottled,
     ServiceUnavailable,
 )
-from tasks import Agent, Context, RetryPolicy, guarded
-from tasks.celery import EventApp
-from tasks.settings import Settings
-from tasks.stores.circuits import Circuit
-from tasks.testing.harness import EventTestHarness
-from workers.cli import petiole
+from petiole.tasks import Agent, Context, RetryPolicy, guarded
+from petiole.tasks.celery import EventApp
+from petiole.tasks.settings import Settings
+from petiole.tasks.stores.circuits import Circuit
+from petiole.tasks.testing.harness import EventTestHarness
+from petiole.workers.cli import petiole
 
 RESET_S = 30
 ONCE = {"attempts": 1, "reset": RESET_S}
@@ -45,7 +45,7 @@ ONCE = {"attempts": 1, "reset": RESET_S}
 @pytest.fixture
 def app(harness: EventTestHarness, monkeypatch: pytest.MonkeyPatch) -> EventApp:
     """Give an app whose time stands still until it is skipped, more or less."""
-    monkeypatch.setattr("tasks.breakers.guards.default_app", harness.app)
+    monkeypatch.setattr("petiole.tasks.resilience.guarded.default_app", harness.app)
     return harness.app
 
 
@@ -543,11 +543,11 @@ def test_an_interruption_is_nobodys_failure(app):
 
 def test_without_the_state_store_calls_go_through_and_that_is_an_alarm(monkeypatch, caplog):
     away = EventApp("away", settings=Settings(state_url="redis://127.0.0.1:9"), set_as_current=False)
-    monkeypatch.setattr("tasks.breakers.guards.default_app", away)
+    monkeypatch.setattr("petiole.tasks.resilience.guarded.default_app", away)
     dependency = Dependency()
     call = guarded("shop.stock", **ONCE)(dependency)
 
-    monkeypatch.setattr("tasks.breakers.unguarded.AWAY_S", 0.0)  # so that each call asks
+    monkeypatch.setattr("petiole.tasks.resilience.fail_open.AWAY_S", 0.0)  # so that each call asks
     with caplog.at_level(logging.ERROR):
         ended = attempt(call, 8)
 
@@ -559,7 +559,7 @@ def test_without_the_state_store_calls_go_through_and_that_is_an_alarm(monkeypat
 def test_without_any_store_configured_a_guarded_function_is_a_function(monkeypatch):
     nowhere = EventApp("nowhere", set_as_current=False)
     monkeypatch.setattr(nowhere, "_state_url", lambda: "")
-    monkeypatch.setattr("tasks.breakers.guards.default_app", nowhere)
+    monkeypatch.setattr("petiole.tasks.resilience.guarded.default_app", nowhere)
 
     assert guarded("shop.stock")(lambda: "done")() == "done"
 
@@ -569,7 +569,7 @@ def test_calls_that_went_unguarded_are_counted_when_the_store_is_back(harness, a
     dependency.error = None
     call = guarded("shop.stock", **ONCE)(dependency)
     attempt(call)
-    monkeypatch.setattr("tasks.breakers.unguarded.AWAY_S", 0.0)
+    monkeypatch.setattr("petiole.tasks.resilience.fail_open.AWAY_S", 0.0)
     with monkeypatch.context() as away:
         away.setattr(
             type(app.stores.circuits), "enter", lambda *_: (_ for _ in ()).throw(redis.ConnectionError("away"))
@@ -586,7 +586,7 @@ def test_calls_that_went_unguarded_are_counted_when_the_store_is_back(harness, a
 
 @pytest.fixture
 def type_command(app, monkeypatch) -> Callable[..., Result]:
-    monkeypatch.setattr("workers.cli.breakers.connected_app", lambda: app)
+    monkeypatch.setattr("petiole.workers.cli.breakers.connected_app", lambda: app)
     return lambda *words: CliRunner().invoke(petiole, ["breakers", *words])
 
 

@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 import redis
 
-from events import Event, TextContent, TextMessageEvent
-from events.errors import BudgetSpent, InvalidOption, ServiceUnavailable
-from tasks import Agent, Budget, Context
-from tasks.celery import EventApp
-from tasks.stores.budgets import Spent
-from tasks.testing.harness import EventTestHarness
+from petiole.events import Event, TextContent, TextMessageEvent
+from petiole.events.errors import BudgetSpent, InvalidOption, ServiceUnavailable
+from petiole.tasks import Agent, Budget, Context
+from petiole.tasks.celery import EventApp
+from petiole.tasks.stores.rate_limits import Spent
+from petiole.tasks.testing.harness import EventTestHarness
 
 
 def http_error(status: int, retry_after: str | None = None) -> urllib.error.HTTPError:
@@ -34,7 +34,7 @@ def http_error(status: int, retry_after: str | None = None) -> urllib.error.HTTP
 @pytest.fixture
 def app(harness: EventTestHarness, monkeypatch: pytest.MonkeyPatch) -> EventApp:
     """Give an app whose time stands still until it is skipped, more or less."""
-    monkeypatch.setattr("tasks.budgets.default_app", harness.app)
+    monkeypatch.setattr("petiole.tasks.resilience.rate_limits.default_app", harness.app)
     return harness.app
 
 
@@ -202,8 +202,8 @@ def test_a_delivery_without_room_is_put_off_and_spends_no_attempt(harness):
 ASKER = """
 import os, urllib.request
 import redis
-from events import Event
-from tasks import Agent, Budget
+from petiole.events import Event
+from petiole.tasks import Agent, Budget
 
 noted = redis.Redis.from_url(os.environ["PETIOLE_BROKER_URL"])
 account = Budget("openai.main", requests={requests}, tokens={tokens}, window={window_s}, timeout=10)
@@ -219,8 +219,8 @@ def ask(event: Event) -> None:
 """
 
 PUBLISH = """
-from events import MessageEvent
-from tasks import publish_many
+from petiole.events import MessageEvent
+from petiole.tasks import publish_many
 publish_many(MessageEvent(event_type="message.question", stream_id=f"s{{n}}") for n in range({questions}))
 """
 

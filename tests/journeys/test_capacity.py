@@ -10,14 +10,14 @@ from threading import Timer
 import pytest
 import redis
 
-from events import Event, TextContent, TextMessageEvent
-from events.errors import Misuse, QueueFull
-from events.subscriptions import Overflow
-from tasks import Agent
-from tasks.celery import EventApp
-from tasks.dispatch import Publication, dispatch
-from tasks.settings import Settings
-from tasks.wire import admit
+from petiole.events import Event, TextContent, TextMessageEvent
+from petiole.events.errors import Misuse, QueueFull
+from petiole.events.subscriptions import Overflow
+from petiole.tasks import Agent
+from petiole.tasks.celery import EventApp
+from petiole.tasks.publishing.commit import Publication, dispatch
+from petiole.tasks.publishing.document import admit
+from petiole.tasks.settings import Settings
 
 CAPACITY = 10
 

@@ -7,13 +7,13 @@ from functools import partial
 
 import pytest
 
-from events import EventContext, TextContent, TextMessageEvent
-from events.catalog.output import MessageSentEvent
-from events.catalog.tools import ToolProgressEvent
-from tasks import begin_session, enter_session
-from tasks.testing import EventTestHarness
-from workers.agents import input as input_agent
-from workers.agents import llm, memory, orchestrator, output, tools
+from petiole.events import EventContext, TextContent, TextMessageEvent
+from petiole.events.catalog.output import MessageSentEvent
+from petiole.events.catalog.tools import ToolProgressEvent
+from petiole.tasks import begin_session, enter_session
+from petiole.tasks.testing import EventTestHarness
+from petiole.workers.agents import input as input_agent
+from petiole.workers.agents import llm, memory, orchestrator, output, tools
 
 FLOW = [
     "input.message.received",

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from events import (
+from petiole.events import (
     AudioChunkEvent,
     AudioContent,
     Event,
@@ -34,20 +34,20 @@ from events import (
     VideoContent,
     VideoFrameEvent,
 )
-from events.catalog.input import StreamEndedEvent, StreamStartedEvent
-from events.catalog.llm import ResponseFailedEvent, ResponseGeneratedEvent
-from events.catalog.memory import ContextAssembledEvent
-from events.catalog.orchestrator import ContextRequest, ContextRequestedEvent, ModelRequest, ToolsRequestedEvent
-from events.catalog.output import MessageFailedEvent, MessageSentEvent, SuggestionDroppedEvent
-from events.catalog.tools import ToolFailedEvent, ToolProgressEvent, ToolStartedEvent
-from events.errors import ProviderUnavailable
-from events.ids import delivery_ids, new_event_id
-from tasks import begin_session, end_session, enter_session
-from tasks.testing import EventTestHarness
-from workers.agents import input as input_agent
-from workers.intents import ToolPlan, plan_tools
-from workers.llm.rules import Rules
-from workers.loading import load_agents
+from petiole.events.catalog.input import StreamEndedEvent, StreamStartedEvent
+from petiole.events.catalog.llm import ResponseFailedEvent, ResponseGeneratedEvent
+from petiole.events.catalog.memory import ContextAssembledEvent
+from petiole.events.catalog.orchestrator import ContextRequest, ContextRequestedEvent, ModelRequest, ToolsRequestedEvent
+from petiole.events.catalog.output import MessageFailedEvent, MessageSentEvent, SuggestionDroppedEvent
+from petiole.events.catalog.tools import ToolFailedEvent, ToolProgressEvent, ToolStartedEvent
+from petiole.events.errors import ProviderUnavailable
+from petiole.events.ids import delivery_ids, new_event_id
+from petiole.tasks import begin_session, end_session, enter_session
+from petiole.tasks.testing import EventTestHarness
+from petiole.workers.agents import input as input_agent
+from petiole.workers.llm.rules import Rules
+from petiole.workers.llm.rules.intent_rules import ToolPlan, plan_tools
+from petiole.workers.process.discovery import load_agents
 
 STREAM = "a-conversation"
 TURNS = (
@@ -187,8 +187,8 @@ def seen(patch: pytest.MonkeyPatch, posted: list[tuple[str, str]]) -> Iterator[S
     module.Moody = Moody  # type: ignore[attr-defined]  # that is how it gets there
     patch.setitem(sys.modules, module.__name__, module)
     patch.setenv("PETIOLE_LLM", f"{module.__name__}:Moody")
-    agents = load_agents(iter(["workers.agents"]))
-    for name in ("workers.agents.orchestrator", "workers.turns"):
+    agents = load_agents(iter(["petiole.workers.agents"]))
+    for name in ("petiole.workers.agents.orchestrator", "petiole.workers.agents.orchestrator.conversation_turn"):
         if hasattr(sys.modules.get(name), "plan_tools"):
             patch.setattr(f"{name}.plan_tools", with_weather)
     with EventTestHarness(agents) as team:

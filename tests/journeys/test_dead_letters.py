@@ -19,23 +19,17 @@ import pytest
 import redis
 from click.testing import CliRunner
 
-from events import Event, MessageEvent, TextMessageEvent
-from events.dead_letter import DeadLetter
-from events.errors import (
-    CannotEdit,
-    InvalidDeadLetter,
-    ToolFailed,
-    UnknownDeadLetter,
-    UnknownSubscription,
-)
-from tasks import Agent, Context, dead_letters
-from tasks.dead_letters import Letters, Retained, replaying
-from tasks.dead_letters.messages import again, send, start_of
-from tasks.sending import sending
-from tasks.settings import Settings
-from tasks.testing import EventTestHarness
-from workers.cli import dead_letters as commands
-from workers.cli import petiole
+from petiole.events import Event, MessageEvent, TextMessageEvent
+from petiole.events.dead_letter import DeadLetter
+from petiole.events.errors import CannotEdit, InvalidDeadLetter, ToolFailed, UnknownDeadLetter, UnknownSubscription
+from petiole.tasks import Agent, Context, dead_letters
+from petiole.tasks.broker.producer import sending
+from petiole.tasks.dead_letters import Letters, Retained, replay
+from petiole.tasks.dead_letters.replay_messages import again, send, start_of
+from petiole.tasks.settings import Settings
+from petiole.tasks.testing import EventTestHarness
+from petiole.workers.cli import dead_letters as commands
+from petiole.workers.cli import petiole
 
 SIZE = 5_000 if os.environ.get("PETIOLE_FAULTS") == "full" else 300
 
@@ -191,9 +185,9 @@ def test_letters_are_replayed_by_what_they_have_in_common(shop):
 def test_a_replay_that_was_begun_and_never_sent_is_begun_again_under_its_number(shop, monkeypatch):
     letter = shop.dead_letters()[0]
     start = start_of(shop.app, again(letter, 1))
-    assert shop.app.stores.dead_letters.start([start], "a dead operator", replaying.AGAIN_AFTER) == ["started"]
+    assert shop.app.stores.dead_letters.start([start], "a dead operator", replay.AGAIN_AFTER) == ["started"]
     early = replayed(shop, Letters(ids=(letter.id,)))
-    monkeypatch.setattr(replaying, "AGAIN_AFTER", timedelta(0))
+    monkeypatch.setattr(replay, "AGAIN_AFTER", timedelta(0))
 
     later = replayed(shop, Letters(ids=(letter.id,)), wait=True)
 
@@ -599,9 +593,9 @@ def test_letters_go_through_a_pipe_and_come_back(typed, shop):
 AGENT = """
 import os
 import redis
-from events import TextMessageEvent
-from events.errors import ToolFailed
-from tasks import Agent
+from petiole.events import TextMessageEvent
+from petiole.events.errors import ToolFailed
+from petiole.tasks import Agent
 
 state_url = os.environ.get("PETIOLE_STATE_URL", os.environ["PETIOLE_BROKER_URL"])
 seen = redis.Redis.from_url(state_url, decode_responses=True)
@@ -649,7 +643,7 @@ def a_raw_line(agent: str) -> str:
 def command(node, *arguments: str) -> subprocess.Popen[str]:
     """Type a command that prints JSON, in a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "workers.cli", "dead-letters", *arguments, "--json"],
+        [sys.executable, "-m", "petiole.workers.cli", "dead-letters", *arguments, "--json"],
         env=node.environment,
         cwd=node.home,
         stdin=subprocess.PIPE,
@@ -788,7 +782,7 @@ def test_five_thousand_letters_are_grouped_within_two_seconds(node, client):
     took, groups = json.loads(
         node.run("""
 import json, time
-from tasks import dead_letters
+from petiole.tasks import dead_letters
 began = time.perf_counter()
 groups = dead_letters.groups("fingerprint")
 print(json.dumps([time.perf_counter() - began, [group.count for group in groups]]))

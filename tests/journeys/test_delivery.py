@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from events import (
+from petiole.events import (
     CustomEvent,
     ErrorEvent,
     Event,
@@ -18,11 +18,11 @@ from events import (
     ParametersContent,
     Value,
 )
-from events.errors import Misuse, UnknownEventType
-from tasks import Agent, Context, publish
-from tasks.settings import Settings
-from tasks.stores.inbox import Inbox
-from tasks.testing import EventTestHarness
+from petiole.events.errors import Misuse, UnknownEventType
+from petiole.tasks import Agent, Context, publish
+from petiole.tasks.settings import Settings
+from petiole.tasks.stores.inbox import Inbox
+from petiole.tasks.testing import EventTestHarness
 
 
 def a_message_event(kind: str, event: Event) -> MessageEvent:

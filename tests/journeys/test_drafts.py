@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from events import Event, TextContent, TextMessageEvent
-from events.errors import InvalidSubscription, Misuse
-from tasks import Agent, AnswerReader, Context
-from tasks.settings import Settings
-from tasks.testing import EventTestHarness
+from petiole.events import Event, TextContent, TextMessageEvent
+from petiole.events.errors import InvalidSubscription, Misuse
+from petiole.tasks import Agent, AnswerReader, Context
+from petiole.tasks.settings import Settings
+from petiole.tasks.testing import EventTestHarness
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import redis
 
-from events import ErrorEvent, Event, MessageEvent
-from events.catalog.agent import AgentFailedEvent
-from events.errors import InvalidPattern, Misuse, Severity
-from tasks import Agent, Context, RetryPolicy, report
-from workers.agents import supervisor
+from petiole.events import ErrorEvent, Event, MessageEvent
+from petiole.events.catalog.agent import AgentFailedEvent
+from petiole.events.errors import InvalidPattern, Misuse, Severity
+from petiole.tasks import Agent, Context, RetryPolicy, report
+from petiole.workers.agents import supervisor
 
 # Harness
 
@@ -198,9 +198,9 @@ def test_an_error_handler_that_fails_is_buried_and_says_nothing_more(harness, a_
 
 HOUSE = """
 import time
-from events import Event, MessageEvent
-from tasks import Agent, report
-from workers.agents.supervisor import agent as supervisor
+from petiole.events import Event, MessageEvent
+from petiole.tasks import Agent, report
+from petiole.workers.agents.supervisor import agent as supervisor
 
 slow, fails = Agent("slow"), Agent("fails")
 
@@ -219,9 +219,9 @@ def end(event: Event) -> None:
 
 PUBLISH = """
 import json, time
-from events import MessageEvent
-from tasks import publish, publish_many, report
-from events.errors import SystemStopping
+from petiole.events import MessageEvent
+from petiole.tasks import publish, publish_many, report
+from petiole.events.errors import SystemStopping
 
 def an_event(topic):
     return MessageEvent(event_type=topic, stream_id="s", content={{}})

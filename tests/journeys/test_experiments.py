@@ -9,16 +9,17 @@ from collections.abc import Iterator
 import pytest
 from click.testing import CliRunner
 
-from events import Event, GeneratedResponse, ResponseGeneratedEvent, TextContent, TextMessageEvent
-from events.catalog.orchestrator import ModelRequest, ModelRequestedEvent
-from tasks import Agent, shadows
-from tasks.dispatch import dispatch
-from tasks.door import checked
-from tasks.publication import MANY, batched
-from tasks.routing import RoutingTable
-from tasks.testing import EventTestHarness
-from workers.agents import memory, orchestrator, output, tools
-from workers.cli import petiole
+from petiole.events import Event, GeneratedResponse, ResponseGeneratedEvent, TextContent, TextMessageEvent
+from petiole.events.catalog.orchestrator import ModelRequest, ModelRequestedEvent
+from petiole.tasks import Agent
+from petiole.tasks.patterns import shadow_traffic
+from petiole.tasks.publication import MANY, batched
+from petiole.tasks.publishing.commit import dispatch
+from petiole.tasks.publishing.validation import checked
+from petiole.tasks.routing.table import RoutingTable
+from petiole.tasks.testing import EventTestHarness
+from petiole.workers.agents import memory, orchestrator, output, tools
+from petiole.workers.cli import petiole
 
 
 def an_experiment() -> Agent:
@@ -69,7 +70,7 @@ def test_in_a_conversation_each_turn_is_answered_by_one_variant_and_each_stream_
 def test_what_a_shadow_would_have_said_is_kept_beside_what_was_said(team):
     team.send_through(TextMessageEvent(stream_id="s", content=TextContent(text="Hello")))
 
-    (only,) = shadows.compare("llm.poet", app=team.app)
+    (only,) = shadow_traffic.compare("llm.poet", app=team.app)
 
     assert [each["content"]["text"] for each in only.unsaid] == ["poet says: Hello"]
     assert [each["content"]["text"] for each in only.said] == ["usual says: Hello"]
@@ -78,7 +79,7 @@ def test_what_a_shadow_would_have_said_is_kept_beside_what_was_said(team):
 
 
 def test_shadows_are_listed_and_compared_at_the_command_line(team, monkeypatch):
-    monkeypatch.setattr("workers.cli.shadows.connected_app", lambda: team.app)
+    monkeypatch.setattr("petiole.workers.cli.shadows.connected_app", lambda: team.app)
     team.send_through(TextMessageEvent(stream_id="s", content=TextContent(text="Hello")))
 
     listed = CliRunner().invoke(petiole, ["shadows", "--json"]).stdout

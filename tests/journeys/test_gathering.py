@@ -9,12 +9,12 @@ from collections.abc import Callable
 import pytest
 import redis
 
-from events import Event, MessageEvent, ParametersContent, TextContent, TextMessageEvent
-from events.catalog.orchestrator import ModelRequestedEvent
-from events.errors import DuplicateSubscription, InvalidOption, InvalidPattern
-from tasks import Agent, Context, Gathered, RetryPolicy
-from tasks.testing import EventTestHarness
-from workers.agents import llm, memory, orchestrator, output, tools
+from petiole.events import Event, MessageEvent, ParametersContent, TextContent, TextMessageEvent
+from petiole.events.catalog.orchestrator import ModelRequestedEvent
+from petiole.events.errors import DuplicateSubscription, InvalidOption, InvalidPattern
+from petiole.tasks import Agent, Context, Gathered, RetryPolicy
+from petiole.tasks.testing import EventTestHarness
+from petiole.workers.agents import llm, memory, orchestrator, output, tools
 
 # Harness
 
@@ -213,8 +213,8 @@ GATHERER = """
 import os
 import time
 import redis
-from events import Event, MessageEvent
-from tasks import Agent, Gathered
+from petiole.events import Event, MessageEvent
+from petiole.tasks import Agent, Gathered
 
 client = redis.Redis.from_url(os.environ["PETIOLE_BROKER_URL"], decode_responses=True)
 shop = Agent("shop")
@@ -248,8 +248,8 @@ def answer(event: MessageEvent) -> None:
 
 PUBLISH = """
 import time
-from events import MessageEvent
-from tasks import publish
+from petiole.events import MessageEvent
+from petiole.tasks import publish
 print(time.time())
 for topic in {topics!r}:
     publish(MessageEvent(event_type=topic, stream_id="s", correlation_id={flow!r}))
@@ -291,8 +291,8 @@ def test_one_call_for_each_of_60_flows_over_two_workers_in_every_order(shop, cli
     }
     shop.run(f"""
 import json
-from events import MessageEvent
-from tasks import publish_many
+from petiole.events import MessageEvent
+from petiole.tasks import publish_many
 flows = json.loads({json.dumps(json.dumps(flows))})
 for place in range(6):
     publish_many(
@@ -333,8 +333,8 @@ def test_workers_that_are_killed_in_the_call_lose_nothing_and_say_nothing_twice(
     assert [count for _, _, count in calls(client)] == [3, 3, 3]
     assert sum(worker.poll() is not None for worker in workers) == 2
     offers = shop.run("""
-from tasks.celery import app
-from tasks.stores.history import Selection
+from petiole.tasks.celery import app
+from petiole.tasks.stores.history import Selection
 print(sum(1 for _ in app.stores.history.select(Selection(pattern="message.offer"))))
 """)
     assert offers.strip() == "1"

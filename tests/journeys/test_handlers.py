@@ -13,8 +13,8 @@ from contextvars import ContextVar
 import pytest
 import redis
 
-from events import Event, MessageEvent, ParametersContent, Value
-from tasks import Agent, publish
+from petiole.events import Event, MessageEvent, ParametersContent, Value
+from petiole.tasks import Agent, publish
 
 LIMIT_S = 0.2
 PATIENCE_S = 5.0
@@ -258,8 +258,8 @@ def test_a_coroutine_has_ended_when_its_delivery_has(harness, a_message):
 SLOW = """
 import asyncio, contextvars, os, time
 import redis
-from events import Event, MessageEvent
-from tasks import Agent, RetryPolicy
+from petiole.events import Event, MessageEvent
+from petiole.tasks import Agent, RetryPolicy
 
 handled = redis.Redis.from_url(os.environ["PETIOLE_BROKER_URL"])
 agent = Agent("slow")
@@ -307,8 +307,8 @@ async def stays(event: Event) -> None:
 """
 
 PUBLISH = """
-from events import MessageEvent
-from tasks import publish
+from petiole.events import MessageEvent
+from petiole.tasks import publish
 for kind in {kinds!r}:
     publish(MessageEvent(event_type="message." + kind, stream_id="s"))
 """
@@ -330,7 +330,7 @@ def dead_letters(node):
     def read() -> list[tuple[str, str]]:
         told = node.run("""
 import json
-from tasks.celery import app
+from petiole.tasks.celery import app
 print(json.dumps([(letter.subscription, letter.error_type) for letter in app.stores.dead_letters.all()]))
 """)
         return [tuple(each) for each in json.loads(told)]

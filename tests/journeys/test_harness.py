@@ -7,9 +7,9 @@ import time
 import pytest
 from celery.result import assert_will_not_block  # type: ignore[attr-defined]  # the stubs leave it out
 
-from events import Event, MessageEvent
-from tasks import Agent
-from tasks.testing import EventTestHarness
+from petiole.events import Event, MessageEvent
+from petiole.tasks import Agent
+from petiole.tasks.testing import EventTestHarness
 
 
 def a_repeater() -> Agent:

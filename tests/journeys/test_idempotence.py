@@ -11,11 +11,11 @@ import pytest
 import redis
 from celery.exceptions import SoftTimeLimitExceeded
 
-from events import Event
-from events.errors import EffectUnderWay, EffectUnfinished, Misuse
-from tasks import Agent, idempotent
-from tasks.idempotence import OnUnfinished, forget, settle
-from tasks.testing import EventTestHarness
+from petiole.events import Event
+from petiole.events.errors import EffectUnderWay, EffectUnfinished, Misuse
+from petiole.tasks import Agent, idempotent
+from petiole.tasks.patterns.idempotency import OnUnfinished, forget, settle
+from petiole.tasks.testing import EventTestHarness
 
 
 class Told(SystemExit):
@@ -197,7 +197,7 @@ def test_a_result_that_is_no_json_is_refused_each_time_and_not_by_acting_again(h
 
 
 def test_of_many_at_once_one_runs_and_the_others_are_told_to_wait(harness, monkeypatch):
-    monkeypatch.setattr("tasks.idempotence.default_app", harness.app)
+    monkeypatch.setattr("petiole.tasks.patterns.idempotency.default_app", harness.app)
     calls: list[int] = []
     others_are_told = threading.Event()
 
@@ -227,7 +227,7 @@ def test_of_many_at_once_one_runs_and_the_others_are_told_to_wait(harness, monke
 
 
 def test_after_its_limit_a_beginning_counts_as_over(harness, monkeypatch):
-    monkeypatch.setattr("tasks.idempotence.default_app", harness.app)
+    monkeypatch.setattr("petiole.tasks.patterns.idempotency.default_app", harness.app)
     calls: list[int] = []
 
     @idempotent(key=lambda: "the key", limit=timedelta(0), on_unfinished="repeat")
@@ -246,8 +246,8 @@ def test_after_its_limit_a_beginning_counts_as_over(harness, monkeypatch):
 SHOP = """
 import os, signal
 import redis
-from events import Event
-from tasks import Agent, idempotent
+from petiole.events import Event
+from petiole.tasks import Agent, idempotent
 
 world = redis.Redis.from_url(os.environ["PETIOLE_BROKER_URL"])
 shop = Agent("shop")

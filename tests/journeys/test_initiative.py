@@ -10,20 +10,16 @@ from typing import Any
 import pytest
 import redis
 
-from events import Event, EventContext, TextContent, TextMessageEvent
-from events.catalog import event_classes
-from events.catalog.memory import LearnedPattern, PatternLearnedEvent
-from events.catalog.output import MessageSentEvent
-from events.catalog.proactive import (
-    InterventionNeededEvent,
-    PatternDetectedEvent,
-    ProactiveSuggestionEvent,
-)
-from events.catalog.tools import ToolFailedEvent, ToolFailure
-from events.topics import TopicTrie
-from tasks.routing import RoutingTable
-from tasks.testing import EventTestHarness
-from workers.agents import llm, memory, orchestrator, output, proactive, supervisor, tools
+from petiole.events import Event, EventContext, TextContent, TextMessageEvent
+from petiole.events.catalog import event_classes
+from petiole.events.catalog.memory import LearnedPattern, PatternLearnedEvent
+from petiole.events.catalog.output import MessageSentEvent
+from petiole.events.catalog.proactive import InterventionNeededEvent, PatternDetectedEvent, ProactiveSuggestionEvent
+from petiole.events.catalog.tools import ToolFailedEvent, ToolFailure
+from petiole.events.topics import TopicTrie
+from petiole.tasks.routing.table import RoutingTable
+from petiole.tasks.testing import EventTestHarness
+from petiole.workers.agents import llm, memory, orchestrator, output, proactive, supervisor, tools
 
 MODULES = (orchestrator, memory, tools, llm, output, proactive, supervisor)
 QUESTION = "When does the library open?"

@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 import redis
 
-from events import Event, TextContent, TextMessageEvent
-from events.catalog.llm import ResponseFailedEvent, ResponseGeneratedEvent
-from events.catalog.orchestrator import ModelRequestedEvent, ResponseReadyEvent, ToolsRequestedEvent
-from events.catalog.usage import UsageRecordedEvent
-from events.subscriptions import OnBusy
-from tasks import Agent, AnswerReader, Piece
-from tasks.celery import EventApp
-from tasks.testing import EventTestHarness
+from petiole.events import Event, TextContent, TextMessageEvent
+from petiole.events.catalog.llm import ResponseFailedEvent, ResponseGeneratedEvent
+from petiole.events.catalog.orchestrator import ModelRequestedEvent, ResponseReadyEvent, ToolsRequestedEvent
+from petiole.events.catalog.usage import UsageRecordedEvent
+from petiole.events.subscriptions import OnBusy
+from petiole.tasks import Agent, AnswerReader, Piece
+from petiole.tasks.celery import EventApp
+from petiole.tasks.testing import EventTestHarness
+from petiole.workers.agents import llm, memory, orchestrator, output, tools
 from tests.endpoint import Endpoint, Refusal, Reply, a_call, a_chunk, a_usage, an_echo, serving, words
-from workers.agents import llm, memory, orchestrator, output, tools
 
 SLOW = 0.05
 
@@ -360,8 +360,8 @@ def test_a_tool_that_never_answers_ends_the_round_after_a_while(
 
 
 ASK = """
-from events.catalog.orchestrator import ModelRequestedEvent
-from tasks import publish
+from petiole.events.catalog.orchestrator import ModelRequestedEvent
+from petiole.tasks import publish
 asked = ModelRequestedEvent(stream_id="s", content={"text": "Why is the sky blue?", "intent": "question"})
 publish(asked)
 print(asked.event_id)
@@ -373,7 +373,7 @@ def test_a_killed_worker_s_answer_is_marked_as_lost_once_and_another_begins_it_a
 ) -> None:
     monkeypatch.setenv("PETIOLE_DRAFT_LEASE", "1")
     settings = {name: value for name, value in os.environ.items() if name.startswith(("PETIOLE_", "NO_PROXY"))}
-    node.environment.update(settings, PETIOLE_BROKER_URL=clean_broker_url, PETIOLE_AGENTS="workers.agents.llm")
+    node.environment.update(settings, PETIOLE_BROKER_URL=clean_broker_url, PETIOLE_AGENTS="petiole.workers.agents.llm")
     endpoint.reply = lambda question: words("ab" * 1000, SLOW)
     first = node.worker("first")
     answer_id = node.run(ASK).strip()

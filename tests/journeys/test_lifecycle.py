@@ -12,12 +12,12 @@ import kombu
 import pytest
 import redis
 
-from tasks.queues import lanes
+from petiole.tasks.broker.topology import lanes
 
 AGENTS = """
 import time
-from events import Event, MessageEvent
-from tasks import Agent, Context
+from petiole.events import Event, MessageEvent
+from petiole.tasks import Agent, Context
 
 memory, tools = Agent("memory"), Agent("tools")
 
@@ -40,8 +40,8 @@ def closed() -> None:
 """
 
 PUBLISH = """
-from events import TextContent, TextMessageEvent
-from tasks import publish
+from petiole.events import TextContent, TextMessageEvent
+from petiole.tasks import publish
 for text in {texts!r}:
     publish(TextMessageEvent(stream_id="s", content=TextContent(text=text)))
 """
@@ -105,7 +105,7 @@ def stop(process) -> int:
 
 def petiole(node, *arguments: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "workers.cli", *arguments],
+        [sys.executable, "-m", "petiole.workers.cli", *arguments],
         env=node.environment,
         cwd=node.home,
         capture_output=True,
@@ -231,7 +231,7 @@ def test_a_stopped_agent_ends_its_life_and_begins_another_when_resumed(system, t
 @pytest.mark.long
 @pytest.mark.timeout(120)
 def test_on_rabbitmq_lives_are_told_agents_rest_and_a_critical_error_ends_all(system, told, rabbit_url, eventually):
-    system.module("house", AGENTS + "\nfrom workers.agents.supervisor import agent as supervisor\n")
+    system.module("house", AGENTS + "\nfrom petiole.workers.agents.supervisor import agent as supervisor\n")
     system.environment.update(PETIOLE_BROKER_URL=rabbit_url, PETIOLE_STATE_URL=system.environment["PETIOLE_BROKER_URL"])
     with kombu.Connection(rabbit_url) as connection:
         channel: Any = connection.channel()

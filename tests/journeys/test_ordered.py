@@ -8,15 +8,15 @@ from collections import defaultdict
 import pytest
 import redis
 
-from events import Event
-from events.errors import Misuse
-from tasks import Agent
+from petiole.events import Event
+from petiole.events.errors import Misuse
+from petiole.tasks import Agent
 
 AGENT = """
 import os, random, time
 import redis
-from events import Event
-from tasks import Agent
+from petiole.events import Event
+from petiole.tasks import Agent
 
 seen = redis.Redis.from_url(os.environ["PETIOLE_BROKER_URL"])
 agent = Agent("teller")
@@ -33,8 +33,8 @@ def tell(event: Event) -> None:
 """
 
 PUBLISH = """
-from events import TextContent, TextMessageEvent
-from tasks import publish_many
+from petiole.events import TextContent, TextMessageEvent
+from petiole.tasks import publish_many
 events = [
     TextMessageEvent(stream_id=f"s-{{stream}}", content=TextContent(text=str(number)))
     for number in range({each})
@@ -101,7 +101,8 @@ def test_a_purge_reaches_what_waits_for_its_turn(node, clean_broker_url):
     node.run(PUBLISH.format(streams=3, each=10))
 
     purged = node.run(
-        "from tasks.celery import app; from tasks.withdrawal import purge; print(purge(app, 'teller.tell'))"
+        "from petiole.tasks.celery import app; from petiole.tasks.operations.unsubscribe import purge;
+        print(purge(app, 'teller.tell'))"
     )
 
     client = redis.Redis.from_url(clean_broker_url, decode_responses=True)

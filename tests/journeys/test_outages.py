@@ -16,9 +16,9 @@ import redis
 SHOP = """
 import json, os, time, urllib.request
 import redis
-from events import Event
-from events.errors import ServiceUnavailable
-from tasks import Agent, Context, RetryPolicy, guarded
+from petiole.events import Event
+from petiole.events.errors import ServiceUnavailable
+from petiole.tasks import Agent, Context, RetryPolicy, guarded
 
 noted = redis.Redis.from_url(os.environ["PETIOLE_BROKER_URL"])
 shop = Agent("shop")
@@ -41,8 +41,8 @@ def sell(event: Event, context: Context) -> None:
 """
 
 PUBLISH = """
-from events import MessageEvent
-from tasks import publish_many
+from petiole.events import MessageEvent
+from petiole.tasks import publish_many
 publish_many(
     MessageEvent(event_type="message.order", stream_id=f"s{{n}}", content={{"parameters": {{"number": str(n)}}}})
     for n in range({orders})

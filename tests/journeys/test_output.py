@@ -13,20 +13,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import redis
 
-from events import (
-    Event,
-    FormattedResponse,
-    ProactiveSuggestion,
-    ProactiveSuggestionEvent,
-    ResponseReadyEvent,
-)
-from events.catalog.output import MessageFailedEvent, MessageSentEvent, SuggestionDroppedEvent
-from tasks import end_session, open_session
-from tasks.celery import EventApp
-from tasks.testing import EventTestHarness
-from workers.agents import output
-from workers.agents.output import DROPPED
-from workers.channels import Terminal, open_channels
+from petiole.events import Event, FormattedResponse, ProactiveSuggestion, ProactiveSuggestionEvent, ResponseReadyEvent
+from petiole.events.catalog.output import MessageFailedEvent, MessageSentEvent, SuggestionDroppedEvent
+from petiole.tasks import end_session, open_session
+from petiole.tasks.celery import EventApp
+from petiole.tasks.testing import EventTestHarness
+from petiole.workers.agents import output
+from petiole.workers.agents.output import DROPPED
+from petiole.workers.channels import Terminal, open_channels
 
 SECRET = "whsec_" + base64.b64encode(b"0123456789abcdef0123456789abcdef").decode()
 
@@ -222,9 +216,9 @@ def test_an_answer_for_a_conversation_that_is_over_is_still_delivered(team):
 DYING = """
 import os
 from pathlib import Path
-from workers.agents import output
-from workers.agents.output import agent
-from workers.channels import Terminal
+from petiole.workers.agents import output
+from petiole.workers.agents.output import agent
+from petiole.workers.channels import Terminal
 
 def die_once(when):
     died = Path(when)

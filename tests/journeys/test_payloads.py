@@ -8,17 +8,17 @@ import json
 import pytest
 import redis
 
-from events import AudioContent, ErrorEvent, Event, MessageEvent, ParametersContent, VideoContent
-from events.catalog.input import AudioChunkEvent, VideoFrameEvent
-from events.errors import EventTooLarge, PayloadMissing
-from events.registry import registry
-from tasks import Agent, Context, publish, publish_many
-from tasks.payloads import divided
-from tasks.queues import PUBLISH_QUEUE, PUBLISH_TASK
-from tasks.settings import Settings
-from tasks.testing import EventTestHarness
-from tasks.wire import admit
-from workers.console import line
+from petiole.events import AudioContent, ErrorEvent, Event, MessageEvent, ParametersContent, VideoContent
+from petiole.events.catalog.input import AudioChunkEvent, VideoFrameEvent
+from petiole.events.errors import EventTooLarge, PayloadMissing
+from petiole.events.registry import registry
+from petiole.tasks import Agent, Context, publish, publish_many
+from petiole.tasks.broker.topology import PUBLISH_QUEUE, PUBLISH_TASK
+from petiole.tasks.publishing.claim_check import divided
+from petiole.tasks.publishing.document import admit
+from petiole.tasks.settings import Settings
+from petiole.tasks.testing import EventTestHarness
+from petiole.workers.cli._console import line
 
 A_MEGABYTE = 1_000_000
 
@@ -252,8 +252,8 @@ def test_a_frame_of_full_hd_fits():
 AGENT = """
 import hashlib, os
 import redis
-from events import Event
-from tasks import Agent
+from petiole.events import Event
+from petiole.tasks import Agent
 
 handled = redis.Redis.from_url(os.environ["PETIOLE_BROKER_URL"])
 agent = Agent("one")
@@ -265,10 +265,10 @@ def hash(event: Event) -> None:
 
 PUBLISH = """
 import os
-from events import AudioContent
-from events.catalog.input import AudioChunkEvent
-from events.errors import PetioleError
-from tasks import publish, publish_many
+from petiole.events import AudioContent
+from petiole.events.catalog.input import AudioChunkEvent
+from petiole.events.errors import PetioleError
+from petiole.tasks import publish, publish_many
 
 def an_event(fill):
     return AudioChunkEvent(stream_id="s", content=AudioContent(data=fill * 1_000_000, duration_ms=1))
@@ -312,7 +312,8 @@ def test_commands_show_large_events_whole(node, clean_broker_url):
     shown = node.run("""
 import json, subprocess, sys
 for command in (["tail", "--from-start", "--count", "1", "--json"], ["trace", "s", "--json"], ["trace", "s"]):
-    done = subprocess.run([sys.executable, "-m", "workers.cli", *command], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-m", "petiole.workers.cli", *command], capture_output=True, text=True,
+    check=True)
     print(done.stdout if command[-1] != "--json" else len(done.stdout) > 1_300_000)
 """)
 

@@ -8,13 +8,13 @@ from collections import Counter
 import pytest
 import redis
 
-from workers import broker
+from petiole.workers.process import embedded_broker
 
 AGENT = """
 import os
 import redis
-from events import Event
-from tasks import Agent
+from petiole.events import Event
+from petiole.tasks import Agent
 
 handled = redis.Redis.from_url(os.environ["PETIOLE_BROKER_URL"])
 agent = Agent("{name}")
@@ -25,8 +25,8 @@ def count(event: Event) -> None:
 """
 
 PUBLISH_100 = """
-from events import TextContent, TextMessageEvent
-from tasks import publish
+from petiole.events import TextContent, TextMessageEvent
+from petiole.tasks import publish
 for number in range(100):
     publish(TextMessageEvent(stream_id="s", content=TextContent(text=str(number))))
 import sys
@@ -118,8 +118,8 @@ def test_delay_needs_the_broker_only_and_a_worker_does_the_rest(node, handlings,
     node.environment["PETIOLE_STATE_URL"] = "redis://127.0.0.1:1/0"
 
     node.run("""
-from events import TextContent, TextMessageEvent
-from tasks import publish
+from petiole.events import TextContent, TextMessageEvent
+from petiole.tasks import publish
 publish.delay(TextMessageEvent(stream_id="s", content=TextContent(text="hello")))
 """)
 
@@ -128,10 +128,10 @@ publish.delay(TextMessageEvent(stream_id="s", content=TextContent(text="hello"))
 
 REFUSED = """
 import json
-from events import TextContent, TextMessageEvent, EventContext
-from events.errors import PetioleError
+from petiole.events import TextContent, TextMessageEvent, EventContext
+from petiole.events.errors import PetioleError
 from pydantic import ValidationError
-from tasks import publish
+from petiole.tasks import publish
 
 good = json.loads(TextMessageEvent(stream_id="s", content=TextContent(text="hi")).model_dump_json())
 deep = {}
@@ -229,9 +229,9 @@ def test_a_publisher_without_a_broker_is_told_within_seconds(node):
     node.environment["PETIOLE_BROKER_URL"] = "redis://127.0.0.1:1/0"
 
     told = node.run("""
-from events import TextContent, TextMessageEvent
-from events.errors import BrokerUnavailable
-from tasks import publish
+from petiole.events import TextContent, TextMessageEvent
+from petiole.events.errors import BrokerUnavailable
+from petiole.tasks import publish
 event = TextMessageEvent(stream_id="s", content=TextContent(text="hello"))
 for how in (publish, publish.delay):
     try:
@@ -247,9 +247,9 @@ def test_a_publisher_without_settings_is_told_what_to_set(node):
     del node.environment["PETIOLE_BROKER_URL"]
 
     told = node.run("""
-from events import TextContent, TextMessageEvent
-from events.errors import NotConfigured
-from tasks import publish
+from petiole.events import TextContent, TextMessageEvent
+from petiole.events.errors import NotConfigured
+from petiole.tasks import publish
 event = TextMessageEvent(stream_id="s", content=TextContent(text="hello"))
 for how in (publish, publish.delay):
     try:
@@ -262,8 +262,8 @@ for how in (publish, publish.delay):
 
 
 FAILING = """
-from events import Event
-from tasks import Agent
+from petiole.events import Event
+from petiole.tasks import Agent
 
 agent = Agent("one")
 
@@ -297,12 +297,12 @@ def test_a_worker_without_settings_starts_the_embedded_broker(node):
         node.worker("first")
 
         told = node.run("""
-from events import TextContent, TextMessageEvent
-from tasks import publish
+from petiole.events import TextContent, TextMessageEvent
+from petiole.tasks import publish
 print(publish(TextMessageEvent(stream_id="s", content=TextContent(text="hello"))).subscriptions)
 """)
     finally:
-        broker.stop(node.home / ".petiole")
+        embedded_broker.stop(node.home / ".petiole")
 
     assert told == "('one.fail',)\n"
 

@@ -7,16 +7,16 @@ from typing import Any
 import kombu.pools
 import pytest
 
-from events import TextContent, TextMessageEvent
-from events.errors import BrokerUnavailable, PublicationUncertain, QueueDeclaredOtherwise
-from events.subscriptions import Subscription
-from tasks import sending
-from tasks.celery import EventApp
-from tasks.dispatch import Publication, dispatch
-from tasks.publication import Publish
-from tasks.queues import RABBITMQ, lanes
-from tasks.settings import Settings
-from tasks.wire import admit
+from petiole.events import TextContent, TextMessageEvent
+from petiole.events.errors import BrokerUnavailable, PublicationUncertain, QueueDeclaredOtherwise
+from petiole.events.subscriptions import Subscription
+from petiole.tasks.broker import producer
+from petiole.tasks.broker.topology import RABBITMQ, lanes
+from petiole.tasks.celery import EventApp
+from petiole.tasks.publication import Publish
+from petiole.tasks.publishing.commit import Publication, dispatch
+from petiole.tasks.publishing.document import admit
+from petiole.tasks.settings import Settings
 
 QUEUES = [lane for queue in ("memory", "publish") for lane in lanes(queue, RABBITMQ)]
 
@@ -107,7 +107,7 @@ def test_a_wrong_password_is_told_as_an_unreachable_broker(rabbit_url, clean_bro
 
 def test_an_uncertain_publication_says_so_and_is_completed_by_publishing_again(app, channel, rabbit, monkeypatch):
     publish(app, an_event())
-    monkeypatch.setitem(sending._CONFIRMED, "confirm_timeout", 0.3)
+    monkeypatch.setitem(producer._CONFIRMED, "confirm_timeout", 0.3)
     uncertain = an_event()
 
     with rabbit.frozen(), pytest.raises(PublicationUncertain, match="publish the same events again"):

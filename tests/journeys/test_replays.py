@@ -11,12 +11,12 @@ import pytest
 import redis
 from click.testing import CliRunner
 
-from events import AudioContent, Event, MessageEvent
-from events.catalog.input import AudioChunkEvent
-from events.errors import InvalidPattern, Misuse, UnknownSubscription
-from tasks import Agent, Context, replay
-from tasks.testing import EventTestHarness
-from workers.cli import petiole
+from petiole.events import AudioContent, Event, MessageEvent
+from petiole.events.catalog.input import AudioChunkEvent
+from petiole.events.errors import InvalidPattern, Misuse, UnknownSubscription
+from petiole.tasks import Agent, Context, replay
+from petiole.tasks.testing import EventTestHarness
+from petiole.workers.cli import petiole
 
 noted: list[tuple[str, str, bool]] = []
 
@@ -202,8 +202,8 @@ def test_a_replay_of_no_pattern_or_no_moment_is_refused(two):
 AGENTS = """
 import os
 import redis
-from events import Event
-from tasks import Agent, Context
+from petiole.events import Event
+from petiole.tasks import Agent, Context
 
 handled = redis.Redis.from_url(os.environ["PETIOLE_BROKER_URL"])
 one, two = Agent("one"), Agent("two")
@@ -218,8 +218,8 @@ def hear(event: Event) -> None:
 """
 
 PUBLISH_10 = """
-from events import TextContent, TextMessageEvent
-from tasks import publish
+from petiole.events import TextContent, TextMessageEvent
+from petiole.tasks import publish
 for number in range(10):
     publish(TextMessageEvent(stream_id=f"s{number % 2}", content=TextContent(text=str(number))))
 """
@@ -263,7 +263,7 @@ def typed(node, *arguments: str) -> str:
     return str(
         node.run(f"""
 import subprocess, sys
-done = subprocess.run([sys.executable, "-m", "workers.cli", *{arguments!r}], capture_output=True, text=True)
+done = subprocess.run([sys.executable, "-m", "petiole.workers.cli", *{arguments!r}], capture_output=True, text=True)
 assert done.returncode == 0, done.stderr
 print(done.stdout, end="")
 """)

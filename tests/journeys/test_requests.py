@@ -14,19 +14,20 @@ from celery.exceptions import TimeoutError as CeleryTimeoutError
 from celery.result import AsyncResult, ResultSet
 from pydantic import BaseModel
 
-from events import Event, MessageEvent, ParametersContent, RequestEvent, ResponseFailureEvent, ResponseSuccessEvent
-from events.catalog.request import RequestContent, ResponseLateEvent
-from events.errors import (
-    DuplicateRequest,
-    DuplicateSubscription,
-    InvalidRequest,
-    Misuse,
-    RequestTimedOut,
+from petiole.events import (
+    Event,
+    MessageEvent,
+    ParametersContent,
+    RequestEvent,
+    ResponseFailureEvent,
+    ResponseSuccessEvent,
 )
-from tasks import UNANSWERED, Agent, Context, PendingResponse, RetryPolicy, publish, request
-from tasks.requests import responses
-from tasks.settings import Settings
-from tasks.testing import EventTestHarness
+from petiole.events.catalog.request import RequestContent, ResponseLateEvent
+from petiole.events.errors import DuplicateRequest, DuplicateSubscription, InvalidRequest, Misuse, RequestTimedOut
+from petiole.tasks import UNANSWERED, Agent, Context, PendingResponse, RetryPolicy, publish, request
+from petiole.tasks.requests import responses
+from petiole.tasks.settings import Settings
+from petiole.tasks.testing import EventTestHarness
 
 # Harness
 
@@ -563,8 +564,8 @@ SERVICE = '''
 import os
 import time
 import redis
-from events import Event, RequestEvent
-from tasks import Agent, RetryPolicy
+from petiole.events import Event, RequestEvent
+from petiole.tasks import Agent, RetryPolicy
 
 client = redis.Redis.from_url(os.environ["PETIOLE_BROKER_URL"], decode_responses=True)
 data = Agent("data_service")
@@ -613,7 +614,7 @@ def client(clean_broker_url):
 
 def ask(node, code):
     """Run code that asks, in a service of its own; returns what it printed, as JSON."""
-    said = node.run("import json, time, sys\nfrom tasks import request\nfrom tasks.celery import app\n" + code)
+    said = node.run("import json, time, sys\nfrom tasks import request\nfrom petiole.tasks.celery import app\n" + code)
     return json.loads(said.splitlines()[-1])
 
 
@@ -642,7 +643,7 @@ def test_100_failures_and_100_timeouts_leave_nothing_pending(service, client):
     said = ask(
         service,
         """
-from events.errors import RequestTimedOut
+from petiole.events.errors import RequestTimedOut
 failures = [request("fail", responder="data_service", timeout=30) for _ in range(100)]
 kinds = {each.get().error_type for each in failures}
 after_failures = app.stores.requests.count()
@@ -721,7 +722,7 @@ def test_an_answer_after_the_deadline_is_counted_and_told_and_the_next_request_i
     said = ask(
         service,
         """
-from events.errors import RequestTimedOut
+from petiole.events.errors import RequestTimedOut
 request("echo", responder="data_service", value=1).get()
 try:
     request("slow", responder="data_service", seconds=1.5, timeout=0.6).get()
@@ -739,8 +740,8 @@ except RequestTimedOut:
 
 HISTORY = """
 import json
-from tasks.celery import app
-from tasks.stores.history import Selection
+from petiole.tasks.celery import app
+from petiole.tasks.stores.history import Selection
 found = app.stores.history.select(Selection(pattern="{pattern}"))
 print(json.dumps([each.document for each in found]))
 """
@@ -786,7 +787,7 @@ def test_who_is_told_to_stop_waiting_does_so_within_a_second(service):
         service,
         """
 import asyncio, threading
-from tasks.requests.asking import stop_waiting
+from petiole.tasks.requests.requester import stop_waiting
 kinds = []
 def wait():
     kinds.append(request("slow", responder="data_service", seconds=3, timeout=30).get().error_type)
@@ -812,7 +813,7 @@ def test_who_waits_is_let_go_within_a_second_where_the_system_is_shut_down(servi
         service,
         """
 import asyncio, threading
-from tasks.error_channel import shut_down
+from petiole.tasks.operations.error_channel import shut_down
 kinds = []
 def wait():
     kinds.append(request("slow", responder="data_service", seconds=20, timeout=30).get().error_type)
@@ -855,9 +856,9 @@ def test_a_requester_that_dies_leaves_an_entry_that_expires(service, client, eve
 
 def test_a_broker_that_is_away_is_told_and_nothing_is_pending(service):
     said = service.run("""
-from events.errors import BrokerUnavailable
-from tasks import request
-from tasks.celery import app
+from petiole.events.errors import BrokerUnavailable
+from petiole.tasks import request
+from petiole.tasks.celery import app
 app.conf.broker_url = "redis://127.0.0.1:1/0"
 try:
     request("echo", responder="data_service", timeout=5)
@@ -898,9 +899,9 @@ def test_a_second_request_under_an_id_that_is_on_its_way_is_refused_and_the_firs
     said = ask(
         service,
         """
-from events import RequestEvent
-from events.catalog.request import RequestContent
-from events.errors import DuplicateRequest
+from petiole.events import RequestEvent
+from petiole.events.catalog.request import RequestContent
+from petiole.events.errors import DuplicateRequest
 content = RequestContent(request_type="slow", requester="web", responder="data_service", parameters={"seconds": 1})
 first, refused = request(RequestEvent(content=content), timeout=30), []
 for event in (RequestEvent(content=content), first.request):

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import redis
 
-from events import Event, MessageEvent
-from events.errors import InvalidMoment, RetryLater
-from tasks import Agent, Context, RetryPolicy, later, publish
+from petiole.events import Event, MessageEvent
+from petiole.events.errors import InvalidMoment, RetryLater
+from petiole.tasks import Agent, Context, RetryPolicy, later, publish
 
 # Harness
 
@@ -150,8 +150,8 @@ def test_a_time_that_cannot_be_is_refused_where_it_is_said(a_message, options):
 SHAKY = """
 import os, time
 import redis
-from events import Event, MessageEvent
-from tasks import Agent, Context, RetryPolicy
+from petiole.events import Event, MessageEvent
+from petiole.tasks import Agent, Context, RetryPolicy
 
 noted = redis.Redis.from_url(os.environ["PETIOLE_BROKER_URL"])
 agent = Agent("shaky")
@@ -178,8 +178,8 @@ def kill(event: Event) -> None:
 """
 
 PUBLISH = """
-from events import MessageEvent
-from tasks import publish
+from petiole.events import MessageEvent
+from petiole.tasks import publish
 for number in range({count}):
     content = {{"parameters": {{"number": str(number)}}}}
     {publish}(MessageEvent(event_type={topic!r}, stream_id="s", content=content){options})
@@ -206,7 +206,7 @@ def letters(node) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = json.loads(
         node.run("""
 import json
-from tasks.celery import app
+from petiole.tasks.celery import app
 print(json.dumps([letter.model_dump(mode="json") for letter in app.stores.dead_letters.all()]))
 """)
     )
@@ -216,8 +216,8 @@ print(json.dumps([letter.model_dump(mode="json") for letter in app.stores.dead_l
 def test_a_failing_handler_runs_at_0_1_and_3_s_and_its_slot_is_free_meanwhile(shaky, client, eventually):
     shaky.worker("one")
     shaky.run("""
-from events import MessageEvent
-from tasks import publish
+from petiole.events import MessageEvent
+from petiole.tasks import publish
 publish(MessageEvent(event_type="message.fails", stream_id="s", content={}))
 publish(MessageEvent(event_type="message.fine", stream_id="s", content={}), delay=0.5)
 """)

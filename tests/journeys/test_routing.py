@@ -12,14 +12,14 @@ from click.testing import CliRunner
 from kombu import Queue
 from redis import Redis
 
-from events import Event, MessageEvent, ParametersContent
-from events.errors import CannotPurge, InvalidSubscription, UnknownSubscription
-from tasks import Agent, Context, publish
-from tasks.celery import EventApp
-from tasks.publication import Publish
-from tasks.testing import EventTestHarness
-from tasks.withdrawal import drain, purge
-from workers.cli import petiole
+from petiole.events import Event, MessageEvent, ParametersContent
+from petiole.events.errors import CannotPurge, InvalidSubscription, UnknownSubscription
+from petiole.tasks import Agent, Context, publish
+from petiole.tasks.celery import EventApp
+from petiole.tasks.operations.unsubscribe import drain, purge
+from petiole.tasks.publication import Publish
+from petiole.tasks.testing import EventTestHarness
+from petiole.workers.cli import petiole
 
 
 def an_order(number: int = 0, **parameters: str | float | bool) -> MessageEvent:
@@ -239,7 +239,7 @@ def test_what_waits_for_a_purged_subscription_is_removed_and_the_rest_stays(app)
 @pytest.fixture
 def type_(app: EventApp, monkeypatch: pytest.MonkeyPatch):
     """Give the command line of that app."""
-    monkeypatch.setattr("workers.cli.subscriptions.connected_app", lambda: app)
+    monkeypatch.setattr("petiole.workers.cli.subscriptions.connected_app", lambda: app)
     app.stores.directory.announce(a_shop().subscriptions)
 
     def type_it(*arguments: str):

@@ -8,12 +8,12 @@ import pytest
 import redis
 from click.testing import CliRunner
 
-from events import TextContent, TextMessageEvent
-from tasks import Participant, enter_session
-from tasks.celery import EventApp
-from tasks.sessions.session import Session
-from workers.cli import petiole
-from workers.cli import sessions as command
+from petiole.events import TextContent, TextMessageEvent
+from petiole.tasks import Participant, enter_session
+from petiole.tasks.celery import EventApp
+from petiole.tasks.sessions.session import Session
+from petiole.workers.cli import petiole
+from petiole.workers.cli import sessions as command
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_sessions_are_listed_shown_and_ended(app):
 @pytest.mark.timeout(90)
 def test_beat_ends_idle_sessions_once(node, app, clean_broker_url, eventually):
     node.environment.update(
-        PETIOLE_AGENTS="workers.agents.supervisor",
+        PETIOLE_AGENTS="petiole.workers.agents.supervisor",
         PETIOLE_TICK_INTERVAL_S="0",
         PETIOLE_METRICS_INTERVAL_S="0",
         PETIOLE_SESSION_SWEEP_INTERVAL_S="0.5",

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from events import Event
-from events.catalog.orchestrator import ToolCall, ToolsRequest, ToolsRequestedEvent
-from events.catalog.tools import ToolFailedEvent, ToolResultEvent
-from events.errors import ToolTimeout
-from events.ids import delivery_ids
-from tasks.testing import EventTestHarness
-from workers.agents import tools as tools_agent
-from workers.calls import Outcome, identity, requested
-from workers.tools import ToolContext, ToolRegistry
+from petiole.events import Event
+from petiole.events.catalog.orchestrator import ToolCall, ToolsRequest, ToolsRequestedEvent
+from petiole.events.catalog.tools import ToolFailedEvent, ToolResultEvent
+from petiole.events.errors import ToolTimeout
+from petiole.events.ids import delivery_ids
+from petiole.tasks.testing import EventTestHarness
+from petiole.workers.agents import tools as tools_agent
+from petiole.workers.tools import ToolContext, ToolRegistry
+from petiole.workers.tools.tool_calls import Outcome, identity, requested
 
 
 @pytest.fixture

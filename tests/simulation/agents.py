@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from events import Event, MessageEvent, TextMessageEvent
-from events.errors import ToolFailed
-from tasks import Agent
+from petiole.events import Event, MessageEvent, TextMessageEvent
+from petiole.events.errors import ToolFailed
+from petiole.tasks import Agent
 
 FLAKY_SHARE = 0.3
 """Of how many events `picky`'s first run fails, and another would not."""

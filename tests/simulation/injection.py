@@ -168,7 +168,7 @@ _known: dict[str, str] = {}
 def _scripts() -> dict[str, str]:
     """Name our scripts by the digests that Redis calls them by."""
     if not _known:
-        folder = files("tasks.stores.scripts")
+        folder = files("petiole.tasks.stores.scripts")
         texts = {each.name: each.read_text() for each in folder.iterdir() if each.name.endswith(".lua")}
         for name, text in texts.items():
             for before in ("", texts["append.lua"]):

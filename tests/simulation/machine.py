@@ -13,13 +13,13 @@ from importlib.resources import files
 import fakeredis
 from redis import Redis
 
-from tasks import endings
-from tasks.celery import EventApp
-from tasks.delivery import register
-from tasks.publication import Publish
-from tasks.queues import PUBLISH_QUEUE
-from tasks.routing import RoutingTable
-from tasks.settings import Settings
+from petiole.tasks.broker.topology import PUBLISH_QUEUE
+from petiole.tasks.celery import EventApp
+from petiole.tasks.delivery import register
+from petiole.tasks.publication import Publish
+from petiole.tasks.routing.table import RoutingTable
+from petiole.tasks.settings import Settings
+from petiole.tasks.settlement import settlement
 from tests.simulation.agents import AGENTS
 from tests.simulation.broker import Broker, sending_transport
 from tests.simulation.injection import FaultyRedis, Injector
@@ -76,7 +76,7 @@ def machine_of(*, is_one_step: bool) -> Machine:
     state = FaultyRedis(server=server, decode_responses=True)
     transport = sending_transport(state)
     # Processes die at every tenth call here: what is poison elsewhere is the weather.
-    endings.PAUSE_S = 0.0
+    settlement.PAUSE_S = 0.0
     app = SimulatedApp("simulation", state=state, settings=Settings(most_deaths=1_000_000), set_as_current=False)
     app.is_one = is_one_step
     app.conf.update(broker_url="memory://", broker_transport=transport, result_backend="cache+memory://")
@@ -89,6 +89,6 @@ def machine_of(*, is_one_step: bool) -> Machine:
 
 @cache
 def _scripts() -> tuple[str, ...]:
-    folder = files("tasks.stores.scripts")
+    folder = files("petiole.tasks.stores.scripts")
     texts = {each.name: each.read_text() for each in folder.iterdir() if each.name.endswith(".lua")}
     return (*texts.values(), *(texts["append.lua"] + text for text in texts.values()))

@@ -16,8 +16,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from events import Event
-from events.ids import emitted_event_id
+from petiole.events import Event
+from petiole.events.ids import emitted_event_id
 from tests.simulation.agents import SAYS, began, is_refused
 from tests.simulation.world import World
 

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from events.errors import BrokerUnavailable
-from events.event import Event
-from tasks import Publication
-from tasks.dispatch import dispatch
-from tasks.door import checked
-from tasks.publication import Publish
+from petiole.events.errors import BrokerUnavailable
+from petiole.events.event import Event
+from petiole.tasks import Publication
+from petiole.tasks.publication import Publish
+from petiole.tasks.publishing.commit import dispatch
+from petiole.tasks.publishing.validation import checked
 from tests.simulation.simulate import Run, simulate
 
 ROOT = Path(__file__).parents[2]

@@ -20,11 +20,11 @@ import time_machine
 from celery.exceptions import Reject
 from redis.exceptions import RedisError
 
-from events import TextContent, TextMessageEvent
-from events.errors import BrokerUnavailable
-from tasks.celery import EventApp
-from tasks.queues import PUBLISH_TASK
-from tasks.waiting import move_due
+from petiole.events import TextContent, TextMessageEvent
+from petiole.events.errors import BrokerUnavailable
+from petiole.tasks.broker.topology import PUBLISH_TASK
+from petiole.tasks.celery import EventApp
+from petiole.tasks.publishing.delayed import move_due
 from tests.simulation.agents import AGENTS, FLAKY_SHARE, began, failed
 from tests.simulation.broker import Message
 from tests.simulation.injection import Injector, ProcessDied
@@ -183,7 +183,7 @@ class World:
 
     def _idle(self) -> None:
         for move in MOVERS:
-            # What fails is tried again at the next round, see tasks/recovery.py.
+            # What fails is tried again at the next round, see tasks/consuming/maintenance.py.
             with suppress(RedisError, BrokerUnavailable, ProcessDied):
                 move(self.app)
         if self._publishing == 0:

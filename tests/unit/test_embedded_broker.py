@@ -18,15 +18,15 @@ from celery import Celery
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from events.errors import BrokerNotStarted
-from workers import broker
+from petiole.events.errors import BrokerNotStarted
+from petiole.workers.process import embedded_broker
 
 NO_RETRY = Retry(NoBackoff(), 0)
 A_STARTER = """
 import sys
 from pathlib import Path
-from events.errors import BrokerNotStarted
-from workers import broker
+from petiole.events.errors import BrokerNotStarted
+from petiole.workers import broker
 running = broker.start(Path(sys.argv[1]))
 print(running.started, running.url)
 """
@@ -36,22 +36,22 @@ print(running.started, running.url)
 def home(tmp_path: Path) -> Iterator[Path]:
     home = tmp_path / ".petiole"
     yield home
-    broker.stop(home)
+    embedded_broker.stop(home)
 
 
 def test_it_starts_where_there_was_nothing_and_says_how_to_reach_it(home):
-    running = broker.start(home)
+    running = embedded_broker.start(home)
 
     assert running.started
-    assert broker.url(home) == running.url
+    assert embedded_broker.url(home) == running.url
     assert (home / "broker.url").read_text() == running.url
     assert a_client(running.url).ping()
 
 
 def test_a_second_start_finds_the_one_that_runs(home):
-    first = broker.start(home)
+    first = embedded_broker.start(home)
 
-    second = broker.start(home)
+    second = embedded_broker.start(home)
 
     assert (second.url, second.started) == (first.url, False)
 
@@ -70,73 +70,73 @@ def test_it_outlives_the_process_that_started_it(home):
 
     starter.communicate(timeout=30)
 
-    assert broker.url(home) is not None
+    assert embedded_broker.url(home) is not None
 
 
 def test_data_survive_a_killed_server(home):
-    url = broker.start(home).url
+    url = embedded_broker.start(home).url
     fill(url)
 
     kill(url)
-    again = broker.start(home)
+    again = embedded_broker.start(home)
 
     assert (again.started, again.url) == (True, url)
     assert holds_all(again.url)
 
 
 def test_data_survive_a_clean_stop(home):
-    url = broker.start(home).url
+    url = embedded_broker.start(home).url
     fill(url)
 
-    assert broker.stop(home)
-    again = broker.start(home)
+    assert embedded_broker.stop(home)
+    again = embedded_broker.start(home)
 
     assert holds_all(again.url)
 
 
 def test_a_stopped_server_is_gone_and_says_so(home):
-    url = broker.start(home).url
+    url = embedded_broker.start(home).url
 
-    assert broker.stop(home)
+    assert embedded_broker.stop(home)
 
-    assert broker.url(home) is None
+    assert embedded_broker.url(home) is None
     assert not (home / "broker.url").exists()
-    assert not broker.stop(home)
+    assert not embedded_broker.stop(home)
     with pytest.raises(redis.ConnectionError):
         a_client(url).ping()
 
 
 def test_a_killed_server_is_not_reported_as_running(home):
-    kill(broker.start(home).url)
+    kill(embedded_broker.start(home).url)
 
-    assert broker.url(home) is None
+    assert embedded_broker.url(home) is None
 
 
 def test_stopping_what_never_ran_leaves_no_trace(tmp_path):
-    assert not broker.stop(tmp_path / ".petiole")
+    assert not embedded_broker.stop(tmp_path / ".petiole")
 
     assert list(tmp_path.iterdir()) == []
 
 
 def test_whoever_has_no_password_is_refused(home):
-    url = broker.start(home).url
+    url = embedded_broker.start(home).url
 
     with pytest.raises(redis.AuthenticationError):
         redis.Redis(host="127.0.0.1", port=port_of(url), retry=NO_RETRY).ping()
 
 
 def test_two_homes_have_two_servers_with_two_passwords(home, tmp_path):
-    one = broker.start(home)
-    other = broker.start(tmp_path / "other")
+    one = embedded_broker.start(home)
+    other = embedded_broker.start(tmp_path / "other")
 
-    broker.stop(tmp_path / "other")
+    embedded_broker.stop(tmp_path / "other")
 
     assert password_of(one.url) != password_of(other.url)
-    assert broker.url(home) == one.url
+    assert embedded_broker.url(home) == one.url
 
 
 def test_it_listens_on_loopback_only(home):
-    url = broker.start(home).url
+    url = embedded_broker.start(home).url
 
     assert a_client(url).config_get("bind") == {"bind": "127.0.0.1"}
     with pytest.raises(OSError, match=r"refused|timed out|unreachable"):
@@ -144,7 +144,7 @@ def test_it_listens_on_loopback_only(home):
 
 
 def test_nobody_else_may_read_its_files(home):
-    broker.start(home)
+    embedded_broker.start(home)
 
     open_to_others = [path for path in [home, *home.rglob("*")] if path.stat().st_mode & 0o077]
 
@@ -154,7 +154,7 @@ def test_nobody_else_may_read_its_files(home):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_its_password_is_not_on_its_command_line(home):
-    url = broker.start(home).url
+    url = embedded_broker.start(home).url
 
     command = Path(f"/proc/{process_of(url)}/cmdline").read_text()
 
@@ -163,19 +163,19 @@ def test_its_password_is_not_on_its_command_line(home):
 
 
 def test_it_never_evicts_and_writes_everything_down(home):
-    client = a_client(broker.start(home).url)
+    client = a_client(embedded_broker.start(home).url)
 
     assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
     assert client.config_get("appendonly") == {"appendonly": "yes"}
 
 
 def test_it_moves_to_another_port_when_somebody_took_its_own(home):
-    url = broker.start(home).url
+    url = embedded_broker.start(home).url
     fill(url)
-    broker.stop(home)
+    embedded_broker.stop(home)
 
     with socket.create_server(("127.0.0.1", port_of(url))):
-        again = broker.start(home)
+        again = embedded_broker.start(home)
 
     assert port_of(again.url) != port_of(url)
     assert holds_all(again.url)
@@ -184,33 +184,49 @@ def test_it_moves_to_another_port_when_somebody_took_its_own(home):
 def test_a_path_with_spaces_and_accents_is_a_home_like_any_other(tmp_path):
     home = tmp_path / "été à la plage" / ("long " * 30) / ".petiole"
 
-    running = broker.start(home)
-    broker.stop(home)
+    running = embedded_broker.start(home)
+    embedded_broker.stop(home)
 
     assert running.started
 
 
 def test_a_server_that_cannot_start_tells_its_last_words_and_what_to_do(home):
-    broker.start(home)
-    broker.stop(home)
+    embedded_broker.start(home)
+    embedded_broker.stop(home)
     (manifest,) = home.rglob("appendonly.aof.manifest")
     manifest.write_text("no manifest\n")
 
     with pytest.raises(BrokerNotStarted) as refused:
-        broker.start(home)
+        embedded_broker.start(home)
 
     assert "AOF manifest" in str(refused.value)
     assert "PETIOLE_BROKER_URL" in str(refused.value)
-    assert broker.url(home) is None
+    assert embedded_broker.url(home) is None
+
+
+def test_a_server_that_refuses_its_settings_names_the_setting(home, monkeypatch):
+    monkeypatch.setattr(embedded_broker, "_SETTINGS", embedded_broker._SETTINGS + "no-such-setting yes\n")
+
+    with pytest.raises(BrokerNotStarted, match="no-such-setting"):
+        embedded_broker.start(home)
+
+    assert embedded_broker.url(home) is None
+
+
+def test_a_machine_that_cannot_run_the_server_is_told_so(home, tmp_path, monkeypatch):
+    monkeypatch.setattr(embedded_broker, "server_binary", lambda: tmp_path / "absent")
+
+    with pytest.raises(BrokerNotStarted, match=r"cannot be run: .*absent"):
+        embedded_broker.start(home)
 
 
 def test_the_home_is_dot_petiole_unless_the_environment_names_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PETIOLE_HOME", raising=False)
-    assert broker.default_home() == tmp_path / ".petiole"
+    assert embedded_broker.default_home() == tmp_path / ".petiole"
 
     monkeypatch.setenv("PETIOLE_HOME", str(tmp_path / "elsewhere"))
-    assert broker.default_home() == tmp_path / "elsewhere"
+    assert embedded_broker.default_home() == tmp_path / "elsewhere"
 
 
 def test_it_is_used_only_where_the_environment_names_no_other_broker(home, monkeypatch):
@@ -218,14 +234,14 @@ def test_it_is_used_only_where_the_environment_names_no_other_broker(home, monke
     monkeypatch.setenv("PETIOLE_BROKER_URL", "redis://elsewhere")
     monkeypatch.delenv("CELERY_BROKER_URL", raising=False)
     app = Celery(broker="redis://elsewhere")
-    assert broker.use_embedded_broker(app) is None
+    assert embedded_broker.use_embedded_broker(app) is None
     assert not home.exists()
 
     monkeypatch.delenv("PETIOLE_BROKER_URL")
-    running = broker.use_embedded_broker(app)
+    running = embedded_broker.use_embedded_broker(app)
 
     assert running is not None
-    assert broker.url(home) == running.url
+    assert embedded_broker.url(home) == running.url
     assert app.conf.broker_url == f"petiole+{running.url}"
 
 

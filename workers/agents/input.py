@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-from events.catalog.input import StreamStarted, StreamStartedEvent, TextMessageEvent
-from events.content import TextContent
-from events.event import Event, EventContext
-from tasks import Agent, SessionFacts, begin_session, enter_session, publish, told_id
+from petiole.events.catalog.input import StreamStarted, StreamStartedEvent, TextMessageEvent
+from petiole.events.content import TextContent
+from petiole.events.event import Event, EventContext
+from petiole.tasks import Agent, SessionFacts, begin_session, enter_session, publish, told_id
 
 Publish: TypeAlias = Callable[[Event], object]
 

@@ -1,6 +1,7 @@
 """Llm: has a language model write the answer. Which one, PETIOLE_LLM says.
 
-What the model writes can be read along (tasks/drafts/reading.py); the whole of it is the event. A model that cannot be
+What the model writes can be read along (tasks/streaming/reader.py); the whole of it is the event. A model that cannot
+be
 reached is asked again, three times in all; one whose circuit is open, or whose budget is spent, is asked later, up to
 PETIOLE_LLM_PATIENCE_S. Then, and where it refuses, the failure is told, so that the user hears something.
 """
@@ -14,10 +15,10 @@ from functools import cache
 
 from pydantic import ValidationError
 
-from events.catalog.llm import GeneratedResponse, ModelFailure, ResponseFailedEvent, ResponseGeneratedEvent
-from events.catalog.orchestrator import ModelRequest, ModelRequestedEvent
-from events.catalog.usage import UsageRecordedEvent
-from events.errors import (
+from petiole.events.catalog.llm import GeneratedResponse, ModelFailure, ResponseFailedEvent, ResponseGeneratedEvent
+from petiole.events.catalog.orchestrator import ModelRequest, ModelRequestedEvent
+from petiole.events.catalog.usage import UsageRecordedEvent
+from petiole.events.errors import (
     Misuse,
     Permanent,
     PetioleError,
@@ -27,12 +28,12 @@ from events.errors import (
     RetryLater,
     StreamBusy,
 )
-from events.event import Event
-from tasks import Agent, Context, Draft, RetryPolicy
-from workers.llm import LanguageModel, ModelSettings, chosen_name, language_model
-from workers.llm.accounts import held_to_account, recorded
-from workers.llm.provider import Answer, Part, ToolDescription
-from workers.tools import installed_tools
+from petiole.events.event import Event
+from petiole.tasks import Agent, Context, Draft, RetryPolicy
+from petiole.workers.llm import LanguageModel, ModelSettings, chosen_name, language_model
+from petiole.workers.llm.provider import Answer, Part, ToolDescription
+from petiole.workers.llm.usage_limits import held_to_account, recorded
+from petiole.workers.tools import installed_tools
 
 agent = Agent("llm")
 

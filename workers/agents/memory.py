@@ -3,7 +3,7 @@
     episodic    what users, models and tools said, in each stream, by time
     semantic    facts that users stated of themselves and what tools found, by user; by stream where nobody is named
 
-Both stand in Redis, for all workers; workers/recall/ finds in them. All of it is safe to run twice: what is kept has
+Both stand in Redis, for all workers; workers/retrieval/ finds in them. All of it is safe to run twice: what is kept has
 the id of its event, and what is said has an id that follows from it.
 """
 
@@ -17,8 +17,8 @@ from uuid import NAMESPACE_URL, uuid5
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from events.catalog.input import StreamEndedEvent, TextMessageEvent
-from events.catalog.memory import (
+from petiole.events.catalog.input import StreamEndedEvent, TextMessageEvent
+from petiole.events.catalog.memory import (
     AssembledContext,
     Conflict,
     ConflictDetectedEvent,
@@ -31,14 +31,15 @@ from events.catalog.memory import (
     PatternLearnedEvent,
     Recollection,
 )
-from events.catalog.orchestrator import ContextRequest, ContextRequestedEvent
-from events.catalog.tools import ToolResultEvent
-from events.event import Event
-from tasks import Agent, Context
-from workers.recall import Recall, check_recall, chosen_recall
-from workers.recall.lessons import facts_of, recollection_of
-from workers.recall.questions import question_in
-from workers.recall.remembered import owner_of, remembered
+from petiole.events.catalog.orchestrator import ContextRequest, ContextRequestedEvent
+from petiole.events.catalog.tools import ToolResultEvent
+from petiole.events.event import Event
+from petiole.tasks import Agent, Context
+from petiole.workers.retrieval import Recall, check_recall, chosen_recall
+from petiole.workers.retrieval.candidates import owner_of, remembered
+from petiole.workers.retrieval.memory_extraction import facts_of, recollection_of
+from petiole.workers.retrieval.questions import question_in
+from petiole.workers.state import team_state
 
 agent = Agent("memory")
 
@@ -68,24 +69,24 @@ def remember(event: Event, context: Context) -> Iterator[Event]:
     """Keep what users, models and tools said, and what is to be learned from it; clean up where a stream has ended."""
     flow = context.flow() if isinstance(event, ToolResultEvent) else []
     if recollection := recollection_of(event, flow):
-        context.memories.keep(event.stream_id, event.event_id, recollection)
+        team_state(context.bus).memories.keep(event.stream_id, event.event_id, recollection)
     yield from unsaid([*conflicts(event, flow, context), *habits(event, context), *clean_up(event, context)], context)
 
 
 @agent.on("orchestrator.context.requested")
 def assemble(event: ContextRequestedEvent, context: Context) -> ContextAssembledEvent:
     """Tell what bears on a query; nothing is an answer too."""
-    of_stream = context.memories.by_key(event.stream_id)
-    earlier = remembered(of_stream, context.facts.of(owner_of(event)), context.flow(), event.stream_id)
-    content = assembled(event.content, earlier, chosen_recall(context.vectors))
+    of_stream = team_state(context.bus).memories.by_key(event.stream_id)
+    earlier = remembered(of_stream, team_state(context.bus).facts.of(owner_of(event)), context.flow(), event.stream_id)
+    content = assembled(event.content, earlier, chosen_recall(team_state(context.bus).vectors))
     return event.caused(ContextAssembledEvent, content=content)
 
 
 @agent.on("memory.consolidation.due")
 def consolidate(event: ConsolidationDueEvent, context: Context) -> Iterator[Event]:
     """Clean up all streams in which something was kept since the last time."""
-    streams = context.memories.touched(STREAMS_CLEANED_AT_ONCE)
-    done = total(context.memories.consolidate_touched(stream_id) for stream_id in streams)
+    streams = team_state(context.bus).memories.touched(STREAMS_CLEANED_AT_ONCE)
+    done = total(team_state(context.bus).memories.consolidate_touched(stream_id) for stream_id in streams)
     yield from unsaid([consolidated(event, done)], context)
 
 
@@ -93,7 +94,7 @@ def conflicts(event: Event, flow: Sequence[Event], context: Context) -> Iterator
     """Learn the facts of an event, and word what contradicts what was learned before."""
     owner = owner_of(event)
     for fact in facts_of(event, flow):
-        if pair := context.facts.learn(owner, fact):
+        if pair := team_state(context.bus).facts.learn(owner, fact):
             yield conflict(event, owner, *pair)
 
 
@@ -104,7 +105,7 @@ def habits(event: Event, context: Context) -> Iterator[Event]:
         return
     settings, name = Settings(), f"memory {owner_of(event)} asks {question}"
     window = timedelta(days=settings.pattern_window_days)
-    count = context.occurrences.notice(
+    count = team_state(context.bus).occurrences.notice(
         name, event.event_id, event.timestamp, enough=settings.pattern_threshold, window=window, cooldown=window
     )
     if count:
@@ -115,7 +116,7 @@ def habits(event: Event, context: Context) -> Iterator[Event]:
 def clean_up(event: Event, context: Context) -> Iterator[Event]:
     """Clean up a stream that has ended."""
     if isinstance(event, StreamEndedEvent):
-        yield consolidated(event, context.memories.consolidate_touched(event.stream_id))
+        yield consolidated(event, team_state(context.bus).memories.consolidate_touched(event.stream_id))
 
 
 def unsaid(said: Sequence[Event], context: Context) -> Iterator[Event]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import NAMESPACE_URL, uuid5
 
-from events.catalog.orchestrator import ResponseReadyEvent
-from events.catalog.output import (
+from petiole.events.catalog.orchestrator import ResponseReadyEvent
+from petiole.events.catalog.output import (
     DeliveryFailure,
     DroppedSuggestion,
     FormattedMessage,
@@ -21,11 +21,12 @@ from events.catalog.output import (
     SentMessage,
     SuggestionDroppedEvent,
 )
-from events.catalog.proactive import ProactiveSuggestionEvent
-from events.errors import Permanent, PetioleError, ProviderUnavailable, RetryLater
-from events.event import Event
-from tasks import Agent, Context, RetryPolicy, idempotent, publish
-from workers.channels import Channel, open_channels
+from petiole.events.catalog.proactive import ProactiveSuggestionEvent
+from petiole.events.errors import Permanent, PetioleError, ProviderUnavailable, RetryLater
+from petiole.events.event import Event
+from petiole.tasks import Agent, Context, RetryPolicy, idempotent, publish
+from petiole.workers.channels import Channel, open_channels
+from petiole.workers.state import team_state
 
 agent = Agent("output")
 
@@ -42,11 +43,11 @@ def deliver(event: ResponseReadyEvent | ProactiveSuggestionEvent, context: Conte
     Raises what a channel raised that is to be tried again; what was delivered by others is published then all the same.
     """
     if isinstance(event, ProactiveSuggestionEvent) and context.session.has_ended:
-        context.app.stores.counters.add(DROPPED)
+        context.bus.stores.counters.add(DROPPED)
         return [dropped(event)]
     told: list[Event] = []
     failures: list[PetioleError] = []
-    for channel in addressed(open_channels(context.replies.append), wanted_channel(event)):
+    for channel in addressed(open_channels(team_state(context.bus).replies.append), wanted_channel(event)):
         text = channel.format(event.content.text)
         told.append(formatted(event, channel, context.idempotency_key, text))
         try:

@@ -19,11 +19,11 @@ from typing import Annotated, Final
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from events.catalog.input import TextMessageEvent
-from events.catalog.llm import ResponseFailedEvent
-from events.catalog.memory import PatternLearnedEvent
-from events.catalog.output import MessageFailedEvent
-from events.catalog.proactive import (
+from petiole.events.catalog.input import TextMessageEvent
+from petiole.events.catalog.llm import ResponseFailedEvent
+from petiole.events.catalog.memory import PatternLearnedEvent
+from petiole.events.catalog.output import MessageFailedEvent
+from petiole.events.catalog.proactive import (
     DetectedPattern,
     Intervention,
     InterventionNeededEvent,
@@ -31,11 +31,12 @@ from events.catalog.proactive import (
     ProactiveSuggestion,
     ProactiveSuggestionEvent,
 )
-from events.catalog.tools import ToolFailedEvent
-from events.event import LEAST_URGENT, Event
-from tasks import Agent, Context
-from workers.recall.questions import question_in
-from workers.recall.remembered import owner_of
+from petiole.events.catalog.tools import ToolFailedEvent
+from petiole.events.event import LEAST_URGENT, Event
+from petiole.tasks import Agent, Context
+from petiole.workers.retrieval.candidates import owner_of
+from petiole.workers.retrieval.questions import question_in
+from petiole.workers.state import team_state
 
 agent = Agent("proactive", capacity=10_000, overflow="drop_oldest")
 
@@ -105,7 +106,7 @@ def act_on(sign: Sign, event: Event, context: Context, settings: Settings) -> It
 
 def noticed(sign: Sign, event: Event, context: Context, settings: Settings) -> int:
     """Count a sign within the window; returns how many there were, where that is to be told, and else 0."""
-    return context.occurrences.notice(
+    return team_state(context.bus).occurrences.notice(
         f"proactive {cooldown_key(sign, event)}",
         event.event_id,
         event.timestamp,
@@ -119,7 +120,12 @@ def may_suggest(sign: Sign, event: Event, context: Context, settings: Settings) 
     """Take the turn to suggest something to this user for this pattern; whoever noticed it, one has it per cooldown."""
     name = f"suggestion {cooldown_key(sign, event)}"
     once = settings.cooldown
-    return context.occurrences.notice(name, event.event_id, event.timestamp, enough=1, window=once, cooldown=once) > 0
+    return (
+        team_state(context.bus).occurrences.notice(
+            name, event.event_id, event.timestamp, enough=1, window=once, cooldown=once
+        )
+        > 0
+    )
 
 
 def cooldown_key(sign: Sign, event: Event) -> str:

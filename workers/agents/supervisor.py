@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from events.catalog.error import ErrorEvent
-from tasks import Agent, Context
-from tasks.error_channel import act_on
+from petiole.events.catalog.error import ErrorEvent
+from petiole.tasks import Agent, Context
+from petiole.tasks.operations.error_channel import act_on
 
 agent = Agent("supervisor")
 
@@ -12,4 +12,4 @@ agent = Agent("supervisor")
 @agent.on_error("error.*")
 def act(event: ErrorEvent, context: Context) -> None:
     """Log and count an error; abort the failing agent's work, or shut the system down, where it is that bad."""
-    act_on(context.app, event)
+    act_on(context.bus, event)

@@ -6,7 +6,8 @@
 
 Each call of a request is a delivery of its own: calls run side by side, over all slots and workers, each with its own
 time limit, and what one does to its worker is no other's matter. A call acts once: what came of it is kept, and said
-again where it is asked for again or its delivery comes back (workers/calls.py, tasks/idempotence.py).
+again where it is asked for again or its delivery comes back (workers/tools/tool_calls.py,
+tasks/patterns/idempotency.py).
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
-from events.catalog.memory import Recollection
-from events.catalog.orchestrator import ToolsRequestedEvent
-from events.catalog.tools import (
+from petiole.events.catalog.memory import Recollection
+from petiole.events.catalog.orchestrator import ToolsRequestedEvent
+from petiole.events.catalog.tools import (
     ApprovalDeadlineReachedEvent,
     ApprovalDeniedEvent,
     ApprovalExpiredEvent,
@@ -27,7 +28,7 @@ from events.catalog.tools import (
     CallRequestedEvent,
     RequestedCall,
 )
-from events.errors import (
+from petiole.events.errors import (
     ApprovalDenied,
     ApprovalExpired,
     BrokerUnavailable,
@@ -36,9 +37,15 @@ from events.errors import (
     PetioleError,
     QueueFull,
 )
-from events.event import Event
-from tasks import Agent, Context, approvals, idempotent, publish
-from workers.calls import (
+from petiole.events.event import Event
+from petiole.tasks import Agent, Context, idempotent, publish
+from petiole.workers.llm.rules.intent_rules import classify
+from petiole.workers.retrieval import Recall, chosen_recall
+from petiole.workers.retrieval.candidates import owner_of, remembered
+from petiole.workers.retrieval.keyword import words_of
+from petiole.workers.state import team_state
+from petiole.workers.tools import Tool, ToolContext, approvals, installed_tools
+from petiole.workers.tools.tool_calls import (
     Outcome,
     ProgressGate,
     approval_requested,
@@ -51,11 +58,6 @@ from workers.calls import (
     requested,
     started,
 )
-from workers.intents import classify
-from workers.recall import Recall, chosen_recall
-from workers.recall.remembered import owner_of, remembered
-from workers.recall.words import words_of
-from workers.tools import Tool, ToolContext, installed_tools
 
 agent = Agent("tools")
 
@@ -133,7 +135,7 @@ def expire(event: ApprovalDeadlineReachedEvent) -> Event | None:
 
 def ask(event: CallRequestedEvent, context: Context) -> Event | None:
     """Ask for a call to be granted, until its deadline. The delivery is over then; the decision's event leads on."""
-    expires_at = datetime.now(UTC) + context.app.settings.approval_timeout
+    expires_at = datetime.now(UTC) + team_state(context.bus).settings.approval_timeout
     asked = approvals.ask(approval_requested(event, event.content, expires_at))
     if asked.state != "pending":
         return asked.told()
@@ -208,8 +210,9 @@ def _reporter(event: Event, call: RequestedCall) -> Callable[[float, str], None]
 def _recaller(context: Context) -> Callable[[str, int], Sequence[Recollection]]:
     def recall(query: str, limit: int) -> Sequence[Recollection]:
         event = context.event
-        of_stream, facts = context.memories.by_key(event.stream_id), context.facts.of(owner_of(event))
+        state = team_state(context.bus)
+        of_stream, facts = state.memories.by_key(event.stream_id), state.facts.of(owner_of(event))
         earlier = remembered(of_stream, facts, context.flow(), event.stream_id)
-        return recollect(query, limit, earlier, chosen_recall(context.vectors))
+        return recollect(query, limit, earlier, chosen_recall(state.vectors))
 
     return recall

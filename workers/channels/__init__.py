@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from workers.channels.channel import Channel, Repetition
-from workers.channels.mailbox import Append, Mailbox
-from workers.channels.terminal import Terminal
-from workers.channels.webhook import Webhook, open_webhook
+from petiole.workers.channels.channel import Channel, Repetition
+from petiole.workers.channels.mailbox import Append, Mailbox
+from petiole.workers.channels.terminal import Terminal
+from petiole.workers.channels.webhook import Webhook, open_webhook
 
 __all__ = ["Append", "Channel", "Mailbox", "Repetition", "Terminal", "Webhook", "open_channels"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-from workers.channels.channel import Repetition
+from petiole.workers.channels.channel import Repetition
 
 Append: TypeAlias = Callable[[str, str, str], object]
 """Keeps a message: stream id, message id, text; the same message id twice is kept once."""

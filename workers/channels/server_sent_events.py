@@ -23,7 +23,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
-from events.errors import BrokerUnavailable, MissingExtra
+from petiole.events.errors import BrokerUnavailable, MissingExtra
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette

@@ -6,8 +6,8 @@ import sys
 import unicodedata
 from typing import Final, TextIO
 
-from events.errors import ProviderUnavailable
-from workers.channels.channel import Repetition
+from petiole.events.errors import ProviderUnavailable
+from petiole.workers.channels.channel import Repetition
 
 # Control characters move the cursor and set titles; line and paragraph separators and lone surrogates break
 # the line.

@@ -86,13 +86,13 @@ def _foreseen() -> tuple[type[Exception], ...]:
     from kombu.exceptions import OperationalError  # noqa: PLC0415 - slow to import, and rarely needed
     from redis.exceptions import RedisError  # noqa: PLC0415 - as above
 
-    from events.errors import PetioleError  # noqa: PLC0415 - as above
+    from petiole.events.errors import PetioleError  # noqa: PLC0415 - as above
 
     return (PetioleError, RedisError, OperationalError, ConnectionRefusedError, ConnectionResetError)
 
 
 def _worded(error: Exception) -> str:
-    from events.errors import PetioleError  # noqa: PLC0415 - as above
+    from petiole.events.errors import PetioleError  # noqa: PLC0415 - as above
 
     if isinstance(error, PetioleError):
         return str(error)

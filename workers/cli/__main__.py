@@ -1,7 +1,7 @@
-"""`python -m workers.cli`: the command line where its script is not installed."""
+"""`python -m petiole.workers.cli`: the command line where its script is not installed."""
 
 from __future__ import annotations
 
-from workers.cli import petiole
+from petiole.workers.cli import petiole
 
 petiole(prog_name="petiole")

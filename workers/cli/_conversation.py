@@ -9,12 +9,13 @@ from uuid import uuid4
 
 from pydantic import ValidationError
 
-from events.catalog.input import TextMessageEvent
-from events.validation import invalid_event
-from tasks.celery import EventApp
-from tasks.stores.drafts import Piece
-from tasks.stores.history import Recorded
-from workers.agents.input import receive
+from petiole.events.catalog.input import TextMessageEvent
+from petiole.events.validation import invalid_event
+from petiole.tasks.runtime import BusRuntime
+from petiole.tasks.stores.history import Recorded
+from petiole.tasks.stores.response_streams import Piece
+from petiole.workers.agents.input import receive
+from petiole.workers.state import team_state
 
 ANSWERED = "output.message.sent"
 UNDELIVERED = "output.message.failed"
@@ -63,9 +64,10 @@ class Turn:
 class Conversation:
     """One stream, and one user who speaks in it."""
 
-    def __init__(self, app: EventApp, stream_id: str, user_id: str | None = None) -> None:
+    def __init__(self, bus: BusRuntime, stream_id: str, user_id: str | None = None) -> None:
         self.stream_id = stream_id
-        self._stores = app.stores
+        self._bus = bus
+        self._stores = bus.stores
         self._user_id = user_id
 
     def say(self, text: str) -> Turn:
@@ -102,7 +104,7 @@ class Conversation:
 
     def unread(self) -> Iterator[str]:
         """Take what waits in the stream's mailbox: answers, and what was said unasked."""
-        while reply := self._stores.replies.take(self.stream_id, _LOOK_S):
+        while reply := team_state(self._bus).replies.take(self.stream_id, _LOOK_S):
             yield reply.text
 
 

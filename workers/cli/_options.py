@@ -1,4 +1,4 @@
-"""What several commands share: an option, the app, and how the reader gets here again."""
+"""What several commands share: an option, the bus, and how the reader gets here again."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from pathlib import Path
 
 import click
 
-from events.errors import InvalidPattern
-from events.topics import check_pattern
-from tasks.celery import EventApp, app
+from petiole.events.errors import InvalidPattern
+from petiole.events.topics import check_pattern
+from petiole.tasks.bus import default_bus
+from petiole.tasks.runtime import BusRuntime
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead.")
 
@@ -63,10 +64,10 @@ A_MOMENT = _Moment()
 A_PATTERN = _Pattern()
 
 
-def connected_app() -> EventApp:
+def connected_app() -> BusRuntime:
     """Return the app. Raises NotConfigured where no broker is known; whether it answers shows when it is used."""
-    app.require_broker()
-    return app
+    default_bus.require_broker()
+    return default_bus
 
 
 def as_typed(command: str = "") -> str:

@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass
 
 import click
 
-from tasks.celery import EventApp
-from tasks.depths import waiting
-from tasks.queues import PUBLISH_QUEUE, queue_of
-from tasks.stores.lifecycle import Mark, Serving, Worker
-from workers.cli._options import as_json, as_typed, connected_app
-from workers.console import open_console, print_json, table
+from petiole.tasks.broker.queue_stats import waiting
+from petiole.tasks.broker.topology import PUBLISH_QUEUE, queue_of
+from petiole.tasks.runtime import BusRuntime
+from petiole.tasks.stores.cluster_membership import Mark, Serving, Worker
+from petiole.workers.cli._console import open_console, print_json, table
+from petiole.workers.cli._options import as_json, as_typed, connected_app
 
 _INSPECT_S = 1.0
 _OBEY_LIMIT_S = 15.0
@@ -92,9 +92,9 @@ def resume(name: str) -> None:
 
 def _tell(name: str, mark: Mark | None) -> None:
     """Note what an agent is told, and wait until every worker has obeyed. Raises UsageError, ClickException."""
-    app = connected_app()
-    lifecycle = app.stores.lifecycle
-    _, subscriptions = app.stores.directory.read()
+    bus = connected_app()
+    lifecycle = bus.stores.lifecycle
+    _, subscriptions = bus.stores.directory.read()
     known = {*(each.queue for each in subscriptions), *lifecycle.marks(), *lifecycle.agent_states()}
     if name not in known:
         nearest = difflib.get_close_matches(name, known, n=1)
@@ -120,19 +120,19 @@ def _obeys(worker: Worker, agent: str, mark: Mark | None) -> bool:
     return agent not in worker.agents or worker.agents[agent] in obeying[mark]
 
 
-def _states(app: EventApp) -> list[QueueState]:
-    _, subscriptions = app.stores.directory.read()
+def _states(bus: BusRuntime) -> list[QueueState]:
+    _, subscriptions = bus.stores.directory.read()
     counts = Counter(each.queue for each in subscriptions)
-    consumed = _consumed(app)
-    lives = app.stores.lifecycle.agent_states() | app.stores.lifecycle.marks()
+    consumed = _consumed(bus)
+    lives = bus.stores.lifecycle.agent_states() | bus.stores.lifecycle.marks()
     agents = sorted({*counts, *consumed, *lives} - {PUBLISH_QUEUE})
-    with app.connection_for_read() as connection:
+    with bus.app.connection_for_read() as connection:
         return [
             QueueState(
                 queue=queue,
                 agent=queue if queue in agents else None,
                 subscriptions=counts[queue],
-                waiting=waiting(app, connection, queue),
+                waiting=waiting(bus, connection, queue),
                 workers=tuple(consumed.get(queue, ())),
                 state=lives.get(queue),
             )
@@ -140,9 +140,9 @@ def _states(app: EventApp) -> list[QueueState]:
         ]
 
 
-def _consumed(app: EventApp) -> Mapping[str, Sequence[str]]:
+def _consumed(bus: BusRuntime) -> Mapping[str, Sequence[str]]:
     """Tell which workers take from each queue, of those that answer in time."""
-    answers = app.control.inspect(timeout=_INSPECT_S).active_queues() or {}
+    answers = bus.app.control.inspect(timeout=_INSPECT_S).active_queues() or {}
     consumed: dict[str, list[str]] = {}
     for node, queues in sorted(answers.items()):
         for queue in queues:

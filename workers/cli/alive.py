@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from workers.observability.pulse import lifelessness
+from petiole.workers.observability.liveness import lifelessness
 
 
 @click.command

@@ -8,10 +8,10 @@ from itertools import islice
 
 import click
 
-from tasks import approvals
-from tasks.approvals import APPROVAL_STATES, Approval, ApprovalState
-from workers.cli._options import as_json, as_typed, connected_app
-from workers.console import open_console, plain, print_json, shortened
+from petiole.workers.cli._console import open_console, plain, print_json, shortened
+from petiole.workers.cli._options import as_json, as_typed, connected_app
+from petiole.workers.tools import approvals
+from petiole.workers.tools.approvals import APPROVAL_STATES, Approval, ApprovalState
 
 _SHOWN = 200
 
@@ -40,7 +40,7 @@ def command() -> None:
 @as_json
 def list_(*, states: tuple[ApprovalState, ...], limit: int, as_json: bool) -> None:
     """List approvals, the newest first."""
-    found = list(islice(approvals.find(states, app=connected_app()), limit))
+    found = list(islice(approvals.find(states, bus=connected_app()), limit))
     if as_json:
         print_json([_as_object(each) for each in found])
         return
@@ -57,7 +57,7 @@ def list_(*, states: tuple[ApprovalState, ...], limit: int, as_json: bool) -> No
 @as_json
 def show(approval_id: str, *, as_json: bool) -> None:
     """Show what is to be granted, for whom, and what was decided."""
-    _show(approvals.get(approval_id, app=connected_app()), as_json=as_json)
+    _show(approvals.get(approval_id, bus=connected_app()), as_json=as_json)
 
 
 @command.command
@@ -66,7 +66,7 @@ def show(approval_id: str, *, as_json: bool) -> None:
 @as_json
 def grant(approval_id: str, *, by: str | None, as_json: bool) -> None:
     """Let the call run, with the arguments that `show` tells and no others."""
-    _show(approvals.grant(approval_id, by=by, app=connected_app()), as_json=as_json)
+    _show(approvals.grant(approval_id, by=by, bus=connected_app()), as_json=as_json)
 
 
 @command.command
@@ -76,7 +76,7 @@ def grant(approval_id: str, *, by: str | None, as_json: bool) -> None:
 @as_json
 def deny(approval_id: str, *, reason: str, by: str | None, as_json: bool) -> None:
     """Let the call fail."""
-    _show(approvals.deny(approval_id, by=by, reason=reason, app=connected_app()), as_json=as_json)
+    _show(approvals.deny(approval_id, by=by, reason=reason, bus=connected_app()), as_json=as_json)
 
 
 def _show(approval: Approval, *, as_json: bool) -> None:

@@ -6,11 +6,11 @@ from datetime import UTC, datetime, timedelta
 
 import click
 
-from events.errors import UnknownCircuit
-from tasks.breakers.circuits import set_by_hand
-from tasks.stores.circuits import Circuit
-from workers.cli._options import as_json, connected_app
-from workers.console import open_console, print_json, table
+from petiole.events.errors import UnknownCircuit
+from petiole.tasks.resilience.circuit_breaker import set_by_hand
+from petiole.tasks.stores.circuits import Circuit
+from petiole.workers.cli._console import open_console, print_json, table
+from petiole.workers.cli._options import as_json, connected_app
 
 
 @click.group(invoke_without_command=True)

@@ -10,12 +10,20 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from tasks.celery import EventApp, app
-from workers import broker
-from workers.cli._conversation import Conversation, Turn, new_stream
-from workers.cli._options import as_typed
-from workers.console import hints, open_console, recorded_ms, said, speaker, table, tree
-from workers.processes import answering, await_worker, ended_like_ctrl_c, last_lines, node_of, start_worker
+from petiole.tasks.bus import default_bus
+from petiole.tasks.runtime import BusRuntime
+from petiole.workers.cli._console import hints, open_console, recorded_ms, said, speaker, table, tree
+from petiole.workers.cli._conversation import Conversation, Turn, new_stream
+from petiole.workers.cli._options import as_typed
+from petiole.workers.process import embedded_broker
+from petiole.workers.process.child_processes import (
+    answering,
+    await_worker,
+    ended_like_ctrl_c,
+    last_lines,
+    node_of,
+    start_worker,
+)
 
 NAME = "demo"
 _CONCURRENCY = 2
@@ -57,7 +65,7 @@ def command() -> None:
     with ended_like_ctrl_c(), ExitStack() as started:
         house = _open_house(console, started)
         try:
-            turns = _play(console, Conversation(app, new_stream(NAME), "you"))
+            turns = _play(console, Conversation(default_bus, new_stream(NAME), "you"))
             _sum_up(console, house, turns)
         except click.ClickException as error:
             raise _with_log(error, house.log) from error
@@ -65,36 +73,38 @@ def command() -> None:
 
 def _open_house(console: Console, started: ExitStack) -> House:
     """Start what is missing, and have it stopped on the way out."""
-    running = broker.use_embedded_broker(app)
+    running = embedded_broker.use_embedded_broker(default_bus)
     if running and running.started:
-        started.callback(broker.stop, broker.default_home())
+        started.callback(embedded_broker.stop, embedded_broker.default_home())
     console.print(_about_broker(running))
-    nodes = [] if running and running.started else answering(app)
+    nodes = [] if running and running.started else answering(default_bus)
     house = House(tuple(nodes)) if nodes else House((node_of(NAME),), log=_start_worker(started))
     where = f"its log is {_near(house.log)}" if house.log else "ran before"
     console.print(f"worker   {', '.join(house.nodes)} ({where})")
-    _check_agents(app)
+    _check_agents(default_bus)
     return house
 
 
-def _about_broker(running: broker.Running | None) -> str:
+def _about_broker(running: embedded_broker.Running | None) -> str:
     if running is None:
         return "broker   the one that is configured"
-    return f"broker   embedded, under {_near(broker.default_home())}{'' if running.started else ' (ran before)'}"
+    return (
+        f"broker   embedded, under {_near(embedded_broker.default_home())}{'' if running.started else ' (ran before)'}"
+    )
 
 
 def _start_worker(started: ExitStack) -> Path:
-    log = broker.default_home() / "worker.log"
+    log = embedded_broker.default_home() / "worker.log"
     log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     output = started.enter_context(log.open("w", encoding="utf-8"))
     worker = start_worker(NAME, concurrency=_CONCURRENCY, output=output)
     started.callback(worker.stop)
-    await_worker(app, worker, node_of(NAME), log=log)
+    await_worker(default_bus, worker, node_of(NAME), log=log)
     return log
 
 
-def _check_agents(app: EventApp) -> None:
-    _, subscriptions = app.stores.directory.read()
+def _check_agents(bus: BusRuntime) -> None:
+    _, subscriptions = bus.stores.directory.read()
     if missing := sorted(_NEEDED_AGENTS - {each.agent for each in subscriptions}):
         raise click.ClickException(f"nobody announced {', '.join(missing)}; the demo needs workers with all agents")
 
@@ -110,7 +120,7 @@ def _take_turn(console: Console, conversation: Conversation, line: Line) -> Turn
     turn = conversation.say(line.text)
     for _ in conversation.follow(turn, _TURN_LIMIT_S):
         pass
-    console.print(tree(turn.events, is_ascii=console.options.ascii_only))
+    console.print(tree(turn.events))
     console.print()
     console.print(said("petiole", turn.answer or "(no answer)"))
     _check(turn, line)
@@ -151,7 +161,7 @@ def _took(turn: Turn) -> str:
 
 
 def _processes(nodes: Sequence[str]) -> str:
-    stats = app.control.inspect(destination=list(nodes), timeout=1.0).stats() or {}
+    stats = default_bus.app.control.inspect(destination=list(nodes), timeout=1.0).stats() or {}
     workers = [f"{node} with {len(each['pool']['processes'])} processes" for node, each in sorted(stats.items())]
     return f"handled by {', '.join(workers or nodes)}"
 

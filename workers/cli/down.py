@@ -7,10 +7,10 @@ import time
 
 import click
 
-from tasks.celery import EventApp, app
-from tasks.transport import plain
-from workers import broker
-from workers.console import open_console
+from petiole.tasks.bus import default_bus
+from petiole.tasks.runtime import BusRuntime
+from petiole.workers.cli._console import open_console
+from petiole.workers.process import embedded_broker
 
 _INSPECT_S = 1.0
 _STOP_LIMIT_S = 30.0
@@ -23,26 +23,26 @@ def command() -> None:
 
     Workers finish what they have in hand. A broker of your own (PETIOLE_BROKER_URL) and its workers are left alone.
     """
-    home = broker.default_home()
+    home = embedded_broker.default_home()
     console = open_console()
-    running = broker.url(home)
-    if running and plain(app.conf.broker_url or "") == running:
-        for node in _stop_workers(app):
+    running = embedded_broker.url(home)
+    if running and default_bus.broker_url == running:
+        for node in _stop_workers(default_bus):
             console.print(f"stopped the worker {node}")
-    if broker.stop(home):
+    if embedded_broker.stop(home):
         console.print("stopped the embedded broker; its data stay")
     else:
         console.print("no embedded broker runs here")
 
 
-def _stop_workers(app: EventApp) -> list[str]:
+def _stop_workers(bus: BusRuntime) -> list[str]:
     """Ask the workers to finish and end, and wait until they have. Raises ClickException where one stays."""
     # They are processes of this machine: nobody else reaches the embedded broker.
     processes = {
-        node: int(each["pid"]) for node, each in (app.control.inspect(timeout=_INSPECT_S).stats() or {}).items()
+        node: int(each["pid"]) for node, each in (bus.app.control.inspect(timeout=_INSPECT_S).stats() or {}).items()
     }
     if processes:
-        app.control.shutdown()
+        bus.app.control.shutdown()
     deadline = time.monotonic() + _STOP_LIMIT_S
     while remaining := [node for node, pid in processes.items() if _runs(pid)]:
         if time.monotonic() > deadline:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import click
 
-from workers import local_model
-from workers.llm.local import PORT
+from petiole.workers.llm.local import PORT, server
 
 
 @click.group
@@ -20,4 +19,4 @@ def serve(port: int) -> None:
 
     Workers ask it where PETIOLE_LLM=local, at PETIOLE_LLM_LOCAL_URL.
     """
-    local_model.serve(port, lambda address: click.echo(f"PETIOLE_LLM_LOCAL_URL={address}/v1"))
+    server.serve(port, lambda address: click.echo(f"PETIOLE_LLM_LOCAL_URL={address}/v1"))

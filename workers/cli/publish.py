@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from events.event import Event
-from events.ids import new_event_id
-from tasks import publish
-from workers.cli._options import as_json, connected_app, json_object
-from workers.console import open_console, print_json
+from petiole.events.event import Event
+from petiole.events.ids import new_event_id
+from petiole.tasks import publish
+from petiole.workers.cli._console import open_console, print_json
+from petiole.workers.cli._options import as_json, connected_app, json_object
 
 
 @click.command
@@ -33,10 +33,10 @@ def command(
 
     It is checked here first: what is wrong is said, and nothing is sent.
     """
-    app = connected_app()
+    bus = connected_app()
     context = {"source": source, "user_id": user, "session_id": stream}
     document = {"event_id": new_event_id(), "event_type": event_type, "stream_id": stream}
-    event = app.event_registry.parse(document | {"content": content, "context": context})
+    event = bus.event_registry.parse(document | {"content": content, "context": context})
     subscriptions = None
     if is_delayed:
         publish.delay(event)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from tasks.celery import app
-from workers.observability.health import unreadiness
+from petiole.tasks.bus import default_bus
+from petiole.workers.observability.readiness import unreadiness
 
 
 @click.command
@@ -16,6 +16,6 @@ def command(queue: str | None, worker: str | None) -> None:
 
     For readiness probes: exits with 0, or with 1 and the reason.
     """
-    if reason := unreadiness(app, queue=queue, worker=worker):
+    if reason := unreadiness(default_bus, queue=queue, worker=worker):
         raise click.ClickException(f"not ready: {reason}")
     click.echo("ready")

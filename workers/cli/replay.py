@@ -9,11 +9,11 @@ from uuid import uuid4
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tasks.replays import Heard, Replay, heard, send
-from tasks.stores.history import Selection
-from workers.cli._options import A_MOMENT, A_PATTERN, as_json, as_typed, connected_app
-from workers.console import open_console, print_json, table
-from workers.loading import configured_agents
+from petiole.tasks.operations.history_replay import Heard, Replay, heard, send
+from petiole.tasks.stores.history import Selection
+from petiole.workers.cli._console import open_console, print_json, table
+from petiole.workers.cli._options import A_MOMENT, A_PATTERN, as_json, as_typed, connected_app
+from petiole.workers.process.discovery import configured_agents
 
 
 @click.command
@@ -44,9 +44,9 @@ def command(
 
     It gets those that it hears; without options all that are kept. What its handler says is published, as ever.
     """
-    app = connected_app()
+    bus = connected_app()
     configured_agents()  # the event types that they define are known from here on
-    events = heard(app, subscription, Selection(stream, correlation, pattern, since, until))
+    events = heard(bus, subscription, Selection(stream, correlation, pattern, since, until))
     counts = Counter(event.event_type for _, event in events)
     if dry_run:
         _show_counts(counts, events, as_json=as_json)

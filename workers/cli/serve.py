@@ -10,14 +10,14 @@ import click
 from redis.asyncio import Redis as AsyncRedis
 from redis.exceptions import RedisError
 
-from events.errors import AnswerCut, AnswerOverdue, BrokerUnavailable, MissingExtra
-from tasks import AnswerReader
-from tasks.celery import EventApp
-from tasks.stores.keys import Keys
-from tasks.stores.replies import BEGINNING, RepliesRead
-from workers.channels.server_sent_events import Gate, Limits, Sent, create_app
-from workers.cli._options import connected_app
-from workers.console import open_console
+from petiole.events.errors import AnswerCut, AnswerOverdue, BrokerUnavailable, MissingExtra
+from petiole.tasks import AnswerReader
+from petiole.tasks.runtime import BusRuntime
+from petiole.workers.channels.server_sent_events import Gate, Limits, Sent, create_app
+from petiole.workers.cli._console import open_console
+from petiole.workers.cli._options import connected_app
+from petiole.workers.state.keys import StateKeys
+from petiole.workers.state.outbound_messages import BEGINNING, RepliesRead
 
 _LOOK_S = 4.0
 _PATIENCE_S = 3600.0
@@ -51,18 +51,18 @@ def command(host: str, port: int, connections: int) -> None:
 
 
 class AnswersOf:
-    """The mailboxes and the drafts of an app, for the loop that serves them."""
+    """The mailboxes and the drafts of an bus, for the loop that serves them."""
 
-    def __init__(self, app: EventApp) -> None:
-        self._app = app
+    def __init__(self, bus: BusRuntime) -> None:
+        self._bus = bus
         self._client: AsyncRedis | None = None
 
     async def messages(self, stream_id: str, place: str | None) -> AsyncIterator[Sent]:
         """Read a stream's mailbox after a place. Raises BrokerUnavailable."""
         if self._client is None:
             # A client belongs to the loop that it is made in.
-            self._client = self._app.connect_async()
-        replies = RepliesRead(self._client, Keys(self._app.settings.key_prefix))
+            self._client = self._bus.connect_async()
+        replies = RepliesRead(self._client, StateKeys(self._bus.settings.key_prefix))
         place = place or BEGINNING
         with _reaching(stream_id):
             while True:
@@ -75,7 +75,7 @@ class AnswersOf:
 
         Raises BrokerUnavailable.
         """
-        after, reader = int(place or 0), AnswerReader(self._app)
+        after, reader = int(place or 0), AnswerReader(self._bus)
         with _reaching(stream_id):
             while True:
                 try:

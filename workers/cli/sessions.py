@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import click
 
-from events.errors import UnknownSession
-from tasks import Session, SessionFacts, end_session
-from tasks.celery import EventApp
-from workers.cli._options import as_json, connected_app
-from workers.console import open_console, print_json, table
+from petiole.events.errors import UnknownSession
+from petiole.tasks import Session, SessionFacts, end_session
+from petiole.tasks.runtime import BusRuntime
+from petiole.workers.cli._console import open_console, print_json, table
+from petiole.workers.cli._options import as_json, connected_app
 
 
 @click.group(invoke_without_command=True)
@@ -39,8 +39,8 @@ def list_(*, as_json: bool) -> None:
 @as_json
 def show(session_id: str, *, as_json: bool) -> None:
     """Show the session ID: who takes part, its times, its working memory, and the last events that came in."""
-    app = connected_app()
-    session = _known(app, session_id)
+    bus = connected_app()
+    session = _known(bus, session_id)
     facts, memory, events = session.facts, session.memory.all(), session.events()
     if as_json:
         kept = [event.model_dump(mode="json") for event in events]
@@ -62,14 +62,14 @@ def show(session_id: str, *, as_json: bool) -> None:
 )
 def end(session_id: str, reason: str) -> None:
     """End the session ID: what was kept for it is deleted, and further messages of its stream are refused."""
-    app = connected_app()
-    _known(app, session_id)
-    is_first = end_session(session_id, reason="failed" if reason == "failed" else "closed", app=app)
+    bus = connected_app()
+    _known(bus, session_id)
+    is_first = end_session(session_id, reason="failed" if reason == "failed" else "closed", bus=bus)
     open_console().print(f"{session_id} {'has ended' if is_first else 'had ended before'}")
 
 
-def _list(app: EventApp, *, as_json: bool) -> None:
-    live = list(_live(app))
+def _list(bus: BusRuntime, *, as_json: bool) -> None:
+    live = list(_live(bus))
     if as_json:
         print_json([each.model_dump(mode="json") for each in live])
         return
@@ -88,15 +88,15 @@ def _list(app: EventApp, *, as_json: bool) -> None:
     open_console().print(table(headings, cells))
 
 
-def _live(app: EventApp) -> Iterator[SessionFacts]:
-    for session_id in app.stores.sessions.live():
-        if (facts := app.stores.sessions.get(session_id)) and facts.state != "ended":
+def _live(bus: BusRuntime) -> Iterator[SessionFacts]:
+    for session_id in bus.stores.sessions.live():
+        if (facts := bus.stores.sessions.get(session_id)) and facts.state != "ended":
             yield facts
 
 
-def _known(app: EventApp, session_id: str) -> Session:
+def _known(bus: BusRuntime, session_id: str) -> Session:
     """Return a session that there is. Raises UnknownSession, with the nearest one that goes on."""
-    if app.stores.sessions.get(session_id) is None:
-        nearest = difflib.get_close_matches(session_id, app.stores.sessions.live(), n=1)
+    if bus.stores.sessions.get(session_id) is None:
+        nearest = difflib.get_close_matches(session_id, bus.stores.sessions.live(), n=1)
         raise UnknownSession(session_id, nearest[0] if nearest else None)
-    return Session(app, session_id)
+    return Session(bus, session_id)

@@ -7,9 +7,9 @@ from dataclasses import asdict
 
 import click
 
-from tasks.shadows import Comparison, compare
-from workers.cli._options import as_json, connected_app
-from workers.console import brief, open_console, plain, print_json, table
+from petiole.tasks.patterns.shadow_traffic import Comparison, compare
+from petiole.workers.cli._console import brief, open_console, plain, print_json, table
+from petiole.workers.cli._options import as_json, connected_app
 
 
 @click.command
@@ -21,12 +21,12 @@ def command(subscription: str | None, *, limit: int, as_json: bool) -> None:
 
     Without SUBSCRIPTION, list the shadows there are.
     """
-    app = connected_app()
+    bus = connected_app()
     if subscription is None:
-        names = [each.name for each in app.stores.directory.read()[1] if each.shadow]
-        _list({name: app.stores.shadows.count(name) for name in names}, as_json=as_json)
+        names = [each.name for each in bus.stores.directory.read()[1] if each.shadow]
+        _list({name: bus.stores.shadows.count(name) for name in names}, as_json=as_json)
         return
-    found = list(compare(subscription, limit=limit, app=app))
+    found = list(compare(subscription, limit=limit, bus=bus))
     if as_json:
         print_json([asdict(each) | {"at": each.at.isoformat()} for each in found])
         return

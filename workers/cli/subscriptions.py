@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 import click
 
-from events.event import Event
-from events.ids import new_event_id
-from events.subscriptions import Subscription
-from tasks.celery import EventApp
-from tasks.routing import RoutingTable
-from tasks.withdrawal import drain, purge
-from workers.cli._options import as_json, as_typed, connected_app, json_object
-from workers.console import open_console, print_json, table
+from petiole.events.event import Event
+from petiole.events.ids import new_event_id
+from petiole.events.subscriptions import Subscription
+from petiole.tasks.operations.unsubscribe import drain, purge
+from petiole.tasks.routing.table import RoutingTable
+from petiole.tasks.runtime import BusRuntime
+from petiole.workers.cli._console import open_console, print_json, table
+from petiole.workers.cli._options import as_json, as_typed, connected_app, json_object
 
 
 @click.group(invoke_without_command=True)
@@ -40,13 +40,13 @@ def command(
     """
     if ctx.invoked_subcommand is not None:
         return
-    app = connected_app()
+    bus = connected_app()
     if event_type is None:
-        _list(app, as_json=as_json)
+        _list(bus, as_json=as_json)
     else:
         document = {"event_id": new_event_id(), "event_type": event_type, "stream_id": stream, "content": content}
-        event = app.event_registry.parse(document | {"context": {"user_id": user, "session_id": stream}})
-        _explain(app.routing(), event, as_json=as_json)
+        event = bus.event_registry.parse(document | {"context": {"user_id": user, "session_id": stream}})
+        _explain(bus.routing(), event, as_json=as_json)
 
 
 @command.command
@@ -61,11 +61,11 @@ def withdraw(name: str, *, drains: bool, purges: bool, as_json: bool) -> None:
     """
     if drains is purges:
         raise click.UsageError("say what becomes of what waits for it: either --drain or --purge")
-    app, purged = connected_app(), None
+    bus, purged = connected_app(), None
     if purges:
-        purged = purge(app, name)
+        purged = purge(bus, name)
     else:
-        drain(app, name)
+        drain(bus, name)
     if as_json:
         print_json({"name": name, "purged": purged})
     else:
@@ -73,8 +73,8 @@ def withdraw(name: str, *, drains: bool, purges: bool, as_json: bool) -> None:
         open_console().print(f"withdrew {name}; {said}")
 
 
-def _list(app: EventApp, *, as_json: bool) -> None:
-    _, subscriptions = app.stores.directory.read()
+def _list(bus: BusRuntime, *, as_json: bool) -> None:
+    _, subscriptions = bus.stores.directory.read()
     if as_json:
         print_json([{"name": each.name, "queue": each.queue} | _stated(each) for each in subscriptions])
     elif subscriptions:

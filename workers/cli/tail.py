@@ -8,10 +8,10 @@ from itertools import islice
 
 import click
 
-from events.topics import TopicTrie
-from tasks.stores.history import BEGINNING, History, Recorded
-from workers.cli._options import A_PATTERN, as_json, connected_app
-from workers.console import line, open_console, print_json, print_line
+from petiole.events.topics import TopicTrie
+from petiole.tasks.stores.history import BEGINNING, History, Recorded
+from petiole.workers.cli._console import line, open_console, print_json, print_line
+from petiole.workers.cli._options import A_PATTERN, as_json, connected_app
 
 _WAIT_MS = 1_000
 _ALL_AND_ERRORS = ("*", "error.*")

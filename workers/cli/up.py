@@ -13,14 +13,14 @@ from celery.utils.imports import cwd_in_path
 from rich.console import Console
 from rich.text import Text
 
-from events.event import Category
-from events.subscriptions import Subscription
-from tasks.celery import EventApp, app
-from workers import broker
-from workers.cli._options import as_typed
-from workers.console import hints, open_console, plain
-from workers.loading import configured_agents
-from workers.processes import (
+from petiole.events.event import Category
+from petiole.events.subscriptions import Subscription
+from petiole.tasks.bus import default_bus
+from petiole.tasks.runtime import BusRuntime
+from petiole.workers.cli._console import hints, open_console, plain
+from petiole.workers.cli._options import as_typed
+from petiole.workers.process import embedded_broker
+from petiole.workers.process.child_processes import (
     Child,
     answering,
     await_worker,
@@ -31,6 +31,7 @@ from workers.processes import (
     start_beat,
     start_worker,
 )
+from petiole.workers.process.discovery import configured_agents
 
 NAME = "petiole"
 ERRORS = "petiole-errors"
@@ -63,11 +64,11 @@ def command(concurrency: int) -> None:
 def _run(console: Console, started: ExitStack, concurrency: int) -> None:
     # Held first: who is refused must not have started a broker, and stop it again, under the one that runs.
     started.enter_context(_only_one())
-    running = broker.use_embedded_broker(app)
+    running = embedded_broker.use_embedded_broker(default_bus)
     if running and running.started:
-        started.callback(broker.stop, broker.default_home())
+        started.callback(embedded_broker.stop, embedded_broker.default_home())
     if running and not running.started:
-        _refuse_beside_others(app)
+        _refuse_beside_others(default_bus)
     show = _shown_by(console)
     watchers = ",".join(_watchers())
     apart = ["-X", watchers] if watchers else []
@@ -79,7 +80,7 @@ def _run(console: Console, started: ExitStack, concurrency: int) -> None:
         children[ERRORS] = _start(started, errors, show)
     beat = _start(started, start_beat(output=subprocess.PIPE), show)
     for name, child in children.items():
-        await_worker(app, child, node_of(name))
+        await_worker(default_bus, child, node_of(name))
     _greet(console, running)
     _watch((*children.values(), beat))
 
@@ -99,7 +100,7 @@ def _hears_errors(subscription: Subscription) -> bool:
 @contextmanager
 def _only_one() -> Iterator[None]:
     """Hold the directory's lock. Raises ClickException where another `up` holds it; it goes with its process."""
-    home = broker.default_home()
+    home = embedded_broker.default_home()
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (home / "up.lock").open("a") as lock:
         try:
@@ -109,8 +110,8 @@ def _only_one() -> Iterator[None]:
         yield
 
 
-def _refuse_beside_others(app: EventApp) -> None:
-    if nodes := answering(app):
+def _refuse_beside_others(bus: BusRuntime) -> None:
+    if nodes := answering(bus):
         raise _already_runs(f"workers run here already ({', '.join(nodes)})")
 
 
@@ -133,7 +134,7 @@ def _shown_by(console: Console) -> Callable[[str, str], None]:
     return show
 
 
-def _greet(console: Console, running: broker.Running | None) -> None:
+def _greet(console: Console, running: embedded_broker.Running | None) -> None:
     where = "the embedded broker" if running else "the broker that is configured"
     console.print(f"\nup, on {where}. In another terminal:", style="bold")
     commands = [

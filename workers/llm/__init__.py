@@ -15,9 +15,9 @@ from typing import Annotated
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from events.errors import Misuse
-from events.subscriptions import OnBusy
-from workers.llm.provider import LanguageModel
+from petiole.events.errors import Misuse
+from petiole.events.subscriptions import OnBusy
+from petiole.workers.llm.provider import LanguageModel
 
 __all__ = ["LanguageModel", "ModelSettings", "chosen_name", "language_model", "names"]
 

@@ -13,10 +13,10 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from events.catalog.llm import FinishReason, Usage
-from events.content import Count, read_value
-from events.errors import ProviderRefused, ProviderUnavailable
-from workers.llm.provider import Finished, Part, TextDelta, ToolCallRequested
+from petiole.events.catalog.llm import FinishReason, Usage
+from petiole.events.content import Count, read_value
+from petiole.events.errors import ProviderRefused, ProviderUnavailable
+from petiole.workers.llm.provider import Finished, Part, TextDelta, ToolCallRequested
 
 _FINISH_REASONS: Final[dict[str, FinishReason]] = {
     "stop": "stop",

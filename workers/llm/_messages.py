@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from pydantic_core import to_json
 
-from events.catalog.orchestrator import ContextItem, ModelRequest, ToolAnswer, ToolCall, ToolRound
-from workers.llm.provider import ToolDescription
+from petiole.events.catalog.orchestrator import ContextItem, ModelRequest, ToolAnswer, ToolCall, ToolRound
+from petiole.workers.llm.provider import ToolDescription
 
 if TYPE_CHECKING:
     from openai.types.chat import (

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from events.catalog.orchestrator import ModelRequest
-from events.errors import MissingExtra, NotConfigured, PetioleError, ProviderRefused, ProviderUnavailable
-from workers.llm._chunks import Chunks
-from workers.llm._messages import messages_for, sent_name, tools_for
-from workers.llm.provider import Part, ToolDescription
+from petiole.events.catalog.orchestrator import ModelRequest
+from petiole.events.errors import MissingExtra, NotConfigured, PetioleError, ProviderRefused, ProviderUnavailable
+from petiole.workers.llm._chunks import Chunks
+from petiole.workers.llm._messages import messages_for, sent_name, tools_for
+from petiole.workers.llm.provider import Part, ToolDescription
 
 if TYPE_CHECKING:
     import openai

@@ -16,9 +16,9 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias, runtime_checkable
 
-from events.catalog.llm import FinishReason, GeneratedResponse, RequestedCall, Usage
-from events.catalog.orchestrator import ModelRequest
-from events.content import Value
+from petiole.events.catalog.llm import FinishReason, GeneratedResponse, RequestedCall, Usage
+from petiole.events.catalog.orchestrator import ModelRequest
+from petiole.events.content import Value
 
 _LETTERS_PER_TOKEN = 4
 """Of English text, as OpenAI's page on its tokenizer says."""

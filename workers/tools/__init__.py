@@ -14,10 +14,10 @@ import os
 import pkgutil
 from functools import cache
 
-from events.errors import NotConfigured
-from workers.tools.registry import ToolRegistry, ToolSource, tool, tools
-from workers.tools.servers import configured_servers
-from workers.tools.tool import Finding, Tool, ToolContext
+from petiole.events.errors import NotConfigured
+from petiole.workers.tools.mcp import configured_servers
+from petiole.workers.tools.registry import ToolRegistry, ToolSource, tool, tools
+from petiole.workers.tools.tool import Finding, Tool, ToolContext
 
 __all__ = ["Finding", "Tool", "ToolContext", "ToolRegistry", "ToolSource", "installed_tools", "tool"]
 

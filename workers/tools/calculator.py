@@ -12,9 +12,9 @@ from typing import Annotated, Final, TypeAlias
 from pydantic import Field
 from simpleeval import InvalidExpression, SimpleEval
 
-from events.errors import InvalidArguments, ToolFailed
-from workers.tools.registry import tool
-from workers.tools.tool import Finding
+from petiole.events.errors import InvalidArguments, ToolFailed
+from petiole.workers.tools.registry import tool
+from petiole.workers.tools.tool import Finding
 
 Number: TypeAlias = int | float
 

@@ -9,9 +9,9 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import Field
 
-from events.errors import InvalidArguments
-from workers.tools.registry import tool
-from workers.tools.tool import Finding
+from petiole.events.errors import InvalidArguments
+from petiole.workers.tools.registry import tool
+from petiole.workers.tools.tool import Finding
 
 
 @tool

@@ -9,8 +9,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from workers.tools.registry import tool
-from workers.tools.tool import Finding, ToolContext
+from petiole.workers.tools.registry import tool
+from petiole.workers.tools.tool import Finding, ToolContext
 
 PARTS = 5
 

@@ -6,10 +6,10 @@ from typing import Annotated, Final, Literal, TypeAlias
 
 from pydantic import Field
 
-from events.catalog.memory import Recollection
-from events.content import Value
-from workers.tools.registry import tool
-from workers.tools.tool import Finding, ToolContext
+from petiole.events.catalog.memory import Recollection
+from petiole.events.content import Value
+from petiole.workers.tools.registry import tool
+from petiole.workers.tools.tool import Finding, ToolContext
 
 Speaker: TypeAlias = Literal["user", "assistant", "anyone"]
 

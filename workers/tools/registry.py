@@ -18,11 +18,11 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import Protocol, TypeVar, overload
 
-from events.content import Value
-from events.errors import Misuse, ProviderUnavailable, UnknownTool
-from workers.tools.functions import ToolFunction, tool_of
-from workers.tools.terms import TIMEOUT_S, OnUnfinished, terms
-from workers.tools.tool import Finding, Tool, ToolContext
+from petiole.events.content import Value
+from petiole.events.errors import Misuse, ProviderUnavailable, UnknownTool
+from petiole.workers.tools.function_tools import ToolFunction, tool_of
+from petiole.workers.tools.tool import Finding, Tool, ToolContext
+from petiole.workers.tools.tool_policy import TIMEOUT_S, OnUnfinished, terms
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ class ToolRegistry:
 
 
 tools = ToolRegistry()
-"""The tools imported so far; `workers.tools.installed_tools()` imports those of the folder first."""
+"""The tools imported so far; `petiole.workers.tools.installed_tools()` imports those of the folder first."""
 
 tool = tools.add
 """Make a function a tool of this process: see `ToolRegistry.add`."""

@@ -10,12 +10,12 @@ from typing import TypeAlias
 
 from pydantic_core import to_json
 
-from events.catalog.memory import Recollection
-from events.content import Value, read_value
-from events.errors import PetioleError, ToolFailed, ToolTimeout
-from tasks import guarded
-from tasks.deadlines import Overdue, call_within, time_limit
-from workers.tools.terms import Terms
+from petiole.events.catalog.memory import Recollection
+from petiole.events.content import Value, read_value
+from petiole.events.errors import PetioleError, ToolFailed, ToolTimeout
+from petiole.tasks import guarded
+from petiole.tasks.handling.time_limits import Overdue, call_within, time_limit
+from petiole.workers.tools.tool_policy import Terms
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Tool:
         """Check the arguments and run it, within its time limit.
 
         Raises: InvalidArguments, ToolFailed, ToolTimeout, ServiceUnavailable where its circuit is open, and ours that
-        it raises. What cannot be ended in time is told in tasks/deadlines.py.
+        it raises. What cannot be ended in time is told in tasks/handling/time_limits.py.
         """
         accepted = self.accept(arguments)
         try:

@@ -5,6 +5,6 @@ from __future__ import annotations
 from importlib.resources import files
 
 
-def script(name: str) -> str:
-    """Read the text of a script by its file's name without the ending."""
-    return (files(__package__) / f"{name}.lua").read_text(encoding="utf-8")
+def script(name: str, package: str = __package__) -> str:
+    """Read the text of a script of a package by its file's name without the ending."""
+    return (files(package) / f"{name}.lua").read_text(encoding="utf-8")

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from events import (
+from petiole.events import (
     AssembledContext,
     AudioChunkEvent,
     AudioContent,
@@ -33,13 +33,13 @@ from events import (
     VideoContent,
     VideoFrameEvent,
 )
-from events.catalog import event_classes
-from events.catalog.agent import AgentStartedEvent
-from events.catalog.component import FeatureFailedEvent
-from events.catalog.message import CustomEvent, MessageEvent
-from events.catalog.proactive import PatternDetectedEvent
-from events.catalog.request import ResponseFailureEvent, ResponseSuccessEvent
-from events.catalog.system import SystemStartedEvent, TickEvent
+from petiole.events.catalog import event_classes
+from petiole.events.catalog.agent import AgentStartedEvent
+from petiole.events.catalog.component import FeatureFailedEvent
+from petiole.events.catalog.message import CustomEvent, MessageEvent
+from petiole.events.catalog.proactive import PatternDetectedEvent
+from petiole.events.catalog.request import ResponseFailureEvent, ResponseSuccessEvent
+from petiole.events.catalog.system import SystemStartedEvent, TickEvent
 
 REGISTRY = EventRegistry(allows_undeclared=True)
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 import pytest
 
-from events import (
+from petiole.events import (
     Content,
     CustomEvent,
     Event,
@@ -15,8 +15,8 @@ from events import (
     TextContent,
     TextMessageEvent,
 )
-from events.content import Text
-from events.errors import InvalidEvent, InvalidValue, MissingField, Misuse, UnknownEventType, WrongType
+from petiole.events.content import Text
+from petiole.events.errors import InvalidEvent, InvalidValue, MissingField, Misuse, UnknownEventType, WrongType
 
 REGISTRY = EventRegistry(allows_undeclared=True)
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from events.conditions import OPERATORS, check_where
-from events.errors import InvalidFilter
-from events.subscriptions import Subscription
+from petiole.events.conditions import OPERATORS, check_where
+from petiole.events.errors import InvalidFilter
+from petiole.events.subscriptions import Subscription
 
 
 def test_conditions_are_kept_as_they_were_written():

@@ -7,12 +7,12 @@ from datetime import timedelta
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from events import AudioContent, Content, ParametersContent, TextContent, ToolResult, Value, VideoContent
-from events.catalog.memory import AssembledContext
-from events.catalog.orchestrator import ClassifiedIntent, ToolAnswer
-from events.catalog.proactive import ProactiveSuggestion
-from events.catalog.tools import ToolProgress
-from events.content import MAX_DEPTH
+from petiole.events import AudioContent, Content, ParametersContent, TextContent, ToolResult, Value, VideoContent
+from petiole.events.catalog.memory import AssembledContext
+from petiole.events.catalog.orchestrator import ClassifiedIntent, ToolAnswer
+from petiole.events.catalog.proactive import ProactiveSuggestion
+from petiole.events.catalog.tools import ToolProgress
+from petiole.events.content import MAX_DEPTH
 
 
 def through_json(content: ParametersContent) -> ParametersContent:

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from events import errors
-from events.errors import (
+from petiole.events import errors
+from petiole.events.errors import (
     AlreadyRegistered,
     AnswerCut,
     AnswerOverdue,

@@ -6,7 +6,7 @@ from uuid import UUID, uuid5
 import pytest
 from pydantic import ValidationError
 
-from events import (
+from petiole.events import (
     AssembledContext,
     ContextAssembledEvent,
     CustomEvent,
@@ -17,7 +17,7 @@ from events import (
     TextContent,
     TextMessageEvent,
 )
-from events.ids import delivery_ids, emitted_event_id, new_event_id, uuid7
+from petiole.events.ids import delivery_ids, emitted_event_id, new_event_id, uuid7
 
 HELLO = TextContent(text="Hello")
 NOON = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)

@@ -19,14 +19,14 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from events import Event, EventRegistry, ToolResult, TopicTrie
-from events.catalog import event_classes
-from events.catalog.llm import FinishReason, GeneratedResponse, RequestedCall, Usage
-from events.content import Blob, Parameters, Value
-from events.errors import InvalidPattern, InvalidTopic
-from events.event import Moment, OpenEvent
-from events.ids import AgentName, EventId, Traceparent
-from events.topics import Topic, check_pattern, check_topic
+from petiole.events import Event, EventRegistry, ToolResult, TopicTrie
+from petiole.events.catalog import event_classes
+from petiole.events.catalog.llm import FinishReason, GeneratedResponse, RequestedCall, Usage
+from petiole.events.content import Blob, Parameters, Value
+from petiole.events.errors import InvalidPattern, InvalidTopic
+from petiole.events.event import Moment, OpenEvent
+from petiole.events.ids import AgentName, EventId, Traceparent
+from petiole.events.topics import Topic, check_pattern, check_topic
 
 CLASSES = sorted(event_classes(), key=lambda model: model.__name__)
 EXAMPLES_EACH = 1_000 // len(CLASSES) + 1

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 import pytest
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from events import (
+from petiole.events import (
     Category,
     Content,
     CustomEvent,
@@ -22,8 +22,8 @@ from events import (
     TextContent,
     TextMessageEvent,
 )
-from events.content import Text
-from events.errors import (
+from petiole.events.content import Text
+from petiole.events.errors import (
     AlreadyRegistered,
     BuiltInAlreadyRegistered,
     InvalidEvent,
@@ -35,7 +35,7 @@ from events.errors import (
     UnknownField,
     WrongType,
 )
-from events.event import OpenEvent
+from petiole.events.event import OpenEvent
 
 
 class Order(Content):

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from events import TopicTrie
-from events.errors import InvalidPattern, InvalidTopic
-from events.topics import check_pattern, check_topic
+from petiole.events import TopicTrie
+from petiole.events.errors import InvalidPattern, InvalidTopic
+from petiole.events.topics import check_pattern, check_topic
 
 
 def hears(pattern: str, topic: str) -> bool:

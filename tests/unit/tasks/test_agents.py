@@ -4,8 +4,8 @@ from datetime import timedelta
 
 import pytest
 
-from events import Event
-from events.errors import (
+from petiole.events import Event
+from petiole.events.errors import (
     DuplicateSubscription,
     InvalidFilter,
     InvalidName,
@@ -13,7 +13,7 @@ from events.errors import (
     InvalidPattern,
     InvalidSubscription,
 )
-from tasks import Agent, Context
+from petiole.tasks import Agent, Context
 
 
 def test_a_subscribed_function_stays_a_plain_function():

@@ -8,8 +8,8 @@ from celery.concurrency.solo import TaskPool as SoloPool
 from celery.concurrency.thread import TaskPool as ThreadsPool
 from celery.worker.state import revoked as revoked_ids
 
-from tasks.batching import Gatherer
-from tasks.celery import EventApp
+from petiole.tasks.celery import EventApp
+from petiole.tasks.consuming.batching import Gatherer
 
 SIZE = 4
 
@@ -88,7 +88,7 @@ class Pool:
 @pytest.fixture
 def app(monkeypatch) -> EventApp:
     app = EventApp("test", set_as_current=False)
-    monkeypatch.setattr("tasks.batching.trace_task_ret", trace)
+    monkeypatch.setattr("petiole.tasks.consuming.batching.trace_task_ret", trace)
     # Celery keeps what was revoked for the whole process.
     revoked_ids.discard("revoked meanwhile")
     return app

@@ -5,7 +5,7 @@ import json
 import fakeredis
 import pytest
 
-from events.errors import (
+from petiole.events.errors import (
     EventTooLarge,
     HandlerTimedOut,
     HopLimitReached,
@@ -15,8 +15,8 @@ from events.errors import (
     ToolFailed,
     UnknownEventType,
 )
-from tasks.burial import bury, cause_of, letter_of
-from tasks.celery import EventApp
+from petiole.tasks.celery import EventApp
+from petiole.tasks.settlement.dead_lettering import bury, cause_of, letter_of
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from tasks.deadlines import Overdue, call_within
+from petiole.tasks.handling.time_limits import Overdue, call_within
 
 SHORT_S, LONG_S = 0.05, 30.0
 
@@ -66,7 +66,7 @@ def test_nothing_is_raised_once_a_call_has_returned(run):
                 ended += 1
         return ended
 
-    # A blow that comes too late would be raised in the loop itself, or in what comes after.
+    # An interrupt that comes too late would be raised in the loop itself, or in what comes after.
     assert 0 < run(call_many_to_the_limit) <= 300
     run(lambda: _compute(SHORT_S))
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tasks.celery import EventApp
+from petiole.tasks.celery import EventApp
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from events.conditions import check_where
-from events.errors import InvalidFilter
-from tasks.filters import matches, unmet
+from petiole.events.conditions import check_where
+from petiole.events.errors import InvalidFilter
+from petiole.tasks.routing.filters import matches, unmet
 
 ORDER: dict[str, object] = {
     "event_type": "message.order.placed",

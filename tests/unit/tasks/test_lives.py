@@ -10,8 +10,8 @@ from itertools import pairwise
 import fakeredis
 import pytest
 
-from tasks.stores.keys import Keys
-from tasks.stores.lifecycle import Lifecycle, Phase
+from petiole.tasks.stores.cluster_membership import Lifecycle, Phase
+from petiole.tasks.stores.keys import Keys
 
 ORDER = ["created", "starting", "started", "stopping", "stopped"]
 LIMIT_S = 5.0

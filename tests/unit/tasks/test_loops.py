@@ -2,12 +2,24 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from contextvars import Context
 
 import pytest
 
-from tasks import loops
-from tasks.deadlines import Overdue, call_within
+from petiole.tasks.handling import event_loop
+from petiole.tasks.handling.time_limits import Overdue, call_within
+
+
+def here(act: Callable[[], asyncio.AbstractEventLoop]) -> asyncio.AbstractEventLoop:
+    return act()
+
+
+def in_a_thread(act: Callable[[], asyncio.AbstractEventLoop]) -> asyncio.AbstractEventLoop:
+    with ThreadPoolExecutor(1) as threads:
+        return threads.submit(act).result(5)
 
 
 async def this_loop() -> asyncio.AbstractEventLoop:
@@ -22,40 +34,40 @@ def test_threads_share_one_loop_and_wait_for_each_other_in_it():
         return asyncio.get_running_loop()
 
     with ThreadPoolExecutor(2) as threads:
-        first = threads.submit(loops.run, meet(0))
-        second = threads.submit(loops.run, meet(1))
+        first = threads.submit(event_loop.run, meet(0))
+        second = threads.submit(event_loop.run, meet(1))
 
         assert first.result(5) is second.result(5)
 
 
 def test_the_main_thread_keeps_its_loop():
-    assert loops.run(this_loop()) is loops.run(this_loop())
+    assert event_loop.run(this_loop()) is event_loop.run(this_loop())
 
 
 def test_a_closed_loop_is_followed_by_a_new_one():
-    first = loops.run(this_loop())
+    first = event_loop.run(this_loop())
 
-    loops.close()
+    event_loop.close()
 
     assert first.is_closed()
-    assert loops.run(this_loop()) is not first
-    loops.close()
-    loops.close()
+    assert event_loop.run(this_loop()) is not first
+    event_loop.close()
+    event_loop.close()
 
 
 def test_closing_ends_the_background_loop_and_its_thread():
     with ThreadPoolExecutor(1) as threads:
-        loop = threads.submit(loops.run, this_loop()).result(5)
+        loop = threads.submit(event_loop.run, this_loop()).result(5)
 
-    loops.close()
+    event_loop.close()
 
     assert loop.is_closed()
     assert "petiole-loop" not in [thread.name for thread in threading.enumerate()]
 
 
 def test_a_coroutine_that_refuses_to_end_never_runs_again(monkeypatch):
-    monkeypatch.setattr(loops, "CLEANUP_LIMIT_S", 0.05)
-    before = loops.run(this_loop())
+    monkeypatch.setattr(event_loop, "CLEANUP_LIMIT_S", 0.05)
+    before = event_loop.run(this_loop())
     turns = []
 
     async def refuse() -> None:
@@ -66,8 +78,31 @@ def test_a_coroutine_that_refuses_to_end_never_runs_again(monkeypatch):
                 turns.append("refused")
 
     with pytest.raises(Overdue):
-        call_within(0.05, lambda: loops.run(refuse()))
+        call_within(0.05, lambda: event_loop.run(refuse()))
 
     assert (turns, before.is_closed()) == (["refused"], True)
-    assert loops.run(this_loop()) is not before
-    loops.close()
+    assert event_loop.run(this_loop()) is not before
+    event_loop.close()
+
+
+@pytest.mark.parametrize("run", [here, in_a_thread])
+def test_closing_does_not_wait_for_ever_for_a_task_that_refuses_to_end(monkeypatch, run):
+    monkeypatch.setattr(event_loop, "CLEANUP_LIMIT_S", 0.05)
+    kept = []
+
+    async def refuse() -> None:
+        while True:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(30)
+
+    async def start() -> asyncio.AbstractEventLoop:
+        kept.append(asyncio.create_task(refuse(), context=Context()))
+        await asyncio.sleep(0)
+        return asyncio.get_running_loop()
+
+    loop = run(lambda: event_loop.run(start()))
+
+    event_loop.close()
+
+    assert loop.is_closed()
+    assert not kept[0].done()

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from events import TextContent, TextMessageEvent, registry
-from tasks.payloads import divided
-from tasks.wire import Admitted, admit
+from petiole.events import TextContent, TextMessageEvent, registry
+from petiole.tasks.publishing.claim_check import divided
+from petiole.tasks.publishing.document import Admitted, admit
 
 LIMIT = 1_000_000
 

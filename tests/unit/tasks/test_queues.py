@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.celery import EventApp
-from tasks.queues import declaration, lane, lanes, queue_of
+from petiole.tasks.broker.topology import declaration, lane, lanes, queue_of
+from petiole.tasks.celery import EventApp
 
 
 def an_app(broker_url: str) -> EventApp:

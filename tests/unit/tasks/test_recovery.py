@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tasks.celery import EventApp
-from tasks.recovery import Round, Rounds, add_rounds
+from petiole.tasks.celery import EventApp
+from petiole.tasks.consuming.maintenance import Round, Rounds, add_rounds
 
 RUNNING, CLOSING = 1, 2
 
@@ -76,7 +76,7 @@ def test_rounds_that_are_added_one_after_the_other_belong_to_one_step(app):
 def test_a_failing_round_is_told_of_once_and_stops_nobody(started, caplog):
     failing, other = Calls(), Calls()
     failing.fails = True
-    with caplog.at_level(logging.INFO, "tasks.recovery"):
+    with caplog.at_level(logging.INFO, "petiole.tasks.consuming.maintenance"):
         started(Round("failing", 0.01, failing), Round("other", 0.01, other))
         assert all(failing.comes_again() for _ in range(5))
         assert other.comes_again()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from events.errors import (
+from petiole.events.errors import (
     HandlerReturnedNoEvent,
     HandlerTimedOut,
     InvalidMoment,
@@ -14,8 +14,8 @@ from events.errors import (
     RetryLater,
     UnknownEventType,
 )
-from tasks import RetryPolicy, later
-from tasks.retries import Again, GiveUp, PutOff, verdict
+from petiole.tasks import RetryPolicy, later
+from petiole.tasks.settlement.retry_policy import Again, GiveUp, PutOff, verdict
 
 ODD = 0.5
 """In the middle of the jitter: it changes nothing."""

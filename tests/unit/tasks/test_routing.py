@@ -6,11 +6,11 @@ from uuid import UUID, uuid5
 
 import pytest
 
-from events import EventContext, TextContent, TextMessageEvent
-from events.catalog.memory import LearnedPattern, PatternLearnedEvent
-from events.event import Event
-from events.subscriptions import Subscription
-from tasks.routing import RoutingTable
+from petiole.events import EventContext, TextContent, TextMessageEvent
+from petiole.events.catalog.memory import LearnedPattern, PatternLearnedEvent
+from petiole.events.event import Event
+from petiole.events.subscriptions import Subscription
+from petiole.tasks.routing.table import RoutingTable
 
 
 def a_subscription(agent: str, *patterns: str, function: str = "hear", **options: object) -> Subscription:

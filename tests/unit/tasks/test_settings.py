@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from pydantic import ValidationError
 
-from tasks.settings import Settings
+from petiole.tasks.settings import Settings
 
 
 @pytest.mark.parametrize(

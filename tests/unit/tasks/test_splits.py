@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from events.subscriptions import Subscription
-from tasks.splits import BUCKETS, bucket, choose, shares, weights
+from petiole.events.subscriptions import Subscription
+from petiole.tasks.routing.traffic_split import BUCKETS, bucket, choose, shares, weights
 
 STREAMS = [f"stream-{number}" for number in range(10_000)]
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from kombu.exceptions import DecodeError
 
-from tasks.strictness import MOST_NESTED, decoded
+from petiole.tasks.consuming.message_validation import MOST_NESTED, decoded
 
 
 @pytest.mark.parametrize(

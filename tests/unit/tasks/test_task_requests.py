@@ -10,10 +10,10 @@ from billiard.einfo import ExceptionInfo
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from kombu.message import Message
 
-from tasks import task_requests
-from tasks.celery import EventApp
-from tasks.publication import Publish
-from tasks.task_requests import BatchLost, TaskRequest
+from petiole.tasks.celery import EventApp
+from petiole.tasks.consuming import request
+from petiole.tasks.consuming.request import BatchLost, TaskRequest
+from petiole.tasks.publication import Publish
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def app():
 @pytest.fixture
 def deaths(monkeypatch):
     noted: list[str] = []
-    monkeypatch.setattr(task_requests, "note_death", lambda request: noted.append(request.id))
+    monkeypatch.setattr(request, "note_death", lambda request: noted.append(request.id))
     return noted
 
 

@@ -4,17 +4,17 @@ import pytest
 from kombu import Connection
 from kombu.transport import redis as stock
 
-import tasks.transport
-from events.errors import UnsupportedKombu
-from tasks.transport import inherited
+import petiole.tasks.transport
+from petiole.events.errors import UnsupportedKombu
+from petiole.tasks.transport import kombu_compat
 
 
 @pytest.fixture
 def unchecked():
     """Have it looked again, here and afterwards."""
-    inherited.check.cache_clear()
+    kombu_compat.check.cache_clear()
     yield
-    inherited.check.cache_clear()
+    kombu_compat.check.cache_clear()
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -46,16 +46,16 @@ def test_a_kombu_whose_parameters_have_changed_is_refused(monkeypatch):
     ],
 )
 def test_brokers_that_it_serves_are_served_by_it(url, expected):
-    assert tasks.transport.ours(url) == expected
+    assert petiole.tasks.transport.ours(url) == expected
 
 
 def test_stock_is_kept_by_the_environment(monkeypatch):
     monkeypatch.setenv("PETIOLE_TRANSPORT", "stock")
 
-    assert tasks.transport.ours("redis://host") == "redis://host"
+    assert petiole.tasks.transport.ours("redis://host") == "redis://host"
 
 
 def test_the_plain_url_is_what_others_understand():
-    assert tasks.transport.plain("petiole+redis://a;petiole+rediss://b") == "redis://a;rediss://b"
-    assert tasks.transport.plain("petiole+socket:///tmp/s") == "redis+socket:///tmp/s"
-    assert tasks.transport.plain("amqp://a") == "amqp://a"
+    assert petiole.tasks.transport.plain("petiole+redis://a;petiole+rediss://b") == "redis://a;rediss://b"
+    assert petiole.tasks.transport.plain("petiole+socket:///tmp/s") == "redis+socket:///tmp/s"
+    assert petiole.tasks.transport.plain("amqp://a") == "amqp://a"

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from events import EventContext, TextContent, TextMessageEvent, registry
-from events.errors import EventTooLarge, InvalidValue, MissingField, UnknownEventType, WrongType
-from tasks.wire import admit, broker_priority
+from petiole.events import EventContext, TextContent, TextMessageEvent, registry
+from petiole.events.errors import EventTooLarge, InvalidValue, MissingField, UnknownEventType, WrongType
+from petiole.tasks.publishing.document import admit, broker_priority
 
 LIMIT = 10_000
 

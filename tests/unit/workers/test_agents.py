@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from events import (
+from petiole.events import (
     Event,
     FormattedResponse,
     GeneratedResponse,
@@ -21,21 +21,19 @@ from events import (
     ToolResult,
     ToolResultEvent,
 )
-from events.catalog.input import StreamEndedEvent
-from events.catalog.memory import Recollection
-from events.catalog.orchestrator import (
-    ContextRequest,
-)
-from events.errors import EffectUnfinished, PetioleError, ProviderRefused, ProviderUnavailable, RetryLater
-from tasks import SessionFacts
-from workers.agents import input as input_agent
-from workers.agents.llm import failure_of
-from workers.agents.memory import assembled
-from workers.agents.output import addressed, failed, formatted, is_over, send, wanted_channel
-from workers.agents.tools import recollect
-from workers.channels import Channel, Mailbox, Terminal
-from workers.recall.lessons import recollection_of
-from workers.recall.words import Words
+from petiole.events.catalog.input import StreamEndedEvent
+from petiole.events.catalog.memory import Recollection
+from petiole.events.catalog.orchestrator import ContextRequest
+from petiole.events.errors import EffectUnfinished, PetioleError, ProviderRefused, ProviderUnavailable, RetryLater
+from petiole.tasks import SessionFacts
+from petiole.workers.agents import input as input_agent
+from petiole.workers.agents.llm import failure_of
+from petiole.workers.agents.memory import assembled
+from petiole.workers.agents.output import addressed, failed, formatted, is_over, send, wanted_channel
+from petiole.workers.agents.tools import recollect
+from petiole.workers.channels import Channel, Mailbox, Terminal
+from petiole.workers.retrieval.keyword import Words
+from petiole.workers.retrieval.memory_extraction import recollection_of
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 

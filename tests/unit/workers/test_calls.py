@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from events import TextContent, TextMessageEvent
-from events.catalog.orchestrator import ToolCall, ToolsRequest, ToolsRequestedEvent
-from events.catalog.tools import CallRequestedEvent, RequestedCall, ToolFailedEvent, ToolResultEvent
-from workers.agents.tools import outcome
-from workers.calls import (
+from petiole.events import TextContent, TextMessageEvent
+from petiole.events.catalog.orchestrator import ToolCall, ToolsRequest, ToolsRequestedEvent
+from petiole.events.catalog.tools import CallRequestedEvent, RequestedCall, ToolFailedEvent, ToolResultEvent
+from petiole.workers.agents.tools import outcome
+from petiole.workers.tools import ToolContext, installed_tools
+from petiole.workers.tools.tool_calls import (
     PROGRESS_BURST,
     Outcome,
     ProgressGate,
@@ -20,7 +21,6 @@ from workers.calls import (
     requested,
     started,
 )
-from workers.tools import ToolContext, installed_tools
 
 MESSAGE = TextMessageEvent(stream_id="s-1", content=TextContent(text="What is 12 * 7?"))
 

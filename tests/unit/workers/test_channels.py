@@ -9,8 +9,8 @@ import sys
 import pytest
 from celery.utils.log import LoggingProxy
 
-from events.errors import ProviderUnavailable
-from workers.channels import Mailbox, Terminal, open_channels
+from petiole.events.errors import ProviderUnavailable
+from petiole.workers.channels import Mailbox, Terminal, open_channels
 
 
 def shown(text: str, stream_id: str = "s-1") -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from workers.intents import ToolPlan, classify, plan_tools
+from petiole.workers.llm.rules.intent_rules import ToolPlan, classify, plan_tools
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import logging
 import sys
 
-from workers.observability.logging import LogSettings, formatter
+from petiole.workers.observability.logging import LogSettings, formatter
 
 
 def _record() -> logging.LogRecord:

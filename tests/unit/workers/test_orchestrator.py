@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from events import (
+from petiole.events import (
     AssembledContext,
     AudioChunkEvent,
     AudioContent,
@@ -18,17 +18,17 @@ from events import (
     ToolResult,
     ToolResultEvent,
 )
-from events.catalog.llm import GeneratedResponse, ModelFailure, ResponseFailedEvent, ResponseGeneratedEvent
-from events.catalog.memory import Recollection
-from events.catalog.orchestrator import (
+from petiole.events.catalog.llm import GeneratedResponse, ModelFailure, ResponseFailedEvent, ResponseGeneratedEvent
+from petiole.events.catalog.memory import Recollection
+from petiole.events.catalog.orchestrator import (
     ModelRequestedEvent,
     ToolAnswer,
     ToolCall,
     ToolsPreparedEvent,
     ToolsRequestedEvent,
 )
-from events.catalog.tools import ToolFailedEvent, ToolFailure
-from workers.agents.orchestrator import (
+from petiole.events.catalog.tools import ToolFailedEvent, ToolFailure
+from petiole.workers.agents.orchestrator import (
     planned_calls,
     request_model,
     request_tools,
@@ -36,8 +36,8 @@ from workers.agents.orchestrator import (
     tools_prepared,
     understand,
 )
-from workers.intents import classify
-from workers.turns import read_turn
+from petiole.workers.agents.orchestrator.conversation_turn import read_turn
+from petiole.workers.llm.rules.intent_rules import classify
 
 
 def a_message(text: str = "What is 12 * 7 and 3 + 4?") -> TextMessageEvent:

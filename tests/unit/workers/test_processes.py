@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from workers import processes
-from workers.processes import (
+from petiole.workers.process import child_processes
+from petiole.workers.process.child_processes import (
     Child,
     WorkerNotStarted,
     answering,
@@ -57,7 +57,7 @@ def test_a_child_is_asked_to_end(children):
 
 
 def test_a_child_that_does_not_listen_is_asked_more_harshly(children, monkeypatch):
-    monkeypatch.setattr(processes, "_ENDINGS", ((signal.SIGTERM, 0.1), (signal.SIGQUIT, 5.0)))
+    monkeypatch.setattr(child_processes, "_ENDINGS", ((signal.SIGTERM, 0.1), (signal.SIGQUIT, 5.0)))
     child = children(A_STUBBORN_ONE)
     child.process.stdout.readline()
 
@@ -111,7 +111,7 @@ def test_a_worker_that_ends_at_once_is_reported_with_its_last_words(children, tm
 
 
 def test_a_worker_that_is_silent_is_not_awaited_for_ever(children, monkeypatch):
-    monkeypatch.setattr(processes, "START_LIMIT_S", 0.0)
+    monkeypatch.setattr(child_processes, "START_LIMIT_S", 0.0)
 
     with pytest.raises(WorkerNotStarted, match="did not answer within 0 s"):
         await_worker(an_app(answers=[]), children(A_SLEEPER), "w@here")

@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 
 import pytest
 
-from events.catalog.input import TextMessageEvent
-from events.catalog.memory import Recollection
-from events.catalog.tools import ToolResult, ToolResultEvent
-from events.content import TextContent
-from workers.recall.earlier import said_earlier
-from workers.recall.words import MAX_WORDS, rank, words_of
+from petiole.events.catalog.input import TextMessageEvent
+from petiole.events.catalog.memory import Recollection
+from petiole.events.catalog.tools import ToolResult, ToolResultEvent
+from petiole.events.content import TextContent
+from petiole.workers.retrieval.earlier import said_earlier
+from petiole.workers.retrieval.keyword import MAX_WORDS, rank, words_of
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from events.catalog.orchestrator import ContextItem, ModelRequest, ToolAnswer
-from workers.llm.rules import sentences_for
+from petiole.events.catalog.orchestrator import ContextItem, ModelRequest, ToolAnswer
+from petiole.workers.llm.rules import sentences_for
 
 
 def a_request(text: str, intent: str, **known: object) -> ModelRequest:

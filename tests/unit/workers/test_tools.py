@@ -8,11 +8,11 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from events.catalog.memory import Recollection
-from events.content import Value
-from events.errors import InvalidArguments, Misuse, ProviderUnavailable, ToolFailed, UnknownTool
-from workers.tools import Finding, ToolContext, ToolRegistry, installed_tools
-from workers.tools.clock import told, zone_name
+from petiole.events.catalog.memory import Recollection
+from petiole.events.content import Value
+from petiole.events.errors import InvalidArguments, Misuse, ProviderUnavailable, ToolFailed, UnknownTool
+from petiole.workers.tools import Finding, ToolContext, ToolRegistry, installed_tools
+from petiole.workers.tools.clock import told, zone_name
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 

@@ -1,0 +1,1 @@
+"""The broker: queue names and declarations, messages, sending, queue lengths."""

@@ -1,0 +1,102 @@
+"""Queues: what they are called and how they are declared, on each kind of broker.
+
+Publishers and workers declare from here, so they agree, and whoever comes first makes the queue. On Redis a queue is
+one name, and each message has its priority. On RabbitMQ a queue is a quorum queue, which knows no priorities: urgent
+events have a lane of their own, `<queue>.urgent`, and every worker of a queue serves both.
+docs/decisions/0020-two-quorum-queues.md says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from celery.app.amqp import AMQP, Queues
+from kombu import Connection, Exchange, Queue
+
+from petiole.tasks.runtime import bus_of, included_agents
+
+RABBITMQ = "amqp"
+
+PUBLISH_TASK = "petiole.publish"
+PUBLISH_QUEUE = "publish"
+
+# Also the priorities that share the first list of a queue on Redis.
+_URGENT_FROM = 7
+_URGENT = ".urgent"
+
+
+def lanes(queue: str, driver: str) -> tuple[str, ...]:
+    """Name the broker's queues that make up one of ours, the most urgent first."""
+    if driver != RABBITMQ or queue.endswith(_URGENT):
+        return (queue,)
+    return (queue + _URGENT, queue)
+
+
+def lane(queue: str, priority: int, driver: str) -> str:
+    """Name the broker's queue for an event of that priority (9 first)."""
+    return lanes(queue, driver)[0] if priority >= _URGENT_FROM else queue
+
+
+def queue_of(lane: str) -> str:
+    """Name our queue that one of the broker's belongs to."""
+    return lane.removesuffix(_URGENT)
+
+
+def declaration(name: str, driver: str) -> Queue:
+    """Say how one of the broker's queues is declared."""
+    if driver != RABBITMQ:
+        return Queue(name, Exchange(name), name)
+    # Publishers need no exchange, they name the queue. Celery's delayed delivery does, and takes no direct one.
+    return Queue(name, Exchange(name, type="topic"), name, queue_arguments={"x-queue-type": "quorum"})
+
+
+class EventQueues(Queues):
+    """Celery's map of declarations, with those of a bus beside the app's own.
+
+    The name of an agent stands for all of its lanes: -Q memory, -X memory.
+    """
+
+    def __init__(
+        self, queues: Sequence[Queue] | Mapping[str, Queue], *, names: Sequence[str], driver: str, **options: Any
+    ) -> None:
+        self._driver = driver
+        self._names = set(names)
+        own = {lane_name: declaration(lane_name, driver) for name in names for lane_name in lanes(name, driver)}
+        listed = queues if isinstance(queues, Mapping) else {queue.name: queue for queue in queues}
+        super().__init__({**listed, **own}, **options)
+
+    def select(self, include: Sequence[str] | str) -> None:
+        """Consume from these only."""
+        super().select(self._lanes(include))
+
+    def deselect(self, exclude: Sequence[str] | str) -> None:
+        """Consume from all but these."""
+        super().deselect(self._lanes(exclude))
+
+    def _lanes(self, names: Sequence[str] | str) -> list[str]:
+        listed = [names] if isinstance(names, str) else names or []
+        return [each for name in listed for each in (lanes(name, self._driver) if name in self._names else [name])]
+
+
+RECONNECT_S = 2.0
+"""How long a worker waits between two tries to reach its broker. Celery waits longer each time, up to 30 s."""
+
+
+class EventConnection(Connection):
+    """A connection that is back soon after its broker, however long that was away."""
+
+    def _ensure_connection(self, *args: Any, **options: Any) -> Any:
+        options.setdefault("interval_max", RECONNECT_S)
+        return super()._ensure_connection(*args, **options)
+
+
+class EventAMQP(AMQP):
+    """Celery's, with the queues of a bus beside the app's own."""
+
+    Connection = EventConnection
+
+    def queues_cls(self, queues: Any, **options: Any) -> EventQueues:  # type: ignore[override]  # called only
+        """Make the map of declarations."""
+        bus = bus_of(self.app)
+        return EventQueues(queues, names=[PUBLISH_QUEUE, *included_agents(bus)], driver=bus.driver, **options)

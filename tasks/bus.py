@@ -1,0 +1,256 @@
+"""EventBus: Petiole in a Celery app.
+
+    bus = EventBus(celery_app)        events travel over the app's broker, beside its own tasks
+    bus.include(agent)
+    bus.publish.delay(event)
+
+    with EventBus() as bus:           in this process: memory transport, in-process store, one worker thread
+        bus.subscribe("input.*", print)
+        bus.publish(event)
+        bus.wait()
+
+`publish`, `request` and the other functions of `petiole` are those of the default bus, whose app reads
+PETIOLE_BROKER_URL and a `celeryconfig` module, where there is one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
+from types import TracebackType
+from typing import Any, Self, cast
+
+from celery import Celery, bootsteps
+from celery.local import PromiseProxy
+from redis.asyncio import Redis as AsyncRedis
+
+from petiole.events.errors import Misuse, NotConfigured
+from petiole.events.event import Event
+from petiole.events.registry import EventRegistry, registry
+from petiole.tasks.agents import Agent, HandlerFunction
+from petiole.tasks.celery import configure, conflicts, make_default_app, use_broker
+from petiole.tasks.consuming.in_process import InProcess
+from petiole.tasks.delivery import DeliveryTask
+from petiole.tasks.periodic import MetricsTask, Periodic, TickTask, schedule
+from petiole.tasks.publication import Publish
+from petiole.tasks.publication import publish_many as publish_many_on
+from petiole.tasks.publishing.commit import Publication
+from petiole.tasks.publishing.document import Document
+from petiole.tasks.requests.requester import Requester
+from petiole.tasks.runtime import BusRuntime, BusTask, bus_of, included_agents, set_default_bus
+from petiole.tasks.sessions.expiry import SweepTask
+from petiole.tasks.settings import Settings
+from petiole.tasks.streaming.reader import AnswerReader
+
+_AMQP = "petiole.tasks.broker.topology:EventAMQP"
+
+
+class EventBus(BusRuntime):
+    """An event bus in a Celery app; without one, in this process alone.
+
+    It adds its tasks, queues, consumer, transport and beat entries to the app, and changes none of the app's own.
+
+    Args:
+        app: the Celery app; its broker carries the events.
+        event_registry: the event types that this bus knows.
+        settings: limits and places; by default read from the environment, when first used.
+
+    Raises: Misuse where the app has a bus already, or an `amqp_cls` of its own.
+    """
+
+    _reads_environment = False
+
+    def __init__(
+        self, app: Celery | None = None, *, event_registry: EventRegistry = registry, settings: Settings | None = None
+    ) -> None:
+        self._in_process = None if app else InProcess()
+        app = app or Celery("petiole", set_as_current=False)
+        _require_stock_amqp(app)
+        super().__init__(
+            app,
+            event_registry=event_registry,
+            settings=settings,
+            state=self._in_process.state if self._in_process else None,
+        )
+        self._periodic: dict[type[Periodic], float] = {}
+        app.amqp_cls = _AMQP
+        self.app.steps["worker"].add(ConfigurationCheck)
+        self.app.on_after_configure.connect(self._configure, weak=False)
+        self.app.on_after_finalize.connect(self._register, weak=False)
+        if app.configured:  # type: ignore[attr-defined]  # the stubs leave it out
+            self._configure()
+        if app.finalized:  # type: ignore[attr-defined]  # as above
+            self._register()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def include(self, *agents: Agent) -> None:
+        """Let this process handle events for agents: a worker of the app consumes their queues.
+
+        Raises: Misuse for another agent of the same name; InvalidSubscription where an agent's splits leave streams
+            without a variant.
+        """
+        for agent in agents:
+            self._include(agent)
+
+    def subscribe(self, pattern: str, handler: HandlerFunction, *, agent: str = "subscriber", **options: Any) -> None:
+        """Let a function handle events that match a pattern; options and errors as `Agent.on`."""
+        subscriber = included_agents(self).get(agent) or Agent(agent)
+        subscriber.on(pattern, **options)(handler)
+        self._include(subscriber)
+
+    @property
+    def agents(self) -> Mapping[str, Agent]:
+        """The agents that this process includes, by name."""
+        return included_agents(self)
+
+    @cached_property
+    def publish(self) -> Publish:
+        """The task and the function that publishes an event."""
+        self.start()
+        return cast("Publish", self.app.tasks[Publish.name])
+
+    def publish_many(self, events: Iterable[Event | Document]) -> list[Publication]:
+        """Publish several events at once, in order: `publish_many` of publication.py."""
+        self.start()
+        return publish_many_on(self, events)
+
+    @cached_property
+    def request(self) -> Requester:
+        """The callable that sends a request: `request(…)`, `request.aio(…)`."""
+        self.start()
+        return Requester(self)
+
+    @cached_property
+    def read_answer(self) -> AnswerReader:
+        """The callable that reads an answer while it is written."""
+        return AnswerReader(self)
+
+    def add_periodic_task(self, task: type[Periodic], interval_s: float) -> None:
+        """Have beat send a task once for each slot of so many seconds; 0 is never. Before the app is configured."""
+        self._periodic[task] = interval_s
+
+    def use_broker(self, url: str) -> None:
+        """Let the app talk to this broker from now on: `redis://…` or `amqp://…`."""
+        use_broker(self.app.conf, url, self.settings)
+        if not self.app.conf.result_backend:
+            self.app.conf.update(result_backend=url)
+        for name in ("driver", "publishes_in_one_step", "stores", "redis"):
+            vars(self).pop(name, None)
+
+    def check_configuration(self) -> None:
+        """Raise NotConfigured where a setting of the app would break a guarantee; it names setting, file and remedy."""
+        found = list(conflicts(self.app, (task for task in self.app.tasks.values() if isinstance(task, BusTask))))
+        if found and self._in_process is None:
+            raise NotConfigured("Celery", "; ".join(found))
+
+    def connect_async(self) -> AsyncRedis:
+        """Make a client of the state store for the asyncio loop that runs. Raises NotConfigured."""
+        return self._in_process.connect_async() if self._in_process else super().connect_async()
+
+    def wait(self, timeout_s: float = 10.0) -> None:
+        """Wait until nothing is under way on a bus in this process. Raises TimeoutError, Misuse on any other bus."""
+        if self._in_process is None:
+            raise Misuse("only a bus in this process, EventBus(), knows when nothing is under way")
+        deadline = time.monotonic() + timeout_s
+        while not self.is_idle():
+            if time.monotonic() >= deadline:
+                raise TimeoutError(f"deliveries were under way after {timeout_s:g} s")
+            time.sleep(_POLL_S)
+
+    def is_still(self) -> bool:
+        """Tell whether no message of a bus in this process is queued or being handled; delayed ones do not count."""
+        return self._in_process is not None and self._in_process.traffic.is_still()
+
+    def is_idle(self) -> bool:
+        """Tell whether nothing is under way on a bus in this process, delayed messages included."""
+        return self.is_still() and not self.stores.delays.count()
+
+    def start(self) -> None:
+        """Start the worker of a bus in this process, as the first publish does. Safe to repeat."""
+        if self._in_process is not None:
+            self.app.finalize()
+            self._in_process.start(self)
+
+    def close(self) -> None:
+        """Stop the worker of a bus in this process, and close connections. Safe to repeat."""
+        if self._in_process is not None:
+            self._in_process.stop()
+        self.app.close()
+
+    def _include(self, agent: Agent) -> None:
+        agents = included_agents(self)
+        if agents.setdefault(agent.name, agent) is not agent:
+            raise Misuse(f"there is another agent named {agent.name!r} on this bus; rename one")
+        # Raises InvalidSubscription now, and not in the worker.
+        _ = agent.subscriptions
+        if self._in_process is not None and self._in_process.is_running:
+            raise Misuse("the bus runs already; add agents before the first publish")
+        vars(self.app).pop("amqp", None)
+        if self.app.finalized:  # type: ignore[attr-defined]  # the stubs leave it out
+            self._register_agent(agent)
+
+    def _register(self, **_: object) -> None:
+        tasks: tuple[type[BusTask], ...] = (Publish, TickTask, MetricsTask, SweepTask, *self._periodic)
+        for task in tasks:
+            if task.name not in self.app.tasks:
+                self.register_task(task)
+        for agent in included_agents(self).values():
+            self._register_agent(agent)
+
+    def _register_agent(self, agent: Agent) -> None:
+        for handler in agent.handlers.values():
+            if handler.subscription.name not in self.app.tasks:
+                self.register_task(DeliveryTask, name=handler.subscription.name, handler=handler)
+
+    def _configure(self, **_: object) -> None:
+        if self._in_process is not None:
+            self._in_process.configure(self.app.conf)
+            return
+        intervals = {
+            TickTask: self.settings.tick_interval_s,
+            MetricsTask: self.settings.metrics_interval_s,
+            SweepTask: self.settings.session_sweep_interval_s,
+        }
+        entries = schedule({**intervals, **self._periodic})
+        configure(self.app.conf, self.settings, entries, is_default=self._reads_environment)
+
+
+_POLL_S = 0.005
+
+
+class ConfigurationCheck(bootsteps.Step):
+    """A step of a worker's start that refuses a configuration in which events could be lost."""
+
+    def __init__(self, worker: Any, **options: Any) -> None:
+        super().__init__(worker, **options)
+        bus = bus_of(worker.app)
+        if isinstance(bus, EventBus):
+            bus.check_configuration()
+
+
+def _require_stock_amqp(app: Celery) -> None:
+    if app.amqp_cls == _AMQP:
+        raise Misuse(f"the Celery app {app.main!r} has an event bus already; make one per app")
+    if app.amqp_cls != Celery.amqp_cls:
+        raise Misuse(f"the Celery app {app.main!r} has an amqp_cls of its own ({app.amqp_cls}); a bus needs Celery's")
+
+
+class _DefaultBus(EventBus):
+    _reads_environment = True
+
+
+default_bus = _DefaultBus(make_default_app())
+set_default_bus(default_bus)
+
+publish: Publish = cast("Publish", PromiseProxy(lambda: default_bus.publish))
+publish_many: Callable[[Iterable[Event | Document]], list[Publication]] = default_bus.publish_many
+request: Requester = default_bus.request
+read_answer: AnswerReader = default_bus.read_answer

@@ -1,0 +1,65 @@
+"""Agent hooks: functions that run in every process that runs handlers of an agent, before the first, after the last.
+
+    @agent.on_start
+    def load() -> None: ...
+
+In a worker of processes (prefork) they run in each of them, also in one that replaces another; an error is logged by
+Celery, and the process goes on. A function has about 4 s there. In other workers they run once, before the worker
+consumes, and an error keeps it from starting. A process that is killed runs no `on_stop`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from billiard import current_process
+from celery import current_app, signals
+
+from petiole.tasks.agents import Agent
+from petiole.tasks.runtime import BusRuntime, included_agents
+
+
+def start(agents: Sequence[Agent]) -> None:
+    """Run the `on_start` functions of agents, in the order in which they were given."""
+    for agent in agents:
+        for run in agent.starts:
+            run()
+
+
+def stop(agents: Sequence[Agent]) -> None:
+    """Run the `on_stop` functions of agents, the last given first."""
+    for agent in reversed(agents):
+        for run in reversed(agent.stops):
+            run()
+
+
+def connect(bus: BusRuntime) -> None:
+    """Let the processes of this worker's pool run the hooks of its agents; once per bus, before the pool forks."""
+    bus.resource(_connect)
+
+
+def _connect(bus: BusRuntime) -> bool:
+    def on_init(**_: Any) -> None:
+        # The solo pool sends the signal too, in the worker itself, where heartbeat.py runs the hooks.
+        if current_process().name != "MainProcess" and _is_current(bus):
+            start(served_agents(bus))
+
+    def on_shutdown(**_: Any) -> None:
+        if _is_current(bus):
+            stop(served_agents(bus))
+
+    signals.worker_process_init.connect(on_init, weak=False)
+    signals.worker_process_shutdown.connect(on_shutdown, weak=False)
+    return True
+
+
+def served_agents(bus: BusRuntime) -> list[Agent]:
+    """Return the agents whose queues this worker consumes."""
+    served = bus.app.amqp.queues.consume_from
+    return [agent for agent in included_agents(bus).values() if agent.name in served]
+
+
+def _is_current(bus: BusRuntime) -> bool:
+    # Signals go to every bus of the process; a pool's process belongs to one app.
+    return current_app._get_current_object() is bus.app  # type: ignore[attr-defined]  # noqa: SLF001 - Celery's proxy

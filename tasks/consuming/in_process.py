@@ -1,0 +1,188 @@
+"""A bus in one process: memory transport, in-process store, and a Celery worker in a thread."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from typing import Any
+
+import fakeredis
+from celery import Celery
+from celery._state import _set_task_join_will_block  # type: ignore[attr-defined]  # the stubs leave it out
+from celery.worker import WorkController
+from celery.worker.consumer.consumer import Consumer as CeleryConsumer
+from kombu.transport import memory, virtual
+from redis.asyncio import Redis as AsyncRedis
+
+from petiole.tasks.consuming.consumer import Consumer
+from petiole.tasks.consuming.maintenance import MOVE_DUE, PeriodicJobs
+from petiole.tasks.runtime import BusRuntime
+from petiole.tasks.transport.message import Message
+
+POLL_S = 0.005
+START_TIMEOUT_S = 10.0
+STOP_TIMEOUT_S = 10.0
+
+
+class Traffic:
+    """How many messages were sent and not yet settled."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._under_way = 0
+
+    def count(self, change: int) -> None:
+        """Note messages sent (1) or settled (-1)."""
+        with self._lock:
+            self._under_way += change
+
+    def is_still(self) -> bool:
+        """Tell whether nothing is under way."""
+        return self._under_way == 0
+
+
+def private_transport(traffic: Traffic) -> type[memory.Transport]:
+    """Make a memory transport of its own. Kombu's keeps its queues in class attributes, which all apps share."""
+
+    class PrivateChannel(memory.Channel):
+        Message = Message
+        queues: dict[str, Any] = {}  # noqa: RUF012 - shared by the channels of this one transport, as in kombu
+        events: defaultdict[str, set[Any]] = defaultdict(set)  # noqa: RUF012 - as above
+
+        def _put(self, queue: str, message: Any, **options: Any) -> None:
+            traffic.count(1)
+            super()._put(queue, message, **options)
+
+        def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:  # noqa: FBT001, FBT002 - kombu's
+            super().basic_ack(delivery_tag, multiple)
+            traffic.count(-1)
+
+        def basic_reject(self, delivery_tag: str, requeue: bool = False) -> None:  # noqa: FBT001, FBT002 - kombu's
+            super().basic_reject(delivery_tag, requeue)
+            traffic.count(-1)
+
+        def close(self) -> None:
+            # Kombu's forgets all queues when one channel closes; the worker's outlive the publisher's.
+            virtual.Channel.close(self)
+
+    class PrivateTransport(memory.Transport):
+        Channel = PrivateChannel
+        global_state = virtual.BrokerState()
+
+    return PrivateTransport
+
+
+class InProcess:
+    """The broker, the state store and the worker of a bus that needs no server."""
+
+    def __init__(self) -> None:
+        self._server = fakeredis.FakeServer()
+        self._worker: _Worker | None = None
+        self.state = fakeredis.FakeRedis(server=self._server, decode_responses=True)
+        self.traffic = Traffic()
+
+    @property
+    def is_running(self) -> bool:
+        """Tell whether the worker was started."""
+        return self._worker is not None
+
+    def connect_async(self) -> AsyncRedis:
+        """Make a client of the state store for the loop that runs."""
+        return fakeredis.FakeAsyncRedis(server=self._server, decode_responses=True)
+
+    def configure(self, conf: Any) -> None:
+        """Let the app send over memory."""
+        conf.update(
+            broker_url="memory://",
+            broker_read_url="memory://",
+            broker_write_url="memory://",
+            broker_transport=private_transport(self.traffic),
+            broker_transport_options={"polling_interval": POLL_S},
+            result_backend="cache+memory://",
+            task_default_queue="publish",
+            worker_consumer=f"{__name__}:InProcessConsumer",
+            worker_hijack_root_logger=False,
+            timezone="UTC",
+        )
+
+    def start(self, bus: BusRuntime) -> None:
+        """Start the worker, and wait until it consumes. Safe to repeat. Raises TimeoutError."""
+        if self._worker is None:
+            self._worker = _Worker(bus.app)
+            self._worker.start()
+
+    def stop(self) -> None:
+        """Stop after the delivery at hand. Safe to repeat. Raises TimeoutError where a handler does not return."""
+        if self._worker is not None:
+            self._worker.stop()
+            self._worker = None
+
+
+class InProcessConsumer(Consumer):
+    """The worker's consumer. Of the periodic jobs only delayed messages concern one process."""
+
+    class Blueprint(CeleryConsumer.Blueprint):  # type: ignore[valid-type,misc]  # the stubs leave it out
+        """Celery's steps, with ours."""
+
+        default_steps = (
+            *CeleryConsumer.Blueprint.default_steps,
+            f"{__name__}:DelayedMessages",
+            "petiole.tasks.consuming.announcement:Announcement",
+        )
+
+
+class DelayedMessages(PeriodicJobs):
+    """Move messages whose time has come."""
+
+    jobs = (MOVE_DUE,)
+
+
+class _Worker:
+    """One worker with one slot, in a thread of this process."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+        self._hostname = f"in-process@{id(self)}"
+        self._is_ready = threading.Event()
+        self._worker = _Controller(
+            self._is_ready,
+            app=app,
+            hostname=self._hostname,
+            pool_cls="solo",
+            concurrency=1,
+            loglevel="WARNING",
+            without_heartbeat=True,
+            without_mingle=True,
+            without_gossip=True,
+        )
+        self._thread = threading.Thread(target=self._work, name="petiole-in-process", daemon=True)
+
+    def start(self) -> None:
+        """Start, and wait until queues are consumed. Raises TimeoutError."""
+        self._thread.start()
+        if not self._is_ready.wait(START_TIMEOUT_S):
+            raise TimeoutError(f"the embedded worker did not start within {START_TIMEOUT_S} s")
+        # A worker's start says so for its whole process, in which here a test waits for results.
+        _set_task_join_will_block(False)  # noqa: FBT003 - Celery's signature
+
+    def stop(self) -> None:
+        """Stop after the delivery at hand. Raises TimeoutError where a handler does not return."""
+        # By remote control: Celery's own flags for stopping are global and would stop other harnesses' workers.
+        self._app.control.shutdown(destination=[self._hostname])
+        self._thread.join(STOP_TIMEOUT_S)
+        if self._thread.is_alive():
+            raise TimeoutError(f"the embedded worker did not stop within {STOP_TIMEOUT_S} s; is a handler blocked?")
+
+    def _work(self) -> None:
+        # The solo pool runs tasks in this thread; they find their app by it.
+        self._app.set_current()
+        self._worker.start()
+
+
+class _Controller(WorkController):
+    def __init__(self, is_ready: threading.Event, **options: Any) -> None:
+        self._is_ready = is_ready
+        super().__init__(**options)
+
+    def on_consumer_ready(self, consumer: object) -> None:  # noqa: ARG002 - Celery's signature
+        self._is_ready.set()

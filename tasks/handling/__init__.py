@@ -1,0 +1,1 @@
+"""Handling: run the handler of a delivery, and collect what it publishes."""

@@ -1,0 +1,184 @@
+"""Time limits: end a function that takes too long, in every pool; Celery's own limits work in prefork only.
+
+On the main thread (prefork, solo) a signal interrupts it, whether it computes or waits: time.sleep, sockets, files,
+locks, child processes. The signal is SIGURG: nobody else uses it, it does no harm where it comes too late, and
+neither Celery's (USR1, TERM, QUIT) nor a handler's own SIGALRM is in its way.
+On any other thread (the threads pool) Python raises in it, before its next line. So computing in Python is ended at
+once, and a call that waits is ended when it returns: give such calls limits of their own.
+In no pool does a limit end code that stays in C without looking at signals, such as a model's inference or a long query
+of some database drivers.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import heapq
+import itertools
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import FrameType
+from typing import Protocol, TypeVar
+
+Result = TypeVar("Result")
+
+
+class Overdue(BaseException):
+    """Raised within a function that has not ended in time. Like asyncio.CancelledError it passes `except Exception`."""
+
+
+_ends_at: ContextVar[float | None] = ContextVar("petiole_ends_at", default=None)
+
+
+@contextmanager
+def time_limit(limit_s: float) -> Iterator[None]:
+    """Let what is called meanwhile know how long it may take. It ends nothing: see call_within."""
+    token = _ends_at.set(time.monotonic() + limit_s)
+    try:
+        yield
+    finally:
+        _ends_at.reset(token)
+
+
+def remaining_s() -> float | None:
+    """Tell how much is left of the time limit of the handler that runs; None where it has none."""
+    ends_at = _ends_at.get()
+    return None if ends_at is None else ends_at - time.monotonic()
+
+
+def call_within(limit_s: float, act: Callable[[], Result]) -> Result:
+    """Call a function and end it after `limit_s` seconds as far as that is possible: see the module.
+
+    Raises: Overdue, also when the function ended too late by itself; what the function raises.
+    """
+    ends_at = time.monotonic() + limit_s
+    returned = _interrupted(limit_s, act)
+    if time.monotonic() > ends_at:
+        raise Overdue
+    return returned
+
+
+def _interrupted(limit_s: float, act: Callable[[], Result]) -> Result:
+    is_main = threading.current_thread() is threading.main_thread()
+    interrupt: _Interrupt = _SignalInterrupt() if is_main else _ExceptionInterrupt()
+    try:
+        _clock_of_this_process().fire_at(time.monotonic() + limit_s, interrupt)
+        return act()
+    finally:
+        # If it fires before it is disarmed, Overdue is raised from here: the function has not ended in time either way.
+        interrupt.disarm()
+
+
+AGAIN_S = 2.0
+"""How long a call that was interrupted may take to clean up, before it is interrupted again."""
+
+
+class _Interrupt(Protocol):
+    """Ends a call that is overdue, unless it was disarmed before."""
+
+    @property
+    def is_armed(self) -> bool: ...
+
+    def fire(self) -> None: ...
+
+    def disarm(self) -> None: ...
+
+
+class _Clock:
+    """A thread that fires interrupts on time. One for each process: a thread for each call costs ten times as much."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._due: list[tuple[float, int, _Interrupt]] = []
+        self._numbers = itertools.count()
+        self._wakes_at = math.inf
+        threading.Thread(target=self._watch, name="petiole-clock", daemon=True).start()
+
+    def fire_at(self, moment: float, interrupt: _Interrupt) -> None:
+        with self._changed:
+            while self._due and not self._due[0][-1].is_armed:
+                heapq.heappop(self._due)
+            heapq.heappush(self._due, (moment, next(self._numbers), interrupt))
+            # Calls that end in time leave it asleep: it wakes for the first of them, and finds it disarmed.
+            if moment < self._wakes_at:
+                self._changed.notify()
+
+    def _watch(self) -> None:
+        while True:
+            for interrupt in self._next():
+                interrupt.fire()
+                # Python drops exceptions of a weak reference's callback: a call that still runs is interrupted again.
+                if interrupt.is_armed:
+                    self.fire_at(time.monotonic() + AGAIN_S, interrupt)
+
+    def _next(self) -> list[_Interrupt]:
+        with self._changed:
+            self._wakes_at = self._due[0][0] if self._due else math.inf
+            self._changed.wait(min(max(0.0, self._wakes_at - time.monotonic()), threading.TIMEOUT_MAX))
+            overdue = []
+            while self._due and self._due[0][0] <= time.monotonic():
+                overdue.append(heapq.heappop(self._due)[-1])
+            return overdue
+
+
+# By process: threads do not follow into a forked child.
+_clocks: dict[int, _Clock] = {}
+_clocks_lock = threading.Lock()
+
+
+def _clock_of_this_process() -> _Clock:
+    with _clocks_lock:
+        return _clocks.get(os.getpid()) or _clocks.setdefault(os.getpid(), _Clock())
+
+
+class _SignalInterrupt:
+    """Ends what the main thread runs."""
+
+    _armed: _SignalInterrupt | None = None
+
+    def __init__(self) -> None:
+        if signal.getsignal(signal.SIGURG) is not _raise_overdue:
+            signal.signal(signal.SIGURG, _raise_overdue)
+        _SignalInterrupt._armed = self
+
+    @property
+    def is_armed(self) -> bool:
+        return _SignalInterrupt._armed is self
+
+    def fire(self) -> None:
+        if self.is_armed:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGURG)
+
+    def disarm(self) -> None:
+        _SignalInterrupt._armed = None
+
+
+def _raise_overdue(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the shape of a signal handler
+    # Runs in the main thread, between two steps of it: once disarmed, nothing is raised, however late the signal.
+    if _SignalInterrupt._armed is not None:  # noqa: SLF001 - the same file
+        raise Overdue
+
+
+class _ExceptionInterrupt:
+    """Ends what another thread runs."""
+
+    def __init__(self) -> None:
+        self._thread_id = ctypes.c_ulong(threading.get_ident())
+        self._lock = threading.Lock()
+        self.is_armed = True
+
+    def fire(self) -> None:
+        with self._lock:
+            if self.is_armed:
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(self._thread_id, ctypes.py_object(Overdue))
+
+    def disarm(self) -> None:
+        with self._lock:
+            self.is_armed = False
+            # Takes back an exception that Python has not raised yet: it would end whatever this thread does next.
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(self._thread_id, None)

@@ -1,0 +1,1 @@
+"""Patterns built on handlers: gather, idempotency, agent state, shadow traffic."""

@@ -1,0 +1,1 @@
+"""Publishing: from an event to messages in the queues of its subscribers."""

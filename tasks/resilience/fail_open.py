@@ -1,0 +1,77 @@
+"""Unguarded: what breakers and budgets do where the state store does not answer. They let calls through.
+
+They are there to spare calls, not to prevent them. That is an alarm: `calls.unguarded` in the log, as an error, once
+for each outage; the calls are counted as `unguarded` once the store is back. After a failure it is not asked for
+AWAY_S: one call waits for it then, not each of them.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+from weakref import WeakKeyDictionary
+
+from redis.exceptions import RedisError
+
+from petiole.events.errors import NotConfigured
+
+if TYPE_CHECKING:
+    from petiole.tasks.runtime import BusRuntime
+
+AWAY_S = 5.0
+
+Answer = TypeVar("Answer")
+
+log = logging.getLogger(__name__)
+
+
+def ask(bus: BusRuntime, what: str, question: Callable[[], Answer]) -> Answer | None:
+    """Ask the store whether a call may be made; None where it does not answer, and the call is to be let through."""
+    outage = _outages.setdefault(bus, _Outage())
+    if time.monotonic() < outage.until:
+        outage.calls += 1
+        return None
+    try:
+        answer = question()
+        outage.end(bus)
+    except (RedisError, NotConfigured) as error:
+        outage.calls += 1
+        outage.begin(what, error)
+        return None
+    return answer
+
+
+def note(bus: BusRuntime, what: str, act: Callable[[], Answer]) -> Answer | None:
+    """Note in the store how a call ended; None where it does not answer."""
+    try:
+        return act()
+    except (RedisError, NotConfigured) as error:
+        _outages.setdefault(bus, _Outage()).begin(what, error)
+        return None
+
+
+@dataclass(slots=True)
+class _Outage:
+    """What this process knows of a store that is away, and how many calls went through meanwhile."""
+
+    until: float = 0.0
+    calls: int = 0
+    is_told: bool = False
+
+    def begin(self, what: str, error: Exception) -> None:
+        self.until = time.monotonic() + AWAY_S
+        if not self.is_told:
+            self.is_told = True
+            log.error("calls.unguarded", extra={"what": what, "error": str(error)})
+
+    def end(self, bus: BusRuntime) -> None:
+        if self.is_told:
+            bus.stores.counters.add("unguarded", self.calls)
+            log.warning("calls.guarded_again", extra={"unguarded": self.calls})
+            self.calls, self.is_told = 0, False
+
+
+_outages: WeakKeyDictionary[BusRuntime, _Outage] = WeakKeyDictionary()

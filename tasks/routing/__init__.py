@@ -1,0 +1,1 @@
+"""Routing: which subscriptions get an event. Pure: no broker, no store."""

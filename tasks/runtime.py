@@ -1,0 +1,224 @@
+"""What one process knows of one event bus: its Celery app, settings, registry, stores and subscriptions.
+
+Every stage takes this object as its first argument. `EventBus` (bus.py) adds the verbs that users call. Nothing
+connects before it is used, and nothing is shared between two buses of one process.
+"""
+
+from __future__ import annotations
+
+import threading
+import types
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, TypeVar, cast
+
+from celery import Celery, Task
+from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from petiole.events.errors import Misuse, NotConfigured, SystemStopping
+from petiole.events.registry import EventRegistry
+from petiole.tasks.routing.table import RoutingTable
+from petiole.tasks.settings import Settings
+from petiole.tasks.stores import Stores, open_stores
+from petiole.tasks.stores.clock import Clock
+from petiole.tasks.stores.publications import HeldKeys
+from petiole.tasks.transport import plain
+from petiole.tasks.transport.consumer_id import held_key, holders_key
+
+ATask = TypeVar("ATask", bound="BusTask")
+Resource = TypeVar("Resource")
+
+_CLIENT: dict[str, Any] = {"decode_responses": True, "socket_timeout": 10, "socket_connect_timeout": 5}
+_REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
+_ATTRIBUTE = "event_bus"
+
+
+class BusTask(Task[..., Any]):
+    """A task of a bus. These attributes belong to guarantees, so they stand here and in no configuration."""
+
+    abstract = True
+    bus: BusRuntime
+    acks_late = True
+    acks_on_failure_or_timeout = True
+    reject_on_worker_lost = True
+    ignore_result = True
+    track_started = False
+    serializer = "json"
+
+
+class BusRuntime:
+    """The state of an event bus in this process. Nothing connects before it is used."""
+
+    def __init__(
+        self,
+        app: Celery,
+        *,
+        event_registry: EventRegistry,
+        settings: Settings | None = None,
+        state: Redis | None = None,
+    ) -> None:
+        self.app = app
+        self.event_registry = event_registry
+        self.store_clock = Clock()
+        self._given_settings = settings
+        self._state = state
+        self._routing = RoutingTable([], version=-1)
+        self._is_closed = False
+        self._resources: dict[object, object] = {}
+        self._making = threading.RLock()
+        setattr(app, _ATTRIBUTE, self)
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings of this bus; read from the environment when they are first used."""
+        return self._given_settings or Settings()
+
+    @cached_property
+    def stores(self) -> Stores:
+        """The stores of this bus. Raises NotConfigured where no Redis is known."""
+        options = self.app.conf.broker_transport_options
+        unacked = self.queue_prefix + str(options.get("unacked_key", "unacked"))
+        index = self.queue_prefix + str(options.get("unacked_index_key", "unacked_index"))
+        held = HeldKeys(unacked, index, held_key(options), holders_key(options))
+        return open_stores(self.redis, self.settings, held, self.store_clock)
+
+    @cached_property
+    def redis(self) -> Redis:
+        """The client of the state store. Raises NotConfigured."""
+        return self._state or self._connect()
+
+    def resource(self, make: Callable[[BusRuntime], Resource]) -> Resource:
+        """Return what `make` returns for this bus; it is called once per bus and process."""
+        with self._making:
+            if make not in self._resources:
+                self._resources[make] = make(self)
+        return cast("Resource", self._resources[make])
+
+    @cached_property
+    def driver(self) -> str:
+        """The kind of broker: redis, amqp, memory."""
+        return str(self.app.connection_for_write().transport.driver_type)
+
+    def register_task(self, base: type[ATask], **attributes: object) -> ATask:
+        """Register a task class with the Celery app; `bus` and the given attributes become attributes of the class.
+
+        Celery binds classes, not instances, to an app: each task gets a class of its own.
+        """
+        body = {"bus": self, **attributes}
+        own = types.new_class(str(base.__qualname__), (base,), exec_body=lambda namespace: namespace.update(body))
+        task: ATask = self.app.register_task(own())
+        return task
+
+    def require_broker(self) -> None:
+        """Raise NotConfigured unless a broker is known: Celery would silently try an AMQP server on this host."""
+        if not self.broker_url:
+            raise NotConfigured("the broker", "set PETIOLE_BROKER_URL, or start the embedded one: petiole up")
+
+    @property
+    def broker_url(self) -> str:
+        """The broker's URL as redis-py and kombu's own transports read it; empty where none is configured."""
+        url: str | None = self.app.conf.broker_write_url
+        return plain(url or "")
+
+    @cached_property
+    def publishes_in_one_step(self) -> bool:
+        """Tell whether the broker and the state store are the same Redis, so that one script reaches both.
+
+        Raises NotConfigured where no broker is known.
+        """
+        self.require_broker()
+        return self.driver == "redis" and self._state is None and self._state_url() == self._broker_as_a_store()
+
+    @cached_property
+    def queue_prefix(self) -> str:
+        """The prefix that kombu puts before the names of its keys."""
+        return str(self.app.conf.broker_transport_options.get("global_keyprefix", ""))
+
+    def known_routing(self) -> RoutingTable:
+        """Return the directory's subscriptions as this process knows them."""
+        return self._routing if self._routing.version >= 0 else self.read_routing()
+
+    def read_routing(self) -> RoutingTable:
+        """Read the directory's subscriptions."""
+        version, subscriptions = self.stores.directory.read()
+        # Read after the version, which moves with it: a publisher that has the version knows this as well.
+        self._is_closed = self.stores.lifecycle.is_closed()
+        self._routing = RoutingTable(subscriptions, version)
+        return self._routing
+
+    def routing(self) -> RoutingTable:
+        """Return the directory's subscriptions as of now."""
+        is_current = self._routing.version == self.stores.directory.version()
+        return self._routing if is_current else self.read_routing()
+
+    def check_open(self, *, asks: bool = False) -> None:
+        """Raise SystemStopping where the system was shut down and has not been started since.
+
+        Unless it `asks`, it goes by what this process knows: a shutdown moves the directory's version, which each
+        publication in one step compares.
+        """
+        if asks or not self.publishes_in_one_step:
+            self.routing()
+        else:
+            self.known_routing()
+        if self._is_closed:
+            self.read_routing()
+        if self._is_closed:
+            raise SystemStopping(self.settings.key_prefix)
+
+    def connect_async(self) -> AsyncRedis:
+        """Make a client of the state store for the asyncio loop that runs. Raises NotConfigured."""
+        return AsyncRedis.from_url(self._checked_state_url(), **_CLIENT, retry=AsyncRetry(NoBackoff(), 0))
+
+    def _connect(self) -> Redis:
+        # Repeating is decided where it is known to be harmless.
+        return Redis.from_url(self._checked_state_url(), **_CLIENT, retry=Retry(NoBackoff(), 0))
+
+    def _checked_state_url(self) -> str:
+        url = self._state_url()
+        if not url.startswith(_REDIS_SCHEMES):
+            raise NotConfigured(
+                "the state store", "set PETIOLE_STATE_URL to a Redis or Valkey, such as redis://HOST:6379"
+            )
+        return url
+
+    def _state_url(self) -> str:
+        return self.settings.state_url or self._broker_as_a_store()
+
+    def _broker_as_a_store(self) -> str:
+        """Write the broker's URL as redis-py reads it."""
+        return self.broker_url.replace("redis+socket:", "unix:").replace("virtual_host=", "db=")
+
+
+def bus_of(app: Celery) -> BusRuntime:
+    """Return the bus of a Celery app. Raises Misuse where it has none."""
+    bus = getattr(app, _ATTRIBUTE, None)
+    if not isinstance(bus, BusRuntime):
+        raise Misuse(f"the Celery app {app.main!r} has no event bus; make one: EventBus(app)")
+    return bus
+
+
+def included_agents(bus: BusRuntime) -> dict[str, Any]:
+    """Return the agents that this process includes in a bus, by name: `Agent` of agents.py."""
+    return bus.resource(_no_agents)
+
+
+def _no_agents(_: BusRuntime) -> dict[str, Any]:
+    return {}
+
+
+_default: list[BusRuntime] = []
+
+
+def set_default_bus(bus: BusRuntime) -> None:
+    """Make a bus the one that module-level functions use; bus.py does so once."""
+    _default[:] = [bus]
+
+
+def default_bus() -> BusRuntime:
+    """Return the bus that module-level functions use."""
+    return _default[0]

@@ -1,0 +1,57 @@
+"""Session sweep: what beat has done of sessions in which nothing happens.
+
+    after PETIOLE_SESSION_IDLE_AFTER    a session is idle
+    after PETIOLE_SESSION_END_AFTER     it ends, what was kept for it is deleted, and `input.stream.ended` is published
+
+Any number of sweeps may run at once: a session ends in one step of the server, and its end is told under one id. A
+sweep also tells what another one, or `end_session`, ended and died before telling.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from petiole.tasks.periodic import Periodic
+from petiole.tasks.sessions.session import tell_end
+
+if TYPE_CHECKING:
+    from petiole.tasks.runtime import BusRuntime
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """How many sessions a sweep made idle, and how many it ended."""
+
+    idle: int = 0
+    ended: int = 0
+
+
+class SweepTask(Periodic):
+    """Sweep once for each slot."""
+
+    name = "petiole.sessions"
+
+    def run(self, *, interval_s: float, slot: int) -> Swept:  # noqa: ARG002 - they name the slot that it is sent for
+        """Sweep here and now."""
+        return sweep(self.bus)
+
+
+def sweep(bus: BusRuntime, at: datetime | None = None) -> Swept:
+    """Let sessions be idle, and end, whose time has come; by the server's clock, unless `at` says otherwise.
+
+    Raises BrokerUnavailable, QueueFull, RedisError: the next sweep goes on from there.
+    """
+    sessions, settings = bus.stores.sessions, bus.settings
+    now = at or sessions.now()
+    idle_since, end_since = now - settings.session_idle_after, now - settings.session_end_after
+    idle = ended = 0
+    for session_id in sessions.idle_since(max(idle_since, end_since)):
+        is_ended, state = sessions.move(session_id, "ended", reason="idle", idle_since=end_since)
+        ended += is_ended
+        if state == "ended" and (facts := sessions.get(session_id)):
+            tell_end(bus, facts)
+        elif state is not None:
+            idle += sessions.move(session_id, "idle", idle_since=idle_since)[0]
+    return Swept(idle, ended)

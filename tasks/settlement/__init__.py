@@ -1,0 +1,1 @@
+"""Settlement: how an attempt ends: handled, retried, deferred, dead-lettered or requeued."""

@@ -1,0 +1,220 @@
+"""Burial: what goes no further is kept as a dead letter, and the error channel hears of it.
+
+In one step where the broker can: the letter, `error.dead_lettered`, and the end of the delivery, whose mailbox goes on.
+Where it was a handler that failed, the bus hears of it, too: `agent.failed`.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import sys
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+from pydantic import JsonValue, TypeAdapter
+
+from petiole.events.catalog.agent import AgentFailedEvent, AgentFailure
+from petiole.events.catalog.error import ErrorContent, ErrorEvent
+from petiole.events.content import Value
+from petiole.events.dead_letter import Attempt, Cause, DeadLetter, fingerprint
+from petiole.events.errors import (
+    EventExpired,
+    HopLimitReached,
+    Misuse,
+    NewerVersion,
+    PayloadUnreadable,
+    Permanent,
+    QueueFull,
+    Severity,
+    UnknownEventType,
+    WorkersDied,
+)
+from petiole.events.event import Category, Event
+from petiole.events.ids import Beside, emitted_event_id
+from petiole.tasks.publishing.commit import dispatch
+from petiole.tasks.publishing.delayed import publication
+from petiole.tasks.publishing.validation import checked
+from petiole.tasks.requests import responder
+from petiole.tasks.stores.publications import Settling
+
+if TYPE_CHECKING:
+    from petiole.tasks.runtime import BusRuntime
+
+DEAD_LETTERED = "error.dead_lettered"
+
+_JSON: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
+
+log = logging.getLogger(__name__)
+
+
+# The first that fits.
+_CAUSES: tuple[tuple[type[BaseException], Cause], ...] = (
+    (PayloadUnreadable, "payload"),
+    (HopLimitReached, "loop"),
+    (WorkersDied, "poison"),
+    (EventExpired, "expired"),
+    (UnknownEventType, "unknown_type"),
+    (NewerVersion, "unknown_type"),
+    (Misuse, "invalid"),
+    (Permanent, "permanent"),
+    (BaseException, "failed"),
+)
+
+
+def cause_of(error: BaseException) -> Cause:
+    """Say why a delivery is given up that ended in this error."""
+    return next(cause for kind, cause in _CAUSES if isinstance(error, kind))
+
+
+def letter_of(
+    bus: BusRuntime,
+    error: BaseException,
+    cause: Cause,
+    *,
+    delivery_id: str,
+    subscription: str,
+    queue: str,
+    document: object = None,
+    raw: bytes | None = None,
+    attempts: Sequence[Attempt] = (),
+    letter_id: str | None = None,
+    mailbox: str | None = None,
+) -> DeadLetter:
+    """Make the dead letter of a delivery that ended in an error; `letter_id` where it was a dead letter before.
+
+    A document that JSON cannot say again as it is (NaN, half a surrogate pair, deeper than anybody reads) is kept as
+    bytes.
+    """
+    document = _kept(bus, document)
+    if not _is_storable(document):
+        document, raw = None, raw or json.dumps(document).encode()
+    return DeadLetter.model_validate(
+        {
+            "id": letter_id or delivery_id,
+            "delivery_id": delivery_id,
+            "subscription": _unicode(subscription),
+            "queue": _unicode(queue),
+            "cause": cause,
+            "error_type": type(error).__name__,
+            "error": _unicode(str(error)),
+            "traceback": _unicode("".join(traceback.format_exception(error))),
+            "fingerprint": fingerprint(error),
+            "attempts": tuple(attempts),
+            "at": datetime.now(UTC),
+            "document": document,
+            "raw": None if raw is None else base64.b64encode(raw),
+            "mailbox": mailbox,
+        }
+    )
+
+
+def bury(
+    bus: BusRuntime,
+    letter: DeadLetter,
+    *,
+    event: Event | None = None,
+    settling: Settling | None = None,
+    is_told: bool = True,
+) -> None:
+    """Keep a dead letter, say so on the error channel, and settle the delivery. Safe to repeat.
+
+    What is buried of the error channel itself is not told, or it would never end. Raises BrokerUnavailable: nobody
+    keeps it then but the broker, and its message must not be acknowledged. Raises LeaseLost as `dispatch`.
+    """
+    told_of = facts(letter) | {"cause": letter.cause, "error": letter.error}
+    log.error("event.dead_lettered", extra=told_of, exc_info=sys.exception())
+    if settling is None:
+        bus.stores.dead_letters.put(letter)
+    else:
+        settling = replace(settling, ending="buried", letter=letter)
+    told = [checked(bus, each) for each in _told(bus, letter, event)] if is_told else []
+    answer = responder.failure(bus, letter, event)
+    answers = [] if answer is None else [checked(bus, answer)]
+    if not bus.publishes_in_one_step:
+        # Told by whoever looks into the waiting room next: a worker that died between the two would leave one untold.
+        later = [publication(bus, each, letter.at) for each in (*told, *answers)]
+        dispatch(bus, [], settling=settling, waiting=later)
+        return
+    try:
+        dispatch(bus, [*told, *answers], settling=settling)
+    except QueueFull:
+        # Who hears the error channel has no room. The letter is kept, and its mailbox goes on, all the same.
+        log.exception("dead_letter.untold", extra=facts(letter))
+        dispatch(bus, [], settling=settling, waiting=[publication(bus, each, letter.at) for each in answers])
+
+
+def facts(letter: DeadLetter) -> dict[str, Value]:
+    """Say which delivery a letter is of."""
+    said: dict[str, Value] = {"delivery_id": letter.delivery_id, "subscription": letter.subscription}
+    for name in ("event_type", "event_id", "stream_id", "correlation_id"):
+        said[name] = str(letter.attribute(name))
+    return said
+
+
+def _told(bus: BusRuntime, letter: DeadLetter, event: Event | None) -> Iterator[Event]:
+    if event is None or event.category is not Category.ERROR:
+        yield _dead_lettered(letter, event)
+    handler = getattr(bus.app.tasks.get(letter.subscription), "handler", None)
+    # One that fails at the failures of agents would never end.
+    if event is None or handler is None or isinstance(event, ErrorEvent | AgentFailedEvent):
+        return
+    if letter.cause not in {"failed", "permanent"}:
+        return
+    agent, error = handler.subscription.agent, letter.error or letter.error_type
+    content = AgentFailure(agent=agent, error_type=letter.error_type, error=error)
+    yield event.caused(AgentFailedEvent, event_id=_said_of(letter, Beside.AGENT_FAILED), content=content)
+
+
+def _dead_lettered(letter: DeadLetter, event: Event | None) -> ErrorEvent:
+    content = ErrorContent(
+        error_type=letter.error_type,
+        message=letter.error or letter.error_type,
+        # No error: what else the agent does for this flow goes on. docs/decisions/ tells why.
+        severity=Severity.WARNING,
+        parameters=facts(letter) | {"cause": letter.cause},
+    )
+    identity = {"event_id": _said_of(letter, Beside.DEAD_LETTERED), "event_type": DEAD_LETTERED, "content": content}
+    return event.caused(ErrorEvent, **identity) if event else ErrorEvent.model_validate(identity)
+
+
+def _said_of(letter: DeadLetter, place: Beside) -> str:
+    """Name what is said of a letter: by a place beside those of what a handler says, so the same for every run."""
+    return emitted_event_id(_as_uuid(letter.delivery_id), place)
+
+
+def _as_uuid(delivery_id: str) -> str:
+    """Name a delivery whose id a foreign client has chosen, as ours are named."""
+    try:
+        return str(UUID(delivery_id))
+    except ValueError:
+        return str(uuid5(NAMESPACE_URL, f"petiole:delivery:{delivery_id}"))
+
+
+def _unicode(text: str) -> str:
+    """Write what is no Unicode, such as half a surrogate pair, as an escape."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _is_storable(document: object) -> bool:
+    try:
+        json.dumps(document, allow_nan=False, ensure_ascii=False).encode()
+        _JSON.validate_python(document)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _kept(bus: BusRuntime, document: object) -> object:
+    """Return what a letter keeps: the whole event, since a letter outlives what contents are stored for."""
+    if not isinstance(document, Mapping):
+        return document
+    try:
+        return bus.stores.blobs.whole(document)
+    except PayloadUnreadable:
+        return document

@@ -1,0 +1,92 @@
+"""Admissions: what the step that took a message says of its delivery, which spares a delivery its own round trips.
+
+    taken       the turn that moves the message here looks into the inbox, the runs and the aborted flows, and notes
+                that it was taken (transport/scripts/turn.lua). A delivery that comes for the first time, and that
+                nothing speaks against, is *admitted*: its handler may run without asking again
+    handled     and it said nothing: the acknowledgement marks the delivery in the inbox, many in one step
+
+An admission holds for a second, which is shorter than the silence after which others take what a worker holds: what
+waits longer in this worker asks again, when it runs. A process that has an agent's work aborted asks from then on. What
+this process handled, and its acknowledgement may not have marked yet, it knows by itself.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from celery import bootsteps
+
+from petiole.tasks.runtime import bus_of
+from petiole.tasks.stores.keys import Keys
+from petiole.tasks.transport.channel import Turns
+from petiole.tasks.transport.delivery_log import Ledger
+
+if TYPE_CHECKING:
+    from petiole.tasks.runtime import BusRuntime
+
+HOLDS_S = 1.0
+"""How long a worker goes by what it was told when it took a message."""
+
+_MARKS_UNDER_WAY = 1_000
+
+_ended: deque[str] = deque(maxlen=_MARKS_UNDER_WAY)
+_voided_at = float("-inf")
+
+
+def holds(admitted_at: float) -> bool:
+    """Tell whether a delivery that was admitted then (0: it was not) may run without asking again."""
+    return admitted_at > _voided_at and monotonic() - admitted_at < HOLDS_S
+
+
+def void() -> None:
+    """Go by no admission of before: something that speaks against a delivery was noted in this process."""
+    global _voided_at  # noqa: PLW0603 - of the process
+    _voided_at = monotonic()
+
+
+def note_end(delivery_id: str) -> None:
+    """Note that a delivery was handled here, and that its acknowledgement marks it."""
+    _ended.append(delivery_id)
+
+
+def has_ended(delivery_id: str) -> bool:
+    """Tell whether a delivery was handled here a moment ago."""
+    return delivery_id in _ended.copy()
+
+
+class Admissions(bootsteps.StartStopStep):
+    """The step of a worker's consumer that has its channel keep a ledger. Celery starts it at every reconnection."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, consumer: Any, **options: Any) -> None:
+        super().__init__(consumer, **options)
+        self._channel: Turns | None = None
+
+    def start(self, consumer: Any) -> None:
+        """Begin, before the first message is taken."""
+        channel, bus = consumer.task_consumer.channel, bus_of(consumer.app)
+        if not isinstance(channel, Turns) or not bus.publishes_in_one_step or not _may_guess(bus):
+            return
+        channel.ledger = _ledger(bus, consumer.hostname)
+        if self._channel is not None:
+            channel.take_over(self._channel)
+        self._channel = channel
+
+
+def _ledger(bus: BusRuntime, worker: str) -> Ledger:
+    keys = Keys(bus.settings.key_prefix)
+    return Ledger(
+        inbox=keys.inbox(""),
+        runs=keys.attempts(""),
+        aborted=keys.aborted("", "").removesuffix(":"),
+        age_ms=int(bus.settings.inbox_age.total_seconds() * 1_000),
+        worker=worker,
+    )
+
+
+def _may_guess(bus: BusRuntime) -> bool:
+    # Where the first death is one too many, nothing may begin that is not noted as begun.
+    return bus.settings.most_deaths > 1

@@ -1,0 +1,138 @@
+"""Drafts: answers while they are written, for whoever reads along.
+
+Promise: the pieces of a stream's answers are numbered without a gap, in the order in which they were written. Of each
+run of an answer, one may write at a time; its end is marked once, and nothing of it follows. A run whose writer has
+not vouched for itself within the lease is marked as lost by the first reader that looks, or by the next run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final, Literal
+
+from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
+
+from petiole.tasks.stores.keys import Keys
+from petiole.tasks.stores.scripts import script
+
+Kind = Literal["started", "delta", "finished", "failed", "interrupted", "lost"]
+End = Literal["finished", "failed", "interrupted"]
+ENDS: Final[frozenset[Kind]] = frozenset({"finished", "failed", "interrupted", "lost"})
+
+_FINAL: Final[frozenset[Kind]] = frozenset({"finished", "interrupted"})  # no run follows these
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One piece of an answer: its beginning, some text, or its end.
+
+    `number` goes up by one within a stream, from answer to answer; `attempt` counts the runs of one answer, from 1.
+    """
+
+    number: int
+    answer_id: str
+    correlation_id: str
+    attempt: int
+    kind: Kind
+    text: str = ""
+
+    @property
+    def is_end(self) -> bool:
+        """Nothing of this run follows."""
+        return self.kind in ENDS
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long a writer is believed to live, how long pieces are kept after the last, and how many of a stream."""
+
+    lease: timedelta
+    age: timedelta
+    length: int
+
+
+class Drafts:
+    """The answers of each stream, piece by piece."""
+
+    def __init__(self, client: Redis, keys: Keys, limits: Limits) -> None:
+        self._client = client
+        self._keys = keys
+        self.limits = limits
+        self._age_ms = _milliseconds(limits.age)
+        self._lease_ms = _milliseconds(limits.lease)
+        self._begin = client.register_script(script("put_piece") + script("begin_draft"))
+        self._write = client.register_script(script("put_piece") + script("write_draft"))
+        self._lose = client.register_script(script("put_piece") + script("lose_draft"))
+
+    def begin(
+        self, stream_id: str, answer_id: str, *, correlation_id: str, token: str, rejects: bool = False
+    ) -> tuple[Literal["open", "busy"], str]:
+        """Begin a run: 'open' and its number, or 'busy' and the answer that is being written, where it rejects."""
+        facts = (answer_id, correlation_id, token, self._lease_ms, self._age_ms, self.limits.length, int(rejects))
+        state, fact = self._begin(keys=self._keys_of(stream_id, answer_id), args=[*facts])
+        return state, str(fact)
+
+    def write(self, stream_id: str, answer_id: str, *, token: str, text: str = "", end: End | None = None) -> str:
+        """Add text, an end, both, or a word that the writer lives; returns the state that the run is in then.
+
+        'superseded' where another run has begun; then, and where it had ended, nothing was added.
+        """
+        facts = (answer_id, token, self._lease_ms, self._age_ms, self.limits.length, text, end or "")
+        return str(self._write(keys=self._keys_of(stream_id, answer_id), args=[*facts]))
+
+    def look_after(self, stream_id: str) -> None:
+        """Mark the runs of a stream as lost that nobody vouches for."""
+        open_answers: Any = self._client.zrange(self._keys.open_drafts(stream_id), 0, -1)
+        for answer_id in open_answers:
+            self._lose(keys=self._keys_of(stream_id, answer_id), args=[answer_id, self._age_ms, self.limits.length])
+
+    def read(self, stream_id: str, *, after: int, count: int = 500) -> list[Piece]:
+        """Read pieces after that number, oldest first."""
+        found: Any = self._client.xrange(self._keys.drafts(stream_id), f"({after}-0", "+", count=count)
+        return [_piece(entry, fields) for entry, fields in found]
+
+    def wait(self, stream_id: str, *, after: int, timeout_s: float) -> None:
+        """Wait up to so long (under 5 s) for a piece after that number."""
+        self._client.xread(self._after(stream_id, after), count=1, block=_block_ms(timeout_s))
+
+    async def wait_async(self, client: AsyncRedis, stream_id: str, *, after: int, timeout_s: float) -> None:
+        """Wait as `wait` does, by a client of the loop that runs."""
+        await client.xread(self._after(stream_id, after), count=1, block=_block_ms(timeout_s))
+
+    def bounds(self, stream_id: str, answer_id: str) -> tuple[int | None, int | None]:
+        """Tell where an answer began, and where it ended for good; None where it has not."""
+        known: Any = self._client.hmget(self._keys.draft(stream_id, answer_id), "first", "last", "state")
+        first, last, state = known
+        return int(first) if first else None, int(last) if state in _FINAL else None
+
+    def last_number(self, stream_id: str) -> int:
+        """Tell the number of the stream's last piece; 0 where there is none."""
+        found: Any = self._client.xrevrange(self._keys.drafts(stream_id), count=1)
+        return _number(found[0][0]) if found else 0
+
+    def _after(self, stream_id: str, number: int) -> dict[Any, Any]:
+        return {self._keys.drafts(stream_id): f"{number}-0"}
+
+    def _keys_of(self, stream_id: str, answer_id: str) -> list[str]:
+        keys = self._keys
+        return [keys.drafts(stream_id), keys.open_drafts(stream_id), keys.draft(stream_id, answer_id)]
+
+
+def _piece(entry: str, fields: dict[str, Any]) -> Piece:
+    return Piece(
+        _number(entry), fields["answer"], fields["flow"], int(fields["attempt"]), fields["kind"], fields["text"]
+    )
+
+
+def _number(entry: str) -> int:
+    return int(entry.partition("-")[0])
+
+
+def _block_ms(timeout_s: float) -> int:
+    return max(1, int(timeout_s * 1_000))  # to the server, 0 is for ever
+
+
+def _milliseconds(duration: timedelta) -> int:
+    return int(duration.total_seconds() * 1_000)

@@ -1,0 +1,78 @@
+"""What must be there in kombu: the private names that ours overrides or calls, and their parameters."""
+
+from __future__ import annotations
+
+import inspect
+from functools import cache
+from importlib.metadata import version
+from typing import Any
+
+from kombu.transport import redis as stock
+from kombu.transport import virtual
+
+from petiole.events.errors import UnsupportedKombu
+
+# The parameters after self; None for what is not called.
+_EXPECTED: dict[Any, dict[str, str | None]] = {
+    stock.Channel: {
+        "_after_fork": "",
+        "_basic_cancel": "consumer_tag",
+        "_brpop_read": "options",
+        "_brpop_start": "timeout",
+        "_create_client": "asynchronous",
+        "_delete": "queue exchange routing_key pattern args kwargs",
+        "_flush_brpop_reauth": "",
+        "_get_message_priority": "message reverse",
+        "_get_pool": "asynchronous",
+        "_lookup": "exchange routing_key default",
+        "_put": "queue message kwargs",
+        "_q_for_pri": "queue pri",
+        "basic_consume": "queue args kwargs",
+        "basic_get": "queue no_ack kwargs",
+        "close": "",
+        "conn_or_acquire": "client",
+        "_closing": None,
+        "_in_poll": None,
+        "_brpop_sent_at": None,
+        "active_queues": None,
+        "pool": None,
+        "sep": None,
+        "unacked_index_key": None,
+        "unacked_key": None,
+        "unacked_restore_interval": None,
+        "visibility_timeout": None,
+    },
+    stock.SentinelChannel: {"_get_pool": "asynchronous"},
+    stock.QoS: {
+        "_delivered": None,
+        "_dirty": None,
+        "ack": "delivery_tag",
+        "append": "message delivery_tag",
+        "reject": "delivery_tag requeue",
+        "restore_by_tag": "tag client leftmost",
+        "restore_unacked": "client",
+        "restore_visible": "start num interval",
+    },
+    virtual.QoS: {"_flush": "", "can_consume_max_estimate": ""},
+    stock.MultiChannelPoller: {"get": "callback timeout", "maybe_restore_messages": "", "on_poll_start": ""},
+    getattr(stock, "PublishBatch", None): {"add": "name args"},
+    stock.Transport: {"_deliver": "message queue", "register_with_event_loop": "connection loop"},
+}
+
+
+@cache
+def check() -> None:
+    """Raise UnsupportedKombu unless everything is there; looks once."""
+    for owner, names in _EXPECTED.items():
+        for name, expected in names.items():
+            found = _parameters(owner, name)
+            if found is None or (expected is not None and found != expected.split()):
+                told = "it is not there" if found is None else f"it takes ({', '.join(found)})"
+                raise UnsupportedKombu(f"{owner.__module__}.{owner.__qualname__}.{name}", told, version("kombu"))
+
+
+def _parameters(owner: Any, name: str) -> list[str] | None:
+    member = getattr(owner, name, None)
+    if not hasattr(owner, name):
+        return None
+    return [each for each in inspect.signature(member).parameters if each != "self"] if callable(member) else []

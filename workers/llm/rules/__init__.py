@@ -1,0 +1,79 @@
+"""The default: no language model, but rules that make sentences of what tools found and memory holds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Sequence
+from typing import Final
+
+from petiole.events.catalog.orchestrator import ContextItem, ModelRequest, ToolAnswer
+from petiole.workers.llm.provider import Finished, Part, TextDelta, ToolDescription
+
+_ABILITIES = "calculate, tell the time anywhere, count primes, and recall what you told me"
+_SELF = "I am no language model, only a set of rules with real tools"
+
+# By the names that workers/llm/rules/intent_rules.py gives; what is not here is answered from memory, or owned up to.
+_SET_PHRASES: Final = {
+    "greeting": f"Hello! I can help: I {_ABILITIES}.",
+    "help": f"I can help: I {_ABILITIES}.",
+    "identity": f"{_SELF}. I {_ABILITIES}.",
+    "thanks": "You are welcome.",
+    "farewell": "Goodbye!",
+}
+
+_QUOTE_LENGTH = 200
+
+
+class Rules:
+    """Answers by rule, at once and always the same. Says of itself that it is no language model."""
+
+    name = "rules"
+
+    async def answer(self, request: ModelRequest, tools: Sequence[ToolDescription] = ()) -> AsyncIterator[Part]:  # noqa: ARG002 - it calls none
+        """Put together what is known, and say it word by word. Never raises."""
+        for word in re.findall(r"\s*\S+", sentences_for(request)):
+            yield TextDelta(word)
+        yield Finished(model=self.name)
+
+
+def sentences_for(request: ModelRequest) -> str:
+    """Word an answer: what tools found comes first, then what the intent calls for."""
+    if request.tools:
+        return " ".join(_report(answer) for answer in request.tools)
+    if request.intent in _SET_PHRASES:
+        return _SET_PHRASES[request.intent]
+    if request.intent == "statement":
+        return f"I will remember that you said: {_quote(request.text)}"
+    return _from_memory(request.context)
+
+
+def _report(answer: ToolAnswer) -> str:
+    if not answer.ok:
+        return _as_sentence(f"That did not work: {answer.text or f'{answer.tool} did not say why'}")
+    if " " in answer.text:
+        return _as_sentence(answer.text)
+    return f"The {answer.tool} says {answer.text or 'nothing'}."
+
+
+def _from_memory(context: tuple[ContextItem, ...]) -> str:
+    # What it said itself it had from memory or from tools; quoting that would quote quotations.
+    others = [item for item in context if item.role != "assistant"]
+    if not others:
+        return f"{_SELF}, and have nothing to say to that. I {_ABILITIES}."
+    return f"{_SELF}, so I cannot think about that. But I remember that {_recollection(others[0])}"
+
+
+def _recollection(item: ContextItem) -> str:
+    return f"you said: {_quote(item.text)}" if item.role == "user" else _ended(item.text)
+
+
+def _quote(text: str) -> str:
+    return f'"{text if len(text) <= _QUOTE_LENGTH else text[: _QUOTE_LENGTH - 1] + "…"}"'
+
+
+def _as_sentence(text: str) -> str:
+    return _ended(text[:1].upper() + text[1:])
+
+
+def _ended(text: str) -> str:
+    return text if text.rstrip('"').endswith((".", "!", "?", "…")) else f"{text}."

@@ -1,0 +1,229 @@
+"""What a message asks for, and which tools that takes: rules over its words, in English; no state, no model.
+
+`classify` tries the readers below in their order; the first that understands the message wins. Only a
+message's beginning is read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Final, TypeAlias
+
+from petiole.events.catalog.orchestrator import ClassifiedIntent
+from petiole.events.content import Value
+
+Reader: TypeAlias = Callable[[str], ClassifiedIntent | None]
+
+_READ_LENGTH = 2_000
+_MOST_PLANS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ToolPlan:
+    """A tool that a message calls for, and what it is to be asked."""
+
+    tool: str
+    arguments: dict[str, Value] = field(default_factory=dict)
+
+
+def classify(text: str) -> ClassifiedIntent:
+    """Tell what a message asks for; `question` or `statement` where no rule knows better."""
+    plain = _plain(text)
+    for read in _READERS:
+        if found := read(plain):
+            return found
+    kind = "question" if _QUESTION.search(plain) else "statement"
+    return ClassifiedIntent(intent=kind, confidence=0.5)
+
+
+def plan_tools(intent: ClassifiedIntent, text: str) -> tuple[ToolPlan, ...]:
+    """List the tool calls that an answer takes; one message may ask for several things."""
+    if intent.intent == "recall":
+        return (ToolPlan("recall", dict(intent.entities)),)
+    if intent.intent not in _COMPUTED:
+        return ()
+    return tuple(islice(_computations(_plain(text)), _MOST_PLANS))
+
+
+def _computations(text: str) -> Iterator[ToolPlan]:
+    for expression in _expressions(text):
+        yield ToolPlan("calculator", {"expression": expression})
+    if counted := _read_primes(text):
+        yield ToolPlan("primes", dict(counted.entities))
+    if asked := _read_time(text):
+        yield ToolPlan("clock", dict(asked.entities))
+
+
+def _plain(text: str) -> str:
+    return text[:_READ_LENGTH].replace("\u2019", "'")
+
+
+_TOLD = (
+    r"(?:say|said|saying|tell|told|telling|ask|asked|asking|mention|mentioned|write|wrote|talk|talking|discuss"
+    r"|answer)"
+)
+_RECALLS: Final = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        rf"\bwhat (?:did|have|had|was|were) (?P<who>i|you|we) (?:just |ever )?{_TOLD}\b(?P<about>.*)",
+        r"\b(?:do|can|did) you (?:still )?(?:remember|recall)\b(?P<about>.*)",
+        r"\bremind me (?:what|who|where|when|which|of|about)\b(?P<about>.*)",
+        rf"\b(?:have|had|did) (?P<who>i|you|we) (?:ever |already |just )?{_TOLD}\b(?P<about>.*)",
+        r"\b(?:what|who|where|when|which|how old)(?:'s| is| are| was| were) my\b(?P<about>.*)",
+        r"\b(?:what|where|who) do i (?P<about>(?:live|work|like|love|hate|prefer|study)\b.*)",
+    )
+)
+
+_SPEAKERS: Final = {"i": "user", "you": "assistant", "we": "anyone"}
+
+# Words around the thing itself: "(do you remember) what I told you about | cats | earlier".
+_FILLERS: Final = frozenset(
+    """
+    a about anything before earlier ever first for i just last me now of please said say something that the to
+    told tell asked us was what when where we you
+    """.split()  # noqa: SIM905 - a list of words reads best as words
+)
+
+
+def _read_recall(text: str) -> ClassifiedIntent | None:
+    for pattern in _RECALLS:
+        if found := pattern.search(text):
+            parts = found.groupdict()
+            said_by = _SPEAKERS[(parts.get("who") or "i").lower()]
+            about = _topic(parts["about"])
+            return ClassifiedIntent(intent="recall", confidence=0.9, entities={"about": about, "said_by": said_by})
+    return None
+
+
+def _topic(about: str) -> str:
+    words = re.findall(r"[\w'-]+", about)[:20]
+    while words and words[0].lower() in _FILLERS:
+        words.pop(0)
+    while words and words[-1].lower() in _FILLERS:
+        words.pop()
+    return " ".join(words)
+
+
+_CALCULATES = re.compile(
+    r"\b(?:what(?:'s|s| is| are| does)|calculate|compute|how much|evaluate|solve|work out|result of)\b",
+    re.IGNORECASE,
+)
+_DATE = re.compile(r"\b\d{4}-\d{1,2}-\d{1,2}\b")
+_SYMBOLS: Final = tuple(
+    (re.compile(spoken, re.IGNORECASE), symbol)
+    for spoken, symbol in (
+        (r"(?<=\d),(?=\d{3}\b)", ""),
+        (r"\s+(?:times|multiplied by)\s+|(?<=\d)\s*[x\u00d7]\s*(?=\d)", " * "),
+        (r"\s+divided by\s+|\s*\u00f7\s*", " / "),
+        (r"\s+plus\s+", " + "),
+        (r"\s+minus\s+|\s*\u2212\s*", " - "),
+        (r"\s+(?:modulo|mod)\s+", " % "),
+        (r"\s+to the power of\s+|\s*\^\s*", " ** "),
+        (r"\s+squared\b", " ** 2"),
+        (r"\s+cubed\b", " ** 3"),
+    )
+)
+_RUN = re.compile(r"[\d.()+\-*/% ]+")
+_HAS_OPERATION = re.compile(r"[\d.)] *(?:\*\*|//|[-+*/%])[ (+-]*[\d.]")
+
+
+def _read_calculation(text: str) -> ClassifiedIntent | None:
+    found = _expressions(text)
+    if not found:
+        return None
+    return ClassifiedIntent(intent="calculation", confidence=0.95, entities={"expression": found[0]})
+
+
+def _expressions(text: str) -> list[str]:
+    """Find the arithmetic in a text: anywhere if it is asked for, else only where there is nothing else."""
+    symbolic = _in_symbols(_DATE.sub(" ; ", text))
+    found = [tidy for run in _RUN.findall(symbolic) if _HAS_OPERATION.search(tidy := _tidy(run))]
+    is_asked_for = _CALCULATES.search(text) or found == [_tidy(symbolic)]
+    return found if is_asked_for else []
+
+
+def _in_symbols(text: str) -> str:
+    for spoken, symbol in _SYMBOLS:
+        text = spoken.sub(symbol, text)
+    return text
+
+
+def _tidy(run: str) -> str:
+    return run.strip().rstrip("=?!. ").lstrip(")*/%. ").rstrip("(+-*/%. ")
+
+
+_PRIMES = re.compile(
+    r"\b(?:how many|count|number of)\b[^.?!]{0,40}\bprimes?\b[^.?!\d]{0,40}"
+    r"\b(?P<bound>below|under|less than|smaller than|up to|until|to)\s+(?P<number>\d[\d,_]{0,20})",
+    re.IGNORECASE,
+)
+_INCLUSIVE: Final = frozenset({"up to", "until", "to"})
+
+_TIME = re.compile(
+    r"\b(?:what time\b|time is it\b|(?:the |current )time now\b|current time\b|"
+    r"what(?:'s|s| is) (?:the (?:current )?(?:time|date)|today's date)\b|what day is (?:it|today)\b)",
+    re.IGNORECASE,
+)
+_PLACE = re.compile(
+    r"\bin (?P<zone>[A-Z][A-Z_/+-]*(?: [A-Z_/]+){0,2}?)"
+    r"(?= (?:right )?now\b| please\b| and\b| today\b| *[^A-Z_/+ -]| *$)",
+    re.IGNORECASE,
+)
+
+
+def _read_primes(text: str) -> ClassifiedIntent | None:
+    found = _PRIMES.search(text)
+    if found is None:
+        return None
+    number = int(re.sub(r"[,_]", "", found["number"]))
+    below = number + 1 if found["bound"].lower() in _INCLUSIVE else number
+    return ClassifiedIntent(intent="count_primes", confidence=0.95, entities={"below": min(below, 2**62)})
+
+
+def _read_time(text: str) -> ClassifiedIntent | None:
+    asked = _TIME.search(text)
+    if asked is None:
+        return None
+    place = _PLACE.search(text, asked.end())
+    return ClassifiedIntent(intent="time", confidence=0.9, entities={"zone": place["zone"]} if place else {})
+
+
+_QUESTION = re.compile(
+    r"\?\s*$|^\W*(?:who|what|where|when|why|which|how|is|are|was|were|do|does|did|can|could|will|would|should)\b",
+    re.IGNORECASE,
+)
+_PHRASES: Final = tuple(
+    (intent, re.compile(pattern, re.IGNORECASE))
+    for intent, pattern in (
+        (
+            "identity",
+            r"\b(?:who|what) are you\b|\bare you (?:an? )?(?:\w+ )?(?:human|person|robot|bot|ai|llm|model)\b",
+        ),
+        ("greeting", r"^\W*(?:hello|hi|hey|greetings|good (?:morning|afternoon|evening))\b"),
+        ("thanks", r"^\W*(?:thanks|thank you|many thanks)\b"),
+        ("farewell", r"^\W*(?:goodbye|good bye|bye|good night|see you)\b"),
+        ("help", r"\bhelp\b.{0,10}$|\bcan you help\b|\bhelp me\b|\bwhat can you do\b"),
+    )
+)
+
+
+def _read_phrase(text: str) -> ClassifiedIntent | None:
+    for intent, pattern in _PHRASES:
+        if pattern.search(text):
+            return ClassifiedIntent(intent=intent, confidence=0.9)
+    return None
+
+
+_COMPUTED: Final = frozenset({"calculation", "count_primes", "time"})
+
+# Recall first: "do you remember what 12 * 7 is" asks for memory, not for arithmetic.
+_READERS: Final[tuple[Reader, ...]] = (
+    _read_recall,
+    _read_primes,
+    _read_calculation,
+    _read_time,
+    _read_phrase,
+)

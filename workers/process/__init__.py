@@ -1,0 +1,1 @@
+"""Processes: the embedded broker, discovery of agents, heartbeats, lifecycle."""

@@ -1,0 +1,121 @@
+"""Statements: what users say of themselves, read by plain rules. English; what no rule knows stays in what was said.
+
+    My name is Ada.                  user, name, Ada              also: call me, I am called
+    I live in Paris and work at ESA  user, home, Paris; user, employer, ESA
+    I like tea but I hate coffee.    user, likes tea, yes; user, likes coffee, no
+    My dog's name is Rex.            user, dog's name, Rex        also: my dog is called, my dog is named
+    My favourite colour is blue.     user, favourite colour, blue
+
+A question states nothing, nor does what is said under a condition or of others. "My … is …" of anything else is noted
+and may change ("my car is broken"): only what lasts is a claim that another one contradicts. Secrets are not noted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from petiole.workers.retrieval.questions import question_in
+
+_READ_LENGTH = 2_000
+_LONGEST_VALUE = 80
+_MOST_STATEMENTS = 8
+
+_SENTENCES = re.compile(r"[^.!?;\n]*(?:\.(?=\S)[^.!?;\n]*)*[.!?;\n]?")
+_CLAUSES = re.compile(r",?\s+(?:and|but)\s+(?=(?:i|my|call me|work|live)\b)|,\s+(?=(?:i|my)\b)", re.IGNORECASE)
+_CONDITIONS = re.compile(r"^(?:if|when|suppose|imagine|maybe|perhaps|unless)\b", re.IGNORECASE)
+_OPENING = r"^(?:(?:hi|hello|hey|well|so|no|yes|actually|sorry|please|by the way|oh|remember that|now)[,:]?\s+)*"
+
+# Words that "my … is" often goes with, and that say nothing lasting.
+_PASSING: Final = frozenset(
+    """
+    answer bad concern fault goal guess hope idea intention issue mistake opinion plan point problem question request
+    suggestion thought turn understanding wish worry
+    """.split()  # noqa: SIM905 - a list of words reads best as words
+)
+# Words that begin a longer thought, and no value.
+_PHRASES: Final = frozenset({"not", "that", "to", "what", "whether", "why", "how"})
+_LASTING: Final = frozenset(
+    """
+    age birthday birthplace boss brother colour color company daughter employer father gender height hometown husband
+    job language mother name nationality occupation partner profession school sister son surname university wife
+    """.split()  # noqa: SIM905 - as above
+)
+_SECRET: Final = frozenset({"card", "code", "cvv", "key", "passphrase", "password", "pin", "secret", "ssn", "token"})
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One thing said of a subject, in which sentence, and whether another value would contradict it."""
+
+    subject: str
+    attribute: str
+    value: str
+    text: str
+    is_claim: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    pattern: re.Pattern[str]
+    attribute: str
+    value: str
+
+
+def _rule(pattern: str, attribute: str, value: str = r"\g<value>") -> _Rule:
+    return _Rule(re.compile(_OPENING + pattern + r"$", re.IGNORECASE), attribute, value)
+
+
+_A_VALUE = r"(?P<value>\S.*)"
+_ANYTHING: Final = _rule(rf"my (?P<what>[^\W\d_][\w' -]{{0,40}}?) is {_A_VALUE}", r"\g<what>")
+_RULES: Final = (
+    _rule(rf"(?:my (?:full )?name is|my name's|(?:please )?call me|i(?:'m| am) called) {_A_VALUE}", "name"),
+    _rule(rf"(?:i|we)?\s*(?:now |currently )?live (?:now )?(?:in|at) {_A_VALUE}", "home"),
+    _rule(rf"(?:i)?\s*(?:now |currently )?work (?:at|for) {_A_VALUE}", "employer"),
+    _rule(rf"i(?: now| currently)? work as (?:an? |the )?{_A_VALUE}", "occupation"),
+    _rule(r"i(?:'m| am) (?P<value>\d{1,3})(?: years old)?", "age"),
+    _rule(rf"i (?:really |also |do )*(?:like|love|enjoy) {_A_VALUE}", r"likes \g<value>", "yes"),
+    _rule(rf"i (?:really )?(?:hate|dislike|(?:don't|do not) (?:like|enjoy)) {_A_VALUE}", r"likes \g<value>", "no"),
+    _rule(rf"my (?P<what>[^\W\d_][\w' -]{{0,40}}?)'s name is {_A_VALUE}", r"\g<what>'s name"),
+    _rule(rf"my (?P<what>[^\W\d_][\w' -]{{0,40}}?) is (?:called|named) {_A_VALUE}", r"\g<what>'s name"),
+    _ANYTHING,
+)
+
+
+def statements_in(text: str) -> tuple[Statement, ...]:
+    """Read what a user's message states of the user, in its order; at most eight."""
+    return tuple(_statements(text[:_READ_LENGTH].replace("\u2019", "'")))[:_MOST_STATEMENTS]
+
+
+def _statements(text: str) -> Iterator[Statement]:
+    for sentence in _SENTENCES.findall(text):
+        said = sentence.strip()
+        if not said or question_in(said) or _CONDITIONS.match(said):
+            continue
+        for clause in _CLAUSES.split(said):
+            if found := _read(clause.strip(" ,"), said):
+                yield found
+
+
+def _read(clause: str, sentence: str) -> Statement | None:
+    plain = clause.rstrip(".!;: ")
+    for rule in _RULES:
+        if match := rule.pattern.match(plain):
+            attribute, value = match.expand(rule.attribute).casefold(), match.expand(rule.value).strip(" \"'")
+            if not _is_worth_noting(attribute, value):
+                return None
+            is_claim = rule is not _ANYTHING or _lasts(attribute)
+            return Statement("user", attribute, value, sentence, is_claim=is_claim)
+    return None
+
+
+def _is_worth_noting(attribute: str, value: str) -> bool:
+    words, first = attribute.split(), value.casefold().partition(" ")[0]
+    is_secret = not _SECRET.isdisjoint(words)
+    return 0 < len(value) <= _LONGEST_VALUE and not is_secret and words[-1] not in _PASSING and first not in _PHRASES
+
+
+def _lasts(attribute: str) -> bool:
+    return attribute.startswith(("favourite ", "favorite ")) or attribute.rsplit(maxsplit=1)[-1] in _LASTING

@@ -1,0 +1,102 @@
+"""Facts: what is held to be so of a user, each with every value that was said of it, by time.
+
+Promise: a statement that is learned twice counts once, in whatever order statements come. The last 20 values of a fact
+stay, and the newest 500 facts of an owner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from pydantic import TypeAdapter
+from redis import Redis
+from redis.client import Pipeline
+
+from petiole.events.catalog.memory import Fact
+from petiole.workers.state.keys import StateKeys
+
+AGE = timedelta(days=365)
+VALUES_KEPT = 20
+FACTS_KEPT = 500
+
+_Values = TypeAdapter(tuple[Fact, ...])
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """The values of a fact after a statement, oldest first, and the two that contradict each other because of it."""
+
+    values: tuple[Fact, ...]
+    conflict: tuple[Fact, Fact] | None = None
+
+
+class Facts:
+    """Facts by owner: a user, or a stream where nobody said whose it is."""
+
+    def __init__(self, client: Redis, keys: StateKeys) -> None:
+        self._client = client
+        self._keys = keys
+
+    def learn(self, owner: str, statement: Fact) -> tuple[Fact, Fact] | None:
+        """Keep a statement; returns earlier and later value where it contradicts. Repeated, it answers the same."""
+        name = self._keys.facts(owner)
+
+        def step(pipe: Pipeline) -> Learned:
+            text: Any = pipe.hget(name, statement.of)
+            learned = learn(_Values.validate_json(text) if text else (), statement)
+            pipe.multi()
+            pipe.hset(name, statement.of, _Values.dump_json(learned.values).decode())
+            pipe.pexpire(name, AGE)
+            return learned
+
+        # Watched and tried again: two workers that learn at once both see what the other one learned.
+        learned: Any = self._client.transaction(
+            step,  # type: ignore[arg-type]  # the annotation forgets that value_from_callable returns what it returns
+            name,
+            value_from_callable=True,
+        )
+        self._drop_oldest(name)
+        conflict: tuple[Fact, Fact] | None = learned.conflict
+        return conflict
+
+    def of(self, owner: str) -> list[tuple[Fact, ...]]:
+        """Read all facts of an owner: each as its values, oldest first; the last one holds."""
+        found: Any = self._client.hgetall(self._keys.facts(owner))
+        return sorted((_Values.validate_json(text) for text in found.values()), key=lambda values: values[-1].said_at)
+
+    def _drop_oldest(self, name: str) -> None:
+        count: Any = self._client.hlen(name)
+        if count > FACTS_KEPT:
+            found: Any = self._client.hgetall(name)
+            times = {of: _Values.validate_json(text)[-1].said_at for of, text in found.items()}
+            self._client.hdel(name, *sorted(times, key=times.__getitem__)[: count - FACTS_KEPT])
+
+
+def learn(values: Sequence[Fact], statement: Fact) -> Learned:
+    """Put a statement among the values of its fact. What a neighbour in time says already changes nothing.
+
+    It contradicts the value before it, or, where it comes late and is the first of all, the one after it.
+    """
+    known = [place for place, each in enumerate(values) if each.source == statement.source]
+    place = known[0] if known else sum(_moment(each) < _moment(statement) for each in values)
+    before = values[place - 1] if place else None
+    if known:
+        return Learned(tuple(values), _conflict(before, statement))
+    after = values[place] if place < len(values) else None
+    if any(each and each.says_the_same_as(statement) for each in (before, after)):
+        return Learned(tuple(values))
+    if place == 0 and len(values) == VALUES_KEPT:
+        return Learned(tuple(values))
+    conflict = _conflict(before, statement) if before else _conflict(statement, after)
+    return Learned((*values[:place], statement, *values[place:])[-VALUES_KEPT:], conflict)
+
+
+def _conflict(earlier: Fact | None, later: Fact | None) -> tuple[Fact, Fact] | None:
+    return (earlier, later) if earlier and later and later.contradicts(earlier) else None
+
+
+def _moment(fact: Fact) -> tuple[float, str]:
+    return fact.said_at.timestamp(), fact.source

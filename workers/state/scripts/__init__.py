@@ -1,0 +1,1 @@
+"""Lua scripts of the agents' state, one file for each atomic step."""

@@ -1,0 +1,163 @@
+"""Approvals: tool calls that somebody grants or denies, before they run.
+
+    asked for ──┬── granted ──▶ the call runs
+                ├── denied ───▶ it has failed
+                └── expired ──▶ it has failed: nobody decided within PETIOLE_APPROVAL_TIMEOUT
+
+    from petiole.tasks import approvals
+
+    for approval in approvals.find():
+        approvals.grant(approval.id, by="ada")
+
+What waits holds no worker: the delivery that asked is over, and the event of the decision leads on. Whoever decides
+first decides, in the store; then it is told, under an id that follows from the approval. Where the teller dies in
+between, it is told by whoever decides again, or at the deadline. `petiole approvals` is the same at the command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+from uuid import NAMESPACE_OID, uuid5
+
+from petiole.events.catalog.tools import (
+    ApprovalDeniedEvent,
+    ApprovalExpiredEvent,
+    ApprovalGrantedEvent,
+    ApprovalRequestedEvent,
+    AskedApproval,
+    DecidedApproval,
+)
+from petiole.events.errors import ApprovalDecided, ApprovalMismatch, UnknownApproval
+from petiole.events.event import Event
+from petiole.tasks.handling.current import current_bus, current_context
+from petiole.tasks.operations.operator import operator_here
+from petiole.tasks.publication import hold
+from petiole.tasks.publishing.commit import dispatch
+from petiole.tasks.publishing.validation import checked
+from petiole.workers.state import team_state
+from petiole.workers.state.approvals import APPROVAL_STATES, ApprovalState, KeptApproval
+
+if TYPE_CHECKING:
+    from petiole.tasks.runtime import BusRuntime
+
+__all__ = ["APPROVAL_STATES", "Approval", "ApprovalState", "ask", "check", "deny", "expire", "find", "get", "grant"]
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """An approval: what is asked for, by which event, and what was decided."""
+
+    request: ApprovalRequestedEvent
+    state: ApprovalState
+    by: str
+    reason: str
+    decided_at: datetime | None
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+        return self.request.content.approval_id
+
+    @property
+    def call(self) -> AskedApproval:
+        """What is to be run."""
+        return self.request.content
+
+    def told(self) -> Event | None:
+        """Word the decision, always the same; None while there is none."""
+        if self.state == "pending":
+            return None
+        asked = self.call.model_dump()
+        fields: dict[str, object] = {"event_id": str(uuid5(NAMESPACE_OID, f"{self.id} {self.state}"))}
+        fields |= {"timestamp": self.decided_at}
+        if self.state == "expired":
+            return self.request.caused(ApprovalExpiredEvent, content=AskedApproval(**asked), **fields)
+        content = DecidedApproval(**asked, by=self.by, reason=self.reason)
+        kind = ApprovalGrantedEvent if self.state == "granted" else ApprovalDeniedEvent
+        return self.request.caused(kind, content=content, **fields)
+
+
+def ask(request: ApprovalRequestedEvent, *, bus: BusRuntime | None = None) -> Approval:
+    """Keep that an approval is asked for; returns it as it was asked for first. Publishes nothing."""
+    bus = current_bus(bus)
+    asked = request.content
+    team_state(bus).approvals.open(
+        asked.approval_id, request.model_dump_json(), fingerprint=asked.fingerprint, expires_at=asked.expires_at
+    )
+    return get(asked.approval_id, bus=bus)
+
+
+def grant(approval_id: str, *, by: str | None = None, reason: str = "", bus: BusRuntime | None = None) -> Approval:
+    """Let a call run. `by` is who says so, by default user@host. Safe to repeat by the same.
+
+    Raises: UnknownApproval, ApprovalDecided, BrokerUnavailable.
+    """
+    return _decide(approval_id, "granted", by or operator_here(), reason, current_bus(bus))
+
+
+def deny(approval_id: str, *, by: str | None = None, reason: str = "", bus: BusRuntime | None = None) -> Approval:
+    """Let a call fail, with the reason. Otherwise as `grant`."""
+    return _decide(approval_id, "denied", by or operator_here(), reason, current_bus(bus))
+
+
+def expire(approval_id: str, *, bus: BusRuntime | None = None) -> Approval:
+    """Let a call fail that nobody has decided; one that was decided stays. Publishes nothing."""
+    bus = current_bus(bus)
+    team_state(bus).approvals.decide(approval_id, "expired", in_time=False)
+    return get(approval_id, bus=bus)
+
+
+def check(approval_id: str, state: ApprovalState, fingerprint: str, *, bus: BusRuntime | None = None) -> None:
+    """Make sure that this was decided, of these arguments. Raises ApprovalMismatch."""
+    kept = team_state(current_bus(bus)).approvals.get(approval_id)
+    if kept is None or kept.state != state:
+        raise ApprovalMismatch(approval_id, f"it is {kept.state if kept else 'not known'}, and not {state}")
+    if kept.fingerprint != fingerprint:
+        raise ApprovalMismatch(approval_id, "its tool and arguments are not those that were asked for")
+
+
+def get(approval_id: str, *, bus: BusRuntime | None = None) -> Approval:
+    """Look an approval up. Raises UnknownApproval."""
+    bus = current_bus(bus)
+    kept = team_state(bus).approvals.get(approval_id)
+    if kept is None:
+        raise UnknownApproval(approval_id)
+    return _read(bus, kept)
+
+
+def find(states: Sequence[ApprovalState] = ("pending",), *, bus: BusRuntime | None = None) -> Iterator[Approval]:
+    """Find approvals, the newest first: those that wait, or those of other states."""
+    bus = current_bus(bus)
+    return (_read(bus, kept) for kept in team_state(bus).approvals.newest() if kept.state in states)
+
+
+def _decide(approval_id: str, state: ApprovalState, by: str, reason: str, bus: BusRuntime) -> Approval:
+    met = team_state(bus).approvals.decide(approval_id, state, by=by, reason=reason)
+    found = get(approval_id, bus=bus)
+    if met == "late":
+        raise ApprovalDecided(approval_id, "expired", "the clock")
+    # Told again also where another decided it: whoever did may have died before it was told.
+    _say(bus, found.told())
+    if met == "before" and (found.state, found.by) != (state, by):
+        raise ApprovalDecided(approval_id, found.state, found.by or "the clock")
+    return found
+
+
+def _say(bus: BusRuntime, event: Event | None) -> None:
+    if event is None:
+        return
+    context = current_context()
+    if context is None:
+        dispatch(bus, [checked(bus, event)])
+    else:
+        hold(context, event)
+
+
+def _read(bus: BusRuntime, kept: KeptApproval) -> Approval:
+    request = bus.event_registry.parse_json(kept.request)
+    if not isinstance(request, ApprovalRequestedEvent):
+        raise ApprovalMismatch(kept.id, "what asked for it is no tools.approval.requested")
+    return Approval(request, kept.state, kept.by, kept.reason, kept.decided_at)

@@ -1,0 +1,29 @@
+"""Servers: the tools of MCP servers (Model Context Protocol), under `<server>.<tool>`.
+
+settings.py     which servers there are: a file in the common `mcpServers` shape     PETIOLE_MCP_SERVERS
+source.py       a server's tools, as the registry asks for them
+connection.py   one server, connected; needs the extra `mcp`, and is imported when the first server is needed
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+from petiole.events.errors import MissingExtra
+from petiole.workers.tools.mcp.settings import read_servers
+from petiole.workers.tools.mcp.tool_source import McpServer
+
+
+def configured_servers() -> Iterator[McpServer]:
+    """Make a source of each server that PETIOLE_MCP_SERVERS tells of; none is started.
+
+    Raises: NotConfigured, MissingExtra.
+    """
+    if path := os.environ.get("PETIOLE_MCP_SERVERS"):
+        if find_spec("mcp") is None:
+            raise MissingExtra("a server of tools (PETIOLE_MCP_SERVERS)", "mcp")
+        for name, settings in read_servers(Path(path)).items():
+            yield McpServer(name, settings)
