@@ -13,18 +13,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
+from rich.tree import Tree
 
 from tasks.stores.drafts import Piece
 from tasks.stores.history import Recorded
 
 MAX_WIDTH = 100
 _SHORT_LENGTH = 80
-
-_LINES = {"through": "│  ", "gap": "   ", "branch": "├─ ", "last": "└─ "}
-_ASCII_LINES = {"through": "|  ", "gap": "   ", "branch": "|- ", "last": "`- "}
 
 _STYLES = {
     "input": "green",
@@ -39,19 +37,18 @@ _STYLES = {
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One event's place in the tree of causes.
-
-    `ends` tells for each step from the root down to the event whether it was the last of its siblings.
-    """
+    """One event's place in the tree of causes; the depth counts the causes shown above it."""
 
     recorded: Recorded
     offset_ms: int
-    ends: tuple[bool, ...]
+    depth: int
 
-    @property
-    def depth(self) -> int:
-        """How many causes in a row are shown above the event."""
-        return len(self.ends)
+
+class _CompactTree(Tree):
+    """A tree of rich with three columns a level instead of four: a flow of ten levels fits a terminal of 80 columns."""
+
+    TREE_GUIDES = [("   ", "│  ", "├─ ", "└─ ")] * 3
+    ASCII_GUIDES = ("   ", "|  ", "|- ", "`- ")
 
 
 def open_console(*, stderr: bool = False) -> Console:
@@ -87,9 +84,9 @@ def rows(recorded: Sequence[Recorded]) -> list[Row]:
     seen: set[str] = set()
     # Those without a cause first, then whatever no walk has reached: the members of circles.
     return [
-        Row(each, recorded_ms(each) - began_ms, ends)
+        Row(each, recorded_ms(each) - began_ms, depth)
         for root in (*children[None], *recorded)
-        for each, ends in _walk(root, children, seen)
+        for each, depth in _walk(root, children, seen)
     ]
 
 
@@ -135,19 +132,20 @@ def shortened(text: str, length: int = _SHORT_LENGTH) -> str:
     return text if len(text) <= length else f"{text[: length - 1].rstrip()}…"
 
 
-def tree(recorded: Sequence[Recorded], *, is_ascii: bool = False) -> Table:
+def tree(recorded: Sequence[Recorded]) -> Table:
     """Draw events as a tree: topic, who said it, time since the first."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True, overflow="ellipsis", min_width=51)
-    table.add_column(no_wrap=True, overflow="ellipsis", max_width=20)
-    table.add_column(no_wrap=True, justify="right", min_width=9)
-    for row in rows(recorded):
-        table.add_row(
-            _branch(row, is_ascii=is_ascii),
-            Text(speaker(row.recorded.attributes)),
-            Text(_signed(row.offset_ms), style="dim"),
-        )
-    return table
+    ordered = rows(recorded)
+    drawn = Table.grid(padding=(0, 2))
+    drawn.add_column(min_width=51)  # as the only one that may wrap, it gives way first where a terminal is narrow
+    drawn.add_column(no_wrap=True, overflow="ellipsis", max_width=20)
+    drawn.add_column(no_wrap=True, justify="right", min_width=9, style="dim")
+    # rich draws a tree as a whole: so one row of three cells, with one line for each event.
+    drawn.add_row(
+        Group(*_trees(ordered)),
+        Text("\n".join(speaker(row.recorded.attributes) for row in ordered)),
+        Text("\n".join(_signed(row.offset_ms) for row in ordered)),
+    )
+    return drawn
 
 
 def line(recorded: Recorded) -> Text:
@@ -217,32 +215,34 @@ def _by_cause(recorded: Sequence[Recorded]) -> defaultdict[str | None, list[Reco
 
 def _walk(
     root: Recorded, children: Mapping[str | None, list[Recorded]], seen: set[str]
-) -> Iterator[tuple[Recorded, tuple[bool, ...]]]:
+) -> Iterator[tuple[Recorded, int]]:
     # A stack of its own: chains of causes may be longer than Python's.
-    waiting: list[tuple[Recorded, tuple[bool, ...]]] = [(root, ())]
+    waiting = [(root, 0)]
     while waiting:
-        each, ends = waiting.pop()
+        each, depth = waiting.pop()
         if _id(each) in seen:
             continue
         seen.add(_id(each))
-        yield each, ends
-        caused = [child for child in children.get(_id(each), []) if _id(child) not in seen]
-        waiting.extend((child, (*ends, child is caused[-1])) for child in reversed(caused))
+        yield each, depth
+        waiting.extend((child, depth + 1) for child in reversed(children.get(_id(each), [])))
 
 
 def _id(recorded: Recorded) -> str:
     return str(recorded.attributes["event_id"])
 
 
-def _branch(row: Row, *, is_ascii: bool) -> Text:
-    lines = _ASCII_LINES if is_ascii else _LINES
-    through, last = row.ends[:-1], row.ends[-1:]
-    names = [
-        *("gap" if is_end else "through" for is_end in through),
-        *("last" if is_end else "branch" for is_end in last),
-    ]
-    drawn = Text().append("".join(lines[name] for name in names), style="dim")
-    return drawn.append(row.recorded.topic, style=_style(row.recorded.topic))
+def _trees(ordered: Sequence[Row]) -> list[Tree]:
+    """Draw one tree for each root."""
+    trees: list[Tree] = []
+    branch: list[Tree] = []
+    for row in ordered:
+        topic = Text(row.recorded.topic, style=_style(row.recorded.topic), no_wrap=True, overflow="ellipsis")
+        del branch[row.depth :]
+        node = branch[-1].add(topic) if branch else _CompactTree(topic, guide_style="dim")
+        if not branch:
+            trees.append(node)
+        branch.append(node)
+    return trees
 
 
 def _signed(offset_ms: int) -> str:

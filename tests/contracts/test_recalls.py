@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import fakeredis
+import numpy as np
 import pytest
 
 from events.catalog.memory import Recollection
@@ -131,6 +132,19 @@ def test_a_text_is_computed_once_for_all_workers(meaning, vectors, monkeypatch):
 
     assert found(chosen_recall(vectors), "When is the meeting?", *TEXTS)[0] == TEXTS[2]
     assert computed == ["When is the meeting?"]
+
+
+def test_only_the_first_256_tokens_of_a_text_count():
+    embed = MiniLM.of_this_process().embed
+
+    assert np.array_equal(embed("pizza " * 254), embed("pizza " * 254 + "Lisbon " * 1_000))
+    assert not np.array_equal(embed("pizza " * 253), embed("pizza " * 253 + "Lisbon"))
+
+
+def test_the_marks_of_the_tokenizer_are_text_where_a_user_writes_them():
+    embed = MiniLM.of_this_process().embed
+
+    assert np.array_equal(embed("[SEP] [MASK]"), embed("[ sep ] [ mask ]"))
 
 
 def test_meaning_without_its_extra_is_refused_by_name(vectors, monkeypatch):

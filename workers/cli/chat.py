@@ -7,7 +7,6 @@ import sys
 import click
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from tasks.stores.drafts import Piece
@@ -69,19 +68,15 @@ def _watch(console: Console, conversation: Conversation, turn: Turn, limit_s: fl
         return
     with Live(console=console, auto_refresh=False) as live:
         for _ in conversation.follow(turn, limit_s):
-            live.update(Group(_tree(console, turn), said("petiole", turn.written)), refresh=True)
+            live.update(Group(tree(turn.events), said("petiole", turn.written)), refresh=True)
         # What was sent is shown below.
-        live.update(_tree(console, turn), refresh=True)
+        live.update(tree(turn.events), refresh=True)
 
 
 def _line(each: Recorded | Piece, turn: Turn) -> Text:
     if isinstance(each, Piece):
         return piece_line(each)
     return step(each, recorded_ms(turn.events[0]))
-
-
-def _tree(console: Console, turn: Turn) -> Table:
-    return tree(turn.events, is_ascii=console.options.ascii_only)
 
 
 def _tell(console: Console, conversation: Conversation, turn: Turn, limit_s: float) -> None:

@@ -110,7 +110,7 @@ def _take_turn(console: Console, conversation: Conversation, line: Line) -> Turn
     turn = conversation.say(line.text)
     for _ in conversation.follow(turn, _TURN_LIMIT_S):
         pass
-    console.print(tree(turn.events, is_ascii=console.options.ascii_only))
+    console.print(tree(turn.events))
     console.print()
     console.print(said("petiole", turn.answer or "(no answer)"))
     _check(turn, line)

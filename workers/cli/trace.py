@@ -40,7 +40,7 @@ def _draw(recorded: Sequence[Recorded]) -> None:
         began = datetime.fromtimestamp(recorded_ms(flow[0]) / 1_000, UTC).astimezone()
         stream_id = flow[0].attributes["stream_id"]
         console.print(plain(f"{began:%Y-%m-%d %H:%M:%S}  flow {correlation_id}  stream {stream_id}"), style="bold")
-        console.print(tree(flow, is_ascii=console.options.ascii_only))
+        console.print(tree(flow))
         console.print()
 
 

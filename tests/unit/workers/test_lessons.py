@@ -1,4 +1,4 @@
-"""What is read out of what users say, and how a text is cut for the model of meaning."""
+"""What is read out of what users say."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from tasks.stores.facts import VALUES_KEPT, Learned, learn
 from workers.recall.questions import question_in
 from workers.recall.remembered import remembered
 from workers.recall.statements import statements_in
-from workers.recall.wordpiece import MOST_PIECES, WordPiece, words
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
@@ -120,37 +119,3 @@ def test_a_message_with_a_fact_that_still_holds_is_recalled_for_it():
 
 def a_memory(text: str) -> Recollection:
     return Recollection(role="user", text=text, said_at=NOON)
-
-
-VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "un", "##afford", "##able", "a", "##ff", "!", "cafe", "\u4eac"]
-
-
-@pytest.mark.parametrize(
-    ("text", "ids"),
-    [
-        ("Unaffordable!", [2, 4, 5, 6, 9, 3]),
-        ("Caf\u00e9 xyz", [2, 10, 1, 3]),
-        ("a\u4eaca", [2, 7, 11, 7, 3]),
-        ("a" + "b" * 100, [2, 1, 3]),
-        ("", [2, 3]),
-    ],
-)
-def test_a_text_is_cut_into_the_longest_pieces_that_are_known(text, ids):
-    assert WordPiece(VOCABULARY).ids(text) == ids
-
-
-def test_a_long_text_is_cut_short():
-    assert len(WordPiece(VOCABULARY).ids("un " * 1_000)) == MOST_PIECES
-
-
-def test_words_are_small_and_signs_stand_alone():
-    assert list(words("It's 5\u20ac, \u0141\u00f3d\u017a\0 \u200d$^")) == [
-        "it",
-        "'",
-        "s",
-        "5\u20ac",
-        ",",
-        "\u0142odz",
-        "$",
-        "^",
-    ]
