@@ -3,7 +3,7 @@
 Publishers and workers declare from here, so they agree, and whoever comes first makes the queue. On Redis a queue is
 one name, and each message has its priority. On RabbitMQ a queue is a quorum queue, which knows no priorities: urgent
 events have a lane of their own, `<queue>.urgent`, and every worker of a queue serves both.
-docs/decisions/0020-two-quorum-queues.md says why.
+docs/decisions/0017-two-quorum-queues.md says why.
 """
 
 from __future__ import annotations

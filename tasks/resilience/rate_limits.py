@@ -14,7 +14,7 @@ Any other failure counts as reserved, for nobody knows better. A 429 pauses ever
 Retry-After.
 
 A call counts from its reservation until a window after it was settled. Whenever the provider counted it in between, no
-window of that length holds more than the quota: docs/decisions/0035-budget-window.md. What is over the estimate is
+window of that length holds more than the quota: docs/decisions/0031-rate-limit-window.md. What is over the estimate is
 known too late to prevent it: estimate with the most tokens that a call can use.
 """
 
