@@ -9,7 +9,6 @@ Workers run this regularly, see `retain`; one of them at a time does it.
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from petiole.events.catalog.error import ErrorContent, ErrorEvent
 from petiole.events.content import Value
 from petiole.events.errors import QueueFull, Severity
 from petiole.tasks.dead_letters.selection import OPEN
+from petiole.tasks.instrumentation import DeadLettersDropped, OperationFailed
 from petiole.tasks.publication import batched
 from petiole.tasks.publishing.commit import dispatch
 from petiole.tasks.publishing.validation import checked
@@ -39,8 +39,6 @@ AT_ONCE = 500
 """Letters that are dropped in one step."""
 
 _LONGEST = timedelta(minutes=1)
-
-log = logging.getLogger(__name__)
 
 Dated = tuple[str, State, When]
 
@@ -80,9 +78,7 @@ def _retained(bus: BusRuntime, now: datetime) -> Retained:
     dropped = _drop(bus, done)
     alarm = _alarm(bus, dated, now, dropping=len(wanted))
     if wanted:
-        log.warning(
-            "dead_letters.dropped", extra={"dropped": len(wanted), "limit": limit, "age_s": age.total_seconds()}
-        )
+        bus.instrumentation.emit(DeadLettersDropped(dropped=len(wanted), limit=limit, age_s=age.total_seconds()))
         dropped += _drop(bus, wanted)
     return Retained(count - dropped, dropped, alarm)
 
@@ -117,8 +113,9 @@ def _alarm(bus: BusRuntime, dated: Sequence[Dated], now: datetime, *, dropping: 
         return None
     try:
         dispatch(bus, [checked(bus, _warning(bus, wanted, dropping))])
-    except QueueFull:
-        log.exception("dead_letters.unsaid", extra={"alarm": which})
+    except QueueFull as error:
+        failed = OperationFailed(operation="dead_letters.publish_failed", exception=error, subject=f"alarm: {which}")
+        bus.instrumentation.emit(failed)
     bus.stores.dead_letters.note_alarm(which)
     return which
 

@@ -12,12 +12,11 @@ same step (responses.py). What comes late, twice, or from somebody else is count
 In a handler nobody waits: `request(...)` is held back with all else that the handler says, and its deadline is no later
 than that of the event at hand. A handler of `response.*` goes on; where no answer comes, a failure is said then.
 
-A process that ends lets those go who wait in it; whoever shuts it down otherwise calls `stop_waiting()`.
+A process that ends lets those go who wait in it; whoever shuts it down otherwise calls `request.stop_waiting()`.
 """
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -34,6 +33,7 @@ from petiole.events.ids import EventId
 from petiole.events.responses import Response
 from petiole.tasks.handling.buffering import hold
 from petiole.tasks.handling.current import CurrentDelivery, current_context
+from petiole.tasks.instrumentation import OperationFailed
 from petiole.tasks.publishing.commit import Publication, dispatch
 from petiole.tasks.publishing.validation import checked
 from petiole.tasks.requests.async_replies import inbox_of_this_loop
@@ -42,14 +42,12 @@ from petiole.tasks.runtime import BusRuntime
 from petiole.tasks.settlement.retry_policy import LONGEST_WAIT
 from petiole.tasks.stores.blobs import DATAREF
 
-__all__ = ["PendingResponse", "Requester", "Response", "stop_waiting"]
+__all__ = ["PendingResponse", "Requester", "Response"]
 
 SERVICE = "service"
 """Who asks, where that is no agent and says nothing of itself."""
 
 Answer = TypeVar("Answer")
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -87,6 +85,10 @@ class Requester:
         pending = PendingResponse(self.bus, asked, returns, on_wait=self.on_wait, slice_s=self.slice_s)
         _ask(self.bus, asked, self.bus.stores.requests.reply_list(asked.request_id))
         return pending
+
+    def stop_waiting(self) -> None:
+        """Let everybody in this process who waits for an answer go, with a failure, in less than a second. For good."""
+        stop_waiting(self.bus)
 
     async def aio(
         self,
@@ -224,7 +226,8 @@ def forget(bus: BusRuntime, asked: Asked) -> None:
     try:
         bus.stores.requests.forget(asked.request_id, asked.token)
     except RedisError as error:
-        log.warning("request.unforgotten", extra={"request_id": asked.request_id, "error": str(error)})
+        failed = OperationFailed(operation="request.withdraw_failed", exception=error, subject=asked.request_id)
+        bus.instrumentation.emit(failed)
 
 
 def _unanswerable(bus: BusRuntime, event: RequestEvent, publication: Publication) -> Exception | None:

@@ -790,7 +790,6 @@ def test_who_is_told_to_stop_waiting_does_so_within_a_second(service):
         service,
         """
 import asyncio, threading
-from petiole.tasks.requests.requester import stop_waiting
 kinds = []
 def wait():
     kinds.append(request("slow", responder="data_service", seconds=3, timeout=30).get().error_type)
@@ -800,7 +799,7 @@ threads = [threading.Thread(target=wait), threading.Thread(target=lambda: asynci
 [each.start() for each in threads]
 time.sleep(1)
 began = time.monotonic()
-stop_waiting()
+request.stop_waiting()
 [each.join() for each in threads]
 print(json.dumps([kinds, time.monotonic() - began < 1]))
 """,
