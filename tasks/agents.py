@@ -91,6 +91,7 @@ class Agent:
         self.overflow: Overflow = overflow
         self.name = name
         self._handlers: dict[str, Handler] = {}
+        self._to_include: list[Callable[[], object]] = []
         self.starts: list[Callable[[], object]] = []
         self.stops: list[Callable[[], object]] = []
 
@@ -100,12 +101,15 @@ class Agent:
     @property
     def handlers(self) -> Mapping[str, Handler]:
         """The agent's handlers by subscription name."""
+        while self._to_include:
+            self._to_include[0]()
+            del self._to_include[0]
         return MappingProxyType(self._handlers)
 
     @property
     def subscriptions(self) -> list[Subscription]:
         """What the agent hears. Raises InvalidSubscription where a split leaves streams without a variant."""
-        found = [handler.subscription for handler in self._handlers.values()]
+        found = [handler.subscription for handler in self.handlers.values()]
         _check_splits_are_whole(found)
         return found
 
@@ -188,6 +192,13 @@ class Agent:
             if pattern.split(".")[0] != Category.ERROR:
                 raise InvalidPattern(pattern, "the error channel's topics begin with 'error.'")
         return self.on(*(patterns or ("error.*",)), **({"priority": MOST_URGENT} | options))
+
+    def on_include(self, function: Callable[[], object]) -> Callable[[], object]:
+        """Have a function run once, before the agent is first included in a bus: it subscribes with options that are
+        settings, which are not read while a module is imported.
+        """
+        self._to_include.append(function)
+        return function
 
     def on_start(self, function: Callable[[], object]) -> Callable[[], object]:
         """Have a function run in every process that runs handlers of this agent, before the first: workers/hooks.py."""

@@ -122,7 +122,7 @@ class PayloadMissing(PayloadUnreadable):
     def __str__(self) -> str:
         return (
             f"{self.topic}: its content {self.reference} is not in the state store any more; publish the event again, "
-            "and raise PETIOLE_PAYLOAD_AGE where deliveries wait longer than that"
+            "and raise PETIOLE_HISTORY_RETENTION_S where deliveries wait longer than 7 days"
         )
 
 

@@ -93,7 +93,7 @@ def dispatch(
         check_open(bus, f"publishing {_names(events)}", asks=not events)
     try:
         if in_one_step:
-            patience = bus.settings.block_timeout if patience is None else patience
+            patience = timedelta(seconds=bus.settings.queue_full_timeout_s) if patience is None else patience
             told = _in_one_step(bus, events, settling, waiting, asking, is_refusable=is_refusable, patience=patience)
         else:
             told = _step_by_step(bus, events, settling, waiting, asking)

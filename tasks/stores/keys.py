@@ -7,7 +7,7 @@
 | {p}:history                      | stream | every published event                          | history_length, _age    |
 | {p}:history:stream:<stream>      | list   | entry ids of a stream's events, oldest first   | history_age after last  |
 | {p}:history:flow:<correlation>   | list   | entry ids of a flow's events, oldest first     | history_age after last  |
-| {p}:published:<event>            | text   | begun or done: how far a publication got       | publish_window          |
+| {p}:published:<event>            | text   | begun or done: how far a publication got       | DEDUPLICATION_WINDOW_S  |
 | {p}:inbox:<delivery>             | text   | done: this delivery was handled                | inbox_age               |
 | {p}:attempts:<delivery>          | list   | its runs that failed or are under way          | until settled           |
 | {p}:delays                       | zset   | id -> when its time comes, in ms               | until then              |
@@ -22,20 +22,20 @@
 | {p}:sessions:<stream>            | hash   | type, state, times, participants               | 30 days after last use  |
 | {p}:session_events:<stream>      | list   | its last events                                | until it ends           |
 | {p}:session_memory:<stream>      | hash   | name -> value as JSON                          | until it ends           |
-| {p}:drafts:<stream>              | stream | a stream's answers while they are written      | draft_age after last    |
-| {p}:drafts:<stream>:open         | zset   | answers being written -> vouched for until, ms | draft_age after last    |
-| {p}:drafts:<stream>:of:<answer>  | hash   | attempt, state, token, flow, first and last no.| draft_age after last    |
+| {p}:drafts:<stream>              | stream | a stream's answers while they are written      | a day after last        |
+| {p}:drafts:<stream>:open         | zset   | answers being written -> vouched for until, ms | a day after last        |
+| {p}:drafts:<stream>:of:<answer>  | hash   | attempt, state, token, flow, first and last no.| a day after last        |
 | {p}:mailboxes:<mailbox>          | list   | ordered deliveries that wait for their turn    | until they have had it  |
 | {p}:mailboxes:<mailbox>:head     | text   | the delivery whose turn it is                  | until it is settled     |
 | {p}:mailboxes                    | hash   | queue -> deliveries in its mailboxes           | for ever                |
-| {p}:blobs:<sha-256>              | text   | the content of events too large to travel      | payload_age after use   |
+| {p}:blobs:<sha-256>              | text   | the content of events too large to travel      | 7 days after use        |
 | {p}:effects:<function>:<key>     | hash   | begun or done, and the outcome                 | effect_age              |
 | {p}:shadows:<subscription>       | list   | what a shadow would have said, newest first    | history_age after last  |
 | {p}:requests                     | zset   | ids of requests that are waited for            | until their deadlines   |
 | {p}:requests:<id>                | hash   | responder, list of the answer, deadline, token | 60 s after the deadline |
 | {p}:requests:<id>:reply          | list   | the answer                                     | until taken, or 120 s   |
 | {p}:requests:inbox:<uuid>:reply  | list   | answers to the requests of one asyncio loop    | until taken, or 120 s   |
-| {p}:gatherings:<subscription>:<key> | hash | the parts that have come, closed              | publish_window          |
+| {p}:gatherings:<subscription>:<key> | hash | the parts that have come, closed              | DEDUPLICATION_WINDOW_S  |
 | {p}:circuits                     | set    | names of what was ever called                  | for ever                |
 | {p}:circuits:<name>              | hash   | state, epoch, failures, times of a dependency  | for ever                |
 | {p}:circuits:<name>:window       | hash   | calls and failures, by tenths of the window    | twice the window        |

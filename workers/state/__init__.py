@@ -9,11 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
-
 from petiole.tasks.runtime import BusRuntime
-from petiole.tasks.settings import Duration
+from petiole.workers.settings import WorkerSettings
 from petiole.workers.state.approvals import Approvals
 from petiole.workers.state.event_counts import Occurrences
 from petiole.workers.state.facts import Facts
@@ -23,21 +20,10 @@ from petiole.workers.state.outbound_messages import Replies
 from petiole.workers.state.vectors import Vectors
 
 
-class StateSettings(BaseSettings):
-    """How the agents' state is kept; read from the environment as PETIOLE_…"""
-
-    model_config = SettingsConfigDict(env_prefix="PETIOLE_", env_ignore_empty=True, frozen=True)
-
-    approval_timeout: Duration = Field(
-        default=timedelta(hours=1), description="how long somebody may take to grant or deny a tool's call"
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class TeamState:
     """The stores of the bundled agents."""
 
-    settings: StateSettings
     memories: Memories
     facts: Facts
     vectors: Vectors
@@ -52,13 +38,13 @@ def team_state(bus: BusRuntime) -> TeamState:
 
 
 def _open(bus: BusRuntime) -> TeamState:
-    client, keys, settings = bus.redis, StateKeys(bus.settings.key_prefix), StateSettings()
+    client, keys = bus.redis, StateKeys(bus.settings.key_prefix)
+    retention_s = bus.settings.idempotency_retention_s + WorkerSettings().approval_timeout_s
     return TeamState(
-        settings=settings,
         memories=Memories(client, keys),
         facts=Facts(client, keys),
         vectors=Vectors(client, keys),
         occurrences=Occurrences(client, keys),
         replies=Replies(client, keys),
-        approvals=Approvals(client, keys, bus.settings.effect_age + settings.approval_timeout),
+        approvals=Approvals(client, keys, timedelta(seconds=retention_s)),
     )
