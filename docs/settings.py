@@ -1,4 +1,4 @@
-"""Write docs/settings.md from the settings models: `make settings`. tests/unit/test_settings_page.py holds it up to date."""
+"""Write docs/settings.md from the settings models: `make settings`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from petiole.workers.settings import WorkerSettings
 PAGE = """\
 # Settings
 
-Environment variables. Each process reads them when they are first used, and none while a module is imported. A bad value
-stops a command or a worker with one sentence; a `PETIOLE_` variable that is no setting is reported at the start, with
-the nearest name.
+Environment variables. Each process reads them when they are first used, and none while a module is imported. A bad
+value stops a command or a worker with one sentence; a `PETIOLE_` variable that is no setting is reported at the start,
+with the nearest name.
 
-- Durations are seconds, as numbers: `_S`; `_TIMEOUT_S` is how long something is waited for, `_RETENTION_S` how long it is kept.
+- Durations are seconds, as numbers: `_S`. `_TIMEOUT_S` is how long something is waited for, `_RETENTION_S` how long it
+  is kept.
 - Sizes end in `_BYTES`; upper limits begin with `MAX_`.
 
 `EventBus(app, settings=Settings(max_hops=5))` gives one bus its values in code; the others come from the environment.

@@ -58,7 +58,9 @@ class WorkerSettings(EnvironmentSettings):
         min_length=1,
         description="Modules and packages with the agents of this process, separated by commas.",
     )
-    log_format: Literal["console", "json"] = Field(default="console", description="Form of a line of the log.")
+    log_format: Literal["console", "json"] = Field(
+        default="console", description="Form of the log's lines: `console` or `json`."
+    )
     operator: str | None = Field(
         default=None, description="Who grants, denies, replays or edits at the command line; by default user@host."
     )
@@ -74,7 +76,8 @@ class WorkerSettings(EnvironmentSettings):
 
     # Memory and retrieval
     retrieval: Literal["keyword", "semantic"] = Field(
-        default="keyword", description="How memories are found; `semantic` needs the extra `memory`."
+        default="keyword",
+        description="How memories are found: `keyword`, or `semantic`, which needs the extra `memory`.",
     )
     consolidation_interval_s: Interval = Field(
         default=3_600.0, description="Time between two consolidations of the memory; 0 for none."

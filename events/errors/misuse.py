@@ -369,7 +369,7 @@ class WorkingMemoryFull(Misuse):
         return (
             f"the working memory of session {shown(self.session_id)} would hold {self.size_bytes:,} bytes, "
             f"{self.limit_bytes:,} are allowed, so it stays as it is; remove what is no more needed, or raise "
-            "PETIOLE_SESSION_MEMORY_BYTES"
+            "PETIOLE_MAX_SESSION_MEMORY_BYTES"
         )
 
 
@@ -471,7 +471,7 @@ class UnsupportedKombu(Misuse):
     def __str__(self) -> str:
         return (
             f"our transport cannot stand on kombu {self.version}: of {self.name}, {self.found}; "
-            "install kombu>=5.7,<5.8, or set PETIOLE_TRANSPORT=stock"
+            "install kombu>=5.7,<5.8, or set PETIOLE_TRANSPORT=kombu"
         )
 
 

@@ -37,7 +37,7 @@ class PayloadNotStored(BrokerUnavailable):
     def __str__(self) -> str:
         return (
             f"the state store could not be reached while {self.what}, whose content is too large for a message, so "
-            "nothing was published; check PETIOLE_STATE_URL, or raise PETIOLE_CLAIM_CHECK_BYTES"
+            "nothing was published; check PETIOLE_STATE_URL, or raise PETIOLE_CLAIM_CHECK_THRESHOLD_BYTES"
         )
 
 

@@ -80,7 +80,7 @@ def dispatch(
 ) -> list[Publication]:
     """Publish events, in order; with `settling`, end the run of a delivery too; `waiting` comes later. Safe to repeat.
 
-    `patience` is how long to wait for room in a full queue, by default PETIOLE_BLOCK_TIMEOUT. With `asking`, the first
+    `patience` is how long to wait for room in a full queue, by default PETIOLE_QUEUE_FULL_TIMEOUT_S. With `asking`, the first
     event is a request: before it is sent, it is noted who waits for its answer.
 
     Raises: NotConfigured, QueueFull, BrokerUnavailable (BrokerFull, PayloadNotStored), PublicationUncertain where the

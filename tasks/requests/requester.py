@@ -74,7 +74,7 @@ class Requester:
     ) -> PendingResponse[Answer]:
         """Ask, and return at once; `.get()` of what is returned waits for the Response. See the module.
 
-        `timeout` (s) is PETIOLE_REQUEST_TIMEOUT where it is not given. `returns` is what the answer is read as, such as
+        `timeout` (s) is PETIOLE_REQUEST_TIMEOUT_S where it is not given. `returns` is what the answer is read as, such as
         a pydantic model. Raises: Misuse (InvalidRequest, DuplicateRequest, InvalidEvent), BrokerUnavailable
         (PublicationUncertain), QueueFull; then nobody waits.
         """

@@ -43,7 +43,7 @@ def app(request: pytest.FixtureRequest) -> Iterator[Reading]:
         url = request.getfixturevalue("clean_broker_url")
         client = redis.Redis.from_url(url, decode_responses=True)
         connects = lambda: AsyncRedis.from_url(url, decode_responses=True)  # noqa: E731 - as above
-    app = Reading("reading", settings=Settings(draft_lease=timedelta(seconds=1)), state=client, set_as_current=False)
+    app = Reading("reading", settings=Settings(heartbeat_timeout_s=1), state=client, set_as_current=False)
     app.connects = connects
     yield app
     client.close()

@@ -6,7 +6,6 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -15,7 +14,6 @@ from click.testing import CliRunner, Result
 from petiole.events.catalog.orchestrator import ToolCall, ToolsRequest, ToolsRequestedEvent
 from petiole.events.catalog.tools import ApprovalGrantedEvent, ApprovalRequestedEvent, ToolFailedEvent
 from petiole.events.errors import ApprovalDecided, UnknownApproval
-from petiole.tasks.settings import Settings
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.agents import tools as tools_agent
 from petiole.workers.cli import petiole
@@ -122,8 +120,9 @@ def test_a_call_that_nobody_decides_has_failed_at_the_deadline(team, ran):
     assert (ran, team.dead_letters()) == ([], [])
 
 
-def test_a_decision_after_the_deadline_is_refused(ran):
-    with EventTestHarness([tools_agent.agent], settings=Settings(approval_timeout=timedelta(milliseconds=1))) as team:
+def test_a_decision_after_the_deadline_is_refused(ran, monkeypatch):
+    monkeypatch.setenv("PETIOLE_APPROVAL_TIMEOUT_S", "0.001")
+    with EventTestHarness([tools_agent.agent]) as team:
         approval = asked(team).content
 
         with pytest.raises(ApprovalDecided, match="expired"):
@@ -248,7 +247,7 @@ def test_an_operator_sees_what_waits_and_grants_it(team, ran, type_):
     assert approval.fingerprint in shown
     assert "    order {" in type_("list").stdout
 
-    granted = type_("grant", approval.approval_id, "--by", "ada")
+    granted = type_("grant", approval.approval_id, "--operator", "ada")
 
     assert granted.exit_code == 0
     assert "ada" in granted.stdout

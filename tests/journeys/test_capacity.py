@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 from threading import Timer
 
 import pytest
@@ -23,7 +22,7 @@ CAPACITY = 10
 
 
 def an_app(url: str, overflow: Overflow, *, block_timeout_s: float = 1.0) -> EventApp:
-    settings = Settings(block_timeout=timedelta(seconds=block_timeout_s))
+    settings = Settings(queue_full_timeout_s=block_timeout_s)
     app = EventApp("capacity", settings=settings, set_as_current=False)
     app.conf.update(broker_url=url, result_backend=url)
     memory = Agent("memory", capacity=CAPACITY, overflow=overflow)

@@ -246,7 +246,7 @@ Terminal.send, output.send = send_and_die, tell_and_die
 @pytest.mark.timeout(120)
 def test_a_worker_that_dies_after_it_sent_and_before_it_said_so_leaves_one_message(node, clean_broker_url, eventually):
     node.module("dying", DYING)
-    node.environment.update(PETIOLE_AGENTS="dying", PETIOLE_TERMINAL="true", PETIOLE_VISIBILITY_TIMEOUT_S="2")
+    node.environment.update(PETIOLE_AGENTS="dying", PETIOLE_TERMINAL_CHANNEL="true", PETIOLE_VISIBILITY_TIMEOUT_S="2")
     app = EventApp("output", set_as_current=False)
     app.conf.update(broker_url=clean_broker_url, result_backend=clean_broker_url)
     publish = (

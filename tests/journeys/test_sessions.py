@@ -58,8 +58,7 @@ def test_beat_ends_idle_sessions_once(node, app, clean_broker_url, eventually):
         PETIOLE_AGENTS="petiole.workers.agents.supervisor",
         PETIOLE_TICK_INTERVAL_S="0",
         PETIOLE_METRICS_INTERVAL_S="0",
-        PETIOLE_SESSION_SWEEP_INTERVAL_S="0.5",
-        PETIOLE_SESSION_END_AFTER="1",
+        PETIOLE_SESSION_END_TIMEOUT_S="1",
     )
     client = redis.Redis.from_url(clean_broker_url, decode_responses=True)
     node.worker("sweeping")

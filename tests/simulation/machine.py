@@ -77,7 +77,9 @@ def machine_of(*, is_one_step: bool) -> Machine:
     transport = sending_transport(state)
     # Processes die at every tenth call here: what is poison elsewhere is the weather.
     settlement.PAUSE_S = 0.0
-    app = SimulatedApp("simulation", state=state, settings=Settings(most_deaths=1_000_000), set_as_current=False)
+    app = SimulatedApp(
+        "simulation", state=state, settings=Settings(max_delivery_crashes=1_000_000), set_as_current=False
+    )
     app.is_one = is_one_step
     app.conf.update(broker_url="memory://", broker_transport=transport, result_backend="cache+memory://")
     app.adopt(Publish)
