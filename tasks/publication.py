@@ -1,7 +1,8 @@
 """STATION 1, publication: an event is checked, recorded, and sent to every subscription that matches.
 
     publish.delay(event)    one message to the queue `publish`; a worker does the rest. Needs the broker only; for an
-                            event above PETIOLE_CLAIM_CHECK_THRESHOLD_BYTES the state store too, which takes its content.
+                            event above PETIOLE_CLAIM_CHECK_THRESHOLD_BYTES the state store too, which takes its
+                            content.
     publish(event)          the same here and now: one hop less. Needs the broker and the state store.
 
 Both check first, in the caller: a bad event raises there, and nothing is sent. The event may be one of our classes, a

@@ -197,7 +197,8 @@ class AnswerCut(Permanent):
     def __str__(self) -> str:
         return (
             f"of the answers of stream {shown(self.stream_id)}, piece {self.number} is not kept any more, the oldest "
-            f"is {self.oldest}; read the whole answer in its llm.response.generated, or raise PETIOLE_MAX_RESPONSE_STREAM_CHUNKS"
+            f"is {self.oldest}; read the whole answer in its llm.response.generated, or raise "
+            "PETIOLE_MAX_RESPONSE_STREAM_CHUNKS"
         )
 
 

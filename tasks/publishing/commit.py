@@ -80,8 +80,8 @@ def dispatch(
 ) -> list[Publication]:
     """Publish events, in order; with `settling`, end the run of a delivery too; `waiting` comes later. Safe to repeat.
 
-    `patience` is how long to wait for room in a full queue, by default PETIOLE_QUEUE_FULL_TIMEOUT_S. With `asking`, the first
-    event is a request: before it is sent, it is noted who waits for its answer.
+    `patience` is how long to wait for room in a full queue, by default PETIOLE_QUEUE_FULL_TIMEOUT_S. With `asking`, the
+    first event is a request: before it is sent, it is noted who waits for its answer.
 
     Raises: NotConfigured, QueueFull, BrokerUnavailable (BrokerFull, PayloadNotStored), PublicationUncertain where the
     outcome is unknown, QueueDeclaredOtherwise; SystemStopping where it `is_refusable`; LeaseLost where another worker

@@ -74,8 +74,8 @@ class Requester:
     ) -> PendingResponse[Answer]:
         """Ask, and return at once; `.get()` of what is returned waits for the Response. See the module.
 
-        `timeout` (s) is PETIOLE_REQUEST_TIMEOUT_S where it is not given. `returns` is what the answer is read as, such as
-        a pydantic model. Raises: Misuse (InvalidRequest, DuplicateRequest, InvalidEvent), BrokerUnavailable
+        `timeout` (s) is PETIOLE_REQUEST_TIMEOUT_S where it is not given. `returns` is what the answer is read as, such
+        as a pydantic model. Raises: Misuse (InvalidRequest, DuplicateRequest, InvalidEvent), BrokerUnavailable
         (PublicationUncertain), QueueFull; then nobody waits.
         """
         context = current_context()

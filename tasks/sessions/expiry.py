@@ -1,7 +1,7 @@
 """Session sweep: what beat has done of sessions in which nothing happens.
 
     after PETIOLE_SESSION_IDLE_TIMEOUT_S    a session is idle
-    after PETIOLE_SESSION_END_TIMEOUT_S     it ends, what was kept for it is deleted, and `input.stream.ended` is published
+    after PETIOLE_SESSION_END_TIMEOUT_S     it ends, what was kept for it is deleted; `input.stream.ended` is published
 
 Any number of sweeps may run at once: a session ends in one step of the server, and its end is told under one id. A
 sweep also tells what another one, or `end_session`, ended and died before telling.
