@@ -19,6 +19,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from petiole.events.errors import BrokerNotStarted
+from petiole.tasks.bus import EventBus
 from petiole.workers.process import embedded_broker
 
 NO_RETRY = Retry(NoBackoff(), 0)
@@ -229,20 +230,19 @@ def test_the_home_is_dot_petiole_unless_the_environment_names_one(tmp_path, monk
     assert embedded_broker.default_home() == tmp_path / "elsewhere"
 
 
-def test_it_is_used_only_where_the_environment_names_no_other_broker(home, monkeypatch):
+def test_it_is_used_only_where_no_other_broker_is_configured(home, monkeypatch):
     monkeypatch.setenv("PETIOLE_HOME", str(home))
-    monkeypatch.setenv("PETIOLE_BROKER_URL", "redis://elsewhere")
-    monkeypatch.delenv("CELERY_BROKER_URL", raising=False)
-    app = Celery(broker="redis://elsewhere")
-    assert embedded_broker.use_embedded_broker(app) is None
+    for name in ("PETIOLE_BROKER_URL", "CELERY_BROKER_URL"):
+        monkeypatch.delenv(name, raising=False)
+    elsewhere = EventBus(Celery(broker="redis://elsewhere", set_as_current=False))
+    assert embedded_broker.use_embedded_broker(elsewhere) is None
     assert not home.exists()
 
-    monkeypatch.delenv("PETIOLE_BROKER_URL")
-    running = embedded_broker.use_embedded_broker(app)
+    bus = EventBus(Celery(set_as_current=False))
+    running = embedded_broker.use_embedded_broker(bus)
 
     assert running is not None
-    assert embedded_broker.url(home) == running.url
-    assert app.conf.broker_url == f"petiole+{running.url}"
+    assert embedded_broker.url(home) == running.url == bus.broker_url
 
 
 def a_client(url: str) -> redis.Redis:
