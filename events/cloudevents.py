@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from petiole.events.errors import InvalidValue, MissingField
+from petiole.events.errors import InvalidEvent
 from petiole.events.event import Event
 from petiole.events.validation import invalid_event
 
@@ -57,7 +57,7 @@ def fields_of(document: Mapping[str, object]) -> dict[str, object]:
     """Read the fields of an event from a CloudEvents JSON object; attributes of other vocabularies are passed over.
 
     `data` without a `content` of its own is the content itself, as other producers write it.
-    Raises: MissingField, InvalidValue where the object is no CloudEvent of version 1.0.
+    Raises: InvalidEvent (missing_field, invalid_value) where the object is no CloudEvent of version 1.0.
     """
     _check_is_cloudevent(document)
     fields = {field: document[name] for name, field in _FIELD_OF_ATTRIBUTE.items() if name in document}
@@ -77,10 +77,10 @@ def _check_is_cloudevent(document: Mapping[str, object]) -> None:
     topic = str(document.get("type", "CloudEvent"))
     for required in ("specversion", "id", "source", "type"):
         if not document.get(required):
-            raise MissingField(topic, required, "is required of every CloudEvent; give it")
+            raise InvalidEvent(topic, required, "is required of every CloudEvent; give it", code="missing_field")
     if document["specversion"] != SPEC_VERSION:
         reason = f"is {document['specversion']!r}; only {SPEC_VERSION!r} is read here"
-        raise InvalidValue(topic, "specversion", reason)
+        raise InvalidEvent(topic, "specversion", reason, code="invalid_value")
 
 
 def read_cloudevent(document: Mapping[str, object], kind: type[AnEvent]) -> AnEvent:

@@ -15,7 +15,7 @@ from typing import Annotated, ClassVar, Self, TypeVar
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from petiole.events.content import Content, Count, Parameters
-from petiole.events.errors import Misuse
+from petiole.events.errors import UsageError
 from petiole.events.ids import AgentName, EventId, StreamId, Traceparent, new_event_id, new_traceparent
 from petiole.events.topics import Topic
 
@@ -146,13 +146,13 @@ class Event(BaseModel):
     def from_cloudevent(cls, document: Mapping[str, object]) -> Self:
         """Read a CloudEvents 1.0 JSON object as an event of this class.
 
-        Raises: InvalidEvent where the document is no CloudEvent, or not one of this class; Misuse on Event itself,
+        Raises: InvalidEvent where the document is no CloudEvent, or not one of this class; UsageError on Event itself,
         which knows no contents: `registry.parse_cloudevent` reads every registered class.
         """
         from petiole.events.cloudevents import read_cloudevent  # noqa: PLC0415 - as above
 
         if cls is Event:
-            raise Misuse(
+            raise UsageError(
                 "Event has no content of its own: call registry.parse_cloudevent, or a class's from_cloudevent"
             )
         return read_cloudevent(document, cls)

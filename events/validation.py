@@ -5,7 +5,7 @@ from __future__ import annotations
 import reprlib
 from typing import TYPE_CHECKING
 
-from petiole.events.errors import InvalidEvent, InvalidSubscription, InvalidValue, MissingField, UnknownField, WrongType
+from petiole.events.errors import InvalidEvent, UsageError, invalid_subscription
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -40,14 +40,14 @@ def invalid_event(topic: str, report: ValidationError) -> InvalidEvent:
     reason = _reason(first)
     if len(findings) > 1:
         reason += f" (and {len(findings) - 1} more)"
-    return _class_of(first["type"])(topic, field, reason)
+    return InvalidEvent(topic, field, reason, code=_code_of(first["type"]))
 
 
-def invalid_subscription(name: str, report: ValidationError) -> InvalidSubscription:
+def invalid_options(name: str, report: ValidationError) -> UsageError:
     """Word the first of pydantic's findings about a subscription's options."""
     first = report.errors(include_url=False, include_context=False)[0]
     option = str(first["loc"][0]) if first["loc"] else "split"
-    return InvalidSubscription(name, option, _reason(first))
+    return invalid_subscription(name, option, _reason(first))
 
 
 def _reason(finding: ErrorDetails) -> str:
@@ -64,11 +64,11 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."  # noqa: PLR2004 - what fits into one line of a log
 
 
-def _class_of(kind: str) -> type[InvalidEvent]:
+def _code_of(kind: str) -> str:
     if kind == "missing":
-        return MissingField
+        return "missing_field"
     if kind == "extra_forbidden":
-        return UnknownField
+        return "unknown_field"
     if kind.endswith(("_type", "_parsing")):
-        return WrongType
-    return InvalidValue
+        return "wrong_type"
+    return "invalid_value"

@@ -25,7 +25,7 @@ from celery import Celery, bootsteps
 from celery.local import PromiseProxy
 from redis.asyncio import Redis as AsyncRedis
 
-from petiole.events.errors import Misuse, NotConfigured
+from petiole.events.errors import NotConfigured, UsageError
 from petiole.events.event import Event
 from petiole.events.registry import EventRegistry, registry
 from petiole.tasks.agents import Agent, HandlerFunction
@@ -56,7 +56,7 @@ class EventBus(BusRuntime):
         event_registry: the event types that this bus knows.
         settings: limits and places; by default read from the environment, when first used.
 
-    Raises: Misuse where the app has a bus already, or an `amqp_cls` of its own.
+    Raises: UsageError where the app has a bus already, or an `amqp_cls` of its own.
     """
 
     _reads_environment = False
@@ -94,7 +94,7 @@ class EventBus(BusRuntime):
     def include(self, *agents: Agent) -> None:
         """Let this process handle events for agents: a worker of the app consumes their queues.
 
-        Raises: Misuse for another agent of the same name; InvalidSubscription where an agent's splits leave streams
+        Raises: UsageError for another agent of the same name; InvalidSubscription where an agent's splits leave streams
             without a variant.
         """
         for agent in agents:
@@ -157,9 +157,9 @@ class EventBus(BusRuntime):
         return self._in_process.connect_async() if self._in_process else super().connect_async()
 
     def wait(self, timeout_s: float = 10.0) -> None:
-        """Wait until nothing is under way on a bus in this process. Raises TimeoutError, Misuse on any other bus."""
+        """Wait until nothing is under way on a bus in this process. Raises TimeoutError; UsageError on another."""
         if self._in_process is None:
-            raise Misuse("only a bus in this process, EventBus(), knows when nothing is under way")
+            raise UsageError("only a bus in this process, EventBus(), knows when nothing is under way")
         deadline = time.monotonic() + timeout_s
         while not self.is_idle():
             if time.monotonic() >= deadline:
@@ -189,11 +189,11 @@ class EventBus(BusRuntime):
     def _include(self, agent: Agent) -> None:
         agents = included_agents(self)
         if agents.setdefault(agent.name, agent) is not agent:
-            raise Misuse(f"there is another agent named {agent.name!r} on this bus; rename one")
+            raise UsageError(f"there is another agent named {agent.name!r} on this bus; rename one")
         # Raises InvalidSubscription now, and not in the worker.
         _ = agent.subscriptions
         if self._in_process is not None and self._in_process.is_running:
-            raise Misuse("the bus runs already; add agents before the first publish")
+            raise UsageError("the bus runs already; add agents before the first publish")
         vars(self.app).pop("amqp", None)
         if self.app.finalized:  # type: ignore[attr-defined]  # the stubs leave it out
             self._register_agent(agent)
@@ -239,9 +239,11 @@ class ConfigurationCheck(bootsteps.Step):
 
 def _require_stock_amqp(app: Celery) -> None:
     if app.amqp_cls == _AMQP:
-        raise Misuse(f"the Celery app {app.main!r} has an event bus already; make one per app")
+        raise UsageError(f"the Celery app {app.main!r} has an event bus already; make one per app")
     if app.amqp_cls != Celery.amqp_cls:
-        raise Misuse(f"the Celery app {app.main!r} has an amqp_cls of its own ({app.amqp_cls}); a bus needs Celery's")
+        raise UsageError(
+            f"the Celery app {app.main!r} has an amqp_cls of its own ({app.amqp_cls}); a bus needs Celery's"
+        )
 
 
 class _DefaultBus(EventBus):

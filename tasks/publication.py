@@ -30,7 +30,14 @@ from celery import uuid
 from celery.exceptions import Reject
 from redis.exceptions import RedisError
 
-from petiole.events.errors import BrokerUnavailable, InvalidMoment, Misuse, PayloadUnreadable, QueueFull
+from petiole.events.errors import (
+    BrokerUnavailable,
+    InvalidSchedule,
+    PayloadUnreadable,
+    QueueFull,
+    StateStoreUnavailable,
+    UsageError,
+)
 from petiole.events.event import Event
 from petiole.tasks.broker.producer import sending
 from petiole.tasks.broker.topology import PUBLISH_QUEUE, PUBLISH_TASK, lane
@@ -83,8 +90,8 @@ class Publish(BusTask):
         """Publish here and now, or hold back inside a handler. Safe to repeat.
 
         With `delay` (seconds) or `at`, it is published then, to those who subscribe then; an event waits once, and the
-        first to be told decides. Raises: Misuse (UnknownEventType, InvalidEvent, EventTooLarge, InvalidMoment),
-        BrokerUnavailable (PublicationUncertain), QueueFull.
+        first to be told decides. Raises: UsageError (unknown_event_type, event_too_large), InvalidEvent,
+        InvalidSchedule, BrokerUnavailable (PublishOutcomeUnknown), QueueFull.
         """
         due = due_time(delay, at)
         context = current_context()
@@ -137,25 +144,28 @@ class Publish(BusTask):
         run = received(self.bus, self.request, task=PUBLISH_TASK, queue=PUBLISH_QUEUE, document=event)
         try:
             admitted = checked(self.bus, event)
-        except BrokerUnavailable as error:
+        except (BrokerUnavailable, StateStoreUnavailable) as error:
             raise Reject(error, requeue=True) from error
-        except (Misuse, PayloadUnreadable) as error:
+        except (UsageError, PayloadUnreadable) as error:
             settlement.give_up(settlement.begin(run), error, cause_of(error))
             raise
         try:
             published = _published(self.bus, admitted, due)
             if run.letter_id is not None:
                 self.bus.stores.dead_letters.resolve(run.letter_id, replay_number(run.replay_id))
-        except (BrokerUnavailable, RedisError) as error:
+        except (BrokerUnavailable, StateStoreUnavailable, RedisError) as error:
             raise Reject(error, requeue=True) from error
-        except (Misuse, QueueFull) as error:
+        except (UsageError, QueueFull) as error:
             said = admitted.event
             settlement.fail(settlement.begin(run), error, WHEN_FULL, event=said, priority=said.priority)
         return published
 
 
 def hold(context: CurrentDelivery, event: Event | Document, due: datetime | None = None) -> Publication:
-    """Keep an event of a handler's until the handler has succeeded. Raises Misuse for one that cannot be published."""
+    """Keep an event of a handler's until the handler has succeeded.
+
+    Raises UsageError for one that cannot be published.
+    """
     admitted = _emitted(context, event)
     if due is None:
         context.outbox.held.append(admitted)
@@ -165,14 +175,14 @@ def hold(context: CurrentDelivery, event: Event | Document, due: datetime | None
 
 
 def due_time(delay: float | timedelta | None, at: datetime | str | None) -> datetime | None:
-    """Tell when an event is to be published; None is now. Raises InvalidMoment."""
+    """Tell when an event is to be published; None is now. Raises InvalidSchedule."""
     if delay is None and at is None:
         return None
     if delay is not None and at is not None:
-        raise InvalidMoment("publish", "both delay and at are given")
+        raise InvalidSchedule("publish", "both delay and at are given")
     due = _after(delay) if delay is not None else _moment(at)
     if due > datetime.now(UTC) + LONGEST_WAIT:
-        raise InvalidMoment("publish", f"{due.isoformat()} is more than {LONGEST_WAIT.days} days ahead")
+        raise InvalidSchedule("publish", f"{due.isoformat()} is more than {LONGEST_WAIT.days} days ahead")
     return due
 
 
@@ -180,7 +190,7 @@ def _after(delay: object) -> datetime:
     if isinstance(delay, timedelta):
         delay = delay.total_seconds()
     if isinstance(delay, bool) or not isinstance(delay, int | float) or not 0 <= delay <= LONGEST_WAIT.total_seconds():
-        raise InvalidMoment("publish", f"delay={delay!r} is no number of seconds from 0 to {LONGEST_WAIT.days} days")
+        raise InvalidSchedule("publish", f"delay={delay!r} is no number of seconds from 0 to {LONGEST_WAIT.days} days")
     return datetime.now(UTC) + timedelta(seconds=delay)
 
 
@@ -188,9 +198,9 @@ def _moment(at: object) -> datetime:
     try:
         moment = datetime.fromisoformat(at) if isinstance(at, str) else at
     except ValueError as error:
-        raise InvalidMoment("publish", f"at={at!r} is no time") from error
+        raise InvalidSchedule("publish", f"at={at!r} is no time") from error
     if not isinstance(moment, datetime) or moment.tzinfo is None:
-        raise InvalidMoment("publish", f"at={at!r} is no time with a zone")
+        raise InvalidSchedule("publish", f"at={at!r} is no time with a zone")
     return moment
 
 

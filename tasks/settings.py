@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from petiole.events.errors import Misuse
+from petiole.events.errors import UsageError
 
 PREFIX = "PETIOLE_"
 DAY_S = 86_400.0
@@ -24,7 +24,7 @@ _SHORTEST_INTERVAL_S = 0.1
 
 
 class EnvironmentSettings(BaseSettings):
-    """A settings model of Petiole. Raises Misuse for a bad value, in one sentence that names the variable."""
+    """A settings model of Petiole. Raises UsageError for a bad value, in one sentence that names the variable."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, env_ignore_empty=True, frozen=True, allow_inf_nan=False, hide_input_in_errors=True
@@ -37,7 +37,7 @@ class EnvironmentSettings(BaseSettings):
             try:
                 super().__init__(**values)
             except ValidationError as error:
-                raise Misuse(_first_problem(type(self), error)) from error
+                raise UsageError(_first_problem(type(self), error)) from error
 
 
 def _checked_interval(seconds: float) -> float:

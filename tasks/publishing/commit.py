@@ -24,11 +24,12 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from petiole.events.errors import (
     BrokerFull,
     BrokerUnavailable,
-    DuplicateRequest,
     LeaseLost,
     NotConfigured,
-    PublicationUncertain,
+    PublishOutcomeUnknown,
     QueueFull,
+    StateStoreUnavailable,
+    duplicate_request,
 )
 from petiole.events.event import Event
 from petiole.tasks.broker.messages import FLOW_HEADER, seal, tail_of
@@ -83,9 +84,9 @@ def dispatch(
     `patience` is how long to wait for room in a full queue, by default PETIOLE_QUEUE_FULL_TIMEOUT_S. With `asking`, the
     first event is a request: before it is sent, it is noted who waits for its answer.
 
-    Raises: NotConfigured, QueueFull, BrokerUnavailable (BrokerFull, PayloadNotStored), PublicationUncertain where the
-    outcome is unknown, QueueDeclaredOtherwise; SystemStopping where it `is_refusable`; LeaseLost where another worker
-    has the delivery, and nothing happened.
+    Raises: NotConfigured, QueueFull, BrokerUnavailable (BrokerFull, StateStoreUnavailable), PublishOutcomeUnknown where
+    the outcome is unknown, UsageError (queue_declared_otherwise); SystemStopping where it `is_refusable`; LeaseLost
+    where another worker has the delivery, and nothing happened.
     """
     in_one_step = bus.publishes_in_one_step
     claim_check.store(bus, events)
@@ -98,9 +99,9 @@ def dispatch(
         else:
             told = _step_by_step(bus, events, settling, waiting, asking)
     except OutOfMemoryError as error:
-        raise BrokerFull(f"publishing {_names(events)}", str(error)) from error
+        raise BrokerFull(f"publishing {_names(events)}", str(error), bus.state_store_name) from error
     except (RedisConnectionError, RedisTimeoutError) as error:
-        raise BrokerUnavailable(f"publishing {_names(events)}") from error
+        raise bus.outage(f"publishing {_names(events)}") from error
     for each in told:
         if each.unwanted is not None:
             _tell_unwanted(bus, each.event, each.unwanted)
@@ -111,7 +112,7 @@ def _tell_unwanted(bus: BusRuntime, event: Event, reason: Unwanted) -> None:
     """Say that an answer reached nobody. It is counted already, and published: nothing may fail because of this."""
     try:
         dispatch(bus, [checked(bus, responses.unwanted(event, reason))])
-    except (BrokerUnavailable, QueueFull):
+    except (BrokerUnavailable, StateStoreUnavailable, QueueFull):
         log.exception("response.untold", extra={"event_id": event.event_id, "reason": reason})
 
 
@@ -120,9 +121,9 @@ def check_open(bus: BusRuntime, tried: str, *, asks: bool = False) -> None:
     try:
         bus.check_open(asks=asks)
     except OutOfMemoryError as error:
-        raise BrokerFull(tried, str(error)) from error
+        raise BrokerFull(tried, str(error), bus.state_store_name) from error
     except (RedisConnectionError, RedisTimeoutError) as error:
-        raise BrokerUnavailable(tried) from error
+        raise bus.outage(tried) from error
 
 
 def _in_one_step(
@@ -153,7 +154,7 @@ def _in_one_step(
                 queue = str(verdict.full_queue).removeprefix(bus.queue_prefix)
                 _wait_for_room(queue, events, routes, gives_up_at)
             case "refused" if asking is not None:
-                raise DuplicateRequest(asking.request_type, asking.request_id)
+                raise duplicate_request(asking.request_type, asking.request_id)
             case "fenced":
                 raise LeaseLost(settling.delivery_id if settling else "")
             case _:
@@ -187,7 +188,7 @@ def _call(publish: Callable[[], Verdict], events: Sequence[Admitted]) -> Verdict
         try:
             return publish()
         except (RedisConnectionError, RedisTimeoutError) as error:
-            raise PublicationUncertain(f"publishing {_names(events)}") from error
+            raise PublishOutcomeUnknown(f"publishing {_names(events)}") from error
 
 
 def _posting(bus: BusRuntime, admitted: Admitted, routes: Sequence[Route]) -> Posting:
@@ -213,7 +214,7 @@ def _step_by_step(
     asking: Asking | None,
 ) -> list[Publication]:
     if asking is not None and not bus.stores.requests.register(asking):
-        raise DuplicateRequest(asking.request_type, asking.request_id)
+        raise duplicate_request(asking.request_type, asking.request_id)
     told = _recorded_and_sent(bus, events) if events else []
     if settling is not None or waiting:
         # What is remembered changes in one step, here too. Dying before it is harmless: the next run says the same

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from petiole.events.errors import DuplicateRequest
+from petiole.events.errors import duplicate_request
 from petiole.tasks.requests.pending import SLICE_S, Asked, is_let_go
 from petiole.tasks.runtime import BusRuntime
 from petiole.tasks.stores.requests import answer_in
@@ -56,7 +56,7 @@ class Inbox:
         Raises: RequestTimedOut.
         """
         if asked.request_id in self._awaited:
-            raise DuplicateRequest(asked.event.content.request_type, asked.request_id)
+            raise duplicate_request(asked.event.content.request_type, asked.request_id)
         future: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         self._awaited[asked.request_id] = future
         sending = _senders(os.getpid()).submit(send)

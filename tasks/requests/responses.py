@@ -15,7 +15,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from petiole.events.catalog.request import RequestEvent, ResponseFailureEvent, ResponseLateEvent, ResponseSuccessEvent
 from petiole.events.content import Value
-from petiole.events.errors import HandlerNotFound, PetioleError, ResponderNotFound
+from petiole.events.errors import Permanent, PetioleError, error_type_of, handler_not_found, responder_not_found
 from petiole.events.event import Event
 from petiole.events.subscriptions import Subscription
 from petiole.tasks.stores.requests import Answering, Unwanted
@@ -61,7 +61,7 @@ def response(event: Event, returns: type[Answer] | None = None) -> Response[Answ
 
 def unanswered(request: RequestEvent, error: PetioleError) -> Response[Answer]:
     """Say that nobody answered."""
-    return Response(request.content.request_id, error=str(error), error_type=type(error).__name__)
+    return Response(request.content.request_id, error=str(error), error_type=error_type_of(error))
 
 
 def success(request: RequestEvent, value: object) -> ResponseSuccessEvent:
@@ -88,7 +88,7 @@ def failure(request: RequestEvent, error_type: str, error: str) -> ResponseFailu
 
 def failure_of(request: RequestEvent, error: BaseException) -> ResponseFailureEvent:
     """Word an error as the answer."""
-    return failure(request, type(error).__name__, str(error))
+    return failure(request, error_type_of(error), str(error))
 
 
 def response_id(request: RequestEvent) -> str:
@@ -132,11 +132,11 @@ def is_answerer(subscription: Subscription, responder: str) -> bool:
 
 def unanswerable(
     request: RequestEvent, heard_by: Sequence[Subscription], known: Sequence[Subscription]
-) -> HandlerNotFound | ResponderNotFound | None:
+) -> Permanent | None:
     """Find out why nobody can answer a request that these subscriptions hear; None where somebody can."""
     asked = request.content
     if any(is_answerer(each, asked.responder) for each in heard_by):
         return None
     if any(each.agent == asked.responder for each in known):
-        return HandlerNotFound(asked.request_type, asked.responder)
-    return ResponderNotFound(asked.request_type, asked.responder)
+        return handler_not_found(asked.request_type, asked.responder)
+    return responder_not_found(asked.request_type, asked.responder)

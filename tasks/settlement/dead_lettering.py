@@ -24,16 +24,13 @@ from petiole.events.catalog.error import ErrorContent, ErrorEvent
 from petiole.events.content import Value
 from petiole.events.dead_letter import Attempt, Cause, DeadLetter, fingerprint
 from petiole.events.errors import (
-    EventExpired,
-    HopLimitReached,
-    Misuse,
-    NewerVersion,
+    DeliveryCrashed,
     PayloadUnreadable,
     Permanent,
     QueueFull,
     Severity,
-    UnknownEventType,
-    WorkersDied,
+    UsageError,
+    error_type_of,
 )
 from petiole.events.event import Category, Event
 from petiole.events.ids import Beside, emitted_event_id
@@ -53,15 +50,18 @@ _JSON: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
 log = logging.getLogger(__name__)
 
 
+_CAUSES_BY_CODE: Mapping[str, Cause] = {
+    "hop_limit_reached": "loop",
+    "event_expired": "expired",
+    "unknown_event_type": "unknown_type",
+    "newer_version": "unknown_type",
+}
+
 # The first that fits.
 _CAUSES: tuple[tuple[type[BaseException], Cause], ...] = (
     (PayloadUnreadable, "payload"),
-    (HopLimitReached, "loop"),
-    (WorkersDied, "poison"),
-    (EventExpired, "expired"),
-    (UnknownEventType, "unknown_type"),
-    (NewerVersion, "unknown_type"),
-    (Misuse, "invalid"),
+    (DeliveryCrashed, "poison"),
+    (UsageError, "invalid"),
     (Permanent, "permanent"),
     (BaseException, "failed"),
 )
@@ -69,7 +69,8 @@ _CAUSES: tuple[tuple[type[BaseException], Cause], ...] = (
 
 def cause_of(error: BaseException) -> Cause:
     """Say why a delivery is given up that ended in this error."""
-    return next(cause for kind, cause in _CAUSES if isinstance(error, kind))
+    by_class = next(cause for kind, cause in _CAUSES if isinstance(error, kind))
+    return _CAUSES_BY_CODE.get(error_type_of(error), by_class)
 
 
 def letter_of(
@@ -101,7 +102,7 @@ def letter_of(
             "subscription": _unicode(subscription),
             "queue": _unicode(queue),
             "cause": cause,
-            "error_type": type(error).__name__,
+            "error_type": error_type_of(error),
             "error": _unicode(str(error)),
             "traceback": _unicode("".join(traceback.format_exception(error))),
             "fingerprint": fingerprint(error),

@@ -61,7 +61,7 @@ class EventTestHarness:
         self.close()
 
     def add(self, agent: Agent) -> None:
-        """Let an agent take part. Raises Misuse after the first publish."""
+        """Let an agent take part. Raises UsageError after the first publish."""
         self.bus.include(agent)
 
     def subscribe(self, pattern: str, handler: HandlerFunction, *, agent: str = "test") -> None:

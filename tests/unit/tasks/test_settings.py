@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from pydantic import Field, SecretStr
 
-from petiole.events.errors import Misuse
+from petiole.events.errors import UsageError
 from petiole.tasks.settings import EnvironmentSettings, Settings, unknown_variables
 
 
@@ -17,7 +17,7 @@ def test_a_duration_is_seconds(monkeypatch):
 def test_what_is_no_duration_is_refused(monkeypatch, value):
     monkeypatch.setenv("PETIOLE_QUEUE_FULL_TIMEOUT_S", value)
 
-    with pytest.raises(Misuse, match="PETIOLE_QUEUE_FULL_TIMEOUT_S"):
+    with pytest.raises(UsageError, match="PETIOLE_QUEUE_FULL_TIMEOUT_S"):
         Settings()
 
 
@@ -25,14 +25,14 @@ def test_what_is_no_duration_is_refused(monkeypatch, value):
 def test_what_is_no_interval_is_refused(monkeypatch, value):
     monkeypatch.setenv("PETIOLE_TICK_INTERVAL_S", value)
 
-    with pytest.raises(Misuse, match="PETIOLE_TICK_INTERVAL_S"):
+    with pytest.raises(UsageError, match="PETIOLE_TICK_INTERVAL_S"):
         Settings()
 
 
 def test_a_bad_value_is_one_sentence_with_variable_value_reason_and_remedy(monkeypatch):
     monkeypatch.setenv("PETIOLE_MAX_HOPS", "0")
 
-    with pytest.raises(Misuse) as refused:
+    with pytest.raises(UsageError) as refused:
         Settings()
 
     assert str(refused.value) == (
@@ -41,7 +41,7 @@ def test_a_bad_value_is_one_sentence_with_variable_value_reason_and_remedy(monke
 
 
 def test_a_bad_value_given_in_code_is_refused_alike():
-    with pytest.raises(Misuse, match="PETIOLE_MAX_HOPS is '0'"):
+    with pytest.raises(UsageError, match="PETIOLE_MAX_HOPS is '0'"):
         Settings(max_hops=0)
 
 
@@ -52,7 +52,7 @@ class WithSecret(EnvironmentSettings):
 def test_a_bad_secret_is_not_shown(monkeypatch):
     monkeypatch.setenv("PETIOLE_KEY", "hunter2")
 
-    with pytest.raises(Misuse, match="PETIOLE_KEY is not usable") as refused:
+    with pytest.raises(UsageError, match="PETIOLE_KEY is not usable") as refused:
         WithSecret()
 
     assert "hunter2" not in f"{refused.value} {refused.value.__cause__}"

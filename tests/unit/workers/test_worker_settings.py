@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from petiole.events.errors import Misuse
+from petiole.events.errors import UsageError
 from petiole.tasks import Agent
 from petiole.tasks.settings import variable_of
 from petiole.workers.cli import petiole
@@ -52,7 +52,7 @@ def test_subscriptions_with_settings_are_made_once_when_the_agent_is_included(mo
         agent.on("input.*", on_busy=WorkerSettings().llm_on_busy)(answer)
 
     monkeypatch.setenv("PETIOLE_LLM_ON_BUSY", "shout")
-    with pytest.raises(Misuse, match="PETIOLE_LLM_ON_BUSY is 'shout'"):
+    with pytest.raises(UsageError, match="PETIOLE_LLM_ON_BUSY is 'shout'"):
         _ = agent.subscriptions
     monkeypatch.setenv("PETIOLE_LLM_ON_BUSY", "reject")
 

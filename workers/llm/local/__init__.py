@@ -29,7 +29,7 @@ class Local(Endpoint):
     name = "local"
 
     def __init__(self) -> None:
-        """Prepare the client; nothing is sent yet. Raises MissingExtra."""
+        """Prepare the client; nothing is sent yet. Raises UsageError (missing_extra)."""
         settings = WorkerSettings()
         self._url = settings.llm_base_url or f"http://127.0.0.1:{PORT}/v1"
         client = connect(self._url, KEY, settings.llm_timeout_s, of=self.name, extra="llm")

@@ -1,26 +1,19 @@
-"""What fault tests share: a broker to ill-treat, processes that hold still, publishers that count, and the tally."""
+"""Traffic: two agents, publishers that count, and the count of what became of their events."""
 
 from __future__ import annotations
 
 import os
-import signal
 import threading
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-import psutil
-import redis
-
 from petiole.events import TextContent, TextMessageEvent
 from petiole.events.errors import Retryable
-from petiole.tasks.celery import EventApp
+from petiole.tasks.bus import EventBus
 from petiole.tasks.publication import Publish
-from petiole.tasks.transport import ours
-from petiole.workers.process import embedded_broker
+from tests.support.apps import a_bus
 
 IS_FULL = os.environ.get("PETIOLE_FAULTS") == "full"
 """Whether runs are as long as `make faults` has them."""
@@ -51,75 +44,6 @@ _AFTER_AN_ERROR_S = 0.1
 ANSWERS = ("message.one", "message.two")
 
 
-class Server:
-    """A broker of one's own that is stopped, killed, frozen and filled; what it acknowledged is on disk."""
-
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        self.url = ""
-
-    def start(self) -> None:
-        """Start it, with the data and the address that it had."""
-        url = embedded_broker.start(self.home).url
-        assert url == (self.url or url)
-        self.url = url
-        with self.client() as client:
-            client.config_set("appendfsync", "always")
-
-    def stop(self) -> None:
-        """Let it end in order. Safe to repeat."""
-        embedded_broker.stop(self.home)
-
-    def kill(self) -> None:
-        """End it at once."""
-        process = self._process()
-        process.kill()
-        process.wait(timeout=10)
-
-    def client(self) -> redis.Redis:
-        """Connect past everything."""
-        return redis.Redis.from_url(self.url, decode_responses=True, socket_timeout=10)
-
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
-        """Let it hold still, with its connections open, for as long as the block."""
-        with holding_still(self._process().pid):
-            yield
-
-    @contextmanager
-    def full(self) -> Iterator[None]:
-        """Let it have no memory left, for as long as the block."""
-        with self.client() as client:
-            client.config_set("maxmemory", 1)
-            try:
-                yield
-            finally:
-                client.config_set("maxmemory", 0)
-
-    def _process(self) -> psutil.Process:
-        return psutil.Process(int((self.home / "valkey" / "valkey.pid").read_text()))
-
-
-@contextmanager
-def holding_still(*pids: int) -> Iterator[None]:
-    """Stop processes where they are (SIGSTOP), and let them go on after the block."""
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
-
-
-def an_app(url: str) -> EventApp:
-    """Make a publisher's app."""
-    app = EventApp("faults", set_as_current=False)
-    app.conf.update(broker_url=ours(url), result_backend=url)
-    app.adopt(Publish)
-    return app
-
-
 def an_event(number: int = 0) -> TextMessageEvent:
     """Make an event of one of seven streams."""
     return TextMessageEvent(stream_id=f"s{number % 7}", content=TextContent(text=f"message {number}"))
@@ -134,31 +58,31 @@ class Tally:
     """Errors that publishers got, by class."""
     runs: Path | None = None
 
-    def emitted(self, app: EventApp) -> Counter[tuple[str, str]]:
+    def emitted(self, bus: EventBus) -> Counter[tuple[str, str]]:
         """Count the answers in the history, by topic and the event that was answered."""
-        recorded = app.stores.history.since(count=1_000_000)
+        recorded = bus.stores.history.since(count=1_000_000)
         return Counter((each.topic, str(each.attributes["causation_id"])) for each in recorded if each.topic in ANSWERS)
 
-    def is_complete(self, app: EventApp) -> bool:
+    def is_complete(self, bus: EventBus) -> bool:
         """Tell whether everything that was acknowledged has all its answers."""
-        return not self.missing(app)
+        return not self.missing(bus)
 
-    def missing(self, app: EventApp) -> list[tuple[str, str]]:
+    def missing(self, bus: EventBus) -> list[tuple[str, str]]:
         """List the answers that acknowledged events lack."""
-        emitted = self.emitted(app)
+        emitted = self.emitted(bus)
         return [(topic, event) for event in self.acknowledged for topic in ANSWERS if not emitted[topic, event]]
 
-    def doubled(self, app: EventApp) -> int:
+    def doubled(self, bus: EventBus) -> int:
         """Count the answers that were given twice."""
-        return sum(count - 1 for count in self.emitted(app).values())
+        return sum(count - 1 for count in self.emitted(bus).values())
 
-    def line(self, app: EventApp) -> str:
+    def line(self, bus: EventBus) -> str:
         """Tell all of it in one line."""
         runs = Counter(self.runs.read_text().split()) if self.runs and self.runs.exists() else Counter()
         return (
             f"acknowledged {len(self.acknowledged)}, refused {self.refused.total()} {dict(self.refused)}, "
-            f"handled {runs.total()}, run again {runs.total() - len(runs)}, lost {len(self.missing(app))}, "
-            f"duplicated effects {self.doubled(app)}"
+            f"handled {runs.total()}, run again {runs.total() - len(runs)}, lost {len(self.missing(bus))}, "
+            f"duplicated effects {self.doubled(bus)}"
         )
 
 
@@ -166,7 +90,7 @@ class Publisher:
     """A thread that publishes one event after another and counts acknowledgements and errors."""
 
     def __init__(self, url: str, tally: Tally, *, by: str = "run", pause_s: float = 0.01) -> None:
-        self._app = an_app(url)
+        self._bus = a_bus(url)
         self._tally = tally
         self._by = by
         self._pause_s = pause_s
@@ -182,12 +106,12 @@ class Publisher:
         self._ends.set()
         self._thread.join(60)
         assert not self._thread.is_alive(), "the publisher hangs"
-        self._app.close()
+        self._bus.close()
         if self.unexpected is not None:
             raise self.unexpected
 
     def _publish(self) -> None:
-        publish = self._app.tasks[Publish.name]
+        publish = self._bus.app.tasks[Publish.name]
         call = publish.run if self._by == "run" else publish.delay
         number = 0
         while not self._ends.wait(self._pause_s):
