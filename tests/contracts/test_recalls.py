@@ -159,7 +159,7 @@ def test_meaning_without_its_extra_is_refused_by_name(vectors, monkeypatch):
 def test_what_is_no_way_to_recall_is_refused(vectors, monkeypatch):
     monkeypatch.setenv("PETIOLE_RETRIEVAL", "magic")
 
-    with pytest.raises(ValueError, match="'words' or 'meaning'"):
+    with pytest.raises(UsageError, match="'keyword' or 'semantic'"):
         chosen_recall(vectors)
 
 

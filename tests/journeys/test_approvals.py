@@ -17,6 +17,7 @@ from petiole.events.catalog.tools import ApprovalGrantedEvent, ApprovalRequested
 from petiole.events.errors import UsageError
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.agents import tools as tools_agent
+from petiole.workers.state import team_state
 from petiole.workers.tools import ToolRegistry, approvals
 from tests.support.apps import command_line, serve_tools
 from tests.support.errors import has_code
@@ -214,7 +215,7 @@ def test_a_grant_that_nobody_gave_runs_nothing(team, ran):
 
 def test_a_grant_whose_teller_died_is_told_at_the_deadline(team, ran):
     approval = asked(team).content
-    team.bus.stores.approvals.decide(approval.approval_id, "granted", by="ada")
+    team_state(team.bus).approvals.decide(approval.approval_id, "granted", by="ada")
 
     team.send_through(a_request(a_call(tool="look", call_id="c-2")))
 

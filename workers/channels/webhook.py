@@ -85,7 +85,10 @@ class Webhook:
 
 
 def open_webhook() -> Webhook | None:
-    """Open the webhook that is configured; None where there is none. Raises: UsageError (missing_extra), NotConfigured."""
+    """Open the webhook that is configured; None where there is none.
+
+    Raises: UsageError (missing_extra), NotConfigured.
+    """
     settings = WorkerSettings()
     if settings.webhook_url is None:
         return None
