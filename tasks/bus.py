@@ -40,7 +40,7 @@ from petiole.tasks.publishing.commit import Publication
 from petiole.tasks.publishing.document import Document
 from petiole.tasks.requests.requester import Requester
 from petiole.tasks.runtime import BusRuntime, BusTask, bus_of, included_agents, set_default_bus
-from petiole.tasks.sessions.expiry import SweepTask
+from petiole.tasks.sessions.expiry import SweepTask, sweep_interval_s
 from petiole.tasks.settings import Settings
 from petiole.tasks.streaming.reader import AnswerReader
 
@@ -148,6 +148,7 @@ class EventBus(BusRuntime):
 
     def check_configuration(self) -> None:
         """Raise NotConfigured where a setting of the app would break a guarantee; it names setting, file and remedy."""
+        _ = self.settings  # a bad value is refused here; what `_configure` raises, Celery's signal only logs
         found = list(conflicts(self.app, (task for task in self.app.tasks.values() if isinstance(task, BusTask))))
         if found and self._in_process is None:
             raise NotConfigured("Celery", "; ".join(found))
@@ -218,7 +219,7 @@ class EventBus(BusRuntime):
         intervals = {
             TickTask: self.settings.tick_interval_s,
             MetricsTask: self.settings.metrics_interval_s,
-            SweepTask: self.settings.session_sweep_interval_s,
+            SweepTask: sweep_interval_s(self.settings),
         }
         entries = schedule({**intervals, **self._periodic})
         configure(self.app.conf, self.settings, entries, is_default=self._reads_environment)

@@ -19,11 +19,11 @@ from celery import Celery
 
 from petiole.tasks.settings import Settings
 from petiole.tasks.transport import ours
+from petiole.tasks.transport.address import PREFIX
 
 CONSUMER = "petiole.tasks.consuming.consumer:Consumer"
 
 STOCK_OPTIONS = {
-    "visibility_timeout": 15,
     # Kombu's own values look for a dead worker's messages about every 100 s.
     "unacked_restore_interval": 1,
     "unacked_restore_throttle": 1,
@@ -48,7 +48,7 @@ def default_configuration(settings: Settings) -> dict[str, object]:
     url = settings.broker_url or settings.embedded_broker_url
     return {
         "broker_url": url,
-        "result_backend": settings.result_url or settings.state_url or url,
+        "result_backend": settings.state_url or url,
         "broker_connection_retry_on_startup": True,
         "redis_socket_timeout": 30,
         "redis_socket_connect_timeout": 5,
@@ -88,13 +88,11 @@ def use_broker(conf: Configuration, url: str | None, settings: Settings) -> None
     if url.startswith(("amqp://", "amqps://", "pyamqp://")):
         # A message counts as sent when its queue has it on disk. Redis needs no telling.
         options["confirm_publish"] = True
-    elif settings.transport == "stock":
-        options |= STOCK_OPTIONS
-    if settings.visibility_timeout_s is not None:
+    elif ours(url).startswith(PREFIX):
         options["visibility_timeout"] = settings.visibility_timeout_s
-    if options:
-        conf.broker_transport_options = options | conf.broker_transport_options
-    served = url if settings.transport == "stock" else ours(url)
+        options |= STOCK_OPTIONS if settings.transport == "kombu" else {}
+    conf.broker_transport_options = options | conf.broker_transport_options
+    served = url if settings.transport == "kombu" else ours(url)
     conf.update(broker_read_url=served, broker_write_url=served)
 
 

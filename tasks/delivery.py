@@ -124,7 +124,7 @@ def admitted(delivery: Delivery, event: Event) -> tuple[Delivery, Outcome | None
         _refuse(delivery, event, DeliveryCrashed(delivery.run.task, begun.deaths))
     expires_at = delivery.handler.subscription.expires_at(event)
     if expires_at is not None and expires_at <= datetime.now(UTC) and delivery.run.replay_id is None:
-        if delivery.bus.settings.keep_expired:
+        if delivery.bus.settings.dead_letter_expired:
             _refuse(delivery, event, event_expired(event.event_type, expires_at.isoformat()))
         settlement.settle(delivery.run)
         return delivery, Outcome.EXPIRED

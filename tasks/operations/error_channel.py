@@ -18,6 +18,7 @@ is reported while an error event is handled is logged and goes nowhere: it would
 from __future__ import annotations
 
 import logging
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from petiole.events.catalog.error import ErrorContent, ErrorEvent
@@ -95,7 +96,7 @@ def abort(bus: BusRuntime, event: ErrorEvent) -> str | None:
     agent = event.content.parameters.get("agent")
     if not isinstance(agent, str):
         return None
-    is_new = bus.stores.lifecycle.abort(agent, event.correlation_id, bus.settings.inbox_age)
+    is_new = bus.stores.lifecycle.abort(agent, event.correlation_id, timedelta(seconds=bus.settings.inbox_retention_s))
     bus.resource(deduplication.Known).void()
     if is_new:
         bus.instrumentation.emit(FlowAborted(agent=agent, correlation_id=event.correlation_id))

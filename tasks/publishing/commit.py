@@ -80,8 +80,8 @@ def dispatch(
 ) -> list[Publication]:
     """Publish events, in order; with `settling`, end the run of a delivery too; `waiting` comes later. Safe to repeat.
 
-    `patience` is how long to wait for room in a full queue, by default PETIOLE_BLOCK_TIMEOUT. With `asking`, the first
-    event is a request: before it is sent, it is noted who waits for its answer.
+    `patience` is how long to wait for room in a full queue, by default PETIOLE_QUEUE_FULL_TIMEOUT_S. With `asking`, the
+    first event is a request: before it is sent, it is noted who waits for its answer.
 
     Raises: NotConfigured, QueueFull, BrokerUnavailable (BrokerFull, StateStoreUnavailable), PublishOutcomeUnknown where
     the outcome is unknown, UsageError (queue_declared_otherwise); SystemStopping where it `is_refusable`; LeaseLost
@@ -93,7 +93,7 @@ def dispatch(
         check_open(bus, f"publishing {_names(events)}", asks=not events)
     try:
         if in_one_step:
-            patience = bus.settings.block_timeout if patience is None else patience
+            patience = timedelta(seconds=bus.settings.queue_full_timeout_s) if patience is None else patience
             told = _in_one_step(bus, events, settling, waiting, asking, is_refusable=is_refusable, patience=patience)
         else:
             told = _step_by_step(bus, events, settling, waiting, asking)

@@ -72,8 +72,8 @@ class Requester:
     ) -> PendingResponse[Answer]:
         """Ask, and return at once; `.get()` of what is returned waits for the Response. See the module.
 
-        `timeout` (s) is PETIOLE_REQUEST_TIMEOUT where it is not given. `returns` is what the answer is read as, such as
-        a pydantic model. Raises: UsageError (invalid_request, duplicate_request), InvalidEvent,
+        `timeout` (s) is PETIOLE_REQUEST_TIMEOUT_S where it is not given. `returns` is what the answer is read as, such
+        as a pydantic model. Raises: UsageError (invalid_request, duplicate_request), InvalidEvent,
         BrokerUnavailable (PublishOutcomeUnknown), QueueFull; then nobody waits.
         """
         context = current_context()
@@ -176,12 +176,13 @@ def _asked(
 
 def _timeout_s(event: RequestEvent, bus: BusRuntime, timeout: object) -> float:
     if timeout is None:
-        return bus.settings.request_timeout.total_seconds()
+        return bus.settings.request_timeout_s
     seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
     # Beyond the window, a second answer would not be known for one.
-    longest_s = min(bus.settings.publish_window, LONGEST_WAIT).total_seconds()
+    longest_s = min(bus.settings.deduplication_window_s, LONGEST_WAIT.total_seconds())
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= longest_s:
-        reason = f"timeout={timeout!r} cannot be; give seconds above 0 and up to {longest_s:g} (PETIOLE_PUBLISH_WINDOW)"
+        limit = f"{longest_s:g} (PETIOLE_DEDUPLICATION_WINDOW_S)"
+        reason = f"timeout={timeout!r} cannot be; give seconds above 0 and up to {limit}"
         raise invalid_request(_type_of(event), reason)
     return float(seconds)
 

@@ -82,11 +82,11 @@ def _ledger(bus: BusRuntime, worker: str) -> Ledger:
         inbox=keys.inbox(""),
         runs=keys.attempts(""),
         aborted=keys.aborted("", "").removesuffix(":"),
-        age_ms=int(bus.settings.inbox_age.total_seconds() * 1_000),
+        age_ms=int(bus.settings.inbox_retention_s * 1_000),
         worker=worker,
     )
 
 
 def _may_guess(bus: BusRuntime) -> bool:
     # Where the first death is one too many, nothing may begin that is not noted as begun.
-    return bus.settings.most_deaths > 1
+    return bus.settings.max_delivery_crashes > 1

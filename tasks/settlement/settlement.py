@@ -127,7 +127,7 @@ def begin(run: Run, *, work: tuple[str, str] | None = None) -> Run:
             run.worker,
             holder=lease.holder if lease else "",
             holders_key=stores.held.holders if lease and run.bus.publishes_in_one_step else "",
-            most_deaths=run.bus.settings.most_deaths,
+            most_deaths=run.bus.settings.max_delivery_crashes,
             work=work,
         )
     except RedisError as error:

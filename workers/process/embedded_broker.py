@@ -4,7 +4,7 @@
     url(home)       return where the running server is, or None
     stop(home)      write everything to disk and end the server      whether one ran
 
-    use_embedded_broker(app)  start it in this directory, unless the environment names another broker
+    use_embedded_broker(app)  start it in this directory, unless another broker is configured
 
     <home>/broker.url     the address of the server; present while it runs (celeryconfig.py reads it)
     <home>/broker.lock    held by the process that starts or stops the server
@@ -18,7 +18,6 @@ known even when it does not reply, and two servers never share one directory.
 from __future__ import annotations
 
 import fcntl
-import os
 import secrets
 import socket
 import subprocess
@@ -36,6 +35,7 @@ from redis.retry import Retry
 
 from petiole.events.errors import broker_not_started, broker_not_stopped
 from petiole.tasks.bus import EventBus
+from petiole.tasks.settings import Settings
 
 _START_TIMEOUT_S = 60.0  # a large append-only file takes its time to load; a dead server is noticed at once
 _STOP_TIMEOUT_S = 30.0
@@ -89,7 +89,7 @@ class _Files:
 
 def default_home() -> Path:
     """Return PETIOLE_HOME, or `.petiole` in the current directory."""
-    return Path(os.environ.get("PETIOLE_HOME") or ".petiole").absolute()
+    return Settings().home.absolute()
 
 
 def use_embedded_broker(bus: EventBus) -> Running | None:
@@ -97,7 +97,7 @@ def use_embedded_broker(bus: EventBus) -> Running | None:
 
     Raises as `start`.
     """
-    if os.environ.get("PETIOLE_BROKER_URL") or os.environ.get("CELERY_BROKER_URL"):
+    if bus.broker_url not in ("", bus.settings.embedded_broker_url):
         return None
     running = start(default_home())
     if bus.broker_url != running.url:
