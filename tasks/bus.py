@@ -26,12 +26,20 @@ from celery import Celery, bootsteps, signals
 from celery.local import PromiseProxy
 from redis.asyncio import Redis as AsyncRedis
 
-from petiole.events.errors import Misuse, NotConfigured
+from petiole.events.errors import Misuse
 from petiole.events.event import Event
 from petiole.events.registry import EventRegistry, registry
 from petiole.tasks.agents import Agent, HandlerFunction
 from petiole.tasks.broker.topology import PUBLISH_QUEUE, EventAMQP
-from petiole.tasks.celery import add_unset, configure, configure_default, conflicts, make_default_app, private_app, use_broker
+from petiole.tasks.celery import (
+    add_unset,
+    configure,
+    configure_default,
+    conflicts,
+    make_default_app,
+    private_app,
+    use_broker,
+)
 from petiole.tasks.consuming.in_process import InProcess
 from petiole.tasks.delivery import DeliveryTask
 from petiole.tasks.periodic import MetricsTask, Periodic, TickTask, schedule

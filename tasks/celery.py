@@ -34,12 +34,15 @@ Configuration = Any  # celery.app.utils.Settings, of which the stubs describe ha
 class ConfigurationLoader(AppLoader):
     """Celery's loader. A configuration module may be missing; one that is there and cannot be imported is an error."""
 
-    def config_from_object(self, obj: Any, silent: bool = False) -> bool:  # noqa: FBT001, FBT002 - Celery's signature
+    def config_from_object(  # type: ignore[override]  # the stubs leave out that it tells whether there is one
+        self,
+        obj: Any,
+        silent: bool = False,  # noqa: FBT001, FBT002 - Celery's signature
+    ) -> bool:
         """Load the configuration module. Raises what importing it raises."""
         with cwd_in_path():
             is_missing = importlib.util.find_spec(obj) is None
-        found: bool = super().config_from_object(obj, silent=silent and is_missing)
-        return found
+        return bool(super().config_from_object(obj, silent=silent and is_missing))  # type: ignore[func-returns-value]  # as above
 
 
 def make_default_app() -> Celery:
@@ -51,12 +54,14 @@ def make_default_app() -> Celery:
 
 def private_app(**options: Any) -> Celery:
     """Make a Celery app that nobody finds as the current one: Celery's fix-up for Django would make it the default."""
-    return Celery("petiole", set_as_current=False, fixups=(), **options)
+    return Celery("petiole", set_as_current=False, fixups=[], **options)
 
 
 def default_configuration(settings: Settings) -> dict[str, object]:
     """Return the settings of the default app, without a `celeryconfig`."""
     url = settings.broker_url or settings.embedded_broker_url
+    # The home is there where the embedded broker was started. Beat makes no folder, and ends where there is none.
+    schedule_folder = settings.home if settings.home.is_dir() else Path()
     return {
         "broker_url": url,
         "result_backend": settings.result_url or settings.state_url or url,
@@ -74,7 +79,7 @@ def default_configuration(settings: Settings) -> dict[str, object]:
         "timezone": "UTC",
         # Celery rounds its waits to whole turns: a beat that sleeps for long keeps no short interval.
         "beat_max_loop_interval": 5,
-        "beat_schedule_filename": str(settings.home / "beat-schedule"),
+        "beat_schedule_filename": str(schedule_folder / "beat-schedule"),
         # celery-redbeat, where it is the scheduler; it talks to the server without our transport.
         "redbeat_redis_url": settings.state_url or url,
         "redbeat_key_prefix": f"{settings.key_prefix}:redbeat:",
@@ -189,9 +194,9 @@ def _place(app: Celery, setting: str) -> str:
     prefix = app.namespace or "CELERY"  # type: ignore[attr-defined]  # the stubs leave it out
     assigned = re.compile(rf"""^[^#]*\b({re.escape(prefix)}_)?{setting}["']?\]?\s*[=:,](?!=)""", re.IGNORECASE)
     for path in _users_files():
-        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-            if assigned.match(line):
-                return f"{path}:{number}: {setting}"
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        if numbers := [number for number, line in enumerate(lines, 1) if assigned.match(line)]:
+            return f"{path}:{numbers[-1]}: {setting}"
     return setting
 
 

@@ -123,10 +123,9 @@ class EventAMQP(AMQP):
         address = joined(url)
         if settings.transport == "petiole":
             address = ours(address)
-        given = options.pop("transport_options", None) or {}
-        return EventConnection(
-            address or None, *args, transport_options=_transport_options(address, settings) | given, **options
-        )
+        options["transport_options"] = _transport_options(address, settings) | (options.get("transport_options") or {})
+        hostname: Any = address or None  # which kombu takes, and the stubs do not
+        return EventConnection(hostname, *args, **options)
 
     def queues_cls(self, queues: Any, **options: Any) -> EventQueues:  # type: ignore[override]  # called only
         """Make the map of declarations."""

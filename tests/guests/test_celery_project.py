@@ -115,7 +115,8 @@ def test_a_projects_tasks_keep_their_attributes_and_events_keep_theirs(shop):
 
     told = shop.run(
         f"import json; from shop import app\nnames = {names!r}\n"
-        "print(json.dumps([[getattr(app.tasks[task], name) for name in names] for task in ('shop.pack', 'clerk.hear')]))"
+        "tasks = [app.tasks[name] for name in ('shop.pack', 'clerk.hear')]\n"
+        "print(json.dumps([[getattr(task, name) for name in names] for task in tasks]))"
     )
 
     assert json.loads(told) == [

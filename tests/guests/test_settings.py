@@ -75,6 +75,8 @@ SHOP = """
     from celery import Celery
     from petiole.tasks import Agent, EventBus
 
+    def act(): ...
+
     app = Celery("shop", broker=os.environ["SHOP_BROKER"])
     {configure}
     bus = EventBus(app)
@@ -93,13 +95,21 @@ SHOP = """
     [
         ("app.config_from_object('shopconfig')", "", "shopconfig.py:2: task_annotations sets acks_late=False"),
         ("app.config_from_object('shopconfig:Old')", "", "shopconfig.py:4: accept_content is ['pickle']"),
-        ("app.conf.update(task_protocol=1)", "", "shop.py:7: task_protocol is 1"),
-        ("", "app.conf.worker_consumer = 'celery.worker.consumer:Consumer'", "shop.py:16: worker_consumer is"),
-        ("app.conf.task_queues = [__import__('kombu').Queue('clerk')]", "", "shop.py:7: task_queues has a queue 'clerk'"),
-        ("app.conf.task_default_queue = 'publish'", "", "shop.py:7: task_default_queue has a queue 'publish'"),
-        ("app.task(name='own')(print); app.conf.task_routes = {'own': 'clerk'}", "", "shop.py:7: task_routes has a queue"),
-        ("app.task(name='petiole.tick')(print)", "", "the app has a task 'petiole.tick' of its own"),
-        ("app.task(name='clerk.hear')(print); app.finalize()", "", "the app has a task 'clerk.hear' of its own"),
+        ("app.conf.update(task_protocol=1)", "", "shop.py:9: task_protocol is 1"),
+        ("", "app.conf.worker_consumer = 'celery.worker.consumer:Consumer'", "shop.py:17: worker_consumer is"),
+        (
+            "app.conf.task_queues = [__import__('kombu').Queue('clerk')]",
+            "",
+            "shop.py:9: task_queues has a queue 'clerk'",
+        ),
+        ("app.conf.task_default_queue = 'publish'", "", "shop.py:9: task_default_queue has a queue 'publish'"),
+        (
+            "app.task(name='own')(act); app.conf.task_routes = {'own': 'clerk'}",
+            "",
+            "shop.py:9: task_routes has a queue",
+        ),
+        ("app.task(name='petiole.tick')(act)", "", "the app has a task 'petiole.tick' of its own"),
+        ("app.task(name='clerk.hear')(act); app.finalize()", "", "the app has a task 'clerk.hear' of its own"),
     ],
 )
 def test_a_worker_of_a_projects_app_refuses_what_could_lose_events(project, configure, afterwards, place):
