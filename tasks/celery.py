@@ -42,7 +42,7 @@ class ConfigurationLoader(AppLoader):
         """Load the configuration module. Raises what importing it raises."""
         with cwd_in_path():
             is_missing = importlib.util.find_spec(obj) is None
-        return bool(super().config_from_object(obj, silent=silent and is_missing))  # type: ignore[func-returns-value]  # as above
+        return bool(super().config_from_object(obj, silent=silent and is_missing))
 
 
 def make_default_app() -> Celery:

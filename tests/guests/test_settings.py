@@ -125,6 +125,45 @@ def test_a_worker_of_a_projects_app_refuses_what_could_lose_events(project, conf
     assert place in printed.strip().splitlines()[-1], printed[-2000:]
 
 
+def test_the_broker_that_a_celeryconfig_names_is_used_and_no_other_is_started(
+    defaults, clean_broker_url, seen, eventually
+):
+    del defaults.environment["PETIOLE_BROKER_URL"]
+    defaults.write(celeryconfig='import os\nbroker_url = os.environ["SHOP_BROKER"]')
+
+    told = defaults.run(
+        "from petiole.workers import app\nprint(app.connection_for_write().as_uri(include_password=True))"
+    )
+
+    assert told.strip() == f"petiole+{clean_broker_url}"
+    assert not (defaults.home / ".petiole").exists()
+
+
+def test_the_broker_in_our_variable_wins_over_celerys_and_a_celeryconfig(defaults, clean_broker_url):
+    defaults.environment["CELERY_BROKER_URL"] = "redis://other.invalid/0"
+    defaults.write(celeryconfig='broker_url = "redis://third.invalid/0"')
+
+    told = defaults.run(
+        "from petiole.workers import app\nprint(app.connection_for_write().as_uri(include_password=True))"
+    )
+
+    assert told.strip() == f"petiole+{clean_broker_url}"
+
+
+def test_an_eager_app_publishes_at_once_and_leaves_handling_to_the_workers(project):
+    project.write(shop=SHOP.format(configure="app.conf.task_always_eager = True", afterwards=""))
+
+    told = project.run(
+        "from petiole.events import TextContent, TextMessageEvent\n"
+        "from shop import bus, clerk\n"
+        "bus.stores.directory.announce(clerk.subscriptions)\n"
+        "event = TextMessageEvent(stream_id='s', content=TextContent(text='a'))\n"
+        "print(bus.publish.delay(event).get().subscriptions, bus.redis.llen('clerk'))"
+    )
+
+    assert told.strip() == "('clerk.hear',) 1"
+
+
 def test_a_celeryconfig_that_cannot_be_imported_is_not_passed_over(defaults):
     defaults.write(celeryconfig="import no_such_module")
 

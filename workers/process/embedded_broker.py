@@ -4,7 +4,7 @@
     url(home)       return where the running server is, or None
     stop(home)      write everything to disk and end the server      whether one ran
 
-    use_embedded_broker(app)  start it in this directory, unless the environment names another broker
+    use_embedded_broker(app)  start it in this directory, unless another broker is configured
 
     <home>/broker.url     the address of the server; present while it runs (celeryconfig.py reads it)
     <home>/broker.lock    held by the process that starts or stops the server
@@ -97,7 +97,7 @@ def use_embedded_broker(bus: EventBus) -> Running | None:
 
     Raises as `start`.
     """
-    if os.environ.get("PETIOLE_BROKER_URL") or os.environ.get("CELERY_BROKER_URL"):
+    if bus.broker_url and bus.broker_url != bus.settings.embedded_broker_url:
         return None
     running = start(default_home())
     if bus.broker_url != running.url:
