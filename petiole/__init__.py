@@ -6,6 +6,9 @@
     tasks      how it travels: publish, deliver, retry, dead-letter
     workers    who acts on it: the bundled agents, their providers, the command line
 
+From a checkout's root the folders are importable by their own names, too: `from tasks import publish`. Modules inside
+them have one name, the long one: `from petiole.tasks.agents import Agent`.
+
 Importing this package loads none of them; each name is loaded when it is first used.
 """
 

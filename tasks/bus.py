@@ -21,15 +21,25 @@ from functools import cached_property
 from types import TracebackType
 from typing import Any, Self, cast
 
-from celery import Celery, bootsteps
+import click
+from celery import Celery, bootsteps, signals
 from celery.local import PromiseProxy
 from redis.asyncio import Redis as AsyncRedis
 
-from petiole.events.errors import NotConfigured, UsageError
+from petiole.events.errors import UsageError
 from petiole.events.event import Event
 from petiole.events.registry import EventRegistry, registry
 from petiole.tasks.agents import Agent
-from petiole.tasks.celery import configure, conflicts, make_default_app, use_broker
+from petiole.tasks.broker.topology import PUBLISH_QUEUE, EventAMQP
+from petiole.tasks.celery import (
+    add_unset,
+    configure,
+    configure_default,
+    conflicts,
+    make_default_app,
+    private_app,
+    use_broker,
+)
 from petiole.tasks.consuming.in_process import InProcess
 from petiole.tasks.delivery import DeliveryTask
 from petiole.tasks.handling.handler import HandlerFunction
@@ -44,7 +54,7 @@ from petiole.tasks.sessions.expiry import SweepTask, sweep_interval_s
 from petiole.tasks.settings import Settings
 from petiole.tasks.streaming.reader import AnswerReader
 
-_AMQP = "petiole.tasks.broker.topology:EventAMQP"
+_AMQP = f"{EventAMQP.__module__}:{EventAMQP.__qualname__}"
 
 
 class EventBus(BusRuntime):
@@ -60,13 +70,15 @@ class EventBus(BusRuntime):
     Raises: UsageError where the app has a bus already, or an `amqp_cls` of its own.
     """
 
-    _reads_environment = False
+    _queues: tuple[str, ...] = (PUBLISH_QUEUE,)
+    has_worker = False
+    """Whether a worker of the app runs in this process."""
 
     def __init__(
         self, app: Celery | None = None, *, event_registry: EventRegistry = registry, settings: Settings | None = None
     ) -> None:
         self._in_process = None if app else InProcess()
-        app = app or Celery("petiole", set_as_current=False)
+        app = app or private_app()
         _require_stock_amqp(app)
         super().__init__(
             app,
@@ -79,6 +91,9 @@ class EventBus(BusRuntime):
         self.app.steps["worker"].add(ConfigurationCheck)
         self.app.on_after_configure.connect(self._configure, weak=False)
         self.app.on_after_finalize.connect(self._register, weak=False)
+        if self._in_process is None:
+            # Celery logs and drops the errors of the two signals above. A worker and a beat raise those of this one.
+            signals.import_modules.connect(self._configure, sender=app, weak=False)
         if app.configured:  # type: ignore[attr-defined]  # the stubs leave it out
             self._configure()
         if app.finalized:  # type: ignore[attr-defined]  # as above
@@ -116,7 +131,10 @@ class EventBus(BusRuntime):
     def publish(self) -> Publish:
         """The task and the function that publishes an event."""
         self.start()
-        return cast("Publish", self.app.tasks[Publish.name])
+        task = self.app.tasks[Publish.name]
+        if not isinstance(task, Publish):
+            raise UsageError(_taken(Publish.name))
+        return task
 
     def publish_many(self, events: Iterable[Event | Document]) -> list[Publication]:
         """Publish several events at once, in order: `publish_many` of publication.py."""
@@ -140,18 +158,22 @@ class EventBus(BusRuntime):
 
     def use_broker(self, url: str) -> None:
         """Let the app talk to this broker from now on: `redis://…` or `amqp://…`."""
-        use_broker(self.app.conf, url, self.settings)
-        if not self.app.conf.result_backend:
-            self.app.conf.update(result_backend=url)
+        use_broker(self.app.conf, url)
+        add_unset(self.app.conf, {"result_backend": url})
         for name in ("driver", "publishes_in_one_step", "stores", "redis"):
             vars(self).pop(name, None)
 
     def check_configuration(self) -> None:
-        """Raise NotConfigured where a setting of the app would break a guarantee; it names setting, file and remedy."""
-        _ = self.settings  # a bad value is refused here; what `_configure` raises, Celery's signal only logs
-        found = list(conflicts(self.app, (task for task in self.app.tasks.values() if isinstance(task, BusTask))))
-        if found and self._in_process is None:
-            raise NotConfigured("Celery", "; ".join(found))
+        """Raise UsageError where a setting of the app would break a guarantee; it names setting, file and remedy."""
+        _ = self.settings  # a bad value is refused here
+        tasks = [task for task in self.app.tasks.values() if isinstance(task, BusTask)]
+        own = {task.name for task in tasks if task.bus is self}
+        found = [_taken(name) for name in sorted(self._task_names() - own)]
+        if self._in_process is None:
+            found += conflicts(self.app, tasks, [*self._queues, *self.agents])
+        if found:
+            listed = "\n  ".join(dict.fromkeys(found))
+            raise UsageError(f"no worker starts, because events could be lost:\n  {listed}")
 
     def connect_async(self) -> AsyncRedis:
         """Make a client of the state store for the asyncio loop that runs. Raises NotConfigured."""
@@ -189,19 +211,21 @@ class EventBus(BusRuntime):
 
     def _include(self, agent: Agent) -> None:
         agents = included_agents(self)
-        if agents.setdefault(agent.name, agent) is not agent:
+        if agent.name == PUBLISH_QUEUE:
+            raise UsageError(f"{PUBLISH_QUEUE!r} is the queue of events on their way to agents; rename the agent")
+        if agents.get(agent.name, agent) is not agent:
             raise UsageError(f"there is another agent named {agent.name!r} on this bus; rename one")
-        # Raises InvalidSubscription now, and not in the worker.
+        if self.has_worker or (self._in_process is not None and self._in_process.is_running):
+            raise UsageError("a worker runs already; include agents before it starts, or before the first publish")
+        # Raises UsageError (invalid_subscription) now, and not in the worker.
         _ = agent.subscriptions
-        if self._in_process is not None and self._in_process.is_running:
-            raise UsageError("the bus runs already; add agents before the first publish")
+        agents[agent.name] = agent
         vars(self.app).pop("amqp", None)
         if self.app.finalized:  # type: ignore[attr-defined]  # the stubs leave it out
             self._register_agent(agent)
 
     def _register(self, **_: object) -> None:
-        tasks: tuple[type[BusTask], ...] = (Publish, TickTask, MetricsTask, SweepTask, *self._periodic)
-        for task in tasks:
+        for task in self._own_tasks():
             if task.name not in self.app.tasks:
                 self.register_task(task)
         for agent in included_agents(self).values():
@@ -212,7 +236,15 @@ class EventBus(BusRuntime):
             if handler.subscription.name not in self.app.tasks:
                 self.register_task(DeliveryTask, name=handler.subscription.name, handler=handler)
 
+    def _own_tasks(self) -> tuple[type[BusTask], ...]:
+        return (Publish, TickTask, MetricsTask, SweepTask, *self._periodic)
+
+    def _task_names(self) -> set[str]:
+        handlers = {name for agent in self.agents.values() for name in agent.handlers}
+        return handlers | {task.name for task in self._own_tasks()}
+
     def _configure(self, **_: object) -> None:
+        """Add what a bus needs to the app's settings: when they were read, and again when a worker or a beat starts."""
         if self._in_process is not None:
             self._in_process.configure(self.app.conf)
             return
@@ -221,8 +253,11 @@ class EventBus(BusRuntime):
             MetricsTask: self.settings.metrics_interval_s,
             SweepTask: sweep_interval_s(self.settings),
         }
-        entries = schedule({**intervals, **self._periodic})
-        configure(self.app.conf, self.settings, entries, is_default=self._reads_environment)
+        configure(self.app.conf, schedule({**intervals, **self._periodic}))
+
+
+def _taken(name: str) -> str:
+    return f"the app has a task {name!r} of its own, which is the name of one of Petiole's; rename it"
 
 
 _POLL_S = 0.005
@@ -234,8 +269,16 @@ class ConfigurationCheck(bootsteps.Step):
     def __init__(self, worker: Any, **options: Any) -> None:
         super().__init__(worker, **options)
         bus = bus_of(worker.app)
-        if isinstance(bus, EventBus):
+        if not isinstance(bus, EventBus):
+            return
+        try:
             bus.check_configuration()
+        except UsageError as error:
+            # A command ends with the message alone.
+            if click.get_current_context(silent=True) is None:
+                raise
+            raise click.ClickException(str(error)) from error
+        bus.has_worker = True
 
 
 def _require_stock_amqp(app: Celery) -> None:
@@ -248,7 +291,12 @@ def _require_stock_amqp(app: Celery) -> None:
 
 
 class _DefaultBus(EventBus):
-    _reads_environment = True
+    # The app has no tasks but ours, so its default queue may be ours, too.
+    _queues = ()
+
+    def _configure(self, **_: object) -> None:
+        configure_default(self.app.conf, self.settings)
+        super()._configure()
 
 
 default_bus = _DefaultBus(make_default_app())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, TypeVar, cast
@@ -54,8 +54,13 @@ class BusTask(Task[..., Any]):
     bus: BusRuntime
     acks_late = True
     acks_on_failure_or_timeout = True
+    acks_on_failure = True
+    acks_on_timeout = True
     reject_on_worker_lost = True
+    # Celery's retry is another message: with none of our headers, and in the app's default queue.
+    retry_on_worker_lost = False
     ignore_result = True
+    store_errors_even_if_ignored = False
     track_started = False
     serializer = "json"
 
@@ -132,8 +137,7 @@ class BusRuntime:
     @property
     def broker_url(self) -> str:
         """The broker's URL as redis-py and kombu's own transports read it; empty where none is configured."""
-        url: str | None = self.app.conf.broker_write_url
-        return plain(url or "")
+        return plain(joined(self.app.conf.broker_write_url))
 
     @cached_property
     def publishes_in_one_step(self) -> bool:
@@ -213,9 +217,9 @@ class BusRuntime:
 
     def _checked_state_url(self) -> str:
         url = self._state_url()
-        if not url.startswith(_REDIS_SCHEMES):
+        if not url.startswith(_REDIS_SCHEMES) or ";" in url:
             raise NotConfigured(
-                "the state store", "set PETIOLE_STATE_URL to a Redis or Valkey, such as redis://HOST:6379"
+                "the state store", "set PETIOLE_STATE_URL to one Redis or Valkey, such as redis://HOST:6379"
             )
         return url
 
@@ -225,6 +229,11 @@ class BusRuntime:
     def _broker_as_a_store(self) -> str:
         """Write the broker's URL as redis-py reads it."""
         return self.broker_url.replace("redis+socket:", "unix:").replace("virtual_host=", "db=")
+
+
+def joined(url: str | Sequence[str] | None) -> str:
+    """Write a broker's addresses as one text, as kombu reads it; Celery's setting may be a list."""
+    return url if isinstance(url, str) else ";".join(url or ())
 
 
 def bus_of(app: Celery) -> BusRuntime:

@@ -15,7 +15,10 @@ from celery.app.amqp import AMQP, Queues
 from kombu import Connection, Exchange, Queue
 
 from petiole.events.event import MOST_URGENT
-from petiole.tasks.runtime import bus_of, included_agents
+from petiole.tasks.runtime import bus_of, included_agents, joined
+from petiole.tasks.settings import Settings
+from petiole.tasks.transport import ours
+from petiole.tasks.transport.address import PREFIX
 
 RABBITMQ = "amqp"
 
@@ -80,6 +83,11 @@ class EventQueues(Queues):
         """Consume from all but these."""
         super().deselect(self._lanes(exclude))
 
+    def _set_max_priority(self, args: dict[str, Any]) -> None:
+        # Of the setting task_queue_max_priority. RabbitMQ refuses a quorum queue that is declared with priorities.
+        if args.get("x-queue-type") != "quorum":
+            super()._set_max_priority(args)  # type: ignore[misc]  # the stubs leave it out
+
     def _lanes(self, names: Sequence[str] | str) -> list[str]:
         listed = [names] if isinstance(names, str) else names or []
         return [each for name in listed for each in (lanes(name, self._driver) if name in self._names else [name])]
@@ -97,12 +105,48 @@ class EventConnection(Connection):
         return super()._ensure_connection(*args, **options)
 
 
-class EventAMQP(AMQP):
-    """Celery's, with the queues of a bus beside the app's own."""
+_STOCK_OPTIONS = {
+    # Kombu's own values look for a dead worker's messages about every 100 s.
+    "unacked_restore_interval": 1,
+    "unacked_restore_throttle": 1,
+    "socket_timeout": 10,
+    "socket_connect_timeout": 5,
+    "socket_keepalive": True,
+}
+"""Options of kombu's own transport for Redis. Ours has them as defaults (transport/leases.py)."""
 
-    Connection = EventConnection
+
+class EventAMQP(AMQP):
+    """Celery's, with the queues of a bus beside the app's own, and our transport for Redis.
+
+    The transport is chosen where a connection is made, not in the app's settings: these stay as they are, and every
+    connection has it, whether its URL comes from a setting, from the environment or from a caller.
+    """
+
+    def Connection(self, url: str | Sequence[str] | None = None, *args: Any, **options: Any) -> EventConnection:  # type: ignore[override]  # noqa: N802 - called only
+        """Make a connection. To Redis it is by our transport."""
+        settings = bus_of(self.app).settings
+        address = joined(url)
+        if settings.transport == "petiole":
+            address = ours(address)
+        options["transport_options"] = _transport_options(address, settings) | (options.get("transport_options") or {})
+        hostname: Any = address or None  # which kombu takes, and the stubs do not
+        return EventConnection(hostname, *args, **options)
 
     def queues_cls(self, queues: Any, **options: Any) -> EventQueues:  # type: ignore[override]  # called only
         """Make the map of declarations."""
         bus = bus_of(self.app)
         return EventQueues(queues, names=[PUBLISH_QUEUE, *included_agents(bus)], driver=bus.driver, **options)
+
+
+def _transport_options(address: str, settings: Settings) -> dict[str, object]:
+    if address.startswith(_AMQP_SCHEMES):
+        # A message counts as sent when its queue has it on disk. Redis needs no telling.
+        return {"confirm_publish": True}
+    if not ours(address).startswith(PREFIX):
+        return {}
+    options: dict[str, object] = {"visibility_timeout": settings.visibility_timeout_s}
+    return options | (_STOCK_OPTIONS if settings.transport == "kombu" else {})
+
+
+_AMQP_SCHEMES = ("amqp://", "amqps://", "pyamqp://")

@@ -269,6 +269,7 @@ def _send(bus: BusRuntime, admitted: Admitted, routes: Sequence[Route], outlet: 
                 queue=lane(route.subscription.queue, route.priority, bus.driver),
                 priority=broker_priority(route.priority, bus.driver),
                 ignore_result=True,
+                serializer="json",
                 headers={FLOW_HEADER: event.correlation_id},
                 argsrepr=event.event_type,
                 kwargsrepr="",

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
+import sys
+import tarfile
 import tomllib
+import venv
+from collections.abc import Iterable
 from fnmatch import fnmatch
+from importlib import metadata
 from pathlib import Path
+from shutil import copy as copy_file
+from textwrap import dedent
+from zipfile import ZipFile
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -49,6 +59,184 @@ def test_the_settings_import_nothing_of_ours():
     assert imported_packages(tree) & OURS == set()
 
 
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Copy what is shipped: a build leaves its files beside its source."""
+    folder = tmp_path_factory.mktemp("source") / "petiole"
+    for path in shipped_files():
+        copy = folder / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy_file(path, copy, follow_symlinks=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the wheel of this checkout."""
+    return built_wheel(source, tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture
+def clean_python(tmp_path: Path) -> Path:
+    """Make a virtual environment in which only what `dependencies` declares can be imported."""
+    venv.create(tmp_path / "clean", with_pip=True)
+    declared = tmp_path / "declared"
+    declared.mkdir()
+    for entry in installed_entries(core_dependencies()):
+        (declared / entry.name).symlink_to(entry)
+    (packages,) = (tmp_path / "clean").glob("lib/python*/site-packages")
+    (packages / "declared.pth").write_text(str(declared))
+    return tmp_path / "clean/bin/python"
+
+
+def test_a_wheel_holds_the_package_petiole_and_nothing_else(wheel):
+    names = ZipFile(wheel).namelist()
+
+    assert {name.partition("/")[0] for name in names} == {"petiole", "petiole-0.1.0.dist-info"}
+
+
+def test_a_wheel_holds_every_module_script_and_marker(wheel):
+    suffixes = (".py", ".lua", "py.typed")
+    shipped = [path.relative_to(ROOT) for path in shipped_files() if path.name.endswith(suffixes)]
+    wanted = {f"petiole/{path}" for path in shipped if path.parts[0] in OURS}
+
+    held = {name for name in ZipFile(wheel).namelist() if name.endswith(suffixes)}
+
+    assert held - {"petiole/__init__.py", "petiole/py.typed"} == wanted
+
+
+def test_a_source_distribution_builds_to_the_same_wheel(source, wheel, tmp_path):
+    pack = f"import setuptools.build_meta as backend; print(backend.build_sdist({str(tmp_path)!r}))"
+    archive = run(sys.executable, "-c", pack, cwd=source).split()[-1]
+    with tarfile.open(tmp_path / archive) as packed:
+        packed.extractall(tmp_path, filter="data")
+
+    again = built_wheel(tmp_path / archive.removesuffix(".tar.gz"), tmp_path / "again")
+
+    assert contents(again) == contents(wheel)
+
+
+PROJECT = {
+    "pyproject.toml": """
+        [build-system]
+        requires = ["setuptools>=77"]
+        build-backend = "setuptools.build_meta"
+        [project]
+        name = "shop"
+        version = "1"
+        [tool.setuptools]
+        py-modules = ["tasks", "events", "workers", "celeryconfig"]
+    """,
+    "tasks.py": """
+        from celery import Celery
+        app = Celery("shop")
+        app.config_from_object("celeryconfig")
+        @app.task
+        def pack(): return "packed"
+    """,
+    "events.py": "NAME = 'shop.events'",
+    "workers.py": "NAME = 'shop.workers'",
+    "celeryconfig.py": "task_always_eager = True\ntimezone = 'Europe/Berlin'",
+}
+
+USE_THE_PROJECT = """
+import events, tasks, workers
+assert (events.NAME, workers.NAME, tasks.pack.delay().get()) == ("shop.events", "shop.workers", "packed")
+assert tasks.app.conf.timezone == "Europe/Berlin"
+"""
+
+USE_PETIOLE = """
+from petiole import Event, publish
+from petiole.events import TextContent, TextMessageEvent
+from petiole.tasks import EventBus
+import petiole.workers.cli
+
+def hear(event):
+    print(event.content.text)
+
+with EventBus() as bus:
+    bus.subscribe("input.*", hear)
+    bus.publish(TextMessageEvent(stream_id="s", content=TextContent(text="heard")))
+    bus.wait()
+"""
+
+
+@pytest.mark.timeout(240)
+def test_a_project_with_modules_of_our_folders_names_lives_beside_the_wheel(wheel, clean_python, tmp_path):
+    for name, text in PROJECT.items():
+        (tmp_path / "shop").mkdir(exist_ok=True)
+        (tmp_path / "shop" / name).write_text(dedent(text))
+    shop = built_wheel(tmp_path / "shop", tmp_path / "shop-wheel")
+
+    def python(*arguments: object) -> str:
+        return run(clean_python, *arguments, cwd=tmp_path)
+
+    python("-m", "pip", "install", "--no-compile", "--no-deps", "--no-index", "--quiet", wheel, shop)
+    assert python("-c", USE_THE_PROJECT + USE_PETIOLE).endswith("heard\n")
+
+    python("-m", "pip", "uninstall", "--yes", "--quiet", "petiole")
+    python("-c", USE_THE_PROJECT)
+
+    python("-m", "pip", "install", "--no-compile", "--no-deps", "--no-index", "--quiet", wheel)
+    python("-m", "pip", "uninstall", "--yes", "--quiet", "shop")
+    assert python("-c", USE_PETIOLE).endswith("heard\n")
+
+
+def built_wheel(source: Path, folder: Path) -> Path:
+    run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--quiet", "--wheel-dir", folder, source, cwd=source)
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+def contents(wheel: Path) -> dict[str, bytes]:
+    with ZipFile(wheel) as opened:
+        return {name: opened.read(name) for name in opened.namelist()}
+
+
+def run(*command: object, cwd: Path) -> str:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PETIOLE_"))}
+    done = subprocess.run(
+        [str(word) for word in command],
+        cwd=cwd,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    return done.stdout
+
+
+def core_dependencies() -> list[Requirement]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return [Requirement(line) for line in project["dependencies"]]
+
+
+def installed_entries(requirements: Iterable[Requirement]) -> set[Path]:
+    """Find what the distributions that are required, directly or not, have at the top of site-packages."""
+    found: dict[tuple[str, frozenset[str]], metadata.Distribution] = {}
+    waiting = list(requirements)
+    while waiting:
+        need = waiting.pop()
+        key = (canonicalize_name(need.name), frozenset(need.extras))
+        if key in found:
+            continue
+        found[key] = metadata.distribution(need.name)
+        for line in found[key].requires or ():
+            further = Requirement(line)
+            extras = [{"extra": extra} for extra in need.extras or {""}]
+            if further.marker is None or any(further.marker.evaluate(extra) for extra in extras):
+                waiting.append(further)
+    return {
+        Path(str(each.locate_file(file.parts[0])))
+        for each in found.values()
+        for file in each.files or ()
+        if file.parts[0] not in {"..", "__pycache__"}
+    }
+
+
 def pins() -> list[Requirement]:
     return [Requirement(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if line]
 
@@ -76,4 +264,5 @@ def shipped_files() -> list[Path]:
         listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return [path for path in ROOT.iterdir() if path.is_file()]
-    return [path for name in listed.stdout.split("\0") if name and (path := ROOT / name).is_file()]
+    paths = [ROOT / name for name in listed.stdout.split("\0") if name]
+    return [path for path in paths if path.is_file() or path.is_symlink()]

@@ -97,7 +97,7 @@ def use_embedded_broker(bus: EventBus) -> Running | None:
 
     Raises as `start`.
     """
-    if bus.broker_url not in ("", bus.settings.embedded_broker_url):
+    if bus.broker_url and bus.broker_url != bus.settings.embedded_broker_url:
         return None
     running = start(default_home())
     if bus.broker_url != running.url:
