@@ -46,7 +46,7 @@ def write_cloudevent(fields: Mapping[str, Any]) -> dict[str, object]:
     return document
 
 
-def fields_of(document: Mapping[str, object]) -> dict[str, object]:
+def read_fields(document: Mapping[str, object]) -> dict[str, object]:
     """Read the fields of an event from a CloudEvents JSON object; attributes of other vocabularies are passed over.
 
     `data` without a `content` of its own is the content itself, as other producers write it.

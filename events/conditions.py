@@ -24,7 +24,7 @@ from petiole.events.event import Event, EventContext
 
 Scalar: TypeAlias = str | int | float | bool
 Condition: TypeAlias = Scalar | Mapping[str, Scalar | Sequence[Scalar]]
-Where: TypeAlias = Mapping[str, Condition]
+FilterConditions: TypeAlias = Mapping[str, Condition]
 
 EQUALS = "equals"
 """The operator of a condition that is a plain value; it is not written."""
@@ -37,22 +37,22 @@ _OTHER_SPELLINGS = {"gte": "ge", "lte": "le", "in": "one_of", "startswith": "pre
 _FIELDS: Mapping[str, Sequence[str]] = {"": list(Event.model_fields), "context": list(EventContext.model_fields)}
 
 
-def check_where(where: object) -> dict[str, Condition]:
+def check_conditions(where: object) -> dict[str, Condition]:
     """Return a filter's conditions as JSON would hold them.
 
     Raises UsageError (invalid_filter), which names the path.
     """
     if not isinstance(where, Mapping):
-        raise invalid_filter("", f"where is a {_kind(where)}; write a map of paths to conditions")
+        raise invalid_filter("", f"where is a {_type_name(where)}; write a map of paths to conditions")
     return {_check_path(path): _check_condition(path, condition) for path, condition in where.items()}
 
 
-def operations(condition: Condition) -> Mapping[str, Scalar | Sequence[Scalar]]:
+def list_operators(condition: Condition) -> Mapping[str, Scalar | Sequence[Scalar]]:
     """List what a condition asks, by operator."""
     return condition if isinstance(condition, Mapping) else {EQUALS: condition}
 
 
-def kind_of(value: object) -> type | None:
+def comparison_type(value: object) -> type | None:
     """Tell what a value may be compared with: text, numbers (whole or not) and true/false are three kinds."""
     match value:
         case bool():
@@ -76,19 +76,19 @@ def _check_path(path: object) -> str:
     return path
 
 
-def _check_field(path: str, word: str, parent: str) -> None:
-    if word in _FIELDS[parent]:
+def _check_field(path: str, name: str, parent: str) -> None:
+    if name in _FIELDS[parent]:
         return
-    nearest = difflib.get_close_matches(word, _FIELDS[parent], n=1)
+    nearest = difflib.get_close_matches(name, _FIELDS[parent], n=1)
     hint = f"did you mean {nearest[0]!r}?" if nearest else f"it has {', '.join(_FIELDS[parent])}"
-    raise invalid_filter(path, f"{parent or 'an event'} has no field {word!r}; {hint}")
+    raise invalid_filter(path, f"{parent or 'an event'} has no field {name!r}; {hint}")
 
 
 def _check_condition(path: str, condition: object) -> Condition:
     if not isinstance(condition, Mapping):
         return _check_scalar(path, EQUALS, condition)
     if not condition:
-        raise invalid_filter(path, f"the condition is empty; {_choice()}")
+        raise invalid_filter(path, f"the condition is empty; {_operator_list()}")
     checked = {_check_operator(path, name): _check_operand(path, name, given) for name, given in condition.items()}
     if checked.get("exists") is False and len(checked) > 1:
         raise invalid_filter(path, "what does not exist meets no other condition; leave the others out")
@@ -102,7 +102,7 @@ def _check_operator(path: str, name: object) -> str:
     text = str(name).removeprefix("$")
     nearest = _OTHER_SPELLINGS.get(text) or next(iter(difflib.get_close_matches(text, OPERATORS, n=1)), None)
     raise invalid_filter(
-        path, f"there is no operator {name!r}; {f'did you mean {nearest!r}?' if nearest else _choice()}"
+        path, f"there is no operator {name!r}; {f'did you mean {nearest!r}?' if nearest else _operator_list()}"
     )
 
 
@@ -129,7 +129,7 @@ def _check_scalar(path: str, operator: str, operand: object) -> Scalar:
     if operand is None:
         raise invalid_filter(path, "null is the same as missing here; write {'exists': False}")
     if not isinstance(operand, str | int | float):
-        raise invalid_filter(path, f"{operator} takes text, a number, True or False, not a {_kind(operand)}")
+        raise invalid_filter(path, f"{operator} takes text, a number, True or False, not a {_type_name(operand)}")
     try:
         read_value(operand)
     except ValueError as error:
@@ -137,28 +137,30 @@ def _check_scalar(path: str, operator: str, operand: object) -> Scalar:
     return operand
 
 
-def _check_range(path: str, checked: Mapping[str, Scalar | Sequence[Scalar]]) -> None:
-    bounds = {name: bound for name, bound in checked.items() if name in RANGES and isinstance(bound, str | int | float)}
-    if len({kind_of(bound) for bound in bounds.values()}) > 1:
+def _check_range(path: str, operands: Mapping[str, Scalar | Sequence[Scalar]]) -> None:
+    bounds = {
+        name: bound for name, bound in operands.items() if name in RANGES and isinstance(bound, str | int | float)
+    }
+    if len({comparison_type(bound) for bound in bounds.values()}) > 1:
         raise invalid_filter(path, "a range goes from number to number or from text to text; it cannot mix them")
     for pair in (_LOWER, _UPPER):
         if all(operator in bounds for operator in pair):
             raise invalid_filter(path, f"{' and '.join(pair)} bound the same side; keep one")
     lower = next((bounds[operator] for operator in _LOWER if operator in bounds), None)
     upper = next((bounds[operator] for operator in _UPPER if operator in bounds), None)
-    if lower is not None and upper is not None and not _has_room(lower, upper, bounds):
+    if lower is not None and upper is not None and not _is_satisfiable(lower, upper, bounds):
         raise invalid_filter(path, f"nothing lies between {lower!r} and {upper!r}; mend the bounds")
 
 
-def _has_room(lower: Scalar, upper: Scalar, bounds: Mapping[str, Scalar]) -> bool:
+def _is_satisfiable(lower: Scalar, upper: Scalar, bounds: Mapping[str, Scalar]) -> bool:
     if lower == upper:
         return {"ge", "le"} <= bounds.keys()
     return lower < upper  # type: ignore[operator]  # of one kind, as was checked
 
 
-def _choice() -> str:
+def _operator_list() -> str:
     return f"write the value itself for equality, or one of {', '.join(OPERATORS)}"
 
 
-def _kind(value: object) -> str:
+def _type_name(value: object) -> str:
     return type(value).__name__

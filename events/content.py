@@ -32,11 +32,11 @@ MAX_DEPTH = 32
 
 _INT64 = 2**63
 
-Whole = Annotated[int, Field(strict=True, ge=-_INT64, lt=_INT64)]
+Integer = Annotated[int, Field(strict=True, ge=-_INT64, lt=_INT64)]
 Count = Annotated[int, Field(strict=True, ge=0, lt=_INT64)]
 Positive = Annotated[int, Field(strict=True, gt=0, lt=_INT64)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-Share = Annotated[float, Field(strict=True, ge=0, le=1)]
+Ratio = Annotated[float, Field(strict=True, ge=0, le=1)]
 Flag = StrictBool
 Text = Annotated[str, Field(min_length=1)]
 
@@ -68,7 +68,7 @@ def read_value(value: object, depth: int = 1) -> Value:
         case str():
             return _read_text(value)
         case int():
-            return _read_whole(value)
+            return _read_integer(value)
         case float():
             return _read_float(value)
         case list() | tuple():
@@ -86,7 +86,7 @@ def _read_text(value: str) -> str:
     return value
 
 
-def _read_whole(value: int) -> int:
+def _read_integer(value: int) -> int:
     if not -_INT64 <= value < _INT64:
         raise ValueError(f"holds {value}, which does not fit in 64 bits; send it as text")
     return value
@@ -98,9 +98,9 @@ def _read_float(value: float) -> float:
     return value
 
 
-def _read_duration(tagged: Mapping[object, object]) -> timedelta:
-    text = tagged[_DURATION_TAG]
-    if len(tagged) > 1 or not isinstance(text, str):
+def _read_duration(value: Mapping[object, object]) -> timedelta:
+    text = value[_DURATION_TAG]
+    if len(value) > 1 or not isinstance(text, str):
         raise ValueError(f"keeps {_DURATION_TAG!r} for durations: it stands alone, with text such as 'PT5S'")
     try:
         return _duration.validate_python(text)
@@ -154,7 +154,7 @@ def _write_bytes(value: bytes) -> str:
     return base64.b64encode(value).decode("ascii")
 
 
-Blob = Annotated[
+EncodedBytes = Annotated[
     bytes,
     BeforeValidator(_read_bytes),
     PlainSerializer(_write_bytes, return_type=str, when_used="json"),
@@ -180,7 +180,7 @@ class TextContent(Content):
 class AudioContent(Content):
     """A chunk of sound: `data` holds `duration_ms` milliseconds in `format` at `sample_rate` Hz."""
 
-    data: Blob
+    data: EncodedBytes
     format: Text = "pcm_s16le"
     duration_ms: Positive
     sample_rate: Positive = 16_000
@@ -192,7 +192,7 @@ class AudioContent(Content):
 class VideoContent(Content):
     """A frame of video, `width` by `height` pixels, in `format`."""
 
-    data: Blob
+    data: EncodedBytes
     format: Text = "jpeg"
     width: Positive
     height: Positive

@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import Base64Bytes, BaseModel, ConfigDict, JsonValue
 
 from petiole.events.errors import error_type_of
-from petiole.events.event import Moment
+from petiole.events.event import UtcDatetime
 
 Cause = Literal[
     "failed",
@@ -33,12 +33,12 @@ undecodable: bytes that are no message.
 """
 
 
-class Attempt(BaseModel):
+class FailedAttempt(BaseModel):
     """One run of a handler that did not succeed; without an error, whoever ran it died."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    at: Moment
+    at: UtcDatetime
     worker: str
     error_type: str | None = None
     error: str | None = None
@@ -63,19 +63,19 @@ class DeadLetter(BaseModel):
     error: str
     traceback: str
     fingerprint: str
-    attempts: tuple[Attempt, ...]
-    at: Moment
+    attempts: tuple[FailedAttempt, ...]
+    at: UtcDatetime
     document: JsonValue = None
     raw: Base64Bytes | None = None
-    mailbox: str | None = None
+    message_group: str | None = None
     edited_from: str | None = None
 
     @property
-    def buried_ms(self) -> int:
+    def dead_lettered_at_ms(self) -> int:
         """When it was buried last, in ms since 1970."""
         return int(self.at.timestamp() * 1_000)
 
-    def attribute(self, name: str) -> str | None:
+    def event_attribute(self, name: str) -> str | None:
         """Read an attribute of the event that it carried, such as `event_type` or `stream_id`, where it has one."""
         found = self.document.get(name) if isinstance(self.document, Mapping) else None
         return found if isinstance(found, str) else None

@@ -24,7 +24,7 @@ from pydantic import (
     field_validator,
 )
 
-from petiole.events.cloudevents import fields_of, write_cloudevent
+from petiole.events.cloudevents import read_fields, write_cloudevent
 from petiole.events.content import Content, Count, Parameters
 from petiole.events.errors import UsageError
 from petiole.events.ids import AgentName, EventId, StreamId, Traceparent, new_event_id, new_traceparent
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 else:
     ModelMetaclass = type(BaseModel)
 
-MOST_URGENT = 9
-LEAST_URGENT = 0
+MAX_PRIORITY = 9
+MIN_PRIORITY = 0
 
 _NUMBER = re.compile(r"\s*[-+]?[\d.]+\s*")
 
@@ -56,20 +56,20 @@ class Category(StrEnum):
     OUTPUT = "output"
 
 
-def _no_number(moment: object) -> object:
+def _reject_number(moment: object) -> object:
     if isinstance(moment, int | float) or (isinstance(moment, str) and _NUMBER.fullmatch(moment)):
         raise ValueError("is a number; write the time as ISO 8601, such as 2026-01-31T12:00:00Z")
     return moment
 
 
-def _in_utc(moment: datetime) -> datetime:
+def _to_utc(moment: datetime) -> datetime:
     try:
         return moment.astimezone(UTC)
     except OverflowError:
         raise ValueError("lies outside the years 1 to 9999 once it is in UTC") from None
 
 
-Moment = Annotated[AwareDatetime, BeforeValidator(_no_number), AfterValidator(_in_utc)]
+UtcDatetime = Annotated[AwareDatetime, BeforeValidator(_reject_number), AfterValidator(_to_utc)]
 """A point in time with its zone, kept in UTC."""
 
 
@@ -77,7 +77,7 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def _own_id(fields: Mapping[str, object]) -> str:
+def _default_correlation_id(fields: Mapping[str, object]) -> str:
     # The id is there: pydantic calls this only where every field before it was valid.
     return str(fields["event_id"])
 
@@ -93,7 +93,7 @@ class EventContext(BaseModel):
     extra: Parameters = Field(default_factory=dict)
 
 
-AnEvent = TypeVar("AnEvent", bound="Event")
+EventT = TypeVar("EventT", bound="Event")
 
 
 class EventFields(TypedDict, total=False):
@@ -135,11 +135,11 @@ class Event(BaseModel, metaclass=EventMeta):
     event_id: EventId = Field(default_factory=new_event_id)
     event_type: Topic
     stream_id: StreamId = Field(description="the conversation or session")
-    timestamp: Moment = Field(default_factory=_now)
+    timestamp: UtcDatetime = Field(default_factory=_now)
     content: Content
     context: EventContext = Field(default_factory=EventContext)
     correlation_id: Annotated[str, Field(min_length=1, max_length=255)] = Field(
-        default_factory=_own_id, description="the flow this belongs to; by default one that begins here"
+        default_factory=_default_correlation_id, description="the flow this belongs to; by default one that begins here"
     )
     causation_id: EventId | None = Field(default=None, description="the event that caused this one")
     traceparent: Traceparent = Field(default_factory=new_traceparent, description="W3C trace context")
@@ -147,8 +147,8 @@ class Event(BaseModel, metaclass=EventMeta):
     path: tuple[AgentName, ...] = Field(
         default=(), description="agents that led here, each once, the last to speak last"
     )
-    priority: Annotated[int, Field(strict=True, ge=LEAST_URGENT, le=MOST_URGENT)] = 5
-    expires_at: Moment | None = None
+    priority: Annotated[int, Field(strict=True, ge=MIN_PRIORITY, le=MAX_PRIORITY)] = 5
+    expires_at: UtcDatetime | None = None
     schema_version: Annotated[Count, Field(ge=1)] = 1
 
     @property
@@ -160,7 +160,7 @@ class Event(BaseModel, metaclass=EventMeta):
         """Tell whether the event is out of date at that time."""
         return self.expires_at is not None and self.expires_at <= at
 
-    def caused(self, kind: type[AnEvent], **fields: Unpack[EventFields]) -> AnEvent:
+    def caused(self, event_class: type[EventT], **fields: Unpack[EventFields]) -> EventT:
         """Make the event of class `kind` that follows from this one.
 
         Stream, context, correlation, trace and path are copied, causation and hops set; `fields` add the content
@@ -176,10 +176,12 @@ class Event(BaseModel, metaclass=EventMeta):
             "path": self.path,
         }
         try:
-            return kind.model_validate(copied | fields)
+            return event_class.model_validate(copied | fields)
         except ValidationError as error:
-            topic = fields.get("event_type") or kind.model_fields["event_type"].default
-            raise invalid_event(topic if isinstance(topic, str) else kind.__name__, error, kind) from error
+            topic = fields.get("event_type") or event_class.model_fields["event_type"].default
+            raise invalid_event(
+                topic if isinstance(topic, str) else event_class.__name__, error, event_class
+            ) from error
 
     def to_cloudevent(self) -> dict[str, object]:
         """Write this event as a CloudEvents 1.0 JSON object."""
@@ -197,7 +199,7 @@ class Event(BaseModel, metaclass=EventMeta):
                 "Event has no content of its own: call registry.parse_cloudevent, or a class's from_cloudevent"
             )
         try:
-            return cls.model_validate(fields_of(document))
+            return cls.model_validate(read_fields(document))
         except ValidationError as error:
             raise invalid_event(str(document.get("type")), error) from error
 

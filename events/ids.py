@@ -37,10 +37,10 @@ def new_event_id() -> str:
 def delivery_ids(event_id: str, subscriptions: Iterable[str]) -> list[str]:
     """Name one event's ways to subscriptions; the same two always give the same id."""
     event = UUID(event_id).bytes
-    return [_text_of_uuid5(event, subscription) for subscription in subscriptions]
+    return [_uuid5_text(event, subscription) for subscription in subscriptions]
 
 
-def _text_of_uuid5(namespace: bytes, name: str) -> str:
+def _uuid5_text(namespace: bytes, name: str) -> str:
     """Write str(uuid5(namespace, name)) at a fifth of its price: a publisher needs one for each subscription.
 
     Source: RFC 9562, section 5.5.
@@ -57,15 +57,15 @@ def replayed_delivery_id(event_id: str, subscription: str, replay_id: str) -> st
 
 def letter_delivery_id(letter_id: str, number: int) -> str:
     """Name the n-th replay (from 1) of a dead letter; the same two always give the same id."""
-    return _derived(letter_id, f"replay {number}")
+    return _derive_id(letter_id, f"replay {number}")
 
 
 def edited_letter_id(letter_id: str, document: str) -> str:
     """Name the dead letter that stands for another one with that event as JSON; the same two give the same id."""
-    return _derived(letter_id, f"edited to {document}")
+    return _derive_id(letter_id, f"edited to {document}")
 
 
-def _derived(letter_id: str, name: str) -> str:
+def _derive_id(letter_id: str, name: str) -> str:
     try:
         return str(uuid5(UUID(letter_id), name))
     except ValueError:
@@ -73,7 +73,7 @@ def _derived(letter_id: str, name: str) -> str:
         return str(uuid5(NAMESPACE_OID, f"{letter_id} {name}"))
 
 
-class Beside(IntEnum):
+class ReservedIndex(IntEnum):
     """Places of what is said of a delivery by others than its handler, beside those of what the handler says."""
 
     DEAD_LETTERED = -1

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from petiole.events import catalog
 from petiole.events.catalog.message import CustomEvent
-from petiole.events.cloudevents import fields_of
+from petiole.events.cloudevents import read_fields
 from petiole.events.content import ParametersContent
 from petiole.events.errors import (
     InvalidEvent,
@@ -34,7 +34,7 @@ from petiole.events.event import Event, OpenEvent
 from petiole.events.topics import check_topic, is_topic
 from petiole.events.validation import invalid_event
 
-AnEvent = TypeVar("AnEvent", bound=Event)
+EventT = TypeVar("EventT", bound=Event)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class EventRegistry:
         """List the types that do not come from the catalog."""
         return [event_type for event_type in self.all() if not event_type.is_builtin]
 
-    def register(self, model: type[AnEvent]) -> type[AnEvent]:
+    def register(self, model: type[EventT]) -> type[EventT]:
         """Make an event class known; usable as a decorator. Registering the same class again changes nothing.
 
         Raises: UsageError where the class binds no topic, UsageError (already_registered, built_in_already_registered).
@@ -106,7 +106,7 @@ class EventRegistry:
         `custom.*`.
         """
         _check_can_be_declared(topic)
-        schema = parameters if isinstance(parameters, type) else _schema_of(topic, parameters)
+        schema = parameters if isinstance(parameters, type) else _build_schema(topic, parameters)
         declared = EventType(topic, CustomEvent, description, is_builtin=False, parameters=schema)
         self._add(declared)
         return declared
@@ -157,7 +157,7 @@ class EventRegistry:
 
     def parse_cloudevent(self, document: Mapping[str, object]) -> Event:
         """Read an event of any registered type from a CloudEvents JSON object. Raises as `parse`."""
-        return self.parse(fields_of(document))
+        return self.parse(read_fields(document))
 
     def check_class(self, event: Event) -> None:
         """Check that an event is an instance of its topic's class.
@@ -199,7 +199,7 @@ def _topic_of(model: type[Event]) -> str:
     return check_topic(topic)
 
 
-def _schema_of(topic: str, parameters: Mapping[str, type]) -> type[BaseModel]:
+def _build_schema(topic: str, parameters: Mapping[str, type]) -> type[BaseModel]:
     # Aliases: a parameter's name may be any text, a pydantic field's may not.
     fields = {
         f"parameter_{number}": (parameters[name], Field(alias=name)) for number, name in enumerate(sorted(parameters))

@@ -8,9 +8,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
-from petiole.events.conditions import Where, check_where
+from petiole.events.conditions import FilterConditions, check_conditions
 from petiole.events.content import Flag
-from petiole.events.event import LEAST_URGENT, MOST_URGENT, Event
+from petiole.events.event import MAX_PRIORITY, MIN_PRIORITY, Event
 from petiole.events.ids import AgentName
 from petiole.events.topics import check_pattern
 
@@ -51,10 +51,10 @@ class Subscription(BaseModel):
     overflow: Overflow = "block"
     function: Annotated[str, Field(pattern=FUNCTION_NAME)]
     patterns: Annotated[tuple[Pattern, ...], Field(min_length=1)]
-    where: Annotated[Where, PlainValidator(check_where)] = Field(
+    where: Annotated[FilterConditions, PlainValidator(check_conditions)] = Field(
         default_factory=dict, description="conditions on the event's JSON; all have to hold"
     )
-    priority: Annotated[int, Field(strict=True, ge=LEAST_URGENT, le=MOST_URGENT)] | None = Field(
+    priority: Annotated[int, Field(strict=True, ge=MIN_PRIORITY, le=MAX_PRIORITY)] | None = Field(
         default=None, description="of its deliveries, instead of the event's"
     )
     expires: Annotated[timedelta, Field(gt=timedelta(0))] | None = Field(
@@ -71,7 +71,7 @@ class Subscription(BaseModel):
         """The subscription's name, which is also its Celery task's."""
         return f"{self.agent}.{self.function}"
 
-    def mailbox_for(self, document: Mapping[str, object]) -> str | None:
+    def message_group_for(self, document: Mapping[str, object]) -> str | None:
         """Name the mailbox that an event (as JSON) waits in for its turn; None where order does not matter.
 
         Events without the field share one mailbox.
@@ -96,7 +96,7 @@ class Subscription(BaseModel):
         return min(ends, default=None)
 
     @model_validator(mode="after")
-    def _is_of_one_split(self) -> Self:
+    def _check_split_options(self) -> Self:
         if (self.split is None) is not (self.variant is None):
             raise ValueError("a variant belongs to a split, and a split has variants; name both")
         if self.weight is not None and (self.split is None or self.shadow):

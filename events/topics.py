@@ -21,8 +21,8 @@ from pydantic import AfterValidator
 
 from petiole.events.errors import invalid_pattern, invalid_topic
 
-ERROR_CHANNEL = "error"
-EVERYTHING = "*"
+ERROR_FAMILY = "error"
+ALL_TOPICS = "*"
 
 _WORD = r"[a-z0-9][a-z0-9_-]*"
 _TOPIC = re.compile(rf"{_WORD}(?:\.{_WORD}){{0,7}}")
@@ -90,7 +90,7 @@ class TopicTrie(Generic[Listener]):
         return list(found)
 
     def _walk(self, words: list[str]) -> Iterator[Listener]:
-        is_error = words[0] == ERROR_CHANNEL
+        is_error = words[0] == ERROR_FAMILY
         if not is_error:
             yield from self._root.below
         nodes = [self._root]

@@ -25,11 +25,11 @@ _REASONS = {
 }
 
 # A field whose default depends on others, where one of those is invalid: no finding of its own.
-_FOLLOWS_FROM_OTHERS = "default_factory_not_called"
+_CONSEQUENTIAL_ERROR = "default_factory_not_called"
 
 # Stops early, where repr() would run through ten megabytes or overflow the stack.
-_abridged = reprlib.Repr()
-_abridged.maxstring = _abridged.maxother = _abridged.maxlong = 60
+_short_repr = reprlib.Repr()
+_short_repr.maxstring = _short_repr.maxother = _short_repr.maxlong = 60
 
 
 def invalid_event(topic: str, report: ValidationError, model: type[BaseModel] | None = None) -> InvalidEvent:
@@ -40,7 +40,7 @@ def invalid_event(topic: str, report: ValidationError, model: type[BaseModel] | 
     findings = [
         finding
         for finding in report.errors(include_url=False, include_context=False)
-        if finding["type"] != _FOLLOWS_FROM_OTHERS
+        if finding["type"] != _CONSEQUENTIAL_ERROR
     ]
     first = findings[0]
     field = ".".join(str(step) for step in first["loc"]) or "event"
@@ -74,11 +74,11 @@ def _reason(finding: ErrorDetails) -> str:
     message = finding["msg"].removeprefix("Value error, ")
     if finding["type"] == "value_error":
         return message
-    return f"{message[0].lower()}{message[1:]}, not {_short(finding['input'])}"
+    return f"{message[0].lower()}{message[1:]}, not {_abbreviate(finding['input'])}"
 
 
-def _short(value: object) -> str:
-    text = _abridged.repr(value)
+def _abbreviate(value: object) -> str:
+    text = _short_repr.repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."  # noqa: PLR2004 - what fits into one line of a log
 
 

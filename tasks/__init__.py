@@ -41,58 +41,65 @@ from petiole.tasks.agents import Agent
 from petiole.tasks.bus import EventBus, default_bus, publish, publish_many, read_answer, request
 from petiole.tasks.handler_context import Context
 from petiole.tasks.operations.error_channel import report
-from petiole.tasks.operations.history_replay import Replay, replay
+from petiole.tasks.operations.history_replay import HistoryReplay, replay_history
 from petiole.tasks.patterns import shadow_traffic
-from petiole.tasks.patterns.gather import Gathered
+from petiole.tasks.patterns.gather import GatheredEvents
 from petiole.tasks.patterns.idempotency import idempotent
 from petiole.tasks.publishing.commit import Publication
 from petiole.tasks.requests.requester import PendingResponse
-from petiole.tasks.requests.responder import UNANSWERED
+from petiole.tasks.requests.responder import NO_REPLY_YET
 from petiole.tasks.resilience.guarded import guarded
-from petiole.tasks.resilience.rate_limits import Budget
-from petiole.tasks.sessions.session import Session, begin_session, end_session, enter_session, open_session, told_id
+from petiole.tasks.resilience.rate_limits import RateLimit
+from petiole.tasks.sessions.session import (
+    Session,
+    end_session,
+    mark_session_started,
+    open_session,
+    record_session_event,
+    session_event_id,
+)
 from petiole.tasks.settlement.outcomes import Outcome
 from petiole.tasks.settlement.retry_policy import RetryPolicy, later
-from petiole.tasks.stores.sessions import Participant, SessionFacts
-from petiole.tasks.streaming.reader import AnswerReader, Piece
-from petiole.tasks.streaming.writer import Draft
+from petiole.tasks.stores.sessions import Participant, SessionInfo
+from petiole.tasks.streaming.reader import Chunk, ResponseStreamReader
+from petiole.tasks.streaming.writer import ResponseStream
 
 __all__ = [
-    "UNANSWERED",
+    "NO_REPLY_YET",
     "Agent",
-    "AnswerReader",
-    "Budget",
+    "Chunk",
     "Context",
-    "Draft",
     "EventBus",
-    "Gathered",
+    "GatheredEvents",
+    "HistoryReplay",
     "Outcome",
     "Participant",
     "PendingResponse",
-    "Piece",
     "Publication",
-    "Replay",
+    "RateLimit",
     "Response",
+    "ResponseStream",
+    "ResponseStreamReader",
     "RetryPolicy",
     "Session",
-    "SessionFacts",
-    "begin_session",
+    "SessionInfo",
     "dead_letters",
     "default_bus",
     "end_session",
-    "enter_session",
     "guarded",
     "idempotent",
     "later",
+    "mark_session_started",
     "open_session",
     "publish",
     "publish_many",
     "read_answer",
-    "replay",
+    "record_session_event",
+    "replay_history",
     "report",
     "request",
+    "session_event_id",
     "shadow_traffic",
-    "told_id",
 ]
 
 if __name__ == "tasks":

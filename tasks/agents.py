@@ -29,7 +29,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from petiole.events.conditions import Where, check_where
+from petiole.events.conditions import FilterConditions, check_conditions
 from petiole.events.errors import (
     UsageError,
     duplicate_subscription,
@@ -38,26 +38,26 @@ from petiole.events.errors import (
     invalid_pattern,
     invalid_subscription,
 )
-from petiole.events.event import MOST_URGENT, Category
+from petiole.events.event import MAX_PRIORITY, Category
 from petiole.events.ids import AGENT_NAME
-from petiole.events.responses import REQUESTED
-from petiole.events.responses import conditions as conditions_of
+from petiole.events.responses import REQUEST_EVENT_TYPE
+from petiole.events.responses import responder_conditions as conditions_of
 from petiole.events.subscriptions import FUNCTION_NAME, OnBusy, Overflow, Subscription
 from petiole.events.topics import check_pattern
 from petiole.events.validation import invalid_options
 from petiole.tasks.handling.handler import DEFAULT_RETRY, Handler, HandlerFunction
-from petiole.tasks.patterns.gather import CLOSED, Part, caller, collector, gathering
-from petiole.tasks.requests.responder import answerer
+from petiole.tasks.patterns.gather import COMPLETED_EVENT_TYPE, PartPattern, build_caller, build_collector, build_rule
+from petiole.tasks.requests.responder import build_responder
 from petiole.tasks.routing import traffic_split
 from petiole.tasks.settlement.retry_policy import RetryPolicy
 
-AHandler = TypeVar("AHandler", bound=HandlerFunction)
+HandlerT = TypeVar("HandlerT", bound=HandlerFunction)
 
-ONCE = RetryPolicy(max_attempts=1)
-MIN_BATCH = 2
+NO_RETRY = RetryPolicy(max_attempts=1)
+MIN_BATCH_SIZE = 2
 MIN_PARTS = 2
-MAX_BATCH = 1000
-MAX_TIMEOUT_S = 7 * 24 * 3600.0
+MAX_BATCH_SIZE = 1000
+MAX_HANDLER_TIMEOUT_S = 7 * 24 * 3600.0
 
 
 class Agent:
@@ -99,13 +99,13 @@ class Agent:
         Raises UsageError (invalid_subscription) where a split leaves streams without a variant.
         """
         found = [handler.subscription for handler in self.handlers.values()]
-        _check_splits_are_whole(found)
+        _check_split_coverage(found)
         return found
 
     def on(
         self,
         *patterns: str,
-        where: Where | None = None,
+        where: FilterConditions | None = None,
         ordered: bool | str = False,
         priority: int | None = None,
         expires: timedelta | float | None = None,
@@ -117,7 +117,7 @@ class Agent:
         batch: int | None = None,
         on_busy: OnBusy | None = None,
         retry: RetryPolicy | None = None,
-    ) -> Callable[[AHandler], AHandler]:
+    ) -> Callable[[HandlerT], HandlerT]:
         """Subscribe a function to patterns; it takes the event, and the context if it has a second parameter.
 
         It returns nothing, an event, or several events, also as a generator; they are published once it has
@@ -153,7 +153,7 @@ class Agent:
             "ordered_by": "stream_id" if ordered is True else ordered or None,
             "capacity": self.capacity,
             "overflow": self.overflow,
-            "where": check_where(where or {}),
+            "where": check_conditions(where or {}),
             "priority": priority,
             "expires": expires,
             "split": split,
@@ -162,16 +162,16 @@ class Agent:
             "shadow": shadow,
             "on_busy": on_busy,
         }
-        timeout_s = _checked_timeout(timeout)
-        size = _checked_batch(batch)
+        timeout_s = _validate_timeout(timeout)
+        size = _validate_batch(batch)
 
-        def subscribe(function: AHandler) -> AHandler:
+        def subscribe(function: HandlerT) -> HandlerT:
             self._add(function, options, timeout_s=timeout_s, batch=size, retry=retry or DEFAULT_RETRY)
             return function
 
         return subscribe
 
-    def on_error(self, *patterns: str, **options: Any) -> Callable[[AHandler], AHandler]:
+    def on_error(self, *patterns: str, **options: Any) -> Callable[[HandlerT], HandlerT]:
         """Subscribe a function to the error channel: `error.*`, or patterns below `error`; options and errors as `on`.
 
         Its deliveries go first in the agent's queue. What fails in it is logged and buried, and tells nobody: an error
@@ -180,7 +180,7 @@ class Agent:
         for pattern in patterns:
             if pattern.split(".")[0] != Category.ERROR:
                 raise invalid_pattern(pattern, "the error channel's topics begin with 'error.'")
-        return self.on(*(patterns or ("error.*",)), **({"priority": MOST_URGENT} | options))
+        return self.on(*(patterns or ("error.*",)), **({"priority": MAX_PRIORITY} | options))
 
     def on_include(self, function: Callable[[], object]) -> Callable[[], object]:
         """Have a function run once, before the agent is first included in a bus: it subscribes with options that are
@@ -205,53 +205,61 @@ class Agent:
         *,
         priority: int | None = None,
         timeout: float | timedelta | None = None,
-        retry: RetryPolicy = ONCE,
+        retry: RetryPolicy = NO_RETRY,
         read_only: bool = True,
-    ) -> Callable[[AHandler], AHandler]:
+    ) -> Callable[[HandlerT], HandlerT]:
         """Answer requests of a type with what a function returns; what it takes is told in tasks/requests/responder.py.
 
         One that fails has answered with a failure: it is run again only where `retry` says so. `read_only=False` lets
         it set the agent's state. `priority` and `timeout` are as for `on`. Raises as `on`.
         """
-        timeout_s = _checked_timeout(timeout)
+        timeout_s = _validate_timeout(timeout)
         conditions = conditions_of(self.name, request_type)
-        options = self._options((REQUESTED,)) | {"where": check_where(conditions), "priority": priority}
+        options = self._options((REQUEST_EVENT_TYPE,)) | {"where": check_conditions(conditions), "priority": priority}
 
-        def subscribe(function: AHandler) -> AHandler:
+        def subscribe(function: HandlerT) -> HandlerT:
             for each in self._handlers.values():
                 if dict(each.subscription.where) == conditions:
                     raise duplicate_subscription(each.subscription.name)
-            self._add(function, options, timeout_s=timeout_s, retry=retry, act=answerer(function, read_only=read_only))
+            self._add(
+                function,
+                options,
+                timeout_s=timeout_s,
+                retry=retry,
+                wrapper=build_responder(function, read_only=read_only),
+            )
             return function
 
         return subscribe
 
     def gather(
         self,
-        *parts: Part,
+        *parts: PartPattern,
         timeout: float | timedelta,
         by: str = "correlation_id",
         retry: RetryPolicy | None = None,
-    ) -> Callable[[AHandler], AHandler]:
+    ) -> Callable[[HandlerT], HandlerT]:
         """Call a function once for each key with all of several events, in whatever order they come, each once.
 
         A part is a pattern, or a tuple of alternatives. The function takes the Gathered, and the context if it has a
         second parameter. `timeout` (s) after the first part it is called with what has come (`partial`). `by` is the
         dotted path of the field that parts agree on. Raises as `on`.
         """
-        timeout_s = _checked_timeout(timeout)
+        timeout_s = _validate_timeout(timeout)
         if timeout_s is None or len(parts) < MIN_PARTS:
             raise invalid_option("gather", f"{parts!r}, timeout={timeout!r}", "name two or more parts, and a timeout")
 
-        def subscribe(function: AHandler) -> AHandler:
+        def subscribe(function: HandlerT) -> HandlerT:
             name = f"{self.name}.{function.__name__}"
-            what = gathering(name, parts, by, timedelta(seconds=timeout_s))
+            what = build_rule(name, parts, by, timedelta(seconds=timeout_s))
             for pattern in what.patterns:
                 check_pattern(pattern)
-            collect = collector(what, f"{function.__name__}_parts")
+            collect = build_collector(what, f"{function.__name__}_parts")
             self._add(collect, self._options(what.patterns), retry=retry or DEFAULT_RETRY)
-            options = self._options((CLOSED,)) | {"where": check_where({"content.subscription": name})}
-            self._add(function, options, retry=retry or DEFAULT_RETRY, act=caller(what, function))
+            options = self._options((COMPLETED_EVENT_TYPE,)) | {
+                "where": check_conditions({"content.subscription": name})
+            }
+            self._add(function, options, retry=retry or DEFAULT_RETRY, wrapper=build_caller(what, function))
             return function
 
         return subscribe
@@ -274,7 +282,7 @@ class Agent:
         timeout_s: float | None = None,
         batch: int | None = None,
         retry: RetryPolicy,
-        act: HandlerFunction | None = None,
+        wrapper: HandlerFunction | None = None,
     ) -> None:
         """Keep a handler: the function, or what acts on its behalf, which takes the context."""
         if not re.match(FUNCTION_NAME, function.__name__):
@@ -283,10 +291,10 @@ class Agent:
         if subscription.name in self._handlers:
             raise duplicate_subscription(subscription.name)
         known = [handler.subscription for handler in self._handlers.values()]
-        _check_weights([*known, subscription], of=subscription)
-        takes_context = act is not None or len(inspect.signature(function).parameters) > 1
+        _check_weights([*known, subscription], split=subscription)
+        takes_context = wrapper is not None or len(inspect.signature(function).parameters) > 1
         self._handlers[subscription.name] = Handler(
-            subscription, act or function, takes_context, timeout_s=timeout_s, batch=batch, retry=retry
+            subscription, wrapper or function, takes_context, timeout_s=timeout_s, batch=batch, retry=retry
         )
 
 
@@ -300,49 +308,57 @@ def _subscription(agent: str, function: str, options: Mapping[str, object]) -> S
         raise invalid_options(f"{agent}.{function}", error) from error
 
 
-def _check_weights(subscriptions: Sequence[Subscription], *, of: Subscription) -> None:
+def _check_weights(subscriptions: Sequence[Subscription], *, split: Subscription) -> None:
     """Refuse a weight that contradicts what was said of its split before."""
-    members = [each for each in subscriptions if each.split == of.split and each.split is not None]
-    said = {each.weight for each in members if each.variant == of.variant and each.weight is not None}
+    members = [each for each in subscriptions if each.split == split.split and each.split is not None]
+    said = {each.weight for each in members if each.variant == split.variant and each.weight is not None}
     if len(said) > 1:
-        reason = f"variant {of.variant!r} has the weights {_listed(said)}; give it one, at one of its handlers"
-        raise invalid_subscription(of.name, "weight", reason)
-    taken = traffic_split.weighted_buckets(traffic_split.weights(members))
+        reason = (
+            f"variant {split.variant!r} has the weights {_format_weights(said)}; give it one, at one of its handlers"
+        )
+        raise invalid_subscription(split.name, "weight", reason)
+    taken = traffic_split.weighted_buckets(traffic_split.variant_weights(members))
     if taken > traffic_split.BUCKETS:
-        reason = f"the weights of split {of.split!r} are {_percent(taken)} in all, and have to stay within 100"
-        raise invalid_subscription(of.name, "weight", reason)
+        reason = (
+            f"the weights of split {split.split!r} are {_format_percent(taken)} in all, and have to stay within 100"
+        )
+        raise invalid_subscription(split.name, "weight", reason)
 
 
-def _check_splits_are_whole(subscriptions: Sequence[Subscription]) -> None:
+def _check_split_coverage(subscriptions: Sequence[Subscription]) -> None:
     for each in subscriptions:
-        weights = traffic_split.weights(other for other in subscriptions if other.split == each.split)
+        weights = traffic_split.variant_weights(other for other in subscriptions if other.split == each.split)
         taken = traffic_split.weighted_buckets(weights)
         if weights and None not in weights.values() and taken < traffic_split.BUCKETS:
             reason = (
-                f"the weights of split {each.split!r} are {_percent(taken)} in all, and nobody takes the rest; "
+                f"the weights of split {each.split!r} are {_format_percent(taken)} in all, and nobody takes the rest; "
                 "leave the weight of one variant out"
             )
             raise invalid_subscription(each.name, "weight", reason)
 
 
-def _percent(buckets: int) -> str:
+def _format_percent(buckets: int) -> str:
     return f"{buckets / traffic_split.PER_PERCENT:g}"
 
 
-def _listed(weights: Iterable[float]) -> str:
+def _format_weights(weights: Iterable[float]) -> str:
     return " and ".join(f"{weight:g}" for weight in sorted(weights))
 
 
-def _checked_timeout(timeout: object) -> float | None:
+def _validate_timeout(timeout: object) -> float | None:
     if timeout is None:
         return None
     seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
-    if isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 < seconds <= MAX_TIMEOUT_S:
+    if isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 < seconds <= MAX_HANDLER_TIMEOUT_S:
         return float(seconds)
     raise invalid_option("timeout", repr(timeout), "give seconds above 0, at most a week's, a timedelta, or None")
 
 
-def _checked_batch(batch: object) -> int | None:
-    if batch is None or (isinstance(batch, int) and not isinstance(batch, bool) and MIN_BATCH <= batch <= MAX_BATCH):
+def _validate_batch(batch: object) -> int | None:
+    if batch is None or (
+        isinstance(batch, int) and not isinstance(batch, bool) and MIN_BATCH_SIZE <= batch <= MAX_BATCH_SIZE
+    ):
         return batch
-    raise invalid_option("batch", repr(batch), f"give a whole number from {MIN_BATCH} to {MAX_BATCH}, or None")
+    raise invalid_option(
+        "batch", repr(batch), f"give a whole number from {MIN_BATCH_SIZE} to {MAX_BATCH_SIZE}, or None"
+    )

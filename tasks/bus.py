@@ -43,16 +43,16 @@ from petiole.tasks.celery import (
 from petiole.tasks.consuming.in_process import InProcess
 from petiole.tasks.delivery import DeliveryTask
 from petiole.tasks.handling.handler import HandlerFunction
-from petiole.tasks.periodic import MetricsTask, Periodic, TickTask, schedule
-from petiole.tasks.publication import Publish
+from petiole.tasks.periodic import MetricsTask, PeriodicTask, TickTask, schedule
+from petiole.tasks.publication import PublishTask
 from petiole.tasks.publication import publish_many as publish_many_on
 from petiole.tasks.publishing.commit import Publication
 from petiole.tasks.publishing.document import Document
 from petiole.tasks.requests.requester import Requester
 from petiole.tasks.runtime import BusRuntime, BusTask, bus_of, included_agents, set_default_bus
-from petiole.tasks.sessions.expiry import SweepTask, sweep_interval_s
-from petiole.tasks.settings import Settings
-from petiole.tasks.streaming.reader import AnswerReader
+from petiole.tasks.sessions.expiry import SessionExpiryTask, sweep_interval_s
+from petiole.tasks.settings import ProactiveSettings
+from petiole.tasks.streaming.reader import ResponseStreamReader
 
 _AMQP = f"{EventAMQP.__module__}:{EventAMQP.__qualname__}"
 
@@ -75,7 +75,11 @@ class EventBus(BusRuntime):
     """Whether a worker of the app runs in this process."""
 
     def __init__(
-        self, app: Celery | None = None, *, event_registry: EventRegistry = registry, settings: Settings | None = None
+        self,
+        app: Celery | None = None,
+        *,
+        event_registry: EventRegistry = registry,
+        settings: ProactiveSettings | None = None,
     ) -> None:
         self._in_process = None if app else InProcess()
         app = app or private_app()
@@ -86,7 +90,7 @@ class EventBus(BusRuntime):
             settings=settings,
             state=self._in_process.state if self._in_process else None,
         )
-        self._periodic: dict[type[Periodic], float] = {}
+        self._periodic: dict[type[PeriodicTask], float] = {}
         app.amqp_cls = _AMQP
         self.app.steps["worker"].add(ConfigurationCheck)
         self.app.on_after_configure.connect(self._configure, weak=False)
@@ -128,12 +132,12 @@ class EventBus(BusRuntime):
         return included_agents(self)
 
     @cached_property
-    def publish(self) -> Publish:
+    def publish(self) -> PublishTask:
         """The task and the function that publishes an event."""
         self.start()
-        task = self.app.tasks[Publish.name]
-        if not isinstance(task, Publish):
-            raise UsageError(_taken(Publish.name))
+        task = self.app.tasks[PublishTask.name]
+        if not isinstance(task, PublishTask):
+            raise UsageError(_taken(PublishTask.name))
         return task
 
     def publish_many(self, events: Iterable[Event | Document]) -> list[Publication]:
@@ -148,11 +152,11 @@ class EventBus(BusRuntime):
         return Requester(self)
 
     @cached_property
-    def read_answer(self) -> AnswerReader:
+    def read_answer(self) -> ResponseStreamReader:
         """The callable that reads an answer while it is written."""
-        return AnswerReader(self)
+        return ResponseStreamReader(self)
 
-    def add_periodic_task(self, task: type[Periodic], interval_s: float) -> None:
+    def add_periodic_task(self, task: type[PeriodicTask], interval_s: float) -> None:
         """Have beat send a task once for each slot of so many seconds; 0 is never. Before the app is configured."""
         self._periodic[task] = interval_s
 
@@ -191,11 +195,11 @@ class EventBus(BusRuntime):
 
     def is_still(self) -> bool:
         """Tell whether no message of a bus in this process is queued or being handled; delayed ones do not count."""
-        return self._in_process is not None and self._in_process.traffic.is_still()
+        return self._in_process is not None and self._in_process.traffic.is_idle()
 
     def is_idle(self) -> bool:
         """Tell whether nothing is under way on a bus in this process, delayed messages included."""
-        return self.is_still() and not self.stores.delays.count()
+        return self.is_still() and not self.stores.delayed_messages.count()
 
     def start(self) -> None:
         """Start the worker of a bus in this process, as the first publish does. Safe to repeat."""
@@ -237,7 +241,7 @@ class EventBus(BusRuntime):
                 self.register_task(DeliveryTask, name=handler.subscription.name, handler=handler)
 
     def _own_tasks(self) -> tuple[type[BusTask], ...]:
-        return (Publish, TickTask, MetricsTask, SweepTask, *self._periodic)
+        return (PublishTask, TickTask, MetricsTask, SessionExpiryTask, *self._periodic)
 
     def _task_names(self) -> set[str]:
         handlers = {name for agent in self.agents.values() for name in agent.handlers}
@@ -251,7 +255,7 @@ class EventBus(BusRuntime):
         intervals = {
             TickTask: self.settings.tick_interval_s,
             MetricsTask: self.settings.metrics_interval_s,
-            SweepTask: sweep_interval_s(self.settings),
+            SessionExpiryTask: sweep_interval_s(self.settings),
         }
         configure(self.app.conf, schedule({**intervals, **self._periodic}))
 
@@ -302,7 +306,9 @@ class _DefaultBus(EventBus):
 default_bus = _DefaultBus(make_default_app())
 set_default_bus(default_bus)
 
-publish: Publish = cast("Publish", PromiseProxy(lambda: default_bus.publish, name="publish", __doc__=Publish.__doc__))
+publish: PublishTask = cast(
+    "PublishTask", PromiseProxy(lambda: default_bus.publish, name="publish", __doc__=PublishTask.__doc__)
+)
 publish_many: Callable[[Iterable[Event | Document]], list[Publication]] = default_bus.publish_many
 request: Requester = default_bus.request
-read_answer: AnswerReader = default_bus.read_answer
+read_answer: ResponseStreamReader = default_bus.read_answer

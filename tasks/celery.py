@@ -24,7 +24,7 @@ from celery.loaders.app import AppLoader
 from celery.utils.imports import cwd_in_path
 
 from petiole.tasks.runtime import BusTask
-from petiole.tasks.settings import Settings
+from petiole.tasks.settings import ProactiveSettings
 
 CONSUMER = "petiole.tasks.consuming.consumer:Consumer"
 
@@ -57,7 +57,7 @@ def private_app(**options: Any) -> Celery:
     return Celery("petiole", set_as_current=False, fixups=[], **options)
 
 
-def default_configuration(settings: Settings) -> dict[str, object]:
+def default_configuration(settings: ProactiveSettings) -> dict[str, object]:
     """Return the settings of the default app, without a `celeryconfig`."""
     url = settings.broker_url or settings.embedded_broker_url
     # The home is there where the embedded broker was started. Beat makes no folder, and ends where there is none.
@@ -94,7 +94,7 @@ def configure(conf: Configuration, schedule: Mapping[str, Any]) -> None:
     conf.beat_schedule = {**schedule, **conf.beat_schedule}
 
 
-def configure_default(conf: Configuration, settings: Settings) -> None:
+def configure_default(conf: Configuration, settings: ProactiveSettings) -> None:
     """Give the default app its settings, where nobody set others."""
     add_unset(conf, default_configuration(settings))
     if settings.broker_url:

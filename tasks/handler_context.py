@@ -6,7 +6,7 @@ from petiole.events.event import Event
 from petiole.tasks.handling.current import CurrentDelivery
 from petiole.tasks.patterns.agent_state import AgentState
 from petiole.tasks.sessions.session import Session
-from petiole.tasks.streaming.writer import Draft
+from petiole.tasks.streaming.writer import ResponseStream
 
 
 class Context(CurrentDelivery):
@@ -24,12 +24,12 @@ class Context(CurrentDelivery):
         """The agent's state, shared by all of its workers."""
         return AgentState(self)
 
-    def draft(self) -> Draft:
+    def stream_response(self) -> ResponseStream:
         """Open the text that an `async def` handler writes, for readers along the way: tasks/streaming/writer.py."""
-        return Draft(self)
+        return ResponseStream(self)
 
     def flow(self) -> list[Event]:
         """Read the events of this flow (same correlation id) that this process knows the types of, oldest first."""
         known = self.bus.event_registry
-        recorded = self.bus.stores.history.of_flow(self.event.correlation_id)
+        recorded = self.bus.stores.history.read_flow(self.event.correlation_id)
         return [known.parse(each.document) for each in recorded if each.topic in known]

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 from uuid import NAMESPACE_URL, uuid5
 
 from petiole.events.catalog.system import MetricsSummaryEvent, Tick, TickEvent
-from petiole.events.event import LEAST_URGENT
-from petiole.tasks.broker.topology import PUBLISH_QUEUE, broker_priority, lane
+from petiole.events.event import MIN_PRIORITY
+from petiole.tasks.broker.topology import PUBLISH_QUEUE, broker_priority, broker_queue
 from petiole.tasks.operations import metrics
-from petiole.tasks.publishing.commit import Publication, dispatch
-from petiole.tasks.publishing.validation import checked
+from petiole.tasks.publishing.commit import Publication, commit
+from petiole.tasks.publishing.validation import validate
 from petiole.tasks.runtime import BusTask
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Periodic(BusTask):
+class PeriodicTask(BusTask):
     """A task that is sent at most once for each slot. Subclasses say what is to be done in `run`."""
 
     abstract = True
@@ -42,18 +42,18 @@ class Periodic(BusTask):
     ) -> AsyncResult[Any] | None:
         """Send it for the slot that is now; not where nobody is at work. Beat calls this. Raises RedisError."""
         said = dict(kwargs or {})
-        if not self.bus.stores.lifecycle.is_at_work():
+        if not self.bus.stores.cluster_membership.has_active_workers():
             log.debug("periodic.skipped", extra={"task": self.name})
             return None
-        said.setdefault("slot", slot_of(time.time(), said["interval_s"]))
+        said.setdefault("slot", slot_number(time.time(), said["interval_s"]))
         driver = self.bus.driver
         options.setdefault("task_id", slot_id(f"task {self.name}", said["interval_s"], said["slot"]))
-        options.setdefault("queue", lane(PUBLISH_QUEUE, LEAST_URGENT, driver))
-        options.setdefault("priority", broker_priority(LEAST_URGENT, driver))
+        options.setdefault("queue", broker_queue(PUBLISH_QUEUE, MIN_PRIORITY, driver))
+        options.setdefault("priority", broker_priority(MIN_PRIORITY, driver))
         return super().apply_async(args, said, **options)
 
 
-class TickTask(Periodic):
+class TickTask(PeriodicTask):
     """Publish the tick of a slot."""
 
     name = "petiole.tick"
@@ -65,25 +65,25 @@ class TickTask(Periodic):
             content=Tick(interval_s=interval_s, slot=slot),
             expires_at=datetime.now(UTC) + timedelta(seconds=interval_s),
         )
-        return dispatch(self.bus, [checked(self.bus, event)])[0]
+        return commit(self.bus, [validate(self.bus, event)])[0]
 
 
-class MetricsTask(Periodic):
+class MetricsTask(PeriodicTask):
     """Publish the figures since the last summary."""
 
     name = "petiole.metrics"
 
     def run(self, *, interval_s: float, slot: int) -> Publication:
         """Publish here and now; once for each slot."""
-        figures = metrics.collect(self.bus, interval_s)
+        figures = metrics.collect_metrics(self.bus, interval_s)
         event = MetricsSummaryEvent(event_id=slot_id("metrics", interval_s, slot), content=figures.report)
-        publication = dispatch(self.bus, [checked(self.bus, event)])[0]
+        publication = commit(self.bus, [validate(self.bus, event)])[0]
         if not publication.was_repeated:
-            self.bus.stores.counters.keep_summary(figures.counts, figures.until)
+            self.bus.stores.counters.save_summary(figures.counts, figures.until)
         return publication
 
 
-def slot_of(moment: float, interval_s: float) -> int:
+def slot_number(moment: float, interval_s: float) -> int:
     """Number the slot that a time (s since 1970) falls into."""
     return int(moment / interval_s)
 
@@ -93,7 +93,7 @@ def slot_id(schedule: str, interval_s: float, slot: int) -> str:
     return str(uuid5(NAMESPACE_URL, repr((schedule, interval_s, slot))))
 
 
-def schedule(intervals: Mapping[type[Periodic], float]) -> dict[str, dict[str, object]]:
+def schedule(intervals: Mapping[type[PeriodicTask], float]) -> dict[str, dict[str, object]]:
     """Make beat's entries of tasks and their intervals in seconds; an interval of 0 is none.
 
     A task that comes too late is not run (`expires`). Each is named by its slot, so two beats do not double it.

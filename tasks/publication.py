@@ -42,31 +42,31 @@ from petiole.events.errors import (
 )
 from petiole.events.event import Event
 from petiole.tasks.broker.messages import replay_number
-from petiole.tasks.broker.producer import sending
-from petiole.tasks.broker.topology import PUBLISH_QUEUE, PUBLISH_TASK, broker_priority, lane
-from petiole.tasks.handling.buffering import emitted, hold
+from petiole.tasks.broker.producer import open_producer
+from petiole.tasks.broker.topology import PUBLISH_QUEUE, PUBLISH_TASK, broker_priority, broker_queue
+from petiole.tasks.handling.buffering import buffer, prepare_emitted
 from petiole.tasks.handling.current import current_context
 from petiole.tasks.publishing import claim_check
-from petiole.tasks.publishing.commit import Publication, check_open, dispatch
-from petiole.tasks.publishing.delayed import publication
-from petiole.tasks.publishing.document import Admitted, Document
+from petiole.tasks.publishing.commit import Publication, commit, require_accepting
+from petiole.tasks.publishing.delayed import delay_publication
+from petiole.tasks.publishing.document import Document, ValidatedEvent
 from petiole.tasks.publishing.threads import run_in_thread
-from petiole.tasks.publishing.validation import checked
+from petiole.tasks.publishing.validation import validate
 from petiole.tasks.runtime import BusRuntime, BusTask
 from petiole.tasks.settlement import settlement
 from petiole.tasks.settlement.dead_lettering import cause_of
-from petiole.tasks.settlement.retry_policy import LONGEST_WAIT, RetryPolicy
-from petiole.tasks.settlement.settlement import received
-from petiole.tasks.stores.delayed_messages import Waiting
+from petiole.tasks.settlement.retry_policy import MAX_WAIT, RetryPolicy
+from petiole.tasks.settlement.settlement import receive
+from petiole.tasks.stores.delayed_messages import DelayedMessage
 
 if TYPE_CHECKING:
     from celery.canvas import Signature
     from celery.result import AsyncResult
 
-MANY = 100
+PUBLISH_BATCH_SIZE = 100
 """Events that `publish_many` sends in one step; Redis does nothing else meanwhile."""
 
-WHEN_FULL = RetryPolicy(max_attempts=10)
+QUEUE_FULL_RETRY = RetryPolicy(max_attempts=10)
 """How often a worker tries to publish for a service where a queue has no room, before the event is a dead letter."""
 
 Delay: TypeAlias = float | timedelta
@@ -75,15 +75,15 @@ Delay: TypeAlias = float | timedelta
 PublishTime: TypeAlias = datetime | str
 """A time with its zone; as text, in ISO 8601."""
 
-Item = TypeVar("Item")
+ItemT = TypeVar("ItemT")
 
-_PASS_WHILE_STOPPING = ("system", "agent", "error")
+_ALLOWED_WHILE_STOPPING = ("system", "agent", "error")
 
-_ASKED_EVERY_S = 1.0
+_STATE_CHECK_INTERVAL_S = 1.0
 """How long `publish.delay` goes by what it knows of a shutdown: it compares no version with anybody."""
 
 
-class Publish(BusTask):
+class PublishTask(BusTask):
     """Publish an event, here and now; inside a handler, once the handler has succeeded. Safe to repeat.
 
         publish(event)                    publish(event, delay=3600)            publish(event, at=tomorrow)
@@ -100,7 +100,7 @@ class Publish(BusTask):
 
     name = PUBLISH_TASK
     Request = "petiole.tasks.consuming.request:PublishRequest"
-    _asked_at = float("-inf")
+    _state_checked_at = float("-inf")
 
     if TYPE_CHECKING:
         # For type checkers only: Celery runs a task that has a `__call__` of its own by a slower path.
@@ -126,7 +126,7 @@ class Publish(BusTask):
     ) -> Publication:
         """Publish, for who calls and for who has called `publish.delay`. See the class."""
         if current_context() is None and not self.request.called_directly:
-            return self._for_a_service(event, due_time(delay, at))
+            return self._run_for_client(event, due_time(delay, at))
         prepared = self._prepare(event, now=now, due=due_time(delay, at))
         return prepared if isinstance(prepared, Publication) else prepared()
 
@@ -154,14 +154,14 @@ class Publish(BusTask):
         if context is None:
             return partial(self._publish, event, due)
         if not now or due is not None or context.subscription.shadow:
-            return hold(context, event, due)
+            return buffer(context, event, due)
         # In the caller, not in the call: an event's id follows from its place among those of its handler.
-        admitted = emitted(context, event)
-        return lambda: dispatch(context.bus, [admitted])[0]
+        admitted = prepare_emitted(context, event)
+        return lambda: commit(context.bus, [admitted])[0]
 
     def _publish(self, event: Event | Document, due: datetime | None) -> Publication:
-        admitted = checked(self.bus, event)
-        return _published(self.bus, admitted, due, is_refusable=_is_refusable(admitted))
+        admitted = validate(self.bus, event)
+        return _publish_or_delay(self.bus, admitted, due, is_refusable=_is_refusable(admitted))
 
     def delay(
         self, event: Event | Document, *, delay: Delay | None = None, at: PublishTime | None = None
@@ -185,47 +185,49 @@ class Publish(BusTask):
         event, due = _arguments(*(args or ()), **{"delay": countdown, "at": eta, **(kwargs or {})})
         context = current_context()
         if context and context.subscription.shadow:
-            hold(context, event, due)
+            buffer(context, event, due)
             return self.AsyncResult(options.get("task_id") or uuid())
-        admitted = emitted(context, event) if context else checked(self.bus, event)
+        admitted = prepare_emitted(context, event) if context else validate(self.bus, event)
         self.bus.require_broker()
         if context is None and _is_refusable(admitted):
-            self._check_open(admitted.event)
+            self._check_accepting(admitted.event)
         priority, driver = admitted.event.priority, self.bus.driver
-        options.setdefault("queue", lane(PUBLISH_QUEUE, priority, driver))
+        options.setdefault("queue", broker_queue(PUBLISH_QUEUE, priority, driver))
         options.setdefault("priority", broker_priority(priority, driver))
         options.setdefault("argsrepr", admitted.event.event_type)
-        claim_check.store(self.bus, [admitted])
-        with sending(self.bus, f"publishing {admitted.event.event_type}") as outlet:
+        claim_check.store_contents(self.bus, [admitted])
+        with open_producer(self.bus, f"publishing {admitted.event.event_type}") as outlet:
             timing = {"at": due.isoformat()} if due else {}
-            return outlet.send(super().apply_async, (admitted.travelling,), timing, **options)
+            return outlet.send(super().apply_async, (admitted.payload,), timing, **options)
 
-    def _check_open(self, event: Event) -> None:
+    def _check_accepting(self, event: Event) -> None:
         # On other brokers a service may have no state store; what it sends waits for the next start.
-        if self.bus.publishes_in_one_step:
-            is_time = time.monotonic() - self._asked_at >= _ASKED_EVERY_S
-            check_open(self.bus, f"publishing {event.event_type}", asks=is_time)
-            self._asked_at = time.monotonic() if is_time else self._asked_at
+        if self.bus.publishes_atomically:
+            is_time = time.monotonic() - self._state_checked_at >= _STATE_CHECK_INTERVAL_S
+            require_accepting(self.bus, f"publishing {event.event_type}", is_forced=is_time)
+            self._state_checked_at = time.monotonic() if is_time else self._state_checked_at
 
-    def _for_a_service(self, event: Event | Document, due: datetime | None) -> Publication:
+    def _run_for_client(self, event: Event | Document, due: datetime | None) -> Publication:
         """Do what `publish.delay` asked for. What cannot be published becomes a dead letter: nobody waits for it."""
-        run = received(self.bus, self.request, task=PUBLISH_TASK, queue=PUBLISH_QUEUE, document=event)
+        run = receive(self.bus, self.request, task=PUBLISH_TASK, queue=PUBLISH_QUEUE, document=event)
         try:
-            admitted = checked(self.bus, event)
+            admitted = validate(self.bus, event)
         except (BrokerUnavailable, StateStoreUnavailable) as error:
             raise Reject(error, requeue=True) from error
         except (UsageError, PayloadUnreadable) as error:
-            settlement.give_up(settlement.begin(run), error, cause_of(error))
+            settlement.dead_letter_unhandled(settlement.begin(run), error, cause_of(error))
             raise
         try:
-            published = _published(self.bus, admitted, due)
+            published = _publish_or_delay(self.bus, admitted, due)
             if run.letter_id is not None:
                 self.bus.stores.dead_letters.resolve(run.letter_id, replay_number(run.replay_id))
         except (BrokerUnavailable, StateStoreUnavailable, RedisError) as error:
             raise Reject(error, requeue=True) from error
         except (UsageError, QueueFull) as error:
             said = admitted.event
-            settlement.fail(settlement.begin(run), error, WHEN_FULL, event=said, priority=said.priority)
+            settlement.settle_failure(
+                settlement.begin(run), error, QUEUE_FULL_RETRY, event=said, priority=said.priority
+            )
         return published
 
 
@@ -242,21 +244,21 @@ def due_time(delay: Delay | None, at: PublishTime | None) -> datetime | None:
         return None
     if delay is not None and at is not None:
         raise InvalidSchedule("publish", "both delay and at are given")
-    due = _after(delay) if delay is not None else _moment(at)
-    if due > datetime.now(UTC) + LONGEST_WAIT:
-        raise InvalidSchedule("publish", f"{due.isoformat()} is more than {LONGEST_WAIT.days} days ahead")
+    due = _due_after(delay) if delay is not None else _due_at(at)
+    if due > datetime.now(UTC) + MAX_WAIT:
+        raise InvalidSchedule("publish", f"{due.isoformat()} is more than {MAX_WAIT.days} days ahead")
     return due
 
 
-def _after(delay: object) -> datetime:
+def _due_after(delay: object) -> datetime:
     if isinstance(delay, timedelta):
         delay = delay.total_seconds()
-    if isinstance(delay, bool) or not isinstance(delay, int | float) or not 0 <= delay <= LONGEST_WAIT.total_seconds():
-        raise InvalidSchedule("publish", f"delay={delay!r} is no number of seconds from 0 to {LONGEST_WAIT.days} days")
+    if isinstance(delay, bool) or not isinstance(delay, int | float) or not 0 <= delay <= MAX_WAIT.total_seconds():
+        raise InvalidSchedule("publish", f"delay={delay!r} is no number of seconds from 0 to {MAX_WAIT.days} days")
     return datetime.now(UTC) + timedelta(seconds=delay)
 
 
-def _moment(at: object) -> datetime:
+def _due_at(at: object) -> datetime:
     try:
         moment = datetime.fromisoformat(at) if isinstance(at, str) else at
     except ValueError as error:
@@ -266,15 +268,17 @@ def _moment(at: object) -> datetime:
     return moment
 
 
-def _published(bus: BusRuntime, admitted: Admitted, due: datetime | None, *, is_refusable: bool = False) -> Publication:
+def _publish_or_delay(
+    bus: BusRuntime, validated: ValidatedEvent, due: datetime | None, *, is_refusable: bool = False
+) -> Publication:
     if due is None or due <= datetime.now(UTC):
-        return dispatch(bus, [admitted], is_refusable=is_refusable)[0]
-    dispatch(bus, [], is_refusable=is_refusable, waiting=[_waiting(bus, admitted, due)])
-    return Publication(admitted.event, due=due)
+        return commit(bus, [validated], is_refusable=is_refusable)[0]
+    commit(bus, [], is_refusable=is_refusable, delayed=[_build_delayed(bus, validated, due)])
+    return Publication(validated.event, due=due)
 
 
-def _waiting(bus: BusRuntime, admitted: Admitted, due: datetime) -> Waiting:
-    return publication(bus, admitted, due)
+def _build_delayed(bus: BusRuntime, validated: ValidatedEvent, due: datetime) -> DelayedMessage:
+    return delay_publication(bus, validated, due)
 
 
 def publish_many(bus: BusRuntime, events: Iterable[Event | Document]) -> list[Publication]:
@@ -284,18 +288,18 @@ def publish_many(bus: BusRuntime, events: Iterable[Event | Document]) -> list[Pu
     """
     context = current_context()
     if context is not None:
-        return [hold(context, event) for event in events]
-    admitted = [checked(bus, event) for event in events]
+        return [buffer(context, event) for event in events]
+    admitted = [validate(bus, event) for event in events]
     is_refusable = any(_is_refusable(each) for each in admitted)
-    batches = batched(admitted, MANY)
-    return [publication for batch in batches for publication in dispatch(bus, batch, is_refusable=is_refusable)]
+    batches = batched(admitted, PUBLISH_BATCH_SIZE)
+    return [publication for batch in batches for publication in commit(bus, batch, is_refusable=is_refusable)]
 
 
-def _is_refusable(admitted: Admitted) -> bool:
-    return admitted.event.event_type.partition(".")[0] not in _PASS_WHILE_STOPPING
+def _is_refusable(validated: ValidatedEvent) -> bool:
+    return validated.event.event_type.partition(".")[0] not in _ALLOWED_WHILE_STOPPING
 
 
-def batched(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+def batched(items: Sequence[ItemT], size: int) -> Iterator[Sequence[ItemT]]:
     """Cut a sequence into pieces of at most that size. The standard library has it from Python 3.12 on."""
     for start in range(0, len(items), size):
         yield items[start : start + size]

@@ -32,14 +32,14 @@ from petiole.events.errors import (
 from petiole.events.registry import EventRegistry
 from petiole.tasks.instrumentation import Instrumentation
 from petiole.tasks.routing.table import RoutingTable
-from petiole.tasks.settings import Settings
+from petiole.tasks.settings import ProactiveSettings
 from petiole.tasks.stores import Stores, open_stores
 from petiole.tasks.stores.clock import Clock
-from petiole.tasks.stores.publications import HeldKeys
-from petiole.tasks.transport import plain
-from petiole.tasks.transport.consumer_id import held_key, holders_key
+from petiole.tasks.stores.publications import UnackedKeys
+from petiole.tasks.transport import without_transport_prefix
+from petiole.tasks.transport.consumer_id import consumers_key, leased_key
 
-ATask = TypeVar("ATask", bound="BusTask")
+TaskT = TypeVar("TaskT", bound="BusTask")
 Resource = TypeVar("Resource")
 
 _CLIENT: dict[str, Any] = {"decode_responses": True, "socket_timeout": 10, "socket_connect_timeout": 5}
@@ -73,7 +73,7 @@ class BusRuntime:
         app: Celery,
         *,
         event_registry: EventRegistry,
-        settings: Settings | None = None,
+        settings: ProactiveSettings | None = None,
         state: Redis | None = None,
     ) -> None:
         self.app = app
@@ -89,9 +89,9 @@ class BusRuntime:
         setattr(app, _ATTRIBUTE, self)
 
     @cached_property
-    def settings(self) -> Settings:
+    def settings(self) -> ProactiveSettings:
         """The settings of this bus; read from the environment when they are first used."""
-        return self._given_settings or Settings()
+        return self._given_settings or ProactiveSettings()
 
     @cached_property
     def stores(self) -> Stores:
@@ -99,7 +99,7 @@ class BusRuntime:
         options = self.app.conf.broker_transport_options
         unacked = self.queue_prefix + str(options.get("unacked_key", "unacked"))
         index = self.queue_prefix + str(options.get("unacked_index_key", "unacked_index"))
-        held = HeldKeys(unacked, index, held_key(options), holders_key(options))
+        held = UnackedKeys(unacked, index, leased_key(options), consumers_key(options))
         return open_stores(self.redis, self.settings, held, self.store_clock)
 
     @cached_property
@@ -119,14 +119,14 @@ class BusRuntime:
         """The kind of broker: redis, amqp, memory."""
         return str(self.app.connection_for_write().transport.driver_type)
 
-    def register_task(self, base: type[ATask], **attributes: object) -> ATask:
+    def register_task(self, base: type[TaskT], **attributes: object) -> TaskT:
         """Register a task class with the Celery app; `bus` and the given attributes become attributes of the class.
 
         Celery binds classes, not instances, to an app: each task gets a class of its own.
         """
         body = {"bus": self, **attributes}
         own = types.new_class(str(base.__qualname__), (base,), exec_body=lambda namespace: namespace.update(body))
-        task: ATask = self.app.register_task(own())
+        task: TaskT = self.app.register_task(own())
         return task
 
     def require_broker(self) -> None:
@@ -137,23 +137,23 @@ class BusRuntime:
     @property
     def broker_url(self) -> str:
         """The broker's URL as redis-py and kombu's own transports read it; empty where none is configured."""
-        return plain(joined(self.app.conf.broker_write_url))
+        return without_transport_prefix(joined(self.app.conf.broker_write_url))
 
     @cached_property
-    def publishes_in_one_step(self) -> bool:
+    def publishes_atomically(self) -> bool:
         """Tell whether the broker and the state store are the same Redis, so that one script reaches both.
 
         Raises NotConfigured where no broker is known.
         """
         self.require_broker()
-        return self.driver == "redis" and self._state is None and self._state_url() == self._broker_as_a_store()
+        return self.driver == "redis" and self._state is None and self._state_url() == self._broker_store_url()
 
     @cached_property
     def queue_prefix(self) -> str:
         """The prefix that kombu puts before the names of its keys."""
         return str(self.app.conf.broker_transport_options.get("global_keyprefix", ""))
 
-    def known_routing(self) -> RoutingTable:
+    def cached_routing(self) -> RoutingTable:
         """Return the directory's subscriptions as this process knows them."""
         return self._routing if self._routing.version >= 0 else self.read_routing()
 
@@ -161,7 +161,7 @@ class BusRuntime:
         """Read the directory's subscriptions."""
         version, subscriptions = self.stores.directory.read()
         # Read after the version, which moves with it: a publisher that has the version knows this as well.
-        self._is_closed = self.stores.lifecycle.is_closed()
+        self._is_closed = self.stores.cluster_membership.is_closed()
         self._routing = RoutingTable(subscriptions, version)
         return self._routing
 
@@ -170,16 +170,16 @@ class BusRuntime:
         is_current = self._routing.version == self.stores.directory.version()
         return self._routing if is_current else self.read_routing()
 
-    def check_open(self, *, asks: bool = False) -> None:
+    def check_accepting(self, *, is_forced: bool = False) -> None:
         """Raise SystemStopping where the system was shut down and has not been started since.
 
         Unless it `asks`, it goes by what this process knows: a shutdown moves the directory's version, which each
         publication in one step compares.
         """
-        if asks or not self.publishes_in_one_step:
+        if is_forced or not self.publishes_atomically:
             self.routing()
         else:
-            self.known_routing()
+            self.cached_routing()
         if self._is_closed:
             self.read_routing()
         if self._is_closed:
@@ -187,12 +187,12 @@ class BusRuntime:
 
     def connect_async(self) -> AsyncRedis:
         """Make a client of the state store for the asyncio loop that runs. Raises NotConfigured."""
-        return AsyncRedis.from_url(self._checked_state_url(), **_CLIENT, retry=AsyncRetry(NoBackoff(), 0))
+        return AsyncRedis.from_url(self._require_state_url(), **_CLIENT, retry=AsyncRetry(NoBackoff(), 0))
 
     @property
     def has_own_state_store(self) -> bool:
         """Tell whether the state store is another server than the broker."""
-        return self._state_url() != self._broker_as_a_store()
+        return self._state_url() != self._broker_store_url()
 
     @property
     def state_store_name(self) -> str:
@@ -213,9 +213,9 @@ class BusRuntime:
 
     def _connect(self) -> Redis:
         # Repeating is decided where it is known to be harmless.
-        return Redis.from_url(self._checked_state_url(), **_CLIENT, retry=Retry(NoBackoff(), 0))
+        return Redis.from_url(self._require_state_url(), **_CLIENT, retry=Retry(NoBackoff(), 0))
 
-    def _checked_state_url(self) -> str:
+    def _require_state_url(self) -> str:
         url = self._state_url()
         if not url.startswith(_REDIS_SCHEMES) or ";" in url:
             raise NotConfigured(
@@ -224,9 +224,9 @@ class BusRuntime:
         return url
 
     def _state_url(self) -> str:
-        return self.settings.state_url or self._broker_as_a_store()
+        return self.settings.state_url or self._broker_store_url()
 
-    def _broker_as_a_store(self) -> str:
+    def _broker_store_url(self) -> str:
         """Write the broker's URL as redis-py reads it."""
         return self.broker_url.replace("redis+socket:", "unix:").replace("virtual_host=", "db=")
 

@@ -39,8 +39,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def broker_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Start a real server for the whole run; tests that share it keep apart by database or by prefix."""
     home = tmp_path_factory.mktemp("broker")
-    yield embedded_broker.start(home).url
-    embedded_broker.stop(home)
+    yield embedded_broker.start_broker(home).url
+    embedded_broker.stop_broker(home)
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from __future__ import annotations
 from celery.utils.imports import cwd_in_path
 
 from petiole.tasks.bus import default_bus
-from petiole.workers.observability.liveness import has_pulse
-from petiole.workers.observability.logging import install as install_logging
+from petiole.workers.observability.liveness import install_liveness
+from petiole.workers.observability.logging import install_logging
 from petiole.workers.process.discovery import configured_agents
 from petiole.workers.process.embedded_broker import use_embedded_broker
 from petiole.workers.settings import WorkerSettings
@@ -22,7 +22,7 @@ install_logging(settings.log_format)
 default_bus.add_periodic_task(ConsolidationTask, settings.consolidation_interval_s)
 with cwd_in_path():  # modules that PETIOLE_AGENTS names may lie where the command is typed
     default_bus.include(*configured_agents())
-has_pulse(default_bus)
+install_liveness(default_bus)
 use_embedded_broker(default_bus)
 
 app = default_bus.app

@@ -18,7 +18,7 @@ from pydantic import AfterValidator, AnyHttpUrl, BeforeValidator, Field, SecretS
 from pydantic_settings import NoDecode
 
 from petiole.events.subscriptions import OnBusy
-from petiole.tasks.settings import Count, EnvironmentSettings, Interval, Seconds, Settings, unknown_variables
+from petiole.tasks.settings import Count, EnvironmentSettings, Interval, ProactiveSettings, Seconds, unknown_variables
 
 _SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - no password
 _MIN_SECRET_BYTES, _MAX_SECRET_BYTES = 24, 64  # as the specification asks; the library does not check it
@@ -29,7 +29,7 @@ def _names(value: object) -> object:
     return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
 
 
-def _checked_secret(secret: SecretStr) -> SecretStr:
+def _validate_secret(secret: SecretStr) -> SecretStr:
     text = secret.get_secret_value()
     try:
         key = base64.b64decode(text.removeprefix(_SECRET_PREFIX), validate=True)
@@ -127,7 +127,7 @@ class WorkerSettings(EnvironmentSettings):
     # Channels
     terminal_channel: bool = Field(default=False, description="Write answers to the worker's output too.")
     webhook_url: AnyHttpUrl | None = Field(default=None, description="Where answers are posted; without it nowhere.")
-    webhook_secret: Annotated[SecretStr, AfterValidator(_checked_secret)] | None = Field(
+    webhook_secret: Annotated[SecretStr, AfterValidator(_validate_secret)] | None = Field(
         default=None, repr=False, description="`whsec_` and 24 to 64 bytes as base64, shared with the receiver."
     )
     webhook_timeout_s: Annotated[float, Field(gt=0, le=120)] = Field(
@@ -144,7 +144,7 @@ class WorkerSettings(EnvironmentSettings):
     )
 
 
-MODELS: Final = (Settings, WorkerSettings)
+MODELS: Final = (ProactiveSettings, WorkerSettings)
 
 
 def unknown_settings() -> list[str]:

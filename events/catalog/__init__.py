@@ -17,12 +17,12 @@ def event_classes() -> Iterator[type[Event]]:
     for speaker in pkgutil.iter_modules(__path__, f"{__name__}."):
         module = importlib.import_module(speaker.name)
         for member in vars(module).values():
-            if isinstance(member, type) and issubclass(member, Event) and _speaks(member, module.__name__):
+            if isinstance(member, type) and issubclass(member, Event) and _is_defined_by(member, module.__name__):
                 yield member
 
 
-def _speaks(model: type[Event], speaker: str) -> bool:
-    if model.__module__ != speaker:
+def _is_defined_by(model: type[Event], module_name: str) -> bool:
+    if model.__module__ != module_name:
         return False
     if issubclass(model, OpenEvent):
         return True

@@ -11,20 +11,20 @@ from petiole.events.event import Category, Event
 from petiole.events.ids import SYSTEM_STREAM, StreamId
 
 
-class AgentStep(Content):
+class AgentLifecycleContent(Content):
     """Whose life took a step; `worker` names the process where that matters."""
 
     agent: Text
     worker: str | None = None
 
 
-class AgentStop(AgentStep):
+class AgentStoppedContent(AgentLifecycleContent):
     """Whose life ended, and how: asked to, or its worker was lost."""
 
     reason: Literal["stopped", "lost"] = "stopped"
 
 
-class UpdatedState(Content):
+class AgentStateContent(Content):
     """A value in an agent's state, as it is now; `value` of `state` holds it."""
 
     agent: Text
@@ -50,7 +50,7 @@ class AgentEvent(Event):
 class AgentLifecycleEvent(AgentEvent):
     """Base of the steps of an agent's life."""
 
-    content: AgentStep
+    content: AgentLifecycleContent
 
 
 class AgentCreatedEvent(AgentLifecycleEvent):
@@ -93,14 +93,14 @@ class AgentStoppedEvent(AgentEvent):
     """An agent is at rest."""
 
     event_type: Literal["agent.stopped"] = "agent.stopped"
-    content: AgentStop
+    content: AgentStoppedContent
 
 
 class StateUpdatedEvent(AgentEvent):
     """A value in an agent's state changed."""
 
     event_type: Literal["agent.state.updated"] = "agent.state.updated"
-    content: UpdatedState
+    content: AgentStateContent
 
 
 class AgentFailedEvent(AgentEvent):

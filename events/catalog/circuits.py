@@ -7,11 +7,11 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from petiole.events.content import Content, Count, Text
-from petiole.events.event import MOST_URGENT, Category, Event, Moment
+from petiole.events.event import MAX_PRIORITY, Category, Event, UtcDatetime
 from petiole.events.ids import SYSTEM_STREAM, StreamId
 
 
-class CircuitStep(Content):
+class CircuitContent(Content):
     """Which dependency's circuit took a step; each step begins an epoch. `by` is the worker or person that made it."""
 
     circuit: Text
@@ -19,7 +19,7 @@ class CircuitStep(Content):
     by: Text | None = None
 
 
-class CircuitOpening(CircuitStep):
+class CircuitOpenedContent(CircuitContent):
     """Why it is not called any more, and until when; None where that is until someone closes it.
 
     One that a probe `reopened` had not been closed since.
@@ -27,7 +27,7 @@ class CircuitOpening(CircuitStep):
 
     failures: Count = 0
     error: Text | None = None
-    retry_at: Moment | None = None
+    retry_at: UtcDatetime | None = None
     reopened: bool = False
 
 
@@ -36,15 +36,15 @@ class CircuitEvent(Event):
 
     category: ClassVar[Category] = Category.SYSTEM
     stream_id: StreamId = SYSTEM_STREAM
-    content: CircuitStep
-    priority: Annotated[int, Field(strict=True, ge=0, le=9)] = MOST_URGENT
+    content: CircuitContent
+    priority: Annotated[int, Field(strict=True, ge=0, le=9)] = MAX_PRIORITY
 
 
 class CircuitOpenedEvent(CircuitEvent):
     """A dependency failed too often: for a while nobody calls it."""
 
     event_type: Literal["system.circuit.opened"] = "system.circuit.opened"
-    content: CircuitOpening
+    content: CircuitOpenedContent
 
 
 class CircuitHalfOpenedEvent(CircuitEvent):

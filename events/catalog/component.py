@@ -23,13 +23,13 @@ class FeatureFailure(Content):
     error: Text
 
 
-class ProviderStep(Content):
+class ProviderContent(Content):
     """Which provider took a step."""
 
     provider: Text
 
 
-class ProviderStatus(ProviderStep):
+class ProviderStatus(ProviderContent):
     """The state a provider is in now."""
 
     status: Text
@@ -60,7 +60,7 @@ class ProviderRegisteredEvent(ComponentEvent):
     """A provider was registered."""
 
     event_type: Literal["provider.registered"] = "provider.registered"
-    content: ProviderStep
+    content: ProviderContent
 
 
 class ProviderStatusUpdatedEvent(ComponentEvent):
@@ -74,11 +74,11 @@ class ProviderStoppedEvent(ComponentEvent):
     """A provider was shut down."""
 
     event_type: Literal["provider.stopped"] = "provider.stopped"
-    content: ProviderStep
+    content: ProviderContent
 
 
 class PrimaryProviderSetEvent(ComponentEvent):
     """A provider became the one that is asked first."""
 
     event_type: Literal["provider.primary.set"] = "provider.primary.set"
-    content: ProviderStep
+    content: ProviderContent

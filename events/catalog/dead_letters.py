@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from petiole.events.content import Content, Count, Flag, Number, Positive, Text
-from petiole.events.event import LEAST_URGENT, Category, Event
+from petiole.events.event import MIN_PRIORITY, Category, Event
 from petiole.events.ids import StreamId
 
 DEAD_LETTERS_STREAM = "dead-letters"
@@ -67,7 +67,7 @@ class DeadLettersEvent(Event):
 
     category: ClassVar[Category] = Category.SYSTEM
     stream_id: StreamId = DEAD_LETTERS_STREAM
-    priority: int = Field(default=LEAST_URGENT, strict=True, ge=0, le=9)
+    priority: int = Field(default=MIN_PRIORITY, strict=True, ge=0, le=9)
 
 
 class DeadLetterReplayRequestedEvent(DeadLettersEvent):

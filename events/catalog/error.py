@@ -8,7 +8,7 @@ from pydantic import Field
 
 from petiole.events.content import Content, Parameters, Text
 from petiole.events.errors import Severity
-from petiole.events.event import MOST_URGENT, Category, OpenEvent
+from petiole.events.event import MAX_PRIORITY, Category, OpenEvent
 from petiole.events.ids import SYSTEM_STREAM, StreamId
 from petiole.events.topics import Topic
 
@@ -30,4 +30,4 @@ class ErrorEvent(OpenEvent):
     event_type: Topic = "error.reported"
     stream_id: StreamId = SYSTEM_STREAM
     content: ErrorContent
-    priority: int = Field(default=MOST_URGENT, strict=True, ge=0, le=9)
+    priority: int = Field(default=MAX_PRIORITY, strict=True, ge=0, le=9)

@@ -8,16 +8,16 @@ from petiole.events.content import Content, Text
 from petiole.events.event import Category, Event
 
 
-class ClosedGathering(Content):
+class CompletedAggregation(Content):
     """Which subscription gathers, and under which key; the parts are kept apart (tasks/stores/aggregations.py)."""
 
     subscription: Text
     key: str
 
 
-class GatheringClosedEvent(Event):
+class AggregationCompletedEvent(Event):
     """All parts of a gathering have come, or its time is over."""
 
     category: ClassVar[Category] = Category.PROCESSING
     event_type: Literal["gathering.closed"] = "gathering.closed"
-    content: ClosedGathering
+    content: CompletedAggregation

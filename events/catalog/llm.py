@@ -21,7 +21,7 @@ class Usage(Content):
     is_estimate: Flag = False
 
 
-class RequestedCall(Content):
+class ModelToolCall(Content):
     """A call of a tool that a model wants. It gets its id when it is asked for."""
 
     tool: Text
@@ -35,10 +35,10 @@ class GeneratedResponse(Content):
     model: Text
     usage: Usage = Usage()
     finish_reason: FinishReason = "stop"
-    calls: tuple[RequestedCall, ...] = ()
+    calls: tuple[ModelToolCall, ...] = ()
 
     @model_validator(mode="after")
-    def _says_something(self) -> GeneratedResponse:
+    def _check_not_empty(self) -> GeneratedResponse:
         if bool(self.calls) != (self.finish_reason == "tool_calls"):
             raise ValueError("calls come with the finish_reason 'tool_calls', and it with calls")
         if not self.text and self.finish_reason not in {"tool_calls", "interrupted"}:

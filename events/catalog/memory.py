@@ -7,16 +7,16 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from petiole.events.content import Content, Count, Flag, Number, Text
-from petiole.events.event import LEAST_URGENT, Category, Event, Moment
+from petiole.events.event import MIN_PRIORITY, Category, Event, UtcDatetime
 from petiole.events.ids import SYSTEM_STREAM, EventId, StreamId
 
 
-class Recollection(Content):
+class MemoryItem(Content):
     """One thing remembered: who said it, when, and how well it fits the query (higher is better, 0 is no match)."""
 
     role: Literal["user", "assistant", "tool"]
     text: Text
-    said_at: Moment
+    said_at: UtcDatetime
     score: Annotated[Number, Field(ge=0)] = 0.0
 
 
@@ -30,17 +30,17 @@ class Fact(Content):
     attribute: Text
     value: Text
     text: Text
-    said_at: Moment
+    said_at: UtcDatetime
     source: EventId
     stream_id: StreamId
     is_claim: Flag = True
 
     @property
-    def of(self) -> str:
+    def key(self) -> str:
         """What it is a value of: subject and attribute, whatever their case."""
         return f"{self.subject}: {self.attribute}".casefold()
 
-    def says_the_same_as(self, other: Fact) -> bool:
+    def has_same_value(self, other: Fact) -> bool:
         """The values differ in case and spaces at most."""
         return _words(self.value) == _words(other.value)
 
@@ -58,7 +58,7 @@ class AssembledContext(Content):
     """What bears on a query, best first; empty where nothing does."""
 
     query: Text
-    items: tuple[Recollection, ...] = ()
+    items: tuple[MemoryItem, ...] = ()
     is_truncated: Flag = False
 
 
@@ -125,7 +125,7 @@ class ConsolidationDueEvent(MemoryEvent):
     event_type: Literal["memory.consolidation.due"] = "memory.consolidation.due"
     stream_id: StreamId = SYSTEM_STREAM
     content: ConsolidationDue
-    priority: Annotated[int, Field(strict=True, ge=0, le=9)] = LEAST_URGENT
+    priority: Annotated[int, Field(strict=True, ge=0, le=9)] = MIN_PRIORITY
 
 
 class ConsolidationCompletedEvent(MemoryEvent):

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from petiole.events.content import Content, Count, Flag, Parameters, Share, Text
+from petiole.events.content import Content, Count, Flag, Parameters, Ratio, Text
 from petiole.events.event import Category, Event
 
 
@@ -14,7 +14,7 @@ class ClassifiedIntent(Content):
     """What a message asks for, how sure that is (0 to 1), and the things it names."""
 
     intent: Text
-    confidence: Share
+    confidence: Ratio
     entities: Parameters = Field(default_factory=dict)
 
 
@@ -47,7 +47,7 @@ class ContextItem(Content):
     text: Text
 
 
-class ToolAnswer(Content):
+class ToolMessage(Content):
     """What a tool gave or why it did not, as a model is shown it."""
 
     tool: Text
@@ -58,7 +58,7 @@ class ToolAnswer(Content):
 class PreparedTools(Content):
     """What the tools gave that were asked for in phase `prepare`, in the order of the calls; empty where none were."""
 
-    answers: tuple[ToolAnswer, ...] = ()
+    answers: tuple[ToolMessage, ...] = ()
 
 
 class ToolRound(Content):
@@ -66,7 +66,7 @@ class ToolRound(Content):
 
     text: str = ""
     calls: tuple[ToolCall, ...]
-    answers: tuple[ToolAnswer, ...]
+    answers: tuple[ToolMessage, ...]
 
 
 class ModelRequest(Content):
@@ -75,7 +75,7 @@ class ModelRequest(Content):
     text: Text
     intent: Text
     context: tuple[ContextItem, ...] = ()
-    tools: tuple[ToolAnswer, ...] = ()
+    tools: tuple[ToolMessage, ...] = ()
     round: Count = 0
     rounds: tuple[ToolRound, ...] = ()
     may_call_tools: Flag = True

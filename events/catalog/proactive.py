@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from petiole.events.content import Content, Count, Share, Text
+from petiole.events.content import Content, Count, Ratio, Text
 from petiole.events.event import Category, Event
 
 
@@ -16,7 +16,7 @@ class ProactiveSuggestion(Content):
 
     text: Text
     reason: Text
-    confidence: Share
+    confidence: Ratio
     cooldown_key: Text
 
 
@@ -32,7 +32,7 @@ class Intervention(Content):
     """Why somebody should look after a user."""
 
     reason: Text
-    confidence: Share
+    confidence: Ratio
 
 
 class ProactiveEvent(Event):

@@ -11,7 +11,7 @@ from petiole.events.event import Category, Event
 from petiole.events.ids import SYSTEM_STREAM, EventId, StreamId, new_event_id
 
 
-class Exchange(Content):
+class RequestIdentity(Content):
     """Who asks whom for what; the four stand unchanged in the request and in its answer."""
 
     request_type: Text
@@ -20,26 +20,26 @@ class Exchange(Content):
     request_id: EventId = Field(default_factory=new_event_id)
 
 
-class RequestContent(Exchange):
+class RequestContent(RequestIdentity):
     """What is asked for."""
 
     parameters: Parameters = Field(default_factory=dict)
 
 
-class SuccessContent(Exchange):
+class SuccessContent(RequestIdentity):
     """The answer, under `response` in the parameters."""
 
     parameters: Parameters
 
 
-class FailureContent(Exchange):
+class FailureContent(RequestIdentity):
     """Why there is no answer."""
 
     error_type: Text
     error: Text
 
 
-class UnwantedResponse(Exchange):
+class UnmatchedResponse(RequestIdentity):
     """An answer that reached nobody, and why.
 
     late: nobody waits any more. foreign: who waits asked another responder. duplicate: it was answered already.
@@ -76,10 +76,10 @@ class ResponseFailureEvent(Event):
     content: FailureContent
 
 
-class ResponseLateEvent(Event):
+class ResponseUnmatchedEvent(Event):
     """An answer came that nobody waited for."""
 
     category: ClassVar[Category] = Category.RESPONSE
     event_type: Literal["response.late"] = "response.late"
     stream_id: StreamId = SYSTEM_STREAM
-    content: UnwantedResponse
+    content: UnmatchedResponse

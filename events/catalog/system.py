@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from petiole.events.content import Content, Count, Number, Parameters, Text
-from petiole.events.event import LEAST_URGENT, MOST_URGENT, Category, Event, Moment
+from petiole.events.event import MAX_PRIORITY, MIN_PRIORITY, Category, Event, UtcDatetime
 from petiole.events.ids import SYSTEM_STREAM, StreamId
 
 
@@ -36,10 +36,10 @@ class MetricsReport(Content):
     lag_s: dict[str, Annotated[Number, Field(ge=0)]] = Field(default_factory=dict)
 
 
-class SystemStep(Content):
+class SystemLifecycleContent(Content):
     """A step of the system's life, with the time of the step before."""
 
-    last_event_time: Moment | None = None
+    last_event_time: UtcDatetime | None = None
 
 
 class SystemEvent(Event):
@@ -54,7 +54,7 @@ class TickEvent(SystemEvent):
 
     event_type: Literal["system.tick"] = "system.tick"
     content: Tick
-    priority: Annotated[int, Field(strict=True, ge=0, le=9)] = LEAST_URGENT
+    priority: Annotated[int, Field(strict=True, ge=0, le=9)] = MIN_PRIORITY
 
 
 class MetricsSummaryEvent(SystemEvent):
@@ -67,8 +67,8 @@ class MetricsSummaryEvent(SystemEvent):
 class SystemLifecycleEvent(SystemEvent):
     """Base of the steps of the system's life; they go before all other work."""
 
-    content: SystemStep = SystemStep()
-    priority: Annotated[int, Field(strict=True, ge=0, le=9)] = MOST_URGENT
+    content: SystemLifecycleContent = SystemLifecycleContent()
+    priority: Annotated[int, Field(strict=True, ge=0, le=9)] = MAX_PRIORITY
 
 
 class SystemCreatedEvent(SystemLifecycleEvent):

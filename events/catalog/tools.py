@@ -7,10 +7,10 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from petiole.events.content import Content, Flag, Parameters, Text, Value
-from petiole.events.event import Category, Event, Moment
+from petiole.events.event import Category, Event, UtcDatetime
 
 
-class RequestedCall(Content):
+class ToolExecution(Content):
     """One call of one tool."""
 
     call_id: Text
@@ -18,7 +18,7 @@ class RequestedCall(Content):
     arguments: Parameters = Field(default_factory=dict)
 
 
-class ToolStart(RequestedCall):
+class ToolStart(ToolExecution):
     """Which call of which tool begins."""
 
 
@@ -41,7 +41,7 @@ class ToolResult(Content):
     error: str | None = None
 
     @model_validator(mode="after")
-    def _fails_with_a_reason(self) -> ToolResult:
+    def _check_failure_has_error(self) -> ToolResult:
         if self.ok == (self.error is not None):
             raise ValueError("a call that succeeded has no error, and one that failed has one")
         return self
@@ -62,15 +62,15 @@ class ToolFailure(Content):
     is_retryable: Flag = False
 
 
-class AskedApproval(RequestedCall):
+class ApprovalRequest(ToolExecution):
     """A call that somebody has to grant before it runs; `fingerprint` is the SHA-256 of its tool and arguments."""
 
     approval_id: Text
     fingerprint: Text
-    expires_at: Moment
+    expires_at: UtcDatetime
 
 
-class DecidedApproval(AskedApproval):
+class ApprovalDecision(ApprovalRequest):
     """Who decided a call that was asked to be granted, and why."""
 
     by: Text
@@ -83,11 +83,11 @@ class ToolEvent(Event):
     category: ClassVar[Category] = Category.PROCESSING
 
 
-class CallRequestedEvent(ToolEvent):
+class ToolExecutionRequestedEvent(ToolEvent):
     """One call of a request for tools is to be run: each goes its own way from here."""
 
     event_type: Literal["tools.execution.requested"] = "tools.execution.requested"
-    content: RequestedCall
+    content: ToolExecution
 
 
 class ToolStartedEvent(ToolEvent):
@@ -123,32 +123,32 @@ class ApprovalRequestedEvent(ToolEvent):
     """A call waits for somebody to grant it."""
 
     event_type: Literal["tools.approval.requested"] = "tools.approval.requested"
-    content: AskedApproval
+    content: ApprovalRequest
 
 
 class ApprovalGrantedEvent(ToolEvent):
     """Somebody granted a call: it is run."""
 
     event_type: Literal["tools.approval.granted"] = "tools.approval.granted"
-    content: DecidedApproval
+    content: ApprovalDecision
 
 
 class ApprovalDeniedEvent(ToolEvent):
     """Somebody denied a call: it has failed."""
 
     event_type: Literal["tools.approval.denied"] = "tools.approval.denied"
-    content: DecidedApproval
+    content: ApprovalDecision
 
 
 class ApprovalDeadlineReachedEvent(ToolEvent):
     """The time is over in which a call could be granted; most were decided before."""
 
     event_type: Literal["tools.approval.deadline_reached"] = "tools.approval.deadline_reached"
-    content: AskedApproval
+    content: ApprovalRequest
 
 
 class ApprovalExpiredEvent(ToolEvent):
     """Nobody decided a call in time: it has failed."""
 
     event_type: Literal["tools.approval.expired"] = "tools.approval.expired"
-    content: AskedApproval
+    content: ApprovalRequest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-_SHOWN_LENGTH = 300
+_MAX_QUOTED_LENGTH = 300
 
 
 class Severity(StrEnum):
@@ -43,6 +43,6 @@ def error_type_of(error: BaseException) -> str:
     return (error.code if isinstance(error, PetioleError) else "") or type(error).__name__
 
 
-def shown(name: str) -> str:
+def quote(name: str) -> str:
     """Quote a name in an error, shortened where somebody sent a page for one."""
-    return repr(name) if len(name) <= _SHOWN_LENGTH else f"{name[:_SHOWN_LENGTH]!r}…"
+    return repr(name) if len(name) <= _MAX_QUOTED_LENGTH else f"{name[:_MAX_QUOTED_LENGTH]!r}…"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from petiole.events.errors.base import Permanent, shown
+from petiole.events.errors.base import Permanent, quote
 
 
 class DeliveryCrashed(Permanent):
@@ -75,7 +75,7 @@ class StreamTruncated(Permanent):
 
     def __str__(self) -> str:
         return (
-            f"of the answers of stream {shown(self.stream_id)}, piece {self.number} is not kept any more, the oldest "
+            f"of the answers of stream {quote(self.stream_id)}, piece {self.number} is not kept any more, the oldest "
             f"is {self.oldest}; read the whole answer in its llm.response.generated, or raise "
             "PETIOLE_MAX_RESPONSE_STREAM_CHUNKS"
         )
@@ -114,7 +114,7 @@ def event_expired(event_type: str, expired_at: str) -> Permanent:
 
 def responder_not_found(request_type: str, responder: str) -> Permanent:
     return Permanent(
-        f"request {shown(request_type)}: there is no agent {shown(responder)}; start its worker once, "
+        f"request {quote(request_type)}: there is no agent {quote(responder)}; start its worker once, "
         "or mend the name (see: petiole agents)",
         code="responder_not_found",
     )
@@ -122,8 +122,8 @@ def responder_not_found(request_type: str, responder: str) -> Permanent:
 
 def handler_not_found(request_type: str, responder: str) -> Permanent:
     return Permanent(
-        f"request {shown(request_type)}: {responder!r} answers none of that type; "
-        f"decorate a function of it with @agent.answers({shown(request_type)}), and start its worker again",
+        f"request {quote(request_type)}: {responder!r} answers none of that type; "
+        f"decorate a function of it with @agent.answers({quote(request_type)}), and start its worker again",
         code="handler_not_found",
     )
 
@@ -137,7 +137,7 @@ def gathering_key_missing(subscription: str, topic: str, path: str) -> Permanent
 
 def undecodable_message(queue: str, size_bytes: int) -> Permanent:
     return Permanent(
-        f"{size_bytes} bytes in the queue {shown(queue)} are no message; look at them, and at who can "
+        f"{size_bytes} bytes in the queue {quote(queue)} are no message; look at them, and at who can "
         "write to the broker",
         code="undecodable_message",
     )

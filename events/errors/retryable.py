@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from petiole.events.errors.base import Retryable, shown
+from petiole.events.errors.base import Retryable, quote
 
 
 class BrokerUnavailable(Retryable):
@@ -30,7 +30,7 @@ class BrokerFull(BrokerUnavailable):
 
     def __str__(self) -> str:
         return (
-            f"{self.server} has no memory left while {self.what}: {shown(self.answer)}; let workers empty the queues, "
+            f"{self.server} has no memory left while {self.what}: {quote(self.answer)}; let workers empty the queues, "
             "free memory or raise its maxmemory, then publish again, which publishes once"
         )
 
@@ -163,7 +163,7 @@ class RequestTimedOut(Retryable):
 
     def __str__(self) -> str:
         return (
-            f"request {shown(self.request_type)}: {self.responder!r} gave no answer within {self.timeout_s} s; see "
+            f"request {quote(self.request_type)}: {self.responder!r} gave no answer within {self.timeout_s} s; see "
             "whether a worker of it runs and how much waits in its queue, or give the request a longer timeout"
         )
 
@@ -190,7 +190,7 @@ class StreamTimeout(Retryable):
 
     def __str__(self) -> str:
         return (
-            f"nothing more came of the answer in stream {shown(self.stream_id)} within {self.timeout_s:g} s; "
+            f"nothing more came of the answer in stream {quote(self.stream_id)} within {self.timeout_s:g} s; "
             f"does a worker run? Read on with after={self.last_number}"
         )
 
@@ -213,7 +213,7 @@ class StreamBusy(Retryable):
 
     def __str__(self) -> str:
         return (
-            f"the answer {self.answer_id} of stream {shown(self.stream_id)} is still being written, and on_busy is "
+            f"the answer {self.answer_id} of stream {quote(self.stream_id)} is still being written, and on_busy is "
             "'reject'; ask again once it has ended"
         )
 
@@ -252,7 +252,7 @@ def broker_not_stopped(directory: str, reason: str) -> Retryable:
 
 def requester_stopped(request_type: str) -> Retryable:
     return Retryable(
-        f"request {shown(request_type)}: this process ends and waits no longer; ask again from another",
+        f"request {quote(request_type)}: this process ends and waits no longer; ask again from another",
         code="requester_stopped",
     )
 

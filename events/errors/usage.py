@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from petiole.events.errors.base import UsageError, shown
+from petiole.events.errors.base import UsageError, quote
 
 
 class InvalidEvent(UsageError):
@@ -40,7 +40,7 @@ class CannotReplay(UsageError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"the dead letter {shown(self.letter_id)} cannot be replayed: {self.reason}"
+        return f"the dead letter {quote(self.letter_id)} cannot be replayed: {self.reason}"
 
 
 class SessionEnded(UsageError):
@@ -52,7 +52,7 @@ class SessionEnded(UsageError):
 
     def __str__(self) -> str:
         return (
-            f"the session {shown(self.session_id)} ended at {self.ended_at} ({self.reason}) and takes nothing more; "
+            f"the session {quote(self.session_id)} ended at {self.ended_at} ({self.reason}) and takes nothing more; "
             "begin another one, under another stream id"
         )
 
@@ -66,7 +66,7 @@ class InvalidTransition(UsageError):
 
     def __str__(self) -> str:
         return (
-            f"the session {shown(self.session_id)} cannot go from {self.state} to {self.to}: it goes from new to "
+            f"the session {quote(self.session_id)} cannot go from {self.state} to {self.to}: it goes from new to "
             "active, to idle and back, and from each of them to ended, where it stays"
         )
 
@@ -83,7 +83,7 @@ class NotConfigured(UsageError):
 
 def invalid_topic(topic: str) -> UsageError:
     return UsageError(
-        f"{shown(topic)} is no topic: write 1 to 8 words of a-z, 0-9, '_' or '-', each beginning with a "
+        f"{quote(topic)} is no topic: write 1 to 8 words of a-z, 0-9, '_' or '-', each beginning with a "
         "letter or digit, joined by dots, at most 200 characters, such as 'order.payment.received'",
         code="invalid_topic",
     )
@@ -91,7 +91,7 @@ def invalid_topic(topic: str) -> UsageError:
 
 def invalid_pattern(pattern: str, reason: str) -> UsageError:
     return UsageError(
-        f"{shown(pattern)} is no pattern: {reason}; write a topic, '*' for everything, 'input.*' for "
+        f"{quote(pattern)} is no pattern: {reason}; write a topic, '*' for everything, 'input.*' for "
         "one or more further words, or 'agent.*.started' for exactly one word",
         code="invalid_pattern",
     )
@@ -99,7 +99,7 @@ def invalid_pattern(pattern: str, reason: str) -> UsageError:
 
 def unknown_event_type(topic: str, nearest: str | None = None) -> UsageError:
     hint = f"did you mean {nearest!r}?" if nearest else "register its class, or declare it"
-    return UsageError(f"no event type {shown(topic)} is registered; {hint}", code="unknown_event_type")
+    return UsageError(f"no event type {quote(topic)} is registered; {hint}", code="unknown_event_type")
 
 
 def newer_version(topic: str, version: int, known: int) -> InvalidEvent:
@@ -154,16 +154,16 @@ def invalid_subscription(subscription: str, option: str, reason: str) -> UsageEr
 
 def invalid_filter(path: str, reason: str) -> UsageError:
     """A condition of a filter is none. `path` is the place in the event that it asks about."""
-    return UsageError(f"where[{shown(path)}]: {reason}", code="invalid_filter")
+    return UsageError(f"where[{quote(path)}]: {reason}", code="invalid_filter")
 
 
 def invalid_request(request_type: str, reason: str) -> UsageError:
-    return UsageError(f"request {shown(request_type)}: {reason}", code="invalid_request")
+    return UsageError(f"request {quote(request_type)}: {reason}", code="invalid_request")
 
 
 def duplicate_request(request_type: str, request_id: str) -> UsageError:
     return UsageError(
-        f"request {shown(request_type)}: one under the id {request_id} is on its way or was made "
+        f"request {quote(request_type)}: one under the id {request_id} is on its way or was made "
         "before; leave the id out, and each gets its own",
         code="duplicate_request",
     )
@@ -171,7 +171,7 @@ def duplicate_request(request_type: str, request_id: str) -> UsageError:
 
 def invalid_parameters(request_type: str, parameter: str, reason: str) -> UsageError:
     """A request was made wrongly. `parameter` is the dotted path, `reason` what is wrong with it."""
-    return UsageError(f"request {shown(request_type)}: parameter {parameter!r}: {reason}", code="invalid_parameters")
+    return UsageError(f"request {quote(request_type)}: parameter {parameter!r}: {reason}", code="invalid_parameters")
 
 
 def waiting_in_handler(request_type: str, handler: str) -> UsageError:
@@ -193,7 +193,7 @@ def read_only_violation(handler: str, state: str) -> UsageError:
 
 def unknown_subscription(name: str, nearest: str | None = None) -> UsageError:
     hint = f"did you mean {nearest!r}?" if nearest else "see: petiole subscriptions"
-    return UsageError(f"there is no subscription {shown(name)}; {hint}", code="unknown_subscription")
+    return UsageError(f"there is no subscription {quote(name)}; {hint}", code="unknown_subscription")
 
 
 def cannot_purge(subscription: str, queue: str, driver: str) -> UsageError:
@@ -206,7 +206,7 @@ def cannot_purge(subscription: str, queue: str, driver: str) -> UsageError:
 
 def unknown_dead_letter(letter_id: str) -> UsageError:
     return UsageError(
-        f"there is no dead letter {shown(letter_id)}, or not any more; see: petiole dead-letters list --state all",
+        f"there is no dead letter {quote(letter_id)}, or not any more; see: petiole dead-letters list --state all",
         code="unknown_dead_letter",
     )
 
@@ -214,7 +214,7 @@ def unknown_dead_letter(letter_id: str) -> UsageError:
 def cannot_edit(letter_id: str, field: str, reason: str) -> UsageError:
     """A dead letter's event cannot be changed like that. `field` is the dotted path, `reason` what is wrong."""
     return UsageError(
-        f"the dead letter {shown(letter_id)} cannot be edited: field {field!r}: {reason}", code="cannot_edit"
+        f"the dead letter {quote(letter_id)} cannot be edited: field {field!r}: {reason}", code="cannot_edit"
     )
 
 
@@ -229,12 +229,12 @@ def invalid_dead_letter(line: int, field: str, reason: str) -> UsageError:
 
 def unknown_session(session_id: str, nearest: str | None = None) -> UsageError:
     hint = f"did you mean {nearest!r}?" if nearest else "see: petiole sessions"
-    return UsageError(f"there is no session {shown(session_id)}, or not any more; {hint}", code="unknown_session")
+    return UsageError(f"there is no session {quote(session_id)}, or not any more; {hint}", code="unknown_session")
 
 
 def working_memory_full(session_id: str, size_bytes: int, limit_bytes: int) -> UsageError:
     return UsageError(
-        f"the working memory of session {shown(session_id)} would hold {size_bytes:,} bytes, "
+        f"the working memory of session {quote(session_id)} would hold {size_bytes:,} bytes, "
         f"{limit_bytes:,} are allowed, so it stays as it is; remove what is no more needed, or raise "
         "PETIOLE_MAX_SESSION_MEMORY_BYTES",
         code="working_memory_full",
@@ -244,7 +244,7 @@ def working_memory_full(session_id: str, size_bytes: int, limit_bytes: int) -> U
 def invalid_working_memory(session_id: str, name: str, reason: str) -> UsageError:
     """`name` is the value's in the working memory, `reason` what is wrong with it."""
     return UsageError(
-        f"the working memory of session {shown(session_id)}: {name!r}: {reason}", code="invalid_working_memory"
+        f"the working memory of session {quote(session_id)}: {name!r}: {reason}", code="invalid_working_memory"
     )
 
 
@@ -255,7 +255,7 @@ def unknown_agent(module: str, reason: str) -> UsageError:
 def unknown_circuit(name: str, nearest: str | None = None) -> UsageError:
     hint = f"did you mean {nearest!r}?" if nearest else "it is known once something called it"
     return UsageError(
-        f"there is no circuit breaker {shown(name)}; {hint} (see: petiole breakers)", code="unknown_circuit"
+        f"there is no circuit breaker {quote(name)}; {hint} (see: petiole breakers)", code="unknown_circuit"
     )
 
 
@@ -271,7 +271,7 @@ def invalid_arguments(tool: str, argument: str, reason: str) -> UsageError:
 
 def unknown_approval(approval_id: str) -> UsageError:
     return UsageError(
-        f"there is no approval {shown(approval_id)}; see: petiole approvals list", code="unknown_approval"
+        f"there is no approval {quote(approval_id)}; see: petiole approvals list", code="unknown_approval"
     )
 
 

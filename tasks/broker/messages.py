@@ -22,12 +22,12 @@ from kombu.transport.redis import PRIORITY_STEPS
 
 from petiole.tasks.broker.topology import broker_priority
 from petiole.tasks.routing.table import Route
-from petiole.tasks.stores.publications import Message
+from petiole.tasks.stores.publications import OutgoingMessage
 
 FLOW_HEADER = "petiole_flow"
 """The header of a delivery that holds the event's correlation id: an agent's work on a flow may have been aborted."""
 
-MAILBOX_HEADER = "petiole_mailbox"
+MESSAGE_GROUP_HEADER = "petiole_mailbox"
 """The header of an ordered delivery that names its mailbox."""
 
 REPLAY_HEADER = "petiole_replay"
@@ -39,7 +39,7 @@ DEAD_LETTER_HEADER = "petiole_dead_letter"
 _PRIORITY_SEPARATOR = "\x06\x16"
 
 # What one subscription's messages share is put in for {…}, what is each message's own for %(…)s.
-_HEAD = (
+_MESSAGE_TEMPLATE = (
     '{{"content-encoding": "utf-8", "content-type": "application/json", "headers": {{"lang": "py", "task": "{task}", '
     '"id": "%(id)s", "shadow": null, "eta": null, "expires": null, "group": null, "group_index": null, '
     '"retries": %(retries)s, "timelimit": [null, null], "root_id": "%(id)s", "parent_id": null, "argsrepr": "{shown}", '
@@ -50,17 +50,17 @@ _HEAD = (
     '"body_encoding": "base64", "delivery_tag": "%(tag)s"}}, "body": "'
 )
 
-_FORMS_AT_HAND = 10_000
+_TEMPLATE_CACHE_SIZE = 10_000
 
 
-def seal(
+def build_messages(
     routes: Sequence[Route],
-    mailboxes: Sequence[str | None],
+    message_groups: Sequence[str | None],
     *,
     event_type: str,
     flow: str,
     key_prefix: str = "",
-) -> list[Message]:
+) -> list[OutgoingMessage]:
     """Make the messages of an event's deliveries but for their body, each for its mailbox.
 
     No name in them needs escaping: topics, agents, functions, hosts and ids are of letters, digits, '_', '-' and '.'.
@@ -68,71 +68,78 @@ def seal(
     # Kombu keeps what is under way by its tag: two messages must not share one, not even two of one delivery.
     publication = uuid4()
     return [
-        _sealed(route, event_type, key_prefix, tag=f"{publication}-{number}", flow=flow, mailbox=mailbox)
-        for number, (route, mailbox) in enumerate(zip(routes, mailboxes, strict=True))
+        _build_queued_message(
+            route, event_type, key_prefix, tag=f"{publication}-{number}", flow=flow, message_group=mailbox
+        )
+        for number, (route, mailbox) in enumerate(zip(routes, message_groups, strict=True))
     ]
 
 
-def _sealed(route: Route, event_type: str, key_prefix: str, *, tag: str, flow: str, mailbox: str | None) -> Message:
+def _build_queued_message(
+    route: Route, event_type: str, key_prefix: str, *, tag: str, flow: str, message_group: str | None
+) -> OutgoingMessage:
     subscription = route.subscription
-    form = _form(subscription.name, subscription.queue, event_type, broker_priority(route.priority, "redis"))
-    more = _more({FLOW_HEADER: flow, MAILBOX_HEADER: mailbox})
-    return Message(
+    form = _build_template(subscription.name, subscription.queue, event_type, broker_priority(route.priority, "redis"))
+    more = _format_headers({FLOW_HEADER: flow, MESSAGE_GROUP_HEADER: message_group})
+    return OutgoingMessage(
         queue=key_prefix + subscription.queue,
         queue_key=key_prefix + form.queue_key,
-        head=form.head % {"id": route.delivery_id, "tag": tag, "retries": 0, "more": more},
+        prefix=form.head % {"id": route.delivery_id, "tag": tag, "retries": 0, "more": more},
         delivery_id=route.delivery_id,
-        mailbox=mailbox,
+        message_group=message_group,
         capacity=subscription.capacity or 0,
         drops_oldest=subscription.overflow == "drop_oldest",
     )
 
 
 @dataclass(frozen=True, slots=True)
-class _Form:
+class _MessageTemplate:
     """What the messages of one subscription share, those about one topic and of one priority."""
 
     queue_key: str
     head: str
 
 
-@lru_cache(_FORMS_AT_HAND)
-def _form(task: str, queue: str, event_type: str, priority: int) -> _Form:
+@lru_cache(_TEMPLATE_CACHE_SIZE)
+def _build_template(task: str, queue: str, event_type: str, priority: int) -> _MessageTemplate:
     names = {"task": task, "shown": event_type, "queue": queue}
-    escaped = {each: _escaped(name).replace("%", "%%") for each, name in names.items()}
-    head = _HEAD.format(**escaped, origin=_origin(), priority=priority)
-    return _Form(queue_key(queue, priority), head)
+    escaped = {each: _escape(name).replace("%", "%%") for each, name in names.items()}
+    head = _MESSAGE_TEMPLATE.format(**escaped, origin=_origin(), priority=priority)
+    return _MessageTemplate(queue_key(queue, priority), head)
 
 
-def tail_of(text: str) -> str:
+def encode_body(text: str) -> str:
     """Encode the body that all messages of an event share: the event's JSON text as the task's only argument."""
     body = f'[[{text}], {{}}, {{"callbacks": null, "errbacks": null, "chain": null, "chord": null}}]'
     return base64.b64encode(body.encode()).decode("ascii") + '"}'
 
 
-def message(
+def build_message(
     task: str,
     text: str,
     *,
     delivery_id: str,
     queue: str,
     priority: int,
-    shown: str = "",
+    displayed_arguments: str = "",
     retries: int = 0,
     headers: Mapping[str, str | None] = MappingProxyType({}),
 ) -> str:
     """Make the whole message of one task call, with a JSON text as its only argument; broker's priority, any names."""
-    head = _form(task, queue, shown, priority).head
-    return head % {"id": _escaped(delivery_id), "tag": uuid4(), "retries": retries, "more": _more(headers)} + tail_of(
-        text
-    )
+    head = _build_template(task, queue, displayed_arguments, priority).head
+    return head % {
+        "id": _escape(delivery_id),
+        "tag": uuid4(),
+        "retries": retries,
+        "more": _format_headers(headers),
+    } + encode_body(text)
 
 
-def _escaped(name: str) -> str:
+def _escape(name: str) -> str:
     return json.dumps(name)[1:-1]
 
 
-def _more(headers: Mapping[str, str | None]) -> str:
+def _format_headers(headers: Mapping[str, str | None]) -> str:
     return "".join(f', "{name}": {json.dumps(value)}' for name, value in headers.items() if value is not None)
 
 

@@ -20,15 +20,15 @@ from petiole.tasks.broker.topology import RABBITMQ
 if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
 
-Result = TypeVar("Result")
+ResultT = TypeVar("ResultT")
 
 CONFIRM_TIMEOUT_S = 10.0
 """How long a publisher waits for RabbitMQ to confirm; one that is out of memory or disk takes nothing meanwhile."""
 
-_CONFIRMED = {"mandatory": True, "confirm_timeout": CONFIRM_TIMEOUT_S, "exchange_type": "direct"}
+_CONFIRM_OPTIONS = {"mandatory": True, "confirm_timeout": CONFIRM_TIMEOUT_S, "exchange_type": "direct"}
 
 
-class Outlet:
+class ConfirmingProducer:
     """A connection that Celery's sending calls are made with."""
 
     def __init__(self, producer: Any, options: dict[str, Any]) -> None:
@@ -36,7 +36,7 @@ class Outlet:
         self._options = options
         self._returned: list[str] = []
 
-    def send(self, call: Callable[..., Result], *arguments: object, **options: Any) -> Result:
+    def send(self, call: Callable[..., ResultT], *arguments: object, **options: Any) -> ResultT:
         """Send a task by `bus.app.send_task` or `task.apply_async`. Raises what Celery raises, and MessageNacked."""
         options |= self._options | {"producer": self.producer}
         sent = call(*arguments, **options)
@@ -48,7 +48,7 @@ class Outlet:
             raise MessageNacked(options)
         return sent
 
-    def note_return(self, error: Exception, exchange: object, routing_key: str, message: object) -> None:  # noqa: ARG002
+    def record_returned(self, error: Exception, exchange: object, routing_key: str, message: object) -> None:  # noqa: ARG002
         """Note a message that found no queue. RabbitMQ sends it back before it confirms it."""
         self._returned.append(routing_key)
 
@@ -58,7 +58,7 @@ class Outlet:
 
 
 @contextmanager
-def sending(bus: BusRuntime, what: str) -> Iterator[Outlet]:
+def open_producer(bus: BusRuntime, operation: str) -> Iterator[ConfirmingProducer]:
     """Connect, for as long as the block; `what` tells in errors what was being done.
 
     Raises: BrokerUnavailable before the block, where nothing was sent; in it BrokerFull, PublishOutcomeUnknown, where
@@ -66,35 +66,35 @@ def sending(bus: BusRuntime, what: str) -> Iterator[Outlet]:
     """
     # An error on its way out of this block makes the pool replace the connection: confirms may still be under way.
     with bus.app.producer_or_acquire() as producer:
-        _connect(producer, what)
+        _connect(producer, operation)
         is_confirmed = bus.driver == RABBITMQ
-        outlet = Outlet(producer, _CONFIRMED if is_confirmed else {})
+        outlet = ConfirmingProducer(producer, _CONFIRM_OPTIONS if is_confirmed else {})
         try:
-            with _returns_noticed(producer, outlet) if is_confirmed else nullcontext():
+            with _watch_returns(producer, outlet) if is_confirmed else nullcontext():
                 yield outlet
         except PreconditionFailed as error:
             raise queue_declared_otherwise(error.reply_text or "") from error
         except (OperationalError, AMQPError, MessageNacked) as error:
             if isinstance(error.__cause__, OutOfMemoryError):
-                raise BrokerFull(what, str(error.__cause__)) from error
+                raise BrokerFull(operation, str(error.__cause__)) from error
             # Dropped, not closed: a broker that did not answer would not answer to that either.
             producer.connection.collect()
-            raise PublishOutcomeUnknown(what) from error
+            raise PublishOutcomeUnknown(operation) from error
 
 
-def _connect(producer: Any, what: str) -> None:
+def _connect(producer: Any, operation: str) -> None:
     try:
         producer.connection.ensure_connection(max_retries=2, interval_start=0, interval_step=0.2, interval_max=0.2)
     except (OperationalError, AMQPError) as error:
-        raise BrokerUnavailable(what) from error
+        raise BrokerUnavailable(operation) from error
 
 
 @contextmanager
-def _returns_noticed(producer: Any, outlet: Outlet) -> Iterator[None]:
+def _watch_returns(producer: Any, confirming: ConfirmingProducer) -> Iterator[None]:
     # Kombu puts it on the channel, also on the one after a reconnection. The channel outlives the block.
-    producer.on_return = outlet.note_return
+    producer.on_return = confirming.record_returned
     try:
         yield
-        producer.channel.events["basic_return"].discard(outlet.note_return)
+        producer.channel.events["basic_return"].discard(confirming.record_returned)
     finally:
         producer.on_return = None

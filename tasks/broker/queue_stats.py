@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from kombu import Connection, Queue
 
-from petiole.tasks.broker.topology import lanes
+from petiole.tasks.broker.topology import broker_queues
 
 if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
 
 
-def waiting(bus: BusRuntime, connection: Connection, queue: str) -> int:
+def queue_depth(bus: BusRuntime, connection: Connection, queue: str) -> int:
     """Count what waits in a queue; 0 where there is none."""
-    return sum(_waiting_in(connection, lane) for lane in lanes(queue, bus.driver))
+    return sum(_queue_length(connection, lane) for lane in broker_queues(queue, bus.driver))
 
 
 def lag_s(bus: BusRuntime, connection: Connection, queue: str) -> float | None:
@@ -27,12 +27,12 @@ def lag_s(bus: BusRuntime, connection: Connection, queue: str) -> float | None:
     with connection.channel() as channel:
         kombus: Any = channel  # kombu's stubs know only what all transports have in common
         lists = [f"{kombus.global_keyprefix}{kombus._q_for_pri(queue, step)}" for step in kombus.priority_steps]  # noqa: SLF001 - kombu has no public name for it
-        moments = [_moment(message) for name in lists for message in kombus.client.lrange(name, -1, -1)]
+        moments = [_published_at(message) for name in lists for message in kombus.client.lrange(name, -1, -1)]
     oldest = min((moment for moment in moments if moment is not None), default=None)
     return None if oldest is None else max(0.0, (datetime.now(UTC) - oldest).total_seconds())
 
 
-def _waiting_in(connection: Connection, queue: str) -> int:
+def _queue_length(connection: Connection, queue: str) -> int:
     # Asked passively, on a channel of its own: a queue that is not there yet is not made, and on AMQP ends the channel.
     with connection.channel() as channel:
         try:
@@ -42,7 +42,7 @@ def _waiting_in(connection: Connection, queue: str) -> int:
             return 0
 
 
-def _moment(message: bytes) -> datetime | None:
+def _published_at(message: bytes) -> datetime | None:
     """Read when the event of a message was published; None where it is no message of ours."""
     try:
         read = json.loads(message)

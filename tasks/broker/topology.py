@@ -14,10 +14,10 @@ from typing import Any
 from celery.app.amqp import AMQP, Queues
 from kombu import Connection, Exchange, Queue
 
-from petiole.events.event import MOST_URGENT
+from petiole.events.event import MAX_PRIORITY
 from petiole.tasks.runtime import bus_of, included_agents, joined
-from petiole.tasks.settings import Settings
-from petiole.tasks.transport import ours
+from petiole.tasks.settings import ProactiveSettings
+from petiole.tasks.transport import with_transport_prefix
 from petiole.tasks.transport.address import PREFIX
 
 RABBITMQ = "amqp"
@@ -26,33 +26,33 @@ PUBLISH_TASK = "petiole.publish"
 PUBLISH_QUEUE = "publish"
 
 # Also the priorities that share the first list of a queue on Redis.
-_URGENT_FROM = 7
-_URGENT = ".urgent"
+_URGENT_MIN_PRIORITY = 7
+_URGENT_SUFFIX = ".urgent"
 
 
-def lanes(queue: str, driver: str) -> tuple[str, ...]:
+def broker_queues(queue: str, driver: str) -> tuple[str, ...]:
     """Name the broker's queues that make up one of ours, the most urgent first."""
-    if driver != RABBITMQ or queue.endswith(_URGENT):
+    if driver != RABBITMQ or queue.endswith(_URGENT_SUFFIX):
         return (queue,)
-    return (queue + _URGENT, queue)
+    return (queue + _URGENT_SUFFIX, queue)
 
 
-def lane(queue: str, priority: int, driver: str) -> str:
+def broker_queue(queue: str, priority: int, driver: str) -> str:
     """Name the broker's queue for an event of that priority (9 first)."""
-    return lanes(queue, driver)[0] if priority >= _URGENT_FROM else queue
+    return broker_queues(queue, driver)[0] if priority >= _URGENT_MIN_PRIORITY else queue
 
 
 def broker_priority(priority: int, driver: str) -> int:
     """Turn our priority (9 first) into the broker's: Redis takes 0 first."""
-    return MOST_URGENT - priority if driver == "redis" else priority
+    return MAX_PRIORITY - priority if driver == "redis" else priority
 
 
-def queue_of(lane: str) -> str:
+def logical_queue(broker_queue_name: str) -> str:
     """Name our queue that one of the broker's belongs to."""
-    return lane.removesuffix(_URGENT)
+    return broker_queue_name.removesuffix(_URGENT_SUFFIX)
 
 
-def declaration(name: str, driver: str) -> Queue:
+def queue_declaration(name: str, driver: str) -> Queue:
     """Say how one of the broker's queues is declared."""
     if driver != RABBITMQ:
         return Queue(name, Exchange(name), name)
@@ -71,29 +71,35 @@ class EventQueues(Queues):
     ) -> None:
         self._driver = driver
         self._names = set(names)
-        own = {lane_name: declaration(lane_name, driver) for name in names for lane_name in lanes(name, driver)}
+        own = {
+            lane_name: queue_declaration(lane_name, driver)
+            for name in names
+            for lane_name in broker_queues(name, driver)
+        }
         listed = queues if isinstance(queues, Mapping) else {queue.name: queue for queue in queues}
         super().__init__({**listed, **own}, **options)
 
     def select(self, include: Sequence[str] | str) -> None:
         """Consume from these only."""
-        super().select(self._lanes(include))
+        super().select(self._expand_names(include))
 
     def deselect(self, exclude: Sequence[str] | str) -> None:
         """Consume from all but these."""
-        super().deselect(self._lanes(exclude))
+        super().deselect(self._expand_names(exclude))
 
     def _set_max_priority(self, args: dict[str, Any]) -> None:
         # Of the setting task_queue_max_priority. RabbitMQ refuses a quorum queue that is declared with priorities.
         if args.get("x-queue-type") != "quorum":
             super()._set_max_priority(args)  # type: ignore[misc]  # the stubs leave it out
 
-    def _lanes(self, names: Sequence[str] | str) -> list[str]:
+    def _expand_names(self, names: Sequence[str] | str) -> list[str]:
         listed = [names] if isinstance(names, str) else names or []
-        return [each for name in listed for each in (lanes(name, self._driver) if name in self._names else [name])]
+        return [
+            each for name in listed for each in (broker_queues(name, self._driver) if name in self._names else [name])
+        ]
 
 
-RECONNECT_S = 2.0
+MAX_RECONNECT_DELAY_S = 2.0
 """How long a worker waits between two tries to reach its broker. Celery waits longer each time, up to 30 s."""
 
 
@@ -101,7 +107,7 @@ class EventConnection(Connection):
     """A connection that is back soon after its broker, however long that was away."""
 
     def _ensure_connection(self, *args: Any, **options: Any) -> Any:
-        options.setdefault("interval_max", RECONNECT_S)
+        options.setdefault("interval_max", MAX_RECONNECT_DELAY_S)
         return super()._ensure_connection(*args, **options)
 
 
@@ -128,7 +134,7 @@ class EventAMQP(AMQP):
         settings = bus_of(self.app).settings
         address = joined(url)
         if settings.transport == "petiole":
-            address = ours(address)
+            address = with_transport_prefix(address)
         options["transport_options"] = _transport_options(address, settings) | (options.get("transport_options") or {})
         hostname: Any = address or None  # which kombu takes, and the stubs do not
         return EventConnection(hostname, *args, **options)
@@ -139,11 +145,11 @@ class EventAMQP(AMQP):
         return EventQueues(queues, names=[PUBLISH_QUEUE, *included_agents(bus)], driver=bus.driver, **options)
 
 
-def _transport_options(address: str, settings: Settings) -> dict[str, object]:
+def _transport_options(address: str, settings: ProactiveSettings) -> dict[str, object]:
     if address.startswith(_AMQP_SCHEMES):
         # A message counts as sent when its queue has it on disk. Redis needs no telling.
         return {"confirm_publish": True}
-    if not ours(address).startswith(PREFIX):
+    if not with_transport_prefix(address).startswith(PREFIX):
         return {}
     options: dict[str, object] = {"visibility_timeout": settings.visibility_timeout_s}
     return options | (_STOCK_OPTIONS if settings.transport == "kombu" else {})

@@ -20,14 +20,14 @@ from petiole.tasks.agents import Agent
 from petiole.tasks.runtime import BusRuntime, included_agents
 
 
-def start(agents: Sequence[Agent]) -> None:
+def run_start_hooks(agents: Sequence[Agent]) -> None:
     """Run the `on_start` functions of agents, in the order in which they were given."""
     for agent in agents:
         for run in agent.starts:
             run()
 
 
-def stop(agents: Sequence[Agent]) -> None:
+def run_stop_hooks(agents: Sequence[Agent]) -> None:
     """Run the `on_stop` functions of agents, the last given first."""
     for agent in reversed(agents):
         for run in reversed(agent.stops):
@@ -43,11 +43,11 @@ def _connect(bus: BusRuntime) -> bool:
     def on_init(**_: Any) -> None:
         # The solo pool sends the signal too, in the worker itself, where heartbeat.py runs the hooks.
         if current_process().name != "MainProcess" and _is_current(bus):
-            start(served_agents(bus))
+            run_start_hooks(served_agents(bus))
 
     def on_shutdown(**_: Any) -> None:
         if _is_current(bus):
-            stop(served_agents(bus))
+            run_stop_hooks(served_agents(bus))
 
     signals.worker_process_init.connect(on_init, weak=False)
     signals.worker_process_shutdown.connect(on_shutdown, weak=False)

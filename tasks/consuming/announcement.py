@@ -13,7 +13,7 @@ from petiole.tasks.instrumentation import AgentChanged
 from petiole.tasks.runtime import bus_of, included_agents
 
 
-class Announcement(bootsteps.StartStopStep):
+class SubscriptionRegistration(bootsteps.StartStopStep):
     """A step of the consumer's start. Celery repeats it after every reconnection, and after a refused connection."""
 
     requires = ("celery.worker.consumer.connection:Connection",)
@@ -24,5 +24,5 @@ class Announcement(bootsteps.StartStopStep):
         served = consumer.app.amqp.queues.consume_from
         for agent in included_agents(bus).values():
             if agent.name in served:
-                bus.stores.directory.announce(agent.subscriptions)
+                bus.stores.directory.register(agent.subscriptions)
                 bus.instrumentation.emit(AgentChanged(agent=agent.name, change="announced"))

@@ -39,36 +39,36 @@ if TYPE_CHECKING:
     from petiole.tasks.delivery import DeliveryTask
 
 # Celery's own objects, of which celery-types describes too little to be checked against.
-Consumer: TypeAlias = Any
-Request: TypeAlias = Any
+CeleryConsumer: TypeAlias = Any
+CeleryRequest: TypeAlias = Any
 
-BATCHES_AHEAD = 2
+PREFETCH_BATCHES = 2
 """How many full batches a worker fetches for each slot: one to run, one to gather meanwhile."""
 
-Call: TypeAlias = tuple[Any, ...]
+TraceArguments: TypeAlias = tuple[Any, ...]
 """What Celery's tracer takes: task name, id, headers, body, content type, content encoding."""
 
-Result: TypeAlias = tuple[int, Any, float]
+TraceResult: TypeAlias = tuple[int, Any, float]
 """What Celery's tracer returns: whether it failed, the value or the failure, the seconds it took."""
 
 
-def strategy(task: DeliveryTask, app: Any, consumer: Consumer) -> Callable[..., Any]:
+def batch_strategy(task: DeliveryTask, app: Any, consumer: CeleryConsumer) -> Callable[..., Any]:
     """Make the function that takes a task's messages; Celery calls this at each start of a consumer."""
     size = task.handler.batch
     if size is None or task.time_limit or task.soft_time_limit:
         return default(task, app, consumer)
     if task.handler.subscription.queue in app.amqp.queues.consume_from:
-        _fetch_enough(consumer, size)
-    return default(task, app, _Gathering(consumer, Gatherer(app, consumer, size)))
+        _raise_prefetch(consumer, size)
+    return default(task, app, _BatchingConsumer(consumer, BatchCollector(app, consumer, size)))
 
 
-def run_one_by_one(trace: Callable[..., Result], calls: Iterable[Call]) -> list[Result | None]:
+def run_one_by_one(trace: Callable[..., TraceResult], calls: Iterable[TraceArguments]) -> list[TraceResult | None]:
     """Run deliveries one after another, in a slot of the pool; None for one that was revoked meanwhile."""
     # A forked child never hears of what is revoked; solo and threads share it with the consumer.
-    return [None if call[1] in revoked else _portable(trace(*call)) for call in calls]
+    return [None if call[1] in revoked else _make_picklable(trace(*call)) for call in calls]
 
 
-def _portable(result: Result) -> Result:
+def _make_picklable(result: TraceResult) -> TraceResult:
     """Replace a failure that no pipe can carry: it would take its mates' results with it."""
     failed, value, runtime = result
     if not failed:
@@ -80,33 +80,33 @@ def _portable(result: Result) -> Result:
     return result
 
 
-class Gatherer:
+class BatchCollector:
     """The deliveries of one subscription that wait in this worker for a slot."""
 
-    def __init__(self, app: Any, consumer: Consumer, size: int) -> None:
+    def __init__(self, app: Any, consumer: CeleryConsumer, size: int) -> None:
         self._app = app
         self._consumer = consumer
         self._size = size
-        self._waiting: deque[Request] = deque()
-        self._slots_asked_for = 0
-        self._will_ask = False
+        self._waiting: deque[CeleryRequest] = deque()
+        self._slots_requested = 0
+        self._is_request_scheduled = False
 
-    def add(self, request: Request) -> None:
+    def add(self, request: CeleryRequest) -> None:
         """Take a request that is ready to run."""
         if request.delivery_info.get("redelivered") or any(request.time_limits):
             self._consumer.on_task_request(request)
             return
         self._waiting.append(request)
-        if len(self._waiting) >= self._size * (self._slots_asked_for + 1):
-            self._ask()
-        elif not self._will_ask:
-            self._will_ask = True
-            self._consumer.call_soon(self._ask_for_the_rest)
+        if len(self._waiting) >= self._size * (self._slots_requested + 1):
+            self._request_slot()
+        elif not self._is_request_scheduled:
+            self._is_request_scheduled = True
+            self._consumer.call_soon(self._request_remaining_slots)
 
     def execute_using_pool(self, pool: BasePool, **_: object) -> None:
         """Fill the slot that was given, as Celery tells a request to. Raises TaskRevokedError where nothing is left."""
-        self._slots_asked_for -= 1
-        requests = [request for request in self._taken() if not request.revoked()]
+        self._slots_requested -= 1
+        requests = [request for request in self._take_batch() if not request.revoked()]
         if not requests:
             raise TaskRevokedError
         if len(requests) == 1:
@@ -114,16 +114,16 @@ class Gatherer:
         else:
             Batch(requests).execute_using_pool(pool, self._trace)
 
-    def _ask_for_the_rest(self) -> None:
-        self._will_ask = False
-        for _ in range(math.ceil(len(self._waiting) / self._size) - self._slots_asked_for):
-            self._ask()
+    def _request_remaining_slots(self) -> None:
+        self._is_request_scheduled = False
+        for _ in range(math.ceil(len(self._waiting) / self._size) - self._slots_requested):
+            self._request_slot()
 
-    def _ask(self) -> None:
-        self._slots_asked_for += 1
+    def _request_slot(self) -> None:
+        self._slots_requested += 1
         self._consumer.on_task_request(self)
 
-    def _taken(self) -> list[Request]:
+    def _take_batch(self) -> list[CeleryRequest]:
         return [self._waiting.popleft() for _ in range(min(self._size, len(self._waiting)))]
 
     @property
@@ -135,14 +135,14 @@ class Gatherer:
 class Batch:
     """Requests that share one job of the pool; each is told what becomes of it."""
 
-    def __init__(self, requests: list[Request]) -> None:
+    def __init__(self, requests: list[CeleryRequest]) -> None:
         self._requests = requests
 
     def execute_using_pool(self, pool: BasePool, trace: Callable[..., Any]) -> None:
         """Hand them over."""
         job = pool.apply_async(
             run_one_by_one,
-            args=(trace, [_call(request) for request in self._requests]),
+            args=(trace, [_trace_arguments(request) for request in self._requests]),
             accept_callback=self.on_accepted,
             timeout_callback=self.on_timeout,
             callback=self.on_results,
@@ -154,9 +154,9 @@ class Batch:
 
     def on_accepted(self, pid: Any, time_accepted: float) -> None:
         """All of them are in a slot."""
-        self._tell_each(lambda request: request.on_accepted(pid, time_accepted))
+        self._notify_each(lambda request: request.on_accepted(pid, time_accepted))
 
-    def on_results(self, results: list[Result | None] | ExceptionInfo) -> None:
+    def on_results(self, results: list[TraceResult | None] | ExceptionInfo) -> None:
         """All of them were run; the solo pool brings its losses here too."""
         if isinstance(results, ExceptionInfo):
             self.on_lost(results)
@@ -173,40 +173,40 @@ class Batch:
         """
         cause = getattr(failure.exception, "exc", failure.exception)  # as the pipe wraps it
         lost = _as_failure(BatchLost(f"the batch of this delivery brought no results: {cause!r}"))
-        self._tell_each(lambda request: None if _is_given_up(request) else request.on_failure(lost))
+        self._notify_each(lambda request: None if _is_revoked(request) else request.on_failure(lost))
 
     def on_timeout(self, soft: bool, timeout: float) -> None:  # noqa: FBT001 - the pool's signature
         """A limit of the whole worker's was reached; the hard one ends the slot, which is told as a loss."""
         if soft:
-            self._tell_each(lambda request: request.on_timeout(soft, timeout))
+            self._notify_each(lambda request: request.on_timeout(soft, timeout))
 
-    def _tell_each(self, tell: Callable[[Request], object]) -> None:
+    def _notify_each(self, notify: Callable[[CeleryRequest], object]) -> None:
         # A stack tells all of them, even if telling one fails.
         with ExitStack() as told:
             for request in reversed(self._requests):
-                told.callback(tell, request)
+                told.callback(notify, request)
 
 
-class _Gathering:
+class _BatchingConsumer:
     """The consumer as Celery's own strategy sees it, but for where it takes what is ready to run."""
 
-    def __init__(self, consumer: Consumer, gatherer: Gatherer) -> None:
+    def __init__(self, consumer: CeleryConsumer, collector: BatchCollector) -> None:
         self._consumer = consumer
-        self.on_task_request = gatherer.add
+        self.on_task_request = collector.add
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._consumer, name)
 
 
-def _fetch_enough(consumer: Consumer, size: int) -> None:
+def _raise_prefetch(consumer: CeleryConsumer, size: int) -> None:
     """Raise how much the consumer fetches ahead, where that is limited: a batch cannot be larger."""
     if not consumer.initial_prefetch_count:
         return
-    consumer.prefetch_multiplier = max(consumer.prefetch_multiplier, BATCHES_AHEAD * size)
+    consumer.prefetch_multiplier = max(consumer.prefetch_multiplier, PREFETCH_BATCHES * size)
     consumer.initial_prefetch_count = max(consumer.initial_prefetch_count, consumer.max_prefetch_count)
 
 
-def _call(request: Request) -> Call:
+def _trace_arguments(request: CeleryRequest) -> TraceArguments:
     return (
         request.type,
         request.id,
@@ -217,7 +217,7 @@ def _call(request: Request) -> Call:
     )
 
 
-def _is_given_up(request: Request) -> bool:
+def _is_revoked(request: CeleryRequest) -> bool:
     return bool(request._already_revoked or request._already_cancelled)  # noqa: SLF001 - Celery keeps them there
 
 

@@ -24,7 +24,7 @@ START_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 10.0
 
 
-class Traffic:
+class InFlightMessages:
     """How many messages were sent and not yet settled."""
 
     def __init__(self) -> None:
@@ -36,12 +36,12 @@ class Traffic:
         with self._lock:
             self._under_way += change
 
-    def is_still(self) -> bool:
+    def is_idle(self) -> bool:
         """Tell whether nothing is under way."""
         return self._under_way == 0
 
 
-def private_transport(traffic: Traffic) -> type[memory.Transport]:
+def private_transport(traffic: InFlightMessages) -> type[memory.Transport]:
     """Make a memory transport of its own. Kombu's keeps its queues in class attributes, which all apps share."""
 
     class PrivateChannel(memory.Channel):
@@ -79,7 +79,7 @@ class InProcess:
         self._server = fakeredis.FakeServer()
         self._worker: _Worker | None = None
         self.state = fakeredis.FakeRedis(server=self._server, decode_responses=True)
-        self.traffic = Traffic()
+        self.traffic = InFlightMessages()
 
     @property
     def is_running(self) -> bool:
@@ -127,7 +127,7 @@ class InProcessConsumer(Consumer):
         default_steps = (
             *CeleryConsumer.Blueprint.default_steps,
             f"{__name__}:DelayedMessages",
-            "petiole.tasks.consuming.announcement:Announcement",
+            "petiole.tasks.consuming.announcement:SubscriptionRegistration",
         )
 
 

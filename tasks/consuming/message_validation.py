@@ -23,83 +23,85 @@ from kombu.exceptions import DecodeError
 from petiole.events.errors import event_too_large
 
 # Celery's, of which the stubs describe too little to be checked against.
-Request: TypeAlias = Any
+CeleryRequest: TypeAlias = Any
 
-MOST_NESTED = 200
+MAX_NESTING = 200
 """How deep JSON may be nested: far more than an event's may, far less than Python's recursion can follow."""
 
-LONGEST_TEXT = 1_000
+MAX_TEXT_LENGTH = 1_000
 
-LONGEST_WAIT_S = 366 * 86_400.0
+MAX_DELAY_S = 366 * 86_400.0
 """How far ahead a task's hour may be: its worker holds it until then."""
 
 _CONTAINERS = (dict, list)
-_EMBEDDED = frozenset({"callbacks", "errbacks", "chain", "chord"})
+_CANVAS_OPTIONS = frozenset({"callbacks", "errbacks", "chain", "chord"})
 
 # A task finds its headers as attributes of its request; these would hide what the request can do.
-_METHODS = frozenset(name for name, member in vars(Context).items() if callable(member) or isinstance(member, property))
+_CONTEXT_MEMBERS = frozenset(
+    name for name, member in vars(Context).items() if callable(member) or isinstance(member, property)
+)
 
 
-def check(request: Request) -> None:
+def check_request(request: CeleryRequest) -> None:
     """Raise InvalidTaskError, or UsageError (event_too_large), for what no worker of ours may run."""
     headers = request.request_dict
     for name, is_right in _HEADERS.items():
         if name in headers and not is_right(headers[name]):
             raise InvalidTaskError(f"the header {name!r} cannot be {headers[name]!r:.100}")
-    if headers.keys() & _METHODS:
-        raise InvalidTaskError(f"no header may be called {sorted(headers.keys() & _METHODS)}")
+    if headers.keys() & _CONTEXT_MEMBERS:
+        raise InvalidTaskError(f"no header may be called {sorted(headers.keys() & _CONTEXT_MEMBERS)}")
     _check_call(request)
     _check_eta(request)
-    _, is_deep = _measured([value for name, value in headers.items() if name not in {"args", "kwargs"}])
+    _, is_deep = _measure([value for name, value in headers.items() if name not in {"args", "kwargs"}])
     if is_deep:
-        raise InvalidTaskError(f"headers nested deeper than {MOST_NESTED}")
+        raise InvalidTaskError(f"headers nested deeper than {MAX_NESTING}")
     _check_size(request)
 
 
-def decoded(body: Any) -> Any:
+def decode(body: Any) -> Any:
     """Read JSON that everybody reads alike. Raises DecodeError."""
     try:
         text = body if isinstance(body, str) else bytes(body).decode("utf-8")
-        read = _READER.decode(text)
-        names, is_deep = _measured(read)
+        read = _DECODER.decode(text)
+        names, is_deep = _measure(read)
         # Each name is written before a colon. Where there are no more of these than names, none occurs twice.
         if text.count('":') != names or any(spaced in text for spaced in _SPACED_COLONS):
-            _CAREFUL_READER.decode(text)
+            _DUPLICATE_DETECTING_DECODER.decode(text)
         if "\\ud" in text or "\\uD" in text:
             json.dumps(read, ensure_ascii=False).encode("utf-8")
     except (ValueError, TypeError, RecursionError) as error:
         raise DecodeError(f"{type(error).__name__}: {error}") from error
     if is_deep:
-        raise DecodeError(f"nested deeper than {MOST_NESTED}")
+        raise DecodeError(f"nested deeper than {MAX_NESTING}")
     return read
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> None:
+def _check_unique_names(pairs: list[tuple[str, Any]]) -> None:
     if len({name for name, _ in pairs}) != len(pairs):
         raise ValueError(f"a name occurs twice in one object, among {[name for name, _ in pairs]!r:.200}")
 
 
-def _refuse(constant: str) -> float:
+def _reject_constant(constant: str) -> float:
     raise ValueError(f"{constant} is no JSON")
 
 
-def _finite(text: str) -> float:
+def _parse_finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
         raise ValueError(f"{text:.50} is larger than any number")
     return number
 
 
-_READER = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
-_CAREFUL_READER = json.JSONDecoder(object_pairs_hook=_unique)
+_DECODER = json.JSONDecoder(parse_constant=_reject_constant, parse_float=_parse_finite)
+_DUPLICATE_DETECTING_DECODER = json.JSONDecoder(object_pairs_hook=_check_unique_names)
 _SPACED_COLONS = tuple(f'"{space}:' for space in " \t\n\r")
 
 
-def _measured(value: object) -> tuple[int, bool]:
+def _measure(value: object) -> tuple[int, bool]:
     """Count the names in a JSON value, and tell whether it is nested too deep; without recursion."""
     level: list[Any] = [value] if isinstance(value, _CONTAINERS) else []
     names = 0
-    for _ in range(MOST_NESTED):
+    for _ in range(MAX_NESTING):
         inner: list[Any] = []
         for each in level:
             if isinstance(each, dict):
@@ -113,7 +115,7 @@ def _measured(value: object) -> tuple[int, bool]:
     return names, True
 
 
-def _check_call(request: Request) -> None:
+def _check_call(request: CeleryRequest) -> None:
     args, kwargs = request.args, request.kwargs
     if not isinstance(args, list | tuple) or not isinstance(kwargs, dict):
         raise InvalidTaskError("arguments are a list and an object")
@@ -123,22 +125,22 @@ def _check_call(request: Request) -> None:
         except TypeError as error:
             raise InvalidTaskError(str(error)) from error
     embedded = request._payload[2]  # noqa: SLF001 - Celery has no public name for it
-    if embedded is not None and not (isinstance(embedded, Mapping) and embedded.keys() <= _EMBEDDED):
-        raise InvalidTaskError(f"the third part of a task's body may hold {', '.join(sorted(_EMBEDDED))}")
+    if embedded is not None and not (isinstance(embedded, Mapping) and embedded.keys() <= _CANVAS_OPTIONS):
+        raise InvalidTaskError(f"the third part of a task's body may hold {', '.join(sorted(_CANVAS_OPTIONS))}")
 
 
-def _check_eta(request: Request) -> None:
+def _check_eta(request: CeleryRequest) -> None:
     for moment in (request.eta, request.expires):
         if moment is not None:
             try:
                 ahead_s = timezone.to_system(moment).timestamp() - time.time()
             except (OverflowError, ValueError, OSError) as error:
                 raise InvalidTaskError(f"no clock will ever show {moment}: {error}") from error
-            if moment is request.eta and ahead_s > LONGEST_WAIT_S:
+            if moment is request.eta and ahead_s > MAX_DELAY_S:
                 raise InvalidTaskError(f"no worker waits until {moment}")
 
 
-def _check_size(request: Request) -> None:
+def _check_size(request: CeleryRequest) -> None:
     limit = request.bus.settings.max_event_bytes
     if len(request.message.body) <= limit:
         return
@@ -150,7 +152,7 @@ def _check_size(request: Request) -> None:
 
 
 def _is_text(value: object) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= LONGEST_TEXT and value.isprintable()
+    return isinstance(value, str) and 0 < len(value) <= MAX_TEXT_LENGTH and value.isprintable()
 
 
 def _is_text_or_nothing(value: object) -> bool:

@@ -15,5 +15,5 @@ class PeriodicJob:
 
     name: str
     interval_s: float
-    act: Callable[[BusRuntime, Any], object]
-    outlasts_consuming: bool = False
+    function: Callable[[BusRuntime, Any], object]
+    runs_during_shutdown: bool = False

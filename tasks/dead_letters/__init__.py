@@ -20,38 +20,53 @@ is published under `dead_letters.…` (audit.py). `petiole dead-letters` is the 
 
 from __future__ import annotations
 
-from petiole.tasks.dead_letters.discarding import discard, discardable
-from petiole.tasks.dead_letters.editing import edit, locked_in
-from petiole.tasks.dead_letters.files import Imported, export_to, import_from
-from petiole.tasks.dead_letters.replay import LettersPlan, LettersReplay, Tally, plan, replay, tally, wait_for
-from petiole.tasks.dead_letters.retention import Retained, retain
-from petiole.tasks.dead_letters.selection import Group, Letters, find, get, groups, states_of
-from petiole.tasks.stores.dead_letters import STATES, Kept, State
+from petiole.tasks.dead_letters.discarding import discard, exclude_replaying
+from petiole.tasks.dead_letters.editing import edit, locked_fields
+from petiole.tasks.dead_letters.files import ImportResult, export_to, import_from
+from petiole.tasks.dead_letters.replay import (
+    DeadLetterReplay,
+    DeadLetterReplayPlan,
+    Progress,
+    plan,
+    read_progress,
+    replay,
+    wait_for_outcomes,
+)
+from petiole.tasks.dead_letters.retention import RetentionResult, apply_retention
+from petiole.tasks.dead_letters.selection import (
+    DeadLetterGroup,
+    DeadLetterQuery,
+    find_dead_letters,
+    get_dead_letter,
+    group_dead_letters,
+    parse_states,
+)
+from petiole.tasks.stores.dead_letters import DEAD_LETTER_STATES, DeadLetterRecord, DeadLetterState
 
 __all__ = [
-    "STATES",
-    "Group",
-    "Imported",
-    "Kept",
-    "Letters",
-    "LettersPlan",
-    "LettersReplay",
-    "Retained",
-    "State",
-    "Tally",
+    "DEAD_LETTER_STATES",
+    "DeadLetterGroup",
+    "DeadLetterQuery",
+    "DeadLetterRecord",
+    "DeadLetterReplay",
+    "DeadLetterReplayPlan",
+    "DeadLetterState",
+    "ImportResult",
+    "Progress",
+    "RetentionResult",
+    "apply_retention",
     "discard",
-    "discardable",
     "edit",
+    "exclude_replaying",
     "export_to",
-    "find",
-    "get",
-    "groups",
+    "find_dead_letters",
+    "get_dead_letter",
+    "group_dead_letters",
     "import_from",
-    "locked_in",
+    "locked_fields",
+    "parse_states",
     "plan",
+    "read_progress",
     "replay",
-    "retain",
-    "states_of",
-    "tally",
-    "wait_for",
+    "wait_for_outcomes",
 ]

@@ -6,22 +6,22 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from petiole.events.catalog.dead_letters import DeadLetterDiscardedEvent, DiscardedLetter
-from petiole.tasks.dead_letters.audit import say
-from petiole.tasks.dead_letters.selection import Letters, find
+from petiole.tasks.dead_letters.audit import publish_audit_events
+from petiole.tasks.dead_letters.selection import DeadLetterQuery, find_dead_letters
 from petiole.tasks.handling.current import current_bus
-from petiole.tasks.operations.operator import operator_here
+from petiole.tasks.operations.operator import current_operator
 from petiole.tasks.publication import batched
 from petiole.tasks.runtime import BusRuntime
-from petiole.tasks.stores.dead_letters import STATES, Kept
+from petiole.tasks.stores.dead_letters import DEAD_LETTER_STATES, DeadLetterRecord
 
-AT_ONCE = 100
+DISCARD_BATCH_SIZE = 100
 """Letters that are removed in one step."""
 
 _ERROR_LENGTH = 500
 
 
 def discard(
-    letters: Letters,
+    letters: DeadLetterQuery,
     *,
     operator: str | None = None,
     on_discarded: Callable[[int], object] = lambda _: None,
@@ -34,32 +34,34 @@ def discard(
     BrokerUnavailable.
     """
     bus = current_bus(bus)
-    who, removed = operator or operator_here(), 0
-    ids = [kept.letter.id for kept in find(discardable(letters), bus=bus)]
-    for some in batched(ids, AT_ONCE):
+    who, removed = operator or current_operator(), 0
+    ids = [kept.letter.id for kept in find_dead_letters(exclude_replaying(letters), bus=bus)]
+    for some in batched(ids, DISCARD_BATCH_SIZE):
         chosen = list(bus.stores.dead_letters.read(some))
-        say(bus, [_told(kept, who) for kept in chosen])
+        publish_audit_events(bus, [_build_discarded_event(kept, who) for kept in chosen])
         removed += sum(bus.stores.dead_letters.remove([(kept.letter.id, kept.state, None) for kept in chosen]))
         on_discarded(len(some))
     return removed
 
 
-def discardable(letters: Letters) -> Letters:
+def exclude_replaying(letters: DeadLetterQuery) -> DeadLetterQuery:
     """Leave out what is being replayed, where all that are open are asked for."""
-    is_by_state = letters.states != Letters().states
+    is_by_state = letters.states != DeadLetterQuery().states
     if letters.ids or is_by_state:
         return letters
-    return replace(letters, states=tuple(state for state in STATES if state in letters.states and state != "replaying"))
+    return replace(
+        letters, states=tuple(state for state in DEAD_LETTER_STATES if state in letters.states and state != "replaying")
+    )
 
 
-def _told(kept: Kept, who: str) -> DeadLetterDiscardedEvent:
-    letter = kept.letter
+def _build_discarded_event(record: DeadLetterRecord, operator: str) -> DeadLetterDiscardedEvent:
+    letter = record.letter
     content = DiscardedLetter(
         letter_id=letter.id,
-        operator=who,
+        operator=operator,
         subscription=letter.subscription,
         cause=letter.cause,
-        state=kept.state,
+        state=record.state,
         error=f"{letter.error_type}: {letter.error}"[:_ERROR_LENGTH],
     )
     return DeadLetterDiscardedEvent(content=content)

@@ -13,23 +13,23 @@ from datetime import UTC, datetime
 from petiole.events.catalog.dead_letters import DeadLetterEditedEvent, EditedLetter
 from petiole.events.dead_letter import DeadLetter
 from petiole.events.errors import InvalidEvent, cannot_edit, unknown_dead_letter, unknown_subscription
-from petiole.events.ids import Beside, edited_letter_id, emitted_event_id
+from petiole.events.ids import ReservedIndex, edited_letter_id, emitted_event_id
 from petiole.tasks.broker.topology import PUBLISH_QUEUE, PUBLISH_TASK
-from petiole.tasks.dead_letters.audit import say
-from petiole.tasks.dead_letters.selection import get
+from petiole.tasks.dead_letters.audit import publish_audit_events
+from petiole.tasks.dead_letters.selection import get_dead_letter
 from petiole.tasks.handling.current import current_bus
-from petiole.tasks.operations.operator import operator_here
-from petiole.tasks.publishing.document import Document, admit
+from petiole.tasks.operations.operator import current_operator
+from petiole.tasks.publishing.document import Document, validate_event
 from petiole.tasks.runtime import BusRuntime
 from petiole.tasks.stores.blobs import DATAREF
 
-LOCKED = ("event_id", "stream_id", "correlation_id", "causation_id", "event_type")
+LOCKED_FIELDS = ("event_id", "stream_id", "correlation_id", "causation_id", "event_type")
 """What an event is: an edited one keeps it."""
 
-_LOCKED_OF_CLOUDEVENTS = ("id", "source", "subject", "correlationid", "causationid", "type")
-_UNREAD = ("invalid", "unknown_type", "undecodable")
+_LOCKED_CLOUDEVENT_ATTRIBUTES = ("id", "source", "subject", "correlationid", "causationid", "type")
+_CAUSES_WITHOUT_EVENT = ("invalid", "unknown_type", "undecodable")
 
-_AGAINST = {
+_REFUSAL_REASONS = {
     "replaying": "is being replayed; wait for its outcome",
     "resolved": "is resolved, a replay of it was handled; publish a new event instead",
     "replaced": "was edited before; edit the letter that stands for it, whose `edited_from` names this one",
@@ -40,7 +40,7 @@ def edit(
     letter_id: str,
     event: Document,
     *,
-    to: str | None = None,
+    subscription: str | None = None,
     operator: str | None = None,
     bus: BusRuntime | None = None,
 ) -> DeadLetter:
@@ -52,79 +52,79 @@ def edit(
     that is none.
     """
     bus = current_bus(bus)
-    old = get(letter_id, bus=bus)
-    if old.state in _AGAINST:
-        raise cannot_edit(letter_id, "state", _AGAINST[old.state])
+    old = get_dead_letter(letter_id, bus=bus)
+    if old.state in _REFUSAL_REASONS:
+        raise cannot_edit(letter_id, "state", _REFUSAL_REASONS[old.state])
     _check(bus, old.letter, event)
-    new = _successor(bus, old.letter, event, to)
+    new = _build_replacement(bus, old.letter, event, subscription)
     answer = bus.stores.dead_letters.replace(letter_id, new)
     if answer == "gone":
         raise unknown_dead_letter(letter_id)
     if answer != "edited":
-        raise cannot_edit(letter_id, "state", _AGAINST[answer])
-    _tell(bus, old.letter, new, operator or operator_here())
+        raise cannot_edit(letter_id, "state", _REFUSAL_REASONS[answer])
+    _publish_edited_event(bus, old.letter, new, operator or current_operator())
     return new
 
 
-def locked_in(letter: DeadLetter) -> tuple[str, ...]:
+def locked_fields(letter: DeadLetter) -> tuple[str, ...]:
     """Name the fields that an edited event keeps; none where no event could be read."""
-    if not isinstance(letter.document, Mapping) or letter.cause in _UNREAD:
+    if not isinstance(letter.document, Mapping) or letter.cause in _CAUSES_WITHOUT_EVENT:
         return ()
-    return _LOCKED_OF_CLOUDEVENTS if "specversion" in letter.document else LOCKED
+    return _LOCKED_CLOUDEVENT_ATTRIBUTES if "specversion" in letter.document else LOCKED_FIELDS
 
 
 def _check(bus: BusRuntime, letter: DeadLetter, event: Document) -> None:
     before = letter.document if isinstance(letter.document, Mapping) else {}
-    for name in locked_in(letter):
+    for name in locked_fields(letter):
         if before.get(name) != event.get(name):
             said = json.dumps(before.get(name))
             raise cannot_edit(letter.id, name, f"tells which event it is; leave it as it was: {said}")
     if DATAREF in event and "content" not in event:
         raise cannot_edit(letter.id, DATAREF, "stands for a content that is kept elsewhere, and gone; give `content`")
     try:
-        admit(event, bus.event_registry, bus.settings.max_event_bytes)
+        validate_event(event, bus.event_registry, bus.settings.max_event_bytes)
     except InvalidEvent as error:
         raise cannot_edit(letter.id, error.field, error.reason) from error
 
 
-def _successor(bus: BusRuntime, letter: DeadLetter, event: Document, to: str | None) -> DeadLetter:
+def _build_replacement(bus: BusRuntime, letter: DeadLetter, event: Document, subscription: str | None) -> DeadLetter:
     document = json.dumps(event, sort_keys=True, separators=(",", ":"))
     # The whole of it is made anew, and so checked: a letter of ours holds JSON and nothing else.
     fields = letter.model_dump() | {
-        "id": edited_letter_id(letter.id, f"{document} {to or ''}"),
+        "id": edited_letter_id(letter.id, f"{document} {subscription or ''}"),
         "document": json.loads(document),
         "raw": None,
         "edited_from": letter.id,
     }
-    return DeadLetter.model_validate(fields | _destination(bus, letter, to))
+    return DeadLetter.model_validate(fields | _destination(bus, letter, subscription))
 
 
-def _destination(bus: BusRuntime, letter: DeadLetter, to: str | None) -> dict[str, object]:
+def _destination(bus: BusRuntime, letter: DeadLetter, subscription: str | None) -> dict[str, object]:
     _, subscriptions = bus.stores.directory.read()
     queues = {each.name: each.queue for each in subscriptions} | {PUBLISH_TASK: PUBLISH_QUEUE}
-    if to is not None:
-        if to not in queues:
-            raise unknown_subscription(to)
-        return {"subscription": to, "queue": queues[to], "mailbox": None}
-    if locked_in(letter) or letter.subscription in queues:
+    if subscription is not None:
+        if subscription not in queues:
+            raise unknown_subscription(subscription)
+        return {"subscription": subscription, "queue": queues[subscription], "mailbox": None}
+    if locked_fields(letter) or letter.subscription in queues:
         return {"queue": letter.queue or queues.get(letter.subscription, "")}
     return {"subscription": PUBLISH_TASK, "queue": PUBLISH_QUEUE, "mailbox": None}
 
 
-def _tell(bus: BusRuntime, old: DeadLetter, new: DeadLetter, who: str) -> None:
-    changed = tuple(dict.fromkeys(_changed(old.document, new.document)))
-    content = EditedLetter(letter_id=old.id, operator=who, edited_to=new.id, fields=changed[:_NAMED])
-    told = emitted_event_id(new.id, Beside.EDITED)
-    say(bus, [DeadLetterEditedEvent(event_id=told, timestamp=datetime.now(UTC), content=content)])
+def _publish_edited_event(bus: BusRuntime, old: DeadLetter, new: DeadLetter, operator: str) -> None:
+    changed = tuple(dict.fromkeys(_find_changed_paths(old.document, new.document)))
+    content = EditedLetter(letter_id=old.id, operator=operator, edited_to=new.id, fields=changed[:_MAX_NAMED_FIELDS])
+    told = emitted_event_id(new.id, ReservedIndex.EDITED)
+    publish_audit_events(bus, [DeadLetterEditedEvent(event_id=told, timestamp=datetime.now(UTC), content=content)])
 
 
-_NAMED = 50
+_MAX_NAMED_FIELDS = 50
 
 
-def _changed(old: object, new: object, path: str = "") -> Iterator[str]:
+def _find_changed_paths(old: object, new: object, path: str = "") -> Iterator[str]:
     """Name the places in which two JSON values differ."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for name in (*old, *(name for name in new if name not in old)):
-            yield from _changed(old.get(name), new.get(name), f"{path}.{name}" if path else str(name))
+            yield from _find_changed_paths(old.get(name), new.get(name), f"{path}.{name}" if path else str(name))
     elif old != new:
         yield path or "event"

@@ -16,20 +16,20 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from petiole.events.catalog.dead_letters import CompletedImport, DeadLetterImportCompletedEvent
 from petiole.events.dead_letter import DeadLetter
 from petiole.events.errors import invalid_dead_letter
-from petiole.events.event import Moment
-from petiole.tasks.dead_letters.audit import say
-from petiole.tasks.dead_letters.selection import Letters, find
+from petiole.events.event import UtcDatetime
+from petiole.tasks.dead_letters.audit import publish_audit_events
+from petiole.tasks.dead_letters.selection import DeadLetterQuery, find_dead_letters
 from petiole.tasks.handling.current import current_bus
-from petiole.tasks.operations.operator import operator_here
+from petiole.tasks.operations.operator import current_operator
 from petiole.tasks.runtime import BusRuntime
-from petiole.tasks.stores.dead_letters import Kept, State
+from petiole.tasks.stores.dead_letters import DeadLetterRecord, DeadLetterState
 
-AT_ONCE = 50
+IMPORT_BATCH_SIZE = 50
 """Letters that are imported in one round trip."""
 
 
 @dataclass(frozen=True, slots=True)
-class Imported:
+class ImportResult:
     """How many letters an import kept, and how many were known and stayed as they were."""
 
     imported: int
@@ -42,17 +42,17 @@ class _Line(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     letter: DeadLetter
-    state: State
+    state: DeadLetterState
     replays: Annotated[int, Field(ge=0)] = 0
-    replayed_at: Moment | None = None
+    replayed_at: UtcDatetime | None = None
     replayed_by: str | None = None
 
 
-def export_to(file: TextIO, letters: Letters | None = None, *, bus: BusRuntime | None = None) -> int:
+def export_to(file: TextIO, letters: DeadLetterQuery | None = None, *, bus: BusRuntime | None = None) -> int:
     """Write letters as lines of JSON, oldest first; returns how many. Raises UsageError (unknown_dead_letter)."""
     bus = current_bus(bus)
     count = 0
-    for count, kept in enumerate(find(letters, bus=bus), start=1):  # noqa: B007 - how many there were
+    for count, kept in enumerate(find_dead_letters(letters, bus=bus), start=1):  # noqa: B007 - how many there were
         line = _Line(
             letter=kept.letter,
             state=kept.state,
@@ -69,33 +69,33 @@ def import_from(
     *,
     operator: str | None = None,
     bus: BusRuntime | None = None,
-) -> Imported:
+) -> ImportResult:
     """Keep the letters that lines of JSON hold; one that is known stays as it is, so an import can be repeated.
 
     One that was being replayed when it was exported is pending. Raises UsageError (invalid_dead_letter): the lines
     before it were imported.
     """
     bus = current_bus(bus)
-    who, results, is_whole = operator or operator_here(), list[bool](), False
-    some: list[Kept] = []
+    who, results, is_whole = operator or current_operator(), list[bool](), False
+    some: list[DeadLetterRecord] = []
     try:
         for kept in _read(lines):
             some.append(kept)
-            if len(some) == AT_ONCE:
-                results += bus.stores.dead_letters.put_back(some)
+            if len(some) == IMPORT_BATCH_SIZE:
+                results += bus.stores.dead_letters.import_letters(some)
                 some.clear()
         is_whole = True
     finally:
         if some:
-            results += bus.stores.dead_letters.put_back(some)
+            results += bus.stores.dead_letters.import_letters(some)
         imported, known = sum(results), len(results) - sum(results)
         if results:
             content = CompletedImport(operator=who, imported=imported, known=known, is_whole=is_whole)
-            say(bus, [DeadLetterImportCompletedEvent(content=content)])
-    return Imported(imported, known)
+            publish_audit_events(bus, [DeadLetterImportCompletedEvent(content=content)])
+    return ImportResult(imported, known)
 
 
-def _read(lines: Iterable[str]) -> Iterator[Kept]:
+def _read(lines: Iterable[str]) -> Iterator[DeadLetterRecord]:
     for number, text in enumerate(lines, start=1):
         if not text.strip():
             continue
@@ -106,5 +106,5 @@ def _read(lines: Iterable[str]) -> Iterator[Kept]:
         except ValidationError as error:
             first = error.errors()[0]
             raise invalid_dead_letter(number, ".".join(map(str, first["loc"])) or "-", first["msg"]) from error
-        state: State = "pending" if line.state == "replaying" else line.state
-        yield Kept(line.letter, state, line.replays, line.replayed_at, line.replayed_by)
+        state: DeadLetterState = "pending" if line.state == "replaying" else line.state
+        yield DeadLetterRecord(line.letter, state, line.replays, line.replayed_at, line.replayed_by)

@@ -6,7 +6,7 @@
     outcome     whoever delivers it notes it: resolved, or failed again (delivery.py)
 
 With a canary some go first, and the rest only where all of those were handled. A replay that was begun and never sent,
-because its sender died between the two, is begun again under the same number after AGAIN_AFTER.
+because its sender died between the two, is begun again under the same number after RESEND_AFTER.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from petiole.events.catalog.dead_letters import (
     RequestedReplay,
 )
 from petiole.events.errors import CannotReplay
-from petiole.events.ids import Beside, emitted_event_id
-from petiole.tasks.broker.producer import Outlet, sending
+from petiole.events.ids import ReservedIndex, emitted_event_id
+from petiole.tasks.broker.producer import ConfirmingProducer, open_producer
 from petiole.tasks.broker.topology import PUBLISH_TASK
-from petiole.tasks.dead_letters.audit import say
-from petiole.tasks.dead_letters.replay_messages import Again, again, send, start_of
-from petiole.tasks.dead_letters.selection import Letters, find
+from petiole.tasks.dead_letters.audit import publish_audit_events
+from petiole.tasks.dead_letters.replay_messages import LetterReplay, build_replay, build_replay_start, send_replay
+from petiole.tasks.dead_letters.selection import DeadLetterQuery, find_dead_letters
 from petiole.tasks.handling.current import current_bus
-from petiole.tasks.operations.operator import operator_here
+from petiole.tasks.operations.operator import current_operator
 from petiole.tasks.runtime import BusRuntime
-from petiole.tasks.stores.dead_letters import Kept
+from petiole.tasks.stores.dead_letters import DeadLetterRecord
 
-AGAIN_AFTER = timedelta(minutes=10)
+RESEND_AFTER = timedelta(minutes=10)
 """When a replay without an outcome may be begun once more. It may still wait in its queue: it is handled once then."""
 
-AT_ONCE = 100
+REPLAY_BATCH_SIZE = 100
 """Letters that are begun in one round trip."""
 
-_LOOKS_PER_S = 20
-_FIRST_LOOK_S, _LAST_LOOK_S = 0.02, 0.5
+_POLLS_PER_S = 20
+_MIN_POLL_INTERVAL_S, _MAX_POLL_INTERVAL_S = 0.02, 0.5
 
-_AGAINST = {
+_REFUSAL_REASONS = {
     "replaying": "it is being replayed; wait for its outcome: petiole dead-letters show ID",
     "moved": "somebody else replayed it meanwhile; look at it: petiole dead-letters show ID",
     "resolved": "a replay of it was handled; there is nothing left to do",
@@ -55,17 +55,17 @@ _AGAINST = {
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class Progress:
     """What became of replays so far; gone are letters that were removed meanwhile."""
 
     resolved: int = 0
     failed_again: int = 0
     replaying: int = 0
-    gone: int = 0
+    deleted: int = 0
 
 
 @dataclass(slots=True)
-class LettersReplay:
+class DeadLetterReplay:
     """What a replay did: which letters it sent, which it could not send and why, and how many it left untouched.
 
     `stopped` tells why it left those: what its canary found. `tally` is there where outcomes were waited for.
@@ -74,13 +74,13 @@ class LettersReplay:
     id: str
     sent: list[str] = field(default_factory=list)
     refused: list[CannotReplay] = field(default_factory=list)
-    untouched: int = 0
+    skipped: int = 0
     stopped: str | None = None
-    tally: Tally | None = None
+    progress: Progress | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class LettersPlan:
+class DeadLetterReplayPlan:
     """What a replay would do now: how many letters of each subscription it would send, and which it would refuse."""
 
     by_subscription: Counter[str]
@@ -88,7 +88,7 @@ class LettersPlan:
 
 
 def replay(
-    letters: Letters,
+    letters: DeadLetterQuery,
     *,
     rate_hz: float | None = None,
     canary: int = 0,
@@ -97,7 +97,7 @@ def replay(
     operator: str | None = None,
     on_sent: Callable[[int, int], object] = lambda _, __: None,
     bus: BusRuntime | None = None,
-) -> LettersReplay:
+) -> DeadLetterReplay:
     """Deliver dead letters again, oldest first, at most `rate_hz` in a second.
 
     `canary`: so many go first; unless all are handled within `timeout`, the rest stays untouched. `wait`: return when
@@ -108,151 +108,155 @@ def replay(
     bus = current_bus(bus)
     bus.require_broker()
     with bus.state_store_access(f"replaying dead letters ({letters})"):
-        ids = [kept.letter.id for kept in find(letters, bus=bus)]
+        ids = [kept.letter.id for kept in find_dead_letters(letters, bus=bus)]
         if not ids:
-            return LettersReplay(id="")
-        who = operator or operator_here()
-        request = _requested(letters, ids, who, rate_hz, canary)
-        say(bus, [request])
-        run = _Run(bus, request, who, rate_hz, on_sent)
+            return DeadLetterReplay(id="")
+        who = operator or current_operator()
+        request = _build_requested_event(letters, ids, who, rate_hz, canary)
+        publish_audit_events(bus, [request])
+        run = _ReplayRun(bus, request, who, rate_hz, on_sent)
         return run.all(ids, canary=canary, timeout_s=timeout.total_seconds(), wait=wait)
 
 
-def plan(letters: Letters, *, bus: BusRuntime | None = None) -> LettersPlan:
+def plan(letters: DeadLetterQuery, *, bus: BusRuntime | None = None) -> DeadLetterReplayPlan:
     """Tell what a replay would do, and do nothing. Raises as `replay`."""
     bus = current_bus(bus)
     with bus.state_store_access("reading dead letters"):
-        check, counts, refused = _Check(bus), Counter[str](), []
-        for kept in find(letters, bus=bus):
+        check, counts, refused = _ReplayValidator(bus), Counter[str](), []
+        for kept in find_dead_letters(letters, bus=bus):
             try:
-                check.replay_of(kept)
+                check.build_replay(kept)
                 counts[kept.letter.subscription] += 1
             except CannotReplay as refusal:
                 refused.append(refusal)
-        return LettersPlan(counts, tuple(refused))
+        return DeadLetterReplayPlan(counts, tuple(refused))
 
 
-def tally(ids: Sequence[str], *, bus: BusRuntime | None = None) -> Tally:
+def read_progress(ids: Sequence[str], *, bus: BusRuntime | None = None) -> Progress:
     """Tell what became of replayed letters so far."""
     bus = current_bus(bus)
     found = Counter(bus.stores.dead_letters.states(ids).values())
     done = found["resolved"], found["failed_again"]
-    return Tally(*done, replaying=len(ids) - sum(done) - found[None], gone=found[None])
+    return Progress(*done, replaying=len(ids) - sum(done) - found[None], deleted=found[None])
 
 
-def wait_for(ids: Sequence[str], timeout_s: float, *, bus: BusRuntime | None = None) -> Tally:
+def wait_for_outcomes(ids: Sequence[str], timeout_s: float, *, bus: BusRuntime | None = None) -> Progress:
     """Wait until the outcome of every replay is known; seconds, after which the rest is told as replaying."""
     bus = current_bus(bus)
-    deadline, pause_s = time.monotonic() + timeout_s, _FIRST_LOOK_S
+    deadline, pause_s = time.monotonic() + timeout_s, _MIN_POLL_INTERVAL_S
     waited_for = list(ids)
     while True:
         states = bus.stores.dead_letters.states(waited_for)
         waited_for = [each for each, state in states.items() if state == "replaying"]
         if not waited_for or time.monotonic() >= deadline:
-            return tally(ids, bus=bus)
+            return read_progress(ids, bus=bus)
         time.sleep(pause_s)
-        pause_s = min(2 * pause_s, _LAST_LOOK_S)
+        pause_s = min(2 * pause_s, _MAX_POLL_INTERVAL_S)
 
 
-class _Check:
+class _ReplayValidator:
     """Tells which letters can be replayed as things are."""
 
     def __init__(self, bus: BusRuntime) -> None:
         _, subscriptions = bus.stores.directory.read()
         self._known = {each.name for each in subscriptions} | {PUBLISH_TASK}
 
-    def replay_of(self, kept: Kept) -> Again:
+    def build_replay(self, record: DeadLetterRecord) -> LetterReplay:
         """Make the replay that comes next. Raises CannotReplay."""
-        letter = kept.letter
-        is_repair = kept.state == "replaying" and _began_long_ago(kept)
-        if kept.state not in ("pending", "failed_again") and not is_repair:
-            raise CannotReplay(letter.id, _AGAINST[kept.state])
+        letter = record.letter
+        is_repair = record.state == "replaying" and _is_stale(record)
+        if record.state not in ("pending", "failed_again") and not is_repair:
+            raise CannotReplay(letter.id, _REFUSAL_REASONS[record.state])
         if letter.raw is None and letter.subscription not in self._known:
             advice = "start a worker that has it, discard the letter, or edit it for another: edit ID --to SUBSCRIPTION"
             raise CannotReplay(letter.id, f"there is no subscription {letter.subscription!r} any more; {advice}")
-        return again(letter, kept.replays if is_repair else kept.replays + 1)
+        return build_replay(letter, record.replays if is_repair else record.replays + 1)
 
 
-class _Run:
+class _ReplayRun:
     """One replay under way."""
 
     def __init__(
         self,
         bus: BusRuntime,
         request: DeadLetterReplayRequestedEvent,
-        who: str,
+        operator: str,
         rate_hz: float | None,
         on_sent: Callable[[int, int], object],
     ) -> None:
         self._bus = bus
         self._request = request
-        self._who = who
+        self._who = operator
         self._rate_hz = rate_hz
         self._on_sent = on_sent
-        self._check = _Check(bus)
-        self._done = LettersReplay(request.event_id)
+        self._check = _ReplayValidator(bus)
+        self._done = DeadLetterReplay(request.event_id)
 
-    def all(self, ids: Sequence[str], *, canary: int, timeout_s: float, wait: bool) -> LettersReplay:
+    def all(self, ids: Sequence[str], *, canary: int, timeout_s: float, wait: bool) -> DeadLetterReplay:
         """Send the canary, look what becomes of it, and send the rest."""
         done, rest = self._done, list(ids)
         while rest and len(done.sent) < canary:
             # Those that are refused are no canaries: others take their place.
             some = rest[: canary - len(done.sent)]
             del rest[: len(some)]
-            self._some(some)
+            self._send_at_rate(some)
         if canary and rest:
-            done.stopped = _verdict_on(wait_for(done.sent, timeout_s, bus=self._bus), timeout_s)
+            done.stopped = _find_canary_failure(wait_for_outcomes(done.sent, timeout_s, bus=self._bus), timeout_s)
         if done.stopped:
-            done.untouched = len(rest)
+            done.skipped = len(rest)
         else:
-            self._some(rest)
+            self._send_at_rate(rest)
         if wait or canary:
-            done.tally = wait_for(done.sent, timeout_s if wait else 0, bus=self._bus)
+            done.progress = wait_for_outcomes(done.sent, timeout_s if wait else 0, bus=self._bus)
         return done
 
-    def _some(self, ids: Sequence[str]) -> None:
+    def _send_at_rate(self, ids: Sequence[str]) -> None:
         """Send letters at the rate that was asked for."""
-        size = AT_ONCE if self._rate_hz is None else max(1, min(AT_ONCE, int(self._rate_hz / _LOOKS_PER_S)))
+        size = (
+            REPLAY_BATCH_SIZE
+            if self._rate_hz is None
+            else max(1, min(REPLAY_BATCH_SIZE, int(self._rate_hz / _POLLS_PER_S)))
+        )
         began = time.monotonic()
         for start in range(0, len(ids), size):
             if self._rate_hz is not None:
                 time.sleep(max(0.0, began + start / self._rate_hz - time.monotonic()))
             chunk = ids[start : start + size]
-            self._chunk(chunk)
+            self._send_batch(chunk)
             self._on_sent(len(chunk), self._request.content.letters)
 
-    def _chunk(self, ids: Sequence[str]) -> None:
+    def _send_batch(self, ids: Sequence[str]) -> None:
         store, replays = self._bus.stores.dead_letters, []
         found = {kept.letter.id: kept for kept in store.read(ids)}
-        self._done.refused += [CannotReplay(each, _AGAINST["gone"]) for each in ids if each not in found]
+        self._done.refused += [CannotReplay(each, _REFUSAL_REASONS["gone"]) for each in ids if each not in found]
         for kept in found.values():
             try:
-                replays.append(self._check.replay_of(kept))
+                replays.append(self._check.build_replay(kept))
             except CannotReplay as refusal:
                 self._done.refused.append(refusal)
-        with self._outlet() as outlet:
-            begun = self._begun(replays)
+        with self._open_producer() as outlet:
+            begun = self._start(replays)
             for each_begun in begun:
                 if outlet is not None:
-                    send(self._bus, each_begun, outlet)
+                    send_replay(self._bus, each_begun, outlet)
         self._done.sent.extend(each.letter.id for each in begun)
-        say(self._bus, [self._told(each) for each in begun])
+        publish_audit_events(self._bus, [self._build_replayed_event(each) for each in begun])
 
-    def _outlet(self) -> AbstractContextManager[Outlet | None]:
+    def _open_producer(self) -> AbstractContextManager[ConfirmingProducer | None]:
         # Connected before anything begins: without a broker, nothing happened.
-        if self._bus.publishes_in_one_step:
+        if self._bus.publishes_atomically:
             return nullcontext()
-        return sending(self._bus, "replaying dead letters")
+        return open_producer(self._bus, "replaying dead letters")
 
-    def _begun(self, replays: Sequence[Again]) -> list[Again]:
-        starts = [start_of(self._bus, each) for each in replays]
-        answers = self._bus.stores.dead_letters.start(starts, self._who, AGAIN_AFTER)
+    def _start(self, replays: Sequence[LetterReplay]) -> list[LetterReplay]:
+        starts = [build_replay_start(self._bus, each) for each in replays]
+        answers = self._bus.stores.dead_letters.start_replays(starts, self._who, RESEND_AFTER)
         for each, answer in zip(replays, answers, strict=True):
             if answer != "started":
-                self._done.refused.append(CannotReplay(each.letter.id, _AGAINST[answer]))
+                self._done.refused.append(CannotReplay(each.letter.id, _REFUSAL_REASONS[answer]))
         return [each for each, answer in zip(replays, answers, strict=True) if answer == "started"]
 
-    def _told(self, replay: Again) -> DeadLetterReplayedEvent:
+    def _build_replayed_event(self, replay: LetterReplay) -> DeadLetterReplayedEvent:
         content = ReplayedLetter(
             letter_id=replay.letter.id,
             operator=self._who,
@@ -261,18 +265,20 @@ class _Run:
             delivery_id=replay.delivery_id,
         )
         # The same where it is told again, for a replay that was begun twice.
-        told = emitted_event_id(replay.delivery_id, Beside.REPLAYED)
+        told = emitted_event_id(replay.delivery_id, ReservedIndex.REPLAYED)
         return self._request.caused(DeadLetterReplayedEvent, event_id=told, content=content)
 
 
-def _requested(
-    letters: Letters, ids: Sequence[str], who: str, rate_hz: float | None, canary: int
+def _build_requested_event(
+    letters: DeadLetterQuery, ids: Sequence[str], operator: str, rate_hz: float | None, canary: int
 ) -> DeadLetterReplayRequestedEvent:
-    content = RequestedReplay(operator=who, selection=str(letters), letters=len(ids), rate_hz=rate_hz, canary=canary)
+    content = RequestedReplay(
+        operator=operator, selection=str(letters), letters=len(ids), rate_hz=rate_hz, canary=canary
+    )
     return DeadLetterReplayRequestedEvent(content=content)
 
 
-def _verdict_on(canary: Tally, timeout_s: float) -> str | None:
+def _find_canary_failure(canary: Progress, timeout_s: float) -> str | None:
     """Tell what speaks against going on after the canary; None where nothing does."""
     if canary.failed_again:
         return (
@@ -283,5 +289,5 @@ def _verdict_on(canary: Tally, timeout_s: float) -> str | None:
     return None
 
 
-def _began_long_ago(kept: Kept) -> bool:
-    return kept.replayed_at is not None and datetime.now(UTC) - kept.replayed_at >= AGAIN_AFTER
+def _is_stale(record: DeadLetterRecord) -> bool:
+    return record.replayed_at is not None and datetime.now(UTC) - record.replayed_at >= RESEND_AFTER

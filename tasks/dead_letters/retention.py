@@ -19,32 +19,32 @@ from typing import TYPE_CHECKING
 from petiole.events.catalog.error import ErrorContent, ErrorEvent
 from petiole.events.content import Value
 from petiole.events.errors import QueueFull, Severity
-from petiole.tasks.dead_letters.selection import OPEN
+from petiole.tasks.dead_letters.selection import OPEN_STATES
 from petiole.tasks.instrumentation import DeadLettersDropped, OperationFailed
 from petiole.tasks.publication import batched
-from petiole.tasks.publishing.commit import dispatch
-from petiole.tasks.publishing.validation import checked
-from petiole.tasks.stores.dead_letters import State, When, milliseconds
+from petiole.tasks.publishing.commit import commit
+from petiole.tasks.publishing.validation import validate
+from petiole.tasks.stores.dead_letters import DeadLetterState, TimestampMs, milliseconds
 
 if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
 
-DROPPING = "error.dead_letters_dropping"
-NEAR = 0.8
+DROPPING_EVENT_TYPE = "error.dead_letters_dropping"
+COUNT_ALARM_RATIO = 0.8
 """The share of the number at which the alarm is raised."""
-NEAR_AGE = 0.9
+AGE_ALARM_RATIO = 0.9
 """The share of the age at which the alarm is raised."""
 
-AT_ONCE = 500
+RETENTION_BATCH_SIZE = 500
 """Letters that are dropped in one step."""
 
-_LONGEST = timedelta(minutes=1)
+_LOCK_TIMEOUT = timedelta(minutes=1)
 
-Dated = tuple[str, State, When]
+DatedLetter = tuple[str, DeadLetterState, TimestampMs]
 
 
 @dataclass(frozen=True, slots=True)
-class Retained:
+class RetentionResult:
     """What a round of retention found and did; `alarm` is what was said: near, dropping, or nothing."""
 
     count: int = 0
@@ -52,79 +52,83 @@ class Retained:
     alarm: str | None = None
 
 
-def retain(bus: BusRuntime, now: datetime | None = None) -> Retained | None:
+def apply_retention(bus: BusRuntime, now: datetime | None = None) -> RetentionResult | None:
     """Drop dead letters that are too old or too many, after an alarm; None where another worker is at it.
 
     Raises BrokerUnavailable where the alarm cannot be published; nothing was dropped then that somebody may want.
     """
     store = bus.stores.dead_letters
-    if not store.begin_retaining(f"{socket.gethostname()}:{os.getpid()}", _LONGEST):
+    if not store.acquire_retention_lock(f"{socket.gethostname()}:{os.getpid()}", _LOCK_TIMEOUT):
         return None
     try:
-        return _retained(bus, now or datetime.now(UTC))
+        return _apply_limits(bus, now or datetime.now(UTC))
     finally:
-        store.end_retaining()
+        store.release_retention_lock()
 
 
-def _retained(bus: BusRuntime, now: datetime) -> Retained:
+def _apply_limits(bus: BusRuntime, now: datetime) -> RetentionResult:
     count, age, limit = bus.stores.dead_letters.count(), _retention(bus), bus.settings.max_dead_letters
-    is_small = count < NEAR * limit
-    near_age = milliseconds(now - NEAR_AGE * age)
-    is_young = all(at > near_age for _, at in bus.stores.dead_letters.times(most=1))
+    is_small = count < COUNT_ALARM_RATIO * limit
+    near_age = milliseconds(now - AGE_ALARM_RATIO * age)
+    is_young = all(at > near_age for _, at in bus.stores.dead_letters.list_times(limit=1))
     if is_small and is_young:
-        return Retained(count)
-    dated = list(_dated(bus))
-    done, wanted = _too_many_or_old(dated, milliseconds(now - age), limit)
+        return RetentionResult(count)
+    dated = list(_list_dated(bus))
+    done, wanted = _select_excess(dated, milliseconds(now - age), limit)
     dropped = _drop(bus, done)
-    alarm = _alarm(bus, dated, now, dropping=len(wanted))
+    alarm = _raise_alarm(bus, dated, now, dropping=len(wanted))
     if wanted:
         bus.instrumentation.emit(DeadLettersDropped(dropped=len(wanted), limit=limit, age_s=age.total_seconds()))
         dropped += _drop(bus, wanted)
-    return Retained(count - dropped, dropped, alarm)
+    return RetentionResult(count - dropped, dropped, alarm)
 
 
 def _retention(bus: BusRuntime) -> timedelta:
     return timedelta(seconds=bus.settings.dead_letter_retention_s)
 
 
-def _dated(bus: BusRuntime) -> Iterator[Dated]:
+def _list_dated(bus: BusRuntime) -> Iterator[DatedLetter]:
     store = bus.stores.dead_letters
-    for some in batched(store.times(), AT_ONCE):
+    for some in batched(store.list_times(), RETENTION_BATCH_SIZE):
         states = store.states([name for name, _ in some])
         yield from ((name, states[name] or "pending", at) for name, at in some)
 
 
-def _too_many_or_old(dated: Sequence[Dated], cutoff: When, limit: int) -> tuple[list[Dated], list[Dated]]:
+def _select_excess(
+    dated: Sequence[DatedLetter], cutoff: TimestampMs, limit: int
+) -> tuple[list[DatedLetter], list[DatedLetter]]:
     """Choose what goes: of what somebody is done with, and of what is still wanted."""
     old = [each for each in dated if each[2] <= cutoff]
     kept = dated[len(old) :]  # they are in the order of time
     excess = max(0, len(kept) - limit)
-    done = [each for each in kept if each[1] not in OPEN][:excess]
-    wanted = [each for each in kept if each[1] in OPEN][: excess - len(done)]
+    done = [each for each in kept if each[1] not in OPEN_STATES][:excess]
+    wanted = [each for each in kept if each[1] in OPEN_STATES][: excess - len(done)]
     return (
-        [each for each in old if each[1] not in OPEN] + done,
-        [each for each in old if each[1] in OPEN] + wanted,
+        [each for each in old if each[1] not in OPEN_STATES] + done,
+        [each for each in old if each[1] in OPEN_STATES] + wanted,
     )
 
 
-def _alarm(bus: BusRuntime, dated: Sequence[Dated], now: datetime, *, dropping: int) -> str | None:
+def _raise_alarm(bus: BusRuntime, dated: Sequence[DatedLetter], now: datetime, *, dropping: int) -> str | None:
     """Raise the alarm that is due; returns which."""
-    wanted = [each for each in dated if each[1] in OPEN]
-    near_age = milliseconds(now - NEAR_AGE * _retention(bus))
-    is_near = len(wanted) >= NEAR * bus.settings.max_dead_letters or any(at <= near_age for _, _, at in wanted[:1])
+    wanted = [each for each in dated if each[1] in OPEN_STATES]
+    near_age = milliseconds(now - AGE_ALARM_RATIO * _retention(bus))
+    is_near = len(wanted) >= COUNT_ALARM_RATIO * bus.settings.max_dead_letters or any(
+        at <= near_age for _, _, at in wanted[:1]
+    )
     which = "dropping" if dropping else "near" if is_near else None
-    if which is None or not bus.stores.dead_letters.alarm_is_due(which):
+    if which is None or not bus.stores.dead_letters.is_alarm_due(which):
         return None
     try:
-        dispatch(bus, [checked(bus, _warning(bus, wanted, dropping))])
+        commit(bus, [validate(bus, _warning(bus, wanted, dropping))])
     except QueueFull as error:
         failed = OperationFailed(operation="dead_letters.publish_failed", exception=error, subject=f"alarm: {which}")
         bus.instrumentation.emit(failed)
-    bus.stores.dead_letters.note_alarm(which)
+    bus.stores.dead_letters.record_alarm(which)
     return which
 
 
-def _warning(bus: BusRuntime, wanted: Sequence[Dated], dropping: int) -> ErrorEvent:
+def _warning(bus: BusRuntime, wanted: Sequence[DatedLetter], dropping: int) -> ErrorEvent:
     limit, age = bus.settings.max_dead_letters, _retention(bus)
     oldest = datetime.fromtimestamp(wanted[0][2] / 1_000, UTC).isoformat() if wanted else None
     parameters: dict[str, Value] = {
@@ -138,8 +142,8 @@ def _warning(bus: BusRuntime, wanted: Sequence[Dated], dropping: int) -> ErrorEv
     content = ErrorContent(
         error_type="DeadLettersDropping", message=message, severity=Severity.WARNING, parameters=parameters
     )
-    return ErrorEvent(event_type=DROPPING, content=content)
+    return ErrorEvent(event_type=DROPPING_EVENT_TYPE, content=content)
 
 
-def _drop(bus: BusRuntime, dated: Sequence[Dated]) -> int:
-    return sum(sum(bus.stores.dead_letters.remove(some)) for some in batched(dated, AT_ONCE))
+def _drop(bus: BusRuntime, dated: Sequence[DatedLetter]) -> int:
+    return sum(sum(bus.stores.dead_letters.remove(some)) for some in batched(dated, RETENTION_BATCH_SIZE))

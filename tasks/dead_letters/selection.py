@@ -12,16 +12,16 @@ from petiole.events.dead_letter import DeadLetter
 from petiole.events.errors import unknown_dead_letter
 from petiole.tasks.handling.current import current_bus
 from petiole.tasks.runtime import BusRuntime
-from petiole.tasks.stores.dead_letters import STATES, Kept, State
+from petiole.tasks.stores.dead_letters import DEAD_LETTER_STATES, DeadLetterRecord, DeadLetterState
 
 GroupBy = Literal["cause", "fingerprint", "subscription", "stream"]
 
-OPEN: tuple[State, ...] = ("pending", "replaying", "failed_again")
+OPEN_STATES: tuple[DeadLetterState, ...] = ("pending", "replaying", "failed_again")
 """The states of letters that nobody is done with."""
 
 
 @dataclass(frozen=True, slots=True)
-class Letters:
+class DeadLetterQuery:
     """Which letters: by id, or all that have every attribute that is given, in one of these states."""
 
     ids: tuple[str, ...] = ()
@@ -29,12 +29,12 @@ class Letters:
     fingerprint: str | None = None
     subscription: str | None = None
     stream: str | None = None
-    states: tuple[State, ...] = OPEN
+    states: tuple[DeadLetterState, ...] = OPEN_STATES
 
-    def take(self, letter: DeadLetter) -> bool:
+    def matches(self, letter: DeadLetter) -> bool:
         """Tell whether a letter has the attributes that are asked for."""
         return all(
-            wanted is None or value_of(letter, by) == wanted
+            wanted is None or group_key(letter, by) == wanted
             for by, wanted in (
                 ("cause", self.cause),
                 ("fingerprint", self.fingerprint),
@@ -45,21 +45,23 @@ class Letters:
 
     def __str__(self) -> str:
         if self.ids:
-            return ", ".join(self.ids) if len(self.ids) <= _NAMED else f"{len(self.ids)} letters by id"
+            return ", ".join(self.ids) if len(self.ids) <= _MAX_NAMED_IDS else f"{len(self.ids)} letters by id"
         named = {each: getattr(self, each) for each in ("cause", "fingerprint", "subscription", "stream")}
         asked = [f"{name}={value}" for name, value in named.items() if value is not None]
-        return ", ".join([*(asked or ["all"]), *(["state=" + "/".join(self.states)] if self.states != OPEN else [])])
+        return ", ".join(
+            [*(asked or ["all"]), *(["state=" + "/".join(self.states)] if self.states != OPEN_STATES else [])]
+        )
 
 
 @dataclass(slots=True)
-class Group:
+class DeadLetterGroup:
     """Letters that have one thing in common: what it is, how many, since when, and one of their errors."""
 
     name: str
     error: str
     oldest: datetime
     newest: datetime
-    states: Counter[State] = field(default_factory=Counter)
+    states: Counter[DeadLetterState] = field(default_factory=Counter)
 
     @property
     def count(self) -> int:
@@ -67,20 +69,22 @@ class Group:
         return self.states.total()
 
 
-_NAMED = 20
+_MAX_NAMED_IDS = 20
 
 
-def find(letters: Letters | None = None, *, bus: BusRuntime | None = None) -> Iterator[Kept]:
+def find_dead_letters(
+    letters: DeadLetterQuery | None = None, *, bus: BusRuntime | None = None
+) -> Iterator[DeadLetterRecord]:
     """Read letters, oldest first, a few at a time; by default all that nobody is done with.
 
     Raises UsageError (unknown_dead_letter) where an id is not kept; of letters that are asked for by id, whatever their
     state.
     """
     bus = current_bus(bus)
-    asked = letters or Letters()
+    asked = letters or DeadLetterQuery()
     store = bus.stores.dead_letters
     if not asked.ids:
-        yield from (kept for kept in store.each(asked.states) if asked.take(kept.letter))
+        yield from (kept for kept in store.iterate(asked.states) if asked.matches(kept.letter))
         return
     known = store.states(asked.ids)
     for each in asked.ids:
@@ -89,34 +93,38 @@ def find(letters: Letters | None = None, *, bus: BusRuntime | None = None) -> It
     yield from store.read(tuple(dict.fromkeys(asked.ids)))
 
 
-def get(letter_id: str, *, bus: BusRuntime | None = None) -> Kept:
+def get_dead_letter(letter_id: str, *, bus: BusRuntime | None = None) -> DeadLetterRecord:
     """Read one letter. Raises UsageError (unknown_dead_letter)."""
     bus = current_bus(bus)
-    return next(find(Letters(ids=(letter_id,)), bus=bus))
+    return next(find_dead_letters(DeadLetterQuery(ids=(letter_id,)), bus=bus))
 
 
-def groups(by: GroupBy, letters: Letters | None = None, *, bus: BusRuntime | None = None) -> list[Group]:
+def group_dead_letters(
+    by: GroupBy, letters: DeadLetterQuery | None = None, *, bus: BusRuntime | None = None
+) -> list[DeadLetterGroup]:
     """Count letters by what they have in common, the largest group first."""
     bus = current_bus(bus)
-    found: dict[str, Group] = {}
-    for kept in find(letters, bus=bus):
+    found: dict[str, DeadLetterGroup] = {}
+    for kept in find_dead_letters(letters, bus=bus):
         letter = kept.letter
-        name = value_of(letter, by) or "-"
-        group = found.setdefault(name, Group(name, f"{letter.error_type}: {letter.error}", letter.at, letter.at))
+        name = group_key(letter, by) or "-"
+        group = found.setdefault(
+            name, DeadLetterGroup(name, f"{letter.error_type}: {letter.error}", letter.at, letter.at)
+        )
         group.states[kept.state] += 1
         group.oldest, group.newest = min(group.oldest, letter.at), max(group.newest, letter.at)
     return sorted(found.values(), key=lambda group: -group.count)
 
 
-def value_of(letter: DeadLetter, by: str) -> str | None:
+def group_key(letter: DeadLetter, by: str) -> str | None:
     """Read what a letter is grouped by."""
     if by == "stream":
-        return letter.attribute("stream_id") or letter.attribute("subject")
+        return letter.event_attribute("stream_id") or letter.event_attribute("subject")
     return str(getattr(letter, by))
 
 
-def states_of(names: Sequence[str]) -> tuple[State, ...]:
+def parse_states(names: Sequence[str]) -> tuple[DeadLetterState, ...]:
     """Read names of states; `all` stands for every one, and none for those that nobody is done with."""
     if "all" in names:
-        return STATES
-    return tuple(state for state in STATES if state in names) or OPEN
+        return DEAD_LETTER_STATES
+    return tuple(state for state in DEAD_LETTER_STATES if state in names) or OPEN_STATES

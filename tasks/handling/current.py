@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from petiole.events.errors import UsageError
-from petiole.events.event import AnEvent, Category, Event
+from petiole.events.event import Category, Event, EventT
 from petiole.events.ids import emitted_event_id
 from petiole.events.subscriptions import Subscription
 from petiole.tasks.handling.outbox import Outbox
@@ -38,14 +38,14 @@ class CurrentDelivery:
         """Whether an operator had the event delivered again, and `idempotency_key` is of that replay."""
         return self.replay_id is not None
 
-    def emitted(self, event: AnEvent) -> AnEvent:
+    def prepare_event(self, event: EventT) -> EventT:
         """Make an event of the handler's a consequence of the one at hand.
 
         Its id follows from the delivery and its place among what the handler says, unless the handler gave one: a
         second run of the same delivery says the same events. What is said on behalf of a request is out of date
         when the request is; its answer is not, since it tells itself when it comes too late.
         """
-        said: dict[str, object] = {"path": _with(self.event.path, self.subscription.agent)}
+        said: dict[str, object] = {"path": _append_agent(self.event.path, self.subscription.agent)}
         if "event_id" not in event.model_fields_set:
             said["event_id"] = emitted_event_id(self.delivery_id, self.outbox.count)
         if event.causation_id is None:
@@ -55,16 +55,16 @@ class CurrentDelivery:
         if event.correlation_id == event.event_id:
             said["correlation_id"] = self.event.correlation_id
         if self.event.category is Category.REQUEST and event.category is not Category.RESPONSE:
-            said["expires_at"] = _earlier(event.expires_at, self.event.expires_at)
+            said["expires_at"] = _earliest(event.expires_at, self.event.expires_at)
         self.outbox.count += 1
         return event.model_copy(update=said)
 
 
-def _earlier(one: datetime | None, other: datetime | None) -> datetime | None:
+def _earliest(one: datetime | None, other: datetime | None) -> datetime | None:
     return min((each for each in (one, other) if each is not None), default=None)
 
 
-def _with(path: tuple[str, ...], agent: str) -> tuple[str, ...]:
+def _append_agent(path: tuple[str, ...], agent: str) -> tuple[str, ...]:
     return (*(earlier for earlier in path if earlier != agent), agent)
 
 
@@ -76,13 +76,13 @@ def current_context() -> CurrentDelivery | None:
     return _current.get()
 
 
-def handling(context: CurrentDelivery, act: Callable[[], object]) -> object:
+def run_in_context(context: CurrentDelivery, function: Callable[[], object]) -> object:
     """Run `act` as the handling of that delivery. Raises UsageError where another one is being handled already."""
     if _current.get() is not None:
         raise UsageError("a handler cannot be run inside a handler; publish an event instead")
     token = _current.set(context)
     try:
-        return act()
+        return function()
     finally:
         _current.reset(token)
 

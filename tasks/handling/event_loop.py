@@ -28,35 +28,35 @@ from weakref import WeakSet
 
 from celery import signals
 
-Result = TypeVar("Result")
+ResultT = TypeVar("ResultT")
 
-CLEANUP_LIMIT_S = 5.0
+CLEANUP_TIMEOUT_S = 5.0
 """How long cancelled tasks may take to end."""
 
 log = logging.getLogger(__name__)
 
 # The tasks that the current call of run() has started; unset in tasks with a context of their own.
-_started: ContextVar[WeakSet[asyncio.Task[Any]] | None] = ContextVar("petiole_started", default=None)
+_started_tasks: ContextVar[WeakSet[asyncio.Task[Any]] | None] = ContextVar("petiole_started", default=None)
 
 
-def run(coroutine: Coroutine[Any, Any, Result]) -> Result:
+def run_coroutine(coroutine: Coroutine[Any, Any, ResultT]) -> ResultT:
     """Run a coroutine to its end, from the thread that handles. Raises what the coroutine raises.
 
     Raises: concurrent.futures.CancelledError where the coroutine cancelled itself.
     """
-    loops = _loops_of_this_process()
+    loops = _process_loops()
     if threading.current_thread() is threading.main_thread():
-        return loops.run_here(_alone(coroutine))
-    return loops.run_in_background(_alone(coroutine))
+        return loops.run_here(_run_with_cleanup(coroutine))
+    return loops.run_in_background(_run_with_cleanup(coroutine))
 
 
-def close() -> None:
+def close_loops() -> None:
     """Cancel what still runs, and close the loop of this process. Safe to repeat; the next run makes a new one."""
     if (loops := _processes.pop(os.getpid(), None)) is not None:
         loops.close()
 
 
-class _Loops:
+class _ProcessLoops:
     """The loop that the main thread drives, and the one in the background; hardly ever both in one process."""
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class _Loops:
         self._background = _new_runner()
         self._thread: threading.Thread | None = None
 
-    def run_here(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
+    def run_here(self, coroutine: Coroutine[Any, Any, ResultT]) -> ResultT:
         self._here = self._here or _new_runner()
         loop = self._here.get_loop()
         task = loop.create_task(coroutine)
@@ -76,12 +76,12 @@ class _Loops:
             raise CancelledError from error
         finally:
             # A signal's exception may come out of the loop instead of the coroutine: a time limit, an end by SIGTERM.
-            if not task.done() and not loop.run_until_complete(_end({task})):
+            if not task.done() and not loop.run_until_complete(_cancel_and_wait({task})):
                 # It refuses to end. On a closed loop it never runs again, at the price of whatever else the loop held.
                 self._here = None
                 loop.close()
 
-    def run_in_background(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
+    def run_in_background(self, coroutine: Coroutine[Any, Any, ResultT]) -> ResultT:
         with self._lock:
             loop = self._background.get_loop()
             if self._thread is None:
@@ -101,11 +101,11 @@ class _Loops:
 
 
 # By process: a forked child must neither use nor close its parent's, which share their file descriptors with it.
-_processes: dict[int, _Loops] = {}
+_processes: dict[int, _ProcessLoops] = {}
 
 
-def _loops_of_this_process() -> _Loops:
-    return _processes.get(os.getpid()) or _processes.setdefault(os.getpid(), _Loops())
+def _process_loops() -> _ProcessLoops:
+    return _processes.get(os.getpid()) or _processes.setdefault(os.getpid(), _ProcessLoops())
 
 
 def _new_runner() -> asyncio.Runner:
@@ -114,50 +114,50 @@ def _new_runner() -> asyncio.Runner:
 
 def _new_loop() -> asyncio.AbstractEventLoop:
     loop = asyncio.new_event_loop()
-    loop.set_task_factory(_note_task)
+    loop.set_task_factory(_track_task)
     return loop
 
 
 def _close(runner: asyncio.Runner) -> None:
     loop = runner.get_loop()
-    if loop.run_until_complete(_end(asyncio.all_tasks(loop))):
+    if loop.run_until_complete(_cancel_and_wait(asyncio.all_tasks(loop))):
         runner.close()
     else:
         loop.close()  # Runner.close() would wait without limit for tasks that refuse to end
 
 
-def _note_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
+def _track_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
     task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop, **options)
     context: Context | None = options.get("context")
-    started = _started.get() if context is None else context.get(_started)
+    started = _started_tasks.get() if context is None else context.get(_started_tasks)
     if started is not None:
         started.add(task)
     return task
 
 
-async def _alone(coroutine: Coroutine[Any, Any, Result]) -> Result:
+async def _run_with_cleanup(coroutine: Coroutine[Any, Any, ResultT]) -> ResultT:
     started: WeakSet[asyncio.Task[Any]] = WeakSet()
-    _started.set(started)
+    _started_tasks.set(started)
     try:
         return await coroutine
     finally:
-        await _end({task for task in started if not task.done()})
+        await _cancel_and_wait({task for task in started if not task.done()})
 
 
-async def _end(tasks: set[asyncio.Task[Any]]) -> bool:
-    """Cancel tasks and wait for their end; return whether all ended within CLEANUP_LIMIT_S."""
+async def _cancel_and_wait(tasks: set[asyncio.Task[Any]]) -> bool:
+    """Cancel tasks and wait for their end; return whether all ended within CLEANUP_TIMEOUT_S."""
     for task in tasks:
         task.cancel()
-    unended = (await asyncio.wait(tasks, timeout=CLEANUP_LIMIT_S))[1] if tasks else ()
+    unended = (await asyncio.wait(tasks, timeout=CLEANUP_TIMEOUT_S))[1] if tasks else ()
     if unended:
         log.warning("coroutine.unended", extra={"tasks": len(unended)})
     return not unended
 
 
 @signals.worker_process_shutdown.connect(weak=False)
-def _close_with_the_child(**_: object) -> None:
-    close()
+def _close_on_process_exit(**_: object) -> None:
+    close_loops()
 
 
 # A prefork child leaves by os._exit, which calls nothing of this kind; all other processes do.
-atexit.register(close)
+atexit.register(close_loops)

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from petiole.tasks.publishing.document import Admitted
-from petiole.tasks.stores.delayed_messages import Waiting
+from petiole.tasks.publishing.document import ValidatedEvent
+from petiole.tasks.stores.delayed_messages import DelayedMessage
 
 
 @dataclass(slots=True)
 class Outbox:
     """What a handler said while it ran, held back until it has succeeded."""
 
-    held: list[Admitted] = field(default_factory=list)
-    later: list[Waiting] = field(default_factory=list)
+    events: list[ValidatedEvent] = field(default_factory=list)
+    delayed: list[DelayedMessage] = field(default_factory=list)
     state: dict[str, str] = field(default_factory=dict)
-    muted: int = 0
+    suppressed_count: int = 0
     count: int = 0
 
-    def mute(self) -> None:
+    def suppress(self) -> None:
         """Drop all of it, and keep how much that was."""
-        self.muted = len(self.held) + len(self.later)
-        self.held.clear()
-        self.later.clear()
+        self.suppressed_count = len(self.events) + len(self.delayed)
+        self.events.clear()
+        self.delayed.clear()
         self.state.clear()

@@ -25,10 +25,10 @@ from contextvars import ContextVar
 from types import FrameType
 from typing import Protocol, TypeVar
 
-Result = TypeVar("Result")
+ResultT = TypeVar("ResultT")
 
 
-class Overdue(BaseException):
+class TimeLimitReached(BaseException):
     """Raised within a function that has not ended in time. Like asyncio.CancelledError it passes `except Exception`."""
 
 
@@ -51,30 +51,30 @@ def remaining_s() -> float | None:
     return None if ends_at is None else ends_at - time.monotonic()
 
 
-def call_within(limit_s: float, act: Callable[[], Result]) -> Result:
+def call_within(limit_s: float, function: Callable[[], ResultT]) -> ResultT:
     """Call a function and end it after `limit_s` seconds as far as that is possible: see the module.
 
     Raises: Overdue, also when the function ended too late by itself; what the function raises.
     """
     ends_at = time.monotonic() + limit_s
-    returned = _interrupted(limit_s, act)
+    returned = _call_interruptibly(limit_s, function)
     if time.monotonic() > ends_at:
-        raise Overdue
+        raise TimeLimitReached
     return returned
 
 
-def _interrupted(limit_s: float, act: Callable[[], Result]) -> Result:
+def _call_interruptibly(limit_s: float, function: Callable[[], ResultT]) -> ResultT:
     is_main = threading.current_thread() is threading.main_thread()
     interrupt: _Interrupt = _SignalInterrupt() if is_main else _ExceptionInterrupt()
     try:
-        _clock_of_this_process().fire_at(time.monotonic() + limit_s, interrupt)
-        return act()
+        _process_timer().fire_at(time.monotonic() + limit_s, interrupt)
+        return function()
     finally:
         # If it fires before it is disarmed, Overdue is raised from here: the function has not ended in time either way.
         interrupt.disarm()
 
 
-AGAIN_S = 2.0
+REPEAT_INTERRUPT_S = 2.0
 """How long a call that was interrupted may take to clean up, before it is interrupted again."""
 
 
@@ -89,7 +89,7 @@ class _Interrupt(Protocol):
     def disarm(self) -> None: ...
 
 
-class _Clock:
+class _TimerThread:
     """A thread that fires interrupts on time. One for each process: a thread for each call costs ten times as much."""
 
     def __init__(self) -> None:
@@ -97,7 +97,7 @@ class _Clock:
         self._due: list[tuple[float, int, _Interrupt]] = []
         self._numbers = itertools.count()
         self._wakes_at = math.inf
-        threading.Thread(target=self._watch, name="petiole-clock", daemon=True).start()
+        threading.Thread(target=self._run, name="petiole-clock", daemon=True).start()
 
     def fire_at(self, moment: float, interrupt: _Interrupt) -> None:
         with self._changed:
@@ -108,15 +108,15 @@ class _Clock:
             if moment < self._wakes_at:
                 self._changed.notify()
 
-    def _watch(self) -> None:
+    def _run(self) -> None:
         while True:
-            for interrupt in self._next():
+            for interrupt in self._take_due():
                 interrupt.fire()
                 # Python drops exceptions of a weak reference's callback: a call that still runs is interrupted again.
                 if interrupt.is_armed:
-                    self.fire_at(time.monotonic() + AGAIN_S, interrupt)
+                    self.fire_at(time.monotonic() + REPEAT_INTERRUPT_S, interrupt)
 
-    def _next(self) -> list[_Interrupt]:
+    def _take_due(self) -> list[_Interrupt]:
         with self._changed:
             self._wakes_at = self._due[0][0] if self._due else math.inf
             self._changed.wait(min(max(0.0, self._wakes_at - time.monotonic()), threading.TIMEOUT_MAX))
@@ -127,13 +127,13 @@ class _Clock:
 
 
 # By process: threads do not follow into a forked child.
-_clocks: dict[int, _Clock] = {}
-_clocks_lock = threading.Lock()
+_timers: dict[int, _TimerThread] = {}
+_timers_lock = threading.Lock()
 
 
-def _clock_of_this_process() -> _Clock:
-    with _clocks_lock:
-        return _clocks.get(os.getpid()) or _clocks.setdefault(os.getpid(), _Clock())
+def _process_timer() -> _TimerThread:
+    with _timers_lock:
+        return _timers.get(os.getpid()) or _timers.setdefault(os.getpid(), _TimerThread())
 
 
 class _SignalInterrupt:
@@ -142,8 +142,8 @@ class _SignalInterrupt:
     _armed: _SignalInterrupt | None = None
 
     def __init__(self) -> None:
-        if signal.getsignal(signal.SIGURG) is not _raise_overdue:
-            signal.signal(signal.SIGURG, _raise_overdue)
+        if signal.getsignal(signal.SIGURG) is not _raise_time_limit_reached:
+            signal.signal(signal.SIGURG, _raise_time_limit_reached)
         _SignalInterrupt._armed = self
 
     @property
@@ -158,10 +158,10 @@ class _SignalInterrupt:
         _SignalInterrupt._armed = None
 
 
-def _raise_overdue(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the shape of a signal handler
+def _raise_time_limit_reached(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the shape of a signal handler
     # Runs in the main thread, between two steps of it: once disarmed, nothing is raised, however late the signal.
     if _SignalInterrupt._armed is not None:  # noqa: SLF001 - the same file
-        raise Overdue
+        raise TimeLimitReached
 
 
 class _ExceptionInterrupt:
@@ -175,7 +175,7 @@ class _ExceptionInterrupt:
     def fire(self) -> None:
         with self._lock:
             if self.is_armed:
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(self._thread_id, ctypes.py_object(Overdue))
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(self._thread_id, ctypes.py_object(TimeLimitReached))
 
     def disarm(self) -> None:
         with self._lock:

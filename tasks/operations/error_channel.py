@@ -25,19 +25,19 @@ from petiole.events.catalog.error import ErrorContent, ErrorEvent
 from petiole.events.content import Value
 from petiole.events.errors import Severity, UsageError, error_type_of
 from petiole.events.event import Category, Event, EventFields
-from petiole.tasks.handling.buffering import hold
+from petiole.tasks.handling.buffering import buffer
 from petiole.tasks.handling.current import CurrentDelivery, current_context
 from petiole.tasks.instrumentation import ErrorReported, FlowAborted, OperationFailed
-from petiole.tasks.operations.lifecycle_events import tell
-from petiole.tasks.publishing.commit import Publication, dispatch
-from petiole.tasks.publishing.validation import checked
+from petiole.tasks.operations.lifecycle_events import publish_lifecycle_events
+from petiole.tasks.publishing.commit import Publication, commit
+from petiole.tasks.publishing.validation import validate
 from petiole.tasks.runtime import default_bus
 from petiole.tasks.settlement import deduplication
 
 if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
 
-REPORTED = "error.reported"
+REPORTED_EVENT_TYPE = "error.reported"
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def report(
     error: BaseException | str,
     severity: Severity | str = Severity.WARNING,
     *,
-    event_type: str = REPORTED,
+    event_type: str = REPORTED_EVENT_TYPE,
     agent: str | None = None,
     event: Event | None = None,
     **parameters: Value,
@@ -56,7 +56,7 @@ def report(
     `agent` is whose work failed and `event` what it worked on; inside a handler both are known. None where nothing was
     published: in a handler of the error channel itself. Raises: UsageError for a severity that is none; as `publish`.
     """
-    severity = _checked(severity)
+    severity = _parse_severity(severity)
     context = current_context()
     if context is not None and context.event.category is Category.ERROR:
         failed = OperationFailed(operation="error.report_failed", subject=f"{severity}: {error}")
@@ -70,11 +70,11 @@ def report(
     fields: EventFields = {"event_type": event_type, "content": content}
     told = about.caused(ErrorEvent, **fields) if about else ErrorEvent.model_validate(fields)
     if context is None:
-        return dispatch(default_bus(), [checked(default_bus(), told)])[0]
+        return commit(default_bus(), [validate(default_bus(), told)])[0]
     return _report_in_handler(context, told)
 
 
-def act_on(bus: BusRuntime, event: ErrorEvent) -> None:
+def apply_severity(bus: BusRuntime, event: ErrorEvent) -> None:
     """Do what an error's severity asks for; safe to repeat. Raises RedisError."""
     content = event.content
     bus.stores.counters.add(f"errors:{content.severity}")
@@ -87,7 +87,7 @@ def act_on(bus: BusRuntime, event: ErrorEvent) -> None:
             abort(bus, event)
         case Severity.CRITICAL:
             # One that waited while the system was at rest is of an earlier life: the shutdown was its answer.
-            if event.timestamp.timestamp() >= bus.stores.lifecycle.began_at():
+            if event.timestamp.timestamp() >= bus.stores.cluster_membership.started_at():
                 shut_down(bus, by=content.error_type)
 
 
@@ -96,8 +96,10 @@ def abort(bus: BusRuntime, event: ErrorEvent) -> str | None:
     agent = event.content.parameters.get("agent")
     if not isinstance(agent, str):
         return None
-    is_new = bus.stores.lifecycle.abort(agent, event.correlation_id, timedelta(seconds=bus.settings.inbox_retention_s))
-    bus.resource(deduplication.Known).void()
+    is_new = bus.stores.cluster_membership.abort(
+        agent, event.correlation_id, timedelta(seconds=bus.settings.inbox_retention_s)
+    )
+    bus.resource(deduplication.RecentDeliveries).invalidate_checks()
     if is_new:
         bus.instrumentation.emit(FlowAborted(agent=agent, correlation_id=event.correlation_id))
     return agent
@@ -105,23 +107,23 @@ def abort(bus: BusRuntime, event: ErrorEvent) -> str | None:
 
 def shut_down(bus: BusRuntime, *, by: str) -> None:
     """Have the system stop in order; safe to repeat, and once however many ask. `by` is whose word it is."""
-    situation = bus.stores.lifecycle.close(by)
+    situation = bus.stores.cluster_membership.close(by)
     if situation.is_ending:
         log.critical("system.shut_down", extra={"by": by})
-    tell(bus)
+    publish_lifecycle_events(bus)
 
 
-def _report_in_handler(context: CurrentDelivery, told: ErrorEvent) -> Publication:
+def _report_in_handler(context: CurrentDelivery, event: ErrorEvent) -> Publication:
     if context.subscription.shadow:
-        return hold(context, told)
-    said = context.emitted(told)
-    publication = dispatch(context.bus, [checked(context.bus, said)])[0]
+        return buffer(context, event)
+    said = context.prepare_event(event)
+    publication = commit(context.bus, [validate(context.bus, said)])[0]
     if said.content.severity is Severity.ERROR:
         abort(context.bus, said)
     return publication
 
 
-def _checked(severity: Severity | str) -> Severity:
+def _parse_severity(severity: Severity | str) -> Severity:
     if severity in list(Severity):
         return Severity(severity)
     raise UsageError(f"{severity!r} is no severity; give one of {', '.join(Severity)}")

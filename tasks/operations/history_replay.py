@@ -35,11 +35,11 @@ from petiole.tasks.broker.topology import broker_priority
 from petiole.tasks.handling.current import current_bus
 from petiole.tasks.routing.table import RoutingTable
 from petiole.tasks.runtime import BusRuntime
-from petiole.tasks.stores.history import Recorded, Selection
+from petiole.tasks.stores.history import HistoryQuery, RecordedEvent
 
 
 @dataclass(frozen=True, slots=True)
-class Replay:
+class HistoryReplay:
     """What was replayed: the id to repeat it under, how many deliveries were sent, and the ids of unreadable events."""
 
     id: str
@@ -49,7 +49,7 @@ class Replay:
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class ReplayEvents:
     """What a subscription hears of a selection of the history, read as it is iterated over; each time anew.
 
     `unreadable` holds the ids of events that the last iteration came across and could not read: of a type that this
@@ -58,10 +58,10 @@ class Heard:
 
     bus: BusRuntime
     subscription: Subscription
-    selection: Selection
+    selection: HistoryQuery
     unreadable: list[str] = field(default_factory=list)
 
-    def __iter__(self) -> Iterator[tuple[Recorded, Event]]:
+    def __iter__(self) -> Iterator[tuple[RecordedEvent, Event]]:
         self.unreadable.clear()
         table = RoutingTable([self.subscription])
         topics: TopicTrie[str] = TopicTrie()
@@ -73,7 +73,7 @@ class Heard:
             if event is not None and table.routes(event):
                 yield recorded, event
 
-    def _read(self, recorded: Recorded) -> Event | None:
+    def _read(self, recorded: RecordedEvent) -> Event | None:
         try:
             return self.bus.event_registry.parse(recorded.document)
         except (UsageError, PayloadUnreadable):
@@ -81,17 +81,17 @@ class Heard:
             return None
 
 
-def heard(bus: BusRuntime, subscription: str, selection: Selection) -> Heard:
+def select_events(bus: BusRuntime, subscription: str, selection: HistoryQuery) -> ReplayEvents:
     """Find what a replay would deliver. Raises UsageError (unknown_subscription)."""
     _, subscriptions = bus.stores.directory.read()
     by_name = {each.name: each for each in subscriptions}
     if subscription not in by_name:
         nearest = difflib.get_close_matches(subscription, by_name, n=1)
         raise unknown_subscription(subscription, nearest[0] if nearest else None)
-    return Heard(bus, by_name[subscription], selection)
+    return ReplayEvents(bus, by_name[subscription], selection)
 
 
-def replay(
+def replay_history(
     subscription: str,
     *,
     stream: str | None = None,
@@ -102,7 +102,7 @@ def replay(
     replay_id: str | None = None,
     rate_hz: float | None = None,
     bus: BusRuntime | None = None,
-) -> Replay:
+) -> HistoryReplay:
     """Deliver events of the history again to one subscription, at most `rate_hz` of them in a second.
 
     What is not given does not limit; `until` is the first moment beyond, and what is recorded after the call is left
@@ -110,29 +110,29 @@ def replay(
     for a time without a zone, BrokerUnavailable.
     """
     bus = current_bus(bus)
-    selection = Selection(stream, correlation, pattern, since, until)
+    selection = HistoryQuery(stream, correlation, pattern, since, until)
     with bus.state_store_access(f"replaying to {subscription}"):
-        return send(heard(bus, subscription, selection), replay_id or str(uuid4()), rate_hz=rate_hz)
+        return send_deliveries(select_events(bus, subscription, selection), replay_id or str(uuid4()), rate_hz=rate_hz)
 
 
-def send(
-    events: Heard, replay_id: str, *, rate_hz: float | None = None, on_sent: Callable[[], object] = lambda: None
-) -> Replay:
+def send_deliveries(
+    events: ReplayEvents, replay_id: str, *, rate_hz: float | None = None, on_sent: Callable[[], object] = lambda: None
+) -> HistoryReplay:
     """Send the deliveries of a replay, calling `on_sent` after each. Raises BrokerUnavailable."""
     name, sent = events.subscription.name, 0
     events.bus.require_broker()
     try:
         with events.bus.app.producer_or_acquire() as producer:
-            for recorded, event in _paced(events, rate_hz):
+            for recorded, event in _throttle(events, rate_hz):
                 _send(events, recorded, event, replay_id, producer)
                 sent += 1
                 on_sent()
     except OperationalError as error:
         raise BrokerUnavailable(f"replaying to {name}, after {sent} deliveries") from error
-    return Replay(replay_id, name, sent, tuple(events.unreadable))
+    return HistoryReplay(replay_id, name, sent, tuple(events.unreadable))
 
 
-def _send(events: Heard, recorded: Recorded, event: Event, replay_id: str, producer: Producer) -> None:
+def _send(events: ReplayEvents, recorded: RecordedEvent, event: Event, replay_id: str, producer: Producer) -> None:
     subscription = events.subscription
     events.bus.app.send_task(
         subscription.name,
@@ -148,7 +148,7 @@ def _send(events: Heard, recorded: Recorded, event: Event, replay_id: str, produ
     )
 
 
-def _paced(events: Heard, rate_hz: float | None) -> Iterator[tuple[Recorded, Event]]:
+def _throttle(events: ReplayEvents, rate_hz: float | None) -> Iterator[tuple[RecordedEvent, Event]]:
     began = time.monotonic()
     for number, each in enumerate(events):
         if rate_hz is not None:

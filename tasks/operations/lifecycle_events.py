@@ -16,57 +16,57 @@ from typing import TYPE_CHECKING, Any
 from uuid import NAMESPACE_URL, uuid5
 
 from petiole.events.event import Event
-from petiole.tasks.publishing.commit import dispatch
-from petiole.tasks.publishing.validation import checked
+from petiole.tasks.publishing.commit import commit
+from petiole.tasks.publishing.validation import validate
 
 if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
 
-_AT_ONCE = 100
+_BATCH_SIZE = 100
 
-AGENT_STEPS = "agent."
+AGENT_TOPIC_PREFIX = "agent."
 
 
-def tell(bus: BusRuntime) -> int:
+def publish_lifecycle_events(bus: BusRuntime) -> int:
     """Publish what happened and was not told yet; returns how much that was. Safe to repeat.
 
     Does not wait where a queue is full. Raises: QueueFull, BrokerUnavailable; what was not told stays so.
     """
-    untold = bus.stores.lifecycle.untold(_AT_ONCE)
+    untold = bus.stores.cluster_membership.read_unpublished(_BATCH_SIZE)
     if untold:
-        events = [checked(bus, event) for event in _events(bus, untold)]
-        dispatch(bus, events, patience=timedelta(0))
-        bus.stores.lifecycle.told(untold)
+        events = [validate(bus, event) for event in _events(bus, untold)]
+        commit(bus, events, capacity_timeout=timedelta(0))
+        bus.stores.cluster_membership.mark_published(untold)
     return len(untold)
 
 
-def life_event_id(life: str, agent: str, step: str) -> str:
+def lifecycle_event_id(lifecycle_id: str, agent: str, step: str) -> str:
     """Name the event of a step; the same three always give the same id."""
-    return str(uuid5(NAMESPACE_URL, repr(("life", life, agent, step))))
+    return str(uuid5(NAMESPACE_URL, repr(("life", lifecycle_id, agent, step))))
 
 
-def _events(bus: BusRuntime, untold: Sequence[str]) -> Iterator[Event]:
-    for text in untold:
+def _events(bus: BusRuntime, transitions: Sequence[str]) -> Iterator[Event]:
+    for text in transitions:
         fact = json.loads(text)
         agent = fact.get("agent", "")
         yield bus.event_registry.parse(
             {
-                "event_id": life_event_id(fact["life"], agent, fact["step"]),
+                "event_id": lifecycle_event_id(fact["life"], agent, fact["step"]),
                 "event_type": fact["step"],
-                "timestamp": _moment(fact["at"]),
+                "timestamp": _format_time(fact["at"]),
                 # A life's steps are one flow.
-                "correlation_id": f"life of {agent or 'the system'} since {_moment(fact['life'])}",
+                "correlation_id": f"life of {agent or 'the system'} since {_format_time(fact['life'])}",
                 "content": _content(fact),
             }
         )
 
 
-def _content(fact: dict[str, str]) -> dict[str, Any]:
-    if not fact["step"].startswith(AGENT_STEPS):
-        return {"last_event_time": _moment(fact["before"])} if "before" in fact else {}
-    said = {"agent": fact["agent"], "worker": fact["worker"]}
-    return said | {"reason": fact["reason"]} if "reason" in fact else said
+def _content(transition: dict[str, str]) -> dict[str, Any]:
+    if not transition["step"].startswith(AGENT_TOPIC_PREFIX):
+        return {"last_event_time": _format_time(transition["before"])} if "before" in transition else {}
+    said = {"agent": transition["agent"], "worker": transition["worker"]}
+    return said | {"reason": transition["reason"]} if "reason" in transition else said
 
 
-def _moment(seconds: str) -> str:
+def _format_time(seconds: str) -> str:
     return datetime.fromtimestamp(float(seconds), UTC).isoformat()

@@ -15,19 +15,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from petiole.events.catalog.system import MetricsReport
-from petiole.tasks.broker.queue_stats import lag_s, waiting
+from petiole.tasks.broker.queue_stats import lag_s, queue_depth
 from petiole.tasks.broker.topology import PUBLISH_QUEUE
-from petiole.tasks.stores.history import Recorded
+from petiole.tasks.stores.history import RecordedEvent
 
 if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
 
-_PAGE = 1_000
-_WORDS = ('"request.', '"response.')
+_PAGE_SIZE = 1_000
+_SEARCH_STRINGS = ('"request.', '"response.')
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class MetricsSnapshot:
     """A report, and what the next one begins from: the counters, and the last entry of the history."""
 
     report: MetricsReport
@@ -35,24 +35,24 @@ class Figures:
     until: str
 
 
-def collect(bus: BusRuntime, interval_s: float) -> Figures:
+def collect_metrics(bus: BusRuntime, interval_s: float) -> MetricsSnapshot:
     """Collect the figures since the last summary, or of the last interval where there was none."""
     before, since = bus.stores.counters.last_summary()
     since = since or f"{int((time.time() - interval_s) * 1_000)}-0"
     counts = bus.stores.counters.all()
     until = bus.stores.history.last_entry_id()
-    depths, lags = _queues(bus)
+    depths, lags = _queue_metrics(bus)
     report = MetricsReport(
-        **_exchanges(bus, _recorded(bus, since, until)),
-        retries=_grown("retried", counts, before),
-        dead_letters=_grown("dead_lettered", counts, before),
+        **_request_metrics(bus, _read_recorded(bus, since, until)),
+        retries=_increase("retried", counts, before),
+        dead_letters=_increase("dead_lettered", counts, before),
         depth=depths,
         lag_s=lags,
     )
-    return Figures(report, counts, until)
+    return MetricsSnapshot(report, counts, until)
 
 
-def _exchanges(bus: BusRuntime, recorded: Iterator[Recorded]) -> dict[str, Any]:
+def _request_metrics(bus: BusRuntime, recorded: Iterator[RecordedEvent]) -> dict[str, Any]:
     requests: dict[str, int] = {}
     kinds: Counter[str] = Counter()
     agents: Counter[str] = Counter()
@@ -62,13 +62,13 @@ def _exchanges(bus: BusRuntime, recorded: Iterator[Recorded]) -> dict[str, Any]:
         word = each.topic.partition(".")[0]
         if word == "request":
             content = _content(each)
-            requests[str(content.get("request_id"))] = each.at_ms
+            requests[str(content.get("request_id"))] = each.recorded_at_ms
             kinds[str(content.get("request_type"))] += 1
             agents[str(content.get("responder"))] += 1
         elif each.topic in {"response.succeeded", "response.failed"}:
             answered += 1
-            asked_ms = requests.get(str(_content(each).get("request_id"))) or _asked_ms(bus, each)
-            times_ms += [] if asked_ms is None else [each.at_ms - asked_ms]
+            asked_ms = requests.get(str(_content(each).get("request_id"))) or _requested_at_ms(bus, each)
+            times_ms += [] if asked_ms is None else [each.recorded_at_ms - asked_ms]
     return {
         "total_requests": kinds.total(),
         "total_responses": answered,
@@ -78,36 +78,36 @@ def _exchanges(bus: BusRuntime, recorded: Iterator[Recorded]) -> dict[str, Any]:
     }
 
 
-def _asked_ms(bus: BusRuntime, answer: Recorded) -> int | None:
+def _requested_at_ms(bus: BusRuntime, answer: RecordedEvent) -> int | None:
     """Find when a request was made that the summary before counted."""
     request_id = _content(answer).get("request_id")
-    flow = bus.stores.history.of_flow(str(answer.attributes["correlation_id"]))
+    flow = bus.stores.history.read_flow(str(answer.attributes["correlation_id"]))
     asked = (each for each in flow if each.topic.startswith("request."))
-    return next((each.at_ms for each in asked if _content(each).get("request_id") == request_id), None)
+    return next((each.recorded_at_ms for each in asked if _content(each).get("request_id") == request_id), None)
 
 
-def _recorded(bus: BusRuntime, since: str, until: str) -> Iterator[Recorded]:
+def _read_recorded(bus: BusRuntime, since: str, until: str) -> Iterator[RecordedEvent]:
     following: str | None = since
     while following is not None and _order(following) < _order(until):
-        page, following = bus.stores.history.holding(_WORDS, following, count=_PAGE)
+        page, following = bus.stores.history.search(_SEARCH_STRINGS, following, count=_PAGE_SIZE)
         yield from (each for each in page if _order(each.entry_id) <= _order(until))
 
 
-def _queues(bus: BusRuntime) -> tuple[dict[str, int], dict[str, float]]:
+def _queue_metrics(bus: BusRuntime) -> tuple[dict[str, int], dict[str, float]]:
     _, subscriptions = bus.stores.directory.read()
     queues = sorted({each.queue for each in subscriptions} | {PUBLISH_QUEUE})
     with bus.app.connection_for_read() as connection:
-        depths = {queue: waiting(bus, connection, queue) for queue in queues}
+        depths = {queue: queue_depth(bus, connection, queue) for queue in queues}
         lags = {queue: lag_s(bus, connection, queue) for queue in queues if depths[queue]}
     return depths, {queue: lag for queue, lag in lags.items() if lag is not None}
 
 
-def _grown(name: str, counts: Mapping[str, int], before: Mapping[str, int]) -> int:
+def _increase(name: str, counts: Mapping[str, int], before: Mapping[str, int]) -> int:
     return max(0, counts.get(name, 0) - before.get(name, 0))
 
 
-def _content(recorded: Recorded) -> Mapping[str, Any]:
-    content = recorded.shown.get("content")
+def _content(recorded: RecordedEvent) -> Mapping[str, Any]:
+    content = recorded.document_or_stub.get("content")
     return content if isinstance(content, Mapping) else {}
 
 

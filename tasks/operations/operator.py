@@ -7,7 +7,7 @@ import os
 import socket
 
 
-def operator_here() -> str:
+def current_operator() -> str:
     """Name who runs this process: user@host."""
     try:
         user = getpass.getuser()

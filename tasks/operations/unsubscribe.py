@@ -18,12 +18,12 @@ from petiole.events.errors import cannot_purge, unknown_subscription
 from petiole.events.subscriptions import Subscription
 from petiole.tasks.runtime import BusRuntime
 
-_PURGED_AT_ONCE = 500
+_PURGE_BATCH_SIZE = 500
 
 
 def drain(bus: BusRuntime, name: str) -> None:
     """Withdraw a subscription and leave what waits for it in its queue. Raises UsageError (unknown_subscription)."""
-    bus.stores.directory.withdraw(_known(bus, name).name)
+    bus.stores.directory.unregister(_require_subscription(bus, name).name)
 
 
 def purge(bus: BusRuntime, name: str) -> int:
@@ -31,16 +31,16 @@ def purge(bus: BusRuntime, name: str) -> int:
 
     Raises: UsageError (unknown_subscription); UsageError (cannot_purge), before anything is withdrawn.
     """
-    subscription = _known(bus, name)
+    subscription = _require_subscription(bus, name)
     if bus.driver != "redis":
         raise cannot_purge(name, subscription.queue, bus.driver)
     # Withdrawn first: whoever publishes from here on sends nothing that would have to be removed as well.
-    bus.stores.directory.withdraw(name)
-    in_turn = bus.stores.mailboxes.empty(subscription) if subscription.ordered_by else 0
+    bus.stores.directory.unregister(name)
+    in_turn = bus.stores.message_groups.clear(subscription) if subscription.ordered_by else 0
     return in_turn + _remove_waiting(bus, subscription)
 
 
-def _known(bus: BusRuntime, name: str) -> Subscription:
+def _require_subscription(bus: BusRuntime, name: str) -> Subscription:
     _, subscriptions = bus.stores.directory.read()
     by_name = {each.name: each for each in subscriptions}
     if name not in by_name:
@@ -53,11 +53,11 @@ def _remove_waiting(bus: BusRuntime, subscription: Subscription) -> int:
         redis_channel: Any = channel  # kombu's stubs know only what all transports have in common
         return sum(
             _remove_from(redis_channel.client, key, subscription.name)
-            for key in _lists(redis_channel, subscription.queue)
+            for key in _queue_lists(redis_channel, subscription.queue)
         )
 
 
-def _lists(channel: Any, queue: str) -> list[str]:
+def _queue_lists(channel: Any, queue: str) -> list[str]:
     """Name the lists that a queue consists of on Redis: one for each step of priority."""
     return [f"{channel.global_keyprefix}{channel._q_for_pri(queue, step)}" for step in channel.priority_steps]  # noqa: SLF001 - kombu has no public name for it
 
@@ -66,7 +66,7 @@ def _remove_from(client: Any, key: str, task: str) -> int:
     """Remove a task's messages from a list; those that a worker takes meanwhile are neither removed nor counted."""
     messages = (message for message in client.lrange(key, 0, -1) if _task_of(message) == task)
     removed = 0
-    while batch := list(islice(messages, _PURGED_AT_ONCE)):
+    while batch := list(islice(messages, _PURGE_BATCH_SIZE)):
         with client.pipeline(transaction=False) as pipe:
             for message in batch:
                 # From the end that workers take from: the oldest stand there.

@@ -14,10 +14,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from petiole.events.catalog.agent import StateUpdatedEvent, UpdatedState
+from petiole.events.catalog.agent import AgentStateContent, StateUpdatedEvent
 from petiole.events.content import Value
 from petiole.events.errors import read_only_violation
-from petiole.tasks.handling.buffering import hold
+from petiole.tasks.handling.buffering import buffer
 
 if TYPE_CHECKING:
     from petiole.tasks.handling.current import CurrentDelivery
@@ -32,7 +32,7 @@ class AgentState:
 
     def get(self, name: str, default: Value = None) -> Value:
         """Read a value; what this handler has set counts already. Raises RedisError."""
-        text = self._context.outbox.state.get(name) or self._context.bus.stores.states.get(self._agent, name)
+        text = self._context.outbox.state.get(name) or self._context.bus.stores.agent_states.get(self._agent, name)
         value: Value = default if text is None else json.loads(text)
         return value
 
@@ -44,7 +44,7 @@ class AgentState:
         """
         if self._context.is_read_only:
             raise read_only_violation(self._context.subscription.name, name)
-        content = UpdatedState(agent=self._agent, state=name, value={name: value})
+        content = AgentStateContent(agent=self._agent, state=name, value={name: value})
         event = self._context.event.caused(StateUpdatedEvent, content=content)
-        hold(self._context, event)
+        buffer(self._context, event)
         self._context.outbox.state[name] = json.dumps(content.model_dump(mode="json")["value"][name])

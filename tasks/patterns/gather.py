@@ -24,25 +24,25 @@ from uuid import NAMESPACE_OID, uuid5
 
 from pydantic_core import from_json
 
-from petiole.events.catalog.gathering import ClosedGathering, GatheringClosedEvent
+from petiole.events.catalog.gathering import AggregationCompletedEvent, CompletedAggregation
 from petiole.events.errors import gathering_key_missing
 from petiole.events.event import Event
 from petiole.events.topics import TopicTrie
-from petiole.tasks.handling.buffering import hold
+from petiole.tasks.handling.buffering import buffer
 from petiole.tasks.handling.current import CurrentDelivery
 from petiole.tasks.publishing import claim_check
-from petiole.tasks.publishing.validation import checked
+from petiole.tasks.publishing.validation import validate
 
-Function: TypeAlias = Callable[..., Any]
-Part: TypeAlias = str | tuple[str, ...]
+HandlerFunction: TypeAlias = Callable[..., Any]
+PartPattern: TypeAlias = str | tuple[str, ...]
 
-CLOSED = "gathering.closed"
+COMPLETED_EVENT_TYPE = "gathering.closed"
 
-AnEvent = TypeVar("AnEvent", bound=Event)
+EventT = TypeVar("EventT", bound=Event)
 
 
 @dataclass(frozen=True, slots=True)
-class Gathered:
+class GatheredEvents:
     """What came of what was waited for: for each part its event, or None, in the order of the decorator."""
 
     key: str
@@ -50,7 +50,7 @@ class Gathered:
     events: tuple[Event | None, ...]
 
     @property
-    def partial(self) -> bool:
+    def is_partial(self) -> bool:
         """The deadline came before some of the parts."""
         return None in self.events
 
@@ -60,17 +60,17 @@ class Gathered:
         return tuple(part for part, event in zip(self.parts, self.events, strict=True) if event is None)
 
     @property
-    def came(self) -> tuple[Event, ...]:
+    def arrived(self) -> tuple[Event, ...]:
         """The events that came."""
         return tuple(event for event in self.events if event is not None)
 
-    def first(self, kind: type[AnEvent]) -> AnEvent | None:
+    def first(self, event_class: type[EventT]) -> EventT | None:
         """Find the event of that class."""
-        return next((event for event in self.events if isinstance(event, kind)), None)
+        return next((event for event in self.events if isinstance(event, event_class)), None)
 
 
 @dataclass(frozen=True, slots=True)
-class Gathering:
+class AggregationRule:
     """What one handler gathers: its parts, by which field, and how long."""
 
     subscription: str
@@ -85,7 +85,7 @@ class Gathering:
 
     def part_of(self, topic: str) -> int | None:
         """Tell which part a topic is, by number: the first that it matches."""
-        return min(_numbers(self.parts).match(topic), default=None)
+        return min(_build_part_trie(self.parts).match(topic), default=None)
 
     def key_of(self, event: Event) -> str:
         """Read what an event is gathered by. Raises Permanent (gathering_key_missing)."""
@@ -96,13 +96,13 @@ class Gathering:
             raise gathering_key_missing(self.subscription, event.event_type, self.by)
         return str(place)
 
-    def closed_id(self, key: str) -> str:
+    def completed_event_id(self, key: str) -> str:
         """Name the event that a gathering is closed by."""
         return str(uuid5(NAMESPACE_OID, repr((self.subscription, key))))
 
 
 @functools.cache
-def _numbers(parts: tuple[tuple[str, ...], ...]) -> TopicTrie[int]:
+def _build_part_trie(parts: tuple[tuple[str, ...], ...]) -> TopicTrie[int]:
     numbers: TopicTrie[int] = TopicTrie()
     for number, part in enumerate(parts):
         for pattern in part:
@@ -110,75 +110,75 @@ def _numbers(parts: tuple[tuple[str, ...], ...]) -> TopicTrie[int]:
     return numbers
 
 
-def gathering(subscription: str, parts: Sequence[Part], by: str, timeout: timedelta) -> Gathering:
+def build_rule(subscription: str, parts: Sequence[PartPattern], by: str, timeout: timedelta) -> AggregationRule:
     """Make a gathering; a part is a pattern, or alternatives of which one suffices."""
     alternatives = tuple((part,) if isinstance(part, str) else tuple(part) for part in parts)
-    return Gathering(subscription, alternatives, by, timeout)
+    return AggregationRule(subscription, alternatives, by, timeout)
 
 
-def collector(what: Gathering, name: str) -> Function:
+def build_collector(rule: AggregationRule, name: str) -> HandlerFunction:
     """Make the handler that keeps the parts."""
 
     def collect(event: Event, context: CurrentDelivery) -> Iterator[Event]:
         """Keep a part; close the gathering with the last one, and see that it is closed at the deadline."""
-        number, key = what.part_of(event.event_type), what.key_of(event)
+        number, key = rule.part_of(event.event_type), rule.key_of(event)
         if number is None:
             return
         bus = context.bus
-        admitted = checked(bus, event)
-        claim_check.store(bus, [admitted])
-        stands = bus.stores.gatherings.add(
-            what.subscription, key, number, admitted.text, of=len(what.parts), timeout=what.timeout
+        admitted = validate(bus, event)
+        claim_check.store_contents(bus, [admitted])
+        stands = bus.stores.aggregations.add(
+            rule.subscription, key, number, admitted.text, part_count=len(rule.parts), timeout=rule.timeout
         )
         if stands != "closed":
             closed = event.caused(
-                GatheringClosedEvent,
-                event_id=what.closed_id(key),
+                AggregationCompletedEvent,
+                event_id=rule.completed_event_id(key),
                 priority=event.priority,
-                content=ClosedGathering(subscription=what.subscription, key=key),
+                content=CompletedAggregation(subscription=rule.subscription, key=key),
             )
             if stands == "complete":
                 yield closed
             else:
-                hold(context, closed, datetime.now(UTC) + what.timeout)
+                buffer(context, closed, datetime.now(UTC) + rule.timeout)
 
     collect.__name__ = name
     return collect
 
 
-def caller(what: Gathering, function: Function) -> Function:
+def build_caller(rule: AggregationRule, function: HandlerFunction) -> HandlerFunction:
     """Make the handler that calls the function with what was gathered."""
     takes_context = len(inspect.signature(function).parameters) > 1
 
-    def arguments(event: GatheringClosedEvent, context: CurrentDelivery) -> tuple[object, ...]:
-        found = gathered(what, event.content.key, context)
+    def arguments(event: AggregationCompletedEvent, context: CurrentDelivery) -> tuple[object, ...]:
+        found = load_gathered(rule, event.content.key, context)
         return (found, context) if takes_context else (found,)
 
     if inspect.iscoroutinefunction(function):
 
         @functools.wraps(function)
-        async def call_async(event: GatheringClosedEvent, context: CurrentDelivery) -> object:
+        async def call_async(event: AggregationCompletedEvent, context: CurrentDelivery) -> object:
             return await function(*arguments(event, context))
 
         return call_async
 
     @functools.wraps(function)
-    def call(event: GatheringClosedEvent, context: CurrentDelivery) -> object:
+    def call(event: AggregationCompletedEvent, context: CurrentDelivery) -> object:
         return function(*arguments(event, context))
 
     return call
 
 
-def gathered(what: Gathering, key: str, context: CurrentDelivery) -> Gathered:
+def load_gathered(rule: AggregationRule, key: str, context: CurrentDelivery) -> GatheredEvents:
     """Close a gathering, and read its parts: the same in each run. Raises PayloadUnreadable, BrokerUnavailable."""
     bus = context.bus
-    texts = bus.stores.gatherings.close(what.subscription, key)
+    texts = bus.stores.aggregations.complete(rule.subscription, key)
 
     def read(number: int) -> Event | None:
         if number not in texts:
             return None
-        document: Any = claim_check.whole(bus, from_json(texts[number]))
+        document: Any = claim_check.restore_content(bus, from_json(texts[number]))
         return bus.event_registry.parse(document)
 
-    names = tuple("|".join(part) for part in what.parts)
-    return Gathered(key, names, tuple(read(number) for number in range(len(what.parts))))
+    names = tuple("|".join(part) for part in rule.parts)
+    return GatheredEvents(key, names, tuple(read(number) for number in range(len(rule.parts))))

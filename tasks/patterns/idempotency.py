@@ -36,11 +36,11 @@ from celery.exceptions import SoftTimeLimitExceeded
 from petiole.events.errors import OperationInProgress, OperationOutcomeUnknown, UsageError
 from petiole.tasks.handling.current import current_bus, current_context
 from petiole.tasks.runtime import BusRuntime
-from petiole.tasks.stores.idempotency_records import Effects
+from petiole.tasks.stores.idempotency_records import IdempotencyRecords
 
 OnUnfinished: TypeAlias = Literal["raise", "repeat"]
 
-LIMIT = timedelta(minutes=5)
+DEFAULT_LIMIT = timedelta(minutes=5)
 """How long a function may run before its beginning counts as abandoned."""
 
 P = ParamSpec("P")
@@ -52,7 +52,7 @@ def idempotent(
     *,
     name: str | None = None,
     on_unfinished: OnUnfinished = "raise",
-    limit: timedelta = LIMIT,
+    limit: timedelta = DEFAULT_LIMIT,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Run a function, or a coroutine function, once for each key; `key` takes its arguments.
 
@@ -64,17 +64,17 @@ def idempotent(
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         called = name or f"{function.__module__}.{function.__qualname__}"
 
-        def effect(*args: P.args, **kwargs: P.kwargs) -> _Effect:
-            return _Effect(called, key(*args, **kwargs) if key else _delivery_key(called), on_unfinished, limit)
+        def effect(*args: P.args, **kwargs: P.kwargs) -> _Operation:
+            return _Operation(called, key(*args, **kwargs) if key else _delivery_key(called), on_unfinished, limit)
 
         if inspect.iscoroutinefunction(function):
-            return _async(function, effect)
+            return _wrap_async(function, effect)
 
         @functools.wraps(function)
         def once(*args: P.args, **kwargs: P.kwargs) -> R:
             this = effect(*args, **kwargs)
             if this.begin():
-                with this.abandoned_on_error():
+                with this.release_on_error():
                     returned = function(*args, **kwargs)
                 this.finish(returned)
             result: R = this.result()
@@ -85,22 +85,22 @@ def idempotent(
     return decorate
 
 
-def forget(name: str, key: str, *, bus: BusRuntime | None = None) -> bool:
+def forget_call(name: str, key: str, *, bus: BusRuntime | None = None) -> bool:
     """Let an effect run again, whether it was done or not; returns whether it was known."""
     return _store(bus).forget(_full_name(name, key))
 
 
-def settle(name: str, key: str, result: object = None, *, bus: BusRuntime | None = None) -> None:
+def mark_done(name: str, key: str, result: object = None, *, bus: BusRuntime | None = None) -> None:
     """Note an unfinished effect as done, with what its function would have returned. One that is done stays."""
     _store(bus).finish(_full_name(name, key), json.dumps({"result": result}))
 
 
-def _async(function: Callable[P, Any], effect: Callable[P, _Effect]) -> Callable[P, Any]:
+def _wrap_async(function: Callable[P, Any], operation: Callable[P, _Operation]) -> Callable[P, Any]:
     @functools.wraps(function)
     async def once(*args: P.args, **kwargs: P.kwargs) -> Any:
-        this = effect(*args, **kwargs)
+        this = operation(*args, **kwargs)
         if this.begin():
-            with this.abandoned_on_error():
+            with this.release_on_error():
                 returned = await function(*args, **kwargs)
             this.finish(returned)
         return this.result()
@@ -109,7 +109,7 @@ def _async(function: Callable[P, Any], effect: Callable[P, _Effect]) -> Callable
 
 
 @dataclass(slots=True)
-class _Effect:
+class _Operation:
     """One call of an idempotent function."""
 
     name: str
@@ -129,7 +129,7 @@ class _Effect:
                 token=self.token,
                 owner=context.delivery_id if context else "",
                 limit=self.limit,
-                repeats=self.on_unfinished == "repeat",
+                repeats_unfinished=self.on_unfinished == "repeat",
             )
         match beginning.state:
             case "unfinished":
@@ -140,7 +140,7 @@ class _Effect:
         return beginning.state == "begun"
 
     @contextmanager
-    def abandoned_on_error(self) -> Iterator[None]:
+    def release_on_error(self) -> Iterator[None]:
         """Let the function be run again where it raises; one that is ended from outside stays unfinished."""
         try:
             yield
@@ -148,7 +148,7 @@ class _Effect:
             raise
         except Exception:  # it goes on as it came
             with current_bus().state_store_access(f"making sure that {self.name} runs once"):
-                _store().abandon(_full_name(self.name, self.key), self.token)
+                _store().release(_full_name(self.name, self.key), self.token)
             raise
 
     def finish(self, returned: object) -> None:
@@ -181,8 +181,8 @@ def _delivery_key(name: str) -> str:
     return context.idempotency_key
 
 
-def _store(bus: BusRuntime | None = None) -> Effects:
-    return current_bus(bus).stores.effects
+def _store(bus: BusRuntime | None = None) -> IdempotencyRecords:
+    return current_bus(bus).stores.idempotency_records
 
 
 def _full_name(name: str, key: str) -> str:

@@ -19,33 +19,33 @@ from typing import TYPE_CHECKING
 from redis.exceptions import OutOfMemoryError
 
 from petiole.events.errors import BrokerFull
-from petiole.tasks.publishing.document import Admitted, is_above
-from petiole.tasks.stores.blobs import DATAREF, blob_of, reference_in
+from petiole.tasks.publishing.document import ValidatedEvent, is_above
+from petiole.tasks.stores.blobs import DATAREF, build_blob, find_reference
 
 if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
 
 
-def divided(admitted: Admitted, threshold_bytes: int) -> Admitted:
+def externalize_content(validated: ValidatedEvent, threshold_bytes: int) -> ValidatedEvent:
     """Let the content of an event stay behind where its JSON is above the threshold; stores nothing yet."""
-    if not is_above(admitted.whole, threshold_bytes):
-        return admitted
-    attributes = {name: value for name, value in admitted.document.items() if name != "content"}
-    blob = blob_of(admitted.document["content"])
+    if not is_above(validated.json, threshold_bytes):
+        return validated
+    attributes = {name: value for name, value in validated.document.items() if name != "content"}
+    blob = build_blob(validated.document["content"])
     remainder = json.dumps(attributes | {DATAREF: blob.reference}, separators=(",", ":"), ensure_ascii=False)
-    return replace(admitted, remainder=remainder, payload=blob)
+    return replace(validated, stub=remainder, blob=blob)
 
 
-def store(bus: BusRuntime, events: Sequence[Admitted]) -> None:
+def store_contents(bus: BusRuntime, events: Sequence[ValidatedEvent]) -> None:
     """Store what stays behind of these events; to be called before they are sent. Safe to repeat.
 
     Raises: NotConfigured, BrokerUnavailable, StateStoreUnavailable, BrokerFull.
     """
-    blobs = [each.payload for each in events if each.payload is not None]
+    blobs = [each.blob for each in events if each.blob is not None]
     if not blobs:
         return
     threshold = "PETIOLE_CLAIM_CHECK_THRESHOLD_BYTES"
-    what = f"publishing {_topics(events)}, whose content is above {threshold} (nothing was published)"
+    what = f"publishing {_format_topics(events)}, whose content is above {threshold} (nothing was published)"
     try:
         with bus.state_store_access(what):
             bus.stores.blobs.put(blobs)
@@ -53,16 +53,16 @@ def store(bus: BusRuntime, events: Sequence[Admitted]) -> None:
         raise BrokerFull(what, str(error), bus.state_store_name) from error
 
 
-def _topics(events: Sequence[Admitted]) -> str:
-    return ", ".join(dict.fromkeys(each.event.event_type for each in events if each.payload is not None))
+def _format_topics(events: Sequence[ValidatedEvent]) -> str:
+    return ", ".join(dict.fromkeys(each.event.event_type for each in events if each.blob is not None))
 
 
-def whole(bus: BusRuntime, document: object) -> object:
+def restore_content(bus: BusRuntime, document: object) -> object:
     """Fetch what stayed behind of an event; one that travelled whole needs no store, and what is none is left alone.
 
     Raises: PayloadUnreadable (payload_missing, payload_altered), BrokerUnavailable.
     """
-    if not isinstance(document, Mapping) or reference_in(document) is None:
+    if not isinstance(document, Mapping) or find_reference(document) is None:
         return document
     with bus.state_store_access(f"fetching the content of {document.get('event_type')}"):
-        return bus.stores.blobs.whole(document)
+        return bus.stores.blobs.restore(document)

@@ -32,23 +32,23 @@ from petiole.events.errors import (
     duplicate_request,
 )
 from petiole.events.event import Event
-from petiole.events.responses import Unwanted
-from petiole.tasks.broker.messages import FLOW_HEADER, seal, tail_of
-from petiole.tasks.broker.producer import Outlet, sending
-from petiole.tasks.broker.topology import broker_priority, lane
+from petiole.events.responses import UnmatchedReply
+from petiole.tasks.broker.messages import FLOW_HEADER, build_messages, encode_body
+from petiole.tasks.broker.producer import ConfirmingProducer, open_producer
+from petiole.tasks.broker.topology import broker_priority, broker_queue
 from petiole.tasks.instrumentation import EventPublished, OperationFailed
 from petiole.tasks.publishing import claim_check
-from petiole.tasks.publishing.document import Admitted
-from petiole.tasks.publishing.validation import checked
+from petiole.tasks.publishing.document import ValidatedEvent
+from petiole.tasks.publishing.validation import validate
 from petiole.tasks.routing.table import Route, RoutingTable
-from petiole.tasks.stores.delayed_messages import Waiting
-from petiole.tasks.stores.publications import Posting, Settling, Verdict
-from petiole.tasks.stores.requests import Answering, Asking
+from petiole.tasks.stores.delayed_messages import DelayedMessage
+from petiole.tasks.stores.publications import CommitResult, OutgoingEvent, Settlement
+from petiole.tasks.stores.requests import Reply, ReplyRegistration
 
 if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
 
-ROOM_POLL_S = 0.02
+CAPACITY_POLL_S = 0.02
 """How long a publisher that waits for room in a queue looks away."""
 
 
@@ -56,27 +56,27 @@ ROOM_POLL_S = 0.02
 class Publication:
     """What became of a publish: the event as it went out, and the subscriptions it was sent to.
 
-    `was_repeated` tells that all of it had been sent before; `was_held` that it leaves when the handler succeeds;
+    `was_repeated` tells that all of it had been sent before; `was_buffered` that it leaves when the handler succeeds;
     `due`, when it is published where that is not now. `unwanted` says why an answer to a request reached nobody.
     """
 
     event: Event
     subscriptions: tuple[str, ...] = ()
     was_repeated: bool = False
-    was_held: bool = False
+    was_buffered: bool = False
     due: datetime | None = None
-    unwanted: Unwanted | None = None
+    unmatched: UnmatchedReply | None = None
 
 
-def dispatch(
+def commit(
     bus: BusRuntime,
-    events: Sequence[Admitted],
+    events: Sequence[ValidatedEvent],
     *,
-    settling: Settling | None = None,
-    waiting: Sequence[Waiting] = (),
+    settlement: Settlement | None = None,
+    delayed: Sequence[DelayedMessage] = (),
     is_refusable: bool = False,
-    patience: timedelta | None = None,
-    asking: Asking | None = None,
+    capacity_timeout: timedelta | None = None,
+    registration: ReplyRegistration | None = None,
 ) -> list[Publication]:
     """Publish events, in order; with `settling`, end the run of a delivery too; `waiting` comes later. Safe to repeat.
 
@@ -87,98 +87,108 @@ def dispatch(
     the outcome is unknown, UsageError (queue_declared_otherwise); SystemStopping where it `is_refusable`; LeaseLost
     where another worker has the delivery, and nothing happened.
     """
-    in_one_step = bus.publishes_in_one_step
-    claim_check.store(bus, events)
+    in_one_step = bus.publishes_atomically
+    claim_check.store_contents(bus, events)
     if is_refusable:
-        check_open(bus, f"publishing {_names(events)}", asks=not events)
+        require_accepting(bus, f"publishing {_format_topics(events)}", is_forced=not events)
     try:
         if in_one_step:
-            patience = timedelta(seconds=bus.settings.queue_full_timeout_s) if patience is None else patience
-            told = _in_one_step(bus, events, settling, waiting, asking, is_refusable=is_refusable, patience=patience)
+            capacity_timeout = (
+                timedelta(seconds=bus.settings.queue_full_timeout_s) if capacity_timeout is None else capacity_timeout
+            )
+            told = _commit_atomically(
+                bus,
+                events,
+                settlement,
+                delayed,
+                registration,
+                is_refusable=is_refusable,
+                capacity_timeout=capacity_timeout,
+            )
         else:
-            told = _step_by_step(bus, events, settling, waiting, asking)
+            told = _commit_in_steps(bus, events, settlement, delayed, registration)
     except OutOfMemoryError as error:
-        raise BrokerFull(f"publishing {_names(events)}", str(error), bus.state_store_name) from error
+        raise BrokerFull(f"publishing {_format_topics(events)}", str(error), bus.state_store_name) from error
     except (RedisConnectionError, RedisTimeoutError) as error:
-        raise bus.outage(f"publishing {_names(events)}") from error
+        raise bus.outage(f"publishing {_format_topics(events)}") from error
     for each in told:
-        if each.unwanted is not None:
-            _tell_unwanted(bus, each.event, each.unwanted)
+        if each.unmatched is not None:
+            _publish_unmatched_reply(bus, each.event, each.unmatched)
     return told
 
 
-def _tell_unwanted(bus: BusRuntime, event: Event, reason: Unwanted) -> None:
+def _publish_unmatched_reply(bus: BusRuntime, event: Event, reason: UnmatchedReply) -> None:
     """Say that an answer reached nobody. It is counted already, and published: nothing may fail because of this."""
     try:
-        dispatch(bus, [checked(bus, responses.unwanted(event, reason))])
+        commit(bus, [validate(bus, responses.build_unmatched_reply(event, reason))])
     except (BrokerUnavailable, StateStoreUnavailable, QueueFull) as error:
         failed = OperationFailed(operation="response_late.publish_failed", exception=error, subject=event.event_id)
         bus.instrumentation.emit(failed)
 
 
-def check_open(bus: BusRuntime, tried: str, *, asks: bool = False) -> None:
+def require_accepting(bus: BusRuntime, operation: str, *, is_forced: bool = False) -> None:
     """Raise SystemStopping where the system was shut down; BrokerUnavailable. `asks` even if nothing hints at it."""
     try:
-        bus.check_open(asks=asks)
+        bus.check_accepting(is_forced=is_forced)
     except OutOfMemoryError as error:
-        raise BrokerFull(tried, str(error), bus.state_store_name) from error
+        raise BrokerFull(operation, str(error), bus.state_store_name) from error
     except (RedisConnectionError, RedisTimeoutError) as error:
-        raise bus.outage(tried) from error
+        raise bus.outage(operation) from error
 
 
-def _in_one_step(
+def _commit_atomically(
     bus: BusRuntime,
-    events: Sequence[Admitted],
-    settling: Settling | None,
-    waiting: Sequence[Waiting],
-    asking: Asking | None,
+    events: Sequence[ValidatedEvent],
+    settlement: Settlement | None,
+    delayed: Sequence[DelayedMessage],
+    registration: ReplyRegistration | None,
     *,
     is_refusable: bool,
-    patience: timedelta,
+    capacity_timeout: timedelta,
 ) -> list[Publication]:
     """Publish, following the directory while it changes, and waiting for room where a queue has none."""
-    gives_up_at = time.monotonic() + patience.total_seconds()
+    gives_up_at = time.monotonic() + capacity_timeout.total_seconds()
     while True:
-        table = bus.known_routing()
+        table = bus.cached_routing()
         routes = [_routes(table, each) for each in events]
-        postings = [_posting(bus, *pair) for pair in zip(events, routes, strict=True)]
-        verdict = _call(
-            partial(bus.stores.publications.publish, postings, table.version, settling, waiting, asking), events
+        postings = [_build_outgoing_event(bus, *pair) for pair in zip(events, routes, strict=True)]
+        verdict = _call_store(
+            partial(bus.stores.publications.publish, postings, table.version, settlement, delayed, registration), events
         )
-        match verdict.answer:
+        match verdict.status:
             case "moved":
                 bus.read_routing()
                 if is_refusable:
-                    bus.check_open()
+                    bus.check_accepting()
             case "full":
                 queue = str(verdict.full_queue).removeprefix(bus.queue_prefix)
-                _wait_for_room(queue, events, routes, gives_up_at)
-            case "refused" if asking is not None:
-                raise duplicate_request(asking.request_type, asking.request_id)
+                _wait_for_capacity(queue, events, routes, gives_up_at)
+            case "refused" if registration is not None:
+                raise duplicate_request(registration.request_type, registration.request_id)
             case "fenced":
-                raise LeaseLost(settling.delivery_id if settling else "")
+                raise LeaseLost(settlement.delivery_id if settlement else "")
             case _:
-                were_new = verdict.were_new or (False,) * len(events)
-                unwanted = verdict.unwanted or (None,) * len(events)
-                return [_told(bus, *each) for each in zip(events, routes, were_new, unwanted, strict=True)]
+                were_new = verdict.are_new or (False,) * len(events)
+                unwanted = verdict.unmatched or (None,) * len(events)
+                return [_build_publication(bus, *each) for each in zip(events, routes, were_new, unwanted, strict=True)]
 
 
-def _routes(table: RoutingTable, admitted: Admitted) -> list[Route]:
-    return table.routes(admitted.event, lambda: admitted.document)
+def _routes(table: RoutingTable, validated: ValidatedEvent) -> list[Route]:
+    return table.routes(validated.event, lambda: validated.document)
 
 
-def _wait_for_room(
-    queue: str, events: Sequence[Admitted], routes: Sequence[Sequence[Route]], gives_up_at: float
+def _wait_for_capacity(
+    queue: str, events: Sequence[ValidatedEvent], routes: Sequence[Sequence[Route]], ends_at: float
 ) -> None:
     """Wait a moment before another try. Raises QueueFull where publishers do not wait, or have waited long enough."""
     subscriptions = [route.subscription for each in routes for route in each]
     blocks = any(each.queue == queue and each.overflow == "block" for each in subscriptions)
-    if not blocks or time.monotonic() >= gives_up_at:
-        raise QueueFull(queue, _names(events))
-    time.sleep(ROOM_POLL_S)
+    if not blocks or time.monotonic() >= ends_at:
+        raise QueueFull(queue, _format_topics(events))
+    time.sleep(CAPACITY_POLL_S)
 
 
-def _call(publish: Callable[[], Verdict], events: Sequence[Admitted]) -> Verdict:
+def _call_store(publish: Callable[[], CommitResult], events: Sequence[ValidatedEvent]) -> CommitResult:
     """Run the step; once more where the connection was lost in it, since a repeat changes nothing."""
     try:
         return publish()
@@ -188,59 +198,59 @@ def _call(publish: Callable[[], Verdict], events: Sequence[Admitted]) -> Verdict
         try:
             return publish()
         except (RedisConnectionError, RedisTimeoutError) as error:
-            raise PublishOutcomeUnknown(f"publishing {_names(events)}") from error
+            raise PublishOutcomeUnknown(f"publishing {_format_topics(events)}") from error
 
 
-def _posting(bus: BusRuntime, admitted: Admitted, routes: Sequence[Route]) -> Posting:
-    event = admitted.event
-    mailboxes = [_mailbox(admitted, route) for route in routes]
-    messages = seal(
+def _build_outgoing_event(bus: BusRuntime, validated: ValidatedEvent, routes: Sequence[Route]) -> OutgoingEvent:
+    event = validated.event
+    mailboxes = [_message_group(validated, route) for route in routes]
+    messages = build_messages(
         routes, mailboxes, event_type=event.event_type, flow=event.correlation_id, key_prefix=bus.queue_prefix
     )
-    return Posting(event, admitted.text, tail_of(admitted.text), messages, Answering.of(event))
+    return OutgoingEvent(event, validated.text, encode_body(validated.text), messages, Reply.of(event))
 
 
-def _mailbox(admitted: Admitted, route: Route) -> str | None:
+def _message_group(validated: ValidatedEvent, route: Route) -> str | None:
     subscription = route.subscription
     # Asked first: the document is not free.
-    return subscription.mailbox_for(admitted.document) if subscription.ordered_by else None
+    return subscription.message_group_for(validated.document) if subscription.ordered_by else None
 
 
-def _step_by_step(
+def _commit_in_steps(
     bus: BusRuntime,
-    events: Sequence[Admitted],
-    settling: Settling | None,
-    waiting: Sequence[Waiting],
-    asking: Asking | None,
+    events: Sequence[ValidatedEvent],
+    settlement: Settlement | None,
+    delayed: Sequence[DelayedMessage],
+    registration: ReplyRegistration | None,
 ) -> list[Publication]:
-    if asking is not None and not bus.stores.requests.register(asking):
-        raise duplicate_request(asking.request_type, asking.request_id)
-    told = _recorded_and_sent(bus, events) if events else []
-    if settling is not None or waiting:
+    if registration is not None and not bus.stores.requests.register(registration):
+        raise duplicate_request(registration.request_type, registration.request_id)
+    told = _record_and_send(bus, events) if events else []
+    if settlement is not None or delayed:
         # What is remembered changes in one step, here too. Dying before it is harmless: the next run says the same
         # events under the same ids.
-        bus.stores.publications.publish([], 0, settling, waiting)
+        bus.stores.publications.publish([], 0, settlement, delayed)
     return told
 
 
-def _recorded_and_sent(bus: BusRuntime, events: Sequence[Admitted]) -> list[Publication]:
+def _record_and_send(bus: BusRuntime, events: Sequence[ValidatedEvent]) -> list[Publication]:
     # Connected before anything is recorded: without a broker, nothing happened.
-    with sending(bus, f"publishing {_names(events)}") as outlet:
-        return [_one_by_one(bus, each, outlet) for each in events]
+    with open_producer(bus, f"publishing {_format_topics(events)}") as outlet:
+        return [_publish_one(bus, each, outlet) for each in events]
 
 
-def _one_by_one(bus: BusRuntime, admitted: Admitted, outlet: Outlet) -> Publication:
-    event = admitted.event
-    routes = _routes(bus.routing(), admitted)
+def _publish_one(bus: BusRuntime, validated: ValidatedEvent, producer: ConfirmingProducer) -> Publication:
+    event = validated.event
+    routes = _routes(bus.routing(), validated)
     _check_order_is_kept(bus, routes)
-    if bus.stores.history.record(event, admitted.text) == "done":
+    if bus.stores.history.record(event, validated.text) == "done":
         return Publication(event, was_repeated=True)
-    _send(bus, admitted, routes, outlet)
-    answering = Answering.of(event)
-    unwanted = bus.stores.requests.respond(answering, admitted.text) if answering else None
+    _send(bus, validated, routes, producer)
+    answering = Reply.of(event)
+    unwanted = bus.stores.requests.respond(answering, validated.text) if answering else None
     # Noted after the last send: a publisher that dies before it leaves a publication that the next one completes.
-    bus.stores.history.close(event.event_id)
-    return _told(bus, admitted, routes, was_new=True, unwanted=unwanted)
+    bus.stores.history.mark_published(event.event_id)
+    return _build_publication(bus, validated, routes, was_new=True, unmatched=unwanted)
 
 
 def _check_order_is_kept(bus: BusRuntime, routes: Sequence[Route]) -> None:
@@ -254,19 +264,19 @@ def _check_order_is_kept(bus: BusRuntime, routes: Sequence[Route]) -> None:
             raise NotConfigured(f"the order of {route.subscription.name!r}", remedy)
 
 
-def _send(bus: BusRuntime, admitted: Admitted, routes: Sequence[Route], outlet: Outlet) -> None:
-    event = admitted.event
+def _send(bus: BusRuntime, validated: ValidatedEvent, routes: Sequence[Route], producer: ConfirmingProducer) -> None:
+    event = validated.event
     if not routes:
         bus.stores.counters.add("unrouted")
         return
-    with outlet.producer.batch():
+    with producer.producer.batch():
         for route in routes:
-            outlet.send(
+            producer.send(
                 bus.app.send_task,
                 route.subscription.name,
-                args=(admitted.travelling,),
+                args=(validated.payload,),
                 task_id=route.delivery_id,
-                queue=lane(route.subscription.queue, route.priority, bus.driver),
+                queue=broker_queue(route.subscription.queue, route.priority, bus.driver),
                 priority=broker_priority(route.priority, bus.driver),
                 ignore_result=True,
                 serializer="json",
@@ -276,16 +286,16 @@ def _send(bus: BusRuntime, admitted: Admitted, routes: Sequence[Route], outlet: 
             )
 
 
-def _told(
+def _build_publication(
     bus: BusRuntime,
-    admitted: Admitted,
+    validated: ValidatedEvent,
     routes: Sequence[Route],
     was_new: bool,  # noqa: FBT001 - a fact, no choice
-    unwanted: Unwanted | None,
+    unmatched: UnmatchedReply | None,
 ) -> Publication:
-    event = admitted.event
+    event = validated.event
     if not was_new:
-        return Publication(event, was_repeated=True, unwanted=unwanted)
+        return Publication(event, was_repeated=True, unmatched=unmatched)
     names = tuple(route.subscription.name for route in routes)
     record = EventPublished(
         event_type=event.event_type,
@@ -295,8 +305,8 @@ def _told(
         subscriptions=names,
     )
     bus.instrumentation.emit(record)
-    return Publication(event, names, unwanted=unwanted)
+    return Publication(event, names, unmatched=unmatched)
 
 
-def _names(events: Sequence[Admitted]) -> str:
+def _format_topics(events: Sequence[ValidatedEvent]) -> str:
     return ", ".join(dict.fromkeys(each.event.event_type for each in events)) or "nothing"

@@ -13,11 +13,11 @@ import logging
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from petiole.tasks.broker.messages import message, queue_key
-from petiole.tasks.broker.producer import sending
-from petiole.tasks.broker.topology import PUBLISH_QUEUE, PUBLISH_TASK, broker_priority, lane
-from petiole.tasks.publishing.document import Admitted
-from petiole.tasks.stores.delayed_messages import Waiting
+from petiole.tasks.broker.messages import build_message, queue_key
+from petiole.tasks.broker.producer import open_producer
+from petiole.tasks.broker.topology import PUBLISH_QUEUE, PUBLISH_TASK, broker_priority, broker_queue
+from petiole.tasks.publishing.document import ValidatedEvent
+from petiole.tasks.stores.delayed_messages import DelayedMessage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def waiting(
+def build_delayed_message(
     bus: BusRuntime,
     task: str,
     text: str,
@@ -37,34 +37,34 @@ def waiting(
     due: datetime,
     queue: str,
     priority: int,
-    shown: str = "",
+    displayed_arguments: str = "",
     retries: int = 0,
     headers: Mapping[str, str | None] | None = None,
     replaces: bool = False,
-) -> Waiting:
+) -> DelayedMessage:
     """Make a message that waits: a task call whose argument is an event's JSON text; our priority, 9 first."""
-    lane_of, at_broker = lane(queue, priority, bus.driver), broker_priority(priority, bus.driver)
-    said = message(
+    lane_of, at_broker = broker_queue(queue, priority, bus.driver), broker_priority(priority, bus.driver)
+    said = build_message(
         task,
         text,
         delivery_id=task_id,
         queue=lane_of,
         priority=at_broker,
-        shown=shown,
+        displayed_arguments=displayed_arguments,
         retries=retries,
         headers=headers or {},
     )
     prefix = bus.queue_prefix
     list_key = prefix + queue_key(lane_of, at_broker)
-    return Waiting(item_id, due, prefix + lane_of, list_key, said, replaces=replaces)
+    return DelayedMessage(item_id, due, prefix + lane_of, list_key, said, replaces=replaces)
 
 
-def publication(bus: BusRuntime, admitted: Admitted, due: datetime) -> Waiting:
+def delay_publication(bus: BusRuntime, validated: ValidatedEvent, due: datetime) -> DelayedMessage:
     """Let an event wait: `publish` takes it to whoever subscribes then. Each waits once, however often it is put."""
-    event = admitted.event
+    event = validated.event
     # Whole, since it may wait for longer than contents are stored for.
-    text = admitted.text if admitted.payload is None else json.dumps(admitted.document, ensure_ascii=False)
-    return waiting(
+    text = validated.text if validated.blob is None else json.dumps(validated.document, ensure_ascii=False)
+    return build_delayed_message(
         bus,
         PUBLISH_TASK,
         text,
@@ -73,33 +73,33 @@ def publication(bus: BusRuntime, admitted: Admitted, due: datetime) -> Waiting:
         due=due,
         queue=PUBLISH_QUEUE,
         priority=event.priority,
-        shown=event.event_type,
+        displayed_arguments=event.event_type,
     )
 
 
-def move_due(bus: BusRuntime, *, ahead: timedelta = timedelta(0)) -> int:
+def send_due(bus: BusRuntime, *, ahead: timedelta = timedelta(0)) -> int:
     """Send what is due to its queues, a bounded part of it; return how many left. Safe in any number of workers.
 
     `ahead` of time, for tests. Raises BrokerUnavailable, and redis-py's errors where the state store is away.
     """
-    if bus.publishes_in_one_step:
-        return bus.stores.delays.move_due()
-    lent = bus.stores.delays.lend_due(ahead=ahead)
+    if bus.publishes_atomically:
+        return bus.stores.delayed_messages.move_due()
+    lent = bus.stores.delayed_messages.claim_due(ahead=ahead)
     if not lent:
         return 0
-    with sending(bus, "sending what was due") as outlet:
+    with open_producer(bus, "sending what was due") as outlet:
         for each in lent:
             # The ids stay: what is sent twice, because this worker dies here, is handled once.
-            arguments, options = _call(json.loads(each.message))
+            arguments, options = _parse_call(json.loads(each.message))
             outlet.send(bus.app.send_task, *arguments, queue=each.queue, **options)
-            bus.stores.delays.forget(each)
+            bus.stores.delayed_messages.confirm_sent(each)
     return len(lent)
 
 
-def _call(said: Any) -> tuple[tuple[str], dict[str, Any]]:
+def _parse_call(message: Any) -> tuple[tuple[str], dict[str, Any]]:
     """Read a message as the call of `send_task` that it stands for."""
-    headers, properties = said["headers"], said["properties"]
-    args, kwargs, _ = json.loads(base64.b64decode(said["body"]))
+    headers, properties = message["headers"], message["properties"]
+    args, kwargs, _ = json.loads(base64.b64decode(message["body"]))
     options = {
         "args": args,
         "kwargs": kwargs,

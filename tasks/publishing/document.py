@@ -19,41 +19,41 @@ from petiole.events.event import Event
 from petiole.events.registry import EventRegistry
 from petiole.tasks.stores.blobs import Blob
 
-_UTF8_MAX = 4
+_MAX_UTF8_BYTES = 4
 
 Document: TypeAlias = Mapping[str, object]
 """An event as a JSON object: in our own form, or as a CloudEvent."""
 
 
 @dataclass(frozen=True)
-class Admitted:
+class ValidatedEvent:
     """An event that may travel: checked, with its JSON text.
 
     `remainder` is the text with a reference in place of the content, where `payload` stays behind.
     """
 
     event: Event
-    whole: str
-    remainder: str | None = None
-    payload: Blob | None = None
+    json: str
+    stub: str | None = None
+    blob: Blob | None = None
 
     @property
     def text(self) -> str:
         """The JSON text that travels."""
-        return self.whole if self.remainder is None else self.remainder
+        return self.json if self.stub is None else self.stub
 
     @cached_property
     def document(self) -> dict[str, object]:
         """The whole event as a JSON object. Few look into it, so it is made only then."""
-        return _as_object(self.whole)
+        return _to_document(self.json)
 
     @property
-    def travelling(self) -> dict[str, object]:
+    def payload(self) -> dict[str, object]:
         """What travels, as a JSON object."""
-        return self.document if self.remainder is None else _as_object(self.remainder)
+        return self.document if self.stub is None else _to_document(self.stub)
 
 
-def admit(event: object, registry: EventRegistry, limit_bytes: int) -> Admitted:
+def validate_event(event: object, registry: EventRegistry, limit_bytes: int) -> ValidatedEvent:
     """Check an event at the door, so that no station behind it has to.
 
     Raises: UsageError (unknown_event_type), InvalidEvent (missing_field, unknown_field, wrong_type, invalid_value),
@@ -62,15 +62,15 @@ def admit(event: object, registry: EventRegistry, limit_bytes: int) -> Admitted:
     if isinstance(event, Event):
         registry.check_class(event)
     else:
-        event = read(event, registry)
-    text = _as_json(event)
+        event = parse_event(event, registry)
+    text = _to_json(event)
     if is_above(text, limit_bytes):
         raise event_too_large(event.event_type, len(text.encode()), limit_bytes)
     # Read back what will be sent: an instance that was built around its own validation is found out here.
-    return Admitted(registry.parse_json(text), text)
+    return ValidatedEvent(registry.parse_json(text), text)
 
 
-def read(document: object, registry: EventRegistry) -> Event:
+def parse_event(document: object, registry: EventRegistry) -> Event:
     """Read an event from a JSON object in our form or as a CloudEvent. Raises as `admit`."""
     if not isinstance(document, Mapping):
         raise InvalidEvent(
@@ -83,10 +83,10 @@ def read(document: object, registry: EventRegistry) -> Event:
 
 def is_above(text: str, limit_bytes: int) -> bool:
     """Tell whether a text is above the limit in UTF-8. Most are far below it, and are not encoded to be measured."""
-    return len(text) * _UTF8_MAX > limit_bytes and len(text.encode()) > limit_bytes
+    return len(text) * _MAX_UTF8_BYTES > limit_bytes and len(text.encode()) > limit_bytes
 
 
-def _as_json(event: Event) -> str:
+def _to_json(event: Event) -> str:
     try:
         return event.model_dump_json()
     except PydanticSerializationError as error:
@@ -95,6 +95,6 @@ def _as_json(event: Event) -> str:
         ) from error
 
 
-def _as_object(text: str) -> dict[str, object]:
+def _to_document(text: str) -> dict[str, object]:
     document: dict[str, object] = json.loads(text)
     return document

@@ -21,110 +21,110 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from petiole.events.errors import duplicate_request
 from petiole.tasks.publishing import threads
-from petiole.tasks.requests.pending import SLICE_S, Asked, is_let_go
+from petiole.tasks.requests.pending import WAIT_SLICE_S, PendingRequest, should_stop_waiting
 from petiole.tasks.runtime import BusRuntime
-from petiole.tasks.stores.requests import answer_in
+from petiole.tasks.stores.requests import parse_reply
 
-Result = TypeVar("Result")
+ResultT = TypeVar("ResultT")
 
-_LAST_MOMENT_S = 5.0
+_CANCEL_TIMEOUT_S = 5.0
 _RECONNECT_S = 0.1
 
 
-class Inbox:
+class AsyncReplyReader:
     """The answers that one loop waits for."""
 
     def __init__(self, bus: BusRuntime) -> None:
-        self.key = bus.stores.requests.new_inbox()
+        self.key = bus.stores.requests.new_reply_list()
         self._bus = bus
         self._client = bus.connect_async()
-        self._awaited: dict[str, asyncio.Future[str | None]] = {}
+        self._pending: dict[str, asyncio.Future[str | None]] = {}
         self._reader: asyncio.Task[None] | None = None
-        self._life = self._living()
+        self._lifetime = self._run_until_loop_closes()
 
     async def open(self) -> None:
         """Begin to live: until the loop ends."""
-        await anext(self._life)
+        await anext(self._lifetime)
 
-    async def answer(self, asked: Asked, send: Callable[[], None]) -> str | None:
+    async def send_and_wait(self, pending: PendingRequest, send: Callable[[], None]) -> str | None:
         """Send a request and wait for its answer, as JSON text; None where this process ends. Raises as `send`.
 
         Raises: RequestTimedOut.
         """
-        if asked.request_id in self._awaited:
-            raise duplicate_request(asked.event.content.request_type, asked.request_id)
+        if pending.request_id in self._pending:
+            raise duplicate_request(pending.event.content.request_type, pending.request_id)
         future: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
-        self._awaited[asked.request_id] = future
+        self._pending[pending.request_id] = future
         sending = threads.submit(send)
         try:
             await asyncio.wrap_future(sending)
-            self._read_on()
-            return await self._in_time(asked, future)
+            self._start_reading()
+            return await self._wait_for_reply(pending, future)
         except asyncio.CancelledError:
             # Not before it was sent, or it would be registered afterwards; and without the loop, which may be ending.
-            sending.add_done_callback(lambda _: threads.submit(partial(self._forget, asked)))
+            sending.add_done_callback(lambda _: threads.submit(partial(self._forget, pending)))
             raise
         finally:
-            self._awaited.pop(asked.request_id, None)
+            self._pending.pop(pending.request_id, None)
 
-    async def call(self, act: Callable[[], Result]) -> Result:
+    async def call(self, function: Callable[[], ResultT]) -> ResultT:
         """Call a function that may have to fetch something."""
-        return await asyncio.wrap_future(threads.submit(act))
+        return await asyncio.wrap_future(threads.submit(function))
 
-    async def _in_time(self, asked: Asked, future: asyncio.Future[str | None]) -> str | None:
-        await asyncio.wait({future}, timeout=max(0.0, asked.ends_at - time.monotonic()))
-        if not future.done() and await self.call(lambda: self._forget(asked)):
-            raise asked.timed_out()
+    async def _wait_for_reply(self, pending: PendingRequest, future: asyncio.Future[str | None]) -> str | None:
+        await asyncio.wait({future}, timeout=max(0.0, pending.ends_at - time.monotonic()))
+        if not future.done() and await self.call(lambda: self._forget(pending)):
+            raise pending.build_timeout_error()
         # Either it is there, or it was answered in the last moment and is on its way.
-        await asyncio.wait({future}, timeout=_LAST_MOMENT_S)
+        await asyncio.wait({future}, timeout=_CANCEL_TIMEOUT_S)
         if not future.done():
-            raise asked.timed_out()
+            raise pending.build_timeout_error()
         return future.result()
 
-    def _forget(self, asked: Asked) -> bool:
-        return self._bus.stores.requests.forget(asked.request_id, asked.token)
+    def _forget(self, pending: PendingRequest) -> bool:
+        return self._bus.stores.requests.forget(pending.request_id, pending.token)
 
-    def _read_on(self) -> None:
+    def _start_reading(self) -> None:
         if self._reader is None or self._reader.done():
             self._reader = asyncio.get_running_loop().create_task(self._read())
 
     async def _read(self) -> None:
-        while self._awaited:
-            if await self.call(lambda: is_let_go(self._bus)):
-                self._hand_over(*((request_id, None) for request_id in self._awaited))
+        while self._pending:
+            if await self.call(lambda: should_stop_waiting(self._bus)):
+                self._resolve_futures(*((request_id, None) for request_id in self._pending))
                 return
             try:
-                found: Any = await self._client.blpop([self.key], timeout=SLICE_S)
+                found: Any = await self._client.blpop([self.key], timeout=WAIT_SLICE_S)
             except (RedisConnectionError, RedisTimeoutError):
                 # Answers stay where they are, and who waits does so until the deadline.
                 await asyncio.sleep(_RECONNECT_S)
                 continue
             if found:
-                self._hand_over(answer_in(found[1]))
+                self._resolve_futures(parse_reply(found[1]))
 
-    def _hand_over(self, *answers: tuple[str, str | None]) -> None:
-        for request_id, text in answers:
-            future = self._awaited.pop(request_id, None)
+    def _resolve_futures(self, *replies: tuple[str, str | None]) -> None:
+        for request_id, text in replies:
+            future = self._pending.pop(request_id, None)
             if future is not None and not future.done():
                 future.set_result(text)
 
-    async def _living(self) -> AsyncGenerator[None]:
+    async def _run_until_loop_closes(self) -> AsyncGenerator[None]:
         try:
             yield
         finally:
             # asyncio ends asynchronous generators before it closes a loop, and tells nobody else.
-            self._bus.resource(_inboxes).pop(asyncio.get_running_loop(), None)
+            self._bus.resource(_reply_readers).pop(asyncio.get_running_loop(), None)
             await self._client.aclose()
 
 
-def _inboxes(_: BusRuntime) -> dict[asyncio.AbstractEventLoop, Inbox]:
+def _reply_readers(_: BusRuntime) -> dict[asyncio.AbstractEventLoop, AsyncReplyReader]:
     return {}
 
 
-async def inbox_of_this_loop(bus: BusRuntime) -> Inbox:
+async def current_reply_reader(bus: BusRuntime) -> AsyncReplyReader:
     """Return the inbox of the loop that runs, one for each bus."""
-    inboxes, loop = bus.resource(_inboxes), asyncio.get_running_loop()
+    inboxes, loop = bus.resource(_reply_readers), asyncio.get_running_loop()
     if loop not in inboxes:
-        inbox = inboxes[loop] = Inbox(bus)
+        inbox = inboxes[loop] = AsyncReplyReader(bus)
         await inbox.open()
     return inboxes[loop]

@@ -24,7 +24,7 @@ from petiole.events.errors import RequestTimedOut, SystemStopping, requester_sto
 from petiole.events.responses import Response
 from petiole.tasks.handling.current import current_context
 from petiole.tasks.publishing import claim_check
-from petiole.tasks.stores.requests import Asking
+from petiole.tasks.stores.requests import ReplyRegistration
 
 if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 else:
     _Result = AsyncResult
 
-Answer = TypeVar("Answer")
+ValueT = TypeVar("ValueT")
 
-SLICE_S = 0.5
+WAIT_SLICE_S = 0.5
 """How long is waited before looking whether this process ends."""
 
-_SHORTEST_S = 0.01  # a blocking command takes 0 for ever, and rounds what is less than 1 ms to it
+_MIN_WAIT_S = 0.01  # a blocking command takes 0 for ever, and rounds what is less than 1 ms to it
 
 
 @dataclass(slots=True)
@@ -52,14 +52,14 @@ class _Waiting:
 
     def is_closed(self) -> bool:
         """Tell whether the system was shut down; asks at most once in half a slice."""
-        if time.monotonic() - self.asked_at >= SLICE_S / 2:
+        if time.monotonic() - self.asked_at >= WAIT_SLICE_S / 2:
             self.was_closed = self._ask()
             self.asked_at = time.monotonic()
         return self.was_closed
 
     def _ask(self) -> bool:
         try:
-            self.bus.check_open(asks=True)
+            self.bus.check_accepting(is_forced=True)
         except SystemStopping:
             return True
         except (RedisConnectionError, RedisTimeoutError):
@@ -80,13 +80,13 @@ def is_stopping(bus: BusRuntime) -> bool:
     return bus.resource(_Waiting).is_told_to_stop or is_ending or not threading.main_thread().is_alive()
 
 
-def is_let_go(bus: BusRuntime) -> bool:
+def should_stop_waiting(bus: BusRuntime) -> bool:
     """Tell whether nobody here is to wait any longer: this process ends, or the system was shut down."""
     return is_stopping(bus) or bus.resource(_Waiting).is_closed()
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class PendingRequest:
     """A request with its deadline: after so many seconds, at that moment of the monotonic clock."""
 
     event: RequestEvent
@@ -99,18 +99,20 @@ class Asked:
         """The request's id."""
         return self.event.content.request_id
 
-    def asking(self, reply_to: str) -> Asking:
+    def registration(self, reply_to: str) -> ReplyRegistration:
         """Say who waits: who reads that list."""
         said = self.event.content
-        return Asking(said.request_type, said.request_id, said.responder, self.token, self.timeout_s, reply_to)
+        return ReplyRegistration(
+            said.request_type, said.request_id, said.responder, self.token, self.timeout_s, reply_to
+        )
 
-    def timed_out(self, after_s: float | None = None) -> RequestTimedOut:
+    def build_timeout_error(self, after_s: float | None = None) -> RequestTimedOut:
         """Word that no answer came."""
         content = self.event.content
-        return TimedOut(content.request_type, content.responder, round(after_s or self.timeout_s, 3))
+        return PendingRequestTimedOut(content.request_type, content.responder, round(after_s or self.timeout_s, 3))
 
 
-class TimedOut(RequestTimedOut, CeleryTimeoutError):  # noqa: N818 - as all of ours
+class PendingRequestTimedOut(RequestTimedOut, CeleryTimeoutError):  # noqa: N818 - as all of ours
     """RequestTimedOut, for those who expect Celery's TimeoutError of an AsyncResult too."""
 
 
@@ -126,31 +128,31 @@ class _NoBackend:
         """Do nothing: nothing was added."""
 
 
-class PendingResponse(_Result, Generic[Answer]):
+class PendingResponse(_Result, Generic[ValueT]):
     """A request under way. Safe to use from several threads; of which one at a time waits."""
 
     def __init__(
         self,
         bus: BusRuntime,
-        asked: Asked,
-        returns: type[Answer] | None = None,
+        pending: PendingRequest,
+        returns: type[ValueT] | None = None,
         *,
         on_wait: Callable[[], bool] = lambda: False,
-        slice_s: float = SLICE_S,
+        slice_s: float = WAIT_SLICE_S,
     ) -> None:
-        super().__init__(asked.request_id, backend=_NoBackend(), app=bus.app)  # type: ignore[arg-type]  # all it is asked
+        super().__init__(pending.request_id, backend=_NoBackend(), app=bus.app)  # type: ignore[arg-type]  # all it is asked
         self._bus = bus
-        self.request = asked.event
-        self._asked = asked
+        self.request = pending.event
+        self._pending = pending
         self._returns = returns
         self._on_wait = on_wait
         self._slice_s = slice_s
         self._waiting = threading.RLock()
-        self._response: Response[Answer] | None = None
+        self._response: Response[ValueT] | None = None
 
     def get(
         self, timeout: float | None = None, *_: Any, disable_sync_subtasks: bool = True, **__: Any
-    ) -> Response[Answer]:
+    ) -> Response[ValueT]:
         """Wait for the answer, until the request's deadline or `timeout` (s). Celery's other options mean nothing here.
 
         Raises: RequestTimedOut, which is Celery's TimeoutError too; after the deadline the request is given up.
@@ -158,16 +160,16 @@ class PendingResponse(_Result, Generic[Answer]):
         AsyncResult does.
         """
         self._check_may_wait(disable_sync_subtasks)
-        ends_at = self._asked.ends_at if timeout is None else min(self._asked.ends_at, time.monotonic() + timeout)
+        ends_at = self._pending.ends_at if timeout is None else min(self._pending.ends_at, time.monotonic() + timeout)
         with self._waiting:
             while self._response is None:
                 left_s = ends_at - time.monotonic()
-                if is_let_go(self._bus):
+                if should_stop_waiting(self._bus):
                     self._stop()
                 elif left_s <= 0 or self._on_wait():
-                    self._end(given_up=left_s > 0 or ends_at >= self._asked.ends_at, timeout_s=timeout)
+                    self._cancel(given_up=left_s > 0 or ends_at >= self._pending.ends_at, timeout_s=timeout)
                 else:
-                    self._take(max(_SHORTEST_S, min(left_s, self._slice_s)))
+                    self._fetch(max(_MIN_WAIT_S, min(left_s, self._slice_s)))
             return self._response
 
     wait = get
@@ -175,18 +177,18 @@ class PendingResponse(_Result, Generic[Answer]):
     def forget(self) -> None:
         """Wait no longer. An answer that comes is late."""
         if self._response is None:
-            self._bus.stores.requests.forget(self._asked.request_id, self._asked.token)
+            self._bus.stores.requests.forget(self._pending.request_id, self._pending.token)
 
     def ready(self) -> bool:
         """Tell whether there is an answer."""
         return self.response is not None
 
     @property
-    def response(self) -> Response[Answer] | None:
+    def response(self) -> Response[ValueT] | None:
         """The answer, if it is there."""
         with self._waiting:
             if self._response is None:
-                self._take(0)
+                self._fetch(0)
             return self._response
 
     def _get_task_meta(self) -> dict[str, Any]:
@@ -202,47 +204,47 @@ class PendingResponse(_Result, Generic[Answer]):
         if disable_sync_subtasks and get_current_task() is not None:
             raise RuntimeError("Never wait for an answer within a task: it keeps a slot from those who may give it")
 
-    def _take(self, wait_s: float) -> None:
+    def _fetch(self, wait_s: float) -> None:
         try:
-            text = self._bus.stores.requests.take(self._asked.request_id, wait_s)
+            text = self._bus.stores.requests.take(self._pending.request_id, wait_s)
         except (RedisConnectionError, RedisTimeoutError):
             # The answer stays where it is: it is looked for until the deadline.
             time.sleep(min(wait_s, 0.2))
             return
         if text is not None:
-            self._keep(read_response(self._bus, self._asked, text, self._returns))
+            self._store_response(read_response(self._bus, self._pending, text, self._returns))
 
-    def _keep(self, response: Response[Answer]) -> None:
+    def _store_response(self, response: Response[ValueT]) -> None:
         self._response = response
         self.on_ready(self)
 
-    def _end(self, *, given_up: bool, timeout_s: float | None) -> None:
+    def _cancel(self, *, given_up: bool, timeout_s: float | None) -> None:
         """Give up, unless the answer came in the last moment. Raises RequestTimedOut."""
         if not given_up:
-            raise self._asked.timed_out(timeout_s)
-        overdue = self._asked.timed_out()
+            raise self._pending.build_timeout_error(timeout_s)
+        overdue = self._pending.build_timeout_error()
         try:
-            if not self._bus.stores.requests.forget(self._asked.request_id, self._asked.token):
-                self._take(0)
+            if not self._bus.stores.requests.forget(self._pending.request_id, self._pending.token):
+                self._fetch(0)
         except RedisError as error:
             raise overdue from error
         if self._response is None:
             raise overdue
 
     def _stop(self) -> None:
-        self._keep(read_response(self._bus, self._asked, None, self._returns))
+        self._store_response(read_response(self._bus, self._pending, None, self._returns))
         try:
-            self._bus.stores.requests.forget(self._asked.request_id, self._asked.token)
+            self._bus.stores.requests.forget(self._pending.request_id, self._pending.token)
         except RedisError:
             return  # it expires
 
 
 def read_response(
-    bus: BusRuntime, asked: Asked, text: str | None, returns: type[Answer] | None = None
-) -> Response[Answer]:
+    bus: BusRuntime, pending: PendingRequest, text: str | None, returns: type[ValueT] | None = None
+) -> Response[ValueT]:
     """Read an answer as it was handed over; without one, this process ends."""
     if text is None:
-        return responses.unanswered(asked.event, requester_stopped(asked.event.content.request_type))
-    document = claim_check.whole(bus, from_json(text))
+        return responses.build_unanswered(pending.event, requester_stopped(pending.event.content.request_type))
+    document = claim_check.restore_content(bus, from_json(text))
     assert isinstance(document, dict)  # noqa: S101 - an event of ours
-    return responses.response(bus.event_registry.parse(document), returns)
+    return responses.parse_response(bus.event_registry.parse(document), returns)

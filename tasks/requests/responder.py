@@ -31,36 +31,36 @@ from petiole.events.errors import UsageError, invalid_parameters
 from petiole.events.event import Event
 from petiole.tasks.handling.current import CurrentDelivery
 
-Function: TypeAlias = Callable[..., Any]
-Arguments: TypeAlias = Callable[[RequestEvent, CurrentDelivery], dict[str, object]]
+HandlerFunction: TypeAlias = Callable[..., Any]
+ArgumentReader: TypeAlias = Callable[[RequestEvent, CurrentDelivery], dict[str, object]]
 
 _EVENT_NAMES = {"event", "request"}
 
 
-class Unanswered(Enum):
+class NoReplyYet(Enum):
     """The one value of UNANSWERED."""
 
     YET = "unanswered"
 
 
-UNANSWERED = Unanswered.YET
+NO_REPLY_YET = NoReplyYet.YET
 """What a function returns that answers later, by publishing the answer."""
 
 
-def answerer(function: Function, *, read_only: bool = True) -> Function:
+def build_responder(function: HandlerFunction, *, read_only: bool = True) -> HandlerFunction:
     """Make a handler of a function that answers. Raises UsageError for a function whose parameters cannot be filled."""
     hints = _hints(function)
-    read = _reader(function, hints)
+    read = _build_argument_reader(function, hints)
     result: TypeAdapter[Any] | None = TypeAdapter(hints["return"]) if _is_typed(hints.get("return")) else None
 
     def worded(event: RequestEvent, value: object) -> Event | None:
-        if value is UNANSWERED:
+        if value is NO_REPLY_YET:
             return None
         if isinstance(value, ResponseSuccessEvent | ResponseFailureEvent):
             return value
         if result is not None:
             value = result.dump_python(result.validate_python(value), mode="json")
-        return responses.success(event, value)
+        return responses.build_success(event, value)
 
     if inspect.iscoroutinefunction(function):
 
@@ -77,7 +77,7 @@ def answerer(function: Function, *, read_only: bool = True) -> Function:
     return answer
 
 
-def _hints(function: Function) -> dict[str, Any]:
+def _hints(function: HandlerFunction) -> dict[str, Any]:
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise UsageError(f"{function.__name__} is a generator, and a request has one answer: return it")
     try:
@@ -96,13 +96,13 @@ def _parts(annotation: object) -> list[object]:
     return [annotation, *(part for each in getattr(annotation, "__args__", ()) for part in _parts(each))]
 
 
-def _reader(function: Function, hints: Mapping[str, Any]) -> Arguments:
+def _build_argument_reader(function: HandlerFunction, hints: Mapping[str, Any]) -> ArgumentReader:
     """Decide how a function's parameters are filled."""
     parameters = dict(inspect.signature(function).parameters)
     with_context = [name for name in parameters if _is_context(hints.get(name)) or name == "context"]
     for name in with_context:
         del parameters[name]
-    fill = _filler(function, parameters, hints)
+    fill = _build_parameter_reader(function, parameters, hints)
 
     def arguments(event: RequestEvent, context: CurrentDelivery) -> dict[str, object]:
         return fill(event) | dict.fromkeys(with_context, context)
@@ -114,19 +114,19 @@ def _is_context(annotation: object) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, CurrentDelivery)
 
 
-def _filler(
-    function: Function, parameters: Mapping[str, inspect.Parameter], hints: Mapping[str, Any]
+def _build_parameter_reader(
+    function: HandlerFunction, parameters: Mapping[str, inspect.Parameter], hints: Mapping[str, Any]
 ) -> Callable[[RequestEvent], dict[str, object]]:
     only = next(iter(parameters)) if len(parameters) == 1 else None
     annotation = hints.get(only) if only else None
     if only and (_is_class(annotation, Event) or (annotation is None and only in _EVENT_NAMES)):
         return lambda event: {only: event}
     if only and _is_class(annotation, BaseModel):
-        return lambda event: {only: _validated(annotation, event)}
+        return lambda event: {only: _parse_parameters(annotation, event)}
     model = _model_of(function, parameters, hints)
 
     def by_name(event: RequestEvent) -> dict[str, object]:
-        read = _validated(model, event)
+        read = _parse_parameters(model, event)
         # Not dumped: what is a model within stays one.
         return {name: getattr(read, field) for name, field in _fields(parameters).items()}
 
@@ -139,7 +139,7 @@ def _fields(parameters: Mapping[str, inspect.Parameter]) -> dict[str, str]:
 
 
 def _model_of(
-    function: Function, parameters: Mapping[str, inspect.Parameter], hints: Mapping[str, Any]
+    function: HandlerFunction, parameters: Mapping[str, inspect.Parameter], hints: Mapping[str, Any]
 ) -> type[BaseModel]:
     fields: dict[str, Any] = {}
     for name, field in _fields(parameters).items():
@@ -153,7 +153,7 @@ def _model_of(
     return made
 
 
-def _validated(model: Any, event: RequestEvent) -> BaseModel:
+def _parse_parameters(model: Any, event: RequestEvent) -> BaseModel:
     """Read a request's parameters. Raises UsageError (invalid_parameters), which names the first that is wrong."""
     try:
         # By way of JSON, in which a time or a UUID is a text, and yet "5" is no number.

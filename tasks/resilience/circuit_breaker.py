@@ -20,41 +20,43 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from petiole.events.errors import ServiceUnavailable, error_type_of, unknown_circuit
 from petiole.tasks.handling.current import current_context
-from petiole.tasks.operations.operator import operator_here
-from petiole.tasks.resilience.circuit_events import SHOWN_LENGTH, caller, tell
-from petiole.tasks.resilience.error_classification import ending_of, retry_after
-from petiole.tasks.resilience.fail_open import ask, note
-from petiole.tasks.stores.circuits import Ending, Limits, Noted
+from petiole.tasks.operations.operator import current_operator
+from petiole.tasks.resilience.circuit_events import MAX_ERROR_LENGTH, process_name, publish_change
+from petiole.tasks.resilience.error_classification import classify_outcome, retry_after
+from petiole.tasks.resilience.fail_open import query_store, update_store
+from petiole.tasks.stores.circuits import CircuitChange, CircuitOutcome, CircuitThresholds
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from petiole.tasks.runtime import BusRuntime
 
-SPREAD = 0.1
+RETRY_JITTER = 0.1
 """Those who wait for a probe come again spread over this share of their wait: one probes, and the rest find out."""
 
 
 @dataclass(slots=True)
-class Passage:
+class CircuitCall:
     """One call's way through a circuit. Enter it once."""
 
     bus: BusRuntime
     name: str
-    limits: Limits
-    mistakes: tuple[type[Exception], ...] = ()
+    thresholds: CircuitThresholds
+    ignored_errors: tuple[type[Exception], ...] = ()
     _epoch: int | None = field(default=None, init=False)
 
     def __enter__(self) -> Self:
         """Ask to be let through. Raises ServiceUnavailable."""
-        admission = ask(self.bus, self.name, lambda: self.bus.stores.circuits.enter(self.name, self.limits))
+        admission = query_store(
+            self.bus, self.name, lambda: self.bus.stores.circuits.request_permit(self.name, self.thresholds)
+        )
         if admission is None:
             return self
         self._epoch = admission.epoch
         if self._epoch is None:
             raise _unavailable(self.name, admission.wait)
-        if admission.change:
-            self._tell(Noted(admission.change, self._epoch, 0, timedelta(0)))
+        if admission.transition:
+            self._publish_change(CircuitChange(admission.transition, self._epoch, 0, timedelta(0)))
         return self
 
     def __exit__(
@@ -68,12 +70,12 @@ class Passage:
         epoch = self._epoch
         if epoch is None:
             return
-        ending = ending_of(error, self.mistakes)
-        noted = note(self.bus, self.name, lambda: self._leave(epoch, ending, error))
+        ending = classify_outcome(error, self.ignored_errors)
+        noted = update_store(self.bus, self.name, lambda: self._record_outcome(epoch, ending, error))
         if noted is None:
             return
-        if noted.change:
-            self._tell(noted, error)
+        if noted.transition:
+            self._publish_change(noted, error)
         if noted.wait and ending == "failed" and isinstance(error, Exception) and current_context() is not None:
             raise _unavailable(self.name, noted.wait) from error
 
@@ -87,39 +89,39 @@ class Passage:
         """As __exit__; the loop goes on meanwhile."""
         await asyncio.to_thread(self.__exit__, kind, error, trace)
 
-    def _leave(self, epoch: int, ending: Ending, error: BaseException | None) -> Noted:
-        return self.bus.stores.circuits.leave(
+    def _record_outcome(self, epoch: int, outcome: CircuitOutcome, error: BaseException | None) -> CircuitChange:
+        return self.bus.stores.circuits.record_outcome(
             self.name,
-            self.limits,
+            self.thresholds,
             epoch,
-            ending,
-            left_alone=(error and retry_after(error)) or timedelta(0),
-            error="" if error is None else f"{error_type_of(error)}: {error}"[:SHOWN_LENGTH],
-            by=caller(),
+            outcome,
+            retry_after=(error and retry_after(error)) or timedelta(0),
+            error="" if error is None else f"{error_type_of(error)}: {error}"[:MAX_ERROR_LENGTH],
+            by=process_name(),
         )
 
-    def _tell(self, noted: Noted, error: BaseException | None = None) -> None:
-        tell(self.bus, self.name, noted, by=caller(), error=error)
+    def _publish_change(self, change: CircuitChange, error: BaseException | None = None) -> None:
+        publish_change(self.bus, self.name, change, by=process_name(), error=error)
 
 
-def set_by_hand(
+def force_state(
     bus: BusRuntime, name: str, state: Literal["open", "closed"], probe_after: timedelta | None = None
 ) -> bool:
     """Open or close a circuit on an operator's word, and tell it; returns whether that is a change.
 
     Without `probe_after`, one that is opened stays open until it is closed. Raises UsageError (unknown_circuit).
     """
-    by = operator_here()
+    by = current_operator()
     noted = bus.stores.circuits.set(name, state, probe_after=probe_after, error=f"{state} by {by}", by=by)
     if not noted.epoch:
         nearest = difflib.get_close_matches(name, bus.stores.circuits.names(), n=1)
         raise unknown_circuit(name, nearest[0] if nearest else None)
-    if noted.change:
-        tell(bus, name, noted, by=by, error=f"{state} by {by}")
-    return bool(noted.change)
+    if noted.transition:
+        publish_change(bus, name, noted, by=by, error=f"{state} by {by}")
+    return bool(noted.transition)
 
 
 def _unavailable(name: str, wait: timedelta) -> ServiceUnavailable:
     retry_at = datetime.now(UTC) + wait
-    after_s = wait.total_seconds() * (1 + SPREAD * random.random())  # noqa: S311 - no secret
+    after_s = wait.total_seconds() * (1 + RETRY_JITTER * random.random())  # noqa: S311 - no secret
     return ServiceUnavailable(name, retry_at, round(after_s, 3))

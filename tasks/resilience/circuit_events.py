@@ -21,11 +21,11 @@ from redis.exceptions import RedisError
 
 from petiole.events.catalog.circuits import (
     CircuitClosedEvent,
+    CircuitContent,
     CircuitEvent,
     CircuitHalfOpenedEvent,
+    CircuitOpenedContent,
     CircuitOpenedEvent,
-    CircuitOpening,
-    CircuitStep,
 )
 from petiole.events.catalog.error import ErrorContent, ErrorEvent
 from petiole.events.errors import (
@@ -38,53 +38,55 @@ from petiole.events.errors import (
 )
 from petiole.events.event import Event
 from petiole.tasks.instrumentation import CircuitChanged, OperationFailed
-from petiole.tasks.publishing.commit import dispatch
-from petiole.tasks.publishing.validation import checked
-from petiole.tasks.stores.circuits import Noted
+from petiole.tasks.publishing.commit import commit
+from petiole.tasks.publishing.validation import validate
+from petiole.tasks.stores.circuits import CircuitChange
 
 if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
 
-OPENED_ERROR = "error.circuit_opened"
-SHOWN_LENGTH = 500
+CIRCUIT_OPENED_ERROR = "error.circuit_opened"
+MAX_ERROR_LENGTH = 500
 """How much of an error is shown."""
 
 
-def tell(bus: BusRuntime, name: str, noted: Noted, *, by: str, error: BaseException | str | None = None) -> None:
+def publish_change(
+    bus: BusRuntime, name: str, change: CircuitChange, *, by: str, error: BaseException | str | None = None
+) -> None:
     """Publish a change of a circuit. Nothing fails because of it: it is logged, too."""
-    bus.instrumentation.emit(CircuitChanged(circuit=name, change=noted.change, epoch=noted.epoch, by=by))
+    bus.instrumentation.emit(CircuitChanged(circuit=name, change=change.transition, epoch=change.epoch, by=by))
     try:
-        said = [checked(bus, event) for event in _events(name, noted, by, error)]
-        dispatch(bus, said, patience=timedelta(0))
+        said = [validate(bus, event) for event in _events(name, change, by, error)]
+        commit(bus, said, capacity_timeout=timedelta(0))
     except (BrokerUnavailable, StateStoreUnavailable, QueueFull, NotConfigured, RedisError) as failure:
         failed = OperationFailed(operation="circuit.publish_failed", exception=failure, subject=name)
         bus.instrumentation.emit(failed)
 
 
-def caller() -> str:
+def process_name() -> str:
     """Name this process, as who made a change."""
     return f"{os.getpid()}@{socket.gethostname()}"
 
 
-def _events(name: str, noted: Noted, by: str, error: BaseException | str | None) -> list[Event]:
-    common: dict[str, Any] = {"circuit": name, "epoch": noted.epoch, "by": by}
-    if noted.change == "half_opened":
-        return [_step(CircuitHalfOpenedEvent, CircuitStep(**common))]
-    if noted.change == "closed":
-        return [_step(CircuitClosedEvent, CircuitStep(**common))]
+def _events(name: str, change: CircuitChange, by: str, error: BaseException | str | None) -> list[Event]:
+    common: dict[str, Any] = {"circuit": name, "epoch": change.epoch, "by": by}
+    if change.transition == "half_opened":
+        return [_build_circuit_event(CircuitHalfOpenedEvent, CircuitContent(**common))]
+    if change.transition == "closed":
+        return [_build_circuit_event(CircuitClosedEvent, CircuitContent(**common))]
     reason = str(error) if error is None or isinstance(error, str) else f"{error_type_of(error)}: {error}"
-    opening = CircuitOpening(
+    opening = CircuitOpenedContent(
         **common,
-        failures=noted.failures,
-        error=reason[:SHOWN_LENGTH] if error else None,
-        retry_at=datetime.now(UTC) + noted.wait if noted.wait else None,
-        reopened=noted.change == "reopened",
+        failures=change.failures,
+        error=reason[:MAX_ERROR_LENGTH] if error else None,
+        retry_at=datetime.now(UTC) + change.wait if change.wait else None,
+        reopened=change.transition == "reopened",
     )
-    told = _step(CircuitOpenedEvent, opening)
+    told = _build_circuit_event(CircuitOpenedEvent, opening)
     return [told] if opening.reopened else [told, _warning(told, opening)]
 
 
-def _step(model: type[CircuitEvent], content: CircuitStep) -> CircuitEvent:
+def _build_circuit_event(model: type[CircuitEvent], content: CircuitContent) -> CircuitEvent:
     return model.model_validate(
         {
             "event_id": str(uuid5(NAMESPACE_URL, repr(("circuit", content.circuit, content.epoch)))),
@@ -94,7 +96,7 @@ def _step(model: type[CircuitEvent], content: CircuitStep) -> CircuitEvent:
     )
 
 
-def _warning(told: CircuitEvent, opening: CircuitOpening) -> ErrorEvent:
+def _warning(event: CircuitEvent, opening: CircuitOpenedContent) -> ErrorEvent:
     after = f"after {opening.failures} failures in a row" if opening.failures else "for now"
     content = ErrorContent(
         error_type="ServiceUnavailable",
@@ -102,4 +104,4 @@ def _warning(told: CircuitEvent, opening: CircuitOpening) -> ErrorEvent:
         severity=Severity.WARNING,
         parameters={"circuit": opening.circuit, "failures": opening.failures},
     )
-    return told.caused(ErrorEvent, event_type=OPENED_ERROR, content=content)
+    return event.caused(ErrorEvent, event_type=CIRCUIT_OPENED_ERROR, content=content)

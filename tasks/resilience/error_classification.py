@@ -20,12 +20,12 @@ from pydantic import ValidationError
 
 from petiole.events.errors import Permanent, RetryLater, UsageError
 from petiole.tasks.handling import time_limits
-from petiole.tasks.stores.circuits import Ending
+from petiole.tasks.stores.circuits import CircuitOutcome
 
-LONGEST_PAUSE = timedelta(hours=1)
+MAX_RETRY_AFTER = timedelta(hours=1)
 """A server that asks for more is asked again after this: one wrong header shall not park deliveries for ever."""
 
-_UNREACHED = (
+_NOT_SENT_ERRORS = (
     UsageError,
     RetryLater,
     ValidationError,
@@ -40,34 +40,34 @@ _UNREACHED = (
 )
 
 
-def ending_of(error: BaseException | None, mistakes: tuple[type[Exception], ...] = ()) -> Ending:
+def classify_outcome(error: BaseException | None, ignored_errors: tuple[type[Exception], ...] = ()) -> CircuitOutcome:
     """Say how a call ended that raised this, or nothing; `mistakes` are errors that are the caller's too."""
     if error is None:
         return "ok"
-    if isinstance(error, mistakes):
+    if isinstance(error, ignored_errors):
         return "answered"
-    if isinstance(error, _UNREACHED):
+    if isinstance(error, _NOT_SENT_ERRORS):
         return "unreached"
     if isinstance(error, asyncio.CancelledError):
         # A handler's time limit cancels as well: then it was the dependency that took too long.
         left_s = time_limits.remaining_s()
         return "failed" if left_s is not None and left_s <= 0 else "unreached"
-    status = status_of(error)
+    status = http_status_of(error)
     if status is not None:
         return "answered" if 400 <= status < 500 and status != HTTPStatus.REQUEST_TIMEOUT else "failed"  # noqa: PLR2004 - as HTTP has them
     return "answered" if isinstance(error, Permanent) else "failed"
 
 
-def is_worth_retrying(error: BaseException, mistakes: tuple[type[Exception], ...] = ()) -> bool:
+def is_worth_retrying(error: BaseException, ignored_errors: tuple[type[Exception], ...] = ()) -> bool:
     """Tell whether the same call may succeed in a moment."""
     if not isinstance(error, Exception):
         return False
-    return ending_of(error, mistakes) == "failed" or status_of(error) == HTTPStatus.TOO_MANY_REQUESTS
+    return classify_outcome(error, ignored_errors) == "failed" or http_status_of(error) == HTTPStatus.TOO_MANY_REQUESTS
 
 
-def status_of(error: BaseException) -> int | None:
+def http_status_of(error: BaseException) -> int | None:
     """Read the HTTP status that an error or one of its causes tells of."""
-    for each in with_causes(error):
+    for each in iterate_causes(error):
         for teller in (each, getattr(each, "response", None)):
             for name in ("status_code", "status", "code"):
                 status = getattr(teller, name, None)
@@ -81,21 +81,21 @@ def retry_after(error: BaseException) -> timedelta | None:
 
     Source: RFC 9110, section 10.2.3; the latter is what OpenAI's client reads.
     """
-    for each in with_causes(error):
+    for each in iterate_causes(error):
         headers = getattr(each, "headers", None) or getattr(getattr(each, "response", None), "headers", None)
         if headers is None or not hasattr(headers, "get"):
             continue
-        if (asked := _asked(headers)) is not None:
-            return min(max(asked, timedelta(0)), LONGEST_PAUSE)
+        if (asked := _parse_retry_after(headers)) is not None:
+            return min(max(asked, timedelta(0)), MAX_RETRY_AFTER)
     return None
 
 
-def _asked(headers: Mapping[str, str]) -> timedelta | None:
-    milliseconds = _number(headers.get("retry-after-ms"))
+def _parse_retry_after(headers: Mapping[str, str]) -> timedelta | None:
+    milliseconds = _parse_number(headers.get("retry-after-ms"))
     if milliseconds is not None:
         return timedelta(milliseconds=milliseconds)
     said = headers.get("retry-after") or headers.get("Retry-After")
-    seconds = _number(said)
+    seconds = _parse_number(said)
     if seconds is not None:
         return timedelta(seconds=seconds)
     try:
@@ -105,15 +105,15 @@ def _asked(headers: Mapping[str, str]) -> timedelta | None:
     return None if moment is None else moment.astimezone(UTC) - datetime.now(UTC)
 
 
-def _number(said: str | None) -> float | None:
+def _parse_number(text: str | None) -> float | None:
     try:
-        number = float(said) if said else None
+        number = float(text) if text else None
     except ValueError:
         return None
-    return None if number is None else min(max(number, 0.0), LONGEST_PAUSE.total_seconds() * 1_000)
+    return None if number is None else min(max(number, 0.0), MAX_RETRY_AFTER.total_seconds() * 1_000)
 
 
-def with_causes(error: BaseException) -> Iterator[BaseException]:
+def iterate_causes(error: BaseException) -> Iterator[BaseException]:
     """List an error and what it was raised from."""
     seen: set[int] = set()
     following: BaseException | None = error

@@ -2,7 +2,7 @@
 
 They are there to spare calls, not to prevent them. That is an alarm: `calls.unguarded` in the log, as an error, once
 for each outage; the calls are counted as `unguarded` once the store is back. After a failure it is not asked for
-AWAY_S: one call waits for it then, not each of them.
+STORE_RETRY_AFTER_S: one call waits for it then, not each of them.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ from petiole.tasks.instrumentation import CallsGuardedAgain, CallsUnguarded
 if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
 
-AWAY_S = 5.0
+STORE_RETRY_AFTER_S = 5.0
 
-Answer = TypeVar("Answer")
+ResultT = TypeVar("ResultT")
 
 
-def ask(bus: BusRuntime, what: str, question: Callable[[], Answer]) -> Answer | None:
+def query_store(bus: BusRuntime, operation: str, query: Callable[[], ResultT]) -> ResultT | None:
     """Ask the store whether a call may be made; None where it does not answer, and the call is to be let through."""
     outage = bus.resource(_Outage)
     if time.monotonic() < outage.until:
         outage.calls += 1
         return None
     try:
-        answer = question()
+        answer = query()
         outage.end()
     except (RedisError, NotConfigured) as error:
         outage.calls += 1
-        outage.begin(what, error)
+        outage.begin(operation, error)
         return None
     return answer
 
 
-def note(bus: BusRuntime, what: str, act: Callable[[], Answer]) -> Answer | None:
+def update_store(bus: BusRuntime, operation: str, update: Callable[[], ResultT]) -> ResultT | None:
     """Note in the store how a call ended; None where it does not answer."""
     try:
-        return act()
+        return update()
     except (RedisError, NotConfigured) as error:
-        bus.resource(_Outage).begin(what, error)
+        bus.resource(_Outage).begin(operation, error)
         return None
 
 
@@ -57,16 +57,16 @@ class _Outage:
     bus: BusRuntime
     until: float = 0.0
     calls: int = 0
-    is_told: bool = False
+    is_logged: bool = False
 
-    def begin(self, what: str, error: Exception) -> None:
-        self.until = time.monotonic() + AWAY_S
-        if not self.is_told:
-            self.is_told = True
-            self.bus.instrumentation.emit(CallsUnguarded(operation=what, error=str(error)))
+    def begin(self, operation: str, error: Exception) -> None:
+        self.until = time.monotonic() + STORE_RETRY_AFTER_S
+        if not self.is_logged:
+            self.is_logged = True
+            self.bus.instrumentation.emit(CallsUnguarded(operation=operation, error=str(error)))
 
     def end(self) -> None:
-        if self.is_told:
+        if self.is_logged:
             self.bus.stores.counters.add("unguarded", self.calls)
             self.bus.instrumentation.emit(CallsGuardedAgain(unguarded=self.calls))
-            self.calls, self.is_told = 0, False
+            self.calls, self.is_logged = 0, False

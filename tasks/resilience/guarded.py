@@ -32,16 +32,16 @@ from tenacity import AsyncRetrying, Retrying
 from petiole.events.errors import UsageError, invalid_option, service_throttled
 from petiole.events.topics import Topic, check_topic
 from petiole.tasks.handling.current import current_bus
-from petiole.tasks.resilience.circuit_breaker import Passage
+from petiole.tasks.resilience.circuit_breaker import CircuitCall
 from petiole.tasks.resilience.error_classification import is_worth_retrying
-from petiole.tasks.resilience.retrying import asked_wait_s, tries
+from petiole.tasks.resilience.retrying import requested_wait_s, retry_options
 from petiole.tasks.runtime import BusRuntime
-from petiole.tasks.stores.circuits import Limits
+from petiole.tasks.stores.circuits import CircuitThresholds
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-Duration = Annotated[timedelta, Field(gt=timedelta(0), le=timedelta(days=1))]
+UpToOneDay = Annotated[timedelta, Field(gt=timedelta(0), le=timedelta(days=1))]
 
 
 class BreakerOptions(BaseModel):
@@ -60,24 +60,24 @@ class BreakerOptions(BaseModel):
 
     failures: Annotated[int, Field(strict=True, ge=1, le=1_000)] = 5
     rate: Annotated[float, Field(gt=0, le=1)] | None = None
-    window: Duration = timedelta(minutes=1)
-    least_calls: Annotated[int, Field(strict=True, ge=1, le=100_000)] = 20
-    reset: Duration = timedelta(seconds=30)
-    timeout: Duration = timedelta(minutes=1)
+    window: UpToOneDay = timedelta(minutes=1)
+    min_calls: Annotated[int, Field(strict=True, ge=1, le=100_000)] = 20
+    reset: UpToOneDay = timedelta(seconds=30)
+    timeout: UpToOneDay = timedelta(minutes=1)
     attempts: Annotated[int, Field(strict=True, ge=1, le=100)] = 3
-    wait: Duration = timedelta(seconds=0.2)
-    longest_wait: Duration = timedelta(seconds=5)
-    mistakes: tuple[type[Exception], ...] = ()
+    wait: UpToOneDay = timedelta(seconds=0.2)
+    max_wait: UpToOneDay = timedelta(seconds=5)
+    ignored_errors: tuple[type[Exception], ...] = ()
 
     @property
-    def limits(self) -> Limits:
+    def thresholds(self) -> CircuitThresholds:
         """What of it the circuit goes by."""
-        return Limits(self.failures, self.reset, self.timeout, self.rate, self.window, self.least_calls)
+        return CircuitThresholds(self.failures, self.reset, self.timeout, self.rate, self.window, self.min_calls)
 
     @property
-    def tries(self) -> dict[str, Any]:
+    def retry_options(self) -> dict[str, Any]:
         """What of it tenacity goes by."""
-        return tries(self.attempts, self.wait, self.longest_wait, self.mistakes)
+        return retry_options(self.attempts, self.wait, self.max_wait, self.ignored_errors)
 
 
 def guarded(name: str, **options: object) -> Guard:
@@ -100,7 +100,7 @@ class Guard:
     def __init__(self, name: Topic, options: BreakerOptions) -> None:
         self.name = name
         self.options = options
-        self._block: Passage | None = None
+        self._block: CircuitCall | None = None
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Guard a function or a coroutine function. Raises UsageError for a generator."""
@@ -114,11 +114,11 @@ class Guard:
             bus = current_bus()
 
             def once() -> R:
-                with self._passage(bus):
+                with self._circuit_call(bus):
                     return function(*args, **kwargs)
 
             try:
-                return Retrying(sleep=bus.store_clock.sleep, **self.options.tries)(once)
+                return Retrying(sleep=bus.store_clock.sleep, **self.options.retry_options)(once)
             except Exception as error:
                 self._check_throttled(error)
                 raise
@@ -133,13 +133,13 @@ class Guard:
             bus = current_bus()
 
             async def once() -> Any:
-                async with self._passage(bus), asyncio.timeout(timeout_s):
+                async with self._circuit_call(bus), asyncio.timeout(timeout_s):
                     return await function(*args, **kwargs)
 
             try:
                 return await AsyncRetrying(
                     sleep=bus.store_clock.sleep_async,
-                    **self.options.tries,
+                    **self.options.retry_options,
                 )(once)
             except Exception as error:
                 self._check_throttled(error)
@@ -149,7 +149,7 @@ class Guard:
 
     def __enter__(self) -> Self:
         """Enter the block. Raises ServiceUnavailable; UsageError for a second block."""
-        self._block_once().__enter__()
+        self._enter_block().__enter__()
         return self
 
     def __exit__(
@@ -162,7 +162,7 @@ class Guard:
 
     async def __aenter__(self) -> Self:
         """Enter the block of a coroutine. Raises as __enter__."""
-        await self._block_once().__aenter__()
+        await self._enter_block().__aenter__()
         return self
 
     async def __aexit__(
@@ -173,17 +173,21 @@ class Guard:
             await self._block.__aexit__(kind, error, trace)
         self._check_throttled(error)
 
-    def _block_once(self) -> Passage:
+    def _enter_block(self) -> CircuitCall:
         # Which epoch a call began in is the block's own: two that shared it would take each other's.
         if self._block is not None:
             raise UsageError(f"one guard holds one block; write `with guarded({self.name!r}):` where the block is")
-        self._block = self._passage(current_bus())
+        self._block = self._circuit_call(current_bus())
         return self._block
 
-    def _passage(self, bus: BusRuntime) -> Passage:
-        return Passage(bus, self.name, self.options.limits, self.options.mistakes)
+    def _circuit_call(self, bus: BusRuntime) -> CircuitCall:
+        return CircuitCall(bus, self.name, self.options.thresholds, self.options.ignored_errors)
 
     def _check_throttled(self, error: BaseException | None) -> None:
         """Raise RetryLater (service_throttled) where the server said when to come again."""
-        if error is not None and is_worth_retrying(error, self.options.mistakes) and (asked_s := asked_wait_s(error)):
+        if (
+            error is not None
+            and is_worth_retrying(error, self.options.ignored_errors)
+            and (asked_s := requested_wait_s(error))
+        ):
             raise service_throttled(self.name, asked_s) from error

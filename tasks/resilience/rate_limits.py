@@ -33,19 +33,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from petiole.events.errors import RateLimitExceeded, RetryLater, invalid_option
 from petiole.events.topics import Topic
 from petiole.tasks.handling.current import current_bus
-from petiole.tasks.resilience.error_classification import retry_after, status_of, with_causes
-from petiole.tasks.resilience.fail_open import ask, note
+from petiole.tasks.resilience.error_classification import http_status_of, iterate_causes, retry_after
+from petiole.tasks.resilience.fail_open import query_store, update_store
 from petiole.tasks.runtime import BusRuntime
-from petiole.tasks.stores.rate_limits import Quota, Spent
+from petiole.tasks.stores.rate_limits import Quota, RateLimitUsage
 
 Amount = Annotated[int, Field(strict=True, ge=1)]
-Duration = Annotated[timedelta, Field(gt=timedelta(0), le=timedelta(days=1))]
+UpToOneDay = Annotated[timedelta, Field(gt=timedelta(0), le=timedelta(days=1))]
 
-DEFAULT_PAUSE_SHARE = 0.1
+DEFAULT_PAUSE_FRACTION = 0.1
 """A 429 that does not say for how long pauses the account for this share of the window."""
 
 
-class Budget(BaseModel):
+class RateLimit(BaseModel):
     """An account's quotas per window; durations as timedelta, or as seconds. Places that share a name share them.
 
     timeout: how long a call may take; one that nobody settles is forgotten a window after that.
@@ -56,8 +56,8 @@ class Budget(BaseModel):
     account: Topic
     requests: Amount | None = None
     tokens: Amount | None = None
-    window: Duration = timedelta(minutes=1)
-    timeout: Duration = timedelta(minutes=2)
+    window: UpToOneDay = timedelta(minutes=1)
+    timeout: UpToOneDay = timedelta(minutes=2)
 
     def __init__(self, account: str, **options: Any) -> None:
         try:
@@ -78,7 +78,9 @@ class Budget(BaseModel):
         bus = current_bus()
         call_id = str(uuid4())
         quota = Quota(self.requests, self.tokens, self.window, self.timeout)
-        refusal = ask(bus, self.account, lambda: bus.stores.budgets.reserve(self.account, call_id, tokens, quota))
+        refusal = query_store(
+            bus, self.account, lambda: bus.stores.rate_limits.reserve(self.account, call_id, tokens, quota)
+        )
         if refusal is not None:
             raise RateLimitExceeded(self.account, refusal.reason, round(refusal.wait.total_seconds(), 3))
         return Reservation(self, bus, call_id)
@@ -90,40 +92,40 @@ class Budget(BaseModel):
     def pause(self, duration: timedelta) -> None:
         """Let nobody reserve on this account for so long; a longer pause stands."""
         bus = current_bus()
-        note(bus, self.account, lambda: bus.stores.budgets.pause(self.account, duration))
+        update_store(bus, self.account, lambda: bus.stores.rate_limits.pause(self.account, duration))
 
-    def spent(self) -> Spent:
+    def usage(self) -> RateLimitUsage:
         """Read what counts against the account, as of the last call."""
-        return current_bus().stores.budgets.spent(self.account)
+        return current_bus().stores.rate_limits.usage(self.account)
 
 
 class Reservation:
     """One call's part of a budget, until it is settled or released: by hand, or at the end of its block."""
 
-    def __init__(self, budget: Budget, bus: BusRuntime, call_id: str) -> None:
+    def __init__(self, rate_limit: RateLimit, bus: BusRuntime, call_id: str) -> None:
         self.id = call_id
-        self._budget = budget
+        self._budget = rate_limit
         self._bus = bus
         self._used: int | None = None
         self._is_over = False
 
-    def used(self, tokens: int) -> None:
+    def record_usage(self, tokens: int) -> None:
         """Say how many tokens the call really used; it is settled at the block's end."""
         self._used = tokens
 
     def settle(self, tokens: int | None = None) -> None:
         """Count what the call really used, by default what was reserved. The first settlement or release stands."""
-        budgets, account, window = self._bus.stores.budgets, self._budget.account, self._budget.window
-        self._end(lambda: budgets.settle(account, self.id, tokens, window))
+        budgets, account, window = self._bus.stores.rate_limits, self._budget.account, self._budget.window
+        self._finish(lambda: budgets.settle(account, self.id, tokens, window))
 
     def release(self) -> None:
         """Give it back: the call was not made."""
-        self._end(lambda: self._bus.stores.budgets.release(self._budget.account, self.id))
+        self._finish(lambda: self._bus.stores.rate_limits.release(self._budget.account, self.id))
 
-    def _end(self, act: Callable[[], None]) -> None:
+    def _finish(self, operation: Callable[[], None]) -> None:
         if not self._is_over:
             self._is_over = True
-            note(self._bus, self._budget.account, act)
+            update_store(self._bus, self._budget.account, operation)
 
     def __enter__(self) -> Self:
         return self
@@ -132,10 +134,10 @@ class Reservation:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Settle or release, as the call ended; what it raised goes on."""
-        status = status_of(error) if error is not None else None
+        status = http_status_of(error) if error is not None else None
         if status == HTTPStatus.TOO_MANY_REQUESTS and error is not None:
-            self._budget.pause(retry_after(error) or self._budget.window * DEFAULT_PAUSE_SHARE)
-        if self._used is None and error is not None and _never_left(error):
+            self._budget.pause(retry_after(error) or self._budget.window * DEFAULT_PAUSE_FRACTION)
+        if self._used is None and error is not None and _was_not_sent(error):
             self.release()
         else:
             self.settle(0 if status is not None and self._used is None else self._used)
@@ -150,6 +152,6 @@ class Reservation:
         await asyncio.to_thread(self.__exit__, kind, error, trace)
 
 
-def _never_left(error: BaseException) -> bool:
+def _was_not_sent(error: BaseException) -> bool:
     refused_here = isinstance(error, RetryLater) and error.__cause__ is None
-    return refused_here or any(isinstance(each, ConnectionRefusedError) for each in with_causes(error))
+    return refused_here or any(isinstance(each, ConnectionRefusedError) for each in iterate_causes(error))

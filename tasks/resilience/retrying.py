@@ -18,41 +18,41 @@ from petiole.tasks.handling.current import current_context
 from petiole.tasks.resilience.error_classification import is_worth_retrying, retry_after
 
 
-def tries(
-    attempts: int, first_wait: timedelta, longest_wait: timedelta, mistakes: tuple[type[Exception], ...]
+def retry_options(
+    attempts: int, first_wait: timedelta, max_wait: timedelta, ignored_errors: tuple[type[Exception], ...]
 ) -> dict[str, Any]:
     """Tell tenacity what to try again, when, and how often: as the options of guarded say."""
-    first_s, longest_s = first_wait.total_seconds(), longest_wait.total_seconds()
+    first_s, longest_s = first_wait.total_seconds(), max_wait.total_seconds()
     backoff = wait_exponential_jitter(multiplier=first_s, max=longest_s, jitter=first_s)
     return {
-        "retry": retry_if_exception(lambda error: is_worth_retrying(error, mistakes)),
-        "wait": lambda state: max(backoff(state), asked_wait_s(_raised(state))),
-        "stop": stop_after_attempt(attempts) | _NoTime(longest_s),
+        "retry": retry_if_exception(lambda error: is_worth_retrying(error, ignored_errors)),
+        "wait": lambda state: max(backoff(state), requested_wait_s(_error_of(state))),
+        "stop": stop_after_attempt(attempts) | _StopBeforeTimeout(longest_s),
         "reraise": True,
     }
 
 
-class _NoTime(stop_base):
+class _StopBeforeTimeout(stop_base):
     """Stops before a wait that is longer than one may wait here, or than what is left of the delivery's time."""
 
-    def __init__(self, longest_s: float) -> None:
-        self._longest_s = longest_s
+    def __init__(self, max_wait_s: float) -> None:
+        self._longest_s = max_wait_s
 
     def __call__(self, state: RetryCallState) -> bool:
-        return state.upcoming_sleep > self._longest_s or state.upcoming_sleep >= _left_s()
+        return state.upcoming_sleep > self._longest_s or state.upcoming_sleep >= _remaining_s()
 
 
-def asked_wait_s(error: BaseException | None) -> float:
+def requested_wait_s(error: BaseException | None) -> float:
     """Read how long the server asked to wait that an error came from."""
     asked = retry_after(error) if error is not None else None
     return asked.total_seconds() if asked else 0.0
 
 
-def _raised(state: RetryCallState) -> BaseException | None:
+def _error_of(state: RetryCallState) -> BaseException | None:
     return state.outcome.exception() if state.outcome else None
 
 
-def _left_s() -> float:
+def _remaining_s() -> float:
     """Tell how long the delivery at hand may still take."""
     left_s = time_limits.remaining_s()
     context = current_context()

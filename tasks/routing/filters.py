@@ -11,22 +11,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from petiole.events.conditions import EQUALS, Where, kind_of, operations
+from petiole.events.conditions import EQUALS, FilterConditions, comparison_type, list_operators
 
 Document: TypeAlias = Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)
-class Unmet:
+class UnmetCondition:
     """The condition that an event did not meet, and what stood there; None where nothing did."""
 
     path: str
     operator: str
     operand: object
-    found: object
+    value: object
 
     def __str__(self) -> str:
-        found = "missing" if self.found is None else repr(self.found)
+        found = "missing" if self.value is None else repr(self.value)
         match self.operator:
             case "exists":
                 return f"{self.path} is {found}, and has to {'be there' if self.operand else 'be missing'}"
@@ -34,18 +34,18 @@ class Unmet:
                 return f"{self.path} is {found}, not {'' if operator == EQUALS else f'{operator} '}{self.operand!r}"
 
 
-def matches(where: Where, document: Document) -> bool:
+def matches(where: FilterConditions, document: Document) -> bool:
     """Tell whether an event, as its JSON object, meets all conditions."""
-    return unmet(where, document) is None
+    return find_unmet_condition(where, document) is None
 
 
-def unmet(where: Where, document: Document) -> Unmet | None:
+def find_unmet_condition(where: FilterConditions, document: Document) -> UnmetCondition | None:
     """Find the first condition that an event does not meet; None where it meets all."""
     for path, condition in where.items():
         found = _look_up(document, path)
-        for operator, operand in operations(condition).items():
-            if not _HOLDS[operator](found, operand):
-                return Unmet(path, operator, operand, found)
+        for operator, operand in list_operators(condition).items():
+            if not _OPERATORS[operator](found, operand):
+                return UnmetCondition(path, operator, operand, found)
     return None
 
 
@@ -79,10 +79,10 @@ def _ranges(compare: Callable[[Any, Any], bool]) -> Callable[[object, Any], bool
 
 
 def _is_comparable(found: object, operand: object) -> bool:
-    return kind_of(found) is not None and kind_of(found) is kind_of(operand)
+    return comparison_type(found) is not None and comparison_type(found) is comparison_type(operand)
 
 
-_HOLDS: Mapping[str, Callable[[object, Any], bool]] = {
+_OPERATORS: Mapping[str, Callable[[object, Any], bool]] = {
     EQUALS: _equals,
     "one_of": _is_one_of,
     "prefix": _begins_with,

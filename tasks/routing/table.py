@@ -20,14 +20,14 @@ from typing import Literal, NamedTuple, TypeAlias
 from petiole.events.event import Event
 from petiole.events.ids import delivery_ids
 from petiole.events.subscriptions import Subscription
-from petiole.events.topics import EVERYTHING, TopicTrie
+from petiole.events.topics import ALL_TOPICS, TopicTrie
 from petiole.tasks.routing import filters, traffic_split
 from petiole.tasks.routing.filters import Document
 
-Step = Literal["pattern", "echo", "filter", "split", "delivered"]
+RoutingStep = Literal["pattern", "echo", "filter", "split", "delivered"]
 Split: TypeAlias = tuple[str, str]
 
-TOPICS_AT_HAND = 1_000
+TOPIC_CACHE_SIZE = 1_000
 """Topics whose subscriptions a table looks up once."""
 
 
@@ -48,7 +48,7 @@ class Explanation:
     """Why a subscription gets an event or does not: the step that decided, and the reason in words."""
 
     subscription: Subscription
-    step: Step
+    step: RoutingStep
     reason: str
 
     @property
@@ -66,15 +66,16 @@ class RoutingTable:
         self._trie: TopicTrie[str] = TopicTrie()
         self._naming: TopicTrie[str] = TopicTrie()
         self._shares = {
-            split: traffic_split.shares(traffic_split.weights(members)) for split, members in self._splits().items()
+            split: traffic_split.bucket_counts(traffic_split.variant_weights(members))
+            for split, members in self._splits().items()
         }
         for name, each in self._by_name.items():
             for pattern in each.patterns:
                 self._trie.add(pattern, name)
-                if pattern != EVERYTHING:
+                if pattern != ALL_TOPICS:
                     self._naming.add(pattern, name)
         # A table never changes, and most events are of few topics.
-        self._matching = lru_cache(TOPICS_AT_HAND)(self._find)
+        self._matching = lru_cache(TOPIC_CACHE_SIZE)(self._find_subscriptions)
 
     def get(self, name: str) -> Subscription | None:
         """Look a subscription up by its name."""
@@ -89,48 +90,50 @@ class RoutingTable:
 
         `read` gives the event as a JSON object, where it is at hand; it is called once a filter looks into it.
         """
-        looked_at = _Looked(event, read)
-        heard = [each for each in self._matching(event.event_type) if self._refusal(looked_at, each) is None]
-        chosen = self._chosen(event.stream_id, heard)
+        looked_at = _LazyEvent(event, read)
+        heard = [each for each in self._matching(event.event_type) if self._find_refusal(looked_at, each) is None]
+        chosen = self._choose_variants(event.stream_id, heard)
         reached = [each for each in heard if _is_chosen(each, chosen)]
         ids = delivery_ids(event.event_id, (each.name for each in reached))
         return [_route(event, each, name) for each, name in zip(reached, ids, strict=True)]
 
     def explain(self, event: Event) -> list[Explanation]:
         """Tell for every subscription, by name, why it gets an event or does not."""
-        looked_at = _Looked(event)
+        looked_at = _LazyEvent(event)
         matching = self._matching(event.event_type)
-        refusals = {each.name: self._refusal(looked_at, each) for each in matching}
-        chosen = self._chosen(event.stream_id, [each for each in matching if refusals[each.name] is None])
+        refusals = {each.name: self._find_refusal(looked_at, each) for each in matching}
+        chosen = self._choose_variants(event.stream_id, [each for each in matching if refusals[each.name] is None])
         return [
-            Explanation(each, *(refusals.get(name, _unmatched(event)) or _heard(event, each, chosen)))
+            Explanation(
+                each, *(refusals.get(name, _explain_unmatched(event)) or _explain_delivered(event, each, chosen))
+            )
             for name, each in sorted(self._by_name.items())
         ]
 
-    def _find(self, topic: str) -> Sequence[Subscription]:
+    def _find_subscriptions(self, topic: str) -> Sequence[Subscription]:
         return [self._by_name[name] for name in sorted(self._trie.match(topic))]
 
-    def _refusal(self, looked_at: _Looked, subscription: Subscription) -> tuple[Step, str] | None:
-        if self._echoes(looked_at.event, subscription):
-            path = " > ".join(looked_at.event.path)
+    def _find_refusal(self, lazy_event: _LazyEvent, subscription: Subscription) -> tuple[RoutingStep, str] | None:
+        if self._is_echo(lazy_event.event, subscription):
+            path = " > ".join(lazy_event.event.path)
             return "echo", f"it hears everything, and {subscription.agent!r} had a hand in this event: {path}"
         # Asked first whether there are conditions: most subscriptions have none, and the document is not free.
-        unmet = filters.unmet(subscription.where, looked_at.document) if subscription.where else None
+        unmet = filters.find_unmet_condition(subscription.where, lazy_event.document) if subscription.where else None
         return ("filter", str(unmet)) if unmet else None
 
-    def _echoes(self, event: Event, subscription: Subscription) -> bool:
+    def _is_echo(self, event: Event, subscription: Subscription) -> bool:
         """Tell whether the event would come back to a subscriber to everything that had a hand in it.
 
         Who names its topics means them; who says `*` does not mean its own voice, nor what others say because of it.
         """
-        if subscription.agent not in event.path or EVERYTHING not in subscription.patterns:
+        if subscription.agent not in event.path or ALL_TOPICS not in subscription.patterns:
             return False
         return subscription.name not in self._naming.match(event.event_type)
 
-    def _chosen(self, stream_id: str, heard: Iterable[Subscription]) -> Mapping[Split, str]:
+    def _choose_variants(self, stream_id: str, subscriptions: Iterable[Subscription]) -> Mapping[Split, str]:
         """Choose the variant of each split that hears the event; shadows are heard beside them."""
         hearing: defaultdict[Split, set[str]] = defaultdict(set)
-        for split, each in _variants(heard):
+        for split, each in _variants(subscriptions):
             hearing[split].add(str(each.variant))
         return {
             split: traffic_split.choose(split[1], self._shares[split], variants, stream_id)
@@ -144,7 +147,7 @@ class RoutingTable:
         return members
 
 
-class _Looked:
+class _LazyEvent:
     """An event with its JSON object, which is made only once a filter looks into it."""
 
     def __init__(self, event: Event, read: Callable[[], Document] | None = None) -> None:
@@ -177,11 +180,13 @@ def _route(event: Event, subscription: Subscription, delivery_id: str) -> Route:
     )
 
 
-def _unmatched(event: Event) -> tuple[Step, str]:
+def _explain_unmatched(event: Event) -> tuple[RoutingStep, str]:
     return "pattern", f"none of its patterns matches {event.event_type}"
 
 
-def _heard(event: Event, subscription: Subscription, chosen: Mapping[Split, str]) -> tuple[Step, str]:
+def _explain_delivered(
+    event: Event, subscription: Subscription, chosen: Mapping[Split, str]
+) -> tuple[RoutingStep, str]:
     patterns = " ".join(subscription.patterns)
     said = f"{patterns} matches" if len(subscription.patterns) == 1 else f"one of {patterns} matches"
     if subscription.where:

@@ -25,7 +25,7 @@ def bucket(split: str, stream_id: str) -> int:
     return int.from_bytes(digest, "big") % BUCKETS
 
 
-def weights(subscriptions: Iterable[Subscription]) -> dict[str, float | None]:
+def variant_weights(subscriptions: Iterable[Subscription]) -> dict[str, float | None]:
     """Return the weight of each variant, in percent. A variant of several handlers may say it at any of them."""
     found: dict[str, float | None] = {}
     for each in subscriptions:
@@ -34,23 +34,25 @@ def weights(subscriptions: Iterable[Subscription]) -> dict[str, float | None]:
     return found
 
 
-def weighted_buckets(of: Mapping[str, float | None]) -> int:
+def weighted_buckets(weight_by_variant: Mapping[str, float | None]) -> int:
     """Count the buckets that weights take; more than there are, where they come to more than 100 percent."""
-    return sum(round(weight * PER_PERCENT) for weight in of.values() if weight is not None)
+    return sum(round(weight * PER_PERCENT) for weight in weight_by_variant.values() if weight is not None)
 
 
-def shares(of: Mapping[str, float | None]) -> dict[str, int]:
+def bucket_counts(weight_by_variant: Mapping[str, float | None]) -> dict[str, int]:
     """Turn weights into numbers of buckets, in the order of the ranges."""
-    weighted = {name: round(weight * PER_PERCENT) for name, weight in sorted(of.items()) if weight is not None}
-    unweighted = sorted(name for name, weight in of.items() if weight is None)
-    rest = max(0, BUCKETS - weighted_buckets(of))
+    weighted = {
+        name: round(weight * PER_PERCENT) for name, weight in sorted(weight_by_variant.items()) if weight is not None
+    }
+    unweighted = sorted(name for name, weight in weight_by_variant.items() if weight is None)
+    rest = max(0, BUCKETS - weighted_buckets(weight_by_variant))
     borders = [rest * number // max(1, len(unweighted)) for number in range(len(unweighted) + 1)]
     return weighted | {
         name: end - begin for name, begin, end in zip(unweighted, borders[:-1], borders[1:], strict=True)
     }
 
 
-def choose(split: str, variants: Mapping[str, int], hearing: Collection[str], stream_id: str) -> str:
+def choose(split: str, variants: Mapping[str, int], matching: Collection[str], stream_id: str) -> str:
     """Choose the variant of a stream among those that hear the event; at least one has to.
 
     Where the stream's own variant does not hear it, the others share it as if that one were not there: an event that
@@ -58,16 +60,16 @@ def choose(split: str, variants: Mapping[str, int], hearing: Collection[str], st
     """
     remaining, salt = dict(variants), split
     while True:
-        chosen = _at(bucket(salt, stream_id), remaining)
-        if chosen in hearing:
+        chosen = _variant_at(bucket(salt, stream_id), remaining)
+        if chosen in matching:
             return chosen
         del remaining[chosen]
         salt = f"{salt}\0{chosen}"
 
 
-def _at(place: int, variants: Mapping[str, int]) -> str:
+def _variant_at(bucket_number: int, variants: Mapping[str, int]) -> str:
     # Scaled: while weights change, the directory may hold a split whose shares are not 10,000 in all.
-    position = place * sum(variants.values()) // BUCKETS
+    position = bucket_number * sum(variants.values()) // BUCKETS
     chosen = ""
     for name, share in variants.items():
         chosen = name

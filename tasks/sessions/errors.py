@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from petiole.events.errors import SessionEnded, UsageError, unknown_session
-from petiole.tasks.stores.sessions import SessionFacts
+from petiole.tasks.stores.sessions import SessionInfo
 
 
-def over(session_id: str, facts: SessionFacts | None) -> SessionEnded | UsageError:
+def session_ended_error(session_id: str, info: SessionInfo | None) -> SessionEnded | UsageError:
     """Word that a session has ended, or is forgotten since then."""
-    if facts is None:
+    if info is None:
         return unknown_session(session_id)
-    return SessionEnded(session_id, f"{facts.ended_at:%Y-%m-%dT%H:%M:%SZ}", str(facts.end_reason))
+    return SessionEnded(session_id, f"{info.ended_at:%Y-%m-%dT%H:%M:%SZ}", str(info.end_reason))
 
 
 def asking_for(session_id: str) -> str:

@@ -13,38 +13,38 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from petiole.tasks.periodic import Periodic
-from petiole.tasks.sessions.session import tell_end
+from petiole.tasks.periodic import PeriodicTask
+from petiole.tasks.sessions.session import publish_session_ended
 
 if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
-    from petiole.tasks.settings import Settings
+    from petiole.tasks.settings import ProactiveSettings
 
 
 @dataclass(frozen=True, slots=True)
-class Swept:
+class ExpiryResult:
     """How many sessions a sweep made idle, and how many it ended."""
 
     idle: int = 0
     ended: int = 0
 
 
-class SweepTask(Periodic):
+class SessionExpiryTask(PeriodicTask):
     """Sweep once for each slot."""
 
     name = "petiole.sessions"
 
-    def run(self, *, interval_s: float, slot: int) -> Swept:  # noqa: ARG002 - they name the slot that it is sent for
+    def run(self, *, interval_s: float, slot: int) -> ExpiryResult:  # noqa: ARG002 - they name the slot that it is sent for
         """Sweep here and now."""
-        return sweep(self.bus)
+        return expire_sessions(self.bus)
 
 
-def sweep_interval_s(settings: Settings) -> float:
+def sweep_interval_s(settings: ProactiveSettings) -> float:
     """Choose how often beat looks: a twentieth of the shorter timeout, from half a second to 15 s."""
     return min(15.0, max(0.5, min(settings.session_idle_timeout_s, settings.session_end_timeout_s) / 20))
 
 
-def sweep(bus: BusRuntime, at: datetime | None = None) -> Swept:
+def expire_sessions(bus: BusRuntime, at: datetime | None = None) -> ExpiryResult:
     """Let sessions be idle, and end, whose time has come; by the server's clock, unless `at` says otherwise.
 
     Raises BrokerUnavailable, QueueFull, RedisError: the next sweep goes on from there.
@@ -54,11 +54,11 @@ def sweep(bus: BusRuntime, at: datetime | None = None) -> Swept:
     idle_since = now - timedelta(seconds=settings.session_idle_timeout_s)
     end_since = now - timedelta(seconds=settings.session_end_timeout_s)
     idle = ended = 0
-    for session_id in sessions.idle_since(max(idle_since, end_since)):
-        is_ended, state = sessions.move(session_id, "ended", reason="idle", idle_since=end_since)
+    for session_id in sessions.list_idle_since(max(idle_since, end_since)):
+        is_ended, state = sessions.transition(session_id, "ended", reason="idle", idle_since=end_since)
         ended += is_ended
         if state == "ended" and (facts := sessions.get(session_id)):
-            tell_end(bus, facts)
+            publish_session_ended(bus, facts)
         elif state is not None:
-            idle += sessions.move(session_id, "idle", idle_since=idle_since)[0]
-    return Swept(idle, ended)
+            idle += sessions.transition(session_id, "idle", idle_since=idle_since)[0]
+    return ExpiryResult(idle, ended)

@@ -3,7 +3,8 @@
     new ── its first event comes in ── active ── nothing happens ── idle ── still nothing, or closed ── ended
                                          └────── something happens ──┘
 
-    session = enter_session(event)          at the door, before the event is published; refused where it has ended
+    session = record_session_event(event)          at the door, before the event is published; refused where it has
+    ended
     context.session                         in a handler, the session of its event's stream
     context.session.memory.increment("turns")
     end_session("a-stream")                 closes it; beat ends those that are idle (session_sweep.py)
@@ -26,17 +27,17 @@ from petiole.events.errors import InvalidTransition, PayloadUnreadable, unknown_
 from petiole.events.event import Event, EventContext
 from petiole.tasks.handling.current import current_bus
 from petiole.tasks.publishing import claim_check
-from petiole.tasks.publishing.commit import dispatch
-from petiole.tasks.publishing.validation import checked
+from petiole.tasks.publishing.commit import commit
+from petiole.tasks.publishing.validation import validate
 from petiole.tasks.runtime import BusRuntime
-from petiole.tasks.sessions.errors import asking_for, over
+from petiole.tasks.sessions.errors import asking_for, session_ended_error
 from petiole.tasks.sessions.working_memory import WorkingMemory
-from petiole.tasks.stores.sessions import EndReason, Participant, SessionFacts, SessionState, SessionType
+from petiole.tasks.stores.sessions import EndReason, Participant, SessionInfo, SessionState, SessionType
 
 if TYPE_CHECKING:
     from petiole.tasks.stores.sessions import Sessions
 
-REFUSED = "session_refused"
+REFUSED_COUNTER = "session_refused"
 """The counter of events that came for a session that had ended."""
 
 _TYPES: TypeAdapter[SessionType] = TypeAdapter(SessionType)
@@ -53,7 +54,7 @@ class Session:
         return f"Session({self.id!r})"
 
     @property
-    def facts(self) -> SessionFacts:
+    def info(self) -> SessionInfo:
         """Type, state, participants and times. Raises UsageError (unknown_session), BrokerUnavailable."""
         with self._bus.state_store_access(self._what):
             found = self._store.get(self.id)
@@ -64,7 +65,7 @@ class Session:
     @property
     def state(self) -> SessionState:
         """The state it is in. Raises as `facts`."""
-        return self.facts.state
+        return self.info.state
 
     @property
     def has_ended(self) -> bool:
@@ -88,12 +89,12 @@ class Session:
         with self._bus.state_store_access(self._what):
             texts = self._store.events(self.id)
         documents = [json.loads(text) for text in texts]
-        return [known.parse(each) for each in self._whole(documents) if str(each["event_type"]) in known]
+        return [known.parse(each) for each in self._restore_contents(documents) if str(each["event_type"]) in known]
 
     def join(self, participant: Participant) -> None:
         """Let somebody take part; safe to repeat. Raises SessionEnded, BrokerUnavailable."""
         with self._bus.state_store_access(self._what):
-            self._store.enter(self.id)
+            self._store.record_event(self.id)
             self._require(self._store.join(self.id, participant))
 
     def leave(self, participant_id: str) -> None:
@@ -104,14 +105,14 @@ class Session:
         with self._bus.state_store_access(self._what):
             self._require(self._store.leave(self.id, participant_id))
 
-    def move(self, to: SessionState, *, reason: EndReason | None = None) -> bool:
+    def transition(self, to: SessionState, *, reason: EndReason | None = None) -> bool:
         """Bring it to another state; returns whether it was not in it before.
 
         Whoever ends a session tells so: `end_session` does both.
         Raises: InvalidTransition, UsageError (unknown_session), BrokerUnavailable.
         """
         with self._bus.state_store_access(self._what):
-            moved, state = self._store.move(self.id, to, reason=reason)
+            moved, state = self._store.transition(self.id, to, reason=reason)
         if state is None:
             raise unknown_session(self.id)
         if state != to:
@@ -122,12 +123,12 @@ class Session:
         if outcome == "missing":
             raise unknown_session(self.id)
         if outcome == "ended":
-            raise over(self.id, self._store.get(self.id))
+            raise session_ended_error(self.id, self._store.get(self.id))
 
-    def _whole(self, documents: Sequence[Mapping[str, object]]) -> Iterator[Mapping[str, object]]:
+    def _restore_contents(self, documents: Sequence[Mapping[str, object]]) -> Iterator[Mapping[str, object]]:
         for each in documents:
             try:
-                whole = claim_check.whole(self._bus, each)
+                whole = claim_check.restore_content(self._bus, each)
             except PayloadUnreadable as error:
                 if error.code != "payload_missing":
                     raise
@@ -144,7 +145,7 @@ class Session:
         return self._bus.stores.sessions
 
 
-def enter_session(event: Event, *, session_type: str = "chat", bus: BusRuntime | None = None) -> SessionFacts:
+def record_session_event(event: Event, *, session_type: str = "chat", bus: BusRuntime | None = None) -> SessionInfo:
     """Let an event come into the session of its stream, which begins with the first; to be called before `publish`.
 
     It is in the session's buffer then, and its user takes part. `session_type` (chat, meeting or call) is that of the
@@ -153,29 +154,29 @@ def enter_session(event: Event, *, session_type: str = "chat", bus: BusRuntime |
     """
     here = bus or current_bus()
     kind = _TYPES.validate_python(session_type)
-    admitted = checked(here, event)
+    admitted = validate(here, event)
     user_id = event.context.user_id
     participant = Participant(id=user_id) if user_id else None
     with here.state_store_access(asking_for(event.stream_id)):
-        facts = here.stores.sessions.enter(event.stream_id, kind, admitted.text, participant)
+        facts = here.stores.sessions.record_event(event.stream_id, kind, admitted.text, participant)
         if facts.state == "ended":
-            here.stores.counters.add(REFUSED)
-            raise over(event.stream_id, facts)
+            here.stores.counters.add(REFUSED_COUNTER)
+            raise session_ended_error(event.stream_id, facts)
     return facts
 
 
-def begin_session(facts: SessionFacts, *, bus: BusRuntime | None = None) -> None:
+def mark_session_started(info: SessionInfo, *, bus: BusRuntime | None = None) -> None:
     """Note that the beginning of a session was told. Safe to repeat, by several at once."""
     here = bus or current_bus()
-    with here.state_store_access(asking_for(facts.session_id)):
-        here.stores.sessions.move(facts.session_id, "active")
+    with here.state_store_access(asking_for(info.session_id)):
+        here.stores.sessions.transition(info.session_id, "active")
 
 
 def open_session(session_id: str, *, session_type: str = "chat", bus: BusRuntime | None = None) -> Session:
     """Return a session, which is made where there is none. Raises ValidationError, BrokerUnavailable."""
     here = bus or current_bus()
     with here.state_store_access(asking_for(session_id)):
-        here.stores.sessions.enter(session_id, _TYPES.validate_python(session_type))
+        here.stores.sessions.record_event(session_id, _TYPES.validate_python(session_type))
     return Session(here, session_id)
 
 
@@ -186,25 +187,25 @@ def end_session(session_id: str, *, reason: EndReason = "closed", bus: BusRuntim
     """
     here = bus or current_bus()
     session = Session(here, session_id)
-    is_first = session.move("ended", reason=reason) if not session.has_ended else False
-    tell_end(here, session.facts)
+    is_first = session.transition("ended", reason=reason) if not session.has_ended else False
+    publish_session_ended(here, session.info)
     return is_first
 
 
-def tell_end(bus: BusRuntime, facts: SessionFacts) -> None:
+def publish_session_ended(bus: BusRuntime, info: SessionInfo) -> None:
     """Publish that a session has ended, once whoever does it. Raises BrokerUnavailable, QueueFull."""
     event = StreamEndedEvent(
-        event_id=told_id(facts, "ended"),
-        stream_id=facts.session_id,
-        timestamp=facts.ended_at or facts.last_activity,
-        content=StreamEnded(reason=facts.end_reason or "closed"),
-        context=EventContext(session_id=facts.session_id),
+        event_id=session_event_id(info, "ended"),
+        stream_id=info.session_id,
+        timestamp=info.ended_at or info.last_activity,
+        content=StreamEnded(reason=info.end_reason or "closed"),
+        context=EventContext(session_id=info.session_id),
     )
-    dispatch(bus, [checked(bus, event)])
-    with bus.state_store_access(asking_for(facts.session_id)):
-        bus.stores.sessions.told(facts.session_id)
+    commit(bus, [validate(bus, event)])
+    with bus.state_store_access(asking_for(info.session_id)):
+        bus.stores.sessions.mark_end_published(info.session_id)
 
 
-def told_id(facts: SessionFacts, step: Literal["started", "ended"]) -> str:
+def session_event_id(info: SessionInfo, transition: Literal["started", "ended"]) -> str:
     """Name the event that tells of a step of a session; the same session always gives the same id."""
-    return str(uuid5(NAMESPACE_URL, repr((facts.session_id, facts.created_at.isoformat(), step))))
+    return str(uuid5(NAMESPACE_URL, repr((info.session_id, info.created_at.isoformat(), transition))))

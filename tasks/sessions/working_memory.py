@@ -20,13 +20,13 @@ from pydantic import ValidationError
 
 from petiole.events.content import ParametersContent, Value
 from petiole.events.errors import invalid_working_memory, working_memory_full
-from petiole.tasks.sessions.errors import asking_for, over
+from petiole.tasks.sessions.errors import asking_for, session_ended_error
 
 if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
     from petiole.tasks.stores.sessions import Sessions
 
-Outcome = TypeVar("Outcome", bound=tuple[Any, Any])
+ResultT = TypeVar("ResultT", bound=tuple[Any, Any])
 
 _INT64 = 2**63
 
@@ -63,7 +63,7 @@ class WorkingMemory:
         Raises: UsageError (working_memory_full, invalid_working_memory) for what is no JSON, SessionEnded; all values
         are then what they were.
         """
-        self._put({name: json.dumps(value, ensure_ascii=False) for name, value in self._as_json(values).items()})
+        self._put({name: json.dumps(value, ensure_ascii=False) for name, value in self._encode_values(values).items()})
 
     def remove(self, names: Iterable[str]) -> None:
         """Forget values, those that there are. Raises SessionEnded."""
@@ -80,7 +80,7 @@ class WorkingMemory:
             )
             raise invalid_working_memory(self._id, name, reason)
         if outcome != "kept":
-            self._refuse(outcome, int(told or 0))
+            self._raise_refusal(outcome, int(told or 0))
         return int(told)
 
     def _put(self, texts: Mapping[str, str]) -> None:
@@ -88,26 +88,26 @@ class WorkingMemory:
             return
         outcome, size = self._in_session(lambda: self._store.put(self._id, texts))
         if outcome != "kept":
-            self._refuse(outcome, size)
+            self._raise_refusal(outcome, size)
 
-    def _in_session(self, step: Callable[[], Outcome]) -> Outcome:
+    def _in_session(self, operation: Callable[[], ResultT]) -> ResultT:
         with self._bus.state_store_access(asking_for(self._id)):
-            done = step()
+            done = operation()
             if done[0] == "missing":
-                self._store.enter(self._id)
-                done = step()
+                self._store.record_event(self._id)
+                done = operation()
         return done
 
     @property
     def _store(self) -> Sessions:
         return self._bus.stores.sessions
 
-    def _refuse(self, outcome: str, size_bytes: int) -> NoReturn:
+    def _raise_refusal(self, outcome: str, size_bytes: int) -> NoReturn:
         if outcome == "full":
             raise working_memory_full(self._id, size_bytes, self._bus.settings.max_session_memory_bytes)
-        raise over(self._id, self._store.get(self._id) if outcome == "ended" else None)
+        raise session_ended_error(self._id, self._store.get(self._id) if outcome == "ended" else None)
 
-    def _as_json(self, values: Mapping[str, Value]) -> dict[str, object]:
+    def _encode_values(self, values: Mapping[str, Value]) -> dict[str, object]:
         try:
             content = ParametersContent(parameters=dict(values))
         except ValidationError as error:

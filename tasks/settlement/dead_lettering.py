@@ -22,7 +22,7 @@ from petiole.events import responses
 from petiole.events.catalog.agent import AgentFailedEvent, AgentFailure
 from petiole.events.catalog.error import ErrorContent, ErrorEvent
 from petiole.events.catalog.request import RequestEvent, ResponseFailureEvent
-from petiole.events.dead_letter import Attempt, Cause, DeadLetter, fingerprint
+from petiole.events.dead_letter import Cause, DeadLetter, FailedAttempt, fingerprint
 from petiole.events.errors import (
     DeliveryCrashed,
     PayloadUnreadable,
@@ -33,17 +33,17 @@ from petiole.events.errors import (
     error_type_of,
 )
 from petiole.events.event import Category, Event, EventFields
-from petiole.events.ids import Beside, emitted_event_id
+from petiole.events.ids import ReservedIndex, emitted_event_id
 from petiole.tasks.instrumentation import DeliveryDeadLettered, OperationFailed
-from petiole.tasks.publishing.commit import dispatch
-from petiole.tasks.publishing.delayed import publication
-from petiole.tasks.publishing.validation import checked
-from petiole.tasks.stores.publications import Settling
+from petiole.tasks.publishing.commit import commit
+from petiole.tasks.publishing.delayed import delay_publication
+from petiole.tasks.publishing.validation import validate
+from petiole.tasks.stores.publications import Settlement
 
 if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
 
-DEAD_LETTERED = "error.dead_lettered"
+DEAD_LETTERED_EVENT_TYPE = "error.dead_lettered"
 
 _JSON: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
 
@@ -71,7 +71,7 @@ def cause_of(error: BaseException) -> Cause:
     return _CAUSES_BY_CODE.get(error_type_of(error), by_class)
 
 
-def letter_of(
+def build_dead_letter(
     bus: BusRuntime,
     error: BaseException,
     cause: Cause,
@@ -81,87 +81,89 @@ def letter_of(
     queue: str,
     document: object = None,
     raw: bytes | None = None,
-    attempts: Sequence[Attempt] = (),
+    attempts: Sequence[FailedAttempt] = (),
     letter_id: str | None = None,
-    mailbox: str | None = None,
+    message_group: str | None = None,
 ) -> DeadLetter:
     """Make the dead letter of a delivery that ended in an error; `letter_id` where it was a dead letter before.
 
     A document that JSON cannot say again as it is (NaN, half a surrogate pair, deeper than anybody reads) is kept as
     bytes.
     """
-    document = _kept(bus, document)
+    document = _restore_content(bus, document)
     if not _is_storable(document):
         document, raw = None, raw or json.dumps(document).encode()
     return DeadLetter.model_validate(
         {
             "id": letter_id or delivery_id,
             "delivery_id": delivery_id,
-            "subscription": _unicode(subscription),
-            "queue": _unicode(queue),
+            "subscription": _escape_surrogates(subscription),
+            "queue": _escape_surrogates(queue),
             "cause": cause,
             "error_type": error_type_of(error),
-            "error": _unicode(str(error)),
-            "traceback": _unicode("".join(traceback.format_exception(error))),
+            "error": _escape_surrogates(str(error)),
+            "traceback": _escape_surrogates("".join(traceback.format_exception(error))),
             "fingerprint": fingerprint(error),
             "attempts": tuple(attempts),
             "at": datetime.now(UTC),
             "document": document,
             "raw": None if raw is None else base64.b64encode(raw),
-            "mailbox": mailbox,
+            "message_group": message_group,
         }
     )
 
 
-def bury(
+def dead_letter(
     bus: BusRuntime,
     letter: DeadLetter,
     *,
     event: Event | None = None,
-    settling: Settling | None = None,
-    is_told: bool = True,
+    settlement: Settlement | None = None,
+    is_published: bool = True,
 ) -> None:
     """Keep a dead letter, say so on the error channel, and settle the delivery. Safe to repeat.
 
     What is buried of the error channel itself is not told, or it would never end. Raises BrokerUnavailable: nobody
     keeps it then but the broker, and its message must not be acknowledged. Raises LeaseLost as `dispatch`.
     """
-    record = DeliveryDeadLettered(**facts(letter), cause=letter.cause, error=letter.error, exception=sys.exception())
+    record = DeliveryDeadLettered(
+        **log_fields(letter), cause=letter.cause, error=letter.error, exception=sys.exception()
+    )
     bus.instrumentation.emit(record)
-    if settling is None:
+    if settlement is None:
         bus.stores.dead_letters.put(letter)
     else:
-        settling = replace(settling, ending="buried", letter=letter)
-    told = [checked(bus, each) for each in _told(bus, letter, event)] if is_told else []
+        settlement = replace(settlement, outcome="buried", letter=letter)
+    told = [validate(bus, each) for each in _build_notices(bus, letter, event)] if is_published else []
     answer = _failure_response(bus, letter, event)
-    answers = [] if answer is None else [checked(bus, answer)]
-    if not bus.publishes_in_one_step:
+    answers = [] if answer is None else [validate(bus, answer)]
+    if not bus.publishes_atomically:
         # Told by whoever looks into the waiting room next: a worker that died between the two would leave one untold.
-        later = [publication(bus, each, letter.at) for each in (*told, *answers)]
-        dispatch(bus, [], settling=settling, waiting=later)
+        later = [delay_publication(bus, each, letter.at) for each in (*told, *answers)]
+        commit(bus, [], settlement=settlement, delayed=later)
         return
     try:
-        dispatch(bus, [*told, *answers], settling=settling)
+        commit(bus, [*told, *answers], settlement=settlement)
     except QueueFull as error:
         # Who hears the error channel has no room. The letter is kept, and its mailbox goes on, all the same.
         failed = OperationFailed(
             operation="dead_letter.publish_failed", exception=error, delivery_id=letter.delivery_id
         )
         bus.instrumentation.emit(failed)
-        dispatch(bus, [], settling=settling, waiting=[publication(bus, each, letter.at) for each in answers])
+        commit(bus, [], settlement=settlement, delayed=[delay_publication(bus, each, letter.at) for each in answers])
 
 
-def facts(letter: DeadLetter) -> dict[str, str]:
+def log_fields(letter: DeadLetter) -> dict[str, str]:
     """Say which delivery a letter is of."""
     said: dict[str, str] = {"delivery_id": letter.delivery_id, "subscription": letter.subscription}
     for name in ("event_type", "event_id", "stream_id", "correlation_id"):
-        said[name] = str(letter.attribute(name))
+        said[name] = str(letter.event_attribute(name))
     return said
 
 
-def _told(bus: BusRuntime, letter: DeadLetter, event: Event | None) -> Iterator[Event]:
+def _build_notices(bus: BusRuntime, letter: DeadLetter, event: Event | None) -> Iterator[Event]:
     if event is None or event.category is not Category.ERROR:
-        yield _dead_lettered(letter, event)
+        yield _build_dead_lettered_event(letter, event)
     handler = getattr(bus.app.tasks.get(letter.subscription), "handler", None)
     # One that fails at the failures of agents would never end.
     if event is None or handler is None or isinstance(event, ErrorEvent | AgentFailedEvent):
@@ -170,28 +172,28 @@ def _told(bus: BusRuntime, letter: DeadLetter, event: Event | None) -> Iterator[
         return
     agent, error = handler.subscription.agent, letter.error or letter.error_type
     content = AgentFailure(agent=agent, error_type=letter.error_type, error=error)
-    yield event.caused(AgentFailedEvent, event_id=_said_of(letter, Beside.AGENT_FAILED), content=content)
+    yield event.caused(AgentFailedEvent, event_id=_notice_id(letter, ReservedIndex.AGENT_FAILED), content=content)
 
 
-def _dead_lettered(letter: DeadLetter, event: Event | None) -> ErrorEvent:
+def _build_dead_lettered_event(letter: DeadLetter, event: Event | None) -> ErrorEvent:
     content = ErrorContent(
         error_type=letter.error_type,
         message=letter.error or letter.error_type,
         # No error: what else the agent does for this flow goes on. docs/decisions/ tells why.
         severity=Severity.WARNING,
-        parameters={**facts(letter), "cause": letter.cause},
+        parameters={**log_fields(letter), "cause": letter.cause},
     )
     fields: EventFields = {
-        "event_id": _said_of(letter, Beside.DEAD_LETTERED),
-        "event_type": DEAD_LETTERED,
+        "event_id": _notice_id(letter, ReservedIndex.DEAD_LETTERED),
+        "event_type": DEAD_LETTERED_EVENT_TYPE,
         "content": content,
     }
     return event.caused(ErrorEvent, **fields) if event else ErrorEvent.model_validate(fields)
 
 
-def _said_of(letter: DeadLetter, place: Beside) -> str:
+def _notice_id(letter: DeadLetter, index: ReservedIndex) -> str:
     """Name what is said of a letter: by a place beside those of what a handler says, so the same for every run."""
-    return emitted_event_id(_as_uuid(letter.delivery_id), place)
+    return emitted_event_id(_as_uuid(letter.delivery_id), index)
 
 
 def _as_uuid(delivery_id: str) -> str:
@@ -202,7 +204,7 @@ def _as_uuid(delivery_id: str) -> str:
         return str(uuid5(NAMESPACE_URL, f"petiole:delivery:{delivery_id}"))
 
 
-def _unicode(text: str) -> str:
+def _escape_surrogates(text: str) -> str:
     """Write what is no Unicode, such as half a surrogate pair, as an escape."""
     return text.encode("utf-8", "backslashreplace").decode()
 
@@ -216,12 +218,12 @@ def _is_storable(document: object) -> bool:
     return True
 
 
-def _kept(bus: BusRuntime, document: object) -> object:
+def _restore_content(bus: BusRuntime, document: object) -> object:
     """Return what a letter keeps: the whole event, since a letter outlives what contents are stored for."""
     if not isinstance(document, Mapping):
         return document
     try:
-        return bus.stores.blobs.whole(document)
+        return bus.stores.blobs.restore(document)
     except PayloadUnreadable:
         return document
 
@@ -231,6 +233,6 @@ def _failure_response(bus: BusRuntime, letter: DeadLetter, event: Event | None) 
     handler = getattr(bus.app.tasks.get(letter.subscription), "handler", None)
     if not isinstance(event, RequestEvent) or handler is None:
         return None
-    if not responses.is_answerer(handler.subscription, event.content.responder):
+    if not responses.is_responder(handler.subscription, event.content.responder):
         return None
-    return responses.failure(event, letter.error_type, letter.error)
+    return responses.build_failure(event, letter.error_type, letter.error)

@@ -20,73 +20,73 @@ from celery import bootsteps
 
 from petiole.tasks.runtime import bus_of
 from petiole.tasks.stores.keys import Keys
-from petiole.tasks.transport.channel import Turns
-from petiole.tasks.transport.delivery_log import Ledger
+from petiole.tasks.transport.channel import BatchingChannel
+from petiole.tasks.transport.delivery_log import DeliveryLog
 
 if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
 
-HOLDS_S = 1.0
+MAX_CHECK_AGE_S = 1.0
 """How long a worker goes by what it was told when it took a message."""
 
-_MARKS_UNDER_WAY = 1_000
+_MAX_PENDING_MARKS = 1_000
 
 
-class Known:
+class RecentDeliveries:
     """What this process knows by itself of the deliveries of a bus."""
 
     def __init__(self, _: BusRuntime) -> None:
-        self._ended: deque[str] = deque(maxlen=_MARKS_UNDER_WAY)
-        self._voided_at = float("-inf")
+        self._handled_ids: deque[str] = deque(maxlen=_MAX_PENDING_MARKS)
+        self._invalidated_at = float("-inf")
 
-    def holds(self, admitted_at: float) -> bool:
+    def is_check_valid(self, checked_at: float) -> bool:
         """Tell whether a delivery that was admitted then (0: it was not) may run without asking again."""
-        return admitted_at > self._voided_at and monotonic() - admitted_at < HOLDS_S
+        return checked_at > self._invalidated_at and monotonic() - checked_at < MAX_CHECK_AGE_S
 
-    def void(self) -> None:
+    def invalidate_checks(self) -> None:
         """Go by no admission of before: something that speaks against a delivery was recorded in this process."""
-        self._voided_at = monotonic()
+        self._invalidated_at = monotonic()
 
-    def note_end(self, delivery_id: str) -> None:
+    def record_handled(self, delivery_id: str) -> None:
         """Record that a delivery was handled here, and that its acknowledgement marks it."""
-        self._ended.append(delivery_id)
+        self._handled_ids.append(delivery_id)
 
-    def has_ended(self, delivery_id: str) -> bool:
+    def was_handled(self, delivery_id: str) -> bool:
         """Tell whether a delivery was handled here a moment ago."""
-        return delivery_id in self._ended.copy()
+        return delivery_id in self._handled_ids.copy()
 
 
-class Admissions(bootsteps.StartStopStep):
+class DeduplicationStep(bootsteps.StartStopStep):
     """The step of a worker's consumer that has its channel keep a ledger. Celery starts it at every reconnection."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
     def __init__(self, consumer: Any, **options: Any) -> None:
         super().__init__(consumer, **options)
-        self._channel: Turns | None = None
+        self._channel: BatchingChannel | None = None
 
     def start(self, consumer: Any) -> None:
         """Begin, before the first message is taken."""
         channel, bus = consumer.task_consumer.channel, bus_of(consumer.app)
-        if not isinstance(channel, Turns) or not bus.publishes_in_one_step or not _may_guess(bus):
+        if not isinstance(channel, BatchingChannel) or not bus.publishes_atomically or not _may_skip_check(bus):
             return
-        channel.ledger = _ledger(bus, consumer.hostname)
+        channel.delivery_log = _delivery_log(bus, consumer.hostname)
         if self._channel is not None:
-            channel.take_over(self._channel)
+            channel.take_over_acks(self._channel)
         self._channel = channel
 
 
-def _ledger(bus: BusRuntime, worker: str) -> Ledger:
+def _delivery_log(bus: BusRuntime, worker: str) -> DeliveryLog:
     keys = Keys(bus.settings.key_prefix)
-    return Ledger(
+    return DeliveryLog(
         inbox=keys.inbox(""),
-        runs=keys.attempts(""),
+        attempts=keys.attempts(""),
         aborted=keys.aborted("", "").removesuffix(":"),
         age_ms=int(bus.settings.inbox_retention_s * 1_000),
         worker=worker,
     )
 
 
-def _may_guess(bus: BusRuntime) -> bool:
+def _may_skip_check(bus: BusRuntime) -> bool:
     # Where the first death is one too many, nothing may begin that is not noted as begun.
     return bus.settings.max_delivery_crashes > 1

@@ -20,9 +20,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from petiole.events.dead_letter import Cause
 from petiole.events.errors import InvalidSchedule, Permanent, RetryLater, UsageError, invalid_option
 
-LONGEST_WAIT = timedelta(days=366)
+MAX_WAIT = timedelta(days=366)
 
-Wait = Annotated[timedelta, Field(ge=timedelta(0), le=LONGEST_WAIT)]
+WaitDuration = Annotated[timedelta, Field(ge=timedelta(0), le=MAX_WAIT)]
 
 
 class RetryPolicy(BaseModel):
@@ -34,9 +34,9 @@ class RetryPolicy(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     max_attempts: Annotated[int, Field(strict=True, ge=1, le=1_000)] = 3
-    base: Wait = timedelta(seconds=1)
+    base: WaitDuration = timedelta(seconds=1)
     factor: Annotated[float, Field(ge=1, le=100, allow_inf_nan=False)] = 2.0
-    cap: Wait = timedelta(seconds=60)
+    cap: WaitDuration = timedelta(seconds=60)
     jitter: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.1
     permanent: tuple[type[Exception], ...] = ()
 
@@ -57,14 +57,14 @@ class RetryPolicy(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
+class RetryAfter:
     """Try again after a while; an attempt was spent."""
 
     after: timedelta
 
 
 @dataclass(frozen=True, slots=True)
-class PutOff:
+class Defer:
     """Try again after a while; no attempt was spent."""
 
     after: timedelta
@@ -77,14 +77,14 @@ class GiveUp:
     cause: Cause
 
 
-Verdict: TypeAlias = Again | PutOff | GiveUp
+RetryDecision: TypeAlias = RetryAfter | Defer | GiveUp
 
 
-def verdict(policy: RetryPolicy, error: BaseException, attempt: int, chance: float) -> Verdict:
+def decide(policy: RetryPolicy, error: BaseException, attempt: int, chance: float) -> RetryDecision:
     """Decide what becomes of a delivery whose attempt of that number (from 1) ended in an error."""
     match error:
         case RetryLater():
-            return PutOff(timedelta(seconds=error.after_s))
+            return Defer(timedelta(seconds=error.after_s))
         case Permanent() | UsageError():
             return GiveUp("permanent")
         case _ if isinstance(error, policy.permanent):
@@ -92,7 +92,7 @@ def verdict(policy: RetryPolicy, error: BaseException, attempt: int, chance: flo
         case _ if attempt >= policy.max_attempts:
             return GiveUp("failed")
         case _:
-            return Again(policy.wait_after(attempt, chance))
+            return RetryAfter(policy.wait_after(attempt, chance))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +108,6 @@ def later(after: float | timedelta) -> Later:
     Raises InvalidSchedule.
     """
     after_s = after.total_seconds() if isinstance(after, timedelta) else float(after)
-    if not 0 <= after_s <= LONGEST_WAIT.total_seconds():
-        raise InvalidSchedule("later", f"{after!r} is not within 0 s to {LONGEST_WAIT.days} days")
+    if not 0 <= after_s <= MAX_WAIT.total_seconds():
+        raise InvalidSchedule("later", f"{after!r} is not within 0 s to {MAX_WAIT.days} days")
     return Later(after_s)

@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from celery.exceptions import Reject, Retry
 from redis.exceptions import RedisError
 
-from petiole.events.dead_letter import Attempt, Cause
+from petiole.events.dead_letter import Cause, FailedAttempt
 from petiole.events.errors import BrokerUnavailable, LeaseLost, StateStoreUnavailable, error_type_of
 from petiole.events.event import Event
-from petiole.tasks.broker.messages import DEAD_LETTER_HEADER, MAILBOX_HEADER, REPLAY_HEADER, replay_number
+from petiole.tasks.broker.messages import DEAD_LETTER_HEADER, MESSAGE_GROUP_HEADER, REPLAY_HEADER, replay_number
 from petiole.tasks.instrumentation import (
     DeliveryDeferred,
     DeliveryLeaseLost,
@@ -35,27 +35,27 @@ from petiole.tasks.instrumentation import (
     DeliveryRetrying,
     OperationFailed,
 )
-from petiole.tasks.publishing.commit import dispatch
-from petiole.tasks.publishing.delayed import waiting
-from petiole.tasks.publishing.document import Admitted
+from petiole.tasks.publishing.commit import commit
+from petiole.tasks.publishing.delayed import build_delayed_message
+from petiole.tasks.publishing.document import ValidatedEvent
 from petiole.tasks.settlement import deduplication
-from petiole.tasks.settlement.dead_lettering import bury, letter_of
+from petiole.tasks.settlement.dead_lettering import build_dead_letter, dead_letter
 from petiole.tasks.settlement.outcomes import Outcome
-from petiole.tasks.settlement.retry_policy import Again, GiveUp, PutOff, RetryPolicy, verdict
-from petiole.tasks.stores.attempts import Begun
-from petiole.tasks.stores.delayed_messages import Waiting
-from petiole.tasks.stores.publications import Lease, Settling
-from petiole.tasks.transport.consumer_id import ADMITTED_HEADER, LEASE_HEADER
+from petiole.tasks.settlement.retry_policy import Defer, GiveUp, RetryAfter, RetryPolicy, decide
+from petiole.tasks.stores.attempts import AttemptHistory
+from petiole.tasks.stores.delayed_messages import DelayedMessage
+from petiole.tasks.stores.publications import Lease, Settlement
+from petiole.tasks.transport.consumer_id import CHECKED_HEADER, CONSUMER_HEADER
 
 if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
 
-PAUSE_S = 0.5
+REQUEUE_PAUSE_S = 0.5
 """How long a slot holds a message that the broker is to keep."""
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class DeliveryAttempt:
     """One run of a task message: what this worker received, and what is known of earlier runs."""
 
     bus: BusRuntime = field(repr=False)
@@ -64,12 +64,12 @@ class Run:
     queue: str
     document: object
     worker: str = ""
-    mailbox: str | None = None
+    message_group: str | None = None
     replay_id: str | None = None
     letter_id: str | None = None
     lease: Lease | None = None
-    admitted_at: float | None = None
-    begun: Begun = field(default_factory=Begun)
+    checked_at: float | None = None
+    history: AttemptHistory = field(default_factory=AttemptHistory)
 
     def emit(self, record: type[DeliveryRecord], **facts: object) -> None:
         """Tell the listeners what happened to this delivery."""
@@ -80,71 +80,71 @@ class Run:
         self.bus.instrumentation.emit(record(**delivery, **event, **facts))  # type: ignore[arg-type]  # as named
 
     @property
-    def settling(self) -> Settling:
+    def settling(self) -> Settlement:
         """Say that the delivery is over."""
-        return Settling(
+        return Settlement(
             delivery_id=self.delivery_id,
-            mailbox=self.mailbox,
+            message_group=self.message_group,
             lease=self.lease,
-            resolves=self.letter_id,
+            resolved_letter_id=self.letter_id,
             replay_number=replay_number(self.replay_id),
         )
 
 
-def received(bus: BusRuntime, request: Any, *, task: str, queue: str, document: object) -> Run:
+def receive(bus: BusRuntime, request: Any, *, task: str, queue: str, document: object) -> DeliveryAttempt:
     """Make the run of a task request of Celery's."""
-    holder = request.get(LEASE_HEADER)
+    holder = request.get(CONSUMER_HEADER)
     tag = (request.get("properties") or {}).get("delivery_tag")
-    return Run(
+    return DeliveryAttempt(
         bus,
         str(request.id),
         task,
         queue,
         document,
         worker=str(request.hostname or ""),
-        mailbox=request.get(MAILBOX_HEADER),
+        message_group=request.get(MESSAGE_GROUP_HEADER),
         replay_id=request.get(REPLAY_HEADER),
         letter_id=request.get(DEAD_LETTER_HEADER),
         lease=Lease(tag, holder) if holder and tag else None,
-        admitted_at=request.get(ADMITTED_HEADER) if holder and tag else None,
+        checked_at=request.get(CHECKED_HEADER) if holder and tag else None,
     )
 
 
-def begin(run: Run, *, work: tuple[str, str] | None = None) -> Run:
+def begin(attempt: DeliveryAttempt, *, abortable: tuple[str, str] | None = None) -> DeliveryAttempt:
     """Note that the run begins; returns it with what is known of earlier ones. Raises Reject where nobody can tell.
 
     `work` is the agent and the flow, where it may have been aborted.
     """
-    if run.admitted_at is not None:
-        if run.bus.resource(deduplication.Known).holds(run.admitted_at):
-            return run
-        if run.bus.resource(deduplication.Known).has_ended(run.delivery_id):
-            return replace(run, begun=Begun(is_settled=True))
-    stores, lease = run.bus.stores, run.lease
+    if attempt.checked_at is not None:
+        if attempt.bus.resource(deduplication.RecentDeliveries).is_check_valid(attempt.checked_at):
+            return attempt
+        if attempt.bus.resource(deduplication.RecentDeliveries).was_handled(attempt.delivery_id):
+            return replace(attempt, history=AttemptHistory(is_settled=True))
+    stores, lease = attempt.bus.stores, attempt.lease
     try:
         begun = stores.attempts.begin(
-            run.delivery_id,
-            run.worker,
-            holder=lease.holder if lease else "",
-            holders_key=stores.held.holders if lease and run.bus.publishes_in_one_step else "",
-            most_deaths=run.bus.settings.max_delivery_crashes,
-            work=work,
+            attempt.delivery_id,
+            attempt.worker,
+            consumer=lease.consumer if lease else "",
+            consumers_key=stores.unacked_keys.consumers if lease and attempt.bus.publishes_atomically else "",
+            max_crashes=attempt.bus.settings.max_delivery_crashes,
+            abortable=abortable,
         )
     except RedisError as error:
-        put_back(run, error)
-    return replace(run, begun=begun)
+        requeue(attempt, error)
+    return replace(attempt, history=begun)
 
 
-def recalled(run: Run) -> Run:
+def load_history(attempt: DeliveryAttempt) -> DeliveryAttempt:
     """Return a run that has begun, elsewhere, with what is known of those before it."""
-    noted = run.bus.stores.attempts.of(run.delivery_id)
-    return replace(run, begun=Begun(noted[:-1]))
+    noted = attempt.bus.stores.attempts.read(attempt.delivery_id)
+    return replace(attempt, history=AttemptHistory(noted[:-1]))
 
 
 def settle(
-    run: Run,
-    said: Sequence[Admitted] = (),
-    later: Sequence[Waiting] = (),
+    attempt: DeliveryAttempt,
+    events: Sequence[ValidatedEvent] = (),
+    delayed: Sequence[DelayedMessage] = (),
     *,
     state: Mapping[str, str] = MappingProxyType({}),
 ) -> Outcome:
@@ -153,113 +153,138 @@ def settle(
     Raises Reject where the broker is away, QueueFull.
     """
     try:
-        settling = replace(run.settling, agent=run.queue, state=state) if state else run.settling
-        dispatch(run.bus, said, settling=settling, waiting=later)
+        settling = replace(attempt.settling, agent=attempt.queue, state=state) if state else attempt.settling
+        commit(attempt.bus, events, settlement=settling, delayed=delayed)
     except LeaseLost as lost:
-        run.emit(DeliveryLeaseLost, error=str(lost))
+        attempt.emit(DeliveryLeaseLost, error=str(lost))
         return Outcome.LEASE_LOST
     except (BrokerUnavailable, StateStoreUnavailable) as error:
-        put_back(run, error)
+        requeue(attempt, error)
     return Outcome.HANDLED
 
 
-def ends_with_ack(run: Run) -> bool:
+def is_settled_by_ack(attempt: DeliveryAttempt) -> bool:
     """Tell whether the message's acknowledgement marks the delivery: where nothing else is to be done at its end."""
-    return run.admitted_at is not None and not (run.mailbox or run.replay_id or run.letter_id)
+    return attempt.checked_at is not None and not (attempt.message_group or attempt.replay_id or attempt.letter_id)
 
 
-def fail(
-    run: Run, error: Exception, policy: RetryPolicy, *, event: Event, priority: int, is_told: bool = True
+def settle_failure(
+    attempt: DeliveryAttempt,
+    error: Exception,
+    policy: RetryPolicy,
+    *,
+    event: Event,
+    priority: int,
+    is_published: bool = True,
 ) -> NoReturn:
     """End a run that failed: it comes again, or is buried. Raises Retry, the error itself, or Reject."""
-    match verdict(policy, error, run.begun.number, random.random()):  # noqa: S311 - no secret
-        case Again(after):
-            _come_again(run, error, after, event, priority, is_attempt=True)
-        case PutOff(after):
-            _come_again(run, error, after, event, priority, is_attempt=False)
+    match decide(policy, error, attempt.history.number, random.random()):  # noqa: S311 - no secret
+        case RetryAfter(after):
+            _schedule_retry(attempt, error, after, event, priority, is_attempt=True)
+        case Defer(after):
+            _schedule_retry(attempt, error, after, event, priority, is_attempt=False)
         case GiveUp(cause):
-            _give_up(
-                run, error, cause, event=event, is_told=is_told, attempts=(*run.begun.earlier, _failed(run, error))
+            _dead_letter(
+                attempt,
+                error,
+                cause,
+                event=event,
+                is_published=is_published,
+                attempts=(*attempt.history.earlier, _build_failed_attempt(attempt, error)),
             )
     raise error
 
 
-def give_up(run: Run, error: Exception, cause: Cause, *, event: Event | None = None, is_told: bool = True) -> None:
-    """Bury the delivery of a run that no handler saw. Raises Reject where the letter cannot be kept."""
-    _give_up(run, error, cause, event=event, is_told=is_told, attempts=run.begun.earlier)
-
-
-def _give_up(
-    run: Run, error: Exception, cause: Cause, *, event: Event | None, is_told: bool, attempts: Sequence[Attempt]
+def dead_letter_unhandled(
+    attempt: DeliveryAttempt, error: Exception, cause: Cause, *, event: Event | None = None, is_published: bool = True
 ) -> None:
-    letter = letter_of(
-        run.bus,
+    """Bury the delivery of a run that no handler saw. Raises Reject where the letter cannot be kept."""
+    _dead_letter(attempt, error, cause, event=event, is_published=is_published, attempts=attempt.history.earlier)
+
+
+def _dead_letter(
+    attempt: DeliveryAttempt,
+    error: Exception,
+    cause: Cause,
+    *,
+    event: Event | None,
+    is_published: bool,
+    attempts: Sequence[FailedAttempt],
+) -> None:
+    letter = build_dead_letter(
+        attempt.bus,
         error,
         cause,
-        delivery_id=run.delivery_id,
-        subscription=run.task,
-        queue=run.queue,
-        document=run.document,
+        delivery_id=attempt.delivery_id,
+        subscription=attempt.task,
+        queue=attempt.queue,
+        document=attempt.document,
         attempts=attempts,
-        letter_id=run.letter_id,
-        mailbox=run.mailbox,
+        letter_id=attempt.letter_id,
+        message_group=attempt.message_group,
     )
     try:
-        bury(run.bus, letter, event=event, settling=run.settling, is_told=is_told)
+        dead_letter(attempt.bus, letter, event=event, settlement=attempt.settling, is_published=is_published)
     except LeaseLost as lost:
-        run.emit(DeliveryLeaseLost, error=str(lost))
+        attempt.emit(DeliveryLeaseLost, error=str(lost))
     except (RedisError, BrokerUnavailable, StateStoreUnavailable) as unwritten:
-        put_back(run, unwritten)
+        requeue(attempt, unwritten)
 
 
-def put_back(run: Run, error: Exception) -> NoReturn:
+def requeue(attempt: DeliveryAttempt, error: Exception) -> NoReturn:
     """Leave the message with the broker, as if the run had not been. Raises Reject."""
     try:
-        run.bus.stores.attempts.withdraw(run.delivery_id)
+        attempt.bus.stores.attempts.discard_last(attempt.delivery_id)
     except RedisError as unnoted:
         # It looks as if the worker had died, until a run of the same delivery ends.
-        failed = OperationFailed(operation="attempt.withdraw_failed", exception=unnoted, delivery_id=run.delivery_id)
-        run.bus.instrumentation.emit(failed)
+        failed = OperationFailed(
+            operation="attempt.withdraw_failed", exception=unnoted, delivery_id=attempt.delivery_id
+        )
+        attempt.bus.instrumentation.emit(failed)
     # The next try is not this instant's: what is wrong is the broker, and it is taken again at once.
-    time.sleep(PAUSE_S)
+    time.sleep(REQUEUE_PAUSE_S)
     raise Reject(error, requeue=True) from error
 
 
-def _come_again(
-    run: Run, error: Exception, after: timedelta, event: Event, priority: int, *, is_attempt: bool
+def _schedule_retry(
+    attempt: DeliveryAttempt, error: Exception, after: timedelta, event: Event, priority: int, *, is_attempt: bool
 ) -> NoReturn:
     due = datetime.now(UTC) + after
-    again = waiting(
-        run.bus,
-        run.task,
-        json.dumps(run.document, ensure_ascii=False),
-        item_id=run.delivery_id,
-        task_id=run.delivery_id,
+    again = build_delayed_message(
+        attempt.bus,
+        attempt.task,
+        json.dumps(attempt.document, ensure_ascii=False),
+        item_id=attempt.delivery_id,
+        task_id=attempt.delivery_id,
         due=due,
-        queue=run.queue,
+        queue=attempt.queue,
         priority=priority,
-        shown=event.event_type,
-        retries=run.begun.number if is_attempt else run.begun.number - 1,
-        headers={MAILBOX_HEADER: run.mailbox, REPLAY_HEADER: run.replay_id, DEAD_LETTER_HEADER: run.letter_id},
+        displayed_arguments=event.event_type,
+        retries=attempt.history.number if is_attempt else attempt.history.number - 1,
+        headers={
+            MESSAGE_GROUP_HEADER: attempt.message_group,
+            REPLAY_HEADER: attempt.replay_id,
+            DEAD_LETTER_HEADER: attempt.letter_id,
+        },
         replaces=True,
     )
     settling = replace(
-        run.settling,
-        ending="retrying" if is_attempt else "put_off",
-        failed=_failed(run, error) if is_attempt else None,
-        waiting=again,
+        attempt.settling,
+        outcome="retrying" if is_attempt else "put_off",
+        failed_attempt=_build_failed_attempt(attempt, error) if is_attempt else None,
+        retry_message=again,
     )
     try:
-        dispatch(run.bus, [], settling=settling)
+        commit(attempt.bus, [], settlement=settling)
     except LeaseLost as lost:
-        run.emit(DeliveryLeaseLost, error=str(lost))
+        attempt.emit(DeliveryLeaseLost, error=str(lost))
     except (BrokerUnavailable, StateStoreUnavailable) as unnoted:
-        put_back(run, unnoted)
+        requeue(attempt, unnoted)
     record = DeliveryRetrying if is_attempt else DeliveryDeferred
-    run.emit(record, attempt=run.begun.number, error=str(error), due=due)
+    attempt.emit(record, attempt=attempt.history.number, error=str(error), due=due)
     # How Celery calls it: the task is seen as retried, and its message is acknowledged.
     raise Retry(exc=error, when=due) from error
 
 
-def _failed(run: Run, error: Exception) -> Attempt:
-    return Attempt(at=datetime.now(UTC), worker=run.worker, error_type=error_type_of(error), error=str(error))
+def _build_failed_attempt(attempt: DeliveryAttempt, error: Exception) -> FailedAttempt:
+    return FailedAttempt(at=datetime.now(UTC), worker=attempt.worker, error_type=error_type_of(error), error=str(error))

@@ -10,30 +10,30 @@ from datetime import timedelta
 
 from redis import Redis
 
-from petiole.tasks.settings import Settings
-from petiole.tasks.stores.agent_state import States
-from petiole.tasks.stores.aggregations import Gatherings
+from petiole.tasks.settings import ProactiveSettings
+from petiole.tasks.stores.agent_state import AgentStates
+from petiole.tasks.stores.aggregations import Aggregations
 from petiole.tasks.stores.attempts import Attempts
 from petiole.tasks.stores.blobs import Blobs
 from petiole.tasks.stores.circuits import Circuits
 from petiole.tasks.stores.clock import Clock
-from petiole.tasks.stores.cluster_membership import Lifecycle
+from petiole.tasks.stores.cluster_membership import ClusterMembership
 from petiole.tasks.stores.counters import Counters
 from petiole.tasks.stores.dead_letters import DeadLetters
-from petiole.tasks.stores.delayed_messages import Delays
+from petiole.tasks.stores.delayed_messages import DelayedMessages
 from petiole.tasks.stores.directory import Directory
 from petiole.tasks.stores.history import History, Retention
-from petiole.tasks.stores.idempotency_records import Effects
+from petiole.tasks.stores.idempotency_records import IdempotencyRecords
 from petiole.tasks.stores.inbox import Inbox
 from petiole.tasks.stores.keys import Keys
-from petiole.tasks.stores.message_groups import Mailboxes
-from petiole.tasks.stores.publications import HeldKeys, Publications
-from petiole.tasks.stores.rate_limits import Budgets
+from petiole.tasks.stores.message_groups import MessageGroups
+from petiole.tasks.stores.publications import Publications, UnackedKeys
+from petiole.tasks.stores.rate_limits import RateLimits
 from petiole.tasks.stores.requests import Requests
-from petiole.tasks.stores.response_streams import Drafts
-from petiole.tasks.stores.response_streams import Limits as DraftLimits
+from petiole.tasks.stores.response_streams import ResponseStreams
+from petiole.tasks.stores.response_streams import StreamLimits as DraftLimits
 from petiole.tasks.stores.sessions import Sessions
-from petiole.tasks.stores.shadows import Shadows
+from petiole.tasks.stores.shadows import ShadowOutputs
 
 EVENTS_PER_STREAM = 2_000
 """Length of a stream's index into the history."""
@@ -54,39 +54,39 @@ class Stores:
     directory: Directory
     history: History
     publications: Publications
-    mailboxes: Mailboxes
+    message_groups: MessageGroups
     inbox: Inbox
     attempts: Attempts
-    delays: Delays
+    delayed_messages: DelayedMessages
     dead_letters: DeadLetters
     sessions: Sessions
-    drafts: Drafts
+    response_streams: ResponseStreams
     blobs: Blobs
-    effects: Effects
-    shadows: Shadows
+    idempotency_records: IdempotencyRecords
+    shadows: ShadowOutputs
     requests: Requests
-    gatherings: Gatherings
+    aggregations: Aggregations
     circuits: Circuits
-    budgets: Budgets
+    rate_limits: RateLimits
     counters: Counters
-    lifecycle: Lifecycle
-    states: States
-    held: HeldKeys
+    cluster_membership: ClusterMembership
+    agent_states: AgentStates
+    unacked_keys: UnackedKeys
 
 
 def open_stores(
     client: Redis,
-    settings: Settings,
-    held: HeldKeys = HeldKeys(),  # noqa: B008 - a constant
+    settings: ProactiveSettings,
+    unacked_keys: UnackedKeys = UnackedKeys(),  # noqa: B008 - a constant
     clock: Clock | None = None,
 ) -> Stores:
     """Open every store over a client that decodes its responses. Connects to nothing yet."""
     keys = Keys(settings.key_prefix)
     retention = Retention(
-        length=settings.max_history_events,
-        index_length=EVENTS_PER_STREAM,
+        max_events=settings.max_history_events,
+        max_stream_events=EVENTS_PER_STREAM,
         age=timedelta(seconds=settings.history_retention_s),
-        publish_window=timedelta(seconds=settings.deduplication_window_s),
+        deduplication_window=timedelta(seconds=settings.deduplication_window_s),
     )
     clock = clock or Clock()
     heartbeat_timeout = timedelta(seconds=settings.heartbeat_timeout_s)
@@ -96,25 +96,25 @@ def open_stores(
     return Stores(
         directory=Directory(client, keys),
         history=History(client, keys, retention, blobs),
-        publications=Publications(client, keys, retention, inbox_retention, held),
-        mailboxes=Mailboxes(client, keys),
+        publications=Publications(client, keys, retention, inbox_retention, unacked_keys),
+        message_groups=MessageGroups(client, keys),
         inbox=Inbox(client, keys, inbox_retention),
         attempts=Attempts(client, keys, inbox_retention),
-        delays=Delays(client, keys),
+        delayed_messages=DelayedMessages(client, keys),
         dead_letters=DeadLetters(client, keys),
         sessions=Sessions(
             client, keys, buffer_length=EVENTS_PER_SESSION, memory_bytes=settings.max_session_memory_bytes
         ),
-        drafts=Drafts(client, keys, drafts),
+        response_streams=ResponseStreams(client, keys, drafts),
         blobs=blobs,
-        effects=Effects(client, keys, timedelta(seconds=settings.idempotency_retention_s)),
-        shadows=Shadows(client, keys, retention.age),
+        idempotency_records=IdempotencyRecords(client, keys, timedelta(seconds=settings.idempotency_retention_s)),
+        shadows=ShadowOutputs(client, keys, retention.age),
         requests=Requests(client, keys),
-        gatherings=Gatherings(client, keys, retention.publish_window),
+        aggregations=Aggregations(client, keys, retention.deduplication_window),
         circuits=Circuits(client, keys, clock),
-        budgets=Budgets(client, keys, clock),
+        rate_limits=RateLimits(client, keys, clock),
         counters=Counters(client, keys),
-        lifecycle=Lifecycle(client, keys, heartbeat_timeout),
-        states=States(client, keys),
-        held=held,
+        cluster_membership=ClusterMembership(client, keys, heartbeat_timeout),
+        agent_states=AgentStates(client, keys),
+        unacked_keys=unacked_keys,
     )

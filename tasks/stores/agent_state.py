@@ -16,7 +16,7 @@ from petiole.events.content import Value
 from petiole.tasks.stores.keys import Keys
 
 
-class States:
+class AgentStates:
     """Values by agent and name."""
 
     def __init__(self, client: Redis, keys: Keys) -> None:
@@ -33,7 +33,7 @@ class States:
         for name, value in values.items():
             self._client.hset(self._keys.agent_state(agent), name, value)
 
-    def of(self, agent: str) -> dict[str, Value]:
+    def read_all(self, agent: str) -> dict[str, Value]:
         """Read all values of an agent."""
         texts: Any = self._client.hgetall(self._keys.agent_state(agent))
         return {name: json.loads(text) for name, text in texts.items()}

@@ -12,31 +12,31 @@ from typing import Any, Literal
 from redis import Redis
 
 from petiole.tasks.stores.keys import Keys
-from petiole.tasks.stores.scripts import script
+from petiole.tasks.stores.scripts import load_script
 
 
-class Gatherings:
+class Aggregations:
     """Gatherings by subscription and key."""
 
     def __init__(self, client: Redis, keys: Keys, age: timedelta) -> None:
         self._client = client
         self._keys = keys
         self._age = age
-        self._add = client.register_script(script("add_part"))
-        self._close = client.register_script(script("close_gathering"))
+        self._add = client.register_script(load_script("add_part"))
+        self._close = client.register_script(load_script("close_gathering"))
 
     def add(
-        self, subscription: str, key: str, part: int, text: str, *, of: int, timeout: timedelta
+        self, subscription: str, key: str, part: int, text: str, *, part_count: int, timeout: timedelta
     ) -> Literal["closed", "complete", "waiting"]:
         """Keep a part (numbered from 0) of so many, and tell how the gathering stands. Safe to repeat."""
-        name = self._keys.gathering(subscription, key)
-        said: Any = self._add(keys=[name], args=[part, text, of, _milliseconds(self._age + timeout)])
+        name = self._keys.aggregation(subscription, key)
+        said: Any = self._add(keys=[name], args=[part, text, part_count, _milliseconds(self._age + timeout)])
         answer: Literal["closed", "complete", "waiting"] = said
         return answer
 
-    def close(self, subscription: str, key: str) -> dict[int, str]:
+    def complete(self, subscription: str, key: str) -> dict[int, str]:
         """Take no more parts; returns those that came, by number. Safe to repeat."""
-        found: Any = self._close(keys=[self._keys.gathering(subscription, key)], args=[_milliseconds(self._age)])
+        found: Any = self._close(keys=[self._keys.aggregation(subscription, key)], args=[_milliseconds(self._age)])
         return {int(part): text for part, text in zip(found[::2], found[1::2], strict=True)}
 
 

@@ -14,16 +14,16 @@ from typing import Any
 
 from redis import Redis
 
-from petiole.events.dead_letter import Attempt
+from petiole.events.dead_letter import FailedAttempt
 from petiole.tasks.stores.keys import Keys
-from petiole.tasks.stores.scripts import script
+from petiole.tasks.stores.scripts import load_script
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
+class AttemptHistory:
     """A run that may begin, and what became of those before it."""
 
-    earlier: tuple[Attempt, ...] = ()
+    earlier: tuple[FailedAttempt, ...] = ()
     is_settled: bool = False
     is_aborted: bool = False
     is_poison: bool = False
@@ -34,7 +34,7 @@ class Begun:
         return 1 + sum(each.error_type is not None for each in self.earlier)
 
     @property
-    def deaths(self) -> int:
+    def crashes(self) -> int:
         """How many workers died of the delivery."""
         return sum(each.error_type is None for each in self.earlier)
 
@@ -46,56 +46,59 @@ class Attempts:
         self._client = client
         self._keys = keys
         self._age_ms = int(age.total_seconds() * 1_000)
-        self._begin = client.register_script(script("begin_attempt"))
+        self._begin = client.register_script(load_script("begin_attempt"))
 
     def begin(
         self,
         delivery_id: str,
         worker: str,
         *,
-        holder: str = "",
-        holders_key: str = "",
-        most_deaths: int = 3,
-        work: tuple[str, str] | None = None,
-    ) -> Begun:
+        consumer: str = "",
+        consumers_key: str = "",
+        max_crashes: int = 3,
+        abortable: tuple[str, str] | None = None,
+    ) -> AttemptHistory:
         """Note that a run begins, unless its delivery is settled or aborted, or as many workers died of it as may.
 
-        `holder` is who holds the message, where the broker knows; `holders_key` its record of who is alive; `work` the
+        `holder` is who holds the message, where the broker knows; `consumers_key` its record of who is alive; `work`
+        the
         agent and the flow that may have been aborted.
         """
-        attempt = {"at": datetime.now(UTC).isoformat(), "worker": worker, "holder": holder}
+        attempt = {"at": datetime.now(UTC).isoformat(), "worker": worker, "holder": consumer}
         answer, *noted = self._begin(
             keys=[
                 self._keys.inbox(delivery_id),
                 self._keys.attempts(delivery_id),
-                holders_key,
-                self._keys.aborted(*work) if work else "",
+                consumers_key,
+                self._keys.aborted(*abortable) if abortable else "",
             ],
-            args=[json.dumps(attempt), holder, most_deaths, self._age_ms],
+            args=[json.dumps(attempt), consumer, max_crashes, self._age_ms],
         )
         if answer == "settled":
-            return Begun(is_settled=True)
+            return AttemptHistory(is_settled=True)
         if answer == "aborted":
-            return Begun(is_aborted=True)
-        return Begun(tuple(_attempt(text) for text in noted), is_poison=answer == "poison")
+            return AttemptHistory(is_aborted=True)
+        return AttemptHistory(tuple(_parse_attempt(text) for text in noted), is_poison=answer == "poison")
 
-    def note_death(self, delivery_id: str) -> None:
+    def record_crash(self, delivery_id: str) -> None:
         """Note that whoever ran the delivery last is dead, although its worker lives: a child of its pool."""
         key = self._keys.attempts(delivery_id)
         noted: Any = self._client.lrange(key, -1, -1)
         if noted:
             self._client.lset(key, -1, json.dumps(json.loads(noted[0]) | {"is_dead": True, "is_taken": False}))
 
-    def withdraw(self, delivery_id: str) -> None:
+    def discard_last(self, delivery_id: str) -> None:
         """Forget the run that began last: it ended before it meant anything."""
         self._client.rpop(self._keys.attempts(delivery_id))
 
-    def of(self, delivery_id: str) -> tuple[Attempt, ...]:
+    def read(self, delivery_id: str) -> tuple[FailedAttempt, ...]:
         """Read the runs of a delivery that is not settled."""
         noted: Any = self._client.lrange(self._keys.attempts(delivery_id), 0, -1)
-        return tuple(_attempt(text) for text in noted)
+        return tuple(_parse_attempt(text) for text in noted)
 
 
-def _attempt(text: str) -> Attempt:
+def _parse_attempt(text: str) -> FailedAttempt:
     noted = json.loads(text)
-    return Attempt(at=noted["at"], worker=noted["worker"], error_type=noted.get("error_type"), error=noted.get("error"))
+    return FailedAttempt(
+        at=noted["at"], worker=noted["worker"], error_type=noted.get("error_type"), error=noted.get("error")
+    )

@@ -35,13 +35,13 @@ class Blob:
     content: bytes
 
 
-def blob_of(content: object) -> Blob:
+def build_blob(content: object) -> Blob:
     """Make a blob of a content's JSON value; equal contents have the same reference."""
     written = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
-    return Blob(_reference_to(written), written)
+    return Blob(_build_reference(written), written)
 
 
-def reference_in(document: object) -> str | None:
+def find_reference(document: object) -> str | None:
     """Find the reference that a JSON object has in place of its content; None where it is whole, or no event."""
     reference = document.get(DATAREF) if isinstance(document, Mapping) else None
     return reference if isinstance(reference, str) and reference.startswith(_SCHEME) else None
@@ -62,12 +62,12 @@ class Blobs:
                 pipe.set(self._key(blob.reference), blob.content, px=self._age)
             pipe.execute()
 
-    def whole(self, document: Document) -> Document:
+    def restore(self, document: Document) -> Document:
         """Put the content back where a JSON object has a reference; others are returned as they are.
 
         Raises: PayloadUnreadable (payload_missing, payload_altered).
         """
-        reference = reference_in(document)
+        reference = find_reference(document)
         if reference is None:
             return document
         topic = str(document.get("event_type") or document.get("type"))
@@ -83,7 +83,7 @@ class Blobs:
         found = self._client.execute_command(*read, **{NEVER_DECODE: True})  # type: ignore[no-untyped-call]  # redis's
         if not isinstance(found, bytes):
             raise PayloadUnreadable(topic, reference, code="payload_missing")
-        if _reference_to(found) != reference:
+        if _build_reference(found) != reference:
             raise PayloadUnreadable(topic, reference, code="payload_altered")
         return found
 
@@ -91,5 +91,5 @@ class Blobs:
         return self._keys.blob(reference.removeprefix(_SCHEME))
 
 
-def _reference_to(content: bytes) -> str:
+def _build_reference(content: bytes) -> str:
     return f"{_SCHEME}{hashlib.sha256(content).hexdigest()}"

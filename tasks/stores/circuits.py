@@ -15,45 +15,45 @@ from redis import Redis
 
 from petiole.tasks.stores.clock import Clock
 from petiole.tasks.stores.keys import Keys
-from petiole.tasks.stores.scripts import script
+from petiole.tasks.stores.scripts import load_script
 
-State: TypeAlias = Literal["closed", "open", "half_open"]
+CircuitState: TypeAlias = Literal["closed", "open", "half_open"]
 
-Ending: TypeAlias = Literal["ok", "failed", "answered", "unreached"]
+CircuitOutcome: TypeAlias = Literal["ok", "failed", "answered", "unreached"]
 """How a call ended: `answered` was the caller's mistake, as the dependency said; `unreached` never got there."""
 
-Change: TypeAlias = Literal["", "opened", "reopened", "half_opened", "closed"]
+CircuitTransition: TypeAlias = Literal["", "opened", "reopened", "half_opened", "closed"]
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class CircuitThresholds:
     """What opens a circuit, how long for, and how long a probe may take. `rate` counts from `least_calls` on."""
 
     failures: int
-    reset: timedelta
+    reset_timeout: timedelta
     lease: timedelta
     rate: float | None = None
     window: timedelta = timedelta(minutes=1)
-    least_calls: int = 20
+    min_calls: int = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Admission:
+class Permit:
     """What a caller was told: call in that epoch, or, where there is none, wait."""
 
     epoch: int | None
     wait: timedelta = timedelta(0)
-    change: Change = ""
+    transition: CircuitTransition = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Noted:
+class CircuitChange:
     """What became of a circuit: the change that this call made, if any, and how it stands after it.
 
     `wait` is until it may be worth another call, where it is not closed.
     """
 
-    change: Change
+    transition: CircuitTransition
     epoch: int
     failures: int
     wait: timedelta
@@ -64,7 +64,7 @@ class Circuit:
     """A circuit as of now. `due` is the next probe's time, or the end of its lease; None for one opened by hand."""
 
     name: str
-    state: State
+    state: CircuitState
     epoch: int
     failures: int
     since: datetime
@@ -80,57 +80,64 @@ class Circuits:
         self._client = client
         self._keys = keys
         self._clock = clock
-        self._enter = client.register_script(script("enter_circuit"))
-        self._leave = client.register_script(script("leave_circuit"))
-        self._set = client.register_script(script("set_circuit"))
+        self._enter = client.register_script(load_script("enter_circuit"))
+        self._leave = client.register_script(load_script("leave_circuit"))
+        self._set = client.register_script(load_script("set_circuit"))
 
-    def enter(self, name: str, limits: Limits) -> Admission:
+    def request_permit(self, name: str, thresholds: CircuitThresholds) -> Permit:
         """Ask whether the dependency may be called."""
-        said: list[str | int] = [name, _ms(limits.reset), _ms(limits.lease), self._clock.ahead_ms]
+        said: list[str | int] = [
+            name,
+            _milliseconds(thresholds.reset_timeout),
+            _milliseconds(thresholds.lease),
+            self._clock.ahead_ms,
+        ]
         answer: Any = self._enter(keys=[self._keys.circuit(name), self._keys.circuits], args=said)
         if answer[0] == "wait":
-            return Admission(None, timedelta(milliseconds=int(answer[1])))
-        return Admission(int(answer[1]), change=answer[2])
+            return Permit(None, timedelta(milliseconds=int(answer[1])))
+        return Permit(int(answer[1]), transition=answer[2])
 
-    def leave(
+    def record_outcome(
         self,
         name: str,
-        limits: Limits,
+        thresholds: CircuitThresholds,
         epoch: int,
-        ending: Ending,
+        outcome: CircuitOutcome,
         *,
-        left_alone: timedelta = timedelta(0),
+        retry_after: timedelta = timedelta(0),
         error: str = "",
         by: str = "",
-    ) -> Noted:
-        """Note how a call ended that began in that epoch; `left_alone` is for how long the dependency asks that."""
+    ) -> CircuitChange:
+        """Note how a call ended that began in that epoch; `retry_after` is for how long the dependency asks that."""
         said: list[str | int | float] = [
             epoch,
-            ending,
-            limits.failures,
-            _ms(limits.reset),
-            "" if limits.rate is None else limits.rate,
-            _ms(limits.window),
-            limits.least_calls,
-            _ms(left_alone),
+            outcome,
+            thresholds.failures,
+            _milliseconds(thresholds.reset_timeout),
+            "" if thresholds.rate is None else thresholds.rate,
+            _milliseconds(thresholds.window),
+            thresholds.min_calls,
+            _milliseconds(retry_after),
             error,
             by,
             self._clock.ahead_ms,
         ]
         answer: Any = self._leave(keys=[self._keys.circuit(name), self._keys.circuit_window(name)], args=said)
         change, now_epoch, failures, wait_ms = answer
-        return Noted(change, int(now_epoch), int(failures), timedelta(milliseconds=int(wait_ms)))
+        return CircuitChange(change, int(now_epoch), int(failures), timedelta(milliseconds=int(wait_ms)))
 
-    def set(self, name: str, state: State, *, probe_after: timedelta | None, error: str, by: str) -> Noted:
+    def set(
+        self, name: str, state: CircuitState, *, probe_after: timedelta | None, error: str, by: str
+    ) -> CircuitChange:
         """Open or close a circuit by hand; without `probe_after`, an open one stays open until it is closed."""
-        probe = "" if probe_after is None else _ms(probe_after)
+        probe = "" if probe_after is None else _milliseconds(probe_after)
         answer: Any = self._set(
             keys=[self._keys.circuit(name), self._keys.circuit_window(name)],
             args=[state, probe, error, by, self._clock.ahead_ms],
         )
         is_change, epoch = answer
-        change: Change = "" if not is_change else "closed" if state == "closed" else "opened"
-        return Noted(change, int(epoch), 0, probe_after or timedelta(0))
+        change: CircuitTransition = "" if not is_change else "closed" if state == "closed" else "opened"
+        return CircuitChange(change, int(epoch), 0, probe_after or timedelta(0))
 
     def names(self) -> list[str]:
         """List the dependencies that were ever called."""
@@ -142,25 +149,25 @@ class Circuits:
         for name in self.names():
             facts: Any = self._client.hgetall(self._keys.circuit(name))
             if facts:
-                yield _read(name, facts)
+                yield _parse_circuit(name, facts)
 
 
-def _read(name: str, facts: dict[str, str]) -> Circuit:
+def _parse_circuit(name: str, facts: dict[str, str]) -> Circuit:
     return Circuit(
         name=name,
         state=facts["state"],  # type: ignore[arg-type]  # the scripts write no other
         epoch=int(facts["epoch"]),
         failures=int(facts["failures"]),
-        since=_moment(facts["since_ms"]),
-        due=_moment(facts["due_ms"]) if "due_ms" in facts else None,
+        since=_from_milliseconds(facts["since_ms"]),
+        due=_from_milliseconds(facts["due_ms"]) if "due_ms" in facts else None,
         error=facts.get("error", ""),
         by=facts.get("by", ""),
     )
 
 
-def _moment(milliseconds: str) -> datetime:
+def _from_milliseconds(milliseconds: str) -> datetime:
     return datetime.fromtimestamp(int(milliseconds) / 1_000, UTC)
 
 
-def _ms(duration: timedelta) -> int:
+def _milliseconds(duration: timedelta) -> int:
     return int(duration.total_seconds() * 1_000)

@@ -16,15 +16,15 @@ from typing import Any, Literal, TypeAlias
 from redis import Redis
 
 from petiole.tasks.stores.keys import Keys
-from petiole.tasks.stores.scripts import script
+from petiole.tasks.stores.scripts import load_script
 
 Phase: TypeAlias = Literal["joining", "working", "leaving", "gone"]
 """Where a worker is in its own life. One that is gone is forgotten."""
 
-Serving: TypeAlias = Literal["idle", "taking", "ending", "resting"]
+ServingState: TypeAlias = Literal["idle", "taking", "ending", "resting"]
 """How a worker serves an agent: it takes its events, or not now, or finishes what it has, or was told to stop."""
 
-Mark: TypeAlias = Literal["paused", "stopped"]
+AgentOverride: TypeAlias = Literal["paused", "stopped"]
 """What an operator told an agent."""
 
 
@@ -35,17 +35,17 @@ class Worker:
     id: str
     node: str
     phase: Phase
-    agents: Mapping[str, Serving]
+    agents: Mapping[str, ServingState]
 
 
 @dataclass(frozen=True, slots=True)
-class Situation:
+class ClusterState:
     """What a worker is answered: the system's state, whether it takes part in it, and the agents' marks."""
 
     state: str
     is_closed: bool
-    belongs: bool
-    marks: Mapping[str, Mark]
+    is_member: bool
+    overrides: Mapping[str, AgentOverride]
 
     @property
     def is_ending(self) -> bool:
@@ -53,28 +53,28 @@ class Situation:
         return self.is_closed and self.state == "stopping"
 
 
-class Lifecycle:
+class ClusterMembership:
     """Workers, lives and marks."""
 
     def __init__(self, client: Redis, keys: Keys, limit: timedelta) -> None:
         self._client = client
         self._keys = keys
         self._limit_s = limit.total_seconds()
-        self._live = client.register_script(script("live"))
+        self._live = client.register_script(load_script("live"))
 
-    def report(self, worker: str, node: str, phase: Phase, agents: Mapping[str, Serving]) -> Situation:
+    def send_heartbeat(self, worker: str, node: str, phase: Phase, agents: Mapping[str, ServingState]) -> ClusterState:
         """Say that a worker is there, and how it serves which agents. Safe to repeat."""
-        return self._step(worker, node, phase, agents)
+        return self._run_transitions(worker, node, phase, agents)
 
-    def close(self, by: str) -> Situation:
+    def close(self, by: str) -> ClusterState:
         """Have the system stop, and publishers refused until it lives again; `by` whom. Safe to repeat."""
-        return self._step("", by, "close", {})
+        return self._run_transitions("", by, "close", {})
 
     def is_closed(self) -> bool:
         """Tell whether publishers are to be refused."""
         return self._client.hget(self._keys.system, "closed") is not None
 
-    def is_at_work(self) -> bool:
+    def has_active_workers(self) -> bool:
         """Tell whether a worker is there that takes events, as far as one can know."""
         with self._client.pipeline(transaction=True) as pipe:
             pipe.time()
@@ -84,7 +84,7 @@ class Lifecycle:
         heard = float(latest[0][1]) if latest else 0.0
         return bool(state == "started") and seconds + microseconds / 1e6 - heard <= self._limit_s
 
-    def began_at(self) -> float:
+    def started_at(self) -> float:
         """Tell when the system's life began, in s since 1970; 0 where it never lived."""
         return float(self._client.hget(self._keys.system, "life") or 0)
 
@@ -92,40 +92,40 @@ class Lifecycle:
         """Tell the system's state: starting, started, stopping or stopped."""
         return str(self._client.hget(self._keys.system, "state") or "stopped")
 
-    def mark(self, agent: str, mark: Mark | None) -> None:
+    def set_override(self, agent: str, override: AgentOverride | None) -> None:
         """Note what an agent was told; None lifts it."""
-        if mark is None:
-            self._client.hdel(self._keys.agent_marks, agent)
+        if override is None:
+            self._client.hdel(self._keys.agent_overrides, agent)
         else:
-            self._client.hset(self._keys.agent_marks, agent, mark)
+            self._client.hset(self._keys.agent_overrides, agent, override)
 
-    def marks(self) -> dict[str, Mark]:
+    def overrides(self) -> dict[str, AgentOverride]:
         """Read what agents were told."""
-        marks: Any = self._client.hgetall(self._keys.agent_marks)
+        marks: Any = self._client.hgetall(self._keys.agent_overrides)
         return dict(marks)
 
     def agent_states(self) -> dict[str, str]:
         """Read the state of every agent that lives: starting, started or stopping."""
-        lives: Any = self._client.hgetall(self._keys.agent_lives)
+        lives: Any = self._client.hgetall(self._keys.agent_lifecycles)
         return {agent: json.loads(life)["state"] for agent, life in lives.items()}
 
     def workers(self) -> list[Worker]:
         """List the workers that are not known to be gone, by node."""
-        facts: Any = self._client.hgetall(self._keys.worker_facts)
+        facts: Any = self._client.hgetall(self._keys.worker_states)
         read = [(worker, json.loads(text)) for worker, text in facts.items()]
         found = [Worker(worker, each["node"], each["phase"], dict(each["agents"])) for worker, each in read]
         return sorted(found, key=lambda each: each.node)
 
-    def untold(self, count: int) -> list[str]:
+    def read_unpublished(self, count: int) -> list[str]:
         """Read what happened and was not told yet, oldest first."""
-        facts: Any = self._client.lrange(self._keys.untold, 0, count - 1)
+        facts: Any = self._client.lrange(self._keys.unpublished_transitions, 0, count - 1)
         return list(facts)
 
-    def told(self, facts: Sequence[str]) -> None:
+    def mark_published(self, transitions: Sequence[str]) -> None:
         """Note that these were told."""
         with self._client.pipeline(transaction=True) as pipe:
-            for fact in facts:
-                pipe.lrem(self._keys.untold, 1, fact)
+            for fact in transitions:
+                pipe.lrem(self._keys.unpublished_transitions, 1, fact)
             pipe.execute()
 
     def abort(self, agent: str, correlation_id: str, age: timedelta) -> bool:
@@ -133,11 +133,18 @@ class Lifecycle:
         key = self._keys.aborted(agent, correlation_id)
         return bool(self._client.set(key, "aborted", nx=True, px=int(age.total_seconds() * 1_000)))
 
-    def _step(self, worker: str, node: str, phase: str, agents: Mapping[str, Serving]) -> Situation:
+    def _run_transitions(self, worker: str, node: str, phase: str, agents: Mapping[str, ServingState]) -> ClusterState:
         keys = self._keys
-        names = (keys.workers, keys.worker_facts, keys.agent_lives, keys.agent_marks, keys.system, keys.untold)
+        names = (
+            keys.workers,
+            keys.worker_states,
+            keys.agent_lifecycles,
+            keys.agent_overrides,
+            keys.system,
+            keys.unpublished_transitions,
+        )
         state, is_closed, belongs, *marks = self._live(
             keys=[*names, keys.directory_version], args=[worker, node, phase, self._limit_s, json.dumps(dict(agents))]
         )
         # Not in one step as pairs: Lua has no order for them.
-        return Situation(state, bool(is_closed), bool(belongs), dict(zip(marks[::2], marks[1::2], strict=True)))
+        return ClusterState(state, bool(is_closed), bool(belongs), dict(zip(marks[::2], marks[1::2], strict=True)))

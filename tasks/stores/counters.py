@@ -31,10 +31,10 @@ class Counters:
 
     def last_summary(self) -> tuple[dict[str, int], str | None]:
         """Read the counts as of the last metrics summary, and the history's last entry then; None before the first."""
-        kept: Any = self._client.hmget(self._keys.metrics, "counts", "until")
+        kept: Any = self._client.hmget(self._keys.metrics_summary, "counts", "until")
         counts, until = kept
         return (json.loads(counts) if counts else {}), until
 
-    def keep_summary(self, counts: Mapping[str, int], until: str) -> None:
+    def save_summary(self, counts: Mapping[str, int], until: str) -> None:
         """Keep what the next summary begins from."""
-        self._client.hset(self._keys.metrics, mapping={"counts": json.dumps(dict(counts)), "until": until})
+        self._client.hset(self._keys.metrics_summary, mapping={"counts": json.dumps(dict(counts)), "until": until})

@@ -13,16 +13,16 @@ from typing import Any
 from redis import Redis
 
 from petiole.tasks.stores.keys import Keys
-from petiole.tasks.stores.scripts import script
+from petiole.tasks.stores.scripts import load_script
 
-MOST_MOVED = 200
+MAX_MOVED = 200
 """How many leave in one step; the server serves nobody else meanwhile."""
 
-LENT = timedelta(seconds=30)
+CLAIM_TIMEOUT = timedelta(seconds=30)
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class DelayedMessage:
     """A message and when its time comes. `list_key` is the list of its queue on a broker that is this same Redis.
 
     An id waits once: a message that waits already is replaced where `replaces`, and stays where not.
@@ -47,48 +47,49 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
-class Lent:
+class Claimed:
     """A message that is due, and until when somebody may send it on, in ms since 1970."""
 
     id: str
     queue: str
     message: str
-    back_ms: int
+    claimed_until_ms: int
 
 
-class Delays:
+class DelayedMessages:
     """Messages by when they are due."""
 
     def __init__(self, client: Redis, keys: Keys) -> None:
         self._client = client
-        self._room = [keys.delays, keys.delayed_messages]
-        self._put = client.register_script(script("delay") + script("put_delay"))
-        self._move = client.register_script(script("move_due"))
-        self._lend = client.register_script(script("lend_due"))
-        self._forget = client.register_script(script("forget_lent"))
+        self._room = [keys.delayed, keys.delayed_messages]
+        self._put = client.register_script(load_script("delay") + load_script("put_delay"))
+        self._move = client.register_script(load_script("move_due"))
+        self._lend = client.register_script(load_script("lend_due"))
+        self._forget = client.register_script(load_script("forget_lent"))
 
-    def put(self, waiting: Waiting) -> None:
+    def put(self, message: DelayedMessage) -> None:
         """Let a message wait."""
-        self._put(keys=self._room, args=[waiting.id, waiting.due_ms, waiting.value, int(waiting.replaces)])
+        self._put(keys=self._room, args=[message.id, message.due_ms, message.value, int(message.replaces)])
 
     def move_due(self) -> int:
         """Move what is due to its queues, on a broker that is this same Redis; return how many moved."""
-        return int(self._move(keys=self._room, args=[MOST_MOVED]))
+        return int(self._move(keys=self._room, args=[MAX_MOVED]))
 
-    def lend_due(self, *, ahead: timedelta = timedelta(0)) -> list[Lent]:
+    def claim_due(self, *, ahead: timedelta = timedelta(0)) -> list[Claimed]:
         """Lend what is due to a caller that sends it on; `ahead` of time, for tests.
 
         It is lent to the next one where it is not forgotten within LENT.
         """
         lent = self._lend(
-            keys=self._room, args=[MOST_MOVED, int(LENT.total_seconds() * 1_000), int(ahead.total_seconds() * 1_000)]
+            keys=self._room,
+            args=[MAX_MOVED, int(CLAIM_TIMEOUT.total_seconds() * 1_000), int(ahead.total_seconds() * 1_000)],
         )
         threes = zip(lent[::3], lent[1::3], lent[2::3], strict=True)
-        return [Lent(each, *_parted(value), back_ms=int(back)) for each, value, back in threes]
+        return [Claimed(each, *_split_value(value), claimed_until_ms=int(back)) for each, value, back in threes]
 
-    def forget(self, lent: Lent) -> None:
+    def confirm_sent(self, claimed: Claimed) -> None:
         """Note that what was lent was sent on. What waits under its id by now stays."""
-        self._forget(keys=self._room, args=[lent.id, lent.back_ms])
+        self._forget(keys=self._room, args=[claimed.id, claimed.claimed_until_ms])
 
     def count(self) -> int:
         """Count what waits."""
@@ -100,6 +101,6 @@ class Delays:
         return {each: due_ms / 1_000 for each, due_ms in pairs}
 
 
-def _parted(value: str) -> tuple[str, str]:
+def _split_value(value: str) -> tuple[str, str]:
     queue, _, message = value.split("\n", 2)
     return queue, message

@@ -12,7 +12,7 @@ from redis import Redis
 
 from petiole.events.subscriptions import Subscription
 from petiole.tasks.stores.keys import Keys
-from petiole.tasks.stores.scripts import script
+from petiole.tasks.stores.scripts import load_script
 
 
 class Directory:
@@ -21,14 +21,14 @@ class Directory:
     def __init__(self, client: Redis, keys: Keys) -> None:
         self._client = client
         self._keys = keys
-        self._announce = client.register_script(script("announce"))
+        self._announce = client.register_script(load_script("announce"))
 
-    def announce(self, subscriptions: Iterable[Subscription]) -> bool:
+    def register(self, subscriptions: Iterable[Subscription]) -> bool:
         """Make subscriptions known, or known anew; safe to repeat. Returns whether anything changed."""
         pairs = [part for each in subscriptions for part in (each.name, each.model_dump_json(exclude_defaults=True))]
         return bool(self._announce(keys=[self._keys.directory, self._keys.directory_version], args=pairs))
 
-    def withdraw(self, name: str) -> bool:
+    def unregister(self, name: str) -> bool:
         """Forget a subscription; what already waits in its queue stays there. Returns whether it was known."""
         with self._client.pipeline(transaction=True) as pipe:
             pipe.hdel(self._keys.directory, name)

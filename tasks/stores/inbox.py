@@ -20,10 +20,10 @@ class Inbox:
         self._keys = keys
         self._age = age
 
-    def has(self, delivery_id: str) -> bool:
+    def is_handled(self, delivery_id: str) -> bool:
         """Tell whether a delivery was handled."""
         return bool(self._client.exists(self._keys.inbox(delivery_id)))
 
-    def mark(self, delivery_id: str) -> None:
+    def mark_handled(self, delivery_id: str) -> None:
         """Note that a delivery was handled; safe to repeat."""
         self._client.set(self._keys.inbox(delivery_id), "done", px=self._age)

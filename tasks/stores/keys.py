@@ -85,7 +85,7 @@ class Keys:
     def history_of_flow(self, correlation_id: str) -> str:
         return f"{self.prefix}:history:flow:{correlation_id}"
 
-    def published(self, event_id: str) -> str:
+    def publication(self, event_id: str) -> str:
         return f"{self.prefix}:published:{event_id}"
 
     def inbox(self, delivery_id: str) -> str:
@@ -95,7 +95,7 @@ class Keys:
         return f"{self.prefix}:attempts:{delivery_id}"
 
     @property
-    def delays(self) -> str:
+    def delayed(self) -> str:
         return f"{self.prefix}:delays"
 
     @property
@@ -119,11 +119,11 @@ class Keys:
         return f"{self.prefix}:dead_letters:replays"
 
     @property
-    def dead_letter_retaining(self) -> str:
+    def dead_letter_retention_lock(self) -> str:
         return f"{self.prefix}:dead_letters:retaining"
 
-    def dead_letter_alarm(self, which: str) -> str:
-        return f"{self.prefix}:dead_letters:alarm:{which}"
+    def dead_letter_alarm(self, alarm: str) -> str:
+        return f"{self.prefix}:dead_letters:alarm:{alarm}"
 
     @property
     def sessions(self) -> str:
@@ -138,26 +138,26 @@ class Keys:
     def session_memory(self, stream_id: str) -> str:
         return f"{self.prefix}:session_memory:{stream_id}"
 
-    def drafts(self, stream_id: str) -> str:
+    def response_stream(self, stream_id: str) -> str:
         return f"{self.prefix}:drafts:{stream_id}"
 
-    def open_drafts(self, stream_id: str) -> str:
+    def open_response_streams(self, stream_id: str) -> str:
         return f"{self.prefix}:drafts:{stream_id}:open"
 
-    def draft(self, stream_id: str, answer_id: str) -> str:
+    def response_stream_state(self, stream_id: str, answer_id: str) -> str:
         return f"{self.prefix}:drafts:{stream_id}:of:{answer_id}"
 
-    def mailbox(self, name: str) -> str:
+    def message_group(self, name: str) -> str:
         return f"{self.prefix}:mailboxes:{name}"
 
     @property
-    def mailbox_counts(self) -> str:
+    def message_group_counts(self) -> str:
         return f"{self.prefix}:mailboxes"
 
     def blob(self, sha256: str) -> str:
         return f"{self.prefix}:blobs:{sha256}"
 
-    def effect(self, name: str) -> str:
+    def idempotency_record(self, name: str) -> str:
         return f"{self.prefix}:effects:{name}"
 
     def shadow(self, subscription: str) -> str:
@@ -173,7 +173,7 @@ class Keys:
     def request_reply(self, request_id: str) -> str:
         return f"{self.prefix}:requests:{request_id}:reply"
 
-    def gathering(self, subscription: str, key: str) -> str:
+    def aggregation(self, subscription: str, key: str) -> str:
         return f"{self.prefix}:gatherings:{subscription}:{key}"
 
     @property
@@ -186,13 +186,13 @@ class Keys:
     def circuit_window(self, name: str) -> str:
         return f"{self.prefix}:circuits:{name}:window"
 
-    def budget(self, account: str) -> str:
+    def rate_limit(self, account: str) -> str:
         return f"{self.prefix}:budgets:{account}"
 
-    def budget_times(self, account: str) -> str:
+    def rate_limit_times(self, account: str) -> str:
         return f"{self.prefix}:budgets:{account}:times"
 
-    def budget_tokens(self, account: str) -> str:
+    def rate_limit_tokens(self, account: str) -> str:
         return f"{self.prefix}:budgets:{account}:tokens"
 
     @property
@@ -204,7 +204,7 @@ class Keys:
         return f"{self.prefix}:workers"
 
     @property
-    def worker_facts(self) -> str:
+    def worker_states(self) -> str:
         return f"{self.prefix}:workers:facts"
 
     @property
@@ -212,23 +212,23 @@ class Keys:
         return f"{self.prefix}:system"
 
     @property
-    def agent_lives(self) -> str:
+    def agent_lifecycles(self) -> str:
         return f"{self.prefix}:agents:lives"
 
     @property
-    def agent_marks(self) -> str:
+    def agent_overrides(self) -> str:
         return f"{self.prefix}:agents:marks"
 
     def agent_state(self, agent: str) -> str:
         return f"{self.prefix}:agents:state:{agent}"
 
     @property
-    def untold(self) -> str:
+    def unpublished_transitions(self) -> str:
         return f"{self.prefix}:untold"
 
     def aborted(self, agent: str, correlation_id: str) -> str:
         return f"{self.prefix}:aborted:{agent}:{correlation_id}"
 
     @property
-    def metrics(self) -> str:
+    def metrics_summary(self) -> str:
         return f"{self.prefix}:metrics"

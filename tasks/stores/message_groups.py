@@ -13,19 +13,19 @@ from petiole.events.subscriptions import Subscription
 from petiole.tasks.stores.keys import Keys
 
 
-class Mailboxes:
+class MessageGroups:
     """Deliveries that wait, per ordered subscription and key."""
 
     def __init__(self, client: Redis, keys: Keys) -> None:
         self._client = client
         self._keys = keys
 
-    def empty(self, subscription: Subscription) -> int:
+    def clear(self, subscription: Subscription) -> int:
         """Remove what waits in a subscription's mailboxes; returns how many deliveries that were."""
         removed = 0
-        for key in self._client.scan_iter(match=self._keys.mailbox(f"{subscription.name}:*"), count=1_000):
+        for key in self._client.scan_iter(match=self._keys.message_group(f"{subscription.name}:*"), count=1_000):
             if not str(key).endswith(":head"):
                 removed += self._client.llen(key)
             self._client.delete(key)
-        self._client.hincrby(self._keys.mailbox_counts, subscription.queue, -removed)
+        self._client.hincrby(self._keys.message_group_counts, subscription.queue, -removed)
         return removed

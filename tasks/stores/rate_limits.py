@@ -14,7 +14,7 @@ from redis import Redis
 
 from petiole.tasks.stores.clock import Clock
 from petiole.tasks.stores.keys import Keys
-from petiole.tasks.stores.scripts import script
+from petiole.tasks.stores.scripts import load_script
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Quota:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class RateLimitRefusal:
     """When it may be worth another try, and why: the account is paused, or its quota used up."""
 
     wait: timedelta
@@ -36,62 +36,66 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
-class Spent:
+class RateLimitUsage:
     """What counts against an account now."""
 
     requests: int
     tokens: int
 
 
-class Budgets:
+class RateLimits:
     """Reservations by account and call."""
 
     def __init__(self, client: Redis, keys: Keys, clock: Clock) -> None:
         self._client = client
         self._keys = keys
         self._clock = clock
-        self._reserve = client.register_script(script("reserve_budget"))
-        self._settle = client.register_script(script("settle_budget"))
-        self._release = client.register_script(script("release_budget"))
-        self._pause = client.register_script(script("pause_budget"))
+        self._reserve = client.register_script(load_script("reserve_budget"))
+        self._settle = client.register_script(load_script("settle_budget"))
+        self._release = client.register_script(load_script("release_budget"))
+        self._pause = client.register_script(load_script("pause_budget"))
 
-    def reserve(self, account: str, call: str, tokens: int, quota: Quota) -> Refusal | None:
+    def reserve(self, account: str, call: str, tokens: int, quota: Quota) -> RateLimitRefusal | None:
         """Count a call that is about to be made, with an estimate of its tokens; None where there is room."""
         said: list[str | int] = [
             call,
             tokens,
             "" if quota.requests is None else quota.requests,
             "" if quota.tokens is None else quota.tokens,
-            _ms(quota.window),
-            _ms(quota.lease),
+            _milliseconds(quota.window),
+            _milliseconds(quota.lease),
             self._clock.ahead_ms,
         ]
-        answer: Any = self._reserve(keys=self._of(account), args=said)
+        answer: Any = self._reserve(keys=self._keys_of(account), args=said)
         if answer[0] == "reserved":
             return None
-        return Refusal(timedelta(milliseconds=int(answer[1])), answer[2])
+        return RateLimitRefusal(timedelta(milliseconds=int(answer[1])), answer[2])
 
     def settle(self, account: str, call: str, tokens: int | None, window: timedelta) -> None:
         """Count what a call really used, None for as much as was reserved; it counts for one window from now."""
-        said: list[str | int] = [call, "" if tokens is None else tokens, _ms(window), self._clock.ahead_ms]
-        self._settle(keys=self._of(account), args=said)
+        said: list[str | int] = [call, "" if tokens is None else tokens, _milliseconds(window), self._clock.ahead_ms]
+        self._settle(keys=self._keys_of(account), args=said)
 
     def release(self, account: str, call: str) -> None:
         """Forget a call that was not made. Safe to repeat."""
-        self._release(keys=self._of(account), args=[call])
+        self._release(keys=self._keys_of(account), args=[call])
 
     def pause(self, account: str, duration: timedelta) -> None:
         """Let nobody reserve for so long; a longer pause stands."""
-        self._pause(keys=[self._keys.budget(account)], args=[_ms(duration), self._clock.ahead_ms])
+        self._pause(keys=[self._keys.rate_limit(account)], args=[_milliseconds(duration), self._clock.ahead_ms])
 
-    def spent(self, account: str) -> Spent:
+    def usage(self, account: str) -> RateLimitUsage:
         """Read what counted when somebody last reserved or settled."""
-        requests, tokens = self._client.hmget(self._keys.budget(account), "requests", "tokens")
-        return Spent(int(requests or 0), int(tokens or 0))
+        requests, tokens = self._client.hmget(self._keys.rate_limit(account), "requests", "tokens")
+        return RateLimitUsage(int(requests or 0), int(tokens or 0))
 
-    def _of(self, account: str) -> list[str]:
-        return [self._keys.budget(account), self._keys.budget_times(account), self._keys.budget_tokens(account)]
+    def _keys_of(self, account: str) -> list[str]:
+        return [
+            self._keys.rate_limit(account),
+            self._keys.rate_limit_times(account),
+            self._keys.rate_limit_tokens(account),
+        ]
 
 
-def _ms(duration: timedelta) -> int:
+def _milliseconds(duration: timedelta) -> int:
     return int(duration.total_seconds() * 1_000)

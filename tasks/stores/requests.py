@@ -16,16 +16,16 @@ from redis import Redis
 
 from petiole.events.catalog.request import ResponseFailureEvent, ResponseSuccessEvent
 from petiole.events.event import Event
-from petiole.events.responses import Unwanted
+from petiole.events.responses import UnmatchedReply
 from petiole.tasks.stores.keys import Keys
-from petiole.tasks.stores.scripts import script
+from petiole.tasks.stores.scripts import load_script
 
-MARGIN_MS = 60_000
+EXPIRY_MARGIN_MS = 60_000
 """How long it is known that a request was answered, beyond its deadline: to tell a second answer from a late one."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answering:
+class Reply:
     """Which request an event answers, by whom, and the event's id."""
 
     request_id: str
@@ -33,7 +33,7 @@ class Answering:
     response_id: str
 
     @classmethod
-    def of(cls, event: Event) -> Answering | None:
+    def of(cls, event: Event) -> Reply | None:
         """Return which request an event answers; None where it answers none."""
         if not isinstance(event, ResponseSuccessEvent | ResponseFailureEvent):
             return None
@@ -41,7 +41,7 @@ class Answering:
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
+class ReplyRegistration:
     """Who waits for an answer to which request: the list that it goes to ('': nobody waits in a process of its own).
 
     The token is of this one call: a second one under the same id is another's.
@@ -66,19 +66,19 @@ class Requests:
     def __init__(self, client: Redis, keys: Keys) -> None:
         self._client = client
         self._keys = keys
-        self._register = client.register_script(script("ask") + script("put_request"))
-        self._forget = client.register_script(script("forget_request"))
-        self._respond = client.register_script(script("respond") + script("put_response"))
+        self._register = client.register_script(load_script("ask") + load_script("put_request"))
+        self._forget = client.register_script(load_script("forget_request"))
+        self._respond = client.register_script(load_script("respond") + load_script("put_response"))
 
-    def register(self, asking: Asking) -> bool:
+    def register(self, registration: ReplyRegistration) -> bool:
         """Note that somebody waits; False where somebody else does already. Safe to repeat."""
-        said = asking
+        said = registration
         arguments: Iterable[Any] = [
             said.request_id,
             said.responder,
             said.reply_to,
             said.timeout_ms,
-            MARGIN_MS,
+            EXPIRY_MARGIN_MS,
             said.token,
         ]
         return bool(self._register(keys=[self._keys.requests], args=arguments))
@@ -88,15 +88,15 @@ class Requests:
         keys = [self._keys.request(request_id), self._keys.requests]
         return bool(self._forget(keys=keys, args=[request_id, token]))
 
-    def is_mine(self, request_id: str, token: str) -> bool:
+    def is_owner(self, request_id: str, token: str) -> bool:
         """Tell whether the request of that id was made under that token."""
         return self._client.hget(self._keys.request(request_id), "token") == token
 
-    def respond(self, answering: Answering, text: str) -> Unwanted | None:
+    def respond(self, reply: Reply, text: str) -> UnmatchedReply | None:
         """Hand an answer to who waits for it; says why not, where it reached nobody. Safe to repeat."""
         outcome = self._respond(
             keys=[self._keys.requests, self._keys.counters],
-            args=[answering.request_id, answering.responder, answering.response_id, text],
+            args=[reply.request_id, reply.responder, reply.response_id, text],
         )
         return outcome if outcome in {"late", "foreign", "duplicate"} else None
 
@@ -104,7 +104,7 @@ class Requests:
         """Name the list that the answer to one request goes to."""
         return self._keys.request_reply(request_id)
 
-    def new_inbox(self) -> str:
+    def new_reply_list(self) -> str:
         """Name a list for the answers to many requests of one process."""
         return self._keys.request_reply(f"inbox:{uuid4()}")
 
@@ -115,14 +115,14 @@ class Requests:
             said = found[1] if found else None
         else:
             said = self._client.lpop(self.reply_list(request_id))
-        return answer_in(said)[1] if said else None
+        return parse_reply(said)[1] if said else None
 
     def count(self) -> int:
         """Count the requests that are waited for."""
         return int(self._client.zcount(self._keys.requests, f"({time.time() * 1_000:.0f}", "+inf"))
 
 
-def answer_in(said: str) -> tuple[str, str]:
+def parse_reply(entry: str) -> tuple[str, str]:
     """Part what stands in a list of answers: the request's id, and the answer's JSON text."""
-    request_id, _, text = said.partition("\n")
+    request_id, _, text = entry.partition("\n")
     return request_id, text

@@ -15,17 +15,17 @@ from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 
 from petiole.tasks.stores.keys import Keys
-from petiole.tasks.stores.scripts import script
+from petiole.tasks.stores.scripts import load_script
 
-Kind = Literal["started", "delta", "finished", "failed", "interrupted", "lost"]
-End = Literal["finished", "failed", "interrupted"]
-ENDS: Final[frozenset[Kind]] = frozenset({"finished", "failed", "interrupted", "lost"})
+ChunkKind = Literal["started", "delta", "finished", "failed", "interrupted", "lost"]
+StreamEnd = Literal["finished", "failed", "interrupted"]
+END_KINDS: Final[frozenset[ChunkKind]] = frozenset({"finished", "failed", "interrupted", "lost"})
 
-_FINAL: Final[frozenset[Kind]] = frozenset({"finished", "interrupted"})  # no run follows these
+_FINAL_KINDS: Final[frozenset[ChunkKind]] = frozenset({"finished", "interrupted"})  # no run follows these
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class Chunk:
     """One piece of an answer: its beginning, some text, or its end.
 
     `number` goes up by one within a stream, from answer to answer; `attempt` counts the runs of one answer, from 1.
@@ -35,93 +35,99 @@ class Piece:
     answer_id: str
     correlation_id: str
     attempt: int
-    kind: Kind
+    kind: ChunkKind
     text: str = ""
 
     @property
     def is_end(self) -> bool:
         """Nothing of this run follows."""
-        return self.kind in ENDS
+        return self.kind in END_KINDS
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class StreamLimits:
     """How long a writer is believed to live, how long pieces are kept after the last, and how many of a stream."""
 
-    lease: timedelta
-    age: timedelta
-    length: int
+    writer_timeout: timedelta
+    retention: timedelta
+    max_chunks: int
 
 
-class Drafts:
+class ResponseStreams:
     """The answers of each stream, piece by piece."""
 
-    def __init__(self, client: Redis, keys: Keys, limits: Limits) -> None:
+    def __init__(self, client: Redis, keys: Keys, limits: StreamLimits) -> None:
         self._client = client
         self._keys = keys
         self.limits = limits
-        self._age_ms = _milliseconds(limits.age)
-        self._lease_ms = _milliseconds(limits.lease)
-        self._begin = client.register_script(script("put_piece") + script("begin_draft"))
-        self._write = client.register_script(script("put_piece") + script("write_draft"))
-        self._lose = client.register_script(script("put_piece") + script("lose_draft"))
+        self._age_ms = _milliseconds(limits.retention)
+        self._lease_ms = _milliseconds(limits.writer_timeout)
+        self._begin = client.register_script(load_script("put_piece") + load_script("begin_draft"))
+        self._write = client.register_script(load_script("put_piece") + load_script("write_draft"))
+        self._lose = client.register_script(load_script("put_piece") + load_script("lose_draft"))
 
     def begin(
         self, stream_id: str, answer_id: str, *, correlation_id: str, token: str, rejects: bool = False
     ) -> tuple[Literal["open", "busy"], str]:
         """Begin a run: 'open' and its number, or 'busy' and the answer that is being written, where it rejects."""
-        facts = (answer_id, correlation_id, token, self._lease_ms, self._age_ms, self.limits.length, int(rejects))
+        facts = (answer_id, correlation_id, token, self._lease_ms, self._age_ms, self.limits.max_chunks, int(rejects))
         state, fact = self._begin(keys=self._keys_of(stream_id, answer_id), args=[*facts])
         return state, str(fact)
 
-    def write(self, stream_id: str, answer_id: str, *, token: str, text: str = "", end: End | None = None) -> str:
+    def write(self, stream_id: str, answer_id: str, *, token: str, text: str = "", end: StreamEnd | None = None) -> str:
         """Add text, an end, both, or a word that the writer lives; returns the state that the run is in then.
 
         'superseded' where another run has begun; then, and where it had ended, nothing was added.
         """
-        facts = (answer_id, token, self._lease_ms, self._age_ms, self.limits.length, text, end or "")
+        facts = (answer_id, token, self._lease_ms, self._age_ms, self.limits.max_chunks, text, end or "")
         return str(self._write(keys=self._keys_of(stream_id, answer_id), args=[*facts]))
 
-    def look_after(self, stream_id: str) -> None:
+    def mark_lost(self, stream_id: str) -> None:
         """Mark the runs of a stream as lost that nobody vouches for."""
-        open_answers: Any = self._client.zrange(self._keys.open_drafts(stream_id), 0, -1)
+        open_answers: Any = self._client.zrange(self._keys.open_response_streams(stream_id), 0, -1)
         for answer_id in open_answers:
-            self._lose(keys=self._keys_of(stream_id, answer_id), args=[answer_id, self._age_ms, self.limits.length])
+            self._lose(keys=self._keys_of(stream_id, answer_id), args=[answer_id, self._age_ms, self.limits.max_chunks])
 
-    def read(self, stream_id: str, *, after: int, count: int = 500) -> list[Piece]:
+    def read(self, stream_id: str, *, after: int, count: int = 500) -> list[Chunk]:
         """Read pieces after that number, oldest first."""
-        found: Any = self._client.xrange(self._keys.drafts(stream_id), f"({after}-0", "+", count=count)
-        return [_piece(entry, fields) for entry, fields in found]
+        found: Any = self._client.xrange(self._keys.response_stream(stream_id), f"({after}-0", "+", count=count)
+        return [_parse_chunk(entry, fields) for entry, fields in found]
 
     def wait(self, stream_id: str, *, after: int, timeout_s: float) -> None:
         """Wait up to so long (under 5 s) for a piece after that number."""
-        self._client.xread(self._after(stream_id, after), count=1, block=_block_ms(timeout_s))
+        self._client.xread(self._read_arguments(stream_id, after), count=1, block=_block_ms(timeout_s))
 
     async def wait_async(self, client: AsyncRedis, stream_id: str, *, after: int, timeout_s: float) -> None:
         """Wait as `wait` does, by a client of the loop that runs."""
-        await client.xread(self._after(stream_id, after), count=1, block=_block_ms(timeout_s))
+        await client.xread(self._read_arguments(stream_id, after), count=1, block=_block_ms(timeout_s))
 
     def bounds(self, stream_id: str, answer_id: str) -> tuple[int | None, int | None]:
         """Tell where an answer began, and where it ended for good; None where it has not."""
-        known: Any = self._client.hmget(self._keys.draft(stream_id, answer_id), "first", "last", "state")
+        known: Any = self._client.hmget(
+            self._keys.response_stream_state(stream_id, answer_id), "first", "last", "state"
+        )
         first, last, state = known
-        return int(first) if first else None, int(last) if state in _FINAL else None
+        return int(first) if first else None, int(last) if state in _FINAL_KINDS else None
 
     def last_number(self, stream_id: str) -> int:
         """Tell the number of the stream's last piece; 0 where there is none."""
-        found: Any = self._client.xrevrange(self._keys.drafts(stream_id), count=1)
+        found: Any = self._client.xrevrange(self._keys.response_stream(stream_id), count=1)
         return _number(found[0][0]) if found else 0
 
-    def _after(self, stream_id: str, number: int) -> dict[Any, Any]:
-        return {self._keys.drafts(stream_id): f"{number}-0"}
+    def _read_arguments(self, stream_id: str, number: int) -> dict[Any, Any]:
+        return {self._keys.response_stream(stream_id): f"{number}-0"}
 
     def _keys_of(self, stream_id: str, answer_id: str) -> list[str]:
         keys = self._keys
-        return [keys.drafts(stream_id), keys.open_drafts(stream_id), keys.draft(stream_id, answer_id)]
+        return [
+            keys.response_stream(stream_id),
+            keys.open_response_streams(stream_id),
+            keys.response_stream_state(stream_id, answer_id),
+        ]
 
 
-def _piece(entry: str, fields: dict[str, Any]) -> Piece:
-    return Piece(
+def _parse_chunk(entry: str, fields: dict[str, Any]) -> Chunk:
+    return Chunk(
         _number(entry), fields["answer"], fields["flow"], int(fields["attempt"]), fields["kind"], fields["text"]
     )
 

@@ -15,18 +15,18 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field
 from redis import Redis
 
-from petiole.events.event import Moment
+from petiole.events.event import UtcDatetime
 from petiole.tasks.stores.keys import Keys
-from petiole.tasks.stores.scripts import script
+from petiole.tasks.stores.scripts import load_script
 
-AGE = timedelta(days=30)
+SESSION_RETENTION = timedelta(days=30)
 """How long a session is known after its last activity, or after its end."""
 
 SessionType: TypeAlias = Literal["chat", "meeting", "call"]
 SessionState: TypeAlias = Literal["new", "active", "idle", "ended"]
 EndReason: TypeAlias = Literal["closed", "idle", "failed"]
 
-MOVES: Final[Mapping[SessionState, tuple[SessionState, ...]]] = {
+TRANSITIONS: Final[Mapping[SessionState, tuple[SessionState, ...]]] = {
     "new": ("active", "ended"),
     "active": ("idle", "ended"),
     "idle": ("active", "ended"),
@@ -47,7 +47,7 @@ class Participant(BaseModel):
     name: Annotated[str, Field(min_length=1, max_length=255)] | None = None
 
 
-class SessionFacts(BaseModel):
+class SessionInfo(BaseModel):
     """A session as it stood when it was read."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,9 +56,9 @@ class SessionFacts(BaseModel):
     session_type: SessionType = "chat"
     state: SessionState
     participants: tuple[Participant, ...] = ()
-    created_at: Moment
-    last_activity: Moment
-    ended_at: Moment | None = None
+    created_at: UtcDatetime
+    last_activity: UtcDatetime
+    ended_at: UtcDatetime | None = None
     end_reason: EndReason | None = None
 
 
@@ -66,7 +66,7 @@ class Sessions:
     """Sessions by id, which is that of their stream."""
 
     def __init__(
-        self, client: Redis, keys: Keys, *, buffer_length: int, memory_bytes: int, age: timedelta = AGE
+        self, client: Redis, keys: Keys, *, buffer_length: int, memory_bytes: int, age: timedelta = SESSION_RETENTION
     ) -> None:
         self._client = client
         self._keys = keys
@@ -74,13 +74,13 @@ class Sessions:
         self._memory_bytes = memory_bytes
         self._age_ms = int(age.total_seconds() * 1_000)
         self._enter, self._move, self._set, self._count, self._join = (
-            client.register_script(script(f"{step}_session"))
+            client.register_script(load_script(f"{step}_session"))
             for step in ("enter", "move", "set_in", "count_in", "join")
         )
 
-    def enter(
+    def record_event(
         self, session_id: str, kind: SessionType = "chat", event: str = "", participant: Participant | None = None
-    ) -> SessionFacts:
+    ) -> SessionInfo:
         """Keep an event (JSON) in a session's buffer, which makes the session where there is none.
 
         Without an event it only makes it. A session that is over stays as it is; the state tells.
@@ -88,31 +88,31 @@ class Sessions:
         joining = ("", "") if participant is None else (participant.id, participant.model_dump_json())
         keys = [self._keys.session(session_id), self._keys.sessions, self._keys.session_events(session_id)]
         found = self._enter(keys=keys, args=[session_id, kind, event, self._buffer_length, self._age_ms, *joining])
-        return _facts(session_id, _paired(found))
+        return _parse_session(session_id, _to_dict(found))
 
-    def move(
+    def transition(
         self, session_id: str, to: SessionState, *, reason: EndReason | None = None, idle_since: datetime | None = None
     ) -> tuple[bool, SessionState | None]:
         """Bring a session to another state where MOVES allows it, and nothing happened in it after `idle_since`.
 
         Returns whether this call did, and its state; None where there is no such session.
         """
-        origins = [state for state, targets in MOVES.items() if to in targets]
+        origins = [state for state, targets in TRANSITIONS.items() if to in targets]
         since = "" if idle_since is None else int(idle_since.timestamp() * 1_000)
         arguments = [session_id, to, reason or "", self._age_ms, since, *origins]
-        moved, state = self._move(keys=self._kept(session_id), args=arguments)
+        moved, state = self._move(keys=self._session_keys(session_id), args=arguments)
         return bool(moved), state or None
 
-    def get(self, session_id: str) -> SessionFacts | None:
+    def get(self, session_id: str) -> SessionInfo | None:
         """Read a session; None where there is none, or not any more."""
         found: Any = self._client.hgetall(self._keys.session(session_id))
-        return _facts(session_id, found) if "state" in found else None
+        return _parse_session(session_id, found) if "state" in found else None
 
-    def live(self) -> list[str]:
+    def list_open(self) -> list[str]:
         """List the sessions whose end was not told, the one that was idle for the longest time first."""
         return [str(each) for each in self._client.zrange(self._keys.sessions, 0, -1)]
 
-    def idle_since(self, moment: datetime) -> list[str]:
+    def list_idle_since(self, moment: datetime) -> list[str]:
         """List those of `live` in which nothing happened after a time, and those that have ended."""
         return [str(each) for each in self._client.zrangebyscore(self._keys.sessions, 0, moment.timestamp() * 1_000)]
 
@@ -121,7 +121,7 @@ class Sessions:
         seconds, microseconds = self._client.time()
         return datetime.fromtimestamp(seconds + microseconds / 1e6, UTC)
 
-    def told(self, session_id: str) -> None:
+    def mark_end_published(self, session_id: str) -> None:
         """Note that the end of a session was told."""
         self._client.zrem(self._keys.sessions, session_id)
 
@@ -140,7 +140,7 @@ class Sessions:
     ) -> tuple[Literal["kept", "full", "ended", "missing"], int]:
         """Keep values (JSON; '' removes) in the working memory, all or none; tells its size in bytes."""
         outcome, size = self._set(
-            keys=self._remembered(session_id), args=self._said(session_id, *chain(*values.items()))
+            keys=self._memory_keys(session_id), args=self._participant_arguments(session_id, *chain(*values.items()))
         )
         return outcome, int(size)
 
@@ -148,54 +148,58 @@ class Sessions:
         self, session_id: str, name: str, by: int
     ) -> tuple[Literal["kept", "full", "ended", "missing", "no number"], str]:
         """Let a whole number in the working memory grow; tells the new one, or what stands in its place."""
-        outcome, told = self._count(keys=self._remembered(session_id), args=self._said(session_id, name, by))
+        outcome, told = self._count(
+            keys=self._memory_keys(session_id), args=self._participant_arguments(session_id, name, by)
+        )
         return outcome, str(told)
 
     def join(self, session_id: str, participant: Participant) -> Literal["kept", "ended", "missing"]:
         """Let somebody take part; who does already stays as they are."""
-        return self._taking_part(session_id, participant.id, participant.model_dump_json())
+        return self._set_participant(session_id, participant.id, participant.model_dump_json())
 
     def leave(self, session_id: str, participant_id: str) -> Literal["kept", "ended", "missing"]:
         """Let somebody take part no more."""
-        return self._taking_part(session_id, participant_id, "")
+        return self._set_participant(session_id, participant_id, "")
 
-    def _taking_part(self, session_id: str, participant_id: str, said: str) -> Literal["kept", "ended", "missing"]:
+    def _set_participant(
+        self, session_id: str, participant_id: str, participant_json: str
+    ) -> Literal["kept", "ended", "missing"]:
         name = self._keys.session(session_id)
-        outcome: Any = self._join(keys=[name], args=[participant_id, said, self._age_ms])
+        outcome: Any = self._join(keys=[name], args=[participant_id, participant_json, self._age_ms])
         answer: Literal["kept", "ended", "missing"] = outcome
         return answer
 
-    def _said(self, session_id: str, *said: str | int) -> list[str | int]:
-        return [session_id, self._memory_bytes, self._age_ms, *said]
+    def _participant_arguments(self, session_id: str, *participant_json: str | int) -> list[str | int]:
+        return [session_id, self._memory_bytes, self._age_ms, *participant_json]
 
-    def _remembered(self, session_id: str) -> list[str]:
+    def _memory_keys(self, session_id: str) -> list[str]:
         return [self._keys.session(session_id), self._keys.sessions, self._keys.session_memory(session_id)]
 
-    def _kept(self, session_id: str) -> list[str]:
+    def _session_keys(self, session_id: str) -> list[str]:
         names = self._keys
         parts = [names.session_events(session_id), names.session_memory(session_id)]
         return [names.session(session_id), names.sessions, *parts]
 
 
-def _paired(flat: Sequence[str]) -> dict[str, str]:
+def _to_dict(flat: Sequence[str]) -> dict[str, str]:
     return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
-def _facts(session_id: str, found: Mapping[str, str]) -> SessionFacts:
+def _parse_session(session_id: str, found: Mapping[str, str]) -> SessionInfo:
     joined = sorted(name for name in found if name.startswith(_PARTICIPANT))
-    return SessionFacts.model_validate(
+    return SessionInfo.model_validate(
         {
             "session_id": session_id,
             "session_type": found["type"],
             "state": found["state"],
             "participants": tuple(Participant.model_validate_json(found[name]) for name in joined),
-            "created_at": _moment(found["created"]),
-            "last_activity": _moment(found["last"]),
-            "ended_at": _moment(found["ended"]) if "ended" in found else None,
+            "created_at": _from_milliseconds(found["created"]),
+            "last_activity": _from_milliseconds(found["last"]),
+            "ended_at": _from_milliseconds(found["ended"]) if "ended" in found else None,
             "end_reason": found.get("reason") or None,
         }
     )
 
 
-def _moment(milliseconds: str) -> datetime:
+def _from_milliseconds(milliseconds: str) -> datetime:
     return datetime.fromtimestamp(int(milliseconds) / 1_000, UTC)

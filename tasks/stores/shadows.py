@@ -15,23 +15,23 @@ from redis import Redis
 
 from petiole.tasks.stores.keys import Keys
 
-KEPT = 1_000
+MAX_SHADOW_OUTPUTS = 1_000
 
 
-class Shadows:
+class ShadowOutputs:
     """Unsaid words by subscription, each delivery's as a JSON object."""
 
-    def __init__(self, client: Redis, keys: Keys, age: timedelta, length: int = KEPT) -> None:
+    def __init__(self, client: Redis, keys: Keys, age: timedelta, length: int = MAX_SHADOW_OUTPUTS) -> None:
         self._client = client
         self._keys = keys
         self._age = age
         self._length = length
 
-    def keep(self, subscription: str, unsaid: Mapping[str, object]) -> None:
+    def keep(self, subscription: str, output: Mapping[str, object]) -> None:
         """Keep what one delivery would have said."""
         key = self._keys.shadow(subscription)
         with self._client.pipeline() as pipe:
-            pipe.lpush(key, json.dumps(dict(unsaid)))
+            pipe.lpush(key, json.dumps(dict(output)))
             pipe.ltrim(key, 0, self._length - 1)
             pipe.pexpire(key, self._age)
             pipe.execute()

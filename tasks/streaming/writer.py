@@ -31,23 +31,23 @@ from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
 
 from petiole.events.errors import StreamBusy, StreamSuperseded
-from petiole.tasks.stores.history import Recorded
-from petiole.tasks.stores.response_streams import End
+from petiole.tasks.stores.history import RecordedEvent
+from petiole.tasks.stores.response_streams import StreamEnd
 
 if TYPE_CHECKING:
     from petiole.tasks.handling.current import CurrentDelivery
 
-USER_MESSAGE = "input.message.received"
+USER_MESSAGE_EVENT_TYPE = "input.message.received"
 
-WATCH_S = 0.1
+INTERRUPT_POLL_S = 0.1
 """How often newer messages are looked for while nothing is said."""
 
-FLUSH_S = 0.05
+FLUSH_INTERVAL_S = 0.05
 """What is said within so long of the last writing is written together."""
 
 
 @dataclass(slots=True)
-class Draft:
+class ResponseStream:
     """One run's text as it grows, under the id of the event at hand. Raises StreamBusy when it is entered."""
 
     context: CurrentDelivery
@@ -55,10 +55,10 @@ class Draft:
     is_interrupted: bool = False
     _attempt: int = 0
     _token: str = field(default_factory=lambda: uuid4().hex)
-    _written: int = 0
-    _looked_until: str = ""
+    _written_length: int = 0
+    _last_seen_entry: str = ""
     _writing: threading.Lock = field(default_factory=threading.Lock)
-    _said: asyncio.Event = field(default_factory=asyncio.Event)
+    _has_text: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def __aenter__(self) -> Self:
         """Begin."""
@@ -69,34 +69,34 @@ class Draft:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Write what is left, and the end. Raises StreamSuperseded where nothing else was raised."""
-        end: End = "failed" if error else "interrupted" if self.is_interrupted else "finished"
+        end: StreamEnd = "failed" if error else "interrupted" if self.is_interrupted else "finished"
         try:
             await asyncio.to_thread(self._write, end)
         except StreamSuperseded:
             if error is None:
                 raise
 
-    def say(self, text: str) -> None:
+    def write(self, text: str) -> None:
         """Add to the text."""
         self.text += text
-        self._said.set()
+        self._has_text.set()
 
-    async def run(self, writing: Coroutine[Any, Any, None]) -> bool:
+    async def run(self, coroutine: Coroutine[Any, Any, None]) -> bool:
         """Run what writes to its end, and tell whether it came there: where it is interrupted, it is cancelled.
 
         It has ended either way. Raises what it raises; StreamSuperseded.
         """
         if await asyncio.to_thread(self._is_outdated):
-            writing.close()
+            coroutine.close()
             self.is_interrupted = True
             return False
-        work, watch = asyncio.create_task(writing), asyncio.create_task(self._keep())
+        work, watch = asyncio.create_task(coroutine), asyncio.create_task(self._keep_alive())
         try:
             await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             # A handler's time limit comes out of the wait as well: neither task outlives this call.
             for task in (watch, work):
-                await _ended(task)
+                await _cancel_and_wait(task)
         if not watch.cancelled():
             watch.result()
             self.is_interrupted = work.cancelled()
@@ -104,24 +104,24 @@ class Draft:
             work.result()
         return not self.is_interrupted
 
-    async def _keep(self) -> None:
+    async def _keep_alive(self) -> None:
         """Write what is said, vouch for the run, and look for newer messages; returns where there is one."""
         while True:
-            self._said.clear()
+            self._has_text.clear()
             await asyncio.to_thread(self._write)
             if await asyncio.to_thread(self._is_outdated):
                 return
             # Not wait_for: on Python 3.11 it may keep a cancellation for itself.
             with suppress(TimeoutError):
-                async with asyncio.timeout(WATCH_S):
-                    await self._said.wait()
-            await asyncio.sleep(FLUSH_S if self._written else 0)  # the first words go out at once
+                async with asyncio.timeout(INTERRUPT_POLL_S):
+                    await self._has_text.wait()
+            await asyncio.sleep(FLUSH_INTERVAL_S if self._written_length else 0)  # the first words go out at once
 
     def _begin(self, *, rejects: bool = False) -> None:
         event, bus = self.context.event, self.context.bus
         if self.context.subscription.shadow:
             return
-        state, fact = bus.stores.drafts.begin(
+        state, fact = bus.stores.response_streams.begin(
             event.stream_id,
             event.event_id,
             correlation_id=event.correlation_id,
@@ -130,9 +130,9 @@ class Draft:
         )
         if state == "busy":
             raise StreamBusy(event.stream_id, fact)
-        self._attempt, self._written = int(fact), 0
+        self._attempt, self._written_length = int(fact), 0
 
-    def _write(self, end: End | None = None) -> None:
+    def _write(self, end: StreamEnd | None = None) -> None:
         """Write what was not written yet. Raises StreamSuperseded."""
         if self.context.subscription.shadow:
             return
@@ -146,11 +146,11 @@ class Draft:
         if state == "superseded":
             raise StreamSuperseded(self.context.event.event_id, self._attempt)
 
-    def _write_rest(self, end: End | None) -> str:
+    def _write_rest(self, end: StreamEnd | None) -> str:
         event, text = self.context.event, self.text
-        drafts, rest = self.context.bus.stores.drafts, text[self._written :]
+        drafts, rest = self.context.bus.stores.response_streams, text[self._written_length :]
         state = drafts.write(event.stream_id, event.event_id, token=self._token, text=rest, end=end)
-        self._written = len(text)
+        self._written_length = len(text)
         return state
 
     def _is_outdated(self) -> bool:
@@ -158,19 +158,19 @@ class Draft:
         event, history = self.context.event, self.context.bus.stores.history
         if self.context.subscription.on_busy != "interrupt" or self.context.is_replay:
             return False
-        if not self._looked_until:
-            self._looked_until = history.beginning_of_flow(event.correlation_id) or history.last_entry_id()
-        newer = history.newer_in_stream(event.stream_id, self._looked_until)
+        if not self._last_seen_entry:
+            self._last_seen_entry = history.first_entry_of_flow(event.correlation_id) or history.last_entry_id()
+        newer = history.read_stream_after(event.stream_id, self._last_seen_entry)
         if newer:
-            self._looked_until = newer[-1].entry_id
-        return any(_is_users_message(each, not_of=event.correlation_id) for each in newer)
+            self._last_seen_entry = newer[-1].entry_id
+        return any(_is_users_message(each, excluded_flow=event.correlation_id) for each in newer)
 
 
-def _is_users_message(recorded: Recorded, *, not_of: str) -> bool:
-    return recorded.topic == USER_MESSAGE and recorded.attributes["correlation_id"] != not_of
+def _is_users_message(recorded: RecordedEvent, *, excluded_flow: str) -> bool:
+    return recorded.topic == USER_MESSAGE_EVENT_TYPE and recorded.attributes["correlation_id"] != excluded_flow
 
 
-async def _ended(task: asyncio.Task[None]) -> None:
+async def _cancel_and_wait(task: asyncio.Task[None]) -> None:
     """Cancel a task that is not done, and wait for its end; what it ended with stays with it."""
     task.cancel()
     await asyncio.wait({task})

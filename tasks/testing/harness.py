@@ -27,14 +27,14 @@ from petiole.tasks.agents import Agent
 from petiole.tasks.bus import EventBus
 from petiole.tasks.handling.handler import HandlerFunction
 from petiole.tasks.publishing.commit import Publication
-from petiole.tasks.publishing.delayed import move_due
+from petiole.tasks.publishing.delayed import send_due
 from petiole.tasks.requests.requester import PendingResponse, Requester
-from petiole.tasks.settings import Settings
-from petiole.tasks.stores.history import BEGINNING, Recorded
+from petiole.tasks.settings import ProactiveSettings
+from petiole.tasks.stores.history import HISTORY_START, RecordedEvent
 
 POLL_S = 0.005
 
-Answer = TypeVar("Answer")
+ValueT = TypeVar("ValueT")
 
 
 class EventTestHarness:
@@ -45,7 +45,7 @@ class EventTestHarness:
         agents: Iterable[Agent] = (),
         *,
         event_registry: EventRegistry = registry,
-        settings: Settings | None = None,
+        settings: ProactiveSettings | None = None,
     ) -> None:
         self.bus = EventBus(event_registry=event_registry, settings=settings)
         self.bus.store_clock.is_virtual = True
@@ -86,12 +86,12 @@ class EventTestHarness:
         *,
         responder: str | None = None,
         timeout: float | timedelta | None = None,
-        returns: type[Answer] | None = None,
+        returns: type[ValueT] | None = None,
         **parameters: Any,
-    ) -> PendingResponse[Answer]:
+    ) -> PendingResponse[ValueT]:
         """Ask as a service would that calls `request(…)`. Where nothing is under way any more, nobody waits on."""
         self.bus.start()
-        requester = Requester(self.bus, on_wait=self._nothing_can_come, slice_s=POLL_S)
+        requester = Requester(self.bus, on_wait=self._has_nothing_pending, slice_s=POLL_S)
         return requester(what, responder=responder, timeout=timeout, returns=returns, **parameters)
 
     @property
@@ -101,7 +101,7 @@ class EventTestHarness:
 
     def expect(self, pattern: str, within: float = 5.0) -> Event:
         """Wait for an event that matches and was not expected before; seconds. Raises TimeoutError."""
-        return self._wait(_matcher(pattern), BEGINNING, pattern, within)
+        return self._wait(_build_matcher(pattern), HISTORY_START, pattern, within)
 
     def send_and_wait(self, event: Event, event_type: str, timeout: float = 5.0) -> Event:
         """Publish an event and wait for one of that type in the same flow, published after it; seconds.
@@ -111,7 +111,7 @@ class EventTestHarness:
         before = self.bus.stores.history.last_entry_id()
         sent = self.publish(event).event
 
-        def is_answer(recorded: Recorded) -> bool:
+        def is_answer(recorded: RecordedEvent) -> bool:
             attributes = recorded.attributes
             return (
                 recorded.topic == event_type
@@ -128,12 +128,12 @@ class EventTestHarness:
         """
         before = self.bus.stores.history.last_entry_id()
         self.publish(event)
-        self._wait_until(self._is_still, "the end of all deliveries", timeout)
-        return [self._parse(recorded) for recorded in self.bus.stores.history.since(before)]
+        self._wait_until(self._is_idle, "the end of all deliveries", timeout)
+        return [self._parse(recorded) for recorded in self.bus.stores.history.read_after(before)]
 
-    def everything(self) -> list[Event]:
+    def published_events(self) -> list[Event]:
         """List all events published so far, in order."""
-        return [self._parse(recorded) for recorded in self.bus.stores.history.since()]
+        return [self._parse(recorded) for recorded in self.bus.stores.history.read_after()]
 
     def dead_letters(self) -> list[DeadLetter]:
         """List the deliveries given up so far, oldest first."""
@@ -148,11 +148,11 @@ class EventTestHarness:
         """Stop. Safe to repeat."""
         self.bus.close()
 
-    def _wait(self, matches: Callable[[Recorded], bool], after: str, wanted: str, within: float) -> Event:
-        found: list[Recorded] = []
+    def _wait(self, matches: Callable[[RecordedEvent], bool], after: str, wanted: str, within: float) -> Event:
+        found: list[RecordedEvent] = []
 
         def is_there() -> bool:
-            recent = self.bus.stores.history.since(after)
+            recent = self.bus.stores.history.read_after(after)
             found[:] = [each for each in recent if each.entry_id not in self._taken and matches(each)]
             return bool(found)
 
@@ -168,29 +168,29 @@ class EventTestHarness:
             self._skip_time()
             time.sleep(POLL_S)
 
-    def _is_still(self) -> bool:
+    def _is_idle(self) -> bool:
         return self.bus.is_idle()
 
-    def _nothing_can_come(self) -> bool:
-        if not self._is_still():
+    def _has_nothing_pending(self) -> bool:
+        if not self._is_idle():
             self._skip_time()
             return False
         return True
 
     def _skip_time(self) -> None:
         """Let what waits for its time come now, the next first, where nothing else is under way."""
-        due = self.bus.stores.delays.due_times().values()
+        due = self.bus.stores.delayed_messages.due_times().values()
         if due and self.bus.is_still():
             skipped_s = max(0.0, min(due) - time.time())
             # Breakers and budgets go by the store's clock: what waits for them finds its time come.
             self.bus.store_clock.skip(skipped_s)
-            move_due(self.bus, ahead=timedelta(seconds=skipped_s, milliseconds=1))
+            send_due(self.bus, ahead=timedelta(seconds=skipped_s, milliseconds=1))
 
-    def _parse(self, recorded: Recorded) -> Event:
+    def _parse(self, recorded: RecordedEvent) -> Event:
         return self.bus.event_registry.parse(recorded.document)
 
 
-def _matcher(pattern: str) -> Callable[[Recorded], bool]:
+def _build_matcher(pattern: str) -> Callable[[RecordedEvent], bool]:
     trie: TopicTrie[str] = TopicTrie()
     trie.add(pattern, pattern)
     return lambda recorded: bool(trie.match(recorded.topic))

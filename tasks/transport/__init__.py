@@ -49,9 +49,9 @@ here is listed in `inherited.py` and checked when a connection is made.
 
 from __future__ import annotations
 
-from petiole.tasks.transport.address import ours, plain, register
-from petiole.tasks.transport.consumer_id import LEASE_HEADER, held_key
+from petiole.tasks.transport.address import register_transport, with_transport_prefix, without_transport_prefix
+from petiole.tasks.transport.consumer_id import CONSUMER_HEADER, leased_key
 
-__all__ = ["LEASE_HEADER", "held_key", "ours", "plain", "register"]
+__all__ = ["CONSUMER_HEADER", "leased_key", "register_transport", "with_transport_prefix", "without_transport_prefix"]
 
-register()
+register_transport()

@@ -20,51 +20,51 @@ from kombu.transport import redis as stock
 from kombu.utils.json import dumps, loads
 from redis.exceptions import NoScriptError, ResponseError
 
-from petiole.tasks.transport.commands import PUT, Ack, Command, Source, Steps, Taken
-from petiole.tasks.transport.consumer_id import leased, unleased
-from petiole.tasks.transport.delivery_log import Ledger
-from petiole.tasks.transport.leases import OPTIONS, Leases
-from petiole.tasks.transport.message import UNREADABLE, Message
+from petiole.tasks.transport.commands import PUT, Ack, Fetched, QueueSource, RedisCommand, TransportCommands
+from petiole.tasks.transport.consumer_id import add_transport_headers, remove_transport_headers
+from petiole.tasks.transport.delivery_log import DeliveryLog
+from petiole.tasks.transport.leases import LEASE_OPTIONS, Leases
+from petiole.tasks.transport.message import DECODE_ERRORS, Message
 from petiole.tasks.transport.qos import QoS
-from petiole.tasks.transport.quarantine import Aside
+from petiole.tasks.transport.quarantine import Quarantine
 
 logger = logging.getLogger(__name__)
 
 # How long a slice of the backlog may hold up the event loop, and how long acks and small credit may wait for company.
-SLICE_S = 0.01
-GATHER_S = 0.003
-LATEST_S = 0.02
-MOST_ACKS = 200
+DELIVERY_SLICE_S = 0.01
+FETCH_DELAY_S = 0.003
+MAX_ACK_DELAY_S = 0.02
+MAX_PENDING_ACKS = 200
 # How much one turn takes at most: the broker serves nobody else meanwhile.
-MOST_TAKEN = 256
+MAX_FETCHED = 256
 # How long an answer may be late where the options set no socket_timeout.
 SOCKET_TIMEOUT_S = 10.0
 # How often to look for messages that no bell announces, for how long after the last one.
-UNANNOUNCED_POLL_S, UNANNOUNCED_FOR_S = 0.05, 10.0
+FOREIGN_POLL_S, FOREIGN_POLL_DURATION_S = 0.05, 10.0
 
 
-class Turns(Leases, Aside):
+class BatchingChannel(Leases, Quarantine):
     """What ours changes in a channel of kombu's, plain or by Sentinel."""
 
     QoS = QoS
     Message = Message
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        self.ledger: Ledger | None = None
-        self._ending: dict[str, str] = {}
+        self.delivery_log: DeliveryLog | None = None
+        self._handled_deliveries: dict[str, str] = {}
         self._acks: list[Ack] = []
-        self._acks_under_way: list[Ack] = []
+        self._acks_in_flight: list[Ack] = []
         self._acked_at = 0.0
-        self._backlog: deque[Taken] = deque()
-        self._passed_queues: set[str] = set()
+        self._backlog: deque[Fetched] = deque()
+        self._unacknowledged_queues: set[str] = set()
         self._request: Literal["turn", "bell"] | None = None
-        self._sources: list[Source] = []
-        self._credit_asked = 0
+        self._sources: list[QueueSource] = []
+        self._requested_credit = 0
         self._found_nothing = False
-        self._bell_was_silent = False
-        self._unannounced_until = 0.0
-        self._turned_at = 0.0
-        self._is_gathering = False
+        self._wakeup_timed_out = False
+        self._foreign_poll_until = 0.0
+        self._fetch_sent_at = 0.0
+        self._is_fetch_delayed = False
         self._overdue: float | None = None
         super().__init__(*args, **options)
 
@@ -76,7 +76,13 @@ class Turns(Leases, Aside):
             super()._put(queue, message, _publish_batch=_publish_batch, **options)
             return
         priority = self._get_message_priority(message, reverse=False)
-        words = (PUT, 2, self._key(self._q_for_pri(queue, priority)), self._bell(queue), dumps(unleased(message)))
+        words = (
+            PUT,
+            2,
+            self._key(self._q_for_pri(queue, priority)),
+            self._wakeup_key(queue),
+            dumps(remove_transport_headers(message)),
+        )
         if _publish_batch is not None:
             _publish_batch.add("eval", *words)
             return
@@ -85,22 +91,22 @@ class Turns(Leases, Aside):
 
     def _delete(self, queue: str, exchange: str, routing_key: str, pattern: str, *args: Any, **options: Any) -> None:
         super()._delete(queue, exchange, routing_key, pattern, *args, **options)
-        self._steps.client.delete(self._bell(queue))
+        self._commands.client.delete(self._wakeup_key(queue))
 
     # Taking
 
     def basic_consume(self, queue: str, no_ack: bool = False, *args: Any, **options: Any) -> Any:  # noqa: FBT001, FBT002 - kombu's
         """Consume; without acks, what is taken is not recorded."""
         if no_ack:
-            self._passed_queues.add(queue)
+            self._unacknowledged_queues.add(queue)
         else:
-            self._passed_queues.discard(queue)
+            self._unacknowledged_queues.discard(queue)
         return super().basic_consume(queue, no_ack, *args, **options)
 
     def basic_get(self, queue: str, no_ack: bool = False, **options: Any) -> Any:  # noqa: ARG002, FBT001, FBT002 - kombu's
         """Take one message now, or None."""
         source = self._source(queue, is_recorded=not no_ack and self.ack_emulation)
-        for taken in self._steps.turn([source], 1, []):
+        for taken in self._commands.fetch([source], 1, []):
             message: Any = self.Message(self._read(taken), channel=self)
             if not no_ack:
                 self.qos.append(message, message.delivery_tag)
@@ -116,59 +122,59 @@ class Turns(Leases, Aside):
             self._brpop_sent_at = monotonic()
             self.client.connection.send_command(*command)
 
-    def _next_command(self, queues: Sequence[str], timeout: float | None) -> Command | None:
+    def _next_command(self, queues: Sequence[str], timeout: float | None) -> RedisCommand | None:
         if self._found_nothing and not self._backlog:
             self._request = "bell"
-            return ("BZPOPMIN", *map(self._bell, queues), self._wait_s(timeout))
+            return ("BZPOPMIN", *map(self._wakeup_key, queues), self._wait_s(timeout))
         credit = self._credit()
-        if self._may_gather(credit):
-            self._tick_later()
+        if self._may_delay_fetch(credit):
+            self._schedule_wakeup()
             return None
         self._request = "turn"
-        self._turned_at = monotonic()
-        self._credit_asked = credit
+        self._fetch_sent_at = monotonic()
+        self._requested_credit = credit
         self._sources = [self._source(queue) for queue in queues]
         order = "fair" if self.queue_order_strategy == "round_robin" else "strict"
-        self._acks_under_way = self._collect_acks()
-        return self._steps.turn_command(self._sources, credit, self._acks_under_way, order, self.ledger)
+        self._acks_in_flight = self._collect_acks()
+        return self._commands.build_fetch_command(self._sources, credit, self._acks_in_flight, order, self.delivery_log)
 
     def _wait_s(self, timeout: float | None) -> float:
         wait_s = timeout or self.brpop_timeout
-        return min(wait_s, UNANNOUNCED_POLL_S) if monotonic() < self._unannounced_until else wait_s
+        return min(wait_s, FOREIGN_POLL_S) if monotonic() < self._foreign_poll_until else wait_s
 
     def _credit(self) -> int:
         free = self.qos.can_consume_max_estimate()
         if free is None:
             # Without a limit, a consumer outside a worker takes one message a call, and may never call again.
-            free = MOST_TAKEN if self._is_in_loop else 1
-        credit = min(free - len(self._backlog), MOST_TAKEN)
+            free = MAX_FETCHED if self._is_in_loop else 1
+        credit = min(free - len(self._backlog), MAX_FETCHED)
         # Half of it at least, or it is not worth while as long as there is something to hand over.
         is_small = 2 * credit < self.qos.prefetch_count
         return 0 if self._backlog and is_small else max(credit, 0)
 
-    def _may_gather(self, credit: int) -> bool:
+    def _may_delay_fetch(self, credit: int) -> bool:
         is_small = 2 * credit < self.qos.prefetch_count
-        is_early = monotonic() - self._turned_at < GATHER_S
+        is_early = monotonic() - self._fetch_sent_at < FETCH_DELAY_S
         return self._is_in_loop and is_small and is_early and not self._backlog
 
     @property
     def _is_in_loop(self) -> bool:
         return self.connection is not None and self.connection.loop is not None
 
-    def _tick_later(self) -> None:
+    def _schedule_wakeup(self) -> None:
         """Have the event loop come by, for what waits for company."""
-        if not self._is_gathering:
-            self._is_gathering = True
-            self.connection.loop.call_later(GATHER_S, self._stop_gathering)
+        if not self._is_fetch_delayed:
+            self._is_fetch_delayed = True
+            self.connection.loop.call_later(FETCH_DELAY_S, self._stop_delaying_fetch)
 
-    def _stop_gathering(self) -> None:
-        self._is_gathering = False
+    def _stop_delaying_fetch(self) -> None:
+        self._is_fetch_delayed = False
 
-    def _source(self, queue: str, *, is_recorded: bool | None = None) -> Source:
+    def _source(self, queue: str, *, is_recorded: bool | None = None) -> QueueSource:
         if is_recorded is None:
-            is_recorded = queue not in self._passed_queues and self.ack_emulation
+            is_recorded = queue not in self._unacknowledged_queues and self.ack_emulation
         lists = [self._key(self._q_for_pri(queue, step)) for step in self.priority_steps]
-        return Source(queue, self._bell(queue), lists, is_recorded)
+        return QueueSource(queue, self._wakeup_key(queue), lists, is_recorded)
 
     # Handing over
 
@@ -176,11 +182,11 @@ class Turns(Leases, Aside):
         """Read the answer, and hand over a slice of the backlog. Raises Empty when there was nothing to hand over."""
         answer = self._read_answer(**options)
         if self._request == "bell":
-            self._bell_was_silent = not answer
+            self._wakeup_timed_out = not answer
             self._found_nothing = False
         else:
-            self._take_in(Steps.read_turn(answer or [], self._sources, self._turned_at))
-        if self._closing or not self.hand_over():
+            self._add_to_backlog(TransportCommands.parse_fetch_reply(answer or [], self._sources, self._fetch_sent_at))
+        if self._closing or not self.deliver_backlog():
             raise Empty
         return True
 
@@ -189,57 +195,59 @@ class Turns(Leases, Aside):
         try:
             answer = self.client.parse_response(connection, "EVALSHA", **options)
         except NoScriptError:
-            self._acks.extend(self._acks_under_way)
-            self._steps.load_turn()
+            self._acks.extend(self._acks_in_flight)
+            self._commands.load_fetch_script()
             answer = None
-            self._credit_asked = 0
+            self._requested_credit = 0
         except ResponseError:
-            self._acks.extend(self._acks_under_way)
+            self._acks.extend(self._acks_in_flight)
             raise
         except self.connection_errors:
-            self._acks.extend(self._acks_under_way)
+            self._acks.extend(self._acks_in_flight)
             connection.disconnect()
             raise
         finally:
-            self._acks_under_way = []
+            self._acks_in_flight = []
             self._in_poll = None
             self._flush_brpop_reauth()
         return answer
 
-    def check_is_answered(self) -> None:
+    def check_response_timeout(self) -> None:
         """Raise ConnectionError where the broker owes an answer for too long: a connection can be open and dead.
 
         Seen twice, since the answer may have come while the event loop was busy elsewhere.
         """
-        is_late = self._in_poll and monotonic() - self._brpop_sent_at > self.brpop_timeout + self._patience_s
+        is_late = self._in_poll and monotonic() - self._brpop_sent_at > self.brpop_timeout + self._response_timeout_s
         if not is_late or self._overdue != self._brpop_sent_at:
             self._overdue = self._brpop_sent_at if is_late else None
             return
-        self._acks.extend(self._acks_under_way)
-        self._acks_under_way, self._in_poll = [], None
+        self._acks.extend(self._acks_in_flight)
+        self._acks_in_flight, self._in_poll = [], None
         self.client.connection.disconnect()
-        raise redis.ConnectionError(f"the broker has not answered for {self.brpop_timeout + self._patience_s:g} s")
+        raise redis.ConnectionError(
+            f"the broker has not answered for {self.brpop_timeout + self._response_timeout_s:g} s"
+        )
 
     @property
-    def _patience_s(self) -> float:
+    def _response_timeout_s(self) -> float:
         return float(self.socket_timeout or SOCKET_TIMEOUT_S)
 
-    def _take_in(self, messages: list[Taken]) -> None:
-        if messages and self._bell_was_silent:
-            self._unannounced_until = monotonic() + UNANNOUNCED_FOR_S
-        self._bell_was_silent = False
-        self._found_nothing = not messages and self._credit_asked > 0
+    def _add_to_backlog(self, messages: list[Fetched]) -> None:
+        if messages and self._wakeup_timed_out:
+            self._foreign_poll_until = monotonic() + FOREIGN_POLL_DURATION_S
+        self._wakeup_timed_out = False
+        self._found_nothing = not messages and self._requested_credit > 0
         self._backlog.extend(messages)
         for message in messages:
             self._queue_cycle.rotate(message.queue)
-        self._give_back_unwanted()
+        self._requeue_cancelled()
 
-    def hand_over(self) -> bool:
+    def deliver_backlog(self) -> bool:
         """Hand over what the backlog holds, for 10 ms in an event loop, or one message without; return whether any."""
-        ends_at = monotonic() + SLICE_S
+        ends_at = monotonic() + DELIVERY_SLICE_S
         handed_over = False
         while self._backlog and self.qos.can_consume():
-            self._send_what_waits()
+            self._send_overdue_acks()
             taken = self._backlog.popleft()
             payload = self._decode(taken)
             if payload is None:
@@ -250,58 +258,58 @@ class Turns(Leases, Aside):
                 break
         return handed_over
 
-    def _decode(self, taken: Taken) -> Any:
-        is_set_aside = not taken.tag and taken.queue not in self._passed_queues and self.ack_emulation
-        with suppress(*UNREADABLE):
+    def _decode(self, fetched: Fetched) -> Any:
+        is_set_aside = not fetched.tag and fetched.queue not in self._unacknowledged_queues and self.ack_emulation
+        with suppress(*DECODE_ERRORS):
             if not is_set_aside:
-                return self._read(taken)
-        logger.critical("kept bytes that are no message, from queue %s: %.200r", taken.queue, taken.text)
+                return self._read(fetched)
+        logger.critical("kept bytes that are no message, from queue %s: %.200r", fetched.queue, fetched.text)
         if not is_set_aside:
-            self._steps.set_aside(taken, self._bell(taken.queue))
+            self._commands.quarantine(fetched, self._wakeup_key(fetched.queue))
         return None
 
-    def tags_held(self) -> list[str]:
+    def leased_tags(self) -> list[str]:
         """Return the tags of what this channel took and has not settled; other threads may ask."""
         qos: Any = self.qos  # the stubs know only kombu's
         return [*qos.unsettled(), *(taken.tag for taken in list(self._backlog) if taken.tag)]
 
-    def _read(self, taken: Taken) -> Any:
-        payload = loads(taken.text)
-        if not taken.tag:
+    def _read(self, fetched: Fetched) -> Any:
+        payload = loads(fetched.text)
+        if not fetched.tag:
             return payload
-        return leased(payload, taken.admitted_at if self.ledger else None)
+        return add_transport_headers(payload, fetched.checked_at if self.delivery_log else None)
 
     # Acks
 
-    def take_over(self, previous: Turns) -> None:
+    def take_over_acks(self, previous: BatchingChannel) -> None:
         """Send what a channel whose connection was lost had still to mark as handled. This process holds it still."""
-        waiting = [*previous._acks_under_way, *previous._collect_acks()]
-        self._acks.extend(ack for ack in waiting if ack.delivery)
+        waiting = [*previous._acks_in_flight, *previous._collect_acks()]
+        self._acks.extend(ack for ack in waiting if ack.delivery_id)
 
-    def end(self, tag: str, delivery_id: str) -> None:
+    def mark_handled(self, tag: str, delivery_id: str) -> None:
         """Have the ack of a message, which is the next to come, mark its delivery as handled. Needs a ledger."""
-        self._ending[tag] = delivery_id
+        self._handled_deliveries[tag] = delivery_id
 
     def acknowledge(self, tag: str) -> None:
         """Forget a message with the next turn, or now, where no event loop is there to see to it; any thread may."""
         if not self._acks:
             self._acked_at = monotonic()
-        self._acks.append(Ack(tag, self._ending.pop(tag, "")))
+        self._acks.append(Ack(tag, self._handled_deliveries.pop(tag, "")))
         # An event loop that waits for a bell does not come by before it rings.
         is_waiting = self._request == "bell" and self._in_poll
         is_alone = not self._is_in_loop or not self._consumers or self._closing
-        if is_alone or is_waiting or len(self._acks) >= MOST_ACKS:
+        if is_alone or is_waiting or len(self._acks) >= MAX_PENDING_ACKS:
             self.send_acks()
 
-    def _send_what_waits(self) -> None:
+    def _send_overdue_acks(self) -> None:
         """Send the acks that wait too long, as behind a handler that keeps the event loop."""
-        if self._acks and monotonic() - self._acked_at > LATEST_S:
+        if self._acks and monotonic() - self._acked_at > MAX_ACK_DELAY_S:
             self.send_acks()
 
-    def settle(self) -> None:
+    def send_pending_acks(self) -> None:
         """Send the acks that no turn takes along, before the event loop waits."""
         is_turning = self._in_poll and self._request == "turn"
-        if self._acks and not is_turning and not self._is_gathering:
+        if self._acks and not is_turning and not self._is_fetch_delayed:
             self.send_acks()
 
     def send_acks(self) -> None:
@@ -309,7 +317,7 @@ class Turns(Leases, Aside):
         acks = self._collect_acks()
         try:
             if acks:
-                self._steps.turn([], 0, acks, ledger=self.ledger)
+                self._commands.fetch([], 0, acks, delivery_log=self.delivery_log)
         except self.connection_errors:
             self._acks.extend(acks)
             raise
@@ -320,25 +328,25 @@ class Turns(Leases, Aside):
         acks, self._acks[:count] = self._acks[:count], []
         return acks
 
-    def _give_back_unwanted(self) -> None:
+    def _requeue_cancelled(self) -> None:
         """Put back what the backlog holds of queues that nobody consumes any longer."""
         callbacks = self.connection._callbacks  # noqa: SLF001 - kombu's
         unwanted = [taken for taken in self._backlog if taken.queue not in callbacks]
         if unwanted:
             self._backlog = deque(taken for taken in self._backlog if taken.queue in callbacks)
-            self._return_taken(unwanted)
+            self._requeue_fetched(unwanted)
 
-    def _return_taken(self, unwanted: Sequence[Taken]) -> None:
-        self.give_back([taken.tag for taken in unwanted if taken.tag], "RPUSH")
-        for taken in unwanted:
-            if not taken.tag and taken.queue in self._passed_queues:
-                self._steps.client.rpush(self._key(taken.queue), taken.text)
+    def _requeue_fetched(self, cancelled: Sequence[Fetched]) -> None:
+        self.requeue([taken.tag for taken in cancelled if taken.tag], "RPUSH")
+        for taken in cancelled:
+            if not taken.tag and taken.queue in self._unacknowledged_queues:
+                self._commands.client.rpush(self._key(taken.queue), taken.text)
 
     # Leaving
 
     def _basic_cancel(self, consumer_tag: str) -> Any:
         result = super()._basic_cancel(consumer_tag)
-        self._give_back_unwanted()
+        self._requeue_cancelled()
         return result
 
     def close(self) -> None:
@@ -346,13 +354,13 @@ class Turns(Leases, Aside):
         if not self.closed:
             self._closing = True
             try:
-                self._leave()
+                self._release_all()
             except self.connection_errors as error:
                 # Without a connection, what is held goes back when its visibility timeout is over.
                 logger.warning("the broker is gone; acks and messages held come back by timeout: %s", error)
         super().close()
 
-    def _leave(self) -> None:
+    def _release_all(self) -> None:
         if self._in_poll and self._request == "bell":
             # Nothing is lost with a bell, and closing need not wait for one.
             self.client.connection.disconnect()
@@ -362,22 +370,22 @@ class Turns(Leases, Aside):
                 self._brpop_read()
         self.send_acks()
         waiting, self._backlog = list(self._backlog), deque()
-        self._return_taken(waiting)
-        self.retire()
+        self._requeue_fetched(waiting)
+        self.unregister()
 
     def _after_fork(self) -> None:
         # The parent's acks and messages are the parent's.
-        self._acks, self._acks_under_way, self._backlog = [], [], deque()
+        self._acks, self._acks_in_flight, self._backlog = [], [], deque()
         super()._after_fork()
 
 
-class Channel(Turns, stock.Channel):
+class Channel(BatchingChannel, stock.Channel):
     """A channel to one server."""
 
-    from_transport_options = stock.Channel.from_transport_options + OPTIONS
+    from_transport_options = stock.Channel.from_transport_options + LEASE_OPTIONS
 
 
-class SentinelChannel(Turns, stock.SentinelChannel):
+class SentinelChannel(BatchingChannel, stock.SentinelChannel):
     """A channel to the server that Sentinel names."""
 
-    from_transport_options = stock.SentinelChannel.from_transport_options + OPTIONS
+    from_transport_options = stock.SentinelChannel.from_transport_options + LEASE_OPTIONS

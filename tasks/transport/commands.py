@@ -8,15 +8,15 @@ from typing import Any, Literal, NamedTuple
 
 from redis import Redis
 
-from petiole.tasks.transport.delivery_log import Ledger
-from petiole.tasks.transport.scripts import script
+from petiole.tasks.transport.delivery_log import DeliveryLog
+from petiole.tasks.transport.scripts import load_transport_script
 
-PUT = script("put")
+PUT = load_transport_script("put")
 
-Command = tuple[str | bytes | int | float, ...]
+RedisCommand = tuple[str | bytes | int | float, ...]
 
 
-class Taken(NamedTuple):
+class Fetched(NamedTuple):
     """A message that left its queue. Without a tag, nothing remembers it but who took it.
 
     `admitted_at` is when the turn that took it was sent, where it admitted it.
@@ -25,14 +25,14 @@ class Taken(NamedTuple):
     queue: str
     tag: str
     text: bytes
-    admitted_at: float = 0.0
+    checked_at: float = 0.0
 
 
 class Ack(NamedTuple):
     """An acknowledgement, by the message's tag; with a delivery, that one was handled, and is marked in the inbox."""
 
     tag: str
-    delivery: str = ""
+    delivery_id: str = ""
 
 
 class Unacked(NamedTuple):
@@ -43,11 +43,11 @@ class Unacked(NamedTuple):
 
     tag: str
     entry: bytes
-    holder: str
+    consumer: str
     before: float | str = "inf"
 
 
-class Returning(NamedTuple):
+class RequeuedMessage(NamedTuple):
     """A message on its way back, and for each of its queues the list and the bell."""
 
     unacked: Unacked
@@ -55,7 +55,7 @@ class Returning(NamedTuple):
     text: str
 
 
-class Ages(NamedTuple):
+class LeaseTimeouts(NamedTuple):
     """After how many seconds what is held is taken from whoever holds it.
 
     lease: from a holder that did not renew it; stock: from a stock worker; silence: from a holder that is not heard of
@@ -63,123 +63,128 @@ class Ages(NamedTuple):
     """
 
     lease: float
-    stock: float
-    silence: float
+    kombu_lease: float
+    heartbeat: float
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class QueueSource:
     """A queue to take from: its lists in order of priority. What is not recorded cannot be given back."""
 
     queue: str
-    bell: str
+    wakeup_key: str
     lists: Sequence[str]
-    is_recorded: bool
+    is_acknowledged: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Keys:
+class TransportKeys:
     """The keys of what is taken, in full: kombu's unacked and its index, and beside them ours."""
 
     unacked: str
     index: str
-    held: str
-    holders: str
+    leased: str
+    consumers: str
     undecodable: str
 
     @property
-    def of_a_turn(self) -> tuple[str, ...]:
+    def for_fetch(self) -> tuple[str, ...]:
         """Those that a turn needs, in its order."""
-        return (self.unacked, self.index, self.held, self.undecodable)
+        return (self.unacked, self.index, self.leased, self.undecodable)
 
 
-class Steps:
+class TransportCommands:
     """The atomic steps of one channel, whose messages are held by one holder."""
 
-    def __init__(self, client: Redis, keys: Keys, holder: str) -> None:
+    def __init__(self, client: Redis, keys: TransportKeys, consumer: str) -> None:
         self.client = client
         self._keys = keys
-        self._holder = holder
-        self._turn = client.register_script(script("turn"))
-        self._renew = client.register_script(script("renew"))
-        self._expired = client.register_script(script("expired"))
-        self._requeue = client.register_script(script("requeue"))
+        self._consumer = consumer
+        self._fetch = client.register_script(load_transport_script("turn"))
+        self._renew = client.register_script(load_transport_script("renew"))
+        self._expired = client.register_script(load_transport_script("expired"))
+        self._requeue = client.register_script(load_transport_script("requeue"))
 
-    def turn_command(
-        self, sources: Sequence[Source], credit: int, acks: Sequence[Ack], order: str, ledger: Ledger | None
-    ) -> Command:
-        """Word a turn for a connection that will read the answer later; `read_turn` reads it."""
-        keys, arguments = self._turn_words(sources, credit, acks, order, ledger)
-        return ("EVALSHA", str(self._turn.sha), len(keys), *keys, *arguments)
-
-    def turn(
+    def build_fetch_command(
         self,
-        sources: Sequence[Source],
+        sources: Sequence[QueueSource],
+        credit: int,
+        acks: Sequence[Ack],
+        order: str,
+        delivery_log: DeliveryLog | None,
+    ) -> RedisCommand:
+        """Word a turn for a connection that will read the answer later; `read_turn` reads it."""
+        keys, arguments = self._fetch_arguments(sources, credit, acks, order, delivery_log)
+        return ("EVALSHA", str(self._fetch.sha), len(keys), *keys, *arguments)
+
+    def fetch(
+        self,
+        sources: Sequence[QueueSource],
         credit: int,
         acks: Sequence[Ack],
         order: str = "fair",
-        ledger: Ledger | None = None,
-    ) -> list[Taken]:
+        delivery_log: DeliveryLog | None = None,
+    ) -> list[Fetched]:
         """Forget what was acknowledged and take up to `credit` messages, now."""
-        keys, arguments = self._turn_words(sources, credit, acks, order, ledger)
-        return self.read_turn(self._turn(keys, arguments), sources)
+        keys, arguments = self._fetch_arguments(sources, credit, acks, order, delivery_log)
+        return self.parse_fetch_reply(self._fetch(keys, arguments), sources)
 
     @staticmethod
-    def read_turn(answer: Sequence[Any], sources: Sequence[Source], sent_at: float = 0.0) -> list[Taken]:
+    def parse_fetch_reply(answer: Sequence[Any], sources: Sequence[QueueSource], sent_at: float = 0.0) -> list[Fetched]:
         """Read the answer to a turn."""
         fours = zip(answer[::4], answer[1::4], answer[2::4], answer[3::4], strict=True)
         return [
-            Taken(sources[place - 1].queue, tag.decode(), text, sent_at if is_admitted else 0.0)
+            Fetched(sources[place - 1].queue, tag.decode(), text, sent_at if is_admitted else 0.0)
             for place, tag, text, is_admitted in fours
         ]
 
-    def load_turn(self) -> None:
+    def load_fetch_script(self) -> None:
         """Give the server the script that a restart made it forget."""
-        self.client.script_load(script("turn"))
+        self.client.script_load(load_transport_script("turn"))
 
     def renew(self, tags: Sequence[str]) -> list[str]:
         """Tell that the holder lives, and renew its leases; return the tags of those it has lost."""
-        keys = (self._keys.index, self._keys.held, self._keys.holders)
-        return [tag.decode() for tag in self._renew(keys, (self._holder, *tags))]
+        keys = (self._keys.index, self._keys.leased, self._keys.consumers)
+        return [tag.decode() for tag in self._renew(keys, (self._consumer, *tags))]
 
-    def retire(self) -> None:
+    def unregister(self) -> None:
         """Let nobody wait for this holder any longer. What it still holds goes back when its lease is over."""
-        self.client.zrem(self._keys.holders, self._holder)
+        self.client.zrem(self._keys.consumers, self._consumer)
 
-    def expired(self, ages: Ages, limit: int) -> tuple[str, list[Unacked]]:
+    def find_expired(self, ages: LeaseTimeouts, limit: int) -> tuple[str, list[Unacked]]:
         """Find what should go back, oldest first, and since when a silent holder was not heard of."""
-        keys = (self._keys.unacked, self._keys.index, self._keys.held, self._keys.holders)
+        keys = (self._keys.unacked, self._keys.index, self._keys.leased, self._keys.consumers)
         silent_before, *found = self._expired(keys, (*ages, limit))
         fours = zip(found[::4], found[1::4], found[2::4], found[3::4], strict=True)
         return silent_before.decode(), [
             Unacked(tag.decode(), entry, holder.decode(), before.decode()) for tag, holder, before, entry in fours
         ]
 
-    def recall(self, tags: Sequence[str]) -> list[Unacked]:
+    def read_unacked(self, tags: Sequence[str]) -> list[Unacked]:
         """Read what is still unacked of these messages, which this holder took."""
         entries: Any = self.client.hmget(self._keys.unacked, list(tags)) if tags else []
-        return [Unacked(tag, entry, self._holder) for tag, entry in zip(tags, entries, strict=True) if entry]
+        return [Unacked(tag, entry, self._consumer) for tag, entry in zip(tags, entries, strict=True) if entry]
 
     def requeue(
-        self, messages: Sequence[Returning], end: Literal["LPUSH", "RPUSH"], silent_before: str = "-inf"
+        self, messages: Sequence[RequeuedMessage], end: Literal["LPUSH", "RPUSH"], silent_before: str = "-inf"
     ) -> int:
         """Give messages back to their queues, as far as they are still held as it was found; return how many went."""
-        keys = (self._keys.unacked, self._keys.index, self._keys.held, self._keys.holders)
+        keys = (self._keys.unacked, self._keys.index, self._keys.leased, self._keys.consumers)
         lists = [key for message in messages for pair in message.lists for key in pair]
         words = [
             word
             for unacked, pairs, text in messages
-            for word in (unacked.tag, unacked.holder, unacked.before, len(pairs), text)
+            for word in (unacked.tag, unacked.consumer, unacked.before, len(pairs), text)
         ]
         return int(self._requeue([*keys, *lists], [end, silent_before, *words]) if messages else 0)
 
-    def set_aside(self, message: Taken, bell: str) -> None:
+    def quarantine(self, message: Fetched, wakeup_key: str) -> None:
         """Keep bytes that are no message, below the bell of their queue, until somebody sees to them."""
         with self.client.pipeline() as pipeline:
-            pipeline.rpush(self._keys.undecodable, f"{bell}\n".encode() + message.text)
+            pipeline.rpush(self._keys.undecodable, f"{wakeup_key}\n".encode() + message.text)
             pipeline.hdel(self._keys.unacked, message.tag)
             pipeline.zrem(self._keys.index, message.tag)
-            pipeline.hdel(self._keys.held, message.tag)
+            pipeline.hdel(self._keys.leased, message.tag)
             pipeline.execute()
 
     def first_undecodable(self) -> bytes | None:
@@ -191,13 +196,18 @@ class Steps:
         """Remove what was set aside, and is kept elsewhere by now."""
         self.client.lrem(self._keys.undecodable, 1, entry)  # type: ignore[arg-type]  # the stubs want text; bytes are sent as they are
 
-    def _turn_words(
-        self, sources: Sequence[Source], credit: int, acks: Sequence[Ack], order: str, ledger: Ledger | None
+    def _fetch_arguments(
+        self,
+        sources: Sequence[QueueSource],
+        credit: int,
+        acks: Sequence[Ack],
+        order: str,
+        delivery_log: DeliveryLog | None,
     ) -> tuple[list[str], list[str | int]]:
         # All queues' lists of the first priority come before any queue's of the second.
         lists = [key for step in zip(*(source.lists for source in sources), strict=True) for key in step]
-        keys = [*self._keys.of_a_turn, *(source.bell for source in sources), *lists]
-        how = ["record" if source.is_recorded else "pass" for source in sources]
-        noted = ledger.words(self._holder) if ledger else ("", "", "", 0, "")
+        keys = [*self._keys.for_fetch, *(source.wakeup_key for source in sources), *lists]
+        how = ["record" if source.is_acknowledged else "pass" for source in sources]
+        noted = delivery_log.script_arguments(self._consumer) if delivery_log else ("", "", "", 0, "")
         ends = [word for ack in acks for word in ack]
-        return keys, [credit, order, self._holder, len(sources), *noted, *how, *ends]
+        return keys, [credit, order, self._consumer, len(sources), *noted, *how, *ends]

@@ -14,16 +14,16 @@ from datetime import UTC, datetime
 
 
 @dataclass(frozen=True, slots=True)
-class Ledger:
+class DeliveryLog:
     """Where it is noted: how the keys of inbox marks, runs and aborted flows begin; and which worker this is."""
 
     inbox: str
-    runs: str
+    attempts: str
     aborted: str
     age_ms: int
     worker: str
 
-    def words(self, holder: str) -> tuple[str | int, ...]:
+    def script_arguments(self, consumer: str) -> tuple[str | int, ...]:
         """Word the ledger for a turn, with the run that is noted of each message that it admits."""
-        run = {"at": datetime.now(UTC).isoformat(), "worker": self.worker, "holder": holder, "is_taken": True}
-        return (self.inbox, self.runs, self.aborted, self.age_ms, json.dumps(run))
+        run = {"at": datetime.now(UTC).isoformat(), "worker": self.worker, "holder": consumer, "is_taken": True}
+        return (self.inbox, self.attempts, self.aborted, self.age_ms, json.dumps(run))

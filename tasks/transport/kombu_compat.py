@@ -61,7 +61,7 @@ _EXPECTED: dict[Any, dict[str, str | None]] = {
 
 
 @cache
-def check() -> None:
+def check_kombu() -> None:
     """Raise UsageError (unsupported_kombu) unless everything is there; looks once."""
     for owner, names in _EXPECTED.items():
         for name, expected in names.items():

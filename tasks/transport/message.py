@@ -13,7 +13,7 @@ from typing import Any
 
 from kombu.transport import virtual
 
-UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+DECODE_ERRORS = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 """What reading JSON by kombu raises, whose hook for typed values calls whatever the text names."""
 
 _TYPES: dict[str, Any] = {
@@ -35,9 +35,9 @@ class Message(virtual.Message):
         try:
             _check(payload)
             super().__init__(payload, channel=channel, **options)
-        except UNREADABLE:
+        except DECODE_ERRORS:
             self.errors = [sys.exc_info()]
-            super().__init__(_without_what_is_wrong(payload), channel=channel, **options)
+            super().__init__(_drop_invalid_fields(payload), channel=channel, **options)
             self.body = str(payload.get("body") or "").encode("utf-8", "surrogatepass")
             self._raw = payload
 
@@ -50,7 +50,7 @@ def _check(payload: Mapping[str, Any]) -> None:
         raise TypeError("the delivery_info of a message must be an object")
 
 
-def _without_what_is_wrong(payload: Mapping[str, Any]) -> dict[str, Any]:
+def _drop_invalid_fields(payload: Mapping[str, Any]) -> dict[str, Any]:
     """Keep the tag, by which the broker knows the message, and what else is as it should be."""
     properties = payload["properties"]
     kept = {"delivery_tag": properties["delivery_tag"]}

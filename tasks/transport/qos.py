@@ -31,7 +31,7 @@ class QoS(redis.QoS):
         """Forget a message, or put it back at the end of its queue, as kombu does."""
         virtual.QoS.ack(self, delivery_tag)
         if requeue:
-            self.channel.give_back([delivery_tag], "LPUSH")
+            self.channel.requeue([delivery_tag], "LPUSH")
         else:
             self.channel.acknowledge(delivery_tag)
 
@@ -43,13 +43,13 @@ class QoS(redis.QoS):
         """Put everything back that was handed over and not settled, in the order in which it came."""
         self.channel.send_acks()
         self._flush()
-        self.channel.give_back(list(self._delivered), "RPUSH")
+        self.channel.requeue(list(self._delivered), "RPUSH")
         self._delivered.clear()
 
     def restore_by_tag(self, tag: str, client: Any | None = None, leftmost: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002 - kombu's
         """Put one message back."""
-        self.channel.give_back([tag], "LPUSH" if leftmost else "RPUSH")
+        self.channel.requeue([tag], "LPUSH" if leftmost else "RPUSH")
 
     def restore_visible(self, start: int = 0, num: int | None = None, interval: int = 1) -> None:  # noqa: ARG002 - kombu's
         """Put back what others have lost; called every now and then."""
-        self.channel.sweep(num, every=interval or 1)
+        self.channel.requeue_expired(num, every=interval or 1)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from json import JSONDecoder
 
-from petiole.tasks.transport.requeue import Returns
+from petiole.tasks.transport.requeue import RequeueChannel
 
-scan = JSONDecoder().raw_decode
+decode_json = JSONDecoder().raw_decode
 
 
-class Aside(Returns):
+class Quarantine(RequeueChannel):
     """A channel that tells what was set aside, oldest first."""
 
     def first_undecodable(self) -> tuple[str, bytes, bytes] | None:
         """Read the oldest bytes that were set aside: the queue they were in, the bytes, and how they are kept."""
-        entry = self._steps.first_undecodable()
+        entry = self._commands.first_undecodable()
         if entry is None:
             return None
         head, mark, text = entry.partition(b"\n")
@@ -23,15 +23,15 @@ class Aside(Returns):
             return "", entry, entry
         return bell.removeprefix(self.global_keyprefix).removesuffix(ending), text, entry
 
-    def forget_undecodable(self, entry: bytes) -> None:
+    def delete_undecodable(self, entry: bytes) -> None:
         """Remove bytes that were set aside, and are kept elsewhere by now."""
-        self._steps.forget_undecodable(entry)
+        self._commands.forget_undecodable(entry)
 
     def text_of(self, tag: str) -> bytes | None:
         """Read the text of a message as it stood in its queue, as long as it is unacked."""
-        for unacked in self._steps.recall([tag]):
+        for unacked in self._commands.read_unacked([tag]):
             entry = unacked.entry.decode("utf-8", "surrogateescape")
             # Kombu's [message, exchange, routing key]: the first value of that list, as it is written.
-            end = scan(entry, 1)[1]
+            end = decode_json(entry, 1)[1]
             return entry[1:end].encode("utf-8", "surrogateescape")
         return None

@@ -11,9 +11,9 @@ import redis
 from kombu.transport import redis as stock
 from kombu.utils.json import dumps, loads
 
-from petiole.tasks.transport.commands import Keys, Returning, Steps, Taken, Unacked
-from petiole.tasks.transport.consumer_id import this_holder
-from petiole.tasks.transport.message import UNREADABLE
+from petiole.tasks.transport.commands import Fetched, RequeuedMessage, TransportCommands, TransportKeys, Unacked
+from petiole.tasks.transport.consumer_id import current_consumer_id
+from petiole.tasks.transport.message import DECODE_ERRORS
 
 if TYPE_CHECKING:
 
@@ -32,18 +32,18 @@ else:
 logger = logging.getLogger(__name__)
 
 # How many go back in one step.
-CHUNK = 100
+REQUEUE_BATCH_SIZE = 100
 
-Item = TypeVar("Item")
-End = Literal["LPUSH", "RPUSH"]  # consumers take from the right
+ItemT = TypeVar("ItemT")
+ListPush = Literal["LPUSH", "RPUSH"]  # consumers take from the right
 
 
-class Returns(_Stock):
+class RequeueChannel(_Stock):
     """A channel of kombu's that keeps its client, and gives back by compare and move."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._kept: Any = None
-        self._kept_steps: Steps | None = None
+        self._kept_steps: TransportCommands | None = None
         super().__init__(*args, **options)
 
     # Clients
@@ -56,18 +56,18 @@ class Returns(_Stock):
         yield client or self._kept
 
     @property
-    def _steps(self) -> Steps:
+    def _commands(self) -> TransportCommands:
         if self._kept_steps is None or self._kept_steps.client.connection_pool is not self.pool:
-            self._kept_steps = Steps(
+            self._kept_steps = TransportCommands(
                 redis.Redis(connection_pool=self.pool),
-                Keys(
+                TransportKeys(
                     unacked=self._key(self.unacked_key),
                     index=self._key(self.unacked_index_key),
-                    held=self._key(f"{self.unacked_key}{self.sep}held"),
-                    holders=self._key(f"{self.unacked_key}{self.sep}holders"),
+                    leased=self._key(f"{self.unacked_key}{self.sep}held"),
+                    consumers=self._key(f"{self.unacked_key}{self.sep}holders"),
                     undecodable=self._key(f"{self.unacked_key}{self.sep}undecodable"),
                 ),
-                this_holder(),
+                current_consumer_id(),
             )
         return self._kept_steps
 
@@ -84,30 +84,32 @@ class Returns(_Stock):
     def _key(self, name: str) -> str:
         return f"{self.global_keyprefix}{name}"
 
-    def _bell(self, queue: str) -> str:
+    def _wakeup_key(self, queue: str) -> str:
         return self._key(f"{queue}{self.sep}bell")
 
     # Giving back
 
-    def give_back(self, tags: Sequence[str], end: End) -> None:
+    def requeue(self, tags: Sequence[str], end: ListPush) -> None:
         """Put messages back that this process still holds; the first of them is the first to be taken again."""
-        for chunk in _chunks(_in_order(tags, end)):
-            self._requeue(_in_order(self._steps.recall(chunk), end), end)
+        for chunk in _chunks(_order_for_push(tags, end)):
+            self._requeue(_order_for_push(self._commands.read_unacked(chunk), end), end)
 
-    def _requeue(self, messages: Sequence[Unacked], end: End, silent_before: str = "-inf") -> None:
-        for chunk in _chunks(_in_order(messages, end)):
-            self._steps.requeue([each for unacked in chunk if (each := self._readable(unacked))], end, silent_before)
+    def _requeue(self, messages: Sequence[Unacked], end: ListPush, silent_before: str = "-inf") -> None:
+        for chunk in _chunks(_order_for_push(messages, end)):
+            self._commands.requeue(
+                [each for unacked in chunk if (each := self._parse_unacked(unacked))], end, silent_before
+            )
 
-    def _readable(self, unacked: Unacked) -> Returning | None:
+    def _parse_unacked(self, unacked: Unacked) -> RequeuedMessage | None:
         try:
-            return self._returning(unacked)
-        except UNREADABLE:
+            return self._build_requeued(unacked)
+        except DECODE_ERRORS:
             # Who took it could not read it either, and died before it was set aside.
             logger.critical("kept bytes that are no message, from the unacked: %.200r", unacked.entry)
-            self._steps.set_aside(Taken("", unacked.tag, unacked.entry), self._bell(""))
+            self._commands.quarantine(Fetched("", unacked.tag, unacked.entry), self._wakeup_key(""))
             return None
 
-    def _returning(self, unacked: Unacked) -> Returning:
+    def _build_requeued(self, unacked: Unacked) -> RequeuedMessage:
         payload, exchange, routing_key = loads(unacked.entry)
         with suppress(KeyError, TypeError):
             payload["headers"]["redelivered"] = True
@@ -115,15 +117,15 @@ class Returns(_Stock):
         priority = self._get_message_priority(payload, reverse=False)
         # Kombu drops what no queue is bound for; a queue of the key's name keeps it where it can be seen.
         queues = self._lookup(exchange, routing_key) or [routing_key]
-        lists = [(self._key(self._q_for_pri(queue, priority)), self._bell(queue)) for queue in queues]
-        return Returning(unacked, lists, dumps(payload))
+        lists = [(self._key(self._q_for_pri(queue, priority)), self._wakeup_key(queue)) for queue in queues]
+        return RequeuedMessage(unacked, lists, dumps(payload))
 
 
-def _in_order(messages: Sequence[Item], end: End) -> Sequence[Item]:
+def _order_for_push(messages: Sequence[ItemT], end: ListPush) -> Sequence[ItemT]:
     """Order messages so that the first ends up nearest to the consumers."""
     return messages if end == "LPUSH" else messages[::-1]
 
 
-def _chunks(messages: Sequence[Item]) -> Iterator[Sequence[Item]]:
-    for start in range(0, len(messages), CHUNK):
-        yield messages[start : start + CHUNK]
+def _chunks(messages: Sequence[ItemT]) -> Iterator[Sequence[ItemT]]:
+    for start in range(0, len(messages), REQUEUE_BATCH_SIZE):
+        yield messages[start : start + REQUEUE_BATCH_SIZE]

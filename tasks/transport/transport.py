@@ -11,14 +11,14 @@ from typing import Any
 from kombu.transport import redis as stock
 
 from petiole.tasks.transport import kombu_compat
-from petiole.tasks.transport.address import stock_connection
+from petiole.tasks.transport.address import kombu_connection
 from petiole.tasks.transport.channel import Channel, SentinelChannel
 
-PATIENCE_S, RETRY_S = 2.0, 0.1
+CONNECT_TIMEOUT_S, CONNECT_RETRY_S = 2.0, 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class KombuAddress:
     """Where a channel connects to, in the two names by which kombu asks its transport."""
 
     client: Any
@@ -34,12 +34,12 @@ class Poller(stock.MultiChannelPoller):
         """Send what each channel has to send."""
         super().on_poll_start()
         for channel in self._channels:
-            channel.check_is_answered()
-            channel.settle()
+            channel.check_response_timeout()
+            channel.send_pending_acks()
 
     def get(self, callback: Any, timeout: float | None = None) -> None:
         """Hand over one message, or wait for one. Raises Empty."""
-        if any(channel.hand_over() for channel in list(self._channels)):
+        if any(channel.deliver_backlog() for channel in list(self._channels)):
             return
         try:
             super().get(callback, timeout)
@@ -57,13 +57,13 @@ class Transport(stock.Transport):
     worker_pid: int | None = None
 
     def __init__(self, client: Any, **options: Any) -> None:
-        kombu_compat.check()
+        kombu_compat.check_kombu()
         super().__init__(client, **options)
-        address = stock_connection(client)
+        address = kombu_connection(client)
         if address.transport_cls == "sentinel":
             self.Channel = SentinelChannel
             self.default_port = stock.SentinelTransport.default_port
-        self.address = Address(address, self.default_port)
+        self.address = KombuAddress(address, self.default_port)
         self.cycle = Poller()
 
     def establish_connection(self) -> Any:
@@ -72,14 +72,14 @@ class Transport(stock.Transport):
         Celery waits two seconds after the first refusal, four after the next; a broker restarts in less than one.
         """
         is_in_worker = Transport.worker_pid == os.getpid()
-        gives_up_at = monotonic() + (PATIENCE_S if is_in_worker else 0)
+        gives_up_at = monotonic() + (CONNECT_TIMEOUT_S if is_in_worker else 0)
         while True:
             try:
                 return super().establish_connection()
             except self.connection_errors:
                 if monotonic() >= gives_up_at:
                     raise
-                sleep(RETRY_S)
+                sleep(CONNECT_RETRY_S)
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         """Join the worker's event loop, by which acks and small fetches may wait a moment for more."""

@@ -34,9 +34,9 @@ from roundtrips import percentiles, round_trips  # type: ignore[import-not-found
 from petiole.events import TextContent, TextMessageEvent
 from petiole.events.subscriptions import Subscription
 from petiole.tasks.bus import EventBus
-from petiole.tasks.publication import MANY
-from petiole.tasks.publishing.commit import dispatch
-from petiole.tasks.publishing.validation import checked
+from petiole.tasks.publication import PUBLISH_BATCH_SIZE
+from petiole.tasks.publishing.commit import commit
+from petiole.tasks.publishing.validation import validate
 from petiole.workers.process import embedded_broker
 from tests.support import apps
 
@@ -61,7 +61,7 @@ def a_bus(url: str) -> EventBus:
 
 
 def subscribe(bus: EventBus, subscribers: int, prefix: str = "bench") -> None:
-    bus.stores.directory.announce(
+    bus.stores.directory.register(
         Subscription(agent=f"{prefix}-{number}", function="hear", patterns=("input.*",))
         for number in range(subscribers)
     )
@@ -84,10 +84,10 @@ def publish_costs(url: str, subscribers: int) -> tuple[float, float, float, floa
     plain.conf.task_ignore_result = True
 
     def ours() -> None:
-        dispatch(bus, [checked(bus, an_event())])
+        commit(bus, [validate(bus, an_event())])
 
     def ours_together() -> None:
-        dispatch(bus, [checked(bus, an_event()) for _ in range(MANY)])
+        commit(bus, [validate(bus, an_event()) for _ in range(PUBLISH_BATCH_SIZE)])
 
     def theirs(**options: Any) -> None:
         document = an_event().model_dump(mode="json")
@@ -107,7 +107,7 @@ def publish_costs(url: str, subscribers: int) -> tuple[float, float, float, floa
     slices = [[us_per_event(act, count) for act, count in contestants] for _ in range(SLICES)]
     plain.close()
     one_by_one, many, plain_cost, lean = (statistics.median(costs) for costs in zip(*slices, strict=True))
-    return one_by_one, many / MANY, plain_cost, lean
+    return one_by_one, many / PUBLISH_BATCH_SIZE, plain_cost, lean
 
 
 def drain_rate(url: str, home: Path, command: list[str], queues: list[str], environment: dict[str, str]) -> float:
@@ -161,7 +161,7 @@ def drain(url: str, home: Path, pool: list[str], *, batch: int = 0) -> float:
     bus = a_bus(url)
     subscribe(bus, SUBSCRIBERS)
     for _ in range(DRAINED // 100):
-        dispatch(bus, [checked(bus, an_event()) for _ in range(100)])
+        commit(bus, [validate(bus, an_event()) for _ in range(100)])
     queues = [f"bench-{number}" for number in range(SUBSCRIBERS)]
     environment = os.environ | {"PETIOLE_BROKER_URL": url, "PETIOLE_AGENTS": "contestants", "BENCH_BATCH": str(batch)}
     command = ["-A", "workers", "worker", "-l", "ERROR", "--prefetch-multiplier", "64"]
@@ -194,13 +194,13 @@ def main() -> None:
     console.print(f"{datetime.now(UTC):%Y-%m-%d}, {machine}, {load}")
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        url = embedded_broker.start(home / "broker").url
+        url = embedded_broker.start_broker(home / "broker").url
         try:
             console.print(_publishing(url))
             console.print(_draining(url, home))
             console.print(_round_trips(url, home))
         finally:
-            embedded_broker.stop(home / "broker")
+            embedded_broker.stop_broker(home / "broker")
 
 
 def _publishing(url: str) -> Table:

@@ -18,11 +18,11 @@ from statistics import median
 from rich.console import Console
 from rich.table import Table
 
-from petiole.events.catalog.memory import Recollection
-from petiole.workers.retrieval import Recall
+from petiole.events.catalog.memory import MemoryItem
+from petiole.workers.retrieval import Retriever
 from petiole.workers.retrieval.embedding_model import MiniLM
-from petiole.workers.retrieval.keyword import Words
-from petiole.workers.retrieval.semantic import Meaning
+from petiole.workers.retrieval.keyword import KeywordRetriever
+from petiole.workers.retrieval.semantic import SemanticRetriever
 
 _DATA = Path(__file__).with_name("memories.txt")
 _LOOKED_AT = 5
@@ -62,15 +62,15 @@ class Shelf:
         self._kept |= {(model, text): vector for text, vector in vectors.items()}
 
 
-def read() -> tuple[list[Recollection], list[Question]]:
+def read() -> tuple[list[MemoryItem], list[Question]]:
     """Read the memories, and the questions about some of them."""
     lines = [line.split("\t") for line in _DATA.read_text(encoding="utf-8").splitlines()]
     said_at = datetime(2026, 1, 1, tzinfo=UTC)
-    memories = [Recollection(role="user", text=memory, said_at=said_at) for memory, *_ in lines]
+    memories = [MemoryItem(role="user", text=memory, said_at=said_at) for memory, *_ in lines]
     return memories, [Question(text=rest[0], answer=memory) for memory, *rest in lines if rest]
 
 
-def score(recall: Recall, memories: Sequence[Recollection], questions: Sequence[Question]) -> Score:
+def score(recall: Retriever, memories: Sequence[MemoryItem], questions: Sequence[Question]) -> Score:
     """Ask all questions."""
     places, times_ms = [], []
     for question in questions:
@@ -93,7 +93,7 @@ def main() -> None:
     table = Table(title=f"{len(memories)} memories, {len(questions)} questions in other words")
     for heading in ("recall", "recall@1", "recall@5", "a question, ms", "the first one, ms"):
         table.add_column(heading, justify="right")
-    for recall in (Words(), Meaning(MiniLM.of_this_process(), Shelf())):
+    for recall in (KeywordRetriever(), SemanticRetriever(MiniLM.shared(), Shelf())):
         told = score(recall, memories, questions)
         figures = (f"{told.at_1:.3f}", f"{told.at_5:.3f}", f"{told.median_ms:.1f}", f"{told.first_ms:,.0f}")
         table.add_row(told.name, *figures)

@@ -30,7 +30,7 @@ class Broker:
     """A broker of one's own, and a bus that publishes to it."""
 
     def __init__(self, home: Path) -> None:
-        url = embedded_broker.start(home).url
+        url = embedded_broker.start_broker(home).url
         self._process_id = int((home / "valkey" / "valkey.pid").read_text())
         self.bus = EventBus(Celery("app", broker=url, set_as_current=False))
         # Less patient than ours, which waits 10 s for an answer.
@@ -50,7 +50,7 @@ class Broker:
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[Broker]:
     yield Broker(tmp_path)
-    embedded_broker.stop(tmp_path)
+    embedded_broker.stop_broker(tmp_path)
 
 
 def an_event(name: str = "one") -> MessageEvent:
@@ -143,8 +143,8 @@ def test_in_a_handler_events_are_held_back_until_it_has_succeeded():
         @agent.on("message.one")
         async def act(_: Event) -> None:
             held = await asyncio.gather(*(bus.publish.aio(an_event("two")) for _ in range(3)))
-            assert all(publication.was_held for publication in held)
-            assert not (await bus.publish.aio(an_event("now"), now=True)).was_held
+            assert all(publication.was_buffered for publication in held)
+            assert not (await bus.publish.aio(an_event("now"), now=True)).was_buffered
             seen.append("end of handler")
 
         @agent.on("message.two")

@@ -22,12 +22,12 @@ from celery import Celery
 
 from petiole.events import Event, MessageEvent, ParametersContent, TextContent, TextMessageEvent
 from petiole.events.subscriptions import Subscription
-from petiole.tasks.broker.topology import RABBITMQ, lanes
+from petiole.tasks.broker.topology import RABBITMQ, broker_queues
 from petiole.tasks.bus import EventBus
-from petiole.tasks.publication import Publish
-from petiole.tasks.publishing.commit import dispatch
-from petiole.tasks.publishing.document import admit
-from petiole.tasks.settings import Settings
+from petiole.tasks.publication import PublishTask
+from petiole.tasks.publishing.commit import commit
+from petiole.tasks.publishing.document import validate_event
+from petiole.tasks.settings import ProactiveSettings
 from petiole.workers.process import embedded_broker
 from tests.support.apps import a_bus
 
@@ -148,7 +148,7 @@ class System:
     @cached_property
     def bus(self) -> EventBus:
         state_url = self.node.environment["PETIOLE_STATE_URL"]
-        bus = a_bus(settings=Settings(state_url=state_url))
+        bus = a_bus(settings=ProactiveSettings(state_url=state_url))
         bus.app.conf.update(broker_url=self.url, result_backend=state_url)
         return bus
 
@@ -165,15 +165,15 @@ class System:
     def subscribe(self, *names: str) -> None:
         """Make subscriptions known, as workers do when they start."""
         pairs = [name.split(".") for name in names]
-        self.bus.stores.directory.announce(
+        self.bus.stores.directory.register(
             Subscription(agent=agent, function=function, patterns=("input.*",)) for agent, function in pairs
         )
 
     def publish(self, *events: Event) -> None:
-        dispatch(self.bus, [admit(each, self.bus.event_registry, 10_000) for each in events])
+        commit(self.bus, [validate_event(each, self.bus.event_registry, 10_000) for each in events])
 
     def publish_later(self, event: Event) -> None:
-        self.bus.app.tasks[Publish.name].delay(event)
+        self.bus.app.tasks[PublishTask.name].delay(event)
 
     def handled(self) -> list[tuple[str, ...]]:
         """List who handled which event, in order."""
@@ -181,7 +181,7 @@ class System:
 
     def topics(self) -> Counter[str]:
         """Count what was said by topic, but for what system and agents say of themselves."""
-        told = (recorded.topic for recorded in self.bus.stores.history.since())
+        told = (recorded.topic for recorded in self.bus.stores.history.read_after())
         return Counter(topic for topic in told if topic.split(".")[0] not in {"system", "agent"})
 
 
@@ -190,7 +190,7 @@ def system(request: pytest.FixtureRequest, node: Any, clean_broker_url: str, tmp
     home = tmp_path / "broker"
     if request.param == "redis":
         # Broker and state store are one server, as they are by default.
-        url = state_url = embedded_broker.start(home).url
+        url = state_url = embedded_broker.start_broker(home).url
         restart = partial(restart_redis, home)
     else:
         url, state_url = request.getfixturevalue("rabbit_url"), clean_broker_url
@@ -206,7 +206,7 @@ def system(request: pytest.FixtureRequest, node: Any, clean_broker_url: str, tmp
         worker.wait(timeout=10)
     # Kombu's pools belong to no bus: the next one would find connections that declared its queues already.
     kombu.pools.reset()
-    embedded_broker.stop(home)
+    embedded_broker.stop_broker(home)
 
 
 def restart_redis(home: Path) -> None:
@@ -214,14 +214,14 @@ def restart_redis(home: Path) -> None:
     server = psutil.Process(pid)
     server.kill()
     server.wait(timeout=10)
-    embedded_broker.start(home)
+    embedded_broker.start_broker(home)
 
 
 def delete_queues(url: str) -> None:
     with kombu.Connection(url) as connection:
         channel: Any = connection.channel()
         for queue in ("publish", *AGENTS):
-            for name in lanes(queue, RABBITMQ):
+            for name in broker_queues(queue, RABBITMQ):
                 channel.queue_delete(name)
 
 
@@ -292,7 +292,7 @@ def test_an_event_published_again_is_handled_once(system, eventually):
     for _ in range(3):
         system.publish(again)
         # As a publisher leaves it that died after the last message.
-        system.state.set(system.bus.stores.history._keys.published(again.event_id), "begun")
+        system.state.set(system.bus.stores.history._keys.publication(again.event_id), "begun")
     for _ in range(3):
         system.publish_later(again)
     system.publish(last)
@@ -390,7 +390,7 @@ def test_what_is_gathered_is_called_for_once_with_all_of_it(system, eventually):
 
     eventually(lambda: system.topics()["gathering.closed"] == 1, 20, system.node.logs)
     eventually(lambda: system.topics()["message.offer"] == 1, 20, system.node.logs)
-    (offer,) = [each for each in system.bus.stores.history.since() if each.topic == "message.offer"]
+    (offer,) = [each for each in system.bus.stores.history.read_after() if each.topic == "message.offer"]
     assert offer.document["content"]["parameters"] == {"value": 21}
 
 

@@ -74,7 +74,9 @@ class Features:
 
 @pytest.fixture(params=["stock", "ours"])
 def features(request, node, clean_broker_url, eventually):
-    url = {"stock": clean_broker_url, "ours": petiole.tasks.transport.ours(clean_broker_url)}[request.param]
+    url = {"stock": clean_broker_url, "ours": petiole.tasks.transport.with_transport_prefix(clean_broker_url)}[
+        request.param
+    ]
     features = Features(url, node, eventually)
     yield features
     features.client.close()

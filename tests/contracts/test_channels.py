@@ -34,11 +34,11 @@ from petiole.events.errors import (
     UsageError,
 )
 from petiole.tasks.bus import EventBus
-from petiole.tasks.settings import Settings
-from petiole.workers.channels import Channel, Mailbox, Terminal, open_channels
-from petiole.workers.channels.server_sent_events import Gate, Limits, create_app
+from petiole.tasks.settings import ProactiveSettings
+from petiole.workers.channels import Mailbox, OutputChannel, Terminal, open_channels
+from petiole.workers.channels.server_sent_events import ConnectionCount, ConnectionLimits, create_app
 from petiole.workers.channels.webhook import open_webhook
-from petiole.workers.cli.serve import AnswersOf
+from petiole.workers.cli.serve import StoredAnswerStreams
 from petiole.workers.state import team_state
 from tests.support.apps import a_bus
 from tests.support.errors import has_code
@@ -107,7 +107,7 @@ def receiver(monkeypatch: pytest.MonkeyPatch, bus: EventBus) -> Iterator[Receive
 
 
 @pytest.fixture
-def webhook(receiver: Receiver) -> Channel:
+def webhook(receiver: Receiver) -> OutputChannel:
     made = open_webhook()
     assert made is not None
     return made
@@ -122,7 +122,7 @@ class Served:
 
     url: str
     port: int
-    gate: Gate
+    gate: ConnectionCount
 
     def read(
         self, count: int, *, stream_id: str = "s", last: str | None = None, of: str = "events"
@@ -145,9 +145,9 @@ class Served:
 
 
 @contextmanager
-def served(bus: EventBus, limits: Limits | None = None) -> Iterator[Served]:
-    gate = Gate(limits or Limits())
-    made = create_app(AnswersOf(bus), gate)
+def served(bus: EventBus, limits: ConnectionLimits | None = None) -> Iterator[Served]:
+    gate = ConnectionCount(limits or ConnectionLimits())
+    made = create_app(StoredAnswerStreams(bus), gate)
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
     port = listener.getsockname()[1]
@@ -173,14 +173,14 @@ def bus(clean_broker_url: str) -> Iterator[EventBus]:
 
 
 @pytest.fixture(params=["mailbox", "terminal", "webhook", "server-sent events"])
-def way(request: pytest.FixtureRequest, bus: EventBus) -> Iterator[tuple[Channel, Shown]]:
+def way(request: pytest.FixtureRequest, bus: EventBus) -> Iterator[tuple[OutputChannel, Shown]]:
     """Give a channel, and how to see what its user sees."""
-    mailbox = Mailbox(team_state(bus).replies.append)
+    mailbox = Mailbox(team_state(bus).outbound_messages.append)
     match request.param:
         case "mailbox":
 
             def taken(count: int) -> list[str]:
-                looks = (team_state(bus).replies.take("s", 0.01) for _ in range(count + 1))
+                looks = (team_state(bus).outbound_messages.take("s", 0.01) for _ in range(count + 1))
                 return [reply.text for reply in looks if reply]
 
             yield mailbox, taken
@@ -215,7 +215,7 @@ def test_a_message_sent_again_under_its_id_is_what_the_channel_says(way):
         channel.send("s", "m-1", channel.format("Hello"))
     channel.send("s", "m-2", channel.format("Goodbye"))
 
-    expected = ["Hello", "Goodbye"] if channel.repetition == "harmless" else ["Hello", "Hello", "Goodbye"]
+    expected = ["Hello", "Goodbye"] if channel.on_duplicate == "harmless" else ["Hello", "Hello", "Goodbye"]
     assert shown(len(expected)) == expected
 
 
@@ -350,7 +350,7 @@ def test_channels_are_opened_where_they_are_asked_for(receiver, monkeypatch):
 
 def say(bus: EventBus, texts: Sequence[str], stream_id: str = "s") -> None:
     for text in texts:
-        team_state(bus).replies.append(stream_id, text, text)
+        team_state(bus).outbound_messages.append(stream_id, text, text)
 
 
 def texts_of(found: Sequence[tuple[str, dict[str, str]]]) -> list[str]:
@@ -392,7 +392,7 @@ def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
 
 def test_an_answer_is_read_while_it_is_written_from_wherever_a_reader_left_off(bus):
     words = [f"word {number} " for number in range(20)]
-    drafts = bus.stores.drafts
+    drafts = bus.stores.response_streams
     drafts.begin("s", "an-answer", correlation_id="a-flow", token="me")
     for word in words[:10]:
         drafts.write("s", "an-answer", token="me", text=word)
@@ -413,13 +413,13 @@ def test_an_answer_is_read_while_it_is_written_from_wherever_a_reader_left_off(b
 def finish(bus: EventBus, server: Served, words: Sequence[str]) -> None:
     until(lambda: server.gate.open == 1)
     for word in words:
-        bus.stores.drafts.write("s", "an-answer", token="me", text=word)
-    bus.stores.drafts.write("s", "an-answer", token="me", end="finished")
+        bus.stores.response_streams.write("s", "an-answer", token="me", text=word)
+    bus.stores.response_streams.write("s", "an-answer", token="me", end="finished")
 
 
 def test_a_reader_that_was_away_for_too_long_goes_on_with_what_is_kept(bus):
-    bus.settings = Settings(max_response_stream_chunks=5)
-    drafts = bus.stores.drafts
+    bus.settings = ProactiveSettings(max_response_stream_chunks=5)
+    drafts = bus.stores.response_streams
     drafts.begin("s", "an-answer", correlation_id="a-flow", token="me")
     (first,) = drafts.read("s", after=0)
     for number in range(20):
@@ -433,7 +433,7 @@ def test_a_reader_that_was_away_for_too_long_goes_on_with_what_is_kept(bus):
 
 def test_several_read_at_once_and_taking_an_answer_keeps_it_from_no_reader(bus):
     say(bus, ["one", "two"])
-    taken = team_state(bus).replies.take("s", 0)
+    taken = team_state(bus).outbound_messages.take("s", 0)
     assert taken is not None
     assert taken.text == "one"
 
@@ -442,7 +442,7 @@ def test_several_read_at_once_and_taking_an_answer_keeps_it_from_no_reader(bus):
 
 
 def test_above_the_limit_a_reader_is_told_to_come_later(bus):
-    with served(bus, Limits(connections=1)) as server:
+    with served(bus, ConnectionLimits(connections=1)) as server:
         with httpx2.stream("GET", f"{server.url}/streams/s/events", timeout=10):
             until(lambda: server.gate.open == 1)
             refused = httpx2.get(f"{server.url}/streams/s/events")
@@ -460,7 +460,7 @@ def test_a_place_that_is_none_is_refused(bus, last):
 
 def test_a_silent_connection_is_kept_up(bus):
     with (
-        served(bus, Limits(ping_s=0.1)) as server,
+        served(bus, ConnectionLimits(ping_s=0.1)) as server,
         httpx2.stream("GET", f"{server.url}/streams/s/events", timeout=10) as response,
     ):
         lines = response.iter_lines()
@@ -468,7 +468,7 @@ def test_a_silent_connection_is_kept_up(bus):
 
 
 def test_a_reader_that_takes_nothing_is_dropped(bus):
-    with served(bus, Limits(send_timeout_s=0.5)) as server, socket.socket() as reader:
+    with served(bus, ConnectionLimits(send_timeout_s=0.5)) as server, socket.socket() as reader:
         reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
         reader.connect(("127.0.0.1", server.port))
         reader.sendall(b"GET /streams/s/events HTTP/1.1\r\nHost: here\r\n\r\n")
@@ -495,7 +495,7 @@ def test_without_its_packages_the_extra_of_the_server_is_named(monkeypatch):
     reader: Any = None
 
     with pytest.raises(UsageError, check=has_code("missing_extra"), match=r"petiole\[sse\]"):
-        create_app(reader, Gate(Limits()))
+        create_app(reader, ConnectionCount(ConnectionLimits()))
 
 
 def test_the_command_serves_until_it_is_told_to_end(node, bus, eventually):
@@ -504,7 +504,7 @@ def test_the_command_serves_until_it_is_told_to_end(node, bus, eventually):
     eventually(lambda: "serving http" in node.logs(), 30, node.logs)
     url = node.logs().split("serving ")[1].split("/streams/")[0]
 
-    assert texts_of(Served(url, 0, Gate(Limits())).read(1)) == ["one"]
+    assert texts_of(Served(url, 0, ConnectionCount(ConnectionLimits())).read(1)) == ["one"]
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=15) == 0
     assert "Traceback" not in node.logs()

@@ -16,11 +16,11 @@ from celery import Celery
 from redis.asyncio import Redis as AsyncRedis
 
 from petiole.events.errors import StreamTimeout, StreamTruncated
-from petiole.tasks import AnswerReader, Piece
+from petiole.tasks import Chunk, ResponseStreamReader
 from petiole.tasks.bus import EventBus
-from petiole.tasks.settings import Settings
+from petiole.tasks.settings import ProactiveSettings
 from petiole.tasks.stores.keys import Keys
-from petiole.tasks.stores.response_streams import Drafts, Limits
+from petiole.tasks.stores.response_streams import ResponseStreams, StreamLimits
 
 WORDS = [f"word{number} " for number in range(60)]
 
@@ -44,7 +44,7 @@ def bus(request: pytest.FixtureRequest) -> Iterator[Reading]:
         url = request.getfixturevalue("clean_broker_url")
         client = redis.Redis.from_url(url, decode_responses=True)
         connects = lambda: AsyncRedis.from_url(url, decode_responses=True)  # noqa: E731 - as above
-    bus = Reading(Celery("reading", set_as_current=False), settings=Settings(heartbeat_timeout_s=1))
+    bus = Reading(Celery("reading", set_as_current=False), settings=ProactiveSettings(heartbeat_timeout_s=1))
     bus._state = client
     bus.connects = connects
     yield bus
@@ -52,39 +52,39 @@ def bus(request: pytest.FixtureRequest) -> Iterator[Reading]:
 
 
 @pytest.fixture
-def drafts(bus: Reading) -> Drafts:
-    return bus.stores.drafts
+def drafts(bus: Reading) -> ResponseStreams:
+    return bus.stores.response_streams
 
 
 @pytest.fixture
-def read(bus: Reading) -> AnswerReader:
-    return AnswerReader(bus)
+def read(bus: Reading) -> ResponseStreamReader:
+    return ResponseStreamReader(bus)
 
 
-def begin(drafts: Drafts, answer: str = "a", token: str = "t", **options: Any) -> tuple[str, str]:
+def begin(drafts: ResponseStreams, answer: str = "a", token: str = "t", **options: Any) -> tuple[str, str]:
     return drafts.begin("s", answer, correlation_id="f", token=token, **options)
 
 
-def write(drafts: Drafts, text: str = "", answer: str = "a", token: str = "t", **options: Any) -> str:
+def write(drafts: ResponseStreams, text: str = "", answer: str = "a", token: str = "t", **options: Any) -> str:
     return drafts.write("s", answer, token=token, text=text, **options)
 
 
-def an_answer(drafts: Drafts, *words: str, answer: str = "a") -> None:
+def an_answer(drafts: ResponseStreams, *words: str, answer: str = "a") -> None:
     begin(drafts, answer)
     for word in words:
         write(drafts, word, answer)
     write(drafts, answer=answer, end="finished")
 
 
-def text_of(pieces: list[Piece]) -> str:
+def text_of(pieces: list[Chunk]) -> str:
     return "".join(piece.text for piece in pieces)
 
 
-def kinds_of(pieces: list[Piece]) -> list[str]:
+def kinds_of(pieces: list[Chunk]) -> list[str]:
     return [piece.kind for piece in pieces]
 
 
-def test_an_answer_is_read_from_its_beginning_to_its_end(drafts: Drafts, read: AnswerReader) -> None:
+def test_an_answer_is_read_from_its_beginning_to_its_end(drafts: ResponseStreams, read: ResponseStreamReader) -> None:
     an_answer(drafts, "Hel", "lo")
 
     pieces = list(read("s", "a"))
@@ -94,7 +94,9 @@ def test_an_answer_is_read_from_its_beginning_to_its_end(drafts: Drafts, read: A
     assert {(piece.answer_id, piece.correlation_id, piece.attempt) for piece in pieces} == {("a", "f", 1)}
 
 
-def test_whoever_comes_back_at_any_place_gets_exactly_the_rest(drafts: Drafts, read: AnswerReader) -> None:
+def test_whoever_comes_back_at_any_place_gets_exactly_the_rest(
+    drafts: ResponseStreams, read: ResponseStreamReader
+) -> None:
     an_answer(drafts, *WORDS)
     whole = list(read("s", "a"))
 
@@ -107,10 +109,12 @@ def test_whoever_comes_back_at_any_place_gets_exactly_the_rest(drafts: Drafts, r
     assert numbers == list(range(numbers[0], numbers[0] + len(whole)))
 
 
-def test_whoever_leaves_and_comes_back_while_it_is_written_misses_nothing(drafts: Drafts, read: AnswerReader) -> None:
+def test_whoever_leaves_and_comes_back_while_it_is_written_misses_nothing(
+    drafts: ResponseStreams, read: ResponseStreamReader
+) -> None:
     chance = random.Random(7)
     begin(drafts)
-    got: list[Piece] = []
+    got: list[Chunk] = []
 
     def write_all() -> None:
         for word in WORDS:
@@ -128,7 +132,7 @@ def test_whoever_leaves_and_comes_back_while_it_is_written_misses_nothing(drafts
     assert kinds_of(got).count("finished") == 1
 
 
-def test_whoever_comes_early_waits_for_the_beginning(drafts: Drafts, read: AnswerReader) -> None:
+def test_whoever_comes_early_waits_for_the_beginning(drafts: ResponseStreams, read: ResponseStreamReader) -> None:
     writer = threading.Timer(0.2, an_answer, [drafts, "Hello"])
     writer.start()
 
@@ -136,8 +140,8 @@ def test_whoever_comes_early_waits_for_the_beginning(drafts: Drafts, read: Answe
     writer.join()
 
 
-def test_a_loop_reads_the_same(drafts: Drafts, read: AnswerReader) -> None:
-    async def collected(pieces: AsyncIterator[Piece]) -> list[Piece]:
+def test_a_loop_reads_the_same(drafts: ResponseStreams, read: ResponseStreamReader) -> None:
+    async def collected(pieces: AsyncIterator[Chunk]) -> list[Chunk]:
         return [piece async for piece in pieces]
 
     writer = threading.Timer(0.1, an_answer, [drafts, *WORDS])
@@ -147,7 +151,9 @@ def test_a_loop_reads_the_same(drafts: Drafts, read: AnswerReader) -> None:
     writer.join()
 
 
-def test_the_answers_of_a_stream_are_read_one_after_the_other(drafts: Drafts, read: AnswerReader) -> None:
+def test_the_answers_of_a_stream_are_read_one_after_the_other(
+    drafts: ResponseStreams, read: ResponseStreamReader
+) -> None:
     an_answer(drafts, "one")
     an_answer(drafts, "two", answer="b")
 
@@ -160,7 +166,7 @@ def test_the_answers_of_a_stream_are_read_one_after_the_other(drafts: Drafts, re
         next(read.all("s", after=pieces[-1].number, timeout=0.2))
 
 
-def test_silence_is_told_with_the_place_to_go_on_from(drafts: Drafts, read: AnswerReader) -> None:
+def test_silence_is_told_with_the_place_to_go_on_from(drafts: ResponseStreams, read: ResponseStreamReader) -> None:
     begin(drafts)
     write(drafts, "Hel")
 
@@ -170,7 +176,9 @@ def test_silence_is_told_with_the_place_to_go_on_from(drafts: Drafts, read: Answ
         next(reading)
 
 
-def test_a_dead_writer_is_marked_as_lost_once_within_the_lease(drafts: Drafts, read: AnswerReader) -> None:
+def test_a_dead_writer_is_marked_as_lost_once_within_the_lease(
+    drafts: ResponseStreams, read: ResponseStreamReader
+) -> None:
     begin(drafts)
     write(drafts, "Hel")
 
@@ -182,7 +190,7 @@ def test_a_dead_writer_is_marked_as_lost_once_within_the_lease(drafts: Drafts, r
     assert list(read("s", "a")) == one
 
 
-def test_a_writer_that_vouches_for_itself_is_not_lost(drafts: Drafts, read: AnswerReader) -> None:
+def test_a_writer_that_vouches_for_itself_is_not_lost(drafts: ResponseStreams, read: ResponseStreamReader) -> None:
     begin(drafts)
     reading = read("s", "a", timeout=1.6)
     assert next(reading).kind == "started"
@@ -196,7 +204,9 @@ def test_a_writer_that_vouches_for_itself_is_not_lost(drafts: Drafts, read: Answ
         each.join()
 
 
-def test_a_run_that_another_takes_over_from_ends_as_lost_and_writes_no_more(drafts: Drafts, read: AnswerReader) -> None:
+def test_a_run_that_another_takes_over_from_ends_as_lost_and_writes_no_more(
+    drafts: ResponseStreams, read: ResponseStreamReader
+) -> None:
     begin(drafts)
     write(drafts, "Hel")
 
@@ -210,7 +220,7 @@ def test_a_run_that_another_takes_over_from_ends_as_lost_and_writes_no_more(draf
     assert [piece.attempt for piece in pieces] == [1, 1, 1, 2, 2, 2]
 
 
-def test_whoever_reads_on_after_a_lost_run_sees_the_next(drafts: Drafts, read: AnswerReader) -> None:
+def test_whoever_reads_on_after_a_lost_run_sees_the_next(drafts: ResponseStreams, read: ResponseStreamReader) -> None:
     begin(drafts)
     *_, lost = read("s", "a", timeout=3)
     begin(drafts, token="u")
@@ -222,7 +232,7 @@ def test_whoever_reads_on_after_a_lost_run_sees_the_next(drafts: Drafts, read: A
     assert [(piece.kind, piece.attempt) for piece in rest] == [("started", 2), ("delta", 2), ("finished", 2)]
 
 
-def test_nothing_follows_an_end(drafts: Drafts, read: AnswerReader) -> None:
+def test_nothing_follows_an_end(drafts: ResponseStreams, read: ResponseStreamReader) -> None:
     an_answer(drafts, "Hello")
 
     assert write(drafts, " again") == "finished"
@@ -230,7 +240,7 @@ def test_nothing_follows_an_end(drafts: Drafts, read: AnswerReader) -> None:
     assert kinds_of(list(read("s", "a"))) == ["started", "delta", "finished"]
 
 
-def test_a_second_answer_is_rejected_while_another_is_written(drafts: Drafts) -> None:
+def test_a_second_answer_is_rejected_while_another_is_written(drafts: ResponseStreams) -> None:
     begin(drafts)
 
     assert begin(drafts, "b", rejects=True) == ("busy", "a")
@@ -240,36 +250,36 @@ def test_a_second_answer_is_rejected_while_another_is_written(drafts: Drafts) ->
 
 
 def test_a_dead_writer_keeps_nobody_from_writing(bus: Reading) -> None:
-    limits = Limits(lease=timedelta(milliseconds=1), age=timedelta(minutes=1), length=10)
-    drafts = Drafts(bus.stores.drafts._client, Keys("p"), limits)
+    limits = StreamLimits(writer_timeout=timedelta(milliseconds=1), retention=timedelta(minutes=1), max_chunks=10)
+    drafts = ResponseStreams(bus.stores.response_streams._client, Keys("p"), limits)
     begin(drafts)
-    bus.stores.drafts.wait("s", after=0, timeout_s=0.01)
+    bus.stores.response_streams.wait("s", after=0, timeout_s=0.01)
 
     assert begin(drafts, "b", rejects=True) == ("open", "1")
 
 
 def test_pieces_beyond_the_length_are_dropped_and_whoever_wants_them_is_told(bus: Reading) -> None:
-    limits = Limits(lease=timedelta(seconds=5), age=timedelta(minutes=1), length=10)
-    bus.stores.drafts.limits = limits
-    an_answer(bus.stores.drafts, *WORDS)
-    read = AnswerReader(bus)
+    limits = StreamLimits(writer_timeout=timedelta(seconds=5), retention=timedelta(minutes=1), max_chunks=10)
+    bus.stores.response_streams.limits = limits
+    an_answer(bus.stores.response_streams, *WORDS)
+    read = ResponseStreamReader(bus)
 
     with pytest.raises(StreamTruncated, match=r"llm\.response\.generated"):
         list(read("s", "a"))
-    kept = bus.stores.drafts.read("s", after=0)
+    kept = bus.stores.response_streams.read("s", after=0)
     assert len(kept) == 10
     assert list(read("s", "a", after=kept[0].number)) == kept[1:]
 
 
 def test_drafts_are_forgotten_after_a_while_and_numbers_still_go_up(bus: Reading) -> None:
-    client: Any = bus.stores.drafts._client
-    an_answer(bus.stores.drafts, "one")
-    before = bus.stores.drafts.read("s", after=0)[-1].number
+    client: Any = bus.stores.response_streams._client
+    an_answer(bus.stores.response_streams, "one")
+    before = bus.stores.response_streams.read("s", after=0)[-1].number
     keys = [key for key in client.keys("*drafts*") if not key.endswith(":open")]
 
     assert len(keys) == 2
     assert all(0 < client.ttl(key) <= 24 * 3600 for key in keys)
     client.flushall()
-    bus.stores.drafts.wait("s", after=0, timeout_s=0.01)
-    an_answer(bus.stores.drafts, "two")
-    assert bus.stores.drafts.read("s", after=0)[0].number > before
+    bus.stores.response_streams.wait("s", after=0, timeout_s=0.01)
+    an_answer(bus.stores.response_streams, "two")
+    assert bus.stores.response_streams.read("s", after=0)[0].number > before

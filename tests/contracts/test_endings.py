@@ -12,14 +12,14 @@ import pytest
 import redis
 
 from petiole.events import TextContent, TextMessageEvent
-from petiole.events.dead_letter import Attempt, DeadLetter
-from petiole.tasks.settings import Settings
+from petiole.events.dead_letter import DeadLetter, FailedAttempt
+from petiole.tasks.settings import ProactiveSettings
 from petiole.tasks.stores import Stores, open_stores
-from petiole.tasks.stores.delayed_messages import LENT, MOST_MOVED, Waiting
-from petiole.tasks.stores.publications import HeldKeys, Lease, Posting, Settling
+from petiole.tasks.stores.delayed_messages import CLAIM_TIMEOUT, MAX_MOVED, DelayedMessage
+from petiole.tasks.stores.publications import Lease, OutgoingEvent, Settlement, UnackedKeys
 
-KEYS = HeldKeys()
-LEASE = Lease(tag="tag-1", holder="holder-1")
+KEYS = UnackedKeys()
+LEASE = Lease(tag="tag-1", consumer="holder-1")
 DELIVERY = "0192f0c1-7a5e-7cc3-98c8-3f1d2b6a9e10"
 
 
@@ -38,18 +38,18 @@ def stores(client: redis.Redis) -> Stores:
     """Give stores beside a broker where the worker `holder-1` has one message."""
     client.hset(KEYS.unacked, LEASE.tag, "[message]")
     client.zadd(KEYS.index, {LEASE.tag: time.time()})
-    client.hset(KEYS.held, LEASE.tag, LEASE.holder)
-    client.zadd(KEYS.holders, {LEASE.holder: time.time()})
-    return open_stores(client, Settings())
+    client.hset(KEYS.leased, LEASE.tag, LEASE.consumer)
+    client.zadd(KEYS.consumers, {LEASE.consumer: time.time()})
+    return open_stores(client, ProactiveSettings())
 
 
-def a_posting() -> Posting:
+def a_posting() -> OutgoingEvent:
     event = TextMessageEvent(stream_id="s", content=TextContent(text="hi"))
-    return Posting(event, event.model_dump_json(), "", [])
+    return OutgoingEvent(event, event.model_dump_json(), "", [])
 
 
-def a_run(error: str | None = "no", worker: str = "one") -> Attempt:
-    return Attempt(at=datetime.now(UTC), worker=worker, error_type=error and "RuntimeError", error=error)
+def a_run(error: str | None = "no", worker: str = "one") -> FailedAttempt:
+    return FailedAttempt(at=datetime.now(UTC), worker=worker, error_type=error and "RuntimeError", error=error)
 
 
 def a_letter(letter_id: str = DELIVERY) -> DeadLetter:
@@ -68,41 +68,43 @@ def a_letter(letter_id: str = DELIVERY) -> DeadLetter:
     )
 
 
-def waits(due_in_s: float = 60, item_id: str = DELIVERY, said: str = "message", *, replaces: bool = True) -> Waiting:
+def waits(
+    due_in_s: float = 60, item_id: str = DELIVERY, said: str = "message", *, replaces: bool = True
+) -> DelayedMessage:
     due = datetime.now(UTC) + timedelta(seconds=due_in_s)
-    return Waiting(item_id, due, "memory", "memory", said, replaces=replaces)
+    return DelayedMessage(item_id, due, "memory", "memory", said, replaces=replaces)
 
 
 def recorded(stores: Stores) -> int:
-    return len(list(stores.history.since()))
+    return len(list(stores.history.read_after()))
 
 
 # The fence
 
 
 def test_a_run_whose_lease_another_worker_has_says_and_marks_nothing(client, stores):
-    client.hset(KEYS.held, LEASE.tag, "holder-2")
+    client.hset(KEYS.leased, LEASE.tag, "holder-2")
 
-    verdict = stores.publications.publish([a_posting()], 0, Settling(delivery_id=DELIVERY, lease=LEASE))
+    verdict = stores.publications.publish([a_posting()], 0, Settlement(delivery_id=DELIVERY, lease=LEASE))
 
-    assert verdict.answer == "fenced"
+    assert verdict.status == "fenced"
     assert recorded(stores) == 0
-    assert not stores.inbox.has(DELIVERY)
+    assert not stores.inbox.is_handled(DELIVERY)
     assert client.hexists(KEYS.unacked, LEASE.tag)
 
 
 def test_a_run_whose_message_went_back_to_its_queue_says_nothing(client, stores):
-    client.hdel(KEYS.held, LEASE.tag)
+    client.hdel(KEYS.leased, LEASE.tag)
 
-    verdict = stores.publications.publish([a_posting()], 0, Settling(delivery_id=DELIVERY, lease=LEASE))
+    verdict = stores.publications.publish([a_posting()], 0, Settlement(delivery_id=DELIVERY, lease=LEASE))
 
-    assert (verdict.answer, recorded(stores)) == ("fenced", 0)
+    assert (verdict.status, recorded(stores)) == ("fenced", 0)
 
 
 def test_who_still_holds_a_delivery_settles_it_once(stores):
-    settling = Settling(delivery_id=DELIVERY, lease=LEASE)
+    settling = Settlement(delivery_id=DELIVERY, lease=LEASE)
 
-    answers = [stores.publications.publish([a_posting()], 0, settling).answer for _ in range(2)]
+    answers = [stores.publications.publish([a_posting()], 0, settling).status for _ in range(2)]
 
     assert answers == ["published", "settled"]
     assert recorded(stores) == 1
@@ -118,33 +120,39 @@ def test_a_delivery_ends_on_a_server_that_has_no_memory_left(client, stores):
         with pytest.raises(redis.OutOfMemoryError):
             client.set("more", "more")
         assert not stores.attempts.begin(DELIVERY, "one").is_settled
-        assert stores.publications.publish([], 0, Settling(delivery_id=DELIVERY, lease=LEASE)).answer == "published"
+        assert stores.publications.publish([], 0, Settlement(delivery_id=DELIVERY, lease=LEASE)).status == "published"
     finally:
         client.config_set("maxmemory", "0")
-    assert stores.inbox.has(DELIVERY)
+    assert stores.inbox.is_handled(DELIVERY)
 
 
 # Coming again
 
 
 def test_a_failed_run_is_noted_waits_and_is_acknowledged_in_one_step(client, stores):
-    stores.attempts.begin(DELIVERY, "one", holder=LEASE.holder, holders_key=KEYS.holders)
+    stores.attempts.begin(DELIVERY, "one", consumer=LEASE.consumer, consumers_key=KEYS.consumers)
 
     stores.publications.publish(
-        [], 0, Settling(delivery_id=DELIVERY, ending="retrying", lease=LEASE, failed=a_run(), waiting=waits())
+        [],
+        0,
+        Settlement(
+            delivery_id=DELIVERY, outcome="retrying", lease=LEASE, failed_attempt=a_run(), retry_message=waits()
+        ),
     )
 
-    assert stores.delays.count() == 1
-    assert [each.error for each in stores.attempts.of(DELIVERY)] == ["no"]
-    assert not any(client.exists(key) for key in (KEYS.unacked, KEYS.index, KEYS.held))
-    assert not stores.inbox.has(DELIVERY)
+    assert stores.delayed_messages.count() == 1
+    assert [each.error for each in stores.attempts.read(DELIVERY)] == ["no"]
+    assert not any(client.exists(key) for key in (KEYS.unacked, KEYS.index, KEYS.leased))
+    assert not stores.inbox.is_handled(DELIVERY)
     assert stores.attempts.begin(DELIVERY, "two").number == 2
 
 
 def test_a_run_that_is_put_off_spends_no_attempt(stores):
     stores.attempts.begin(DELIVERY, "one")
 
-    stores.publications.publish([], 0, Settling(delivery_id=DELIVERY, ending="put_off", lease=LEASE, waiting=waits()))
+    stores.publications.publish(
+        [], 0, Settlement(delivery_id=DELIVERY, outcome="put_off", lease=LEASE, retry_message=waits())
+    )
 
     assert stores.attempts.begin(DELIVERY, "two").number == 1
 
@@ -153,12 +161,12 @@ def test_a_burial_keeps_the_letter_marks_the_delivery_and_forgets_its_runs(store
     stores.attempts.begin(DELIVERY, "one")
 
     stores.publications.publish(
-        [a_posting()], 0, Settling(delivery_id=DELIVERY, ending="buried", lease=LEASE, letter=a_letter())
+        [a_posting()], 0, Settlement(delivery_id=DELIVERY, outcome="buried", lease=LEASE, letter=a_letter())
     )
 
     assert [letter.id for letter in stores.dead_letters.all()] == [DELIVERY]
-    assert stores.inbox.has(DELIVERY)
-    assert stores.attempts.of(DELIVERY) == ()
+    assert stores.inbox.is_handled(DELIVERY)
+    assert stores.attempts.read(DELIVERY) == ()
     assert recorded(stores) == 1
 
 
@@ -166,38 +174,38 @@ def test_a_burial_keeps_the_letter_marks_the_delivery_and_forgets_its_runs(store
 
 
 def test_a_run_begins_only_once_its_delivery_is_not_settled(stores):
-    stores.inbox.mark(DELIVERY)
+    stores.inbox.mark_handled(DELIVERY)
 
     assert stores.attempts.begin(DELIVERY, "one").is_settled
 
 
 def test_a_run_whose_worker_lives_is_no_death(client, stores):
-    client.zadd(KEYS.holders, {"holder-2": time.time()})
-    stores.attempts.begin(DELIVERY, "one", holder="holder-2", holders_key=KEYS.holders)
+    client.zadd(KEYS.consumers, {"holder-2": time.time()})
+    stores.attempts.begin(DELIVERY, "one", consumer="holder-2", consumers_key=KEYS.consumers)
 
-    begun = stores.attempts.begin(DELIVERY, "two", holder=LEASE.holder, holders_key=KEYS.holders)
+    begun = stores.attempts.begin(DELIVERY, "two", consumer=LEASE.consumer, consumers_key=KEYS.consumers)
 
-    assert (begun.deaths, begun.is_poison) == (0, False)
+    assert (begun.crashes, begun.is_poison) == (0, False)
 
 
 def test_the_third_worker_that_died_of_a_delivery_was_the_last(client, stores):
     for number in range(3):
         dead = f"dead-{number}"
-        client.zadd(KEYS.holders, {dead: time.time() - 60})
-        assert not stores.attempts.begin(DELIVERY, dead, holder=dead, holders_key=KEYS.holders).is_poison
+        client.zadd(KEYS.consumers, {dead: time.time() - 60})
+        assert not stores.attempts.begin(DELIVERY, dead, consumer=dead, consumers_key=KEYS.consumers).is_poison
 
-    begun = stores.attempts.begin(DELIVERY, "one", holder=LEASE.holder, holders_key=KEYS.holders)
+    begun = stores.attempts.begin(DELIVERY, "one", consumer=LEASE.consumer, consumers_key=KEYS.consumers)
 
-    assert (begun.deaths, begun.is_poison) == (3, True)
+    assert (begun.crashes, begun.is_poison) == (3, True)
     assert [each.worker for each in begun.earlier] == ["dead-0", "dead-1", "dead-2"]
 
 
 def test_a_child_that_died_is_a_death_although_its_worker_lives(stores):
-    held = {"holder": LEASE.holder, "holders_key": KEYS.holders}
+    held = {"holder": LEASE.consumer, "holders_key": KEYS.consumers}
     stores.attempts.begin(DELIVERY, "one", **held)
-    stores.attempts.note_death(DELIVERY)
+    stores.attempts.record_crash(DELIVERY)
 
-    assert stores.attempts.begin(DELIVERY, "one", **held).deaths == 1
+    assert stores.attempts.begin(DELIVERY, "one", **held).crashes == 1
 
 
 def taken_by(client, holder):
@@ -207,7 +215,9 @@ def taken_by(client, holder):
 
 
 def begun_by(stores, holder, most_deaths=3):
-    return stores.attempts.begin(DELIVERY, holder, holder=holder, holders_key=KEYS.holders, most_deaths=most_deaths)
+    return stores.attempts.begin(
+        DELIVERY, holder, consumer=holder, consumers_key=KEYS.consumers, max_crashes=most_deaths
+    )
 
 
 def test_a_delivery_that_was_first_noted_as_taken_is_poison_after_its_third_worker_too(client, stores):
@@ -215,9 +225,9 @@ def test_a_delivery_that_was_first_noted_as_taken_is_poison_after_its_third_work
     for number in (1, 2):
         assert not begun_by(stores, f"dead-{number}").is_poison
 
-    begun = begun_by(stores, LEASE.holder)
+    begun = begun_by(stores, LEASE.consumer)
 
-    assert (begun.deaths, begun.is_poison) == (3, True)
+    assert (begun.crashes, begun.is_poison) == (3, True)
     assert [each.worker for each in begun.earlier] == ["dead-0", "dead-1", "dead-2"]
 
 
@@ -225,99 +235,99 @@ def test_a_delivery_that_was_first_noted_as_taken_is_poison_after_its_third_work
 def test_what_a_dead_worker_took_ahead_is_no_death_by_itself(client, stores, most_deaths):
     taken_by(client, "dead-0")
 
-    begun = begun_by(stores, LEASE.holder, most_deaths)
+    begun = begun_by(stores, LEASE.consumer, most_deaths)
 
-    assert (begun.number, begun.deaths, begun.is_poison, begun.earlier) == (1, 0, False, ())
+    assert (begun.number, begun.crashes, begun.is_poison, begun.earlier) == (1, 0, False, ())
 
 
 def test_a_run_takes_the_place_of_its_own_note_that_it_was_taken(client, stores):
-    taken_by(client, LEASE.holder)
+    taken_by(client, LEASE.consumer)
 
-    begun_by(stores, LEASE.holder)
+    begun_by(stores, LEASE.consumer)
 
-    assert len(stores.attempts.of(DELIVERY)) == 1
-    client.zrem(KEYS.holders, LEASE.holder)
-    assert begun_by(stores, "two").deaths == 1
+    assert len(stores.attempts.read(DELIVERY)) == 1
+    client.zrem(KEYS.consumers, LEASE.consumer)
+    assert begun_by(stores, "two").crashes == 1
 
 
 def test_a_child_that_died_of_what_was_taken_is_a_death(client, stores):
-    taken_by(client, LEASE.holder)
+    taken_by(client, LEASE.consumer)
 
-    stores.attempts.note_death(DELIVERY)
+    stores.attempts.record_crash(DELIVERY)
 
-    assert begun_by(stores, LEASE.holder).deaths == 1
+    assert begun_by(stores, LEASE.consumer).crashes == 1
 
 
 def test_a_run_that_meant_nothing_is_forgotten(stores):
     stores.attempts.begin(DELIVERY, "one")
-    stores.attempts.withdraw(DELIVERY)
+    stores.attempts.discard_last(DELIVERY)
 
     begun = stores.attempts.begin(DELIVERY, "two")
 
-    assert (begun.number, begun.deaths) == (1, 0)
+    assert (begun.number, begun.crashes) == (1, 0)
 
 
 # The waiting room
 
 
 def test_what_is_due_stands_in_its_queue_with_its_bell_and_the_rest_waits(client, stores):
-    stores.delays.put(waits(-1, "due", "due"))
-    stores.delays.put(waits(60, "later", "later"))
+    stores.delayed_messages.put(waits(-1, "due", "due"))
+    stores.delayed_messages.put(waits(60, "later", "later"))
 
-    assert stores.delays.move_due() == 1
+    assert stores.delayed_messages.move_due() == 1
 
     assert client.lrange("memory", 0, -1) == ["due"]
     assert client.zcard("memory\x06\x16bell") == 1
-    assert list(stores.delays.due_times()) == ["later"]
-    assert stores.delays.move_due() == 0
+    assert list(stores.delayed_messages.due_times()) == ["later"]
+    assert stores.delayed_messages.move_due() == 0
 
 
 def test_who_is_due_first_moves_first_and_a_step_moves_a_bounded_part(client, stores):
-    for number in range(MOST_MOVED + 5):
-        stores.delays.put(waits(-1000 + number, str(number), str(number)))
+    for number in range(MAX_MOVED + 5):
+        stores.delayed_messages.put(waits(-1000 + number, str(number), str(number)))
 
-    assert [stores.delays.move_due(), stores.delays.move_due()] == [MOST_MOVED, 5]
+    assert [stores.delayed_messages.move_due(), stores.delayed_messages.move_due()] == [MAX_MOVED, 5]
 
-    assert client.lrange("memory", 0, -1)[::-1] == [str(number) for number in range(MOST_MOVED + 5)]
+    assert client.lrange("memory", 0, -1)[::-1] == [str(number) for number in range(MAX_MOVED + 5)]
 
 
 def test_a_message_waits_once_and_only_one_that_replaces_changes_it(stores):
-    stores.delays.put(waits(60, said="first"))
-    stores.delays.put(waits(1, said="second", replaces=False))
-    assert stores.delays.lend_due(ahead=timedelta(seconds=10)) == []
+    stores.delayed_messages.put(waits(60, said="first"))
+    stores.delayed_messages.put(waits(1, said="second", replaces=False))
+    assert stores.delayed_messages.claim_due(ahead=timedelta(seconds=10)) == []
 
-    stores.delays.put(waits(1, said="third"))
+    stores.delayed_messages.put(waits(1, said="third"))
 
-    assert [each.message for each in stores.delays.lend_due(ahead=timedelta(seconds=10))] == ["third"]
+    assert [each.message for each in stores.delayed_messages.claim_due(ahead=timedelta(seconds=10))] == ["third"]
 
 
 def test_what_was_lent_and_not_sent_is_lent_again_and_what_was_sent_is_not(stores):
     for item in ("sent", "unsent"):
-        stores.delays.put(waits(-1, item))
-    lent = {each.id: each for each in stores.delays.lend_due()}
+        stores.delayed_messages.put(waits(-1, item))
+    lent = {each.id: each for each in stores.delayed_messages.claim_due()}
     assert lent.keys() == {"sent", "unsent"}
-    assert stores.delays.lend_due() == []
+    assert stores.delayed_messages.claim_due() == []
 
-    stores.delays.forget(lent["sent"])
+    stores.delayed_messages.confirm_sent(lent["sent"])
 
-    assert [each.id for each in stores.delays.lend_due(ahead=2 * LENT)] == ["unsent"]
+    assert [each.id for each in stores.delayed_messages.claim_due(ahead=2 * CLAIM_TIMEOUT)] == ["unsent"]
 
 
 def test_what_was_sent_failed_and_waits_again_before_it_is_forgotten_stays(stores):
-    stores.delays.put(waits(-1, said="first run"))
-    (lent,) = stores.delays.lend_due()
-    stores.delays.put(waits(-1, said="second run"))
+    stores.delayed_messages.put(waits(-1, said="first run"))
+    (lent,) = stores.delayed_messages.claim_due()
+    stores.delayed_messages.put(waits(-1, said="second run"))
 
-    stores.delays.forget(lent)
+    stores.delayed_messages.confirm_sent(lent)
 
-    assert [each.message for each in stores.delays.lend_due()] == ["second run"]
+    assert [each.message for each in stores.delayed_messages.claim_due()] == ["second run"]
 
 
 def test_an_event_waits_in_the_very_step_that_settles(stores):
-    stores.publications.publish([], 0, Settling(delivery_id=DELIVERY), [waits(60, "publish:1")])
+    stores.publications.publish([], 0, Settlement(delivery_id=DELIVERY), [waits(60, "publish:1")])
 
-    assert stores.inbox.has(DELIVERY)
-    assert list(stores.delays.due_times()) == ["publish:1"]
+    assert stores.inbox.is_handled(DELIVERY)
+    assert list(stores.delayed_messages.due_times()) == ["publish:1"]
 
 
 # Letters
@@ -333,13 +343,13 @@ def test_a_letter_that_is_buried_again_failed_again_and_one_that_was_handled_is_
     client.hset(states, DELIVERY, "replaying")
     client.hset("petiole:dead_letters:replays", DELIVERY, "1 0 somebody")
     stores.publications.publish(
-        [], 0, Settling(delivery_id="r1", ending="buried", letter=a_letter(), resolves=DELIVERY)
+        [], 0, Settlement(delivery_id="r1", outcome="buried", letter=a_letter(), resolved_letter_id=DELIVERY)
     )
     assert client.hget(states, DELIVERY) == "failed_again"
 
     client.hset(states, DELIVERY, "replaying")
     client.hset("petiole:dead_letters:replays", DELIVERY, "2 0 somebody")
-    stores.publications.publish([], 0, Settling(delivery_id="late", resolves=DELIVERY, replay_number=1))
+    stores.publications.publish([], 0, Settlement(delivery_id="late", resolved_letter_id=DELIVERY, replay_number=1))
     assert client.hget(states, DELIVERY) == "replaying", "that was an earlier replay"
-    stores.publications.publish([], 0, Settling(delivery_id="r2", resolves=DELIVERY, replay_number=2))
+    stores.publications.publish([], 0, Settlement(delivery_id="r2", resolved_letter_id=DELIVERY, replay_number=2))
     assert client.hget(states, DELIVERY) == "resolved"

@@ -16,9 +16,9 @@ from petiole.events.subscriptions import Subscription
 from petiole.tasks import dead_letters
 from petiole.tasks.broker.topology import PUBLISH_TASK
 from petiole.tasks.bus import EventBus
-from petiole.tasks.dead_letters import Letters
+from petiole.tasks.dead_letters import DeadLetterQuery
 from petiole.tasks.publishing.commit import Publication
-from petiole.tasks.settings import Settings
+from petiole.tasks.settings import ProactiveSettings
 from tests.support import apps
 
 MEMORY = Subscription(agent="memory", function="keep", patterns=("input.*",))
@@ -27,9 +27,9 @@ ACCIDENTAL = {"delivery_tag", "reply_to"}
 
 
 def a_bus(url: str, **settings: object) -> EventBus:
-    bus = apps.a_bus(settings=Settings.model_validate(settings))
+    bus = apps.a_bus(settings=ProactiveSettings.model_validate(settings))
     bus.app.conf.update(broker_url=url, result_backend=url)
-    bus.stores.directory.announce([MEMORY])
+    bus.stores.directory.register([MEMORY])
     return bus
 
 
@@ -68,20 +68,20 @@ def test_a_message_is_the_same_as_celerys_own(broker_url, priority):
 
 
 def test_an_app_publishes_in_one_step_where_broker_and_store_are_one(broker_url):
-    assert a_bus(broker_url).publishes_in_one_step
-    assert not a_bus(broker_url, state_url=f"{broker_url[:-1]}1").publishes_in_one_step
+    assert a_bus(broker_url).publishes_atomically
+    assert not a_bus(broker_url, state_url=f"{broker_url[:-1]}1").publishes_atomically
 
 
 def test_a_queue_of_another_kind_stops_a_publication_before_anything_is_done(clean_broker_url):
     client = redis.Redis.from_url(clean_broker_url, decode_responses=True)
     bus = a_bus(clean_broker_url)
-    bus.stores.directory.announce([Subscription(agent="zoo", function="keep", patterns=("input.*",))])
+    bus.stores.directory.register([Subscription(agent="zoo", function="keep", patterns=("input.*",))])
     client.set("zoo", "not a list")
 
     with pytest.raises(redis.ResponseError, match="zoo is a string"):
         publish(bus, TextMessageEvent(stream_id="s", content=TextContent(text="hi"), priority=9))
 
-    assert bus.stores.history.since() == []
+    assert bus.stores.history.read_after() == []
     assert client.llen("memory") == 0
 
 
@@ -89,7 +89,7 @@ def test_a_full_server_stops_a_publication_before_anything_is_done(clean_broker_
     client = redis.Redis.from_url(clean_broker_url, decode_responses=True)
     bus = a_bus(clean_broker_url)
     bus.stores.directory.version()
-    bus.known_routing()
+    bus.cached_routing()
     client.config_set("maxmemory", "1")
     try:
         with pytest.raises(BrokerFull):
@@ -97,7 +97,7 @@ def test_a_full_server_stops_a_publication_before_anything_is_done(clean_broker_
     finally:
         client.config_set("maxmemory", "0")
 
-    assert bus.stores.history.since() == []
+    assert bus.stores.history.read_after() == []
     assert client.llen("memory") == 0
 
 
@@ -106,7 +106,7 @@ def test_a_subscription_announced_before_the_publish_is_honoured_by_a_publisher_
     event = TextMessageEvent(stream_id="s", content=TextContent(text="hi"))
     assert publish(bus, event).subscriptions == ("memory.keep",)
 
-    a_bus(clean_broker_url).stores.directory.announce([MEMORY.model_copy(update={"function": "learn"})])
+    a_bus(clean_broker_url).stores.directory.register([MEMORY.model_copy(update={"function": "learn"})])
 
     another = TextMessageEvent(stream_id="s", content=TextContent(text="again"))
     assert publish(bus, another).subscriptions == ("memory.keep", "memory.learn")
@@ -118,7 +118,7 @@ def the_replay(url: str, letter: DeadLetter, *, in_one_step: bool) -> tuple[str,
     bus = a_bus(url)
     bus.__dict__["publishes_in_one_step"] = in_one_step
     bus.stores.dead_letters.put(letter)
-    assert dead_letters.replay(Letters(), bus=bus).sent == [letter.id]
+    assert dead_letters.replay(DeadLetterQuery(), bus=bus).sent == [letter.id]
     (key,) = [str(key) for key in client.keys("memory*") if client.type(key) == "list"]
     return key, json.loads(str(client.rpop(key)))
 

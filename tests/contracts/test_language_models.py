@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from petiole.events.catalog.llm import GeneratedResponse, Usage
-from petiole.events.catalog.orchestrator import ContextItem, ModelRequest, ToolAnswer, ToolCall, ToolRound
+from petiole.events.catalog.orchestrator import ContextItem, ModelRequest, ToolCall, ToolMessage, ToolRound
 from petiole.events.errors import NotConfigured, ProviderRefused, ProviderUnavailable, UsageError
-from petiole.workers.llm import LanguageModel, language_model, names
-from petiole.workers.llm.provider import Answer, Finished, Part, TextDelta, ToolDescription
+from petiole.workers.llm import LanguageModel, create_model, list_models
+from petiole.workers.llm.provider import Finished, ResponseBuilder, ResponsePart, TextDelta, ToolDescription
 from petiole.workers.settings import WorkerSettings
 from tests.support.endpoint import Endpoint, Refusal, a_call, a_chunk, a_usage, serving, words
 from tests.support.errors import has_code
@@ -35,17 +35,17 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
         yield made
 
 
-@pytest.fixture(params=names())
+@pytest.fixture(params=list_models())
 def model(request: pytest.FixtureRequest, endpoint: Endpoint) -> LanguageModel:
     if request.param in ENDPOINTS:
         pytest.importorskip("openai")
-    return language_model(request.param)
+    return create_model(request.param)
 
 
 @pytest.fixture
 def openai_model(endpoint: Endpoint) -> LanguageModel:
     pytest.importorskip("openai")
-    return language_model("openai")
+    return create_model("openai")
 
 
 def a_request(text: str = "Why is the sky blue?", intent: str = "question", **known: Any) -> ModelRequest:
@@ -62,8 +62,10 @@ def loop() -> Iterator[asyncio.Runner]:
 def parts(loop: asyncio.Runner) -> Any:
     """Have a model answer, and list the parts."""
 
-    def collected(model: LanguageModel, request: ModelRequest, tools: tuple[ToolDescription, ...] = ()) -> list[Part]:
-        async def collect() -> list[Part]:
+    def collected(
+        model: LanguageModel, request: ModelRequest, tools: tuple[ToolDescription, ...] = ()
+    ) -> list[ResponsePart]:
+        async def collect() -> list[ResponsePart]:
             return [part async for part in model.answer(request, tools)]
 
         return loop.run(collect())
@@ -76,11 +78,11 @@ def ask(parts: Any) -> Any:
     """Have a model answer, and word the parts as a response."""
 
     def asked(model: LanguageModel, request: ModelRequest, **options: Any) -> GeneratedResponse:
-        answer = Answer()
+        answer = ResponseBuilder()
         for part in parts(model, request, **options):
             answer.add(part)
         assert answer.finished is not None
-        return answer.response(model.name, request)
+        return answer.build(model.name, request)
 
     return asked
 
@@ -92,12 +94,12 @@ CLOCK = ToolDescription("clock", "Tell the time.", {"type": "object", "propertie
 
 
 def test_the_folder_holds_three_models() -> None:
-    assert {"rules", "openai", "local"} == set(names())
+    assert {"rules", "openai", "local"} == set(list_models())
 
 
 def test_a_model_answers_to_its_name(model: LanguageModel) -> None:
     assert isinstance(model, LanguageModel)
-    assert model.name in names()
+    assert model.name in list_models()
 
 
 @pytest.mark.parametrize(
@@ -126,13 +128,13 @@ def test_a_request_for_help_is_answered_with_help(model: LanguageModel, ask: Any
 
 
 def test_what_tools_found_is_in_the_answer(model: LanguageModel, ask: Any) -> None:
-    tools = (ToolAnswer(tool="calculator", ok=True, text="12 * 7 is 84"),)
+    tools = (ToolMessage(tool="calculator", ok=True, text="12 * 7 is 84"),)
 
     assert "12 * 7 is 84" in ask(model, a_request("What is 12 * 7?", "calculation", tools=tools)).text
 
 
 def test_what_tools_could_not_find_is_in_the_answer(model: LanguageModel, ask: Any) -> None:
-    tools = (ToolAnswer(tool="calculator", ok=False, text="1 / 0 divides by zero"),)
+    tools = (ToolMessage(tool="calculator", ok=False, text="1 / 0 divides by zero"),)
 
     assert "divides by zero" in ask(model, a_request("What is 1 / 0?", "calculation", tools=tools)).text
 
@@ -160,7 +162,7 @@ def test_an_answer_comes_in_parts_and_its_end_comes_last(model: LanguageModel, p
 def test_an_answer_can_be_left_at_any_time_and_the_next_is_whole(
     model: LanguageModel, loop: asyncio.Runner, ask: Any
 ) -> None:
-    async def leave_after_one() -> Part:
+    async def leave_after_one() -> ResponsePart:
         async with aclosing(model.answer(a_request())) as parts:  # type: ignore[type-var]  # each of them is a generator
             return await anext(parts)
 
@@ -177,7 +179,7 @@ def test_an_endpoint_sees_its_connection_closed_by_whoever_leaves(
 ) -> None:
     pytest.importorskip("openai")
     endpoint.reply = lambda _: [a_chunk("Hel"), 30, a_chunk("lo")]
-    model = language_model(name)
+    model = create_model(name)
 
     async def leave() -> None:
         async with aclosing(model.answer(a_request())) as parts:  # type: ignore[type-var]  # as above
@@ -208,17 +210,17 @@ def test_rules_are_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_an_unknown_model_is_refused_with_the_choices(name: str) -> None:
     with pytest.raises(UsageError, match=r"'local', 'openai', 'rules', or 'package.module:Class'"):
-        language_model(name)
+        create_model(name)
 
 
 def test_a_model_of_your_own_is_named_by_its_class() -> None:
-    assert language_model("petiole.workers.llm.rules:Rules").name == "rules"
+    assert create_model("petiole.workers.llm.rules:RuleBasedModel").name == "rules"
 
 
-@pytest.mark.parametrize("name", ["pathlib:Path", "petiole.workers.llm:names"])
+@pytest.mark.parametrize("name", ["pathlib:Path", "petiole.workers.llm:list_models"])
 def test_what_is_no_model_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match=r"class|no language model"):
-        language_model(name)
+        create_model(name)
 
 
 # The one behind an endpoint
@@ -256,7 +258,7 @@ def test_the_key_goes_to_the_endpoint(monkeypatch: pytest.MonkeyPatch, endpoint:
     pytest.importorskip("openai")
     monkeypatch.setenv("OPENAI_API_KEY", "k-1")
 
-    ask(language_model("openai"), a_request())
+    ask(create_model("openai"), a_request())
 
     assert endpoint.keys == ["Bearer k-1"]
 
@@ -268,7 +270,7 @@ def test_the_usual_name_of_the_base_url_is_read_too(
     monkeypatch.delenv("PETIOLE_LLM_BASE_URL")
     monkeypatch.setenv("OPENAI_BASE_URL", endpoint.base_url)
 
-    assert ask(language_model("openai"), a_request()).model == "parrot-1"
+    assert ask(create_model("openai"), a_request()).model == "parrot-1"
 
 
 @pytest.mark.parametrize("status", [408, 409, 429, 500, 502, 503, 504])
@@ -304,7 +306,7 @@ def test_silence_means_later(monkeypatch: pytest.MonkeyPatch, endpoint: Endpoint
     endpoint.reply = lambda _: [*map(a_chunk, said), 30]
 
     with pytest.raises(ProviderUnavailable, match="timed out"):
-        ask(language_model("openai"), a_request())
+        ask(create_model("openai"), a_request())
 
 
 def test_how_long_a_server_wants_to_be_left_alone_stays_with_the_error(
@@ -324,7 +326,7 @@ def test_a_refused_connection_means_later(monkeypatch: pytest.MonkeyPatch, endpo
         monkeypatch.setenv("PETIOLE_LLM_BASE_URL", f"http://127.0.0.1:{gone.server_port}/v1")
 
     with pytest.raises(ProviderUnavailable, match="connection error"):
-        ask(language_model("openai"), a_request())
+        ask(create_model("openai"), a_request())
 
 
 @pytest.mark.parametrize(
@@ -429,7 +431,7 @@ def test_tools_are_offered_and_calls_are_put_together_from_their_pieces(
 
 def test_rounds_of_calls_are_told_to_the_model(endpoint: Endpoint, openai_model: LanguageModel, ask: Any) -> None:
     calls = (ToolCall(call_id="c-1", tool="clock", arguments={"zone": "UTC"}), ToolCall(call_id="c-2", tool="clock"))
-    answers = (ToolAnswer(tool="clock", ok=True, text="noon"), ToolAnswer(tool="clock", ok=False, text="no zone"))
+    answers = (ToolMessage(tool="clock", ok=True, text="noon"), ToolMessage(tool="clock", ok=False, text="no zone"))
 
     ask(openai_model, a_request(rounds=(ToolRound(calls=calls, answers=answers),), round=1))
 
@@ -459,7 +461,7 @@ def test_the_local_model_is_asked_briefly_and_offered_no_tools(
 ) -> None:
     pytest.importorskip("openai")
 
-    ask(language_model("local"), a_request(), tools=(CLOCK,))
+    ask(create_model("local"), a_request(), tools=(CLOCK,))
 
     (asked,) = endpoint.asked
     assert asked["model"] == "smollm2-135m"
@@ -474,21 +476,21 @@ def test_a_local_model_that_does_not_run_is_told_how_to_start(monkeypatch: pytes
         monkeypatch.setenv("PETIOLE_LLM_BASE_URL", f"http://127.0.0.1:{gone.server_port}/v1")
 
     with pytest.raises(ProviderUnavailable, match="petiole llm serve"):
-        ask(language_model("local"), a_request())
+        ask(create_model("local"), a_request())
 
 
 def test_the_local_model_s_extra_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openai", None)
 
     with pytest.raises(UsageError, check=has_code("missing_extra"), match=r"pip install 'petiole\[llm\]'"):
-        language_model("local")
+        create_model("local")
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, endpoint: Endpoint) -> None:
     monkeypatch.setitem(sys.modules, "openai", None)
 
     with pytest.raises(UsageError, check=has_code("missing_extra"), match=r"pip install 'petiole\[openai\]'"):
-        language_model("openai")
+        create_model("openai")
 
 
 @pytest.mark.parametrize("missing", ["PETIOLE_LLM_MODEL", "PETIOLE_LLM_BASE_URL"])
@@ -497,4 +499,4 @@ def test_a_missing_setting_is_named(monkeypatch: pytest.MonkeyPatch, endpoint: E
     monkeypatch.delenv(missing)
 
     with pytest.raises(NotConfigured, match=missing):
-        language_model("openai")
+        create_model("openai")

@@ -13,14 +13,14 @@ import redis
 from kombu import Connection
 
 import petiole.tasks.transport
-from petiole.tasks.settlement.deduplication import HOLDS_S, Known
-from petiole.tasks.transport.commands import Ack, Keys, Source, Steps
-from petiole.tasks.transport.delivery_log import Ledger
+from petiole.tasks.settlement.deduplication import MAX_CHECK_AGE_S, RecentDeliveries
+from petiole.tasks.transport.commands import Ack, QueueSource, TransportCommands, TransportKeys
+from petiole.tasks.transport.delivery_log import DeliveryLog
 from tests.support.apps import a_bus
 
-KEYS = Keys("unacked", "unacked_index", "held", "holders", "undecodable")
-LEDGER = Ledger("p:inbox:", "p:attempts:", "p:aborted:", 60_000, "one@here")
-SOURCE = Source("memory", "memory.bell", ["memory"], is_recorded=True)
+KEYS = TransportKeys("unacked", "unacked_index", "held", "holders", "undecodable")
+LEDGER = DeliveryLog("p:inbox:", "p:attempts:", "p:aborted:", 60_000, "one@here")
+SOURCE = QueueSource("memory", "memory.bell", ["memory"], is_acknowledged=True)
 DELIVERY, FLOW = "0192f0c1-7a5e-7cc3-98c8-3f1d2b6a9e10", "the-flow"
 
 
@@ -35,8 +35,8 @@ def client(request: pytest.FixtureRequest) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture
-def steps(client: redis.Redis) -> Steps:
-    return Steps(client, KEYS, "holder-1")
+def steps(client: redis.Redis) -> TransportCommands:
+    return TransportCommands(client, KEYS, "holder-1")
 
 
 def put(client: redis.Redis, tag: str = "tag-1", **headers: Any) -> None:
@@ -47,15 +47,15 @@ def put(client: redis.Redis, tag: str = "tag-1", **headers: Any) -> None:
     client.lpush("memory", json.dumps({"headers": known | headers, "properties": properties, "body": ""}))
 
 
-def admitted(steps: Steps, ledger: Ledger | None = LEDGER) -> list[bool]:
+def admitted(steps: TransportCommands, ledger: DeliveryLog | None = LEDGER) -> list[bool]:
     """Take all messages; tells of each whether it was admitted."""
-    keys, words = steps._turn_words([SOURCE], 10, [], "fair", ledger)
-    taken = Steps.read_turn(steps._turn(keys, words), [SOURCE], sent_at=1.0)
+    keys, words = steps._fetch_arguments([SOURCE], 10, [], "fair", ledger)
+    taken = TransportCommands.parse_fetch_reply(steps._fetch(keys, words), [SOURCE], sent_at=1.0)
     assert client_of(steps).hlen("unacked") == len({each.tag for each in taken})
-    return [each.admitted_at > 0 for each in taken]
+    return [each.checked_at > 0 for each in taken]
 
 
-def client_of(steps: Steps) -> Any:
+def client_of(steps: TransportCommands) -> Any:
     return steps.client
 
 
@@ -118,7 +118,7 @@ def test_an_ack_that_names_its_delivery_marks_it_as_handled(client, steps):
     put(client)
     admitted(steps)
 
-    steps.turn([], 0, [Ack("tag-1", DELIVERY)], ledger=LEDGER)
+    steps.fetch([], 0, [Ack("tag-1", DELIVERY)], delivery_log=LEDGER)
 
     assert client.get("p:inbox:" + DELIVERY) == b"done"
     assert not client.exists("p:attempts:" + DELIVERY)
@@ -130,7 +130,7 @@ def test_an_ack_of_what_another_holds_marks_nothing(client, steps):
     admitted(steps)
     client.hset("held", "tag-1", "holder-2")
 
-    steps.turn([], 0, [Ack("tag-1", DELIVERY)], ledger=LEDGER)
+    steps.fetch([], 0, [Ack("tag-1", DELIVERY)], delivery_log=LEDGER)
 
     assert not client.exists("p:inbox:" + DELIVERY)
     assert client.exists("p:attempts:" + DELIVERY)
@@ -141,10 +141,10 @@ def test_many_acks_of_both_kinds_go_in_one_step(client, steps):
     for number in range(1200):
         put(client, f"tag-{number}", id=f"delivery-{number}")
     for _ in range(120):
-        steps.turn([SOURCE], 10, [], ledger=LEDGER)
+        steps.fetch([SOURCE], 10, [], delivery_log=LEDGER)
 
     acks = [Ack(f"tag-{number}", f"delivery-{number}" if number % 2 else "") for number in range(1200)]
-    steps.turn([], 0, acks, ledger=LEDGER)
+    steps.fetch([], 0, acks, delivery_log=LEDGER)
 
     assert client.hlen("unacked") == 0
     assert len(client.keys("p:inbox:*")) == 600
@@ -153,29 +153,29 @@ def test_many_acks_of_both_kinds_go_in_one_step(client, steps):
 def test_what_a_lost_connection_had_still_to_mark_is_marked_by_the_next(clean_broker_url):
     server = redis.Redis.from_url(clean_broker_url)
     put(server)
-    with Connection(petiole.tasks.transport.ours(clean_broker_url)) as connection:
+    with Connection(petiole.tasks.transport.with_transport_prefix(clean_broker_url)) as connection:
         lost: Any = connection.channel()
         following: Any = connection.channel()
         for channel in (lost, following):
-            channel.ledger = LEDGER
+            channel.delivery_log = LEDGER
         lost.basic_get("memory")
-        lost.end("tag-1", DELIVERY)
+        lost.mark_handled("tag-1", DELIVERY)
         lost.client.connection_pool.disconnect()
         lost._acks.append(Ack("tag-1", DELIVERY))
 
-        following.take_over(lost)
+        following.take_over_acks(lost)
         following.send_acks()
 
     assert server.get("p:inbox:" + DELIVERY) == b"done"
 
 
 def test_an_admission_holds_for_a_moment_and_not_beyond_an_abort_in_this_process():
-    known, now = Known(a_bus()), time.monotonic()
-    assert known.holds(now)
-    assert not known.holds(now - HOLDS_S)
-    assert not known.holds(0.0)
+    known, now = RecentDeliveries(a_bus()), time.monotonic()
+    assert known.is_check_valid(now)
+    assert not known.is_check_valid(now - MAX_CHECK_AGE_S)
+    assert not known.is_check_valid(0.0)
 
-    known.void()
+    known.invalidate_checks()
 
-    assert not known.holds(now)
-    assert known.holds(time.monotonic())
+    assert not known.is_check_valid(now)
+    assert known.is_check_valid(time.monotonic())

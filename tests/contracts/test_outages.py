@@ -9,10 +9,10 @@ from petiole.events import TextContent, TextMessageEvent
 from petiole.events.errors import BrokerUnavailable, StateStoreUnavailable
 from petiole.tasks import dead_letters
 from petiole.tasks.bus import EventBus
-from petiole.tasks.operations.history_replay import replay
+from petiole.tasks.operations.history_replay import replay_history
 from petiole.tasks.publishing import claim_check
 from petiole.tasks.sessions.session import open_session
-from petiole.tasks.stores.blobs import blob_of
+from petiole.tasks.stores.blobs import build_blob
 from petiole.workers import cli
 from tests.support.apps import a_bus, publish_once
 
@@ -24,8 +24,8 @@ def publish(bus: EventBus) -> object:
 
 
 def read_content(bus: EventBus) -> object:
-    document = {"event_type": "input.audio.chunk", "dataref": blob_of({"data": "x"}).reference}
-    return claim_check.whole(bus, document)
+    document = {"event_type": "input.audio.chunk", "dataref": build_blob({"data": "x"}).reference}
+    return claim_check.restore_content(bus, document)
 
 
 calls = pytest.mark.parametrize(
@@ -34,8 +34,8 @@ calls = pytest.mark.parametrize(
         publish,
         read_content,
         lambda bus: open_session("s", bus=bus),
-        lambda bus: dead_letters.plan(dead_letters.Letters(), bus=bus),
-        lambda bus: replay("shop.offer", bus=bus),
+        lambda bus: dead_letters.plan(dead_letters.DeadLetterQuery(), bus=bus),
+        lambda bus: replay_history("shop.offer", bus=bus),
     ],
     ids=["publish", "content", "session", "dead letters", "replay"],
 )
@@ -69,4 +69,4 @@ def test_a_command_names_the_setting_of_the_server_that_did_not_answer(
 ) -> None:
     monkeypatch.setattr("petiole.tasks.bus.default_bus", a_bus("redis://127.0.0.1:2/0", state_url=state_url))
 
-    assert cli._worded(RedisConnectionError("refused")).endswith(advice)
+    assert cli._error_text(RedisConnectionError("refused")).endswith(advice)

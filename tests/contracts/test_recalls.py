@@ -10,15 +10,15 @@ import fakeredis
 import numpy as np
 import pytest
 
-from petiole.events.catalog.memory import Recollection
+from petiole.events.catalog.memory import MemoryItem
 from petiole.events.errors import UsageError
-from petiole.tasks.settings import Settings
-from petiole.workers.retrieval import Recall, chosen_recall
+from petiole.tasks.settings import ProactiveSettings
+from petiole.workers.retrieval import Retriever, configured_retriever
 from petiole.workers.retrieval.embedding_model import MiniLM
-from petiole.workers.retrieval.keyword import Words
-from petiole.workers.retrieval.semantic import Meaning
+from petiole.workers.retrieval.keyword import KeywordRetriever
+from petiole.workers.retrieval.semantic import SemanticRetriever
 from petiole.workers.state import open_team_state
-from petiole.workers.state.vectors import Vectors
+from petiole.workers.state.vectors import EmbeddingStore
 from tests.benchmarks.recall import read, score
 from tests.support.errors import has_code
 
@@ -27,22 +27,22 @@ TEXTS = ("My sister lives in Lisbon.", "I am allergic to peanuts.", "The meeting
 
 
 @pytest.fixture
-def vectors() -> Iterator[Vectors]:
+def vectors() -> Iterator[EmbeddingStore]:
     with fakeredis.FakeRedis(server=fakeredis.FakeServer(), decode_responses=True) as client:
-        yield open_team_state(client, Settings()).vectors
+        yield open_team_state(client, ProactiveSettings()).vectors
 
 
 @pytest.fixture(params=["keyword", "semantic"])
-def recall(request, vectors, monkeypatch) -> Recall:
+def recall(request, vectors, monkeypatch) -> Retriever:
     monkeypatch.setenv("PETIOLE_RETRIEVAL", request.param)
-    return chosen_recall(vectors)
+    return configured_retriever(vectors)
 
 
-def memories(*texts: str) -> list[Recollection]:
-    return [Recollection(role="user", text=text, said_at=NOON) for text in texts]
+def memories(*texts: str) -> list[MemoryItem]:
+    return [MemoryItem(role="user", text=text, said_at=NOON) for text in texts]
 
 
-def found(recall: Recall, query: str, *texts: str, limit: int = 10) -> list[str]:
+def found(recall: Retriever, query: str, *texts: str, limit: int = 10) -> list[str]:
     return [each.text for each in recall.rank(query, memories(*texts), limit)]
 
 
@@ -99,9 +99,9 @@ def test_any_memory_is_looked_through(recall):
 
 
 @pytest.fixture
-def meaning(vectors, monkeypatch) -> Recall:
+def meaning(vectors, monkeypatch) -> Retriever:
     monkeypatch.setenv("PETIOLE_RETRIEVAL", "semantic")
-    return chosen_recall(vectors)
+    return configured_retriever(vectors)
 
 
 def test_meaning_finds_other_words_for_it(meaning):
@@ -112,7 +112,7 @@ def test_meaning_finds_other_words_for_it(meaning):
 
 
 def test_what_is_less_alike_than_the_cutoff_is_left_out(vectors):
-    strict = Meaning(MiniLM.of_this_process(), vectors, cutoff=0.99)
+    strict = SemanticRetriever(MiniLM.shared(), vectors, cutoff=0.99)
 
     assert found(strict, "Which car do I drive?", "I drive a car.", "Which car do I drive?") == [
         "Which car do I drive?"
@@ -130,19 +130,19 @@ def test_a_text_is_computed_once_for_all_workers(meaning, vectors, monkeypatch):
 
     monkeypatch.setattr(MiniLM, "embed", note)
 
-    assert found(chosen_recall(vectors), "When is the meeting?", *TEXTS)[0] == TEXTS[2]
+    assert found(configured_retriever(vectors), "When is the meeting?", *TEXTS)[0] == TEXTS[2]
     assert computed == ["When is the meeting?"]
 
 
 def test_only_the_first_256_tokens_of_a_text_count():
-    embed = MiniLM.of_this_process().embed
+    embed = MiniLM.shared().embed
 
     assert np.array_equal(embed("pizza " * 254), embed("pizza " * 254 + "Lisbon " * 1_000))
     assert not np.array_equal(embed("pizza " * 253), embed("pizza " * 253 + "Lisbon"))
 
 
 def test_the_marks_of_the_tokenizer_are_text_where_a_user_writes_them():
-    embed = MiniLM.of_this_process().embed
+    embed = MiniLM.shared().embed
 
     assert np.array_equal(embed("[SEP] [MASK]"), embed("[ sep ] [ mask ]"))
 
@@ -153,21 +153,21 @@ def test_meaning_without_its_extra_is_refused_by_name(vectors, monkeypatch):
     monkeypatch.setattr("petiole.workers.retrieval.find_spec", lambda name: None)
 
     with pytest.raises(UsageError, check=has_code("missing_extra"), match=r"pip install 'petiole\[memory\]'"):
-        chosen_recall(vectors)
+        configured_retriever(vectors)
 
 
 def test_what_is_no_way_to_recall_is_refused(vectors, monkeypatch):
     monkeypatch.setenv("PETIOLE_RETRIEVAL", "magic")
 
     with pytest.raises(UsageError, match="'keyword' or 'semantic'"):
-        chosen_recall(vectors)
+        configured_retriever(vectors)
 
 
 def test_meaning_finds_what_was_asked_for_in_other_words_far_more_often_than_words(vectors):
     memories, questions = read()
 
-    by_words = score(Words(), memories, questions)
-    by_meaning = score(Meaning(MiniLM.of_this_process(), vectors), memories, questions)
+    by_words = score(KeywordRetriever(), memories, questions)
+    by_meaning = score(SemanticRetriever(MiniLM.shared(), vectors), memories, questions)
 
     assert (len(memories), len(questions)) == (200, 40)
     assert by_meaning.at_1 >= 0.75, "0.8 when it was measured"

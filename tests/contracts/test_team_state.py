@@ -10,12 +10,12 @@ import fakeredis
 import pytest
 import redis
 
-from petiole.events.catalog.memory import Fact, Recollection
-from petiole.tasks.settings import Settings
+from petiole.events.catalog.memory import Fact, MemoryItem
+from petiole.tasks.settings import ProactiveSettings
 from petiole.workers.state import TeamState, open_team_state
 from petiole.workers.state import facts as facts_module
-from petiole.workers.state.facts import VALUES_KEPT
-from petiole.workers.state.memories import KEPT_PER_STREAM, MOST_PER_STREAM
+from petiole.workers.state.facts import MAX_VALUES_PER_FACT
+from petiole.workers.state.memories import CONSOLIDATED_PER_STREAM, MAX_PER_STREAM
 
 
 @pytest.fixture(params=["fakeredis", "valkey"])
@@ -30,12 +30,12 @@ def client(request: pytest.FixtureRequest) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def team(client: redis.Redis) -> TeamState:
-    return open_team_state(client, Settings())
+    return open_team_state(client, ProactiveSettings())
 
 
-def a_recollection(text: str, minute: int = 0) -> Recollection:
+def a_recollection(text: str, minute: int = 0) -> MemoryItem:
     said_at = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=minute)
-    return Recollection(role="user", text=text, said_at=said_at)
+    return MemoryItem(role="user", text=text, said_at=said_at)
 
 
 def a_fact(value: str, minute: int = 0) -> Fact:
@@ -55,26 +55,28 @@ def test_a_memory_kept_twice_stands_there_once(team):
         team.memories.keep("s", "one", a_recollection("first"))
     team.memories.keep("s", "two", a_recollection("first"))
 
-    assert [each.text for each in team.memories.of("s")] == ["first", "first"]
+    assert [each.text for each in team.memories.read("s")] == ["first", "first"]
 
 
 def test_memories_are_read_by_time_and_the_newest_stay(team):
-    for minute in reversed(range(MOST_PER_STREAM + 2)):
+    for minute in reversed(range(MAX_PER_STREAM + 2)):
         team.memories.keep("s", str(minute), a_recollection(str(minute), minute))
 
-    texts = [each.text for each in team.memories.of("s")]
+    texts = [each.text for each in team.memories.read("s")]
 
-    assert texts == [str(minute) for minute in range(2, MOST_PER_STREAM + 2)]
+    assert texts == [str(minute) for minute in range(2, MAX_PER_STREAM + 2)]
 
 
 def test_a_clean_up_merges_what_was_said_twice_and_drops_the_oldest(team):
-    for minute in range(KEPT_PER_STREAM + 4):
+    for minute in range(CONSOLIDATED_PER_STREAM + 4):
         team.memories.keep("s", str(minute), a_recollection(str(minute // 2) if minute < 4 else str(-minute), minute))
 
     done = team.memories.consolidate("s")
 
-    assert (done.examined, done.merged, done.dropped) == (KEPT_PER_STREAM + 4, 2, 2)
-    assert [each.text for each in team.memories.of("s")] == [str(-minute) for minute in range(4, KEPT_PER_STREAM + 4)]
+    assert (done.examined, done.merged, done.dropped) == (CONSOLIDATED_PER_STREAM + 4, 2, 2)
+    assert [each.text for each in team.memories.read("s")] == [
+        str(-minute) for minute in range(4, CONSOLIDATED_PER_STREAM + 4)
+    ]
     assert team.memories.consolidate("s").merged == 0
 
 
@@ -83,10 +85,10 @@ def test_what_a_clean_up_took_away_does_not_come_back(team):
     for key, each in said.items():
         team.memories.keep("s", key, each)
     team.memories.consolidate("s")
-    kept = team.memories.by_key("s")
+    kept = team.memories.read_by_key("s")
 
     assert not any(team.memories.keep("s", key, each) for key, each in said.items())
-    assert team.memories.by_key("s") == kept
+    assert team.memories.read_by_key("s") == kept
     assert team.memories.keep("s", "new", a_recollection("new", 504))
 
 
@@ -96,16 +98,16 @@ def test_what_was_merged_does_not_come_back(team):
     team.memories.consolidate("s")
 
     assert not any(team.memories.keep("s", str(minute), a_recollection("the same", minute)) for minute in (1, 2))
-    assert list(team.memories.by_key("s")) == ["2"]
+    assert list(team.memories.read_by_key("s")) == ["2"]
 
 
 def test_streams_to_clean_up_are_those_that_changed(team):
     for stream in ("one", "two"):
         team.memories.keep(stream, "k", a_recollection("hi"))
-    team.memories.consolidate_touched("one")
+    team.memories.consolidate_changed("one")
     team.memories.keep("one", "k", a_recollection("hi"))
 
-    assert team.memories.touched(10) == ["two"]
+    assert team.memories.list_changed(10) == ["two"]
 
 
 def test_of_a_fact_all_values_are_kept_and_a_contradiction_is_told_the_same_again(team):
@@ -113,26 +115,26 @@ def test_of_a_fact_all_values_are_kept_and_a_contradiction_is_told_the_same_agai
 
     assert team.facts.learn("user:1", ada) is None
     assert [team.facts.learn("user:1", grace) for _ in range(2)] == [(ada, grace)] * 2
-    assert team.facts.of("user:1") == [(ada, grace)]
-    assert team.facts.of("user:2") == []
+    assert team.facts.read("user:1") == [(ada, grace)]
+    assert team.facts.read("user:2") == []
 
 
 def test_of_many_that_learn_at_once_none_is_lost(team):
-    facts = [a_fact(f"name {minute}", minute) for minute in range(VALUES_KEPT)]
+    facts = [a_fact(f"name {minute}", minute) for minute in range(MAX_VALUES_PER_FACT)]
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda fact: team.facts.learn("user:1", fact), facts))
 
-    assert team.facts.of("user:1") == [tuple(facts)]
+    assert team.facts.read("user:1") == [tuple(facts)]
 
 
 def test_of_more_facts_than_are_kept_the_oldest_give_way(team, monkeypatch):
-    monkeypatch.setattr(facts_module, "FACTS_KEPT", 2)
+    monkeypatch.setattr(facts_module, "MAX_FACTS_PER_OWNER", 2)
     for minute in range(3):
         fact = a_fact("x", minute).model_copy(update={"attribute": f"number {minute}"})
         team.facts.learn("user:1", fact)
 
-    assert [values[-1].attribute for values in team.facts.of("user:1")] == ["number 1", "number 2"]
+    assert [values[-1].attribute for values in team.facts.read("user:1")] == ["number 1", "number 2"]
 
 
 def test_a_vector_is_read_as_it_was_put_by_its_text_and_model(team):
@@ -146,15 +148,15 @@ def test_a_vector_is_read_as_it_was_put_by_its_text_and_model(team):
 def notice(team: TeamState, event: str, second: float, enough: int = 3, what: str = "it") -> int:
     at = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=second)
     minute = timedelta(minutes=1)
-    return team.occurrences.notice(what, event, at, enough=enough, window=minute, cooldown=10 * minute)
+    return team.event_counts.count(what, event, at, threshold=enough, window=minute, cooldown=10 * minute)
 
 
 def test_a_reply_is_put_there_once_and_handed_to_one_reader(team):
     for _ in range(2):
-        team.replies.append("s", "one", "Hello")
-    team.replies.append("s", "two", "Goodbye")
+        team.outbound_messages.append("s", "one", "Hello")
+    team.outbound_messages.append("s", "two", "Goodbye")
 
-    taken = [team.replies.take("s", timeout_s=0.05) for _ in range(3)]
+    taken = [team.outbound_messages.take("s", timeout_s=0.05) for _ in range(3)]
 
     assert [reply and reply.text for reply in taken] == ["Hello", "Goodbye", None]
 

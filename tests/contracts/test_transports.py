@@ -25,7 +25,9 @@ STOCK, OURS = "stock", "ours"
 @pytest.fixture(params=[STOCK, OURS])
 def url(request, clean_broker_url):
     """Give the URL of a real server, by each transport."""
-    return {STOCK: clean_broker_url, OURS: petiole.tasks.transport.ours(clean_broker_url)}[request.param]
+    return {STOCK: clean_broker_url, OURS: petiole.tasks.transport.with_transport_prefix(clean_broker_url)}[
+        request.param
+    ]
 
 
 @pytest.fixture
@@ -421,7 +423,7 @@ for number in range({count}):
 
 def test_stock_and_ours_share_queues_and_every_message_is_handled_once(node, server, clean_broker_url, eventually):
     node.module("counting", COUNTING)
-    brokers = {STOCK: clean_broker_url, OURS: petiole.tasks.transport.ours(clean_broker_url)}
+    brokers = {STOCK: clean_broker_url, OURS: petiole.tasks.transport.with_transport_prefix(clean_broker_url)}
     for broker in brokers.values():
         node.environment["BROKER"] = broker
         node.start(*WORKER.format(app="counting").split(), "-P", "solo", "-n", f"{len(broker)}@h")
@@ -438,7 +440,7 @@ def test_stock_and_ours_share_queues_and_every_message_is_handled_once(node, ser
 
 @pytest.mark.parametrize(("publisher", "consumer"), [(STOCK, OURS), (OURS, STOCK)])
 def test_each_reads_what_the_other_writes(publisher, consumer, clean_broker_url, server):
-    urls = {STOCK: clean_broker_url, OURS: petiole.tasks.transport.ours(clean_broker_url)}
+    urls = {STOCK: clean_broker_url, OURS: petiole.tasks.transport.with_transport_prefix(clean_broker_url)}
     with Connection(urls[publisher]) as sending, Connection(urls[consumer]) as receiving:
         for number in range(100):
             publish(sending, number)
@@ -461,7 +463,9 @@ def test_what_a_dead_stock_consumer_held_is_given_back_by_ours(clean_broker_url,
     dead.drain(250)
     dead.channel.qos.restore_at_shutdown = False
     eventually(lambda: server.zcount("unacked_index", "-inf", time.time() - 1) == 250, 5)
-    ours = Inbox(Connection(petiole.tasks.transport.ours(clean_broker_url), transport_options=options), "q")
+    ours = Inbox(
+        Connection(petiole.tasks.transport.with_transport_prefix(clean_broker_url), transport_options=options), "q"
+    )
     handled: Counter[int] = Counter()
     for _ in range(1000):
         with suppress(TimeoutError):
@@ -483,7 +487,7 @@ def test_what_a_dead_stock_consumer_held_is_given_back_by_ours(clean_broker_url,
 def test_bytes_that_are_no_message_are_kept_and_the_next_is_delivered(clean_broker_url, server):
     garbage = [b"\x00\xff", b"{}", b"[]", b"null", b'{"properties": {"delivery_tag": 5, "delivery_info": {}}}', b""]
     server.lpush("q", *garbage)
-    with Connection(petiole.tasks.transport.ours(clean_broker_url)) as connection:
+    with Connection(petiole.tasks.transport.with_transport_prefix(clean_broker_url)) as connection:
         publish(connection, "hello")
 
         (message,) = Inbox(connection, "q").drain(1)
@@ -494,7 +498,7 @@ def test_bytes_that_are_no_message_are_kept_and_the_next_is_delivered(clean_brok
 
 
 def test_a_script_that_the_server_forgot_is_loaded_again(clean_broker_url, server):
-    with Connection(petiole.tasks.transport.ours(clean_broker_url)) as connection:
+    with Connection(petiole.tasks.transport.with_transport_prefix(clean_broker_url)) as connection:
         inbox = Inbox(connection, "q")
         publish(connection, 1)
         inbox.drain(1)
@@ -506,10 +510,10 @@ def test_a_script_that_the_server_forgot_is_loaded_again(clean_broker_url, serve
 
 def test_a_message_wakes_who_waits_at_once(clean_broker_url, monkeypatch):
     monkeypatch.setattr("petiole.tasks.transport.transport.Transport.brpop_timeout", 30)
-    with Connection(petiole.tasks.transport.ours(clean_broker_url)) as waiting:
+    with Connection(petiole.tasks.transport.with_transport_prefix(clean_broker_url)) as waiting:
         inbox = Inbox(waiting, "q")
         assert inbox.hears_nothing()
-        with Connection(petiole.tasks.transport.ours(clean_broker_url)) as sending:
+        with Connection(petiole.tasks.transport.with_transport_prefix(clean_broker_url)) as sending:
             publish(sending, "hello")
 
         assert bodies(inbox.drain(1, within=5)) == ["hello"]
@@ -537,7 +541,7 @@ def test_an_address_is_read_as_kombu_reads_it(address, hostname, port, database,
 
 
 def test_kombu_fails_over_to_the_next_address(clean_broker_url):
-    connection = Connection(petiole.tasks.transport.ours(f"redis://127.0.0.1:1/0;{clean_broker_url}"))
+    connection = Connection(petiole.tasks.transport.with_transport_prefix(f"redis://127.0.0.1:1/0;{clean_broker_url}"))
 
     connection.ensure_connection(max_retries=3, interval_start=0, interval_step=0)
 
@@ -553,7 +557,7 @@ def test_a_broker_that_is_not_there_is_an_operational_error():
 
 
 def test_messages_keep_the_layout_of_kombu(clean_broker_url, server):
-    with Connection(petiole.tasks.transport.ours(clean_broker_url)) as connection:
+    with Connection(petiole.tasks.transport.with_transport_prefix(clean_broker_url)) as connection:
         publish(connection, {"empty": []}, headers={"id": str(uuid.uuid4()), "none": [], "object": {}})
         (raw,) = server.lrange("q", 0, -1)
         Inbox(connection, "q").drain(1)

@@ -64,14 +64,14 @@ def test_killed_workers_lose_nothing_and_say_nothing_twice(node, clean_broker_ur
         workers[victim] = node.worker(f"replacement-{kill}")
 
     def emitted() -> Counter[str]:
-        recorded = bus.stores.history.since(count=1_000_000)
+        recorded = bus.stores.history.read_after(count=1_000_000)
         return Counter(each.topic for each in recorded if each.topic.startswith("message."))
 
     eventually(lambda: emitted().total() >= 3 * EVENTS, 600 if IS_FULL else 120, emitted)
 
     runs = Counter(client.hvals("runs"))
     redelivered = sum(count for times, count in runs.items() if int(times) > 1)
-    ids = [str(each.document["event_id"]) for each in bus.stores.history.since(count=1_000_000)]
+    ids = [str(each.document["event_id"]) for each in bus.stores.history.read_after(count=1_000_000)]
     print(
         f"published {EVENTS}, deliveries {3 * EVENTS}, kills {KILLS}, handled {sum(runs.values())}, "
         f"run again {redelivered}, said {emitted().total()}, lost {3 * EVENTS - emitted().total()}, "

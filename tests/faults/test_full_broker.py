@@ -7,7 +7,7 @@ import time
 import pytest
 
 from petiole.events.errors import BrokerFull
-from petiole.tasks.publication import Publish
+from petiole.tasks.publication import PublishTask
 from tests.support.apps import a_bus
 from tests.support.traffic import IS_FULL, Publisher, an_event
 
@@ -17,7 +17,7 @@ FULL_S = 20.0 if IS_FULL else 3.0
 @pytest.mark.parametrize("by", ["run", "delay"])
 def test_a_publisher_is_told_that_the_broker_is_full_and_may_publish_again(by, server):
     bus = a_bus(server.url)
-    publish = bus.app.tasks[Publish.name]
+    publish = bus.app.tasks[PublishTask.name]
     call = publish.run if by == "run" else publish.delay
     event = an_event()
     call(an_event())

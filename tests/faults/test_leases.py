@@ -77,7 +77,7 @@ class Slow:
         return Counter(self.client.lrange("ended", 0, -1))
 
     def said(self) -> list[str]:
-        recorded = self._bus.stores.history.since(count=1_000_000)
+        recorded = self._bus.stores.history.read_after(count=1_000_000)
         return [str(each.document["causation_id"]) for each in recorded if each.topic == "message.slow"]
 
     def expect_nothing_left(self) -> None:

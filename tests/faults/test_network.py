@@ -8,7 +8,7 @@ import time
 import pytest
 
 from petiole.events.errors import BrokerUnavailable, StateStoreUnavailable
-from petiole.tasks.publication import Publish
+from petiole.tasks.publication import PublishTask
 from tests.support.apps import a_bus
 from tests.support.traffic import IS_FULL, Publisher, an_event
 
@@ -68,7 +68,7 @@ def test_a_slow_network_loses_nothing(system, server, proxy, counts, eventually,
 @pytest.mark.parametrize("by", ["run", "delay"])
 def test_a_publish_that_is_cut_in_its_middle_is_an_error_or_an_acknowledgement(by, server, proxy, capsys):
     bus = a_bus(proxy.url)
-    publish = bus.app.tasks[Publish.name]
+    publish = bus.app.tasks[PublishTask.name]
     call = publish.run if by == "run" else publish.delay
     acknowledged, refused = [], []
 
@@ -91,7 +91,7 @@ def test_a_publish_that_is_cut_in_its_middle_is_an_error_or_an_acknowledgement(b
         told = f"acknowledged {len(acknowledged)}, refused {len(refused)}, waiting {waiting}"
         assert waiting >= len(acknowledged)
     else:
-        recorded = [str(each.attributes["event_id"]) for each in there.stores.history.since(count=100_000)]
+        recorded = [str(each.attributes["event_id"]) for each in there.stores.history.read_after(count=100_000)]
         lost = {event.event_id for event in (*acknowledged, *refused)} - set(recorded)
         twice = len(recorded) - len(set(recorded))
         told = f"acknowledged {len(acknowledged)}, refused {len(refused)}, lost {len(lost)}, published twice {twice}"

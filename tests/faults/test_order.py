@@ -106,7 +106,7 @@ def test_every_stream_is_told_in_order_whoever_dies_and_whatever_fails(node, cle
     took_s = time.monotonic() - began
 
     told = _by_stream(
-        each.attributes for each in bus.stores.history.since(count=1_000_000) if each.topic == "message.told"
+        each.attributes for each in bus.stores.history.read_after(count=1_000_000) if each.topic == "message.told"
     )
     given_up = _by_stream(letter.document for letter in bus.stores.dead_letters.all())
     published = {stream: list(range(EACH)) for stream in told.keys() | given_up.keys()}

@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from petiole.workers.observability.liveness import lifelessness
-from petiole.workers.observability.readiness import unreadiness
+from petiole.workers.observability.liveness import find_liveness_problem
+from petiole.workers.observability.readiness import find_readiness_problem
 from tests.support.apps import a_bus
 from tests.support.traffic import IS_FULL, Publisher
 
@@ -23,21 +23,21 @@ def test_an_outage_of_the_broker_loses_nothing_and_needs_no_restart(system, serv
     workers = [system.worker("first", "--pool", "prefork", "-c", "2"), system.worker("second", "--pool", "threads")]
     nodes = [f"{name}@{socket.gethostname()}" for name in ("first", "second")]
     bus = a_bus(server.url)
-    assert unreadiness(bus, queue="one") is None
+    assert find_readiness_problem(bus, queue="one") is None
 
     with Publisher(server.url, counts), Publisher(server.url, counts, by="delay"):
         eventually(lambda: len(counts.acknowledged) > 30, 20)
         server.kill()
         gone_at = time.monotonic()
-        reason = unreadiness(bus)
+        reason = find_readiness_problem(bus)
         red_after_s = time.monotonic() - gone_at
         eventually(lambda: time.monotonic() > gone_at + OUTAGE_S, 2 * OUTAGE_S)
-        lives = [lifelessness(node) for node in nodes]
+        lives = [find_liveness_problem(node) for node in nodes]
         server.start()
         back_at, before = time.monotonic(), len(counts.runs.read_text())
         eventually(lambda: len(counts.runs.read_text()) > before, 30, system.logs)
         recovered_s = time.monotonic() - back_at
-        eventually(lambda: unreadiness(bus, queue="one") is None, 20)
+        eventually(lambda: find_readiness_problem(bus, queue="one") is None, 20)
 
     eventually(lambda: counts.is_complete(bus), 40, lambda: counts.line(bus))
     with capsys.disabled():

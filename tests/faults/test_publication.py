@@ -21,8 +21,8 @@ from petiole.events import TextMessageEvent
 from petiole.events.errors import BrokerUnavailable, StateStoreUnavailable
 from petiole.events.subscriptions import Subscription
 from petiole.tasks.bus import EventBus
-from petiole.tasks.publishing.commit import dispatch
-from petiole.tasks.publishing.document import admit
+from petiole.tasks.publishing.commit import commit
+from petiole.tasks.publishing.document import validate_event
 from tests.support.apps import a_bus
 from tests.support.traffic import IS_FULL, an_event
 
@@ -30,11 +30,11 @@ AGENTS = [f"agent-{number}" for number in range(10)]
 
 
 def publish(bus: EventBus, event: TextMessageEvent) -> None:
-    dispatch(bus, [admit(event, bus.event_registry, bus.settings.max_event_bytes)])
+    commit(bus, [validate_event(event, bus.event_registry, bus.settings.max_event_bytes)])
 
 
 def subscribe_all(bus: EventBus) -> None:
-    bus.stores.directory.announce(Subscription(agent=name, function="hear", patterns=("input.*",)) for name in AGENTS)
+    bus.stores.directory.register(Subscription(agent=name, function="hear", patterns=("input.*",)) for name in AGENTS)
 
 
 def waiting_in(client: redis.Redis, queue: str) -> Counter[str]:
@@ -45,7 +45,7 @@ def waiting_in(client: redis.Redis, queue: str) -> Counter[str]:
 
 
 def in_history(bus: EventBus) -> list[str]:
-    return [str(recorded.document["event_id"]) for recorded in bus.stores.history.since(count=1_000_000)]
+    return [str(recorded.document["event_id"]) for recorded in bus.stores.history.read_after(count=1_000_000)]
 
 
 def assert_all_or_none(bus: EventBus, client: redis.Redis) -> int:

@@ -122,7 +122,7 @@ def is_sent(client: Celery, numbers: range) -> bool:
 def test_a_worker_that_is_killed_under_load_loses_nothing(  # noqa: PLR0917 - fixtures
     pool, node, tally, clean_broker_url, eventually, capsys
 ):
-    url = petiole.tasks.transport.ours(clean_broker_url)
+    url = petiole.tasks.transport.with_transport_prefix(clean_broker_url)
     node.environment["BROKER"] = url
     workers = [start_worker(node, eventually, pool) for _ in range(2)]
 
@@ -146,11 +146,11 @@ def home(tmp_path) -> Iterator[Path]:
     """Give the home of a server of one's own."""
     home = tmp_path / "broker"
     yield home
-    embedded_broker.stop(home)
+    embedded_broker.stop_broker(home)
 
 
 def start_broker(home: Path) -> str:
-    url = embedded_broker.start(home).url
+    url = embedded_broker.start_broker(home).url
     with redis.Redis.from_url(url) as client:
         client.config_set("appendfsync", "always")
     return url
@@ -166,7 +166,7 @@ def test_a_broker_that_is_killed_under_load_loses_nothing(  # noqa: PLR0917 - fi
     pool, node, tally, home, eventually, capsys
 ):
     address = start_broker(home)
-    url = petiole.tasks.transport.ours(address)
+    url = petiole.tasks.transport.with_transport_prefix(address)
     node.environment["BROKER"] = url
     worker = start_worker(node, eventually, pool)
     recoveries = []

@@ -25,8 +25,8 @@ import redis
 from petiole.events import TextContent, TextMessageEvent
 from petiole.events.dead_letter import DeadLetter
 from petiole.tasks.broker.messages import queue_key
-from petiole.tasks.broker.topology import RABBITMQ, lanes
-from petiole.tasks.settings import Settings
+from petiole.tasks.broker.topology import RABBITMQ, broker_queues
+from petiole.tasks.settings import ProactiveSettings
 from petiole.tasks.settlement.undecodable import drain_undecodable
 from tests.support.apps import a_bus
 
@@ -58,7 +58,7 @@ class System:
         self.node = node
         self.store = redis.Redis.from_url(state_url)
         self.eventually = eventually
-        self.bus = a_bus(settings=Settings(state_url=state_url))
+        self.bus = a_bus(settings=ProactiveSettings(state_url=state_url))
         self.bus.app.conf.update(broker_url=url, result_backend=state_url)
         node.module("agent_one", AGENT)
         node.environment.update(PETIOLE_AGENTS="agent_one", HANDLED=state_url)
@@ -351,7 +351,7 @@ def test_an_unknown_task_keeps_its_event_and_tells_the_error_channel(system):
     (letter,) = system.letters()
     assert (letter.cause, letter.subscription, letter.queue) == ("unknown_task", "one.gone", "one")
     assert (letter.id, letter.document, letter.raw) == (message["headers"]["id"], event, written(message))
-    told: list[Any] = [x.document for x in system.bus.stores.history.since() if x.topic == "error.dead_lettered"]
+    told: list[Any] = [x.document for x in system.bus.stores.history.read_after() if x.topic == "error.dead_lettered"]
     assert [each["content"]["parameters"]["cause"] for each in told] == ["unknown_task"]
 
 
@@ -402,7 +402,7 @@ def test_bytes_that_cannot_be_kept_now_stay_and_are_kept_later(system):
 @pytest.fixture
 def on_rabbitmq(node, rabbit_url, clean_broker_url, eventually, caplog):
     caplog.set_level("CRITICAL", "petiole")
-    queues = [name for queue in ("one", "publish") for name in lanes(queue, RABBITMQ)]
+    queues = [name for queue in ("one", "publish") for name in broker_queues(queue, RABBITMQ)]
     with kombu.Connection(rabbit_url) as connection:
         channel: Any = connection.channel()
         for queue in queues:

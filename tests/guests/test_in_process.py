@@ -73,7 +73,7 @@ def test_a_delivery_that_fails_comes_again_after_its_delay_and_ends_as_a_dead_le
         bus.subscribe("input.*", fail, retry=RetryPolicy(max_attempts=2, base=0.1))
         bus.publish(a_message())
         bus.wait()
-        letters = [kept.letter for kept in dead_letters.find(bus=bus)]
+        letters = [kept.letter for kept in dead_letters.find_dead_letters(bus=bus)]
 
     assert (len(tries), [len(letter.attempts) for letter in letters]) == (2, [2])
 

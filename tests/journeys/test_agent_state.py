@@ -30,13 +30,13 @@ def test_a_value_is_there_for_the_next_delivery_and_one_event_tells_of_it(harnes
     harness.send_through(first)
     harness.send_through(second)
 
-    told = [event for event in harness.everything() if isinstance(event, StateUpdatedEvent)]
+    told = [event for event in harness.published_events() if isinstance(event, StateUpdatedEvent)]
     assert [(each.content.agent, each.content.state, each.content.value) for each in told] == [
         ("counter", "seen", {"seen": 1}),
         ("counter", "seen", {"seen": 2}),
     ]
     assert told[1].causation_id == second.event_id
-    assert harness.bus.stores.states.of("counter") == {"seen": 2}
+    assert harness.bus.stores.agent_states.read_all("counter") == {"seen": 2}
 
 
 def test_a_handler_that_fails_has_set_nothing(harness, a_message):
@@ -44,8 +44,8 @@ def test_a_handler_that_fails_has_set_nothing(harness, a_message):
 
     harness.send_through(a_message(stream_id="bad"))
 
-    assert harness.bus.stores.states.of("counter") == {}
-    assert not any(isinstance(event, StateUpdatedEvent) for event in harness.everything())
+    assert harness.bus.stores.agent_states.read_all("counter") == {}
+    assert not any(isinstance(event, StateUpdatedEvent) for event in harness.published_events())
 
 
 def asked(*, read_only: bool = True) -> Agent:
@@ -66,14 +66,14 @@ def test_an_answer_is_read_only_and_says_so(harness):
 
     assert (response.ok, response.error_type) == (False, "read_only_violation")
     assert "clerk.count" in response.error
-    assert harness.bus.stores.states.of("clerk") == {}
+    assert harness.bus.stores.agent_states.read_all("clerk") == {}
 
 
 def test_an_answer_that_says_so_may_set_state(harness, eventually):
     harness.add(asked(read_only=False))
 
     assert harness.request("count", responder="clerk").get(timeout=5).value == 1
-    eventually(lambda: harness.bus.stores.states.of("clerk") == {"asked": 1}, 5)
+    eventually(lambda: harness.bus.stores.agent_states.read_all("clerk") == {"asked": 1}, 5)
 
 
 def test_a_shadow_sets_nothing(harness, a_message):

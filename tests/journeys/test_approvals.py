@@ -66,7 +66,9 @@ def asked(team: EventTestHarness, *calls: ToolCall) -> ApprovalRequestedEvent:
 
 
 def kinds(team: EventTestHarness) -> list[str]:
-    return [each.event_type.removeprefix("tools.") for each in team.everything() if each.event_type[:5] == "tools"]
+    return [
+        each.event_type.removeprefix("tools.") for each in team.published_events() if each.event_type[:5] == "tools"
+    ]
 
 
 def failure(team: EventTestHarness) -> ToolFailedEvent:
@@ -82,7 +84,7 @@ def test_a_call_that_is_granted_runs_and_who_granted_it_is_told(team, ran):
 
     assert team.expect("tools.execution.completed").content.value == "tea is ordered"
     assert ran == ["tea"]
-    granted = next(e for e in team.everything() if isinstance(e, ApprovalGrantedEvent))
+    granted = next(e for e in team.published_events() if isinstance(e, ApprovalGrantedEvent))
     assert (granted.content.by, granted.content.call_id, granted.content.arguments) == (
         "ada",
         "c-1",
@@ -273,6 +275,6 @@ def test_an_operator_denies_with_a_reason_and_cannot_take_it_back(team, ran, typ
 
 def test_an_approval_that_is_none_is_refused(team, ran, type_):
     with pytest.raises(UsageError, check=has_code("unknown_approval")):
-        approvals.get("nothing", bus=team.bus)
+        approvals.get_approval("nothing", bus=team.bus)
 
     assert "there is no approval 'nothing'" in type_("grant", "nothing").stderr

@@ -14,7 +14,7 @@ from petiole.events.catalog.request import RequestContent, RequestEvent, Respons
 from petiole.events.catalog.system import MetricsSummaryEvent, TickEvent
 from petiole.tasks import Agent, RetryPolicy
 from petiole.tasks.operations import metrics
-from petiole.tasks.periodic import TickTask, slot_id, slot_of
+from petiole.tasks.periodic import TickTask, slot_id, slot_number
 from tests.support.inside import Inside
 
 # Scaled, so that the suite is quick; PETIOLE_FAULTS=full takes the time that a system would.
@@ -113,9 +113,9 @@ def test_ticks_do_not_pile_up_while_no_worker_runs(clock, inside, eventually):
 
     up_at = time.time()
     clock.worker("again")
-    eventually(lambda: struck(clock)[-1] > slot_of(up_at, INTERVAL_S) + 4, 30, clock.logs)
+    eventually(lambda: struck(clock)[-1] > slot_number(up_at, INTERVAL_S) + 4, 30, clock.logs)
 
-    late = [slot for slot in struck(clock) if old < slot < slot_of(up_at, INTERVAL_S) - 1]
+    late = [slot for slot in struck(clock) if old < slot < slot_number(up_at, INTERVAL_S) - 1]
     assert len(late) <= 2
     assert inside.queue_depth("publish", "clock") <= 2
 
@@ -153,7 +153,7 @@ def test_an_interval_of_0_switches_off(clock):
 
 
 def test_a_slot_has_one_name_whoever_makes_it():
-    assert slot_id("tick", 1.0, slot_of(100.01, 1.0)) == slot_id("tick", 1.0, slot_of(100.99, 1.0))
+    assert slot_id("tick", 1.0, slot_number(100.01, 1.0)) == slot_id("tick", 1.0, slot_number(100.99, 1.0))
     assert slot_id("tick", 1.0, 100) != slot_id("tick", 1.0, 101) != slot_id("metrics", 1.0, 101)
 
 
@@ -166,9 +166,9 @@ def test_a_clock_that_jumps_makes_no_tick_twice_and_none_for_the_time_it_leaps_o
 
     for moment in (1_000.2, 1_001.2, 1_000.7, 1_001.3, 4_600.1):
         with time_machine.travel(moment, tick=False):
-            tick.run(interval_s=1.0, slot=slot_of(time.time(), 1.0))
+            tick.run(interval_s=1.0, slot=slot_number(time.time(), 1.0))
 
-    slots = [each.content.slot for each in harness.everything() if isinstance(each, TickEvent)]
+    slots = [each.content.slot for each in harness.published_events() if isinstance(each, TickEvent)]
     assert slots == [1_000, 1_001, 4_600]
 
 
@@ -199,7 +199,7 @@ def test_a_summary_counts_requests_and_answers_and_how_long_they_took(harness, e
         harness.publish(answered(request))
     took_ms = (time.monotonic() - first) * 1_000
 
-    report = metrics.collect(harness.bus, 60).report
+    report = metrics.collect_metrics(harness.bus, 60).report
 
     assert (report.total_requests, report.total_responses) == (3, 2)
     assert 90 <= report.avg_execution_time_ms <= took_ms
@@ -208,7 +208,7 @@ def test_a_summary_counts_requests_and_answers_and_how_long_they_took(harness, e
 
 
 def test_a_summary_without_requests_has_zeros(harness):
-    report = metrics.collect(harness.bus, 60).report
+    report = metrics.collect_metrics(harness.bus, 60).report
 
     assert (report.total_requests, report.avg_execution_time_ms, report.request_types) == (0, 0.0, {})
 
@@ -216,11 +216,11 @@ def test_a_summary_without_requests_has_zeros(harness):
 def test_a_summary_begins_where_the_one_before_ended_and_knows_an_older_requests_time(harness):
     request = asked(1)
     harness.publish(request)
-    first = metrics.collect(harness.bus, 60)
-    harness.bus.stores.counters.keep_summary(first.counts, first.until)
+    first = metrics.collect_metrics(harness.bus, 60)
+    harness.bus.stores.counters.save_summary(first.counts, first.until)
     harness.publish(answered(request))
 
-    second = metrics.collect(harness.bus, 60).report
+    second = metrics.collect_metrics(harness.bus, 60).report
 
     assert (first.report.total_requests, first.report.total_responses) == (1, 0)
     assert (second.total_requests, second.total_responses) == (0, 1)
@@ -237,9 +237,9 @@ def test_a_summary_tells_retries_and_dead_letters_since_the_last_one(harness, a_
     harness.add(agent)
     harness.send_through(a_message())
 
-    first = metrics.collect(harness.bus, 60)
-    harness.bus.stores.counters.keep_summary(first.counts, first.until)
-    second = metrics.collect(harness.bus, 60).report
+    first = metrics.collect_metrics(harness.bus, 60)
+    harness.bus.stores.counters.save_summary(first.counts, first.until)
+    second = metrics.collect_metrics(harness.bus, 60).report
 
     assert (first.report.retries, first.report.dead_letters) == (2, 1)
     assert (second.retries, second.dead_letters) == (0, 0)

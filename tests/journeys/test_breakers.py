@@ -72,7 +72,7 @@ def circuit(bus: EventBus, name: str = "shop.stock") -> Circuit:
 
 
 def told(harness, pattern: str = "") -> list[Event]:
-    return [each for each in harness.everything() if "circuit" in each.event_type and pattern in each.event_type]
+    return [each for each in harness.published_events() if "circuit" in each.event_type and pattern in each.event_type]
 
 
 def http_error(status: int, **headers: str) -> urllib.error.HTTPError:
@@ -177,7 +177,7 @@ class AValidationError:
 def test_what_is_the_callers_mistake_does_not_open_it_and_comes_out_as_it_was_raised(bus, error):
     dependency = Dependency()
     dependency.error = error
-    call = guarded("shop.stock", **ONCE, mistakes=(KeyError,))(dependency)
+    call = guarded("shop.stock", **ONCE, ignored_errors=(KeyError,))(dependency)
 
     ended = attempt(call, 8)
 

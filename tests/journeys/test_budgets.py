@@ -16,9 +16,9 @@ import pytest
 
 from petiole.events import Event, TextContent, TextMessageEvent
 from petiole.events.errors import RateLimitExceeded, ServiceUnavailable, UsageError
-from petiole.tasks import Agent, Budget, Context
+from petiole.tasks import Agent, Context, RateLimit
 from petiole.tasks.bus import EventBus
-from petiole.tasks.stores.rate_limits import Spent
+from petiole.tasks.stores.rate_limits import RateLimitUsage
 from petiole.tasks.testing.harness import EventTestHarness
 from tests.support.apps import as_default
 from tests.support.errors import has_code
@@ -39,7 +39,7 @@ def bus(harness: EventTestHarness, monkeypatch: pytest.MonkeyPatch) -> EventBus:
 
 
 def test_what_is_over_the_quota_is_refused_with_the_time_when_there_is_room(bus):
-    account = Budget("openai.main", requests=2)
+    account = RateLimit("openai.main", requests=2)
     account.reserve().settle()
     bus.store_clock.skip(10)
     account.reserve().settle()
@@ -55,7 +55,7 @@ def test_what_is_over_the_quota_is_refused_with_the_time_when_there_is_room(bus)
 
 
 def test_a_call_counts_until_a_window_after_it_was_settled(bus):
-    account = Budget("openai.main", requests=1)
+    account = RateLimit("openai.main", requests=1)
     reserved = account.reserve()
     bus.store_clock.skip(50)
     reserved.settle()
@@ -69,16 +69,16 @@ def test_a_call_counts_until_a_window_after_it_was_settled(bus):
 
 
 def test_tokens_count_as_estimated_until_they_are_known_and_then_as_used(bus):
-    account = Budget("openai.main", tokens=1_000)
+    account = RateLimit("openai.main", tokens=1_000)
     with account.reserve(tokens=900) as reserved:
         with pytest.raises(RateLimitExceeded):
             account.reserve(tokens=200)
-        reserved.used(123)
+        reserved.record_usage(123)
 
-    assert account.spent() == Spent(requests=1, tokens=123)
+    assert account.usage() == RateLimitUsage(requests=1, tokens=123)
     with account.reserve(tokens=200) as another:
-        another.used(877)
-    assert account.spent() == Spent(requests=2, tokens=1_000)
+        another.record_usage(877)
+    assert account.usage() == RateLimitUsage(requests=2, tokens=1_000)
     with pytest.raises(RateLimitExceeded):
         account.reserve(tokens=1)
 
@@ -86,29 +86,29 @@ def test_tokens_count_as_estimated_until_they_are_known_and_then_as_used(bus):
 @pytest.mark.parametrize(
     ("error", "spent"),
     [
-        (ConnectionRefusedError("nobody is there"), Spent(0, 0)),
+        (ConnectionRefusedError("nobody is there"), RateLimitUsage(0, 0)),
         (
             ServiceUnavailable("llm.openai", datetime(2026, 1, 1, tzinfo=UTC), 1.0),
-            Spent(0, 0),
+            RateLimitUsage(0, 0),
         ),
-        (http_error(500), Spent(1, 0)),
-        (TimeoutError("no answer"), Spent(1, 500)),
-        (asyncio.CancelledError(), Spent(1, 500)),
-        (AttributeError("a bug, after the call or before it"), Spent(1, 500)),
+        (http_error(500), RateLimitUsage(1, 0)),
+        (TimeoutError("no answer"), RateLimitUsage(1, 500)),
+        (asyncio.CancelledError(), RateLimitUsage(1, 500)),
+        (AttributeError("a bug, after the call or before it"), RateLimitUsage(1, 500)),
     ],
     ids=["refused", "breaker", "500", "timeout", "interrupted", "bug"],
 )
 def test_a_call_that_failed_counts_as_far_as_the_provider_may_have_counted_it(bus, error, spent):
-    account = Budget("openai.main", requests=10, tokens=1_000)
+    account = RateLimit("openai.main", requests=10, tokens=1_000)
 
     with pytest.raises(type(error)), account.reserve(tokens=500):
         raise error
 
-    assert account.spent() == spent
+    assert account.usage() == spent
 
 
 def test_a_429_pauses_everybody_until_its_retry_after_and_the_longest_stands(bus):
-    account, same_account = Budget("openai.main", requests=10), Budget("openai.main", requests=10)
+    account, same_account = RateLimit("openai.main", requests=10), RateLimit("openai.main", requests=10)
     with pytest.raises(OSError, match="429"), account.reserve():
         raise http_error(429, "20")
     account.pause(timedelta(seconds=5))
@@ -122,7 +122,7 @@ def test_a_429_pauses_everybody_until_its_retry_after_and_the_longest_stands(bus
 
 
 def test_those_who_are_refused_are_told_times_one_after_another(bus):
-    account = Budget("openai.main", requests=60)
+    account = RateLimit("openai.main", requests=60)
     for _ in range(60):
         account.reserve().settle()
     told_s: list[float] = []
@@ -136,7 +136,7 @@ def test_those_who_are_refused_are_told_times_one_after_another(bus):
 
 
 def test_a_call_that_nobody_settles_is_forgotten_a_window_after_its_time(bus):
-    account = Budget("openai.main", requests=1, timeout=30)
+    account = RateLimit("openai.main", requests=1, timeout=30)
     account.reserve()  # and its worker dies
 
     bus.store_clock.skip(89)
@@ -145,44 +145,44 @@ def test_a_call_that_nobody_settles_is_forgotten_a_window_after_its_time(bus):
     bus.store_clock.skip(1.1)
 
     account.reserve()
-    assert account.spent() == Spent(1, 0)
+    assert account.usage() == RateLimitUsage(1, 0)
 
 
 def test_two_accounts_have_a_budget_each(bus):
-    main, other = Budget("openai.main", requests=1), Budget("openai.other", requests=1)
+    main, other = RateLimit("openai.main", requests=1), RateLimit("openai.other", requests=1)
     main.reserve()
 
-    assert (main.spent(), other.spent()) == (Spent(1, 0), Spent(0, 0))
+    assert (main.usage(), other.usage()) == (RateLimitUsage(1, 0), RateLimitUsage(0, 0))
     other.reserve()
-    assert other.spent() == Spent(1, 0)
+    assert other.usage() == RateLimitUsage(1, 0)
 
 
 def test_a_coroutine_reserves_and_settles_too(bus):
-    account = Budget("openai.main", tokens=100)
+    account = RateLimit("openai.main", tokens=100)
 
     async def call() -> None:
         async with await account.reserve_async(tokens=80) as reserved:
-            reserved.used(70)
+            reserved.record_usage(70)
 
     asyncio.run(call())
 
-    assert account.spent() == Spent(1, 70)
+    assert account.usage() == RateLimitUsage(1, 70)
 
 
 def test_a_call_larger_than_the_budget_is_refused_for_good(bus):
     with pytest.raises(UsageError, check=has_code("invalid_option"), match="split the call"):
-        Budget("openai.main", tokens=100).reserve(tokens=101)
+        RateLimit("openai.main", tokens=100).reserve(tokens=101)
 
 
 @pytest.mark.parametrize(("option", "value"), [("requests", 0), ("tokens", -1), ("window", 0), ("token", 3)])
 def test_an_option_that_cannot_be_is_refused_where_it_is_written(option, value):
     with pytest.raises(UsageError, check=has_code("invalid_option"), match=rf"budget\.{option}"):
-        Budget("openai.main", **{option: value})
+        RateLimit("openai.main", **{option: value})
 
 
 def test_a_delivery_without_room_is_put_off_and_spends_no_attempt(harness):
     agent, attempts = Agent("asker"), []
-    account = Budget("openai.main", requests=3)
+    account = RateLimit("openai.main", requests=3)
 
     @agent.on("input.*")
     def ask(event: Event, context: Context) -> None:

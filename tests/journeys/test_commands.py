@@ -64,7 +64,7 @@ class Shell:
             process.send_signal(signal.SIGTERM)
         for process in self.left_running:
             process.communicate(timeout=30)
-        embedded_broker.stop(self.home)
+        embedded_broker.stop_broker(self.home)
 
     def _like_a_shell(self, more: dict[str, str]) -> dict[str, Any]:
         ours = {"PYTHONPATH": str(ROOT), "PETIOLE_HOME": str(self.home), "PYTHONUNBUFFERED": "1"}
@@ -108,7 +108,7 @@ def test_the_demo_shows_a_conversation_and_leaves_nothing_running(shell):
     assert "output.message.sent" in topics
     assert len(set(topics)) >= 8
     assert max(len(line) for line in shown.stdout.splitlines()) <= 100
-    assert embedded_broker.url(shell.home) is None
+    assert embedded_broker.broker_url(shell.home) is None
 
 
 def test_a_demo_whose_worker_cannot_start_says_why_and_stops_what_it_started(shell):
@@ -116,7 +116,7 @@ def test_a_demo_whose_worker_cannot_start_says_why_and_stops_what_it_started(she
 
     assert shown.returncode == 1
     assert "no agent can be loaded from 'no.such.module'" in shown.stderr
-    assert embedded_broker.url(shell.home) is None
+    assert embedded_broker.broker_url(shell.home) is None
 
 
 def test_the_demo_uses_what_runs_and_leaves_it_running(running):
@@ -124,7 +124,7 @@ def test_the_demo_uses_what_runs_and_leaves_it_running(running):
 
     assert shown.returncode == 0
     assert shown.stdout.count("ran before") == 2
-    assert embedded_broker.url(running.home) is not None
+    assert embedded_broker.broker_url(running.home) is not None
 
 
 def test_a_chat_through_a_pipe_is_answered_and_its_events_are_one_flow(running):
@@ -258,7 +258,7 @@ def test_ctrl_c_leaves_no_process_behind(shell, eventually):
     assert process.returncode == 0, shown
     assert "all stopped" in shown
     eventually(lambda: not [pid for pid in pids if is_running(pid)], 5)
-    assert embedded_broker.url(shell.home) is None
+    assert embedded_broker.broker_url(shell.home) is None
 
 
 def test_a_worker_that_dies_takes_the_rest_down(shell, eventually):
@@ -272,7 +272,7 @@ def test_a_worker_that_dies_takes_the_rest_down(shell, eventually):
     assert process.returncode == 1
     assert "the worker died" in shown
     eventually(lambda: not [pid for pid in pids if is_running(pid)], 5)
-    assert embedded_broker.url(shell.home) is None
+    assert embedded_broker.broker_url(shell.home) is None
 
 
 def test_down_stops_workers_and_broker_and_says_when_there_are_none(shell):
@@ -285,7 +285,7 @@ def test_down_stops_workers_and_broker_and_says_when_there_are_none(shell):
     assert "stopped the worker petiole@" in first.stdout
     assert "no embedded broker runs here" in second.stdout
     assert "stopped from elsewhere" in shown
-    assert embedded_broker.url(shell.home) is None
+    assert embedded_broker.broker_url(shell.home) is None
 
 
 def test_help_lists_every_command_without_a_broker(shell):

@@ -122,7 +122,7 @@ def test_input_reaches_orchestrator_and_memory(team):
 def test_a_calculation_is_done_by_a_tool(team):
     assert "84" in say(team, "What is 12 * 7?")
 
-    ran = [event.event_type for event in team.everything() if event.event_type.startswith("tools.")]
+    ran = [event.event_type for event in team.published_events() if event.event_type.startswith("tools.")]
     assert ran == ["tools.execution.requested", "tools.execution.started", "tools.execution.completed"]
 
 
@@ -153,7 +153,7 @@ def test_a_tool_that_fails_still_leads_to_an_answer(team):
 def test_a_tool_says_how_far_it_is(team):
     say(team, "How many primes are below 100000?")
 
-    percents = [event.content.percent for event in team.everything() if isinstance(event, ToolProgressEvent)]
+    percents = [event.content.percent for event in team.published_events() if isinstance(event, ToolProgressEvent)]
     assert percents == sorted(percents)
     assert len(percents) == 5
 
@@ -166,7 +166,7 @@ def test_two_messages_of_one_stream_are_two_flows(team):
     team.send_through(second)
 
     flows: dict[str, list[str]] = {}
-    for event in team.everything():
+    for event in team.published_events():
         flows.setdefault(event.correlation_id, []).append(event.event_type)
 
     assert sorted(flows) == sorted([first.correlation_id, second.correlation_id])
@@ -187,7 +187,7 @@ def test_a_stream_is_started_once(team, monkeypatch):
     for number in range(10):
         input_agent.receive(f"message {number}", stream_id="s", publish=team.publish)
 
-    published = [event.event_type for event in team.everything()]
+    published = [event.event_type for event in team.published_events()]
     assert published.count("input.stream.started") == 1
     assert published.count("input.message.received") == 10
 

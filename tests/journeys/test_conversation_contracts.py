@@ -43,7 +43,7 @@ from petiole.events.errors import ProviderUnavailable
 from petiole.tasks import end_session
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.agents import input as input_agent
-from petiole.workers.llm.rules import Rules
+from petiole.workers.llm.rules import RuleBasedModel
 from petiole.workers.llm.rules.intent_rules import ToolPlan, plan_tools
 from petiole.workers.process.discovery import load_agents
 from petiole.workers.state import team_state
@@ -90,7 +90,7 @@ FLOW = (
 AnEvent = TypeVar("AnEvent", bound=Event)
 
 
-class Moody(Rules):
+class Moody(RuleBasedModel):
     """The rules, slow at times, and away at times."""
 
     name = "moody"
@@ -133,9 +133,9 @@ class Seen:
     def delivered_again(self, subscription: str, event: Event, *, as_new: bool = False) -> list[str]:
         """Bring an event to a subscription once more, as the broker would; returns the topics published since."""
         settle(self.team)
-        before = len(self.team.everything())
+        before = len(self.team.published_events())
         deliver(self.team, subscription, event, as_new=as_new)
-        return [each.event_type for each in self.team.everything()[before:]]
+        return [each.event_type for each in self.team.published_events()[before:]]
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +185,7 @@ def seen(patch: pytest.MonkeyPatch, posted: list[tuple[str, str]]) -> Iterator[S
     with EventTestHarness(agents) as team:
         as_default(team.bus, patch)
         messages = [say(team, text) for text in TURNS]
-        events = [event for event in team.everything() if event.stream_id == STREAM]
+        events = [event for event in team.published_events() if event.stream_id == STREAM]
         flows: dict[str, list[Event]] = {}
         for event in events:
             flows.setdefault(event.correlation_id, []).append(event)
@@ -338,7 +338,7 @@ def a_request_for_context_without_a_past_is_answered_with_none(seen: Seen) -> No
 @row("J54", "J55", "J56")
 def what_was_said_and_found_is_remembered_in_order_and_once(seen: Seen) -> None:
     memories = team_state(seen.team.bus).memories
-    kept = memories.of(STREAM)
+    kept = memories.read(STREAM)
     spoken = [each.text for each in kept if each.role == "user"]
     assert spoken == list(TURNS[: len(spoken)])
     assert len(spoken) == len(TURNS)
@@ -346,7 +346,7 @@ def what_was_said_and_found_is_remembered_in_order_and_once(seen: Seen) -> None:
     assert {"user", "assistant", "tool"} == {each.role for each in kept}
     for event in (*seen.of(ToolResultEvent)[:2], *seen.of(ResponseGeneratedEvent)[:2], *seen.of(TextMessageEvent)[:2]):
         assert seen.delivered_again("memory.remember", event, as_new=True) == [], event.event_type
-    assert memories.of(STREAM) == kept
+    assert memories.read(STREAM) == kept
     asked = next(event for event in seen.flow(TURNS.index("What is my name?")) if isinstance(event, MessageSentEvent))
     assert "Bob" in asked.content.text
 

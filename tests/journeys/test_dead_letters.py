@@ -23,11 +23,11 @@ from petiole.events import Event, MessageEvent, TextMessageEvent
 from petiole.events.dead_letter import DeadLetter
 from petiole.events.errors import ToolFailed, UsageError
 from petiole.tasks import Agent, Context, dead_letters
-from petiole.tasks.broker.producer import sending
-from petiole.tasks.dead_letters import Letters, Retained
-from petiole.tasks.dead_letters.replay import AGAIN_AFTER
-from petiole.tasks.dead_letters.replay_messages import again, send, start_of
-from petiole.tasks.settings import Settings
+from petiole.tasks.broker.producer import open_producer
+from petiole.tasks.dead_letters import DeadLetterQuery, RetentionResult
+from petiole.tasks.dead_letters.replay import RESEND_AFTER
+from petiole.tasks.dead_letters.replay_messages import build_replay, build_replay_start, send_replay
+from petiole.tasks.settings import ProactiveSettings
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.cli import dead_letters as commands
 from petiole.workers.cli import petiole
@@ -89,14 +89,14 @@ def states(harness: EventTestHarness) -> dict[str, int]:
     return {str(state): count for state, count in harness.bus.stores.dead_letters.count_by_state().items()}
 
 
-def replayed(harness: EventTestHarness, letters: Letters, **options: Any) -> dead_letters.LettersReplay:
+def replayed(harness: EventTestHarness, letters: DeadLetterQuery, **options: Any) -> dead_letters.DeadLetterReplay:
     done = dead_letters.replay(letters, bus=harness.bus, **options)
     settle(harness)
     return done
 
 
 def said(harness: EventTestHarness, topic: str) -> list[Any]:
-    return [event for event in harness.everything() if event.event_type == topic]
+    return [event for event in harness.published_events() if event.event_type == topic]
 
 
 def a_letter(letter_id: str = "a-letter", **fields: object) -> DeadLetter:
@@ -120,32 +120,32 @@ def a_letter(letter_id: str = "a-letter", **fields: object) -> DeadLetter:
 
 
 def test_a_replayed_letter_is_resolved_or_has_failed_again_in_its_place(shop):
-    done = replayed(shop, Letters(), wait=True)
+    done = replayed(shop, DeadLetterQuery(), wait=True)
 
-    assert done.tally == dead_letters.Tally(resolved=2, failed_again=2)
+    assert done.progress == dead_letters.Progress(resolved=2, failed_again=2)
     assert states(shop) == {"resolved": 2, "failed_again": 2}
     assert [(text, is_replay) for text, is_replay, _ in noted] == [("0", True), ("x1", True), ("2", True), ("x3", True)]
     assert len(said(shop, "message.offer")) == 2
-    failed = list(dead_letters.find(bus=shop.bus))
+    failed = list(dead_letters.find_dead_letters(bus=shop.bus))
     assert {kept.letter.delivery_id for kept in failed} == {delivery for text, _, delivery in noted if "x" in text}
     assert {(kept.state, kept.replays) for kept in failed} == {("failed_again", 1)}
 
 
 def test_what_failed_again_can_be_replayed_again_and_what_was_resolved_cannot(shop):
-    replayed(shop, Letters(), wait=True)
+    replayed(shop, DeadLetterQuery(), wait=True)
     broken.clear()
 
-    done = replayed(shop, Letters(), wait=True)
+    done = replayed(shop, DeadLetterQuery(), wait=True)
 
-    assert done.tally == dead_letters.Tally(resolved=2)
+    assert done.progress == dead_letters.Progress(resolved=2)
     assert states(shop) == {"resolved": 4}
     assert len({delivery for _, _, delivery in noted}) == 6
-    resolved = next(dead_letters.find(Letters(states=("resolved",)), bus=shop.bus)).letter.id
-    assert "nothing left to do" in str(replayed(shop, Letters(ids=(resolved,))).refused[0])
+    resolved = next(dead_letters.find_dead_letters(DeadLetterQuery(states=("resolved",)), bus=shop.bus)).letter.id
+    assert "nothing left to do" in str(replayed(shop, DeadLetterQuery(ids=(resolved,))).refused[0])
 
 
 def test_each_replay_is_told_with_who_asked_for_it(shop):
-    done = replayed(shop, Letters(stream="s0"), operator="ada")
+    done = replayed(shop, DeadLetterQuery(stream="s0"), operator="ada")
 
     (request,) = said(shop, "dead_letters.replay.requested")
     told = said(shop, "dead_letters.letter.replayed")
@@ -155,9 +155,9 @@ def test_each_replay_is_told_with_who_asked_for_it(shop):
 
 
 def test_a_canary_that_fails_again_leaves_the_rest_untouched(shop):
-    done = replayed(shop, Letters(), canary=2)
+    done = replayed(shop, DeadLetterQuery(), canary=2)
 
-    assert (len(done.sent), done.untouched, done.tally) == (2, 2, dead_letters.Tally(resolved=1, failed_again=1))
+    assert (len(done.sent), done.skipped, done.progress) == (2, 2, dead_letters.Progress(resolved=1, failed_again=1))
     assert states(shop) == {"resolved": 1, "failed_again": 1, "pending": 2}
     assert "1 failed again" in str(done.stopped)
     assert len(noted) == 2
@@ -165,63 +165,63 @@ def test_a_canary_that_fails_again_leaves_the_rest_untouched(shop):
 
 def test_a_canary_without_an_outcome_leaves_the_rest_untouched_and_one_that_succeeds_does_not(shop):
     shop._worker.stop()
-    waiting = dead_letters.replay(Letters(), canary=1, timeout=timedelta(seconds=0.05), bus=shop.bus)
-    assert (waiting.untouched, waiting.tally) == (3, dead_letters.Tally(replaying=1))
+    waiting = dead_letters.replay(DeadLetterQuery(), canary=1, timeout=timedelta(seconds=0.05), bus=shop.bus)
+    assert (waiting.skipped, waiting.progress) == (3, dead_letters.Progress(replaying=1))
     assert "does a worker run?" in str(waiting.stopped)
 
 
 def test_a_canary_that_succeeds_lets_the_rest_go(shop):
-    done = replayed(shop, Letters(stream="s0"), canary=1, wait=True)
+    done = replayed(shop, DeadLetterQuery(stream="s0"), canary=1, wait=True)
 
-    assert (done.stopped, done.untouched, done.tally) == (None, 0, dead_letters.Tally(resolved=2))
+    assert (done.stopped, done.skipped, done.progress) == (None, 0, dead_letters.Progress(resolved=2))
 
 
 def test_letters_are_replayed_by_what_they_have_in_common(shop):
     fingerprint = shop.dead_letters()[0].fingerprint
 
-    assert len(replayed(shop, Letters(cause="loop")).sent) == 0
-    assert len(replayed(shop, Letters(subscription="shop.offer", stream="s1")).sent) == 2
-    assert len(replayed(shop, Letters(fingerprint=fingerprint)).sent) == 4
+    assert len(replayed(shop, DeadLetterQuery(cause="loop")).sent) == 0
+    assert len(replayed(shop, DeadLetterQuery(subscription="shop.offer", stream="s1")).sent) == 2
+    assert len(replayed(shop, DeadLetterQuery(fingerprint=fingerprint)).sent) == 4
 
 
 def test_a_replay_that_was_begun_and_never_sent_is_begun_again_under_its_number(shop, monkeypatch):
     letter = shop.dead_letters()[0]
-    start = start_of(shop.bus, again(letter, 1))
-    assert shop.bus.stores.dead_letters.start([start], "a dead operator", AGAIN_AFTER) == ["started"]
-    early = replayed(shop, Letters(ids=(letter.id,)))
-    monkeypatch.setattr("petiole.tasks.dead_letters.replay.AGAIN_AFTER", timedelta(0))
+    start = build_replay_start(shop.bus, build_replay(letter, 1))
+    assert shop.bus.stores.dead_letters.start_replays([start], "a dead operator", RESEND_AFTER) == ["started"]
+    early = replayed(shop, DeadLetterQuery(ids=(letter.id,)))
+    monkeypatch.setattr("petiole.tasks.dead_letters.replay.RESEND_AFTER", timedelta(0))
 
-    later = replayed(shop, Letters(ids=(letter.id,)), wait=True)
+    later = replayed(shop, DeadLetterQuery(ids=(letter.id,)), wait=True)
 
     assert "being replayed" in str(early.refused[0])
-    assert later.tally == dead_letters.Tally(resolved=1)
+    assert later.progress == dead_letters.Progress(resolved=1)
     assert [delivery for _, _, delivery in noted] == [start.delivery_id]
-    assert dead_letters.get(letter.id, bus=shop.bus).replays == 1
+    assert dead_letters.get_dead_letter(letter.id, bus=shop.bus).replays == 1
 
 
 def test_a_copy_of_a_replay_that_failed_again_does_not_resolve_it(shop):
     letter = shop.dead_letters()[1]
-    replayed(shop, Letters(ids=(letter.id,)), wait=True)
-    with sending(shop.bus, "a copy") as outlet:
-        send(shop.bus, again(letter, 1), outlet)
+    replayed(shop, DeadLetterQuery(ids=(letter.id,)), wait=True)
+    with open_producer(shop.bus, "a copy") as outlet:
+        send_replay(shop.bus, build_replay(letter, 1), outlet)
     settle(shop)
 
     assert len(noted) == 1, "the inbox knows it"
-    assert dead_letters.get(letter.id, bus=shop.bus).state == "failed_again"
+    assert dead_letters.get_dead_letter(letter.id, bus=shop.bus).state == "failed_again"
 
 
 def test_a_replay_keeps_to_its_rate(shop):
     began = time.monotonic()
 
-    replayed(shop, Letters(), rate_hz=20)
+    replayed(shop, DeadLetterQuery(), rate_hz=20)
 
     assert 0.15 <= time.monotonic() - began < 2
 
 
 def test_a_letter_whose_subscription_is_gone_is_refused_and_says_what_to_do(shop):
-    shop.bus.stores.directory.withdraw("shop.offer")
+    shop.bus.stores.directory.unregister("shop.offer")
 
-    done = replayed(shop, Letters())
+    done = replayed(shop, DeadLetterQuery())
 
     assert (done.sent, len(done.refused)) == ([], 4)
     assert "start a worker that has it" in str(done.refused[0])
@@ -233,9 +233,9 @@ def test_a_publication_that_a_worker_could_not_do_is_replayed_as_one(shop, a_mes
     letter = a_letter(subscription="petiole.publish", queue="publish", document=document, cause="payload")
     shop.bus.stores.dead_letters.put(letter)
 
-    done = replayed(shop, Letters(ids=(letter.id,)), wait=True)
+    done = replayed(shop, DeadLetterQuery(ids=(letter.id,)), wait=True)
 
-    assert done.tally == dead_letters.Tally(resolved=1)
+    assert done.progress == dead_letters.Progress(resolved=1)
     settle(shop)
     assert [(text, is_replay) for text, is_replay, _ in noted] == [("published", False)]
 
@@ -245,11 +245,11 @@ def test_a_publication_that_cannot_be_done_again_has_failed_again_in_its_place(s
     letter = a_letter(subscription="petiole.publish", queue="publish", document=document, cause="payload")
     shop.bus.stores.dead_letters.put(letter)
 
-    done = replayed(shop, Letters(ids=(letter.id,)), wait=True)
+    done = replayed(shop, DeadLetterQuery(ids=(letter.id,)), wait=True)
 
-    assert done.tally == dead_letters.Tally(failed_again=1)
+    assert done.progress == dead_letters.Progress(failed_again=1)
     assert states(shop) == {"pending": 4, "failed_again": 1}
-    assert dead_letters.get(letter.id, bus=shop.bus).letter.error_type == "payload_missing"
+    assert dead_letters.get_dead_letter(letter.id, bus=shop.bus).letter.error_type == "payload_missing"
 
 
 def a_raw_message(event: Event) -> bytes:
@@ -274,9 +274,9 @@ def test_the_message_of_an_unknown_task_goes_back_as_it_came(shop, a_message):
     raw = base64.b64encode(a_raw_message(a_message("raw")))
     shop.bus.stores.dead_letters.put(a_letter(cause="unknown_task", raw=raw, document=None))
 
-    done = replayed(shop, Letters(ids=("a-letter",)), wait=True)
+    done = replayed(shop, DeadLetterQuery(ids=("a-letter",)), wait=True)
 
-    assert done.tally == dead_letters.Tally(resolved=1)
+    assert done.progress == dead_letters.Progress(resolved=1)
     assert [(text, is_replay) for text, is_replay, _ in noted] == [("raw", True)]
 
 
@@ -285,13 +285,13 @@ def test_bytes_that_are_no_message_are_refused_and_replaced_by_an_event(shop, a_
     shop.bus.stores.dead_letters.put(
         a_letter(cause="undecodable", subscription="", raw=base64.b64encode(raw), document=None)
     )
-    refusal = replayed(shop, Letters(ids=("a-letter",))).refused[0]
+    refusal = replayed(shop, DeadLetterQuery(ids=("a-letter",))).refused[0]
 
     new = dead_letters.edit("a-letter", json.loads(a_message("meant").model_dump_json()), bus=shop.bus)
 
     assert "are no message; give the event that was meant" in str(refusal)
     assert (new.raw, new.edited_from, new.subscription) == (None, "a-letter", "petiole.publish")
-    assert replayed(shop, Letters(ids=(new.id,)), wait=True).tally == dead_letters.Tally(resolved=1)
+    assert replayed(shop, DeadLetterQuery(ids=(new.id,)), wait=True).progress == dead_letters.Progress(resolved=1)
     settle(shop)
     assert [text for text, _, _ in noted] == ["meant"]
 
@@ -307,9 +307,9 @@ def test_an_edited_letter_stands_for_the_old_one_under_an_id_of_its_own(shop):
 
     assert (new.edited_from, new.document) == (old.id, event)
     assert states(shop) == {"pending": 4, "replaced": 1}
-    assert new.id in [kept.letter.id for kept in dead_letters.find(bus=shop.bus)]
-    assert "another letter stands for it" in str(replayed(shop, Letters(ids=(old.id,))).refused[0])
-    assert replayed(shop, Letters(ids=(new.id,)), wait=True).tally == dead_letters.Tally(resolved=1)
+    assert new.id in [kept.letter.id for kept in dead_letters.find_dead_letters(bus=shop.bus)]
+    assert "another letter stands for it" in str(replayed(shop, DeadLetterQuery(ids=(old.id,))).refused[0])
+    assert replayed(shop, DeadLetterQuery(ids=(new.id,)), wait=True).progress == dead_letters.Progress(resolved=1)
     assert [text for text, _, _ in noted] == ["without"]
     (told,) = said(shop, "dead_letters.letter.edited")
     assert (told.content.edited_to, told.content.fields, told.content.operator) == (new.id, ("content.text",), "ada")
@@ -341,14 +341,14 @@ def test_an_event_that_could_not_be_read_may_be_given_another_type_and_another_r
     event = json.loads(a_message("mended").model_dump_json())
 
     with pytest.raises(UsageError, check=has_code("unknown_subscription")):
-        dead_letters.edit("a-letter", event, to="nobody.at-all", bus=shop.bus)
-    new = dead_letters.edit("a-letter", event, to="shop.offer", bus=shop.bus)
+        dead_letters.edit("a-letter", event, subscription="nobody.at-all", bus=shop.bus)
+    new = dead_letters.edit("a-letter", event, subscription="shop.offer", bus=shop.bus)
 
-    assert replayed(shop, Letters(ids=(new.id,)), wait=True).tally == dead_letters.Tally(resolved=1)
+    assert replayed(shop, DeadLetterQuery(ids=(new.id,)), wait=True).progress == dead_letters.Progress(resolved=1)
 
 
 def test_discarded_letters_are_gone_and_told(shop):
-    assert dead_letters.discard(Letters(stream="s0"), operator="ada", bus=shop.bus) == 2
+    assert dead_letters.discard(DeadLetterQuery(stream="s0"), operator="ada", bus=shop.bus) == 2
 
     assert states(shop) == {"pending": 2}
     told = said(shop, "dead_letters.letter.discarded")
@@ -358,12 +358,12 @@ def test_discarded_letters_are_gone_and_told(shop):
 
 
 def test_an_export_can_be_imported_once(shop, tmp_path):
-    replayed(shop, Letters(), wait=True)
+    replayed(shop, DeadLetterQuery(), wait=True)
     file = tmp_path / "letters.jsonl"
     with file.open("w") as out:
-        assert dead_letters.export_to(out, Letters(states=dead_letters.STATES), bus=shop.bus) == 4
-    before = list(dead_letters.find(Letters(states=dead_letters.STATES), bus=shop.bus))
-    dead_letters.discard(Letters(states=("resolved",)), bus=shop.bus)
+        assert dead_letters.export_to(out, DeadLetterQuery(states=dead_letters.DEAD_LETTER_STATES), bus=shop.bus) == 4
+    before = list(dead_letters.find_dead_letters(DeadLetterQuery(states=dead_letters.DEAD_LETTER_STATES), bus=shop.bus))
+    dead_letters.discard(DeadLetterQuery(states=("resolved",)), bus=shop.bus)
 
     with file.open() as lines:
         first = dead_letters.import_from(lines, bus=shop.bus)
@@ -371,7 +371,7 @@ def test_an_export_can_be_imported_once(shop, tmp_path):
         second = dead_letters.import_from(lines, bus=shop.bus)
 
     assert (first.imported, first.known, second.imported, second.known) == (2, 2, 0, 4)
-    found = list(dead_letters.find(Letters(states=dead_letters.STATES), bus=shop.bus))
+    found = list(dead_letters.find_dead_letters(DeadLetterQuery(states=dead_letters.DEAD_LETTER_STATES), bus=shop.bus))
     assert sorted(found, key=lambda kept: kept.letter.at) == sorted(before, key=lambda kept: kept.letter.at)
 
 
@@ -385,15 +385,15 @@ def test_a_line_that_is_no_letter_is_named_and_those_before_it_are_kept(harness,
     with pytest.raises(UsageError, check=has_code("invalid_dead_letter"), match=named):
         dead_letters.import_from([good, line], bus=harness.bus)
 
-    (kept,) = dead_letters.find(bus=harness.bus)
+    (kept,) = dead_letters.find_dead_letters(bus=harness.bus)
     assert (kept.state, kept.letter.id) == ("pending", "a-letter")
 
 
 def test_a_letter_that_is_not_kept_is_refused_by_name(shop):
     for refused in (
-        lambda: dead_letters.get("nowhere", bus=shop.bus),
-        lambda: dead_letters.replay(Letters(ids=("nowhere",)), bus=shop.bus),
-        lambda: dead_letters.discard(Letters(ids=("nowhere",)), bus=shop.bus),
+        lambda: dead_letters.get_dead_letter("nowhere", bus=shop.bus),
+        lambda: dead_letters.replay(DeadLetterQuery(ids=("nowhere",)), bus=shop.bus),
+        lambda: dead_letters.discard(DeadLetterQuery(ids=("nowhere",)), bus=shop.bus),
         lambda: dead_letters.edit("nowhere", {}, bus=shop.bus),
     ):
         with pytest.raises(
@@ -408,7 +408,7 @@ def test_a_letter_that_is_not_kept_is_refused_by_name(shop):
 @pytest.fixture
 def small() -> Iterator[EventTestHarness]:
     """Give a harness that keeps ten letters for ten days."""
-    settings = Settings(max_dead_letters=10, dead_letter_retention_s=10 * 86_400)
+    settings = ProactiveSettings(max_dead_letters=10, dead_letter_retention_s=10 * 86_400)
     with EventTestHarness(settings=settings) as harness:
         yield harness
 
@@ -419,8 +419,8 @@ def fill(harness: EventTestHarness, count: int, *, first: int = 0, days_old: flo
         harness.bus.stores.dead_letters.put(a_letter(f"letter-{number}", at=at))
 
 
-def retained(harness: EventTestHarness) -> Retained:
-    done = dead_letters.retain(harness.bus)
+def retained(harness: EventTestHarness) -> RetentionResult:
+    done = dead_letters.apply_retention(harness.bus)
     assert done is not None
     return done
 
@@ -431,15 +431,15 @@ def alarms(harness: EventTestHarness) -> list[int]:
 
 def test_nothing_is_dropped_before_an_alarm_and_that_is_raised_once_a_day(small):
     fill(small, 7)
-    assert dead_letters.retain(small.app) == Retained(count=7)
+    assert dead_letters.apply_retention(small.app) == RetentionResult(count=7)
     fill(small, 1, first=7)
 
     assert retained(small).alarm == "near"
-    assert dead_letters.retain(small.app) == Retained(count=8)
+    assert dead_letters.apply_retention(small.app) == RetentionResult(count=8)
     fill(small, 4, first=8)
-    dropping = dead_letters.retain(small.app)
+    dropping = dead_letters.apply_retention(small.app)
 
-    assert dropping == Retained(count=10, dropped=2, alarm="dropping")
+    assert dropping == RetentionResult(count=10, dropped=2, alarm="dropping")
     assert alarms(small) == [0, 2]
     assert [letter.id for letter in small.dead_letters()] == [f"letter-{number}" for number in range(2, 12)]
     (near, _) = said(small, "error.dead_letters_dropping")
@@ -450,11 +450,11 @@ def test_nothing_is_dropped_before_an_alarm_and_that_is_raised_once_a_day(small)
 
 def test_a_letter_that_grows_old_is_dropped_after_an_alarm(small):
     fill(small, 1, days_old=9.5)
-    assert dead_letters.retain(small.app) == Retained(count=1, alarm="near")
+    assert dead_letters.apply_retention(small.app) == RetentionResult(count=1, alarm="near")
 
     later = datetime.now(UTC) + timedelta(days=1)
 
-    assert dead_letters.retain(small.app, later) == Retained(dropped=1, alarm="dropping")
+    assert dead_letters.apply_retention(small.app, later) == RetentionResult(dropped=1, alarm="dropping")
     assert alarms(small) == [0, 1]
 
 
@@ -473,9 +473,9 @@ def test_what_somebody_is_done_with_goes_first_and_without_an_alarm(small):
 
 def test_one_worker_at_a_time_looks_after_retention(small):
     fill(small, 12)
-    assert small.bus.stores.dead_letters.begin_retaining("another", timedelta(minutes=1))
+    assert small.bus.stores.dead_letters.acquire_retention_lock("another", timedelta(minutes=1))
 
-    assert dead_letters.retain(small.app) is None
+    assert dead_letters.apply_retention(small.app) is None
 
     assert len(small.dead_letters()) == 12
 

@@ -20,7 +20,7 @@ from petiole.events import (
 )
 from petiole.events.errors import UsageError
 from petiole.tasks import Agent, Context, publish
-from petiole.tasks.settings import Settings
+from petiole.tasks.settings import ProactiveSettings
 from petiole.tasks.stores.inbox import Inbox
 from petiole.tasks.testing import EventTestHarness
 from tests.support.errors import has_code
@@ -43,7 +43,7 @@ def an_echo(name: str, *patterns: str) -> Agent:
 
 
 def types(harness: EventTestHarness) -> list[str]:
-    return [event.event_type for event in harness.everything()]
+    return [event.event_type for event in harness.published_events()]
 
 
 def test_every_agent_whose_pattern_matches_gets_the_event(harness, a_message):
@@ -215,7 +215,7 @@ def test_what_cannot_be_published_makes_the_delivery_a_dead_letter(harness, a_me
 
 
 def test_a_circle_of_agents_ends_at_the_hop_limit(a_message):
-    with EventTestHarness(settings=Settings(max_hops=5)) as harness:
+    with EventTestHarness(settings=ProactiveSettings(max_hops=5)) as harness:
         ping, pong = Agent("ping"), Agent("pong")
 
         @ping.on("input.*", "message.pong")
@@ -233,7 +233,7 @@ def test_a_circle_of_agents_ends_at_the_hop_limit(a_message):
         letter = harness.expect_dead_letter()
 
         assert (letter.cause, letter.error_type) == ("loop", "hop_limit_reached")
-        assert [event.hops for event in harness.everything() if event.event_type != "error.dead_lettered"] == [
+        assert [event.hops for event in harness.published_events() if event.event_type != "error.dead_lettered"] == [
             0, 1, 2, 3, 4, 5, 6,
         ]  # fmt: skip
 
@@ -244,7 +244,7 @@ def test_two_agents_that_hear_everything_do_not_answer_each_other_for_ever(harne
 
     harness.send_through(a_message())
 
-    said = sorted((event.event_type, event.path) for event in harness.everything()[1:])
+    said = sorted((event.event_type, event.path) for event in harness.published_events()[1:])
     assert said == [
         ("message.first", ("first",)),
         ("message.first", ("second", "first")),
@@ -303,7 +303,7 @@ def test_an_undeclared_event_is_refused_and_nothing_is_sent(harness):
     with pytest.raises(UsageError, check=has_code("unknown_event_type")):
         harness.publish(CustomEvent(event_type="custom.unheard_of", stream_id="s"))
 
-    assert harness.everything() == []
+    assert harness.published_events() == []
 
 
 def test_an_agent_cannot_join_a_running_harness(harness, a_message):
@@ -327,7 +327,7 @@ def test_a_task_message_that_holds_no_event_is_one_dead_letter(harness, a_messag
 
 def test_a_delivery_whose_inbox_is_away_is_handled_when_it_is_back(harness, a_message, monkeypatch):
     harness.add(an_echo("memory", "input.*"))
-    look, looks = Inbox.has, []
+    look, looks = Inbox.is_handled, []
 
     def look_in_vain_at_first(inbox: Inbox, delivery_id: str) -> bool:
         looks.append(delivery_id)
@@ -335,7 +335,7 @@ def test_a_delivery_whose_inbox_is_away_is_handled_when_it_is_back(harness, a_me
             raise RedisConnectionError("the store is away")
         return look(inbox, delivery_id)
 
-    monkeypatch.setattr(Inbox, "has", look_in_vain_at_first)
+    monkeypatch.setattr(Inbox, "is_handled", look_in_vain_at_first)
     harness.publish(a_message())
 
     assert harness.expect("message.memory")

@@ -11,8 +11,8 @@ import pytest
 
 from petiole.events import Event, TextContent, TextMessageEvent
 from petiole.events.errors import UsageError
-from petiole.tasks import Agent, AnswerReader, Context
-from petiole.tasks.settings import Settings
+from petiole.tasks import Agent, Context, ResponseStreamReader
+from petiole.tasks.settings import ProactiveSettings
 from petiole.tasks.testing import EventTestHarness
 from tests.support.errors import has_code
 from tests.support.inside import Inside
@@ -20,7 +20,7 @@ from tests.support.inside import Inside
 
 @pytest.fixture
 def harness() -> Iterator[EventTestHarness]:
-    with EventTestHarness(settings=Settings(heartbeat_timeout_s=1)) as harness:
+    with EventTestHarness(settings=ProactiveSettings(heartbeat_timeout_s=1)) as harness:
         yield harness
 
 
@@ -36,10 +36,10 @@ def an_author(*steps: Callable[[], Any]) -> Any:
             for letter, step in zip("abcdef", steps, strict=False):
                 if asyncio.iscoroutine(taken := step()):
                     await taken
-                draft.say(letter)
+                draft.write(letter)
             await asyncio.sleep(0.2)
 
-        async with context.draft() as draft:
+        async with context.stream_response() as draft:
             await draft.run(all_of_it())
 
     return write
@@ -55,14 +55,14 @@ def test_a_process_that_stood_still_for_longer_than_its_lease_begins_anew_with_a
     def stand_still() -> None:
         # The loop stands, so nobody vouches for the run; meanwhile a reader looks.
         time.sleep(1.2)
-        harness.bus.stores.drafts.look_after("s")
+        harness.bus.stores.response_streams.mark_lost("s")
 
     harness.subscribe("input.*", an_author(lambda: None, lambda: asyncio.sleep(0.2), stand_still))
 
     harness.send_through(message := a_message())
 
     assert marks(harness) == [("started", 1), ("lost", 1), ("started", 2), ("finished", 2)]
-    pieces = list(AnswerReader(harness.bus)("s", message.event_id))
+    pieces = list(ResponseStreamReader(harness.bus)("s", message.event_id))
     assert "".join(piece.text for piece in pieces if piece.attempt == 2) == "abc"
 
 
@@ -78,7 +78,7 @@ def test_a_run_that_was_overtaken_stops_writing(harness: EventTestHarness) -> No
     harness.add(author)
 
     harness.publish(message)
-    reading = AnswerReader(harness.bus).all("s", timeout=5)
+    reading = ResponseStreamReader(harness.bus).all("s", timeout=5)
     seen = [next(reading)]
     while (seen[-1].kind, seen[-1].attempt) != ("started", 2):
         seen.append(next(reading))

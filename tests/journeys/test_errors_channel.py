@@ -72,7 +72,7 @@ def test_what_is_reported_leaves_although_the_handler_fails_and_once_over_its_at
     harness.add(agent)
     harness.send_through(a_message())
 
-    first, second, *rest = [each.event_type for each in harness.everything()]
+    first, second, *rest = [each.event_type for each in harness.published_events()]
     assert (first, second) == ("input.message.received", "error.reported")
     assert sorted(rest) == ["agent.failed", "error.dead_lettered"]
 
@@ -169,7 +169,7 @@ def test_an_agent_whose_handler_failed_for_good_is_told_on_the_bus_once(harness,
     message = a_message()
     harness.send_through(message)
 
-    (told,) = [event for event in harness.everything() if isinstance(event, AgentFailedEvent)]
+    (told,) = [event for event in harness.published_events() if isinstance(event, AgentFailedEvent)]
     assert (told.content.agent, told.content.error_type) == ("clumsy", "LookupError")
     assert (told.content.error, told.causation_id) == ("no such step", message.event_id)
     assert {letter.subscription for letter in harness.dead_letters()} == {"clumsy.stumble", "everything.listen"}
@@ -190,7 +190,7 @@ def test_an_error_handler_that_fails_is_buried_and_says_nothing_more(harness, a_
     harness.add(agent)
     harness.send_through(a_message())
 
-    assert [each.event_type for each in harness.everything()] == ["input.message.received", "error.reported"]
+    assert [each.event_type for each in harness.published_events()] == ["input.message.received", "error.reported"]
     assert [letter.subscription for letter in harness.dead_letters()] == ["watching.watch"]
 
 

@@ -58,7 +58,7 @@ def test_in_a_conversation_each_turn_is_answered_by_one_variant_and_each_stream_
     for number in (*range(8), *range(8)):
         team.send_through(TextMessageEvent(stream_id=f"stream-{number}", content=TextContent(text="Hello")))
 
-    answers = [each for each in team.everything() if isinstance(each, ResponseGeneratedEvent)]
+    answers = [each for each in team.published_events() if isinstance(each, ResponseGeneratedEvent)]
     assert set(Counter(each.correlation_id for each in answers).values()) == {1}
     assert len(answers) == 16
     assert set(Counter((each.stream_id, each.content.model) for each in answers).values()) == {2}
@@ -70,10 +70,10 @@ def test_what_a_shadow_would_have_said_is_kept_beside_what_was_said(team):
 
     (only,) = shadow_traffic.compare("llm.poet", bus=team.bus)
 
-    assert [each["content"]["text"] for each in only.unsaid] == ["poet says: Hello"]
-    assert [each["content"]["text"] for each in only.said] == ["usual says: Hello"]
+    assert [each["content"]["text"] for each in only.shadow_events] == ["poet says: Hello"]
+    assert [each["content"]["text"] for each in only.agent_events] == ["usual says: Hello"]
     assert (only.event_type, only.stream_id) == ("orchestrator.llm.requested", "s")
-    assert "poet" not in "".join(each.model_dump_json() for each in team.everything())
+    assert "poet" not in "".join(each.model_dump_json() for each in team.published_events())
 
 
 def test_shadows_are_listed_and_compared_at_the_command_line(team, monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 from petiole.events import Event, MessageEvent, ParametersContent, TextContent, TextMessageEvent
 from petiole.events.catalog.orchestrator import ModelRequestedEvent
 from petiole.events.errors import UsageError
-from petiole.tasks import Agent, Context, Gathered, RetryPolicy
+from petiole.tasks import Agent, Context, GatheredEvents, RetryPolicy
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.agents import llm, memory, orchestrator, output, tools
 from tests.support.errors import has_code
@@ -20,12 +20,12 @@ from tests.support.errors import has_code
 PARTS = ("message.price", "message.stock", "message.photo")
 
 
-def a_gatherer(**options: object) -> tuple[Agent, list[Gathered]]:
+def a_gatherer(**options: object) -> tuple[Agent, list[GatheredEvents]]:
     """Make an agent that gathers three parts, and the list of its calls."""
     agent, calls = Agent("shop"), []
 
     @agent.gather(*PARTS, **({"timeout": 5.0} | options))  # type: ignore[arg-type]  # options of many types
-    def offer(gathered: Gathered) -> MessageEvent:
+    def offer(gathered: GatheredEvents) -> MessageEvent:
         calls.append(gathered)
         return MessageEvent(event_type="message.offer", stream_id="s", content=ParametersContent())
 
@@ -38,7 +38,7 @@ def a_part(topic: str, flow: str = "a-flow", **parameters: object) -> MessageEve
 
 
 def topics(harness: EventTestHarness) -> list[str]:
-    return [event.event_type for event in harness.everything()]
+    return [event.event_type for event in harness.published_events()]
 
 
 @pytest.mark.parametrize("missing", [None, *PARTS], ids=str)
@@ -57,7 +57,7 @@ def test_there_is_one_call_whatever_the_order_the_duplicates_and_what_is_missing
         harness.send_through(a_part(topic, number=99))
 
     (gathered,) = calls
-    assert gathered.partial is (missing is not None)
+    assert gathered.is_partial is (missing is not None)
     assert gathered.missing == (() if missing is None else (missing,))
     assert [event.event_type if event else None for event in gathered.events] == [
         topic if topic != missing else None for topic in PARTS
@@ -72,9 +72,9 @@ def test_what_is_said_for_all_of_them_belongs_to_their_flow(harness):
     for topic in PARTS:
         harness.send_through(a_part(topic))
 
-    offer = next(event for event in harness.everything() if event.event_type == "message.offer")
+    offer = next(event for event in harness.published_events() if event.event_type == "message.offer")
 
-    causes = {event.event_id: event for event in harness.everything()}
+    causes = {event.event_id: event for event in harness.published_events()}
     assert offer.correlation_id == "a-flow"
     assert offer.causation_id is not None
     assert causes[offer.causation_id].event_type == "gathering.closed"
@@ -89,7 +89,7 @@ def test_every_key_has_a_call_of_its_own(harness):
     harness.send_through(a_part("message.end"))
 
     assert sorted(gathered.key for gathered in calls) == ["one", "two"]
-    assert not any(gathered.partial for gathered in calls)
+    assert not any(gathered.is_partial for gathered in calls)
 
 
 def test_an_event_without_the_field_that_is_gathered_by_is_a_dead_letter(harness):
@@ -107,7 +107,7 @@ def test_one_of_several_alternatives_is_enough(harness):
     agent, calls = Agent("shop"), []
 
     @agent.gather("message.price", ("message.photo", "message.no_photo"), timeout=5)
-    async def offer(gathered: Gathered, context: Context) -> None:
+    async def offer(gathered: GatheredEvents, context: Context) -> None:
         calls.append((gathered, context.subscription.name))
 
     harness.add(agent)
@@ -116,7 +116,7 @@ def test_one_of_several_alternatives_is_enough(harness):
 
     ((gathered, name),) = calls
     assert name == "shop.offer"
-    assert [event.event_type for event in gathered.came] == ["message.price", "message.no_photo"]
+    assert [event.event_type for event in gathered.arrived] == ["message.price", "message.no_photo"]
     assert gathered.parts == ("message.price", "message.photo|message.no_photo")
     assert gathered.first(MessageEvent) is gathered.events[0]
 
@@ -125,7 +125,7 @@ def test_a_call_that_fails_is_tried_again_with_the_same_parts_and_kept_as_a_dead
     agent, calls = Agent("shop"), []
 
     @agent.gather(*PARTS, timeout=1, retry=RetryPolicy(max_attempts=3))
-    def offer(gathered: Gathered) -> None:
+    def offer(gathered: GatheredEvents) -> None:
         calls.append(gathered.missing)
         raise RuntimeError("the shop is closed")
 
@@ -148,14 +148,14 @@ def test_a_large_part_is_whole_when_the_function_is_called(harness):
 
     (gathered,) = calls
     assert {
-        len(str(event.content.parameters["text"])) for event in gathered.came if isinstance(event, MessageEvent)
+        len(str(event.content.parameters["text"])) for event in gathered.arrived if isinstance(event, MessageEvent)
     } == {100_000}
 
 
 def test_what_cannot_be_gathered_is_refused_where_it_is_written():
     agent = Agent("shop")
 
-    def offer(gathered: Gathered) -> None: ...
+    def offer(gathered: GatheredEvents) -> None: ...
 
     with pytest.raises(UsageError, check=has_code("invalid_option"), match="two or more parts"):
         agent.gather("message.price", timeout=1)
@@ -182,7 +182,7 @@ def a_silent(agent: str, topic: str) -> Agent:
 
 
 def model_requests(harness: EventTestHarness) -> list[ModelRequestedEvent]:
-    return [event for event in harness.everything() if isinstance(event, ModelRequestedEvent)]
+    return [event for event in harness.published_events() if isinstance(event, ModelRequestedEvent)]
 
 
 def test_an_answer_goes_on_without_the_context_that_never_comes():

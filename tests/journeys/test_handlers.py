@@ -30,7 +30,7 @@ def say(kind: str, event: Event, **parameters: Value) -> MessageEvent:
 
 
 def types(harness) -> list[str]:
-    return [event.event_type for event in harness.everything()]
+    return [event.event_type for event in harness.published_events()]
 
 
 def test_an_async_generator_says_its_events_in_order(harness, a_message):

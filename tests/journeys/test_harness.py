@@ -78,16 +78,16 @@ def test_beside_a_harness_a_test_may_wait_for_celerys_results(harness, a_message
 def test_everything_is_captured_in_the_order_of_publication(harness, a_message):
     sent = [harness.publish(a_message(f"message {number}")).event for number in range(20)]
 
-    assert harness.everything() == sent
+    assert harness.published_events() == sent
 
 
 def test_two_harnesses_do_not_hear_each_other(a_message):
     with EventTestHarness([a_repeater()]) as one, EventTestHarness([a_repeater()]) as other:
         one.send_and_wait(a_message(), "message.repeated")
 
-        assert other.everything() == []
+        assert other.published_events() == []
         other.send_and_wait(a_message(), "message.repeated")
-        assert len(one.everything()) == 2
+        assert len(one.published_events()) == 2
 
 
 def test_one_harness_goes_on_when_another_ends(a_message):
@@ -104,4 +104,4 @@ def test_sending_through_waits_for_all_that_is_set_off(harness, a_message):
 
     harness.send_through(a_message())
 
-    assert [event.event_type for event in harness.everything()] == ["input.message.received", "message.repeated"]
+    assert [event.event_type for event in harness.published_events()] == ["input.message.received", "message.repeated"]

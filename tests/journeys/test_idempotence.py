@@ -13,7 +13,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from petiole.events import Event
 from petiole.events.errors import OperationInProgress, OperationOutcomeUnknown, UsageError
 from petiole.tasks import Agent, idempotent
-from petiole.tasks.patterns.idempotency import OnUnfinished, forget, settle
+from petiole.tasks.patterns.idempotency import OnUnfinished, forget_call, mark_done
 from petiole.tasks.testing import EventTestHarness
 from tests.support.apps import as_default
 
@@ -170,9 +170,9 @@ def test_who_has_looked_says_what_an_unfinished_effect_is(harness, a_message):
     def look() -> list[str]:
         with pytest.raises(Told):
             act()
-        settle("act", "the key", "found done")
+        mark_done("act", "the key", "found done")
         settled = act()
-        assert forget("act", "the key")
+        assert forget_call("act", "the key")
         return [settled, act()]
 
     assert in_a_handler(harness, a_message, look) == ["found done", "done"]

@@ -49,7 +49,7 @@ def a_failure(user_id: str = "ada") -> ToolFailedEvent:
 
 
 def said(harness: EventTestHarness, kind: type[Event]) -> list[Event]:
-    return [event for event in harness.everything() if isinstance(event, kind)]
+    return [event for event in harness.published_events() if isinstance(event, kind)]
 
 
 def test_three_equal_questions_lead_to_one_suggestion_which_is_sent_once(team):
@@ -67,7 +67,7 @@ def test_two_equal_questions_and_a_third_of_somebody_else_lead_to_nothing(team):
     for user_id in ("ada", "ada", "grace"):
         team.send_through(a_question(stream_id=user_id, user_id=user_id))
 
-    assert [event for event in team.everything() if event.event_type.startswith("proactive.")] == []
+    assert [event for event in team.published_events() if event.event_type.startswith("proactive.")] == []
 
 
 def test_a_user_is_known_in_all_streams_and_a_stream_without_a_user_is_one(alone):
@@ -115,10 +115,10 @@ def test_it_hears_whatever_others_say_and_nothing_that_it_led_to(team):
         team.send_through(a_question())
 
     table = RoutingTable(proactive.agent.subscriptions)
-    heard = {event.event_id for event in team.everything() if table.routes(event)}
-    led_to = {event.event_id for event in team.everything() if "proactive" in event.path}
+    heard = {event.event_id for event in team.published_events() if table.routes(event)}
+    led_to = {event.event_id for event in team.published_events() if "proactive" in event.path}
     assert led_to
-    assert heard == {event.event_id for event in team.everything()} - led_to
+    assert heard == {event.event_id for event in team.published_events()} - led_to
 
 
 @pytest.mark.parametrize(("path", "suggestions"), [((), 1), (("memory",), 1), (("proactive", "memory"), 0)])
@@ -159,7 +159,7 @@ def test_a_proactive_agent_that_is_not_there_changes_nothing_for_the_others():
 
         assert isinstance(sent, MessageSentEvent)
         assert "84" in sent.content.text
-        assert sorted(event.event_type for event in harness.everything()) == sorted(expected)
+        assert sorted(event.event_type for event in harness.published_events()) == sorted(expected)
 
 
 SOAK_S = 20

@@ -14,7 +14,7 @@ from petiole.events.catalog.llm import ResponseFailedEvent, ResponseGeneratedEve
 from petiole.events.catalog.orchestrator import ModelRequestedEvent, ResponseReadyEvent, ToolsRequestedEvent
 from petiole.events.catalog.usage import UsageRecordedEvent
 from petiole.events.subscriptions import OnBusy
-from petiole.tasks import Agent, AnswerReader, Piece
+from petiole.tasks import Agent, Chunk, ResponseStreamReader
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.agents import llm, memory, orchestrator, output, tools
 from tests.support.apps import a_bus
@@ -33,9 +33,9 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
     monkeypatch.setenv("PETIOLE_LLM_MODEL", "parrot")
     with serving() as made:
         monkeypatch.setenv("PETIOLE_LLM_BASE_URL", made.base_url)
-        llm._model_named.cache_clear()
+        llm._cached_model.cache_clear()
         yield made
-        llm._model_named.cache_clear()
+        llm._cached_model.cache_clear()
 
 
 Team = Callable[..., EventTestHarness]
@@ -48,7 +48,7 @@ def team(endpoint: Endpoint) -> Iterator[Team]:
 
     def build(on_busy: OnBusy | None = None, *, without: tuple[Agent, ...] = ()) -> EventTestHarness:
         writer = Agent("llm")
-        writer.on("orchestrator.llm.requested", on_busy=on_busy, retry=llm.RETRY)(llm.answer)
+        writer.on("orchestrator.llm.requested", on_busy=on_busy, retry=llm.MODEL_RETRY_POLICY)(llm.answer)
         agents = [writer, *(module.agent for module in (orchestrator, memory, tools, output))]
         made.append(EventTestHarness([agent for agent in agents if agent not in without]))
         return made[-1]
@@ -65,7 +65,7 @@ def a_message(text: str = "Why is the sky blue?") -> TextMessageEvent:
 def asked_of(harness: EventTestHarness, message: Event) -> ModelRequestedEvent:
     (asked,) = [
         event
-        for event in harness.everything()
+        for event in harness.published_events()
         if isinstance(event, ModelRequestedEvent) and event.correlation_id == message.correlation_id
     ]
     return asked
@@ -77,11 +77,11 @@ def said(events: list[Event], kind: type[Event], message: Event | None = None) -
     return [event for event in events if isinstance(event, kind) and flow in (None, event.correlation_id)]
 
 
-def begin(harness: EventTestHarness, message: TextMessageEvent) -> tuple[Iterator[Piece], list[Piece]]:
+def begin(harness: EventTestHarness, message: TextMessageEvent) -> tuple[Iterator[Chunk], list[Chunk]]:
     """Say something, and wait until the first words of the answer are there to be read."""
     harness.publish(message)
-    reading = AnswerReader(harness.bus).all("s", timeout=10)
-    pieces: list[Piece] = []
+    reading = ResponseStreamReader(harness.bus).all("s", timeout=10)
+    pieces: list[Chunk] = []
     while not any(piece.text and piece.correlation_id == message.correlation_id for piece in pieces):
         pieces.append(next(reading))
     return reading, pieces
@@ -95,7 +95,7 @@ def test_an_answer_is_read_while_it_is_written_and_is_the_one_that_is_sent(team:
     harness, message = team(), a_message()
 
     reading, pieces = begin(harness, message)
-    assert not said(harness.everything(), ResponseGeneratedEvent)
+    assert not said(harness.published_events(), ResponseGeneratedEvent)
     while not pieces[-1].is_end:
         pieces.append(next(reading))
     sent = harness.expect("output.message.sent")
@@ -119,7 +119,7 @@ def test_what_it_took_and_cost_is_recorded(team: Team, endpoint: Endpoint, monke
     content = used.content
     assert (content.provider, content.model, content.account) == ("openai", "parrot-1", "llm.openai")
     assert (content.input_tokens, content.output_tokens, content.cost, content.currency) == (11, 3, 0.041, "USD")
-    assert harness.bus.stores.budgets.spent("llm.openai").tokens == 14
+    assert harness.bus.stores.rate_limits.usage("llm.openai").tokens == 14
 
 
 def test_without_a_price_no_cost_is_made_up(team: Team, endpoint: Endpoint) -> None:
@@ -162,7 +162,7 @@ def test_a_newer_message_interrupts_and_the_endpoint_sees_its_connection_closed(
     while not pieces[-1].is_end or pieces[-1].correlation_id != second.correlation_id:
         pieces.append(next(reading))
     harness.expect("output.message.sent")
-    events = harness.everything()
+    events = harness.published_events()
 
     assert endpoint.closed_at[0] - published_at < 2
     assert sent_by_then < 200
@@ -190,7 +190,9 @@ def test_a_message_that_was_overtaken_before_its_answer_began_asks_no_model(team
 
     about_one = [question for question in endpoint.asked if "One?" in question["messages"][-1]["content"][-5:]]
     assert len(about_one) <= 1  # of the flow itself, which may have been faster
-    assert "interrupted" in {each.content.finish_reason for each in said(harness.everything(), ResponseGeneratedEvent)}
+    assert "interrupted" in {
+        each.content.finish_reason for each in said(harness.published_events(), ResponseGeneratedEvent)
+    }
 
 
 def test_where_answers_queue_up_they_are_written_one_after_the_other(team: Team, endpoint: Endpoint) -> None:
@@ -378,7 +380,7 @@ def test_a_killed_worker_s_answer_is_marked_as_lost_once_and_another_begins_it_a
     first = node.worker("first")
     answer_id = node.run(ASK).strip()
     with a_bus(clean_broker_url) as bus:
-        read = AnswerReader(bus)
+        read = ResponseStreamReader(bus)
         reading = read("s", answer_id, timeout=20)
         pieces = [next(reading) for _ in range(5)]
         endpoint.reply = lambda question: words("It scatters.")

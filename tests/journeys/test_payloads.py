@@ -13,11 +13,11 @@ from petiole.events.errors import PayloadUnreadable, UsageError
 from petiole.events.registry import registry
 from petiole.tasks import Agent, Context, publish, publish_many
 from petiole.tasks.broker.topology import PUBLISH_QUEUE, PUBLISH_TASK
-from petiole.tasks.publishing.claim_check import divided
-from petiole.tasks.publishing.document import admit
-from petiole.tasks.settings import Settings
+from petiole.tasks.publishing.claim_check import externalize_content
+from petiole.tasks.publishing.document import validate_event
+from petiole.tasks.settings import ProactiveSettings
 from petiole.tasks.testing import EventTestHarness
-from petiole.workers.cli._console import line
+from petiole.workers.cli._console import render_event_line
 from tests.support.errors import has_code
 from tests.support.inside import Inside
 
@@ -55,7 +55,7 @@ def test_what_travels_and_what_is_recorded_hold_a_reference(harness):
     event = an_audio_event()
     harness.publish(event)
 
-    (recorded,) = harness.bus.stores.history.since()
+    (recorded,) = harness.bus.stores.history.read_after()
 
     assert len(json.dumps(recorded.attributes)) < 1_000
     assert str(recorded.attributes["dataref"]).startswith("petiole:sha256:")
@@ -68,7 +68,7 @@ def test_the_harness_sees_whole_events(harness):
     harness.publish(event)
 
     assert harness.expect("input.audio.chunk") == event
-    assert harness.everything() == [event]
+    assert harness.published_events() == [event]
 
 
 def test_an_event_published_again_is_stored_once(harness):
@@ -197,7 +197,7 @@ def test_the_dead_letter_of_a_large_event_keeps_all_of_it(harness):
 def test_a_publication_whose_content_is_gone_is_a_dead_letter(harness):
     harness.publish(an_audio_event(10))  # starts the harness
     event = an_audio_event()
-    reference = divided(admit(event, registry, 10 * A_MEGABYTE), A_MEGABYTE).travelling
+    reference = externalize_content(validate_event(event, registry, 10 * A_MEGABYTE), A_MEGABYTE).payload
 
     harness.bus.app.send_task(PUBLISH_TASK, args=(reference,), queue=PUBLISH_QUEUE)
 
@@ -211,27 +211,27 @@ def test_history_shows_what_is_left_of_an_event_whose_content_is_gone(harness):
     harness.publish(event)
     Inside(harness).delete_payloads()
 
-    (recorded,) = harness.bus.stores.history.since()
+    (recorded,) = harness.bus.stores.history.read_after()
 
-    assert recorded.shown["event_id"] == event.event_id
-    assert "input.audio.chunk" in line(recorded).plain
+    assert recorded.document_or_stub["event_id"] == event.event_id
+    assert "input.audio.chunk" in render_event_line(recorded).plain
     with pytest.raises(PayloadUnreadable, check=has_code("payload_missing")):
         _ = recorded.document
 
 
 def test_the_threshold_is_a_setting():
-    with EventTestHarness(settings=Settings(claim_check_threshold_bytes=2 * A_MEGABYTE)) as harness:
+    with EventTestHarness(settings=ProactiveSettings(claim_check_threshold_bytes=2 * A_MEGABYTE)) as harness:
         harness.publish(an_audio_event())
 
         assert Inside(harness).payloads() == 0
 
 
 def test_what_is_above_the_limit_is_refused_and_nothing_is_stored():
-    with EventTestHarness(settings=Settings(max_event_bytes=A_MEGABYTE)) as harness:
+    with EventTestHarness(settings=ProactiveSettings(max_event_bytes=A_MEGABYTE)) as harness:
         with pytest.raises(UsageError, check=has_code("event_too_large"), match="1,000,000 are allowed"):
             harness.publish(an_audio_event())
 
-        assert (Inside(harness).payloads(), harness.everything()) == (0, [])
+        assert (Inside(harness).payloads(), harness.published_events()) == (0, [])
 
 
 def test_a_frame_of_full_hd_fits():

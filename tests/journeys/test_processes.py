@@ -299,7 +299,7 @@ from petiole.tasks import publish
 print(publish(TextMessageEvent(stream_id="s", content=TextContent(text="hello"))).subscriptions)
 """)
     finally:
-        embedded_broker.stop(node.home / ".petiole")
+        embedded_broker.stop_broker(node.home / ".petiole")
 
     assert told == "('one.fail',)\n"
 

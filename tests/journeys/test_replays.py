@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from petiole.events import AudioContent, Event, MessageEvent
 from petiole.events.catalog.input import AudioChunkEvent
 from petiole.events.errors import UsageError
-from petiole.tasks import Agent, Context, replay
+from petiole.tasks import Agent, Context, replay_history
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.cli import petiole
 from tests.support.errors import has_code
@@ -57,9 +57,9 @@ def settle(harness: EventTestHarness) -> None:
 
 
 def test_only_that_subscription_gets_the_events_and_knows_that_it_is_a_replay(two):
-    published = [event.event_id for event in two.everything() if event.event_type.startswith("input.")]
+    published = [event.event_id for event in two.published_events() if event.event_type.startswith("input.")]
 
-    done = replay("one.hear", bus=two.app)
+    done = replay_history("one.hear", bus=two.app)
 
     settle(two)
     assert done.sent == 10
@@ -67,13 +67,13 @@ def test_only_that_subscription_gets_the_events_and_knows_that_it_is_a_replay(tw
 
 
 def test_a_replay_is_idempotent_under_its_id_and_another_delivers_again(two):
-    first = replay("one.hear", bus=two.app)
+    first = replay_history("one.hear", bus=two.app)
     settle(two)
-    assert replay("one.hear", replay_id=first.id, bus=two.app).sent == 10
+    assert replay_history("one.hear", replay_id=first.id, bus=two.app).sent == 10
     settle(two)
     assert len(noted) == 10
 
-    replay("one.hear", bus=two.app)
+    replay_history("one.hear", bus=two.app)
 
     settle(two)
     assert len(noted) == 20
@@ -83,11 +83,11 @@ def test_a_replay_may_be_limited_by_stream_and_time(two):
     between = datetime.fromtimestamp(two.app.stores.history.since()[4].at_ms / 1_000, UTC)
     future = datetime.now(UTC) + timedelta(hours=1)
 
-    assert replay("one.hear", stream="s0", bus=two.app).sent == 5
-    assert replay("one.hear", since=future, bus=two.app).sent == 0
-    assert replay("one.hear", until=future, bus=two.app).sent == 10
-    earlier = replay("one.hear", until=between, bus=two.app).sent
-    later = replay("one.hear", since=between, bus=two.app).sent
+    assert replay_history("one.hear", stream="s0", bus=two.app).sent == 5
+    assert replay_history("one.hear", since=future, bus=two.app).sent == 0
+    assert replay_history("one.hear", until=future, bus=two.app).sent == 10
+    earlier = replay_history("one.hear", until=between, bus=two.app).sent
+    later = replay_history("one.hear", since=between, bus=two.app).sent
     assert earlier + later == 10
 
 
@@ -95,10 +95,10 @@ def test_a_replay_may_be_limited_by_flow_and_pattern(two, a_message):
     message = a_message()
     two.publish(message)
 
-    assert replay("one.hear", correlation=message.correlation_id, bus=two.app).sent == 1
-    assert replay("one.hear", pattern="input.message.*", bus=two.app).sent == 11
-    assert replay("one.hear", pattern="input.audio.*", bus=two.app).sent == 0
-    assert replay("one.hear", pattern="message.*", bus=two.app).sent == 0, "it does not hear them"
+    assert replay_history("one.hear", correlation=message.correlation_id, bus=two.app).sent == 1
+    assert replay_history("one.hear", pattern="input.message.*", bus=two.app).sent == 11
+    assert replay_history("one.hear", pattern="input.audio.*", bus=two.app).sent == 0
+    assert replay_history("one.hear", pattern="message.*", bus=two.app).sent == 0, "it does not hear them"
 
 
 def test_what_a_replayed_handler_says_is_published_anew_once(harness, a_message):
@@ -114,10 +114,10 @@ def test_what_a_replayed_handler_says_is_published_anew_once(harness, a_message)
     first = harness.expect("message.answer")
 
     for _ in range(2):
-        replay("memory.answer", replay_id="again", bus=harness.bus)
+        replay_history("memory.answer", replay_id="again", bus=harness.bus)
         settle(harness)
 
-    answers = [event for event in harness.everything() if event.event_type == "message.answer"]
+    answers = [event for event in harness.published_events() if event.event_type == "message.answer"]
     assert len(answers) == 2
     assert answers[1].event_id != first.event_id
     assert {each.causation_id for each in answers} == {message.event_id}
@@ -129,7 +129,7 @@ def test_what_has_expired_is_replayed_all_the_same(harness, a_message):
     harness.send_through(message)
     assert noted == []
 
-    replay("one.hear", bus=harness.bus)
+    replay_history("one.hear", bus=harness.bus)
 
     settle(harness)
     assert noted == [("one", message.event_id, True)]
@@ -145,7 +145,7 @@ def test_what_a_handler_says_meanwhile_is_not_replayed_to_it(harness, a_message)
     harness.add(agent)
     harness.send_through(a_message())
 
-    assert replay("memory.answer", rate_hz=20, bus=harness.bus).sent == 2
+    assert replay_history("memory.answer", rate_hz=20, bus=harness.bus).sent == 2
 
 
 def test_large_events_are_replayed_whole(harness):
@@ -160,7 +160,7 @@ def test_large_events_are_replayed_whole(harness):
     event = AudioChunkEvent(stream_id="s", content=AudioContent(data=b"x" * 100_000, duration_ms=1))
     harness.send_through(event)
 
-    replay("memory.hear", bus=harness.bus)
+    replay_history("memory.hear", bus=harness.bus)
 
     settle(harness)
     assert heard == [event, event]
@@ -173,7 +173,7 @@ def test_what_cannot_be_read_is_named_and_does_not_stop_the_rest(harness, a_mess
     harness.send_through(a_message())
     Inside(harness).delete_payloads()
 
-    done = replay("one.hear", bus=harness.bus)
+    done = replay_history("one.hear", bus=harness.bus)
 
     assert (done.sent, done.unreadable) == (1, (event.event_id,))
 
@@ -181,21 +181,21 @@ def test_what_cannot_be_read_is_named_and_does_not_stop_the_rest(harness, a_mess
 def test_a_replay_keeps_to_its_rate(two):
     began = time.monotonic()
 
-    replay("one.hear", rate_hz=50, bus=two.app)
+    replay_history("one.hear", rate_hz=50, bus=two.app)
 
     assert 0.18 <= time.monotonic() - began < 2
 
 
 def test_a_replay_to_nobody_is_refused_with_the_nearest_name(two):
     with pytest.raises(UsageError, check=has_code("unknown_subscription"), match=r"did you mean 'one\.hear'"):
-        replay("one.her", bus=two.app)
+        replay_history("one.her", bus=two.app)
 
 
 def test_a_replay_of_no_pattern_or_no_moment_is_refused(two):
     with pytest.raises(UsageError, check=has_code("invalid_pattern")):
-        replay("one.hear", pattern="**", bus=two.app)
+        replay_history("one.hear", pattern="**", bus=two.app)
     with pytest.raises(UsageError, match="without a zone"):
-        replay("one.hear", since=datetime(2026, 1, 1), bus=two.app)  # noqa: DTZ001 - the test
+        replay_history("one.hear", since=datetime(2026, 1, 1), bus=two.app)  # noqa: DTZ001 - the test
 
 
 AGENTS = """

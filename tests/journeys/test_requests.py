@@ -23,10 +23,10 @@ from petiole.events import (
     ResponseSuccessEvent,
     responses,
 )
-from petiole.events.catalog.request import RequestContent, ResponseLateEvent
+from petiole.events.catalog.request import RequestContent, ResponseUnmatchedEvent
 from petiole.events.errors import RequestTimedOut, UsageError
-from petiole.tasks import UNANSWERED, Agent, Context, PendingResponse, RetryPolicy, publish, request
-from petiole.tasks.settings import Settings
+from petiole.tasks import NO_REPLY_YET, Agent, Context, PendingResponse, RetryPolicy, publish, request
+from petiole.tasks.settings import ProactiveSettings
 from petiole.tasks.testing import EventTestHarness
 from tests.support.errors import has_code
 
@@ -77,7 +77,7 @@ def a_message_of(topic: str) -> MessageEvent:
 
 
 def topics(harness: EventTestHarness) -> list[str]:
-    return [event.event_type for event in harness.everything()]
+    return [event.event_type for event in harness.published_events()]
 
 
 def test_a_request_is_answered_with_what_the_function_returns(asked):
@@ -127,7 +127,7 @@ def test_a_request_event_says_itself_who_asks_whom(asked):
 def test_request_and_answer_are_events_of_one_flow_and_the_one_causes_the_other(asked):
     asked.request("echo", responder="data_service", value=1).get()
 
-    made, answered = asked.everything()
+    made, answered = asked.published_events()
 
     assert (made.event_type, answered.event_type) == ("request.made", "response.succeeded")
     assert isinstance(made, RequestEvent)
@@ -232,7 +232,7 @@ def test_a_second_request_under_an_id_that_is_waited_for_is_refused(harness):
 
     @agent.answers("ask")
     def ask() -> object:
-        return UNANSWERED
+        return NO_REPLY_YET
 
     harness.add(agent)
     known = str(uuid4())
@@ -273,7 +273,7 @@ def test_the_first_answer_wins_and_the_second_is_counted_and_told(harness):
     response = harness.request("ask", responder="twice").get()
 
     late = harness.expect("response.late")
-    assert isinstance(late, ResponseLateEvent)
+    assert isinstance(late, ResponseUnmatchedEvent)
     assert response.value in {"first", "second"}
     assert late.content.reason == "duplicate"
     assert harness.bus.stores.counters.all()["responses_late"] == 1
@@ -299,14 +299,14 @@ def test_an_answer_of_somebody_else_is_counted_and_not_returned(harness):
         harness.request("ask", responder="slow", timeout=30).get()
 
     late = harness.expect("response.late")
-    assert isinstance(late, ResponseLateEvent)
+    assert isinstance(late, ResponseUnmatchedEvent)
     assert (late.content.reason, late.content.responder) == ("foreign", "impostor")
     assert harness.bus.stores.counters.all()["responses_late"] == 1
     assert harness.bus.stores.requests.count() == 0
 
 
 def a_silent_answer(event: RequestEvent) -> object:
-    return UNANSWERED
+    return NO_REPLY_YET
 
 
 def test_an_answer_without_a_request_is_counted(harness):
@@ -315,7 +315,7 @@ def test_an_answer_without_a_request_is_counted(harness):
     harness.publish(ResponseSuccessEvent.model_validate({"content": content}))
 
     late = harness.expect("response.late")
-    assert isinstance(late, ResponseLateEvent)
+    assert isinstance(late, ResponseUnmatchedEvent)
     assert late.content.reason == "late"
 
 
@@ -325,11 +325,11 @@ def test_who_answers_later_publishes_the_answer(harness):
     @agent.answers("ask")
     def ask(event: RequestEvent) -> object:
         waiting.append(event)
-        return UNANSWERED
+        return NO_REPLY_YET
 
     @agent.on("message.found")
     def found(event: MessageEvent) -> Event:
-        return responses.success(waiting[0], "at last")
+        return responses.build_success(waiting[0], "at last")
 
     harness.add(agent)
     pending: PendingResponse[str] = harness.requester("ask", responder="slow", timeout=5)
@@ -360,7 +360,7 @@ def test_an_agent_asks_in_a_handler_and_goes_on_in_a_handler_of_the_answer(asked
     asked.send_through(a_message_of("message.ask"))
 
     (answered,) = heard
-    made = next(event for event in asked.everything() if isinstance(event, RequestEvent))
+    made = next(event for event in asked.published_events() if isinstance(event, RequestEvent))
     assert isinstance(answered, ResponseSuccessEvent)
     assert answered.content.parameters == {"response": "from a handler"}
     assert made.content.requester == "web"
@@ -461,12 +461,12 @@ def test_an_agent_asks_for_no_longer_than_the_event_at_hand_is_of_use(asked):
 
     asked.send_through(a_message_of("message.ask").model_copy(update={"expires_at": soon}))
 
-    made = next(event for event in asked.everything() if isinstance(event, RequestEvent))
+    made = next(event for event in asked.published_events() if isinstance(event, RequestEvent))
     assert made.expires_at == soon
 
 
 def test_a_request_without_a_timeout_has_that_of_the_settings():
-    settings = Settings(request_timeout_s=0.5)
+    settings = ProactiveSettings(request_timeout_s=0.5)
     slow = Agent("slow")
     slow.answers("ask")(a_silent_answer)
     with EventTestHarness([slow], settings=settings) as harness:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from petiole.events import TextContent, TextMessageEvent
-from petiole.tasks import Participant, enter_session, open_session
+from petiole.tasks import Participant, open_session, record_session_event
 from petiole.tasks.bus import EventBus
 from tests.support.apps import a_bus, command_line
 
@@ -32,7 +32,7 @@ def typed(bus, monkeypatch) -> Callable[..., str]:
 
 
 def enter(bus: EventBus, stream_id: str, text: str = "hi") -> None:
-    enter_session(TextMessageEvent(stream_id=stream_id, content=TextContent(text=text)), bus=bus)
+    record_session_event(TextMessageEvent(stream_id=stream_id, content=TextContent(text=text)), bus=bus)
 
 
 def test_sessions_are_listed_shown_and_ended(bus, typed, inside):
@@ -66,7 +66,7 @@ def test_beat_ends_idle_sessions_once(node, bus, inside, eventually):
         enter(bus, stream_id)
     node.start("celery", "-A", "workers", "beat", "--pidfile=", "-s", str(node.home / "schedule"))
 
-    eventually(lambda: not bus.stores.sessions.live(), 30, node.logs)
+    eventually(lambda: not bus.stores.sessions.list_open(), 30, node.logs)
 
     for stream_id in ("one", "two", "three"):
         facts = bus.stores.sessions.get(stream_id)

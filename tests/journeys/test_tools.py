@@ -18,7 +18,7 @@ from petiole.events.ids import delivery_ids
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.agents import tools as tools_agent
 from petiole.workers.tools import ToolContext, ToolRegistry
-from petiole.workers.tools.tool_calls import Outcome, identity, requested
+from petiole.workers.tools.tool_calls import CallOutcome, build_call_requested, call_key
 from tests.support.apps import serve_tools
 
 
@@ -117,12 +117,12 @@ def test_the_same_call_asked_for_twice_acts_once_and_ends_once(team, ran):
         team.send_through(a_request(a_call(article="tea"), correlation_id="a-flow"))
 
     assert ran == ["tea"]
-    assert said_of(team.everything(), "c-1") == ["requested", "started", "completed"]
+    assert said_of(team.published_events(), "c-1") == ["requested", "started", "completed"]
 
 
 def test_what_came_of_a_call_is_said_again_and_not_done_again_where_its_delivery_comes_back(team, ran, monkeypatch):
     ends = []
-    read = Outcome.read
+    read = CallOutcome.from_json
 
     def die_once(kept):
         ends.append(kept)
@@ -130,7 +130,7 @@ def test_what_came_of_a_call_is_said_again_and_not_done_again_where_its_delivery
             raise RuntimeError("the worker dies after the call and before its delivery is settled")
         return read(kept)
 
-    monkeypatch.setattr(Outcome, "read", die_once)
+    monkeypatch.setattr(CallOutcome, "from_json", die_once)
 
     events = team.send_through(a_request(a_call(article="tea")))
 
@@ -151,14 +151,14 @@ def test_a_call_whose_worker_died_in_the_middle_is_repeated_or_told(
         return "charged"
 
     request = a_request(a_call(tool="charge"))
-    call = requested(request, request.content.calls[0])
+    call = build_call_requested(request, request.content.calls[0])
     (delivery_id,) = delivery_ids(call.event_id, ["tools.run"])
-    team.bus.stores.effects.begin(
-        f"tools.call:{identity(call, call.content)}",
+    team.bus.stores.idempotency_records.begin(
+        f"tools.call:{call_key(call, call.content)}",
         token="of the dead",
         owner=delivery_id,
         limit=timedelta(minutes=5),
-        repeats=False,
+        repeats_unfinished=False,
     )
 
     events = team.send_through(request)

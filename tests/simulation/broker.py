@@ -19,7 +19,7 @@ from kombu.exceptions import OperationalError
 from redis import Redis
 from redis.exceptions import RedisError
 
-from petiole.tasks.consuming.in_process import Traffic, private_transport
+from petiole.tasks.consuming.in_process import InFlightMessages, private_transport
 from tests.simulation.injection import FaultyRedis, Injector
 
 _PRIORITIES = ("", "\x06\x163", "\x06\x166", "\x06\x169")
@@ -126,7 +126,7 @@ def _read(message: dict[str, Any], *, queue: str, origin: str, raw: Any) -> Mess
 
 def sending_transport(state: FaultyRedis) -> Any:
     """Make a memory transport that fails where the client's injector says, as the client of a broker does."""
-    transport = private_transport(Traffic())
+    transport = private_transport(InFlightMessages())
 
     class Channel(transport.Channel):  # type: ignore[name-defined,misc]  # a class made at run time
         queues: dict[str, Any] = {}  # noqa: RUF012 - shared by the channels of this one transport, as in kombu

@@ -17,7 +17,7 @@ from redis import Redis
 from petiole.tasks.broker.topology import PUBLISH_QUEUE
 from petiole.tasks.bus import EventBus
 from petiole.tasks.routing.table import RoutingTable
-from petiole.tasks.settings import Settings
+from petiole.tasks.settings import ProactiveSettings
 from petiole.tasks.settlement import settlement
 from tests.simulation.agents import AGENTS
 from tests.simulation.broker import Broker, sending_transport
@@ -33,7 +33,7 @@ class SimulatedApp(EventBus):
     is_one: bool
 
     @property
-    def publishes_in_one_step(self) -> bool:
+    def publishes_atomically(self) -> bool:
         return self.is_one
 
     @property
@@ -75,8 +75,10 @@ def machine_of(*, is_one_step: bool) -> Machine:
     state = FaultyRedis(server=server, decode_responses=True)
     transport = sending_transport(state)
     # Processes die at every tenth call here: what is poison elsewhere is the weather.
-    settlement.PAUSE_S = 0.0
-    bus = SimulatedApp(Celery("simulation", set_as_current=False), settings=Settings(max_delivery_crashes=1_000_000))
+    settlement.REQUEUE_PAUSE_S = 0.0
+    bus = SimulatedApp(
+        Celery("simulation", set_as_current=False), settings=ProactiveSettings(max_delivery_crashes=1_000_000)
+    )
     bus._state = state
     bus.is_one = is_one_step
     bus.app.conf.update(broker_url="memory://", broker_transport=transport, result_backend="cache+memory://")

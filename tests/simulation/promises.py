@@ -31,7 +31,7 @@ class Reading:
     def __init__(self, world: World) -> None:
         self.world = world
         bus = world.bus
-        self.documents = [dict(each.document) for each in bus.stores.history.since(count=100_000)]
+        self.documents = [dict(each.document) for each in bus.stores.history.read_after(count=100_000)]
         self.events: list[Event] = [bus.event_registry.parse(each) for each in self.documents]
         self.copies = Counter(each.event_id for each in self.events)
         self.place = {each.event_id: number for number, each in enumerate(self.events)}

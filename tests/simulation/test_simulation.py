@@ -20,9 +20,9 @@ import pytest
 from petiole.events.errors import BrokerUnavailable, StateStoreUnavailable
 from petiole.events.event import Event
 from petiole.tasks import Publication
-from petiole.tasks.publication import Publish
-from petiole.tasks.publishing.commit import dispatch
-from petiole.tasks.publishing.validation import checked
+from petiole.tasks.publication import PublishTask
+from petiole.tasks.publishing.commit import commit
+from petiole.tasks.publishing.validation import validate
 from tests.simulation.simulate import Run, simulate
 
 ROOT = Path(__file__).parents[2]
@@ -74,16 +74,16 @@ def test_a_seed_replays_identically_in_another_process():
     assert printed == "\n".join([*run.trace, str(run), ""])
 
 
-def _no_care(publish: Publish, event: Event, due: datetime | None) -> Publication:
+def _no_care(publish: PublishTask, event: Event, due: datetime | None) -> Publication:
     try:
-        return dispatch(publish.bus, [checked(publish.bus, event)])[0]
+        return commit(publish.bus, [validate(publish.bus, event)])[0]
     except (BrokerUnavailable, StateStoreUnavailable) as error:
         raise RuntimeError("what Celery acknowledges") from error
 
 
 def test_an_event_that_is_acknowledged_and_dropped_is_found(monkeypatch):
     """Hold the simulation itself to its promise, by a mistake that once was made."""
-    monkeypatch.setattr(Publish, "_for_a_service", _no_care)
+    monkeypatch.setattr(PublishTask, "_run_for_client", _no_care)
 
     # What was recorded before it was dropped is told as unanswered; what was not, as lost.
     assert any("was acknowledged to its publisher, and is lost" in str(run) for run in map(simulate, range(100)))

@@ -24,7 +24,7 @@ from petiole.events import TextContent, TextMessageEvent
 from petiole.events.errors import BrokerUnavailable, StateStoreUnavailable
 from petiole.tasks.broker.topology import PUBLISH_TASK
 from petiole.tasks.bus import EventBus
-from petiole.tasks.publishing.delayed import move_due
+from petiole.tasks.publishing.delayed import send_due
 from tests.simulation.agents import AGENTS, FLAKY_SHARE, began, failed
 from tests.simulation.broker import Message
 from tests.simulation.injection import Injector, ProcessDied
@@ -35,7 +35,7 @@ CALM_AFTER_STEPS = 1_500
 MOST_STEPS = 20_000
 PUBLISHERS, WORKERS = 2, 2
 
-MOVERS: list[Callable[[EventBus], object]] = [move_due]
+MOVERS: list[Callable[[EventBus], object]] = [send_due]
 """What a worker calls regularly beside its messages, such as the move of deliveries whose retry is due."""
 
 
@@ -82,7 +82,7 @@ class World:
         """Publish, deliver and fail until all is at rest. Raises NeverAtRest."""
         began.clear()
         failed.clear()
-        self.bus.stores.directory.announce(each for agent in AGENTS for each in agent.subscriptions)
+        self.bus.stores.directory.register(each for agent in AGENTS for each in agent.subscriptions)
         publishers = {f"publisher-{number}": partial(self._publish, number) for number in range(PUBLISHERS)}
         workers = {f"worker-{number}": self._work for number in range(WORKERS)}
         self._turns.run({**publishers, **workers})

@@ -16,9 +16,9 @@ from petiole.events.subscriptions import Subscription
 from petiole.tasks import Agent, Publication, runtime
 from petiole.tasks.broker import producer
 from petiole.tasks.bus import EventBus
-from petiole.tasks.publishing.commit import dispatch
-from petiole.tasks.publishing.validation import checked
-from petiole.tasks.settings import Settings
+from petiole.tasks.publishing.commit import commit
+from petiole.tasks.publishing.validation import validate
+from petiole.tasks.settings import ProactiveSettings
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.cli import petiole
 from petiole.workers.tools import ToolRegistry
@@ -30,12 +30,12 @@ def a_bus(
     url: str = "",
     *heard_by: Agent | Subscription,
     conf: dict[str, Any] | None = None,
-    settings: Settings | None = None,
+    settings: ProactiveSettings | None = None,
     state: Redis | None = None,
     **limits: Any,
 ) -> EventBus:
     """Make a bus that publishes to a broker, where these subscribe; settings of ours, and of Celery as `conf`."""
-    bus = EventBus(Celery("tests", set_as_current=False), settings=settings or Settings.model_validate(limits))
+    bus = EventBus(Celery("tests", set_as_current=False), settings=settings or ProactiveSettings.model_validate(limits))
     if url:
         bus.app.conf.update({"broker_url": url, "result_backend": limits.get("state_url", url)})
     bus.app.conf.update(conf or {})
@@ -47,7 +47,7 @@ def a_bus(
 
 def subscribe(bus: EventBus, *heard_by: Agent | Subscription) -> None:
     """Let these get what is published, as if a worker that serves them had started."""
-    bus.stores.directory.announce(
+    bus.stores.directory.register(
         subscription
         for each in heard_by
         for subscription in (each.subscriptions if isinstance(each, Agent) else (each,))
@@ -61,7 +61,7 @@ def publish_once(bus: EventBus, event: Event) -> Publication:
 
 def publish_all_once(bus: EventBus, events: Iterable[Event]) -> list[Publication]:
     """Publish events in one step, without trying again."""
-    return dispatch(bus, [checked(bus, event) for event in events])
+    return commit(bus, [validate(bus, event) for event in events])
 
 
 def as_default(bus: EventBus, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,12 +82,12 @@ def command_line(bus: EventBus, monkeypatch: pytest.MonkeyPatch) -> Callable[...
 
 def wait_for_confirmations(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let publishers wait so long for RabbitMQ to confirm."""
-    monkeypatch.setitem(producer._CONFIRMED, "confirm_timeout", seconds)
+    monkeypatch.setitem(producer._CONFIRM_OPTIONS, "confirm_timeout", seconds)
 
 
 def ask_the_state_store_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let each guarded call ask the state store, also right after it was away."""
-    monkeypatch.setattr("petiole.tasks.resilience.fail_open.AWAY_S", 0.0)
+    monkeypatch.setattr("petiole.tasks.resilience.fail_open.STORE_RETRY_AFTER_S", 0.0)
 
 
 @contextmanager

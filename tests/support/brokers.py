@@ -120,7 +120,7 @@ class Server:
 
     def start(self) -> None:
         """Start it, with the data and the address that it had."""
-        url = embedded_broker.start(self.home).url
+        url = embedded_broker.start_broker(self.home).url
         assert url == (self.url or url)
         self.url = url
         with self.client() as client:
@@ -128,7 +128,7 @@ class Server:
 
     def stop(self) -> None:
         """Let it end in order. Safe to repeat."""
-        embedded_broker.stop(self.home)
+        embedded_broker.stop_broker(self.home)
 
     def kill(self) -> None:
         """End it at once."""

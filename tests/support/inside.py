@@ -19,17 +19,17 @@ from petiole.events import Event
 from petiole.events.dead_letter import DeadLetter
 from petiole.events.ids import delivery_ids, new_event_id
 from petiole.tasks.broker.messages import queue_key
-from petiole.tasks.broker.topology import RABBITMQ, lanes
+from petiole.tasks.broker.topology import RABBITMQ, broker_queues
 from petiole.tasks.bus import EventBus
-from petiole.tasks.settings import Settings
+from petiole.tasks.settings import ProactiveSettings
 from petiole.tasks.stores import open_stores
 from petiole.tasks.stores.circuits import Circuit
 from petiole.tasks.stores.keys import Keys
 from petiole.tasks.testing import EventTestHarness
-from petiole.tasks.transport.consumer_id import held_key, holders_key
+from petiole.tasks.transport.consumer_id import consumers_key, leased_key
 from petiole.workers.state import open_team_state
 
-UNACKNOWLEDGED, TAKEN_AT, HELD, CONSUMERS = "unacked", "unacked_index", held_key({}), holders_key({})
+UNACKNOWLEDGED, TAKEN_AT, HELD, CONSUMERS = "unacked", "unacked_index", leased_key({}), consumers_key({})
 
 
 class Inside:
@@ -42,8 +42,8 @@ class Inside:
             self.client: Any = bus.stores.directory._client
         else:
             self.client = redis.Redis.from_url(bus, decode_responses=True, socket_timeout=10)
-            self.stores = open_stores(self.client, Settings(key_prefix=prefix))
-        self.team = open_team_state(self.client, Settings(key_prefix=prefix))
+            self.stores = open_stores(self.client, ProactiveSettings(key_prefix=prefix))
+        self.team = open_team_state(self.client, ProactiveSettings(key_prefix=prefix))
         self.keys = Keys(prefix)
 
     # Queues
@@ -88,24 +88,24 @@ class Inside:
 
     def history(self, topic: str | None = None) -> list[dict[str, Any]]:
         """List the published events as JSON objects, oldest first; those of one topic, or all."""
-        recorded = self.stores.history.since(count=1_000_000)
+        recorded = self.stores.history.read_after(count=1_000_000)
         return [dict(each.document) for each in recorded if topic in {None, each.topic}]
 
     def topics(self) -> list[str]:
         """List the topics of the published events, oldest first."""
-        return [each.topic for each in self.stores.history.since(count=1_000_000)]
+        return [each.topic for each in self.stores.history.read_after(count=1_000_000)]
 
     def delayed(self) -> int:
         """Count the events and retries that wait for their time."""
-        return self.stores.delays.count()
+        return self.stores.delayed_messages.count()
 
     def ordered(self) -> list[str]:
         """List what is kept of ordered deliveries that have not had their turn."""
-        return list(self.client.scan_iter(self.keys.mailbox("*"), count=10_000))
+        return list(self.client.scan_iter(self.keys.message_group("*"), count=10_000))
 
     def ordered_waiting(self) -> dict[str, int]:
         """Count the ordered deliveries that wait for those before them, by queue."""
-        return {queue: int(count) for queue, count in self.client.hgetall(self.keys.mailbox_counts).items()}
+        return {queue: int(count) for queue, count in self.client.hgetall(self.keys.message_group_counts).items()}
 
     def handled(self) -> int:
         """Count the deliveries that are known to have been handled."""
@@ -114,7 +114,7 @@ class Inside:
     def is_handled(self, subscription: str, event: Event) -> bool:
         """Tell whether the delivery of an event to a subscription is known to have been handled."""
         (delivery,) = delivery_ids(event.event_id, [subscription])
-        return self.stores.inbox.has(delivery)
+        return self.stores.inbox.is_handled(delivery)
 
     def subscriptions(self) -> list[str]:
         """Name the subscriptions that events are sent to."""
@@ -126,11 +126,11 @@ class Inside:
 
     def forget_publications(self) -> None:
         """Forget what was published: to publish it again will not be noticed."""
-        self._delete(self.keys.published("*"))
+        self._delete(self.keys.publication("*"))
 
     def begin_publication(self, event_id: str) -> None:
         """Let a publication be one that was begun, and cut short."""
-        self.client.set(self.keys.published(event_id), "begun")
+        self.client.set(self.keys.publication(event_id), "begun")
 
     # Large events
 
@@ -187,15 +187,15 @@ class Inside:
 
     def chunks(self, stream: str) -> list[Any]:
         """List what was streamed to the readers of a conversation."""
-        return self.stores.drafts.read(stream, after=0)
+        return self.stores.response_streams.read(stream, after=0)
 
     def overtake(self, stream: str, answer_id: str) -> None:
         """Let another run write an answer from now on."""
-        self.stores.drafts.begin(stream, answer_id, correlation_id="another-flow", token="another")
+        self.stores.response_streams.begin(stream, answer_id, correlation_id="another-flow", token="another")
 
     def next_reply(self, stream: str, timeout_s: float = 1.0) -> str | None:
         """Take the next reply that waits for a conversation's reader."""
-        reply = self.team.replies.take(stream, timeout_s)
+        reply = self.team.outbound_messages.take(stream, timeout_s)
         return None if reply is None else reply.text
 
     # The rest
@@ -206,7 +206,7 @@ class Inside:
 
     def agent_state(self, agent: str) -> dict[str, Any]:
         """Tell what an agent keeps."""
-        return self.stores.states.of(agent)
+        return self.stores.agent_states.read_all(agent)
 
     def session_leftovers(self) -> list[str]:
         """List what is kept of conversations beside their facts."""
@@ -223,8 +223,8 @@ class Inside:
 
     def budget_drift(self, account: str) -> int:
         """Tell by how many tokens the sum that is kept of an account differs from its calls."""
-        calls = self.client.hvals(self.keys.budget_tokens(account))
-        return int(self.client.hget(self.keys.budget(account), "tokens") or 0) - sum(map(int, calls))
+        calls = self.client.hvals(self.keys.rate_limit_tokens(account))
+        return int(self.client.hget(self.keys.rate_limit(account), "tokens") or 0) - sum(map(int, calls))
 
     def _count(self, pattern: str) -> int:
         return sum(1 for _ in self.client.scan_iter(pattern, count=10_000))
@@ -236,14 +236,14 @@ class Inside:
 
 def settle(harness: EventTestHarness, within_s: float = 20) -> None:
     """Wait until nothing is under way in a harness."""
-    harness._wait_until(harness._is_still, "the end of all deliveries", within_s)
+    harness._wait_until(harness._is_idle, "the end of all deliveries", within_s)
 
 
 def is_quiet(harness: EventTestHarness, for_s: float) -> bool:
     """Tell whether a harness publishes nothing for so long."""
-    count = len(harness.everything())
+    count = len(harness.published_events())
     try:
-        harness._wait_until(lambda: len(harness.everything()) > count, "another event", for_s)
+        harness._wait_until(lambda: len(harness.published_events()) > count, "another event", for_s)
     except TimeoutError:
         return True
     return False
@@ -267,5 +267,5 @@ def delete_queues(connection: Connection, *queues: str) -> None:
     """Delete what these queues are made of on RabbitMQ."""
     channel: Any = connection.channel()
     for queue in queues:
-        for lane in lanes(queue, RABBITMQ):
+        for lane in broker_queues(queue, RABBITMQ):
             channel.queue_delete(lane)

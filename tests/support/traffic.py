@@ -12,7 +12,7 @@ from typing import Self
 from petiole.events import TextContent, TextMessageEvent
 from petiole.events.errors import Retryable
 from petiole.tasks.bus import EventBus
-from petiole.tasks.publication import Publish
+from petiole.tasks.publication import PublishTask
 from tests.support.apps import a_bus
 
 IS_FULL = os.environ.get("PETIOLE_FAULTS") == "full"
@@ -60,7 +60,7 @@ class Tally:
 
     def emitted(self, bus: EventBus) -> Counter[tuple[str, str]]:
         """Count the answers in the history, by topic and the event that was answered."""
-        recorded = bus.stores.history.since(count=1_000_000)
+        recorded = bus.stores.history.read_after(count=1_000_000)
         return Counter((each.topic, str(each.attributes["causation_id"])) for each in recorded if each.topic in ANSWERS)
 
     def is_complete(self, bus: EventBus) -> bool:
@@ -111,7 +111,7 @@ class Publisher:
             raise self.unexpected
 
     def _publish(self) -> None:
-        publish = self._bus.app.tasks[Publish.name]
+        publish = self._bus.app.tasks[PublishTask.name]
         call = publish.run if self._by == "run" else publish.delay
         number = 0
         while not self._ends.wait(self._pause_s):

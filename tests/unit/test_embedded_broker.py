@@ -38,24 +38,24 @@ print(running.started, running.url)
 def home(tmp_path: Path) -> Iterator[Path]:
     home = tmp_path / ".petiole"
     yield home
-    embedded_broker.stop(home)
+    embedded_broker.stop_broker(home)
 
 
 def test_it_starts_where_there_was_nothing_and_says_how_to_reach_it(home):
-    running = embedded_broker.start(home)
+    running = embedded_broker.start_broker(home)
 
-    assert running.started
-    assert embedded_broker.url(home) == running.url
+    assert running.was_started
+    assert embedded_broker.broker_url(home) == running.url
     assert (home / "broker.url").read_text() == running.url
     assert a_client(running.url).ping()
 
 
 def test_a_second_start_finds_the_one_that_runs(home):
-    first = embedded_broker.start(home)
+    first = embedded_broker.start_broker(home)
 
-    second = embedded_broker.start(home)
+    second = embedded_broker.start_broker(home)
 
-    assert (second.url, second.started) == (first.url, False)
+    assert (second.url, second.was_started) == (first.url, False)
 
 
 def test_four_processes_that_start_it_at_once_share_one_server(home):
@@ -72,73 +72,73 @@ def test_it_outlives_the_process_that_started_it(home):
 
     starter.communicate(timeout=30)
 
-    assert embedded_broker.url(home) is not None
+    assert embedded_broker.broker_url(home) is not None
 
 
 def test_data_survive_a_killed_server(home):
-    url = embedded_broker.start(home).url
+    url = embedded_broker.start_broker(home).url
     fill(url)
 
     kill(url)
-    again = embedded_broker.start(home)
+    again = embedded_broker.start_broker(home)
 
-    assert (again.started, again.url) == (True, url)
+    assert (again.was_started, again.url) == (True, url)
     assert holds_all(again.url)
 
 
 def test_data_survive_a_clean_stop(home):
-    url = embedded_broker.start(home).url
+    url = embedded_broker.start_broker(home).url
     fill(url)
 
-    assert embedded_broker.stop(home)
-    again = embedded_broker.start(home)
+    assert embedded_broker.stop_broker(home)
+    again = embedded_broker.start_broker(home)
 
     assert holds_all(again.url)
 
 
 def test_a_stopped_server_is_gone_and_says_so(home):
-    url = embedded_broker.start(home).url
+    url = embedded_broker.start_broker(home).url
 
-    assert embedded_broker.stop(home)
+    assert embedded_broker.stop_broker(home)
 
-    assert embedded_broker.url(home) is None
+    assert embedded_broker.broker_url(home) is None
     assert not (home / "broker.url").exists()
-    assert not embedded_broker.stop(home)
+    assert not embedded_broker.stop_broker(home)
     with pytest.raises(redis.ConnectionError):
         a_client(url).ping()
 
 
 def test_a_killed_server_is_not_reported_as_running(home):
-    kill(embedded_broker.start(home).url)
+    kill(embedded_broker.start_broker(home).url)
 
-    assert embedded_broker.url(home) is None
+    assert embedded_broker.broker_url(home) is None
 
 
 def test_stopping_what_never_ran_leaves_no_trace(tmp_path):
-    assert not embedded_broker.stop(tmp_path / ".petiole")
+    assert not embedded_broker.stop_broker(tmp_path / ".petiole")
 
     assert list(tmp_path.iterdir()) == []
 
 
 def test_whoever_has_no_password_is_refused(home):
-    url = embedded_broker.start(home).url
+    url = embedded_broker.start_broker(home).url
 
     with pytest.raises(redis.AuthenticationError):
         redis.Redis(host="127.0.0.1", port=port_of(url), retry=NO_RETRY).ping()
 
 
 def test_two_homes_have_two_servers_with_two_passwords(home, tmp_path):
-    one = embedded_broker.start(home)
-    other = embedded_broker.start(tmp_path / "other")
+    one = embedded_broker.start_broker(home)
+    other = embedded_broker.start_broker(tmp_path / "other")
 
-    embedded_broker.stop(tmp_path / "other")
+    embedded_broker.stop_broker(tmp_path / "other")
 
     assert password_of(one.url) != password_of(other.url)
-    assert embedded_broker.url(home) == one.url
+    assert embedded_broker.broker_url(home) == one.url
 
 
 def test_it_listens_on_loopback_only(home):
-    url = embedded_broker.start(home).url
+    url = embedded_broker.start_broker(home).url
 
     assert a_client(url).config_get("bind") == {"bind": "127.0.0.1"}
     with pytest.raises(OSError, match=r"refused|timed out|unreachable"):
@@ -146,7 +146,7 @@ def test_it_listens_on_loopback_only(home):
 
 
 def test_nobody_else_may_read_its_files(home):
-    embedded_broker.start(home)
+    embedded_broker.start_broker(home)
 
     open_to_others = [path for path in [home, *home.rglob("*")] if path.stat().st_mode & 0o077]
 
@@ -156,7 +156,7 @@ def test_nobody_else_may_read_its_files(home):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_its_password_is_not_on_its_command_line(home):
-    url = embedded_broker.start(home).url
+    url = embedded_broker.start_broker(home).url
 
     command = Path(f"/proc/{process_of(url)}/cmdline").read_text()
 
@@ -165,19 +165,19 @@ def test_its_password_is_not_on_its_command_line(home):
 
 
 def test_it_never_evicts_and_writes_everything_down(home):
-    client = a_client(embedded_broker.start(home).url)
+    client = a_client(embedded_broker.start_broker(home).url)
 
     assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
     assert client.config_get("appendonly") == {"appendonly": "yes"}
 
 
 def test_it_moves_to_another_port_when_somebody_took_its_own(home):
-    url = embedded_broker.start(home).url
+    url = embedded_broker.start_broker(home).url
     fill(url)
-    embedded_broker.stop(home)
+    embedded_broker.stop_broker(home)
 
     with socket.create_server(("127.0.0.1", port_of(url))):
-        again = embedded_broker.start(home)
+        again = embedded_broker.start_broker(home)
 
     assert port_of(again.url) != port_of(url)
     assert holds_all(again.url)
@@ -186,40 +186,40 @@ def test_it_moves_to_another_port_when_somebody_took_its_own(home):
 def test_a_path_with_spaces_and_accents_is_a_home_like_any_other(tmp_path):
     home = tmp_path / "été à la plage" / ("long " * 30) / ".petiole"
 
-    running = embedded_broker.start(home)
-    embedded_broker.stop(home)
+    running = embedded_broker.start_broker(home)
+    embedded_broker.stop_broker(home)
 
-    assert running.started
+    assert running.was_started
 
 
 def test_a_server_that_cannot_start_tells_its_last_words_and_what_to_do(home):
-    embedded_broker.start(home)
-    embedded_broker.stop(home)
+    embedded_broker.start_broker(home)
+    embedded_broker.stop_broker(home)
     (manifest,) = home.rglob("appendonly.aof.manifest")
     manifest.write_text("no manifest\n")
 
     with pytest.raises(Retryable, check=has_code("broker_not_started")) as refused:
-        embedded_broker.start(home)
+        embedded_broker.start_broker(home)
 
     assert "AOF manifest" in str(refused.value)
     assert "PETIOLE_BROKER_URL" in str(refused.value)
-    assert embedded_broker.url(home) is None
+    assert embedded_broker.broker_url(home) is None
 
 
 def test_a_server_that_refuses_its_settings_names_the_setting(home, monkeypatch):
     monkeypatch.setattr(embedded_broker, "_SETTINGS", embedded_broker._SETTINGS + "no-such-setting yes\n")
 
     with pytest.raises(Retryable, check=has_code("broker_not_started"), match="no-such-setting"):
-        embedded_broker.start(home)
+        embedded_broker.start_broker(home)
 
-    assert embedded_broker.url(home) is None
+    assert embedded_broker.broker_url(home) is None
 
 
 def test_a_machine_that_cannot_run_the_server_is_told_so(home, tmp_path, monkeypatch):
     monkeypatch.setattr(embedded_broker, "server_binary", lambda: tmp_path / "absent")
 
     with pytest.raises(Retryable, check=has_code("broker_not_started"), match=r"cannot be run: .*absent"):
-        embedded_broker.start(home)
+        embedded_broker.start_broker(home)
 
 
 def test_the_home_is_dot_petiole_unless_the_environment_names_one(tmp_path, monkeypatch):
@@ -243,7 +243,7 @@ def test_it_is_used_only_where_no_other_broker_is_configured(home, monkeypatch):
     running = embedded_broker.use_embedded_broker(bus)
 
     assert running is not None
-    assert embedded_broker.url(home) == running.url == bus.broker_url
+    assert embedded_broker.broker_url(home) == running.url == bus.broker_url
 
 
 def a_client(url: str) -> redis.Redis:

@@ -9,9 +9,9 @@ from petiole.events.catalog.input import TextMessageEvent
 from petiole.events.catalog.session import StreamStarted, StreamStartedEvent
 from petiole.events.content import TextContent
 from petiole.events.event import Event, EventContext
-from petiole.tasks import Agent, SessionFacts, begin_session, enter_session, publish, told_id
+from petiole.tasks import Agent, SessionInfo, mark_session_started, publish, record_session_event, session_event_id
 
-Publish: TypeAlias = Callable[[Event], object]
+PublishFunction: TypeAlias = Callable[[Event], object]
 
 agent = Agent("input")
 
@@ -24,7 +24,7 @@ def receive(
     channel: str = "terminal",
     source: str = "petiole",
     session_type: str = "chat",
-    publish: Publish = publish,
+    publish: PublishFunction = publish,
 ) -> TextMessageEvent:
     """Publish a message that came in by `channel`, into the session of its stream.
 
@@ -38,21 +38,21 @@ def receive(
         content=TextContent(text=text),
         context=EventContext(source=source, user_id=user_id, session_id=stream_id),
     )
-    session = enter_session(message, session_type=session_type)
+    session = record_session_event(message, session_type=session_type)
     if session.state == "new":
-        publish(stream_started(message, channel, session))
-        begin_session(session)
+        publish(build_stream_started(message, channel, session))
+        mark_session_started(session)
     publish(message)
     return message
 
 
-def stream_started(message: TextMessageEvent, channel: str, session: SessionFacts) -> StreamStartedEvent:
+def build_stream_started(message: TextMessageEvent, channel: str, session: SessionInfo) -> StreamStartedEvent:
     """Word the beginning of the stream that a first message opens; it is a flow of its own.
 
     Its id follows from the session: of all first messages that say so at once, one is heard.
     """
     return StreamStartedEvent(
-        event_id=told_id(session, "started"),
+        event_id=session_event_id(session, "started"),
         stream_id=message.stream_id,
         timestamp=session.created_at,
         content=StreamStarted(channel=channel, session_type=session.session_type),

@@ -30,16 +30,16 @@ from petiole.events.errors import (
     error_type_of,
 )
 from petiole.events.event import Event
-from petiole.tasks import Agent, Context, Draft, RetryPolicy
-from petiole.workers.llm import LanguageModel, language_model
-from petiole.workers.llm.provider import Answer, Part, ToolDescription
-from petiole.workers.llm.usage_limits import held_to_account, recorded
+from petiole.tasks import Agent, Context, ResponseStream, RetryPolicy
+from petiole.workers.llm import LanguageModel, create_model
+from petiole.workers.llm.provider import ResponseBuilder, ResponsePart, ToolDescription
+from petiole.workers.llm.usage_limits import build_usage_record, limit_usage
 from petiole.workers.settings import WorkerSettings
 from petiole.workers.tools import installed_tools
 
 agent = Agent("llm")
 
-RETRY = RetryPolicy(max_attempts=3)
+MODEL_RETRY_POLICY = RetryPolicy(max_attempts=3)
 
 
 async def answer(event: ModelRequestedEvent, context: Context) -> tuple[Event, ...]:
@@ -47,53 +47,57 @@ async def answer(event: ModelRequestedEvent, context: Context) -> tuple[Event, .
     name = WorkerSettings().llm
     try:
         # Made before the draft begins: to import its library takes a second, in which nobody could vouch for the run.
-        model = await asyncio.to_thread(_model_named, name)
-        async with context.draft() as draft:
-            response = await written(event.content, model, draft)
+        model = await asyncio.to_thread(_cached_model, name)
+        async with context.stream_response() as draft:
+            response = await generate(event.content, model, draft)
     except (UsageError, Permanent, StreamBusy) as error:
-        return (event.caused(ResponseFailedEvent, content=failure_of(name, error)),)
+        return (event.caused(ResponseFailedEvent, content=build_model_failure(name, error)),)
     except (ProviderUnavailable, RetryLater) as error:
-        if is_tried_again(error, event, context.attempt):
+        if should_retry(error, event, context.attempt):
             raise
-        return (event.caused(ResponseFailedEvent, content=failure_of(name, error)),)
+        return (event.caused(ResponseFailedEvent, content=build_model_failure(name, error)),)
     generated = event.caused(ResponseGeneratedEvent, content=response)
-    usage = recorded(model.name, response.model, response.usage)
+    usage = build_usage_record(model.name, response.model, response.usage)
     return (generated, event.caused(UsageRecordedEvent, content=usage)) if usage else (generated,)
 
 
 @agent.on_include
 def subscribe_answer() -> None:
     """Subscribe `answer` with the configured `on_busy`."""
-    agent.on("orchestrator.llm.requested", on_busy=WorkerSettings().llm_on_busy, retry=RETRY)(answer)
+    agent.on("orchestrator.llm.requested", on_busy=WorkerSettings().llm_on_busy, retry=MODEL_RETRY_POLICY)(answer)
 
 
-async def written(request: ModelRequest, model: LanguageModel, draft: Draft) -> GeneratedResponse:
+async def generate(request: ModelRequest, model: LanguageModel, draft: ResponseStream) -> GeneratedResponse:
     """Have a model write into a draft, to its end or until it is interrupted.
 
     Raises: ProviderUnavailable, ProviderRefused, UsageError, RetryLater; StreamSuperseded.
     """
-    tools = await asyncio.to_thread(described_tools) if request.may_call_tools else ()
-    answer = Answer()
+    tools = await asyncio.to_thread(describe_tools) if request.may_call_tools else ()
+    answer = ResponseBuilder()
     is_whole = await draft.run(_write(model, request, tools, answer, draft))
     if is_whole and answer.finished is None:
         raise ProviderRefused(model.name, "its answer has no end")
     try:
-        return answer.response(model.name, request)
+        return answer.build(model.name, request)
     except ValidationError as error:
         raise ProviderRefused(model.name, f"what it sent is no answer ({error.errors()[0]['msg']})") from error
 
 
 async def _write(
-    model: LanguageModel, request: ModelRequest, tools: Sequence[ToolDescription], answer: Answer, draft: Draft
+    model: LanguageModel,
+    request: ModelRequest,
+    tools: Sequence[ToolDescription],
+    answer: ResponseBuilder,
+    draft: ResponseStream,
 ) -> None:
-    parts, limit_s = _parts(model, request, tools), WorkerSettings().llm_answer_timeout_s
-    async with held_to_account(model.name, request, answer, limit_s):
+    parts, limit_s = _stream_parts(model, request, tools), WorkerSettings().llm_answer_timeout_s
+    async with limit_usage(model.name, request, answer, limit_s):
         try:
             async with asyncio.timeout(limit_s):
                 async for part in parts:
                     before = len(answer.text)
                     answer.add(part)
-                    draft.say(answer.text[before:])
+                    draft.write(answer.text[before:])
         except TimeoutError as error:
             raise ProviderUnavailable(model.name, f"its answer did not end within {limit_s:g} s") from error
         finally:
@@ -102,7 +106,9 @@ async def _write(
                 await parts.aclose()
 
 
-def _parts(model: LanguageModel, request: ModelRequest, tools: Sequence[ToolDescription]) -> AsyncIterator[Part]:
+def _stream_parts(
+    model: LanguageModel, request: ModelRequest, tools: Sequence[ToolDescription]
+) -> AsyncIterator[ResponsePart]:
     parts: object = model.answer(request, tools)
     if not isinstance(parts, AsyncIterator):
         raise UsageError(
@@ -111,26 +117,26 @@ def _parts(model: LanguageModel, request: ModelRequest, tools: Sequence[ToolDesc
     return parts
 
 
-def described_tools() -> tuple[ToolDescription, ...]:
+def describe_tools() -> tuple[ToolDescription, ...]:
     """List the tools that a model may call. Raises ProviderUnavailable where those of a server are not known."""
     return tuple(ToolDescription(each.name, each.description, each.schema) for each in installed_tools().all())
 
 
-def is_tried_again(error: PetioleError, event: ModelRequestedEvent, attempt: int) -> bool:
+def should_retry(error: PetioleError, event: ModelRequestedEvent, attempt: int) -> bool:
     """Tell whether another attempt is to be made: of three, or within the patience for what is put off."""
     if isinstance(error, RetryLater):
         comes_at = datetime.now(UTC) + timedelta(seconds=error.after_s)
         return comes_at < event.timestamp + timedelta(seconds=WorkerSettings().llm_retry_timeout_s)
-    return attempt < RETRY.max_attempts
+    return attempt < MODEL_RETRY_POLICY.max_attempts
 
 
 # Made when it is first asked, in the process that asks: a client's connections do not survive a fork.
 @cache
-def _model_named(name: str) -> LanguageModel:
-    return language_model(name)
+def _cached_model(name: str) -> LanguageModel:
+    return create_model(name)
 
 
-def failure_of(model: str, error: PetioleError) -> ModelFailure:
+def build_model_failure(model: str, error: PetioleError) -> ModelFailure:
     """Word why a model gave no answer."""
     return ModelFailure(
         model=model,

@@ -24,123 +24,136 @@ from petiole.events.catalog.memory import (
     ContextAssembledEvent,
     Fact,
     LearnedPattern,
+    MemoryItem,
     PatternLearnedEvent,
-    Recollection,
 )
 from petiole.events.catalog.orchestrator import ContextRequest, ContextRequestedEvent
 from petiole.events.catalog.session import StreamEndedEvent
 from petiole.events.catalog.tools import ToolResultEvent
 from petiole.events.event import Event
 from petiole.tasks import Agent, Context
-from petiole.workers.retrieval import Recall, check_recall, chosen_recall
-from petiole.workers.retrieval.candidates import owner_of, remembered
-from petiole.workers.retrieval.memory_extraction import facts_of, recollection_of
-from petiole.workers.retrieval.questions import question_in
+from petiole.workers.retrieval import Retriever, configured_retriever, read_retrieval_settings
+from petiole.workers.retrieval.candidates import collect_candidates, fact_owner
+from petiole.workers.retrieval.memory_extraction import extract_facts, extract_recollection
+from petiole.workers.retrieval.questions import normalize_question
 from petiole.workers.state import team_state
 
 agent = Agent("memory")
 
-STREAMS_CLEANED_AT_ONCE = 1_000
+MAX_STREAMS_PER_CONSOLIDATION = 1_000
 """What is left over is cleaned up the next time."""
 
-_LONGEST_PATTERN = 200
+_MAX_PATTERN_LENGTH = 200
 
 HABIT_OCCURRENCES, HABIT_WINDOW = 3, timedelta(days=7)
 """A question that comes so often within the window is a habit, which is published once in a window."""
 
 
 @agent.on_start
-def refuse_what_cannot_recall() -> None:
+def check_retrieval_at_start() -> None:
     """Refuse to start where PETIOLE_RETRIEVAL needs what is not installed."""
-    check_recall()
+    read_retrieval_settings()
 
 
 @agent.on("input.*", "tools.execution.completed", "llm.response.generated")
 def remember(event: Event, context: Context) -> Iterator[Event]:
     """Keep what users, models and tools said, and what is to be learned from it; clean up where a stream has ended."""
     flow = context.flow() if isinstance(event, ToolResultEvent) else []
-    if recollection := recollection_of(event, flow):
+    if recollection := extract_recollection(event, flow):
         team_state(context.bus).memories.keep(event.stream_id, event.event_id, recollection)
-    yield from unsaid([*conflicts(event, flow, context), *habits(event, context), *clean_up(event, context)], context)
+    yield from exclude_published(
+        [
+            *detect_conflicts(event, flow, context),
+            *detect_recurring_questions(event, context),
+            *consolidate_ended_stream(event, context),
+        ],
+        context,
+    )
 
 
 @agent.on("orchestrator.context.requested")
 def assemble(event: ContextRequestedEvent, context: Context) -> ContextAssembledEvent:
     """Tell what bears on a query; nothing is an answer too."""
-    of_stream = team_state(context.bus).memories.by_key(event.stream_id)
-    earlier = remembered(of_stream, team_state(context.bus).facts.of(owner_of(event)), context.flow(), event.stream_id)
-    content = assembled(event.content, earlier, chosen_recall(team_state(context.bus).vectors))
+    of_stream = team_state(context.bus).memories.read_by_key(event.stream_id)
+    earlier = collect_candidates(
+        of_stream, team_state(context.bus).facts.read(fact_owner(event)), context.flow(), event.stream_id
+    )
+    content = select_context(event.content, earlier, configured_retriever(team_state(context.bus).vectors))
     return event.caused(ContextAssembledEvent, content=content)
 
 
 @agent.on("memory.consolidation.due")
 def consolidate(event: ConsolidationDueEvent, context: Context) -> Iterator[Event]:
     """Clean up all streams in which something was kept since the last time."""
-    streams = team_state(context.bus).memories.touched(STREAMS_CLEANED_AT_ONCE)
-    done = total(team_state(context.bus).memories.consolidate_touched(stream_id) for stream_id in streams)
-    yield from unsaid([consolidated(event, done)], context)
+    streams = team_state(context.bus).memories.list_changed(MAX_STREAMS_PER_CONSOLIDATION)
+    done = sum_consolidations(team_state(context.bus).memories.consolidate_changed(stream_id) for stream_id in streams)
+    yield from exclude_published([build_consolidation_completed(event, done)], context)
 
 
-def conflicts(event: Event, flow: Sequence[Event], context: Context) -> Iterator[Event]:
+def detect_conflicts(event: Event, flow: Sequence[Event], context: Context) -> Iterator[Event]:
     """Learn the facts of an event, and word what contradicts what was learned before."""
-    owner = owner_of(event)
-    for fact in facts_of(event, flow):
+    owner = fact_owner(event)
+    for fact in extract_facts(event, flow):
         if pair := team_state(context.bus).facts.learn(owner, fact):
-            yield conflict(event, owner, *pair)
+            yield build_conflict(event, owner, *pair)
 
 
-def habits(event: Event, context: Context) -> Iterator[Event]:
+def detect_recurring_questions(event: Event, context: Context) -> Iterator[Event]:
     """Count a question, and word that it has become a habit."""
-    question = question_in(event.content.text) if isinstance(event, TextMessageEvent) else None
+    question = normalize_question(event.content.text) if isinstance(event, TextMessageEvent) else None
     if not isinstance(event, TextMessageEvent) or question is None:
         return
-    name = f"memory {owner_of(event)} asks {question}"
-    count = team_state(context.bus).occurrences.notice(
+    name = f"memory {fact_owner(event)} asks {question}"
+    count = team_state(context.bus).event_counts.count(
         name,
         event.event_id,
         event.timestamp,
-        enough=HABIT_OCCURRENCES,
+        threshold=HABIT_OCCURRENCES,
         window=HABIT_WINDOW,
         cooldown=HABIT_WINDOW,
     )
     if count:
-        content = LearnedPattern(pattern=event.content.text[:_LONGEST_PATTERN], occurrences=count)
-        yield event.caused(PatternLearnedEvent, event_id=named(name, event.event_id), content=content)
+        content = LearnedPattern(pattern=event.content.text[:_MAX_PATTERN_LENGTH], occurrences=count)
+        yield event.caused(PatternLearnedEvent, event_id=derived_event_id(name, event.event_id), content=content)
 
 
-def clean_up(event: Event, context: Context) -> Iterator[Event]:
+def consolidate_ended_stream(event: Event, context: Context) -> Iterator[Event]:
     """Clean up a stream that has ended."""
     if isinstance(event, StreamEndedEvent):
-        yield consolidated(event, team_state(context.bus).memories.consolidate_touched(event.stream_id))
+        yield build_consolidation_completed(
+            event, team_state(context.bus).memories.consolidate_changed(event.stream_id)
+        )
 
 
-def unsaid(said: Sequence[Event], context: Context) -> Iterator[Event]:
+def exclude_published(events: Sequence[Event], context: Context) -> Iterator[Event]:
     """Leave out what was said because of this event before: a replay much later says nothing again."""
-    known = {each.event_id for each in context.flow()} if said else set()
-    return (each for each in said if each.event_id not in known)
+    known = {each.event_id for each in context.flow()} if events else set()
+    return (each for each in events if each.event_id not in known)
 
 
-def assembled(request: ContextRequest, earlier: Sequence[Recollection], recall: Recall) -> AssembledContext:
+def select_context(request: ContextRequest, earlier: Sequence[MemoryItem], retriever: Retriever) -> AssembledContext:
     """Choose what bears on a query: the best `limit`, and whether there was more."""
-    best = recall.rank(request.query, earlier, request.limit + 1)
+    best = retriever.rank(request.query, earlier, request.limit + 1)
     return AssembledContext(
         query=request.query, items=tuple(best[: request.limit]), is_truncated=len(best) > request.limit
     )
 
 
-def conflict(event: Event, owner: str, earlier: Fact, later: Fact) -> ConflictDetectedEvent:
+def build_conflict(event: Event, owner: str, earlier: Fact, later: Fact) -> ConflictDetectedEvent:
     """Word that two values contradict each other; the same two are one event."""
-    content = Conflict(subject=later.of, earlier=earlier.value, later=later.value)
-    event_id = named("conflict", owner, later.of, earlier.source, later.source)
+    content = Conflict(subject=later.key, earlier=earlier.value, later=later.value)
+    event_id = derived_event_id("conflict", owner, later.key, earlier.source, later.source)
     return event.caused(ConflictDetectedEvent, event_id=event_id, content=content)
 
 
-def consolidated(event: Event, done: Consolidation) -> ConsolidationCompletedEvent:
+def build_consolidation_completed(event: Event, consolidation: Consolidation) -> ConsolidationCompletedEvent:
     """Word what a clean-up did; once for what called for it."""
-    return event.caused(ConsolidationCompletedEvent, event_id=named("consolidated", event.event_id), content=done)
+    return event.caused(
+        ConsolidationCompletedEvent, event_id=derived_event_id("consolidated", event.event_id), content=consolidation
+    )
 
 
-def total(parts: Iterable[Consolidation]) -> Consolidation:
+def sum_consolidations(parts: Iterable[Consolidation]) -> Consolidation:
     """Add up what was done in several streams."""
     done = list(parts)
     return Consolidation(
@@ -150,6 +163,6 @@ def total(parts: Iterable[Consolidation]) -> Consolidation:
     )
 
 
-def named(*parts: str) -> str:
+def derived_event_id(*parts: str) -> str:
     """Name an event by what it says: whoever says it again says the same event."""
     return str(uuid5(NAMESPACE_URL, repr(parts)))

@@ -25,36 +25,38 @@ from petiole.events.catalog.proactive import ProactiveSuggestionEvent
 from petiole.events.errors import Permanent, PetioleError, ProviderUnavailable, RetryLater, error_type_of
 from petiole.events.event import Event
 from petiole.tasks import Agent, Context, RetryPolicy, idempotent, publish
-from petiole.workers.channels import Channel, open_channels
+from petiole.workers.channels import OutputChannel, open_channels
 from petiole.workers.state import team_state
 
 agent = Agent("output")
 
-RETRY = RetryPolicy(max_attempts=3)
+CHANNEL_RETRY_POLICY = RetryPolicy(max_attempts=3)
 
-DROPPED = "suggestions_dropped"
+DROPPED_SUGGESTIONS_COUNTER = "suggestions_dropped"
 """The counter of suggestions that came for a session that had ended."""
 
 
-@agent.on("orchestrator.response.ready", "proactive.suggestion.ready", retry=RETRY)
-def deliver(event: ResponseReadyEvent | ProactiveSuggestionEvent, context: Context) -> list[Event]:
+@agent.on("orchestrator.response.ready", "proactive.suggestion.ready", retry=CHANNEL_RETRY_POLICY)
+def deliver_message(event: ResponseReadyEvent | ProactiveSuggestionEvent, context: Context) -> list[Event]:
     """Deliver an answer or a suggestion by every channel it is for.
 
     Raises what a channel raised that is to be tried again; what was delivered by others is published then all the same.
     """
     if isinstance(event, ProactiveSuggestionEvent) and context.session.has_ended:
-        context.bus.stores.counters.add(DROPPED)
-        return [dropped(event)]
+        context.bus.stores.counters.add(DROPPED_SUGGESTIONS_COUNTER)
+        return [build_suggestion_dropped(event)]
     told: list[Event] = []
     failures: list[PetioleError] = []
-    for channel in addressed(open_channels(team_state(context.bus).replies.append), wanted_channel(event)):
+    for channel in select_channels(
+        open_channels(team_state(context.bus).outbound_messages.append), requested_channel(event)
+    ):
         text = channel.format(event.content.text)
-        told.append(formatted(event, channel, context.idempotency_key, text))
+        told.append(build_formatting_completed(event, channel, context.idempotency_key, text))
         try:
-            told.append(send(event, channel, context.idempotency_key, text))
+            told.append(send_once(event, channel, context.idempotency_key, text))
         except (ProviderUnavailable, RetryLater, Permanent) as error:
-            if is_over(error, context.attempt):
-                told.append(failed(event, channel, context.idempotency_key, text, error))
+            if is_final_failure(error, context.attempt):
+                told.append(build_message_failed(event, channel, context.idempotency_key, text, error))
             else:
                 failures.append(error)
     if failures:
@@ -64,53 +66,59 @@ def deliver(event: ResponseReadyEvent | ProactiveSuggestionEvent, context: Conte
     return told
 
 
-def wanted_channel(event: ResponseReadyEvent | ProactiveSuggestionEvent) -> str | None:
+def requested_channel(event: ResponseReadyEvent | ProactiveSuggestionEvent) -> str | None:
     """Read which channel an answer names; None where it is for all."""
     return event.content.channel if isinstance(event, ResponseReadyEvent) else None
 
 
-def addressed(channels: Sequence[Channel], wanted: str | None) -> list[Channel]:
+def select_channels(channels: Sequence[OutputChannel], requested: str | None) -> list[OutputChannel]:
     """Choose the channels of an answer: the one it names, or all; the mailbox takes every answer."""
-    return [channel for channel in channels if wanted in (None, channel.name) or channel.name == "mailbox"]
+    return [channel for channel in channels if requested in (None, channel.name) or channel.name == "mailbox"]
 
 
-def is_over(error: PetioleError, attempt: int) -> bool:
+def is_final_failure(error: PetioleError, attempt: int) -> bool:
     """Tell whether a channel that failed in the attempt of that number (from 1) is tried no more."""
     if isinstance(error, RetryLater):
         return False
-    return isinstance(error, Permanent) or attempt >= RETRY.max_attempts
+    return isinstance(error, Permanent) or attempt >= CHANNEL_RETRY_POLICY.max_attempts
 
 
-def send(event: Event, channel: Channel, message_id: str, text: str) -> MessageSentEvent:
+def send_once(event: Event, channel: OutputChannel, message_id: str, text: str) -> MessageSentEvent:
     """Send a formatted answer, unless it was sent before.
 
     Raises what the channel raises, and OperationOutcomeUnknown.
     """
     act = channel.send
-    if channel.repetition != "harmless":
+    if channel.on_duplicate != "harmless":
         act = idempotent(
             key=lambda *_: f"{message_id} {channel.name}",
             name="output.send",
-            on_unfinished="repeat" if channel.repetition == "known" else "raise",
+            on_unfinished="repeat" if channel.on_duplicate == "known" else "raise",
         )(act)
     act(event.stream_id, message_id, text)
     content = SentMessage(text=text, channel=channel.name, message_id=message_id)
-    return event.caused(MessageSentEvent, event_id=said_once(message_id, channel, "sent"), content=content)
+    return event.caused(MessageSentEvent, event_id=message_event_id(message_id, channel, "sent"), content=content)
 
 
-def formatted(event: Event, channel: Channel, message_id: str, text: str) -> FormattingCompletedEvent:
+def build_formatting_completed(
+    event: Event, channel: OutputChannel, message_id: str, text: str
+) -> FormattingCompletedEvent:
     """Word that an answer has its channel's form."""
     content = FormattedMessage(text=text, channel=channel.name)
-    return event.caused(FormattingCompletedEvent, event_id=said_once(message_id, channel, "formatted"), content=content)
+    return event.caused(
+        FormattingCompletedEvent, event_id=message_event_id(message_id, channel, "formatted"), content=content
+    )
 
 
-def failed(event: Event, channel: Channel, message_id: str, text: str, error: Exception) -> MessageFailedEvent:
+def build_message_failed(
+    event: Event, channel: OutputChannel, message_id: str, text: str, error: Exception
+) -> MessageFailedEvent:
     """Word that a channel did not take an answer, and never will."""
     content = DeliveryFailure(text=text, channel=channel.name, error_type=error_type_of(error), error=str(error))
-    return event.caused(MessageFailedEvent, event_id=said_once(message_id, channel, "failed"), content=content)
+    return event.caused(MessageFailedEvent, event_id=message_event_id(message_id, channel, "failed"), content=content)
 
 
-def dropped(event: ProactiveSuggestionEvent) -> SuggestionDroppedEvent:
+def build_suggestion_dropped(event: ProactiveSuggestionEvent) -> SuggestionDroppedEvent:
     """Word that a suggestion came for a conversation that is over."""
     content = DroppedSuggestion(
         text=event.content.text, cooldown_key=event.content.cooldown_key, reason="the session has ended"
@@ -118,6 +126,6 @@ def dropped(event: ProactiveSuggestionEvent) -> SuggestionDroppedEvent:
     return event.caused(SuggestionDroppedEvent, content=content)
 
 
-def said_once(message_id: str, channel: Channel, step: str) -> str:
+def message_event_id(message_id: str, channel: OutputChannel, step: str) -> str:
     """Name what is said of a message and a channel: in several attempts at one delivery, it is said once."""
     return str(uuid5(NAMESPACE_URL, repr((message_id, channel.name, step))))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from petiole.events.catalog.error import ErrorEvent
 from petiole.tasks import Agent, Context
-from petiole.tasks.operations.error_channel import act_on
+from petiole.tasks.operations.error_channel import apply_severity
 
 agent = Agent("supervisor")
 
 
 @agent.on_error("error.*")
-def act(event: ErrorEvent, context: Context) -> None:
+def handle_error_event(event: ErrorEvent, context: Context) -> None:
     """Log and count an error; abort the failing agent's work, or shut the system down, where it is that bad."""
-    act_on(context.bus, event)
+    apply_severity(context.bus, event)

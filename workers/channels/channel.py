@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Protocol, TypeAlias
 
-Repetition: TypeAlias = Literal["harmless", "known", "shown"]
+DuplicateBehavior: TypeAlias = Literal["harmless", "known", "shown"]
 """What becomes of a message that is sent again under its id, after a crash that leaves it unknown whether it was sent:
 
     harmless    it stands there once
@@ -13,11 +13,11 @@ Repetition: TypeAlias = Literal["harmless", "known", "shown"]
 """
 
 
-class Channel(Protocol):
+class OutputChannel(Protocol):
     """A way to a user."""
 
     name: str
-    repetition: Repetition
+    on_duplicate: DuplicateBehavior
 
     def format(self, text: str) -> str:
         """Put an answer into the form that this channel takes."""

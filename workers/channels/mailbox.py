@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-from petiole.workers.channels.channel import Repetition
+from petiole.workers.channels.channel import DuplicateBehavior
 
-Append: TypeAlias = Callable[[str, str, str], object]
+AppendMessage: TypeAlias = Callable[[str, str, str], object]
 """Keeps a message: stream id, message id, text; the same message id twice is kept once."""
 
 
@@ -15,9 +15,9 @@ class Mailbox:
     """A channel over a store that is handed in."""
 
     name = "mailbox"
-    repetition: Repetition = "harmless"
+    on_duplicate: DuplicateBehavior = "harmless"
 
-    def __init__(self, append: Append) -> None:
+    def __init__(self, append: AppendMessage) -> None:
         self._append = append
 
     def format(self, text: str) -> str:

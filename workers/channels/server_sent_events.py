@@ -28,33 +28,33 @@ from petiole.events.errors import BrokerUnavailable, StateStoreUnavailable, miss
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
-_COME_AGAIN_S: Final = 5
-_STREAM_ID_LENGTH: Final = 255
+_RETRY_AFTER_S: Final = 5
+_MAX_STREAM_ID_LENGTH: Final = 255
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
+class ServerSentEvent:
     """An event as a reader gets it: its place, its name, and what it says."""
 
-    place: str
+    position: str
     name: str
-    says: Mapping[str, str | int]
+    data: Mapping[str, str | int]
 
 
-Source: TypeAlias = Callable[[str, str | None], AsyncIterator[Sent]]
+EventSource: TypeAlias = Callable[[str, str | None], AsyncIterator[ServerSentEvent]]
 """Yields what comes in a stream after a place, None is the beginning, and waits for more. Raises BrokerUnavailable."""
 
 
-class Reader(Protocol):
+class AnswerStreams(Protocol):
     """Where streams are read."""
 
-    def messages(self, stream_id: str, place: str | None) -> AsyncIterator[Sent]:
+    def messages(self, stream_id: str, place: str | None) -> AsyncIterator[ServerSentEvent]:
         """Read what was delivered. A Source."""
         ...
 
-    def pieces(self, stream_id: str, place: str | None) -> AsyncIterator[Sent]:
+    def chunks(self, stream_id: str, place: str | None) -> AsyncIterator[ServerSentEvent]:
         """Read what is being written. A Source."""
         ...
 
@@ -64,7 +64,7 @@ class Reader(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ConnectionLimits:
     """How many may read at once, and how long one may be silent, or in the way."""
 
     connections: int = 100
@@ -73,10 +73,10 @@ class Limits:
 
 
 @dataclass(slots=True)
-class Gate:
+class ConnectionCount:
     """How many read."""
 
-    limits: Limits
+    limits: ConnectionLimits
     open: int = 0
 
     @property
@@ -84,7 +84,7 @@ class Gate:
         return self.open >= self.limits.connections
 
 
-def create_app(reader: Reader, gate: Gate) -> Starlette:
+def create_app(reader: AnswerStreams, connections: ConnectionCount) -> Starlette:
     """Make the ASGI application. Raises UsageError (missing_extra)."""
     try:
         from starlette.applications import Starlette  # noqa: PLC0415 - it comes with an extra
@@ -97,8 +97,8 @@ def create_app(reader: Reader, gate: Gate) -> Starlette:
         yield
         await reader.aclose()
 
-    messages = EventStream(reader.messages, r"\d{1,20}-\d{1,20}", gate)
-    pieces = EventStream(reader.pieces, r"\d{1,18}", gate)
+    messages = EventStreamEndpoint(reader.messages, r"\d{1,20}-\d{1,20}", connections)
+    pieces = EventStreamEndpoint(reader.chunks, r"\d{1,18}", connections)
     routes = [
         Route("/streams/{stream_id:path}/events", messages, methods=["GET"]),
         Route("/streams/{stream_id:path}/text", pieces, methods=["GET"]),
@@ -106,10 +106,10 @@ def create_app(reader: Reader, gate: Gate) -> Starlette:
     return Starlette(lifespan=closing, routes=routes)
 
 
-class EventStream:
+class EventStreamEndpoint:
     """One endpoint, as an ASGI application."""
 
-    def __init__(self, source: Source, place: str, gate: Gate) -> None:
+    def __init__(self, source: EventSource, place: str, gate: ConnectionCount) -> None:
         self._source = source
         self._place = re.compile(place)
         self._gate = gate
@@ -120,11 +120,11 @@ class EventStream:
 
         request = Request(scope, receive)
         stream_id, place = str(request.path_params["stream_id"]), request.headers.get("last-event-id")
-        if (place and not self._place.fullmatch(place)) or len(stream_id) > _STREAM_ID_LENGTH:
-            answer = _refusal(400, "Last-Event-ID is none of this stream's, or the stream's name is too long")
+        if (place and not self._place.fullmatch(place)) or len(stream_id) > _MAX_STREAM_ID_LENGTH:
+            answer = _error_response(400, "Last-Event-ID is none of this stream's, or the stream's name is too long")
             await answer(scope, receive, send)
         elif self._gate.is_full:
-            answer = _refusal(503, f"{self._gate.open} read already; come again later")
+            answer = _error_response(503, f"{self._gate.open} read already; come again later")
             await answer(scope, receive, send)
         else:
             await self._serve(stream_id, place or None, scope, receive, send)
@@ -147,14 +147,14 @@ class EventStream:
     async def _events(self, stream_id: str, place: str | None) -> AsyncIterator[dict[str, str]]:
         try:
             async for sent in self._source(stream_id, place):
-                yield {"event": sent.name, "id": sent.place, "data": json.dumps(dict(sent.says), ensure_ascii=False)}
+                yield {"event": sent.name, "id": sent.position, "data": json.dumps(dict(sent.data), ensure_ascii=False)}
         except (BrokerUnavailable, StateStoreUnavailable) as error:
             # The reader comes back by itself, and says where it was.
             log.warning("reader.left", extra={"stream_id": stream_id, "error": str(error)})
 
 
-def _refusal(status: int, reason: str) -> Any:
+def _error_response(status: int, reason: str) -> Any:
     from starlette.responses import PlainTextResponse  # noqa: PLC0415 - as above
 
-    headers = {"Retry-After": str(_COME_AGAIN_S)} if status == 503 else None  # noqa: PLR2004 - as HTTP has it
+    headers = {"Retry-After": str(_RETRY_AFTER_S)} if status == 503 else None  # noqa: PLR2004 - as HTTP has it
     return PlainTextResponse(reason + "\n", status_code=status, headers=headers)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 from petiole.events.errors import NotConfigured, ProviderRefused, ProviderUnavailable, missing_extra
 from petiole.tasks.resilience.guarded import guarded
-from petiole.workers.channels.channel import Repetition
+from petiole.workers.channels.channel import DuplicateBehavior
 from petiole.workers.settings import WorkerSettings
 
 if TYPE_CHECKING:
@@ -29,19 +29,19 @@ if TYPE_CHECKING:
     import standardwebhooks
 
 # The receiver may take the message later; every other status that is no success stays.
-_PASSING: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
+_RETRYABLE_STATUSES: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
 
 
 class Webhook:
     """A channel that posts each message to one URL. It posts once: to try again is the delivery's business."""
 
     name = "webhook"
-    repetition: Repetition = "known"
+    on_duplicate: DuplicateBehavior = "known"
 
     def __init__(self, url: str, secret: str, timeout_s: float) -> None:
         """Prepare the client; nothing is sent yet. Raises UsageError (missing_extra)."""
         self._url = url
-        self._client, self._signer = _connect(timeout_s, secret)
+        self._client, self._signer = _create_client(timeout_s, secret)
 
     def format(self, text: str) -> str:
         """Leave the text as it is: it travels as JSON."""
@@ -77,7 +77,7 @@ class Webhook:
         except httpx2.HTTPStatusError as error:
             status = error.response.status_code
             reason = f"it answered with status {status}"
-            if status in _PASSING or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            if status in _RETRYABLE_STATUSES or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
                 raise ProviderUnavailable(self.name, reason) from error
             raise ProviderRefused(self.name, reason) from error
         except httpx2.HTTPError as error:
@@ -94,16 +94,18 @@ def open_webhook() -> Webhook | None:
         return None
     if settings.webhook_secret is None:
         raise NotConfigured("the webhook", "set PETIOLE_WEBHOOK_SECRET too, or unset PETIOLE_WEBHOOK_URL")
-    return _opened(str(settings.webhook_url), settings.webhook_secret.get_secret_value(), settings.webhook_timeout_s)
+    return _open_configured(
+        str(settings.webhook_url), settings.webhook_secret.get_secret_value(), settings.webhook_timeout_s
+    )
 
 
 # Made in the process that sends: a client's connections do not survive a fork.
 @cache
-def _opened(url: str, secret: str, timeout_s: float) -> Webhook:
+def _open_configured(url: str, secret: str, timeout_s: float) -> Webhook:
     return Webhook(url, secret, timeout_s)
 
 
-def _connect(timeout_s: float, secret: str) -> tuple[httpx2.Client, standardwebhooks.Webhook]:
+def _create_client(timeout_s: float, secret: str) -> tuple[httpx2.Client, standardwebhooks.Webhook]:
     try:
         import httpx2  # noqa: PLC0415 - as above
         import standardwebhooks  # noqa: PLC0415 - as above

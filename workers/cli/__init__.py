@@ -20,20 +20,20 @@ import click
 
 __all__ = ["petiole"]
 
-_HERE = Path(__file__).parent
+_COMMANDS_DIRECTORY = Path(__file__).parent
 
 
 class Commands(click.Group):
     """The files of this folder as commands. A command's file is imported when the command is run, not before."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        files = [found.name for found in pkgutil.iter_modules([str(_HERE)])]
+        files = [found.name for found in pkgutil.iter_modules([str(_COMMANDS_DIRECTORY)])]
         return sorted(name.replace("_", "-") for name in files if not name.startswith("_"))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.list_commands(ctx):
             return None
-        command: click.Command = importlib.import_module(f"{__name__}.{_file(cmd_name)}").command
+        command: click.Command = importlib.import_module(f"{__name__}.{_command_file(cmd_name)}").command
         return command
 
     def resolve_command(
@@ -54,8 +54,8 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except _foreseen() as error:
-            raise click.ClickException(_worded(error)) from error
+        except _expected_errors() as error:
+            raise click.ClickException(_error_text(error)) from error
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -75,17 +75,19 @@ def petiole() -> None:
         click.echo(f"warning: {warning}", err=True)
 
 
-def _file(command: str) -> str:
+def _command_file(command: str) -> str:
     return command.replace("-", "_")
 
 
 def _summary(name: str) -> str:
     """Read what a command does from its file, without importing it: that would take a second for each."""
-    docstring = ast.get_docstring(ast.parse((_HERE / f"{_file(name)}.py").read_text(encoding="utf-8")))
+    docstring = ast.get_docstring(
+        ast.parse((_COMMANDS_DIRECTORY / f"{_command_file(name)}.py").read_text(encoding="utf-8"))
+    )
     return (docstring or "").partition("\n")[0].rstrip(".")
 
 
-def _foreseen() -> tuple[type[Exception], ...]:
+def _expected_errors() -> tuple[type[Exception], ...]:
     """List what is shown as one line instead of a traceback. Evaluated only once something was raised."""
     from kombu.exceptions import OperationalError  # noqa: PLC0415 - slow to import, and rarely needed
     from redis.exceptions import RedisError  # noqa: PLC0415 - as above
@@ -95,7 +97,7 @@ def _foreseen() -> tuple[type[Exception], ...]:
     return (PetioleError, RedisError, OperationalError, ConnectionRefusedError, ConnectionResetError)
 
 
-def _worded(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     from redis.exceptions import RedisError  # noqa: PLC0415 - as above
 
     from petiole.events.errors import PetioleError  # noqa: PLC0415 - as above

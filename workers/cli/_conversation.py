@@ -12,40 +12,40 @@ from pydantic import ValidationError
 from petiole.events.catalog.input import TextMessageEvent
 from petiole.events.validation import invalid_event
 from petiole.tasks.runtime import BusRuntime
-from petiole.tasks.stores.history import Recorded
-from petiole.tasks.stores.response_streams import Piece
+from petiole.tasks.stores.history import RecordedEvent
+from petiole.tasks.stores.response_streams import Chunk
 from petiole.workers.agents.input import receive
 from petiole.workers.state import team_state
 
-ANSWERED = "output.message.sent"
-UNDELIVERED = "output.message.failed"
-WRITTEN = "llm.response.generated"
+MESSAGE_SENT = "output.message.sent"
+MESSAGE_FAILED = "output.message.failed"
+RESPONSE_GENERATED = "llm.response.generated"
 
 # How long the history is waited for before what is being written is looked at.
-_WAIT_MS = 50
+_HISTORY_BLOCK_MS = 50
 # A mailbox is read to its end: this is how long the last, empty look into it takes.
-_LOOK_S = 0.05
+_MAILBOX_TIMEOUT_S = 0.05
 
 
 @dataclass(slots=True)
-class Turn:
+class ChatExchange:
     """One message and what followed from it; `events` and `written` grow while it is followed.
 
-    `began_after` is the last entry of the history before the message, `written_after` the last piece of the stream's
+    `after_entry_id` is the last entry of the history before the message, `after_chunk` the last piece of the stream's
     draft that was looked at. `written` is the answer as far as it has come.
     """
 
     message: TextMessageEvent
-    began_after: str
-    written_after: int = 0
-    events: list[Recorded] = field(default_factory=list)
-    written: str = ""
+    after_entry_id: str
+    after_chunk: int = 0
+    events: list[RecordedEvent] = field(default_factory=list)
+    partial_answer: str = ""
 
     @property
     def answer(self) -> str | None:
         """What was answered; None where nothing was, or not yet."""
         for recorded in self.events:
-            if recorded.topic == ANSWERED:
+            if recorded.topic == MESSAGE_SENT:
                 content = recorded.document["content"]
                 return str(content["text"]) if isinstance(content, dict) else None
         return None
@@ -53,12 +53,15 @@ class Turn:
     @property
     def is_over(self) -> bool:
         """The answer was delivered, or could not be, or a newer message took its place."""
-        return self.is_interrupted or any(recorded.topic in {ANSWERED, UNDELIVERED} for recorded in self.events)
+        return self.is_interrupted or any(recorded.topic in {MESSAGE_SENT, MESSAGE_FAILED} for recorded in self.events)
 
     @property
     def is_interrupted(self) -> bool:
         """A newer message took the place of the answer."""
-        return any(recorded.topic == WRITTEN and _why(recorded) == "interrupted" for recorded in self.events)
+        return any(
+            recorded.topic == RESPONSE_GENERATED and _finish_reason(recorded) == "interrupted"
+            for recorded in self.events
+        )
 
 
 class Conversation:
@@ -70,49 +73,49 @@ class Conversation:
         self._stores = bus.stores
         self._user_id = user_id
 
-    def say(self, text: str) -> Turn:
+    def send(self, text: str) -> ChatExchange:
         """Publish a message; returns the turn that begins with it. Raises: InvalidEvent, BrokerUnavailable."""
-        end, written = self._stores.history.last_entry_id(), self._stores.drafts.last_number(self.stream_id)
+        end, written = self._stores.history.last_entry_id(), self._stores.response_streams.last_number(self.stream_id)
         try:
             message = receive(text, stream_id=self.stream_id, user_id=self._user_id)
         except ValidationError as error:
             raise invalid_event("input.message.received", error) from error
-        return Turn(message, began_after=end, written_after=written)
+        return ChatExchange(message, after_entry_id=end, after_chunk=written)
 
-    def follow(self, turn: Turn, limit_s: float) -> Iterator[Recorded | Piece]:
+    def follow(self, turn: ChatExchange, timeout_s: float) -> Iterator[RecordedEvent | Chunk]:
         """Yield what follows in a turn, as it comes, until the answer is out or the limit is reached.
 
         That is events as they are recorded, and between them the answer's text as it is written.
         """
-        entry_id, deadline = turn.began_after, time.monotonic() + limit_s
+        entry_id, deadline = turn.after_entry_id, time.monotonic() + timeout_s
         while not turn.is_over and time.monotonic() < deadline:
-            yield from self._written(turn)
-            for recorded in self._stores.history.since(entry_id, block_ms=_WAIT_MS):
+            yield from self._read_chunks(turn)
+            for recorded in self._stores.history.read_after(entry_id, block_ms=_HISTORY_BLOCK_MS):
                 entry_id = recorded.entry_id
                 if recorded.attributes["correlation_id"] == turn.message.correlation_id:
                     turn.events.append(recorded)
                     yield recorded
-        yield from self._written(turn)
+        yield from self._read_chunks(turn)
 
-    def _written(self, turn: Turn) -> Iterator[Piece]:
+    def _read_chunks(self, turn: ChatExchange) -> Iterator[Chunk]:
         """Yield what was written of the answer since the last time."""
-        for piece in self._stores.drafts.read(self.stream_id, after=turn.written_after):
-            turn.written_after = piece.number
+        for piece in self._stores.response_streams.read(self.stream_id, after=turn.after_chunk):
+            turn.after_chunk = piece.number
             if piece.correlation_id == turn.message.correlation_id:
-                turn.written = piece.text if piece.kind == "started" else turn.written + piece.text
+                turn.partial_answer = piece.text if piece.kind == "started" else turn.partial_answer + piece.text
                 yield piece
 
-    def unread(self) -> Iterator[str]:
+    def take_messages(self) -> Iterator[str]:
         """Take what waits in the stream's mailbox: answers, and what was said unasked."""
-        while reply := team_state(self._bus).replies.take(self.stream_id, _LOOK_S):
+        while reply := team_state(self._bus).outbound_messages.take(self.stream_id, _MAILBOX_TIMEOUT_S):
             yield reply.text
 
 
-def _why(recorded: Recorded) -> object:
+def _finish_reason(recorded: RecordedEvent) -> object:
     content = recorded.document["content"]
     return content.get("finish_reason") if isinstance(content, dict) else None
 
 
-def new_stream(kind: str) -> str:
+def new_stream_id(kind: str) -> str:
     """Name a stream that nobody used before."""
     return f"{kind}-{uuid4().hex[:8]}"

@@ -18,8 +18,8 @@ from petiole.tasks.bus import default_bus
 from petiole.tasks.runtime import BusRuntime
 from petiole.workers.settings import WorkerSettings
 
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead.")
-an_operator = click.option(
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead.")
+operator_option = click.option(
     "--operator",
     metavar="NAME",
     default=lambda: WorkerSettings().operator,
@@ -27,7 +27,7 @@ an_operator = click.option(
 )
 
 
-def json_object(ctx: click.Context, param: click.Parameter, value: str) -> dict[str, object]:  # noqa: ARG001 - click's signature
+def parse_json_object(ctx: click.Context, param: click.Parameter, value: str) -> dict[str, object]:  # noqa: ARG001 - click's signature
     """Read an option that holds a JSON object. Raises BadParameter."""
     try:
         content = json.loads(value)
@@ -41,7 +41,7 @@ def json_object(ctx: click.Context, param: click.Parameter, value: str) -> dict[
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
-class _Moment(click.ParamType[datetime]):
+class _TimeType(click.ParamType[datetime]):
     """A point in time: ISO 8601, without a zone the local one; or how long ago, such as 10m."""
 
     name = "time"
@@ -55,7 +55,7 @@ class _Moment(click.ParamType[datetime]):
             self.fail(f"{value!r} is no time; write 30m, 2h or 3d for so long ago, or 2026-01-31T12:00", param, ctx)
 
 
-class _Pattern(click.ParamType[str]):
+class _PatternType(click.ParamType[str]):
     """A topic, or one with '*'."""
 
     name = "pattern"
@@ -67,8 +67,8 @@ class _Pattern(click.ParamType[str]):
             self.fail(str(error), param, ctx)
 
 
-A_MOMENT = _Moment()
-A_PATTERN = _Pattern()
+TIME = _TimeType()
+PATTERN = _PatternType()
 
 
 def connected_app() -> BusRuntime:
@@ -77,7 +77,7 @@ def connected_app() -> BusRuntime:
     return default_bus
 
 
-def as_typed(command: str = "") -> str:
+def format_command(command: str = "") -> str:
     """Word a command so that it can be typed here: with its path where `petiole` alone is not found."""
     program = Path(sys.argv[0])
     is_found = program.name != "petiole" or shutil.which("petiole")

@@ -10,16 +10,16 @@ from dataclasses import asdict, dataclass
 
 import click
 
-from petiole.tasks.broker.queue_stats import waiting
-from petiole.tasks.broker.topology import PUBLISH_QUEUE, queue_of
+from petiole.tasks.broker.queue_stats import queue_depth
+from petiole.tasks.broker.topology import PUBLISH_QUEUE, logical_queue
 from petiole.tasks.runtime import BusRuntime
-from petiole.tasks.stores.cluster_membership import Mark, Serving, Worker
-from petiole.workers.cli._console import open_console, print_json, table
-from petiole.workers.cli._options import as_json, as_typed, connected_app
+from petiole.tasks.stores.cluster_membership import AgentOverride, ServingState, Worker
+from petiole.workers.cli._console import open_console, print_json, render_table
+from petiole.workers.cli._options import connected_app, format_command, json_option
 
-_INSPECT_S = 1.0
-_OBEY_LIMIT_S = 15.0
-_POLL_S = 0.05
+_INSPECT_TIMEOUT_S = 1.0
+_APPLY_TIMEOUT_S = 15.0
+_POLL_INTERVAL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class QueueState:
 
 
 @click.group(invoke_without_command=True)
-@as_json
+@json_option
 @click.pass_context
 def command(ctx: click.Context, *, as_json: bool) -> None:
     """List the agents: their queues, how many subscriptions they have, how much waits, and which workers take it.
@@ -44,7 +44,7 @@ def command(ctx: click.Context, *, as_json: bool) -> None:
     """
     if ctx.invoked_subcommand is not None:
         return
-    states = _states(connected_app())
+    states = _queue_states(connected_app())
     if as_json:
         print_json([asdict(each) for each in states])
         return
@@ -61,9 +61,9 @@ def command(ctx: click.Context, *, as_json: bool) -> None:
         for each in states
     ]
     headings = ("agent", "state", "queue", "subscriptions", "waiting", "workers")
-    console.print(table(headings, cells, numbers=("subscriptions", "waiting")))
+    console.print(render_table(headings, cells, numbers=("subscriptions", "waiting")))
     if not any(each.workers for each in states):
-        console.print(f"no worker answers; start one: {as_typed('up')}")
+        console.print(f"no worker answers; start one: {format_command('up')}")
 
 
 @command.command
@@ -73,45 +73,45 @@ def pause(name: str) -> None:
 
     Its queue stays, and fills. What a worker has in hand of it is finished.
     """
-    _tell(name, "paused")
+    _mark_agent(name, "paused")
 
 
 @command.command
 @click.argument("name")
 def stop(name: str) -> None:
     """As pause, and end the agent's life: `agent.stopped` is told once nothing of it is in hand."""
-    _tell(name, "stopped")
+    _mark_agent(name, "stopped")
 
 
 @command.command
 @click.argument("name")
 def resume(name: str) -> None:
     """Let the agent NAME take events again, in all workers that have it."""
-    _tell(name, None)
+    _mark_agent(name, None)
 
 
-def _tell(name: str, mark: Mark | None) -> None:
+def _mark_agent(name: str, mark: AgentOverride | None) -> None:
     """Note what an agent is told, and wait until every worker has obeyed. Raises UsageError, ClickException."""
     bus = connected_app()
-    lifecycle = bus.stores.lifecycle
+    lifecycle = bus.stores.cluster_membership
     _, subscriptions = bus.stores.directory.read()
-    known = {*(each.queue for each in subscriptions), *lifecycle.marks(), *lifecycle.agent_states()}
+    known = {*(each.queue for each in subscriptions), *lifecycle.overrides(), *lifecycle.agent_states()}
     if name not in known:
         nearest = difflib.get_close_matches(name, known, n=1)
         raise click.UsageError(f"no agent {name!r} is known{f'; did you mean {nearest[0]!r}?' if nearest else ''}")
-    lifecycle.mark(name, mark)
-    deadline = time.monotonic() + _OBEY_LIMIT_S
-    while unlike := [each.node for each in lifecycle.workers() if not _obeys(each, name, mark)]:
+    lifecycle.set_override(name, mark)
+    deadline = time.monotonic() + _APPLY_TIMEOUT_S
+    while unlike := [each.node for each in lifecycle.workers() if not _has_applied(each, name, mark)]:
         if time.monotonic() > deadline:
             raise click.ClickException(
                 f"noted, but not yet obeyed by {', '.join(unlike)}; a worker obeys when its handlers let it"
             )
-        time.sleep(_POLL_S)
+        time.sleep(_POLL_INTERVAL_S)
     open_console().print(f"{name} is {mark or 'resumed'}")
 
 
-def _obeys(worker: Worker, agent: str, mark: Mark | None) -> bool:
-    obeying: Mapping[Mark | None, set[Serving]] = {
+def _has_applied(worker: Worker, agent: str, mark: AgentOverride | None) -> bool:
+    obeying: Mapping[AgentOverride | None, set[ServingState]] = {
         None: {"taking"},
         "paused": {"idle", "ending"},
         "stopped": {"resting"},
@@ -120,11 +120,11 @@ def _obeys(worker: Worker, agent: str, mark: Mark | None) -> bool:
     return agent not in worker.agents or worker.agents[agent] in obeying[mark]
 
 
-def _states(bus: BusRuntime) -> list[QueueState]:
+def _queue_states(bus: BusRuntime) -> list[QueueState]:
     _, subscriptions = bus.stores.directory.read()
     counts = Counter(each.queue for each in subscriptions)
-    consumed = _consumed(bus)
-    lives = bus.stores.lifecycle.agent_states() | bus.stores.lifecycle.marks()
+    consumed = _consumers_by_queue(bus)
+    lives = bus.stores.cluster_membership.agent_states() | bus.stores.cluster_membership.overrides()
     agents = sorted({*counts, *consumed, *lives} - {PUBLISH_QUEUE})
     with bus.app.connection_for_read() as connection:
         return [
@@ -132,7 +132,7 @@ def _states(bus: BusRuntime) -> list[QueueState]:
                 queue=queue,
                 agent=queue if queue in agents else None,
                 subscriptions=counts[queue],
-                waiting=waiting(bus, connection, queue),
+                waiting=queue_depth(bus, connection, queue),
                 workers=tuple(consumed.get(queue, ())),
                 state=lives.get(queue),
             )
@@ -140,13 +140,13 @@ def _states(bus: BusRuntime) -> list[QueueState]:
         ]
 
 
-def _consumed(bus: BusRuntime) -> Mapping[str, Sequence[str]]:
+def _consumers_by_queue(bus: BusRuntime) -> Mapping[str, Sequence[str]]:
     """Tell which workers take from each queue, of those that answer in time."""
-    answers = bus.app.control.inspect(timeout=_INSPECT_S).active_queues() or {}
+    answers = bus.app.control.inspect(timeout=_INSPECT_TIMEOUT_S).active_queues() or {}
     consumed: dict[str, list[str]] = {}
     for node, queues in sorted(answers.items()):
         for queue in queues:
-            nodes = consumed.setdefault(queue_of(queue["name"]), [])
+            nodes = consumed.setdefault(logical_queue(queue["name"]), [])
             if node not in nodes:
                 nodes.append(node)
     return consumed

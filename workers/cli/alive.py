@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from petiole.workers.observability.liveness import lifelessness
+from petiole.workers.observability.liveness import find_liveness_problem
 
 
 @click.command
@@ -14,6 +14,6 @@ def command(node: str) -> None:
 
     For liveness probes: exits with 0, or with 1 and the reason.
     """
-    if reason := lifelessness(node):
+    if reason := find_liveness_problem(node):
         raise click.ClickException(f"not alive: {reason}")
     click.echo("alive")

@@ -7,14 +7,14 @@ from datetime import UTC, datetime, timedelta
 import click
 
 from petiole.events.errors import UsageError
-from petiole.tasks.resilience.circuit_breaker import set_by_hand
+from petiole.tasks.resilience.circuit_breaker import force_state
 from petiole.tasks.stores.circuits import Circuit
-from petiole.workers.cli._console import open_console, print_json, table
-from petiole.workers.cli._options import as_json, connected_app
+from petiole.workers.cli._console import open_console, print_json, render_table
+from petiole.workers.cli._options import connected_app, json_option
 
 
 @click.group(invoke_without_command=True)
-@as_json
+@json_option
 @click.pass_context
 def command(ctx: click.Context, *, as_json: bool) -> None:
     """List the circuit breakers of what agents call: state, failures in a row, since when, and the next probe.
@@ -25,14 +25,14 @@ def command(ctx: click.Context, *, as_json: bool) -> None:
         return
     circuits = list(connected_app().stores.circuits.all())
     if as_json:
-        print_json([_as_json(each) for each in circuits])
+        print_json([_circuit_as_json(each) for each in circuits])
         return
     cells = [
-        (each.name, each.state, each.failures, _shown(each.since), _next_probe(each), each.error or "-")
+        (each.name, each.state, each.failures, _format_time(each.since), _next_probe(each), each.error or "-")
         for each in circuits
     ]
     open_console().print(
-        table(("name", "state", "failures", "since", "next probe", "last change"), cells, numbers=("failures",))
+        render_table(("name", "state", "failures", "since", "next probe", "last change"), cells, numbers=("failures",))
     )
 
 
@@ -46,25 +46,25 @@ def open_(name: str, seconds: float | None) -> None:
 
     Deliveries that would call it are put off meanwhile, and spend no attempt.
     """
-    _set(name, "open", None if seconds is None else timedelta(seconds=seconds))
+    _set_state(name, "open", None if seconds is None else timedelta(seconds=seconds))
 
 
 @command.command
 @click.argument("name")
 def close(name: str) -> None:
     """Close the breaker NAME: everybody may call that dependency again, whatever its state was."""
-    _set(name, "closed", None)
+    _set_state(name, "closed", None)
 
 
-def _set(name: str, state: str, probe_after: timedelta | None) -> None:
+def _set_state(name: str, state: str, probe_after: timedelta | None) -> None:
     try:
-        is_change = set_by_hand(connected_app(), name, "open" if state == "open" else "closed", probe_after)
+        is_change = force_state(connected_app(), name, "open" if state == "open" else "closed", probe_after)
     except UsageError as error:
         raise click.UsageError(str(error)) from error
     open_console().print(f"{name} is {state}{'' if is_change else ' already'}")
 
 
-def _as_json(circuit: Circuit) -> dict[str, object]:
+def _circuit_as_json(circuit: Circuit) -> dict[str, object]:
     return {
         "name": circuit.name,
         "state": circuit.state,
@@ -84,8 +84,8 @@ def _next_probe(circuit: Circuit) -> str:
         return "-"
     if circuit.due is None:
         return "when it is closed by hand"
-    return _shown(circuit.due) if circuit.due > datetime.now(UTC) else "with the next call"
+    return _format_time(circuit.due) if circuit.due > datetime.now(UTC) else "with the next call"
 
 
-def _shown(moment: datetime) -> str:
+def _format_time(moment: datetime) -> str:
     return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -9,13 +9,22 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from petiole.tasks.stores.history import Recorded
-from petiole.tasks.stores.response_streams import Piece
-from petiole.workers.cli._console import open_console, piece_line, plain, print_line, recorded_ms, said, step, tree
-from petiole.workers.cli._conversation import Conversation, Turn, new_stream
-from petiole.workers.cli._options import as_typed, connected_app
+from petiole.tasks.stores.history import RecordedEvent
+from petiole.tasks.stores.response_streams import Chunk
+from petiole.workers.cli._console import (
+    open_console,
+    print_line,
+    recorded_at_ms,
+    render_chunk_line,
+    render_flow_line,
+    render_message,
+    render_tree,
+    replace_unprintable,
+)
+from petiole.workers.cli._conversation import ChatExchange, Conversation, new_stream_id
+from petiole.workers.cli._options import connected_app, format_command
 
-_QUIT = "/quit"
+_QUIT_COMMAND = "/quit"
 
 
 @click.command
@@ -27,15 +36,15 @@ def command(stream: str | None, user: str, timeout: float) -> None:
 
     /quit or the end of input ends. Lines may also come through a pipe; then it exits with 1 if one had no answer.
     """
-    conversation = Conversation(connected_app(), stream or new_stream("chat"), user)
+    conversation = Conversation(connected_app(), stream or new_stream_id("chat"), user)
     console = open_console()
-    console.print(plain(f"stream {conversation.stream_id}   (/quit ends)"), style="dim")
+    console.print(replace_unprintable(f"stream {conversation.stream_id}   (/quit ends)"), style="dim")
     unanswered = 0
     while (text := _read(console)) is not None:
-        turn = conversation.say(text)
+        turn = conversation.send(text)
         _watch(console, conversation, turn, timeout)
         unanswered += not turn.is_over
-        _tell(console, conversation, turn, timeout)
+        _print_answer(console, conversation, turn, timeout)
     if unanswered and not sys.stdin.isatty():
         raise SystemExit(1)
 
@@ -44,48 +53,52 @@ def _read(console: Console) -> str | None:
     """Read the next line that says something; None at the end."""
     while True:
         try:
-            text = console.input("[bold]you      [/]", markup=True).strip() if sys.stdin.isatty() else _piped(console)
+            text = (
+                console.input("[bold]you      [/]", markup=True).strip()
+                if sys.stdin.isatty()
+                else _read_piped_line(console)
+            )
         except (EOFError, KeyboardInterrupt):
             console.print()
             return None
         if text:
-            return None if text == _QUIT else text
+            return None if text == _QUIT_COMMAND else text
 
 
-def _piped(console: Console) -> str:
+def _read_piped_line(console: Console) -> str:
     line = sys.stdin.readline()
     if not line:
         raise EOFError
-    console.print(said("you", line.strip()))
+    console.print(render_message("you", line.strip()))
     return line.strip()
 
 
-def _watch(console: Console, conversation: Conversation, turn: Turn, limit_s: float) -> None:
+def _watch(console: Console, conversation: Conversation, turn: ChatExchange, limit_s: float) -> None:
     """Show a turn's events and its answer as they come: a tree and a text that grow in a terminal, lines elsewhere."""
     if not console.is_terminal:
         for each in conversation.follow(turn, limit_s):
-            print_line(console, _line(each, turn))
+            print_line(console, _render_line(each, turn))
         return
     with Live(console=console, auto_refresh=False) as live:
         for _ in conversation.follow(turn, limit_s):
-            live.update(Group(tree(turn.events), said("petiole", turn.written)), refresh=True)
+            live.update(Group(render_tree(turn.events), render_message("petiole", turn.partial_answer)), refresh=True)
         # What was sent is shown below.
-        live.update(tree(turn.events), refresh=True)
+        live.update(render_tree(turn.events), refresh=True)
 
 
-def _line(each: Recorded | Piece, turn: Turn) -> Text:
-    if isinstance(each, Piece):
-        return piece_line(each)
-    return step(each, recorded_ms(turn.events[0]))
+def _render_line(item: RecordedEvent | Chunk, turn: ChatExchange) -> Text:
+    if isinstance(item, Chunk):
+        return render_chunk_line(item)
+    return render_flow_line(item, recorded_at_ms(turn.events[0]))
 
 
-def _tell(console: Console, conversation: Conversation, turn: Turn, limit_s: float) -> None:
+def _print_answer(console: Console, conversation: Conversation, turn: ChatExchange, limit_s: float) -> None:
     # The mailbox may hold more than this answer, such as a suggestion; or nothing, where another reader was faster.
-    for text in list(conversation.unread()) or [turn.answer or ""]:
+    for text in list(conversation.take_messages()) or [turn.answer or ""]:
         if text:
-            console.print(said("petiole", text))
+            console.print(render_message("petiole", text))
     if turn.is_interrupted:
         console.print("(interrupted by a newer message)", style="dim")
     if not turn.is_over:
-        hint = f"no answer within {limit_s:g} s; does a worker run? See: {as_typed('agents')}"
+        hint = f"no answer within {limit_s:g} s; does a worker run? See: {format_command('agents')}"
         click.echo(hint, err=True)

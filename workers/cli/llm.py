@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from petiole.workers.llm.local import PORT, server
+from petiole.workers.llm.local import DEFAULT_PORT, server
 
 
 @click.group
@@ -13,10 +13,12 @@ def command() -> None:
 
 
 @command.command
-@click.option("--port", default=PORT, show_default=True, type=click.IntRange(0, 65_535), help="0 is any free one.")
+@click.option(
+    "--port", default=DEFAULT_PORT, show_default=True, type=click.IntRange(0, 65_535), help="0 is any free one."
+)
 def serve(port: int) -> None:
     """Serve it on loopback, in the OpenAI protocol, until Ctrl-C.
 
     Workers ask it where PETIOLE_LLM=local, at PETIOLE_LLM_BASE_URL.
     """
-    server.serve(port, lambda address: click.echo(f"PETIOLE_LLM_BASE_URL={address}/v1"))
+    server.serve_model(port, lambda address: click.echo(f"PETIOLE_LLM_BASE_URL={address}/v1"))

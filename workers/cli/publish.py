@@ -8,17 +8,19 @@ from petiole.events.event import Event
 from petiole.events.ids import new_event_id
 from petiole.tasks import publish
 from petiole.workers.cli._console import open_console, print_json
-from petiole.workers.cli._options import as_json, connected_app, json_object
+from petiole.workers.cli._options import connected_app, json_option, parse_json_object
 
 
 @click.command
 @click.argument("event_type", metavar="TYPE")
 @click.option("--stream", required=True, metavar="ID", help="The conversation or session it belongs to.")
-@click.option("--content", default="{}", metavar="JSON", callback=json_object, help="What it holds, as an object.")
+@click.option(
+    "--content", default="{}", metavar="JSON", callback=parse_json_object, help="What it holds, as an object."
+)
 @click.option("--user", metavar="ID", help="For whom.")
 @click.option("--source", default="petiole", show_default=True, metavar="NAME", help="Where it comes from.")
 @click.option("--delay/--now", "is_delayed", help="Leave it to a worker to send it on; by default this process does.")
-@as_json
+@json_option
 def command(
     event_type: str,
     stream: str,
@@ -45,10 +47,10 @@ def command(
     if as_json:
         print_json({"event_id": event.event_id, "subscriptions": subscriptions})
     else:
-        _show(event, subscriptions)
+        _print_subscriptions(event, subscriptions)
 
 
-def _show(event: Event, subscriptions: tuple[str, ...] | None) -> None:
+def _print_subscriptions(event: Event, subscriptions: tuple[str, ...] | None) -> None:
     console = open_console()
     console.print(f"published {event.event_type} as {event.event_id}", style="bold")
     if subscriptions is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from petiole.tasks.bus import default_bus
-from petiole.workers.observability.readiness import unreadiness
+from petiole.workers.observability.readiness import find_readiness_problem
 
 
 @click.command
@@ -16,6 +16,6 @@ def command(queue: str | None, worker: str | None) -> None:
 
     For readiness probes: exits with 0, or with 1 and the reason.
     """
-    if reason := unreadiness(default_bus, queue=queue, worker=worker):
+    if reason := find_readiness_problem(default_bus, queue=queue, worker=worker):
         raise click.ClickException(f"not ready: {reason}")
     click.echo("ready")

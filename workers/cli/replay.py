@@ -9,10 +9,10 @@ from uuid import uuid4
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from petiole.tasks.operations.history_replay import Heard, Replay, heard, send
-from petiole.tasks.stores.history import Selection
-from petiole.workers.cli._console import open_console, print_json, table
-from petiole.workers.cli._options import A_MOMENT, A_PATTERN, as_json, as_typed, connected_app
+from petiole.tasks.operations.history_replay import HistoryReplay, ReplayEvents, select_events, send_deliveries
+from petiole.tasks.stores.history import HistoryQuery
+from petiole.workers.cli._console import open_console, print_json, render_table
+from petiole.workers.cli._options import PATTERN, TIME, connected_app, format_command, json_option
 from petiole.workers.process.discovery import configured_agents
 
 
@@ -20,13 +20,13 @@ from petiole.workers.process.discovery import configured_agents
 @click.argument("subscription")
 @click.option("--stream", metavar="ID", help="Of this conversation or session.")
 @click.option("--correlation", metavar="ID", help="Of this flow: a message and what came of it.")
-@click.option("--since", type=A_MOMENT, help="Recorded at this time or later: 30m, 2h, 3d ago, or 2026-01-31T12:00.")
-@click.option("--until", type=A_MOMENT, help="Recorded before this time.")
-@click.option("--pattern", type=A_PATTERN, help="Of these topics, such as 'input.*'.")
+@click.option("--since", type=TIME, help="Recorded at this time or later: 30m, 2h, 3d ago, or 2026-01-31T12:00.")
+@click.option("--until", type=TIME, help="Recorded before this time.")
+@click.option("--pattern", type=PATTERN, help="Of these topics, such as 'input.*'.")
 @click.option("--id", "replay_id", metavar="ID", help="Repeat the replay of that id: delivers nothing twice.")
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), metavar="N", help="At most so many in a second.")
 @click.option("--dry-run", is_flag=True, help="Only count what would be delivered, by topic.")
-@as_json
+@json_option
 def command(
     subscription: str,
     *,
@@ -46,47 +46,47 @@ def command(
     """
     bus = connected_app()
     configured_agents()  # the event types that they define are known from here on
-    events = heard(bus, subscription, Selection(stream, correlation, pattern, since, until))
+    events = select_events(bus, subscription, HistoryQuery(stream, correlation, pattern, since, until))
     counts = Counter(event.event_type for _, event in events)
     if dry_run:
-        _show_counts(counts, events, as_json=as_json)
+        _print_counts(counts, events, as_json=as_json)
         return
-    done = _send(events, replay_id or str(uuid4()), rate, total=counts.total())
-    _show(done, as_json=as_json)
+    done = _replay_events(events, replay_id or str(uuid4()), rate, total=counts.total())
+    _print_replay(done, as_json=as_json)
 
 
-def _send(events: Heard, replay_id: str, rate: float | None, *, total: int) -> Replay:
+def _replay_events(events: ReplayEvents, replay_id: str, rate: float | None, *, total: int) -> HistoryReplay:
     columns = (TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = open_console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("replaying", total=total)
-        return send(events, replay_id, rate_hz=rate, on_sent=lambda: progress.advance(bar))
+        return send_deliveries(events, replay_id, rate_hz=rate, on_sent=lambda: progress.advance(bar))
 
 
-def _show_counts(counts: Counter[str], events: Heard, *, as_json: bool) -> None:
+def _print_counts(counts: Counter[str], events: ReplayEvents, *, as_json: bool) -> None:
     unreadable = len(events.unreadable)
     if as_json:
         print_json({"subscription": events.subscription.name, "would_send": counts, "unreadable": events.unreadable})
         return
     console = open_console()
     if counts:
-        console.print(table(("topic", "events"), sorted(counts.items()), numbers=("events",)))
+        console.print(render_table(("topic", "events"), sorted(counts.items()), numbers=("events",)))
     console.print(f"{counts.total()} would be delivered to {events.subscription.name}; nothing was sent")
-    _warn(unreadable)
+    _warn_of_unreadable(unreadable)
 
 
-def _show(done: Replay, *, as_json: bool) -> None:
+def _print_replay(done: HistoryReplay, *, as_json: bool) -> None:
     if as_json:
         print_json({"id": done.id, "subscription": done.subscription, "sent": done.sent, "unreadable": done.unreadable})
         return
     console = open_console()
     console.print(f"replayed {done.sent} to {done.subscription}", style="bold")
-    again = as_typed(f"replay {done.subscription} … --id {done.id}")
+    again = format_command(f"replay {done.subscription} … --id {done.id}")
     console.print(f"repeat it, without delivering twice: {again}")
-    _warn(len(done.unreadable))
+    _warn_of_unreadable(len(done.unreadable))
 
 
-def _warn(unreadable: int) -> None:
+def _warn_of_unreadable(unreadable: int) -> None:
     if unreadable:
         reason = "their type is not known here (see PETIOLE_AGENTS), or their content is gone"
         open_console(stderr=True).print(f"{unreadable} could not be read: {reason}")

@@ -10,16 +10,16 @@ import click
 from redis.asyncio import Redis as AsyncRedis
 
 from petiole.events.errors import StreamTimeout, StreamTruncated, missing_extra
-from petiole.tasks import AnswerReader
+from petiole.tasks import ResponseStreamReader
 from petiole.tasks.runtime import BusRuntime
-from petiole.workers.channels.server_sent_events import Gate, Limits, Sent, create_app
+from petiole.workers.channels.server_sent_events import ConnectionCount, ConnectionLimits, ServerSentEvent, create_app
 from petiole.workers.cli._console import open_console
 from petiole.workers.cli._options import connected_app
 from petiole.workers.state.keys import StateKeys
-from petiole.workers.state.outbound_messages import BEGINNING, RepliesRead
+from petiole.workers.state.outbound_messages import OUTBOUND_START, OutboundMessageReader
 
-_LOOK_S = 4.0
-_PATIENCE_S = 3600.0
+_MAILBOX_TIMEOUT_S = 4.0
+_SILENCE_TIMEOUT_S = 3600.0
 
 
 @click.command
@@ -38,7 +38,9 @@ def command(host: str, port: int, connections: int) -> None:
         import uvicorn  # noqa: PLC0415 - it comes with an extra
     except ModuleNotFoundError as error:
         raise missing_extra("petiole serve", "sse") from error
-    served = create_app(AnswersOf(connected_app()), Gate(Limits(connections=connections)))
+    served = create_app(
+        StoredAnswerStreams(connected_app()), ConnectionCount(ConnectionLimits(connections=connections))
+    )
     with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
         at = listener.getsockname()[1]
         open_console().print(
@@ -49,43 +51,43 @@ def command(host: str, port: int, connections: int) -> None:
             uvicorn.Server(settings).run(sockets=[listener])
 
 
-class AnswersOf:
+class StoredAnswerStreams:
     """The mailboxes and the drafts of an bus, for the loop that serves them."""
 
     def __init__(self, bus: BusRuntime) -> None:
         self._bus = bus
         self._client: AsyncRedis | None = None
 
-    async def messages(self, stream_id: str, place: str | None) -> AsyncIterator[Sent]:
+    async def messages(self, stream_id: str, place: str | None) -> AsyncIterator[ServerSentEvent]:
         """Read a stream's mailbox after a place. Raises BrokerUnavailable, StateStoreUnavailable."""
         if self._client is None:
             # A client belongs to the loop that it is made in.
             self._client = self._bus.connect_async()
-        replies = RepliesRead(self._client, StateKeys(self._bus.settings.key_prefix))
-        place = place or BEGINNING
+        replies = OutboundMessageReader(self._client, StateKeys(self._bus.settings.key_prefix))
+        place = place or OUTBOUND_START
         with self._access(stream_id):
             while True:
-                for entry_id, reply in await replies.after(stream_id, place, _LOOK_S):
+                for entry_id, reply in await replies.read_after(stream_id, place, _MAILBOX_TIMEOUT_S):
                     place = entry_id
-                    yield Sent(place, "message", reply.model_dump())
+                    yield ServerSentEvent(place, "message", reply.model_dump())
 
-    async def pieces(self, stream_id: str, place: str | None) -> AsyncIterator[Sent]:
+    async def chunks(self, stream_id: str, place: str | None) -> AsyncIterator[ServerSentEvent]:
         """Read the answers that are being written in a stream after a place; what is not kept any more is left out.
 
         Raises BrokerUnavailable, StateStoreUnavailable.
         """
-        after, reader = int(place or 0), AnswerReader(self._bus)
+        after, reader = int(place or 0), ResponseStreamReader(self._bus)
         with self._access(stream_id):
             while True:
                 try:
-                    async for piece in reader.all_aio(stream_id, after=after, timeout=_PATIENCE_S):
+                    async for piece in reader.all_aio(stream_id, after=after, timeout=_SILENCE_TIMEOUT_S):
                         after = piece.number
                         says: dict[str, str | int] = {
                             "answer_id": piece.answer_id,
                             "attempt": piece.attempt,
                             "text": piece.text,
                         }
-                        yield Sent(str(after), piece.kind, says)
+                        yield ServerSentEvent(str(after), piece.kind, says)
                 except StreamTruncated as cut:
                     after = cut.oldest - 1
                 except StreamTimeout:

@@ -9,20 +9,20 @@ from itertools import islice
 import click
 
 from petiole.events.topics import TopicTrie
-from petiole.tasks.stores.history import BEGINNING, History, Recorded
-from petiole.workers.cli._console import line, open_console, print_json, print_line
-from petiole.workers.cli._options import A_PATTERN, as_json, connected_app
+from petiole.tasks.stores.history import HISTORY_START, History, RecordedEvent
+from petiole.workers.cli._console import open_console, print_json, print_line, render_event_line
+from petiole.workers.cli._options import PATTERN, connected_app, json_option
 
-_WAIT_MS = 1_000
-_ALL_AND_ERRORS = ("*", "error.*")
+_HISTORY_BLOCK_MS = 1_000
+_ALL_PATTERNS = ("*", "error.*")
 
 
 @click.command
-@click.argument("pattern", required=False, type=A_PATTERN)
+@click.argument("pattern", required=False, type=PATTERN)
 @click.option("--from-start", is_flag=True, help="Begin with the oldest event that is kept, not with the next one.")
 @click.option("--count", type=click.IntRange(min=1), help="End after so many events.")
 @click.option("--timeout", type=click.FloatRange(min=0), metavar="S", help="End after so many seconds.")
-@as_json
+@json_option
 def command(pattern: str | None, count: int | None, timeout: float | None, *, from_start: bool, as_json: bool) -> None:
     """Watch events as they are published, one line each; Ctrl-C ends.
 
@@ -30,10 +30,10 @@ def command(pattern: str | None, count: int | None, timeout: float | None, *, fr
     it every event is shown, errors included.
     """
     history = connected_app().stores.history
-    began = BEGINNING if from_start else history.last_entry_id()
+    began = HISTORY_START if from_start else history.last_entry_id()
     deadline = None if timeout is None else time.monotonic() + timeout
-    hears = _listener(pattern)
-    show = _shown_as_json if as_json else _shown_as_line()
+    hears = _pattern_filter(pattern)
+    show = _print_json if as_json else _line_printer()
     try:
         for recorded in islice((each for each in _follow(history, began, deadline) if hears(each)), count):
             show(recorded)
@@ -41,11 +41,15 @@ def command(pattern: str | None, count: int | None, timeout: float | None, *, fr
         return
 
 
-def _follow(history: History, entry_id: str, deadline: float | None) -> Iterator[Recorded]:
+def _follow(history: History, entry_id: str, deadline: float | None) -> Iterator[RecordedEvent]:
     """Yield events as they are recorded, until the deadline."""
     while True:
-        left_ms = _WAIT_MS if deadline is None else min(_WAIT_MS, int((deadline - time.monotonic()) * 1_000))
-        found = history.since(entry_id, block_ms=left_ms) if left_ms > 0 else history.since(entry_id)
+        left_ms = (
+            _HISTORY_BLOCK_MS
+            if deadline is None
+            else min(_HISTORY_BLOCK_MS, int((deadline - time.monotonic()) * 1_000))
+        )
+        found = history.read_after(entry_id, block_ms=left_ms) if left_ms > 0 else history.read_after(entry_id)
         for recorded in found:
             entry_id = recorded.entry_id
             yield recorded
@@ -53,17 +57,17 @@ def _follow(history: History, entry_id: str, deadline: float | None) -> Iterator
             return
 
 
-def _listener(pattern: str | None) -> Callable[[Recorded], bool]:
+def _pattern_filter(pattern: str | None) -> Callable[[RecordedEvent], bool]:
     trie: TopicTrie[bool] = TopicTrie()
-    for each in (pattern,) if pattern else _ALL_AND_ERRORS:
+    for each in (pattern,) if pattern else _ALL_PATTERNS:
         trie.add(each, listener=True)
     return lambda recorded: bool(trie.match(recorded.topic))
 
 
-def _shown_as_line() -> Callable[[Recorded], None]:
+def _line_printer() -> Callable[[RecordedEvent], None]:
     console = open_console()
-    return lambda recorded: print_line(console, line(recorded))
+    return lambda recorded: print_line(console, render_event_line(recorded))
 
 
-def _shown_as_json(recorded: Recorded) -> None:
-    print_json(recorded.shown)
+def _print_json(recorded: RecordedEvent) -> None:
+    print_json(recorded.document_or_stub)

@@ -7,43 +7,55 @@ from datetime import UTC, datetime
 
 import click
 
-from petiole.tasks.stores.history import History, Recorded
-from petiole.workers.cli._console import Row, flows, open_console, plain, print_json, recorded_ms, rows, speaker, tree
-from petiole.workers.cli._options import as_json, as_typed, connected_app
+from petiole.tasks.stores.history import History, RecordedEvent
+from petiole.workers.cli._console import (
+    TreeRow,
+    build_tree_rows,
+    group_by_flow,
+    open_console,
+    print_json,
+    publisher_name,
+    recorded_at_ms,
+    render_tree,
+    replace_unprintable,
+)
+from petiole.workers.cli._options import connected_app, format_command, json_option
 
 
 @click.command
 @click.argument("identifier", metavar="ID")
-@as_json
+@json_option
 def command(identifier: str, *, as_json: bool) -> None:
     """Show what followed from what, as a tree with times.
 
     ID is a correlation id, for one flow, or a stream id, for each flow of a conversation.
     """
-    recorded = _find(connected_app().stores.history, identifier)
+    recorded = _find_flow(connected_app().stores.history, identifier)
     if not recorded:
-        known = as_typed("tail --from-start --timeout 1")
+        known = format_command("tail --from-start --timeout 1")
         raise click.ClickException(f"no flow and no stream {identifier!r} is kept; see what is: {known}")
     if as_json:
-        print_json([_as_object(each) for flow in flows(recorded).values() for each in rows(flow)])
+        print_json([_row_as_json(each) for flow in group_by_flow(recorded).values() for each in build_tree_rows(flow)])
     else:
-        _draw(recorded)
+        _print_tree(recorded)
 
 
-def _find(history: History, identifier: str) -> list[Recorded]:
-    return history.of_flow(identifier) or history.of_stream(identifier)
+def _find_flow(history: History, identifier: str) -> list[RecordedEvent]:
+    return history.read_flow(identifier) or history.read_stream(identifier)
 
 
-def _draw(recorded: Sequence[Recorded]) -> None:
+def _print_tree(recorded: Sequence[RecordedEvent]) -> None:
     console = open_console()
-    for correlation_id, flow in flows(recorded).items():
-        began = datetime.fromtimestamp(recorded_ms(flow[0]) / 1_000, UTC).astimezone()
+    for correlation_id, flow in group_by_flow(recorded).items():
+        began = datetime.fromtimestamp(recorded_at_ms(flow[0]) / 1_000, UTC).astimezone()
         stream_id = flow[0].attributes["stream_id"]
-        console.print(plain(f"{began:%Y-%m-%d %H:%M:%S}  flow {correlation_id}  stream {stream_id}"), style="bold")
-        console.print(tree(flow))
+        console.print(
+            replace_unprintable(f"{began:%Y-%m-%d %H:%M:%S}  flow {correlation_id}  stream {stream_id}"), style="bold"
+        )
+        console.print(render_tree(flow))
         console.print()
 
 
-def _as_object(row: Row) -> dict[str, object]:
-    document = row.recorded.shown
-    return {"depth": row.depth, "offset_ms": row.offset_ms, "speaker": speaker(document), "event": document}
+def _row_as_json(row: TreeRow) -> dict[str, object]:
+    document = row.recorded.document_or_stub
+    return {"depth": row.depth, "offset_ms": row.offset_ms, "speaker": publisher_name(document), "event": document}

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from petiole.events.catalog.llm import FinishReason, Usage
 from petiole.events.content import Count, read_value
 from petiole.events.errors import ProviderRefused, ProviderUnavailable
-from petiole.workers.llm.provider import Finished, Part, TextDelta, ToolCallRequested
+from petiole.workers.llm.provider import Finished, ResponsePart, TextDelta, ToolCallRequested
 
 _FINISH_REASONS: Final[dict[str, FinishReason]] = {
     "stop": "stop",
@@ -27,7 +27,7 @@ _FINISH_REASONS: Final[dict[str, FinishReason]] = {
 }
 
 
-class Chunks:
+class ChunkParser:
     """Reads the chunks of one answer; `tools` has the names of those that were sent under others."""
 
     def __init__(self, provider: str, model: str, tools: Mapping[str, str] = MappingProxyType({})) -> None:
@@ -35,53 +35,53 @@ class Chunks:
         self._tools = tools
         self._model = model
         self._usage = Usage()
-        self._calls: dict[int, _Call] = {}
+        self._calls: dict[int, _PartialCall] = {}
         self._finish_reason: str | None = None
         self._has_text = False
 
-    def read(self, said: object) -> Iterator[Part]:
+    def read(self, chunk: object) -> Iterator[ResponsePart]:
         """Read one chunk. Raises ProviderRefused."""
         try:
-            chunk = _Chunk.model_validate(said)
+            chunk = _Chunk.model_validate(chunk)
         except ValidationError as error:
-            raise ProviderRefused(self._provider, f"what it sent is no answer ({_where(error)})") from error
+            raise ProviderRefused(self._provider, f"what it sent is no answer ({_error_location(error)})") from error
         self._model = chunk.model or self._model
         if chunk.usage:
             self._usage = Usage(input_tokens=chunk.usage.prompt_tokens, output_tokens=chunk.usage.completion_tokens)
         for choice in chunk.choices[:1]:
             self._finish_reason = choice.finish_reason or self._finish_reason
             for piece in choice.delta.tool_calls or []:
-                self._calls.setdefault(piece.index, _Call()).add(piece.function)
+                self._calls.setdefault(piece.index, _PartialCall()).add(piece.function)
             if choice.delta.content:
                 self._has_text = True
                 yield TextDelta(choice.delta.content)
 
-    def end(self) -> Iterator[Part]:
+    def finish(self) -> Iterator[ResponsePart]:
         """Hand on what comes last. Raises: ProviderUnavailable where the end is missing, ProviderRefused."""
         if self._finish_reason is None:
             raise ProviderUnavailable(self._provider, "its answer broke off before its end")
         for call in self._calls.values():
-            yield self._requested(call)
+            yield self._tool_call_requested(call)
         reason = "tool_calls" if self._calls else _FINISH_REASONS.get(self._finish_reason, "stop")
         if not self._calls and (not self._has_text or reason == "tool_calls"):
             raise ProviderRefused(self._provider, f"what it sent is no answer (no text, {self._finish_reason})")
         yield Finished(model=self._model, usage=self._usage, finish_reason=reason)
 
-    def _requested(self, call: _Call) -> ToolCallRequested:
+    def _tool_call_requested(self, call: _PartialCall) -> ToolCallRequested:
         try:
             arguments = read_value(json.loads(call.arguments or "{}"))
         except ValueError as error:
-            raise self._unreadable(call, str(error)) from error
+            raise self._invalid_call(call, str(error)) from error
         if not call.name or not isinstance(arguments, dict):
-            raise self._unreadable(call, "a name and an object are needed")
+            raise self._invalid_call(call, "a name and an object are needed")
         return ToolCallRequested(self._tools.get(call.name, call.name), arguments)
 
-    def _unreadable(self, call: _Call, reason: str) -> ProviderUnavailable:
+    def _invalid_call(self, call: _PartialCall, reason: str) -> ProviderUnavailable:
         # Another try may well word it right: models draw their words.
         return ProviderUnavailable(self._provider, f"its call of {call.name or 'a tool'} cannot be read ({reason})")
 
 
-class _Call:
+class _PartialCall:
     """A call as far as it has come."""
 
     def __init__(self) -> None:
@@ -93,41 +93,41 @@ class _Call:
         self.arguments += piece.arguments or ""
 
 
-class _Read(BaseModel):
+class _ResponseModel(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
 
-class _Function(_Read):
+class _Function(_ResponseModel):
     name: str | None = None
     arguments: str | None = None
 
 
-class _ToolCall(_Read):
+class _ToolCall(_ResponseModel):
     index: int = 0
     function: _Function
 
 
-class _Delta(_Read):
+class _Delta(_ResponseModel):
     content: str | None = None
     tool_calls: list[_ToolCall] | None = None
 
 
-class _Choice(_Read):
+class _ModelChoice(_ResponseModel):
     delta: _Delta
     finish_reason: str | None = None
 
 
-class _Usage(_Read):
+class _Usage(_ResponseModel):
     prompt_tokens: Count = 0
     completion_tokens: Count = 0
 
 
-class _Chunk(_Read):
-    choices: list[_Choice]  # empty in the chunk that tells the usage
+class _Chunk(_ResponseModel):
+    choices: list[_ModelChoice]  # empty in the chunk that tells the usage
     model: str | None = None
     usage: _Usage | None = None
 
 
-def _where(error: ValidationError) -> str:
+def _error_location(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
     return f"{'.'.join(str(step) for step in first['loc']) or 'body'}: {first['msg'].lower()}"

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from petiole.events.catalog.orchestrator import ModelRequest
 from petiole.events.errors import NotConfigured, PetioleError, ProviderRefused, ProviderUnavailable, missing_extra
-from petiole.workers.llm._chunks import Chunks
-from petiole.workers.llm._messages import messages_for, sent_name, tools_for
-from petiole.workers.llm.provider import Part, ToolDescription
+from petiole.workers.llm._chunks import ChunkParser
+from petiole.workers.llm._messages import build_chat_messages, build_tool_schemas, encode_tool_name
+from petiole.workers.llm.provider import ResponsePart, ToolDescription
 from petiole.workers.settings import WorkerSettings
 
 if TYPE_CHECKING:
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 # These statuses pass: the request was in time, in a queue, or in the way of another. All others from 400 to
 # 499 do not.
-_PASSING: Final = frozenset(
+_RETRYABLE_STATUSES: Final = frozenset(
     {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
 )
 
 
-class Endpoint:
+class ChatCompletionsModel:
     """A model behind an endpoint. It is asked once: to try again is the delivery's business."""
 
     name: str
@@ -39,16 +39,16 @@ class Endpoint:
         self._client = client
         self._options = options
 
-    async def answer(self, request: ModelRequest, tools: Sequence[ToolDescription] = ()) -> AsyncIterator[Part]:
+    async def answer(self, request: ModelRequest, tools: Sequence[ToolDescription] = ()) -> AsyncIterator[ResponsePart]:
         """Ask the endpoint. Raises: ProviderUnavailable, ProviderRefused."""
-        chunks = Chunks(self.name, self._model, {sent_name(each.name): each.name for each in tools})
-        with self._worded():
+        chunks = ChunkParser(self.name, self._model, {encode_tool_name(each.name): each.name for each in tools})
+        with self._translated_errors():
             stream = await self._client.chat.completions.create(
                 model=self._model,
-                messages=messages_for(request),
+                messages=build_chat_messages(request),
                 stream=True,
                 stream_options={"include_usage": True},
-                **_offered(tools),
+                **_tool_options(tools),
                 **self._options,
             )
             # Closing it closes the connection: nothing is written for who does not listen any more.
@@ -56,11 +56,11 @@ class Endpoint:
                 async for chunk in coming:
                     for part in chunks.read(chunk):
                         yield part
-            for part in chunks.end():
+            for part in chunks.finish():
                 yield part
 
     @contextmanager
-    def _worded(self) -> Iterator[None]:
+    def _translated_errors(self) -> Iterator[None]:
         """Raise errors of the client's as our own."""
         import openai  # noqa: PLC0415 - see the module
 
@@ -69,7 +69,7 @@ class Endpoint:
         except PetioleError:
             raise
         except openai.APIConnectionError as error:
-            raise self._unreached(error.message.rstrip(".").lower()) from error
+            raise self._unavailable(error.message.rstrip(".").lower()) from error
         except openai.APIStatusError as error:
             raise self._refusal(error) from error
         except openai.APIError as error:
@@ -77,16 +77,16 @@ class Endpoint:
         except (openai.OpenAIError, ValueError) as error:
             raise ProviderRefused(self.name, f"its answer cannot be read ({error})") from error
 
-    def _unreached(self, reason: str) -> ProviderUnavailable:
+    def _unavailable(self, reason: str) -> ProviderUnavailable:
         return ProviderUnavailable(self.name, reason)
 
     def _refusal(self, error: openai.APIStatusError) -> ProviderUnavailable | ProviderRefused:
-        may_pass = error.status_code in _PASSING or error.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR
+        may_pass = error.status_code in _RETRYABLE_STATUSES or error.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR
         kind = ProviderUnavailable if may_pass else ProviderRefused
         return kind(self.name, f"status {error.status_code}, {error.message}")
 
 
-class OpenAI(Endpoint):
+class OpenAI(ChatCompletionsModel):
     """The endpoint that the environment names."""
 
     name = "openai"
@@ -99,25 +99,27 @@ class OpenAI(Endpoint):
                 "the model of the openai provider", "set PETIOLE_LLM_MODEL to one that the endpoint has"
             )
         base_url = settings.llm_base_url or settings.openai_base_url
-        client = connect(base_url, _key(settings, base_url), settings.llm_timeout_s, of=self.name, extra="openai")
+        client = create_client(
+            base_url, _api_key(settings, base_url), settings.llm_timeout_s, provider=self.name, extra="openai"
+        )
         super().__init__(settings.llm_model, client)
 
 
-def connect(base_url: str | None, key: str, timeout_s: float, *, of: str, extra: str) -> openai.AsyncOpenAI:
+def create_client(base_url: str | None, key: str, timeout_s: float, *, provider: str, extra: str) -> openai.AsyncOpenAI:
     """Make a client; nothing is sent yet. Raises UsageError (missing_extra)."""
     try:
         import openai  # noqa: PLC0415 - see the module
     except ImportError as error:
-        raise missing_extra(f"the {of} provider", extra) from error
+        raise missing_extra(f"the {provider} provider", extra) from error
     return openai.AsyncOpenAI(base_url=base_url, api_key=key, timeout=timeout_s, max_retries=0)
 
 
-def _offered(tools: Sequence[ToolDescription]) -> dict[str, Any]:
+def _tool_options(tools: Sequence[ToolDescription]) -> dict[str, Any]:
     # Endpoints refuse an empty list.
-    return {"tools": tools_for(tools)} if tools else {}
+    return {"tools": build_tool_schemas(tools)} if tools else {}
 
 
-def _key(settings: WorkerSettings, base_url: str | None) -> str:
+def _api_key(settings: WorkerSettings, base_url: str | None) -> str:
     if settings.openai_api_key is not None:
         return settings.openai_api_key.get_secret_value()
     if base_url is not None:

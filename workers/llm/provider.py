@@ -16,14 +16,14 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias, runtime_checkable
 
-from petiole.events.catalog.llm import FinishReason, GeneratedResponse, RequestedCall, Usage
+from petiole.events.catalog.llm import FinishReason, GeneratedResponse, ModelToolCall, Usage
 from petiole.events.catalog.orchestrator import ModelRequest
 from petiole.events.content import Value
 
-_LETTERS_PER_TOKEN = 4
+_CHARACTERS_PER_TOKEN = 4
 """Of English text, as OpenAI's page on its tokenizer says."""
 
-_NOT_COUNTED = Usage()
+_NO_USAGE = Usage()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +46,11 @@ class Finished:
     """The end of an answer."""
 
     model: str
-    usage: Usage = _NOT_COUNTED
+    usage: Usage = _NO_USAGE
     finish_reason: FinishReason = "stop"
 
 
-Part: TypeAlias = TextDelta | ToolCallRequested | Finished
+ResponsePart: TypeAlias = TextDelta | ToolCallRequested | Finished
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class LanguageModel(Protocol):
 
     name: str
 
-    def answer(self, request: ModelRequest, tools: Sequence[ToolDescription] = ()) -> AsyncIterator[Part]:
+    def answer(self, request: ModelRequest, tools: Sequence[ToolDescription] = ()) -> AsyncIterator[ResponsePart]:
         """Write the answer to one request; an `async def` with `yield` is the simplest form.
 
         Raises, when it is read: ProviderUnavailable where the same request may succeed later, else ProviderRefused.
@@ -77,27 +77,27 @@ class LanguageModel(Protocol):
 
 
 @dataclass(slots=True)
-class Answer:
+class ResponseBuilder:
     """What has come of an answer so far."""
 
     text: str = ""
-    calls: list[RequestedCall] = field(default_factory=list)
+    calls: list[ModelToolCall] = field(default_factory=list)
     finished: Finished | None = None
 
-    def add(self, part: Part) -> None:
+    def add(self, part: ResponsePart) -> None:
         """Take the next part."""
         match part:
             case TextDelta():
                 self.text += part.text
             case ToolCallRequested():
-                self.calls.append(RequestedCall(tool=part.tool, arguments=dict(part.arguments)))
+                self.calls.append(ModelToolCall(tool=part.tool, arguments=dict(part.arguments)))
             case Finished():
                 self.finished = part
 
-    def response(self, model: str, request: ModelRequest) -> GeneratedResponse:
+    def build(self, model: str, request: ModelRequest) -> GeneratedResponse:
         """Word it as a response; without an end, as one that was interrupted, whose usage is estimated."""
         if self.finished is None:
-            usage = estimated_usage(request, self.text)
+            usage = estimate_usage(request, self.text)
             return GeneratedResponse(text=self.text, model=model, usage=usage, finish_reason="interrupted")
         end = self.finished
         # A model may call tools that it was told nothing of.
@@ -112,11 +112,13 @@ class Answer:
         )
 
 
-def estimated_usage(request: ModelRequest, text: str) -> Usage:
+def estimate_usage(request: ModelRequest, text: str) -> Usage:
     """Estimate what an answer took whose provider did not say so."""
     said = [request.text, *(item.text for item in request.context), *(answer.text for answer in request.tools)]
-    return Usage(input_tokens=_tokens(sum(map(len, said))), output_tokens=_tokens(len(text)), is_estimate=True)
+    return Usage(
+        input_tokens=_estimate_tokens(sum(map(len, said))), output_tokens=_estimate_tokens(len(text)), is_estimate=True
+    )
 
 
-def _tokens(letters: int) -> int:
-    return -(-letters // _LETTERS_PER_TOKEN)
+def _estimate_tokens(characters: int) -> int:
+    return -(-characters // _CHARACTERS_PER_TOKEN)

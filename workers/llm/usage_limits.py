@@ -13,11 +13,11 @@ from contextlib import asynccontextmanager
 from petiole.events.catalog.llm import Usage
 from petiole.events.catalog.orchestrator import ModelRequest
 from petiole.events.catalog.usage import RecordedUsage
-from petiole.tasks import Budget, guarded
-from petiole.workers.llm.provider import Answer, estimated_usage
+from petiole.tasks import RateLimit, guarded
+from petiole.workers.llm.provider import ResponseBuilder, estimate_usage
 from petiole.workers.settings import WorkerSettings
 
-_FREE = {"rules"}
+_UNMETERED_MODELS = {"rules"}
 _PER_MILLION = 1_000_000
 
 EXPECTED_OUTPUT_TOKENS = 500
@@ -25,40 +25,42 @@ EXPECTED_OUTPUT_TOKENS = 500
 
 
 @asynccontextmanager
-async def held_to_account(model: str, request: ModelRequest, answer: Answer, timeout_s: float) -> AsyncIterator[None]:
+async def limit_usage(
+    model: str, request: ModelRequest, answer: ResponseBuilder, timeout_s: float
+) -> AsyncIterator[None]:
     """Call a model in this block: through its breaker, and on its account's budget, which is settled at the end.
 
     Raises: ServiceUnavailable, RetryLater (service_throttled), RateLimitExceeded; UsageError (invalid_option) where the
     budget never has that room.
     """
-    if model in _FREE:
+    if model in _UNMETERED_MODELS:
         yield
         return
-    async with guarded(f"llm.{_word(model)}", timeout=timeout_s):
+    async with guarded(f"llm.{_topic_word(model)}", timeout=timeout_s):
         settings = WorkerSettings()
-        estimate = total(estimated_usage(request, "")) + EXPECTED_OUTPUT_TOKENS
+        estimate = total_tokens(estimate_usage(request, "")) + EXPECTED_OUTPUT_TOKENS
         budget = _budget(model, settings, timeout_s)
-        async with await budget.reserve_async(tokens=_affordable(estimate, settings)) as reserved:
+        async with await budget.reserve_async(tokens=_cap_to_quota(estimate, settings)) as reserved:
             try:
                 yield
             except asyncio.CancelledError:
                 # It was asked, and what it wrote by then is paid for.
-                reserved.used(total(estimated_usage(request, answer.text)))
+                reserved.record_usage(total_tokens(estimate_usage(request, answer.text)))
                 raise
-            if answer.finished and total(answer.finished.usage):
-                reserved.used(total(answer.finished.usage))
+            if answer.finished and total_tokens(answer.finished.usage):
+                reserved.record_usage(total_tokens(answer.finished.usage))
 
 
-def recorded(provider: str, model: str, usage: Usage) -> RecordedUsage | None:
+def build_usage_record(provider: str, model: str, usage: Usage) -> RecordedUsage | None:
     """Word what an answer used, and its cost where there is a price; None where nothing was counted."""
     settings = WorkerSettings()
-    if not total(usage):
+    if not total_tokens(usage):
         return None
     cost = cost_of(usage, settings)
     return RecordedUsage(
         provider=provider,
         model=model,
-        account=_account(provider, settings),
+        account=_account_name(provider, settings),
         input_tokens=usage.input_tokens,
         output_tokens=usage.output_tokens,
         cost=cost,
@@ -75,29 +77,29 @@ def cost_of(usage: Usage, settings: WorkerSettings) -> float | None:
     return (usage.input_tokens * (input_price or 0) + usage.output_tokens * (output_price or 0)) / _PER_MILLION
 
 
-def total(usage: Usage) -> int:
+def total_tokens(usage: Usage) -> int:
     """Add up what was read and written."""
     return usage.input_tokens + usage.output_tokens
 
 
-def _budget(model: str, settings: WorkerSettings, timeout_s: float) -> Budget:
-    return Budget(
-        _account(model, settings),
+def _budget(model: str, settings: WorkerSettings, timeout_s: float) -> RateLimit:
+    return RateLimit(
+        _account_name(model, settings),
         requests=settings.llm_max_requests_per_minute,
         tokens=settings.llm_max_tokens_per_minute,
         timeout=timeout_s,
     )
 
 
-def _affordable(estimate: int, settings: WorkerSettings) -> int:
+def _cap_to_quota(estimate: int, settings: WorkerSettings) -> int:
     # What is written is a guess: a quota below it is no reason to refuse for ever.
     return min(estimate, settings.llm_max_tokens_per_minute or estimate)
 
 
-def _account(model: str, settings: WorkerSettings) -> str:
-    return settings.llm_account or f"llm.{_word(model)}"
+def _account_name(model: str, settings: WorkerSettings) -> str:
+    return settings.llm_account or f"llm.{_topic_word(model)}"
 
 
-def _word(name: str) -> str:
+def _topic_word(name: str) -> str:
     """Write a model's name as a word of a topic."""
     return re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-_") or "model"

@@ -20,39 +20,39 @@ from celery import bootsteps
 
 from petiole.tasks.runtime import BusRuntime
 
-TOUCH_S = 1.0
-STUCK_S = 10.0
+TOUCH_INTERVAL_S = 1.0
+STUCK_AFTER_S = 10.0
 """After how long a loop that does not turn counts as stuck."""
-DEAD_S = 15.0
+DEAD_AFTER_S = 15.0
 """How old a pulse may be."""
 
 
-def pulse_file(node: str) -> Path:
+def liveness_file(node: str) -> Path:
     """Name the file that holds the pulse of a worker on this machine, of this user."""
     name = re.sub(r"[^\w@.-]", "_", node)
     return Path(tempfile.gettempdir()) / f"petiole-{os.getuid()}" / f"{name}.pulse"
 
 
-def lifelessness(node: str) -> str | None:
+def find_liveness_problem(node: str) -> str | None:
     """Say why a worker of this machine is taken for dead or stuck; None where it is alive."""
     try:
-        age_s = time.time() - pulse_file(node).stat().st_mtime
+        age_s = time.time() - liveness_file(node).stat().st_mtime
     except FileNotFoundError:
         return f"no worker {node} was started here by this user"
-    if age_s > DEAD_S:
+    if age_s > DEAD_AFTER_S:
         return f"{node} has not turned its loop, or is dead, for {age_s:.0f} s"
     return None
 
 
-class Pulse(threading.Thread):
+class LivenessThread(threading.Thread):
     """The thread that touches the file."""
 
     def __init__(self, node: str) -> None:
         super().__init__(name="petiole-pulse", daemon=True)
         self.node = node
-        self._file = pulse_file(node)
-        self._ends = threading.Event()
-        self.turned_at: float | None = None
+        self._file = liveness_file(node)
+        self._stopping = threading.Event()
+        self.last_iteration_at: float | None = None
         """When the event loop turned last; None while there is none."""
 
     def run(self) -> None:
@@ -61,56 +61,56 @@ class Pulse(threading.Thread):
         while True:
             if not self._is_stuck():
                 self._file.touch(mode=0o600)
-            if self._ends.wait(TOUCH_S):
+            if self._stopping.wait(TOUCH_INTERVAL_S):
                 break
         self._file.unlink(missing_ok=True)
 
-    def end(self) -> None:
+    def stop(self) -> None:
         """Stop, and take the file away."""
-        self._ends.set()
-        self.join(2 * TOUCH_S)
+        self._stopping.set()
+        self.join(2 * TOUCH_INTERVAL_S)
 
-    def turn(self) -> None:
+    def record_loop_iteration(self) -> None:
         """Note that the loop turns."""
-        self.turned_at = time.monotonic()
+        self.last_iteration_at = time.monotonic()
 
     def _is_stuck(self) -> bool:
-        turned_at = self.turned_at
-        return turned_at is not None and time.monotonic() - turned_at > STUCK_S
+        turned_at = self.last_iteration_at
+        return turned_at is not None and time.monotonic() - turned_at > STUCK_AFTER_S
 
 
-class WorkerPulse(bootsteps.StartStopStep):
+class WorkerLiveness(bootsteps.StartStopStep):
     """The worker's part: from its start to its end."""
 
     def start(self, worker: Any) -> None:
         """Begin to touch."""
-        worker.petiole_pulse = Pulse(worker.hostname)
+        worker.petiole_pulse = LivenessThread(worker.hostname)
         worker.petiole_pulse.start()
 
     def stop(self, worker: Any) -> None:
         """Stop touching."""
-        worker.petiole_pulse.end()
+        worker.petiole_pulse.stop()
 
     def terminate(self, worker: Any) -> None:
         """As stop."""
         self.stop(worker)
 
 
-class LoopPulse(bootsteps.StartStopStep):
+class EventLoopLiveness(bootsteps.StartStopStep):
     """The consumer's part: while it is connected, its loop has to turn."""
 
     requires = ("celery.worker.consumer.connection:Connection",)
 
     def start(self, consumer: Any) -> None:
         """Have the loop tell that it turns, where there is one."""
-        pulse: Pulse = consumer.controller.petiole_pulse
+        pulse: LivenessThread = consumer.controller.petiole_pulse
         if consumer.hub is not None and consumer.controller.pool_cls.__module__.endswith("prefork"):
-            pulse.turn()
-            consumer.hub.call_repeatedly(TOUCH_S, pulse.turn)
+            pulse.record_loop_iteration()
+            consumer.hub.call_repeatedly(TOUCH_INTERVAL_S, pulse.record_loop_iteration)
 
     def stop(self, consumer: Any) -> None:
         """Expect nothing of a loop that ends, with its connection or with the worker."""
-        consumer.controller.petiole_pulse.turned_at = None
+        consumer.controller.petiole_pulse.last_iteration_at = None
 
     def terminate(self, consumer: Any) -> None:
         """As stop."""
@@ -121,7 +121,7 @@ class LoopPulse(bootsteps.StartStopStep):
         self.stop(consumer)
 
 
-def has_pulse(bus: BusRuntime) -> None:
+def install_liveness(bus: BusRuntime) -> None:
     """Let every worker of this app have a pulse."""
-    bus.app.steps["worker"].add(WorkerPulse)
-    bus.app.steps["consumer"].add(LoopPulse)
+    bus.app.steps["worker"].add(WorkerLiveness)
+    bus.app.steps["consumer"].add(EventLoopLiveness)

@@ -19,7 +19,7 @@ from petiole.workers.settings import unknown_settings
 log = logging.getLogger(__name__)
 
 
-def formatter(log_format: str, *, colorize: bool) -> logging.Formatter:
+def build_formatter(log_format: str, *, colorize: bool) -> logging.Formatter:
     """Make the formatter of the configured form."""
     # Rich's tracebacks show all variables: with their secrets, and at seconds of a worker's time for each.
     plain = structlog.dev.plain_traceback
@@ -37,12 +37,12 @@ def formatter(log_format: str, *, colorize: bool) -> logging.Formatter:
     )
 
 
-def install(log_format: str) -> None:
+def install_logging(log_format: str) -> None:
     """Give the lines of this process their form, once Celery has set up its loggers; then warn of unknown settings."""
 
     def give_form(logger: logging.Logger, colorize: bool = False, **_: Any) -> None:  # noqa: FBT001, FBT002 - Celery's signal
         for handler in logger.handlers:
-            handler.setFormatter(formatter(log_format, colorize=bool(colorize)))
+            handler.setFormatter(build_formatter(log_format, colorize=bool(colorize)))
 
     def warn(**_: Any) -> None:
         for warning in unknown_settings():

@@ -12,16 +12,16 @@ from collections.abc import Callable
 from typing import Any
 
 from petiole.events.errors import PetioleError
-from petiole.tasks.broker.topology import queue_of
+from petiole.tasks.broker.topology import logical_queue
 from petiole.tasks.runtime import BusRuntime
 
-LIMIT_S = 3.0
+READY_TIMEOUT_S = 3.0
 """How long a check takes at most."""
 
-_ANSWER_S = 1.0
+_INSPECT_TIMEOUT_S = 1.0
 
 
-def unreadiness(bus: BusRuntime, *, queue: str | None = None, worker: str | None = None) -> str | None:
+def find_readiness_problem(bus: BusRuntime, *, queue: str | None = None, worker: str | None = None) -> str | None:
     """Say why the system is not ready; None where it is.
 
     With `queue`, a worker has to consume it; with `worker`, that node has to consume (its name, or all before the @).
@@ -32,16 +32,16 @@ def unreadiness(bus: BusRuntime, *, queue: str | None = None, worker: str | None
     stage = ["the state store"]
 
     def check() -> None:
-        answers.append(_first_trouble(bus, stage, queue=queue, worker=worker))
+        answers.append(_first_problem(bus, stage, queue=queue, worker=worker))
 
     # A server may be silent in more ways than socket timeouts cover; the thread is left behind then.
     thread = threading.Thread(target=check, name="petiole-readiness", daemon=True)
     thread.start()
-    thread.join(LIMIT_S)
-    return answers[0] if answers else f"{stage[0]} did not answer within {LIMIT_S:g} s"
+    thread.join(READY_TIMEOUT_S)
+    return answers[0] if answers else f"{stage[0]} did not answer within {READY_TIMEOUT_S:g} s"
 
 
-def _first_trouble(bus: BusRuntime, stage: list[str], *, queue: str | None, worker: str | None) -> str | None:
+def _first_problem(bus: BusRuntime, stage: list[str], *, queue: str | None, worker: str | None) -> str | None:
     checks: dict[str, Callable[[], object]] = {
         "the state store": bus.stores.directory.version,
         "the broker": lambda: _connect(bus),
@@ -54,7 +54,7 @@ def _first_trouble(bus: BusRuntime, stage: list[str], *, queue: str | None, work
         except Exception as error:  # noqa: BLE001 - whatever keeps a server from answering is the answer
             return f"{stage[0]} does not answer: {error}"
     stage[0] = "remote control"
-    return _unconsumed(bus, queue=queue, worker=worker) if queue or worker else None
+    return _find_consumer_problem(bus, queue=queue, worker=worker) if queue or worker else None
 
 
 def _connect(bus: BusRuntime) -> None:
@@ -65,10 +65,10 @@ def _connect(bus: BusRuntime) -> None:
         channel.close()
 
 
-def _unconsumed(bus: BusRuntime, *, queue: str | None, worker: str | None) -> str | None:
-    answers = bus.app.control.inspect(timeout=_ANSWER_S).active_queues() or {}
+def _find_consumer_problem(bus: BusRuntime, *, queue: str | None, worker: str | None) -> str | None:
+    answers = bus.app.control.inspect(timeout=_INSPECT_TIMEOUT_S).active_queues() or {}
     consumed = {
-        node: {queue_of(each["name"]) for each in queues}
+        node: {logical_queue(each["name"]) for each in queues}
         for node, queues in answers.items()
         if worker is None or worker in {node, node.partition("@")[0]}
     }

@@ -24,16 +24,16 @@ from petiole.events.errors import worker_not_started
 from petiole.tasks.runtime import BusRuntime
 from petiole.workers.process import embedded_broker
 
-START_LIMIT_S = 60.0
-_PING_S = 0.5
+WORKER_START_TIMEOUT_S = 60.0
+_PING_TIMEOUT_S = 0.5
 _POLL_S = 0.1
 
 # Warm, then cold (a worker gives back what it holds), each with its patience in seconds; then without asking.
-_ENDINGS = ((signal.SIGTERM, 20.0), (signal.SIGQUIT, 5.0))
+_STOP_SIGNALS = ((signal.SIGTERM, 20.0), (signal.SIGQUIT, 5.0))
 
 
 @dataclass(frozen=True, slots=True)
-class Child:
+class ChildProcess:
     """A running process, the leader of its own session."""
 
     name: str
@@ -43,7 +43,7 @@ class Child:
     def is_alive(self) -> bool:
         return self.process.poll() is None
 
-    def ends_within(self, seconds: float) -> bool:
+    def wait_for_exit(self, seconds: float) -> bool:
         """Wait for the process to end; returns whether it did."""
         try:
             self.process.wait(seconds)
@@ -54,9 +54,9 @@ class Child:
     def stop(self) -> None:
         """End the process and all it started: warm, then cold, then killed; Ctrl-C meanwhile kills. Safe to repeat."""
         try:
-            for number, patience_s in _ENDINGS:
+            for number, patience_s in _STOP_SIGNALS:
                 self.process.send_signal(number)
-                if self.ends_within(patience_s):
+                if self.wait_for_exit(patience_s):
                     break
         except KeyboardInterrupt:
             pass
@@ -71,56 +71,58 @@ class Child:
 
 def start_worker(
     name: str, *, concurrency: int, output: IO[str] | int, label: str = "worker", options: Sequence[str] = ()
-) -> Child:
+) -> ChildProcess:
     """Start a worker with all agents, or as Celery's `options` limit it, named `name` at this host."""
-    options = [*options, "--hostname", node_of(name), "--concurrency", str(concurrency), "--loglevel", "INFO"]
+    options = [*options, "--hostname", node_name(name), "--concurrency", str(concurrency), "--loglevel", "INFO"]
     # It looks for no neighbours, which takes a second: it is the only one, or needs none.
-    return _start(label, ["worker", *options, "--without-mingle", "--without-gossip"], output)
+    return _start_celery(label, ["worker", *options, "--without-mingle", "--without-gossip"], output)
 
 
-def start_beat(*, output: IO[str] | int) -> Child:
+def start_beat(*, output: IO[str] | int) -> ChildProcess:
     """Start the scheduler of what is periodic."""
     # Without a pid file: it would lie in the current directory, and outlive a beat that was killed.
-    return _start("beat", ["beat", "--pidfile=", "--loglevel", "INFO"], output)
+    return _start_celery("beat", ["beat", "--pidfile=", "--loglevel", "INFO"], output)
 
 
-def node_of(name: str) -> str:
+def node_name(name: str) -> str:
     """Tell a worker's full name among workers."""
     return f"{name}@{socket.gethostname()}"
 
 
-def answering(bus: BusRuntime, *, timeout_s: float = 1.0) -> list[str]:
+def list_responding_workers(bus: BusRuntime, *, timeout_s: float = 1.0) -> list[str]:
     """List the workers that answer in time; where none does, that takes all of it."""
     return sorted(node for reply in bus.app.control.ping(timeout=timeout_s) or [] for node in reply)
 
 
-def await_worker(bus: BusRuntime, child: Child, node: str, *, log: Path | None = None) -> None:
+def wait_for_worker(bus: BusRuntime, child: ChildProcess, node: str, *, log: Path | None = None) -> None:
     """Wait until a worker consumes: by then it has announced its agents. Raises Retryable (worker_not_started)."""
-    deadline = time.monotonic() + START_LIMIT_S
-    while not bus.app.control.ping(destination=[node], timeout=_PING_S):
+    deadline = time.monotonic() + WORKER_START_TIMEOUT_S
+    while not bus.app.control.ping(destination=[node], timeout=_PING_TIMEOUT_S):
         if not child.is_alive:
             reason = f"ended at once, with exit code {child.process.returncode}"
-            raise worker_not_started(node, reason, last_lines(log))
+            raise worker_not_started(node, reason, read_last_lines(log))
         if time.monotonic() > deadline:
-            raise worker_not_started(node, f"did not answer within {START_LIMIT_S:.0f} s", last_lines(log))
+            raise worker_not_started(
+                node, f"did not answer within {WORKER_START_TIMEOUT_S:.0f} s", read_last_lines(log)
+            )
 
 
-def first_to_end(children: Sequence[Child]) -> Child:
+def wait_for_first_exit(children: Sequence[ChildProcess]) -> ChildProcess:
     """Wait until one of them ends, and return it."""
     while True:
         for child in children:
-            if child.ends_within(_POLL_S):
+            if child.wait_for_exit(_POLL_S):
                 return child
 
 
-def relay(child: Child, show: Callable[[str], object]) -> threading.Thread:
+def forward_output(child: ChildProcess, show: Callable[[str], object]) -> threading.Thread:
     """Hand each line that a child writes into its pipe to `show`, in a thread that ends with the child."""
-    thread = threading.Thread(target=_relay, args=(child, show), name=f"relay-{child.name}", daemon=True)
+    thread = threading.Thread(target=_forward_lines, args=(child, show), name=f"relay-{child.name}", daemon=True)
     thread.start()
     return thread
 
 
-def last_lines(path: Path | None, count: int = 12) -> str:
+def read_last_lines(path: Path | None, count: int = 12) -> str:
     """Read the end of a log; empty where there is none."""
     if path is None or not path.is_file():
         return ""
@@ -128,7 +130,7 @@ def last_lines(path: Path | None, count: int = 12) -> str:
 
 
 @contextmanager
-def ended_like_ctrl_c() -> Iterator[None]:
+def signals_as_keyboard_interrupt() -> Iterator[None]:
     """Raise KeyboardInterrupt on SIGTERM and SIGHUP too, so that what was started is stopped on every way out."""
     numbers = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
@@ -141,7 +143,7 @@ def ended_like_ctrl_c() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _start(name: str, arguments: Sequence[str], output: IO[str] | int) -> Child:
+def _start_celery(name: str, arguments: Sequence[str], output: IO[str] | int) -> ChildProcess:
     process = subprocess.Popen(
         [sys.executable, "-m", "celery", "--quiet", "-A", "petiole.workers", *arguments],
         stdin=subprocess.DEVNULL,
@@ -153,10 +155,10 @@ def _start(name: str, arguments: Sequence[str], output: IO[str] | int) -> Child:
         start_new_session=True,
         env=os.environ | {"PETIOLE_HOME": str(embedded_broker.default_home()), "PYTHONUNBUFFERED": "1"},
     )
-    return Child(name, process)
+    return ChildProcess(name, process)
 
 
-def _relay(child: Child, show: Callable[[str], object]) -> None:
+def _forward_lines(child: ChildProcess, show: Callable[[str], object]) -> None:
     for line in child.process.stdout or ():
         show(line.rstrip("\n"))
 

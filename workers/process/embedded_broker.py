@@ -35,7 +35,7 @@ from redis.retry import Retry
 
 from petiole.events.errors import broker_not_started, broker_not_stopped
 from petiole.tasks.bus import EventBus
-from petiole.tasks.settings import Settings
+from petiole.tasks.settings import ProactiveSettings
 
 _START_TIMEOUT_S = 60.0  # a large append-only file takes its time to load; a dead server is noticed at once
 _STOP_TIMEOUT_S = 30.0
@@ -59,11 +59,11 @@ maxmemory-policy noeviction
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
+class RunningBroker:
     """A server that answers. `started` is False when it ran before."""
 
     url: str
-    started: bool
+    was_started: bool
 
 
 class _Files:
@@ -89,23 +89,23 @@ class _Files:
 
 def default_home() -> Path:
     """Return PETIOLE_HOME, or `.petiole` in the current directory."""
-    return Settings().home.absolute()
+    return ProactiveSettings().home.absolute()
 
 
-def use_embedded_broker(bus: EventBus) -> Running | None:
+def use_embedded_broker(bus: EventBus) -> RunningBroker | None:
     """Start the embedded broker, or find it running, and let the bus use it; None where another one is configured.
 
     Raises as `start`.
     """
     if bus.broker_url and bus.broker_url != bus.settings.embedded_broker_url:
         return None
-    running = start(default_home())
+    running = start_broker(default_home())
     if bus.broker_url != running.url:
         bus.use_broker(running.url)
     return running
 
 
-def start(home: Path) -> Running:
+def start_broker(home: Path) -> RunningBroker:
     """Start the server of this home, or find the one that runs; many processes may call this at once.
 
     Raises: Retryable (broker_not_started) with the end of the server's log, when it ends at once or does not answer for
@@ -113,22 +113,22 @@ def start(home: Path) -> Running:
     """
     files = _Files(home)
     files.make()
-    with _locked(files.operation_lock):
+    with _hold_lock(files.operation_lock):
         address = _read(files.last_url)
         found = _answers_soon(files, address)
         if not found:
             address = _launch(files, urlsplit(address))
         _write(files.current_url, address)
-    return Running(address, started=not found)
+    return RunningBroker(address, was_started=not found)
 
 
-def url(home: Path) -> str | None:
+def broker_url(home: Path) -> str | None:
     """Return the URL of the running server, password included, or None when none answers."""
     address = _read(_Files(home).current_url)
-    return address if _answers(address) else None
+    return address if _responds(address) else None
 
 
-def stop(home: Path) -> bool:
+def stop_broker(home: Path) -> bool:
     """Write everything to disk and end the server; return whether one ran. The data stay.
 
     Raises: Retryable (broker_not_stopped) when it does not end in half a minute.
@@ -136,7 +136,7 @@ def stop(home: Path) -> bool:
     files = _Files(home)
     if not files.server.is_dir():
         return False
-    with _locked(files.operation_lock):
+    with _hold_lock(files.operation_lock):
         ran = _is_alive(files)
         if ran:
             _shut_down(files)
@@ -161,7 +161,7 @@ def _launch(files: _Files, last: SplitResult) -> str:
     _write(files.last_url, address)
     # The server inherits the open lock file and never closes it: so the lock lives as long as it does. It runs inside
     # its directory with relative paths, so that no path needs quoting in its settings.
-    with _locked(files.server_lock) as lock, files.log.open("a") as log:
+    with _hold_lock(files.server_lock) as lock, files.log.open("a") as log:
         try:
             subprocess.run(
                 [server_binary(), "valkey.conf"],
@@ -182,7 +182,7 @@ def _launch(files: _Files, last: SplitResult) -> str:
 
 def _answers_soon(files: _Files, address: str) -> bool:
     """Wait until the server answers (True) or is found not to live (False)."""
-    if not _wait_until(lambda: not _is_alive(files) or _answers(address), _START_TIMEOUT_S):
+    if not _wait_until(lambda: not _is_alive(files) or _responds(address), _START_TIMEOUT_S):
         silence = f"the server runs, but gave no answer in {_START_TIMEOUT_S:.0f} s"
         raise broker_not_started(str(files.server), silence, _last_log_lines(files))
     return _is_alive(files)
@@ -210,13 +210,13 @@ def _wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
 def _is_alive(files: _Files) -> bool:
     """Ask the operating system, not the server, whether the server lives: only a living one holds the lock."""
     try:
-        with _locked(files.server_lock, fcntl.LOCK_NB):
+        with _hold_lock(files.server_lock, fcntl.LOCK_NB):
             return False
     except BlockingIOError:
         return True
 
 
-def _answers(address: str) -> bool:
+def _responds(address: str) -> bool:
     if not address:
         return False
     try:
@@ -250,7 +250,7 @@ def _free_port(wanted: int) -> int:
 
 
 @contextmanager
-def _locked(path: Path, options: int = 0) -> Iterator[int]:
+def _hold_lock(path: Path, options: int = 0) -> Iterator[int]:
     with path.open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | options)
         yield lock.fileno()

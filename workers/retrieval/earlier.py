@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from petiole.events.catalog.input import TextMessageEvent
-from petiole.events.catalog.memory import Recollection
+from petiole.events.catalog.memory import MemoryItem
 from petiole.events.catalog.tools import ToolResultEvent
 from petiole.events.event import Event
 
 
-def said_earlier(memories: Iterable[Recollection], flow: Sequence[Event]) -> list[Recollection]:
+def exclude_current_flow(memories: Iterable[MemoryItem], flow: Sequence[Event]) -> list[MemoryItem]:
     """Keep the recollections of what was said before this flow, in their order.
 
     Tools run while memories are looked up: what they find for this very message is no memory either.

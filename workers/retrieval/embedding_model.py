@@ -40,7 +40,7 @@ class MiniLM:
 
     @classmethod
     @cache
-    def of_this_process(cls) -> Self:
+    def shared(cls) -> Self:
         """Load the model, once."""
         return cls()
 

@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 
-from petiole.events.catalog.memory import Recollection
+from petiole.events.catalog.memory import MemoryItem
 
 # Words that stand in any sentence, and what apostrophes leave of the short forms ("what's", "don't").
 _STOP_WORDS = frozenset(
@@ -27,35 +27,35 @@ _STOP_WORDS = frozenset(
 
 _WORD = re.compile(r"[^\W_]+")
 
-MAX_WORDS = 32
+MAX_SEARCH_TERMS = 32
 """Words of a query that are looked for; a longer text is known well enough by its first ones."""
 
 
-def words_of(query: str) -> list[str]:
+def search_terms(query: str) -> list[str]:
     """List the words of a query that tell something, each once."""
     words = dict.fromkeys(_WORD.findall(query.casefold()))
-    return [word for word in words if word not in _STOP_WORDS][:MAX_WORDS]
+    return [word for word in words if word not in _STOP_WORDS][:MAX_SEARCH_TERMS]
 
 
-class Words:
+class KeywordRetriever:
     """Finds what shares words with the query."""
 
     name = "keyword"
 
-    def rank(self, query: str, memories: Sequence[Recollection], limit: int) -> list[Recollection]:
+    def rank(self, query: str, memories: Sequence[MemoryItem], limit: int) -> list[MemoryItem]:
         """Choose the memories that share words with the query."""
-        return rank(query, memories, limit)
+        return rank_by_keywords(query, memories, limit)
 
 
-def rank(query: str, memories: Sequence[Recollection], limit: int) -> list[Recollection]:
+def rank_by_keywords(query: str, memories: Sequence[MemoryItem], limit: int) -> list[MemoryItem]:
     """Find the recollections that share words with a query: best first, of equals the later, at most `limit`.
 
     The score is the share of the query that was found, from 0 (nothing, and left out) to 1 (every word). Rare
     words weigh more: log(1 + (N - n + 0.5) / (n + 0.5)) for a word in n of N texts.
     Source: the idf of BM25 as Lucene writes it, which unlike SQLite's own stays above 0 in small collections.
     """
-    places = _find(words_of(query), memories)
-    weights = {word: _weight(len(found), len(memories)) for word, found in places.items()}
+    places = _find_terms(search_terms(query), memories)
+    weights = {word: _inverse_document_frequency(len(found), len(memories)) for word, found in places.items()}
     total = sum(weights.values())
     scores = {
         place: sum(weights[word] for word, found in places.items() if place in found) / total
@@ -65,19 +65,19 @@ def rank(query: str, memories: Sequence[Recollection], limit: int) -> list[Recol
     return [memories[place].model_copy(update={"score": scores[place]}) for place in best]
 
 
-def _weight(found: int, of: int) -> float:
-    return math.log(1 + (of - found + 0.5) / (found + 0.5))
+def _inverse_document_frequency(matches: int, total: int) -> float:
+    return math.log(1 + (total - matches + 0.5) / (matches + 0.5))
 
 
-def _find(words: Sequence[str], memories: Sequence[Recollection]) -> dict[str, set[int]]:
+def _find_terms(words: Sequence[str], memories: Sequence[MemoryItem]) -> dict[str, set[int]]:
     """Tell for each word in which memories it stands, by their places."""
     with closing(sqlite3.connect(":memory:")) as index:
         index.execute("CREATE VIRTUAL TABLE said USING fts5(text, tokenize='porter unicode61')")
         index.executemany("INSERT INTO said(rowid, text) VALUES (?, ?)", enumerate(each.text for each in memories))
-        return {word: _places(index, word) for word in words}
+        return {word: _matching_rows(index, word) for word in words}
 
 
-def _places(index: sqlite3.Connection, word: str) -> set[int]:
+def _matching_rows(index: sqlite3.Connection, word: str) -> set[int]:
     # In quotes it is a word even where it reads like an operator (AND, NEAR); it has no quotes in it itself.
     found = index.execute("SELECT rowid FROM said WHERE said MATCH ?", (f'"{word}"',))
     return {place for (place,) in found}

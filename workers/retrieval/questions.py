@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import re
 
-_ASKS = re.compile(
+_QUESTION_PATTERN = re.compile(
     r"\?\s*$|^(?:what|who|whom|whose|where|when|which|why|how|is|are|was|were|am|do|does|did|can|could|will|would|shall"
     r"|should|may|have|has)(?:'s|'re|'d)?\b",
     re.IGNORECASE,
 )
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
-_READ_LENGTH = 500
+_MAX_TEXT_LENGTH = 500
 
 
-def question_in(text: str) -> str | None:
+def normalize_question(text: str) -> str | None:
     """Return a question's words, the same for questions that differ in case, spaces and punctuation; or None.
 
     Only the beginning of a longer text is compared. Other words for the same thing make another question.
     """
-    said = text[:_READ_LENGTH].replace("\u2019", "'").strip()
+    said = text[:_MAX_TEXT_LENGTH].replace("\u2019", "'").strip()
     words = _WORD.findall(said.casefold())
-    return " ".join(words) if words and _ASKS.search(said) else None
+    return " ".join(words) if words and _QUESTION_PATTERN.search(said) else None

@@ -12,8 +12,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from petiole.events.catalog.memory import Recollection
-from petiole.workers.retrieval.retriever import Vectors
+from petiole.events.catalog.memory import MemoryItem
+from petiole.workers.retrieval.retriever import VectorStore
 
 
 class Embedder(Protocol):
@@ -26,20 +26,20 @@ class Embedder(Protocol):
         """Compute the vector of a text; shape (dimensions,)."""
 
 
-class Meaning:
+class SemanticRetriever:
     """Finds what is meant, in other words too."""
 
     name = "semantic"
 
-    def __init__(self, embedder: Embedder, vectors: Vectors, cutoff: float = 0.25) -> None:
+    def __init__(self, embedder: Embedder, vectors: VectorStore, cutoff: float = 0.25) -> None:
         self._embedder = embedder
         self._vectors = vectors
         self._cutoff = cutoff
 
-    def rank(self, query: str, memories: Sequence[Recollection], limit: int) -> list[Recollection]:
+    def rank(self, query: str, memories: Sequence[MemoryItem], limit: int) -> list[MemoryItem]:
         """Choose the memories whose meaning is like the query's; the score is the cosine of the angle in between."""
-        places = [place for place, each in enumerate(memories) if _says_something(each.text)]
-        if not places or limit <= 0 or not _says_something(query):
+        places = [place for place, each in enumerate(memories) if _has_letters_or_digits(each.text)]
+        if not places or limit <= 0 or not _has_letters_or_digits(query):
             return []
         likeness = self._vectors_of([memories[place].text for place in places]) @ self._embedder.embed(query)
         scores = dict(zip(places, np.minimum(likeness, 1.0).tolist(), strict=True))
@@ -57,6 +57,6 @@ class Meaning:
         return np.frombuffer(whole, dtype=np.float32).reshape(len(texts), self._embedder.dimensions)
 
 
-def _says_something(text: str) -> bool:
+def _has_letters_or_digits(text: str) -> bool:
     # To the model, texts without a word are alike, and much like any short one.
     return any(sign.isalnum() for sign in text)

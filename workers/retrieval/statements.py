@@ -17,11 +17,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from petiole.workers.retrieval.questions import question_in
+from petiole.workers.retrieval.questions import normalize_question
 
-_READ_LENGTH = 2_000
-_LONGEST_VALUE = 80
-_MOST_STATEMENTS = 8
+_MAX_TEXT_LENGTH = 2_000
+_MAX_VALUE_LENGTH = 80
+_MAX_STATEMENTS = 8
 
 _SENTENCES = re.compile(r"[^.!?;\n]*(?:\.(?=\S)[^.!?;\n]*)*[.!?;\n]?")
 _CLAUSES = re.compile(r",?\s+(?:and|but)\s+(?=(?:i|my|call me|work|live)\b)|,\s+(?=(?:i|my)\b)", re.IGNORECASE)
@@ -29,7 +29,7 @@ _CONDITIONS = re.compile(r"^(?:if|when|suppose|imagine|maybe|perhaps|unless)\b",
 _OPENING = r"^(?:(?:hi|hello|hey|well|so|no|yes|actually|sorry|please|by the way|oh|remember that|now)[,:]?\s+)*"
 
 # Words that "my … is" often goes with, and that say nothing lasting.
-_PASSING: Final = frozenset(
+_TEMPORARY_ATTRIBUTES: Final = frozenset(
     """
     answer bad concern fault goal guess hope idea intention issue mistake opinion plan point problem question request
     suggestion thought turn understanding wish worry
@@ -37,13 +37,15 @@ _PASSING: Final = frozenset(
 )
 # Words that begin a longer thought, and no value.
 _PHRASES: Final = frozenset({"not", "that", "to", "what", "whether", "why", "how"})
-_LASTING: Final = frozenset(
+_LASTING_ATTRIBUTES: Final = frozenset(
     """
     age birthday birthplace boss brother colour color company daughter employer father gender height hometown husband
     job language mother name nationality occupation partner profession school sister son surname university wife
     """.split()  # noqa: SIM905 - as above
 )
-_SECRET: Final = frozenset({"card", "code", "cvv", "key", "passphrase", "password", "pin", "secret", "ssn", "token"})
+_SECRET_ATTRIBUTES: Final = frozenset(
+    {"card", "code", "cvv", "key", "passphrase", "password", "pin", "secret", "ssn", "token"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,38 +86,43 @@ _RULES: Final = (
 )
 
 
-def statements_in(text: str) -> tuple[Statement, ...]:
+def extract_statements(text: str) -> tuple[Statement, ...]:
     """Read what a user's message states of the user, in its order; at most eight."""
-    return tuple(_statements(text[:_READ_LENGTH].replace("\u2019", "'")))[:_MOST_STATEMENTS]
+    return tuple(_statements(text[:_MAX_TEXT_LENGTH].replace("\u2019", "'")))[:_MAX_STATEMENTS]
 
 
 def _statements(text: str) -> Iterator[Statement]:
     for sentence in _SENTENCES.findall(text):
         said = sentence.strip()
-        if not said or question_in(said) or _CONDITIONS.match(said):
+        if not said or normalize_question(said) or _CONDITIONS.match(said):
             continue
         for clause in _CLAUSES.split(said):
-            if found := _read(clause.strip(" ,"), said):
+            if found := _match_rules(clause.strip(" ,"), said):
                 yield found
 
 
-def _read(clause: str, sentence: str) -> Statement | None:
+def _match_rules(clause: str, sentence: str) -> Statement | None:
     plain = clause.rstrip(".!;: ")
     for rule in _RULES:
         if match := rule.pattern.match(plain):
             attribute, value = match.expand(rule.attribute).casefold(), match.expand(rule.value).strip(" \"'")
             if not _is_worth_noting(attribute, value):
                 return None
-            is_claim = rule is not _ANYTHING or _lasts(attribute)
+            is_claim = rule is not _ANYTHING or _is_lasting(attribute)
             return Statement("user", attribute, value, sentence, is_claim=is_claim)
     return None
 
 
 def _is_worth_noting(attribute: str, value: str) -> bool:
     words, first = attribute.split(), value.casefold().partition(" ")[0]
-    is_secret = not _SECRET.isdisjoint(words)
-    return 0 < len(value) <= _LONGEST_VALUE and not is_secret and words[-1] not in _PASSING and first not in _PHRASES
+    is_secret = not _SECRET_ATTRIBUTES.isdisjoint(words)
+    return (
+        0 < len(value) <= _MAX_VALUE_LENGTH
+        and not is_secret
+        and words[-1] not in _TEMPORARY_ATTRIBUTES
+        and first not in _PHRASES
+    )
 
 
-def _lasts(attribute: str) -> bool:
-    return attribute.startswith(("favourite ", "favorite ")) or attribute.rsplit(maxsplit=1)[-1] in _LASTING
+def _is_lasting(attribute: str) -> bool:
+    return attribute.startswith(("favourite ", "favorite ")) or attribute.rsplit(maxsplit=1)[-1] in _LASTING_ATTRIBUTES

@@ -12,15 +12,15 @@ from datetime import timedelta
 from redis import Redis
 
 from petiole.tasks.runtime import BusRuntime
-from petiole.tasks.settings import Settings
+from petiole.tasks.settings import ProactiveSettings
 from petiole.workers.settings import WorkerSettings
 from petiole.workers.state.approvals import Approvals
-from petiole.workers.state.event_counts import Occurrences
+from petiole.workers.state.event_counts import EventCounts
 from petiole.workers.state.facts import Facts
 from petiole.workers.state.keys import StateKeys
 from petiole.workers.state.memories import Memories
-from petiole.workers.state.outbound_messages import Replies
-from petiole.workers.state.vectors import Vectors
+from petiole.workers.state.outbound_messages import OutboundMessages
+from petiole.workers.state.vectors import EmbeddingStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +29,9 @@ class TeamState:
 
     memories: Memories
     facts: Facts
-    vectors: Vectors
-    occurrences: Occurrences
-    replies: Replies
+    vectors: EmbeddingStore
+    event_counts: EventCounts
+    outbound_messages: OutboundMessages
     approvals: Approvals
 
 
@@ -44,15 +44,15 @@ def _open(bus: BusRuntime) -> TeamState:
     return open_team_state(bus.redis, bus.settings)
 
 
-def open_team_state(client: Redis, bus_settings: Settings) -> TeamState:
+def open_team_state(client: Redis, bus_settings: ProactiveSettings) -> TeamState:
     """Open every store over a client that decodes its responses. Connects to nothing yet."""
     keys = StateKeys(bus_settings.key_prefix)
     retention_s = bus_settings.idempotency_retention_s + WorkerSettings().approval_timeout_s
     return TeamState(
         memories=Memories(client, keys),
         facts=Facts(client, keys),
-        vectors=Vectors(client, keys),
-        occurrences=Occurrences(client, keys),
-        replies=Replies(client, keys),
+        vectors=EmbeddingStore(client, keys),
+        event_counts=EventCounts(client, keys),
+        outbound_messages=OutboundMessages(client, keys),
         approvals=Approvals(client, keys, timedelta(seconds=retention_s)),
     )

@@ -13,11 +13,11 @@ from typing import Any, Literal, TypeAlias
 
 from redis import Redis
 
-from petiole.tasks.stores.scripts import script
+from petiole.tasks.stores.scripts import load_script
 from petiole.workers.state.keys import StateKeys
 
 ApprovalState: TypeAlias = Literal["pending", "granted", "denied", "expired"]
-Deciding: TypeAlias = Literal["decided", "late", "before", "unknown"]
+DecisionResult: TypeAlias = Literal["decided", "late", "before", "unknown"]
 
 APPROVAL_STATES: tuple[ApprovalState, ...] = ("pending", "granted", "denied", "expired")
 
@@ -26,7 +26,7 @@ _SCRIPTS = "petiole.workers.state.scripts"
 
 
 @dataclass(frozen=True, slots=True)
-class KeptApproval:
+class ApprovalRecord:
     """What is kept of an approval; `request` is the event that asked, as JSON, `fingerprint` of what it asks for."""
 
     id: str
@@ -46,8 +46,8 @@ class Approvals:
         self._client = client
         self._keys = keys
         self._age = age
-        self._open = client.register_script(script("open_approval", _SCRIPTS))
-        self._decide = client.register_script(script("decide_approval", _SCRIPTS))
+        self._open = client.register_script(load_script("open_approval", _SCRIPTS))
+        self._decide = client.register_script(load_script("decide_approval", _SCRIPTS))
 
     def open(self, approval_id: str, request: str, *, fingerprint: str, expires_at: datetime) -> None:
         """Keep that an approval is asked for. Safe to repeat: the first stays."""
@@ -58,17 +58,19 @@ class Approvals:
 
     def decide(
         self, approval_id: str, state: ApprovalState, *, by: str = "", reason: str = "", in_time: bool = True
-    ) -> Deciding:
+    ) -> DecisionResult:
         """Decide an approval that is pending; `in_time` only where its time is not over."""
-        said: Deciding = self._decide(keys=[self._keys.approval(approval_id)], args=[state, by, reason, int(in_time)])
+        said: DecisionResult = self._decide(
+            keys=[self._keys.approval(approval_id)], args=[state, by, reason, int(in_time)]
+        )
         return said
 
-    def get(self, approval_id: str) -> KeptApproval | None:
+    def get(self, approval_id: str) -> ApprovalRecord | None:
         """Look an approval up."""
         found: Any = self._client.hgetall(self._keys.approval(approval_id))
         return _read(approval_id, found) if found else None
 
-    def newest(self) -> Iterator[KeptApproval]:
+    def iterate_newest(self) -> Iterator[ApprovalRecord]:
         """Read all that are kept, the newest first."""
         ids: Any = self._client.zrevrange(self._keys.approvals, 0, -1)
         for approval_id in ids:
@@ -76,22 +78,22 @@ class Approvals:
                 yield kept
 
 
-def _read(approval_id: str, found: Mapping[str, str]) -> KeptApproval:
+def _read(approval_id: str, found: Mapping[str, str]) -> ApprovalRecord:
     state: ApprovalState = next(each for each in APPROVAL_STATES if each == found["state"])
     decided_ms = found.get("decided_ms")
-    return KeptApproval(
+    return ApprovalRecord(
         approval_id,
         found["request"],
         found["fingerprint"],
-        _moment(found["expires_ms"]),
+        _from_milliseconds(found["expires_ms"]),
         state,
         by=found.get("by", ""),
         reason=found.get("reason", ""),
-        decided_at=_moment(decided_ms) if decided_ms else None,
+        decided_at=_from_milliseconds(decided_ms) if decided_ms else None,
     )
 
 
-def _moment(milliseconds: str) -> datetime:
+def _from_milliseconds(milliseconds: str) -> datetime:
     return datetime.fromtimestamp(int(milliseconds) / 1_000, UTC)
 
 

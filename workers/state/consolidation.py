@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from petiole.events.catalog.memory import ConsolidationDue, ConsolidationDueEvent
-from petiole.tasks.periodic import Periodic, slot_id
-from petiole.tasks.publishing.commit import Publication, dispatch
-from petiole.tasks.publishing.validation import checked
+from petiole.tasks.periodic import PeriodicTask, slot_id
+from petiole.tasks.publishing.commit import Publication, commit
+from petiole.tasks.publishing.validation import validate
 
 
-class ConsolidationTask(Periodic):
+class ConsolidationTask(PeriodicTask):
     """Publish that the memory is to be cleaned up."""
 
     name = "petiole.consolidation"
@@ -17,4 +17,4 @@ class ConsolidationTask(Periodic):
         """Publish here and now; once for each slot."""
         content = ConsolidationDue(interval_s=interval_s, slot=slot)
         event = ConsolidationDueEvent(event_id=slot_id("consolidation", interval_s, slot), content=content)
-        return dispatch(self.bus, [checked(self.bus, event)])[0]
+        return commit(self.bus, [validate(self.bus, event)])[0]

@@ -12,40 +12,40 @@ from typing import Any
 
 from redis import Redis
 
-from petiole.tasks.stores.scripts import script
+from petiole.tasks.stores.scripts import load_script
 from petiole.workers.state.keys import StateKeys
 
-KEPT = 100
+MAX_COUNTED_EVENTS = 100
 """Of what comes more often, the latest are counted."""
 
 
 _SCRIPTS = "petiole.workers.state.scripts"
 
 
-class Occurrences:
+class EventCounts:
     """Events by what they are an occurrence of."""
 
     def __init__(self, client: Redis, keys: StateKeys) -> None:
         self._client = client
         self._keys = keys
-        self._notice = client.register_script(script("notice", _SCRIPTS))
+        self._notice = client.register_script(load_script("notice", _SCRIPTS))
 
-    def notice(
-        self, what: str, event_id: str, at: datetime, *, enough: int, window: timedelta, cooldown: timedelta
+    def count(
+        self, name: str, event_id: str, at: datetime, *, threshold: int, window: timedelta, cooldown: timedelta
     ) -> int:
         """Count an event; returns how many came within the window, where this is the one to tell of it, and else 0."""
         cooldown = max(cooldown, window)
         # Not the name itself: it holds what users said, in any length.
-        digest = sha256(what.encode()).hexdigest()[:32]
+        digest = sha256(name.encode()).hexdigest()[:32]
         count: Any = self._notice(
-            keys=[self._keys.occurrences(digest), self._keys.occurrences_told(digest)],
+            keys=[self._keys.event_counts(digest), self._keys.event_counts_reported(digest)],
             args=[
                 event_id,
                 f"{at.timestamp():.6f}",
                 window.total_seconds(),
                 cooldown.total_seconds(),
-                enough,
-                max(KEPT, enough),
+                threshold,
+                max(MAX_COUNTED_EVENTS, threshold),
                 int((window + cooldown).total_seconds() * 1_000),
             ],
         )

@@ -18,15 +18,15 @@ from redis.client import Pipeline
 from petiole.events.catalog.memory import Fact
 from petiole.workers.state.keys import StateKeys
 
-AGE = timedelta(days=365)
-VALUES_KEPT = 20
-FACTS_KEPT = 500
+FACT_RETENTION = timedelta(days=365)
+MAX_VALUES_PER_FACT = 20
+MAX_FACTS_PER_OWNER = 500
 
 _Values = TypeAdapter(tuple[Fact, ...])
 
 
 @dataclass(frozen=True, slots=True)
-class Learned:
+class LearnResult:
     """The values of a fact after a statement, oldest first, and the two that contradict each other because of it."""
 
     values: tuple[Fact, ...]
@@ -44,12 +44,12 @@ class Facts:
         """Keep a statement; returns earlier and later value where it contradicts. Repeated, it answers the same."""
         name = self._keys.facts(owner)
 
-        def step(pipe: Pipeline) -> Learned:
-            text: Any = pipe.hget(name, statement.of)
+        def step(pipe: Pipeline) -> LearnResult:
+            text: Any = pipe.hget(name, statement.key)
             learned = learn(_Values.validate_json(text) if text else (), statement)
             pipe.multi()
-            pipe.hset(name, statement.of, _Values.dump_json(learned.values).decode())
-            pipe.pexpire(name, AGE)
+            pipe.hset(name, statement.key, _Values.dump_json(learned.values).decode())
+            pipe.pexpire(name, FACT_RETENTION)
             return learned
 
         # Watched and tried again: two workers that learn at once both see what the other one learned.
@@ -62,41 +62,41 @@ class Facts:
         conflict: tuple[Fact, Fact] | None = learned.conflict
         return conflict
 
-    def of(self, owner: str) -> list[tuple[Fact, ...]]:
+    def read(self, owner: str) -> list[tuple[Fact, ...]]:
         """Read all facts of an owner: each as its values, oldest first; the last one holds."""
         found: Any = self._client.hgetall(self._keys.facts(owner))
         return sorted((_Values.validate_json(text) for text in found.values()), key=lambda values: values[-1].said_at)
 
     def _drop_oldest(self, name: str) -> None:
         count: Any = self._client.hlen(name)
-        if count > FACTS_KEPT:
+        if count > MAX_FACTS_PER_OWNER:
             found: Any = self._client.hgetall(name)
             times = {of: _Values.validate_json(text)[-1].said_at for of, text in found.items()}
-            self._client.hdel(name, *sorted(times, key=times.__getitem__)[: count - FACTS_KEPT])
+            self._client.hdel(name, *sorted(times, key=times.__getitem__)[: count - MAX_FACTS_PER_OWNER])
 
 
-def learn(values: Sequence[Fact], statement: Fact) -> Learned:
+def learn(values: Sequence[Fact], statement: Fact) -> LearnResult:
     """Put a statement among the values of its fact. What a neighbour in time says already changes nothing.
 
     It contradicts the value before it, or, where it comes late and is the first of all, the one after it.
     """
     known = [place for place, each in enumerate(values) if each.source == statement.source]
-    place = known[0] if known else sum(_moment(each) < _moment(statement) for each in values)
+    place = known[0] if known else sum(_sort_key(each) < _sort_key(statement) for each in values)
     before = values[place - 1] if place else None
     if known:
-        return Learned(tuple(values), _conflict(before, statement))
+        return LearnResult(tuple(values), _find_conflict(before, statement))
     after = values[place] if place < len(values) else None
-    if any(each and each.says_the_same_as(statement) for each in (before, after)):
-        return Learned(tuple(values))
-    if place == 0 and len(values) == VALUES_KEPT:
-        return Learned(tuple(values))
-    conflict = _conflict(before, statement) if before else _conflict(statement, after)
-    return Learned((*values[:place], statement, *values[place:])[-VALUES_KEPT:], conflict)
+    if any(each and each.has_same_value(statement) for each in (before, after)):
+        return LearnResult(tuple(values))
+    if place == 0 and len(values) == MAX_VALUES_PER_FACT:
+        return LearnResult(tuple(values))
+    conflict = _find_conflict(before, statement) if before else _find_conflict(statement, after)
+    return LearnResult((*values[:place], statement, *values[place:])[-MAX_VALUES_PER_FACT:], conflict)
 
 
-def _conflict(earlier: Fact | None, later: Fact | None) -> tuple[Fact, Fact] | None:
+def _find_conflict(earlier: Fact | None, later: Fact | None) -> tuple[Fact, Fact] | None:
     return (earlier, later) if earlier and later and later.contradicts(earlier) else None
 
 
-def _moment(fact: Fact) -> tuple[float, str]:
+def _sort_key(fact: Fact) -> tuple[float, str]:
     return fact.said_at.timestamp(), fact.source

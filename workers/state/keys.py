@@ -11,8 +11,10 @@
 | {p}:occurrences:<sha-256>        | zset   | events that are occurrences of it, by time     | window and cooldown     |
 | {p}:occurrences:<sha-256>:told   | zset   | those that were told of                        | as they                 |
 | {p}:replies:<stream>             | stream | answers, read or not                           | 1 day after last, 1,000 |
-| {p}:reply_ids:<stream>           | set    | message ids of answers already put there       | 1 day after last        |
-| {p}:replies_taken:<stream>       | text   | the last answer that was taken                 | 1 day after last        |
+| {p}:outbound_message_ids:<stream>           | set    | message ids of answers already put there       | 1 day after
+last        |
+| {p}:outbound_message_cursor:<stream>       | text   | the last answer that was taken                 | 1 day after
+last        |
 | {p}:approvals                    | zset   | ids of approvals, by when they were asked for  | IDEMPOTENCY_RETENTION_S |
 | {p}:approvals:<id>               | hash   | what is to be granted, and what was decided    | IDEMPOTENCY_RETENTION_S |
 
@@ -34,7 +36,7 @@ class StateKeys:
         return f"{self.prefix}:memories:{stream_id}"
 
     @property
-    def memories_touched(self) -> str:
+    def memories_to_consolidate(self) -> str:
         return f"{self.prefix}:memories"
 
     def facts(self, owner: str) -> str:
@@ -43,19 +45,19 @@ class StateKeys:
     def vector(self, model: str, sha256: str) -> str:
         return f"{self.prefix}:vectors:{model}:{sha256}"
 
-    def occurrences(self, sha256: str) -> str:
+    def event_counts(self, sha256: str) -> str:
         return f"{self.prefix}:occurrences:{sha256}"
 
-    def occurrences_told(self, sha256: str) -> str:
+    def event_counts_reported(self, sha256: str) -> str:
         return f"{self.prefix}:occurrences:{sha256}:told"
 
-    def replies(self, stream_id: str) -> str:
+    def outbound_messages(self, stream_id: str) -> str:
         return f"{self.prefix}:replies:{stream_id}"
 
-    def reply_ids(self, stream_id: str) -> str:
+    def outbound_message_ids(self, stream_id: str) -> str:
         return f"{self.prefix}:reply_ids:{stream_id}"
 
-    def replies_taken(self, stream_id: str) -> str:
+    def outbound_message_cursor(self, stream_id: str) -> str:
         return f"{self.prefix}:replies_taken:{stream_id}"
 
     @property

@@ -15,10 +15,10 @@ from redis import Redis
 
 from petiole.workers.state.keys import StateKeys
 
-AGE = timedelta(days=30)
+VECTOR_RETENTION = timedelta(days=30)
 
 
-class Vectors:
+class EmbeddingStore:
     """Vectors of float32 by model and text, in the byte order of x86 and ARM."""
 
     def __init__(self, client: Redis, keys: StateKeys) -> None:
@@ -37,7 +37,7 @@ class Vectors:
         with self._client.pipeline(transaction=False) as pipe:
             for text, vector in vectors.items():
                 # As text: the client decodes whatever it reads.
-                pipe.set(self._name(model, text), base64.b64encode(vector), ex=AGE)
+                pipe.set(self._name(model, text), base64.b64encode(vector), ex=VECTOR_RETENTION)
             pipe.execute()
 
     def _name(self, model: str, text: str) -> str:

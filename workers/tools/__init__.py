@@ -17,9 +17,9 @@ from petiole.events.errors import NotConfigured
 from petiole.workers.settings import WorkerSettings
 from petiole.workers.tools.mcp import configured_servers
 from petiole.workers.tools.registry import ToolRegistry, ToolSource, tool, tools
-from petiole.workers.tools.tool import Finding, Tool, ToolContext
+from petiole.workers.tools.tool import Tool, ToolContext, ToolOutput
 
-__all__ = ["Finding", "Tool", "ToolContext", "ToolRegistry", "ToolSource", "installed_tools", "tool"]
+__all__ = ["Tool", "ToolContext", "ToolOutput", "ToolRegistry", "ToolSource", "installed_tools", "tool"]
 
 
 @cache
@@ -32,13 +32,13 @@ def installed_tools() -> ToolRegistry:
     for module in pkgutil.iter_modules(__path__, f"{__name__}."):
         importlib.import_module(module.name)
     for name in WorkerSettings().tools:
-        _import(name)
+        _import_tools(name)
     for server in configured_servers():
         tools.add_source(server)
     return tools
 
 
-def _import(name: str) -> None:
+def _import_tools(name: str) -> None:
     try:
         importlib.import_module(name)
     except ModuleNotFoundError as error:

@@ -14,9 +14,9 @@ from simpleeval import InvalidExpression, SimpleEval
 
 from petiole.events.errors import ToolFailed, invalid_arguments
 from petiole.workers.tools.registry import tool
-from petiole.workers.tools.tool import Finding
+from petiole.workers.tools.tool import ToolOutput
 
-Number: TypeAlias = int | float
+Operand: TypeAlias = int | float
 
 MAX_BITS = 1024
 """Size of the largest whole number that is worked with: 308 digits, about where floating point ends too."""
@@ -28,7 +28,7 @@ _ARITHMETIC = re.compile(r"[0-9\s.+\-*/%()eE_]+")
 @tool
 def calculator(
     expression: Annotated[str, Field(max_length=200, description="numbers with + - * / // % ** and parentheses")],
-) -> Finding:
+) -> ToolOutput:
     """Work out an arithmetic expression.
 
     Raises: UsageError (invalid_arguments) for what is no arithmetic, ToolFailed for what has no result or too large a
@@ -38,10 +38,10 @@ def calculator(
     result = _evaluate(tidy)
     # A whole number that fits no event travels as text, with every digit.
     value = str(result) if isinstance(result, int) and not -_INT64 <= result < _INT64 else result
-    return Finding(value, f"{tidy} is {_in_digits(result)}")
+    return ToolOutput(value, f"{tidy} is {_format_number(result)}")
 
 
-def _evaluate(expression: str) -> Number:
+def _evaluate(expression: str) -> Operand:
     if not _ARITHMETIC.fullmatch(expression):
         raise invalid_arguments("calculator", "expression", "holds more than numbers, + - * / // % ** and parentheses")
     try:
@@ -52,10 +52,10 @@ def _evaluate(expression: str) -> Number:
         raise _too_large(expression) from error
     except (InvalidExpression, SyntaxError, RecursionError, MemoryError) as error:
         raise invalid_arguments("calculator", "expression", "is no complete arithmetic expression") from error
-    return _checked(result, expression)
+    return _check_size(result, expression)
 
 
-def _checked(result: object, expression: str) -> Number:
+def _check_size(result: object, expression: str) -> Operand:
     if isinstance(result, complex):
         raise ToolFailed("calculator", f"{expression} is no real number")
     if isinstance(result, bool) or not isinstance(result, int | float):
@@ -69,21 +69,21 @@ def _too_large(expression: str) -> ToolFailed:
     return ToolFailed("calculator", f"{expression} is too large; results may have about 308 digits")
 
 
-def _power(base: Number, exponent: Number) -> Number:
+def _power(base: Operand, exponent: Operand) -> Operand:
     # Checked before, not after: 9**9**9 would keep a processor busy for hours.
     if isinstance(base, int) and isinstance(exponent, int) and base.bit_length() * abs(exponent) > MAX_BITS:
         raise OverflowError
-    result: Number = operator.pow(base, exponent)
+    result: Operand = operator.pow(base, exponent)
     return result
 
 
-def _product(left: Number, right: Number) -> Number:
+def _product(left: Operand, right: Operand) -> Operand:
     if isinstance(left, int) and isinstance(right, int) and left.bit_length() + right.bit_length() > MAX_BITS:
         raise OverflowError
     return left * right
 
 
-_OPERATORS: Final[dict[type[ast.AST], Callable[..., Number]]] = {
+_OPERATORS: Final[dict[type[ast.AST], Callable[..., Operand]]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: _product,
@@ -104,6 +104,6 @@ def _evaluator() -> SimpleEval:
     return evaluator
 
 
-def _in_digits(result: Number) -> str:
+def _format_number(result: Operand) -> str:
     # 0.1 + 0.2 is 0.3 to whoever asked; the value keeps all its digits.
     return str(result) if isinstance(result, int) else f"{result:.12g}"

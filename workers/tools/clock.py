@@ -11,30 +11,30 @@ from pydantic import Field
 
 from petiole.events.errors import invalid_arguments
 from petiole.workers.tools.registry import tool
-from petiole.workers.tools.tool import Finding
+from petiole.workers.tools.tool import ToolOutput
 
 
 @tool
 def clock(
     zone: Annotated[str, Field(max_length=100, description="IANA zone or its city: 'Asia/Tokyo', 'Tokyo'")] = "UTC",
-) -> Finding:
+) -> ToolOutput:
     """Tell the date and time now in a time zone."""
-    name = zone_name(zone)
-    return told(datetime.now(UTC), ZoneInfo(name))
+    name = find_zone(zone)
+    return format_time(datetime.now(UTC), ZoneInfo(name))
 
 
-def told(moment: datetime, zone: ZoneInfo) -> Finding:
+def format_time(moment: datetime, zone: ZoneInfo) -> ToolOutput:
     """Word a moment as the clocks of a zone show it; the value is ISO 8601 to the second."""
     local = moment.astimezone(zone)
     place = "UTC" if zone.key == "UTC" else zone.key.replace("_", " ")
-    return Finding(local.isoformat(timespec="seconds"), f"it is {local:%H:%M on %A, %d %B %Y} ({place})")
+    return ToolOutput(local.isoformat(timespec="seconds"), f"it is {local:%H:%M on %A, %d %B %Y} ({place})")
 
 
-def zone_name(wanted: str) -> str:
+def find_zone(name: str) -> str:
     """Find a zone by its IANA name or by its city, in any case. Raises: UsageError (invalid_arguments)."""
-    found = _zones().get(wanted.strip().replace(" ", "_").casefold())
+    found = _zones().get(name.strip().replace(" ", "_").casefold())
     if found is None:
-        raise invalid_arguments("clock", "zone", f"knows no {wanted!r}; give an IANA zone, such as 'Europe/Paris'")
+        raise invalid_arguments("clock", "zone", f"knows no {name!r}; give an IANA zone, such as 'Europe/Paris'")
     return found
 
 

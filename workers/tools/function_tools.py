@@ -15,34 +15,34 @@ from pydantic_core import to_json
 from petiole.events.content import Value
 from petiole.events.errors import UsageError, invalid_arguments
 from petiole.events.validation import invalid_event
-from petiole.workers.tools.tool import Accepted, Tool, ToolContext
-from petiole.workers.tools.tool_policy import Terms
+from petiole.workers.tools.tool import Tool, ToolContext, ValidatedArguments
+from petiole.workers.tools.tool_policy import ToolPolicy
 
 # Tools have any signature, which no single callable type can say.
 ToolFunction: TypeAlias = Callable[..., Any]
 
-_CONTEXT = "context"
+_CONTEXT_PARAMETER = "context"
 
 
-def tool_of(function: ToolFunction, terms: Terms) -> Tool:
+def tool_from_function(function: ToolFunction, policy: ToolPolicy) -> Tool:
     """Make a tool of a function. Raises UsageError for `async def` and for a parameter without a type."""
     name = function.__name__
     if inspect.iscoroutinefunction(function):
         raise UsageError(f"the tool {name!r} is async; write it as a plain function")
     parameters = inspect.signature(function).parameters
-    model = _model_of(function, [each for name, each in parameters.items() if name != _CONTEXT])
+    model = _arguments_model(function, [each for name, each in parameters.items() if name != _CONTEXT_PARAMETER])
 
-    def accept(arguments: Mapping[str, Value]) -> Accepted:
-        return _accepted(name, model, arguments)
+    def accept(arguments: Mapping[str, Value]) -> ValidatedArguments:
+        return _validate_arguments(name, model, arguments)
 
-    def run(accepted: Accepted, context: ToolContext) -> object:
-        return function(**accepted, **({_CONTEXT: context} if _CONTEXT in parameters else {}))
+    def run(accepted: ValidatedArguments, context: ToolContext) -> object:
+        return function(**accepted, **({_CONTEXT_PARAMETER: context} if _CONTEXT_PARAMETER in parameters else {}))
 
     description = (inspect.getdoc(function) or "").split("\n")[0]
-    return Tool(name, description, model.model_json_schema(), accept, run, terms)
+    return Tool(name, description, model.model_json_schema(), accept, run, policy)
 
 
-def _accepted(tool: str, model: type[BaseModel], arguments: Mapping[str, Value]) -> Accepted:
+def _validate_arguments(tool: str, model: type[BaseModel], arguments: Mapping[str, Value]) -> ValidatedArguments:
     try:
         # By way of JSON: strict, yet dates, tuples and enums are read from what an event can carry.
         accepted = model.model_validate_json(to_json(arguments))
@@ -52,7 +52,7 @@ def _accepted(tool: str, model: type[BaseModel], arguments: Mapping[str, Value])
     return {name: getattr(accepted, name) for name in model.model_fields}
 
 
-def _model_of(function: ToolFunction, parameters: Sequence[inspect.Parameter]) -> type[BaseModel]:
+def _arguments_model(function: ToolFunction, parameters: Sequence[inspect.Parameter]) -> type[BaseModel]:
     types = get_type_hints(function, include_extras=True)
     for parameter in parameters:
         if parameter.name not in types:

@@ -10,26 +10,26 @@ from typing import Annotated
 from pydantic import Field
 
 from petiole.workers.tools.registry import tool
-from petiole.workers.tools.tool import Finding, ToolContext
+from petiole.workers.tools.tool import ToolContext, ToolOutput
 
-PARTS = 5
+PROGRESS_STEPS = 5
 
 
 @tool
 def primes(
     context: ToolContext,
     below: Annotated[int, Field(ge=0, le=10_000_000, description="the first number that is not looked at")],
-) -> Finding:
+) -> ToolOutput:
     """Count the prime numbers below a number; reports its progress five times."""
     count = 0
-    for done, (first, end) in enumerate(_parts(below), start=1):
+    for done, (first, end) in enumerate(_segments(below), start=1):
         count += sum(_sieve(first, end))
-        context.report(100 * done / PARTS, f"{count} primes below {end}")
-    return Finding(count, f"there are {count} primes below {below}")
+        context.report(100 * done / PROGRESS_STEPS, f"{count} primes below {end}")
+    return ToolOutput(count, f"there are {count} primes below {below}")
 
 
-def _parts(below: int) -> Iterator[tuple[int, int]]:
-    return pairwise(below * part // PARTS for part in range(PARTS + 1))
+def _segments(below: int) -> Iterator[tuple[int, int]]:
+    return pairwise(below * part // PROGRESS_STEPS for part in range(PROGRESS_STEPS + 1))
 
 
 def _sieve(first: int, end: int) -> bytearray:

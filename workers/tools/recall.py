@@ -6,10 +6,10 @@ from typing import Annotated, Final, Literal, TypeAlias
 
 from pydantic import Field
 
-from petiole.events.catalog.memory import Recollection
+from petiole.events.catalog.memory import MemoryItem
 from petiole.events.content import Value
 from petiole.workers.tools.registry import tool
-from petiole.workers.tools.tool import Finding, ToolContext
+from petiole.workers.tools.tool import ToolContext, ToolOutput
 
 Speaker: TypeAlias = Literal["user", "assistant", "anyone"]
 
@@ -20,7 +20,7 @@ _ROLES: Final[dict[Speaker, frozenset[str]]] = {
     "anyone": frozenset({"user", "assistant", "tool"}),
 }
 
-_LOOKED_AT = 50
+_MAX_CANDIDATES = 50
 
 
 @tool
@@ -29,13 +29,13 @@ def recall(
     about: Annotated[str, Field(max_length=500, description="words to look for; none for what was said last")] = "",
     said_by: Annotated[Speaker, Field(description="whose words are wanted")] = "anyone",
     limit: Annotated[int, Field(ge=1, le=20)] = 2,
-) -> Finding:
+) -> ToolOutput:
     """Look up what was said earlier in this conversation, best match first."""
-    found = [each for each in context.recall(about, _LOOKED_AT) if each.role in _ROLES[said_by]][:limit]
-    return Finding([_as_value(each) for each in found], _in_words(found, about))
+    found = [each for each in context.recall(about, _MAX_CANDIDATES) if each.role in _ROLES[said_by]][:limit]
+    return ToolOutput([_recollection_value(each) for each in found], _results_text(found, about))
 
 
-def _as_value(recollection: Recollection) -> dict[str, Value]:
+def _recollection_value(recollection: MemoryItem) -> dict[str, Value]:
     return {
         "role": recollection.role,
         "text": recollection.text,
@@ -44,13 +44,13 @@ def _as_value(recollection: Recollection) -> dict[str, Value]:
     }
 
 
-def _in_words(found: list[Recollection], about: str) -> str:
-    if not found:
+def _results_text(recollections: list[MemoryItem], about: str) -> str:
+    if not recollections:
         return f'I remember nothing about "{about}"' if about else "I remember nothing yet"
-    return f"I remember that {'; and that '.join(_quote(each) for each in found)}"
+    return f"I remember that {'; and that '.join(_quote(each) for each in recollections)}"
 
 
-def _quote(recollection: Recollection) -> str:
+def _quote(recollection: MemoryItem) -> str:
     match recollection.role:
         case "user":
             return f'you said: "{recollection.text}"'

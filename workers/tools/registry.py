@@ -20,13 +20,13 @@ from typing import Protocol, TypeVar, overload
 
 from petiole.events.content import Value
 from petiole.events.errors import ProviderUnavailable, UsageError, unknown_tool
-from petiole.workers.tools.function_tools import ToolFunction, tool_of
-from petiole.workers.tools.tool import Finding, Tool, ToolContext
-from petiole.workers.tools.tool_policy import TIMEOUT_S, OnUnfinished, terms
+from petiole.workers.tools.function_tools import ToolFunction, tool_from_function
+from petiole.workers.tools.tool import Tool, ToolContext, ToolOutput
+from petiole.workers.tools.tool_policy import DEFAULT_TOOL_TIMEOUT_S, OnUnfinishedCall, build_tool_policy
 
 log = logging.getLogger(__name__)
 
-AFunction = TypeVar("AFunction", bound=ToolFunction)
+AnyToolFunction = TypeVar("AnyToolFunction", bound=ToolFunction)
 
 
 class ToolSource(Protocol):
@@ -55,29 +55,29 @@ class ToolRegistry:
         self._sources: dict[str, ToolSource] = {}
 
     @overload
-    def add(self, function: AFunction, /) -> AFunction: ...
+    def add(self, function: AnyToolFunction, /) -> AnyToolFunction: ...
 
     @overload
     def add(
         self,
         /,
         *,
-        timeout: float | timedelta = TIMEOUT_S,
+        timeout: float | timedelta = DEFAULT_TOOL_TIMEOUT_S,
         needs_approval: bool = False,
-        on_unfinished: OnUnfinished = "repeat",
+        on_unfinished: OnUnfinishedCall = "repeat",
         guarded: bool | str = False,
-    ) -> Callable[[AFunction], AFunction]: ...
+    ) -> Callable[[AnyToolFunction], AnyToolFunction]: ...
 
     def add(
         self,
-        function: AFunction | None = None,
+        function: AnyToolFunction | None = None,
         /,
         *,
-        timeout: float | timedelta = TIMEOUT_S,
+        timeout: float | timedelta = DEFAULT_TOOL_TIMEOUT_S,
         needs_approval: bool = False,
-        on_unfinished: OnUnfinished = "repeat",
+        on_unfinished: OnUnfinishedCall = "repeat",
         guarded: bool | str = False,
-    ) -> AFunction | Callable[[AFunction], AFunction]:
+    ) -> AnyToolFunction | Callable[[AnyToolFunction], AnyToolFunction]:
         """Make a function a tool under its own name; usable as a decorator, with or without options.
 
         timeout: how long a call may run; seconds, or a timedelta. One that overruns has failed.
@@ -90,15 +90,15 @@ class ToolRegistry:
         UsageError (invalid_option, invalid_topic).
         """
 
-        def take(function: AFunction) -> AFunction:
-            options = terms(
+        def take(function: AnyToolFunction) -> AnyToolFunction:
+            options = build_tool_policy(
                 function.__name__,
                 timeout=timeout,
                 needs_approval=needs_approval,
                 on_unfinished=on_unfinished,
                 guarded=guarded,
             )
-            made = tool_of(function, options)
+            made = tool_from_function(function, options)
             known = self._functions.setdefault(made.name, function)
             if known is not function:
                 raise UsageError(f"there is a tool {made.name!r} already, in {known.__module__}; choose another name")
@@ -115,7 +115,7 @@ class ToolRegistry:
 
     def all(self) -> list[Tool]:
         """List the tools by name, without those of a source that cannot tell them now."""
-        return sorted(self._every(), key=lambda each: each.name)
+        return sorted(self._all_tools(), key=lambda each: each.name)
 
     def get(self, name: str) -> Tool:
         """Look up a tool. Raises: UsageError (unknown_tool), which names the nearest; ProviderUnavailable."""
@@ -126,7 +126,7 @@ class ToolRegistry:
             raise unknown_tool(name, nearest[0] if nearest else None)
         return found
 
-    def call(self, name: str, arguments: Mapping[str, Value], context: ToolContext) -> Finding:
+    def call(self, name: str, arguments: Mapping[str, Value], context: ToolContext) -> ToolOutput:
         """Run a tool. Raises: UsageError (unknown_tool), and as `Tool.call`."""
         return self.get(name).call(arguments, context)
 
@@ -135,7 +135,7 @@ class ToolRegistry:
         for source in self._sources.values():
             source.close()
 
-    def _every(self) -> Iterator[Tool]:
+    def _all_tools(self) -> Iterator[Tool]:
         yield from self._tools.values()
         for source in self._sources.values():
             try:

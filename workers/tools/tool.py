@@ -10,12 +10,12 @@ from typing import TypeAlias
 
 from pydantic_core import to_json
 
-from petiole.events.catalog.memory import Recollection
+from petiole.events.catalog.memory import MemoryItem
 from petiole.events.content import Value, read_value
 from petiole.events.errors import PetioleError, ToolFailed, tool_timeout
 from petiole.tasks import guarded
-from petiole.tasks.handling.time_limits import Overdue, call_within, time_limit
-from petiole.workers.tools.tool_policy import Terms
+from petiole.tasks.handling.time_limits import TimeLimitReached, call_within, time_limit
+from petiole.workers.tools.tool_policy import ToolPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,18 +28,18 @@ class ToolContext:
 
     stream_id: str
     report: Callable[[float, str], None]
-    recall: Callable[[str, int], Sequence[Recollection]]
+    recall: Callable[[str, int], Sequence[MemoryItem]]
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class ToolOutput:
     """What a tool found: as a value, and in words that make a sentence."""
 
     value: Value
     text: str
 
 
-Accepted: TypeAlias = dict[str, object]
+ValidatedArguments: TypeAlias = dict[str, object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,42 +54,42 @@ class Tool:
     name: str
     description: str
     schema: Mapping[str, object]
-    accept: Callable[[Mapping[str, Value]], Accepted]
-    run: Callable[[Accepted, ToolContext], object]
-    terms: Terms
+    validate: Callable[[Mapping[str, Value]], ValidatedArguments]
+    run: Callable[[ValidatedArguments, ToolContext], object]
+    policy: ToolPolicy
 
-    def call(self, arguments: Mapping[str, Value], context: ToolContext) -> Finding:
+    def call(self, arguments: Mapping[str, Value], context: ToolContext) -> ToolOutput:
         """Check the arguments and run it, within its time limit.
 
         Raises: UsageError (invalid_arguments), ToolFailed, Retryable (tool_timeout), ServiceUnavailable where its
         circuit is open, and ours that it raises. What cannot be ended in time is told in tasks/handling/time_limits.py.
         """
-        accepted = self.accept(arguments)
+        accepted = self.validate(arguments)
         try:
-            with self._guard(), time_limit(self.terms.timeout_s):
-                found = call_within(self.terms.timeout_s, partial(self.run, accepted, context))
-        except Overdue as overdue:
-            raise tool_timeout(self.name, self.terms.timeout_s) from overdue
+            with self._breaker(), time_limit(self.policy.timeout_s):
+                found = call_within(self.policy.timeout_s, partial(self.run, accepted, context))
+        except TimeLimitReached as overdue:
+            raise tool_timeout(self.name, self.policy.timeout_s) from overdue
         except PetioleError:
             raise
         except Exception as error:
             # A tool may be anyone's code: whatever it raises, the user is owed an answer.
             raise ToolFailed(self.name, f"{type(error).__name__}: {error}") from error
-        return self._finding(found)
+        return self._output(found)
 
-    def _guard(self) -> AbstractContextManager[object]:
+    def _breaker(self) -> AbstractContextManager[object]:
         # The block is not tried again, unlike a guarded function: a tool may have acted.
-        guard = self.terms.guard
-        return nullcontext() if guard is None else guarded(guard, timeout=self.terms.timeout_s)
+        guard = self.policy.breaker
+        return nullcontext() if guard is None else guarded(guard, timeout=self.policy.timeout_s)
 
-    def _finding(self, found: object) -> Finding:
-        value = found.value if isinstance(found, Finding) else found
+    def _output(self, result: object) -> ToolOutput:
+        value = result.value if isinstance(result, ToolOutput) else result
         try:
             checked = read_value(value)
         except ValueError as error:
             raise ToolFailed(self.name, f"its result {error}") from error
-        return Finding(checked, found.text if isinstance(found, Finding) else _in_words(checked))
+        return ToolOutput(checked, result.text if isinstance(result, ToolOutput) else _value_text(checked))
 
 
-def _in_words(value: Value) -> str:
+def _value_text(value: Value) -> str:
     return value if isinstance(value, str) else to_json(value).decode()

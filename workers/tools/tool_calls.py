@@ -17,10 +17,10 @@ from uuid import NAMESPACE_OID, uuid5
 from petiole.events.catalog.orchestrator import ToolCall
 from petiole.events.catalog.tools import (
     ApprovalDeadlineReachedEvent,
+    ApprovalRequest,
     ApprovalRequestedEvent,
-    AskedApproval,
-    CallRequestedEvent,
-    RequestedCall,
+    ToolExecution,
+    ToolExecutionRequestedEvent,
     ToolFailedEvent,
     ToolFailure,
     ToolProgress,
@@ -32,66 +32,69 @@ from petiole.events.catalog.tools import (
 )
 from petiole.events.errors import PetioleError, Retryable, error_type_of
 from petiole.events.event import Event
-from petiole.workers.tools import Finding
+from petiole.workers.tools import ToolOutput
 
 PROGRESS_BURST = 10
 PROGRESS_INTERVAL_S = 0.5
 
 
-def requested(event: Event, call: ToolCall) -> CallRequestedEvent:
+def build_call_requested(event: Event, call: ToolCall) -> ToolExecutionRequestedEvent:
     """Word one call of a request as an event of its own."""
-    content = RequestedCall(**_call(call))
+    content = ToolExecution(**_call_fields(call))
     # No hop: it is the same request, cut in pieces, and rounds of tools are to end by their own count.
     return event.caused(
-        CallRequestedEvent, event_id=said_of(event, content, "requested"), content=content, hops=event.hops
+        ToolExecutionRequestedEvent,
+        event_id=call_event_id(event, content, "requested"),
+        content=content,
+        hops=event.hops,
     )
 
 
-def started(event: Event, call: RequestedCall) -> ToolStartedEvent:
+def build_call_started(event: Event, call: ToolExecution) -> ToolStartedEvent:
     """Word that a call begins."""
-    content = ToolStart(**_call(call))
-    return event.caused(ToolStartedEvent, event_id=said_of(event, call, "started"), content=content)
+    content = ToolStart(**_call_fields(call))
+    return event.caused(ToolStartedEvent, event_id=call_event_id(event, call, "started"), content=content)
 
 
-def progressed(event: Event, call: RequestedCall, percent: float, note: str) -> ToolProgressEvent:
+def build_call_progress(event: Event, call: ToolExecution, percent: float, note: str) -> ToolProgressEvent:
     """Word how far a call is."""
     content = ToolProgress(call_id=call.call_id, tool=call.tool, percent=percent, note=note)
     # Named by what it says, not by its place: how many reports come before it is a matter of time.
-    return event.caused(ToolProgressEvent, event_id=said_of(event, call, f"at {percent}"), content=content)
+    return event.caused(ToolProgressEvent, event_id=call_event_id(event, call, f"at {percent}"), content=content)
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class CallOutcome:
     """How a call ended: with a result or a failure. As JSON it is kept, to be said again."""
 
-    end: ToolResult | ToolFailure
+    content: ToolResult | ToolFailure
 
     @classmethod
-    def read(cls, kept: Mapping[str, object]) -> Outcome:
+    def from_json(cls, kept: Mapping[str, object]) -> CallOutcome:
         """Read what `as_json` wrote."""
         kind = ToolResult if "completed" in kept else ToolFailure
         return cls(kind.model_validate(next(iter(kept.values()))))
 
     def as_json(self) -> dict[str, object]:
         """Write it as JSON."""
-        name = "completed" if isinstance(self.end, ToolResult) else "failed"
-        return {name: self.end.model_dump(mode="json")}
+        name = "completed" if isinstance(self.content, ToolResult) else "failed"
+        return {name: self.content.model_dump(mode="json")}
 
-    def said(self, event: Event, call: RequestedCall) -> ToolResultEvent | ToolFailedEvent:
+    def build_event(self, event: Event, call: ToolExecution) -> ToolResultEvent | ToolFailedEvent:
         """Word it. A call has one end, so both go by the same id."""
-        event_id = said_of(event, call, "ended")
-        if isinstance(self.end, ToolResult):
-            return event.caused(ToolResultEvent, event_id=event_id, content=self.end)
-        return event.caused(ToolFailedEvent, event_id=event_id, content=self.end)
+        event_id = call_event_id(event, call, "ended")
+        if isinstance(self.content, ToolResult):
+            return event.caused(ToolResultEvent, event_id=event_id, content=self.content)
+        return event.caused(ToolFailedEvent, event_id=event_id, content=self.content)
 
 
-def completed(call: RequestedCall, finding: Finding) -> Outcome:
+def completed_outcome(call: ToolExecution, output: ToolOutput) -> CallOutcome:
     """Tell what a call found: its value, and the same as a sentence."""
-    found = {"value": finding.value, "text": finding.text}
-    return Outcome(ToolResult(call_id=call.call_id, tool=call.tool, data=found))
+    found = {"value": output.value, "text": output.text}
+    return CallOutcome(ToolResult(call_id=call.call_id, tool=call.tool, data=found))
 
 
-def failed(call: RequestedCall, error: PetioleError) -> Outcome:
+def failed_outcome(call: ToolExecution, error: PetioleError) -> CallOutcome:
     """Tell why a call failed."""
     failure = ToolFailure(
         call_id=call.call_id,
@@ -100,56 +103,56 @@ def failed(call: RequestedCall, error: PetioleError) -> Outcome:
         error=str(error),
         is_retryable=isinstance(error, Retryable),
     )
-    return Outcome(failure)
+    return CallOutcome(failure)
 
 
-def approval_requested(event: Event, call: RequestedCall, expires_at: datetime) -> ApprovalRequestedEvent:
+def build_approval_requested(event: Event, call: ToolExecution, expires_at: datetime) -> ApprovalRequestedEvent:
     """Ask for a call to be granted by then."""
-    content = AskedApproval(
-        **_call(call),
-        approval_id=said_of(event, call, "approval"),
-        fingerprint=fingerprint(call),
+    content = ApprovalRequest(
+        **_call_fields(call),
+        approval_id=call_event_id(event, call, "approval"),
+        fingerprint=call_fingerprint(call),
         expires_at=expires_at,
     )
-    return event.caused(ApprovalRequestedEvent, event_id=said_of(event, call, "to be granted"), content=content)
+    return event.caused(ApprovalRequestedEvent, event_id=call_event_id(event, call, "to be granted"), content=content)
 
 
-def deadline_reached(asked: ApprovalRequestedEvent) -> ApprovalDeadlineReachedEvent:
+def build_approval_deadline_reached(request: ApprovalRequestedEvent) -> ApprovalDeadlineReachedEvent:
     """Word that the time of an approval is over; it is published then."""
-    event_id = said_of(asked, asked.content, "deadline")
-    return asked.caused(ApprovalDeadlineReachedEvent, event_id=event_id, content=asked.content)
+    event_id = call_event_id(request, request.content, "deadline")
+    return request.caused(ApprovalDeadlineReachedEvent, event_id=event_id, content=request.content)
 
 
-def fingerprint(call: RequestedCall) -> str:
+def call_fingerprint(call: ToolExecution) -> str:
     """Return the SHA-256 of a call's tool and arguments: whoever grants it grants these, and no others."""
     said = call.model_dump(mode="json", include={"tool", "arguments"})
     return hashlib.sha256(json.dumps(said, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def identity(event: Event, call: RequestedCall) -> str:
+def call_key(event: Event, call: ToolExecution) -> str:
     """Name a call: the same in every event of its flow that asks for it."""
-    named = (event.stream_id, event.correlation_id, call.call_id, fingerprint(call))
+    named = (event.stream_id, event.correlation_id, call.call_id, call_fingerprint(call))
     return str(uuid5(NAMESPACE_OID, repr(named)))
 
 
-def said_of(event: Event, call: RequestedCall, what: str) -> str:
+def call_event_id(event: Event, call: ToolExecution, step: str) -> str:
     """Name one thing that is said of a call."""
-    return str(uuid5(NAMESPACE_OID, repr((identity(event, call), what))))
+    return str(uuid5(NAMESPACE_OID, repr((call_key(event, call), step))))
 
 
-def _call(call: ToolCall | RequestedCall) -> dict[str, Any]:
+def _call_fields(call: ToolCall | ToolExecution) -> dict[str, Any]:
     return {"call_id": call.call_id, "tool": call.tool, "arguments": call.arguments}
 
 
 @dataclass(slots=True)
-class ProgressGate:
+class ProgressLimiter:
     """Lets reports of progress through that rise: a burst of some, then one for each interval."""
 
     _last_percent: float = -1.0
     _tokens: float = PROGRESS_BURST
     _asked_at_s: float | None = field(default=None)
 
-    def admits(self, percent: float, at_s: float) -> bool:
+    def allows(self, percent: float, at_s: float) -> bool:
         """Tell whether a report made at that time may go out; `at_s` is of a clock that never goes back."""
         waited_s = at_s - (self._asked_at_s if self._asked_at_s is not None else at_s)
         self._asked_at_s = at_s

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 
 
-def script(name: str) -> str:
+def load_transport_script(name: str) -> str:
     """Read a script by its file's name without the ending, without its comments: `put` is sent with each message."""
     text = (files(__package__) / f"{name}.lua").read_text(encoding="utf-8")
     return "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("--"))

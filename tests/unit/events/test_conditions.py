@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from petiole.events.conditions import OPERATORS, check_where
+from petiole.events.conditions import OPERATORS, check_conditions
 from petiole.events.errors import UsageError
 from petiole.events.subscriptions import Subscription
 from tests.support.errors import has_code
@@ -21,7 +21,7 @@ def test_conditions_are_kept_as_they_were_written():
         "content.parameters.coupon": {"exists": False},
     }
 
-    assert check_where(where) == where | {"content.parameters.tag": {"one_of": ["a", 1, True]}}
+    assert check_conditions(where) == where | {"content.parameters.tag": {"one_of": ["a", 1, True]}}
 
 
 @pytest.mark.parametrize(
@@ -60,14 +60,14 @@ def test_conditions_are_kept_as_they_were_written():
 )
 def test_what_is_no_condition_is_refused_with_its_path_and_the_remedy(where, said):
     with pytest.raises(UsageError, check=has_code("invalid_filter")) as refusal:
-        check_where(where)
+        check_conditions(where)
 
     assert said in str(refusal.value)
     assert not isinstance(where, dict) or str(refusal.value).startswith(f"where[{str(next(iter(where)))!r}]")
 
 
 def test_a_range_of_one_value_is_a_range():
-    assert check_where({"content.x": {"ge": 5, "le": 5}})
+    assert check_conditions({"content.x": {"ge": 5, "le": 5}})
 
 
 scalars = st.one_of(st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False, allow_infinity=False))
@@ -87,7 +87,7 @@ def test_a_filter_travels_through_the_directory_unchanged(where):
 def test_whatever_is_given_is_checked_or_refused(anything):
     for where in (anything, {"content.x": anything}, *({"content.x": {name: anything}} for name in OPERATORS)):
         try:
-            checked = check_where(where)
+            checked = check_conditions(where)
         except UsageError:
             continue
-        assert check_where(checked) == checked
+        assert check_conditions(checked) == checked

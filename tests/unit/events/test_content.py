@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from petiole.events import AudioContent, Content, ParametersContent, TextContent, ToolResult, Value, VideoContent
 from petiole.events.catalog.memory import AssembledContext
-from petiole.events.catalog.orchestrator import ClassifiedIntent, ToolAnswer
+from petiole.events.catalog.orchestrator import ClassifiedIntent, ToolMessage
 from petiole.events.catalog.proactive import ProactiveSuggestion
 from petiole.events.catalog.tools import ToolProgress
 from petiole.events.content import MAX_DEPTH
@@ -270,7 +270,7 @@ def test_a_tool_result_gives_its_value_and_none_where_it_failed() -> None:
 
 @pytest.mark.parametrize("ok", ["yes", 1, "true", None])
 def test_a_flag_is_not_made_out_of_anything_else(ok: object) -> None:
-    assert refusal_of(ToolAnswer, {"tool": "t", "ok": ok, "text": ""})
+    assert refusal_of(ToolMessage, {"tool": "t", "ok": ok, "text": ""})
     assert refusal_of(ToolResult, {"call_id": "c", "tool": "t", "ok": ok})
 
 

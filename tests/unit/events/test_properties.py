@@ -21,10 +21,10 @@ from pydantic.fields import FieldInfo
 
 from petiole.events import Event, EventRegistry, ToolResult, TopicTrie
 from petiole.events.catalog import event_classes
-from petiole.events.catalog.llm import FinishReason, GeneratedResponse, RequestedCall, Usage
-from petiole.events.content import Blob, Parameters, Value
+from petiole.events.catalog.llm import FinishReason, GeneratedResponse, ModelToolCall, Usage
+from petiole.events.content import EncodedBytes, Parameters, Value
 from petiole.events.errors import UsageError
-from petiole.events.event import Moment, OpenEvent
+from petiole.events.event import OpenEvent, UtcDatetime
 from petiole.events.ids import AgentName, EventId, Traceparent
 from petiole.events.topics import Topic, check_pattern, check_topic
 
@@ -62,8 +62,8 @@ TRACEPARENT = st.tuples(st.text(HEX, min_size=32, max_size=32), st.text(HEX, min
 
 ALIASES: list[tuple[object, st.SearchStrategy[object]]] = [
     (Parameters, st.dictionaries(st.text(max_size=10), VALUE, max_size=4)),
-    (Blob, st.binary(min_size=1, max_size=40)),
-    (Moment, MOMENT),
+    (EncodedBytes, st.binary(min_size=1, max_size=40)),
+    (UtcDatetime, MOMENT),
     (EventId, st.uuids().map(str)),
     (Traceparent, TRACEPARENT),
     (Topic, TOPIC),
@@ -134,7 +134,7 @@ def instances_of(model: type[BaseModel]) -> st.SearchStrategy[BaseModel]:
     if model is ToolResult:
         return st.builds(_tool_result, st.text(min_size=1), values_of(Parameters), st.none() | st.text())
     if model is GeneratedResponse:
-        calls = st.lists(instances_of(RequestedCall), max_size=3).map(tuple)
+        calls = st.lists(instances_of(ModelToolCall), max_size=3).map(tuple)
         return st.builds(_response, st.text(min_size=1), instances_of(Usage), calls)
     hints = get_type_hints(model, include_extras=True)
     # The version is the class's own: no writer gives it another.
@@ -150,7 +150,7 @@ def _tool_result(name: str, data: dict[str, Value], error: str | None) -> ToolRe
     return ToolResult(call_id=name, tool=name, ok=error is None, data=data, error=error)
 
 
-def _response(text: str, usage: Usage, calls: tuple[RequestedCall, ...]) -> GeneratedResponse:
+def _response(text: str, usage: Usage, calls: tuple[ModelToolCall, ...]) -> GeneratedResponse:
     reason: FinishReason = "tool_calls" if calls else "length"
     return GeneratedResponse(text=text, model=text, usage=usage, finish_reason=reason, calls=calls)
 

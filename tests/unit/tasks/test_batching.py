@@ -9,7 +9,7 @@ from celery.concurrency.thread import TaskPool as ThreadsPool
 from celery.worker.state import revoked as revoked_ids
 
 from petiole.tasks.bus import EventBus
-from petiole.tasks.consuming.batching import Gatherer
+from petiole.tasks.consuming.batching import BatchCollector
 from tests.support.apps import a_bus
 
 SIZE = 4
@@ -105,7 +105,7 @@ def trace(task: str, name: str, *message: object) -> tuple[int, object, float]:
 
 def add(bus: EventBus, consumer: AConsumer, *names: str) -> list[ARequest]:
     requests = [ARequest(name) for name in names]
-    gatherer = Gatherer(bus, consumer, SIZE)
+    gatherer = BatchCollector(bus, consumer, SIZE)
     for request in requests:
         gatherer.add(request)
     return requests
@@ -124,7 +124,7 @@ def test_what_comes_in_one_turn_shares_jobs_and_the_rest_does_not_wait(bus):
 def test_what_comes_while_all_slots_are_busy_goes_on_gathering(bus):
     consumer = AConsumer(pool := Pool())
     consumer.slots = 0
-    gatherer = Gatherer(bus, consumer, SIZE)
+    gatherer = BatchCollector(bus, consumer, SIZE)
     for name in "abc":
         gatherer.add(ARequest(name))
         consumer.end_turn()
@@ -147,7 +147,7 @@ def test_one_that_has_no_mates_runs_as_without_batches(bus):
 
 @pytest.mark.parametrize("request_", [ARequest("a", redelivered=True), ARequest("a", time_limit=5.0)])
 def test_what_may_end_its_slot_runs_alone_and_at_once(bus, request_):
-    Gatherer(bus, AConsumer(Pool()), SIZE).add(request_)
+    BatchCollector(bus, AConsumer(Pool()), SIZE).add(request_)
 
     assert request_.told == ["ran alone"]
 
@@ -178,7 +178,7 @@ def test_telling_one_does_not_keep_the_others_from_being_told(bus, monkeypatch):
     consumer = AConsumer(SoloPool(1))
     requests = [ARequest("a"), ARequest("b")]
     monkeypatch.setattr(requests[0], "on_success", lambda result: 1 // 0)
-    gatherer = Gatherer(bus, consumer, SIZE)
+    gatherer = BatchCollector(bus, consumer, SIZE)
     for request in requests:
         gatherer.add(request)
 

@@ -15,7 +15,7 @@ from petiole.events.errors import (
     newer_version,
     unknown_event_type,
 )
-from petiole.tasks.settlement.dead_lettering import bury, cause_of, letter_of
+from petiole.tasks.settlement.dead_lettering import build_dead_letter, cause_of, dead_letter
 from tests.support.apps import a_bus
 
 
@@ -49,7 +49,7 @@ def test_an_error_says_why_a_delivery_is_given_up(error, cause):
 
 def letter(bus, document, **parts):
     said = {"delivery_id": "no-uuid", "subscription": "one.act", "queue": "one"} | parts
-    return letter_of(bus, RuntimeError("half \ud800 a pair"), "failed", document=document, **said)
+    return build_dead_letter(bus, RuntimeError("half \ud800 a pair"), "failed", document=document, **said)
 
 
 @pytest.mark.parametrize("document", [{"a": float("nan")}, {"a": "\ud800"}, ["\udfff"]])
@@ -72,7 +72,7 @@ def test_a_document_nested_deeper_than_anybody_reads_is_kept_as_bytes(bus):
 
 
 def test_a_delivery_that_a_foreign_client_named_is_buried_like_any_other(bus):
-    bury(bus, letter(bus, {"event_type": "order.placed"}))
+    dead_letter(bus, letter(bus, {"event_type": "order.placed"}))
 
     (kept,) = bus.stores.dead_letters.all()
     assert (kept.delivery_id, kept.error) == ("no-uuid", "half \\ud800 a pair")

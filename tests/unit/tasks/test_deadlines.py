@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from petiole.tasks.handling.time_limits import Overdue, call_within
+from petiole.tasks.handling.time_limits import TimeLimitReached, call_within
 
 SHORT_S, LONG_S = 0.05, 30.0
 
@@ -33,7 +33,7 @@ def compute_for_ever() -> None:
 
 @anywhere
 def test_what_computes_too_long_is_ended(run):
-    with pytest.raises(Overdue):
+    with pytest.raises(TimeLimitReached):
         run(lambda: call_within(SHORT_S, compute_for_ever))
 
 
@@ -44,7 +44,7 @@ def test_what_ends_in_time_returns(run):
 
 @anywhere
 def test_what_ends_too_late_by_itself_has_ended_too_late(run):
-    with pytest.raises(Overdue):
+    with pytest.raises(TimeLimitReached):
         run(lambda: call_within(SHORT_S, lambda: _swallow(lambda: threading.Event().wait(2 * SHORT_S))))
 
 
@@ -62,7 +62,7 @@ def test_nothing_is_raised_once_a_call_has_returned(run):
             wait_s = 0.0005 + number / 1e6
             try:
                 call_within(0.0007, lambda: _compute(wait_s))  # noqa: B023 - called at once
-            except Overdue:
+            except TimeLimitReached:
                 ended += 1
         return ended
 
@@ -74,7 +74,7 @@ def test_nothing_is_raised_once_a_call_has_returned(run):
 def test_the_main_thread_is_ended_while_it_waits():
     began = time.monotonic()
 
-    with pytest.raises(Overdue):
+    with pytest.raises(TimeLimitReached):
         call_within(SHORT_S, lambda: threading.Event().wait(LONG_S))
 
     assert time.monotonic() - began < 5

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from petiole.events.conditions import check_where
+from petiole.events.conditions import check_conditions
 from petiole.events.errors import UsageError
-from petiole.tasks.routing.filters import matches, unmet
+from petiole.tasks.routing.filters import find_unmet_condition, matches
 
 ORDER: dict[str, object] = {
     "event_type": "message.order.placed",
@@ -62,7 +62,7 @@ def of(path: str) -> str:
     ],
 )
 def test_a_condition_holds_or_does_not(path, condition, expected):
-    assert matches(check_where({path: condition}), ORDER) is expected
+    assert matches(check_conditions({path: condition}), ORDER) is expected
 
 
 def test_all_conditions_have_to_hold():
@@ -82,7 +82,7 @@ def test_all_conditions_have_to_hold():
     ],
 )
 def test_the_condition_that_is_not_met_is_told_with_what_stood_there(path, condition, words):
-    assert str(unmet({path: condition}, ORDER)) == words
+    assert str(find_unmet_condition({path: condition}, ORDER)) == words
 
 
 words = st.sampled_from(["a", "b", "parameters"])
@@ -111,7 +111,7 @@ paths = st.lists(words, min_size=1, max_size=3).map(lambda each: ".".join(["cont
 @example({"content.a": {"exists": True}}, {"content": {"a": None}, "priority": 1})
 def test_a_filter_decides_as_a_naive_reader_of_its_rules_would(where, document):
     try:
-        checked = check_where(where)
+        checked = check_conditions(where)
     except UsageError:
         return
 

@@ -10,7 +10,7 @@ from itertools import pairwise
 import fakeredis
 import pytest
 
-from petiole.tasks.stores.cluster_membership import Lifecycle, Phase
+from petiole.tasks.stores.cluster_membership import ClusterMembership, Phase
 from petiole.tasks.stores.keys import Keys
 
 ORDER = ["created", "starting", "started", "stopping", "stopped"]
@@ -29,22 +29,22 @@ class World:
     def __init__(self) -> None:
         self.client = fakeredis.FakeRedis(decode_responses=True)
         self.keys = Keys("p")
-        self.store = Lifecycle(self.client, self.keys, timedelta(seconds=LIMIT_S))
+        self.store = ClusterMembership(self.client, self.keys, timedelta(seconds=LIMIT_S))
 
     def told(self, prefix: str = "") -> list[str]:
-        facts = [json.loads(each) for each in self.store.untold(1000)]
+        facts = [json.loads(each) for each in self.store.read_unpublished(1000)]
         return [f"{each.get('agent', '')}{each['step']}" for each in facts if each["step"].startswith(prefix)]
 
     def facts(self, step: str) -> list[dict[str, str]]:
-        return [each for each in map(json.loads, self.store.untold(1000)) if each["step"] == step]
+        return [each for each in map(json.loads, self.store.read_unpublished(1000)) if each["step"] == step]
 
     def falls_silent(self, worker: str, seconds: float = 60.0) -> None:
         self.client.zincrby(self.keys.workers, -seconds, worker)
 
     def is_steady(self, worker: str) -> None:
-        facts = json.loads(str(self.client.hget(self.keys.worker_facts, worker)))
+        facts = json.loads(str(self.client.hget(self.keys.worker_states, worker)))
         facts["since"] = "1.000000"
-        self.client.hset(self.keys.worker_facts, worker, json.dumps(facts))
+        self.client.hset(self.keys.worker_states, worker, json.dumps(facts))
 
 
 @pytest.fixture
@@ -55,13 +55,13 @@ def world() -> World:
 def test_one_worker_from_start_to_end_tells_every_step_once_and_in_order(world):
     store = world.store
 
-    store.report("w", "w@h", "joining", {"memory": "idle"})
+    store.send_heartbeat("w", "w@h", "joining", {"memory": "idle"})
     for _ in range(3):
-        store.report("w", "w@h", "working", {"memory": "taking"})
-    store.report("w", "w@h", "leaving", {"memory": "ending"})
-    store.report("w", "w@h", "leaving", {"memory": "ending"})
+        store.send_heartbeat("w", "w@h", "working", {"memory": "taking"})
+    store.send_heartbeat("w", "w@h", "leaving", {"memory": "ending"})
+    store.send_heartbeat("w", "w@h", "leaving", {"memory": "ending"})
     assert world.told()[-1] == "memoryagent.stopping"
-    store.report("w", "w@h", "gone", {})
+    store.send_heartbeat("w", "w@h", "gone", {})
 
     registered = ["features", "providers", "world", "builtin_agents", "user_agents"]
     assert world.told() == [
@@ -81,31 +81,31 @@ def test_one_worker_from_start_to_end_tells_every_step_once_and_in_order(world):
 
 
 def test_an_agent_is_not_started_before_a_worker_takes_its_events(world):
-    world.store.report("w", "w@h", "joining", {"memory": "taking"})
-    world.store.report("w", "w@h", "working", {"memory": "idle"})
+    world.store.send_heartbeat("w", "w@h", "joining", {"memory": "taking"})
+    world.store.send_heartbeat("w", "w@h", "working", {"memory": "idle"})
 
     assert "memoryagent.started" not in world.told()
 
 
 def test_two_workers_of_one_agent_are_one_life(world):
     for worker in ("a", "b"):
-        world.store.report(worker, worker, "joining", {"memory": "idle"})
-        world.store.report(worker, worker, "working", {"memory": "taking"})
-    world.store.report("a", "a", "gone", {})
+        world.store.send_heartbeat(worker, worker, "joining", {"memory": "idle"})
+        world.store.send_heartbeat(worker, worker, "working", {"memory": "taking"})
+    world.store.send_heartbeat("a", "a", "gone", {})
     assert world.told("agent") == ["memoryagent.created", "memoryagent.starting", "memoryagent.started"]
 
-    world.store.report("b", "b", "gone", {})
+    world.store.send_heartbeat("b", "b", "gone", {})
 
     assert world.told("agent")[3:] == ["memoryagent.stopping", "memoryagent.stopped"]
 
 
 def test_who_falls_silent_is_lost_and_its_agents_with_it(world):
     for worker, agent in (("a", "memory"), ("b", "tools")):
-        world.store.report(worker, worker, "working", {agent: "taking"})
+        world.store.send_heartbeat(worker, worker, "working", {agent: "taking"})
     world.falls_silent("a")
     world.is_steady("b")
 
-    world.store.report("b", "b", "working", {"tools": "taking"})
+    world.store.send_heartbeat("b", "b", "working", {"tools": "taking"})
 
     (stopped,) = world.facts("agent.stopped")
     assert (stopped["agent"], stopped["reason"], stopped["worker"]) == ("memory", "lost", "a")
@@ -115,21 +115,21 @@ def test_who_falls_silent_is_lost_and_its_agents_with_it(world):
 
 def test_who_was_out_of_touch_himself_judges_nobody(world):
     for worker, agent in (("a", "memory"), ("b", "tools")):
-        world.store.report(worker, worker, "working", {agent: "taking"})
+        world.store.send_heartbeat(worker, worker, "working", {agent: "taking"})
         world.is_steady(worker)
     for worker in ("a", "b"):
         world.falls_silent(worker)
 
-    world.store.report("b", "b", "working", {"tools": "taking"})
+    world.store.send_heartbeat("b", "b", "working", {"tools": "taking"})
 
     assert world.facts("agent.stopped") == []
 
 
 def test_a_newcomer_finds_that_all_before_it_were_lost_and_begins_a_new_life(world):
-    world.store.report("a", "a", "working", {"memory": "taking"})
+    world.store.send_heartbeat("a", "a", "working", {"memory": "taking"})
     world.falls_silent("a")
 
-    world.store.report("b", "b", "working", {"memory": "taking"})
+    world.store.send_heartbeat("b", "b", "working", {"memory": "taking"})
 
     assert world.told("agent") == [
         *(f"memoryagent.{step}" for step in ["created", "starting", "started", "stopped"]),
@@ -140,30 +140,30 @@ def test_a_newcomer_finds_that_all_before_it_were_lost_and_begins_a_new_life(wor
 
 
 def test_a_closed_system_stops_once_and_turns_away_who_comes_before_it_rests(world):
-    world.store.report("a", "a", "working", {"memory": "taking"})
+    world.store.send_heartbeat("a", "a", "working", {"memory": "taking"})
 
     first = world.store.close("supervisor")
     second = world.store.close("supervisor")
-    late = world.store.report("b", "b", "joining", {"memory": "idle"})
-    closing = world.store.report("a", "a", "working", {"memory": "taking"})
+    late = world.store.send_heartbeat("b", "b", "joining", {"memory": "idle"})
+    closing = world.store.send_heartbeat("a", "a", "working", {"memory": "taking"})
 
     assert all(each.is_ending for each in (first, second, closing))
-    assert not late.belongs
-    assert closing.belongs
-    world.store.report("b", "b", "gone", {})
-    world.store.report("a", "a", "gone", {})
+    assert not late.is_member
+    assert closing.is_member
+    world.store.send_heartbeat("b", "b", "gone", {})
+    world.store.send_heartbeat("a", "a", "gone", {})
     assert world.told()[-4:] == ["system.stopping", "memoryagent.stopping", "memoryagent.stopped", "system.stopped"]
     assert world.store.is_closed()
 
 
 def test_the_next_worker_opens_a_closed_system(world):
-    world.store.report("a", "a", "working", {})
+    world.store.send_heartbeat("a", "a", "working", {})
     before = world.client.get(world.keys.directory_version)
     world.store.close("supervisor")
-    world.store.report("a", "a", "gone", {})
+    world.store.send_heartbeat("a", "a", "gone", {})
     closed = world.client.get(world.keys.directory_version)
 
-    world.store.report("b", "b", "working", {})
+    world.store.send_heartbeat("b", "b", "working", {})
 
     assert not world.store.is_closed()
     opened = world.client.get(world.keys.directory_version)
@@ -176,11 +176,11 @@ def test_nothing_is_closed_where_nothing_runs(world):
 
 
 def test_who_comes_while_the_last_one_goes_begins_the_next_life(world):
-    world.store.report("a", "a", "working", {"memory": "taking"})
-    world.store.report("a", "a", "leaving", {"memory": "ending"})
-    world.store.report("b", "b", "working", {"memory": "taking"})
+    world.store.send_heartbeat("a", "a", "working", {"memory": "taking"})
+    world.store.send_heartbeat("a", "a", "leaving", {"memory": "ending"})
+    world.store.send_heartbeat("b", "b", "working", {"memory": "taking"})
 
-    world.store.report("a", "a", "gone", {})
+    world.store.send_heartbeat("a", "a", "gone", {})
 
     told = world.told("agent")
     assert told == [f"memoryagent.{step}" for step in [*ORDER, *ORDER[:3]]]
@@ -189,10 +189,10 @@ def test_who_comes_while_the_last_one_goes_begins_the_next_life(world):
 
 
 def test_a_system_without_agents_lives_too(world):
-    world.store.report("a", "a", "working", {})
+    world.store.send_heartbeat("a", "a", "working", {})
 
     assert world.told()[-1] == "system.started"
-    assert world.store.report("a", "a", "working", {}).marks == {}
+    assert world.store.send_heartbeat("a", "a", "working", {}).overrides == {}
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -204,13 +204,13 @@ def test_whatever_workers_do_every_life_takes_its_steps_in_order(world, seed):
         worker = chance.choice("abc")
         phases[worker] = chance.choice(FOLLOWING[phases[worker]])
         how = chance.choice(["idle", "taking", "ending"])
-        world.store.report(worker, worker, phases[worker], {"memory": how, "tools": "taking"})
+        world.store.send_heartbeat(worker, worker, phases[worker], {"memory": how, "tools": "taking"})
         if chance.random() < 0.1:
             world.falls_silent(chance.choice("abc"))
         if chance.random() < 0.1:
             world.is_steady(worker) if phases[worker] != "gone" else None
 
-    facts = [json.loads(each) for each in world.store.untold(10_000)]
+    facts = [json.loads(each) for each in world.store.read_unpublished(10_000)]
     for subject in ("", "memory", "tools"):
         steps = [each["step"].split(".", 1)[1] for each in facts if each.get("agent", "") == subject]
         main = [step for step in steps if step in ORDER]

@@ -10,7 +10,7 @@ from contextvars import Context
 import pytest
 
 from petiole.tasks.handling import event_loop
-from petiole.tasks.handling.time_limits import Overdue, call_within
+from petiole.tasks.handling.time_limits import TimeLimitReached, call_within
 
 
 def here(act: Callable[[], asyncio.AbstractEventLoop]) -> asyncio.AbstractEventLoop:
@@ -34,40 +34,40 @@ def test_threads_share_one_loop_and_wait_for_each_other_in_it():
         return asyncio.get_running_loop()
 
     with ThreadPoolExecutor(2) as threads:
-        first = threads.submit(event_loop.run, meet(0))
-        second = threads.submit(event_loop.run, meet(1))
+        first = threads.submit(event_loop.run_coroutine, meet(0))
+        second = threads.submit(event_loop.run_coroutine, meet(1))
 
         assert first.result(5) is second.result(5)
 
 
 def test_the_main_thread_keeps_its_loop():
-    assert event_loop.run(this_loop()) is event_loop.run(this_loop())
+    assert event_loop.run_coroutine(this_loop()) is event_loop.run_coroutine(this_loop())
 
 
 def test_a_closed_loop_is_followed_by_a_new_one():
-    first = event_loop.run(this_loop())
+    first = event_loop.run_coroutine(this_loop())
 
-    event_loop.close()
+    event_loop.close_loops()
 
     assert first.is_closed()
-    assert event_loop.run(this_loop()) is not first
-    event_loop.close()
-    event_loop.close()
+    assert event_loop.run_coroutine(this_loop()) is not first
+    event_loop.close_loops()
+    event_loop.close_loops()
 
 
 def test_closing_ends_the_background_loop_and_its_thread():
     with ThreadPoolExecutor(1) as threads:
-        loop = threads.submit(event_loop.run, this_loop()).result(5)
+        loop = threads.submit(event_loop.run_coroutine, this_loop()).result(5)
 
-    event_loop.close()
+    event_loop.close_loops()
 
     assert loop.is_closed()
     assert "petiole-loop" not in [thread.name for thread in threading.enumerate()]
 
 
 def test_a_coroutine_that_refuses_to_end_never_runs_again(monkeypatch):
-    monkeypatch.setattr(event_loop, "CLEANUP_LIMIT_S", 0.05)
-    before = event_loop.run(this_loop())
+    monkeypatch.setattr(event_loop, "CLEANUP_TIMEOUT_S", 0.05)
+    before = event_loop.run_coroutine(this_loop())
     turns = []
 
     async def refuse() -> None:
@@ -77,17 +77,17 @@ def test_a_coroutine_that_refuses_to_end_never_runs_again(monkeypatch):
             except asyncio.CancelledError:
                 turns.append("refused")
 
-    with pytest.raises(Overdue):
-        call_within(0.05, lambda: event_loop.run(refuse()))
+    with pytest.raises(TimeLimitReached):
+        call_within(0.05, lambda: event_loop.run_coroutine(refuse()))
 
     assert (turns, before.is_closed()) == (["refused"], True)
-    assert event_loop.run(this_loop()) is not before
-    event_loop.close()
+    assert event_loop.run_coroutine(this_loop()) is not before
+    event_loop.close_loops()
 
 
 @pytest.mark.parametrize("run", [here, in_a_thread])
 def test_closing_does_not_wait_for_ever_for_a_task_that_refuses_to_end(monkeypatch, run):
-    monkeypatch.setattr(event_loop, "CLEANUP_LIMIT_S", 0.05)
+    monkeypatch.setattr(event_loop, "CLEANUP_TIMEOUT_S", 0.05)
     kept = []
 
     async def refuse() -> None:
@@ -100,9 +100,9 @@ def test_closing_does_not_wait_for_ever_for_a_task_that_refuses_to_end(monkeypat
         await asyncio.sleep(0)
         return asyncio.get_running_loop()
 
-    loop = run(lambda: event_loop.run(start()))
+    loop = run(lambda: event_loop.run_coroutine(start()))
 
-    event_loop.close()
+    event_loop.close_loops()
 
     assert loop.is_closed()
     assert not kept[0].done()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from petiole.tasks.agents import Agent
-from petiole.tasks.broker.topology import declaration, lane, lanes, queue_of
+from petiole.tasks.broker.topology import broker_queue, broker_queues, logical_queue, queue_declaration
 from tests.support.apps import a_bus
 
 
@@ -19,11 +19,11 @@ from tests.support.apps import a_bus
     ],
 )
 def test_urgent_events_have_a_lane_of_their_own_on_rabbitmq(priority, driver, expected):
-    assert lane("memory", priority, driver) == expected
+    assert broker_queue("memory", priority, driver) == expected
 
 
 def test_every_lane_leads_back_to_its_queue():
-    assert {queue_of(each) for each in lanes("memory", "amqp")} == {"memory"}
+    assert {logical_queue(each) for each in broker_queues("memory", "amqp")} == {"memory"}
 
 
 @pytest.mark.parametrize("url", ["redis://127.0.0.1:1", "amqp://127.0.0.1:1"])
@@ -32,7 +32,7 @@ def test_a_publisher_declares_a_queue_as_a_worker_does(url, name):
     bus = a_bus(url)
     bus.include(Agent("memory"))
 
-    declared, expected = bus.app.amqp.queues[name], declaration(name, bus.driver)
+    declared, expected = bus.app.amqp.queues[name], queue_declaration(name, bus.driver)
 
     assert declared.queue_arguments == expected.queue_arguments
     assert (declared.exchange.name, declared.exchange.type) == (expected.exchange.name, expected.exchange.type)

@@ -78,7 +78,7 @@ def test_a_failing_round_is_told_of_once_and_stops_nobody(started, caplog):
 
 def test_what_outlasts_consuming_begins_before_the_first_message_and_ends_with_the_worker(started, consumer):
     lasting, other = Calls(), Calls()
-    step = started(PeriodicJob("lasting", 0.01, lasting, outlasts_consuming=True), PeriodicJob("other", 60, other))
+    step = started(PeriodicJob("lasting", 0.01, lasting, runs_during_shutdown=True), PeriodicJob("other", 60, other))
     assert (lasting.count >= 1, other.count) == (True, 0)
 
     consumer.blueprint.state = CLOSING
@@ -90,7 +90,7 @@ def test_what_outlasts_consuming_begins_before_the_first_message_and_ends_with_t
 
 
 def test_rounds_end_with_their_connection(started, consumer):
-    step = started(PeriodicJob("lasting", 0.01, Calls(), outlasts_consuming=True))
+    step = started(PeriodicJob("lasting", 0.01, Calls(), runs_during_shutdown=True))
 
     step.stop(consumer)
 

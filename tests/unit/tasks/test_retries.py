@@ -15,7 +15,7 @@ from petiole.events.errors import (
     unknown_event_type,
 )
 from petiole.tasks import RetryPolicy, later
-from petiole.tasks.settlement.retry_policy import Again, GiveUp, PutOff, verdict
+from petiole.tasks.settlement.retry_policy import Defer, GiveUp, RetryAfter, decide
 from tests.support.errors import has_code
 
 ODD = 0.5
@@ -28,9 +28,9 @@ def waits(policy: RetryPolicy, count: int) -> list[float]:
 
 def test_by_default_a_handler_runs_at_0_1_and_3_seconds():
     assert waits(RetryPolicy(), 2) == [1, 2]
-    assert verdict(RetryPolicy(), RuntimeError(), 1, ODD) == Again(timedelta(seconds=1))
-    assert verdict(RetryPolicy(), RuntimeError(), 2, ODD) == Again(timedelta(seconds=2))
-    assert verdict(RetryPolicy(), RuntimeError(), 3, ODD) == GiveUp("failed")
+    assert decide(RetryPolicy(), RuntimeError(), 1, ODD) == RetryAfter(timedelta(seconds=1))
+    assert decide(RetryPolicy(), RuntimeError(), 2, ODD) == RetryAfter(timedelta(seconds=2))
+    assert decide(RetryPolicy(), RuntimeError(), 3, ODD) == GiveUp("failed")
 
 
 def test_waits_grow_by_the_factor_up_to_the_cap():
@@ -58,15 +58,15 @@ def test_jitter_spreads_waits_by_its_share_in_both_directions():
     ids=lambda error: type(error).__name__,
 )
 def test_what_no_repetition_mends_is_given_up_at_once(error):
-    assert verdict(RetryPolicy(permanent=(KeyError,)), error, 1, ODD) == GiveUp("permanent")
+    assert decide(RetryPolicy(permanent=(KeyError,)), error, 1, ODD) == GiveUp("permanent")
 
 
 def test_a_time_limit_is_worth_another_attempt():
-    assert verdict(RetryPolicy(), HandlerTimedOut("memory.keep", 5), 1, ODD) == Again(timedelta(seconds=1))
+    assert decide(RetryPolicy(), HandlerTimedOut("memory.keep", 5), 1, ODD) == RetryAfter(timedelta(seconds=1))
 
 
 def test_who_asks_for_later_spends_no_attempt_however_many_there_were():
-    assert verdict(RetryPolicy(), RetryLater("the model is busy", 7), 99, ODD) == PutOff(timedelta(seconds=7))
+    assert decide(RetryPolicy(), RetryLater("the model is busy", 7), 99, ODD) == Defer(timedelta(seconds=7))
 
 
 @pytest.mark.parametrize(

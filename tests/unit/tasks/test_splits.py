@@ -6,14 +6,14 @@ from collections.abc import Mapping
 import pytest
 
 from petiole.events.subscriptions import Subscription
-from petiole.tasks.routing.traffic_split import BUCKETS, bucket, choose, shares, weights
+from petiole.tasks.routing.traffic_split import BUCKETS, bucket, bucket_counts, choose, variant_weights
 
 STREAMS = [f"stream-{number}" for number in range(10_000)]
 
 
 def chosen(of: Mapping[str, float | None], split: str = "answering") -> dict[str, str]:
     """Choose for every stream."""
-    return {stream: choose(split, shares(of), set(of), stream) for stream in STREAMS}
+    return {stream: choose(split, bucket_counts(of), set(of), stream) for stream in STREAMS}
 
 
 def moved(before: dict[str, str], after: dict[str, str]) -> Counter[tuple[str, str]]:
@@ -66,7 +66,7 @@ def test_the_last_weighted_variant_grows_without_moving_the_others():
     ],
 )
 def test_weights_are_shares_and_the_rest_goes_to_those_without(of, expected):
-    assert shares(of) == expected
+    assert bucket_counts(of) == expected
 
 
 @pytest.mark.parametrize("of", [{"a": 30, "b": 30}, {"a": 90, "b": 60}, {"a": 0, "b": 0}, {"a": 0}])
@@ -78,7 +78,7 @@ def test_where_the_streams_own_variant_does_not_hear_the_event_the_others_share_
     of = {"a": 40, "b": 40, "c": None}
     everybody = chosen(of)
 
-    without_a = {stream: choose("answering", shares(of), {"b", "c"}, stream) for stream in STREAMS}
+    without_a = {stream: choose("answering", bucket_counts(of), {"b", "c"}, stream) for stream in STREAMS}
 
     changes = moved(everybody, without_a)
     assert set(changes) == {("a", "b"), ("a", "c")}
@@ -104,4 +104,4 @@ def test_a_variant_of_several_handlers_says_its_weight_at_any_of_them():
         a_handler("four", "dry", shadow=True),
     ]
 
-    assert weights(members) == {"new": 20, "old": None}
+    assert variant_weights(members) == {"new": 20, "old": None}

@@ -5,7 +5,7 @@ import json
 import pytest
 from kombu.exceptions import DecodeError
 
-from petiole.tasks.consuming.message_validation import MOST_NESTED, decoded
+from petiole.tasks.consuming.message_validation import MAX_NESTING, decode
 
 
 @pytest.mark.parametrize(
@@ -16,11 +16,11 @@ from petiole.tasks.consuming.message_validation import MOST_NESTED, decoded
         '{"a": "\\"a\\": 1, \\"a\\": 2"}',
         '{"a": "\\ud83d\\ude00"}',
         '[{"a": 1}, {"a": 2}]',
-        "[" * MOST_NESTED + "]" * MOST_NESTED,
+        "[" * MAX_NESTING + "]" * MAX_NESTING,
     ],
 )
 def test_what_everybody_reads_alike_is_read(text):
-    assert decoded(text.encode()) == json.loads(text)
+    assert decode(text.encode()) == json.loads(text)
 
 
 @pytest.mark.parametrize(
@@ -37,11 +37,11 @@ def test_what_everybody_reads_alike_is_read(text):
         (b'["\\ud800"]', "surrogates"),
         (b'["\\uDfff"]', "surrogates"),
         (b"\xff", "UnicodeDecodeError"),
-        (b"[" * (MOST_NESTED + 1) + b"]" * (MOST_NESTED + 1), "nested deeper"),
+        (b"[" * (MAX_NESTING + 1) + b"]" * (MAX_NESTING + 1), "nested deeper"),
         (b"[" * 100_000, "RecursionError"),
         (b"", "JSONDecodeError"),
     ],
 )
 def test_what_is_read_in_more_than_one_way_is_refused(text, told):
     with pytest.raises(DecodeError, match=told):
-        decoded(text)
+        decode(text)

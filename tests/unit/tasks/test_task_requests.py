@@ -13,7 +13,7 @@ from kombu.message import Message
 from petiole.tasks.bus import EventBus
 from petiole.tasks.consuming import request
 from petiole.tasks.consuming.request import BatchLost, TaskRequest
-from petiole.tasks.publication import Publish
+from petiole.tasks.publication import PublishTask
 from tests.support.apps import a_bus
 
 
@@ -27,7 +27,7 @@ def bus():
 @pytest.fixture
 def deaths(monkeypatch):
     noted: list[str] = []
-    monkeypatch.setattr(request, "note_death", lambda request: noted.append(request.id))
+    monkeypatch.setattr(request, "record_crash", lambda request: noted.append(request.id))
     return noted
 
 
@@ -46,7 +46,7 @@ def a_request(bus: EventBus, told: Told, document: object) -> TaskRequest:
         json.dumps([[document], {}, None]),
         content_type="application/json",
         content_encoding="utf-8",
-        headers={"id": str(uuid4()), "task": Publish.name},
+        headers={"id": str(uuid4()), "task": PublishTask.name},
         delivery_info={"exchange": "", "routing_key": "publish"},
     )
     return TaskRequest(message, bus=bus, task=bus.publish, on_ack=told.ack, on_reject=told.reject)

@@ -13,9 +13,9 @@ from tests.support.errors import has_code
 @pytest.fixture
 def unchecked():
     """Have it looked again, here and afterwards."""
-    kombu_compat.check.cache_clear()
+    kombu_compat.check_kombu.cache_clear()
     yield
-    kombu_compat.check.cache_clear()
+    kombu_compat.check_kombu.cache_clear()
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -51,10 +51,13 @@ def test_a_kombu_whose_parameters_have_changed_is_refused(monkeypatch):
     ],
 )
 def test_brokers_that_it_serves_are_served_by_it(url, expected):
-    assert petiole.tasks.transport.ours(url) == expected
+    assert petiole.tasks.transport.with_transport_prefix(url) == expected
 
 
 def test_the_plain_url_is_what_others_understand():
-    assert petiole.tasks.transport.plain("petiole+redis://a;petiole+rediss://b") == "redis://a;rediss://b"
-    assert petiole.tasks.transport.plain("petiole+socket:///tmp/s") == "redis+socket:///tmp/s"
-    assert petiole.tasks.transport.plain("amqp://a") == "amqp://a"
+    assert (
+        petiole.tasks.transport.without_transport_prefix("petiole+redis://a;petiole+rediss://b")
+        == "redis://a;rediss://b"
+    )
+    assert petiole.tasks.transport.without_transport_prefix("petiole+socket:///tmp/s") == "redis+socket:///tmp/s"
+    assert petiole.tasks.transport.without_transport_prefix("amqp://a") == "amqp://a"

@@ -7,7 +7,7 @@ import pytest
 from petiole.events import EventContext, TextContent, TextMessageEvent, registry
 from petiole.events.errors import InvalidEvent, UsageError
 from petiole.tasks.broker.topology import broker_priority
-from petiole.tasks.publishing.document import admit
+from petiole.tasks.publishing.document import validate_event
 from tests.support.errors import has_code
 
 LIMIT = 10_000
@@ -22,14 +22,14 @@ def a_document(**fields: object) -> dict[str, object]:
 def test_an_event_is_admitted_with_its_json_object():
     event = TextMessageEvent(stream_id="s", content=TextContent(text="hi"))
 
-    admitted = admit(event, registry, LIMIT)
+    admitted = validate_event(event, registry, LIMIT)
 
     assert admitted.event == event
     assert registry.parse(admitted.document) == event
 
 
 def test_a_json_object_is_admitted_as_its_class():
-    admitted = admit(a_document(), registry, LIMIT)
+    admitted = validate_event(a_document(), registry, LIMIT)
 
     assert isinstance(admitted.event, TextMessageEvent)
 
@@ -37,14 +37,14 @@ def test_a_json_object_is_admitted_as_its_class():
 def test_a_cloudevent_is_admitted_as_its_class():
     event = TextMessageEvent(stream_id="s", content=TextContent(text="hi"))
 
-    assert admit(event.to_cloudevent(), registry, LIMIT).event == event
+    assert validate_event(event.to_cloudevent(), registry, LIMIT).event == event
 
 
 def test_an_event_above_the_limit_is_refused_with_both_sizes():
     event = TextMessageEvent(stream_id="s", content=TextContent(text="x" * LIMIT))
 
     with pytest.raises(UsageError, check=has_code("event_too_large"), match=r"has 10,\d{3} bytes as JSON, 10,000"):
-        admit(event, registry, LIMIT)
+        validate_event(event, registry, LIMIT)
 
 
 def test_an_instance_built_around_its_validation_is_refused():
@@ -53,7 +53,7 @@ def test_an_instance_built_around_its_validation_is_refused():
     )
 
     with pytest.raises(InvalidEvent, check=has_code("missing_field"), match="stream_id"):
-        admit(event, registry, LIMIT)
+        validate_event(event, registry, LIMIT)
 
 
 def test_an_instance_of_another_topics_class_is_refused():
@@ -61,17 +61,17 @@ def test_an_instance_of_another_topics_class_is_refused():
     impostor = event.model_copy(update={"event_type": "input.audio.chunk"})
 
     with pytest.raises(InvalidEvent, check=has_code("wrong_type"), match="AudioChunkEvent"):
-        admit(impostor, registry, LIMIT)
+        validate_event(impostor, registry, LIMIT)
 
 
 def test_an_unknown_type_is_refused_with_the_nearest_name():
     with pytest.raises(UsageError, check=has_code("unknown_event_type"), match="did you mean 'input"):
-        admit(a_document(event_type="input.mesage.received"), registry, LIMIT)
+        validate_event(a_document(event_type="input.mesage.received"), registry, LIMIT)
 
 
 def test_nan_is_refused_with_the_field():
     with pytest.raises(InvalidEvent, check=has_code("invalid_value"), match="extra"):
-        admit(a_document(context={"extra": {"share": float("nan")}}), registry, LIMIT)
+        validate_event(a_document(context={"extra": {"share": float("nan")}}), registry, LIMIT)
 
 
 @pytest.mark.parametrize(("priority", "driver", "expected"), [(9, "redis", 0), (0, "redis", 9), (9, "amqp", 9)])

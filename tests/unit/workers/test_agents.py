@@ -21,7 +21,7 @@ from petiole.events import (
     ToolResult,
     ToolResultEvent,
 )
-from petiole.events.catalog.memory import Recollection
+from petiole.events.catalog.memory import MemoryItem
 from petiole.events.catalog.orchestrator import ContextRequest
 from petiole.events.catalog.session import StreamEndedEvent
 from petiole.events.errors import (
@@ -31,15 +31,22 @@ from petiole.events.errors import (
     ProviderUnavailable,
     RetryLater,
 )
-from petiole.tasks import SessionFacts
+from petiole.tasks import SessionInfo
 from petiole.workers.agents import input as input_agent
-from petiole.workers.agents.llm import failure_of
-from petiole.workers.agents.memory import assembled
-from petiole.workers.agents.output import addressed, failed, formatted, is_over, send, wanted_channel
-from petiole.workers.agents.tools import recollect
-from petiole.workers.channels import Channel, Mailbox, Terminal
-from petiole.workers.retrieval.keyword import Words
-from petiole.workers.retrieval.memory_extraction import recollection_of
+from petiole.workers.agents.llm import build_model_failure
+from petiole.workers.agents.memory import select_context
+from petiole.workers.agents.output import (
+    build_formatting_completed,
+    build_message_failed,
+    is_final_failure,
+    requested_channel,
+    select_channels,
+    send_once,
+)
+from petiole.workers.agents.tools import search_memory
+from petiole.workers.channels import Mailbox, OutputChannel, Terminal
+from petiole.workers.retrieval.keyword import KeywordRetriever
+from petiole.workers.retrieval.memory_extraction import extract_recollection
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
@@ -48,26 +55,26 @@ def a_message(text: str = "What is 12 * 7?") -> TextMessageEvent:
     return TextMessageEvent(stream_id="s-1", content=TextContent(text=text))
 
 
-def said(role: str, text: str) -> Recollection:
-    return Recollection.model_validate({"role": role, "text": text, "said_at": NOON})
+def said(role: str, text: str) -> MemoryItem:
+    return MemoryItem.model_validate({"role": role, "text": text, "said_at": NOON})
 
 
 # Input
 
 
 @pytest.fixture
-def streams(monkeypatch: pytest.MonkeyPatch) -> dict[str, SessionFacts]:
-    opened: dict[str, SessionFacts] = {}
+def streams(monkeypatch: pytest.MonkeyPatch) -> dict[str, SessionInfo]:
+    opened: dict[str, SessionInfo] = {}
 
-    def enter(event: Event, *, session_type: str) -> SessionFacts:
+    def enter(event: Event, *, session_type: str) -> SessionInfo:
         made = {"session_id": event.stream_id, "state": "new", "created_at": NOON, "last_activity": NOON}
-        return opened.setdefault(event.stream_id, SessionFacts.model_validate(made | {"session_type": session_type}))
+        return opened.setdefault(event.stream_id, SessionInfo.model_validate(made | {"session_type": session_type}))
 
-    def begin(session: SessionFacts) -> None:
+    def begin(session: SessionInfo) -> None:
         opened[session.session_id] = session.model_copy(update={"state": "active"})
 
-    monkeypatch.setattr(input_agent, "enter_session", enter)
-    monkeypatch.setattr(input_agent, "begin_session", begin)
+    monkeypatch.setattr(input_agent, "record_session_event", enter)
+    monkeypatch.setattr(input_agent, "mark_session_started", begin)
     return opened
 
 
@@ -75,7 +82,7 @@ def test_input_hears_nothing() -> None:
     assert input_agent.agent.subscriptions == []
 
 
-def test_a_stream_is_said_to_begin_once(streams: dict[str, SessionFacts]) -> None:
+def test_a_stream_is_said_to_begin_once(streams: dict[str, SessionInfo]) -> None:
     published: list[Event] = []
 
     for text in ("hello", "again"):
@@ -87,7 +94,7 @@ def test_a_stream_is_said_to_begin_once(streams: dict[str, SessionFacts]) -> Non
     assert len({event.correlation_id for event in published}) == 3
 
 
-def test_a_bad_message_opens_no_stream(streams: dict[str, SessionFacts]) -> None:
+def test_a_bad_message_opens_no_stream(streams: dict[str, SessionInfo]) -> None:
     published: list[Event] = []
 
     with pytest.raises(ValueError, match="text"):
@@ -103,9 +110,11 @@ def test_what_users_and_models_said_is_remembered() -> None:
     message = a_message()
     answered = message.caused(ResponseGeneratedEvent, content=GeneratedResponse(text="84", model="rules"))
 
-    assert recollection_of(message, []) == Recollection(role="user", text="What is 12 * 7?", said_at=message.timestamp)
-    assert recollection_of(answered, []) == Recollection(role="assistant", text="84", said_at=answered.timestamp)
-    assert recollection_of(StreamEndedEvent(stream_id="s-1"), []) is None
+    assert extract_recollection(message, []) == MemoryItem(
+        role="user", text="What is 12 * 7?", said_at=message.timestamp
+    )
+    assert extract_recollection(answered, []) == MemoryItem(role="assistant", text="84", said_at=answered.timestamp)
+    assert extract_recollection(StreamEndedEvent(stream_id="s-1"), []) is None
 
 
 def a_result(message: Event, tool: str, **outcome: Any) -> ToolResultEvent:
@@ -116,7 +125,7 @@ def test_what_a_tool_found_is_remembered_with_its_question() -> None:
     message = a_message()
     result = a_result(message, "calculator", data={"value": 84, "text": "12 * 7 is 84"})
 
-    learned = recollection_of(result, [message, result])
+    learned = extract_recollection(result, [message, result])
 
     assert learned is not None
     assert learned.text == 'you asked: "What is 12 * 7?", and the tool calculator found: 12 * 7 is 84'
@@ -125,16 +134,16 @@ def test_what_a_tool_found_is_remembered_with_its_question() -> None:
 def test_what_failed_or_was_remembered_already_is_not_remembered() -> None:
     message = a_message()
 
-    assert recollection_of(a_result(message, "recall", data={"value": []}), [message]) is None
-    assert recollection_of(a_result(message, "clock", ok=False, error="no zone"), [message]) is None
+    assert extract_recollection(a_result(message, "recall", data={"value": []}), [message]) is None
+    assert extract_recollection(a_result(message, "clock", ok=False, error="no zone"), [message]) is None
 
 
 def test_context_is_the_best_matches_and_whether_there_are_more() -> None:
     earlier = [said("user", f"pizza {number}") for number in range(3)]
 
-    some = assembled(ContextRequest(query="pizza", limit=2), earlier, Words())
-    every = assembled(ContextRequest(query="pizza", limit=3), earlier, Words())
-    none = assembled(ContextRequest(query="bread", limit=3), earlier, Words())
+    some = select_context(ContextRequest(query="pizza", limit=2), earlier, KeywordRetriever())
+    every = select_context(ContextRequest(query="pizza", limit=3), earlier, KeywordRetriever())
+    none = select_context(ContextRequest(query="bread", limit=3), earlier, KeywordRetriever())
 
     assert ([item.text for item in some.items], some.is_truncated) == (["pizza 2", "pizza 1"], True)
     assert (len(every.items), every.is_truncated) == (3, False)
@@ -153,16 +162,19 @@ def test_recollections_are_what_was_told_not_who_asked_for_it() -> None:
         said("user", "bye"),
     ]
 
-    assert [each.text for each in recollect("pizza", 9, earlier, Words())] == ["I like pizza"]
-    assert [each.text for each in recollect("what did", 2, earlier, Words())] == ["bye", "I will remember"]
+    assert [each.text for each in search_memory("pizza", 9, earlier, KeywordRetriever())] == ["I like pizza"]
+    assert [each.text for each in search_memory("what did", 2, earlier, KeywordRetriever())] == [
+        "bye",
+        "I will remember",
+    ]
 
 
 # Llm
 
 
 def test_a_failure_tells_whether_another_attempt_may_help() -> None:
-    assert failure_of("m", ProviderUnavailable("m", "timed out")).is_retryable
-    assert not failure_of("m", ProviderRefused("m", "no key")).is_retryable
+    assert build_model_failure("m", ProviderUnavailable("m", "timed out")).is_retryable
+    assert not build_model_failure("m", ProviderRefused("m", "no key")).is_retryable
 
 
 # Output
@@ -188,15 +200,15 @@ def a_suggestion() -> ProactiveSuggestionEvent:
     ],
 )
 def test_the_mailbox_takes_every_answer(event: ResponseReadyEvent | ProactiveSuggestionEvent, names: list[str]) -> None:
-    channels: list[Channel] = [Mailbox(lambda *_: None), Terminal()]
+    channels: list[OutputChannel] = [Mailbox(lambda *_: None), Terminal()]
 
-    assert [channel.name for channel in addressed(channels, wanted_channel(event))] == names
+    assert [channel.name for channel in select_channels(channels, requested_channel(event))] == names
 
 
 def test_a_message_is_sent_under_its_id() -> None:
     kept: list[tuple[str, str, str]] = []
 
-    sent = send(a_response(), Mailbox(lambda *message: kept.append(message)), "m-1", "84")
+    sent = send_once(a_response(), Mailbox(lambda *message: kept.append(message)), "m-1", "84")
 
     assert (sent.content.text, sent.content.channel, sent.content.message_id) == ("84", "mailbox", "m-1")
     assert kept == [("s-1", "m-1", "84")]
@@ -217,18 +229,18 @@ def test_a_message_is_sent_under_its_id() -> None:
 def test_a_channel_is_tried_until_it_refuses_or_the_last_attempt_fails(
     error: PetioleError, attempt: int, over: bool
 ) -> None:
-    assert is_over(error, attempt) is over
+    assert is_final_failure(error, attempt) is over
 
 
 def test_what_is_said_of_a_message_and_a_channel_is_said_once() -> None:
     mailbox, terminal = Mailbox(lambda *_: None), Terminal(io.StringIO())
     response = a_response()
 
-    first, again = (formatted(response, mailbox, "m-1", "84") for _ in range(2))
+    first, again = (build_formatting_completed(response, mailbox, "m-1", "84") for _ in range(2))
     others = [
-        formatted(response, terminal, "m-1", "84"),
-        formatted(response, mailbox, "m-2", "84"),
-        failed(response, mailbox, "m-1", "84", ProviderUnavailable("mailbox", "gone")),
+        build_formatting_completed(response, terminal, "m-1", "84"),
+        build_formatting_completed(response, mailbox, "m-2", "84"),
+        build_message_failed(response, mailbox, "m-1", "84", ProviderUnavailable("mailbox", "gone")),
     ]
 
     assert first.event_id == again.event_id

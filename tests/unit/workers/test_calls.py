@@ -8,32 +8,34 @@ import pytest
 
 from petiole.events import TextContent, TextMessageEvent
 from petiole.events.catalog.orchestrator import ToolCall, ToolsRequest, ToolsRequestedEvent
-from petiole.events.catalog.tools import CallRequestedEvent, RequestedCall, ToolFailedEvent, ToolResultEvent
-from petiole.workers.agents.tools import outcome
+from petiole.events.catalog.tools import ToolExecution, ToolExecutionRequestedEvent, ToolFailedEvent, ToolResultEvent
+from petiole.workers.agents.tools import execute
 from petiole.workers.tools import ToolContext, installed_tools
 from petiole.workers.tools.tool_calls import (
     PROGRESS_BURST,
-    Outcome,
-    ProgressGate,
-    fingerprint,
-    identity,
-    progressed,
-    requested,
-    started,
+    CallOutcome,
+    ProgressLimiter,
+    build_call_progress,
+    build_call_requested,
+    build_call_started,
+    call_fingerprint,
+    call_key,
 )
 
 MESSAGE = TextMessageEvent(stream_id="s-1", content=TextContent(text="What is 12 * 7?"))
 
 
-def a_request(tool: str = "clock", call_id: str = "c-1", **arguments: Any) -> CallRequestedEvent:
+def a_request(tool: str = "clock", call_id: str = "c-1", **arguments: Any) -> ToolExecutionRequestedEvent:
     call = ToolCall(call_id=call_id, tool=tool, arguments=arguments)
-    return requested(MESSAGE.caused(ToolsRequestedEvent, content=ToolsRequest(calls=(call,))), call)
+    return build_call_requested(MESSAGE.caused(ToolsRequestedEvent, content=ToolsRequest(calls=(call,))), call)
 
 
 def run(tool: str, **arguments: Any) -> ToolResultEvent | ToolFailedEvent:
     event = a_request(tool, **arguments)
     context = ToolContext("s-1", lambda percent, note: None, lambda query, limit: [])
-    return Outcome.read(outcome(event.content, installed_tools().get(tool), context)).said(event, event.content)
+    return CallOutcome.from_json(execute(event.content, installed_tools().get(tool), context)).build_event(
+        event, event.content
+    )
 
 
 def test_a_call_ends_with_its_value_and_words() -> None:
@@ -64,7 +66,13 @@ def test_all_said_of_a_call_has_the_same_ids_whoever_asks_for_it_again() -> None
     ids = [
         [
             event.event_id,
-            *(said.event_id for said in (started(event, call), *(progressed(event, call, p, "") for p in (1, 2)))),
+            *(
+                said.event_id
+                for said in (
+                    build_call_started(event, call),
+                    *(build_call_progress(event, call, p, "") for p in (1, 2)),
+                )
+            ),
         ]
         for event in (a_request(), a_request())
         for call in (event.content,)
@@ -84,7 +92,7 @@ def test_another_call_id_argument_or_flow_is_another_call() -> None:
         other_flow,
     ]
 
-    names = {identity(each, each.content) for each in (event, *others)}
+    names = {call_key(each, each.content) for each in (event, *others)}
 
     assert len(names) == 5
 
@@ -92,30 +100,30 @@ def test_another_call_id_argument_or_flow_is_another_call() -> None:
 def test_the_fingerprint_is_of_tool_and_arguments_in_whatever_order_they_stand() -> None:
     one, other = ({"a": 1, "b": {"c": 2, "d": 3}}, {"b": {"d": 3, "c": 2}, "a": 1})
 
-    assert fingerprint(_call(one)) == fingerprint(_call(other))
-    assert fingerprint(_call(one)) != fingerprint(_call({"a": 1, "b": {"c": 2, "d": 4}}))
+    assert call_fingerprint(_call(one)) == call_fingerprint(_call(other))
+    assert call_fingerprint(_call(one)) != call_fingerprint(_call({"a": 1, "b": {"c": 2, "d": 4}}))
 
 
 def test_cutting_a_request_in_calls_is_no_hop() -> None:
     assert a_request().hops == 1
-    assert started(a_request(), a_request().content).hops == 2
+    assert build_call_started(a_request(), a_request().content).hops == 2
 
 
 def test_progress_only_rises() -> None:
-    gate = ProgressGate()
+    gate = ProgressLimiter()
 
-    assert [gate.admits(percent, at_s=0) for percent in (0, 20, 20, 10, 30)] == [True, True, False, False, True]
+    assert [gate.allows(percent, at_s=0) for percent in (0, 20, 20, 10, 30)] == [True, True, False, False, True]
 
 
 def test_progress_goes_out_at_a_limited_rate() -> None:
-    gate = ProgressGate()
+    gate = ProgressLimiter()
 
-    at_once = sum(gate.admits(step / 100, at_s=0) for step in range(1000))
-    in_ten_seconds = sum(gate.admits(10 + step / 100, at_s=step / 100) for step in range(1000))
+    at_once = sum(gate.allows(step / 100, at_s=0) for step in range(1000))
+    in_ten_seconds = sum(gate.allows(10 + step / 100, at_s=step / 100) for step in range(1000))
 
     assert at_once == PROGRESS_BURST
     assert in_ten_seconds == 19
 
 
-def _call(arguments: dict[str, Any]) -> RequestedCall:
-    return RequestedCall(call_id="c", tool="order", arguments=arguments)
+def _call(arguments: dict[str, Any]) -> ToolExecution:
+    return ToolExecution(call_id="c", tool="order", arguments=arguments)

@@ -7,8 +7,19 @@ import io
 import pytest
 from rich.console import Console
 
-from petiole.tasks.stores.history import Recorded
-from petiole.workers.cli._console import brief, flows, line, plain, rows, shortened, speaker, step, table, tree
+from petiole.tasks.stores.history import RecordedEvent
+from petiole.workers.cli._console import (
+    build_tree_rows,
+    group_by_flow,
+    publisher_name,
+    render_event_line,
+    render_flow_line,
+    render_table,
+    render_tree,
+    replace_unprintable,
+    shorten,
+    summarize_content,
+)
 
 
 def test_events_stand_below_what_caused_them_in_the_order_they_were_recorded():
@@ -48,17 +59,17 @@ def test_a_circle_below_a_root_hides_nothing():
 def test_a_chain_of_causes_may_be_longer_than_the_stack_of_python():
     recorded = [an_event(str(place), str(place - 1)) for place in range(5_000)]
 
-    assert rows(recorded)[-1].depth == 4_999
+    assert build_tree_rows(recorded)[-1].depth == 4_999
 
 
 def test_no_events_are_no_tree():
-    assert rows([]) == []
+    assert build_tree_rows([]) == []
 
 
 def test_times_are_counted_from_the_first_event_recorded():
     recorded = [an_event("a", at_ms=1_000), an_event("b", "a", at_ms=1_007), an_event("c", at_ms=3_500)]
 
-    assert [row.offset_ms for row in rows(recorded)] == [0, 7, 2_500]
+    assert [row.offset_ms for row in build_tree_rows(recorded)] == [0, 7, 2_500]
 
 
 def test_a_tree_is_drawn_with_topics_speakers_and_times():
@@ -69,7 +80,7 @@ def test_a_tree_is_drawn_with_topics_speakers_and_times():
         an_event("d", "a", topic="error.reported", path=["tools"], at_ms=1_005),
     ]
 
-    assert drawn(tree(recorded)) == [
+    assert drawn(render_tree(recorded)) == [
         "input.message.received                               ada          0 ms",
         "├─ memory.context.assembled                          memory      +4 ms",
         "│  └─ llm.response.generated                         llm     +1,010 ms",
@@ -80,7 +91,7 @@ def test_a_tree_is_drawn_with_topics_speakers_and_times():
 def test_a_tree_can_be_drawn_in_ascii():
     recorded = [an_event("a"), an_event("b", "a"), an_event("c", "b"), an_event("d", "a")]
 
-    lines = drawn(tree(recorded), encoding="ascii")
+    lines = drawn(render_tree(recorded), encoding="ascii")
 
     assert [each.split(" ")[0] for each in lines] == ["topic.of.it", "|-", "|", "`-"]
     assert "".join(lines).isascii()
@@ -89,7 +100,7 @@ def test_a_tree_can_be_drawn_in_ascii():
 def test_a_tree_of_ten_levels_is_not_cut_in_a_terminal_of_80_columns():
     recorded = [an_event(str(place), str(place - 1), topic="output.formatting.completed") for place in range(10)]
 
-    lines = drawn(tree(recorded), width=80)
+    lines = drawn(render_tree(recorded), width=80)
 
     assert len(lines) == 10
     assert all("output.formatting.completed " in each and each.endswith("0 ms") for each in lines)
@@ -98,41 +109,41 @@ def test_a_tree_of_ten_levels_is_not_cut_in_a_terminal_of_80_columns():
 def test_a_deep_tree_fits_the_width():
     recorded = [an_event(str(place), str(place - 1)) for place in range(60)]
 
-    assert max(len(each) for each in drawn(tree(recorded), width=100)) <= 100
+    assert max(len(each) for each in drawn(render_tree(recorded), width=100)) <= 100
 
 
 def test_the_last_agent_on_the_way_to_an_event_said_it():
     event = an_event("a", topic="custom.order.placed", path=["orchestrator", "shop"])
 
-    assert speaker(event.document) == "shop"
+    assert publisher_name(event.document) == "shop"
 
 
 def test_what_no_agent_said_is_said_by_its_user_or_its_source():
-    assert speaker(an_event("a", user="ada").document) == "ada"
-    assert speaker(an_event("a").document) == "a-source"
+    assert publisher_name(an_event("a", user="ada").document) == "ada"
+    assert publisher_name(an_event("a").document) == "a-source"
 
 
 def test_flows_are_divided_by_correlation_id():
     recorded = [an_event("a", flow="1"), an_event("b", flow="2"), an_event("c", flow="1")]
 
-    assert {key: ids(each) for key, each in flows(recorded).items()} == {"1": ["a", "c"], "2": ["b"]}
+    assert {key: ids(each) for key, each in group_by_flow(recorded).items()} == {"1": ["a", "c"], "2": ["b"]}
 
 
 def test_an_event_is_told_by_its_text_or_by_its_values():
-    assert brief({"content": {"text": "Hello", "channel": "terminal"}}) == "Hello"
-    assert brief({"content": {"tool": "clock", "ok": True, "error": None, "data": {"value": 7}}}) == (
+    assert summarize_content({"content": {"text": "Hello", "channel": "terminal"}}) == "Hello"
+    assert summarize_content({"content": {"tool": "clock", "ok": True, "error": None, "data": {"value": 7}}}) == (
         'tool=clock  ok=true  data={"value": 7}'
     )
 
 
 def test_a_long_text_is_cut_and_shows_it():
-    assert shortened("a" * 100, 10) == "aaaaaaaaa…"
-    assert shortened("a" * 10, 10) == "a" * 10
+    assert shorten("a" * 100, 10) == "aaaaaaaaa…"
+    assert shorten("a" * 10, 10) == "a" * 10
 
 
 @pytest.mark.parametrize("hostile", ["\x1b[2J", "\x07", "a\nb", "a\rb", "\u202eabc", "\u2028", "\x9b31m", "\ud800"])
 def test_nothing_that_drives_a_terminal_is_shown(hostile):
-    shown = plain(hostile)
+    shown = replace_unprintable(hostile)
 
     assert shown.isprintable()
     assert len(shown) == len(hostile)
@@ -141,7 +152,7 @@ def test_nothing_that_drives_a_terminal_is_shown(hostile):
 def test_a_hostile_event_stays_one_line():
     event = an_event("a", stream="s\x1b[2J\n", user="\x1b]0;title\x07", content={"text": "one\ntwo\x1b[31m"})
 
-    lines = drawn(line(event), width=300)
+    lines = drawn(render_event_line(event), width=300)
 
     assert len(lines) == 1
     assert "\x1b" not in lines[0]
@@ -150,15 +161,18 @@ def test_a_hostile_event_stays_one_line():
 def test_an_event_under_way_is_a_line_with_its_time():
     event = an_event("a", topic="llm.response.generated", path=["llm"], at_ms=1_012)
 
-    assert drawn(step(event, 1_000)) == ["    +12 ms  llm.response.generated                llm"]
+    assert drawn(render_flow_line(event, 1_000)) == ["    +12 ms  llm.response.generated                llm"]
 
 
 def test_markup_in_a_tree_is_text():
-    assert "[red]x :smile:" in drawn(tree([an_event("a", user="[red]x :smile:")]))[0]
+    assert "[red]x :smile:" in drawn(render_tree([an_event("a", user="[red]x :smile:")]))[0]
 
 
 def test_markup_in_a_table_is_text():
-    assert drawn(table(("name", "count"), [("[red]x", 3)], numbers=("count",))) == ["name     count", "[red]x       3"]
+    assert drawn(render_table(("name", "count"), [("[red]x", 3)], numbers=("count",))) == [
+        "name     count",
+        "[red]x       3",
+    ]
 
 
 def an_event(event_id, cause=None, *, topic="topic.of.it", at_ms=1_000, flow="f", **named):
@@ -172,11 +186,11 @@ def an_event(event_id, cause=None, *, topic="topic.of.it", at_ms=1_000, flow="f"
         "context": {"source": "a-source", "user_id": named.get("user")},
         "path": named.get("path", []),
     }
-    return Recorded(f"{at_ms}-0", document)
+    return RecordedEvent(f"{at_ms}-0", document)
 
 
 def places(recorded):
-    return [(row.recorded.document["event_id"], row.depth) for row in rows(recorded)]
+    return [(row.recorded.document["event_id"], row.depth) for row in build_tree_rows(recorded)]
 
 
 def ids(recorded):

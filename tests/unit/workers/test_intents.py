@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from petiole.workers.llm.rules.intent_rules import ToolPlan, classify, plan_tools
+from petiole.workers.llm.rules.intent_rules import ToolPlan, classify_intent, plan_tools
 
 
 @pytest.mark.parametrize(
@@ -36,11 +36,11 @@ from petiole.workers.llm.rules.intent_rules import ToolPlan, classify, plan_tool
     ],
 )
 def test_a_message_is_understood(text: str, intent: str) -> None:
-    assert classify(text).intent == intent
+    assert classify_intent(text).intent == intent
 
 
 def test_a_rule_that_fits_is_surer_than_a_guess() -> None:
-    assert classify("What is 12 * 7?").confidence > classify("Why is the sky blue?").confidence
+    assert classify_intent("What is 12 * 7?").confidence > classify_intent("Why is the sky blue?").confidence
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_rule_that_fits_is_surer_than_a_guess() -> None:
     ],
 )
 def test_arithmetic_is_found_in_words(text: str, expressions: list[str]) -> None:
-    plans = plan_tools(classify(text), text)
+    plans = plan_tools(classify_intent(text), text)
 
     assert [(plan.tool, plan.arguments["expression"]) for plan in plans] == [("calculator", e) for e in expressions]
 
@@ -76,7 +76,7 @@ def test_arithmetic_is_found_in_words(text: str, expressions: list[str]) -> None
     ],
 )
 def test_a_question_about_the_past_is_looked_up(text: str, arguments: dict[str, str]) -> None:
-    assert plan_tools(classify(text), text) == (ToolPlan("recall", {**arguments}),)
+    assert plan_tools(classify_intent(text), text) == (ToolPlan("recall", {**arguments}),)
 
 
 @pytest.mark.parametrize(
@@ -89,22 +89,22 @@ def test_a_question_about_the_past_is_looked_up(text: str, arguments: dict[str, 
     ],
 )
 def test_the_clock_and_the_primes_are_planned(text: str, plan: ToolPlan) -> None:
-    assert plan_tools(classify(text), text) == (plan,)
+    assert plan_tools(classify_intent(text), text) == (plan,)
 
 
 def test_one_message_may_take_several_tools() -> None:
     text = "What is 12 * 7 and what time is it in Tokyo?"
 
-    plans = plan_tools(classify(text), text)
+    plans = plan_tools(classify_intent(text), text)
 
     assert [plan.tool for plan in plans] == ["calculator", "clock"]
 
 
 def test_a_message_without_a_task_takes_no_tools() -> None:
-    assert plan_tools(classify("Hello, can you help me?"), "Hello, can you help me?") == ()
+    assert plan_tools(classify_intent("Hello, can you help me?"), "Hello, can you help me?") == ()
 
 
 def test_a_message_of_any_length_plans_a_few_calls_at_most() -> None:
     text = "What is " + " and ".join(f"{number} + 1" for number in range(100_000))
 
-    assert len(plan_tools(classify(text), text)) == 8
+    assert len(plan_tools(classify_intent(text), text)) == 8

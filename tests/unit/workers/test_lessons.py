@@ -8,11 +8,11 @@ from itertools import permutations
 
 import pytest
 
-from petiole.events.catalog.memory import Fact, Recollection
-from petiole.workers.retrieval.candidates import remembered
-from petiole.workers.retrieval.questions import question_in
-from petiole.workers.retrieval.statements import statements_in
-from petiole.workers.state.facts import VALUES_KEPT, Learned, learn
+from petiole.events.catalog.memory import Fact, MemoryItem
+from petiole.workers.retrieval.candidates import collect_candidates
+from petiole.workers.retrieval.questions import normalize_question
+from petiole.workers.retrieval.statements import extract_statements
+from petiole.workers.state.facts import MAX_VALUES_PER_FACT, LearnResult, learn
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
@@ -41,11 +41,11 @@ NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
     ],
 )
 def test_what_users_state_of_themselves_is_read(text, expected):
-    assert [(each.attribute, each.value) for each in statements_in(text)] == expected
+    assert [(each.attribute, each.value) for each in extract_statements(text)] == expected
 
 
 def test_only_what_lasts_is_a_claim():
-    claims = {each.attribute: each.is_claim for each in statements_in("My car is red. My favourite car is red.")}
+    claims = {each.attribute: each.is_claim for each in extract_statements("My car is red. My favourite car is red.")}
 
     assert claims == {"car": False, "favourite car": True}
 
@@ -54,7 +54,7 @@ def test_only_what_lasts_is_a_claim():
 def test_no_text_takes_long_to_read(text):
     began = time.process_time()
 
-    statements_in(text)
+    extract_statements(text)
 
     assert time.process_time() - began < 0.5
 
@@ -73,7 +73,7 @@ def test_no_text_takes_long_to_read(text):
     ],
 )
 def test_questions_are_known_by_their_words(text, question):
-    assert question_in(text) == question
+    assert normalize_question(text) == question
 
 
 def a_fact(value: str, minute: int, **fields: object) -> Fact:
@@ -104,9 +104,9 @@ def test_in_whatever_order_statements_come_the_same_is_known_and_told_once():
 
 
 def test_what_is_older_than_all_that_is_kept_is_not_taken_in():
-    values = tuple(a_fact(f"name {minute}", minute) for minute in range(1, VALUES_KEPT + 1))
+    values = tuple(a_fact(f"name {minute}", minute) for minute in range(1, MAX_VALUES_PER_FACT + 1))
 
-    assert learn(values, a_fact("older", 0)) == Learned(values)
+    assert learn(values, a_fact("older", 0)) == LearnResult(values)
 
 
 def test_a_message_with_a_fact_that_still_holds_is_recalled_for_it():
@@ -114,8 +114,8 @@ def test_a_message_with_a_fact_that_still_holds_is_recalled_for_it():
     names = (a_fact("Ada", 1), a_fact("Grace", 2))
     homes = (a_fact("Paris", 2, attribute="home"), a_fact("Rome", 3, attribute="home"))
 
-    assert [each.text for each in remembered(said, [names, homes], [], "s")] == ["said 2", "said 3"]
+    assert [each.text for each in collect_candidates(said, [names, homes], [], "s")] == ["said 2", "said 3"]
 
 
-def a_memory(text: str) -> Recollection:
-    return Recollection(role="user", text=text, said_at=NOON)
+def a_memory(text: str) -> MemoryItem:
+    return MemoryItem(role="user", text=text, said_at=NOON)

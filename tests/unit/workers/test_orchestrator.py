@@ -19,25 +19,25 @@ from petiole.events import (
     ToolResultEvent,
 )
 from petiole.events.catalog.llm import GeneratedResponse, ModelFailure, ResponseFailedEvent, ResponseGeneratedEvent
-from petiole.events.catalog.memory import Recollection
+from petiole.events.catalog.memory import MemoryItem
 from petiole.events.catalog.orchestrator import (
     ModelRequestedEvent,
-    ToolAnswer,
     ToolCall,
+    ToolMessage,
     ToolsPreparedEvent,
     ToolsRequestedEvent,
 )
 from petiole.events.catalog.tools import ToolFailedEvent, ToolFailure
 from petiole.workers.agents.orchestrator import (
-    planned_calls,
+    build_tools_prepared,
+    plan_calls,
     request_model,
     request_tools,
     respond,
-    tools_prepared,
     understand,
 )
 from petiole.workers.agents.orchestrator.conversation_turn import read_turn
-from petiole.workers.llm.rules.intent_rules import classify
+from petiole.workers.llm.rules.intent_rules import classify_intent
 
 
 def a_message(text: str = "What is 12 * 7 and 3 + 4?") -> TextMessageEvent:
@@ -46,13 +46,13 @@ def a_message(text: str = "What is 12 * 7 and 3 + 4?") -> TextMessageEvent:
 
 
 def assembled(message: TextMessageEvent, *texts: str) -> ContextAssembledEvent:
-    items = tuple(Recollection(role="user", text=text, said_at=message.timestamp) for text in texts)
+    items = tuple(MemoryItem(role="user", text=text, said_at=message.timestamp) for text in texts)
     content = AssembledContext(query=message.content.text, items=items)
     return message.caused(ContextAssembledEvent, content=content)
 
 
 def tools_requested(message: TextMessageEvent) -> ToolsRequestedEvent:
-    return request_tools(message, planned_calls(message, classify(message.content.text)))
+    return request_tools(message, plan_calls(message, classify_intent(message.content.text)))
 
 
 def completed(cause: Event, call: ToolCall, text: str) -> ToolResultEvent:
@@ -71,7 +71,7 @@ def model_requested(flow: Sequence[Event], at_hand: Event) -> ModelRequestedEven
     return request_model(at_hand, turn)
 
 
-def answers_in(flow: Sequence[Event], at_hand: Event) -> tuple[ToolAnswer, ...]:
+def answers_in(flow: Sequence[Event], at_hand: Event) -> tuple[ToolMessage, ...]:
     turn = read_turn(flow, at_hand)
     assert turn is not None
     return turn.answers
@@ -157,8 +157,8 @@ def test_racing_results_prepare_the_same(last: int) -> None:
     requested = tools_requested(message)
     results = [completed(requested, call, f"answer {place}") for place, call in enumerate(requested.content.calls)]
 
-    said = tools_prepared(results[last], answers_in([message, requested, *results], results[last]))
-    other = tools_prepared(results[1 - last], answers_in([message, requested, results[last]], results[1 - last]))
+    said = build_tools_prepared(results[last], answers_in([message, requested, *results], results[last]))
+    other = build_tools_prepared(results[1 - last], answers_in([message, requested, results[last]], results[1 - last]))
 
     assert said.event_id == other.event_id
     assert said.content == other.content

@@ -13,13 +13,13 @@ import pytest
 from petiole.events.errors import Retryable
 from petiole.workers.process import child_processes
 from petiole.workers.process.child_processes import (
-    Child,
-    answering,
-    await_worker,
-    ended_like_ctrl_c,
-    first_to_end,
-    last_lines,
-    relay,
+    ChildProcess,
+    forward_output,
+    list_responding_workers,
+    read_last_lines,
+    signals_as_keyboard_interrupt,
+    wait_for_first_exit,
+    wait_for_worker,
 )
 from tests.support.errors import has_code
 
@@ -33,13 +33,13 @@ A_PARENT = (
 
 @pytest.fixture
 def children():
-    started: list[Child] = []
+    started: list[ChildProcess] = []
 
-    def start(code: str, name: str = "a-child") -> Child:
+    def start(code: str, name: str = "a-child") -> ChildProcess:
         process = subprocess.Popen(
             [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True
         )
-        started.append(Child(name, process))
+        started.append(ChildProcess(name, process))
         return started[-1]
 
     yield start
@@ -58,7 +58,7 @@ def test_a_child_is_asked_to_end(children):
 
 
 def test_a_child_that_does_not_listen_is_asked_more_harshly(children, monkeypatch):
-    monkeypatch.setattr(child_processes, "_ENDINGS", ((signal.SIGTERM, 0.1), (signal.SIGQUIT, 5.0)))
+    monkeypatch.setattr(child_processes, "_STOP_SIGNALS", ((signal.SIGTERM, 0.1), (signal.SIGQUIT, 5.0)))
     child = children(A_STUBBORN_ONE)
     child.process.stdout.readline()
 
@@ -88,7 +88,7 @@ def test_a_child_that_has_ended_can_be_stopped_again(children):
 def test_the_first_child_to_end_is_found(children):
     sleeper, quick = children(A_SLEEPER, "sleeper"), children("raise SystemExit(3)", "quick")
 
-    ended = first_to_end([sleeper, quick])
+    ended = wait_for_first_exit([sleeper, quick])
 
     assert (ended.name, ended.process.returncode) == ("quick", 3)
 
@@ -96,7 +96,7 @@ def test_the_first_child_to_end_is_found(children):
 def test_each_line_of_a_child_is_relayed(children):
     lines: list[str] = []
 
-    relay(children("print('one'); print('two')"), lines.append).join(10)
+    forward_output(children("print('one'); print('two')"), lines.append).join(10)
 
     assert lines == ["one", "two"]
 
@@ -111,25 +111,25 @@ def test_a_worker_that_ends_at_once_is_reported_with_its_last_words(children, tm
         check=has_code("worker_not_started"),
         match=r"w@here ended at once, with exit code 4(?s:.*)last words",
     ):
-        await_worker(a_bus(answers=[]), child, "w@here", log=log)
+        wait_for_worker(a_bus(answers=[]), child, "w@here", log=log)
 
 
 def test_a_worker_that_is_silent_is_not_awaited_for_ever(children, monkeypatch):
-    monkeypatch.setattr(child_processes, "START_LIMIT_S", 0.0)
+    monkeypatch.setattr(child_processes, "WORKER_START_TIMEOUT_S", 0.0)
 
     with pytest.raises(Retryable, check=has_code("worker_not_started"), match="did not answer within 0 s"):
-        await_worker(a_bus(answers=[]), children(A_SLEEPER), "w@here")
+        wait_for_worker(a_bus(answers=[]), children(A_SLEEPER), "w@here")
 
 
 def test_workers_that_answer_are_listed_by_name():
-    assert answering(a_bus(answers=[{"b@x": {"ok": "pong"}}, {"a@x": {"ok": "pong"}}])) == ["a@x", "b@x"]
+    assert list_responding_workers(a_bus(answers=[{"b@x": {"ok": "pong"}}, {"a@x": {"ok": "pong"}}])) == ["a@x", "b@x"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_ends_like_ctrl_c(number):
     before = signal.getsignal(number)
 
-    with pytest.raises(KeyboardInterrupt), ended_like_ctrl_c():
+    with pytest.raises(KeyboardInterrupt), signals_as_keyboard_interrupt():
         signal.raise_signal(number)
 
     assert signal.getsignal(number) is before
@@ -139,8 +139,8 @@ def test_the_end_of_a_log_is_read_and_no_log_is_nothing(tmp_path):
     log = tmp_path / "log"
     log.write_text("\n".join(str(number) for number in range(30)))
 
-    assert last_lines(log, 2) == "28\n29"
-    assert last_lines(tmp_path / "none") == last_lines(None) == ""
+    assert read_last_lines(log, 2) == "28\n29"
+    assert read_last_lines(tmp_path / "none") == read_last_lines(None) == ""
 
 
 def a_bus(answers):

@@ -7,21 +7,21 @@ from datetime import UTC, datetime
 import pytest
 
 from petiole.events.catalog.input import TextMessageEvent
-from petiole.events.catalog.memory import Recollection
+from petiole.events.catalog.memory import MemoryItem
 from petiole.events.catalog.tools import ToolResult, ToolResultEvent
 from petiole.events.content import TextContent
-from petiole.workers.retrieval.earlier import said_earlier
-from petiole.workers.retrieval.keyword import MAX_WORDS, rank, words_of
+from petiole.workers.retrieval.earlier import exclude_current_flow
+from petiole.workers.retrieval.keyword import MAX_SEARCH_TERMS, rank_by_keywords, search_terms
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
 
-def memories(*texts: str) -> list[Recollection]:
-    return [Recollection(role="user", text=text, said_at=NOON) for text in texts]
+def memories(*texts: str) -> list[MemoryItem]:
+    return [MemoryItem(role="user", text=text, said_at=NOON) for text in texts]
 
 
 def found(query: str, *texts: str, limit: int = 10) -> list[str]:
-    return [each.text for each in rank(query, memories(*texts), limit)]
+    return [each.text for each in rank_by_keywords(query, memories(*texts), limit)]
 
 
 def test_the_best_match_comes_first() -> None:
@@ -39,14 +39,14 @@ def test_of_equals_the_later_comes_first() -> None:
 
 
 def test_the_score_is_the_share_of_the_query_that_was_found() -> None:
-    whole, half = rank("green apples", memories("I ate green apples", "apples are sweet", "bread"), 10)
+    whole, half = rank_by_keywords("green apples", memories("I ate green apples", "apples are sweet", "bread"), 10)
 
     assert whole.score == 1
     assert 0 < half.score < 1
 
 
 def test_a_single_memory_is_found_with_its_whole_score() -> None:
-    assert [each.score for each in rank("pizza", memories("I like pizza"), 10)] == [1.0]
+    assert [each.score for each in rank_by_keywords("pizza", memories("I like pizza"), 10)] == [1.0]
 
 
 @pytest.mark.parametrize("query", ["", "what is", "What's that?", "?!", "did I have it"])
@@ -73,25 +73,25 @@ def test_the_limit_holds() -> None:
 
 
 def test_nothing_is_found_in_nothing() -> None:
-    assert rank("pizza", [], 5) == []
+    assert rank_by_keywords("pizza", [], 5) == []
 
 
 def test_a_long_query_is_known_by_its_first_words() -> None:
-    assert len(words_of(" ".join(f"word{number}" for number in range(10_000)))) == MAX_WORDS
+    assert len(search_terms(" ".join(f"word{number}" for number in range(10_000)))) == MAX_SEARCH_TERMS
 
 
 def test_a_message_is_not_its_own_memory() -> None:
     message = TextMessageEvent(stream_id="s-1", content=TextContent(text="hello"))
-    own = Recollection(role="user", text="hello", said_at=message.timestamp)
-    earlier = Recollection(role="user", text="hello", said_at=NOON)
+    own = MemoryItem(role="user", text="hello", said_at=message.timestamp)
+    earlier = MemoryItem(role="user", text="hello", said_at=NOON)
 
-    assert said_earlier([earlier, own], [message]) == [earlier]
+    assert exclude_current_flow([earlier, own], [message]) == [earlier]
 
 
 def test_what_a_tool_finds_for_the_message_at_hand_is_no_memory() -> None:
     message = TextMessageEvent(stream_id="s", content=TextContent(text="What is 6 * 7?"))
     result = message.caused(ToolResultEvent, content=ToolResult(call_id="c", tool="calculator", data={"value": 42}))
-    own = Recollection(role="tool", text="the tool calculator found: 42", said_at=result.timestamp)
-    earlier = Recollection(role="tool", text="the tool calculator found: 42", said_at=NOON)
+    own = MemoryItem(role="tool", text="the tool calculator found: 42", said_at=result.timestamp)
+    earlier = MemoryItem(role="tool", text="the tool calculator found: 42", said_at=NOON)
 
-    assert said_earlier([earlier, own], [message, result]) == [earlier]
+    assert exclude_current_flow([earlier, own], [message, result]) == [earlier]

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from petiole.events.catalog.orchestrator import ContextItem, ModelRequest, ToolAnswer
-from petiole.workers.llm.rules import sentences_for
+from petiole.events.catalog.orchestrator import ContextItem, ModelRequest, ToolMessage
+from petiole.workers.llm.rules import compose_answer
 
 
 def a_request(text: str, intent: str, **known: object) -> ModelRequest:
     return ModelRequest.model_validate({"text": text, "intent": intent, **known})
 
 
-def an_answer(tool: str, text: str, *, ok: bool = True) -> ToolAnswer:
-    return ToolAnswer(tool=tool, ok=ok, text=text)
+def an_answer(tool: str, text: str, *, ok: bool = True) -> ToolMessage:
+    return ToolMessage(tool=tool, ok=ok, text=text)
 
 
 @pytest.mark.parametrize(
@@ -31,32 +31,32 @@ def an_answer(tool: str, text: str, *, ok: bool = True) -> ToolAnswer:
         ([an_answer("calculator", "", ok=False)], "That did not work: calculator did not say why."),
     ],
 )
-def test_what_tools_found_is_put_into_sentences(answers: list[ToolAnswer], sentence: str) -> None:
-    assert sentences_for(a_request("?", "calculation", tools=answers)) == sentence
+def test_what_tools_found_is_put_into_sentences(answers: list[ToolMessage], sentence: str) -> None:
+    assert compose_answer(a_request("?", "calculation", tools=answers)) == sentence
 
 
 def test_a_greeting_offers_help() -> None:
-    assert "help" in sentences_for(a_request("Hello, can you help me?", "greeting"))
+    assert "help" in compose_answer(a_request("Hello, can you help me?", "greeting"))
 
 
 @pytest.mark.parametrize(("text", "intent"), [("Are you a language model?", "identity"), ("Why?", "question")])
 def test_the_rules_own_up_to_being_no_language_model(text: str, intent: str) -> None:
-    assert "no language model" in sentences_for(a_request(text, intent))
+    assert "no language model" in compose_answer(a_request(text, intent))
 
 
 def test_a_statement_is_taken_in() -> None:
-    said = sentences_for(a_request("I like pizza.", "statement"))
+    said = compose_answer(a_request("I like pizza.", "statement"))
 
     assert said == 'I will remember that you said: "I like pizza."'
 
 
 def test_a_long_statement_is_quoted_in_part() -> None:
-    assert len(sentences_for(a_request("a" * 100_000, "statement"))) < 300
+    assert len(compose_answer(a_request("a" * 100_000, "statement"))) < 300
 
 
 def test_a_question_is_answered_from_what_the_user_said() -> None:
     context = [ContextItem(role="assistant", text="Noted."), ContextItem(role="user", text="Grass is green.")]
 
-    said = sentences_for(a_request("Why is grass green?", "question", context=context))
+    said = compose_answer(a_request("Why is grass green?", "question", context=context))
 
     assert said.endswith('But I remember that you said: "Grass is green."')

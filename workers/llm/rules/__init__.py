@@ -6,48 +6,48 @@ import re
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
-from petiole.events.catalog.orchestrator import ContextItem, ModelRequest, ToolAnswer
-from petiole.workers.llm.provider import Finished, Part, TextDelta, ToolDescription
+from petiole.events.catalog.orchestrator import ContextItem, ModelRequest, ToolMessage
+from petiole.workers.llm.provider import Finished, ResponsePart, TextDelta, ToolDescription
 
-_ABILITIES = "calculate, tell the time anywhere, count primes, and recall what you told me"
-_SELF = "I am no language model, only a set of rules with real tools"
+_CAPABILITIES = "calculate, tell the time anywhere, count primes, and recall what you told me"
+_SELF_DESCRIPTION = "I am no language model, only a set of rules with real tools"
 
 # By the names that workers/llm/rules/intent_rules.py gives; what is not here is answered from memory, or owned up to.
-_SET_PHRASES: Final = {
-    "greeting": f"Hello! I can help: I {_ABILITIES}.",
-    "help": f"I can help: I {_ABILITIES}.",
-    "identity": f"{_SELF}. I {_ABILITIES}.",
+_FIXED_REPLIES: Final = {
+    "greeting": f"Hello! I can help: I {_CAPABILITIES}.",
+    "help": f"I can help: I {_CAPABILITIES}.",
+    "identity": f"{_SELF_DESCRIPTION}. I {_CAPABILITIES}.",
     "thanks": "You are welcome.",
     "farewell": "Goodbye!",
 }
 
-_QUOTE_LENGTH = 200
+_MAX_QUOTE_LENGTH = 200
 
 
-class Rules:
+class RuleBasedModel:
     """Answers by rule, at once and always the same. Says of itself that it is no language model."""
 
     name = "rules"
 
-    async def answer(self, request: ModelRequest, tools: Sequence[ToolDescription] = ()) -> AsyncIterator[Part]:  # noqa: ARG002 - it calls none
+    async def answer(self, request: ModelRequest, tools: Sequence[ToolDescription] = ()) -> AsyncIterator[ResponsePart]:  # noqa: ARG002 - it calls none
         """Put together what is known, and say it word by word. Never raises."""
-        for word in re.findall(r"\s*\S+", sentences_for(request)):
+        for word in re.findall(r"\s*\S+", compose_answer(request)):
             yield TextDelta(word)
         yield Finished(model=self.name)
 
 
-def sentences_for(request: ModelRequest) -> str:
+def compose_answer(request: ModelRequest) -> str:
     """Word an answer: what tools found comes first, then what the intent calls for."""
     if request.tools:
-        return " ".join(_report(answer) for answer in request.tools)
-    if request.intent in _SET_PHRASES:
-        return _SET_PHRASES[request.intent]
+        return " ".join(_tool_sentence(answer) for answer in request.tools)
+    if request.intent in _FIXED_REPLIES:
+        return _FIXED_REPLIES[request.intent]
     if request.intent == "statement":
         return f"I will remember that you said: {_quote(request.text)}"
     return _from_memory(request.context)
 
 
-def _report(answer: ToolAnswer) -> str:
+def _tool_sentence(answer: ToolMessage) -> str:
     if not answer.ok:
         return _as_sentence(f"That did not work: {answer.text or f'{answer.tool} did not say why'}")
     if " " in answer.text:
@@ -59,21 +59,21 @@ def _from_memory(context: tuple[ContextItem, ...]) -> str:
     # What it said itself it had from memory or from tools; quoting that would quote quotations.
     others = [item for item in context if item.role != "assistant"]
     if not others:
-        return f"{_SELF}, and have nothing to say to that. I {_ABILITIES}."
-    return f"{_SELF}, so I cannot think about that. But I remember that {_recollection(others[0])}"
+        return f"{_SELF_DESCRIPTION}, and have nothing to say to that. I {_CAPABILITIES}."
+    return f"{_SELF_DESCRIPTION}, so I cannot think about that. But I remember that {_recollection_sentence(others[0])}"
 
 
-def _recollection(item: ContextItem) -> str:
-    return f"you said: {_quote(item.text)}" if item.role == "user" else _ended(item.text)
+def _recollection_sentence(item: ContextItem) -> str:
+    return f"you said: {_quote(item.text)}" if item.role == "user" else _with_full_stop(item.text)
 
 
 def _quote(text: str) -> str:
-    return f'"{text if len(text) <= _QUOTE_LENGTH else text[: _QUOTE_LENGTH - 1] + "…"}"'
+    return f'"{text if len(text) <= _MAX_QUOTE_LENGTH else text[: _MAX_QUOTE_LENGTH - 1] + "…"}"'
 
 
 def _as_sentence(text: str) -> str:
-    return _ended(text[:1].upper() + text[1:])
+    return _with_full_stop(text[:1].upper() + text[1:])
 
 
-def _ended(text: str) -> str:
+def _with_full_stop(text: str) -> str:
     return text if text.rstrip('"').endswith((".", "!", "?", "…")) else f"{text}."

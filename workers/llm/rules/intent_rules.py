@@ -15,10 +15,10 @@ from typing import Final, TypeAlias
 from petiole.events.catalog.orchestrator import ClassifiedIntent
 from petiole.events.content import Value
 
-Reader: TypeAlias = Callable[[str], ClassifiedIntent | None]
+IntentRule: TypeAlias = Callable[[str], ClassifiedIntent | None]
 
-_READ_LENGTH = 2_000
-_MOST_PLANS = 8
+_MAX_TEXT_LENGTH = 2_000
+_MAX_PLANS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +29,10 @@ class ToolPlan:
     arguments: dict[str, Value] = field(default_factory=dict)
 
 
-def classify(text: str) -> ClassifiedIntent:
+def classify_intent(text: str) -> ClassifiedIntent:
     """Tell what a message asks for; `question` or `statement` where no rule knows better."""
-    plain = _plain(text)
-    for read in _READERS:
+    plain = _normalize(text)
+    for read in _INTENT_RULES:
         if found := read(plain):
             return found
     kind = "question" if _QUESTION.search(plain) else "statement"
@@ -45,7 +45,7 @@ def plan_tools(intent: ClassifiedIntent, text: str) -> tuple[ToolPlan, ...]:
         return (ToolPlan("recall", dict(intent.entities)),)
     if intent.intent not in _COMPUTED:
         return ()
-    return tuple(islice(_computations(_plain(text)), _MOST_PLANS))
+    return tuple(islice(_computations(_normalize(text)), _MAX_PLANS))
 
 
 def _computations(text: str) -> Iterator[ToolPlan]:
@@ -57,21 +57,21 @@ def _computations(text: str) -> Iterator[ToolPlan]:
         yield ToolPlan("clock", dict(asked.entities))
 
 
-def _plain(text: str) -> str:
-    return text[:_READ_LENGTH].replace("\u2019", "'")
+def _normalize(text: str) -> str:
+    return text[:_MAX_TEXT_LENGTH].replace("\u2019", "'")
 
 
-_TOLD = (
+_SAYING_VERBS = (
     r"(?:say|said|saying|tell|told|telling|ask|asked|asking|mention|mentioned|write|wrote|talk|talking|discuss"
     r"|answer)"
 )
-_RECALLS: Final = tuple(
+_RECALL_PATTERNS: Final = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
-        rf"\bwhat (?:did|have|had|was|were) (?P<who>i|you|we) (?:just |ever )?{_TOLD}\b(?P<about>.*)",
+        rf"\bwhat (?:did|have|had|was|were) (?P<who>i|you|we) (?:just |ever )?{_SAYING_VERBS}\b(?P<about>.*)",
         r"\b(?:do|can|did) you (?:still )?(?:remember|recall)\b(?P<about>.*)",
         r"\bremind me (?:what|who|where|when|which|of|about)\b(?P<about>.*)",
-        rf"\b(?:have|had|did) (?P<who>i|you|we) (?:ever |already |just )?{_TOLD}\b(?P<about>.*)",
+        rf"\b(?:have|had|did) (?P<who>i|you|we) (?:ever |already |just )?{_SAYING_VERBS}\b(?P<about>.*)",
         r"\b(?:what|who|where|when|which|how old)(?:'s| is| are| was| were) my\b(?P<about>.*)",
         r"\b(?:what|where|who) do i (?P<about>(?:live|work|like|love|hate|prefer|study)\b.*)",
     )
@@ -89,7 +89,7 @@ _FILLERS: Final = frozenset(
 
 
 def _read_recall(text: str) -> ClassifiedIntent | None:
-    for pattern in _RECALLS:
+    for pattern in _RECALL_PATTERNS:
         if found := pattern.search(text):
             parts = found.groupdict()
             said_by = _SPEAKERS[(parts.get("who") or "i").lower()]
@@ -107,7 +107,7 @@ def _topic(about: str) -> str:
     return " ".join(words)
 
 
-_CALCULATES = re.compile(
+_CALCULATION_PATTERN = re.compile(
     r"\b(?:what(?:'s|s| is| are| does)|calculate|compute|how much|evaluate|solve|work out|result of)\b",
     re.IGNORECASE,
 )
@@ -126,7 +126,7 @@ _SYMBOLS: Final = tuple(
         (r"\s+cubed\b", " ** 3"),
     )
 )
-_RUN = re.compile(r"[\d.()+\-*/% ]+")
+_ARITHMETIC_RUN = re.compile(r"[\d.()+\-*/% ]+")
 _HAS_OPERATION = re.compile(r"[\d.)] *(?:\*\*|//|[-+*/%])[ (+-]*[\d.]")
 
 
@@ -139,19 +139,19 @@ def _read_calculation(text: str) -> ClassifiedIntent | None:
 
 def _expressions(text: str) -> list[str]:
     """Find the arithmetic in a text: anywhere if it is asked for, else only where there is nothing else."""
-    symbolic = _in_symbols(_DATE.sub(" ; ", text))
-    found = [tidy for run in _RUN.findall(symbolic) if _HAS_OPERATION.search(tidy := _tidy(run))]
-    is_asked_for = _CALCULATES.search(text) or found == [_tidy(symbolic)]
+    symbolic = _words_to_symbols(_DATE.sub(" ; ", text))
+    found = [tidy for run in _ARITHMETIC_RUN.findall(symbolic) if _HAS_OPERATION.search(tidy := _clean_expression(run))]
+    is_asked_for = _CALCULATION_PATTERN.search(text) or found == [_clean_expression(symbolic)]
     return found if is_asked_for else []
 
 
-def _in_symbols(text: str) -> str:
+def _words_to_symbols(text: str) -> str:
     for spoken, symbol in _SYMBOLS:
         text = spoken.sub(symbol, text)
     return text
 
 
-def _tidy(run: str) -> str:
+def _clean_expression(run: str) -> str:
     return run.strip().rstrip("=?!. ").lstrip(")*/%. ").rstrip("(+-*/%. ")
 
 
@@ -220,7 +220,7 @@ def _read_phrase(text: str) -> ClassifiedIntent | None:
 _COMPUTED: Final = frozenset({"calculation", "count_primes", "time"})
 
 # Recall first: "do you remember what 12 * 7 is" asks for memory, not for arithmetic.
-_READERS: Final[tuple[Reader, ...]] = (
+_INTENT_RULES: Final[tuple[IntentRule, ...]] = (
     _read_recall,
     _read_primes,
     _read_calculation,

@@ -13,10 +13,10 @@ from importlib.util import find_spec
 from petiole.events.errors import missing_extra
 from petiole.workers.settings import WorkerSettings
 from petiole.workers.tools.mcp.settings import read_servers
-from petiole.workers.tools.mcp.tool_source import McpServer
+from petiole.workers.tools.mcp.tool_source import McpToolSource
 
 
-def configured_servers() -> Iterator[McpServer]:
+def configured_servers() -> Iterator[McpToolSource]:
     """Make a source of each server that PETIOLE_MCP_SERVERS tells of; none is started.
 
     Raises: NotConfigured, UsageError (missing_extra).
@@ -25,4 +25,4 @@ def configured_servers() -> Iterator[McpServer]:
         if find_spec("mcp") is None:
             raise missing_extra("a server of tools (PETIOLE_MCP_SERVERS)", "mcp")
         for name, settings in read_servers(path).items():
-            yield McpServer(name, settings)
+            yield McpToolSource(name, settings)

@@ -30,20 +30,20 @@ if TYPE_CHECKING:
 
     from mcp.client._transport import Transport, TransportStreams
 
-START_LIMIT_S = 30.0
+SERVER_START_TIMEOUT_S = 30.0
 """How long a server may take to start, and to tell its tools."""
 
-_HTTP_LIMITS = httpx2.Timeout(START_LIMIT_S, read=300.0)
+_HTTP_TIMEOUTS = httpx2.Timeout(SERVER_START_TIMEOUT_S, read=300.0)
 """A server may hold a stream of events open for longer than it may take to connect; a call has its own limit."""
 
-_GRACE_S = 1.0
-_SLICE_S = 0.1
-_MOST_PAGES = 100
+_CLOSE_TIMEOUT_S = 1.0
+_POLL_INTERVAL_S = 0.1
+_MAX_PAGES = 100
 
 log = logging.getLogger(__name__)
 
 
-class Connection:
+class McpConnection:
     """One server, connected; of the process that opened it, any thread of it. Raises: ProviderUnavailable."""
 
     def __init__(self, name: str, settings: ServerSettings) -> None:
@@ -51,7 +51,7 @@ class Connection:
         self._stack = ExitStack()
         try:
             self._portal = self._stack.enter_context(start_blocking_portal(name=f"petiole-mcp-{name}"))
-            client = Client(_transport(settings), read_timeout_seconds=START_LIMIT_S)
+            client = Client(_transport(settings), read_timeout_seconds=SERVER_START_TIMEOUT_S)
             self._client = self._stack.enter_context(self._portal.wrap_async_context_manager(client))
         except BaseException as error:
             # Whatever ends the opening, a time limit too: no process and no thread stays behind.
@@ -69,7 +69,7 @@ class Connection:
     def tools(self) -> Sequence[Tool]:
         """Ask for the server's tools; it answers only where it is there."""
         try:
-            return self._portal.call(self._every_tool)
+            return self._portal.call(self._list_all_tools)
         except Exception as error:
             raise self._unavailable(error) from error
 
@@ -89,14 +89,14 @@ class Connection:
             self._client.call_tool,
             tool,
             dict(arguments),
-            read_timeout_seconds=timeout_s + _GRACE_S,  # a second line behind the tool's own time limit
+            read_timeout_seconds=timeout_s + _CLOSE_TIMEOUT_S,  # a second line behind the tool's own time limit
             progress_callback=hear,
         )
         future = self._portal.start_task_soon(act)
         future.add_done_callback(lambda _: heard.put(None))
         try:
-            while (said := _next(heard)) is not None:
-                _tell(report, *said)
+            while (said := _next_message(heard)) is not None:
+                _report_progress(report, *said)
             return future.result()
         except MCPError as error:
             if error.code in (CONNECTION_CLOSED, REQUEST_TIMEOUT):
@@ -110,12 +110,12 @@ class Connection:
         try:
             self._stack.close()
         except Exception as error:  # noqa: BLE001 - it is over either way, and whatever a transport raises is told
-            log.warning("mcp.close_failed", extra={"server": self._name, "error": _worded(error)})
+            log.warning("mcp.close_failed", extra={"server": self._name, "error": _describe_error(error)})
 
-    async def _every_tool(self) -> list[Tool]:
+    async def _list_all_tools(self) -> list[Tool]:
         found: list[Tool] = []
         cursor: str | None = None
-        for _ in range(_MOST_PAGES):
+        for _ in range(_MAX_PAGES):
             page = await self._client.list_tools(cursor=cursor, cache_mode="bypass")
             found += page.tools
             cursor = page.next_cursor
@@ -124,7 +124,7 @@ class Connection:
         return found
 
     def _unavailable(self, error: Exception) -> ProviderUnavailable:
-        return ProviderUnavailable(f"the MCP server {self._name!r}", _worded(error))
+        return ProviderUnavailable(f"the MCP server {self._name!r}", _describe_error(error))
 
 
 def _transport(settings: ServerSettings) -> Transport:
@@ -139,7 +139,7 @@ def _transport(settings: ServerSettings) -> Transport:
 @asynccontextmanager
 async def _over_http(url: str, headers: Mapping[str, str]) -> AsyncIterator[TransportStreams]:
     async with AsyncExitStack() as stack:
-        client = await stack.enter_async_context(httpx2.AsyncClient(headers=dict(headers), timeout=_HTTP_LIMITS))
+        client = await stack.enter_async_context(httpx2.AsyncClient(headers=dict(headers), timeout=_HTTP_TIMEOUTS))
         transport: AbstractAsyncContextManager[TransportStreams] = streamable_http_client(url, http_client=client)
         yield await stack.enter_async_context(transport)
 
@@ -149,22 +149,24 @@ def _error_log() -> TextIO:
     return sys.__stderr__ or Path(os.devnull).open("w", encoding="utf-8")
 
 
-def _next(heard: queue.SimpleQueue[Any]) -> tuple[float, float | None, str | None] | None:
+def _next_message(heard: queue.SimpleQueue[Any]) -> tuple[float, float | None, str | None] | None:
     # In slices: on other threads than the main one, a time limit ends nothing that waits for longer.
     while True:
         try:
-            said: tuple[float, float | None, str | None] | None = heard.get(timeout=_SLICE_S)
+            said: tuple[float, float | None, str | None] | None = heard.get(timeout=_POLL_INTERVAL_S)
         except queue.Empty:
             continue
         return said
 
 
-def _tell(report: Callable[[float, str], None], progress: float, total: float | None, message: str | None) -> None:
+def _report_progress(
+    report: Callable[[float, str], None], progress: float, total: float | None, message: str | None
+) -> None:
     if total:  # without it, nobody knows how far it is
         report(min(100.0, max(0.0, 100 * progress / total)), message or "")
 
 
-def _worded(error: BaseException) -> str:
+def _describe_error(error: BaseException) -> str:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return f"{error}".rstrip(".") or type(error).__name__

@@ -21,34 +21,34 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from petiole.events.errors import NotConfigured
-from petiole.workers.tools.tool_policy import MAX_TIMEOUT_S, TIMEOUT_S, OnUnfinished
+from petiole.workers.tools.tool_policy import DEFAULT_TOOL_TIMEOUT_S, MAX_TOOL_TIMEOUT_S, OnUnfinishedCall
 
-WHAT = "the MCP servers"
+COMPONENT = "the MCP servers"
 
 
-def _filled(said: object) -> object:
+def _expand_environment(value: object) -> object:
     """Put values of the environment in the place of their names."""
-    if not isinstance(said, str):
-        return said
-    for name in re.findall(r"\$\{(\w+)\}", said):
+    if not isinstance(value, str):
+        return value
+    for name in re.findall(r"\$\{(\w+)\}", value):
         if name not in os.environ:
             raise ValueError(f"names ${{{name}}}, which is not in the environment; set it")
-        said = said.replace(f"${{{name}}}", os.environ[name])
-    return said
+        value = value.replace(f"${{{name}}}", os.environ[name])
+    return value
 
 
-Filled = Annotated[str, BeforeValidator(_filled)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+ExpandedString = Annotated[str, BeforeValidator(_expand_environment)]
+ServerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 
-class OurTerms(BaseModel):
+class ServerToolPolicy(BaseModel):
     """On what terms a server's tools are run; `needs_approval` is of all its tools, or of those that are named."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    timeout_s: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S)] = TIMEOUT_S
+    timeout_s: Annotated[float, Field(gt=0, le=MAX_TOOL_TIMEOUT_S)] = DEFAULT_TOOL_TIMEOUT_S
     needs_approval: bool | tuple[str, ...] = False
-    on_unfinished: OnUnfinished = "repeat"
+    on_unfinished: OnUnfinishedCall = "repeat"
     guarded: bool = False
 
 
@@ -57,14 +57,14 @@ class ServerSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    command: Filled | None = None
-    args: tuple[Filled, ...] = ()
-    env: dict[str, Filled] = Field(default_factory=dict)
+    command: ExpandedString | None = None
+    args: tuple[ExpandedString, ...] = ()
+    env: dict[str, ExpandedString] = Field(default_factory=dict)
     cwd: str | None = None
-    url: Filled | None = None
-    headers: dict[str, Filled] = Field(default_factory=dict)
+    url: ExpandedString | None = None
+    headers: dict[str, ExpandedString] = Field(default_factory=dict)
     disabled: bool = False
-    petiole: OurTerms = OurTerms()
+    petiole: ServerToolPolicy = ServerToolPolicy()
 
     @model_validator(mode="after")
     def _is_reached_in_one_way(self) -> ServerSettings:
@@ -73,10 +73,10 @@ class ServerSettings(BaseModel):
         return self
 
 
-class _File(BaseModel):
+class _ServersFile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    mcpServers: dict[Name, ServerSettings]  # noqa: N815 - as the file has it
+    mcpServers: dict[ServerName, ServerSettings]  # noqa: N815 - as the file has it
 
 
 def read_servers(path: Path) -> Mapping[str, ServerSettings]:
@@ -84,11 +84,11 @@ def read_servers(path: Path) -> Mapping[str, ServerSettings]:
     try:
         text = path.read_text(encoding="utf-8")
         said: Any = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-        servers = _File.model_validate(said).mcpServers
+        servers = _ServersFile.model_validate(said).mcpServers
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(step) for step in first["loc"])
-        raise NotConfigured(WHAT, f"{path}: {place}: {first['msg']}") from error
+        raise NotConfigured(COMPONENT, f"{path}: {place}: {first['msg']}") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise NotConfigured(WHAT, f"{path} cannot be read: {error}; check PETIOLE_MCP_SERVERS") from error
+        raise NotConfigured(COMPONENT, f"{path} cannot be read: {error}; check PETIOLE_MCP_SERVERS") from error
     return {name: server for name, server in servers.items() if not server.disabled}
