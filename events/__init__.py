@@ -27,7 +27,7 @@ from petiole.events.catalog.proactive import ProactiveSuggestion, ProactiveSugge
 from petiole.events.catalog.request import RequestEvent, ResponseFailureEvent, ResponseSuccessEvent
 from petiole.events.catalog.tools import ToolResult, ToolResultEvent
 from petiole.events.content import AudioContent, Content, ParametersContent, TextContent, Value, VideoContent
-from petiole.events.errors import Misuse, Permanent, PetioleError, Retryable, Severity
+from petiole.events.errors import Permanent, PetioleError, Retryable, Severity, UsageError
 from petiole.events.event import Category, Event, EventContext
 from petiole.events.registry import EventRegistry, EventType, registry
 from petiole.events.topics import TopicTrie
@@ -35,10 +35,10 @@ from petiole.events.topics import TopicTrie
 __all__ = [
     "AssembledContext", "AudioChunkEvent", "AudioContent", "Category", "ClassifiedIntent", "Content",
     "ContextAssembledEvent", "CustomEvent", "ErrorContent", "ErrorEvent", "Event", "EventContext", "EventRegistry",
-    "EventType", "FormattedResponse", "GeneratedResponse", "IntentClassifiedEvent", "MessageEvent", "Misuse",
+    "EventType", "FormattedResponse", "GeneratedResponse", "IntentClassifiedEvent", "MessageEvent",
     "ParametersContent", "Permanent", "PetioleError", "ProactiveSuggestion", "ProactiveSuggestionEvent", "RequestEvent",
     "ResponseFailureEvent", "ResponseGeneratedEvent", "ResponseReadyEvent", "ResponseSuccessEvent", "Retryable",
-    "Severity", "TextContent", "TextMessageEvent", "ToolResult", "ToolResultEvent", "TopicTrie", "Value",
+    "Severity", "TextContent", "TextMessageEvent", "ToolResult", "ToolResultEvent", "TopicTrie", "UsageError", "Value",
     "VideoContent", "VideoFrameEvent", "registry",
 ]  # fmt: skip
 

@@ -8,13 +8,9 @@ context, which nests, travels in `data` beside the content.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any
 
-from pydantic import ValidationError
-
-from petiole.events.errors import InvalidValue, MissingField
-from petiole.events.event import Event
-from petiole.events.validation import invalid_event
+from petiole.events.errors import InvalidEvent
 
 SPEC_VERSION = "1.0"
 CONTENT_TYPE = "application/json"
@@ -33,23 +29,20 @@ _FIELD_OF_ATTRIBUTE = {
     "schemaversion": "schema_version",
 }
 
-AnEvent = TypeVar("AnEvent", bound=Event)
 
-
-def write_cloudevent(event: Event) -> dict[str, object]:
-    """Write an event as a CloudEvents JSON object: attributes on top, content and context in `data`."""
-    fields = event.model_dump(mode="json")
+def write_cloudevent(fields: Mapping[str, Any]) -> dict[str, object]:
+    """Write an event's JSON fields as a CloudEvents JSON object: attributes on top, content and context in `data`."""
     document: dict[str, object] = {
         "specversion": SPEC_VERSION,
-        "source": event.context.source,
-        "partitionkey": event.stream_id,
+        "source": fields["context"]["source"],
+        "partitionkey": fields["stream_id"],
         "datacontenttype": CONTENT_TYPE,
         "data": {"content": fields["content"], "context": fields["context"]},
     }
     attributes = {name: fields[field] for name, field in _FIELD_OF_ATTRIBUTE.items()}
     document |= {name: value for name, value in attributes.items() if value is not None}
-    if event.path:
-        document["path"] = ",".join(event.path)
+    if fields["path"]:
+        document["path"] = ",".join(fields["path"])
     return document
 
 
@@ -57,7 +50,7 @@ def fields_of(document: Mapping[str, object]) -> dict[str, object]:
     """Read the fields of an event from a CloudEvents JSON object; attributes of other vocabularies are passed over.
 
     `data` without a `content` of its own is the content itself, as other producers write it.
-    Raises: MissingField, InvalidValue where the object is no CloudEvent of version 1.0.
+    Raises: InvalidEvent (missing_field, invalid_value) where the object is no CloudEvent of version 1.0.
     """
     _check_is_cloudevent(document)
     fields = {field: document[name] for name, field in _FIELD_OF_ATTRIBUTE.items() if name in document}
@@ -77,15 +70,7 @@ def _check_is_cloudevent(document: Mapping[str, object]) -> None:
     topic = str(document.get("type", "CloudEvent"))
     for required in ("specversion", "id", "source", "type"):
         if not document.get(required):
-            raise MissingField(topic, required, "is required of every CloudEvent; give it")
+            raise InvalidEvent(topic, required, "is required of every CloudEvent; give it", code="missing_field")
     if document["specversion"] != SPEC_VERSION:
         reason = f"is {document['specversion']!r}; only {SPEC_VERSION!r} is read here"
-        raise InvalidValue(topic, "specversion", reason)
-
-
-def read_cloudevent(document: Mapping[str, object], kind: type[AnEvent]) -> AnEvent:
-    """Read a CloudEvents JSON object as an event of that class. Raises InvalidEvent."""
-    try:
-        return kind.model_validate(fields_of(document))
-    except ValidationError as error:
-        raise invalid_event(str(document.get("type")), error) from error
+        raise InvalidEvent(topic, "specversion", reason, code="invalid_value")

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 from petiole.events.content import read_value
-from petiole.events.errors import InvalidFilter
+from petiole.events.errors import invalid_filter
 from petiole.events.event import Event, EventContext
 
 Scalar: TypeAlias = str | int | float | bool
@@ -38,9 +38,12 @@ _FIELDS: Mapping[str, Sequence[str]] = {"": list(Event.model_fields), "context":
 
 
 def check_where(where: object) -> dict[str, Condition]:
-    """Return a filter's conditions as JSON would hold them. Raises InvalidFilter, which names the path."""
+    """Return a filter's conditions as JSON would hold them.
+
+    Raises UsageError (invalid_filter), which names the path.
+    """
     if not isinstance(where, Mapping):
-        raise InvalidFilter("", f"where is a {_kind(where)}; write a map of paths to conditions")
+        raise invalid_filter("", f"where is a {_kind(where)}; write a map of paths to conditions")
     return {_check_path(path): _check_condition(path, condition) for path, condition in where.items()}
 
 
@@ -63,10 +66,10 @@ def kind_of(value: object) -> type | None:
 
 def _check_path(path: object) -> str:
     if not isinstance(path, str) or not path:
-        raise InvalidFilter(str(path), "the path is empty; write a place in the event, such as 'content.text'")
+        raise invalid_filter(str(path), "the path is empty; write a place in the event, such as 'content.text'")
     words = path.split(".")
     if not all(words):
-        raise InvalidFilter(path, "the path has an empty word; write words joined by single dots")
+        raise invalid_filter(path, "the path has an empty word; write words joined by single dots")
     _check_field(path, words[0], "")
     if words[0] == "context" and len(words) > 1:
         _check_field(path, words[1], "context")
@@ -78,17 +81,17 @@ def _check_field(path: str, word: str, parent: str) -> None:
         return
     nearest = difflib.get_close_matches(word, _FIELDS[parent], n=1)
     hint = f"did you mean {nearest[0]!r}?" if nearest else f"it has {', '.join(_FIELDS[parent])}"
-    raise InvalidFilter(path, f"{parent or 'an event'} has no field {word!r}; {hint}")
+    raise invalid_filter(path, f"{parent or 'an event'} has no field {word!r}; {hint}")
 
 
 def _check_condition(path: str, condition: object) -> Condition:
     if not isinstance(condition, Mapping):
         return _check_scalar(path, EQUALS, condition)
     if not condition:
-        raise InvalidFilter(path, f"the condition is empty; {_choice()}")
+        raise invalid_filter(path, f"the condition is empty; {_choice()}")
     checked = {_check_operator(path, name): _check_operand(path, name, given) for name, given in condition.items()}
     if checked.get("exists") is False and len(checked) > 1:
-        raise InvalidFilter(path, "what does not exist meets no other condition; leave the others out")
+        raise invalid_filter(path, "what does not exist meets no other condition; leave the others out")
     _check_range(path, checked)
     return checked
 
@@ -98,7 +101,7 @@ def _check_operator(path: str, name: object) -> str:
         return name
     text = str(name).removeprefix("$")
     nearest = _OTHER_SPELLINGS.get(text) or next(iter(difflib.get_close_matches(text, OPERATORS, n=1)), None)
-    raise InvalidFilter(
+    raise invalid_filter(
         path, f"there is no operator {name!r}; {f'did you mean {nearest!r}?' if nearest else _choice()}"
     )
 
@@ -106,45 +109,45 @@ def _check_operator(path: str, name: object) -> str:
 def _check_operand(path: str, operator: str, operand: object) -> Scalar | list[Scalar]:
     match operator:
         case "exists" if not isinstance(operand, bool):
-            raise InvalidFilter(path, f"exists takes True or False, not {operand!r}")
+            raise invalid_filter(path, f"exists takes True or False, not {operand!r}")
         case "prefix" if not isinstance(operand, str) or not operand:
-            raise InvalidFilter(path, f"prefix takes text of at least one character, not {operand!r}")
+            raise invalid_filter(path, f"prefix takes text of at least one character, not {operand!r}")
         case "one_of":
             return _check_choices(path, operand)
         case "gt" | "ge" | "lt" | "le" if isinstance(operand, bool):
-            raise InvalidFilter(path, f"{operator} takes a number or text, not {operand!r}")
+            raise invalid_filter(path, f"{operator} takes a number or text, not {operand!r}")
     return _check_scalar(path, operator, operand)
 
 
 def _check_choices(path: str, operand: object) -> list[Scalar]:
     if isinstance(operand, str) or not isinstance(operand, Sequence) or not operand:
-        raise InvalidFilter(path, f"one_of takes a list of at least one value, not {operand!r}")
+        raise invalid_filter(path, f"one_of takes a list of at least one value, not {operand!r}")
     return [_check_scalar(path, "one_of", each) for each in operand]
 
 
 def _check_scalar(path: str, operator: str, operand: object) -> Scalar:
     if operand is None:
-        raise InvalidFilter(path, "null is the same as missing here; write {'exists': False}")
+        raise invalid_filter(path, "null is the same as missing here; write {'exists': False}")
     if not isinstance(operand, str | int | float):
-        raise InvalidFilter(path, f"{operator} takes text, a number, True or False, not a {_kind(operand)}")
+        raise invalid_filter(path, f"{operator} takes text, a number, True or False, not a {_kind(operand)}")
     try:
         read_value(operand)
     except ValueError as error:
-        raise InvalidFilter(path, f"{operator} {error}") from error
+        raise invalid_filter(path, f"{operator} {error}") from error
     return operand
 
 
 def _check_range(path: str, checked: Mapping[str, Scalar | Sequence[Scalar]]) -> None:
     bounds = {name: bound for name, bound in checked.items() if name in RANGES and isinstance(bound, str | int | float)}
     if len({kind_of(bound) for bound in bounds.values()}) > 1:
-        raise InvalidFilter(path, "a range goes from number to number or from text to text; it cannot mix them")
+        raise invalid_filter(path, "a range goes from number to number or from text to text; it cannot mix them")
     for pair in (_LOWER, _UPPER):
         if all(operator in bounds for operator in pair):
-            raise InvalidFilter(path, f"{' and '.join(pair)} bound the same side; keep one")
+            raise invalid_filter(path, f"{' and '.join(pair)} bound the same side; keep one")
     lower = next((bounds[operator] for operator in _LOWER if operator in bounds), None)
     upper = next((bounds[operator] for operator in _UPPER if operator in bounds), None)
     if lower is not None and upper is not None and not _has_room(lower, upper, bounds):
-        raise InvalidFilter(path, f"nothing lies between {lower!r} and {upper!r}; mend the bounds")
+        raise invalid_filter(path, f"nothing lies between {lower!r} and {upper!r}; mend the bounds")
 
 
 def _has_room(lower: Scalar, upper: Scalar, bounds: Mapping[str, Scalar]) -> bool:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import Base64Bytes, BaseModel, ConfigDict, JsonValue
 
+from petiole.events.errors import error_type_of
 from petiole.events.event import Moment
 
 Cause = Literal[
@@ -86,4 +87,4 @@ def fingerprint(error: BaseException) -> str:
     while trace is not None:
         place = f"{trace.tb_frame.f_globals.get('__name__')}.{trace.tb_frame.f_code.co_qualname}"
         trace = trace.tb_next
-    return hashlib.sha256(f"{type(error).__qualname__} in {place}".encode()).hexdigest()[:12]
+    return hashlib.sha256(f"{error_type_of(error)} in {place}".encode()).hexdigest()[:12]

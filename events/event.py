@@ -7,17 +7,34 @@ through the registry.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Self, TypedDict, TypeVar, Unpack, dataclass_transform
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+)
 
+from petiole.events.cloudevents import fields_of, write_cloudevent
 from petiole.events.content import Content, Count, Parameters
-from petiole.events.errors import Misuse
+from petiole.events.errors import UsageError
 from petiole.events.ids import AgentName, EventId, StreamId, Traceparent, new_event_id, new_traceparent
 from petiole.events.topics import Topic
+from petiole.events.validation import invalid_event
+
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)
 
 MOST_URGENT = 9
 LEAST_URGENT = 0
@@ -79,7 +96,31 @@ class EventContext(BaseModel):
 AnEvent = TypeVar("AnEvent", bound="Event")
 
 
-class Event(BaseModel):
+class EventFields(TypedDict, total=False):
+    """The fields that every event has, for type checkers: what `caused` may be given."""
+
+    event_id: str
+    event_type: str
+    stream_id: str
+    timestamp: datetime | str
+    content: Content | Mapping[str, object]
+    context: EventContext | Mapping[str, object]
+    correlation_id: str
+    causation_id: str | None
+    traceparent: str
+    hops: int
+    path: Sequence[str]
+    priority: int
+    expires_at: datetime | str | None
+    schema_version: int
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(Field, PrivateAttr))
+class EventMeta(ModelMetaclass):
+    """Pydantic's metaclass. Tells type checkers that events are frozen: a subclass may narrow the type of a field."""
+
+
+class Event(BaseModel, metaclass=EventMeta):
     """What happened, once, to whom, and because of what.
 
     Only `stream_id` and `content` have no default. Subclasses bind `event_type` to a topic and `content` to a class;
@@ -119,13 +160,13 @@ class Event(BaseModel):
         """Tell whether the event is out of date at that time."""
         return self.expires_at is not None and self.expires_at <= at
 
-    def caused(self, kind: type[AnEvent], **fields: object) -> AnEvent:
-        """Make the event that follows from this one.
+    def caused(self, kind: type[AnEvent], **fields: Unpack[EventFields]) -> AnEvent:
+        """Make the event of class `kind` that follows from this one.
 
-        Stream, context, correlation, trace and path are carried, causation and hops set; `fields` add the content
-        and may replace what is carried. Raises pydantic's ValidationError for fields that `kind` refuses.
+        Stream, context, correlation, trace and path are copied, causation and hops set; `fields` add the content
+        and may replace what is copied. Raises InvalidEvent for fields that `kind` refuses.
         """
-        carried: dict[str, object] = {
+        copied: EventFields = {
             "stream_id": self.stream_id,
             "context": self.context,
             "correlation_id": self.correlation_id,
@@ -134,28 +175,31 @@ class Event(BaseModel):
             "hops": self.hops + 1,
             "path": self.path,
         }
-        return kind.model_validate(carried | fields)
+        try:
+            return kind.model_validate(copied | fields)
+        except ValidationError as error:
+            topic = fields.get("event_type") or kind.model_fields["event_type"].default
+            raise invalid_event(topic if isinstance(topic, str) else kind.__name__, error, kind) from error
 
     def to_cloudevent(self) -> dict[str, object]:
         """Write this event as a CloudEvents 1.0 JSON object."""
-        from petiole.events.cloudevents import write_cloudevent  # noqa: PLC0415 - that room is built on this one
-
-        return write_cloudevent(self)
+        return write_cloudevent(self.model_dump(mode="json"))
 
     @classmethod
     def from_cloudevent(cls, document: Mapping[str, object]) -> Self:
         """Read a CloudEvents 1.0 JSON object as an event of this class.
 
-        Raises: InvalidEvent where the document is no CloudEvent, or not one of this class; Misuse on Event itself,
+        Raises: InvalidEvent where the document is no CloudEvent, or not one of this class; UsageError on Event itself,
         which knows no contents: `registry.parse_cloudevent` reads every registered class.
         """
-        from petiole.events.cloudevents import read_cloudevent  # noqa: PLC0415 - as above
-
         if cls is Event:
-            raise Misuse(
+            raise UsageError(
                 "Event has no content of its own: call registry.parse_cloudevent, or a class's from_cloudevent"
             )
-        return read_cloudevent(document, cls)
+        try:
+            return cls.model_validate(fields_of(document))
+        except ValidationError as error:
+            raise invalid_event(str(document.get("type")), error) from error
 
 
 class OpenEvent(Event):

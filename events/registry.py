@@ -23,14 +23,12 @@ from petiole.events.catalog.message import CustomEvent
 from petiole.events.cloudevents import fields_of
 from petiole.events.content import ParametersContent
 from petiole.events.errors import (
-    AlreadyRegistered,
-    BuiltInAlreadyRegistered,
-    InvalidValue,
-    MissingField,
-    Misuse,
-    NewerVersion,
-    UnknownEventType,
-    WrongType,
+    InvalidEvent,
+    UsageError,
+    already_registered,
+    built_in_already_registered,
+    newer_version,
+    unknown_event_type,
 )
 from petiole.events.event import Event, OpenEvent
 from petiole.events.topics import check_topic, is_topic
@@ -93,7 +91,7 @@ class EventRegistry:
     def register(self, model: type[AnEvent]) -> type[AnEvent]:
         """Make an event class known; usable as a decorator. Registering the same class again changes nothing.
 
-        Raises: Misuse where the class binds no topic, AlreadyRegistered, BuiltInAlreadyRegistered.
+        Raises: UsageError where the class binds no topic, UsageError (already_registered, built_in_already_registered).
         """
         self._add(_describe(model, is_builtin=False))
         return model
@@ -104,7 +102,8 @@ class EventRegistry:
         """Make a `custom.*` topic known, whose events are CustomEvents with these parameters.
 
         `parameters` maps names to types (all required), or is a pydantic model where some are optional.
-        Raises: InvalidTopic, Misuse for a topic outside `custom.*`, AlreadyRegistered, BuiltInAlreadyRegistered.
+        Raises: UsageError (invalid_topic, already_registered, built_in_already_registered), also for a topic outside
+        `custom.*`.
         """
         _check_can_be_declared(topic)
         schema = parameters if isinstance(parameters, type) else _schema_of(topic, parameters)
@@ -121,30 +120,39 @@ class EventRegistry:
     def parse(self, document: Mapping[str, object]) -> Event:
         """Read an event from a JSON object, as an instance of its type's class.
 
-        Raises: UnknownEventType, MissingField, UnknownField, WrongType, InvalidValue.
+        Raises: UsageError (unknown_event_type), InvalidEvent (missing_field, unknown_field, wrong_type, invalid_value).
         """
         topic = document.get("event_type")
         if topic is None:
-            raise MissingField("event", "event_type", "is required; give the topic, such as 'input.message.received'")
+            raise InvalidEvent(
+                "event",
+                "event_type",
+                "is required; give the topic, such as 'input.message.received'",
+                code="missing_field",
+            )
         if not isinstance(topic, str):
-            raise WrongType("event", "event_type", f"must be text, not a {type(topic).__name__}")
+            raise InvalidEvent("event", "event_type", f"must be text, not a {type(topic).__name__}", code="wrong_type")
         event_type = self._require(topic)
         _check_version(document, event_type)
         try:
             event = event_type.model.model_validate(document)
         except ValidationError as error:
-            raise invalid_event(topic, error) from error
+            raise invalid_event(topic, error, event_type.model) from error
         _check_parameters(event, event_type)
         return event
 
     def parse_json(self, text: str | bytes) -> Event:
-        """Read an event from JSON text. Raises as `parse`, and InvalidValue where the text is no JSON object."""
+        """Read an event from JSON text. Raises as `parse`, and InvalidEvent where the text is no JSON object."""
         try:
             document = pydantic_core.from_json(text, allow_inf_nan=False)
         except ValueError as error:
-            raise InvalidValue("event", "event", f"is no JSON that can be read: {error}") from error
+            raise InvalidEvent(
+                "event", "event", f"is no JSON that can be read: {error}", code="invalid_value"
+            ) from error
         if not isinstance(document, dict):
-            raise WrongType("event", "event", f"must be a JSON object, not a {type(document).__name__}")
+            raise InvalidEvent(
+                "event", "event", f"must be a JSON object, not a {type(document).__name__}", code="wrong_type"
+            )
         return self.parse(document)
 
     def parse_cloudevent(self, document: Mapping[str, object]) -> Event:
@@ -152,23 +160,26 @@ class EventRegistry:
         return self.parse(fields_of(document))
 
     def check_class(self, event: Event) -> None:
-        """Raise UnknownEventType or WrongType unless the event is an instance of its topic's class."""
+        """Check that an event is an instance of its topic's class.
+
+        Raises: UsageError (unknown_event_type), InvalidEvent (wrong_type).
+        """
         expected = self._require(event.event_type).model
         if not isinstance(event, expected):
             reason = f"belongs to {expected.__name__}, not to {type(event).__name__}"
-            raise WrongType(event.event_type, "event_type", reason)
+            raise InvalidEvent(event.event_type, "event_type", reason, code="wrong_type")
 
     def _require(self, topic: str) -> EventType:
         event_type = self.get(topic)
         if event_type is None:
-            raise UnknownEventType(topic, self.nearest(topic))
+            raise unknown_event_type(topic, self.nearest(topic))
         return event_type
 
     def _add(self, event_type: EventType) -> None:
         with self._registering:
             known = self._types.get(event_type.topic)
             if known is not None and not _is_same(known, event_type):
-                raise (BuiltInAlreadyRegistered if known.is_builtin else AlreadyRegistered)(event_type.topic)
+                raise (built_in_already_registered if known.is_builtin else already_registered)(event_type.topic)
             if known is None:
                 # A new table each time: readers never see one that changes under them.
                 self._types = self._types | {event_type.topic: event_type}
@@ -184,7 +195,7 @@ def _topic_of(model: type[Event]) -> str:
         return f"{model.family}.*"
     topic = model.model_fields["event_type"].default
     if not isinstance(topic, str):
-        raise Misuse(f"{model.__name__} binds no topic: give its event_type a Literal with that default")
+        raise UsageError(f"{model.__name__} binds no topic: give its event_type a Literal with that default")
     return check_topic(topic)
 
 
@@ -208,14 +219,14 @@ def _is_same(known: EventType, other: EventType) -> bool:
 def _check_can_be_declared(topic: str) -> None:
     family = f"{CustomEvent.family}."
     if not check_topic(topic).startswith(family):
-        raise Misuse(f"{topic!r} cannot be declared: its events are CustomEvents; name it '{family}{topic}'")
+        raise UsageError(f"{topic!r} cannot be declared: its events are CustomEvents; name it '{family}{topic}'")
 
 
 def _check_version(document: Mapping[str, object], event_type: EventType) -> None:
     # Before all other checks: a newer version's new fields are not the sender's mistake.
     version = document.get("schema_version")
     if isinstance(version, int) and version > event_type.schema_version:
-        raise NewerVersion(str(document["event_type"]), version, event_type.schema_version)
+        raise newer_version(str(document["event_type"]), version, event_type.schema_version)
 
 
 def _check_parameters(event: Event, event_type: EventType) -> None:
@@ -225,7 +236,7 @@ def _check_parameters(event: Event, event_type: EventType) -> None:
         event_type.parameters.model_validate(event.content.parameters)
     except ValidationError as error:
         found = invalid_event(event.event_type, error)
-        raise type(found)(found.topic, f"content.parameters.{found.field}", found.reason) from error
+        raise InvalidEvent(found.topic, f"content.parameters.{found.field}", found.reason, code=found.code) from error
 
 
 registry = EventRegistry()

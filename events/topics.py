@@ -19,7 +19,7 @@ from typing import Annotated, Generic, TypeVar
 
 from pydantic import AfterValidator
 
-from petiole.events.errors import InvalidPattern, InvalidTopic
+from petiole.events.errors import invalid_pattern, invalid_topic
 
 ERROR_CHANNEL = "error"
 EVERYTHING = "*"
@@ -33,9 +33,9 @@ Listener = TypeVar("Listener")
 
 
 def check_topic(topic: str) -> str:
-    """Return the topic, or raise InvalidTopic."""
+    """Return the topic, or raise UsageError (invalid_topic)."""
     if not is_topic(topic):
-        raise InvalidTopic(topic)
+        raise invalid_topic(topic)
     return topic
 
 
@@ -48,13 +48,13 @@ Topic = Annotated[str, AfterValidator(check_topic)]
 
 
 def check_pattern(pattern: str) -> str:
-    """Return the pattern, or raise InvalidPattern."""
+    """Return the pattern, or raise UsageError (invalid_pattern)."""
     if not pattern:
-        raise InvalidPattern(pattern, "it is empty")
+        raise invalid_pattern(pattern, "it is empty")
     if "**" in pattern:
-        raise InvalidPattern(pattern, "'**' has no meaning here")
+        raise invalid_pattern(pattern, "'**' has no meaning here")
     if len(pattern) > _MAX_LENGTH or not _PATTERN.fullmatch(pattern):
-        raise InvalidPattern(pattern, "its words must be lower-case (a-z, 0-9, '_', '-') or '*', joined by dots")
+        raise invalid_pattern(pattern, "its words must be lower-case (a-z, 0-9, '_', '-') or '*', joined by dots")
     return pattern
 
 
@@ -76,7 +76,7 @@ class TopicTrie(Generic[Listener]):
         self._root: _Node[Listener] = _Node()
 
     def add(self, pattern: str, listener: Listener) -> None:
-        """Let `listener` hear the pattern. Raises InvalidPattern."""
+        """Let `listener` hear the pattern. Raises UsageError (invalid_pattern)."""
         words = check_pattern(pattern).split(".")
         hears_all_below = words[-1] == "*"
         node = self._root

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import reprlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from petiole.events.errors import InvalidEvent, InvalidSubscription, InvalidValue, MissingField, UnknownField, WrongType
+from pydantic import BaseModel
+
+from petiole.events.errors import InvalidEvent, UsageError, invalid_subscription
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -28,8 +32,11 @@ _abridged = reprlib.Repr()
 _abridged.maxstring = _abridged.maxother = _abridged.maxlong = 60
 
 
-def invalid_event(topic: str, report: ValidationError) -> InvalidEvent:
-    """Word the first of pydantic's findings, and say how many more there are."""
+def invalid_event(topic: str, report: ValidationError, model: type[BaseModel] | None = None) -> InvalidEvent:
+    """Word the first of pydantic's findings, and say how many more there are.
+
+    With the `model` that refused them, an unknown field is told with the nearest known one.
+    """
     findings = [
         finding
         for finding in report.errors(include_url=False, include_context=False)
@@ -37,17 +44,28 @@ def invalid_event(topic: str, report: ValidationError) -> InvalidEvent:
     ]
     first = findings[0]
     field = ".".join(str(step) for step in first["loc"]) or "event"
-    reason = _reason(first)
+    nearest = _nearest_field(model, first["loc"]) if model and first["type"] == "extra_forbidden" else None
+    reason = f"is not known here; did you mean {nearest!r}?" if nearest else _reason(first)
     if len(findings) > 1:
         reason += f" (and {len(findings) - 1} more)"
-    return _class_of(first["type"])(topic, field, reason)
+    return InvalidEvent(topic, field, reason, code=_code_of(first["type"]))
 
 
-def invalid_subscription(name: str, report: ValidationError) -> InvalidSubscription:
+def _nearest_field(model: type[BaseModel], location: Sequence[int | str]) -> str | None:
+    *parents, name = map(str, location)
+    for parent in parents:
+        field = model.model_fields.get(parent)
+        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
+            return None
+        model = field.annotation
+    return next(iter(difflib.get_close_matches(name, model.model_fields, n=1)), None)
+
+
+def invalid_options(name: str, report: ValidationError) -> UsageError:
     """Word the first of pydantic's findings about a subscription's options."""
     first = report.errors(include_url=False, include_context=False)[0]
     option = str(first["loc"][0]) if first["loc"] else "split"
-    return InvalidSubscription(name, option, _reason(first))
+    return invalid_subscription(name, option, _reason(first))
 
 
 def _reason(finding: ErrorDetails) -> str:
@@ -64,11 +82,11 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."  # noqa: PLR2004 - what fits into one line of a log
 
 
-def _class_of(kind: str) -> type[InvalidEvent]:
+def _code_of(kind: str) -> str:
     if kind == "missing":
-        return MissingField
+        return "missing_field"
     if kind == "extra_forbidden":
-        return UnknownField
+        return "unknown_field"
     if kind.endswith(("_type", "_parsing")):
-        return WrongType
-    return InvalidValue
+        return "wrong_type"
+    return "invalid_value"

@@ -35,6 +35,7 @@ What is remembered on the way stands in stores/; tests travel the same way throu
 
 from __future__ import annotations
 
+from petiole.events.responses import Response
 from petiole.tasks import dead_letters
 from petiole.tasks.agents import Agent
 from petiole.tasks.bus import EventBus, default_bus, publish, publish_many, read_answer, request
@@ -47,7 +48,6 @@ from petiole.tasks.patterns.idempotency import idempotent
 from petiole.tasks.publishing.commit import Publication
 from petiole.tasks.requests.requester import PendingResponse
 from petiole.tasks.requests.responder import UNANSWERED
-from petiole.tasks.requests.responses import Response
 from petiole.tasks.resilience.guarded import guarded
 from petiole.tasks.resilience.rate_limits import Budget
 from petiole.tasks.sessions.session import Session, begin_session, end_session, enter_session, open_session, told_id

@@ -23,39 +23,36 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from types import MappingProxyType
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from petiole.events.conditions import Where, check_where
 from petiole.events.errors import (
-    DuplicateSubscription,
-    InvalidName,
-    InvalidOption,
-    InvalidPattern,
-    InvalidSubscription,
-    Misuse,
+    UsageError,
+    duplicate_subscription,
+    invalid_name,
+    invalid_option,
+    invalid_pattern,
+    invalid_subscription,
 )
 from petiole.events.event import MOST_URGENT, Category
 from petiole.events.ids import AGENT_NAME
+from petiole.events.responses import REQUESTED
+from petiole.events.responses import conditions as conditions_of
 from petiole.events.subscriptions import FUNCTION_NAME, OnBusy, Overflow, Subscription
 from petiole.events.topics import check_pattern
-from petiole.events.validation import invalid_subscription
+from petiole.events.validation import invalid_options
+from petiole.tasks.handling.handler import DEFAULT_RETRY, Handler, HandlerFunction
 from petiole.tasks.patterns.gather import CLOSED, Part, caller, collector, gathering
 from petiole.tasks.requests.responder import answerer
-from petiole.tasks.requests.responses import REQUESTED
-from petiole.tasks.requests.responses import conditions as conditions_of
 from petiole.tasks.routing import traffic_split
 from petiole.tasks.settlement.retry_policy import RetryPolicy
 
-# Handlers annotate the event classes they take, which no single callable type can say.
-HandlerFunction: TypeAlias = Callable[..., Any]
 AHandler = TypeVar("AHandler", bound=HandlerFunction)
 
-DEFAULT_RETRY = RetryPolicy()
 ONCE = RetryPolicy(max_attempts=1)
 MIN_BATCH = 2
 MIN_PARTS = 2
@@ -63,30 +60,19 @@ MAX_BATCH = 1000
 MAX_TIMEOUT_S = 7 * 24 * 3600.0
 
 
-@dataclass(frozen=True, slots=True)
-class Handler:
-    """A subscription with the function that acts on its events."""
-
-    subscription: Subscription
-    function: HandlerFunction
-    takes_context: bool
-    timeout_s: float | None = None
-    batch: int | None = None
-    retry: RetryPolicy = DEFAULT_RETRY
-
-
 class Agent:
     """A subscriber: one name, one queue, scaled and stopped on its own.
 
     `capacity` bounds how many deliveries wait in its queue; at a full one, `overflow` has the publisher wait for room
-    (block), be refused (reject), or the oldest delivery give way (drop_oldest). Raises InvalidName, Misuse.
+    (block), be refused (reject), or the oldest delivery give way (drop_oldest). Raises UsageError (invalid_name),
+    UsageError.
     """
 
     def __init__(self, name: str, *, capacity: int | None = None, overflow: Overflow = "block") -> None:
         if not re.match(AGENT_NAME, name):
-            raise InvalidName("an agent", name)
+            raise invalid_name("an agent", name)
         if capacity is not None and capacity < 1:
-            raise Misuse(f"the capacity of {name!r} is {capacity}; give at least 1, or none")
+            raise UsageError(f"the capacity of {name!r} is {capacity}; give at least 1, or none")
         self.capacity = capacity
         self.overflow: Overflow = overflow
         self.name = name
@@ -104,7 +90,10 @@ class Agent:
 
     @property
     def subscriptions(self) -> list[Subscription]:
-        """What the agent hears. Raises InvalidSubscription where a split leaves streams without a variant."""
+        """What the agent hears.
+
+        Raises UsageError (invalid_subscription) where a split leaves streams without a variant.
+        """
         found = [handler.subscription for handler in self._handlers.values()]
         _check_splits_are_whole(found)
         return found
@@ -147,12 +136,12 @@ class Agent:
             stream: "interrupt", "enqueue" or "reject" (tasks/streaming/writer.py); by default nothing.
         batch: lets a worker hand over up to so many deliveries to a slot at once, 2 to 1000; for short handlers.
 
-        Raises: InvalidPattern, InvalidFilter, InvalidName, InvalidSubscription, InvalidOption, DuplicateSubscription,
-        Misuse.
+        Raises: UsageError (invalid_pattern, invalid_filter, invalid_name, invalid_subscription, invalid_option,
+        duplicate_subscription), UsageError.
         """
         ordered = ordered or on_busy == "enqueue"
         if ordered and self.overflow == "drop_oldest":
-            raise Misuse(f"an ordered subscription of {self.name!r} cannot drop its oldest: choose block or reject")
+            raise UsageError(f"an ordered subscription of {self.name!r} cannot drop its oldest: choose block or reject")
         for pattern in patterns or [""]:
             check_pattern(pattern)
         options = {
@@ -186,7 +175,7 @@ class Agent:
         """
         for pattern in patterns:
             if pattern.split(".")[0] != Category.ERROR:
-                raise InvalidPattern(pattern, "the error channel's topics begin with 'error.'")
+                raise invalid_pattern(pattern, "the error channel's topics begin with 'error.'")
         return self.on(*(patterns or ("error.*",)), **({"priority": MOST_URGENT} | options))
 
     def on_start(self, function: Callable[[], object]) -> Callable[[], object]:
@@ -220,7 +209,7 @@ class Agent:
         def subscribe(function: AHandler) -> AHandler:
             for each in self._handlers.values():
                 if dict(each.subscription.where) == conditions:
-                    raise DuplicateSubscription(each.subscription.name)
+                    raise duplicate_subscription(each.subscription.name)
             self._add(function, options, timeout_s=timeout_s, retry=retry, act=answerer(function, read_only=read_only))
             return function
 
@@ -241,7 +230,7 @@ class Agent:
         """
         timeout_s = _checked_timeout(timeout)
         if timeout_s is None or len(parts) < MIN_PARTS:
-            raise InvalidOption("gather", f"{parts!r}, timeout={timeout!r}", "name two or more parts, and a timeout")
+            raise invalid_option("gather", f"{parts!r}, timeout={timeout!r}", "name two or more parts, and a timeout")
 
         def subscribe(function: AHandler) -> AHandler:
             name = f"{self.name}.{function.__name__}"
@@ -278,10 +267,10 @@ class Agent:
     ) -> None:
         """Keep a handler: the function, or what acts on its behalf, which takes the context."""
         if not re.match(FUNCTION_NAME, function.__name__):
-            raise InvalidName("a handler", function.__name__)
+            raise invalid_name("a handler", function.__name__)
         subscription = _subscription(self.name, function.__name__, options)
         if subscription.name in self._handlers:
-            raise DuplicateSubscription(subscription.name)
+            raise duplicate_subscription(subscription.name)
         known = [handler.subscription for handler in self._handlers.values()]
         _check_weights([*known, subscription], of=subscription)
         takes_context = act is not None or len(inspect.signature(function).parameters) > 1
@@ -297,7 +286,7 @@ def _subscription(agent: str, function: str, options: Mapping[str, object]) -> S
     try:
         return Subscription.model_validate({**options, **named})
     except ValidationError as error:
-        raise invalid_subscription(f"{agent}.{function}", error) from error
+        raise invalid_options(f"{agent}.{function}", error) from error
 
 
 def _check_weights(subscriptions: Sequence[Subscription], *, of: Subscription) -> None:
@@ -306,11 +295,11 @@ def _check_weights(subscriptions: Sequence[Subscription], *, of: Subscription) -
     said = {each.weight for each in members if each.variant == of.variant and each.weight is not None}
     if len(said) > 1:
         reason = f"variant {of.variant!r} has the weights {_listed(said)}; give it one, at one of its handlers"
-        raise InvalidSubscription(of.name, "weight", reason)
+        raise invalid_subscription(of.name, "weight", reason)
     taken = traffic_split.weighted_buckets(traffic_split.weights(members))
     if taken > traffic_split.BUCKETS:
         reason = f"the weights of split {of.split!r} are {_percent(taken)} in all, and have to stay within 100"
-        raise InvalidSubscription(of.name, "weight", reason)
+        raise invalid_subscription(of.name, "weight", reason)
 
 
 def _check_splits_are_whole(subscriptions: Sequence[Subscription]) -> None:
@@ -322,7 +311,7 @@ def _check_splits_are_whole(subscriptions: Sequence[Subscription]) -> None:
                 f"the weights of split {each.split!r} are {_percent(taken)} in all, and nobody takes the rest; "
                 "leave the weight of one variant out"
             )
-            raise InvalidSubscription(each.name, "weight", reason)
+            raise invalid_subscription(each.name, "weight", reason)
 
 
 def _percent(buckets: int) -> str:
@@ -339,10 +328,10 @@ def _checked_timeout(timeout: object) -> float | None:
     seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
     if isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 < seconds <= MAX_TIMEOUT_S:
         return float(seconds)
-    raise InvalidOption("timeout", repr(timeout), "give seconds above 0, at most a week's, a timedelta, or None")
+    raise invalid_option("timeout", repr(timeout), "give seconds above 0, at most a week's, a timedelta, or None")
 
 
 def _checked_batch(batch: object) -> int | None:
     if batch is None or (isinstance(batch, int) and not isinstance(batch, bool) and MIN_BATCH <= batch <= MAX_BATCH):
         return batch
-    raise InvalidOption("batch", repr(batch), f"give a whole number from {MIN_BATCH} to {MAX_BATCH}, or None")
+    raise invalid_option("batch", repr(batch), f"give a whole number from {MIN_BATCH} to {MAX_BATCH}, or None")

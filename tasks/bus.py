@@ -26,10 +26,10 @@ from celery import Celery, bootsteps, signals
 from celery.local import PromiseProxy
 from redis.asyncio import Redis as AsyncRedis
 
-from petiole.events.errors import Misuse
+from petiole.events.errors import UsageError
 from petiole.events.event import Event
 from petiole.events.registry import EventRegistry, registry
-from petiole.tasks.agents import Agent, HandlerFunction
+from petiole.tasks.agents import Agent
 from petiole.tasks.broker.topology import PUBLISH_QUEUE, EventAMQP
 from petiole.tasks.celery import (
     add_unset,
@@ -42,6 +42,7 @@ from petiole.tasks.celery import (
 )
 from petiole.tasks.consuming.in_process import InProcess
 from petiole.tasks.delivery import DeliveryTask
+from petiole.tasks.handling.handler import HandlerFunction
 from petiole.tasks.periodic import MetricsTask, Periodic, TickTask, schedule
 from petiole.tasks.publication import Publish
 from petiole.tasks.publication import publish_many as publish_many_on
@@ -66,7 +67,7 @@ class EventBus(BusRuntime):
         event_registry: the event types that this bus knows.
         settings: limits and places; by default read from the environment, when first used.
 
-    Raises: Misuse where the app has a bus already, or an `amqp_cls` of its own.
+    Raises: UsageError where the app has a bus already, or an `amqp_cls` of its own.
     """
 
     _queues: tuple[str, ...] = (PUBLISH_QUEUE,)
@@ -109,7 +110,7 @@ class EventBus(BusRuntime):
     def include(self, *agents: Agent) -> None:
         """Let this process handle events for agents: a worker of the app consumes their queues.
 
-        Raises: Misuse for another agent of the same name; InvalidSubscription where an agent's splits leave streams
+        Raises: UsageError for another agent of the same name; InvalidSubscription where an agent's splits leave streams
             without a variant.
         """
         for agent in agents:
@@ -132,7 +133,7 @@ class EventBus(BusRuntime):
         self.start()
         task = self.app.tasks[Publish.name]
         if not isinstance(task, Publish):
-            raise Misuse(_taken(Publish.name))
+            raise UsageError(_taken(Publish.name))
         return task
 
     def publish_many(self, events: Iterable[Event | Document]) -> list[Publication]:
@@ -163,7 +164,7 @@ class EventBus(BusRuntime):
             vars(self).pop(name, None)
 
     def check_configuration(self) -> None:
-        """Raise Misuse where a setting of the app would break a guarantee; it names setting, file and remedy."""
+        """Raise UsageError where a setting of the app would break a guarantee; it names setting, file and remedy."""
         tasks = [task for task in self.app.tasks.values() if isinstance(task, BusTask)]
         own = {task.name for task in tasks if task.bus is self}
         found = [_taken(name) for name in sorted(self._task_names() - own)]
@@ -171,16 +172,16 @@ class EventBus(BusRuntime):
             found += conflicts(self.app, tasks, [*self._queues, *self.agents])
         if found:
             listed = "\n  ".join(dict.fromkeys(found))
-            raise Misuse(f"no worker starts, because events could be lost:\n  {listed}")
+            raise UsageError(f"no worker starts, because events could be lost:\n  {listed}")
 
     def connect_async(self) -> AsyncRedis:
         """Make a client of the state store for the asyncio loop that runs. Raises NotConfigured."""
         return self._in_process.connect_async() if self._in_process else super().connect_async()
 
     def wait(self, timeout_s: float = 10.0) -> None:
-        """Wait until nothing is under way on a bus in this process. Raises TimeoutError, Misuse on any other bus."""
+        """Wait until nothing is under way on a bus in this process. Raises TimeoutError; UsageError on another."""
         if self._in_process is None:
-            raise Misuse("only a bus in this process, EventBus(), knows when nothing is under way")
+            raise UsageError("only a bus in this process, EventBus(), knows when nothing is under way")
         deadline = time.monotonic() + timeout_s
         while not self.is_idle():
             if time.monotonic() >= deadline:
@@ -210,11 +211,11 @@ class EventBus(BusRuntime):
     def _include(self, agent: Agent) -> None:
         agents = included_agents(self)
         if agent.name == PUBLISH_QUEUE:
-            raise Misuse(f"{PUBLISH_QUEUE!r} is the queue of events on their way to agents; rename the agent")
+            raise UsageError(f"{PUBLISH_QUEUE!r} is the queue of events on their way to agents; rename the agent")
         if agents.get(agent.name, agent) is not agent:
-            raise Misuse(f"there is another agent named {agent.name!r} on this bus; rename one")
+            raise UsageError(f"there is another agent named {agent.name!r} on this bus; rename one")
         if self.has_worker or (self._in_process is not None and self._in_process.is_running):
-            raise Misuse("a worker runs already; include agents before it starts, or before the first publish")
+            raise UsageError("a worker runs already; include agents before it starts, or before the first publish")
         # Raises InvalidSubscription now, and not in the worker.
         _ = agent.subscriptions
         agents[agent.name] = agent
@@ -271,7 +272,7 @@ class ConfigurationCheck(bootsteps.Step):
             return
         try:
             bus.check_configuration()
-        except Misuse as error:
+        except UsageError as error:
             # A command ends with the message alone.
             if click.get_current_context(silent=True) is None:
                 raise
@@ -281,9 +282,11 @@ class ConfigurationCheck(bootsteps.Step):
 
 def _require_stock_amqp(app: Celery) -> None:
     if app.amqp_cls == _AMQP:
-        raise Misuse(f"the Celery app {app.main!r} has an event bus already; make one per app")
+        raise UsageError(f"the Celery app {app.main!r} has an event bus already; make one per app")
     if app.amqp_cls != Celery.amqp_cls:
-        raise Misuse(f"the Celery app {app.main!r} has an amqp_cls of its own ({app.amqp_cls}); a bus needs Celery's")
+        raise UsageError(
+            f"the Celery app {app.main!r} has an amqp_cls of its own ({app.amqp_cls}); a bus needs Celery's"
+        )
 
 
 class _DefaultBus(EventBus):
@@ -298,7 +301,7 @@ class _DefaultBus(EventBus):
 default_bus = _DefaultBus(make_default_app())
 set_default_bus(default_bus)
 
-publish: Publish = cast("Publish", PromiseProxy(lambda: default_bus.publish))
+publish: Publish = cast("Publish", PromiseProxy(lambda: default_bus.publish, name="publish", __doc__=Publish.__doc__))
 publish_many: Callable[[Iterable[Event | Document]], list[Publication]] = default_bus.publish_many
 request: Requester = default_bus.request
 read_answer: AnswerReader = default_bus.read_answer

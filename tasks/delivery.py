@@ -28,17 +28,18 @@ from celery.exceptions import Reject, Retry
 from petiole.events.content import Value
 from petiole.events.errors import (
     BrokerUnavailable,
-    EventExpired,
-    HopLimitReached,
-    Misuse,
+    DeliveryCrashed,
     PayloadUnreadable,
     Permanent,
-    WorkersDied,
+    StateStoreUnavailable,
+    UsageError,
+    event_expired,
+    hop_limit_reached,
 )
 from petiole.events.event import Category, Event
-from petiole.tasks.agents import Handler
 from petiole.tasks.handler_context import Context
 from petiole.tasks.handling.current import handling
+from petiole.tasks.handling.handler import Handler
 from petiole.tasks.handling.invocation import run_handler
 from petiole.tasks.patterns import shadow_traffic
 from petiole.tasks.publishing import claim_check
@@ -81,7 +82,7 @@ def deliver(delivery: Delivery) -> Outcome:
     """Walk one delivery through all steps."""
     try:
         event = validated(delivery)
-    except (Misuse, PayloadUnreadable) as error:
+    except (UsageError, PayloadUnreadable) as error:
         settlement.give_up(delivery.run, error, cause_of(error), is_told=_is_told(delivery))
         raise
     delivery, refusal = admitted(delivery, event)
@@ -98,10 +99,10 @@ def opened(task: DeliveryTask, request: Any, document: object) -> Delivery:
 
 
 def validated(delivery: Delivery) -> Event:
-    """Read the event. Raises UnknownEventType, InvalidEvent or PayloadUnreadable."""
+    """Read the event. Raises UsageError (unknown_event_type), InvalidEvent or PayloadUnreadable."""
     try:
         document = claim_check.whole(delivery.bus, delivery.run.document)
-    except BrokerUnavailable as error:
+    except (BrokerUnavailable, StateStoreUnavailable) as error:
         # Nothing was done yet: the broker keeps the message for later.
         raise Reject(error, requeue=True) from error
     return read(document, delivery.bus.event_registry)
@@ -110,7 +111,7 @@ def validated(delivery: Delivery) -> Event:
 def admitted(delivery: Delivery, event: Event) -> tuple[Delivery, Outcome | None]:
     """Decide whether the event is to be handled, and note that a run begins; without an outcome, it does.
 
-    Raises: HopLimitReached, WorkersDied; EventExpired where what comes too late is kept.
+    Raises: Permanent (hop_limit_reached), DeliveryCrashed; Permanent (event_expired) where what comes too late is kept.
     """
     # What an operator has delivered again is wanted, whatever was aborted before; and errors have to be heard.
     may_be_aborted = delivery.run.replay_id is None and event.category is not Category.ERROR
@@ -124,16 +125,16 @@ def admitted(delivery: Delivery, event: Event) -> tuple[Delivery, Outcome | None
         settlement.settle(delivery.run)
         return delivery, Outcome.ABORTED
     if begun.is_poison:
-        _refuse(delivery, event, WorkersDied(delivery.run.task, begun.deaths))
+        _refuse(delivery, event, DeliveryCrashed(delivery.run.task, begun.deaths))
     expires_at = delivery.handler.subscription.expires_at(event)
     if expires_at is not None and expires_at <= datetime.now(UTC) and delivery.run.replay_id is None:
         if delivery.bus.settings.keep_expired:
-            _refuse(delivery, event, EventExpired(event.event_type, expires_at.isoformat()))
+            _refuse(delivery, event, event_expired(event.event_type, expires_at.isoformat()))
         settlement.settle(delivery.run)
         return delivery, Outcome.EXPIRED
     limit = delivery.bus.settings.max_hops
     if event.hops > limit:
-        _refuse(delivery, event, HopLimitReached(event.event_type, event.hops, limit))
+        _refuse(delivery, event, hop_limit_reached(event.event_type, event.hops, limit))
     return delivery, None
 
 

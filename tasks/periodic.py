@@ -20,10 +20,9 @@ from uuid import NAMESPACE_URL, uuid5
 
 from petiole.events.catalog.system import MetricsSummaryEvent, Tick, TickEvent
 from petiole.events.event import LEAST_URGENT
-from petiole.tasks.broker.topology import PUBLISH_QUEUE, lane
+from petiole.tasks.broker.topology import PUBLISH_QUEUE, broker_priority, lane
 from petiole.tasks.operations import metrics
 from petiole.tasks.publishing.commit import Publication, dispatch
-from petiole.tasks.publishing.document import broker_priority
 from petiole.tasks.publishing.validation import checked
 from petiole.tasks.runtime import BusTask
 

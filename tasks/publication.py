@@ -3,6 +3,7 @@
     publish.delay(event)    one message to the queue `publish`; a worker does the rest. Needs the broker only; for an
                             event above PETIOLE_CLAIM_CHECK_BYTES the state store too, which takes its content.
     publish(event)          the same here and now: one hop less. Needs the broker and the state store.
+    await publish.aio(event)    as `publish(event)`, without blocking the asyncio loop
 
 Both check first, in the caller: a bad event raises there, and nothing is sent. The event may be one of our classes, a
 JSON object of ours, or a CloudEvent. Publishing one event twice is publishing it once: its deliveries have the same
@@ -21,24 +22,34 @@ worker is started again; what handlers say that still run is published, and so i
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from celery import uuid
 from celery.exceptions import Reject
 from redis.exceptions import RedisError
 
-from petiole.events.errors import BrokerUnavailable, InvalidMoment, Misuse, PayloadUnreadable, QueueFull
+from petiole.events.errors import (
+    BrokerUnavailable,
+    InvalidSchedule,
+    PayloadUnreadable,
+    QueueFull,
+    StateStoreUnavailable,
+    UsageError,
+)
 from petiole.events.event import Event
+from petiole.tasks.broker.messages import replay_number
 from petiole.tasks.broker.producer import sending
-from petiole.tasks.broker.topology import PUBLISH_QUEUE, PUBLISH_TASK, lane
-from petiole.tasks.handling.current import CurrentDelivery, current_context
-from petiole.tasks.operations.history_replay import replay_number
+from petiole.tasks.broker.topology import PUBLISH_QUEUE, PUBLISH_TASK, broker_priority, lane
+from petiole.tasks.handling.buffering import emitted, hold
+from petiole.tasks.handling.current import current_context
 from petiole.tasks.publishing import claim_check
 from petiole.tasks.publishing.commit import Publication, check_open, dispatch
 from petiole.tasks.publishing.delayed import publication
-from petiole.tasks.publishing.document import Admitted, Document, broker_priority, read
+from petiole.tasks.publishing.document import Admitted, Document
+from petiole.tasks.publishing.threads import run_in_thread
 from petiole.tasks.publishing.validation import checked
 from petiole.tasks.runtime import BusRuntime, BusTask
 from petiole.tasks.settlement import settlement
@@ -48,6 +59,7 @@ from petiole.tasks.settlement.settlement import received
 from petiole.tasks.stores.delayed_messages import Waiting
 
 if TYPE_CHECKING:
+    from celery.canvas import Signature
     from celery.result import AsyncResult
 
 MANY = 100
@@ -55,6 +67,12 @@ MANY = 100
 
 WHEN_FULL = RetryPolicy(max_attempts=10)
 """How often a worker tries to publish for a service where a queue has no room, before the event is a dead letter."""
+
+Delay: TypeAlias = float | timedelta
+"""Seconds, or a timedelta."""
+
+PublishTime: TypeAlias = datetime | str
+"""A time with its zone; as text, in ISO 8601."""
 
 Item = TypeVar("Item")
 
@@ -65,53 +83,110 @@ _ASKED_EVERY_S = 1.0
 
 
 class Publish(BusTask):
-    """The task and the function: see the module."""
+    """Publish an event, here and now; inside a handler, once the handler has succeeded. Safe to repeat.
+
+        publish(event)                    publish(event, delay=3600)            publish(event, at=tomorrow)
+        await publish.aio(event)          the same, and the asyncio loop goes on meanwhile
+        publish.delay(event)              one message to the broker; a worker publishes
+
+    `event` is an event, its JSON object, or a CloudEvent. With `delay` (seconds) or `at`, it is published then, to
+    those who subscribe then; an event waits once, and the first call decides. `now=True`, inside a handler, does not
+    wait for the handler's success.
+
+    Raises: Misuse (UnknownEventType, InvalidEvent, EventTooLarge, InvalidMoment), BrokerUnavailable
+    (PublicationUncertain), QueueFull. Then nothing was published, but for PublicationUncertain.
+    """
 
     name = PUBLISH_TASK
     Request = "petiole.tasks.consuming.request:PublishRequest"
     _asked_at = float("-inf")
 
-    def run(
-        self,
-        event: Event | Document,
-        *,
-        now: bool = False,
-        delay: float | timedelta | None = None,
-        at: datetime | str | None = None,
-    ) -> Publication:
-        """Publish here and now, or hold back inside a handler. Safe to repeat.
+    if TYPE_CHECKING:
+        # For type checkers only: Celery runs a task that has a `__call__` of its own by a slower path.
+        def __call__(
+            self,
+            event: Event | Document,
+            *,
+            now: bool = False,
+            delay: Delay | None = None,
+            at: PublishTime | None = None,
+        ) -> Publication: ...
 
-        With `delay` (seconds) or `at`, it is published then, to those who subscribe then; an event waits once, and the
-        first to be told decides. Raises: Misuse (UnknownEventType, InvalidEvent, EventTooLarge, InvalidMoment),
-        BrokerUnavailable (PublicationUncertain), QueueFull.
+        def s(
+            self, event: Event | Document = ..., *, delay: Delay | None = None, at: PublishTime | None = None
+        ) -> Signature[Any]: ...
+
+        def si(
+            self, event: Event | Document, *, delay: Delay | None = None, at: PublishTime | None = None
+        ) -> Signature[Any]: ...
+
+    def run(
+        self, event: Event | Document, *, now: bool = False, delay: Delay | None = None, at: PublishTime | None = None
+    ) -> Publication:
+        """Publish, for who calls and for who has called `publish.delay`. See the class."""
+        if current_context() is None and not self.request.called_directly:
+            return self._for_a_service(event, due_time(delay, at))
+        prepared = self._prepare(event, now=now, due=due_time(delay, at))
+        return prepared if isinstance(prepared, Publication) else prepared()
+
+    async def aio(
+        self, event: Event | Document, *, now: bool = False, delay: Delay | None = None, at: PublishTime | None = None
+    ) -> Publication:
+        """Publish as `publish(event)` does, here and now, without blocking the asyncio loop. Safe to repeat.
+
+        A few threads publish for all loops of a process. While the broker stalls, other coroutines run. Cancelled, the
+        call may or may not have published the event; publishing the same event again is harmless.
+
+        Raises as `publish`; BrokerUnavailable also where no thread is free and no publish has succeeded for 10 s.
         """
-        due = due_time(delay, at)
+        prepared = self._prepare(event, now=now, due=due_time(delay, at))
+        if isinstance(prepared, Publication):
+            return prepared
+        topic = event.event_type if isinstance(event, Event) else "a document"
+        return await run_in_thread(prepared, f"publishing {topic}")
+
+    def _prepare(
+        self, event: Event | Document, *, now: bool, due: datetime | None
+    ) -> Publication | Callable[[], Publication]:
+        """Hold an event back inside a handler; else return the call that publishes it, which blocks."""
         context = current_context()
         if context is None:
-            directly = self.request.called_directly
-            if not directly:
-                return self._for_a_service(event, due)
-            admitted = checked(self.bus, event)
-            return _published(self.bus, admitted, due, is_refusable=_is_refusable(admitted))
-        if now and due is None and not context.subscription.shadow:
-            return dispatch(context.bus, [_emitted(context, event)])[0]
-        return hold(context, event, due)
+            return partial(self._publish, event, due)
+        if not now or due is not None or context.subscription.shadow:
+            return hold(context, event, due)
+        # In the caller, not in the call: an event's id follows from its place among those of its handler.
+        admitted = emitted(context, event)
+        return lambda: dispatch(context.bus, [admitted])[0]
+
+    def _publish(self, event: Event | Document, due: datetime | None) -> Publication:
+        admitted = checked(self.bus, event)
+        return _published(self.bus, admitted, due, is_refusable=_is_refusable(admitted))
+
+    def delay(
+        self, event: Event | Document, *, delay: Delay | None = None, at: PublishTime | None = None
+    ) -> AsyncResult[Any]:
+        """Check the event, then send it to the queue `publish`, from which a worker publishes it.
+
+        It leaves at once, also inside a handler. Raises as `publish`.
+        """
+        return self.apply_async((event,), {"delay": delay, "at": at})
 
     def apply_async(  # type: ignore[override]  # the stubs list every option; we pass them on as they come
-        self, args: tuple[Any, ...] | None = None, kwargs: dict[str, Any] | None = None, **options: Any
+        self,
+        args: tuple[Event | Document] | tuple[()] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        countdown: Delay | None = None,
+        eta: PublishTime | None = None,
+        **options: Any,
     ) -> AsyncResult[Any]:
-        """Check the event, then send it to the queue `publish`; also inside a handler, without waiting for its end.
-
-        Raises as `run`.
-        """
-        said = dict(kwargs or {})
-        event = args[0] if args else said["event"]
-        due = due_time(said.get("delay", options.pop("countdown", None)), said.get("at", options.pop("eta", None)))
+        """Do what `delay` does, with Celery's options; `countdown` and `eta` are `delay` and `at`."""
+        event, due = _arguments(*(args or ()), **{"delay": countdown, "at": eta, **(kwargs or {})})
         context = current_context()
         if context and context.subscription.shadow:
             hold(context, event, due)
             return self.AsyncResult(options.get("task_id") or uuid())
-        admitted = _emitted(context, event) if context else checked(self.bus, event)
+        admitted = emitted(context, event) if context else checked(self.bus, event)
         self.bus.require_broker()
         if context is None and _is_refusable(admitted):
             self._check_open(admitted.event)
@@ -136,42 +211,39 @@ class Publish(BusTask):
         run = received(self.bus, self.request, task=PUBLISH_TASK, queue=PUBLISH_QUEUE, document=event)
         try:
             admitted = checked(self.bus, event)
-        except BrokerUnavailable as error:
+        except (BrokerUnavailable, StateStoreUnavailable) as error:
             raise Reject(error, requeue=True) from error
-        except (Misuse, PayloadUnreadable) as error:
+        except (UsageError, PayloadUnreadable) as error:
             settlement.give_up(settlement.begin(run), error, cause_of(error))
             raise
         try:
             published = _published(self.bus, admitted, due)
             if run.letter_id is not None:
                 self.bus.stores.dead_letters.resolve(run.letter_id, replay_number(run.replay_id))
-        except (BrokerUnavailable, RedisError) as error:
+        except (BrokerUnavailable, StateStoreUnavailable, RedisError) as error:
             raise Reject(error, requeue=True) from error
-        except (Misuse, QueueFull) as error:
+        except (UsageError, QueueFull) as error:
             said = admitted.event
             settlement.fail(settlement.begin(run), error, WHEN_FULL, event=said, priority=said.priority)
         return published
 
 
-def hold(context: CurrentDelivery, event: Event | Document, due: datetime | None = None) -> Publication:
-    """Keep an event of a handler's until the handler has succeeded. Raises Misuse for one that cannot be published."""
-    admitted = _emitted(context, event)
-    if due is None:
-        context.outbox.held.append(admitted)
-    else:
-        context.outbox.later.append(_waiting(context.bus, admitted, due))
-    return Publication(admitted.event, was_held=True, due=due)
+def _arguments(
+    event: Event | Document, *, delay: Delay | None = None, at: PublishTime | None = None
+) -> tuple[Event | Document, datetime | None]:
+    """Read what `publish.delay` was given. Raises TypeError for arguments that it does not have."""
+    return event, due_time(delay, at)
 
 
-def due_time(delay: float | timedelta | None, at: datetime | str | None) -> datetime | None:
-    """Tell when an event is to be published; None is now. Raises InvalidMoment."""
+def due_time(delay: Delay | None, at: PublishTime | None) -> datetime | None:
+    """Tell when an event is to be published; None is now. Raises InvalidSchedule."""
     if delay is None and at is None:
         return None
     if delay is not None and at is not None:
-        raise InvalidMoment("publish", "both delay and at are given")
+        raise InvalidSchedule("publish", "both delay and at are given")
     due = _after(delay) if delay is not None else _moment(at)
     if due > datetime.now(UTC) + LONGEST_WAIT:
-        raise InvalidMoment("publish", f"{due.isoformat()} is more than {LONGEST_WAIT.days} days ahead")
+        raise InvalidSchedule("publish", f"{due.isoformat()} is more than {LONGEST_WAIT.days} days ahead")
     return due
 
 
@@ -179,7 +251,7 @@ def _after(delay: object) -> datetime:
     if isinstance(delay, timedelta):
         delay = delay.total_seconds()
     if isinstance(delay, bool) or not isinstance(delay, int | float) or not 0 <= delay <= LONGEST_WAIT.total_seconds():
-        raise InvalidMoment("publish", f"delay={delay!r} is no number of seconds from 0 to {LONGEST_WAIT.days} days")
+        raise InvalidSchedule("publish", f"delay={delay!r} is no number of seconds from 0 to {LONGEST_WAIT.days} days")
     return datetime.now(UTC) + timedelta(seconds=delay)
 
 
@@ -187,9 +259,9 @@ def _moment(at: object) -> datetime:
     try:
         moment = datetime.fromisoformat(at) if isinstance(at, str) else at
     except ValueError as error:
-        raise InvalidMoment("publish", f"at={at!r} is no time") from error
+        raise InvalidSchedule("publish", f"at={at!r} is no time") from error
     if not isinstance(moment, datetime) or moment.tzinfo is None:
-        raise InvalidMoment("publish", f"at={at!r} is no time with a zone")
+        raise InvalidSchedule("publish", f"at={at!r} is no time with a zone")
     return moment
 
 
@@ -220,13 +292,6 @@ def publish_many(bus: BusRuntime, events: Iterable[Event | Document]) -> list[Pu
 
 def _is_refusable(admitted: Admitted) -> bool:
     return admitted.event.event_type.partition(".")[0] not in _PASS_WHILE_STOPPING
-
-
-def _emitted(context: CurrentDelivery, event: Event | Document) -> Admitted:
-    said = (
-        event if isinstance(event, Event) else read(claim_check.whole(context.bus, event), context.bus.event_registry)
-    )
-    return checked(context.bus, context.emitted(said))
 
 
 def batched(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:

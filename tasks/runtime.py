@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, TypeVar, cast
 
@@ -17,9 +18,17 @@ from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
-from petiole.events.errors import Misuse, NotConfigured, SystemStopping
+from petiole.events.errors import (
+    BrokerUnavailable,
+    NotConfigured,
+    StateStoreUnavailable,
+    SystemStopping,
+    UsageError,
+)
 from petiole.events.registry import EventRegistry
 from petiole.tasks.routing.table import RoutingTable
 from petiole.tasks.settings import Settings
@@ -178,6 +187,28 @@ class BusRuntime:
         """Make a client of the state store for the asyncio loop that runs. Raises NotConfigured."""
         return AsyncRedis.from_url(self._checked_state_url(), **_CLIENT, retry=AsyncRetry(NoBackoff(), 0))
 
+    @property
+    def has_own_state_store(self) -> bool:
+        """Tell whether the state store is another server than the broker."""
+        return self._state_url() != self._broker_as_a_store()
+
+    @property
+    def state_store_name(self) -> str:
+        """The name of the state store in errors."""
+        return "the state store" if self.has_own_state_store else "the broker"
+
+    def outage(self, what: str) -> BrokerUnavailable | StateStoreUnavailable:
+        """Make the error for a state store that did not answer while doing `what`; it names the setting to look at."""
+        return StateStoreUnavailable(what) if self.has_own_state_store else BrokerUnavailable(what)
+
+    @contextmanager
+    def state_store_access(self, what: str) -> Iterator[None]:
+        """Turn the errors of a state store that does not answer into `outage(what)`."""
+        try:
+            yield
+        except (RedisConnectionError, RedisTimeoutError) as error:
+            raise self.outage(what) from error
+
     def _connect(self) -> Redis:
         # Repeating is decided where it is known to be harmless.
         return Redis.from_url(self._checked_state_url(), **_CLIENT, retry=Retry(NoBackoff(), 0))
@@ -204,10 +235,10 @@ def joined(url: str | Sequence[str] | None) -> str:
 
 
 def bus_of(app: Celery) -> BusRuntime:
-    """Return the bus of a Celery app. Raises Misuse where it has none."""
+    """Return the bus of a Celery app. Raises UsageError where it has none."""
     bus = getattr(app, _ATTRIBUTE, None)
     if not isinstance(bus, BusRuntime):
-        raise Misuse(f"the Celery app {app.main!r} has no event bus; make one: EventBus(app)")
+        raise UsageError(f"the Celery app {app.main!r} has no event bus; make one: EventBus(app)")
     return bus
 
 

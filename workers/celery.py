@@ -6,6 +6,8 @@ broker is configured, importing this module starts the embedded one, or finds it
 
 from __future__ import annotations
 
+from celery.utils.imports import cwd_in_path
+
 from petiole.tasks.bus import default_bus
 from petiole.workers.observability.liveness import has_pulse
 from petiole.workers.observability.logging import install as install_logging
@@ -15,7 +17,8 @@ from petiole.workers.state.consolidation import ConsolidationSettings, Consolida
 
 install_logging()
 default_bus.add_periodic_task(ConsolidationTask, ConsolidationSettings().consolidation_interval_s)
-default_bus.include(*configured_agents())
+with cwd_in_path():  # modules that PETIOLE_AGENTS names may lie where the command is typed
+    default_bus.include(*configured_agents())
 has_pulse(default_bus)
 use_embedded_broker(default_bus)
 

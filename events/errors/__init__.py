@@ -1,282 +1,222 @@
 """Every error of ours, split by what the caller should do.
 
     PetioleError
-    ├── Misuse                          mend the call: repeating it unchanged fails again
-    │   ├── InvalidTopic                a topic that is no topic
-    │   ├── InvalidPattern              a pattern that is no pattern
-    │   ├── UnknownEventType            no such type is registered; names the nearest one
+    ├── UsageError                      fix the call: repeating it unchanged fails again
     │   ├── InvalidEvent                the event breaks its schema; names the field
-    │   │   ├── MissingField
-    │   │   ├── UnknownField
-    │   │   ├── WrongType
-    │   │   └── InvalidValue            right type, but outside what is allowed
-    │   │       └── NewerVersion        of a schema that this process does not know yet
-    │   ├── EventTooLarge               more bytes than the limit
-    │   ├── AlreadyRegistered           a type of that name, with another schema, was registered before
-    │   ├── BuiltInAlreadyRegistered    the name belongs to the catalog
-    │   ├── InvalidName                 an agent or a handler whose name cannot be a queue's or a task's
-    │   ├── InvalidOption               an option of a subscription or a breaker with a value that it cannot have
-    │   ├── InvalidMoment               a time or a wait that cannot be: in the far future, or without a zone
-    │   ├── DuplicateSubscription       two handlers of one agent under one name
-    │   ├── InvalidSubscription         an option of a subscription that cannot be; names the option
-    │   ├── InvalidFilter               a condition of `where` that is none; names the path
-    │   ├── InvalidRequest              a request that cannot be made
-    │   │   └── DuplicateRequest        one under that id is on its way, or was made before
-    │   ├── InvalidParameters           a request without the parameters that its handler takes; names the parameter
-    │   ├── WaitingInHandler            a handler that would wait for an answer, and keep its worker from giving one
-    │   ├── ReadOnlyViolation           a function that answers would set its agent's state
-    │   ├── UnknownSubscription         no subscription of that name; names the nearest one
-    │   ├── CannotPurge                 the broker lets nobody look for messages in a queue
-    │   ├── UnknownDeadLetter           no dead letter of that id
-    │   ├── CannotReplay                a dead letter that cannot be delivered again as it is; says why
-    │   ├── CannotEdit                  a change of a dead letter's event that is not allowed; names the field
-    │   ├── InvalidDeadLetter           a line of an import that holds no dead letter; names line and field
-    │   ├── UnknownSession              no session of that id; names the nearest one
+    │   ├── InvalidSchedule             a time or a wait that cannot be: in the far future, or without a zone
+    │   ├── InvalidTransition           a session cannot go from its state to that one
     │   ├── SessionEnded                a session that is over, and takes no more events
-    │   ├── InvalidMove                 a session cannot go from its state to that one
-    │   ├── WorkingMemoryFull           a session would hold more than its working memory may
-    │   ├── InvalidWorkingMemory        a value that a working memory cannot keep; names the value
-    │   ├── UnknownAgent                PETIOLE_AGENTS names a module without agents
-    │   ├── UnknownCircuit              no circuit breaker of that name; names the nearest one
-    │   ├── UnknownTool                 no tool of that name; names the nearest one
-    │   ├── InvalidArguments            a tool was called with arguments that it does not take
-    │   ├── UnknownApproval             no approval of that id
-    │   ├── ApprovalDecided             somebody decided it before, or its time was over
-    │   ├── MissingExtra                the part asked for needs a package that is not installed
-    │   ├── UnsupportedKombu            kombu is not what our transport was built on
-    │   ├── NotConfigured               no broker or store is configured
-    │   └── QueueDeclaredOtherwise      RabbitMQ has a queue of that name, of another kind
-    ├── Permanent                       this delivery fails again however often it is tried
-    │   ├── HopLimitReached             the chain of causes is too long: a loop
-    │   ├── HandlerReturnedNoEvent      a handler returned something that cannot be published
-    │   ├── WorkersDied                 the workers that handled it died, again and again
-    │   ├── EventExpired                it came too late to be handled
-    │   ├── ResponderNotFound           no agent of that name is known
-    │   ├── HandlerNotFound             the agent answers no requests of that type
-    │   ├── GatheringKeyMissing         an event without the field that it is to be gathered by
-    │   ├── EffectUnfinished            an idempotent function was begun and not done: whether it acted nobody knows
-    │   ├── AnswerCut                   pieces of an answer that its reader asks for are not kept any more
-    │   ├── PayloadUnreadable           the content that an event refers to cannot be had
-    │   │   ├── PayloadMissing          it is not in the state store any more
-    │   │   └── PayloadAltered          it is not what was stored
-    │   ├── UndecodableMessage          bytes in a queue that are no message
+    │   ├── CannotReplay                a dead letter that cannot be delivered again as it is; says why
+    │   └── NotConfigured               no broker or store is configured
+    ├── Permanent                       give up: this delivery fails again however often it is tried
+    │   ├── DeliveryCrashed             the workers that handled it died, again and again
+    │   ├── OperationOutcomeUnknown     an idempotent function was begun and not done: whether it acted nobody knows
+    │   ├── PayloadUnreadable           the content that an event refers to is missing, or not what was stored
+    │   ├── StreamTruncated             pieces of an answer that its reader asks for are not kept any more
     │   ├── ProviderRefused             a model or channel answered, and the answer is no
-    │   ├── ApprovalMismatch            what is to be run is not what was granted
-    │   ├── ApprovalDenied              somebody denied a tool's call
-    │   ├── ApprovalExpired             nobody granted a tool's call in time
     │   └── ToolFailed                  a tool could not do what it was asked
-    └── Retryable                       the same call may succeed later
+    └── Retryable                       retry later: the same call may succeed then
         ├── BrokerUnavailable
         │   ├── BrokerFull              the broker or the state store has no memory left, and takes nothing
-        │   ├── PayloadNotStored        a large event's content could not be stored, so nothing was published
-        │   └── PublicationUncertain    the broker went away in mid-call: published or not, nobody knows
+        │   └── PublishOutcomeUnknown   the broker went away in mid-call: published or not, nobody knows
+        ├── StateStoreUnavailable       the state store, where it is another server than the broker
         ├── RetryLater                  not now: put it off, and spend no attempt
         │   ├── ServiceUnavailable      its circuit breaker is open: it was not called
-        │   ├── BudgetSpent             its account has no room for another call now, or is paused
-        │   └── ServiceThrottled        it answered that it wants to be left alone for a while (Retry-After)
+        │   └── RateLimitExceeded       its account has no room for another call now, or is paused
         ├── LeaseLost                   another worker has the delivery by now
-        ├── EffectUnderWay              an idempotent function is being run elsewhere for the same key
+        ├── OperationInProgress         an idempotent function is being run elsewhere for the same key
         ├── QueueFull                   an agent's queue has no room for another delivery
         ├── SystemStopping              the system was shut down, and nobody has started it since
-        ├── BrokerNotStarted            the embedded broker does not start, or does not answer
-        ├── BrokerNotStopped            the embedded broker was told to end, and still runs
         ├── RequestTimedOut             no answer came before the deadline
-        ├── RequesterStopped            the process that waited for the answer ends
-        ├── AnswerOverdue               nothing more of an answer came, for as long as its reader waits
-        ├── AnswerSuperseded            another run writes the answer by now
-        ├── StreamBusy                  another answer of the stream is being written
         ├── HandlerTimedOut             a handler did not end within its time limit
-        ├── ToolTimeout                 a tool did not end within its time limit
+        ├── StreamTimeout               nothing more of an answer came, for as long as its reader waits
+        ├── StreamSuperseded            another run writes the answer by now
+        ├── StreamBusy                  another answer of the stream is being written
         └── ProviderUnavailable         a model, tool or channel did not answer
+
+A class exists where somebody catches it. Errors that nobody tells apart by class are UsageError, Permanent or Retryable
+with a `code`, such as "unknown_tool"; the function of that name makes one: `raise unknown_tool(name, nearest)`.
+Records and events name an error by its code, or by its class where it has none: see `error_type_of`.
 
 Each class takes facts as positional arguments and words its own message. The facts stay in `args`, which is what
 lets an error travel between a worker's processes by pickle.
 
-One file for each branch: misuse.py, permanent.py, retryable.py; what they hang on is in base.py.
+One file for each branch: usage.py, permanent.py, retryable.py; what they hang on is in base.py.
 """
 
 from __future__ import annotations
 
-from petiole.events.errors.base import Misuse, Permanent, PetioleError, Retryable, Severity
-from petiole.events.errors.misuse import (
-    AlreadyRegistered,
-    ApprovalDecided,
-    BuiltInAlreadyRegistered,
-    CannotEdit,
-    CannotPurge,
-    CannotReplay,
-    DuplicateRequest,
-    DuplicateSubscription,
-    EventTooLarge,
-    InvalidArguments,
-    InvalidDeadLetter,
-    InvalidEvent,
-    InvalidFilter,
-    InvalidMoment,
-    InvalidMove,
-    InvalidName,
-    InvalidOption,
-    InvalidParameters,
-    InvalidPattern,
-    InvalidRequest,
-    InvalidSubscription,
-    InvalidTopic,
-    InvalidValue,
-    InvalidWorkingMemory,
-    MissingExtra,
-    MissingField,
-    NewerVersion,
-    NotConfigured,
-    QueueDeclaredOtherwise,
-    ReadOnlyViolation,
-    SessionEnded,
-    UnknownAgent,
-    UnknownApproval,
-    UnknownCircuit,
-    UnknownDeadLetter,
-    UnknownEventType,
-    UnknownField,
-    UnknownSession,
-    UnknownSubscription,
-    UnknownTool,
-    UnsupportedKombu,
-    WaitingInHandler,
-    WorkingMemoryFull,
-    WrongType,
-)
+from petiole.events.errors.base import Permanent, PetioleError, Retryable, Severity, UsageError, error_type_of
 from petiole.events.errors.permanent import (
-    AnswerCut,
-    ApprovalDenied,
-    ApprovalExpired,
-    ApprovalMismatch,
-    EffectUnfinished,
-    EventExpired,
-    GatheringKeyMissing,
-    HandlerNotFound,
-    HandlerReturnedNoEvent,
-    HopLimitReached,
-    PayloadAltered,
-    PayloadMissing,
+    DeliveryCrashed,
+    OperationOutcomeUnknown,
     PayloadUnreadable,
     ProviderRefused,
-    ResponderNotFound,
+    StreamTruncated,
     ToolFailed,
-    UndecodableMessage,
-    WorkersDied,
+    approval_denied,
+    approval_expired,
+    approval_mismatch,
+    event_expired,
+    gathering_key_missing,
+    handler_not_found,
+    handler_returned_no_event,
+    hop_limit_reached,
+    responder_not_found,
+    undecodable_message,
 )
 from petiole.events.errors.retryable import (
-    AnswerOverdue,
-    AnswerSuperseded,
     BrokerFull,
-    BrokerNotStarted,
-    BrokerNotStopped,
     BrokerUnavailable,
-    BudgetSpent,
-    EffectUnderWay,
     HandlerTimedOut,
     LeaseLost,
-    PayloadNotStored,
+    OperationInProgress,
     ProviderUnavailable,
-    PublicationUncertain,
+    PublishOutcomeUnknown,
     QueueFull,
-    RequesterStopped,
+    RateLimitExceeded,
     RequestTimedOut,
     RetryLater,
-    ServiceThrottled,
     ServiceUnavailable,
+    StateStoreUnavailable,
     StreamBusy,
+    StreamSuperseded,
+    StreamTimeout,
     SystemStopping,
-    ToolTimeout,
+    broker_not_started,
+    broker_not_stopped,
+    requester_stopped,
+    service_throttled,
+    tool_timeout,
+    worker_not_started,
+)
+from petiole.events.errors.usage import (
+    CannotReplay,
+    InvalidEvent,
+    InvalidSchedule,
+    InvalidTransition,
+    NotConfigured,
+    SessionEnded,
+    already_registered,
+    approval_decided,
+    built_in_already_registered,
+    cannot_edit,
+    cannot_purge,
+    duplicate_request,
+    duplicate_subscription,
+    event_too_large,
+    invalid_arguments,
+    invalid_dead_letter,
+    invalid_filter,
+    invalid_name,
+    invalid_option,
+    invalid_parameters,
+    invalid_pattern,
+    invalid_request,
+    invalid_subscription,
+    invalid_topic,
+    invalid_working_memory,
+    missing_extra,
+    newer_version,
+    queue_declared_otherwise,
+    read_only_violation,
+    unknown_agent,
+    unknown_approval,
+    unknown_circuit,
+    unknown_dead_letter,
+    unknown_event_type,
+    unknown_session,
+    unknown_subscription,
+    unknown_tool,
+    unsupported_kombu,
+    waiting_in_handler,
+    working_memory_full,
 )
 
 __all__ = [
-    "AlreadyRegistered",
-    "AnswerCut",
-    "AnswerOverdue",
-    "AnswerSuperseded",
-    "ApprovalDecided",
-    "ApprovalDenied",
-    "ApprovalExpired",
-    "ApprovalMismatch",
     "BrokerFull",
-    "BrokerNotStarted",
-    "BrokerNotStopped",
     "BrokerUnavailable",
-    "BudgetSpent",
-    "BuiltInAlreadyRegistered",
-    "CannotEdit",
-    "CannotPurge",
     "CannotReplay",
-    "DuplicateRequest",
-    "DuplicateSubscription",
-    "EffectUnderWay",
-    "EffectUnfinished",
-    "EventExpired",
-    "EventTooLarge",
-    "GatheringKeyMissing",
-    "HandlerNotFound",
-    "HandlerReturnedNoEvent",
+    "DeliveryCrashed",
     "HandlerTimedOut",
-    "HopLimitReached",
-    "InvalidArguments",
-    "InvalidDeadLetter",
     "InvalidEvent",
-    "InvalidFilter",
-    "InvalidMoment",
-    "InvalidMove",
-    "InvalidName",
-    "InvalidOption",
-    "InvalidParameters",
-    "InvalidPattern",
-    "InvalidRequest",
-    "InvalidSubscription",
-    "InvalidTopic",
-    "InvalidValue",
-    "InvalidWorkingMemory",
+    "InvalidSchedule",
+    "InvalidTransition",
     "LeaseLost",
-    "MissingExtra",
-    "MissingField",
-    "Misuse",
-    "NewerVersion",
     "NotConfigured",
-    "PayloadAltered",
-    "PayloadMissing",
-    "PayloadNotStored",
+    "OperationInProgress",
+    "OperationOutcomeUnknown",
     "PayloadUnreadable",
     "Permanent",
     "PetioleError",
     "ProviderRefused",
     "ProviderUnavailable",
-    "PublicationUncertain",
-    "QueueDeclaredOtherwise",
+    "PublishOutcomeUnknown",
     "QueueFull",
-    "ReadOnlyViolation",
+    "RateLimitExceeded",
     "RequestTimedOut",
-    "RequesterStopped",
-    "ResponderNotFound",
     "RetryLater",
     "Retryable",
-    "ServiceThrottled",
     "ServiceUnavailable",
     "SessionEnded",
     "Severity",
+    "StateStoreUnavailable",
     "StreamBusy",
+    "StreamSuperseded",
+    "StreamTimeout",
+    "StreamTruncated",
     "SystemStopping",
     "ToolFailed",
-    "ToolTimeout",
-    "UndecodableMessage",
-    "UnknownAgent",
-    "UnknownApproval",
-    "UnknownCircuit",
-    "UnknownDeadLetter",
-    "UnknownEventType",
-    "UnknownField",
-    "UnknownSession",
-    "UnknownSubscription",
-    "UnknownTool",
-    "UnsupportedKombu",
-    "WaitingInHandler",
-    "WorkersDied",
-    "WorkingMemoryFull",
-    "WrongType",
+    "UsageError",
+    "already_registered",
+    "approval_decided",
+    "approval_denied",
+    "approval_expired",
+    "approval_mismatch",
+    "broker_not_started",
+    "broker_not_stopped",
+    "built_in_already_registered",
+    "cannot_edit",
+    "cannot_purge",
+    "duplicate_request",
+    "duplicate_subscription",
+    "error_type_of",
+    "event_expired",
+    "event_too_large",
+    "gathering_key_missing",
+    "handler_not_found",
+    "handler_returned_no_event",
+    "hop_limit_reached",
+    "invalid_arguments",
+    "invalid_dead_letter",
+    "invalid_filter",
+    "invalid_name",
+    "invalid_option",
+    "invalid_parameters",
+    "invalid_pattern",
+    "invalid_request",
+    "invalid_subscription",
+    "invalid_topic",
+    "invalid_working_memory",
+    "missing_extra",
+    "newer_version",
+    "queue_declared_otherwise",
+    "read_only_violation",
+    "requester_stopped",
+    "responder_not_found",
+    "service_throttled",
+    "tool_timeout",
+    "undecodable_message",
+    "unknown_agent",
+    "unknown_approval",
+    "unknown_circuit",
+    "unknown_dead_letter",
+    "unknown_event_type",
+    "unknown_session",
+    "unknown_subscription",
+    "unknown_tool",
+    "unsupported_kombu",
+    "waiting_in_handler",
+    "worker_not_started",
+    "working_memory_full",
 ]

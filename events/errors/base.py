@@ -16,19 +16,31 @@ class Severity(StrEnum):
 
 
 class PetioleError(Exception):
-    """The root: `except PetioleError` catches what this package raises on purpose."""
+    """The root: `except PetioleError` catches what this package raises on purpose.
+
+    `code` tells apart errors that share a class, such as "unknown_tool"; it is empty where the class says it all.
+    """
+
+    def __init__(self, *facts: object, code: str = "") -> None:
+        super().__init__(*facts)
+        self.code = code
 
 
-class Misuse(PetioleError, ValueError):  # noqa: N818 - the three branches say what to do, not what went wrong
+class UsageError(PetioleError, ValueError):
     """The call has to be changed."""
 
 
-class Permanent(PetioleError):  # noqa: N818 - as above
+class Permanent(PetioleError):
     """Trying again cannot help."""
 
 
-class Retryable(PetioleError):  # noqa: N818 - as above
+class Retryable(PetioleError):
     """Trying again later may help."""
+
+
+def error_type_of(error: BaseException) -> str:
+    """Name the kind of an error for records and events: its code, or the name of its class where it has none."""
+    return (error.code if isinstance(error, PetioleError) else "") or type(error).__name__
 
 
 def shown(name: str) -> str:

@@ -5,31 +5,7 @@ from __future__ import annotations
 from petiole.events.errors.base import Permanent, shown
 
 
-class HopLimitReached(Permanent):
-    def __init__(self, topic: str, hops: int, limit: int) -> None:
-        super().__init__(topic, hops, limit)
-        self.topic = topic
-        self.hops = hops
-        self.limit = limit
-
-    def __str__(self) -> str:
-        return (
-            f"{self.topic}: {self.hops} events caused one another in a row, {self.limit} are allowed; look for agents "
-            "that answer each other in a circle, or raise PETIOLE_MAX_HOPS"
-        )
-
-
-class HandlerReturnedNoEvent(Permanent):
-    def __init__(self, subscription: str, returned: str) -> None:
-        super().__init__(subscription, returned)
-        self.subscription = subscription
-        self.returned = returned
-
-    def __str__(self) -> str:
-        return f"{self.subscription} returned a {self.returned}; return nothing, an event, or several events"
-
-
-class WorkersDied(Permanent):
+class DeliveryCrashed(Permanent):
     def __init__(self, subscription: str, deaths: int) -> None:
         super().__init__(subscription, deaths)
         self.subscription = subscription
@@ -42,56 +18,7 @@ class WorkersDied(Permanent):
         )
 
 
-class EventExpired(Permanent):
-    def __init__(self, event_type: str, expired_at: str) -> None:
-        super().__init__(event_type, expired_at)
-        self.event_type = event_type
-        self.expired_at = expired_at
-
-    def __str__(self) -> str:
-        return f"{self.event_type} was to be handled before {self.expired_at}; replay it if it still matters"
-
-
-class ResponderNotFound(Permanent):
-    def __init__(self, request_type: str, responder: str) -> None:
-        super().__init__(request_type, responder)
-        self.request_type = request_type
-        self.responder = responder
-
-    def __str__(self) -> str:
-        return (
-            f"request {shown(self.request_type)}: there is no agent {shown(self.responder)}; start its worker once, "
-            "or mend the name (see: petiole agents)"
-        )
-
-
-class HandlerNotFound(Permanent):
-    def __init__(self, request_type: str, responder: str) -> None:
-        super().__init__(request_type, responder)
-        self.request_type = request_type
-        self.responder = responder
-
-    def __str__(self) -> str:
-        return (
-            f"request {shown(self.request_type)}: {self.responder!r} answers none of that type; "
-            f"decorate a function of it with @agent.answers({shown(self.request_type)}), and start its worker again"
-        )
-
-
-class GatheringKeyMissing(Permanent):
-    def __init__(self, subscription: str, topic: str, path: str) -> None:
-        super().__init__(subscription, topic, path)
-        self.subscription = subscription
-        self.topic = topic
-        self.path = path
-
-    def __str__(self) -> str:
-        return (
-            f"{self.subscription} gathers by {self.path!r}, which {self.topic} has not; gather by a field of all parts"
-        )
-
-
-class EffectUnfinished(Permanent):
+class OperationOutcomeUnknown(Permanent):
     def __init__(self, function: str, key: str, since: str) -> None:
         super().__init__(function, key, since)
         self.function = function
@@ -107,43 +34,25 @@ class EffectUnfinished(Permanent):
 
 
 class PayloadUnreadable(Permanent):
-    """The content of an event that travelled by reference cannot be had. `reference` is the event's dataref."""
+    """The content of an event that travelled by reference cannot be had. `reference` is the event's dataref.
 
-    def __init__(self, topic: str, reference: str) -> None:
-        super().__init__(topic, reference)
+    `code` is payload_missing or payload_altered.
+    """
+
+    def __init__(self, topic: str, reference: str, *, code: str = "payload_missing") -> None:
+        super().__init__(topic, reference, code=code)
         self.topic = topic
         self.reference = reference
 
     def __str__(self) -> str:
-        return f"{self.topic}: its content {self.reference} cannot be read; publish the event again"
-
-
-class PayloadMissing(PayloadUnreadable):
-    def __str__(self) -> str:
+        if self.code == "payload_altered":
+            return (
+                f"{self.topic}: what the state store has as {self.reference} is not what was stored there; publish the "
+                "event again, and find out who else writes to that store"
+            )
         return (
             f"{self.topic}: its content {self.reference} is not in the state store any more; publish the event again, "
             "and raise PETIOLE_PAYLOAD_AGE where deliveries wait longer than that"
-        )
-
-
-class PayloadAltered(PayloadUnreadable):
-    def __str__(self) -> str:
-        return (
-            f"{self.topic}: what the state store has as {self.reference} is not what was stored there; publish the "
-            "event again, and find out who else writes to that store"
-        )
-
-
-class UndecodableMessage(Permanent):
-    def __init__(self, queue: str, size_bytes: int) -> None:
-        super().__init__(queue, size_bytes)
-        self.queue = queue
-        self.size_bytes = size_bytes
-
-    def __str__(self) -> str:
-        return (
-            f"{self.size_bytes} bytes in the queue {shown(self.queue)} are no message; look at them, and at who can "
-            "write to the broker"
         )
 
 
@@ -157,37 +66,7 @@ class ProviderRefused(Permanent):
         return f"{self.provider} refused: {self.reason}; mend the request or the provider's settings"
 
 
-class ApprovalMismatch(Permanent):
-    def __init__(self, approval_id: str, reason: str) -> None:
-        super().__init__(approval_id, reason)
-        self.approval_id = approval_id
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"nothing is run for the approval {self.approval_id}: {self.reason}; look who published this event"
-
-
-class ApprovalDenied(Permanent):
-    def __init__(self, tool: str, by: str, reason: str) -> None:
-        super().__init__(tool, by, reason)
-        self.tool = tool
-        self.by = by
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"{self.tool} was not run: {self.by} denied it{f': {self.reason}' if self.reason else ''}"
-
-
-class ApprovalExpired(Permanent):
-    def __init__(self, tool: str) -> None:
-        super().__init__(tool)
-        self.tool = tool
-
-    def __str__(self) -> str:
-        return f"{self.tool} was not run: nobody granted it in time; ask again when somebody is there"
-
-
-class AnswerCut(Permanent):
+class StreamTruncated(Permanent):
     def __init__(self, stream_id: str, number: int, oldest: int) -> None:
         super().__init__(stream_id, number, oldest)
         self.stream_id = stream_id
@@ -209,3 +88,72 @@ class ToolFailed(Permanent):
 
     def __str__(self) -> str:
         return f"{self.tool} failed: {self.reason}"
+
+
+def hop_limit_reached(topic: str, hops: int, limit: int) -> Permanent:
+    return Permanent(
+        f"{topic}: {hops} events caused one another in a row, {limit} are allowed; look for agents "
+        "that answer each other in a circle, or raise PETIOLE_MAX_HOPS",
+        code="hop_limit_reached",
+    )
+
+
+def handler_returned_no_event(subscription: str, returned: str) -> Permanent:
+    return Permanent(
+        f"{subscription} returned a {returned}; return nothing, an event, or several events",
+        code="handler_returned_no_event",
+    )
+
+
+def event_expired(event_type: str, expired_at: str) -> Permanent:
+    return Permanent(
+        f"{event_type} was to be handled before {expired_at}; replay it if it still matters", code="event_expired"
+    )
+
+
+def responder_not_found(request_type: str, responder: str) -> Permanent:
+    return Permanent(
+        f"request {shown(request_type)}: there is no agent {shown(responder)}; start its worker once, "
+        "or mend the name (see: petiole agents)",
+        code="responder_not_found",
+    )
+
+
+def handler_not_found(request_type: str, responder: str) -> Permanent:
+    return Permanent(
+        f"request {shown(request_type)}: {responder!r} answers none of that type; "
+        f"decorate a function of it with @agent.answers({shown(request_type)}), and start its worker again",
+        code="handler_not_found",
+    )
+
+
+def gathering_key_missing(subscription: str, topic: str, path: str) -> Permanent:
+    return Permanent(
+        f"{subscription} gathers by {path!r}, which {topic} has not; gather by a field of all parts",
+        code="gathering_key_missing",
+    )
+
+
+def undecodable_message(queue: str, size_bytes: int) -> Permanent:
+    return Permanent(
+        f"{size_bytes} bytes in the queue {shown(queue)} are no message; look at them, and at who can "
+        "write to the broker",
+        code="undecodable_message",
+    )
+
+
+def approval_mismatch(approval_id: str, reason: str) -> Permanent:
+    return Permanent(
+        f"nothing is run for the approval {approval_id}: {reason}; look who published this event",
+        code="approval_mismatch",
+    )
+
+
+def approval_denied(tool: str, by: str, reason: str) -> Permanent:
+    return Permanent(f"{tool} was not run: {by} denied it{f': {reason}' if reason else ''}", code="approval_denied")
+
+
+def approval_expired(tool: str) -> Permanent:
+    return Permanent(
+        f"{tool} was not run: nobody granted it in time; ask again when somebody is there", code="approval_expired"
+    )

@@ -17,31 +17,25 @@ class BrokerUnavailable(Retryable):
 
 
 class BrokerFull(BrokerUnavailable):
-    """The server answers, and refuses what would take memory. Publishing again later is safe."""
+    """The server answers, and refuses what would take memory. Publishing again later is safe.
 
-    def __init__(self, what: str, answer: str) -> None:
-        Retryable.__init__(self, what, answer)
+    `server` is the one that has no memory left: the broker, or the state store where that is another server.
+    """
+
+    def __init__(self, what: str, answer: str, server: str = "the broker") -> None:
+        Retryable.__init__(self, what, answer, server)
         self.what = what
         self.answer = answer
+        self.server = server
 
     def __str__(self) -> str:
         return (
-            f"the broker has no memory left while {self.what}: {shown(self.answer)}; let workers empty its queues, "
+            f"{self.server} has no memory left while {self.what}: {shown(self.answer)}; let workers empty the queues, "
             "free memory or raise its maxmemory, then publish again, which publishes once"
         )
 
 
-class PayloadNotStored(BrokerUnavailable):
-    """Nothing was published; trying again later is safe."""
-
-    def __str__(self) -> str:
-        return (
-            f"the state store could not be reached while {self.what}, whose content is too large for a message, so "
-            "nothing was published; check PETIOLE_STATE_URL, or raise PETIOLE_CLAIM_CHECK_BYTES"
-        )
-
-
-class PublicationUncertain(BrokerUnavailable):
+class PublishOutcomeUnknown(BrokerUnavailable):
     """It is not known whether the events were published; publishing them again is safe, and makes sure."""
 
     def __str__(self) -> str:
@@ -51,11 +45,22 @@ class PublicationUncertain(BrokerUnavailable):
         )
 
 
+class StateStoreUnavailable(Retryable):
+    """The state store did not answer. Where the broker is the state store too, its outage is BrokerUnavailable."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self.what = what
+
+    def __str__(self) -> str:
+        return f"the state store could not be reached while {self.what}; start it or check PETIOLE_STATE_URL"
+
+
 class RetryLater(Retryable):
     """A handler raises it, or what it calls does: the delivery comes again in `after_s` seconds."""
 
-    def __init__(self, reason: str, after_s: float) -> None:
-        super().__init__(reason, after_s)
+    def __init__(self, reason: str, after_s: float, *, code: str = "") -> None:
+        super().__init__(reason, after_s, code=code)
         self.reason = reason
         self.after_s = after_s
 
@@ -85,7 +90,7 @@ class ServiceUnavailable(RetryLater):
         )
 
 
-class BudgetSpent(RetryLater):
+class RateLimitExceeded(RetryLater):
     """A call was not made. `why` is pause, where the provider wants that, or quota."""
 
     def __init__(self, account: str, why: str, after_s: float) -> None:
@@ -94,19 +99,6 @@ class BudgetSpent(RetryLater):
         self.account = account
         self.why = why
         self.after_s = after_s
-
-
-class ServiceThrottled(RetryLater):
-    """The error that the dependency answered with is its cause."""
-
-    def __init__(self, service: str, after_s: float) -> None:
-        Retryable.__init__(self, service, after_s)
-        self.reason = "Retry-After"
-        self.service = service
-        self.after_s = after_s
-
-    def __str__(self) -> str:
-        return f"{self.service} asks to be left alone ({self.reason}); try again in {self.after_s} s"
 
 
 class LeaseLost(Retryable):
@@ -123,7 +115,7 @@ class LeaseLost(Retryable):
         )
 
 
-class EffectUnderWay(Retryable):
+class OperationInProgress(Retryable):
     def __init__(self, function: str, key: str, since: str) -> None:
         super().__init__(function, key, since)
         self.function = function
@@ -162,34 +154,6 @@ class QueueFull(Retryable):
         )
 
 
-class BrokerNotStarted(Retryable):
-    def __init__(self, directory: str, reason: str, log: str = "") -> None:
-        super().__init__(directory, reason, log)
-        self.directory = directory
-        self.reason = reason
-        self.log = log
-
-    def __str__(self) -> str:
-        log = f"\nthe last lines of its log:\n{self.log}" if self.log else ""
-        return (
-            f"the embedded broker in {self.directory} was not started: {self.reason}; mend that and start it "
-            f"again, or set PETIOLE_BROKER_URL to a Redis or Valkey of your own{log}"
-        )
-
-
-class BrokerNotStopped(Retryable):
-    def __init__(self, directory: str, reason: str) -> None:
-        super().__init__(directory, reason)
-        self.directory = directory
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return (
-            f"the embedded broker in {self.directory} still runs: {self.reason}; "
-            "try again, or end the process whose number is in its valkey.pid"
-        )
-
-
 class RequestTimedOut(Retryable):
     def __init__(self, request_type: str, responder: str, timeout_s: float) -> None:
         super().__init__(request_type, responder, timeout_s)
@@ -202,15 +166,6 @@ class RequestTimedOut(Retryable):
             f"request {shown(self.request_type)}: {self.responder!r} gave no answer within {self.timeout_s} s; see "
             "whether a worker of it runs and how much waits in its queue, or give the request a longer timeout"
         )
-
-
-class RequesterStopped(Retryable):
-    def __init__(self, request_type: str) -> None:
-        super().__init__(request_type)
-        self.request_type = request_type
-
-    def __str__(self) -> str:
-        return f"request {shown(self.request_type)}: this process ends and waits no longer; ask again from another"
 
 
 class HandlerTimedOut(Retryable):
@@ -226,17 +181,7 @@ class HandlerTimedOut(Retryable):
         )
 
 
-class ToolTimeout(Retryable):
-    def __init__(self, tool: str, timeout_s: float) -> None:
-        super().__init__(tool, timeout_s)
-        self.tool = tool
-        self.timeout_s = timeout_s
-
-    def __str__(self) -> str:
-        return f"{self.tool} did not end within {self.timeout_s:g} s; ask it for less, or raise its timeout"
-
-
-class AnswerOverdue(Retryable):
+class StreamTimeout(Retryable):
     def __init__(self, stream_id: str, timeout_s: float, last_number: int) -> None:
         super().__init__(stream_id, timeout_s, last_number)
         self.stream_id = stream_id
@@ -250,7 +195,7 @@ class AnswerOverdue(Retryable):
         )
 
 
-class AnswerSuperseded(Retryable):
+class StreamSuperseded(Retryable):
     def __init__(self, answer_id: str, attempt: int) -> None:
         super().__init__(answer_id, attempt)
         self.answer_id = answer_id
@@ -281,3 +226,43 @@ class ProviderUnavailable(Retryable):
 
     def __str__(self) -> str:
         return f"{self.provider} did not answer: {self.reason}; try again later, or check its settings"
+
+
+def service_throttled(service: str, after_s: float) -> RetryLater:
+    """A dependency answered with Retry-After. The error that it answered with is the cause."""
+    return RetryLater(f"{service} asks to be left alone (Retry-After)", after_s, code="service_throttled")
+
+
+def broker_not_started(directory: str, reason: str, log: str = "") -> Retryable:
+    last_lines = f"\nthe last lines of its log:\n{log}" if log else ""
+    return Retryable(
+        f"the embedded broker in {directory} was not started: {reason}; mend that and start it "
+        f"again, or set PETIOLE_BROKER_URL to a Redis or Valkey of your own{last_lines}",
+        code="broker_not_started",
+    )
+
+
+def broker_not_stopped(directory: str, reason: str) -> Retryable:
+    return Retryable(
+        f"the embedded broker in {directory} still runs: {reason}; "
+        "try again, or end the process whose number is in its valkey.pid",
+        code="broker_not_stopped",
+    )
+
+
+def requester_stopped(request_type: str) -> Retryable:
+    return Retryable(
+        f"request {shown(request_type)}: this process ends and waits no longer; ask again from another",
+        code="requester_stopped",
+    )
+
+
+def tool_timeout(tool: str, timeout_s: float) -> Retryable:
+    return Retryable(
+        f"{tool} did not end within {timeout_s:g} s; ask it for less, or raise its timeout", code="tool_timeout"
+    )
+
+
+def worker_not_started(node: str, reason: str, log: str = "") -> Retryable:
+    last_lines = f"; the last lines it wrote:\n{log}" if log else ""
+    return Retryable(f"the worker {node} {reason}{last_lines}", code="worker_not_started")

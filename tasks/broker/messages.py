@@ -20,7 +20,7 @@ from uuid import uuid4
 from celery.utils.nodenames import anon_nodename
 from kombu.transport.redis import PRIORITY_STEPS
 
-from petiole.tasks.publishing.document import broker_priority
+from petiole.tasks.broker.topology import broker_priority
 from petiole.tasks.routing.table import Route
 from petiole.tasks.stores.publications import Message
 
@@ -145,3 +145,9 @@ def queue_key(queue: str, priority: int) -> str:
 @cache
 def _origin() -> str:
     return str(anon_nodename())
+
+
+def replay_number(replay_id: str | None) -> int | None:
+    """Read the number of a dead letter's replay from its header, `<letter>:<number>`; None for another replay."""
+    number = (replay_id or "").rpartition(":")[2]
+    return int(number) if number.isdecimal() else None

@@ -14,7 +14,7 @@ from amqp.exceptions import AMQPError, MessageNacked, PreconditionFailed
 from kombu.exceptions import OperationalError
 from redis.exceptions import OutOfMemoryError
 
-from petiole.events.errors import BrokerFull, BrokerUnavailable, PublicationUncertain, QueueDeclaredOtherwise
+from petiole.events.errors import BrokerFull, BrokerUnavailable, PublishOutcomeUnknown, queue_declared_otherwise
 from petiole.tasks.broker.topology import RABBITMQ
 
 if TYPE_CHECKING:
@@ -61,8 +61,8 @@ class Outlet:
 def sending(bus: BusRuntime, what: str) -> Iterator[Outlet]:
     """Connect, for as long as the block; `what` tells in errors what was being done.
 
-    Raises: BrokerUnavailable before the block, where nothing was sent; in it BrokerFull, PublicationUncertain, where it
-    is not known what was sent, and QueueDeclaredOtherwise.
+    Raises: BrokerUnavailable before the block, where nothing was sent; in it BrokerFull, PublishOutcomeUnknown, where
+    it is not known what was sent, and UsageError (queue_declared_otherwise).
     """
     # An error on its way out of this block makes the pool replace the connection: confirms may still be under way.
     with bus.app.producer_or_acquire() as producer:
@@ -73,13 +73,13 @@ def sending(bus: BusRuntime, what: str) -> Iterator[Outlet]:
             with _returns_noticed(producer, outlet) if is_confirmed else nullcontext():
                 yield outlet
         except PreconditionFailed as error:
-            raise QueueDeclaredOtherwise(error.reply_text or "") from error
+            raise queue_declared_otherwise(error.reply_text or "") from error
         except (OperationalError, AMQPError, MessageNacked) as error:
             if isinstance(error.__cause__, OutOfMemoryError):
                 raise BrokerFull(what, str(error.__cause__)) from error
             # Dropped, not closed: a broker that did not answer would not answer to that either.
             producer.connection.collect()
-            raise PublicationUncertain(what) from error
+            raise PublishOutcomeUnknown(what) from error
 
 
 def _connect(producer: Any, what: str) -> None:

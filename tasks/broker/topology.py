@@ -3,7 +3,7 @@
 Publishers and workers declare from here, so they agree, and whoever comes first makes the queue. On Redis a queue is
 one name, and each message has its priority. On RabbitMQ a queue is a quorum queue, which knows no priorities: urgent
 events have a lane of their own, `<queue>.urgent`, and every worker of a queue serves both.
-docs/decisions/0020-two-quorum-queues.md says why.
+docs/decisions/0017-two-quorum-queues.md says why.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from celery.app.amqp import AMQP, Queues
 from kombu import Connection, Exchange, Queue
 
+from petiole.events.event import MOST_URGENT
 from petiole.tasks.runtime import bus_of, included_agents, joined
 from petiole.tasks.settings import Settings
 from petiole.tasks.transport import ours
@@ -38,6 +39,11 @@ def lanes(queue: str, driver: str) -> tuple[str, ...]:
 def lane(queue: str, priority: int, driver: str) -> str:
     """Name the broker's queue for an event of that priority (9 first)."""
     return lanes(queue, driver)[0] if priority >= _URGENT_FROM else queue
+
+
+def broker_priority(priority: int, driver: str) -> int:
+    """Turn our priority (9 first) into the broker's: Redis takes 0 first."""
+    return MOST_URGENT - priority if driver == "redis" else priority
 
 
 def queue_of(lane: str) -> str:

@@ -22,7 +22,7 @@ from celery.worker import state
 from celery.worker.consumer.consumer import Consumer as CeleryConsumer
 
 from petiole.events.dead_letter import Cause
-from petiole.events.errors import Misuse
+from petiole.events.errors import UsageError
 from petiole.tasks.runtime import bus_of
 from petiole.tasks.settlement.dead_lettering import bury
 from petiole.tasks.settlement.undecodable import document_in, headers_of, letter_of_message, mailbox_of
@@ -93,7 +93,7 @@ class Consumer(CeleryConsumer):
 
     def on_invalid_task(self, body: object, message: Message, exc: Exception) -> None:
         """Keep a message that is not as a task's message is."""
-        cause: Cause = "invalid" if isinstance(exc, Misuse) else "failed" if _has_begun(message) else "undecodable"
+        cause: Cause = "invalid" if isinstance(exc, UsageError) else "failed" if _has_begun(message) else "undecodable"
         self._let_go(message, exc, cause, partial(super().on_invalid_task, body, message, exc))
 
     def _let_go(self, message: Message, error: Exception, cause: Cause, finish: Callable[[], object]) -> None:

@@ -20,7 +20,7 @@ from celery.exceptions import InvalidTaskError
 from celery.utils.time import timezone
 from kombu.exceptions import DecodeError
 
-from petiole.events.errors import EventTooLarge
+from petiole.events.errors import event_too_large
 
 # Celery's, of which the stubs describe too little to be checked against.
 Request: TypeAlias = Any
@@ -41,7 +41,7 @@ _METHODS = frozenset(name for name, member in vars(Context).items() if callable(
 
 
 def check(request: Request) -> None:
-    """Raise InvalidTaskError, or EventTooLarge, for what no worker of ours may run."""
+    """Raise InvalidTaskError, or UsageError (event_too_large), for what no worker of ours may run."""
     headers = request.request_dict
     for name, is_right in _HEADERS.items():
         if name in headers and not is_right(headers[name]):
@@ -146,7 +146,7 @@ def _check_size(request: Request) -> None:
     size = len(json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass"))
     if size > limit:
         topic = document.get("event_type") if isinstance(document, Mapping) else None
-        raise EventTooLarge(str(topic), size, limit)
+        raise event_too_large(str(topic), size, limit)
 
 
 def _is_text(value: object) -> bool:

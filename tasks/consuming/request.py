@@ -27,7 +27,7 @@ from celery.worker.request import Request
 from redis.exceptions import RedisError
 
 from petiole.events.dead_letter import Cause
-from petiole.events.errors import Misuse, PayloadUnreadable, QueueFull
+from petiole.events.errors import PayloadUnreadable, QueueFull, UsageError
 from petiole.tasks.consuming.message_validation import check, decoded
 from petiole.tasks.delivery import DeliveryTask, failed_from_outside
 from petiole.tasks.settlement.dead_lettering import bury, cause_of
@@ -165,7 +165,7 @@ class PublishRequest(TaskRequest):
 
     def run_failed(self, error: BaseException) -> bool:
         """Keep the event, unless the task has: what is wrong with an event it sees to itself."""
-        return isinstance(error, Misuse | PayloadUnreadable | QueueFull) or self.is_kept(error, cause_of(error))
+        return isinstance(error, UsageError | PayloadUnreadable | QueueFull) or self.is_kept(error, cause_of(error))
 
 
 def note_death(request: TaskRequest) -> None:

@@ -30,7 +30,8 @@ def discard(
     """Remove letters; returns how many.
 
     Those that are being replayed stay, unless they are asked for by id or by that state: their replay goes on, and if
-    it fails they are there again. Each is told before it is removed. Raises: UnknownDeadLetter, BrokerUnavailable.
+    it fails they are there again. Each is told before it is removed. Raises: UsageError (unknown_dead_letter),
+    BrokerUnavailable.
     """
     bus = current_bus(bus)
     who, removed = operator or operator_here(), 0

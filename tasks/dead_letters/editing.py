@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from petiole.events.catalog.dead_letters import DeadLetterEditedEvent, EditedLetter
 from petiole.events.dead_letter import DeadLetter
-from petiole.events.errors import CannotEdit, InvalidEvent, UnknownDeadLetter, UnknownSubscription
+from petiole.events.errors import InvalidEvent, cannot_edit, unknown_dead_letter, unknown_subscription
 from petiole.events.ids import Beside, edited_letter_id, emitted_event_id
 from petiole.tasks.broker.topology import PUBLISH_QUEUE, PUBLISH_TASK
 from petiole.tasks.dead_letters.audit import say
@@ -47,20 +47,21 @@ def edit(
     """Let a new letter with this event stand for one that is pending or failed again; returns the new one.
 
     `to` names another subscription for it. Without one, an event for what could not be read goes to the subscription
-    that it was for, or, where nobody has that, is published. Safe to repeat. Raises: UnknownDeadLetter,
-    UnknownSubscription, CannotEdit for a change of what the event is, and as `publish` for an event that is none.
+    that it was for, or, where nobody has that, is published. Safe to repeat. Raises: UsageError (unknown_dead_letter,
+    unknown_subscription), UsageError (cannot_edit) for a change of what the event is, and as `publish` for an event
+    that is none.
     """
     bus = current_bus(bus)
     old = get(letter_id, bus=bus)
     if old.state in _AGAINST:
-        raise CannotEdit(letter_id, "state", _AGAINST[old.state])
+        raise cannot_edit(letter_id, "state", _AGAINST[old.state])
     _check(bus, old.letter, event)
     new = _successor(bus, old.letter, event, to)
     answer = bus.stores.dead_letters.replace(letter_id, new)
     if answer == "gone":
-        raise UnknownDeadLetter(letter_id)
+        raise unknown_dead_letter(letter_id)
     if answer != "edited":
-        raise CannotEdit(letter_id, "state", _AGAINST[answer])
+        raise cannot_edit(letter_id, "state", _AGAINST[answer])
     _tell(bus, old.letter, new, operator or operator_here())
     return new
 
@@ -77,13 +78,13 @@ def _check(bus: BusRuntime, letter: DeadLetter, event: Document) -> None:
     for name in locked_in(letter):
         if before.get(name) != event.get(name):
             said = json.dumps(before.get(name))
-            raise CannotEdit(letter.id, name, f"tells which event it is; leave it as it was: {said}")
+            raise cannot_edit(letter.id, name, f"tells which event it is; leave it as it was: {said}")
     if DATAREF in event and "content" not in event:
-        raise CannotEdit(letter.id, DATAREF, "stands for a content that is kept elsewhere, and gone; give `content`")
+        raise cannot_edit(letter.id, DATAREF, "stands for a content that is kept elsewhere, and gone; give `content`")
     try:
         admit(event, bus.event_registry, bus.settings.max_event_bytes)
     except InvalidEvent as error:
-        raise CannotEdit(letter.id, error.field, error.reason) from error
+        raise cannot_edit(letter.id, error.field, error.reason) from error
 
 
 def _successor(bus: BusRuntime, letter: DeadLetter, event: Document, to: str | None) -> DeadLetter:
@@ -103,7 +104,7 @@ def _destination(bus: BusRuntime, letter: DeadLetter, to: str | None) -> dict[st
     queues = {each.name: each.queue for each in subscriptions} | {PUBLISH_TASK: PUBLISH_QUEUE}
     if to is not None:
         if to not in queues:
-            raise UnknownSubscription(to)
+            raise unknown_subscription(to)
         return {"subscription": to, "queue": queues[to], "mailbox": None}
     if locked_in(letter) or letter.subscription in queues:
         return {"queue": letter.queue or queues.get(letter.subscription, "")}

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from petiole.events.catalog.dead_letters import CompletedImport, DeadLetterImportCompletedEvent
 from petiole.events.dead_letter import DeadLetter
-from petiole.events.errors import InvalidDeadLetter
+from petiole.events.errors import invalid_dead_letter
 from petiole.events.event import Moment
 from petiole.tasks.dead_letters.audit import say
 from petiole.tasks.dead_letters.selection import Letters, find
@@ -49,7 +49,7 @@ class _Line(BaseModel):
 
 
 def export_to(file: TextIO, letters: Letters | None = None, *, bus: BusRuntime | None = None) -> int:
-    """Write letters as lines of JSON, oldest first; returns how many. Raises UnknownDeadLetter."""
+    """Write letters as lines of JSON, oldest first; returns how many. Raises UsageError (unknown_dead_letter)."""
     bus = current_bus(bus)
     count = 0
     for count, kept in enumerate(find(letters, bus=bus), start=1):  # noqa: B007 - how many there were
@@ -72,8 +72,8 @@ def import_from(
 ) -> Imported:
     """Keep the letters that lines of JSON hold; one that is known stays as it is, so an import can be repeated.
 
-    One that was being replayed when it was exported is pending. Raises InvalidDeadLetter: the lines before it were
-    imported.
+    One that was being replayed when it was exported is pending. Raises UsageError (invalid_dead_letter): the lines
+    before it were imported.
     """
     bus = current_bus(bus)
     who, results, is_whole = operator or operator_here(), list[bool](), False
@@ -102,9 +102,9 @@ def _read(lines: Iterable[str]) -> Iterator[Kept]:
         try:
             line = _Line.model_validate(json.loads(text))
         except (json.JSONDecodeError, RecursionError) as error:
-            raise InvalidDeadLetter(number, "-", f"this is no JSON: {error}; write one letter a line") from error
+            raise invalid_dead_letter(number, "-", f"this is no JSON: {error}; write one letter a line") from error
         except ValidationError as error:
             first = error.errors()[0]
-            raise InvalidDeadLetter(number, ".".join(map(str, first["loc"])) or "-", first["msg"]) from error
+            raise invalid_dead_letter(number, ".".join(map(str, first["loc"])) or "-", first["msg"]) from error
         state: State = "pending" if line.state == "replaying" else line.state
         yield Kept(line.letter, state, line.replays, line.replayed_at, line.replayed_by)

@@ -13,13 +13,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from petiole.events.catalog.dead_letters import (
     DeadLetterReplayedEvent,
@@ -27,7 +24,7 @@ from petiole.events.catalog.dead_letters import (
     ReplayedLetter,
     RequestedReplay,
 )
-from petiole.events.errors import BrokerUnavailable, CannotReplay
+from petiole.events.errors import CannotReplay
 from petiole.events.ids import Beside, emitted_event_id
 from petiole.tasks.broker.producer import Outlet, sending
 from petiole.tasks.broker.topology import PUBLISH_TASK
@@ -106,11 +103,11 @@ def replay(
     `canary`: so many go first; unless all are handled within `timeout`, the rest stays untouched. `wait`: return when
     every outcome is known, or after `timeout`. Safe to repeat, and for several at once: each letter is sent by one.
     `on_sent` is called with how many more were dealt with, and how many there are.
-    Raises: UnknownDeadLetter, BrokerUnavailable.
+    Raises: UsageError (unknown_dead_letter), BrokerUnavailable.
     """
     bus = current_bus(bus)
     bus.require_broker()
-    with _reaching(f"replaying dead letters ({letters})"):
+    with bus.state_store_access(f"replaying dead letters ({letters})"):
         ids = [kept.letter.id for kept in find(letters, bus=bus)]
         if not ids:
             return LettersReplay(id="")
@@ -124,7 +121,7 @@ def replay(
 def plan(letters: Letters, *, bus: BusRuntime | None = None) -> LettersPlan:
     """Tell what a replay would do, and do nothing. Raises as `replay`."""
     bus = current_bus(bus)
-    with _reaching("reading dead letters"):
+    with bus.state_store_access("reading dead letters"):
         check, counts, refused = _Check(bus), Counter[str](), []
         for kept in find(letters, bus=bus):
             try:
@@ -288,11 +285,3 @@ def _verdict_on(canary: Tally, timeout_s: float) -> str | None:
 
 def _began_long_ago(kept: Kept) -> bool:
     return kept.replayed_at is not None and datetime.now(UTC) - kept.replayed_at >= AGAIN_AFTER
-
-
-@contextmanager
-def _reaching(what: str) -> Iterator[None]:
-    try:
-        yield
-    except (RedisConnectionError, RedisTimeoutError) as error:
-        raise BrokerUnavailable(what) from error

@@ -21,8 +21,7 @@ from petiole.events.errors import CannotReplay
 from petiole.events.event import LEAST_URGENT, MOST_URGENT
 from petiole.events.ids import letter_delivery_id
 from petiole.tasks.broker.messages import DEAD_LETTER_HEADER, MAILBOX_HEADER, REPLAY_HEADER, message, queue_key
-from petiole.tasks.broker.topology import lane
-from petiole.tasks.publishing.document import broker_priority
+from petiole.tasks.broker.topology import broker_priority, lane
 from petiole.tasks.stores.blobs import DATAREF, blob_of
 from petiole.tasks.stores.dead_letters import Start
 

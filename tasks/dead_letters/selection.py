@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Literal
 
 from petiole.events.dead_letter import DeadLetter
-from petiole.events.errors import UnknownDeadLetter
+from petiole.events.errors import unknown_dead_letter
 from petiole.tasks.handling.current import current_bus
 from petiole.tasks.runtime import BusRuntime
 from petiole.tasks.stores.dead_letters import STATES, Kept, State
@@ -73,7 +73,8 @@ _NAMED = 20
 def find(letters: Letters | None = None, *, bus: BusRuntime | None = None) -> Iterator[Kept]:
     """Read letters, oldest first, a few at a time; by default all that nobody is done with.
 
-    Raises UnknownDeadLetter where an id is not kept; of letters that are asked for by id, whatever their state.
+    Raises UsageError (unknown_dead_letter) where an id is not kept; of letters that are asked for by id, whatever their
+    state.
     """
     bus = current_bus(bus)
     asked = letters or Letters()
@@ -84,12 +85,12 @@ def find(letters: Letters | None = None, *, bus: BusRuntime | None = None) -> It
     known = store.states(asked.ids)
     for each in asked.ids:
         if known[each] is None:
-            raise UnknownDeadLetter(each)
+            raise unknown_dead_letter(each)
     yield from store.read(tuple(dict.fromkeys(asked.ids)))
 
 
 def get(letter_id: str, *, bus: BusRuntime | None = None) -> Kept:
-    """Read one letter. Raises UnknownDeadLetter."""
+    """Read one letter. Raises UsageError (unknown_dead_letter)."""
     bus = current_bus(bus)
     return next(find(Letters(ids=(letter_id,)), bus=bus))
 

@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from petiole.events.errors import Misuse
+from petiole.events.errors import UsageError
 from petiole.events.event import AnEvent, Category, Event
 from petiole.events.ids import emitted_event_id
 from petiole.events.subscriptions import Subscription
@@ -77,9 +77,9 @@ def current_context() -> CurrentDelivery | None:
 
 
 def handling(context: CurrentDelivery, act: Callable[[], object]) -> object:
-    """Run `act` as the handling of that delivery. Raises Misuse where another one is being handled already."""
+    """Run `act` as the handling of that delivery. Raises UsageError where another one is being handled already."""
     if _current.get() is not None:
-        raise Misuse("a handler cannot be run inside a handler; publish an event instead")
+        raise UsageError("a handler cannot be run inside a handler; publish an event instead")
     token = _current.set(context)
     try:
         return act()

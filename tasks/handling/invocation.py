@@ -16,21 +16,21 @@ from functools import partial
 from types import AsyncGeneratorType, GeneratorType
 from typing import Any
 
-from petiole.events.errors import HandlerReturnedNoEvent, HandlerTimedOut, RetryLater
+from petiole.events.errors import HandlerTimedOut, RetryLater, handler_returned_no_event
 from petiole.events.event import Event
-from petiole.tasks.agents import Handler
 from petiole.tasks.handling import event_loop
+from petiole.tasks.handling.buffering import hold
 from petiole.tasks.handling.current import CurrentDelivery
+from petiole.tasks.handling.handler import Handler
 from petiole.tasks.handling.time_limits import Overdue, call_within, time_limit
-from petiole.tasks.publication import hold
 from petiole.tasks.settlement.retry_policy import Later
 
 
 def run_handler(handler: Handler, context: CurrentDelivery) -> None:
     """Run a handler, and hold what it says in the context's outbox.
 
-    Raises: HandlerTimedOut once it has ended after its time limit; HandlerReturnedNoEvent; RetryLater where it returned
-    `later(…)`; what the handler raises.
+    Raises: HandlerTimedOut once it has ended after its time limit; Permanent (handler_returned_no_event); RetryLater
+    where it returned `later(…)`; what the handler raises.
     """
     act = partial(_act, handler, context)
     if handler.timeout_s is None:
@@ -105,5 +105,5 @@ def _events(returned: object, handler: Handler) -> Iterator[Event]:
         raise RetryLater(f"{handler.subscription.name} does not want it yet", returned.after_s)
     for each in returned if isinstance(returned, Iterable) and not isinstance(returned, Event) else [returned]:
         if not isinstance(each, Event):
-            raise HandlerReturnedNoEvent(handler.subscription.name, type(each).__name__)
+            raise handler_returned_no_event(handler.subscription.name, type(each).__name__)
         yield each

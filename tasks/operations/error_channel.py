@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING
 
 from petiole.events.catalog.error import ErrorContent, ErrorEvent
 from petiole.events.content import Value
-from petiole.events.errors import Misuse, Severity
-from petiole.events.event import Category, Event
+from petiole.events.errors import Severity, UsageError, error_type_of
+from petiole.events.event import Category, Event, EventFields
+from petiole.tasks.handling.buffering import hold
 from petiole.tasks.handling.current import CurrentDelivery, current_context
 from petiole.tasks.operations.lifecycle_events import tell
-from petiole.tasks.publication import hold
 from petiole.tasks.publishing.commit import Publication, dispatch
 from petiole.tasks.publishing.validation import checked
 from petiole.tasks.runtime import default_bus
@@ -52,7 +52,7 @@ def report(
     """Say on the error channel what went wrong, at once, whether the handler succeeds or not.
 
     `agent` is whose work failed and `event` what it worked on; inside a handler both are known. None where nothing was
-    published: in a handler of the error channel itself. Raises: Misuse for a severity that is none; as `publish`.
+    published: in a handler of the error channel itself. Raises: UsageError for a severity that is none; as `publish`.
     """
     severity = _checked(severity)
     context = current_context()
@@ -61,10 +61,10 @@ def report(
         return None
     agent = agent or (context.subscription.agent if context else None)
     said: dict[str, Value] = dict(parameters) | ({"agent": agent} if agent else {})
-    name = "Error" if isinstance(error, str) else type(error).__name__
+    name = "Error" if isinstance(error, str) else error_type_of(error)
     content = ErrorContent(error_type=name, message=str(error) or name, severity=severity, parameters=said)
     about = event or (context.event if context else None)
-    fields: dict[str, object] = {"event_type": event_type, "content": content}
+    fields: EventFields = {"event_type": event_type, "content": content}
     told = about.caused(ErrorEvent, **fields) if about else ErrorEvent.model_validate(fields)
     if context is None:
         return dispatch(default_bus(), [checked(default_bus(), told)])[0]
@@ -122,4 +122,4 @@ def _report_in_handler(context: CurrentDelivery, told: ErrorEvent) -> Publicatio
 def _checked(severity: Severity | str) -> Severity:
     if severity in list(Severity):
         return Severity(severity)
-    raise Misuse(f"{severity!r} is no severity; give one of {', '.join(Severity)}")
+    raise UsageError(f"{severity!r} is no severity; give one of {', '.join(Severity)}")

@@ -23,26 +23,18 @@ from uuid import uuid4
 
 from kombu import Producer
 from kombu.exceptions import OperationalError
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from petiole.events.errors import BrokerUnavailable, Misuse, PayloadUnreadable, UnknownSubscription
+from petiole.events.errors import BrokerUnavailable, PayloadUnreadable, UsageError, unknown_subscription
 from petiole.events.event import Event
 from petiole.events.ids import replayed_delivery_id
 from petiole.events.subscriptions import Subscription
 from petiole.events.topics import TopicTrie
 from petiole.tasks.broker.messages import REPLAY_HEADER
+from petiole.tasks.broker.topology import broker_priority
 from petiole.tasks.handling.current import current_bus
-from petiole.tasks.publishing.document import broker_priority
 from petiole.tasks.routing.table import RoutingTable
 from petiole.tasks.runtime import BusRuntime
 from petiole.tasks.stores.history import Recorded, Selection
-
-
-def replay_number(replay_id: str | None) -> int | None:
-    """Read the number of a dead letter's replay from its header, `<letter>:<number>`; None for another replay."""
-    number = (replay_id or "").rpartition(":")[2]
-    return int(number) if number.isdecimal() else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +75,18 @@ class Heard:
     def _read(self, recorded: Recorded) -> Event | None:
         try:
             return self.bus.event_registry.parse(recorded.document)
-        except (Misuse, PayloadUnreadable):
+        except (UsageError, PayloadUnreadable):
             self.unreadable.append(str(recorded.attributes["event_id"]))
             return None
 
 
 def heard(bus: BusRuntime, subscription: str, selection: Selection) -> Heard:
-    """Find what a replay would deliver. Raises UnknownSubscription."""
+    """Find what a replay would deliver. Raises UsageError (unknown_subscription)."""
     _, subscriptions = bus.stores.directory.read()
     by_name = {each.name: each for each in subscriptions}
     if subscription not in by_name:
         nearest = difflib.get_close_matches(subscription, by_name, n=1)
-        raise UnknownSubscription(subscription, nearest[0] if nearest else None)
+        raise unknown_subscription(subscription, nearest[0] if nearest else None)
     return Heard(bus, by_name[subscription], selection)
 
 
@@ -113,15 +105,13 @@ def replay(
     """Deliver events of the history again to one subscription, at most `rate_hz` of them in a second.
 
     What is not given does not limit; `until` is the first moment beyond, and what is recorded after the call is left
-    out. Safe to repeat under one `replay_id`. Raises: UnknownSubscription, InvalidPattern, Misuse for a time without a
-    zone, BrokerUnavailable.
+    out. Safe to repeat under one `replay_id`. Raises: UsageError (unknown_subscription, invalid_pattern), UsageError
+    for a time without a zone, BrokerUnavailable.
     """
     bus = current_bus(bus)
     selection = Selection(stream, correlation, pattern, since, until)
-    try:
+    with bus.state_store_access(f"replaying to {subscription}"):
         return send(heard(bus, subscription, selection), replay_id or str(uuid4()), rate_hz=rate_hz)
-    except (RedisConnectionError, RedisTimeoutError) as error:
-        raise BrokerUnavailable(f"replaying to {subscription}") from error
 
 
 def send(

@@ -14,7 +14,7 @@ import json
 from itertools import islice
 from typing import Any
 
-from petiole.events.errors import CannotPurge, UnknownSubscription
+from petiole.events.errors import cannot_purge, unknown_subscription
 from petiole.events.subscriptions import Subscription
 from petiole.tasks.runtime import BusRuntime
 
@@ -22,18 +22,18 @@ _PURGED_AT_ONCE = 500
 
 
 def drain(bus: BusRuntime, name: str) -> None:
-    """Withdraw a subscription and leave what waits for it in its queue. Raises UnknownSubscription."""
+    """Withdraw a subscription and leave what waits for it in its queue. Raises UsageError (unknown_subscription)."""
     bus.stores.directory.withdraw(_known(bus, name).name)
 
 
 def purge(bus: BusRuntime, name: str) -> int:
     """Withdraw a subscription, and remove the deliveries that wait for it; returns how many. Redis and Valkey only.
 
-    Raises: UnknownSubscription; CannotPurge, before anything is withdrawn.
+    Raises: UsageError (unknown_subscription); UsageError (cannot_purge), before anything is withdrawn.
     """
     subscription = _known(bus, name)
     if bus.driver != "redis":
-        raise CannotPurge(name, subscription.queue, bus.driver)
+        raise cannot_purge(name, subscription.queue, bus.driver)
     # Withdrawn first: whoever publishes from here on sends nothing that would have to be removed as well.
     bus.stores.directory.withdraw(name)
     in_turn = bus.stores.mailboxes.empty(subscription) if subscription.ordered_by else 0
@@ -44,7 +44,7 @@ def _known(bus: BusRuntime, name: str) -> Subscription:
     _, subscriptions = bus.stores.directory.read()
     by_name = {each.name: each for each in subscriptions}
     if name not in by_name:
-        raise UnknownSubscription(name, next(iter(difflib.get_close_matches(name, by_name, n=1)), None))
+        raise unknown_subscription(name, next(iter(difflib.get_close_matches(name, by_name, n=1)), None))
     return by_name[name]
 
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from petiole.events.catalog.agent import StateUpdatedEvent, UpdatedState
 from petiole.events.content import Value
-from petiole.events.errors import ReadOnlyViolation
-from petiole.tasks.publication import hold
+from petiole.events.errors import read_only_violation
+from petiole.tasks.handling.buffering import hold
 
 if TYPE_CHECKING:
     from petiole.tasks.handling.current import CurrentDelivery
@@ -39,10 +39,11 @@ class AgentState:
     def set(self, name: str, value: Value) -> None:
         """Set a value once the handler has succeeded, and tell so.
 
-        Raises: ReadOnlyViolation in a function that answers; Misuse (InvalidEvent) for what is no JSON.
+        Raises: UsageError (read_only_violation) in a function that answers; InvalidEvent for what is no
+        JSON.
         """
         if self._context.is_read_only:
-            raise ReadOnlyViolation(self._context.subscription.name, name)
+            raise read_only_violation(self._context.subscription.name, name)
         content = UpdatedState(agent=self._agent, state=name, value={name: value})
         event = self._context.event.caused(StateUpdatedEvent, content=content)
         hold(self._context, event)

@@ -25,11 +25,11 @@ from uuid import NAMESPACE_OID, uuid5
 from pydantic_core import from_json
 
 from petiole.events.catalog.gathering import ClosedGathering, GatheringClosedEvent
-from petiole.events.errors import GatheringKeyMissing
+from petiole.events.errors import gathering_key_missing
 from petiole.events.event import Event
 from petiole.events.topics import TopicTrie
+from petiole.tasks.handling.buffering import hold
 from petiole.tasks.handling.current import CurrentDelivery
-from petiole.tasks.publication import hold
 from petiole.tasks.publishing import claim_check
 from petiole.tasks.publishing.validation import checked
 
@@ -88,12 +88,12 @@ class Gathering:
         return min(_numbers(self.parts).match(topic), default=None)
 
     def key_of(self, event: Event) -> str:
-        """Read what an event is gathered by. Raises GatheringKeyMissing."""
+        """Read what an event is gathered by. Raises Permanent (gathering_key_missing)."""
         place: Any = event.model_dump(mode="json", include={self.by.split(".", maxsplit=1)[0]})
         for word in self.by.split("."):
             place = place.get(word) if isinstance(place, Mapping) else None
         if place is None:
-            raise GatheringKeyMissing(self.subscription, event.event_type, self.by)
+            raise gathering_key_missing(self.subscription, event.event_type, self.by)
         return str(place)
 
     def closed_id(self, key: str) -> str:

@@ -9,7 +9,7 @@ the result without running it (for PETIOLE_EFFECT_AGE). Without `key`, inside a 
 What it cannot know is whether the world changed where the process died in the middle. The key then stands as begun and
 not done, and `on_unfinished` says what that means:
 
-    "raise"     EffectUnfinished: it is not run again before somebody has looked, and said `forget` or `settle`
+    "raise"     OperationOutcomeUnknown: it is not run again before somebody has looked, and said `forget` or `settle`
     "repeat"    it is run again: it may act twice, and never not at all
 
 That a beginning is over, and not under way elsewhere, is known where the same delivery comes again, and assumed once
@@ -31,10 +31,8 @@ from typing import Any, Literal, ParamSpec, TypeAlias, TypeVar
 from uuid import uuid4
 
 from celery.exceptions import SoftTimeLimitExceeded
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from petiole.events.errors import BrokerUnavailable, EffectUnderWay, EffectUnfinished, Misuse
+from petiole.events.errors import OperationInProgress, OperationOutcomeUnknown, UsageError
 from petiole.tasks.handling.current import current_bus, current_context
 from petiole.tasks.runtime import BusRuntime
 from petiole.tasks.stores.idempotency_records import Effects
@@ -58,8 +56,8 @@ def idempotent(
     """Run a function, or a coroutine function, once for each key; `key` takes its arguments.
 
     `name` keeps the keys of functions apart, and stays when the function is moved; by default it is module and name.
-    The decorated function raises: EffectUnfinished, EffectUnderWay (another call is at it: try later), Misuse for a
-    result that is no JSON or a missing key, BrokerUnavailable, and what the function raises.
+    The decorated function raises: OperationOutcomeUnknown, OperationInProgress (another call is at it: try later),
+    UsageError for a result that is no JSON or a missing key, BrokerUnavailable, and what the function raises.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -121,10 +119,10 @@ class _Effect:
     outcome: str = ""
 
     def begin(self) -> bool:
-        """Tell whether this call is to run the function. Raises EffectUnfinished, EffectUnderWay."""
+        """Tell whether this call is to run the function. Raises OperationOutcomeUnknown, OperationInProgress."""
         context = current_context()
         self.token = str(uuid4())
-        with _reaching_the_store(self.name):
+        with current_bus().state_store_access(f"making sure that {self.name} runs once"):
             beginning = _store().begin(
                 _full_name(self.name, self.key),
                 token=self.token,
@@ -134,9 +132,9 @@ class _Effect:
             )
         match beginning.state:
             case "unfinished":
-                raise EffectUnfinished(self.name, self.key, str(beginning.since))
+                raise OperationOutcomeUnknown(self.name, self.key, str(beginning.since))
             case "under_way":
-                raise EffectUnderWay(self.name, self.key, str(beginning.since))
+                raise OperationInProgress(self.name, self.key, str(beginning.since))
         self.outcome = beginning.outcome
         return beginning.state == "begun"
 
@@ -148,7 +146,7 @@ class _Effect:
         except SoftTimeLimitExceeded:
             raise
         except Exception:  # it goes on as it came
-            with _reaching_the_store(self.name):
+            with current_bus().state_store_access(f"making sure that {self.name} runs once"):
                 _store().abandon(_full_name(self.name, self.key), self.token)
             raise
 
@@ -158,22 +156,27 @@ class _Effect:
             outcome = json.dumps({"result": returned}, allow_nan=False)
         except (TypeError, ValueError):
             outcome = json.dumps({"no_json": type(returned).__name__})
-        with _reaching_the_store(self.name):
+        with current_bus().state_store_access(f"making sure that {self.name} runs once"):
             self.outcome = _store().finish(_full_name(self.name, self.key), outcome)
 
     def result(self) -> Any:
-        """Read what is remembered: the first call returns what later calls will. Raises Misuse where it is no JSON."""
+        """Read what is remembered: the first call returns what later calls will.
+
+        Raises UsageError where it is no JSON.
+        """
         outcome = json.loads(self.outcome)
         if "no_json" in outcome:
             reason = f"{self.name} acted, and returned a {outcome['no_json']}, which cannot be remembered as JSON"
-            raise Misuse(f"{reason}; return text, numbers, true/false, None, lists and dicts")
+            raise UsageError(f"{reason}; return text, numbers, true/false, None, lists and dicts")
         return outcome["result"]
 
 
 def _delivery_key(name: str) -> str:
     context = current_context()
     if context is None:
-        raise Misuse(f"{name} is called outside a handler, where it has no key of its own; give @idempotent a key=…")
+        raise UsageError(
+            f"{name} is called outside a handler, where it has no key of its own; give @idempotent a key=…"
+        )
     return context.idempotency_key
 
 
@@ -183,11 +186,3 @@ def _store(bus: BusRuntime | None = None) -> Effects:
 
 def _full_name(name: str, key: str) -> str:
     return f"{name}:{key}"
-
-
-@contextmanager
-def _reaching_the_store(name: str) -> Iterator[None]:
-    try:
-        yield
-    except (RedisConnectionError, RedisTimeoutError) as error:
-        raise BrokerUnavailable(f"making sure that {name} runs once") from error

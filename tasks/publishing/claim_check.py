@@ -15,11 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from petiole.events.errors import BrokerFull, BrokerUnavailable, PayloadNotStored
+from petiole.events.errors import BrokerFull
 from petiole.tasks.publishing.document import Admitted, is_above
 from petiole.tasks.stores.blobs import DATAREF, blob_of, reference_in
 
@@ -40,17 +38,17 @@ def divided(admitted: Admitted, threshold_bytes: int) -> Admitted:
 def store(bus: BusRuntime, events: Sequence[Admitted]) -> None:
     """Store what stays behind of these events; to be called before they are sent. Safe to repeat.
 
-    Raises: NotConfigured, PayloadNotStored, BrokerFull.
+    Raises: NotConfigured, BrokerUnavailable, StateStoreUnavailable, BrokerFull.
     """
     blobs = [each.payload for each in events if each.payload is not None]
     if not blobs:
         return
+    what = f"publishing {_topics(events)}, whose content is above PETIOLE_CLAIM_CHECK_BYTES (nothing was published)"
     try:
-        bus.stores.blobs.put(blobs)
+        with bus.state_store_access(what):
+            bus.stores.blobs.put(blobs)
     except OutOfMemoryError as error:
-        raise BrokerFull(f"publishing {_topics(events)}", str(error)) from error
-    except (RedisConnectionError, RedisTimeoutError) as error:
-        raise PayloadNotStored(f"publishing {_topics(events)}") from error
+        raise BrokerFull(what, str(error), bus.state_store_name) from error
 
 
 def _topics(events: Sequence[Admitted]) -> str:
@@ -60,11 +58,9 @@ def _topics(events: Sequence[Admitted]) -> str:
 def whole(bus: BusRuntime, document: object) -> object:
     """Fetch what stayed behind of an event; one that travelled whole needs no store, and what is none is left alone.
 
-    Raises: PayloadMissing, PayloadAltered, BrokerUnavailable.
+    Raises: PayloadUnreadable (payload_missing, payload_altered), BrokerUnavailable.
     """
     if not isinstance(document, Mapping) or reference_in(document) is None:
         return document
-    try:
+    with bus.state_store_access(f"fetching the content of {document.get('event_type')}"):
         return bus.stores.blobs.whole(document)
-    except (RedisConnectionError, RedisTimeoutError) as error:
-        raise BrokerUnavailable(f"fetching the content of {document.get('event_type')}") from error

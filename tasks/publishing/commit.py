@@ -21,27 +21,29 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from petiole.events import responses
 from petiole.events.errors import (
     BrokerFull,
     BrokerUnavailable,
-    DuplicateRequest,
     LeaseLost,
     NotConfigured,
-    PublicationUncertain,
+    PublishOutcomeUnknown,
     QueueFull,
+    StateStoreUnavailable,
+    duplicate_request,
 )
 from petiole.events.event import Event
+from petiole.events.responses import Unwanted
 from petiole.tasks.broker.messages import FLOW_HEADER, seal, tail_of
 from petiole.tasks.broker.producer import Outlet, sending
-from petiole.tasks.broker.topology import lane
+from petiole.tasks.broker.topology import broker_priority, lane
 from petiole.tasks.publishing import claim_check
-from petiole.tasks.publishing.document import Admitted, broker_priority
+from petiole.tasks.publishing.document import Admitted
 from petiole.tasks.publishing.validation import checked
-from petiole.tasks.requests import responses
 from petiole.tasks.routing.table import Route, RoutingTable
 from petiole.tasks.stores.delayed_messages import Waiting
 from petiole.tasks.stores.publications import Posting, Settling, Verdict
-from petiole.tasks.stores.requests import Asking, Unwanted
+from petiole.tasks.stores.requests import Answering, Asking
 
 if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
@@ -83,9 +85,9 @@ def dispatch(
     `patience` is how long to wait for room in a full queue, by default PETIOLE_BLOCK_TIMEOUT. With `asking`, the first
     event is a request: before it is sent, it is noted who waits for its answer.
 
-    Raises: NotConfigured, QueueFull, BrokerUnavailable (BrokerFull, PayloadNotStored), PublicationUncertain where the
-    outcome is unknown, QueueDeclaredOtherwise; SystemStopping where it `is_refusable`; LeaseLost where another worker
-    has the delivery, and nothing happened.
+    Raises: NotConfigured, QueueFull, BrokerUnavailable (BrokerFull, StateStoreUnavailable), PublishOutcomeUnknown where
+    the outcome is unknown, UsageError (queue_declared_otherwise); SystemStopping where it `is_refusable`; LeaseLost
+    where another worker has the delivery, and nothing happened.
     """
     in_one_step = bus.publishes_in_one_step
     claim_check.store(bus, events)
@@ -98,9 +100,9 @@ def dispatch(
         else:
             told = _step_by_step(bus, events, settling, waiting, asking)
     except OutOfMemoryError as error:
-        raise BrokerFull(f"publishing {_names(events)}", str(error)) from error
+        raise BrokerFull(f"publishing {_names(events)}", str(error), bus.state_store_name) from error
     except (RedisConnectionError, RedisTimeoutError) as error:
-        raise BrokerUnavailable(f"publishing {_names(events)}") from error
+        raise bus.outage(f"publishing {_names(events)}") from error
     for each in told:
         if each.unwanted is not None:
             _tell_unwanted(bus, each.event, each.unwanted)
@@ -111,7 +113,7 @@ def _tell_unwanted(bus: BusRuntime, event: Event, reason: Unwanted) -> None:
     """Say that an answer reached nobody. It is counted already, and published: nothing may fail because of this."""
     try:
         dispatch(bus, [checked(bus, responses.unwanted(event, reason))])
-    except (BrokerUnavailable, QueueFull):
+    except (BrokerUnavailable, StateStoreUnavailable, QueueFull):
         log.exception("response.untold", extra={"event_id": event.event_id, "reason": reason})
 
 
@@ -120,9 +122,9 @@ def check_open(bus: BusRuntime, tried: str, *, asks: bool = False) -> None:
     try:
         bus.check_open(asks=asks)
     except OutOfMemoryError as error:
-        raise BrokerFull(tried, str(error)) from error
+        raise BrokerFull(tried, str(error), bus.state_store_name) from error
     except (RedisConnectionError, RedisTimeoutError) as error:
-        raise BrokerUnavailable(tried) from error
+        raise bus.outage(tried) from error
 
 
 def _in_one_step(
@@ -153,7 +155,7 @@ def _in_one_step(
                 queue = str(verdict.full_queue).removeprefix(bus.queue_prefix)
                 _wait_for_room(queue, events, routes, gives_up_at)
             case "refused" if asking is not None:
-                raise DuplicateRequest(asking.request_type, asking.request_id)
+                raise duplicate_request(asking.request_type, asking.request_id)
             case "fenced":
                 raise LeaseLost(settling.delivery_id if settling else "")
             case _:
@@ -187,7 +189,7 @@ def _call(publish: Callable[[], Verdict], events: Sequence[Admitted]) -> Verdict
         try:
             return publish()
         except (RedisConnectionError, RedisTimeoutError) as error:
-            raise PublicationUncertain(f"publishing {_names(events)}") from error
+            raise PublishOutcomeUnknown(f"publishing {_names(events)}") from error
 
 
 def _posting(bus: BusRuntime, admitted: Admitted, routes: Sequence[Route]) -> Posting:
@@ -196,7 +198,7 @@ def _posting(bus: BusRuntime, admitted: Admitted, routes: Sequence[Route]) -> Po
     messages = seal(
         routes, mailboxes, event_type=event.event_type, flow=event.correlation_id, key_prefix=bus.queue_prefix
     )
-    return Posting(event, admitted.text, tail_of(admitted.text), messages, responses.answering(event))
+    return Posting(event, admitted.text, tail_of(admitted.text), messages, Answering.of(event))
 
 
 def _mailbox(admitted: Admitted, route: Route) -> str | None:
@@ -213,7 +215,7 @@ def _step_by_step(
     asking: Asking | None,
 ) -> list[Publication]:
     if asking is not None and not bus.stores.requests.register(asking):
-        raise DuplicateRequest(asking.request_type, asking.request_id)
+        raise duplicate_request(asking.request_type, asking.request_id)
     told = _recorded_and_sent(bus, events) if events else []
     if settling is not None or waiting:
         # What is remembered changes in one step, here too. Dying before it is harmless: the next run says the same
@@ -235,7 +237,7 @@ def _one_by_one(bus: BusRuntime, admitted: Admitted, outlet: Outlet) -> Publicat
     if bus.stores.history.record(event, admitted.text) == "done":
         return Publication(event, was_repeated=True)
     _send(bus, admitted, routes, outlet)
-    answering = responses.answering(event)
+    answering = Answering.of(event)
     unwanted = bus.stores.requests.respond(answering, admitted.text) if answering else None
     # Noted after the last send: a publisher that dies before it leaves a publication that the next one completes.
     bus.stores.history.close(event.event_id)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from petiole.tasks.broker.messages import message, queue_key
 from petiole.tasks.broker.producer import sending
-from petiole.tasks.broker.topology import PUBLISH_QUEUE, PUBLISH_TASK, lane
-from petiole.tasks.publishing.document import Admitted, broker_priority
+from petiole.tasks.broker.topology import PUBLISH_QUEUE, PUBLISH_TASK, broker_priority, lane
+from petiole.tasks.publishing.document import Admitted
 from petiole.tasks.stores.delayed_messages import Waiting
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from typing import TypeAlias
 
 from pydantic_core import PydanticSerializationError
 
-from petiole.events.errors import EventTooLarge, InvalidValue, WrongType
-from petiole.events.event import MOST_URGENT, Event
+from petiole.events.errors import InvalidEvent, event_too_large
+from petiole.events.event import Event
 from petiole.events.registry import EventRegistry
 from petiole.tasks.stores.blobs import Blob
 
@@ -56,7 +56,8 @@ class Admitted:
 def admit(event: object, registry: EventRegistry, limit_bytes: int) -> Admitted:
     """Check an event at the door, so that no station behind it has to.
 
-    Raises: UnknownEventType, MissingField, UnknownField, WrongType, InvalidValue, EventTooLarge.
+    Raises: UsageError (unknown_event_type), InvalidEvent (missing_field, unknown_field, wrong_type, invalid_value),
+    UsageError (event_too_large).
     """
     if isinstance(event, Event):
         registry.check_class(event)
@@ -64,7 +65,7 @@ def admit(event: object, registry: EventRegistry, limit_bytes: int) -> Admitted:
         event = read(event, registry)
     text = _as_json(event)
     if is_above(text, limit_bytes):
-        raise EventTooLarge(event.event_type, len(text.encode()), limit_bytes)
+        raise event_too_large(event.event_type, len(text.encode()), limit_bytes)
     # Read back what will be sent: an instance that was built around its own validation is found out here.
     return Admitted(registry.parse_json(text), text)
 
@@ -72,7 +73,9 @@ def admit(event: object, registry: EventRegistry, limit_bytes: int) -> Admitted:
 def read(document: object, registry: EventRegistry) -> Event:
     """Read an event from a JSON object in our form or as a CloudEvent. Raises as `admit`."""
     if not isinstance(document, Mapping):
-        raise WrongType("event", "event", f"must be a JSON object, not a {type(document).__name__}")
+        raise InvalidEvent(
+            "event", "event", f"must be a JSON object, not a {type(document).__name__}", code="wrong_type"
+        )
     if "specversion" in document:
         return registry.parse_cloudevent(document)
     return registry.parse(document)
@@ -83,16 +86,13 @@ def is_above(text: str, limit_bytes: int) -> bool:
     return len(text) * _UTF8_MAX > limit_bytes and len(text.encode()) > limit_bytes
 
 
-def broker_priority(priority: int, driver: str) -> int:
-    """Turn our priority (9 first) into the broker's: Redis takes 0 first."""
-    return MOST_URGENT - priority if driver == "redis" else priority
-
-
 def _as_json(event: Event) -> str:
     try:
         return event.model_dump_json()
     except PydanticSerializationError as error:
-        raise InvalidValue(event.event_type, "content", f"cannot be written as JSON: {error}") from error
+        raise InvalidEvent(
+            event.event_type, "content", f"cannot be written as JSON: {error}", code="invalid_value"
+        ) from error
 
 
 def _as_object(text: str) -> dict[str, object]:

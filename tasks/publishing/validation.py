@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def checked(bus: BusRuntime, event: Event | Document) -> Admitted:
-    """Check an event at the door of this app. Raises Misuse for one that cannot be published."""
+    """Check an event at the door of this app. Raises UsageError for one that cannot be published."""
     said = event if isinstance(event, Event) else claim_check.whole(bus, event)
     admitted = admit(said, bus.event_registry, bus.settings.max_event_bytes)
     return claim_check.divided(admitted, bus.settings.claim_check_bytes)

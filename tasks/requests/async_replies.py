@@ -11,25 +11,21 @@ in a queue, and a loop must not. The task reads only while somebody waits. The l
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncGenerator, Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import partial
 from typing import Any, TypeVar
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from petiole.events.errors import DuplicateRequest
+from petiole.events.errors import duplicate_request
+from petiole.tasks.publishing import threads
 from petiole.tasks.requests.pending import SLICE_S, Asked, is_let_go
 from petiole.tasks.runtime import BusRuntime
 from petiole.tasks.stores.requests import answer_in
 
 Result = TypeVar("Result")
-
-SENDERS = 4
-"""Threads of a process that send; and fetch what is too large to be handed over."""
 
 _LAST_MOMENT_S = 5.0
 _RECONNECT_S = 0.1
@@ -56,24 +52,24 @@ class Inbox:
         Raises: RequestTimedOut.
         """
         if asked.request_id in self._awaited:
-            raise DuplicateRequest(asked.event.content.request_type, asked.request_id)
+            raise duplicate_request(asked.event.content.request_type, asked.request_id)
         future: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         self._awaited[asked.request_id] = future
-        sending = _senders(os.getpid()).submit(send)
+        sending = threads.submit(send)
         try:
             await asyncio.wrap_future(sending)
             self._read_on()
             return await self._in_time(asked, future)
         except asyncio.CancelledError:
             # Not before it was sent, or it would be registered afterwards; and without the loop, which may be ending.
-            sending.add_done_callback(lambda _: _senders(os.getpid()).submit(self._forget, asked))
+            sending.add_done_callback(lambda _: threads.submit(partial(self._forget, asked)))
             raise
         finally:
             self._awaited.pop(asked.request_id, None)
 
     async def call(self, act: Callable[[], Result]) -> Result:
         """Call a function that may have to fetch something."""
-        return await asyncio.wrap_future(_senders(os.getpid()).submit(act))
+        return await asyncio.wrap_future(threads.submit(act))
 
     async def _in_time(self, asked: Asked, future: asyncio.Future[str | None]) -> str | None:
         await asyncio.wait({future}, timeout=max(0.0, asked.ends_at - time.monotonic()))
@@ -131,8 +127,3 @@ async def inbox_of_this_loop(bus: BusRuntime) -> Inbox:
         inbox = _inboxes[place] = Inbox(bus)
         await inbox.open()
     return _inboxes[place]
-
-
-@cache
-def _senders(process_id: int) -> ThreadPoolExecutor:  # noqa: ARG001 - a forked child has none of its parent's threads
-    return ThreadPoolExecutor(SENDERS, thread_name_prefix="petiole-request")

@@ -19,12 +19,12 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from petiole.events import responses
 from petiole.events.catalog.request import RequestEvent
-from petiole.events.errors import RequesterStopped, RequestTimedOut, SystemStopping, WaitingInHandler
+from petiole.events.errors import RequestTimedOut, SystemStopping, requester_stopped, waiting_in_handler
+from petiole.events.responses import Response
 from petiole.tasks.handling.current import current_context
 from petiole.tasks.publishing import claim_check
-from petiole.tasks.requests import responses
-from petiole.tasks.requests.responses import Response
 from petiole.tasks.stores.requests import Asking
 
 if TYPE_CHECKING:
@@ -150,7 +150,8 @@ class PendingResponse(_Result, Generic[Answer]):
         """Wait for the answer, until the request's deadline or `timeout` (s). Celery's other options mean nothing here.
 
         Raises: RequestTimedOut, which is Celery's TimeoutError too; after the deadline the request is given up.
-        WaitingInHandler inside a handler; RuntimeError inside another task of Celery's, as an AsyncResult does.
+        UsageError (waiting_in_handler) inside a handler; RuntimeError inside another task of Celery's, as an
+        AsyncResult does.
         """
         self._check_may_wait(disable_sync_subtasks)
         ends_at = self._asked.ends_at if timeout is None else min(self._asked.ends_at, time.monotonic() + timeout)
@@ -192,7 +193,7 @@ class PendingResponse(_Result, Generic[Answer]):
     def _check_may_wait(self, disable_sync_subtasks: bool) -> None:  # noqa: FBT001 - Celery's
         context = current_context()
         if context is not None:
-            raise WaitingInHandler(self.request.content.request_type, context.subscription.name)
+            raise waiting_in_handler(self.request.content.request_type, context.subscription.name)
         # Celery's own mark is one for the whole process: a worker in another thread sets it too.
         if disable_sync_subtasks and get_current_task() is not None:
             raise RuntimeError("Never wait for an answer within a task: it keeps a slot from those who may give it")
@@ -237,7 +238,7 @@ def read_response(
 ) -> Response[Answer]:
     """Read an answer as it was handed over; without one, this process ends."""
     if text is None:
-        return responses.unanswered(asked.event, RequesterStopped(asked.event.content.request_type))
+        return responses.unanswered(asked.event, requester_stopped(asked.event.content.request_type))
     document = claim_check.whole(bus, from_json(text))
     assert isinstance(document, dict)  # noqa: S101 - an event of ours
     return responses.response(bus.event_registry.parse(document), returns)

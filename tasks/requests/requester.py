@@ -27,17 +27,17 @@ from uuid import UUID, uuid5
 
 from redis.exceptions import RedisError
 
+from petiole.events import responses
 from petiole.events.catalog.request import RequestContent, RequestEvent
-from petiole.events.errors import BrokerUnavailable, DuplicateRequest, InvalidRequest, RequestTimedOut, WaitingInHandler
+from petiole.events.errors import RequestTimedOut, duplicate_request, invalid_request, waiting_in_handler
 from petiole.events.ids import EventId
+from petiole.events.responses import Response
+from petiole.tasks.handling.buffering import hold
 from petiole.tasks.handling.current import CurrentDelivery, current_context
-from petiole.tasks.publication import hold
 from petiole.tasks.publishing.commit import Publication, dispatch
 from petiole.tasks.publishing.validation import checked
-from petiole.tasks.requests import responses
 from petiole.tasks.requests.async_replies import inbox_of_this_loop
 from petiole.tasks.requests.pending import SLICE_S, Asked, PendingResponse, read_response, stop_waiting
-from petiole.tasks.requests.responses import Response
 from petiole.tasks.runtime import BusRuntime
 from petiole.tasks.settlement.retry_policy import LONGEST_WAIT
 from petiole.tasks.stores.blobs import DATAREF
@@ -75,8 +75,8 @@ class Requester:
         """Ask, and return at once; `.get()` of what is returned waits for the Response. See the module.
 
         `timeout` (s) is PETIOLE_REQUEST_TIMEOUT where it is not given. `returns` is what the answer is read as, such as
-        a pydantic model. Raises: Misuse (InvalidRequest, DuplicateRequest, InvalidEvent), BrokerUnavailable
-        (PublicationUncertain), QueueFull; then nobody waits.
+        a pydantic model. Raises: UsageError (invalid_request, duplicate_request), InvalidEvent,
+        BrokerUnavailable (PublishOutcomeUnknown), QueueFull; then nobody waits.
         """
         context = current_context()
         event = _event(what, responder, requester, request_id, parameters, context=context)
@@ -102,11 +102,11 @@ class Requester:
     ) -> Response[Answer]:
         """Ask and wait for the Response without a thread: all requests of a loop wait on one connection.
 
-        Cancelled, it gives the request up. Raises as calling, RequestTimedOut, WaitingInHandler.
+        Cancelled, it gives the request up. Raises as calling, RequestTimedOut, UsageError (waiting_in_handler).
         """
         context = current_context()
         if context is not None:
-            raise WaitingInHandler(_type_of(what), context.subscription.name)
+            raise waiting_in_handler(_type_of(what), context.subscription.name)
         event = _event(what, responder, requester, request_id, parameters, context=None)
         asked = _asked(event, self.bus, timeout)
         inbox = await inbox_of_this_loop(self.bus)
@@ -131,10 +131,10 @@ def _event(
     """Make the event of a request, unless it is one."""
     if isinstance(what, RequestEvent):
         if responder or requester or request_id or parameters:
-            raise InvalidRequest(_type_of(what), "an event says itself who asks whom for what; give it alone")
+            raise invalid_request(_type_of(what), "an event says itself who asks whom for what; give it alone")
         return what
     if responder is None:
-        raise InvalidRequest(what, "responder is missing; name the agent that is to answer")
+        raise invalid_request(what, "responder is missing; name the agent that is to answer")
     content: dict[str, Any] = {
         "request_type": what,
         "requester": requester or (context.subscription.agent if context else SERVICE),
@@ -180,7 +180,7 @@ def _timeout_s(event: RequestEvent, bus: BusRuntime, timeout: object) -> float:
     longest_s = min(bus.settings.publish_window, LONGEST_WAIT).total_seconds()
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= longest_s:
         reason = f"timeout={timeout!r} cannot be; give seconds above 0 and up to {longest_s:g} (PETIOLE_PUBLISH_WINDOW)"
-        raise InvalidRequest(_type_of(event), reason)
+        raise invalid_request(_type_of(event), reason)
     return float(seconds)
 
 
@@ -205,7 +205,7 @@ def _check_is_new(bus: BusRuntime, asked: Asked, publication: Publication) -> No
     # Where the connection was lost in the step, it was repeated, and the first one was ours.
     if bus.publishes_in_one_step and bus.stores.requests.is_mine(asked.request_id, asked.token):
         return
-    raise DuplicateRequest(_type_of(asked.event), asked.event.event_id)
+    raise duplicate_request(_type_of(asked.event), asked.event.event_id)
 
 
 def _register(bus: BusRuntime, asked: Asked) -> None:
@@ -214,9 +214,9 @@ def _register(bus: BusRuntime, asked: Asked) -> None:
     try:
         is_new = bus.stores.requests.register(asked.asking(""))
     except RedisError as error:
-        raise BrokerUnavailable(f"requesting {said.request_type}") from error
+        raise bus.outage(f"requesting {said.request_type}") from error
     if not is_new:
-        raise DuplicateRequest(said.request_type, said.request_id)
+        raise duplicate_request(said.request_type, said.request_id)
 
 
 def forget(bus: BusRuntime, asked: Asked) -> None:

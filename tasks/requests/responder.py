@@ -7,7 +7,8 @@ The function takes the request's parameters by name, or one pydantic model of th
 context, where a parameter is annotated so. What it returns is the answer; where its result is annotated, it is held to
 that. One that cannot answer yet returns UNANSWERED, and somebody publishes `responses.success(request, value)` later.
 
-An answer is read-only: setting the agent's state in it raises ReadOnlyViolation, unless `read_only=False` is said.
+An answer is read-only: setting the agent's state in it raises UsageError (read_only_violation), unless
+`read_only=False` is said.
 
 A function that fails has answered, too: its delivery is buried as any other, and a failure is said in the same step.
 """
@@ -19,20 +20,16 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from enum import Enum
-from typing import TYPE_CHECKING, Any, TypeAlias, get_type_hints
+from typing import Any, TypeAlias, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 from pydantic_core import to_json
 
+from petiole.events import responses
 from petiole.events.catalog.request import RequestEvent, ResponseFailureEvent, ResponseSuccessEvent
-from petiole.events.dead_letter import DeadLetter
-from petiole.events.errors import InvalidParameters, Misuse
+from petiole.events.errors import UsageError, invalid_parameters
 from petiole.events.event import Event
 from petiole.tasks.handling.current import CurrentDelivery
-from petiole.tasks.requests import responses
-
-if TYPE_CHECKING:
-    from petiole.tasks.runtime import BusRuntime
 
 Function: TypeAlias = Callable[..., Any]
 Arguments: TypeAlias = Callable[[RequestEvent, CurrentDelivery], dict[str, object]]
@@ -51,7 +48,7 @@ UNANSWERED = Unanswered.YET
 
 
 def answerer(function: Function, *, read_only: bool = True) -> Function:
-    """Make a handler of a function that answers. Raises Misuse for a function whose parameters cannot be filled."""
+    """Make a handler of a function that answers. Raises UsageError for a function whose parameters cannot be filled."""
     hints = _hints(function)
     read = _reader(function, hints)
     result: TypeAdapter[Any] | None = TypeAdapter(hints["return"]) if _is_typed(hints.get("return")) else None
@@ -80,24 +77,14 @@ def answerer(function: Function, *, read_only: bool = True) -> Function:
     return answer
 
 
-def failure(bus: BusRuntime, letter: DeadLetter, event: Event | None) -> ResponseFailureEvent | None:
-    """Word the answer to a request whose delivery is buried; None for what is no request, or was only listened to."""
-    handler = getattr(bus.app.tasks.get(letter.subscription), "handler", None)
-    if not isinstance(event, RequestEvent) or handler is None:
-        return None
-    if not responses.is_answerer(handler.subscription, event.content.responder):
-        return None
-    return responses.failure(event, letter.error_type, letter.error)
-
-
 def _hints(function: Function) -> dict[str, Any]:
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise Misuse(f"{function.__name__} is a generator, and a request has one answer: return it")
+        raise UsageError(f"{function.__name__} is a generator, and a request has one answer: return it")
     try:
         return get_type_hints(function)
     except NameError as error:
         reason = f"its annotations cannot be read ({error}); define their classes at the top of the module"
-        raise Misuse(f"{function.__name__}: {reason}") from error
+        raise UsageError(f"{function.__name__}: {reason}") from error
 
 
 def _is_typed(annotation: object) -> bool:
@@ -112,7 +99,7 @@ def _parts(annotation: object) -> list[object]:
 def _reader(function: Function, hints: Mapping[str, Any]) -> Arguments:
     """Decide how a function's parameters are filled."""
     parameters = dict(inspect.signature(function).parameters)
-    with_context = [name for name in parameters if hints.get(name) is CurrentDelivery or name == "context"]
+    with_context = [name for name in parameters if _is_context(hints.get(name)) or name == "context"]
     for name in with_context:
         del parameters[name]
     fill = _filler(function, parameters, hints)
@@ -121,6 +108,10 @@ def _reader(function: Function, hints: Mapping[str, Any]) -> Arguments:
         return fill(event) | dict.fromkeys(with_context, context)
 
     return arguments
+
+
+def _is_context(annotation: object) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, CurrentDelivery)
 
 
 def _filler(
@@ -154,7 +145,7 @@ def _model_of(
     for name, field in _fields(parameters).items():
         each = parameters[name]
         if each.kind not in {each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY}:
-            raise Misuse(f"{function.__name__} takes {each}; name each parameter of the request")
+            raise UsageError(f"{function.__name__} takes {each}; name each parameter of the request")
         default = ... if each.default is each.empty else each.default
         fields[field] = (hints.get(name, Any), Field(default, alias=name))
     config = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=False)
@@ -163,14 +154,14 @@ def _model_of(
 
 
 def _validated(model: Any, event: RequestEvent) -> BaseModel:
-    """Read a request's parameters. Raises InvalidParameters, which names the first that is wrong."""
+    """Read a request's parameters. Raises UsageError (invalid_parameters), which names the first that is wrong."""
     try:
         # By way of JSON, in which a time or a UUID is a text, and yet "5" is no number.
         read: BaseModel = model.model_validate_json(to_json(event.content.parameters))
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join(str(step) for step in first["loc"]) or "parameters"
-        raise InvalidParameters(event.content.request_type, path, str(first["msg"]).lower()) from error
+        raise invalid_parameters(event.content.request_type, path, str(first["msg"]).lower()) from error
     return read
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal, Self
 
-from petiole.events.errors import ServiceUnavailable, UnknownCircuit
+from petiole.events.errors import ServiceUnavailable, error_type_of, unknown_circuit
 from petiole.tasks.handling.current import current_context
 from petiole.tasks.operations.operator import operator_here
 from petiole.tasks.resilience.circuit_events import SHOWN_LENGTH, caller, tell
@@ -94,7 +94,7 @@ class Passage:
             epoch,
             ending,
             left_alone=(error and retry_after(error)) or timedelta(0),
-            error="" if error is None else f"{type(error).__name__}: {error}"[:SHOWN_LENGTH],
+            error="" if error is None else f"{error_type_of(error)}: {error}"[:SHOWN_LENGTH],
             by=caller(),
         )
 
@@ -107,13 +107,13 @@ def set_by_hand(
 ) -> bool:
     """Open or close a circuit on an operator's word, and tell it; returns whether that is a change.
 
-    Without `probe_after`, one that is opened stays open until it is closed. Raises UnknownCircuit.
+    Without `probe_after`, one that is opened stays open until it is closed. Raises UsageError (unknown_circuit).
     """
     by = operator_here()
     noted = bus.stores.circuits.set(name, state, probe_after=probe_after, error=f"{state} by {by}", by=by)
     if not noted.epoch:
         nearest = difflib.get_close_matches(name, bus.stores.circuits.names(), n=1)
-        raise UnknownCircuit(name, nearest[0] if nearest else None)
+        raise unknown_circuit(name, nearest[0] if nearest else None)
     if noted.change:
         tell(bus, name, noted, by=by, error=f"{state} by {by}")
     return bool(noted.change)

@@ -29,7 +29,14 @@ from petiole.events.catalog.circuits import (
     CircuitStep,
 )
 from petiole.events.catalog.error import ErrorContent, ErrorEvent
-from petiole.events.errors import BrokerUnavailable, NotConfigured, QueueFull, Severity
+from petiole.events.errors import (
+    BrokerUnavailable,
+    NotConfigured,
+    QueueFull,
+    Severity,
+    StateStoreUnavailable,
+    error_type_of,
+)
 from petiole.events.event import Event
 from petiole.tasks.publishing.commit import dispatch
 from petiole.tasks.publishing.validation import checked
@@ -51,7 +58,7 @@ def tell(bus: BusRuntime, name: str, noted: Noted, *, by: str, error: BaseExcept
     try:
         said = [checked(bus, event) for event in _events(name, noted, by, error)]
         dispatch(bus, said, patience=timedelta(0))
-    except (BrokerUnavailable, QueueFull, NotConfigured, RedisError):
+    except (BrokerUnavailable, StateStoreUnavailable, QueueFull, NotConfigured, RedisError):
         log.exception("circuit.untold", extra={"circuit": name, "change": noted.change})
 
 
@@ -66,7 +73,7 @@ def _events(name: str, noted: Noted, by: str, error: BaseException | str | None)
         return [_step(CircuitHalfOpenedEvent, CircuitStep(**common))]
     if noted.change == "closed":
         return [_step(CircuitClosedEvent, CircuitStep(**common))]
-    reason = str(error) if error is None or isinstance(error, str) else f"{type(error).__name__}: {error}"
+    reason = str(error) if error is None or isinstance(error, str) else f"{error_type_of(error)}: {error}"
     opening = CircuitOpening(
         **common,
         failures=noted.failures,

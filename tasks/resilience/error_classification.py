@@ -2,7 +2,7 @@
 
     failed        it did not do its work: no connection, a time limit, a status of 5xx or 408, any other error
     answered      it works, and refuses this call: a status of 4xx, Permanent, and what the caller named as mistakes
-    unreached     it was not called at all: Misuse, validation, a bug of the caller's, a refusal such as RetryLater;
+    unreached     it was not called at all: UsageError, validation, a bug of the caller's, a refusal such as RetryLater;
                   or the caller was interrupted, which tells nothing
 
 Libraries are known by what their errors carry, not by name: `status_code`, `status` or `code`, `response`, `headers`.
@@ -18,7 +18,7 @@ from http import HTTPStatus
 
 from pydantic import ValidationError
 
-from petiole.events.errors import Misuse, Permanent, RetryLater
+from petiole.events.errors import Permanent, RetryLater, UsageError
 from petiole.tasks.handling import time_limits
 from petiole.tasks.stores.circuits import Ending
 
@@ -26,7 +26,7 @@ LONGEST_PAUSE = timedelta(hours=1)
 """A server that asks for more is asked again after this: one wrong header shall not park deliveries for ever."""
 
 _UNREACHED = (
-    Misuse,
+    UsageError,
     RetryLater,
     ValidationError,
     TypeError,

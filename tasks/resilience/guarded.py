@@ -10,9 +10,10 @@ the delivery's time limit leaves room for, and no sooner than a server's Retry-A
 each try goes through (circuits.py): after some failures in a row, or at a rate of failures, nobody calls the dependency
 for the reset time; then one caller in the whole cluster probes whether it is back.
 
-An open breaker raises ServiceUnavailable, and a Retry-After that is too long to wait for here, ServiceThrottled. Both
-put the handler's delivery off, and spend no attempt; so does, in a handler, a failure that leaves the breaker open. Any
-other error comes out as it was raised. Whose fault an error is: blame.py. How calls are tried again: trying.py.
+An open breaker raises ServiceUnavailable, and a Retry-After that is too long to wait for here, RetryLater
+(service_throttled). Both put the handler's delivery off, and spend no attempt; so does, in a handler, a failure that
+leaves the breaker open. Any other error comes out as it was raised. Whose fault an error is: blame.py. How calls are
+tried again: trying.py.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from typing import Annotated, Any, ParamSpec, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tenacity import AsyncRetrying, Retrying
 
-from petiole.events.errors import InvalidOption, Misuse, ServiceThrottled
+from petiole.events.errors import UsageError, invalid_option, service_throttled
 from petiole.events.topics import Topic, check_topic
 from petiole.tasks.handling.current import current_bus
 from petiole.tasks.resilience.circuit_breaker import Passage
@@ -82,14 +83,15 @@ class BreakerOptions(BaseModel):
 def guarded(name: str, **options: object) -> Guard:
     """Guard calls to the dependency of that name, such as `llm.openai`; the options are those of BreakerOptions.
 
-    Raises: InvalidTopic, InvalidOption. What it guards raises: ServiceUnavailable, ServiceThrottled, its own errors.
+    Raises: UsageError (invalid_topic, invalid_option). What it guards raises: ServiceUnavailable, RetryLater
+    (service_throttled), its own errors.
     """
     try:
         return Guard(check_topic(name), BreakerOptions.model_validate(options))
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(step) for step in first["loc"])
-        raise InvalidOption(f"guarded.{field}", repr(first["input"]), first["msg"]) from error
+        raise invalid_option(f"guarded.{field}", repr(first["input"]), first["msg"]) from error
 
 
 class Guard:
@@ -101,9 +103,9 @@ class Guard:
         self._block: Passage | None = None
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
-        """Guard a function or a coroutine function. Raises Misuse for a generator."""
+        """Guard a function or a coroutine function. Raises UsageError for a generator."""
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            raise Misuse(f"{function.__qualname__} is a generator; write `with guarded({self.name!r}):` inside it")
+            raise UsageError(f"{function.__qualname__} is a generator; write `with guarded({self.name!r}):` inside it")
         if inspect.iscoroutinefunction(function):
             return self._guard_async(function)
 
@@ -146,14 +148,14 @@ class Guard:
         return call
 
     def __enter__(self) -> Self:
-        """Enter the block. Raises ServiceUnavailable; Misuse for a second block."""
+        """Enter the block. Raises ServiceUnavailable; UsageError for a second block."""
         self._block_once().__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave the block; what was raised in it goes on, or ServiceThrottled for it."""
+        """Leave the block; what was raised in it goes on, or RetryLater (service_throttled) for it."""
         if self._block is not None:
             self._block.__exit__(kind, error, trace)
         self._check_throttled(error)
@@ -174,7 +176,7 @@ class Guard:
     def _block_once(self) -> Passage:
         # Which epoch a call began in is the block's own: two that shared it would take each other's.
         if self._block is not None:
-            raise Misuse(f"one guard holds one block; write `with guarded({self.name!r}):` where the block is")
+            raise UsageError(f"one guard holds one block; write `with guarded({self.name!r}):` where the block is")
         self._block = self._passage(current_bus())
         return self._block
 
@@ -182,6 +184,6 @@ class Guard:
         return Passage(bus, self.name, self.options.limits, self.options.mistakes)
 
     def _check_throttled(self, error: BaseException | None) -> None:
-        """Raise ServiceThrottled where the server said when to come again."""
+        """Raise RetryLater (service_throttled) where the server said when to come again."""
         if error is not None and is_worth_retrying(error, self.options.mistakes) and (asked_s := asked_wait_s(error)):
-            raise ServiceThrottled(self.name, asked_s) from error
+            raise service_throttled(self.name, asked_s) from error

@@ -2,17 +2,19 @@
 
     account = Budget("openai.main", requests=500, tokens=200_000)
 
-    with account.reserve(tokens=1_200) as reserved:         an estimate; refused with BudgetSpent where there is no room
+    with account.reserve(tokens=1_200) as reserved:         an estimate; refused with RateLimitExceeded where there is
+    no room
         answer = ask()
         reserved.used(answer.usage.total_tokens)            the truth, which is settled at the block's end
 
-BudgetSpent says when there will be room, and puts a handler's delivery off until then; no attempt is spent. Reserve
-inside what @guarded guards: each try is a request. A call that cannot have reached the provider is released: its
-connection was refused, or its breaker open. One that was answered with an error counts as a request without tokens. Any
-other failure counts as reserved, for nobody knows better. A 429 pauses everybody on the account until its Retry-After.
+RateLimitExceeded says when there will be room, and puts a handler's delivery off until then; no attempt is spent.
+Reserve inside what @guarded guards: each try is a request. A call that cannot have reached the provider is released:
+its connection was refused, or its breaker open. One that was answered with an error counts as a request without tokens.
+Any other failure counts as reserved, for nobody knows better. A 429 pauses everybody on the account until its
+Retry-After.
 
 A call counts from its reservation until a window after it was settled. Whenever the provider counted it in between, no
-window of that length holds more than the quota: docs/decisions/0035-budget-window.md. What is over the estimate is
+window of that length holds more than the quota: docs/decisions/0031-rate-limit-window.md. What is over the estimate is
 known too late to prevent it: estimate with the most tokens that a call can use.
 """
 
@@ -28,7 +30,7 @@ from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from petiole.events.errors import BudgetSpent, InvalidOption, RetryLater
+from petiole.events.errors import RateLimitExceeded, RetryLater, invalid_option
 from petiole.events.topics import Topic
 from petiole.tasks.handling.current import current_bus
 from petiole.tasks.resilience.error_classification import retry_after, status_of, with_causes
@@ -63,22 +65,22 @@ class Budget(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(str(step) for step in first["loc"])
-            raise InvalidOption(f"budget.{field}", repr(first["input"]), first["msg"]) from error
+            raise invalid_option(f"budget.{field}", repr(first["input"]), first["msg"]) from error
 
     def reserve(self, *, tokens: int = 0) -> Reservation:
         """Count one call and its estimated tokens, before it is made.
 
-        Raises: BudgetSpent where there is no room now; InvalidOption where there never is.
+        Raises: RateLimitExceeded where there is no room now; UsageError (invalid_option) where there never is.
         """
         if tokens < 0 or (self.tokens is not None and tokens > self.tokens):
             remedy = f"the budget {self.account} has 0 to {self.tokens} in each window; split the call, or raise it"
-            raise InvalidOption("tokens", str(tokens), remedy)
+            raise invalid_option("tokens", str(tokens), remedy)
         bus = current_bus()
         call_id = str(uuid4())
         quota = Quota(self.requests, self.tokens, self.window, self.timeout)
         refusal = ask(bus, self.account, lambda: bus.stores.budgets.reserve(self.account, call_id, tokens, quota))
         if refusal is not None:
-            raise BudgetSpent(self.account, refusal.reason, round(refusal.wait.total_seconds(), 3))
+            raise RateLimitExceeded(self.account, refusal.reason, round(refusal.wait.total_seconds(), 3))
         return Reservation(self, bus, call_id)
 
     async def reserve_async(self, *, tokens: int = 0) -> Reservation:

@@ -21,15 +21,15 @@ from uuid import NAMESPACE_URL, uuid5
 
 from pydantic import TypeAdapter
 
-from petiole.events.catalog.input import StreamEnded, StreamEndedEvent
-from petiole.events.errors import InvalidMove, PayloadMissing, UnknownSession
+from petiole.events.catalog.session import StreamEnded, StreamEndedEvent
+from petiole.events.errors import InvalidTransition, PayloadUnreadable, unknown_session
 from petiole.events.event import Event, EventContext
 from petiole.tasks.handling.current import current_bus
 from petiole.tasks.publishing import claim_check
 from petiole.tasks.publishing.commit import dispatch
 from petiole.tasks.publishing.validation import checked
 from petiole.tasks.runtime import BusRuntime
-from petiole.tasks.sessions.errors import over, reaching
+from petiole.tasks.sessions.errors import asking_for, over
 from petiole.tasks.sessions.working_memory import WorkingMemory
 from petiole.tasks.stores.sessions import EndReason, Participant, SessionFacts, SessionState, SessionType
 
@@ -54,11 +54,11 @@ class Session:
 
     @property
     def facts(self) -> SessionFacts:
-        """Type, state, participants and times. Raises UnknownSession, BrokerUnavailable."""
-        with reaching(self.id):
+        """Type, state, participants and times. Raises UsageError (unknown_session), BrokerUnavailable."""
+        with self._bus.state_store_access(self._what):
             found = self._store.get(self.id)
         if found is None:
-            raise UnknownSession(self.id)
+            raise unknown_session(self.id)
         return found
 
     @property
@@ -69,7 +69,7 @@ class Session:
     @property
     def has_ended(self) -> bool:
         """Whether it is over; one that there is none of is not. Raises BrokerUnavailable."""
-        with reaching(self.id):
+        with self._bus.state_store_access(self._what):
             found = self._store.get(self.id)
         return found is not None and found.state == "ended"
 
@@ -82,41 +82,45 @@ class Session:
         """Read the last events that came in, oldest first, of those types that this process knows.
 
         One whose large content is not in the store is left out: it was never published, or its time is over. Raises
-        PayloadAltered, BrokerUnavailable.
+        PayloadUnreadable (payload_altered), BrokerUnavailable.
         """
         known = self._bus.event_registry
-        with reaching(self.id):
+        with self._bus.state_store_access(self._what):
             texts = self._store.events(self.id)
         documents = [json.loads(text) for text in texts]
         return [known.parse(each) for each in self._whole(documents) if str(each["event_type"]) in known]
 
     def join(self, participant: Participant) -> None:
         """Let somebody take part; safe to repeat. Raises SessionEnded, BrokerUnavailable."""
-        with reaching(self.id):
+        with self._bus.state_store_access(self._what):
             self._store.enter(self.id)
             self._require(self._store.join(self.id, participant))
 
     def leave(self, participant_id: str) -> None:
-        """Let somebody take part no more; safe to repeat. Raises SessionEnded, UnknownSession, BrokerUnavailable."""
-        with reaching(self.id):
+        """Let somebody take part no more; safe to repeat.
+
+        Raises: SessionEnded, UsageError (unknown_session), BrokerUnavailable.
+        """
+        with self._bus.state_store_access(self._what):
             self._require(self._store.leave(self.id, participant_id))
 
     def move(self, to: SessionState, *, reason: EndReason | None = None) -> bool:
-        """Bring it to another state; returns whether it was not in it before. Raises InvalidMove, UnknownSession.
+        """Bring it to another state; returns whether it was not in it before.
 
         Whoever ends a session tells so: `end_session` does both.
+        Raises: InvalidTransition, UsageError (unknown_session), BrokerUnavailable.
         """
-        with reaching(self.id):
+        with self._bus.state_store_access(self._what):
             moved, state = self._store.move(self.id, to, reason=reason)
         if state is None:
-            raise UnknownSession(self.id)
+            raise unknown_session(self.id)
         if state != to:
-            raise InvalidMove(self.id, state, to)
+            raise InvalidTransition(self.id, state, to)
         return moved
 
     def _require(self, outcome: Literal["kept", "ended", "missing"]) -> None:
         if outcome == "missing":
-            raise UnknownSession(self.id)
+            raise unknown_session(self.id)
         if outcome == "ended":
             raise over(self.id, self._store.get(self.id))
 
@@ -124,10 +128,16 @@ class Session:
         for each in documents:
             try:
                 whole = claim_check.whole(self._bus, each)
-            except PayloadMissing:
+            except PayloadUnreadable as error:
+                if error.code != "payload_missing":
+                    raise
                 continue
             if isinstance(whole, Mapping):
                 yield whole
+
+    @property
+    def _what(self) -> str:
+        return asking_for(self.id)
 
     @property
     def _store(self) -> Sessions:
@@ -146,7 +156,7 @@ def enter_session(event: Event, *, session_type: str = "chat", bus: BusRuntime |
     admitted = checked(here, event)
     user_id = event.context.user_id
     participant = Participant(id=user_id) if user_id else None
-    with reaching(event.stream_id):
+    with here.state_store_access(asking_for(event.stream_id)):
         facts = here.stores.sessions.enter(event.stream_id, kind, admitted.text, participant)
         if facts.state == "ended":
             here.stores.counters.add(REFUSED)
@@ -156,14 +166,15 @@ def enter_session(event: Event, *, session_type: str = "chat", bus: BusRuntime |
 
 def begin_session(facts: SessionFacts, *, bus: BusRuntime | None = None) -> None:
     """Note that the beginning of a session was told. Safe to repeat, by several at once."""
-    with reaching(facts.session_id):
-        (bus or current_bus()).stores.sessions.move(facts.session_id, "active")
+    here = bus or current_bus()
+    with here.state_store_access(asking_for(facts.session_id)):
+        here.stores.sessions.move(facts.session_id, "active")
 
 
 def open_session(session_id: str, *, session_type: str = "chat", bus: BusRuntime | None = None) -> Session:
     """Return a session, which is made where there is none. Raises ValidationError, BrokerUnavailable."""
     here = bus or current_bus()
-    with reaching(session_id):
+    with here.state_store_access(asking_for(session_id)):
         here.stores.sessions.enter(session_id, _TYPES.validate_python(session_type))
     return Session(here, session_id)
 
@@ -171,7 +182,7 @@ def open_session(session_id: str, *, session_type: str = "chat", bus: BusRuntime
 def end_session(session_id: str, *, reason: EndReason = "closed", bus: BusRuntime | None = None) -> bool:
     """End a session, and publish `input.stream.ended`; returns whether this call ended it. Safe to repeat.
 
-    Raises UnknownSession, BrokerUnavailable.
+    Raises UsageError (unknown_session), BrokerUnavailable.
     """
     here = bus or current_bus()
     session = Session(here, session_id)
@@ -190,7 +201,7 @@ def tell_end(bus: BusRuntime, facts: SessionFacts) -> None:
         context=EventContext(session_id=facts.session_id),
     )
     dispatch(bus, [checked(bus, event)])
-    with reaching(facts.session_id):
+    with bus.state_store_access(asking_for(facts.session_id)):
         bus.stores.sessions.told(facts.session_id)
 
 

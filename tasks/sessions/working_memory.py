@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from pydantic import ValidationError
 
 from petiole.events.content import ParametersContent, Value
-from petiole.events.errors import InvalidWorkingMemory, WorkingMemoryFull
-from petiole.tasks.sessions.errors import over, reaching
+from petiole.events.errors import invalid_working_memory, working_memory_full
+from petiole.tasks.sessions.errors import asking_for, over
 
 if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
@@ -43,7 +43,7 @@ class WorkingMemory:
 
     def all(self) -> dict[str, Value]:
         """Read all values, by name."""
-        with reaching(self._id):
+        with self._bus.state_store_access(asking_for(self._id)):
             texts = self._store.memory(self._id)
         return ParametersContent.model_validate(
             {"parameters": {name: json.loads(texts[name]) for name in texts}}
@@ -60,8 +60,8 @@ class WorkingMemory:
     def update(self, values: Mapping[str, Value]) -> None:
         """Set several values, all or none.
 
-        Raises: WorkingMemoryFull, InvalidWorkingMemory for what is no JSON, SessionEnded; all values are then what they
-        were.
+        Raises: UsageError (working_memory_full, invalid_working_memory) for what is no JSON, SessionEnded; all values
+        are then what they were.
         """
         self._put({name: json.dumps(value, ensure_ascii=False) for name, value in self._as_json(values).items()})
 
@@ -72,13 +72,13 @@ class WorkingMemory:
     def increment(self, name: str, by: int = 1) -> int:
         """Let a whole number grow, from 0 where there is none; returns the new one. Raises as `update`."""
         if type(by) is not int or not -_INT64 <= by < _INT64:
-            raise InvalidWorkingMemory(self._id, name, f"cannot grow by {by!r}; give a whole number")
+            raise invalid_working_memory(self._id, name, f"cannot grow by {by!r}; give a whole number")
         outcome, told = self._in_session(lambda: self._store.count(self._id, name, by))
         if outcome == "no number":
             reason = (
                 f"holds {told[:60] or 'too large a number'}, which cannot grow by {by}; set it to a whole number first"
             )
-            raise InvalidWorkingMemory(self._id, name, reason)
+            raise invalid_working_memory(self._id, name, reason)
         if outcome != "kept":
             self._refuse(outcome, int(told or 0))
         return int(told)
@@ -91,7 +91,7 @@ class WorkingMemory:
             self._refuse(outcome, size)
 
     def _in_session(self, step: Callable[[], Outcome]) -> Outcome:
-        with reaching(self._id):
+        with self._bus.state_store_access(asking_for(self._id)):
             done = step()
             if done[0] == "missing":
                 self._store.enter(self._id)
@@ -104,13 +104,13 @@ class WorkingMemory:
 
     def _refuse(self, outcome: str, size_bytes: int) -> NoReturn:
         if outcome == "full":
-            raise WorkingMemoryFull(self._id, size_bytes, self._bus.settings.session_memory_bytes)
+            raise working_memory_full(self._id, size_bytes, self._bus.settings.session_memory_bytes)
         raise over(self._id, self._store.get(self._id) if outcome == "ended" else None)
 
     def _as_json(self, values: Mapping[str, Value]) -> dict[str, object]:
         try:
             content = ParametersContent(parameters=dict(values))
         except ValidationError as error:
-            raise InvalidWorkingMemory(self._id, ", ".join(map(str, values)), error.errors()[0]["msg"]) from error
+            raise invalid_working_memory(self._id, ", ".join(map(str, values)), error.errors()[0]["msg"]) from error
         written: dict[str, object] = content.model_dump(mode="json")["parameters"]
         return written

@@ -19,28 +19,26 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 from pydantic import JsonValue, TypeAdapter
 
+from petiole.events import responses
 from petiole.events.catalog.agent import AgentFailedEvent, AgentFailure
 from petiole.events.catalog.error import ErrorContent, ErrorEvent
+from petiole.events.catalog.request import RequestEvent, ResponseFailureEvent
 from petiole.events.content import Value
 from petiole.events.dead_letter import Attempt, Cause, DeadLetter, fingerprint
 from petiole.events.errors import (
-    EventExpired,
-    HopLimitReached,
-    Misuse,
-    NewerVersion,
+    DeliveryCrashed,
     PayloadUnreadable,
     Permanent,
     QueueFull,
     Severity,
-    UnknownEventType,
-    WorkersDied,
+    UsageError,
+    error_type_of,
 )
-from petiole.events.event import Category, Event
+from petiole.events.event import Category, Event, EventFields
 from petiole.events.ids import Beside, emitted_event_id
 from petiole.tasks.publishing.commit import dispatch
 from petiole.tasks.publishing.delayed import publication
 from petiole.tasks.publishing.validation import checked
-from petiole.tasks.requests import responder
 from petiole.tasks.stores.publications import Settling
 
 if TYPE_CHECKING:
@@ -53,15 +51,18 @@ _JSON: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
 log = logging.getLogger(__name__)
 
 
+_CAUSES_BY_CODE: Mapping[str, Cause] = {
+    "hop_limit_reached": "loop",
+    "event_expired": "expired",
+    "unknown_event_type": "unknown_type",
+    "newer_version": "unknown_type",
+}
+
 # The first that fits.
 _CAUSES: tuple[tuple[type[BaseException], Cause], ...] = (
     (PayloadUnreadable, "payload"),
-    (HopLimitReached, "loop"),
-    (WorkersDied, "poison"),
-    (EventExpired, "expired"),
-    (UnknownEventType, "unknown_type"),
-    (NewerVersion, "unknown_type"),
-    (Misuse, "invalid"),
+    (DeliveryCrashed, "poison"),
+    (UsageError, "invalid"),
     (Permanent, "permanent"),
     (BaseException, "failed"),
 )
@@ -69,7 +70,8 @@ _CAUSES: tuple[tuple[type[BaseException], Cause], ...] = (
 
 def cause_of(error: BaseException) -> Cause:
     """Say why a delivery is given up that ended in this error."""
-    return next(cause for kind, cause in _CAUSES if isinstance(error, kind))
+    by_class = next(cause for kind, cause in _CAUSES if isinstance(error, kind))
+    return _CAUSES_BY_CODE.get(error_type_of(error), by_class)
 
 
 def letter_of(
@@ -101,7 +103,7 @@ def letter_of(
             "subscription": _unicode(subscription),
             "queue": _unicode(queue),
             "cause": cause,
-            "error_type": type(error).__name__,
+            "error_type": error_type_of(error),
             "error": _unicode(str(error)),
             "traceback": _unicode("".join(traceback.format_exception(error))),
             "fingerprint": fingerprint(error),
@@ -134,7 +136,7 @@ def bury(
     else:
         settling = replace(settling, ending="buried", letter=letter)
     told = [checked(bus, each) for each in _told(bus, letter, event)] if is_told else []
-    answer = responder.failure(bus, letter, event)
+    answer = _failure_response(bus, letter, event)
     answers = [] if answer is None else [checked(bus, answer)]
     if not bus.publishes_in_one_step:
         # Told by whoever looks into the waiting room next: a worker that died between the two would leave one untold.
@@ -179,8 +181,12 @@ def _dead_lettered(letter: DeadLetter, event: Event | None) -> ErrorEvent:
         severity=Severity.WARNING,
         parameters=facts(letter) | {"cause": letter.cause},
     )
-    identity = {"event_id": _said_of(letter, Beside.DEAD_LETTERED), "event_type": DEAD_LETTERED, "content": content}
-    return event.caused(ErrorEvent, **identity) if event else ErrorEvent.model_validate(identity)
+    fields: EventFields = {
+        "event_id": _said_of(letter, Beside.DEAD_LETTERED),
+        "event_type": DEAD_LETTERED,
+        "content": content,
+    }
+    return event.caused(ErrorEvent, **fields) if event else ErrorEvent.model_validate(fields)
 
 
 def _said_of(letter: DeadLetter, place: Beside) -> str:
@@ -218,3 +224,13 @@ def _kept(bus: BusRuntime, document: object) -> object:
         return bus.stores.blobs.whole(document)
     except PayloadUnreadable:
         return document
+
+
+def _failure_response(bus: BusRuntime, letter: DeadLetter, event: Event | None) -> ResponseFailureEvent | None:
+    """Word the answer to a request whose delivery is buried; None for what is no request, or was only listened to."""
+    handler = getattr(bus.app.tasks.get(letter.subscription), "handler", None)
+    if not isinstance(event, RequestEvent) or handler is None:
+        return None
+    if not responses.is_answerer(handler.subscription, event.content.responder):
+        return None
+    return responses.failure(event, letter.error_type, letter.error)

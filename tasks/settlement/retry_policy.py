@@ -3,7 +3,7 @@
     @memory.on("input.*", retry=RetryPolicy(max_attempts=5, base=0.5))
 
     retryable       tried again after base * factor ** (attempt - 1) seconds, at most `cap`, give or take `jitter`
-    permanent       errors of ours that say so (Misuse, Permanent) and those that the policy names: given up at once
+    permanent       errors of ours that say so (UsageError, Permanent) and those that the policy names: given up at once
     later           RetryLater, or a handler that returns `later(5)`: put off, and no attempt is spent
 
 Where it waits meanwhile: tasks/stores/delayed_messages.py.
@@ -18,7 +18,7 @@ from typing import Annotated, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from petiole.events.dead_letter import Cause
-from petiole.events.errors import InvalidMoment, InvalidOption, Misuse, Permanent, RetryLater
+from petiole.events.errors import InvalidSchedule, Permanent, RetryLater, UsageError, invalid_option
 
 LONGEST_WAIT = timedelta(days=366)
 
@@ -28,7 +28,7 @@ Wait = Annotated[timedelta, Field(ge=timedelta(0), le=LONGEST_WAIT)]
 class RetryPolicy(BaseModel):
     """How often a delivery is tried, and how long it waits in between; durations as timedelta, or as seconds.
 
-    With the default, handlers run at 0 s, 1 s and 3 s, give or take a tenth. Raises InvalidOption.
+    With the default, handlers run at 0 s, 1 s and 3 s, give or take a tenth. Raises UsageError (invalid_option).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -46,7 +46,7 @@ class RetryPolicy(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(str(step) for step in first["loc"])
-            raise InvalidOption(f"retry.{field}", repr(first["input"]), f"{first['msg']}") from error
+            raise invalid_option(f"retry.{field}", repr(first["input"]), f"{first['msg']}") from error
 
     def wait_after(self, attempt: int, chance: float) -> timedelta:
         """Say how long to wait after the attempt of that number (from 1); `chance`, 0 to 1, places it."""
@@ -85,7 +85,7 @@ def verdict(policy: RetryPolicy, error: BaseException, attempt: int, chance: flo
     match error:
         case RetryLater():
             return PutOff(timedelta(seconds=error.after_s))
-        case Permanent() | Misuse():
+        case Permanent() | UsageError():
             return GiveUp("permanent")
         case _ if isinstance(error, policy.permanent):
             return GiveUp("permanent")
@@ -105,9 +105,9 @@ class Later:
 def later(after: float | timedelta) -> Later:
     """Say from a handler, by returning this, that its event is to come again after so long (s); no attempt is spent.
 
-    Raises InvalidMoment.
+    Raises InvalidSchedule.
     """
     after_s = after.total_seconds() if isinstance(after, timedelta) else float(after)
     if not 0 <= after_s <= LONGEST_WAIT.total_seconds():
-        raise InvalidMoment("later", f"{after!r} is not within 0 s to {LONGEST_WAIT.days} days")
+        raise InvalidSchedule("later", f"{after!r} is not within 0 s to {LONGEST_WAIT.days} days")
     return Later(after_s)

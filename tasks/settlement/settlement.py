@@ -26,10 +26,9 @@ from celery.exceptions import Reject, Retry
 from redis.exceptions import RedisError
 
 from petiole.events.dead_letter import Attempt, Cause
-from petiole.events.errors import BrokerUnavailable, LeaseLost
+from petiole.events.errors import BrokerUnavailable, LeaseLost, StateStoreUnavailable, error_type_of
 from petiole.events.event import Event
-from petiole.tasks.broker.messages import DEAD_LETTER_HEADER, MAILBOX_HEADER, REPLAY_HEADER
-from petiole.tasks.operations.history_replay import replay_number
+from petiole.tasks.broker.messages import DEAD_LETTER_HEADER, MAILBOX_HEADER, REPLAY_HEADER, replay_number
 from petiole.tasks.publishing.commit import dispatch
 from petiole.tasks.publishing.delayed import waiting
 from petiole.tasks.publishing.document import Admitted
@@ -147,7 +146,7 @@ def settle(
     except LeaseLost as lost:
         log.warning("delivery.lease_lost", extra={"delivery_id": run.delivery_id, "error": str(lost)})
         return Outcome.LEASE_LOST
-    except BrokerUnavailable as error:
+    except (BrokerUnavailable, StateStoreUnavailable) as error:
         put_back(run, error)
     return Outcome.HANDLED
 
@@ -197,7 +196,7 @@ def _give_up(
         bury(run.bus, letter, event=event, settling=run.settling, is_told=is_told)
     except LeaseLost as lost:
         log.warning("delivery.lease_lost", extra={"delivery_id": run.delivery_id, "error": str(lost)})
-    except (RedisError, BrokerUnavailable) as unwritten:
+    except (RedisError, BrokerUnavailable, StateStoreUnavailable) as unwritten:
         put_back(run, unwritten)
 
 
@@ -241,7 +240,7 @@ def _come_again(
         dispatch(run.bus, [], settling=settling)
     except LeaseLost as lost:
         log.warning("delivery.lease_lost", extra={"delivery_id": run.delivery_id, "error": str(lost)})
-    except BrokerUnavailable as unnoted:
+    except (BrokerUnavailable, StateStoreUnavailable) as unnoted:
         put_back(run, unnoted)
     told = {"delivery_id": run.delivery_id, "subscription": run.task, "error": str(error), "due": due.isoformat()}
     log.warning("delivery.retrying" if is_attempt else "delivery.put_off", extra=told)
@@ -250,4 +249,4 @@ def _come_again(
 
 
 def _failed(run: Run, error: Exception) -> Attempt:
-    return Attempt(at=datetime.now(UTC), worker=run.worker, error_type=type(error).__name__, error=str(error))
+    return Attempt(at=datetime.now(UTC), worker=run.worker, error_type=error_type_of(error), error=str(error))

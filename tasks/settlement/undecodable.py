@@ -20,7 +20,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 from kombu.utils.json import dumps
 
 from petiole.events.dead_letter import Cause, DeadLetter
-from petiole.events.errors import UndecodableMessage
+from petiole.events.errors import undecodable_message
 from petiole.tasks.broker.messages import MAILBOX_HEADER
 from petiole.tasks.settlement.dead_lettering import bury, letter_of
 from petiole.tasks.transport.consumer_id import OWN_HEADERS
@@ -117,7 +117,7 @@ def drain_undecodable(bus: BusRuntime, holder: Consumer) -> int:
     while monotonic() < ends_at and (first := channel.first_undecodable()) is not None:
         queue, raw, entry = first
         letter_id = _id_of(queue, raw)
-        error = UndecodableMessage(queue, len(raw))
+        error = undecodable_message(queue, len(raw))
         bury(
             bus,
             letter_of(

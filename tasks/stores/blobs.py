@@ -16,7 +16,7 @@ from typing import TypeAlias
 from redis import Redis
 from redis.client import NEVER_DECODE
 
-from petiole.events.errors import PayloadAltered, PayloadMissing
+from petiole.events.errors import PayloadUnreadable
 from petiole.tasks.stores.keys import Keys
 
 DATAREF = "dataref"
@@ -65,7 +65,7 @@ class Blobs:
     def whole(self, document: Document) -> Document:
         """Put the content back where a JSON object has a reference; others are returned as they are.
 
-        Raises: PayloadMissing, PayloadAltered.
+        Raises: PayloadUnreadable (payload_missing, payload_altered).
         """
         reference = reference_in(document)
         if reference is None:
@@ -82,9 +82,9 @@ class Blobs:
         read = ("GETEX", self._key(reference), "PX", age_ms)
         found = self._client.execute_command(*read, **{NEVER_DECODE: True})  # type: ignore[no-untyped-call]  # redis's
         if not isinstance(found, bytes):
-            raise PayloadMissing(topic, reference)
+            raise PayloadUnreadable(topic, reference, code="payload_missing")
         if _reference_to(found) != reference:
-            raise PayloadAltered(topic, reference)
+            raise PayloadUnreadable(topic, reference, code="payload_altered")
         return found
 
     def _key(self, reference: str) -> str:

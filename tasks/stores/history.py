@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 
 from redis import Redis
 
-from petiole.events.errors import Misuse, PayloadUnreadable
+from petiole.events.errors import PayloadUnreadable, UsageError
 from petiole.events.event import Event
 from petiole.events.topics import TopicTrie, check_pattern
 from petiole.tasks.stores.blobs import Blobs
@@ -64,7 +64,10 @@ class Recorded:
 
     @property
     def document(self) -> Mapping[str, object]:
-        """The whole event, fetched where its content is stored elsewhere. Raises PayloadMissing, PayloadAltered."""
+        """The whole event, fetched where its content is stored elsewhere.
+
+        Raises PayloadUnreadable (payload_missing, payload_altered).
+        """
         return self.blobs.whole(self.attributes) if self.blobs else self.attributes
 
     @property
@@ -89,9 +92,9 @@ class Selection:
     until: datetime | None = None
 
     def __post_init__(self) -> None:
-        """Raise Misuse for a time without a zone, InvalidPattern."""
+        """Raise UsageError for a time without a zone, UsageError (invalid_pattern)."""
         if any(moment is not None and moment.tzinfo is None for moment in (self.since, self.until)):
-            raise Misuse("a time without a zone may mean any of 38 moments; give it one, such as datetime.now(UTC)")
+            raise UsageError("a time without a zone may mean any of 38 moments; give it one, such as datetime.now(UTC)")
         if self.pattern is not None:
             check_pattern(self.pattern)
 

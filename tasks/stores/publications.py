@@ -18,10 +18,11 @@ from redis import Redis
 
 from petiole.events.dead_letter import Attempt, DeadLetter
 from petiole.events.event import Event
+from petiole.events.responses import Unwanted
 from petiole.tasks.stores.delayed_messages import Waiting
 from petiole.tasks.stores.history import Retention
 from petiole.tasks.stores.keys import Keys
-from petiole.tasks.stores.requests import MARGIN_MS, Answering, Asking, Unwanted
+from petiole.tasks.stores.requests import MARGIN_MS, Answering, Asking
 from petiole.tasks.stores.scripts import script
 
 

@@ -9,19 +9,19 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any
 from uuid import uuid4
 
 from redis import Redis
 
+from petiole.events.catalog.request import ResponseFailureEvent, ResponseSuccessEvent
+from petiole.events.event import Event
+from petiole.events.responses import Unwanted
 from petiole.tasks.stores.keys import Keys
 from petiole.tasks.stores.scripts import script
 
 MARGIN_MS = 60_000
 """How long it is known that a request was answered, beyond its deadline: to tell a second answer from a late one."""
-
-Unwanted: TypeAlias = Literal["late", "foreign", "duplicate"]
-"""Why an answer reached nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,13 @@ class Answering:
     request_id: str
     responder: str
     response_id: str
+
+    @classmethod
+    def of(cls, event: Event) -> Answering | None:
+        """Return which request an event answers; None where it answers none."""
+        if not isinstance(event, ResponseSuccessEvent | ResponseFailureEvent):
+            return None
+        return cls(event.content.request_id, event.content.responder, event.event_id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from petiole.events.errors import AnswerCut, AnswerOverdue
+from petiole.events.errors import StreamTimeout, StreamTruncated
 from petiole.tasks.runtime import BusRuntime
 from petiole.tasks.stores.response_streams import Drafts, Piece
 
@@ -41,7 +41,7 @@ class AnswerReader:
     ) -> Iterator[Piece]:
         """Read an answer up to the end of its last run; `timeout` (s) is the longest silence.
 
-        Raises: AnswerOverdue, AnswerCut.
+        Raises: StreamTimeout, StreamTruncated.
         """
         return self._read(_Place(stream_id, answer_id, after, timeout))
 
@@ -101,15 +101,15 @@ class _Place:
                 yield piece
 
     def patience_s(self) -> float:
-        """Tell how long to wait now. Raises AnswerOverdue."""
+        """Tell how long to wait now. Raises StreamTimeout."""
         left_s = self.heard_at + self.timeout_s - time.monotonic()
         if left_s <= 0:
-            raise AnswerOverdue(self.stream_id, self.timeout_s, self.after)
+            raise StreamTimeout(self.stream_id, self.timeout_s, self.after)
         return min(SLICE_S, left_s)
 
 
 def _look(drafts: Drafts, place: _Place) -> Sequence[Piece]:
-    """Read what follows; see to those whose writers died. Raises AnswerCut."""
+    """Read what follows; see to those whose writers died. Raises StreamTruncated."""
     if time.monotonic() - place.looked_at >= SLICE_S:
         drafts.look_after(place.stream_id)
         place.looked_at = time.monotonic()
@@ -117,7 +117,7 @@ def _look(drafts: Drafts, place: _Place) -> Sequence[Piece]:
         _find_beginning(drafts, place)
     pieces = drafts.read(place.stream_id, after=place.after)
     if pieces and place.has_begun and pieces[0].number > place.after + 1:
-        raise AnswerCut(place.stream_id, place.after + 1, pieces[0].number)
+        raise StreamTruncated(place.stream_id, place.after + 1, pieces[0].number)
     place.has_begun = place.has_begun or bool(pieces)
     return pieces
 

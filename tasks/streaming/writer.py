@@ -15,7 +15,7 @@ The subscription's `on_busy` says what becomes of a draft when the user says mor
     "interrupt"   what `run` runs is cancelled, about 0.2 s after the newer message was published, whoever published it
                   and however many events wait in the agent's queue
 
-One run of a delivery writes at a time: where another has begun, `run` and the end of the block raise AnswerSuperseded.
+One run of a delivery writes at a time: where another has begun, `run` and the end of the block raise StreamSuperseded.
 What a shadow says goes nowhere.
 """
 
@@ -30,7 +30,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
 
-from petiole.events.errors import AnswerSuperseded, StreamBusy
+from petiole.events.errors import StreamBusy, StreamSuperseded
 from petiole.tasks.stores.history import Recorded
 from petiole.tasks.stores.response_streams import End
 
@@ -68,11 +68,11 @@ class Draft:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Write what is left, and the end. Raises AnswerSuperseded where nothing else was raised."""
+        """Write what is left, and the end. Raises StreamSuperseded where nothing else was raised."""
         end: End = "failed" if error else "interrupted" if self.is_interrupted else "finished"
         try:
             await asyncio.to_thread(self._write, end)
-        except AnswerSuperseded:
+        except StreamSuperseded:
             if error is None:
                 raise
 
@@ -84,7 +84,7 @@ class Draft:
     async def run(self, writing: Coroutine[Any, Any, None]) -> bool:
         """Run what writes to its end, and tell whether it came there: where it is interrupted, it is cancelled.
 
-        It has ended either way. Raises what it raises; AnswerSuperseded.
+        It has ended either way. Raises what it raises; StreamSuperseded.
         """
         if await asyncio.to_thread(self._is_outdated):
             writing.close()
@@ -133,7 +133,7 @@ class Draft:
         self._attempt, self._written = int(fact), 0
 
     def _write(self, end: End | None = None) -> None:
-        """Write what was not written yet. Raises AnswerSuperseded."""
+        """Write what was not written yet. Raises StreamSuperseded."""
         if self.context.subscription.shadow:
             return
         # A thread whose coroutine was cancelled writes on: what it writes, the next one is not to write again.
@@ -144,7 +144,7 @@ class Draft:
                 self._begin()
                 state = self._write_rest(end)
         if state == "superseded":
-            raise AnswerSuperseded(self.context.event.event_id, self._attempt)
+            raise StreamSuperseded(self.context.event.event_id, self._attempt)
 
     def _write_rest(self, end: End | None) -> str:
         event, text = self.context.event, self.text

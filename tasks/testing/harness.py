@@ -23,8 +23,9 @@ from petiole.events.dead_letter import DeadLetter
 from petiole.events.event import Event
 from petiole.events.registry import EventRegistry, registry
 from petiole.events.topics import TopicTrie
-from petiole.tasks.agents import Agent, HandlerFunction
+from petiole.tasks.agents import Agent
 from petiole.tasks.bus import EventBus
+from petiole.tasks.handling.handler import HandlerFunction
 from petiole.tasks.publishing.commit import Publication
 from petiole.tasks.publishing.delayed import move_due
 from petiole.tasks.requests.requester import PendingResponse, Requester
@@ -61,7 +62,7 @@ class EventTestHarness:
         self.close()
 
     def add(self, agent: Agent) -> None:
-        """Let an agent take part. Raises Misuse after the first publish."""
+        """Let an agent take part. Raises UsageError after the first publish."""
         self.bus.include(agent)
 
     def subscribe(self, pattern: str, handler: HandlerFunction, *, agent: str = "test") -> None:

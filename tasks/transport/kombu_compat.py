@@ -10,7 +10,7 @@ from typing import Any
 from kombu.transport import redis as stock
 from kombu.transport import virtual
 
-from petiole.events.errors import UnsupportedKombu
+from petiole.events.errors import unsupported_kombu
 
 # The parameters after self; None for what is not called.
 _EXPECTED: dict[Any, dict[str, str | None]] = {
@@ -62,13 +62,13 @@ _EXPECTED: dict[Any, dict[str, str | None]] = {
 
 @cache
 def check() -> None:
-    """Raise UnsupportedKombu unless everything is there; looks once."""
+    """Raise UsageError (unsupported_kombu) unless everything is there; looks once."""
     for owner, names in _EXPECTED.items():
         for name, expected in names.items():
             found = _parameters(owner, name)
             if found is None or (expected is not None and found != expected.split()):
                 told = "it is not there" if found is None else f"it takes ({', '.join(found)})"
-                raise UnsupportedKombu(f"{owner.__module__}.{owner.__qualname__}.{name}", told, version("kombu"))
+                raise unsupported_kombu(f"{owner.__module__}.{owner.__qualname__}.{name}", told, version("kombu"))
 
 
 def _parameters(owner: Any, name: str) -> list[str] | None:

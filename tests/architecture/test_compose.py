@@ -91,7 +91,7 @@ def consumed_queues(service: dict[str, Any]) -> list[str]:
 
 
 def agents_with_subscriptions() -> list[str]:
-    trees = [ast.parse(path.read_text()) for path in (ROOT / "workers" / "agents").glob("*.py")]
+    trees = [ast.parse(path.read_text()) for path in (ROOT / "workers" / "agents").rglob("*.py")]
     return [name for tree in trees if subscribes(tree) for name in agents_named(tree)]
 
 

@@ -33,11 +33,12 @@ from roundtrips import percentiles, round_trips  # type: ignore[import-not-found
 
 from petiole.events import TextContent, TextMessageEvent
 from petiole.events.subscriptions import Subscription
-from petiole.tasks.celery import EventApp
-from petiole.tasks.publication import MANY, Publish
+from petiole.tasks.bus import EventBus
+from petiole.tasks.publication import MANY
 from petiole.tasks.publishing.commit import dispatch
 from petiole.tasks.publishing.validation import checked
 from petiole.workers.process import embedded_broker
+from tests.support import apps
 
 HERE = Path(__file__).parent
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))
@@ -53,15 +54,14 @@ def an_event() -> TextMessageEvent:
     return TextMessageEvent(stream_id="bench", content=TextContent(text="x" * 100))
 
 
-def an_app(url: str) -> EventApp:
-    app = EventApp("bench", set_as_current=False)
-    app.conf.update(broker_url=url, result_backend=url)
-    app.adopt(Publish)
-    return app
+def a_bus(url: str) -> EventBus:
+    bus = apps.a_bus()
+    bus.app.conf.update(broker_url=url, result_backend=url)
+    return bus
 
 
-def subscribe(app: EventApp, subscribers: int, prefix: str = "bench") -> None:
-    app.stores.directory.announce(
+def subscribe(bus: EventBus, subscribers: int, prefix: str = "bench") -> None:
+    bus.stores.directory.announce(
         Subscription(agent=f"{prefix}-{number}", function="hear", patterns=("input.*",))
         for number in range(subscribers)
     )
@@ -78,16 +78,16 @@ def publish_costs(url: str, subscribers: int) -> tuple[float, float, float, floa
     """Measure one publication: Petiole's publish, its publish_many, plain Celery, lean; microseconds per event."""
     client = redis.Redis.from_url(url)
     client.flushall()
-    app = an_app(url)
-    subscribe(app, subscribers)
+    bus = a_bus(url)
+    subscribe(bus, subscribers)
     plain = Celery("plain", broker=url, set_as_current=False)
     plain.conf.task_ignore_result = True
 
     def ours() -> None:
-        dispatch(app, [checked(app, an_event())])
+        dispatch(bus, [checked(bus, an_event())])
 
     def ours_together() -> None:
-        dispatch(app, [checked(app, an_event()) for _ in range(MANY)])
+        dispatch(bus, [checked(bus, an_event()) for _ in range(MANY)])
 
     def theirs(**options: Any) -> None:
         document = an_event().model_dump(mode="json")
@@ -158,10 +158,10 @@ def workers(command: list[str], home: Path, environment: dict[str, str]) -> Iter
 def drain(url: str, home: Path, pool: list[str], *, batch: int = 0) -> float:
     """Drain events with Petiole's workers."""
     redis.Redis.from_url(url).flushall()
-    app = an_app(url)
-    subscribe(app, SUBSCRIBERS)
+    bus = a_bus(url)
+    subscribe(bus, SUBSCRIBERS)
     for _ in range(DRAINED // 100):
-        dispatch(app, [checked(app, an_event()) for _ in range(100)])
+        dispatch(bus, [checked(bus, an_event()) for _ in range(100)])
     queues = [f"bench-{number}" for number in range(SUBSCRIBERS)]
     environment = os.environ | {"PETIOLE_BROKER_URL": url, "PETIOLE_AGENTS": "contestants", "BENCH_BATCH": str(batch)}
     command = ["-A", "workers", "worker", "-l", "ERROR", "--prefetch-multiplier", "64"]
@@ -225,7 +225,7 @@ def _round_trips(url: str, home: Path) -> Table:
         "request and answer, ms; x: Petiole's time for one of plain Celery's, by the median",
         *("callers", "p50", "p99", "plain Celery's p50", "p99", "x"),
     )
-    for callers, ours, theirs in round_trips(url, home, an_app(url)):
+    for callers, ours, theirs in round_trips(url, home, a_bus(url)):
         (p50, p99), (plain_p50, plain_p99) = percentiles(ours), percentiles(theirs)
         figures = (f"{each:.2f}" for each in (p50, p99, plain_p50, plain_p99))
         table.add_row(str(callers), *figures, f"{p50 / plain_p50:.2f}")

@@ -20,7 +20,7 @@ from typing import TypeAlias
 import redis
 from celery import Celery
 
-from petiole.tasks.celery import EventApp
+from petiole.tasks.bus import EventBus
 from petiole.tasks.requests.requester import Requester
 
 HERE = Path(__file__).parent
@@ -32,11 +32,11 @@ READY_S = 30
 Call: TypeAlias = Callable[[int], object]
 
 
-def round_trips(url: str, home: Path, app: EventApp) -> Iterator[tuple[int, list[float], list[float]]]:
+def round_trips(url: str, home: Path, bus: EventBus) -> Iterator[tuple[int, list[float], list[float]]]:
     """Measure both sides: for each number of callers, the milliseconds of all calls of ours, and of plain Celery's."""
     redis.Redis.from_url(url).flushall()
     plain = Celery("plain", broker=url, backend=url, set_as_current=False)
-    ask = Requester(app)
+    ask = Requester(bus)
 
     def ours(number: int) -> object:
         return ask("echo", responder="bench-0", timeout=30, number=number).get().value

@@ -26,10 +26,11 @@ import os
 import redis
 from petiole.events import Event
 from petiole.tasks import Agent
-from petiole.tasks.celery import app
+from petiole.tasks.bus import default_bus
 
 if os.environ.get("MASTER"):
-    app.conf.broker_transport_options = app.conf.broker_transport_options | {"master_name": os.environ["MASTER"]}
+    conf = default_bus.app.conf
+    conf.broker_transport_options = conf.broker_transport_options | {"master_name": os.environ["MASTER"]}
 seen = redis.Redis.from_url(os.environ["SEEN"])
 agent = Agent("listener")
 
@@ -42,13 +43,13 @@ PUBLISH = f"""
 import listener
 from petiole.events import TextContent, TextMessageEvent
 from petiole.tasks import publish, publish_many
-from petiole.tasks.celery import app
+from petiole.tasks.bus import default_bus
 
 events = [TextMessageEvent(stream_id="s", content=TextContent(text=str(number))) for number in range({EVENTS})]
 for event in events[:10]:
     publish(event)
 publish_many(events[10:])
-print(type(app.connection_for_write().default_channel).__name__, app.publishes_in_one_step)
+print(type(bus.app.connection_for_write().default_channel).__name__, bus.publishes_in_one_step)
 """
 
 

@@ -23,12 +23,13 @@ from celery import Celery
 from petiole.events import Event, MessageEvent, ParametersContent, TextContent, TextMessageEvent
 from petiole.events.subscriptions import Subscription
 from petiole.tasks.broker.topology import RABBITMQ, lanes
-from petiole.tasks.celery import EventApp
+from petiole.tasks.bus import EventBus
 from petiole.tasks.publication import Publish
 from petiole.tasks.publishing.commit import dispatch
 from petiole.tasks.publishing.document import admit
 from petiole.tasks.settings import Settings
 from petiole.workers.process import embedded_broker
+from tests.support.apps import a_bus
 
 AGENTS = ("one", "two", "three")
 
@@ -136,7 +137,7 @@ def die_or_acknowledge(task: object, **facts: object) -> None:
 
 @dataclass
 class System:
-    """A broker with a state store beside it, an app to publish with, and workers in processes of their own."""
+    """A broker with a state store beside it, a bus to publish with, and workers in processes of their own."""
 
     kind: str
     url: str
@@ -145,12 +146,11 @@ class System:
     restart_broker: Callable[[], None]
 
     @cached_property
-    def app(self) -> EventApp:
+    def bus(self) -> EventBus:
         state_url = self.node.environment["PETIOLE_STATE_URL"]
-        app = EventApp("contracts", settings=Settings(state_url=state_url), set_as_current=False)
-        app.conf.update(broker_url=self.url, result_backend=state_url)
-        app.adopt(Publish)
-        return app
+        bus = a_bus(settings=Settings(state_url=state_url))
+        bus.app.conf.update(broker_url=self.url, result_backend=state_url)
+        return bus
 
     def agents(self, **sources: str) -> None:
         for name, source in sources.items():
@@ -165,15 +165,15 @@ class System:
     def subscribe(self, *names: str) -> None:
         """Make subscriptions known, as workers do when they start."""
         pairs = [name.split(".") for name in names]
-        self.app.stores.directory.announce(
+        self.bus.stores.directory.announce(
             Subscription(agent=agent, function=function, patterns=("input.*",)) for agent, function in pairs
         )
 
     def publish(self, *events: Event) -> None:
-        dispatch(self.app, [admit(each, self.app.event_registry, 10_000) for each in events])
+        dispatch(self.bus, [admit(each, self.bus.event_registry, 10_000) for each in events])
 
     def publish_later(self, event: Event) -> None:
-        self.app.tasks[Publish.name].delay(event)
+        self.bus.app.tasks[Publish.name].delay(event)
 
     def handled(self) -> list[tuple[str, ...]]:
         """List who handled which event, in order."""
@@ -181,7 +181,7 @@ class System:
 
     def topics(self) -> Counter[str]:
         """Count what was said by topic, but for what system and agents say of themselves."""
-        told = (recorded.topic for recorded in self.app.stores.history.since())
+        told = (recorded.topic for recorded in self.bus.stores.history.since())
         return Counter(topic for topic in told if topic.split(".")[0] not in {"system", "agent"})
 
 
@@ -204,7 +204,7 @@ def system(request: pytest.FixtureRequest, node: Any, clean_broker_url: str, tmp
     for worker in node.processes:
         worker.kill()
         worker.wait(timeout=10)
-    # Kombu's pools belong to no app: the next one would find connections that declared its queues already.
+    # Kombu's pools belong to no bus: the next one would find connections that declared its queues already.
     kombu.pools.reset()
     embedded_broker.stop(home)
 
@@ -292,7 +292,7 @@ def test_an_event_published_again_is_handled_once(system, eventually):
     for _ in range(3):
         system.publish(again)
         # As a publisher leaves it that died after the last message.
-        system.state.set(system.app.stores.history._keys.published(again.event_id), "begun")
+        system.state.set(system.bus.stores.history._keys.published(again.event_id), "begun")
     for _ in range(3):
         system.publish_later(again)
     system.publish(last)
@@ -328,8 +328,8 @@ def test_a_failing_handler_is_a_dead_letter_and_disturbs_nobody(system, eventual
 
     system.publish(an_event(), an_event())
 
-    eventually(lambda: len(system.app.stores.dead_letters.all()) == 2, 45, system.node.logs)
-    letters = system.app.stores.dead_letters.all()
+    eventually(lambda: len(system.bus.stores.dead_letters.all()) == 2, 45, system.node.logs)
+    letters = system.bus.stores.dead_letters.all()
     assert {(each.subscription, each.cause, each.error) for each in letters} == {
         ("two.fail", "failed", "the disk is full")
     }
@@ -377,7 +377,7 @@ def test_requests_are_answered_each_with_its_own_answer_or_the_reason_why_not(sy
 
     assert answers == str([2 * number for number in range(20)])
     assert failure == "LookupError nobody of that name"
-    assert nobody == "ResponderNotFound"
+    assert nobody == "responder_not_found"
 
 
 def test_what_is_gathered_is_called_for_once_with_all_of_it(system, eventually):
@@ -390,7 +390,7 @@ def test_what_is_gathered_is_called_for_once_with_all_of_it(system, eventually):
 
     eventually(lambda: system.topics()["gathering.closed"] == 1, 20, system.node.logs)
     eventually(lambda: system.topics()["message.offer"] == 1, 20, system.node.logs)
-    (offer,) = [each for each in system.app.stores.history.since() if each.topic == "message.offer"]
+    (offer,) = [each for each in system.bus.stores.history.since() if each.topic == "message.offer"]
     assert offer.document["content"]["parameters"] == {"value": 21}
 
 

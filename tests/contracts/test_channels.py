@@ -26,19 +26,22 @@ import uvicorn
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from petiole.events.errors import (
-    MissingExtra,
     NotConfigured,
     ProviderRefused,
     ProviderUnavailable,
-    ServiceThrottled,
+    RetryLater,
     ServiceUnavailable,
+    UsageError,
 )
-from petiole.tasks.celery import EventApp
+from petiole.tasks.bus import EventBus
 from petiole.tasks.settings import Settings
 from petiole.workers.channels import Channel, Mailbox, Terminal, open_channels
 from petiole.workers.channels.server_sent_events import Gate, Limits, create_app
 from petiole.workers.channels.webhook import open_webhook
 from petiole.workers.cli.serve import AnswersOf
+from petiole.workers.state import team_state
+from tests.support.apps import a_bus
+from tests.support.errors import has_code
 
 SECRET = "whsec_" + base64.b64encode(b"0123456789abcdef0123456789abcdef").decode()
 
@@ -85,7 +88,7 @@ class QuietServer(ThreadingHTTPServer):
 
 
 @pytest.fixture
-def receiver(monkeypatch: pytest.MonkeyPatch, app: EventApp) -> Iterator[Receiver]:
+def receiver(monkeypatch: pytest.MonkeyPatch, bus: EventBus) -> Iterator[Receiver]:
     made = Receiver()
     server = QuietServer(("127.0.0.1", 0), a_handler(made))
     made.url = f"http://127.0.0.1:{server.server_port}/hook"
@@ -93,7 +96,7 @@ def receiver(monkeypatch: pytest.MonkeyPatch, app: EventApp) -> Iterator[Receive
     monkeypatch.setenv("PETIOLE_WEBHOOK_SECRET", SECRET)
     monkeypatch.setenv("PETIOLE_WEBHOOK_TIMEOUT_S", "0.5")
     monkeypatch.setenv("NO_PROXY", "*")
-    monkeypatch.setattr("petiole.tasks.resilience.guarded.default_app", app)
+    monkeypatch.setattr("petiole.tasks.resilience.guarded.default_app", bus)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield made
@@ -142,9 +145,9 @@ class Served:
 
 
 @contextmanager
-def served(app: EventApp, limits: Limits | None = None) -> Iterator[Served]:
+def served(bus: EventBus, limits: Limits | None = None) -> Iterator[Served]:
     gate = Gate(limits or Limits())
-    made = create_app(AnswersOf(app), gate)
+    made = create_app(AnswersOf(bus), gate)
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
     port = listener.getsockname()[1]
@@ -160,24 +163,24 @@ def served(app: EventApp, limits: Limits | None = None) -> Iterator[Served]:
 
 
 @pytest.fixture
-def app(clean_broker_url: str) -> Iterator[EventApp]:
-    with EventApp("channels", set_as_current=False) as app:
-        app.conf.update(broker_url=clean_broker_url, result_backend=clean_broker_url)
-        yield app
+def bus(clean_broker_url: str) -> Iterator[EventBus]:
+    with a_bus() as bus:
+        bus.app.conf.update(broker_url=clean_broker_url, result_backend=clean_broker_url)
+        yield bus
 
 
 # Every channel
 
 
 @pytest.fixture(params=["mailbox", "terminal", "webhook", "server-sent events"])
-def way(request: pytest.FixtureRequest, app: EventApp) -> Iterator[tuple[Channel, Shown]]:
+def way(request: pytest.FixtureRequest, bus: EventBus) -> Iterator[tuple[Channel, Shown]]:
     """Give a channel, and how to see what its user sees."""
-    mailbox = Mailbox(app.stores.replies.append)
+    mailbox = Mailbox(team_state(bus).replies.append)
     match request.param:
         case "mailbox":
 
             def taken(count: int) -> list[str]:
-                looks = (app.stores.replies.take("s", 0.01) for _ in range(count + 1))
+                looks = (team_state(bus).replies.take("s", 0.01) for _ in range(count + 1))
                 return [reply.text for reply in looks if reply]
 
             yield mailbox, taken
@@ -191,7 +194,7 @@ def way(request: pytest.FixtureRequest, app: EventApp) -> Iterator[tuple[Channel
                 lambda _: [json.loads(body)["data"]["text"] for _, body in receiver.got],
             )
         case _:
-            with served(app) as server:
+            with served(bus) as server:
                 yield mailbox, lambda count: [said["text"] for _, said in server.read(count)]
 
 
@@ -277,7 +280,7 @@ def test_a_status_that_stays_means_never(receiver, webhook, status):
 def test_a_receiver_that_says_when_to_come_again_is_obeyed(receiver, webhook):
     receiver.answers = [(429, {"Retry-After": "7"})]
 
-    with pytest.raises(ServiceThrottled) as throttled:
+    with pytest.raises(RetryLater, check=has_code("service_throttled")) as throttled:
         webhook.send("s", "m-1", "Hello")
 
     assert throttled.value.after_s == pytest.approx(7, abs=1)
@@ -332,7 +335,7 @@ def test_without_its_packages_the_extra_is_named(receiver, monkeypatch, package)
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.setenv("PETIOLE_WEBHOOK_TIMEOUT_S", "3.25")  # one that was not opened before
 
-    with pytest.raises(MissingExtra, match=r"petiole\[webhook\]"):
+    with pytest.raises(UsageError, check=has_code("missing_extra"), match=r"petiole\[webhook\]"):
         open_webhook()
 
 
@@ -345,39 +348,39 @@ def test_channels_are_opened_where_they_are_asked_for(receiver, monkeypatch):
 # Server-sent events
 
 
-def say(app: EventApp, texts: Sequence[str], stream_id: str = "s") -> None:
+def say(bus: EventBus, texts: Sequence[str], stream_id: str = "s") -> None:
     for text in texts:
-        app.stores.replies.append(stream_id, text, text)
+        team_state(bus).replies.append(stream_id, text, text)
 
 
 def texts_of(found: Sequence[tuple[str, dict[str, str]]]) -> list[str]:
     return [said["text"] for _, said in found]
 
 
-def test_a_reader_that_comes_back_misses_nothing_and_sees_nothing_twice(app):
+def test_a_reader_that_comes_back_misses_nothing_and_sees_nothing_twice(bus):
     said = [str(number) for number in range(20)]
-    with served(app) as server:
-        say(app, said[:10])
+    with served(bus) as server:
+        say(bus, said[:10])
         first = server.read(4)
-        say(app, said[10:])
+        say(bus, said[10:])
 
         again = server.read(16, last=first[-1][0])
 
     assert texts_of(first) + texts_of(again) == said
 
 
-def test_a_reader_sees_what_comes_while_it_reads_and_only_of_its_stream(app):
-    with served(app) as server:
-        speaker = threading.Thread(target=say_when_read, args=(app, server))
+def test_a_reader_sees_what_comes_while_it_reads_and_only_of_its_stream(bus):
+    with served(bus) as server:
+        speaker = threading.Thread(target=say_when_read, args=(bus, server))
         speaker.start()
         assert texts_of(server.read(2, stream_id="a/b c")) == ["one", "two"]
         speaker.join()
 
 
-def say_when_read(app: EventApp, server: Served) -> None:
+def say_when_read(bus: EventBus, server: Served) -> None:
     until(lambda: server.gate.open == 1)
-    say(app, ["other"], "other")
-    say(app, ["one", "two"], "a/b c")
+    say(bus, ["other"], "other")
+    say(bus, ["one", "two"], "a/b c")
 
 
 def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
@@ -387,16 +390,16 @@ def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
         time.sleep(0.01)
 
 
-def test_an_answer_is_read_while_it_is_written_from_wherever_a_reader_left_off(app):
+def test_an_answer_is_read_while_it_is_written_from_wherever_a_reader_left_off(bus):
     words = [f"word {number} " for number in range(20)]
-    drafts = app.stores.drafts
+    drafts = bus.stores.drafts
     drafts.begin("s", "an-answer", correlation_id="a-flow", token="me")
     for word in words[:10]:
         drafts.write("s", "an-answer", token="me", text=word)
 
-    with served(app) as server:
+    with served(bus) as server:
         first = server.read(8, of="text")
-        writer = threading.Thread(target=finish, args=(app, server, words[10:]))
+        writer = threading.Thread(target=finish, args=(bus, server, words[10:]))
         writer.start()
         rest = server.read(22 - 8, of="text", last=first[-1][0])
         writer.join()
@@ -407,75 +410,77 @@ def test_an_answer_is_read_while_it_is_written_from_wherever_a_reader_left_off(a
     assert {said["answer_id"] for _, said in first + rest} == {"an-answer"}
 
 
-def finish(app: EventApp, server: Served, words: Sequence[str]) -> None:
+def finish(bus: EventBus, server: Served, words: Sequence[str]) -> None:
     until(lambda: server.gate.open == 1)
     for word in words:
-        app.stores.drafts.write("s", "an-answer", token="me", text=word)
-    app.stores.drafts.write("s", "an-answer", token="me", end="finished")
+        bus.stores.drafts.write("s", "an-answer", token="me", text=word)
+    bus.stores.drafts.write("s", "an-answer", token="me", end="finished")
 
 
-def test_a_reader_that_was_away_for_too_long_goes_on_with_what_is_kept(app):
-    app.settings = Settings(draft_length=5)
-    drafts = app.stores.drafts
+def test_a_reader_that_was_away_for_too_long_goes_on_with_what_is_kept(bus):
+    bus.settings = Settings(draft_length=5)
+    drafts = bus.stores.drafts
     drafts.begin("s", "an-answer", correlation_id="a-flow", token="me")
     (first,) = drafts.read("s", after=0)
     for number in range(20):
         drafts.write("s", "an-answer", token="me", text=str(number))
     kept = [piece.text for piece in drafts.read("s", after=first.number)]
 
-    with served(app) as server:
+    with served(bus) as server:
         assert texts_of(server.read(len(kept), of="text", last=str(first.number))) == kept
     assert 5 <= len(kept) < 20
 
 
-def test_several_read_at_once_and_taking_an_answer_keeps_it_from_no_reader(app):
-    say(app, ["one", "two"])
-    assert app.stores.replies.take("s", 0).text == "one"
+def test_several_read_at_once_and_taking_an_answer_keeps_it_from_no_reader(bus):
+    say(bus, ["one", "two"])
+    taken = team_state(bus).replies.take("s", 0)
+    assert taken is not None
+    assert taken.text == "one"
 
-    with served(app) as server:
+    with served(bus) as server:
         assert [texts_of(server.read(2)) for _ in range(3)] == [["one", "two"]] * 3
 
 
-def test_above_the_limit_a_reader_is_told_to_come_later(app):
-    with served(app, Limits(connections=1)) as server:
+def test_above_the_limit_a_reader_is_told_to_come_later(bus):
+    with served(bus, Limits(connections=1)) as server:
         with httpx2.stream("GET", f"{server.url}/streams/s/events", timeout=10):
             until(lambda: server.gate.open == 1)
             refused = httpx2.get(f"{server.url}/streams/s/events")
             assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
         until(lambda: server.gate.open == 0)
-        say(app, ["one"])
+        say(bus, ["one"])
         assert texts_of(server.read(1)) == ["one"]
 
 
 @pytest.mark.parametrize("last", ["yesterday", "1", "$", "1-1 2"])
-def test_a_place_that_is_none_is_refused(app, last):
-    with served(app) as server:
+def test_a_place_that_is_none_is_refused(bus, last):
+    with served(bus) as server:
         assert httpx2.get(f"{server.url}/streams/s/events", headers={"Last-Event-ID": last}).status_code == 400
 
 
-def test_a_silent_connection_is_kept_up(app):
+def test_a_silent_connection_is_kept_up(bus):
     with (
-        served(app, Limits(ping_s=0.1)) as server,
+        served(bus, Limits(ping_s=0.1)) as server,
         httpx2.stream("GET", f"{server.url}/streams/s/events", timeout=10) as response,
     ):
         lines = response.iter_lines()
         assert [line[:1] for line in (next(lines), next(lines), next(lines))] == [":", "", ":"]
 
 
-def test_a_reader_that_takes_nothing_is_dropped(app):
-    with served(app, Limits(send_timeout_s=0.5)) as server, socket.socket() as reader:
+def test_a_reader_that_takes_nothing_is_dropped(bus):
+    with served(bus, Limits(send_timeout_s=0.5)) as server, socket.socket() as reader:
         reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
         reader.connect(("127.0.0.1", server.port))
         reader.sendall(b"GET /streams/s/events HTTP/1.1\r\nHost: here\r\n\r\n")
         until(lambda: server.gate.open == 1)
 
-        say(app, [f"{number} {'x' * 100_000}" for number in range(20)])
+        say(bus, [f"{number} {'x' * 100_000}" for number in range(20)])
 
         until(lambda: server.gate.open == 0)
 
 
-def test_a_reader_whose_store_goes_away_is_let_go(app, clean_broker_url):
-    with served(app) as server, httpx2.stream("GET", f"{server.url}/streams/s/events", timeout=30) as response:
+def test_a_reader_whose_store_goes_away_is_let_go(bus, clean_broker_url):
+    with served(bus) as server, httpx2.stream("GET", f"{server.url}/streams/s/events", timeout=30) as response:
         until(lambda: server.gate.open == 1)
         killer: Any = redis.Redis.from_url(clean_broker_url)
         until(lambda: killer.info("clients")["blocked_clients"] > 0)
@@ -489,12 +494,12 @@ def test_without_its_packages_the_extra_of_the_server_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "starlette.applications", None)
     reader: Any = None
 
-    with pytest.raises(MissingExtra, match=r"petiole\[sse\]"):
+    with pytest.raises(UsageError, check=has_code("missing_extra"), match=r"petiole\[sse\]"):
         create_app(reader, Gate(Limits()))
 
 
-def test_the_command_serves_until_it_is_told_to_end(node, app, eventually):
-    say(app, ["one"])
+def test_the_command_serves_until_it_is_told_to_end(node, bus, eventually):
+    say(bus, ["one"])
     process = node.start("petiole.workers.cli", "serve", "--port", "0")
     eventually(lambda: "serving http" in node.logs(), 30, node.logs)
     url = node.logs().split("serving ")[1].split("/streams/")[0]

@@ -12,11 +12,12 @@ from typing import Any
 import fakeredis
 import pytest
 import redis
+from celery import Celery
 from redis.asyncio import Redis as AsyncRedis
 
-from petiole.events.errors import AnswerCut, AnswerOverdue
+from petiole.events.errors import StreamTimeout, StreamTruncated
 from petiole.tasks import AnswerReader, Piece
-from petiole.tasks.celery import EventApp
+from petiole.tasks.bus import EventBus
 from petiole.tasks.settings import Settings
 from petiole.tasks.stores.keys import Keys
 from petiole.tasks.stores.response_streams import Drafts, Limits
@@ -24,8 +25,8 @@ from petiole.tasks.stores.response_streams import Drafts, Limits
 WORDS = [f"word{number} " for number in range(60)]
 
 
-class Reading(EventApp):
-    """An app whose state store is a client that a test gives."""
+class Reading(EventBus):
+    """A bus whose state store is a client that a test gives."""
 
     connects: Callable[[], AsyncRedis]
 
@@ -34,7 +35,7 @@ class Reading(EventApp):
 
 
 @pytest.fixture(params=["fakeredis", "valkey"])
-def app(request: pytest.FixtureRequest) -> Iterator[Reading]:
+def bus(request: pytest.FixtureRequest) -> Iterator[Reading]:
     if request.param == "fakeredis":
         server = fakeredis.FakeServer()
         client: redis.Redis = fakeredis.FakeRedis(server=server, decode_responses=True)
@@ -43,20 +44,21 @@ def app(request: pytest.FixtureRequest) -> Iterator[Reading]:
         url = request.getfixturevalue("clean_broker_url")
         client = redis.Redis.from_url(url, decode_responses=True)
         connects = lambda: AsyncRedis.from_url(url, decode_responses=True)  # noqa: E731 - as above
-    app = Reading("reading", settings=Settings(draft_lease=timedelta(seconds=1)), state=client, set_as_current=False)
-    app.connects = connects
-    yield app
+    bus = Reading(Celery("reading", set_as_current=False), settings=Settings(draft_lease=timedelta(seconds=1)))
+    bus._state = client
+    bus.connects = connects
+    yield bus
     client.close()
 
 
 @pytest.fixture
-def drafts(app: Reading) -> Drafts:
-    return app.stores.drafts
+def drafts(bus: Reading) -> Drafts:
+    return bus.stores.drafts
 
 
 @pytest.fixture
-def read(app: Reading) -> AnswerReader:
-    return AnswerReader(app)
+def read(bus: Reading) -> AnswerReader:
+    return AnswerReader(bus)
 
 
 def begin(drafts: Drafts, answer: str = "a", token: str = "t", **options: Any) -> tuple[str, str]:
@@ -154,7 +156,7 @@ def test_the_answers_of_a_stream_are_read_one_after_the_other(drafts: Drafts, re
 
     assert [piece.answer_id for piece in pieces] == ["a", "a", "a", "b", "b", "b"]
     assert text_of(list(read("s", "b"))) == "two"
-    with pytest.raises(AnswerOverdue, match=f"after={pieces[-1].number}"):
+    with pytest.raises(StreamTimeout, match=f"after={pieces[-1].number}"):
         next(read.all("s", after=pieces[-1].number, timeout=0.2))
 
 
@@ -164,7 +166,7 @@ def test_silence_is_told_with_the_place_to_go_on_from(drafts: Drafts, read: Answ
 
     reading = read("s", "a", timeout=0.3)
     got = [next(reading), next(reading)]
-    with pytest.raises(AnswerOverdue, match=f"after={got[-1].number}"):
+    with pytest.raises(StreamTimeout, match=f"after={got[-1].number}"):
         next(reading)
 
 
@@ -188,7 +190,7 @@ def test_a_writer_that_vouches_for_itself_is_not_lost(drafts: Drafts, read: Answ
     for each in vouching:
         each.start()
 
-    with pytest.raises(AnswerOverdue):
+    with pytest.raises(StreamTimeout):
         next(reading)
     for each in vouching:
         each.join()
@@ -237,37 +239,37 @@ def test_a_second_answer_is_rejected_while_another_is_written(drafts: Drafts) ->
     assert begin(drafts, "b", rejects=True) == ("open", "1")
 
 
-def test_a_dead_writer_keeps_nobody_from_writing(app: Reading) -> None:
+def test_a_dead_writer_keeps_nobody_from_writing(bus: Reading) -> None:
     limits = Limits(lease=timedelta(milliseconds=1), age=timedelta(minutes=1), length=10)
-    drafts = Drafts(app.stores.drafts._client, Keys("p"), limits)
+    drafts = Drafts(bus.stores.drafts._client, Keys("p"), limits)
     begin(drafts)
-    app.stores.drafts.wait("s", after=0, timeout_s=0.01)
+    bus.stores.drafts.wait("s", after=0, timeout_s=0.01)
 
     assert begin(drafts, "b", rejects=True) == ("open", "1")
 
 
-def test_pieces_beyond_the_length_are_dropped_and_whoever_wants_them_is_told(app: Reading) -> None:
+def test_pieces_beyond_the_length_are_dropped_and_whoever_wants_them_is_told(bus: Reading) -> None:
     limits = Limits(lease=timedelta(seconds=5), age=timedelta(minutes=1), length=10)
-    app.stores.drafts.limits = limits
-    an_answer(app.stores.drafts, *WORDS)
-    read = AnswerReader(app)
+    bus.stores.drafts.limits = limits
+    an_answer(bus.stores.drafts, *WORDS)
+    read = AnswerReader(bus)
 
-    with pytest.raises(AnswerCut, match=r"llm\.response\.generated"):
+    with pytest.raises(StreamTruncated, match=r"llm\.response\.generated"):
         list(read("s", "a"))
-    kept = app.stores.drafts.read("s", after=0)
+    kept = bus.stores.drafts.read("s", after=0)
     assert len(kept) == 10
     assert list(read("s", "a", after=kept[0].number)) == kept[1:]
 
 
-def test_drafts_are_forgotten_after_a_while_and_numbers_still_go_up(app: Reading) -> None:
-    client: Any = app.stores.drafts._client
-    an_answer(app.stores.drafts, "one")
-    before = app.stores.drafts.read("s", after=0)[-1].number
+def test_drafts_are_forgotten_after_a_while_and_numbers_still_go_up(bus: Reading) -> None:
+    client: Any = bus.stores.drafts._client
+    an_answer(bus.stores.drafts, "one")
+    before = bus.stores.drafts.read("s", after=0)[-1].number
     keys = [key for key in client.keys("*drafts*") if not key.endswith(":open")]
 
     assert len(keys) == 2
     assert all(0 < client.ttl(key) <= 24 * 3600 for key in keys)
     client.flushall()
-    app.stores.drafts.wait("s", after=0, timeout_s=0.01)
-    an_answer(app.stores.drafts, "two")
-    assert app.stores.drafts.read("s", after=0)[0].number > before
+    bus.stores.drafts.wait("s", after=0, timeout_s=0.01)
+    an_answer(bus.stores.drafts, "two")
+    assert bus.stores.drafts.read("s", after=0)[0].number > before

@@ -15,36 +15,35 @@ from petiole.events.errors import BrokerFull
 from petiole.events.subscriptions import Subscription
 from petiole.tasks import dead_letters
 from petiole.tasks.broker.topology import PUBLISH_TASK
-from petiole.tasks.celery import EventApp
+from petiole.tasks.bus import EventBus
 from petiole.tasks.dead_letters import Letters
-from petiole.tasks.publication import Publish
 from petiole.tasks.publishing.commit import Publication
 from petiole.tasks.settings import Settings
+from tests.support import apps
 
 MEMORY = Subscription(agent="memory", function="keep", patterns=("input.*",))
 # What differs between any two messages of Celery's own, and what only a result backend reads.
 ACCIDENTAL = {"delivery_tag", "reply_to"}
 
 
-def an_app(url: str, **settings: object) -> EventApp:
-    app = EventApp("contract", settings=Settings.model_validate(settings), set_as_current=False)
-    app.conf.update(broker_url=url, result_backend=url)
-    app.adopt(Publish)
-    app.stores.directory.announce([MEMORY])
-    return app
+def a_bus(url: str, **settings: object) -> EventBus:
+    bus = apps.a_bus(settings=Settings.model_validate(settings))
+    bus.app.conf.update(broker_url=url, result_backend=url)
+    bus.stores.directory.announce([MEMORY])
+    return bus
 
 
-def publish(app: EventApp, event: TextMessageEvent) -> Publication:
-    publication: Publication = app.tasks[PUBLISH_TASK].run(event)
+def publish(bus: EventBus, event: TextMessageEvent) -> Publication:
+    publication: Publication = bus.app.tasks[PUBLISH_TASK].run(event)
     return publication
 
 
 def the_message(url: str, event: TextMessageEvent, *, in_one_step: bool) -> tuple[str, dict[str, Any]]:
     client = redis.Redis.from_url(url, decode_responses=True)
     client.flushall()
-    app = an_app(url)
-    app.__dict__["publishes_in_one_step"] = in_one_step
-    publish(app, event)
+    bus = a_bus(url)
+    bus.__dict__["publishes_in_one_step"] = in_one_step
+    publish(bus, event)
     (key,) = [str(key) for key in client.keys("memory*") if client.type(key) == "list"]
     return key, json.loads(str(client.rpop(key)))
 
@@ -69,57 +68,57 @@ def test_a_message_is_the_same_as_celerys_own(broker_url, priority):
 
 
 def test_an_app_publishes_in_one_step_where_broker_and_store_are_one(broker_url):
-    assert an_app(broker_url).publishes_in_one_step
-    assert not an_app(broker_url, state_url=f"{broker_url[:-1]}1").publishes_in_one_step
+    assert a_bus(broker_url).publishes_in_one_step
+    assert not a_bus(broker_url, state_url=f"{broker_url[:-1]}1").publishes_in_one_step
 
 
 def test_a_queue_of_another_kind_stops_a_publication_before_anything_is_done(clean_broker_url):
     client = redis.Redis.from_url(clean_broker_url, decode_responses=True)
-    app = an_app(clean_broker_url)
-    app.stores.directory.announce([Subscription(agent="zoo", function="keep", patterns=("input.*",))])
+    bus = a_bus(clean_broker_url)
+    bus.stores.directory.announce([Subscription(agent="zoo", function="keep", patterns=("input.*",))])
     client.set("zoo", "not a list")
 
     with pytest.raises(redis.ResponseError, match="zoo is a string"):
-        publish(app, TextMessageEvent(stream_id="s", content=TextContent(text="hi"), priority=9))
+        publish(bus, TextMessageEvent(stream_id="s", content=TextContent(text="hi"), priority=9))
 
-    assert app.stores.history.since() == []
+    assert bus.stores.history.since() == []
     assert client.llen("memory") == 0
 
 
 def test_a_full_server_stops_a_publication_before_anything_is_done(clean_broker_url):
     client = redis.Redis.from_url(clean_broker_url, decode_responses=True)
-    app = an_app(clean_broker_url)
-    app.stores.directory.version()
-    app.known_routing()
+    bus = a_bus(clean_broker_url)
+    bus.stores.directory.version()
+    bus.known_routing()
     client.config_set("maxmemory", "1")
     try:
         with pytest.raises(BrokerFull):
-            publish(app, TextMessageEvent(stream_id="s", content=TextContent(text="hi"), priority=9))
+            publish(bus, TextMessageEvent(stream_id="s", content=TextContent(text="hi"), priority=9))
     finally:
         client.config_set("maxmemory", "0")
 
-    assert app.stores.history.since() == []
+    assert bus.stores.history.since() == []
     assert client.llen("memory") == 0
 
 
 def test_a_subscription_announced_before_the_publish_is_honoured_by_a_publisher_that_did_not_know(clean_broker_url):
-    app = an_app(clean_broker_url)
+    bus = a_bus(clean_broker_url)
     event = TextMessageEvent(stream_id="s", content=TextContent(text="hi"))
-    assert publish(app, event).subscriptions == ("memory.keep",)
+    assert publish(bus, event).subscriptions == ("memory.keep",)
 
-    an_app(clean_broker_url).stores.directory.announce([MEMORY.model_copy(update={"function": "learn"})])
+    a_bus(clean_broker_url).stores.directory.announce([MEMORY.model_copy(update={"function": "learn"})])
 
     another = TextMessageEvent(stream_id="s", content=TextContent(text="again"))
-    assert publish(app, another).subscriptions == ("memory.keep", "memory.learn")
+    assert publish(bus, another).subscriptions == ("memory.keep", "memory.learn")
 
 
 def the_replay(url: str, letter: DeadLetter, *, in_one_step: bool) -> tuple[str, dict[str, Any]]:
     client = redis.Redis.from_url(url, decode_responses=True)
     client.flushall()
-    app = an_app(url)
-    app.__dict__["publishes_in_one_step"] = in_one_step
-    app.stores.dead_letters.put(letter)
-    assert dead_letters.replay(Letters(), app=app).sent == [letter.id]
+    bus = a_bus(url)
+    bus.__dict__["publishes_in_one_step"] = in_one_step
+    bus.stores.dead_letters.put(letter)
+    assert dead_letters.replay(Letters(), bus=bus).sent == [letter.id]
     (key,) = [str(key) for key in client.keys("memory*") if client.type(key) == "list"]
     return key, json.loads(str(client.rpop(key)))
 

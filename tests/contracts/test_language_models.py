@@ -13,10 +13,11 @@ import pytest
 
 from petiole.events.catalog.llm import GeneratedResponse, Usage
 from petiole.events.catalog.orchestrator import ContextItem, ModelRequest, ToolAnswer, ToolCall, ToolRound
-from petiole.events.errors import MissingExtra, Misuse, NotConfigured, ProviderRefused, ProviderUnavailable
+from petiole.events.errors import NotConfigured, ProviderRefused, ProviderUnavailable, UsageError
 from petiole.workers.llm import LanguageModel, chosen_name, language_model, names
 from petiole.workers.llm.provider import Answer, Finished, Part, TextDelta, ToolDescription
-from tests.endpoint import Endpoint, Refusal, a_call, a_chunk, a_usage, serving, words
+from tests.support.endpoint import Endpoint, Refusal, a_call, a_chunk, a_usage, serving, words
+from tests.support.errors import has_code
 
 ENDPOINTS = ("openai", "local")
 
@@ -205,7 +206,7 @@ def test_rules_are_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     "name", ["gpt", "provider", "", "no.such.module:Model", "petiole.workers.llm.rules:Nobody", ":", "a:"]
 )
 def test_an_unknown_model_is_refused_with_the_choices(name: str) -> None:
-    with pytest.raises(Misuse, match=r"'local', 'openai', 'rules', or 'package.module:Class'"):
+    with pytest.raises(UsageError, match=r"'local', 'openai', 'rules', or 'package.module:Class'"):
         language_model(name)
 
 
@@ -215,7 +216,7 @@ def test_a_model_of_your_own_is_named_by_its_class() -> None:
 
 @pytest.mark.parametrize("name", ["pathlib:Path", "petiole.workers.llm:names"])
 def test_what_is_no_model_is_refused(name: str) -> None:
-    with pytest.raises(Misuse, match=r"class|no language model"):
+    with pytest.raises(UsageError, match=r"class|no language model"):
         language_model(name)
 
 
@@ -478,14 +479,14 @@ def test_a_local_model_that_does_not_run_is_told_how_to_start(monkeypatch: pytes
 def test_the_local_model_s_extra_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openai", None)
 
-    with pytest.raises(MissingExtra, match=r"pip install 'petiole\[llm\]'"):
+    with pytest.raises(UsageError, check=has_code("missing_extra"), match=r"pip install 'petiole\[llm\]'"):
         language_model("local")
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, endpoint: Endpoint) -> None:
     monkeypatch.setitem(sys.modules, "openai", None)
 
-    with pytest.raises(MissingExtra, match=r"pip install 'petiole\[openai\]'"):
+    with pytest.raises(UsageError, check=has_code("missing_extra"), match=r"pip install 'petiole\[openai\]'"):
         language_model("openai")
 
 

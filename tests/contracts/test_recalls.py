@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 
 from petiole.events.catalog.memory import Recollection
-from petiole.events.errors import MissingExtra
+from petiole.events.errors import UsageError
 from petiole.tasks.settings import Settings
-from petiole.tasks.stores import open_stores
 from petiole.workers.retrieval import Recall, chosen_recall
 from petiole.workers.retrieval.embedding_model import MiniLM
 from petiole.workers.retrieval.keyword import Words
 from petiole.workers.retrieval.semantic import Meaning
+from petiole.workers.state import open_team_state
 from petiole.workers.state.vectors import Vectors
 from tests.benchmarks.recall import read, score
+from tests.support.errors import has_code
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 TEXTS = ("My sister lives in Lisbon.", "I am allergic to peanuts.", "The meeting is on Friday at three.")
@@ -28,7 +29,7 @@ TEXTS = ("My sister lives in Lisbon.", "I am allergic to peanuts.", "The meeting
 @pytest.fixture
 def vectors() -> Iterator[Vectors]:
     with fakeredis.FakeRedis(server=fakeredis.FakeServer(), decode_responses=True) as client:
-        yield open_stores(client, Settings()).vectors
+        yield open_team_state(client, Settings()).vectors
 
 
 @pytest.fixture(params=["words", "meaning"])
@@ -152,7 +153,7 @@ def test_meaning_without_its_extra_is_refused_by_name(vectors, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.setattr("petiole.workers.retrieval.find_spec", lambda name: None)
 
-    with pytest.raises(MissingExtra, match=r"pip install 'petiole\[memory\]'"):
+    with pytest.raises(UsageError, check=has_code("missing_extra"), match=r"pip install 'petiole\[memory\]'"):
         chosen_recall(vectors)
 
 

@@ -15,7 +15,7 @@ import redis
 from petiole.events import TextContent, TextMessageEvent
 from petiole.events.catalog.memory import Fact, Recollection
 from petiole.events.dead_letter import Attempt, DeadLetter
-from petiole.events.errors import PayloadAltered, PayloadMissing
+from petiole.events.errors import PayloadUnreadable
 from petiole.events.subscriptions import Subscription
 from petiole.tasks.settings import Settings
 from petiole.tasks.stores import Stores, open_stores
@@ -26,9 +26,7 @@ from petiole.tasks.stores.history import PAGE, Recorded, Selection
 from petiole.tasks.stores.idempotency_records import Beginning
 from petiole.tasks.stores.rate_limits import Quota, Spent
 from petiole.tasks.stores.requests import Answering, Asking
-from petiole.workers.state import facts as facts_module
-from petiole.workers.state.facts import VALUES_KEPT
-from petiole.workers.state.memories import KEPT_PER_STREAM, MOST_PER_STREAM
+from tests.support.errors import has_code
 
 
 @pytest.fixture(params=["fakeredis", "valkey"])
@@ -464,64 +462,6 @@ def test_one_at_a_time_looks_after_retention(stores):
     assert not stores.dead_letters.alarm_is_due("near")
 
 
-def test_a_memory_kept_twice_stands_there_once(stores):
-    for _ in range(2):
-        stores.memories.keep("s", "one", a_recollection("first"))
-    stores.memories.keep("s", "two", a_recollection("first"))
-
-    assert [each.text for each in stores.memories.of("s")] == ["first", "first"]
-
-
-def test_memories_are_read_by_time_and_the_newest_stay(stores):
-    for minute in reversed(range(MOST_PER_STREAM + 2)):
-        stores.memories.keep("s", str(minute), a_recollection(str(minute), minute))
-
-    texts = [each.text for each in stores.memories.of("s")]
-
-    assert texts == [str(minute) for minute in range(2, MOST_PER_STREAM + 2)]
-
-
-def test_a_clean_up_merges_what_was_said_twice_and_drops_the_oldest(stores):
-    for minute in range(KEPT_PER_STREAM + 4):
-        stores.memories.keep("s", str(minute), a_recollection(str(minute // 2) if minute < 4 else str(-minute), minute))
-
-    done = stores.memories.consolidate("s")
-
-    assert (done.examined, done.merged, done.dropped) == (KEPT_PER_STREAM + 4, 2, 2)
-    assert [each.text for each in stores.memories.of("s")] == [str(-minute) for minute in range(4, KEPT_PER_STREAM + 4)]
-    assert stores.memories.consolidate("s").merged == 0
-
-
-def test_what_a_clean_up_took_away_does_not_come_back(stores):
-    said = {str(minute): a_recollection(str(-minute if minute > 1 else 0), minute) for minute in range(503)}
-    for key, each in said.items():
-        stores.memories.keep("s", key, each)
-    stores.memories.consolidate("s")
-    kept = stores.memories.by_key("s")
-
-    assert not any(stores.memories.keep("s", key, each) for key, each in said.items())
-    assert stores.memories.by_key("s") == kept
-    assert stores.memories.keep("s", "new", a_recollection("new", 504))
-
-
-def test_what_was_merged_does_not_come_back(stores):
-    for minute in (1, 2):
-        stores.memories.keep("s", str(minute), a_recollection("the same", minute))
-    stores.memories.consolidate("s")
-
-    assert not any(stores.memories.keep("s", str(minute), a_recollection("the same", minute)) for minute in (1, 2))
-    assert list(stores.memories.by_key("s")) == ["2"]
-
-
-def test_streams_to_clean_up_are_those_that_changed(stores):
-    for stream in ("one", "two"):
-        stores.memories.keep(stream, "k", a_recollection("hi"))
-    stores.memories.consolidate_touched("one")
-    stores.memories.keep("one", "k", a_recollection("hi"))
-
-    assert stores.memories.touched(10) == ["two"]
-
-
 def a_fact(value: str, minute: int = 0) -> Fact:
     return Fact(
         subject="user",
@@ -532,81 +472,6 @@ def a_fact(value: str, minute: int = 0) -> Fact:
         source=f"00000000-0000-7000-8000-{minute:012}",
         stream_id="s",
     )
-
-
-def test_of_a_fact_all_values_are_kept_and_a_contradiction_is_told_the_same_again(stores):
-    ada, grace = a_fact("Ada", 1), a_fact("Grace", 2)
-
-    assert stores.facts.learn("user:1", ada) is None
-    assert [stores.facts.learn("user:1", grace) for _ in range(2)] == [(ada, grace)] * 2
-    assert stores.facts.of("user:1") == [(ada, grace)]
-    assert stores.facts.of("user:2") == []
-
-
-def test_of_many_that_learn_at_once_none_is_lost(stores):
-    facts = [a_fact(f"name {minute}", minute) for minute in range(VALUES_KEPT)]
-
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda fact: stores.facts.learn("user:1", fact), facts))
-
-    assert stores.facts.of("user:1") == [tuple(facts)]
-
-
-def test_of_more_facts_than_are_kept_the_oldest_give_way(stores, monkeypatch):
-    monkeypatch.setattr(facts_module, "FACTS_KEPT", 2)
-    for minute in range(3):
-        fact = a_fact("x", minute).model_copy(update={"attribute": f"number {minute}"})
-        stores.facts.learn("user:1", fact)
-
-    assert [values[-1].attribute for values in stores.facts.of("user:1")] == ["number 1", "number 2"]
-
-
-def test_a_vector_is_read_as_it_was_put_by_its_text_and_model(stores):
-    stores.vectors.put("m", {"one": b"\x00\xff\x80", "\ud800": b"\x01"})
-
-    assert stores.vectors.get("m", ["one", "two", "\ud800"]) == [b"\x00\xff\x80", None, b"\x01"]
-    assert stores.vectors.get("other", ["one"]) == [None]
-    assert stores.vectors.get("m", []) == []
-
-
-def notice(stores: Stores, event: str, second: float, enough: int = 3, what: str = "it") -> int:
-    at = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=second)
-    minute = timedelta(minutes=1)
-    return stores.occurrences.notice(what, event, at, enough=enough, window=minute, cooldown=10 * minute)
-
-
-def test_what_comes_often_enough_is_told_once_in_a_cooldown(stores):
-    told = [notice(stores, str(second), second) for second in range(100)]
-
-    assert told == [0, 0, 3, *[0] * 97]
-    assert [notice(stores, f"later {second}", 605 + second) for second in range(3)] == [0, 0, 3]
-
-
-def test_what_comes_seldom_is_not_told(stores):
-    assert [notice(stores, str(second), second) for second in range(0, 600, 31)] == [0] * 20
-
-
-def test_an_event_that_is_counted_again_counts_once_and_hears_the_same(stores):
-    told = [notice(stores, event, second) for second, event in enumerate("aabbccabcc")]
-
-    assert [bool(each) for each in told] == [False] * 4 + [True, True, False, False, True, True]
-
-
-def test_of_many_that_count_at_once_one_is_told(stores):
-    with ThreadPoolExecutor(20) as pool:
-        told = list(pool.map(lambda number: notice(stores, str(number), number / 10), range(100)))
-
-    assert sum(map(bool, told)) == 1
-
-
-def test_a_reply_is_put_there_once_and_handed_to_one_reader(stores):
-    for _ in range(2):
-        stores.replies.append("s", "one", "Hello")
-    stores.replies.append("s", "two", "Goodbye")
-
-    taken = [stores.replies.take("s", timeout_s=0.05) for _ in range(3)]
-
-    assert [reply and reply.text for reply in taken] == ["Hello", "Goodbye", None]
 
 
 def a_reference(content: object, **attributes: object) -> dict[str, object]:
@@ -630,7 +495,7 @@ def test_equal_contents_are_stored_once(stores, client):
 
 
 def test_a_content_that_is_gone_is_missed_by_name(stores):
-    with pytest.raises(PayloadMissing, match=r"input\.message\.received"):
+    with pytest.raises(PayloadUnreadable, check=has_code("payload_missing"), match=r"input\.message\.received"):
         stores.blobs.whole(a_reference({"text": "never stored"}))
 
 
@@ -640,7 +505,7 @@ def test_a_content_that_was_altered_is_recognised_and_mended_by_storing_it_again
     (key,) = client.keys("petiole:blobs:*")
     client.set(key, altered)
 
-    with pytest.raises(PayloadAltered, match=r"input\.message\.received"):
+    with pytest.raises(PayloadUnreadable, check=has_code("payload_altered"), match=r"input\.message\.received"):
         stores.blobs.whole(a_reference({"text": "one"}))
 
     stores.blobs.put([blob_of({"text": "one"})])

@@ -387,10 +387,10 @@ ANSWERING = """
 import petiole.tasks.transport
 from celery import Celery
 
-app = Celery("answering", broker={url!r}, backend="rpc://")
-app.conf.update(task_acks_late=True)
+bus = Celery("answering", broker={url!r}, backend="rpc://")
+bus.app.conf.update(task_acks_late=True)
 
-@app.task(name="double")
+@bus.task(name="double")
 def double(number):
     return 2 * number
 """
@@ -401,19 +401,19 @@ import redis
 import petiole.tasks.transport
 from celery import Celery
 
-app = Celery("counting", broker=os.environ["BROKER"])
-app.conf.update(
+bus = Celery("counting", broker=os.environ["BROKER"])
+bus.app.conf.update(
     task_acks_late=True, task_ignore_result=True, worker_prefetch_multiplier=16, task_default_queue="shared"
 )
 handled = redis.Redis.from_url(os.environ["PETIOLE_BROKER_URL"])
 
-@app.task(name="count")
+@bus.task(name="count")
 def count(name):
     handled.hincrby("handled", name, 1)
 """
 
 SEND = """
-from counting import app, count
+from counting import bus, count
 for number in range({count}):
     count.apply_async((f"{name} {{number}}",), priority=number % 10)
 """

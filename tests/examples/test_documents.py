@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 BLOCK = re.compile(r"^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 
-SERVES = {"petiole up": "In another terminal", "celery -A workers worker": "ready."}
+SERVES = {"petiole up": "In another terminal", "celery -A workers worker": "ready.", "celery -A proj": "ready."}
 TYPED = {"petiole chat": b"Hello\n/quit\n"}
 LIMIT_S = 60
 
@@ -93,9 +93,10 @@ class Reader:
 
 
 @pytest.fixture
-def reader(tmp_path: Path) -> Iterator[Reader]:
+def reader(tmp_path: Path, clean_broker_url: str) -> Iterator[Reader]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PETIOLE_", "CELERY_"))}
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
+    environment["BROKER_URL"] = clean_broker_url
     # The reader's own, so that none in a folder above this one counts.
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     reader = Reader(tmp_path, environment)

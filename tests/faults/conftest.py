@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.proxy import Proxy, proxied
-from tests.faults.tools import AGENTS, Server, Tally
+from tests.support.brokers import Server
+from tests.support.proxy import Proxy, proxied
+from tests.support.traffic import AGENTS, Tally
 
 
 @pytest.fixture

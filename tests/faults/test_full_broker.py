@@ -8,31 +8,32 @@ import pytest
 
 from petiole.events.errors import BrokerFull
 from petiole.tasks.publication import Publish
-from tests.faults.tools import IS_FULL, Publisher, an_app, an_event
+from tests.support.apps import a_bus
+from tests.support.traffic import IS_FULL, Publisher, an_event
 
 FULL_S = 20.0 if IS_FULL else 3.0
 
 
 @pytest.mark.parametrize("by", ["run", "delay"])
 def test_a_publisher_is_told_that_the_broker_is_full_and_may_publish_again(by, server):
-    app = an_app(server.url)
-    publish = app.tasks[Publish.name]
+    bus = a_bus(server.url)
+    publish = bus.app.tasks[Publish.name]
     call = publish.run if by == "run" else publish.delay
     event = an_event()
     call(an_event())
-    entries_before = app.stores.history.last_entry_id()
+    entries_before = bus.stores.history.last_entry_id()
 
     with server.full(), pytest.raises(BrokerFull, match="maxmemory"):
         call(event)
 
-    assert app.stores.history.last_entry_id() == entries_before
+    assert bus.stores.history.last_entry_id() == entries_before
     call(event)
 
 
 @pytest.mark.timeout(120)
 def test_a_full_broker_loses_nothing_and_its_workers_go_on(system, server, counts, eventually, capsys):
     workers = [system.worker("first", "--pool", "prefork", "-c", "2"), system.worker("second", "--pool", "threads")]
-    app = an_app(server.url)
+    bus = a_bus(server.url)
 
     with Publisher(server.url, counts), Publisher(server.url, counts, by="delay"):
         eventually(lambda: len(counts.acknowledged) > 30, 20)
@@ -43,10 +44,10 @@ def test_a_full_broker_loses_nothing_and_its_workers_go_on(system, server, count
         acknowledged = len(counts.acknowledged)
         eventually(lambda: len(counts.acknowledged) > acknowledged + 20, 30, lambda: counts.refused)
 
-    eventually(lambda: counts.is_complete(app), 60, lambda: counts.line(app))
+    eventually(lambda: counts.is_complete(bus), 60, lambda: counts.line(bus))
     with capsys.disabled():
-        print(f"\nbroker full for {FULL_S:.0f} s: {counts.line(app)}")
+        print(f"\nbroker full for {FULL_S:.0f} s: {counts.line(bus)}")
     assert refused > 0
     assert set(counts.refused) == {"BrokerFull"}
     assert [worker.poll() for worker in workers] == [None, None]
-    assert counts.doubled(app) == 0
+    assert counts.doubled(bus) == 0

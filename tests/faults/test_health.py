@@ -10,27 +10,28 @@ import pytest
 from petiole.workers.observability import liveness
 from petiole.workers.observability.liveness import Pulse, lifelessness, pulse_file
 from petiole.workers.observability.readiness import unreadiness
-from tests.faults.tools import an_app, holding_still
+from tests.support.apps import a_bus
+from tests.support.processes import holding_still
 
 
 def test_ready_names_what_is_missing(system, server, proxy, eventually):
-    app = an_app(server.url)
-    assert unreadiness(app) is None
-    assert "no worker consumes the queue one" in str(unreadiness(app, queue="one"))
+    bus = a_bus(server.url)
+    assert unreadiness(bus) is None
+    assert "no worker consumes the queue one" in str(unreadiness(bus, queue="one"))
     system.worker("only")
-    assert unreadiness(app, queue="one", worker="only") is None
-    assert "does not consume other" in str(unreadiness(app, queue="other", worker="only"))
-    assert "another does not answer" in str(unreadiness(app, worker="another"))
+    assert unreadiness(bus, queue="one", worker="only") is None
+    assert "does not consume other" in str(unreadiness(bus, queue="other", worker="only"))
+    assert "another does not answer" in str(unreadiness(bus, worker="another"))
 
     proxy.is_silent = True
     began = time.monotonic()
-    silent = unreadiness(an_app(proxy.url))
+    silent = unreadiness(a_bus(proxy.url))
     took_s = time.monotonic() - began
     server.stop()
 
     assert "did not answer within 3 s" in str(silent)
     assert took_s < 4
-    assert "does not answer" in str(unreadiness(app))
+    assert "does not answer" in str(unreadiness(bus))
 
 
 def test_the_probes_exit_with_0_or_1_and_the_reason(system, server):

@@ -13,7 +13,7 @@ import psutil
 import pytest
 import redis
 
-from petiole.tasks.celery import EventApp
+from tests.support.apps import a_bus
 
 IS_FULL = os.environ.get("PETIOLE_FAULTS") == "full"
 KILLS = 50 if IS_FULL else 1
@@ -59,8 +59,8 @@ class Slow:
     def __init__(self, node: Any, url: str, eventually: Any) -> None:
         self._node, self._eventually = node, eventually
         self.client: Any = redis.Redis.from_url(url, decode_responses=True)
-        self._app = EventApp("leases", set_as_current=False)
-        self._app.conf.update(broker_url=url, result_backend=url)
+        self._bus = a_bus()
+        self._bus.app.conf.update(broker_url=url, result_backend=url)
         node.module("slow", SLOW)
         node.environment.update(PETIOLE_AGENTS="slow")
 
@@ -77,7 +77,7 @@ class Slow:
         return Counter(self.client.lrange("ended", 0, -1))
 
     def said(self) -> list[str]:
-        recorded = self._app.stores.history.since(count=1_000_000)
+        recorded = self._bus.stores.history.since(count=1_000_000)
         return [str(each.document["causation_id"]) for each in recorded if each.topic == "message.slow"]
 
     def expect_nothing_left(self) -> None:

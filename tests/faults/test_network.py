@@ -7,9 +7,10 @@ import time
 
 import pytest
 
-from petiole.events.errors import BrokerUnavailable
+from petiole.events.errors import BrokerUnavailable, StateStoreUnavailable
 from petiole.tasks.publication import Publish
-from tests.faults.tools import IS_FULL, Publisher, an_app, an_event
+from tests.support.apps import a_bus
+from tests.support.traffic import IS_FULL, Publisher, an_event
 
 CUTS = 300 if IS_FULL else 40
 
@@ -20,11 +21,11 @@ def test_a_worker_notices_a_silent_connection_and_makes_a_new_one(  # noqa: PLR0
 ):
     system.environment["PETIOLE_BROKER_URL"] = proxy.url
     worker = system.worker("only", "--pool", "threads", "-c", "2")
-    app = an_app(server.url)
+    bus = a_bus(server.url)
 
     with Publisher(server.url, counts):
         eventually(lambda: len(counts.acknowledged) > 20, 20, system.logs)
-    eventually(lambda: counts.is_complete(app), 30, lambda: counts.line(app))
+    eventually(lambda: counts.is_complete(bus), 30, lambda: counts.line(bus))
     # Idle: it sends nothing that could time out, and only waits for a bell.
     proxy.is_silent = True
     silent_at = time.monotonic()
@@ -36,12 +37,12 @@ def test_a_worker_notices_a_silent_connection_and_makes_a_new_one(  # noqa: PLR0
         eventually(lambda: len(counts.runs.read_text()) > before, 60, system.logs)
         noticed_s = time.monotonic() - silent_at
 
-    eventually(lambda: counts.is_complete(app), 60, lambda: counts.line(app))
+    eventually(lambda: counts.is_complete(bus), 60, lambda: counts.line(bus))
     with capsys.disabled():
-        print(f"\nsilent connection: {counts.line(app)}; handled again after {noticed_s:.1f} s")
+        print(f"\nsilent connection: {counts.line(bus)}; handled again after {noticed_s:.1f} s")
     assert worker.poll() is None
     assert noticed_s < 30
-    assert counts.doubled(app) == 0
+    assert counts.doubled(bus) == 0
 
 
 @pytest.mark.long
@@ -51,23 +52,23 @@ def test_a_slow_network_loses_nothing(system, server, proxy, counts, eventually,
     proxy.bytes_per_s = 2_000_000
     system.environment["PETIOLE_BROKER_URL"] = proxy.url
     system.worker("only", "--pool", "threads", "-c", "2")
-    app = an_app(server.url)
+    bus = a_bus(server.url)
 
     with Publisher(proxy.url, counts), Publisher(proxy.url, counts, by="delay"):
         eventually(lambda: len(counts.acknowledged) >= 20, 30, lambda: counts.refused)
 
-    eventually(lambda: counts.is_complete(app), 40, lambda: counts.line(app))
+    eventually(lambda: counts.is_complete(bus), 40, lambda: counts.line(bus))
     with capsys.disabled():
-        print(f"\n50 ms each way: {counts.line(app)}")
+        print(f"\n50 ms each way: {counts.line(bus)}")
     assert counts.refused.total() == 0
-    assert counts.doubled(app) == 0
+    assert counts.doubled(bus) == 0
 
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("by", ["run", "delay"])
 def test_a_publish_that_is_cut_in_its_middle_is_an_error_or_an_acknowledgement(by, server, proxy, capsys):
-    app = an_app(proxy.url)
-    publish = app.tasks[Publish.name]
+    bus = a_bus(proxy.url)
+    publish = bus.app.tasks[Publish.name]
     call = publish.run if by == "run" else publish.delay
     acknowledged, refused = [], []
 
@@ -77,13 +78,13 @@ def test_a_publish_that_is_cut_in_its_middle_is_an_error_or_an_acknowledgement(b
         try:
             call(event)
             acknowledged.append(event)
-        except BrokerUnavailable:
+        except (BrokerUnavailable, StateStoreUnavailable):
             refused.append(event)
     proxy.cut(after_bytes=1 << 40)
     for event in refused:
         publish.run(event)
 
-    there = an_app(server.url)
+    there = a_bus(server.url)
     if by == "delay":
         client = there.stores.directory._client
         waiting = sum(client.llen(key) for key in client.scan_iter("publish*") if client.type(key) == "list")

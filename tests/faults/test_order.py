@@ -16,7 +16,7 @@ from itertools import pairwise
 import pytest
 import redis
 
-from petiole.tasks.celery import EventApp
+from tests.support.apps import a_bus
 
 IS_FULL = os.environ.get("PETIOLE_FAULTS") == "full"
 STREAMS, EACH, KILLS = (1_000, 100, 10) if IS_FULL else (40, 15, 1)
@@ -78,8 +78,8 @@ def test_every_stream_is_told_in_order_whoever_dies_and_whatever_fails(node, cle
     node.module("publisher", PUBLISHER)
     node.environment.update(PETIOLE_AGENTS="teller", PETIOLE_VISIBILITY_TIMEOUT_S="3", PETIOLE_HISTORY_LENGTH="1000000")
     client = redis.Redis.from_url(clean_broker_url, decode_responses=True)
-    app = EventApp("faults", set_as_current=False)
-    app.conf.update(broker_url=clean_broker_url, result_backend=clean_broker_url)
+    bus = a_bus()
+    bus.app.conf.update(broker_url=clean_broker_url, result_backend=clean_broker_url)
     workers = [node.worker(name, "--pool", "threads", "-c", "2") for name in ("first", "second")]
     began = time.monotonic()
     publisher = node.start("publisher")
@@ -104,9 +104,9 @@ def test_every_stream_is_told_in_order_whoever_dies_and_whatever_fails(node, cle
     took_s = time.monotonic() - began
 
     told = _by_stream(
-        each.attributes for each in app.stores.history.since(count=1_000_000) if each.topic == "message.told"
+        each.attributes for each in bus.stores.history.since(count=1_000_000) if each.topic == "message.told"
     )
-    given_up = _by_stream(letter.document for letter in app.stores.dead_letters.all())
+    given_up = _by_stream(letter.document for letter in bus.stores.dead_letters.all())
     published = {stream: list(range(EACH)) for stream in told.keys() | given_up.keys()}
     with capsys.disabled():
         count, letters = (sum(map(len, each.values())) for each in (told, given_up))

@@ -12,7 +12,8 @@ import pytest
 
 from petiole.workers.observability.liveness import lifelessness
 from petiole.workers.observability.readiness import unreadiness
-from tests.faults.tools import IS_FULL, Publisher, an_app
+from tests.support.apps import a_bus
+from tests.support.traffic import IS_FULL, Publisher
 
 OUTAGE_S = 60.0 if IS_FULL else 6.0
 
@@ -21,14 +22,14 @@ OUTAGE_S = 60.0 if IS_FULL else 6.0
 def test_an_outage_of_the_broker_loses_nothing_and_needs_no_restart(system, server, counts, eventually, capsys):
     workers = [system.worker("first", "--pool", "prefork", "-c", "2"), system.worker("second", "--pool", "threads")]
     nodes = [f"{name}@{socket.gethostname()}" for name in ("first", "second")]
-    app = an_app(server.url)
-    assert unreadiness(app, queue="one") is None
+    bus = a_bus(server.url)
+    assert unreadiness(bus, queue="one") is None
 
     with Publisher(server.url, counts), Publisher(server.url, counts, by="delay"):
         eventually(lambda: len(counts.acknowledged) > 30, 20)
         server.kill()
         gone_at = time.monotonic()
-        reason = unreadiness(app)
+        reason = unreadiness(bus)
         red_after_s = time.monotonic() - gone_at
         eventually(lambda: time.monotonic() > gone_at + OUTAGE_S, 2 * OUTAGE_S)
         lives = [lifelessness(node) for node in nodes]
@@ -36,12 +37,12 @@ def test_an_outage_of_the_broker_loses_nothing_and_needs_no_restart(system, serv
         back_at, before = time.monotonic(), len(counts.runs.read_text())
         eventually(lambda: len(counts.runs.read_text()) > before, 30, system.logs)
         recovered_s = time.monotonic() - back_at
-        eventually(lambda: unreadiness(app, queue="one") is None, 20)
+        eventually(lambda: unreadiness(bus, queue="one") is None, 20)
 
-    eventually(lambda: counts.is_complete(app), 40, lambda: counts.line(app))
+    eventually(lambda: counts.is_complete(bus), 40, lambda: counts.line(bus))
     with capsys.disabled():
         print(
-            f"\nbroker gone for {OUTAGE_S:.0f} s: {counts.line(app)}; not ready after {red_after_s:.1f} s, "
+            f"\nbroker gone for {OUTAGE_S:.0f} s: {counts.line(bus)}; not ready after {red_after_s:.1f} s, "
             f"handled again after {recovered_s:.1f} s, all answered after {time.monotonic() - back_at:.1f} s"
         )
     assert reason is not None
@@ -49,13 +50,13 @@ def test_an_outage_of_the_broker_loses_nothing_and_needs_no_restart(system, serv
     assert lives == [None, None]
     assert recovered_s < 10
     assert [worker.poll() for worker in workers] == [None, None]
-    assert counts.doubled(app) == 0
+    assert counts.doubled(bus) == 0
 
 
 @pytest.mark.timeout(180)
 def test_a_broker_that_is_restarted_has_all_that_it_acknowledged(system, server, counts, eventually, capsys):
     system.worker("only")
-    app = an_app(server.url)
+    bus = a_bus(server.url)
     restarts = 10 if IS_FULL else 2
 
     with Publisher(server.url, counts, pause_s=0.002), Publisher(server.url, counts, by="delay", pause_s=0.002):
@@ -65,7 +66,7 @@ def test_a_broker_that_is_restarted_has_all_that_it_acknowledged(system, server,
             (server.stop if restart % 2 else server.kill)()
             server.start()
 
-    eventually(lambda: counts.is_complete(app), 60, lambda: counts.line(app))
+    eventually(lambda: counts.is_complete(bus), 60, lambda: counts.line(bus))
     with capsys.disabled():
-        print(f"\nbroker restarted {restarts} times: {counts.line(app)}")
-    assert counts.doubled(app) == 0
+        print(f"\nbroker restarted {restarts} times: {counts.line(bus)}")
+    assert counts.doubled(bus) == 0

@@ -15,35 +15,36 @@ import pytest
 from petiole.events import AudioContent, registry
 from petiole.events.catalog.input import AudioChunkEvent
 from petiole.events.subscriptions import Subscription
-from petiole.tasks.celery import EventApp
+from petiole.tasks.bus import EventBus
 from petiole.tasks.publishing.claim_check import divided
 from petiole.tasks.publishing.commit import dispatch
 from petiole.tasks.publishing.document import admit
+from tests.support import apps
 
 KILLS = 100 if os.environ.get("PETIOLE_FAULTS") == "full" else 20
 LIMIT = 1_000_000
 
 
-def an_app(url: str) -> EventApp:
-    app = EventApp("faults", set_as_current=False)
-    app.conf.update(broker_url=url, result_backend=url)
-    return app
+def a_bus(url: str) -> EventBus:
+    bus = apps.a_bus()
+    bus.app.conf.update(broker_url=url, result_backend=url)
+    return bus
 
 
 def _publish_for_ever(url: str, tells: int) -> None:
-    app = an_app(url)
+    bus = a_bus(url)
     while True:
         # Random, so that each event has a content of its own.
         content = AudioContent(data=random.randbytes(100_000), duration_ms=1)
         event = AudioChunkEvent(stream_id="s", content=content)
-        dispatch(app, [divided(admit(event, registry, LIMIT), app.settings.claim_check_bytes)])
+        dispatch(bus, [divided(admit(event, registry, LIMIT), bus.settings.claim_check_bytes)])
         os.write(tells, b".")
 
 
 @pytest.mark.timeout(300)
 def test_a_publisher_killed_at_any_moment_publishes_no_event_without_its_content(clean_broker_url):
-    app = an_app(clean_broker_url)
-    app.stores.directory.announce([Subscription(agent="one", function="hear", patterns=("input.*",))])
+    bus = a_bus(clean_broker_url)
+    bus.stores.directory.announce([Subscription(agent="one", function="hear", patterns=("input.*",))])
 
     for _ in range(KILLS):
         has_begun, tells = os.pipe()
@@ -57,6 +58,6 @@ def test_a_publisher_killed_at_any_moment_publishes_no_event_without_its_content
         os.close(has_begun)
         os.close(tells)
 
-    published = [registry.parse(recorded.document) for recorded in app.stores.history.since(count=100_000)]
+    published = [registry.parse(recorded.document) for recorded in bus.stores.history.since(count=100_000)]
     print(f"kills {KILLS}, published {len(published)}, without their content 0")
     assert len(published) >= KILLS

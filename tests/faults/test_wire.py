@@ -26,9 +26,9 @@ from petiole.events import TextContent, TextMessageEvent
 from petiole.events.dead_letter import DeadLetter
 from petiole.tasks.broker.messages import queue_key
 from petiole.tasks.broker.topology import RABBITMQ, lanes
-from petiole.tasks.celery import EventApp
 from petiole.tasks.settings import Settings
 from petiole.tasks.settlement.undecodable import drain_undecodable
+from tests.support.apps import a_bus
 
 IS_FULL = os.environ.get("PETIOLE_FAULTS") == "full"
 INPUTS = 100_000 if IS_FULL else 1_000
@@ -58,8 +58,8 @@ class System:
         self.node = node
         self.store = redis.Redis.from_url(state_url)
         self.eventually = eventually
-        self.app = EventApp("wire", settings=Settings(state_url=state_url), set_as_current=False)
-        self.app.conf.update(broker_url=url, result_backend=state_url)
+        self.bus = a_bus(settings=Settings(state_url=state_url))
+        self.bus.app.conf.update(broker_url=url, result_backend=state_url)
         node.module("agent_one", AGENT)
         node.environment.update(PETIOLE_AGENTS="agent_one", HANDLED=state_url)
 
@@ -72,18 +72,18 @@ class System:
         self.store.lpush("one", *texts)
 
     def letters(self) -> list[DeadLetter]:
-        return self.app.stores.dead_letters.all()
+        return self.bus.stores.dead_letters.all()
 
     def handled(self) -> int:
         return int(self.store.llen("handled"))
 
     def drain(self) -> int:
-        return drain_undecodable(self.app, self.channel)
+        return drain_undecodable(self.bus, self.channel)
 
     @cached_property
     def channel(self) -> Any:
         """A channel of our transport's, as a consumer has one."""
-        return self.app.connection_for_write().default_channel
+        return self.bus.app.connection_for_write().default_channel
 
     def is_settled(self) -> bool:
         """Tell whether nothing waits, nothing is held, and nothing is left to drain."""
@@ -106,7 +106,7 @@ def system(node, clean_broker_url, eventually, caplog):
     caplog.set_level("CRITICAL", "petiole.tasks.settlement.dead_lettering")
     system = System(node, f"petiole+{clean_broker_url}", clean_broker_url, eventually)
     yield system
-    system.app.close()
+    system.bus.close()
 
 
 def an_event(**fields: object) -> dict[str, Any]:
@@ -351,7 +351,7 @@ def test_an_unknown_task_keeps_its_event_and_tells_the_error_channel(system):
     (letter,) = system.letters()
     assert (letter.cause, letter.subscription, letter.queue) == ("unknown_task", "one.gone", "one")
     assert (letter.id, letter.document, letter.raw) == (message["headers"]["id"], event, written(message))
-    told: list[Any] = [x.document for x in system.app.stores.history.since() if x.topic == "error.dead_lettered"]
+    told: list[Any] = [x.document for x in system.bus.stores.history.since() if x.topic == "error.dead_lettered"]
     assert [each["content"]["parameters"]["cause"] for each in told] == ["unknown_task"]
 
 

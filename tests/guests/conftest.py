@@ -13,7 +13,8 @@ from textwrap import dedent
 import pytest
 import redis
 
-from tests.conftest import Node, wait_until
+from tests.support.processes import Node
+from tests.support.waiting import wait_until
 
 
 @dataclass(frozen=True)
@@ -67,4 +68,4 @@ def project(clean_broker_url: str, tmp_path: Path) -> Iterator[Project]:
 def seen(clean_broker_url: str) -> Callable[[], list[str]]:
     """Read what the project's functions noted with `rpush("seen", …)`."""
     client = redis.Redis.from_url(clean_broker_url, decode_responses=True)
-    return lambda: sorted(client.lrange("seen", 0, -1))
+    return lambda: sorted(str(each) for each in client.lrange("seen", 0, -1))

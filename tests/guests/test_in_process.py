@@ -9,15 +9,15 @@ import threading
 
 import pytest
 
-from petiole.events import Event, MessageEvent
-from petiole.events.errors import Misuse
-from petiole.tasks import Agent, EventBus, RetryPolicy, dead_letters
+from petiole.events import Event, MessageEvent, TextMessageEvent
+from petiole.events.errors import UsageError
+from petiole.tasks import Agent, EventBus, Response, RetryPolicy, dead_letters
 
 
 def test_a_subscriber_hears_what_is_published(a_message):
     heard: list[str] = []
 
-    def hear(event: Event) -> None:
+    def hear(event: TextMessageEvent) -> None:
         heard.append(event.content.text)
 
     with EventBus() as bus:
@@ -57,7 +57,7 @@ def test_a_request_is_answered():
 
     with EventBus() as bus:
         bus.include(agent)
-        answer = bus.request("add", responder="adder", one=1, two=2).get(timeout=10)
+        answer: Response[int] = bus.request("add", responder="adder", one=1, two=2).get(timeout=10)
 
     assert answer.value == 3
 
@@ -92,7 +92,7 @@ def test_two_buses_at_once_hear_nothing_of_each_other(a_message):
     heard: list[tuple[str, str]] = []
 
     def listener(name: str):
-        def hear(event: Event) -> None:
+        def hear(event: TextMessageEvent) -> None:
             heard.append((name, event.content.text))
 
         return hear
@@ -111,7 +111,7 @@ def test_two_buses_at_once_hear_nothing_of_each_other(a_message):
 async def _use_a_bus(message: Event) -> list[str]:
     heard: list[str] = []
 
-    async def hear(event: Event) -> None:
+    async def hear(event: TextMessageEvent) -> None:
         await asyncio.sleep(0)
         heard.append(event.content.text)
 
@@ -130,7 +130,7 @@ def test_agents_are_added_before_the_first_publish(a_message):
     with EventBus() as bus:
         bus.publish(a_message())
 
-        with pytest.raises(Misuse, match="before the first publish"):
+        with pytest.raises(UsageError, match="before the first publish"):
             bus.include(Agent("late"))
 
 

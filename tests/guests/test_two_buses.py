@@ -7,7 +7,7 @@ import json
 import pytest
 from celery import Celery
 
-from petiole.events.errors import Misuse
+from petiole.events.errors import UsageError
 from petiole.tasks import Agent, EventBus
 
 SHOPS = """
@@ -72,14 +72,14 @@ def test_a_second_bus_in_one_app_is_refused():
     app = Celery("shop", set_as_current=False)
     EventBus(app)
 
-    with pytest.raises(Misuse, match="'shop' has an event bus already"):
+    with pytest.raises(UsageError, match="'shop' has an event bus already"):
         EventBus(app)
 
 
 def test_an_app_with_an_amqp_class_of_its_own_is_refused():
     app = Celery("shop", amqp="shop.amqp:AMQP", set_as_current=False)
 
-    with pytest.raises(Misuse, match="amqp_cls of its own"):
+    with pytest.raises(UsageError, match="amqp_cls of its own"):
         EventBus(app)
 
 
@@ -88,14 +88,14 @@ def test_two_agents_of_one_name_are_refused_and_the_first_stays():
     first = Agent("clerk")
     bus.include(first)
 
-    with pytest.raises(Misuse, match="another agent named 'clerk'"):
+    with pytest.raises(UsageError, match="another agent named 'clerk'"):
         bus.include(Agent("clerk"))
 
     assert bus.agents == {"clerk": first}
 
 
 def test_an_agent_named_as_the_queue_of_publications_is_refused():
-    with pytest.raises(Misuse, match="rename the agent"):
+    with pytest.raises(UsageError, match="rename the agent"):
         EventBus(Celery("shop", set_as_current=False)).include(Agent("publish"))
 
 
@@ -131,7 +131,7 @@ def test_every_address_of_a_failover_list_is_reached_by_our_transport(urls):
 
     assert connection.alt == ["petiole+redis://one.invalid/0", "petiole+redis://two.invalid/0"]
     assert app.conf.broker_url == urls
-    with pytest.raises(Misuse, match="set PETIOLE_STATE_URL to one Redis"):
+    with pytest.raises(UsageError, match="set PETIOLE_STATE_URL to one Redis"):
         _ = bus.redis
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 
 import pytest
-import redis
 
 AGENT = """
 import os
@@ -24,7 +22,7 @@ def hear(event: Event) -> None:
 
 PUBLISH = """
 from petiole.events import MessageEvent
-from petiole.tasks.publication import publish_many
+from petiole.tasks import publish_many
 publish_many(MessageEvent(event_type="message.said", stream_id=str(number)) for number in range(100))
 """
 
@@ -40,24 +38,18 @@ EVENTS, COPIES = 100, 20
     ],
     ids=lambda options: options[1],
 )
-def test_what_says_nothing_is_handled_once_and_marked_also_where_a_copy_came(node, clean_broker_url, eventually, pool):
-    client = redis.Redis.from_url(clean_broker_url, decode_responses=True)
+def test_what_says_nothing_is_handled_once_and_marked_also_where_a_copy_came(node, client, inside, eventually, pool):
     node.module("agent_quiet", AGENT)
     node.environment["PETIOLE_AGENTS"] = "agent_quiet"
     announced = node.worker("announces", *pool)
     announced.terminate()
     announced.wait(timeout=20)
     node.run(PUBLISH)
-    (queue,) = [key for key in client.keys("quiet*") if client.type(key) == "list"]
-    for message in client.lrange(queue, 0, COPIES - 1):
-        # As a publisher sends it twice: the same delivery, under a tag of its own.
-        copy = json.loads(message)
-        copy["properties"]["delivery_tag"] += "-again"
-        client.rpush(queue, json.dumps(copy))
+    inside.send_again("quiet", COPIES)
 
     node.worker("first", *pool, "--prefetch-multiplier", "64")
 
-    eventually(lambda: client.llen(queue) == client.hlen("unacked") == 0, 30, node.logs)
-    eventually(lambda: len(client.keys("petiole:inbox:*")) == EVENTS, 5, lambda: client.keys("petiole:inbox:*"))
+    eventually(lambda: inside.is_idle("quiet"), 30, node.logs)
+    eventually(lambda: inside.handled() == EVENTS, 5, inside.handled)
     assert Counter(client.lrange("heard", 0, -1)) == {str(number): 1 for number in range(EVENTS)}
-    assert client.keys("petiole:attempts:*") == []
+    assert inside.attempted() == 0

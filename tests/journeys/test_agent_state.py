@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
-import redis
-
 from petiole.events import Event
 from petiole.events.catalog.agent import StateUpdatedEvent
 from petiole.tasks import Agent, Context, RetryPolicy
+from tests.support.inside import Inside
 
 
 def counting(**options: object) -> Agent:
@@ -40,7 +36,7 @@ def test_a_value_is_there_for_the_next_delivery_and_one_event_tells_of_it(harnes
         ("counter", "seen", {"seen": 2}),
     ]
     assert told[1].causation_id == second.event_id
-    assert harness.app.stores.states.of("counter") == {"seen": 2}
+    assert harness.bus.stores.states.of("counter") == {"seen": 2}
 
 
 def test_a_handler_that_fails_has_set_nothing(harness, a_message):
@@ -48,7 +44,7 @@ def test_a_handler_that_fails_has_set_nothing(harness, a_message):
 
     harness.send_through(a_message(stream_id="bad"))
 
-    assert harness.app.stores.states.of("counter") == {}
+    assert harness.bus.stores.states.of("counter") == {}
     assert not any(isinstance(event, StateUpdatedEvent) for event in harness.everything())
 
 
@@ -68,16 +64,16 @@ def test_an_answer_is_read_only_and_says_so(harness):
 
     response = harness.request("count", responder="clerk").get(timeout=5)
 
-    assert (response.ok, response.error_type) == (False, "ReadOnlyViolation")
+    assert (response.ok, response.error_type) == (False, "read_only_violation")
     assert "clerk.count" in response.error
-    assert harness.app.stores.states.of("clerk") == {}
+    assert harness.bus.stores.states.of("clerk") == {}
 
 
 def test_an_answer_that_says_so_may_set_state(harness, eventually):
     harness.add(asked(read_only=False))
 
     assert harness.request("count", responder="clerk").get(timeout=5).value == 1
-    eventually(lambda: harness.app.stores.states.of("clerk") == {"asked": 1}, 5)
+    eventually(lambda: harness.bus.stores.states.of("clerk") == {"asked": 1}, 5)
 
 
 def test_a_shadow_sets_nothing(harness, a_message):
@@ -90,11 +86,10 @@ def test_a_shadow_sets_nothing(harness, a_message):
     harness.add(agent)
     harness.send_through(a_message())
 
-    assert harness.app.stores.states.of("shadow") == {}
+    assert Inside(harness).agent_state("shadow") == {}
 
 
-def test_with_a_real_worker_value_and_event_leave_in_the_same_step(node, clean_broker_url, eventually):
-    client = redis.Redis.from_url(clean_broker_url, decode_responses=True)
+def test_with_a_real_worker_value_and_event_leave_in_the_same_step(node, inside, eventually):
     source = """
 from petiole.events import Event
 from petiole.tasks import Agent, Context
@@ -116,8 +111,5 @@ def count(event: Event, context: Context) -> None:
         "publish_many([TextMessageEvent(stream_id='s', content=TextContent(text=str(n))) for n in range(10)])"
     )
 
-    eventually(lambda: client.hget("petiole:agents:state:counter", "seen") == "10", 10, node.logs)
-    assert json.loads(str(client.hget("petiole:agents:state:counter", "last"))) == {"text": "9"}
-    entries: Any = client.xrange("petiole:history")
-    told = [fields["event"] for _, fields in entries]
-    assert sum("agent.state.updated" in each for each in told) == 20
+    eventually(lambda: inside.agent_state("counter") == {"seen": 10, "last": {"text": "9"}}, 10, node.logs)
+    assert inside.topics().count("agent.state.updated") == 20

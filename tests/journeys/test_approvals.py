@@ -6,27 +6,27 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from petiole.events.catalog.orchestrator import ToolCall, ToolsRequest, ToolsRequestedEvent
 from petiole.events.catalog.tools import ApprovalGrantedEvent, ApprovalRequestedEvent, ToolFailedEvent
-from petiole.events.errors import ApprovalDecided, UnknownApproval
-from petiole.tasks.settings import Settings
+from petiole.events.errors import UsageError
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.agents import tools as tools_agent
-from petiole.workers.cli import petiole
 from petiole.workers.tools import ToolRegistry, approvals
+from tests.support.apps import command_line, serve_tools
+from tests.support.errors import has_code
 
 
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Give a list of what the tool `order`, which needs approval, was run with."""
     registry, ran = ToolRegistry(), list[str]()
-    monkeypatch.setattr(tools_agent, "installed_tools", lambda: registry)
+    serve_tools(registry, monkeypatch)
 
     @registry.add(needs_approval=True)
     def order(article: str) -> str:
@@ -77,7 +77,7 @@ def failure(team: EventTestHarness) -> ToolFailedEvent:
 def test_a_call_that_is_granted_runs_and_who_granted_it_is_told(team, ran):
     approval = asked(team).content
 
-    approvals.grant(approval.approval_id, by="ada", app=team.app)
+    approvals.grant(approval.approval_id, by="ada", bus=team.bus)
 
     assert team.expect("tools.execution.completed").content.value == "tea is ordered"
     assert ran == ["tea"]
@@ -108,7 +108,7 @@ def test_what_waits_holds_no_worker(team, ran):
 def test_a_call_that_is_denied_has_failed_with_the_reason(team, ran):
     approval = asked(team).content
 
-    approvals.deny(approval.approval_id, by="ada", reason="too dear", app=team.app)
+    approvals.deny(approval.approval_id, by="ada", reason="too dear", bus=team.bus)
 
     assert failure(team).content.error == "order was not run: ada denied it: too dear"
     assert (ran, team.dead_letters()) == ([], [])
@@ -118,18 +118,19 @@ def test_a_call_that_nobody_decides_has_failed_at_the_deadline(team, ran):
     events = team.send_through(a_request(a_call()))
 
     assert [each.event_type for each in events[-2:]] == ["tools.approval.expired", "tools.execution.failed"]
-    assert failure(team).content.error_type == "ApprovalExpired"
+    assert failure(team).content.error_type == "approval_expired"
     assert (ran, team.dead_letters()) == ([], [])
 
 
-def test_a_decision_after_the_deadline_is_refused(ran):
-    with EventTestHarness([tools_agent.agent], settings=Settings(approval_timeout=timedelta(milliseconds=1))) as team:
+def test_a_decision_after_the_deadline_is_refused(ran, monkeypatch):
+    monkeypatch.setenv("PETIOLE_APPROVAL_TIMEOUT", "0.001")
+    with EventTestHarness([tools_agent.agent]) as team:
         approval = asked(team).content
 
-        with pytest.raises(ApprovalDecided, match="expired"):
-            approvals.grant(approval.approval_id, by="ada", app=team.app)
+        with pytest.raises(UsageError, check=has_code("approval_decided"), match="expired"):
+            approvals.grant(approval.approval_id, by="ada", bus=team.bus)
 
-        assert failure(team).content.error_type == "ApprovalExpired"
+        assert failure(team).content.error_type == "approval_expired"
         assert ran == []
 
 
@@ -149,9 +150,9 @@ def test_of_several_operators_one_decides_and_the_others_are_told_who(team, ran)
         def decide(by: str, act: Callable[..., object], approval_id: str, at_once: threading.Barrier) -> None:
             at_once.wait(timeout=10)
             try:
-                act(approval_id, by=by, app=team.app)
-            except ApprovalDecided as decided:
-                outcomes["told" if decided.by != by else "told of itself"] += 1
+                act(approval_id, by=by, bus=team.bus)
+            except UsageError as decided:
+                outcomes["told" if f"by {by};" not in str(decided) else "told of itself"] += 1
             else:
                 outcomes[act.__name__] += 1
 
@@ -177,7 +178,7 @@ def test_granting_again_by_the_same_changes_nothing(team, ran):
     approval = asked(team).content
 
     for _ in range(3):
-        approvals.grant(approval.approval_id, by="ada", app=team.app)
+        approvals.grant(approval.approval_id, by="ada", bus=team.bus)
 
     team.send_through(a_request(a_call(tool="look", call_id="c-2")))
     assert ran == ["tea"]
@@ -188,7 +189,7 @@ def test_a_grant_of_other_arguments_runs_nothing_and_the_true_one_still_does(tea
     request = asked(team)
     approval = request.content
     forged = {**approval.model_dump(), "arguments": {"article": "a car"}, "by": "mallory"}
-    approvals.grant(approval.approval_id, by="ada", app=team.app)
+    approvals.grant(approval.approval_id, by="ada", bus=team.bus)
 
     team.publish(ApprovalGrantedEvent.model_validate({"stream_id": "s", "content": forged}))
     team.expect("tools.execution.completed")
@@ -196,7 +197,7 @@ def test_a_grant_of_other_arguments_runs_nothing_and_the_true_one_still_does(tea
 
     assert ran == ["tea"]
     (letter,) = team.dead_letters()
-    assert letter.error_type == "ApprovalMismatch"
+    assert letter.error_type == "approval_mismatch"
     assert "not those that were asked for" in letter.error
 
 
@@ -213,7 +214,7 @@ def test_a_grant_that_nobody_gave_runs_nothing(team, ran):
 
 def test_a_grant_whose_teller_died_is_told_at_the_deadline(team, ran):
     approval = asked(team).content
-    team.app.stores.approvals.decide(approval.approval_id, "granted", by="ada")
+    team.bus.stores.approvals.decide(approval.approval_id, "granted", by="ada")
 
     team.send_through(a_request(a_call(tool="look", call_id="c-2")))
 
@@ -233,9 +234,8 @@ def test_the_same_call_asked_for_twice_is_asked_to_be_granted_once(team, ran):
 
 @pytest.fixture
 def type_(team: EventTestHarness, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """Give the command line of the harness's app."""
-    monkeypatch.setattr("petiole.workers.cli.approvals.connected_app", lambda: team.app)
-    return lambda *arguments: CliRunner().invoke(petiole, ["approvals", *arguments])
+    """Give the command line of the harness's bus."""
+    return partial(command_line(team.bus, monkeypatch), "approvals")
 
 
 def test_an_operator_sees_what_waits_and_grants_it(team, ran, type_):
@@ -271,7 +271,7 @@ def test_an_operator_denies_with_a_reason_and_cannot_take_it_back(team, ran, typ
 
 
 def test_an_approval_that_is_none_is_refused(team, ran, type_):
-    with pytest.raises(UnknownApproval):
-        approvals.get("nothing", app=team.app)
+    with pytest.raises(UsageError, check=has_code("unknown_approval")):
+        approvals.get("nothing", bus=team.bus)
 
     assert "there is no approval 'nothing'" in type_("grant", "nothing").stderr

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import redis
+
+from petiole.events.ids import delivery_ids
+from petiole.tasks.bus import EventBus
+from tests.support.apps import a_bus
+from tests.support.inside import Inside
 
 AGENT = """
 import os
@@ -35,9 +39,11 @@ def act(event: Event) -> MessageEvent:
 class System:
     """A system with the agent `quick`, whose handler notes what it handles, and waits or crashes as it is told."""
 
-    def __init__(self, node, url: str) -> None:
+    def __init__(self, node, client, inside: Inside, bus: EventBus) -> None:
         self.node = node
-        self.store = redis.Redis.from_url(url, decode_responses=True)
+        self.store = client
+        self.inside = inside
+        self.bus = bus
         node.module("agent_quick", AGENT)
         node.environment.update(PETIOLE_AGENTS="agent_quick", CRASHES="1")
 
@@ -56,49 +62,36 @@ for number, kind in enumerate({kinds!r}):
 
     def are_fetched(self) -> bool:
         """Tell whether the worker holds all that waits for it."""
-        # One list for each step of priority, as kombu names them.
-        return sum(int(self.store.llen(f"quick{step}")) for step in ("", "\x06\x163", "\x06\x166", "\x06\x169")) == 0
+        return self.inside.queue_depth("quick") == 0
 
     def release(self) -> None:
         """Let a handler that holds go on."""
         self.store.rpush("go", "on")
 
-    def ask(self, code: str) -> Any:
-        """Run code that leaves its answer in `told`; `app`, and `deliveries` by stream, are there."""
-        return json.loads(
-            self.node.run(f"""
-import json
-from petiole.events.ids import delivery_ids
-from petiole.tasks.celery import app
-said = [each for each in app.stores.history.since() if each.topic.startswith("message.")]
-recorded = [each for each in said if each.topic != "message.done"]
-ids = [delivery_ids(each.document["event_id"], ["quick.act"])[0] for each in recorded]
-deliveries = dict(zip([each.document["stream_id"] for each in recorded], ids))
-{code}
-print(json.dumps(told))
-""")
-        )
+    def published(self) -> dict[str, dict[str, Any]]:
+        """Tell the published events by stream, without what the handler said."""
+        events = [each for each in self.inside.history() if each["event_type"].startswith("message.")]
+        return {each["stream_id"]: each for each in events if each["event_type"] != "message.done"}
+
+    def delivery(self, stream: str) -> str:
+        """Name the delivery of the event of a stream."""
+        return delivery_ids(self.published()[stream]["event_id"], ["quick.act"])[0]
 
     def outcome(self) -> object:
         """Tell the dead letters' types of error, and how many events were said."""
-        return self.ask("""
-letters = sorted(letter.error_type for letter in app.stores.dead_letters.all())
-told = [letters, sum(each.topic == "message.done" for each in app.stores.history.since())]
-""")
+        letters = sorted(letter.error_type for letter in self.inside.dead_letters())
+        return [letters, self.inside.topics().count("message.done")]
 
     def states(self) -> Counter[str]:
         """Count the worker's deliveries by state, as `inspect query_task` tells."""
-        return Counter(
-            self.ask("""
-replies = app.control.inspect().query_task(*deliveries.values()) or {}
-told = [state for reply in replies.values() for state, _ in reply.values()]
-""")
-        )
+        replies = self.bus.app.control.inspect().query_task(*map(self.delivery, self.published())) or {}
+        return Counter(state for reply in replies.values() for state, _ in reply.values())
 
 
 @pytest.fixture
-def system(node, clean_broker_url) -> System:
-    return System(node, clean_broker_url)
+def system(node, client, inside, clean_broker_url) -> Iterator[System]:
+    with a_bus(clean_broker_url) as bus:
+        yield System(node, client, inside, bus)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +112,7 @@ def test_each_delivery_of_a_backlog_has_an_outcome_of_its_own(system, node, even
     node.worker("first", *pool)
 
     eventually(lambda: system.handled().total() >= 100, 30, node.logs)
-    eventually(lambda: system.store.hlen("unacked") == 0, 10, node.logs)
+    eventually(lambda: system.inside.unacknowledged() == 0, 10, node.logs)
     assert set(system.handled().values()) == {1}
     assert system.outcome() == [["RuntimeError"] * 4, 96]
 
@@ -138,7 +131,7 @@ def test_batch_mates_of_a_crash_are_handled_again_and_nothing_is_said_twice(syst
 
     # The held one has not been acknowledged when its child dies: it is known in the inbox, and not run again.
     eventually(lambda: system.handled().keys() >= {"fine 4", "fail 5"}, 20, node.logs)
-    eventually(lambda: system.store.hlen("unacked") == 0, 10, node.logs)
+    eventually(lambda: system.inside.unacknowledged() == 0, 10, node.logs)
     assert system.handled() == {"hold 0": 1, "fine 1": 1, "hold 2": 1, "crash 3": 2, "fine 4": 1, "fail 5": 1}
     assert system.outcome() == [["RuntimeError"], 5]
 
@@ -153,7 +146,7 @@ def test_what_crashes_again_crashes_without_mates(system, node, eventually):
     system.release()
 
     eventually(lambda: system.handled()["crash 1"] == 4, 30, node.logs)
-    eventually(lambda: system.store.hlen("unacked") == 0, 10, node.logs)
+    eventually(lambda: system.inside.unacknowledged() == 0, 10, node.logs)
     assert system.handled() == {"hold 0": 1, "crash 1": 4, "fine 2": 1, "fine 3": 1}
 
 
@@ -162,10 +155,10 @@ def test_a_delivery_that_is_revoked_while_it_waits_is_not_handled(system, node, 
     system.publish("hold", "fine", "fine", "fine")
     eventually(system.are_fetched, 20, node.logs)
 
-    system.ask("told = app.control.revoke(deliveries['2'], reply=True)")
+    system.bus.app.control.revoke(system.delivery("2"), reply=True)
     system.release()
 
-    eventually(lambda: system.store.hlen("unacked") == 0, 20, node.logs)
+    eventually(lambda: system.inside.unacknowledged() == 0, 20, node.logs)
     assert system.handled() == {"hold 0": 1, "fine 1": 1, "fine 3": 1}
 
 
@@ -176,10 +169,10 @@ def test_terminating_one_delivery_does_not_end_its_batch_mates(system, node, eve
     system.release()
     eventually(lambda: system.handled()["hold 2"] == 1, 20, node.logs)
 
-    system.ask("told = app.control.revoke(deliveries['2'], terminate=True, reply=True)")
+    system.bus.app.control.revoke(system.delivery("2"), terminate=True, reply=True)
 
     eventually(lambda: system.handled()["fine 3"] == 1, 20, node.logs)
-    eventually(lambda: system.store.hlen("unacked") == 0, 10, node.logs)
+    eventually(lambda: system.inside.unacknowledged() == 0, 10, node.logs)
     assert system.handled() == {"hold 0": 1, "fine 1": 1, "hold 2": 1, "fine 3": 1}
     assert system.outcome() == [[], 3]
 
@@ -199,10 +192,7 @@ def test_a_delivery_for_later_comes_when_it_is_due(system, node, eventually):
     system.publish("fine")
     eventually(lambda: system.handled() == {"fine 0": 1}, 20, node.logs)
 
-    system.ask("""
-document = recorded[0].document | {"stream_id": "later"}
-app.send_task("quick.act", args=(document,), queue="quick", task_id="later", countdown=1)
-told = None
-""")
+    document = system.published()["0"] | {"stream_id": "later"}
+    system.bus.app.send_task("quick.act", args=(document,), queue="quick", task_id="later", countdown=1)
 
     eventually(lambda: system.handled() == {"fine 0": 1, "fine later": 1}, 20, node.logs)

@@ -15,38 +15,31 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from email.message import Message
 from email.utils import format_datetime
+from functools import partial
 
 import pytest
-import redis
-from click.testing import CliRunner, Result
+from click.testing import Result
 from pydantic import TypeAdapter
 
 from petiole.events import Event, TextContent, TextMessageEvent
-from petiole.events.errors import (
-    InvalidOption,
-    InvalidTopic,
-    Misuse,
-    ProviderRefused,
-    ProviderUnavailable,
-    ServiceThrottled,
-    ServiceUnavailable,
-)
+from petiole.events.errors import ProviderRefused, ProviderUnavailable, RetryLater, ServiceUnavailable, UsageError
 from petiole.tasks import Agent, Context, RetryPolicy, guarded
-from petiole.tasks.celery import EventApp
-from petiole.tasks.settings import Settings
+from petiole.tasks.bus import EventBus
 from petiole.tasks.stores.circuits import Circuit
 from petiole.tasks.testing.harness import EventTestHarness
-from petiole.workers.cli import petiole
+from tests.support.apps import a_bus, as_default, ask_the_state_store_each_time, command_line, state_store_away
+from tests.support.errors import has_code
+from tests.support.inside import Inside
 
 RESET_S = 30
 ONCE = {"attempts": 1, "reset": RESET_S}
 
 
 @pytest.fixture
-def app(harness: EventTestHarness, monkeypatch: pytest.MonkeyPatch) -> EventApp:
-    """Give an app whose time stands still until it is skipped, more or less."""
-    monkeypatch.setattr("petiole.tasks.resilience.guarded.default_app", harness.app)
-    return harness.app
+def bus(harness: EventTestHarness, monkeypatch: pytest.MonkeyPatch) -> EventBus:
+    """Give a bus whose time stands still until it is skipped, more or less."""
+    as_default(harness.bus, monkeypatch)
+    return harness.bus
 
 
 class Dependency:
@@ -74,8 +67,8 @@ def attempt(call: Callable[[], object], times: int = 1) -> list[object]:
     return ended
 
 
-def circuit(app: EventApp, name: str = "shop.stock") -> Circuit:
-    return next(each for each in app.stores.circuits.all() if each.name == name)
+def circuit(bus: EventBus, name: str = "shop.stock") -> Circuit:
+    return Inside(bus).circuits()[name]
 
 
 def told(harness, pattern: str = "") -> list[Event]:
@@ -92,7 +85,7 @@ def http_error(status: int, **headers: str) -> urllib.error.HTTPError:
 # What opens it, and what closes it
 
 
-def test_five_failures_in_a_row_open_it_and_a_success_begins_the_count_anew(app):
+def test_five_failures_in_a_row_open_it_and_a_success_begins_the_count_anew(bus):
     dependency = Dependency()
     call = guarded("shop.stock", **ONCE)(dependency)
 
@@ -102,13 +95,13 @@ def test_five_failures_in_a_row_open_it_and_a_success_begins_the_count_anew(app)
     dependency.error = ConnectionError("it is down again")
     attempt(call, 4)
 
-    assert circuit(app).state == "closed"
+    assert circuit(bus).state == "closed"
     assert [type(each) for each in attempt(call, 3)] == [ConnectionError, ServiceUnavailable, ServiceUnavailable]
-    assert circuit(app).state == "open"
+    assert circuit(bus).state == "open"
     assert dependency.calls == 10
 
 
-def test_an_open_breaker_fails_at_once_says_until_when_and_calls_nothing(app):
+def test_an_open_breaker_fails_at_once_says_until_when_and_calls_nothing(bus):
     dependency = Dependency()
     call = guarded("shop.stock", **ONCE)(dependency)
     attempt(call, 5)
@@ -128,34 +121,34 @@ def test_an_open_breaker_fails_at_once_says_until_when_and_calls_nothing(app):
     assert statistics.median(took_s) < 0.010
 
 
-def test_a_rate_of_failures_opens_it_though_no_five_are_in_a_row(app):
+def test_a_rate_of_failures_opens_it_though_no_five_are_in_a_row(bus):
     dependency = Dependency()
     call = guarded("shop.stock", **ONCE, rate=0.5, least_calls=10, window=60)(dependency)
 
     for error in (None, ConnectionError("down")) * 5:
-        assert circuit_state(app) == "closed"
+        assert circuit_state(bus) == "closed"
         dependency.error = error
         attempt(call)
 
-    assert circuit_state(app) == "open"
+    assert circuit_state(bus) == "open"
 
 
-def test_failures_before_the_window_do_not_count_for_the_rate(app):
+def test_failures_before_the_window_do_not_count_for_the_rate(bus):
     dependency = Dependency()
     call = guarded("shop.stock", **ONCE, rate=0.5, least_calls=4, window=60)(dependency)
     attempt(call, 3)
     dependency.error = None
-    app.store_clock.skip(70)
+    bus.store_clock.skip(70)
 
     attempt(call, 3)
     dependency.error = ConnectionError("down")
     attempt(call)
 
-    assert circuit_state(app) == "closed"
+    assert circuit_state(bus) == "closed"
 
 
-def circuit_state(app: EventApp) -> str:
-    return next((each.state for each in app.stores.circuits.all()), "closed")
+def circuit_state(bus: EventBus) -> str:
+    return next((each.state for each in Inside(bus).circuits().values()), "closed")
 
 
 class AValidationError:
@@ -173,15 +166,15 @@ class AValidationError:
     [
         http_error(404),
         http_error(429),
-        Misuse("a bad call"),
+        UsageError("a bad call"),
         ProviderRefused("openai", "the key is wrong"),
         AValidationError.make(),
         TypeError("a bug"),
         KeyError("named by who guards"),
     ],
-    ids=["404", "429", "Misuse", "ProviderRefused", "ValidationError", "TypeError", "named"],
+    ids=["404", "429", "UsageError", "ProviderRefused", "ValidationError", "TypeError", "named"],
 )
-def test_what_is_the_callers_mistake_does_not_open_it_and_comes_out_as_it_was_raised(app, error):
+def test_what_is_the_callers_mistake_does_not_open_it_and_comes_out_as_it_was_raised(bus, error):
     dependency = Dependency()
     dependency.error = error
     call = guarded("shop.stock", **ONCE, mistakes=(KeyError,))(dependency)
@@ -189,22 +182,22 @@ def test_what_is_the_callers_mistake_does_not_open_it_and_comes_out_as_it_was_ra
     ended = attempt(call, 8)
 
     assert ended == [error] * 8
-    assert circuit(app).state == "closed"
+    assert circuit(bus).state == "closed"
 
 
 @pytest.mark.parametrize(
     "error", [http_error(503), http_error(408), ProviderUnavailable("openai", "no answer")], ids=str
 )
-def test_what_is_the_dependencys_failure_opens_it_and_comes_out_as_it_was_raised(app, error):
+def test_what_is_the_dependencys_failure_opens_it_and_comes_out_as_it_was_raised(bus, error):
     dependency = Dependency()
     dependency.error = error
     call = guarded("shop.stock", **ONCE)(dependency)
 
     assert attempt(call, 5) == [error] * 5
-    assert circuit(app).state == "open"
+    assert circuit(bus).state == "open"
 
 
-def test_the_callers_mistake_leaves_the_count_as_it_is(app):
+def test_the_callers_mistake_leaves_the_count_as_it_is(bus):
     dependency = Dependency()
     call = guarded("shop.stock", **ONCE)(dependency)
     attempt(call, 4)
@@ -214,17 +207,17 @@ def test_the_callers_mistake_leaves_the_count_as_it_is(app):
 
     attempt(call)
 
-    assert circuit(app).state == "open"
+    assert circuit(bus).state == "open"
 
 
-def test_two_dependencies_have_a_breaker_each(app):
+def test_two_dependencies_have_a_breaker_each(bus):
     down, fine = Dependency(), Dependency()
     fine.error = None
 
     attempt(guarded("shop.stock", **ONCE)(down), 5)
 
     assert attempt(guarded("shop.prices", **ONCE)(fine)) == ["done"]
-    assert {each.name: each.state for each in app.stores.circuits.all()} == {
+    assert {name: each.state for name, each in Inside(bus).circuits().items()} == {
         "shop.stock": "open",
         "shop.prices": "closed",
     }
@@ -233,11 +226,11 @@ def test_two_dependencies_have_a_breaker_each(app):
 # The probe
 
 
-def test_of_ten_callers_at_once_one_probes_and_its_success_closes(app):
+def test_of_ten_callers_at_once_one_probes_and_its_success_closes(bus):
     dependency = Dependency()
     call = guarded("shop.stock", **ONCE)(dependency)
     attempt(call, 5)
-    app.store_clock.skip(RESET_S)
+    bus.store_clock.skip(RESET_S)
     refused = threading.Semaphore(0)
 
     @guarded("shop.stock", **ONCE)
@@ -257,20 +250,20 @@ def test_of_ten_callers_at_once_one_probes_and_its_success_closes(app):
 
     assert ended.count("done") == 1
     assert sum(isinstance(each, ServiceUnavailable) for each in ended) == 9
-    assert circuit(app).state == "closed"
+    assert circuit(bus).state == "closed"
 
 
-def test_while_it_is_down_there_is_one_probe_for_each_reset_time_and_one_warning(app, harness):
+def test_while_it_is_down_there_is_one_probe_for_each_reset_time_and_one_warning(bus, harness):
     dependency = Dependency()
     call = guarded("shop.stock", **ONCE)(dependency)
     attempt(call, 5)
 
     for _ in range(3):
-        app.store_clock.skip(RESET_S)
+        bus.store_clock.skip(RESET_S)
         attempt(call, 10)
     assert dependency.calls == 5 + 3
     dependency.error = None
-    app.store_clock.skip(RESET_S)
+    bus.store_clock.skip(RESET_S)
     attempt(call, 10)
 
     assert dependency.calls == 5 + 3 + 10
@@ -281,7 +274,7 @@ def test_while_it_is_down_there_is_one_probe_for_each_reset_time_and_one_warning
     assert len(told(harness, "system.circuit.closed")) == 1
 
 
-def test_a_late_success_of_an_earlier_epoch_does_not_close_it_and_a_late_failure_does_not_open_it(app):
+def test_a_late_success_of_an_earlier_epoch_does_not_close_it_and_a_late_failure_does_not_open_it(bus):
     dependency = Dependency()
     call = guarded("shop.stock", **ONCE)(dependency)
     late = [guarded("shop.stock", **ONCE) for _ in range(6)]
@@ -291,60 +284,60 @@ def test_a_late_success_of_an_earlier_epoch_does_not_close_it_and_a_late_failure
 
     late[0].__exit__(None, None, None)
 
-    assert circuit(app).state == "open"
+    assert circuit(bus).state == "open"
     dependency.error = None
-    app.store_clock.skip(RESET_S)
+    bus.store_clock.skip(RESET_S)
     attempt(call)
     for each in late[1:]:
         each.__exit__(ConnectionError, ConnectionError("late"), None)
-    assert (circuit(app).state, circuit(app).failures) == ("closed", 0)
+    assert (circuit(bus).state, circuit(bus).failures) == ("closed", 0)
 
 
-def test_when_a_worker_dies_during_its_probe_another_one_probes_after_the_lease(app):
+def test_when_a_worker_dies_during_its_probe_another_one_probes_after_the_lease(bus):
     dependency = Dependency()
     call = guarded("shop.stock", **ONCE, timeout=60)(dependency)
     attempt(call, 5)
     dependency.error = None
-    app.store_clock.skip(RESET_S)
+    bus.store_clock.skip(RESET_S)
     guarded("shop.stock", **ONCE, timeout=60).__enter__()  # and nobody leaves it
 
-    app.store_clock.skip(50)
+    bus.store_clock.skip(50)
     assert isinstance(attempt(call)[0], ServiceUnavailable)
-    app.store_clock.skip(10)
+    bus.store_clock.skip(10)
 
     assert attempt(call) == ["done"]
-    assert circuit(app).state == "closed"
+    assert circuit(bus).state == "closed"
 
 
-def test_a_probe_that_never_reached_the_dependency_leaves_the_probing_to_the_next(app):
+def test_a_probe_that_never_reached_the_dependency_leaves_the_probing_to_the_next(bus):
     dependency = Dependency()
     call = guarded("shop.stock", **ONCE)(dependency)
     attempt(call, 5)
-    app.store_clock.skip(RESET_S)
-    dependency.error = Misuse("a bad call")
+    bus.store_clock.skip(RESET_S)
+    dependency.error = UsageError("a bad call")
     attempt(call)
-    assert circuit(app).state == "half_open"
+    assert circuit(bus).state == "half_open"
     dependency.error = None
 
     assert attempt(call) == ["done"]
 
 
-def test_a_probe_that_is_refused_as_the_callers_mistake_closes_it(app):
+def test_a_probe_that_is_refused_as_the_callers_mistake_closes_it(bus):
     dependency = Dependency()
     call = guarded("shop.stock", **ONCE)(dependency)
     attempt(call, 5)
-    app.store_clock.skip(RESET_S)
+    bus.store_clock.skip(RESET_S)
     dependency.error = http_error(404)
 
     attempt(call)
 
-    assert circuit(app).state == "closed"
+    assert circuit(bus).state == "closed"
 
 
 # Trying again
 
 
-def test_a_call_that_fails_is_tried_again_and_each_try_counts(app):
+def test_a_call_that_fails_is_tried_again_and_each_try_counts(bus):
     dependency = Dependency()
     call = guarded("shop.stock", attempts=3)(dependency)
 
@@ -363,19 +356,20 @@ def test_a_call_that_fails_is_tried_again_and_each_try_counts(app):
     ],
     ids=["seconds", "milliseconds", "date"],
 )
-def test_a_retry_after_is_obeyed_here_or_by_putting_the_delivery_off(app, headers, at_least_s):
+def test_a_retry_after_is_obeyed_here_or_by_putting_the_delivery_off(bus, headers, at_least_s):
     dependency = Dependency()
     dependency.error = http_error(429, **headers)
     call = guarded("shop.stock", attempts=2, longest_wait=5)(dependency)
 
     (error,) = attempt(call)
 
-    assert isinstance(error, ServiceThrottled)
+    assert isinstance(error, RetryLater)
+    assert error.code == "service_throttled"
     assert error.__cause__ is dependency.error
     assert at_least_s <= error.after_s <= 3600
     waited_here = at_least_s <= 5
     assert dependency.calls == (2 if waited_here else 1)
-    assert app.store_clock.ahead_ms >= (at_least_s * 1_000 if waited_here else 0)
+    assert bus.store_clock.ahead_ms >= (at_least_s * 1_000 if waited_here else 0)
 
 
 def test_calls_are_tried_again_only_while_the_delivery_has_time(harness):
@@ -393,7 +387,7 @@ def test_calls_are_tried_again_only_while_the_delivery_has_time(harness):
     assert harness.dead_letters() == []
 
 
-def test_a_coroutine_is_guarded_too_and_one_that_takes_too_long_has_failed(app):
+def test_a_coroutine_is_guarded_too_and_one_that_takes_too_long_has_failed(bus):
     @guarded("shop.stock", **ONCE, timeout=0.01, failures=2)
     async def call() -> None:
         await asyncio.sleep(10)
@@ -405,7 +399,7 @@ def test_a_coroutine_is_guarded_too_and_one_that_takes_too_long_has_failed(app):
     assert asyncio.run(call_three_times()) == [TimeoutError, TimeoutError, ServiceUnavailable]
 
 
-def test_a_block_is_guarded_too_and_async_ones(app):
+def test_a_block_is_guarded_too_and_async_ones(bus):
     dependency = Dependency()
 
     def block() -> None:
@@ -421,14 +415,14 @@ def test_a_block_is_guarded_too_and_async_ones(app):
     assert [type(each) for each in ended] == [ConnectionError] * 5 + [ServiceUnavailable]
 
 
-def test_one_guard_holds_one_block_and_generators_are_refused(app):
+def test_one_guard_holds_one_block_and_generators_are_refused(bus):
     guard = guarded("shop.stock")
     with guard:
         pass
 
-    with pytest.raises(Misuse, match="one guard holds one block"), guard:
+    with pytest.raises(UsageError, match="one guard holds one block"), guard:
         pass
-    with pytest.raises(Misuse, match="inside it"):
+    with pytest.raises(UsageError, match="inside it"):
 
         @guarded("shop.stock")
         def numbers() -> Iterator[int]:
@@ -448,12 +442,12 @@ def test_one_guard_holds_one_block_and_generators_are_refused(app):
     ],
 )
 def test_an_option_that_cannot_be_is_refused_where_it_is_written(option, value):
-    with pytest.raises(InvalidOption, match=rf"guarded\.{option}"):
+    with pytest.raises(UsageError, check=has_code("invalid_option"), match=rf"guarded\.{option}"):
         guarded("shop.stock", **{option: value})
 
 
 def test_a_name_is_written_as_topics_are():
-    with pytest.raises(InvalidTopic):
+    with pytest.raises(UsageError, check=has_code("invalid_topic")):
         guarded("Shop Stock")
 
 
@@ -512,13 +506,11 @@ def test_a_handlers_time_limit_that_ends_a_call_is_the_dependencys_failure(harne
     harness.add(agent)
     harness.send_through(a_text())
 
-    assert [(each.name, each.state) for each in harness.app.stores.circuits.all()] == [
-        ("shop.prices", "open"),
-        ("shop.stock", "open"),
-    ]
+    states = {name: each.state for name, each in Inside(harness).circuits().items()}
+    assert states == {"shop.prices": "open", "shop.stock": "open"}
 
 
-def test_an_interruption_is_nobodys_failure(app):
+def test_an_interruption_is_nobodys_failure(bus):
     has_begun = asyncio.Event()
 
     @guarded("shop.stock", **ONCE, failures=1)
@@ -535,19 +527,18 @@ def test_an_interruption_is_nobodys_failure(app):
 
     asyncio.run(interrupt())
 
-    assert (circuit(app).state, circuit(app).failures) == ("closed", 0)
+    assert (circuit(bus).state, circuit(bus).failures) == ("closed", 0)
 
 
 # Where the state store is away
 
 
 def test_without_the_state_store_calls_go_through_and_that_is_an_alarm(monkeypatch, caplog):
-    away = EventApp("away", settings=Settings(state_url="redis://127.0.0.1:9"), set_as_current=False)
-    monkeypatch.setattr("petiole.tasks.resilience.guarded.default_app", away)
+    as_default(a_bus("memory://", state_url="redis://127.0.0.1:9"), monkeypatch)
     dependency = Dependency()
     call = guarded("shop.stock", **ONCE)(dependency)
 
-    monkeypatch.setattr("petiole.tasks.resilience.fail_open.AWAY_S", 0.0)  # so that each call asks
+    ask_the_state_store_each_time(monkeypatch)
     with caplog.at_level(logging.ERROR):
         ended = attempt(call, 8)
 
@@ -557,53 +548,47 @@ def test_without_the_state_store_calls_go_through_and_that_is_an_alarm(monkeypat
 
 
 def test_without_any_store_configured_a_guarded_function_is_a_function(monkeypatch):
-    nowhere = EventApp("nowhere", set_as_current=False)
-    monkeypatch.setattr(nowhere, "_state_url", lambda: "")
-    monkeypatch.setattr("petiole.tasks.resilience.guarded.default_app", nowhere)
+    as_default(a_bus("memory://", state_url=""), monkeypatch)
 
     assert guarded("shop.stock")(lambda: "done")() == "done"
 
 
-def test_calls_that_went_unguarded_are_counted_when_the_store_is_back(harness, app, monkeypatch):
+def test_calls_that_went_unguarded_are_counted_when_the_store_is_back(harness, bus, monkeypatch):
     dependency = Dependency()
     dependency.error = None
     call = guarded("shop.stock", **ONCE)(dependency)
     attempt(call)
-    monkeypatch.setattr("petiole.tasks.resilience.fail_open.AWAY_S", 0.0)
-    with monkeypatch.context() as away:
-        away.setattr(
-            type(app.stores.circuits), "enter", lambda *_: (_ for _ in ()).throw(redis.ConnectionError("away"))
-        )
+    ask_the_state_store_each_time(monkeypatch)
+    with state_store_away(harness):
         attempt(call, 3)
 
     attempt(call)
 
-    assert app.stores.counters.all()["unguarded"] == 3
+    assert Inside(bus).counts()["unguarded"] == 3
 
 
 # By hand
 
 
 @pytest.fixture
-def type_command(app, monkeypatch) -> Callable[..., Result]:
-    monkeypatch.setattr("petiole.workers.cli.breakers.connected_app", lambda: app)
-    return lambda *words: CliRunner().invoke(petiole, ["breakers", *words])
+def type_command(bus, monkeypatch) -> Callable[..., Result]:
+    return partial(command_line(bus, monkeypatch), "breakers")
 
 
-def test_an_operator_sees_opens_and_closes_a_breaker(app, harness, type_command):
+def test_an_operator_sees_opens_and_closes_a_breaker(bus, harness, type_command):
     dependency = Dependency()
     call = guarded("shop.stock", **ONCE)(dependency)
     attempt(call, 4)
     dependency.error = None
 
     assert "shop.stock is open" in type_command("open", "shop.stock").output
-    app.store_clock.skip(10 * RESET_S)
+    bus.store_clock.skip(10 * RESET_S)
     assert isinstance(attempt(call)[0], ServiceUnavailable)
     assert "when it is closed by hand" in type_command().output.replace("\n", " ")
     assert "shop.stock is open already" in type_command("open", "shop.stock", "--for", "20").output
     (shown,) = json.loads(type_command("--json").output)
     assert (shown["name"], shown["state"], shown["failures"]) == ("shop.stock", "open", 0)
-    app.store_clock.skip(20)
+    bus.store_clock.skip(20)
     assert attempt(call) == ["done"]
     assert "shop.stock is closed already" in type_command("close", "shop.stock").output
     assert [each.event_type for each in told(harness)] == [
@@ -614,20 +599,20 @@ def test_an_operator_sees_opens_and_closes_a_breaker(app, harness, type_command)
     ]
 
 
-def test_closing_by_hand_ends_the_wait_and_a_probe_under_way_changes_nothing_more(app, type_command):
+def test_closing_by_hand_ends_the_wait_and_a_probe_under_way_changes_nothing_more(bus, type_command):
     dependency = Dependency()
     attempt(guarded("shop.stock", **ONCE)(dependency), 5)
-    app.store_clock.skip(RESET_S)
+    bus.store_clock.skip(RESET_S)
     probe = guarded("shop.stock", **ONCE)
     probe.__enter__()
 
     assert type_command("close", "shop.stock").exit_code == 0
     probe.__exit__(ConnectionError, ConnectionError("late"), None)
 
-    assert (circuit(app).state, circuit(app).failures) == ("closed", 0)
+    assert (circuit(bus).state, circuit(bus).failures) == ("closed", 0)
 
 
-def test_a_breaker_that_nobody_knows_is_refused_by_the_nearest_name(app, type_command):
+def test_a_breaker_that_nobody_knows_is_refused_by_the_nearest_name(bus, type_command):
     attempt(guarded("shop.stock", **ONCE)(Dependency()))
 
     refused = type_command("close", "shop.stok")

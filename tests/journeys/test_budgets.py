@@ -11,17 +11,17 @@ from datetime import UTC, datetime, timedelta
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
-from typing import Any
 
 import pytest
-import redis
 
 from petiole.events import Event, TextContent, TextMessageEvent
-from petiole.events.errors import BudgetSpent, InvalidOption, ServiceUnavailable
+from petiole.events.errors import RateLimitExceeded, ServiceUnavailable, UsageError
 from petiole.tasks import Agent, Budget, Context
-from petiole.tasks.celery import EventApp
+from petiole.tasks.bus import EventBus
 from petiole.tasks.stores.rate_limits import Spent
 from petiole.tasks.testing.harness import EventTestHarness
+from tests.support.apps import as_default
+from tests.support.errors import has_code
 
 
 def http_error(status: int, retry_after: str | None = None) -> urllib.error.HTTPError:
@@ -32,46 +32,46 @@ def http_error(status: int, retry_after: str | None = None) -> urllib.error.HTTP
 
 
 @pytest.fixture
-def app(harness: EventTestHarness, monkeypatch: pytest.MonkeyPatch) -> EventApp:
-    """Give an app whose time stands still until it is skipped, more or less."""
-    monkeypatch.setattr("petiole.tasks.resilience.rate_limits.default_app", harness.app)
-    return harness.app
+def bus(harness: EventTestHarness, monkeypatch: pytest.MonkeyPatch) -> EventBus:
+    """Give a bus whose time stands still until it is skipped, more or less."""
+    as_default(harness.bus, monkeypatch)
+    return harness.bus
 
 
-def test_what_is_over_the_quota_is_refused_with_the_time_when_there_is_room(app):
+def test_what_is_over_the_quota_is_refused_with_the_time_when_there_is_room(bus):
     account = Budget("openai.main", requests=2)
     account.reserve().settle()
-    app.store_clock.skip(10)
+    bus.store_clock.skip(10)
     account.reserve().settle()
 
-    with pytest.raises(BudgetSpent) as refused:
+    with pytest.raises(RateLimitExceeded) as refused:
         account.reserve()
 
     assert 49 <= refused.value.after_s <= 50.1
-    app.store_clock.skip(refused.value.after_s)
+    bus.store_clock.skip(refused.value.after_s)
     account.reserve()
-    with pytest.raises(BudgetSpent):
+    with pytest.raises(RateLimitExceeded):
         account.reserve()
 
 
-def test_a_call_counts_until_a_window_after_it_was_settled(app):
+def test_a_call_counts_until_a_window_after_it_was_settled(bus):
     account = Budget("openai.main", requests=1)
     reserved = account.reserve()
-    app.store_clock.skip(50)
+    bus.store_clock.skip(50)
     reserved.settle()
-    app.store_clock.skip(50)
+    bus.store_clock.skip(50)
 
-    with pytest.raises(BudgetSpent):
+    with pytest.raises(RateLimitExceeded):
         account.reserve()
 
-    app.store_clock.skip(10.1)
+    bus.store_clock.skip(10.1)
     account.reserve()
 
 
-def test_tokens_count_as_estimated_until_they_are_known_and_then_as_used(app):
+def test_tokens_count_as_estimated_until_they_are_known_and_then_as_used(bus):
     account = Budget("openai.main", tokens=1_000)
     with account.reserve(tokens=900) as reserved:
-        with pytest.raises(BudgetSpent):
+        with pytest.raises(RateLimitExceeded):
             account.reserve(tokens=200)
         reserved.used(123)
 
@@ -79,7 +79,7 @@ def test_tokens_count_as_estimated_until_they_are_known_and_then_as_used(app):
     with account.reserve(tokens=200) as another:
         another.used(877)
     assert account.spent() == Spent(requests=2, tokens=1_000)
-    with pytest.raises(BudgetSpent):
+    with pytest.raises(RateLimitExceeded):
         account.reserve(tokens=1)
 
 
@@ -98,7 +98,7 @@ def test_tokens_count_as_estimated_until_they_are_known_and_then_as_used(app):
     ],
     ids=["refused", "breaker", "500", "timeout", "interrupted", "bug"],
 )
-def test_a_call_that_failed_counts_as_far_as_the_provider_may_have_counted_it(app, error, spent):
+def test_a_call_that_failed_counts_as_far_as_the_provider_may_have_counted_it(bus, error, spent):
     account = Budget("openai.main", requests=10, tokens=1_000)
 
     with pytest.raises(type(error)), account.reserve(tokens=500):
@@ -107,48 +107,48 @@ def test_a_call_that_failed_counts_as_far_as_the_provider_may_have_counted_it(ap
     assert account.spent() == spent
 
 
-def test_a_429_pauses_everybody_until_its_retry_after_and_the_longest_stands(app):
+def test_a_429_pauses_everybody_until_its_retry_after_and_the_longest_stands(bus):
     account, same_account = Budget("openai.main", requests=10), Budget("openai.main", requests=10)
     with pytest.raises(OSError, match="429"), account.reserve():
         raise http_error(429, "20")
     account.pause(timedelta(seconds=5))
 
-    with pytest.raises(BudgetSpent, match="pause") as refused:
+    with pytest.raises(RateLimitExceeded, match="pause") as refused:
         same_account.reserve()
 
     assert 19 <= refused.value.after_s <= 27
-    app.store_clock.skip(20)
+    bus.store_clock.skip(20)
     same_account.reserve()
 
 
-def test_those_who_are_refused_are_told_times_one_after_another(app):
+def test_those_who_are_refused_are_told_times_one_after_another(bus):
     account = Budget("openai.main", requests=60)
     for _ in range(60):
         account.reserve().settle()
     told_s: list[float] = []
 
     for _ in range(30):
-        with pytest.raises(BudgetSpent) as refused:
+        with pytest.raises(RateLimitExceeded) as refused:
             account.reserve()
         told_s.append(refused.value.after_s)
 
     assert all(0.9 <= later - earlier <= 1.1 for earlier, later in pairwise(told_s))
 
 
-def test_a_call_that_nobody_settles_is_forgotten_a_window_after_its_time(app):
+def test_a_call_that_nobody_settles_is_forgotten_a_window_after_its_time(bus):
     account = Budget("openai.main", requests=1, timeout=30)
     account.reserve()  # and its worker dies
 
-    app.store_clock.skip(89)
-    with pytest.raises(BudgetSpent):
+    bus.store_clock.skip(89)
+    with pytest.raises(RateLimitExceeded):
         account.reserve()
-    app.store_clock.skip(1.1)
+    bus.store_clock.skip(1.1)
 
     account.reserve()
     assert account.spent() == Spent(1, 0)
 
 
-def test_two_accounts_have_a_budget_each(app):
+def test_two_accounts_have_a_budget_each(bus):
     main, other = Budget("openai.main", requests=1), Budget("openai.other", requests=1)
     main.reserve()
 
@@ -157,7 +157,7 @@ def test_two_accounts_have_a_budget_each(app):
     assert other.spent() == Spent(1, 0)
 
 
-def test_a_coroutine_reserves_and_settles_too(app):
+def test_a_coroutine_reserves_and_settles_too(bus):
     account = Budget("openai.main", tokens=100)
 
     async def call() -> None:
@@ -169,14 +169,14 @@ def test_a_coroutine_reserves_and_settles_too(app):
     assert account.spent() == Spent(1, 70)
 
 
-def test_a_call_larger_than_the_budget_is_refused_for_good(app):
-    with pytest.raises(InvalidOption, match="split the call"):
+def test_a_call_larger_than_the_budget_is_refused_for_good(bus):
+    with pytest.raises(UsageError, check=has_code("invalid_option"), match="split the call"):
         Budget("openai.main", tokens=100).reserve(tokens=101)
 
 
 @pytest.mark.parametrize(("option", "value"), [("requests", 0), ("tokens", -1), ("window", 0), ("token", 3)])
 def test_an_option_that_cannot_be_is_refused_where_it_is_written(option, value):
-    with pytest.raises(InvalidOption, match=rf"budget\.{option}"):
+    with pytest.raises(UsageError, check=has_code("invalid_option"), match=rf"budget\.{option}"):
         Budget("openai.main", **{option: value})
 
 
@@ -276,9 +276,8 @@ def provider() -> Iterator[Provider]:
     ids=["small", "full"],
 )
 def test_in_no_window_does_the_provider_count_more_than_the_quota_and_nothing_drifts(
-    node, clean_broker_url, provider, eventually, *, workers, slots, window_s, requests, tokens, questions
+    node, client, inside, provider, eventually, *, workers, slots, window_s, requests, tokens, questions
 ):
-    client = redis.Redis.from_url(clean_broker_url, decode_responses=True)
     node.module("an_asker", ASKER.format(requests=requests, tokens=tokens, window_s=window_s))
     node.environment.update(PETIOLE_AGENTS="an_asker", PROVIDER_URL=provider.url)
     for number in range(workers):
@@ -295,8 +294,6 @@ def test_in_no_window_does_the_provider_count_more_than_the_quota_and_nothing_dr
     assert most_requests <= requests
     assert most_tokens <= tokens
     assert len(provider.counted) == questions
-    assert client.hlen("petiole:dead_letters") == 0
-    left: Any = client.hgetall("petiole:budgets:openai.main:tokens")
-    kept = client.hget("petiole:budgets:openai.main", "tokens")
-    assert sum(int(each) for each in left.values()) == int(kept or 0), "the sum is that of its calls"
+    assert inside.dead_letters() == []
+    assert inside.budget_drift("openai.main") == 0, "the sum is that of its calls"
     assert sorted(int(each) for each in client.lrange("used", 0, -1)) == sorted(used for _, used in provider.counted)

@@ -4,101 +4,95 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 from threading import Timer
+from typing import Any
 
 import pytest
-import redis
 
 from petiole.events import Event, TextContent, TextMessageEvent
-from petiole.events.errors import Misuse, QueueFull
+from petiole.events.errors import QueueFull, UsageError
 from petiole.events.subscriptions import Overflow
 from petiole.tasks import Agent
-from petiole.tasks.celery import EventApp
-from petiole.tasks.publishing.commit import Publication, dispatch
-from petiole.tasks.publishing.document import admit
-from petiole.tasks.settings import Settings
+from petiole.tasks.bus import EventBus
+from petiole.tasks.publishing.commit import Publication
+from tests.support import apps
 
 CAPACITY = 10
 
 
-def an_app(url: str, overflow: Overflow, *, block_timeout_s: float = 1.0) -> EventApp:
-    settings = Settings(block_timeout=timedelta(seconds=block_timeout_s))
-    app = EventApp("capacity", settings=settings, set_as_current=False)
-    app.conf.update(broker_url=url, result_backend=url)
-    memory = Agent("memory", capacity=CAPACITY, overflow=overflow)
-
-    @memory.on("input.*")
-    def keep(event: Event) -> None: ...
-
-    app.stores.directory.announce(memory.subscriptions)
-    return app
+def a_bus(url: str, overflow: Overflow, *, block_timeout_s: float = 1.0) -> EventBus:
+    return apps.a_bus(url, a_listener("memory", capacity=CAPACITY, overflow=overflow), block_timeout=block_timeout_s)
 
 
-def publish(app: EventApp, number: int = 0) -> Publication:
+def a_listener(name: str, **options: Any) -> Agent:
+    agent = Agent(name, **options)
+
+    @agent.on("input.*")
+    def hear(event: Event) -> None: ...
+
+    return agent
+
+
+def publish(bus: EventBus, number: int = 0) -> Publication:
     event = TextMessageEvent(stream_id="s", content=TextContent(text=str(number)), priority=9)
-    return dispatch(app, [admit(event, app.event_registry, app.settings.max_event_bytes)])[0]
+    return apps.publish_once(bus, event)
 
 
-def waiting(url: str) -> int:
-    return redis.Redis.from_url(url).llen("memory")
-
-
-def test_exactly_the_capacity_is_accepted_and_the_rest_refused(clean_broker_url):
-    app = an_app(clean_broker_url, "reject")
+def test_exactly_the_capacity_is_accepted_and_the_rest_refused(clean_broker_url, inside):
+    bus = a_bus(clean_broker_url, "reject")
 
     for number in range(CAPACITY):
-        publish(app, number)
+        publish(bus, number)
     for number in range(CAPACITY, 25):
         with pytest.raises(QueueFull, match="'memory' is full"):
-            publish(app, number)
+            publish(bus, number)
 
-    assert waiting(clean_broker_url) == CAPACITY
-    assert len(app.stores.history.since()) == CAPACITY
+    assert inside.queue_depth("memory") == CAPACITY
+    assert len(inside.topics()) == CAPACITY
 
 
-def test_a_publisher_waits_for_room_as_long_as_it_is_told(clean_broker_url):
-    app = an_app(clean_broker_url, "block", block_timeout_s=0.5)
+def test_a_publisher_waits_for_room_as_long_as_it_is_told(clean_broker_url, inside):
+    bus = a_bus(clean_broker_url, "block", block_timeout_s=0.5)
     for number in range(CAPACITY):
-        publish(app, number)
+        publish(bus, number)
     began = time.monotonic()
 
     with pytest.raises(QueueFull):
-        publish(app)
+        publish(bus)
 
     assert 0.4 < time.monotonic() - began < 5
 
 
-def test_a_waiting_publisher_goes_on_when_there_is_room(clean_broker_url):
-    app = an_app(clean_broker_url, "block", block_timeout_s=20)
+def test_a_waiting_publisher_goes_on_when_there_is_room(clean_broker_url, inside):
+    bus = a_bus(clean_broker_url, "block", block_timeout_s=20)
     for number in range(CAPACITY):
-        publish(app, number)
-    Timer(0.2, redis.Redis.from_url(clean_broker_url).rpop, ["memory"]).start()
+        publish(bus, number)
+    Timer(0.2, inside.drop_next, ["memory"]).start()
 
-    assert publish(app).subscriptions == ("memory.keep",)
+    assert publish(bus).subscriptions == ("memory.hear",)
 
-    assert waiting(clean_broker_url) == CAPACITY
+    assert inside.queue_depth("memory") == CAPACITY
 
 
-def test_the_oldest_gives_way_and_is_counted(clean_broker_url):
-    app = an_app(clean_broker_url, "drop_oldest")
+def test_the_oldest_gives_way_and_is_counted(clean_broker_url, inside):
+    bus = a_bus(clean_broker_url, "drop_oldest")
 
     for number in range(25):
-        publish(app, number)
+        publish(bus, number)
 
-    assert waiting(clean_broker_url) == CAPACITY
-    assert app.stores.counters.all() == {"lagged:memory": 15}
-    assert len(app.stores.history.since()) == 25
+    assert inside.queue_depth("memory") == CAPACITY
+    assert inside.counts() == {"lagged:memory": 15}
+    assert len(inside.topics()) == 25
 
 
-def test_racing_publishers_never_exceed_the_capacity(clean_broker_url):
-    apps = [an_app(clean_broker_url, "reject") for _ in range(8)]
+def test_racing_publishers_never_exceed_the_capacity(clean_broker_url, inside):
+    apps = [a_bus(clean_broker_url, "reject") for _ in range(8)]
 
-    def try_to_publish(app: EventApp) -> int:
+    def try_to_publish(bus: EventBus) -> int:
         accepted = 0
         for number in range(5):
             try:
-                publish(app, number)
+                publish(bus, number)
                 accepted += 1
             except QueueFull:
                 continue
@@ -107,27 +101,22 @@ def test_racing_publishers_never_exceed_the_capacity(clean_broker_url):
     with ThreadPoolExecutor(8) as pool:
         accepted = list(pool.map(try_to_publish, apps))
 
-    assert sum(accepted) == waiting(clean_broker_url) == CAPACITY
+    assert sum(accepted) == inside.queue_depth("memory") == CAPACITY
 
 
-def test_a_full_queue_of_one_agent_keeps_the_event_from_all(clean_broker_url):
-    app = an_app(clean_broker_url, "reject")
-    other = Agent("other")
-
-    @other.on("input.*")
-    def hear(event: Event) -> None: ...
-
-    app.stores.directory.announce(other.subscriptions)
+def test_a_full_queue_of_one_agent_keeps_the_event_from_all(clean_broker_url, inside):
+    bus = a_bus(clean_broker_url, "reject")
+    apps.subscribe(bus, a_listener("other"))
     for number in range(CAPACITY):
-        publish(app, number)
+        publish(bus, number)
 
     with pytest.raises(QueueFull):
-        publish(app)
+        publish(bus)
 
-    assert redis.Redis.from_url(clean_broker_url).llen("other") == CAPACITY
+    assert inside.queue_depth("other") == CAPACITY
 
 
 @pytest.mark.parametrize("capacity", [0, -1])
 def test_a_capacity_below_one_is_refused(capacity):
-    with pytest.raises(Misuse, match="at least 1"):
+    with pytest.raises(UsageError, match="at least 1"):
         Agent("memory", capacity=capacity)

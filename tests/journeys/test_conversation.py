@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 
 import pytest
 
 from petiole.events import EventContext, TextContent, TextMessageEvent
 from petiole.events.catalog.output import MessageSentEvent
 from petiole.events.catalog.tools import ToolProgressEvent
-from petiole.tasks import begin_session, enter_session
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.agents import input as input_agent
 from petiole.workers.agents import llm, memory, orchestrator, output, tools
+from tests.support.apps import as_default
+from tests.support.inside import Inside
 
 FLOW = [
     "input.message.received",
@@ -177,14 +177,12 @@ def test_two_messages_of_one_stream_are_two_flows(team):
 def test_an_answer_waits_once_for_its_reader(team):
     say(team, "Hello")
 
-    replies = team.app.stores.replies
-    assert "help" in replies.take("a-stream", timeout_s=1).text
-    assert replies.take("a-stream", timeout_s=0.05) is None
+    assert "help" in str(Inside(team).next_reply("a-stream"))
+    assert Inside(team).next_reply("a-stream", timeout_s=0.05) is None
 
 
 def test_a_stream_is_started_once(team, monkeypatch):
-    for step in (enter_session, begin_session):
-        monkeypatch.setattr(input_agent, step.__name__, partial(step, app=team.app))
+    as_default(team.bus, monkeypatch)
 
     for number in range(10):
         input_agent.receive(f"message {number}", stream_id="s", publish=team.publish)

@@ -14,7 +14,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import ModuleType
 from typing import Any, TypeVar
@@ -34,20 +33,22 @@ from petiole.events import (
     VideoContent,
     VideoFrameEvent,
 )
-from petiole.events.catalog.input import StreamEndedEvent, StreamStartedEvent
 from petiole.events.catalog.llm import ResponseFailedEvent, ResponseGeneratedEvent
 from petiole.events.catalog.memory import ContextAssembledEvent
 from petiole.events.catalog.orchestrator import ContextRequest, ContextRequestedEvent, ModelRequest, ToolsRequestedEvent
 from petiole.events.catalog.output import MessageFailedEvent, MessageSentEvent, SuggestionDroppedEvent
+from petiole.events.catalog.session import StreamEndedEvent, StreamStartedEvent
 from petiole.events.catalog.tools import ToolFailedEvent, ToolProgressEvent, ToolStartedEvent
 from petiole.events.errors import ProviderUnavailable
-from petiole.events.ids import delivery_ids, new_event_id
-from petiole.tasks import begin_session, end_session, enter_session
+from petiole.tasks import end_session
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.agents import input as input_agent
 from petiole.workers.llm.rules import Rules
 from petiole.workers.llm.rules.intent_rules import ToolPlan, plan_tools
 from petiole.workers.process.discovery import load_agents
+from petiole.workers.state import team_state
+from tests.support.apps import as_default
+from tests.support.inside import Inside, deliver, is_quiet, settle
 
 STREAM = "a-conversation"
 TURNS = (
@@ -124,27 +125,17 @@ class Seen:
         return self.flows[self.turns[turn]]
 
     def handled(self, subscription: str, event: Event) -> bool:
-        (delivery,) = delivery_ids(event.event_id, [subscription])
-        return self.team.app.stores.inbox.has(delivery)
+        return Inside(self.team).is_handled(subscription, event)
 
     def heard(self, event: Event) -> tuple[str, ...]:
         return self.team.publish(event).subscriptions
 
-    def settle(self) -> None:
-        """Wait until nothing is under way."""
-        self.team._wait_until(self.team._is_still, "the end of all deliveries", 20)
-
     def delivered_again(self, subscription: str, event: Event, *, as_new: bool = False) -> list[str]:
         """Bring an event to a subscription once more, as the broker would; returns the topics published since."""
-        self.settle()
-        history = self.team.app.stores.history
-        before = history.last_entry_id()
-        (delivery,) = delivery_ids(event.event_id, [subscription])
-        document, queue = json.loads(event.model_dump_json()), subscription.partition(".")[0]
-        task_id = new_event_id() if as_new else delivery
-        self.team.app.tasks[subscription].apply_async((document,), task_id=task_id, queue=queue)
-        self.settle()
-        return [each.topic for each in history.since(before)]
+        settle(self.team)
+        before = len(self.team.everything())
+        deliver(self.team, subscription, event, as_new=as_new)
+        return [each.event_type for each in self.team.everything()[before:]]
 
 
 @pytest.fixture(scope="module")
@@ -192,8 +183,7 @@ def seen(patch: pytest.MonkeyPatch, posted: list[tuple[str, str]]) -> Iterator[S
         if hasattr(sys.modules.get(name), "plan_tools"):
             patch.setattr(f"{name}.plan_tools", with_weather)
     with EventTestHarness(agents) as team:
-        for step in (enter_session, begin_session):
-            patch.setattr(input_agent, step.__name__, partial(step, app=team.app))
+        as_default(team.bus, patch)
         messages = [say(team, text) for text in TURNS]
         events = [event for event in team.everything() if event.stream_id == STREAM]
         flows: dict[str, list[Event]] = {}
@@ -210,7 +200,7 @@ def with_weather(intent: Any, text: str) -> tuple[ToolPlan, ...]:
 def say(team: EventTestHarness, text: str) -> Event:
     """Say something by the door, and wait until all is over."""
     message = input_agent.receive(text, stream_id=STREAM, user_id="a-user", publish=team.publish)
-    team._wait_until(team._is_still, "the end of all deliveries", 20)
+    settle(team)
     return message
 
 
@@ -272,7 +262,7 @@ def each_of_the_five_inputs_reaches_orchestrator_and_memory(seen: Seen) -> None:
     ]
     for event in inputs:
         assert {"orchestrator.understand", "memory.remember"} <= set(seen.heard(event)), event.event_type
-    seen.settle()
+    settle(seen.team)
     assert all(seen.handled("orchestrator.understand", event) for event in inputs)
 
 
@@ -347,7 +337,7 @@ def a_request_for_context_without_a_past_is_answered_with_none(seen: Seen) -> No
 
 @row("J54", "J55", "J56")
 def what_was_said_and_found_is_remembered_in_order_and_once(seen: Seen) -> None:
-    memories = seen.team.app.stores.memories
+    memories = team_state(seen.team.bus).memories
     kept = memories.of(STREAM)
     spoken = [each.text for each in kept if each.role == "user"]
     assert spoken == list(TURNS[: len(spoken)])
@@ -389,7 +379,7 @@ def an_unknown_tool_is_a_failure_and_no_dead_letter(seen: Seen) -> None:
     (failed,) = [
         event for event in seen.flow(TURNS.index("What is the weather in Rome?")) if isinstance(event, ToolFailedEvent)
     ]
-    assert (failed.content.tool, failed.content.error_type) == ("weather", "UnknownTool")
+    assert (failed.content.tool, failed.content.error_type) == ("weather", "unknown_tool")
     assert seen.team.dead_letters() == []
 
 
@@ -429,8 +419,8 @@ def an_answer_and_a_suggestion_are_both_delivered(seen: Seen) -> None:
 @row("J66")
 def a_suggestion_for_an_ended_stream_is_dropped(seen: Seen) -> None:
     input_agent.receive("Hello", stream_id="over", publish=seen.team.publish)
-    end_session("over", app=seen.team.app)
-    seen.settle()
+    end_session("over", bus=seen.team.bus)
+    settle(seen.team)
     suggestion = ProactiveSuggestion(text="Take a rest", reason="it is late", confidence=0.9, cooldown_key="rest")
     events = seen.team.send_through(ProactiveSuggestionEvent(stream_id="over", content=suggestion))
     assert [
@@ -512,10 +502,7 @@ def failures_upon_failures_call_for_somebody(seen: Seen) -> None:
 
 @row("J76")
 def the_number_of_events_becomes_constant(seen: Seen) -> None:
-    last = seen.team.app.stores.history.last_entry_id
-    before = last()
-    with pytest.raises(TimeoutError):
-        seen.team._wait_until(lambda: last() != before, "another event", 1.0)
+    assert is_quiet(seen.team, for_s=1.0)
 
 
 @row("J77")
@@ -537,8 +524,8 @@ def a_slow_model_holds_up_its_own_turn(seen: Seen) -> None:
 
 
 def only_proactive(seen: Seen) -> str:
-    (name,) = [each.name for each in seen.team.app.stores.directory.read()[1] if each.agent == "proactive"]
-    return str(name)
+    (name,) = [each for each in Inside(seen.team).subscriptions() if each.startswith("proactive.")]
+    return name
 
 
 # The walk

@@ -21,15 +21,17 @@ from click.testing import CliRunner
 
 from petiole.events import Event, MessageEvent, TextMessageEvent
 from petiole.events.dead_letter import DeadLetter
-from petiole.events.errors import CannotEdit, InvalidDeadLetter, ToolFailed, UnknownDeadLetter, UnknownSubscription
+from petiole.events.errors import ToolFailed, UsageError
 from petiole.tasks import Agent, Context, dead_letters
 from petiole.tasks.broker.producer import sending
-from petiole.tasks.dead_letters import Letters, Retained, replay
+from petiole.tasks.dead_letters import Letters, Retained
+from petiole.tasks.dead_letters.replay import AGAIN_AFTER
 from petiole.tasks.dead_letters.replay_messages import again, send, start_of
 from petiole.tasks.settings import Settings
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.cli import dead_letters as commands
 from petiole.workers.cli import petiole
+from tests.support.errors import has_code
 
 SIZE = 5_000 if os.environ.get("PETIOLE_FAULTS") == "full" else 300
 
@@ -69,7 +71,7 @@ def shop(harness: EventTestHarness, a_message: Callable[..., Event]) -> EventTes
 @pytest.fixture
 def typed(shop: EventTestHarness, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Give what types a command at the harness."""
-    monkeypatch.setattr(commands, "connected_app", lambda: shop.app)
+    monkeypatch.setattr(commands, "connected_app", lambda: shop.bus)
     monkeypatch.setattr(commands, "configured_agents", list)
 
     def type_(*arguments: str, keys: str = "") -> Any:
@@ -84,11 +86,11 @@ def settle(harness: EventTestHarness) -> None:
 
 
 def states(harness: EventTestHarness) -> dict[str, int]:
-    return {str(state): count for state, count in harness.app.stores.dead_letters.count_by_state().items()}
+    return {str(state): count for state, count in harness.bus.stores.dead_letters.count_by_state().items()}
 
 
 def replayed(harness: EventTestHarness, letters: Letters, **options: Any) -> dead_letters.LettersReplay:
-    done = dead_letters.replay(letters, app=harness.app, **options)
+    done = dead_letters.replay(letters, bus=harness.bus, **options)
     settle(harness)
     return done
 
@@ -124,7 +126,7 @@ def test_a_replayed_letter_is_resolved_or_has_failed_again_in_its_place(shop):
     assert states(shop) == {"resolved": 2, "failed_again": 2}
     assert [(text, is_replay) for text, is_replay, _ in noted] == [("0", True), ("x1", True), ("2", True), ("x3", True)]
     assert len(said(shop, "message.offer")) == 2
-    failed = list(dead_letters.find(app=shop.app))
+    failed = list(dead_letters.find(bus=shop.bus))
     assert {kept.letter.delivery_id for kept in failed} == {delivery for text, _, delivery in noted if "x" in text}
     assert {(kept.state, kept.replays) for kept in failed} == {("failed_again", 1)}
 
@@ -138,7 +140,7 @@ def test_what_failed_again_can_be_replayed_again_and_what_was_resolved_cannot(sh
     assert done.tally == dead_letters.Tally(resolved=2)
     assert states(shop) == {"resolved": 4}
     assert len({delivery for _, _, delivery in noted}) == 6
-    resolved = next(dead_letters.find(Letters(states=("resolved",)), app=shop.app)).letter.id
+    resolved = next(dead_letters.find(Letters(states=("resolved",)), bus=shop.bus)).letter.id
     assert "nothing left to do" in str(replayed(shop, Letters(ids=(resolved,))).refused[0])
 
 
@@ -163,7 +165,7 @@ def test_a_canary_that_fails_again_leaves_the_rest_untouched(shop):
 
 def test_a_canary_without_an_outcome_leaves_the_rest_untouched_and_one_that_succeeds_does_not(shop):
     shop._worker.stop()
-    waiting = dead_letters.replay(Letters(), canary=1, timeout=timedelta(seconds=0.05), app=shop.app)
+    waiting = dead_letters.replay(Letters(), canary=1, timeout=timedelta(seconds=0.05), bus=shop.bus)
     assert (waiting.untouched, waiting.tally) == (3, dead_letters.Tally(replaying=1))
     assert "does a worker run?" in str(waiting.stopped)
 
@@ -184,28 +186,28 @@ def test_letters_are_replayed_by_what_they_have_in_common(shop):
 
 def test_a_replay_that_was_begun_and_never_sent_is_begun_again_under_its_number(shop, monkeypatch):
     letter = shop.dead_letters()[0]
-    start = start_of(shop.app, again(letter, 1))
-    assert shop.app.stores.dead_letters.start([start], "a dead operator", replay.AGAIN_AFTER) == ["started"]
+    start = start_of(shop.bus, again(letter, 1))
+    assert shop.bus.stores.dead_letters.start([start], "a dead operator", AGAIN_AFTER) == ["started"]
     early = replayed(shop, Letters(ids=(letter.id,)))
-    monkeypatch.setattr(replay, "AGAIN_AFTER", timedelta(0))
+    monkeypatch.setattr("petiole.tasks.dead_letters.replay.AGAIN_AFTER", timedelta(0))
 
     later = replayed(shop, Letters(ids=(letter.id,)), wait=True)
 
     assert "being replayed" in str(early.refused[0])
     assert later.tally == dead_letters.Tally(resolved=1)
     assert [delivery for _, _, delivery in noted] == [start.delivery_id]
-    assert dead_letters.get(letter.id, app=shop.app).replays == 1
+    assert dead_letters.get(letter.id, bus=shop.bus).replays == 1
 
 
 def test_a_copy_of_a_replay_that_failed_again_does_not_resolve_it(shop):
     letter = shop.dead_letters()[1]
     replayed(shop, Letters(ids=(letter.id,)), wait=True)
-    with sending(shop.app, "a copy") as outlet:
-        send(shop.app, again(letter, 1), outlet)
+    with sending(shop.bus, "a copy") as outlet:
+        send(shop.bus, again(letter, 1), outlet)
     settle(shop)
 
     assert len(noted) == 1, "the inbox knows it"
-    assert dead_letters.get(letter.id, app=shop.app).state == "failed_again"
+    assert dead_letters.get(letter.id, bus=shop.bus).state == "failed_again"
 
 
 def test_a_replay_keeps_to_its_rate(shop):
@@ -217,7 +219,7 @@ def test_a_replay_keeps_to_its_rate(shop):
 
 
 def test_a_letter_whose_subscription_is_gone_is_refused_and_says_what_to_do(shop):
-    shop.app.stores.directory.withdraw("shop.offer")
+    shop.bus.stores.directory.withdraw("shop.offer")
 
     done = replayed(shop, Letters())
 
@@ -229,7 +231,7 @@ def test_a_letter_whose_subscription_is_gone_is_refused_and_says_what_to_do(shop
 def test_a_publication_that_a_worker_could_not_do_is_replayed_as_one(shop, a_message):
     document = json.loads(a_message("published").model_dump_json())
     letter = a_letter(subscription="petiole.publish", queue="publish", document=document, cause="payload")
-    shop.app.stores.dead_letters.put(letter)
+    shop.bus.stores.dead_letters.put(letter)
 
     done = replayed(shop, Letters(ids=(letter.id,)), wait=True)
 
@@ -241,13 +243,13 @@ def test_a_publication_that_a_worker_could_not_do_is_replayed_as_one(shop, a_mes
 def test_a_publication_that_cannot_be_done_again_has_failed_again_in_its_place(shop, a_message):
     document = json.loads(a_message().model_dump_json(exclude={"content"})) | {"dataref": "petiole:sha256:00ff"}
     letter = a_letter(subscription="petiole.publish", queue="publish", document=document, cause="payload")
-    shop.app.stores.dead_letters.put(letter)
+    shop.bus.stores.dead_letters.put(letter)
 
     done = replayed(shop, Letters(ids=(letter.id,)), wait=True)
 
     assert done.tally == dead_letters.Tally(failed_again=1)
     assert states(shop) == {"pending": 4, "failed_again": 1}
-    assert dead_letters.get(letter.id, app=shop.app).letter.error_type == "PayloadMissing"
+    assert dead_letters.get(letter.id, bus=shop.bus).letter.error_type == "payload_missing"
 
 
 def a_raw_message(event: Event) -> bytes:
@@ -270,7 +272,7 @@ def a_raw_message(event: Event) -> bytes:
 
 def test_the_message_of_an_unknown_task_goes_back_as_it_came(shop, a_message):
     raw = base64.b64encode(a_raw_message(a_message("raw")))
-    shop.app.stores.dead_letters.put(a_letter(cause="unknown_task", raw=raw, document=None))
+    shop.bus.stores.dead_letters.put(a_letter(cause="unknown_task", raw=raw, document=None))
 
     done = replayed(shop, Letters(ids=("a-letter",)), wait=True)
 
@@ -280,12 +282,12 @@ def test_the_message_of_an_unknown_task_goes_back_as_it_came(shop, a_message):
 
 @pytest.mark.parametrize("raw", [b"", b"\x80\x02", b"[1]", b'{"body": 1}', b"[" * 100_000])
 def test_bytes_that_are_no_message_are_refused_and_replaced_by_an_event(shop, a_message, raw):
-    shop.app.stores.dead_letters.put(
+    shop.bus.stores.dead_letters.put(
         a_letter(cause="undecodable", subscription="", raw=base64.b64encode(raw), document=None)
     )
     refusal = replayed(shop, Letters(ids=("a-letter",))).refused[0]
 
-    new = dead_letters.edit("a-letter", json.loads(a_message("meant").model_dump_json()), app=shop.app)
+    new = dead_letters.edit("a-letter", json.loads(a_message("meant").model_dump_json()), bus=shop.bus)
 
     assert "are no message; give the event that was meant" in str(refusal)
     assert (new.raw, new.edited_from, new.subscription) == (None, "a-letter", "petiole.publish")
@@ -299,13 +301,13 @@ def test_an_edited_letter_stands_for_the_old_one_under_an_id_of_its_own(shop):
     event = json.loads(json.dumps(old.document))
     event["content"]["text"] = "without"
 
-    new = dead_letters.edit(old.id, event, operator="ada", app=shop.app)
-    with pytest.raises(CannotEdit, match="edited_from"):
-        dead_letters.edit(old.id, event, app=shop.app)
+    new = dead_letters.edit(old.id, event, operator="ada", bus=shop.bus)
+    with pytest.raises(UsageError, check=has_code("cannot_edit"), match="edited_from"):
+        dead_letters.edit(old.id, event, bus=shop.bus)
 
     assert (new.edited_from, new.document) == (old.id, event)
     assert states(shop) == {"pending": 4, "replaced": 1}
-    assert new.id in [kept.letter.id for kept in dead_letters.find(app=shop.app)]
+    assert new.id in [kept.letter.id for kept in dead_letters.find(bus=shop.bus)]
     assert "another letter stands for it" in str(replayed(shop, Letters(ids=(old.id,))).refused[0])
     assert replayed(shop, Letters(ids=(new.id,)), wait=True).tally == dead_letters.Tally(resolved=1)
     assert [text for text, _, _ in noted] == ["without"]
@@ -318,8 +320,10 @@ def test_what_an_event_is_cannot_be_edited(shop, field):
     letter = shop.dead_letters()[0]
     event = json.loads(json.dumps(letter.document)) | {field: "0192f0c1-7a5e-7cc3-98c8-3f1d2b6a9e10"}
 
-    with pytest.raises(CannotEdit, match=f"field '{field}': tells which event it is; leave it as it was"):
-        dead_letters.edit(letter.id, event, app=shop.app)
+    with pytest.raises(
+        UsageError, check=has_code("cannot_edit"), match=f"field '{field}': tells which event it is; leave it as it was"
+    ):
+        dead_letters.edit(letter.id, event, bus=shop.bus)
 
     assert states(shop) == {"pending": 4}
 
@@ -328,23 +332,23 @@ def test_an_event_that_is_none_is_refused_by_name_of_the_field(shop):
     letter = shop.dead_letters()[0]
     event = json.loads(json.dumps(letter.document)) | {"content": {"text": 5}}
 
-    with pytest.raises(CannotEdit, match=r"field 'content\.text'"):
-        dead_letters.edit(letter.id, event, app=shop.app)
+    with pytest.raises(UsageError, check=has_code("cannot_edit"), match=r"field 'content\.text'"):
+        dead_letters.edit(letter.id, event, bus=shop.bus)
 
 
 def test_an_event_that_could_not_be_read_may_be_given_another_type_and_another_reader(shop, a_message):
-    shop.app.stores.dead_letters.put(a_letter(cause="unknown_type", document={"event_type": "input.mesage"}))
+    shop.bus.stores.dead_letters.put(a_letter(cause="unknown_type", document={"event_type": "input.mesage"}))
     event = json.loads(a_message("mended").model_dump_json())
 
-    with pytest.raises(UnknownSubscription):
-        dead_letters.edit("a-letter", event, to="nobody.at-all", app=shop.app)
-    new = dead_letters.edit("a-letter", event, to="shop.offer", app=shop.app)
+    with pytest.raises(UsageError, check=has_code("unknown_subscription")):
+        dead_letters.edit("a-letter", event, to="nobody.at-all", bus=shop.bus)
+    new = dead_letters.edit("a-letter", event, to="shop.offer", bus=shop.bus)
 
     assert replayed(shop, Letters(ids=(new.id,)), wait=True).tally == dead_letters.Tally(resolved=1)
 
 
 def test_discarded_letters_are_gone_and_told(shop):
-    assert dead_letters.discard(Letters(stream="s0"), operator="ada", app=shop.app) == 2
+    assert dead_letters.discard(Letters(stream="s0"), operator="ada", bus=shop.bus) == 2
 
     assert states(shop) == {"pending": 2}
     told = said(shop, "dead_letters.letter.discarded")
@@ -357,17 +361,17 @@ def test_an_export_can_be_imported_once(shop, tmp_path):
     replayed(shop, Letters(), wait=True)
     file = tmp_path / "letters.jsonl"
     with file.open("w") as out:
-        assert dead_letters.export_to(out, Letters(states=dead_letters.STATES), app=shop.app) == 4
-    before = list(dead_letters.find(Letters(states=dead_letters.STATES), app=shop.app))
-    dead_letters.discard(Letters(states=("resolved",)), app=shop.app)
+        assert dead_letters.export_to(out, Letters(states=dead_letters.STATES), bus=shop.bus) == 4
+    before = list(dead_letters.find(Letters(states=dead_letters.STATES), bus=shop.bus))
+    dead_letters.discard(Letters(states=("resolved",)), bus=shop.bus)
 
     with file.open() as lines:
-        first = dead_letters.import_from(lines, app=shop.app)
+        first = dead_letters.import_from(lines, bus=shop.bus)
     with file.open() as lines:
-        second = dead_letters.import_from(lines, app=shop.app)
+        second = dead_letters.import_from(lines, bus=shop.bus)
 
     assert (first.imported, first.known, second.imported, second.known) == (2, 2, 0, 4)
-    found = list(dead_letters.find(Letters(states=dead_letters.STATES), app=shop.app))
+    found = list(dead_letters.find(Letters(states=dead_letters.STATES), bus=shop.bus))
     assert sorted(found, key=lambda kept: kept.letter.at) == sorted(before, key=lambda kept: kept.letter.at)
 
 
@@ -378,21 +382,23 @@ def test_an_export_can_be_imported_once(shop, tmp_path):
 def test_a_line_that_is_no_letter_is_named_and_those_before_it_are_kept(harness, line, named):
     good = json.dumps({"letter": json.loads(a_letter().model_dump_json()), "state": "replaying", "replays": 3})
 
-    with pytest.raises(InvalidDeadLetter, match=named):
-        dead_letters.import_from([good, line], app=harness.app)
+    with pytest.raises(UsageError, check=has_code("invalid_dead_letter"), match=named):
+        dead_letters.import_from([good, line], bus=harness.bus)
 
-    (kept,) = dead_letters.find(app=harness.app)
+    (kept,) = dead_letters.find(bus=harness.bus)
     assert (kept.state, kept.letter.id) == ("pending", "a-letter")
 
 
 def test_a_letter_that_is_not_kept_is_refused_by_name(shop):
     for refused in (
-        lambda: dead_letters.get("nowhere", app=shop.app),
-        lambda: dead_letters.replay(Letters(ids=("nowhere",)), app=shop.app),
-        lambda: dead_letters.discard(Letters(ids=("nowhere",)), app=shop.app),
-        lambda: dead_letters.edit("nowhere", {}, app=shop.app),
+        lambda: dead_letters.get("nowhere", bus=shop.bus),
+        lambda: dead_letters.replay(Letters(ids=("nowhere",)), bus=shop.bus),
+        lambda: dead_letters.discard(Letters(ids=("nowhere",)), bus=shop.bus),
+        lambda: dead_letters.edit("nowhere", {}, bus=shop.bus),
     ):
-        with pytest.raises(UnknownDeadLetter, match="there is no dead letter 'nowhere'"):
+        with pytest.raises(
+            UsageError, check=has_code("unknown_dead_letter"), match="there is no dead letter 'nowhere'"
+        ):
             refused()
 
 
@@ -410,11 +416,11 @@ def small() -> Iterator[EventTestHarness]:
 def fill(harness: EventTestHarness, count: int, *, first: int = 0, days_old: float = 0) -> None:
     for number in range(first, first + count):
         at = datetime.now(UTC) - timedelta(days=days_old, milliseconds=-number)
-        harness.app.stores.dead_letters.put(a_letter(f"letter-{number}", at=at))
+        harness.bus.stores.dead_letters.put(a_letter(f"letter-{number}", at=at))
 
 
 def retained(harness: EventTestHarness) -> Retained:
-    done = dead_letters.retain(harness.app)
+    done = dead_letters.retain(harness.bus)
     assert done is not None
     return done
 
@@ -455,7 +461,7 @@ def test_a_letter_that_grows_old_is_dropped_after_an_alarm(small):
 def test_what_somebody_is_done_with_goes_first_and_without_an_alarm(small):
     fill(small, 12)
     for number in range(8, 12):
-        small.app.stores.dead_letters.resolve(f"letter-{number}")
+        small.bus.stores.dead_letters.resolve(f"letter-{number}")
 
     assert retained(small).dropped == 2
 
@@ -467,7 +473,7 @@ def test_what_somebody_is_done_with_goes_first_and_without_an_alarm(small):
 
 def test_one_worker_at_a_time_looks_after_retention(small):
     fill(small, 12)
-    assert small.app.stores.dead_letters.begin_retaining("another", timedelta(minutes=1))
+    assert small.bus.stores.dead_letters.begin_retaining("another", timedelta(minutes=1))
 
     assert dead_letters.retain(small.app) is None
 

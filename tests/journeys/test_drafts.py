@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from petiole.events import Event, TextContent, TextMessageEvent
-from petiole.events.errors import InvalidSubscription, Misuse
+from petiole.events.errors import UsageError
 from petiole.tasks import Agent, AnswerReader, Context
 from petiole.tasks.settings import Settings
 from petiole.tasks.testing import EventTestHarness
+from tests.support.errors import has_code
+from tests.support.inside import Inside
 
 
 @pytest.fixture
@@ -45,8 +47,7 @@ def an_author(*steps: Callable[[], Any]) -> Any:
 
 
 def marks(harness: EventTestHarness) -> list[tuple[str, int]]:
-    pieces = harness.app.stores.drafts.read("s", after=0)
-    return [(piece.kind, piece.attempt) for piece in pieces if piece.kind != "delta"]
+    return [(piece.kind, piece.attempt) for piece in Inside(harness).chunks("s") if piece.kind != "delta"]
 
 
 def test_a_process_that_stood_still_for_longer_than_its_lease_begins_anew_with_all_it_has(
@@ -55,14 +56,14 @@ def test_a_process_that_stood_still_for_longer_than_its_lease_begins_anew_with_a
     def stand_still() -> None:
         # The loop stands, so nobody vouches for the run; meanwhile a reader looks.
         time.sleep(1.2)
-        harness.app.stores.drafts.look_after("s")
+        harness.bus.stores.drafts.look_after("s")
 
     harness.subscribe("input.*", an_author(lambda: None, lambda: asyncio.sleep(0.2), stand_still))
 
     harness.send_through(message := a_message())
 
     assert marks(harness) == [("started", 1), ("lost", 1), ("started", 2), ("finished", 2)]
-    pieces = list(AnswerReader(harness.app)("s", message.event_id))
+    pieces = list(AnswerReader(harness.bus)("s", message.event_id))
     assert "".join(piece.text for piece in pieces if piece.attempt == 2) == "abc"
 
 
@@ -70,7 +71,7 @@ def test_a_run_that_was_overtaken_stops_writing(harness: EventTestHarness) -> No
     message = a_message()
 
     def overtake() -> None:
-        harness.app.stores.drafts.begin("s", message.event_id, correlation_id="f", token="another")
+        Inside(harness).overtake("s", message.event_id)
 
     steps = [lambda: None, lambda: asyncio.sleep(0.2), overtake, *[lambda: asyncio.sleep(0.2)] * 3]
     author = Agent("author")
@@ -78,7 +79,7 @@ def test_a_run_that_was_overtaken_stops_writing(harness: EventTestHarness) -> No
     harness.add(author)
 
     harness.publish(message)
-    reading = AnswerReader(harness.app).all("s", timeout=5)
+    reading = AnswerReader(harness.bus).all("s", timeout=5)
     seen = [next(reading)]
     while (seen[-1].kind, seen[-1].attempt) != ("started", 2):
         seen.append(next(reading))
@@ -90,7 +91,7 @@ def test_a_run_that_was_overtaken_stops_writing(harness: EventTestHarness) -> No
 
 def test_an_error_in_the_block_is_the_end_of_the_draft(harness: EventTestHarness) -> None:
     def fail() -> None:
-        raise Misuse("no")
+        raise UsageError("no")
 
     harness.subscribe("input.*", an_author(lambda: None, fail))
 
@@ -100,7 +101,7 @@ def test_an_error_in_the_block_is_the_end_of_the_draft(harness: EventTestHarness
 
 
 def test_on_busy_is_one_of_three_words() -> None:
-    with pytest.raises(InvalidSubscription, match="on_busy"):
+    with pytest.raises(UsageError, check=has_code("invalid_subscription"), match="on_busy"):
         Agent("author").on("input.*", on_busy="shout")(an_author())  # type: ignore[arg-type]  # what is tested
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
-from typing import Any
 
 import pytest
-import redis
 
 from petiole.events import ErrorEvent, Event, MessageEvent
 from petiole.events.catalog.agent import AgentFailedEvent
-from petiole.events.errors import InvalidPattern, Misuse, Severity
+from petiole.events.errors import Severity, UsageError
 from petiole.tasks import Agent, Context, RetryPolicy, report
 from petiole.workers.agents import supervisor
+from tests.support.errors import has_code
+from tests.support.inside import Inside
 
 # Harness
 
@@ -52,12 +52,12 @@ def test_what_is_reported_is_heard_by_who_asked_for_errors_and_by_nobody_else(ha
 
 
 def test_a_severity_that_is_none_is_refused():
-    with pytest.raises(Misuse, match="give one of warning, error, critical"):
+    with pytest.raises(UsageError, match="give one of warning, error, critical"):
         report("bad", "WARNING")
 
 
 def test_on_error_takes_patterns_of_the_error_channel_only():
-    with pytest.raises(InvalidPattern):
+    with pytest.raises(UsageError, check=has_code("invalid_pattern")):
         Agent("test").on_error("input.*")
 
 
@@ -91,7 +91,7 @@ def test_warnings_are_counted_and_stop_nothing(harness, a_message):
         harness.send_through(a_message())
 
     assert len(handled) == 20
-    assert harness.app.stores.counters.all()["errors:warning"] == 20
+    assert Inside(harness).counts()["errors:warning"] == 20
 
 
 def test_an_error_ends_the_agents_work_on_that_flow_and_nobody_elses(harness, a_message):
@@ -126,7 +126,7 @@ def test_an_error_ends_the_agents_work_on_that_flow_and_nobody_elses(harness, a_
     assert sum(each[:2] == ("other", "bad") for each in ran) == 4
     assert sum(each[:2] == ("failing", "good") for each in ran) == 4
     assert ("failing", "heard", "no use") in ran, "who failed hears of it all the same"
-    counts = harness.app.stores.counters.all()
+    counts = Inside(harness).counts()
     assert (counts["aborted"], counts["errors:error"]) == (4, 1)
     assert harness.dead_letters() == []
 
@@ -237,18 +237,8 @@ def house(node):
     return node
 
 
-def history(client: redis.Redis) -> list[dict[str, Any]]:
-    entries: Any = client.xrange("petiole:history")
-    return [json.loads(fields["event"]) for _, fields in entries]
-
-
-def types(client: redis.Redis) -> list[str]:
-    return [event["event_type"] for event in history(client)]
-
-
 @pytest.mark.long
-def test_with_10_000_events_queued_an_error_is_handled_within_a_second(house, clean_broker_url, eventually):
-    client = redis.Redis.from_url(clean_broker_url, decode_responses=True)
+def test_with_10_000_events_queued_an_error_is_handled_within_a_second(house, inside, eventually):
     house.environment["PETIOLE_LOG_FORMAT"] = "json"
     house.worker("errors", "-Q", "supervisor")
     house.worker("once", "-Q", "slow").kill()
@@ -258,8 +248,8 @@ def test_with_10_000_events_queued_an_error_is_handled_within_a_second(house, cl
     house.run(PUBLISH.format(code="report('something is odd')"))
     eventually(lambda: "error.noticed" in house.logs(), 10, house.logs)
 
-    waiting = client.llen("slow\x06\x163")
-    (told,) = [event for event in history(client) if event["event_type"] == "error.reported"]
+    waiting = inside.queue_depth("slow")
+    (told,) = inside.history("error.reported")
     (noticed,) = [json.loads(line) for line in house.logs().splitlines() if '"error.noticed"' in line]
     waited = datetime.fromisoformat(noticed["timestamp"]) - datetime.fromisoformat(told["timestamp"])
     assert waited.total_seconds() < 1
@@ -267,8 +257,7 @@ def test_with_10_000_events_queued_an_error_is_handled_within_a_second(house, cl
 
 
 @pytest.mark.timeout(150)
-def test_a_critical_error_shuts_the_system_down_in_order_and_loses_nothing(house, clean_broker_url, eventually):
-    client = redis.Redis.from_url(clean_broker_url, decode_responses=True)
+def test_a_critical_error_shuts_the_system_down_in_order_and_loses_nothing(house, inside, eventually):
     workers = [
         house.worker("slow", "-Q", "slow"),
         house.worker("fails", "-Q", "fails,publish"),
@@ -279,10 +268,10 @@ def test_a_critical_error_shuts_the_system_down_in_order_and_loses_nothing(house
 
     for worker in workers:
         assert worker.wait(timeout=15) == 0, house.logs()
-    told = types(client)
+    told = inside.topics()
     done = told.count("message.done")
     assert done >= 1, "what ran was finished"
-    assert client.llen("slow\x06\x163") == 4 - done, "what was queued stays"
+    assert inside.queue_depth("slow") == 4 - done, "what was queued stays"
     assert told.count("system.stopping") == told.count("system.stopped") == 1
     assert told[-1] == "system.stopped"
     assert told.index("system.stopping") < told.index("message.done")
@@ -291,18 +280,17 @@ def test_a_critical_error_shuts_the_system_down_in_order_and_loses_nothing(house
         assert "refused: the system 'petiole' was shut down" in house.run(PUBLISH.format(code=code))
 
     # As if it had been queued when the supervisor ended.
-    late = next(event for event in history(client) if event["event_type"] == "error.reported")
+    late = inside.history("error.reported")[0]
     house.run(PUBLISH.format(code=f"publish({late | {'event_id': '0192f0c1-7a5e-7cc3-98c8-3f1d2b6a9e10'}!r})"))
     house.worker("all")
 
-    eventually(lambda: types(client).count("message.done") == 4, 20, house.logs)
+    eventually(lambda: inside.topics().count("message.done") == 4, 20, house.logs)
     house.run(PUBLISH.format(code="publish(an_event('message.bulk'))"))
-    assert types(client)[-1] == "message.bulk"
+    assert inside.topics()[-1] == "message.bulk"
 
 
 @pytest.mark.long
-def test_a_publisher_that_runs_notices_the_shutdown_and_the_next_start(house, clean_broker_url, eventually):
-    client = redis.Redis.from_url(clean_broker_url, decode_responses=True)
+def test_a_publisher_that_runs_notices_the_shutdown_and_the_next_start(house, inside, eventually):
     worker = house.worker("errors")
     code = """
 seen = []
@@ -327,4 +315,4 @@ while seen[-2:] != ["refused", "published"]:
     eventually(lambda: "refused" in house.logs(), 5, house.logs)
     house.worker("again")
     assert publisher.wait(timeout=10) == 0
-    assert types(client).count("system.stopped") == 1
+    assert inside.topics().count("system.stopped") == 1

@@ -5,21 +5,19 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
-from click.testing import CliRunner
 
 from petiole.events import Event, GeneratedResponse, ResponseGeneratedEvent, TextContent, TextMessageEvent
 from petiole.events.catalog.orchestrator import ModelRequest, ModelRequestedEvent
 from petiole.tasks import Agent
 from petiole.tasks.patterns import shadow_traffic
-from petiole.tasks.publication import MANY, batched
-from petiole.tasks.publishing.commit import dispatch
-from petiole.tasks.publishing.validation import checked
 from petiole.tasks.routing.table import RoutingTable
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.agents import memory, orchestrator, output, tools
-from petiole.workers.cli import petiole
+from tests.support.apps import command_line, publish_all_once
+from tests.support.inside import Inside
 
 
 def an_experiment() -> Agent:
@@ -70,7 +68,7 @@ def test_in_a_conversation_each_turn_is_answered_by_one_variant_and_each_stream_
 def test_what_a_shadow_would_have_said_is_kept_beside_what_was_said(team):
     team.send_through(TextMessageEvent(stream_id="s", content=TextContent(text="Hello")))
 
-    (only,) = shadow_traffic.compare("llm.poet", app=team.app)
+    (only,) = shadow_traffic.compare("llm.poet", bus=team.bus)
 
     assert [each["content"]["text"] for each in only.unsaid] == ["poet says: Hello"]
     assert [each["content"]["text"] for each in only.said] == ["usual says: Hello"]
@@ -79,12 +77,12 @@ def test_what_a_shadow_would_have_said_is_kept_beside_what_was_said(team):
 
 
 def test_shadows_are_listed_and_compared_at_the_command_line(team, monkeypatch):
-    monkeypatch.setattr("petiole.workers.cli.shadows.connected_app", lambda: team.app)
+    type_ = partial(command_line(team.bus, monkeypatch), "shadows")
     team.send_through(TextMessageEvent(stream_id="s", content=TextContent(text="Hello")))
 
-    listed = CliRunner().invoke(petiole, ["shadows", "--json"]).stdout
-    shown = CliRunner().invoke(petiole, ["shadows", "llm.poet"]).stdout
-    (as_json,) = json.loads(CliRunner().invoke(petiole, ["shadows", "llm.poet", "--json"]).stdout)
+    listed = type_("--json").stdout
+    shown = type_("llm.poet").stdout
+    (as_json,) = json.loads(type_("llm.poet", "--json").stdout)
 
     assert json.loads(listed) == [{"name": "llm.poet", "kept": 1}]
     assert "would say  llm.response.generated" in shown
@@ -109,18 +107,14 @@ def test_10_000_streams_are_delivered_to_one_variant_each_and_the_shadow_is_neve
     questions = [a_question(stream) for stream in (*range(10_000), *range(0, 10_000, 10))]
     with EventTestHarness([an_experiment()]) as harness:
         harness.send_through(questions[0])
-        for some in batched(questions[1:], MANY):
-            dispatch(harness.app, [checked(harness.app, question) for question in some])
+        for first in range(1, len(questions), 100):
+            publish_all_once(harness.bus, questions[first : first + 100])
         harness.send_through(a_question(0), timeout=1_200)
 
-        recorded = harness.app.stores.history.since(count=100_000)
-        heard = harness.app.stores.counters.all()["shadowed"]
+        answers = Inside(harness).history("llm.response.generated")
+        heard = Inside(harness).counts()["shadowed"]
 
-    models = Counter(
-        (str(each.attributes["stream_id"]), str(each.document["content"]["model"]))  # type: ignore[index]  # as published
-        for each in recorded
-        if each.topic == "llm.response.generated"
-    )
+    models = Counter((each["stream_id"], each["content"]["model"]) for each in answers)
     assert models.total() == heard == 11_001
     assert len(models) == 10_000, "each stream has one variant"
     assert 1_880 <= Counter(model for _, model in models)["brief"] <= 2_120

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -11,7 +10,6 @@ from contextlib import suppress
 from contextvars import ContextVar
 
 import pytest
-import redis
 
 from petiole.events import Event, MessageEvent, ParametersContent, Value
 from petiole.tasks import Agent, publish
@@ -315,27 +313,17 @@ for kind in {kinds!r}:
 
 
 @pytest.fixture
-def handled(node, clean_broker_url):
+def handled(node, client):
     """Tell what the agent `slow` noted, and in which process."""
     node.module("agent_slow", SLOW)
     node.environment["PETIOLE_AGENTS"] = "agent_slow"
-    client = redis.Redis.from_url(clean_broker_url, decode_responses=True)
     return lambda: [tuple(entry.split()) for entry in client.lrange("handled", 0, -1)]
 
 
 @pytest.fixture
-def dead_letters(node):
+def dead_letters(inside):
     """Tell the dead letters: (subscription, type of error)."""
-
-    def read() -> list[tuple[str, str]]:
-        told = node.run("""
-import json
-from petiole.tasks.celery import app
-print(json.dumps([(letter.subscription, letter.error_type) for letter in app.stores.dead_letters.all()]))
-""")
-        return [tuple(each) for each in json.loads(told)]
-
-    return read
+    return lambda: [(letter.subscription, letter.error_type) for letter in inside.dead_letters()]
 
 
 @every_pool

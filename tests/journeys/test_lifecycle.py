@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 from typing import Any
 
 import kombu
 import pytest
-import redis
 
-from petiole.tasks.broker.topology import lanes
+from tests.support.inside import Inside, delete_queues
 
 AGENTS = """
 import time
@@ -64,30 +61,23 @@ SYSTEM = [
 class Told:
     """What the history tells."""
 
-    def __init__(self, url: str) -> None:
-        self.client = redis.Redis.from_url(url, decode_responses=True)
-
-    def events(self) -> list[dict[str, Any]]:
-        entries: Any = self.client.xrange("petiole:history")
-        return [json.loads(fields["event"]) for _, fields in entries]
+    def __init__(self, inside: Inside) -> None:
+        self.inside = inside
 
     def types(self, prefix: str = "") -> list[str]:
-        return [each["event_type"] for each in self.events() if each["event_type"].startswith(prefix)]
+        return [topic for topic in self.inside.topics() if topic.startswith(prefix)]
 
     def of_agent(self, agent: str) -> list[str]:
-        lives = [each for each in self.events() if each["event_type"] in LIFE]
-        return [each["event_type"] for each in lives if each["content"]["agent"] == agent]
-
-    def waiting(self, queue: str) -> int:
-        return sum(self.client.llen(f"{queue}{step}") for step in ("", "\x06\x163", "\x06\x166", "\x06\x169"))
+        events = [each for each in self.inside.history() if each["event_type"] in LIFE]
+        return [each["event_type"] for each in events if each["content"]["agent"] == agent]
 
     def last(self, event_type: str) -> dict[str, Any]:
-        return [each for each in self.events() if each["event_type"] == event_type][-1]
+        return self.inside.history(event_type)[-1]
 
 
 @pytest.fixture
-def told(clean_broker_url):
-    return Told(clean_broker_url)
+def told(inside):
+    return Told(inside)
 
 
 @pytest.fixture
@@ -101,19 +91,6 @@ def system(node):
 def stop(process) -> int:
     process.send_signal(signal.SIGTERM)
     return int(process.wait(timeout=20))
-
-
-def petiole(node, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "petiole.workers.cli", *arguments],
-        env=node.environment,
-        cwd=node.home,
-        capture_output=True,
-        timeout=40,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
-    return done.stdout.decode()
 
 
 @pytest.mark.parametrize("pool", ["solo", "prefork", "threads"])
@@ -136,7 +113,7 @@ def test_a_worker_that_starts_and_ends_tells_each_step_once_and_in_order(system,
 def test_a_worker_that_is_told_to_end_finishes_before_its_agents_are_stopped(system, told, eventually):
     worker = system.worker("w", "-P", "prefork", "-c", "2")
     system.run(PUBLISH.format(texts=["slow"]))
-    eventually(lambda: told.client.zcard("unacked_index") > 0, 5, system.logs)
+    eventually(lambda: told.inside.unacknowledged() > 0, 5, system.logs)
 
     stop(worker)
 
@@ -177,7 +154,7 @@ def test_what_was_killed_to_the_last_worker_is_told_by_the_next_one(system, told
     worker = system.worker("w")
     worker.kill()
     worker.wait()
-    eventually(lambda: not is_heard(told), 6)
+    eventually(lambda: not told.inside.is_heard(within_s=3), 6)
 
     system.worker("next")
 
@@ -185,25 +162,20 @@ def test_what_was_killed_to_the_last_worker_is_told_by_the_next_one(system, told
     assert told.types("system.") == [*SYSTEM, *SYSTEM[:8]]
 
 
-def is_heard(told) -> bool:
-    seconds, _ = told.client.time()
-    return any(seconds - heard <= 3 for _, heard in told.client.zrange("petiole:workers", 0, -1, withscores=True))
-
-
 def test_a_paused_agent_takes_nothing_keeps_its_queue_and_goes_on_when_resumed(system, told, eventually):
     system.worker("a")
 
-    petiole(system, "agents", "pause", "memory")
+    system.command("agents", "pause", "memory")
     system.run(PUBLISH.format(texts=[str(number) for number in range(20)]))
-    eventually(lambda: told.waiting("tools") == 0, 5, system.logs)
+    eventually(lambda: told.inside.queue_depth("tools") == 0, 5, system.logs)
     late = system.worker("late")
 
-    assert told.waiting("memory") == 20, system.logs()
+    assert told.inside.queue_depth("memory") == 20, system.logs()
     assert told.types("message.kept") == []
     assert told.of_agent("memory") == LIFE[:3], "it rests, and lives"
     stop(late)
 
-    petiole(system, "agents", "resume", "memory")
+    system.command("agents", "resume", "memory")
 
     eventually(lambda: len(told.types("message.kept")) == 20, 10, system.logs)
     assert told.of_agent("memory") == LIFE[:3]
@@ -213,16 +185,16 @@ def test_a_paused_agent_takes_nothing_keeps_its_queue_and_goes_on_when_resumed(s
 def test_a_stopped_agent_ends_its_life_and_begins_another_when_resumed(system, told, eventually):
     system.worker("a")
 
-    petiole(system, "agents", "stop", "memory")
+    system.command("agents", "stop", "memory")
 
     assert told.of_agent("memory") == LIFE
     system.run(PUBLISH.format(texts=["Hello"]))
     system.worker("late")
-    assert (told.waiting("memory"), told.of_agent("memory"), told.of_agent("tools")) == (1, LIFE, LIFE[:3])
-    (state,) = [each for each in json.loads(petiole(system, "agents", "--json")) if each["agent"] == "memory"]
+    assert (told.inside.queue_depth("memory"), told.of_agent("memory"), told.of_agent("tools")) == (1, LIFE, LIFE[:3])
+    (state,) = [each for each in json.loads(system.command("agents", "--json")) if each["agent"] == "memory"]
     assert (state["state"], state["waiting"]) == ("stopped", 1)
 
-    petiole(system, "agents", "resume", "memory")
+    system.command("agents", "resume", "memory")
 
     eventually(lambda: told.types("message.kept") == ["message.kept"], 10, system.logs)
     assert told.of_agent("memory") == [*LIFE, *LIFE[:3]]
@@ -234,16 +206,14 @@ def test_on_rabbitmq_lives_are_told_agents_rest_and_a_critical_error_ends_all(sy
     system.module("house", AGENTS + "\nfrom petiole.workers.agents.supervisor import agent as supervisor\n")
     system.environment.update(PETIOLE_BROKER_URL=rabbit_url, PETIOLE_STATE_URL=system.environment["PETIOLE_BROKER_URL"])
     with kombu.Connection(rabbit_url) as connection:
+        delete_queues(connection, "memory", "tools", "supervisor", "publish")
         channel: Any = connection.channel()
-        for queue in ("memory", "tools", "supervisor", "publish"):
-            for lane in lanes(queue, "amqp"):
-                channel.queue_delete(lane)
         worker = system.worker("w")
 
-        petiole(system, "agents", "pause", "memory")
+        system.command("agents", "pause", "memory")
         system.run(PUBLISH.format(texts=["Hello"]))
         eventually(lambda: channel.queue_declare("memory", passive=True).message_count == 1, 5, system.logs)
-        petiole(system, "agents", "resume", "memory")
+        system.command("agents", "resume", "memory")
         eventually(lambda: told.types("message.kept") == ["message.kept"], 10, system.logs)
         system.run("from tasks import report; report('the house burns', 'critical')")
 

@@ -18,12 +18,13 @@ import pytest
 from petiole.events import TextContent, TextMessageEvent
 from petiole.events.catalog.orchestrator import ModelRequest
 from petiole.events.catalog.output import MessageSentEvent
-from petiole.events.errors import MissingExtra, NotConfigured
+from petiole.events.errors import NotConfigured, UsageError
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.agents import llm, memory, orchestrator, output, tools
 from petiole.workers.llm import language_model
 from petiole.workers.llm.local import server
 from petiole.workers.llm.provider import Finished, Part, TextDelta
+from tests.support.errors import has_code
 
 MISSING = [name for name in ("openai", "xllamacpp", server.WEIGHTS) if importlib.util.find_spec(name) is None]
 HELLO = "Hello, can you help me?"
@@ -96,5 +97,5 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "weights", lambda: None)
     monkeypatch.setitem(sys.modules, "xllamacpp", None)
 
-    with pytest.raises(MissingExtra, match=r"pip install 'petiole\[llm\]'"):
+    with pytest.raises(UsageError, check=has_code("missing_extra"), match=r"pip install 'petiole\[llm\]'"):
         server.serve(0, print)

@@ -16,24 +16,16 @@ from typing import Any
 
 import psutil
 import pytest
-from redis import Redis
 
 from petiole.events.catalog.orchestrator import ToolCall, ToolsRequest, ToolsRequestedEvent
 from petiole.events.catalog.tools import ToolProgressEvent
-from petiole.events.errors import (
-    InvalidArguments,
-    MissingExtra,
-    NotConfigured,
-    ProviderUnavailable,
-    ToolFailed,
-    ToolTimeout,
-)
-from petiole.tasks.settings import Settings
-from petiole.tasks.stores import open_stores
+from petiole.events.errors import NotConfigured, ProviderUnavailable, Retryable, ToolFailed, UsageError
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.agents import tools as tools_agent
 from petiole.workers.tools import Finding, ToolContext, ToolRegistry
 from petiole.workers.tools.mcp import configured_servers
+from tests.support.apps import serve_tools
+from tests.support.errors import has_code
 
 SERVER = Path(__file__).with_name("mcp_server.py")
 STDIO = {"command": sys.executable, "args": [str(SERVER)], "env": {"A_SECRET": "${THE_SECRET}"}}
@@ -101,10 +93,10 @@ def test_a_tool_of_a_server_is_called_and_answers(registry):
 
 @pytest.mark.parametrize(("arguments", "argument"), [({"a": 1}, "b"), ({"a": "one", "b": 2}, "a")])
 def test_wrong_arguments_are_refused_by_name(registry, arguments, argument):
-    with pytest.raises(InvalidArguments) as refused:
+    with pytest.raises(UsageError, check=has_code("invalid_arguments")) as refused:
         call(registry, "shop.add", **arguments)
 
-    assert refused.value.argument == argument
+    assert f"argument {argument!r}" in str(refused.value)
 
 
 def test_what_a_tool_of_a_server_reports_as_an_error_is_a_failure(registry):
@@ -141,7 +133,7 @@ def test_a_server_that_dies_in_a_call_fails_that_call_and_no_later_one(registry)
 
 
 def test_what_a_server_reports_on_the_way_is_progress(registry, monkeypatch):
-    monkeypatch.setattr(tools_agent, "installed_tools", lambda: registry)
+    serve_tools(registry, monkeypatch)
     request = ToolCall(call_id="c-1", tool="shop.steps", arguments={"number": 4})
 
     with EventTestHarness([tools_agent.agent]) as team:
@@ -159,7 +151,7 @@ def test_a_call_that_overruns_has_failed_on_every_thread_and_the_server_goes_on(
 
     def overrun() -> None:
         began = time.monotonic()
-        with pytest.raises(ToolTimeout):
+        with pytest.raises(Retryable, check=has_code("tool_timeout")):
             call(registry, "shop.steps", number=1_000, wait_s=0.1)
         ended.append(time.monotonic() - began)
 
@@ -231,7 +223,7 @@ def test_without_the_extra_it_is_named(monkeypatch):
     monkeypatch.setenv("PETIOLE_MCP_SERVERS", "mcp.json")
     monkeypatch.setattr("petiole.workers.tools.mcp.find_spec", lambda name: None)
 
-    with pytest.raises(MissingExtra, match=r"petiole\[mcp\]"):
+    with pytest.raises(UsageError, check=has_code("missing_extra"), match=r"petiole\[mcp\]"):
         list(configured_servers())
 
 
@@ -248,26 +240,20 @@ def _listens(port: int) -> bool:
 
 
 @pytest.mark.timeout(120)
-def test_in_a_worker_of_processes_each_starts_its_own_server_and_takes_it_along(node, eventually):
+def test_in_a_worker_of_processes_each_starts_its_own_server_and_takes_it_along(node, inside, eventually):
     path = node.home / "mcp.json"
     path.write_text(json.dumps({"mcpServers": {"shop": STDIO | {"env": {}}}}))
     node.environment["PETIOLE_MCP_SERVERS"] = str(path)
     worker = node.worker("tools", "--pool", "prefork", "--concurrency", "1", "-Q", "tools")
 
-    state = Redis.from_url(node.environment["PETIOLE_BROKER_URL"], decode_responses=True)
-    history = open_stores(state, Settings()).history
     request = ToolCall(call_id="c-1", tool="shop.processes", arguments={})
     event = ToolsRequestedEvent(stream_id="s", content=ToolsRequest(calls=(request,)))
     node.run(f"import json; from tasks import publish; publish(json.loads({event.model_dump_json()!r}))")
 
-    def completed() -> list[Any]:
-        return [each.document for each in history.since() if each.topic == "tools.execution.completed"]
-
-    eventually(lambda: bool(completed()), 45, node.logs)
-    server, parent = completed()[0]["content"]["data"]["value"]
+    eventually(lambda: bool(inside.history("tools.execution.completed")), 45, node.logs)
+    server, parent = inside.history("tools.execution.completed")[0]["content"]["data"]["value"]
     assert parent != worker.pid
     assert psutil.Process(parent).ppid() == worker.pid
     worker.terminate()
     worker.wait(timeout=20)
     eventually(lambda: not psutil.pid_exists(server), 10)
-    state.close()

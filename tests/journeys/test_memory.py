@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 import pytest
 
 from petiole.events import ContextAssembledEvent, Event, EventContext, TextContent, TextMessageEvent
-from petiole.events.catalog.input import StreamEndedEvent
 from petiole.events.catalog.memory import (
     ConflictDetectedEvent,
     Consolidation,
@@ -19,9 +18,12 @@ from petiole.events.catalog.memory import (
     PatternLearnedEvent,
 )
 from petiole.events.catalog.orchestrator import ContextRequest, ContextRequestedEvent
+from petiole.events.catalog.session import StreamEndedEvent
 from petiole.tasks import replay
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.agents import llm, memory, orchestrator, output, tools
+from petiole.workers.state import team_state
+from tests.support.inside import Inside
 
 DUE = ConsolidationDue(interval_s=3600, slot=1)
 
@@ -61,14 +63,17 @@ def recalled(harness: EventTestHarness, query: str, stream_id: str = "s", user_i
 
 
 def everything_kept(harness: EventTestHarness) -> object:
-    stores = harness.app.stores
+    stores = team_state(harness.bus)
     return [stores.memories.by_key("s"), stores.facts.of("stream:s"), stores.facts.of("user:ada")]
 
 
 def test_two_turns_are_four_memories_in_their_order(team):
     say(team, "Hello", "What is my name?")
 
-    assert [each.role for each in team.app.stores.memories.of("s") if each.role != "tool"] == ["user", "assistant"] * 2
+    assert [each.role for each in team_state(team.bus).memories.of("s") if each.role != "tool"] == [
+        "user",
+        "assistant",
+    ] * 2
 
 
 def test_a_request_without_history_is_answered_with_nothing(alone):
@@ -157,7 +162,7 @@ def test_the_end_of_a_stream_cleans_it_up(alone):
 
     (done,) = said(alone, ConsolidationCompletedEvent)
     assert done.content == Consolidation(examined=3, merged=1)
-    assert [each.text for each in alone.app.stores.memories.of("s")] == ["I like  TEA.", "I like milk."]
+    assert [each.text for each in team_state(alone.bus).memories.of("s")] == ["I like  TEA.", "I like milk."]
 
 
 def test_a_clean_up_of_an_empty_memory_is_told_once_and_counts_nothing(alone):
@@ -191,19 +196,14 @@ def test_a_replay_of_everything_adds_no_memory_and_no_event(team):
     kept, events = everything_kept(team), len(team.everything())
 
     for name in ("memory.remember", "memory.consolidate", "memory.remember"):
-        assert replay(name, app=team.app).sent > 0
+        assert replay(name, bus=team.bus).sent > 0
         team.send_through(a_message("Go on.", stream_id="another"))
         # From here on nobody knows any more what was published: publishing it again would not be noticed.
-        forget_publications(team)
+        Inside(team).forget_publications()
     team.send_through(a_message("That is all.", stream_id="another"))
 
     assert everything_kept(team) == kept
     assert [event for event in team.everything()[events:] if event.stream_id != "another"] == []
-
-
-def forget_publications(harness: EventTestHarness) -> None:
-    client = harness.app.stores.memories._client
-    client.delete(*client.keys("petiole:published:*"))
 
 
 def test_moments_are_those_of_the_events(alone):

@@ -6,10 +6,9 @@ import json
 from collections import defaultdict
 
 import pytest
-import redis
 
 from petiole.events import Event
-from petiole.events.errors import Misuse
+from petiole.events.errors import UsageError
 from petiole.tasks import Agent
 
 AGENT = """
@@ -45,9 +44,7 @@ publish_many(events)
 
 
 @pytest.fixture
-def told(clean_broker_url):
-    client = redis.Redis.from_url(clean_broker_url, decode_responses=True)
-
+def told(client):
     def read():
         by_stream = defaultdict(list)
         for entry in client.lrange("told", 0, -1):
@@ -58,7 +55,7 @@ def told(clean_broker_url):
     return read
 
 
-def test_each_stream_is_told_in_order_over_workers_and_failures(node, told, eventually, clean_broker_url):
+def test_each_stream_is_told_in_order_over_workers_and_failures(node, told, client, inside, eventually):
     node.module("teller", AGENT)
     node.environment["PETIOLE_AGENTS"] = "teller"
     node.worker("first", "--pool", "threads", "--concurrency", "2")
@@ -70,13 +67,12 @@ def test_each_stream_is_told_in_order_over_workers_and_failures(node, told, even
     eventually(lambda: sum(map(len, told().values())) == expected, 50, node.logs)
     assert told()["s-0"] == [number for number in range(30) if number % 10 != 7]
     assert all(told()[f"s-{stream}"] == list(range(30)) for stream in range(1, 20))
-    client = redis.Redis.from_url(clean_broker_url, decode_responses=True)
     assert client.lrange("overlaps", 0, -1) == []
-    eventually(lambda: client.keys("petiole:mailboxes:*") == [], 10, lambda: client.keys("petiole:mailboxes:*"))
-    assert set(client.hvals("petiole:mailboxes")) == {"0"}
+    eventually(lambda: inside.ordered() == [], 10, inside.ordered)
+    assert inside.ordered_waiting() == {"teller": 0}
 
 
-def test_events_of_one_stream_wait_for_their_turn_outside_the_queue(node, clean_broker_url):
+def test_events_of_one_stream_wait_for_their_turn_outside_the_queue(node, inside):
     node.module("teller", AGENT)
     node.environment["PETIOLE_AGENTS"] = "teller"
     worker = node.worker("first")
@@ -85,14 +81,11 @@ def test_events_of_one_stream_wait_for_their_turn_outside_the_queue(node, clean_
 
     node.run(PUBLISH.format(streams=3, each=10))
 
-    client = redis.Redis.from_url(clean_broker_url, decode_responses=True)
-    lists = [key for key in client.keys("teller*") if client.type(key) == "list"]
-    in_queue = [json.loads(each) for key in lists for each in client.lrange(key, 0, -1)]
-    assert len(in_queue) == 3
-    assert client.llen("petiole:mailboxes:teller.tell:s-0") == 9
+    assert inside.queue_depth("teller") == 3
+    assert inside.ordered_waiting() == {"teller": 3 * 9}
 
 
-def test_a_purge_reaches_what_waits_for_its_turn(node, clean_broker_url):
+def test_a_purge_reaches_what_waits_for_its_turn(node, inside):
     node.module("teller", AGENT)
     node.environment["PETIOLE_AGENTS"] = "teller"
     worker = node.worker("first")
@@ -100,22 +93,16 @@ def test_a_purge_reaches_what_waits_for_its_turn(node, clean_broker_url):
     worker.wait(timeout=20)
     node.run(PUBLISH.format(streams=3, each=10))
 
-    purged = node.run(
-        "from petiole.tasks.celery import app; from petiole.tasks.operations.unsubscribe import purge;
-        print(purge(app, 'teller.tell'))"
-    )
+    purged = json.loads(node.command("subscriptions", "withdraw", "teller.tell", "--purge", "--json"))
 
-    client = redis.Redis.from_url(clean_broker_url, decode_responses=True)
-    assert int(purged) == 30
-    lists = [key for key in client.keys("teller*") if client.type(key) == "list"]
-    assert [*lists, *client.keys("petiole:mailboxes:*")] == []
-    assert client.hgetall("petiole:mailboxes") == {"teller": "0"}
+    assert purged == {"name": "teller.tell", "purged": 30}
+    assert (inside.queue_depth("teller"), inside.ordered(), inside.ordered_waiting()) == (0, [], {"teller": 0})
 
 
 def test_an_ordered_subscription_cannot_drop_its_oldest():
     agent = Agent("teller", capacity=10, overflow="drop_oldest")
 
-    with pytest.raises(Misuse, match="ordered"):
+    with pytest.raises(UsageError, match="ordered"):
         agent.on("input.*", ordered=True)
 
 

@@ -8,10 +8,8 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
-from typing import Any
 
 import pytest
-import redis
 
 SHOP = """
 import json, os, time, urllib.request
@@ -100,9 +98,8 @@ def stock() -> Iterator[Stock]:
     ids=["small", "full"],
 )
 def test_an_outage_opens_the_breaker_once_spends_no_attempts_and_loses_nothing(
-    node, clean_broker_url, stock, eventually, *, workers, slots, orders, reset_s, down_s
+    node, client, inside, stock, eventually, *, workers, slots, orders, reset_s, down_s
 ):
-    client = redis.Redis.from_url(clean_broker_url, decode_responses=True)
     node.module("a_shop", SHOP.format(reset_s=reset_s))
     node.environment.update(PETIOLE_AGENTS="a_shop", STOCK_URL=stock.url)
     for number in range(workers):
@@ -111,7 +108,7 @@ def test_an_outage_opens_the_breaker_once_spends_no_attempts_and_loses_nothing(
     # First it refuses connections; then it answers with 503, and so counts who calls it meanwhile.
     stock.stop()
     node.run(PUBLISH.format(orders=orders))
-    eventually(lambda: topics(client, "system.circuit.opened") != [], 20, node.logs)
+    eventually(lambda: inside.history("system.circuit.opened") != [], 20, node.logs)
     stock.start(answers=False)
     down_at = time.monotonic()
     eventually(lambda: time.monotonic() > down_at + down_s, down_s + 10)
@@ -122,11 +119,11 @@ def test_an_outage_opens_the_breaker_once_spends_no_attempts_and_loses_nothing(
 
     sold = [json.loads(each) for each in client.lrange("sold", 0, -1)]
     assert sorted(int(number) for number, _ in sold) == list(range(orders))
-    assert client.hlen("petiole:dead_letters") == 0
-    assert len(topics(client, "error.circuit_opened")) == 1
-    opened = topics(client, "system.circuit.opened")
+    assert inside.dead_letters() == []
+    assert len(inside.history("error.circuit_opened")) == 1
+    opened = inside.history("system.circuit.opened")
     assert [each["content"]["reopened"] for each in opened] == [False] + [True] * (len(opened) - 1)
-    assert len(topics(client, "system.circuit.closed")) == 1
+    assert len(inside.history("system.circuit.closed")) == 1
     gaps_s = [later - earlier for earlier, later in pairwise(probed_at)]
     assert 1 <= len(probed_at) <= down_s / reset_s + 1
     assert all(gap >= reset_s * 0.95 for gap in gaps_s), gaps_s
@@ -140,9 +137,3 @@ def test_an_outage_opens_the_breaker_once_spends_no_attempts_and_loses_nothing(
     )
     # Below 10 ms where the machine has time for it; the slots wait for one another here, and for whoever else runs.
     assert median_ms < 50
-
-
-def topics(client: redis.Redis, topic: str) -> list[dict[str, Any]]:
-    entries: Any = client.xrange("petiole:history")
-    events = [json.loads(fields["event"]) for _, fields in entries]
-    return [each for each in events if each["event_type"] == topic]

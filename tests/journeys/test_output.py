@@ -11,16 +11,17 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-import redis
 
 from petiole.events import Event, FormattedResponse, ProactiveSuggestion, ProactiveSuggestionEvent, ResponseReadyEvent
 from petiole.events.catalog.output import MessageFailedEvent, MessageSentEvent, SuggestionDroppedEvent
 from petiole.tasks import end_session, open_session
-from petiole.tasks.celery import EventApp
+from petiole.tasks.bus import EventBus
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.agents import output
 from petiole.workers.agents.output import DROPPED
 from petiole.workers.channels import Terminal, open_channels
+from petiole.workers.state import team_state
+from tests.support.apps import a_bus
 
 SECRET = "whsec_" + base64.b64encode(b"0123456789abcdef0123456789abcdef").decode()
 
@@ -84,10 +85,10 @@ def told(events: list[Event]) -> Counter[tuple[str, str]]:
     )
 
 
-def taken(app: EventApp) -> list[str]:
+def taken(bus: EventBus) -> list[str]:
     """Take all that waits in the mailbox."""
     found = []
-    while reply := app.stores.replies.take("s", 0):
+    while reply := team_state(bus).replies.take("s", 0):
         found.append(reply.text)
     return found
 
@@ -102,7 +103,7 @@ def test_both_routes_lead_to_every_channel_and_formatting_comes_first(team, rece
     assert told(events) == once
     times = {event.event_type: event.timestamp for event in reversed(events)}
     assert times["output.formatting.completed"] < times["output.message.sent"]
-    assert (taken(team.app), len(receiver.got)) == ([event.content.text], 1)
+    assert (taken(team.bus), len(receiver.got)) == ([event.content.text], 1)
 
 
 def test_a_channel_that_is_down_is_tried_three_times_told_once_and_keeps_no_other_from_sending(team, receiver):
@@ -118,7 +119,7 @@ def test_a_channel_that_is_down_is_tried_three_times_told_once_and_keeps_no_othe
     }
     (failure,) = [event for event in events if isinstance(event, MessageFailedEvent)]
     assert (failure.content.error_type, "status 503" in failure.content.error) == ("ProviderUnavailable", True)
-    assert (taken(team.app), len(receiver.got), len(set(receiver.got))) == (["84"], 3, 1)
+    assert (taken(team.bus), len(receiver.got), len(set(receiver.got))) == (["84"], 3, 1)
     assert team.dead_letters() == []
 
 
@@ -131,7 +132,7 @@ def test_a_channel_that_comes_back_has_the_message_once_and_is_told_of(team, rec
 
     channels = ("mailbox", "webhook", "terminal")
     assert told(events) == {(step, each): 1 for each in channels for step in ("formatting.completed", "message.sent")}
-    assert (len(receiver.got), len(set(receiver.got)), taken(team.app)) == (3, 1, ["84"])
+    assert (len(receiver.got), len(set(receiver.got)), taken(team.bus)) == (3, 1, ["84"])
     assert shown.getvalue() == "[s] 84\n"
 
 
@@ -156,7 +157,7 @@ def test_a_channel_that_had_the_message_is_not_asked_again_for_the_sake_of_anoth
     events = team.send_through(a_response(), timeout=20)
 
     assert told(events)["message.failed", "terminal"] == told(events)["message.sent", "webhook"] == 1
-    assert (len(receiver.got), taken(team.app)) == (1, ["84"])
+    assert (len(receiver.got), taken(team.bus)) == (1, ["84"])
 
 
 def test_a_channel_that_refuses_is_asked_once_and_told(team, receiver):
@@ -190,22 +191,22 @@ def test_an_answer_that_names_a_channel_goes_there_and_into_the_mailbox(team, re
 
 
 def test_a_suggestion_for_a_conversation_that_is_over_is_dropped_and_counted(team, receiver):
-    open_session("s", app=team.app)
+    open_session("s", bus=team.bus)
     team.send_through(a_response())
-    end_session("s", app=team.app)
-    taken(team.app)
+    end_session("s", bus=team.bus)
+    taken(team.bus)
 
     events = team.send_through(a_suggestion())
 
     (drop,) = [event for event in events if isinstance(event, SuggestionDroppedEvent)]
     assert (drop.content.text, drop.content.reason) == ("rest", "the session has ended")
     assert told(events) == {("suggestion.dropped", "-"): 1}
-    assert (taken(team.app), len(receiver.got), team.app.stores.counters.all()[DROPPED]) == ([], 1, 1)
+    assert (taken(team.bus), len(receiver.got), team.bus.stores.counters.all()[DROPPED]) == ([], 1, 1)
 
 
 def test_an_answer_for_a_conversation_that_is_over_is_still_delivered(team):
-    open_session("s", app=team.app)
-    end_session("s", app=team.app)
+    open_session("s", bus=team.bus)
+    end_session("s", bus=team.bus)
 
     assert told(team.send_through(a_response()))["message.sent", "mailbox"] == 1
 
@@ -244,11 +245,11 @@ Terminal.send, output.send = send_and_die, tell_and_die
 
 
 @pytest.mark.timeout(120)
-def test_a_worker_that_dies_after_it_sent_and_before_it_said_so_leaves_one_message(node, clean_broker_url, eventually):
+def test_a_worker_that_dies_after_it_sent_and_before_it_said_so_leaves_one_message(
+    node, inside, clean_broker_url, eventually
+):
     node.module("dying", DYING)
     node.environment.update(PETIOLE_AGENTS="dying", PETIOLE_TERMINAL="true", PETIOLE_VISIBILITY_TIMEOUT_S="2")
-    app = EventApp("output", set_as_current=False)
-    app.conf.update(broker_url=clean_broker_url, result_backend=clean_broker_url)
     publish = (
         "from events import FormattedResponse, ResponseReadyEvent as R; from tasks import publish;"
         "[publish(R(stream_id='s', content=FormattedResponse(text=f'it is {when}'))) for when in ('early', 'late')]"
@@ -261,16 +262,13 @@ def test_a_worker_that_dies_after_it_sent_and_before_it_said_so_leaves_one_messa
         if number < 2:
             worker.wait(timeout=30)
 
-    def ends() -> list[str]:
-        recorded = app.stores.history.since()
-        return [each.topic for each in recorded if each.topic in {"output.message.sent", "output.message.failed"}]
-
-    eventually(lambda: len(ends()) == 4, 30, node.logs)
+    ends = ("output.message.sent", "output.message.failed")
+    eventually(lambda: sum(inside.topics().count(end) for end in ends) == 4, 30, node.logs)
     shown = [line for line in node.logs().splitlines() if "[s] it is" in line]
     assert len(shown) == 2, shown
-    assert sorted(taken(app)) == ["it is early", "it is late"]
+    assert sorted(taken(a_bus(clean_broker_url))) == ["it is early", "it is late"]
     # Of the one whose worker died before anything was recorded nobody can know whether it was shown: that is told.
-    (failure,) = [each.document for each in app.stores.history.since() if each.topic == "output.message.failed"]
+    (failure,) = inside.history("output.message.failed")
     content = MessageFailedEvent.model_validate(failure).content
-    assert (content.channel, content.error_type) == ("terminal", "EffectUnfinished")
-    assert redis.Redis.from_url(clean_broker_url).hlen("petiole:dead_letters") == 0
+    assert (content.channel, content.error_type) == ("terminal", "OperationOutcomeUnknown")
+    assert inside.dead_letters() == []

@@ -6,11 +6,10 @@ import hashlib
 import json
 
 import pytest
-import redis
 
 from petiole.events import AudioContent, ErrorEvent, Event, MessageEvent, ParametersContent, VideoContent
 from petiole.events.catalog.input import AudioChunkEvent, VideoFrameEvent
-from petiole.events.errors import EventTooLarge, PayloadMissing
+from petiole.events.errors import PayloadUnreadable, UsageError
 from petiole.events.registry import registry
 from petiole.tasks import Agent, Context, publish, publish_many
 from petiole.tasks.broker.topology import PUBLISH_QUEUE, PUBLISH_TASK
@@ -19,6 +18,8 @@ from petiole.tasks.publishing.document import admit
 from petiole.tasks.settings import Settings
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.cli._console import line
+from tests.support.errors import has_code
+from tests.support.inside import Inside
 
 A_MEGABYTE = 1_000_000
 
@@ -38,16 +39,6 @@ def a_listener(name: str, heard: list[Event]) -> Agent:
     return agent
 
 
-def state(harness: EventTestHarness) -> redis.Redis:
-    client = harness.app._state
-    assert client is not None
-    return client
-
-
-def blobs(harness: EventTestHarness) -> list[str]:
-    return [str(key) for key in state(harness).keys("petiole:blobs:*")]
-
-
 def test_handlers_get_a_large_event_as_it_was_published_and_one_copy_serves_them_all(harness):
     heard: list[Event] = []
     for name in ("one", "two", "three"):
@@ -57,14 +48,14 @@ def test_handlers_get_a_large_event_as_it_was_published_and_one_copy_serves_them
     harness.send_through(event)
 
     assert heard == [event] * 3
-    assert len(blobs(harness)) == 1
+    assert Inside(harness).payloads() == 1
 
 
 def test_what_travels_and_what_is_recorded_hold_a_reference(harness):
     event = an_audio_event()
     harness.publish(event)
 
-    (recorded,) = harness.app.stores.history.since()
+    (recorded,) = harness.bus.stores.history.since()
 
     assert len(json.dumps(recorded.attributes)) < 1_000
     assert str(recorded.attributes["dataref"]).startswith("petiole:sha256:")
@@ -88,7 +79,7 @@ def test_an_event_published_again_is_stored_once(harness):
     harness.send_through(event)
     assert harness.publish(event).was_repeated
 
-    assert len(blobs(harness)) == 1
+    assert Inside(harness).payloads() == 1
     assert heard == [event]
 
 
@@ -120,7 +111,7 @@ def test_a_handler_may_say_something_large(harness):
 
     for topic in ("message.published", "message.in_bulk", "message.returned"):
         assert harness.expect(topic).content.parameters == {"text": text}
-    assert len(blobs(harness)) == 1
+    assert Inside(harness).payloads() == 1
 
 
 def test_what_a_failed_handler_said_is_not_stored(harness):
@@ -135,7 +126,7 @@ def test_what_a_failed_handler_said_is_not_stored(harness):
     harness.add(agent)
     harness.send_through(an_audio_event(10))
 
-    assert blobs(harness) == []
+    assert Inside(harness).payloads() == 0
 
 
 def test_a_flow_is_read_whole(harness):
@@ -153,15 +144,19 @@ def test_a_flow_is_read_whole(harness):
     assert flows == [[event]]
 
 
-@pytest.mark.parametrize(("altered", "error"), [(None, "PayloadMissing"), ("{}", "PayloadAltered")])
-def test_an_event_whose_content_is_gone_or_altered_is_a_dead_letter(harness, altered, error):
+@pytest.mark.parametrize(
+    ("spoil", "error"),
+    [(Inside.delete_payloads, "payload_missing"), (lambda inside: inside.alter_payloads("{}"), "payload_altered")],
+    ids=["gone", "altered"],
+)
+def test_an_event_whose_content_is_gone_or_altered_is_a_dead_letter(harness, spoil, error):
     heard: list[Event] = []
     agent = Agent("memory")
 
     # Of one queue and one slot: they get the event one after the other.
     @agent.on("input.*")
     def a_first(event: Event) -> None:
-        spoil(harness, altered)
+        spoil(Inside(harness))
 
     @agent.on("input.*")
     def b_second(event: Event) -> None:
@@ -194,7 +189,7 @@ def test_the_dead_letter_of_a_large_event_keeps_all_of_it(harness):
 
     document = harness.expect_dead_letter().document
 
-    spoil(harness, None)
+    Inside(harness).delete_payloads()
     assert isinstance(document, dict)
     assert registry.parse(document) == event
 
@@ -204,23 +199,23 @@ def test_a_publication_whose_content_is_gone_is_a_dead_letter(harness):
     event = an_audio_event()
     reference = divided(admit(event, registry, 10 * A_MEGABYTE), A_MEGABYTE).travelling
 
-    harness.app.send_task(PUBLISH_TASK, args=(reference,), queue=PUBLISH_QUEUE)
+    harness.bus.app.send_task(PUBLISH_TASK, args=(reference,), queue=PUBLISH_QUEUE)
 
     letter = harness.expect_dead_letter()
-    assert (letter.cause, letter.error_type, letter.subscription) == ("payload", "PayloadMissing", PUBLISH_TASK)
+    assert (letter.cause, letter.error_type, letter.subscription) == ("payload", "payload_missing", PUBLISH_TASK)
     assert letter.document == reference
 
 
 def test_history_shows_what_is_left_of_an_event_whose_content_is_gone(harness):
     event = an_audio_event()
     harness.publish(event)
-    spoil(harness, None)
+    Inside(harness).delete_payloads()
 
-    (recorded,) = harness.app.stores.history.since()
+    (recorded,) = harness.bus.stores.history.since()
 
     assert recorded.shown["event_id"] == event.event_id
     assert "input.audio.chunk" in line(recorded).plain
-    with pytest.raises(PayloadMissing):
+    with pytest.raises(PayloadUnreadable, check=has_code("payload_missing")):
         _ = recorded.document
 
 
@@ -228,15 +223,15 @@ def test_the_threshold_is_a_setting():
     with EventTestHarness(settings=Settings(claim_check_bytes=2 * A_MEGABYTE)) as harness:
         harness.publish(an_audio_event())
 
-        assert blobs(harness) == []
+        assert Inside(harness).payloads() == 0
 
 
 def test_what_is_above_the_limit_is_refused_and_nothing_is_stored():
     with EventTestHarness(settings=Settings(max_event_bytes=A_MEGABYTE)) as harness:
-        with pytest.raises(EventTooLarge, match="1,000,000 are allowed"):
+        with pytest.raises(UsageError, check=has_code("event_too_large"), match="1,000,000 are allowed"):
             harness.publish(an_audio_event())
 
-        assert (blobs(harness), harness.everything()) == ([], [])
+        assert (Inside(harness).payloads(), harness.everything()) == (0, [])
 
 
 def test_a_frame_of_full_hd_fits():
@@ -283,8 +278,7 @@ except PetioleError as error:
 @pytest.mark.parametrize(
     "call", ["publish(an_event(b'a'))", "publish.delay(an_event(b'a'))", "publish_many([an_event(b'a')])"]
 )
-def test_a_large_event_reaches_a_worker_in_another_process(node, clean_broker_url, eventually, call):
-    client = redis.Redis.from_url(clean_broker_url, decode_responses=True)
+def test_a_large_event_reaches_a_worker_in_another_process(node, client, inside, eventually, call):
     node.module("agent_one", AGENT)
     node.environment["PETIOLE_AGENTS"] = "agent_one"
     node.worker("first")
@@ -293,20 +287,22 @@ def test_a_large_event_reaches_a_worker_in_another_process(node, clean_broker_ur
 
     eventually(lambda: client.llen("handled") == 1, 30, node.logs)
     assert client.lrange("handled", 0, -1) == [hashlib.sha256(b"a" * A_MEGABYTE).hexdigest()]
-    assert len(client.keys("petiole:blobs:*")) == 1
+    assert inside.payloads() == 1
 
 
 @pytest.mark.parametrize("call", ["publish(an_event(b'a'))", "publish.delay(an_event(b'a'))"])
-def test_without_a_state_store_a_large_event_is_refused_and_nothing_is_sent(node, clean_broker_url, call):
+def test_without_a_state_store_a_large_event_is_refused_and_nothing_is_sent(node, client, call):
     node.environment["PETIOLE_STATE_URL"] = "redis://127.0.0.1:1/0"
 
     told = node.run(PUBLISH.format(call=call))
 
-    assert told.startswith("PayloadNotStored the state store could not be reached while publishing input.audio.chunk")
-    assert redis.Redis.from_url(clean_broker_url).dbsize() == 0
+    assert told.startswith(
+        "StateStoreUnavailable the state store could not be reached while publishing input.audio.chunk"
+    )
+    assert client.dbsize() == 0
 
 
-def test_commands_show_large_events_whole(node, clean_broker_url):
+def test_commands_show_large_events_whole(node):
     node.run(PUBLISH.format(call="publish(an_event(b'a'))"))
 
     shown = node.run("""
@@ -319,12 +315,3 @@ for command in (["tail", "--from-start", "--count", "1", "--json"], ["trace", "s
 
     assert shown.startswith("True\nTrue\n")
     assert "input.audio.chunk" in shown
-
-
-def spoil(harness: EventTestHarness, altered: str | None) -> None:
-    """Delete what is stored, or put something else in its place."""
-    for key in blobs(harness):
-        if altered is None:
-            state(harness).delete(key)
-        else:
-            state(harness).set(key, altered)

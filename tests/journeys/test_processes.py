@@ -6,7 +6,6 @@ import json
 from collections import Counter
 
 import pytest
-import redis
 
 from petiole.workers.process import embedded_broker
 
@@ -35,9 +34,8 @@ assert not any(name.startswith("workers") for name in sys.modules), "a publisher
 
 
 @pytest.fixture
-def handlings(node, clean_broker_url):
+def handlings(client):
     """Count how often each (agent, event) was handled."""
-    client = redis.Redis.from_url(clean_broker_url, decode_responses=True)
     return lambda: Counter(tuple(entry.split()) for entry in client.lrange("handled", 0, -1))
 
 
@@ -129,7 +127,7 @@ publish.delay(TextMessageEvent(stream_id="s", content=TextContent(text="hello"))
 REFUSED = """
 import json
 from petiole.events import TextContent, TextMessageEvent, EventContext
-from petiole.events.errors import PetioleError
+from petiole.events.errors import PetioleError, error_type_of
 from pydantic import ValidationError
 from petiole.tasks import publish
 
@@ -152,11 +150,11 @@ for what, document in bad.items():
         try:
             how(document)
         except PetioleError as error:
-            print(json.dumps([what, type(error).__name__, str(error)[:300]]))
+            print(json.dumps([what, error_type_of(error), str(error)[:300]]))
 """
 
 
-def test_bad_input_is_refused_in_the_caller_and_nothing_is_sent(node, handlings, clean_broker_url, eventually):
+def test_bad_input_is_refused_in_the_caller_and_nothing_is_sent(node, handlings, inside, eventually):
     agents(node, "one")
     node.worker("first")
 
@@ -165,14 +163,14 @@ def test_bad_input_is_refused_in_the_caller_and_nothing_is_sent(node, handlings,
     told = {what: (error, message) for what, error, message in refusals}
     assert len(refusals) == 16, "each of eight, by publish and by publish.delay"
     assert {what: error for what, (error, _) in told.items()} == {
-        "payload": "WrongType",
-        "type": "UnknownEventType",
-        "field": "UnknownField",
-        "time": "InvalidValue",
-        "stream": "InvalidValue",
-        "nan": "InvalidValue",
-        "size": "EventTooLarge",
-        "depth": "InvalidValue",
+        "payload": "wrong_type",
+        "type": "unknown_event_type",
+        "field": "unknown_field",
+        "time": "invalid_value",
+        "stream": "invalid_value",
+        "nan": "invalid_value",
+        "size": "event_too_large",
+        "depth": "invalid_value",
     }
     assert "did you mean 'input.message.received'?" in told["type"][1]
     for what, field in {
@@ -182,8 +180,7 @@ def test_bad_input_is_refused_in_the_caller_and_nothing_is_sent(node, handlings,
         "stream": "stream_id",
     }.items():
         assert field in told[what][1]
-    client = redis.Redis.from_url(clean_broker_url)
-    assert (client.llen("publish"), client.llen("one"), handlings().total()) == (0, 0, 0)
+    assert (inside.queue_depth("publish", "one"), handlings().total()) == (0, 0)
 
     node.run(PUBLISH_100)
     eventually(lambda: handlings().total() == 100, 30, node.logs)

@@ -2,118 +2,105 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import kombu.pools
 import pytest
 
 from petiole.events import TextContent, TextMessageEvent
-from petiole.events.errors import BrokerUnavailable, PublicationUncertain, QueueDeclaredOtherwise
+from petiole.events.errors import BrokerUnavailable, PublishOutcomeUnknown, UsageError
 from petiole.events.subscriptions import Subscription
-from petiole.tasks.broker import producer
-from petiole.tasks.broker.topology import RABBITMQ, lanes
-from petiole.tasks.celery import EventApp
-from petiole.tasks.publication import Publish
-from petiole.tasks.publishing.commit import Publication, dispatch
-from petiole.tasks.publishing.document import admit
-from petiole.tasks.settings import Settings
-
-QUEUES = [lane for queue in ("memory", "publish") for lane in lanes(queue, RABBITMQ)]
+from petiole.tasks.bus import EventBus
+from tests.support import apps
+from tests.support.errors import has_code
+from tests.support.inside import Inside, delete_queues
 
 
 @pytest.fixture
 def channel(rabbit_url):
     with kombu.Connection(rabbit_url) as connection:
-        channel: Any = connection.channel()
-        for queue in QUEUES:
-            channel.queue_delete(queue)
-        yield channel
+        delete_queues(connection, "memory", "publish")
+        yield connection.channel()
 
 
 @pytest.fixture
-def app(rabbit_url, clean_broker_url, channel):
-    app = an_app(rabbit_url, clean_broker_url)
-    app.stores.directory.announce([Subscription(agent="memory", function="keep", patterns=("input.*",))])
-    yield app
-    # Kombu's pools belong to no app: the next one would find connections that declared its queues already.
+def bus(rabbit_url, clean_broker_url, channel):
+    memory = Subscription(agent="memory", function="keep", patterns=("input.*",))
+    bus = a_bus(rabbit_url, clean_broker_url, memory)
+    yield bus
+    # Kombu's pools belong to no bus: the next one would find connections that declared its queues already.
     kombu.pools.reset()
 
 
-def an_app(broker_url: str, state_url: str) -> EventApp:
-    app = EventApp("rabbit", settings=Settings(state_url=state_url), set_as_current=False)
-    app.conf.update(broker_url=broker_url, broker_connection_timeout=1, task_publish_retry_policy={"max_retries": 0})
-    app.adopt(Publish)
-    return app
+def a_bus(broker_url: str, state_url: str, *heard_by: Subscription) -> EventBus:
+    conf = {"broker_connection_timeout": 1, "task_publish_retry_policy": {"max_retries": 0}}
+    return apps.a_bus(broker_url, *heard_by, conf=conf, state_url=state_url)
 
 
 def an_event(priority: int = 5) -> TextMessageEvent:
     return TextMessageEvent(stream_id="s", content=TextContent(text="hello"), priority=priority)
 
 
-def publish(app: EventApp, event: TextMessageEvent) -> Publication:
-    return dispatch(app, [admit(event, app.event_registry, 10_000)])[0]
-
-
 def waiting(channel, queue):
     return channel.queue_declare(queue, passive=True).message_count
 
 
-def test_urgent_events_have_a_lane_of_their_own(app, channel):
+def test_urgent_events_have_a_lane_of_their_own(bus, channel):
     for priority in (9, 7, 6, 0):
-        publish(app, an_event(priority))
+        apps.publish_once(bus, an_event(priority))
 
     assert (waiting(channel, "memory.urgent"), waiting(channel, "memory")) == (2, 2)
 
 
-def test_a_queue_deleted_behind_the_publishers_back_is_made_again_with_the_message_in_it(app, channel):
-    publish(app, an_event())
-    app.tasks[Publish.name].delay(an_event())
+def test_a_queue_deleted_behind_the_publishers_back_is_made_again_with_the_message_in_it(bus, channel):
+    apps.publish_once(bus, an_event())
+    bus.app.tasks["petiole.publish"].delay(an_event())
     channel.queue_delete("memory")
     channel.queue_delete("publish")
 
-    publish(app, an_event())
-    app.tasks[Publish.name].delay(an_event())
+    apps.publish_once(bus, an_event())
+    bus.app.tasks["petiole.publish"].delay(an_event())
 
     assert (waiting(channel, "memory"), waiting(channel, "publish")) == (1, 1)
 
 
-def test_a_queue_of_another_kind_is_refused_by_name(app, channel):
+def test_a_queue_of_another_kind_is_refused_by_name(bus, channel):
     channel.queue_declare("memory", durable=True, auto_delete=False)
 
-    with pytest.raises(QueueDeclaredOtherwise, match="'x-queue-type' for queue 'memory'"):
-        publish(app, an_event())
+    with pytest.raises(
+        UsageError, check=has_code("queue_declared_otherwise"), match="'x-queue-type' for queue 'memory'"
+    ):
+        apps.publish_once(bus, an_event())
 
     channel.queue_delete("memory")
-    publish(app, an_event())
+    apps.publish_once(bus, an_event())
     assert waiting(channel, "memory") == 1
 
 
-def test_without_a_broker_nothing_is_recorded(app, clean_broker_url):
-    lost = an_app("amqp://127.0.0.1:1//", clean_broker_url)
+def test_without_a_broker_nothing_is_recorded(bus, clean_broker_url):
+    lost = a_bus("amqp://127.0.0.1:1//", clean_broker_url)
 
     with pytest.raises(BrokerUnavailable, match="could not be reached while publishing input") as told:
-        publish(lost, an_event())
+        apps.publish_once(lost, an_event())
 
-    assert not isinstance(told.value, PublicationUncertain)
-    assert app.stores.history.since() == []
+    assert not isinstance(told.value, PublishOutcomeUnknown)
+    assert Inside(bus).topics() == []
 
 
 def test_a_wrong_password_is_told_as_an_unreachable_broker(rabbit_url, clean_broker_url):
-    stranger = an_app(rabbit_url.replace("guest:guest", "guest:guess"), clean_broker_url)
+    stranger = a_bus(rabbit_url.replace("guest:guest", "guest:guess"), clean_broker_url)
 
     with pytest.raises(BrokerUnavailable):
-        publish(stranger, an_event())
+        apps.publish_once(stranger, an_event())
 
 
-def test_an_uncertain_publication_says_so_and_is_completed_by_publishing_again(app, channel, rabbit, monkeypatch):
-    publish(app, an_event())
-    monkeypatch.setitem(producer._CONFIRMED, "confirm_timeout", 0.3)
+def test_an_uncertain_publication_says_so_and_is_completed_by_publishing_again(bus, channel, rabbit, monkeypatch):
+    apps.publish_once(bus, an_event())
+    apps.wait_for_confirmations(0.3, monkeypatch)
     uncertain = an_event()
 
-    with rabbit.frozen(), pytest.raises(PublicationUncertain, match="publish the same events again"):
-        publish(app, uncertain)
+    with rabbit.frozen(), pytest.raises(PublishOutcomeUnknown, match="publish the same events again"):
+        apps.publish_once(bus, uncertain)
 
-    assert publish(app, uncertain).was_repeated is False
-    assert publish(app, uncertain).was_repeated is True
+    assert apps.publish_once(bus, uncertain).was_repeated is False
+    assert apps.publish_once(bus, uncertain).was_repeated is True
     assert waiting(channel, "memory") in {2, 3}, "the frozen broker may have had it, too; the inbox knows its id"
-    assert len(app.stores.history.since()) == 2
+    assert len(Inside(bus).topics()) == 2

@@ -21,13 +21,14 @@ from petiole.events import (
     RequestEvent,
     ResponseFailureEvent,
     ResponseSuccessEvent,
+    responses,
 )
 from petiole.events.catalog.request import RequestContent, ResponseLateEvent
-from petiole.events.errors import DuplicateRequest, DuplicateSubscription, InvalidRequest, Misuse, RequestTimedOut
+from petiole.events.errors import RequestTimedOut, UsageError
 from petiole.tasks import UNANSWERED, Agent, Context, PendingResponse, RetryPolicy, publish, request
-from petiole.tasks.requests import responses
 from petiole.tasks.settings import Settings
 from petiole.tasks.testing import EventTestHarness
+from tests.support.errors import has_code
 
 # Harness
 
@@ -119,7 +120,7 @@ def test_a_request_event_says_itself_who_asks_whom(asked):
 
     assert response.value == 5
     assert response.request_id == content.request_id
-    with pytest.raises(InvalidRequest, match="give it alone"):
+    with pytest.raises(UsageError, check=has_code("invalid_request"), match="give it alone"):
         asked.request(event, responder="data_service")
 
 
@@ -142,11 +143,11 @@ def test_request_and_answer_are_events_of_one_flow_and_the_one_causes_the_other(
     ("what", "responder", "parameters", "error_type", "error"),
     [
         ("fail", "data_service", {}, "KeyError", "no such user"),
-        ("nothing", "data_service", {}, "HandlerNotFound", "answers none of that type"),
-        ("echo", "nobody", {}, "ResponderNotFound", "there is no agent 'nobody'"),
-        ("get_user_data", "data_service", {}, "InvalidParameters", "'user_id': field required"),
-        ("get_user_data", "data_service", {"user_id": 5}, "InvalidParameters", "valid string"),
-        ("get_user_data", "data_service", {"user_id": "1", "x": 1}, "InvalidParameters", "parameter 'x'"),
+        ("nothing", "data_service", {}, "handler_not_found", "answers none of that type"),
+        ("echo", "nobody", {}, "responder_not_found", "there is no agent 'nobody'"),
+        ("get_user_data", "data_service", {}, "invalid_parameters", "'user_id': field required"),
+        ("get_user_data", "data_service", {"user_id": 5}, "invalid_parameters", "valid string"),
+        ("get_user_data", "data_service", {"user_id": "1", "x": 1}, "invalid_parameters", "parameter 'x'"),
     ],
 )
 def test_what_cannot_be_answered_is_told_at_once(asked, what, responder, parameters, error_type, error):  # noqa: PLR0917
@@ -208,7 +209,7 @@ def test_only_the_responder_gets_a_request_and_others_may_listen(harness, eventu
     harness.add(metrics)
 
     assert harness.request("who", responder="two").get().value == "two"
-    assert harness.request("why", responder="metrics").get().error_type == "HandlerNotFound"
+    assert harness.request("why", responder="metrics").get().error_type == "handler_not_found"
     assert ran == ["two"]
     eventually(lambda: heard[:2] == ["request.made", "response.succeeded"], 5, lambda: str(heard))
 
@@ -239,18 +240,18 @@ def test_a_second_request_under_an_id_that_is_waited_for_is_refused(harness):
     first = RequestEvent(content=content)
     harness.request(first, timeout=30)
 
-    with pytest.raises(DuplicateRequest, match=known):
+    with pytest.raises(UsageError, check=has_code("duplicate_request"), match=known):
         harness.request(RequestEvent(content=content), timeout=30)
-    assert harness.app.stores.requests.count() == 1
+    assert harness.bus.stores.requests.count() == 1
     harness.requester(RequestEvent(content=content.model_copy(update={"request_id": str(uuid4())}))).forget()
-    assert harness.app.stores.requests.count() == 1
+    assert harness.bus.stores.requests.count() == 1
 
 
 def test_a_request_event_that_was_made_before_is_refused_and_leaves_nothing(asked):
     event = RequestEvent(content=RequestContent(request_type="echo", requester="web", responder="data_service"))
     asked.request(event).get()
 
-    with pytest.raises(DuplicateRequest):
+    with pytest.raises(UsageError, check=has_code("duplicate_request")):
         asked.request(event)
 
     assert asked.app.stores.requests.count() == 0
@@ -275,7 +276,7 @@ def test_the_first_answer_wins_and_the_second_is_counted_and_told(harness):
     assert isinstance(late, ResponseLateEvent)
     assert response.value in {"first", "second"}
     assert late.content.reason == "duplicate"
-    assert harness.app.stores.counters.all()["responses_late"] == 1
+    assert harness.bus.stores.counters.all()["responses_late"] == 1
 
 
 def answer(event: RequestEvent, value: str, **instead: str) -> ResponseSuccessEvent:
@@ -300,8 +301,8 @@ def test_an_answer_of_somebody_else_is_counted_and_not_returned(harness):
     late = harness.expect("response.late")
     assert isinstance(late, ResponseLateEvent)
     assert (late.content.reason, late.content.responder) == ("foreign", "impostor")
-    assert harness.app.stores.counters.all()["responses_late"] == 1
-    assert harness.app.stores.requests.count() == 0
+    assert harness.bus.stores.counters.all()["responses_late"] == 1
+    assert harness.bus.stores.requests.count() == 0
 
 
 def a_silent_answer(event: RequestEvent) -> object:
@@ -380,8 +381,8 @@ def test_an_agent_that_asks_in_a_handler_hears_of_it_when_nobody_answers(harness
     (failed,) = heard
     assert isinstance(failed, ResponseFailureEvent)
     assert failed.content.error_type == "RequestTimedOut"
-    assert harness.app.stores.requests.count() == 0
-    assert "responses_late" not in harness.app.stores.counters.all()
+    assert harness.bus.stores.requests.count() == 0
+    assert "responses_late" not in harness.bus.stores.counters.all()
 
 
 def test_an_agent_that_asks_nobody_in_a_handler_hears_of_it(harness):
@@ -392,7 +393,7 @@ def test_an_agent_that_asks_nobody_in_a_handler_hears_of_it(harness):
 
     (failed,) = heard
     assert isinstance(failed, ResponseFailureEvent)
-    assert failed.content.error_type == "ResponderNotFound"
+    assert failed.content.error_type == "responder_not_found"
 
 
 def test_waiting_in_a_handler_is_refused_and_says_what_to_do_instead(harness):
@@ -411,7 +412,7 @@ def test_waiting_in_a_handler_is_refused_and_says_what_to_do_instead(harness):
         harness.send_through(a_message_of(topic))
 
     letters = harness.dead_letters()
-    assert [letter.error_type for letter in letters] == ["WaitingInHandler", "WaitingInHandler"]
+    assert [letter.error_type for letter in letters] == ["waiting_in_handler", "waiting_in_handler"]
     assert all("go on in a handler of the answer" in letter.error for letter in letters)
 
 
@@ -478,19 +479,19 @@ def test_a_request_without_a_timeout_has_that_of_the_settings():
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), True, "5", 3601, timedelta(days=1)], ids=repr)
 def test_a_timeout_that_cannot_be_is_refused(asked, timeout):
-    with pytest.raises(InvalidRequest, match="give seconds above 0"):
+    with pytest.raises(UsageError, check=has_code("invalid_request"), match="give seconds above 0"):
         asked.request("echo", responder="data_service", timeout=timeout)
 
 
 def test_a_request_to_nobody_in_particular_is_refused(asked):
-    with pytest.raises(InvalidRequest, match="responder is missing"):
+    with pytest.raises(UsageError, check=has_code("invalid_request"), match="responder is missing"):
         asked.request("echo")
 
 
 def test_two_functions_for_one_request_type_are_refused():
     agent = a_data_service()
 
-    with pytest.raises(DuplicateSubscription, match=r"data_service\.echo"):
+    with pytest.raises(UsageError, check=has_code("duplicate_subscription"), match=r"data_service\.echo"):
         agent.answers("echo")(a_silent_answer)
 
 
@@ -502,9 +503,9 @@ def test_a_function_that_cannot_be_filled_is_refused_where_it_is_written():
     def steps() -> object:
         yield 1
 
-    with pytest.raises(Misuse, match="name each parameter"):
+    with pytest.raises(UsageError, match="name each parameter"):
         agent.answers("several")(several)
-    with pytest.raises(Misuse, match="one answer"):
+    with pytest.raises(UsageError, match="one answer"):
         agent.answers("steps")(steps)
 
 
@@ -531,14 +532,14 @@ def test_a_loop_that_gives_up_leaves_nothing(harness):
             await requester.aio("ask", responder="slow", timeout=0.2)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(requester.aio("ask", responder="slow", timeout=30), 0.3)
-        assert (await requester.aio("ask", responder="nobody")).error_type == "ResponderNotFound"
+        assert (await requester.aio("ask", responder="nobody")).error_type == "responder_not_found"
 
     asyncio.run(give_up())
 
     deadline = time.monotonic() + 5
-    while harness.app.stores.requests.count() and time.monotonic() < deadline:
+    while harness.bus.stores.requests.count() and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert harness.app.stores.requests.count() == 0
+    assert harness.bus.stores.requests.count() == 0
 
 
 def test_a_large_answer_reaches_who_waits(asked):
@@ -614,7 +615,9 @@ def client(clean_broker_url):
 
 def ask(node, code):
     """Run code that asks, in a service of its own; returns what it printed, as JSON."""
-    said = node.run("import json, time, sys\nfrom tasks import request\nfrom petiole.tasks.celery import app\n" + code)
+    said = node.run(
+        "import json, time, sys\nfrom tasks import request\nfrom petiole.tasks.bus import default_bus\n" + code
+    )
     return json.loads(said.splitlines()[-1])
 
 
@@ -626,7 +629,7 @@ def test_100_requests_answered_in_reverse_order_get_their_own_answers(service, c
         """
 pending = [request("nth", responder="data_service", timeout=50, number=n, of=100) for n in range(100)]
 values = [each.get().value for each in pending]
-after_100 = app.stores.requests.count()
+after_100 = bus.stores.requests.count()
 print(json.dumps([values == [n * n for n in range(100)], after_100]))
 """,
     )
@@ -646,8 +649,8 @@ def test_100_failures_and_100_timeouts_leave_nothing_pending(service, client):
 from petiole.events.errors import RequestTimedOut
 failures = [request("fail", responder="data_service", timeout=30) for _ in range(100)]
 kinds = {each.get().error_type for each in failures}
-after_failures = app.stores.requests.count()
-app.control.cancel_consumer("data_service")
+after_failures = bus.stores.requests.count()
+bus.app.control.cancel_consumer("data_service")
 time.sleep(0.5)
 timeouts, overdue = [request("echo", responder="data_service", timeout=0.5) for _ in range(100)], 0
 for each in timeouts:
@@ -655,7 +658,7 @@ for each in timeouts:
         each.get()
     except RequestTimedOut:
         overdue += 1
-print(json.dumps([sorted(kinds), after_failures, overdue, app.stores.requests.count()]))
+print(json.dumps([sorted(kinds), after_failures, overdue, bus.stores.requests.count()]))
 """,
     )
 
@@ -682,8 +685,8 @@ print(json.dumps(told))
 
     assert said[0] == ["LookupError", "no such user", True]
     assert [(kind, in_time) for kind, _, in_time in said[1:]] == [
-        ("HandlerNotFound", True),
-        ("ResponderNotFound", True),
+        ("handler_not_found", True),
+        ("responder_not_found", True),
     ]
 
 
@@ -700,7 +703,7 @@ began = time.monotonic()
 try:
     request("slow", responder="data_service", seconds=0, timeout=2).get()
 except TimeoutError as error:
-    print(json.dumps([time.monotonic() - began, str(error), app.stores.requests.count()]))
+    print(json.dumps([time.monotonic() - began, str(error), bus.stores.requests.count()]))
 """,
     )
     service.worker("two")
@@ -740,9 +743,9 @@ except RequestTimedOut:
 
 HISTORY = """
 import json
-from petiole.tasks.celery import app
+from petiole.tasks.bus import default_bus
 from petiole.tasks.stores.history import Selection
-found = app.stores.history.select(Selection(pattern="{pattern}"))
+found = bus.stores.history.select(Selection(pattern="{pattern}"))
 print(json.dumps([each.document for each in found]))
 """
 
@@ -754,7 +757,7 @@ def test_a_request_that_kills_its_workers_is_answered_by_its_dead_letter(service
 
     said = ask(service, 'print(json.dumps(request("die", responder="data_service", timeout=40).get().error_type))')
 
-    assert said == "WorkersDied"
+    assert said == "DeliveryCrashed"
     assert client.get("deaths") == "2"
     assert sorted(worker.poll() is None for worker in workers) == [False, False, True]
     answers = json.loads(service.run(HISTORY.format(pattern="response.*")))
@@ -771,13 +774,13 @@ import threading
 def wait():
     began = time.monotonic()
     response = request("slow", responder="data_service", seconds=5, timeout=30).get()
-    print(json.dumps([response.error_type, time.monotonic() - began < 2.5, app.stores.requests.count()]))
+    print(json.dumps([response.error_type, time.monotonic() - began < 2.5, bus.stores.requests.count()]))
 threading.Thread(target=wait).start()
 time.sleep(1)
 """,
     )
 
-    assert said == ["RequesterStopped", True, 0]
+    assert said == ["requester_stopped", True, 0]
 
 
 def test_who_is_told_to_stop_waiting_does_so_within_a_second(service):
@@ -803,7 +806,7 @@ print(json.dumps([kinds, time.monotonic() - began < 1]))
 """,
     )
 
-    assert said == [["RequesterStopped", "RequesterStopped"], True]
+    assert said == [["requester_stopped", "requester_stopped"], True]
 
 
 def test_who_waits_is_let_go_within_a_second_where_the_system_is_shut_down(service):
@@ -823,13 +826,13 @@ threads = [threading.Thread(target=wait), threading.Thread(target=lambda: asynci
 [each.start() for each in threads]
 time.sleep(1)
 began = time.monotonic()
-shut_down(app, by="an operator")
+shut_down(bus, by="an operator")
 [each.join() for each in threads]
 print(json.dumps([kinds, time.monotonic() - began < 1.5]))
 """,
     )
 
-    assert said == [["RequesterStopped", "RequesterStopped"], True]
+    assert said == [["requester_stopped", "requester_stopped"], True]
 
 
 def test_a_requester_that_dies_leaves_an_entry_that_expires(service, client, eventually):
@@ -858,8 +861,8 @@ def test_a_broker_that_is_away_is_told_and_nothing_is_pending(service):
     said = service.run("""
 from petiole.events.errors import BrokerUnavailable
 from petiole.tasks import request
-from petiole.tasks.celery import app
-app.conf.broker_url = "redis://127.0.0.1:1/0"
+from petiole.tasks.bus import default_bus
+bus.app.conf.broker_url = "redis://127.0.0.1:1/0"
 try:
     request("echo", responder="data_service", timeout=5)
 except BrokerUnavailable:
@@ -884,7 +887,7 @@ async def ask_all():
         threads = max(threads, threading.active_count())
         await asyncio.sleep(0.005)
     return [each.result().value for each in tasks] == list(range(200)), threads
-print(json.dumps([*asyncio.run(ask_all()), app.stores.requests.count()]))
+print(json.dumps([*asyncio.run(ask_all()), bus.stores.requests.count()]))
 """,
     )
 
@@ -901,16 +904,16 @@ def test_a_second_request_under_an_id_that_is_on_its_way_is_refused_and_the_firs
         """
 from petiole.events import RequestEvent
 from petiole.events.catalog.request import RequestContent
-from petiole.events.errors import DuplicateRequest
+from petiole.events.errors import UsageError
 content = RequestContent(request_type="slow", requester="web", responder="data_service", parameters={"seconds": 1})
 first, refused = request(RequestEvent(content=content), timeout=30), []
 for event in (RequestEvent(content=content), first.request):
     try:
         request(event, timeout=30)
-    except DuplicateRequest as error:
+    except UsageError as error:
         refused.append(content.request_id in str(error) or first.request.event_id in str(error))
-pending = app.stores.requests.count()
-print(json.dumps([refused, pending, first.get().value, app.stores.requests.count()]))
+pending = bus.stores.requests.count()
+print(json.dumps([refused, pending, first.get().value, bus.stores.requests.count()]))
 """,
     )
 

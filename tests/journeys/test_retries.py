@@ -8,10 +8,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-import redis
 
 from petiole.events import Event, MessageEvent
-from petiole.events.errors import InvalidMoment, RetryLater
+from petiole.events.errors import InvalidSchedule, RetryLater
 from petiole.tasks import Agent, Context, RetryPolicy, later, publish
 
 # Harness
@@ -141,7 +140,7 @@ def test_an_event_is_published_at_its_time_to_whoever_hears_it_then(harness, a_m
 )
 def test_a_time_that_cannot_be_is_refused_where_it_is_said(a_message, options):
     for say in (publish, publish.delay):
-        with pytest.raises(InvalidMoment):
+        with pytest.raises(InvalidSchedule):
             say(a_message(), **options)
 
 
@@ -187,12 +186,7 @@ for number in range({count}):
 
 
 @pytest.fixture
-def client(clean_broker_url) -> redis.Redis:
-    return redis.Redis.from_url(clean_broker_url, decode_responses=True)
-
-
-@pytest.fixture
-def shaky(node, client):
+def shaky(node):
     node.module("agent_shaky", SHAKY)
     node.environment["PETIOLE_AGENTS"] = "agent_shaky"
     return node
@@ -202,18 +196,7 @@ def say(node, topic, count=1, options="", by="publish"):
     node.run(PUBLISH.format(topic=topic, count=count, options=options, publish=by))
 
 
-def letters(node) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(
-        node.run("""
-import json
-from petiole.tasks.celery import app
-print(json.dumps([letter.model_dump(mode="json") for letter in app.stores.dead_letters.all()]))
-""")
-    )
-    return found
-
-
-def test_a_failing_handler_runs_at_0_1_and_3_s_and_its_slot_is_free_meanwhile(shaky, client, eventually):
+def test_a_failing_handler_runs_at_0_1_and_3_s_and_its_slot_is_free_meanwhile(shaky, client, inside, eventually):
     shaky.worker("one")
     shaky.run("""
 from petiole.events import MessageEvent
@@ -222,7 +205,7 @@ publish(MessageEvent(event_type="message.fails", stream_id="s", content={}))
 publish(MessageEvent(event_type="message.fine", stream_id="s", content={}), delay=0.5)
 """)
 
-    eventually(lambda: client.hlen("petiole:dead_letters") == 1, 20, shaky.logs)
+    eventually(lambda: len(inside.dead_letters()) == 1, 20, shaky.logs)
     eventually(lambda: client.llen("fine") == 1, 5, shaky.logs)
 
     first, second, third = (float(each) for each in client.lrange("runs", 0, -1))
@@ -230,21 +213,21 @@ publish(MessageEvent(event_type="message.fine", stream_id="s", content={}), dela
     assert 1.7 < third - second < 4
     (fine,) = (float(each) for each in client.lrange("fine", 0, -1))
     assert fine < third
-    (letter,) = letters(shaky)
-    assert (letter["cause"], len(letter["attempts"])) == ("failed", 3)
-    assert client.zcard("petiole:delays") == 0
+    (letter,) = inside.dead_letters()
+    assert (letter.cause, len(letter.attempts)) == ("failed", 3)
+    assert inside.delayed() == 0
 
 
-def test_a_retry_comes_although_all_workers_were_killed_while_it_waited(shaky, client, eventually):
+def test_a_retry_comes_although_all_workers_were_killed_while_it_waited(shaky, client, inside, eventually):
     worker = shaky.worker("one")
     say(shaky, "message.fails")
-    eventually(lambda: client.zcard("petiole:delays") == 1, 10, shaky.logs)
+    eventually(lambda: inside.delayed() == 1, 10, shaky.logs)
     worker.kill()
     worker.wait(timeout=10)
 
     shaky.worker("two")
 
-    eventually(lambda: client.hlen("petiole:dead_letters") == 1, 30, shaky.logs)
+    eventually(lambda: len(inside.dead_letters()) == 1, 30, shaky.logs)
     assert client.llen("runs") == 3
 
 
@@ -256,19 +239,19 @@ def test_a_failing_head_is_tried_again_before_its_mailbox_goes_on(shaky, client,
     assert client.lrange("turns", 0, -1) == ["0", "0", "0", "1", "2"]
 
 
-def test_an_event_that_kills_its_worker_three_times_is_poison_and_others_go_on(shaky, client, eventually):
+def test_an_event_that_kills_its_worker_three_times_is_poison_and_others_go_on(shaky, client, inside, eventually):
     shaky.worker("one", "--pool", "prefork", "-c", "1")
     say(shaky, "message.kills")
     say(shaky, "message.fine")
 
-    eventually(lambda: client.hlen("petiole:dead_letters") == 1, 30, shaky.logs)
+    eventually(lambda: len(inside.dead_letters()) == 1, 30, shaky.logs)
     eventually(lambda: client.llen("fine") == 1, 10, shaky.logs)
     assert client.llen("kills") == 3
-    (letter,) = letters(shaky)
-    assert (letter["cause"], letter["error_type"], len(letter["attempts"])) == ("poison", "WorkersDied", 3)
+    (letter,) = inside.dead_letters()
+    assert (letter.cause, letter.error_type, len(letter.attempts)) == ("poison", "DeliveryCrashed", 3)
 
 
-def test_an_event_for_later_waits_with_the_broker_and_is_published_in_time(shaky, client, eventually):
+def test_an_event_for_later_waits_with_the_broker_and_is_published_in_time(shaky, client, inside, eventually):
     shaky.worker("one")
     asked_at = time.time()
 
@@ -277,7 +260,7 @@ def test_an_event_for_later_waits_with_the_broker_and_is_published_in_time(shaky
 
     eventually(lambda: client.llen("fine") == 1, 10, shaky.logs)
     assert float(client.lindex("fine", 0)) - asked_at > 1.5
-    assert client.zcard("petiole:delays") == 1
+    assert inside.delayed() == 1
 
 
 def test_a_service_may_name_the_time_too(shaky, client, eventually):

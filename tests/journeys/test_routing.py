@@ -6,20 +6,20 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
-from click.testing import CliRunner
 from kombu import Queue
-from redis import Redis
 
 from petiole.events import Event, MessageEvent, ParametersContent
-from petiole.events.errors import CannotPurge, InvalidSubscription, UnknownSubscription
+from petiole.events.errors import UsageError
 from petiole.tasks import Agent, Context, publish
-from petiole.tasks.celery import EventApp
+from petiole.tasks.bus import EventBus
 from petiole.tasks.operations.unsubscribe import drain, purge
-from petiole.tasks.publication import Publish
 from petiole.tasks.testing import EventTestHarness
-from petiole.workers.cli import petiole
+from tests.support.apps import a_bus, command_line, publish_once
+from tests.support.errors import has_code
+from tests.support.inside import Inside
 
 
 def an_order(number: int = 0, **parameters: str | float | bool) -> MessageEvent:
@@ -115,7 +115,7 @@ def test_what_a_shadow_says_is_counted_and_not_published(harness):
 
     assert set(types(harness)) <= {"message.order", "message.new", "message.old"}
     assert len(types(harness)) == 6
-    assert harness.app.stores.counters.all()["shadowed"] == 12
+    assert harness.bus.stores.counters.all()["shadowed"] == 12
 
 
 def test_a_shadow_that_fails_is_a_dead_letter_that_disturbs_no_flow(harness):
@@ -141,7 +141,7 @@ def test_a_split_that_leaves_streams_without_a_variant_does_not_start(harness):
 
     harness.add(llm)
 
-    with pytest.raises(InvalidSubscription, match="nobody takes the rest"):
+    with pytest.raises(UsageError, check=has_code("invalid_subscription"), match="nobody takes the rest"):
         harness.publish(an_order())
 
 
@@ -151,7 +151,7 @@ def test_what_waits_for_a_drained_subscription_is_still_handled(harness):
     @shop.on("message.first")
     def withdraw_the_other(event: Event, context: Context) -> MessageEvent:
         publish(said(event, "second"), now=True)
-        drain(context.app, "shop.hear")
+        drain(context.bus, "shop.hear")
         publish(said(event, "second"), now=True)
         return said(event, "withdrawn")
 
@@ -171,27 +171,23 @@ def test_only_where_messages_can_be_picked_out_is_anything_purged(harness):
     harness.add(a_split())
     harness.publish(an_order())
 
-    with pytest.raises(CannotPurge, match="on memory, only on Redis and Valkey"):
-        purge(harness.app, "llm.new")
+    with pytest.raises(UsageError, check=has_code("cannot_purge"), match="on memory, only on Redis and Valkey"):
+        purge(harness.bus, "llm.new")
 
-    assert len(harness.app.stores.directory.read()[1]) == 2, "nothing was withdrawn"
+    assert len(Inside(harness).subscriptions()) == 2, "nothing was withdrawn"
 
 
 @pytest.fixture
-def app(clean_broker_url: str) -> Iterator[EventApp]:
-    """Give an app on a real broker that no worker serves."""
-    state = Redis.from_url(clean_broker_url, decode_responses=True)
-    app = EventApp("waiting", state=state, set_as_current=False)
-    app.conf.update(broker_url=clean_broker_url, broker_connection_retry_on_startup=False)
-    yield app
-    app.close()
-    state.close()
+def bus(clean_broker_url: str) -> Iterator[EventBus]:
+    """Give a bus on a real broker that no worker serves."""
+    with a_bus(clean_broker_url, a_shop()) as bus:
+        yield bus
 
 
-def waiting(app: EventApp) -> list[str]:
+def waiting(bus: EventBus) -> list[str]:
     """List the tasks that wait in the queue of the agent `shop`, in the order in which workers take them."""
     tasks = []
-    with app.connection_for_read() as connection, connection.channel() as channel:
+    with bus.app.connection_for_read() as connection, connection.channel() as channel:
         queue = Queue("shop")(channel)
         while message := queue.get(no_ack=True):
             tasks.append(message.headers["task"])
@@ -210,42 +206,32 @@ def a_shop() -> Agent:
     return shop
 
 
-def test_the_urgent_delivery_of_an_event_goes_before_20_that_wait(app):
-    app.stores.directory.announce(a_shop().subscriptions)
-    publish_here = app.adopt(Publish)
+def test_the_urgent_delivery_of_an_event_goes_before_20_that_wait(bus):
     for number in range(20):
-        publish_here.run(an_order(number))
+        publish_once(bus, an_order(number))
 
-    publish_here.run(an_order(is_urgent=True))
+    publish_once(bus, an_order(is_urgent=True))
 
-    assert waiting(app) == ["shop.hurry", *["shop.hear"] * 21]
+    assert waiting(bus) == ["shop.hurry", *["shop.hear"] * 21]
 
 
-def test_what_waits_for_a_purged_subscription_is_removed_and_the_rest_stays(app):
-    app.stores.directory.announce(a_shop().subscriptions)
-    publish_here = app.adopt(Publish)
+def test_what_waits_for_a_purged_subscription_is_removed_and_the_rest_stays(bus):
     for number in range(5):
-        publish_here.run(an_order(number, is_urgent=True))
-        publish_here.run(an_order(number).model_copy(update={"priority": number}))
+        publish_once(bus, an_order(number, is_urgent=True))
+        publish_once(bus, an_order(number).model_copy(update={"priority": number}))
 
-    assert purge(app, "shop.hear") == 10
+    assert purge(bus, "shop.hear") == 10
 
-    publish_here.run(an_order(is_urgent=True))
-    assert waiting(app) == ["shop.hurry"] * 6
-    with pytest.raises(UnknownSubscription, match=r"did you mean 'shop\.hurry'"):
-        purge(app, "shop.hurri")
+    publish_once(bus, an_order(is_urgent=True))
+    assert waiting(bus) == ["shop.hurry"] * 6
+    with pytest.raises(UsageError, check=has_code("unknown_subscription"), match=r"did you mean 'shop\.hurry'"):
+        purge(bus, "shop.hurri")
 
 
 @pytest.fixture
-def type_(app: EventApp, monkeypatch: pytest.MonkeyPatch):
-    """Give the command line of that app."""
-    monkeypatch.setattr("petiole.workers.cli.subscriptions.connected_app", lambda: app)
-    app.stores.directory.announce(a_shop().subscriptions)
-
-    def type_it(*arguments: str):
-        return CliRunner().invoke(petiole, ["subscriptions", *arguments])
-
-    return type_it
+def type_(bus: EventBus, monkeypatch: pytest.MonkeyPatch):
+    """Give the command line of that bus."""
+    return partial(command_line(bus, monkeypatch), "subscriptions")
 
 
 def test_subscriptions_are_listed_with_their_options(type_):
@@ -264,7 +250,7 @@ def test_subscriptions_are_listed_with_their_options(type_):
     assert "where content.parameters.is_urgent  priority 9" in type_().stdout
 
 
-def test_why_who_would_get_an_event_is_explained_and_nothing_is_published(type_, app):
+def test_why_who_would_get_an_event_is_explained_and_nothing_is_published(type_, bus):
     content = '{"parameters": {"is_urgent": false}}'
     arguments = ("--explain", "message.order", "--content", content, "--user", "ada", "--stream", "s")
 
@@ -275,8 +261,8 @@ def test_why_who_would_get_an_event_is_explained_and_nothing_is_published(type_,
         ("shop.hear", True, "delivered"),
         ("shop.hurry", False, "filter"),
     ]
-    assert app.stores.history.since() == []
-    assert waiting(app) == []
+    assert Inside(bus).topics() == []
+    assert waiting(bus) == []
 
 
 def test_an_event_that_is_none_is_not_explained(type_):
@@ -285,15 +271,15 @@ def test_an_event_that_is_none_is_not_explained(type_):
     assert (shown.exit_code, "did you mean 'input.message.received'?" in shown.stderr) == (1, True)
 
 
-def test_a_subscription_is_withdrawn_as_it_is_said(type_, app):
-    app.adopt(Publish).run(an_order(is_urgent=True))
+def test_a_subscription_is_withdrawn_as_it_is_said(type_, bus):
+    publish_once(bus, an_order(is_urgent=True))
 
     drained, purged = type_("withdraw", "shop.hear", "--drain"), type_("withdraw", "shop.hurry", "--purge", "--json")
 
     assert drained.stdout == "withdrew shop.hear; what waits for it is still handled\n"
     assert json.loads(purged.stdout) == {"name": "shop.hurry", "purged": 1}
-    assert waiting(app) == ["shop.hear"]
-    assert app.stores.directory.read()[1] == []
+    assert waiting(bus) == ["shop.hear"]
+    assert Inside(bus).subscriptions() == []
 
 
 @pytest.mark.parametrize(
@@ -305,8 +291,8 @@ def test_a_subscription_is_withdrawn_as_it_is_said(type_, app):
         (("nobody", "--purge"), 1, "there is no subscription 'nobody'; see: petiole subscriptions"),
     ],
 )
-def test_what_is_withdrawn_wrongly_is_refused_and_changes_nothing(type_, app, arguments, code, words):
+def test_what_is_withdrawn_wrongly_is_refused_and_changes_nothing(type_, bus, arguments, code, words):
     shown = type_("withdraw", *arguments)
 
     assert (shown.exit_code, words in shown.stderr) == (code, True)
-    assert len(app.stores.directory.read()[1]) == 2
+    assert len(Inside(bus).subscriptions()) == 2

@@ -13,18 +13,19 @@ import pytest
 from petiole.events import Event
 from petiole.events.catalog.orchestrator import ToolCall, ToolsRequest, ToolsRequestedEvent
 from petiole.events.catalog.tools import ToolFailedEvent, ToolResultEvent
-from petiole.events.errors import ToolTimeout
+from petiole.events.errors import Retryable
 from petiole.events.ids import delivery_ids
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.agents import tools as tools_agent
 from petiole.workers.tools import ToolContext, ToolRegistry
 from petiole.workers.tools.tool_calls import Outcome, identity, requested
+from tests.support.apps import serve_tools
 
 
 @pytest.fixture
 def registry(monkeypatch):
     registry = ToolRegistry()
-    monkeypatch.setattr(tools_agent, "installed_tools", lambda: registry)
+    serve_tools(registry, monkeypatch)
     return registry
 
 
@@ -152,7 +153,7 @@ def test_a_call_whose_worker_died_in_the_middle_is_repeated_or_told(
     request = a_request(a_call(tool="charge"))
     call = requested(request, request.content.calls[0])
     (delivery_id,) = delivery_ids(call.event_id, ["tools.run"])
-    team.app.stores.effects.begin(
+    team.bus.stores.effects.begin(
         f"tools.call:{identity(call, call.content)}",
         token="of the dead",
         owner=delivery_id,
@@ -164,7 +165,9 @@ def test_a_call_whose_worker_died_in_the_middle_is_repeated_or_told(
 
     assert len(ran) == runs
     assert said_of(events, "c-1") == ["requested", "started", end]
-    assert [e.content.error_type for e in events if isinstance(e, ToolFailedEvent)] == ["EffectUnfinished"] * (1 - runs)
+    assert [e.content.error_type for e in events if isinstance(e, ToolFailedEvent)] == ["OperationOutcomeUnknown"] * (
+        1 - runs
+    )
 
 
 def test_a_tool_that_overruns_has_failed_and_others_go_on(team, registry: ToolRegistry, ran):
@@ -176,7 +179,7 @@ def test_a_tool_that_overruns_has_failed_and_others_go_on(team, registry: ToolRe
     events = team.send_through(a_request(a_call("slow", "endless"), a_call("quick", article="tea")))
 
     ends = ends_of(events)
-    assert ends["slow"].content.error_type == "ToolTimeout"
+    assert ends["slow"].content.error_type == "tool_timeout"
     assert "within 0.2 s" in ends["slow"].content.error
     assert ends["slow"].content.is_retryable
     assert ends["quick"].content.value == "tea is ordered"
@@ -194,7 +197,7 @@ def test_a_time_limit_holds_on_every_thread(registry: ToolRegistry, on_main_thre
     def call() -> None:
         try:
             registry.call("endless", {}, ToolContext("s", lambda percent, note: None, lambda query, limit: []))
-        except ToolTimeout as error:
+        except Retryable as error:
             ended[str(error)] += 1
 
     if on_main_thread:

@@ -19,7 +19,7 @@ from kombu.exceptions import OperationalError
 from redis import Redis
 from redis.exceptions import RedisError
 
-from petiole.tasks.testing.worker import Traffic, private_transport
+from petiole.tasks.consuming.in_process import Traffic, private_transport
 from tests.simulation.injection import FaultyRedis, Injector
 
 _PRIORITIES = ("", "\x06\x163", "\x06\x166", "\x06\x169")

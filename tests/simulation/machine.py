@@ -1,4 +1,4 @@
-"""The machine: what all seeds of a process share, because making it takes longer than a run: app, server, client.
+"""The machine: what all seeds of a process share, because making it takes longer than a run: bus, server, client.
 
 There are two: one whose broker is the Redis of the state store, so that publication is one step; one where it is not.
 """
@@ -11,12 +11,11 @@ from functools import cache
 from importlib.resources import files
 
 import fakeredis
+from celery import Celery
 from redis import Redis
 
 from petiole.tasks.broker.topology import PUBLISH_QUEUE
-from petiole.tasks.celery import EventApp
-from petiole.tasks.delivery import register
-from petiole.tasks.publication import Publish
+from petiole.tasks.bus import EventBus
 from petiole.tasks.routing.table import RoutingTable
 from petiole.tasks.settings import Settings
 from petiole.tasks.settlement import settlement
@@ -28,8 +27,8 @@ FORGETS_SCRIPTS = 0.1
 """In how many runs the server knows no script at their beginning, as after a restart."""
 
 
-class SimulatedApp(EventApp):
-    """An app whose broker is said to be, or not to be, the Redis of the state store."""
+class SimulatedApp(EventBus):
+    """A bus whose broker is said to be, or not to be, the Redis of the state store."""
 
     is_one: bool
 
@@ -48,9 +47,9 @@ class SimulatedApp(EventApp):
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A server, an app that uses it through faults, and a client past all faults."""
+    """A server, a bus that uses it through faults, and a client past all faults."""
 
-    app: SimulatedApp
+    bus: SimulatedApp
     state: FaultyRedis
     client: Redis
     broker: Broker
@@ -59,7 +58,7 @@ class Machine:
         """Begin a run, with nothing left of the one before."""
         self.state.injector = injector
         self.client.flushall()
-        self.app.forget_routing()
+        self.bus.forget_routing()
         self.broker.begin(rng, injector)
         if rng.random() < FORGETS_SCRIPTS:
             self.client.script_flush()
@@ -77,14 +76,13 @@ def machine_of(*, is_one_step: bool) -> Machine:
     transport = sending_transport(state)
     # Processes die at every tenth call here: what is poison elsewhere is the weather.
     settlement.PAUSE_S = 0.0
-    app = SimulatedApp("simulation", state=state, settings=Settings(most_deaths=1_000_000), set_as_current=False)
-    app.is_one = is_one_step
-    app.conf.update(broker_url="memory://", broker_transport=transport, result_backend="cache+memory://")
-    app.adopt(Publish)
-    for agent in AGENTS:
-        register(app, agent)
+    bus = SimulatedApp(Celery("simulation", set_as_current=False), settings=Settings(most_deaths=1_000_000))
+    bus._state = state
+    bus.is_one = is_one_step
+    bus.app.conf.update(broker_url="memory://", broker_transport=transport, result_backend="cache+memory://")
+    bus.include(*AGENTS)
     queues = [PUBLISH_QUEUE, *(agent.name for agent in AGENTS)]
-    return Machine(app, state, client, Broker(server, client, transport, queues))
+    return Machine(bus, state, client, Broker(server, client, transport, queues))
 
 
 @cache

@@ -30,17 +30,17 @@ class Reading:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        app = world.app
-        self.documents = [dict(each.document) for each in app.stores.history.since(count=100_000)]
-        self.events: list[Event] = [app.event_registry.parse(each) for each in self.documents]
+        bus = world.bus
+        self.documents = [dict(each.document) for each in bus.stores.history.since(count=100_000)]
+        self.events: list[Event] = [bus.event_registry.parse(each) for each in self.documents]
         self.copies = Counter(each.event_id for each in self.events)
         self.place = {each.event_id: number for number, each in enumerate(self.events)}
-        letters = app.stores.dead_letters.all()
+        letters = bus.stores.dead_letters.all()
         self.letters = Counter(letter.delivery_id for letter in letters)
         self.causes = {letter.delivery_id: f"{letter.cause}: {letter.error}" for letter in letters}
-        marks = app.settings.key_prefix + ":inbox:"
+        marks = bus.settings.key_prefix + ":inbox:"
         self.marked = {str(key).removeprefix(marks) for key in world.client.keys(f"{marks}*")}
-        table = app.routing()
+        table = bus.routing()
         self.deliveries = [
             (event, route.subscription.name, route.delivery_id)
             for event in self.events
@@ -128,7 +128,7 @@ def _at_rest(reading: Reading) -> Iterator[str]:
     world = reading.world
     if not world.broker.is_empty():
         yield "the queues are not empty"
-    prefix = world.app.settings.key_prefix
+    prefix = world.bus.settings.key_prefix
     counts: Any = world.client.hgetall(f"{prefix}:mailboxes")
     yield from (f"{queue!r} counts {count!r} in mailboxes" for queue, count in counts.items() if count != "0")
     yield from (f"left behind: {key!r}" for key in world.client.scan_iter(match=f"{prefix}:mailboxes:*", count=10_000))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from petiole.events.errors import BrokerUnavailable
+from petiole.events.errors import BrokerUnavailable, StateStoreUnavailable
 from petiole.events.event import Event
 from petiole.tasks import Publication
 from petiole.tasks.publication import Publish
@@ -76,8 +76,8 @@ def test_a_seed_replays_identically_in_another_process():
 
 def _no_care(publish: Publish, event: Event, due: datetime | None) -> Publication:
     try:
-        return dispatch(publish.app, [checked(publish.app, event)])[0]
-    except BrokerUnavailable as error:
+        return dispatch(publish.bus, [checked(publish.bus, event)])[0]
+    except (BrokerUnavailable, StateStoreUnavailable) as error:
         raise RuntimeError("what Celery acknowledges") from error
 
 

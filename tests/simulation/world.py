@@ -21,9 +21,9 @@ from celery.exceptions import Reject
 from redis.exceptions import RedisError
 
 from petiole.events import TextContent, TextMessageEvent
-from petiole.events.errors import BrokerUnavailable
+from petiole.events.errors import BrokerUnavailable, StateStoreUnavailable
 from petiole.tasks.broker.topology import PUBLISH_TASK
-from petiole.tasks.celery import EventApp
+from petiole.tasks.bus import EventBus
 from petiole.tasks.publishing.delayed import move_due
 from tests.simulation.agents import AGENTS, FLAKY_SHARE, began, failed
 from tests.simulation.broker import Message
@@ -35,7 +35,7 @@ CALM_AFTER_STEPS = 1_500
 MOST_STEPS = 20_000
 PUBLISHERS, WORKERS = 2, 2
 
-MOVERS: list[Callable[[EventApp], object]] = [move_due]
+MOVERS: list[Callable[[EventBus], object]] = [move_due]
 """What a worker calls regularly beside its messages, such as the move of deliveries whose retry is due."""
 
 
@@ -75,14 +75,14 @@ class World:
         self._publishing = PUBLISHERS
         self.injector = Injector(self.rng, self._turns, self._note)
         machine = machine_of(is_one_step=self.is_one_step)
-        self.app, self.client, self.broker = machine.app, machine.client, machine.broker
+        self.bus, self.client, self.broker = machine.bus, machine.client, machine.broker
         machine.begin(self.rng, self.injector)
 
     def run(self) -> None:
         """Publish, deliver and fail until all is at rest. Raises NeverAtRest."""
         began.clear()
         failed.clear()
-        self.app.stores.directory.announce(each for agent in AGENTS for each in agent.subscriptions)
+        self.bus.stores.directory.announce(each for agent in AGENTS for each in agent.subscriptions)
         publishers = {f"publisher-{number}": partial(self._publish, number) for number in range(PUBLISHERS)}
         workers = {f"worker-{number}": self._work for number in range(WORKERS)}
         self._turns.run({**publishers, **workers})
@@ -103,13 +103,13 @@ class World:
         self._publishing -= 1
 
     def _publish_until_acknowledged(self, event: TextMessageEvent) -> None:
-        publish: Any = self.app.tasks[PUBLISH_TASK]
+        publish: Any = self.bus.app.tasks[PUBLISH_TASK]
         call = self.rng.choice([publish.run, publish.delay])
         while True:
             self._note(f"publish {event.event_id[:8]} by {call.__name__}")
             try:
                 call(event)
-            except BrokerUnavailable as error:
+            except (BrokerUnavailable, StateStoreUnavailable) as error:
                 self._note(f"publish {event.event_id[:8]}: {type(error).__name__}")
             else:
                 return
@@ -159,7 +159,7 @@ class World:
 
     def _run(self, message: Message) -> bool:
         """Run the task of a message as Celery would; returns whether the message is to be acknowledged."""
-        task: Any = self.app.tasks[message.headers["task"]]
+        task: Any = self.bus.app.tasks[message.headers["task"]]
         task.push_request(**message.headers, properties=message.properties, called_directly=False)
         try:
             outcome = task.run(*message.arguments)
@@ -178,14 +178,14 @@ class World:
     def _is_at_rest(self) -> bool:
         if self._steps > MOST_STEPS:
             raise NeverAtRest(f"seed {self.seed}: not at rest after {MOST_STEPS} steps")
-        room = f"{self.app.settings.key_prefix}:delays"
+        room = f"{self.bus.settings.key_prefix}:delays"
         return self._publishing == 0 and self.broker.is_empty() and not self.client.zcard(room)
 
     def _idle(self) -> None:
         for move in MOVERS:
             # What fails is tried again at the next round, see tasks/consuming/maintenance.py.
-            with suppress(RedisError, BrokerUnavailable, ProcessDied):
-                move(self.app)
+            with suppress(RedisError, BrokerUnavailable, StateStoreUnavailable, ProcessDied):
+                move(self.bus)
         if self._publishing == 0:
             self._clock.shift(timedelta(seconds=1))
 

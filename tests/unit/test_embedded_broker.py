@@ -14,20 +14,21 @@ from urllib.parse import urlsplit
 
 import pytest
 import redis
-from celery import Celery
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from petiole.events.errors import BrokerNotStarted
+from petiole.events.errors import Retryable
 from petiole.workers.process import embedded_broker
+from tests.support.apps import a_bus
+from tests.support.errors import has_code
 
 NO_RETRY = Retry(NoBackoff(), 0)
 A_STARTER = """
 import sys
 from pathlib import Path
-from petiole.events.errors import BrokerNotStarted
-from petiole.workers import broker
-running = broker.start(Path(sys.argv[1]))
+from petiole.events.errors import Retryable
+from petiole.workers.process import embedded_broker
+running = embedded_broker.start(Path(sys.argv[1]))
 print(running.started, running.url)
 """
 
@@ -196,7 +197,7 @@ def test_a_server_that_cannot_start_tells_its_last_words_and_what_to_do(home):
     (manifest,) = home.rglob("appendonly.aof.manifest")
     manifest.write_text("no manifest\n")
 
-    with pytest.raises(BrokerNotStarted) as refused:
+    with pytest.raises(Retryable, check=has_code("broker_not_started")) as refused:
         embedded_broker.start(home)
 
     assert "AOF manifest" in str(refused.value)
@@ -207,7 +208,7 @@ def test_a_server_that_cannot_start_tells_its_last_words_and_what_to_do(home):
 def test_a_server_that_refuses_its_settings_names_the_setting(home, monkeypatch):
     monkeypatch.setattr(embedded_broker, "_SETTINGS", embedded_broker._SETTINGS + "no-such-setting yes\n")
 
-    with pytest.raises(BrokerNotStarted, match="no-such-setting"):
+    with pytest.raises(Retryable, check=has_code("broker_not_started"), match="no-such-setting"):
         embedded_broker.start(home)
 
     assert embedded_broker.url(home) is None
@@ -216,7 +217,7 @@ def test_a_server_that_refuses_its_settings_names_the_setting(home, monkeypatch)
 def test_a_machine_that_cannot_run_the_server_is_told_so(home, tmp_path, monkeypatch):
     monkeypatch.setattr(embedded_broker, "server_binary", lambda: tmp_path / "absent")
 
-    with pytest.raises(BrokerNotStarted, match=r"cannot be run: .*absent"):
+    with pytest.raises(Retryable, check=has_code("broker_not_started"), match=r"cannot be run: .*absent"):
         embedded_broker.start(home)
 
 
@@ -233,16 +234,16 @@ def test_it_is_used_only_where_the_environment_names_no_other_broker(home, monke
     monkeypatch.setenv("PETIOLE_HOME", str(home))
     monkeypatch.setenv("PETIOLE_BROKER_URL", "redis://elsewhere")
     monkeypatch.delenv("CELERY_BROKER_URL", raising=False)
-    app = Celery(broker="redis://elsewhere")
-    assert embedded_broker.use_embedded_broker(app) is None
+    bus = a_bus("redis://elsewhere")
+    assert embedded_broker.use_embedded_broker(bus) is None
     assert not home.exists()
 
     monkeypatch.delenv("PETIOLE_BROKER_URL")
-    running = embedded_broker.use_embedded_broker(app)
+    running = embedded_broker.use_embedded_broker(bus)
 
     assert running is not None
     assert embedded_broker.url(home) == running.url
-    assert app.conf.broker_url == f"petiole+{running.url}"
+    assert bus.broker_url == running.url
 
 
 def a_client(url: str) -> redis.Redis:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-from petiole.events.catalog.input import StreamStarted, StreamStartedEvent, TextMessageEvent
+from petiole.events.catalog.input import TextMessageEvent
+from petiole.events.catalog.session import StreamStarted, StreamStartedEvent
 from petiole.events.content import TextContent
 from petiole.events.event import Event, EventContext
 from petiole.tasks import Agent, SessionFacts, begin_session, enter_session, publish, told_id

@@ -19,7 +19,6 @@ from petiole.events.catalog.llm import GeneratedResponse, ModelFailure, Response
 from petiole.events.catalog.orchestrator import ModelRequest, ModelRequestedEvent
 from petiole.events.catalog.usage import UsageRecordedEvent
 from petiole.events.errors import (
-    Misuse,
     Permanent,
     PetioleError,
     ProviderRefused,
@@ -27,6 +26,8 @@ from petiole.events.errors import (
     Retryable,
     RetryLater,
     StreamBusy,
+    UsageError,
+    error_type_of,
 )
 from petiole.events.event import Event
 from petiole.tasks import Agent, Context, Draft, RetryPolicy
@@ -49,7 +50,7 @@ async def answer(event: ModelRequestedEvent, context: Context) -> tuple[Event, .
         model = await asyncio.to_thread(_model_named, name)
         async with context.draft() as draft:
             response = await written(event.content, model, draft)
-    except (Misuse, Permanent, StreamBusy) as error:
+    except (UsageError, Permanent, StreamBusy) as error:
         return (event.caused(ResponseFailedEvent, content=failure_of(name, error)),)
     except (ProviderUnavailable, RetryLater) as error:
         if is_tried_again(error, event, context.attempt):
@@ -63,7 +64,7 @@ async def answer(event: ModelRequestedEvent, context: Context) -> tuple[Event, .
 async def written(request: ModelRequest, model: LanguageModel, draft: Draft) -> GeneratedResponse:
     """Have a model write into a draft, to its end or until it is interrupted.
 
-    Raises: ProviderUnavailable, ProviderRefused, Misuse, RetryLater; AnswerSuperseded.
+    Raises: ProviderUnavailable, ProviderRefused, UsageError, RetryLater; StreamSuperseded.
     """
     tools = await asyncio.to_thread(described_tools) if request.may_call_tools else ()
     answer = Answer()
@@ -98,7 +99,9 @@ async def _write(
 def _parts(model: LanguageModel, request: ModelRequest, tools: Sequence[ToolDescription]) -> AsyncIterator[Part]:
     parts: object = model.answer(request, tools)
     if not isinstance(parts, AsyncIterator):
-        raise Misuse(f"{model.name} answers with a {type(parts).__name__}; write its `answer` as async def with yield")
+        raise UsageError(
+            f"{model.name} answers with a {type(parts).__name__}; write its `answer` as async def with yield"
+        )
     return parts
 
 
@@ -125,7 +128,7 @@ def failure_of(model: str, error: PetioleError) -> ModelFailure:
     """Word why a model gave no answer."""
     return ModelFailure(
         model=model,
-        error_type=type(error).__name__,
+        error_type=error_type_of(error),
         error=str(error),
         is_retryable=isinstance(error, Retryable),
     )

@@ -17,7 +17,7 @@ from uuid import NAMESPACE_URL, uuid5
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from petiole.events.catalog.input import StreamEndedEvent, TextMessageEvent
+from petiole.events.catalog.input import TextMessageEvent
 from petiole.events.catalog.memory import (
     AssembledContext,
     Conflict,
@@ -32,6 +32,7 @@ from petiole.events.catalog.memory import (
     Recollection,
 )
 from petiole.events.catalog.orchestrator import ContextRequest, ContextRequestedEvent
+from petiole.events.catalog.session import StreamEndedEvent
 from petiole.events.catalog.tools import ToolResultEvent
 from petiole.events.event import Event
 from petiole.tasks import Agent, Context

@@ -22,7 +22,7 @@ from petiole.events.catalog.output import (
     SuggestionDroppedEvent,
 )
 from petiole.events.catalog.proactive import ProactiveSuggestionEvent
-from petiole.events.errors import Permanent, PetioleError, ProviderUnavailable, RetryLater
+from petiole.events.errors import Permanent, PetioleError, ProviderUnavailable, RetryLater, error_type_of
 from petiole.events.event import Event
 from petiole.tasks import Agent, Context, RetryPolicy, idempotent, publish
 from petiole.workers.channels import Channel, open_channels
@@ -82,7 +82,10 @@ def is_over(error: PetioleError, attempt: int) -> bool:
 
 
 def send(event: Event, channel: Channel, message_id: str, text: str) -> MessageSentEvent:
-    """Send a formatted answer, unless it was sent before. Raises what the channel raises, and EffectUnfinished."""
+    """Send a formatted answer, unless it was sent before.
+
+    Raises what the channel raises, and OperationOutcomeUnknown.
+    """
     act = channel.send
     if channel.repetition != "harmless":
         act = idempotent(
@@ -103,7 +106,7 @@ def formatted(event: Event, channel: Channel, message_id: str, text: str) -> For
 
 def failed(event: Event, channel: Channel, message_id: str, text: str, error: Exception) -> MessageFailedEvent:
     """Word that a channel did not take an answer, and never will."""
-    content = DeliveryFailure(text=text, channel=channel.name, error_type=type(error).__name__, error=str(error))
+    content = DeliveryFailure(text=text, channel=channel.name, error_type=error_type_of(error), error=str(error))
     return event.caused(MessageFailedEvent, event_id=said_once(message_id, channel, "failed"), content=content)
 
 

@@ -29,13 +29,14 @@ from petiole.events.catalog.tools import (
     RequestedCall,
 )
 from petiole.events.errors import (
-    ApprovalDenied,
-    ApprovalExpired,
     BrokerUnavailable,
-    EffectUnderWay,
-    EffectUnfinished,
+    OperationInProgress,
+    OperationOutcomeUnknown,
     PetioleError,
     QueueFull,
+    StateStoreUnavailable,
+    approval_denied,
+    approval_expired,
 )
 from petiole.events.event import Event
 from petiole.tasks import Agent, Context, idempotent, publish
@@ -69,7 +70,10 @@ SLACK = timedelta(seconds=30)
 
 @agent.on_start
 def load() -> None:
-    """Know the tools before the first call. Raises NotConfigured, MissingExtra, and what their modules raise."""
+    """Know the tools before the first call.
+
+    Raises NotConfigured, UsageError (missing_extra), and what their modules raise.
+    """
     installed_tools()
 
 
@@ -101,7 +105,7 @@ def run(event: CallRequestedEvent, context: Context) -> Event | None:
 
 @agent.on("tools.approval.granted")
 def run_granted(event: ApprovalGrantedEvent, context: Context) -> Event | None:
-    """Run a call that was granted: exactly what was. Raises ApprovalMismatch."""
+    """Run a call that was granted: exactly what was. Raises Permanent (approval_mismatch)."""
     call = event.content
     approvals.check(call.approval_id, "granted", fingerprint(call))
     try:
@@ -113,18 +117,18 @@ def run_granted(event: ApprovalGrantedEvent, context: Context) -> Event | None:
 
 @agent.on("tools.approval.denied")
 def refuse(event: ApprovalDeniedEvent) -> Event:
-    """Let a call fail that was denied. Raises ApprovalMismatch."""
+    """Let a call fail that was denied. Raises Permanent (approval_mismatch)."""
     call = event.content
     approvals.check(call.approval_id, "denied", fingerprint(call))
-    return failed(call, ApprovalDenied(call.tool, call.by, call.reason)).said(event, call)
+    return failed(call, approval_denied(call.tool, call.by, call.reason)).said(event, call)
 
 
 @agent.on("tools.approval.expired")
 def drop(event: ApprovalExpiredEvent) -> Event:
-    """Let a call fail that nobody granted in time. Raises ApprovalMismatch."""
+    """Let a call fail that nobody granted in time. Raises Permanent (approval_mismatch)."""
     call = event.content
     approvals.check(call.approval_id, "expired", fingerprint(call))
-    return failed(call, ApprovalExpired(call.tool)).said(event, call)
+    return failed(call, approval_expired(call.tool)).said(event, call)
 
 
 @agent.on("tools.approval.deadline_reached")
@@ -161,9 +165,9 @@ def carry_out(event: Event, call: RequestedCall, tool: Tool, context: Context) -
     )
     try:
         kept = once(partial(outcome, call, tool, tool_context))()
-    except EffectUnderWay:
+    except OperationInProgress:
         return None
-    except EffectUnfinished as error:
+    except OperationOutcomeUnknown as error:
         return failed(call, error).said(event, call)
     return Outcome.read(kept).said(event, call)
 
@@ -200,7 +204,7 @@ def _reporter(event: Event, call: RequestedCall) -> Callable[[float, str], None]
         if gate.admits(percent, time.monotonic()):
             try:
                 publish(progress, now=True)
-            except (BrokerUnavailable, QueueFull) as error:
+            except (BrokerUnavailable, StateStoreUnavailable, QueueFull) as error:
                 # The call itself is well, and its end is not lost: that waits for the broker.
                 log.warning("progress.unsaid", extra={"call_id": call.call_id, "error": str(error)})
 

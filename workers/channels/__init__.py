@@ -21,7 +21,7 @@ class _Choice(BaseSettings):
 def open_channels(append: Append) -> tuple[Channel, ...]:
     """Open the mailbox, the webhook where PETIOLE_WEBHOOK_URL names one, and with PETIOLE_TERMINAL this terminal.
 
-    Raises: MissingExtra, NotConfigured.
+    Raises: UsageError (missing_extra), NotConfigured.
     """
     webhook, shows = open_webhook(), _Choice().terminal
     found: list[Channel] = [Mailbox(append)]

@@ -23,7 +23,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
-from petiole.events.errors import BrokerUnavailable, MissingExtra
+from petiole.events.errors import BrokerUnavailable, StateStoreUnavailable, missing_extra
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -85,12 +85,12 @@ class Gate:
 
 
 def create_app(reader: Reader, gate: Gate) -> Starlette:
-    """Make the ASGI application. Raises MissingExtra."""
+    """Make the ASGI application. Raises UsageError (missing_extra)."""
     try:
         from starlette.applications import Starlette  # noqa: PLC0415 - it comes with an extra
         from starlette.routing import Route  # noqa: PLC0415 - as above
     except ModuleNotFoundError as error:
-        raise MissingExtra("the server of answers", "sse") from error
+        raise missing_extra("the server of answers", "sse") from error
 
     @asynccontextmanager
     async def closing(_: Starlette) -> AsyncIterator[None]:
@@ -148,7 +148,7 @@ class EventStream:
         try:
             async for sent in self._source(stream_id, place):
                 yield {"event": sent.name, "id": sent.place, "data": json.dumps(dict(sent.says), ensure_ascii=False)}
-        except BrokerUnavailable as error:
+        except (BrokerUnavailable, StateStoreUnavailable) as error:
             # The reader comes back by itself, and says where it was.
             log.warning("reader.left", extra={"stream_id": stream_id, "error": str(error)})
 

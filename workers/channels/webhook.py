@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 from pydantic import AfterValidator, AnyHttpUrl, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from petiole.events.errors import MissingExtra, NotConfigured, ProviderRefused, ProviderUnavailable
+from petiole.events.errors import NotConfigured, ProviderRefused, ProviderUnavailable, missing_extra
 from petiole.tasks.resilience.guarded import guarded
 from petiole.workers.channels.channel import Repetition
 
@@ -68,7 +68,7 @@ class Webhook:
     repetition: Repetition = "known"
 
     def __init__(self, settings: WebhookSettings) -> None:
-        """Prepare the client; nothing is sent yet. Raises: MissingExtra, NotConfigured."""
+        """Prepare the client; nothing is sent yet. Raises: UsageError (missing_extra), NotConfigured."""
         if settings.url is None or settings.secret is None:
             raise NotConfigured("the webhook", "set PETIOLE_WEBHOOK_URL and PETIOLE_WEBHOOK_SECRET, both")
         self._url = str(settings.url)
@@ -79,7 +79,10 @@ class Webhook:
         return text
 
     def send(self, stream_id: str, message_id: str, text: str) -> None:
-        """Post the message. Raises: ProviderUnavailable, ServiceUnavailable, ServiceThrottled, ProviderRefused."""
+        """Post the message.
+
+        Raises: ProviderUnavailable, ServiceUnavailable, RetryLater (service_throttled), ProviderRefused.
+        """
         message = {"type": "output.message", "data": {"stream_id": stream_id, "message_id": message_id, "text": text}}
         body = json.dumps(message, ensure_ascii=False, separators=(",", ":"))
         self._post(body.encode(), self._signed_headers(message_id, body))
@@ -113,7 +116,10 @@ class Webhook:
 
 
 def open_webhook() -> Webhook | None:
-    """Open the webhook that is configured; None where there is none. Raises: MissingExtra, NotConfigured."""
+    """Open the webhook that is configured; None where there is none.
+
+    Raises: UsageError (missing_extra), NotConfigured.
+    """
     try:
         settings = WebhookSettings()
     except ValidationError as error:
@@ -134,5 +140,5 @@ def _connect(timeout_s: float, secret: str) -> tuple[httpx2.Client, standardwebh
         import httpx2  # noqa: PLC0415 - as above
         import standardwebhooks  # noqa: PLC0415 - as above
     except ModuleNotFoundError as error:
-        raise MissingExtra("the webhook", "webhook") from error
+        raise missing_extra("the webhook", "webhook") from error
     return httpx2.Client(timeout=timeout_s, follow_redirects=False), standardwebhooks.Webhook(secret)

@@ -92,8 +92,13 @@ def _foreseen() -> tuple[type[Exception], ...]:
 
 
 def _worded(error: Exception) -> str:
+    from redis.exceptions import RedisError  # noqa: PLC0415 - as above
+
     from petiole.events.errors import PetioleError  # noqa: PLC0415 - as above
+    from petiole.tasks.bus import default_bus  # noqa: PLC0415 - as above
 
     if isinstance(error, PetioleError):
         return str(error)
+    if isinstance(error, RedisError) and default_bus.has_own_state_store:
+        return f"the state store could not be reached: {error}; start it or check PETIOLE_STATE_URL"
     return f"the broker could not be reached: {error}; start it (petiole up) or check PETIOLE_BROKER_URL"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from petiole.events.errors import InvalidPattern
+from petiole.events.errors import UsageError
 from petiole.events.topics import check_pattern
 from petiole.tasks.bus import default_bus
 from petiole.tasks.runtime import BusRuntime
@@ -56,7 +56,7 @@ class _Pattern(click.ParamType[str]):
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         try:
             return check_pattern(value)
-        except InvalidPattern as error:
+        except UsageError as error:
             self.fail(str(error), param, ctx)
 
 

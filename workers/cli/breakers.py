@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import click
 
-from petiole.events.errors import UnknownCircuit
+from petiole.events.errors import UsageError
 from petiole.tasks.resilience.circuit_breaker import set_by_hand
 from petiole.tasks.stores.circuits import Circuit
 from petiole.workers.cli._console import open_console, print_json, table
@@ -59,7 +59,7 @@ def close(name: str) -> None:
 def _set(name: str, state: str, probe_after: timedelta | None) -> None:
     try:
         is_change = set_by_hand(connected_app(), name, "open" if state == "open" else "closed", probe_after)
-    except UnknownCircuit as error:
+    except UsageError as error:
         raise click.UsageError(str(error)) from error
     open_console().print(f"{name} is {state}{'' if is_change else ' already'}")
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager, suppress
 
 import click
 from redis.asyncio import Redis as AsyncRedis
-from redis.exceptions import RedisError
 
-from petiole.events.errors import AnswerCut, AnswerOverdue, BrokerUnavailable, MissingExtra
+from petiole.events.errors import StreamTimeout, StreamTruncated, missing_extra
 from petiole.tasks import AnswerReader
 from petiole.tasks.runtime import BusRuntime
 from petiole.workers.channels.server_sent_events import Gate, Limits, Sent, create_app
@@ -38,7 +37,7 @@ def command(host: str, port: int, connections: int) -> None:
     try:
         import uvicorn  # noqa: PLC0415 - it comes with an extra
     except ModuleNotFoundError as error:
-        raise MissingExtra("petiole serve", "sse") from error
+        raise missing_extra("petiole serve", "sse") from error
     served = create_app(AnswersOf(connected_app()), Gate(Limits(connections=connections)))
     with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
         at = listener.getsockname()[1]
@@ -58,13 +57,13 @@ class AnswersOf:
         self._client: AsyncRedis | None = None
 
     async def messages(self, stream_id: str, place: str | None) -> AsyncIterator[Sent]:
-        """Read a stream's mailbox after a place. Raises BrokerUnavailable."""
+        """Read a stream's mailbox after a place. Raises BrokerUnavailable, StateStoreUnavailable."""
         if self._client is None:
             # A client belongs to the loop that it is made in.
             self._client = self._bus.connect_async()
         replies = RepliesRead(self._client, StateKeys(self._bus.settings.key_prefix))
         place = place or BEGINNING
-        with _reaching(stream_id):
+        with self._access(stream_id):
             while True:
                 for entry_id, reply in await replies.after(stream_id, place, _LOOK_S):
                     place = entry_id
@@ -73,10 +72,10 @@ class AnswersOf:
     async def pieces(self, stream_id: str, place: str | None) -> AsyncIterator[Sent]:
         """Read the answers that are being written in a stream after a place; what is not kept any more is left out.
 
-        Raises BrokerUnavailable.
+        Raises BrokerUnavailable, StateStoreUnavailable.
         """
         after, reader = int(place or 0), AnswerReader(self._bus)
-        with _reaching(stream_id):
+        with self._access(stream_id):
             while True:
                 try:
                     async for piece in reader.all_aio(stream_id, after=after, timeout=_PATIENCE_S):
@@ -87,9 +86,9 @@ class AnswersOf:
                             "text": piece.text,
                         }
                         yield Sent(str(after), piece.kind, says)
-                except AnswerCut as cut:
+                except StreamTruncated as cut:
                     after = cut.oldest - 1
-                except AnswerOverdue:
+                except StreamTimeout:
                     # Nobody has said anything for long. That is no reason to let a reader go.
                     continue
 
@@ -98,10 +97,5 @@ class AnswersOf:
         if self._client is not None:
             await self._client.aclose()
 
-
-@contextmanager
-def _reaching(stream_id: str) -> Iterator[None]:
-    try:
-        yield
-    except RedisError as error:
-        raise BrokerUnavailable(f"reading the answers of {stream_id!r}") from error
+    def _access(self, stream_id: str) -> AbstractContextManager[None]:
+        return self._bus.state_store_access(f"reading the answers of {stream_id!r}")

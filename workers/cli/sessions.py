@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import click
 
-from petiole.events.errors import UnknownSession
+from petiole.events.errors import unknown_session
 from petiole.tasks import Session, SessionFacts, end_session
 from petiole.tasks.runtime import BusRuntime
 from petiole.workers.cli._console import open_console, print_json, table
@@ -95,8 +95,8 @@ def _live(bus: BusRuntime) -> Iterator[SessionFacts]:
 
 
 def _known(bus: BusRuntime, session_id: str) -> Session:
-    """Return a session that there is. Raises UnknownSession, with the nearest one that goes on."""
+    """Return a session that there is. Raises UsageError (unknown_session), with the nearest one that goes on."""
     if bus.stores.sessions.get(session_id) is None:
         nearest = difflib.get_close_matches(session_id, bus.stores.sessions.live(), n=1)
-        raise UnknownSession(session_id, nearest[0] if nearest else None)
+        raise unknown_session(session_id, nearest[0] if nearest else None)
     return Session(bus, session_id)

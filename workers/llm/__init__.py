@@ -15,7 +15,7 @@ from typing import Annotated
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from petiole.events.errors import Misuse
+from petiole.events.errors import UsageError
 from petiole.events.subscriptions import OnBusy
 from petiole.workers.llm.provider import LanguageModel
 
@@ -56,11 +56,11 @@ def names() -> list[str]:
 def language_model(name: str) -> LanguageModel:
     """Make the language model of that name: one of this folder, or `package.module:Class`.
 
-    Raises: Misuse where there is none, MissingExtra or NotConfigured where it lacks something.
+    Raises: UsageError where there is none, UsageError (missing_extra) or NotConfigured where it lacks something.
     """
     made = _class_named(name)()
     if not isinstance(made, LanguageModel):
-        raise Misuse(f"{name} is no language model: it needs a `name` and a method `answer(request)`")
+        raise UsageError(f"{name} is no language model: it needs a `name` and a method `answer(request)`")
     return made
 
 
@@ -73,7 +73,7 @@ def _class_named(name: str) -> type:
     for member in vars(module).values():
         if isinstance(member, type) and member.__module__ == module.__name__ and vars(member).get("name") == name:
             return member
-    raise Misuse(f"{module.__name__} has no class whose `name` is {name!r}; give it one")
+    raise UsageError(f"{module.__name__} has no class whose `name` is {name!r}; give it one")
 
 
 def _class_at(module_name: str, class_name: str) -> type:
@@ -83,10 +83,12 @@ def _class_at(module_name: str, class_name: str) -> type:
     except (ImportError, AttributeError, ValueError) as error:
         raise _unknown(place) from error
     if not isinstance(found, type):
-        raise Misuse(f"{place} is a {type(found).__name__}; name a class")
+        raise UsageError(f"{place} is a {type(found).__name__}; name a class")
     return found
 
 
-def _unknown(name: str) -> Misuse:
+def _unknown(name: str) -> UsageError:
     choices = ", ".join(repr(known) for known in names())
-    return Misuse(f"no language model {name!r}; set PETIOLE_LLM to {choices}, or 'package.module:Class' of your own")
+    return UsageError(
+        f"no language model {name!r}; set PETIOLE_LLM to {choices}, or 'package.module:Class' of your own"
+    )

@@ -16,7 +16,7 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from petiole.events.catalog.orchestrator import ModelRequest
-from petiole.events.errors import MissingExtra, NotConfigured, PetioleError, ProviderRefused, ProviderUnavailable
+from petiole.events.errors import NotConfigured, PetioleError, ProviderRefused, ProviderUnavailable, missing_extra
 from petiole.workers.llm._chunks import Chunks
 from petiole.workers.llm._messages import messages_for, sent_name, tools_for
 from petiole.workers.llm.provider import Part, ToolDescription
@@ -113,7 +113,7 @@ class OpenAI(Endpoint):
     name = "openai"
 
     def __init__(self) -> None:
-        """Prepare the client; nothing is sent yet. Raises: MissingExtra, NotConfigured."""
+        """Prepare the client; nothing is sent yet. Raises: UsageError (missing_extra), NotConfigured."""
         settings, account = OpenAISettings(), OpenAIAccount()
         if settings.model is None:
             raise NotConfigured(
@@ -125,11 +125,11 @@ class OpenAI(Endpoint):
 
 
 def connect(base_url: str | None, key: str, timeout_s: float, *, of: str, extra: str) -> openai.AsyncOpenAI:
-    """Make a client; nothing is sent yet. Raises MissingExtra."""
+    """Make a client; nothing is sent yet. Raises UsageError (missing_extra)."""
     try:
         import openai  # noqa: PLC0415 - see the module
     except ImportError as error:
-        raise MissingExtra(f"the {of} provider", extra) from error
+        raise missing_extra(f"the {of} provider", extra) from error
     return openai.AsyncOpenAI(base_url=base_url, api_key=key, timeout=timeout_s, max_retries=0)
 
 

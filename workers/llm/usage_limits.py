@@ -41,7 +41,8 @@ class AccountSettings(BaseSettings):
 async def held_to_account(model: str, request: ModelRequest, answer: Answer, timeout_s: float) -> AsyncIterator[None]:
     """Call a model in this block: through its breaker, and on its account's budget, which is settled at the end.
 
-    Raises: ServiceUnavailable, ServiceThrottled, BudgetSpent; InvalidOption where the budget never has that room.
+    Raises: ServiceUnavailable, RetryLater (service_throttled), RateLimitExceeded; UsageError (invalid_option) where the
+    budget never has that room.
     """
     if model in _FREE:
         yield

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from petiole.events.errors import Retryable
+from petiole.events.errors import worker_not_started
 from petiole.tasks.runtime import BusRuntime
 from petiole.workers.process import embedded_broker
 
@@ -30,20 +30,6 @@ _POLL_S = 0.1
 
 # Warm, then cold (a worker gives back what it holds), each with its patience in seconds; then without asking.
 _ENDINGS = ((signal.SIGTERM, 20.0), (signal.SIGQUIT, 5.0))
-
-
-class WorkerNotStarted(Retryable):
-    """A worker was started, and does not consume."""
-
-    def __init__(self, node: str, reason: str, log: str = "") -> None:
-        super().__init__(node, reason, log)
-        self.node = node
-        self.reason = reason
-        self.log = log
-
-    def __str__(self) -> str:
-        log = f"; the last lines it wrote:\n{self.log}" if self.log else ""
-        return f"the worker {self.node} {self.reason}{log}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,14 +95,14 @@ def answering(bus: BusRuntime, *, timeout_s: float = 1.0) -> list[str]:
 
 
 def await_worker(bus: BusRuntime, child: Child, node: str, *, log: Path | None = None) -> None:
-    """Wait until a worker consumes: by then it has announced its agents. Raises WorkerNotStarted."""
+    """Wait until a worker consumes: by then it has announced its agents. Raises Retryable (worker_not_started)."""
     deadline = time.monotonic() + START_LIMIT_S
     while not bus.app.control.ping(destination=[node], timeout=_PING_S):
         if not child.is_alive:
             reason = f"ended at once, with exit code {child.process.returncode}"
-            raise WorkerNotStarted(node, reason, last_lines(log))
+            raise worker_not_started(node, reason, last_lines(log))
         if time.monotonic() > deadline:
-            raise WorkerNotStarted(node, f"did not answer within {START_LIMIT_S:.0f} s", last_lines(log))
+            raise worker_not_started(node, f"did not answer within {START_LIMIT_S:.0f} s", last_lines(log))
 
 
 def first_to_end(children: Sequence[Child]) -> Child:
@@ -157,7 +143,7 @@ def ended_like_ctrl_c() -> Iterator[None]:
 
 def _start(name: str, arguments: Sequence[str], output: IO[str] | int) -> Child:
     process = subprocess.Popen(
-        [sys.executable, "-m", "celery", "--quiet", "-A", "workers", *arguments],
+        [sys.executable, "-m", "celery", "--quiet", "-A", "petiole.workers", *arguments],
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,

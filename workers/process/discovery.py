@@ -12,32 +12,35 @@ import pkgutil
 from collections.abc import Iterator
 from types import ModuleType
 
-from petiole.events.errors import UnknownAgent
+from petiole.events.errors import unknown_agent
 from petiole.tasks import Agent
 
 DEFAULT = "petiole.workers.agents"
 
 
 def configured_agents() -> list[Agent]:
-    """Load the agents that PETIOLE_AGENTS names, in that order. Raises UnknownAgent."""
+    """Load the agents that PETIOLE_AGENTS names, in that order. Raises UsageError (unknown_agent)."""
     names = os.environ.get("PETIOLE_AGENTS") or DEFAULT
     return load_agents(name.strip() for name in names.split(",") if name.strip())
 
 
 def load_agents(names: Iterator[str]) -> list[Agent]:
-    """Load the agents of these modules and packages. Raises UnknownAgent for a module without any, or two of a name."""
+    """Load the agents of these modules and packages.
+
+    Raises UsageError (unknown_agent) for a module without any, or two of a name.
+    """
     loaded: dict[str, Agent] = {}
     for name in names:
         for agent in _agents_of(name):
             if loaded.setdefault(agent.name, agent) is not agent:
-                raise UnknownAgent(name, f"an agent named {agent.name!r} was loaded before; rename one")
+                raise unknown_agent(name, f"an agent named {agent.name!r} was loaded before; rename one")
     return list(loaded.values())
 
 
 def _agents_of(name: str) -> list[Agent]:
     found = [agent for module in _modules(name) for agent in _agents_in(module)]
     if not found:
-        raise UnknownAgent(name, "it holds no Agent")
+        raise unknown_agent(name, "it holds no Agent")
     return found
 
 
@@ -55,7 +58,7 @@ def _import(name: str) -> ModuleType:
         # A module that exists but lacks one of its own imports is that module's matter, and says so itself.
         if error.name is None or not name.startswith(error.name):
             raise
-        raise UnknownAgent(name, "there is no such module") from error
+        raise unknown_agent(name, "there is no such module") from error
 
 
 def _agents_in(module: ModuleType) -> list[Agent]:

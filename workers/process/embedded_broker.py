@@ -34,7 +34,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from petiole.events.errors import BrokerNotStarted, BrokerNotStopped
+from petiole.events.errors import broker_not_started, broker_not_stopped
 from petiole.tasks.bus import EventBus
 
 _START_TIMEOUT_S = 60.0  # a large append-only file takes its time to load; a dead server is noticed at once
@@ -108,7 +108,8 @@ def use_embedded_broker(bus: EventBus) -> Running | None:
 def start(home: Path) -> Running:
     """Start the server of this home, or find the one that runs; many processes may call this at once.
 
-    Raises: BrokerNotStarted with the end of the server's log, when it ends at once or does not answer for a minute.
+    Raises: Retryable (broker_not_started) with the end of the server's log, when it ends at once or does not answer for
+    a minute.
     """
     files = _Files(home)
     files.make()
@@ -130,7 +131,7 @@ def url(home: Path) -> str | None:
 def stop(home: Path) -> bool:
     """Write everything to disk and end the server; return whether one ran. The data stay.
 
-    Raises: BrokerNotStopped when it does not end in half a minute.
+    Raises: Retryable (broker_not_stopped) when it does not end in half a minute.
     """
     files = _Files(home)
     if not files.server.is_dir():
@@ -173,9 +174,9 @@ def _launch(files: _Files, last: SplitResult) -> str:
                 check=False,  # a server that refuses its settings says so in the log, and is not alive
             )
         except OSError as error:
-            raise BrokerNotStarted(str(files.server), f"valkey-server cannot be run: {error}") from error
+            raise broker_not_started(str(files.server), f"valkey-server cannot be run: {error}") from error
     if not _answers_soon(files, address):
-        raise BrokerNotStarted(str(files.server), "the server ended at once", _last_log_lines(files))
+        raise broker_not_started(str(files.server), "the server ended at once", _last_log_lines(files))
     return address
 
 
@@ -183,7 +184,7 @@ def _answers_soon(files: _Files, address: str) -> bool:
     """Wait until the server answers (True) or is found not to live (False)."""
     if not _wait_until(lambda: not _is_alive(files) or _answers(address), _START_TIMEOUT_S):
         silence = f"the server runs, but gave no answer in {_START_TIMEOUT_S:.0f} s"
-        raise BrokerNotStarted(str(files.server), silence, _last_log_lines(files))
+        raise broker_not_started(str(files.server), silence, _last_log_lines(files))
     return _is_alive(files)
 
 
@@ -192,9 +193,9 @@ def _shut_down(files: _Files) -> None:
         with _client(_read(files.last_url)) as client:
             client.shutdown()
     except redis.RedisError as error:
-        raise BrokerNotStopped(str(files.server), str(error)) from error
+        raise broker_not_stopped(str(files.server), str(error)) from error
     if not _wait_until(lambda: not _is_alive(files), _STOP_TIMEOUT_S):
-        raise BrokerNotStopped(str(files.server), f"it did not end in {_STOP_TIMEOUT_S:.0f} s")
+        raise broker_not_stopped(str(files.server), f"it did not end in {_STOP_TIMEOUT_S:.0f} s")
 
 
 def _wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:

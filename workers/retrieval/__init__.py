@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from petiole.events.errors import MissingExtra
+from petiole.events.errors import missing_extra
 from petiole.workers.retrieval.keyword import Words
 from petiole.workers.retrieval.retriever import Recall, Vectors
 
@@ -31,7 +31,10 @@ class _Choice(BaseSettings):
 
 
 def chosen_recall(vectors: Vectors) -> Recall:
-    """Make what PETIOLE_RECALL names. Raises MissingExtra, and pydantic's ValidationError for what it cannot be."""
+    """Make what PETIOLE_RECALL names.
+
+    Raises UsageError (missing_extra), and pydantic's ValidationError for what it cannot be.
+    """
     choice = check_recall()
     if choice.recall == "words":
         return Words()
@@ -43,8 +46,8 @@ def chosen_recall(vectors: Vectors) -> Recall:
 
 
 def check_recall() -> _Choice:
-    """Read the choice, and raise MissingExtra where it needs what is not installed; loads nothing."""
+    """Read the choice, and raise UsageError (missing_extra) where it needs what is not installed; loads nothing."""
     choice = _Choice()
     if choice.recall == "meaning" and not all(find_spec(name) for name in _NEEDED):
-        raise MissingExtra("PETIOLE_RECALL=meaning", "memory")
+        raise missing_extra("PETIOLE_RECALL=meaning", "memory")
     return choice

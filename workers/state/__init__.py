@@ -11,9 +11,10 @@ from datetime import timedelta
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from redis import Redis
 
 from petiole.tasks.runtime import BusRuntime
-from petiole.tasks.settings import Duration
+from petiole.tasks.settings import Duration, Settings
 from petiole.workers.state.approvals import Approvals
 from petiole.workers.state.event_counts import Occurrences
 from petiole.workers.state.facts import Facts
@@ -52,7 +53,12 @@ def team_state(bus: BusRuntime) -> TeamState:
 
 
 def _open(bus: BusRuntime) -> TeamState:
-    client, keys, settings = bus.redis, StateKeys(bus.settings.key_prefix), StateSettings()
+    return open_team_state(bus.redis, bus.settings)
+
+
+def open_team_state(client: Redis, bus_settings: Settings) -> TeamState:
+    """Open every store over a client that decodes its responses. Connects to nothing yet."""
+    keys, settings = StateKeys(bus_settings.key_prefix), StateSettings()
     return TeamState(
         settings=settings,
         memories=Memories(client, keys),
@@ -60,5 +66,5 @@ def _open(bus: BusRuntime) -> TeamState:
         vectors=Vectors(client, keys),
         occurrences=Occurrences(client, keys),
         replies=Replies(client, keys),
-        approvals=Approvals(client, keys, bus.settings.effect_age + settings.approval_timeout),
+        approvals=Approvals(client, keys, bus_settings.effect_age + settings.approval_timeout),
     )

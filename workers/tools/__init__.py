@@ -26,7 +26,8 @@ __all__ = ["Finding", "Tool", "ToolContext", "ToolRegistry", "ToolSource", "inst
 def installed_tools() -> ToolRegistry:
     """Import every file of this folder and what PETIOLE_TOOLS names once, and give the tools they hold.
 
-    Raises: NotConfigured for a module that is not there, or a file of servers that cannot be read; MissingExtra.
+    Raises: NotConfigured for a module that is not there, or a file of servers that cannot be read; UsageError
+    (missing_extra).
     """
     for module in pkgutil.iter_modules(__path__, f"{__name__}."):
         importlib.import_module(module.name)

@@ -30,11 +30,11 @@ from petiole.events.catalog.tools import (
     AskedApproval,
     DecidedApproval,
 )
-from petiole.events.errors import ApprovalDecided, ApprovalMismatch, UnknownApproval
-from petiole.events.event import Event
+from petiole.events.errors import approval_decided, approval_mismatch, unknown_approval
+from petiole.events.event import Event, EventFields
+from petiole.tasks.handling.buffering import hold
 from petiole.tasks.handling.current import current_bus, current_context
 from petiole.tasks.operations.operator import operator_here
-from petiole.tasks.publication import hold
 from petiole.tasks.publishing.commit import dispatch
 from petiole.tasks.publishing.validation import checked
 from petiole.workers.state import team_state
@@ -71,13 +71,15 @@ class Approval:
         if self.state == "pending":
             return None
         asked = self.call.model_dump()
-        fields: dict[str, object] = {"event_id": str(uuid5(NAMESPACE_OID, f"{self.id} {self.state}"))}
-        fields |= {"timestamp": self.decided_at}
+        fields: EventFields = {"event_id": str(uuid5(NAMESPACE_OID, f"{self.id} {self.state}"))}
+        if self.decided_at is not None:
+            fields["timestamp"] = self.decided_at
         if self.state == "expired":
-            return self.request.caused(ApprovalExpiredEvent, content=AskedApproval(**asked), **fields)
-        content = DecidedApproval(**asked, by=self.by, reason=self.reason)
+            fields["content"] = AskedApproval(**asked)
+            return self.request.caused(ApprovalExpiredEvent, **fields)
+        fields["content"] = DecidedApproval(**asked, by=self.by, reason=self.reason)
         kind = ApprovalGrantedEvent if self.state == "granted" else ApprovalDeniedEvent
-        return self.request.caused(kind, content=content, **fields)
+        return self.request.caused(kind, **fields)
 
 
 def ask(request: ApprovalRequestedEvent, *, bus: BusRuntime | None = None) -> Approval:
@@ -93,7 +95,7 @@ def ask(request: ApprovalRequestedEvent, *, bus: BusRuntime | None = None) -> Ap
 def grant(approval_id: str, *, by: str | None = None, reason: str = "", bus: BusRuntime | None = None) -> Approval:
     """Let a call run. `by` is who says so, by default user@host. Safe to repeat by the same.
 
-    Raises: UnknownApproval, ApprovalDecided, BrokerUnavailable.
+    Raises: UsageError (unknown_approval, approval_decided), BrokerUnavailable.
     """
     return _decide(approval_id, "granted", by or operator_here(), reason, current_bus(bus))
 
@@ -111,20 +113,20 @@ def expire(approval_id: str, *, bus: BusRuntime | None = None) -> Approval:
 
 
 def check(approval_id: str, state: ApprovalState, fingerprint: str, *, bus: BusRuntime | None = None) -> None:
-    """Make sure that this was decided, of these arguments. Raises ApprovalMismatch."""
+    """Make sure that this was decided, of these arguments. Raises Permanent (approval_mismatch)."""
     kept = team_state(current_bus(bus)).approvals.get(approval_id)
     if kept is None or kept.state != state:
-        raise ApprovalMismatch(approval_id, f"it is {kept.state if kept else 'not known'}, and not {state}")
+        raise approval_mismatch(approval_id, f"it is {kept.state if kept else 'not known'}, and not {state}")
     if kept.fingerprint != fingerprint:
-        raise ApprovalMismatch(approval_id, "its tool and arguments are not those that were asked for")
+        raise approval_mismatch(approval_id, "its tool and arguments are not those that were asked for")
 
 
 def get(approval_id: str, *, bus: BusRuntime | None = None) -> Approval:
-    """Look an approval up. Raises UnknownApproval."""
+    """Look an approval up. Raises UsageError (unknown_approval)."""
     bus = current_bus(bus)
     kept = team_state(bus).approvals.get(approval_id)
     if kept is None:
-        raise UnknownApproval(approval_id)
+        raise unknown_approval(approval_id)
     return _read(bus, kept)
 
 
@@ -138,11 +140,11 @@ def _decide(approval_id: str, state: ApprovalState, by: str, reason: str, bus: B
     met = team_state(bus).approvals.decide(approval_id, state, by=by, reason=reason)
     found = get(approval_id, bus=bus)
     if met == "late":
-        raise ApprovalDecided(approval_id, "expired", "the clock")
+        raise approval_decided(approval_id, "expired", "the clock")
     # Told again also where another decided it: whoever did may have died before it was told.
     _say(bus, found.told())
     if met == "before" and (found.state, found.by) != (state, by):
-        raise ApprovalDecided(approval_id, found.state, found.by or "the clock")
+        raise approval_decided(approval_id, found.state, found.by or "the clock")
     return found
 
 
@@ -159,5 +161,5 @@ def _say(bus: BusRuntime, event: Event | None) -> None:
 def _read(bus: BusRuntime, kept: KeptApproval) -> Approval:
     request = bus.event_registry.parse_json(kept.request)
     if not isinstance(request, ApprovalRequestedEvent):
-        raise ApprovalMismatch(kept.id, "what asked for it is no tools.approval.requested")
+        raise approval_mismatch(kept.id, "what asked for it is no tools.approval.requested")
     return Approval(request, kept.state, kept.by, kept.reason, kept.decided_at)

@@ -12,7 +12,7 @@ from typing import Annotated, Final, TypeAlias
 from pydantic import Field
 from simpleeval import InvalidExpression, SimpleEval
 
-from petiole.events.errors import InvalidArguments, ToolFailed
+from petiole.events.errors import ToolFailed, invalid_arguments
 from petiole.workers.tools.registry import tool
 from petiole.workers.tools.tool import Finding
 
@@ -31,7 +31,8 @@ def calculator(
 ) -> Finding:
     """Work out an arithmetic expression.
 
-    Raises: InvalidArguments for what is no arithmetic, ToolFailed for what has no result or too large a one.
+    Raises: UsageError (invalid_arguments) for what is no arithmetic, ToolFailed for what has no result or too large a
+    one.
     """
     tidy = " ".join(expression.split())
     result = _evaluate(tidy)
@@ -42,7 +43,7 @@ def calculator(
 
 def _evaluate(expression: str) -> Number:
     if not _ARITHMETIC.fullmatch(expression):
-        raise InvalidArguments("calculator", "expression", "holds more than numbers, + - * / // % ** and parentheses")
+        raise invalid_arguments("calculator", "expression", "holds more than numbers, + - * / // % ** and parentheses")
     try:
         result = _evaluator().eval(expression)  # type: ignore[no-untyped-call]  # simpleeval annotates little
     except ZeroDivisionError as error:
@@ -50,7 +51,7 @@ def _evaluate(expression: str) -> Number:
     except OverflowError as error:
         raise _too_large(expression) from error
     except (InvalidExpression, SyntaxError, RecursionError, MemoryError) as error:
-        raise InvalidArguments("calculator", "expression", "is no complete arithmetic expression") from error
+        raise invalid_arguments("calculator", "expression", "is no complete arithmetic expression") from error
     return _checked(result, expression)
 
 
@@ -58,7 +59,7 @@ def _checked(result: object, expression: str) -> Number:
     if isinstance(result, complex):
         raise ToolFailed("calculator", f"{expression} is no real number")
     if isinstance(result, bool) or not isinstance(result, int | float):
-        raise InvalidArguments("calculator", "expression", "is no number")
+        raise invalid_arguments("calculator", "expression", "is no number")
     if not math.isfinite(result):
         raise _too_large(expression)
     return result

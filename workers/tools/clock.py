@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import Field
 
-from petiole.events.errors import InvalidArguments
+from petiole.events.errors import invalid_arguments
 from petiole.workers.tools.registry import tool
 from petiole.workers.tools.tool import Finding
 
@@ -31,10 +31,10 @@ def told(moment: datetime, zone: ZoneInfo) -> Finding:
 
 
 def zone_name(wanted: str) -> str:
-    """Find a zone by its IANA name or by its city, in any case. Raises: InvalidArguments."""
+    """Find a zone by its IANA name or by its city, in any case. Raises: UsageError (invalid_arguments)."""
     found = _zones().get(wanted.strip().replace(" ", "_").casefold())
     if found is None:
-        raise InvalidArguments("clock", "zone", f"knows no {wanted!r}; give an IANA zone, such as 'Europe/Paris'")
+        raise invalid_arguments("clock", "zone", f"knows no {wanted!r}; give an IANA zone, such as 'Europe/Paris'")
     return found
 
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic_core import to_json
 
 from petiole.events.content import Value
-from petiole.events.errors import InvalidArguments, Misuse
+from petiole.events.errors import UsageError, invalid_arguments
 from petiole.events.validation import invalid_event
 from petiole.workers.tools.tool import Accepted, Tool, ToolContext
 from petiole.workers.tools.tool_policy import Terms
@@ -25,10 +25,10 @@ _CONTEXT = "context"
 
 
 def tool_of(function: ToolFunction, terms: Terms) -> Tool:
-    """Make a tool of a function. Raises Misuse for `async def` and for a parameter without a type."""
+    """Make a tool of a function. Raises UsageError for `async def` and for a parameter without a type."""
     name = function.__name__
     if inspect.iscoroutinefunction(function):
-        raise Misuse(f"the tool {name!r} is async; write it as a plain function")
+        raise UsageError(f"the tool {name!r} is async; write it as a plain function")
     parameters = inspect.signature(function).parameters
     model = _model_of(function, [each for name, each in parameters.items() if name != _CONTEXT])
 
@@ -48,7 +48,7 @@ def _accepted(tool: str, model: type[BaseModel], arguments: Mapping[str, Value])
         accepted = model.model_validate_json(to_json(arguments))
     except ValidationError as error:
         found = invalid_event(tool, error)
-        raise InvalidArguments(tool, found.field, found.reason) from error
+        raise invalid_arguments(tool, found.field, found.reason) from error
     return {name: getattr(accepted, name) for name in model.model_fields}
 
 
@@ -56,7 +56,9 @@ def _model_of(function: ToolFunction, parameters: Sequence[inspect.Parameter]) -
     types = get_type_hints(function, include_extras=True)
     for parameter in parameters:
         if parameter.name not in types:
-            raise Misuse(f"the tool {function.__name__!r} gives its parameter {parameter.name!r} no type; give it one")
+            raise UsageError(
+                f"the tool {function.__name__!r} gives its parameter {parameter.name!r} no type; give it one"
+            )
     fields: dict[str, Any] = {each.name: (types[each.name], _default(each)) for each in parameters}
     return create_model(function.__name__, __config__=ConfigDict(extra="forbid", strict=True), **fields)
 

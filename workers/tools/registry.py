@@ -19,7 +19,7 @@ from datetime import timedelta
 from typing import Protocol, TypeVar, overload
 
 from petiole.events.content import Value
-from petiole.events.errors import Misuse, ProviderUnavailable, UnknownTool
+from petiole.events.errors import ProviderUnavailable, UsageError, unknown_tool
 from petiole.workers.tools.function_tools import ToolFunction, tool_of
 from petiole.workers.tools.tool import Finding, Tool, ToolContext
 from petiole.workers.tools.tool_policy import TIMEOUT_S, OnUnfinished, terms
@@ -86,8 +86,8 @@ class ToolRegistry:
             whether it acted nobody knows.
         guarded: calls go through the circuit breaker `tool.<name>`, or the one that is named.
 
-        Raises: Misuse where another tool has that name, where a parameter has no type, and for `async def`;
-        InvalidOption, InvalidTopic.
+        Raises: UsageError where another tool has that name, where a parameter has no type, and for `async def`;
+        UsageError (invalid_option, invalid_topic).
         """
 
         def take(function: AFunction) -> AFunction:
@@ -101,33 +101,33 @@ class ToolRegistry:
             made = tool_of(function, options)
             known = self._functions.setdefault(made.name, function)
             if known is not function:
-                raise Misuse(f"there is a tool {made.name!r} already, in {known.__module__}; choose another name")
+                raise UsageError(f"there is a tool {made.name!r} already, in {known.__module__}; choose another name")
             self._tools[made.name] = made
             return function
 
         return take if function is None else take(function)
 
     def add_source(self, source: ToolSource) -> None:
-        """Let a source's tools be known too. Raises Misuse where another one has that name."""
+        """Let a source's tools be known too. Raises UsageError where another one has that name."""
         known = self._sources.setdefault(source.name, source)
         if known is not source:
-            raise Misuse(f"there is a source of tools {source.name!r} already; choose another name")
+            raise UsageError(f"there is a source of tools {source.name!r} already; choose another name")
 
     def all(self) -> list[Tool]:
         """List the tools by name, without those of a source that cannot tell them now."""
         return sorted(self._every(), key=lambda each: each.name)
 
     def get(self, name: str) -> Tool:
-        """Look up a tool. Raises: UnknownTool, which names the nearest; ProviderUnavailable."""
+        """Look up a tool. Raises: UsageError (unknown_tool), which names the nearest; ProviderUnavailable."""
         source = self._sources.get(name.partition(".")[0])
         found = source.get(name) if source else self._tools.get(name)
         if found is None:
             nearest = difflib.get_close_matches(name, source.tools() if source else self._tools, n=1)
-            raise UnknownTool(name, nearest[0] if nearest else None)
+            raise unknown_tool(name, nearest[0] if nearest else None)
         return found
 
     def call(self, name: str, arguments: Mapping[str, Value], context: ToolContext) -> Finding:
-        """Run a tool. Raises: UnknownTool, and as `Tool.call`."""
+        """Run a tool. Raises: UsageError (unknown_tool), and as `Tool.call`."""
         return self.get(name).call(arguments, context)
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from pydantic_core import to_json
 
 from petiole.events.catalog.memory import Recollection
 from petiole.events.content import Value, read_value
-from petiole.events.errors import PetioleError, ToolFailed, ToolTimeout
+from petiole.events.errors import PetioleError, ToolFailed, tool_timeout
 from petiole.tasks import guarded
 from petiole.tasks.handling.time_limits import Overdue, call_within, time_limit
 from petiole.workers.tools.tool_policy import Terms
@@ -47,7 +47,7 @@ class Tool:
     """What a model is told of a tool, and how it is called.
 
     schema: the JSON Schema of its arguments.
-    accept: checks arguments and returns them as `run` takes them. Raises InvalidArguments.
+    accept: checks arguments and returns them as `run` takes them. Raises UsageError (invalid_arguments).
     run: does it, in the thread that asks. May raise anything.
     """
 
@@ -61,15 +61,15 @@ class Tool:
     def call(self, arguments: Mapping[str, Value], context: ToolContext) -> Finding:
         """Check the arguments and run it, within its time limit.
 
-        Raises: InvalidArguments, ToolFailed, ToolTimeout, ServiceUnavailable where its circuit is open, and ours that
-        it raises. What cannot be ended in time is told in tasks/handling/time_limits.py.
+        Raises: UsageError (invalid_arguments), ToolFailed, Retryable (tool_timeout), ServiceUnavailable where its
+        circuit is open, and ours that it raises. What cannot be ended in time is told in tasks/handling/time_limits.py.
         """
         accepted = self.accept(arguments)
         try:
             with self._guard(), time_limit(self.terms.timeout_s):
                 found = call_within(self.terms.timeout_s, partial(self.run, accepted, context))
         except Overdue as overdue:
-            raise ToolTimeout(self.name, self.terms.timeout_s) from overdue
+            raise tool_timeout(self.name, self.terms.timeout_s) from overdue
         except PetioleError:
             raise
         except Exception as error:

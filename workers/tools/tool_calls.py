@@ -30,7 +30,7 @@ from petiole.events.catalog.tools import (
     ToolStart,
     ToolStartedEvent,
 )
-from petiole.events.errors import PetioleError, Retryable
+from petiole.events.errors import PetioleError, Retryable, error_type_of
 from petiole.events.event import Event
 from petiole.workers.tools import Finding
 
@@ -96,7 +96,7 @@ def failed(call: RequestedCall, error: PetioleError) -> Outcome:
     failure = ToolFailure(
         call_id=call.call_id,
         tool=call.tool,
-        error_type=type(error).__name__,
+        error_type=error_type_of(error),
         error=str(error),
         is_retryable=isinstance(error, Retryable),
     )

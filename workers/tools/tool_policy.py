@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal, TypeAlias
 
-from petiole.events.errors import InvalidOption
+from petiole.events.errors import invalid_option
 from petiole.events.topics import check_topic
 
 OnUnfinished: TypeAlias = Literal["repeat", "raise"]
@@ -35,9 +35,9 @@ class Terms:
 def terms(
     tool: str, *, timeout: float | timedelta, needs_approval: bool, on_unfinished: OnUnfinished, guarded: bool | str
 ) -> Terms:
-    """Check what a tool says of itself. Raises: InvalidOption, InvalidTopic."""
+    """Check what a tool says of itself. Raises: UsageError (invalid_option, invalid_topic)."""
     if on_unfinished not in ("repeat", "raise"):
-        raise InvalidOption("on_unfinished", repr(on_unfinished), "write 'repeat' or 'raise'")
+        raise invalid_option("on_unfinished", repr(on_unfinished), "write 'repeat' or 'raise'")
     return Terms(
         timeout_s=checked_timeout(timeout),
         needs_approval=needs_approval,
@@ -47,8 +47,8 @@ def terms(
 
 
 def checked_timeout(timeout: object) -> float:
-    """Read a time limit as seconds. Raises InvalidOption."""
+    """Read a time limit as seconds. Raises UsageError (invalid_option)."""
     seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
     if isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 < seconds <= MAX_TIMEOUT_S:
         return float(seconds)
-    raise InvalidOption("timeout", repr(timeout), "give seconds above 0, at most a day's, or a timedelta")
+    raise invalid_option("timeout", repr(timeout), "give seconds above 0, at most a day's, or a timedelta")

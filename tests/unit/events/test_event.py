@@ -17,6 +17,7 @@ from petiole.events import (
     TextContent,
     TextMessageEvent,
 )
+from petiole.events.errors import InvalidEvent, UnknownField
 from petiole.events.ids import delivery_ids, emitted_event_id, new_event_id, uuid7
 
 HELLO = TextContent(text="Hello")
@@ -215,8 +216,16 @@ def test_the_fields_given_to_a_caused_event_replace_what_is_carried() -> None:
 
 
 def test_a_cause_refuses_what_the_caused_class_refuses() -> None:
-    with pytest.raises(ValidationError, match="colour"):
-        a_message().caused(TextMessageEvent, content=HELLO, colour="red")
+    with pytest.raises(UnknownField, match="field 'colour': is not known here; leave it out"):
+        a_message().caused(TextMessageEvent, content=HELLO, colour="red")  # type: ignore[call-arg]  # the point
+
+
+def test_a_misspelled_field_of_a_caused_event_is_told_with_the_nearest_one() -> None:
+    with pytest.raises(InvalidEvent, match=r"message\.greeting: field 'contnt': .* did you mean 'content'\?"):
+        a_message().caused(MessageEvent, event_type="message.greeting", contnt={})  # type: ignore[call-arg]  # the point
+
+    with pytest.raises(InvalidEvent, match=r"input\.message\.received: field 'content\.txt': .* did you mean 'text'\?"):
+        a_message().caused(TextMessageEvent, content={"text": "Hello", "txt": "Hello"})
 
 
 def test_a_caused_event_can_be_of_an_open_family() -> None:

@@ -23,7 +23,7 @@ from petiole.events import Event, EventRegistry, ToolResult, TopicTrie
 from petiole.events.catalog import event_classes
 from petiole.events.catalog.llm import FinishReason, GeneratedResponse, RequestedCall, Usage
 from petiole.events.content import Blob, Parameters, Value
-from petiole.events.errors import InvalidPattern, InvalidTopic
+from petiole.events.errors import UsageError
 from petiole.events.event import Moment, OpenEvent
 from petiole.events.ids import AgentName, EventId, Traceparent
 from petiole.events.topics import Topic, check_pattern, check_topic
@@ -267,14 +267,14 @@ def _is_word(word: str) -> bool:
 def _is_accepted_by_topic_grammar(text: str) -> bool:
     try:
         return check_topic(text) == text
-    except InvalidTopic:
+    except UsageError:
         return False
 
 
 def _is_accepted_by_pattern_grammar(text: str) -> bool:
     try:
         return check_pattern(text) == text
-    except InvalidPattern:
+    except UsageError:
         return False
 
 

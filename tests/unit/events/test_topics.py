@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from petiole.events import TopicTrie
-from petiole.events.errors import InvalidPattern, InvalidTopic
+from petiole.events.errors import UsageError
 from petiole.events.topics import check_pattern, check_topic
+from tests.support.errors import has_code
 
 
 def hears(pattern: str, topic: str) -> bool:
@@ -172,10 +173,9 @@ def test_a_topic_is_one_to_eight_lower_case_words(topic: str) -> None:
     ],
 )
 def test_what_is_no_topic_is_refused_with_how_to_write_one(topic: str) -> None:
-    with pytest.raises(InvalidTopic) as caught:
+    with pytest.raises(UsageError, check=has_code("invalid_topic")) as caught:
         check_topic(topic)
 
-    assert caught.value.topic == topic
     assert repr(topic) in str(caught.value)
     assert "such as 'order.payment.received'" in str(caught.value)
 
@@ -205,9 +205,8 @@ def test_a_pattern_is_a_topic_in_which_stars_may_stand_for_words(pattern: str) -
 def test_what_is_no_pattern_is_refused_with_the_reason_and_how_to_write_one(pattern: str, reason: str) -> None:
     trie: TopicTrie[str] = TopicTrie()
 
-    with pytest.raises(InvalidPattern) as caught:
+    with pytest.raises(UsageError, check=has_code("invalid_pattern")) as caught:
         trie.add(pattern, "listener")
 
-    assert caught.value.reason.startswith(reason)
     assert f"{pattern!r} is no pattern: {reason}" in str(caught.value)
     assert "'*' for everything" in str(caught.value)

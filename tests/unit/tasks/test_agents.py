@@ -5,15 +5,9 @@ from datetime import timedelta
 import pytest
 
 from petiole.events import Event
-from petiole.events.errors import (
-    DuplicateSubscription,
-    InvalidFilter,
-    InvalidName,
-    InvalidOption,
-    InvalidPattern,
-    InvalidSubscription,
-)
+from petiole.events.errors import UsageError
 from petiole.tasks import Agent, Context
+from tests.support.errors import has_code
 
 
 def test_a_subscribed_function_stays_a_plain_function():
@@ -43,28 +37,28 @@ def test_the_same_function_twice_is_refused():
     def keep(event: Event) -> None: ...
 
     agent.on("input.*")(keep)
-    with pytest.raises(DuplicateSubscription, match=r"memory\.keep"):
+    with pytest.raises(UsageError, check=has_code("duplicate_subscription"), match=r"memory\.keep"):
         agent.on("tools.*")(keep)
 
 
 def test_a_pattern_that_is_none_is_refused_where_it_is_written():
-    with pytest.raises(InvalidPattern, match="MESSAGE"):
+    with pytest.raises(UsageError, check=has_code("invalid_pattern"), match="MESSAGE"):
         Agent("memory").on("input.MESSAGE")(lambda event: None)
 
 
 def test_a_handler_without_a_pattern_is_refused():
-    with pytest.raises(InvalidPattern, match="empty"):
+    with pytest.raises(UsageError, check=has_code("invalid_pattern"), match="empty"):
         Agent("memory").on()
 
 
 @pytest.mark.parametrize("name", ["", "Memory", "my agent", "a.b", "1st"])
 def test_a_name_that_cannot_be_a_queue_is_refused(name):
-    with pytest.raises(InvalidName, match="cannot name an agent"):
+    with pytest.raises(UsageError, check=has_code("invalid_name"), match="cannot name an agent"):
         Agent(name)
 
 
 def test_a_handler_without_a_name_is_refused():
-    with pytest.raises(InvalidName, match="lambda"):
+    with pytest.raises(UsageError, check=has_code("invalid_name"), match="lambda"):
         Agent("memory").on("input.*")(lambda event: None)
 
 
@@ -99,7 +93,7 @@ def test_options_are_kept_with_the_subscription():
 
 
 def test_a_filter_that_is_none_is_refused_where_it_is_written():
-    with pytest.raises(InvalidFilter, match="did you mean 'ge'"):
+    with pytest.raises(UsageError, check=has_code("invalid_filter"), match="did you mean 'ge'"):
         Agent("shop").on("message.*", where={"content.parameters.amount": {"gte": 100}})
 
 
@@ -120,7 +114,7 @@ def test_a_filter_that_is_none_is_refused_where_it_is_written():
     ],
 )
 def test_an_option_that_cannot_be_is_refused_by_name(options, said):
-    with pytest.raises(InvalidSubscription) as refusal:
+    with pytest.raises(UsageError, check=has_code("invalid_subscription")) as refusal:
         Agent("shop").on("message.*", **options)(hear)
 
     assert said in str(refusal.value)
@@ -130,7 +124,9 @@ def test_weights_of_more_than_all_are_refused():
     agent = Agent("shop")
     agent.on("message.*", split="offer", weight=60)(hear)
 
-    with pytest.raises(InvalidSubscription, match="the weights of split 'offer' are 110 in all"):
+    with pytest.raises(
+        UsageError, check=has_code("invalid_subscription"), match="the weights of split 'offer' are 110 in all"
+    ):
         agent.on("message.*", split="offer", weight=50)(hear_too)
 
 
@@ -138,7 +134,9 @@ def test_a_variant_with_two_weights_is_refused():
     agent = Agent("shop")
     agent.on("message.*", split="offer", variant="new", weight=20)(hear)
 
-    with pytest.raises(InvalidSubscription, match="variant 'new' has the weights 20 and 30"):
+    with pytest.raises(
+        UsageError, check=has_code("invalid_subscription"), match="variant 'new' has the weights 20 and 30"
+    ):
         agent.on("message.*", split="offer", variant="new", weight=30)(hear_too)
 
 
@@ -146,7 +144,9 @@ def test_a_split_that_leaves_streams_without_a_variant_is_not_announced():
     agent = Agent("shop")
     agent.on("message.*", split="offer", weight=20)(hear)
 
-    with pytest.raises(InvalidSubscription, match="are 20 in all, and nobody takes the rest"):
+    with pytest.raises(
+        UsageError, check=has_code("invalid_subscription"), match="are 20 in all, and nobody takes the rest"
+    ):
         agent.subscriptions  # noqa: B018 - reading them is what announces
 
     agent.on("message.*", split="offer")(hear_too)
@@ -169,11 +169,11 @@ def test_a_time_limit_is_seconds_or_a_timedelta(timeout, seconds):
     "timeout", [0, -1, float("nan"), float("inf"), True, "5", timedelta(0), timedelta(days=8)], ids=repr
 )
 def test_a_time_limit_that_is_none_is_refused_where_it_is_written(timeout):
-    with pytest.raises(InvalidOption, match="timeout"):
+    with pytest.raises(UsageError, check=has_code("invalid_option"), match="timeout"):
         Agent("memory").on("input.*", timeout=timeout)
 
 
 @pytest.mark.parametrize("batch", [0, 1, -1, 1001, True, 2.5, "32"])
 def test_a_batch_that_is_none_is_refused_where_it_is_written(batch):
-    with pytest.raises(InvalidOption, match="batch"):
+    with pytest.raises(UsageError, check=has_code("invalid_option"), match="batch"):
         Agent("memory").on("input.*", batch=batch)

@@ -8,8 +8,9 @@ from celery.concurrency.solo import TaskPool as SoloPool
 from celery.concurrency.thread import TaskPool as ThreadsPool
 from celery.worker.state import revoked as revoked_ids
 
-from petiole.tasks.celery import EventApp
+from petiole.tasks.bus import EventBus
 from petiole.tasks.consuming.batching import Gatherer
+from tests.support.apps import a_bus
 
 SIZE = 4
 
@@ -86,12 +87,12 @@ class Pool:
 
 
 @pytest.fixture
-def app(monkeypatch) -> EventApp:
-    app = EventApp("test", set_as_current=False)
+def bus(monkeypatch) -> EventBus:
+    bus = a_bus()
     monkeypatch.setattr("petiole.tasks.consuming.batching.trace_task_ret", trace)
     # Celery keeps what was revoked for the whole process.
     revoked_ids.discard("revoked meanwhile")
-    return app
+    return bus
 
 
 def trace(task: str, name: str, *message: object) -> tuple[int, object, float]:
@@ -102,28 +103,28 @@ def trace(task: str, name: str, *message: object) -> tuple[int, object, float]:
     return (0, f"{name} ran", 0.0)
 
 
-def add(app: EventApp, consumer: AConsumer, *names: str) -> list[ARequest]:
+def add(bus: EventBus, consumer: AConsumer, *names: str) -> list[ARequest]:
     requests = [ARequest(name) for name in names]
-    gatherer = Gatherer(app, consumer, SIZE)
+    gatherer = Gatherer(bus, consumer, SIZE)
     for request in requests:
         gatherer.add(request)
     return requests
 
 
-def test_what_comes_in_one_turn_shares_jobs_and_the_rest_does_not_wait(app):
+def test_what_comes_in_one_turn_shares_jobs_and_the_rest_does_not_wait(bus):
     consumer = AConsumer(pool := Pool())
 
-    add(app, consumer, *"abcdefghij")
+    add(bus, consumer, *"abcdefghij")
 
     assert pool.sizes() == [4, 4], "a full batch goes at once"
     consumer.end_turn()
     assert pool.sizes() == [4, 4, 2]
 
 
-def test_what_comes_while_all_slots_are_busy_goes_on_gathering(app):
+def test_what_comes_while_all_slots_are_busy_goes_on_gathering(bus):
     consumer = AConsumer(pool := Pool())
     consumer.slots = 0
-    gatherer = Gatherer(app, consumer, SIZE)
+    gatherer = Gatherer(bus, consumer, SIZE)
     for name in "abc":
         gatherer.add(ARequest(name))
         consumer.end_turn()
@@ -135,27 +136,27 @@ def test_what_comes_while_all_slots_are_busy_goes_on_gathering(app):
     assert consumer.asking == []
 
 
-def test_one_that_has_no_mates_runs_as_without_batches(app):
+def test_one_that_has_no_mates_runs_as_without_batches(bus):
     consumer = AConsumer(pool := Pool())
 
-    (request,) = add(app, consumer, "a")
+    (request,) = add(bus, consumer, "a")
     consumer.end_turn()
 
     assert (request.told, pool.jobs) == (["ran alone"], [])
 
 
 @pytest.mark.parametrize("request_", [ARequest("a", redelivered=True), ARequest("a", time_limit=5.0)])
-def test_what_may_end_its_slot_runs_alone_and_at_once(app, request_):
-    Gatherer(app, AConsumer(Pool()), SIZE).add(request_)
+def test_what_may_end_its_slot_runs_alone_and_at_once(bus, request_):
+    Gatherer(bus, AConsumer(Pool()), SIZE).add(request_)
 
     assert request_.told == ["ran alone"]
 
 
 @pytest.mark.parametrize("kind", [SoloPool, ThreadsPool])
-def test_pools_without_children_run_batches_and_hear_of_revokes_meanwhile(app, kind):
+def test_pools_without_children_run_batches_and_hear_of_revokes_meanwhile(bus, kind):
     pool = kind(2)
 
-    requests = add(app, consumer := AConsumer(pool), "a", "revokes", "revoked meanwhile")
+    requests = add(bus, consumer := AConsumer(pool), "a", "revokes", "revoked meanwhile")
     consumer.end_turn()
     pool.stop()  # waits for what runs
 
@@ -166,18 +167,18 @@ def test_pools_without_children_run_batches_and_hear_of_revokes_meanwhile(app, k
     ]
 
 
-def test_a_slot_that_ends_in_mid_batch_is_told_to_each_as_a_lost_worker(app):
-    requests = add(app, consumer := AConsumer(SoloPool(1)), "a", "exits", "c")
+def test_a_slot_that_ends_in_mid_batch_is_told_to_each_as_a_lost_worker(bus):
+    requests = add(bus, consumer := AConsumer(SoloPool(1)), "a", "exits", "c")
     consumer.end_turn()
 
     assert [request.told for request in requests] == [["accepted", "BatchLost"]] * 3
 
 
-def test_telling_one_does_not_keep_the_others_from_being_told(app, monkeypatch):
+def test_telling_one_does_not_keep_the_others_from_being_told(bus, monkeypatch):
     consumer = AConsumer(SoloPool(1))
     requests = [ARequest("a"), ARequest("b")]
     monkeypatch.setattr(requests[0], "on_success", lambda result: 1 // 0)
-    gatherer = Gatherer(app, consumer, SIZE)
+    gatherer = Gatherer(bus, consumer, SIZE)
     for request in requests:
         gatherer.add(request)
 

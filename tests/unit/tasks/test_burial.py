@@ -6,35 +6,38 @@ import fakeredis
 import pytest
 
 from petiole.events.errors import (
-    EventTooLarge,
     HandlerTimedOut,
-    HopLimitReached,
-    InvalidValue,
-    NewerVersion,
-    PayloadMissing,
+    InvalidEvent,
+    PayloadUnreadable,
     ToolFailed,
-    UnknownEventType,
+    event_too_large,
+    hop_limit_reached,
+    newer_version,
+    unknown_event_type,
 )
-from petiole.tasks.celery import EventApp
 from petiole.tasks.settlement.dead_lettering import bury, cause_of, letter_of
+from tests.support.apps import a_bus
 
 
 @pytest.fixture
-def app():
-    app = EventApp("test", state=fakeredis.FakeRedis(decode_responses=True), set_as_current=False)
-    app.conf.update(broker_url="memory://")
-    return app
+def bus():
+    bus = a_bus(state=fakeredis.FakeRedis(decode_responses=True))
+    bus.app.conf.update(broker_url="memory://")
+    return bus
 
 
 @pytest.mark.parametrize(
     ("error", "cause"),
     [
-        (UnknownEventType("order.placed"), "unknown_type"),
-        (NewerVersion("order.placed", 2, 1), "unknown_type"),
-        (InvalidValue("order.placed", "schema_version", "is no version; give 1 or more"), "invalid"),
-        (EventTooLarge("order.placed", 10, 5), "invalid"),
-        (PayloadMissing("order.placed", "sha"), "payload"),
-        (HopLimitReached("order.placed", 17, 16), "loop"),
+        (unknown_event_type("order.placed"), "unknown_type"),
+        (newer_version("order.placed", 2, 1), "unknown_type"),
+        (
+            InvalidEvent("order.placed", "schema_version", "is no version; give 1 or more", code="invalid_value"),
+            "invalid",
+        ),
+        (event_too_large("order.placed", 10, 5), "invalid"),
+        (PayloadUnreadable("order.placed", "sha", code="payload_missing"), "payload"),
+        (hop_limit_reached("order.placed", 17, 16), "loop"),
         (ToolFailed("clock", "it stands still"), "permanent"),
         (HandlerTimedOut("one.act", 5.0), "failed"),
         (RuntimeError("the disk is full"), "failed"),
@@ -44,32 +47,32 @@ def test_an_error_says_why_a_delivery_is_given_up(error, cause):
     assert cause_of(error) == cause
 
 
-def letter(app, document, **parts):
+def letter(bus, document, **parts):
     said = {"delivery_id": "no-uuid", "subscription": "one.act", "queue": "one"} | parts
-    return letter_of(app, RuntimeError("half \ud800 a pair"), "failed", document=document, **said)
+    return letter_of(bus, RuntimeError("half \ud800 a pair"), "failed", document=document, **said)
 
 
 @pytest.mark.parametrize("document", [{"a": float("nan")}, {"a": "\ud800"}, ["\udfff"]])
-def test_a_document_that_cannot_be_written_as_it_is_is_kept_as_bytes(app, document):
-    kept = letter(app, document)
+def test_a_document_that_cannot_be_written_as_it_is_is_kept_as_bytes(bus, document):
+    kept = letter(bus, document)
 
     assert kept.document is None
     assert kept.raw == json.dumps(document).encode()
     assert type(kept).model_validate_json(kept.model_dump_json()) == kept
 
 
-def test_a_document_nested_deeper_than_anybody_reads_is_kept_as_bytes(app):
+def test_a_document_nested_deeper_than_anybody_reads_is_kept_as_bytes(bus):
     deep: object = 1
     for _ in range(400):
         deep = [deep]
 
-    kept = letter(app, deep)
+    kept = letter(bus, deep)
 
     assert (kept.document, kept.raw) == (None, json.dumps(deep).encode())
 
 
-def test_a_delivery_that_a_foreign_client_named_is_buried_like_any_other(app):
-    bury(app, letter(app, {"event_type": "order.placed"}))
+def test_a_delivery_that_a_foreign_client_named_is_buried_like_any_other(bus):
+    bury(bus, letter(bus, {"event_type": "order.placed"}))
 
-    (kept,) = app.stores.dead_letters.all()
+    (kept,) = bus.stores.dead_letters.all()
     assert (kept.delivery_id, kept.error) == ("no-uuid", "half \\ud800 a pair")

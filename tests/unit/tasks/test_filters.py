@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from petiole.events.conditions import check_where
-from petiole.events.errors import InvalidFilter
+from petiole.events.errors import UsageError
 from petiole.tasks.routing.filters import matches, unmet
 
 ORDER: dict[str, object] = {
@@ -112,7 +112,7 @@ paths = st.lists(words, min_size=1, max_size=3).map(lambda each: ".".join(["cont
 def test_a_filter_decides_as_a_naive_reader_of_its_rules_would(where, document):
     try:
         checked = check_where(where)
-    except InvalidFilter:
+    except UsageError:
         return
 
     assert matches(checked, document) is all(holds(document, path, asked) for path, asked in checked.items())

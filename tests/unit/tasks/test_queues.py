@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from petiole.tasks.agents import Agent
 from petiole.tasks.broker.topology import declaration, lane, lanes, queue_of
-from petiole.tasks.celery import EventApp
-
-
-def an_app(broker_url: str) -> EventApp:
-    app = EventApp("queues", set_as_current=False)
-    app.conf.update(broker_url=broker_url)
-    return app
+from tests.support.apps import a_bus
 
 
 @pytest.mark.parametrize(
@@ -34,9 +29,10 @@ def test_every_lane_leads_back_to_its_queue():
 @pytest.mark.parametrize("url", ["redis://127.0.0.1:1", "amqp://127.0.0.1:1"])
 @pytest.mark.parametrize("name", ["publish", "memory"])
 def test_a_publisher_declares_a_queue_as_a_worker_does(url, name):
-    app = an_app(url)
+    bus = a_bus(url)
+    bus.include(Agent("memory"))
 
-    declared, expected = app.amqp.queues[name], declaration(name, app.driver)
+    declared, expected = bus.app.amqp.queues[name], declaration(name, bus.driver)
 
     assert declared.queue_arguments == expected.queue_arguments
     assert (declared.exchange.name, declared.exchange.type) == (expected.exchange.name, expected.exchange.type)
@@ -44,11 +40,11 @@ def test_a_publisher_declares_a_queue_as_a_worker_does(url, name):
 
 
 def test_a_worker_that_is_told_a_queue_serves_all_its_lanes():
-    app = an_app("amqp://127.0.0.1:1")
-    app.conf.task_queues = [declaration(each, "amqp") for name in ("memory", "llm") for each in lanes(name, "amqp")]
+    bus = a_bus("amqp://127.0.0.1:1")
+    bus.include(Agent("memory"), Agent("llm"))
 
-    app.amqp.queues.select(["memory"])
+    bus.app.amqp.queues.select(["memory"])
 
-    assert list(app.amqp.queues.consume_from) == ["memory.urgent", "memory"]
-    app.amqp.queues.deselect(["memory"])
-    assert list(app.amqp.queues.consume_from) == []
+    assert list(bus.app.amqp.queues.consume_from) == ["memory.urgent", "memory"]
+    bus.app.amqp.queues.deselect(["memory"])
+    assert list(bus.app.amqp.queues.consume_from) == []

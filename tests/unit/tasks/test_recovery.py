@@ -7,21 +7,23 @@ from typing import Any
 
 import pytest
 
-from petiole.tasks.celery import EventApp
-from petiole.tasks.consuming.maintenance import Round, Rounds, add_rounds
+from petiole.tasks.consuming.maintenance import PeriodicJobs
+from petiole.tasks.consuming.periodic_job import PeriodicJob
+from petiole.tasks.runtime import BusRuntime
+from tests.support.apps import a_bus
 
 RUNNING, CLOSING = 1, 2
 
 
 @pytest.fixture
-def app():
-    return EventApp("recovery", set_as_current=False)
+def bus():
+    return a_bus()
 
 
 @pytest.fixture
-def consumer(app):
+def consumer(bus):
     """Give what a step sees of a worker of threads."""
-    return SimpleNamespace(app=app, pool=object(), blueprint=SimpleNamespace(state=RUNNING))
+    return SimpleNamespace(app=bus.app, pool=object(), blueprint=SimpleNamespace(state=RUNNING))
 
 
 class Calls:
@@ -32,7 +34,7 @@ class Calls:
         self.fails = False
         self.called = threading.Event()
 
-    def __call__(self, app: EventApp, consumer: Any) -> None:
+    def __call__(self, bus: BusRuntime, consumer: Any) -> None:
         self.count += 1
         self.called.set()
         if self.fails:
@@ -44,13 +46,12 @@ class Calls:
 
 
 @pytest.fixture
-def started(app, consumer):
+def started(bus, consumer):
     steps = []
 
-    def start(*rounds: Round) -> Rounds:
-        add_rounds(app, rounds)
-        (kind,) = app.steps["consumer"]
-        step: Rounds = kind(consumer)
+    def start(*jobs: PeriodicJob) -> PeriodicJobs:
+        kind = type("Jobs", (PeriodicJobs,), {"jobs": jobs})
+        step: PeriodicJobs = kind(consumer)
         steps.append(step)
         step.start(consumer)
         return step
@@ -60,24 +61,11 @@ def started(app, consumer):
         step.shutdown(consumer)
 
 
-def test_rounds_that_are_added_one_after_the_other_belong_to_one_step(app):
-    other = EventApp("other", set_as_current=False)
-    first, second = Round("first", 1, Calls()), Round("second", 1, Calls())
-
-    add_rounds(app, [first])
-    add_rounds(app, [second])
-
-    (step,) = app.steps["consumer"]
-    assert step.rounds == (first, second)
-    assert not other.steps["consumer"]
-    assert Rounds.rounds == ()
-
-
 def test_a_failing_round_is_told_of_once_and_stops_nobody(started, caplog):
     failing, other = Calls(), Calls()
     failing.fails = True
     with caplog.at_level(logging.INFO, "petiole.tasks.consuming.maintenance"):
-        started(Round("failing", 0.01, failing), Round("other", 0.01, other))
+        started(PeriodicJob("failing", 0.01, failing), PeriodicJob("other", 0.01, other))
         assert all(failing.comes_again() for _ in range(5))
         assert other.comes_again()
         assert [(each.message, each.__dict__["round"]) for each in caplog.records] == [("round.failed", "failing")]
@@ -90,7 +78,7 @@ def test_a_failing_round_is_told_of_once_and_stops_nobody(started, caplog):
 
 def test_what_outlasts_consuming_begins_before_the_first_message_and_ends_with_the_worker(started, consumer):
     lasting, other = Calls(), Calls()
-    step = started(Round("lasting", 0.01, lasting, outlasts_consuming=True), Round("other", 60, other))
+    step = started(PeriodicJob("lasting", 0.01, lasting, outlasts_consuming=True), PeriodicJob("other", 60, other))
     assert (lasting.count >= 1, other.count) == (True, 0)
 
     consumer.blueprint.state = CLOSING
@@ -102,7 +90,7 @@ def test_what_outlasts_consuming_begins_before_the_first_message_and_ends_with_t
 
 
 def test_rounds_end_with_their_connection(started, consumer):
-    step = started(Round("lasting", 0.01, Calls(), outlasts_consuming=True))
+    step = started(PeriodicJob("lasting", 0.01, Calls(), outlasts_consuming=True))
 
     step.stop(consumer)
 

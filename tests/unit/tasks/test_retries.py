@@ -7,15 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from petiole.events.errors import (
-    HandlerReturnedNoEvent,
     HandlerTimedOut,
-    InvalidMoment,
-    InvalidOption,
+    InvalidSchedule,
     RetryLater,
-    UnknownEventType,
+    UsageError,
+    handler_returned_no_event,
+    unknown_event_type,
 )
 from petiole.tasks import RetryPolicy, later
 from petiole.tasks.settlement.retry_policy import Again, GiveUp, PutOff, verdict
+from tests.support.errors import has_code
 
 ODD = 0.5
 """In the middle of the jitter: it changes nothing."""
@@ -53,7 +54,7 @@ def test_jitter_spreads_waits_by_its_share_in_both_directions():
 
 @pytest.mark.parametrize(
     "error",
-    [HandlerReturnedNoEvent("memory.keep", "str"), UnknownEventType("no.such"), KeyError("mine")],
+    [handler_returned_no_event("memory.keep", "str"), unknown_event_type("no.such"), KeyError("mine")],
     ids=lambda error: type(error).__name__,
 )
 def test_what_no_repetition_mends_is_given_up_at_once(error):
@@ -86,7 +87,7 @@ def test_who_asks_for_later_spends_no_attempt_however_many_there_were():
     ids=str,
 )
 def test_a_policy_that_cannot_be_is_refused_by_name(options):
-    with pytest.raises(InvalidOption) as refused:
+    with pytest.raises(UsageError, check=has_code("invalid_option")) as refused:
         RetryPolicy(**options)
 
     assert next(iter(options)) in str(refused.value)
@@ -94,5 +95,5 @@ def test_a_policy_that_cannot_be_is_refused_by_name(options):
 
 @pytest.mark.parametrize("after", [-1, timedelta(days=400), float("nan")])
 def test_later_refuses_what_is_no_wait(after):
-    with pytest.raises(InvalidMoment):
+    with pytest.raises(InvalidSchedule):
         later(after)

@@ -10,17 +10,18 @@ from billiard.einfo import ExceptionInfo
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from kombu.message import Message
 
-from petiole.tasks.celery import EventApp
+from petiole.tasks.bus import EventBus
 from petiole.tasks.consuming import request
 from petiole.tasks.consuming.request import BatchLost, TaskRequest
 from petiole.tasks.publication import Publish
+from tests.support.apps import a_bus
 
 
 @pytest.fixture
-def app():
-    app = EventApp("test", state=fakeredis.FakeRedis(decode_responses=True), set_as_current=False)
-    app.conf.update(broker_url="memory://", result_backend="cache+memory://")
-    return app
+def bus():
+    bus = a_bus(state=fakeredis.FakeRedis(decode_responses=True))
+    bus.app.conf.update(broker_url="memory://", result_backend="cache+memory://")
+    return bus
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ class Told(list[Any]):
         self.append("requeued" if requeue else "rejected")
 
 
-def a_request(app: EventApp, told: Told, document: object) -> TaskRequest:
+def a_request(bus: EventBus, told: Told, document: object) -> TaskRequest:
     message = Message(
         json.dumps([[document], {}, None]),
         content_type="application/json",
@@ -48,7 +49,7 @@ def a_request(app: EventApp, told: Told, document: object) -> TaskRequest:
         headers={"id": str(uuid4()), "task": Publish.name},
         delivery_info={"exchange": "", "routing_key": "publish"},
     )
-    return TaskRequest(message, app=app, task=app.adopt(Publish), on_ack=told.ack, on_reject=told.reject)
+    return TaskRequest(message, bus=bus, task=bus.publish, on_ack=told.ack, on_reject=told.reject)
 
 
 def lost(error: BaseException) -> Any:
@@ -58,35 +59,35 @@ def lost(error: BaseException) -> Any:
         return ExceptionInfo()
 
 
-def test_a_process_that_dies_is_noted_and_its_delivery_comes_back(app, deaths):
-    request = a_request(app, told := Told(), {})
+def test_a_process_that_dies_is_noted_and_its_delivery_comes_back(bus, deaths):
+    request = a_request(bus, told := Told(), {})
 
     request.on_failure(lost(WorkerLostError("killed")))
 
     assert (told, deaths) == (["requeued"], [request.id])
 
 
-def test_a_batch_that_is_lost_is_no_death_of_each_of_its_deliveries(app, deaths):
-    request = a_request(app, told := Told(), {})
+def test_a_batch_that_is_lost_is_no_death_of_each_of_its_deliveries(bus, deaths):
+    request = a_request(bus, told := Told(), {})
 
     request.on_failure(lost(BatchLost("killed")))
 
     assert (told, deaths) == (["requeued"], [])
 
 
-def test_a_hard_time_limit_is_a_dead_letter_and_acknowledged(app, deaths):
-    request = a_request(app, told := Told(), {"event_type": "order.placed"})
+def test_a_hard_time_limit_is_a_dead_letter_and_acknowledged(bus, deaths):
+    request = a_request(bus, told := Told(), {"event_type": "order.placed"})
 
     request.on_failure(lost(TimeLimitExceeded(5)))
 
-    (letter,) = app.stores.dead_letters.all()
+    (letter,) = bus.stores.dead_letters.all()
     assert (told, deaths) == (["acknowledged"], [])
     assert (letter.id, letter.cause, letter.document) == (request.id, "failed", {"event_type": "order.placed"})
 
 
-def test_a_hard_time_limit_that_cannot_be_kept_brings_the_delivery_back(app, deaths):
-    app.stores.dead_letters._client.set("petiole:dead_letters", "in the way")
-    request = a_request(app, told := Told(), {})
+def test_a_hard_time_limit_that_cannot_be_kept_brings_the_delivery_back(bus, deaths):
+    bus.stores.dead_letters._client.set("petiole:dead_letters", "in the way")
+    request = a_request(bus, told := Told(), {})
 
     request.on_failure(lost(TimeLimitExceeded(5)))
 

@@ -5,8 +5,9 @@ from kombu import Connection
 from kombu.transport import redis as stock
 
 import petiole.tasks.transport
-from petiole.events.errors import UnsupportedKombu
+from petiole.events.errors import UsageError
 from petiole.tasks.transport import kombu_compat
+from tests.support.errors import has_code
 
 
 @pytest.fixture
@@ -21,7 +22,9 @@ def unchecked():
 def test_a_kombu_that_lacks_what_is_overridden_is_refused(monkeypatch):
     monkeypatch.delattr(stock.Channel, "_brpop_start")
 
-    with pytest.raises(UnsupportedKombu, match=r"Channel\._brpop_start, it is not there; install kombu"):
+    with pytest.raises(
+        UsageError, check=has_code("unsupported_kombu"), match=r"Channel\._brpop_start, it is not there; install kombu"
+    ):
         _ = Connection("petiole+redis://127.0.0.1:1").transport
 
 
@@ -29,7 +32,9 @@ def test_a_kombu_that_lacks_what_is_overridden_is_refused(monkeypatch):
 def test_a_kombu_whose_parameters_have_changed_is_refused(monkeypatch):
     monkeypatch.setattr(stock.QoS, "append", lambda self, message: None)
 
-    with pytest.raises(UnsupportedKombu, match=r"QoS\.append, it takes \(message\); install kombu"):
+    with pytest.raises(
+        UsageError, check=has_code("unsupported_kombu"), match=r"QoS\.append, it takes \(message\); install kombu"
+    ):
         _ = Connection("petiole+redis://127.0.0.1:1").transport
 
 

@@ -21,10 +21,16 @@ from petiole.events import (
     ToolResult,
     ToolResultEvent,
 )
-from petiole.events.catalog.input import StreamEndedEvent
 from petiole.events.catalog.memory import Recollection
 from petiole.events.catalog.orchestrator import ContextRequest
-from petiole.events.errors import EffectUnfinished, PetioleError, ProviderRefused, ProviderUnavailable, RetryLater
+from petiole.events.catalog.session import StreamEndedEvent
+from petiole.events.errors import (
+    OperationOutcomeUnknown,
+    PetioleError,
+    ProviderRefused,
+    ProviderUnavailable,
+    RetryLater,
+)
 from petiole.tasks import SessionFacts
 from petiole.workers.agents import input as input_agent
 from petiole.workers.agents.llm import failure_of
@@ -203,7 +209,7 @@ def test_a_message_is_sent_under_its_id() -> None:
         (ProviderUnavailable("webhook", "status 503"), 2, False),
         (ProviderUnavailable("webhook", "status 503"), 3, True),
         (ProviderRefused("webhook", "status 404"), 1, True),
-        (EffectUnfinished("output.send", "m-1 terminal", "noon"), 2, True),
+        (OperationOutcomeUnknown("output.send", "m-1 terminal", "noon"), 2, True),
         (RetryLater("the breaker is open", 5.0), 9, False),
     ],
     ids=str,

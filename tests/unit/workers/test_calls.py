@@ -47,7 +47,7 @@ def test_a_call_ends_with_its_value_and_words() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error_type", "words"),
     [
-        ({}, "InvalidArguments", "argument 'expression'"),
+        ({}, "invalid_arguments", "argument 'expression'"),
         ({"expression": "1 / 0"}, "ToolFailed", "divides by zero"),
     ],
 )

@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
+from petiole.events.errors import Retryable
 from petiole.workers.process import child_processes
 from petiole.workers.process.child_processes import (
     Child,
-    WorkerNotStarted,
     answering,
     await_worker,
     ended_like_ctrl_c,
@@ -21,6 +21,7 @@ from petiole.workers.process.child_processes import (
     last_lines,
     relay,
 )
+from tests.support.errors import has_code
 
 A_SLEEPER = "import time; print('up', flush=True); time.sleep(60)"
 A_STUBBORN_ONE = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {A_SLEEPER}"
@@ -106,19 +107,22 @@ def test_a_worker_that_ends_at_once_is_reported_with_its_last_words(children, tm
     log = tmp_path / "worker.log"
     log.write_text("first\nlast words\n")
 
-    with pytest.raises(WorkerNotStarted, match=r"w@here ended at once, with exit code 4(?s:.*)last words"):
-        await_worker(an_app(answers=[]), child, "w@here", log=log)
+    with pytest.raises(
+        check=has_code("worker_not_started"),
+        match=r"w@here ended at once, with exit code 4(?s:.*)last words",
+    ):
+        await_worker(a_bus(answers=[]), child, "w@here", log=log)
 
 
 def test_a_worker_that_is_silent_is_not_awaited_for_ever(children, monkeypatch):
     monkeypatch.setattr(child_processes, "START_LIMIT_S", 0.0)
 
-    with pytest.raises(WorkerNotStarted, match="did not answer within 0 s"):
-        await_worker(an_app(answers=[]), children(A_SLEEPER), "w@here")
+    with pytest.raises(Retryable, check=has_code("worker_not_started"), match="did not answer within 0 s"):
+        await_worker(a_bus(answers=[]), children(A_SLEEPER), "w@here")
 
 
 def test_workers_that_answer_are_listed_by_name():
-    assert answering(an_app(answers=[{"b@x": {"ok": "pong"}}, {"a@x": {"ok": "pong"}}])) == ["a@x", "b@x"]
+    assert answering(a_bus(answers=[{"b@x": {"ok": "pong"}}, {"a@x": {"ok": "pong"}}])) == ["a@x", "b@x"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
@@ -139,9 +143,9 @@ def test_the_end_of_a_log_is_read_and_no_log_is_nothing(tmp_path):
     assert last_lines(tmp_path / "none") == last_lines(None) == ""
 
 
-def an_app(answers):
-    """Build an app of which only the answers to a ping matter."""
-    return SimpleNamespace(control=SimpleNamespace(ping=lambda **_: answers))
+def a_bus(answers):
+    """Build a bus of which only the answers to a ping matter."""
+    return SimpleNamespace(app=SimpleNamespace(control=SimpleNamespace(ping=lambda **_: answers)))
 
 
 def is_running(pid):

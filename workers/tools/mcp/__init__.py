@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from petiole.events.errors import MissingExtra
+from petiole.events.errors import missing_extra
 from petiole.workers.tools.mcp.settings import read_servers
 from petiole.workers.tools.mcp.tool_source import McpServer
 
@@ -20,10 +20,10 @@ from petiole.workers.tools.mcp.tool_source import McpServer
 def configured_servers() -> Iterator[McpServer]:
     """Make a source of each server that PETIOLE_MCP_SERVERS tells of; none is started.
 
-    Raises: NotConfigured, MissingExtra.
+    Raises: NotConfigured, UsageError (missing_extra).
     """
     if path := os.environ.get("PETIOLE_MCP_SERVERS"):
         if find_spec("mcp") is None:
-            raise MissingExtra("a server of tools (PETIOLE_MCP_SERVERS)", "mcp")
+            raise missing_extra("a server of tools (PETIOLE_MCP_SERVERS)", "mcp")
         for name, settings in read_servers(Path(path)).items():
             yield McpServer(name, settings)

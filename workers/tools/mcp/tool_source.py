@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import to_jsonable_python
 
 from petiole.events.content import Value
-from petiole.events.errors import InvalidArguments, ProviderUnavailable, ToolFailed
+from petiole.events.errors import ProviderUnavailable, ToolFailed, invalid_arguments
 from petiole.workers.tools.mcp.settings import ServerSettings
 from petiole.workers.tools.tool import Accepted, Finding, Tool, ToolContext
 from petiole.workers.tools.tool_policy import Terms
@@ -166,7 +166,7 @@ def _accepted(tool: str, schema: Mapping[str, Any], arguments: Mapping[str, Valu
     if error is not None:
         missing = [each for each in error.validator_value if each not in error.instance] if _is_missing(error) else []
         place = ".".join(str(step) for step in [*error.absolute_path, *missing[:1]]) or "arguments"
-        raise InvalidArguments(tool, place, error.message)
+        raise invalid_arguments(tool, place, error.message)
     return accepted
 
 

@@ -1,0 +1,3 @@
+"""Instrumentation."""
+
+from __future__ import annotations

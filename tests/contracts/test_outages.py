@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from petiole.events import TextContent, TextMessageEvent
+from petiole.events.errors import BrokerUnavailable, StateStoreUnavailable
+from petiole.tasks import dead_letters
+from petiole.tasks.bus import EventBus
+from petiole.tasks.operations.history_replay import replay
+from petiole.tasks.publishing import claim_check
+from petiole.tasks.sessions.session import open_session
+from petiole.tasks.stores.blobs import blob_of
+from petiole.workers import cli
+from tests.support.apps import a_bus, publish_once
+
+NOWHERE = "redis://127.0.0.1:1/0"
+
+
+def publish(bus: EventBus) -> object:
+    return publish_once(bus, TextMessageEvent(stream_id="s", content=TextContent(text="hi")))
+
+
+def read_content(bus: EventBus) -> object:
+    document = {"event_type": "input.audio.chunk", "dataref": blob_of({"data": "x"}).reference}
+    return claim_check.whole(bus, document)
+
+
+calls = pytest.mark.parametrize(
+    "call",
+    [
+        publish,
+        read_content,
+        lambda bus: open_session("s", bus=bus),
+        lambda bus: dead_letters.plan(dead_letters.Letters(), bus=bus),
+        lambda bus: replay("shop.offer", bus=bus),
+    ],
+    ids=["publish", "content", "session", "dead letters", "replay"],
+)
+
+
+@calls
+def test_an_outage_of_a_state_store_of_its_own_names_the_setting_of_the_state_store(
+    call: Callable[[EventBus], object],
+) -> None:
+    bus = a_bus("memory://", state_url=NOWHERE)
+
+    with pytest.raises(StateStoreUnavailable, match=r"^the state store could not be reached .* PETIOLE_STATE_URL$"):
+        call(bus)
+
+
+@calls
+def test_an_outage_of_a_broker_that_is_the_state_store_too_names_the_setting_of_the_broker(
+    call: Callable[[EventBus], object],
+) -> None:
+    bus = a_bus(NOWHERE)
+
+    with pytest.raises(BrokerUnavailable, match=r"^the broker could not be reached .* PETIOLE_BROKER_URL$"):
+        call(bus)
+
+
+@pytest.mark.parametrize(
+    ("state_url", "advice"), [(NOWHERE, "check PETIOLE_STATE_URL"), (None, "check PETIOLE_BROKER_URL")]
+)
+def test_a_command_names_the_setting_of_the_server_that_did_not_answer(
+    monkeypatch: pytest.MonkeyPatch, state_url: str | None, advice: str
+) -> None:
+    monkeypatch.setattr("petiole.tasks.bus.default_bus", a_bus("redis://127.0.0.1:2/0", state_url=state_url))
+
+    assert cli._worded(RedisConnectionError("refused")).endswith(advice)
