@@ -14,10 +14,12 @@ from urllib.parse import urlsplit
 
 import pytest
 import redis
+from celery import Celery
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from petiole.events.errors import Retryable
+from petiole.tasks import EventBus
 from petiole.workers.process import embedded_broker
 from tests.support.apps import a_bus
 from tests.support.errors import has_code
@@ -230,15 +232,14 @@ def test_the_home_is_dot_petiole_unless_the_environment_names_one(tmp_path, monk
     assert embedded_broker.default_home() == tmp_path / "elsewhere"
 
 
-def test_it_is_used_only_where_the_environment_names_no_other_broker(home, monkeypatch):
+def test_it_is_used_only_where_no_other_broker_is_configured(home, monkeypatch):
     monkeypatch.setenv("PETIOLE_HOME", str(home))
-    monkeypatch.setenv("PETIOLE_BROKER_URL", "redis://elsewhere")
+    monkeypatch.delenv("PETIOLE_BROKER_URL", raising=False)
     monkeypatch.delenv("CELERY_BROKER_URL", raising=False)
-    bus = a_bus("redis://elsewhere")
-    assert embedded_broker.use_embedded_broker(bus) is None
+    assert embedded_broker.use_embedded_broker(a_bus("redis://elsewhere")) is None
     assert not home.exists()
 
-    monkeypatch.delenv("PETIOLE_BROKER_URL")
+    bus = EventBus(Celery(set_as_current=False))
     running = embedded_broker.use_embedded_broker(bus)
 
     assert running is not None
