@@ -14,7 +14,7 @@ CANDIDATES := $(or $(PYTHON),python3.13 python3.12 python3.11 python3)
 IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults bench recall llm lint format clean constraints
+.PHONY: help demo test faults bench recall llm lint settings format clean constraints
 
 help: ## Show these verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ lint: $(TOOLS) ## Check style, types and who imports whom
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+settings: $(TOOLS) ## Write docs/settings.md from the settings models
+	$(BIN)/python docs/settings.py > build/settings.md && mv build/settings.md docs/settings.md
 
 format: $(TOOLS) ## Format the code and mend what can be mended
 	$(BIN)/ruff check --fix

@@ -77,6 +77,7 @@ class Agent:
         self.overflow: Overflow = overflow
         self.name = name
         self._handlers: dict[str, Handler] = {}
+        self._to_include: list[Callable[[], object]] = []
         self.starts: list[Callable[[], object]] = []
         self.stops: list[Callable[[], object]] = []
 
@@ -86,6 +87,9 @@ class Agent:
     @property
     def handlers(self) -> Mapping[str, Handler]:
         """The agent's handlers by subscription name."""
+        while self._to_include:
+            self._to_include[0]()
+            del self._to_include[0]
         return MappingProxyType(self._handlers)
 
     @property
@@ -94,7 +98,7 @@ class Agent:
 
         Raises UsageError (invalid_subscription) where a split leaves streams without a variant.
         """
-        found = [handler.subscription for handler in self._handlers.values()]
+        found = [handler.subscription for handler in self.handlers.values()]
         _check_splits_are_whole(found)
         return found
 
@@ -177,6 +181,13 @@ class Agent:
             if pattern.split(".")[0] != Category.ERROR:
                 raise invalid_pattern(pattern, "the error channel's topics begin with 'error.'")
         return self.on(*(patterns or ("error.*",)), **({"priority": MOST_URGENT} | options))
+
+    def on_include(self, function: Callable[[], object]) -> Callable[[], object]:
+        """Have a function run once, before the agent is first included in a bus: it subscribes with options that are
+        settings, which are not read while a module is imported.
+        """
+        self._to_include.append(function)
+        return function
 
     def on_start(self, function: Callable[[], object]) -> Callable[[], object]:
         """Have a function run in every process that runs handlers of this agent, before the first: workers/hooks.py."""

@@ -50,7 +50,7 @@ from petiole.tasks.publishing.commit import Publication
 from petiole.tasks.publishing.document import Document
 from petiole.tasks.requests.requester import Requester
 from petiole.tasks.runtime import BusRuntime, BusTask, bus_of, included_agents, set_default_bus
-from petiole.tasks.sessions.expiry import SweepTask
+from petiole.tasks.sessions.expiry import SweepTask, sweep_interval_s
 from petiole.tasks.settings import Settings
 from petiole.tasks.streaming.reader import AnswerReader
 
@@ -165,6 +165,7 @@ class EventBus(BusRuntime):
 
     def check_configuration(self) -> None:
         """Raise UsageError where a setting of the app would break a guarantee; it names setting, file and remedy."""
+        _ = self.settings  # a bad value is refused here
         tasks = [task for task in self.app.tasks.values() if isinstance(task, BusTask)]
         own = {task.name for task in tasks if task.bus is self}
         found = [_taken(name) for name in sorted(self._task_names() - own)]
@@ -216,7 +217,7 @@ class EventBus(BusRuntime):
             raise UsageError(f"there is another agent named {agent.name!r} on this bus; rename one")
         if self.has_worker or (self._in_process is not None and self._in_process.is_running):
             raise UsageError("a worker runs already; include agents before it starts, or before the first publish")
-        # Raises InvalidSubscription now, and not in the worker.
+        # Raises UsageError (invalid_subscription) now, and not in the worker.
         _ = agent.subscriptions
         agents[agent.name] = agent
         vars(self.app).pop("amqp", None)
@@ -250,7 +251,7 @@ class EventBus(BusRuntime):
         intervals = {
             TickTask: self.settings.tick_interval_s,
             MetricsTask: self.settings.metrics_interval_s,
-            SweepTask: self.settings.session_sweep_interval_s,
+            SweepTask: sweep_interval_s(self.settings),
         }
         configure(self.app.conf, schedule({**intervals, **self._periodic}))
 

@@ -63,7 +63,7 @@ def default_configuration(settings: Settings) -> dict[str, object]:
     schedule_folder = settings.home if settings.home.is_dir() else Path()
     return {
         "broker_url": url,
-        "result_backend": settings.result_url or settings.state_url or url,
+        "result_backend": settings.state_url or url,
         "broker_connection_retry_on_startup": True,
         "redis_socket_timeout": 30,
         "redis_socket_connect_timeout": 5,

@@ -16,8 +16,6 @@ run ends is in endings.py.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -25,7 +23,6 @@ from typing import Any
 
 from celery.exceptions import Reject, Retry
 
-from petiole.events.content import Value
 from petiole.events.errors import (
     BrokerUnavailable,
     DeliveryCrashed,
@@ -41,6 +38,7 @@ from petiole.tasks.handler_context import Context
 from petiole.tasks.handling.current import handling
 from petiole.tasks.handling.handler import Handler
 from petiole.tasks.handling.invocation import run_handler
+from petiole.tasks.instrumentation import DeliveryFinished
 from petiole.tasks.patterns import shadow_traffic
 from petiole.tasks.publishing import claim_check
 from petiole.tasks.publishing.document import read
@@ -49,8 +47,6 @@ from petiole.tasks.settlement import deduplication, settlement
 from petiole.tasks.settlement.dead_lettering import cause_of
 from petiole.tasks.settlement.outcomes import Outcome
 from petiole.tasks.settlement.settlement import Run, received
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +83,7 @@ def deliver(delivery: Delivery) -> Outcome:
         raise
     delivery, refusal = admitted(delivery, event)
     outcome = refusal or handled_and_settled(delivery, event)
-    log.debug("event.delivered", extra=_facts(delivery) | {"outcome": str(outcome)})
+    delivery.run.emit(DeliveryFinished, attempt=delivery.run.begun.number, outcome=str(outcome))
     return outcome
 
 
@@ -128,7 +124,7 @@ def admitted(delivery: Delivery, event: Event) -> tuple[Delivery, Outcome | None
         _refuse(delivery, event, DeliveryCrashed(delivery.run.task, begun.deaths))
     expires_at = delivery.handler.subscription.expires_at(event)
     if expires_at is not None and expires_at <= datetime.now(UTC) and delivery.run.replay_id is None:
-        if delivery.bus.settings.keep_expired:
+        if delivery.bus.settings.dead_letter_expired:
             _refuse(delivery, event, event_expired(event.event_type, expires_at.isoformat()))
         settlement.settle(delivery.run)
         return delivery, Outcome.EXPIRED
@@ -149,7 +145,7 @@ def handled_and_settled(delivery: Delivery, event: Event) -> Outcome:
         context = handled(delivery, event)
         said = context.outbox
         if not (said.held or said.later or said.state) and settlement.ends_with_ack(delivery.run):
-            deduplication.note_end(delivery.run.delivery_id)
+            delivery.bus.resource(deduplication.Known).note_end(delivery.run.delivery_id)
             return Outcome.HANDLED
         return settlement.settle(delivery.run, said.held, said.later, state=said.state)
     except Reject:
@@ -194,16 +190,3 @@ def failed_from_outside(task: DeliveryTask, request: Any, document: object, erro
 def _is_told(delivery: Delivery) -> bool:
     # Nobody waits for a shadow, and no flow may end because of one.
     return not delivery.handler.subscription.shadow
-
-
-def _facts(delivery: Delivery) -> dict[str, Value]:
-    run = delivery.run
-    document = run.document if isinstance(run.document, Mapping) else {}
-    return {
-        "delivery_id": run.delivery_id,
-        "subscription": run.task,
-        "event_type": str(document.get("event_type")),
-        "event_id": str(document.get("event_id")),
-        "stream_id": str(document.get("stream_id")),
-        "correlation_id": str(document.get("correlation_id")),
-    }

@@ -1,7 +1,8 @@
 """STATION 1, publication: an event is checked, recorded, and sent to every subscription that matches.
 
     publish.delay(event)    one message to the queue `publish`; a worker does the rest. Needs the broker only; for an
-                            event above PETIOLE_CLAIM_CHECK_BYTES the state store too, which takes its content.
+                            event above PETIOLE_CLAIM_CHECK_THRESHOLD_BYTES the state store too, which takes its
+                            content.
     publish(event)          the same here and now: one hop less. Needs the broker and the state store.
     await publish.aio(event)    as `publish(event)`, without blocking the asyncio loop
 

@@ -30,6 +30,7 @@ from petiole.events.errors import (
     UsageError,
 )
 from petiole.events.registry import EventRegistry
+from petiole.tasks.instrumentation import Instrumentation
 from petiole.tasks.routing.table import RoutingTable
 from petiole.tasks.settings import Settings
 from petiole.tasks.stores import Stores, open_stores
@@ -77,6 +78,7 @@ class BusRuntime:
     ) -> None:
         self.app = app
         self.event_registry = event_registry
+        self.instrumentation = Instrumentation()
         self.store_clock = Clock()
         self._given_settings = settings
         self._state = state

@@ -1,120 +1,125 @@
-"""Settings of the journey, read from the environment as PETIOLE_…; Celery's own are in celeryconfig.py."""
+"""Settings of the backbone, read from the environment as PETIOLE_ and the field's name in capitals: docs/settings.md.
+
+Durations are seconds, as numbers: `_S`. Sizes end in `_BYTES`, upper limits begin with `MAX_`, `_RETENTION_S` is how
+long something is kept, `_TIMEOUT_S` how long something is waited for. A bus reads its settings when they are first
+used. Celery's own settings are in celery.py.
+"""
 
 from __future__ import annotations
 
-from datetime import timedelta
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from petiole.events.errors import UsageError
 
-def _as_seconds(said: object) -> object:
-    try:
-        return float(said) if isinstance(said, str) else said
-    except ValueError:
-        return said
-
-
-Duration = Annotated[timedelta, BeforeValidator(_as_seconds), Field(gt=timedelta(0))]
-"""More than nothing; the environment gives seconds, or ISO 8601 such as PT5M."""
+PREFIX = "PETIOLE_"
+DAY_S = 86_400.0
+_SHORTEST_INTERVAL_S = 0.1
 
 
-def _as_interval(seconds: float) -> float:
-    if seconds != 0 and not _SHORTEST_INTERVAL_S <= seconds <= _LONGEST_INTERVAL_S:
-        raise ValueError(f"give seconds from {_SHORTEST_INTERVAL_S} to {_LONGEST_INTERVAL_S}, or 0 to switch it off")
+class EnvironmentSettings(BaseSettings):
+    """A settings model of Petiole. Raises UsageError for a bad value, in one sentence that names the variable."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, frozen=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
+
+    # Hidden from type checkers, which know the arguments from the fields.
+    if not TYPE_CHECKING:
+
+        def __init__(self, **values: Any) -> None:
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                raise UsageError(_first_problem(type(self), error)) from error
+
+
+def _checked_interval(seconds: float) -> float:
+    if seconds != 0 and not _SHORTEST_INTERVAL_S <= seconds <= DAY_S:
+        raise ValueError(f"give seconds from {_SHORTEST_INTERVAL_S} to {DAY_S:.0f}, or 0 to switch it off")
     return seconds
 
 
-Interval = Annotated[float, AfterValidator(_as_interval)]
+Seconds = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(gt=0)]
+Interval = Annotated[float, AfterValidator(_checked_interval)]
 """Seconds between two runs of a periodic task; 0 switches it off."""
 
-_SHORTEST_INTERVAL_S, _LONGEST_INTERVAL_S = 0.1, 86_400
 
+class Settings(EnvironmentSettings):
+    """Settings of one event bus, in the order in which an event meets them."""
 
-class Settings(BaseSettings):
-    """Limits and places. Each field is set by PETIOLE_ and its name in capitals; durations as seconds or ISO 8601."""
+    # Where things are
+    broker_url: str | None = Field(default=None, description="The broker: `redis://…` or `amqp://…`.")
+    state_url: str | None = Field(default=None, description="Redis of the state store; by default the broker.")
+    key_prefix: str = Field(default="petiole", min_length=1, description="Prefix of all keys in the state store.")
+    home: Path = Field(default=Path(".petiole"), description="Folder of the embedded broker and of beat's schedule.")
 
-    model_config = SettingsConfigDict(env_prefix="PETIOLE_", frozen=True, env_ignore_empty=True)
+    # Publishing. A raw frame of 1080p video (6.2 MB, as base64 8.3 MB) or three minutes of speech (16 kHz, 16 bit)
+    # just fit into the largest event.
+    max_event_bytes: Count = Field(default=8_388_608, description="Largest event that may be published.")
+    claim_check_threshold_bytes: Count = Field(
+        default=65_536, description="The content of a larger event is stored once, and messages carry a reference."
+    )
+    deduplication_window_s: Seconds = Field(
+        default=3_600.0, description="How long a repeated publish of the same event changes nothing."
+    )
+    queue_full_timeout_s: Seconds = Field(
+        default=10.0, description="How long a publisher waits for room in a full queue (overflow `block`)."
+    )
+    max_history_events: Count = Field(default=100_000, description="Events kept in the history.")
+    history_retention_s: Seconds = Field(default=7 * DAY_S, description="How long an event is kept in the history.")
 
-    broker_url: str | None = Field(default=None, description="the broker: redis://… or amqp://…")
-    result_url: str | None = Field(default=None, description="where Celery keeps results; by default the state store")
-    home: Path = Field(default=Path(".petiole"), description="folder of the embedded broker and of beat's schedule")
-    transport: Literal["petiole", "stock"] = Field(
-        default="petiole", description="stock: kombu's own transport for Redis, which loses messages of killed workers"
+    # Consuming
+    transport: Literal["petiole", "kombu"] = Field(
+        default="petiole", description="`kombu`: its own transport for Redis, which loses messages of killed workers."
     )
-    visibility_timeout_s: Annotated[float, Field(gt=0)] | None = Field(
-        default=None, description="how long a lease lasts that is not renewed; 15 s"
+    visibility_timeout_s: Seconds = Field(
+        default=15.0, description="How long a lease on a message lasts that its worker does not renew."
     )
-    tick_interval_s: Interval = Field(default=60.0, description="seconds between ticks")
-    metrics_interval_s: Interval = Field(default=60.0, description="seconds between metrics summaries")
-    session_sweep_interval_s: Interval = Field(default=15.0, description="seconds between looks for idle sessions")
-    state_url: str | None = Field(default=None, description="Redis for what is remembered; by default the broker")
-    key_prefix: Annotated[str, Field(min_length=1)] = "petiole"
-
-    # A raw frame of 1080p video (6.2 MB, as base64 8.3 MB) or three minutes of speech (16 kHz, 16 bit) just fit.
-    max_event_bytes: Annotated[int, Field(gt=0)] = 8_388_608
-    claim_check_bytes: Annotated[int, Field(gt=0)] = Field(
-        default=65_536, description="an event above this travels without its content, which is stored once"
-    )
-    payload_age: Duration = Field(
-        default=timedelta(days=7),
-        description="how long a stored content outlives its last use: as long as a delivery may wait for its handler",
-    )
-    max_hops: Annotated[int, Field(gt=0)] = 16
-
-    history_length: Annotated[int, Field(gt=0)] = Field(default=100_000, description="events kept in all")
-    stream_history_length: Annotated[int, Field(gt=0)] = Field(default=2_000, description="events kept per stream")
-    history_age: Duration = Field(default=timedelta(days=7), description="how long an event is kept")
-    publish_window: Duration = Field(
-        default=timedelta(hours=1), description="how long a repeated publish of one event is recognised"
-    )
-    block_timeout: Duration = Field(
-        default=timedelta(seconds=10), description="how long a publisher waits for room in a full queue"
-    )
-    inbox_age: Duration = Field(
-        default=timedelta(days=1), description="how long a redelivery of what was handled is recognised"
-    )
-    most_deaths: Annotated[int, Field(gt=0)] = Field(
-        default=3, description="workers that may die of one delivery before it becomes a dead letter"
-    )
-    keep_expired: bool = Field(default=False, description="keep what came too late as a dead letter")
-    effect_age: Duration = Field(
-        default=timedelta(days=30), description="how long an idempotent function knows what it was called with"
+    heartbeat_timeout_s: Annotated[float, Field(ge=1)] = Field(
+        default=5.0, description="A worker, or the writer of a response stream, that is silent for longer is lost."
     )
 
-    draft_lease: Annotated[Duration, Field(ge=timedelta(seconds=1))] = Field(
-        default=timedelta(seconds=5), description="how long whoever writes an answer may be silent before it is lost"
+    # Handling and settlement
+    max_hops: Count = Field(default=16, description="Most steps from the first event of a flow to a handled one.")
+    max_delivery_crashes: Count = Field(
+        default=3, description="A delivery during which so many workers crashed becomes a dead letter."
     )
-    draft_age: Duration = Field(
-        default=timedelta(days=1), description="how long the pieces of a stream's answers are kept after the last"
+    dead_letter_expired: bool = Field(default=False, description="Keep expired deliveries as dead letters.")
+    inbox_retention_s: Seconds = Field(
+        default=DAY_S, description="How long a redelivery of a handled event is recognized."
     )
-    draft_length: Annotated[int, Field(gt=0)] = Field(default=10_000, description="pieces kept per stream")
+    idempotency_retention_s: Seconds = Field(
+        default=30 * DAY_S, description="How long the result of an idempotent call is kept."
+    )
+    dead_letter_retention_s: Seconds = Field(
+        default=30 * DAY_S, description="How long a dead letter is kept after its last failure."
+    )
+    max_dead_letters: Count = Field(default=100_000, description="Dead letters kept; above it the oldest are dropped.")
 
-    dead_letter_age: Duration = Field(
-        default=timedelta(days=30), description="how long a dead letter is kept after it was last buried"
+    # Requests, sessions, response streams
+    request_timeout_s: Seconds = Field(
+        default=60.0, description="How long a request waits for its response where it does not say."
     )
-    dead_letter_count: Annotated[int, Field(gt=0)] = Field(
-        default=100_000, description="dead letters kept in all; what is above is dropped, the oldest first"
+    session_idle_timeout_s: Seconds = Field(default=300.0, description="A session without events so long is idle.")
+    session_end_timeout_s: Seconds = Field(default=1_800.0, description="A session without events so long ends.")
+    max_session_memory_bytes: Count = Field(
+        default=65_536, description="Size of a session's working memory, names and JSON."
     )
-    heartbeat_limit: Annotated[Duration, Field(ge=timedelta(seconds=1))] = Field(
-        default=timedelta(seconds=5), description="how long a worker may be silent before it is taken for lost"
-    )
-    request_timeout: Duration = Field(
-        default=timedelta(seconds=60), description="how long an answer is waited for where the request does not say"
+    max_response_stream_chunks: Count = Field(
+        default=10_000, description="Chunks kept of a conversation's response streams."
     )
 
-    session_idle_after: Duration = Field(
-        default=timedelta(minutes=5), description="how long nothing happens in a session before it counts as idle"
-    )
-    session_end_after: Duration = Field(
-        default=timedelta(minutes=30), description="how long nothing happens in a session before it ends"
-    )
-    session_buffer: Annotated[int, Field(gt=0)] = Field(default=200, description="last events kept of a session")
-    session_memory_bytes: Annotated[int, Field(gt=0)] = Field(
-        default=65_536, description="how much a session's working memory may hold, names and JSON"
-    )
+    # Periodic tasks
+    tick_interval_s: Interval = Field(default=60.0, description="Time between ticks; 0 for none.")
+    metrics_interval_s: Interval = Field(default=60.0, description="Time between metrics summaries; 0 for none.")
 
     @property
     def embedded_broker_url(self) -> str | None:
@@ -124,7 +129,44 @@ class Settings(BaseSettings):
         except FileNotFoundError:
             return None
 
-    @property
-    def blob_age(self) -> timedelta:
-        """How long contents stay: no shorter than the history that refers to them."""
-        return max(self.payload_age, self.history_age)
+
+def variable_of(model: type[BaseSettings], field: str) -> str:
+    """Name the environment variable of a field."""
+    alias = model.model_fields[field].validation_alias
+    return alias if isinstance(alias, str) else f"{PREFIX}{field.upper()}"
+
+
+def default_of(field: FieldInfo) -> str:
+    """Write a default as one would set it; empty where there is none."""
+    default = field.default
+    if isinstance(default, bool):
+        return str(default).lower()
+    if isinstance(default, tuple):
+        return ",".join(default)
+    return "" if default is None else f"{default:.15g}" if isinstance(default, float) else str(default)
+
+
+def unknown_variables(environment: Mapping[str, str], models: Iterable[type[BaseSettings]]) -> Iterator[str]:
+    """Word a warning for each PETIOLE_ variable that no model reads, with the nearest known name."""
+    known = [variable_of(model, field) for model in models for field in model.model_fields]
+    for name in sorted(environment):
+        if name.startswith(PREFIX) and name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {nearest[0]}?" if nearest else "docs/settings.md lists all settings"
+            yield f"Petiole has no setting {name}, so it has no effect; {hint}"
+
+
+def _first_problem(model: type[BaseSettings], error: ValidationError) -> str:
+    problem = error.errors(include_url=False)[0]
+    name = str(problem["loc"][0])
+    by_variable = {variable_of(model, field): field for field in model.model_fields}
+    field = by_variable.get(name, name)
+    if field not in model.model_fields:
+        return f"{model.__name__} has no field {name!r}"
+    described = model.model_fields[field]
+    # `repr=False` marks a secret.
+    value = repr(str(problem["input"])) if described.repr else "not usable"
+    reason = problem["msg"].removeprefix("Value error, ")
+    default = "" if described.default is None else f" for the default, {default_of(described)}"
+    remedy = f"change it, or unset it{default}"
+    return f"{variable_of(model, field)} is {value}: {reason[:1].lower()}{reason[1:]}; {remedy}"

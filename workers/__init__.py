@@ -13,11 +13,17 @@ from __future__ import annotations
 
 from importlib import import_module
 
+from petiole.events.errors import PetioleError
+
 
 def __getattr__(name: str) -> object:
     # Loaded only when Celery asks for it: importing celery.py starts the embedded broker where none is configured.
     if name == "app":
-        return import_module("petiole.workers.celery").app
+        try:
+            return import_module("petiole.workers.celery").app
+        except PetioleError as error:
+            # Celery would print a traceback around it.
+            raise SystemExit(f"error: {error}") from error
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

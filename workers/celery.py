@@ -13,10 +13,13 @@ from petiole.workers.observability.liveness import has_pulse
 from petiole.workers.observability.logging import install as install_logging
 from petiole.workers.process.discovery import configured_agents
 from petiole.workers.process.embedded_broker import use_embedded_broker
-from petiole.workers.state.consolidation import ConsolidationSettings, ConsolidationTask
+from petiole.workers.settings import WorkerSettings
+from petiole.workers.state.consolidation import ConsolidationTask
 
-install_logging()
-default_bus.add_periodic_task(ConsolidationTask, ConsolidationSettings().consolidation_interval_s)
+settings = WorkerSettings()
+_ = default_bus.settings  # a bad value is refused here; what a handler of Celery's signals raises is only logged
+install_logging(settings.log_format)
+default_bus.add_periodic_task(ConsolidationTask, settings.consolidation_interval_s)
 with cwd_in_path():  # modules that PETIOLE_AGENTS names may lie where the command is typed
     default_bus.include(*configured_agents())
 has_pulse(default_bus)

@@ -52,7 +52,7 @@ class PayloadUnreadable(Permanent):
             )
         return (
             f"{self.topic}: its content {self.reference} is not in the state store any more; publish the event again, "
-            "and raise PETIOLE_PAYLOAD_AGE where deliveries wait longer than that"
+            "and raise PETIOLE_HISTORY_RETENTION_S where deliveries wait longer than 7 days"
         )
 
 
@@ -76,7 +76,8 @@ class StreamTruncated(Permanent):
     def __str__(self) -> str:
         return (
             f"of the answers of stream {shown(self.stream_id)}, piece {self.number} is not kept any more, the oldest "
-            f"is {self.oldest}; read the whole answer in its llm.response.generated, or raise PETIOLE_DRAFT_LENGTH"
+            f"is {self.oldest}; read the whole answer in its llm.response.generated, or raise "
+            "PETIOLE_MAX_RESPONSE_STREAM_CHUNKS"
         )
 
 

@@ -236,7 +236,7 @@ def working_memory_full(session_id: str, size_bytes: int, limit_bytes: int) -> U
     return UsageError(
         f"the working memory of session {shown(session_id)} would hold {size_bytes:,} bytes, "
         f"{limit_bytes:,} are allowed, so it stays as it is; remove what is no more needed, or raise "
-        "PETIOLE_SESSION_MEMORY_BYTES",
+        "PETIOLE_MAX_SESSION_MEMORY_BYTES",
         code="working_memory_full",
     )
 
@@ -290,7 +290,7 @@ def missing_extra(part: str, extra: str) -> UsageError:
 def unsupported_kombu(name: str, found: str, version: str) -> UsageError:
     return UsageError(
         f"our transport cannot stand on kombu {version}: of {name}, {found}; "
-        "install kombu>=5.7,<5.8, or set PETIOLE_TRANSPORT=stock",
+        "install kombu>=5.7,<5.8, or set PETIOLE_TRANSPORT=kombu",
         code="unsupported_kombu",
     )
 

@@ -18,6 +18,7 @@ from petiole.events.event import MOST_URGENT
 from petiole.tasks.runtime import bus_of, included_agents, joined
 from petiole.tasks.settings import Settings
 from petiole.tasks.transport import ours
+from petiole.tasks.transport.address import PREFIX
 
 RABBITMQ = "amqp"
 
@@ -105,7 +106,6 @@ class EventConnection(Connection):
 
 
 _STOCK_OPTIONS = {
-    "visibility_timeout": 15,
     # Kombu's own values look for a dead worker's messages about every 100 s.
     "unacked_restore_interval": 1,
     "unacked_restore_throttle": 1,
@@ -140,15 +140,13 @@ class EventAMQP(AMQP):
 
 
 def _transport_options(address: str, settings: Settings) -> dict[str, object]:
-    options: dict[str, object] = {}
     if address.startswith(_AMQP_SCHEMES):
         # A message counts as sent when its queue has it on disk. Redis needs no telling.
-        options["confirm_publish"] = True
-    elif settings.transport == "stock":
-        options |= _STOCK_OPTIONS
-    if settings.visibility_timeout_s is not None:
-        options["visibility_timeout"] = settings.visibility_timeout_s
-    return options
+        return {"confirm_publish": True}
+    if not ours(address).startswith(PREFIX):
+        return {}
+    options: dict[str, object] = {"visibility_timeout": settings.visibility_timeout_s}
+    return options | (_STOCK_OPTIONS if settings.transport == "kombu" else {})
 
 
 _AMQP_SCHEMES = ("amqp://", "amqps://", "pyamqp://")

@@ -5,14 +5,12 @@ From then on every publisher sends to them, whether this worker runs or not.
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from celery import bootsteps
 
+from petiole.tasks.instrumentation import AgentChanged
 from petiole.tasks.runtime import bus_of, included_agents
-
-log = logging.getLogger(__name__)
 
 
 class Announcement(bootsteps.StartStopStep):
@@ -27,4 +25,4 @@ class Announcement(bootsteps.StartStopStep):
         for agent in included_agents(bus).values():
             if agent.name in served:
                 bus.stores.directory.announce(agent.subscriptions)
-                log.info("agent.announced", extra={"agent": agent.name, "subscriptions": len(agent.subscriptions)})
+                bus.instrumentation.emit(AgentChanged(agent=agent.name, change="announced"))

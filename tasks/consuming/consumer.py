@@ -23,6 +23,7 @@ from celery.worker.consumer.consumer import Consumer as CeleryConsumer
 
 from petiole.events.dead_letter import Cause
 from petiole.events.errors import UsageError
+from petiole.tasks.instrumentation import OperationFailed
 from petiole.tasks.runtime import bus_of
 from petiole.tasks.settlement.dead_lettering import bury
 from petiole.tasks.settlement.undecodable import document_in, headers_of, letter_of_message, mailbox_of
@@ -128,9 +129,10 @@ class Consumer(CeleryConsumer):
             )
             settling = Settling(delivery_id=letter.delivery_id, mailbox=letter.mailbox) if mailbox_of(message) else None
             bury(bus_of(self.app), letter, settling=settling)
-        except Exception:
+        except Exception as failure:  # noqa: BLE001 - whatever it is, it is reported, and the message stays
             # Whatever it is: without a dead letter the broker's copy is the only one, and this worker goes on.
-            log.exception("dead_letter.unwritten")
+            record = OperationFailed(operation="dead_letter.write_failed", exception=failure)
+            bus_of(self.app).instrumentation.emit(record)
             return False
         return True
 

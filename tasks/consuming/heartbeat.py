@@ -30,6 +30,7 @@ from petiole.tasks.agents import Agent
 from petiole.tasks.broker.topology import lanes
 from petiole.tasks.consuming import agent_hooks
 from petiole.tasks.consuming.periodic_job import PeriodicJob
+from petiole.tasks.instrumentation import AgentChanged, OperationFailed
 from petiole.tasks.operations.lifecycle_events import tell
 from petiole.tasks.runtime import BusRuntime, bus_of
 from petiole.tasks.stores.cluster_membership import Mark, Phase, Serving, Situation
@@ -66,9 +67,9 @@ class Heartbeat(bootsteps.StartStopStep):
             return
         self._own = tuple(agent_hooks.served_agents(self._bus))
         self._obey(self._bus.stores.lifecycle.marks())
-        situation = self._report()
+        situation = self._send()
         if situation and situation.is_ending and not situation.belongs:
-            self._report("gone")
+            self._send("gone")
             log.warning("worker.not_started", extra={"reason": "the system is being shut down; start it again later"})
             raise WorkerShutdown(EX_OK)
         if not isinstance(consumer.pool, ProcessPool):
@@ -89,7 +90,7 @@ class Heartbeat(bootsteps.StartStopStep):
 
     def renew(self) -> None:
         """Report that this worker is still there, tell what happened meanwhile, and obey."""
-        situation = self._report() if self._is_joined else None
+        situation = self._send() if self._is_joined else None
         if situation is None:
             return
         if situation.is_ending and self._phase == "working":
@@ -113,13 +114,13 @@ class Heartbeat(bootsteps.StartStopStep):
 
     def _report_or_warn(self, phase: Phase) -> None:
         try:
-            self._report(phase)
+            self._send(phase)
         except RedisError as error:
-            log.warning("heartbeat.failed", extra={"phase": phase, "error": str(error)})
+            self._report("heartbeat.failed", error, phase)
             return
         self._tell()
 
-    def _report(self, phase: Phase | None = None) -> Situation | None:
+    def _send(self, phase: Phase | None = None) -> Situation | None:
         with self._lock:
             if self._phase == "gone":
                 return None
@@ -132,7 +133,11 @@ class Heartbeat(bootsteps.StartStopStep):
         try:
             tell(self._bus)
         except (PetioleError, RedisError) as error:
-            log.warning("lives.untold", extra={"error": str(error)})
+            self._report("lifecycle.publish_failed", error)
+
+    def _report(self, operation: str, error: Exception, subject: str | None = None) -> None:
+        record = OperationFailed(operation=operation, exception=error, subject=subject)
+        self._bus.instrumentation.emit(record)
 
     def _obey(self, marks: Mapping[str, Mark]) -> None:
         """Take up or leave queues where what their agents were told has changed. In the consumer's thread."""
@@ -144,7 +149,8 @@ class Heartbeat(bootsteps.StartStopStep):
                 change = self._consumer.cancel_task_queue if agent in marks else self._consumer.add_task_queue
                 for lane in lanes(agent, self._bus.driver):
                     change(lane)
-                log.info("agent.rests" if agent in marks else "agent.resumed", extra={"agent": agent})
+                record = AgentChanged(agent=agent, change="paused" if agent in marks else "resumed")
+                self._bus.instrumentation.emit(record)
         self._obeyed = dict(marks)
         self._look()
 

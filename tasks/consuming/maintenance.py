@@ -20,7 +20,6 @@ loop stands still, do the outlasting rounds get threads there, too.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from threading import Event, Thread
@@ -32,12 +31,11 @@ from celery.concurrency.prefork import TaskPool as ProcessPool
 from petiole.tasks.consuming.heartbeat import HEARTBEAT
 from petiole.tasks.consuming.periodic_job import PeriodicJob
 from petiole.tasks.dead_letters import retain
+from petiole.tasks.instrumentation import JobFailed, JobRecovered
 from petiole.tasks.publishing.delayed import move_due
 from petiole.tasks.runtime import BusRuntime, bus_of
 from petiole.tasks.settlement.undecodable import drain_undecodable
 from petiole.tasks.transport import leases
-
-log = logging.getLogger(__name__)
 
 _JOIN_S = 1.0
 
@@ -82,16 +80,17 @@ class PeriodicJobs(bootsteps.StartStopStep):
         return [each for each in self.jobs if each.outlasts_consuming]
 
     def _make(self, which: PeriodicJob, consumer: Any) -> None:
+        bus = bus_of(consumer.app)
         try:
-            which.act(bus_of(consumer.app), consumer)
-        except Exception as error:  # whatever it is, the worker goes on, and the round comes again
+            which.act(bus, consumer)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the worker goes on, and the job comes again
             if which.name not in self._failing:
                 self._failing.add(which.name)
-                log.error("round.failed", exc_info=error, extra={"round": which.name})  # noqa: TRY400 - as it is
+                bus.instrumentation.emit(JobFailed(job=which.name, exception=error))
         else:
             if which.name in self._failing:
                 self._failing.discard(which.name)
-                log.info("round.recovered", extra={"round": which.name})
+                bus.instrumentation.emit(JobRecovered(job=which.name))
 
     def _start_threads(self, rounds: Sequence[PeriodicJob], consumer: Any) -> None:
         ended = self._ended = Event()

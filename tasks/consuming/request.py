@@ -14,7 +14,6 @@ What ends a run from outside is told apart too:
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
@@ -30,6 +29,7 @@ from petiole.events.dead_letter import Cause
 from petiole.events.errors import PayloadUnreadable, QueueFull, UsageError
 from petiole.tasks.consuming.message_validation import check, decoded
 from petiole.tasks.delivery import DeliveryTask, failed_from_outside
+from petiole.tasks.instrumentation import OperationFailed
 from petiole.tasks.settlement.dead_lettering import bury, cause_of
 from petiole.tasks.settlement.outcomes import Outcome
 from petiole.tasks.settlement.undecodable import letter_of_message, mailbox_of
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 # Kombu's message and billiard's report of a failure, of which the stubs describe too little to be checked against.
 Message: TypeAlias = Any
 Failure: TypeAlias = Any
-
-log = logging.getLogger(__name__)
 
 Result: TypeAlias = tuple[int, Any, float]
 """What Celery's tracer returns: whether it failed, the value as shown or the failure, the seconds it took."""
@@ -101,9 +99,9 @@ class TaskRequest(Request):
         try:
             letter = letter_of_message(self.bus, self.message, error, cause, document=self.document)
             bury(self.bus, letter, settling=self.settling, is_told=not self.is_shadow)
-        except Exception:
+        except Exception as failure:  # noqa: BLE001 - whatever it is, it is reported, and the message stays
             # Whatever it is: without a dead letter the broker's copy is the only one.
-            log.exception("dead_letter.unwritten")
+            self.report("dead_letter.write_failed", failure)
             return False
         return True
 
@@ -149,9 +147,14 @@ class TaskRequest(Request):
     def _was_handled(self) -> bool:
         try:
             return self.bus.stores.inbox.has(self.id)
-        except Exception:
-            log.exception("inbox.unread")
+        except Exception as failure:  # noqa: BLE001 - whatever it is, it is reported, and the message stays
+            self.report("inbox.read_failed", failure)
             return False
+
+    def report(self, operation: str, failure: Exception) -> None:
+        """Tell the listeners that an operation for this request failed."""
+        record = OperationFailed(operation=operation, exception=failure, delivery_id=self.id)
+        self.bus.instrumentation.emit(record)
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:  # noqa: FBT001 - Celery's
         error = TimeoutError(f"the task expired at {self.expires}, before it began")
@@ -172,8 +175,8 @@ def note_death(request: TaskRequest) -> None:
     """Count that a process died of a delivery. The broker delivers it again in any case."""
     try:
         request.bus.stores.attempts.note_death(request.id)
-    except RedisError:
-        log.exception("death.unnoted")
+    except RedisError as failure:
+        request.report("crash.record_failed", failure)
 
 
 def timed_out(request: TaskRequest, error: Exception) -> bool:
@@ -182,8 +185,8 @@ def timed_out(request: TaskRequest, error: Exception) -> bool:
         return request.is_kept(error, "failed")
     try:
         return failed_from_outside(request.task, Context(request.request_dict), request.document, error)
-    except Exception:
-        log.exception("attempt.unnoted")
+    except Exception as failure:  # noqa: BLE001 - whatever it is, it is reported, and the message stays
+        request.report("attempt.record_failed", failure)
         return False
 
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from petiole.events.catalog.dead_letters import DeadLettersEvent
 from petiole.events.errors import QueueFull
+from petiole.tasks.instrumentation import OperationFailed
 from petiole.tasks.publishing.commit import dispatch
 from petiole.tasks.publishing.validation import checked
 
 if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
-
-log = logging.getLogger(__name__)
 
 
 def say(bus: BusRuntime, events: Sequence[DeadLettersEvent]) -> None:
@@ -23,6 +21,6 @@ def say(bus: BusRuntime, events: Sequence[DeadLettersEvent]) -> None:
         return
     try:
         dispatch(bus, [checked(bus, event) for event in events])
-    except QueueFull:
+    except QueueFull as error:
         # It was done; a listener without room shall not keep the operator from going on.
-        log.exception("dead_letters.unsaid", extra={"events": len(events)})
+        bus.instrumentation.emit(OperationFailed(operation="dead_letters.publish_failed", exception=error))

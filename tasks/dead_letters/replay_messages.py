@@ -195,7 +195,7 @@ def _travelling(bus: BusRuntime, letter: DeadLetter) -> str:
     # As ASCII: what was given up may hold half surrogate pairs, which are no UTF-8.
     text = json.dumps(document, separators=(",", ":"))
     is_ours = isinstance(document, Mapping) and "content" in document and "specversion" not in document
-    if len(text) <= bus.settings.claim_check_bytes or not is_ours or not isinstance(document, Mapping):
+    if len(text) <= bus.settings.claim_check_threshold_bytes or not is_ours or not isinstance(document, Mapping):
         return text
     blob = blob_of(document["content"])
     bus.stores.blobs.put([blob])

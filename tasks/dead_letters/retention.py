@@ -9,7 +9,6 @@ Workers run this regularly, see `retain`; one of them at a time does it.
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from petiole.events.catalog.error import ErrorContent, ErrorEvent
 from petiole.events.content import Value
 from petiole.events.errors import QueueFull, Severity
 from petiole.tasks.dead_letters.selection import OPEN
+from petiole.tasks.instrumentation import DeadLettersDropped, OperationFailed
 from petiole.tasks.publication import batched
 from petiole.tasks.publishing.commit import dispatch
 from petiole.tasks.publishing.validation import checked
@@ -39,8 +39,6 @@ AT_ONCE = 500
 """Letters that are dropped in one step."""
 
 _LONGEST = timedelta(minutes=1)
-
-log = logging.getLogger(__name__)
 
 Dated = tuple[str, State, When]
 
@@ -69,7 +67,7 @@ def retain(bus: BusRuntime, now: datetime | None = None) -> Retained | None:
 
 
 def _retained(bus: BusRuntime, now: datetime) -> Retained:
-    count, age, limit = bus.stores.dead_letters.count(), bus.settings.dead_letter_age, bus.settings.dead_letter_count
+    count, age, limit = bus.stores.dead_letters.count(), _retention(bus), bus.settings.max_dead_letters
     is_small = count < NEAR * limit
     near_age = milliseconds(now - NEAR_AGE * age)
     is_young = all(at > near_age for _, at in bus.stores.dead_letters.times(most=1))
@@ -80,11 +78,13 @@ def _retained(bus: BusRuntime, now: datetime) -> Retained:
     dropped = _drop(bus, done)
     alarm = _alarm(bus, dated, now, dropping=len(wanted))
     if wanted:
-        log.warning(
-            "dead_letters.dropped", extra={"dropped": len(wanted), "limit": limit, "age_s": age.total_seconds()}
-        )
+        bus.instrumentation.emit(DeadLettersDropped(dropped=len(wanted), limit=limit, age_s=age.total_seconds()))
         dropped += _drop(bus, wanted)
     return Retained(count - dropped, dropped, alarm)
+
+
+def _retention(bus: BusRuntime) -> timedelta:
+    return timedelta(seconds=bus.settings.dead_letter_retention_s)
 
 
 def _dated(bus: BusRuntime) -> Iterator[Dated]:
@@ -110,21 +110,22 @@ def _too_many_or_old(dated: Sequence[Dated], cutoff: When, limit: int) -> tuple[
 def _alarm(bus: BusRuntime, dated: Sequence[Dated], now: datetime, *, dropping: int) -> str | None:
     """Raise the alarm that is due; returns which."""
     wanted = [each for each in dated if each[1] in OPEN]
-    near_age = milliseconds(now - NEAR_AGE * bus.settings.dead_letter_age)
-    is_near = len(wanted) >= NEAR * bus.settings.dead_letter_count or any(at <= near_age for _, _, at in wanted[:1])
+    near_age = milliseconds(now - NEAR_AGE * _retention(bus))
+    is_near = len(wanted) >= NEAR * bus.settings.max_dead_letters or any(at <= near_age for _, _, at in wanted[:1])
     which = "dropping" if dropping else "near" if is_near else None
     if which is None or not bus.stores.dead_letters.alarm_is_due(which):
         return None
     try:
         dispatch(bus, [checked(bus, _warning(bus, wanted, dropping))])
-    except QueueFull:
-        log.exception("dead_letters.unsaid", extra={"alarm": which})
+    except QueueFull as error:
+        failed = OperationFailed(operation="dead_letters.publish_failed", exception=error, subject=f"alarm: {which}")
+        bus.instrumentation.emit(failed)
     bus.stores.dead_letters.note_alarm(which)
     return which
 
 
 def _warning(bus: BusRuntime, wanted: Sequence[Dated], dropping: int) -> ErrorEvent:
-    limit, age = bus.settings.dead_letter_count, bus.settings.dead_letter_age
+    limit, age = bus.settings.max_dead_letters, _retention(bus)
     oldest = datetime.fromtimestamp(wanted[0][2] / 1_000, UTC).isoformat() if wanted else None
     parameters: dict[str, Value] = {
         "count": len(wanted), "limit": limit, "age": age, "oldest": oldest, "dropping": dropping,
@@ -132,7 +133,7 @@ def _warning(bus: BusRuntime, wanted: Sequence[Dated], dropping: int) -> ErrorEv
     begun = f"{dropping:,} dead letters are dropped now" if dropping else "dead letters will be dropped soon"
     message = (
         f"{begun}: there are {len(wanted):,} of {limit:,}, the oldest of {oldest}; replay, discard or export them "
-        "(petiole dead-letters), or raise PETIOLE_DEAD_LETTER_COUNT and PETIOLE_DEAD_LETTER_AGE"
+        "(petiole dead-letters), or raise PETIOLE_MAX_DEAD_LETTERS and PETIOLE_DEAD_LETTER_RETENTION_S"
     )
     content = ErrorContent(
         error_type="DeadLettersDropping", message=message, severity=Severity.WARNING, parameters=parameters

@@ -18,6 +18,7 @@ is reported while an error event is handled is logged and goes nowhere: it would
 from __future__ import annotations
 
 import logging
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from petiole.events.catalog.error import ErrorContent, ErrorEvent
@@ -26,6 +27,7 @@ from petiole.events.errors import Severity, UsageError, error_type_of
 from petiole.events.event import Category, Event, EventFields
 from petiole.tasks.handling.buffering import hold
 from petiole.tasks.handling.current import CurrentDelivery, current_context
+from petiole.tasks.instrumentation import ErrorReported, FlowAborted, OperationFailed
 from petiole.tasks.operations.lifecycle_events import tell
 from petiole.tasks.publishing.commit import Publication, dispatch
 from petiole.tasks.publishing.validation import checked
@@ -57,7 +59,8 @@ def report(
     severity = _checked(severity)
     context = current_context()
     if context is not None and context.event.category is Category.ERROR:
-        log.error("error.unreported", extra={"error": str(error), "severity": str(severity)})
+        failed = OperationFailed(operation="error.report_failed", subject=f"{severity}: {error}")
+        context.bus.instrumentation.emit(failed)
         return None
     agent = agent or (context.subscription.agent if context else None)
     said: dict[str, Value] = dict(parameters) | ({"agent": agent} if agent else {})
@@ -75,15 +78,14 @@ def act_on(bus: BusRuntime, event: ErrorEvent) -> None:
     """Do what an error's severity asks for; safe to repeat. Raises RedisError."""
     content = event.content
     bus.stores.counters.add(f"errors:{content.severity}")
-    facts = {"error_type": content.error_type, "error": content.message, "event_id": event.event_id}
+    record = ErrorReported(
+        severity=str(content.severity), error_type=content.error_type, error=content.message, event_id=event.event_id
+    )
+    bus.instrumentation.emit(record)
     match content.severity:
-        case Severity.WARNING:
-            log.warning("error.noticed", extra=facts)
         case Severity.ERROR:
-            log.error("error.noticed", extra=facts)
             abort(bus, event)
         case Severity.CRITICAL:
-            log.critical("error.noticed", extra=facts)
             # One that waited while the system was at rest is of an earlier life: the shutdown was its answer.
             if event.timestamp.timestamp() >= bus.stores.lifecycle.began_at():
                 shut_down(bus, by=content.error_type)
@@ -94,10 +96,10 @@ def abort(bus: BusRuntime, event: ErrorEvent) -> str | None:
     agent = event.content.parameters.get("agent")
     if not isinstance(agent, str):
         return None
-    is_new = bus.stores.lifecycle.abort(agent, event.correlation_id, bus.settings.inbox_age)
-    deduplication.void()
+    is_new = bus.stores.lifecycle.abort(agent, event.correlation_id, timedelta(seconds=bus.settings.inbox_retention_s))
+    bus.resource(deduplication.Known).void()
     if is_new:
-        log.error("work.aborted", extra={"agent": agent, "correlation_id": event.correlation_id})
+        bus.instrumentation.emit(FlowAborted(agent=agent, correlation_id=event.correlation_id))
     return agent
 
 

@@ -6,8 +6,9 @@
 Of the events that are asked for, the subscription gets those it hears, and no other subscription gets any. The
 deliveries have ids of their own, from event, subscription and the replay's id: the inbox does not take them for those
 of then, and a replay that is repeated under one id delivers nothing twice (as long as the inbox remembers,
-PETIOLE_INBOX_AGE). The handler runs as ever, with `context.is_replay`; what it says is published, under ids that follow
-from the replayed delivery. Events that have expired meanwhile are delivered too: the operator knows that they are old.
+PETIOLE_INBOX_RETENTION_S). The handler runs as ever, with `context.is_replay`; what it says is published, under ids
+that follow from the replayed delivery. Events that have expired meanwhile are delivered
+too: the operator knows that they are old.
 
 The deliveries go to the end of the subscription's queue, in the order of the history, whatever its capacity.
 """

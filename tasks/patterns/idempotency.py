@@ -4,7 +4,8 @@
     def charge(order: str, pence: int) -> dict[str, str]: ...
 
 The first call runs the function and remembers its result, as JSON; later calls with that key, in any process, return
-the result without running it (for PETIOLE_EFFECT_AGE). Without `key`, inside a handler, the key is the delivery's.
+the result without running it (for PETIOLE_IDEMPOTENCY_RETENTION_S). Without `key`, inside a handler, the key is the
+delivery's.
 
 What it cannot know is whether the world changed where the process died in the middle. The key then stands as begun and
 not done, and `on_unfinished` says what that means:

@@ -1,6 +1,7 @@
 """Payloads: what is too large to travel stays behind, and a reference travels in its place (claim check).
 
-    at the door      an event above PETIOLE_CLAIM_CHECK_BYTES is divided: its content, and all else with a reference
+    at the door      an event above PETIOLE_CLAIM_CHECK_THRESHOLD_BYTES is divided: its content, and all else
+                     with a reference
     on its way out   the content is stored in the state store, under its hash; only then the event is published
     at its handlers  the content is fetched and checked, and the event is whole again
 
@@ -43,7 +44,8 @@ def store(bus: BusRuntime, events: Sequence[Admitted]) -> None:
     blobs = [each.payload for each in events if each.payload is not None]
     if not blobs:
         return
-    what = f"publishing {_topics(events)}, whose content is above PETIOLE_CLAIM_CHECK_BYTES (nothing was published)"
+    threshold = "PETIOLE_CLAIM_CHECK_THRESHOLD_BYTES"
+    what = f"publishing {_topics(events)}, whose content is above {threshold} (nothing was published)"
     try:
         with bus.state_store_access(what):
             bus.stores.blobs.put(blobs)

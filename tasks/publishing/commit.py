@@ -9,7 +9,6 @@ There are two ways out:
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,6 +36,7 @@ from petiole.events.responses import Unwanted
 from petiole.tasks.broker.messages import FLOW_HEADER, seal, tail_of
 from petiole.tasks.broker.producer import Outlet, sending
 from petiole.tasks.broker.topology import broker_priority, lane
+from petiole.tasks.instrumentation import EventPublished, OperationFailed
 from petiole.tasks.publishing import claim_check
 from petiole.tasks.publishing.document import Admitted
 from petiole.tasks.publishing.validation import checked
@@ -50,8 +50,6 @@ if TYPE_CHECKING:
 
 ROOM_POLL_S = 0.02
 """How long a publisher that waits for room in a queue looks away."""
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +80,8 @@ def dispatch(
 ) -> list[Publication]:
     """Publish events, in order; with `settling`, end the run of a delivery too; `waiting` comes later. Safe to repeat.
 
-    `patience` is how long to wait for room in a full queue, by default PETIOLE_BLOCK_TIMEOUT. With `asking`, the first
-    event is a request: before it is sent, it is noted who waits for its answer.
+    `patience` is how long to wait for room in a full queue, by default PETIOLE_QUEUE_FULL_TIMEOUT_S. With `asking`, the
+    first event is a request: before it is sent, it is noted who waits for its answer.
 
     Raises: NotConfigured, QueueFull, BrokerUnavailable (BrokerFull, StateStoreUnavailable), PublishOutcomeUnknown where
     the outcome is unknown, UsageError (queue_declared_otherwise); SystemStopping where it `is_refusable`; LeaseLost
@@ -95,7 +93,7 @@ def dispatch(
         check_open(bus, f"publishing {_names(events)}", asks=not events)
     try:
         if in_one_step:
-            patience = bus.settings.block_timeout if patience is None else patience
+            patience = timedelta(seconds=bus.settings.queue_full_timeout_s) if patience is None else patience
             told = _in_one_step(bus, events, settling, waiting, asking, is_refusable=is_refusable, patience=patience)
         else:
             told = _step_by_step(bus, events, settling, waiting, asking)
@@ -113,8 +111,9 @@ def _tell_unwanted(bus: BusRuntime, event: Event, reason: Unwanted) -> None:
     """Say that an answer reached nobody. It is counted already, and published: nothing may fail because of this."""
     try:
         dispatch(bus, [checked(bus, responses.unwanted(event, reason))])
-    except (BrokerUnavailable, StateStoreUnavailable, QueueFull):
-        log.exception("response.untold", extra={"event_id": event.event_id, "reason": reason})
+    except (BrokerUnavailable, StateStoreUnavailable, QueueFull) as error:
+        failed = OperationFailed(operation="response_late.publish_failed", exception=error, subject=event.event_id)
+        bus.instrumentation.emit(failed)
 
 
 def check_open(bus: BusRuntime, tried: str, *, asks: bool = False) -> None:
@@ -161,7 +160,7 @@ def _in_one_step(
             case _:
                 were_new = verdict.were_new or (False,) * len(events)
                 unwanted = verdict.unwanted or (None,) * len(events)
-                return [_told(*each) for each in zip(events, routes, were_new, unwanted, strict=True)]
+                return [_told(bus, *each) for each in zip(events, routes, were_new, unwanted, strict=True)]
 
 
 def _routes(table: RoutingTable, admitted: Admitted) -> list[Route]:
@@ -241,7 +240,7 @@ def _one_by_one(bus: BusRuntime, admitted: Admitted, outlet: Outlet) -> Publicat
     unwanted = bus.stores.requests.respond(answering, admitted.text) if answering else None
     # Noted after the last send: a publisher that dies before it leaves a publication that the next one completes.
     bus.stores.history.close(event.event_id)
-    return _told(admitted, routes, was_new=True, unwanted=unwanted)
+    return _told(bus, admitted, routes, was_new=True, unwanted=unwanted)
 
 
 def _check_order_is_kept(bus: BusRuntime, routes: Sequence[Route]) -> None:
@@ -278,6 +277,7 @@ def _send(bus: BusRuntime, admitted: Admitted, routes: Sequence[Route], outlet: 
 
 
 def _told(
+    bus: BusRuntime,
     admitted: Admitted,
     routes: Sequence[Route],
     was_new: bool,  # noqa: FBT001 - a fact, no choice
@@ -287,8 +287,14 @@ def _told(
     if not was_new:
         return Publication(event, was_repeated=True, unwanted=unwanted)
     names = tuple(route.subscription.name for route in routes)
-    facts = {"event_type": event.event_type, "event_id": event.event_id, "subscriptions": names}
-    log.debug("event.published", extra=facts)
+    record = EventPublished(
+        event_type=event.event_type,
+        event_id=event.event_id,
+        stream_id=event.stream_id,
+        correlation_id=event.correlation_id,
+        subscriptions=names,
+    )
+    bus.instrumentation.emit(record)
     return Publication(event, names, unwanted=unwanted)
 
 

@@ -16,4 +16,4 @@ def checked(bus: BusRuntime, event: Event | Document) -> Admitted:
     """Check an event at the door of this app. Raises UsageError for one that cannot be published."""
     said = event if isinstance(event, Event) else claim_check.whole(bus, event)
     admitted = admit(said, bus.event_registry, bus.settings.max_event_bytes)
-    return claim_check.divided(admitted, bus.settings.claim_check_bytes)
+    return claim_check.divided(admitted, bus.settings.claim_check_threshold_bytes)

@@ -113,17 +113,18 @@ class Inbox:
             yield
         finally:
             # asyncio ends asynchronous generators before it closes a loop, and tells nobody else.
-            _inboxes.pop((asyncio.get_running_loop(), self._bus), None)
+            self._bus.resource(_inboxes).pop(asyncio.get_running_loop(), None)
             await self._client.aclose()
 
 
-_inboxes: dict[tuple[asyncio.AbstractEventLoop, BusRuntime], Inbox] = {}
+def _inboxes(_: BusRuntime) -> dict[asyncio.AbstractEventLoop, Inbox]:
+    return {}
 
 
 async def inbox_of_this_loop(bus: BusRuntime) -> Inbox:
-    """Return the inbox of the loop that runs, one for each app."""
-    place = (asyncio.get_running_loop(), bus)
-    if place not in _inboxes:
-        inbox = _inboxes[place] = Inbox(bus)
+    """Return the inbox of the loop that runs, one for each bus."""
+    inboxes, loop = bus.resource(_inboxes), asyncio.get_running_loop()
+    if loop not in inboxes:
+        inbox = inboxes[loop] = Inbox(bus)
         await inbox.open()
-    return _inboxes[place]
+    return inboxes[loop]

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from uuid import uuid4
-from weakref import WeakKeyDictionary
 
 from celery import states
 from celery._state import get_current_task
@@ -41,44 +40,49 @@ SLICE_S = 0.5
 
 _SHORTEST_S = 0.01  # a blocking command takes 0 for ever, and rounds what is less than 1 ms to it
 
-_stopping = threading.Event()
+
+@dataclass(slots=True)
+class _Waiting:
+    """What this process knows about waiting on a bus: whether it was told to stop, and whether the system is closed."""
+
+    bus: BusRuntime
+    is_told_to_stop: bool = False
+    asked_at: float = float("-inf")
+    was_closed: bool = False
+
+    def is_closed(self) -> bool:
+        """Tell whether the system was shut down; asks at most once in half a slice."""
+        if time.monotonic() - self.asked_at >= SLICE_S / 2:
+            self.was_closed = self._ask()
+            self.asked_at = time.monotonic()
+        return self.was_closed
+
+    def _ask(self) -> bool:
+        try:
+            self.bus.check_open(asks=True)
+        except SystemStopping:
+            return True
+        except (RedisConnectionError, RedisTimeoutError):
+            # Nobody can tell: who waits goes on until the deadline.
+            return False
+        return False
 
 
-def stop_waiting() -> None:
+def stop_waiting(bus: BusRuntime) -> None:
     """Let everybody in this process who waits for an answer go, with a failure, in less than a second. For good."""
-    _stopping.set()
+    bus.resource(_Waiting).is_told_to_stop = True
 
 
-def is_stopping() -> bool:
+def is_stopping(bus: BusRuntime) -> bool:
     """Tell whether this process ends, or was told to wait no longer."""
     # Python joins threads before it calls what is registered to run at its end: who waits has to notice by itself.
     is_ending: bool = getattr(threading, "_SHUTTING_DOWN", False)
-    return _stopping.is_set() or is_ending or not threading.main_thread().is_alive()
+    return bus.resource(_Waiting).is_told_to_stop or is_ending or not threading.main_thread().is_alive()
 
 
 def is_let_go(bus: BusRuntime) -> bool:
     """Tell whether nobody here is to wait any longer: this process ends, or the system was shut down."""
-    return is_stopping() or _is_closed(bus)
-
-
-def _is_closed(bus: BusRuntime) -> bool:
-    """Tell whether the system was shut down, as it was told within the last half second."""
-    asked_at, is_closed = _told_closed.get(bus, (float("-inf"), False))
-    if time.monotonic() - asked_at < SLICE_S / 2:
-        return is_closed
-    try:
-        bus.check_open(asks=True)
-        is_closed = False
-    except SystemStopping:
-        is_closed = True
-    except (RedisConnectionError, RedisTimeoutError):
-        # Nobody can tell: who waits goes on until the deadline.
-        is_closed = False
-    _told_closed[bus] = (time.monotonic(), is_closed)
-    return is_closed
-
-
-_told_closed: WeakKeyDictionary[BusRuntime, tuple[float, bool]] = WeakKeyDictionary()
+    return is_stopping(bus) or bus.resource(_Waiting).is_closed()
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +207,7 @@ class PendingResponse(_Result, Generic[Answer]):
             text = self._bus.stores.requests.take(self._asked.request_id, wait_s)
         except (RedisConnectionError, RedisTimeoutError):
             # The answer stays where it is: it is looked for until the deadline.
-            _stopping.wait(min(wait_s, 0.2))
+            time.sleep(min(wait_s, 0.2))
             return
         if text is not None:
             self._keep(read_response(self._bus, self._asked, text, self._returns))

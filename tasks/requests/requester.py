@@ -12,12 +12,11 @@ same step (responses.py). What comes late, twice, or from somebody else is count
 In a handler nobody waits: `request(...)` is held back with all else that the handler says, and its deadline is no later
 than that of the event at hand. A handler of `response.*` goes on; where no answer comes, a failure is said then.
 
-A process that ends lets those go who wait in it; whoever shuts it down otherwise calls `stop_waiting()`.
+A process that ends lets those go who wait in it; whoever shuts it down otherwise calls `request.stop_waiting()`.
 """
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -34,6 +33,7 @@ from petiole.events.ids import EventId
 from petiole.events.responses import Response
 from petiole.tasks.handling.buffering import hold
 from petiole.tasks.handling.current import CurrentDelivery, current_context
+from petiole.tasks.instrumentation import OperationFailed
 from petiole.tasks.publishing.commit import Publication, dispatch
 from petiole.tasks.publishing.validation import checked
 from petiole.tasks.requests.async_replies import inbox_of_this_loop
@@ -42,14 +42,12 @@ from petiole.tasks.runtime import BusRuntime
 from petiole.tasks.settlement.retry_policy import LONGEST_WAIT
 from petiole.tasks.stores.blobs import DATAREF
 
-__all__ = ["PendingResponse", "Requester", "Response", "stop_waiting"]
+__all__ = ["PendingResponse", "Requester", "Response"]
 
 SERVICE = "service"
 """Who asks, where that is no agent and says nothing of itself."""
 
 Answer = TypeVar("Answer")
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,8 +72,8 @@ class Requester:
     ) -> PendingResponse[Answer]:
         """Ask, and return at once; `.get()` of what is returned waits for the Response. See the module.
 
-        `timeout` (s) is PETIOLE_REQUEST_TIMEOUT where it is not given. `returns` is what the answer is read as, such as
-        a pydantic model. Raises: UsageError (invalid_request, duplicate_request), InvalidEvent,
+        `timeout` (s) is PETIOLE_REQUEST_TIMEOUT_S where it is not given. `returns` is what the answer is read as, such
+        as a pydantic model. Raises: UsageError (invalid_request, duplicate_request), InvalidEvent,
         BrokerUnavailable (PublishOutcomeUnknown), QueueFull; then nobody waits.
         """
         context = current_context()
@@ -87,6 +85,10 @@ class Requester:
         pending = PendingResponse(self.bus, asked, returns, on_wait=self.on_wait, slice_s=self.slice_s)
         _ask(self.bus, asked, self.bus.stores.requests.reply_list(asked.request_id))
         return pending
+
+    def stop_waiting(self) -> None:
+        """Let everybody in this process who waits for an answer go, with a failure, in less than a second. For good."""
+        stop_waiting(self.bus)
 
     async def aio(
         self,
@@ -174,12 +176,13 @@ def _asked(
 
 def _timeout_s(event: RequestEvent, bus: BusRuntime, timeout: object) -> float:
     if timeout is None:
-        return bus.settings.request_timeout.total_seconds()
+        return bus.settings.request_timeout_s
     seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
     # Beyond the window, a second answer would not be known for one.
-    longest_s = min(bus.settings.publish_window, LONGEST_WAIT).total_seconds()
+    longest_s = min(bus.settings.deduplication_window_s, LONGEST_WAIT.total_seconds())
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= longest_s:
-        reason = f"timeout={timeout!r} cannot be; give seconds above 0 and up to {longest_s:g} (PETIOLE_PUBLISH_WINDOW)"
+        limit = f"{longest_s:g} (PETIOLE_DEDUPLICATION_WINDOW_S)"
+        reason = f"timeout={timeout!r} cannot be; give seconds above 0 and up to {limit}"
         raise invalid_request(_type_of(event), reason)
     return float(seconds)
 
@@ -224,7 +227,8 @@ def forget(bus: BusRuntime, asked: Asked) -> None:
     try:
         bus.stores.requests.forget(asked.request_id, asked.token)
     except RedisError as error:
-        log.warning("request.unforgotten", extra={"request_id": asked.request_id, "error": str(error)})
+        failed = OperationFailed(operation="request.withdraw_failed", exception=error, subject=asked.request_id)
+        bus.instrumentation.emit(failed)
 
 
 def _unanswerable(bus: BusRuntime, event: RequestEvent, publication: Publication) -> Exception | None:

@@ -11,7 +11,6 @@ state is right, and the next change is told.
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 from datetime import UTC, datetime, timedelta
@@ -38,6 +37,7 @@ from petiole.events.errors import (
     error_type_of,
 )
 from petiole.events.event import Event
+from petiole.tasks.instrumentation import CircuitChanged, OperationFailed
 from petiole.tasks.publishing.commit import dispatch
 from petiole.tasks.publishing.validation import checked
 from petiole.tasks.stores.circuits import Noted
@@ -49,17 +49,16 @@ OPENED_ERROR = "error.circuit_opened"
 SHOWN_LENGTH = 500
 """How much of an error is shown."""
 
-log = logging.getLogger(__name__)
-
 
 def tell(bus: BusRuntime, name: str, noted: Noted, *, by: str, error: BaseException | str | None = None) -> None:
     """Publish a change of a circuit. Nothing fails because of it: it is logged, too."""
-    log.warning("circuit.%s", noted.change, extra={"circuit": name, "epoch": noted.epoch, "by": by})
+    bus.instrumentation.emit(CircuitChanged(circuit=name, change=noted.change, epoch=noted.epoch, by=by))
     try:
         said = [checked(bus, event) for event in _events(name, noted, by, error)]
         dispatch(bus, said, patience=timedelta(0))
-    except (BrokerUnavailable, StateStoreUnavailable, QueueFull, NotConfigured, RedisError):
-        log.exception("circuit.untold", extra={"circuit": name, "change": noted.change})
+    except (BrokerUnavailable, StateStoreUnavailable, QueueFull, NotConfigured, RedisError) as failure:
+        failed = OperationFailed(operation="circuit.publish_failed", exception=failure, subject=name)
+        bus.instrumentation.emit(failed)
 
 
 def caller() -> str:

@@ -7,16 +7,15 @@ AWAY_S: one call waits for it then, not each of them.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
-from weakref import WeakKeyDictionary
 
 from redis.exceptions import RedisError
 
 from petiole.events.errors import NotConfigured
+from petiole.tasks.instrumentation import CallsGuardedAgain, CallsUnguarded
 
 if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
@@ -25,18 +24,16 @@ AWAY_S = 5.0
 
 Answer = TypeVar("Answer")
 
-log = logging.getLogger(__name__)
-
 
 def ask(bus: BusRuntime, what: str, question: Callable[[], Answer]) -> Answer | None:
     """Ask the store whether a call may be made; None where it does not answer, and the call is to be let through."""
-    outage = _outages.setdefault(bus, _Outage())
+    outage = bus.resource(_Outage)
     if time.monotonic() < outage.until:
         outage.calls += 1
         return None
     try:
         answer = question()
-        outage.end(bus)
+        outage.end()
     except (RedisError, NotConfigured) as error:
         outage.calls += 1
         outage.begin(what, error)
@@ -49,7 +46,7 @@ def note(bus: BusRuntime, what: str, act: Callable[[], Answer]) -> Answer | None
     try:
         return act()
     except (RedisError, NotConfigured) as error:
-        _outages.setdefault(bus, _Outage()).begin(what, error)
+        bus.resource(_Outage).begin(what, error)
         return None
 
 
@@ -57,6 +54,7 @@ def note(bus: BusRuntime, what: str, act: Callable[[], Answer]) -> Answer | None
 class _Outage:
     """What this process knows of a store that is away, and how many calls went through meanwhile."""
 
+    bus: BusRuntime
     until: float = 0.0
     calls: int = 0
     is_told: bool = False
@@ -65,13 +63,10 @@ class _Outage:
         self.until = time.monotonic() + AWAY_S
         if not self.is_told:
             self.is_told = True
-            log.error("calls.unguarded", extra={"what": what, "error": str(error)})
+            self.bus.instrumentation.emit(CallsUnguarded(operation=what, error=str(error)))
 
-    def end(self, bus: BusRuntime) -> None:
+    def end(self) -> None:
         if self.is_told:
-            bus.stores.counters.add("unguarded", self.calls)
-            log.warning("calls.guarded_again", extra={"unguarded": self.calls})
+            self.bus.stores.counters.add("unguarded", self.calls)
+            self.bus.instrumentation.emit(CallsGuardedAgain(unguarded=self.calls))
             self.calls, self.is_told = 0, False
-
-
-_outages: WeakKeyDictionary[BusRuntime, _Outage] = WeakKeyDictionary()

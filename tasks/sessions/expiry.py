@@ -1,7 +1,7 @@
 """Session sweep: what beat has done of sessions in which nothing happens.
 
-    after PETIOLE_SESSION_IDLE_AFTER    a session is idle
-    after PETIOLE_SESSION_END_AFTER     it ends, what was kept for it is deleted, and `input.stream.ended` is published
+    after PETIOLE_SESSION_IDLE_TIMEOUT_S    a session is idle
+    after PETIOLE_SESSION_END_TIMEOUT_S     it ends, what was kept for it is deleted; `input.stream.ended` is published
 
 Any number of sweeps may run at once: a session ends in one step of the server, and its end is told under one id. A
 sweep also tells what another one, or `end_session`, ended and died before telling.
@@ -10,7 +10,7 @@ sweep also tells what another one, or `end_session`, ended and died before telli
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from petiole.tasks.periodic import Periodic
@@ -18,6 +18,7 @@ from petiole.tasks.sessions.session import tell_end
 
 if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
+    from petiole.tasks.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,11 @@ class SweepTask(Periodic):
         return sweep(self.bus)
 
 
+def sweep_interval_s(settings: Settings) -> float:
+    """Choose how often beat looks: a twentieth of the shorter timeout, from half a second to 15 s."""
+    return min(15.0, max(0.5, min(settings.session_idle_timeout_s, settings.session_end_timeout_s) / 20))
+
+
 def sweep(bus: BusRuntime, at: datetime | None = None) -> Swept:
     """Let sessions be idle, and end, whose time has come; by the server's clock, unless `at` says otherwise.
 
@@ -45,7 +51,8 @@ def sweep(bus: BusRuntime, at: datetime | None = None) -> Swept:
     """
     sessions, settings = bus.stores.sessions, bus.settings
     now = at or sessions.now()
-    idle_since, end_since = now - settings.session_idle_after, now - settings.session_end_after
+    idle_since = now - timedelta(seconds=settings.session_idle_timeout_s)
+    end_since = now - timedelta(seconds=settings.session_end_timeout_s)
     idle = ended = 0
     for session_id in sessions.idle_since(max(idle_since, end_since)):
         is_ended, state = sessions.move(session_id, "ended", reason="idle", idle_since=end_since)

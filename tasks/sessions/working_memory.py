@@ -104,7 +104,7 @@ class WorkingMemory:
 
     def _refuse(self, outcome: str, size_bytes: int) -> NoReturn:
         if outcome == "full":
-            raise working_memory_full(self._id, size_bytes, self._bus.settings.session_memory_bytes)
+            raise working_memory_full(self._id, size_bytes, self._bus.settings.max_session_memory_bytes)
         raise over(self._id, self._store.get(self._id) if outcome == "ended" else None)
 
     def _as_json(self, values: Mapping[str, Value]) -> dict[str, object]:

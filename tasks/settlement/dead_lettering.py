@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-import logging
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +22,6 @@ from petiole.events import responses
 from petiole.events.catalog.agent import AgentFailedEvent, AgentFailure
 from petiole.events.catalog.error import ErrorContent, ErrorEvent
 from petiole.events.catalog.request import RequestEvent, ResponseFailureEvent
-from petiole.events.content import Value
 from petiole.events.dead_letter import Attempt, Cause, DeadLetter, fingerprint
 from petiole.events.errors import (
     DeliveryCrashed,
@@ -36,6 +34,7 @@ from petiole.events.errors import (
 )
 from petiole.events.event import Category, Event, EventFields
 from petiole.events.ids import Beside, emitted_event_id
+from petiole.tasks.instrumentation import DeliveryDeadLettered, OperationFailed
 from petiole.tasks.publishing.commit import dispatch
 from petiole.tasks.publishing.delayed import publication
 from petiole.tasks.publishing.validation import checked
@@ -47,8 +46,6 @@ if TYPE_CHECKING:
 DEAD_LETTERED = "error.dead_lettered"
 
 _JSON: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
-
-log = logging.getLogger(__name__)
 
 
 _CAUSES_BY_CODE: Mapping[str, Cause] = {
@@ -129,8 +126,8 @@ def bury(
     What is buried of the error channel itself is not told, or it would never end. Raises BrokerUnavailable: nobody
     keeps it then but the broker, and its message must not be acknowledged. Raises LeaseLost as `dispatch`.
     """
-    told_of = facts(letter) | {"cause": letter.cause, "error": letter.error}
-    log.error("event.dead_lettered", extra=told_of, exc_info=sys.exception())
+    record = DeliveryDeadLettered(**facts(letter), cause=letter.cause, error=letter.error, exception=sys.exception())
+    bus.instrumentation.emit(record)
     if settling is None:
         bus.stores.dead_letters.put(letter)
     else:
@@ -145,15 +142,18 @@ def bury(
         return
     try:
         dispatch(bus, [*told, *answers], settling=settling)
-    except QueueFull:
+    except QueueFull as error:
         # Who hears the error channel has no room. The letter is kept, and its mailbox goes on, all the same.
-        log.exception("dead_letter.untold", extra=facts(letter))
+        failed = OperationFailed(
+            operation="dead_letter.publish_failed", exception=error, delivery_id=letter.delivery_id
+        )
+        bus.instrumentation.emit(failed)
         dispatch(bus, [], settling=settling, waiting=[publication(bus, each, letter.at) for each in answers])
 
 
-def facts(letter: DeadLetter) -> dict[str, Value]:
+def facts(letter: DeadLetter) -> dict[str, str]:
     """Say which delivery a letter is of."""
-    said: dict[str, Value] = {"delivery_id": letter.delivery_id, "subscription": letter.subscription}
+    said: dict[str, str] = {"delivery_id": letter.delivery_id, "subscription": letter.subscription}
     for name in ("event_type", "event_id", "stream_id", "correlation_id"):
         said[name] = str(letter.attribute(name))
     return said
@@ -179,7 +179,7 @@ def _dead_lettered(letter: DeadLetter, event: Event | None) -> ErrorEvent:
         message=letter.error or letter.error_type,
         # No error: what else the agent does for this flow goes on. docs/decisions/ tells why.
         severity=Severity.WARNING,
-        parameters=facts(letter) | {"cause": letter.cause},
+        parameters={**facts(letter), "cause": letter.cause},
     )
     fields: EventFields = {
         "event_id": _said_of(letter, Beside.DEAD_LETTERED),

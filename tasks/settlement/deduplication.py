@@ -31,29 +31,29 @@ HOLDS_S = 1.0
 
 _MARKS_UNDER_WAY = 1_000
 
-_ended: deque[str] = deque(maxlen=_MARKS_UNDER_WAY)
-_voided_at = float("-inf")
 
+class Known:
+    """What this process knows by itself of the deliveries of a bus."""
 
-def holds(admitted_at: float) -> bool:
-    """Tell whether a delivery that was admitted then (0: it was not) may run without asking again."""
-    return admitted_at > _voided_at and monotonic() - admitted_at < HOLDS_S
+    def __init__(self, _: BusRuntime) -> None:
+        self._ended: deque[str] = deque(maxlen=_MARKS_UNDER_WAY)
+        self._voided_at = float("-inf")
 
+    def holds(self, admitted_at: float) -> bool:
+        """Tell whether a delivery that was admitted then (0: it was not) may run without asking again."""
+        return admitted_at > self._voided_at and monotonic() - admitted_at < HOLDS_S
 
-def void() -> None:
-    """Go by no admission of before: something that speaks against a delivery was noted in this process."""
-    global _voided_at  # noqa: PLW0603 - of the process
-    _voided_at = monotonic()
+    def void(self) -> None:
+        """Go by no admission of before: something that speaks against a delivery was recorded in this process."""
+        self._voided_at = monotonic()
 
+    def note_end(self, delivery_id: str) -> None:
+        """Record that a delivery was handled here, and that its acknowledgement marks it."""
+        self._ended.append(delivery_id)
 
-def note_end(delivery_id: str) -> None:
-    """Note that a delivery was handled here, and that its acknowledgement marks it."""
-    _ended.append(delivery_id)
-
-
-def has_ended(delivery_id: str) -> bool:
-    """Tell whether a delivery was handled here a moment ago."""
-    return delivery_id in _ended.copy()
+    def has_ended(self, delivery_id: str) -> bool:
+        """Tell whether a delivery was handled here a moment ago."""
+        return delivery_id in self._ended.copy()
 
 
 class Admissions(bootsteps.StartStopStep):
@@ -82,11 +82,11 @@ def _ledger(bus: BusRuntime, worker: str) -> Ledger:
         inbox=keys.inbox(""),
         runs=keys.attempts(""),
         aborted=keys.aborted("", "").removesuffix(":"),
-        age_ms=int(bus.settings.inbox_age.total_seconds() * 1_000),
+        age_ms=int(bus.settings.inbox_retention_s * 1_000),
         worker=worker,
     )
 
 
 def _may_guess(bus: BusRuntime) -> bool:
     # Where the first death is one too many, nothing may begin that is not noted as begun.
-    return bus.settings.most_deaths > 1
+    return bus.settings.max_delivery_crashes > 1

@@ -13,7 +13,6 @@ Elsewhere the end is noted first, and the acknowledgement follows: a crash in be
 from __future__ import annotations
 
 import json
-import logging
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -29,6 +28,13 @@ from petiole.events.dead_letter import Attempt, Cause
 from petiole.events.errors import BrokerUnavailable, LeaseLost, StateStoreUnavailable, error_type_of
 from petiole.events.event import Event
 from petiole.tasks.broker.messages import DEAD_LETTER_HEADER, MAILBOX_HEADER, REPLAY_HEADER, replay_number
+from petiole.tasks.instrumentation import (
+    DeliveryDeferred,
+    DeliveryLeaseLost,
+    DeliveryRecord,
+    DeliveryRetrying,
+    OperationFailed,
+)
 from petiole.tasks.publishing.commit import dispatch
 from petiole.tasks.publishing.delayed import waiting
 from petiole.tasks.publishing.document import Admitted
@@ -47,8 +53,6 @@ if TYPE_CHECKING:
 PAUSE_S = 0.5
 """How long a slot holds a message that the broker is to keep."""
 
-log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -66,6 +70,14 @@ class Run:
     lease: Lease | None = None
     admitted_at: float | None = None
     begun: Begun = field(default_factory=Begun)
+
+    def emit(self, record: type[DeliveryRecord], **facts: object) -> None:
+        """Tell the listeners what happened to this delivery."""
+        document = self.document if isinstance(self.document, Mapping) else {}
+        named = ("event_type", "event_id", "stream_id", "correlation_id")
+        event = {name: str(document[name]) for name in named if name in document}
+        delivery = {"delivery_id": self.delivery_id, "subscription": self.task}
+        self.bus.instrumentation.emit(record(**delivery, **event, **facts))  # type: ignore[arg-type]  # as named
 
     @property
     def settling(self) -> Settling:
@@ -104,9 +116,9 @@ def begin(run: Run, *, work: tuple[str, str] | None = None) -> Run:
     `work` is the agent and the flow, where it may have been aborted.
     """
     if run.admitted_at is not None:
-        if deduplication.holds(run.admitted_at):
+        if run.bus.resource(deduplication.Known).holds(run.admitted_at):
             return run
-        if deduplication.has_ended(run.delivery_id):
+        if run.bus.resource(deduplication.Known).has_ended(run.delivery_id):
             return replace(run, begun=Begun(is_settled=True))
     stores, lease = run.bus.stores, run.lease
     try:
@@ -115,7 +127,7 @@ def begin(run: Run, *, work: tuple[str, str] | None = None) -> Run:
             run.worker,
             holder=lease.holder if lease else "",
             holders_key=stores.held.holders if lease and run.bus.publishes_in_one_step else "",
-            most_deaths=run.bus.settings.most_deaths,
+            most_deaths=run.bus.settings.max_delivery_crashes,
             work=work,
         )
     except RedisError as error:
@@ -144,7 +156,7 @@ def settle(
         settling = replace(run.settling, agent=run.queue, state=state) if state else run.settling
         dispatch(run.bus, said, settling=settling, waiting=later)
     except LeaseLost as lost:
-        log.warning("delivery.lease_lost", extra={"delivery_id": run.delivery_id, "error": str(lost)})
+        run.emit(DeliveryLeaseLost, error=str(lost))
         return Outcome.LEASE_LOST
     except (BrokerUnavailable, StateStoreUnavailable) as error:
         put_back(run, error)
@@ -195,7 +207,7 @@ def _give_up(
     try:
         bury(run.bus, letter, event=event, settling=run.settling, is_told=is_told)
     except LeaseLost as lost:
-        log.warning("delivery.lease_lost", extra={"delivery_id": run.delivery_id, "error": str(lost)})
+        run.emit(DeliveryLeaseLost, error=str(lost))
     except (RedisError, BrokerUnavailable, StateStoreUnavailable) as unwritten:
         put_back(run, unwritten)
 
@@ -206,7 +218,8 @@ def put_back(run: Run, error: Exception) -> NoReturn:
         run.bus.stores.attempts.withdraw(run.delivery_id)
     except RedisError as unnoted:
         # It looks as if the worker had died, until a run of the same delivery ends.
-        log.warning("attempt.unnoted", extra={"delivery_id": run.delivery_id, "error": str(unnoted)})
+        failed = OperationFailed(operation="attempt.withdraw_failed", exception=unnoted, delivery_id=run.delivery_id)
+        run.bus.instrumentation.emit(failed)
     # The next try is not this instant's: what is wrong is the broker, and it is taken again at once.
     time.sleep(PAUSE_S)
     raise Reject(error, requeue=True) from error
@@ -239,11 +252,11 @@ def _come_again(
     try:
         dispatch(run.bus, [], settling=settling)
     except LeaseLost as lost:
-        log.warning("delivery.lease_lost", extra={"delivery_id": run.delivery_id, "error": str(lost)})
+        run.emit(DeliveryLeaseLost, error=str(lost))
     except (BrokerUnavailable, StateStoreUnavailable) as unnoted:
         put_back(run, unnoted)
-    told = {"delivery_id": run.delivery_id, "subscription": run.task, "error": str(error), "due": due.isoformat()}
-    log.warning("delivery.retrying" if is_attempt else "delivery.put_off", extra=told)
+    record = DeliveryRetrying if is_attempt else DeliveryDeferred
+    run.emit(record, attempt=run.begun.number, error=str(error), due=due)
     # How Celery calls it: the task is seen as retried, and its message is acknowledged.
     raise Retry(exc=error, when=due) from error
 

@@ -6,6 +6,7 @@ Tests and the harness hand these same stores a fakeredis client.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 from redis import Redis
 
@@ -33,6 +34,17 @@ from petiole.tasks.stores.response_streams import Drafts
 from petiole.tasks.stores.response_streams import Limits as DraftLimits
 from petiole.tasks.stores.sessions import Sessions
 from petiole.tasks.stores.shadows import Shadows
+
+EVENTS_PER_STREAM = 2_000
+"""Length of a stream's index into the history."""
+
+EVENTS_PER_SESSION = 200
+"""Last events kept of a session."""
+
+RESPONSE_STREAM_RETENTION = timedelta(days=1)
+
+PAYLOAD_RETENTION = timedelta(days=7)
+"""How long a stored content outlives its last use, and so how long a delivery may wait; never less than the history."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,36 +83,38 @@ def open_stores(
     """Open every store over a client that decodes its responses. Connects to nothing yet."""
     keys = Keys(settings.key_prefix)
     retention = Retention(
-        length=settings.history_length,
-        index_length=settings.stream_history_length,
-        age=settings.history_age,
-        publish_window=settings.publish_window,
+        length=settings.max_history_events,
+        index_length=EVENTS_PER_STREAM,
+        age=timedelta(seconds=settings.history_retention_s),
+        publish_window=timedelta(seconds=settings.deduplication_window_s),
     )
     clock = clock or Clock()
-    drafts = DraftLimits(settings.draft_lease, settings.draft_age, settings.draft_length)
-    blobs = Blobs(client, keys, settings.blob_age)
+    heartbeat_timeout = timedelta(seconds=settings.heartbeat_timeout_s)
+    inbox_retention = timedelta(seconds=settings.inbox_retention_s)
+    drafts = DraftLimits(heartbeat_timeout, RESPONSE_STREAM_RETENTION, settings.max_response_stream_chunks)
+    blobs = Blobs(client, keys, max(PAYLOAD_RETENTION, retention.age))
     return Stores(
         directory=Directory(client, keys),
         history=History(client, keys, retention, blobs),
-        publications=Publications(client, keys, retention, settings.inbox_age, held),
+        publications=Publications(client, keys, retention, inbox_retention, held),
         mailboxes=Mailboxes(client, keys),
-        inbox=Inbox(client, keys, settings.inbox_age),
-        attempts=Attempts(client, keys, settings.inbox_age),
+        inbox=Inbox(client, keys, inbox_retention),
+        attempts=Attempts(client, keys, inbox_retention),
         delays=Delays(client, keys),
         dead_letters=DeadLetters(client, keys),
         sessions=Sessions(
-            client, keys, buffer_length=settings.session_buffer, memory_bytes=settings.session_memory_bytes
+            client, keys, buffer_length=EVENTS_PER_SESSION, memory_bytes=settings.max_session_memory_bytes
         ),
         drafts=Drafts(client, keys, drafts),
         blobs=blobs,
-        effects=Effects(client, keys, settings.effect_age),
-        shadows=Shadows(client, keys, settings.history_age),
+        effects=Effects(client, keys, timedelta(seconds=settings.idempotency_retention_s)),
+        shadows=Shadows(client, keys, retention.age),
         requests=Requests(client, keys),
-        gatherings=Gatherings(client, keys, settings.publish_window),
+        gatherings=Gatherings(client, keys, retention.publish_window),
         circuits=Circuits(client, keys, clock),
         budgets=Budgets(client, keys, clock),
         counters=Counters(client, keys),
-        lifecycle=Lifecycle(client, keys, settings.heartbeat_limit),
+        lifecycle=Lifecycle(client, keys, heartbeat_timeout),
         states=States(client, keys),
         held=held,
     )

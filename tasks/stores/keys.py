@@ -5,14 +5,14 @@
 | {p}:directory                    | hash   | subscription name -> Subscription JSON         | until withdrawn         |
 | {p}:directory:version            | number | moves with every change of the directory       | for ever                |
 | {p}:history                      | stream | every published event                          | history_length, _age    |
-| {p}:history:stream:<stream>      | list   | entry ids of a stream's events, oldest first   | history_age after last  |
-| {p}:history:flow:<correlation>   | list   | entry ids of a flow's events, oldest first     | history_age after last  |
-| {p}:published:<event>            | text   | begun or done: how far a publication got       | publish_window          |
-| {p}:inbox:<delivery>             | text   | done: this delivery was handled                | inbox_age               |
+| {p}:history:stream:<stream>      | list   | entry ids of a stream's events, oldest first   | HISTORY_RETENTION_S     |
+| {p}:history:flow:<correlation>   | list   | entry ids of a flow's events, oldest first     | HISTORY_RETENTION_S     |
+| {p}:published:<event>            | text   | begun or done: how far a publication got       | DEDUPLICATION_WINDOW_S  |
+| {p}:inbox:<delivery>             | text   | done: this delivery was handled                | INBOX_RETENTION_S       |
 | {p}:attempts:<delivery>          | list   | its runs that failed or are under way          | until settled           |
 | {p}:delays                       | zset   | id -> when its time comes, in ms               | until then              |
 | {p}:delays:messages              | hash   | id -> queue, list and message                  | until then              |
-| {p}:dead_letters                 | hash   | id -> DeadLetter JSON                          | dead_letter_age, _count |
+| {p}:dead_letters                 | hash   | id -> DeadLetter JSON                          | DEAD_LETTER_RETENTION_S |
 | {p}:dead_letters:times           | zset   | ids of dead letters, by when they were buried  | as they                 |
 | {p}:dead_letters:states          | hash   | id -> pending, replaying, resolved, ...        | as they                 |
 | {p}:dead_letters:replays         | hash   | id -> number of its last replay, when, by whom | as they                 |
@@ -22,20 +22,20 @@
 | {p}:sessions:<stream>            | hash   | type, state, times, participants               | 30 days after last use  |
 | {p}:session_events:<stream>      | list   | its last events                                | until it ends           |
 | {p}:session_memory:<stream>      | hash   | name -> value as JSON                          | until it ends           |
-| {p}:drafts:<stream>              | stream | a stream's answers while they are written      | draft_age after last    |
-| {p}:drafts:<stream>:open         | zset   | answers being written -> vouched for until, ms | draft_age after last    |
-| {p}:drafts:<stream>:of:<answer>  | hash   | attempt, state, token, flow, first and last no.| draft_age after last    |
+| {p}:drafts:<stream>              | stream | a stream's answers while they are written      | a day after last        |
+| {p}:drafts:<stream>:open         | zset   | answers being written -> vouched for until, ms | a day after last        |
+| {p}:drafts:<stream>:of:<answer>  | hash   | attempt, state, token, flow, first and last no.| a day after last        |
 | {p}:mailboxes:<mailbox>          | list   | ordered deliveries that wait for their turn    | until they have had it  |
 | {p}:mailboxes:<mailbox>:head     | text   | the delivery whose turn it is                  | until it is settled     |
 | {p}:mailboxes                    | hash   | queue -> deliveries in its mailboxes           | for ever                |
-| {p}:blobs:<sha-256>              | text   | the content of events too large to travel      | payload_age after use   |
-| {p}:effects:<function>:<key>     | hash   | begun or done, and the outcome                 | effect_age              |
-| {p}:shadows:<subscription>       | list   | what a shadow would have said, newest first    | history_age after last  |
+| {p}:blobs:<sha-256>              | text   | the content of events too large to travel      | 7 days after use        |
+| {p}:effects:<function>:<key>     | hash   | begun or done, and the outcome                 | IDEMPOTENCY_RETENTION_S |
+| {p}:shadows:<subscription>       | list   | what a shadow would have said, newest first    | HISTORY_RETENTION_S     |
 | {p}:requests                     | zset   | ids of requests that are waited for            | until their deadlines   |
 | {p}:requests:<id>                | hash   | responder, list of the answer, deadline, token | 60 s after the deadline |
 | {p}:requests:<id>:reply          | list   | the answer                                     | until taken, or 120 s   |
 | {p}:requests:inbox:<uuid>:reply  | list   | answers to the requests of one asyncio loop    | until taken, or 120 s   |
-| {p}:gatherings:<subscription>:<key> | hash | the parts that have come, closed              | publish_window          |
+| {p}:gatherings:<subscription>:<key> | hash | the parts that have come, closed              | DEDUPLICATION_WINDOW_S  |
 | {p}:circuits                     | set    | names of what was ever called                  | for ever                |
 | {p}:circuits:<name>              | hash   | state, epoch, failures, times of a dependency  | for ever                |
 | {p}:circuits:<name>:window       | hash   | calls and failures, by tenths of the window    | twice the window        |
@@ -50,7 +50,7 @@
 | {p}:agents:marks                 | hash   | agent -> paused or stopped                     | until it is resumed     |
 | {p}:agents:state:<agent>         | hash   | name -> value as JSON                          | for ever                |
 | {p}:untold                       | list   | steps of lives that were not told yet          | until then              |
-| {p}:aborted:<agent>:<flow>       | text   | its deliveries of that flow are not handled    | inbox_age               |
+| {p}:aborted:<agent>:<flow>       | text   | its deliveries of that flow are not handled    | INBOX_RETENTION_S       |
 | {p}:metrics                      | hash   | figures as of the last metrics summary         | for ever                |
 
 {p} is PETIOLE_KEY_PREFIX. Queues and their messages belong to Celery and stand under the agents' names.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from kombu import Connection
@@ -20,9 +19,7 @@ def register() -> None:
 
 
 def ours(url: str) -> str:
-    """Choose our transport for a broker that it serves, unless PETIOLE_TRANSPORT is stock."""
-    if os.environ.get("PETIOLE_TRANSPORT") == "stock":
-        return url
+    """Choose our transport for a broker that it serves; other URLs are returned as they are."""
     addresses = url.replace("redis+socket://", "socket://").split(";")
     is_served = all(address.startswith(tuple(f"{scheme}://" for scheme in SCHEMES)) for address in addresses)
     return ";".join(PREFIX + address for address in addresses) if is_served else url

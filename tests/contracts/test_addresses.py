@@ -182,7 +182,6 @@ def test_events_are_carried_over_the_server_that_sentinel_names(
         PETIOLE_BROKER_URL=f"sentinel://:{password}@127.0.0.1:{sentinel_port}/0",
         # What is remembered, and results, are not asked for by way of Sentinel.
         PETIOLE_STATE_URL=clean_broker_url,
-        PETIOLE_RESULT_URL=clean_broker_url,
         MASTER="events",
     )
     system.worker("first")

@@ -18,7 +18,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from petiole.events import Event, MessageEvent
-from petiole.events.errors import BrokerUnavailable, InvalidEvent, InvalidMoment, PublicationUncertain
+from petiole.events.errors import BrokerUnavailable, InvalidEvent, InvalidSchedule, PublishOutcomeUnknown
 from petiole.tasks import Agent, EventBus
 from petiole.tasks.publishing import threads
 from petiole.workers.process import embedded_broker
@@ -66,7 +66,7 @@ def test_a_stalled_broker_fails_the_call_in_time_while_other_coroutines_run(brok
         while not publishing.done():
             await asyncio.sleep(0.01)
             ticks += 1
-        with pytest.raises(PublicationUncertain, match=r"publishing message\.one"):
+        with pytest.raises(PublishOutcomeUnknown, match=r"publishing message\.one"):
             await publishing
         return ticks, time.monotonic() - began
 
@@ -90,7 +90,7 @@ def test_a_call_that_finds_no_free_thread_is_refused_and_never_published(broker,
     with broker.stalled():
         *blocked, refused = asyncio.run(publish_many_times())
 
-    assert [type(error) for error in blocked] == [PublicationUncertain] * threads.THREADS
+    assert [type(error) for error in blocked] == [PublishOutcomeUnknown] * threads.THREADS
     assert type(refused) is BrokerUnavailable
     assert not asyncio.run(broker.bus.publish.aio(last)).was_repeated
 
@@ -128,7 +128,7 @@ def test_what_cannot_be_published_is_refused_to_the_caller():
     async def publish_badly(bus: EventBus) -> None:
         with pytest.raises(InvalidEvent, match="stream_id"):
             await bus.publish.aio({"event_type": "message.one"})
-        with pytest.raises(InvalidMoment):
+        with pytest.raises(InvalidSchedule):
             await bus.publish.aio(an_event(), delay=-1)
 
     with EventBus() as bus:

@@ -340,7 +340,7 @@ def test_without_its_packages_the_extra_is_named(receiver, monkeypatch, package)
 
 
 def test_channels_are_opened_where_they_are_asked_for(receiver, monkeypatch):
-    monkeypatch.setenv("PETIOLE_TERMINAL", "true")
+    monkeypatch.setenv("PETIOLE_TERMINAL_CHANNEL", "true")
 
     assert [channel.name for channel in open_channels(lambda *_: None)] == ["mailbox", "webhook", "terminal"]
 
@@ -418,7 +418,7 @@ def finish(bus: EventBus, server: Served, words: Sequence[str]) -> None:
 
 
 def test_a_reader_that_was_away_for_too_long_goes_on_with_what_is_kept(bus):
-    bus.settings = Settings(draft_length=5)
+    bus.settings = Settings(max_response_stream_chunks=5)
     drafts = bus.stores.drafts
     drafts.begin("s", "an-answer", correlation_id="a-flow", token="me")
     (first,) = drafts.read("s", after=0)

@@ -44,7 +44,7 @@ def bus(request: pytest.FixtureRequest) -> Iterator[Reading]:
         url = request.getfixturevalue("clean_broker_url")
         client = redis.Redis.from_url(url, decode_responses=True)
         connects = lambda: AsyncRedis.from_url(url, decode_responses=True)  # noqa: E731 - as above
-    bus = Reading(Celery("reading", set_as_current=False), settings=Settings(draft_lease=timedelta(seconds=1)))
+    bus = Reading(Celery("reading", set_as_current=False), settings=Settings(heartbeat_timeout_s=1))
     bus._state = client
     bus.connects = connects
     yield bus

@@ -14,8 +14,9 @@ import pytest
 from petiole.events.catalog.llm import GeneratedResponse, Usage
 from petiole.events.catalog.orchestrator import ContextItem, ModelRequest, ToolAnswer, ToolCall, ToolRound
 from petiole.events.errors import NotConfigured, ProviderRefused, ProviderUnavailable, UsageError
-from petiole.workers.llm import LanguageModel, chosen_name, language_model, names
+from petiole.workers.llm import LanguageModel, language_model, names
 from petiole.workers.llm.provider import Answer, Finished, Part, TextDelta, ToolDescription
+from petiole.workers.settings import WorkerSettings
 from tests.support.endpoint import Endpoint, Refusal, a_call, a_chunk, a_usage, serving, words
 from tests.support.errors import has_code
 
@@ -30,7 +31,7 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
     monkeypatch.setenv("NO_PROXY", "*")
     with serving() as made:
         monkeypatch.setenv("PETIOLE_LLM_BASE_URL", made.base_url)
-        monkeypatch.setenv("PETIOLE_LLM_LOCAL_URL", made.base_url)
+        monkeypatch.setenv("PETIOLE_LLM_BASE_URL", made.base_url)
         yield made
 
 
@@ -196,10 +197,10 @@ def test_an_endpoint_sees_its_connection_closed_by_whoever_leaves(
 
 def test_rules_are_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PETIOLE_LLM", raising=False)
-    assert chosen_name() == "rules"
+    assert WorkerSettings().llm == "rules"
 
     monkeypatch.setenv("PETIOLE_LLM", "openai")
-    assert chosen_name() == "openai"
+    assert WorkerSettings().llm == "openai"
 
 
 @pytest.mark.parametrize(
@@ -470,7 +471,7 @@ def test_a_local_model_that_does_not_run_is_told_how_to_start(monkeypatch: pytes
     pytest.importorskip("openai")
     monkeypatch.setenv("NO_PROXY", "*")
     with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as gone:
-        monkeypatch.setenv("PETIOLE_LLM_LOCAL_URL", f"http://127.0.0.1:{gone.server_port}/v1")
+        monkeypatch.setenv("PETIOLE_LLM_BASE_URL", f"http://127.0.0.1:{gone.server_port}/v1")
 
     with pytest.raises(ProviderUnavailable, match="petiole llm serve"):
         ask(language_model("local"), a_request())

@@ -13,9 +13,10 @@ import redis
 from kombu import Connection
 
 import petiole.tasks.transport
-from petiole.tasks.settlement import deduplication
+from petiole.tasks.settlement.deduplication import HOLDS_S, Known
 from petiole.tasks.transport.commands import Ack, Keys, Source, Steps
 from petiole.tasks.transport.delivery_log import Ledger
+from tests.support.apps import a_bus
 
 KEYS = Keys("unacked", "unacked_index", "held", "holders", "undecodable")
 LEDGER = Ledger("p:inbox:", "p:attempts:", "p:aborted:", 60_000, "one@here")
@@ -168,14 +169,13 @@ def test_what_a_lost_connection_had_still_to_mark_is_marked_by_the_next(clean_br
     assert server.get("p:inbox:" + DELIVERY) == b"done"
 
 
-def test_an_admission_holds_for_a_moment_and_not_beyond_an_abort_in_this_process(monkeypatch):
-    now = time.monotonic()
-    assert deduplication.holds(now)
-    assert not deduplication.holds(now - deduplication.HOLDS_S)
-    assert not deduplication.holds(0.0)
+def test_an_admission_holds_for_a_moment_and_not_beyond_an_abort_in_this_process():
+    known, now = Known(a_bus()), time.monotonic()
+    assert known.holds(now)
+    assert not known.holds(now - HOLDS_S)
+    assert not known.holds(0.0)
 
-    monkeypatch.setattr(deduplication, "_voided_at", 0.0)
-    deduplication.void()
+    known.void()
 
-    assert not deduplication.holds(now)
-    assert deduplication.holds(time.monotonic())
+    assert not known.holds(now)
+    assert known.holds(time.monotonic())

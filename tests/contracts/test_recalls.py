@@ -32,9 +32,9 @@ def vectors() -> Iterator[Vectors]:
         yield open_team_state(client, Settings()).vectors
 
 
-@pytest.fixture(params=["words", "meaning"])
+@pytest.fixture(params=["keyword", "semantic"])
 def recall(request, vectors, monkeypatch) -> Recall:
-    monkeypatch.setenv("PETIOLE_RECALL", request.param)
+    monkeypatch.setenv("PETIOLE_RETRIEVAL", request.param)
     return chosen_recall(vectors)
 
 
@@ -47,7 +47,7 @@ def found(recall: Recall, query: str, *texts: str, limit: int = 10) -> list[str]
 
 
 def test_it_is_what_was_chosen(recall, monkeypatch):
-    assert recall.name in {"words", "meaning"}
+    assert recall.name in {"keyword", "semantic"}
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_any_memory_is_looked_through(recall):
 
 @pytest.fixture
 def meaning(vectors, monkeypatch) -> Recall:
-    monkeypatch.setenv("PETIOLE_RECALL", "meaning")
+    monkeypatch.setenv("PETIOLE_RETRIEVAL", "semantic")
     return chosen_recall(vectors)
 
 
@@ -111,11 +111,10 @@ def test_meaning_finds_other_words_for_it(meaning):
     assert found(meaning, "What is my profession?", *texts)[0] == texts[2]
 
 
-def test_what_is_less_alike_than_the_cutoff_is_left_out(vectors, monkeypatch):
-    monkeypatch.setenv("PETIOLE_RECALL", "meaning")
-    monkeypatch.setenv("PETIOLE_RECALL_CUTOFF", "0.99")
+def test_what_is_less_alike_than_the_cutoff_is_left_out(vectors):
+    strict = Meaning(MiniLM.of_this_process(), vectors, cutoff=0.99)
 
-    assert found(chosen_recall(vectors), "Which car do I drive?", "I drive a car.", "Which car do I drive?") == [
+    assert found(strict, "Which car do I drive?", "I drive a car.", "Which car do I drive?") == [
         "Which car do I drive?"
     ]
 
@@ -149,7 +148,7 @@ def test_the_marks_of_the_tokenizer_are_text_where_a_user_writes_them():
 
 
 def test_meaning_without_its_extra_is_refused_by_name(vectors, monkeypatch):
-    monkeypatch.setenv("PETIOLE_RECALL", "meaning")
+    monkeypatch.setenv("PETIOLE_RETRIEVAL", "semantic")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.setattr("petiole.workers.retrieval.find_spec", lambda name: None)
 
@@ -158,9 +157,9 @@ def test_meaning_without_its_extra_is_refused_by_name(vectors, monkeypatch):
 
 
 def test_what_is_no_way_to_recall_is_refused(vectors, monkeypatch):
-    monkeypatch.setenv("PETIOLE_RECALL", "magic")
+    monkeypatch.setenv("PETIOLE_RETRIEVAL", "magic")
 
-    with pytest.raises(ValueError, match="'words' or 'meaning'"):
+    with pytest.raises(UsageError, match="'keyword' or 'semantic'"):
         chosen_recall(vectors)
 
 

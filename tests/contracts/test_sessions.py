@@ -27,7 +27,7 @@ from petiole.workers.agents import input as input_agent
 from tests.support.apps import a_bus
 from tests.support.errors import has_code
 
-LIMITS = Settings(session_idle_after=timedelta(seconds=1), session_end_after=timedelta(seconds=2))
+LIMITS = Settings(session_idle_timeout_s=1, session_end_timeout_s=2)
 
 
 @pytest.fixture(params=["fakeredis", "valkey"])
@@ -335,7 +335,7 @@ def test_a_working_memory_over_its_limit_is_refused_and_keeps_what_it_had(sessio
 
 
 def test_a_counter_that_finds_no_room_is_not_counted(bus):
-    bus.settings = Settings(session_memory_bytes=10)
+    bus.settings = Settings(max_session_memory_bytes=10)
     session = open_session("s", bus=bus)
     session.memory.set("aaaa", 1)
 

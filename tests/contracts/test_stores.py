@@ -12,6 +12,7 @@ import fakeredis
 import pytest
 import redis
 
+import petiole.tasks.stores
 from petiole.events import TextContent, TextMessageEvent
 from petiole.events.catalog.memory import Fact, Recollection
 from petiole.events.dead_letter import Attempt, DeadLetter
@@ -133,8 +134,9 @@ def test_history_is_read_from_where_one_stopped(stores):
     assert stores.history.since(stores.history.last_entry_id(), block_ms=20) == []
 
 
-def test_a_streams_index_keeps_the_newest(client):
-    stores = open_stores(client, Settings(stream_history_length=3))
+def test_a_streams_index_keeps_the_newest(client, monkeypatch):
+    monkeypatch.setattr(petiole.tasks.stores, "EVENTS_PER_STREAM", 3)
+    stores = open_stores(client, Settings())
     for number in range(5):
         record(stores, an_event(str(number)))
 
@@ -142,7 +144,7 @@ def test_a_streams_index_keeps_the_newest(client):
 
 
 def test_history_is_capped_by_number(client):
-    stores = open_stores(client, Settings(history_length=100))
+    stores = open_stores(client, Settings(max_history_events=100))
 
     for number in range(150):
         record(stores, an_event(str(number)))
@@ -151,7 +153,7 @@ def test_history_is_capped_by_number(client):
 
 
 def test_history_is_capped_by_age(client):
-    stores = open_stores(client, Settings(history_age=timedelta(hours=1)))
+    stores = open_stores(client, Settings(history_retention_s=3_600))
     age_history(client, stores, events=5, ago=timedelta(hours=1, seconds=1))
     age_history(client, stores, events=3, ago=timedelta(minutes=59), start=5)
 
@@ -161,7 +163,7 @@ def test_history_is_capped_by_age(client):
     assert texts(stores.history.of_stream("s")) == ["new"]
 
 
-@pytest.mark.parametrize("lowered", [{"history_length": 10}, {"history_age": timedelta(seconds=1)}])
+@pytest.mark.parametrize("lowered", [{"max_history_events": 10}, {"history_retention_s": 1}])
 def test_a_limit_that_was_lowered_is_reached_step_by_step(client, lowered):
     age_history(client, open_stores(client, Settings()), events=350, ago=timedelta(hours=1))
     stores = open_stores(client, Settings(**lowered))
@@ -513,7 +515,7 @@ def test_a_content_that_was_altered_is_recognised_and_mended_by_storing_it_again
 
 
 def test_a_content_stays_for_its_age_after_it_was_last_used(client):
-    stores = open_stores(client, Settings(payload_age=timedelta(days=10), history_age=timedelta(days=2)))
+    stores = open_stores(client, Settings(history_retention_s=10 * 86_400))
     stores.blobs.put([blob_of({"text": "one"})])
     (key,) = client.keys("petiole:blobs:*")
     stored_for_ms = client.pttl(key)
@@ -526,8 +528,13 @@ def test_a_content_stays_for_its_age_after_it_was_last_used(client):
     assert ten_days_ms - 60_000 < client.pttl(key) <= ten_days_ms
 
 
-def test_contents_stay_as_long_as_the_history_that_refers_to_them():
-    assert Settings(payload_age=timedelta(days=1), history_age=timedelta(days=30)).blob_age == timedelta(days=30)
+def test_a_content_stays_for_a_week_even_where_the_history_is_shorter(client):
+    stores = open_stores(client, Settings(history_retention_s=60))
+
+    stores.blobs.put([blob_of({"text": "one"})])
+
+    (key,) = client.keys("petiole:blobs:*")
+    assert client.pttl(key) > 7 * 86_400_000 - 60_000
 
 
 @pytest.mark.parametrize("document", [{}, {"content": 1}, {DATAREF: "https://elsewhere.example/1"}, {DATAREF: 5}])
@@ -582,7 +589,7 @@ def test_an_effect_can_be_abandoned_by_who_began_it_unless_it_is_done(stores):
 
 
 def test_an_effect_is_known_for_its_age_and_can_be_forgotten(client):
-    stores = open_stores(client, Settings(effect_age=timedelta(minutes=5)))
+    stores = open_stores(client, Settings(idempotency_retention_s=300))
     begin(stores)
     stores.effects.finish("charge:1", "done")
 

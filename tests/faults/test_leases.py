@@ -145,8 +145,8 @@ def test_what_a_killed_node_held_is_handled_within_five_seconds(node, slow, even
         ("solo", "ours"),
         pytest.param("threads", "ours", marks=pytest.mark.long),
         pytest.param("gevent", "ours", marks=(needs_gevent, pytest.mark.long)),
-        pytest.param("prefork", "stock", marks=pytest.mark.long),
-        pytest.param("solo", "stock", marks=pytest.mark.long),
+        pytest.param("prefork", "kombu", marks=pytest.mark.long),
+        pytest.param("solo", "kombu", marks=pytest.mark.long),
     ],
 )
 def test_a_handler_that_outlasts_its_lease_runs_once(node, slow, eventually, pool, transport):

@@ -76,7 +76,9 @@ for number in range({EACH}):
 def test_every_stream_is_told_in_order_whoever_dies_and_whatever_fails(node, clean_broker_url, eventually, capsys):
     node.module("teller", AGENT)
     node.module("publisher", PUBLISHER)
-    node.environment.update(PETIOLE_AGENTS="teller", PETIOLE_VISIBILITY_TIMEOUT_S="3", PETIOLE_HISTORY_LENGTH="1000000")
+    node.environment.update(
+        PETIOLE_AGENTS="teller", PETIOLE_VISIBILITY_TIMEOUT_S="3", PETIOLE_MAX_HISTORY_EVENTS="1000000"
+    )
     client = redis.Redis.from_url(clean_broker_url, decode_responses=True)
     bus = a_bus()
     bus.app.conf.update(broker_url=clean_broker_url, result_backend=clean_broker_url)

@@ -37,7 +37,7 @@ def _publish_for_ever(url: str, tells: int) -> None:
         # Random, so that each event has a content of its own.
         content = AudioContent(data=random.randbytes(100_000), duration_ms=1)
         event = AudioChunkEvent(stream_id="s", content=content)
-        dispatch(bus, [divided(admit(event, registry, LIMIT), bus.settings.claim_check_bytes)])
+        dispatch(bus, [divided(admit(event, registry, LIMIT), bus.settings.claim_check_threshold_bytes)])
         os.write(tells, b".")
 
 

@@ -44,7 +44,7 @@ publish_many(MessageEvent(event_type={topic!r}, stream_id="s", content={{}}) for
 def test_deliveries_that_wait_for_a_retry_cost_a_worker_no_memory(node, clean_broker_url, eventually, capsys):
     client = redis.Redis.from_url(clean_broker_url, decode_responses=True)
     node.module("agent_patient", AGENT)
-    node.environment.update(PETIOLE_AGENTS="agent_patient", PETIOLE_LOG_LEVEL="ERROR")
+    node.environment.update(PETIOLE_AGENTS="agent_patient")
     worker = psutil.Process(node.worker("one").pid)
 
     # Whatever a worker keeps from its first deliveries on, and does not collect before there is more of it, is there

@@ -97,13 +97,13 @@ class System:
         """Tell what waits, what is held, and the last thing that could not be written."""
         held = [entry[:1_500] for entry in self.store.hvals("unacked")]
         logs = self.node.logs()
-        unwritten = logs[logs.rfind("dead_letter.unwritten") :][:6_000] if "dead_letter.unwritten" in logs else ""
+        unwritten = logs[logs.rfind("dead_letter.write_failed") :][:6_000] if "dead_letter.write_failed" in logs else ""
         return f"held {held}\n{unwritten}\n{logs[-1_000:]}"
 
 
 @pytest.fixture
 def system(node, clean_broker_url, eventually, caplog):
-    caplog.set_level("CRITICAL", "petiole.tasks.settlement.dead_lettering")
+    caplog.set_level("CRITICAL", "petiole")
     system = System(node, f"petiole+{clean_broker_url}", clean_broker_url, eventually)
     yield system
     system.bus.close()
@@ -389,19 +389,19 @@ def test_bytes_that_cannot_be_kept_now_stay_and_are_kept_later(system):
     text = written(a_message(b"no JSON"))
 
     system.push(text, written(a_message()))
-    system.eventually(lambda: "dead_letter.unwritten" in system.node.logs(), 20, system.node.logs)
+    system.eventually(lambda: "dead_letter.write_failed" in system.node.logs(), 20, system.node.logs)
     system.eventually(lambda: system.handled() == 1, 20, system.node.logs)
 
     assert int(system.store.hlen("unacked")) == 1, "it is not acknowledged"
     system.store.delete("petiole:dead_letters")
     system.eventually(lambda: [letter.raw for letter in system.letters()] == [text], 20, system.node.logs)
     system.await_settled()
-    assert system.node.logs().count("dead_letter.unwritten") <= 3, "it waits between its tries"
+    assert system.node.logs().count("dead_letter.write_failed") <= 3, "it waits between its tries"
 
 
 @pytest.fixture
 def on_rabbitmq(node, rabbit_url, clean_broker_url, eventually, caplog):
-    caplog.set_level("CRITICAL", "petiole.tasks.settlement.dead_lettering")
+    caplog.set_level("CRITICAL", "petiole")
     queues = [name for queue in ("one", "publish") for name in lanes(queue, RABBITMQ)]
     with kombu.Connection(rabbit_url) as connection:
         channel: Any = connection.channel()

@@ -11,7 +11,7 @@ import pytest
 
 from petiole.events import Event, MessageEvent, TextMessageEvent
 from petiole.events.errors import UsageError
-from petiole.tasks import Agent, EventBus, Response, RetryPolicy, dead_letters
+from petiole.tasks import Agent, EventBus, RetryPolicy, dead_letters
 
 
 def test_a_subscriber_hears_what_is_published(a_message):
@@ -36,7 +36,7 @@ def test_what_a_subscriber_returns_is_published(a_message):
     def repeat(event: Event) -> MessageEvent:
         return event.caused(MessageEvent, event_type="message.repeated")
 
-    def hear(event: Event) -> None:
+    def hear(event: TextMessageEvent) -> None:
         heard.append(event.event_type)
 
     with EventBus() as bus:
@@ -57,7 +57,7 @@ def test_a_request_is_answered():
 
     with EventBus() as bus:
         bus.include(agent)
-        answer: Response[int] = bus.request("add", responder="adder", one=1, two=2).get(timeout=10)
+        answer = bus.request("add", responder="adder", returns=int, one=1, two=2).get(timeout=10)
 
     assert answer.value == 3
 
@@ -65,7 +65,7 @@ def test_a_request_is_answered():
 def test_a_delivery_that_fails_comes_again_after_its_delay_and_ends_as_a_dead_letter(a_message):
     tries: list[int] = []
 
-    def fail(event: Event) -> None:
+    def fail(event: TextMessageEvent) -> None:
         tries.append(1)
         raise ValueError("no")
 

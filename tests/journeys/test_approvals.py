@@ -17,6 +17,7 @@ from petiole.events.catalog.tools import ApprovalGrantedEvent, ApprovalRequested
 from petiole.events.errors import UsageError
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.agents import tools as tools_agent
+from petiole.workers.state import team_state
 from petiole.workers.tools import ToolRegistry, approvals
 from tests.support.apps import command_line, serve_tools
 from tests.support.errors import has_code
@@ -123,7 +124,7 @@ def test_a_call_that_nobody_decides_has_failed_at_the_deadline(team, ran):
 
 
 def test_a_decision_after_the_deadline_is_refused(ran, monkeypatch):
-    monkeypatch.setenv("PETIOLE_APPROVAL_TIMEOUT", "0.001")
+    monkeypatch.setenv("PETIOLE_APPROVAL_TIMEOUT_S", "0.001")
     with EventTestHarness([tools_agent.agent]) as team:
         approval = asked(team).content
 
@@ -214,7 +215,7 @@ def test_a_grant_that_nobody_gave_runs_nothing(team, ran):
 
 def test_a_grant_whose_teller_died_is_told_at_the_deadline(team, ran):
     approval = asked(team).content
-    team.bus.stores.approvals.decide(approval.approval_id, "granted", by="ada")
+    team_state(team.bus).approvals.decide(approval.approval_id, "granted", by="ada")
 
     team.send_through(a_request(a_call(tool="look", call_id="c-2")))
 
@@ -248,7 +249,7 @@ def test_an_operator_sees_what_waits_and_grants_it(team, ran, type_):
     assert approval.fingerprint in shown
     assert "    order {" in type_("list").stdout
 
-    granted = type_("grant", approval.approval_id, "--by", "ada")
+    granted = type_("grant", approval.approval_id, "--operator", "ada")
 
     assert granted.exit_code == 0
     assert "ada" in granted.stdout

@@ -21,7 +21,9 @@ CAPACITY = 10
 
 
 def a_bus(url: str, overflow: Overflow, *, block_timeout_s: float = 1.0) -> EventBus:
-    return apps.a_bus(url, a_listener("memory", capacity=CAPACITY, overflow=overflow), block_timeout=block_timeout_s)
+    return apps.a_bus(
+        url, a_listener("memory", capacity=CAPACITY, overflow=overflow), queue_full_timeout_s=block_timeout_s
+    )
 
 
 def a_listener(name: str, **options: Any) -> Agent:

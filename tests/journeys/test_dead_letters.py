@@ -408,7 +408,7 @@ def test_a_letter_that_is_not_kept_is_refused_by_name(shop):
 @pytest.fixture
 def small() -> Iterator[EventTestHarness]:
     """Give a harness that keeps ten letters for ten days."""
-    settings = Settings(dead_letter_count=10, dead_letter_age=timedelta(days=10))
+    settings = Settings(max_dead_letters=10, dead_letter_retention_s=10 * 86_400)
     with EventTestHarness(settings=settings) as harness:
         yield harness
 
@@ -445,7 +445,7 @@ def test_nothing_is_dropped_before_an_alarm_and_that_is_raised_once_a_day(small)
     (near, _) = said(small, "error.dead_letters_dropping")
     assert near.content.severity == "warning"
     assert near.content.parameters["count"] == 8
-    assert "PETIOLE_DEAD_LETTER_COUNT" in near.content.message
+    assert "PETIOLE_MAX_DEAD_LETTERS" in near.content.message
 
 
 def test_a_letter_that_grows_old_is_dropped_after_an_alarm(small):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -21,7 +20,7 @@ from tests.support.inside import Inside
 
 @pytest.fixture
 def harness() -> Iterator[EventTestHarness]:
-    with EventTestHarness(settings=Settings(draft_lease=timedelta(seconds=1))) as harness:
+    with EventTestHarness(settings=Settings(heartbeat_timeout_s=1)) as harness:
         yield harness
 
 

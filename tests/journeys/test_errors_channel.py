@@ -246,11 +246,11 @@ def test_with_10_000_events_queued_an_error_is_handled_within_a_second(house, in
     house.worker("busy", "-Q", "slow")
 
     house.run(PUBLISH.format(code="report('something is odd')"))
-    eventually(lambda: "error.noticed" in house.logs(), 10, house.logs)
+    eventually(lambda: "error.reported" in house.logs(), 10, house.logs)
 
     waiting = inside.queue_depth("slow")
     (told,) = inside.history("error.reported")
-    (noticed,) = [json.loads(line) for line in house.logs().splitlines() if '"error.noticed"' in line]
+    (noticed,) = [json.loads(line) for line in house.logs().splitlines() if '"error.reported"' in line]
     waited = datetime.fromisoformat(noticed["timestamp"]) - datetime.fromisoformat(told["timestamp"])
     assert waited.total_seconds() < 1
     assert waiting > 1_000, "the ordinary queue is still full"

@@ -99,16 +99,6 @@ def test_a_suggestion_tells_why_and_how_sure_it_is(alone):
     assert suggestion.priority == 1
 
 
-def test_what_it_is_not_sure_enough_of_is_not_suggested(alone, monkeypatch):
-    monkeypatch.setenv("PETIOLE_PROACTIVE_CONFIDENCE", "0.76")
-
-    for _ in range(3):
-        alone.send_through(a_question())
-
-    assert len(said(alone, PatternDetectedEvent)) == 1, "it is seen, and only not said"
-    assert said(alone, ProactiveSuggestionEvent) == []
-
-
 def test_failure_upon_failure_asks_for_somebody_once(alone):
     for _ in range(6):
         alone.send_through(a_failure())

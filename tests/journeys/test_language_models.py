@@ -107,8 +107,8 @@ def test_an_answer_is_read_while_it_is_written_and_is_the_one_that_is_sent(team:
 
 
 def test_what_it_took_and_cost_is_recorded(team: Team, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PETIOLE_LLM_INPUT_PRICE", "1000")
-    monkeypatch.setenv("PETIOLE_LLM_OUTPUT_PRICE", "10000")
+    monkeypatch.setenv("PETIOLE_LLM_INPUT_PRICE_PER_MILLION_TOKENS", "1000")
+    monkeypatch.setenv("PETIOLE_LLM_OUTPUT_PRICE_PER_MILLION_TOKENS", "10000")
     harness = team()
 
     events = harness.send_through(a_message())
@@ -249,7 +249,7 @@ def test_the_user_hears_of_an_endpoint_that_does_not_answer(
 def test_an_endpoint_that_is_down_is_left_alone_and_users_hear_of_it(
     team: Team, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PETIOLE_LLM_PATIENCE_S", "5")
+    monkeypatch.setenv("PETIOLE_LLM_RETRY_TIMEOUT_S", "5")
     endpoint.reply = lambda question: Refusal(503)
     harness = team()
 
@@ -267,7 +267,7 @@ def test_an_endpoint_that_is_down_is_left_alone_and_users_hear_of_it(
 def test_an_answer_that_takes_too_long_is_given_up(
     team: Team, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PETIOLE_LLM_LIMIT_S", "0.2")
+    monkeypatch.setenv("PETIOLE_LLM_ANSWER_TIMEOUT_S", "0.2")
     endpoint.reply = lambda question: words("ab" * 1000, SLOW)
 
     (failed,) = said(team().send_through(a_message(), timeout=15), ResponseFailedEvent)
@@ -347,7 +347,7 @@ def test_rounds_are_bounded_and_the_last_question_offers_no_tools(
 def test_a_tool_that_never_answers_ends_the_round_after_a_while(
     team: Team, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PETIOLE_ORCHESTRATOR_TOOLS_TIMEOUT_S", "0.3")
+    monkeypatch.setenv("PETIOLE_TOOLS_TIMEOUT_S", "0.3")
     endpoint.reply = calls_once(("calculator", '{"expression": "6 * 7"}'))
 
     events = team(without=(tools.agent,)).send_through(a_message("Surprise me."), timeout=15)
@@ -371,7 +371,7 @@ print(asked.event_id)
 def test_a_killed_worker_s_answer_is_marked_as_lost_once_and_another_begins_it_anew(
     endpoint: Endpoint, node: Any, clean_broker_url: str, eventually: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PETIOLE_DRAFT_LEASE", "1")
+    monkeypatch.setenv("PETIOLE_HEARTBEAT_TIMEOUT_S", "1")
     settings = {name: value for name, value in os.environ.items() if name.startswith(("PETIOLE_", "NO_PROXY"))}
     node.environment.update(settings, PETIOLE_BROKER_URL=clean_broker_url, PETIOLE_AGENTS="petiole.workers.agents.llm")
     endpoint.reply = lambda question: words("ab" * 1000, SLOW)

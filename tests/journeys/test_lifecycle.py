@@ -84,7 +84,7 @@ def told(inside):
 def system(node):
     node.module("house", AGENTS)
     node.environment["PETIOLE_AGENTS"] = "house"
-    node.environment["PETIOLE_HEARTBEAT_LIMIT"] = "PT2S"
+    node.environment["PETIOLE_HEARTBEAT_TIMEOUT_S"] = "2"
     return node
 
 

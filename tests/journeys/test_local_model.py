@@ -43,7 +43,11 @@ def url() -> Iterator[str]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         try:
-            yield next(line for line in process.stdout if line.startswith("PETIOLE_LLM_LOCAL_URL=")).strip()[22:]
+            yield (
+                next(line for line in process.stdout if line.startswith("PETIOLE_LLM_BASE_URL="))
+                .strip()
+                .removeprefix("PETIOLE_LLM_BASE_URL=")
+            )
         finally:
             process.send_signal(signal.SIGTERM)
             assert process.wait(timeout=10) == 0
@@ -52,7 +56,7 @@ def url() -> Iterator[str]:
 @pytest.fixture
 def local(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("PETIOLE_LLM", "local")
-    monkeypatch.setenv("PETIOLE_LLM_LOCAL_URL", url)
+    monkeypatch.setenv("PETIOLE_LLM_BASE_URL", url)
     monkeypatch.setenv("NO_PROXY", "*")
     llm._model_named.cache_clear()
     yield

@@ -129,7 +129,7 @@ def test_of_a_fact_that_has_changed_only_the_new_value_is_recalled(alone):
 
 
 def test_where_meaning_is_chosen_other_words_find_it_too(alone, monkeypatch):
-    monkeypatch.setenv("PETIOLE_RECALL", "meaning")
+    monkeypatch.setenv("PETIOLE_RETRIEVAL", "semantic")
     say(alone, "I bought a Volvo.", "The weather is fine.")
 
     assert recalled(alone, "Which car do I drive?") == ["I bought a Volvo."]

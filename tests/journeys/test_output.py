@@ -249,7 +249,7 @@ def test_a_worker_that_dies_after_it_sent_and_before_it_said_so_leaves_one_messa
     node, inside, clean_broker_url, eventually
 ):
     node.module("dying", DYING)
-    node.environment.update(PETIOLE_AGENTS="dying", PETIOLE_TERMINAL="true", PETIOLE_VISIBILITY_TIMEOUT_S="2")
+    node.environment.update(PETIOLE_AGENTS="dying", PETIOLE_TERMINAL_CHANNEL="true", PETIOLE_VISIBILITY_TIMEOUT_S="2")
     publish = (
         "from events import FormattedResponse, ResponseReadyEvent as R; from tasks import publish;"
         "[publish(R(stream_id='s', content=FormattedResponse(text=f'it is {when}'))) for when in ('early', 'late')]"

@@ -220,7 +220,7 @@ def test_history_shows_what_is_left_of_an_event_whose_content_is_gone(harness):
 
 
 def test_the_threshold_is_a_setting():
-    with EventTestHarness(settings=Settings(claim_check_bytes=2 * A_MEGABYTE)) as harness:
+    with EventTestHarness(settings=Settings(claim_check_threshold_bytes=2 * A_MEGABYTE)) as harness:
         harness.publish(an_audio_event())
 
         assert Inside(harness).payloads() == 0

@@ -278,9 +278,9 @@ def test_a_failed_delivery_is_one_json_line_with_its_ids(node, eventually, a_mes
 
     node.run(f"from tasks import publish; publish({message.model_dump(mode='json')!r})")
 
-    eventually(lambda: "event.dead_lettered" in node.logs(), 30, node.logs)
+    eventually(lambda: "delivery.dead_lettered" in node.logs(), 30, node.logs)
     lines = [json.loads(line) for line in node.logs().splitlines() if line.startswith("{")]
-    (told,) = [line for line in lines if line["event"] == "event.dead_lettered"]
+    (told,) = [line for line in lines if line["event"] == "delivery.dead_lettered"]
     assert (told["event_id"], told["stream_id"]) == (message.event_id, message.stream_id)
     assert (told["subscription"], told["cause"], told["level"]) == ("one.fail", "failed", "error")
     assert "the disk is full" in told["exception"]

@@ -466,7 +466,7 @@ def test_an_agent_asks_for_no_longer_than_the_event_at_hand_is_of_use(asked):
 
 
 def test_a_request_without_a_timeout_has_that_of_the_settings():
-    settings = Settings(request_timeout=timedelta(seconds=0.5))
+    settings = Settings(request_timeout_s=0.5)
     slow = Agent("slow")
     slow.answers("ask")(a_silent_answer)
     with EventTestHarness([slow], settings=settings) as harness:
@@ -752,7 +752,7 @@ print(json.dumps([each.document for each in found]))
 
 @pytest.mark.long
 def test_a_request_that_kills_its_workers_is_answered_by_its_dead_letter(service, client):
-    service.environment["PETIOLE_MOST_DEATHS"] = "2"
+    service.environment["PETIOLE_MAX_DELIVERY_CRASHES"] = "2"
     workers = [service.worker(name) for name in ("one", "two", "three")]
 
     said = ask(service, 'print(json.dumps(request("die", responder="data_service", timeout=40).get().error_type))')
@@ -790,7 +790,6 @@ def test_who_is_told_to_stop_waiting_does_so_within_a_second(service):
         service,
         """
 import asyncio, threading
-from petiole.tasks.requests.requester import stop_waiting
 kinds = []
 def wait():
     kinds.append(request("slow", responder="data_service", seconds=3, timeout=30).get().error_type)
@@ -800,7 +799,7 @@ threads = [threading.Thread(target=wait), threading.Thread(target=lambda: asynci
 [each.start() for each in threads]
 time.sleep(1)
 began = time.monotonic()
-stop_waiting()
+request.stop_waiting()
 [each.join() for each in threads]
 print(json.dumps([kinds, time.monotonic() - began < 1]))
 """,

@@ -59,8 +59,7 @@ def test_beat_ends_idle_sessions_once(node, bus, inside, eventually):
         PETIOLE_AGENTS="petiole.workers.agents.supervisor",
         PETIOLE_TICK_INTERVAL_S="0",
         PETIOLE_METRICS_INTERVAL_S="0",
-        PETIOLE_SESSION_SWEEP_INTERVAL_S="0.5",
-        PETIOLE_SESSION_END_AFTER="1",
+        PETIOLE_SESSION_END_TIMEOUT_S="1",
     )
     node.worker("sweeping")
     for stream_id in ("one", "two", "three"):

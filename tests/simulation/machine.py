@@ -76,7 +76,7 @@ def machine_of(*, is_one_step: bool) -> Machine:
     transport = sending_transport(state)
     # Processes die at every tenth call here: what is poison elsewhere is the weather.
     settlement.PAUSE_S = 0.0
-    bus = SimulatedApp(Celery("simulation", set_as_current=False), settings=Settings(most_deaths=1_000_000))
+    bus = SimulatedApp(Celery("simulation", set_as_current=False), settings=Settings(max_delivery_crashes=1_000_000))
     bus._state = state
     bus.is_one = is_one_step
     bus.app.conf.update(broker_url="memory://", broker_transport=transport, result_backend="cache+memory://")

@@ -19,9 +19,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from petiole.events.errors import Retryable
-from petiole.tasks import EventBus
+from petiole.tasks.bus import EventBus
 from petiole.workers.process import embedded_broker
-from tests.support.apps import a_bus
 from tests.support.errors import has_code
 
 NO_RETRY = Retry(NoBackoff(), 0)
@@ -234,17 +233,17 @@ def test_the_home_is_dot_petiole_unless_the_environment_names_one(tmp_path, monk
 
 def test_it_is_used_only_where_no_other_broker_is_configured(home, monkeypatch):
     monkeypatch.setenv("PETIOLE_HOME", str(home))
-    monkeypatch.delenv("PETIOLE_BROKER_URL", raising=False)
-    monkeypatch.delenv("CELERY_BROKER_URL", raising=False)
-    assert embedded_broker.use_embedded_broker(a_bus("redis://elsewhere")) is None
+    for name in ("PETIOLE_BROKER_URL", "CELERY_BROKER_URL"):
+        monkeypatch.delenv(name, raising=False)
+    elsewhere = EventBus(Celery(broker="redis://elsewhere", set_as_current=False))
+    assert embedded_broker.use_embedded_broker(elsewhere) is None
     assert not home.exists()
 
     bus = EventBus(Celery(set_as_current=False))
     running = embedded_broker.use_embedded_broker(bus)
 
     assert running is not None
-    assert embedded_broker.url(home) == running.url
-    assert bus.broker_url == running.url
+    assert embedded_broker.url(home) == running.url == bus.broker_url
 
 
 def a_client(url: str) -> redis.Redis:

@@ -3,7 +3,7 @@
 What the model writes can be read along (tasks/streaming/reader.py); the whole of it is the event. A model that cannot
 be
 reached is asked again, three times in all; one whose circuit is open, or whose budget is spent, is asked later, up to
-PETIOLE_LLM_PATIENCE_S. Then, and where it refuses, the failure is told, so that the user hears something.
+PETIOLE_LLM_RETRY_TIMEOUT_S. Then, and where it refuses, the failure is told, so that the user hears something.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ from petiole.events.errors import (
 )
 from petiole.events.event import Event
 from petiole.tasks import Agent, Context, Draft, RetryPolicy
-from petiole.workers.llm import LanguageModel, ModelSettings, chosen_name, language_model
+from petiole.workers.llm import LanguageModel, language_model
 from petiole.workers.llm.provider import Answer, Part, ToolDescription
 from petiole.workers.llm.usage_limits import held_to_account, recorded
+from petiole.workers.settings import WorkerSettings
 from petiole.workers.tools import installed_tools
 
 agent = Agent("llm")
@@ -41,10 +42,9 @@ agent = Agent("llm")
 RETRY = RetryPolicy(max_attempts=3)
 
 
-@agent.on("orchestrator.llm.requested", on_busy=ModelSettings().on_busy, retry=RETRY)
 async def answer(event: ModelRequestedEvent, context: Context) -> tuple[Event, ...]:
     """Have the answer written; a model that cannot is told as a failure, once trying again is over."""
-    name = chosen_name()
+    name = WorkerSettings().llm
     try:
         # Made before the draft begins: to import its library takes a second, in which nobody could vouch for the run.
         model = await asyncio.to_thread(_model_named, name)
@@ -59,6 +59,12 @@ async def answer(event: ModelRequestedEvent, context: Context) -> tuple[Event, .
     generated = event.caused(ResponseGeneratedEvent, content=response)
     usage = recorded(model.name, response.model, response.usage)
     return (generated, event.caused(UsageRecordedEvent, content=usage)) if usage else (generated,)
+
+
+@agent.on_include
+def subscribe_answer() -> None:
+    """Subscribe `answer` with the configured `on_busy`."""
+    agent.on("orchestrator.llm.requested", on_busy=WorkerSettings().llm_on_busy, retry=RETRY)(answer)
 
 
 async def written(request: ModelRequest, model: LanguageModel, draft: Draft) -> GeneratedResponse:
@@ -80,7 +86,7 @@ async def written(request: ModelRequest, model: LanguageModel, draft: Draft) -> 
 async def _write(
     model: LanguageModel, request: ModelRequest, tools: Sequence[ToolDescription], answer: Answer, draft: Draft
 ) -> None:
-    parts, limit_s = _parts(model, request, tools), ModelSettings().limit_s
+    parts, limit_s = _parts(model, request, tools), WorkerSettings().llm_answer_timeout_s
     async with held_to_account(model.name, request, answer, limit_s):
         try:
             async with asyncio.timeout(limit_s):
@@ -114,7 +120,7 @@ def is_tried_again(error: PetioleError, event: ModelRequestedEvent, attempt: int
     """Tell whether another attempt is to be made: of three, or within the patience for what is put off."""
     if isinstance(error, RetryLater):
         comes_at = datetime.now(UTC) + timedelta(seconds=error.after_s)
-        return comes_at < event.timestamp + timedelta(seconds=ModelSettings().patience_s)
+        return comes_at < event.timestamp + timedelta(seconds=WorkerSettings().llm_retry_timeout_s)
     return attempt < RETRY.max_attempts
 
 

@@ -11,11 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
-from typing import Annotated
 from uuid import NAMESPACE_URL, uuid5
-
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from petiole.events.catalog.input import TextMessageEvent
 from petiole.events.catalog.memory import (
@@ -49,19 +45,13 @@ STREAMS_CLEANED_AT_ONCE = 1_000
 
 _LONGEST_PATTERN = 200
 
-
-class Settings(BaseSettings):
-    """When the memory calls something a habit: so often within so many days, and told of once in as many."""
-
-    model_config = SettingsConfigDict(env_prefix="PETIOLE_MEMORY_", env_ignore_empty=True)
-
-    pattern_threshold: Annotated[int, Field(ge=2)] = 3
-    pattern_window_days: Annotated[float, Field(gt=0)] = 7
+HABIT_OCCURRENCES, HABIT_WINDOW = 3, timedelta(days=7)
+"""A question that comes so often within the window is a habit, which is published once in a window."""
 
 
 @agent.on_start
 def refuse_what_cannot_recall() -> None:
-    """Refuse to start where PETIOLE_RECALL needs what is not installed."""
+    """Refuse to start where PETIOLE_RETRIEVAL needs what is not installed."""
     check_recall()
 
 
@@ -104,10 +94,14 @@ def habits(event: Event, context: Context) -> Iterator[Event]:
     question = question_in(event.content.text) if isinstance(event, TextMessageEvent) else None
     if not isinstance(event, TextMessageEvent) or question is None:
         return
-    settings, name = Settings(), f"memory {owner_of(event)} asks {question}"
-    window = timedelta(days=settings.pattern_window_days)
+    name = f"memory {owner_of(event)} asks {question}"
     count = team_state(context.bus).occurrences.notice(
-        name, event.event_id, event.timestamp, enough=settings.pattern_threshold, window=window, cooldown=window
+        name,
+        event.event_id,
+        event.timestamp,
+        enough=HABIT_OCCURRENCES,
+        window=HABIT_WINDOW,
+        cooldown=HABIT_WINDOW,
     )
     if count:
         content = LearnedPattern(pattern=event.content.text[:_LONGEST_PATTERN], occurrences=count)

@@ -14,10 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Annotated, Final
-
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from typing import Final
 
 from petiole.events.catalog.input import TextMessageEvent
 from petiole.events.catalog.llm import ResponseFailedEvent
@@ -36,31 +33,13 @@ from petiole.events.event import LEAST_URGENT, Event
 from petiole.tasks import Agent, Context
 from petiole.workers.retrieval.candidates import owner_of
 from petiole.workers.retrieval.questions import question_in
+from petiole.workers.settings import WorkerSettings
 from petiole.workers.state import team_state
 
 agent = Agent("proactive", capacity=10_000, overflow="drop_oldest")
 
 OUT_OF_DATE = timedelta(minutes=10)
 _SHOWN_LENGTH = 200
-
-
-class Settings(BaseSettings):
-    """How often within how long is a pattern, how sure it has to be, and how long it stays quiet about it then."""
-
-    model_config = SettingsConfigDict(env_prefix="PETIOLE_PROACTIVE_", env_ignore_empty=True)
-
-    threshold: Annotated[int, Field(ge=2)] = 3
-    window_s: Annotated[float, Field(gt=0)] = 600
-    cooldown_s: Annotated[float, Field(gt=0)] = 3600
-    confidence: Annotated[float, Field(ge=0, le=1)] = 0.6
-
-    @property
-    def window(self) -> timedelta:
-        return timedelta(seconds=self.window_s)
-
-    @property
-    def cooldown(self) -> timedelta:
-        return timedelta(seconds=self.cooldown_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,43 +62,42 @@ def watch(event: Event, context: Context) -> Iterator[Event]:
     if read is None or context.is_replay or agent.name in event.path:
         return
     if sign := read(event):
-        yield from act_on(sign, event, context, Settings())
+        yield from act_on(sign, event, context, WorkerSettings())
 
 
-def act_on(sign: Sign, event: Event, context: Context, settings: Settings) -> Iterator[Event]:
+def act_on(sign: Sign, event: Event, context: Context, settings: WorkerSettings) -> Iterator[Event]:
     """Count a sign, and say what is to be said once it came often enough."""
     count = sign.occurrences or noticed(sign, event, context, settings)
     if not count:
         return
+    window = timedelta(seconds=settings.proactive_window_s)
     if not sign.occurrences:
-        pattern = DetectedPattern(pattern=sign.told, occurrences=count, window=settings.window)
+        pattern = DetectedPattern(pattern=sign.told, occurrences=count, window=window)
         yield event.caused(PatternDetectedEvent, content=pattern)
-    if confidence(count) < settings.confidence:
-        return
     if sign.is_failure:
-        reason = f"{count} failures within {settings.window}, the last of {sign.told}"
+        reason = f"{count} failures within {window}, the last of {sign.told}"
         content = Intervention(reason=reason, confidence=confidence(count))
         yield event.caused(InterventionNeededEvent, content=content)
     elif may_suggest(sign, event, context, settings):
         yield event.caused(ProactiveSuggestionEvent, content=suggestion(sign, count, cooldown_key(sign, event)))
 
 
-def noticed(sign: Sign, event: Event, context: Context, settings: Settings) -> int:
+def noticed(sign: Sign, event: Event, context: Context, settings: WorkerSettings) -> int:
     """Count a sign within the window; returns how many there were, where that is to be told, and else 0."""
     return team_state(context.bus).occurrences.notice(
         f"proactive {cooldown_key(sign, event)}",
         event.event_id,
         event.timestamp,
-        enough=settings.threshold,
-        window=settings.window,
-        cooldown=settings.cooldown,
+        enough=settings.proactive_min_occurrences,
+        window=timedelta(seconds=settings.proactive_window_s),
+        cooldown=timedelta(seconds=settings.proactive_cooldown_s),
     )
 
 
-def may_suggest(sign: Sign, event: Event, context: Context, settings: Settings) -> bool:
+def may_suggest(sign: Sign, event: Event, context: Context, settings: WorkerSettings) -> bool:
     """Take the turn to suggest something to this user for this pattern; whoever noticed it, one has it per cooldown."""
     name = f"suggestion {cooldown_key(sign, event)}"
-    once = settings.cooldown
+    once = timedelta(seconds=settings.proactive_cooldown_s)
     return (
         team_state(context.bus).occurrences.notice(
             name, event.event_id, event.timestamp, enough=1, window=once, cooldown=once

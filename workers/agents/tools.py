@@ -44,6 +44,7 @@ from petiole.workers.llm.rules.intent_rules import classify
 from petiole.workers.retrieval import Recall, chosen_recall
 from petiole.workers.retrieval.candidates import owner_of, remembered
 from petiole.workers.retrieval.keyword import words_of
+from petiole.workers.settings import WorkerSettings
 from petiole.workers.state import team_state
 from petiole.workers.tools import Tool, ToolContext, approvals, installed_tools
 from petiole.workers.tools.tool_calls import (
@@ -100,7 +101,7 @@ def run(event: CallRequestedEvent, context: Context) -> Event | None:
             tool.accept(call.arguments)
     except PetioleError as error:
         return fail(event, call, error)
-    return ask(event, context) if tool.terms.needs_approval else carry_out(event, call, tool, context)
+    return ask(event) if tool.terms.needs_approval else carry_out(event, call, tool, context)
 
 
 @agent.on("tools.approval.granted")
@@ -137,9 +138,9 @@ def expire(event: ApprovalDeadlineReachedEvent) -> Event | None:
     return approvals.expire(event.content.approval_id).told()
 
 
-def ask(event: CallRequestedEvent, context: Context) -> Event | None:
+def ask(event: CallRequestedEvent) -> Event | None:
     """Ask for a call to be granted, until its deadline. The delivery is over then; the decision's event leads on."""
-    expires_at = datetime.now(UTC) + team_state(context.bus).settings.approval_timeout
+    expires_at = datetime.now(UTC) + timedelta(seconds=WorkerSettings().approval_timeout_s)
     asked = approvals.ask(approval_requested(event, event.content, expires_at))
     if asked.state != "pending":
         return asked.told()

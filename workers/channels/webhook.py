@@ -13,20 +13,16 @@ Source: Standard Webhooks, version 1.0.0, sections "Webhook headers" and "Signat
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 from datetime import UTC, datetime
 from functools import cache
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Annotated, Final
-
-from pydantic import AfterValidator, AnyHttpUrl, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from typing import TYPE_CHECKING, Final
 
 from petiole.events.errors import NotConfigured, ProviderRefused, ProviderUnavailable, missing_extra
 from petiole.tasks.resilience.guarded import guarded
 from petiole.workers.channels.channel import Repetition
+from petiole.workers.settings import WorkerSettings
 
 if TYPE_CHECKING:
     import httpx2
@@ -34,31 +30,6 @@ if TYPE_CHECKING:
 
 # The receiver may take the message later; every other status that is no success stays.
 _PASSING: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
-_PREFIX: Final = "whsec_"
-_LEAST_BYTES, _MOST_BYTES = 24, 64  # which the specification asks for and the library does not check
-
-
-def _checked_secret(secret: SecretStr) -> SecretStr:
-    text = secret.get_secret_value()
-    try:
-        key = base64.b64decode(text.removeprefix(_PREFIX), validate=True)
-    except binascii.Error:
-        key = b""
-    if not text.startswith(_PREFIX) or not _LEAST_BYTES <= len(key) <= _MOST_BYTES:
-        raise ValueError(f"is no {_PREFIX} followed by {_LEAST_BYTES} to {_MOST_BYTES} bytes as base64")
-    return secret
-
-
-class WebhookSettings(BaseSettings):
-    """Where messages go, and how they are signed."""
-
-    model_config = SettingsConfigDict(
-        env_prefix="PETIOLE_WEBHOOK_", env_ignore_empty=True, frozen=True, hide_input_in_errors=True
-    )
-
-    url: AnyHttpUrl | None = None
-    secret: Annotated[SecretStr, AfterValidator(_checked_secret)] | None = None
-    timeout_s: Annotated[float, Field(gt=0, le=120)] = 10.0
 
 
 class Webhook:
@@ -67,12 +38,10 @@ class Webhook:
     name = "webhook"
     repetition: Repetition = "known"
 
-    def __init__(self, settings: WebhookSettings) -> None:
-        """Prepare the client; nothing is sent yet. Raises: UsageError (missing_extra), NotConfigured."""
-        if settings.url is None or settings.secret is None:
-            raise NotConfigured("the webhook", "set PETIOLE_WEBHOOK_URL and PETIOLE_WEBHOOK_SECRET, both")
-        self._url = str(settings.url)
-        self._client, self._signer = _connect(settings.timeout_s, settings.secret.get_secret_value())
+    def __init__(self, url: str, secret: str, timeout_s: float) -> None:
+        """Prepare the client; nothing is sent yet. Raises UsageError (missing_extra)."""
+        self._url = url
+        self._client, self._signer = _connect(timeout_s, secret)
 
     def format(self, text: str) -> str:
         """Leave the text as it is: it travels as JSON."""
@@ -120,19 +89,18 @@ def open_webhook() -> Webhook | None:
 
     Raises: UsageError (missing_extra), NotConfigured.
     """
-    try:
-        settings = WebhookSettings()
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = "_".join(str(step) for step in first["loc"]).upper()
-        raise NotConfigured("the webhook", f"PETIOLE_WEBHOOK_{field}: {first['msg']}") from error
-    return _opened(settings) if settings.url else None
+    settings = WorkerSettings()
+    if settings.webhook_url is None:
+        return None
+    if settings.webhook_secret is None:
+        raise NotConfigured("the webhook", "set PETIOLE_WEBHOOK_SECRET too, or unset PETIOLE_WEBHOOK_URL")
+    return _opened(str(settings.webhook_url), settings.webhook_secret.get_secret_value(), settings.webhook_timeout_s)
 
 
 # Made in the process that sends: a client's connections do not survive a fork.
 @cache
-def _opened(settings: WebhookSettings) -> Webhook:
-    return Webhook(settings)
+def _opened(url: str, secret: str, timeout_s: float) -> Webhook:
+    return Webhook(url, secret, timeout_s)
 
 
 def _connect(timeout_s: float, secret: str) -> tuple[httpx2.Client, standardwebhooks.Webhook]:

@@ -69,6 +69,10 @@ def petiole() -> None:
         # What events say may not fit the terminal's encoding; that is no reason to stop.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    from petiole.workers.settings import unknown_settings  # noqa: PLC0415 - slow to import, and --help needs none
+
+    for warning in unknown_settings():
+        click.echo(f"warning: {warning}", err=True)
 
 
 def _file(command: str) -> str:

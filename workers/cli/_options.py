@@ -16,8 +16,15 @@ from petiole.events.errors import UsageError
 from petiole.events.topics import check_pattern
 from petiole.tasks.bus import default_bus
 from petiole.tasks.runtime import BusRuntime
+from petiole.workers.settings import WorkerSettings
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead.")
+an_operator = click.option(
+    "--operator",
+    metavar="NAME",
+    default=lambda: WorkerSettings().operator,
+    help="Who does it; by default PETIOLE_OPERATOR, else user@host.",
+)
 
 
 def json_object(ctx: click.Context, param: click.Parameter, value: str) -> dict[str, object]:  # noqa: ARG001 - click's signature

@@ -9,20 +9,18 @@ from itertools import islice
 import click
 
 from petiole.workers.cli._console import open_console, plain, print_json, shortened
-from petiole.workers.cli._options import as_json, as_typed, connected_app
+from petiole.workers.cli._options import an_operator, as_json, as_typed, connected_app
 from petiole.workers.tools import approvals
 from petiole.workers.tools.approvals import APPROVAL_STATES, Approval, ApprovalState
 
 _SHOWN = 200
-
-by = click.option("--by", envvar="PETIOLE_OPERATOR", metavar="NAME", help="Who does it; without it, user@host.")
 
 
 @click.group
 def command() -> None:
     """List tool calls that wait to be granted; grant or deny them.
 
-    A call waits for PETIOLE_APPROVAL_TIMEOUT (one hour), and then it has failed.
+    A call waits for PETIOLE_APPROVAL_TIMEOUT_S (one hour), and then it has failed.
     """
 
 
@@ -62,21 +60,21 @@ def show(approval_id: str, *, as_json: bool) -> None:
 
 @command.command
 @click.argument("approval_id", metavar="ID")
-@by
+@an_operator
 @as_json
-def grant(approval_id: str, *, by: str | None, as_json: bool) -> None:
+def grant(approval_id: str, *, operator: str | None, as_json: bool) -> None:
     """Let the call run, with the arguments that `show` tells and no others."""
-    _show(approvals.grant(approval_id, by=by, bus=connected_app()), as_json=as_json)
+    _show(approvals.grant(approval_id, by=operator, bus=connected_app()), as_json=as_json)
 
 
 @command.command
 @click.argument("approval_id", metavar="ID")
 @click.option("--reason", default="", metavar="TEXT", help="Why; whoever asked is told.")
-@by
+@an_operator
 @as_json
-def deny(approval_id: str, *, reason: str, by: str | None, as_json: bool) -> None:
+def deny(approval_id: str, *, reason: str, operator: str | None, as_json: bool) -> None:
     """Let the call fail."""
-    _show(approvals.deny(approval_id, by=by, reason=reason, bus=connected_app()), as_json=as_json)
+    _show(approvals.deny(approval_id, by=operator, reason=reason, bus=connected_app()), as_json=as_json)
 
 
 def _show(approval: Approval, *, as_json: bool) -> None:

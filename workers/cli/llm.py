@@ -17,6 +17,6 @@ def command() -> None:
 def serve(port: int) -> None:
     """Serve it on loopback, in the OpenAI protocol, until Ctrl-C.
 
-    Workers ask it where PETIOLE_LLM=local, at PETIOLE_LLM_LOCAL_URL.
+    Workers ask it where PETIOLE_LLM=local, at PETIOLE_LLM_BASE_URL.
     """
-    server.serve(port, lambda address: click.echo(f"PETIOLE_LLM_LOCAL_URL={address}/v1"))
+    server.serve(port, lambda address: click.echo(f"PETIOLE_LLM_BASE_URL={address}/v1"))

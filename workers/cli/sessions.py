@@ -21,7 +21,7 @@ def command(ctx: click.Context, *, as_json: bool) -> None:
     """List the sessions that go on, the one in which nothing happened for the longest time first.
 
     A session begins with the first message of its stream, and ends when it is closed, or when nothing happened in it
-    for PETIOLE_SESSION_END_AFTER.
+    for PETIOLE_SESSION_END_TIMEOUT_S.
     """
     if ctx.invoked_subcommand is None:
         _list(connected_app(), as_json=as_json)

@@ -10,41 +10,13 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from typing import Annotated
-
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from petiole.events.errors import UsageError
-from petiole.events.subscriptions import OnBusy
 from petiole.workers.llm.provider import LanguageModel
 
-__all__ = ["LanguageModel", "ModelSettings", "chosen_name", "language_model", "names"]
+__all__ = ["LanguageModel", "language_model", "names"]
 
-_NO_MODELS = {"accounts", "provider"}
-
-
-class _Choice(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="PETIOLE_", env_ignore_empty=True)
-
-    llm: str = Field(default="rules", min_length=1, description="which language model answers")
-
-
-class ModelSettings(BaseSettings):
-    """On what terms any model is asked; read from the environment as PETIOLE_LLM_…"""
-
-    model_config = SettingsConfigDict(env_prefix="PETIOLE_LLM_", env_ignore_empty=True, frozen=True)
-
-    on_busy: OnBusy | None = Field(default=None, description="what the user's next message does to an answer")
-    limit_s: Annotated[float, Field(gt=0, le=86_400)] = Field(default=300.0, description="longest time for one answer")
-    patience_s: Annotated[float, Field(gt=0)] = Field(
-        default=120.0, description="how long a request is put off before the user is told that there is no answer"
-    )
-
-
-def chosen_name() -> str:
-    """Read from PETIOLE_LLM which language model answers; `rules` by default."""
-    return _Choice().llm
+_NO_MODELS = {"provider", "usage_limits"}
 
 
 def names() -> list[str]:

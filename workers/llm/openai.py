@@ -10,16 +10,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Annotated, Any, Final
-
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from typing import TYPE_CHECKING, Any, Final
 
 from petiole.events.catalog.orchestrator import ModelRequest
 from petiole.events.errors import NotConfigured, PetioleError, ProviderRefused, ProviderUnavailable, missing_extra
 from petiole.workers.llm._chunks import Chunks
 from petiole.workers.llm._messages import messages_for, sent_name, tools_for
 from petiole.workers.llm.provider import Part, ToolDescription
+from petiole.workers.settings import WorkerSettings
 
 if TYPE_CHECKING:
     import openai
@@ -29,25 +27,6 @@ if TYPE_CHECKING:
 _PASSING: Final = frozenset(
     {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
 )
-
-
-class OpenAISettings(BaseSettings):
-    """What is asked for, and where; read from the environment as PETIOLE_LLM_…"""
-
-    model_config = SettingsConfigDict(env_prefix="PETIOLE_LLM_", env_ignore_empty=True, frozen=True)
-
-    base_url: str | None = None
-    model: str | None = None
-    timeout_s: Annotated[float, Field(gt=0)] = Field(default=30.0, description="longest silence of the endpoint")
-
-
-class OpenAIAccount(BaseSettings):
-    """What every program that speaks this protocol reads, as OPENAI_…; our own base URL goes first."""
-
-    model_config = SettingsConfigDict(env_prefix="OPENAI_", env_ignore_empty=True, frozen=True)
-
-    base_url: str | None = None
-    api_key: SecretStr | None = None
 
 
 class Endpoint:
@@ -114,14 +93,14 @@ class OpenAI(Endpoint):
 
     def __init__(self) -> None:
         """Prepare the client; nothing is sent yet. Raises: UsageError (missing_extra), NotConfigured."""
-        settings, account = OpenAISettings(), OpenAIAccount()
-        if settings.model is None:
+        settings = WorkerSettings()
+        if settings.llm_model is None:
             raise NotConfigured(
                 "the model of the openai provider", "set PETIOLE_LLM_MODEL to one that the endpoint has"
             )
-        base_url = settings.base_url or account.base_url
-        key = _key(account, base_url)
-        super().__init__(settings.model, connect(base_url, key, settings.timeout_s, of=self.name, extra="openai"))
+        base_url = settings.llm_base_url or settings.openai_base_url
+        client = connect(base_url, _key(settings, base_url), settings.llm_timeout_s, of=self.name, extra="openai")
+        super().__init__(settings.llm_model, client)
 
 
 def connect(base_url: str | None, key: str, timeout_s: float, *, of: str, extra: str) -> openai.AsyncOpenAI:
@@ -138,9 +117,9 @@ def _offered(tools: Sequence[ToolDescription]) -> dict[str, Any]:
     return {"tools": tools_for(tools)} if tools else {}
 
 
-def _key(account: OpenAIAccount, base_url: str | None) -> str:
-    if account.api_key is not None:
-        return account.api_key.get_secret_value()
+def _key(settings: WorkerSettings, base_url: str | None) -> str:
+    if settings.openai_api_key is not None:
+        return settings.openai_api_key.get_secret_value()
     if base_url is not None:
         return "none"  # the client insists on a key; endpoints of one's own often want none
     raise NotConfigured("the key of the openai provider", "set OPENAI_API_KEY, or PETIOLE_LLM_BASE_URL to your own")

@@ -10,31 +10,18 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
-
 from petiole.events.catalog.llm import Usage
 from petiole.events.catalog.orchestrator import ModelRequest
 from petiole.events.catalog.usage import RecordedUsage
 from petiole.tasks import Budget, guarded
 from petiole.workers.llm.provider import Answer, estimated_usage
+from petiole.workers.settings import WorkerSettings
 
 _FREE = {"rules"}
 _PER_MILLION = 1_000_000
 
-
-class AccountSettings(BaseSettings):
-    """Quotas and prices of the model that is chosen; read from the environment as PETIOLE_LLM_…"""
-
-    model_config = SettingsConfigDict(env_prefix="PETIOLE_LLM_", env_ignore_empty=True, frozen=True)
-
-    account: str | None = Field(default=None, description="whose quota it is; models that share it share that")
-    requests_per_minute: int | None = Field(default=None, ge=1)
-    tokens_per_minute: int | None = Field(default=None, ge=1)
-    expected_tokens: int = Field(default=500, ge=0, description="how much an answer is taken to write beforehand")
-    input_price: float | None = Field(default=None, ge=0, description="of a million tokens read")
-    output_price: float | None = Field(default=None, ge=0, description="of a million tokens written")
-    currency: str = Field(default="USD", min_length=1)
+EXPECTED_OUTPUT_TOKENS = 500
+"""How many tokens of an answer are reserved before it is written; then those that were used count."""
 
 
 @asynccontextmanager
@@ -48,8 +35,8 @@ async def held_to_account(model: str, request: ModelRequest, answer: Answer, tim
         yield
         return
     async with guarded(f"llm.{_word(model)}", timeout=timeout_s):
-        settings = AccountSettings()
-        estimate = total(estimated_usage(request, "")) + settings.expected_tokens
+        settings = WorkerSettings()
+        estimate = total(estimated_usage(request, "")) + EXPECTED_OUTPUT_TOKENS
         budget = _budget(model, settings, timeout_s)
         async with await budget.reserve_async(tokens=_affordable(estimate, settings)) as reserved:
             try:
@@ -64,7 +51,7 @@ async def held_to_account(model: str, request: ModelRequest, answer: Answer, tim
 
 def recorded(provider: str, model: str, usage: Usage) -> RecordedUsage | None:
     """Word what an answer used, and its cost where there is a price; None where nothing was counted."""
-    settings = AccountSettings()
+    settings = WorkerSettings()
     if not total(usage):
         return None
     cost = cost_of(usage, settings)
@@ -75,16 +62,17 @@ def recorded(provider: str, model: str, usage: Usage) -> RecordedUsage | None:
         input_tokens=usage.input_tokens,
         output_tokens=usage.output_tokens,
         cost=cost,
-        currency=settings.currency if cost is not None else None,
+        currency="USD" if cost is not None else None,
     )
 
 
-def cost_of(usage: Usage, settings: AccountSettings) -> float | None:
+def cost_of(usage: Usage, settings: WorkerSettings) -> float | None:
     """Tell what tokens cost; None where no price is set."""
-    if settings.input_price is None and settings.output_price is None:
+    input_price = settings.llm_input_price_per_million_tokens
+    output_price = settings.llm_output_price_per_million_tokens
+    if input_price is None and output_price is None:
         return None
-    read, written = settings.input_price or 0.0, settings.output_price or 0.0
-    return (usage.input_tokens * read + usage.output_tokens * written) / _PER_MILLION
+    return (usage.input_tokens * (input_price or 0) + usage.output_tokens * (output_price or 0)) / _PER_MILLION
 
 
 def total(usage: Usage) -> int:
@@ -92,22 +80,22 @@ def total(usage: Usage) -> int:
     return usage.input_tokens + usage.output_tokens
 
 
-def _budget(model: str, settings: AccountSettings, timeout_s: float) -> Budget:
+def _budget(model: str, settings: WorkerSettings, timeout_s: float) -> Budget:
     return Budget(
         _account(model, settings),
-        requests=settings.requests_per_minute,
-        tokens=settings.tokens_per_minute,
+        requests=settings.llm_max_requests_per_minute,
+        tokens=settings.llm_max_tokens_per_minute,
         timeout=timeout_s,
     )
 
 
-def _affordable(estimate: int, settings: AccountSettings) -> int:
+def _affordable(estimate: int, settings: WorkerSettings) -> int:
     # What is written is a guess: a quota below it is no reason to refuse for ever.
-    return min(estimate, settings.tokens_per_minute or estimate)
+    return min(estimate, settings.llm_max_tokens_per_minute or estimate)
 
 
-def _account(model: str, settings: AccountSettings) -> str:
-    return settings.account or f"llm.{_word(model)}"
+def _account(model: str, settings: WorkerSettings) -> str:
+    return settings.llm_account or f"llm.{_word(model)}"
 
 
 def _word(name: str) -> str:

@@ -8,28 +8,23 @@ options (`-l`, `-f`).
 from __future__ import annotations
 
 import logging
-from typing import Any, Literal
+from typing import Any
 
 import structlog
 from celery import signals
-from pydantic_settings import BaseSettings, SettingsConfigDict
 from structlog.typing import Processor
 
+from petiole.workers.settings import unknown_settings
 
-class LogSettings(BaseSettings):
-    """PETIOLE_LOG_FORMAT: console or json."""
-
-    model_config = SettingsConfigDict(env_prefix="PETIOLE_", frozen=True)
-
-    log_format: Literal["console", "json"] = "console"
+log = logging.getLogger(__name__)
 
 
-def formatter(settings: LogSettings, *, colorize: bool) -> logging.Formatter:
+def formatter(log_format: str, *, colorize: bool) -> logging.Formatter:
     """Make the formatter of the configured form."""
     # Rich's tracebacks show all variables: with their secrets, and at seconds of a worker's time for each.
     plain = structlog.dev.plain_traceback
     last: list[Processor] = [structlog.dev.ConsoleRenderer(colors=colorize, sort_keys=False, exception_formatter=plain)]
-    if settings.log_format == "json":
+    if log_format == "json":
         last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     return structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[
@@ -42,14 +37,17 @@ def formatter(settings: LogSettings, *, colorize: bool) -> logging.Formatter:
     )
 
 
-def give_form(logger: logging.Logger, colorize: bool = False, **_: Any) -> None:  # noqa: FBT001, FBT002 - Celery's signal
-    """Let the handlers that Celery made write in our form."""
-    for handler in logger.handlers:
-        handler.setFormatter(formatter(LogSettings(), colorize=bool(colorize)))
+def install(log_format: str) -> None:
+    """Give the lines of this process their form, once Celery has set up its loggers; then warn of unknown settings."""
 
+    def give_form(logger: logging.Logger, colorize: bool = False, **_: Any) -> None:  # noqa: FBT001, FBT002 - Celery's signal
+        for handler in logger.handlers:
+            handler.setFormatter(formatter(log_format, colorize=bool(colorize)))
 
-def install() -> None:
-    """Give the lines of this process their form, once Celery has set up its loggers. Raises for an unknown form."""
-    LogSettings()
+    def warn(**_: Any) -> None:
+        for warning in unknown_settings():
+            log.warning("setting.unknown", extra={"problem": warning})
+
     signals.after_setup_logger.connect(give_form, weak=False)
     signals.after_setup_task_logger.connect(give_form, weak=False)
+    signals.after_setup_logger.connect(warn, weak=False)

@@ -7,24 +7,21 @@ Petiole's: PETIOLE_AGENTS=petiole.workers.agents,shop.agents
 from __future__ import annotations
 
 import importlib
-import os
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import ModuleType
 
 from petiole.events.errors import unknown_agent
 from petiole.tasks import Agent
-
-DEFAULT = "petiole.workers.agents"
+from petiole.workers.settings import WorkerSettings
 
 
 def configured_agents() -> list[Agent]:
     """Load the agents that PETIOLE_AGENTS names, in that order. Raises UsageError (unknown_agent)."""
-    names = os.environ.get("PETIOLE_AGENTS") or DEFAULT
-    return load_agents(name.strip() for name in names.split(",") if name.strip())
+    return load_agents(WorkerSettings().agents)
 
 
-def load_agents(names: Iterator[str]) -> list[Agent]:
+def load_agents(names: Iterable[str]) -> list[Agent]:
     """Load the agents of these modules and packages.
 
     Raises UsageError (unknown_agent) for a module without any, or two of a name.

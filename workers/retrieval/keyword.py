@@ -40,7 +40,7 @@ def words_of(query: str) -> list[str]:
 class Words:
     """Finds what shares words with the query."""
 
-    name = "words"
+    name = "keyword"
 
     def rank(self, query: str, memories: Sequence[Recollection], limit: int) -> list[Recollection]:
         """Choose the memories that share words with the query."""

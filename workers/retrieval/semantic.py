@@ -29,7 +29,7 @@ class Embedder(Protocol):
 class Meaning:
     """Finds what is meant, in other words too."""
 
-    name = "meaning"
+    name = "semantic"
 
     def __init__(self, embedder: Embedder, vectors: Vectors, cutoff: float = 0.25) -> None:
         self._embedder = embedder

@@ -9,12 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
 from redis import Redis
 
 from petiole.tasks.runtime import BusRuntime
-from petiole.tasks.settings import Duration, Settings
+from petiole.tasks.settings import Settings
+from petiole.workers.settings import WorkerSettings
 from petiole.workers.state.approvals import Approvals
 from petiole.workers.state.event_counts import Occurrences
 from petiole.workers.state.facts import Facts
@@ -24,21 +23,10 @@ from petiole.workers.state.outbound_messages import Replies
 from petiole.workers.state.vectors import Vectors
 
 
-class StateSettings(BaseSettings):
-    """How the agents' state is kept; read from the environment as PETIOLE_…"""
-
-    model_config = SettingsConfigDict(env_prefix="PETIOLE_", env_ignore_empty=True, frozen=True)
-
-    approval_timeout: Duration = Field(
-        default=timedelta(hours=1), description="how long somebody may take to grant or deny a tool's call"
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class TeamState:
     """The stores of the bundled agents."""
 
-    settings: StateSettings
     memories: Memories
     facts: Facts
     vectors: Vectors
@@ -58,13 +46,13 @@ def _open(bus: BusRuntime) -> TeamState:
 
 def open_team_state(client: Redis, bus_settings: Settings) -> TeamState:
     """Open every store over a client that decodes its responses. Connects to nothing yet."""
-    keys, settings = StateKeys(bus_settings.key_prefix), StateSettings()
+    keys = StateKeys(bus_settings.key_prefix)
+    retention_s = bus_settings.idempotency_retention_s + WorkerSettings().approval_timeout_s
     return TeamState(
-        settings=settings,
         memories=Memories(client, keys),
         facts=Facts(client, keys),
         vectors=Vectors(client, keys),
         occurrences=Occurrences(client, keys),
         replies=Replies(client, keys),
-        approvals=Approvals(client, keys, bus_settings.effect_age + settings.approval_timeout),
+        approvals=Approvals(client, keys, timedelta(seconds=retention_s)),
     )

@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic_settings import BaseSettings, SettingsConfigDict
-
 from petiole.events.catalog.memory import ConsolidationDue, ConsolidationDueEvent
 from petiole.tasks.periodic import Periodic, slot_id
 from petiole.tasks.publishing.commit import Publication, dispatch
 from petiole.tasks.publishing.validation import checked
-from petiole.tasks.settings import Interval
-
-
-class ConsolidationSettings(BaseSettings):
-    """Read from the environment as PETIOLE_…"""
-
-    model_config = SettingsConfigDict(env_prefix="PETIOLE_", env_ignore_empty=True, frozen=True)
-
-    consolidation_interval_s: Interval = 3600.0
 
 
 class ConsolidationTask(Periodic):

@@ -13,8 +13,8 @@
 | {p}:replies:<stream>             | stream | answers, read or not                           | 1 day after last, 1,000 |
 | {p}:reply_ids:<stream>           | set    | message ids of answers already put there       | 1 day after last        |
 | {p}:replies_taken:<stream>       | text   | the last answer that was taken                 | 1 day after last        |
-| {p}:approvals                    | zset   | ids of approvals, by when they were asked for  | effect_age              |
-| {p}:approvals:<id>               | hash   | what is to be granted, and what was decided    | effect_age              |
+| {p}:approvals                    | zset   | ids of approvals, by when they were asked for  | IDEMPOTENCY_RETENTION_S |
+| {p}:approvals:<id>               | hash   | what is to be granted, and what was decided    | IDEMPOTENCY_RETENTION_S |
 
 {p} is PETIOLE_KEY_PREFIX.
 """

@@ -10,11 +10,11 @@ PETIOLE_TOOLS names modules with tools of your own, separated by commas; PETIOLE
 from __future__ import annotations
 
 import importlib
-import os
 import pkgutil
 from functools import cache
 
 from petiole.events.errors import NotConfigured
+from petiole.workers.settings import WorkerSettings
 from petiole.workers.tools.mcp import configured_servers
 from petiole.workers.tools.registry import ToolRegistry, ToolSource, tool, tools
 from petiole.workers.tools.tool import Finding, Tool, ToolContext
@@ -31,7 +31,7 @@ def installed_tools() -> ToolRegistry:
     """
     for module in pkgutil.iter_modules(__path__, f"{__name__}."):
         importlib.import_module(module.name)
-    for name in filter(None, (each.strip() for each in os.environ.get("PETIOLE_TOOLS", "").split(","))):
+    for name in WorkerSettings().tools:
         _import(name)
     for server in configured_servers():
         tools.add_source(server)

@@ -2,7 +2,7 @@
 
     asked for ──┬── granted ──▶ the call runs
                 ├── denied ───▶ it has failed
-                └── expired ──▶ it has failed: nobody decided within PETIOLE_APPROVAL_TIMEOUT
+                └── expired ──▶ it has failed: nobody decided within PETIOLE_APPROVAL_TIMEOUT_S
 
     from petiole.tasks import approvals
 

@@ -150,7 +150,7 @@ EXAMPLES: list[tuple[PetioleError, str]] = [
     (unknown_session("a-stream"), "see: petiole sessions"),
     (SessionEnded("a-stream", "2026-01-31T12:00:00+00:00", "idle"), "begin another one"),
     (InvalidTransition("a-stream", "ended", "active"), "it goes from new to active"),
-    (working_memory_full("a-stream", 70_000, 65_536), "raise PETIOLE_SESSION_MEMORY_BYTES"),
+    (working_memory_full("a-stream", 70_000, 65_536), "raise PETIOLE_MAX_SESSION_MEMORY_BYTES"),
     (invalid_working_memory("a-stream", "turns", "is no whole number; set it first"), "set it first"),
     (unknown_agent("shop.agents", "it defines no agent"), "check PETIOLE_AGENTS"),
     (invalid_name("an agent", "Memory!"), "begin with a letter"),
@@ -176,7 +176,7 @@ EXAMPLES: list[tuple[PetioleError, str]] = [
     (OperationInProgress("shop.charge", "order 5", "2026-01-31 12:00"), "try again later"),
     (
         PayloadUnreadable("input.video.frame", "petiole:sha256:00ff", code="payload_missing"),
-        "raise PETIOLE_PAYLOAD_AGE",
+        "raise PETIOLE_HISTORY_RETENTION_S",
     ),
     (PayloadUnreadable("input.video.frame", "petiole:sha256:00ff", code="payload_altered"), "find out who else writes"),
     (ProviderRefused("openai", "the key is not valid"), "mend the request or the provider's settings"),

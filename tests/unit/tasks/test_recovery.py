@@ -64,16 +64,16 @@ def started(bus, consumer):
 def test_a_failing_round_is_told_of_once_and_stops_nobody(started, caplog):
     failing, other = Calls(), Calls()
     failing.fails = True
-    with caplog.at_level(logging.INFO, "petiole.tasks.consuming.maintenance"):
+    with caplog.at_level(logging.INFO, "petiole"):
         started(PeriodicJob("failing", 0.01, failing), PeriodicJob("other", 0.01, other))
         assert all(failing.comes_again() for _ in range(5))
         assert other.comes_again()
-        assert [(each.message, each.__dict__["round"]) for each in caplog.records] == [("round.failed", "failing")]
+        assert [(each.message, each.__dict__["job"]) for each in caplog.records] == [("job.failed", "failing")]
 
         failing.fails = False
         assert all(failing.comes_again() for _ in range(3))
 
-    assert [each.message for each in caplog.records] == ["round.failed", "round.recovered"]
+    assert [each.message for each in caplog.records] == ["job.failed", "job.recovered"]
 
 
 def test_what_outlasts_consuming_begins_before_the_first_message_and_ends_with_the_worker(started, consumer):

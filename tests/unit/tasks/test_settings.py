@@ -1,25 +1,75 @@
 from __future__ import annotations
 
-from datetime import timedelta
-
 import pytest
-from pydantic import ValidationError
+from pydantic import Field, SecretStr
 
-from petiole.tasks.settings import Settings
-
-
-@pytest.mark.parametrize(
-    ("said", "meant"), [("90", timedelta(seconds=90)), ("0.5", timedelta(seconds=0.5)), ("PT5M", timedelta(minutes=5))]
-)
-def test_a_duration_is_seconds_or_iso_8601(monkeypatch, said, meant):
-    monkeypatch.setenv("PETIOLE_BLOCK_TIMEOUT", said)
-
-    assert Settings().block_timeout == meant
+from petiole.events.errors import UsageError
+from petiole.tasks.settings import EnvironmentSettings, Settings, unknown_variables
 
 
-@pytest.mark.parametrize("said", ["-1", "0", "soon", "nan"])
-def test_what_is_no_duration_is_refused_by_name(monkeypatch, said):
-    monkeypatch.setenv("PETIOLE_BLOCK_TIMEOUT", said)
+def test_a_duration_is_seconds(monkeypatch):
+    monkeypatch.setenv("PETIOLE_QUEUE_FULL_TIMEOUT_S", "0.5")
 
-    with pytest.raises(ValidationError, match="block_timeout"):
+    assert Settings().queue_full_timeout_s == 0.5
+
+
+@pytest.mark.parametrize("value", ["-1", "0", "soon", "PT5M", "nan", "inf"])
+def test_what_is_no_duration_is_refused(monkeypatch, value):
+    monkeypatch.setenv("PETIOLE_QUEUE_FULL_TIMEOUT_S", value)
+
+    with pytest.raises(UsageError, match="PETIOLE_QUEUE_FULL_TIMEOUT_S"):
         Settings()
+
+
+@pytest.mark.parametrize("value", ["-1", "often", "nan", "0.01", "100000"])
+def test_what_is_no_interval_is_refused(monkeypatch, value):
+    monkeypatch.setenv("PETIOLE_TICK_INTERVAL_S", value)
+
+    with pytest.raises(UsageError, match="PETIOLE_TICK_INTERVAL_S"):
+        Settings()
+
+
+def test_a_bad_value_is_one_sentence_with_variable_value_reason_and_remedy(monkeypatch):
+    monkeypatch.setenv("PETIOLE_MAX_HOPS", "0")
+
+    with pytest.raises(UsageError) as refused:
+        Settings()
+
+    assert str(refused.value) == (
+        "PETIOLE_MAX_HOPS is '0': input should be greater than 0; change it, or unset it for the default, 16"
+    )
+
+
+def test_a_bad_value_given_in_code_is_refused_alike():
+    with pytest.raises(UsageError, match="PETIOLE_MAX_HOPS is '0'"):
+        Settings(max_hops=0)
+
+
+class WithSecret(EnvironmentSettings):
+    key: SecretStr | None = Field(default=None, repr=False, min_length=10)
+
+
+def test_a_bad_secret_is_not_shown(monkeypatch):
+    monkeypatch.setenv("PETIOLE_KEY", "hunter2")
+
+    with pytest.raises(UsageError, match="PETIOLE_KEY is not usable") as refused:
+        WithSecret()
+
+    assert "hunter2" not in f"{refused.value} {refused.value.__cause__}"
+
+
+def test_an_empty_variable_is_an_unset_one(monkeypatch):
+    monkeypatch.setenv("PETIOLE_MAX_HOPS", "")
+
+    assert Settings().max_hops == 16
+
+
+def test_an_unknown_variable_is_reported_with_the_nearest_name():
+    environment = {"PETIOLE_HEARTBEAT_TIMEOUT": "5", "PETIOLE_MAX_HOPS": "5", "HOME": "/"}
+
+    (warning,) = unknown_variables(environment, [Settings])
+
+    assert warning == (
+        "Petiole has no setting PETIOLE_HEARTBEAT_TIMEOUT, so it has no effect; "
+        "did you mean PETIOLE_HEARTBEAT_TIMEOUT_S?"
+    )

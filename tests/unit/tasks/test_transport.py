@@ -54,12 +54,6 @@ def test_brokers_that_it_serves_are_served_by_it(url, expected):
     assert petiole.tasks.transport.ours(url) == expected
 
 
-def test_stock_is_kept_by_the_environment(monkeypatch):
-    monkeypatch.setenv("PETIOLE_TRANSPORT", "stock")
-
-    assert petiole.tasks.transport.ours("redis://host") == "redis://host"
-
-
 def test_the_plain_url_is_what_others_understand():
     assert petiole.tasks.transport.plain("petiole+redis://a;petiole+rediss://b") == "redis://a;rediss://b"
     assert petiole.tasks.transport.plain("petiole+socket:///tmp/s") == "redis+socket:///tmp/s"

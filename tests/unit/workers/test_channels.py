@@ -85,6 +85,6 @@ def test_the_mailbox_keeps_messages_as_they_are() -> None:
 def test_the_terminal_is_opened_where_it_is_asked_for(
     monkeypatch: pytest.MonkeyPatch, setting: str, names: list[str]
 ) -> None:
-    monkeypatch.setenv("PETIOLE_TERMINAL", setting)
+    monkeypatch.setenv("PETIOLE_TERMINAL_CHANNEL", setting)
 
     assert [channel.name for channel in open_channels(lambda *_: None)] == names

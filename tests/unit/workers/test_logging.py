@@ -3,7 +3,7 @@ from __future__ import annotations
 import logging
 import sys
 
-from petiole.workers.observability.logging import LogSettings, formatter
+from petiole.workers.observability.logging import formatter
 
 
 def _record() -> logging.LogRecord:
@@ -16,7 +16,7 @@ def _record() -> logging.LogRecord:
 
 def test_a_traceback_in_the_log_tells_no_values_of_variables():
     for form in ("console", "json"):
-        written = formatter(LogSettings.model_validate({"log_format": form}), colorize=False).format(_record())
+        written = formatter(form, colorize=False).format(_record())
 
         assert "ValueError: 7" in written
         assert "hunter2" not in written

@@ -7,9 +7,9 @@
 
     model answered with calls ── tools requested ── all have answered ── model requested ── …, a round more
 
-The model is asked once all three are there, or with what there is after PETIOLE_ORCHESTRATOR_TIMEOUT_S (10). It may
-call tools up to PETIOLE_ORCHESTRATOR_TOOL_ROUNDS (4) times for one message, then it is asked to do without. Tools that
-have not answered after PETIOLE_ORCHESTRATOR_TOOLS_TIMEOUT_S (120) are told to it as failed.
+The model is asked once all three are there, or with what there is after PETIOLE_CONTEXT_TIMEOUT_S (10). It may
+call tools up to PETIOLE_MAX_TOOL_ROUNDS (4) times for one message, then it is asked to do without. Tools that
+have not answered after PETIOLE_TOOLS_TIMEOUT_S (120) are told to it as failed.
 
 An answer that a newer message interrupted is no response: the newer message has its own.
 
@@ -19,7 +19,6 @@ step done emit the next one under the same id, and publication lets it through o
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import NAMESPACE_URL, uuid5
@@ -57,23 +56,9 @@ from petiole.workers.agents.orchestrator.conversation_turn import (
     what_was_asked,
 )
 from petiole.workers.llm.rules.intent_rules import classify, plan_tools
+from petiole.workers.settings import WorkerSettings
 
 agent = Agent("orchestrator")
-
-
-def timeout_s() -> float:
-    """Read how long an answer waits for what it is to stand on."""
-    return float(os.environ.get("PETIOLE_ORCHESTRATOR_TIMEOUT_S") or 10)
-
-
-def tools_timeout_s() -> float:
-    """Read how long a model's next round waits for the tools that it called."""
-    return float(os.environ.get("PETIOLE_ORCHESTRATOR_TOOLS_TIMEOUT_S") or 120)
-
-
-def most_rounds() -> int:
-    """Read how often a model may call tools for one message."""
-    return int(os.environ.get("PETIOLE_ORCHESTRATOR_TOOL_ROUNDS") or 4)
 
 
 @agent.on("input.*")
@@ -107,20 +92,24 @@ def collect(event: ToolResultEvent | ToolFailedEvent, context: Context) -> Event
 @agent.on("orchestrator.tools.requested", where={"content.phase": "execute"})
 def wait_for_tools(event: ToolsRequestedEvent, context: Context) -> object:
     """Begin the model's next round without the tools that have not answered in time."""
-    left = event.timestamp + timedelta(seconds=tools_timeout_s()) - datetime.now(UTC)
+    left = event.timestamp + timedelta(seconds=WorkerSettings().tools_timeout_s) - datetime.now(UTC)
     flow = context.flow()
     if left > timedelta(0) and len(answers_to(event.content.calls, flow)) < len(event.content.calls):
         return later(left)
     return next_round(event, flow, event, is_late=True)
 
 
-@agent.gather(
-    "orchestrator.intent.classified", "memory.context.assembled", "orchestrator.tools.prepared", timeout=timeout_s()
-)
 def ask_model(gathered: Gathered, context: Context) -> Event | None:
     """Ask for the model with all that is known, once everything is there or there is no more time."""
     turn = read_turn(context.flow(), *gathered.came)
     return request_model(context.event, turn, gathered.missing) if turn else None
+
+
+@agent.on_include
+def gather_for_model() -> None:
+    """Subscribe `ask_model` with the configured timeout."""
+    parts = ("orchestrator.intent.classified", "memory.context.assembled", "orchestrator.tools.prepared")
+    agent.gather(*parts, timeout=WorkerSettings().context_timeout_s)(ask_model)
 
 
 @agent.on("llm.response.generated", "llm.response.failed")
@@ -155,13 +144,13 @@ def next_round(
 
     Where it `is_late`, those have failed. At the last round it may call none any more.
     """
-    late = f"it did not answer within {tools_timeout_s():g} s" if is_late else None
+    late = f"it did not answer within {WorkerSettings().tools_timeout_s:g} s" if is_late else None
     events = [*flow, event]
     asked = what_was_asked(events, requested)
     following = following_round(events, requested, late=late)
     if asked is None or following is None:
         return None
-    content = following.model_copy(update={"may_call_tools": following.round < most_rounds()})
+    content = following.model_copy(update={"may_call_tools": following.round < WorkerSettings().max_tool_rounds})
     event_id = once_in_flow(event, f"model {content.round}")
     # A round is one hop, however many it takes: rounds have a bound of their own.
     return event.caused(ModelRequestedEvent, event_id=event_id, hops=asked.hops + 1, content=content)
@@ -197,7 +186,7 @@ def request_model(event: Event, turn: Turn, missing: tuple[str, ...] = ()) -> Mo
         context=tuple(ContextItem(role=item.role, text=item.text) for item in recalled),
         tools=turn.answers,
         missing=missing,
-        may_call_tools=most_rounds() > 0,
+        may_call_tools=WorkerSettings().max_tool_rounds > 0,
     )
     return event.caused(ModelRequestedEvent, event_id=once_in_flow(event, "model"), content=content)
 

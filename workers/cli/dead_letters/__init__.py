@@ -13,7 +13,7 @@ from petiole.events.errors import UsageError
 from petiole.tasks import dead_letters
 from petiole.tasks.dead_letters import Letters, states_of
 from petiole.workers.cli._console import open_console, print_json
-from petiole.workers.cli._options import as_json, as_typed, connected_app
+from petiole.workers.cli._options import an_operator, as_json, as_typed, connected_app
 from petiole.workers.cli.dead_letters.edit import event_for
 from petiole.workers.cli.dead_letters.render import (
     as_object,
@@ -25,8 +25,6 @@ from petiole.workers.cli.dead_letters.render import (
 )
 from petiole.workers.cli.dead_letters.selection import GROUPS, chosen, in_states, letters_of, progress
 from petiole.workers.process.discovery import configured_agents
-
-an_operator = click.option("--operator", metavar="NAME", help="Who does it; without it, user@host.")
 
 
 @click.group

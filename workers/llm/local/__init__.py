@@ -9,29 +9,18 @@ calls none.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Annotated, Final
-
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from typing import Final
 
 from petiole.events.catalog.orchestrator import ModelRequest
 from petiole.events.errors import ProviderUnavailable
 from petiole.workers.llm.openai import Endpoint, connect
 from petiole.workers.llm.provider import Part, ToolDescription
+from petiole.workers.settings import WorkerSettings
 
 PORT: Final = 17210
 KEY: Final = "local"
 MODEL: Final = "smollm2-135m"
 _MOST_TOKENS: Final = 256  # it may not find an end by itself
-
-
-class LocalSettings(BaseSettings):
-    """Where it is, read from the environment as PETIOLE_LLM_…"""
-
-    model_config = SettingsConfigDict(env_prefix="PETIOLE_LLM_", env_ignore_empty=True, frozen=True)
-
-    local_url: str = f"http://127.0.0.1:{PORT}/v1"
-    timeout_s: Annotated[float, Field(gt=0)] = 30.0
 
 
 class Local(Endpoint):
@@ -41,9 +30,9 @@ class Local(Endpoint):
 
     def __init__(self) -> None:
         """Prepare the client; nothing is sent yet. Raises UsageError (missing_extra)."""
-        settings = LocalSettings()
-        self._url = settings.local_url
-        client = connect(self._url, KEY, settings.timeout_s, of=self.name, extra="llm")
+        settings = WorkerSettings()
+        self._url = settings.llm_base_url or f"http://127.0.0.1:{PORT}/v1"
+        client = connect(self._url, KEY, settings.llm_timeout_s, of=self.name, extra="llm")
         super().__init__(MODEL, client, max_tokens=_MOST_TOKENS, temperature=0)
 
     def answer(self, request: ModelRequest, tools: Sequence[ToolDescription] = ()) -> AsyncIterator[Part]:  # noqa: ARG002 - see the module

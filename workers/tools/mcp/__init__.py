@@ -7,12 +7,11 @@ connection.py   one server, connected; needs the extra `mcp`, and is imported wh
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from importlib.util import find_spec
-from pathlib import Path
 
 from petiole.events.errors import missing_extra
+from petiole.workers.settings import WorkerSettings
 from petiole.workers.tools.mcp.settings import read_servers
 from petiole.workers.tools.mcp.tool_source import McpServer
 
@@ -22,8 +21,8 @@ def configured_servers() -> Iterator[McpServer]:
 
     Raises: NotConfigured, UsageError (missing_extra).
     """
-    if path := os.environ.get("PETIOLE_MCP_SERVERS"):
+    if path := WorkerSettings().mcp_servers:
         if find_spec("mcp") is None:
             raise missing_extra("a server of tools (PETIOLE_MCP_SERVERS)", "mcp")
-        for name, settings in read_servers(Path(path)).items():
+        for name, settings in read_servers(path).items():
             yield McpServer(name, settings)
