@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic_settings import BaseSettings
 
 from petiole.tasks.celery import default_configuration
-from petiole.tasks.settings import ProactiveSettings, default_of, variable_of
+from petiole.tasks.settings import Settings, default_of, variable_of
 from petiole.workers.settings import WorkerSettings
 
 PAGE = """\
@@ -50,7 +50,7 @@ _UNITS = ((86_400, "day"), (3_600, "hour"), (60, "minute"))
 def page() -> str:
     """Write the page."""
     return PAGE.format(
-        backbone=_table(("variable", "what it is", "default"), _fields(ProactiveSettings)),
+        backbone=_table(("variable", "what it is", "default"), _fields(Settings)),
         workers=_table(("variable", "what it is", "default"), _fields(WorkerSettings)),
         celery=_table(("setting", "value"), _celery_settings()),
     )
@@ -73,8 +73,8 @@ def _in_words(name: str, default: object) -> str:
 
 
 def _celery_settings() -> Iterator[tuple[str, ...]]:
-    named = {name: variable_of(ProactiveSettings, name) for name in ("broker_url", "state_url", "key_prefix", "home")}
-    settings = ProactiveSettings.model_construct(**(named | {"home": Path(named["home"])}))  # type: ignore[arg-type]  # names of variables stand for their values
+    named = {name: variable_of(Settings, name) for name in ("broker_url", "state_url", "key_prefix", "home")}
+    settings = Settings.model_construct(**(named | {"home": Path(named["home"])}))  # type: ignore[arg-type]  # names of variables stand for their values
     for name, value in default_configuration(settings).items():
         yield f"`{name}`", f"`{value!r}`" if not isinstance(value, str) else f"`{value}`"
 

@@ -51,7 +51,7 @@ from petiole.tasks.publishing.document import Document
 from petiole.tasks.requests.requester import Requester
 from petiole.tasks.runtime import BusRuntime, BusTask, bus_of, included_agents, set_default_bus
 from petiole.tasks.sessions.expiry import SessionExpiryTask, sweep_interval_s
-from petiole.tasks.settings import ProactiveSettings
+from petiole.tasks.settings import Settings
 from petiole.tasks.streaming.reader import ResponseStreamReader
 
 _AMQP = f"{EventAMQP.__module__}:{EventAMQP.__qualname__}"
@@ -79,7 +79,7 @@ class EventBus(BusRuntime):
         app: Celery | None = None,
         *,
         event_registry: EventRegistry = registry,
-        settings: ProactiveSettings | None = None,
+        settings: Settings | None = None,
     ) -> None:
         self._in_process = None if app else InProcess()
         app = app or private_app()

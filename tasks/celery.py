@@ -14,17 +14,16 @@ import importlib.util
 import re
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from celery import Celery
+from celery import Celery, Task
 from celery.app.routes import MapRoute
 from celery.loaders.app import AppLoader
 from celery.utils.imports import cwd_in_path
 
-from petiole.tasks.runtime import BusTask
-from petiole.tasks.settings import ProactiveSettings
+from petiole.tasks.settings import Settings
 
 CONSUMER = "petiole.tasks.consuming.consumer:Consumer"
 
@@ -57,7 +56,7 @@ def private_app(**options: Any) -> Celery:
     return Celery("petiole", set_as_current=False, fixups=[], **options)
 
 
-def default_configuration(settings: ProactiveSettings) -> dict[str, object]:
+def default_configuration(settings: Settings) -> dict[str, object]:
     """Return the settings of the default app, without a `celeryconfig`."""
     url = settings.broker_url or settings.embedded_broker_url
     # The home is there where the embedded broker was started. Beat makes no folder, and ends where there is none.
@@ -94,7 +93,7 @@ def configure(conf: Configuration, schedule: Mapping[str, Any]) -> None:
     conf.beat_schedule = {**schedule, **conf.beat_schedule}
 
 
-def configure_default(conf: Configuration, settings: ProactiveSettings) -> None:
+def configure_default(conf: Configuration, settings: Settings) -> None:
     """Give the default app its settings, where nobody set others."""
     add_unset(conf, default_configuration(settings))
     if settings.broker_url:
@@ -111,7 +110,7 @@ def use_broker(conf: Configuration, url: str) -> None:
     conf.update(broker_read_url=url, broker_write_url=url)
 
 
-def conflicts(app: Celery, tasks: Iterable[BusTask], queues: Iterable[str]) -> Iterator[str]:
+def conflicts(app: Celery, tasks: Collection[Task[..., Any]], queues: Iterable[str]) -> Iterator[str]:
     """Say which settings of an app would break a guarantee, where they stand, and what to do.
 
     Args:
@@ -127,26 +126,26 @@ def conflicts(app: Celery, tasks: Iterable[BusTask], queues: Iterable[str]) -> I
     if conf.task_protocol != 2:  # noqa: PLR2004 - Celery's own number
         yield f"{_place(app, 'task_protocol')} is {conf.task_protocol!r}; remove it: deliveries need protocol 2"
     yield from _annotated(app, tasks)
-    yield from _shared_queues(app, set(queues))
+    yield from _shared_queues(app, {task.name for task in tasks}, set(queues))
 
 
-_GUARANTEED = (
-    "acks_late",
-    "acks_on_failure",
-    "acks_on_timeout",
-    "reject_on_worker_lost",
-    "retry_on_worker_lost",
-    "serializer",
-)
+_GUARANTEED = {
+    "acks_late": True,
+    "acks_on_failure": True,
+    "acks_on_timeout": True,
+    "reject_on_worker_lost": True,
+    "retry_on_worker_lost": False,
+    "serializer": "json",
+}
 """Attributes of our tasks that a setting must not change."""
 
 
-def _annotated(app: Celery, tasks: Iterable[BusTask]) -> Iterator[str]:
+def _annotated(app: Celery, tasks: Collection[Task[..., Any]]) -> Iterator[str]:
     """Find what `task_annotations` changed; one line for each attribute."""
     changed: dict[str, list[str]] = {}
     for task in tasks:
-        for name in _GUARANTEED:
-            if getattr(task, name) != getattr(BusTask, name):
+        for name, needed in _GUARANTEED.items():
+            if getattr(task, name) != needed:
                 changed.setdefault(f"{name}={getattr(task, name)!r}", []).append(task.name)
     for change, names in changed.items():
         others = f" and {len(names) - 1} more" if len(names) > 1 else ""
@@ -156,7 +155,7 @@ def _annotated(app: Celery, tasks: Iterable[BusTask]) -> Iterator[str]:
         )
 
 
-def _shared_queues(app: Celery, queues: set[str]) -> Iterator[str]:
+def _shared_queues(app: Celery, tasks: set[str], queues: set[str]) -> Iterator[str]:
     """Find queues that the app has for its own tasks, under the name of one of ours."""
     conf: Configuration = app.conf
     if conf.value_set_for("task_queues"):
@@ -165,9 +164,9 @@ def _shared_queues(app: Celery, queues: set[str]) -> Iterator[str]:
         yield from _named(app, "task_queues", queues & set(names))
     else:
         yield from _named(app, "task_default_queue", queues & {conf.task_default_queue})
-    for name, task in app.tasks.items():
+    for name in app.tasks:
         destination = _destination(app, name)
-        if not isinstance(task, BusTask):
+        if name not in tasks:
             yield from _named(app, "task_routes", queues & {destination.get("queue")})
         elif {"exchange", "routing_key"} & set(destination):
             yield f"{_place(app, 'task_routes')} routes {name}; exclude Petiole's tasks: each belongs to its own queue"

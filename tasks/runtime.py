@@ -32,7 +32,7 @@ from petiole.events.errors import (
 from petiole.events.registry import EventRegistry
 from petiole.tasks.instrumentation import Instrumentation
 from petiole.tasks.routing.table import RoutingTable
-from petiole.tasks.settings import ProactiveSettings
+from petiole.tasks.settings import Settings
 from petiole.tasks.stores import Stores, open_stores
 from petiole.tasks.stores.clock import Clock
 from petiole.tasks.stores.publications import UnackedKeys
@@ -73,7 +73,7 @@ class BusRuntime:
         app: Celery,
         *,
         event_registry: EventRegistry,
-        settings: ProactiveSettings | None = None,
+        settings: Settings | None = None,
         state: Redis | None = None,
     ) -> None:
         self.app = app
@@ -89,9 +89,9 @@ class BusRuntime:
         setattr(app, _ATTRIBUTE, self)
 
     @cached_property
-    def settings(self) -> ProactiveSettings:
+    def settings(self) -> Settings:
         """The settings of this bus; read from the environment when they are first used."""
-        return self._given_settings or ProactiveSettings()
+        return self._given_settings or Settings()
 
     @cached_property
     def stores(self) -> Stores:

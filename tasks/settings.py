@@ -52,7 +52,7 @@ Interval = Annotated[float, AfterValidator(_checked_interval)]
 """Seconds between two runs of a periodic task; 0 switches it off."""
 
 
-class ProactiveSettings(EnvironmentSettings):
+class Settings(EnvironmentSettings):
     """Settings of one event bus, in the order in which an event meets them."""
 
     # Where things are

@@ -18,7 +18,7 @@ from pydantic import AfterValidator, AnyHttpUrl, BeforeValidator, Field, SecretS
 from pydantic_settings import NoDecode
 
 from petiole.events.subscriptions import OnBusy
-from petiole.tasks.settings import Count, EnvironmentSettings, Interval, ProactiveSettings, Seconds, unknown_variables
+from petiole.tasks.settings import Count, EnvironmentSettings, Interval, Seconds, Settings, unknown_variables
 
 _SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - no password
 _MIN_SECRET_BYTES, _MAX_SECRET_BYTES = 24, 64  # as the specification asks; the library does not check it
@@ -144,7 +144,7 @@ class WorkerSettings(EnvironmentSettings):
     )
 
 
-MODELS: Final = (ProactiveSettings, WorkerSettings)
+MODELS: Final = (Settings, WorkerSettings)
 
 
 def unknown_settings() -> list[str]:

@@ -16,7 +16,7 @@ from kombu import Connection, Exchange, Queue
 
 from petiole.events.event import MAX_PRIORITY
 from petiole.tasks.runtime import bus_of, included_agents, joined
-from petiole.tasks.settings import ProactiveSettings
+from petiole.tasks.settings import Settings
 from petiole.tasks.transport import with_transport_prefix
 from petiole.tasks.transport.address import PREFIX
 
@@ -145,7 +145,7 @@ class EventAMQP(AMQP):
         return EventQueues(queues, names=[PUBLISH_QUEUE, *included_agents(bus)], driver=bus.driver, **options)
 
 
-def _transport_options(address: str, settings: ProactiveSettings) -> dict[str, object]:
+def _transport_options(address: str, settings: Settings) -> dict[str, object]:
     if address.startswith(_AMQP_SCHEMES):
         # A message counts as sent when its queue has it on disk. Redis needs no telling.
         return {"confirm_publish": True}

@@ -18,7 +18,7 @@ from petiole.tasks.sessions.session import publish_session_ended
 
 if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
-    from petiole.tasks.settings import ProactiveSettings
+    from petiole.tasks.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class SessionExpiryTask(PeriodicTask):
         return expire_sessions(self.bus)
 
 
-def sweep_interval_s(settings: ProactiveSettings) -> float:
+def sweep_interval_s(settings: Settings) -> float:
     """Choose how often beat looks: a twentieth of the shorter timeout, from half a second to 15 s."""
     return min(15.0, max(0.5, min(settings.session_idle_timeout_s, settings.session_end_timeout_s) / 20))
 

@@ -10,7 +10,7 @@ from datetime import timedelta
 
 from redis import Redis
 
-from petiole.tasks.settings import ProactiveSettings
+from petiole.tasks.settings import Settings
 from petiole.tasks.stores.agent_state import AgentStates
 from petiole.tasks.stores.aggregations import Aggregations
 from petiole.tasks.stores.attempts import Attempts
@@ -76,7 +76,7 @@ class Stores:
 
 def open_stores(
     client: Redis,
-    settings: ProactiveSettings,
+    settings: Settings,
     unacked_keys: UnackedKeys = UnackedKeys(),  # noqa: B008 - a constant
     clock: Clock | None = None,
 ) -> Stores:

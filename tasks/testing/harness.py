@@ -29,7 +29,7 @@ from petiole.tasks.handling.handler import HandlerFunction
 from petiole.tasks.publishing.commit import Publication
 from petiole.tasks.publishing.delayed import send_due
 from petiole.tasks.requests.requester import PendingResponse, Requester
-from petiole.tasks.settings import ProactiveSettings
+from petiole.tasks.settings import Settings
 from petiole.tasks.stores.history import HISTORY_START, RecordedEvent
 
 POLL_S = 0.005
@@ -45,7 +45,7 @@ class EventTestHarness:
         agents: Iterable[Agent] = (),
         *,
         event_registry: EventRegistry = registry,
-        settings: ProactiveSettings | None = None,
+        settings: Settings | None = None,
     ) -> None:
         self.bus = EventBus(event_registry=event_registry, settings=settings)
         self.bus.store_clock.is_virtual = True

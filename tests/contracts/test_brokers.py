@@ -27,7 +27,7 @@ from petiole.tasks.bus import EventBus
 from petiole.tasks.publication import PublishTask
 from petiole.tasks.publishing.commit import commit
 from petiole.tasks.publishing.document import validate_event
-from petiole.tasks.settings import ProactiveSettings
+from petiole.tasks.settings import Settings
 from petiole.workers.process import embedded_broker
 from tests.support.apps import a_bus
 
@@ -148,7 +148,7 @@ class System:
     @cached_property
     def bus(self) -> EventBus:
         state_url = self.node.environment["PETIOLE_STATE_URL"]
-        bus = a_bus(settings=ProactiveSettings(state_url=state_url))
+        bus = a_bus(settings=Settings(state_url=state_url))
         bus.app.conf.update(broker_url=self.url, result_backend=state_url)
         return bus
 

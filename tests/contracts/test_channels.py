@@ -34,7 +34,7 @@ from petiole.events.errors import (
     UsageError,
 )
 from petiole.tasks.bus import EventBus
-from petiole.tasks.settings import ProactiveSettings
+from petiole.tasks.settings import Settings
 from petiole.workers.channels import Mailbox, OutputChannel, Terminal, open_channels
 from petiole.workers.channels.server_sent_events import ConnectionCount, ConnectionLimits, create_app
 from petiole.workers.channels.webhook import open_webhook
@@ -418,7 +418,7 @@ def finish(bus: EventBus, server: Served, words: Sequence[str]) -> None:
 
 
 def test_a_reader_that_was_away_for_too_long_goes_on_with_what_is_kept(bus):
-    bus.settings = ProactiveSettings(max_response_stream_chunks=5)
+    bus.settings = Settings(max_response_stream_chunks=5)
     drafts = bus.stores.response_streams
     drafts.begin("s", "an-answer", correlation_id="a-flow", token="me")
     (first,) = drafts.read("s", after=0)

@@ -18,7 +18,7 @@ from redis.asyncio import Redis as AsyncRedis
 from petiole.events.errors import StreamTimeout, StreamTruncated
 from petiole.tasks import Chunk, ResponseStreamReader
 from petiole.tasks.bus import EventBus
-from petiole.tasks.settings import ProactiveSettings
+from petiole.tasks.settings import Settings
 from petiole.tasks.stores.keys import Keys
 from petiole.tasks.stores.response_streams import ResponseStreams, StreamLimits
 
@@ -44,7 +44,7 @@ def bus(request: pytest.FixtureRequest) -> Iterator[Reading]:
         url = request.getfixturevalue("clean_broker_url")
         client = redis.Redis.from_url(url, decode_responses=True)
         connects = lambda: AsyncRedis.from_url(url, decode_responses=True)  # noqa: E731 - as above
-    bus = Reading(Celery("reading", set_as_current=False), settings=ProactiveSettings(heartbeat_timeout_s=1))
+    bus = Reading(Celery("reading", set_as_current=False), settings=Settings(heartbeat_timeout_s=1))
     bus._state = client
     bus.connects = connects
     yield bus

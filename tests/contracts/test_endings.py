@@ -13,7 +13,7 @@ import redis
 
 from petiole.events import TextContent, TextMessageEvent
 from petiole.events.dead_letter import DeadLetter, FailedAttempt
-from petiole.tasks.settings import ProactiveSettings
+from petiole.tasks.settings import Settings
 from petiole.tasks.stores import Stores, open_stores
 from petiole.tasks.stores.delayed_messages import CLAIM_TIMEOUT, MAX_MOVED, DelayedMessage
 from petiole.tasks.stores.publications import Lease, OutgoingEvent, Settlement, UnackedKeys
@@ -40,7 +40,7 @@ def stores(client: redis.Redis) -> Stores:
     client.zadd(KEYS.index, {LEASE.tag: time.time()})
     client.hset(KEYS.leased, LEASE.tag, LEASE.consumer)
     client.zadd(KEYS.consumers, {LEASE.consumer: time.time()})
-    return open_stores(client, ProactiveSettings())
+    return open_stores(client, Settings())
 
 
 def a_posting() -> OutgoingEvent:

@@ -18,7 +18,7 @@ from petiole.tasks.broker.topology import PUBLISH_TASK
 from petiole.tasks.bus import EventBus
 from petiole.tasks.dead_letters import DeadLetterQuery
 from petiole.tasks.publishing.commit import Publication
-from petiole.tasks.settings import ProactiveSettings
+from petiole.tasks.settings import Settings
 from tests.support import apps
 
 MEMORY = Subscription(agent="memory", function="keep", patterns=("input.*",))
@@ -27,7 +27,7 @@ ACCIDENTAL = {"delivery_tag", "reply_to"}
 
 
 def a_bus(url: str, **settings: object) -> EventBus:
-    bus = apps.a_bus(settings=ProactiveSettings.model_validate(settings))
+    bus = apps.a_bus(settings=Settings.model_validate(settings))
     bus.app.conf.update(broker_url=url, result_backend=url)
     bus.stores.directory.register([MEMORY])
     return bus

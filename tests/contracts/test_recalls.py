@@ -12,7 +12,7 @@ import pytest
 
 from petiole.events.catalog.memory import MemoryItem
 from petiole.events.errors import UsageError
-from petiole.tasks.settings import ProactiveSettings
+from petiole.tasks.settings import Settings
 from petiole.workers.retrieval import Retriever, configured_retriever
 from petiole.workers.retrieval.embedding_model import MiniLM
 from petiole.workers.retrieval.keyword import KeywordRetriever
@@ -29,7 +29,7 @@ TEXTS = ("My sister lives in Lisbon.", "I am allergic to peanuts.", "The meeting
 @pytest.fixture
 def vectors() -> Iterator[EmbeddingStore]:
     with fakeredis.FakeRedis(server=fakeredis.FakeServer(), decode_responses=True) as client:
-        yield open_team_state(client, ProactiveSettings()).vectors
+        yield open_team_state(client, Settings()).vectors
 
 
 @pytest.fixture(params=["keyword", "semantic"])

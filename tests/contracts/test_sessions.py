@@ -28,14 +28,14 @@ from petiole.tasks import (
 from petiole.tasks.bus import EventBus
 from petiole.tasks.sessions.expiry import ExpiryResult, expire_sessions
 from petiole.tasks.sessions.session import REFUSED_COUNTER, Session
-from petiole.tasks.settings import ProactiveSettings
+from petiole.tasks.settings import Settings
 from petiole.tasks.stores.sessions import TRANSITIONS, SessionInfo
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.agents import input as input_agent
 from tests.support.apps import a_bus
 from tests.support.errors import has_code
 
-LIMITS = ProactiveSettings(session_idle_timeout_s=1, session_end_timeout_s=2)
+LIMITS = Settings(session_idle_timeout_s=1, session_end_timeout_s=2)
 
 
 @pytest.fixture(params=["fakeredis", "valkey"])
@@ -343,7 +343,7 @@ def test_a_working_memory_over_its_limit_is_refused_and_keeps_what_it_had(sessio
 
 
 def test_a_counter_that_finds_no_room_is_not_counted(bus):
-    bus.settings = ProactiveSettings(max_session_memory_bytes=10)
+    bus.settings = Settings(max_session_memory_bytes=10)
     session = open_session("s", bus=bus)
     session.memory.set("aaaa", 1)
 

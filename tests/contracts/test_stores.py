@@ -18,7 +18,7 @@ from petiole.events.catalog.memory import Fact, MemoryItem
 from petiole.events.dead_letter import DeadLetter, FailedAttempt
 from petiole.events.errors import PayloadUnreadable
 from petiole.events.subscriptions import Subscription
-from petiole.tasks.settings import ProactiveSettings
+from petiole.tasks.settings import Settings
 from petiole.tasks.stores import Stores, open_stores
 from petiole.tasks.stores.blobs import DATAREF, build_blob
 from petiole.tasks.stores.circuits import CircuitOutcome, CircuitThresholds
@@ -42,7 +42,7 @@ def client(request: pytest.FixtureRequest) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def stores(client: redis.Redis) -> Stores:
-    return open_stores(client, ProactiveSettings())
+    return open_stores(client, Settings())
 
 
 def an_event(text: str = "hi", **fields: object) -> TextMessageEvent:
@@ -136,7 +136,7 @@ def test_history_is_read_from_where_one_stopped(stores):
 
 def test_a_streams_index_keeps_the_newest(client, monkeypatch):
     monkeypatch.setattr(petiole.tasks.stores, "EVENTS_PER_STREAM", 3)
-    stores = open_stores(client, ProactiveSettings())
+    stores = open_stores(client, Settings())
     for number in range(5):
         record(stores, an_event(str(number)))
 
@@ -144,7 +144,7 @@ def test_a_streams_index_keeps_the_newest(client, monkeypatch):
 
 
 def test_history_is_capped_by_number(client):
-    stores = open_stores(client, ProactiveSettings(max_history_events=100))
+    stores = open_stores(client, Settings(max_history_events=100))
 
     for number in range(150):
         record(stores, an_event(str(number)))
@@ -153,7 +153,7 @@ def test_history_is_capped_by_number(client):
 
 
 def test_history_is_capped_by_age(client):
-    stores = open_stores(client, ProactiveSettings(history_retention_s=3_600))
+    stores = open_stores(client, Settings(history_retention_s=3_600))
     age_history(client, stores, events=5, ago=timedelta(hours=1, seconds=1))
     age_history(client, stores, events=3, ago=timedelta(minutes=59), start=5)
 
@@ -165,8 +165,8 @@ def test_history_is_capped_by_age(client):
 
 @pytest.mark.parametrize("lowered", [{"max_history_events": 10}, {"history_retention_s": 1}])
 def test_a_limit_that_was_lowered_is_reached_step_by_step(client, lowered):
-    age_history(client, open_stores(client, ProactiveSettings()), events=350, ago=timedelta(hours=1))
-    stores = open_stores(client, ProactiveSettings(**lowered))
+    age_history(client, open_stores(client, Settings()), events=350, ago=timedelta(hours=1))
+    stores = open_stores(client, Settings(**lowered))
 
     kept = []
     for _ in range(5):
@@ -515,7 +515,7 @@ def test_a_content_that_was_altered_is_recognised_and_mended_by_storing_it_again
 
 
 def test_a_content_stays_for_its_age_after_it_was_last_used(client):
-    stores = open_stores(client, ProactiveSettings(history_retention_s=10 * 86_400))
+    stores = open_stores(client, Settings(history_retention_s=10 * 86_400))
     stores.blobs.put([build_blob({"text": "one"})])
     (key,) = client.keys("petiole:blobs:*")
     stored_for_ms = client.pttl(key)
@@ -529,7 +529,7 @@ def test_a_content_stays_for_its_age_after_it_was_last_used(client):
 
 
 def test_a_content_stays_for_a_week_even_where_the_history_is_shorter(client):
-    stores = open_stores(client, ProactiveSettings(history_retention_s=60))
+    stores = open_stores(client, Settings(history_retention_s=60))
 
     stores.blobs.put([build_blob({"text": "one"})])
 
@@ -597,7 +597,7 @@ def test_an_effect_can_be_abandoned_by_who_began_it_unless_it_is_done(stores):
 
 
 def test_an_effect_is_known_for_its_age_and_can_be_forgotten(client):
-    stores = open_stores(client, ProactiveSettings(idempotency_retention_s=300))
+    stores = open_stores(client, Settings(idempotency_retention_s=300))
     begin(stores)
     stores.idempotency_records.finish("charge:1", "done")
 

@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from petiole.events.catalog.memory import Fact, MemoryItem
-from petiole.tasks.settings import ProactiveSettings
+from petiole.tasks.settings import Settings
 from petiole.workers.state import TeamState, open_team_state
 from petiole.workers.state import facts as facts_module
 from petiole.workers.state.facts import MAX_VALUES_PER_FACT
@@ -30,7 +30,7 @@ def client(request: pytest.FixtureRequest) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def team(client: redis.Redis) -> TeamState:
-    return open_team_state(client, ProactiveSettings())
+    return open_team_state(client, Settings())
 
 
 def a_recollection(text: str, minute: int = 0) -> MemoryItem:

@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from petiole.events.catalog.orchestrator import ToolCall, ToolsRequest, ToolsRequestedEvent
-from petiole.tasks.settings import ProactiveSettings
+from petiole.tasks.settings import Settings
 from petiole.tasks.stores import open_stores
 
 TOOLS = """
@@ -68,7 +68,7 @@ def test_a_killed_worker_leaves_a_call_that_acts_as_often_as_was_said(
     node.module("deadly_tools", TOOLS)
     node.environment.update(PETIOLE_TOOLS="deadly_tools", PETIOLE_VISIBILITY_TIMEOUT_S="3", DIES=tool)
     state = redis.Redis.from_url(node.environment["PETIOLE_BROKER_URL"], decode_responses=True)
-    history = open_stores(state, ProactiveSettings()).history
+    history = open_stores(state, Settings()).history
     first = node.worker("first", "-Q", "tools")
     call = ToolCall(call_id="c-1", tool=tool)
     request = ToolsRequestedEvent(stream_id="s", content=ToolsRequest(calls=(call,)))

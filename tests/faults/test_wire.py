@@ -26,7 +26,7 @@ from petiole.events import TextContent, TextMessageEvent
 from petiole.events.dead_letter import DeadLetter
 from petiole.tasks.broker.messages import queue_key
 from petiole.tasks.broker.topology import RABBITMQ, broker_queues
-from petiole.tasks.settings import ProactiveSettings
+from petiole.tasks.settings import Settings
 from petiole.tasks.settlement.undecodable import drain_undecodable
 from tests.support.apps import a_bus
 
@@ -58,7 +58,7 @@ class System:
         self.node = node
         self.store = redis.Redis.from_url(state_url)
         self.eventually = eventually
-        self.bus = a_bus(settings=ProactiveSettings(state_url=state_url))
+        self.bus = a_bus(settings=Settings(state_url=state_url))
         self.bus.app.conf.update(broker_url=url, result_backend=state_url)
         node.module("agent_one", AGENT)
         node.environment.update(PETIOLE_AGENTS="agent_one", HANDLED=state_url)

@@ -171,5 +171,5 @@ def test_a_celeryconfig_that_cannot_be_imported_is_not_passed_over(defaults):
 
     code, printed = defaults.refused_worker("petiole.workers")
 
-    assert code == 1
+    assert code != 0
     assert "No module named 'no_such_module'" in printed

@@ -27,7 +27,7 @@ from petiole.tasks.broker.producer import open_producer
 from petiole.tasks.dead_letters import DeadLetterQuery, RetentionResult
 from petiole.tasks.dead_letters.replay import RESEND_AFTER
 from petiole.tasks.dead_letters.replay_messages import build_replay, build_replay_start, send_replay
-from petiole.tasks.settings import ProactiveSettings
+from petiole.tasks.settings import Settings
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.cli import dead_letters as commands
 from petiole.workers.cli import petiole
@@ -408,7 +408,7 @@ def test_a_letter_that_is_not_kept_is_refused_by_name(shop):
 @pytest.fixture
 def small() -> Iterator[EventTestHarness]:
     """Give a harness that keeps ten letters for ten days."""
-    settings = ProactiveSettings(max_dead_letters=10, dead_letter_retention_s=10 * 86_400)
+    settings = Settings(max_dead_letters=10, dead_letter_retention_s=10 * 86_400)
     with EventTestHarness(settings=settings) as harness:
         yield harness
 

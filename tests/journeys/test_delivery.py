@@ -20,7 +20,7 @@ from petiole.events import (
 )
 from petiole.events.errors import UsageError
 from petiole.tasks import Agent, Context, publish
-from petiole.tasks.settings import ProactiveSettings
+from petiole.tasks.settings import Settings
 from petiole.tasks.stores.inbox import Inbox
 from petiole.tasks.testing import EventTestHarness
 from tests.support.errors import has_code
@@ -215,7 +215,7 @@ def test_what_cannot_be_published_makes_the_delivery_a_dead_letter(harness, a_me
 
 
 def test_a_circle_of_agents_ends_at_the_hop_limit(a_message):
-    with EventTestHarness(settings=ProactiveSettings(max_hops=5)) as harness:
+    with EventTestHarness(settings=Settings(max_hops=5)) as harness:
         ping, pong = Agent("ping"), Agent("pong")
 
         @ping.on("input.*", "message.pong")

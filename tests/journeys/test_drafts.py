@@ -12,7 +12,7 @@ import pytest
 from petiole.events import Event, TextContent, TextMessageEvent
 from petiole.events.errors import UsageError
 from petiole.tasks import Agent, Context, ResponseStreamReader
-from petiole.tasks.settings import ProactiveSettings
+from petiole.tasks.settings import Settings
 from petiole.tasks.testing import EventTestHarness
 from tests.support.errors import has_code
 from tests.support.inside import Inside
@@ -20,7 +20,7 @@ from tests.support.inside import Inside
 
 @pytest.fixture
 def harness() -> Iterator[EventTestHarness]:
-    with EventTestHarness(settings=ProactiveSettings(heartbeat_timeout_s=1)) as harness:
+    with EventTestHarness(settings=Settings(heartbeat_timeout_s=1)) as harness:
         yield harness
 
 

@@ -15,7 +15,7 @@ from petiole.tasks import Agent, Context, publish, publish_many
 from petiole.tasks.broker.topology import PUBLISH_QUEUE, PUBLISH_TASK
 from petiole.tasks.publishing.claim_check import externalize_content
 from petiole.tasks.publishing.document import validate_event
-from petiole.tasks.settings import ProactiveSettings
+from petiole.tasks.settings import Settings
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.cli._console import render_event_line
 from tests.support.errors import has_code
@@ -220,14 +220,14 @@ def test_history_shows_what_is_left_of_an_event_whose_content_is_gone(harness):
 
 
 def test_the_threshold_is_a_setting():
-    with EventTestHarness(settings=ProactiveSettings(claim_check_threshold_bytes=2 * A_MEGABYTE)) as harness:
+    with EventTestHarness(settings=Settings(claim_check_threshold_bytes=2 * A_MEGABYTE)) as harness:
         harness.publish(an_audio_event())
 
         assert Inside(harness).payloads() == 0
 
 
 def test_what_is_above_the_limit_is_refused_and_nothing_is_stored():
-    with EventTestHarness(settings=ProactiveSettings(max_event_bytes=A_MEGABYTE)) as harness:
+    with EventTestHarness(settings=Settings(max_event_bytes=A_MEGABYTE)) as harness:
         with pytest.raises(UsageError, check=has_code("event_too_large"), match="1,000,000 are allowed"):
             harness.publish(an_audio_event())
 

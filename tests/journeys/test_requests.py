@@ -26,7 +26,7 @@ from petiole.events import (
 from petiole.events.catalog.request import RequestContent, ResponseUnmatchedEvent
 from petiole.events.errors import RequestTimedOut, UsageError
 from petiole.tasks import NO_REPLY_YET, Agent, Context, PendingResponse, RetryPolicy, publish, request
-from petiole.tasks.settings import ProactiveSettings
+from petiole.tasks.settings import Settings
 from petiole.tasks.testing import EventTestHarness
 from tests.support.errors import has_code
 
@@ -466,7 +466,7 @@ def test_an_agent_asks_for_no_longer_than_the_event_at_hand_is_of_use(asked):
 
 
 def test_a_request_without_a_timeout_has_that_of_the_settings():
-    settings = ProactiveSettings(request_timeout_s=0.5)
+    settings = Settings(request_timeout_s=0.5)
     slow = Agent("slow")
     slow.answers("ask")(a_silent_answer)
     with EventTestHarness([slow], settings=settings) as harness:

@@ -17,7 +17,7 @@ from redis import Redis
 from petiole.tasks.broker.topology import PUBLISH_QUEUE
 from petiole.tasks.bus import EventBus
 from petiole.tasks.routing.table import RoutingTable
-from petiole.tasks.settings import ProactiveSettings
+from petiole.tasks.settings import Settings
 from petiole.tasks.settlement import settlement
 from tests.simulation.agents import AGENTS
 from tests.simulation.broker import Broker, sending_transport
@@ -76,9 +76,7 @@ def machine_of(*, is_one_step: bool) -> Machine:
     transport = sending_transport(state)
     # Processes die at every tenth call here: what is poison elsewhere is the weather.
     settlement.REQUEUE_PAUSE_S = 0.0
-    bus = SimulatedApp(
-        Celery("simulation", set_as_current=False), settings=ProactiveSettings(max_delivery_crashes=1_000_000)
-    )
+    bus = SimulatedApp(Celery("simulation", set_as_current=False), settings=Settings(max_delivery_crashes=1_000_000))
     bus._state = state
     bus.is_one = is_one_step
     bus.app.conf.update(broker_url="memory://", broker_transport=transport, result_backend="cache+memory://")

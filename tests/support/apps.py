@@ -18,7 +18,7 @@ from petiole.tasks.broker import producer
 from petiole.tasks.bus import EventBus
 from petiole.tasks.publishing.commit import commit
 from petiole.tasks.publishing.validation import validate
-from petiole.tasks.settings import ProactiveSettings
+from petiole.tasks.settings import Settings
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.cli import petiole
 from petiole.workers.tools import ToolRegistry
@@ -30,12 +30,12 @@ def a_bus(
     url: str = "",
     *heard_by: Agent | Subscription,
     conf: dict[str, Any] | None = None,
-    settings: ProactiveSettings | None = None,
+    settings: Settings | None = None,
     state: Redis | None = None,
     **limits: Any,
 ) -> EventBus:
     """Make a bus that publishes to a broker, where these subscribe; settings of ours, and of Celery as `conf`."""
-    bus = EventBus(Celery("tests", set_as_current=False), settings=settings or ProactiveSettings.model_validate(limits))
+    bus = EventBus(Celery("tests", set_as_current=False), settings=settings or Settings.model_validate(limits))
     if url:
         bus.app.conf.update({"broker_url": url, "result_backend": limits.get("state_url", url)})
     bus.app.conf.update(conf or {})

@@ -21,7 +21,7 @@ from petiole.events.ids import delivery_ids, new_event_id
 from petiole.tasks.broker.messages import queue_key
 from petiole.tasks.broker.topology import RABBITMQ, broker_queues
 from petiole.tasks.bus import EventBus
-from petiole.tasks.settings import ProactiveSettings
+from petiole.tasks.settings import Settings
 from petiole.tasks.stores import open_stores
 from petiole.tasks.stores.circuits import Circuit
 from petiole.tasks.stores.keys import Keys
@@ -42,8 +42,8 @@ class Inside:
             self.client: Any = bus.stores.directory._client
         else:
             self.client = redis.Redis.from_url(bus, decode_responses=True, socket_timeout=10)
-            self.stores = open_stores(self.client, ProactiveSettings(key_prefix=prefix))
-        self.team = open_team_state(self.client, ProactiveSettings(key_prefix=prefix))
+            self.stores = open_stores(self.client, Settings(key_prefix=prefix))
+        self.team = open_team_state(self.client, Settings(key_prefix=prefix))
         self.keys = Keys(prefix)
 
     # Queues

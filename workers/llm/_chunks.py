@@ -112,7 +112,7 @@ class _Delta(_ResponseModel):
     tool_calls: list[_ToolCall] | None = None
 
 
-class _ModelChoice(_ResponseModel):
+class _ChunkChoice(_ResponseModel):
     delta: _Delta
     finish_reason: str | None = None
 
@@ -123,7 +123,7 @@ class _Usage(_ResponseModel):
 
 
 class _Chunk(_ResponseModel):
-    choices: list[_ModelChoice]  # empty in the chunk that tells the usage
+    choices: list[_ChunkChoice]  # empty in the chunk that tells the usage
     model: str | None = None
     usage: _Usage | None = None
 

@@ -35,7 +35,7 @@ from redis.retry import Retry
 
 from petiole.events.errors import broker_not_started, broker_not_stopped
 from petiole.tasks.bus import EventBus
-from petiole.tasks.settings import ProactiveSettings
+from petiole.tasks.settings import Settings
 
 _START_TIMEOUT_S = 60.0  # a large append-only file takes its time to load; a dead server is noticed at once
 _STOP_TIMEOUT_S = 30.0
@@ -89,7 +89,7 @@ class _Files:
 
 def default_home() -> Path:
     """Return PETIOLE_HOME, or `.petiole` in the current directory."""
-    return ProactiveSettings().home.absolute()
+    return Settings().home.absolute()
 
 
 def use_embedded_broker(bus: EventBus) -> RunningBroker | None:

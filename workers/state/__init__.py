@@ -12,7 +12,7 @@ from datetime import timedelta
 from redis import Redis
 
 from petiole.tasks.runtime import BusRuntime
-from petiole.tasks.settings import ProactiveSettings
+from petiole.tasks.settings import Settings
 from petiole.workers.settings import WorkerSettings
 from petiole.workers.state.approvals import Approvals
 from petiole.workers.state.event_counts import EventCounts
@@ -44,7 +44,7 @@ def _open(bus: BusRuntime) -> TeamState:
     return open_team_state(bus.redis, bus.settings)
 
 
-def open_team_state(client: Redis, bus_settings: ProactiveSettings) -> TeamState:
+def open_team_state(client: Redis, bus_settings: Settings) -> TeamState:
     """Open every store over a client that decodes its responses. Connects to nothing yet."""
     keys = StateKeys(bus_settings.key_prefix)
     retention_s = bus_settings.idempotency_retention_s + WorkerSettings().approval_timeout_s
