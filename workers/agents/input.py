@@ -31,7 +31,11 @@ def receive(
     The first message of a stream also publishes `StreamStartedEvent`.
 
     Args:
+        text: The message.
+        stream_id: The conversation.
+        user_id: The user, if known.
         channel: The channel on which the message arrived.
+        source: The program that received the message.
         session_type: chat, meeting or call; only the first message of a stream sets it.
         publish: The function that publishes; `publish.delay` leaves routing to a worker.
 

@@ -123,7 +123,7 @@ def describe_tools() -> tuple[ToolDescription, ...]:
 
 
 def should_retry(error: PetioleError, event: ModelRequestedEvent, attempt: int) -> bool:
-    """Return whether to retry: up to three attempts, and deferred requests until PETIOLE_LLM_RETRY_TIMEOUT_S is over."""
+    """Return whether to retry: up to three attempts, deferred requests for up to PETIOLE_LLM_RETRY_TIMEOUT_S."""
     if isinstance(error, RetryLater):
         next_attempt_at = datetime.now(UTC) + timedelta(seconds=error.after_s)
         return next_attempt_at < event.timestamp + timedelta(seconds=WorkerSettings().llm_retry_timeout_s)

@@ -11,5 +11,5 @@ agent = Agent("supervisor")
 
 @agent.on_error("error.*")
 def handle_error_event(event: ErrorEvent, context: Context) -> None:
-    """Log and count an error. Depending on its severity, also abort the failing agent's work or shut the system down."""
+    """Log and count an error. By its severity, also abort the failing agent's work or shut the system down."""
     apply_severity(context.bus, event)

@@ -105,7 +105,7 @@ def run_call(event: ToolExecutionRequestedEvent, context: Context) -> Event | No
 
 @agent.on("tools.approval.granted")
 def run_granted_call(event: ApprovalGrantedEvent, context: Context) -> Event | None:
-    """Run a granted call. Raises Permanent (approval_mismatch) if its tool or arguments differ from the approved ones."""
+    """Run a granted call. Raises Permanent (approval_mismatch) unless tool and arguments are the approved ones."""
     call = event.content
     approvals.verify_decision(call.approval_id, "granted", call_fingerprint(call))
     try:
