@@ -136,7 +136,7 @@ def test_bad_tools_are_refused_at_the_door() -> None:
     async def later() -> str:
         return ""
 
-    with pytest.raises(UsageError, match="'number' no type"):
+    with pytest.raises(UsageError, match="'number' of the tool .* has no type"):
         registry.add(untyped)
     with pytest.raises(UsageError, match="is async"):
         registry.add(later)
