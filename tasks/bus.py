@@ -114,7 +114,7 @@ class EventBus(BusRuntime):
     def include(self, *agents: Agent) -> None:
         """Let this process handle events for agents: a worker of the app consumes their queues.
 
-        Raises: UsageError for another agent of the same name; InvalidSubscription where an agent's splits leave streams
+        Raises: UsageError for another agent of the same name; UsageError (invalid_subscription) where an agent's splits leave streams
             without a variant.
         """
         for agent in agents:
@@ -164,7 +164,7 @@ class EventBus(BusRuntime):
         """Let the app talk to this broker from now on: `redis://…` or `amqp://…`."""
         use_broker(self.app.conf, url)
         add_unset(self.app.conf, {"result_backend": url})
-        for name in ("driver", "publishes_in_one_step", "stores", "redis"):
+        for name in ("driver", "publishes_atomically", "stores", "redis"):
             vars(self).pop(name, None)
 
     def check_configuration(self) -> None:
