@@ -472,7 +472,7 @@ class TestReading:
         with pytest.raises(UsageError, check=has_code("unknown_event_type")) as caught:
             registry.parse(a_document(event_type=topic))
 
-        assert f"no event type {topic!r} is registered; did you mean {nearest!r}?" in str(caught.value)
+        assert f"event type {topic!r} is not registered; did you mean {nearest!r}?" in str(caught.value)
 
     @pytest.mark.parametrize("topic", ["zzz", "", "*", "q.w.e"])
     def test_a_type_that_is_like_no_other_is_refused_without_a_guess(self, topic: str) -> None:
@@ -482,7 +482,7 @@ class TestReading:
         assert "did you mean" not in str(caught.value)
 
     def test_a_topic_that_breaks_the_grammar_below_an_open_family_is_refused(self) -> None:
-        with pytest.raises(InvalidEvent, check=has_code("invalid_value"), match="is no topic"):
+        with pytest.raises(InvalidEvent, check=has_code("invalid_value"), match="is invalid; write 1 to 8 words"):
             EventRegistry().parse(a_custom_document({}, topic="message.Not A Topic"))
 
     def test_a_newer_version_is_refused_by_its_number_and_not_by_the_fields_it_adds(self) -> None:
@@ -492,7 +492,7 @@ class TestReading:
             EventRegistry().parse(newer)
 
         assert (caught.value.topic, caught.value.field) == ("input.message.received", "schema_version")
-        assert caught.value.reason == "is 2, this process knows up to 1; update it first"
+        assert caught.value.reason == "is 2, but this process supports versions up to 1; upgrade it first"
 
     def test_an_older_version_is_read_through_defaults(self) -> None:
         registry = EventRegistry()

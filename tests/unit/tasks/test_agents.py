@@ -53,7 +53,7 @@ def test_a_handler_without_a_pattern_is_refused():
 
 @pytest.mark.parametrize("name", ["", "Memory", "my agent", "a.b", "1st"])
 def test_a_name_that_cannot_be_a_queue_is_refused(name):
-    with pytest.raises(UsageError, check=has_code("invalid_name"), match="cannot name an agent"):
+    with pytest.raises(UsageError, check=has_code("invalid_name"), match="is not a valid name for an agent"):
         Agent(name)
 
 
