@@ -97,11 +97,11 @@ from petiole.events.errors import (
 
 # One of each class and of each code, beside what its message tells the reader to do next.
 EXAMPLES: list[tuple[PetioleError, str]] = [
-    (UsageError("'foo' cannot be declared: name it 'custom.foo'"), "name it 'custom.foo'"),
+    (UsageError("'foo' cannot be declared; name it 'custom.foo'"), "name it 'custom.foo'"),
     (Permanent("the model is gone; choose another"), "choose another"),
     (Retryable("the disk is full; make room"), "make room"),
     (invalid_topic("Input..x"), "write 1 to 8 words"),
-    (invalid_pattern("**", "'**' has no meaning here"), "write a topic, '*' for all topics"),
+    (invalid_pattern("**", "'**' is not supported"), "write a topic, '*' for all topics"),
     (
         unknown_event_type("input.mesage.received", "input.message.received"),
         "did you mean 'input.message.received'?",
@@ -112,8 +112,8 @@ EXAMPLES: list[tuple[PetioleError, str]] = [
     (undecodable_message("memory", 17), "inspect the dead letter"),
     (InvalidEvent("input.audio.chunk", "content.data", "is required; give it", code="missing_field"), "give it"),
     (
-        InvalidEvent("input.audio.chunk", "content.sauce", "is not known here; leave it out", code="unknown_field"),
-        "leave it out",
+        InvalidEvent("input.audio.chunk", "content.sauce", "is an unknown field; remove it", code="unknown_field"),
+        "remove it",
     ),
     (InvalidEvent("input.audio.chunk", "content.data", "should be bytes, not 5", code="wrong_type"), "should be bytes"),
     (

@@ -216,7 +216,7 @@ def test_the_fields_given_to_a_caused_event_replace_what_is_carried() -> None:
 
 
 def test_a_cause_refuses_what_the_caused_class_refuses() -> None:
-    with pytest.raises(InvalidEvent, match="field 'colour': is not known here; leave it out"):
+    with pytest.raises(InvalidEvent, match="field 'colour': is an unknown field; remove it"):
         a_message().caused(TextMessageEvent, content=HELLO, colour="red")  # type: ignore[call-arg]  # the point
 
 

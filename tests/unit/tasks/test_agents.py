@@ -107,9 +107,9 @@ def test_a_filter_that_is_none_is_refused_where_it_is_written():
         ({"split": "an offer"}, "split: string should match pattern"),
         ({"split": "offer", "weight": 101}, "weight: input should be less than or equal to 100"),
         ({"split": "offer", "weight": float("nan")}, "weight: "),
-        ({"weight": 20}, "a weight is a share of a split"),
+        ({"weight": 20}, "is a share of a split"),
         ({"split": "offer", "weight": 20, "shadow": True}, "a shadow gets every event and has none"),
-        ({"variant": "new"}, "name both"),
+        ({"variant": "new"}, "give both"),
         ({"shadow": 1}, "shadow: input should be a valid boolean"),
     ],
 )
