@@ -257,7 +257,7 @@ def test_a_tools_progress_is_a_number_from_zero_to_a_hundred(percent: object) ->
 def test_a_tool_result_has_an_error_exactly_where_it_failed(ok: bool, error: str | None) -> None:
     fields = {"call_id": "c", "tool": "t", "ok": ok, "error": error}
 
-    assert "a call that succeeded has no error" in refusal_of(ToolResult, fields)
+    assert "needs an error if ok is false" in refusal_of(ToolResult, fields)
 
 
 def test_a_tool_result_gives_its_value_and_none_where_it_failed() -> None:

@@ -111,7 +111,7 @@ class TestLookingUp:
             TextMessageEvent,
             1,
         )
-        assert found.description == "A text message from any channel."
+        assert found.description == "A text message arrived from a channel."
         assert found.is_builtin
 
     @pytest.mark.parametrize("topic", ["order.placed", "input", "input.message", "", "*", "input.*", "Input..x"])
