@@ -52,8 +52,8 @@ class FailedAttempt(BaseModel):
 class DeadLetter(BaseModel):
     """A delivery that was given up. No handler gets it again unless an operator replays it.
 
-    `id` does not change when a replay fails; `delivery_id` is that of the last attempt. `document` has the event. If the
-    message could not be decoded, `raw` has its bytes instead, and `subscription` is the target if it is known.
+    `id` does not change when a replay fails; `delivery_id` is that of the last attempt. `document` has the event. If
+    the message could not be decoded, `raw` has its bytes instead, and `subscription` is the target if it is known.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
