@@ -183,7 +183,7 @@ EXAMPLES: list[tuple[PetioleError, str]] = [
     (ToolFailed("calculator", "division by zero; divide by another number"), "divide by another number"),
     (BrokerUnavailable("publishing"), "check PETIOLE_BROKER_URL"),
     (BrokerFull("publishing input.video.frame", "OOM command not allowed"), "maxmemory"),
-    (StateStoreUnavailable("asking for a session"), "check PETIOLE_STATE_URL"),
+    (StateStoreUnavailable("accessing a session"), "check PETIOLE_STATE_URL"),
     (PublishOutcomeUnknown("publishing input.message.received"), "publish the same events again"),
     (SystemStopping("petiole"), "start a worker, and publish again"),
     (QueueFull("memory", "input.message.received"), "start more"),
