@@ -285,9 +285,9 @@ def missing_extra(part: str, extra: str) -> UsageError:
     )
 
 
-def unsupported_kombu(name: str, found: str, version: str) -> UsageError:
+def unsupported_kombu(name: str, difference: str, version: str) -> UsageError:
     return UsageError(
-        f"Petiole's transport does not support kombu {version}: of {name}, {found}; "
+        f"Petiole's transport does not support kombu {version}: {name}: {difference}; "
         "install kombu>=5.7,<5.8, or set PETIOLE_TRANSPORT=kombu",
         code="unsupported_kombu",
     )
