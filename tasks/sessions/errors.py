@@ -13,6 +13,6 @@ def session_ended_error(session_id: str, info: SessionInfo | None) -> SessionEnd
     return SessionEnded(session_id, f"{info.ended_at:%Y-%m-%dT%H:%M:%SZ}", str(info.end_reason))
 
 
-def describe_access(session_id: str) -> str:
+def lookup_operation(session_id: str) -> str:
     """Name the operation in the error of a state store that does not answer."""
     return f"accessing the session {session_id!r}"

@@ -29,7 +29,7 @@ from petiole.tasks.publishing import claim_check
 from petiole.tasks.publishing.commit import commit
 from petiole.tasks.publishing.validation import validate
 from petiole.tasks.runtime import BusRuntime
-from petiole.tasks.sessions.errors import describe_access, session_ended_error
+from petiole.tasks.sessions.errors import lookup_operation, session_ended_error
 from petiole.tasks.sessions.working_memory import WorkingMemory
 from petiole.tasks.stores.sessions import EndReason, Participant, SessionInfo, SessionState, SessionType
 
@@ -140,7 +140,7 @@ class Session:
 
     @property
     def _operation(self) -> str:
-        return describe_access(self.id)
+        return lookup_operation(self.id)
 
     @property
     def _store(self) -> Sessions:
@@ -168,7 +168,7 @@ def record_session_event(event: Event, *, session_type: str = "chat", bus: BusRu
     validated = validate(active_bus, event)
     user_id = event.context.user_id
     participant = Participant(id=user_id) if user_id else None
-    with active_bus.state_store_access(describe_access(event.stream_id)):
+    with active_bus.state_store_access(lookup_operation(event.stream_id)):
         info = active_bus.stores.sessions.record_event(event.stream_id, validated_type, validated.text, participant)
         if info.state == "ended":
             active_bus.stores.counters.add(REFUSED_COUNTER)
@@ -179,14 +179,14 @@ def record_session_event(event: Event, *, session_type: str = "chat", bus: BusRu
 def mark_session_started(info: SessionInfo, *, bus: BusRuntime | None = None) -> None:
     """Record that `input.stream.started` was published. Safe to repeat, also concurrently."""
     active_bus = bus or current_bus()
-    with active_bus.state_store_access(describe_access(info.session_id)):
+    with active_bus.state_store_access(lookup_operation(info.session_id)):
         active_bus.stores.sessions.transition(info.session_id, "active")
 
 
 def open_session(session_id: str, *, session_type: str = "chat", bus: BusRuntime | None = None) -> Session:
     """Return a session; create it if it does not exist. Raises pydantic's ValidationError, BrokerUnavailable."""
     active_bus = bus or current_bus()
-    with active_bus.state_store_access(describe_access(session_id)):
+    with active_bus.state_store_access(lookup_operation(session_id)):
         active_bus.stores.sessions.record_event(session_id, _TYPES.validate_python(session_type))
     return Session(active_bus, session_id)
 
@@ -213,7 +213,7 @@ def publish_session_ended(bus: BusRuntime, info: SessionInfo) -> None:
         context=EventContext(session_id=info.session_id),
     )
     commit(bus, [validate(bus, event)])
-    with bus.state_store_access(describe_access(info.session_id)):
+    with bus.state_store_access(lookup_operation(info.session_id)):
         bus.stores.sessions.mark_end_published(info.session_id)
 
 
