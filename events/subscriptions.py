@@ -107,6 +107,6 @@ class Subscription(BaseModel):
             raise ValueError("a split needs a variant and a variant needs a split; give both")
         if self.weight is not None and (self.split is None or self.shadow):
             raise ValueError(
-                "a weight is a share of a split, and a shadow gets every event; give a split without shadow, or no weight"
+                "a weight is a share of a split, a shadow gets every event; use a split without shadow, or no weight"
             )
         return self
