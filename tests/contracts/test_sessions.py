@@ -229,7 +229,7 @@ def test_an_ended_session_refuses_events_and_counts_them(bus, enter):
     end_session("s", bus=bus)
 
     for _ in range(3):
-        with pytest.raises(SessionEnded, match="under another stream id"):
+        with pytest.raises(SessionEnded, match="with another stream id"):
             input_agent.receive("two", stream_id="s", publish=published.append)
 
     assert [event.event_type for event in published] == ["input.stream.started", "input.message.received"]

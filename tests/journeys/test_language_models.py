@@ -324,7 +324,7 @@ def test_a_call_of_an_unknown_tool_is_told_to_the_model(team: Team, endpoint: En
 
     (ready,) = said(team().send_through(a_message("Surprise me."), timeout=15), ResponseReadyEvent)
 
-    assert "failed: there is no tool 'sextant'" in ready.content.text
+    assert "failed: no tool 'sextant' exists" in ready.content.text
 
 
 def test_rounds_are_bounded_and_the_last_question_offers_no_tools(

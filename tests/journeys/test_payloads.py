@@ -228,7 +228,7 @@ def test_the_threshold_is_a_setting():
 
 def test_what_is_above_the_limit_is_refused_and_nothing_is_stored():
     with EventTestHarness(settings=Settings(max_event_bytes=A_MEGABYTE)) as harness:
-        with pytest.raises(UsageError, check=has_code("event_too_large"), match="1,000,000 are allowed"):
+        with pytest.raises(UsageError, check=has_code("event_too_large"), match="the limit is 1,000,000"):
             harness.publish(an_audio_event())
 
         assert (Inside(harness).payloads(), harness.published_events()) == (0, [])

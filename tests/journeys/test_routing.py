@@ -287,8 +287,8 @@ def test_a_subscription_is_withdrawn_as_it_is_said(type_, bus):
     [
         (("shop.hear",), 2, "either --drain or --purge"),
         (("shop.hear", "--drain", "--purge"), 2, "either --drain or --purge"),
-        (("shop.here", "--drain"), 1, "there is no subscription 'shop.here'; did you mean 'shop.hear'?"),
-        (("nobody", "--purge"), 1, "there is no subscription 'nobody'; see: petiole subscriptions"),
+        (("shop.here", "--drain"), 1, "no subscription 'shop.here' exists; did you mean 'shop.hear'?"),
+        (("nobody", "--purge"), 1, "no subscription 'nobody' exists; see: petiole subscriptions"),
     ],
 )
 def test_what_is_withdrawn_wrongly_is_refused_and_changes_nothing(type_, bus, arguments, code, words):

@@ -207,7 +207,7 @@ def test_a_time_limit_holds_on_every_thread(registry: ToolRegistry, on_main_thre
         thread.start()
         thread.join(timeout=10)
 
-    assert ended == {"endless did not end within 0.2 s; ask it for less, or raise its timeout": 1}
+    assert ended == {"endless exceeded its timeout of 0.2 s; request less work, or raise its timeout": 1}
 
 
 def test_a_guarded_tool_that_keeps_failing_is_not_called_any_more(team, registry: ToolRegistry):

@@ -53,7 +53,7 @@ def test_a_handler_without_a_pattern_is_refused():
 
 @pytest.mark.parametrize("name", ["", "Memory", "my agent", "a.b", "1st"])
 def test_a_name_that_cannot_be_a_queue_is_refused(name):
-    with pytest.raises(UsageError, check=has_code("invalid_name"), match="cannot name an agent"):
+    with pytest.raises(UsageError, check=has_code("invalid_name"), match="is not a valid name for an agent"):
         Agent(name)
 
 
@@ -108,8 +108,8 @@ def test_a_filter_that_is_none_is_refused_where_it_is_written():
         ({"split": "offer", "weight": 101}, "weight: input should be less than or equal to 100"),
         ({"split": "offer", "weight": float("nan")}, "weight: "),
         ({"weight": 20}, "a weight is a share of a split"),
-        ({"split": "offer", "weight": 20, "shadow": True}, "a shadow gets every event and has none"),
-        ({"variant": "new"}, "name both"),
+        ({"split": "offer", "weight": 20, "shadow": True}, "a shadow gets every event"),
+        ({"variant": "new"}, "give both"),
         ({"shadow": 1}, "shadow: input should be a valid boolean"),
     ],
 )
