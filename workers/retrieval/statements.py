@@ -72,7 +72,7 @@ def _rule(pattern: str, attribute: str, value: str = r"\g<value>") -> _Rule:
 
 
 _A_VALUE = r"(?P<value>\S.*)"
-_ANYTHING: Final = _rule(rf"my (?P<what>[^\W\d_][\w' -]{{0,40}}?) is {_A_VALUE}", r"\g<what>")
+_ANYTHING: Final = _rule(rf"my (?P<attribute>[^\W\d_][\w' -]{{0,40}}?) is {_A_VALUE}", r"\g<attribute>")
 _RULES: Final = (
     _rule(rf"(?:my (?:full )?name is|my name's|(?:please )?call me|i(?:'m| am) called) {_A_VALUE}", "name"),
     _rule(rf"(?:i|we)?\s*(?:now |currently )?live (?:now )?(?:in|at) {_A_VALUE}", "home"),
@@ -81,8 +81,8 @@ _RULES: Final = (
     _rule(r"i(?:'m| am) (?P<value>\d{1,3})(?: years old)?", "age"),
     _rule(rf"i (?:really |also |do )*(?:like|love|enjoy) {_A_VALUE}", r"likes \g<value>", "yes"),
     _rule(rf"i (?:really )?(?:hate|dislike|(?:don't|do not) (?:like|enjoy)) {_A_VALUE}", r"likes \g<value>", "no"),
-    _rule(rf"my (?P<what>[^\W\d_][\w' -]{{0,40}}?)'s name is {_A_VALUE}", r"\g<what>'s name"),
-    _rule(rf"my (?P<what>[^\W\d_][\w' -]{{0,40}}?) is (?:called|named) {_A_VALUE}", r"\g<what>'s name"),
+    _rule(rf"my (?P<thing>[^\W\d_][\w' -]{{0,40}}?)'s name is {_A_VALUE}", r"\g<thing>'s name"),
+    _rule(rf"my (?P<thing>[^\W\d_][\w' -]{{0,40}}?) is (?:called|named) {_A_VALUE}", r"\g<thing>'s name"),
     _ANYTHING,
 )
 
