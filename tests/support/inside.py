@@ -254,6 +254,16 @@ class Inside:
         """Tell what an agent keeps."""
         return self.stores.agent_states.read_all(agent)
 
+    def set_last_activity(self, session: str, at_ms: int) -> None:
+        """Let the last event of a session be of another time, which the list of idle sessions does not know yet."""
+        self.client.hset(self.keys.session(session), "last", at_ms)
+        self.client.zadd(self.keys.sessions, {session: 0}, xx=True)
+
+    def keys_of_sessions(self) -> dict[str, int]:
+        """Tell for how many seconds more each key of a session is kept."""
+        names = self.client.scan_iter(f"{self.keys.prefix}:session*", count=10_000)
+        return {name: self.client.ttl(name) for name in names if name != self.keys.sessions}
+
     def session_leftovers(self) -> list[str]:
         """List what is kept of conversations beside their facts."""
         return list(self.client.keys(f"{self.keys.prefix}:session_*"))

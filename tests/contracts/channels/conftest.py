@@ -11,7 +11,7 @@ from petiole.tasks.bus import EventBus
 from petiole.workers.channels import OutputChannel
 from petiole.workers.channels.webhook import open_webhook
 from tests.contracts.channels.answers import SECRET, QuietServer, Receiver, a_handler
-from tests.support.apps import a_bus
+from tests.support.apps import a_bus, as_default
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def receiver(monkeypatch: pytest.MonkeyPatch, bus: EventBus) -> Iterator[Receive
     monkeypatch.setenv("PETIOLE_WEBHOOK_SECRET", SECRET)
     monkeypatch.setenv("PETIOLE_WEBHOOK_TIMEOUT_S", "0.5")
     monkeypatch.setenv("NO_PROXY", "*")
-    monkeypatch.setattr("petiole.tasks.resilience.guarded.default_app", bus)
+    as_default(bus, monkeypatch)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield made
@@ -42,6 +42,5 @@ def webhook(receiver: Receiver) -> OutputChannel:
 
 @pytest.fixture
 def bus(clean_broker_url: str) -> Iterator[EventBus]:
-    with a_bus() as bus:
-        bus.app.conf.update(broker_url=clean_broker_url, result_backend=clean_broker_url)
+    with a_bus(clean_broker_url) as bus:
         yield bus

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import fakeredis
 import pytest
@@ -11,15 +10,12 @@ import redis
 
 from petiole.events import Event
 from petiole.tasks import (
-    mark_session_started,
     open_session,
-    record_session_event,
 )
 from petiole.tasks.bus import EventBus
 from petiole.tasks.sessions.session import Session
-from petiole.workers.agents import input as input_agent
 from tests.contracts.sessions.session import LIMITS
-from tests.support.apps import a_bus
+from tests.support.apps import a_bus, as_default
 
 
 @pytest.fixture(params=["fakeredis", "valkey"])
@@ -29,16 +25,15 @@ def bus(request: pytest.FixtureRequest) -> Iterator[EventBus]:
         state = fakeredis.FakeRedis(server=fakeredis.FakeServer(), decode_responses=True)
     else:
         state = redis.Redis.from_url(request.getfixturevalue("clean_broker_url"), decode_responses=True)
-    with state, a_bus(settings=LIMITS, state=state) as bus:
-        bus.app.conf.update(broker_url="memory://", result_backend="cache+memory://")
+    conf = {"broker_url": "memory://", "result_backend": "cache+memory://"}
+    with state, a_bus(settings=LIMITS, state=state, conf=conf) as bus:
         yield bus
 
 
 @pytest.fixture
 def enter(bus: EventBus, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the input agent use this bus."""
-    for step in (record_session_event, mark_session_started):
-        monkeypatch.setattr(input_agent, step.__name__, partial(step, bus=bus))
+    as_default(bus, monkeypatch)
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from petiole.tasks.sessions.expiry import ExpiryResult, expire_sessions
 from petiole.tasks.sessions.session import REFUSED_COUNTER, Session
 from petiole.workers.agents import input as input_agent
 from tests.contracts.sessions.session import a_message
+from tests.support.inside import Inside
 
 
 def topics(bus: EventBus) -> list[str]:
@@ -91,7 +92,7 @@ def test_a_session_in_which_nothing_happens_is_idle_and_then_ends_within_one_swe
 
     assert Session(bus, "s").has_ended
     assert Session(bus, "s").info.end_reason == "idle"
-    assert not bus.stores.sessions._client.exists("petiole:session_events:s", "petiole:session_memory:s")
+    assert Inside(bus).session_leftovers() == []
     assert topics(bus) == ["input.stream.ended"]
 
 
@@ -121,8 +122,7 @@ def test_what_happens_in_time_keeps_a_session_from_ending(bus):
     last = record_session_event(a_message(), bus=bus).last_activity
 
     for second in range(1, 6):
-        bus.stores.sessions._client.hset("petiole:sessions:s", "last", int((last.timestamp() + second) * 1_000))
-        bus.stores.sessions._client.zadd("petiole:sessions", {"s": 0})
+        Inside(bus).set_last_activity("s", int((last.timestamp() + second) * 1_000))
         assert expire_sessions(bus, last + timedelta(seconds=second + 0.5)) == ExpiryResult()
 
 
@@ -130,7 +130,6 @@ def test_every_key_of_a_session_is_forgotten_in_the_end(bus):
     record_session_event(a_message(context={"user_id": "ada"}), bus=bus)
     Session(bus, "s").memory.increment("turns")
 
-    client = bus.stores.sessions._client
-    names = [name for name in client.keys("petiole:session*") if name != "petiole:sessions"]
-    assert len(names) == 3
-    assert all(client.ttl(name) > 0 for name in names)
+    ages_s = Inside(bus).keys_of_sessions()
+    assert len(ages_s) == 3
+    assert all(age_s > 0 for age_s in ages_s.values())

@@ -21,6 +21,7 @@ from petiole.tasks.testing import EventTestHarness
 from petiole.workers.agents import input as input_agent
 from tests.contracts.sessions.session import a_message
 from tests.support.errors import has_code
+from tests.support.inside import Inside
 
 
 def test_a_session_has_its_streams_id_a_type_a_state_and_those_who_take_part(bus):
@@ -107,7 +108,7 @@ def test_a_session_keeps_when_it_was_created_and_its_last_activity_only_grows(bu
 
 def test_a_server_whose_clock_is_set_back_does_not_set_back_the_last_activity(bus):
     later = 1_000 * int(record_session_event(a_message(), bus=bus).last_activity.timestamp() + 60)
-    bus.stores.sessions._client.hset("petiole:sessions:s", "last", later)
+    Inside(bus).set_last_activity("s", later)
 
     assert record_session_event(a_message(), bus=bus).last_activity.timestamp() * 1_000 == later
 

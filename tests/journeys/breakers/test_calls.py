@@ -40,7 +40,7 @@ def test_a_call_that_fails_is_tried_again_and_each_try_counts(bus):
 def test_a_retry_after_is_obeyed_here_or_by_putting_the_delivery_off(bus, headers, at_least_s):
     dependency = Dependency()
     dependency.error = http_error(429, **headers)
-    call = guarded("shop.stock", attempts=2, longest_wait=5)(dependency)
+    call = guarded("shop.stock", attempts=2, max_wait=5)(dependency)
 
     (error,) = attempt(call)
 
@@ -59,7 +59,7 @@ def test_calls_are_tried_again_only_while_the_delivery_has_time(harness):
     @agent.on("input.*", timeout=1.0)
     def sell(event: Event) -> None:
         with pytest.raises(ConnectionError):
-            guarded("shop.stock", attempts=4, wait=2, longest_wait=5)(dependency)()
+            guarded("shop.stock", attempts=4, wait=2, max_wait=5)(dependency)()
 
     harness.add(agent)
     harness.send_through(a_text())

@@ -54,7 +54,7 @@ def test_an_open_breaker_fails_at_once_says_until_when_and_calls_nothing(bus):
 
 def test_a_rate_of_failures_opens_it_though_no_five_are_in_a_row(bus):
     dependency = Dependency()
-    call = guarded("shop.stock", **ONCE, rate=0.5, least_calls=10, window=60)(dependency)
+    call = guarded("shop.stock", **ONCE, rate=0.5, min_calls=10, window=60)(dependency)
 
     for error in (None, ConnectionError("down")) * 5:
         assert circuit_state(bus) == "closed"
@@ -66,7 +66,7 @@ def test_a_rate_of_failures_opens_it_though_no_five_are_in_a_row(bus):
 
 def test_failures_before_the_window_do_not_count_for_the_rate(bus):
     dependency = Dependency()
-    call = guarded("shop.stock", **ONCE, rate=0.5, least_calls=4, window=60)(dependency)
+    call = guarded("shop.stock", **ONCE, rate=0.5, min_calls=4, window=60)(dependency)
     attempt(call, 3)
     dependency.error = None
     bus.store_clock.skip(70)
