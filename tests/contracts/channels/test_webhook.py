@@ -10,7 +10,6 @@ import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from petiole.events.errors import (
-    NotConfigured,
     ProviderRefused,
     ProviderUnavailable,
     RetryLater,
@@ -103,8 +102,8 @@ def test_a_refused_connection_means_later_and_then_nobody_is_asked(receiver, mon
     ("settings", "named"),
     [
         ({"PETIOLE_WEBHOOK_SECRET": ""}, "PETIOLE_WEBHOOK_SECRET"),
-        ({"PETIOLE_WEBHOOK_SECRET": "hush-hush"}, "PETIOLE_WEBHOOK_SECRET: .*whsec_"),
-        ({"PETIOLE_WEBHOOK_SECRET": "whsec_c2hvcnQ="}, "PETIOLE_WEBHOOK_SECRET: .*24"),
+        ({"PETIOLE_WEBHOOK_SECRET": "hush-hush"}, "PETIOLE_WEBHOOK_SECRET.*whsec_"),
+        ({"PETIOLE_WEBHOOK_SECRET": "whsec_c2hvcnQ="}, "PETIOLE_WEBHOOK_SECRET.*24"),
         ({"PETIOLE_WEBHOOK_URL": "ftp://hush-hush"}, "PETIOLE_WEBHOOK_URL"),
         ({"PETIOLE_WEBHOOK_TIMEOUT_S": "0"}, "PETIOLE_WEBHOOK_TIMEOUT_S"),
     ],
@@ -116,7 +115,7 @@ def test_a_webhook_that_is_configured_wrongly_is_refused_by_name_and_tells_no_se
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
 
-    with pytest.raises(NotConfigured, match=named) as refused:
+    with pytest.raises(UsageError, match=named) as refused:
         open_webhook()
 
     assert "hush-hush" not in f"{refused.value} {refused.value.__cause__}"
