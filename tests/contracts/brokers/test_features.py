@@ -9,7 +9,7 @@ from tests.contracts.brokers.system import an_event, counting
 
 ASKED = """
 from petiole.events import Event, MessageEvent, ParametersContent, TextContent, TextMessageEvent
-from petiole.tasks import Agent, Gathered
+from petiole.tasks import Agent, GatheredEvents
 
 one = Agent("one")
 
@@ -22,7 +22,7 @@ def fail() -> None:
     raise LookupError("nobody of that name")
 
 @one.gather("message.price", "message.stock", timeout=20)
-def offer(gathered: Gathered) -> MessageEvent:
+def offer(gathered: GatheredEvents) -> MessageEvent:
     price, stock = (event.content.parameters["value"] for event in gathered.events)
     return MessageEvent(event_type="message.offer", stream_id="s", content={"parameters": {"value": price * stock}})
 """

@@ -38,7 +38,7 @@ def test_a_model_of_your_own_is_named_by_its_class() -> None:
 
 @pytest.mark.parametrize("name", ["pathlib:Path", "petiole.workers.llm:list_models"])
 def test_what_is_no_model_is_refused(name: str) -> None:
-    with pytest.raises(UsageError, match=r"class|no language model"):
+    with pytest.raises(UsageError, match=r"class|not a language model"):
         create_model(name)
 
 

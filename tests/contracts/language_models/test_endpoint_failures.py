@@ -77,7 +77,7 @@ def test_a_refused_connection_means_later(monkeypatch: pytest.MonkeyPatch, endpo
 def test_what_is_no_stream_means_later(endpoint: Endpoint, openai_model: LanguageModel, body: Any, ask: Any) -> None:
     endpoint.reply = lambda _: Refusal(200, body)
 
-    with pytest.raises(ProviderUnavailable, match="broke off"):
+    with pytest.raises(ProviderUnavailable, match="ended early"):
         ask(openai_model, a_request())
 
 
