@@ -16,14 +16,11 @@ import redis
 
 from petiole.events import Event, TextContent, TextMessageEvent
 from petiole.events.subscriptions import Subscription
+from petiole.tasks import EventBus
 from petiole.tasks.broker.topology import RABBITMQ, broker_queues
-from petiole.tasks.bus import EventBus
 from petiole.tasks.publication import PublishTask
-from petiole.tasks.publishing.commit import commit
-from petiole.tasks.publishing.document import validate_event
-from petiole.tasks.settings import Settings
 from petiole.workers.process import embedded_broker
-from tests.support.apps import a_bus
+from tests.support.apps import a_bus, publish_all_once, subscribe
 
 AGENTS = ("one", "two", "three")
 
@@ -60,9 +57,7 @@ class System:
     @cached_property
     def bus(self) -> EventBus:
         state_url = self.node.environment["PETIOLE_STATE_URL"]
-        bus = a_bus(settings=Settings(state_url=state_url))
-        bus.app.conf.update(broker_url=self.url, result_backend=state_url)
-        return bus
+        return a_bus(self.url, state_url=state_url)
 
     def agents(self, **sources: str) -> None:
         for name, source in sources.items():
@@ -77,12 +72,13 @@ class System:
     def subscribe(self, *names: str) -> None:
         """Make subscriptions known, as workers do when they start."""
         pairs = [name.split(".") for name in names]
-        self.bus.stores.directory.register(
-            Subscription(agent=agent, function=function, patterns=("input.*",)) for agent, function in pairs
+        subscribe(
+            self.bus,
+            *(Subscription(agent=agent, function=function, patterns=("input.*",)) for agent, function in pairs),
         )
 
     def publish(self, *events: Event) -> None:
-        commit(self.bus, [validate_event(each, self.bus.event_registry, 10_000) for each in events])
+        publish_all_once(self.bus, events)
 
     def publish_later(self, event: Event) -> None:
         self.bus.app.tasks[PublishTask.name].delay(event)

@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import httpx2
 import uvicorn
 
-from petiole.tasks.bus import EventBus
+from petiole.tasks import EventBus
 from petiole.workers.channels.server_sent_events import ConnectionCount, ConnectionLimits, create_app
 from petiole.workers.cli.serve import StoredAnswerStreams
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from petiole.tasks.bus import EventBus
+from petiole.tasks import EventBus
 from petiole.workers.channels import OutputChannel
 from petiole.workers.channels.webhook import open_webhook
 from tests.contracts.channels.answers import SECRET, QuietServer, Receiver, a_handler

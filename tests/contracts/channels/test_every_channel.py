@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from petiole.tasks.bus import EventBus
+from petiole.tasks import EventBus
 from petiole.workers.channels import Mailbox, OutputChannel, Terminal, open_channels
 from petiole.workers.state import team_state
 from tests.contracts.channels.answers import served

@@ -17,7 +17,7 @@ import redis
 from petiole.events.errors import (
     UsageError,
 )
-from petiole.tasks.bus import EventBus
+from petiole.tasks import EventBus
 from petiole.tasks.settings import Settings
 from petiole.workers.channels.server_sent_events import ConnectionCount, ConnectionLimits, create_app
 from petiole.workers.state import team_state

@@ -10,9 +10,9 @@ import redis
 
 from petiole.events import Event
 from petiole.tasks import (
+    EventBus,
     open_session,
 )
-from petiole.tasks.bus import EventBus
 from petiole.tasks.sessions.session import Session
 from tests.contracts.sessions.session import LIMITS
 from tests.support.apps import a_bus, as_default

@@ -11,10 +11,10 @@ from petiole.events import Event
 from petiole.events.catalog.session import StreamEndedEvent
 from petiole.events.errors import BrokerUnavailable, SessionEnded
 from petiole.tasks import (
+    EventBus,
     end_session,
     record_session_event,
 )
-from petiole.tasks.bus import EventBus
 from petiole.tasks.sessions.expiry import ExpiryResult, expire_sessions
 from petiole.tasks.sessions.session import REFUSED_COUNTER, Session
 from petiole.workers.agents import input as input_agent

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from petiole.tasks.bus import EventBus
-from petiole.tasks.testing.harness import EventTestHarness
+from petiole.tasks import EventBus
+from petiole.tasks.testing import EventTestHarness
 from tests.support.apps import as_default
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from email.message import Message
 
 from petiole.events import Event
-from petiole.tasks.bus import EventBus
+from petiole.tasks import EventBus
 from petiole.tasks.stores.circuits import Circuit
 from tests.support.inside import Inside
 

@@ -10,8 +10,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from petiole.events.errors import ProviderRefused, ProviderUnavailable, ServiceUnavailable, UsageError
-from petiole.tasks import guarded
-from petiole.tasks.bus import EventBus
+from petiole.tasks import EventBus, guarded
 from tests.journeys.breakers.dependency import ONCE, RESET_S, Dependency, attempt, circuit, http_error
 from tests.support.inside import Inside
 

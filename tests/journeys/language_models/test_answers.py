@@ -68,7 +68,7 @@ def test_what_it_took_and_cost_is_recorded(team: Team, endpoint: Endpoint, monke
     content = used.content
     assert (content.provider, content.model, content.account) == ("openai", "parrot-1", "llm.openai")
     assert (content.input_tokens, content.output_tokens, content.cost, content.currency) == (11, 3, 0.041, "USD")
-    assert harness.bus.stores.rate_limits.usage("llm.openai").tokens == 14
+    assert Inside(harness).rate_usage("llm.openai").tokens == 14
 
 
 def test_without_a_price_no_cost_is_made_up(team: Team, endpoint: Endpoint) -> None:
