@@ -263,6 +263,13 @@ class Inside:
         """Tell the counters."""
         return self.stores.counters.all()
 
+    def begin_operation(self, name: str, owner: str) -> None:
+        """Let an operation be one that a delivery began and did not finish: its worker died."""
+        limit = timedelta(minutes=5)
+        self.stores.idempotency_records.begin(
+            name, token="of the dead", owner=owner, limit=limit, repeats_unfinished=False
+        )
+
     def agent_state(self, agent: str) -> dict[str, Any]:
         """Tell what an agent keeps."""
         return self.stores.agent_states.read_all(agent)

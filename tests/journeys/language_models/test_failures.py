@@ -30,7 +30,7 @@ def test_an_endpoint_that_is_away_is_asked_again(team: Team, endpoint: Endpoint)
     assert kinds == [(1, "failed"), (2, "failed"), (3, "finished")]
 
 
-@pytest.mark.parametrize(("status", "times", "words_to_user"), [(503, 3, "try again"), (401, 1, "contact the operator")])
+@pytest.mark.parametrize(("status", "times", "words_to_user"), [(503, 3, "try again"), (401, 1, "the operator")])
 def test_the_user_hears_of_an_endpoint_that_does_not_answer(
     team: Team, endpoint: Endpoint, status: int, times: int, words_to_user: str
 ) -> None:
