@@ -16,8 +16,7 @@ from celery import Celery
 from redis.asyncio import Redis as AsyncRedis
 
 from petiole.events.errors import StreamTimeout, StreamTruncated
-from petiole.tasks import Chunk, ResponseStreamReader
-from petiole.tasks.bus import EventBus
+from petiole.tasks import Chunk, EventBus, ResponseStreamReader
 from petiole.tasks.settings import Settings
 from petiole.tasks.stores.keys import Keys
 from petiole.tasks.stores.response_streams import ResponseStreams, StreamLimits

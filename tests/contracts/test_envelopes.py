@@ -13,9 +13,8 @@ from petiole.events import TextContent, TextMessageEvent
 from petiole.events.dead_letter import DeadLetter
 from petiole.events.errors import BrokerFull
 from petiole.events.subscriptions import Subscription
-from petiole.tasks import dead_letters
+from petiole.tasks import EventBus, dead_letters
 from petiole.tasks.broker.topology import PUBLISH_TASK
-from petiole.tasks.bus import EventBus
 from petiole.tasks.dead_letters import DeadLetterQuery
 from petiole.tasks.publishing.commit import Publication
 from petiole.tasks.settings import Settings

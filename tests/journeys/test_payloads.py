@@ -55,7 +55,7 @@ def test_what_travels_and_what_is_recorded_hold_a_reference(harness):
     event = an_audio_event()
     harness.publish(event)
 
-    (recorded,) = harness.bus.stores.history.read_after()
+    (recorded,) = Inside(harness).recorded()
 
     assert len(json.dumps(recorded.attributes)) < 1_000
     assert str(recorded.attributes["dataref"]).startswith("petiole:sha256:")
@@ -211,7 +211,7 @@ def test_history_shows_what_is_left_of_an_event_whose_content_is_gone(harness):
     harness.publish(event)
     Inside(harness).delete_payloads()
 
-    (recorded,) = harness.bus.stores.history.read_after()
+    (recorded,) = Inside(harness).recorded()
 
     assert recorded.document_or_stub["event_id"] == event.event_id
     assert "input.audio.chunk" in render_event_line(recorded).plain

@@ -8,7 +8,7 @@ from celery.concurrency.solo import TaskPool as SoloPool
 from celery.concurrency.thread import TaskPool as ThreadsPool
 from celery.worker.state import revoked as revoked_ids
 
-from petiole.tasks.bus import EventBus
+from petiole.tasks import EventBus
 from petiole.tasks.consuming.batching import BatchCollector
 from tests.support.apps import a_bus
 

@@ -10,7 +10,7 @@ from billiard.einfo import ExceptionInfo
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from kombu.message import Message
 
-from petiole.tasks.bus import EventBus
+from petiole.tasks import EventBus
 from petiole.tasks.consuming import request
 from petiole.tasks.consuming.request import BatchLost, TaskRequest
 from petiole.tasks.publication import PublishTask
