@@ -114,8 +114,8 @@ class EventBus(BusRuntime):
     def include(self, *agents: Agent) -> None:
         """Let this process handle events for agents: a worker of the app consumes their queues.
 
-        Raises: UsageError for another agent of the same name; UsageError (invalid_subscription) where an agent's splits leave streams
-            without a variant.
+        Raises: UsageError for another agent of the same name, and where an agent's splits leave streams without a
+            variant.
         """
         for agent in agents:
             self._include(agent)
