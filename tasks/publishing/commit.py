@@ -84,6 +84,7 @@ def commit(
     """Publish events in order, and settle a delivery and store delayed messages with them. Safe to repeat.
 
     Args:
+        bus: the bus to publish on.
         events: the events to publish.
         settlement: the outcome of the delivery whose handler published the events.
         delayed: messages to send when they are due.

@@ -80,6 +80,7 @@ def send_due(bus: BusRuntime, *, ahead: timedelta = timedelta(0)) -> int:
     """Send a bounded number of due messages to their queues and return how many. Safe in any number of workers.
 
     Args:
+        bus: the bus whose messages are due.
         ahead: also send messages that are due within this time; for tests.
 
     Raises: BrokerUnavailable; redis-py's errors if the state store is unavailable.
