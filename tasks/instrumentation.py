@@ -83,7 +83,7 @@ class DeliveryFinished(DeliveryRecord):
 class DeliveryRetrying(DeliveryRecord):
     """An attempt failed; the next one starts at `due`."""
 
-    name = "delivery.retrying"
+    name = "delivery.retried"
     attempt: int
     error: str
     due: datetime
@@ -164,7 +164,7 @@ class CircuitChanged(Record):
 class CallsUnguarded(Record):
     """The state store is unavailable: calls are made without circuit breaker and rate limit."""
 
-    name = "calls.unguarded"
+    name = "breaker.store_failed"
     level = logging.ERROR
     operation: str
     error: str
@@ -174,7 +174,7 @@ class CallsUnguarded(Record):
 class CallsGuardedAgain(Record):
     """The state store is available again; `unguarded` counts the calls made without it."""
 
-    name = "calls.guarded_again"
+    name = "breaker.store_recovered"
     unguarded: int
 
 

@@ -97,7 +97,7 @@ class PublishTask(BusTask):
 
     Raises:
         UsageError: the event cannot be published (unknown_event_type, event_too_large); InvalidEvent, InvalidSchedule.
-        BrokerUnavailable, StateStoreUnavailable, QueueFull: nothing was published.
+        SystemStopping, NotConfigured, BrokerUnavailable, StateStoreUnavailable, QueueFull: nothing was published.
         PublishOutcomeUnknown: the connection was lost; the event may have been published.
     """
 

@@ -1,8 +1,10 @@
 """Commit: record validated events in the history and send them to the queues of their subscriptions.
 
-atomically    if broker and state store are the same Redis: one script call does everything or nothing
-in steps      with any other broker: record, then send (broker/producer.py). Publishing the event again completes an
-              interrupted publication; it is safe because the delivery ids are deterministic.
+There are two implementations:
+
+    atomically    if broker and state store are the same Redis: one script call does everything or nothing
+    in steps      with any other broker: record, then send (broker/producer.py). Publishing the event again completes an
+                  interrupted publication; it is safe because the delivery ids are deterministic.
 """
 
 from __future__ import annotations
@@ -93,7 +95,8 @@ def commit(
         registration: the pending request, if the first event is a request; it is stored before the event is sent.
 
     Raises:
-        NotConfigured, QueueFull, BrokerUnavailable, BrokerFull, StateStoreUnavailable: nothing was committed.
+        NotConfigured, SystemStopping, QueueFull, BrokerUnavailable, BrokerFull, StateStoreUnavailable: nothing was
+            committed.
         LeaseLost: another worker has leased the delivery; nothing was committed.
         PublishOutcomeUnknown: the connection was lost; the events may have been published.
         UsageError: queue_declared_otherwise, duplicate_request.
@@ -129,7 +132,7 @@ def _publish_unmatched_reply(bus: BusRuntime, event: Event, reason: UnmatchedRep
     try:
         commit(bus, [validate(bus, responses.build_unmatched_reply(event, reason))])
     except (BrokerUnavailable, StateStoreUnavailable, QueueFull) as error:
-        failed = OperationFailed(operation="response_late.publish_failed", exception=error, subject=event.event_id)
+        failed = OperationFailed(operation="unmatched_reply.publish_failed", exception=error, subject=event.event_id)
         bus.instrumentation.emit(failed)
 
 

@@ -8,8 +8,8 @@
 -- KEYS: unacked, unacked_index, leased, undecodable, a wake-up key for each queue, then for each priority a list for
 --       each queue
 -- ARGV: credit, fair or strict, consumer, number of queues, the delivery log's prefixes of inbox marks ('': no log), of
---       attempts and of aborted flows, their retention in ms, the attempt to record, record or pass for each queue, then
---       for each ack: tag, id of the handled delivery or ''
+--       attempts and of aborted flows, their retention in ms, the attempt to record, record or pass for each queue,
+--       then for each ack: tag, id of the handled delivery or ''
 -- Returns: queue, tag, message, 1 if it was checked, queue, tag, ...; queues count from 1.
 local credit, is_fair, consumer, queues = tonumber(ARGV[1]), ARGV[2] == 'fair', ARGV[3], tonumber(ARGV[4])
 local inbox, attempts, aborted, retention_ms, attempt = unpack(ARGV, 5, 9)
