@@ -23,7 +23,7 @@ def test_a_kombu_that_lacks_what_is_overridden_is_refused(monkeypatch):
     monkeypatch.delattr(stock.Channel, "_brpop_start")
 
     with pytest.raises(
-        UsageError, check=has_code("unsupported_kombu"), match=r"Channel\._brpop_start, it is not there; install kombu"
+        UsageError, check=has_code("unsupported_kombu"), match=r"Channel\._brpop_start, it is missing; install kombu"
     ):
         _ = Connection("petiole+redis://127.0.0.1:1").transport
 
