@@ -145,7 +145,7 @@ def test_a_split_that_leaves_streams_without_a_variant_is_not_announced():
     agent.on("message.*", split="offer", weight=20)(hear)
 
     with pytest.raises(
-        UsageError, check=has_code("invalid_subscription"), match="are 20 in all, and nobody takes the rest"
+        UsageError, check=has_code("invalid_subscription"), match="add up to 20, and no variant gets the rest"
     ):
         agent.subscriptions  # noqa: B018 - reading them is what announces
 
