@@ -125,7 +125,7 @@ def test_weights_of_more_than_all_are_refused():
     agent.on("message.*", split="offer", weight=60)(hear)
 
     with pytest.raises(
-        UsageError, check=has_code("invalid_subscription"), match="the weights of split 'offer' are 110 in all"
+        UsageError, check=has_code("invalid_subscription"), match="the weights of split 'offer' add up to 110"
     ):
         agent.on("message.*", split="offer", weight=50)(hear_too)
 
