@@ -86,7 +86,7 @@ def test_what_outlasts_consuming_begins_before_the_first_message_and_ends_with_t
     assert lasting.comes_again()
     step.shutdown(consumer)
 
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("round ")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("petiole-job ")]
 
 
 def test_rounds_end_with_their_connection(started, consumer):
@@ -94,4 +94,4 @@ def test_rounds_end_with_their_connection(started, consumer):
 
     step.stop(consumer)
 
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("round ")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("petiole-job ")]
