@@ -18,7 +18,7 @@ from kombu.transport import memory, virtual
 from redis.asyncio import Redis as AsyncRedis
 
 from petiole.tasks.consuming.consumer import Consumer
-from petiole.tasks.consuming.maintenance import MOVE_DUE, PeriodicJobs
+from petiole.tasks.consuming.maintenance import SEND_DUE, PeriodicJobs
 from petiole.tasks.runtime import BusRuntime
 from petiole.tasks.transport.message import Message
 
@@ -129,15 +129,15 @@ class InProcessConsumer(Consumer):
 
         default_steps = (
             *CeleryConsumer.Blueprint.default_steps,
-            f"{__name__}:DelayedMessages",
+            f"{__name__}:DelayedMessagesJob",
             "petiole.tasks.consuming.announcement:SubscriptionRegistration",
         )
 
 
-class DelayedMessages(PeriodicJobs):
+class DelayedMessagesJob(PeriodicJobs):
     """Send delayed messages that are due."""
 
-    jobs = (MOVE_DUE,)
+    jobs = (SEND_DUE,)
 
 
 class _Worker:

@@ -1,11 +1,11 @@
 """Maintenance: the periodic jobs that a worker runs while it consumes.
 
-    renew_leases    0.5 s   renew the leases of this worker's messages: tasks/transport/leases.py
-    sweep_leases    1 s     return the messages of crashed workers to their queues: tasks/transport/leases.py
-    move_due        0.1 s   send delayed messages that are due: tasks/publishing/delayed.py
-    undecodable     1 s     dead-letter undecodable bytes: tasks/settlement/undecodable.py
-    dead_letters    60 s    delete dead letters beyond their limits: tasks/dead_letters/retention.py
-    heartbeat       0.5 s   report this worker and its agents: tasks/consuming/heartbeat.py
+    renew_leases       0.5 s   renew the leases of this worker's messages: tasks/transport/leases.py
+    requeue_expired    1 s     return the messages of crashed workers to their queues: tasks/transport/leases.py
+    send_due           0.1 s   send delayed messages that are due: tasks/publishing/delayed.py
+    drain_undecodable  1 s     dead-letter undecodable bytes: tasks/settlement/undecodable.py
+    apply_retention    60 s    delete dead letters beyond their limits: tasks/dead_letters/retention.py
+    heartbeat          0.5 s   report this worker and its agents: tasks/consuming/heartbeat.py
 
 A failing job is logged once as `job.failed`, and as `job.recovered` when it succeeds again. It stops neither the worker
 nor other jobs. A job with `runs_during_shutdown` continues while a worker that is shutting down waits for its handlers.
@@ -142,14 +142,14 @@ def _apply_retention(bus: BusRuntime, _: Any) -> None:
     apply_retention(bus)
 
 
-MOVE_DUE = PeriodicJob("move_due", 0.1, _send_due)
+SEND_DUE = PeriodicJob("send_due", 0.1, _send_due)
 
 JOBS = (
     PeriodicJob("renew_leases", 0.5, _renew_leases, runs_during_shutdown=True),
-    PeriodicJob("sweep_leases", 1.0, _requeue_expired),
-    MOVE_DUE,
-    PeriodicJob("undecodable", 1.0, drain_undecodable),
-    PeriodicJob("dead_letters", 60.0, _apply_retention),
+    PeriodicJob("requeue_expired", 1.0, _requeue_expired),
+    SEND_DUE,
+    PeriodicJob("drain_undecodable", 1.0, drain_undecodable),
+    PeriodicJob("apply_retention", 60.0, _apply_retention),
     HEARTBEAT,
 )
 
