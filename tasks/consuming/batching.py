@@ -33,7 +33,7 @@ from celery.exceptions import TaskRevokedError
 from celery.worker.state import revoked
 from celery.worker.strategy import default
 
-from petiole.tasks.consuming.request import BatchLost
+from petiole.tasks.consuming.request import BatchLostError
 
 if TYPE_CHECKING:
     from celery.concurrency.base import BasePool
@@ -173,11 +173,11 @@ class Batch:
     def on_lost(self, failure: ExceptionInfo) -> None:
         """Have all requests redelivered: without results it is unknown which of them ran.
 
-        Every failure is passed on as BatchLost, because Celery would acknowledge all requests for some of them: a time
+        Every failure is passed on as BatchLostError, because Celery would acknowledge all requests for some of them: a time
         limit of the worker, or the termination of one request, which is recorded at that request.
         """
         cause = getattr(failure.exception, "exc", failure.exception)  # as the pipe wraps it
-        lost = _as_failure(BatchLost(f"the batch of this delivery brought no results: {cause!r}"))
+        lost = _as_failure(BatchLostError(f"the batch of this delivery brought no results: {cause!r}"))
         self._notify_each(lambda request: None if _is_revoked(request) else request.on_failure(lost))
 
     def on_timeout(self, soft: bool, timeout: float) -> None:  # noqa: FBT001 - the pool's signature

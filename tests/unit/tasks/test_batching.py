@@ -171,7 +171,7 @@ def test_a_slot_that_ends_in_mid_batch_is_told_to_each_as_a_lost_worker(bus):
     requests = add(bus, consumer := AConsumer(SoloPool(1)), "a", "exits", "c")
     consumer.end_turn()
 
-    assert [request.told for request in requests] == [["accepted", "BatchLost"]] * 3
+    assert [request.told for request in requests] == [["accepted", "BatchLostError"]] * 3
 
 
 def test_telling_one_does_not_keep_the_others_from_being_told(bus, monkeypatch):

@@ -12,7 +12,7 @@ from kombu.message import Message
 
 from petiole.tasks.bus import EventBus
 from petiole.tasks.consuming import request
-from petiole.tasks.consuming.request import BatchLost, TaskRequest
+from petiole.tasks.consuming.request import BatchLostError, TaskRequest
 from petiole.tasks.publication import PublishTask
 from tests.support.apps import a_bus
 
@@ -70,7 +70,7 @@ def test_a_process_that_dies_is_noted_and_its_delivery_comes_back(bus, deaths):
 def test_a_batch_that_is_lost_is_no_death_of_each_of_its_deliveries(bus, deaths):
     request = a_request(bus, told := Told(), {})
 
-    request.on_failure(lost(BatchLost("killed")))
+    request.on_failure(lost(BatchLostError("killed")))
 
     assert (told, deaths) == (["requeued"], [])
 
