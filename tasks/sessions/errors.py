@@ -13,6 +13,6 @@ def session_ended_error(session_id: str, info: SessionInfo | None) -> SessionEnd
     return SessionEnded(session_id, f"{info.ended_at:%Y-%m-%dT%H:%M:%SZ}", str(info.end_reason))
 
 
-def asking_for(session_id: str) -> str:
+def lookup_operation(session_id: str) -> str:
     """Say in an error what was being done when the state store did not answer."""
     return f"asking for the session {session_id!r}"

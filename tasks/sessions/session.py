@@ -30,7 +30,7 @@ from petiole.tasks.publishing import claim_check
 from petiole.tasks.publishing.commit import commit
 from petiole.tasks.publishing.validation import validate
 from petiole.tasks.runtime import BusRuntime
-from petiole.tasks.sessions.errors import asking_for, session_ended_error
+from petiole.tasks.sessions.errors import lookup_operation, session_ended_error
 from petiole.tasks.sessions.working_memory import WorkingMemory
 from petiole.tasks.stores.sessions import EndReason, Participant, SessionInfo, SessionState, SessionType
 
@@ -138,7 +138,7 @@ class Session:
 
     @property
     def _what(self) -> str:
-        return asking_for(self.id)
+        return lookup_operation(self.id)
 
     @property
     def _store(self) -> Sessions:
@@ -157,7 +157,7 @@ def record_session_event(event: Event, *, session_type: str = "chat", bus: BusRu
     admitted = validate(here, event)
     user_id = event.context.user_id
     participant = Participant(id=user_id) if user_id else None
-    with here.state_store_access(asking_for(event.stream_id)):
+    with here.state_store_access(lookup_operation(event.stream_id)):
         facts = here.stores.sessions.record_event(event.stream_id, kind, admitted.text, participant)
         if facts.state == "ended":
             here.stores.counters.add(REFUSED_COUNTER)
@@ -168,14 +168,14 @@ def record_session_event(event: Event, *, session_type: str = "chat", bus: BusRu
 def mark_session_started(info: SessionInfo, *, bus: BusRuntime | None = None) -> None:
     """Note that the beginning of a session was told. Safe to repeat, by several at once."""
     here = bus or current_bus()
-    with here.state_store_access(asking_for(info.session_id)):
+    with here.state_store_access(lookup_operation(info.session_id)):
         here.stores.sessions.transition(info.session_id, "active")
 
 
 def open_session(session_id: str, *, session_type: str = "chat", bus: BusRuntime | None = None) -> Session:
     """Return a session, which is made where there is none. Raises ValidationError, BrokerUnavailable."""
     here = bus or current_bus()
-    with here.state_store_access(asking_for(session_id)):
+    with here.state_store_access(lookup_operation(session_id)):
         here.stores.sessions.record_event(session_id, _TYPES.validate_python(session_type))
     return Session(here, session_id)
 
@@ -202,7 +202,7 @@ def publish_session_ended(bus: BusRuntime, info: SessionInfo) -> None:
         context=EventContext(session_id=info.session_id),
     )
     commit(bus, [validate(bus, event)])
-    with bus.state_store_access(asking_for(info.session_id)):
+    with bus.state_store_access(lookup_operation(info.session_id)):
         bus.stores.sessions.mark_end_published(info.session_id)
 
 

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from petiole.events.content import ParametersContent, Value
 from petiole.events.errors import invalid_working_memory, working_memory_full
-from petiole.tasks.sessions.errors import asking_for, session_ended_error
+from petiole.tasks.sessions.errors import lookup_operation, session_ended_error
 
 if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
@@ -43,7 +43,7 @@ class WorkingMemory:
 
     def all(self) -> dict[str, Value]:
         """Read all values, by name."""
-        with self._bus.state_store_access(asking_for(self._id)):
+        with self._bus.state_store_access(lookup_operation(self._id)):
             texts = self._store.memory(self._id)
         return ParametersContent.model_validate(
             {"parameters": {name: json.loads(texts[name]) for name in texts}}
@@ -91,7 +91,7 @@ class WorkingMemory:
             self._raise_refusal(outcome, size)
 
     def _in_session(self, operation: Callable[[], ResultT]) -> ResultT:
-        with self._bus.state_store_access(asking_for(self._id)):
+        with self._bus.state_store_access(lookup_operation(self._id)):
             done = operation()
             if done[0] == "missing":
                 self._store.record_event(self._id)

@@ -21,26 +21,26 @@ import redis
 import petiole.tasks.transport
 from celery import Celery
 
-bus = Celery("features", broker=os.environ["BROKER"])
-bus.app.conf.update(
+app = Celery("features", broker=os.environ["BROKER"])
+app.conf.update(
     task_acks_late=True,
     task_ignore_result=True,
     broker_transport_options={"visibility_timeout": 1, "unacked_restore_interval": 1, "unacked_restore_throttle": 1},
 )
 if os.environ["RENEWS"]:
     from petiole.tasks.consuming.maintenance import ROUNDS, add_rounds
-    add_rounds(bus, ROUNDS)
+    add_rounds(app, ROUNDS)
 notes = redis.Redis.from_url(os.environ["PETIOLE_BROKER_URL"])
 
-@bus.task(name="note")
+@app.task(name="note")
 def note(text):
     notes.rpush("notes", f"{text} {time.time()}")
 
-@bus.task(name="limited", rate_limit="2/s")
+@app.task(name="limited", rate_limit="2/s")
 def limited(text):
     notes.rpush("notes", f"{text} {time.time()}")
 
-@bus.task(name="stubborn", bind=True, max_retries=2)
+@app.task(name="stubborn", bind=True, max_retries=2)
 def stubborn(self):
     notes.rpush("notes", f"{self.request.id}:{self.request.retries}:{self.request.get('petiole_lease')} {time.time()}")
     self.retry(countdown=0.3)
@@ -48,7 +48,7 @@ def stubborn(self):
 
 
 class Features:
-    """A bus whose tasks note when they ran."""
+    """An app whose tasks note when they ran."""
 
     def __init__(self, url: str, node: Any, eventually: Any) -> None:
         self.client = Celery("client", broker=url, set_as_current=False)

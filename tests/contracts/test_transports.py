@@ -389,10 +389,10 @@ ANSWERING = """
 import petiole.tasks.transport
 from celery import Celery
 
-bus = Celery("answering", broker={url!r}, backend="rpc://")
-bus.app.conf.update(task_acks_late=True)
+app = Celery("answering", broker={url!r}, backend="rpc://")
+app.conf.update(task_acks_late=True)
 
-@bus.task(name="double")
+@app.task(name="double")
 def double(number):
     return 2 * number
 """
@@ -403,19 +403,19 @@ import redis
 import petiole.tasks.transport
 from celery import Celery
 
-bus = Celery("counting", broker=os.environ["BROKER"])
-bus.app.conf.update(
+app = Celery("counting", broker=os.environ["BROKER"])
+app.conf.update(
     task_acks_late=True, task_ignore_result=True, worker_prefetch_multiplier=16, task_default_queue="shared"
 )
 handled = redis.Redis.from_url(os.environ["PETIOLE_BROKER_URL"])
 
-@bus.task(name="count")
+@app.task(name="count")
 def count(name):
     handled.hincrby("handled", name, 1)
 """
 
 SEND = """
-from counting import bus, count
+from counting import count
 for number in range({count}):
     count.apply_async((f"{name} {{number}}",), priority=number % 10)
 """

@@ -46,7 +46,6 @@ from petiole.workers.agents import input as input_agent
 from petiole.workers.llm.rules import RuleBasedModel
 from petiole.workers.llm.rules.intent_rules import ToolPlan, plan_tools
 from petiole.workers.process.discovery import load_agents
-from petiole.workers.state import team_state
 from tests.support.apps import as_default
 from tests.support.inside import Inside, deliver, is_quiet, settle
 
@@ -337,8 +336,7 @@ def a_request_for_context_without_a_past_is_answered_with_none(seen: Seen) -> No
 
 @row("J54", "J55", "J56")
 def what_was_said_and_found_is_remembered_in_order_and_once(seen: Seen) -> None:
-    memories = team_state(seen.team.bus).memories
-    kept = memories.read(STREAM)
+    kept = Inside(seen.team).remembered(STREAM)
     spoken = [each.text for each in kept if each.role == "user"]
     assert spoken == list(TURNS[: len(spoken)])
     assert len(spoken) == len(TURNS)
@@ -346,7 +344,7 @@ def what_was_said_and_found_is_remembered_in_order_and_once(seen: Seen) -> None:
     assert {"user", "assistant", "tool"} == {each.role for each in kept}
     for event in (*seen.of(ToolResultEvent)[:2], *seen.of(ResponseGeneratedEvent)[:2], *seen.of(TextMessageEvent)[:2]):
         assert seen.delivered_again("memory.remember", event, as_new=True) == [], event.event_type
-    assert memories.read(STREAM) == kept
+    assert Inside(seen.team).remembered(STREAM) == kept
     asked = next(event for event in seen.flow(TURNS.index("What is my name?")) if isinstance(event, MessageSentEvent))
     assert "Bob" in asked.content.text
 

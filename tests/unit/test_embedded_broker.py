@@ -29,8 +29,8 @@ import sys
 from pathlib import Path
 from petiole.events.errors import Retryable
 from petiole.workers.process import embedded_broker
-running = embedded_broker.start(Path(sys.argv[1]))
-print(running.started, running.url)
+running = embedded_broker.start_broker(Path(sys.argv[1]))
+print(running.was_started, running.url)
 """
 
 

@@ -1,203 +1,33 @@
-"""Whatever enters a queue is handled or is one dead letter with its bytes, and its worker goes on.
-
-PETIOLE_FAULTS=full sends 100,000 mutations of real messages instead of 2,000.
-"""
+"""Whatever enters a queue is handled or is one dead letter with its bytes, and its worker goes on."""
 
 from __future__ import annotations
 
 import base64
 import json
-import os
 import random
-import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from functools import cached_property
-from typing import Any, cast
-from uuid import UUID, uuid4
+from collections.abc import Sequence
+from uuid import uuid4
 
-import kombu
-import kombu.pools
-import psutil
 import pytest
-import redis
 
-from petiole.events import TextContent, TextMessageEvent
 from petiole.events.dead_letter import DeadLetter
-from petiole.tasks.broker.messages import queue_key
-from petiole.tasks.broker.topology import RABBITMQ, broker_queues
-from petiole.tasks.settings import Settings
-from petiole.tasks.settlement.undecodable import drain_undecodable
-from tests.support.apps import a_bus
-
-IS_FULL = os.environ.get("PETIOLE_FAULTS") == "full"
-INPUTS = 100_000 if IS_FULL else 1_000
-SEED = int(os.environ.get("PETIOLE_FAULT_SEED", "4"))
-
-AGENT = """
-import os
-import redis
-from petiole.events import Event
-from petiole.tasks import Agent
-
-store = redis.Redis.from_url(os.environ["HANDLED"])
-agent = Agent("one")
-
-@agent.on("input.*")
-def count(event: Event) -> None:
-    store.rpush("handled", event.event_id)
-"""
-
-Make = Callable[[], bytes]
-
-
-class System:
-    """A worker with the agent `one`, a queue to write anything into, and what has become of it."""
-
-    def __init__(self, node: Any, url: str, state_url: str, eventually: Any) -> None:
-        self.node = node
-        self.store = redis.Redis.from_url(state_url)
-        self.eventually = eventually
-        self.bus = a_bus(settings=Settings(state_url=state_url))
-        self.bus.app.conf.update(broker_url=url, result_backend=state_url)
-        node.module("agent_one", AGENT)
-        node.environment.update(PETIOLE_AGENTS="agent_one", HANDLED=state_url)
-
-    def start(self, *pool: str) -> psutil.Process:
-        """Start a worker that only has warnings to say."""
-        process = self.node.worker("wire", *(pool or ("--pool", "solo")), "--without-mingle", "--without-gossip")
-        return psutil.Process(process.pid)
-
-    def push(self, *texts: bytes) -> None:
-        self.store.lpush("one", *texts)
-
-    def letters(self) -> list[DeadLetter]:
-        return self.bus.stores.dead_letters.all()
-
-    def handled(self) -> int:
-        return int(self.store.llen("handled"))
-
-    def drain(self) -> int:
-        return drain_undecodable(self.bus, self.channel)
-
-    @cached_property
-    def channel(self) -> Any:
-        """A channel of our transport's, as a consumer has one."""
-        return self.bus.app.connection_for_write().default_channel
-
-    def is_settled(self) -> bool:
-        """Tell whether nothing waits, nothing is held, and nothing is left to drain."""
-        waiting = sum(int(self.store.llen(queue_key("one", priority))) for priority in (0, 3, 6, 9))
-        return waiting + int(self.store.hlen("unacked")) + self.drain() == 0
-
-    def await_settled(self, timeout_s: float = 30) -> None:
-        self.eventually(self.is_settled, timeout_s, self.explain)
-
-    def explain(self) -> str:
-        """Tell what waits, what is held, and the last thing that could not be written."""
-        held = [entry[:1_500] for entry in self.store.hvals("unacked")]
-        logs = self.node.logs()
-        unwritten = logs[logs.rfind("dead_letter.write_failed") :][:6_000] if "dead_letter.write_failed" in logs else ""
-        return f"held {held}\n{unwritten}\n{logs[-1_000:]}"
-
-
-@pytest.fixture
-def system(node, clean_broker_url, eventually, caplog):
-    caplog.set_level("CRITICAL", "petiole")
-    system = System(node, f"petiole+{clean_broker_url}", clean_broker_url, eventually)
-    yield system
-    system.bus.close()
-
-
-def an_event(**fields: object) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(
-        TextMessageEvent(stream_id="s", content=TextContent(text="hello")).model_dump_json()
-    )
-    return document | fields
-
-
-def body_of(*args: object) -> bytes:
-    embedded = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
-    return json.dumps([list(args), {}, embedded]).encode()
-
-
-def a_message(of: bytes | None = None, *, task: str = "one.count", **parts: object) -> dict[str, Any]:
-    """Make a message as Celery puts it in a Redis list, with an id of its own."""
-    delivery_id = str(uuid4())
-    return {
-        "body": base64.b64encode(body_of(an_event()) if of is None else of).decode(),
-        "content-encoding": "utf-8",
-        "content-type": "application/json",
-        "headers": {
-            "lang": "py",
-            "task": task,
-            "id": delivery_id,
-            "shadow": None,
-            "eta": None,
-            "expires": None,
-            "retries": 0,
-            "timelimit": [None, None],
-            "root_id": delivery_id,
-            "parent_id": None,
-            "argsrepr": "input.message.received",
-            "kwargsrepr": "",
-            "origin": "gen1@host",
-            "ignore_result": True,
-            "stamped_headers": None,
-            "stamps": {},
-        },
-        "properties": {
-            "correlation_id": delivery_id,
-            "reply_to": "",
-            "delivery_mode": 2,
-            "delivery_info": {"exchange": "", "routing_key": "one"},
-            "priority": 4,
-            "body_encoding": "base64",
-            "delivery_tag": str(uuid4()),
-        },
-    } | parts
-
-
-def bare(correlation_id: str, **parts: object) -> bytes:
-    """Write a message of which nothing can be read but its properties."""
-    message = a_message()
-    message["properties"]["correlation_id"] = correlation_id
-    return written({"properties": message["properties"]} | parts)
-
-
-def written(message: dict[str, Any]) -> bytes:
-    return json.dumps(message).encode()
-
-
-def with_part(name: str, value: object, of: bytes | None = None) -> bytes:
-    return written(a_message(of) | {name: value})
-
-
-def with_header(name: str, value: object) -> bytes:
-    message = a_message()
-    message["headers"][name] = value
-    return written(message)
-
-
-def with_property(name: str, value: object) -> bytes:
-    message = a_message()
-    message["properties"][name] = value
-    return written(message)
-
-
-def nested(depth: int) -> bytes:
-    return b'{"a":' * depth + b"1" + b"}" * depth
-
-
-def deep_event(depth: int) -> bytes:
-    event = json.dumps(an_event()).encode()
-    return b"[[" + event[:-1] + b', "metadata": ' + nested(depth) + b"}], {}, {}]"
-
-
-def twice_named() -> bytes:
-    event = json.dumps(an_event()).encode()
-    return b"[[" + event[:-1] + b', "stream_id": "another"}], {}, {}]'
-
+from tests.faults.malformed.messages import (
+    AGENT,
+    Make,
+    a_message,
+    an_event,
+    bare,
+    body_of,
+    deep_event,
+    nested,
+    twice_named,
+    with_header,
+    with_part,
+    with_property,
+    written,
+)
+from tests.support.traffic import IS_FULL
 
 BODIES: dict[str, tuple[str, Make]] = {
     # A body of a message that is otherwise as it should be: what is to become of it, and how it is made.
@@ -351,7 +181,7 @@ def test_an_unknown_task_keeps_its_event_and_tells_the_error_channel(system):
     (letter,) = system.letters()
     assert (letter.cause, letter.subscription, letter.queue) == ("unknown_task", "one.gone", "one")
     assert (letter.id, letter.document, letter.raw) == (message["headers"]["id"], event, written(message))
-    told: list[Any] = [x.document for x in system.bus.stores.history.read_after() if x.topic == "error.dead_lettered"]
+    told = system.inside.history("error.dead_lettered")
     assert [each["content"]["parameters"]["cause"] for each in told] == ["unknown_task"]
 
 
@@ -384,34 +214,18 @@ def test_an_event_that_was_told_to_publish_and_cannot_be_is_kept(system):
 
 def test_bytes_that_cannot_be_kept_now_stay_and_are_kept_later(system):
     system.start()
-    # A key of the wrong type: nothing can be written into it.
-    system.store.set("petiole:dead_letters", "in the way")
+    system.inside.break_dead_letters()
     text = written(a_message(b"no JSON"))
 
     system.push(text, written(a_message()))
     system.eventually(lambda: "dead_letter.write_failed" in system.node.logs(), 20, system.node.logs)
     system.eventually(lambda: system.handled() == 1, 20, system.node.logs)
 
-    assert int(system.store.hlen("unacked")) == 1, "it is not acknowledged"
-    system.store.delete("petiole:dead_letters")
+    assert system.inside.unacknowledged() == 1, "it is not acknowledged"
+    system.inside.mend_dead_letters()
     system.eventually(lambda: [letter.raw for letter in system.letters()] == [text], 20, system.node.logs)
     system.await_settled()
     assert system.node.logs().count("dead_letter.write_failed") <= 3, "it waits between its tries"
-
-
-@pytest.fixture
-def on_rabbitmq(node, rabbit_url, clean_broker_url, eventually, caplog):
-    caplog.set_level("CRITICAL", "petiole")
-    queues = [name for queue in ("one", "publish") for name in broker_queues(queue, RABBITMQ)]
-    with kombu.Connection(rabbit_url) as connection:
-        channel: Any = connection.channel()
-        for queue in queues:
-            channel.queue_delete(queue)
-        node.environment.update(PETIOLE_BROKER_URL=rabbit_url, PETIOLE_STATE_URL=clean_broker_url)
-        yield System(node, rabbit_url, clean_broker_url, eventually), channel
-        for queue in queues:
-            channel.queue_delete(queue)
-    kombu.pools.reset()
 
 
 @pytest.mark.long
@@ -462,88 +276,3 @@ def test_what_enters_a_queue_of_rabbitmq_is_one_dead_letter_with_its_bytes(on_ra
 def is_of(letter: DeadLetter, delivery_id: str | None) -> bool:
     """Tell whether a dead letter is of that delivery, or of a message that names none."""
     return letter.delivery_id == delivery_id if delivery_id else letter.subscription == ""
-
-
-def mutated(chance: random.Random) -> bytes:
-    """Make a real message and spoil it in one way, or in several."""
-    message = a_message(body_of(an_event(event_id=a_uuid(chance), timestamp="2026-01-31T12:00:00Z")))
-    message["headers"]["id"], message["properties"]["delivery_tag"] = a_uuid(chance), a_uuid(chance)
-    if chance.random() < 0.3:
-        message["body"] = base64.b64encode(spoiled(chance, base64.b64decode(message["body"]))).decode()
-    if chance.random() < 0.4:
-        spoil_values(chance, message)
-    text = json.dumps(message).encode()
-    return spoiled(chance, text) if chance.random() < 0.4 else text
-
-
-def a_uuid(chance: random.Random) -> str:
-    return str(UUID(int=chance.getrandbits(128), version=4))
-
-
-def spoil_values(chance: random.Random, message: dict[str, Any]) -> None:
-    odd: list[object] = [None, True, 0, -1, 10**30, 1.5, "", "x", "\udc80", [], [1], {}, {"__type__": "date"}, [[[]]]]
-    place = chance.choice([message, message["headers"], message["properties"], message["properties"]["delivery_info"]])
-    name, value = chance.choice(list(place)), chance.choice(odd)
-    # Two messages of one id would be one delivery.
-    place[name] = f"{value}{a_uuid(chance)}" if name in {"id", "delivery_tag"} and value == "x" else value
-
-
-def spoiled(chance: random.Random, text: bytes) -> bytes:
-    changed = bytearray(text)
-    for _ in range(chance.choice([1, 1, 2, 8])):
-        at = chance.randrange(len(changed) + 1)
-        match chance.randrange(5):
-            case 0 if changed:
-                changed[at % len(changed)] ^= 1 << chance.randrange(8)
-            case 1:
-                del changed[at:]
-            case 2:
-                other = chance.randrange(len(changed) + 1)
-                changed[at:at] = changed[other : other + chance.randrange(40)]
-            case 3:
-                del changed[at : at + chance.randrange(20)]
-            case _:
-                changed[at:at] = chance.choice([b"\0", b'"', b"}", b"{", b"[", b"\xff", b"NaN", b"\\u", b"1e999", b","])
-    return bytes(changed)
-
-
-@pytest.mark.timeout(3_600 if IS_FULL else 150)
-def test_a_spoiled_message_ends_as_handled_or_as_one_dead_letter(system, capsys):
-    chance = random.Random(SEED)
-    worker = system.start()
-    begun = time.monotonic()
-    seen: set[bytes] = set()
-
-    while len(seen) < INPUTS:
-        # Bytes that are the same are one dead letter.
-        texts = {mutated(chance) for _ in range(min(1_000, INPUTS - len(seen)))} - seen
-        system.push(*texts)
-        seen |= texts
-        system.await_settled(60)
-        assert worker.is_running(), system.node.logs()[-3000:]
-    system.push(written(a_message()))
-    system.await_settled()
-
-    sent, causes = len(seen), Counter(letter.cause for letter in system.letters())
-    tally = f"sent {sent}, handled {system.handled() - 1}, dead letters {causes.total()}: {dict(causes)}"
-    with capsys.disabled():
-        print(f"\nseed {SEED}, {time.monotonic() - begun:.0f} s: {tally}; worker deaths 0")
-    assert system.handled() - 1 + causes.total() == sent, f"{tally}; among them {unaccounted(system, seen)}"
-
-
-def unaccounted(system: System, sent: set[bytes]) -> list[bytes]:
-    """Find inputs of which nothing is known, for whoever reads a failure."""
-    letters = system.letters()
-    known = {letter.raw for letter in letters} | {letter.delivery_id for letter in letters}
-    handled = set(map(bytes.decode, cast("list[bytes]", system.store.lrange("handled", 0, -1))))
-    found = []
-    for text in sent - known:
-        try:
-            message = json.loads(text)
-            event = json.loads(base64.b64decode(message["body"]))[0][0]
-            is_known = message["headers"]["id"] in known or event["event_id"] in handled
-        except (ValueError, TypeError, LookupError, RecursionError):
-            is_known = False
-        if not is_known:
-            found.append(text)
-    return found
