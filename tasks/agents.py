@@ -153,18 +153,10 @@ class Agent:
             UsageError: invalid_pattern, invalid_filter, invalid_name, invalid_subscription, invalid_option,
                 duplicate_subscription; or an ordered subscription of an agent with overflow `drop_oldest`.
         """
-        ordered = ordered or on_busy == "enqueue"
-        if ordered and self.overflow == "drop_oldest":
-            raise UsageError(
-                f"an ordered subscription of {self.name!r} cannot use overflow 'drop_oldest'; use 'block' or 'reject'"
-            )
         for pattern in patterns or [""]:
             check_pattern(pattern)
-        options = {
-            "patterns": patterns,
-            "ordered_by": "stream_id" if ordered is True else ordered or None,
-            "capacity": self.capacity,
-            "overflow": self.overflow,
+        options = self._options(patterns) | {
+            "ordered_by": self._ordering_path(ordered or on_busy == "enqueue"),
             "where": check_conditions(where or {}),
             "priority": priority,
             "expires": expires,
@@ -296,6 +288,14 @@ class Agent:
             return function
 
         return subscribe
+
+    def _ordering_path(self, ordered: bool | str) -> str | None:  # noqa: FBT001 - as `on` takes it
+        """Return the path of the field that orders deliveries. Raises UsageError with overflow `drop_oldest`."""
+        if ordered and self.overflow == "drop_oldest":
+            raise UsageError(
+                f"an ordered subscription of {self.name!r} cannot use overflow 'drop_oldest'; use 'block' or 'reject'"
+            )
+        return "stream_id" if ordered is True else ordered or None
 
     def _options(self, patterns: tuple[str, ...]) -> dict[str, object]:
         unset = dict.fromkeys(("ordered_by", "priority", "expires", "split", "variant", "weight", "on_busy"))

@@ -170,9 +170,7 @@ def handle_and_settle(delivery: Delivery, event: Event) -> Outcome:
 def handle(delivery: Delivery, event: Event) -> Context:
     """Run the handler and return its context, whose outbox has the events to publish. Raises as `run_handler`."""
     subscription, attempt = delivery.handler.subscription, delivery.attempt
-    context = Context(
-        event, attempt.delivery_id, subscription, attempt.history.number, delivery.bus, attempt.replay_id
-    )
+    context = Context(event, attempt.delivery_id, subscription, attempt.history.number, delivery.bus, attempt.replay_id)
     run_in_context(context, partial(run_handler, delivery.handler, context))
     if subscription.shadow:
         shadow_traffic.capture_output(context)

@@ -173,7 +173,7 @@ class Batch:
     def on_lost(self, failure: ExceptionInfo) -> None:
         """Have all requests redelivered: without results it is unknown which of them ran.
 
-        Every failure is passed on as BatchLostError, because Celery would acknowledge all requests for some of them: a time
+        Every failure is passed on as BatchLostError. After some of them Celery would acknowledge all requests: a time
         limit of the worker, or the termination of one request, which is recorded at that request.
         """
         cause = getattr(failure.exception, "exc", failure.exception)  # as the pipe wraps it

@@ -113,7 +113,7 @@ class PeriodicJobs(bootsteps.StartStopStep):
         self._timers, self._threads = [], []
 
     def _keep_running_in_soft_shutdown(self, consumer: Any) -> None:
-        """Run the jobs in threads during Celery's soft shutdown, which sleeps in a signal handler and stops the loop."""
+        """Run the jobs in threads during Celery's soft shutdown, which blocks the loop in a signal handler."""
         worker = consumer.controller
         wait = type(worker).wait_for_soft_shutdown
         worker.wait_for_soft_shutdown = partial(self._soft_shutdown, consumer, partial(wait, worker))

@@ -72,7 +72,7 @@ def _call_interruptibly(limit_s: float, function: Callable[[], ResultT]) -> Resu
         _process_timer().fire_at(time.monotonic() + limit_s, interrupt)
         return function()
     finally:
-        # If it fires before it is disarmed, TimeLimitReached is raised here; the function was too slow in that case too.
+        # If it fires before it is disarmed, TimeLimitReached is raised here; the function was too slow anyway.
         interrupt.disarm()
 
 
@@ -114,7 +114,7 @@ class _TimerThread:
         while True:
             for interrupt in self._take_due():
                 interrupt.fire()
-                # Python drops exceptions in a weak reference's callback, so a call that still runs is interrupted again.
+                # Python drops exceptions in weak reference callbacks, so a call that still runs is interrupted again.
                 if interrupt.is_armed:
                     self.fire_at(time.monotonic() + REPEAT_INTERRUPT_S, interrupt)
 

@@ -268,9 +268,7 @@ def requeue(attempt: DeliveryAttempt, error: Exception) -> NoReturn:
         attempt.bus.stores.attempts.discard_last(attempt.delivery_id)
     except RedisError as failure:
         # The attempt counts as a crash until another attempt of the delivery is settled.
-        record = OperationFailed(
-            operation="attempt.discard_failed", exception=failure, delivery_id=attempt.delivery_id
-        )
+        record = OperationFailed(operation="attempt.discard_failed", exception=failure, delivery_id=attempt.delivery_id)
         attempt.bus.instrumentation.emit(record)
     # The broker redelivers at once, so a pause here keeps an outage from causing a busy loop.
     time.sleep(REQUEUE_PAUSE_S)

@@ -1,7 +1,7 @@
 """Testing: run agents in one process, without servers. Only Redis and the broker are replaced.
 
-    harness.py    EventTestHarness: publish, expect, send_and_wait
-    plugin.py     the pytest fixture `harness`
+harness.py    EventTestHarness: publish, expect, send_and_wait
+plugin.py     the pytest fixture `harness`
 """
 
 from __future__ import annotations
