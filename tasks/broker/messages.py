@@ -3,7 +3,7 @@
 `Task.apply_async` spends 200 us on each message: it renders its arguments for display, copies options, binds queues,
 and encodes the body anew for each subscription. Here the body is encoded once for an event, and a message is one string
 made around it. The form is Celery's task protocol 2 in kombu's JSON for Redis, field by field; a worker cannot tell the
-difference, and tests/contracts/test_envelopes.py holds the two against each other.
+difference, and tests/contracts/test_messages.py holds the two against each other.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Recall: what everything that finds memories has in common. tests/contracts/test_recalls.py holds all to it."""
+"""Recall: what everything that finds memories has in common. tests/contracts/test_retrieval.py holds all to it."""
 
 from __future__ import annotations
 

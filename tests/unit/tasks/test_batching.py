@@ -111,7 +111,7 @@ def add(bus: EventBus, consumer: AConsumer, *names: str) -> list[ARequest]:
     return requests
 
 
-def test_what_comes_in_one_turn_shares_jobs_and_the_rest_does_not_wait(bus):
+def test_messages_of_one_loop_iteration_share_jobs_and_an_incomplete_batch_does_not_wait(bus):
     consumer = AConsumer(pool := Pool())
 
     add(bus, consumer, *"abcdefghij")
@@ -121,7 +121,7 @@ def test_what_comes_in_one_turn_shares_jobs_and_the_rest_does_not_wait(bus):
     assert pool.sizes() == [4, 4, 2]
 
 
-def test_what_comes_while_all_slots_are_busy_goes_on_gathering(bus):
+def test_a_batch_grows_while_all_slots_are_busy(bus):
     consumer = AConsumer(pool := Pool())
     consumer.slots = 0
     gatherer = BatchCollector(bus, consumer, SIZE)
@@ -136,7 +136,7 @@ def test_what_comes_while_all_slots_are_busy_goes_on_gathering(bus):
     assert consumer.asking == []
 
 
-def test_one_that_has_no_mates_runs_as_without_batches(bus):
+def test_a_single_message_runs_without_a_batch(bus):
     consumer = AConsumer(pool := Pool())
 
     (request,) = add(bus, consumer, "a")
@@ -146,14 +146,14 @@ def test_one_that_has_no_mates_runs_as_without_batches(bus):
 
 
 @pytest.mark.parametrize("request_", [ARequest("a", redelivered=True), ARequest("a", time_limit=5.0)])
-def test_what_may_end_its_slot_runs_alone_and_at_once(bus, request_):
+def test_redelivered_and_time_limited_messages_run_alone_and_at_once(bus, request_):
     BatchCollector(bus, AConsumer(Pool()), SIZE).add(request_)
 
     assert request_.told == ["ran alone"]
 
 
 @pytest.mark.parametrize("kind", [SoloPool, ThreadsPool])
-def test_pools_without_children_run_batches_and_hear_of_revokes_meanwhile(bus, kind):
+def test_solo_and_threads_pools_skip_deliveries_that_were_revoked_during_the_batch(bus, kind):
     pool = kind(2)
 
     requests = add(bus, consumer := AConsumer(pool), "a", "revokes", "revoked meanwhile")
@@ -167,14 +167,14 @@ def test_pools_without_children_run_batches_and_hear_of_revokes_meanwhile(bus, k
     ]
 
 
-def test_a_slot_that_ends_in_mid_batch_is_told_to_each_as_a_lost_worker(bus):
+def test_a_process_that_ends_during_a_batch_fails_every_request_as_lost(bus):
     requests = add(bus, consumer := AConsumer(SoloPool(1)), "a", "exits", "c")
     consumer.end_turn()
 
     assert [request.told for request in requests] == [["accepted", "BatchLostError"]] * 3
 
 
-def test_telling_one_does_not_keep_the_others_from_being_told(bus, monkeypatch):
+def test_a_failing_callback_of_one_request_does_not_keep_results_from_others(bus, monkeypatch):
     consumer = AConsumer(SoloPool(1))
     requests = [ARequest("a"), ARequest("b")]
     monkeypatch.setattr(requests[0], "on_success", lambda result: 1 // 0)

@@ -59,7 +59,7 @@ def lost(error: BaseException) -> Any:
         return ExceptionInfo()
 
 
-def test_a_process_that_dies_is_noted_and_its_delivery_comes_back(bus, deaths):
+def test_a_process_crash_is_counted_and_the_delivery_is_requeued(bus, deaths):
     request = a_request(bus, told := Told(), {})
 
     request.on_failure(lost(WorkerLostError("killed")))
@@ -67,7 +67,7 @@ def test_a_process_that_dies_is_noted_and_its_delivery_comes_back(bus, deaths):
     assert (told, deaths) == (["requeued"], [request.id])
 
 
-def test_a_batch_that_is_lost_is_no_death_of_each_of_its_deliveries(bus, deaths):
+def test_a_lost_batch_counts_no_crash_for_its_deliveries(bus, deaths):
     request = a_request(bus, told := Told(), {})
 
     request.on_failure(lost(BatchLostError("killed")))
@@ -75,7 +75,7 @@ def test_a_batch_that_is_lost_is_no_death_of_each_of_its_deliveries(bus, deaths)
     assert (told, deaths) == (["requeued"], [])
 
 
-def test_a_hard_time_limit_is_a_dead_letter_and_acknowledged(bus, deaths):
+def test_a_hard_time_limit_is_dead_lettered_and_acknowledged(bus, deaths):
     request = a_request(bus, told := Told(), {"event_type": "order.placed"})
 
     request.on_failure(lost(TimeLimitExceeded(5)))
@@ -85,7 +85,7 @@ def test_a_hard_time_limit_is_a_dead_letter_and_acknowledged(bus, deaths):
     assert (letter.id, letter.cause, letter.document) == (request.id, "failed", {"event_type": "order.placed"})
 
 
-def test_a_hard_time_limit_that_cannot_be_kept_brings_the_delivery_back(bus, deaths):
+def test_a_hard_time_limit_whose_dead_letter_cannot_be_stored_is_requeued(bus, deaths):
     bus.stores.dead_letters._client.set("petiole:dead_letters", "in the way")
     request = a_request(bus, told := Told(), {})
 

@@ -61,7 +61,7 @@ def started(bus, consumer):
         step.shutdown(consumer)
 
 
-def test_a_failing_round_is_told_of_once_and_stops_nobody(started, caplog):
+def test_a_failing_job_is_logged_once_and_stops_no_other_job(started, caplog):
     failing, other = Calls(), Calls()
     failing.fails = True
     with caplog.at_level(logging.INFO, "petiole"):
@@ -76,7 +76,7 @@ def test_a_failing_round_is_told_of_once_and_stops_nobody(started, caplog):
     assert [each.message for each in caplog.records] == ["job.failed", "job.recovered"]
 
 
-def test_what_outlasts_consuming_begins_before_the_first_message_and_ends_with_the_worker(started, consumer):
+def test_jobs_for_shutdown_run_before_the_first_message_and_end_with_the_worker(started, consumer):
     lasting, other = Calls(), Calls()
     step = started(PeriodicJob("lasting", 0.01, lasting, runs_during_shutdown=True), PeriodicJob("other", 60, other))
     assert (lasting.count >= 1, other.count) == (True, 0)
@@ -89,7 +89,7 @@ def test_what_outlasts_consuming_begins_before_the_first_message_and_ends_with_t
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("petiole-job ")]
 
 
-def test_rounds_end_with_their_connection(started, consumer):
+def test_jobs_end_with_their_connection(started, consumer):
     step = started(PeriodicJob("lasting", 0.01, Calls(), runs_during_shutdown=True))
 
     step.stop(consumer)

@@ -26,7 +26,7 @@ async def this_loop() -> asyncio.AbstractEventLoop:
     return asyncio.get_running_loop()
 
 
-def test_threads_share_one_loop_and_wait_for_each_other_in_it():
+def test_threads_share_one_loop():
     met = asyncio.Event()
 
     async def meet(number: int) -> asyncio.AbstractEventLoop:
@@ -65,7 +65,7 @@ def test_closing_ends_the_background_loop_and_its_thread():
     assert "petiole-loop" not in [thread.name for thread in threading.enumerate()]
 
 
-def test_a_coroutine_that_refuses_to_end_never_runs_again(monkeypatch):
+def test_a_coroutine_that_ignores_its_cancellation_never_runs_again(monkeypatch):
     monkeypatch.setattr(event_loop, "CLEANUP_TIMEOUT_S", 0.05)
     before = event_loop.run_coroutine(this_loop())
     turns = []
@@ -86,7 +86,7 @@ def test_a_coroutine_that_refuses_to_end_never_runs_again(monkeypatch):
 
 
 @pytest.mark.parametrize("run", [here, in_a_thread])
-def test_closing_does_not_wait_for_ever_for_a_task_that_refuses_to_end(monkeypatch, run):
+def test_closing_does_not_wait_forever_for_a_task_that_ignores_its_cancellation(monkeypatch, run):
     monkeypatch.setattr(event_loop, "CLEANUP_TIMEOUT_S", 0.05)
     kept = []
 

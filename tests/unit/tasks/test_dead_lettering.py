@@ -43,7 +43,7 @@ def bus():
         (RuntimeError("the disk is full"), "failed"),
     ],
 )
-def test_an_error_says_why_a_delivery_is_given_up(error, cause):
+def test_an_error_determines_the_cause_of_its_dead_letter(error, cause):
     assert cause_of(error) == cause
 
 
@@ -53,7 +53,7 @@ def letter(bus, document, **parts):
 
 
 @pytest.mark.parametrize("document", [{"a": float("nan")}, {"a": "\ud800"}, ["\udfff"]])
-def test_a_document_that_cannot_be_written_as_it_is_is_kept_as_bytes(bus, document):
+def test_a_document_that_json_cannot_express_is_kept_as_bytes(bus, document):
     kept = letter(bus, document)
 
     assert kept.document is None
@@ -61,7 +61,7 @@ def test_a_document_that_cannot_be_written_as_it_is_is_kept_as_bytes(bus, docume
     assert type(kept).model_validate_json(kept.model_dump_json()) == kept
 
 
-def test_a_document_nested_deeper_than_anybody_reads_is_kept_as_bytes(bus):
+def test_a_too_deeply_nested_document_is_kept_as_bytes(bus):
     deep: object = 1
     for _ in range(400):
         deep = [deep]
@@ -71,7 +71,7 @@ def test_a_document_nested_deeper_than_anybody_reads_is_kept_as_bytes(bus):
     assert (kept.document, kept.raw) == (None, json.dumps(deep).encode())
 
 
-def test_a_delivery_that_a_foreign_client_named_is_buried_like_any_other(bus):
+def test_a_delivery_id_that_is_not_a_uuid_is_dead_lettered(bus):
     dead_letter(bus, letter(bus, {"event_type": "order.placed"}))
 
     (kept,) = bus.stores.dead_letters.all()

@@ -33,20 +33,20 @@ def test_by_default_a_handler_runs_at_0_1_and_3_seconds():
     assert decide(RetryPolicy(), RuntimeError(), 3, ODD) == GiveUp("failed")
 
 
-def test_waits_grow_by_the_factor_up_to_the_cap():
+def test_delays_grow_by_the_factor_up_to_the_cap():
     policy = RetryPolicy(max_attempts=9, base=0.5, factor=3, cap=timedelta(seconds=10))
 
     assert waits(policy, 5) == [0.5, 1.5, 4.5, 10, 10]
 
 
 @given(attempt=st.integers(1, 10**6), chance=st.floats(0, 1), jitter=st.floats(0, 1))
-def test_a_wait_is_never_negative_and_never_beyond_twice_the_cap(attempt, chance, jitter):
+def test_a_delay_is_never_negative_and_never_above_twice_the_cap(attempt, chance, jitter):
     wait = RetryPolicy(jitter=jitter, factor=100).wait_after(attempt, chance)
 
     assert timedelta(0) <= wait <= timedelta(seconds=120)
 
 
-def test_jitter_spreads_waits_by_its_share_in_both_directions():
+def test_jitter_lengthens_or_shortens_a_delay_by_up_to_its_share():
     policy = RetryPolicy(jitter=0.2)
 
     assert [policy.wait_after(1, chance).total_seconds() for chance in (0, 0.5, 1)] == pytest.approx([0.8, 1.0, 1.2])
@@ -57,15 +57,15 @@ def test_jitter_spreads_waits_by_its_share_in_both_directions():
     [handler_returned_no_event("memory.keep", "str"), unknown_event_type("no.such"), KeyError("mine")],
     ids=lambda error: type(error).__name__,
 )
-def test_what_no_repetition_mends_is_given_up_at_once(error):
+def test_a_permanent_error_is_not_retried(error):
     assert decide(RetryPolicy(permanent=(KeyError,)), error, 1, ODD) == GiveUp("permanent")
 
 
-def test_a_time_limit_is_worth_another_attempt():
+def test_an_exceeded_time_limit_is_retried():
     assert decide(RetryPolicy(), HandlerTimedOut("memory.keep", 5), 1, ODD) == RetryAfter(timedelta(seconds=1))
 
 
-def test_who_asks_for_later_spends_no_attempt_however_many_there_were():
+def test_deferring_uses_no_attempt():
     assert decide(RetryPolicy(), RetryLater("the model is busy", 7), 99, ODD) == Defer(timedelta(seconds=7))
 
 
@@ -86,7 +86,7 @@ def test_who_asks_for_later_spends_no_attempt_however_many_there_were():
     ],
     ids=str,
 )
-def test_a_policy_that_cannot_be_is_refused_by_name(options):
+def test_an_invalid_policy_option_is_refused_by_name(options):
     with pytest.raises(UsageError, check=has_code("invalid_option")) as refused:
         RetryPolicy(**options)
 
@@ -94,6 +94,6 @@ def test_a_policy_that_cannot_be_is_refused_by_name(options):
 
 
 @pytest.mark.parametrize("after", [-1, timedelta(days=400), float("nan")])
-def test_later_refuses_what_is_no_wait(after):
+def test_later_refuses_an_invalid_delay(after):
     with pytest.raises(InvalidSchedule):
         later(after)

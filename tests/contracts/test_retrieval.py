@@ -46,36 +46,36 @@ def found(recall: Retriever, query: str, *texts: str, limit: int = 10) -> list[s
     return [each.text for each in recall.rank(query, memories(*texts), limit)]
 
 
-def test_it_is_what_was_chosen(recall, monkeypatch):
+def test_the_configured_retriever_is_used(recall, monkeypatch):
     assert recall.name in {"keyword", "semantic"}
 
 
 @pytest.mark.parametrize(
     ("query", "place"), [("Where does my sister live?", 0), ("allergic", 1), ("When is the meeting?", 2)]
 )
-def test_what_bears_on_a_query_comes_first(recall, query, place):
+def test_the_most_relevant_memory_is_first(recall, query, place):
     assert found(recall, query, *TEXTS)[0] == TEXTS[place]
 
 
-def test_scores_fall_and_stay_between_nothing_and_one(recall):
+def test_scores_decrease_and_stay_between_0_and_1(recall):
     scores = [each.score for each in recall.rank("my sister's meeting in Lisbon", memories(*TEXTS), 10)]
 
     assert scores == sorted(scores, reverse=True)
     assert all(0 < score <= 1 for score in scores)
 
 
-def test_what_has_nothing_to_do_with_it_is_not_found(recall):
+def test_an_unrelated_query_finds_nothing(recall):
     assert found(recall, "the boiling point of tungsten", *TEXTS) == []
 
 
-def test_of_equals_the_later_comes_first(recall):
+def test_of_equal_scores_the_later_memory_is_first(recall):
     one, other = memories("I like pizza", "I like pizza")
     other = other.model_copy(update={"role": "assistant"})
 
     assert [each.role for each in recall.rank("pizza", [one, other], 10)] == ["assistant", "user"]
 
 
-def test_the_limit_holds(recall):
+def test_no_more_memories_than_the_limit_are_returned(recall):
     assert len(found(recall, "pizza", *["I like pizza"] * 5, limit=2)) == 2
     assert found(recall, "pizza", "I like pizza", limit=0) == []
 
@@ -83,15 +83,15 @@ def test_the_limit_holds(recall):
 @pytest.mark.parametrize(
     "query", ["", " ", "?!", "\0", "\ud800", "'; DROP TABLE said; --", "x" * 100_000], ids=range(7)
 )
-def test_any_query_is_answered(recall, query):
+def test_any_query_text_returns_a_list(recall, query):
     assert isinstance(found(recall, query, *TEXTS), list)
 
 
-def test_nothing_is_found_in_nothing(recall):
+def test_no_memories_give_no_results(recall):
     assert recall.rank("pizza", [], 5) == []
 
 
-def test_any_memory_is_looked_through(recall):
+def test_any_memory_text_is_searched(recall):
     assert found(recall, "pizza", " ", "\0", "?", "\ufffd", "I like pizza", "x" * 100_000)[0] == "I like pizza"
 
 
@@ -104,14 +104,14 @@ def meaning(vectors, monkeypatch) -> Retriever:
     return configured_retriever(vectors)
 
 
-def test_meaning_finds_other_words_for_it(meaning):
+def test_semantic_retrieval_finds_synonyms(meaning):
     texts = ("I bought a Volvo last spring.", "My cat sleeps all day.", "I work night shifts at a hospital.")
 
     assert found(meaning, "Which car do I drive?", *texts)[0] == texts[0]
     assert found(meaning, "What is my profession?", *texts)[0] == texts[2]
 
 
-def test_what_is_less_alike_than_the_cutoff_is_left_out(vectors):
+def test_memories_below_the_similarity_cutoff_are_left_out(vectors):
     strict = SemanticRetriever(MiniLM.shared(), vectors, cutoff=0.99)
 
     assert found(strict, "Which car do I drive?", "I drive a car.", "Which car do I drive?") == [
@@ -119,7 +119,7 @@ def test_what_is_less_alike_than_the_cutoff_is_left_out(vectors):
     ]
 
 
-def test_a_text_is_computed_once_for_all_workers(meaning, vectors, monkeypatch):
+def test_an_embedding_is_computed_once_for_all_workers(meaning, vectors, monkeypatch):
     found(meaning, "Where does my sister live?", *TEXTS)
     computed = []
     embed = MiniLM.embed
@@ -141,13 +141,13 @@ def test_only_the_first_256_tokens_of_a_text_count():
     assert not np.array_equal(embed("pizza " * 253), embed("pizza " * 253 + "Lisbon"))
 
 
-def test_the_marks_of_the_tokenizer_are_text_where_a_user_writes_them():
+def test_special_tokens_in_a_users_text_are_plain_text():
     embed = MiniLM.shared().embed
 
     assert np.array_equal(embed("[SEP] [MASK]"), embed("[ sep ] [ mask ]"))
 
 
-def test_meaning_without_its_extra_is_refused_by_name(vectors, monkeypatch):
+def test_semantic_retrieval_without_its_extra_is_refused_by_name(vectors, monkeypatch):
     monkeypatch.setenv("PETIOLE_RETRIEVAL", "semantic")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.setattr("petiole.workers.retrieval.find_spec", lambda name: None)
@@ -156,14 +156,14 @@ def test_meaning_without_its_extra_is_refused_by_name(vectors, monkeypatch):
         configured_retriever(vectors)
 
 
-def test_what_is_no_way_to_recall_is_refused(vectors, monkeypatch):
+def test_an_unknown_retriever_is_refused(vectors, monkeypatch):
     monkeypatch.setenv("PETIOLE_RETRIEVAL", "magic")
 
     with pytest.raises(UsageError, match="'keyword' or 'semantic'"):
         configured_retriever(vectors)
 
 
-def test_meaning_finds_what_was_asked_for_in_other_words_far_more_often_than_words(vectors):
+def test_semantic_retrieval_finds_paraphrased_questions_far_more_often_than_keywords(vectors):
     memories, questions = read()
 
     by_words = score(KeywordRetriever(), memories, questions)

@@ -59,7 +59,7 @@ def client_of(steps: TransportCommands) -> Any:
     return steps.client
 
 
-def test_a_delivery_that_comes_first_is_admitted_and_noted_as_taken(client, steps):
+def test_a_new_delivery_passes_the_check_and_its_fetch_is_recorded(client, steps):
     put(client)
 
     assert admitted(steps) == [True]
@@ -69,7 +69,7 @@ def test_a_delivery_that_comes_first_is_admitted_and_noted_as_taken(client, step
     assert 0 < client.pttl("p:attempts:" + DELIVERY) <= 60_000
 
 
-def test_a_copy_of_what_was_taken_has_to_ask(client, steps):
+def test_a_copy_of_a_fetched_message_does_not_pass_the_check(client, steps):
     put(client, "tag-1")
     put(client, "tag-2")
 
@@ -92,7 +92,7 @@ def test_a_copy_of_what_was_taken_has_to_ask(client, steps):
     ],
     ids=lambda headers: next(iter(headers)),
 )
-def test_what_may_have_a_past_has_to_ask(client, steps, headers):
+def test_a_message_with_a_history_does_not_pass_the_check(client, steps, headers):
     put(client, **headers)
 
     assert admitted(steps) == [False]
@@ -100,14 +100,14 @@ def test_what_may_have_a_past_has_to_ask(client, steps, headers):
 
 
 @pytest.mark.parametrize("key", ["p:inbox:" + DELIVERY, "p:attempts:" + DELIVERY, f"p:aborted:memory:{FLOW}"])
-def test_what_something_speaks_against_has_to_ask(client, steps, key):
+def test_a_handled_attempted_or_aborted_delivery_does_not_pass_the_check(client, steps, key):
     client.set(key, "there")
     put(client)
 
     assert admitted(steps) == [False]
 
 
-def test_without_a_ledger_nothing_is_noted(client, steps):
+def test_without_a_delivery_log_nothing_is_recorded(client, steps):
     put(client)
 
     assert admitted(steps, ledger=None) == [False]
@@ -125,7 +125,7 @@ def test_an_ack_that_names_its_delivery_marks_it_as_handled(client, steps):
     assert client.hlen("unacked") == client.hlen("held") == 0
 
 
-def test_an_ack_of_what_another_holds_marks_nothing(client, steps):
+def test_an_ack_without_the_lease_marks_nothing(client, steps):
     put(client)
     admitted(steps)
     client.hset("held", "tag-1", "holder-2")
@@ -137,7 +137,7 @@ def test_an_ack_of_what_another_holds_marks_nothing(client, steps):
     assert client.hlen("unacked") == 1
 
 
-def test_many_acks_of_both_kinds_go_in_one_step(client, steps):
+def test_many_acks_with_and_without_delivery_are_sent_in_one_call(client, steps):
     for number in range(1200):
         put(client, f"tag-{number}", id=f"delivery-{number}")
     for _ in range(120):
@@ -150,7 +150,7 @@ def test_many_acks_of_both_kinds_go_in_one_step(client, steps):
     assert len(client.keys("p:inbox:*")) == 600
 
 
-def test_what_a_lost_connection_had_still_to_mark_is_marked_by_the_next(clean_broker_url):
+def test_pending_marks_of_a_lost_connection_are_sent_by_the_next(clean_broker_url):
     server = redis.Redis.from_url(clean_broker_url)
     put(server)
     with Connection(petiole.tasks.transport.with_transport_prefix(clean_broker_url)) as connection:
@@ -169,7 +169,7 @@ def test_what_a_lost_connection_had_still_to_mark_is_marked_by_the_next(clean_br
     assert server.get("p:inbox:" + DELIVERY) == b"done"
 
 
-def test_an_admission_holds_for_a_moment_and_not_beyond_an_abort_in_this_process():
+def test_a_check_is_valid_for_one_second_and_until_an_abort_in_this_process():
     known, now = RecentDeliveries(a_bus()), time.monotonic()
     assert known.is_check_valid(now)
     assert not known.is_check_valid(now - MAX_CHECK_AGE_S)

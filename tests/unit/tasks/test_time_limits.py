@@ -32,30 +32,30 @@ def compute_for_ever() -> None:
 
 
 @anywhere
-def test_what_computes_too_long_is_ended(run):
+def test_a_computation_beyond_the_limit_is_interrupted(run):
     with pytest.raises(TimeLimitReached):
         run(lambda: call_within(SHORT_S, compute_for_ever))
 
 
 @anywhere
-def test_what_ends_in_time_returns(run):
+def test_a_function_within_the_limit_returns_its_value(run):
     assert run(lambda: call_within(LONG_S, lambda: 5)) == 5
 
 
 @anywhere
-def test_what_ends_too_late_by_itself_has_ended_too_late(run):
+def test_a_function_that_suppresses_the_interrupt_still_exceeds_the_limit(run):
     with pytest.raises(TimeLimitReached):
         run(lambda: call_within(SHORT_S, lambda: _swallow(lambda: threading.Event().wait(2 * SHORT_S))))
 
 
 @anywhere
-def test_what_fails_in_time_fails_by_its_own_error(run):
+def test_a_function_that_fails_within_the_limit_raises_its_own_error(run):
     with pytest.raises(ZeroDivisionError):
         run(lambda: call_within(LONG_S, lambda: 1 // 0))
 
 
 @anywhere
-def test_nothing_is_raised_once_a_call_has_returned(run):
+def test_no_interrupt_is_raised_after_a_call_has_returned(run):
     def call_many_to_the_limit() -> int:
         ended = 0
         for number in range(300):
@@ -71,7 +71,7 @@ def test_nothing_is_raised_once_a_call_has_returned(run):
     run(lambda: _compute(SHORT_S))
 
 
-def test_the_main_thread_is_ended_while_it_waits():
+def test_the_main_thread_is_interrupted_while_it_waits():
     began = time.monotonic()
 
     with pytest.raises(TimeLimitReached):
@@ -80,7 +80,7 @@ def test_the_main_thread_is_ended_while_it_waits():
     assert time.monotonic() - began < 5
 
 
-def test_a_late_signal_does_no_harm():
+def test_a_signal_after_the_call_raises_nothing():
     call_within(LONG_S, lambda: None)
 
     signal.raise_signal(signal.SIGURG)

@@ -19,7 +19,7 @@ from petiole.tasks.consuming.message_validation import MAX_NESTING, decode
         "[" * MAX_NESTING + "]" * MAX_NESTING,
     ],
 )
-def test_what_everybody_reads_alike_is_read(text):
+def test_strict_json_is_decoded(text):
     assert decode(text.encode()) == json.loads(text)
 
 
@@ -42,6 +42,6 @@ def test_what_everybody_reads_alike_is_read(text):
         (b"", "JSONDecodeError"),
     ],
 )
-def test_what_is_read_in_more_than_one_way_is_refused(text, told):
+def test_ambiguous_json_is_refused(text, told):
     with pytest.raises(DecodeError, match=told):
         decode(text)

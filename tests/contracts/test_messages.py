@@ -42,7 +42,7 @@ def the_message(url: str, event: TextMessageEvent, *, in_one_step: bool) -> tupl
     client = redis.Redis.from_url(url, decode_responses=True)
     client.flushall()
     bus = a_bus(url)
-    bus.__dict__["publishes_in_one_step"] = in_one_step
+    bus.__dict__["publishes_atomically"] = in_one_step
     publish(bus, event)
     (key,) = [str(key) for key in client.keys("memory*") if client.type(key) == "list"]
     return key, json.loads(str(client.rpop(key)))
@@ -67,12 +67,12 @@ def test_a_message_is_the_same_as_celerys_own(broker_url, priority):
     assert key == their_key
 
 
-def test_an_app_publishes_in_one_step_where_broker_and_store_are_one(broker_url):
+def test_a_bus_publishes_atomically_if_broker_and_store_are_the_same_server(broker_url):
     assert a_bus(broker_url).publishes_atomically
     assert not a_bus(broker_url, state_url=f"{broker_url[:-1]}1").publishes_atomically
 
 
-def test_a_queue_of_another_kind_stops_a_publication_before_anything_is_done(clean_broker_url):
+def test_a_queue_key_of_another_type_fails_a_publication_before_it_writes(clean_broker_url):
     client = redis.Redis.from_url(clean_broker_url, decode_responses=True)
     bus = a_bus(clean_broker_url)
     bus.stores.directory.register([Subscription(agent="zoo", function="keep", patterns=("input.*",))])
@@ -85,7 +85,7 @@ def test_a_queue_of_another_kind_stops_a_publication_before_anything_is_done(cle
     assert client.llen("memory") == 0
 
 
-def test_a_full_server_stops_a_publication_before_anything_is_done(clean_broker_url):
+def test_a_full_server_fails_a_publication_before_it_writes(clean_broker_url):
     client = redis.Redis.from_url(clean_broker_url, decode_responses=True)
     bus = a_bus(clean_broker_url)
     bus.stores.directory.version()
@@ -101,7 +101,7 @@ def test_a_full_server_stops_a_publication_before_anything_is_done(clean_broker_
     assert client.llen("memory") == 0
 
 
-def test_a_subscription_announced_before_the_publish_is_honoured_by_a_publisher_that_did_not_know(clean_broker_url):
+def test_a_publisher_sends_to_a_subscription_registered_since_its_last_publish(clean_broker_url):
     bus = a_bus(clean_broker_url)
     event = TextMessageEvent(stream_id="s", content=TextContent(text="hi"))
     assert publish(bus, event).subscriptions == ("memory.keep",)
@@ -116,7 +116,7 @@ def the_replay(url: str, letter: DeadLetter, *, in_one_step: bool) -> tuple[str,
     client = redis.Redis.from_url(url, decode_responses=True)
     client.flushall()
     bus = a_bus(url)
-    bus.__dict__["publishes_in_one_step"] = in_one_step
+    bus.__dict__["publishes_atomically"] = in_one_step
     bus.stores.dead_letters.put(letter)
     assert dead_letters.replay(DeadLetterQuery(), bus=bus).sent == [letter.id]
     (key,) = [str(key) for key in client.keys("memory*") if client.type(key) == "list"]
