@@ -164,7 +164,7 @@ class EventBus(BusRuntime):
         """Let the app talk to this broker from now on: `redis://…` or `amqp://…`."""
         use_broker(self.app.conf, url)
         add_unset(self.app.conf, {"result_backend": url})
-        for name in ("driver", "publishes_in_one_step", "stores", "redis"):
+        for name in ("driver", "publishes_atomically", "stores", "redis"):
             vars(self).pop(name, None)
 
     def check_configuration(self) -> None:
