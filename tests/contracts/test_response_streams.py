@@ -220,7 +220,9 @@ def test_a_writer_replaced_by_another_attempt_ends_as_lost_and_writes_no_more(
     assert [piece.attempt for piece in pieces] == [1, 1, 1, 2, 2, 2]
 
 
-def test_a_reader_that_continues_after_a_lost_attempt_gets_the_next_one(drafts: ResponseStreams, read: ResponseStreamReader) -> None:
+def test_a_reader_that_continues_after_a_lost_attempt_gets_the_next_one(
+    drafts: ResponseStreams, read: ResponseStreamReader
+) -> None:
     begin(drafts)
     *_, lost = read("s", "a", timeout=3)
     begin(drafts, token="u")

@@ -24,7 +24,7 @@ def test_strict_json_is_decoded(text):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reason"),
     [
         (b'{"a": 1, "a": 1}', "occurs twice"),
         (b'{"a" : 1, "a":1}', "occurs twice"),
@@ -42,6 +42,6 @@ def test_strict_json_is_decoded(text):
         (b"", "JSONDecodeError"),
     ],
 )
-def test_ambiguous_json_is_refused(text, told):
-    with pytest.raises(DecodeError, match=told):
+def test_ambiguous_json_is_refused(text, reason):
+    with pytest.raises(DecodeError, match=reason):
         decode(text)

@@ -25,14 +25,14 @@ def bus():
 
 
 @pytest.fixture
-def deaths(monkeypatch):
-    noted: list[str] = []
-    monkeypatch.setattr(request, "record_crash", lambda request: noted.append(request.id))
-    return noted
+def crashes(monkeypatch):
+    request_ids: list[str] = []
+    monkeypatch.setattr(request, "record_crash", lambda request: request_ids.append(request.id))
+    return request_ids
 
 
-class Told(list[Any]):
-    """What the broker is told of a message."""
+class BrokerCalls(list[Any]):
+    """Records how a message was settled at the broker."""
 
     def ack(self, *_: object) -> None:
         self.append("acknowledged")
@@ -41,7 +41,7 @@ class Told(list[Any]):
         self.append("requeued" if requeue else "rejected")
 
 
-def a_request(bus: EventBus, told: Told, document: object) -> TaskRequest:
+def a_request(bus: EventBus, calls: BrokerCalls, document: object) -> TaskRequest:
     message = Message(
         json.dumps([[document], {}, None]),
         content_type="application/json",
@@ -49,46 +49,46 @@ def a_request(bus: EventBus, told: Told, document: object) -> TaskRequest:
         headers={"id": str(uuid4()), "task": PublishTask.name},
         delivery_info={"exchange": "", "routing_key": "publish"},
     )
-    return TaskRequest(message, bus=bus, task=bus.publish, on_ack=told.ack, on_reject=told.reject)
+    return TaskRequest(message, bus=bus, task=bus.publish, on_ack=calls.ack, on_reject=calls.reject)
 
 
-def lost(error: BaseException) -> Any:
+def failure_of(error: BaseException) -> Any:
     try:
         raise error
     except type(error):
         return ExceptionInfo()
 
 
-def test_a_process_crash_is_counted_and_the_delivery_is_requeued(bus, deaths):
-    request = a_request(bus, told := Told(), {})
+def test_a_process_crash_is_counted_and_the_delivery_is_requeued(bus, crashes):
+    request = a_request(bus, calls := BrokerCalls(), {})
 
-    request.on_failure(lost(WorkerLostError("killed")))
+    request.on_failure(failure_of(WorkerLostError("killed")))
 
-    assert (told, deaths) == (["requeued"], [request.id])
-
-
-def test_a_lost_batch_counts_no_crash_for_its_deliveries(bus, deaths):
-    request = a_request(bus, told := Told(), {})
-
-    request.on_failure(lost(BatchLostError("killed")))
-
-    assert (told, deaths) == (["requeued"], [])
+    assert (calls, crashes) == (["requeued"], [request.id])
 
 
-def test_a_hard_time_limit_is_dead_lettered_and_acknowledged(bus, deaths):
-    request = a_request(bus, told := Told(), {"event_type": "order.placed"})
+def test_a_lost_batch_counts_no_crash_for_its_deliveries(bus, crashes):
+    request = a_request(bus, calls := BrokerCalls(), {})
 
-    request.on_failure(lost(TimeLimitExceeded(5)))
+    request.on_failure(failure_of(BatchLostError("killed")))
+
+    assert (calls, crashes) == (["requeued"], [])
+
+
+def test_a_hard_time_limit_is_dead_lettered_and_acknowledged(bus, crashes):
+    request = a_request(bus, calls := BrokerCalls(), {"event_type": "order.placed"})
+
+    request.on_failure(failure_of(TimeLimitExceeded(5)))
 
     (letter,) = bus.stores.dead_letters.all()
-    assert (told, deaths) == (["acknowledged"], [])
+    assert (calls, crashes) == (["acknowledged"], [])
     assert (letter.id, letter.cause, letter.document) == (request.id, "failed", {"event_type": "order.placed"})
 
 
-def test_a_hard_time_limit_whose_dead_letter_cannot_be_stored_is_requeued(bus, deaths):
+def test_a_hard_time_limit_whose_dead_letter_cannot_be_stored_is_requeued(bus, crashes):
     bus.stores.dead_letters._client.set("petiole:dead_letters", "in the way")
-    request = a_request(bus, told := Told(), {})
+    request = a_request(bus, calls := BrokerCalls(), {})
 
-    request.on_failure(lost(TimeLimitExceeded(5)))
+    request.on_failure(failure_of(TimeLimitExceeded(5)))
 
-    assert told == ["requeued"]
+    assert calls == ["requeued"]

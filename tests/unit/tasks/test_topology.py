@@ -1,4 +1,4 @@
-"""Queues and lanes: what publishers and workers agree on."""
+"""The topology that publishers and workers share."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_urgent_events_have_a_separate_queue_on_rabbitmq(priority, driver, expec
 
 
 def test_every_broker_queue_maps_to_its_agent():
-    assert {logical_queue(each) for each in broker_queues("memory", "amqp")} == {"memory"}
+    assert {logical_queue(queue) for queue in broker_queues("memory", "amqp")} == {"memory"}
 
 
 @pytest.mark.parametrize("url", ["redis://127.0.0.1:1", "amqp://127.0.0.1:1"])
