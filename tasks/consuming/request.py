@@ -34,6 +34,7 @@ from petiole.tasks.settlement.dead_lettering import cause_of, dead_letter
 from petiole.tasks.settlement.outcomes import Outcome
 from petiole.tasks.settlement.undecodable import build_raw_dead_letter, message_group_of
 from petiole.tasks.stores.publications import Settlement
+from petiole.tasks.transport.channel import BatchingChannel
 
 if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
@@ -84,8 +85,9 @@ class TaskRequest(Request):
     def record_handled(self, failed__retval__runtime: TraceResult) -> None:
         """If the delivery was handled, mark it in the inbox with the acknowledgement that follows."""
         failed, result_repr, _ = failed__retval__runtime
-        channel: Any = self.message.channel
-        if not failed and result_repr == _HANDLED and getattr(channel, "delivery_log", None):
+        channel = self.message.channel
+        is_logged = isinstance(channel, BatchingChannel) and channel.delivery_log is not None
+        if not failed and result_repr == _HANDLED and is_logged:
             channel.mark_handled(self.message.delivery_tag, self.id)
 
     def on_failure(self, exc_info: Failure, send_failed_event: bool = True, return_ok: bool = False) -> None:  # noqa: FBT001, FBT002 - Celery's

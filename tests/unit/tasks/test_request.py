@@ -8,12 +8,16 @@ import fakeredis
 import pytest
 from billiard.einfo import ExceptionInfo
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
+from celery.utils.saferepr import saferepr
 from kombu.message import Message
 
 from petiole.tasks.bus import EventBus
 from petiole.tasks.consuming import request
 from petiole.tasks.consuming.request import BatchLostError, TaskRequest
 from petiole.tasks.publication import PublishTask
+from petiole.tasks.settlement.outcomes import Outcome
+from petiole.tasks.transport.channel import BatchingChannel
+from petiole.tasks.transport.delivery_log import DeliveryLog
 from tests.support.apps import a_bus
 
 
@@ -92,3 +96,23 @@ def test_a_hard_time_limit_whose_dead_letter_cannot_be_stored_is_requeued(bus, c
     request.on_failure(failure_of(TimeLimitExceeded(5)))
 
     assert calls == ["requeued"]
+
+
+class ChannelWithLog(BatchingChannel):
+    def __init__(self) -> None:
+        self.delivery_log = DeliveryLog("inbox:", "attempts:", "aborted:", 60_000, "one@here")
+        self.marks: dict[str, str] = {}
+
+    def mark_handled(self, tag: str, delivery_id: str) -> None:
+        self.marks[tag] = delivery_id
+
+
+@pytest.mark.parametrize(("outcome", "is_marked"), [(Outcome.HANDLED, True), (Outcome.LEASE_LOST, False)])
+def test_only_a_handled_delivery_is_marked_by_its_acknowledgement(bus, outcome, is_marked):
+    request = a_request(bus, BrokerCalls(), {})
+    channel = ChannelWithLog()
+    request.message.channel, request.message.delivery_tag = channel, "tag-1"
+
+    request.record_handled((0, saferepr(outcome), 0.1))
+
+    assert channel.marks == ({"tag-1": request.id} if is_marked else {})
