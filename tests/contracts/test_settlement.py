@@ -201,7 +201,7 @@ def test_a_delivery_that_crashed_three_workers_is_poison(client, stores):
 
 
 def test_a_crashed_child_counts_as_a_crash_while_its_worker_lives(stores):
-    held = {"holder": LEASE.consumer, "holders_key": KEYS.consumers}
+    held = {"consumer": LEASE.consumer, "consumers_key": KEYS.consumers}
     stores.attempts.begin(DELIVERY, "one", **held)
     stores.attempts.record_crash(DELIVERY)
 

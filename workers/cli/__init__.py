@@ -81,9 +81,9 @@ def _command_file(command: str) -> str:
 
 def _summary(name: str) -> str:
     """Read what a command does from its file, without importing it: that would take a second for each."""
-    docstring = ast.get_docstring(
-        ast.parse((_COMMANDS_DIRECTORY / f"{_command_file(name)}.py").read_text(encoding="utf-8"))
-    )
+    package = _COMMANDS_DIRECTORY / _command_file(name)
+    file = package / "__init__.py" if package.is_dir() else package.with_suffix(".py")
+    docstring = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
     return (docstring or "").partition("\n")[0].rstrip(".")
 
 
