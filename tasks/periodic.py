@@ -43,7 +43,7 @@ class PeriodicTask(BusTask):
         """Send the task for the current slot, unless no worker is active. Beat calls this. Raises RedisError."""
         arguments = dict(kwargs or {})
         if not self.bus.stores.cluster_membership.has_active_workers():
-            log.debug("periodic.skipped", extra={"task": self.name})
+            log.debug("periodic_task.skipped", extra={"task": self.name})
             return None
         arguments.setdefault("slot", slot_number(time.time(), arguments["interval_s"]))
         driver = self.bus.driver

@@ -73,7 +73,7 @@ class Heartbeat(bootsteps.StartStopStep):
         cluster = self._send()
         if cluster and cluster.is_ending and not cluster.is_member:
             self._send("gone")
-            log.warning("worker.not_started", extra={"reason": "the system is shutting down; start the worker later"})
+            log.warning("worker.start_refused", extra={"reason": "the system is shutting down; start the worker later"})
             raise WorkerShutdown(EX_OK)
         if not isinstance(consumer.pool, ProcessPool):
             agent_hooks.run_start_hooks(self._agents)
@@ -97,7 +97,7 @@ class Heartbeat(bootsteps.StartStopStep):
         if cluster is None:
             return
         if cluster.is_ending and self._phase == "working":
-            log.warning("worker.shut_down", extra={"reason": "the system is shutting down"})
+            log.warning("worker.stopping", extra={"reason": "the system is shutting down"})
             worker_state.should_stop = EX_OK  # type: ignore[assignment]  # as Celery's own signal handlers do
         elif self._phase == "working" and not self._is_apply_scheduled:
             # Only the consumer's own thread may change its queues.

@@ -35,7 +35,7 @@ CLEANUP_TIMEOUT_S = 5.0
 log = logging.getLogger(__name__)
 
 # The tasks that the current call of run_coroutine() has started; unset in tasks with a context of their own.
-_started_tasks: ContextVar[WeakSet[asyncio.Task[Any]] | None] = ContextVar("petiole_started", default=None)
+_started_tasks: ContextVar[WeakSet[asyncio.Task[Any]] | None] = ContextVar("petiole_started_tasks", default=None)
 
 
 def run_coroutine(coroutine: Coroutine[Any, Any, ResultT]) -> ResultT:
@@ -151,7 +151,7 @@ async def _cancel_and_wait(tasks: set[asyncio.Task[Any]]) -> bool:
         task.cancel()
     pending = (await asyncio.wait(tasks, timeout=CLEANUP_TIMEOUT_S))[1] if tasks else ()
     if pending:
-        log.warning("tasks.cancel_timed_out", extra={"tasks": len(pending)})
+        log.warning("coroutine.cancel_timed_out", extra={"tasks": len(pending)})
     return not pending
 
 

@@ -158,7 +158,7 @@ def dead_letter(
     response = _failure_response(bus, letter, event)
     responses = [] if response is None else [validate(bus, response)]
     if not bus.publishes_atomically:
-        # As delayed messages, which any worker sends: a crash between two writes would lose a direct publication.
+        # As delayed messages, which any worker sends: a crash after the commit would lose a direct publication.
         delayed = [delay_publication(bus, validated, letter.at) for validated in (*notices, *responses)]
         commit(bus, [], settlement=settlement, delayed=delayed)
         return
@@ -220,7 +220,7 @@ def _notice_id(letter: DeadLetter, index: ReservedIndex) -> str:
 
 
 def _as_uuid(delivery_id: str) -> str:
-    """Return the delivery's id as a UUID; other Celery clients may choose ids that are none."""
+    """Return the delivery's id as a UUID, which ids of other Celery clients need not be."""
     try:
         return str(UUID(delivery_id))
     except ValueError:
