@@ -1,4 +1,4 @@
-"""What is promised of an answer that is read while it is written, on a real server and on the harness's stand-in."""
+"""The contract of response streams, on a real server and on fakeredis."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WORDS = [f"word{number} " for number in range(60)]
 
 
 class Reading(EventBus):
-    """A bus whose state store is a client that a test gives."""
+    """A bus whose state store is a client of the test."""
 
     connects: Callable[[], AsyncRedis]
 

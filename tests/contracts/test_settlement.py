@@ -1,4 +1,4 @@
-"""How a run of a delivery ends in one step, on a real server and on the stand-in that the harness uses."""
+"""How an attempt is settled in one commit, on a real server and on fakeredis."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def client(request: pytest.FixtureRequest) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def stores(client: redis.Redis) -> Stores:
-    """Give stores beside a broker where the worker `holder-1` has one message."""
+    """Provide stores beside a broker in which the consumer `holder-1` has leased one message."""
     client.hset(KEYS.unacked, LEASE.tag, "[message]")
     client.zadd(KEYS.index, {LEASE.tag: time.time()})
     client.hset(KEYS.leased, LEASE.tag, LEASE.consumer)
@@ -79,7 +79,7 @@ def recorded(stores: Stores) -> int:
     return len(list(stores.history.read_after()))
 
 
-# The fence
+# Lost leases
 
 
 def test_an_attempt_whose_lease_was_lost_publishes_and_marks_nothing(client, stores):
@@ -112,7 +112,7 @@ def test_a_delivery_with_a_valid_lease_is_settled_once(stores):
 
 def test_a_delivery_is_settled_on_a_server_without_free_memory(client, stores):
     if isinstance(client, fakeredis.FakeRedis):
-        pytest.skip("the stand-in has no limit of memory")
+        pytest.skip("fakeredis has no memory limit")
     for number in range(1_000):
         client.set(f"ballast {number}", "-" * 1_000)
     client.config_set("maxmemory", "1mb")
@@ -126,7 +126,7 @@ def test_a_delivery_is_settled_on_a_server_without_free_memory(client, stores):
     assert stores.inbox.is_handled(DELIVERY)
 
 
-# Coming again
+# Retries
 
 
 def test_a_failed_attempt_is_recorded_scheduled_and_acknowledged_in_one_commit(client, stores):
@@ -209,7 +209,7 @@ def test_a_crashed_child_counts_as_a_crash_while_its_worker_lives(stores):
 
 
 def taken_by(client, holder):
-    """Note a run as the step does that takes a message."""
+    """Record an attempt as the fetch command does."""
     run = {"at": datetime.now(UTC).isoformat(), "worker": holder, "holder": holder, "is_taken": True}
     client.rpush(f"petiole:attempts:{DELIVERY}", json.dumps(run))
 
@@ -267,7 +267,7 @@ def test_a_discarded_attempt_counts_for_nothing(stores):
     assert (begun.number, begun.crashes) == (1, 0)
 
 
-# The waiting room
+# Delayed messages
 
 
 def test_due_messages_move_to_their_queue_with_its_wake_up_key_and_others_wait(client, stores):
@@ -330,7 +330,7 @@ def test_a_delayed_event_is_stored_in_the_commit_that_settles(stores):
     assert list(stores.delayed_messages.due_times()) == ["publish:1"]
 
 
-# Letters
+# Dead letters
 
 
 def test_a_replayed_letter_is_failed_again_or_resolved(client, stores):

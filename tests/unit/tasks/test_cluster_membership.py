@@ -1,4 +1,4 @@
-"""The lives of system and agents: their steps in order, each once, whatever workers come and go."""
+"""Lifecycle transitions of system and agents: in order and each once, whichever workers join, leave and crash."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FOLLOWING: dict[Phase, list[Phase]] = {
 
 
 class World:
-    """A store whose clock is ours, as far as workers' silence goes."""
+    """A store in which the test sets the times of heartbeats."""
 
     def __init__(self) -> None:
         self.client = fakeredis.FakeRedis(decode_responses=True)
