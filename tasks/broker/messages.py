@@ -3,7 +3,7 @@
 `Task.apply_async` spends 200 us on each message: it renders the arguments for display, copies options, binds queues,
 and encodes the body for each subscription. Here the body is encoded once per event, and a message is one formatted
 string around it. The format is Celery's task protocol 2 in kombu's JSON for Redis, field by field;
-tests/contracts/test_envelopes.py compares the two.
+tests/contracts/test_messages.py compares the two.
 """
 
 from __future__ import annotations

@@ -377,7 +377,7 @@ def stop_worker(harness: EventTestHarness) -> None:
 
 def settle(harness: EventTestHarness, within_s: float = 20) -> None:
     """Wait until nothing is under way in a harness."""
-    harness._wait_until(harness._is_idle, "the end of all deliveries", within_s)
+    harness._wait_until(harness._is_idle, "deliveries did not end", within_s)
 
 
 def is_quiet(harness: EventTestHarness, for_s: float) -> bool:

@@ -1,4 +1,4 @@
-"""Retriever: the interface of memory search. tests/contracts/test_recalls.py tests all implementations."""
+"""Retriever: the interface of memory search. tests/contracts/test_retrieval.py tests all implementations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What everything that finds memories promises, by words or by meaning."""
+"""The contract of retrievers, keyword and semantic."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def vectors() -> Iterator[EmbeddingStore]:
 
 
 @pytest.fixture(params=["keyword", "semantic"])
-def recall(request, vectors, monkeypatch) -> Retriever:
+def retriever(request, vectors, monkeypatch) -> Retriever:
     monkeypatch.setenv("PETIOLE_RETRIEVAL", request.param)
     return configured_retriever(vectors)
 
@@ -42,95 +42,97 @@ def memories(*texts: str) -> list[MemoryItem]:
     return [MemoryItem(role="user", text=text, said_at=NOON) for text in texts]
 
 
-def found(recall: Retriever, query: str, *texts: str, limit: int = 10) -> list[str]:
-    return [each.text for each in recall.rank(query, memories(*texts), limit)]
+def ranked_texts(retriever: Retriever, query: str, *texts: str, limit: int = 10) -> list[str]:
+    return [match.text for match in retriever.rank(query, memories(*texts), limit)]
 
 
-def test_it_is_what_was_chosen(recall, monkeypatch):
-    assert recall.name in {"keyword", "semantic"}
+def test_the_configured_retriever_is_used(retriever, monkeypatch):
+    assert retriever.name in {"keyword", "semantic"}
 
 
 @pytest.mark.parametrize(
     ("query", "place"), [("Where does my sister live?", 0), ("allergic", 1), ("When is the meeting?", 2)]
 )
-def test_what_bears_on_a_query_comes_first(recall, query, place):
-    assert found(recall, query, *TEXTS)[0] == TEXTS[place]
+def test_the_most_relevant_memory_is_first(retriever, query, place):
+    assert ranked_texts(retriever, query, *TEXTS)[0] == TEXTS[place]
 
 
-def test_scores_fall_and_stay_between_nothing_and_one(recall):
-    scores = [each.score for each in recall.rank("my sister's meeting in Lisbon", memories(*TEXTS), 10)]
+def test_scores_decrease_and_stay_between_0_and_1(retriever):
+    scores = [match.score for match in retriever.rank("my sister's meeting in Lisbon", memories(*TEXTS), 10)]
 
     assert scores == sorted(scores, reverse=True)
     assert all(0 < score <= 1 for score in scores)
 
 
-def test_what_has_nothing_to_do_with_it_is_not_found(recall):
-    assert found(recall, "the boiling point of tungsten", *TEXTS) == []
+def test_an_unrelated_query_finds_nothing(retriever):
+    assert ranked_texts(retriever, "the boiling point of tungsten", *TEXTS) == []
 
 
-def test_of_equals_the_later_comes_first(recall):
+def test_of_equal_scores_the_later_memory_is_first(retriever):
     one, other = memories("I like pizza", "I like pizza")
     other = other.model_copy(update={"role": "assistant"})
 
-    assert [each.role for each in recall.rank("pizza", [one, other], 10)] == ["assistant", "user"]
+    assert [match.role for match in retriever.rank("pizza", [one, other], 10)] == ["assistant", "user"]
 
 
-def test_the_limit_holds(recall):
-    assert len(found(recall, "pizza", *["I like pizza"] * 5, limit=2)) == 2
-    assert found(recall, "pizza", "I like pizza", limit=0) == []
+def test_no_more_memories_than_the_limit_are_returned(retriever):
+    assert len(ranked_texts(retriever, "pizza", *["I like pizza"] * 5, limit=2)) == 2
+    assert ranked_texts(retriever, "pizza", "I like pizza", limit=0) == []
 
 
 @pytest.mark.parametrize(
     "query", ["", " ", "?!", "\0", "\ud800", "'; DROP TABLE said; --", "x" * 100_000], ids=range(7)
 )
-def test_any_query_is_answered(recall, query):
-    assert isinstance(found(recall, query, *TEXTS), list)
+def test_any_query_text_returns_a_list(retriever, query):
+    assert isinstance(ranked_texts(retriever, query, *TEXTS), list)
 
 
-def test_nothing_is_found_in_nothing(recall):
-    assert recall.rank("pizza", [], 5) == []
+def test_no_memories_give_no_results(retriever):
+    assert retriever.rank("pizza", [], 5) == []
 
 
-def test_any_memory_is_looked_through(recall):
-    assert found(recall, "pizza", " ", "\0", "?", "\ufffd", "I like pizza", "x" * 100_000)[0] == "I like pizza"
+def test_any_memory_text_is_searched(retriever):
+    assert (
+        ranked_texts(retriever, "pizza", " ", "\0", "?", "\ufffd", "I like pizza", "x" * 100_000)[0] == "I like pizza"
+    )
 
 
-# By meaning
+# Semantic retrieval
 
 
 @pytest.fixture
-def meaning(vectors, monkeypatch) -> Retriever:
+def semantic(vectors, monkeypatch) -> Retriever:
     monkeypatch.setenv("PETIOLE_RETRIEVAL", "semantic")
     return configured_retriever(vectors)
 
 
-def test_meaning_finds_other_words_for_it(meaning):
+def test_semantic_retrieval_finds_synonyms(semantic):
     texts = ("I bought a Volvo last spring.", "My cat sleeps all day.", "I work night shifts at a hospital.")
 
-    assert found(meaning, "Which car do I drive?", *texts)[0] == texts[0]
-    assert found(meaning, "What is my profession?", *texts)[0] == texts[2]
+    assert ranked_texts(semantic, "Which car do I drive?", *texts)[0] == texts[0]
+    assert ranked_texts(semantic, "What is my profession?", *texts)[0] == texts[2]
 
 
-def test_what_is_less_alike_than_the_cutoff_is_left_out(vectors):
+def test_memories_below_the_similarity_cutoff_are_left_out(vectors):
     strict = SemanticRetriever(MiniLM.shared(), vectors, cutoff=0.99)
 
-    assert found(strict, "Which car do I drive?", "I drive a car.", "Which car do I drive?") == [
+    assert ranked_texts(strict, "Which car do I drive?", "I drive a car.", "Which car do I drive?") == [
         "Which car do I drive?"
     ]
 
 
-def test_a_text_is_computed_once_for_all_workers(meaning, vectors, monkeypatch):
-    found(meaning, "Where does my sister live?", *TEXTS)
+def test_an_embedding_is_computed_once_for_all_workers(semantic, vectors, monkeypatch):
+    ranked_texts(semantic, "Where does my sister live?", *TEXTS)
     computed = []
     embed = MiniLM.embed
 
-    def note(self, text):
+    def record_embed(self, text):
         computed.append(text)
         return embed(self, text)
 
-    monkeypatch.setattr(MiniLM, "embed", note)
+    monkeypatch.setattr(MiniLM, "embed", record_embed)
 
-    assert found(configured_retriever(vectors), "When is the meeting?", *TEXTS)[0] == TEXTS[2]
+    assert ranked_texts(configured_retriever(vectors), "When is the meeting?", *TEXTS)[0] == TEXTS[2]
     assert computed == ["When is the meeting?"]
 
 
@@ -141,13 +143,13 @@ def test_only_the_first_256_tokens_of_a_text_count():
     assert not np.array_equal(embed("pizza " * 253), embed("pizza " * 253 + "Lisbon"))
 
 
-def test_the_marks_of_the_tokenizer_are_text_where_a_user_writes_them():
+def test_special_tokens_in_a_users_text_are_plain_text():
     embed = MiniLM.shared().embed
 
     assert np.array_equal(embed("[SEP] [MASK]"), embed("[ sep ] [ mask ]"))
 
 
-def test_meaning_without_its_extra_is_refused_by_name(vectors, monkeypatch):
+def test_semantic_retrieval_without_its_extra_is_refused_by_name(vectors, monkeypatch):
     monkeypatch.setenv("PETIOLE_RETRIEVAL", "semantic")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.setattr("petiole.workers.retrieval.find_spec", lambda name: None)
@@ -156,19 +158,19 @@ def test_meaning_without_its_extra_is_refused_by_name(vectors, monkeypatch):
         configured_retriever(vectors)
 
 
-def test_what_is_no_way_to_recall_is_refused(vectors, monkeypatch):
+def test_an_unknown_retriever_is_refused(vectors, monkeypatch):
     monkeypatch.setenv("PETIOLE_RETRIEVAL", "magic")
 
     with pytest.raises(UsageError, match="'keyword' or 'semantic'"):
         configured_retriever(vectors)
 
 
-def test_meaning_finds_what_was_asked_for_in_other_words_far_more_often_than_words(vectors):
+def test_semantic_retrieval_finds_paraphrased_questions_far_more_often_than_keywords(vectors):
     memories, questions = read()
 
     by_words = score(KeywordRetriever(), memories, questions)
     by_meaning = score(SemanticRetriever(MiniLM.shared(), vectors), memories, questions)
 
     assert (len(memories), len(questions)) == (200, 40)
-    assert by_meaning.at_1 >= 0.75, "0.8 when it was measured"
+    assert by_meaning.at_1 >= 0.75, "measured: 0.8"
     assert by_meaning.at_1 > by_words.at_1 + 0.5

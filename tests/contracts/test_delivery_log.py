@@ -1,4 +1,4 @@
-"""What a turn of our transport notes of deliveries, on a real server and on the stand-in that the harness uses."""
+"""How the transport checks and records deliveries when it fetches them, on a real server and on fakeredis."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from petiole.tasks.transport.delivery_log import DeliveryLog
 from tests.support.apps import a_bus
 
 KEYS = TransportKeys("unacked", "unacked_index", "held", "holders", "undecodable")
-LEDGER = DeliveryLog("p:inbox:", "p:attempts:", "p:aborted:", 60_000, "one@here")
+DELIVERY_LOG = DeliveryLog("p:inbox:", "p:attempts:", "p:aborted:", 60_000, "one@here")
 SOURCE = QueueSource("memory", "memory.bell", ["memory"], is_acknowledged=True)
 DELIVERY, FLOW = "0192f0c1-7a5e-7cc3-98c8-3f1d2b6a9e10", "the-flow"
 
@@ -35,45 +35,45 @@ def client(request: pytest.FixtureRequest) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture
-def steps(client: redis.Redis) -> TransportCommands:
+def commands(client: redis.Redis) -> TransportCommands:
     return TransportCommands(client, KEYS, "holder-1")
 
 
 def put(client: redis.Redis, tag: str = "tag-1", **headers: Any) -> None:
-    """Put a delivery's message into its queue, as it is published."""
-    known = {"id": DELIVERY, "task": "memory.keep", "retries": 0, "eta": None, "petiole_flow": FLOW}
+    """Put a delivery's message into its queue, as a publisher does."""
+    defaults = {"id": DELIVERY, "task": "memory.keep", "retries": 0, "eta": None, "petiole_flow": FLOW}
     origin = {"exchange": "", "routing_key": "memory"}
     properties = {"delivery_tag": tag, "delivery_info": origin}
-    client.lpush("memory", json.dumps({"headers": known | headers, "properties": properties, "body": ""}))
+    client.lpush("memory", json.dumps({"headers": defaults | headers, "properties": properties, "body": ""}))
 
 
-def admitted(steps: TransportCommands, ledger: DeliveryLog | None = LEDGER) -> list[bool]:
-    """Take all messages; tells of each whether it was admitted."""
-    keys, words = steps._fetch_arguments([SOURCE], 10, [], "fair", ledger)
-    taken = TransportCommands.parse_fetch_reply(steps._fetch(keys, words), [SOURCE], sent_at=1.0)
-    assert client_of(steps).hlen("unacked") == len({each.tag for each in taken})
-    return [each.checked_at > 0 for each in taken]
+def fetch_checks(commands: TransportCommands, delivery_log: DeliveryLog | None = DELIVERY_LOG) -> list[bool]:
+    """Fetch all messages; return for each whether it passed the check."""
+    keys, arguments = commands._fetch_arguments([SOURCE], 10, [], "fair", delivery_log)
+    fetched = TransportCommands.parse_fetch_reply(commands._fetch(keys, arguments), [SOURCE], sent_at=1.0)
+    assert client_of(commands).hlen("unacked") == len({message.tag for message in fetched})
+    return [message.checked_at > 0 for message in fetched]
 
 
-def client_of(steps: TransportCommands) -> Any:
-    return steps.client
+def client_of(commands: TransportCommands) -> Any:
+    return commands.client
 
 
-def test_a_delivery_that_comes_first_is_admitted_and_noted_as_taken(client, steps):
+def test_a_new_delivery_passes_the_check_and_its_fetch_is_recorded(client, commands):
     put(client)
 
-    assert admitted(steps) == [True]
+    assert fetch_checks(commands) == [True]
 
-    (noted,) = map(json.loads, client.lrange("p:attempts:" + DELIVERY, 0, -1))
-    assert (noted["worker"], noted["holder"], noted["is_taken"]) == ("one@here", "holder-1", True)
+    (recorded,) = map(json.loads, client.lrange("p:attempts:" + DELIVERY, 0, -1))
+    assert (recorded["worker"], recorded["holder"], recorded["is_taken"]) == ("one@here", "holder-1", True)
     assert 0 < client.pttl("p:attempts:" + DELIVERY) <= 60_000
 
 
-def test_a_copy_of_what_was_taken_has_to_ask(client, steps):
+def test_a_copy_of_a_fetched_message_does_not_pass_the_check(client, commands):
     put(client, "tag-1")
     put(client, "tag-2")
 
-    assert admitted(steps) == [True, False]
+    assert fetch_checks(commands) == [True, False]
     assert client.llen("p:attempts:" + DELIVERY) == 1
 
 
@@ -92,72 +92,72 @@ def test_a_copy_of_what_was_taken_has_to_ask(client, steps):
     ],
     ids=lambda headers: next(iter(headers)),
 )
-def test_what_may_have_a_past_has_to_ask(client, steps, headers):
+def test_a_message_with_a_history_does_not_pass_the_check(client, commands, headers):
     put(client, **headers)
 
-    assert admitted(steps) == [False]
+    assert fetch_checks(commands) == [False]
     assert not client.exists("p:attempts:" + DELIVERY)
 
 
 @pytest.mark.parametrize("key", ["p:inbox:" + DELIVERY, "p:attempts:" + DELIVERY, f"p:aborted:memory:{FLOW}"])
-def test_what_something_speaks_against_has_to_ask(client, steps, key):
+def test_a_handled_attempted_or_aborted_delivery_does_not_pass_the_check(client, commands, key):
     client.set(key, "there")
     put(client)
 
-    assert admitted(steps) == [False]
+    assert fetch_checks(commands) == [False]
 
 
-def test_without_a_ledger_nothing_is_noted(client, steps):
+def test_without_a_delivery_log_nothing_is_recorded(client, commands):
     put(client)
 
-    assert admitted(steps, ledger=None) == [False]
+    assert fetch_checks(commands, delivery_log=None) == [False]
     assert not client.exists("p:attempts:" + DELIVERY)
 
 
-def test_an_ack_that_names_its_delivery_marks_it_as_handled(client, steps):
+def test_an_ack_that_names_its_delivery_marks_it_as_handled(client, commands):
     put(client)
-    admitted(steps)
+    fetch_checks(commands)
 
-    steps.fetch([], 0, [Ack("tag-1", DELIVERY)], delivery_log=LEDGER)
+    commands.fetch([], 0, [Ack("tag-1", DELIVERY)], delivery_log=DELIVERY_LOG)
 
     assert client.get("p:inbox:" + DELIVERY) == b"done"
     assert not client.exists("p:attempts:" + DELIVERY)
     assert client.hlen("unacked") == client.hlen("held") == 0
 
 
-def test_an_ack_of_what_another_holds_marks_nothing(client, steps):
+def test_an_ack_without_the_lease_marks_nothing(client, commands):
     put(client)
-    admitted(steps)
+    fetch_checks(commands)
     client.hset("held", "tag-1", "holder-2")
 
-    steps.fetch([], 0, [Ack("tag-1", DELIVERY)], delivery_log=LEDGER)
+    commands.fetch([], 0, [Ack("tag-1", DELIVERY)], delivery_log=DELIVERY_LOG)
 
     assert not client.exists("p:inbox:" + DELIVERY)
     assert client.exists("p:attempts:" + DELIVERY)
     assert client.hlen("unacked") == 1
 
 
-def test_many_acks_of_both_kinds_go_in_one_step(client, steps):
+def test_many_acks_with_and_without_delivery_are_sent_in_one_call(client, commands):
     for number in range(1200):
         put(client, f"tag-{number}", id=f"delivery-{number}")
     for _ in range(120):
-        steps.fetch([SOURCE], 10, [], delivery_log=LEDGER)
+        commands.fetch([SOURCE], 10, [], delivery_log=DELIVERY_LOG)
 
     acks = [Ack(f"tag-{number}", f"delivery-{number}" if number % 2 else "") for number in range(1200)]
-    steps.fetch([], 0, acks, delivery_log=LEDGER)
+    commands.fetch([], 0, acks, delivery_log=DELIVERY_LOG)
 
     assert client.hlen("unacked") == 0
     assert len(client.keys("p:inbox:*")) == 600
 
 
-def test_what_a_lost_connection_had_still_to_mark_is_marked_by_the_next(clean_broker_url):
+def test_pending_marks_of_a_lost_connection_are_sent_by_the_next(clean_broker_url):
     server = redis.Redis.from_url(clean_broker_url)
     put(server)
     with Connection(petiole.tasks.transport.with_transport_prefix(clean_broker_url)) as connection:
         lost: Any = connection.channel()
         following: Any = connection.channel()
         for channel in (lost, following):
-            channel.delivery_log = LEDGER
+            channel.delivery_log = DELIVERY_LOG
         lost.basic_get("memory")
         lost.mark_handled("tag-1", DELIVERY)
         lost.client.connection_pool.disconnect()
@@ -169,13 +169,13 @@ def test_what_a_lost_connection_had_still_to_mark_is_marked_by_the_next(clean_br
     assert server.get("p:inbox:" + DELIVERY) == b"done"
 
 
-def test_an_admission_holds_for_a_moment_and_not_beyond_an_abort_in_this_process():
-    known, now = RecentDeliveries(a_bus()), time.monotonic()
-    assert known.is_check_valid(now)
-    assert not known.is_check_valid(now - MAX_CHECK_AGE_S)
-    assert not known.is_check_valid(0.0)
+def test_a_check_is_valid_for_one_second_and_until_an_abort_in_this_process():
+    recent, now = RecentDeliveries(a_bus()), time.monotonic()
+    assert recent.is_check_valid(now)
+    assert not recent.is_check_valid(now - MAX_CHECK_AGE_S)
+    assert not recent.is_check_valid(0.0)
 
-    known.invalidate_checks()
+    recent.invalidate_checks()
 
-    assert not known.is_check_valid(now)
-    assert known.is_check_valid(time.monotonic())
+    assert not recent.is_check_valid(now)
+    assert recent.is_check_valid(time.monotonic())

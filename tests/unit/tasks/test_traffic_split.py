@@ -20,7 +20,7 @@ def moved(before: dict[str, str], after: dict[str, str]) -> Counter[tuple[str, s
     return Counter((before[stream], after[stream]) for stream in STREAMS if before[stream] != after[stream])
 
 
-def test_of_10_000_streams_a_weight_of_20_takes_about_2_000():
+def test_a_weight_of_20_gets_about_2_000_of_10_000_streams():
     counts = Counter(chosen({"new": 20, "old": None}).values())
 
     assert 1_880 <= counts["new"] <= 2_120
@@ -28,7 +28,7 @@ def test_of_10_000_streams_a_weight_of_20_takes_about_2_000():
 
 
 @pytest.mark.parametrize("split", ["answering", "greeting", "a"])
-def test_every_split_divides_anew(split):
+def test_different_splits_assign_streams_independently(split):
     counts = Counter(chosen({"new": 20, "old": None}, split).values())
     both = sum(bucket(split, stream) < BUCKETS // 5 and bucket("another", stream) < BUCKETS // 5 for stream in STREAMS)
 
@@ -42,7 +42,7 @@ def test_a_stream_keeps_its_variant():
     assert [bucket("answering", stream) for stream in ("a", "b", "")] == [2_271, 4_756, 3_580]
 
 
-def test_between_two_variants_only_the_difference_moves_and_only_to_the_one_that_gains():
+def test_a_larger_weight_moves_only_the_difference_to_that_variant():
     changes = moved(chosen({"new": 20, "old": None}), chosen({"new": 30, "old": None}))
 
     assert set(changes) == {("old", "new")}
@@ -65,7 +65,7 @@ def test_the_last_weighted_variant_grows_without_moving_the_others():
         ({"new": 100, "old": None}, {"new": 10_000, "old": 0}),
     ],
 )
-def test_weights_are_shares_and_the_rest_goes_to_those_without(of, expected):
+def test_variants_without_a_weight_share_the_rest(of, expected):
     assert bucket_counts(of) == expected
 
 
@@ -74,7 +74,7 @@ def test_no_stream_is_without_a_variant_while_weights_change(of):
     assert set(chosen(of).values()) <= set(of)
 
 
-def test_where_the_streams_own_variant_does_not_hear_the_event_the_others_share_it():
+def test_streams_of_a_variant_that_does_not_match_are_shared_by_the_others():
     of = {"a": 40, "b": 40, "c": None}
     everybody = chosen(of)
 
@@ -85,7 +85,7 @@ def test_where_the_streams_own_variant_does_not_hear_the_event_the_others_share_
     assert 1.7 < changes["a", "b"] / changes["a", "c"] < 2.3, "40 to 20"
 
 
-def test_a_variant_of_several_handlers_says_its_weight_at_any_of_them():
+def test_a_variants_weight_may_be_given_at_any_of_its_handlers():
     def a_handler(function: str, variant: str, weight: float | None = None, *, shadow: bool = False) -> Subscription:
         return Subscription(
             agent="llm",

@@ -19,22 +19,22 @@ def a_document(**fields: object) -> dict[str, object]:
     return document | fields
 
 
-def test_an_event_is_admitted_with_its_json_object():
+def test_an_event_is_validated_with_its_json_object():
     event = TextMessageEvent(stream_id="s", content=TextContent(text="hi"))
 
-    admitted = validate_event(event, registry, LIMIT)
+    validated = validate_event(event, registry, LIMIT)
 
-    assert admitted.event == event
-    assert registry.parse(admitted.document) == event
-
-
-def test_a_json_object_is_admitted_as_its_class():
-    admitted = validate_event(a_document(), registry, LIMIT)
-
-    assert isinstance(admitted.event, TextMessageEvent)
+    assert validated.event == event
+    assert registry.parse(validated.document) == event
 
 
-def test_a_cloudevent_is_admitted_as_its_class():
+def test_a_json_object_is_parsed_as_its_class():
+    validated = validate_event(a_document(), registry, LIMIT)
+
+    assert isinstance(validated.event, TextMessageEvent)
+
+
+def test_a_cloudevent_is_parsed_as_its_class():
     event = TextMessageEvent(stream_id="s", content=TextContent(text="hi"))
 
     assert validate_event(event.to_cloudevent(), registry, LIMIT).event == event
@@ -47,8 +47,8 @@ def test_an_event_above_the_limit_is_refused_with_both_sizes():
         validate_event(event, registry, LIMIT)
 
 
-def test_an_instance_built_around_its_validation_is_refused():
-    event = TextMessageEvent.model_construct(  # type: ignore[call-arg]  # what is left out is the test
+def test_an_instance_made_without_validation_is_refused():
+    event = TextMessageEvent.model_construct(  # type: ignore[call-arg]  # fields are missing on purpose
         event_type="input.message.received", content=TextContent(text="hi"), context=EventContext()
     )
 
@@ -58,10 +58,10 @@ def test_an_instance_built_around_its_validation_is_refused():
 
 def test_an_instance_of_another_topics_class_is_refused():
     event = TextMessageEvent(stream_id="s", content=TextContent(text="hi"))
-    impostor = event.model_copy(update={"event_type": "input.audio.chunk"})
+    mistyped = event.model_copy(update={"event_type": "input.audio.chunk"})
 
     with pytest.raises(InvalidEvent, check=has_code("wrong_type"), match="AudioChunkEvent"):
-        validate_event(impostor, registry, LIMIT)
+        validate_event(mistyped, registry, LIMIT)
 
 
 def test_an_unknown_type_is_refused_with_the_nearest_name():
@@ -75,5 +75,5 @@ def test_nan_is_refused_with_the_field():
 
 
 @pytest.mark.parametrize(("priority", "driver", "expected"), [(9, "redis", 0), (0, "redis", 9), (9, "amqp", 9)])
-def test_the_most_urgent_goes_first_on_every_broker(priority, driver, expected):
+def test_priority_9_is_first_on_every_broker(priority, driver, expected):
     assert broker_priority(priority, driver) == expected

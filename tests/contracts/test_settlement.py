@@ -1,4 +1,4 @@
-"""How a run of a delivery ends in one step, on a real server and on the stand-in that the harness uses."""
+"""How an attempt is settled in one commit, on a real server and on fakeredis."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def client(request: pytest.FixtureRequest) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def stores(client: redis.Redis) -> Stores:
-    """Give stores beside a broker where the worker `holder-1` has one message."""
+    """Provide stores beside a broker in which the consumer `holder-1` has leased one message."""
     client.hset(KEYS.unacked, LEASE.tag, "[message]")
     client.zadd(KEYS.index, {LEASE.tag: time.time()})
     client.hset(KEYS.leased, LEASE.tag, LEASE.consumer)
@@ -79,10 +79,10 @@ def recorded(stores: Stores) -> int:
     return len(list(stores.history.read_after()))
 
 
-# The fence
+# Lost leases
 
 
-def test_a_run_whose_lease_another_worker_has_says_and_marks_nothing(client, stores):
+def test_an_attempt_whose_lease_was_lost_publishes_and_marks_nothing(client, stores):
     client.hset(KEYS.leased, LEASE.tag, "holder-2")
 
     verdict = stores.publications.publish([a_posting()], 0, Settlement(delivery_id=DELIVERY, lease=LEASE))
@@ -93,7 +93,7 @@ def test_a_run_whose_lease_another_worker_has_says_and_marks_nothing(client, sto
     assert client.hexists(KEYS.unacked, LEASE.tag)
 
 
-def test_a_run_whose_message_went_back_to_its_queue_says_nothing(client, stores):
+def test_an_attempt_whose_message_was_requeued_publishes_nothing(client, stores):
     client.hdel(KEYS.leased, LEASE.tag)
 
     verdict = stores.publications.publish([a_posting()], 0, Settlement(delivery_id=DELIVERY, lease=LEASE))
@@ -101,7 +101,7 @@ def test_a_run_whose_message_went_back_to_its_queue_says_nothing(client, stores)
     assert (verdict.status, recorded(stores)) == ("fenced", 0)
 
 
-def test_who_still_holds_a_delivery_settles_it_once(stores):
+def test_a_delivery_with_a_valid_lease_is_settled_once(stores):
     settling = Settlement(delivery_id=DELIVERY, lease=LEASE)
 
     answers = [stores.publications.publish([a_posting()], 0, settling).status for _ in range(2)]
@@ -110,9 +110,9 @@ def test_who_still_holds_a_delivery_settles_it_once(stores):
     assert recorded(stores) == 1
 
 
-def test_a_delivery_ends_on_a_server_that_has_no_memory_left(client, stores):
+def test_a_delivery_is_settled_on_a_server_without_free_memory(client, stores):
     if isinstance(client, fakeredis.FakeRedis):
-        pytest.skip("the stand-in has no limit of memory")
+        pytest.skip("fakeredis has no memory limit")
     for number in range(1_000):
         client.set(f"ballast {number}", "-" * 1_000)
     client.config_set("maxmemory", "1mb")
@@ -126,10 +126,10 @@ def test_a_delivery_ends_on_a_server_that_has_no_memory_left(client, stores):
     assert stores.inbox.is_handled(DELIVERY)
 
 
-# Coming again
+# Retries
 
 
-def test_a_failed_run_is_noted_waits_and_is_acknowledged_in_one_step(client, stores):
+def test_a_failed_attempt_is_recorded_scheduled_and_acknowledged_in_one_commit(client, stores):
     stores.attempts.begin(DELIVERY, "one", consumer=LEASE.consumer, consumers_key=KEYS.consumers)
 
     stores.publications.publish(
@@ -147,7 +147,7 @@ def test_a_failed_run_is_noted_waits_and_is_acknowledged_in_one_step(client, sto
     assert stores.attempts.begin(DELIVERY, "two").number == 2
 
 
-def test_a_run_that_is_put_off_spends_no_attempt(stores):
+def test_a_deferred_delivery_uses_no_attempt(stores):
     stores.attempts.begin(DELIVERY, "one")
 
     stores.publications.publish(
@@ -157,7 +157,7 @@ def test_a_run_that_is_put_off_spends_no_attempt(stores):
     assert stores.attempts.begin(DELIVERY, "two").number == 1
 
 
-def test_a_burial_keeps_the_letter_marks_the_delivery_and_forgets_its_runs(stores):
+def test_dead_lettering_stores_the_letter_settles_the_delivery_and_deletes_its_attempts(stores):
     stores.attempts.begin(DELIVERY, "one")
 
     stores.publications.publish(
@@ -173,13 +173,13 @@ def test_a_burial_keeps_the_letter_marks_the_delivery_and_forgets_its_runs(store
 # Attempts
 
 
-def test_a_run_begins_only_once_its_delivery_is_not_settled(stores):
+def test_no_attempt_begins_for_a_settled_delivery(stores):
     stores.inbox.mark_handled(DELIVERY)
 
     assert stores.attempts.begin(DELIVERY, "one").is_settled
 
 
-def test_a_run_whose_worker_lives_is_no_death(client, stores):
+def test_an_attempt_of_a_live_worker_counts_as_no_crash(client, stores):
     client.zadd(KEYS.consumers, {"holder-2": time.time()})
     stores.attempts.begin(DELIVERY, "one", consumer="holder-2", consumers_key=KEYS.consumers)
 
@@ -188,7 +188,7 @@ def test_a_run_whose_worker_lives_is_no_death(client, stores):
     assert (begun.crashes, begun.is_poison) == (0, False)
 
 
-def test_the_third_worker_that_died_of_a_delivery_was_the_last(client, stores):
+def test_a_delivery_that_crashed_three_workers_is_poison(client, stores):
     for number in range(3):
         dead = f"dead-{number}"
         client.zadd(KEYS.consumers, {dead: time.time() - 60})
@@ -200,7 +200,7 @@ def test_the_third_worker_that_died_of_a_delivery_was_the_last(client, stores):
     assert [each.worker for each in begun.earlier] == ["dead-0", "dead-1", "dead-2"]
 
 
-def test_a_child_that_died_is_a_death_although_its_worker_lives(stores):
+def test_a_crashed_child_counts_as_a_crash_while_its_worker_lives(stores):
     held = {"consumer": LEASE.consumer, "consumers_key": KEYS.consumers}
     stores.attempts.begin(DELIVERY, "one", **held)
     stores.attempts.record_crash(DELIVERY)
@@ -209,7 +209,7 @@ def test_a_child_that_died_is_a_death_although_its_worker_lives(stores):
 
 
 def taken_by(client, holder):
-    """Note a run as the step does that takes a message."""
+    """Record an attempt as the fetch command does."""
     run = {"at": datetime.now(UTC).isoformat(), "worker": holder, "holder": holder, "is_taken": True}
     client.rpush(f"petiole:attempts:{DELIVERY}", json.dumps(run))
 
@@ -220,7 +220,7 @@ def begun_by(stores, holder, most_deaths=3):
     )
 
 
-def test_a_delivery_that_was_first_noted_as_taken_is_poison_after_its_third_worker_too(client, stores):
+def test_a_delivery_recorded_at_its_fetch_is_poison_after_three_crashes_too(client, stores):
     taken_by(client, "dead-0")
     for number in (1, 2):
         assert not begun_by(stores, f"dead-{number}").is_poison
@@ -232,7 +232,7 @@ def test_a_delivery_that_was_first_noted_as_taken_is_poison_after_its_third_work
 
 
 @pytest.mark.parametrize("most_deaths", [1, 2, 3])
-def test_what_a_dead_worker_took_ahead_is_no_death_by_itself(client, stores, most_deaths):
+def test_a_message_prefetched_by_a_crashed_worker_counts_as_no_crash(client, stores, most_deaths):
     taken_by(client, "dead-0")
 
     begun = begun_by(stores, LEASE.consumer, most_deaths)
@@ -240,7 +240,7 @@ def test_what_a_dead_worker_took_ahead_is_no_death_by_itself(client, stores, mos
     assert (begun.number, begun.crashes, begun.is_poison, begun.earlier) == (1, 0, False, ())
 
 
-def test_a_run_takes_the_place_of_its_own_note_that_it_was_taken(client, stores):
+def test_an_attempt_replaces_the_record_of_its_fetch(client, stores):
     taken_by(client, LEASE.consumer)
 
     begun_by(stores, LEASE.consumer)
@@ -250,7 +250,7 @@ def test_a_run_takes_the_place_of_its_own_note_that_it_was_taken(client, stores)
     assert begun_by(stores, "two").crashes == 1
 
 
-def test_a_child_that_died_of_what_was_taken_is_a_death(client, stores):
+def test_a_child_that_crashes_in_a_fetched_delivery_counts_as_a_crash(client, stores):
     taken_by(client, LEASE.consumer)
 
     stores.attempts.record_crash(DELIVERY)
@@ -258,7 +258,7 @@ def test_a_child_that_died_of_what_was_taken_is_a_death(client, stores):
     assert begun_by(stores, LEASE.consumer).crashes == 1
 
 
-def test_a_run_that_meant_nothing_is_forgotten(stores):
+def test_a_discarded_attempt_counts_for_nothing(stores):
     stores.attempts.begin(DELIVERY, "one")
     stores.attempts.discard_last(DELIVERY)
 
@@ -267,10 +267,10 @@ def test_a_run_that_meant_nothing_is_forgotten(stores):
     assert (begun.number, begun.crashes) == (1, 0)
 
 
-# The waiting room
+# Delayed messages
 
 
-def test_what_is_due_stands_in_its_queue_with_its_bell_and_the_rest_waits(client, stores):
+def test_due_messages_move_to_their_queue_with_its_wake_up_key_and_others_wait(client, stores):
     stores.delayed_messages.put(waits(-1, "due", "due"))
     stores.delayed_messages.put(waits(60, "later", "later"))
 
@@ -282,7 +282,7 @@ def test_what_is_due_stands_in_its_queue_with_its_bell_and_the_rest_waits(client
     assert stores.delayed_messages.move_due() == 0
 
 
-def test_who_is_due_first_moves_first_and_a_step_moves_a_bounded_part(client, stores):
+def test_messages_move_in_the_order_of_their_due_times_and_in_bounded_steps(client, stores):
     for number in range(MAX_MOVED + 5):
         stores.delayed_messages.put(waits(-1000 + number, str(number), str(number)))
 
@@ -291,7 +291,7 @@ def test_who_is_due_first_moves_first_and_a_step_moves_a_bounded_part(client, st
     assert client.lrange("memory", 0, -1)[::-1] == [str(number) for number in range(MAX_MOVED + 5)]
 
 
-def test_a_message_waits_once_and_only_one_that_replaces_changes_it(stores):
+def test_a_delayed_message_is_stored_once_and_changed_only_by_a_replacement(stores):
     stores.delayed_messages.put(waits(60, said="first"))
     stores.delayed_messages.put(waits(1, said="second", replaces=False))
     assert stores.delayed_messages.claim_due(ahead=timedelta(seconds=10)) == []
@@ -301,7 +301,7 @@ def test_a_message_waits_once_and_only_one_that_replaces_changes_it(stores):
     assert [each.message for each in stores.delayed_messages.claim_due(ahead=timedelta(seconds=10))] == ["third"]
 
 
-def test_what_was_lent_and_not_sent_is_lent_again_and_what_was_sent_is_not(stores):
+def test_a_claimed_message_that_was_not_sent_is_claimed_again_and_a_sent_one_is_not(stores):
     for item in ("sent", "unsent"):
         stores.delayed_messages.put(waits(-1, item))
     lent = {each.id: each for each in stores.delayed_messages.claim_due()}
@@ -313,7 +313,7 @@ def test_what_was_lent_and_not_sent_is_lent_again_and_what_was_sent_is_not(store
     assert [each.id for each in stores.delayed_messages.claim_due(ahead=2 * CLAIM_TIMEOUT)] == ["unsent"]
 
 
-def test_what_was_sent_failed_and_waits_again_before_it_is_forgotten_stays(stores):
+def test_a_message_that_is_scheduled_again_before_its_confirmation_is_kept(stores):
     stores.delayed_messages.put(waits(-1, said="first run"))
     (lent,) = stores.delayed_messages.claim_due()
     stores.delayed_messages.put(waits(-1, said="second run"))
@@ -323,17 +323,17 @@ def test_what_was_sent_failed_and_waits_again_before_it_is_forgotten_stays(store
     assert [each.message for each in stores.delayed_messages.claim_due()] == ["second run"]
 
 
-def test_an_event_waits_in_the_very_step_that_settles(stores):
+def test_a_delayed_event_is_stored_in_the_commit_that_settles(stores):
     stores.publications.publish([], 0, Settlement(delivery_id=DELIVERY), [waits(60, "publish:1")])
 
     assert stores.inbox.is_handled(DELIVERY)
     assert list(stores.delayed_messages.due_times()) == ["publish:1"]
 
 
-# Letters
+# Dead letters
 
 
-def test_a_letter_that_is_buried_again_failed_again_and_one_that_was_handled_is_resolved(client, stores):
+def test_a_replayed_letter_is_failed_again_or_resolved(client, stores):
     states = "petiole:dead_letters:states"
     stores.dead_letters.put(a_letter())
     assert client.hget(states, DELIVERY) == "pending"

@@ -1,4 +1,4 @@
-"""What is promised of an answer that is read while it is written, on a real server and on the harness's stand-in."""
+"""The contract of response streams, on a real server and on fakeredis."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WORDS = [f"word{number} " for number in range(60)]
 
 
 class Reading(EventBus):
-    """A bus whose state store is a client that a test gives."""
+    """A bus whose state store is a client of the test."""
 
     connects: Callable[[], AsyncRedis]
 
@@ -83,7 +83,7 @@ def kinds_of(pieces: list[Chunk]) -> list[str]:
     return [piece.kind for piece in pieces]
 
 
-def test_an_answer_is_read_from_its_beginning_to_its_end(drafts: ResponseStreams, read: ResponseStreamReader) -> None:
+def test_a_stream_is_read_from_its_beginning_to_its_end(drafts: ResponseStreams, read: ResponseStreamReader) -> None:
     an_answer(drafts, "Hel", "lo")
 
     pieces = list(read("s", "a"))
@@ -93,7 +93,7 @@ def test_an_answer_is_read_from_its_beginning_to_its_end(drafts: ResponseStreams
     assert {(piece.answer_id, piece.correlation_id, piece.attempt) for piece in pieces} == {("a", "f", 1)}
 
 
-def test_whoever_comes_back_at_any_place_gets_exactly_the_rest(
+def test_a_reader_that_resumes_at_any_chunk_gets_exactly_the_rest(
     drafts: ResponseStreams, read: ResponseStreamReader
 ) -> None:
     an_answer(drafts, *WORDS)
@@ -108,7 +108,7 @@ def test_whoever_comes_back_at_any_place_gets_exactly_the_rest(
     assert numbers == list(range(numbers[0], numbers[0] + len(whole)))
 
 
-def test_whoever_leaves_and_comes_back_while_it_is_written_misses_nothing(
+def test_a_reader_that_reconnects_while_the_stream_is_written_misses_nothing(
     drafts: ResponseStreams, read: ResponseStreamReader
 ) -> None:
     chance = random.Random(7)
@@ -131,7 +131,7 @@ def test_whoever_leaves_and_comes_back_while_it_is_written_misses_nothing(
     assert kinds_of(got).count("finished") == 1
 
 
-def test_whoever_comes_early_waits_for_the_beginning(drafts: ResponseStreams, read: ResponseStreamReader) -> None:
+def test_an_early_reader_waits_for_the_first_chunk(drafts: ResponseStreams, read: ResponseStreamReader) -> None:
     writer = threading.Timer(0.2, an_answer, [drafts, "Hello"])
     writer.start()
 
@@ -139,7 +139,7 @@ def test_whoever_comes_early_waits_for_the_beginning(drafts: ResponseStreams, re
     writer.join()
 
 
-def test_a_loop_reads_the_same(drafts: ResponseStreams, read: ResponseStreamReader) -> None:
+def test_an_async_reader_gets_the_same_chunks(drafts: ResponseStreams, read: ResponseStreamReader) -> None:
     async def collected(pieces: AsyncIterator[Chunk]) -> list[Chunk]:
         return [piece async for piece in pieces]
 
@@ -150,7 +150,7 @@ def test_a_loop_reads_the_same(drafts: ResponseStreams, read: ResponseStreamRead
     writer.join()
 
 
-def test_the_answers_of_a_stream_are_read_one_after_the_other(
+def test_the_responses_of_a_stream_are_read_one_after_the_other(
     drafts: ResponseStreams, read: ResponseStreamReader
 ) -> None:
     an_answer(drafts, "one")
@@ -165,7 +165,7 @@ def test_the_answers_of_a_stream_are_read_one_after_the_other(
         next(read.all("s", after=pieces[-1].number, timeout=0.2))
 
 
-def test_silence_is_told_with_the_place_to_go_on_from(drafts: ResponseStreams, read: ResponseStreamReader) -> None:
+def test_a_timeout_names_the_chunk_to_resume_from(drafts: ResponseStreams, read: ResponseStreamReader) -> None:
     begin(drafts)
     write(drafts, "Hel")
 
@@ -175,7 +175,7 @@ def test_silence_is_told_with_the_place_to_go_on_from(drafts: ResponseStreams, r
         next(reading)
 
 
-def test_a_dead_writer_is_marked_as_lost_once_within_the_lease(
+def test_a_crashed_writer_is_marked_as_lost_once_within_the_lease(
     drafts: ResponseStreams, read: ResponseStreamReader
 ) -> None:
     begin(drafts)
@@ -189,7 +189,7 @@ def test_a_dead_writer_is_marked_as_lost_once_within_the_lease(
     assert list(read("s", "a")) == one
 
 
-def test_a_writer_that_vouches_for_itself_is_not_lost(drafts: ResponseStreams, read: ResponseStreamReader) -> None:
+def test_a_writer_that_renews_its_lease_is_not_lost(drafts: ResponseStreams, read: ResponseStreamReader) -> None:
     begin(drafts)
     reading = read("s", "a", timeout=1.6)
     assert next(reading).kind == "started"
@@ -203,7 +203,7 @@ def test_a_writer_that_vouches_for_itself_is_not_lost(drafts: ResponseStreams, r
         each.join()
 
 
-def test_a_run_that_another_takes_over_from_ends_as_lost_and_writes_no_more(
+def test_a_writer_replaced_by_another_attempt_ends_as_lost_and_writes_no_more(
     drafts: ResponseStreams, read: ResponseStreamReader
 ) -> None:
     begin(drafts)
@@ -219,7 +219,9 @@ def test_a_run_that_another_takes_over_from_ends_as_lost_and_writes_no_more(
     assert [piece.attempt for piece in pieces] == [1, 1, 1, 2, 2, 2]
 
 
-def test_whoever_reads_on_after_a_lost_run_sees_the_next(drafts: ResponseStreams, read: ResponseStreamReader) -> None:
+def test_a_reader_that_continues_after_a_lost_attempt_gets_the_next_one(
+    drafts: ResponseStreams, read: ResponseStreamReader
+) -> None:
     begin(drafts)
     *_, lost = read("s", "a", timeout=3)
     begin(drafts, token="u")
@@ -231,7 +233,7 @@ def test_whoever_reads_on_after_a_lost_run_sees_the_next(drafts: ResponseStreams
     assert [(piece.kind, piece.attempt) for piece in rest] == [("started", 2), ("delta", 2), ("finished", 2)]
 
 
-def test_nothing_follows_an_end(drafts: ResponseStreams, read: ResponseStreamReader) -> None:
+def test_no_chunk_follows_the_end_of_a_stream(drafts: ResponseStreams, read: ResponseStreamReader) -> None:
     an_answer(drafts, "Hello")
 
     assert write(drafts, " again") == "finished"
@@ -239,7 +241,7 @@ def test_nothing_follows_an_end(drafts: ResponseStreams, read: ResponseStreamRea
     assert kinds_of(list(read("s", "a"))) == ["started", "delta", "finished"]
 
 
-def test_a_second_answer_is_rejected_while_another_is_written(drafts: ResponseStreams) -> None:
+def test_a_second_response_is_rejected_while_another_is_written(drafts: ResponseStreams) -> None:
     begin(drafts)
 
     assert begin(drafts, "b", rejects=True) == ("busy", "a")
@@ -248,7 +250,7 @@ def test_a_second_answer_is_rejected_while_another_is_written(drafts: ResponseSt
     assert begin(drafts, "b", rejects=True) == ("open", "1")
 
 
-def test_a_dead_writer_keeps_nobody_from_writing(bus: Reading) -> None:
+def test_a_crashed_writer_blocks_no_other_writer(bus: Reading) -> None:
     limits = StreamLimits(writer_timeout=timedelta(milliseconds=1), retention=timedelta(minutes=1), max_chunks=10)
     drafts = ResponseStreams(bus.stores.response_streams._client, Keys("p"), limits)
     begin(drafts)
@@ -257,7 +259,7 @@ def test_a_dead_writer_keeps_nobody_from_writing(bus: Reading) -> None:
     assert begin(drafts, "b", rejects=True) == ("open", "1")
 
 
-def test_pieces_beyond_the_length_are_dropped_and_whoever_wants_them_is_told(bus: Reading) -> None:
+def test_chunks_beyond_the_maximum_are_dropped_and_a_reader_that_needs_them_gets_an_error(bus: Reading) -> None:
     limits = StreamLimits(writer_timeout=timedelta(seconds=5), retention=timedelta(minutes=1), max_chunks=10)
     bus.stores.response_streams.limits = limits
     an_answer(bus.stores.response_streams, *WORDS)
@@ -270,7 +272,7 @@ def test_pieces_beyond_the_length_are_dropped_and_whoever_wants_them_is_told(bus
     assert list(read("s", "a", after=kept[0].number)) == kept[1:]
 
 
-def test_drafts_are_forgotten_after_a_while_and_numbers_still_go_up(bus: Reading) -> None:
+def test_streams_expire_and_chunk_numbers_still_increase(bus: Reading) -> None:
     client: Any = bus.stores.response_streams._client
     an_answer(bus.stores.response_streams, "one")
     before = bus.stores.response_streams.read("s", after=0)[-1].number

@@ -19,20 +19,20 @@ from petiole.tasks.consuming.message_validation import MAX_NESTING, decode
         "[" * MAX_NESTING + "]" * MAX_NESTING,
     ],
 )
-def test_what_everybody_reads_alike_is_read(text):
+def test_strict_json_is_decoded(text):
     assert decode(text.encode()) == json.loads(text)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reason"),
     [
         (b'{"a": 1, "a": 1}', "occurs twice"),
         (b'{"a" : 1, "a":1}', "occurs twice"),
         (b'{"a" : 1, "a"\n: "\\":"}', "occurs twice"),
         (b'[{"x": {"a":1,"\\u0061":2}}]', "occurs twice"),
-        (b"[NaN]", "NaN is no JSON"),
-        (b"[-Infinity]", "-Infinity is no JSON"),
-        (b"[1e999]", "larger than any number"),
+        (b"[NaN]", "NaN is not valid JSON"),
+        (b"[-Infinity]", "-Infinity is not valid JSON"),
+        (b"[1e999]", "is too large"),
         (b"[" + b"1" * 5_000 + b"]", "ValueError"),
         (b'["\\ud800"]', "surrogates"),
         (b'["\\uDfff"]', "surrogates"),
@@ -42,6 +42,6 @@ def test_what_everybody_reads_alike_is_read(text):
         (b"", "JSONDecodeError"),
     ],
 )
-def test_what_is_read_in_more_than_one_way_is_refused(text, told):
-    with pytest.raises(DecodeError, match=told):
+def test_ambiguous_json_is_refused(text, reason):
+    with pytest.raises(DecodeError, match=reason):
         decode(text)

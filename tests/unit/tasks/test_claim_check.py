@@ -17,7 +17,7 @@ def admitted(text: str, **fields: object) -> ValidatedEvent:
     return validate_event(event, registry, LIMIT)
 
 
-def test_a_small_event_travels_whole():
+def test_a_small_event_is_sent_with_its_content():
     event = admitted("hi")
 
     assert externalize_content(event, 10_000) is event
@@ -33,7 +33,7 @@ def test_the_threshold_is_counted_in_bytes_of_json(letter):
     assert externalize_content(event, size - 1).blob is not None
 
 
-def test_a_large_event_travels_with_the_hash_of_its_content():
+def test_a_large_event_is_sent_with_the_hash_of_its_content():
     event = externalize_content(admitted("x" * 20_000), 10_000)
 
     travelling = event.payload
@@ -46,7 +46,7 @@ def test_a_large_event_travels_with_the_hash_of_its_content():
     assert len(event.text) < 1_000
 
 
-def test_deciding_parts_see_the_whole_of_a_large_event():
+def test_filters_see_the_full_content_of_a_large_event():
     event = externalize_content(admitted("x" * 20_000), 10_000)
 
     assert registry.parse(event.document) == event.event

@@ -1,4 +1,4 @@
-"""Our messages against Celery's own, field by field, as they lie in the broker."""
+"""Compare our messages with Celery's, field by field, as they are stored in the broker."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from petiole.tasks.settings import Settings
 from tests.support import apps
 
 MEMORY = Subscription(agent="memory", function="keep", patterns=("input.*",))
-# What differs between any two messages of Celery's own, and what only a result backend reads.
-ACCIDENTAL = {"delivery_tag", "reply_to"}
+# Fields that differ between any two messages of Celery, and one that only a result backend reads.
+VARYING = {"delivery_tag", "reply_to"}
 
 
 def a_bus(url: str, **settings: object) -> EventBus:
@@ -37,11 +37,11 @@ def publish(bus: EventBus, event: TextMessageEvent) -> Publication:
     return publication
 
 
-def the_message(url: str, event: TextMessageEvent, *, in_one_step: bool) -> tuple[str, dict[str, Any]]:
+def published_message(url: str, event: TextMessageEvent, *, atomically: bool) -> tuple[str, dict[str, Any]]:
     client = redis.Redis.from_url(url, decode_responses=True)
     client.flushall()
     bus = a_bus(url)
-    bus.__dict__["publishes_in_one_step"] = in_one_step
+    bus.__dict__["publishes_atomically"] = atomically
     publish(bus, event)
     (key,) = [str(key) for key in client.keys("memory*") if client.type(key) == "list"]
     return key, json.loads(str(client.rpop(key)))
@@ -51,27 +51,27 @@ def the_message(url: str, event: TextMessageEvent, *, in_one_step: bool) -> tupl
 def test_a_message_is_the_same_as_celerys_own(broker_url, priority):
     event = TextMessageEvent(stream_id="s", content=TextContent(text='with "quotes" and ü'), priority=priority)
 
-    key, ours = the_message(broker_url, event, in_one_step=True)
-    their_key, theirs = the_message(broker_url, event, in_one_step=False)
+    key, ours = published_message(broker_url, event, atomically=True)
+    their_key, theirs = published_message(broker_url, event, atomically=False)
 
     for message in (ours, theirs):
-        # Celery shows these two in the message's properties as well, where nobody reads them.
+        # Celery also writes these two into the message's properties, where nothing reads them.
         for shown in ("argsrepr", "kwargsrepr"):
             message["properties"].pop(shown, None)
-        for accidental in ACCIDENTAL:
-            assert accidental in message["properties"]
-            del message["properties"][accidental]
+        for field in VARYING:
+            assert field in message["properties"]
+            del message["properties"][field]
         message["body"] = json.loads(base64.b64decode(message["body"]))
     assert ours == theirs
     assert key == their_key
 
 
-def test_an_app_publishes_in_one_step_where_broker_and_store_are_one(broker_url):
+def test_a_bus_publishes_atomically_if_broker_and_store_are_the_same_server(broker_url):
     assert a_bus(broker_url).publishes_atomically
     assert not a_bus(broker_url, state_url=f"{broker_url[:-1]}1").publishes_atomically
 
 
-def test_a_queue_of_another_kind_stops_a_publication_before_anything_is_done(clean_broker_url):
+def test_a_queue_key_of_another_type_fails_a_publication_before_it_writes(clean_broker_url):
     client = redis.Redis.from_url(clean_broker_url, decode_responses=True)
     bus = a_bus(clean_broker_url)
     bus.stores.directory.register([Subscription(agent="zoo", function="keep", patterns=("input.*",))])
@@ -84,7 +84,7 @@ def test_a_queue_of_another_kind_stops_a_publication_before_anything_is_done(cle
     assert client.llen("memory") == 0
 
 
-def test_a_full_server_stops_a_publication_before_anything_is_done(clean_broker_url):
+def test_a_full_server_fails_a_publication_before_it_writes(clean_broker_url):
     client = redis.Redis.from_url(clean_broker_url, decode_responses=True)
     bus = a_bus(clean_broker_url)
     bus.stores.directory.version()
@@ -100,7 +100,7 @@ def test_a_full_server_stops_a_publication_before_anything_is_done(clean_broker_
     assert client.llen("memory") == 0
 
 
-def test_a_subscription_announced_before_the_publish_is_honoured_by_a_publisher_that_did_not_know(clean_broker_url):
+def test_a_publisher_sends_to_a_subscription_registered_since_its_last_publish(clean_broker_url):
     bus = a_bus(clean_broker_url)
     event = TextMessageEvent(stream_id="s", content=TextContent(text="hi"))
     assert publish(bus, event).subscriptions == ("memory.keep",)
@@ -111,32 +111,32 @@ def test_a_subscription_announced_before_the_publish_is_honoured_by_a_publisher_
     assert publish(bus, another).subscriptions == ("memory.keep", "memory.learn")
 
 
-def the_replay(url: str, letter: DeadLetter, *, in_one_step: bool) -> tuple[str, dict[str, Any]]:
+def replayed_message(url: str, letter: DeadLetter, *, atomically: bool) -> tuple[str, dict[str, Any]]:
     client = redis.Redis.from_url(url, decode_responses=True)
     client.flushall()
     bus = a_bus(url)
-    bus.__dict__["publishes_in_one_step"] = in_one_step
+    bus.__dict__["publishes_atomically"] = atomically
     bus.stores.dead_letters.put(letter)
     assert dead_letters.replay(DeadLetterQuery(), bus=bus).sent == [letter.id]
     (key,) = [str(key) for key in client.keys("memory*") if client.type(key) == "list"]
     return key, json.loads(str(client.rpop(key)))
 
 
-@pytest.mark.parametrize("shown", ["input.message.received", 'with "quotes", ü and \\'])
-def test_the_message_of_a_replayed_letter_is_the_same_as_celerys_own(broker_url, shown):
+@pytest.mark.parametrize("event_type", ["input.message.received", 'with "quotes", ü and \\'])
+def test_the_message_of_a_replayed_letter_is_the_same_as_celerys_own(broker_url, event_type):
     event = TextMessageEvent(stream_id="s", content=TextContent(text='with "quotes" and ü'), priority=8)
-    document = json.loads(event.model_dump_json()) | {"event_type": shown}
+    document = json.loads(event.model_dump_json()) | {"event_type": event_type}
     letter = DeadLetter(
         id=event.event_id, delivery_id="d", subscription="memory.keep", queue="memory", cause="failed", error_type="E",
         error="", traceback="", fingerprint="", attempts=(), at=event.timestamp, document=document,
     )  # fmt: skip
 
-    key, ours = the_replay(broker_url, letter, in_one_step=True)
-    their_key, theirs = the_replay(broker_url, letter, in_one_step=False)
+    key, ours = replayed_message(broker_url, letter, atomically=True)
+    their_key, theirs = replayed_message(broker_url, letter, atomically=False)
 
     for message in (ours, theirs):
-        for accidental in ("argsrepr", "kwargsrepr", *ACCIDENTAL):
-            message["properties"].pop(accidental, None)
+        for field in ("argsrepr", "kwargsrepr", *VARYING):
+            message["properties"].pop(field, None)
         message["body"] = json.loads(base64.b64decode(message["body"]))
     assert key == their_key
     assert ours == theirs

@@ -1,4 +1,4 @@
-"""Queues and lanes: what publishers and workers agree on."""
+"""The topology that publishers and workers share."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tests.support.apps import a_bus
         (9, "redis", "memory"),
     ],
 )
-def test_urgent_events_have_a_lane_of_their_own_on_rabbitmq(priority, driver, expected):
+def test_urgent_events_have_a_separate_queue_on_rabbitmq(priority, driver, expected):
     assert broker_queue("memory", priority, driver) == expected
 
 
-def test_every_lane_leads_back_to_its_queue():
-    assert {logical_queue(each) for each in broker_queues("memory", "amqp")} == {"memory"}
+def test_every_broker_queue_maps_to_its_agent():
+    assert {logical_queue(queue) for queue in broker_queues("memory", "amqp")} == {"memory"}
 
 
 @pytest.mark.parametrize("url", ["redis://127.0.0.1:1", "amqp://127.0.0.1:1"])
@@ -39,7 +39,7 @@ def test_a_publisher_declares_a_queue_as_a_worker_does(url, name):
     assert (declared.routing_key, declared.durable) == (name, True)
 
 
-def test_a_worker_that_is_told_a_queue_serves_all_its_lanes():
+def test_selecting_an_agents_queue_consumes_all_its_broker_queues():
     bus = a_bus("amqp://127.0.0.1:1")
     bus.include(Agent("memory"), Agent("llm"))
 

@@ -1,4 +1,4 @@
-"""The lives of system and agents: their steps in order, each once, whatever workers come and go."""
+"""Lifecycle transitions of system and agents: in order and each once, whichever workers join, leave and crash."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FOLLOWING: dict[Phase, list[Phase]] = {
 
 
 class World:
-    """A store whose clock is ours, as far as workers' silence goes."""
+    """A store in which the test sets the times of heartbeats."""
 
     def __init__(self) -> None:
         self.client = fakeredis.FakeRedis(decode_responses=True)
@@ -52,7 +52,7 @@ def world() -> World:
     return World()
 
 
-def test_one_worker_from_start_to_end_tells_every_step_once_and_in_order(world):
+def test_one_worker_from_start_to_end_emits_every_transition_once_and_in_order(world):
     store = world.store
 
     store.send_heartbeat("w", "w@h", "joining", {"memory": "idle"})
@@ -87,7 +87,7 @@ def test_an_agent_is_not_started_before_a_worker_takes_its_events(world):
     assert "memoryagent.started" not in world.told()
 
 
-def test_two_workers_of_one_agent_are_one_life(world):
+def test_two_workers_of_one_agent_start_and_stop_it_once(world):
     for worker in ("a", "b"):
         world.store.send_heartbeat(worker, worker, "joining", {"memory": "idle"})
         world.store.send_heartbeat(worker, worker, "working", {"memory": "taking"})
@@ -99,7 +99,7 @@ def test_two_workers_of_one_agent_are_one_life(world):
     assert world.told("agent")[3:] == ["memoryagent.stopping", "memoryagent.stopped"]
 
 
-def test_who_falls_silent_is_lost_and_its_agents_with_it(world):
+def test_a_worker_without_heartbeats_is_lost_and_its_agents_stop(world):
     for worker, agent in (("a", "memory"), ("b", "tools")):
         world.store.send_heartbeat(worker, worker, "working", {agent: "taking"})
     world.falls_silent("a")
@@ -113,7 +113,7 @@ def test_who_falls_silent_is_lost_and_its_agents_with_it(world):
     assert "system.stopping" not in world.told()
 
 
-def test_who_was_out_of_touch_himself_judges_nobody(world):
+def test_a_worker_that_missed_its_own_heartbeats_declares_no_other_worker_lost(world):
     for worker, agent in (("a", "memory"), ("b", "tools")):
         world.store.send_heartbeat(worker, worker, "working", {agent: "taking"})
         world.is_steady(worker)
@@ -125,7 +125,7 @@ def test_who_was_out_of_touch_himself_judges_nobody(world):
     assert world.facts("agent.stopped") == []
 
 
-def test_a_newcomer_finds_that_all_before_it_were_lost_and_begins_a_new_life(world):
+def test_the_first_worker_after_a_crash_of_all_others_stops_the_old_system_and_starts_a_new_one(world):
     world.store.send_heartbeat("a", "a", "working", {"memory": "taking"})
     world.falls_silent("a")
 
@@ -139,7 +139,7 @@ def test_a_newcomer_finds_that_all_before_it_were_lost_and_begins_a_new_life(wor
     assert world.told("system").count("system.stopped") == 1
 
 
-def test_a_closed_system_stops_once_and_turns_away_who_comes_before_it_rests(world):
+def test_a_system_that_shuts_down_stops_once_and_refuses_new_workers(world):
     world.store.send_heartbeat("a", "a", "working", {"memory": "taking"})
 
     first = world.store.close("supervisor")
@@ -156,7 +156,7 @@ def test_a_closed_system_stops_once_and_turns_away_who_comes_before_it_rests(wor
     assert world.store.is_closed()
 
 
-def test_the_next_worker_opens_a_closed_system(world):
+def test_the_next_worker_reopens_a_system_that_was_shut_down(world):
     world.store.send_heartbeat("a", "a", "working", {})
     before = world.client.get(world.keys.directory_version)
     world.store.close("supervisor")
@@ -170,12 +170,12 @@ def test_the_next_worker_opens_a_closed_system(world):
     assert len({before, closed, opened}) == 3, "publishers have to notice"
 
 
-def test_nothing_is_closed_where_nothing_runs(world):
+def test_shutting_down_without_workers_does_nothing(world):
     assert world.store.close("supervisor").is_ending is False
     assert world.told() == []
 
 
-def test_who_comes_while_the_last_one_goes_begins_the_next_life(world):
+def test_a_worker_that_joins_while_the_last_one_leaves_starts_the_agent_again(world):
     world.store.send_heartbeat("a", "a", "working", {"memory": "taking"})
     world.store.send_heartbeat("a", "a", "leaving", {"memory": "ending"})
     world.store.send_heartbeat("b", "b", "working", {"memory": "taking"})
@@ -188,7 +188,7 @@ def test_who_comes_while_the_last_one_goes_begins_the_next_life(world):
     assert world.told("system")[-1] == "system.started"
 
 
-def test_a_system_without_agents_lives_too(world):
+def test_a_system_without_agents_starts(world):
     world.store.send_heartbeat("a", "a", "working", {})
 
     assert world.told()[-1] == "system.started"
@@ -196,7 +196,7 @@ def test_a_system_without_agents_lives_too(world):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_whatever_workers_do_every_life_takes_its_steps_in_order(world, seed):
+def test_transitions_stay_in_order_for_random_joins_leaves_and_crashes(world, seed):
     chance = random.Random(seed)
     phases: dict[str, Phase] = dict.fromkeys("abc", "gone")
 

@@ -39,40 +39,40 @@ def bus():
         (PayloadUnreadable("order.placed", "sha", code="payload_missing"), "payload"),
         (hop_limit_reached("order.placed", 17, 16), "loop"),
         (ToolFailed("clock", "it stands still"), "permanent"),
-        (HandlerTimedOut("one.act", 5.0), "failed"),
+        (HandlerTimedOut("one.handle", 5.0), "failed"),
         (RuntimeError("the disk is full"), "failed"),
     ],
 )
-def test_an_error_says_why_a_delivery_is_given_up(error, cause):
+def test_an_error_determines_the_cause_of_its_dead_letter(error, cause):
     assert cause_of(error) == cause
 
 
-def letter(bus, document, **parts):
-    said = {"delivery_id": "no-uuid", "subscription": "one.act", "queue": "one"} | parts
-    return build_dead_letter(bus, RuntimeError("half \ud800 a pair"), "failed", document=document, **said)
+def a_letter(bus, document, **overrides):
+    fields = {"delivery_id": "no-uuid", "subscription": "one.handle", "queue": "one"} | overrides
+    return build_dead_letter(bus, RuntimeError("a lone \ud800 surrogate"), "failed", document=document, **fields)
 
 
 @pytest.mark.parametrize("document", [{"a": float("nan")}, {"a": "\ud800"}, ["\udfff"]])
-def test_a_document_that_cannot_be_written_as_it_is_is_kept_as_bytes(bus, document):
-    kept = letter(bus, document)
+def test_a_document_that_json_cannot_express_is_kept_as_bytes(bus, document):
+    stored = a_letter(bus, document)
 
-    assert kept.document is None
-    assert kept.raw == json.dumps(document).encode()
-    assert type(kept).model_validate_json(kept.model_dump_json()) == kept
+    assert stored.document is None
+    assert stored.raw == json.dumps(document).encode()
+    assert type(stored).model_validate_json(stored.model_dump_json()) == stored
 
 
-def test_a_document_nested_deeper_than_anybody_reads_is_kept_as_bytes(bus):
+def test_a_too_deeply_nested_document_is_kept_as_bytes(bus):
     deep: object = 1
     for _ in range(400):
         deep = [deep]
 
-    kept = letter(bus, deep)
+    stored = a_letter(bus, deep)
 
-    assert (kept.document, kept.raw) == (None, json.dumps(deep).encode())
+    assert (stored.document, stored.raw) == (None, json.dumps(deep).encode())
 
 
-def test_a_delivery_that_a_foreign_client_named_is_buried_like_any_other(bus):
-    dead_letter(bus, letter(bus, {"event_type": "order.placed"}))
+def test_a_delivery_id_that_is_not_a_uuid_is_dead_lettered(bus):
+    dead_letter(bus, a_letter(bus, {"event_type": "order.placed"}))
 
-    (kept,) = bus.stores.dead_letters.all()
-    assert (kept.delivery_id, kept.error) == ("no-uuid", "half \\ud800 a pair")
+    (stored,) = bus.stores.dead_letters.all()
+    assert (stored.delivery_id, stored.error) == ("no-uuid", "a lone \\ud800 surrogate")

@@ -22,12 +22,12 @@ def bus():
 
 @pytest.fixture
 def consumer(bus):
-    """Give what a step sees of a worker of threads."""
+    """Provide the attributes of a consumer that a step uses, with a threads pool."""
     return SimpleNamespace(app=bus.app, pool=object(), blueprint=SimpleNamespace(state=RUNNING))
 
 
 class Calls:
-    """A round that counts, and fails as long as it is told to."""
+    """A job that counts its calls, and fails while `fails` is set."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -40,18 +40,18 @@ class Calls:
         if self.fails:
             raise OSError("no broker")
 
-    def comes_again(self) -> bool:
+    def is_called_again(self) -> bool:
         self.called.clear()
         return self.called.wait(5)
 
 
 @pytest.fixture
-def started(bus, consumer):
+def start_jobs(bus, consumer):
     steps = []
 
     def start(*jobs: PeriodicJob) -> PeriodicJobs:
-        kind = type("Jobs", (PeriodicJobs,), {"jobs": jobs})
-        step: PeriodicJobs = kind(consumer)
+        step_class = type("Jobs", (PeriodicJobs,), {"jobs": jobs})
+        step: PeriodicJobs = step_class(consumer)
         steps.append(step)
         step.start(consumer)
         return step
@@ -61,37 +61,37 @@ def started(bus, consumer):
         step.shutdown(consumer)
 
 
-def test_a_failing_round_is_told_of_once_and_stops_nobody(started, caplog):
+def test_a_failing_job_is_logged_once_and_stops_no_other_job(start_jobs, caplog):
     failing, other = Calls(), Calls()
     failing.fails = True
     with caplog.at_level(logging.INFO, "petiole"):
-        started(PeriodicJob("failing", 0.01, failing), PeriodicJob("other", 0.01, other))
-        assert all(failing.comes_again() for _ in range(5))
-        assert other.comes_again()
-        assert [(each.message, each.__dict__["job"]) for each in caplog.records] == [("job.failed", "failing")]
+        start_jobs(PeriodicJob("failing", 0.01, failing), PeriodicJob("other", 0.01, other))
+        assert all(failing.is_called_again() for _ in range(5))
+        assert other.is_called_again()
+        assert [(record.message, record.__dict__["job"]) for record in caplog.records] == [("job.failed", "failing")]
 
         failing.fails = False
-        assert all(failing.comes_again() for _ in range(3))
+        assert all(failing.is_called_again() for _ in range(3))
 
-    assert [each.message for each in caplog.records] == ["job.failed", "job.recovered"]
+    assert [record.message for record in caplog.records] == ["job.failed", "job.recovered"]
 
 
-def test_what_outlasts_consuming_begins_before_the_first_message_and_ends_with_the_worker(started, consumer):
+def test_jobs_for_shutdown_run_before_the_first_message_and_end_with_the_worker(start_jobs, consumer):
     lasting, other = Calls(), Calls()
-    step = started(PeriodicJob("lasting", 0.01, lasting, runs_during_shutdown=True), PeriodicJob("other", 60, other))
+    step = start_jobs(PeriodicJob("lasting", 0.01, lasting, runs_during_shutdown=True), PeriodicJob("other", 60, other))
     assert (lasting.count >= 1, other.count) == (True, 0)
 
     consumer.blueprint.state = CLOSING
     step.stop(consumer)
-    assert lasting.comes_again()
+    assert lasting.is_called_again()
     step.shutdown(consumer)
 
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("round ")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("petiole-job ")]
 
 
-def test_rounds_end_with_their_connection(started, consumer):
-    step = started(PeriodicJob("lasting", 0.01, Calls(), runs_during_shutdown=True))
+def test_jobs_end_with_their_connection(start_jobs, consumer):
+    step = start_jobs(PeriodicJob("lasting", 0.01, Calls(), runs_during_shutdown=True))
 
     step.stop(consumer)
 
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("round ")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("petiole-job ")]

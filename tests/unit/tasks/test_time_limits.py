@@ -14,64 +14,64 @@ from petiole.tasks.handling.time_limits import TimeLimitReached, call_within
 SHORT_S, LONG_S = 0.05, 30.0
 
 
-def here(act: Callable[[], object]) -> object:
-    return act()
+def in_main_thread(function: Callable[[], object]) -> object:
+    return function()
 
 
-def in_a_thread(act: Callable[[], object]) -> object:
+def in_a_thread(function: Callable[[], object]) -> object:
     with ThreadPoolExecutor(1) as threads:
-        return threads.submit(act).result(10)
+        return threads.submit(function).result(10)
 
 
-anywhere = pytest.mark.parametrize("run", [here, in_a_thread])
+in_every_thread = pytest.mark.parametrize("run", [in_main_thread, in_a_thread])
 
 
-def compute_for_ever() -> None:
+def compute_forever() -> None:
     while True:
         pass
 
 
-@anywhere
-def test_what_computes_too_long_is_ended(run):
+@in_every_thread
+def test_a_computation_beyond_the_limit_is_interrupted(run):
     with pytest.raises(TimeLimitReached):
-        run(lambda: call_within(SHORT_S, compute_for_ever))
+        run(lambda: call_within(SHORT_S, compute_forever))
 
 
-@anywhere
-def test_what_ends_in_time_returns(run):
+@in_every_thread
+def test_a_function_within_the_limit_returns_its_value(run):
     assert run(lambda: call_within(LONG_S, lambda: 5)) == 5
 
 
-@anywhere
-def test_what_ends_too_late_by_itself_has_ended_too_late(run):
+@in_every_thread
+def test_a_function_that_suppresses_the_interrupt_still_exceeds_the_limit(run):
     with pytest.raises(TimeLimitReached):
-        run(lambda: call_within(SHORT_S, lambda: _swallow(lambda: threading.Event().wait(2 * SHORT_S))))
+        run(lambda: call_within(SHORT_S, lambda: _suppress_all(lambda: threading.Event().wait(2 * SHORT_S))))
 
 
-@anywhere
-def test_what_fails_in_time_fails_by_its_own_error(run):
+@in_every_thread
+def test_a_function_that_fails_within_the_limit_raises_its_own_error(run):
     with pytest.raises(ZeroDivisionError):
         run(lambda: call_within(LONG_S, lambda: 1 // 0))
 
 
-@anywhere
-def test_nothing_is_raised_once_a_call_has_returned(run):
+@in_every_thread
+def test_no_interrupt_is_raised_after_a_call_has_returned(run):
     def call_many_to_the_limit() -> int:
-        ended = 0
+        interrupted = 0
         for number in range(300):
             wait_s = 0.0005 + number / 1e6
             try:
                 call_within(0.0007, lambda: _compute(wait_s))  # noqa: B023 - called at once
             except TimeLimitReached:
-                ended += 1
-        return ended
+                interrupted += 1
+        return interrupted
 
-    # An interrupt that comes too late would be raised in the loop itself, or in what comes after.
+    # A late interrupt would be raised in the loop above or in the next call.
     assert 0 < run(call_many_to_the_limit) <= 300
     run(lambda: _compute(SHORT_S))
 
 
-def test_the_main_thread_is_ended_while_it_waits():
+def test_the_main_thread_is_interrupted_while_it_waits():
     began = time.monotonic()
 
     with pytest.raises(TimeLimitReached):
@@ -80,7 +80,7 @@ def test_the_main_thread_is_ended_while_it_waits():
     assert time.monotonic() - began < 5
 
 
-def test_a_late_signal_does_no_harm():
+def test_a_signal_after_the_call_raises_nothing():
     call_within(LONG_S, lambda: None)
 
     signal.raise_signal(signal.SIGURG)
@@ -92,6 +92,6 @@ def _compute(seconds: float) -> None:
         pass
 
 
-def _swallow(act: Callable[[], object]) -> None:
+def _suppress_all(function: Callable[[], object]) -> None:
     with suppress(BaseException):
-        act()
+        function()

@@ -13,20 +13,20 @@ from petiole.tasks.handling import event_loop
 from petiole.tasks.handling.time_limits import TimeLimitReached, call_within
 
 
-def here(act: Callable[[], asyncio.AbstractEventLoop]) -> asyncio.AbstractEventLoop:
-    return act()
+def in_main_thread(function: Callable[[], asyncio.AbstractEventLoop]) -> asyncio.AbstractEventLoop:
+    return function()
 
 
-def in_a_thread(act: Callable[[], asyncio.AbstractEventLoop]) -> asyncio.AbstractEventLoop:
+def in_a_thread(function: Callable[[], asyncio.AbstractEventLoop]) -> asyncio.AbstractEventLoop:
     with ThreadPoolExecutor(1) as threads:
-        return threads.submit(act).result(5)
+        return threads.submit(function).result(5)
 
 
 async def this_loop() -> asyncio.AbstractEventLoop:
     return asyncio.get_running_loop()
 
 
-def test_threads_share_one_loop_and_wait_for_each_other_in_it():
+def test_threads_share_one_loop():
     met = asyncio.Event()
 
     async def meet(number: int) -> asyncio.AbstractEventLoop:
@@ -65,38 +65,38 @@ def test_closing_ends_the_background_loop_and_its_thread():
     assert "petiole-loop" not in [thread.name for thread in threading.enumerate()]
 
 
-def test_a_coroutine_that_refuses_to_end_never_runs_again(monkeypatch):
+def test_a_coroutine_that_ignores_its_cancellation_never_runs_again(monkeypatch):
     monkeypatch.setattr(event_loop, "CLEANUP_TIMEOUT_S", 0.05)
     before = event_loop.run_coroutine(this_loop())
-    turns = []
+    cancellations = []
 
-    async def refuse() -> None:
+    async def ignore_cancellation() -> None:
         while True:
             try:
                 await asyncio.sleep(30)
             except asyncio.CancelledError:
-                turns.append("refused")
+                cancellations.append("ignored")
 
     with pytest.raises(TimeLimitReached):
-        call_within(0.05, lambda: event_loop.run_coroutine(refuse()))
+        call_within(0.05, lambda: event_loop.run_coroutine(ignore_cancellation()))
 
-    assert (turns, before.is_closed()) == (["refused"], True)
+    assert (cancellations, before.is_closed()) == (["ignored"], True)
     assert event_loop.run_coroutine(this_loop()) is not before
     event_loop.close_loops()
 
 
-@pytest.mark.parametrize("run", [here, in_a_thread])
-def test_closing_does_not_wait_for_ever_for_a_task_that_refuses_to_end(monkeypatch, run):
+@pytest.mark.parametrize("run", [in_main_thread, in_a_thread])
+def test_closing_does_not_wait_forever_for_a_task_that_ignores_its_cancellation(monkeypatch, run):
     monkeypatch.setattr(event_loop, "CLEANUP_TIMEOUT_S", 0.05)
-    kept = []
+    tasks = []
 
-    async def refuse() -> None:
+    async def ignore_cancellation() -> None:
         while True:
             with suppress(asyncio.CancelledError):
                 await asyncio.sleep(30)
 
     async def start() -> asyncio.AbstractEventLoop:
-        kept.append(asyncio.create_task(refuse(), context=Context()))
+        tasks.append(asyncio.create_task(ignore_cancellation(), context=Context()))
         await asyncio.sleep(0)
         return asyncio.get_running_loop()
 
@@ -105,4 +105,4 @@ def test_closing_does_not_wait_for_ever_for_a_task_that_refuses_to_end(monkeypat
     event_loop.close_loops()
 
     assert loop.is_closed()
-    assert not kept[0].done()
+    assert not tasks[0].done()
