@@ -23,6 +23,8 @@ from petiole.workers.process.child_processes import (
 )
 from tests.support.errors import has_code
 
+pytestmark = pytest.mark.processes
+
 A_SLEEPER = "import time; print('up', flush=True); time.sleep(60)"
 A_STUBBORN_ONE = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {A_SLEEPER}"
 A_PARENT = (
