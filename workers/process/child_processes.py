@@ -53,7 +53,7 @@ class ChildProcess:
         return True
 
     def stop(self) -> None:
-        """Stop the process and its children: warm shutdown, cold shutdown, then SIGKILL. Ctrl-C kills at once. Idempotent."""
+        """Stop the process and its children: warm shutdown, cold shutdown, SIGKILL; Ctrl-C kills at once. Idempotent"""
         try:
             for number, timeout_s in _STOP_SIGNALS:
                 self.process.send_signal(number)

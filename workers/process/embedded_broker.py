@@ -157,7 +157,7 @@ def server_binary() -> Path:
 
 
 def _launch(files: _Files, last: SplitResult) -> str:
-    """Start the server and return its URL. Reuses the last port and password, so that URLs stay valid after a restart."""
+    """Start the server and return its URL, with the last port and password: old URLs stay valid after a restart."""
     port, password = _free_port(last.port or 0), last.password or secrets.token_urlsafe(32)
     address = f"redis://:{password}@127.0.0.1:{port}/0"
     _write(files.server / "valkey.conf", _SETTINGS.format(port=port, password=password))
