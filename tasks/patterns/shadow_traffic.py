@@ -2,8 +2,8 @@
 
     from petiole.tasks import shadows
 
-    for each in shadows.compare("llm.answer_anew"):
-        print(each.unsaid, each.said)
+    for comparison in shadow_traffic.compare("llm.answer_anew"):
+        print(comparison.shadow_events, comparison.agent_events)
 
 Nothing of it is published, and nobody hears it. `petiole shadows` shows the same.
 """
@@ -43,19 +43,19 @@ class ShadowComparison:
 def capture_output(context: CurrentDelivery) -> None:
     """Keep what a shadow would say, and let none of it out. Raises redis-py's errors where the store is away."""
     outbox, event, stores = context.outbox, context.event, context.bus.stores
-    unsaid = {
+    record = {
         "event_id": event.event_id,
         "event_type": event.event_type,
         "stream_id": event.stream_id,
         "correlation_id": event.correlation_id,
         "at": datetime.now(UTC).isoformat(),
-        "unsaid": [_to_document(each) for each in outbox.events],
-        "later": len(outbox.delayed),
+        "shadow_events": [_to_document(each) for each in outbox.events],
+        "delayed_count": len(outbox.delayed),
     }
     outbox.suppress()
     if outbox.suppressed_count:
         stores.counters.add("shadowed", outbox.suppressed_count)
-    stores.shadows.keep(context.subscription.name, unsaid)
+    stores.shadows.keep(context.subscription.name, record)
 
 
 def compare(subscription: str, *, limit: int = 50, bus: BusRuntime | None = None) -> Iterator[ShadowComparison]:
@@ -68,7 +68,9 @@ def compare(subscription: str, *, limit: int = 50, bus: BusRuntime | None = None
         flow = stores.history.read_flow(kept["correlation_id"])
         said = tuple(each.document_or_stub for each in flow if _is_caused_by(each.attributes, kept["event_id"], agent))
         at = datetime.fromisoformat(kept["at"])
-        yield ShadowComparison(subscription, agent_events=said, **{**kept, "at": at, "unsaid": tuple(kept["unsaid"])})
+        yield ShadowComparison(
+            subscription, agent_events=said, **{**kept, "at": at, "shadow_events": tuple(kept["shadow_events"])}
+        )
 
 
 def _is_caused_by(attributes: Mapping[str, Any], event_id: str, agent: str) -> bool:

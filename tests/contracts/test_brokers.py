@@ -64,7 +64,7 @@ def fail(event: Event) -> None:
 
 ASKED = """
 from petiole.events import Event, MessageEvent, ParametersContent, TextContent, TextMessageEvent
-from petiole.tasks import Agent, Gathered
+from petiole.tasks import Agent, GatheredEvents
 
 one = Agent("one")
 
@@ -77,7 +77,7 @@ def fail() -> None:
     raise LookupError("nobody of that name")
 
 @one.gather("message.price", "message.stock", timeout=20)
-def offer(gathered: Gathered) -> MessageEvent:
+def offer(gathered: GatheredEvents) -> MessageEvent:
     price, stock = (event.content.parameters["value"] for event in gathered.events)
     return MessageEvent(event_type="message.offer", stream_id="s", content={"parameters": {"value": price * stock}})
 """

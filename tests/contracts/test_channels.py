@@ -40,7 +40,7 @@ from petiole.workers.channels.server_sent_events import ConnectionCount, Connect
 from petiole.workers.channels.webhook import open_webhook
 from petiole.workers.cli.serve import StoredAnswerStreams
 from petiole.workers.state import team_state
-from tests.support.apps import a_bus
+from tests.support.apps import a_bus, as_default
 from tests.support.errors import has_code
 
 SECRET = "whsec_" + base64.b64encode(b"0123456789abcdef0123456789abcdef").decode()
@@ -96,7 +96,7 @@ def receiver(monkeypatch: pytest.MonkeyPatch, bus: EventBus) -> Iterator[Receive
     monkeypatch.setenv("PETIOLE_WEBHOOK_SECRET", SECRET)
     monkeypatch.setenv("PETIOLE_WEBHOOK_TIMEOUT_S", "0.5")
     monkeypatch.setenv("NO_PROXY", "*")
-    monkeypatch.setattr("petiole.tasks.resilience.guarded.default_app", bus)
+    as_default(bus, monkeypatch)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield made

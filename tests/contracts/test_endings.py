@@ -201,7 +201,7 @@ def test_the_third_worker_that_died_of_a_delivery_was_the_last(client, stores):
 
 
 def test_a_child_that_died_is_a_death_although_its_worker_lives(stores):
-    held = {"holder": LEASE.consumer, "holders_key": KEYS.consumers}
+    held = {"consumer": LEASE.consumer, "consumers_key": KEYS.consumers}
     stores.attempts.begin(DELIVERY, "one", **held)
     stores.attempts.record_crash(DELIVERY)
 

@@ -150,7 +150,7 @@ def test_files_and_functions_that_pages_name_exist(page):
 
 
 def test_the_readme_lists_every_command():
-    commands = {path.stem.replace("_", "-") for path in (ROOT / "workers/cli").glob("[a-z]*.py")}
+    commands = {path.stem.replace("_", "-") for path in (ROOT / "workers/cli").glob("[a-z]*")}
 
     listed = set(re.findall(r"`petiole ([a-z-]+)", (ROOT / "README.md").read_text()))
 

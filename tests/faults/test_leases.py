@@ -135,10 +135,10 @@ def test_what_a_killed_node_held_is_handled_within_five_seconds(node, slow, even
 @pytest.mark.parametrize(
     ("pool", "transport"),
     [
-        ("prefork", "ours"),
-        ("solo", "ours"),
-        pytest.param("threads", "ours", marks=pytest.mark.long),
-        pytest.param("gevent", "ours", marks=(needs_gevent, pytest.mark.long)),
+        ("prefork", "petiole"),
+        ("solo", "petiole"),
+        pytest.param("threads", "petiole", marks=pytest.mark.long),
+        pytest.param("gevent", "petiole", marks=(needs_gevent, pytest.mark.long)),
         pytest.param("prefork", "kombu", marks=pytest.mark.long),
         pytest.param("solo", "kombu", marks=pytest.mark.long),
     ],

@@ -123,7 +123,7 @@ def test_an_open_breaker_fails_at_once_says_until_when_and_calls_nothing(bus):
 
 def test_a_rate_of_failures_opens_it_though_no_five_are_in_a_row(bus):
     dependency = Dependency()
-    call = guarded("shop.stock", **ONCE, rate=0.5, least_calls=10, window=60)(dependency)
+    call = guarded("shop.stock", **ONCE, rate=0.5, min_calls=10, window=60)(dependency)
 
     for error in (None, ConnectionError("down")) * 5:
         assert circuit_state(bus) == "closed"
@@ -135,7 +135,7 @@ def test_a_rate_of_failures_opens_it_though_no_five_are_in_a_row(bus):
 
 def test_failures_before_the_window_do_not_count_for_the_rate(bus):
     dependency = Dependency()
-    call = guarded("shop.stock", **ONCE, rate=0.5, least_calls=4, window=60)(dependency)
+    call = guarded("shop.stock", **ONCE, rate=0.5, min_calls=4, window=60)(dependency)
     attempt(call, 3)
     dependency.error = None
     bus.store_clock.skip(70)
@@ -359,7 +359,7 @@ def test_a_call_that_fails_is_tried_again_and_each_try_counts(bus):
 def test_a_retry_after_is_obeyed_here_or_by_putting_the_delivery_off(bus, headers, at_least_s):
     dependency = Dependency()
     dependency.error = http_error(429, **headers)
-    call = guarded("shop.stock", attempts=2, longest_wait=5)(dependency)
+    call = guarded("shop.stock", attempts=2, max_wait=5)(dependency)
 
     (error,) = attempt(call)
 
@@ -378,7 +378,7 @@ def test_calls_are_tried_again_only_while_the_delivery_has_time(harness):
     @agent.on("input.*", timeout=1.0)
     def sell(event: Event) -> None:
         with pytest.raises(ConnectionError):
-            guarded("shop.stock", attempts=4, wait=2, longest_wait=5)(dependency)()
+            guarded("shop.stock", attempts=4, wait=2, max_wait=5)(dependency)()
 
     harness.add(agent)
     harness.send_through(a_text())
@@ -584,7 +584,7 @@ def test_an_operator_sees_opens_and_closes_a_breaker(bus, harness, type_command)
     assert "shop.stock is open" in type_command("open", "shop.stock").output
     bus.store_clock.skip(10 * RESET_S)
     assert isinstance(attempt(call)[0], ServiceUnavailable)
-    assert "when it is closed by hand" in type_command().output.replace("\n", " ")
+    assert "after it is closed manually" in type_command().output.replace("\n", " ")
     assert "shop.stock is open already" in type_command("open", "shop.stock", "--for", "20").output
     (shown,) = json.loads(type_command("--json").output)
     assert (shown["name"], shown["state"], shown["failures"]) == ("shop.stock", "open", 0)

@@ -203,10 +203,10 @@ ASKER = """
 import os, urllib.request
 import redis
 from petiole.events import Event
-from petiole.tasks import Agent, Budget
+from petiole.tasks import Agent, RateLimit
 
 noted = redis.Redis.from_url(os.environ["PETIOLE_BROKER_URL"])
-account = Budget("openai.main", requests={requests}, tokens={tokens}, window={window_s}, timeout=10)
+account = RateLimit("openai.main", requests={requests}, tokens={tokens}, window={window_s}, timeout=10)
 asker = Agent("asker")
 
 @asker.on("message.question")
@@ -214,7 +214,7 @@ def ask(event: Event) -> None:
     with account.reserve(tokens=100) as reserved:
         with urllib.request.urlopen(os.environ["PROVIDER_URL"], timeout=5) as answer:
             used = int(answer.read())
-        reserved.used(used)
+        reserved.record_usage(used)
     noted.rpush("used", used)
 """
 

@@ -112,4 +112,4 @@ def serve_tools(registry: ToolRegistry, monkeypatch: pytest.MonkeyPatch) -> None
 
 def replay_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a replay that was begun and never sent be begun again at once."""
-    monkeypatch.setattr(sys.modules["petiole.tasks.dead_letters.replay"], "AGAIN_AFTER", timedelta(0))
+    monkeypatch.setattr(sys.modules["petiole.tasks.dead_letters.replay"], "RESEND_AFTER", timedelta(0))

@@ -81,9 +81,9 @@ def _command_file(command: str) -> str:
 
 def _summary(name: str) -> str:
     """Read a command's summary from its file. Importing the file would take a second per command."""
-    docstring = ast.get_docstring(
-        ast.parse((_COMMANDS_DIRECTORY / f"{_command_file(name)}.py").read_text(encoding="utf-8"))
-    )
+    package = _COMMANDS_DIRECTORY / _command_file(name)
+    file = package / "__init__.py" if package.is_dir() else package.with_suffix(".py")
+    docstring = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
     return (docstring or "").partition("\n")[0].rstrip(".")
 
 
@@ -106,5 +106,5 @@ def _error_text(error: Exception) -> str:
     if isinstance(error, PetioleError):
         return str(error)
     if isinstance(error, RedisError) and default_bus.has_own_state_store:
-        return f"cannot reach the state store: {error}; start it or check PETIOLE_STATE_URL"
-    return f"cannot reach the broker: {error}; start it (petiole up) or check PETIOLE_BROKER_URL"
+        return f"the state store could not be reached: {error}; start it or check PETIOLE_STATE_URL"
+    return f"the broker could not be reached: {error}; start it (petiole up) or check PETIOLE_BROKER_URL"

@@ -132,7 +132,7 @@ def test_the_message_of_a_replay_goes_out_with_it_or_not_at_all(stores, client):
 def test_an_ordered_replay_waits_for_its_turn_and_stands_there_once(stores, client):
     stores.dead_letters.put(a_letter())
     client.set(KEYS.message_group("m:head"), "another")
-    message = {"queue": "q", "queue_key": "q", "message": "…", "mailbox": "m"}
+    message = {"queue": "q", "queue_key": "q", "message": "…", "message_group": "m"}
 
     for _ in range(2):
         assert start(stores, a_start(1, **message), again_after=timedelta(0)) == "started"
@@ -144,7 +144,7 @@ def test_an_ordered_replay_waits_for_its_turn_and_stands_there_once(stores, clie
 
 def test_an_ordered_replay_that_is_first_does_not_wait(stores, client):
     stores.dead_letters.put(a_letter())
-    message = {"queue": "q", "queue_key": "q", "message": "…", "mailbox": "m"}
+    message = {"queue": "q", "queue_key": "q", "message": "…", "message_group": "m"}
 
     for _ in range(2):
         assert start(stores, a_start(1, **message), again_after=timedelta(0)) == "started"

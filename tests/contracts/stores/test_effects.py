@@ -24,7 +24,12 @@ def test_a_marked_delivery_is_recognised(stores):
 
 
 def begin(stores: Stores, name: str = "charge:1", **options: object) -> BeginResult:
-    given: dict[str, Any] = {"token": "t", "owner": "", "limit": timedelta(minutes=1), "repeats": False} | options
+    given: dict[str, Any] = {
+        "token": "t",
+        "owner": "",
+        "limit": timedelta(minutes=1),
+        "repeats_unfinished": False,
+    } | options
     return stores.idempotency_records.begin(name, **given)
 
 
@@ -57,7 +62,7 @@ def test_an_effect_whose_beginner_is_over_is_unfinished_and_begun_anew_only_on_r
     assert unfinished.state == "unfinished"
     assert unfinished.since is not None
     assert abs(unfinished.since - datetime.now(UTC)) < timedelta(minutes=1)
-    assert begin(stores, repeats=True, **over).state == "begun"
+    assert begin(stores, repeats_unfinished=True, **over).state == "begun"
 
 
 def test_an_effect_can_be_abandoned_by_who_began_it_unless_it_is_done(stores):

@@ -204,7 +204,7 @@ def test_five_thousand_letters_are_grouped_within_two_seconds(node, client):
 import json, time
 from petiole.tasks import dead_letters
 began = time.perf_counter()
-groups = dead_letters.groups("fingerprint")
+groups = dead_letters.group_dead_letters("fingerprint")
 print(json.dumps([time.perf_counter() - began, [group.count for group in groups]]))
 """)
     )
