@@ -203,7 +203,7 @@ def test_a_second_up_is_refused(running):
     ("arguments", "code", "said"),
     [
         (("publish", "input.mesage.received", "--stream", "s"), 1, "did you mean 'input.message.received'?"),
-        (("trace", "nowhere"), 1, "no flow and no stream 'nowhere' is kept"),
+        (("trace", "nowhere"), 1, "no flow or stream 'nowhere' is recorded"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(running, arguments, code, said):

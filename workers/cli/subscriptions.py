@@ -60,7 +60,7 @@ def withdraw(name: str, *, drains: bool, purges: bool, as_json: bool) -> None:
     Remove its handler from the code first: a worker that has the handler registers the subscription again.
     """
     if drains is purges:
-        raise click.UsageError("its deliveries may be waiting: choose --drain or --purge")
+        raise click.UsageError("deliveries may be waiting: use either --drain or --purge")
     bus, purged = connected_app(), None
     if purges:
         purged = purge(bus, name)
