@@ -162,7 +162,7 @@ with EventBus() as bus:
 
 
 @pytest.mark.timeout(240)
-def test_a_project_with_its_own_tasks_events_and_workers_works_beside_the_wheel(wheel, clean_python, tmp_path):
+def test_a_project_with_modules_of_our_folders_names_lives_beside_the_wheel(wheel, clean_python, tmp_path):
     for name, text in PROJECT.items():
         (tmp_path / "shop").mkdir(exist_ok=True)
         (tmp_path / "shop" / name).write_text(dedent(text))

@@ -2,10 +2,10 @@
 
     make bench
 
-Plain Celery is tuned as its users tune it: no results, events, gossip, mingle or heartbeat; late acks; prefetch 128. It
-publishes with one apply_async per subscriber, over one connection to the same broker. "Lean" omits argsrepr, the text of
-the arguments that Celery adds to each message. Rounds are interleaved and each ratio is computed within one round, because
-machines are noisy. docs/performance.md contains figures.
+Plain Celery is tuned as its users tune it: no results, events, gossip, mingle or heartbeat; late acks; prefetch 128.
+It publishes with one apply_async per subscriber, over one connection to the same broker. "Lean" omits argsrepr, the
+text of the arguments that Celery adds to each message. Rounds are interleaved and each ratio is computed within one
+round, because machines are noisy. docs/performance.md contains figures.
 
     BENCH_ROUNDS, BENCH_PUBLISHED, BENCH_DRAINED, BENCH_ROUND_TRIPS    the sizes of the runs
 """
