@@ -256,7 +256,7 @@ def test_an_operator_sees_what_waits_and_grants_it(team, ran, type_):
     assert granted.exit_code == 0
     assert "ada" in granted.stdout
     assert team.expect("tools.execution.completed").content.value == "tea is ordered"
-    assert "none is pending" in type_("list").stdout
+    assert "no approval is pending" in type_("list").stdout
     assert [each["by"] for each in json.loads(type_("list", "--state", "granted", "--json").stdout)] == ["ada"]
 
 

@@ -253,4 +253,4 @@ def test_a_time_that_is_none_is_refused_before_anything_is_reached(moment):
     shown = CliRunner().invoke(petiole, ["replay", "one.hear", "--since", moment])
 
     assert shown.exit_code == 2
-    assert "is no time" in shown.stderr
+    assert "is not a time" in shown.stderr

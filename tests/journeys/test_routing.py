@@ -273,7 +273,7 @@ def test_a_subscription_is_withdrawn_as_it_is_said(type_, bus):
 
     drained, purged = type_("withdraw", "shop.hear", "--drain"), type_("withdraw", "shop.hurry", "--purge", "--json")
 
-    assert drained.stdout == "withdrew shop.hear; what waits for it is still handled\n"
+    assert drained.stdout == "withdrew shop.hear; waiting deliveries are still handled\n"
     assert json.loads(purged.stdout) == {"name": "shop.hurry", "purged": 1}
     assert waiting(bus) == ["shop.hear"]
     assert Inside(bus).subscriptions() == []

@@ -23,6 +23,8 @@ from petiole.tasks import EventBus
 from petiole.workers.process import embedded_broker
 from tests.support.errors import has_code
 
+pytestmark = pytest.mark.processes
+
 NO_RETRY = Retry(NoBackoff(), 0)
 A_STARTER = """
 import sys

@@ -29,7 +29,7 @@ def test_an_operator_sees_opens_and_closes_a_breaker(bus, harness, type_command)
     assert "shop.stock is open" in type_command("open", "shop.stock").output
     bus.store_clock.skip(10 * RESET_S)
     assert isinstance(attempt(call)[0], ServiceUnavailable)
-    assert "when it is closed by hand" in type_command().output.replace("\n", " ")
+    assert "after it is closed manually" in type_command().output.replace("\n", " ")
     assert "shop.stock is open already" in type_command("open", "shop.stock", "--for", "20").output
     (shown,) = json.loads(type_command("--json").output)
     assert (shown["name"], shown["state"], shown["failures"]) == ("shop.stock", "open", 0)

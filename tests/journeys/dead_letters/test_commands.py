@@ -29,7 +29,7 @@ def test_letters_are_listed_grouped_and_shown(typed, shop):
 
     assert letter.id in listed.stdout
     assert "shop.offer: ToolFailed: till failed: it does not take x1" in listed.stdout
-    assert "kept: 4 pending" in listed.stdout
+    assert "stored: 4 pending" in listed.stdout
     assert "s0" in grouped.stdout
     assert "ToolFailed" in shown.stdout
     assert "raise ToolFailed" in shown.stdout
@@ -70,19 +70,19 @@ def test_a_letter_is_edited_by_places_by_file_and_in_an_editor(typed, shop, monk
     assert by_place["edited_from"] == one.id
     assert unchanged.exit_code == 1
     assert "nothing was changed" in unchanged.stderr
-    assert "these stay as they are: event_id" in unchanged.stderr
+    assert "these fields cannot be changed: event_id" in unchanged.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (("replay",), "say which letters"),
-        (("replay", "an-id", "--all"), "one of these"),
+        (("replay",), "select letters"),
+        (("replay", "an-id", "--all"), "use one of these"),
         (("replay", "an-id", "--state", "pending"), "leave out --state"),
         (("replay", "--group", "colour=red"), "write one of cause, fingerprint, subscription, stream"),
         (("replay", "--group", "cause=loop", "--group", "cause=failed"), "no letter has both"),
-        (("discard",), "say which letters"),
-        (("edit", "an-id", "--file", "-", "--set", "a=b"), "either whole"),
+        (("discard",), "select letters"),
+        (("edit", "an-id", "--file", "-", "--set", "a=b"), "either --file"),
     ],
 )
 def test_what_is_typed_wrongly_is_refused_before_anything_is_reached(typed, shop, arguments, reason):
@@ -125,6 +125,6 @@ def test_letters_go_through_a_pipe_and_come_back(typed, shop):
     imported = typed("import", "-", keys=exported.stdout)
     again = json.loads(typed("import", "-", "--json", keys=exported.stdout).stdout)
 
-    assert "imported 4; known before: 0" in imported.stdout
+    assert "imported 4; existed already: 0" in imported.stdout
     assert again == {"imported": 0, "known": 4}
     assert states(shop) == {"pending": 4}

@@ -189,7 +189,7 @@ EXAMPLES: list[tuple[PetioleError, str]] = [
     (QueueFull("memory", "input.message.received"), "start more"),
     (broker_not_started(".petiole", "port 6379 is taken"), "fix the cause and start it again"),
     (broker_not_stopped(".petiole", "it did not answer"), "try again, or end the process"),
-    (worker_not_started("w@here", "ended at once, with exit code 1", "no route"), "last lines of its log"),
+    (worker_not_started("w@here", "exited with code 1", "no route"), "last lines of its log"),
     (invalid_request("get_user", "timeout=0 is no time; give seconds above 0"), "give seconds above 0"),
     (duplicate_request("get_user", "0192f0c1-7a5e-7cc3-98c8-3f1d2b6a9e10"), "omit the id"),
     (invalid_parameters("get_user", "user_id", "is required; give it"), "give it"),
