@@ -96,7 +96,7 @@ class Reader:
 def reader(tmp_path: Path, clean_broker_url: str) -> Iterator[Reader]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PETIOLE_", "CELERY_"))}
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
-    environment["BROKER_URL"] = clean_broker_url
+    environment["PROJ_BROKER_URL"] = clean_broker_url
     # The reader's own, so that none in a folder above this one counts.
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     reader = Reader(tmp_path, environment)
