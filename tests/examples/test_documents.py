@@ -95,7 +95,7 @@ class Reader:
 def reader(tmp_path: Path, clean_broker_url: str) -> Iterator[Reader]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PETIOLE_", "CELERY_"))}
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
-    environment["BROKER_URL"] = clean_broker_url
+    environment["PROJ_BROKER_URL"] = clean_broker_url
     # A pytest.ini of the reader's folder, so that pytest reads no configuration of a folder above.
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     reader = Reader(tmp_path, environment)

@@ -185,7 +185,7 @@ def test_a_stream_is_started_once(team, monkeypatch):
     as_default(team.bus, monkeypatch)
 
     for number in range(10):
-        input_agent.receive(f"message {number}", stream_id="s", publish=team.publish)
+        input_agent.publish_message(f"message {number}", stream_id="s", publish=team.publish)
 
     published = [event.event_type for event in team.published_events()]
     assert published.count("input.stream.started") == 1

@@ -1,4 +1,4 @@
-"""Input: publishes messages from users. Entered by `receive`; this agent has no subscriptions."""
+"""Input: publishes messages from users. Entered by `publish_message`; this agent has no subscriptions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PublishFunction: TypeAlias = Callable[[Event], object]
 agent = Agent("input")
 
 
-def receive(
+def publish_message(
     text: str,
     *,
     stream_id: str,

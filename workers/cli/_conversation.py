@@ -14,7 +14,7 @@ from petiole.events.validation import invalid_event
 from petiole.tasks.runtime import BusRuntime
 from petiole.tasks.stores.history import RecordedEvent
 from petiole.tasks.stores.response_streams import Chunk
-from petiole.workers.agents.input import receive
+from petiole.workers.agents.input import publish_message
 from petiole.workers.state import team_state
 
 MESSAGE_SENT = "output.message.sent"
@@ -80,7 +80,7 @@ class Conversation:
         last_entry_id = self._stores.history.last_entry_id()
         last_chunk = self._stores.response_streams.last_number(self.stream_id)
         try:
-            message = receive(text, stream_id=self.stream_id, user_id=self._user_id)
+            message = publish_message(text, stream_id=self.stream_id, user_id=self._user_id)
         except ValidationError as error:
             raise invalid_event("input.message.received", error) from error
         return ChatExchange(message, after_entry_id=last_entry_id, after_chunk=last_chunk)

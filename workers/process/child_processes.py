@@ -142,6 +142,12 @@ def signals_as_keyboard_interrupt() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def _environment() -> dict[str, str]:
+    # Celery's command line reads BROKER_URL as --broker; it may be another program's.
+    inherited = {variable: value for variable, value in os.environ.items() if variable != "BROKER_URL"}
+    return inherited | {"PETIOLE_HOME": str(embedded_broker.default_home()), "PYTHONUNBUFFERED": "1"}
+
+
 def _start_celery(name: str, arguments: Sequence[str], output: IO[str] | int) -> ChildProcess:
     process = subprocess.Popen(
         [sys.executable, "-m", "celery", "--quiet", "-A", "petiole.workers", *arguments],
@@ -152,7 +158,7 @@ def _start_celery(name: str, arguments: Sequence[str], output: IO[str] | int) ->
         encoding="utf-8",
         errors="replace",
         start_new_session=True,
-        env=os.environ | {"PETIOLE_HOME": str(embedded_broker.default_home()), "PYTHONUNBUFFERED": "1"},
+        env=_environment(),
     )
     return ChildProcess(name, process)
 

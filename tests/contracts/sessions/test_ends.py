@@ -28,7 +28,7 @@ def topics(bus: EventBus) -> list[str]:
 
 def test_of_20_first_messages_at_once_one_opens_the_session(bus, enter, publish):
     def say(number: int) -> None:
-        input_agent.receive(str(number), stream_id="s", publish=publish)
+        input_agent.publish_message(str(number), stream_id="s", publish=publish)
 
     with ThreadPoolExecutor(20) as pool:
         list(pool.map(say, range(20)))
@@ -47,21 +47,21 @@ def test_a_beginning_that_was_not_told_is_told_with_the_next_message(bus, enter)
         raise BrokerUnavailable("publishing")
 
     with pytest.raises(BrokerUnavailable):
-        input_agent.receive("one", stream_id="s", publish=gone)
+        input_agent.publish_message("one", stream_id="s", publish=gone)
     for text in ("two", "three"):
-        input_agent.receive(text, stream_id="s", publish=published.append)
+        input_agent.publish_message(text, stream_id="s", publish=published.append)
 
     assert [event.event_type for event in published] == ["input.stream.started"] + 2 * ["input.message.received"]
 
 
 def test_an_ended_session_refuses_events_and_counts_them(bus, enter):
     published: list[Event] = []
-    input_agent.receive("one", stream_id="s", publish=published.append)
+    input_agent.publish_message("one", stream_id="s", publish=published.append)
     end_session("s", bus=bus)
 
     for _ in range(3):
         with pytest.raises(SessionEnded, match="with another stream id"):
-            input_agent.receive("two", stream_id="s", publish=published.append)
+            input_agent.publish_message("two", stream_id="s", publish=published.append)
 
     assert [event.event_type for event in published] == ["input.stream.started", "input.message.received"]
     assert bus.stores.counters.all()[REFUSED_COUNTER] == 3

@@ -44,7 +44,7 @@ def test_a_message_for_another_type_of_session_is_refused_and_not_published(ente
     published: list[Event] = []
 
     with pytest.raises(ValidationError, match="meeting"):
-        input_agent.receive("hi", stream_id="s", session_type="party", publish=published.append)
+        input_agent.publish_message("hi", stream_id="s", session_type="party", publish=published.append)
 
     assert published == []
 

@@ -39,7 +39,9 @@ def test_50_increments_at_once_are_50(session):
 def test_a_working_memory_over_its_limit_is_refused_and_keeps_what_it_had(session):
     session.memory.update({"topic": "tea", "list": "x" * 60_000})
 
-    with pytest.raises(UsageError, check=has_code("working_memory_full"), match=r"hold 6\d,\d{3} bytes, 65,536"):
+    with pytest.raises(
+        UsageError, check=has_code("working_memory_full"), match=r"grow to 6\d,\d{3} bytes, the limit is 65,536"
+    ):
         session.memory.update({"topic": "coffee", "more": "y" * 6_000})
 
     assert session.memory.get("topic") == "tea"
@@ -82,7 +84,7 @@ def test_only_a_whole_number_is_counted(session, by):
 def test_what_is_no_whole_number_does_not_grow(session, value):
     session.memory.set("turns", value)
 
-    with pytest.raises(UsageError, check=has_code("invalid_working_memory"), match="set it to a whole number"):
+    with pytest.raises(UsageError, check=has_code("invalid_working_memory"), match="set it to an integer first"):
         session.memory.increment("turns")
 
     assert session.memory.get("turns") == value

@@ -119,7 +119,7 @@ def with_weather(intent: Any, text: str) -> tuple[ToolPlan, ...]:
 
 def say(team: EventTestHarness, text: str) -> Event:
     """Say something by the door, and wait until all is over."""
-    message = input_agent.receive(text, stream_id=STREAM, user_id="a-user", publish=team.publish)
+    message = input_agent.publish_message(text, stream_id=STREAM, user_id="a-user", publish=team.publish)
     settle(team)
     return message
 

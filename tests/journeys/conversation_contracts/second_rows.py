@@ -69,7 +69,7 @@ def an_answer_and_a_suggestion_are_both_delivered(seen: Seen) -> None:
 
 @row("J66")
 def a_suggestion_for_an_ended_stream_is_dropped(seen: Seen) -> None:
-    input_agent.receive("Hello", stream_id="over", publish=seen.team.publish)
+    input_agent.publish_message("Hello", stream_id="over", publish=seen.team.publish)
     end_session("over", bus=seen.team.bus)
     settle(seen.team)
     suggestion = ProactiveSuggestion(text="Take a rest", reason="it is late", confidence=0.9, cooldown_key="rest")

@@ -23,7 +23,7 @@ def test_a_kombu_without_an_overridden_method_is_refused(monkeypatch):
     monkeypatch.delattr(stock.Channel, "_brpop_start")
 
     with pytest.raises(
-        UsageError, check=has_code("unsupported_kombu"), match=r"Channel\._brpop_start, it is missing; install kombu"
+        UsageError, check=has_code("unsupported_kombu"), match=r"Channel\._brpop_start: it is missing; install kombu"
     ):
         _ = Connection("petiole+redis://127.0.0.1:1").transport
 
@@ -33,7 +33,7 @@ def test_a_kombu_whose_parameters_have_changed_is_refused(monkeypatch):
     monkeypatch.setattr(stock.QoS, "append", lambda self, message: None)
 
     with pytest.raises(
-        UsageError, check=has_code("unsupported_kombu"), match=r"QoS\.append, it takes \(message\); install kombu"
+        UsageError, check=has_code("unsupported_kombu"), match=r"QoS\.append: it takes \(message\); install kombu"
     ):
         _ = Connection("petiole+redis://127.0.0.1:1").transport
 

@@ -86,7 +86,7 @@ def test_a_stream_is_said_to_begin_once(streams: dict[str, SessionInfo]) -> None
     published: list[Event] = []
 
     for text in ("hello", "again"):
-        input_agent.receive(text, stream_id="s-1", user_id="u-1", publish=published.append)
+        input_agent.publish_message(text, stream_id="s-1", user_id="u-1", publish=published.append)
 
     topics = [event.event_type for event in published]
     assert topics == ["input.stream.started", "input.message.received", "input.message.received"]
@@ -98,7 +98,7 @@ def test_a_bad_message_opens_no_stream(streams: dict[str, SessionInfo]) -> None:
     published: list[Event] = []
 
     with pytest.raises(ValueError, match="text"):
-        input_agent.receive("", stream_id="s-1", publish=published.append)
+        input_agent.publish_message("", stream_id="s-1", publish=published.append)
 
     assert (streams, published) == ({}, [])
 
