@@ -19,5 +19,5 @@ class AggregationCompletedEvent(Event):
     """All parts of a gathering have come, or its time is over."""
 
     category: ClassVar[Category] = Category.PROCESSING
-    event_type: Literal["gathering.closed"] = "gathering.closed"
+    event_type: Literal["aggregation.completed"] = "aggregation.completed"
     content: CompletedAggregation

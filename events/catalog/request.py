@@ -80,6 +80,6 @@ class ResponseUnmatchedEvent(Event):
     """An answer came that nobody waited for."""
 
     category: ClassVar[Category] = Category.RESPONSE
-    event_type: Literal["response.late"] = "response.late"
+    event_type: Literal["response.unmatched"] = "response.unmatched"
     stream_id: StreamId = SYSTEM_STREAM
     content: UnmatchedResponse

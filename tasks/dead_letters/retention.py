@@ -1,6 +1,6 @@
 """Retention: dead letters are kept by age and by number, and nobody loses one without having been told.
 
-    near a limit      `error.dead_letters_dropping` once a day, from 80 % of the number or 90 % of the age on
+    near a limit      `error.dead_letters_dropped` once a day, from 80 % of the number or 90 % of the age on
     at the limit      the same once more, before the first letter is dropped; each round of drops is logged
     what goes first   letters that somebody is done with (resolved, replaced), the oldest first; of them nothing is told
 
@@ -29,7 +29,7 @@ from petiole.tasks.stores.dead_letters import DeadLetterState, TimestampMs, mill
 if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
 
-DROPPING_EVENT_TYPE = "error.dead_letters_dropping"
+DROPPING_EVENT_TYPE = "error.dead_letters_dropped"
 COUNT_ALARM_RATIO = 0.8
 """The share of the number at which the alarm is raised."""
 AGE_ALARM_RATIO = 0.9

@@ -5,7 +5,7 @@
 
 Two subscriptions of the agent do it. One hears the parts, and keeps them (tasks/stores/aggregations.py): in no
 worker, so
-it does not matter which worker gets which. Once all are there it says `gathering.closed`; until then, it lets the same
+it does not matter which worker gets which. Once all are there it says `aggregation.completed`; until then, it lets the same
 event wait for the deadline (waiting.py). The event's id follows from subscription and key, so it is published once,
 whichever of the two comes first; a crash in between loses nothing, since each is said in the step that ends a delivery.
 The other subscription hears that event, closes the gathering, and calls the function: a delivery like any other, with
@@ -36,7 +36,7 @@ from petiole.tasks.publishing.validation import validate
 HandlerFunction: TypeAlias = Callable[..., Any]
 PartPattern: TypeAlias = str | tuple[str, ...]
 
-COMPLETED_EVENT_TYPE = "gathering.closed"
+COMPLETED_EVENT_TYPE = "aggregation.completed"
 
 EventT = TypeVar("EventT", bound=Event)
 

@@ -7,7 +7,7 @@
 A request is an event, published to the responder's subscription for it (`@agent.answers`, answering.py) and to whoever
 else listens. That somebody waits is written down before it is sent. It carries its deadline as its time of expiry: a
 responder that comes to it later does not run. An answer is an event too; publishing it hands it to who waits, in the
-same step (responses.py). What comes late, twice, or from somebody else is counted, and told as `response.late`.
+same step (responses.py). What comes late, twice, or from somebody else is counted, and told as `response.unmatched`.
 
 In a handler nobody waits: `request(...)` is held back with all else that the handler says, and its deadline is no later
 than that of the event at hand. A handler of `response.*` goes on; where no answer comes, a failure is said then.

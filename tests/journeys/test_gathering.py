@@ -63,7 +63,7 @@ def test_there_is_one_call_whatever_the_order_the_duplicates_and_what_is_missing
         topic if topic != missing else None for topic in PARTS
     ]
     assert topics(harness).count("message.offer") == 1
-    assert topics(harness).count("gathering.closed") == 1
+    assert topics(harness).count("aggregation.completed") == 1
 
 
 def test_what_is_said_for_all_of_them_belongs_to_their_flow(harness):
@@ -77,7 +77,7 @@ def test_what_is_said_for_all_of_them_belongs_to_their_flow(harness):
     causes = {event.event_id: event for event in harness.published_events()}
     assert offer.correlation_id == "a-flow"
     assert offer.causation_id is not None
-    assert causes[offer.causation_id].event_type == "gathering.closed"
+    assert causes[offer.causation_id].event_type == "aggregation.completed"
 
 
 def test_every_key_has_a_call_of_its_own(harness):

@@ -272,7 +272,7 @@ def test_the_first_answer_wins_and_the_second_is_counted_and_told(harness):
 
     response = harness.request("ask", responder="twice").get()
 
-    late = harness.expect("response.late")
+    late = harness.expect("response.unmatched")
     assert isinstance(late, ResponseUnmatchedEvent)
     assert response.value in {"first", "second"}
     assert late.content.reason == "duplicate"
@@ -298,7 +298,7 @@ def test_an_answer_of_somebody_else_is_counted_and_not_returned(harness):
     with pytest.raises(RequestTimedOut):
         harness.request("ask", responder="slow", timeout=30).get()
 
-    late = harness.expect("response.late")
+    late = harness.expect("response.unmatched")
     assert isinstance(late, ResponseUnmatchedEvent)
     assert (late.content.reason, late.content.responder) == ("foreign", "impostor")
     assert harness.bus.stores.counters.all()["responses_late"] == 1
@@ -314,7 +314,7 @@ def test_an_answer_without_a_request_is_counted(harness):
 
     harness.publish(ResponseSuccessEvent.model_validate({"content": content}))
 
-    late = harness.expect("response.late")
+    late = harness.expect("response.unmatched")
     assert isinstance(late, ResponseUnmatchedEvent)
     assert late.content.reason == "late"
 
@@ -737,7 +737,7 @@ except RequestTimedOut:
 
     assert said == "next"
     eventually(lambda: client.hget("petiole:counters", "responses_late") == "1", 10, service.logs)
-    late = json.loads(service.run(HISTORY.format(pattern="response.late")))
+    late = json.loads(service.run(HISTORY.format(pattern="response.unmatched")))
     assert [each["content"]["reason"] for each in late] == ["late"]
 
 
