@@ -1,7 +1,7 @@
 """Responses: an answer to a request, as an event and as a value. Pure: nothing is sent here.
 
 An answer is an event like any other. That it reaches the requester is part of its publication:
-tasks/stores/scripts/respond.lua. Its id follows from the request's, so one request has one answer, whoever gives it.
+tasks/stores/scripts/deliver_reply.lua. Its id follows from the request's, so one request has one answer, whoever gives it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Admissions: what the step that took a message says of its delivery, which spares a delivery its own round trips.
 
     taken       the turn that moves the message here looks into the inbox, the runs and the aborted flows, and notes
-                that it was taken (transport/scripts/turn.lua). A delivery that comes for the first time, and that
+                that it was taken (transport/scripts/fetch.lua). A delivery that comes for the first time, and that
                 nothing speaks against, is *admitted*: its handler may run without asking again
     handled     and it said nothing: the acknowledgement marks the delivery in the inbox, many in one step
 

@@ -1,7 +1,7 @@
 """States: what agents keep of themselves, by name.
 
 Promise: what a handler sets is kept in the step that settles its delivery, or not at all, where the broker and the
-state store are the same Redis (publish.lua); elsewhere just before that. The last one to settle wins.
+state store are the same Redis (commit.lua); elsewhere just before that. The last one to settle wins.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ class Aggregations:
         self._client = client
         self._keys = keys
         self._age = age
-        self._add = client.register_script(load_script("add_part"))
-        self._close = client.register_script(load_script("close_gathering"))
+        self._add = client.register_script(load_script("add_aggregation_part"))
+        self._close = client.register_script(load_script("complete_aggregation"))
 
     def add(
         self, subscription: str, key: str, part: int, text: str, *, part_count: int, timeout: timedelta

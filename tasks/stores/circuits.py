@@ -1,7 +1,7 @@
 """Circuits: whether what agents depend on may be called, one circuit for each dependency, shared by all workers.
 
 Promise: a circuit opens once however many calls fail at once, has one probe under way at a time in the whole cluster,
-and no call of an earlier epoch changes it. All times are the server's. See enter_circuit.lua and leave_circuit.lua.
+and no call of an earlier epoch changes it. All times are the server's. See request_permit.lua and record_call_outcome.lua.
 """
 
 from __future__ import annotations
@@ -80,9 +80,9 @@ class Circuits:
         self._client = client
         self._keys = keys
         self._clock = clock
-        self._enter = client.register_script(load_script("enter_circuit"))
-        self._leave = client.register_script(load_script("leave_circuit"))
-        self._set = client.register_script(load_script("set_circuit"))
+        self._enter = client.register_script(load_script("request_permit"))
+        self._leave = client.register_script(load_script("record_call_outcome"))
+        self._set = client.register_script(load_script("force_circuit_state"))
 
     def request_permit(self, name: str, thresholds: CircuitThresholds) -> Permit:
         """Ask whether the dependency may be called."""

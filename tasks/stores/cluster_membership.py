@@ -1,7 +1,7 @@
 """Lifecycle: who works, what lives, and which agents were told to rest.
 
 Promise: the lives of the system and of its agents take their steps in order and each step once, over all workers; see
-live.lua. What happened is kept in the list of what is untold until somebody has told it: nothing that happened goes
+cluster_membership.lua. What happened is kept in the list of what is untold until somebody has told it: nothing that happened goes
 unsaid because a process died.
 """
 
@@ -60,7 +60,7 @@ class ClusterMembership:
         self._client = client
         self._keys = keys
         self._limit_s = limit.total_seconds()
-        self._live = client.register_script(load_script("live"))
+        self._live = client.register_script(load_script("cluster_membership"))
 
     def send_heartbeat(self, worker: str, node: str, phase: Phase, agents: Mapping[str, ServingState]) -> ClusterState:
         """Say that a worker is there, and how it serves which agents. Safe to repeat."""

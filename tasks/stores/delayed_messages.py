@@ -62,10 +62,10 @@ class DelayedMessages:
     def __init__(self, client: Redis, keys: Keys) -> None:
         self._client = client
         self._room = [keys.delayed, keys.delayed_messages]
-        self._put = client.register_script(load_script("delay") + load_script("put_delay"))
-        self._move = client.register_script(load_script("move_due"))
-        self._lend = client.register_script(load_script("lend_due"))
-        self._forget = client.register_script(load_script("forget_lent"))
+        self._put = client.register_script(load_script("delay_message") + load_script("put_delayed_message"))
+        self._move = client.register_script(load_script("send_due"))
+        self._lend = client.register_script(load_script("claim_due"))
+        self._forget = client.register_script(load_script("confirm_claimed"))
 
     def put(self, message: DelayedMessage) -> None:
         """Let a message wait."""

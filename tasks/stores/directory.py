@@ -21,7 +21,7 @@ class Directory:
     def __init__(self, client: Redis, keys: Keys) -> None:
         self._client = client
         self._keys = keys
-        self._announce = client.register_script(load_script("announce"))
+        self._announce = client.register_script(load_script("register_subscriptions"))
 
     def register(self, subscriptions: Iterable[Subscription]) -> bool:
         """Make subscriptions known, or known anew; safe to repeat. Returns whether anything changed."""

@@ -117,7 +117,7 @@ class History:
         self._keys = keys
         self._retention = retention
         self._blobs = blobs
-        self._record = client.register_script(load_script("append") + load_script("record"))
+        self._record = client.register_script(load_script("append_to_history") + load_script("record_event"))
 
     def record(self, event: Event, text: str) -> PublicationState:
         """Record an event, given also as JSON text. Returns how far an earlier publication of it got."""

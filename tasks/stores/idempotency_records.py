@@ -32,9 +32,9 @@ class IdempotencyRecords:
         self._client = client
         self._keys = keys
         self._age = age
-        self._begin = client.register_script(load_script("begin_effect"))
-        self._finish = client.register_script(load_script("finish_effect"))
-        self._abandon = client.register_script(load_script("abandon_effect"))
+        self._begin = client.register_script(load_script("begin_operation"))
+        self._finish = client.register_script(load_script("finish_operation"))
+        self._abandon = client.register_script(load_script("release_operation"))
 
     def begin(self, name: str, *, token: str, owner: str, limit: timedelta, repeats_unfinished: bool) -> BeginResult:
         """Begin an effect, unless it was begun. `repeats` begins what is unfinished anew.

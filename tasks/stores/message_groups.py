@@ -1,6 +1,6 @@
 """Mailboxes: ordered deliveries that wait for their turn.
 
-They are filled and go on in the publication's own step (scripts/publish.lua); here they are emptied.
+They are filled and go on in the publication's own step (scripts/commit.lua); here they are emptied.
 
 Promise: after a subscription was withdrawn, nothing of it is left in its mailboxes.
 """

@@ -80,7 +80,7 @@ class Lease:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settlement:
-    """How a run of a delivery ends: see publish.lua.
+    """How a run of a delivery ends: see commit.lua.
 
     `mailbox` goes on when the delivery is over. `letter` is what is buried, `resolves` the letter that it was a
     replay of, the one of that number.
@@ -131,8 +131,16 @@ class Publications:
         self._retention = retention
         self._inbox_age = inbox_age
         self._unacked_keys = held
-        steps = ("append", "delay", "bury", "resolve", "ask", "respond", "publish")
-        self._publish = client.register_script("".join(load_script(each) for each in steps))
+        scripts = (
+            "append_to_history",
+            "delay_message",
+            "dead_letter",
+            "resolve_dead_letter",
+            "register_reply",
+            "deliver_reply",
+            "commit",
+        )
+        self._publish = client.register_script("".join(load_script(script) for script in scripts))
 
     def publish(
         self,

@@ -1,7 +1,7 @@
 """Budgets: what is called and used of each account of a provider, shared by all workers.
 
 Promise: no more calls and tokens than the quotas are counted at any moment, and each call is counted for as long as the
-provider may count it, in whatever window of that length. All times are the server's. See reserve_budget.lua.
+provider may count it, in whatever window of that length. All times are the server's. See reserve_rate_limit.lua.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ class RateLimits:
         self._client = client
         self._keys = keys
         self._clock = clock
-        self._reserve = client.register_script(load_script("reserve_budget"))
-        self._settle = client.register_script(load_script("settle_budget"))
-        self._release = client.register_script(load_script("release_budget"))
-        self._pause = client.register_script(load_script("pause_budget"))
+        self._reserve = client.register_script(load_script("reserve_rate_limit"))
+        self._settle = client.register_script(load_script("settle_rate_limit"))
+        self._release = client.register_script(load_script("release_rate_limit"))
+        self._pause = client.register_script(load_script("pause_rate_limit"))
 
     def reserve(self, account: str, call: str, tokens: int, quota: Quota) -> RateLimitRefusal | None:
         """Count a call that is about to be made, with an estimate of its tokens; None where there is room."""

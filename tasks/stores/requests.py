@@ -66,9 +66,9 @@ class Requests:
     def __init__(self, client: Redis, keys: Keys) -> None:
         self._client = client
         self._keys = keys
-        self._register = client.register_script(load_script("ask") + load_script("put_request"))
-        self._forget = client.register_script(load_script("forget_request"))
-        self._respond = client.register_script(load_script("respond") + load_script("put_response"))
+        self._register = client.register_script(load_script("register_reply") + load_script("register_request"))
+        self._forget = client.register_script(load_script("cancel_request"))
+        self._respond = client.register_script(load_script("deliver_reply") + load_script("deliver_one_reply"))
 
     def register(self, registration: ReplyRegistration) -> bool:
         """Note that somebody waits; False where somebody else does already. Safe to repeat."""

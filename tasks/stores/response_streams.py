@@ -62,9 +62,9 @@ class ResponseStreams:
         self.limits = limits
         self._age_ms = _milliseconds(limits.retention)
         self._lease_ms = _milliseconds(limits.writer_timeout)
-        self._begin = client.register_script(load_script("put_piece") + load_script("begin_draft"))
-        self._write = client.register_script(load_script("put_piece") + load_script("write_draft"))
-        self._lose = client.register_script(load_script("put_piece") + load_script("lose_draft"))
+        self._begin = client.register_script(load_script("append_chunk") + load_script("begin_response_stream"))
+        self._write = client.register_script(load_script("append_chunk") + load_script("write_response_stream"))
+        self._lose = client.register_script(load_script("append_chunk") + load_script("abandon_response_stream"))
 
     def begin(
         self, stream_id: str, answer_id: str, *, correlation_id: str, token: str, rejects: bool = False

@@ -74,8 +74,14 @@ class Sessions:
         self._memory_bytes = memory_bytes
         self._age_ms = int(age.total_seconds() * 1_000)
         self._enter, self._move, self._set, self._count, self._join = (
-            client.register_script(load_script(f"{step}_session"))
-            for step in ("enter", "move", "set_in", "count_in", "join")
+            client.register_script(load_script(script))
+            for script in (
+                "record_session_event",
+                "transition_session",
+                "set_working_memory",
+                "increment_working_memory",
+                "set_participant",
+            )
         )
 
     def record_event(

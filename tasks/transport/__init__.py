@@ -8,7 +8,7 @@ Kombu's own transport stays what it is, and this one is as small a subclass of i
 measured to lose messages or time:
 
 - *A message is taken and recorded in one step.* Kombu pops it, and in a second round trip notes that it did; a worker
-  that is killed between the two loses it (7 of 20,000 in 20 kills). Here one Lua step moves it (`scripts/turn.lua`).
+  that is killed between the two loses it (7 of 20,000 in 20 kills). Here one Lua step moves it (`scripts/fetch.lua`).
 - *One step takes many messages, and carries the acks of those before.* Kombu makes three round trips for each message,
   which is two thirds of a busy worker's time. A fetch is as large as the free prefetch; what it brought is handed over
   in slices of 10 ms, so that acks and remote control are not held up behind it. Acks wait 20 ms at most, or a handler

@@ -1,6 +1,6 @@
 """The channel: puts messages, takes them in turns, hands them over, gives them back.
 
-A turn is one step at the broker (`scripts/turn.lua`) that carries the acks there and messages here. The event loop
+A turn is one step at the broker (`scripts/fetch.lua`) that carries the acks there and messages here. The event loop
 sends it and reads the answer when it is there; at most one is under way. What it brought waits in a backlog and is
 handed over in slices. After a turn that brought nothing, the channel waits for a bell.
 """

@@ -11,7 +11,7 @@ from redis import Redis
 from petiole.tasks.transport.delivery_log import DeliveryLog
 from petiole.tasks.transport.scripts import load_transport_script
 
-PUT = load_transport_script("put")
+PUT = load_transport_script("publish_message")
 
 RedisCommand = tuple[str | bytes | int | float, ...]
 
@@ -100,9 +100,9 @@ class TransportCommands:
         self.client = client
         self._keys = keys
         self._consumer = consumer
-        self._fetch = client.register_script(load_transport_script("turn"))
+        self._fetch = client.register_script(load_transport_script("fetch"))
         self._renew = client.register_script(load_transport_script("renew"))
-        self._expired = client.register_script(load_transport_script("expired"))
+        self._expired = client.register_script(load_transport_script("find_expired"))
         self._requeue = client.register_script(load_transport_script("requeue"))
 
     def build_fetch_command(
@@ -140,7 +140,7 @@ class TransportCommands:
 
     def load_fetch_script(self) -> None:
         """Give the server the script that a restart made it forget."""
-        self.client.script_load(load_transport_script("turn"))
+        self.client.script_load(load_transport_script("fetch"))
 
     def renew(self, tags: Sequence[str]) -> list[str]:
         """Tell that the holder lives, and renew its leases; return the tags of those it has lost."""

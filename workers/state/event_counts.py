@@ -28,7 +28,7 @@ class EventCounts:
     def __init__(self, client: Redis, keys: StateKeys) -> None:
         self._client = client
         self._keys = keys
-        self._notice = client.register_script(load_script("notice", _SCRIPTS))
+        self._notice = client.register_script(load_script("count_event", _SCRIPTS))
 
     def count(
         self, name: str, event_id: str, at: datetime, *, threshold: int, window: timedelta, cooldown: timedelta

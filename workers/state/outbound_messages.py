@@ -43,8 +43,8 @@ class OutboundMessages:
     def __init__(self, client: Redis, keys: StateKeys) -> None:
         self._client = client
         self._keys = keys
-        self._append = client.register_script(load_script("append_reply", _SCRIPTS))
-        self._take = client.register_script(load_script("take_reply", _SCRIPTS))
+        self._append = client.register_script(load_script("append_outbound_message", _SCRIPTS))
+        self._take = client.register_script(load_script("take_outbound_message", _SCRIPTS))
 
     def append(self, stream_id: str, message_id: str, text: str) -> None:
         """Put an answer at the end of a stream's log; the same message id twice is once."""

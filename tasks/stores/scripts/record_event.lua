@@ -6,6 +6,6 @@ local state = redis.call('GET', KEYS[1])
 if state then
   return state
 end
-append(KEYS[2], {KEYS[3], KEYS[4]}, ARGV[1], ARGV[2], ARGV[3], ARGV[4])
+append_to_history(KEYS[2], {KEYS[3], KEYS[4]}, ARGV[1], ARGV[2], ARGV[3], ARGV[4])
 redis.call('SET', KEYS[1], 'begun', 'PX', ARGV[5])
 return 'new'

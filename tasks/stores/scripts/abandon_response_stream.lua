@@ -1,4 +1,4 @@
--- Stands after put_piece.lua.
+-- Stands after append_chunk.lua.
 -- Promise: a run that nobody vouches for any more is marked as lost, once, whoever of its readers notices.
 -- Answers: the state of the answer; '' where none is known.
 -- KEYS: stream, open, answer   ARGV: answer id, age in ms, length

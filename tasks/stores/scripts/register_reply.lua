@@ -1,7 +1,7 @@
--- Stands before scripts that make requests, which call `ask`.
+-- Stands before scripts that make requests, which call `register_reply`.
 -- Promise: a request is waited for under its id once at a time: whoever asks under it meanwhile, with a token of their own,
 -- is refused. Overdue requests, whose requesters are dead, leave the table in passing.
-local function ask(table_key, request_id, responder, reply_to, timeout_ms, margin_ms, token)
+local function register_reply(table_key, request_id, responder, reply_to, timeout_ms, margin_ms, token)
   local key = table_key .. ':' .. request_id
   local clock = redis.call('TIME')
   local now = clock[1] * 1000 + math.floor(clock[2] / 1000)

@@ -4,7 +4,7 @@
 -- With a settling, a delivery ends in the same step: it is marked as handled, or kept as a dead letter, and its mailbox goes
 -- on; or it waits for its next run, and its message is acknowledged. One that ended before, or whose lease was lost, says
 -- nothing.
--- That a request is made is noted (ask.lua), and answers are handed to who waits (respond.lua).
+-- That a request is made is noted (register_reply.lua), and answers are handed to who waits (deliver_reply.lua).
 -- Answers: {'published', 1 or 0 for each event (0: published before), and 2, 4 or 6 more for an answer to a request that
 -- reached nobody, as it was late, foreign or a duplicate}; {'moved'} where the directory is not the one that
 -- the messages were made from; {'settled'} where the delivery ended before; {'fenced'} where another worker holds it;
@@ -61,7 +61,7 @@ local function drop_oldest(queue)
   end
 end
 
--- Whoever waits for a queue of our transport waits for its bell, see tasks/transport/scripts/put.lua.
+-- Whoever waits for a queue of our transport waits for its bell, see tasks/transport/scripts/publish_message.lua.
 local function put(queue, list, message)
   redis.call('LPUSH', list, message)
   -- One that stands there already is heard by nobody who waits: they would have taken it.
@@ -122,7 +122,7 @@ for _ = 1, events do
 end
 
 local asked = exchange and exchange.asked
-if asked and news[1] and not ask(exchange.table, asked.id, asked.responder, asked.reply_to, asked.timeout_ms, asked.margin_ms,
+if asked and news[1] and not register_reply(exchange.table, asked.id, asked.responder, asked.reply_to, asked.timeout_ms, asked.margin_ms,
     asked.token) then
   return {'refused'}
 end
@@ -135,7 +135,7 @@ for _ = 1, events do
   if redis.call('EXISTS', KEYS[key]) == 1 then
     answer[#answer + 1] = 0
   else
-    append(KEYS[2], {KEYS[key + 1], KEYS[key + 2]}, ARGV[arg], ARGV[2], ARGV[3], ARGV[4])
+    append_to_history(KEYS[2], {KEYS[key + 1], KEYS[key + 2]}, ARGV[arg], ARGV[2], ARGV[3], ARGV[4])
     for number = 0, messages - 1 do
       local message = arg + 3 + number * PER_MESSAGE
       local queue, capacity = ARGV[message + 1], tonumber(ARGV[message + 2])
@@ -156,7 +156,7 @@ for _ = 1, events do
   arg = arg + 3 + messages * PER_MESSAGE
 end
 for _ = 1, tonumber(ARGV[8]) do
-  delay(KEYS[5], KEYS[6], ARGV[arg], ARGV[arg + 1], ARGV[arg + 2], false)
+  delay_message(KEYS[5], KEYS[6], ARGV[arg], ARGV[arg + 1], ARGV[arg + 2], false)
   arg = arg + 3
 end
 
@@ -164,7 +164,7 @@ local UNWANTED = {late = 2, foreign = 4, duplicate = 6}
 for _, said in ipairs(exchange and exchange.answers or {}) do
   local place = said.place
   if answer[place + 1] == 1 then
-    local outcome = respond(exchange.table, KEYS[3], said.request_id, said.responder, said.response_id, texts[place])
+    local outcome = deliver_reply(exchange.table, KEYS[3], said.request_id, said.responder, said.response_id, texts[place])
     answer[place + 1] = 1 + (UNWANTED[outcome] or 0)
   elseif settling then
     -- This delivery ends here for the first time, and yet its answer was given: the deadline spoke for it.
@@ -179,9 +179,9 @@ end
 if settling.ending == 'handled' or settling.ending == 'buried' then
   if settling.letter then
     redis.call('HINCRBY', KEYS[3], 'dead_lettered', 1)
-    bury(letters, letter_times, letter_states, settling.letter.id, settling.letter.text, settling.letter.ms)
+    dead_letter(letters, letter_times, letter_states, settling.letter.id, settling.letter.text, settling.letter.ms)
   elseif settling.resolves then
-    resolve(letter_states, letter_replays, settling.resolves, settling.replay)
+    resolve_dead_letter(letter_states, letter_replays, settling.resolves, settling.replay)
   end
   for name, value in pairs(settling.state or {}) do
     redis.call('HSET', settling.state_key, name, value)
@@ -198,7 +198,7 @@ if settling.run then
   redis.call('RPUSH', runs, settling.run)
 end
 redis.call('PEXPIRE', runs, settling.runs_age_ms)
-delay(KEYS[5], KEYS[6], settling.delivery, settling.due_ms, settling.value, true)
+delay_message(KEYS[5], KEYS[6], settling.delivery, settling.due_ms, settling.value, true)
 if settling.tag then
   redis.call('HDEL', unacked, settling.tag)
   redis.call('ZREM', unacked_index, settling.tag)

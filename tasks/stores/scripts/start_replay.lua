@@ -35,7 +35,7 @@ local function waits_in_mailbox()
   end
 end
 
--- As in publish.lua: whoever waits for a queue of our transport waits for its bell, and of a mailbox one message stands
+-- As in commit.lua: whoever waits for a queue of our transport waits for its bell, and of a mailbox one message stands
 -- in its queue at a time.
 local function put()
   redis.call('LPUSH', list, message)

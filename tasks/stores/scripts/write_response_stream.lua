@@ -1,4 +1,4 @@
--- Stands after put_piece.lua.
+-- Stands after append_chunk.lua.
 -- Promise: what a run says is kept only while it is the one that may write; its end is marked once, and nothing of it
 -- comes after. Text and end are one step. Without either, the run vouches for itself.
 -- Answers: open, or the mark it ended with; superseded where another run has begun, or none is known.

@@ -1,4 +1,4 @@
--- Stands after put_piece.lua.
+-- Stands after append_chunk.lua.
 -- Promise: a run of an answer begins, under a number of its own and as the only one that may write. The run before it,
 -- where it is open, ends as lost. Where `rejects` says so and another answer of the stream is open, nothing begins.
 -- Answers: {'open', attempt}; {'busy', the other answer}

@@ -1,8 +1,8 @@
--- Stands before scripts that publish answers to requests, which call `respond`.
+-- Stands before scripts that publish answers to requests, which call `deliver_reply`.
 -- Promise: of all answers to a request, the first that comes from its responder and in time reaches who waits, once; all
 -- others are counted. Where nobody waits in a process of its own (reply_to is ''), no answer is late that is the first.
 -- Says what became of it: answered, repeated (the same answer as before), late, foreign, duplicate.
-local function respond(table_key, counters, request_id, responder, response_id, text)
+local function deliver_reply(table_key, counters, request_id, responder, response_id, text)
   local key = table_key .. ':' .. request_id
   local asked = redis.call('HMGET', key, 'responder', 'reply_to', 'deadline_ms', 'response')
   local clock = redis.call('TIME')
