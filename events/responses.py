@@ -26,7 +26,7 @@ from petiole.events.subscriptions import Subscription
 
 ValueT = TypeVar("ValueT")
 
-UnmatchedReply: TypeAlias = Literal["late", "foreign", "duplicate"]
+UnmatchedReply: TypeAlias = Literal["late", "wrong_responder", "duplicate"]
 """Why an answer reached nobody."""
 
 REQUEST_EVENT_TYPE = "request.made"

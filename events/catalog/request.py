@@ -45,7 +45,7 @@ class UnmatchedResponse(RequestIdentity):
     late: nobody waits any more. foreign: who waits asked another responder. duplicate: it was answered already.
     """
 
-    reason: Literal["late", "foreign", "duplicate"]
+    reason: Literal["late", "wrong_responder", "duplicate"]
     response_id: EventId
 
 

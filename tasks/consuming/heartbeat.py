@@ -52,7 +52,7 @@ class Heartbeat(bootsteps.StartStopStep):
         self._consumer = consumer
         self._bus = bus_of(consumer.app)
         agent_hooks.connect(self._bus)
-        self._phase: Phase = "joining"
+        self._phase: Phase = "starting"
         self._agents: tuple[Agent, ...] = ()
         self._served: dict[str, ServingState] = {}
         self._applied_marks: dict[str, AgentOverride] = {}
@@ -69,7 +69,7 @@ class Heartbeat(bootsteps.StartStopStep):
         self._apply_marks(self._bus.stores.cluster_membership.overrides())
         situation = self._send()
         if situation and situation.is_ending and not situation.is_member:
-            self._send("gone")
+            self._send("stopped")
             log.warning("worker.not_started", extra={"reason": "the system is being shut down; start it again later"})
             raise WorkerShutdown(EX_OK)
         if not isinstance(consumer.pool, ProcessPool):
@@ -80,23 +80,23 @@ class Heartbeat(bootsteps.StartStopStep):
     def stop(self, consumer: Any) -> None:
         """Report that the worker ends; a consumer that only connects anew goes on."""
         if consumer.blueprint.state == bootsteps.CLOSE:  # type: ignore[attr-defined]  # not in the stubs
-            self._report_ending("leaving")
+            self._report_ending("stopping")
 
     def shutdown(self, consumer: Any) -> None:
         """Report that no handler runs any more."""
         if self._has_joined and not isinstance(consumer.pool, ProcessPool):
             agent_hooks.run_stop_hooks(self._agents)
-        self._report_ending("gone")
+        self._report_ending("stopped")
 
     def renew(self) -> None:
         """Report that this worker is still there, tell what happened meanwhile, and obey."""
         situation = self._send() if self._has_joined else None
         if situation is None:
             return
-        if situation.is_ending and self._phase == "working":
+        if situation.is_ending and self._phase == "running":
             log.warning("worker.shut_down", extra={"reason": "the system is being shut down"})
             worker_state.should_stop = EX_OK  # type: ignore[assignment]  # as Celery's own signal handlers do
-        elif self._phase == "working" and not self._is_apply_scheduled:
+        elif self._phase == "running" and not self._is_apply_scheduled:
             # Only the consumer's own thread may change what it consumes.
             self._is_apply_scheduled = True
             self._consumer.call_soon(self._apply_marks, dict(situation.overrides))
@@ -105,11 +105,11 @@ class Heartbeat(bootsteps.StartStopStep):
     def _on_worker_ready(self, sender: Any = None, **_: Any) -> None:
         if sender is self._consumer:
             self._update_served()
-            self._report_or_warn("working")
+            self._report_or_warn("running")
 
     def _report_ending(self, phase: Phase) -> None:
         if self._has_joined:
-            self._served = {agent.name: "ending" for agent in self._agents}
+            self._served = {agent.name: "draining" for agent in self._agents}
             self._report_or_warn(phase)
 
     def _report_or_warn(self, phase: Phase) -> None:
@@ -122,7 +122,7 @@ class Heartbeat(bootsteps.StartStopStep):
 
     def _send(self, phase: Phase | None = None) -> ClusterState | None:
         with self._lock:
-            if self._phase == "gone":
+            if self._phase == "stopped":
                 return None
             self._phase = phase or self._phase
             lifecycle = self._bus.stores.cluster_membership
@@ -142,7 +142,7 @@ class Heartbeat(bootsteps.StartStopStep):
     def _apply_marks(self, marks: Mapping[str, AgentOverride]) -> None:
         """Take up or leave queues where what their agents were told has changed. In the consumer's thread."""
         self._is_apply_scheduled = False
-        if self._consumer.task_consumer is None or self._phase == "leaving":
+        if self._consumer.task_consumer is None or self._phase == "stopping":
             return
         for agent in (each.name for each in self._agents):
             if (agent in marks) != (agent in self._applied_marks):
@@ -160,11 +160,11 @@ class Heartbeat(bootsteps.StartStopStep):
         served: dict[str, ServingState] = {}
         for agent in (each.name for each in self._agents):
             if any(takes(lane) for lane in broker_queues(agent, self._bus.driver)):
-                served[agent] = "taking"
+                served[agent] = "consuming"
             elif self._applied_marks.get(agent) != "stopped":
-                served[agent] = "idle"
+                served[agent] = "paused"
             else:
-                served[agent] = "ending" if _has_running_deliveries(agent) else "resting"
+                served[agent] = "draining" if _has_running_deliveries(agent) else "stopped"
         self._served = served
 
 

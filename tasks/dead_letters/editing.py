@@ -58,7 +58,7 @@ def edit(
     _check(bus, old.letter, event)
     new = _build_replacement(bus, old.letter, event, subscription)
     answer = bus.stores.dead_letters.replace(letter_id, new)
-    if answer == "gone":
+    if answer == "deleted":
         raise unknown_dead_letter(letter_id)
     if answer != "edited":
         raise cannot_edit(letter_id, "state", _REFUSAL_REASONS[answer])

@@ -47,10 +47,10 @@ _MIN_POLL_INTERVAL_S, _MAX_POLL_INTERVAL_S = 0.02, 0.5
 
 _REFUSAL_REASONS = {
     "replaying": "it is being replayed; wait for its outcome: petiole dead-letters show ID",
-    "moved": "somebody else replayed it meanwhile; look at it: petiole dead-letters show ID",
+    "replayed_meanwhile": "somebody else replayed it meanwhile; look at it: petiole dead-letters show ID",
     "resolved": "a replay of it was handled; there is nothing left to do",
     "replaced": "it was edited, and another letter stands for it; replay that one",
-    "gone": "it was discarded meanwhile; see: petiole dead-letters list",
+    "deleted": "it was discarded meanwhile; see: petiole dead-letters list",
 }
 
 
@@ -228,7 +228,7 @@ class _ReplayRun:
     def _send_batch(self, ids: Sequence[str]) -> None:
         store, replays = self._bus.stores.dead_letters, []
         found = {kept.letter.id: kept for kept in store.read(ids)}
-        self._done.refused += [CannotReplay(each, _REFUSAL_REASONS["gone"]) for each in ids if each not in found]
+        self._done.refused += [CannotReplay(each, _REFUSAL_REASONS["deleted"]) for each in ids if each not in found]
         for kept in found.values():
             try:
                 replays.append(self._check.build_replay(kept))

@@ -130,7 +130,7 @@ def build_collector(rule: AggregationRule, name: str) -> HandlerFunction:
         stands = bus.stores.aggregations.add(
             rule.subscription, key, number, admitted.text, part_count=len(rule.parts), timeout=rule.timeout
         )
-        if stands != "closed":
+        if stands != "completed":
             closed = event.caused(
                 AggregationCompletedEvent,
                 event_id=rule.completed_event_id(key),

@@ -134,10 +134,10 @@ class _Operation:
         match beginning.state:
             case "unfinished":
                 raise OperationOutcomeUnknown(self.name, self.key, str(beginning.since))
-            case "under_way":
+            case "in_progress":
                 raise OperationInProgress(self.name, self.key, str(beginning.since))
         self.outcome = beginning.outcome
-        return beginning.state == "begun"
+        return beginning.state == "started"
 
     @contextmanager
     def release_on_error(self) -> Iterator[None]:

@@ -156,16 +156,16 @@ def _commit_atomically(
             partial(bus.stores.publications.publish, postings, table.version, settlement, delayed, registration), events
         )
         match verdict.status:
-            case "moved":
+            case "directory_changed":
                 bus.read_routing()
                 if is_refusable:
                     bus.check_accepting()
-            case "full":
+            case "queue_full":
                 queue = str(verdict.full_queue).removeprefix(bus.queue_prefix)
                 _wait_for_capacity(queue, events, routes, gives_up_at)
-            case "refused" if registration is not None:
+            case "duplicate_request" if registration is not None:
                 raise duplicate_request(registration.request_type, registration.request_id)
-            case "fenced":
+            case "lease_lost":
                 raise LeaseLost(settlement.delivery_id if settlement else "")
             case _:
                 were_new = verdict.are_new or (False,) * len(events)

@@ -119,8 +119,8 @@ class Session:
             raise InvalidTransition(self.id, state, to)
         return moved
 
-    def _require(self, outcome: Literal["kept", "ended", "missing"]) -> None:
-        if outcome == "missing":
+    def _require(self, outcome: Literal["stored", "ended", "not_found"]) -> None:
+        if outcome == "not_found":
             raise unknown_session(self.id)
         if outcome == "ended":
             raise session_ended_error(self.id, self._store.get(self.id))

@@ -74,12 +74,12 @@ class WorkingMemory:
         if type(by) is not int or not -_INT64 <= by < _INT64:
             raise invalid_working_memory(self._id, name, f"cannot grow by {by!r}; give a whole number")
         outcome, told = self._in_session(lambda: self._store.count(self._id, name, by))
-        if outcome == "no number":
+        if outcome == "not_a_number":
             reason = (
                 f"holds {told[:60] or 'too large a number'}, which cannot grow by {by}; set it to a whole number first"
             )
             raise invalid_working_memory(self._id, name, reason)
-        if outcome != "kept":
+        if outcome != "stored":
             self._raise_refusal(outcome, int(told or 0))
         return int(told)
 
@@ -87,13 +87,13 @@ class WorkingMemory:
         if not texts:
             return
         outcome, size = self._in_session(lambda: self._store.put(self._id, texts))
-        if outcome != "kept":
+        if outcome != "stored":
             self._raise_refusal(outcome, size)
 
     def _in_session(self, operation: Callable[[], ResultT]) -> ResultT:
         with self._bus.state_store_access(asking_for(self._id)):
             done = operation()
-            if done[0] == "missing":
+            if done[0] == "not_found":
                 self._store.record_event(self._id)
                 done = operation()
         return done

@@ -133,7 +133,7 @@ def dead_letter(
     if settlement is None:
         bus.stores.dead_letters.put(letter)
     else:
-        settlement = replace(settlement, outcome="buried", letter=letter)
+        settlement = replace(settlement, outcome="dead_lettered", letter=letter)
     told = [validate(bus, each) for each in _build_notices(bus, letter, event)] if is_published else []
     answer = _failure_response(bus, letter, event)
     answers = [] if answer is None else [validate(bus, answer)]

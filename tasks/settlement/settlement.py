@@ -270,7 +270,7 @@ def _schedule_retry(
     )
     settling = replace(
         attempt.settling,
-        outcome="retrying" if is_attempt else "put_off",
+        outcome="retrying" if is_attempt else "deferred",
         failed_attempt=_build_failed_attempt(attempt, error) if is_attempt else None,
         retry_message=again,
     )

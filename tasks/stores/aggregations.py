@@ -27,11 +27,11 @@ class Aggregations:
 
     def add(
         self, subscription: str, key: str, part: int, text: str, *, part_count: int, timeout: timedelta
-    ) -> Literal["closed", "complete", "waiting"]:
+    ) -> Literal["completed", "complete", "incomplete"]:
         """Keep a part (numbered from 0) of so many, and tell how the gathering stands. Safe to repeat."""
         name = self._keys.aggregation(subscription, key)
         said: Any = self._add(keys=[name], args=[part, text, part_count, _milliseconds(self._age + timeout)])
-        answer: Literal["closed", "complete", "waiting"] = said
+        answer: Literal["completed", "complete", "incomplete"] = said
         return answer
 
     def complete(self, subscription: str, key: str) -> dict[int, str]:

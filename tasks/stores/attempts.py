@@ -74,7 +74,7 @@ class Attempts:
             ],
             args=[json.dumps(attempt), consumer, max_crashes, self._age_ms],
         )
-        if answer == "settled":
+        if answer == "already_settled":
             return AttemptHistory(is_settled=True)
         if answer == "aborted":
             return AttemptHistory(is_aborted=True)

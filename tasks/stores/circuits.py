@@ -19,7 +19,7 @@ from petiole.tasks.stores.scripts import load_script
 
 CircuitState: TypeAlias = Literal["closed", "open", "half_open"]
 
-CircuitOutcome: TypeAlias = Literal["ok", "failed", "answered", "unreached"]
+CircuitOutcome: TypeAlias = Literal["succeeded", "failed", "rejected", "not_sent"]
 """How a call ended: `answered` was the caller's mistake, as the dependency said; `unreached` never got there."""
 
 CircuitTransition: TypeAlias = Literal["", "opened", "reopened", "half_opened", "closed"]
@@ -93,7 +93,7 @@ class Circuits:
             self._clock.ahead_ms,
         ]
         answer: Any = self._enter(keys=[self._keys.circuit(name), self._keys.circuits], args=said)
-        if answer[0] == "wait":
+        if answer[0] == "denied":
             return Permit(None, timedelta(milliseconds=int(answer[1])))
         return Permit(int(answer[1]), transition=answer[2])
 

@@ -18,10 +18,10 @@ from redis import Redis
 from petiole.tasks.stores.keys import Keys
 from petiole.tasks.stores.scripts import load_script
 
-Phase: TypeAlias = Literal["joining", "working", "leaving", "gone"]
+Phase: TypeAlias = Literal["starting", "running", "stopping", "stopped"]
 """Where a worker is in its own life. One that is gone is forgotten."""
 
-ServingState: TypeAlias = Literal["idle", "taking", "ending", "resting"]
+ServingState: TypeAlias = Literal["paused", "consuming", "draining", "stopped"]
 """How a worker serves an agent: it takes its events, or not now, or finishes what it has, or was told to stop."""
 
 AgentOverride: TypeAlias = Literal["paused", "stopped"]

@@ -21,7 +21,7 @@ from petiole.tasks.stores.blobs import Blobs
 from petiole.tasks.stores.keys import Keys
 from petiole.tasks.stores.scripts import load_script
 
-PublicationState = Literal["new", "begun", "done"]
+PublicationState = Literal["new", "started", "done"]
 Entries: TypeAlias = Sequence[tuple[bytes | str | None, Mapping[Any, bytes | str] | None]] | None
 
 HISTORY_START = "0-0"

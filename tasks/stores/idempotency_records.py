@@ -20,7 +20,7 @@ from petiole.tasks.stores.scripts import load_script
 class BeginResult:
     """What was met: `begun` tells to go on; `done` has the outcome; the other two were begun by another at `since`."""
 
-    state: Literal["begun", "done", "under_way", "unfinished"]
+    state: Literal["started", "done", "in_progress", "unfinished"]
     outcome: str = ""
     since: datetime | None = None
 

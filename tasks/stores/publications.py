@@ -66,7 +66,7 @@ class OutgoingEvent:
     reply: Reply | None = None
 
 
-SettlementOutcome: TypeAlias = Literal["handled", "buried", "retrying", "put_off"]
+SettlementOutcome: TypeAlias = Literal["handled", "dead_lettered", "retrying", "deferred"]
 """How a run of a delivery ends. The first two are the delivery's end; after the others it comes again."""
 
 
@@ -112,13 +112,13 @@ class CommitResult:
     refused: somebody waits already for an answer to a request of that id.
     """
 
-    status: Literal["published", "moved", "settled", "fenced", "full", "refused"]
+    status: Literal["published", "directory_changed", "already_settled", "lease_lost", "queue_full", "duplicate_request"]
     are_new: tuple[bool, ...] = ()
     unmatched: tuple[UnmatchedReply | None, ...] = ()
     full_queue: str | None = None
 
 
-_UNMATCHED: tuple[UnmatchedReply | None, ...] = (None, "late", "foreign", "duplicate")
+_UNMATCHED: tuple[UnmatchedReply | None, ...] = (None, "late", "wrong_responder", "duplicate")
 
 
 class Publications:
@@ -159,7 +159,7 @@ class Publications:
             keys=list(self._key_names(outgoing, settlement)),
             args=list(self._arguments(outgoing, version, settlement, delayed, registration)),
         )
-        if answer == "full":
+        if answer == "queue_full":
             return CommitResult(answer, full_queue=facts[0])
         return CommitResult(
             answer, tuple(bool(each % 2) for each in facts), tuple(_UNMATCHED[each // 2] for each in facts)

@@ -98,7 +98,7 @@ class Requests:
             keys=[self._keys.requests, self._keys.counters],
             args=[reply.request_id, reply.responder, reply.response_id, text],
         )
-        return outcome if outcome in {"late", "foreign", "duplicate"} else None
+        return outcome if outcome in {"late", "wrong_responder", "duplicate"} else None
 
     def reply_list(self, request_id: str) -> str:
         """Name the list that the answer to one request goes to."""

@@ -17,9 +17,9 @@ from redis.asyncio import Redis as AsyncRedis
 from petiole.tasks.stores.keys import Keys
 from petiole.tasks.stores.scripts import load_script
 
-ChunkKind = Literal["started", "delta", "finished", "failed", "interrupted", "lost"]
+ChunkKind = Literal["started", "delta", "finished", "failed", "interrupted", "abandoned"]
 StreamEnd = Literal["finished", "failed", "interrupted"]
-END_KINDS: Final[frozenset[ChunkKind]] = frozenset({"finished", "failed", "interrupted", "lost"})
+END_KINDS: Final[frozenset[ChunkKind]] = frozenset({"finished", "failed", "interrupted", "abandoned"})
 
 _FINAL_KINDS: Final[frozenset[ChunkKind]] = frozenset({"finished", "interrupted"})  # no run follows these
 

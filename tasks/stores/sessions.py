@@ -143,7 +143,7 @@ class Sessions:
 
     def put(
         self, session_id: str, values: Mapping[str, str]
-    ) -> tuple[Literal["kept", "full", "ended", "missing"], int]:
+    ) -> tuple[Literal["stored", "full", "ended", "not_found"], int]:
         """Keep values (JSON; '' removes) in the working memory, all or none; tells its size in bytes."""
         outcome, size = self._set(
             keys=self._memory_keys(session_id), args=self._participant_arguments(session_id, *chain(*values.items()))
@@ -152,27 +152,27 @@ class Sessions:
 
     def count(
         self, session_id: str, name: str, by: int
-    ) -> tuple[Literal["kept", "full", "ended", "missing", "no number"], str]:
+    ) -> tuple[Literal["stored", "full", "ended", "not_found", "not_a_number"], str]:
         """Let a whole number in the working memory grow; tells the new one, or what stands in its place."""
         outcome, told = self._count(
             keys=self._memory_keys(session_id), args=self._participant_arguments(session_id, name, by)
         )
         return outcome, str(told)
 
-    def join(self, session_id: str, participant: Participant) -> Literal["kept", "ended", "missing"]:
+    def join(self, session_id: str, participant: Participant) -> Literal["stored", "ended", "not_found"]:
         """Let somebody take part; who does already stays as they are."""
         return self._set_participant(session_id, participant.id, participant.model_dump_json())
 
-    def leave(self, session_id: str, participant_id: str) -> Literal["kept", "ended", "missing"]:
+    def leave(self, session_id: str, participant_id: str) -> Literal["stored", "ended", "not_found"]:
         """Let somebody take part no more."""
         return self._set_participant(session_id, participant_id, "")
 
     def _set_participant(
         self, session_id: str, participant_id: str, participant_json: str
-    ) -> Literal["kept", "ended", "missing"]:
+    ) -> Literal["stored", "ended", "not_found"]:
         name = self._keys.session(session_id)
         outcome: Any = self._join(keys=[name], args=[participant_id, participant_json, self._age_ms])
-        answer: Literal["kept", "ended", "missing"] = outcome
+        answer: Literal["stored", "ended", "not_found"] = outcome
         return answer
 
     def _participant_arguments(self, session_id: str, *participant_json: str | int) -> list[str | int]:

@@ -9,7 +9,7 @@ last number that it has, and gets exactly the rest; whoever comes late, or early
 
 Reading ends with the end of a run: finished, failed, interrupted, or lost, where its writer died; unless another run
 of the answer has begun already. `started` with a higher `attempt` means that the text begins anew. Whoever was told
-`lost` or `failed` and still wants the answer reads on after it: the delivery may be tried again.
+`abandoned` or `failed` and still wants the answer reads on after it: the delivery may be tried again.
 """
 
 from __future__ import annotations

@@ -139,7 +139,7 @@ class ResponseStream:
         # A thread whose coroutine was cancelled writes on: what it writes, the next one is not to write again.
         with self._writing:
             state = self._write_rest(end)
-            if state == "lost":
+            if state == "abandoned":
                 # This process stood still for longer than the lease, and nobody took its place: it begins anew.
                 self._begin()
                 state = self._write_rest(end)

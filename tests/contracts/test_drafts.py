@@ -184,9 +184,9 @@ def test_a_dead_writer_is_marked_as_lost_once_within_the_lease(
 
     one, other = list(read("s", "a", timeout=3)), list(read("s", "a", timeout=3))
 
-    assert kinds_of(one) == ["started", "delta", "lost"]
+    assert kinds_of(one) == ["started", "delta", "abandoned"]
     assert one == other
-    assert write(drafts, "lo") == "lost"
+    assert write(drafts, "lo") == "abandoned"
     assert list(read("s", "a")) == one
 
 
@@ -216,7 +216,7 @@ def test_a_run_that_another_takes_over_from_ends_as_lost_and_writes_no_more(
     write(drafts, "Hello", token="u", end="finished")
 
     pieces = list(read("s", "a"))
-    assert kinds_of(pieces) == ["started", "delta", "lost", "started", "delta", "finished"]
+    assert kinds_of(pieces) == ["started", "delta", "abandoned", "started", "delta", "finished"]
     assert [piece.attempt for piece in pieces] == [1, 1, 1, 2, 2, 2]
 
 
@@ -228,7 +228,7 @@ def test_whoever_reads_on_after_a_lost_run_sees_the_next(drafts: ResponseStreams
 
     rest = list(read("s", "a", after=lost.number, timeout=3))
 
-    assert lost.kind == "lost"
+    assert lost.kind == "abandoned"
     assert [(piece.kind, piece.attempt) for piece in rest] == [("started", 2), ("delta", 2), ("finished", 2)]
 
 

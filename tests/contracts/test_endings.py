@@ -87,7 +87,7 @@ def test_a_run_whose_lease_another_worker_has_says_and_marks_nothing(client, sto
 
     verdict = stores.publications.publish([a_posting()], 0, Settlement(delivery_id=DELIVERY, lease=LEASE))
 
-    assert verdict.status == "fenced"
+    assert verdict.status == "lease_lost"
     assert recorded(stores) == 0
     assert not stores.inbox.is_handled(DELIVERY)
     assert client.hexists(KEYS.unacked, LEASE.tag)
@@ -98,7 +98,7 @@ def test_a_run_whose_message_went_back_to_its_queue_says_nothing(client, stores)
 
     verdict = stores.publications.publish([a_posting()], 0, Settlement(delivery_id=DELIVERY, lease=LEASE))
 
-    assert (verdict.status, recorded(stores)) == ("fenced", 0)
+    assert (verdict.status, recorded(stores)) == ("lease_lost", 0)
 
 
 def test_who_still_holds_a_delivery_settles_it_once(stores):
@@ -106,7 +106,7 @@ def test_who_still_holds_a_delivery_settles_it_once(stores):
 
     answers = [stores.publications.publish([a_posting()], 0, settling).status for _ in range(2)]
 
-    assert answers == ["published", "settled"]
+    assert answers == ["published", "already_settled"]
     assert recorded(stores) == 1
 
 
@@ -151,7 +151,7 @@ def test_a_run_that_is_put_off_spends_no_attempt(stores):
     stores.attempts.begin(DELIVERY, "one")
 
     stores.publications.publish(
-        [], 0, Settlement(delivery_id=DELIVERY, outcome="put_off", lease=LEASE, retry_message=waits())
+        [], 0, Settlement(delivery_id=DELIVERY, outcome="deferred", lease=LEASE, retry_message=waits())
     )
 
     assert stores.attempts.begin(DELIVERY, "two").number == 1
@@ -161,7 +161,7 @@ def test_a_burial_keeps_the_letter_marks_the_delivery_and_forgets_its_runs(store
     stores.attempts.begin(DELIVERY, "one")
 
     stores.publications.publish(
-        [a_posting()], 0, Settlement(delivery_id=DELIVERY, outcome="buried", lease=LEASE, letter=a_letter())
+        [a_posting()], 0, Settlement(delivery_id=DELIVERY, outcome="dead_lettered", lease=LEASE, letter=a_letter())
     )
 
     assert [letter.id for letter in stores.dead_letters.all()] == [DELIVERY]
@@ -201,7 +201,7 @@ def test_the_third_worker_that_died_of_a_delivery_was_the_last(client, stores):
 
 
 def test_a_child_that_died_is_a_death_although_its_worker_lives(stores):
-    held = {"holder": LEASE.consumer, "holders_key": KEYS.consumers}
+    held = {"consumer": LEASE.consumer, "consumers_key": KEYS.consumers}
     stores.attempts.begin(DELIVERY, "one", **held)
     stores.attempts.record_crash(DELIVERY)
 
@@ -343,7 +343,7 @@ def test_a_letter_that_is_buried_again_failed_again_and_one_that_was_handled_is_
     client.hset(states, DELIVERY, "replaying")
     client.hset("petiole:dead_letters:replays", DELIVERY, "1 0 somebody")
     stores.publications.publish(
-        [], 0, Settlement(delivery_id="r1", outcome="buried", letter=a_letter(), resolved_letter_id=DELIVERY)
+        [], 0, Settlement(delivery_id="r1", outcome="dead_lettered", letter=a_letter(), resolved_letter_id=DELIVERY)
     )
     assert client.hget(states, DELIVERY) == "failed_again"
 

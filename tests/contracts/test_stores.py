@@ -97,7 +97,7 @@ def test_a_withdrawn_subscription_is_gone(stores):
 def test_an_event_is_recorded_once(stores):
     event = an_event()
 
-    assert [record(stores, event), record(stores, event)] == ["new", "begun"]
+    assert [record(stores, event), record(stores, event)] == ["new", "started"]
 
     assert len(stores.history.read_after()) == 1
 
@@ -320,13 +320,13 @@ def test_of_many_that_replay_a_letter_one_begins(stores):
 
 
 def test_a_replay_begins_from_where_the_last_one_ended(stores):
-    assert start(stores, a_start()) == "gone"
+    assert start(stores, a_start()) == "deleted"
     stores.dead_letters.put(a_letter())
-    assert start(stores, a_start(2)) == "moved"
+    assert start(stores, a_start(2)) == "replayed_meanwhile"
     assert start(stores, a_start(1)) == "started"
     stores.dead_letters.put(a_letter())
     assert state_of(stores) == "failed_again"
-    assert start(stores, a_start(1)) == "moved"
+    assert start(stores, a_start(1)) == "replayed_meanwhile"
     assert start(stores, a_start(2)) == "started"
     stores.dead_letters.resolve("0", 1)
     assert state_of(stores) == "replaying", "that was the one before"
@@ -341,7 +341,7 @@ def test_a_replay_without_an_outcome_is_begun_again_under_its_number_after_a_whi
     start(stores, a_start(1))
 
     assert start(stores, a_start(1)) == "replaying"
-    assert start(stores, a_start(2), again_after=timedelta(0)) == "moved"
+    assert start(stores, a_start(2), again_after=timedelta(0)) == "replayed_meanwhile"
     assert start(stores, a_start(1), again_after=timedelta(0)) == "started"
 
 
@@ -402,7 +402,7 @@ def test_an_edited_letter_takes_the_place_of_the_old_one(stores):
     stores.dead_letters.put(a_letter())
     successor = a_letter(1, edited_from="0")
 
-    assert stores.dead_letters.replace("unknown", successor) == "gone"
+    assert stores.dead_letters.replace("unknown", successor) == "deleted"
     assert [stores.dead_letters.replace("0", successor) for _ in range(2)] == ["edited", "edited"]
     assert stores.dead_letters.replace("0", a_letter(2)) == "replaced"
 
@@ -556,7 +556,7 @@ def test_of_many_that_begin_an_effect_one_is_told_to_go_on(stores):
     with ThreadPoolExecutor(20) as pool:
         states = list(pool.map(lambda number: begin(stores, token=str(number)).state, range(20)))
 
-    assert sorted(states) == ["begun", *["under_way"] * 19]
+    assert sorted(states) == [*["in_progress"] * 19, "started"]
 
 
 def test_an_effect_has_the_outcome_that_was_noted_first(stores):
@@ -568,29 +568,29 @@ def test_an_effect_has_the_outcome_that_was_noted_first(stores):
     ] == ["first"] * 2
 
     assert begin(stores) == BeginResult("done", outcome="first")
-    assert begin(stores, "charge:2").state == "begun"
+    assert begin(stores, "charge:2").state == "started"
 
 
 @pytest.mark.parametrize("over", [{"limit": timedelta(0)}, {"owner": "a-delivery"}])
 def test_an_effect_whose_beginner_is_over_is_unfinished_and_begun_anew_only_on_request(stores, over):
     begin(stores, owner="a-delivery")
-    assert begin(stores, owner="another").state == "under_way"
+    assert begin(stores, owner="another").state == "in_progress"
 
     unfinished = begin(stores, **over)
 
     assert unfinished.state == "unfinished"
     assert unfinished.since is not None
     assert abs(unfinished.since - datetime.now(UTC)) < timedelta(minutes=1)
-    assert begin(stores, repeats_unfinished=True, **over).state == "begun"
+    assert begin(stores, repeats_unfinished=True, **over).state == "started"
 
 
 def test_an_effect_can_be_abandoned_by_who_began_it_unless_it_is_done(stores):
     begin(stores, token="mine")
 
     stores.idempotency_records.release("charge:1", "another's")
-    assert begin(stores).state == "under_way"
+    assert begin(stores).state == "in_progress"
     stores.idempotency_records.release("charge:1", "mine")
-    assert begin(stores, token="mine").state == "begun"
+    assert begin(stores, token="mine").state == "started"
     stores.idempotency_records.finish("charge:1", "done")
     stores.idempotency_records.release("charge:1", "mine")
     assert begin(stores).state == "done"
@@ -604,7 +604,7 @@ def test_an_effect_is_known_for_its_age_and_can_be_forgotten(client):
     assert 290_000 < client.pttl("petiole:effects:charge:1") <= 300_000
     assert stores.idempotency_records.forget("charge:1")
     assert not stores.idempotency_records.forget("charge:1")
-    assert begin(stores).state == "begun"
+    assert begin(stores).state == "started"
 
 
 def test_counts_add_up(stores):
@@ -653,7 +653,7 @@ def test_only_the_first_answer_of_the_responder_in_time_reaches_who_waits(stores
     stores.requests.register(an_asking())
     stores.requests.register(an_asking("short", timeout_s=0.05))
 
-    assert stores.requests.respond(Reply("r-1", "impostor", "e-0"), "false") == "foreign"
+    assert stores.requests.respond(Reply("r-1", "impostor", "e-0"), "false") == "wrong_responder"
     assert stores.requests.respond(Reply("r-1", "users", "e-1"), "first") is None
     assert stores.requests.respond(Reply("r-1", "users", "e-1"), "first") is None
     assert stores.requests.respond(Reply("r-1", "users", "e-2"), "second") == "duplicate"
@@ -677,9 +677,9 @@ def test_a_gathering_keeps_the_first_of_each_part_and_none_after_it_was_closed(s
     def add(part: int, text: str) -> str:
         return stores.aggregations.add("shop.offer", "k", part, text, part_count=3, timeout=timedelta(seconds=5))
 
-    assert [add(0, "a"), add(0, "another a"), add(2, "c")] == ["waiting"] * 3
+    assert [add(0, "a"), add(0, "another a"), add(2, "c")] == ["incomplete"] * 3
     assert stores.aggregations.complete("shop.offer", "k") == {0: "a", 2: "c"}
-    assert add(1, "b") == "closed"
+    assert add(1, "b") == "completed"
     assert stores.aggregations.complete("shop.offer", "k") == {0: "a", 2: "c"}
     assert 0 < client.pttl("petiole:gatherings:shop.offer:k") <= 3_600_000
 
@@ -688,7 +688,7 @@ def test_whoever_brings_a_part_of_a_complete_gathering_is_told_so_also_when_brou
     def add(part: int) -> str:
         return stores.aggregations.add("shop.offer", "k", part, "x", part_count=2, timeout=timedelta(seconds=5))
 
-    assert [add(0), add(1), add(1), add(0)] == ["waiting", "complete", "complete", "complete"]
+    assert [add(0), add(1), add(1), add(0)] == ["incomplete", "complete", "complete", "complete"]
 
 
 A_MINUTE = timedelta(minutes=1)
@@ -712,7 +712,7 @@ def test_of_many_that_fail_at_once_one_opens_the_circuit_and_of_many_that_ask_on
     assert [each.transition for each in asked if each.epoch is not None] == ["half_opened"]
 
 
-@pytest.mark.parametrize(("endings", "state"), [(["ok", "failed"] * 3, "open"), (["ok", "ok", "failed"] * 3, "closed")])
+@pytest.mark.parametrize(("endings", "state"), [(["succeeded", "failed"] * 3, "open"), (["succeeded", "succeeded", "failed"] * 3, "closed")])
 def test_a_circuit_opens_at_a_rate_of_failures(stores, endings: list[CircuitOutcome], state):
     limits = CircuitThresholds(
         failures=9, reset_timeout=A_MINUTE, lease=A_MINUTE, rate=0.5, window=A_MINUTE, min_calls=6

@@ -300,7 +300,7 @@ def test_an_answer_of_somebody_else_is_counted_and_not_returned(harness):
 
     late = harness.expect("response.unmatched")
     assert isinstance(late, ResponseUnmatchedEvent)
-    assert (late.content.reason, late.content.responder) == ("foreign", "impostor")
+    assert (late.content.reason, late.content.responder) == ("wrong_responder", "impostor")
     assert harness.bus.stores.counters.all()["responses_late"] == 1
     assert harness.bus.stores.requests.count() == 0
 

@@ -130,7 +130,7 @@ class Inside:
 
     def begin_publication(self, event_id: str) -> None:
         """Let a publication be one that was begun, and cut short."""
-        self.client.set(self.keys.publication(event_id), "begun")
+        self.client.set(self.keys.publication(event_id), "started")
 
     # Large events
 

@@ -112,9 +112,9 @@ def _mark_agent(name: str, mark: AgentOverride | None) -> None:
 
 def _has_applied(worker: Worker, agent: str, mark: AgentOverride | None) -> bool:
     obeying: Mapping[AgentOverride | None, set[ServingState]] = {
-        None: {"taking"},
-        "paused": {"idle", "ending"},
-        "stopped": {"resting"},
+        None: {"consuming"},
+        "paused": {"paused", "draining"},
+        "stopped": {"stopped"},
     }
     # Whoever does not have the agent has nothing to obey.
     return agent not in worker.agents or worker.agents[agent] in obeying[mark]

@@ -17,7 +17,7 @@ from petiole.tasks.stores.scripts import load_script
 from petiole.workers.state.keys import StateKeys
 
 ApprovalState: TypeAlias = Literal["pending", "granted", "denied", "expired"]
-DecisionResult: TypeAlias = Literal["decided", "late", "before", "unknown"]
+DecisionResult: TypeAlias = Literal["decided", "late", "already_decided", "not_found"]
 
 APPROVAL_STATES: tuple[ApprovalState, ...] = ("pending", "granted", "denied", "expired")
 

@@ -156,7 +156,7 @@ def _decide(approval_id: str, state: ApprovalState, by: str, reason: str, bus: B
         raise approval_decided(approval_id, "expired", "the clock")
     # Told again also where another decided it: whoever did may have died before it was told.
     _publish(bus, found.build_event())
-    if met == "before" and (found.state, found.by) != (state, by):
+    if met == "already_decided" and (found.state, found.by) != (state, by):
         raise approval_decided(approval_id, found.state, found.by or "the clock")
     return found
 

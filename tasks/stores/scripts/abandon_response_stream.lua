@@ -10,7 +10,7 @@ local vouched_until = redis.call('ZSCORE', KEYS[2], ARGV[1])
 if vouched_until and tonumber(vouched_until) >= now_ms() then
   return 'open'
 end
-put(KEYS[1], {age = ARGV[2], length = ARGV[3]}, ARGV[1], known[3], known[2], 'lost', '')
-redis.call('HSET', KEYS[3], 'state', 'lost')
+put(KEYS[1], {age = ARGV[2], length = ARGV[3]}, ARGV[1], known[3], known[2], 'abandoned', '')
+redis.call('HSET', KEYS[3], 'state', 'abandoned')
 redis.call('ZREM', KEYS[2], ARGV[1])
-return 'lost'
+return 'abandoned'

@@ -2,10 +2,10 @@
 -- may. A run that did not end counts as a death where it is noted as one, or where its worker was not heard of for 2 s. One
 -- that was only taken may never have begun: it counts where one worker died of the delivery at least, and it is the last
 -- death that is missing. The one that begins takes its place where it is the same worker's.
--- Answers: {'settled'}; {'aborted'} where its agent does no more on its flow; {'poison', run, ...}; {'begun', run, ...}: the runs that failed or died before this one.
+-- Answers: {'already_settled'}; {'aborted'} where its agent does no more on its flow; {'poison', run, ...}; {'started', run, ...}: the runs that failed or died before this one.
 -- KEYS: inbox mark, runs, the broker's record of who is alive (or ''), aborted mark (or '')   ARGV: run JSON, holder, most deaths, age in ms
 if redis.call('EXISTS', KEYS[1]) == 1 then
-  return {'settled'}
+  return {'already_settled'}
 end
 if KEYS[4] ~= '' and redis.call('EXISTS', KEYS[4]) == 1 then
   return {'aborted'}
@@ -19,7 +19,7 @@ local function is_dead(run)
   local heard = redis.call('ZSCORE', KEYS[3], run.holder)
   return run.holder ~= ARGV[2] and (not heard or tonumber(heard) < now - 2)
 end
-local answer, deaths, own, taken = {'begun'}, 0, nil, nil
+local answer, deaths, own, taken = {'started'}, 0, nil, nil
 for place, noted in ipairs(redis.call('LRANGE', KEYS[2], 0, -1)) do
   local run = cjson.decode(noted)
   if run.is_taken and run.holder == ARGV[2] then

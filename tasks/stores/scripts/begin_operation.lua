@@ -1,5 +1,5 @@
 -- Promise: of all that begin one effect, however many at once, one is told to go on; once it is done, all get its result.
--- Answers: {'begun'}; {'done', outcome JSON}; {'under_way', since ms} where another began it less than the limit ago;
+-- Answers: {'started'}; {'done', outcome JSON}; {'in_progress', since ms} where another began it less than the limit ago;
 -- {'unfinished', since ms} where whoever began it is over: the limit has passed, or the same owner asks again.
 -- KEYS: effect   ARGV: token, owner ('': nobody asks twice), limit in ms, age in ms, 1 where what is unfinished is begun anew
 local known = redis.call('HMGET', KEYS[1], 'outcome', 'owner', 'since_ms')
@@ -11,11 +11,11 @@ local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
 if known[3] then
   local is_over = (ARGV[2] ~= '' and known[2] == ARGV[2]) or now_ms - known[3] >= tonumber(ARGV[3])
   if not is_over then
-    return {'under_way', known[3]}
+    return {'in_progress', known[3]}
   elseif ARGV[5] ~= '1' then
     return {'unfinished', known[3]}
   end
 end
 redis.call('HSET', KEYS[1], 'token', ARGV[1], 'owner', ARGV[2], 'since_ms', string.format('%.0f', now_ms))
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
-return {'begun'}
+return {'started'}

@@ -15,7 +15,7 @@ if ARGV[7] == '1' then
 end
 local known = redis.call('HMGET', answer, 'attempt', 'state')
 if known[2] == 'open' then
-  put(stream, limits, ARGV[1], ARGV[2], known[1], 'lost', '')
+  put(stream, limits, ARGV[1], ARGV[2], known[1], 'abandoned', '')
 end
 local attempt = (tonumber(known[1]) or 0) + 1
 local first = put(stream, limits, ARGV[1], ARGV[2], attempt, 'started', '')

@@ -45,7 +45,7 @@ if me ~= '' then
   end
   facts.node, facts.phase, facts.agents = node, phase, agents
   local may_judge = not known or now - tonumber(facts.since) > limit
-  if phase == 'gone' then
+  if phase == 'stopped' then
     redis.call('ZREM', WORKERS, me)
     redis.call('HDEL', FACTS, me)
   else
@@ -84,7 +84,7 @@ end
 -- Whoever is there and belongs to no life joins the one that goes on.
 local function adopt()
   for worker, facts in pairs(workers) do
-    if facts.life ~= system.life and facts.phase ~= 'leaving' then
+    if facts.life ~= system.life and facts.phase ~= 'stopping' then
       facts.life = system.life
       redis.call('HSET', FACTS, worker, cjson.encode(facts))
     end
@@ -113,12 +113,12 @@ local function step_agent(agent)
   local is_served, is_taken, is_ending = false, false, false
   for _, facts in pairs(workers) do
     local how = facts.life == system.life and facts.agents[agent]
-    if how and (how == 'ending' or facts.phase == 'leaving') then
+    if how and (how == 'draining' or facts.phase == 'stopping') then
       is_ending = true
-    elseif how and how ~= 'resting' then
+    elseif how and how ~= 'stopped' then
       is_served = is_served or system.state ~= 'stopping'
       is_ending = is_ending or system.state == 'stopping'
-      is_taken = is_taken or (how == 'taking' and facts.phase == 'working')
+      is_taken = is_taken or (how == 'consuming' and facts.phase == 'running')
     end
   end
   if life and life.state ~= 'stopping' and not is_served and (is_ending or not lost[agent]) then
@@ -148,11 +148,11 @@ end
 local function count()
   local here, belonging, staying, working = 0, 0, 0, 0
   for _, facts in pairs(workers) do
-    here = here + (facts.phase ~= 'leaving' and 1 or 0)
+    here = here + (facts.phase ~= 'stopping' and 1 or 0)
     if system.life and facts.life == system.life then
       belonging = belonging + 1
-      staying = staying + (facts.phase ~= 'leaving' and 1 or 0)
-      working = working + (facts.phase == 'working' and 1 or 0)
+      staying = staying + (facts.phase ~= 'stopping' and 1 or 0)
+      working = working + (facts.phase == 'running' and 1 or 0)
     end
   end
   return here, belonging, staying, working

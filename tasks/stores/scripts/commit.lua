@@ -6,9 +6,9 @@
 -- nothing.
 -- That a request is made is noted (register_reply.lua), and answers are handed to who waits (deliver_reply.lua).
 -- Answers: {'published', 1 or 0 for each event (0: published before), and 2, 4 or 6 more for an answer to a request that
--- reached nobody, as it was late, foreign or a duplicate}; {'moved'} where the directory is not the one that
--- the messages were made from; {'settled'} where the delivery ended before; {'fenced'} where another worker holds it;
--- {'refused'} where somebody waits already under the id of the request that is made; {'full', queue} where a queue that drops nothing is full.
+-- reached nobody, as it was late, foreign or a duplicate}; {'directory_changed'} where the directory is not the one that
+-- the messages were made from; {'already_settled'} where the delivery ended before; {'lease_lost'} where another worker holds it;
+-- {'duplicate_request'} where somebody waits already under the id of the request that is made; {'queue_full', queue} where a queue that drops nothing is full.
 -- KEYS: directory:version, history, counters, mailboxes, due times, messages that wait,
 --       then for each event: published marker, stream's index, flow's index, the list of each message,
 --       then with a settling: inbox mark, runs, mailbox (or ''), letters, their times, their states, their replays, unacked,
@@ -29,10 +29,10 @@ if settling then
   letters, letter_times, letter_states, letter_replays = unpack(KEYS, #KEYS - 6)
   unacked, unacked_index, held = unpack(KEYS, #KEYS - 2)
   if redis.call('EXISTS', inbox) == 1 then
-    return {'settled'}
+    return {'already_settled'}
   end
   if settling.holder and redis.call('HGET', held, settling.tag) ~= settling.holder then
-    return {'fenced'}
+    return {'lease_lost'}
   end
 end
 if settling and events == 0 then
@@ -40,7 +40,7 @@ if settling and events == 0 then
   redis.call('PERSIST', runs)
 end
 if events > 0 and (redis.call('GET', KEYS[1]) or '0') ~= ARGV[1] then
-  return {'moved'}
+  return {'directory_changed'}
 end
 
 -- Kombu keeps a queue in one list for each step of priority, the most urgent first.
@@ -113,7 +113,7 @@ for _ = 1, events do
     if is_new and capacity > 0 and ARGV[message + 3] == '0' then
       room[queue] = (room[queue] or capacity - waiting(queue)) - 1
       if room[queue] < 0 then
-        return {'full', queue}
+        return {'queue_full', queue}
       end
     end
   end
@@ -124,7 +124,7 @@ end
 local asked = exchange and exchange.asked
 if asked and news[1] and not register_reply(exchange.table, asked.id, asked.responder, asked.reply_to, asked.timeout_ms, asked.margin_ms,
     asked.token) then
-  return {'refused'}
+  return {'duplicate_request'}
 end
 
 local answer, texts = {'published'}, {}
@@ -160,7 +160,7 @@ for _ = 1, tonumber(ARGV[8]) do
   arg = arg + 3
 end
 
-local UNWANTED = {late = 2, foreign = 4, duplicate = 6}
+local UNWANTED = {late = 2, wrong_responder = 4, duplicate = 6}
 for _, said in ipairs(exchange and exchange.answers or {}) do
   local place = said.place
   if answer[place + 1] == 1 then
@@ -176,7 +176,7 @@ end
 if not settling then
   return answer
 end
-if settling.ending == 'handled' or settling.ending == 'buried' then
+if settling.ending == 'handled' or settling.ending == 'dead_lettered' then
   if settling.letter then
     redis.call('HINCRBY', KEYS[3], 'dead_lettered', 1)
     dead_letter(letters, letter_times, letter_states, settling.letter.id, settling.letter.text, settling.letter.ms)

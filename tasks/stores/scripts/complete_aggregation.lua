@@ -1,12 +1,12 @@
 -- Promise: a closed gathering takes no more parts: every run of its handler is given the same ones.
 -- KEYS: gathering   ARGV: time to live in ms
 -- Returns number, text, number, text, ... of its parts.
-redis.call('HSETNX', KEYS[1], 'closed', 1)
+redis.call('HSETNX', KEYS[1], 'completed', 1)
 redis.call('PEXPIRE', KEYS[1], ARGV[1])
 local parts = {}
 local all = redis.call('HGETALL', KEYS[1])
 for place = 1, #all, 2 do
-  if all[place] ~= 'closed' then
+  if all[place] ~= 'completed' then
     parts[#parts + 1], parts[#parts + 2] = all[place], all[place + 1]
   end
 end

@@ -7,19 +7,19 @@ local function deliver_reply(table_key, counters, request_id, responder, respons
   local asked = redis.call('HMGET', key, 'responder', 'reply_to', 'deadline_ms', 'response')
   local clock = redis.call('TIME')
   local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-  local outcome = 'answered'
+  local outcome = 'delivered'
   if not asked[1] then
     outcome = 'late'
   elseif asked[4] == response_id then
     return 'repeated'
   elseif asked[1] ~= responder then
-    outcome = 'foreign'
+    outcome = 'wrong_responder'
   elseif asked[4] then
     outcome = 'duplicate'
   elseif asked[2] ~= '' and now > tonumber(asked[3]) then
     outcome = 'late'
   end
-  if outcome ~= 'answered' then
+  if outcome ~= 'delivered' then
     redis.call('HINCRBY', counters, 'responses_late', 1)
     return outcome
   end

@@ -2,11 +2,11 @@
 -- whole number stays as it is.
 -- KEYS: session, live sessions, memory
 -- ARGV: session id, limit in bytes, time to live in ms, name, by how much (a whole number)
--- Returns 'kept' with the new number, 'full' with the size it would have, 'ended', 'missing' or 'no number'.
+-- Returns 'stored' with the new number, 'full' with the size it would have, 'ended', 'not_found' or 'not_a_number'.
 local session, memory, name = KEYS[1], KEYS[3], ARGV[4]
 local state = redis.call('HGET', session, 'state')
 if not state then
-  return {'missing', ''}
+  return {'not_found', ''}
 end
 if state == 'ended' then
   return {'ended', ''}
@@ -14,7 +14,7 @@ end
 local earlier = redis.call('HGET', memory, name)
 local number = redis.pcall('HINCRBY', memory, name, ARGV[5])
 if type(number) == 'table' then
-  return {'no number', earlier or ''}
+  return {'not_a_number', earlier or ''}
 end
 -- Read back: beyond 2^53 a number of Lua's is not the server's.
 local after = redis.call('HGET', memory, name)
@@ -35,4 +35,4 @@ redis.call('HSET', session, 'memory_bytes', grown, 'last', last)
 redis.call('ZADD', KEYS[2], last, ARGV[1])
 redis.call('PEXPIRE', memory, ARGV[3])
 redis.call('PEXPIRE', session, ARGV[3])
-return {'kept', after}
+return {'stored', after}

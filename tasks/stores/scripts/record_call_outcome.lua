@@ -40,7 +40,7 @@ local function share_of_failures()
   local part = math.floor(now_ms / part_ms)
   redis.call('HINCRBY', KEYS[2], ending .. ':' .. text(part), 1)
   redis.call('PEXPIRE', KEYS[2], math.ceil(ARGV[6] * 2))
-  local counts = {ok = 0, failed = 0}
+  local counts = {succeeded = 0, failed = 0}
   local fields = redis.call('HGETALL', KEYS[2])
   for i = 1, #fields, 2 do
     local kind, of = string.match(fields[i], '^(%a+):(%d+)$')
@@ -50,20 +50,20 @@ local function share_of_failures()
       redis.call('HDEL', KEYS[2], fields[i])
     end
   end
-  local calls = counts.ok + counts.failed
+  local calls = counts.succeeded + counts.failed
   return calls >= tonumber(ARGV[7]) and counts.failed / calls or 0
 end
 
 if state == 'half_open' then
   if ending == 'failed' then
     return opened('reopened', failures + 1)
-  elseif ending == 'unreached' then
+  elseif ending == 'not_sent' then
     redis.call('HSET', KEYS[1], 'due_ms', text(now_ms)) -- nothing was learned: the next one probes
     return nothing
   end
   enter('closed', 0, nil)
   return {'closed', epoch + 1, 0, 0}
-elseif ending == 'answered' or ending == 'unreached' then
+elseif ending == 'rejected' or ending == 'not_sent' then
   return nothing
 end
 failures = ending == 'failed' and failures + 1 or 0

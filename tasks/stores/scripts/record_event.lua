@@ -7,5 +7,5 @@ if state then
   return state
 end
 append_to_history(KEYS[2], {KEYS[3], KEYS[4]}, ARGV[1], ARGV[2], ARGV[3], ARGV[4])
-redis.call('SET', KEYS[1], 'begun', 'PX', ARGV[5])
+redis.call('SET', KEYS[1], 'started', 'PX', ARGV[5])
 return 'new'

@@ -1,15 +1,15 @@
 -- Promise: a letter is replaced by another one, or nothing happened; safe to repeat.
--- Answers: 'edited', 'gone', or the state that stands against it.
+-- Answers: 'edited', 'deleted', or the state that stands against it.
 -- KEYS: letters, times, states   ARGV: letter id, id of its successor, successor JSON, when buried in ms
 if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then
-  return 'gone'
+  return 'deleted'
 end
 local state = redis.call('HGET', KEYS[3], ARGV[1])
 if state == 'replaced' and redis.call('HEXISTS', KEYS[1], ARGV[2]) == 1 then
   return 'edited'
 end
 if state ~= 'pending' and state ~= 'failed_again' then
-  return state or 'gone'
+  return state or 'deleted'
 end
 redis.call('HSET', KEYS[1], ARGV[2], ARGV[3])
 redis.call('ZADD', KEYS[2], ARGV[4], ARGV[2])

@@ -1,7 +1,7 @@
 -- Promise: what an account counts is never more than its quotas: a call counts from its reservation until a window after
 -- it was settled, so for as long as any window in which the provider may have counted it; one that nobody settles, until
 -- a window after its lease.
--- Answers: {'reserved'}, or {'wait', ms, 'pause' or 'quota'}: those who are refused are told times one after another
+-- Answers: {'reserved'}, or {'denied', ms, 'pause' or 'quota'}: those who are refused are told times one after another
 -- KEYS: account, calls by when they are forgotten, tokens of calls   ARGV: call, tokens, requests in a window or '',
 -- tokens in a window or '', window in ms, lease in ms, ms that the clock is ahead
 local clock = redis.call('TIME')
@@ -26,7 +26,7 @@ local step_ms = math.max(window_ms / most_requests, window_ms * tokens / most_to
 local function refuse(from_ms, why)
   local told_ms = math.max(from_ms, (tonumber(known[4]) or 0) + step_ms)
   redis.call('HSET', KEYS[1], 'told_ms', text(told_ms))
-  return {'wait', math.ceil(told_ms - now_ms), why}
+  return {'denied', math.ceil(told_ms - now_ms), why}
 end
 
 if paused_until_ms > now_ms then

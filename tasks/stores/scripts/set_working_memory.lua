@@ -2,11 +2,11 @@
 -- its limit, or the session is over, nothing changes.
 -- KEYS: session, live sessions, memory
 -- ARGV: session id, limit in bytes, time to live in ms, then name and JSON in turn ('' removes the name)
--- Returns 'kept', 'full' with the size it would have, 'ended' or 'missing'.
+-- Returns 'stored', 'full' with the size it would have, 'ended' or 'not_found'.
 local session, memory = KEYS[1], KEYS[3]
 local state = redis.call('HGET', session, 'state')
 if not state then
-  return {'missing', 0}
+  return {'not_found', 0}
 end
 if state == 'ended' then
   return {'ended', 0}
@@ -39,4 +39,4 @@ redis.call('HSET', session, 'memory_bytes', size, 'last', last)
 redis.call('ZADD', KEYS[2], last, ARGV[1])
 redis.call('PEXPIRE', memory, ARGV[3])
 redis.call('PEXPIRE', session, ARGV[3])
-return {'kept', size}
+return {'stored', size}

@@ -1,14 +1,14 @@
 -- Promise: of any number of callers, one begins the replay of a letter that has this number. With a message, that stands
 -- in its queue, or waits in its mailbox, in the same step. A replay that began long ago and has no outcome yet may be
 -- begun once more, under its number; its message is put there again unless it still waits in the mailbox.
--- Answers: 'started'; 'gone' where there is no such letter; 'moved' where another number is next; else the state that
+-- Answers: 'started'; 'deleted' where there is no such letter; 'replayed_meanwhile' where another number is next; else the state that
 -- stands against it.
 -- KEYS: letters, states, replays, list of the message (or ''), mailbox (or ''), mailbox counts
 -- ARGV: letter id, number, ms after which a replay may be begun again, who, delivery, queue, message ('': none)
 local letter, number, delivery, queue, message = ARGV[1], tonumber(ARGV[2]), ARGV[5], ARGV[6], ARGV[7]
 local list, mailbox = KEYS[4], KEYS[5]
 if redis.call('HEXISTS', KEYS[1], letter) == 0 then
-  return 'gone'
+  return 'deleted'
 end
 local now = redis.call('TIME')
 local now_ms = now[1] * 1000 + math.floor(now[2] / 1000)
@@ -24,7 +24,7 @@ elseif state ~= 'pending' and state ~= 'failed_again' then
   return state
 end
 if number ~= expected then
-  return 'moved'
+  return 'replayed_meanwhile'
 end
 
 local function waits_in_mailbox()

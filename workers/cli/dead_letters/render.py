@@ -54,7 +54,7 @@ def print_letter(kept: DeadLetterRecord) -> None:
         "cause": letter.cause,
         "subscription": letter.subscription or "-",
         "queue": letter.queue or "-",
-        "buried": letter.at.isoformat(timespec="milliseconds"),
+        "dead-lettered": letter.at.isoformat(timespec="milliseconds"),
         "replays": replayed,
         "edited from": letter.edited_from,
         "fingerprint": letter.fingerprint,
@@ -165,7 +165,7 @@ def _counts_as_json(tally: Progress | None) -> dict[str, int] | None:
     if tally is None:
         return None
     counts = {"resolved": tally.resolved, "failed_again": tally.failed_again, "replaying": tally.replaying}
-    return counts | ({"gone": tally.deleted} if tally.deleted else {})
+    return counts | ({"deleted": tally.deleted} if tally.deleted else {})
 
 
 def _error_text(kept: DeadLetterRecord) -> str:
