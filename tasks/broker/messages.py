@@ -27,7 +27,7 @@ from petiole.tasks.stores.publications import OutgoingMessage
 FLOW_HEADER = "petiole_flow"
 """The header of a delivery that holds the event's correlation id: an agent's work on a flow may have been aborted."""
 
-MESSAGE_GROUP_HEADER = "petiole_mailbox"
+MESSAGE_GROUP_HEADER = "petiole_message_group"
 """The header of an ordered delivery that names its mailbox."""
 
 REPLAY_HEADER = "petiole_replay"

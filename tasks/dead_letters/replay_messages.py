@@ -159,7 +159,7 @@ def _publish(body: object, *, producer: Any, **options: Any) -> None:
 
 def _add_headers(replay: LetterReplay) -> dict[str, Any]:
     message = dict(replay.message or {})
-    headers = {name: value for name, value in message["headers"].items() if name != "petiole_lease"}
+    headers = {name: value for name, value in message["headers"].items() if name != "petiole_consumer"}
     message["headers"] = headers | replay.headers | ({"id": replay.delivery_id} if "id" in headers else {})
     return message
 

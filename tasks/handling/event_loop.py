@@ -36,7 +36,7 @@ CLEANUP_TIMEOUT_S = 5.0
 log = logging.getLogger(__name__)
 
 # The tasks that the current call of run() has started; unset in tasks with a context of their own.
-_started_tasks: ContextVar[WeakSet[asyncio.Task[Any]] | None] = ContextVar("petiole_started", default=None)
+_started_tasks: ContextVar[WeakSet[asyncio.Task[Any]] | None] = ContextVar("petiole_started_tasks", default=None)
 
 
 def run_coroutine(coroutine: Coroutine[Any, Any, ResultT]) -> ResultT:

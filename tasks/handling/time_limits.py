@@ -32,7 +32,7 @@ class TimeLimitReached(BaseException):
     """Raised within a function that has not ended in time. Like asyncio.CancelledError it passes `except Exception`."""
 
 
-_ends_at: ContextVar[float | None] = ContextVar("petiole_ends_at", default=None)
+_ends_at: ContextVar[float | None] = ContextVar("petiole_time_limit", default=None)
 
 
 @contextmanager

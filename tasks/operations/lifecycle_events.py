@@ -51,19 +51,19 @@ def _events(bus: BusRuntime, transitions: Sequence[str]) -> Iterator[Event]:
         agent = fact.get("agent", "")
         yield bus.event_registry.parse(
             {
-                "event_id": lifecycle_event_id(fact["life"], agent, fact["step"]),
-                "event_type": fact["step"],
+                "event_id": lifecycle_event_id(fact["lifecycle_id"], agent, fact["event_type"]),
+                "event_type": fact["event_type"],
                 "timestamp": _format_time(fact["at"]),
                 # A life's steps are one flow.
-                "correlation_id": f"life of {agent or 'the system'} since {_format_time(fact['life'])}",
+                "correlation_id": f"{agent or 'system'} lifecycle {_format_time(fact['lifecycle_id'])}",
                 "content": _content(fact),
             }
         )
 
 
 def _content(transition: dict[str, str]) -> dict[str, Any]:
-    if not transition["step"].startswith(AGENT_TOPIC_PREFIX):
-        return {"last_event_time": _format_time(transition["before"])} if "before" in transition else {}
+    if not transition["event_type"].startswith(AGENT_TOPIC_PREFIX):
+        return {"last_event_time": _format_time(transition["previous_at"])} if "previous_at" in transition else {}
     said = {"agent": transition["agent"], "worker": transition["worker"]}
     return said | {"reason": transition["reason"]} if "reason" in transition else said
 

@@ -67,6 +67,6 @@ class _Outage:
 
     def end(self) -> None:
         if self.is_logged:
-            self.bus.stores.counters.add("unguarded", self.calls)
+            self.bus.stores.counters.add("calls_without_breaker", self.calls)
             self.bus.instrumentation.emit(CallsGuardedAgain(unguarded=self.calls))
             self.calls, self.is_logged = 0, False

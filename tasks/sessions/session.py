@@ -37,7 +37,7 @@ from petiole.tasks.stores.sessions import EndReason, Participant, SessionInfo, S
 if TYPE_CHECKING:
     from petiole.tasks.stores.sessions import Sessions
 
-REFUSED_COUNTER = "session_refused"
+REFUSED_COUNTER = "session_events_rejected"
 """The counter of events that came for a session that had ended."""
 
 _TYPES: TypeAdapter[SessionType] = TypeAdapter(SessionType)

@@ -64,7 +64,7 @@ class Attempts:
         the
         agent and the flow that may have been aborted.
         """
-        attempt = {"at": datetime.now(UTC).isoformat(), "worker": worker, "holder": consumer}
+        attempt = {"at": datetime.now(UTC).isoformat(), "worker": worker, "consumer": consumer}
         answer, *noted = self._begin(
             keys=[
                 self._keys.inbox(delivery_id),
@@ -85,7 +85,7 @@ class Attempts:
         key = self._keys.attempts(delivery_id)
         noted: Any = self._client.lrange(key, -1, -1)
         if noted:
-            self._client.lset(key, -1, json.dumps(json.loads(noted[0]) | {"is_dead": True, "is_taken": False}))
+            self._client.lset(key, -1, json.dumps(json.loads(noted[0]) | {"is_crashed": True, "is_fetched": False}))
 
     def discard_last(self, delivery_id: str) -> None:
         """Forget the run that began last: it ended before it meant anything."""

@@ -86,7 +86,7 @@ class ClusterMembership:
 
     def started_at(self) -> float:
         """Tell when the system's life began, in s since 1970; 0 where it never lived."""
-        return float(self._client.hget(self._keys.system, "life") or 0)
+        return float(self._client.hget(self._keys.system, "lifecycle_id") or 0)
 
     def state(self) -> str:
         """Tell the system's state: starting, started, stopping or stopped."""

@@ -32,8 +32,8 @@ class UnackedKeys:
 
     unacked: str = "unacked"
     index: str = "unacked_index"
-    leased: str = "unacked\x06\x16held"
-    consumers: str = "unacked\x06\x16holders"
+    leased: str = "unacked\x06\x16leased"
+    consumers: str = "unacked\x06\x16consumers"
 
 
 class OutgoingMessage(NamedTuple):
@@ -228,9 +228,9 @@ class Publications:
         ]
         if registration is None and not answers:
             return ""
-        said: dict[str, object] = {"table": self._keys.requests, "answers": answers}
+        said: dict[str, object] = {"table": self._keys.requests, "replies": answers}
         if registration is not None:
-            said["asked"] = {
+            said["request"] = {
                 "id": registration.request_id,
                 "responder": registration.responder,
                 "reply_to": registration.reply_to,
@@ -242,20 +242,20 @@ class Publications:
 
     def _encode_settlement(self, settlement: Settlement) -> str:
         """Word a settling for the script, which reads texts only: a number of its own would lose digits."""
-        said: dict[str, object] = {"delivery": settlement.delivery_id, "ending": settlement.outcome}
+        said: dict[str, object] = {"delivery": settlement.delivery_id, "outcome": settlement.outcome}
         if settlement.lease is not None:
-            said |= {"tag": settlement.lease.tag, "holder": settlement.lease.consumer}
+            said |= {"tag": settlement.lease.tag, "consumer": settlement.lease.consumer}
         if settlement.resolved_letter_id is not None:
-            said |= {"resolves": settlement.resolved_letter_id, "replay": str(settlement.replay_number or "")}
+            said |= {"resolved_letter": settlement.resolved_letter_id, "replay": str(settlement.replay_number or "")}
         if settlement.letter is not None:
             letter = settlement.letter
             said["letter"] = {"id": letter.id, "text": letter.model_dump_json(), "ms": str(letter.dead_lettered_at_ms)}
         if settlement.retry_message is not None:
             again = settlement.retry_message
             age_ms = max(again.due_ms - time.time() * 1_000, 0) + _milliseconds(self._inbox_age)
-            said |= {"due_ms": str(again.due_ms), "value": again.value, "runs_age_ms": f"{age_ms:.0f}"}
+            said |= {"due_ms": str(again.due_ms), "value": again.value, "attempts_retention_ms": f"{age_ms:.0f}"}
         if settlement.failed_attempt is not None:
-            said["run"] = settlement.failed_attempt.model_dump_json()
+            said["failed_attempt"] = settlement.failed_attempt.model_dump_json()
         if settlement.state:
             said |= {"state_key": self._keys.agent_state(settlement.agent), "state": dict(settlement.state)}
         return json.dumps(said)

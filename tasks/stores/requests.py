@@ -106,7 +106,7 @@ class Requests:
 
     def new_reply_list(self) -> str:
         """Name a list for the answers to many requests of one process."""
-        return self._keys.request_reply(f"inbox:{uuid4()}")
+        return self._keys.request_reply(f"async:{uuid4()}")
 
     def take(self, request_id: str, wait_s: float) -> str | None:
         """Take the answer to a request, as JSON text, waiting up to `wait_s` (under 5 s); None where none came."""

@@ -16,7 +16,7 @@ measured to lose messages or time:
 - *A turn admits, and an ack marks.* Where the state store is on the same server, both note what else would cost a
   delivery two round trips of its own. See `ledger.py`; what it is good for is in `tasks/settlement/deduplication.py`.
 - *Who waits waits for a bell, not for a message.* A blocking pop of a queue would be the lost step again. Publishers
-  ring `<queue><sep>bell`, which costs them nothing more: it is in the step that puts the message. A stock publisher
+  ring `<queue><sep>wakeup`, which costs them nothing more: it is in the step that puts the message. A stock publisher
   does not ring; who waits looks by himself every second, and twenty times a second while unannounced messages come.
 - *One redis client per channel.* Kombu makes one for each command, at 60 to 90 us each.
 - *A lost connection stays a lost connection.* Kombu rebuilds a pool from a connection that is gone and dies of the
@@ -30,8 +30,8 @@ measured to lose messages or time:
 - *Bytes that are no message are kept in `unacked<sep>undecodable`.* Kombu's worker dies of them.
 
 Keys, their layout and what stands in them are kombu's, so stock clients and workers share queues with ours, and a
-cluster moves over one process at a time. Beside them stand `unacked<sep>held`, a hash of delivery tags and holders, and
-`unacked<sep>holders`, a sorted set of holders by when they were last heard of. Fanout, remote control, events,
+cluster moves over one process at a time. Beside them stand `unacked<sep>leased`, a hash of delivery tags and holders, and
+`unacked<sep>consumers`, a sorted set of holders by when they were last heard of. Fanout, remote control, events,
 bindings, TLS, Sentinel and every option of kombu's transport are inherited. What is private to kombu and overridden
 here is listed in `inherited.py` and checked when a connection is made.
 

@@ -57,7 +57,7 @@ class BatchingChannel(Leases, Quarantine):
         self._acked_at = 0.0
         self._backlog: deque[Fetched] = deque()
         self._unacknowledged_queues: set[str] = set()
-        self._request: Literal["turn", "bell"] | None = None
+        self._request: Literal["fetch", "wakeup"] | None = None
         self._sources: list[QueueSource] = []
         self._requested_credit = 0
         self._found_nothing = False
@@ -124,13 +124,13 @@ class BatchingChannel(Leases, Quarantine):
 
     def _next_command(self, queues: Sequence[str], timeout: float | None) -> RedisCommand | None:
         if self._found_nothing and not self._backlog:
-            self._request = "bell"
+            self._request = "wakeup"
             return ("BZPOPMIN", *map(self._wakeup_key, queues), self._wait_s(timeout))
         credit = self._credit()
         if self._may_delay_fetch(credit):
             self._schedule_wakeup()
             return None
-        self._request = "turn"
+        self._request = "fetch"
         self._fetch_sent_at = monotonic()
         self._requested_credit = credit
         self._sources = [self._source(queue) for queue in queues]
@@ -181,7 +181,7 @@ class BatchingChannel(Leases, Quarantine):
     def _brpop_read(self, **options: Any) -> bool:
         """Read the answer, and hand over a slice of the backlog. Raises Empty when there was nothing to hand over."""
         answer = self._read_answer(**options)
-        if self._request == "bell":
+        if self._request == "wakeup":
             self._wakeup_timed_out = not answer
             self._found_nothing = False
         else:
@@ -296,7 +296,7 @@ class BatchingChannel(Leases, Quarantine):
             self._acked_at = monotonic()
         self._acks.append(Ack(tag, self._handled_deliveries.pop(tag, "")))
         # An event loop that waits for a bell does not come by before it rings.
-        is_waiting = self._request == "bell" and self._in_poll
+        is_waiting = self._request == "wakeup" and self._in_poll
         is_alone = not self._is_in_loop or not self._consumers or self._closing
         if is_alone or is_waiting or len(self._acks) >= MAX_PENDING_ACKS:
             self.send_acks()
@@ -308,7 +308,7 @@ class BatchingChannel(Leases, Quarantine):
 
     def send_pending_acks(self) -> None:
         """Send the acks that no turn takes along, before the event loop waits."""
-        is_turning = self._in_poll and self._request == "turn"
+        is_turning = self._in_poll and self._request == "fetch"
         if self._acks and not is_turning and not self._is_fetch_delayed:
             self.send_acks()
 
@@ -361,7 +361,7 @@ class BatchingChannel(Leases, Quarantine):
         super().close()
 
     def _release_all(self) -> None:
-        if self._in_poll and self._request == "bell":
+        if self._in_poll and self._request == "wakeup":
             # Nothing is lost with a bell, and closing need not wait for one.
             self.client.connection.disconnect()
             self._in_poll = None

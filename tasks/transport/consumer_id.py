@@ -14,8 +14,8 @@ from functools import cache
 from typing import Any
 from uuid import uuid4
 
-CONSUMER_HEADER = "petiole_lease"
-CHECKED_HEADER = "petiole_admitted"
+CONSUMER_HEADER = "petiole_consumer"
+CHECKED_HEADER = "petiole_checked_at"
 """When the step that took the message admitted it, by this machine's monotonic clock; 0: it did not. Without a ledger,
 the header is not there. See ledger.py."""
 
@@ -37,12 +37,12 @@ def _consumer_id_of(pid: int) -> str:  # noqa: ARG001 - a forked process asks fo
 
 def leased_key(transport_options: Mapping[str, Any]) -> str:
     """Name the hash of who holds what (delivery tag to holder id), by the options of an app's broker."""
-    return _unacked_key("held", transport_options)
+    return _unacked_key("leased", transport_options)
 
 
 def consumers_key(transport_options: Mapping[str, Any]) -> str:
     """Name the sorted set of when each holder was last heard of (server's time in s)."""
-    return _unacked_key("holders", transport_options)
+    return _unacked_key("consumers", transport_options)
 
 
 def _unacked_key(name: str, options: Mapping[str, Any]) -> str:

@@ -25,5 +25,5 @@ class DeliveryLog:
 
     def script_arguments(self, consumer: str) -> tuple[str | int, ...]:
         """Word the ledger for a turn, with the run that is noted of each message that it admits."""
-        run = {"at": datetime.now(UTC).isoformat(), "worker": self.worker, "holder": consumer, "is_taken": True}
+        run = {"at": datetime.now(UTC).isoformat(), "worker": self.worker, "consumer": consumer, "is_fetched": True}
         return (self.inbox, self.attempts, self.aborted, self.age_ms, json.dumps(run))

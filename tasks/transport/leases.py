@@ -2,7 +2,7 @@
 
 A process that calls `renew` twice a second is known to live; every third of the visibility timeout it also renews what
 it holds, each message by its tag. `sweep` gives back what is held by a process that has not been heard of for
-`holder_timeout`, what was taken by one that lives and does not know of it, as when the answer to a turn was lost, and
+`consumer_timeout`, what was taken by one that lives and does not know of it, as when the answer to a turn was lost, and
 what a stock worker took longer ago than `stock_visibility_timeout`.
 
 A server that stood still, and a process that did, come back to a world where everybody seems silent. Hence whoever was
@@ -22,7 +22,7 @@ from petiole.tasks.transport.requeue import RequeueChannel
 logger = logging.getLogger(__name__)
 
 # What may be set in the transport options beside kombu's.
-LEASE_OPTIONS = ("holder_timeout", "stock_visibility_timeout")
+LEASE_OPTIONS = ("consumer_timeout", "stock_visibility_timeout")
 
 # How many go back in one sweep; kombu's restore has no bound.
 MAX_REQUEUED = 500

@@ -18,7 +18,7 @@ class Quarantine(RequeueChannel):
         if entry is None:
             return None
         head, mark, text = entry.partition(b"\n")
-        bell, ending = head.decode(errors="replace"), f"{self.sep}bell"
+        bell, ending = head.decode(errors="replace"), f"{self.sep}wakeup"
         if not mark or not bell.endswith(ending):
             return "", entry, entry
         return bell.removeprefix(self.global_keyprefix).removesuffix(ending), text, entry

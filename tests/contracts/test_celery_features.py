@@ -42,7 +42,7 @@ def limited(text):
 
 @bus.task(name="stubborn", bind=True, max_retries=2)
 def stubborn(self):
-    notes.rpush("notes", f"{self.request.id}:{self.request.retries}:{self.request.get('petiole_lease')} {time.time()}")
+    notes.rpush("notes", f"{self.request.id}:{self.request.retries}:{self.request.get('petiole_consumer')} {time.time()}")
     self.retry(countdown=0.3)
 """
 

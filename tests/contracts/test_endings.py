@@ -210,7 +210,7 @@ def test_a_child_that_died_is_a_death_although_its_worker_lives(stores):
 
 def taken_by(client, holder):
     """Note a run as the step does that takes a message."""
-    run = {"at": datetime.now(UTC).isoformat(), "worker": holder, "holder": holder, "is_taken": True}
+    run = {"at": datetime.now(UTC).isoformat(), "worker": holder, "consumer": holder, "is_fetched": True}
     client.rpush(f"petiole:attempts:{DELIVERY}", json.dumps(run))
 
 
@@ -277,7 +277,7 @@ def test_what_is_due_stands_in_its_queue_with_its_bell_and_the_rest_waits(client
     assert stores.delayed_messages.move_due() == 1
 
     assert client.lrange("memory", 0, -1) == ["due"]
-    assert client.zcard("memory\x06\x16bell") == 1
+    assert client.zcard("memory\x06\x16wakeup") == 1
     assert list(stores.delayed_messages.due_times()) == ["later"]
     assert stores.delayed_messages.move_due() == 0
 

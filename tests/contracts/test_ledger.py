@@ -65,7 +65,7 @@ def test_a_delivery_that_comes_first_is_admitted_and_noted_as_taken(client, step
     assert admitted(steps) == [True]
 
     (noted,) = map(json.loads, client.lrange("p:attempts:" + DELIVERY, 0, -1))
-    assert (noted["worker"], noted["holder"], noted["is_taken"]) == ("one@here", "holder-1", True)
+    assert (noted["worker"], noted["consumer"], noted["is_fetched"]) == ("one@here", "holder-1", True)
     assert 0 < client.pttl("p:attempts:" + DELIVERY) <= 60_000
 
 
@@ -83,7 +83,7 @@ def test_a_copy_of_what_was_taken_has_to_ask(client, steps):
         {"redelivered": True},
         {"retries": 1},
         {"eta": "2030-01-01T00:00:00Z"},
-        {"petiole_mailbox": "box"},
+        {"petiole_message_group": "box"},
         {"petiole_replay": "r-1"},
         {"petiole_dead_letter": "l-1"},
         {"petiole_flow": None},

@@ -369,20 +369,20 @@ def test_the_message_of_a_replay_goes_out_with_it_or_not_at_all(stores, client):
         start(stores, a_start(1, letter_id="1", queue="w", queue_key="w", message="…"))
 
     assert client.lrange("q", 0, -1) == ["…"]
-    assert client.exists("q\x06\x16bell"), "whoever waits hears it"
+    assert client.exists("q\x06\x16wakeup"), "whoever waits hears it"
     assert state_of(stores, "1") == "pending"
 
 
 def test_an_ordered_replay_waits_for_its_turn_and_stands_there_once(stores, client):
     stores.dead_letters.put(a_letter())
-    client.set("petiole:mailboxes:m:head", "another")
+    client.set("petiole:message_groups:m:active", "another")
     message = {"queue": "q", "queue_key": "q", "message": "…", "message_group": "m"}
 
     for _ in range(2):
         assert start(stores, a_start(1, **message), again_after=timedelta(0)) == "started"
 
-    assert client.lrange("petiole:mailboxes:m", 0, -1) == ["replay-1\nq\nq\n…"]
-    assert client.hget("petiole:mailboxes", "q") == "1"
+    assert client.lrange("petiole:message_groups:m", 0, -1) == ["replay-1\nq\nq\n…"]
+    assert client.hget("petiole:message_groups", "q") == "1"
     assert client.llen("q") == 0
 
 
@@ -393,9 +393,9 @@ def test_an_ordered_replay_that_is_first_does_not_wait(stores, client):
     for _ in range(2):
         assert start(stores, a_start(1, **message), again_after=timedelta(0)) == "started"
 
-    assert client.get("petiole:mailboxes:m:head") == "replay-1"
+    assert client.get("petiole:message_groups:m:active") == "replay-1"
     assert client.lrange("q", 0, -1) == ["…", "…"], "a copy, which the inbox knows"
-    assert client.llen("petiole:mailboxes:m") == 0
+    assert client.llen("petiole:message_groups:m") == 0
 
 
 def test_an_edited_letter_takes_the_place_of_the_old_one(stores):
@@ -601,7 +601,7 @@ def test_an_effect_is_known_for_its_age_and_can_be_forgotten(client):
     begin(stores)
     stores.idempotency_records.finish("charge:1", "done")
 
-    assert 290_000 < client.pttl("petiole:effects:charge:1") <= 300_000
+    assert 290_000 < client.pttl("petiole:idempotency:charge:1") <= 300_000
     assert stores.idempotency_records.forget("charge:1")
     assert not stores.idempotency_records.forget("charge:1")
     assert begin(stores).state == "started"
@@ -661,7 +661,7 @@ def test_only_the_first_answer_of_the_responder_in_time_reaches_who_waits(stores
     assert stores.requests.respond(Reply("short", "users", "e-3"), "too late") == "late"
 
     assert client.lrange("replies", 0, -1) == ["r-1\nfirst"]
-    assert stores.counters.all()["responses_late"] == 3
+    assert stores.counters.all()["replies_unmatched"] == 3
 
 
 def test_an_overdue_request_of_a_dead_requester_leaves_the_table_with_the_next(stores, client, eventually):
@@ -681,7 +681,7 @@ def test_a_gathering_keeps_the_first_of_each_part_and_none_after_it_was_closed(s
     assert stores.aggregations.complete("shop.offer", "k") == {0: "a", 2: "c"}
     assert add(1, "b") == "completed"
     assert stores.aggregations.complete("shop.offer", "k") == {0: "a", 2: "c"}
-    assert 0 < client.pttl("petiole:gatherings:shop.offer:k") <= 3_600_000
+    assert 0 < client.pttl("petiole:aggregations:shop.offer:k") <= 3_600_000
 
 
 def test_whoever_brings_a_part_of_a_complete_gathering_is_told_so_also_when_brought_again(stores: Stores):

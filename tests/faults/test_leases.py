@@ -21,7 +21,7 @@ LASTS_S, LEASE_S = (120, 10) if IS_FULL else (6, 2)
 EVENTS, EVENT_S = 200, 0.05
 RECOVERY_S = 5.0
 
-HELD, HOLDERS = "unacked\x06\x16held", "unacked\x06\x16holders"
+HELD, HOLDERS = "unacked\x06\x16leased", "unacked\x06\x16consumers"
 
 SLOW = """
 import os

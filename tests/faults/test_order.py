@@ -94,9 +94,9 @@ def test_every_stream_is_told_in_order_whoever_dies_and_whatever_fails(node, cle
         workers[victim] = node.worker(f"replacement-{kill}", "--pool", "threads", "-c", "2")
 
     def waiting_streams() -> list[str]:
-        if sum(map(int, client.hvals("petiole:mailboxes"))) > 2 * EACH:
+        if sum(map(int, client.hvals("petiole:message_groups"))) > 2 * EACH:
             return ["many"]
-        heads = client.scan_iter("petiole:mailboxes:*:head", count=10_000)
+        heads = client.scan_iter("petiole:message_groups:*:active", count=10_000)
         return [str(head).split(":")[-2] for head in heads]
 
     assert publisher.wait(timeout=LIMIT_S) == 0, node.logs()

@@ -50,10 +50,10 @@ def test_deliveries_that_wait_for_a_retry_cost_a_worker_no_memory(node, clean_br
     # Whatever a worker keeps from its first deliveries on, and does not collect before there is more of it, is there
     # before it is measured: errors and their frames, of some thousand deliveries.
     node.run(PUBLISH.format(topic="message.fails", count=FIRST))
-    eventually(lambda: client.zcard("petiole:delays") == FIRST, LIMIT_S, node.logs)
+    eventually(lambda: client.zcard("petiole:delayed") == FIRST, LIMIT_S, node.logs)
     idle = worker.memory_info().rss
     node.run(PUBLISH.format(topic="message.fails", count=WAITING))
-    eventually(lambda: client.zcard("petiole:delays") == WAITING + FIRST, LIMIT_S, node.logs)
+    eventually(lambda: client.zcard("petiole:delayed") == WAITING + FIRST, LIMIT_S, node.logs)
     full = worker.memory_info().rss
 
     began = time.monotonic()

@@ -259,7 +259,7 @@ def a_raw_message(event: Event) -> bytes:
         "body": body,
         "content-type": "application/json",
         "content-encoding": "utf-8",
-        "headers": {"task": "shop.offer", "id": "once-sent", "lang": "py", "petiole_lease": "a-holder"},
+        "headers": {"task": "shop.offer", "id": "once-sent", "lang": "py", "petiole_consumer": "a-holder"},
         "properties": {
             "body_encoding": "base64",
             "delivery_tag": "a-tag",
@@ -756,7 +756,7 @@ def test_an_ordered_delivery_is_replayed_in_its_turn(till, client, eventually):
     assert done["tally"] == {"resolved": 1, "failed_again": 0, "replaying": 0}
     assert client.lrange("counted", -1, -1) == ["7"]
     assert client.lrange("overlaps", 0, -1) == []
-    eventually(lambda: client.keys("petiole:mailboxes:*") == [], 10, lambda: client.keys("petiole:mailboxes:*"))
+    eventually(lambda: client.keys("petiole:message_groups:*") == [], 10, lambda: client.keys("petiole:message_groups:*"))
 
 
 @pytest.mark.timeout(180)

@@ -276,7 +276,7 @@ def test_the_first_answer_wins_and_the_second_is_counted_and_told(harness):
     assert isinstance(late, ResponseUnmatchedEvent)
     assert response.value in {"first", "second"}
     assert late.content.reason == "duplicate"
-    assert harness.bus.stores.counters.all()["responses_late"] == 1
+    assert harness.bus.stores.counters.all()["replies_unmatched"] == 1
 
 
 def answer(event: RequestEvent, value: str, **instead: str) -> ResponseSuccessEvent:
@@ -301,7 +301,7 @@ def test_an_answer_of_somebody_else_is_counted_and_not_returned(harness):
     late = harness.expect("response.unmatched")
     assert isinstance(late, ResponseUnmatchedEvent)
     assert (late.content.reason, late.content.responder) == ("wrong_responder", "impostor")
-    assert harness.bus.stores.counters.all()["responses_late"] == 1
+    assert harness.bus.stores.counters.all()["replies_unmatched"] == 1
     assert harness.bus.stores.requests.count() == 0
 
 
@@ -366,7 +366,7 @@ def test_an_agent_asks_in_a_handler_and_goes_on_in_a_handler_of_the_answer(asked
     assert made.content.requester == "web"
     assert made.stream_id == answered.stream_id == "s"
     assert asked.app.stores.requests.count() == 0
-    assert "responses_late" not in asked.app.stores.counters.all()
+    assert "replies_unmatched" not in asked.app.stores.counters.all()
 
 
 def test_an_agent_that_asks_in_a_handler_hears_of_it_when_nobody_answers(harness):
@@ -382,7 +382,7 @@ def test_an_agent_that_asks_in_a_handler_hears_of_it_when_nobody_answers(harness
     assert isinstance(failed, ResponseFailureEvent)
     assert failed.content.error_type == "RequestTimedOut"
     assert harness.bus.stores.requests.count() == 0
-    assert "responses_late" not in harness.bus.stores.counters.all()
+    assert "replies_unmatched" not in harness.bus.stores.counters.all()
 
 
 def test_an_agent_that_asks_nobody_in_a_handler_hears_of_it(harness):
@@ -636,7 +636,7 @@ print(json.dumps([values == [n * n for n in range(100)], after_100]))
 
     assert said == [True, 0]
     assert client.zcard("petiole:requests") == 0
-    assert "responses_late" not in client.hgetall("petiole:counters")
+    assert "replies_unmatched" not in client.hgetall("petiole:counters")
 
 
 @pytest.mark.long
@@ -714,7 +714,7 @@ except TimeoutError as error:
     assert "'data_service' gave no answer within 2.0 s" in error
     assert left == 0
     assert client.llen("slow_runs") == 0
-    assert "responses_late" not in client.hgetall("petiole:counters")
+    assert "replies_unmatched" not in client.hgetall("petiole:counters")
 
 
 def test_an_answer_after_the_deadline_is_counted_and_told_and_the_next_request_is_unaffected(
@@ -736,7 +736,7 @@ except RequestTimedOut:
     )
 
     assert said == "next"
-    eventually(lambda: client.hget("petiole:counters", "responses_late") == "1", 10, service.logs)
+    eventually(lambda: client.hget("petiole:counters", "replies_unmatched") == "1", 10, service.logs)
     late = json.loads(service.run(HISTORY.format(pattern="response.unmatched")))
     assert [each["content"]["reason"] for each in late] == ["late"]
 

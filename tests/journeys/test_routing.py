@@ -115,7 +115,7 @@ def test_what_a_shadow_says_is_counted_and_not_published(harness):
 
     assert set(types(harness)) <= {"message.order", "message.new", "message.old"}
     assert len(types(harness)) == 6
-    assert harness.bus.stores.counters.all()["shadowed"] == 12
+    assert harness.bus.stores.counters.all()["shadow_events_suppressed"] == 12
 
 
 def test_a_shadow_that_fails_is_a_dead_letter_that_disturbs_no_flow(harness):

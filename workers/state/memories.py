@@ -61,9 +61,9 @@ class Memories:
         memories = self.read_by_key(stream_id)
         merged = _find_duplicates(memories)
         dropped = [key for key in memories if key not in merged][:-CONSOLIDATED_PER_STREAM]
-        if gone := [*merged, *dropped]:
+        if removed := [*merged, *dropped]:
             floor = repr(_timestamp(memories[dropped[-1]])) if dropped else ""
-            said = [field for key in gone for field in (key, repr(_timestamp(memories[key])))]
+            said = [field for key in removed for field in (key, repr(_timestamp(memories[key])))]
             self._forget(keys=self._names(stream_id), args=[_milliseconds(MEMORY_RETENTION), floor, *said])
         return Consolidation(examined=len(memories), merged=len(merged), dropped=len(dropped))
 
@@ -79,7 +79,7 @@ class Memories:
 
     def _names(self, stream_id: str) -> list[str]:
         name = self._keys.memories(stream_id)
-        return [f"{name}:times", f"{name}:texts", f"{name}:gone"]
+        return [f"{name}:times", f"{name}:texts", f"{name}:removed"]
 
 
 def _find_duplicates(memories: Mapping[str, MemoryItem]) -> list[str]:

@@ -1,79 +1,81 @@
--- Promise: the lives of the system and of its agents take their steps in order, each once, whoever calls how often; what
--- is to be told of them stands in the list `untold` in that order, from the same step on.
+-- Record a worker's heartbeat and advance the lifecycles of the system and its agents: each transition once, in order,
+-- whatever worker calls. Transitions are appended to `lifecycle:unpublished` in the same step.
 --   system   created .. starting, started, stopping, stopped
---   agent    created, starting, started, stopping, stopped; stopped alone where its last worker was lost
--- The system lives while a worker does. An agent lives while a worker serves it, and is started once one takes its events.
--- A worker belongs to the life in which it came; one that comes while the system stops waits for the next life. A system
--- that is closed stops in any case, and stays closed until its next life.
--- A worker that was silent for longer than the limit is lost. Whoever was out of touch himself judges nobody, until the
--- others had the time to be heard; a newcomer may judge.
--- Answers: {state of the system, 1 where it is closed, 1 where the caller belongs to its life, name, mark, ...}
--- KEYS: workers, what is known of each, agents' lives, marks, system, untold, directory:version
--- ARGV: worker ('': nobody), its node, phase (joining, working, leaving, gone; close), limit in s,
---       agents as JSON: name -> idle, taking, ending or resting (stopped)
-local WORKERS, FACTS, LIVES, MARKS, SYSTEM, UNTOLD, VERSION = unpack(KEYS)
-local me, node, phase, limit, agents = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), cjson.decode(ARGV[5])
+--   agent    created, starting, started, stopping, stopped; only stopped after a crash of its last worker
+-- - The system runs while a worker does. An agent runs while a worker serves it; it is started once a running worker
+--   consumes its events.
+-- - A worker belongs to the lifecycle in which it joined. A worker that joins while the system stops waits for the next.
+-- - A closed system stops in any case, and stays closed until its next lifecycle.
+-- - A worker that was silent for longer than the timeout is lost. A worker that missed its own heartbeats must not
+--   declare others lost until one timeout has passed; a new worker may.
+-- Returns {state of the system, 1 if it is closed, 1 if the caller belongs to its lifecycle, agent, override, ...}
+-- KEYS: workers, worker states, agent lifecycles, agent overrides, system, unpublished transitions, directory:version
+-- ARGV: worker ('': none), its node, phase (starting, running, stopping, stopped; or close), timeout in s,
+--       agents as JSON: name -> paused, consuming, draining or stopped
+local WORKERS, STATES, LIFECYCLES, OVERRIDES, SYSTEM, UNPUBLISHED, VERSION = unpack(KEYS)
+local me, node, phase, timeout, agents = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), cjson.decode(ARGV[5])
+local SYSTEM_FIELDS = {'lifecycle_id', 'state', 'published_at', 'closed'}
 local clock = redis.call('TIME')
 local at = clock[1] .. '.' .. string.format('%06d', clock[2])
 local now = tonumber(at)
 
 local system = {}
-for _, field in ipairs({'life', 'state', 'told_at', 'closed'}) do
+for _, field in ipairs(SYSTEM_FIELDS) do
   system[field] = redis.call('HGET', SYSTEM, field) or nil
 end
 
-local function tell(fact)
-  fact.at = at
-  redis.call('RPUSH', UNTOLD, cjson.encode(fact))
+local function emit(transition)
+  transition.at = at
+  redis.call('RPUSH', UNPUBLISHED, cjson.encode(transition))
 end
-local function tell_system(step)
-  tell({life = system.life, step = 'system.' .. step, before = system.told_at})
-  system.told_at = at
+local function emit_system(step)
+  emit({lifecycle_id = system.lifecycle_id, event_type = 'system.' .. step, previous_at = system.published_at})
+  system.published_at = at
 end
-local function tell_agent(life, agent, step, reason, worker)
-  tell({life = life.id, step = 'agent.' .. step, agent = agent, worker = worker or node, reason = reason})
+local function emit_agent(lifecycle, agent, step, reason, worker)
+  emit({lifecycle_id = lifecycle.id, event_type = 'agent.' .. step, agent = agent, worker = worker or node,
+    reason = reason})
 end
 
--- Who is there.
 local workers, lost = {}, {}
-local known = redis.call('HGET', FACTS, me)
+local known = redis.call('HGET', STATES, me)
 if me ~= '' then
-  local facts = known and cjson.decode(known) or {life = '', since = at}
-  local heard = redis.call('ZSCORE', WORKERS, me)
-  if not heard or now - tonumber(heard) > limit / 2 then
-    facts.since = at
+  local worker = known and cjson.decode(known) or {lifecycle_id = '', since = at}
+  local heard_at = redis.call('ZSCORE', WORKERS, me)
+  if not heard_at or now - tonumber(heard_at) > timeout / 2 then
+    worker.since = at
   end
-  facts.node, facts.phase, facts.agents = node, phase, agents
-  local may_judge = not known or now - tonumber(facts.since) > limit
+  worker.node, worker.phase, worker.agents = node, phase, agents
+  local may_declare_lost = not known or now - tonumber(worker.since) > timeout
   if phase == 'stopped' then
     redis.call('ZREM', WORKERS, me)
-    redis.call('HDEL', FACTS, me)
+    redis.call('HDEL', STATES, me)
   else
     redis.call('ZADD', WORKERS, at, me)
-    redis.call('HSET', FACTS, me, cjson.encode(facts))
+    redis.call('HSET', STATES, me, cjson.encode(worker))
   end
-  if may_judge then
-    for _, silent in ipairs(redis.call('ZRANGEBYSCORE', WORKERS, '-inf', '(' .. string.format('%.6f', now - limit))) do
-      local text = redis.call('HGET', FACTS, silent)
-      local gone = text and cjson.decode(text) or {agents = {}}
-      for agent in pairs(gone.agents) do
-        lost[agent] = gone.node
+  if may_declare_lost then
+    for _, silent in ipairs(redis.call('ZRANGEBYSCORE', WORKERS, '-inf', '(' .. string.format('%.6f', now - timeout))) do
+      local text = redis.call('HGET', STATES, silent)
+      local crashed = text and cjson.decode(text) or {agents = {}}
+      for agent in pairs(crashed.agents) do
+        lost[agent] = crashed.node
       end
       redis.call('ZREM', WORKERS, silent)
-      redis.call('HDEL', FACTS, silent)
+      redis.call('HDEL', STATES, silent)
     end
   end
 end
-local texts = redis.call('HGETALL', FACTS)
+local texts = redis.call('HGETALL', STATES)
 for index = 1, #texts, 2 do
   workers[texts[index]] = cjson.decode(texts[index + 1])
 end
 
 local function begin_system()
-  system.life, system.state = at, 'starting'
+  system.lifecycle_id, system.state = at, 'starting'
   for _, step in ipairs({'created', 'features.registered', 'providers.registered', 'world.registered',
                          'builtin_agents.registered', 'user_agents.registered', 'starting'}) do
-    tell_system(step)
+    emit_system(step)
   end
   if system.closed then
     system.closed = nil
@@ -81,20 +83,20 @@ local function begin_system()
   end
 end
 
--- Whoever is there and belongs to no life joins the one that goes on.
-local function adopt()
-  for worker, facts in pairs(workers) do
-    if facts.life ~= system.life and facts.phase ~= 'stopping' then
-      facts.life = system.life
-      redis.call('HSET', FACTS, worker, cjson.encode(facts))
+-- Workers that belong to an earlier lifecycle, or to none, join the current one.
+local function adopt_workers()
+  for id, worker in pairs(workers) do
+    if worker.lifecycle_id ~= system.lifecycle_id and worker.phase ~= 'stopping' then
+      worker.lifecycle_id = system.lifecycle_id
+      redis.call('HSET', STATES, id, cjson.encode(worker))
     end
   end
 end
 
-local function each_agent(act)
-  local names, seen = redis.call('HKEYS', LIVES), {}
-  for _, facts in pairs(workers) do
-    for agent in pairs(facts.agents) do
+local function for_each_agent(call)
+  local names, seen = redis.call('HKEYS', LIFECYCLES), {}
+  for _, worker in pairs(workers) do
+    for agent in pairs(worker.agents) do
       names[#names + 1] = agent
     end
   end
@@ -102,85 +104,86 @@ local function each_agent(act)
   for _, agent in ipairs(names) do
     if not seen[agent] then
       seen[agent] = true
-      act(agent)
+      call(agent)
     end
   end
 end
 
-local function step_agent(agent)
-  local text = redis.call('HGET', LIVES, agent)
-  local life = text and cjson.decode(text) or nil
-  local is_served, is_taken, is_ending = false, false, false
-  for _, facts in pairs(workers) do
-    local how = facts.life == system.life and facts.agents[agent]
-    if how and (how == 'draining' or facts.phase == 'stopping') then
-      is_ending = true
-    elseif how and how ~= 'stopped' then
+local function advance_agent(agent)
+  local text = redis.call('HGET', LIFECYCLES, agent)
+  local lifecycle = text and cjson.decode(text) or nil
+  local is_served, is_consumed, is_draining = false, false, false
+  for _, worker in pairs(workers) do
+    local serving = worker.lifecycle_id == system.lifecycle_id and worker.agents[agent]
+    if serving and (serving == 'draining' or worker.phase == 'stopping') then
+      is_draining = true
+    elseif serving and serving ~= 'stopped' then
       is_served = is_served or system.state ~= 'stopping'
-      is_ending = is_ending or system.state == 'stopping'
-      is_taken = is_taken or (how == 'consuming' and facts.phase == 'running')
+      is_draining = is_draining or system.state == 'stopping'
+      is_consumed = is_consumed or (serving == 'consuming' and worker.phase == 'running')
     end
   end
-  if life and life.state ~= 'stopping' and not is_served and (is_ending or not lost[agent]) then
-    tell_agent(life, agent, 'stopping')
-    life.state = 'stopping'
+  if lifecycle and lifecycle.state ~= 'stopping' and not is_served and (is_draining or not lost[agent]) then
+    emit_agent(lifecycle, agent, 'stopping')
+    lifecycle.state = 'stopping'
   end
-  if life and not is_ending and (life.state == 'stopping' or not is_served) then
-    tell_agent(life, agent, 'stopped', lost[agent] and 'lost' or 'stopped', lost[agent])
-    life = nil
+  if lifecycle and not is_draining and (lifecycle.state == 'stopping' or not is_served) then
+    emit_agent(lifecycle, agent, 'stopped', lost[agent] and 'lost' or 'stopped', lost[agent])
+    lifecycle = nil
   end
-  if not life and is_served then
-    life = {id = at, state = 'starting'}
-    tell_agent(life, agent, 'created')
-    tell_agent(life, agent, 'starting')
+  if not lifecycle and is_served then
+    lifecycle = {id = at, state = 'starting'}
+    emit_agent(lifecycle, agent, 'created')
+    emit_agent(lifecycle, agent, 'starting')
   end
-  if life and life.state == 'starting' and is_served and is_taken then
-    tell_agent(life, agent, 'started')
-    life.state = 'started'
+  if lifecycle and lifecycle.state == 'starting' and is_served and is_consumed then
+    emit_agent(lifecycle, agent, 'started')
+    lifecycle.state = 'started'
   end
-  if life then
-    redis.call('HSET', LIVES, agent, cjson.encode(life))
+  if lifecycle then
+    redis.call('HSET', LIFECYCLES, agent, cjson.encode(lifecycle))
   else
-    redis.call('HDEL', LIVES, agent)
+    redis.call('HDEL', LIFECYCLES, agent)
   end
 end
 
-local function count()
-  local here, belonging, staying, working = 0, 0, 0, 0
-  for _, facts in pairs(workers) do
-    here = here + (facts.phase ~= 'stopping' and 1 or 0)
-    if system.life and facts.life == system.life then
-      belonging = belonging + 1
-      staying = staying + (facts.phase ~= 'stopping' and 1 or 0)
-      working = working + (facts.phase == 'running' and 1 or 0)
+local function count_workers()
+  local present, members, staying, running = 0, 0, 0, 0
+  for _, worker in pairs(workers) do
+    present = present + (worker.phase ~= 'stopping' and 1 or 0)
+    if system.lifecycle_id and worker.lifecycle_id == system.lifecycle_id then
+      members = members + 1
+      staying = staying + (worker.phase ~= 'stopping' and 1 or 0)
+      running = running + (worker.phase == 'running' and 1 or 0)
     end
   end
-  return here, belonging, staying, working
+  return present, members, staying, running
 end
 
-local function step()
-  local here = count()
-  if (not system.state or system.state == 'stopped') and here > 0 then
+-- Returns whether a lifecycle of the system ended.
+local function advance()
+  local present = count_workers()
+  if (not system.state or system.state == 'stopped') and present > 0 then
     begin_system()
   end
   if not system.state or system.state == 'stopped' then
     return false
   end
   if system.state ~= 'stopping' then
-    adopt()
-    local _, _, staying = count()
+    adopt_workers()
+    local _, _, staying = count_workers()
     if staying == 0 or system.closed then
-      tell_system('stopping')
+      emit_system('stopping')
       system.state = 'stopping'
     end
   end
-  each_agent(step_agent)
-  local _, belonging, _, working = count()
-  if system.state == 'starting' and working > 0 then
-    tell_system('started')
+  for_each_agent(advance_agent)
+  local _, members, _, running = count_workers()
+  if system.state == 'starting' and running > 0 then
+    emit_system('started')
     system.state = 'started'
-  elseif system.state == 'stopping' and belonging == 0 then
-    tell_system('stopped')
+  elseif system.state == 'stopping' and members == 0 then
+    emit_system('stopped')
     system.state = 'stopped'
     return true
   end
@@ -191,18 +194,18 @@ if phase == 'close' and system.state and system.state ~= 'stopped' and not syste
   system.closed = '1'
   redis.call('INCR', VERSION)
 end
--- What ended before a newcomer came is told before its own life.
+-- Lifecycles that ended before a new worker joined end before the worker counts.
 local newcomer = not known and workers[me]
 if newcomer and next(lost) then
   workers[me] = nil
-  step()
+  advance()
   workers[me] = newcomer
 end
--- A second time where a life ended and somebody waits for the next.
-if step() and count() > 0 then
-  step()
+-- Once more where a lifecycle ended and workers wait for the next one.
+if advance() and count_workers() > 0 then
+  advance()
 end
-for _, field in ipairs({'life', 'state', 'told_at', 'closed'}) do
+for _, field in ipairs(SYSTEM_FIELDS) do
   if system[field] then
     redis.call('HSET', SYSTEM, field, system[field])
   else
@@ -211,8 +214,9 @@ for _, field in ipairs({'life', 'state', 'told_at', 'closed'}) do
 end
 
 local mine = workers[me]
-local answer = {system.state or 'stopped', system.closed and 1 or 0, mine and mine.life == system.life and 1 or 0}
-for _, part in ipairs(redis.call('HGETALL', MARKS)) do
+local is_member = mine and mine.lifecycle_id == system.lifecycle_id
+local answer = {system.state or 'stopped', system.closed and 1 or 0, is_member and 1 or 0}
+for _, part in ipairs(redis.call('HGETALL', OVERRIDES)) do
   answer[#answer + 1] = part
 end
 return answer

@@ -20,7 +20,7 @@ local function deliver_reply(table_key, counters, request_id, responder, respons
     outcome = 'late'
   end
   if outcome ~= 'delivered' then
-    redis.call('HINCRBY', counters, 'responses_late', 1)
+    redis.call('HINCRBY', counters, 'replies_unmatched', 1)
     return outcome
   end
   redis.call('HSET', key, 'response', response_id)

@@ -10,8 +10,8 @@ for _, id in ipairs(due) do
   if value then
     local queue, list, message = value:match('^(.-)\n(.-)\n(.*)$')
     redis.call('LPUSH', list, message)
-    redis.call('ZADD', queue .. '\6\022bell', 0, 0)
-    redis.call('PEXPIRE', queue .. '\6\022bell', 10000)
+    redis.call('ZADD', queue .. '\6\022wakeup', 0, 0)
+    redis.call('PEXPIRE', queue .. '\6\022wakeup', 10000)
   end
   redis.call('HDEL', KEYS[2], id)
   redis.call('ZREM', KEYS[1], id)

@@ -39,8 +39,8 @@ end
 -- in its queue at a time.
 local function put()
   redis.call('LPUSH', list, message)
-  redis.call('ZADD', queue .. '\6\022bell', 0, 0)
-  redis.call('PEXPIRE', queue .. '\6\022bell', 10000)
+  redis.call('ZADD', queue .. '\6\022wakeup', 0, 0)
+  redis.call('PEXPIRE', queue .. '\6\022wakeup', 10000)
 end
 if message ~= '' then
   for _, key in ipairs({list, mailbox}) do
@@ -49,9 +49,9 @@ if message ~= '' then
       return redis.error_reply('WRONGTYPE ' .. key .. ' is a ' .. kind .. '; nothing was replayed')
     end
   end
-  if mailbox == '' or redis.call('SET', mailbox .. ':head', delivery, 'NX') then
+  if mailbox == '' or redis.call('SET', mailbox .. ':active', delivery, 'NX') then
     put()
-  elseif redis.call('GET', mailbox .. ':head') == delivery then
+  elseif redis.call('GET', mailbox .. ':active') == delivery then
     put()
   elseif not (state == 'replaying' and waits_in_mailbox()) then
     redis.call('RPUSH', mailbox, table.concat({delivery, queue, list, message}, '\n'))

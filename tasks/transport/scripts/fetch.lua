@@ -69,7 +69,7 @@ end
 
 local function is_first(headers)
   return type(headers) == 'table' and headers.retries == 0 and headers.eta == cjson.null and not headers.redelivered
-    and not (headers.petiole_mailbox or headers.petiole_replay or headers.petiole_dead_letter)
+    and not (headers.petiole_message_group or headers.petiole_replay or headers.petiole_dead_letter)
 end
 local function admit(headers)
   if inbox == '' or not is_first(headers) then

@@ -33,10 +33,10 @@ class World:
 
     def told(self, prefix: str = "") -> list[str]:
         facts = [json.loads(each) for each in self.store.read_unpublished(1000)]
-        return [f"{each.get('agent', '')}{each['step']}" for each in facts if each["step"].startswith(prefix)]
+        return [f"{each.get('agent', '')}{each['event_type']}" for each in facts if each["event_type"].startswith(prefix)]
 
     def facts(self, step: str) -> list[dict[str, str]]:
-        return [each for each in map(json.loads, self.store.read_unpublished(1000)) if each["step"] == step]
+        return [each for each in map(json.loads, self.store.read_unpublished(1000)) if each["event_type"] == step]
 
     def falls_silent(self, worker: str, seconds: float = 60.0) -> None:
         self.client.zincrby(self.keys.workers, -seconds, worker)
@@ -212,12 +212,12 @@ def test_whatever_workers_do_every_life_takes_its_steps_in_order(world, seed):
 
     facts = [json.loads(each) for each in world.store.read_unpublished(10_000)]
     for subject in ("", "memory", "tools"):
-        steps = [each["step"].split(".", 1)[1] for each in facts if each.get("agent", "") == subject]
+        steps = [each["event_type"].split(".", 1)[1] for each in facts if each.get("agent", "") == subject]
         main = [step for step in steps if step in ORDER]
         for before, after in pairwise(main):
             follows = ORDER.index(after) - ORDER.index(before)
             is_lost = after == "stopped" and before in {"starting", "started"}
             is_early_end = before == "starting" and after == "stopping"
             assert follows == 1 or (before, after) == ("stopped", "created") or is_lost or is_early_end, main
-        ids = [(each["life"], each["step"]) for each in facts if each.get("agent", "") == subject]
+        ids = [(each["lifecycle_id"], each["event_type"]) for each in facts if each.get("agent", "") == subject]
         assert len(ids) == len(set(ids))
