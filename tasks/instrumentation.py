@@ -83,7 +83,7 @@ class DeliveryFinished(DeliveryRecord):
 class DeliveryRetrying(DeliveryRecord):
     """An attempt failed; the next one is due."""
 
-    name = "delivery.retrying"
+    name = "delivery.retried"
     attempt: int
     error: str
     due: datetime
@@ -164,7 +164,7 @@ class CircuitChanged(Record):
 class CallsUnguarded(Record):
     """The state store is away: calls go through without circuit breaker and rate limit."""
 
-    name = "calls.unguarded"
+    name = "breaker.store_failed"
     level = logging.ERROR
     operation: str
     error: str
@@ -174,7 +174,7 @@ class CallsUnguarded(Record):
 class CallsGuardedAgain(Record):
     """The state store is back, after so many unguarded calls."""
 
-    name = "calls.guarded_again"
+    name = "breaker.store_recovered"
     unguarded: int
 
 

@@ -43,7 +43,7 @@ class PeriodicTask(BusTask):
         """Send it for the slot that is now; not where nobody is at work. Beat calls this. Raises RedisError."""
         said = dict(kwargs or {})
         if not self.bus.stores.cluster_membership.has_active_workers():
-            log.debug("periodic.skipped", extra={"task": self.name})
+            log.debug("periodic_task.skipped", extra={"task": self.name})
             return None
         said.setdefault("slot", slot_number(time.time(), said["interval_s"]))
         driver = self.bus.driver

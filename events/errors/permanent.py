@@ -128,10 +128,10 @@ def handler_not_found(request_type: str, responder: str) -> Permanent:
     )
 
 
-def gathering_key_missing(subscription: str, topic: str, path: str) -> Permanent:
+def aggregation_key_missing(subscription: str, topic: str, path: str) -> Permanent:
     return Permanent(
         f"{subscription} gathers by {path!r}, which {topic} has not; gather by a field of all parts",
-        code="gathering_key_missing",
+        code="aggregation_key_missing",
     )
 
 

@@ -72,7 +72,7 @@ class Consumer(CeleryConsumer):
                 if self._is_connection_error(error):
                     raise
                 if message.acknowledged:
-                    log.exception("message.unfinished")
+                    log.exception("message.handling_failed")
                 else:
                     self.on_invalid_task(None, message, error)
 
@@ -115,7 +115,7 @@ class Consumer(CeleryConsumer):
             if self._is_connection_error(unfinished):
                 raise
             # Celery looks into the message to tell of it, and finds anything there.
-            log.exception("message.unfinished")
+            log.exception("message.handling_failed")
         if not message.acknowledged:
             message.ack()
 

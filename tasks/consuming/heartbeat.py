@@ -70,7 +70,7 @@ class Heartbeat(bootsteps.StartStopStep):
         situation = self._send()
         if situation and situation.is_ending and not situation.is_member:
             self._send("stopped")
-            log.warning("worker.not_started", extra={"reason": "the system is being shut down; start it again later"})
+            log.warning("worker.start_refused", extra={"reason": "the system is being shut down; start it again later"})
             raise WorkerShutdown(EX_OK)
         if not isinstance(consumer.pool, ProcessPool):
             agent_hooks.run_start_hooks(self._agents)
@@ -94,7 +94,7 @@ class Heartbeat(bootsteps.StartStopStep):
         if situation is None:
             return
         if situation.is_ending and self._phase == "running":
-            log.warning("worker.shut_down", extra={"reason": "the system is being shut down"})
+            log.warning("worker.stopping", extra={"reason": "the system is being shut down"})
             worker_state.should_stop = EX_OK  # type: ignore[assignment]  # as Celery's own signal handlers do
         elif self._phase == "running" and not self._is_apply_scheduled:
             # Only the consumer's own thread may change what it consumes.

@@ -3,7 +3,7 @@
     add_rounds(bus, [PeriodicJob("dead_letter_retention", 60, keep_within_limits)])
 
 A round is a function of the app and the worker's consumer, called again and again while the worker consumes. One that
-fails is logged as `round.failed`, once until it succeeds again (`round.recovered`), and neither stops the others nor
+fails is logged as `job.failed`, once until it succeeds again (`job.recovered`), and neither stops the others nor
 the worker. One that `runs_during_shutdown` goes on while a worker that was told to end waits for its handlers.
 
     renew_leases    0.5 s   what this worker holds is known to be held: tasks/transport/leases.py

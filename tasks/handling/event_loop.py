@@ -150,7 +150,7 @@ async def _cancel_and_wait(tasks: set[asyncio.Task[Any]]) -> bool:
         task.cancel()
     unended = (await asyncio.wait(tasks, timeout=CLEANUP_TIMEOUT_S))[1] if tasks else ()
     if unended:
-        log.warning("coroutine.unended", extra={"tasks": len(unended)})
+        log.warning("coroutine.cancel_timed_out", extra={"tasks": len(unended)})
     return not unended
 
 

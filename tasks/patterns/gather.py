@@ -24,8 +24,8 @@ from uuid import NAMESPACE_OID, uuid5
 
 from pydantic_core import from_json
 
-from petiole.events.catalog.gathering import AggregationCompletedEvent, CompletedAggregation
-from petiole.events.errors import gathering_key_missing
+from petiole.events.catalog.aggregation import AggregationCompletedEvent, CompletedAggregation
+from petiole.events.errors import aggregation_key_missing
 from petiole.events.event import Event
 from petiole.events.topics import TopicTrie
 from petiole.tasks.handling.buffering import buffer
@@ -88,12 +88,12 @@ class AggregationRule:
         return min(_build_part_trie(self.parts).match(topic), default=None)
 
     def key_of(self, event: Event) -> str:
-        """Read what an event is gathered by. Raises Permanent (gathering_key_missing)."""
+        """Read what an event is gathered by. Raises Permanent (aggregation_key_missing)."""
         place: Any = event.model_dump(mode="json", include={self.by.split(".", maxsplit=1)[0]})
         for word in self.by.split("."):
             place = place.get(word) if isinstance(place, Mapping) else None
         if place is None:
-            raise gathering_key_missing(self.subscription, event.event_type, self.by)
+            raise aggregation_key_missing(self.subscription, event.event_type, self.by)
         return str(place)
 
     def completed_event_id(self, key: str) -> str:

@@ -122,7 +122,7 @@ def _publish_unmatched_reply(bus: BusRuntime, event: Event, reason: UnmatchedRep
     try:
         commit(bus, [validate(bus, responses.build_unmatched_reply(event, reason))])
     except (BrokerUnavailable, StateStoreUnavailable, QueueFull) as error:
-        failed = OperationFailed(operation="response_late.publish_failed", exception=error, subject=event.event_id)
+        failed = OperationFailed(operation="unmatched_reply.publish_failed", exception=error, subject=event.event_id)
         bus.instrumentation.emit(failed)
 
 

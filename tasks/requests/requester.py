@@ -229,7 +229,7 @@ def cancel_request(bus: BusRuntime, pending: PendingRequest) -> None:
     try:
         bus.stores.requests.forget(pending.request_id, pending.token)
     except RedisError as error:
-        failed = OperationFailed(operation="request.withdraw_failed", exception=error, subject=pending.request_id)
+        failed = OperationFailed(operation="request.cancel_failed", exception=error, subject=pending.request_id)
         bus.instrumentation.emit(failed)
 
 

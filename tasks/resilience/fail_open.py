@@ -1,6 +1,6 @@
 """Unguarded: what breakers and budgets do where the state store does not answer. They let calls through.
 
-They are there to spare calls, not to prevent them. That is an alarm: `calls.unguarded` in the log, as an error, once
+They are there to spare calls, not to prevent them. That is an alarm: `breaker.store_failed` in the log, as an error, once
 for each outage; the calls are counted as `unguarded` once the store is back. After a failure it is not asked for
 STORE_RETRY_AFTER_S: one call waits for it then, not each of them.
 """

@@ -32,7 +32,7 @@ class ExpiryResult:
 class SessionExpiryTask(PeriodicTask):
     """Sweep once for each slot."""
 
-    name = "petiole.sessions"
+    name = "petiole.session_expiry"
 
     def run(self, *, interval_s: float, slot: int) -> ExpiryResult:  # noqa: ARG002 - they name the slot that it is sent for
         """Sweep here and now."""

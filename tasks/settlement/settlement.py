@@ -237,9 +237,7 @@ def requeue(attempt: DeliveryAttempt, error: Exception) -> NoReturn:
         attempt.bus.stores.attempts.discard_last(attempt.delivery_id)
     except RedisError as unnoted:
         # It looks as if the worker had died, until a run of the same delivery ends.
-        failed = OperationFailed(
-            operation="attempt.withdraw_failed", exception=unnoted, delivery_id=attempt.delivery_id
-        )
+        failed = OperationFailed(operation="attempt.discard_failed", exception=unnoted, delivery_id=attempt.delivery_id)
         attempt.bus.instrumentation.emit(failed)
     # The next try is not this instant's: what is wrong is the broker, and it is taken again at once.
     time.sleep(REQUEUE_PAUSE_S)

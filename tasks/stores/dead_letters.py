@@ -70,7 +70,9 @@ class DeadLetters:
         self._keys = keys
         self._all_keys = [keys.dead_letters, keys.dead_letter_times, keys.dead_letter_states, keys.dead_letter_replays]
         self._put = client.register_script(load_script("dead_letter") + load_script("put_dead_letter"))
-        self._resolve = client.register_script(load_script("resolve_dead_letter") + load_script("resolve_one_dead_letter"))
+        self._resolve = client.register_script(
+            load_script("resolve_dead_letter") + load_script("resolve_one_dead_letter")
+        )
         self._start = client.register_script(load_script("start_replay"))
         self._edit = client.register_script(load_script("replace_dead_letter"))
         self._remove = client.register_script(load_script("remove_dead_letters"))

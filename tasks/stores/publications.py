@@ -112,7 +112,9 @@ class CommitResult:
     refused: somebody waits already for an answer to a request of that id.
     """
 
-    status: Literal["published", "directory_changed", "already_settled", "lease_lost", "queue_full", "duplicate_request"]
+    status: Literal[
+        "published", "directory_changed", "already_settled", "lease_lost", "queue_full", "duplicate_request"
+    ]
     are_new: tuple[bool, ...] = ()
     unmatched: tuple[UnmatchedReply | None, ...] = ()
     full_queue: str | None = None

@@ -47,7 +47,9 @@ def put(server: Any, *tags: str) -> None:
 
 
 def give_back(steps: TransportCommands, messages: list[Unacked], silent_before: str = "-inf") -> int:
-    to_q = [RequeuedMessage(each, [("q", "q\x06\x16wakeup")], json.dumps(json.loads(each.entry)[0])) for each in messages]
+    to_q = [
+        RequeuedMessage(each, [("q", "q\x06\x16wakeup")], json.dumps(json.loads(each.entry)[0])) for each in messages
+    ]
     return steps.requeue(to_q, "RPUSH", silent_before)
 
 

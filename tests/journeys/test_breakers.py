@@ -544,7 +544,7 @@ def test_without_the_state_store_calls_go_through_and_that_is_an_alarm(monkeypat
 
     assert [type(each) for each in ended] == [ConnectionError] * 8
     assert dependency.calls == 8
-    assert [each.message for each in caplog.records] == ["calls.unguarded"]
+    assert [each.message for each in caplog.records] == ["breaker.store_failed"]
 
 
 def test_without_any_store_configured_a_guarded_function_is_a_function(monkeypatch):

@@ -270,7 +270,7 @@ def each_of_the_five_inputs_reaches_orchestrator_and_memory(seen: Seen) -> None:
 def what_the_orchestrator_hears_twice_has_one_effect(seen: Seen) -> None:
     for kind, subscription in (
         (ContextAssembledEvent, "orchestrator.ask_model_parts"),
-        (ToolResultEvent, "orchestrator.collect"),
+        (ToolResultEvent, "orchestrator.collect_tool_results"),
         (ResponseGeneratedEvent, "orchestrator.respond"),
     ):
         for event in seen.of(kind)[:3]:
@@ -455,7 +455,7 @@ def a_channel_that_is_down_is_tried_three_times_and_told_once(seen: Seen) -> Non
 def what_was_delivered_is_not_delivered_again(seen: Seen) -> None:
     response = next(event for event in seen.events if isinstance(event, ResponseReadyEvent))
     posted = list(seen.posted)
-    assert seen.delivered_again("output.deliver", response) == []
+    assert seen.delivered_again("output.deliver_message", response) == []
     assert seen.posted == posted
     of_stream = {event.content.message_id for event in seen.of(MessageSentEvent)}
     ids = [message_id for message_id, _ in posted if message_id in of_stream]

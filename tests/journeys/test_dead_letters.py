@@ -756,7 +756,9 @@ def test_an_ordered_delivery_is_replayed_in_its_turn(till, client, eventually):
     assert done["tally"] == {"resolved": 1, "failed_again": 0, "replaying": 0}
     assert client.lrange("counted", -1, -1) == ["7"]
     assert client.lrange("overlaps", 0, -1) == []
-    eventually(lambda: client.keys("petiole:message_groups:*") == [], 10, lambda: client.keys("petiole:message_groups:*"))
+    eventually(
+        lambda: client.keys("petiole:message_groups:*") == [], 10, lambda: client.keys("petiole:message_groups:*")
+    )
 
 
 @pytest.mark.timeout(180)

@@ -99,7 +99,7 @@ def test_an_event_without_the_field_that_is_gathered_by_is_a_dead_letter(harness
     harness.publish(a_part("message.price"))
 
     letter = harness.expect_dead_letter()
-    assert (letter.error_type, letter.subscription) == ("gathering_key_missing", "shop.offer_parts")
+    assert (letter.error_type, letter.subscription) == ("aggregation_key_missing", "shop.offer_parts")
     assert calls == []
 
 

@@ -152,7 +152,7 @@ def test_a_call_whose_worker_died_in_the_middle_is_repeated_or_told(
 
     request = a_request(a_call(tool="charge"))
     call = build_call_requested(request, request.content.calls[0])
-    (delivery_id,) = delivery_ids(call.event_id, ["tools.run"])
+    (delivery_id,) = delivery_ids(call.event_id, ["tools.run_call"])
     team.bus.stores.idempotency_records.begin(
         f"tools.call:{call_key(call, call.content)}",
         token="of the dead",

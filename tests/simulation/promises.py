@@ -131,4 +131,6 @@ def _at_rest(reading: Reading) -> Iterator[str]:
     prefix = world.bus.settings.key_prefix
     counts: Any = world.client.hgetall(f"{prefix}:message_groups")
     yield from (f"{queue!r} counts {count!r} in mailboxes" for queue, count in counts.items() if count != "0")
-    yield from (f"left behind: {key!r}" for key in world.client.scan_iter(match=f"{prefix}:message_groups:*", count=10_000))
+    yield from (
+        f"left behind: {key!r}" for key in world.client.scan_iter(match=f"{prefix}:message_groups:*", count=10_000)
+    )

@@ -207,7 +207,7 @@ def _progress_reporter(event: Event, call: ToolExecution) -> Callable[[float, st
                 publish(progress, now=True)
             except (BrokerUnavailable, StateStoreUnavailable, QueueFull) as error:
                 # The call itself is well, and its end is not lost: that waits for the broker.
-                log.warning("progress.unsaid", extra={"call_id": call.call_id, "error": str(error)})
+                log.warning("tool_progress.publish_failed", extra={"call_id": call.call_id, "error": str(error)})
 
     return report
 

@@ -140,7 +140,7 @@ class EventStreamEndpoint:
             )
             await response(scope, receive, send)
         except SendTimeoutError:
-            log.warning("reader.dropped", extra={"stream_id": stream_id, "reason": "it takes nothing"})
+            log.warning("reader.disconnected", extra={"stream_id": stream_id, "reason": "it takes nothing"})
         finally:
             self._gate.open -= 1
 
@@ -150,7 +150,7 @@ class EventStreamEndpoint:
                 yield {"event": sent.name, "id": sent.position, "data": json.dumps(dict(sent.data), ensure_ascii=False)}
         except (BrokerUnavailable, StateStoreUnavailable) as error:
             # The reader comes back by itself, and says where it was.
-            log.warning("reader.left", extra={"stream_id": stream_id, "error": str(error)})
+            log.warning("reader.read_failed", extra={"stream_id": stream_id, "error": str(error)})
 
 
 def _error_response(status: int, reason: str) -> Any:

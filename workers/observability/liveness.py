@@ -30,7 +30,7 @@ DEAD_AFTER_S = 15.0
 def liveness_file(node: str) -> Path:
     """Name the file that holds the pulse of a worker on this machine, of this user."""
     name = re.sub(r"[^\w@.-]", "_", node)
-    return Path(tempfile.gettempdir()) / f"petiole-{os.getuid()}" / f"{name}.pulse"
+    return Path(tempfile.gettempdir()) / f"petiole-{os.getuid()}" / f"{name}.alive"
 
 
 def find_liveness_problem(node: str) -> str | None:
@@ -48,7 +48,7 @@ class LivenessThread(threading.Thread):
     """The thread that touches the file."""
 
     def __init__(self, node: str) -> None:
-        super().__init__(name="petiole-pulse", daemon=True)
+        super().__init__(name="petiole-liveness", daemon=True)
         self.node = node
         self._file = liveness_file(node)
         self._stopping = threading.Event()

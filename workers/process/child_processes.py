@@ -117,7 +117,7 @@ def wait_for_first_exit(children: Sequence[ChildProcess]) -> ChildProcess:
 
 def forward_output(child: ChildProcess, show: Callable[[str], object]) -> threading.Thread:
     """Hand each line that a child writes into its pipe to `show`, in a thread that ends with the child."""
-    thread = threading.Thread(target=_forward_lines, args=(child, show), name=f"relay-{child.name}", daemon=True)
+    thread = threading.Thread(target=_forward_lines, args=(child, show), name=f"output-{child.name}", daemon=True)
     thread.start()
     return thread
 

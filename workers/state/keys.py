@@ -2,21 +2,21 @@
 
 Each starts with PETIOLE_KEY_PREFIX and a colon.
 
-| key                               | type   | holds                                         | kept                                            |
-|-----------------------------------|--------|-----------------------------------------------|-------------------------------------------------|
-| approvals                         | zset   | id -> when it was requested, in ms            | as approvals:<id>                               |
-| approvals:<id>                    | hash   | request, fingerprint, expiry, state, decision | APPROVAL_TIMEOUT_S plus IDEMPOTENCY_RETENTION_S |
-| consolidation_queue               | set    | streams with new memories                     | until consolidated                              |
-| event_counts:<sha-256>            | zset   | event -> its time in s                        | window plus cooldown                            |
-| event_counts:<sha-256>:reported   | zset   | events that reported the threshold            | window plus cooldown                            |
-| facts:<owner>                     | hash   | key of a fact -> its values as JSON           | a year after the last                           |
-| memories:<stream>:removed         | zset   | key -> time of a consolidated memory          | 30 days after the last                          |
-| memories:<stream>:texts           | hash   | key -> MemoryItem JSON                        | 30 days after the last                          |
-| memories:<stream>:times           | zset   | key -> when it was said, in s                 | 30 days after the last                          |
-| outbound_message_cursors:<stream> | text   | entry id of the last message taken            | a day after the last                            |
-| outbound_message_ids:<stream>     | set    | ids of the messages appended                  | a day after the last                            |
-| outbound_messages:<stream>        | stream | messages to the user, the last 1,000          | a day after the last                            |
-| vectors:<model>:<sha-256>         | text   | embedding of a text: float32 as base64        | 30 days                                         |
+| key                               | type   | holds                                         | kept                   |
+|-----------------------------------|--------|-----------------------------------------------|------------------------|
+| approvals                         | zset   | id -> when it was requested, in ms            | as approvals:<id>      |
+| approvals:<id>                    | hash   | request, fingerprint, expiry, state, decision | see open_team_state()  |
+| consolidation_queue               | set    | streams with new memories                     | until consolidated     |
+| event_counts:<sha-256>            | zset   | event -> its time in s                        | window plus cooldown   |
+| event_counts:<sha-256>:reported   | zset   | events that reported the threshold            | window plus cooldown   |
+| facts:<owner>                     | hash   | key of a fact -> its values as JSON           | a year after the last  |
+| memories:<stream>:removed         | zset   | key -> time of a consolidated memory          | 30 days after the last |
+| memories:<stream>:texts           | hash   | key -> MemoryItem JSON                        | 30 days after the last |
+| memories:<stream>:times           | zset   | key -> when it was said, in s                 | 30 days after the last |
+| outbound_message_cursors:<stream> | text   | entry id of the last message taken            | a day after the last   |
+| outbound_message_ids:<stream>     | set    | ids of the messages appended                  | a day after the last   |
+| outbound_messages:<stream>        | stream | messages to the user, the last 1,000          | a day after the last   |
+| vectors:<model>:<sha-256>         | text   | embedding of a text: float32 as base64        | 30 days                |
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ class ToolRegistry:
                 yield from source.tools().values()
             except ProviderUnavailable as error:
                 # The others can be used all the same.
-                log.warning("tools.unlisted", extra={"source": source.name, "error": str(error)})
+                log.warning("tool_source.list_failed", extra={"source": source.name, "error": str(error)})
 
 
 tools = ToolRegistry()

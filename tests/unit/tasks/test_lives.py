@@ -33,7 +33,9 @@ class World:
 
     def told(self, prefix: str = "") -> list[str]:
         facts = [json.loads(each) for each in self.store.read_unpublished(1000)]
-        return [f"{each.get('agent', '')}{each['event_type']}" for each in facts if each["event_type"].startswith(prefix)]
+        return [
+            f"{each.get('agent', '')}{each['event_type']}" for each in facts if each["event_type"].startswith(prefix)
+        ]
 
     def facts(self, step: str) -> list[dict[str, str]]:
         return [each for each in map(json.loads, self.store.read_unpublished(1000)) if each["event_type"] == step]
