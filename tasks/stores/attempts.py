@@ -1,7 +1,7 @@
 """Attempts: the attempts of each unsettled delivery, over all workers.
 
-Promise: an attempt is recorded before its handler starts. An attempt without an outcome counts as a crash of its worker,
-unless that worker is alive. The fetch may record the first attempt as fetched (tasks/transport/delivery_log.py), before
+Promise: an attempt is recorded before its handler starts. An attempt without an outcome counts as a crash of its
+worker, unless that worker is alive. The fetch may record the first attempt as fetched (tasks/transport/delivery_log.py), before
 it is known whether it starts; it counts only as the last crash before the limit.
 """
 
