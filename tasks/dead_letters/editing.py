@@ -105,10 +105,10 @@ def _destination(bus: BusRuntime, letter: DeadLetter, subscription: str | None) 
     if subscription is not None:
         if subscription not in queues:
             raise unknown_subscription(subscription)
-        return {"subscription": subscription, "queue": queues[subscription], "mailbox": None}
+        return {"subscription": subscription, "queue": queues[subscription], "message_group": None}
     if locked_fields(letter) or letter.subscription in queues:
         return {"queue": letter.queue or queues.get(letter.subscription, "")}
-    return {"subscription": PUBLISH_TASK, "queue": PUBLISH_QUEUE, "mailbox": None}
+    return {"subscription": PUBLISH_TASK, "queue": PUBLISH_QUEUE, "message_group": None}
 
 
 def _publish_edited_event(bus: BusRuntime, old: DeadLetter, new: DeadLetter, operator: str) -> None:

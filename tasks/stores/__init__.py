@@ -43,7 +43,7 @@ EVENTS_PER_SESSION = 200
 RESPONSE_STREAM_RETENTION = timedelta(days=1)
 
 PAYLOAD_RETENTION = timedelta(days=7)
-"""How long stored content is kept after its last use, and so how long a delivery may wait; at least as long as history."""
+"""How long content is kept after its last use, and so how long a delivery may wait; at least as long as the history."""
 
 
 @dataclass(frozen=True, slots=True)

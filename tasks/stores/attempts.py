@@ -1,8 +1,8 @@
 """Attempts: the attempts of each unsettled delivery, over all workers.
 
 Promise: an attempt is recorded before its handler starts. An attempt without an outcome counts as a crash of its
-worker, unless that worker is alive. The fetch may record the first attempt as fetched (tasks/transport/delivery_log.py), before
-it is known whether it starts; it counts only as the last crash before the limit.
+worker, unless that worker is alive. The fetch may record the first attempt (tasks/transport/delivery_log.py) before it
+is known whether it starts; it counts only as the last crash before the limit.
 """
 
 from __future__ import annotations
@@ -60,10 +60,8 @@ class Attempts:
     ) -> AttemptHistory:
         """Record that an attempt starts, unless the delivery is settled, aborted, or crashed `max_crashes` workers.
 
-        Args:
-            consumer: Id of the consumer that leases the message, if the broker has leases.
-            consumers_key: The broker's sorted set of consumers by time last heard.
-            abortable: Agent and flow, if the delivery ends when the flow is aborted.
+        `consumer` is the id of the consumer that leases the message, if the broker has leases; `consumers_key` is the
+        broker's sorted set of consumers by time last heard. `abortable` is agent and flow, if the flow can be aborted.
         """
         attempt = {"at": datetime.now(UTC).isoformat(), "worker": worker, "consumer": consumer}
         answer, *earlier = self._begin(

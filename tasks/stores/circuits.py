@@ -1,7 +1,7 @@
 """Circuits: circuit breakers shared by all workers, one for each dependency.
 
-Promise: a circuit opens once, however many calls fail at the same time. One worker of the cluster probes at a time. Calls
-of an earlier epoch change nothing. Times are the server's. See request_permit.lua and record_call_outcome.lua.
+Promise: a circuit opens once, however many calls fail at the same time. One worker of the cluster probes at a time.
+Calls of an earlier epoch change nothing. Times are the server's. See request_permit.lua and record_call_outcome.lua.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class Counters:
         return {str(name): int(count) for name, count in self._client.hgetall(self._keys.counters).items()}
 
     def last_summary(self) -> tuple[dict[str, int], str | None]:
-        """Read the counters as of the last metrics summary, and the history's last entry then (None before the first)."""
+        """Read the counters and the history's last entry as of the last metrics summary; None before the first."""
         summary: Any = self._client.hmget(self._keys.metrics_summary, "counts", "until")
         counts, until = summary
         return (json.loads(counts) if counts else {}), until

@@ -275,7 +275,7 @@ def test_drafts_are_forgotten_after_a_while_and_numbers_still_go_up(bus: Reading
     client: Any = bus.stores.response_streams._client
     an_answer(bus.stores.response_streams, "one")
     before = bus.stores.response_streams.read("s", after=0)[-1].number
-    keys = [key for key in client.keys("*drafts*") if not key.endswith(":open")]
+    keys = [key for key in client.keys("*response_streams*") if not key.endswith(":open")]
 
     assert len(keys) == 2
     assert all(0 < client.ttl(key) <= 24 * 3600 for key in keys)
