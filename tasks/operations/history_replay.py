@@ -149,7 +149,7 @@ def _send(events: ReplayEvents, recorded: RecordedEvent, event: Event, replay_id
 
 def _throttle(events: ReplayEvents, rate_hz: float | None) -> Iterator[tuple[RecordedEvent, Event]]:
     began = time.monotonic()
-    for number, recorded_and_event in enumerate(events):
+    for number, pair in enumerate(events):
         if rate_hz is not None:
             time.sleep(max(0.0, began + number / rate_hz - time.monotonic()))
-        yield recorded_and_event
+        yield pair
