@@ -77,7 +77,7 @@ class OutboundMessageReader:
         self._keys = keys
 
     async def read_after(self, stream_id: str, position: str, timeout_s: float) -> list[tuple[str, OutboundMessage]]:
-        """Read the messages after a position with their positions, waiting up to `timeout_s` (under 5 s) for the first."""
+        """Read the messages after a position with theirs, waiting up to `timeout_s` (under 5 s) for the first."""
         wait_ms = max(1, int(timeout_s * 1_000))
         found: Any = await self._client.xread(
             {self._keys.outbound_messages(stream_id): position}, count=_PAGE_SIZE, block=wait_ms

@@ -1,6 +1,6 @@
--- Promise: of each part of a gathering the first that came is kept, unless the gathering was closed before.
--- KEYS: gathering   ARGV: part's number, JSON text, number of parts, time to live in ms
--- Returns 'completed', 'complete' or 'incomplete'.
+-- Store a part of an aggregation if it is the first event of that part and the aggregation is not completed.
+-- Returns 'completed' (before), 'complete' (all parts are there) or 'incomplete'.
+-- KEYS: aggregation   ARGV: part's number, JSON text, number of parts, time to live in ms
 if redis.call('HEXISTS', KEYS[1], 'completed') == 1 then
   return 'completed'
 end

@@ -1,7 +1,8 @@
--- Record an attempt before its handler starts, unless the delivery is settled, aborted, or has crashed too many workers.
--- An earlier attempt without an outcome counts as a crash if it is recorded as one, or if its consumer was not heard of
--- for 2 s. An attempt that was only fetched may never have started: it counts only if the delivery has crashed a worker
--- before and this would be the last crash allowed. A new attempt of the same consumer replaces its fetched one.
+-- Record an attempt before its handler starts, unless the delivery is settled, aborted, or has crashed too many
+-- workers. An earlier attempt without an outcome counts as a crash if it is recorded as one, or if its consumer was
+-- not heard of for 2 s. An attempt that was only fetched may never have started: it counts only if the delivery has
+-- crashed a worker before and this would be the last crash allowed. A new attempt of the same consumer replaces its
+-- fetched one.
 -- Returns {'already_settled'}; {'aborted'} where the flow was aborted for this agent; {'poison', attempt, ...} or
 -- {'started', attempt, ...} with the earlier attempts that failed or crashed.
 -- KEYS: inbox, attempts, the broker's consumers by time last heard (or ''), aborted (or '')

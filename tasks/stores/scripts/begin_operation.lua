@@ -1,7 +1,8 @@
--- Promise: of all that begin one effect, however many at once, one is told to go on; once it is done, all get its result.
--- Answers: {'started'}; {'done', outcome JSON}; {'in_progress', since ms} where another began it less than the limit ago;
--- {'unfinished', since ms} where whoever began it is over: the limit has passed, or the same owner asks again.
--- KEYS: effect   ARGV: token, owner ('': nobody asks twice), limit in ms, age in ms, 1 where what is unfinished is begun anew
+-- Start an operation: of all concurrent callers one executes it; once it is done, all get its outcome.
+-- Returns {'started'}; {'done', outcome JSON}; {'in_progress', since ms} if another caller started it less than the
+-- limit ago; {'unfinished', since ms} if the limit has passed or the same owner asks again.
+-- KEYS: operation
+-- ARGV: token, owner ('': none), limit in ms, age in ms, 1 if an unfinished operation is started again
 local known = redis.call('HMGET', KEYS[1], 'outcome', 'owner', 'since_ms')
 if known[1] then
   return {'done', known[1]}

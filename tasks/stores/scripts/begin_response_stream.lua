@@ -1,8 +1,9 @@
--- Stands after append_chunk.lua.
--- Promise: a run of an answer begins, under a number of its own and as the only one that may write. The run before it,
--- where it is open, ends as lost. Where `rejects` says so and another answer of the stream is open, nothing begins.
--- Answers: {'open', attempt}; {'busy', the other answer}
--- KEYS: stream, open, answer   ARGV: answer id, flow, token, lease in ms, age in ms, length, 1 where it rejects
+-- Needs append_chunk.lua.
+-- Start an attempt of a response under a new number; only this attempt can write from then on. An open attempt before
+-- it ends as abandoned. With `rejects`, nothing starts while another response of the stream is open.
+-- Returns {'open', attempt} or {'busy', the open response}.
+-- KEYS: stream, open responses, response
+-- ARGV: response id, flow, token, lease in ms, age in ms, length, 1 if it rejects
 local stream, open, answer = KEYS[1], KEYS[2], KEYS[3]
 local limits = {age = ARGV[5], length = ARGV[6]}
 local now = now_ms()
@@ -15,10 +16,10 @@ if ARGV[7] == '1' then
 end
 local known = redis.call('HMGET', answer, 'attempt', 'state')
 if known[2] == 'open' then
-  put(stream, limits, ARGV[1], ARGV[2], known[1], 'abandoned', '')
+  append_chunk(stream, limits, ARGV[1], ARGV[2], known[1], 'abandoned', '')
 end
 local attempt = (tonumber(known[1]) or 0) + 1
-local first = put(stream, limits, ARGV[1], ARGV[2], attempt, 'started', '')
+local first = append_chunk(stream, limits, ARGV[1], ARGV[2], attempt, 'started', '')
 redis.call('HSETNX', answer, 'first', string.format('%.0f', first))
 redis.call('HSET', answer, 'attempt', attempt, 'state', 'open', 'token', ARGV[3], 'flow', ARGV[2])
 redis.call('PEXPIRE', answer, limits.age)

@@ -1,6 +1,6 @@
--- Promise: a request is either answered or given up, never both; by nobody but who asked.
--- KEYS: request, table of all that are waited for   ARGV: request id, token
--- Returns 1 where it is not waited for (any more), 0 where it was answered before.
+-- Cancel a request of this token, unless it was answered.
+-- Returns 0 if it was answered, else 1.
+-- KEYS: request, requests   ARGV: request id, token
 local known = redis.call('HMGET', KEYS[1], 'token', 'response')
 if known[1] ~= ARGV[2] then
   return 1

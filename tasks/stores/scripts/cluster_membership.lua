@@ -4,7 +4,8 @@
 --   agent    created, starting, started, stopping, stopped; only stopped after a crash of its last worker
 -- - The system runs while a worker does. An agent runs while a worker serves it; it is started once a running worker
 --   consumes its events.
--- - A worker belongs to the lifecycle in which it joined. A worker that joins while the system stops waits for the next.
+-- - A worker belongs to the lifecycle in which it joined. A worker that joins while the system stops waits for the
+--   next.
 -- - A closed system stops in any case, and stays closed until its next lifecycle.
 -- - A worker that was silent for longer than the timeout is lost. A worker that missed its own heartbeats must not
 --   declare others lost until one timeout has passed; a new worker may.

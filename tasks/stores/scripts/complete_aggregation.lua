@@ -1,6 +1,6 @@
--- Promise: a closed gathering takes no more parts: every run of its handler is given the same ones.
--- KEYS: gathering   ARGV: time to live in ms
+-- Complete an aggregation: it takes no more parts, so every attempt of its handler gets the same ones.
 -- Returns number, text, number, text, ... of its parts.
+-- KEYS: aggregation   ARGV: time to live in ms
 redis.call('HSETNX', KEYS[1], 'completed', 1)
 redis.call('PEXPIRE', KEYS[1], ARGV[1])
 local parts = {}

@@ -1,5 +1,5 @@
--- Stands before scripts that keep dead letters, which call `dead_letter`.
--- Promise: afterwards the letter is kept, as pending, or as failed again where it was replayed before.
+-- Prepended to scripts that store dead letters; defines dead_letter.
+-- Stores a letter as pending, or as failed_again if its id was replayed before.
 local function dead_letter(letters, times, states, id, letter, ms)
   redis.call('HSET', letters, id, letter)
   redis.call('ZADD', times, ms, id)

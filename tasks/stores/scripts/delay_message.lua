@@ -1,5 +1,5 @@
--- Stands before scripts that let messages wait, which call `delay_message`.
--- Promise: afterwards a message waits under its id, once: the new one where it replaces, else the first.
+-- Prepended to scripts that delay messages; defines delay_message.
+-- Stores a message under its id. If the id waits already, the new message replaces it only with `replaces`.
 local function delay_message(due, messages, id, due_ms, value, replaces)
   if redis.call('ZADD', due, 'NX', due_ms, id) == 1 then
     redis.call('HSET', messages, id, value)

@@ -1,6 +1,7 @@
--- Promise: a circuit is as an operator says, whatever calls are under way: they end in an epoch that is over.
--- Answers: {1 where that is a change, epoch}
--- KEYS: circuit, its window   ARGV: state, ms until the probe or '' for never, error, by whom, ms that the clock is ahead
+-- Set a circuit's state by hand. Running calls end in an old epoch and change nothing.
+-- Returns {1 if the state changed, epoch}.
+-- KEYS: circuit, its window
+-- ARGV: state, ms until the probe ('': never), error, operator, clock offset in ms
 local clock = redis.call('TIME')
 local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000) + ARGV[5]
 local function text(number) return string.format('%.0f', number) end

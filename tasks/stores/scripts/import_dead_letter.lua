@@ -1,6 +1,6 @@
--- Promise: a letter that is not known is kept as it was elsewhere; one that is known stays as it is. Answers 1 or 0.
--- KEYS: letters, times, states, replays
--- ARGV: letter id, letter JSON, when buried in ms, state, its last replay ('': none)
+-- Store a dead letter with its state and replay, unless its id exists. Returns 1 or 0.
+-- KEYS: dead letters, times, states, replays
+-- ARGV: letter id, letter JSON, time of dead-lettering in ms, state, its last replay ('': none)
 if redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2]) == 0 then
   return 0
 end

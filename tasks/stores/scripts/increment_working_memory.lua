@@ -1,8 +1,7 @@
--- Promise: a number in a session's working memory grows by so much, in one step, however many do it at once. What is no
--- whole number stays as it is.
--- KEYS: session, live sessions, memory
--- ARGV: session id, limit in bytes, time to live in ms, name, by how much (a whole number)
+-- Increment an integer in a session's working memory in one step. A value of another type stays unchanged.
 -- Returns 'stored' with the new number, 'full' with the size it would have, 'ended', 'not_found' or 'not_a_number'.
+-- KEYS: session, sessions, memory
+-- ARGV: session id, limit in bytes, time to live in ms, name, increment (an integer)
 local session, memory, name = KEYS[1], KEYS[3], ARGV[4]
 local state = redis.call('HGET', session, 'state')
 if not state then

@@ -1,5 +1,5 @@
--- Promise: nobody reserves on this account before that time; of several pauses, the longest stands.
--- KEYS: account   ARGV: ms, ms that the clock is ahead
+-- Deny reservations of an account until a time; of several pauses the longest applies.
+-- KEYS: account   ARGV: ms, clock offset in ms
 local clock = redis.call('TIME')
 local until_ms = clock[1] * 1000 + math.floor(clock[2] / 1000) + ARGV[2] + ARGV[1]
 if until_ms > (tonumber(redis.call('HGET', KEYS[1], 'paused_until_ms')) or 0) then

@@ -1,7 +1,7 @@
--- Promise: an event stands in the history, and in its stream's and its flow's index, once or not at all. Says how far
--- an earlier publication of the same event got: new, begun, done.
--- KEYS: published marker, history, stream's index, flow's index
--- ARGV: event JSON, history length, index length, history age in ms, publish window in ms
+-- Record an event in the history and in the indexes of its stream and its flow, once.
+-- Returns the state of an earlier publication of the event: new, started or done.
+-- KEYS: publication, history, stream's index, flow's index
+-- ARGV: event JSON, history length, index length, history age in ms, deduplication window in ms
 local state = redis.call('GET', KEYS[1])
 if state then
   return state

@@ -1,9 +1,9 @@
--- Promise: of all that enter one session at once, one makes it. An event enters before it is published, and is in the
--- buffer from then on; one that comes after the end is refused, and changes nothing.
--- KEYS: session, live sessions, buffer
--- ARGV: session id, type, event JSON ('' only makes the session, where there is none), buffer's length, time to live in
--- ms, participant id, participant JSON ('' is none)
+-- Append an event to a session's buffer; concurrent first events create one session. Events are recorded before they
+-- are published. An ended session stays unchanged.
 -- Returns the session, as field and value in turn.
+-- KEYS: session, sessions, buffer
+-- ARGV: session id, type, event JSON ('' only creates the session), buffer's length, time to live in ms,
+--       participant id, participant JSON ('': none)
 local session, live, buffer = KEYS[1], KEYS[2], KEYS[3]
 local id, kind, event, length, age = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local clock = redis.call('TIME')
@@ -17,7 +17,7 @@ if not state then
 elseif state == 'idle' then
   redis.call('HSET', session, 'state', 'active')
 end
--- The clock of a server may be set back; a session's last activity is not.
+-- The server's clock may be set back; the last activity must not.
 local last = math.max(now, tonumber(redis.call('HGET', session, 'last') or 0))
 redis.call('HSET', session, 'last', string.format('%d', last))
 redis.call('ZADD', live, last, id)

@@ -1,6 +1,6 @@
--- Stands before scripts that make requests, which call `register_reply`.
--- Promise: a request is waited for under its id once at a time: whoever asks under it meanwhile, with a token of their own,
--- is refused. Overdue requests, whose requesters are dead, leave the table in passing.
+-- Prepended to scripts that make requests; defines register_reply.
+-- Registers a pending request. Returns false if the id is pending under another token. Removes overdue requests, whose
+-- requesters have crashed, from the table.
 local function register_reply(table_key, request_id, responder, reply_to, timeout_ms, margin_ms, token)
   local key = table_key .. ':' .. request_id
   local clock = redis.call('TIME')

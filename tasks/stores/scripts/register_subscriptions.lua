@@ -1,4 +1,4 @@
--- Promise: afterwards the directory holds these subscriptions, and its version moved if and only if something changed.
+-- Add or update subscriptions; the version grows if and only if something changed.
 -- KEYS: directory, directory:version   ARGV: name, subscription JSON, name, subscription JSON, ...
 local changed = false
 for index = 1, #ARGV, 2 do

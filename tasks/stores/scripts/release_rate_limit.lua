@@ -1,5 +1,5 @@
--- Promise: a call that was not made does not count.
--- KEYS: account, calls by when they are forgotten, tokens of calls   ARGV: call
+-- Delete the reservation of a call that was not made.
+-- KEYS: account, calls by the time they stop counting, tokens of calls   ARGV: call
 local reserved = tonumber(redis.call('HGET', KEYS[3], ARGV[1]))
 if reserved then
   redis.call('HINCRBY', KEYS[1], 'requests', -1)

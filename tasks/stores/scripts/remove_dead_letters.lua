@@ -1,6 +1,7 @@
--- Promise: of these letters those are removed that are still in that state and were not buried again meanwhile.
--- Answers 1 or 0 for each.
--- KEYS: letters, times, states, replays   ARGV: for each: letter id, state, when buried in ms ('': whenever)
+-- Delete the dead letters that are still in the given state and were not dead-lettered again meanwhile.
+-- Returns 1 or 0 for each.
+-- KEYS: dead letters, times, states, replays
+-- ARGV: for each: letter id, state, time of dead-lettering in ms ('': any)
 local answer = {}
 for index = 1, #ARGV, 3 do
   local letter, when = ARGV[index], redis.call('ZSCORE', KEYS[2], ARGV[index])

@@ -1,6 +1,7 @@
--- Promise: a letter is replaced by another one, or nothing happened; safe to repeat.
--- Answers: 'edited', 'deleted', or the state that stands against it.
--- KEYS: letters, times, states   ARGV: letter id, id of its successor, successor JSON, when buried in ms
+-- Replace a dead letter by its edited successor, in one step. Safe to repeat.
+-- Returns 'edited', 'deleted', or the state that forbids it.
+-- KEYS: dead letters, times, states
+-- ARGV: letter id, id of the successor, successor JSON, time of dead-lettering in ms
 if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then
   return 'deleted'
 end

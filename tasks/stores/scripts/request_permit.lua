@@ -1,8 +1,8 @@
--- Promise: of all that would call a dependency, in however many processes, everybody may while its circuit is closed,
--- nobody while it is open, and one when its time has come: the probe. Another may probe when the first one's lease is over.
--- Answers: {'permitted', epoch, change}, change being half_opened or '': call, and tell with that epoch how it ended;
--- {'denied', ms until it may be worth asking again}
--- KEYS: circuit, names of circuits   ARGV: name, reset in ms, lease of a probe in ms, ms that the clock is ahead
+-- Request permission to call a dependency. All processes may call while its circuit is closed, none while it is open,
+-- and one when the reset time has passed: the probe. Another probe is permitted when the lease of the first has
+-- expired.
+-- Returns {'permitted', epoch, transition}, the transition being half_opened or '', or {'denied', ms to wait}.
+-- KEYS: circuit, circuits   ARGV: name, reset in ms, lease of a probe in ms, clock offset in ms
 local clock = redis.call('TIME')
 local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000) + ARGV[4]
 local function text(number) return string.format('%.0f', number) end
@@ -15,13 +15,13 @@ if not state then
 elseif state == 'closed' then
   return {'permitted', epoch, ''}
 elseif not due_ms then
-  return {'denied', tonumber(ARGV[2])} -- opened by hand: nobody knows for how long
+  return {'denied', tonumber(ARGV[2])} -- opened by hand, without an end
 elseif due_ms > now_ms then
-  -- A probe mostly ends long before its lease does: who waits for it looks again sooner.
+  -- A probe usually ends long before its lease: ask again sooner.
   local longest_ms = state == 'half_open' and tonumber(ARGV[2]) / 4 or due_ms - now_ms
   return {'denied', math.ceil(math.min(due_ms - now_ms, longest_ms))}
 end
--- The lease is no shorter than the reset time: probes that die are no more frequent than probes that fail.
+-- The lease is no shorter than the reset time: crashed probes are not more frequent than failed ones.
 redis.call('HSET', KEYS[1], 'state', 'half_open', 'epoch', epoch + 1,
   'due_ms', text(now_ms + math.max(tonumber(ARGV[2]), tonumber(ARGV[3]))))
 if state == 'half_open' then

@@ -1,6 +1,6 @@
--- Stands before scripts that settle replays of dead letters, which call `resolve_dead_letter`.
--- Promise: a letter that is kept is noted as resolved; with a number, only while that replay of it has no outcome: what
--- failed again was marked in the inbox, and a late copy of it comes by as handled before.
+-- Prepended to scripts that settle replays; defines resolve_dead_letter.
+-- Sets a dead letter to resolved. With a number only while that replay has no outcome: a replay that failed again is
+-- marked in the inbox, so that a late copy of it is settled as handled before.
 local function resolve_dead_letter(states, replays, letter, number)
   local state = redis.call('HGET', states, letter)
   local last = (redis.call('HGET', replays, letter) or ''):match('^%d+')

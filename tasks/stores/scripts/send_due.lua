@@ -1,7 +1,7 @@
--- Promise: of what is due, up to `limit` messages, oldest first, stand in their queues and wait no longer.
--- What waits is "queue, list, message", parted by line ends, which neither of the first two holds.
--- KEYS: due times, messages   ARGV: limit
+-- Move up to `limit` due messages to their queues, oldest first. A stored message is queue, list and message, separated
+-- by line feeds; the first two have none.
 -- Returns how many moved.
+-- KEYS: delayed, delayed:messages   ARGV: limit
 local clock = redis.call('TIME')
 local now = string.format('%.0f', clock[1] * 1000 + math.floor(clock[2] / 1000))
 local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])

@@ -1,6 +1,6 @@
--- Promise: who joins a session that is not over is among its participants, once; who leaves is not.
--- KEYS: session   ARGV: participant id, participant JSON ('' leaves), time to live in ms
+-- Add or remove a participant of a session that has not ended; an existing one stays unchanged.
 -- Returns 'stored', 'ended' or 'not_found'.
+-- KEYS: session   ARGV: participant id, participant JSON ('' removes), time to live in ms
 local state = redis.call('HGET', KEYS[1], 'state')
 if not state then
   return 'not_found'

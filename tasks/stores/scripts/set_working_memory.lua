@@ -1,8 +1,8 @@
--- Promise: all of these values are kept in a session's working memory, or none is: where the memory would be larger than
--- its limit, or the session is over, nothing changes.
--- KEYS: session, live sessions, memory
--- ARGV: session id, limit in bytes, time to live in ms, then name and JSON in turn ('' removes the name)
+-- Store values in a session's working memory, all or none: nothing changes if the memory would exceed its limit, or the
+-- session has ended.
 -- Returns 'stored', 'full' with the size it would have, 'ended' or 'not_found'.
+-- KEYS: session, sessions, memory
+-- ARGV: session id, limit in bytes, time to live in ms, then name and JSON in turn ('' removes the name)
 local session, memory = KEYS[1], KEYS[3]
 local state = redis.call('HGET', session, 'state')
 if not state then

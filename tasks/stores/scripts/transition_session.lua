@@ -1,10 +1,9 @@
--- Promise: a session goes from one state to another in one step, and only from a state that this move is allowed from.
--- What was kept for a session is deleted in the step that ends it, and it stays among the live ones, as the first of
--- them, until somebody notes that its end was told.
--- KEYS: session, live sessions, buffer, memory
--- ARGV: session id, state to go to, reason of an end, time to live in ms, idle since ms ('' is whatever), states from
--- which it is allowed ...
--- Returns whether it went there, and the state that it is in, '' where there is no such session.
+-- Change a session's state if its current state allows it. The step that ends a session deletes its buffer and memory;
+-- the session stays listed first, with score 0, until its end is published.
+-- Returns whether the state changed, and the state, '' if there is no such session.
+-- KEYS: session, sessions, buffer, memory
+-- ARGV: session id, new state, reason of an end, time to live in ms, idle since ms ('': any), allowed current states
+-- ...
 local session, live, id, to = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
 local state = redis.call('HGET', session, 'state')
 if not state then

@@ -1,14 +1,15 @@
--- Promise: what came often enough is told of once in each cooldown, whoever counts; the same event again gets the same
--- answer as long as this is kept.
--- KEYS: seen, told   ARGV: event, its time in s, window in s, cooldown in s, how often is enough, most to keep, ttl in ms
--- Returns how often it came within the window, where this event is the one to tell it; else 0.
+-- Count an event; once per cooldown, the event that reaches the threshold has to report it. The same event again gets
+-- the same answer while the keys are kept.
+-- Returns the count within the window if this event reports it, else 0.
+-- KEYS: counted events, reported events
+-- ARGV: event, its time in s, window in s, cooldown in s, threshold, most to keep, time to live in ms
 local event, at, window, cooldown = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 redis.call('ZADD', KEYS[1], ARGV[2], event)
 local newest = redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')[2]
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('(%.6f', tonumber(newest) - window))
 redis.call('ZREMRANGEBYRANK', KEYS[1], 0, -tonumber(ARGV[6]) - 1)
 redis.call('PEXPIRE', KEYS[1], ARGV[7])
--- To both sides: events of one moment are counted in any order.
+-- In both directions, because events may be counted in any order.
 local count = redis.call('ZCOUNT', KEYS[1], string.format('%.6f', at - window), string.format('%.6f', at + window))
 if count < tonumber(ARGV[5]) then
   return 0

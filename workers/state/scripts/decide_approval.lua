@@ -1,6 +1,6 @@
--- Promise: of all who decide an approval, however many at once, one does; a decision stays.
--- Answers: 'decided' by this call, 'late' where its time was over before, 'already_decided' where another decided it, 'not_found'.
--- KEYS: approval   ARGV: state, by, reason, 1 where its time counts
+-- Decide a pending approval; of all concurrent callers one decides, and the decision stays.
+-- Returns 'decided', 'late' if it has expired, 'already_decided' or 'not_found'.
+-- KEYS: approval   ARGV: state, operator, reason, 1 if it must not have expired
 local known = redis.call('HMGET', KEYS[1], 'state', 'expires_ms')
 if not known[1] then
   return 'not_found'

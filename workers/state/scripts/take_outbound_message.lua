@@ -1,6 +1,6 @@
--- Promise: each answer in a stream's log is handed to one of those who take, in order.
--- KEYS: log, place of the last one taken   ARGV: time to live in s
--- Returns the answer's JSON, nothing where all were taken.
+-- Take the oldest message that was not taken; each goes to one caller, in order.
+-- Returns the message's JSON, or nothing.
+-- KEYS: messages, cursor   ARGV: time to live in s
 local after = redis.call('GET', KEYS[2])
 local found = redis.call('XRANGE', KEYS[1], after and '(' .. after or '-', '+', 'COUNT', 1)
 if #found == 0 then
