@@ -17,8 +17,8 @@
 --       for each event: publication, stream's index, flow's index, the list of each message,
 --       with a settlement: inbox, attempts, message group (or ''), dead letters, their times, states and replays,
 --       unacked, unacked_index, leased
--- ARGV: directory version, history length, index length, history age in ms, deduplication window in ms, inbox age in
--- ms,
+-- ARGV: directory version, history length, index length, history age in ms, deduplication window in ms,
+--       inbox age in ms,
 --       settlement as JSON (or ''), number of delayed messages, number of events,
 --       for each event: JSON text, body of its messages, number of messages, and for each message: prefix, queue,
 --       capacity (0: unlimited), 1 if it drops the oldest, delivery, message group,
