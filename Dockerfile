@@ -1,4 +1,4 @@
-# One image for every service of docker-compose.yml: which one it is, its command says.
+# One image for every service of docker-compose.yml; a service's command says which one it is.
 FROM python:3.12-slim AS build
 COPY . /source
 RUN python -m venv /opt/petiole \
@@ -9,6 +9,9 @@ COPY --from=build /opt/petiole /opt/petiole
 ENV PATH=/opt/petiole/bin:$PATH \
     PYTHONUNBUFFERED=1
 RUN useradd --system --uid 10001 --create-home --home-dir /var/lib/petiole petiole
+# Celery reads celeryconfig.py from the working directory. It is outside the home directory because beat's volume is
+# mounted there and would keep the file of the first image.
+WORKDIR /etc/petiole
+COPY celeryconfig.py .
 USER petiole
-WORKDIR /var/lib/petiole
-CMD ["celery", "-A", "workers", "worker"]
+CMD ["celery", "-A", "petiole.workers", "worker"]

@@ -1,7 +1,7 @@
-"""The app of `celery -A workers worker`, `… beat` and every other Celery command: all agents included.
+"""The Celery app of `celery -A workers worker`, `… beat` and every other Celery command, with all configured agents.
 
-A worker consumes the queues of all included agents and the queue `publish`; `-Q memory` consumes one of them. Where no
-broker is configured, importing this module starts the embedded one, or finds it running.
+A worker consumes the queues of all agents and the queue `publish`; `-Q memory` limits it to the queue of one agent.
+If no broker is configured, importing this module starts the embedded broker or connects to the running one.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from petiole.workers.settings import WorkerSettings
 from petiole.workers.state.consolidation import ConsolidationTask
 
 settings = WorkerSettings()
-_ = default_bus.settings  # a bad value is refused here; what a handler of Celery's signals raises is only logged
+_ = default_bus.settings  # validates the settings now; Celery only logs an error that is raised in a signal handler
 install_logging(settings.log_format)
 default_bus.add_periodic_task(ConsolidationTask, settings.consolidation_interval_s)
-with cwd_in_path():  # modules that PETIOLE_AGENTS names may lie where the command is typed
+with cwd_in_path():  # PETIOLE_AGENTS may name modules in the current folder
     default_bus.include(*configured_agents())
 install_liveness(default_bus)
 use_embedded_broker(default_bus)

@@ -1,8 +1,8 @@
 """Settings of the bundled agents, models, tools, retrieval, channels and processes: docs/settings.md.
 
-Named as those of the backbone (tasks/settings.py). They are read where they are used, and none while a module is
-imported: `WorkerSettings()` reads the environment. Only `petiole.workers.celery`, which Celery loads to start a
-process, reads them at once. Subscriptions whose options are settings are made when an agent is first included in a
+Names follow the rules of tasks/settings.py. `WorkerSettings()` reads the environment. Code calls it where it uses a
+setting, and not while a module is imported; only `petiole.workers.celery`, which Celery imports to start a process,
+reads settings at import. A subscription whose options are settings is created when its agent is first included in a
 bus: `@agent.on_include`.
 """
 
@@ -20,12 +20,12 @@ from pydantic_settings import NoDecode
 from petiole.events.subscriptions import OnBusy
 from petiole.tasks.settings import Count, EnvironmentSettings, Interval, Seconds, Settings, unknown_variables
 
-_SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - no password
-_MIN_SECRET_BYTES, _MAX_SECRET_BYTES = 24, 64  # as the specification asks; the library does not check it
+_SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - a prefix, not a password
+_MIN_SECRET_BYTES, _MAX_SECRET_BYTES = 24, 64  # the range of Standard Webhooks; its library does not check it
 
 
-def _names(value: object) -> object:
-    """Divide names at commas."""
+def _split_names(value: object) -> object:
+    """Split a string at commas."""
     return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
 
 
@@ -42,7 +42,7 @@ def _validate_secret(secret: SecretStr) -> SecretStr:
     return secret
 
 
-Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)]
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_names)]
 """Names, separated by commas in the environment."""
 
 Occurrences = Annotated[int, Field(ge=2)]
@@ -50,7 +50,7 @@ Price = Annotated[float, Field(ge=0)]
 
 
 class WorkerSettings(EnvironmentSettings):
-    """Settings of a process of the bundled agents, in the order in which a message meets them."""
+    """Settings of the bundled agents, in the order in which a message passes through them."""
 
     # Processes
     agents: Names = Field(
@@ -59,32 +59,32 @@ class WorkerSettings(EnvironmentSettings):
         description="Modules and packages with the agents of this process, separated by commas.",
     )
     log_format: Literal["console", "json"] = Field(
-        default="console", description="Form of the log's lines: `console` or `json`."
+        default="console", description="Format of log lines: `console` or `json`."
     )
     operator: str | None = Field(
-        default=None, description="Who grants, denies, replays or edits at the command line; by default user@host."
+        default=None, description="Name that the command line records for its changes; by default user@host."
     )
 
     # Orchestrator
     context_timeout_s: Annotated[float, Field(gt=0, le=604_800)] = Field(
-        default=10.0, description="How long the model's request waits for memories and for planned tools."
+        default=10.0, description="How long a model request waits for memories and planned tools."
     )
-    tools_timeout_s: Seconds = Field(default=120.0, description="How long a model waits for the tools that it called.")
+    tools_timeout_s: Seconds = Field(default=120.0, description="How long a model waits for the tools it called.")
     max_tool_rounds: int = Field(
-        default=4, ge=0, description="How often a model may call tools for one message; 0 for never."
+        default=4, ge=0, description="Most tool rounds of a model for one message; 0 disables tool calls."
     )
 
     # Memory and retrieval
     retrieval: Literal["keyword", "semantic"] = Field(
         default="keyword",
-        description="How memories are found: `keyword`, or `semantic`, which needs the extra `memory`.",
+        description="Memory search: `keyword`, or `semantic`, which needs the extra `memory`.",
     )
     consolidation_interval_s: Interval = Field(
-        default=3_600.0, description="Time between two consolidations of the memory; 0 for none."
+        default=3_600.0, description="Time between memory consolidations; 0 for none."
     )
 
     # Tools
-    tools: Names = Field(default=(), description="Modules with tools of your own, separated by commas.")
+    tools: Names = Field(default=(), description="Modules with your own tools, separated by commas.")
     mcp_servers: Path | None = Field(default=None, description="File that lists MCP servers, JSON or TOML.")
     approval_timeout_s: Seconds = Field(
         default=3_600.0, description="How long a tool call that needs approval waits for a decision."
@@ -94,39 +94,44 @@ class WorkerSettings(EnvironmentSettings):
     llm: str = Field(
         default="rules",
         min_length=1,
-        description="The language model: `rules`, `openai`, `local`, or `package.module:Class` of your own.",
+        description="The language model: `rules`, `openai`, `local`, or your own as `package.module:Class`.",
     )
-    llm_model: str | None = Field(default=None, description="The model that the endpoint is asked for.")
-    llm_base_url: str | None = Field(default=None, description="The endpoint; OpenAI's, or the local one, by default.")
+    llm_model: str | None = Field(default=None, description="Name of the model at the endpoint.")
+    llm_base_url: str | None = Field(
+        default=None, description="URL of the endpoint; by default OpenAI's, or that of the local model."
+    )
     openai_api_key: SecretStr | None = Field(
-        default=None, validation_alias="OPENAI_API_KEY", repr=False, description="Key of the endpoint."
+        default=None, validation_alias="OPENAI_API_KEY", repr=False, description="API key of the endpoint."
     )
     openai_base_url: str | None = Field(
         default=None,
         validation_alias="OPENAI_BASE_URL",
-        description="The endpoint, if PETIOLE_LLM_BASE_URL is unset.",
+        description="URL of the endpoint, if PETIOLE_LLM_BASE_URL is not set.",
     )
     llm_on_busy: OnBusy | None = Field(
-        default=None, description="What the user's next message does to an answer: `interrupt`, `enqueue`, `reject`."
+        default=None,
+        description="What a new message does to an answer that is being written: `interrupt`, `enqueue`, `reject`.",
     )
     llm_timeout_s: Seconds = Field(default=30.0, description="How long the endpoint may be silent.")
     llm_answer_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = Field(
         default=300.0, description="How long one answer may take."
     )
     llm_retry_timeout_s: Seconds = Field(
-        default=120.0, description="How long a deferred request is tried again before it has failed."
+        default=120.0, description="How long a request that is deferred is retried before it fails."
     )
     llm_account: str | None = Field(
-        default=None, description="Account whose limits count; by default one per model, `llm.<model>`."
+        default=None, description="Account that the rate limits apply to; by default one per model, `llm.<model>`."
     )
-    llm_max_requests_per_minute: Count | None = Field(default=None, description="Limit of the account.")
-    llm_max_tokens_per_minute: Count | None = Field(default=None, description="Limit of the account.")
-    llm_input_price_per_million_tokens: Price | None = Field(default=None, description="US dollars.")
-    llm_output_price_per_million_tokens: Price | None = Field(default=None, description="US dollars.")
+    llm_max_requests_per_minute: Count | None = Field(default=None, description="Requests allowed for the account.")
+    llm_max_tokens_per_minute: Count | None = Field(default=None, description="Tokens allowed for the account.")
+    llm_input_price_per_million_tokens: Price | None = Field(default=None, description="Price in US dollars.")
+    llm_output_price_per_million_tokens: Price | None = Field(default=None, description="Price in US dollars.")
 
     # Channels
-    terminal_channel: bool = Field(default=False, description="Write answers to the worker's output too.")
-    webhook_url: AnyHttpUrl | None = Field(default=None, description="Where answers are posted; without it nowhere.")
+    terminal_channel: bool = Field(default=False, description="Also write answers to the worker's standard output.")
+    webhook_url: AnyHttpUrl | None = Field(
+        default=None, description="URL to which answers are posted; unset disables the webhook."
+    )
     webhook_secret: Annotated[SecretStr, AfterValidator(_validate_secret)] | None = Field(
         default=None, repr=False, description="`whsec_` and 24 to 64 bytes as base64, shared with the receiver."
     )
@@ -136,11 +141,11 @@ class WorkerSettings(EnvironmentSettings):
 
     # Proactive
     proactive_min_occurrences: Occurrences = Field(
-        default=3, description="A question or failure that comes so often within the window is a pattern."
+        default=3, description="Occurrences of a question or failure within the window that make a pattern."
     )
-    proactive_window_s: Seconds = Field(default=600.0, description="Window in which they are counted.")
+    proactive_window_s: Seconds = Field(default=600.0, description="Window in which occurrences are counted.")
     proactive_cooldown_s: Seconds = Field(
-        default=3_600.0, description="How long a user hears nothing more about the same pattern."
+        default=3_600.0, description="How long no further suggestion about the same pattern is made to a user."
     )
 
 
@@ -148,5 +153,5 @@ MODELS: Final = (Settings, WorkerSettings)
 
 
 def unknown_settings() -> list[str]:
-    """Word a warning for each PETIOLE_ variable of the environment that is no setting."""
+    """Build a warning for each unknown PETIOLE_ variable in the environment."""
     return list(unknown_variables(os.environ, MODELS))

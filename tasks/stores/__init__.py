@@ -81,12 +81,7 @@ def open_stores(
 ) -> Stores:
     """Open every store over a client that decodes responses. Sends no command yet."""
     keys = Keys(settings.key_prefix)
-    retention = Retention(
-        max_events=settings.max_history_events,
-        max_stream_events=EVENTS_PER_STREAM,
-        age=timedelta(seconds=settings.history_retention_s),
-        deduplication_window=timedelta(seconds=settings.deduplication_window_s),
-    )
+    retention = _history_retention(settings)
     clock = clock or Clock()
     heartbeat_timeout = timedelta(seconds=settings.heartbeat_timeout_s)
     inbox_retention = timedelta(seconds=settings.inbox_retention_s)
@@ -116,4 +111,13 @@ def open_stores(
         cluster_membership=ClusterMembership(client, keys, heartbeat_timeout),
         agent_states=AgentStates(client, keys),
         unacked_keys=unacked_keys,
+    )
+
+
+def _history_retention(settings: Settings) -> Retention:
+    return Retention(
+        max_events=settings.max_history_events,
+        max_stream_events=EVENTS_PER_STREAM,
+        age=timedelta(seconds=settings.history_retention_s),
+        deduplication_window=timedelta(seconds=settings.deduplication_window_s),
     )

@@ -1,4 +1,4 @@
-"""docker-compose.yml: valid, watched, without a password of its own, and with a worker for every agent."""
+"""docker-compose.yml, Dockerfile: valid, health-checked, without a default password, one worker service per agent."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
-SUBSCRIBING = {"on", "on_error", "answers", "gather"}
+DOCKERFILE = ROOT / "Dockerfile"
+SUBSCRIBING_DECORATORS = {"on", "on_error", "on_include", "answers", "gather"}
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +34,9 @@ def test_it_is_a_valid_compose_file():
         str(COMPOSE),
     ]
 
-    verdict = subprocess.run(check, capture_output=True, text=True, check=False)
+    check_result = subprocess.run(check, capture_output=True, text=True, check=False)
 
-    assert verdict.returncode == 0, verdict.stdout + verdict.stderr
+    assert check_result.returncode == 0, check_result.stdout + check_result.stderr
 
 
 def test_every_service_that_stays_up_has_a_health_check(services):
@@ -46,7 +47,7 @@ def test_every_service_that_stays_up_has_a_health_check(services):
     assert unwatched == []
 
 
-def test_every_service_of_ours_waits_until_the_broker_is_healthy(services):
+def test_every_service_of_our_image_waits_until_the_broker_is_healthy(services):
     ours = {name: service for name, service in services.items() if service["image"] == "petiole"}
 
     assert all(service["depends_on"]["valkey"] == {"condition": "service_healthy"} for service in ours.values())
@@ -77,7 +78,7 @@ def test_every_agent_with_subscriptions_has_one_worker_service_and_publishing_to
     assert sorted(queues) == sorted(["publish", *agents_with_subscriptions()])
 
 
-def test_every_worker_checks_the_node_that_it_is(services):
+def test_the_health_check_of_every_worker_service_asks_its_own_node(services):
     workers = {name: service for name, service in services.items() if consumed_queues(service)}
 
     assert all(
@@ -86,16 +87,40 @@ def test_every_worker_checks_the_node_that_it_is(services):
     )
 
 
+def test_every_command_names_the_app_by_the_name_that_the_image_installs(services):
+    texts = [COMPOSE.read_text(), " ".join(re.findall(r'"([^"]*)"', DOCKERFILE.read_text()))]
+
+    apps = {app for text in texts for app in re.findall(r"celery -A (\S+)", text)}
+
+    assert apps == {"petiole.workers"}
+
+
+def test_the_build_context_holds_every_file_that_the_image_installs():
+    patterns = (ROOT / ".dockerignore").read_text().splitlines()
+    packaged = {path.name for path in (ROOT / "petiole").iterdir() if path.is_symlink()}
+
+    sent = {pattern.removeprefix("!") for pattern in patterns if pattern.startswith("!")}
+
+    assert sent >= packaged | {
+        "petiole",
+        "pyproject.toml",
+        "constraints.txt",
+        "celeryconfig.py",
+        "README.md",
+        "LICENSE",
+    }
+
+
 def consumed_queues(service: dict[str, Any]) -> list[str]:
     return re.findall(r"worker -Q (\S+)", str(service["command"]))
 
 
 def agents_with_subscriptions() -> list[str]:
     trees = [ast.parse(path.read_text()) for path in (ROOT / "workers" / "agents").rglob("*.py")]
-    return [name for tree in trees if subscribes(tree) for name in agents_named(tree)]
+    return [name for tree in trees if subscribes(tree) for name in agents_declared(tree)]
 
 
-def agents_named(tree: ast.Module) -> list[str]:
+def agents_declared(tree: ast.Module) -> list[str]:
     return [
         str(node.args[0].value)
         for node in ast.walk(tree)
@@ -113,9 +138,5 @@ def subscribes(tree: ast.Module) -> bool:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         for decorator in node.decorator_list
     ]
-    return any(
-        isinstance(decorator, ast.Call)
-        and isinstance(decorator.func, ast.Attribute)
-        and decorator.func.attr in SUBSCRIBING
-        for decorator in decorators
-    )
+    called = [decorator.func if isinstance(decorator, ast.Call) else decorator for decorator in decorators]
+    return any(isinstance(name, ast.Attribute) and name.attr in SUBSCRIBING_DECORATORS for name in called)

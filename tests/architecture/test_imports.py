@@ -1,4 +1,4 @@
-"""Who may import whom: the contracts in pyproject.toml are kept."""
+"""The import contracts in pyproject.toml are kept."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PROVIDING = ("channels", "llm", "retrieval", "streams", "tools")
+PROVIDER_FOLDERS = ("channels", "llm", "retrieval", "streams", "tools")
 
 
 def test_every_import_contract_is_kept():
@@ -28,8 +28,8 @@ def test_every_import_contract_is_kept():
     assert " 0 broken" in report.stdout
 
 
-def test_every_folder_of_providers_that_exists_is_held_to_know_no_agent():
-    existing = {f"petiole.workers.{name}" for name in PROVIDING if (ROOT / "workers" / name).is_dir()}
+def test_the_contracts_on_providers_cover_every_folder_of_providers():
+    existing = {f"petiole.workers.{name}" for name in PROVIDER_FOLDERS if (ROOT / "workers" / name).is_dir()}
 
     assert existing == sources_of("providers know of no agent")
     assert existing == sources_of("providers know of no Celery and no Redis")

@@ -1,4 +1,4 @@
-"""What is shipped: pins for everything, addresses nowhere, settings that stand alone."""
+"""The wheel and its pins: every dependency is pinned, no file names an address, and the wheel holds only `petiole`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
-OURS = {"events", "tasks", "workers"}
+PACKAGES = {"events", "tasks", "workers"}
 LOCK_FILES = ("*.lock", "*.lock.json", "pylock*.toml", "constraints*.txt", "requirements*.txt")
 
 
@@ -53,15 +53,15 @@ def test_every_pin_is_exact():
     assert all(str(pin.specifier).startswith("==") for pin in pins())
 
 
-def test_the_settings_import_nothing_of_ours():
+def test_celeryconfig_imports_nothing_of_petiole():
     tree = ast.parse((ROOT / "celeryconfig.py").read_text())
 
-    assert imported_packages(tree) & OURS == set()
+    assert imported_packages(tree) & PACKAGES == set()
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Copy what is shipped: a build leaves its files beside its source."""
+    """Copy the shipped files, because a build writes files beside its source."""
     folder = tmp_path_factory.mktemp("source") / "petiole"
     for path in shipped_files():
         copy = folder / path.relative_to(ROOT)
@@ -78,7 +78,7 @@ def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def clean_python(tmp_path: Path) -> Path:
-    """Make a virtual environment in which only what `dependencies` declares can be imported."""
+    """Create a virtual environment that contains only the declared dependencies."""
     venv.create(tmp_path / "clean", with_pip=True)
     declared = tmp_path / "declared"
     declared.mkdir()
@@ -98,11 +98,11 @@ def test_a_wheel_holds_the_package_petiole_and_nothing_else(wheel):
 def test_a_wheel_holds_every_module_script_and_marker(wheel):
     suffixes = (".py", ".lua", "py.typed")
     shipped = [path.relative_to(ROOT) for path in shipped_files() if path.name.endswith(suffixes)]
-    wanted = {f"petiole/{path}" for path in shipped if path.parts[0] in OURS}
+    wanted = {f"petiole/{path}" for path in shipped if path.parts[0] in PACKAGES}
 
-    held = {name for name in ZipFile(wheel).namelist() if name.endswith(suffixes)}
+    packed = {name for name in ZipFile(wheel).namelist() if name.endswith(suffixes)}
 
-    assert held - {"petiole/__init__.py", "petiole/py.typed"} == wanted
+    assert packed - {"petiole/__init__.py", "petiole/py.typed"} == wanted
 
 
 def test_a_source_distribution_builds_to_the_same_wheel(source, wheel, tmp_path):
@@ -151,12 +151,12 @@ from petiole.events import TextContent, TextMessageEvent
 from petiole.tasks import EventBus
 import petiole.workers.cli
 
-def hear(event):
+def show(event):
     print(event.content.text)
 
 with EventBus() as bus:
-    bus.subscribe("input.*", hear)
-    bus.publish(TextMessageEvent(stream_id="s", content=TextContent(text="heard")))
+    bus.subscribe("input.*", show)
+    bus.publish(TextMessageEvent(stream_id="s", content=TextContent(text="received")))
     bus.wait()
 """
 
@@ -172,14 +172,14 @@ def test_a_project_with_modules_of_our_folders_names_lives_beside_the_wheel(whee
         return run(clean_python, *arguments, cwd=tmp_path)
 
     python("-m", "pip", "install", "--no-compile", "--no-deps", "--no-index", "--quiet", wheel, shop)
-    assert python("-c", USE_THE_PROJECT + USE_PETIOLE).endswith("heard\n")
+    assert python("-c", USE_THE_PROJECT + USE_PETIOLE).endswith("received\n")
 
     python("-m", "pip", "uninstall", "--yes", "--quiet", "petiole")
     python("-c", USE_THE_PROJECT)
 
     python("-m", "pip", "install", "--no-compile", "--no-deps", "--no-index", "--quiet", wheel)
     python("-m", "pip", "uninstall", "--yes", "--quiet", "shop")
-    assert python("-c", USE_PETIOLE).endswith("heard\n")
+    assert python("-c", USE_PETIOLE).endswith("received\n")
 
 
 def built_wheel(source: Path, folder: Path) -> Path:
@@ -215,24 +215,24 @@ def core_dependencies() -> list[Requirement]:
 
 
 def installed_entries(requirements: Iterable[Requirement]) -> set[Path]:
-    """Find what the distributions that are required, directly or not, have at the top of site-packages."""
-    found: dict[tuple[str, frozenset[str]], metadata.Distribution] = {}
-    waiting = list(requirements)
-    while waiting:
-        need = waiting.pop()
+    """List the entries in site-packages of these distributions and their dependencies."""
+    distributions: dict[tuple[str, frozenset[str]], metadata.Distribution] = {}
+    pending = list(requirements)
+    while pending:
+        need = pending.pop()
         key = (canonicalize_name(need.name), frozenset(need.extras))
-        if key in found:
+        if key in distributions:
             continue
-        found[key] = metadata.distribution(need.name)
-        for line in found[key].requires or ():
+        distributions[key] = metadata.distribution(need.name)
+        for line in distributions[key].requires or ():
             further = Requirement(line)
             extras = [{"extra": extra} for extra in need.extras or {""}]
             if further.marker is None or any(further.marker.evaluate(extra) for extra in extras):
-                waiting.append(further)
+                pending.append(further)
     return {
-        Path(str(each.locate_file(file.parts[0])))
-        for each in found.values()
-        for file in each.files or ()
+        Path(str(distribution.locate_file(file.parts[0])))
+        for distribution in distributions.values()
+        for file in distribution.files or ()
         if file.parts[0] not in {"..", "__pycache__"}
     }
 
@@ -254,12 +254,12 @@ def declared_dependencies() -> list[Requirement]:
 
 def imported_packages(tree: ast.AST) -> set[str]:
     named = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
-    taken_from = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    return {module.partition(".")[0] for module in [*named, *taken_from]}
+    sources = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    return {module.partition(".")[0] for module in [*named, *sources]}
 
 
 def shipped_files() -> list[Path]:
-    """What git tracks; where there is no git, or no repository, whatever lies at the top."""
+    """List the files that git tracks; without git or a repository, the files of the top folder."""
     try:
         listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):

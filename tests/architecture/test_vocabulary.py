@@ -1,4 +1,4 @@
-"""docs/vocabulary.md: the words that it replaces name no module and nothing public."""
+"""No module and no public name uses a word that docs/vocabulary.md replaces."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def words(name: str) -> set[str]:
 def test_no_module_or_public_name_uses_a_word_that_the_vocabulary_replaces():
     replaced = replaced_words()
 
-    found = [
+    misnamed = [
         f"{path.relative_to(ROOT)}: {name}" for path in CODE for name in public_names(path) if words(name) & replaced
     ]
 
     assert replaced
-    assert found == []
+    assert misnamed == []
 
 
 def test_each_term_stands_once_in_the_vocabulary():

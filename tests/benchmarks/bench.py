@@ -1,13 +1,13 @@
-"""Petiole beside plain Celery, in one run on one machine: what publishing costs, and how fast queues are drained.
+"""Compare Petiole with plain Celery in one run on one machine: publishing, draining queues, requests.
 
     make bench
 
-Plain Celery is tuned as its users tune it: no results, no events, gossip, mingle or heartbeat, late acks, prefetch 128;
-it publishes with one apply_async per subscriber, over a kept connection to the same broker. "Lean" is the same without
-the picture of its arguments that Celery adds to each message (argsrepr). Rounds are interleaved, and ratios are taken
-within a round; machines are noisy, so read the ratios. docs/performance.md has figures.
+Plain Celery is tuned as its users tune it: no results, events, gossip, mingle or heartbeat; late acks; prefetch 128.
+It publishes with one apply_async per subscriber, over one connection to the same broker. "Lean" omits argsrepr, the
+text of the arguments that Celery adds to each message. Rounds are interleaved and each ratio is computed within one
+round, because machines are noisy. docs/performance.md contains figures.
 
-    BENCH_ROUNDS, BENCH_PUBLISHED, BENCH_DRAINED, BENCH_ROUND_TRIPS    how often and how much
+    BENCH_ROUNDS, BENCH_PUBLISHED, BENCH_DRAINED, BENCH_ROUND_TRIPS    the sizes of the runs
 """
 
 from __future__ import annotations
@@ -33,12 +33,10 @@ from roundtrips import percentiles, round_trips  # type: ignore[import-not-found
 
 from petiole.events import TextContent, TextMessageEvent
 from petiole.events.subscriptions import Subscription
-from petiole.tasks.bus import EventBus
 from petiole.tasks.publication import PUBLISH_BATCH_SIZE
-from petiole.tasks.publishing.commit import commit
-from petiole.tasks.publishing.validation import validate
 from petiole.workers.process import embedded_broker
-from tests.support import apps
+from tests.support.apps import a_bus, publish_all_once, publish_once
+from tests.support.inside import Inside
 
 HERE = Path(__file__).parent
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))
@@ -54,72 +52,61 @@ def an_event() -> TextMessageEvent:
     return TextMessageEvent(stream_id="bench", content=TextContent(text="x" * 100))
 
 
-def a_bus(url: str) -> EventBus:
-    bus = apps.a_bus()
-    bus.app.conf.update(broker_url=url, result_backend=url)
-    return bus
+def subscriptions(count: int) -> list[Subscription]:
+    return [Subscription(agent=f"bench-{number}", function="hear", patterns=("input.*",)) for number in range(count)]
 
 
-def subscribe(bus: EventBus, subscribers: int, prefix: str = "bench") -> None:
-    bus.stores.directory.register(
-        Subscription(agent=f"{prefix}-{number}", function="hear", patterns=("input.*",))
-        for number in range(subscribers)
-    )
-
-
-def us_per_event(act: Callable[[], object], count: int) -> float:
+def us_per_event(operation: Callable[[], object], count: int) -> float:
     began = time.perf_counter()
     for _ in range(count):
-        act()
+        operation()
     return (time.perf_counter() - began) / count * 1e6
 
 
 def publish_costs(url: str, subscribers: int) -> tuple[float, float, float, float]:
-    """Measure one publication: Petiole's publish, its publish_many, plain Celery, lean; microseconds per event."""
+    """Measure publish, publish_many, plain Celery and lean Celery, in microseconds per event."""
     client = redis.Redis.from_url(url)
     client.flushall()
-    bus = a_bus(url)
-    subscribe(bus, subscribers)
+    bus = a_bus(url, *subscriptions(subscribers))
     plain = Celery("plain", broker=url, set_as_current=False)
     plain.conf.task_ignore_result = True
 
     def ours() -> None:
-        commit(bus, [validate(bus, an_event())])
+        publish_once(bus, an_event())
 
     def ours_together() -> None:
-        commit(bus, [validate(bus, an_event()) for _ in range(PUBLISH_BATCH_SIZE)])
+        publish_all_once(bus, [an_event() for _ in range(PUBLISH_BATCH_SIZE)])
 
     def theirs(**options: Any) -> None:
         document = an_event().model_dump(mode="json")
         for number in range(subscribers):
             queue = f"plain-{number}"
-            plain.send_task(f"{queue}.hear", args=(document,), queue=queue, ignore_result=True, **options)
+            plain.send_task(f"{queue}.ignore", args=(document,), queue=queue, ignore_result=True, **options)
 
     def theirs_lean() -> None:
         theirs(argsrepr="", kwargsrepr="")
 
-    # In slices, one after the other: what else the machine does meanwhile meets all four.
+    # In interleaved slices, so that other load on the machine affects all four alike.
     slice_size = max(PUBLISHED // SLICES, 1)
     plain_size = max(slice_size // subscribers, 5)
     contestants = ((ours, slice_size), (ours_together, 1), (theirs, plain_size), (theirs_lean, plain_size))
-    for act, _ in contestants:
-        us_per_event(act, 5)
-    slices = [[us_per_event(act, count) for act, count in contestants] for _ in range(SLICES)]
+    for operation, _ in contestants:
+        us_per_event(operation, 5)
+    slices = [[us_per_event(operation, count) for operation, count in contestants] for _ in range(SLICES)]
     plain.close()
     one_by_one, many, plain_cost, lean = (statistics.median(costs) for costs in zip(*slices, strict=True))
     return one_by_one, many / PUBLISH_BATCH_SIZE, plain_cost, lean
 
 
 def drain_rate(url: str, home: Path, command: list[str], queues: list[str], environment: dict[str, str]) -> float:
-    """Start two workers on filled queues; returns events per second, each handled by all subscribers.
+    """Start two workers on filled queues, and return the events per second that all subscribers have handled.
 
-    Measured from a tenth to nine tenths of the work, by what is left in the queues and under way.
+    Measured between 10 % and 90 % of the work, by the number of queued and unacknowledged messages.
     """
-    client = redis.Redis.from_url(url, decode_responses=True)
+    inside = Inside(url)
 
     def left() -> int:
-        keys = [str(key) for queue in queues for key in client.keys(f"{queue}*") if client.type(key) == "list"]
-        return sum(client.llen(key) for key in keys) + client.hlen("unacked")
+        return inside.queue_depth(*queues) + inside.unacknowledged()
 
     total = left()
     moments: list[tuple[float, int]] = []
@@ -128,7 +115,7 @@ def drain_rate(url: str, home: Path, command: list[str], queues: list[str], envi
         while (now_left := left()) > 0:
             moments.append((time.monotonic(), now_left))
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{now_left} of {total} deliveries were left after {DRAIN_LIMIT_S} s")
+                raise TimeoutError(f"{now_left} of {total} deliveries were not handled within {DRAIN_LIMIT_S} s")
             time.sleep(0.01)
         moments.append((time.monotonic(), 0))
     first = next(at for at, count in moments if count <= total * 0.9)
@@ -158,10 +145,9 @@ def workers(command: list[str], home: Path, environment: dict[str, str]) -> Iter
 def drain(url: str, home: Path, pool: list[str], *, batch: int = 0) -> float:
     """Drain events with Petiole's workers."""
     redis.Redis.from_url(url).flushall()
-    bus = a_bus(url)
-    subscribe(bus, SUBSCRIBERS)
+    bus = a_bus(url, *subscriptions(SUBSCRIBERS))
     for _ in range(DRAINED // 100):
-        commit(bus, [validate(bus, an_event()) for _ in range(100)])
+        publish_all_once(bus, [an_event() for _ in range(100)])
     queues = [f"bench-{number}" for number in range(SUBSCRIBERS)]
     environment = os.environ | {"PETIOLE_BROKER_URL": url, "PETIOLE_AGENTS": "contestants", "BENCH_BATCH": str(batch)}
     command = ["-A", "workers", "worker", "-l", "ERROR", "--prefetch-multiplier", "64"]
@@ -176,7 +162,7 @@ def drain_plain(url: str, home: Path, pool: list[str]) -> float:
     document = an_event().model_dump(mode="json")
     for number in range(SUBSCRIBERS):
         for _ in range(DRAINED // 2):
-            plain.send_task(f"plain-{number}.hear", args=(document,), queue=f"plain-{number}", ignore_result=True)
+            plain.send_task(f"plain-{number}.ignore", args=(document,), queue=f"plain-{number}", ignore_result=True)
     queues = [f"plain-{number}" for number in range(SUBSCRIBERS)]
     environment = os.environ | {"PETIOLE_BROKER_URL": url}
     command = ["-A", "contestants:plain", "worker", "-l", "ERROR"]
@@ -187,7 +173,7 @@ def drain_plain(url: str, home: Path, pool: list[str]) -> float:
 
 
 def main() -> None:
-    # Wide enough for its tables also where the output is a file.
+    # Wide enough for the tables, also if the output is a file.
     console = Console(width=140)
     machine = f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     load = f"load {os.getloadavg()[0]:.1f} at the start"
@@ -205,7 +191,7 @@ def main() -> None:
 
 def _publishing(url: str) -> Table:
     table = _table(
-        "publishing, us per event (median); x: how much cheaper than plain Celery (least to most of the rounds)",
+        "publishing, us per event (median); x: plain Celery's time divided by ours (lowest and highest round)",
         *("subscribers", "publish", "publish_many", "plain Celery", "lean", "x", "x lean", "x of publish_many"),
     )
     for subscribers in (1, 3, 10):
@@ -216,25 +202,25 @@ def _publishing(url: str) -> Table:
             _ratio([plain / many for _, many, plain, _ in rounds]),
         )
         medians = (statistics.median(costs) for costs in zip(*rounds, strict=True))
-        table.add_row(str(subscribers), *(f"{each:.0f}" for each in medians), *ratios)
+        table.add_row(str(subscribers), *(f"{median:.0f}" for median in medians), *ratios)
     return table
 
 
 def _round_trips(url: str, home: Path) -> Table:
     table = _table(
-        "request and answer, ms; x: Petiole's time for one of plain Celery's, by the median",
+        "request and reply, ms; x: Petiole's median divided by plain Celery's",
         *("callers", "p50", "p99", "plain Celery's p50", "p99", "x"),
     )
     for callers, ours, theirs in round_trips(url, home, a_bus(url)):
         (p50, p99), (plain_p50, plain_p99) = percentiles(ours), percentiles(theirs)
-        figures = (f"{each:.2f}" for each in (p50, p99, plain_p50, plain_p99))
+        figures = (f"{time_ms:.2f}" for time_ms in (p50, p99, plain_p50, plain_p99))
         table.add_row(str(callers), *figures, f"{p50 / plain_p50:.2f}")
     return table
 
 
 def _draining(url: str, home: Path) -> Table:
     table = _table(
-        "draining, events/s with 3 subscribers, 2 workers (median); x: times plain Celery's rate, in the same pool",
+        "draining, events/s with 3 subscribers, 2 workers (median); x: Petiole's rate divided by plain Celery's",
         *("pool", "Petiole", "with batch=32", "plain Celery", "x", "x with batch=32"),
     )
     for label in ("solo", "threads -c 4", "prefork -c 2"):
@@ -248,7 +234,7 @@ def _draining(url: str, home: Path) -> Table:
             _ratio([batched / plain for _, batched, plain in rounds]),
         )
         medians = (statistics.median(rates) for rates in zip(*rounds, strict=True))
-        table.add_row(label, *(f"{each:.0f}" for each in medians), *ratios)
+        table.add_row(label, *(f"{median:.0f}" for median in medians), *ratios)
     return table
 
 

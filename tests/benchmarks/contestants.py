@@ -1,7 +1,7 @@
-"""The worker side of the benchmark: the same no-op, as Petiole's agents and as plain Celery's tasks.
+"""The workers of the benchmark: the same no-op as Petiole's agents and as plain Celery's tasks.
 
-Both take the same event and validate it with pydantic. Run as apps of `celery -A`: `contestants:plain` is Celery as a
-careful user tunes it; Petiole's workers load this module by PETIOLE_AGENTS.
+Both receive the same event and validate it with pydantic. `celery -A contestants:plain` runs Celery as a careful user
+tunes it. Petiole's workers load this module through PETIOLE_AGENTS.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ def _agent(number: int) -> Agent:
     agent = Agent(f"bench-{number}")
 
     @agent.on("input.*", batch=BATCH)
-    def hear(event: Event) -> None: ...
+    def ignore(event: Event) -> None: ...
 
     return agent
 
 
 def echo(number: int) -> int:
-    """Answer with what was given."""
+    """Return the argument."""
     return number
 
 
@@ -50,8 +50,8 @@ plain.conf.update(
 
 
 def _task(number: int) -> None:
-    @plain.task(name=f"plain-{number}.hear")
-    def hear(document: dict[str, object]) -> None:
+    @plain.task(name=f"plain-{number}.ignore")
+    def ignore(document: dict[str, object]) -> None:
         TextMessageEvent.model_validate(document)
 
 

@@ -1,7 +1,7 @@
-"""Round trips: a request and its answer, beside plain Celery's `.delay().get()`; part of bench.py.
+"""Compare a request and its reply with plain Celery's `.delay().get()`; part of bench.py.
 
-Each side has one worker of two processes and answers with what it was given. Plain Celery's results are on the same
-server; its tasks have no deadline, and its results stay there. Slices are interleaved.
+Each side has one worker with two processes, which returns its argument. Plain Celery stores its results on the same
+server; its tasks have no deadline, and its results are not deleted. Slices are interleaved.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TypeAlias
 import redis
 from celery import Celery
 
-from petiole.tasks.bus import EventBus
+from petiole.tasks import EventBus
 from petiole.tasks.requests.requester import Requester
 
 HERE = Path(__file__).parent
@@ -33,7 +33,7 @@ Call: TypeAlias = Callable[[int], object]
 
 
 def round_trips(url: str, home: Path, bus: EventBus) -> Iterator[tuple[int, list[float], list[float]]]:
-    """Measure both sides: for each number of callers, the milliseconds of all calls of ours, and of plain Celery's."""
+    """Yield for each number of callers the times of Petiole's and of plain Celery's calls, in ms."""
     redis.Redis.from_url(url).flushall()
     plain = Celery("plain", broker=url, backend=url, set_as_current=False)
     ask = Requester(bus)
@@ -59,7 +59,7 @@ def round_trips(url: str, home: Path, bus: EventBus) -> Iterator[tuple[int, list
 
 
 def percentiles(took_ms: list[float]) -> tuple[float, float]:
-    """Return the 50th and the 99th."""
+    """Return the 50th and 99th percentile."""
     cuts = statistics.quantiles(took_ms, n=100)
     return cuts[49], cuts[98]
 
@@ -70,7 +70,7 @@ def _measured(call: Call, *, callers: int, count: int) -> list[float]:
         answer = call(number)
         took_s = time.perf_counter() - began
         if answer != number:
-            raise AssertionError(f"asked for {number}, was answered {answer!r}")
+            raise AssertionError(f"requested {number}, got {answer!r}")
         return took_s * 1_000
 
     with ThreadPoolExecutor(callers) as pool:
@@ -78,11 +78,11 @@ def _measured(call: Call, *, callers: int, count: int) -> list[float]:
 
 
 def _await(call: Call) -> None:
-    """Call until the worker is there."""
+    """Repeat a call until a worker replies."""
     deadline = time.monotonic() + READY_S
     while call(1) != 1:
         if time.monotonic() > deadline:
-            raise TimeoutError(f"no worker answered within {READY_S} s")
+            raise TimeoutError(f"no worker replied within {READY_S} s")
         time.sleep(0.1)
 
 

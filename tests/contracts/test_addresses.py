@@ -49,7 +49,7 @@ events = [TextMessageEvent(stream_id="s", content=TextContent(text=str(number)))
 for event in events[:10]:
     publish(event)
 publish_many(events[10:])
-print(type(bus.app.connection_for_write().default_channel).__name__, bus.publishes_in_one_step)
+print(type(default_bus.app.connection_for_write().default_channel).__name__, default_bus.publishes_atomically)
 """
 
 

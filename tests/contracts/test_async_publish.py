@@ -23,6 +23,8 @@ from petiole.tasks import Agent, EventBus
 from petiole.tasks.publishing import threads
 from petiole.workers.process import embedded_broker
 
+pytestmark = pytest.mark.processes
+
 BROKER_TIMEOUT_S = 0.5
 
 

@@ -12,50 +12,50 @@ import pytest
 import redis
 from celery import Celery
 
-import petiole.tasks.transport
+from tests.support.inside import Inside
 
 APP = """
 import os
 import time
 import redis
-import petiole.tasks.transport
 from celery import Celery
+from petiole.tasks import EventBus
 
-bus = Celery("features", broker=os.environ["BROKER"])
-bus.app.conf.update(
+app = Celery("features", broker=os.environ["BROKER"])
+app.conf.update(
     task_acks_late=True,
     task_ignore_result=True,
     broker_transport_options={"visibility_timeout": 1, "unacked_restore_interval": 1, "unacked_restore_throttle": 1},
 )
-if os.environ["RENEWS"]:
-    from petiole.tasks.consuming.maintenance import ROUNDS, add_rounds
-    add_rounds(bus, ROUNDS)
+EventBus(app)  # its workers renew their leases
 notes = redis.Redis.from_url(os.environ["PETIOLE_BROKER_URL"])
 
-@bus.task(name="note")
+@app.task(name="note")
 def note(text):
     notes.rpush("notes", f"{text} {time.time()}")
 
-@bus.task(name="limited", rate_limit="2/s")
+@app.task(name="limited", rate_limit="2/s")
 def limited(text):
     notes.rpush("notes", f"{text} {time.time()}")
 
-@bus.task(name="stubborn", bind=True, max_retries=2)
+@app.task(name="stubborn", bind=True, max_retries=2)
 def stubborn(self):
-    notes.rpush("notes", f"{self.request.id}:{self.request.retries}:{self.request.get('petiole_consumer')} {time.time()}")
+    consumer = self.request.get('petiole_consumer')
+    notes.rpush("notes", f"{self.request.id}:{self.request.retries}:{consumer} {time.time()}")
     self.retry(countdown=0.3)
 """
 
 
 class Features:
-    """A bus whose tasks note when they ran."""
+    """An app whose tasks note when they ran."""
 
     def __init__(self, url: str, node: Any, eventually: Any) -> None:
         self.client = Celery("client", broker=url, set_as_current=False)
+        self.inside = Inside(url)
         self.server: Any = redis.Redis.from_url(node.environment["PETIOLE_BROKER_URL"], decode_responses=True)
         self._node, self._eventually = node, eventually
         node.module("features", APP)
-        node.environment.update(BROKER=url, RENEWS="yes")
+        node.environment["BROKER"] = url
 
     def worker(self, *options: str) -> None:
         self._node.start("celery", "-A", "features", "worker", "-n", "w@h", "-l", "INFO", "--without-mingle", *options)
@@ -67,17 +67,15 @@ class Features:
     def expect(self, count: int, within: float = 15) -> list[tuple[str, float]]:
         """Wait for so many runs, and for the broker to know of them; returns what was noted and when."""
         self._eventually(lambda: self.server.llen("notes") >= count, within, self._node.logs)
-        self._eventually(lambda: not self.server.exists("unacked", "unacked_index"), 5, self._node.logs)
+        self._eventually(lambda: not self.inside.leases(), 5, self._node.logs)
         words = [note.split() for note in self.server.lrange("notes", 0, -1)]
         return [(text, float(at)) for text, at in words]
 
 
-@pytest.fixture(params=["stock", "ours"])
+@pytest.fixture(params=["kombu", "petiole"])
 def features(request, node, clean_broker_url, eventually):
-    url = {"stock": clean_broker_url, "ours": petiole.tasks.transport.with_transport_prefix(clean_broker_url)}[
-        request.param
-    ]
-    features = Features(url, node, eventually)
+    node.environment["PETIOLE_TRANSPORT"] = request.param
+    features = Features(clean_broker_url, node, eventually)
     yield features
     features.client.close()
 

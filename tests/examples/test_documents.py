@@ -1,8 +1,7 @@
-"""What the documents tell the reader to type, typed.
+"""Follow every page of the documentation: write its files and run its commands, from top to bottom in one folder.
 
-A `python` block that begins with `# name.py` is written to that file; each line of a `sh` block is run, in the order of
-the page, in one folder, as a reader would who follows it from top to bottom. A command that serves goes on in the
-background until the next one of its kind, or the page's end.
+A `python` block that begins with `# name.py` is written to that file. Each line of a `sh` block is run. A command that
+serves runs in the background until the next command of its kind, or until the end of the page.
 """
 
 from __future__ import annotations
@@ -22,51 +21,51 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 BLOCK = re.compile(r"^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 
-SERVES = {"petiole up": "In another terminal", "celery -A workers worker": "ready.", "celery -A proj": "ready."}
-TYPED = {"petiole chat": b"Hello\n/quit\n"}
-LIMIT_S = 60
+READY_TEXTS = {"petiole up": "In another terminal", "celery -A workers worker": "ready.", "celery -A proj": "ready."}
+INPUTS = {"petiole chat": b"Hello\n/quit\n"}
+TIMEOUT_S = 60
 
 
 @dataclass(frozen=True)
 class Reader:
-    """Somebody who follows a page, in a folder of their own."""
+    """A reader who follows a page in a new folder."""
 
     folder: Path
     environment: dict[str, str]
     serving: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def write(self, text: str) -> None:
-        """Write a file that the page shows under its name."""
+        """Write a file that the page shows with its name."""
         name = text.partition("\n")[0].removeprefix("# ").strip()
         if name.endswith(".py"):
             (self.folder / name).write_text(text)
 
     def type(self, line: str, eventually) -> None:
         """Run one line of the page."""
-        kind = next((kind for kind in SERVES if kind in line), None)
+        kind = next((kind for kind in READY_TEXTS if kind in line), None)
         if line.startswith("make "):
             self._succeed(f"make --dry-run --directory {ROOT} {line.removeprefix('make ')}")
         elif line.startswith("source ") or "docker compose" in line:
-            pass  # the environment is active already; the composition is checked by tests/architecture
+            pass  # the environment is active already; tests/architecture checks the compose file
         elif kind is not None:
             self._serve(kind, line, eventually)
         else:
             self._succeed(line)
 
     def end(self) -> None:
-        """Press Ctrl-C everywhere."""
+        """Stop all serving commands with Ctrl-C."""
         for kind in list(self.serving):
             self._stop(kind)
 
     def _succeed(self, line: str) -> None:
-        typed = next((typed for command, typed in TYPED.items() if command in line), b"")
+        keys = next((keys for command, keys in INPUTS.items() if command in line), b"")
         done = subprocess.run(
             ["bash", "-c", line],
             cwd=self.folder,
             env=self.environment,
-            input=typed,
+            input=keys,
             capture_output=True,
-            timeout=LIMIT_S,
+            timeout=TIMEOUT_S,
             check=False,
         )
         assert done.returncode == 0, f"$ {line}\n{done.stdout.decode()}\n{done.stderr.decode()}"
@@ -83,13 +82,13 @@ class Reader:
                 stderr=subprocess.STDOUT,
             )
         self.serving[kind] = process
-        eventually(lambda: SERVES[kind] in log.read_text(), LIMIT_S, lambda: f"$ {line}\n{log.read_text()}")
+        eventually(lambda: READY_TEXTS[kind] in log.read_text(), TIMEOUT_S, lambda: f"$ {line}\n{log.read_text()}")
         assert process.poll() is None, f"$ {line}\n{log.read_text()}"
 
     def _stop(self, kind: str) -> None:
         if process := self.serving.pop(kind, None):
             process.send_signal(signal.SIGINT)
-            process.wait(timeout=LIMIT_S)
+            process.wait(timeout=TIMEOUT_S)
 
 
 @pytest.fixture
@@ -97,18 +96,18 @@ def reader(tmp_path: Path, clean_broker_url: str) -> Iterator[Reader]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PETIOLE_", "CELERY_"))}
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
     environment["BROKER_URL"] = clean_broker_url
-    # The reader's own, so that none in a folder above this one counts.
+    # A pytest.ini of the reader's folder, so that pytest reads no configuration of a folder above.
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     reader = Reader(tmp_path, environment)
     yield reader
     reader.end()
     subprocess.run(
-        ["petiole", "down"], cwd=tmp_path, env=environment, check=False, capture_output=True, timeout=LIMIT_S
+        ["petiole", "down"], cwd=tmp_path, env=environment, check=False, capture_output=True, timeout=TIMEOUT_S
     )
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
-    return [(found["language"], found["text"]) for found in BLOCK.finditer(page.read_text())]
+    return [(block["language"], block["text"]) for block in BLOCK.finditer(page.read_text())]
 
 
 @pytest.mark.timeout(240)
@@ -117,7 +116,7 @@ def blocks(page: Path) -> list[tuple[str, str]]:
     [page for page in PAGES if any(language == "sh" for language, _ in blocks(page))],
     ids=lambda page: str(page.relative_to(ROOT)),
 )
-def test_what_a_page_tells_to_type_works(page, reader, eventually):
+def test_the_commands_and_programs_of_a_page_work(page, reader, eventually):
     for language, text in blocks(page):
         if language == "python":
             reader.write(text)
@@ -127,7 +126,7 @@ def test_what_a_page_tells_to_type_works(page, reader, eventually):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_between_pages_lead_somewhere(page):
+def test_every_link_between_pages_has_a_target(page):
     links = re.findall(r"\]\((?!http)([^)#]+)", page.read_text())
 
     missing = [link for link in links if not (page.parent / link).exists()]
@@ -150,7 +149,7 @@ def test_files_and_functions_that_pages_name_exist(page):
 
 
 def test_the_readme_lists_every_command():
-    commands = {path.stem.replace("_", "-") for path in (ROOT / "workers/cli").glob("[a-z]*.py")}
+    commands = {path.stem.replace("_", "-") for path in (ROOT / "workers/cli").glob("[a-z]*")}
 
     listed = set(re.findall(r"`petiole ([a-z-]+)", (ROOT / "README.md").read_text()))
 

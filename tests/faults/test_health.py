@@ -21,7 +21,7 @@ def test_ready_names_what_is_missing(system, server, proxy, eventually):
     system.worker("only")
     assert find_readiness_problem(bus, queue="one", worker="only") is None
     assert "does not consume other" in str(find_readiness_problem(bus, queue="other", worker="only"))
-    assert "another does not answer" in str(find_readiness_problem(bus, worker="another"))
+    assert "another does not reply" in str(find_readiness_problem(bus, worker="another"))
 
     proxy.is_silent = True
     began = time.monotonic()
@@ -29,9 +29,9 @@ def test_ready_names_what_is_missing(system, server, proxy, eventually):
     took_s = time.monotonic() - began
     server.stop()
 
-    assert "did not answer within 3 s" in str(silent)
+    assert "did not reply within 3 s" in str(silent)
     assert took_s < 4
-    assert "does not answer" in str(find_readiness_problem(bus))
+    assert "does not reply" in str(find_readiness_problem(bus))
 
 
 def test_the_probes_exit_with_0_or_1_and_the_reason(system, server):
@@ -43,7 +43,7 @@ def test_the_probes_exit_with_0_or_1_and_the_reason(system, server):
     unready = system.start("petiole.workers.cli", "ready")
 
     assert unready.wait(30) == 1
-    assert "not ready: the state store does not answer" in system.logs()
+    assert "not ready: the state store does not reply" in system.logs()
     assert "not alive: no worker nobody@nowhere was started here" in system.logs()
 
 
@@ -54,7 +54,7 @@ def test_a_worker_that_is_stuck_has_no_pulse_and_one_without_a_broker_has(system
     eventually(lambda: find_liveness_problem(node) is None, 10)
 
     with holding_still(worker.pid):
-        eventually(lambda: "has not turned its loop" in str(find_liveness_problem(node)), 15)
+        eventually(lambda: "dead or stuck" in str(find_liveness_problem(node)), 15)
     eventually(lambda: find_liveness_problem(node) is None, 10)
     server.kill()
     gone_at = time.monotonic()

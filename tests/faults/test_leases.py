@@ -11,17 +11,14 @@ from typing import Any
 
 import psutil
 import pytest
-import redis
 
-from tests.support.apps import a_bus
+from tests.support.inside import Inside
 
 IS_FULL = os.environ.get("PETIOLE_FAULTS") == "full"
 KILLS = 50 if IS_FULL else 1
 LASTS_S, LEASE_S = (120, 10) if IS_FULL else (6, 2)
 EVENTS, EVENT_S = 200, 0.05
 RECOVERY_S = 5.0
-
-HELD, HOLDERS = "unacked\x06\x16leased", "unacked\x06\x16consumers"
 
 SLOW = """
 import os
@@ -56,11 +53,9 @@ needs_gevent = pytest.mark.skipif(
 class Slow:
     """An agent whose handler takes its time, and what can be seen of it."""
 
-    def __init__(self, node: Any, url: str, eventually: Any) -> None:
+    def __init__(self, node: Any, client: Any, inside: Inside, eventually: Any) -> None:
         self._node, self._eventually = node, eventually
-        self.client: Any = redis.Redis.from_url(url, decode_responses=True)
-        self._bus = a_bus()
-        self._bus.app.conf.update(broker_url=url, result_backend=url)
+        self.client, self.inside = client, inside
         node.module("slow", SLOW)
         node.environment.update(PETIOLE_AGENTS="slow")
 
@@ -77,16 +72,15 @@ class Slow:
         return Counter(self.client.lrange("ended", 0, -1))
 
     def said(self) -> list[str]:
-        recorded = self._bus.stores.history.read_after(count=1_000_000)
-        return [str(each.document["causation_id"]) for each in recorded if each.topic == "message.slow"]
+        return [str(each["causation_id"]) for each in self.inside.history("message.slow")]
 
     def expect_nothing_left(self) -> None:
-        self._eventually(lambda: not self.client.exists("slow", "unacked", "unacked_index", HELD), 10, self._node.logs)
+        self._eventually(lambda: self.inside.queue_depth("slow") + self.inside.leases() == 0, 10, self._node.logs)
 
 
 @pytest.fixture
-def slow(node, clean_broker_url, eventually):
-    return Slow(node, clean_broker_url, eventually)
+def slow(node, client, inside, eventually):
+    return Slow(node, client, inside, eventually)
 
 
 def start(node: Any, eventually: Any, pool: str, concurrency: int = 2) -> Any:
@@ -141,10 +135,10 @@ def test_what_a_killed_node_held_is_handled_within_five_seconds(node, slow, even
 @pytest.mark.parametrize(
     ("pool", "transport"),
     [
-        ("prefork", "ours"),
-        ("solo", "ours"),
-        pytest.param("threads", "ours", marks=pytest.mark.long),
-        pytest.param("gevent", "ours", marks=(needs_gevent, pytest.mark.long)),
+        ("prefork", "petiole"),
+        ("solo", "petiole"),
+        pytest.param("threads", "petiole", marks=pytest.mark.long),
+        pytest.param("gevent", "petiole", marks=(needs_gevent, pytest.mark.long)),
         pytest.param("prefork", "kombu", marks=pytest.mark.long),
         pytest.param("solo", "kombu", marks=pytest.mark.long),
     ],
@@ -209,9 +203,9 @@ def test_a_worker_that_was_paused_finds_its_leases_lost_and_says_nothing_twice(n
 def test_a_worker_that_ends_leaves_no_trace_of_itself_as_a_holder(node, slow, eventually):
     slow.lasts(0, lease_s=2)
     worker = start(node, eventually, "prefork", 1)
-    eventually(lambda: slow.client.zcard(HOLDERS) == 1, 5, node.logs)
+    eventually(lambda: slow.inside.consumers() == 1, 5, node.logs)
 
     worker.send_signal(signal.SIGTERM)
 
     worker.wait(timeout=20)
-    assert slow.client.zcard(HOLDERS) == 0
+    assert slow.inside.consumers() == 0

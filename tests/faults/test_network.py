@@ -10,6 +10,7 @@ import pytest
 from petiole.events.errors import BrokerUnavailable, StateStoreUnavailable
 from petiole.tasks.publication import PublishTask
 from tests.support.apps import a_bus
+from tests.support.inside import Inside
 from tests.support.traffic import IS_FULL, Publisher, an_event
 
 CUTS = 300 if IS_FULL else 40
@@ -84,14 +85,12 @@ def test_a_publish_that_is_cut_in_its_middle_is_an_error_or_an_acknowledgement(b
     for event in refused:
         publish.run(event)
 
-    there = a_bus(server.url)
     if by == "delay":
-        client = there.stores.directory._client
-        waiting = sum(client.llen(key) for key in client.scan_iter("publish*") if client.type(key) == "list")
+        waiting = Inside(server.url).queue_depth("publish")
         told = f"acknowledged {len(acknowledged)}, refused {len(refused)}, waiting {waiting}"
         assert waiting >= len(acknowledged)
     else:
-        recorded = [str(each.attributes["event_id"]) for each in there.stores.history.read_after(count=100_000)]
+        recorded = [each["event_id"] for each in Inside(server.url).history()]
         lost = {event.event_id for event in (*acknowledged, *refused)} - set(recorded)
         twice = len(recorded) - len(set(recorded))
         told = f"acknowledged {len(acknowledged)}, refused {len(refused)}, lost {len(lost)}, published twice {twice}"

@@ -15,20 +15,9 @@ import pytest
 from petiole.events import AudioContent, registry
 from petiole.events.catalog.input import AudioChunkEvent
 from petiole.events.subscriptions import Subscription
-from petiole.tasks.bus import EventBus
-from petiole.tasks.publishing.claim_check import externalize_content
-from petiole.tasks.publishing.commit import commit
-from petiole.tasks.publishing.document import validate_event
-from tests.support import apps
+from tests.support.apps import a_bus, publish_once
 
 KILLS = 100 if os.environ.get("PETIOLE_FAULTS") == "full" else 20
-LIMIT = 1_000_000
-
-
-def a_bus(url: str) -> EventBus:
-    bus = apps.a_bus()
-    bus.app.conf.update(broker_url=url, result_backend=url)
-    return bus
 
 
 def _publish_for_ever(url: str, tells: int) -> None:
@@ -37,16 +26,13 @@ def _publish_for_ever(url: str, tells: int) -> None:
         # Random, so that each event has a content of its own.
         content = AudioContent(data=random.randbytes(100_000), duration_ms=1)
         event = AudioChunkEvent(stream_id="s", content=content)
-        commit(
-            bus, [externalize_content(validate_event(event, registry, LIMIT), bus.settings.claim_check_threshold_bytes)]
-        )
+        publish_once(bus, event)
         os.write(tells, b".")
 
 
 @pytest.mark.timeout(300)
-def test_a_publisher_killed_at_any_moment_publishes_no_event_without_its_content(clean_broker_url):
-    bus = a_bus(clean_broker_url)
-    bus.stores.directory.register([Subscription(agent="one", function="hear", patterns=("input.*",))])
+def test_a_publisher_killed_at_any_moment_publishes_no_event_without_its_content(clean_broker_url, inside):
+    a_bus(clean_broker_url, Subscription(agent="one", function="hear", patterns=("input.*",)))
 
     for _ in range(KILLS):
         has_begun, tells = os.pipe()
@@ -60,6 +46,6 @@ def test_a_publisher_killed_at_any_moment_publishes_no_event_without_its_content
         os.close(has_begun)
         os.close(tells)
 
-    published = [registry.parse(recorded.document) for recorded in bus.stores.history.read_after(count=100_000)]
+    published = [registry.parse(event) for event in inside.history()]
     print(f"kills {KILLS}, published {len(published)}, without their content 0")
     assert len(published) >= KILLS

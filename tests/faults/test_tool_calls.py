@@ -5,17 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import redis
 
 from petiole.events.catalog.orchestrator import ToolCall, ToolsRequest, ToolsRequestedEvent
-from petiole.tasks.settings import Settings
-from petiole.tasks.stores import open_stores
+from tests.support.inside import Inside
 
 TOOLS = """
 import os, signal
 from pathlib import Path
-from petiole.workers import calls
-from petiole.workers.tools import tool
+from petiole.workers.tools import tool, tool_calls
 
 HERE = Path(__file__).parent
 
@@ -45,14 +42,14 @@ def noted() -> str:
     act()
     return "done"
 
-read = calls.Outcome.read
+read = tool_calls.Outcome.read
 
 def read_after_death(kept):
     die_once()  # what came of the call is kept by now, and its delivery is not settled
     return read(kept)
 
 if os.environ["DIES"] == "noted":
-    calls.Outcome.read = read_after_death
+    tool_calls.Outcome.read = read_after_death
 """
 
 
@@ -63,12 +60,10 @@ if os.environ["DIES"] == "noted":
     [("noted", 1, "completed"), ("repeated", 2, "completed"), ("told", 1, "failed")],
 )
 def test_a_killed_worker_leaves_a_call_that_acts_as_often_as_was_said(
-    node: Any, eventually: Any, tool: str, acted: int, end: str
+    node: Any, inside: Inside, eventually: Any, *, tool: str, acted: int, end: str
 ) -> None:
     node.module("deadly_tools", TOOLS)
     node.environment.update(PETIOLE_TOOLS="deadly_tools", PETIOLE_VISIBILITY_TIMEOUT_S="3", DIES=tool)
-    state = redis.Redis.from_url(node.environment["PETIOLE_BROKER_URL"], decode_responses=True)
-    history = open_stores(state, Settings()).history
     first = node.worker("first", "-Q", "tools")
     call = ToolCall(call_id="c-1", tool=tool)
     request = ToolsRequestedEvent(stream_id="s", content=ToolsRequest(calls=(call,)))
@@ -78,9 +73,8 @@ def test_a_killed_worker_leaves_a_call_that_acts_as_often_as_was_said(
     node.worker("second", "-Q", "tools")
 
     def said() -> list[str]:
-        return [each.topic for each in history.read_after() if each.topic.startswith("tools.")]
+        return [each for each in inside.topics() if each.startswith("tools.")]
 
     eventually(lambda: said()[-1:] in (["tools.execution.completed"], ["tools.execution.failed"]), 30, node.logs)
     assert said() == ["tools.execution.requested", "tools.execution.started", f"tools.execution.{end}"]
     assert (node.home / "acted").read_text() == "x" * acted
-    state.close()

@@ -34,8 +34,8 @@ import os
 import petiole.tasks.transport
 from celery import Celery
 
-bus = Celery("numbers", broker=os.environ["BROKER"])
-bus.app.conf.update(
+app = Celery("numbers", broker=os.environ["BROKER"])
+app.conf.update(
     task_acks_late=True,
     task_reject_on_worker_lost=True,
     task_ignore_result=True,
@@ -50,7 +50,7 @@ bus.app.conf.update(
 )
 tally = os.open(os.environ["TALLY"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
-@bus.task(name="note")
+@app.task(name="note")
 def note(number):
     os.write(tally, b"%d\\n" % number)
 """

@@ -7,7 +7,6 @@ import time
 
 import psutil
 import pytest
-import redis
 
 IS_FULL = os.environ.get("PETIOLE_FAULTS") == "full"
 WAITING = 50_000 if IS_FULL else 1_000
@@ -41,8 +40,7 @@ publish_many(MessageEvent(event_type={topic!r}, stream_id="s", content={{}}) for
 
 @pytest.mark.long
 @pytest.mark.timeout(LIMIT_S + 60)
-def test_deliveries_that_wait_for_a_retry_cost_a_worker_no_memory(node, clean_broker_url, eventually, capsys):
-    client = redis.Redis.from_url(clean_broker_url, decode_responses=True)
+def test_deliveries_that_wait_for_a_retry_cost_a_worker_no_memory(node, client, inside, eventually, capsys):
     node.module("agent_patient", AGENT)
     node.environment.update(PETIOLE_AGENTS="agent_patient")
     worker = psutil.Process(node.worker("one").pid)
@@ -50,10 +48,10 @@ def test_deliveries_that_wait_for_a_retry_cost_a_worker_no_memory(node, clean_br
     # Whatever a worker keeps from its first deliveries on, and does not collect before there is more of it, is there
     # before it is measured: errors and their frames, of some thousand deliveries.
     node.run(PUBLISH.format(topic="message.fails", count=FIRST))
-    eventually(lambda: client.zcard("petiole:delayed") == FIRST, LIMIT_S, node.logs)
+    eventually(lambda: inside.delayed() == FIRST, LIMIT_S, node.logs)
     idle = worker.memory_info().rss
     node.run(PUBLISH.format(topic="message.fails", count=WAITING))
-    eventually(lambda: client.zcard("petiole:delayed") == WAITING + FIRST, LIMIT_S, node.logs)
+    eventually(lambda: inside.delayed() == WAITING + FIRST, LIMIT_S, node.logs)
     full = worker.memory_info().rss
 
     began = time.monotonic()

@@ -162,7 +162,7 @@ def test_a_slot_has_one_name_whoever_makes_it():
 
 def test_a_clock_that_jumps_makes_no_tick_twice_and_none_for_the_time_it_leaps_over(harness, a_message):
     harness.send_through(a_message())
-    tick = harness.bus.adopt(TickTask)
+    tick = harness.bus.register_task(TickTask)
 
     for moment in (1_000.2, 1_001.2, 1_000.7, 1_001.3, 4_600.1):
         with time_machine.travel(moment, tick=False):
@@ -217,7 +217,7 @@ def test_a_summary_begins_where_the_one_before_ended_and_knows_an_older_requests
     request = asked(1)
     harness.publish(request)
     first = metrics.collect_metrics(harness.bus, 60)
-    harness.bus.stores.counters.save_summary(first.counts, first.until)
+    Inside(harness).save_summary(first)
     harness.publish(answered(request))
 
     second = metrics.collect_metrics(harness.bus, 60).report
@@ -238,7 +238,7 @@ def test_a_summary_tells_retries_and_dead_letters_since_the_last_one(harness, a_
     harness.send_through(a_message())
 
     first = metrics.collect_metrics(harness.bus, 60)
-    harness.bus.stores.counters.save_summary(first.counts, first.until)
+    Inside(harness).save_summary(first)
     second = metrics.collect_metrics(harness.bus, 60).report
 
     assert (first.report.retries, first.report.dead_letters) == (2, 1)

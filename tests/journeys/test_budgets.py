@@ -16,10 +16,9 @@ import pytest
 
 from petiole.events import Event, TextContent, TextMessageEvent
 from petiole.events.errors import RateLimitExceeded, ServiceUnavailable, UsageError
-from petiole.tasks import Agent, Context, RateLimit
-from petiole.tasks.bus import EventBus
+from petiole.tasks import Agent, Context, EventBus, RateLimit
 from petiole.tasks.stores.rate_limits import RateLimitUsage
-from petiole.tasks.testing.harness import EventTestHarness
+from petiole.tasks.testing import EventTestHarness
 from tests.support.apps import as_default
 from tests.support.errors import has_code
 
@@ -203,10 +202,10 @@ ASKER = """
 import os, urllib.request
 import redis
 from petiole.events import Event
-from petiole.tasks import Agent, Budget
+from petiole.tasks import Agent, RateLimit
 
 noted = redis.Redis.from_url(os.environ["PETIOLE_BROKER_URL"])
-account = Budget("openai.main", requests={requests}, tokens={tokens}, window={window_s}, timeout=10)
+account = RateLimit("openai.main", requests={requests}, tokens={tokens}, window={window_s}, timeout=10)
 asker = Agent("asker")
 
 @asker.on("message.question")
@@ -214,7 +213,7 @@ def ask(event: Event) -> None:
     with account.reserve(tokens=100) as reserved:
         with urllib.request.urlopen(os.environ["PROVIDER_URL"], timeout=5) as answer:
             used = int(answer.read())
-        reserved.used(used)
+        reserved.record_usage(used)
     noted.rpush("used", used)
 """
 

@@ -123,7 +123,7 @@ def test_the_demo_uses_what_runs_and_leaves_it_running(running):
     shown = running.type("demo")
 
     assert shown.returncode == 0
-    assert shown.stdout.count("ran before") == 2
+    assert shown.stdout.count("was running already") == 2
     assert embedded_broker.broker_url(running.home) is not None
 
 
@@ -159,7 +159,7 @@ def test_a_published_event_is_sent_answered_and_traced(running):
 def test_a_delayed_event_is_sent_by_a_worker(running):
     shown = running.type(*a_publication("What is 3 * 3?", "delayed"), "--delay")
 
-    assert "left in the queue 'publish'" in shown.stdout
+    assert "queued in 'publish'" in shown.stdout
     assert "9" in tail(running, "output.message.sent", "delayed")["content"]["text"]
 
 
@@ -196,14 +196,14 @@ def test_a_second_up_is_refused(running):
     shown = running.type("up")
 
     assert shown.returncode == 1
-    assert "runs here already" in shown.stderr
+    assert "is already running here" in shown.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
         (("publish", "input.mesage.received", "--stream", "s"), 1, "did you mean 'input.message.received'?"),
-        (("trace", "nowhere"), 1, "no flow and no stream 'nowhere' is kept"),
+        (("trace", "nowhere"), 1, "no flow or stream 'nowhere' is recorded"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(running, arguments, code, said):
@@ -217,10 +217,10 @@ def test_what_is_wrong_is_said_in_one_line(running, arguments, code, said):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("publish", "input.message.received", "--stream", "s", "--content", "{"), "this is no JSON"),
+        (("publish", "input.message.received", "--stream", "s", "--content", "{"), "not valid JSON"),
         (("publish", "input.message.received", "--stream", "s", "--content", "[]"), "write a JSON object"),
         (("publish", "input.message.received"), "Missing option '--stream'"),
-        (("tail", "Input"), "'Input' is no pattern"),
+        (("tail", "Input"), "pattern 'Input' is invalid"),
         (("traec",), "Did you mean 'trace'?"),
     ],
 )

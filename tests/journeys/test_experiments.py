@@ -85,8 +85,8 @@ def test_shadows_are_listed_and_compared_at_the_command_line(team, monkeypatch):
     (as_json,) = json.loads(type_("llm.poet", "--json").stdout)
 
     assert json.loads(listed) == [{"name": "llm.poet", "kept": 1}]
-    assert "would say  llm.response.generated" in shown
-    assert "was said   llm.response.generated" in shown
+    assert "shadow     llm.response.generated" in shown
+    assert "published  llm.response.generated" in shown
     assert as_json["said"][0]["content"]["model"] == "usual"
 
 

@@ -213,17 +213,17 @@ import os
 import time
 import redis
 from petiole.events import Event, MessageEvent
-from petiole.tasks import Agent, Gathered
+from petiole.tasks import Agent, GatheredEvents
 
 client = redis.Redis.from_url(os.environ["PETIOLE_BROKER_URL"], decode_responses=True)
 shop = Agent("shop")
 
 @shop.gather("message.price", "message.stock", "message.photo", timeout=float(os.environ.get("GATHER_TIMEOUT", "2")))
-def offer(gathered: Gathered) -> MessageEvent:
-    client.rpush("calls", f"{time.time()} {gathered.key} {len(gathered.came)}")
+def offer(gathered: GatheredEvents) -> MessageEvent:
+    client.rpush("calls", f"{time.time()} {gathered.key} {len(gathered.arrived)}")
     if client.incr("tries") <= int(os.environ.get("DIE_TIMES", "0")):
         os.kill(os.getpid(), 9)
-    return gathered.came[0].caused(MessageEvent, event_type="message.offer")
+    return gathered.arrived[0].caused(MessageEvent, event_type="message.offer")
 
 branch = {name: Agent(f"branch_{name}") for name in ("price", "stock", "photo")}
 price, stock, photo = branch.values()

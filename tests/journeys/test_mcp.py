@@ -137,7 +137,8 @@ def test_what_a_server_reports_on_the_way_is_progress(registry, monkeypatch):
     request = ToolCall(call_id="c-1", tool="shop.steps", arguments={"number": 4})
 
     with EventTestHarness([tools_agent.agent]) as team:
-        events = team.send_through(ToolsRequestedEvent(stream_id="s", content=ToolsRequest(calls=(request,))))
+        asked = ToolsRequestedEvent(stream_id="s", content=ToolsRequest(calls=(request,)))
+        events = team.send_through(asked, timeout=20)
 
     progress = [(each.content.percent, each.content.note) for each in events if isinstance(each, ToolProgressEvent)]
     assert progress == [(25, "step 1"), (50, "step 2"), (75, "step 3"), (100, "step 4")]

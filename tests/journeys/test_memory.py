@@ -22,7 +22,6 @@ from petiole.events.catalog.session import StreamEndedEvent
 from petiole.tasks import replay_history
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.agents import llm, memory, orchestrator, output, tools
-from petiole.workers.state import team_state
 from tests.support.inside import Inside
 
 DUE = ConsolidationDue(interval_s=3600, slot=1)
@@ -62,18 +61,10 @@ def recalled(harness: EventTestHarness, query: str, stream_id: str = "s", user_i
     return [item.text for item in told.content.items]
 
 
-def everything_kept(harness: EventTestHarness) -> object:
-    stores = team_state(harness.bus)
-    return [stores.memories.read_by_key("s"), stores.facts.read("stream:s"), stores.facts.read("user:ada")]
-
-
 def test_two_turns_are_four_memories_in_their_order(team):
     say(team, "Hello", "What is my name?")
 
-    assert [each.role for each in team_state(team.bus).memories.read("s") if each.role != "tool"] == [
-        "user",
-        "assistant",
-    ] * 2
+    assert [each.role for each in Inside(team).remembered("s") if each.role != "tool"] == ["user", "assistant"] * 2
 
 
 def test_a_request_without_history_is_answered_with_nothing(alone):
@@ -162,7 +153,7 @@ def test_the_end_of_a_stream_cleans_it_up(alone):
 
     (done,) = said(alone, ConsolidationCompletedEvent)
     assert done.content == Consolidation(examined=3, merged=1)
-    assert [each.text for each in team_state(alone.bus).memories.read("s")] == ["I like  TEA.", "I like milk."]
+    assert [each.text for each in Inside(alone).remembered("s")] == ["I like  TEA.", "I like milk."]
 
 
 def test_a_clean_up_of_an_empty_memory_is_told_once_and_counts_nothing(alone):
@@ -193,7 +184,7 @@ def test_a_replay_of_everything_adds_no_memory_and_no_event(team):
     team.send_through(ConsolidationDueEvent(content=DUE))
     kinds = (ConflictDetectedEvent, PatternLearnedEvent, ConsolidationCompletedEvent)
     assert [len(said(team, kind)) for kind in kinds] == [1, 1, 2]
-    kept, events = everything_kept(team), len(team.published_events())
+    kept, events = Inside(team).memory("s", "stream:s", "user:ada"), len(team.published_events())
 
     for name in ("memory.remember", "memory.consolidate", "memory.remember"):
         assert replay_history(name, bus=team.bus).sent > 0
@@ -202,7 +193,7 @@ def test_a_replay_of_everything_adds_no_memory_and_no_event(team):
         Inside(team).forget_publications()
     team.send_through(a_message("That is all.", stream_id="another"))
 
-    assert everything_kept(team) == kept
+    assert Inside(team).memory("s", "stream:s", "user:ada") == kept
     assert [event for event in team.published_events()[events:] if event.stream_id != "another"] == []
 
 

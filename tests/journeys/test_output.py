@@ -15,13 +15,11 @@ import pytest
 from petiole.events import Event, FormattedResponse, ProactiveSuggestion, ProactiveSuggestionEvent, ResponseReadyEvent
 from petiole.events.catalog.output import MessageFailedEvent, MessageSentEvent, SuggestionDroppedEvent
 from petiole.tasks import end_session, open_session
-from petiole.tasks.bus import EventBus
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.agents import output
 from petiole.workers.agents.output import DROPPED_SUGGESTIONS_COUNTER
 from petiole.workers.channels import Terminal, open_channels
-from petiole.workers.state import team_state
-from tests.support.apps import a_bus
+from tests.support.inside import Inside
 
 SECRET = "whsec_" + base64.b64encode(b"0123456789abcdef0123456789abcdef").decode()
 
@@ -85,14 +83,6 @@ def told(events: list[Event]) -> Counter[tuple[str, str]]:
     )
 
 
-def taken(bus: EventBus) -> list[str]:
-    """Take all that waits in the mailbox."""
-    found = []
-    while reply := team_state(bus).outbound_messages.take("s", 0):
-        found.append(reply.text)
-    return found
-
-
 @pytest.mark.parametrize("event", [a_response(), a_suggestion()], ids=["an answer", "a suggestion"])
 def test_both_routes_lead_to_every_channel_and_formatting_comes_first(team, receiver, event):
     events = team.send_through(event)
@@ -103,7 +93,7 @@ def test_both_routes_lead_to_every_channel_and_formatting_comes_first(team, rece
     assert told(events) == once
     times = {event.event_type: event.timestamp for event in reversed(events)}
     assert times["output.formatting.completed"] < times["output.message.sent"]
-    assert (taken(team.bus), len(receiver.got)) == ([event.content.text], 1)
+    assert (Inside(team).take_replies("s"), len(receiver.got)) == ([event.content.text], 1)
 
 
 def test_a_channel_that_is_down_is_tried_three_times_told_once_and_keeps_no_other_from_sending(team, receiver):
@@ -119,7 +109,7 @@ def test_a_channel_that_is_down_is_tried_three_times_told_once_and_keeps_no_othe
     }
     (failure,) = [event for event in events if isinstance(event, MessageFailedEvent)]
     assert (failure.content.error_type, "status 503" in failure.content.error) == ("ProviderUnavailable", True)
-    assert (taken(team.bus), len(receiver.got), len(set(receiver.got))) == (["84"], 3, 1)
+    assert (Inside(team).take_replies("s"), len(receiver.got), len(set(receiver.got))) == (["84"], 3, 1)
     assert team.dead_letters() == []
 
 
@@ -132,7 +122,7 @@ def test_a_channel_that_comes_back_has_the_message_once_and_is_told_of(team, rec
 
     channels = ("mailbox", "webhook", "terminal")
     assert told(events) == {(step, each): 1 for each in channels for step in ("formatting.completed", "message.sent")}
-    assert (len(receiver.got), len(set(receiver.got)), taken(team.bus)) == (3, 1, ["84"])
+    assert (len(receiver.got), len(set(receiver.got)), Inside(team).take_replies("s")) == (3, 1, ["84"])
     assert shown.getvalue() == "[s] 84\n"
 
 
@@ -157,7 +147,7 @@ def test_a_channel_that_had_the_message_is_not_asked_again_for_the_sake_of_anoth
     events = team.send_through(a_response(), timeout=20)
 
     assert told(events)["message.failed", "terminal"] == told(events)["message.sent", "webhook"] == 1
-    assert (len(receiver.got), taken(team.bus)) == (1, ["84"])
+    assert (len(receiver.got), Inside(team).take_replies("s")) == (1, ["84"])
 
 
 def test_a_channel_that_refuses_is_asked_once_and_told(team, receiver):
@@ -194,14 +184,14 @@ def test_a_suggestion_for_a_conversation_that_is_over_is_dropped_and_counted(tea
     open_session("s", bus=team.bus)
     team.send_through(a_response())
     end_session("s", bus=team.bus)
-    taken(team.bus)
+    Inside(team).take_replies("s")
 
     events = team.send_through(a_suggestion())
 
     (drop,) = [event for event in events if isinstance(event, SuggestionDroppedEvent)]
     assert (drop.content.text, drop.content.reason) == ("rest", "the session has ended")
     assert told(events) == {("suggestion.dropped", "-"): 1}
-    assert (taken(team.bus), len(receiver.got), team.bus.stores.counters.all()[DROPPED_SUGGESTIONS_COUNTER]) == (
+    assert (Inside(team).take_replies("s"), len(receiver.got), Inside(team).counts()[DROPPED_SUGGESTIONS_COUNTER]) == (
         [],
         1,
         1,
@@ -249,9 +239,7 @@ Terminal.send, output.send = send_and_die, tell_and_die
 
 
 @pytest.mark.timeout(120)
-def test_a_worker_that_dies_after_it_sent_and_before_it_said_so_leaves_one_message(
-    node, inside, clean_broker_url, eventually
-):
+def test_a_worker_that_dies_after_it_sent_and_before_it_said_so_leaves_one_message(node, inside, eventually):
     node.module("dying", DYING)
     node.environment.update(PETIOLE_AGENTS="dying", PETIOLE_TERMINAL_CHANNEL="true", PETIOLE_VISIBILITY_TIMEOUT_S="2")
     publish = (
@@ -270,7 +258,7 @@ def test_a_worker_that_dies_after_it_sent_and_before_it_said_so_leaves_one_messa
     eventually(lambda: sum(inside.topics().count(end) for end in ends) == 4, 30, node.logs)
     shown = [line for line in node.logs().splitlines() if "[s] it is" in line]
     assert len(shown) == 2, shown
-    assert sorted(taken(a_bus(clean_broker_url))) == ["it is early", "it is late"]
+    assert sorted(inside.take_replies("s")) == ["it is early", "it is late"]
     # Of the one whose worker died before anything was recorded nobody can know whether it was shown: that is told.
     (failure,) = inside.history("output.message.failed")
     content = MessageFailedEvent.model_validate(failure).content

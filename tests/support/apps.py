@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -13,9 +15,8 @@ from redis import Redis
 
 from petiole.events.event import Event
 from petiole.events.subscriptions import Subscription
-from petiole.tasks import Agent, Publication, runtime
+from petiole.tasks import Agent, EventBus, Publication, runtime
 from petiole.tasks.broker import producer
-from petiole.tasks.bus import EventBus
 from petiole.tasks.publishing.commit import commit
 from petiole.tasks.publishing.validation import validate
 from petiole.tasks.settings import Settings
@@ -106,3 +107,8 @@ def state_store_away(harness: EventTestHarness) -> Iterator[None]:
 def serve_tools(registry: ToolRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the agent `tools` have these tools and no others."""
     monkeypatch.setattr("petiole.workers.agents.tools.installed_tools", lambda: registry)
+
+
+def replay_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a replay that was begun and never sent be begun again at once."""
+    monkeypatch.setattr(sys.modules["petiole.tasks.dead_letters.replay"], "RESEND_AFTER", timedelta(0))

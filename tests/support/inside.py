@@ -6,9 +6,11 @@ that store: it is a test of the inside.
 
 from __future__ import annotations
 
+import base64
 import json
 from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import redis
@@ -18,13 +20,19 @@ from kombu.transport.redis import PRIORITY_STEPS
 from petiole.events import Event
 from petiole.events.dead_letter import DeadLetter
 from petiole.events.ids import delivery_ids, new_event_id
+from petiole.tasks import EventBus
 from petiole.tasks.broker.messages import queue_key
+from petiole.tasks.broker.producer import open_producer
 from petiole.tasks.broker.topology import RABBITMQ, broker_queues
-from petiole.tasks.bus import EventBus
+from petiole.tasks.dead_letters.replay import RESEND_AFTER
+from petiole.tasks.dead_letters.replay_messages import build_replay, build_replay_start, send_replay
+from petiole.tasks.operations import error_channel
 from petiole.tasks.settings import Settings
+from petiole.tasks.settlement import undecodable
 from petiole.tasks.stores import open_stores
 from petiole.tasks.stores.circuits import Circuit
 from petiole.tasks.stores.keys import Keys
+from petiole.tasks.stores.rate_limits import RateLimitUsage
 from petiole.tasks.testing import EventTestHarness
 from petiole.tasks.transport.consumer_id import consumers_key, leased_key
 from petiole.workers.state import open_team_state
@@ -56,6 +64,11 @@ class Inside:
         """List the messages that wait in a queue, in the order in which workers take them."""
         return [json.loads(text) for name in lists_of(queue) for text in self.client.lrange(name, 0, -1)[::-1]]
 
+    def queued_events(self, queue: str) -> Counter[str]:
+        """Count the events that wait in a queue, by id."""
+        bodies = (json.loads(base64.b64decode(message["body"])) for message in self.queued(queue))
+        return Counter(body[0][0]["event_id"] for body in bodies)
+
     def send_again(self, queue: str, count: int) -> None:
         """Put copies of the next messages into a queue, as a publisher does that sends them twice."""
         for name in lists_of(queue):
@@ -76,9 +89,13 @@ class Inside:
         """Tell whether nothing waits in these queues and nothing is unacknowledged."""
         return self.queue_depth(*queues) == self.unacknowledged() == 0
 
+    def unacknowledged_messages(self) -> list[bytes]:
+        """List what the broker remembers of the messages that workers took and did not acknowledge."""
+        return list(self.client.hvals(UNACKNOWLEDGED))
+
     def leases(self) -> int:
         """Count what is left of messages that workers took: to be given back, indexed, or held by a consumer."""
-        return sum((self.client.hlen(UNACKNOWLEDGED), self.client.zcard(TAKEN_AT), self.client.hlen(HELD)))
+        return int(self.client.hlen(UNACKNOWLEDGED) + self.client.zcard(TAKEN_AT) + self.client.hlen(HELD))
 
     def consumers(self) -> int:
         """Count the consumers that renew their leases."""
@@ -91,6 +108,14 @@ class Inside:
         recorded = self.stores.history.read_after(count=1_000_000)
         return [dict(each.document) for each in recorded if topic in {None, each.topic}]
 
+    def recorded_at(self, number: int) -> datetime:
+        """Tell when the event of that number, from 0, was recorded."""
+        return datetime.fromtimestamp(self.recorded()[number].recorded_at_ms / 1_000, UTC)
+
+    def recorded(self) -> list[Any]:
+        """List the published events as the history has them: large ones with a reference, if it can be read or not."""
+        return self.stores.history.read_after(count=1_000_000)
+
     def topics(self) -> list[str]:
         """List the topics of the published events, oldest first."""
         return [each.topic for each in self.stores.history.read_after(count=1_000_000)]
@@ -102,6 +127,12 @@ class Inside:
     def ordered(self) -> list[str]:
         """List what is kept of ordered deliveries that have not had their turn."""
         return list(self.client.scan_iter(self.keys.message_group("*"), count=10_000))
+
+    def ordered_active(self) -> set[str]:
+        """Name the keys whose ordered deliveries are not all settled."""
+        return {
+            name.split(":")[-2] for name in self.client.scan_iter(self.keys.message_group("*:active"), count=10_000)
+        }
 
     def ordered_waiting(self) -> dict[str, int]:
         """Count the ordered deliveries that wait for those before them, by queue."""
@@ -119,6 +150,10 @@ class Inside:
     def subscriptions(self) -> list[str]:
         """Name the subscriptions that events are sent to."""
         return [each.name for each in self.stores.directory.read()[1]]
+
+    def withdraw(self, subscription: str) -> None:
+        """Let nothing be sent to a subscription any more."""
+        self.stores.directory.unregister(subscription)
 
     def attempted(self) -> int:
         """Count the deliveries of which an attempt is recorded, which have not been settled."""
@@ -157,6 +192,18 @@ class Inside:
         """Count the dead letters by state."""
         return Counter({str(state): count for state, count in self.stores.dead_letters.count_by_state().items()})
 
+    def keep_dead_letter(self, letter: DeadLetter) -> None:
+        """Keep a dead letter, as when its delivery was given up."""
+        self.stores.dead_letters.put(letter)
+
+    def resolve_dead_letter(self, letter_id: str) -> None:
+        """Let a dead letter be one whose replay was handled."""
+        self.stores.dead_letters.resolve(letter_id)
+
+    def retain_elsewhere(self) -> None:
+        """Let another worker be the one that looks after dead letters' retention for now."""
+        assert self.stores.dead_letters.acquire_retention_lock("another", timedelta(minutes=1))
+
     def replays(self) -> int:
         """Count the dead letters that were replayed."""
         return int(self.client.hlen(self.keys.dead_letter_replays))
@@ -193,10 +240,24 @@ class Inside:
         """Let another run write an answer from now on."""
         self.stores.response_streams.begin(stream, answer_id, correlation_id="another-flow", token="another")
 
-    def next_reply(self, stream: str, timeout_s: float = 1.0) -> str | None:
-        """Take the next reply that waits for a conversation's reader."""
-        reply = self.team.outbound_messages.take(stream, timeout_s)
-        return None if reply is None else reply.text
+    def take_replies(self, stream: str) -> list[str]:
+        """Take all the replies that wait for a conversation's reader."""
+        texts = []
+        while reply := self.team.outbound_messages.take(stream, 0):
+            texts.append(reply.text)
+        return texts
+
+    def remembered(self, stream: str) -> list[Any]:
+        """List what was remembered of a conversation, oldest first."""
+        return self.team.memories.read(stream)
+
+    def memory(self, *owners: str) -> object:
+        """Tell all that is kept of these conversations' and users' memories and facts."""
+        return [(self.team.memories.read_by_key(owner), self.team.facts.read(owner)) for owner in owners]
+
+    def lose_answers(self, stream: str) -> None:
+        """Mark the answers as lost whose writers did not renew their leases, as a reader does."""
+        self.stores.response_streams.mark_lost(stream)
 
     # The rest
 
@@ -204,13 +265,46 @@ class Inside:
         """Tell the counters."""
         return self.stores.counters.all()
 
+    def begin_operation(self, name: str, owner: str) -> None:
+        """Let an operation be one that a delivery began and did not finish: its worker died."""
+        limit = timedelta(minutes=5)
+        self.stores.idempotency_records.begin(
+            name, token="of the dead", owner=owner, limit=limit, repeats_unfinished=False
+        )
+
     def agent_state(self, agent: str) -> dict[str, Any]:
         """Tell what an agent keeps."""
         return self.stores.agent_states.read_all(agent)
 
+    def set_last_activity(self, session: str, at_ms: int) -> None:
+        """Let the last event of a session be of another time, which the list of idle sessions does not know yet."""
+        self.client.hset(self.keys.session(session), "last", at_ms)
+        self.client.zadd(self.keys.sessions, {session: 0}, xx=True)
+
+    def keys_of_sessions(self) -> dict[str, int]:
+        """Tell for how many seconds more each key of a session is kept."""
+        names = self.client.scan_iter(f"{self.keys.prefix}:session*", count=10_000)
+        return {name: self.client.ttl(name) for name in names if name != self.keys.sessions}
+
     def session_leftovers(self) -> list[str]:
         """List what is kept of conversations beside their facts."""
         return list(self.client.keys(f"{self.keys.prefix}:session_*"))
+
+    def open_sessions(self) -> list[str]:
+        """List the sessions that have not ended."""
+        return self.stores.sessions.list_open()
+
+    def session(self, session_id: str) -> Any:
+        """Tell what is known of a session, also once it has ended."""
+        return self.stores.sessions.get(session_id)
+
+    def rate_usage(self, account: str) -> RateLimitUsage:
+        """Tell what was used of an account's quota in its window."""
+        return self.stores.rate_limits.usage(account)
+
+    def save_summary(self, summary: Any) -> None:
+        """Let the next summary of metrics begin where this one ends."""
+        self.stores.counters.save_summary(summary.counts, summary.until)
 
     def circuits(self) -> dict[str, Circuit]:
         """Tell the circuit breakers by name."""
@@ -234,9 +328,58 @@ class Inside:
             self.client.delete(*found)
 
 
+def shut_down(bus: EventBus) -> None:
+    """Shut the system down, as a critical error does."""
+    error_channel.shut_down(bus, by="an operator")
+
+
+def drain_undecodable(bus: EventBus, channel: Any) -> int:
+    """Keep the messages that nobody can read as dead letters, as workers do now and then; returns how many."""
+    return undecodable.drain_undecodable(bus, channel)
+
+
+def a_raw_message(event: Event, task: str) -> bytes:
+    """Write the message of a delivery as it lies at the broker."""
+    body = json.dumps([[json.loads(event.model_dump_json())], {}, {}]).encode()
+    message = {
+        "body": base64.b64encode(body).decode(),
+        "content-type": "application/json",
+        "content-encoding": "utf-8",
+        "headers": {"task": task, "id": "once-sent", "lang": "py", "petiole_consumer": "a-holder"},
+        "properties": {
+            "body_encoding": "base64",
+            "delivery_tag": "a-tag",
+            "delivery_info": {"exchange": "", "routing_key": task.partition(".")[0]},
+            "priority": 4,
+        },
+    }
+    return json.dumps(message).encode()
+
+
+def begin_replay(bus: EventBus, letter: DeadLetter) -> str:
+    """Begin the replay of a dead letter, and send nothing: its operator died. Returns the id of the delivery."""
+    start = build_replay_start(bus, build_replay(letter, 1))
+    assert bus.stores.dead_letters.start_replays([start], "a dead operator", RESEND_AFTER) == ["started"]
+    return start.delivery_id
+
+
+def send_first_replay_again(bus: EventBus, letter: DeadLetter) -> None:
+    """Send the message of a dead letter's first replay once more."""
+    with open_producer(bus, "a copy") as outlet:
+        send_replay(bus, build_replay(letter, 1), outlet)
+
+
+def stop_worker(harness: EventTestHarness) -> None:
+    """Let nobody handle what a harness publishes from now on."""
+    in_process = harness.bus._in_process
+    assert in_process is not None
+    assert in_process._worker is not None
+    in_process._worker.stop()
+
+
 def settle(harness: EventTestHarness, within_s: float = 20) -> None:
     """Wait until nothing is under way in a harness."""
-    harness._wait_until(harness._is_idle, "the end of all deliveries", within_s)
+    harness._wait_until(harness._is_idle, "deliveries did not end", within_s)
 
 
 def is_quiet(harness: EventTestHarness, for_s: float) -> bool:

@@ -11,9 +11,10 @@ from typing import Self
 
 from petiole.events import TextContent, TextMessageEvent
 from petiole.events.errors import Retryable
-from petiole.tasks.bus import EventBus
+from petiole.tasks import EventBus
 from petiole.tasks.publication import PublishTask
 from tests.support.apps import a_bus
+from tests.support.inside import Inside
 
 IS_FULL = os.environ.get("PETIOLE_FAULTS") == "full"
 """Whether runs are as long as `make faults` has them."""
@@ -60,8 +61,8 @@ class Tally:
 
     def emitted(self, bus: EventBus) -> Counter[tuple[str, str]]:
         """Count the answers in the history, by topic and the event that was answered."""
-        recorded = bus.stores.history.read_after(count=1_000_000)
-        return Counter((each.topic, str(each.attributes["causation_id"])) for each in recorded if each.topic in ANSWERS)
+        answers = [each for each in Inside(bus).history() if each["event_type"] in ANSWERS]
+        return Counter((each["event_type"], each["causation_id"]) for each in answers)
 
     def is_complete(self, bus: EventBus) -> bool:
         """Tell whether everything that was acknowledged has all its answers."""

@@ -19,9 +19,11 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from petiole.events.errors import Retryable
-from petiole.tasks.bus import EventBus
+from petiole.tasks import EventBus
 from petiole.workers.process import embedded_broker
 from tests.support.errors import has_code
+
+pytestmark = pytest.mark.processes
 
 NO_RETRY = Retry(NoBackoff(), 0)
 A_STARTER = """
@@ -29,8 +31,8 @@ import sys
 from pathlib import Path
 from petiole.events.errors import Retryable
 from petiole.workers.process import embedded_broker
-running = embedded_broker.start(Path(sys.argv[1]))
-print(running.started, running.url)
+running = embedded_broker.start_broker(Path(sys.argv[1]))
+print(running.was_started, running.url)
 """
 
 

@@ -1,1 +1,1 @@
-"""Agents, one file each: what it hears at the top, what it decides below. They never know each other."""
+"""The bundled agents, one file each: subscriptions at the top, decisions below. No agent imports another."""

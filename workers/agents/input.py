@@ -1,4 +1,4 @@
-"""Input: the door by which messages come in. It hears nothing."""
+"""Input: publishes messages from users. Entered by `receive`; this agent has no subscriptions."""
 
 from __future__ import annotations
 
@@ -26,12 +26,23 @@ def receive(
     session_type: str = "chat",
     publish: PublishFunction = publish,
 ) -> TextMessageEvent:
-    """Publish a message that came in by `channel`, into the session of its stream.
+    """Publish a user's message in the session of its stream.
 
-    The first of its stream also says that the stream began; `session_type` (chat, meeting or call) is the first's.
-    `publish` may be `publish.delay`, which leaves the fan-out to a worker. Raises what it raises, SessionEnded for a
-    stream that is over, and pydantic's ValidationError for an empty text or stream, or another type of session; then
-    nothing was published.
+    The first message of a stream also publishes `StreamStartedEvent`.
+
+    Args:
+        text: The message.
+        stream_id: The conversation.
+        user_id: The user, if known.
+        channel: The channel on which the message arrived.
+        source: The program that received the message.
+        session_type: chat, meeting or call; only the first message of a stream sets it.
+        publish: The function that publishes; `publish.delay` leaves routing to a worker.
+
+    Raises:
+        SessionEnded: The session of the stream has ended.
+        pydantic.ValidationError: The text or stream id is empty, or the session type is unknown.
+        Exception: Any error of `publish`.
     """
     message = TextMessageEvent(
         stream_id=stream_id,
@@ -47,9 +58,9 @@ def receive(
 
 
 def build_stream_started(message: TextMessageEvent, channel: str, session: SessionInfo) -> StreamStartedEvent:
-    """Word the beginning of the stream that a first message opens; it is a flow of its own.
+    """Build the event for a new stream. It starts a flow of its own.
 
-    Its id follows from the session: of all first messages that say so at once, one is heard.
+    The event id is derived from the session, so concurrent first messages publish it once.
     """
     return StreamStartedEvent(
         event_id=session_event_id(session, "started"),

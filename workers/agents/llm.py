@@ -1,9 +1,9 @@
-"""Llm: has a language model write the answer. Which one, PETIOLE_LLM says.
+"""Llm: generates answers with the language model that PETIOLE_LLM selects.
 
-What the model writes can be read along (tasks/streaming/reader.py); the whole of it is the event. A model that cannot
-be
-reached is asked again, three times in all; one whose circuit is open, or whose budget is spent, is asked later, up to
-PETIOLE_LLM_RETRY_TIMEOUT_S. Then, and where it refuses, the failure is told, so that the user hears something.
+Clients can read the answer while it is written (tasks/streaming/reader.py); the event has the complete answer. An
+unreachable model is tried three times in total. A request is deferred for up to PETIOLE_LLM_RETRY_TIMEOUT_S while the
+model's circuit is open or its rate limit is exceeded. After that, or if the model refuses, `llm.response.failed` is
+published, so that the user gets an apology.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ MODEL_RETRY_POLICY = RetryPolicy(max_attempts=3)
 
 
 async def answer(event: ModelRequestedEvent, context: Context) -> tuple[Event, ...]:
-    """Have the answer written; a model that cannot is told as a failure, once trying again is over."""
+    """Generate the answer, or a failure event when no retry is left."""
     name = WorkerSettings().llm
     try:
-        # Made before the draft begins: to import its library takes a second, in which nobody could vouch for the run.
+        # Create the model before the response stream starts: importing its library takes a second without heartbeats.
         model = await asyncio.to_thread(_cached_model, name)
-        async with context.stream_response() as draft:
-            response = await generate(event.content, model, draft)
+        async with context.stream_response() as stream:
+            response = await generate(event.content, model, stream)
     except (UsageError, Permanent, StreamBusy) as error:
         return (event.caused(ResponseFailedEvent, content=build_model_failure(name, error)),)
     except (ProviderUnavailable, RetryLater) as error:
@@ -67,20 +67,20 @@ def subscribe_answer() -> None:
     agent.on("orchestrator.llm.requested", on_busy=WorkerSettings().llm_on_busy, retry=MODEL_RETRY_POLICY)(answer)
 
 
-async def generate(request: ModelRequest, model: LanguageModel, draft: ResponseStream) -> GeneratedResponse:
-    """Have a model write into a draft, to its end or until it is interrupted.
+async def generate(request: ModelRequest, model: LanguageModel, stream: ResponseStream) -> GeneratedResponse:
+    """Let a model write into a response stream until it finishes or is interrupted.
 
     Raises: ProviderUnavailable, ProviderRefused, UsageError, RetryLater; StreamSuperseded.
     """
     tools = await asyncio.to_thread(describe_tools) if request.may_call_tools else ()
     answer = ResponseBuilder()
-    is_whole = await draft.run(_write(model, request, tools, answer, draft))
-    if is_whole and answer.finished is None:
-        raise ProviderRefused(model.name, "its answer has no end")
+    is_complete = await stream.run(_write(model, request, tools, answer, stream))
+    if is_complete and answer.finished is None:
+        raise ProviderRefused(model.name, "its answer ended without a `Finished` part")
     try:
         return answer.build(model.name, request)
     except ValidationError as error:
-        raise ProviderRefused(model.name, f"what it sent is no answer ({error.errors()[0]['msg']})") from error
+        raise ProviderRefused(model.name, f"its answer is invalid ({error.errors()[0]['msg']})") from error
 
 
 async def _write(
@@ -88,20 +88,20 @@ async def _write(
     request: ModelRequest,
     tools: Sequence[ToolDescription],
     answer: ResponseBuilder,
-    draft: ResponseStream,
+    stream: ResponseStream,
 ) -> None:
     parts, limit_s = _stream_parts(model, request, tools), WorkerSettings().llm_answer_timeout_s
     async with limit_usage(model.name, request, answer, limit_s):
         try:
             async with asyncio.timeout(limit_s):
                 async for part in parts:
-                    before = len(answer.text)
+                    length_before = len(answer.text)
                     answer.add(part)
-                    draft.write(answer.text[before:])
+                    stream.write(answer.text[length_before:])
         except TimeoutError as error:
             raise ProviderUnavailable(model.name, f"its answer did not end within {limit_s:g} s") from error
         finally:
-            # Whatever ends this: what the model holds is closed by then.
+            # Close the model's connection, also after an error or a cancellation.
             if isinstance(parts, AsyncGenerator):
                 await parts.aclose()
 
@@ -118,26 +118,26 @@ def _stream_parts(
 
 
 def describe_tools() -> tuple[ToolDescription, ...]:
-    """List the tools that a model may call. Raises ProviderUnavailable where those of a server are not known."""
-    return tuple(ToolDescription(each.name, each.description, each.schema) for each in installed_tools().all())
+    """List the tools that a model may call."""
+    return tuple(ToolDescription(tool.name, tool.description, tool.schema) for tool in installed_tools().all())
 
 
 def should_retry(error: PetioleError, event: ModelRequestedEvent, attempt: int) -> bool:
-    """Tell whether another attempt is to be made: of three, or within the patience for what is put off."""
+    """Return whether to retry: up to three attempts, deferred requests for up to PETIOLE_LLM_RETRY_TIMEOUT_S."""
     if isinstance(error, RetryLater):
-        comes_at = datetime.now(UTC) + timedelta(seconds=error.after_s)
-        return comes_at < event.timestamp + timedelta(seconds=WorkerSettings().llm_retry_timeout_s)
+        next_attempt_at = datetime.now(UTC) + timedelta(seconds=error.after_s)
+        return next_attempt_at < event.timestamp + timedelta(seconds=WorkerSettings().llm_retry_timeout_s)
     return attempt < MODEL_RETRY_POLICY.max_attempts
 
 
-# Made when it is first asked, in the process that asks: a client's connections do not survive a fork.
+# Created at the first request, in the process that sends it, because a client's connections do not survive a fork.
 @cache
 def _cached_model(name: str) -> LanguageModel:
     return create_model(name)
 
 
 def build_model_failure(model: str, error: PetioleError) -> ModelFailure:
-    """Word why a model gave no answer."""
+    """Build the content of a failed response."""
     return ModelFailure(
         model=model,
         error_type=error_type_of(error),

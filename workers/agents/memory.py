@@ -1,10 +1,10 @@
-"""Memory: keeps what was said, learns from it, notices what comes back or contradicts, and tells what bears on a query.
+"""Memory: stores conversations and facts, detects contradictions and habits, and answers context requests.
 
-    episodic    what users, models and tools said, in each stream, by time
-    semantic    facts that users stated of themselves and what tools found, by user; by stream where nobody is named
+    episodic    messages of users, models and tools, per stream, in order of time
+    semantic    facts that users stated about themselves and results of tools, per user, or per stream without a user
 
-Both stand in Redis, for all workers; workers/retrieval/ finds in them. All of it is safe to run twice: what is kept has
-the id of its event, and what is said has an id that follows from it.
+Both are stored in Redis and shared by all workers; workers/retrieval/ searches them. All handlers are safe to run
+twice: stored items have the id of their event, and published events have ids derived from it.
 """
 
 from __future__ import annotations
@@ -41,26 +41,26 @@ from petiole.workers.state import team_state
 agent = Agent("memory")
 
 MAX_STREAMS_PER_CONSOLIDATION = 1_000
-"""What is left over is cleaned up the next time."""
+"""The next consolidation cleans up the remaining streams."""
 
 _MAX_PATTERN_LENGTH = 200
 
 HABIT_OCCURRENCES, HABIT_WINDOW = 3, timedelta(days=7)
-"""A question that comes so often within the window is a habit, which is published once in a window."""
+"""A question with this many occurrences in the window is a habit. A habit is published once per window."""
 
 
 @agent.on_start
 def check_retrieval_at_start() -> None:
-    """Refuse to start where PETIOLE_RETRIEVAL needs what is not installed."""
+    """Refuse to start if PETIOLE_RETRIEVAL needs a package that is not installed."""
     read_retrieval_settings()
 
 
 @agent.on("input.*", "tools.execution.completed", "llm.response.generated")
 def remember(event: Event, context: Context) -> Iterator[Event]:
-    """Keep what users, models and tools said, and what is to be learned from it; clean up where a stream has ended."""
+    """Store messages and facts, detect conflicts and habits, and clean up streams that have ended."""
     flow = context.flow() if isinstance(event, ToolResultEvent) else []
-    if recollection := extract_recollection(event, flow):
-        team_state(context.bus).memories.keep(event.stream_id, event.event_id, recollection)
+    if memory := extract_recollection(event, flow):
+        team_state(context.bus).memories.keep(event.stream_id, event.event_id, memory)
     yield from exclude_published(
         [
             *detect_conflicts(event, flow, context),
@@ -73,25 +73,25 @@ def remember(event: Event, context: Context) -> Iterator[Event]:
 
 @agent.on("orchestrator.context.requested")
 def assemble(event: ContextRequestedEvent, context: Context) -> ContextAssembledEvent:
-    """Tell what bears on a query; nothing is an answer too."""
-    of_stream = team_state(context.bus).memories.read_by_key(event.stream_id)
-    earlier = collect_candidates(
-        of_stream, team_state(context.bus).facts.read(fact_owner(event)), context.flow(), event.stream_id
-    )
-    content = select_context(event.content, earlier, configured_retriever(team_state(context.bus).vectors))
+    """Answer a context request. The context may be empty."""
+    state = team_state(context.bus)
+    stream_memories, facts = state.memories.read_by_key(event.stream_id), state.facts.read(fact_owner(event))
+    earlier = collect_candidates(stream_memories, facts, context.flow(), event.stream_id)
+    content = select_context(event.content, earlier, configured_retriever(state.vectors))
     return event.caused(ContextAssembledEvent, content=content)
 
 
 @agent.on("memory.consolidation.due")
 def consolidate(event: ConsolidationDueEvent, context: Context) -> Iterator[Event]:
-    """Clean up all streams in which something was kept since the last time."""
-    streams = team_state(context.bus).memories.list_changed(MAX_STREAMS_PER_CONSOLIDATION)
-    done = sum_consolidations(team_state(context.bus).memories.consolidate_changed(stream_id) for stream_id in streams)
-    yield from exclude_published([build_consolidation_completed(event, done)], context)
+    """Clean up all streams that have changed since the last consolidation."""
+    memories = team_state(context.bus).memories
+    streams = memories.list_changed(MAX_STREAMS_PER_CONSOLIDATION)
+    total = sum_consolidations(memories.consolidate_changed(stream_id) for stream_id in streams)
+    yield from exclude_published([build_consolidation_completed(event, total)], context)
 
 
 def detect_conflicts(event: Event, flow: Sequence[Event], context: Context) -> Iterator[Event]:
-    """Learn the facts of an event, and word what contradicts what was learned before."""
+    """Store the facts of an event, and report each contradiction to a stored fact."""
     owner = fact_owner(event)
     for fact in extract_facts(event, flow):
         if pair := team_state(context.bus).facts.learn(owner, fact):
@@ -99,7 +99,7 @@ def detect_conflicts(event: Event, flow: Sequence[Event], context: Context) -> I
 
 
 def detect_recurring_questions(event: Event, context: Context) -> Iterator[Event]:
-    """Count a question, and word that it has become a habit."""
+    """Count a question, and report it when it becomes a habit."""
     question = normalize_question(event.content.text) if isinstance(event, TextMessageEvent) else None
     if not isinstance(event, TextMessageEvent) or question is None:
         return
@@ -126,43 +126,43 @@ def consolidate_ended_stream(event: Event, context: Context) -> Iterator[Event]:
 
 
 def exclude_published(events: Sequence[Event], context: Context) -> Iterator[Event]:
-    """Leave out what was said because of this event before: a replay much later says nothing again."""
-    known = {each.event_id for each in context.flow()} if events else set()
-    return (each for each in events if each.event_id not in known)
+    """Skip events that are already in the flow, so that a replay publishes nothing again."""
+    published = {event.event_id for event in context.flow()} if events else set()
+    return (event for event in events if event.event_id not in published)
 
 
 def select_context(request: ContextRequest, earlier: Sequence[MemoryItem], retriever: Retriever) -> AssembledContext:
-    """Choose what bears on a query: the best `limit`, and whether there was more."""
-    best = retriever.rank(request.query, earlier, request.limit + 1)
+    """Select the `limit` memories that match the query best, and report whether there were more."""
+    ranked = retriever.rank(request.query, earlier, request.limit + 1)
     return AssembledContext(
-        query=request.query, items=tuple(best[: request.limit]), is_truncated=len(best) > request.limit
+        query=request.query, items=tuple(ranked[: request.limit]), is_truncated=len(ranked) > request.limit
     )
 
 
 def build_conflict(event: Event, owner: str, earlier: Fact, later: Fact) -> ConflictDetectedEvent:
-    """Word that two values contradict each other; the same two are one event."""
+    """Build the event for two contradicting values. Its id is derived from the pair, so it is published once."""
     content = Conflict(subject=later.key, earlier=earlier.value, later=later.value)
     event_id = derived_event_id("conflict", owner, later.key, earlier.source, later.source)
     return event.caused(ConflictDetectedEvent, event_id=event_id, content=content)
 
 
 def build_consolidation_completed(event: Event, consolidation: Consolidation) -> ConsolidationCompletedEvent:
-    """Word what a clean-up did; once for what called for it."""
+    """Build the event for a completed clean-up, once per causing event."""
     return event.caused(
         ConsolidationCompletedEvent, event_id=derived_event_id("consolidated", event.event_id), content=consolidation
     )
 
 
 def sum_consolidations(parts: Iterable[Consolidation]) -> Consolidation:
-    """Add up what was done in several streams."""
-    done = list(parts)
+    """Add up the counts of several streams."""
+    results = list(parts)
     return Consolidation(
-        examined=sum(each.examined for each in done),
-        merged=sum(each.merged for each in done),
-        dropped=sum(each.dropped for each in done),
+        examined=sum(result.examined for result in results),
+        merged=sum(result.merged for result in results),
+        dropped=sum(result.dropped for result in results),
     )
 
 
 def derived_event_id(*parts: str) -> str:
-    """Name an event by what it says: whoever says it again says the same event."""
+    """Derive an event id from the event's facts, so that repeating it publishes the same event."""
     return str(uuid5(NAMESPACE_URL, repr(parts)))

@@ -1,8 +1,8 @@
-"""Output: shapes answers for their channels, and delivers them, by each channel once.
+"""Output: formats answers for their channels and sends them, once per channel.
 
-A channel that is down is tried again by the delivery's policy, and `output.message.failed` follows once the last
-attempt has failed. Channels that had the message meanwhile are not asked again: what was sent by each is recorded, and
-a channel in which a message stands once by its id needs no record.
+An unavailable channel is retried by the delivery's retry policy; after the last attempt `output.message.failed` is
+published. A retry skips channels that already sent the message: each send is recorded, unless the channel itself drops
+duplicates by message id.
 """
 
 from __future__ import annotations
@@ -33,51 +33,51 @@ agent = Agent("output")
 CHANNEL_RETRY_POLICY = RetryPolicy(max_attempts=3)
 
 DROPPED_SUGGESTIONS_COUNTER = "suggestions_dropped"
-"""The counter of suggestions that came for a session that had ended."""
+"""Counts suggestions that were dropped because their session had ended."""
 
 
 @agent.on("orchestrator.response.ready", "proactive.suggestion.ready", retry=CHANNEL_RETRY_POLICY)
 def deliver_message(event: ResponseReadyEvent | ProactiveSuggestionEvent, context: Context) -> list[Event]:
-    """Deliver an answer or a suggestion by every channel it is for.
+    """Send an answer or a suggestion to each of its channels.
 
-    Raises what a channel raised that is to be tried again; what was delivered by others is published then all the same.
+    Raises the first channel error that must be retried, after publishing the events of the other channels.
     """
     if isinstance(event, ProactiveSuggestionEvent) and context.session.has_ended:
         context.bus.stores.counters.add(DROPPED_SUGGESTIONS_COUNTER)
         return [build_suggestion_dropped(event)]
-    told: list[Event] = []
+    events: list[Event] = []
     failures: list[PetioleError] = []
     for channel in select_channels(
         open_channels(team_state(context.bus).outbound_messages.append), requested_channel(event)
     ):
         text = channel.format(event.content.text)
-        told.append(build_formatting_completed(event, channel, context.idempotency_key, text))
+        events.append(build_formatting_completed(event, channel, context.idempotency_key, text))
         try:
-            told.append(send_once(event, channel, context.idempotency_key, text))
+            events.append(send_once(event, channel, context.idempotency_key, text))
         except (ProviderUnavailable, RetryLater, Permanent) as error:
             if is_final_failure(error, context.attempt):
-                told.append(build_message_failed(event, channel, context.idempotency_key, text, error))
+                events.append(build_message_failed(event, channel, context.idempotency_key, text, error))
             else:
                 failures.append(error)
     if failures:
-        for each in told:
-            publish(each, now=True)
+        for completed in events:
+            publish(completed, now=True)
         raise failures[0]
-    return told
+    return events
 
 
 def requested_channel(event: ResponseReadyEvent | ProactiveSuggestionEvent) -> str | None:
-    """Read which channel an answer names; None where it is for all."""
+    """Return the channel that an answer names; None for all channels."""
     return event.content.channel if isinstance(event, ResponseReadyEvent) else None
 
 
 def select_channels(channels: Sequence[OutputChannel], requested: str | None) -> list[OutputChannel]:
-    """Choose the channels of an answer: the one it names, or all; the mailbox takes every answer."""
+    """Select the requested channel, or all. The mailbox is always selected."""
     return [channel for channel in channels if requested in (None, channel.name) or channel.name == "mailbox"]
 
 
 def is_final_failure(error: PetioleError, attempt: int) -> bool:
-    """Tell whether a channel that failed in the attempt of that number (from 1) is tried no more."""
+    """Return whether a channel's error in this attempt (counted from 1) is not retried."""
     if isinstance(error, RetryLater):
         return False
     return isinstance(error, Permanent) or attempt >= CHANNEL_RETRY_POLICY.max_attempts
@@ -86,16 +86,16 @@ def is_final_failure(error: PetioleError, attempt: int) -> bool:
 def send_once(event: Event, channel: OutputChannel, message_id: str, text: str) -> MessageSentEvent:
     """Send a formatted answer, unless it was sent before.
 
-    Raises what the channel raises, and OperationOutcomeUnknown.
+    Raises OperationOutcomeUnknown, and any error of the channel.
     """
-    act = channel.send
+    send = channel.send
     if channel.on_duplicate != "harmless":
-        act = idempotent(
+        send = idempotent(
             key=lambda *_: f"{message_id} {channel.name}",
             name="output.send",
             on_unfinished="repeat" if channel.on_duplicate == "known" else "raise",
-        )(act)
-    act(event.stream_id, message_id, text)
+        )(send)
+    send(event.stream_id, message_id, text)
     content = SentMessage(text=text, channel=channel.name, message_id=message_id)
     return event.caused(MessageSentEvent, event_id=message_event_id(message_id, channel, "sent"), content=content)
 
@@ -103,7 +103,7 @@ def send_once(event: Event, channel: OutputChannel, message_id: str, text: str) 
 def build_formatting_completed(
     event: Event, channel: OutputChannel, message_id: str, text: str
 ) -> FormattingCompletedEvent:
-    """Word that an answer has its channel's form."""
+    """Build the event for an answer that was formatted for a channel."""
     content = FormattedMessage(text=text, channel=channel.name)
     return event.caused(
         FormattingCompletedEvent, event_id=message_event_id(message_id, channel, "formatted"), content=content
@@ -113,13 +113,13 @@ def build_formatting_completed(
 def build_message_failed(
     event: Event, channel: OutputChannel, message_id: str, text: str, error: Exception
 ) -> MessageFailedEvent:
-    """Word that a channel did not take an answer, and never will."""
+    """Build the event for an answer that a channel failed to send for good."""
     content = DeliveryFailure(text=text, channel=channel.name, error_type=error_type_of(error), error=str(error))
     return event.caused(MessageFailedEvent, event_id=message_event_id(message_id, channel, "failed"), content=content)
 
 
 def build_suggestion_dropped(event: ProactiveSuggestionEvent) -> SuggestionDroppedEvent:
-    """Word that a suggestion came for a conversation that is over."""
+    """Build the event for a suggestion whose session has ended."""
     content = DroppedSuggestion(
         text=event.content.text, cooldown_key=event.content.cooldown_key, reason="the session has ended"
     )
@@ -127,5 +127,5 @@ def build_suggestion_dropped(event: ProactiveSuggestionEvent) -> SuggestionDropp
 
 
 def message_event_id(message_id: str, channel: OutputChannel, step: str) -> str:
-    """Name what is said of a message and a channel: in several attempts at one delivery, it is said once."""
+    """Derive the event id of a step from message and channel, so that several attempts publish it once."""
     return str(uuid5(NAMESPACE_URL, repr((message_id, channel.name, step))))

@@ -1,12 +1,12 @@
-"""Proactive: hears everything, and speaks up where nobody asked: a suggestion to the user, a call for somebody's help.
+"""Proactive: detects patterns in all events and publishes suggestions for users and calls for intervention.
 
-    the same question again and again       proactive.pattern.detected, proactive.suggestion.ready
-    a habit that the memory has noticed     proactive.suggestion.ready
-    failure upon failure                    proactive.pattern.detected, proactive.intervention.needed
+    the same question, repeatedly           proactive.pattern.detected, proactive.suggestion.ready
+    a habit that the memory agent detected  proactive.suggestion.ready
+    repeated failures                       proactive.pattern.detected, proactive.intervention.needed
 
-It is in nobody's way: its deliveries go last, in batches, are out of date after ten minutes, and give way where its
-queue is full. It never hears itself: events that it led to have its name on their path; its `*` does not bring them,
-and where they come by name, they are not looked at. What an operator has replayed is no news, and calls for nothing.
+Other agents take precedence. Its deliveries have the lowest priority, arrive in batches and expire after ten minutes;
+when its queue is full the oldest are dropped. It ignores events that its own events caused, because their path
+contains its name, and events that an operator replays.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ _MAX_QUOTE_LENGTH = 200
 
 @dataclass(frozen=True, slots=True)
 class PatternSignal:
-    """What an event is a sign of, for its user: a question that comes back, or a failure; `told` is how, for people.
+    """A question or a failure of one user that is counted towards a pattern.
 
-    `occurrences` is set where somebody else has counted them.
+    `description` is text for people. `occurrences` is above 0 if another agent has already counted them.
     """
 
     pattern: str
@@ -57,16 +57,16 @@ class PatternSignal:
 
 @agent.on("*", "memory.pattern.detected", priority=MIN_PRIORITY, expires=EXPIRES_AFTER, batch=32)
 def watch(event: Event, context: Context) -> Iterator[Event]:
-    """Look at an event: first at its type, which is all for nearly every event."""
-    read = _SIGNAL_READERS.get(event.event_type)
-    if read is None or context.is_replay or agent.name in event.path:
+    """Check an event for a signal. The event type alone excludes nearly every event."""
+    read_signal = _SIGNAL_READERS.get(event.event_type)
+    if read_signal is None or context.is_replay or agent.name in event.path:
         return
-    if sign := read(event):
-        yield from handle_signal(sign, event, context, WorkerSettings())
+    if signal := read_signal(event):
+        yield from handle_signal(signal, event, context, WorkerSettings())
 
 
 def handle_signal(signal: PatternSignal, event: Event, context: Context, settings: WorkerSettings) -> Iterator[Event]:
-    """Count a sign, and say what is to be said once it came often enough."""
+    """Count a signal, and build the events for its pattern when the threshold is reached."""
     count = signal.occurrences or count_signal(signal, event, context, settings)
     if not count:
         return
@@ -85,7 +85,10 @@ def handle_signal(signal: PatternSignal, event: Event, context: Context, setting
 
 
 def count_signal(signal: PatternSignal, event: Event, context: Context, settings: WorkerSettings) -> int:
-    """Count a sign within the window; returns how many there were, where that is to be told, and else 0."""
+    """Count a signal in Redis.
+
+    Returns the number of occurrences within the window when the pattern must be reported, else 0.
+    """
     return team_state(context.bus).event_counts.count(
         f"proactive {cooldown_key(signal, event)}",
         event.event_id,
@@ -97,32 +100,32 @@ def count_signal(signal: PatternSignal, event: Event, context: Context, settings
 
 
 def claim_suggestion(signal: PatternSignal, event: Event, context: Context, settings: WorkerSettings) -> bool:
-    """Take the turn to suggest something to this user for this pattern; whoever noticed it, one has it per cooldown."""
+    """Claim the only suggestion of a cooldown for this user and pattern. Returns False if it was claimed before."""
     name = f"suggestion {cooldown_key(signal, event)}"
-    once = timedelta(seconds=settings.proactive_cooldown_s)
+    cooldown = timedelta(seconds=settings.proactive_cooldown_s)
     return (
         team_state(context.bus).event_counts.count(
-            name, event.event_id, event.timestamp, threshold=1, window=once, cooldown=once
+            name, event.event_id, event.timestamp, threshold=1, window=cooldown, cooldown=cooldown
         )
         > 0
     )
 
 
 def cooldown_key(signal: PatternSignal, event: Event) -> str:
-    """Name what is not suggested twice in a cooldown: a pattern of a user."""
+    """Return the key of a pattern of a user, for which at most one suggestion is made in a cooldown."""
     return f"{fact_owner(event)} {signal.pattern}"
 
 
 def pattern_confidence(count: int) -> float:
-    """Tell how sure a pattern is that came so often: 0.75 after three times, and rising.
+    """Compute the confidence in a pattern from its occurrences: 0.75 for three, rising towards 1.
 
-    Source: Laplace's rule of succession would be (n + 1) / (n + 2); this is stricter: once is a coin's toss.
+    Source: stricter than Laplace's rule of succession, (n + 1) / (n + 2), so that one occurrence gives 0.5.
     """
     return count / (count + 1)
 
 
 def build_suggestion(signal: PatternSignal, count: int, key: str) -> ProactiveSuggestion:
-    """Word a suggestion, and why it is made."""
+    """Build a suggestion with its reason."""
     return ProactiveSuggestion(
         text=f"You have asked {signal.description} {count} times. If my answer does not help, tell me what is missing.",
         reason=f"the same question came {count} times",
@@ -132,29 +135,29 @@ def build_suggestion(signal: PatternSignal, count: int, key: str) -> ProactiveSu
 
 
 def signal_from_message(event: Event) -> PatternSignal | None:
-    """Read a question; what is no question is no sign."""
+    """Read a user's question; None for other messages."""
     return _question_signal(event.content.text) if isinstance(event, TextMessageEvent) else None
 
 
 def signal_from_learned_pattern(event: Event) -> PatternSignal | None:
-    """Read what the memory has counted already."""
+    """Read a question that the memory agent has already counted."""
     if not isinstance(event, PatternLearnedEvent):
         return None
     return _question_signal(event.content.pattern, event.content.occurrences)
 
 
 def signal_from_failure(event: Event) -> PatternSignal | None:
-    """Read that something went wrong for a user: failures of all kinds count together."""
+    """Read a failure that a user met. Failures of tools, models and channels are one pattern."""
     match event:
         case ToolFailedEvent():
-            what = f"the tool {event.content.tool}: {event.content.error}"
+            description = f"the tool {event.content.tool}: {event.content.error}"
         case ResponseFailedEvent():
-            what = f"the model {event.content.model}: {event.content.error}"
+            description = f"the model {event.content.model}: {event.content.error}"
         case MessageFailedEvent():
-            what = f"the channel {event.content.channel}: {event.content.error}"
+            description = f"the channel {event.content.channel}: {event.content.error}"
         case _:
             return None
-    return PatternSignal("fails", what[:_MAX_QUOTE_LENGTH], is_failure=True)
+    return PatternSignal("fails", description[:_MAX_QUOTE_LENGTH], is_failure=True)
 
 
 def _question_signal(text: str, occurrences: int = 0) -> PatternSignal | None:

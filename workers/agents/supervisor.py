@@ -1,4 +1,4 @@
-"""Supervisor: hears every error, and does what its severity asks for."""
+"""Supervisor: subscribes to all error events and reacts according to their severity."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ agent = Agent("supervisor")
 
 @agent.on_error("error.*")
 def handle_error_event(event: ErrorEvent, context: Context) -> None:
-    """Log and count an error; abort the failing agent's work, or shut the system down, where it is that bad."""
+    """Log and count an error. By its severity, also abort the failing agent's work or shut the system down."""
     apply_severity(context.bus, event)

@@ -1,8 +1,8 @@
-"""The command line, one file per command; `petiole …` and `celery -A workers petiole …` are two doors to it.
+"""The command line, one file per command. `petiole …` and `celery -A workers petiole …` run the same commands.
 
-To add a command, add a file here that defines a click command named `command`. It goes by the file's name, `_` written
-as `-`; the first line of the file's docstring tells in `petiole --help` what it does. Files that begin with `_` are
-shared by commands.
+To add a command, add a file that defines a click command named `command`. The command has the file's name, with `-` for
+`_`. `petiole --help` shows the first line of the file's docstring. Files whose names begin with `_` are shared by
+several commands.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _COMMANDS_DIRECTORY = Path(__file__).parent
 
 
 class Commands(click.Group):
-    """The files of this folder as commands. A command's file is imported when the command is run, not before."""
+    """The files of this folder as commands. A file is imported only when its command runs."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        files = [found.name for found in pkgutil.iter_modules([str(_COMMANDS_DIRECTORY)])]
+        files = [module.name for module in pkgutil.iter_modules([str(_COMMANDS_DIRECTORY)])]
         return sorted(name.replace("_", "-") for name in files if not name.startswith("_"))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -66,10 +66,10 @@ def petiole() -> None:
     Begin with: petiole demo
     """
     for stream in (sys.stdout, sys.stderr):
-        # What events say may not fit the terminal's encoding; that is no reason to stop.
+        # An event's text may contain characters outside the terminal's encoding.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    from petiole.workers.settings import unknown_settings  # noqa: PLC0415 - slow to import, and --help needs none
+    from petiole.workers.settings import unknown_settings  # noqa: PLC0415 - slow to import, and --help does not need it
 
     for warning in unknown_settings():
         click.echo(f"warning: {warning}", err=True)
@@ -80,15 +80,15 @@ def _command_file(command: str) -> str:
 
 
 def _summary(name: str) -> str:
-    """Read what a command does from its file, without importing it: that would take a second for each."""
-    docstring = ast.get_docstring(
-        ast.parse((_COMMANDS_DIRECTORY / f"{_command_file(name)}.py").read_text(encoding="utf-8"))
-    )
+    """Read a command's summary from its file. Importing the file would take a second per command."""
+    package = _COMMANDS_DIRECTORY / _command_file(name)
+    file = package / "__init__.py" if package.is_dir() else package.with_suffix(".py")
+    docstring = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
     return (docstring or "").partition("\n")[0].rstrip(".")
 
 
 def _expected_errors() -> tuple[type[Exception], ...]:
-    """List what is shown as one line instead of a traceback. Evaluated only once something was raised."""
+    """Return the errors that are shown as one line without a traceback. Called only after an error."""
     from kombu.exceptions import OperationalError  # noqa: PLC0415 - slow to import, and rarely needed
     from redis.exceptions import RedisError  # noqa: PLC0415 - as above
 

@@ -1,4 +1,4 @@
-"""`python -m petiole.workers.cli`: the command line where its script is not installed."""
+"""`python -m petiole.workers.cli`: run the command line without the installed script."""
 
 from __future__ import annotations
 

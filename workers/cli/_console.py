@@ -1,7 +1,7 @@
-"""Console: how events look to people: a tree of causes with times, a line of what happens, a table of what there is.
+"""Render events for a terminal: as a tree by causation with times, as lines, as tables.
 
-Nothing here reads a store or a broker. What events say comes from anywhere: it is stripped of all that drives a
-terminal before it is shown.
+No function here reads a store or a broker. An event's text comes from an untrusted source, so characters that control
+a terminal are replaced before the text is shown.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _STYLES = {
 
 @dataclass(frozen=True, slots=True)
 class TreeRow:
-    """One event's place in the tree of causes; the depth counts the causes shown above it."""
+    """One event in the tree by causation. `depth` counts the causes shown above it."""
 
     recorded: RecordedEvent
     offset_ms: int
@@ -45,14 +45,14 @@ class TreeRow:
 
 
 class _CompactTree(Tree):
-    """A tree of rich with three columns a level instead of four: a flow of ten levels fits a terminal of 80 columns."""
+    """A tree that indents by three columns instead of four, so that ten levels fit into 80 columns."""
 
     TREE_GUIDES = [("   ", "│  ", "├─ ", "└─ ")] * 3
     ASCII_GUIDES = ("   ", "|  ", "|- ", "`- ")
 
 
 def open_console(*, stderr: bool = False) -> Console:
-    """Open the terminal, or the pipe in its place, at most 100 columns wide; colours in a terminal only."""
+    """Open the terminal or pipe, at most 100 columns wide. Only a terminal gets colours."""
     console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
     if not console.is_terminal or console.width > MAX_WIDTH:
         console.width = MAX_WIDTH
@@ -60,13 +60,13 @@ def open_console(*, stderr: bool = False) -> Console:
 
 
 def print_json(value: object) -> None:
-    """Print a value as one line of JSON, in ASCII: whatever an event says, it drives no terminal."""
+    """Print a value as one line of JSON, in ASCII, so that no character can control the terminal."""
     sys.stdout.write(json.dumps(value, separators=(",", ":")) + "\n")
     sys.stdout.flush()
 
 
 def print_line(console: Console, text: Text) -> None:
-    """Print one line: cut to the width of a terminal, whole for whatever reads a pipe."""
+    """Print one line, cut to the width of a terminal; a pipe gets the whole line."""
     if console.is_terminal:
         console.print(text, no_wrap=True, overflow="ellipsis")
     else:
@@ -74,37 +74,37 @@ def print_line(console: Console, text: Text) -> None:
 
 
 def build_tree_rows(recorded: Sequence[RecordedEvent]) -> list[TreeRow]:
-    """Order events as a tree by causation: each below its cause, siblings as they were recorded.
+    """Order events as a tree by causation: every event below its cause, siblings in recorded order.
 
-    An event whose cause is not among them stands as a root; where causes form a circle, its first event does.
-    Times are counted from the first event, by the history's clock.
+    An event whose cause is missing is a root. If causes form a circle, its first event is a root. Offsets count from
+    the first event, by the history's clock.
     """
     children = _group_by_cause(recorded)
-    began_ms = min((recorded_at_ms(each) for each in recorded), default=0)
+    began_ms = min((recorded_at_ms(event) for event in recorded), default=0)
     seen: set[str] = set()
-    # Those without a cause first, then whatever no walk has reached: the members of circles.
+    # Roots first, then the events that no walk has reached: the members of circles.
     return [
-        TreeRow(each, recorded_at_ms(each) - began_ms, depth)
+        TreeRow(event, recorded_at_ms(event) - began_ms, depth)
         for root in (*children[None], *recorded)
-        for each, depth in _walk(root, children, seen)
+        for event, depth in _walk(root, children, seen)
     ]
 
 
 def group_by_flow(recorded: Iterable[RecordedEvent]) -> dict[str, list[RecordedEvent]]:
-    """Divide events by correlation id, flows and events in the order they were recorded."""
-    found: dict[str, list[RecordedEvent]] = {}
-    for each in recorded:
-        found.setdefault(str(each.attributes["correlation_id"]), []).append(each)
-    return found
+    """Group events by correlation id. Flows and their events keep the recorded order."""
+    flows: dict[str, list[RecordedEvent]] = {}
+    for event in recorded:
+        flows.setdefault(str(event.attributes["correlation_id"]), []).append(event)
+    return flows
 
 
 def recorded_at_ms(recorded: RecordedEvent) -> int:
-    """Read when an event was recorded, in milliseconds since 1970; one clock for all publishers."""
+    """Return when an event was recorded, in milliseconds since 1970, by the clock of the store."""
     return recorded.recorded_at_ms
 
 
 def publisher_name(document: Mapping[str, object]) -> str:
-    """Tell who said an event: the agent that spoke last on the way to it, or where it came from."""
+    """Return who published an event: the last agent on its path, or else its user or source."""
     path = document.get("path")
     if isinstance(path, Sequence) and path:
         return str(path[-1])
@@ -114,32 +114,32 @@ def publisher_name(document: Mapping[str, object]) -> str:
 
 
 def summarize_content(document: Mapping[str, object]) -> str:
-    """Tell in a few words what an event holds: its text, or else its values."""
+    """Summarize an event's content: its text, or else its values."""
     content = document.get("content")
     if not isinstance(content, Mapping):
         return ""
-    said = content["text"] if isinstance(content.get("text"), str) else _format_values(content)
-    return shorten(replace_unprintable(str(said)))
+    text = content["text"] if isinstance(content.get("text"), str) else _format_values(content)
+    return shorten(replace_unprintable(str(text)))
 
 
 def replace_unprintable(text: str) -> str:
-    """Put a space for each character that is not one to see: those move cursors, set titles, turn writing round."""
+    """Replace unprintable characters by spaces: they move cursors, set titles, reverse text."""
     return "".join(character if character.isprintable() else " " for character in text)
 
 
 def shorten(text: str, length: int = _MAX_SUMMARY_LENGTH) -> str:
-    """Cut a text to a length, and show that it was cut."""
+    """Cut a text to a length, and end a cut text with `…`."""
     return text if len(text) <= length else f"{text[: length - 1].rstrip()}…"
 
 
 def render_tree(recorded: Sequence[RecordedEvent]) -> Table:
-    """Draw events as a tree: topic, who said it, time since the first."""
+    """Render events as a tree: topic, publisher, time since the first event."""
     ordered = build_tree_rows(recorded)
     drawn = Table.grid(padding=(0, 2))
-    drawn.add_column(min_width=51)  # as the only one that may wrap, it gives way first where a terminal is narrow
+    drawn.add_column(min_width=51)  # the only column that may wrap, so a narrow terminal shrinks it first
     drawn.add_column(no_wrap=True, overflow="ellipsis", max_width=20)
     drawn.add_column(no_wrap=True, justify="right", min_width=9, style="dim")
-    # rich draws a tree as a whole: so one row of three cells, with one line for each event.
+    # rich renders a tree as one cell. So the table has one row, and each cell one line per event.
     drawn.add_row(
         Group(*_trees(ordered)),
         Text("\n".join(publisher_name(row.recorded.attributes) for row in ordered)),
@@ -149,7 +149,7 @@ def render_tree(recorded: Sequence[RecordedEvent]) -> Table:
 
 
 def render_event_line(recorded: RecordedEvent) -> Text:
-    """Draw an event as one line: time, topic, stream, who said it, what it holds."""
+    """Render an event as one line: time, topic, stream, publisher, content."""
     document = recorded.document_or_stub
     at = datetime.fromtimestamp(recorded_at_ms(recorded) / 1_000, UTC).astimezone()
     drawn = Text()
@@ -161,7 +161,7 @@ def render_event_line(recorded: RecordedEvent) -> Text:
 
 
 def render_flow_line(recorded: RecordedEvent, began_ms: int) -> Text:
-    """Draw an event as one line of a flow that is under way: time since it began, topic, who said it."""
+    """Render an event of a running flow as one line: time since the flow began, topic, publisher."""
     drawn = Text()
     drawn.append(f"{_format_offset(recorded_at_ms(recorded) - began_ms):>10}  ", style="dim")
     drawn.append(f"{recorded.topic:<36}", style=_topic_style(recorded.topic))
@@ -170,23 +170,23 @@ def render_flow_line(recorded: RecordedEvent, began_ms: int) -> Text:
 
 
 def render_chunk_line(chunk: Chunk) -> Text:
-    """Draw a piece of an answer that is being written as one line: its text, or what it marks."""
+    """Render a chunk of a response stream as one line: its text, or its kind."""
     return Text(
         f"{'…':>10}  {replace_unprintable(chunk.text) if chunk.kind == 'delta' else f'({chunk.kind})'}", style="dim"
     )
 
 
-def render_message(speaker: str, text: str) -> Table:
-    """Draw what somebody said, beside the name."""
+def render_message(author: str, text: str) -> Table:
+    """Render a message beside its author's name."""
     drawn = Table.grid(padding=(0, 2))
     drawn.add_column(min_width=7, style="bold", no_wrap=True)
     drawn.add_column(overflow="fold")
-    drawn.add_row(speaker, Text(replace_unprintable(text)))
+    drawn.add_row(author, Text(replace_unprintable(text)))
     return drawn
 
 
 def render_hints(commands: Iterable[tuple[str, str]]) -> Table:
-    """Draw commands to type, each with what it is for."""
+    """Render commands with their purposes."""
     drawn = Table.grid(padding=(0, 3, 0, 0))
     drawn.add_column(no_wrap=True)
     drawn.add_column(overflow="fold")
@@ -196,7 +196,7 @@ def render_hints(commands: Iterable[tuple[str, str]]) -> Table:
 
 
 def render_table(headings: Sequence[str], cells: Iterable[Sequence[object]], *, numbers: Sequence[str] = ()) -> Table:
-    """Draw a table; the columns named in `numbers` are set to the right."""
+    """Render a table. The columns named in `numbers` are aligned to the right."""
     drawn = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
     for heading in headings:
         drawn.add_column(heading, justify="right" if heading in numbers else "left", overflow="fold")
@@ -206,27 +206,27 @@ def render_table(headings: Sequence[str], cells: Iterable[Sequence[object]], *, 
 
 
 def _group_by_cause(recorded: Sequence[RecordedEvent]) -> defaultdict[str | None, list[RecordedEvent]]:
-    """List events under the event that caused them; under None where that one is not at hand."""
-    known = {_event_id(each) for each in recorded}
+    """Group events by the id of their cause; None if the cause is missing."""
+    known = {_event_id(event) for event in recorded}
     children: defaultdict[str | None, list[RecordedEvent]] = defaultdict(list)
-    for each in recorded:
-        cause = each.attributes.get("causation_id")
-        children[str(cause) if cause in known else None].append(each)
+    for event in recorded:
+        cause = event.attributes.get("causation_id")
+        children[str(cause) if cause in known else None].append(event)
     return children
 
 
 def _walk(
     root: RecordedEvent, children: Mapping[str | None, list[RecordedEvent]], seen: set[str]
 ) -> Iterator[tuple[RecordedEvent, int]]:
-    # A stack of its own: chains of causes may be longer than Python's.
-    waiting = [(root, 0)]
-    while waiting:
-        each, depth = waiting.pop()
-        if _event_id(each) in seen:
+    # An explicit stack: a chain of causes may be deeper than Python's recursion limit.
+    stack = [(root, 0)]
+    while stack:
+        event, depth = stack.pop()
+        if _event_id(event) in seen:
             continue
-        seen.add(_event_id(each))
-        yield each, depth
-        waiting.extend((child, depth + 1) for child in reversed(children.get(_event_id(each), [])))
+        seen.add(_event_id(event))
+        yield event, depth
+        stack.extend((child, depth + 1) for child in reversed(children.get(_event_id(event), [])))
 
 
 def _event_id(recorded: RecordedEvent) -> str:
@@ -234,7 +234,7 @@ def _event_id(recorded: RecordedEvent) -> str:
 
 
 def _trees(ordered: Sequence[TreeRow]) -> list[Tree]:
-    """Draw one tree for each root."""
+    """Render one tree per root."""
     trees: list[Tree] = []
     branch: list[Tree] = []
     for row in ordered:

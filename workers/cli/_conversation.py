@@ -1,4 +1,4 @@
-"""A conversation as its user sees it: something is said, events follow, an answer comes."""
+"""A conversation with the agents: send a message, follow its events, receive the answer."""
 
 from __future__ import annotations
 
@@ -21,18 +21,20 @@ MESSAGE_SENT = "output.message.sent"
 MESSAGE_FAILED = "output.message.failed"
 RESPONSE_GENERATED = "llm.response.generated"
 
-# How long the history is waited for before what is being written is looked at.
+# Wait this long for new history entries before reading the response stream again.
 _HISTORY_BLOCK_MS = 50
-# A mailbox is read to its end: this is how long the last, empty look into it takes.
-_MAILBOX_TIMEOUT_S = 0.05
+# The last read of the outbound messages, which finds none, takes this long.
+_OUTBOUND_TIMEOUT_S = 0.05
 
 
 @dataclass(slots=True)
 class ChatExchange:
-    """One message and what followed from it; `events` and `written` grow while it is followed.
+    """One message and the events that it caused. `Conversation.follow` adds to `events` and `partial_answer`.
 
-    `after_entry_id` is the last entry of the history before the message, `after_chunk` the last piece of the stream's
-    draft that was looked at. `written` is the answer as far as it has come.
+    Attributes:
+        after_entry_id: The last entry of the history before the message.
+        after_chunk: The number of the last chunk that was read from the response stream.
+        partial_answer: The answer's text so far.
     """
 
     message: TextMessageEvent
@@ -43,7 +45,7 @@ class ChatExchange:
 
     @property
     def answer(self) -> str | None:
-        """What was answered; None where nothing was, or not yet."""
+        """The text of the answer; None if there is none yet."""
         for recorded in self.events:
             if recorded.topic == MESSAGE_SENT:
                 content = recorded.document["content"]
@@ -52,12 +54,12 @@ class ChatExchange:
 
     @property
     def is_over(self) -> bool:
-        """The answer was delivered, or could not be, or a newer message took its place."""
+        """Whether the answer was sent or failed, or a newer message interrupted it."""
         return self.is_interrupted or any(recorded.topic in {MESSAGE_SENT, MESSAGE_FAILED} for recorded in self.events)
 
     @property
     def is_interrupted(self) -> bool:
-        """A newer message took the place of the answer."""
+        """Whether a newer message interrupted the answer."""
         return any(
             recorded.topic == RESPONSE_GENERATED and _finish_reason(recorded) == "interrupted"
             for recorded in self.events
@@ -65,7 +67,7 @@ class ChatExchange:
 
 
 class Conversation:
-    """One stream, and one user who speaks in it."""
+    """One stream, and one user who sends messages in it."""
 
     def __init__(self, bus: BusRuntime, stream_id: str, user_id: str | None = None) -> None:
         self.stream_id = stream_id
@@ -74,41 +76,44 @@ class Conversation:
         self._user_id = user_id
 
     def send(self, text: str) -> ChatExchange:
-        """Publish a message; returns the turn that begins with it. Raises: InvalidEvent, BrokerUnavailable."""
-        end, written = self._stores.history.last_entry_id(), self._stores.response_streams.last_number(self.stream_id)
+        """Publish a message and return its exchange. Raises InvalidEvent, BrokerUnavailable."""
+        last_entry_id = self._stores.history.last_entry_id()
+        last_chunk = self._stores.response_streams.last_number(self.stream_id)
         try:
             message = receive(text, stream_id=self.stream_id, user_id=self._user_id)
         except ValidationError as error:
             raise invalid_event("input.message.received", error) from error
-        return ChatExchange(message, after_entry_id=end, after_chunk=written)
+        return ChatExchange(message, after_entry_id=last_entry_id, after_chunk=last_chunk)
 
-    def follow(self, turn: ChatExchange, timeout_s: float) -> Iterator[RecordedEvent | Chunk]:
-        """Yield what follows in a turn, as it comes, until the answer is out or the limit is reached.
+    def follow(self, exchange: ChatExchange, timeout_s: float) -> Iterator[RecordedEvent | Chunk]:
+        """Yield the events of an exchange as they are recorded, and the chunks of its answer as they are written.
 
-        That is events as they are recorded, and between them the answer's text as it is written.
+        Ends when the exchange is over, or after `timeout_s` seconds.
         """
-        entry_id, deadline = turn.after_entry_id, time.monotonic() + timeout_s
-        while not turn.is_over and time.monotonic() < deadline:
-            yield from self._read_chunks(turn)
+        entry_id, deadline = exchange.after_entry_id, time.monotonic() + timeout_s
+        while not exchange.is_over and time.monotonic() < deadline:
+            yield from self._read_chunks(exchange)
             for recorded in self._stores.history.read_after(entry_id, block_ms=_HISTORY_BLOCK_MS):
                 entry_id = recorded.entry_id
-                if recorded.attributes["correlation_id"] == turn.message.correlation_id:
-                    turn.events.append(recorded)
+                if recorded.attributes["correlation_id"] == exchange.message.correlation_id:
+                    exchange.events.append(recorded)
                     yield recorded
-        yield from self._read_chunks(turn)
+        yield from self._read_chunks(exchange)
 
-    def _read_chunks(self, turn: ChatExchange) -> Iterator[Chunk]:
-        """Yield what was written of the answer since the last time."""
-        for piece in self._stores.response_streams.read(self.stream_id, after=turn.after_chunk):
-            turn.after_chunk = piece.number
-            if piece.correlation_id == turn.message.correlation_id:
-                turn.partial_answer = piece.text if piece.kind == "started" else turn.partial_answer + piece.text
-                yield piece
+    def _read_chunks(self, exchange: ChatExchange) -> Iterator[Chunk]:
+        """Yield the chunks that were written since the last call."""
+        for chunk in self._stores.response_streams.read(self.stream_id, after=exchange.after_chunk):
+            exchange.after_chunk = chunk.number
+            if chunk.correlation_id == exchange.message.correlation_id:
+                exchange.partial_answer = (
+                    chunk.text if chunk.kind == "started" else exchange.partial_answer + chunk.text
+                )
+                yield chunk
 
     def take_messages(self) -> Iterator[str]:
-        """Take what waits in the stream's mailbox: answers, and what was said unasked."""
-        while reply := team_state(self._bus).outbound_messages.take(self.stream_id, _MAILBOX_TIMEOUT_S):
-            yield reply.text
+        """Take the outbound messages of the stream: answers, and messages that an agent sent by itself."""
+        while message := team_state(self._bus).outbound_messages.take(self.stream_id, _OUTBOUND_TIMEOUT_S):
+            yield message.text
 
 
 def _finish_reason(recorded: RecordedEvent) -> object:
@@ -117,5 +122,5 @@ def _finish_reason(recorded: RecordedEvent) -> object:
 
 
 def new_stream_id(kind: str) -> str:
-    """Name a stream that nobody used before."""
+    """Create a new stream id."""
     return f"{kind}-{uuid4().hex[:8]}"

@@ -1,4 +1,4 @@
-"""What several commands share: an option, the bus, and how the reader gets here again."""
+"""Options and types that several commands share, and the bus that they use."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from petiole.tasks.bus import default_bus
 from petiole.tasks.runtime import BusRuntime
 from petiole.workers.settings import WorkerSettings
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 operator_option = click.option(
     "--operator",
     metavar="NAME",
     default=lambda: WorkerSettings().operator,
-    help="Who does it; by default PETIOLE_OPERATOR, else user@host.",
+    help="Who does this; by default PETIOLE_OPERATOR, else user@host.",
 )
 
 
 def parse_json_object(ctx: click.Context, param: click.Parameter, value: str) -> dict[str, object]:  # noqa: ARG001 - click's signature
-    """Read an option that holds a JSON object. Raises BadParameter."""
+    """Parse an option's JSON object. Raises BadParameter."""
     try:
         content = json.loads(value)
     except (json.JSONDecodeError, RecursionError) as error:
-        raise click.BadParameter(f"this is no JSON: {error}") from error
+        raise click.BadParameter(f"not valid JSON: {error}") from error
     if not isinstance(content, dict):
         raise click.BadParameter('write a JSON object, such as \'{"text": "Hello"}\'')
     return content
@@ -42,7 +42,7 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 class _TimeType(click.ParamType[datetime]):
-    """A point in time: ISO 8601, without a zone the local one; or how long ago, such as 10m."""
+    """A point in time: ISO 8601, in the local time zone unless it has one; or an age such as 10m."""
 
     name = "time"
 
@@ -52,11 +52,11 @@ class _TimeType(click.ParamType[datetime]):
                 return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
             return datetime.fromisoformat(value).astimezone(UTC)
         except (ValueError, OverflowError):
-            self.fail(f"{value!r} is no time; write 30m, 2h or 3d for so long ago, or 2026-01-31T12:00", param, ctx)
+            self.fail(f"{value!r} is not a time; write an age such as 30m, 2h or 3d, or 2026-01-31T12:00", param, ctx)
 
 
 class _PatternType(click.ParamType[str]):
-    """A topic, or one with '*'."""
+    """A topic, or a pattern with '*'."""
 
     name = "pattern"
 
@@ -72,13 +72,13 @@ PATTERN = _PatternType()
 
 
 def connected_app() -> BusRuntime:
-    """Return the app. Raises NotConfigured where no broker is known; whether it answers shows when it is used."""
+    """Return the default bus, without connecting. Raises NotConfigured if no broker is configured."""
     default_bus.require_broker()
     return default_bus
 
 
 def format_command(command: str = "") -> str:
-    """Word a command so that it can be typed here: with its path where `petiole` alone is not found."""
+    """Format a command that works in this shell: with the path of `petiole` if it is not on PATH."""
     program = Path(sys.argv[0])
     is_found = program.name != "petiole" or shutil.which("petiole")
     return f"{'petiole' if is_found else os.path.relpath(program)} {command}".rstrip()

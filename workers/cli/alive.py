@@ -1,4 +1,4 @@
-"""Tell whether a worker on this machine gets on, whatever its broker does: exit code 0, or 1 and the reason."""
+"""Check that a worker on this machine makes progress, without asking its broker."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from petiole.workers.observability.liveness import find_liveness_problem
 @click.command
 @click.argument("node")
 def command(node: str) -> None:
-    """Tell whether the worker NODE (name@host) on this machine gets on; its broker is not asked.
+    """Check that the worker NODE (name@host) on this machine makes progress, without asking its broker.
 
     For liveness probes: exits with 0, or with 1 and the reason.
     """

@@ -1,4 +1,4 @@
-"""List tool calls that wait to be granted, and grant or deny them."""
+"""List tool calls that wait for approval; grant or deny them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _MAX_SHOWN = 200
 
 @click.group
 def command() -> None:
-    """List tool calls that wait to be granted; grant or deny them.
+    """List tool calls that wait for approval; grant or deny them.
 
-    A call waits for PETIOLE_APPROVAL_TIMEOUT_S (one hour), and then it has failed.
+    A call fails if nobody decides within PETIOLE_APPROVAL_TIMEOUT_S (one hour).
     """
 
 
@@ -32,31 +32,30 @@ def command() -> None:
     multiple=True,
     default=("pending",),
     show_default=True,
-    help="Those in this state; may be given several times.",
+    help="Approvals in this state; may be repeated.",
 )
-@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many lines.")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="The maximum number of lines.")
 @json_option
 def list_(*, states: tuple[ApprovalState, ...], limit: int, as_json: bool) -> None:
-    """List approvals, the newest first."""
-    found = list(islice(approvals.find_approvals(states, bus=connected_app()), limit))
+    """List approvals, newest first."""
+    listed = list(islice(approvals.find_approvals(states, bus=connected_app()), limit))
     if as_json:
-        print_json([_approval_as_json(each) for each in found])
+        print_json([_approval_as_json(approval) for approval in listed])
         return
     console = open_console()
-    for each in found:
-        console.print(f"{each.id}  {each.state}  {_format_decision(each)}", soft_wrap=True)
-        console.print(
-            f"    {replace_unprintable(each.call.tool)} {shorten(_format_arguments(each), _MAX_SHOWN)}", soft_wrap=True
-        )
-    if not found:
-        console.print(f"none is {' or '.join(states)}")
+    for approval in listed:
+        console.print(f"{approval.id}  {approval.state}  {_format_decision(approval)}", soft_wrap=True)
+        arguments = shorten(_format_arguments(approval), _MAX_SHOWN)
+        console.print(f"    {replace_unprintable(approval.call.tool)} {arguments}", soft_wrap=True)
+    if not listed:
+        console.print(f"no approval is {' or '.join(states)}")
 
 
 @command.command
 @click.argument("approval_id", metavar="ID")
 @json_option
 def show(approval_id: str, *, as_json: bool) -> None:
-    """Show what is to be granted, for whom, and what was decided."""
+    """Show the tool call, its user, and the decision."""
     _print_approval(approvals.get_approval(approval_id, bus=connected_app()), as_json=as_json)
 
 
@@ -65,17 +64,17 @@ def show(approval_id: str, *, as_json: bool) -> None:
 @operator_option
 @json_option
 def grant(approval_id: str, *, operator: str | None, as_json: bool) -> None:
-    """Let the call run, with the arguments that `show` tells and no others."""
+    """Grant the call with exactly the arguments that `show` prints."""
     _print_approval(approvals.grant(approval_id, by=operator, bus=connected_app()), as_json=as_json)
 
 
 @command.command
 @click.argument("approval_id", metavar="ID")
-@click.option("--reason", default="", metavar="TEXT", help="Why; whoever asked is told.")
+@click.option("--reason", default="", metavar="TEXT", help="The reason, which the user is given.")
 @operator_option
 @json_option
 def deny(approval_id: str, *, reason: str, operator: str | None, as_json: bool) -> None:
-    """Let the call fail."""
+    """Deny the call, which then fails."""
     _print_approval(approvals.deny(approval_id, by=operator, reason=reason, bus=connected_app()), as_json=as_json)
 
 
@@ -89,7 +88,7 @@ def _print_approval(approval: Approval, *, as_json: bool) -> None:
         "arguments": _format_arguments(approval),
         "stream": replace_unprintable(approval.request.stream_id),
         "user": replace_unprintable(approval.request.context.user_id or "-"),
-        "asked": approval.request.timestamp.isoformat(timespec="seconds"),
+        "requested": approval.request.timestamp.isoformat(timespec="seconds"),
         "expires": approval.call.expires_at.isoformat(timespec="seconds"),
         "decided by": replace_unprintable(approval.by),
         "reason": replace_unprintable(approval.reason),
@@ -99,17 +98,17 @@ def _print_approval(approval: Approval, *, as_json: bool) -> None:
     console.print(approval.id)
     for name, value in facts.items():
         if value:
-            # Never cut: who grants a call grants all of this.
+            # Never cut: a grant covers everything shown here.
             console.print(f"{name:<12} {value}", soft_wrap=True)
     if approval.state == "pending":
         console.print(f"grant it: {format_command(f'approvals grant {approval.id}')}", soft_wrap=True)
 
 
 def _approval_as_json(approval: Approval) -> dict[str, object]:
-    asked = approval.call.model_dump(mode="json")
-    who = {"stream_id": approval.request.stream_id, "user_id": approval.request.context.user_id}
-    decided = {"state": approval.state, "by": approval.by or None, "reason": approval.reason or None}
-    return asked | who | decided | {"decided_at": approval.decided_at.isoformat() if approval.decided_at else None}
+    call = approval.call.model_dump(mode="json")
+    origin = {"stream_id": approval.request.stream_id, "user_id": approval.request.context.user_id}
+    decision = {"state": approval.state, "by": approval.by or None, "reason": approval.reason or None}
+    return call | origin | decision | {"decided_at": approval.decided_at.isoformat() if approval.decided_at else None}
 
 
 def _format_arguments(approval: Approval) -> str:

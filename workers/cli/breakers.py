@@ -1,4 +1,4 @@
-"""List the circuit breakers; open or close one by hand."""
+"""List the circuit breakers; open or close one manually."""
 
 from __future__ import annotations
 
@@ -17,19 +17,26 @@ from petiole.workers.cli._options import connected_app, json_option
 @json_option
 @click.pass_context
 def command(ctx: click.Context, *, as_json: bool) -> None:
-    """List the circuit breakers of what agents call: state, failures in a row, since when, and the next probe.
+    """List the circuit breakers of the agents' dependencies: state, consecutive failures, time, next probe.
 
-    One is listed from its first call on.
+    A breaker is listed from its first call.
     """
     if ctx.invoked_subcommand is not None:
         return
     circuits = list(connected_app().stores.circuits.all())
     if as_json:
-        print_json([_circuit_as_json(each) for each in circuits])
+        print_json([_circuit_as_json(circuit) for circuit in circuits])
         return
     cells = [
-        (each.name, each.state, each.failures, _format_time(each.since), _next_probe(each), each.error or "-")
-        for each in circuits
+        (
+            circuit.name,
+            circuit.state,
+            circuit.failures,
+            _format_time(circuit.since),
+            _next_probe(circuit),
+            circuit.error or "-",
+        )
+        for circuit in circuits
     ]
     open_console().print(
         render_table(("name", "state", "failures", "since", "next probe", "last change"), cells, numbers=("failures",))
@@ -39,12 +46,16 @@ def command(ctx: click.Context, *, as_json: bool) -> None:
 @command.command("open")
 @click.argument("name")
 @click.option(
-    "--for", "seconds", type=click.FloatRange(min=0, min_open=True), metavar="S", help="Probe after so many seconds."
+    "--for",
+    "seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="S",
+    help="Probe the dependency after this many seconds.",
 )
 def open_(name: str, seconds: float | None) -> None:
-    """Open the breaker NAME: nobody calls that dependency until it is closed, or --for so long.
+    """Open the breaker NAME: no worker calls the dependency until the breaker is closed, or for --for seconds.
 
-    Deliveries that would call it are put off meanwhile, and spend no attempt.
+    Deliveries that need the dependency are deferred, which uses up no attempt.
     """
     _set_state(name, "open", None if seconds is None else timedelta(seconds=seconds))
 
@@ -52,7 +63,7 @@ def open_(name: str, seconds: float | None) -> None:
 @command.command
 @click.argument("name")
 def close(name: str) -> None:
-    """Close the breaker NAME: everybody may call that dependency again, whatever its state was."""
+    """Close the breaker NAME: all workers may call the dependency again."""
     _set_state(name, "closed", None)
 
 
@@ -79,12 +90,12 @@ def _circuit_as_json(circuit: Circuit) -> dict[str, object]:
 
 def _next_probe(circuit: Circuit) -> str:
     if circuit.state == "half_open":
-        return "under way"
+        return "in progress"
     if circuit.state == "closed":
         return "-"
     if circuit.due is None:
-        return "when it is closed by hand"
-    return _format_time(circuit.due) if circuit.due > datetime.now(UTC) else "with the next call"
+        return "after it is closed manually"
+    return _format_time(circuit.due) if circuit.due > datetime.now(UTC) else "at the next call"
 
 
 def _format_time(moment: datetime) -> str:

@@ -1,4 +1,4 @@
-"""Talk to the agents, and watch the events of each turn."""
+"""Chat with the agents, and watch the events of each message."""
 
 from __future__ import annotations
 
@@ -28,29 +28,32 @@ _QUIT_COMMAND = "/quit"
 
 
 @click.command
-@click.option("--stream", metavar="ID", help="The conversation to go on with; by default a new one.")
-@click.option("--user", default="you", show_default=True, metavar="ID", help="Who is speaking.")
-@click.option("--timeout", default=30.0, show_default=True, metavar="S", help="How long to wait for an answer.")
+@click.option("--stream", metavar="ID", help="The conversation to continue; by default a new one.")
+@click.option("--user", default="you", show_default=True, metavar="ID", help="The user who sends the messages.")
+@click.option(
+    "--timeout", default=30.0, show_default=True, metavar="S", help="Wait for an answer at most this many seconds."
+)
 def command(stream: str | None, user: str, timeout: float) -> None:
-    """Talk to the agents: type a line, watch the events that follow, read the answer.
+    """Chat with the agents: type a line, watch the events that it causes, read the answer.
 
-    /quit or the end of input ends. Lines may also come through a pipe; then it exits with 1 if one had no answer.
+    /quit or the end of the input ends the chat. Lines may also come through a pipe; the exit code is then 1 if one of
+    them got no answer.
     """
     conversation = Conversation(connected_app(), stream or new_stream_id("chat"), user)
     console = open_console()
     console.print(replace_unprintable(f"stream {conversation.stream_id}   (/quit ends)"), style="dim")
     unanswered = 0
     while (text := _read(console)) is not None:
-        turn = conversation.send(text)
-        _watch(console, conversation, turn, timeout)
-        unanswered += not turn.is_over
-        _print_answer(console, conversation, turn, timeout)
+        exchange = conversation.send(text)
+        _watch(console, conversation, exchange, timeout)
+        unanswered += not exchange.is_over
+        _print_answer(console, conversation, exchange, timeout)
     if unanswered and not sys.stdin.isatty():
         raise SystemExit(1)
 
 
 def _read(console: Console) -> str | None:
-    """Read the next line that says something; None at the end."""
+    """Read the next line that is not empty. Returns None at the end."""
     while True:
         try:
             text = (
@@ -73,32 +76,34 @@ def _read_piped_line(console: Console) -> str:
     return line.strip()
 
 
-def _watch(console: Console, conversation: Conversation, turn: ChatExchange, limit_s: float) -> None:
-    """Show a turn's events and its answer as they come: a tree and a text that grow in a terminal, lines elsewhere."""
+def _watch(console: Console, conversation: Conversation, exchange: ChatExchange, limit_s: float) -> None:
+    """Show an exchange's events and its answer as they arrive: as a growing tree in a terminal, else as lines."""
     if not console.is_terminal:
-        for each in conversation.follow(turn, limit_s):
-            print_line(console, _render_line(each, turn))
+        for item in conversation.follow(exchange, limit_s):
+            print_line(console, _render_line(item, exchange))
         return
     with Live(console=console, auto_refresh=False) as live:
-        for _ in conversation.follow(turn, limit_s):
-            live.update(Group(render_tree(turn.events), render_message("petiole", turn.partial_answer)), refresh=True)
-        # What was sent is shown below.
-        live.update(render_tree(turn.events), refresh=True)
+        for _ in conversation.follow(exchange, limit_s):
+            live.update(
+                Group(render_tree(exchange.events), render_message("petiole", exchange.partial_answer)), refresh=True
+            )
+        # `_print_answer` shows the answer that was sent.
+        live.update(render_tree(exchange.events), refresh=True)
 
 
-def _render_line(item: RecordedEvent | Chunk, turn: ChatExchange) -> Text:
+def _render_line(item: RecordedEvent | Chunk, exchange: ChatExchange) -> Text:
     if isinstance(item, Chunk):
         return render_chunk_line(item)
-    return render_flow_line(item, recorded_at_ms(turn.events[0]))
+    return render_flow_line(item, recorded_at_ms(exchange.events[0]))
 
 
-def _print_answer(console: Console, conversation: Conversation, turn: ChatExchange, limit_s: float) -> None:
-    # The mailbox may hold more than this answer, such as a suggestion; or nothing, where another reader was faster.
-    for text in list(conversation.take_messages()) or [turn.answer or ""]:
+def _print_answer(console: Console, conversation: Conversation, exchange: ChatExchange, limit_s: float) -> None:
+    # The outbound messages may also contain a suggestion. They are empty if another reader took the answer.
+    for text in list(conversation.take_messages()) or [exchange.answer or ""]:
         if text:
             console.print(render_message("petiole", text))
-    if turn.is_interrupted:
+    if exchange.is_interrupted:
         console.print("(interrupted by a newer message)", style="dim")
-    if not turn.is_over:
-        hint = f"no answer within {limit_s:g} s; does a worker run? See: {format_command('agents')}"
+    if not exchange.is_over:
+        hint = f"no answer within {limit_s:g} s; check that a worker runs: {format_command('agents')}"
         click.echo(hint, err=True)

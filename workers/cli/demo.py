@@ -1,4 +1,4 @@
-"""See a conversation travel as events, through a worker and back."""
+"""Run a short conversation through all agents, and show its events."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _REQUIRED_AGENTS = {"orchestrator", "memory", "tools", "llm", "output"}
 
 @dataclass(frozen=True, slots=True)
 class ScriptLine:
-    """What is said, and what the answer must hold."""
+    """A message, and a text that its answer must contain."""
 
     text: str
     expected: str
@@ -50,7 +50,7 @@ class ScriptLine:
 
 @dataclass(frozen=True, slots=True)
 class RunningWorkers:
-    """The workers at hand, and the log of the one that was started for this."""
+    """The running workers, and the log of the worker that the demo started."""
 
     nodes: tuple[str, ...]
     log: Path | None = None
@@ -65,40 +65,41 @@ SCRIPT = (
 
 @click.command
 def command() -> None:
-    """See a conversation travel as events: three messages, each through a real worker on a real broker and back.
+    """Run a conversation of three messages through a real worker and a real broker, and show its events.
 
-    Starts what is missing (the embedded broker, a worker) and stops it again. Exits with 1 where an answer is missing.
+    Starts the embedded broker and a worker if none runs, and stops them at the end. Exits with 1 if an answer is
+    missing.
     """
     console = open_console()
     with signals_as_keyboard_interrupt(), ExitStack() as started:
-        house = _start_workers(console, started)
+        workers = _start_workers(console, started)
         try:
-            turns = _run_script(console, Conversation(default_bus, new_stream_id(DEMO_WORKER), "you"))
-            _print_summary(console, house, turns)
+            exchanges = _run_script(console, Conversation(default_bus, new_stream_id(DEMO_WORKER), "you"))
+            _print_summary(console, workers, exchanges)
         except click.ClickException as error:
-            raise _with_log(error, house.log) from error
+            raise _with_log(error, workers.log) from error
 
 
 def _start_workers(console: Console, started: ExitStack) -> RunningWorkers:
-    """Start what is missing, and have it stopped on the way out."""
+    """Start the broker and a worker if none runs; `started` stops them at the end."""
     running = embedded_broker.use_embedded_broker(default_bus)
     if running and running.was_started:
         started.callback(embedded_broker.stop_broker, embedded_broker.default_home())
     console.print(_describe_broker(running))
     nodes = [] if running and running.was_started else list_responding_workers(default_bus)
-    house = (
+    workers = (
         RunningWorkers(tuple(nodes)) if nodes else RunningWorkers((node_name(DEMO_WORKER),), log=_start_worker(started))
     )
-    where = f"its log is {_relative_path(house.log)}" if house.log else "ran before"
-    console.print(f"worker   {', '.join(house.nodes)} ({where})")
+    where = f"its log is {_relative_path(workers.log)}" if workers.log else "was running already"
+    console.print(f"worker   {', '.join(workers.nodes)} ({where})")
     _check_agents(default_bus)
-    return house
+    return workers
 
 
 def _describe_broker(running: embedded_broker.RunningBroker | None) -> str:
     if running is None:
-        return "broker   the one that is configured"
-    note = "" if running.was_started else " (ran before)"
+        return "broker   the configured one"
+    note = "" if running.was_started else " (was running already)"
     return f"broker   embedded, under {_relative_path(embedded_broker.default_home())}{note}"
 
 
@@ -114,8 +115,8 @@ def _start_worker(started: ExitStack) -> Path:
 
 def _check_agents(bus: BusRuntime) -> None:
     _, subscriptions = bus.stores.directory.read()
-    if missing := sorted(_REQUIRED_AGENTS - {each.agent for each in subscriptions}):
-        raise click.ClickException(f"nobody announced {', '.join(missing)}; the demo needs workers with all agents")
+    if missing := sorted(_REQUIRED_AGENTS - {subscription.agent for subscription in subscriptions}):
+        raise click.ClickException(f"no worker registered {', '.join(missing)}; the demo needs workers with all agents")
 
 
 def _run_script(console: Console, conversation: Conversation) -> list[ChatExchange]:
@@ -126,68 +127,70 @@ def _run_exchange(console: Console, conversation: Conversation, line: ScriptLine
     console.print()
     console.print(render_message("you", line.text))
     console.print()
-    turn = conversation.send(line.text)
-    for _ in conversation.follow(turn, _ANSWER_TIMEOUT_S):
+    exchange = conversation.send(line.text)
+    for _ in conversation.follow(exchange, _ANSWER_TIMEOUT_S):
         pass
-    console.print(render_tree(turn.events))
+    console.print(render_tree(exchange.events))
     console.print()
-    console.print(render_message("petiole", turn.answer or "(no answer)"))
-    _check_exchange(turn, line)
-    return turn
+    console.print(render_message("petiole", exchange.answer or "(no answer)"))
+    _check_exchange(exchange, line)
+    return exchange
 
 
-def _check_exchange(turn: ChatExchange, line: ScriptLine) -> None:
-    """Hold the turn against what a demo promises. Raises ClickException."""
-    types = {recorded.topic for recorded in turn.events}
-    if turn.answer is None:
-        raise click.ClickException(f"no answer within {_ANSWER_TIMEOUT_S:g} s; {len(turn.events)} events were seen")
-    if line.expected not in turn.answer:
+def _check_exchange(exchange: ChatExchange, line: ScriptLine) -> None:
+    """Check an exchange's answer and events. Raises ClickException."""
+    types = {recorded.topic for recorded in exchange.events}
+    if exchange.answer is None:
+        raise click.ClickException(
+            f"no answer within {_ANSWER_TIMEOUT_S:g} s; {len(exchange.events)} events were published"
+        )
+    if line.expected not in exchange.answer:
         raise click.ClickException(f"the answer does not contain {line.expected!r}")
     if len(types) < _MIN_EVENT_TYPES:
-        raise click.ClickException(f"{len(types)} types of events were seen, not {_MIN_EVENT_TYPES} or more")
-    if turn.events[0].topic != "input.message.received":
-        raise click.ClickException(f"the turn began with {turn.events[0].topic}, not with the message")
+        raise click.ClickException(f"only {len(types)} event types were published, fewer than {_MIN_EVENT_TYPES}")
+    if exchange.events[0].topic != "input.message.received":
+        raise click.ClickException(f"the first event is {exchange.events[0].topic} instead of the message")
 
 
-def _print_summary(console: Console, house: RunningWorkers, turns: Sequence[ChatExchange]) -> None:
+def _print_summary(console: Console, workers: RunningWorkers, exchanges: Sequence[ChatExchange]) -> None:
     console.print()
     cells = [
         (
             number,
-            turn.message.correlation_id,
-            len(turn.events),
-            len({each.topic for each in turn.events}),
-            _format_duration(turn),
+            exchange.message.correlation_id,
+            len(exchange.events),
+            len({event.topic for event in exchange.events}),
+            _format_duration(exchange),
         )
-        for number, turn in enumerate(turns, start=1)
+        for number, exchange in enumerate(exchanges, start=1)
     ]
-    headings = ("turn", "correlation id", "events", "types", "answered after")
-    console.print(render_table(headings, cells, numbers=("turn", "events", "types", "answered after")))
-    events = [recorded for turn in turns for recorded in turn.events]
-    speakers = dict.fromkeys(publisher_name(recorded.attributes) for recorded in events)
+    headings = ("message", "correlation id", "events", "types", "answered after")
+    console.print(render_table(headings, cells, numbers=("message", "events", "types", "answered after")))
+    events = [recorded for exchange in exchanges for recorded in exchange.events]
+    publishers = dict.fromkeys(publisher_name(recorded.attributes) for recorded in events)
     types = {recorded.topic for recorded in events}
-    console.print(f"{len(events)} events of {len(types)} types, said by {', '.join(speakers)}")
-    console.print(f"{_processes(house.nodes)}\n")
-    _print_next_steps(console, turns[0].message.stream_id)
+    console.print(f"{len(events)} events of {len(types)} types, published by {', '.join(publishers)}")
+    console.print(f"{_processes(workers.nodes)}\n")
+    _print_next_steps(console, exchanges[0].message.stream_id)
 
 
-def _format_duration(turn: ChatExchange) -> str:
-    return f"{recorded_at_ms(turn.events[-1]) - recorded_at_ms(turn.events[0])} ms"
+def _format_duration(exchange: ChatExchange) -> str:
+    return f"{recorded_at_ms(exchange.events[-1]) - recorded_at_ms(exchange.events[0])} ms"
 
 
 def _processes(nodes: Sequence[str]) -> str:
-    stats = default_bus.app.control.inspect(destination=list(nodes), timeout=1.0).stats() or {}
-    workers = [f"{node} with {len(each['pool']['processes'])} processes" for node, each in sorted(stats.items())]
+    replies = default_bus.app.control.inspect(destination=list(nodes), timeout=1.0).stats() or {}
+    workers = [f"{node} with {len(stats['pool']['processes'])} processes" for node, stats in sorted(replies.items())]
     return f"handled by {', '.join(workers or nodes)}"
 
 
 def _print_next_steps(console: Console, stream_id: str) -> None:
-    console.print("What to type next", style="bold")
+    console.print("Next commands", style="bold")
     commands = [
-        (format_command("up"), "broker, worker and beat; then, in another terminal:"),
-        (format_command("chat"), "talk to the agents"),
+        (format_command("up"), "run broker, worker and beat; then, in another terminal:"),
+        (format_command("chat"), "chat with the agents"),
         (format_command("tail"), "watch every event as it is published"),
-        (format_command(f"trace {stream_id}"), "see this conversation again"),
+        (format_command(f"trace {stream_id}"), "show this conversation again"),
     ]
     console.print(render_hints(commands))
 
@@ -198,6 +201,6 @@ def _with_log(error: click.ClickException, log: Path | None) -> click.ClickExcep
 
 
 def _relative_path(path: Path) -> str:
-    """Word a path as seen from here, where it lies below."""
+    """Format a path relative to the current directory, if it is below it."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)

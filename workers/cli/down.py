@@ -1,4 +1,4 @@
-"""Stop the embedded broker, and the workers that live on it."""
+"""Stop the embedded broker and its workers."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _POLL_INTERVAL_S = 0.05
 
 @click.command
 def command() -> None:
-    """Stop the embedded broker, and the workers that live on it; its data stay.
+    """Stop the embedded broker and its workers; its data are kept.
 
-    Workers finish what they have in hand. A broker of your own (PETIOLE_BROKER_URL) and its workers are left alone.
+    Running handlers finish. A broker of your own (PETIOLE_BROKER_URL) and its workers continue to run.
     """
     home = embedded_broker.default_home()
     console = open_console()
@@ -30,17 +30,17 @@ def command() -> None:
         for node in _stop_workers(default_bus):
             console.print(f"stopped the worker {node}")
     if embedded_broker.stop_broker(home):
-        console.print("stopped the embedded broker; its data stay")
+        console.print("stopped the embedded broker; its data are kept")
     else:
         console.print("no embedded broker runs here")
 
 
 def _stop_workers(bus: BusRuntime) -> list[str]:
-    """Ask the workers to finish and end, and wait until they have. Raises ClickException where one stays."""
-    # They are processes of this machine: nobody else reaches the embedded broker.
+    """Stop the workers and wait until they have ended. Raises ClickException if one does not end."""
+    # The workers run on this machine: the embedded broker listens on loopback only.
     processes = {
-        node: int(each["pid"])
-        for node, each in (bus.app.control.inspect(timeout=_INSPECT_TIMEOUT_S).stats() or {}).items()
+        node: int(stats["pid"])
+        for node, stats in (bus.app.control.inspect(timeout=_INSPECT_TIMEOUT_S).stats() or {}).items()
     }
     if processes:
         bus.app.control.shutdown()
@@ -48,7 +48,7 @@ def _stop_workers(bus: BusRuntime) -> list[str]:
     while remaining := [node for node, pid in processes.items() if _is_running(pid)]:
         if time.monotonic() > deadline:
             raise click.ClickException(
-                f"{', '.join(remaining)} did not end in {_STOP_TIMEOUT_S:.0f} s; the broker still runs"
+                f"{', '.join(remaining)} did not end within {_STOP_TIMEOUT_S:.0f} s; the broker still runs"
             )
         time.sleep(_POLL_INTERVAL_S)
     return sorted(processes)

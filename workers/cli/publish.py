@@ -13,13 +13,13 @@ from petiole.workers.cli._options import connected_app, json_option, parse_json_
 
 @click.command
 @click.argument("event_type", metavar="TYPE")
-@click.option("--stream", required=True, metavar="ID", help="The conversation or session it belongs to.")
+@click.option("--stream", required=True, metavar="ID", help="The conversation that the event belongs to.")
 @click.option(
-    "--content", default="{}", metavar="JSON", callback=parse_json_object, help="What it holds, as an object."
+    "--content", default="{}", metavar="JSON", callback=parse_json_object, help="The content, as a JSON object."
 )
-@click.option("--user", metavar="ID", help="For whom.")
-@click.option("--source", default="petiole", show_default=True, metavar="NAME", help="Where it comes from.")
-@click.option("--delay/--now", "is_delayed", help="Leave it to a worker to send it on; by default this process does.")
+@click.option("--user", metavar="ID", help="The user of the event.")
+@click.option("--source", default="petiole", show_default=True, metavar="NAME", help="The source of the event.")
+@click.option("--delay/--now", "is_delayed", help="Publish through a worker; by default this process publishes.")
 @json_option
 def command(
     event_type: str,
@@ -33,7 +33,7 @@ def command(
 ) -> None:
     """Publish an event of TYPE, such as input.message.received.
 
-    It is checked here first: what is wrong is said, and nothing is sent.
+    The event is validated first; an invalid event is not sent.
     """
     bus = connected_app()
     context = {"source": source, "user_id": user, "session_id": stream}
@@ -54,6 +54,6 @@ def _print_subscriptions(event: Event, subscriptions: tuple[str, ...] | None) ->
     console = open_console()
     console.print(f"published {event.event_type} as {event.event_id}", style="bold")
     if subscriptions is None:
-        console.print("left in the queue 'publish'; a worker sends it on")
+        console.print("queued in 'publish'; a worker will publish it")
     else:
-        console.print(f"sent to {', '.join(subscriptions) or 'nobody: no subscription matches'}")
+        console.print(f"sent to {', '.join(subscriptions) or 'no subscription: none matches'}")

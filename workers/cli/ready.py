@@ -1,4 +1,4 @@
-"""Tell whether events can be published and handled now: exit code 0, or 1 and the reason."""
+"""Check that events can be published and handled now."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from petiole.workers.observability.readiness import find_readiness_problem
 
 
 @click.command
-@click.option("--queue", help="A worker has to consume this queue.")
-@click.option("--worker", metavar="NODE", help="This worker has to consume: its node name, or all before the @.")
+@click.option("--queue", help="Require a worker that consumes this queue.")
+@click.option(
+    "--worker", metavar="NODE", help="Require this worker to consume: its node name, or the part before the @."
+)
 def command(queue: str | None, worker: str | None) -> None:
-    """Tell whether broker and state store answer, within three seconds, and whether a worker consumes.
+    """Check that the broker and the state store reply within three seconds; optionally, that a worker consumes.
 
     For readiness probes: exits with 0, or with 1 and the reason.
     """

@@ -1,4 +1,4 @@
-"""Deliver events of the history again, to one subscription."""
+"""Deliver events of the history again to one subscription."""
 
 from __future__ import annotations
 
@@ -18,14 +18,19 @@ from petiole.workers.process.discovery import configured_agents
 
 @click.command
 @click.argument("subscription")
-@click.option("--stream", metavar="ID", help="Of this conversation or session.")
-@click.option("--correlation", metavar="ID", help="Of this flow: a message and what came of it.")
-@click.option("--since", type=TIME, help="Recorded at this time or later: 30m, 2h, 3d ago, or 2026-01-31T12:00.")
-@click.option("--until", type=TIME, help="Recorded before this time.")
-@click.option("--pattern", type=PATTERN, help="Of these topics, such as 'input.*'.")
-@click.option("--id", "replay_id", metavar="ID", help="Repeat the replay of that id: delivers nothing twice.")
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), metavar="N", help="At most so many in a second.")
-@click.option("--dry-run", is_flag=True, help="Only count what would be delivered, by topic.")
+@click.option("--stream", metavar="ID", help="Events of this conversation.")
+@click.option("--correlation", metavar="ID", help="Events of this flow.")
+@click.option("--since", type=TIME, help="Events recorded since this time: 30m, 2h, 3d ago, or 2026-01-31T12:00.")
+@click.option("--until", type=TIME, help="Events recorded before this time.")
+@click.option("--pattern", type=PATTERN, help="Events of these topics, such as 'input.*'.")
+@click.option("--id", "replay_id", metavar="ID", help="Repeat the replay with this id; no event is delivered twice.")
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="N",
+    help="The maximum number of deliveries per second.",
+)
+@click.option("--dry-run", is_flag=True, help="Only count the events, by topic.")
 @json_option
 def command(
     subscription: str,
@@ -40,12 +45,12 @@ def command(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Deliver events of the history again to SUBSCRIPTION, such as memory.remember, and to no other.
+    """Deliver events of the history again to SUBSCRIPTION only, such as memory.remember.
 
-    It gets those that it hears; without options all that are kept. What its handler says is published, as ever.
+    Without options it gets all recorded events that match it. The events that its handler returns are published.
     """
     bus = connected_app()
-    configured_agents()  # the event types that they define are known from here on
+    configured_agents()  # registers the event types that the agents define
     events = select_events(bus, subscription, HistoryQuery(stream, correlation, pattern, since, until))
     counts = Counter(event.event_type for _, event in events)
     if dry_run:
@@ -82,11 +87,11 @@ def _print_replay(done: HistoryReplay, *, as_json: bool) -> None:
     console = open_console()
     console.print(f"replayed {done.sent} to {done.subscription}", style="bold")
     again = format_command(f"replay {done.subscription} … --id {done.id}")
-    console.print(f"repeat it, without delivering twice: {again}")
+    console.print(f"to repeat it without delivering an event twice: {again}")
     _warn_of_unreadable(len(done.unreadable))
 
 
 def _warn_of_unreadable(unreadable: int) -> None:
     if unreadable:
-        reason = "their type is not known here (see PETIOLE_AGENTS), or their content is gone"
-        open_console(stderr=True).print(f"{unreadable} could not be read: {reason}")
+        reason = "their event type is unknown here (see PETIOLE_AGENTS), or their content has expired"
+        open_console(stderr=True).print(f"{unreadable} events could not be read: {reason}")

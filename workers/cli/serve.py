@@ -1,4 +1,4 @@
-"""Serve answers over HTTP, as server-sent events"""
+"""Serve answers over HTTP as server-sent events."""
 
 from __future__ import annotations
 
@@ -18,61 +18,71 @@ from petiole.workers.cli._options import connected_app
 from petiole.workers.state.keys import StateKeys
 from petiole.workers.state.outbound_messages import OUTBOUND_START, OutboundMessageReader
 
-_MAILBOX_TIMEOUT_S = 4.0
+_OUTBOUND_TIMEOUT_S = 4.0
 _SILENCE_TIMEOUT_S = 3600.0
 
 
 @click.command
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at.")
-@click.option("--port", type=click.IntRange(0, 65_535), default=8765, show_default=True, help="0 is any that is free.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option(
-    "--connections", type=click.IntRange(min=1), default=100, show_default=True, help="How many may read at once."
+    "--port",
+    type=click.IntRange(0, 65_535),
+    default=8765,
+    show_default=True,
+    help="The port to listen on; 0 selects a free one.",
+)
+@click.option(
+    "--connections",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    help="The maximum number of concurrent readers.",
 )
 def command(host: str, port: int, connections: int) -> None:
-    """Serve the answers of every stream as server-sent events, delivered and while they are written, until Ctrl-C.
+    """Serve the answers of all streams as server-sent events until Ctrl-C: sent messages, and chunks as they arrive.
 
-    Whoever reaches the address reads any stream whose id it knows: leave it at this machine, and let a server of yours
-    that knows its users stand before it.
+    A client that reaches this address can read every stream whose id it knows. Listen on loopback, behind a server of
+    your own that authenticates users.
     """
     try:
-        import uvicorn  # noqa: PLC0415 - it comes with an extra
+        import uvicorn  # noqa: PLC0415 - installed with an extra
     except ModuleNotFoundError as error:
         raise missing_extra("petiole serve", "sse") from error
-    served = create_app(
+    application = create_app(
         StoredAnswerStreams(connected_app()), ConnectionCount(ConnectionLimits(connections=connections))
     )
     with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
-        at = listener.getsockname()[1]
+        bound_port = listener.getsockname()[1]
         open_console().print(
-            f"serving http://{host}:{at}/streams/ID/events and …/text   (Ctrl-C ends)", highlight=False
+            f"serving http://{host}:{bound_port}/streams/ID/events and …/text   (Ctrl-C ends)", highlight=False
         )
-        settings = uvicorn.Config(served, log_level="warning", access_log=False, timeout_graceful_shutdown=3)
-        with suppress(KeyboardInterrupt):  # raised once more when all readers were let go
+        settings = uvicorn.Config(application, log_level="warning", access_log=False, timeout_graceful_shutdown=3)
+        with suppress(KeyboardInterrupt):  # uvicorn raises it again after it has closed all connections
             uvicorn.Server(settings).run(sockets=[listener])
 
 
 class StoredAnswerStreams:
-    """The mailboxes and the drafts of an bus, for the loop that serves them."""
+    """Read the outbound messages and response streams of a bus from an event loop."""
 
     def __init__(self, bus: BusRuntime) -> None:
         self._bus = bus
         self._client: AsyncRedis | None = None
 
     async def messages(self, stream_id: str, place: str | None) -> AsyncIterator[ServerSentEvent]:
-        """Read a stream's mailbox after a place. Raises BrokerUnavailable, StateStoreUnavailable."""
+        """Yield a stream's outbound messages after a place. Raises BrokerUnavailable, StateStoreUnavailable."""
         if self._client is None:
-            # A client belongs to the loop that it is made in.
+            # A client belongs to the event loop in which it is created.
             self._client = self._bus.connect_async()
-        replies = OutboundMessageReader(self._client, StateKeys(self._bus.settings.key_prefix))
+        messages = OutboundMessageReader(self._client, StateKeys(self._bus.settings.key_prefix))
         place = place or OUTBOUND_START
         with self._access(stream_id):
             while True:
-                for entry_id, reply in await replies.read_after(stream_id, place, _MAILBOX_TIMEOUT_S):
+                for entry_id, message in await messages.read_after(stream_id, place, _OUTBOUND_TIMEOUT_S):
                     place = entry_id
-                    yield ServerSentEvent(place, "message", reply.model_dump())
+                    yield ServerSentEvent(place, "message", message.model_dump())
 
     async def chunks(self, stream_id: str, place: str | None) -> AsyncIterator[ServerSentEvent]:
-        """Read the answers that are being written in a stream after a place; what is not kept any more is left out.
+        """Yield the chunks of a stream's answers after a place; skip chunks that have expired.
 
         Raises BrokerUnavailable, StateStoreUnavailable.
         """
@@ -80,22 +90,22 @@ class StoredAnswerStreams:
         with self._access(stream_id):
             while True:
                 try:
-                    async for piece in reader.all_aio(stream_id, after=after, timeout=_SILENCE_TIMEOUT_S):
-                        after = piece.number
-                        says: dict[str, str | int] = {
-                            "answer_id": piece.answer_id,
-                            "attempt": piece.attempt,
-                            "text": piece.text,
+                    async for chunk in reader.all_aio(stream_id, after=after, timeout=_SILENCE_TIMEOUT_S):
+                        after = chunk.number
+                        data: dict[str, str | int] = {
+                            "answer_id": chunk.answer_id,
+                            "attempt": chunk.attempt,
+                            "text": chunk.text,
                         }
-                        yield ServerSentEvent(str(after), piece.kind, says)
+                        yield ServerSentEvent(str(after), chunk.kind, data)
                 except StreamTruncated as cut:
                     after = cut.oldest - 1
                 except StreamTimeout:
-                    # Nobody has said anything for long. That is no reason to let a reader go.
+                    # The stream was silent for a long time; its reader stays connected.
                     continue
 
     async def aclose(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         if self._client is not None:
             await self._client.aclose()
 

@@ -1,4 +1,4 @@
-"""List the sessions that go on; show one with its working memory; end one."""
+"""List the open sessions; show or end one."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from petiole.workers.cli._options import connected_app, json_option
 @json_option
 @click.pass_context
 def command(ctx: click.Context, *, as_json: bool) -> None:
-    """List the sessions that go on, the one in which nothing happened for the longest time first.
+    """List the open sessions, the longest inactive first.
 
-    A session begins with the first message of its stream, and ends when it is closed, or when nothing happened in it
-    for PETIOLE_SESSION_END_TIMEOUT_S.
+    A session begins with the first message of its stream. It ends when it is closed, or after
+    PETIOLE_SESSION_END_TIMEOUT_S without activity.
     """
     if ctx.invoked_subcommand is None:
         _print_sessions(connected_app(), as_json=as_json)
@@ -30,7 +30,7 @@ def command(ctx: click.Context, *, as_json: bool) -> None:
 @command.command("list")
 @json_option
 def list_(*, as_json: bool) -> None:
-    """As `petiole sessions` alone."""
+    """Do the same as `petiole sessions`."""
     _print_sessions(connected_app(), as_json=as_json)
 
 
@@ -38,7 +38,7 @@ def list_(*, as_json: bool) -> None:
 @click.argument("session_id", metavar="ID")
 @json_option
 def show(session_id: str, *, as_json: bool) -> None:
-    """Show the session ID: who takes part, its times, its working memory, and the last events that came in."""
+    """Show the session ID: participants, times, working memory, last input events."""
     bus = connected_app()
     session = _find_session(bus, session_id)
     facts, memory, events = session.info, session.memory.all(), session.events()
@@ -46,22 +46,26 @@ def show(session_id: str, *, as_json: bool) -> None:
         kept = [event.model_dump(mode="json") for event in events]
         print_json(facts.model_dump(mode="json") | {"working_memory": memory, "events": kept})
         return
-    told: list[tuple[object, object]] = [
+    rows: list[tuple[object, object]] = [
         (name, value) for name, value in facts.model_dump(mode="json", exclude={"participants"}).items() if value
     ]
-    told += [("participant", " ".join(filter(None, (each.id, each.role, each.name)))) for each in facts.participants]
-    told += [(f"memory {name}", value) for name, value in sorted(memory.items())]
-    told += [(f"{event.timestamp:%H:%M:%S}", event.event_type) for event in events]
-    open_console().print(render_table(("what", "is"), told))
+    rows += [("participant", " ".join(filter(None, (one.id, one.role, one.name)))) for one in facts.participants]
+    rows += [(f"memory {name}", value) for name, value in sorted(memory.items())]
+    rows += [(f"{event.timestamp:%H:%M:%S}", event.event_type) for event in events]
+    open_console().print(render_table(("field", "value"), rows))
 
 
 @command.command
 @click.argument("session_id", metavar="ID")
 @click.option(
-    "--reason", type=click.Choice(["closed", "failed"]), default="closed", show_default=True, help="What is told."
+    "--reason",
+    type=click.Choice(["closed", "failed"]),
+    default="closed",
+    show_default=True,
+    help="The reason in `session.ended`.",
 )
 def end(session_id: str, reason: str) -> None:
-    """End the session ID: what was kept for it is deleted, and further messages of its stream are refused."""
+    """End the session ID: delete its data, and refuse further messages of its stream."""
     bus = connected_app()
     _find_session(bus, session_id)
     is_first = end_session(session_id, reason="failed" if reason == "failed" else "closed", bus=bus)
@@ -69,21 +73,21 @@ def end(session_id: str, reason: str) -> None:
 
 
 def _print_sessions(bus: BusRuntime, *, as_json: bool) -> None:
-    live = list(_active_sessions(bus))
+    sessions = list(_active_sessions(bus))
     if as_json:
-        print_json([each.model_dump(mode="json") for each in live])
+        print_json([session.model_dump(mode="json") for session in sessions])
         return
     headings = ("session", "type", "state", "participants", "began", "last activity")
     cells = [
         (
-            each.session_id,
-            each.session_type,
-            each.state,
-            " ".join(one.id for one in each.participants) or "-",
-            f"{each.created_at:%Y-%m-%d %H:%M:%S}",
-            f"{each.last_activity:%Y-%m-%d %H:%M:%S}",
+            session.session_id,
+            session.session_type,
+            session.state,
+            " ".join(one.id for one in session.participants) or "-",
+            f"{session.created_at:%Y-%m-%d %H:%M:%S}",
+            f"{session.last_activity:%Y-%m-%d %H:%M:%S}",
         )
-        for each in live
+        for session in sessions
     ]
     open_console().print(render_table(headings, cells))
 
@@ -95,7 +99,7 @@ def _active_sessions(bus: BusRuntime) -> Iterator[SessionInfo]:
 
 
 def _find_session(bus: BusRuntime, session_id: str) -> Session:
-    """Return a session that there is. Raises UsageError (unknown_session), with the nearest one that goes on."""
+    """Return a known session. Raises UsageError (unknown_session) with the nearest open session."""
     if bus.stores.sessions.get(session_id) is None:
         nearest = difflib.get_close_matches(session_id, bus.stores.sessions.list_open(), n=1)
         raise unknown_session(session_id, nearest[0] if nearest else None)

@@ -1,4 +1,4 @@
-"""Hold what shadows would have said against what was said."""
+"""Compare the events of shadow handlers with the published events."""
 
 from __future__ import annotations
 
@@ -14,35 +14,39 @@ from petiole.workers.cli._options import connected_app, json_option
 
 @click.command
 @click.argument("subscription", required=False)
-@click.option("--limit", type=click.IntRange(min=1), default=10, show_default=True, help="At most so many events.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=10, show_default=True, help="The maximum number of events."
+)
 @json_option
 def command(subscription: str | None, *, limit: int, as_json: bool) -> None:
-    """Show for the last events that the shadow SUBSCRIPTION handled what it would have said, and what was said.
+    """Show for the last events that the shadow SUBSCRIPTION handled its own events and the published events.
 
-    Without SUBSCRIPTION, list the shadows there are.
+    Without SUBSCRIPTION, list the shadows.
     """
     bus = connected_app()
     if subscription is None:
-        names = [each.name for each in bus.stores.directory.read()[1] if each.shadow]
+        names = [subscription.name for subscription in bus.stores.directory.read()[1] if subscription.shadow]
         _print_comparisons({name: bus.stores.shadows.count(name) for name in names}, as_json=as_json)
         return
-    found = list(compare(subscription, limit=limit, bus=bus))
+    comparisons = list(compare(subscription, limit=limit, bus=bus))
     if as_json:
-        print_json([asdict(each) | {"at": each.at.isoformat()} for each in found])
+        print_json([asdict(one) | {"at": one.at.isoformat()} for one in comparisons])
         return
-    for each in found:
-        _print_comparison(each)
-    if not found:
-        open_console().print(f"nothing is kept of {replace_unprintable(subscription)}; see: petiole shadows")
+    for comparison in comparisons:
+        _print_comparison(comparison)
+    if not comparisons:
+        open_console().print(
+            f"no events are recorded for {replace_unprintable(subscription)}; list the shadows: petiole shadows"
+        )
 
 
 def _print_comparisons(kept: Mapping[str, int], *, as_json: bool) -> None:
     if as_json:
         print_json([{"name": name, "kept": count} for name, count in kept.items()])
     elif kept:
-        open_console().print(render_table(("shadow", "events kept"), kept.items(), numbers=("events kept",)))
+        open_console().print(render_table(("shadow", "events"), kept.items(), numbers=("events",)))
     else:
-        open_console().print("there is no shadow; a handler becomes one by shadow=True")
+        open_console().print("no handler is a shadow; make one with shadow=True")
 
 
 def _print_comparison(comparison: ShadowComparison) -> None:
@@ -53,7 +57,7 @@ def _print_comparison(comparison: ShadowComparison) -> None:
         ),
         style="bold",
     )
-    for heading, documents in (("would say", comparison.shadow_events), ("was said", comparison.agent_events)):
+    for heading, documents in (("shadow", comparison.shadow_events), ("published", comparison.agent_events)):
         for document in documents:
             console.print(
                 replace_unprintable(f"    {heading:<10} {document['event_type']}  {summarize_content(document)}")

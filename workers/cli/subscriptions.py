@@ -1,4 +1,4 @@
-"""List who hears what, tell why, withdraw one."""
+"""List the subscriptions, explain the routing of an event, withdraw a subscription."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from petiole.workers.cli._options import connected_app, format_command, json_opt
 
 @click.group(invoke_without_command=True)
 @click.option(
-    "--explain", "event_type", metavar="TYPE", help="Tell of each whether it would get such an event, and why."
+    "--explain", "event_type", metavar="TYPE", help="Show for each whether it would get such an event, and why."
 )
-@click.option("--content", default="{}", metavar="JSON", callback=parse_json_object, help="What that event holds.")
-@click.option("--user", metavar="ID", help="For whom it is.")
-@click.option("--stream", default="a-stream", show_default=True, metavar="ID", help="The stream it belongs to.")
+@click.option("--content", default="{}", metavar="JSON", callback=parse_json_object, help="The content of that event.")
+@click.option("--user", metavar="ID", help="The user of that event.")
+@click.option("--stream", default="a-stream", show_default=True, metavar="ID", help="The stream of that event.")
 @json_option
 @click.pass_context
 def command(
@@ -34,9 +34,9 @@ def command(
     *,
     as_json: bool,
 ) -> None:
-    """List who hears what: every subscription, its queue, its patterns and its options.
+    """List every subscription with its queue, patterns and options.
 
-    Subscriptions stay until they are withdrawn, whether or not a worker runs. With --explain nothing is published.
+    A subscription stays until it is withdrawn, whether or not a worker runs. --explain publishes nothing.
     """
     if ctx.invoked_subcommand is not None:
         return
@@ -51,16 +51,16 @@ def command(
 
 @command.command
 @click.argument("name")
-@click.option("--drain", "drains", is_flag=True, help="What waits for it is still handled.")
-@click.option("--purge", "purges", is_flag=True, help="What waits for it is removed from its queue, and counted.")
+@click.option("--drain", "drains", is_flag=True, help="Its waiting deliveries are still handled.")
+@click.option("--purge", "purges", is_flag=True, help="Its waiting deliveries are removed and counted.")
 @json_option
 def withdraw(name: str, *, drains: bool, purges: bool, as_json: bool) -> None:
-    """Withdraw the subscription NAME: nothing more is sent to it.
+    """Withdraw the subscription NAME: it gets no further events.
 
-    Take its handler out of the code first: a worker that has it announces it anew when it starts.
+    Remove its handler from the code first: a worker that has the handler registers the subscription again.
     """
     if drains is purges:
-        raise click.UsageError("say what becomes of what waits for it: either --drain or --purge")
+        raise click.UsageError("deliveries may be waiting: use either --drain or --purge")
     bus, purged = connected_app(), None
     if purges:
         purged = purge(bus, name)
@@ -69,53 +69,54 @@ def withdraw(name: str, *, drains: bool, purges: bool, as_json: bool) -> None:
     if as_json:
         print_json({"name": name, "purged": purged})
     else:
-        said = "what waits for it is still handled" if purged is None else f"waiting deliveries removed: {purged:,}"
-        open_console().print(f"withdrew {name}; {said}")
+        effect = "waiting deliveries are still handled" if purged is None else f"waiting deliveries removed: {purged:,}"
+        open_console().print(f"withdrew {name}; {effect}")
 
 
 def _print_subscriptions(bus: BusRuntime, *, as_json: bool) -> None:
     _, subscriptions = bus.stores.directory.read()
     if as_json:
-        print_json([{"name": each.name, "queue": each.queue} | _describe(each) for each in subscriptions])
+        print_json([{"name": one.name, "queue": one.queue} | _describe(one) for one in subscriptions])
     elif subscriptions:
         cells = [
-            (each.name, each.queue, "  ".join(each.patterns), "  ".join(_describe_options(each)))
-            for each in subscriptions
+            (one.name, one.queue, "  ".join(one.patterns), "  ".join(_describe_options(one))) for one in subscriptions
         ]
         open_console().print(render_table(("subscription", "queue", "patterns", "options"), cells))
     else:
-        open_console().print(f"nobody has subscribed yet; workers do when they start: {format_command('up')}")
+        open_console().print(
+            f"there are no subscriptions; a worker registers them when it starts: {format_command('up')}"
+        )
 
 
 def _describe(subscription: Subscription) -> dict[str, object]:
-    """Tell what a subscription says of itself beside its name."""
+    """Return the patterns and options of a subscription as JSON."""
     return subscription.model_dump(mode="json", exclude_defaults=True, exclude={"agent", "function"})
 
 
 def _describe_options(subscription: Subscription) -> Iterator[str]:
-    for option, stated in _describe(subscription).items():
+    for option, value in _describe(subscription).items():
         if option == "where":
             yield f"where {', '.join(subscription.where)}"
         elif option == "shadow":
             yield option
         elif option != "patterns":
-            yield f"{option} {stated:g}" if isinstance(stated, float) else f"{option} {stated}"
+            yield f"{option} {value:g}" if isinstance(value, float) else f"{option} {value}"
 
 
-def _print_explanation(table_of_all: RoutingTable, event: Event, *, as_json: bool) -> None:
-    explained = table_of_all.explain(event)
+def _print_explanation(routing_table: RoutingTable, event: Event, *, as_json: bool) -> None:
+    explanations = routing_table.explain(event)
     if as_json:
         print_json(
             [
                 {
-                    "name": each.subscription.name,
-                    "delivered": each.is_delivered,
-                    "step": each.step,
-                    "reason": each.reason,
+                    "name": one.subscription.name,
+                    "delivered": one.is_delivered,
+                    "step": one.step,
+                    "reason": one.reason,
                 }
-                for each in explained
+                for one in explanations
             ]
         )
         return
-    cells = [(each.subscription.name, "yes" if each.is_delivered else "no", each.reason) for each in explained]
-    open_console().print(render_table(("subscription", "gets it", "why"), cells))
+    cells = [(one.subscription.name, "yes" if one.is_delivered else "no", one.reason) for one in explanations]
+    open_console().print(render_table(("subscription", "delivered", "reason"), cells))

@@ -19,23 +19,23 @@ _ALL_PATTERNS = ("*", "error.*")
 
 @click.command
 @click.argument("pattern", required=False, type=PATTERN)
-@click.option("--from-start", is_flag=True, help="Begin with the oldest event that is kept, not with the next one.")
-@click.option("--count", type=click.IntRange(min=1), help="End after so many events.")
-@click.option("--timeout", type=click.FloatRange(min=0), metavar="S", help="End after so many seconds.")
+@click.option("--from-start", is_flag=True, help="Begin with the oldest recorded event.")
+@click.option("--count", type=click.IntRange(min=1), help="End after this many events.")
+@click.option("--timeout", type=click.FloatRange(min=0), metavar="S", help="End after this many seconds.")
 @json_option
 def command(pattern: str | None, count: int | None, timeout: float | None, *, from_start: bool, as_json: bool) -> None:
-    """Watch events as they are published, one line each; Ctrl-C ends.
+    """Watch events as they are published, one line per event; Ctrl-C ends.
 
-    PATTERN is a topic, or one with '*': 'input.*' for all below input, 'tools.*.completed' for any one word. Without
-    it every event is shown, errors included.
+    PATTERN is a topic, or contains '*' for one or more words: 'input.*', 'tools.*.completed'. Without PATTERN every
+    event is shown, errors included.
     """
     history = connected_app().stores.history
-    began = HISTORY_START if from_start else history.last_entry_id()
+    start = HISTORY_START if from_start else history.last_entry_id()
     deadline = None if timeout is None else time.monotonic() + timeout
-    hears = _pattern_filter(pattern)
+    matches = _pattern_filter(pattern)
     show = _print_json if as_json else _line_printer()
     try:
-        for recorded in islice((each for each in _follow(history, began, deadline) if hears(each)), count):
+        for recorded in islice(filter(matches, _follow(history, start, deadline)), count):
             show(recorded)
     except KeyboardInterrupt:
         return
@@ -49,18 +49,18 @@ def _follow(history: History, entry_id: str, deadline: float | None) -> Iterator
             if deadline is None
             else min(_HISTORY_BLOCK_MS, int((deadline - time.monotonic()) * 1_000))
         )
-        found = history.read_after(entry_id, block_ms=left_ms) if left_ms > 0 else history.read_after(entry_id)
-        for recorded in found:
+        events = history.read_after(entry_id, block_ms=left_ms) if left_ms > 0 else history.read_after(entry_id)
+        for recorded in events:
             entry_id = recorded.entry_id
             yield recorded
-        if left_ms <= 0 and not found:
+        if left_ms <= 0 and not events:
             return
 
 
 def _pattern_filter(pattern: str | None) -> Callable[[RecordedEvent], bool]:
     trie: TopicTrie[bool] = TopicTrie()
-    for each in (pattern,) if pattern else _ALL_PATTERNS:
-        trie.add(each, listener=True)
+    for topic_pattern in (pattern,) if pattern else _ALL_PATTERNS:
+        trie.add(topic_pattern, listener=True)
     return lambda recorded: bool(trie.match(recorded.topic))
 
 

@@ -1,4 +1,4 @@
-"""Show what followed from what, as a tree."""
+"""Show the events of a flow as a tree by causation."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from petiole.workers.cli._options import connected_app, format_command, json_opt
 @click.argument("identifier", metavar="ID")
 @json_option
 def command(identifier: str, *, as_json: bool) -> None:
-    """Show what followed from what, as a tree with times.
+    """Show the events of a flow as a tree by causation, with times.
 
-    ID is a correlation id, for one flow, or a stream id, for each flow of a conversation.
+    ID is the correlation id of one flow, or a stream id for all flows of a conversation.
     """
     recorded = _find_flow(connected_app().stores.history, identifier)
     if not recorded:
-        known = format_command("tail --from-start --timeout 1")
-        raise click.ClickException(f"no flow and no stream {identifier!r} is kept; see what is: {known}")
+        tail = format_command("tail --from-start --timeout 1")
+        raise click.ClickException(f"no flow or stream {identifier!r} is recorded; list the recorded events: {tail}")
     if as_json:
-        print_json([_row_as_json(each) for flow in group_by_flow(recorded).values() for each in build_tree_rows(flow)])
+        print_json([_row_as_json(row) for flow in group_by_flow(recorded).values() for row in build_tree_rows(flow)])
     else:
         _print_tree(recorded)
 
@@ -58,4 +58,4 @@ def _print_tree(recorded: Sequence[RecordedEvent]) -> None:
 
 def _row_as_json(row: TreeRow) -> dict[str, object]:
     document = row.recorded.document_or_stub
-    return {"depth": row.depth, "offset_ms": row.offset_ms, "speaker": publisher_name(document), "event": document}
+    return {"depth": row.depth, "offset_ms": row.offset_ms, "publisher": publisher_name(document), "event": document}

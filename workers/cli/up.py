@@ -1,4 +1,4 @@
-"""Run everything in this terminal: broker, worker and beat."""
+"""Run broker, workers and beat in this terminal."""
 
 from __future__ import annotations
 
@@ -44,25 +44,25 @@ _STYLES = {"worker": "cyan", "errors": "red", "beat": "magenta"}
     type=click.IntRange(min=1),
     default=min(os.cpu_count() or 2, 4),
     show_default=True,
-    help="How many deliveries the worker handles at once.",
+    help="The number of deliveries that the worker handles at once.",
 )
 def command(concurrency: int) -> None:
-    """Run everything in this terminal: a broker, if none is configured, a worker with all agents, and beat.
+    """Run a worker with all agents, and beat, in this terminal; and the embedded broker if none is configured.
 
-    Agents that hear the error channel alone have a worker of their own, so that no other work holds errors up. Ctrl-C
-    ends: the workers finish what they have in hand, then the broker is stopped if it was started here.
+    Agents that subscribe to the error channel only get a worker of their own, so that no other work delays errors. On
+    Ctrl-C running handlers finish; the broker stops if this command started it.
     """
     console = open_console()
     with signals_as_keyboard_interrupt(), ExitStack() as started:
         try:
             _run_all(console, started, concurrency)
         except KeyboardInterrupt:
-            console.print("\nstopping; what is in hand is finished first (Ctrl-C again: at once)", style="bold")
+            console.print("\nstopping after the running handlers (Ctrl-C again: at once)", style="bold")
     console.print("all stopped", style="bold")
 
 
 def _run_all(console: Console, started: ExitStack, concurrency: int) -> None:
-    # Held first: who is refused must not have started a broker, and stop it again, under the one that runs.
+    # Locked first: a second `up` must not stop the broker that the first one uses.
     started.enter_context(_hold_lock())
     running = embedded_broker.use_embedded_broker(default_bus)
     if running and running.was_started:
@@ -70,13 +70,13 @@ def _run_all(console: Console, started: ExitStack, concurrency: int) -> None:
     if running and not running.was_started:
         _refuse_running_workers(default_bus)
     show = _line_printer(console)
-    watchers = ",".join(_error_channel_agents())
-    apart = ["-X", watchers] if watchers else []
-    worker = start_worker(MAIN_WORKER, concurrency=concurrency, output=subprocess.PIPE, options=apart)
+    error_agents = ",".join(_error_channel_agents())
+    excluded = ["-X", error_agents] if error_agents else []
+    worker = start_worker(MAIN_WORKER, concurrency=concurrency, output=subprocess.PIPE, options=excluded)
     children = {MAIN_WORKER: _start_child(started, worker, show)}
-    if watchers:
-        alone = ["-Q", watchers, "--pool", "solo"]
-        errors = start_worker(ERROR_WORKER, concurrency=1, output=subprocess.PIPE, label="errors", options=alone)
+    if error_agents:
+        selected = ["-Q", error_agents, "--pool", "solo"]
+        errors = start_worker(ERROR_WORKER, concurrency=1, output=subprocess.PIPE, label="errors", options=selected)
         children[ERROR_WORKER] = _start_child(started, errors, show)
     beat = _start_child(started, start_beat(output=subprocess.PIPE), show)
     for name, child in children.items():
@@ -86,8 +86,8 @@ def _run_all(console: Console, started: ExitStack, concurrency: int) -> None:
 
 
 def _error_channel_agents() -> list[str]:
-    """Name the agents that hear the error channel and nothing else."""
-    # As the worker finds them: a module of the reader's lies where the command is typed.
+    """Return the names of the agents that subscribe to the error channel only."""
+    # A worker imports modules from the current directory too.
     with cwd_in_path():
         agents = configured_agents()
     return [
@@ -101,30 +101,30 @@ def _subscribes_to_errors(subscription: Subscription) -> bool:
 
 @contextmanager
 def _hold_lock() -> Iterator[None]:
-    """Hold the directory's lock. Raises ClickException where another `up` holds it; it goes with its process."""
+    """Lock the home until this process ends. Raises ClickException if another `up` holds the lock."""
     home = embedded_broker.default_home()
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (home / "up.lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise _already_running(f"'{format_command('up')}' runs here already") from error
+            raise _already_running(f"'{format_command('up')}' is already running here") from error
         yield
 
 
 def _refuse_running_workers(bus: BusRuntime) -> None:
     if nodes := list_responding_workers(bus):
-        raise _already_running(f"workers run here already ({', '.join(nodes)})")
+        raise _already_running(f"workers are already running here ({', '.join(nodes)})")
 
 
 def _already_running(reason: str) -> click.ClickException:
     return click.ClickException(
-        f"{reason}; use what runs ({format_command('chat')}), or stop it first ({format_command('down')})"
+        f"{reason}; use it ({format_command('chat')}), or stop it first ({format_command('down')})"
     )
 
 
 def _start_child(started: ExitStack, child: ChildProcess, show: Callable[[str, str], None]) -> ChildProcess:
-    """Show what a child writes, and have it stopped on the way out, before its last lines are waited for."""
+    """Show the output of a child. `started` stops the child, then waits for its last lines."""
     reader = forward_output(child, lambda line: show(child.name, line))
     started.callback(reader.join, 5.0)
     started.callback(child.stop)
@@ -139,23 +139,23 @@ def _line_printer(console: Console) -> Callable[[str, str], None]:
 
 
 def _print_hints(console: Console, running: embedded_broker.RunningBroker | None) -> None:
-    where = "the embedded broker" if running else "the broker that is configured"
-    console.print(f"\nup, on {where}. In another terminal:", style="bold")
+    broker = "the embedded broker" if running else "the configured broker"
+    console.print(f"\nup, on {broker}. In another terminal:", style="bold")
     commands = [
-        (format_command("chat"), "talk to the agents"),
+        (format_command("chat"), "chat with the agents"),
         (format_command("tail"), "watch every event"),
-        (format_command("agents"), "see queues and workers"),
+        (format_command("agents"), "list queues and workers"),
     ]
     console.print(render_hints(commands))
     console.print("Ctrl-C ends.\n", style="dim")
 
 
 def _wait_for_exit(children: Sequence[ChildProcess]) -> None:
-    """Return once a child was stopped from elsewhere. Raises ClickException where one died."""
+    """Return when another process stops a child. Raises ClickException if a child fails."""
     ended = wait_for_first_exit(children)
     code = ended.process.returncode
     if code:
         raise click.ClickException(
-            f"the {ended.name} died (exit code {code}), so all was stopped; its last lines are above"
+            f"the {ended.name} failed (exit code {code}), so everything was stopped; its last lines are above"
         )
-    click.echo(f"the {ended.name} was stopped from elsewhere, so the rest is stopped too")
+    click.echo(f"another process stopped the {ended.name}, so everything is stopped")

@@ -1,9 +1,11 @@
-"""Language models, one file each: `rules` needs nothing, `openai` speaks to any endpoint of that protocol, `local` to a
-small model on this machine.
+"""Language models, one file each.
 
-`PETIOLE_LLM` names the one that answers. To add one, write `workers/llm/<name>.py` with a class whose `name`
-is that name; one of your own elsewhere is named as `package.module:Class`.
-tests/contracts/test_language_models.py holds them all to the same promises.
+    rules     fixed rules; needs no model and no network
+    openai    any endpoint with OpenAI's chat completions
+    local     a small model in a process on this machine
+
+`PETIOLE_LLM` selects the model. To add one, write `workers/llm/<name>.py` with a class whose `name` is `<name>`, or
+name a class of your own package as `package.module:Class`. tests/contracts/language_models tests all of them.
 """
 
 from __future__ import annotations
@@ -21,19 +23,21 @@ _HELPER_MODULES = {"provider", "usage_limits"}
 
 def list_models() -> list[str]:
     """List the language models of this folder."""
-    found = (module.name for module in pkgutil.iter_modules(__path__))
-    return [name for name in found if name not in _HELPER_MODULES and not name.startswith("_")]
+    names = (module.name for module in pkgutil.iter_modules(__path__))
+    return [name for name in names if name not in _HELPER_MODULES and not name.startswith("_")]
 
 
 def create_model(name: str) -> LanguageModel:
-    """Make the language model of that name: one of this folder, or `package.module:Class`.
+    """Create the language model with this name: one of this folder, or `package.module:Class`.
 
-    Raises: UsageError where there is none, UsageError (missing_extra) or NotConfigured where it lacks something.
+    Raises:
+        UsageError: The model does not exist, or needs an extra that is not installed (missing_extra).
+        NotConfigured: The model needs a setting that is not set.
     """
-    made = _find_model_class(name)()
-    if not isinstance(made, LanguageModel):
-        raise UsageError(f"{name} is no language model: it needs a `name` and a method `answer(request)`")
-    return made
+    model = _find_model_class(name)()
+    if not isinstance(model, LanguageModel):
+        raise UsageError(f"{name} is not a language model; give it a `name` and a method `answer(request, tools)`")
+    return model
 
 
 def _find_model_class(name: str) -> type:
@@ -49,18 +53,18 @@ def _find_model_class(name: str) -> type:
 
 
 def _import_model_class(module_name: str, class_name: str) -> type:
-    place = f"{module_name}:{class_name}"
+    path = f"{module_name}:{class_name}"
     try:
-        found = getattr(importlib.import_module(module_name), class_name)
+        model_class = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise _unknown_model(place) from error
-    if not isinstance(found, type):
-        raise UsageError(f"{place} is a {type(found).__name__}; name a class")
-    return found
+        raise _unknown_model(path) from error
+    if not isinstance(model_class, type):
+        raise UsageError(f"PETIOLE_LLM: {path} is a {type(model_class).__name__}; name a class")
+    return model_class
 
 
 def _unknown_model(name: str) -> UsageError:
     choices = ", ".join(repr(known) for known in list_models())
     return UsageError(
-        f"no language model {name!r}; set PETIOLE_LLM to {choices}, or 'package.module:Class' of your own"
+        f"there is no language model {name!r}; set PETIOLE_LLM to {choices}, or 'package.module:Class' for your own"
     )

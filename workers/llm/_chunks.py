@@ -1,7 +1,7 @@
-"""What comes from an endpoint that speaks chat completions: chunks of a stream, read as parts of an answer.
+"""Parse the chunks of OpenAI's chat completions into parts of an answer.
 
-The client hands on whatever came, be it of a proxy: only what is used is read, and checked. A call's arguments come
-in pieces, as text; they are put together, and handed on at the end.
+The client library does not validate chunks, which may come from a proxy. The fields that Petiole uses are validated
+here. The arguments of a tool call arrive in fragments of JSON; the complete calls are yielded at the end.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _FINISH_REASONS: Final[dict[str, FinishReason]] = {
 
 
 class ChunkParser:
-    """Reads the chunks of one answer; `tools` has the names of those that were sent under others."""
+    """Parses the chunks of one answer. `tools` maps encoded tool names to their original names."""
 
     def __init__(self, provider: str, model: str, tools: Mapping[str, str] = MappingProxyType({})) -> None:
         self._provider = provider
@@ -40,31 +40,36 @@ class ChunkParser:
         self._has_text = False
 
     def read(self, chunk: object) -> Iterator[ResponsePart]:
-        """Read one chunk. Raises ProviderRefused."""
+        """Parse one chunk. Raises ProviderRefused."""
         try:
             chunk = _Chunk.model_validate(chunk)
         except ValidationError as error:
-            raise ProviderRefused(self._provider, f"what it sent is no answer ({_error_location(error)})") from error
+            raise ProviderRefused(self._provider, f"its answer is invalid ({_error_location(error)})") from error
         self._model = chunk.model or self._model
         if chunk.usage:
             self._usage = Usage(input_tokens=chunk.usage.prompt_tokens, output_tokens=chunk.usage.completion_tokens)
         for choice in chunk.choices[:1]:
             self._finish_reason = choice.finish_reason or self._finish_reason
-            for piece in choice.delta.tool_calls or []:
-                self._calls.setdefault(piece.index, _PartialCall()).add(piece.function)
+            for fragment in choice.delta.tool_calls or []:
+                self._calls.setdefault(fragment.index, _PartialCall()).add(fragment.function)
             if choice.delta.content:
                 self._has_text = True
                 yield TextDelta(choice.delta.content)
 
     def finish(self) -> Iterator[ResponsePart]:
-        """Hand on what comes last. Raises: ProviderUnavailable where the end is missing, ProviderRefused."""
+        """Yield the tool calls and the last part.
+
+        Raises:
+            ProviderUnavailable: The stream ended early, or a tool call cannot be parsed.
+            ProviderRefused: The answer has neither text nor tool calls.
+        """
         if self._finish_reason is None:
-            raise ProviderUnavailable(self._provider, "its answer broke off before its end")
+            raise ProviderUnavailable(self._provider, "its answer ended early, without a finish reason")
         for call in self._calls.values():
             yield self._tool_call_requested(call)
         reason = "tool_calls" if self._calls else _FINISH_REASONS.get(self._finish_reason, "stop")
         if not self._calls and (not self._has_text or reason == "tool_calls"):
-            raise ProviderRefused(self._provider, f"what it sent is no answer (no text, {self._finish_reason})")
+            raise ProviderRefused(self._provider, f"its answer is empty (finish reason {self._finish_reason})")
         yield Finished(model=self._model, usage=self._usage, finish_reason=reason)
 
     def _tool_call_requested(self, call: _PartialCall) -> ToolCallRequested:
@@ -73,24 +78,24 @@ class ChunkParser:
         except ValueError as error:
             raise self._invalid_call(call, str(error)) from error
         if not call.name or not isinstance(arguments, dict):
-            raise self._invalid_call(call, "a name and an object are needed")
+            raise self._invalid_call(call, "it needs a name and an object of arguments")
         return ToolCallRequested(self._tools.get(call.name, call.name), arguments)
 
     def _invalid_call(self, call: _PartialCall, reason: str) -> ProviderUnavailable:
-        # Another try may well word it right: models draw their words.
-        return ProviderUnavailable(self._provider, f"its call of {call.name or 'a tool'} cannot be read ({reason})")
+        # Retryable, because a model samples its answer and the next one may be valid.
+        return ProviderUnavailable(self._provider, f"its call of {call.name or 'a tool'} cannot be parsed ({reason})")
 
 
 class _PartialCall:
-    """A call as far as it has come."""
+    """A tool call that is not complete yet."""
 
     def __init__(self) -> None:
         self.name = ""
         self.arguments = ""
 
-    def add(self, piece: _Function) -> None:
-        self.name += piece.name or ""
-        self.arguments += piece.arguments or ""
+    def add(self, fragment: _Function) -> None:
+        self.name += fragment.name or ""
+        self.arguments += fragment.arguments or ""
 
 
 class _ResponseModel(BaseModel):
@@ -123,7 +128,7 @@ class _Usage(_ResponseModel):
 
 
 class _Chunk(_ResponseModel):
-    choices: list[_ChunkChoice]  # empty in the chunk that tells the usage
+    choices: list[_ChunkChoice]  # empty in the chunk with the usage
     model: str | None = None
     usage: _Usage | None = None
 

@@ -1,8 +1,7 @@
-"""Any model whose endpoint speaks OpenAI's chat completions: OpenAI itself, vLLM, llama.cpp, Ollama, a proxy.
+"""Any model behind an endpoint with OpenAI's chat completions: OpenAI, vLLM, llama.cpp, Ollama or a proxy.
 
-Set PETIOLE_LLM_MODEL, and OPENAI_API_KEY or PETIOLE_LLM_BASE_URL. The package `openai` comes with the extra
-of that name and is imported when the first model is made, not when a worker starts. What is sent is worded in
-_messages.py; what comes back is read in _chunks.py.
+Set PETIOLE_LLM_MODEL, and OPENAI_API_KEY or PETIOLE_LLM_BASE_URL. The extra `openai` installs the client library,
+which is imported when the first model is created. _messages.py builds the requests, _chunks.py parses the responses.
 """
 
 from __future__ import annotations
@@ -22,15 +21,14 @@ from petiole.workers.settings import WorkerSettings
 if TYPE_CHECKING:
     import openai
 
-# These statuses pass: the request was in time, in a queue, or in the way of another. All others from 400 to
-# 499 do not.
+# Of the statuses from 400 to 499, only these are temporary.
 _RETRYABLE_STATUSES: Final = frozenset(
     {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
 )
 
 
 class ChatCompletionsModel:
-    """A model behind an endpoint. It is asked once: to try again is the delivery's business."""
+    """A model behind an endpoint. It sends each request once; retries belong to the delivery."""
 
     name: str
 
@@ -40,9 +38,9 @@ class ChatCompletionsModel:
         self._options = options
 
     async def answer(self, request: ModelRequest, tools: Sequence[ToolDescription] = ()) -> AsyncIterator[ResponsePart]:
-        """Ask the endpoint. Raises: ProviderUnavailable, ProviderRefused."""
-        chunks = ChunkParser(self.name, self._model, {encode_tool_name(each.name): each.name for each in tools})
-        with self._translated_errors():
+        """Stream the answer from the endpoint. Raises: ProviderUnavailable, ProviderRefused."""
+        parser = ChunkParser(self.name, self._model, {encode_tool_name(tool.name): tool.name for tool in tools})
+        with self._translate_errors():
             stream = await self._client.chat.completions.create(
                 model=self._model,
                 messages=build_chat_messages(request),
@@ -51,18 +49,18 @@ class ChatCompletionsModel:
                 **_tool_options(tools),
                 **self._options,
             )
-            # Closing it closes the connection: nothing is written for who does not listen any more.
-            async with stream, aclosing(stream.__aiter__()) as coming:
-                async for chunk in coming:
-                    for part in chunks.read(chunk):
+            # Closing the stream closes the connection, so that the endpoint stops generating.
+            async with stream, aclosing(stream.__aiter__()) as chunks:
+                async for chunk in chunks:
+                    for part in parser.read(chunk):
                         yield part
-            for part in chunks.finish():
+            for part in parser.finish():
                 yield part
 
     @contextmanager
-    def _translated_errors(self) -> Iterator[None]:
-        """Raise errors of the client's as our own."""
-        import openai  # noqa: PLC0415 - see the module
+    def _translate_errors(self) -> Iterator[None]:
+        """Raise errors of the client library as errors of Petiole."""
+        import openai  # noqa: PLC0415 - an extra
 
         try:
             yield
@@ -73,31 +71,29 @@ class ChatCompletionsModel:
         except openai.APIStatusError as error:
             raise self._refusal(error) from error
         except openai.APIError as error:
-            raise ProviderUnavailable(self.name, f"it broke off with an error, {error.message}") from error
+            raise ProviderUnavailable(self.name, f"the stream ended with an error, {error.message}") from error
         except (openai.OpenAIError, ValueError) as error:
-            raise ProviderRefused(self.name, f"its answer cannot be read ({error})") from error
+            raise ProviderRefused(self.name, f"its answer cannot be parsed ({error})") from error
 
     def _unavailable(self, reason: str) -> ProviderUnavailable:
         return ProviderUnavailable(self.name, reason)
 
     def _refusal(self, error: openai.APIStatusError) -> ProviderUnavailable | ProviderRefused:
-        may_pass = error.status_code in _RETRYABLE_STATUSES or error.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR
-        kind = ProviderUnavailable if may_pass else ProviderRefused
-        return kind(self.name, f"status {error.status_code}, {error.message}")
+        is_retryable = error.status_code in _RETRYABLE_STATUSES or error.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR
+        error_class = ProviderUnavailable if is_retryable else ProviderRefused
+        return error_class(self.name, f"status {error.status_code}, {error.message}")
 
 
 class OpenAI(ChatCompletionsModel):
-    """The endpoint that the environment names."""
+    """The endpoint that the settings name."""
 
     name = "openai"
 
     def __init__(self) -> None:
-        """Prepare the client; nothing is sent yet. Raises: UsageError (missing_extra), NotConfigured."""
+        """Create the client; sends nothing. Raises: UsageError (missing_extra), NotConfigured."""
         settings = WorkerSettings()
         if settings.llm_model is None:
-            raise NotConfigured(
-                "the model of the openai provider", "set PETIOLE_LLM_MODEL to one that the endpoint has"
-            )
+            raise NotConfigured("the model of the openai provider", "set PETIOLE_LLM_MODEL to a model of the endpoint")
         base_url = settings.llm_base_url or settings.openai_base_url
         client = create_client(
             base_url, _api_key(settings, base_url), settings.llm_timeout_s, provider=self.name, extra="openai"
@@ -106,16 +102,16 @@ class OpenAI(ChatCompletionsModel):
 
 
 def create_client(base_url: str | None, key: str, timeout_s: float, *, provider: str, extra: str) -> openai.AsyncOpenAI:
-    """Make a client; nothing is sent yet. Raises UsageError (missing_extra)."""
+    """Create a client; sends nothing. Raises UsageError (missing_extra)."""
     try:
-        import openai  # noqa: PLC0415 - see the module
+        import openai  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise missing_extra(f"the {provider} provider", extra) from error
     return openai.AsyncOpenAI(base_url=base_url, api_key=key, timeout=timeout_s, max_retries=0)
 
 
 def _tool_options(tools: Sequence[ToolDescription]) -> dict[str, Any]:
-    # Endpoints refuse an empty list.
+    # Endpoints reject an empty list.
     return {"tools": build_tool_schemas(tools)} if tools else {}
 
 
@@ -123,5 +119,5 @@ def _api_key(settings: WorkerSettings, base_url: str | None) -> str:
     if settings.openai_api_key is not None:
         return settings.openai_api_key.get_secret_value()
     if base_url is not None:
-        return "none"  # the client insists on a key; endpoints of one's own often want none
-    raise NotConfigured("the key of the openai provider", "set OPENAI_API_KEY, or PETIOLE_LLM_BASE_URL to your own")
+        return "none"  # the client library requires a key, though many self-hosted endpoints do not
+    raise NotConfigured("the key of the openai provider", "set OPENAI_API_KEY, or PETIOLE_LLM_BASE_URL for your own")

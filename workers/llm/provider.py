@@ -1,13 +1,13 @@
-"""LanguageModel: what an agent knows of a model, whichever one answers.
+"""LanguageModel: the interface of all language models.
 
-A model answers by parts, as they come:
+A model yields the parts of its answer as they arrive:
 
-    TextDelta            some more text
-    ToolCallRequested    a call that it wants to be made; `finish_reason` is tool_calls then
-    Finished             the last: why, by which model, and what it took
+    TextDelta            more text
+    ToolCallRequested    a tool call; `finish_reason` is then tool_calls
+    Finished             the last part: finish reason, model and token usage
 
-Whoever reads may stop at any time, by cancelling or by `aclose()`: what the model holds, such as a connection to its
-endpoint, is closed before that returns.
+A reader may stop at any time, by cancellation or with `aclose()`. Either one returns after the model has closed its
+resources, such as the connection to its endpoint.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from petiole.events.catalog.orchestrator import ModelRequest
 from petiole.events.content import Value
 
 _CHARACTERS_PER_TOKEN = 4
-"""Of English text, as OpenAI's page on its tokenizer says."""
+"""For English text. Source: OpenAI's page about its tokenizer."""
 
 _NO_USAGE = Usage()
 
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """Some more text."""
+    """More text of an answer."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCallRequested:
-    """A call of a tool that the model wants to be made."""
+    """A tool call that the model requests."""
 
     tool: str
     arguments: Mapping[str, Value]
@@ -43,7 +43,7 @@ class ToolCallRequested:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The end of an answer."""
+    """The last part of an answer."""
 
     model: str
     usage: Usage = _NO_USAGE
@@ -55,7 +55,7 @@ ResponsePart: TypeAlias = TextDelta | ToolCallRequested | Finished
 
 @dataclass(frozen=True, slots=True)
 class ToolDescription:
-    """A tool as a model is told of it; `parameters` is the JSON Schema of its arguments."""
+    """A tool that a model may call; `parameters` is the JSON Schema of its arguments."""
 
     name: str
     description: str
@@ -64,28 +64,30 @@ class ToolDescription:
 
 @runtime_checkable
 class LanguageModel(Protocol):
-    """Something that writes an answer. Made once in each worker process; several handlers may use it at once."""
+    """A language model. Each worker process creates one instance, which several handlers may use concurrently."""
 
     name: str
 
     def answer(self, request: ModelRequest, tools: Sequence[ToolDescription] = ()) -> AsyncIterator[ResponsePart]:
-        """Write the answer to one request; an `async def` with `yield` is the simplest form.
+        """Generate the answer to one request; an `async def` with `yield` is the simplest form.
 
-        Raises, when it is read: ProviderUnavailable where the same request may succeed later, else ProviderRefused.
+        Raises, during iteration:
+            ProviderUnavailable: The same request may succeed later.
+            ProviderRefused: The same request would fail again.
         """
         ...
 
 
 @dataclass(slots=True)
 class ResponseBuilder:
-    """What has come of an answer so far."""
+    """Collects the parts of an answer."""
 
     text: str = ""
     calls: list[ModelToolCall] = field(default_factory=list)
     finished: Finished | None = None
 
     def add(self, part: ResponsePart) -> None:
-        """Take the next part."""
+        """Add the next part."""
         match part:
             case TextDelta():
                 self.text += part.text
@@ -95,28 +97,30 @@ class ResponseBuilder:
                 self.finished = part
 
     def build(self, model: str, request: ModelRequest) -> GeneratedResponse:
-        """Word it as a response; without an end, as one that was interrupted, whose usage is estimated."""
+        """Build the response. Without a `Finished` part it counts as interrupted, and its usage is estimated."""
         if self.finished is None:
             usage = estimate_usage(request, self.text)
             return GeneratedResponse(text=self.text, model=model, usage=usage, finish_reason="interrupted")
-        end = self.finished
-        # A model may call tools that it was told nothing of.
+        finished = self.finished
+        # A model may call tools although the request offered none.
         calls = tuple(self.calls) if request.may_call_tools else ()
-        reason = "stop" if end.finish_reason == "tool_calls" else end.finish_reason
+        reason = "stop" if finished.finish_reason == "tool_calls" else finished.finish_reason
         return GeneratedResponse(
             text=self.text,
-            model=end.model,
-            usage=end.usage,
+            model=finished.model,
+            usage=finished.usage,
             finish_reason="tool_calls" if calls else reason,
             calls=calls,
         )
 
 
 def estimate_usage(request: ModelRequest, text: str) -> Usage:
-    """Estimate what an answer took whose provider did not say so."""
-    said = [request.text, *(item.text for item in request.context), *(answer.text for answer in request.tools)]
+    """Estimate the token usage of an answer whose provider did not report it."""
+    inputs = [request.text, *(item.text for item in request.context), *(answer.text for answer in request.tools)]
     return Usage(
-        input_tokens=_estimate_tokens(sum(map(len, said))), output_tokens=_estimate_tokens(len(text)), is_estimate=True
+        input_tokens=_estimate_tokens(sum(map(len, inputs))),
+        output_tokens=_estimate_tokens(len(text)),
+        is_estimate=True,
     )
 
 

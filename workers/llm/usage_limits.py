@@ -1,6 +1,7 @@
-"""What a call to a model is held to, and what it costs: its circuit breaker, its account's budget, its price.
+"""Limit and record the usage of a model: circuit breaker, rate limit of its account, cost.
 
-The breaker is `llm.<model>`, as is the account where PETIOLE_LLM_ACCOUNT names no other. `rules` has neither.
+The circuit breaker is named `llm.<model>`. So is the account, unless PETIOLE_LLM_ACCOUNT names another. `rules` has
+neither.
 """
 
 from __future__ import annotations
@@ -21,17 +22,20 @@ _UNMETERED_MODELS = {"rules"}
 _PER_MILLION = 1_000_000
 
 EXPECTED_OUTPUT_TOKENS = 500
-"""How many tokens of an answer are reserved before it is written; then those that were used count."""
+"""Output tokens that are reserved before an answer. Afterwards the tokens that it used are recorded instead."""
 
 
 @asynccontextmanager
 async def limit_usage(
     model: str, request: ModelRequest, answer: ResponseBuilder, timeout_s: float
 ) -> AsyncIterator[None]:
-    """Call a model in this block: through its breaker, and on its account's budget, which is settled at the end.
+    """Call a model in this block, within its circuit breaker and the rate limit of its account.
 
-    Raises: ServiceUnavailable, RetryLater (service_throttled), RateLimitExceeded; UsageError (invalid_option) where the
-    budget never has that room.
+    Raises:
+        ServiceUnavailable: The circuit is open.
+        RetryLater: The endpoint asked for a pause (service_throttled).
+        RateLimitExceeded: The account has no tokens or requests left in this window.
+        UsageError: The request is larger than the rate limit (invalid_option).
     """
     if model in _UNMETERED_MODELS:
         yield
@@ -44,7 +48,7 @@ async def limit_usage(
             try:
                 yield
             except asyncio.CancelledError:
-                # It was asked, and what it wrote by then is paid for.
+                # The provider charges for the input and for the text that was written before the cancellation.
                 reserved.record_usage(total_tokens(estimate_usage(request, answer.text)))
                 raise
             if answer.finished and total_tokens(answer.finished.usage):
@@ -52,7 +56,7 @@ async def limit_usage(
 
 
 def build_usage_record(provider: str, model: str, usage: Usage) -> RecordedUsage | None:
-    """Word what an answer used, and its cost where there is a price; None where nothing was counted."""
+    """Build the record of an answer's usage, with its cost if a price is set; None if no tokens were counted."""
     settings = WorkerSettings()
     if not total_tokens(usage):
         return None
@@ -69,7 +73,7 @@ def build_usage_record(provider: str, model: str, usage: Usage) -> RecordedUsage
 
 
 def cost_of(usage: Usage, settings: WorkerSettings) -> float | None:
-    """Tell what tokens cost; None where no price is set."""
+    """Compute the cost of tokens in US dollars; None if no price is set."""
     input_price = settings.llm_input_price_per_million_tokens
     output_price = settings.llm_output_price_per_million_tokens
     if input_price is None and output_price is None:
@@ -78,7 +82,7 @@ def cost_of(usage: Usage, settings: WorkerSettings) -> float | None:
 
 
 def total_tokens(usage: Usage) -> int:
-    """Add up what was read and written."""
+    """Add up input and output tokens."""
     return usage.input_tokens + usage.output_tokens
 
 
@@ -92,7 +96,7 @@ def _budget(model: str, settings: WorkerSettings, timeout_s: float) -> RateLimit
 
 
 def _cap_to_quota(estimate: int, settings: WorkerSettings) -> int:
-    # What is written is a guess: a quota below it is no reason to refuse for ever.
+    # The output is a guess. Without the cap, an account with a smaller quota would refuse every request.
     return min(estimate, settings.llm_max_tokens_per_minute or estimate)
 
 
@@ -101,5 +105,5 @@ def _account_name(model: str, settings: WorkerSettings) -> str:
 
 
 def _topic_word(name: str) -> str:
-    """Write a model's name as a word of a topic."""
+    """Encode a model's name as a word of a topic."""
     return re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-_") or "model"

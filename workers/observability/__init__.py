@@ -1,1 +1,1 @@
-"""What is seen of a process from outside. Observers watch; they change no outcome."""
+"""Observe a worker process from outside: logging, liveness, readiness. An observer changes no outcome."""

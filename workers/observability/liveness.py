@@ -1,9 +1,11 @@
-"""Pulse: whether a worker's process gets on, asked on its own machine and without a network.
+"""Liveness: whether a worker process makes progress. The check runs on the worker's machine and uses no network.
 
-A thread of the worker touches a file every second; `petiole alive` looks how old it is. Where there is an event loop
-(prefork), the thread does so only while the loop turns, so a worker that is stuck loses its pulse. A worker that looks
-for its broker has no loop for that time, and keeps its pulse: it comes back by itself. Solo and thread pools tell of
-the process alone: a handler may hold solo's loop for an hour.
+A thread of the worker touches a file every second, and `petiole alive` checks the age of that file.
+
+- Prefork pool: the thread touches the file only while the worker's event loop iterates, so a stuck worker fails the
+  check.
+- Reconnecting to the broker: the worker has no event loop then and stays alive, because it recovers by itself.
+- Solo and thread pools: the file shows only that the process runs. A handler may block solo's loop for an hour.
 """
 
 from __future__ import annotations
@@ -22,30 +24,30 @@ from petiole.tasks.runtime import BusRuntime
 
 TOUCH_INTERVAL_S = 1.0
 STUCK_AFTER_S = 10.0
-"""After how long a loop that does not turn counts as stuck."""
+"""An event loop without an iteration for this long counts as stuck."""
 DEAD_AFTER_S = 15.0
-"""How old a pulse may be."""
+"""A worker whose file is older than this counts as dead or stuck."""
 
 
 def liveness_file(node: str) -> Path:
-    """Name the file that holds the pulse of a worker on this machine, of this user."""
+    """Return the path of the file that a worker of this user touches on this machine."""
     name = re.sub(r"[^\w@.-]", "_", node)
     return Path(tempfile.gettempdir()) / f"petiole-{os.getuid()}" / f"{name}.alive"
 
 
 def find_liveness_problem(node: str) -> str | None:
-    """Say why a worker of this machine is taken for dead or stuck; None where it is alive."""
+    """Return why a worker on this machine counts as dead or stuck, or None if it is alive."""
     try:
         age_s = time.time() - liveness_file(node).stat().st_mtime
     except FileNotFoundError:
-        return f"no worker {node} was started here by this user"
+        return f"this user started no worker {node} on this machine"
     if age_s > DEAD_AFTER_S:
-        return f"{node} has not turned its loop, or is dead, for {age_s:.0f} s"
+        return f"{node} has been dead or stuck for {age_s:.0f} s"
     return None
 
 
 class LivenessThread(threading.Thread):
-    """The thread that touches the file."""
+    """A thread that touches the worker's file every second."""
 
     def __init__(self, node: str) -> None:
         super().__init__(name="petiole-liveness", daemon=True)
@@ -53,10 +55,10 @@ class LivenessThread(threading.Thread):
         self._file = liveness_file(node)
         self._stopping = threading.Event()
         self.last_iteration_at: float | None = None
-        """When the event loop turned last; None while there is none."""
+        """The time of the event loop's last iteration; None while there is no loop."""
 
     def run(self) -> None:
-        """Touch the file every second, unless the loop is stuck."""
+        """Touch the file every second unless the event loop is stuck."""
         self._file.parent.mkdir(mode=0o700, exist_ok=True)
         while True:
             if not self._is_stuck():
@@ -66,62 +68,62 @@ class LivenessThread(threading.Thread):
         self._file.unlink(missing_ok=True)
 
     def stop(self) -> None:
-        """Stop, and take the file away."""
+        """Stop the thread and remove the file."""
         self._stopping.set()
         self.join(2 * TOUCH_INTERVAL_S)
 
     def record_loop_iteration(self) -> None:
-        """Note that the loop turns."""
+        """Record an iteration of the event loop."""
         self.last_iteration_at = time.monotonic()
 
     def _is_stuck(self) -> bool:
-        turned_at = self.last_iteration_at
-        return turned_at is not None and time.monotonic() - turned_at > STUCK_AFTER_S
+        iterated_at = self.last_iteration_at
+        return iterated_at is not None and time.monotonic() - iterated_at > STUCK_AFTER_S
 
 
 class WorkerLiveness(bootsteps.StartStopStep):
-    """The worker's part: from its start to its end."""
+    """Run the liveness thread while the worker runs."""
 
     def start(self, worker: Any) -> None:
-        """Begin to touch."""
-        worker.petiole_pulse = LivenessThread(worker.hostname)
-        worker.petiole_pulse.start()
+        """Start the thread."""
+        worker.petiole_liveness = LivenessThread(worker.hostname)
+        worker.petiole_liveness.start()
 
     def stop(self, worker: Any) -> None:
-        """Stop touching."""
-        worker.petiole_pulse.stop()
+        """Stop the thread."""
+        worker.petiole_liveness.stop()
 
     def terminate(self, worker: Any) -> None:
-        """As stop."""
+        """Do the same as `stop`."""
         self.stop(worker)
 
 
 class EventLoopLiveness(bootsteps.StartStopStep):
-    """The consumer's part: while it is connected, its loop has to turn."""
+    """Record the iterations of the event loop while the consumer is connected."""
 
     requires = ("celery.worker.consumer.connection:Connection",)
 
     def start(self, consumer: Any) -> None:
-        """Have the loop tell that it turns, where there is one."""
-        pulse: LivenessThread = consumer.controller.petiole_pulse
+        """Record each second of the event loop, if the pool has one."""
+        liveness: LivenessThread = consumer.controller.petiole_liveness
         if consumer.hub is not None and consumer.controller.pool_cls.__module__.endswith("prefork"):
-            pulse.record_loop_iteration()
-            consumer.hub.call_repeatedly(TOUCH_INTERVAL_S, pulse.record_loop_iteration)
+            liveness.record_loop_iteration()
+            consumer.hub.call_repeatedly(TOUCH_INTERVAL_S, liveness.record_loop_iteration)
 
     def stop(self, consumer: Any) -> None:
-        """Expect nothing of a loop that ends, with its connection or with the worker."""
-        consumer.controller.petiole_pulse.last_iteration_at = None
+        """Expect no more iterations: the loop ends with its connection or with the worker."""
+        consumer.controller.petiole_liveness.last_iteration_at = None
 
     def terminate(self, consumer: Any) -> None:
-        """As stop."""
+        """Do the same as `stop`."""
         self.stop(consumer)
 
     def shutdown(self, consumer: Any) -> None:
-        """As stop."""
+        """Do the same as `stop`."""
         self.stop(consumer)
 
 
 def install_liveness(bus: BusRuntime) -> None:
-    """Let every worker of this app have a pulse."""
+    """Add the liveness thread to every worker of this bus."""
     bus.app.steps["worker"].add(WorkerLiveness)
     bus.app.steps["consumer"].add(EventLoopLiveness)

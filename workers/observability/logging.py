@@ -1,8 +1,8 @@
-"""Logging: one line per fact, with the ids that lead from it to the event.
+"""Logging: the format of the log lines of a Celery process.
 
-Everything logs through the standard library, with its facts in `extra`. Here structlog gives the lines of a Celery
-process their form: readable, or one JSON object each with PETIOLE_LOG_FORMAT=json. Level and file are Celery's own
-options (`-l`, `-f`).
+All code logs through the standard library and passes ids and values in `extra`. structlog formats the records as
+readable lines, or as one JSON object per line with PETIOLE_LOG_FORMAT=json. Celery's options set level and file (`-l`,
+`-f`).
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ log = logging.getLogger(__name__)
 
 
 def build_formatter(log_format: str, *, colorize: bool) -> logging.Formatter:
-    """Make the formatter of the configured form."""
-    # Rich's tracebacks show all variables: with their secrets, and at seconds of a worker's time for each.
+    """Build the formatter for `console` or `json` lines."""
+    # Rich's tracebacks show all variables, secrets included, and each takes seconds of a worker's time.
     plain = structlog.dev.plain_traceback
-    last: list[Processor] = [structlog.dev.ConsoleRenderer(colors=colorize, sort_keys=False, exception_formatter=plain)]
+    renderers: list[Processor] = [
+        structlog.dev.ConsoleRenderer(colors=colorize, sort_keys=False, exception_formatter=plain)
+    ]
     if log_format == "json":
-        last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        renderers = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     return structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[
             structlog.stdlib.add_log_level,
@@ -33,21 +35,21 @@ def build_formatter(log_format: str, *, colorize: bool) -> logging.Formatter:
             structlog.stdlib.ExtraAdder(),
             structlog.processors.TimeStamper(fmt="iso", utc=True),
         ],
-        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
     )
 
 
 def install_logging(log_format: str) -> None:
-    """Give the lines of this process their form, once Celery has set up its loggers; then warn of unknown settings."""
+    """Set the log format once Celery has set up its loggers, then warn of unknown settings."""
 
-    def give_form(logger: logging.Logger, colorize: bool = False, **_: Any) -> None:  # noqa: FBT001, FBT002 - Celery's signal
+    def set_format(logger: logging.Logger, colorize: bool = False, **_: Any) -> None:  # noqa: FBT001, FBT002 - Celery's signal
         for handler in logger.handlers:
             handler.setFormatter(build_formatter(log_format, colorize=bool(colorize)))
 
-    def warn(**_: Any) -> None:
+    def warn_of_unknown_settings(**_: Any) -> None:
         for warning in unknown_settings():
             log.warning("setting.unknown", extra={"problem": warning})
 
-    signals.after_setup_logger.connect(give_form, weak=False)
-    signals.after_setup_task_logger.connect(give_form, weak=False)
-    signals.after_setup_logger.connect(warn, weak=False)
+    signals.after_setup_logger.connect(set_format, weak=False)
+    signals.after_setup_task_logger.connect(set_format, weak=False)
+    signals.after_setup_logger.connect(warn_of_unknown_settings, weak=False)

@@ -1,8 +1,8 @@
-"""Health: whether events can be published and handled now, asked over the same network as everything else.
+"""Readiness: whether events can be published and handled now.
 
-A check is red within LIMIT_S while the broker or the state store does not answer, however it does not (refused, silent,
-slow), and green again as soon as they do. Whether a worker's process gets on is another question, see pulse.py: an
-outage of the broker is no reason to restart a worker.
+The check connects to the broker and the state store as a publisher does. It fails within READY_TIMEOUT_S if one of them
+refuses the connection, is silent or is slow, and succeeds again as soon as both reply. Liveness is a separate check
+(liveness.py), because an outage of the broker is no reason to restart a worker.
 """
 
 from __future__ import annotations
@@ -16,29 +16,34 @@ from petiole.tasks.broker.topology import logical_queue
 from petiole.tasks.runtime import BusRuntime
 
 READY_TIMEOUT_S = 3.0
-"""How long a check takes at most."""
+"""The longest time that a check takes."""
 
 _INSPECT_TIMEOUT_S = 1.0
 
 
 def find_readiness_problem(bus: BusRuntime, *, queue: str | None = None, worker: str | None = None) -> str | None:
-    """Say why the system is not ready; None where it is.
+    """Return why the system is not ready, or None if it is.
 
-    With `queue`, a worker has to consume it; with `worker`, that node has to consume (its name, or all before the @).
-    Raises NotConfigured.
+    Args:
+        bus: The bus whose broker and state store are checked.
+        queue: If given, a worker has to consume this queue.
+        worker: If given, this worker has to consume: its node name, or the part before the @.
+
+    Raises:
+        NotConfigured: No broker is configured.
     """
     bus.require_broker()
-    answers: list[str | None] = []
+    results: list[str | None] = []
     stage = ["the state store"]
 
     def check() -> None:
-        answers.append(_first_problem(bus, stage, queue=queue, worker=worker))
+        results.append(_first_problem(bus, stage, queue=queue, worker=worker))
 
-    # A server may be silent in more ways than socket timeouts cover; the thread is left behind then.
+    # Socket timeouts do not cover every way in which a server can be silent. The daemon thread is then abandoned.
     thread = threading.Thread(target=check, name="petiole-readiness", daemon=True)
     thread.start()
     thread.join(READY_TIMEOUT_S)
-    return answers[0] if answers else f"{stage[0]} did not answer within {READY_TIMEOUT_S:g} s"
+    return results[0] if results else f"{stage[0]} did not reply within {READY_TIMEOUT_S:g} s"
 
 
 def _first_problem(bus: BusRuntime, stage: list[str], *, queue: str | None, worker: str | None) -> str | None:
@@ -51,8 +56,8 @@ def _first_problem(bus: BusRuntime, stage: list[str], *, queue: str | None, work
             check()
         except PetioleError as error:
             return str(error)
-        except Exception as error:  # noqa: BLE001 - whatever keeps a server from answering is the answer
-            return f"{stage[0]} does not answer: {error}"
+        except Exception as error:  # noqa: BLE001 - every error of a server is a reason why it is not ready
+            return f"{stage[0]} does not reply: {error}"
     stage[0] = "remote control"
     return _find_consumer_problem(bus, queue=queue, worker=worker) if queue or worker else None
 
@@ -60,20 +65,20 @@ def _first_problem(bus: BusRuntime, stage: list[str], *, queue: str | None, work
 def _connect(bus: BusRuntime) -> None:
     with bus.app.connection_for_read() as connection:
         connection.connect()
-        # Redis is connected to when it is first used.
+        # kombu connects to Redis only when a channel is opened.
         channel: Any = connection.channel()
         channel.close()
 
 
 def _find_consumer_problem(bus: BusRuntime, *, queue: str | None, worker: str | None) -> str | None:
-    answers = bus.app.control.inspect(timeout=_INSPECT_TIMEOUT_S).active_queues() or {}
+    replies = bus.app.control.inspect(timeout=_INSPECT_TIMEOUT_S).active_queues() or {}
     consumed = {
-        node: {logical_queue(each["name"]) for each in queues}
-        for node, queues in answers.items()
+        node: {logical_queue(entry["name"]) for entry in queues}
+        for node, queues in replies.items()
         if worker is None or worker in {node, node.partition("@")[0]}
     }
     if worker is not None and not any(consumed.values()):
-        return f"the worker {worker} does not answer, or consumes nothing"
+        return f"the worker {worker} does not reply, or consumes nothing"
     if queue is not None and not any(queue in queues for queues in consumed.values()):
         return f"no worker consumes the queue {queue}" if worker is None else f"{worker} does not consume {queue}"
     return None

@@ -1,1 +1,1 @@
-"""Processes: the embedded broker, discovery of agents, heartbeats, lifecycle."""
+"""Start and stop processes: the embedded broker, discovery of agents, child processes."""

@@ -1,7 +1,7 @@
-"""Processes: Celery's workers and beat as children of a command: started, awaited, stopped to the last one.
+"""Run Celery's workers and beat as child processes of a command: start them, wait for them, stop them.
 
-Each child leads a session of its own: Ctrl-C in the terminal reaches the command alone, which ends its children in
-order, a worker with what it has in hand. All share the directory of the embedded broker.
+Each child leads its own session, so Ctrl-C in the terminal reaches the command only. The command then stops its
+children in order, and a worker finishes its running handlers. All children use the home of the embedded broker.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ WORKER_START_TIMEOUT_S = 60.0
 _PING_TIMEOUT_S = 0.5
 _POLL_S = 0.1
 
-# Warm, then cold (a worker gives back what it holds), each with its patience in seconds; then without asking.
+# A warm shutdown, then a cold one, in which a worker returns its messages to the broker; each with its timeout in
+# seconds. SIGKILL follows.
 _STOP_SIGNALS = ((signal.SIGTERM, 20.0), (signal.SIGQUIT, 5.0))
 
 
@@ -44,7 +45,7 @@ class ChildProcess:
         return self.process.poll() is None
 
     def wait_for_exit(self, seconds: float) -> bool:
-        """Wait for the process to end; returns whether it did."""
+        """Wait for the process to end, and return whether it ended."""
         try:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -52,18 +53,18 @@ class ChildProcess:
         return True
 
     def stop(self) -> None:
-        """End the process and all it started: warm, then cold, then killed; Ctrl-C meanwhile kills. Safe to repeat."""
+        """Stop the process and its children: warm shutdown, cold shutdown, SIGKILL; Ctrl-C kills at once. Idempotent"""
         try:
-            for number, patience_s in _STOP_SIGNALS:
+            for number, timeout_s in _STOP_SIGNALS:
                 self.process.send_signal(number)
-                if self.wait_for_exit(patience_s):
+                if self.wait_for_exit(timeout_s):
                     break
         except KeyboardInterrupt:
             pass
         self.kill()
 
     def kill(self) -> None:
-        """End whatever still runs of the process and its children, at once."""
+        """Kill the process and its children."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -72,43 +73,41 @@ class ChildProcess:
 def start_worker(
     name: str, *, concurrency: int, output: IO[str] | int, label: str = "worker", options: Sequence[str] = ()
 ) -> ChildProcess:
-    """Start a worker with all agents, or as Celery's `options` limit it, named `name` at this host."""
+    """Start a worker named `name@host`. It runs all agents unless Celery's `options` select some."""
     options = [*options, "--hostname", node_name(name), "--concurrency", str(concurrency), "--loglevel", "INFO"]
-    # It looks for no neighbours, which takes a second: it is the only one, or needs none.
+    # Mingle and gossip look for other workers, which takes a second; this worker does not need them.
     return _start_celery(label, ["worker", *options, "--without-mingle", "--without-gossip"], output)
 
 
 def start_beat(*, output: IO[str] | int) -> ChildProcess:
-    """Start the scheduler of what is periodic."""
-    # Without a pid file: it would lie in the current directory, and outlive a beat that was killed.
+    """Start beat, which schedules the periodic tasks."""
+    # No pid file: it would be in the current directory, and would remain after beat is killed.
     return _start_celery("beat", ["beat", "--pidfile=", "--loglevel", "INFO"], output)
 
 
 def node_name(name: str) -> str:
-    """Tell a worker's full name among workers."""
+    """Return a worker's node name, `name@host`."""
     return f"{name}@{socket.gethostname()}"
 
 
 def list_responding_workers(bus: BusRuntime, *, timeout_s: float = 1.0) -> list[str]:
-    """List the workers that answer in time; where none does, that takes all of it."""
+    """List the workers that reply within the timeout. Takes the whole timeout if none replies."""
     return sorted(node for reply in bus.app.control.ping(timeout=timeout_s) or [] for node in reply)
 
 
 def wait_for_worker(bus: BusRuntime, child: ChildProcess, node: str, *, log: Path | None = None) -> None:
-    """Wait until a worker consumes: by then it has announced its agents. Raises Retryable (worker_not_started)."""
+    """Wait until a worker replies; its agents are then registered. Raises Retryable (worker_not_started)."""
     deadline = time.monotonic() + WORKER_START_TIMEOUT_S
     while not bus.app.control.ping(destination=[node], timeout=_PING_TIMEOUT_S):
         if not child.is_alive:
-            reason = f"ended at once, with exit code {child.process.returncode}"
+            reason = f"exited with code {child.process.returncode}"
             raise worker_not_started(node, reason, read_last_lines(log))
         if time.monotonic() > deadline:
-            raise worker_not_started(
-                node, f"did not answer within {WORKER_START_TIMEOUT_S:.0f} s", read_last_lines(log)
-            )
+            raise worker_not_started(node, f"did not reply within {WORKER_START_TIMEOUT_S:.0f} s", read_last_lines(log))
 
 
 def wait_for_first_exit(children: Sequence[ChildProcess]) -> ChildProcess:
-    """Wait until one of them ends, and return it."""
+    """Wait until one child ends, and return it."""
     while True:
         for child in children:
             if child.wait_for_exit(_POLL_S):
@@ -116,14 +115,14 @@ def wait_for_first_exit(children: Sequence[ChildProcess]) -> ChildProcess:
 
 
 def forward_output(child: ChildProcess, show: Callable[[str], object]) -> threading.Thread:
-    """Hand each line that a child writes into its pipe to `show`, in a thread that ends with the child."""
+    """Call `show` with each line that a child writes, in a thread that ends with the child."""
     thread = threading.Thread(target=_forward_lines, args=(child, show), name=f"output-{child.name}", daemon=True)
     thread.start()
     return thread
 
 
 def read_last_lines(path: Path | None, count: int = 12) -> str:
-    """Read the end of a log; empty where there is none."""
+    """Read the last lines of a log; return an empty text if the file does not exist."""
     if path is None or not path.is_file():
         return ""
     return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-count:])
@@ -131,15 +130,15 @@ def read_last_lines(path: Path | None, count: int = 12) -> str:
 
 @contextmanager
 def signals_as_keyboard_interrupt() -> Iterator[None]:
-    """Raise KeyboardInterrupt on SIGTERM and SIGHUP too, so that what was started is stopped on every way out."""
+    """Raise KeyboardInterrupt on SIGTERM and SIGHUP too, so that a command stops its children on these signals."""
     numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup ignores it
         numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, _interrupt) for number in numbers}
+    previous = {number: signal.signal(number, _interrupt) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
@@ -163,5 +162,5 @@ def _forward_lines(child: ChildProcess, show: Callable[[str], object]) -> None:
         show(line.rstrip("\n"))
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the shape of a signal handler
+def _interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a signal handler's signature
     raise KeyboardInterrupt

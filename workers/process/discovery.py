@@ -1,7 +1,7 @@
-"""Loading: which agents this process knows.
+"""Discover agents: import the modules that PETIOLE_AGENTS names, and collect their agents.
 
-PETIOLE_AGENTS names modules, separated by commas; a package stands for all of its modules. To add agents of your own to
-Petiole's: PETIOLE_AGENTS=petiole.workers.agents,shop.agents
+PETIOLE_AGENTS is a list of modules, separated by commas. A package stands for itself and its direct modules. To add
+agents of your own to the bundled ones: PETIOLE_AGENTS=petiole.workers.agents,shop.agents
 """
 
 from __future__ import annotations
@@ -17,28 +17,29 @@ from petiole.workers.settings import WorkerSettings
 
 
 def configured_agents() -> list[Agent]:
-    """Load the agents that PETIOLE_AGENTS names, in that order. Raises UsageError (unknown_agent)."""
+    """Load the agents of PETIOLE_AGENTS, in that order. Raises UsageError (unknown_agent)."""
     return load_agents(WorkerSettings().agents)
 
 
 def load_agents(names: Iterable[str]) -> list[Agent]:
     """Load the agents of these modules and packages.
 
-    Raises UsageError (unknown_agent) for a module without any, or two of a name.
+    Raises:
+        UsageError: unknown_agent, if a module does not exist, contains no agent, or contains a second agent of a name.
     """
     loaded: dict[str, Agent] = {}
     for name in names:
         for agent in _agents_of(name):
             if loaded.setdefault(agent.name, agent) is not agent:
-                raise unknown_agent(name, f"an agent named {agent.name!r} was loaded before; rename one")
+                raise unknown_agent(name, f"another agent is named {agent.name!r} too; rename one")
     return list(loaded.values())
 
 
 def _agents_of(name: str) -> list[Agent]:
-    found = [agent for module in _modules(name) for agent in _agents_in(module)]
-    if not found:
-        raise unknown_agent(name, "it holds no Agent")
-    return found
+    agents = [agent for module in _modules(name) for agent in _agents_in(module)]
+    if not agents:
+        raise unknown_agent(name, "it contains no Agent")
+    return agents
 
 
 def _modules(name: str) -> Iterator[ModuleType]:
@@ -52,10 +53,10 @@ def _import(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        # A module that exists but lacks one of its own imports is that module's matter, and says so itself.
+        # The module exists, and one of its own imports is missing: Python's message names that import.
         if error.name is None or not name.startswith(error.name):
             raise
-        raise unknown_agent(name, "there is no such module") from error
+        raise unknown_agent(name, "the module does not exist") from error
 
 
 def _agents_in(module: ModuleType) -> list[Agent]:

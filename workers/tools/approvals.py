@@ -1,17 +1,18 @@
-"""Approvals: tool calls that somebody grants or denies, before they run.
+"""Approvals: a person grants or denies a tool call before it runs.
 
-    asked for ──┬── granted ──▶ the call runs
-                ├── denied ───▶ it has failed
-                └── expired ──▶ it has failed: nobody decided within PETIOLE_APPROVAL_TIMEOUT_S
+    requested ──┬── granted ──▶ the call runs
+                ├── denied ───▶ the call fails
+                └── expired ──▶ the call fails: no decision within PETIOLE_APPROVAL_TIMEOUT_S
 
-    from petiole.tasks import approvals
+    from petiole.workers.tools import approvals
 
-    for approval in approvals.find():
+    for approval in approvals.find_approvals():
         approvals.grant(approval.id, by="ada")
 
-What waits holds no worker: the delivery that asked is over, and the event of the decision leads on. Whoever decides
-first decides, in the store; then it is told, under an id that follows from the approval. Where the teller dies in
-between, it is told by whoever decides again, or at the deadline. `petiole approvals` is the same at the command line.
+A pending approval occupies no worker: the delivery that requested it has ended, and the event of the decision continues
+the call. The first decision is stored, then its event is published with an id derived from the approval. If the process
+crashes in between, the event is published when the decision is repeated, or at the deadline. The command line has
+`petiole approvals`.
 """
 
 from __future__ import annotations
@@ -56,10 +57,12 @@ __all__ = [
     "verify_decision",
 ]
 
+_DEADLINE = "its deadline"
+
 
 @dataclass(frozen=True, slots=True)
 class Approval:
-    """An approval: what is asked for, by which event, and what was decided."""
+    """An approval: the request and the decision."""
 
     request: ApprovalRequestedEvent
     state: ApprovalState
@@ -69,42 +72,42 @@ class Approval:
 
     @property
     def id(self) -> str:
-        """Its id."""
+        """The id of the approval."""
         return self.request.content.approval_id
 
     @property
     def call(self) -> ApprovalRequest:
-        """What is to be run."""
+        """The call to approve."""
         return self.request.content
 
     def build_event(self) -> Event | None:
-        """Word the decision, always the same; None while there is none."""
+        """Build the event of the decision, always the same; None while the approval is pending."""
         if self.state == "pending":
             return None
-        asked = self.call.model_dump()
+        call_fields = self.call.model_dump()
         fields: EventFields = {"event_id": str(uuid5(NAMESPACE_OID, f"{self.id} {self.state}"))}
         if self.decided_at is not None:
             fields["timestamp"] = self.decided_at
         if self.state == "expired":
-            fields["content"] = ApprovalRequest(**asked)
+            fields["content"] = ApprovalRequest(**call_fields)
             return self.request.caused(ApprovalExpiredEvent, **fields)
-        fields["content"] = ApprovalDecision(**asked, by=self.by, reason=self.reason)
-        kind = ApprovalGrantedEvent if self.state == "granted" else ApprovalDeniedEvent
-        return self.request.caused(kind, **fields)
+        fields["content"] = ApprovalDecision(**call_fields, by=self.by, reason=self.reason)
+        event_class = ApprovalGrantedEvent if self.state == "granted" else ApprovalDeniedEvent
+        return self.request.caused(event_class, **fields)
 
 
 def open_approval(request: ApprovalRequestedEvent, *, bus: BusRuntime | None = None) -> Approval:
-    """Keep that an approval is asked for; returns it as it was asked for first. Publishes nothing."""
+    """Store a request for approval, and return the stored approval. The first request wins. Publishes nothing."""
     bus = current_bus(bus)
-    asked = request.content
+    call = request.content
     team_state(bus).approvals.open(
-        asked.approval_id, request.model_dump_json(), fingerprint=asked.fingerprint, expires_at=asked.expires_at
+        call.approval_id, request.model_dump_json(), fingerprint=call.fingerprint, expires_at=call.expires_at
     )
-    return get_approval(asked.approval_id, bus=bus)
+    return get_approval(call.approval_id, bus=bus)
 
 
 def grant(approval_id: str, *, by: str | None = None, reason: str = "", bus: BusRuntime | None = None) -> Approval:
-    """Let a call run. `by` is who says so, by default user@host. Safe to repeat by the same.
+    """Approve a call. `by` is the name of the person, by default user@host. The same person may repeat it.
 
     Raises: UsageError (unknown_approval, approval_decided), BrokerUnavailable.
     """
@@ -112,53 +115,53 @@ def grant(approval_id: str, *, by: str | None = None, reason: str = "", bus: Bus
 
 
 def deny(approval_id: str, *, by: str | None = None, reason: str = "", bus: BusRuntime | None = None) -> Approval:
-    """Let a call fail, with the reason. Otherwise as `grant`."""
+    """Deny a call, for a reason. Otherwise like `grant`."""
     return _decide(approval_id, "denied", by or current_operator(), reason, current_bus(bus))
 
 
 def mark_expired(approval_id: str, *, bus: BusRuntime | None = None) -> Approval:
-    """Let a call fail that nobody has decided; one that was decided stays. Publishes nothing."""
+    """Mark a pending approval as expired; an earlier decision stays. Publishes nothing."""
     bus = current_bus(bus)
     team_state(bus).approvals.decide(approval_id, "expired", in_time=False)
     return get_approval(approval_id, bus=bus)
 
 
 def verify_decision(approval_id: str, state: ApprovalState, fingerprint: str, *, bus: BusRuntime | None = None) -> None:
-    """Make sure that this was decided, of these arguments. Raises Permanent (approval_mismatch)."""
-    kept = team_state(current_bus(bus)).approvals.get(approval_id)
-    if kept is None or kept.state != state:
-        raise approval_mismatch(approval_id, f"it is {kept.state if kept else 'not known'}, and not {state}")
-    if kept.fingerprint != fingerprint:
-        raise approval_mismatch(approval_id, "its tool and arguments are not those that were asked for")
+    """Verify that the approval is in this state, for this tool and arguments. Raises Permanent (approval_mismatch)."""
+    record = team_state(current_bus(bus)).approvals.get(approval_id)
+    if record is None or record.state != state:
+        raise approval_mismatch(approval_id, f"it is {record.state if record else 'not_found'}, not {state}")
+    if record.fingerprint != fingerprint:
+        raise approval_mismatch(approval_id, "its tool or arguments differ from the request")
 
 
 def get_approval(approval_id: str, *, bus: BusRuntime | None = None) -> Approval:
-    """Look an approval up. Raises UsageError (unknown_approval)."""
+    """Look up an approval. Raises UsageError (unknown_approval)."""
     bus = current_bus(bus)
-    kept = team_state(bus).approvals.get(approval_id)
-    if kept is None:
+    record = team_state(bus).approvals.get(approval_id)
+    if record is None:
         raise unknown_approval(approval_id)
-    return _read(bus, kept)
+    return _read(bus, record)
 
 
 def find_approvals(
     states: Sequence[ApprovalState] = ("pending",), *, bus: BusRuntime | None = None
 ) -> Iterator[Approval]:
-    """Find approvals, the newest first: those that wait, or those of other states."""
+    """Find approvals in these states, newest first."""
     bus = current_bus(bus)
-    return (_read(bus, kept) for kept in team_state(bus).approvals.iterate_newest() if kept.state in states)
+    return (_read(bus, record) for record in team_state(bus).approvals.iterate_newest() if record.state in states)
 
 
 def _decide(approval_id: str, state: ApprovalState, by: str, reason: str, bus: BusRuntime) -> Approval:
-    met = team_state(bus).approvals.decide(approval_id, state, by=by, reason=reason)
-    found = get_approval(approval_id, bus=bus)
-    if met == "late":
-        raise approval_decided(approval_id, "expired", "the clock")
-    # Told again also where another decided it: whoever did may have died before it was told.
-    _publish(bus, found.build_event())
-    if met == "already_decided" and (found.state, found.by) != (state, by):
-        raise approval_decided(approval_id, found.state, found.by or "the clock")
-    return found
+    result = team_state(bus).approvals.decide(approval_id, state, by=by, reason=reason)
+    approval = get_approval(approval_id, bus=bus)
+    if result == "late":
+        raise approval_decided(approval_id, "expired", _DEADLINE)
+    # Also published for an earlier decision, whose process may have crashed before it published the event.
+    _publish(bus, approval.build_event())
+    if result == "already_decided" and (approval.state, approval.by) != (state, by):
+        raise approval_decided(approval_id, approval.state, approval.by or _DEADLINE)
+    return approval
 
 
 def _publish(bus: BusRuntime, event: Event | None) -> None:
@@ -174,5 +177,5 @@ def _publish(bus: BusRuntime, event: Event | None) -> None:
 def _read(bus: BusRuntime, record: ApprovalRecord) -> Approval:
     request = bus.event_registry.parse_json(record.request)
     if not isinstance(request, ApprovalRequestedEvent):
-        raise approval_mismatch(record.id, "what asked for it is no tools.approval.requested")
+        raise approval_mismatch(record.id, f"its request is {request.event_type}, not tools.approval.requested")
     return Approval(request, record.state, record.by, record.reason, record.decided_at)

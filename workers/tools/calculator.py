@@ -1,4 +1,4 @@
-"""Calculator: arithmetic on numbers, and nothing else that an expression could do."""
+"""Calculator: the tool that evaluates arithmetic. Names, functions and attributes are not evaluated."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from petiole.workers.tools.tool import ToolOutput
 Operand: TypeAlias = int | float
 
 MAX_BITS = 1024
-"""Size of the largest whole number that is worked with: 308 digits, about where floating point ends too."""
+"""Limit of integers: 308 decimal digits, like the largest floating-point number."""
 
 _INT64 = 2**63
 _ARITHMETIC = re.compile(r"[0-9\s.+\-*/%()eE_]+")
@@ -31,19 +31,20 @@ def calculator(
 ) -> ToolOutput:
     """Work out an arithmetic expression.
 
-    Raises: UsageError (invalid_arguments) for what is no arithmetic, ToolFailed for what has no result or too large a
-    one.
+    Raises:
+        UsageError: The text is not an arithmetic expression (invalid_arguments).
+        ToolFailed: The expression has no result, or its result is too large.
     """
-    tidy = " ".join(expression.split())
-    result = _evaluate(tidy)
-    # A whole number that fits no event travels as text, with every digit.
+    normalized = " ".join(expression.split())
+    result = _evaluate(normalized)
+    # Events carry integers of 64 bits; a larger one is sent as text.
     value = str(result) if isinstance(result, int) and not -_INT64 <= result < _INT64 else result
-    return ToolOutput(value, f"{tidy} is {_format_number(result)}")
+    return ToolOutput(value, f"{normalized} is {_format_number(result)}")
 
 
 def _evaluate(expression: str) -> Operand:
     if not _ARITHMETIC.fullmatch(expression):
-        raise invalid_arguments("calculator", "expression", "holds more than numbers, + - * / // % ** and parentheses")
+        raise invalid_arguments("calculator", "expression", "may only contain numbers, + - * / // % ** and parentheses")
     try:
         result = _evaluator().eval(expression)  # type: ignore[no-untyped-call]  # simpleeval annotates little
     except ZeroDivisionError as error:
@@ -51,15 +52,15 @@ def _evaluate(expression: str) -> Operand:
     except OverflowError as error:
         raise _too_large(expression) from error
     except (InvalidExpression, SyntaxError, RecursionError, MemoryError) as error:
-        raise invalid_arguments("calculator", "expression", "is no complete arithmetic expression") from error
+        raise invalid_arguments("calculator", "expression", "is not a complete arithmetic expression") from error
     return _check_size(result, expression)
 
 
 def _check_size(result: object, expression: str) -> Operand:
     if isinstance(result, complex):
-        raise ToolFailed("calculator", f"{expression} is no real number")
+        raise ToolFailed("calculator", f"{expression} is not a real number")
     if isinstance(result, bool) or not isinstance(result, int | float):
-        raise invalid_arguments("calculator", "expression", "is no number")
+        raise invalid_arguments("calculator", "expression", "is not a number")
     if not math.isfinite(result):
         raise _too_large(expression)
     return result
@@ -70,7 +71,7 @@ def _too_large(expression: str) -> ToolFailed:
 
 
 def _power(base: Operand, exponent: Operand) -> Operand:
-    # Checked before, not after: 9**9**9 would keep a processor busy for hours.
+    # Checked before the computation, because 9**9**9 would take hours.
     if isinstance(base, int) and isinstance(exponent, int) and base.bit_length() * abs(exponent) > MAX_BITS:
         raise OverflowError
     result: Operand = operator.pow(base, exponent)
@@ -105,5 +106,5 @@ def _evaluator() -> SimpleEval:
 
 
 def _format_number(result: Operand) -> str:
-    # 0.1 + 0.2 is 0.3 to whoever asked; the value keeps all its digits.
+    # Rounded for people, so that 0.1 + 0.2 is 0.3; the value has all digits.
     return str(result) if isinstance(result, int) else f"{result:.12g}"

@@ -1,4 +1,4 @@
-"""Clock: what time it is, here or elsewhere."""
+"""Clock: the tool that returns the current time in a time zone."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ def clock(
 
 
 def format_time(moment: datetime, zone: ZoneInfo) -> ToolOutput:
-    """Word a moment as the clocks of a zone show it; the value is ISO 8601 to the second."""
+    """Format a moment in a time zone; the value is ISO 8601 with seconds."""
     local = moment.astimezone(zone)
     place = "UTC" if zone.key == "UTC" else zone.key.replace("_", " ")
     return ToolOutput(local.isoformat(timespec="seconds"), f"it is {local:%H:%M on %A, %d %B %Y} ({place})")
 
 
 def find_zone(name: str) -> str:
-    """Find a zone by its IANA name or by its city, in any case. Raises: UsageError (invalid_arguments)."""
-    found = _zones().get(name.strip().replace(" ", "_").casefold())
-    if found is None:
-        raise invalid_arguments("clock", "zone", f"knows no {name!r}; give an IANA zone, such as 'Europe/Paris'")
-    return found
+    """Find a zone by its IANA name or its city, ignoring case. Raises UsageError (invalid_arguments)."""
+    zone = _zones().get(name.strip().replace(" ", "_").casefold())
+    if zone is None:
+        raise invalid_arguments("clock", "zone", f"{name!r} is unknown; give an IANA zone, such as 'Europe/Paris'")
+    return zone
 
 
 @cache
 def _zones() -> dict[str, str]:
-    every = sorted(available_timezones())
-    cities = {zone.rsplit("/", 1)[-1].casefold(): zone for zone in every if not zone.startswith(("Etc/", "posix/"))}
-    return cities | {zone.casefold(): zone for zone in every}
+    zones = sorted(available_timezones())
+    cities = {zone.rsplit("/", 1)[-1].casefold(): zone for zone in zones if not zone.startswith(("Etc/", "posix/"))}
+    return cities | {zone.casefold(): zone for zone in zones}

@@ -1,6 +1,6 @@
-"""Functions as tools: name, description and the schema of the arguments are read from the signature.
+"""Function tools: make a tool from a function. Name, description and argument schema come from its signature.
 
-A parameter `context: ToolContext` is no argument; it is handed in.
+A parameter `context` receives the `ToolContext` and is not part of the schema.
 """
 
 from __future__ import annotations
@@ -18,38 +18,39 @@ from petiole.events.validation import invalid_event
 from petiole.workers.tools.tool import Tool, ToolContext, ValidatedArguments
 from petiole.workers.tools.tool_policy import ToolPolicy
 
-# Tools have any signature, which no single callable type can say.
+# A tool may have any signature.
 ToolFunction: TypeAlias = Callable[..., Any]
 
 _CONTEXT_PARAMETER = "context"
 
 
 def tool_from_function(function: ToolFunction, policy: ToolPolicy) -> Tool:
-    """Make a tool of a function. Raises UsageError for `async def` and for a parameter without a type."""
+    """Make a tool from a function. Raises UsageError for `async def` and for a parameter without a type."""
     name = function.__name__
     if inspect.iscoroutinefunction(function):
         raise UsageError(f"the tool {name!r} is async; write it as a plain function")
     parameters = inspect.signature(function).parameters
-    model = _arguments_model(function, [each for name, each in parameters.items() if name != _CONTEXT_PARAMETER])
+    arguments = [parameter for name, parameter in parameters.items() if name != _CONTEXT_PARAMETER]
+    model = _arguments_model(function, arguments)
 
-    def accept(arguments: Mapping[str, Value]) -> ValidatedArguments:
+    def validate(arguments: Mapping[str, Value]) -> ValidatedArguments:
         return _validate_arguments(name, model, arguments)
 
-    def run(accepted: ValidatedArguments, context: ToolContext) -> object:
-        return function(**accepted, **({_CONTEXT_PARAMETER: context} if _CONTEXT_PARAMETER in parameters else {}))
+    def run(validated: ValidatedArguments, context: ToolContext) -> object:
+        return function(**validated, **({_CONTEXT_PARAMETER: context} if _CONTEXT_PARAMETER in parameters else {}))
 
     description = (inspect.getdoc(function) or "").split("\n")[0]
-    return Tool(name, description, model.model_json_schema(), accept, run, policy)
+    return Tool(name, description, model.model_json_schema(), validate, run, policy)
 
 
 def _validate_arguments(tool: str, model: type[BaseModel], arguments: Mapping[str, Value]) -> ValidatedArguments:
     try:
-        # By way of JSON: strict, yet dates, tuples and enums are read from what an event can carry.
-        accepted = model.model_validate_json(to_json(arguments))
+        # Through JSON, where strict mode still accepts dates, tuples and enums in their JSON form.
+        validated = model.model_validate_json(to_json(arguments))
     except ValidationError as error:
-        found = invalid_event(tool, error)
-        raise invalid_arguments(tool, found.field, found.reason) from error
-    return {name: getattr(accepted, name) for name in model.model_fields}
+        problem = invalid_event(tool, error)
+        raise invalid_arguments(tool, problem.field, problem.reason) from error
+    return {name: getattr(validated, name) for name in model.model_fields}
 
 
 def _arguments_model(function: ToolFunction, parameters: Sequence[inspect.Parameter]) -> type[BaseModel]:
@@ -57,9 +58,9 @@ def _arguments_model(function: ToolFunction, parameters: Sequence[inspect.Parame
     for parameter in parameters:
         if parameter.name not in types:
             raise UsageError(
-                f"the tool {function.__name__!r} gives its parameter {parameter.name!r} no type; give it one"
+                f"the parameter {parameter.name!r} of the tool {function.__name__!r} has no type; annotate it"
             )
-    fields: dict[str, Any] = {each.name: (types[each.name], _default(each)) for each in parameters}
+    fields: dict[str, Any] = {parameter.name: (types[parameter.name], _default(parameter)) for parameter in parameters}
     return create_model(function.__name__, __config__=ConfigDict(extra="forbid", strict=True), **fields)
 
 

@@ -1,4 +1,4 @@
-"""Primes: counts them, and tells on the way how far it is."""
+"""Primes: the tool that counts prime numbers and reports its progress."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PROGRESS_STEPS = 5
 @tool
 def primes(
     context: ToolContext,
-    below: Annotated[int, Field(ge=0, le=10_000_000, description="the first number that is not looked at")],
+    below: Annotated[int, Field(ge=0, le=10_000_000, description="upper limit, exclusive")],
 ) -> ToolOutput:
     """Count the prime numbers below a number; reports its progress five times."""
     count = 0
@@ -33,11 +33,11 @@ def _segments(below: int) -> Iterator[tuple[int, int]]:
 
 
 def _sieve(first: int, end: int) -> bytearray:
-    """Mark the primes from `first` up to, not including, `end`: the sieve of Eratosthenes on one stretch."""
+    """Mark the primes from `first` to `end`, exclusive, with the segmented sieve of Eratosthenes."""
     marks = bytearray(b"\1") * (end - first)
     for number in range(first, min(end, 2)):
         marks[number - first] = 0
     for divisor in range(2, math.isqrt(max(end - 1, 0)) + 1):
-        struck = max(divisor * divisor, -(-first // divisor) * divisor) - first
-        marks[struck::divisor] = bytes(len(range(struck, end - first, divisor)))
+        start = max(divisor * divisor, -(-first // divisor) * divisor) - first
+        marks[start::divisor] = bytes(len(range(start, end - first, divisor)))
     return marks

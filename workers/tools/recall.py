@@ -1,4 +1,4 @@
-"""Recall: what was said before in this conversation."""
+"""Recall: the tool that searches the memories of this conversation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from petiole.workers.tools.tool import ToolContext, ToolOutput
 
 Speaker: TypeAlias = Literal["user", "assistant", "anyone"]
 
-# A tool's result is remembered with the question it answered, so it tells what the user asked.
+# The memory of a tool result contains the user's question, so it also counts as the user's words.
 _ROLES: Final[dict[Speaker, frozenset[str]]] = {
     "user": frozenset({"user", "tool"}),
     "assistant": frozenset({"assistant"}),
@@ -26,35 +26,36 @@ _MAX_CANDIDATES = 50
 @tool
 def recall(
     context: ToolContext,
-    about: Annotated[str, Field(max_length=500, description="words to look for; none for what was said last")] = "",
-    said_by: Annotated[Speaker, Field(description="whose words are wanted")] = "anyone",
+    about: Annotated[str, Field(max_length=500, description="search words; empty for the latest messages")] = "",
+    said_by: Annotated[Speaker, Field(description="whose messages to search")] = "anyone",
     limit: Annotated[int, Field(ge=1, le=20)] = 2,
 ) -> ToolOutput:
     """Look up what was said earlier in this conversation, best match first."""
-    found = [each for each in context.recall(about, _MAX_CANDIDATES) if each.role in _ROLES[said_by]][:limit]
-    return ToolOutput([_recollection_value(each) for each in found], _results_text(found, about))
+    candidates = context.recall(about, _MAX_CANDIDATES)
+    memories = [memory for memory in candidates if memory.role in _ROLES[said_by]][:limit]
+    return ToolOutput([_memory_value(memory) for memory in memories], _results_text(memories, about))
 
 
-def _recollection_value(recollection: MemoryItem) -> dict[str, Value]:
+def _memory_value(memory: MemoryItem) -> dict[str, Value]:
     return {
-        "role": recollection.role,
-        "text": recollection.text,
-        "said_at": recollection.said_at.isoformat(),
-        "score": recollection.score,
+        "role": memory.role,
+        "text": memory.text,
+        "said_at": memory.said_at.isoformat(),
+        "score": memory.score,
     }
 
 
-def _results_text(recollections: list[MemoryItem], about: str) -> str:
-    if not recollections:
+def _results_text(memories: list[MemoryItem], about: str) -> str:
+    if not memories:
         return f'I remember nothing about "{about}"' if about else "I remember nothing yet"
-    return f"I remember that {'; and that '.join(_quote(each) for each in recollections)}"
+    return f"I remember that {'; and that '.join(_quote(memory) for memory in memories)}"
 
 
-def _quote(recollection: MemoryItem) -> str:
-    match recollection.role:
+def _quote(memory: MemoryItem) -> str:
+    match memory.role:
         case "user":
-            return f'you said: "{recollection.text}"'
+            return f'you said: "{memory.text}"'
         case "assistant":
-            return f'I said: "{recollection.text}"'
+            return f'I said: "{memory.text}"'
         case "tool":
-            return recollection.text
+            return memory.text

@@ -1,13 +1,12 @@
-"""The registry: tools by name, wherever they come from.
+"""The tool registry: all tools by name. Entered by the decorator `tool` and by `installed_tools()`.
 
     @tool
-    def calculator(expression: str) -> Finding: ...
+    def calculator(expression: str) -> ToolOutput: ...
 
     @tool(timeout=5, needs_approval=True)
     def order(article: str, number: int) -> str: ...
 
-The decorated function stays a plain function (functions.py). Servers that have tools of their own are sources: theirs
-go by `<server>.<tool>`.
+The decorator returns the function unchanged. MCP servers are tool sources; their tools are named `<server>.<tool>`.
 """
 
 from __future__ import annotations
@@ -30,20 +29,20 @@ AnyToolFunction = TypeVar("AnyToolFunction", bound=ToolFunction)
 
 
 class ToolSource(Protocol):
-    """Where further tools come from; asked each time, since they may change."""
+    """A source of tools, such as an MCP server. Its tools may change, so they are not copied into the registry."""
 
     @property
     def name(self) -> str:
-        """What its tools' names begin with."""
+        """The part of its tools' names before the first dot."""
 
     def tools(self) -> Mapping[str, Tool]:
-        """Tell its tools by full name. Raises ProviderUnavailable."""
+        """Return all tools by full name. Raises ProviderUnavailable."""
 
     def get(self, name: str) -> Tool | None:
-        """Look up a tool by its full name that is to be called. Raises ProviderUnavailable."""
+        """Look up a tool by full name for a call. Raises ProviderUnavailable."""
 
     def close(self) -> None:
-        """Let go of what it holds. It may be asked again."""
+        """Release resources. The source can be used again afterwards."""
 
 
 class ToolRegistry:
@@ -78,60 +77,63 @@ class ToolRegistry:
         on_unfinished: OnUnfinishedCall = "repeat",
         guarded: bool | str = False,
     ) -> AnyToolFunction | Callable[[AnyToolFunction], AnyToolFunction]:
-        """Make a function a tool under its own name; usable as a decorator, with or without options.
+        """Register a function as a tool under its own name. Usable as a decorator, with or without options.
 
-        timeout: how long a call may run; seconds, or a timedelta. One that overruns has failed.
-        needs_approval: somebody grants each call before it runs.
-        on_unfinished: a call whose process died in the middle is run again ("repeat"), or told as failed ("raise"):
-            whether it acted nobody knows.
-        guarded: calls go through the circuit breaker `tool.<name>`, or the one that is named.
+        Args:
+            function: The function; its docstring's first line describes the tool to models.
+            timeout: How long a call may run, in seconds or as a timedelta. A call that exceeds it fails.
+            needs_approval: Whether a person must approve each call before it runs.
+            on_unfinished: What happens to a call whose process crashed, since its effects are unknown: "repeat" runs
+                it again, "raise" fails it.
+            guarded: True to call the tool through the circuit breaker `tool.<name>`, or the name of another one.
 
-        Raises: UsageError where another tool has that name, where a parameter has no type, and for `async def`;
-        UsageError (invalid_option, invalid_topic).
+        Raises:
+            UsageError: The name is taken, a parameter has no type, the function is async, or an option is invalid
+                (invalid_option, invalid_topic).
         """
 
-        def take(function: AnyToolFunction) -> AnyToolFunction:
-            options = build_tool_policy(
+        def register(function: AnyToolFunction) -> AnyToolFunction:
+            policy = build_tool_policy(
                 function.__name__,
                 timeout=timeout,
                 needs_approval=needs_approval,
                 on_unfinished=on_unfinished,
                 guarded=guarded,
             )
-            made = tool_from_function(function, options)
-            known = self._functions.setdefault(made.name, function)
+            tool = tool_from_function(function, policy)
+            known = self._functions.setdefault(tool.name, function)
             if known is not function:
-                raise UsageError(f"there is a tool {made.name!r} already, in {known.__module__}; choose another name")
-            self._tools[made.name] = made
+                raise UsageError(f"there is already a tool {tool.name!r}, in {known.__module__}; choose another name")
+            self._tools[tool.name] = tool
             return function
 
-        return take if function is None else take(function)
+        return register if function is None else register(function)
 
     def add_source(self, source: ToolSource) -> None:
-        """Let a source's tools be known too. Raises UsageError where another one has that name."""
+        """Add a source of tools. Raises UsageError if another source has its name."""
         known = self._sources.setdefault(source.name, source)
         if known is not source:
-            raise UsageError(f"there is a source of tools {source.name!r} already; choose another name")
+            raise UsageError(f"there is already a source of tools {source.name!r}; choose another name")
 
     def all(self) -> list[Tool]:
-        """List the tools by name, without those of a source that cannot tell them now."""
-        return sorted(self._all_tools(), key=lambda each: each.name)
+        """List all tools by name. Tools of an unavailable source are left out."""
+        return sorted(self._all_tools(), key=lambda tool: tool.name)
 
     def get(self, name: str) -> Tool:
-        """Look up a tool. Raises: UsageError (unknown_tool), which names the nearest; ProviderUnavailable."""
+        """Look up a tool. Raises UsageError (unknown_tool) with the nearest name, ProviderUnavailable."""
         source = self._sources.get(name.partition(".")[0])
-        found = source.get(name) if source else self._tools.get(name)
-        if found is None:
+        tool = source.get(name) if source else self._tools.get(name)
+        if tool is None:
             nearest = difflib.get_close_matches(name, source.tools() if source else self._tools, n=1)
             raise unknown_tool(name, nearest[0] if nearest else None)
-        return found
+        return tool
 
     def call(self, name: str, arguments: Mapping[str, Value], context: ToolContext) -> ToolOutput:
-        """Run a tool. Raises: UsageError (unknown_tool), and as `Tool.call`."""
+        """Look up and call a tool. Raises the errors of `get` and of `Tool.call`."""
         return self.get(name).call(arguments, context)
 
     def close(self) -> None:
-        """Let go of what sources hold."""
+        """Close all sources."""
         for source in self._sources.values():
             source.close()
 
@@ -141,8 +143,8 @@ class ToolRegistry:
             try:
                 yield from source.tools().values()
             except ProviderUnavailable as error:
-                # The others can be used all the same.
-                log.warning("tool_source.list_failed", extra={"source": source.name, "error": str(error)})
+                # The tools of the other sources stay usable.
+                log.warning("tools.list_failed", extra={"source": source.name, "error": str(error)})
 
 
 tools = ToolRegistry()

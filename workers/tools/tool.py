@@ -1,4 +1,4 @@
-"""A tool: what a caller has to know of it, and how one call of it is made, whatever stands behind it."""
+"""Tool: the description, validation and call of a tool, whether it is a function or belongs to an MCP server."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ from petiole.workers.tools.tool_policy import ToolPolicy
 
 @dataclass(frozen=True, slots=True)
 class ToolContext:
-    """What a tool may ask for while it runs.
+    """What a tool can use while it runs.
 
-    `report(percent, note)` tells how far it is, from 0 to 100; `recall(query, limit)` looks up what was said
-    before in this stream, best first, or the latest where the query has no words.
+    Attributes:
+        report: `report(percent, note)` reports progress, from 0 to 100.
+        recall: `recall(query, limit)` finds memories of this stream, best first; the latest if the query is empty.
     """
 
     stream_id: str
@@ -33,7 +34,7 @@ class ToolContext:
 
 @dataclass(frozen=True, slots=True)
 class ToolOutput:
-    """What a tool found: as a value, and in words that make a sentence."""
+    """The result of a tool: a value, and the same as text that fits into a sentence."""
 
     value: Value
     text: str
@@ -44,11 +45,12 @@ ValidatedArguments: TypeAlias = dict[str, object]
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """What a model is told of a tool, and how it is called.
+    """A tool: its description for models, and how it is called.
 
-    schema: the JSON Schema of its arguments.
-    accept: checks arguments and returns them as `run` takes them. Raises UsageError (invalid_arguments).
-    run: does it, in the thread that asks. May raise anything.
+    Attributes:
+        schema: The JSON Schema of the arguments.
+        validate: Validates arguments and converts them for `run`. Raises UsageError (invalid_arguments).
+        run: Runs the tool in the calling thread. May raise any error.
     """
 
     name: str
@@ -59,36 +61,41 @@ class Tool:
     policy: ToolPolicy
 
     def call(self, arguments: Mapping[str, Value], context: ToolContext) -> ToolOutput:
-        """Check the arguments and run it, within its time limit.
+        """Validate the arguments and run the tool within its time limit.
 
-        Raises: UsageError (invalid_arguments), ToolFailed, Retryable (tool_timeout), ServiceUnavailable where its
-        circuit is open, and ours that it raises. What cannot be ended in time is told in tasks/handling/time_limits.py.
+        tasks/handling/time_limits.py lists what a time limit cannot interrupt.
+
+        Raises:
+            UsageError: The arguments are invalid (invalid_arguments).
+            ToolFailed: The tool raised an error, or its result cannot be part of an event.
+            Retryable: The tool exceeded its time limit (tool_timeout).
+            ServiceUnavailable: The circuit of the tool is open.
+            PetioleError: The tool raised this error itself.
         """
-        accepted = self.validate(arguments)
+        validated = self.validate(arguments)
         try:
             with self._breaker(), time_limit(self.policy.timeout_s):
-                found = call_within(self.policy.timeout_s, partial(self.run, accepted, context))
-        except TimeLimitReached as overdue:
-            raise tool_timeout(self.name, self.policy.timeout_s) from overdue
+                result = call_within(self.policy.timeout_s, partial(self.run, validated, context))
+        except TimeLimitReached as error:
+            raise tool_timeout(self.name, self.policy.timeout_s) from error
         except PetioleError:
             raise
         except Exception as error:
-            # A tool may be anyone's code: whatever it raises, the user is owed an answer.
+            # A tool may be third-party code, and the user needs an answer after any error.
             raise ToolFailed(self.name, f"{type(error).__name__}: {error}") from error
-        return self._output(found)
+        return self._output(result)
 
     def _breaker(self) -> AbstractContextManager[object]:
-        # The block is not tried again, unlike a guarded function: a tool may have acted.
-        guard = self.policy.breaker
-        return nullcontext() if guard is None else guarded(guard, timeout=self.policy.timeout_s)
+        # As a block, `guarded` does not retry; a retry could repeat the tool's effects.
+        breaker = self.policy.breaker
+        return nullcontext() if breaker is None else guarded(breaker, timeout=self.policy.timeout_s)
 
     def _output(self, result: object) -> ToolOutput:
-        value = result.value if isinstance(result, ToolOutput) else result
         try:
-            checked = read_value(value)
+            value = read_value(result.value if isinstance(result, ToolOutput) else result)
         except ValueError as error:
             raise ToolFailed(self.name, f"its result {error}") from error
-        return ToolOutput(checked, result.text if isinstance(result, ToolOutput) else _value_text(checked))
+        return ToolOutput(value, result.text if isinstance(result, ToolOutput) else _value_text(value))
 
 
 def _value_text(value: Value) -> str:

@@ -1,7 +1,7 @@
-"""Calls: what is said of one call of a tool, from its request to its end.
+"""Tool calls: build the events of one tool call, from its request to its outcome. Pure functions.
 
-A call is the same call wherever flow, call id, tool and arguments are the same. What is said of it has ids that follow
-from these: however often it is asked for or run again, each thing is published once.
+Flow, call id, tool and arguments identify a call. The ids of its events are derived from them, so each event is
+published once, even if the call is requested or run again.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ PROGRESS_INTERVAL_S = 0.5
 
 
 def build_call_requested(event: Event, call: ToolCall) -> ToolExecutionRequestedEvent:
-    """Word one call of a request as an event of its own."""
+    """Build the event for one call of a tools request."""
     content = ToolExecution(**_call_fields(call))
-    # No hop: it is the same request, cut in pieces, and rounds of tools are to end by their own count.
+    # It is part of the request and counts as no further hop; tool rounds have their own limit.
     return event.caused(
         ToolExecutionRequestedEvent,
         event_id=call_event_id(event, content, "requested"),
@@ -51,37 +51,37 @@ def build_call_requested(event: Event, call: ToolCall) -> ToolExecutionRequested
 
 
 def build_call_started(event: Event, call: ToolExecution) -> ToolStartedEvent:
-    """Word that a call begins."""
+    """Build the event for the start of a call."""
     content = ToolStart(**_call_fields(call))
     return event.caused(ToolStartedEvent, event_id=call_event_id(event, call, "started"), content=content)
 
 
 def build_call_progress(event: Event, call: ToolExecution, percent: float, note: str) -> ToolProgressEvent:
-    """Word how far a call is."""
+    """Build the event for the progress of a call."""
     content = ToolProgress(call_id=call.call_id, tool=call.tool, percent=percent, note=note)
-    # Named by what it says, not by its place: how many reports come before it is a matter of time.
+    # Identified by its percentage, because the number of reports before it depends on timing.
     return event.caused(ToolProgressEvent, event_id=call_event_id(event, call, f"at {percent}"), content=content)
 
 
 @dataclass(frozen=True, slots=True)
 class CallOutcome:
-    """How a call ended: with a result or a failure. As JSON it is kept, to be said again."""
+    """The outcome of a call: a result or a failure. It is stored as JSON, to be published again."""
 
     content: ToolResult | ToolFailure
 
     @classmethod
-    def from_json(cls, kept: Mapping[str, object]) -> CallOutcome:
-        """Read what `as_json` wrote."""
-        kind = ToolResult if "completed" in kept else ToolFailure
-        return cls(kind.model_validate(next(iter(kept.values()))))
+    def from_json(cls, document: Mapping[str, object]) -> CallOutcome:
+        """Read the output of `as_json`."""
+        content_class = ToolResult if "completed" in document else ToolFailure
+        return cls(content_class.model_validate(next(iter(document.values()))))
 
     def as_json(self) -> dict[str, object]:
-        """Write it as JSON."""
+        """Convert to JSON values."""
         name = "completed" if isinstance(self.content, ToolResult) else "failed"
         return {name: self.content.model_dump(mode="json")}
 
     def build_event(self, event: Event, call: ToolExecution) -> ToolResultEvent | ToolFailedEvent:
-        """Word it. A call has one end, so both go by the same id."""
+        """Build the event. Result and failure have the same event id, because a call has one outcome."""
         event_id = call_event_id(event, call, "ended")
         if isinstance(self.content, ToolResult):
             return event.caused(ToolResultEvent, event_id=event_id, content=self.content)
@@ -89,13 +89,13 @@ class CallOutcome:
 
 
 def completed_outcome(call: ToolExecution, output: ToolOutput) -> CallOutcome:
-    """Tell what a call found: its value, and the same as a sentence."""
-    found = {"value": output.value, "text": output.text}
-    return CallOutcome(ToolResult(call_id=call.call_id, tool=call.tool, data=found))
+    """Build the outcome of a call that completed."""
+    data = {"value": output.value, "text": output.text}
+    return CallOutcome(ToolResult(call_id=call.call_id, tool=call.tool, data=data))
 
 
 def failed_outcome(call: ToolExecution, error: PetioleError) -> CallOutcome:
-    """Tell why a call failed."""
+    """Build the outcome of a call that failed."""
     failure = ToolFailure(
         call_id=call.call_id,
         tool=call.tool,
@@ -107,7 +107,7 @@ def failed_outcome(call: ToolExecution, error: PetioleError) -> CallOutcome:
 
 
 def build_approval_requested(event: Event, call: ToolExecution, expires_at: datetime) -> ApprovalRequestedEvent:
-    """Ask for a call to be granted by then."""
+    """Build the request for an approval of a call, valid until `expires_at`."""
     content = ApprovalRequest(
         **_call_fields(call),
         approval_id=call_event_id(event, call, "approval"),
@@ -118,25 +118,25 @@ def build_approval_requested(event: Event, call: ToolExecution, expires_at: date
 
 
 def build_approval_deadline_reached(request: ApprovalRequestedEvent) -> ApprovalDeadlineReachedEvent:
-    """Word that the time of an approval is over; it is published then."""
+    """Build the event for the deadline of an approval, to be published at its `expires_at`."""
     event_id = call_event_id(request, request.content, "deadline")
     return request.caused(ApprovalDeadlineReachedEvent, event_id=event_id, content=request.content)
 
 
 def call_fingerprint(call: ToolExecution) -> str:
-    """Return the SHA-256 of a call's tool and arguments: whoever grants it grants these, and no others."""
-    said = call.model_dump(mode="json", include={"tool", "arguments"})
-    return hashlib.sha256(json.dumps(said, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    """Compute the SHA-256 of a call's tool and arguments, which an approval is limited to."""
+    document = call.model_dump(mode="json", include={"tool", "arguments"})
+    return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def call_key(event: Event, call: ToolExecution) -> str:
-    """Name a call: the same in every event of its flow that asks for it."""
-    named = (event.stream_id, event.correlation_id, call.call_id, call_fingerprint(call))
-    return str(uuid5(NAMESPACE_OID, repr(named)))
+    """Derive the key of a call, the same for all events of its flow."""
+    identity = (event.stream_id, event.correlation_id, call.call_id, call_fingerprint(call))
+    return str(uuid5(NAMESPACE_OID, repr(identity)))
 
 
 def call_event_id(event: Event, call: ToolExecution, step: str) -> str:
-    """Name one thing that is said of a call."""
+    """Derive the id of one event of a call."""
     return str(uuid5(NAMESPACE_OID, repr((call_key(event, call), step))))
 
 
@@ -146,17 +146,17 @@ def _call_fields(call: ToolCall | ToolExecution) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class ProgressLimiter:
-    """Lets reports of progress through that rise: a burst of some, then one for each interval."""
+    """Limits the progress reports of a call: rising percentages only, a burst, then one report per interval."""
 
     _last_percent: float = -1.0
     _tokens: float = PROGRESS_BURST
-    _asked_at_s: float | None = field(default=None)
+    _last_report_s: float | None = field(default=None)
 
     def allows(self, percent: float, at_s: float) -> bool:
-        """Tell whether a report made at that time may go out; `at_s` is of a clock that never goes back."""
-        waited_s = at_s - (self._asked_at_s if self._asked_at_s is not None else at_s)
-        self._asked_at_s = at_s
-        self._tokens = min(PROGRESS_BURST, self._tokens + waited_s / PROGRESS_INTERVAL_S)
+        """Return whether to publish a report. `at_s` is the time of a monotonic clock."""
+        elapsed_s = at_s - (self._last_report_s if self._last_report_s is not None else at_s)
+        self._last_report_s = at_s
+        self._tokens = min(PROGRESS_BURST, self._tokens + elapsed_s / PROGRESS_INTERVAL_S)
         if percent <= self._last_percent or self._tokens < 1:
             return False
         self._tokens -= 1

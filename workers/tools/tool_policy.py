@@ -1,4 +1,4 @@
-"""Terms: on what terms a tool is run; the same for functions and for tools of MCP servers."""
+"""Tool policy: the options of a tool's calls, for functions and for tools of MCP servers."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from petiole.events.topics import check_topic
 OnUnfinishedCall: TypeAlias = Literal["repeat", "raise"]
 
 DEFAULT_TOOL_TIMEOUT_S = 30.0
-"""How long a tool may run that does not say."""
+"""Time limit of a tool that sets none."""
 
 MAX_TOOL_TIMEOUT_S = 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class ToolPolicy:
-    """How long a tool may run (s), and what has to be seen to before and after.
+    """The options of a tool's calls.
 
-    needs_approval: somebody has to grant each call before it runs.
-    on_unfinished: what becomes of a call whose process died in the middle: run again, or told as failed.
-    guard: the name of the circuit breaker that its calls go through; None for none.
+    Attributes:
+        timeout_s: How long a call may run.
+        needs_approval: Whether a person must approve each call before it runs.
+        on_unfinished: What happens to a call whose process crashed: "repeat" runs it again, "raise" fails it.
+        breaker: The name of the circuit breaker of the calls; None for none.
     """
 
     timeout_s: float = DEFAULT_TOOL_TIMEOUT_S
@@ -35,7 +37,7 @@ class ToolPolicy:
 def build_tool_policy(
     tool: str, *, timeout: float | timedelta, needs_approval: bool, on_unfinished: OnUnfinishedCall, guarded: bool | str
 ) -> ToolPolicy:
-    """Check what a tool says of itself. Raises: UsageError (invalid_option, invalid_topic)."""
+    """Validate the options of `@tool`. Raises UsageError (invalid_option, invalid_topic)."""
     if on_unfinished not in ("repeat", "raise"):
         raise invalid_option("on_unfinished", repr(on_unfinished), "write 'repeat' or 'raise'")
     return ToolPolicy(
@@ -47,8 +49,8 @@ def build_tool_policy(
 
 
 def parse_timeout(timeout: object) -> float:
-    """Read a time limit as seconds. Raises UsageError (invalid_option)."""
+    """Convert a time limit to seconds. Raises UsageError (invalid_option)."""
     seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
     if isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 < seconds <= MAX_TOOL_TIMEOUT_S:
         return float(seconds)
-    raise invalid_option("timeout", repr(timeout), "give seconds above 0, at most a day's, or a timedelta")
+    raise invalid_option("timeout", repr(timeout), "give seconds above 0 and up to one day, or a timedelta")

@@ -23,6 +23,8 @@ from petiole.workers.process.child_processes import (
 )
 from tests.support.errors import has_code
 
+pytestmark = pytest.mark.processes
+
 A_SLEEPER = "import time; print('up', flush=True); time.sleep(60)"
 A_STUBBORN_ONE = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {A_SLEEPER}"
 A_PARENT = (
@@ -109,7 +111,7 @@ def test_a_worker_that_ends_at_once_is_reported_with_its_last_words(children, tm
 
     with pytest.raises(
         check=has_code("worker_not_started"),
-        match=r"w@here ended at once, with exit code 4(?s:.*)last words",
+        match=r"w@here exited with code 4(?s:.*)last words",
     ):
         wait_for_worker(a_bus(answers=[]), child, "w@here", log=log)
 
@@ -117,7 +119,7 @@ def test_a_worker_that_ends_at_once_is_reported_with_its_last_words(children, tm
 def test_a_worker_that_is_silent_is_not_awaited_for_ever(children, monkeypatch):
     monkeypatch.setattr(child_processes, "WORKER_START_TIMEOUT_S", 0.0)
 
-    with pytest.raises(Retryable, check=has_code("worker_not_started"), match="did not answer within 0 s"):
+    with pytest.raises(Retryable, check=has_code("worker_not_started"), match="did not reply within 0 s"):
         wait_for_worker(a_bus(answers=[]), children(A_SLEEPER), "w@here")
 
 

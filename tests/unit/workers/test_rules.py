@@ -28,7 +28,7 @@ def an_answer(tool: str, text: str, *, ok: bool = True) -> ToolMessage:
             [an_answer("calculator", "1 / 0 divides by zero", ok=False)],
             "That did not work: 1 / 0 divides by zero.",
         ),
-        ([an_answer("calculator", "", ok=False)], "That did not work: calculator did not say why."),
+        ([an_answer("calculator", "", ok=False)], "That did not work: calculator gave no reason."),
     ],
 )
 def test_what_tools_found_is_put_into_sentences(answers: list[ToolMessage], sentence: str) -> None:

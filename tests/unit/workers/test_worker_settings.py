@@ -92,6 +92,7 @@ def test_a_command_warns_of_a_misspelled_variable(monkeypatch):
     assert "did you mean PETIOLE_BROKER_URL?" in told.stderr
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("command", ["worker", "beat"])
 def test_a_worker_does_not_start_with_a_bad_value_and_says_so_in_one_sentence(command, tmp_path):
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PETIOLE_", "CELERY_"))}

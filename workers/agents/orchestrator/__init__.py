@@ -1,20 +1,20 @@
-"""Orchestrator: leads each message to its answer; what does not need each other goes on side by side.
+"""Orchestrator: coordinates the steps from a user's message to its response. Independent steps run concurrently.
 
                ┌─ intent classified ──────────────────────────────────┐
     message ───┼─ context requested ─── context assembled ────────────┼─ model requested ── model answered ── response
                └─ tools requested ───── all have answered, ───────────┘                     or failed         ready
                                         or there are none: prepared
 
-    model answered with calls ── tools requested ── all have answered ── model requested ── …, a round more
+    model answered with calls ── tools requested ── all have answered ── model requested ── …, next tool round
 
-The model is asked once all three are there, or with what there is after PETIOLE_CONTEXT_TIMEOUT_S (10). It may
-call tools up to PETIOLE_MAX_TOOL_ROUNDS (4) times for one message, then it is asked to do without. Tools that
-have not answered after PETIOLE_TOOLS_TIMEOUT_S (120) are told to it as failed.
+The model is requested when all three parts have arrived. After PETIOLE_CONTEXT_TIMEOUT_S (10) it is requested with the
+parts that have. It may call tools in up to PETIOLE_MAX_TOOL_ROUNDS (4) rounds for one message. A tool that has not
+answered after PETIOLE_TOOLS_TIMEOUT_S (120) is reported to the model as failed.
 
-An answer that a newer message interrupted is no response: the newer message has its own.
+An answer that a newer message interrupted produces no response; the newer message produces its own.
 
-Beside what it gathers it keeps nothing: where a message stands is read from its flow. Two deliveries that see the same
-step done emit the next one under the same id, and publication lets it through once.
+The orchestrator stores only the parts it gathers. It reads the progress of a message from its flow. Two deliveries that
+see the same step completed publish the next one with the same event id, so it is published once.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ agent = Agent("orchestrator")
 
 @agent.on("input.*")
 def understand(event: InputEvent) -> Iterator[Event]:
-    """Tell what a message wants, and ask for what is remembered of it, and for the tools that the answer takes."""
+    """Classify a message, and request memories and the tools that its answer needs."""
     if not isinstance(event, TextMessageEvent):
         return
     text = event.content.text
@@ -78,7 +78,7 @@ def understand(event: InputEvent) -> Iterator[Event]:
 
 @agent.on("tools.execution.completed", "tools.execution.failed")
 def collect_tool_results(event: ToolResultEvent | ToolFailedEvent, context: Context) -> Event | None:
-    """Go on once each tool has answered, well or badly: the tools are prepared, or the model's next round begins."""
+    """Continue when every tool has completed or failed: publish the results, or request the model's next round."""
     flow = context.flow()
     requested = find_tools_request(event, flow)
     if requested is not None and requested.content.phase == "execute":
@@ -91,16 +91,16 @@ def collect_tool_results(event: ToolResultEvent | ToolFailedEvent, context: Cont
 
 @agent.on("orchestrator.tools.requested", where={"content.phase": "execute"})
 def wait_for_tools(event: ToolsRequestedEvent, context: Context) -> object:
-    """Begin the model's next round without the tools that have not answered in time."""
-    left = event.timestamp + timedelta(seconds=WorkerSettings().tools_timeout_s) - datetime.now(UTC)
+    """Request the model's next round when the time for tools is over."""
+    remaining = event.timestamp + timedelta(seconds=WorkerSettings().tools_timeout_s) - datetime.now(UTC)
     flow = context.flow()
-    if left > timedelta(0) and len(collect_answers(event.content.calls, flow)) < len(event.content.calls):
-        return later(left)
+    if remaining > timedelta(0) and len(collect_answers(event.content.calls, flow)) < len(event.content.calls):
+        return later(remaining)
     return request_next_round(event, flow, event, is_late=True)
 
 
 def ask_model(gathered: GatheredEvents, context: Context) -> Event | None:
-    """Ask for the model with all that is known, once everything is there or there is no more time."""
+    """Request the model when all parts have arrived or the timeout is reached."""
     turn = read_turn(context.flow(), *gathered.arrived)
     return request_model(context.event, turn, gathered.missing) if turn else None
 
@@ -114,7 +114,7 @@ def gather_for_model() -> None:
 
 @agent.on("llm.response.generated", "llm.response.failed")
 def respond(event: ModelEvent) -> Event | None:
-    """Make the model's answer the response, or an apology for the lack of one; have the tools run that it calls."""
+    """Turn a model's answer into a response, its failure into an apology, and its tool calls into a tools request."""
     match event:
         case ResponseGeneratedEvent() if event.content.finish_reason == "interrupted":
             return None
@@ -128,10 +128,10 @@ def respond(event: ModelEvent) -> Event | None:
 
 
 def execute_tools(event: ResponseGeneratedEvent) -> ToolsRequestedEvent:
-    """Ask for the tools that a model calls, once for each of its answers; their calls' ids follow from its id."""
+    """Request the tools that a model calls. All ids are derived from the answer's event id, so it happens once."""
     calls = tuple(
-        ToolCall(call_id=emitted_event_id(event.event_id, place), tool=call.tool, arguments=call.arguments)
-        for place, call in enumerate(event.content.calls)
+        ToolCall(call_id=emitted_event_id(event.event_id, index), tool=call.tool, arguments=call.arguments)
+        for index, call in enumerate(event.content.calls)
     )
     content = ToolsRequest(calls=calls, phase="execute")
     return event.caused(ToolsRequestedEvent, event_id=emitted_event_id(event.event_id, len(calls)), content=content)
@@ -140,50 +140,51 @@ def execute_tools(event: ResponseGeneratedEvent) -> ToolsRequestedEvent:
 def request_next_round(
     event: Event, flow: Sequence[Event], tools_request: ToolsRequestedEvent, *, is_late: bool = False
 ) -> ModelRequestedEvent | None:
-    """Ask the model again with what its tools gave, once in a round; None while some have yet to answer.
+    """Request the model again with the results of its tools, once per round. In the last round it may call no tools.
 
-    Where it `is_late`, those have failed. At the last round it may call none any more.
+    Returns None while results are missing. If `is_late`, the missing tools are reported as failed instead.
     """
-    late = f"it did not answer within {WorkerSettings().tools_timeout_s:g} s" if is_late else None
+    settings = WorkerSettings()
+    timeout_reason = f"it did not answer within {settings.tools_timeout_s:g} s" if is_late else None
     events = [*flow, event]
-    asked = find_model_request(events, tools_request)
-    following = next_model_request(events, tools_request, timeout_reason=late)
-    if asked is None or following is None:
+    previous = find_model_request(events, tools_request)
+    request = next_model_request(events, tools_request, timeout_reason=timeout_reason)
+    if previous is None or request is None:
         return None
-    content = following.model_copy(update={"may_call_tools": following.round < WorkerSettings().max_tool_rounds})
+    content = request.model_copy(update={"may_call_tools": request.round < settings.max_tool_rounds})
     event_id = flow_event_id(event, f"model {content.round}")
-    # A round is one hop, however many it takes: rounds have a bound of their own.
-    return event.caused(ModelRequestedEvent, event_id=event_id, hops=asked.hops + 1, content=content)
+    # A tool round counts as one hop, because rounds have their own limit.
+    return event.caused(ModelRequestedEvent, event_id=event_id, hops=previous.hops + 1, content=content)
 
 
 def plan_calls(message: TextMessageEvent, intent: ClassifiedIntent) -> tuple[ToolCall, ...]:
-    """Plan the tool calls of a message; their ids follow from the message's."""
+    """Plan the tool calls of a message. Their ids are derived from the message's event id."""
     plans = plan_tools(intent, message.content.text)
     return tuple(
-        ToolCall(call_id=emitted_event_id(message.event_id, place), tool=plan.tool, arguments=plan.arguments)
-        for place, plan in enumerate(plans)
+        ToolCall(call_id=emitted_event_id(message.event_id, index), tool=plan.tool, arguments=plan.arguments)
+        for index, plan in enumerate(plans)
     )
 
 
 def request_tools(event: Event, calls: tuple[ToolCall, ...]) -> ToolsRequestedEvent:
-    """Ask for the tools to be run before the answer, if any, once in a flow."""
+    """Request the tools that run before the model, once per flow. `calls` may be empty."""
     content = ToolsRequest(calls=calls, phase="prepare")
     return event.caused(ToolsRequestedEvent, event_id=flow_event_id(event, "tools"), content=content)
 
 
 def build_tools_prepared(event: Event, answers: tuple[ToolMessage, ...]) -> ToolsPreparedEvent:
-    """Say that all tools have answered, or that none were asked, once in a flow."""
+    """Build the event with all tool results, once per flow. `answers` is empty if no tools were requested."""
     content = PreparedTools(answers=answers)
     return event.caused(ToolsPreparedEvent, event_id=flow_event_id(event, "prepared"), content=content)
 
 
 def request_model(event: Event, turn: ConversationTurn, missing: tuple[str, ...] = ()) -> ModelRequestedEvent:
-    """Ask for the model with all that is known of a turn, once in a flow; `missing` is what did not come in time."""
-    recalled = turn.context.items if turn.context else ()
+    """Request the model for a turn, once per flow. `missing` names the parts that did not arrive in time."""
+    memories = turn.context.items if turn.context else ()
     content = ModelRequest(
         text=turn.message.content.text,
         intent=turn.intent.intent,
-        context=tuple(ContextItem(role=item.role, text=item.text) for item in recalled),
+        context=tuple(ContextItem(role=item.role, text=item.text) for item in memories),
         tools=turn.answers,
         missing=missing,
         may_call_tools=WorkerSettings().max_tool_rounds > 0,
@@ -192,19 +193,19 @@ def request_model(event: Event, turn: ConversationTurn, missing: tuple[str, ...]
 
 
 def build_response(event: Event, text: str) -> ResponseReadyEvent:
-    """Make the response, once in a flow."""
+    """Build the response, once per flow."""
     content = FormattedResponse(text=text)
     return event.caused(ResponseReadyEvent, event_id=flow_event_id(event, "response"), content=content)
 
 
 def apology_text(failure: ModelFailure) -> str:
-    """Word for a user that there is no answer; what went wrong is for the operator, in the failure itself."""
+    """Write the apology for a missing answer. The error text is for operators, so the apology does not quote it."""
     if failure.error_type == StreamBusy.__name__:
-        return "I am still answering what you said before. Please say it again once I have."
-    advice = "Please try again in a moment." if failure.is_retryable else "Please tell whoever runs me."
+        return "I am still answering your previous message. Please send this one again when I have finished."
+    advice = "Please try again in a moment." if failure.is_retryable else "Please contact the operator."
     return f"I am sorry, I have no answer: {failure.model} could not give one. {advice}"
 
 
 def flow_event_id(event: Event, step: str) -> str:
-    """Name a step that is taken once in a flow, whichever delivery takes it."""
+    """Derive the event id of a step from its flow, so that the step is published once."""
     return str(uuid5(NAMESPACE_URL, repr((event.stream_id, event.correlation_id, step))))

@@ -1,4 +1,4 @@
-"""Turns: what the events of a flow tell of a message on the way to its answer. Pure: it reads, and says nothing."""
+"""Conversation turns: read the state of one user message from the events of its flow. Pure functions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ EventOfKind = TypeVar("EventOfKind", bound=Event)
 
 @dataclass(frozen=True, slots=True)
 class ConversationTurn:
-    """What a flow tells so far of one message on the way to its answer."""
+    """The state of one user message and its answer, as its flow shows it."""
 
     message: TextMessageEvent
     intent: ClassifiedIntent
@@ -40,12 +40,15 @@ class ConversationTurn:
 
     @property
     def is_answered_by_tools(self) -> bool:
-        """Tools were asked, and each has answered."""
+        """Whether tools were called and all of them have answered."""
         return bool(self.calls) and len(self.answers) == len(self.calls)
 
 
 def read_turn(flow: Sequence[Event], *current: Event) -> ConversationTurn | None:
-    """Read a flow and the events at hand, which it may hold already; None where no user's message began it."""
+    """Read the turn of a flow. The flow may already contain the `current` events.
+
+    Returns None if the flow contains no message from a user.
+    """
     events = [*flow, *current]
     message = _first_of_type(events, TextMessageEvent)
     if message is None:
@@ -65,45 +68,48 @@ def read_turn(flow: Sequence[Event], *current: Event) -> ConversationTurn | None
 def next_model_request(
     events: Sequence[Event], tools_request: ToolsRequestedEvent, *, timeout_reason: str | None = None
 ) -> ModelRequest | None:
-    """Word what a model is asked next that called tools; None while some have yet to answer.
+    """Build the next request to a model that called tools; None while answers are missing.
 
-    `late` says why nobody waits for those any more.
+    With `timeout_reason`, calls without an answer count as failed for that reason.
     """
     calls = tools_request.content.calls
     answers = collect_answers(calls, events, timeout_reason=timeout_reason)
-    asked, said = find_model_request(events, tools_request), _find_by_id(events, tools_request.causation_id)
-    if len(answers) < len(calls) or asked is None or not isinstance(said, ResponseGeneratedEvent):
+    request, response = find_model_request(events, tools_request), _find_by_id(events, tools_request.causation_id)
+    if len(answers) < len(calls) or request is None or not isinstance(response, ResponseGeneratedEvent):
         return None
-    rounds = (*asked.content.rounds, ToolRound(text=said.content.text, calls=calls, answers=answers))
-    return asked.content.model_copy(update={"round": len(rounds), "rounds": rounds})
+    rounds = (*request.content.rounds, ToolRound(text=response.content.text, calls=calls, answers=answers))
+    return request.content.model_copy(update={"round": len(rounds), "rounds": rounds})
 
 
 def find_model_request(events: Sequence[Event], tools_request: ToolsRequestedEvent) -> ModelRequestedEvent | None:
-    """Find what a model had been asked that called these tools."""
+    """Find the model request whose answer called these tools."""
     response = _find_by_id(events, tools_request.causation_id)
-    asked = _find_by_id(events, response.causation_id) if response else None
-    return asked if isinstance(asked, ModelRequestedEvent) else None
+    request = _find_by_id(events, response.causation_id) if response else None
+    return request if isinstance(request, ModelRequestedEvent) else None
 
 
 def find_tools_request(result: ToolResultEvent | ToolFailedEvent, flow: Sequence[Event]) -> ToolsRequestedEvent | None:
-    """Find what asked for a call."""
-    asked = (event for event in flow if isinstance(event, ToolsRequestedEvent))
+    """Find the request that contains the call of a result."""
+    requests = (event for event in flow if isinstance(event, ToolsRequestedEvent))
     call_id = result.content.call_id
-    return next((event for event in asked if any(call.call_id == call_id for call in event.content.calls)), None)
+    return next((event for event in requests if any(call.call_id == call_id for call in event.content.calls)), None)
 
 
 def collect_answers(
     calls: Sequence[ToolCall], events: Sequence[Event], *, timeout_reason: str | None = None
 ) -> tuple[ToolMessage, ...]:
-    """Find what was answered to calls, in their order; with `late`, those without an answer have failed, and why."""
+    """Collect the answers to calls, in the order of the calls.
+
+    Calls without an answer are left out; with `timeout_reason` they count as failed for that reason.
+    """
     return tuple(_answers(calls, events, timeout_reason))
 
 
 def _answers(calls: Sequence[ToolCall], events: Sequence[Event], timeout_reason: str | None) -> Iterator[ToolMessage]:
-    said = {event.content.call_id: event for event in events if isinstance(event, ToolResultEvent | ToolFailedEvent)}
+    results = {event.content.call_id: event for event in events if isinstance(event, ToolResultEvent | ToolFailedEvent)}
     for call in calls:
-        if call.call_id in said:
-            yield _tool_answer(said[call.call_id])
+        if call.call_id in results:
+            yield _tool_answer(results[call.call_id])
         elif timeout_reason is not None:
             yield ToolMessage(tool=call.tool, ok=False, text=timeout_reason)
 
@@ -117,8 +123,8 @@ def _first_of_type(events: Sequence[Event], kind: type[EventOfKind]) -> EventOfK
 
 
 def _prepared_calls(events: Sequence[Event]) -> tuple[ToolCall, ...]:
-    asked = (event.content for event in events if isinstance(event, ToolsRequestedEvent))
-    return next((content.calls for content in asked if content.phase == "prepare"), ())
+    requests = (event.content for event in events if isinstance(event, ToolsRequestedEvent))
+    return next((content.calls for content in requests if content.phase == "prepare"), ())
 
 
 def _tool_answer(event: ToolResultEvent | ToolFailedEvent) -> ToolMessage:

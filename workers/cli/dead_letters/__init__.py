@@ -1,4 +1,4 @@
-"""Look at deliveries that were given up, mend, replay and discard them."""
+"""List, show, edit, replay and discard dead letters."""
 
 from __future__ import annotations
 
@@ -35,49 +35,50 @@ from petiole.workers.process.discovery import configured_agents
 
 @click.group
 def command() -> None:
-    """Look at deliveries that were given up; mend, replay and discard them.
+    """List, show, edit, replay and discard dead letters: deliveries that failed for good.
 
-    Each is kept with its event or its bytes, its error and its attempts, until somebody discards it or it is too old.
+    A dead letter contains the event or its bytes, the error and the attempts. It is kept until it is discarded or
+    expires.
     """
 
 
 @command.command("list")
-@click.option("--group", "by", type=click.Choice(GROUP_FIELDS), help="Count them by what they have in common.")
+@click.option("--group", "by", type=click.Choice(GROUP_FIELDS), help="Count letters by this field.")
 @state_option
-@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many lines.")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="The maximum number of lines.")
 @json_option
 def list_(*, by: Any, states: tuple[str, ...], limit: int, as_json: bool) -> None:
-    """List letters, oldest first, or their groups, the largest first."""
+    """List letters, oldest first; or groups, largest first."""
     bus, letters = connected_app(), DeadLetterQuery(states=parse_states(states))
     if by is not None:
         print_groups(dead_letters.group_dead_letters(by, letters, bus=bus), by, limit, as_json=as_json)
         return
-    found = list(islice(dead_letters.find_dead_letters(letters, bus=bus), limit))
+    records = list(islice(dead_letters.find_dead_letters(letters, bus=bus), limit))
     if as_json:
-        print_json([letter_as_json(kept) for kept in found])
+        print_json([letter_as_json(record) for record in records])
         return
-    print_letters(found, bus.stores.dead_letters.count_by_state(), is_cut=len(found) == limit)
+    print_letters(records, bus.stores.dead_letters.count_by_state(), is_cut=len(records) == limit)
 
 
 @command.command
 @click.argument("letter_id", metavar="ID")
 @json_option
 def show(letter_id: str, *, as_json: bool) -> None:
-    """Show a letter: its error, its attempts, its event or bytes, and what became of it."""
-    kept = dead_letters.get_dead_letter(letter_id, bus=connected_app())
+    """Show a letter: its state, error, attempts, and event or bytes."""
+    record = dead_letters.get_dead_letter(letter_id, bus=connected_app())
     if as_json:
-        print_json(letter_as_json(kept))
+        print_json(letter_as_json(record))
         return
-    print_letter(kept)
+    print_letter(record)
 
 
 @command.command
 @click.argument("letter_id", metavar="ID")
-@click.option("--file", type=click.File(encoding="utf-8"), help="The new event as JSON; - reads it from the pipe.")
+@click.option("--file", type=click.File(encoding="utf-8"), help="The new event as JSON; - reads standard input.")
 @click.option(
-    "--set", "changes", multiple=True, metavar="PATH=VALUE", help="Change one place, such as content.text=Hello."
+    "--set", "changes", multiple=True, metavar="PATH=VALUE", help="Change one value, such as content.text=Hello."
 )
-@click.option("--to", metavar="SUBSCRIPTION", help="Let it go to another subscription.")
+@click.option("--to", metavar="SUBSCRIPTION", help="Deliver it to another subscription.")
 @operator_option
 @json_option
 def edit(
@@ -89,42 +90,50 @@ def edit(
     operator: str | None,
     as_json: bool,
 ) -> None:
-    """Give a letter another event; without --file and --set, in $EDITOR.
+    """Edit the event of a letter; without --file and --set, in $EDITOR.
 
-    A new letter stands for it then, and the old one is kept as `replaced`. What the event is stays: its id, type,
-    stream, flow and cause; unless it could not be read.
+    A new letter with the edited event is stored, and the old one is marked `replaced`. The event's id, type, stream,
+    flow and cause cannot be changed unless the old event could not be read.
     """
     if file and changes:
-        raise click.UsageError("give the event either whole, by --file, or by its places, with --set")
+        raise click.UsageError("use either --file, for a whole event, or --set, for single values")
     bus = connected_app()
-    configured_agents()  # the event types that they define are known from here on
-    kept = dead_letters.get_dead_letter(letter_id, bus=bus)
-    event = read_new_event(kept, file.read() if file else None, changes)
+    configured_agents()  # registers the event types that the agents define
+    record = dead_letters.get_dead_letter(letter_id, bus=bus)
+    event = read_new_event(record, file.read() if file else None, changes)
     new = dead_letters.edit(letter_id, event, subscription=to, operator=operator, bus=bus)
     if as_json:
         print_json(letter_as_json(dead_letters.get_dead_letter(new.id, bus=bus)))
         return
     console = open_console()
-    console.print(f"{new.id} stands for it now, for {new.subscription}", soft_wrap=True)
+    console.print(f"stored as {new.id}, for {new.subscription}", soft_wrap=True)
     console.print(f"replay it: {format_command(f'dead-letters replay {new.id}')}", soft_wrap=True)
 
 
 @command.command
 @selection_options
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), metavar="N", help="At most so many in a second.")
 @click.option(
-    "--canary", type=click.IntRange(min=1), metavar="K", help="So many go first; the rest only if they succeed."
+    "--rate",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="N",
+    help="The maximum number of deliveries per second.",
 )
-@click.option("--wait", is_flag=True, help="Wait for the outcome of each, and count them.")
+@click.option(
+    "--canary",
+    type=click.IntRange(min=1),
+    metavar="K",
+    help="Replay this many first, and the rest only if they succeed.",
+)
+@click.option("--wait", is_flag=True, help="Wait for the outcomes and count them.")
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
     default=60.0,
     show_default=True,
     metavar="SECONDS",
-    help="How long outcomes are waited for, of the canary and of all.",
+    help="Wait for the outcomes of the canary, and of all, at most this long.",
 )
-@click.option("--dry-run", is_flag=True, help="Only count what would be delivered.")
+@click.option("--dry-run", is_flag=True, help="Only count the letters.")
 @operator_option
 @json_option
 def replay(
@@ -141,20 +150,20 @@ def replay(
     operator: str | None,
     as_json: bool,
 ) -> None:
-    """Deliver letters again: those named, those of a group, or all that are pending or failed again.
+    """Deliver letters again: by id, by group, or all that are pending or failed again.
 
-    Each is delivered once, whoever else asks at the same time. With --canary, the exit code is 1 where the rest was
-    left untouched.
+    Each letter is delivered once, even if several operators replay it at the same time. The exit code is 1 if --canary
+    stopped the replay.
     """
     letters, bus = build_query(ids, wanted, states, all_of_them=all_of_them), connected_app()
     if dry_run:
         print_plan(dead_letters.plan(letters, bus=bus), as_json=as_json)
         return
     if ids and len(ids) == 1:
-        # One that cannot be replayed is an error; of many, each is counted.
+        # A single letter that cannot be replayed is an error. Of several letters, the refused ones are counted.
         _raise_refusals(dead_letters.plan(letters, bus=bus).refused)
     with progress_bar("replaying") as advance:
-        done = dead_letters.replay(
+        report = dead_letters.replay(
             letters,
             rate_hz=rate,
             canary=canary or 0,
@@ -164,14 +173,14 @@ def replay(
             on_sent=advance,
             bus=bus,
         )
-    print_replay(done, as_json=as_json)
-    if done.stopped:
+    print_replay(report, as_json=as_json)
+    if report.stopped:
         sys.exit(1)
 
 
 @command.command
 @selection_options
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @operator_option
 @json_option
 def discard(
@@ -184,14 +193,14 @@ def discard(
     operator: str | None,
     as_json: bool,
 ) -> None:
-    """Remove letters for good: those named, those of a group, or all.
+    """Delete letters: by id, by group, or all.
 
-    Those that are being replayed stay, unless --state replaying names them.
+    Letters that are being replayed are kept unless --state replaying selects them.
     """
     letters, bus = build_query(ids, wanted, states, all_of_them=all_of_them), connected_app()
     total = sum(1 for _ in dead_letters.find_dead_letters(dead_letters.exclude_replaying(letters), bus=bus))
     if total and not yes:
-        hint = "save them before, if in doubt: petiole dead-letters export FILE"
+        hint = "to keep a copy, export them first: petiole dead-letters export FILE"
         click.confirm(f"discard {total:,} dead letters ({letters})? {hint}\n", abort=True, err=True)
     with progress_bar("discarding") as advance:
         removed = dead_letters.discard(
@@ -207,7 +216,7 @@ def discard(
 @click.argument("file", type=click.File("w", encoding="utf-8", lazy=False))
 @state_option
 def export(file: TextIO, states: tuple[str, ...]) -> None:
-    """Write letters to FILE as lines of JSON, oldest first; - writes them to the pipe."""
+    """Write letters to FILE as JSON lines, oldest first; - writes to standard output."""
     count = dead_letters.export_to(file, DeadLetterQuery(states=parse_states(states)), bus=connected_app())
     file.flush()
     open_console(stderr=True).print(f"exported {count:,}")
@@ -218,12 +227,12 @@ def export(file: TextIO, states: tuple[str, ...]) -> None:
 @operator_option
 @json_option
 def import_(file: TextIO, *, operator: str | None, as_json: bool) -> None:
-    """Keep the letters of FILE, which an export wrote; - reads the pipe. Those that are known stay as they are."""
-    done = dead_letters.import_from(file, operator=operator, bus=connected_app())
+    """Import the letters of an exported FILE; - reads standard input. Letters that exist already are not changed."""
+    report = dead_letters.import_from(file, operator=operator, bus=connected_app())
     if as_json:
-        print_json({"imported": done.imported, "known": done.known})
+        print_json({"imported": report.imported, "known": report.known})
     else:
-        open_console().print(f"imported {done.imported:,}; known before: {done.known:,}")
+        open_console().print(f"imported {report.imported:,}; existed already: {report.known:,}")
 
 
 def _raise_refusals(refused: tuple[UsageError, ...]) -> None:

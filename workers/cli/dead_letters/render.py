@@ -1,4 +1,4 @@
-"""Dead letters as the command line shows them: in lists, in groups, one by one, and what became of a replay."""
+"""Render dead letters for the command line: lists, groups, single letters, replay reports."""
 
 from __future__ import annotations
 
@@ -21,36 +21,38 @@ from petiole.workers.cli._options import format_command
 _MAX_REFUSALS_SHOWN = 5
 
 
-def letter_as_json(kept: DeadLetterRecord) -> dict[str, object]:
-    """Write a letter as JSON, with what became of it."""
-    shown: dict[str, object] = kept.letter.model_dump(mode="json", exclude_none=True)
-    shown |= {"state": kept.state, "replays": kept.replays}
-    if kept.replayed_at is not None:
-        shown |= {"replayed_at": kept.replayed_at.isoformat(), "replayed_by": kept.replayed_by}
+def letter_as_json(record: DeadLetterRecord) -> dict[str, object]:
+    """Return a letter with its state and replays as JSON."""
+    shown: dict[str, object] = record.letter.model_dump(mode="json", exclude_none=True)
+    shown |= {"state": record.state, "replays": record.replays}
+    if record.replayed_at is not None:
+        shown |= {"replayed_at": record.replayed_at.isoformat(), "replayed_by": record.replayed_by}
     return shown
 
 
 def print_letters(letters: Sequence[DeadLetterRecord], counts: Mapping[DeadLetterState, int], *, is_cut: bool) -> None:
-    """Show letters, two lines each, and how many are kept."""
+    """Print letters, two lines each, and the number of stored letters."""
     console = open_console()
-    for kept in letters:
-        letter = kept.letter
-        console.print(f"{letter.id}  {letter.cause}  {kept.state}  {_format_age(letter.at)}", soft_wrap=True)
-        console.print(f"    {replace_unprintable(letter.subscription or '-')}: {_error_text(kept)}", soft_wrap=True)
+    for record in letters:
+        letter = record.letter
+        console.print(f"{letter.id}  {letter.cause}  {record.state}  {_format_age(letter.at)}", soft_wrap=True)
+        console.print(f"    {replace_unprintable(letter.subscription or '-')}: {_error_text(record)}", soft_wrap=True)
     known = ", ".join(f"{count:,} {state}" for state, count in counts.items()) or "none"
-    console.print(f"shown: {len(letters):,}; kept: {known}", style="dim")
+    console.print(f"shown: {len(letters):,}; stored: {known}", style="dim")
     if is_cut:
-        console.print(f"see groups of them: {format_command('dead-letters list --group cause')}", style="dim")
+        console.print(f"list them in groups: {format_command('dead-letters list --group cause')}", style="dim")
 
 
-def print_letter(kept: DeadLetterRecord) -> None:
-    """Show all that is kept of a letter."""
-    letter, console = kept.letter, open_console()
+def print_letter(record: DeadLetterRecord) -> None:
+    """Print all fields of a letter."""
+    letter, console = record.letter, open_console()
     replayed = (
-        f"{kept.replays}, last {_format_age(kept.replayed_at)} by {kept.replayed_by}" if kept.replayed_at else "none"
+        f"{record.replays}, last {_format_age(record.replayed_at)} by {record.replayed_by}"
+        if record.replayed_at
+        else "none"
     )
     facts = {
-        "state": kept.state,
+        "state": record.state,
         "cause": letter.cause,
         "subscription": letter.subscription or "-",
         "queue": letter.queue or "-",
@@ -62,10 +64,10 @@ def print_letter(kept: DeadLetterRecord) -> None:
     }
     console.print(render_table((letter.id, ""), [(name, value) for name, value in facts.items() if value is not None]))
     for number, attempt in enumerate(letter.attempts, start=1):
-        said = f"{attempt.error_type}: {attempt.error}" if attempt.error_type else "the worker died"
+        outcome = f"{attempt.error_type}: {attempt.error}" if attempt.error_type else "the worker died"
         console.print(
             replace_unprintable(
-                f"attempt {number}  {attempt.at.isoformat(timespec='milliseconds')}  {attempt.worker}  {said}"
+                f"attempt {number}  {attempt.at.isoformat(timespec='milliseconds')}  {attempt.worker}  {outcome}"
             )
         )
     for line in letter.traceback.splitlines():
@@ -77,7 +79,7 @@ def print_letter(kept: DeadLetterRecord) -> None:
 
 
 def print_groups(groups: Sequence[DeadLetterGroup], by: str, limit: int, *, as_json: bool) -> None:
-    """Show groups, at most so many."""
+    """Print at most `limit` groups."""
     if as_json:
         print_json(
             [
@@ -95,17 +97,17 @@ def print_groups(groups: Sequence[DeadLetterGroup], by: str, limit: int, *, as_j
         return
     console = open_console()
     cells = [
-        (each.name, each.count, each.states["failed_again"], _format_age(each.oldest), shorten(each.error, 50))
-        for each in groups[:limit]
+        (group.name, group.count, group.states["failed_again"], _format_age(group.oldest), shorten(group.error, 50))
+        for group in groups[:limit]
     ]
     headings = (by, "letters", "failed again", "oldest", "one of the errors")
     console.print(render_table(headings, cells, numbers=("letters", "failed again")))
     if len(groups) > limit:
-        console.print(f"and {len(groups) - limit:,} groups more; see --limit", style="dim")
+        console.print(f"and {len(groups) - limit:,} more groups; see --limit", style="dim")
 
 
 def print_plan(plan: DeadLetterReplayPlan, *, as_json: bool) -> None:
-    """Show what a replay would do."""
+    """Print how many letters a replay would deliver."""
     if as_json:
         _print_refused(plan.refused, would_send=plan.by_subscription)
         return
@@ -119,7 +121,7 @@ def print_plan(plan: DeadLetterReplayPlan, *, as_json: bool) -> None:
 
 
 def print_replay(report: DeadLetterReplay, *, as_json: bool) -> None:
-    """Show what a replay did."""
+    """Print the result of a replay."""
     if as_json:
         _print_refused(
             report.refused,
@@ -139,26 +141,26 @@ def print_replay(report: DeadLetterReplay, *, as_json: bool) -> None:
     if report.stopped:
         console.print(f"stopped: {report.stopped}; {report.skipped:,} left untouched")
     elif report.sent and not report.progress:
-        console.print(f"see what becomes of them: {format_command('dead-letters list')}", style="dim")
+        console.print(f"list their states: {format_command('dead-letters list')}", style="dim")
     _print_warnings(report.refused)
 
 
 def _print_warnings(refused: Sequence[CannotReplay]) -> None:
-    """Show letters that could not be replayed, each reason once with how many have it."""
+    """Print why letters could not be replayed: each reason with its number of letters."""
     reasons: dict[str, list[str]] = {}
-    for each in refused:
-        reasons.setdefault(each.reason, []).append(each.letter_id)
+    for refusal in refused:
+        reasons.setdefault(refusal.reason, []).append(refusal.letter_id)
     console = open_console(stderr=True)
     for reason, ids in list(reasons.items())[:_MAX_REFUSALS_SHOWN]:
         named = ids[0] if len(ids) == 1 else f"{len(ids):,} letters, such as {ids[0]},"
         console.print(f"not replayed: {named}: {reason}")
     if len(reasons) > _MAX_REFUSALS_SHOWN:
-        console.print(f"and {len(reasons) - _MAX_REFUSALS_SHOWN} reasons more; --json names all")
+        console.print(f"and {len(reasons) - _MAX_REFUSALS_SHOWN} more reasons; --json lists all")
 
 
 def _print_refused(refused: Sequence[CannotReplay], **more: object) -> None:
-    """Print a result as JSON, with what was refused."""
-    print_json(more | {"refused": [{"id": each.letter_id, "reason": each.reason} for each in refused]})
+    """Print a result and the refused letters as JSON."""
+    print_json(more | {"refused": [{"id": refusal.letter_id, "reason": refusal.reason} for refusal in refused]})
 
 
 def _counts_as_json(tally: Progress | None) -> dict[str, int] | None:
@@ -168,18 +170,18 @@ def _counts_as_json(tally: Progress | None) -> dict[str, int] | None:
     return counts | ({"deleted": tally.deleted} if tally.deleted else {})
 
 
-def _error_text(kept: DeadLetterRecord) -> str:
-    letter = kept.letter
+def _error_text(record: DeadLetterRecord) -> str:
+    letter = record.letter
     return shorten(replace_unprintable(f"{letter.error_type}: {letter.error}"), 120)
 
 
 def _plain_lines(text: str) -> str:
-    """Strip each line of what drives a terminal."""
+    """Replace the unprintable characters of each line."""
     return "\n".join(replace_unprintable(line) for line in text.splitlines())
 
 
 def _format_age(moment: datetime) -> str:
-    """Tell how long ago a moment was."""
+    """Format how long ago a moment was."""
     seconds = max(0, int((datetime.now(UTC) - moment).total_seconds()))
     for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
         if seconds >= 2 * length:

@@ -1,4 +1,4 @@
-"""What the commands of `petiole dead-letters` share: which letters are meant, and how far they are."""
+"""Options of the `petiole dead-letters` commands that select letters, and a progress bar."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ state_option = click.option(
     "states",
     multiple=True,
     type=click.Choice([*DEAD_LETTER_STATES, "all"]),
-    help="In this state; may be repeated. Without it, those that nobody is done with.",
+    help="Letters in this state; may be repeated. By default those that need attention.",
 )
 
 
 def selection_options(command: CommandFunction) -> CommandFunction:
-    """Let a command say which letters it means: by id, by what they have in common, or all."""
+    """Add the options that select letters: by id, by group, or all."""
     for option in (
         state_option,
-        click.option("--all", "all_of_them", is_flag=True, help="All that are in that state."),
+        click.option("--all", "all_of_them", is_flag=True, help="All letters in the selected states."),
         click.option(
             "--group",
             "wanted",
             multiple=True,
             metavar="NAME=VALUE",
             callback=_parse_groups,
-            help=f"All of a group: {', '.join(GROUP_FIELDS)}, such as cause=poison; may be repeated.",
+            help=f"All letters of a group: {', '.join(GROUP_FIELDS)}, such as cause=poison; may be repeated.",
         ),
         click.argument("ids", nargs=-1, metavar="[ID]..."),
     ):
@@ -48,17 +48,17 @@ def selection_options(command: CommandFunction) -> CommandFunction:
 def build_query(
     ids: Sequence[str], wanted: dict[str, str], states: Sequence[str], *, all_of_them: bool
 ) -> DeadLetterQuery:
-    """Read which letters are meant. Raises UsageError where that is not said, or said twice."""
+    """Build the query of the selected letters. Raises UsageError unless exactly one kind of selection is given."""
     if sum((bool(ids), bool(wanted), all_of_them)) != 1:
-        raise click.UsageError("say which letters: their ids, --group cause=poison, or --all; one of these")
+        raise click.UsageError("select letters by id, by --group cause=poison, or by --all; use one of these")
     if ids and states:
-        raise click.UsageError("letters that are named by id are taken in whatever state they are; leave out --state")
+        raise click.UsageError("ids select letters in every state; leave out --state")
     return DeadLetterQuery(ids=tuple(ids), states=parse_states(states), **wanted)
 
 
 @contextmanager
 def progress_bar(label: str) -> Iterator[Callable[[int, int], object]]:
-    """Draw a bar in a terminal; gives what advances it by a number, of so many in all."""
+    """Show a progress bar in a terminal; yield a function that takes the advance and the total."""
     columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = open_console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
@@ -69,11 +69,11 @@ def progress_bar(label: str) -> Iterator[Callable[[int, int], object]]:
 def _parse_groups(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> dict[str, str]:  # noqa: ARG001 - click's signature
     wanted: dict[str, str] = {}
     for value in values:
-        name, is_there, asked = value.partition("=")
-        if name not in GROUP_FIELDS or not is_there or not asked:
+        name, separator, group = value.partition("=")
+        if name not in GROUP_FIELDS or not separator or not group:
             raise click.BadParameter(
                 f"{value!r}: write one of {', '.join(GROUP_FIELDS)}, '=' and a value: cause=poison"
             )
-        if wanted.setdefault(name, asked) != asked:
-            raise click.BadParameter(f"{value!r}: {name} was given before as {wanted[name]!r}; no letter has both")
+        if wanted.setdefault(name, group) != group:
+            raise click.BadParameter(f"{value!r}: {name} is also given as {wanted[name]!r}; no letter has both")
     return wanted

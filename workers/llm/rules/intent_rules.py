@@ -1,7 +1,6 @@
-"""What a message asks for, and which tools that takes: rules over its words, in English; no state, no model.
+"""Classify the intent of an English message, and plan its tool calls, by pattern matching. Pure functions.
 
-`classify` tries the readers below in their order; the first that understands the message wins. Only a
-message's beginning is read.
+`classify_intent` applies the rules below in their order, and the first match wins. It reads the first 2,000 characters.
 """
 
 from __future__ import annotations
@@ -23,24 +22,24 @@ _MAX_PLANS = 8
 
 @dataclass(frozen=True, slots=True)
 class ToolPlan:
-    """A tool that a message calls for, and what it is to be asked."""
+    """A tool that a message needs, with the arguments of the call."""
 
     tool: str
     arguments: dict[str, Value] = field(default_factory=dict)
 
 
 def classify_intent(text: str) -> ClassifiedIntent:
-    """Tell what a message asks for; `question` or `statement` where no rule knows better."""
+    """Classify the intent of a message; `question` or `statement` if no rule matches."""
     plain = _normalize(text)
-    for read in _INTENT_RULES:
-        if found := read(plain):
-            return found
+    for rule in _INTENT_RULES:
+        if intent := rule(plain):
+            return intent
     kind = "question" if _QUESTION.search(plain) else "statement"
     return ClassifiedIntent(intent=kind, confidence=0.5)
 
 
 def plan_tools(intent: ClassifiedIntent, text: str) -> tuple[ToolPlan, ...]:
-    """List the tool calls that an answer takes; one message may ask for several things."""
+    """Plan the tool calls for an answer. One message may need several."""
     if intent.intent == "recall":
         return (ToolPlan("recall", dict(intent.entities)),)
     if intent.intent not in _COMPUTED:
@@ -51,10 +50,10 @@ def plan_tools(intent: ClassifiedIntent, text: str) -> tuple[ToolPlan, ...]:
 def _computations(text: str) -> Iterator[ToolPlan]:
     for expression in _expressions(text):
         yield ToolPlan("calculator", {"expression": expression})
-    if counted := _read_primes(text):
-        yield ToolPlan("primes", dict(counted.entities))
-    if asked := _read_time(text):
-        yield ToolPlan("clock", dict(asked.entities))
+    if primes := _read_primes(text):
+        yield ToolPlan("primes", dict(primes.entities))
+    if time := _read_time(text):
+        yield ToolPlan("clock", dict(time.entities))
 
 
 def _normalize(text: str) -> str:
@@ -79,7 +78,7 @@ _RECALL_PATTERNS: Final = tuple(
 
 _SPEAKERS: Final = {"i": "user", "you": "assistant", "we": "anyone"}
 
-# Words around the thing itself: "(do you remember) what I told you about | cats | earlier".
+# Words around the subject: "(do you remember) what I told you about | cats | earlier".
 _FILLERS: Final = frozenset(
     """
     a about anything before earlier ever first for i just last me now of please said say something that the to
@@ -90,15 +89,15 @@ _FILLERS: Final = frozenset(
 
 def _read_recall(text: str) -> ClassifiedIntent | None:
     for pattern in _RECALL_PATTERNS:
-        if found := pattern.search(text):
-            parts = found.groupdict()
-            said_by = _SPEAKERS[(parts.get("who") or "i").lower()]
-            about = _topic(parts["about"])
+        if match := pattern.search(text):
+            groups = match.groupdict()
+            said_by = _SPEAKERS[(groups.get("who") or "i").lower()]
+            about = _strip_fillers(groups["about"])
             return ClassifiedIntent(intent="recall", confidence=0.9, entities={"about": about, "said_by": said_by})
     return None
 
 
-def _topic(about: str) -> str:
+def _strip_fillers(about: str) -> str:
     words = re.findall(r"[\w'-]+", about)[:20]
     while words and words[0].lower() in _FILLERS:
         words.pop(0)
@@ -131,18 +130,19 @@ _HAS_OPERATION = re.compile(r"[\d.)] *(?:\*\*|//|[-+*/%])[ (+-]*[\d.]")
 
 
 def _read_calculation(text: str) -> ClassifiedIntent | None:
-    found = _expressions(text)
-    if not found:
+    expressions = _expressions(text)
+    if not expressions:
         return None
-    return ClassifiedIntent(intent="calculation", confidence=0.95, entities={"expression": found[0]})
+    return ClassifiedIntent(intent="calculation", confidence=0.95, entities={"expression": expressions[0]})
 
 
 def _expressions(text: str) -> list[str]:
-    """Find the arithmetic in a text: anywhere if it is asked for, else only where there is nothing else."""
+    """Find arithmetic in a text that asks for a calculation, or that consists of one expression."""
     symbolic = _words_to_symbols(_DATE.sub(" ; ", text))
-    found = [tidy for run in _ARITHMETIC_RUN.findall(symbolic) if _HAS_OPERATION.search(tidy := _clean_expression(run))]
-    is_asked_for = _CALCULATION_PATTERN.search(text) or found == [_clean_expression(symbolic)]
-    return found if is_asked_for else []
+    runs = map(_clean_expression, _ARITHMETIC_RUN.findall(symbolic))
+    expressions = [expression for expression in runs if _HAS_OPERATION.search(expression)]
+    is_calculation = _CALCULATION_PATTERN.search(text) or expressions == [_clean_expression(symbolic)]
+    return expressions if is_calculation else []
 
 
 def _words_to_symbols(text: str) -> str:
@@ -175,19 +175,19 @@ _PLACE = re.compile(
 
 
 def _read_primes(text: str) -> ClassifiedIntent | None:
-    found = _PRIMES.search(text)
-    if found is None:
+    match = _PRIMES.search(text)
+    if match is None:
         return None
-    number = int(re.sub(r"[,_]", "", found["number"]))
-    below = number + 1 if found["bound"].lower() in _INCLUSIVE else number
+    number = int(re.sub(r"[,_]", "", match["number"]))
+    below = number + 1 if match["bound"].lower() in _INCLUSIVE else number
     return ClassifiedIntent(intent="count_primes", confidence=0.95, entities={"below": min(below, 2**62)})
 
 
 def _read_time(text: str) -> ClassifiedIntent | None:
-    asked = _TIME.search(text)
-    if asked is None:
+    match = _TIME.search(text)
+    if match is None:
         return None
-    place = _PLACE.search(text, asked.end())
+    place = _PLACE.search(text, match.end())
     return ClassifiedIntent(intent="time", confidence=0.9, entities={"zone": place["zone"]} if place else {})
 
 
@@ -219,7 +219,7 @@ def _read_phrase(text: str) -> ClassifiedIntent | None:
 
 _COMPUTED: Final = frozenset({"calculation", "count_primes", "time"})
 
-# Recall first: "do you remember what 12 * 7 is" asks for memory, not for arithmetic.
+# Recall comes first, because "do you remember what 12 * 7 is" asks for a memory and contains arithmetic.
 _INTENT_RULES: Final[tuple[IntentRule, ...]] = (
     _read_recall,
     _read_primes,

@@ -1,8 +1,8 @@
-"""Servers: the tools of MCP servers (Model Context Protocol), under `<server>.<tool>`.
+"""The tools of MCP servers (Model Context Protocol), named `<server>.<tool>`. Entered by `configured_servers()`.
 
-settings.py     which servers there are: a file in the common `mcpServers` shape     PETIOLE_MCP_SERVERS
-source.py       a server's tools, as the registry asks for them
-connection.py   one server, connected; needs the extra `mcp`, and is imported when the first server is needed
+settings.py      reads the file of servers that PETIOLE_MCP_SERVERS names
+tool_source.py   a server's tools, for the registry
+connection.py    the connection to one server; needs the extra `mcp` and is imported when the first server is used
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from petiole.workers.tools.mcp.tool_source import McpToolSource
 
 
 def configured_servers() -> Iterator[McpToolSource]:
-    """Make a source of each server that PETIOLE_MCP_SERVERS tells of; none is started.
+    """Create a tool source for each server in the file PETIOLE_MCP_SERVERS. Starts no server.
 
     Raises: NotConfigured, UsageError (missing_extra).
     """
     if path := WorkerSettings().mcp_servers:
         if find_spec("mcp") is None:
-            raise missing_extra("a server of tools (PETIOLE_MCP_SERVERS)", "mcp")
+            raise missing_extra("an MCP server (PETIOLE_MCP_SERVERS)", "mcp")
         for name, settings in read_servers(path).items():
             yield McpToolSource(name, settings)

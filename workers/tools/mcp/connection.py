@@ -1,6 +1,6 @@
-"""A connection to one MCP server: by a process of its own that is started here, or over HTTP.
+"""McpConnection: a connection to one MCP server, which is a child process or is reached over HTTP.
 
-The protocol's client is a coroutine's; its loop runs in a thread beside the one that calls.
+The client library is asynchronous; its event loop runs in a thread of its own, and calls block the calling thread.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TextIO
+from typing import TYPE_CHECKING, Any, Self, TextIO, TypeAlias
 
 import httpx2
 from anyio.from_thread import start_blocking_portal
@@ -31,20 +31,23 @@ if TYPE_CHECKING:
     from mcp.client._transport import Transport, TransportStreams
 
 SERVER_START_TIMEOUT_S = 30.0
-"""How long a server may take to start, and to tell its tools."""
+"""How long a server may take to start and to list its tools."""
 
 _HTTP_TIMEOUTS = httpx2.Timeout(SERVER_START_TIMEOUT_S, read=300.0)
-"""A server may hold a stream of events open for longer than it may take to connect; a call has its own limit."""
+"""Reading may take longer than connecting, because servers keep event streams open. Calls have their own limit."""
 
 _CLOSE_TIMEOUT_S = 1.0
 _POLL_INTERVAL_S = 0.1
 _MAX_PAGES = 100
 
+_Progress: TypeAlias = tuple[float, float | None, str | None]
+"""Progress, total and message of a progress notification."""
+
 log = logging.getLogger(__name__)
 
 
 class McpConnection:
-    """One server, connected; of the process that opened it, any thread of it. Raises: ProviderUnavailable."""
+    """A connection to one server, for all threads of the process that opened it. Raises ProviderUnavailable."""
 
     def __init__(self, name: str, settings: ServerSettings) -> None:
         self._name = name
@@ -54,7 +57,7 @@ class McpConnection:
             client = Client(_transport(settings), read_timeout_seconds=SERVER_START_TIMEOUT_S)
             self._client = self._stack.enter_context(self._portal.wrap_async_context_manager(client))
         except BaseException as error:
-            # Whatever ends the opening, a time limit too: no process and no thread stays behind.
+            # Stop the server's process and the thread after any exception, including that of a time limit.
             self._stack.__exit__(type(error), error, error.__traceback__)
             if not isinstance(error, Exception):
                 raise
@@ -67,7 +70,7 @@ class McpConnection:
         self.close()
 
     def tools(self) -> Sequence[Tool]:
-        """Ask for the server's tools; it answers only where it is there."""
+        """List the server's tools. Raises ProviderUnavailable if the server does not answer."""
         try:
             return self._portal.call(self._list_all_tools)
         except Exception as error:
@@ -76,27 +79,27 @@ class McpConnection:
     def call(
         self, tool: str, arguments: Mapping[str, Any], *, timeout_s: float, report: Callable[[float, str], None]
     ) -> CallToolResult:
-        """Call a tool, and report its progress in this thread. Leaving early tells the server to stop.
+        """Call a tool, and report its progress in this thread. An exception in this thread cancels the call.
 
-        Raises also: ToolFailed where the server refuses the call.
+        Raises ToolFailed if the server refuses the call, ProviderUnavailable if the connection ends.
         """
-        heard: queue.SimpleQueue[tuple[float, float | None, str | None] | None] = queue.SimpleQueue()
+        messages: queue.SimpleQueue[_Progress | None] = queue.SimpleQueue()
 
-        async def hear(progress: float, total: float | None, message: str | None) -> None:
-            heard.put((progress, total, message))
+        async def on_progress(progress: float, total: float | None, message: str | None) -> None:
+            messages.put((progress, total, message))
 
-        act = partial(
+        call_tool = partial(
             self._client.call_tool,
             tool,
             dict(arguments),
-            read_timeout_seconds=timeout_s + _CLOSE_TIMEOUT_S,  # a second line behind the tool's own time limit
-            progress_callback=hear,
+            read_timeout_seconds=timeout_s + _CLOSE_TIMEOUT_S,  # takes effect only if the tool's own time limit fails
+            progress_callback=on_progress,
         )
-        future = self._portal.start_task_soon(act)
-        future.add_done_callback(lambda _: heard.put(None))
+        future = self._portal.start_task_soon(call_tool)
+        future.add_done_callback(lambda _: messages.put(None))
         try:
-            while (said := _next_message(heard)) is not None:
-                _report_progress(report, *said)
+            while (message := _next_message(messages)) is not None:
+                _report_progress(report, *message)
             return future.result()
         except MCPError as error:
             if error.code in (CONNECTION_CLOSED, REQUEST_TIMEOUT):
@@ -106,22 +109,22 @@ class McpConnection:
             future.cancel()
 
     def close(self) -> None:
-        """End the connection, and the server's process where it is ours."""
+        """Close the connection, and stop the server if it is a child process."""
         try:
             self._stack.close()
-        except Exception as error:  # noqa: BLE001 - it is over either way, and whatever a transport raises is told
+        except Exception as error:  # noqa: BLE001 - the connection is gone either way; any transport error is logged
             log.warning("mcp.close_failed", extra={"server": self._name, "error": _describe_error(error)})
 
     async def _list_all_tools(self) -> list[Tool]:
-        found: list[Tool] = []
+        tools: list[Tool] = []
         cursor: str | None = None
         for _ in range(_MAX_PAGES):
             page = await self._client.list_tools(cursor=cursor, cache_mode="bypass")
-            found += page.tools
+            tools += page.tools
             cursor = page.next_cursor
             if cursor is None:
                 break
-        return found
+        return tools
 
     def _unavailable(self, error: Exception) -> ProviderUnavailable:
         return ProviderUnavailable(f"the MCP server {self._name!r}", _describe_error(error))
@@ -145,24 +148,23 @@ async def _over_http(url: str, headers: Mapping[str, str]) -> AsyncIterator[Tran
 
 
 def _error_log() -> TextIO:
-    # Celery puts a logger in the place of sys.stderr, which is no file that a process could be given.
+    # Celery replaces sys.stderr by a logger, which has no file descriptor for a child process.
     return sys.__stderr__ or Path(os.devnull).open("w", encoding="utf-8")
 
 
-def _next_message(heard: queue.SimpleQueue[Any]) -> tuple[float, float | None, str | None] | None:
-    # In slices: on other threads than the main one, a time limit ends nothing that waits for longer.
+def _next_message(messages: queue.SimpleQueue[_Progress | None]) -> _Progress | None:
+    # With short timeouts, because a time limit cannot interrupt a long wait in a thread other than the main one.
     while True:
         try:
-            said: tuple[float, float | None, str | None] | None = heard.get(timeout=_POLL_INTERVAL_S)
+            return messages.get(timeout=_POLL_INTERVAL_S)
         except queue.Empty:
             continue
-        return said
 
 
 def _report_progress(
     report: Callable[[float, str], None], progress: float, total: float | None, message: str | None
 ) -> None:
-    if total:  # without it, nobody knows how far it is
+    if total:  # without a total there is no percentage
         report(min(100.0, max(0.0, 100 * progress / total)), message or "")
 
 

@@ -1,11 +1,11 @@
-"""Settings of MCP servers: a file in the shape that MCP clients share, JSON or TOML.
+"""Settings of MCP servers: a JSON or TOML file in the `mcpServers` format that MCP clients share.
 
     {"mcpServers": {"files": {"command": "npx", "args": ["-y", "…"], "env": {"TOKEN": "${FILES_TOKEN}"},
                               "petiole": {"timeout_s": 20, "needs_approval": ["write_file"]}},
                     "search": {"url": "https://…/mcp", "headers": {"Authorization": "Bearer ${SEARCH_TOKEN}"}}}}
 
-What is ours stands under `petiole`; what other clients keep there is left alone. `${NAME}` is read from the
-environment.
+`petiole` has the options of Petiole; options of other clients are ignored. `${NAME}` is replaced by the environment
+variable.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ COMPONENT = "the MCP servers"
 
 
 def _expand_environment(value: object) -> object:
-    """Put values of the environment in the place of their names."""
+    """Replace each `${NAME}` by the environment variable."""
     if not isinstance(value, str):
         return value
     for name in re.findall(r"\$\{(\w+)\}", value):
         if name not in os.environ:
-            raise ValueError(f"names ${{{name}}}, which is not in the environment; set it")
+            raise ValueError(f"the environment variable {name} is not set; set it")
         value = value.replace(f"${{{name}}}", os.environ[name])
     return value
 
@@ -42,7 +42,7 @@ ServerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 
 class ServerToolPolicy(BaseModel):
-    """On what terms a server's tools are run; `needs_approval` is of all its tools, or of those that are named."""
+    """The tool policy of a server. `needs_approval` applies to all of its tools, or to the ones it lists."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -53,7 +53,7 @@ class ServerToolPolicy(BaseModel):
 
 
 class ServerSettings(BaseModel):
-    """How a server is reached: by a process of ours (`command`), or over HTTP (`url`)."""
+    """How to connect to a server: start it as a child process (`command`), or use HTTP (`url`)."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -67,28 +67,28 @@ class ServerSettings(BaseModel):
     petiole: ServerToolPolicy = ServerToolPolicy()
 
     @model_validator(mode="after")
-    def _is_reached_in_one_way(self) -> ServerSettings:
+    def _validate_address(self) -> ServerSettings:
         if (self.command is None) == (self.url is None):
-            raise ValueError("needs either a command or a url")
+            raise ValueError("give either a command or a url")
         return self
 
 
 class _ServersFile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    mcpServers: dict[ServerName, ServerSettings]  # noqa: N815 - as the file has it
+    mcpServers: dict[ServerName, ServerSettings]  # noqa: N815 - the key in the file
 
 
 def read_servers(path: Path) -> Mapping[str, ServerSettings]:
-    """Read which servers there are, without those that are disabled. Raises NotConfigured, which names the place."""
+    """Read the settings of all servers that are not disabled. Raises NotConfigured with the location of the error."""
     try:
         text = path.read_text(encoding="utf-8")
-        said: Any = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-        servers = _ServersFile.model_validate(said).mcpServers
+        document: Any = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+        servers = _ServersFile.model_validate(document).mcpServers
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(step) for step in first["loc"])
-        raise NotConfigured(COMPONENT, f"{path}: {place}: {first['msg']}") from error
+        problem = error.errors()[0]
+        location = ".".join(str(step) for step in problem["loc"])
+        raise NotConfigured(COMPONENT, f"{path}: {location}: {problem['msg']}") from error
     except (OSError, ValueError, RecursionError) as error:
         raise NotConfigured(COMPONENT, f"{path} cannot be read: {error}; check PETIOLE_MCP_SERVERS") from error
     return {name: server for name, server in servers.items() if not server.disabled}

@@ -1,8 +1,7 @@
-"""A source: the tools of one MCP server, as the registry asks for them.
+"""McpToolSource: the tools of one MCP server, for the tool registry.
 
-The server is started by the process that needs it, after any fork, and kept by the one that calls its tools; one that
-has died is started anew before the next call. For its tools to be listed it is started and ended again, and they are
-remembered for a while.
+Each process that calls a tool has its own connection, opened after any fork. A server that has exited is started again
+before the next call. To list the tools, a process without a connection connects, disconnects, and caches the list.
 """
 
 from __future__ import annotations
@@ -30,15 +29,15 @@ if TYPE_CHECKING:
     from petiole.workers.tools.mcp.connection import McpConnection
 
 TOOL_LIST_CACHE_S = 300.0
-"""How long a server's tools are remembered."""
+"""How long the list of a server's tools is cached."""
 
 RECONNECT_DELAY_S = 10.0
-"""How long it is not asked again that could not be reached; its calls fail meanwhile."""
+"""How long calls fail without a new attempt after a server could not be reached."""
 
 
 @dataclass(slots=True)
 class _ProcessState:
-    """What this process knows of a server."""
+    """The connection and cached tools of one process."""
 
     lock: threading.RLock = field(default_factory=threading.RLock)
     connection: McpConnection | None = None
@@ -49,81 +48,81 @@ class _ProcessState:
 
 
 class McpToolSource:
-    """The tools of one server. Raises: ProviderUnavailable."""
+    """The tools of one server. Methods raise ProviderUnavailable."""
 
     def __init__(self, name: str, settings: ServerSettings) -> None:
         self._name = name
         self._settings = settings
-        # By process: threads, and with them connections, do not follow into a forked child.
+        # One per process, because threads and connections do not survive a fork.
         self._by_process: dict[int, _ProcessState] = {}
 
     @property
     def name(self) -> str:
-        """What its tools' names begin with."""
+        """The name of the server."""
         return self._name
 
     def tools(self) -> Mapping[str, Tool]:
-        """Tell the server's tools by full name."""
-        here = self._state()
-        with here.lock:
-            if time.monotonic() - here.listed_at > TOOL_LIST_CACHE_S:
-                was_connected = here.connection is not None
-                self._connect(here)
+        """Return the server's tools by full name."""
+        state = self._state()
+        with state.lock:
+            if time.monotonic() - state.listed_at > TOOL_LIST_CACHE_S:
+                was_connected = state.connection is not None
+                self._connect(state)
                 if not was_connected:
-                    self._disconnect(here)
-            return here.tools
+                    self._disconnect(state)
+            return state.tools
 
     def get(self, name: str) -> Tool | None:
-        """Look a tool up that is to be called: the server stays for that."""
-        here = self._state()
-        with here.lock:
+        """Look up a tool for a call, and keep the connection open."""
+        state = self._state()
+        with state.lock:
             if (
-                here.connection is None
-                or name not in here.tools
-                or time.monotonic() - here.listed_at > TOOL_LIST_CACHE_S
+                state.connection is None
+                or name not in state.tools
+                or time.monotonic() - state.listed_at > TOOL_LIST_CACHE_S
             ):
-                self._connect(here)
-            return here.tools.get(name)
+                self._connect(state)
+            return state.tools.get(name)
 
     def close(self) -> None:
-        """End the server's process, where this one started it."""
-        here = self._state()
-        with here.lock:
-            self._disconnect(here)
+        """Close this process's connection, and stop the server if this process started it."""
+        state = self._state()
+        with state.lock:
+            self._disconnect(state)
 
     def _state(self) -> _ProcessState:
         return self._by_process.setdefault(os.getpid(), _ProcessState())
 
-    def _connect(self, here: _ProcessState) -> McpConnection:
-        """Return a connection to a server that has just answered; its tools are known anew."""
-        if here.failure is not None and time.monotonic() - here.failed_at < RECONNECT_DELAY_S:
-            raise here.failure
-        if here.connection is not None:
+    def _connect(self, state: _ProcessState) -> McpConnection:
+        """Return a working connection. Listing the tools verifies it and refreshes the cache."""
+        if state.failure is not None and time.monotonic() - state.failed_at < RECONNECT_DELAY_S:
+            raise state.failure
+        if state.connection is not None:
             try:
-                return self._refresh_tools(here, here.connection)
+                return self._refresh_tools(state, state.connection)
             except ProviderUnavailable:
-                # It has ended since. Nothing was asked of it yet, so a new one may do it.
-                self._disconnect(here)
+                # The server has exited. It had no call of this request, so a new server may take it.
+                self._disconnect(state)
         try:
-            here.connection = _open_connection(self._name, self._settings)
-            return self._refresh_tools(here, here.connection)
+            state.connection = _open_connection(self._name, self._settings)
+            return self._refresh_tools(state, state.connection)
         except ProviderUnavailable as error:
-            self._disconnect(here)
-            here.failure, here.failed_at = error, time.monotonic()
+            self._disconnect(state)
+            state.failure, state.failed_at = error, time.monotonic()
             raise
 
-    def _refresh_tools(self, here: _ProcessState, connection: McpConnection) -> McpConnection:
-        here.tools = self._build_tools(connection.tools())
-        here.listed_at, here.failure = time.monotonic(), None
+    def _refresh_tools(self, state: _ProcessState, connection: McpConnection) -> McpConnection:
+        state.tools = self._build_tools(connection.tools())
+        state.listed_at, state.failure = time.monotonic(), None
         return connection
 
-    def _disconnect(self, here: _ProcessState) -> None:
-        connection, here.connection = here.connection, None
+    def _disconnect(self, state: _ProcessState) -> None:
+        connection, state.connection = state.connection, None
         if connection is not None:
             connection.close()
 
     def _build_tools(self, server_tools: Sequence[ServerTool]) -> Mapping[str, Tool]:
-        return {made.name: made for each in server_tools for made in [self._build_tool(each)]}
+        return {tool.name: tool for tool in map(self._build_tool, server_tools)}
 
     def _build_tool(self, server_tool: ServerTool) -> Tool:
         name, schema = f"{self._name}.{server_tool.name}", server_tool.input_schema
@@ -137,43 +136,42 @@ class McpToolSource:
         )
 
     def _tool_policy(self, tool: str) -> ToolPolicy:
-        ours = self._settings.petiole
-        asked = ours.needs_approval
+        policy = self._settings.petiole
+        approval = policy.needs_approval
         return ToolPolicy(
-            timeout_s=ours.timeout_s,
-            needs_approval=asked if isinstance(asked, bool) else tool in asked,
-            on_unfinished=ours.on_unfinished,
-            breaker=f"tool.{self._name.lower()}" if ours.guarded else None,
+            timeout_s=policy.timeout_s,
+            needs_approval=approval if isinstance(approval, bool) else tool in approval,
+            on_unfinished=policy.on_unfinished,
+            breaker=f"tool.{self._name.lower()}" if policy.guarded else None,
         )
 
-    def _run(self, tool: str, accepted: ValidatedArguments, context: ToolContext) -> ToolOutput:
-        here = self._state()
-        with here.lock:
-            connection = self._connect(here)
-        result = connection.call(tool, accepted, timeout_s=self._settings.petiole.timeout_s, report=context.report)
+    def _run(self, tool: str, arguments: ValidatedArguments, context: ToolContext) -> ToolOutput:
+        state = self._state()
+        with state.lock:
+            connection = self._connect(state)
+        result = connection.call(tool, arguments, timeout_s=self._settings.petiole.timeout_s, report=context.report)
         return _read_result(f"{self._name}.{tool}", result)
 
 
 def _open_connection(name: str, settings: ServerSettings) -> McpConnection:
-    from petiole.workers.tools.mcp.connection import McpConnection  # noqa: PLC0415 - needs the extra, and half a second
+    from petiole.workers.tools.mcp.connection import McpConnection  # noqa: PLC0415 - an extra; the import takes 0.5 s
 
     return McpConnection(name, settings)
 
 
 def _validate_arguments(tool: str, schema: Mapping[str, Any], arguments: Mapping[str, Value]) -> ValidatedArguments:
-    from jsonschema.exceptions import best_match  # noqa: PLC0415 - comes with the extra
-    from jsonschema.validators import validator_for  # noqa: PLC0415 - as above
+    from jsonschema.exceptions import best_match  # noqa: PLC0415 - an extra
+    from jsonschema.validators import validator_for  # noqa: PLC0415 - an extra
 
-    accepted: ValidatedArguments = to_jsonable_python(arguments)
-    errors = validator_for(schema)(schema).iter_errors(accepted)
+    validated: ValidatedArguments = to_jsonable_python(arguments)
+    errors = validator_for(schema)(schema).iter_errors(validated)
     error = best_match(errors)  # type: ignore[no-untyped-call]  # jsonschema annotates little
     if error is not None:
-        missing = (
-            [each for each in error.validator_value if each not in error.instance] if _is_required_error(error) else []
-        )
-        place = ".".join(str(step) for step in [*error.absolute_path, *missing[:1]]) or "arguments"
-        raise invalid_arguments(tool, place, error.message)
-    return accepted
+        is_required = _is_required_error(error)
+        missing = [name for name in error.validator_value if name not in error.instance] if is_required else []
+        location = ".".join(str(step) for step in [*error.absolute_path, *missing[:1]]) or "arguments"
+        raise invalid_arguments(tool, location, error.message)
+    return validated
 
 
 def _is_required_error(error: Any) -> bool:
@@ -181,11 +179,11 @@ def _is_required_error(error: Any) -> bool:
 
 
 def _read_result(tool: str, result: CallToolResult) -> ToolOutput:
-    """Read a result: its structured content where it has one, else its words. Raises ToolFailed."""
-    text = "\n".join(getattr(each, "text", None) or f"[{each.type}]" for each in result.content)
+    """Read a result: its structured content if present, else its text. Raises ToolFailed."""
+    text = "\n".join(getattr(block, "text", None) or f"[{block.type}]" for block in result.content)
     if result.is_error:
         raise ToolFailed(tool, text or "it gave no reason")
     value = result.structured_content
     if isinstance(value, dict) and value.keys() == {"result"}:
-        value = value["result"]  # how servers wrap what is no object
+        value = value["result"]  # servers wrap other values than objects like this
     return ToolOutput(text if value is None else value, text)
