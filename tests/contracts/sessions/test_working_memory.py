@@ -40,7 +40,7 @@ def test_a_working_memory_over_its_limit_is_refused_and_keeps_what_it_had(sessio
     session.memory.update({"topic": "tea", "list": "x" * 60_000})
 
     with pytest.raises(
-        UsageError, check=has_code("working_memory_full"), match=r"grow to 6\d,\d{3} bytes, the limit is 65,536"
+        UsageError, check=has_code("working_memory_full"), match=r"6\d,\d{3} bytes, the limit is 65,536"
     ):
         session.memory.update({"topic": "coffee", "more": "y" * 6_000})
 

@@ -44,7 +44,7 @@ def test_an_event_above_the_limit_is_refused_with_both_sizes():
     event = TextMessageEvent(stream_id="s", content=TextContent(text="x" * LIMIT))
 
     with pytest.raises(
-        UsageError, check=has_code("event_too_large"), match=r"has 10,\d{3} bytes as JSON, the limit is 10,000"
+        UsageError, check=has_code("event_too_large"), match=r"10,\d{3} bytes as JSON, the limit is 10,000"
     ):
         validate_event(event, registry, LIMIT)
 
