@@ -1,8 +1,7 @@
-"""Celery settings of this checkout, laid over Petiole's defaults (tasks/celery.py). Any setting of Celery may stand
-here.
+"""Celery settings of this checkout, applied over Petiole's defaults (tasks/celery.py).
 
-A value that would break a guarantee is refused when a worker starts, with its line. PETIOLE_BROKER_URL and the other
-PETIOLE_ variables are read from the environment: docs/settings.md.
+Any setting of Celery may be added. A value that would break a guarantee is refused when a worker starts; the error
+names its line. Variables that begin with PETIOLE_ are read from the environment: docs/settings.md.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""What is said: events as pure values, and the rules they keep to.
+"""Events as pure values, and the rules that they follow.
 
     Event               identity, context and a typed content in one frozen value        events/event.py
-    catalog             every event type, one file per speaker                           events/catalog/
-    EventRegistry       type -> class, validation at both ends, types of your own        events/registry.py
-    topics, patterns    who hears what                                                   events/topics.py
-    errors              one tree, split by what the caller should do                     events/errors/
-    CloudEvents         the standard form, to and from                                   events/cloudevents.py
+    catalog             every built-in event type, one file per publisher                events/catalog/
+    EventRegistry       event types by topic; validation; user-defined types             events/registry.py
+    topics, patterns    matching of topics to subscriptions                              events/topics.py
+    errors              one tree of exceptions, split by what the caller should do       events/errors/
+    CloudEvents         conversion to and from the standard format                       events/cloudevents.py
 
-Nothing here knows of Celery, of a broker or of a store.
+This package imports neither Celery nor any broker or store.
 """
 
 from __future__ import annotations
@@ -43,5 +43,5 @@ __all__ = [
 ]  # fmt: skip
 
 if __name__ == "events":
-    # From a checkout's root this file is importable as `events` too. Its modules have one name, `petiole.events.…`.
+    # From a checkout's root this file can also be imported as `events`. Its modules are only `petiole.events.…`.
     __path__ = []

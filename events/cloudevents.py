@@ -1,8 +1,9 @@
-"""Event to CloudEvents JSON and back.
+"""Convert events to CloudEvents JSON and back.
+
+CloudEvents attributes hold scalar values only. An event's context is nested, so `data` has it beside the content.
 
 Source: CloudEvents 1.0.2, JSON event format 1.0.2, and the registered extensions partitionkey, correlationid,
-causationid, expirytime and distributed tracing (traceparent). Attributes hold only plain values, so an event's
-context, which nests, travels in `data` beside the content.
+causationid, expirytime and distributed tracing (traceparent).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _FIELD_OF_ATTRIBUTE = {
 
 
 def write_cloudevent(fields: Mapping[str, Any]) -> dict[str, object]:
-    """Write an event's JSON fields as a CloudEvents JSON object: attributes on top, content and context in `data`."""
+    """Convert an event's JSON fields to a CloudEvents JSON object, with content and context in `data`."""
     document: dict[str, object] = {
         "specversion": SPEC_VERSION,
         "source": fields["context"]["source"],
@@ -47,10 +48,12 @@ def write_cloudevent(fields: Mapping[str, Any]) -> dict[str, object]:
 
 
 def read_fields(document: Mapping[str, object]) -> dict[str, object]:
-    """Read the fields of an event from a CloudEvents JSON object; attributes of other vocabularies are passed over.
+    """Read an event's fields from a CloudEvents JSON object. Unknown extension attributes are ignored.
 
-    `data` without a `content` of its own is the content itself, as other producers write it.
-    Raises: InvalidEvent (missing_field, invalid_value) where the object is no CloudEvent of version 1.0.
+    If `data` has no `content` field, all of `data` is the content, as other producers write it.
+
+    Raises:
+        InvalidEvent: (missing_field, invalid_value) the object is not a CloudEvent of version 1.0.
     """
     _check_is_cloudevent(document)
     fields = {field: document[name] for name, field in _FIELD_OF_ATTRIBUTE.items() if name in document}
@@ -66,11 +69,11 @@ def read_fields(document: Mapping[str, object]) -> dict[str, object]:
 
 
 def _check_is_cloudevent(document: Mapping[str, object]) -> None:
-    # Without its id, a repeated event would be read as a new one each time.
+    # Without an id, every copy of a repeated event would count as a new event.
     topic = str(document.get("type", "CloudEvent"))
     for required in ("specversion", "id", "source", "type"):
         if not document.get(required):
-            raise InvalidEvent(topic, required, "is required of every CloudEvent; give it", code="missing_field")
+            raise InvalidEvent(topic, required, "is required in every CloudEvent; add it", code="missing_field")
     if document["specversion"] != SPEC_VERSION:
-        reason = f"is {document['specversion']!r}; only {SPEC_VERSION!r} is read here"
+        reason = f"is {document['specversion']!r}; only {SPEC_VERSION!r} is supported, convert the event"
         raise InvalidEvent(topic, "specversion", reason, code="invalid_value")

@@ -1,4 +1,4 @@
-"""Conditions: what a subscription may ask of an event beside its topic. Plain data, checked where it is written.
+"""Filter conditions of subscriptions: plain data that is validated when the subscription is declared.
 
     where={
         "content.parameters.country": "DE",                     equality: text, a number, true or false
@@ -8,8 +8,8 @@
         "content.parameters.coupon": {"exists": True},
     }
 
-A path names a place in the event's JSON, words joined by dots; what a list holds has no path. All conditions have to
-hold. Whether they do is decided in `tasks/routing/filters.py`.
+A path is the dotted path of a field in the event's JSON. The items of a list have no path. An event matches if all
+conditions hold; `tasks/routing/filters.py` evaluates them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Condition: TypeAlias = Scalar | Mapping[str, Scalar | Sequence[Scalar]]
 FilterConditions: TypeAlias = Mapping[str, Condition]
 
 EQUALS = "equals"
-"""The operator of a condition that is a plain value; it is not written."""
+"""The implicit operator of a condition that is a plain value."""
 
 RANGES = ("gt", "ge", "lt", "le")
 OPERATORS = ("exists", "one_of", "prefix", *RANGES)
@@ -38,9 +38,10 @@ _FIELDS: Mapping[str, Sequence[str]] = {"": list(Event.model_fields), "context":
 
 
 def check_conditions(where: object) -> dict[str, Condition]:
-    """Return a filter's conditions as JSON would hold them.
+    """Return a filter's conditions with JSON-compatible values.
 
-    Raises UsageError (invalid_filter), which names the path.
+    Raises:
+        UsageError: (invalid_filter) a condition is invalid; the error names its path.
     """
     if not isinstance(where, Mapping):
         raise invalid_filter("", f"where is a {_type_name(where)}; write a map of paths to conditions")
@@ -48,12 +49,12 @@ def check_conditions(where: object) -> dict[str, Condition]:
 
 
 def list_operators(condition: Condition) -> Mapping[str, Scalar | Sequence[Scalar]]:
-    """List what a condition asks, by operator."""
+    """Return a condition's operands by operator."""
     return condition if isinstance(condition, Mapping) else {EQUALS: condition}
 
 
 def comparison_type(value: object) -> type | None:
-    """Tell what a value may be compared with: text, numbers (whole or not) and true/false are three kinds."""
+    """Return the type for comparisons: str, float (for all numbers) or bool; None for other values."""
     match value:
         case bool():
             return bool
@@ -66,7 +67,7 @@ def comparison_type(value: object) -> type | None:
 
 def _check_path(path: object) -> str:
     if not isinstance(path, str) or not path:
-        raise invalid_filter(str(path), "the path is empty; write a place in the event, such as 'content.text'")
+        raise invalid_filter(str(path), "the path is empty; write the dotted path of a field, such as 'content.text'")
     words = path.split(".")
     if not all(words):
         raise invalid_filter(path, "the path has an empty word; write words joined by single dots")
@@ -91,7 +92,7 @@ def _check_condition(path: str, condition: object) -> Condition:
         raise invalid_filter(path, f"the condition is empty; {_operator_list()}")
     checked = {_check_operator(path, name): _check_operand(path, name, given) for name, given in condition.items()}
     if checked.get("exists") is False and len(checked) > 1:
-        raise invalid_filter(path, "what does not exist meets no other condition; leave the others out")
+        raise invalid_filter(path, "a missing field cannot match other operators; remove them")
     _check_range(path, checked)
     return checked
 
@@ -122,12 +123,12 @@ def _check_operand(path: str, operator: str, operand: object) -> Scalar | list[S
 def _check_choices(path: str, operand: object) -> list[Scalar]:
     if isinstance(operand, str) or not isinstance(operand, Sequence) or not operand:
         raise invalid_filter(path, f"one_of takes a list of at least one value, not {operand!r}")
-    return [_check_scalar(path, "one_of", each) for each in operand]
+    return [_check_scalar(path, "one_of", choice) for choice in operand]
 
 
 def _check_scalar(path: str, operator: str, operand: object) -> Scalar:
     if operand is None:
-        raise invalid_filter(path, "null is the same as missing here; write {'exists': False}")
+        raise invalid_filter(path, "null matches like a missing field; write {'exists': False}")
     if not isinstance(operand, str | int | float):
         raise invalid_filter(path, f"{operator} takes text, a number, True or False, not a {_type_name(operand)}")
     try:
@@ -142,20 +143,20 @@ def _check_range(path: str, operands: Mapping[str, Scalar | Sequence[Scalar]]) -
         name: bound for name, bound in operands.items() if name in RANGES and isinstance(bound, str | int | float)
     }
     if len({comparison_type(bound) for bound in bounds.values()}) > 1:
-        raise invalid_filter(path, "a range goes from number to number or from text to text; it cannot mix them")
+        raise invalid_filter(path, "a range cannot mix a number and text; use the same type for both bounds")
     for pair in (_LOWER, _UPPER):
         if all(operator in bounds for operator in pair):
-            raise invalid_filter(path, f"{' and '.join(pair)} bound the same side; keep one")
+            raise invalid_filter(path, f"{' and '.join(pair)} both limit the same side; keep one")
     lower = next((bounds[operator] for operator in _LOWER if operator in bounds), None)
     upper = next((bounds[operator] for operator in _UPPER if operator in bounds), None)
     if lower is not None and upper is not None and not _is_satisfiable(lower, upper, bounds):
-        raise invalid_filter(path, f"nothing lies between {lower!r} and {upper!r}; mend the bounds")
+        raise invalid_filter(path, f"no value lies between {lower!r} and {upper!r}; correct the bounds")
 
 
 def _is_satisfiable(lower: Scalar, upper: Scalar, bounds: Mapping[str, Scalar]) -> bool:
     if lower == upper:
         return {"ge", "le"} <= bounds.keys()
-    return lower < upper  # type: ignore[operator]  # of one kind, as was checked
+    return lower < upper  # type: ignore[operator]  # _check_range checked that both have one type
 
 
 def _operator_list() -> str:

@@ -1,7 +1,7 @@
-"""What an event says: the base of every content, the scalars they are built of, and media.
+"""The base class of event contents, their scalar types, free-form parameters and media contents.
 
-Scalars are strict: True is not 1, "5" is not 5. Free-form parameters keep the eight kinds of value that JSON and
-a duration give, unchanged by the journey.
+Scalars are strict: True is not 1, "5" is not 5. Free-form parameters hold the JSON types and durations, and keep each
+value's type when an event is serialized and parsed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pydantic import (
 from typing_extensions import TypeAliasType
 
 MAX_DEPTH = 32
-"""Levels of nesting in free-form values; deeper ones are refused at the door."""
+"""The most levels of nesting in free-form values. Deeper values are rejected when the event is created."""
 
 _INT64 = 2**63
 
@@ -40,7 +40,7 @@ Ratio = Annotated[float, Field(strict=True, ge=0, le=1)]
 Flag = StrictBool
 Text = Annotated[str, Field(min_length=1)]
 
-# A named alias: pydantic follows a recursive type only where it has a name.
+# A named alias, because pydantic resolves a recursive type only by its name.
 Value = TypeAliasType("Value", "bool | int | float | str | timedelta | list[Value] | dict[str, Value] | None")
 
 _DURATION_TAG = "$duration"
@@ -48,17 +48,18 @@ _duration: TypeAdapter[timedelta] = TypeAdapter(timedelta)
 
 
 class Content(BaseModel):
-    """A content is a frozen value; it knows its fields and refuses all others."""
+    """Base class of event contents: frozen, and unknown fields are rejected."""
 
-    # As for events: see there.
+    # The schema is built on first use, as for `Event`.
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
 
 def read_value(value: object, depth: int = 1) -> Value:
-    """Take a value from Python or from JSON, durations as {"$duration": "PT5S"}.
+    """Convert a value from Python or from JSON. Durations in JSON are {"$duration": "PT5S"}.
 
-    Raises: ValueError for NaN and infinities, whole numbers beyond 64 bits, half surrogate pairs, more than
-    32 levels, other types.
+    Raises:
+        ValueError: NaN or infinity, an integer beyond 64 bits, half a surrogate pair, more than 32 levels of nesting,
+            or another type.
     """
     if depth > MAX_DEPTH:
         raise ValueError(f"is nested more than {MAX_DEPTH} levels deep; flatten it")
@@ -75,43 +76,49 @@ def read_value(value: object, depth: int = 1) -> Value:
             return [read_value(item, depth + 1) for item in value]
         case dict():
             return _read_duration(value) if _DURATION_TAG in value else _read_map(value, depth)
-    raise ValueError(f"holds a {type(value).__name__}; use text, numbers, true/false, null, durations, lists and maps")
+    raise ValueError(
+        f"contains a {type(value).__name__}; use text, numbers, true/false, null, durations, lists and maps"
+    )
 
 
 def _read_text(value: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise ValueError("holds text with half of a surrogate pair, which UTF-8 cannot carry") from None
+        raise ValueError("contains text with half of a surrogate pair, which UTF-8 cannot encode; remove it") from None
     return value
 
 
 def _read_integer(value: int) -> int:
     if not -_INT64 <= value < _INT64:
-        raise ValueError(f"holds {value}, which does not fit in 64 bits; send it as text")
+        raise ValueError(f"contains {value}, which does not fit in 64 bits; send it as text")
     return value
 
 
 def _read_float(value: float) -> float:
     if not math.isfinite(value):
-        raise ValueError(f"holds {value}, which JSON cannot carry; send null or text")
+        raise ValueError(f"contains {value}, which JSON cannot represent; send null or text")
     return value
 
 
 def _read_duration(value: Mapping[object, object]) -> timedelta:
     text = value[_DURATION_TAG]
     if len(value) > 1 or not isinstance(text, str):
-        raise ValueError(f"keeps {_DURATION_TAG!r} for durations: it stands alone, with text such as 'PT5S'")
+        raise ValueError(
+            f"has {_DURATION_TAG!r}, which is reserved for durations; use it as the only key, with text such as 'PT5S'"
+        )
     try:
         return _duration.validate_python(text)
     except ValidationError:
-        raise ValueError(f"holds {text[:60]!r}, which is no ISO 8601 duration such as 'PT5S'") from None
+        raise ValueError(
+            f"contains {text[:60]!r}, which is not an ISO 8601 duration; write one such as 'PT5S'"
+        ) from None
 
 
 def _read_map(value: Mapping[object, object], depth: int) -> dict[str, Value]:
     for key in value:
         if not isinstance(key, str):
-            raise ValueError(f"has the key {key!r}; keys are text")  # noqa: TRY004 - pydantic turns only ValueError into a field's error
+            raise ValueError(f"has the key {key!r}; keys must be text")  # noqa: TRY004 - pydantic turns only ValueError into a field's error
     return {_read_text(str(key)): read_value(item, depth + 1) for key, item in value.items()}
 
 
@@ -147,7 +154,7 @@ def _read_bytes(value: object) -> object:
     try:
         return base64.b64decode(value, validate=True)
     except binascii.Error:
-        raise ValueError("must be base64 where it is text") from None
+        raise ValueError("is text that is not base64; encode the bytes as base64") from None
 
 
 def _write_bytes(value: bytes) -> str:
@@ -165,27 +172,27 @@ EncodedBytes = Annotated[
 
 
 class ParametersContent(Content):
-    """Named values without a class of their own."""
+    """Free-form named values."""
 
     parameters: Parameters = Field(default_factory=dict)
 
 
 class TextContent(Content):
-    """A piece of text, as its author wrote it."""
+    """Text as its author wrote it."""
 
     text: Text
     language: str | None = Field(default=None, description="BCP 47 tag, where known")
 
 
 class AudioContent(Content):
-    """A chunk of sound: `data` holds `duration_ms` milliseconds in `format` at `sample_rate` Hz."""
+    """A chunk of audio: `data` holds `duration_ms` milliseconds in `format` at `sample_rate` Hz."""
 
     data: EncodedBytes
     format: Text = "pcm_s16le"
     duration_ms: Positive
     sample_rate: Positive = 16_000
     channels: Positive = 1
-    sequence: Count = Field(default=0, description="place in its stream, from 0")
+    sequence: Count = Field(default=0, description="position in its stream, from 0")
     is_last: Flag = False
 
 
@@ -198,4 +205,4 @@ class VideoContent(Content):
     height: Positive
     fps: Annotated[float, Field(strict=True, gt=0)] | None = None
     duration_ms: Positive | None = None
-    sequence: Count = Field(default=0, description="place in its stream, from 0")
+    sequence: Count = Field(default=0, description="position in its stream, from 0")

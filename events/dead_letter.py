@@ -1,4 +1,4 @@
-"""DeadLetter: a delivery given up, kept with what it carried and why it went no further."""
+"""DeadLetter: a delivery that was given up, stored with its event and the cause."""
 
 from __future__ import annotations
 
@@ -23,18 +23,23 @@ Cause = Literal[
     "unknown_task",
     "undecodable",
 ]
-"""Why a delivery was given up.
+"""Why a delivery became a dead letter.
 
-failed: its handler failed as often as its policy allows; permanent: it failed in a way that no repetition mends;
-poison: workers died of it; expired: it came too late, and its subscription keeps those; loop: too many causes in a row;
-invalid: it breaks the schema of its type; payload: its content, which was stored elsewhere, is gone or altered;
-unknown_type: of a type or version that no worker here knows; unknown_task: for a subscription that no worker here has;
-undecodable: bytes that are no message.
+    failed          the handler failed in all attempts that the retry policy allows
+    permanent       the handler raised an error that a retry cannot fix
+    poison          worker processes died while they handled it
+    expired         it expired, and the subscription keeps expired deliveries
+    loop            the event exceeded the hop limit
+    invalid         the event breaks the schema of its type
+    payload         the event's stored content is missing or was altered
+    unknown_type    no worker knows the event's type or schema version
+    unknown_task    no worker has the subscription
+    undecodable     the message cannot be decoded
 """
 
 
 class FailedAttempt(BaseModel):
-    """One run of a handler that did not succeed; without an error, whoever ran it died."""
+    """One failed attempt of a handler. It has no error if the worker process died."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -45,11 +50,10 @@ class FailedAttempt(BaseModel):
 
 
 class DeadLetter(BaseModel):
-    """One delivery that no handler will see again unless somebody replays it.
+    """A delivery that was given up. No handler gets it again unless an operator replays it.
 
-    `id` stays the same when a replay fails again; `delivery_id` is of the last run. A delivery that could be read has
-    its event as `document`; of another, `raw` holds all bytes that arrived, and `subscription` what they were for, as
-    far as that could be told.
+    `id` does not change when a replay fails; `delivery_id` is that of the last attempt. `document` has the event. If
+    the message could not be decoded, `raw` has its bytes instead, and `subscription` is the target if it is known.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -72,17 +76,17 @@ class DeadLetter(BaseModel):
 
     @property
     def dead_lettered_at_ms(self) -> int:
-        """When it was buried last, in ms since 1970."""
+        """The time of the last dead-lettering, in ms since 1970."""
         return int(self.at.timestamp() * 1_000)
 
     def event_attribute(self, name: str) -> str | None:
-        """Read an attribute of the event that it carried, such as `event_type` or `stream_id`, where it has one."""
-        found = self.document.get(name) if isinstance(self.document, Mapping) else None
-        return found if isinstance(found, str) else None
+        """Return an attribute of the event, such as `event_type` or `stream_id`; None if it has none."""
+        value = self.document.get(name) if isinstance(self.document, Mapping) else None
+        return value if isinstance(value, str) else None
 
 
 def fingerprint(error: BaseException) -> str:
-    """Name an error by its type and the function that raised it: the same for all that fail in the same way."""
+    """Hash an error's type and the function that raised it, to group dead letters with the same failure."""
     place, trace = "", error.__traceback__
     while trace is not None:
         place = f"{trace.tb_frame.f_globals.get('__name__')}.{trace.tb_frame.f_code.co_qualname}"

@@ -1,7 +1,7 @@
 """Event: identity, context and a typed content in one frozen value.
 
-Three ways to one: construct a class of the catalog, let an event cause another (`event.caused(...)`), or read JSON
-through the registry.
+There are three ways to create one: construct a class of the catalog, derive it from another event
+(`event.caused(...)`), or parse JSON with the registry.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _NUMBER = re.compile(r"\s*[-+]?[\d.]+\s*")
 
 
 class Category(StrEnum):
-    """The kind of an event, as both founding designs divide them."""
+    """The kind of an event."""
 
     SYSTEM = "system"
     AGENT = "agent"
@@ -66,11 +66,11 @@ def _to_utc(moment: datetime) -> datetime:
     try:
         return moment.astimezone(UTC)
     except OverflowError:
-        raise ValueError("lies outside the years 1 to 9999 once it is in UTC") from None
+        raise ValueError("is outside the years 1 to 9999 in UTC; give a time within them") from None
 
 
 UtcDatetime = Annotated[AwareDatetime, BeforeValidator(_reject_number), AfterValidator(_to_utc)]
-"""A point in time with its zone, kept in UTC."""
+"""A point in time with a time zone, converted to UTC."""
 
 
 def _now() -> datetime:
@@ -78,12 +78,12 @@ def _now() -> datetime:
 
 
 def _default_correlation_id(fields: Mapping[str, object]) -> str:
-    # The id is there: pydantic calls this only where every field before it was valid.
+    # The id is present, because pydantic calls this only if every field before it was valid.
     return str(fields["event_id"])
 
 
 class EventContext(BaseModel):
-    """Where a flow of events began and for whom; carried unchanged by every event that follows."""
+    """The origin and the user of a flow. Every event of the flow has the same context."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -97,7 +97,7 @@ EventT = TypeVar("EventT", bound="Event")
 
 
 class EventFields(TypedDict, total=False):
-    """The fields that every event has, for type checkers: what `caused` may be given."""
+    """The fields that every event has; the keyword arguments of `caused` for type checkers."""
 
     event_id: str
     event_type: str
@@ -117,17 +117,20 @@ class EventFields(TypedDict, total=False):
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(Field, PrivateAttr))
 class EventMeta(ModelMetaclass):
-    """Pydantic's metaclass. Tells type checkers that events are frozen: a subclass may narrow the type of a field."""
+    """Pydantic's metaclass, which declares to type checkers that events are frozen.
+
+    A subclass may therefore narrow the type of a field.
+    """
 
 
 class Event(BaseModel, metaclass=EventMeta):
-    """What happened, once, to whom, and because of what.
+    """Base class of all events: a frozen record of something that happened.
 
-    Only `stream_id` and `content` have no default. Subclasses bind `event_type` to a topic and `content` to a class;
-    `category` says what kind of event they are.
+    Only `stream_id` and `content` have no default. Subclasses bind `event_type` to a topic, `content` to a class, and
+    set `category`.
     """
 
-    # A schema is built when it is first used: a process knows many types, and reads a few.
+    # A schema is built on first use, because a process knows many types and parses only a few.
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     category: ClassVar[Category] = Category.AGENT
@@ -139,13 +142,14 @@ class Event(BaseModel, metaclass=EventMeta):
     content: Content
     context: EventContext = Field(default_factory=EventContext)
     correlation_id: Annotated[str, Field(min_length=1, max_length=255)] = Field(
-        default_factory=_default_correlation_id, description="the flow this belongs to; by default one that begins here"
+        default_factory=_default_correlation_id,
+        description="the flow that this event belongs to; by default the event starts one",
     )
     causation_id: EventId | None = Field(default=None, description="the event that caused this one")
     traceparent: Traceparent = Field(default_factory=new_traceparent, description="W3C trace context")
-    hops: Count = Field(default=0, description="causes in a row before this one")
+    hops: Count = Field(default=0, description="number of causing events between this one and its origin")
     path: tuple[AgentName, ...] = Field(
-        default=(), description="agents that led here, each once, the last to speak last"
+        default=(), description="agents whose events led to this one, each once, the most recent last"
     )
     priority: Annotated[int, Field(strict=True, ge=MIN_PRIORITY, le=MAX_PRIORITY)] = 5
     expires_at: UtcDatetime | None = None
@@ -157,14 +161,20 @@ class Event(BaseModel, metaclass=EventMeta):
         return self.traceparent.split("-")[1]
 
     def has_expired(self, at: datetime) -> bool:
-        """Tell whether the event is out of date at that time."""
+        """Return whether the event has expired at that time."""
         return self.expires_at is not None and self.expires_at <= at
 
     def caused(self, event_class: type[EventT], **fields: Unpack[EventFields]) -> EventT:
-        """Make the event of class `kind` that follows from this one.
+        """Build an event that this one caused.
 
-        Stream, context, correlation, trace and path are copied, causation and hops set; `fields` add the content
-        and may replace what is copied. Raises InvalidEvent for fields that `kind` refuses.
+        Copies stream, context, correlation id, trace and path; sets causation id and hops.
+
+        Args:
+            event_class: The class of the new event.
+            **fields: The content, and any other field; they override the copied values.
+
+        Raises:
+            InvalidEvent: The fields do not match the class.
         """
         copied: EventFields = {
             "stream_id": self.stream_id,
@@ -184,19 +194,21 @@ class Event(BaseModel, metaclass=EventMeta):
             ) from error
 
     def to_cloudevent(self) -> dict[str, object]:
-        """Write this event as a CloudEvents 1.0 JSON object."""
+        """Convert this event to a CloudEvents 1.0 JSON object."""
         return write_cloudevent(self.model_dump(mode="json"))
 
     @classmethod
     def from_cloudevent(cls, document: Mapping[str, object]) -> Self:
-        """Read a CloudEvents 1.0 JSON object as an event of this class.
+        """Parse a CloudEvents 1.0 JSON object as an event of this class.
 
-        Raises: InvalidEvent where the document is no CloudEvent, or not one of this class; UsageError on Event itself,
-        which knows no contents: `registry.parse_cloudevent` reads every registered class.
+        Raises:
+            InvalidEvent: The document is not a CloudEvent, or does not match this class.
+            UsageError: Called on Event, which has no content class. `registry.parse_cloudevent` parses every
+                registered class.
         """
         if cls is Event:
             raise UsageError(
-                "Event has no content of its own: call registry.parse_cloudevent, or a class's from_cloudevent"
+                "Event has no content class; call registry.parse_cloudevent, or from_cloudevent of a subclass"
             )
         try:
             return cls.model_validate(read_fields(document))
@@ -205,7 +217,7 @@ class Event(BaseModel, metaclass=EventMeta):
 
 
 class OpenEvent(Event):
-    """An event of an open family: any topic below the word `family` is one of its types."""
+    """An event of an open family: every topic that starts with the word `family` is one of its types."""
 
     family: ClassVar[str]
 

@@ -1,6 +1,6 @@
-"""Identifiers: made here, read everywhere.
+"""Ids of events, deliveries and traces: how they are generated or derived, and their types.
 
-UUID version 7 begins with the time in milliseconds, so events sort by age in every store and log.
+UUID version 7 starts with the time in milliseconds, so ids sort by age in every store and log.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pydantic import AfterValidator, StringConstraints
 
 
 def uuid7() -> UUID:
-    """Make a UUID of version 7: 48 bits of Unix time in ms, 74 random bits.
+    """Generate a UUID of version 7: 48 bits of Unix time in ms, 74 random bits.
 
     Source: RFC 9562, section 5.7. The standard library has it from Python 3.14 on.
     """
@@ -30,18 +30,18 @@ def uuid7() -> UUID:
 
 
 def new_event_id() -> str:
-    """Make the id of a new event."""
+    """Generate the id of a new event."""
     return str(uuid7())
 
 
 def delivery_ids(event_id: str, subscriptions: Iterable[str]) -> list[str]:
-    """Name one event's ways to subscriptions; the same two always give the same id."""
+    """Derive the ids of an event's deliveries, one per subscription. The same arguments always give the same ids."""
     event = UUID(event_id).bytes
     return [_uuid5_text(event, subscription) for subscription in subscriptions]
 
 
 def _uuid5_text(namespace: bytes, name: str) -> str:
-    """Write str(uuid5(namespace, name)) at a fifth of its price: a publisher needs one for each subscription.
+    """Compute str(uuid5(namespace, name)) in a fifth of the time. A publisher needs one per subscription.
 
     Source: RFC 9562, section 5.5.
     """
@@ -51,17 +51,17 @@ def _uuid5_text(namespace: bytes, name: str) -> str:
 
 
 def replayed_delivery_id(event_id: str, subscription: str, replay_id: str) -> str:
-    """Name an event's way to a subscription in a replay; the same three always give the same id."""
+    """Derive the id of an event's delivery in a history replay. The same arguments always give the same id."""
     return str(uuid5(UUID(event_id), f"{subscription} in replay {replay_id}"))
 
 
 def letter_delivery_id(letter_id: str, number: int) -> str:
-    """Name the n-th replay (from 1) of a dead letter; the same two always give the same id."""
+    """Derive the delivery id of the n-th replay (from 1) of a dead letter. Same arguments, same id."""
     return _derive_id(letter_id, f"replay {number}")
 
 
 def edited_letter_id(letter_id: str, document: str) -> str:
-    """Name the dead letter that stands for another one with that event as JSON; the same two give the same id."""
+    """Derive the id of the dead letter that replaces an edited one. `document` is the edited event as JSON."""
     return _derive_id(letter_id, f"edited to {document}")
 
 
@@ -69,12 +69,12 @@ def _derive_id(letter_id: str, name: str) -> str:
     try:
         return str(uuid5(UUID(letter_id), name))
     except ValueError:
-        # Letters of foreign messages are named by whoever sent those.
+        # A dead letter of another program's message has that program's id, which may not be a UUID.
         return str(uuid5(NAMESPACE_OID, f"{letter_id} {name}"))
 
 
 class ReservedIndex(IntEnum):
-    """Places of what is said of a delivery by others than its handler, beside those of what the handler says."""
+    """Indexes of events about a delivery that Petiole emits; a handler's own events count from 0."""
 
     DEAD_LETTERED = -1
     REPLAYED = -2
@@ -83,12 +83,12 @@ class ReservedIndex(IntEnum):
 
 
 def emitted_event_id(delivery: str, index: int) -> str:
-    """Name the n-th event (from 0) that a delivery emits, so that a second run emits it under the same id."""
+    """Derive the id of the n-th event (from 0) that a delivery emits, so that a retry emits it under the same id."""
     return str(uuid5(UUID(delivery), str(index)))
 
 
 def new_traceparent() -> str:
-    """Begin a trace: version 00, random trace and span ids, sampled.
+    """Start a new trace: version 00, random trace and span ids, sampled.
 
     Source: W3C Trace Context, section 3.2 (traceparent header).
     """
@@ -107,18 +107,18 @@ def _canonical_uuid(text: str) -> str:
         raise ValueError("must be a UUID, such as 0192f0c1-7a5e-7cc3-98c8-3f1d2b6a9e10") from None
 
 
-# Deliveries are named by uuid5(event id, subscription), so an event's id has to be a UUID itself.
+# A delivery's id is uuid5(event id, subscription), so an event's id must be a UUID.
 EventId = Annotated[str, AfterValidator(_canonical_uuid)]
 
 StreamId = Annotated[str, StringConstraints(min_length=1, max_length=255, strip_whitespace=False)]
-"""A conversation or session, named by whoever opened it."""
+"""A conversation or session. The client that starts it chooses the id."""
 
 AGENT_NAME = r"^[a-z][a-z0-9_-]{0,99}$"
 
 AgentName = Annotated[str, StringConstraints(pattern=AGENT_NAME)]
-"""An agent, and its queue. Free of commas, which part the names of a path in a CloudEvent."""
+"""The name of an agent and of its queue. It has no comma, because commas separate the names of a CloudEvent's path."""
 
 Traceparent = Annotated[str, StringConstraints(pattern=r"^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")]
 
 SYSTEM_STREAM = "system"
-"""The stream of what the system says of itself and its agents."""
+"""The stream of the events about the system and its agents."""

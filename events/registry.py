@@ -1,7 +1,7 @@
-"""EventRegistry: which event types exist, what they hold, and whether a given event keeps to it.
+"""EventRegistry: the known event types, their schemas, and the validation of events against them.
 
-The catalog's types are known from the start. Types of your own are registered as classes, or declared by name with
-the parameters they take:
+The types of the catalog are registered at start. Register your own types as classes, or declare them by topic with
+their parameters:
 
     registry.register(OrderPlacedEvent)
     registry.declare("custom.data_updated", {"entity_id": str, "field": str}, description="A record changed.")
@@ -39,7 +39,7 @@ EventT = TypeVar("EventT", bound=Event)
 
 @dataclass(frozen=True, slots=True)
 class EventType:
-    """A registered event type: its topic (`message.*` for an open family), class, version and words about it."""
+    """A registered event type. `topic` is `message.*` for an open family."""
 
     topic: str
     model: type[Event]
@@ -54,9 +54,9 @@ class EventType:
 
 
 class EventRegistry:
-    """Event types by topic. Safe to read and to extend from several threads.
+    """Event types by topic. Reads and registrations are thread-safe.
 
-    `allows_undeclared` lets `custom.*` topics pass without a declaration.
+    `allows_undeclared` accepts `custom.*` topics that were not declared.
     """
 
     def __init__(self, *, allows_undeclared: bool = False) -> None:
@@ -67,31 +67,33 @@ class EventRegistry:
             self._add(_describe(model, is_builtin=True))
 
     def get(self, topic: str) -> EventType | None:
-        """Look up the type of a topic, also one of an open family; None where there is none."""
-        found = self._types.get(topic)
-        if found is not None or "." not in topic:
-            return found
+        """Return the type of a topic, including topics of an open family; None if there is none."""
+        event_type = self._types.get(topic)
+        if event_type is not None or "." not in topic:
+            return event_type
         family = self._types.get(f"{topic.split('.', 1)[0]}.*")
         if family is not None and family.model is CustomEvent and not self.allows_undeclared:
             return None
         return family
 
     def __contains__(self, topic: str) -> bool:
-        """Tell whether events of that topic can be published."""
+        """Return whether events of that topic can be published."""
         return is_topic(topic) and self.get(topic) is not None
 
     def all(self) -> list[EventType]:
-        """List every type by topic."""
+        """List all types, sorted by topic."""
         return sorted(self._types.values(), key=lambda event_type: event_type.topic)
 
     def custom(self) -> list[EventType]:
-        """List the types that do not come from the catalog."""
+        """List the types that are not built in."""
         return [event_type for event_type in self.all() if not event_type.is_builtin]
 
     def register(self, model: type[EventT]) -> type[EventT]:
-        """Make an event class known; usable as a decorator. Registering the same class again changes nothing.
+        """Register an event class; usable as a decorator. Registering the same class again changes nothing.
 
-        Raises: UsageError where the class binds no topic, UsageError (already_registered, built_in_already_registered).
+        Raises:
+            UsageError: The class has no topic, or (already_registered, built_in_already_registered) the topic has
+                another class.
         """
         self._add(_describe(model, is_builtin=False))
         return model
@@ -99,11 +101,16 @@ class EventRegistry:
     def declare(
         self, topic: str, parameters: Mapping[str, type] | type[BaseModel], *, description: str = ""
     ) -> EventType:
-        """Make a `custom.*` topic known, whose events are CustomEvents with these parameters.
+        """Declare a `custom.*` topic. Its events are CustomEvents with these parameters.
 
-        `parameters` maps names to types (all required), or is a pydantic model where some are optional.
-        Raises: UsageError (invalid_topic, already_registered, built_in_already_registered), also for a topic outside
-        `custom.*`.
+        Args:
+            topic: A topic below `custom.`.
+            parameters: Names and types, all required; or a pydantic model if some are optional.
+            description: One sentence for `petiole schema`.
+
+        Raises:
+            UsageError: (invalid_topic, already_registered, built_in_already_registered), or the topic is outside
+                `custom.*`.
         """
         _check_can_be_declared(topic)
         schema = parameters if isinstance(parameters, type) else _build_schema(topic, parameters)
@@ -112,15 +119,18 @@ class EventRegistry:
         return declared
 
     def nearest(self, topic: str) -> str | None:
-        """Find the registered topic that looks most like this one; open families are no topics."""
+        """Return the registered topic that is most similar to this one; None if none is. Ignores open families."""
         topics = [known for known in self._types if not known.endswith("*")]
         matches = difflib.get_close_matches(topic, topics, n=1, cutoff=0.6)
         return matches[0] if matches else None
 
     def parse(self, document: Mapping[str, object]) -> Event:
-        """Read an event from a JSON object, as an instance of its type's class.
+        """Parse a JSON object to an event of its type's class.
 
-        Raises: UsageError (unknown_event_type), InvalidEvent (missing_field, unknown_field, wrong_type, invalid_value).
+        Raises:
+            UsageError: (unknown_event_type) the topic is not registered.
+            InvalidEvent: (missing_field, unknown_field, wrong_type, invalid_value, newer_version) the event breaks its
+                schema.
         """
         topic = document.get("event_type")
         if topic is None:
@@ -142,13 +152,11 @@ class EventRegistry:
         return event
 
     def parse_json(self, text: str | bytes) -> Event:
-        """Read an event from JSON text. Raises as `parse`, and InvalidEvent where the text is no JSON object."""
+        """Parse JSON text to an event. Raises as `parse`, and InvalidEvent if the text is not a JSON object."""
         try:
             document = pydantic_core.from_json(text, allow_inf_nan=False)
         except ValueError as error:
-            raise InvalidEvent(
-                "event", "event", f"is no JSON that can be read: {error}", code="invalid_value"
-            ) from error
+            raise InvalidEvent("event", "event", f"is not valid JSON: {error}", code="invalid_value") from error
         if not isinstance(document, dict):
             raise InvalidEvent(
                 "event", "event", f"must be a JSON object, not a {type(document).__name__}", code="wrong_type"
@@ -156,17 +164,19 @@ class EventRegistry:
         return self.parse(document)
 
     def parse_cloudevent(self, document: Mapping[str, object]) -> Event:
-        """Read an event of any registered type from a CloudEvents JSON object. Raises as `parse`."""
+        """Parse a CloudEvents JSON object to an event of any registered type. Raises as `parse`."""
         return self.parse(read_fields(document))
 
     def check_class(self, event: Event) -> None:
         """Check that an event is an instance of its topic's class.
 
-        Raises: UsageError (unknown_event_type), InvalidEvent (wrong_type).
+        Raises:
+            UsageError: (unknown_event_type) the topic is not registered.
+            InvalidEvent: (wrong_type) the event has another class.
         """
         expected = self._require(event.event_type).model
         if not isinstance(event, expected):
-            reason = f"belongs to {expected.__name__}, not to {type(event).__name__}"
+            reason = f"belongs to {expected.__name__}, not to {type(event).__name__}; use that class"
             raise InvalidEvent(event.event_type, "event_type", reason, code="wrong_type")
 
     def _require(self, topic: str) -> EventType:
@@ -181,13 +191,13 @@ class EventRegistry:
             if known is not None and not _is_same(known, event_type):
                 raise (built_in_already_registered if known.is_builtin else already_registered)(event_type.topic)
             if known is None:
-                # A new table each time: readers never see one that changes under them.
+                # A new dict for each change, so that readers need no lock.
                 self._types = self._types | {event_type.topic: event_type}
 
 
 def _describe(model: type[Event], *, is_builtin: bool) -> EventType:
-    words = (model.__doc__ or "").strip().split("\n")[0]
-    return EventType(_topic_of(model), model, words, is_builtin)
+    description = (model.__doc__ or "").strip().split("\n")[0]
+    return EventType(_topic_of(model), model, description, is_builtin)
 
 
 def _topic_of(model: type[Event]) -> str:
@@ -195,17 +205,17 @@ def _topic_of(model: type[Event]) -> str:
         return f"{model.family}.*"
     topic = model.model_fields["event_type"].default
     if not isinstance(topic, str):
-        raise UsageError(f"{model.__name__} binds no topic: give its event_type a Literal with that default")
+        raise UsageError(f"{model.__name__} has no topic; declare its event_type as a Literal with that default")
     return check_topic(topic)
 
 
 def _build_schema(topic: str, parameters: Mapping[str, type]) -> type[BaseModel]:
-    # Aliases: a parameter's name may be any text, a pydantic field's may not.
+    # Aliases, because a parameter's name may be any text, but a pydantic field's name may not.
     fields = {
         f"parameter_{number}": (parameters[name], Field(alias=name)) for number, name in enumerate(sorted(parameters))
     }
     config = ConfigDict(strict=True, extra="forbid")
-    return create_model(f"Parameters of {topic}", __config__=config, **fields)  # type: ignore[call-overload, no-any-return]  # the fields are only known now
+    return create_model(f"Parameters of {topic}", __config__=config, **fields)  # type: ignore[call-overload, no-any-return]  # the fields are known only at run time
 
 
 def _is_same(known: EventType, other: EventType) -> bool:
@@ -219,11 +229,13 @@ def _is_same(known: EventType, other: EventType) -> bool:
 def _check_can_be_declared(topic: str) -> None:
     family = f"{CustomEvent.family}."
     if not check_topic(topic).startswith(family):
-        raise UsageError(f"{topic!r} cannot be declared: its events are CustomEvents; name it '{family}{topic}'")
+        raise UsageError(
+            f"{topic!r} cannot be declared, because declared events are CustomEvents; name it '{family}{topic}'"
+        )
 
 
 def _check_version(document: Mapping[str, object], event_type: EventType) -> None:
-    # Before all other checks: a newer version's new fields are not the sender's mistake.
+    # Checked first, because the new fields of a newer version would be reported as unknown fields.
     version = document.get("schema_version")
     if isinstance(version, int) and version > event_type.schema_version:
         raise newer_version(str(document["event_type"]), version, event_type.schema_version)
@@ -235,9 +247,10 @@ def _check_parameters(event: Event, event_type: EventType) -> None:
     try:
         event_type.parameters.model_validate(event.content.parameters)
     except ValidationError as error:
-        found = invalid_event(event.event_type, error)
-        raise InvalidEvent(found.topic, f"content.parameters.{found.field}", found.reason, code=found.code) from error
+        invalid = invalid_event(event.event_type, error)
+        field = f"content.parameters.{invalid.field}"
+        raise InvalidEvent(invalid.topic, field, invalid.reason, code=invalid.code) from error
 
 
 registry = EventRegistry()
-"""What this process knows; publishers and workers share it."""
+"""The registry of this process, shared by publishers and workers."""

@@ -1,7 +1,7 @@
-"""Responses: an answer to a request, as an event and as a value. Pure: nothing is sent here.
+"""Replies to requests as events and as values. Pure functions: nothing is published here.
 
-An answer is an event like any other. That it reaches the requester is part of its publication:
-tasks/stores/scripts/respond.lua. Its id follows from the request's, so one request has one answer, whoever gives it.
+A reply is an ordinary event. Publishing it also delivers it to the requester: tasks/stores/scripts/respond.lua.
+Its id is derived from the request's id, so a request has exactly one reply.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from petiole.events.subscriptions import Subscription
 ValueT = TypeVar("ValueT")
 
 UnmatchedReply: TypeAlias = Literal["late", "foreign", "duplicate"]
-"""Why an answer reached nobody."""
+"""Why a reply matched no waiting requester."""
 
 REQUEST_EVENT_TYPE = "request.made"
 RESPONDER_FIELD = "content.responder"
@@ -36,9 +36,9 @@ REQUEST_TYPE_FIELD = "content.request_type"
 
 @dataclass(frozen=True, slots=True)
 class Response(Generic[ValueT]):
-    """What came of a request: a value, or an error with its type and its message.
+    """The result of a request: a value, or an error with its type and its message.
 
-    Without an event, nobody answered: this process gave up waiting.
+    `event` is None if no reply arrived before the timeout.
     """
 
     request_id: str
@@ -49,30 +49,30 @@ class Response(Generic[ValueT]):
 
     @property
     def ok(self) -> bool:
-        """There is a value; None, 0, False and '' are values."""
+        """Whether there is a value. None, 0, False and '' are values."""
         return self.error_type is None
 
 
 def parse_response(event: Event, returns: type[ValueT] | None = None) -> Response[ValueT]:
-    """Read an answer; its value as `returns`, where that is given. Raises pydantic's ValidationError."""
+    """Read a reply event; validate its value as `returns` if that is given. Raises pydantic's ValidationError."""
     match event:
         case ResponseSuccessEvent():
             value = event.content.parameters.get("response")
             read = value if returns is None else TypeAdapter(returns).validate_python(value)
             return Response(event.content.request_id, value=read, event=event)  # type: ignore[arg-type]  # any, untyped
         case ResponseFailureEvent():
-            said = event.content
-            return Response(said.request_id, error=said.error, error_type=said.error_type, event=event)
+            failure = event.content
+            return Response(failure.request_id, error=failure.error, error_type=failure.error_type, event=event)
     raise TypeError(event.event_type)
 
 
 def build_unanswered(request: RequestEvent, error: PetioleError) -> Response[ValueT]:
-    """Say that nobody answered."""
+    """Build the response for a request without a reply."""
     return Response(request.content.request_id, error=str(error), error_type=error_type_of(error))
 
 
 def build_success(request: RequestEvent, value: object) -> ResponseSuccessEvent:
-    """Word an answer. Raises InvalidEvent for a value that no event can hold."""
+    """Build the reply event for a value. Raises InvalidEvent if an event cannot hold the value."""
     sendable = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
     parameters: dict[str, object] = {"response": sendable}
     return request.caused(
@@ -94,12 +94,12 @@ def build_failure(request: RequestEvent, error_type: str, error: str) -> Respons
 
 
 def build_error_reply(request: RequestEvent, error: BaseException) -> ResponseFailureEvent:
-    """Word an error as the answer."""
+    """Build the failure reply for an exception."""
     return build_failure(request, error_type_of(error), str(error))
 
 
 def response_id(request: RequestEvent) -> str:
-    """Name the answer to a request."""
+    """Derive the event id of the reply to a request."""
     return str(uuid5(UUID(request.event_id), "response"))
 
 
@@ -108,35 +108,41 @@ def _request_identity(request: RequestEvent) -> dict[str, Value]:
 
 
 def build_unmatched_reply(event: Event, reason: UnmatchedReply) -> ResponseUnmatchedEvent:
-    """Word that an answer reached nobody."""
+    """Build the event for a reply that matched no waiting requester."""
     if not isinstance(event, ResponseSuccessEvent | ResponseFailureEvent):
         raise TypeError(event.event_type)
-    said = event.content
-    facts = {name: getattr(said, name) for name in ("request_type", "requester", "responder", "request_id")}
+    reply = event.content
+    facts = {name: getattr(reply, name) for name in ("request_type", "requester", "responder", "request_id")}
     return event.caused(
         ResponseUnmatchedEvent,
-        event_id=str(uuid5(UUID(event.event_id), f"{reason} for {said.request_id}")),
+        event_id=str(uuid5(UUID(event.event_id), f"{reason} for {reply.request_id}")),
         content=facts | {"reason": reason, "response_id": event.event_id},
     )
 
 
 def responder_conditions(responder: str, request_type: str) -> dict[str, str]:
-    """Say which requests a handler answers, as the filter of its subscription."""
+    """Build the subscription filter that selects the requests of one type to one responder."""
     return {RESPONDER_FIELD: responder, REQUEST_TYPE_FIELD: request_type}
 
 
 def is_responder(subscription: Subscription, responder: str) -> bool:
-    """Tell whether a subscription that hears a request to that agent is there to answer it, not just to listen."""
+    """Return whether a subscription answers requests to that agent, instead of only observing them."""
     return subscription.agent == responder and subscription.where.get(RESPONDER_FIELD) == responder
 
 
 def find_unanswerable_reason(
     request: RequestEvent, heard_by: Sequence[Subscription], known: Sequence[Subscription]
 ) -> Permanent | None:
-    """Find out why nobody can answer a request that these subscriptions hear; None where somebody can."""
-    asked = request.content
-    if any(is_responder(each, asked.responder) for each in heard_by):
+    """Return the error if no subscription can answer the request; None if one can.
+
+    Args:
+        request: The request.
+        heard_by: The subscriptions that receive the request.
+        known: All registered subscriptions.
+    """
+    request_type, responder = request.content.request_type, request.content.responder
+    if any(is_responder(subscription, responder) for subscription in heard_by):
         return None
-    if any(each.agent == asked.responder for each in known):
-        return handler_not_found(asked.request_type, asked.responder)
-    return responder_not_found(asked.request_type, asked.responder)
+    if any(subscription.agent == responder for subscription in known):
+        return handler_not_found(request_type, responder)
+    return responder_not_found(request_type, responder)

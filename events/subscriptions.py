@@ -1,4 +1,4 @@
-"""Subscription: who wants to hear what, as a value that any process can keep, send and match against."""
+"""Subscription: a handler's patterns, filter and options, as a value that every process can store and match."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ VariantName = Annotated[str, Field(pattern=VARIANT_NAME)]
 
 
 Overflow = Literal["block", "reject", "drop_oldest"]
-"""What a publisher meets at a full queue: it waits for room, it is refused, or the oldest delivery gives way."""
+"""What happens if the queue is full: the publisher waits, gets QueueFull, or the oldest delivery is dropped."""
 
 
 OnBusy = Literal["enqueue", "reject", "interrupt"]
-"""What a newer message of the user does while an answer of its stream is written: tasks/streaming/writer.py."""
+"""What happens if a message arrives while a response of its stream is being written: tasks/streaming/writer.py."""
 
 
 OrderingPath = Annotated[str, Field(pattern=r"^[a-z_]+(\.[^.]+)*$", max_length=200)]
@@ -36,11 +36,11 @@ OrderingPath = Annotated[str, Field(pattern=r"^[a-z_]+(\.[^.]+)*$", max_length=2
 
 
 class Subscription(BaseModel):
-    """One handler's claim on events: an agent's function, the patterns it hears, and on which terms.
+    """One handler's subscription: an agent's function, its patterns, and its delivery options.
 
-    However many of its patterns match an event, the event is delivered to it once. With `ordered_by`, events that agree
-    on that field are handled one at a time, in the order of their publication. `capacity` is its agent's: how many
-    deliveries may wait in the queue.
+    An event is delivered once, even if several patterns match. With `ordered_by`, events with the same value in that
+    field are handled one at a time, in the order of publication. `capacity` is the most deliveries that may wait in the
+    agent's queue.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,19 +52,25 @@ class Subscription(BaseModel):
     function: Annotated[str, Field(pattern=FUNCTION_NAME)]
     patterns: Annotated[tuple[Pattern, ...], Field(min_length=1)]
     where: Annotated[FilterConditions, PlainValidator(check_conditions)] = Field(
-        default_factory=dict, description="conditions on the event's JSON; all have to hold"
+        default_factory=dict, description="conditions on the event's JSON; all must hold"
     )
     priority: Annotated[int, Field(strict=True, ge=MIN_PRIORITY, le=MAX_PRIORITY)] | None = Field(
-        default=None, description="of its deliveries, instead of the event's"
+        default=None, description="priority of its deliveries, instead of the event's"
     )
     expires: Annotated[timedelta, Field(gt=timedelta(0))] | None = Field(
-        default=None, description="how long after the event's timestamp its handling may begin"
+        default=None, description="how long after the event's timestamp a delivery may start"
     )
-    split: VariantName | None = Field(default=None, description="of this agent's variants of one split, one gets it")
+    split: VariantName | None = Field(
+        default=None, description="name of a traffic split; one of its variants gets each event"
+    )
     variant: VariantName | None = None
-    weight: Weight | None = Field(default=None, description="percent of the streams; without it, a share of the rest")
-    on_busy: OnBusy | None = Field(default=None, description="of handlers that write drafts, when the user says more")
-    shadow: Flag = Field(default=False, description="gets every event, and what it says is not published")
+    weight: Weight | None = Field(
+        default=None, description="percent of the streams; by default an equal share of the rest"
+    )
+    on_busy: OnBusy | None = Field(
+        default=None, description="for handlers that stream a response: what a newer message does"
+    )
+    shadow: Flag = Field(default=False, description="gets every event, and its own events are not published")
 
     @property
     def name(self) -> str:
@@ -72,24 +78,24 @@ class Subscription(BaseModel):
         return f"{self.agent}.{self.function}"
 
     def message_group_for(self, document: Mapping[str, object]) -> str | None:
-        """Name the mailbox that an event (as JSON) waits in for its turn; None where order does not matter.
+        """Return the message group of an event (as JSON); None without `ordered_by`.
 
-        Events without the field share one mailbox.
+        Events without the field share one message group.
         """
         if self.ordered_by is None:
             return None
-        found: object = document
-        for step in self.ordered_by.split("."):
-            found = found.get(step) if isinstance(found, Mapping) else None
-        return f"{self.name}:{found}"
+        value: object = document
+        for name in self.ordered_by.split("."):
+            value = value.get(name) if isinstance(value, Mapping) else None
+        return f"{self.name}:{value}"
 
     @property
     def queue(self) -> str:
-        """The queue its deliveries wait in: one for each agent."""
+        """The queue of its deliveries. Each agent has one queue."""
         return self.agent
 
     def expires_at(self, event: Event) -> datetime | None:
-        """Tell when a delivery of the event is out of date: when the event is, or `expires` after it happened."""
+        """Return when a delivery of the event expires: the event's expiry, or `expires` after its timestamp."""
         ends = [event.expires_at] if event.expires_at else []
         if self.expires is not None and self.expires < datetime.max.replace(tzinfo=UTC) - event.timestamp:
             ends.append(event.timestamp + self.expires)
@@ -98,7 +104,9 @@ class Subscription(BaseModel):
     @model_validator(mode="after")
     def _check_split_options(self) -> Self:
         if (self.split is None) is not (self.variant is None):
-            raise ValueError("a variant belongs to a split, and a split has variants; name both")
+            raise ValueError("a split needs a variant and a variant needs a split; give both")
         if self.weight is not None and (self.split is None or self.shadow):
-            raise ValueError("a weight is a share of a split; a shadow gets every event and has none")
+            raise ValueError(
+                "a weight is a share of a split, a shadow gets every event; use a split without shadow, or no weight"
+            )
         return self

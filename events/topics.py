@@ -1,14 +1,14 @@
-"""Topics, patterns, and the trie that finds who listens.
+"""Topics, patterns, and the trie that matches them.
 
-A topic is one to eight lower-case words joined by dots. A pattern is a topic in which `*` stands for words:
+A topic is one to eight lower-case words joined by dots. A pattern is a topic in which `*` is a wildcard:
 
-    input.message.received    itself
+    input.message.received    only this topic
     input.*                   input and one or more further words
-    agent.*.started           exactly one word between
+    agent.*.started           exactly one word in between
     *                         every topic except those of the error channel
 
-Topics of the error channel (`error.…`) are heard only by patterns that begin with the word `error`: whoever
-subscribes to everything does not become an error handler by accident.
+Only patterns that start with the word `error` match topics of the error channel (`error.…`), so that a subscription to
+all topics does not become an error handler by accident.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def check_topic(topic: str) -> str:
 
 
 def is_topic(text: str) -> bool:
-    """Tell whether the text keeps to the grammar of topics."""
+    """Return whether the text is a valid topic."""
     return len(text) <= _MAX_LENGTH and _TOPIC.fullmatch(text) is not None
 
 
@@ -52,14 +52,14 @@ def check_pattern(pattern: str) -> str:
     if not pattern:
         raise invalid_pattern(pattern, "it is empty")
     if "**" in pattern:
-        raise invalid_pattern(pattern, "'**' has no meaning here")
+        raise invalid_pattern(pattern, "'**' is not supported")
     if len(pattern) > _MAX_LENGTH or not _PATTERN.fullmatch(pattern):
         raise invalid_pattern(pattern, "its words must be lower-case (a-z, 0-9, '_', '-') or '*', joined by dots")
     return pattern
 
 
 class _Node(Generic[Listener]):
-    """One word's place: who listens exactly here, who to all that follows, and the words that go on."""
+    """A trie node: `here` matches exactly this path, `below` all longer paths, `words` has the children."""
 
     __slots__ = ("below", "here", "words")
 
@@ -70,13 +70,13 @@ class _Node(Generic[Listener]):
 
 
 class TopicTrie(Generic[Listener]):
-    """Patterns with their listeners. The cost of a look-up grows with a topic's words, not with the patterns."""
+    """Patterns with their listeners. A look-up costs time by the topic's words, not by the number of patterns."""
 
     def __init__(self) -> None:
         self._root: _Node[Listener] = _Node()
 
     def add(self, pattern: str, listener: Listener) -> None:
-        """Let `listener` hear the pattern. Raises UsageError (invalid_pattern)."""
+        """Add a listener for the pattern. Raises UsageError (invalid_pattern)."""
         words = check_pattern(pattern).split(".")
         hears_all_below = words[-1] == "*"
         node = self._root
@@ -85,9 +85,8 @@ class TopicTrie(Generic[Listener]):
         (node.below if hears_all_below else node.here).append(listener)
 
     def match(self, topic: str) -> list[Listener]:
-        """Return each listener once, however many of its patterns match, in the order they were added per node."""
-        found = dict.fromkeys(self._walk(topic.split(".")))
-        return list(found)
+        """Return each matching listener once, in the order in which they were added per node."""
+        return list(dict.fromkeys(self._walk(topic.split("."))))
 
     def _walk(self, words: list[str]) -> Iterator[Listener]:
         is_error = words[0] == ERROR_FAMILY

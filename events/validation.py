@@ -1,4 +1,4 @@
-"""From pydantic's report to one error of ours that names the field, the reason and what to do."""
+"""Convert a pydantic ValidationError to one error that names the field, the reason and the next step."""
 
 from __future__ import annotations
 
@@ -17,25 +17,28 @@ if TYPE_CHECKING:
 
 _REASONS = {
     "missing": "is required; give it",
-    "extra_forbidden": "is not known here; leave it out",
-    "timezone_aware": "has no time zone; give it one, such as 2026-01-31T12:00:00Z",
-    "finite_number": "is not a finite number; JSON cannot carry it",
-    "too_short": "is empty; give it at least one item",
-    "string_too_short": "is empty; give it at least one character",
+    "extra_forbidden": "is an unknown field; remove it",
+    "timezone_aware": "has no time zone; add one, such as 2026-01-31T12:00:00Z",
+    "finite_number": "is not a finite number, which JSON cannot represent; send null or text",
+    "too_short": "is empty; give at least one item",
+    "string_too_short": "is empty; give at least one character",
 }
 
-# A field whose default depends on others, where one of those is invalid: no finding of its own.
+# Pydantic reports this for a field whose default depends on an invalid field. It is not an error of its own.
 _CONSEQUENTIAL_ERROR = "default_factory_not_called"
 
-# Stops early, where repr() would run through ten megabytes or overflow the stack.
+# reprlib stops early; repr() could format ten megabytes or overflow the stack.
 _short_repr = reprlib.Repr()
 _short_repr.maxstring = _short_repr.maxother = _short_repr.maxlong = 60
 
 
 def invalid_event(topic: str, report: ValidationError, model: type[BaseModel] | None = None) -> InvalidEvent:
-    """Word the first of pydantic's findings, and say how many more there are.
+    """Build the error for the first of pydantic's findings, with the number of the others.
 
-    With the `model` that refused them, an unknown field is told with the nearest known one.
+    Args:
+        topic: The event's topic.
+        report: Pydantic's error.
+        model: The class that rejected the event. With it, an unknown field gets the nearest known name as a hint.
     """
     findings = [
         finding
@@ -45,7 +48,7 @@ def invalid_event(topic: str, report: ValidationError, model: type[BaseModel] | 
     first = findings[0]
     field = ".".join(str(step) for step in first["loc"]) or "event"
     nearest = _nearest_field(model, first["loc"]) if model and first["type"] == "extra_forbidden" else None
-    reason = f"is not known here; did you mean {nearest!r}?" if nearest else _reason(first)
+    reason = f"is an unknown field; did you mean {nearest!r}?" if nearest else _reason(first)
     if len(findings) > 1:
         reason += f" (and {len(findings) - 1} more)"
     return InvalidEvent(topic, field, reason, code=_code_of(first["type"]))
@@ -62,7 +65,7 @@ def _nearest_field(model: type[BaseModel], location: Sequence[int | str]) -> str
 
 
 def invalid_options(name: str, report: ValidationError) -> UsageError:
-    """Word the first of pydantic's findings about a subscription's options."""
+    """Build the error for the first invalid option of a subscription."""
     first = report.errors(include_url=False, include_context=False)[0]
     option = str(first["loc"][0]) if first["loc"] else "split"
     return invalid_subscription(name, option, _reason(first))
@@ -79,7 +82,7 @@ def _reason(finding: ErrorDetails) -> str:
 
 def _abbreviate(value: object) -> str:
     text = _short_repr.repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."  # noqa: PLR2004 - what fits into one line of a log
+    return text if len(text) <= 60 else f"{text[:57]}..."  # noqa: PLR2004 - fits into one line of a log
 
 
 def _code_of(kind: str) -> str:

@@ -1,15 +1,15 @@
-"""Petiole: the event backbone for AI agents, on Celery.
+"""Petiole: the event backbone for AI agents, on Celery. This module has the names that most programs need.
 
-    from petiole import Agent, Event, publish, request
+    from petiole import Agent, EventBus, publish, request
 
-    events     what is said: event types and their rules
-    tasks      how it travels: publish, deliver, retry, dead-letter
-    workers    who acts on it: the bundled agents, their providers, the command line
+    events     event types and their validation
+    tasks      the backbone: publish, deliver, retry, dead-letter
+    workers    the bundled agents, their providers, the command line
 
-From a checkout's root the folders are importable by their own names, too: `from tasks import publish`. Modules inside
-them have one name, the long one: `from petiole.tasks.agents import Agent`.
+The submodules have one name each: `petiole.tasks.agents`. From a checkout's root the three packages can be imported by
+their short names, too: `from tasks import publish`.
 
-Importing this package loads none of them; each name is loaded when it is first used.
+Importing this package loads no other module; each name is loaded when it is first used.
 """
 
 from __future__ import annotations
@@ -18,20 +18,53 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from petiole.events import Event, EventContext, MessageEvent, TextContent, TextMessageEvent
-    from petiole.tasks import Agent, Context, RetryPolicy, publish, publish_many, request
+    from petiole.events import (
+        Event,
+        EventContext,
+        MessageEvent,
+        Permanent,
+        PetioleError,
+        Retryable,
+        TextContent,
+        TextMessageEvent,
+        UsageError,
+    )
+    from petiole.tasks import (
+        Agent,
+        Context,
+        EventBus,
+        RetryPolicy,
+        guarded,
+        idempotent,
+        later,
+        publish,
+        publish_many,
+        read_answer,
+        report,
+        request,
+    )
 
 __all__ = [
     "Agent",
     "Context",
     "Event",
+    "EventBus",
     "EventContext",
     "MessageEvent",
+    "Permanent",
+    "PetioleError",
     "RetryPolicy",
+    "Retryable",
     "TextContent",
     "TextMessageEvent",
+    "UsageError",
+    "guarded",
+    "idempotent",
+    "later",
     "publish",
     "publish_many",
+    "read_answer",
+    "report",
     "request",
 ]
 

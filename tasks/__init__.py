@@ -1,36 +1,27 @@
-"""How it travels: the journey of an event, one file per station.
+"""The backbone: Celery tasks and the stages of an event's delivery. This module is its public API.
 
-    service or handler
-        │  publish(event)                          publication.py   check, record, route
-        ▼
-    queue of each agent that subscribed            routing.py       who hears it
-        │  one task per subscription
-        ▼
-    worker                                         delivery.py      open, validate, admit, handle, settle
-        │  what the handler returned
-        ▼
-    publish(event) …                               and so on, until nobody has anything to say
+A service or a handler calls `publish(event)` (publication.py). The event then passes five stages, a folder each:
 
-    a handler failed                               retries.py       again after a while, or never
-        │  waits in the broker                     waiting.py
-        ▼
-    delivery, or a dead letter                     burial.py        kept with its reason
+    1. routing/       choose the subscriptions that get the event
+    2. publishing/    validate the event, record it, and send one message per subscription to its agent's queue
+    3. consuming/     fetch messages from the queues and check them; each starts the task in delivery.py
+    4. handling/      call the handler, and buffer the events that it publishes
+    5. settlement/    commit the outcome: publish the buffered events, or retry, defer or dead-letter the delivery
 
-    shadows.compare(…)                             shadows.py       what a shadow would have said
-    report(error, …)                               error_channel.py the error channel, whose severities act
-    dead_letters.replay(…)                         dead_letters/    what was given up: looked at, mended, sent again
-    replay(subscription, …)                        replays.py       from the history to one subscription, again
+bus.py adds them to a Celery app. On top of them:
 
-    @guarded(name)                                 breakers/        what may be down is left alone by all workers
-    Budget(account, …)                             budgets.py       a provider's quota, kept by all workers together
+    agents.py         Agent: declares subscriptions and handlers; handler_context.py is what a handler is given
+    dead_letters/     list, edit, replay and discard dead letters
+    requests/         send a request and wait for its response
+    patterns/         gather several events, idempotent calls, agent state, shadow traffic
+    sessions/         the state of a conversation and its participants
+    streaming/        write and read a response while it is generated
+    resilience/       circuit breakers and rate limits that all workers share
+    operations/       error channel, lifecycle events, metrics, history replay
+    periodic.py       the tasks that beat sends
+    testing/          run all stages in one process
 
-    request(…), its answer                         requests/        one asks, one answers
-    context.draft(), read_answer(…)              drafts/          an answer while it is written, read along
-    gather(…)                                      gathering.py     several events, one call
-
-    context.session                                sessions/        a conversation as such: its state, who takes part
-
-What is remembered on the way stands in stores/; tests travel the same way through testing/.
+They use broker/ (queues and messages), transport/ (kombu's channel for Redis) and stores/ (state in Redis).
 """
 
 from __future__ import annotations

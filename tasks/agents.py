@@ -11,11 +11,11 @@
     @memory.answers("recall")                                       answers requests (requests/)
     def recall(query: str) -> list[str]: ...
 
-    @memory.gather("message.price", "message.stock", timeout=2.0)   waits for several events (gathering.py)
+    @memory.gather("message.price", "message.stock", timeout=2.0)   waits for several events (patterns/gather.py)
     def both(gathered: Gathered) -> Event: ...
 
-The decorated function stays a plain function. A worker makes a Celery task `memory.keep` of it; a publisher needs to
-know neither.
+The decorated function stays a plain function. A worker registers it as the Celery task `memory.keep`. Publishers import
+neither the agent nor the task.
 """
 
 from __future__ import annotations
@@ -61,18 +61,23 @@ MAX_HANDLER_TIMEOUT_S = 7 * 24 * 3600.0
 
 
 class Agent:
-    """A subscriber: one name, one queue, scaled and stopped on its own.
+    """A subscriber with a name and a queue of its own; it is scaled and stopped independently of other agents.
 
-    `capacity` bounds how many deliveries wait in its queue; at a full one, `overflow` has the publisher wait for room
-    (block), be refused (reject), or the oldest delivery give way (drop_oldest). Raises UsageError (invalid_name),
-    UsageError.
+    Args:
+        name: also the name of its queue.
+        capacity: how many deliveries may wait in the queue; None is unlimited.
+        overflow: what publishing to a full queue does: wait for space (`block`), raise QueueFull (`reject`), or drop
+            the oldest delivery (`drop_oldest`).
+
+    Raises:
+        UsageError: invalid_name, or a capacity below 1.
     """
 
     def __init__(self, name: str, *, capacity: int | None = None, overflow: Overflow = "block") -> None:
         if not re.match(AGENT_NAME, name):
             raise invalid_name("an agent", name)
         if capacity is not None and capacity < 1:
-            raise UsageError(f"the capacity of {name!r} is {capacity}; give at least 1, or none")
+            raise UsageError(f"the capacity of {name!r} is {capacity}; give at least 1, or None for no limit")
         self.capacity = capacity
         self.overflow: Overflow = overflow
         self.name = name
@@ -94,13 +99,13 @@ class Agent:
 
     @property
     def subscriptions(self) -> list[Subscription]:
-        """What the agent hears.
+        """The subscriptions of all handlers.
 
-        Raises UsageError (invalid_subscription) where a split leaves streams without a variant.
+        Raises UsageError (invalid_subscription) if the weights of a split leave streams without a variant.
         """
-        found = [handler.subscription for handler in self.handlers.values()]
-        _check_split_coverage(found)
-        return found
+        subscriptions = [handler.subscription for handler in self.handlers.values()]
+        _check_split_coverage(subscriptions)
+        return subscriptions
 
     def on(
         self,
@@ -118,41 +123,40 @@ class Agent:
         on_busy: OnBusy | None = None,
         retry: RetryPolicy | None = None,
     ) -> Callable[[HandlerT], HandlerT]:
-        """Subscribe a function to patterns; it takes the event, and the context if it has a second parameter.
+        """Subscribe a function to patterns.
 
-        It returns nothing, an event, or several events, also as a generator; they are published once it has
-        succeeded. It may be `async`.
+        The function takes the event, and the context if it has a second parameter. It returns None, an event, or
+        several events, also as a generator; they are published after it succeeded. It may be `async`.
 
-        where: conditions on the event's JSON (`events/conditions.py`), decided before anything is sent.
-        ordered: events of one stream are handled one at a time, in the order of their publication, while other streams
-            run beside it; a path such as "content.parameters.account" orders by that field instead.
-        priority: 0 to 9, 9 first; of these deliveries, instead of the event's.
-        expires: how long after the event's timestamp handling may begin; seconds, or a timedelta.
-        split: of the agent's handlers that name this split, one variant gets an event, always the same for a stream.
-            `variant` is this one's name, by default the function's; `weight` its percentage of the streams, without
-            which it shares the rest.
-        shadow: it gets every event, beside whoever else does, and nothing of what it says is published.
-        timeout: ends a handler after so many seconds, as a failed attempt; works in every pool, with the limits that
-            tasks/handling/time_limits.py tells.
-        retry: how often a delivery is tried whose handler fails, and how long it waits in between; by default three
-            times, at 0, 1 and 3 s. `RetryPolicy(max_attempts=1)` tries once.
-        on_busy: of a handler that writes a draft (`context.draft()`), what becomes of it when the user says more in its
-            stream: "interrupt", "enqueue" or "reject" (tasks/streaming/writer.py); by default nothing.
-        batch: lets a worker hand over up to so many deliveries to a slot at once, 2 to 1000; for short handlers.
+        Args:
+            patterns: topics in which `*` is a wildcard (events/topics.py).
+            where: conditions on the event's JSON (events/conditions.py), checked when the event is published.
+            ordered: True handles the events of one stream one at a time, in the order of publication, while other
+                streams run in parallel. A path such as "content.parameters.account" orders by that field instead.
+            priority: 0 to 9, 9 first; replaces the event's priority for these deliveries.
+            expires: how long after the event's timestamp handling may begin; seconds or a timedelta.
+            split: name of a traffic split. Of the agent's handlers in one split, one variant gets an event, always the
+                same variant for a stream.
+            variant: name of this variant in the split; by default the function's name.
+            weight: percentage of the streams for this variant; variants without a weight share the rest.
+            shadow: the handler gets every event, and its own events are captured and never published.
+            timeout: time limit in seconds, after which the attempt fails. Works in every pool, with the restrictions
+                in tasks/handling/time_limits.py.
+            batch: how many deliveries, 2 to 1000, a worker runs as one job of its pool; for short handlers.
+            on_busy: for a handler that writes a response stream (`context.stream_response()`): what a new message of
+                the user in the same stream does: "interrupt", "enqueue" or "reject" (tasks/streaming/writer.py). With
+                None both streams are written at the same time.
+            retry: how often a failed delivery is tried, and the delays. By default three attempts, at 0, 1 and 3 s;
+                `RetryPolicy(max_attempts=1)` tries once.
 
-        Raises: UsageError (invalid_pattern, invalid_filter, invalid_name, invalid_subscription, invalid_option,
-        duplicate_subscription), UsageError.
+        Raises:
+            UsageError: invalid_pattern, invalid_filter, invalid_name, invalid_subscription, invalid_option,
+                duplicate_subscription; or an ordered subscription of an agent with overflow `drop_oldest`.
         """
-        ordered = ordered or on_busy == "enqueue"
-        if ordered and self.overflow == "drop_oldest":
-            raise UsageError(f"an ordered subscription of {self.name!r} cannot drop its oldest: choose block or reject")
         for pattern in patterns or [""]:
             check_pattern(pattern)
-        options = {
-            "patterns": patterns,
-            "ordered_by": "stream_id" if ordered is True else ordered or None,
-            "capacity": self.capacity,
-            "overflow": self.overflow,
+        options = self._options(patterns) | {
+            "ordered_by": self._ordering_path(ordered or on_busy == "enqueue"),
             "where": check_conditions(where or {}),
             "priority": priority,
             "expires": expires,
@@ -163,39 +167,44 @@ class Agent:
             "on_busy": on_busy,
         }
         timeout_s = _validate_timeout(timeout)
-        size = _validate_batch(batch)
+        batch_size = _validate_batch(batch)
 
         def subscribe(function: HandlerT) -> HandlerT:
-            self._add(function, options, timeout_s=timeout_s, batch=size, retry=retry or DEFAULT_RETRY)
+            self._add(function, options, timeout_s=timeout_s, batch=batch_size, retry=retry or DEFAULT_RETRY)
             return function
 
         return subscribe
 
     def on_error(self, *patterns: str, **options: Any) -> Callable[[HandlerT], HandlerT]:
-        """Subscribe a function to the error channel: `error.*`, or patterns below `error`; options and errors as `on`.
+        """Subscribe a function to the error channel: `error.*`, or patterns that begin with `error.`.
 
-        Its deliveries go first in the agent's queue. What fails in it is logged and buried, and tells nobody: an error
-        about an error would never end.
+        Its deliveries have the highest priority in the agent's queue. A failure of the function is logged and
+        dead-lettered without an event on the error channel, because errors about errors could repeat forever. Options
+        and errors as `on`.
         """
         for pattern in patterns:
             if pattern.split(".")[0] != Category.ERROR:
-                raise invalid_pattern(pattern, "the error channel's topics begin with 'error.'")
+                raise invalid_pattern(pattern, "the topics of the error channel begin with 'error.'")
         return self.on(*(patterns or ("error.*",)), **({"priority": MAX_PRIORITY} | options))
 
     def on_include(self, function: Callable[[], object]) -> Callable[[], object]:
-        """Have a function run once, before the agent is first included in a bus: it subscribes with options that are
-        settings, which are not read while a module is imported.
+        """Register a function that runs once, before the agent is first included in a bus.
+
+        Use it for subscriptions whose options come from settings, because importing a module must not read settings.
         """
         self._to_include.append(function)
         return function
 
     def on_start(self, function: Callable[[], object]) -> Callable[[], object]:
-        """Have a function run in every process that runs handlers of this agent, before the first: workers/hooks.py."""
+        """Register a function for every process that runs this agent's handlers, before the first handler.
+
+        tasks/consuming/agent_hooks.py has the details.
+        """
         self.starts.append(function)
         return function
 
     def on_stop(self, function: Callable[[], object]) -> Callable[[], object]:
-        """Have a function run in each of these processes, once the last handler has ended."""
+        """Register a function for each of these processes, after the last handler has ended."""
         self.stops.append(function)
         return function
 
@@ -208,19 +217,28 @@ class Agent:
         retry: RetryPolicy = NO_RETRY,
         read_only: bool = True,
     ) -> Callable[[HandlerT], HandlerT]:
-        """Answer requests of a type with what a function returns; what it takes is told in tasks/requests/responder.py.
+        """Answer requests of a type with the function's return value.
 
-        One that fails has answered with a failure: it is run again only where `retry` says so. `read_only=False` lets
-        it set the agent's state. `priority` and `timeout` are as for `on`. Raises as `on`.
+        A function that raises answers with a failure. tasks/requests/responder.py has its parameters.
+
+        Args:
+            request_type: the type of request that it answers.
+            priority: as for `on`.
+            timeout: as for `on`.
+            retry: by default one attempt.
+            read_only: False lets the function set the agent's state.
+
+        Raises:
+            UsageError: as `on`.
         """
         timeout_s = _validate_timeout(timeout)
         conditions = conditions_of(self.name, request_type)
         options = self._options((REQUEST_EVENT_TYPE,)) | {"where": check_conditions(conditions), "priority": priority}
 
         def subscribe(function: HandlerT) -> HandlerT:
-            for each in self._handlers.values():
-                if dict(each.subscription.where) == conditions:
-                    raise duplicate_subscription(each.subscription.name)
+            for handler in self._handlers.values():
+                if dict(handler.subscription.where) == conditions:
+                    raise duplicate_subscription(handler.subscription.name)
             self._add(
                 function,
                 options,
@@ -239,11 +257,18 @@ class Agent:
         by: str = "correlation_id",
         retry: RetryPolicy | None = None,
     ) -> Callable[[HandlerT], HandlerT]:
-        """Call a function once for each key with all of several events, in whatever order they come, each once.
+        """Wait for several events with the same key, in any order, then call a function once with all of them.
 
-        A part is a pattern, or a tuple of alternatives. The function takes the Gathered, and the context if it has a
-        second parameter. `timeout` (s) after the first part it is called with what has come (`partial`). `by` is the
-        dotted path of the field that parts agree on. Raises as `on`.
+        The function takes the Gathered, and the context if it has a second parameter.
+
+        Args:
+            parts: two or more; each is a pattern or a tuple of alternative patterns.
+            timeout: seconds after the first part; then the function gets the parts that have arrived (`partial`).
+            by: dotted path of the field that all parts have in common.
+            retry: as for `on`.
+
+        Raises:
+            UsageError: as `on`.
         """
         timeout_s = _validate_timeout(timeout)
         if timeout_s is None or len(parts) < MIN_PARTS:
@@ -251,22 +276,30 @@ class Agent:
 
         def subscribe(function: HandlerT) -> HandlerT:
             name = f"{self.name}.{function.__name__}"
-            what = build_rule(name, parts, by, timedelta(seconds=timeout_s))
-            for pattern in what.patterns:
+            rule = build_rule(name, parts, by, timedelta(seconds=timeout_s))
+            for pattern in rule.patterns:
                 check_pattern(pattern)
-            collect = build_collector(what, f"{function.__name__}_parts")
-            self._add(collect, self._options(what.patterns), retry=retry or DEFAULT_RETRY)
+            collect = build_collector(rule, f"{function.__name__}_parts")
+            self._add(collect, self._options(rule.patterns), retry=retry or DEFAULT_RETRY)
             options = self._options((COMPLETED_EVENT_TYPE,)) | {
                 "where": check_conditions({"content.subscription": name})
             }
-            self._add(function, options, retry=retry or DEFAULT_RETRY, wrapper=build_caller(what, function))
+            self._add(function, options, retry=retry or DEFAULT_RETRY, wrapper=build_caller(rule, function))
             return function
 
         return subscribe
 
+    def _ordering_path(self, ordered: bool | str) -> str | None:  # noqa: FBT001 - as `on` takes it
+        """Return the path of the field that orders deliveries. Raises UsageError with overflow `drop_oldest`."""
+        if ordered and self.overflow == "drop_oldest":
+            raise UsageError(
+                f"an ordered subscription of {self.name!r} cannot use overflow 'drop_oldest'; use 'block' or 'reject'"
+            )
+        return "stream_id" if ordered is True else ordered or None
+
     def _options(self, patterns: tuple[str, ...]) -> dict[str, object]:
-        named = dict.fromkeys(("ordered_by", "priority", "expires", "split", "variant", "weight", "on_busy"))
-        return named | {
+        unset = dict.fromkeys(("ordered_by", "priority", "expires", "split", "variant", "weight", "on_busy"))
+        return unset | {
             "patterns": patterns,
             "capacity": self.capacity,
             "overflow": self.overflow,
@@ -284,14 +317,14 @@ class Agent:
         retry: RetryPolicy,
         wrapper: HandlerFunction | None = None,
     ) -> None:
-        """Keep a handler: the function, or what acts on its behalf, which takes the context."""
+        """Add a handler: the function, or a wrapper of it that takes the context."""
         if not re.match(FUNCTION_NAME, function.__name__):
             raise invalid_name("a handler", function.__name__)
         subscription = _subscription(self.name, function.__name__, options)
         if subscription.name in self._handlers:
             raise duplicate_subscription(subscription.name)
-        known = [handler.subscription for handler in self._handlers.values()]
-        _check_weights([*known, subscription], split=subscription)
+        existing = [handler.subscription for handler in self._handlers.values()]
+        _check_weights([*existing, subscription], split=subscription)
         takes_context = wrapper is not None or len(inspect.signature(function).parameters) > 1
         self._handlers[subscription.name] = Handler(
             subscription, wrapper or function, takes_context, timeout_s=timeout_s, batch=batch, retry=retry
@@ -299,42 +332,44 @@ class Agent:
 
 
 def _subscription(agent: str, function: str, options: Mapping[str, object]) -> Subscription:
-    named = {"agent": agent, "function": function}
+    identity = {"agent": agent, "function": function}
     if options["split"] is not None and options["variant"] is None:
-        named["variant"] = function
+        identity["variant"] = function
     try:
-        return Subscription.model_validate({**options, **named})
+        return Subscription.model_validate({**options, **identity})
     except ValidationError as error:
         raise invalid_options(f"{agent}.{function}", error) from error
 
 
 def _check_weights(subscriptions: Sequence[Subscription], *, split: Subscription) -> None:
-    """Refuse a weight that contradicts what was said of its split before."""
-    members = [each for each in subscriptions if each.split == split.split and each.split is not None]
-    said = {each.weight for each in members if each.variant == split.variant and each.weight is not None}
-    if len(said) > 1:
+    """Refuse a weight that contradicts other handlers of the same split."""
+    members = [
+        subscription
+        for subscription in subscriptions
+        if subscription.split == split.split and subscription.split is not None
+    ]
+    weights = {member.weight for member in members if member.variant == split.variant and member.weight is not None}
+    if len(weights) > 1:
         reason = (
-            f"variant {split.variant!r} has the weights {_format_weights(said)}; give it one, at one of its handlers"
+            f"variant {split.variant!r} has the weights {_format_weights(weights)}; give one weight, at one handler"
         )
         raise invalid_subscription(split.name, "weight", reason)
     taken = traffic_split.weighted_buckets(traffic_split.variant_weights(members))
     if taken > traffic_split.BUCKETS:
-        reason = (
-            f"the weights of split {split.split!r} are {_format_percent(taken)} in all, and have to stay within 100"
-        )
+        reason = f"the weights of split {split.split!r} add up to {_format_percent(taken)}; the maximum is 100"
         raise invalid_subscription(split.name, "weight", reason)
 
 
 def _check_split_coverage(subscriptions: Sequence[Subscription]) -> None:
-    for each in subscriptions:
-        weights = traffic_split.variant_weights(other for other in subscriptions if other.split == each.split)
+    for subscription in subscriptions:
+        weights = traffic_split.variant_weights(other for other in subscriptions if other.split == subscription.split)
         taken = traffic_split.weighted_buckets(weights)
         if weights and None not in weights.values() and taken < traffic_split.BUCKETS:
             reason = (
-                f"the weights of split {each.split!r} are {_format_percent(taken)} in all, and nobody takes the rest; "
-                "leave the weight of one variant out"
+                f"the weights of split {subscription.split!r} add up to {_format_percent(taken)}, and no variant gets "
+                "the rest; omit the weight of one variant"
             )
-            raise invalid_subscription(each.name, "weight", reason)
+            raise invalid_subscription(subscription.name, "weight", reason)
 
 
 def _format_percent(buckets: int) -> str:
@@ -351,7 +386,7 @@ def _validate_timeout(timeout: object) -> float | None:
     seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
     if isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 < seconds <= MAX_HANDLER_TIMEOUT_S:
         return float(seconds)
-    raise invalid_option("timeout", repr(timeout), "give seconds above 0, at most a week's, a timedelta, or None")
+    raise invalid_option("timeout", repr(timeout), "give seconds above 0 and up to one week, a timedelta, or None")
 
 
 def _validate_batch(batch: object) -> int | None:

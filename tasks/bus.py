@@ -1,6 +1,6 @@
-"""EventBus: Petiole in a Celery app.
+"""EventBus: an event bus in a Celery app.
 
-    bus = EventBus(celery_app)        events travel over the app's broker, beside its own tasks
+    bus = EventBus(celery_app)        the app's broker carries the events, beside the app's own tasks
     bus.include(agent)
     bus.publish.delay(event)
 
@@ -9,8 +9,8 @@
         bus.publish(event)
         bus.wait()
 
-`publish`, `request` and the other functions of `petiole` are those of the default bus, whose app reads
-PETIOLE_BROKER_URL and a `celeryconfig` module, where there is one.
+`publish`, `request` and the other functions of `petiole` belong to the default bus. Its app reads PETIOLE_BROKER_URL
+and, if there is one, a `celeryconfig` module.
 """
 
 from __future__ import annotations
@@ -58,16 +58,18 @@ _AMQP = f"{EventAMQP.__module__}:{EventAMQP.__qualname__}"
 
 
 class EventBus(BusRuntime):
-    """An event bus in a Celery app; without one, in this process alone.
+    """An event bus in a Celery app, or in this process alone.
 
-    It adds its tasks, queues, consumer, transport and beat entries to the app, and changes none of the app's own.
+    The bus adds its tasks, queues, consumer, transport and beat entries to the app. The app's own tasks, queues and
+    settings stay unchanged.
 
     Args:
-        app: the Celery app; its broker carries the events.
-        event_registry: the event types that this bus knows.
-        settings: limits and places; by default read from the environment, when first used.
+        app: the Celery app whose broker carries the events; without one, the bus runs in this process.
+        event_registry: the event types that this bus accepts.
+        settings: the limits and addresses; by default read from the environment when they are first used.
 
-    Raises: UsageError where the app has a bus already, or an `amqp_cls` of its own.
+    Raises:
+        UsageError: the app already has a bus, or an `amqp_cls` of its own.
     """
 
     _queues: tuple[str, ...] = (PUBLISH_QUEUE,)
@@ -96,7 +98,7 @@ class EventBus(BusRuntime):
         self.app.on_after_configure.connect(self._configure, weak=False)
         self.app.on_after_finalize.connect(self._register, weak=False)
         if self._in_process is None:
-            # Celery logs and drops the errors of the two signals above. A worker and a beat raise those of this one.
+            # Celery logs and drops errors raised in the two signals above. In a worker and in beat, this signal raises.
             signals.import_modules.connect(self._configure, sender=app, weak=False)
         if app.configured:  # type: ignore[attr-defined]  # the stubs leave it out
             self._configure()
@@ -112,16 +114,16 @@ class EventBus(BusRuntime):
         self.close()
 
     def include(self, *agents: Agent) -> None:
-        """Let this process handle events for agents: a worker of the app consumes their queues.
+        """Include agents in this process: a worker of the app consumes their queues.
 
-        Raises: UsageError for another agent of the same name; InvalidSubscription where an agent's splits leave streams
-            without a variant.
+        Raises:
+            UsageError: another agent has the same name, a worker already runs, or a subscription is invalid.
         """
         for agent in agents:
             self._include(agent)
 
     def subscribe(self, pattern: str, handler: HandlerFunction, *, agent: str = "subscriber", **options: Any) -> None:
-        """Let a function handle events that match a pattern; options and errors as `Agent.on`."""
+        """Subscribe a function to the events that match a pattern; options and errors are those of `Agent.on`."""
         subscriber = included_agents(self).get(agent) or Agent(agent)
         subscriber.on(pattern, **options)(handler)
         self._include(subscriber)
@@ -137,11 +139,11 @@ class EventBus(BusRuntime):
         self.start()
         task = self.app.tasks[PublishTask.name]
         if not isinstance(task, PublishTask):
-            raise UsageError(_taken(PublishTask.name))
+            raise UsageError(_name_conflict(PublishTask.name))
         return task
 
     def publish_many(self, events: Iterable[Event | Document]) -> list[Publication]:
-        """Publish several events at once, in order: `publish_many` of publication.py."""
+        """Publish several events in order; see `publish_many` in publication.py."""
         self.start()
         return publish_many_on(self, events)
 
@@ -153,62 +155,67 @@ class EventBus(BusRuntime):
 
     @cached_property
     def read_answer(self) -> ResponseStreamReader:
-        """The callable that reads an answer while it is written."""
+        """The callable that reads a response while it is generated."""
         return ResponseStreamReader(self)
 
     def add_periodic_task(self, task: type[PeriodicTask], interval_s: float) -> None:
-        """Have beat send a task once for each slot of so many seconds; 0 is never. Before the app is configured."""
+        """Have beat send a task every `interval_s` seconds, or never for 0. Call it before the app is configured."""
         self._periodic[task] = interval_s
 
     def use_broker(self, url: str) -> None:
-        """Let the app talk to this broker from now on: `redis://…` or `amqp://…`."""
+        """Use another broker from now on: `redis://…` or `amqp://…`."""
         use_broker(self.app.conf, url)
         add_unset(self.app.conf, {"result_backend": url})
-        for name in ("driver", "publishes_in_one_step", "stores", "redis"):
+        for name in ("driver", "publishes_atomically", "stores", "redis"):
             vars(self).pop(name, None)
 
     def check_configuration(self) -> None:
-        """Raise UsageError where a setting of the app would break a guarantee; it names setting, file and remedy."""
-        _ = self.settings  # a bad value is refused here
+        """Raise UsageError if a setting of the app would break a guarantee; it names setting, file and remedy."""
+        _ = self.settings  # raises UsageError for an invalid value
         tasks = [task for task in self.app.tasks.values() if isinstance(task, BusTask)]
         own = {task.name for task in tasks if task.bus is self}
-        found = [_taken(name) for name in sorted(self._task_names() - own)]
+        problems = [_name_conflict(name) for name in sorted(self._task_names() - own)]
         if self._in_process is None:
-            found += conflicts(self.app, tasks, [*self._queues, *self.agents])
-        if found:
-            listed = "\n  ".join(dict.fromkeys(found))
+            problems += conflicts(self.app, tasks, [*self._queues, *self.agents])
+        if problems:
+            listed = "\n  ".join(dict.fromkeys(problems))
             raise UsageError(f"no worker starts, because events could be lost:\n  {listed}")
 
     def connect_async(self) -> AsyncRedis:
-        """Make a client of the state store for the asyncio loop that runs. Raises NotConfigured."""
+        """Create a client of the state store for the running asyncio loop. Raises NotConfigured."""
         return self._in_process.connect_async() if self._in_process else super().connect_async()
 
     def wait(self, timeout_s: float = 10.0) -> None:
-        """Wait until nothing is under way on a bus in this process. Raises TimeoutError; UsageError on another."""
+        """Wait until no message of an in-process bus is queued, delayed or being handled.
+
+        Raises:
+            TimeoutError: some are left after the timeout.
+            UsageError: the bus has a broker, where other processes handle messages, too.
+        """
         if self._in_process is None:
-            raise UsageError("only a bus in this process, EventBus(), knows when nothing is under way")
+            raise UsageError("only an in-process bus, EventBus(), can wait until all messages are handled")
         deadline = time.monotonic() + timeout_s
         while not self.is_idle():
             if time.monotonic() >= deadline:
-                raise TimeoutError(f"deliveries were under way after {timeout_s:g} s")
+                raise TimeoutError(f"messages were queued, delayed or being handled after {timeout_s:g} s")
             time.sleep(_POLL_S)
 
     def is_still(self) -> bool:
-        """Tell whether no message of a bus in this process is queued or being handled; delayed ones do not count."""
+        """Return whether no message of an in-process bus is queued or being handled; delayed messages do not count."""
         return self._in_process is not None and self._in_process.traffic.is_idle()
 
     def is_idle(self) -> bool:
-        """Tell whether nothing is under way on a bus in this process, delayed messages included."""
+        """Return whether no message of an in-process bus is queued, delayed or being handled."""
         return self.is_still() and not self.stores.delayed_messages.count()
 
     def start(self) -> None:
-        """Start the worker of a bus in this process, as the first publish does. Safe to repeat."""
+        """Start the worker of an in-process bus; the first publish does so, too. Safe to repeat."""
         if self._in_process is not None:
             self.app.finalize()
             self._in_process.start(self)
 
     def close(self) -> None:
-        """Stop the worker of a bus in this process, and close connections. Safe to repeat."""
+        """Stop the worker of an in-process bus, and close the connections. Safe to repeat."""
         if self._in_process is not None:
             self._in_process.stop()
         self.app.close()
@@ -216,12 +223,12 @@ class EventBus(BusRuntime):
     def _include(self, agent: Agent) -> None:
         agents = included_agents(self)
         if agent.name == PUBLISH_QUEUE:
-            raise UsageError(f"{PUBLISH_QUEUE!r} is the queue of events on their way to agents; rename the agent")
+            raise UsageError(f"{PUBLISH_QUEUE!r} is the queue of `publish.delay`; rename the agent")
         if agents.get(agent.name, agent) is not agent:
-            raise UsageError(f"there is another agent named {agent.name!r} on this bus; rename one")
+            raise UsageError(f"this bus has another agent named {agent.name!r}; rename one")
         if self.has_worker or (self._in_process is not None and self._in_process.is_running):
-            raise UsageError("a worker runs already; include agents before it starts, or before the first publish")
-        # Raises UsageError (invalid_subscription) now, and not in the worker.
+            raise UsageError("a worker already runs; include agents before it starts, or before the first publish")
+        # Raises UsageError (invalid_subscription) here instead of in the worker.
         _ = agent.subscriptions
         agents[agent.name] = agent
         vars(self.app).pop("amqp", None)
@@ -248,7 +255,7 @@ class EventBus(BusRuntime):
         return handlers | {task.name for task in self._own_tasks()}
 
     def _configure(self, **_: object) -> None:
-        """Add what a bus needs to the app's settings: when they were read, and again when a worker or a beat starts."""
+        """Add the settings that a bus needs: when the app reads its own, and again when a worker or beat starts."""
         if self._in_process is not None:
             self._in_process.configure(self.app.conf)
             return
@@ -260,15 +267,15 @@ class EventBus(BusRuntime):
         configure(self.app.conf, schedule({**intervals, **self._periodic}))
 
 
-def _taken(name: str) -> str:
-    return f"the app has a task {name!r} of its own, which is the name of one of Petiole's; rename it"
+def _name_conflict(name: str) -> str:
+    return f"the app has a task {name!r} of its own, and Petiole has a task of that name; rename the app's task"
 
 
 _POLL_S = 0.005
 
 
 class ConfigurationCheck(bootsteps.Step):
-    """A step of a worker's start that refuses a configuration in which events could be lost."""
+    """Stop a worker from starting with a configuration in which events could be lost."""
 
     def __init__(self, worker: Any, **options: Any) -> None:
         super().__init__(worker, **options)
@@ -278,7 +285,7 @@ class ConfigurationCheck(bootsteps.Step):
         try:
             bus.check_configuration()
         except UsageError as error:
-            # A command ends with the message alone.
+            # The command line shows the message without a traceback.
             if click.get_current_context(silent=True) is None:
                 raise
             raise click.ClickException(str(error)) from error
@@ -287,7 +294,7 @@ class ConfigurationCheck(bootsteps.Step):
 
 def _require_stock_amqp(app: Celery) -> None:
     if app.amqp_cls == _AMQP:
-        raise UsageError(f"the Celery app {app.main!r} has an event bus already; make one per app")
+        raise UsageError(f"the Celery app {app.main!r} has an event bus already; an app can have one")
     if app.amqp_cls != Celery.amqp_cls:
         raise UsageError(
             f"the Celery app {app.main!r} has an amqp_cls of its own ({app.amqp_cls}); a bus needs Celery's"
@@ -295,7 +302,7 @@ def _require_stock_amqp(app: Celery) -> None:
 
 
 class _DefaultBus(EventBus):
-    # The app has no tasks but ours, so its default queue may be ours, too.
+    # The app has no tasks of its own, so its default queue may be the queue of `publish.delay`.
     _queues = ()
 
     def _configure(self, **_: object) -> None:

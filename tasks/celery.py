@@ -1,10 +1,10 @@
-"""Celery's settings: the defaults of the default app, and what a bus needs of any app.
+"""Celery's settings: the defaults of the default app, and the settings that a bus needs in any app.
 
-Default app: `celeryconfig`, where such a module is found, is laid over `default_configuration`; PETIOLE_BROKER_URL
-wins over both.
+Default app: a `celeryconfig` module, if there is one, is applied over `default_configuration`; PETIOLE_BROKER_URL has
+precedence over both.
 
-Any app: `configure` adds our consumer and our beat entries, and changes no value that the app has. `conflicts` lists
-the values that would break a guarantee; a worker does not start with them. Our transport for Redis is no setting:
+Any app: `configure` adds our consumer and our beat entries, and changes no setting that the app has. `conflicts` lists
+the values that would break a guarantee; a worker does not start with them. Our Redis transport is not a setting:
 broker/topology.py chooses it for each connection.
 """
 
@@ -27,39 +27,39 @@ from petiole.tasks.settings import Settings
 
 CONSUMER = "petiole.tasks.consuming.consumer:Consumer"
 
-Configuration = Any  # celery.app.utils.Settings, of which the stubs describe half
+Configuration = Any  # celery.app.utils.Settings; the stubs describe half of it
 
 
 class ConfigurationLoader(AppLoader):
-    """Celery's loader. A configuration module may be missing; one that is there and cannot be imported is an error."""
+    """Celery's loader. The configuration module may be missing; if it exists, an error in importing it is raised."""
 
-    def config_from_object(  # type: ignore[override]  # the stubs leave out that it tells whether there is one
+    def config_from_object(  # type: ignore[override]  # the stubs leave out the returned bool
         self,
         obj: Any,
         silent: bool = False,  # noqa: FBT001, FBT002 - Celery's signature
     ) -> bool:
-        """Load the configuration module. Raises what importing it raises."""
+        """Load the configuration module and return whether it exists. Raises what importing it raises."""
         with cwd_in_path():
             is_missing = importlib.util.find_spec(obj) is None
         return bool(super().config_from_object(obj, silent=silent and is_missing))
 
 
 def make_default_app() -> Celery:
-    """Make the Celery app of the default bus. It reads its settings when they are first used."""
+    """Create the Celery app of the default bus. It reads its settings when they are first used."""
     app = private_app(loader=f"{__name__}:{ConfigurationLoader.__qualname__}")
     app.config_from_object("celeryconfig", silent=True)
     return app
 
 
 def private_app(**options: Any) -> Celery:
-    """Make a Celery app that nobody finds as the current one: Celery's fix-up for Django would make it the default."""
+    """Create a Celery app that never becomes the current app; Celery's Django fixup would make it so."""
     return Celery("petiole", set_as_current=False, fixups=[], **options)
 
 
 def default_configuration(settings: Settings) -> dict[str, object]:
-    """Return the settings of the default app, without a `celeryconfig`."""
+    """Return the default app's settings before a `celeryconfig` is applied."""
     url = settings.broker_url or settings.embedded_broker_url
-    # The home is there where the embedded broker was started. Beat makes no folder, and ends where there is none.
+    # Starting the embedded broker creates the home folder. Beat creates no folder, and exits if it is missing.
     schedule_folder = settings.home if settings.home.is_dir() else Path()
     return {
         "broker_url": url,
@@ -67,7 +67,7 @@ def default_configuration(settings: Settings) -> dict[str, object]:
         "broker_connection_retry_on_startup": True,
         "redis_socket_timeout": 30,
         "redis_socket_connect_timeout": 5,
-        # JSON and nothing else: a pickle from the network runs as code.
+        # Only JSON: a pickle from the network would run as code.
         "accept_content": ["json"],
         "task_serializer": "json",
         "result_serializer": "json",
@@ -76,47 +76,47 @@ def default_configuration(settings: Settings) -> dict[str, object]:
         "worker_hijack_root_logger": False,
         "task_default_queue": "publish",
         "timezone": "UTC",
-        # Celery rounds its waits to whole turns: a beat that sleeps for long keeps no short interval.
+        # Beat checks its schedule after each sleep; a longer sleep would delay entries with a short interval.
         "beat_max_loop_interval": 5,
         "beat_schedule_filename": str(schedule_folder / "beat-schedule"),
-        # celery-redbeat, where it is the scheduler; it talks to the server without our transport.
+        # For celery-redbeat, if it is the scheduler; it connects without our transport.
         "redbeat_redis_url": settings.state_url or url,
         "redbeat_key_prefix": f"{settings.key_prefix}:redbeat:",
-        # As long as nobody ticks after a beat was killed; its own default is 25 minutes.
+        # How long no beat runs after one was killed; redbeat's default is 25 minutes.
         "redbeat_lock_timeout": 10,
     }
 
 
 def configure(conf: Configuration, schedule: Mapping[str, Any]) -> None:
-    """Add to an app's settings what a bus needs and the app has not set. Safe to repeat."""
+    """Add the settings that a bus needs to an app that has not set them. Safe to repeat."""
     add_unset(conf, {"worker_consumer": CONSUMER})
     conf.beat_schedule = {**schedule, **conf.beat_schedule}
 
 
 def configure_default(conf: Configuration, settings: Settings) -> None:
-    """Give the default app its settings, where nobody set others."""
+    """Add the default app's settings, except those that are already set."""
     add_unset(conf, default_configuration(settings))
     if settings.broker_url:
         use_broker(conf, settings.broker_url)
 
 
 def add_unset(conf: Configuration, values: Mapping[str, object]) -> None:
-    """Set what is not set."""
+    """Set the values of settings that are not set."""
     conf.update({name: value for name, value in values.items() if not conf.value_set_for(name)})
 
 
 def use_broker(conf: Configuration, url: str) -> None:
-    """Let an app talk to this broker, whatever `broker_url` and CELERY_BROKER_URL say."""
+    """Set an app's broker; it has precedence over `broker_url` and CELERY_BROKER_URL."""
     conf.update(broker_read_url=url, broker_write_url=url)
 
 
 def conflicts(app: Celery, tasks: Collection[Task[..., Any]], queues: Iterable[str]) -> Iterator[str]:
-    """Say which settings of an app would break a guarantee, where they stand, and what to do.
+    """Describe each setting of an app that would break a guarantee: where it is set, and what to do.
 
     Args:
-        app: the app of a bus, configured.
+        app: the configured app of a bus.
         tasks: the tasks of the bus.
-        queues: the queues in which only tasks of the bus may wait.
+        queues: the queues that are reserved for tasks of the bus.
     """
     conf: Configuration = app.conf
     if conf.worker_consumer != CONSUMER:
@@ -137,11 +137,11 @@ _GUARANTEED = {
     "retry_on_worker_lost": False,
     "serializer": "json",
 }
-"""Attributes of our tasks that a setting must not change."""
+"""Attributes of our tasks that no setting may change."""
 
 
 def _annotated(app: Celery, tasks: Collection[Task[..., Any]]) -> Iterator[str]:
-    """Find what `task_annotations` changed; one line for each attribute."""
+    """Describe what `task_annotations` changed; one line for each attribute."""
     changed: dict[str, list[str]] = {}
     for task in tasks:
         for name, needed in _GUARANTEED.items():
@@ -150,13 +150,13 @@ def _annotated(app: Celery, tasks: Collection[Task[..., Any]]) -> Iterator[str]:
     for change, names in changed.items():
         others = f" and {len(names) - 1} more" if len(names) > 1 else ""
         yield (
-            f"{_place(app, 'task_annotations')} sets {change} for {min(names)}{others}; name the tasks that it is for, "
-            f"and none of Petiole's: an event would be lost with its worker"
+            f"{_place(app, 'task_annotations')} sets {change} for {min(names)}{others}; list the tasks that need it, "
+            f"without Petiole's: an event would be lost with its worker"
         )
 
 
 def _shared_queues(app: Celery, tasks: set[str], queues: set[str]) -> Iterator[str]:
-    """Find queues that the app has for its own tasks, under the name of one of ours."""
+    """Describe the app's own queues that have the name of one of ours."""
     conf: Configuration = app.conf
     if conf.value_set_for("task_queues"):
         declared = conf.task_queues or ()
@@ -173,7 +173,7 @@ def _shared_queues(app: Celery, tasks: set[str], queues: set[str]) -> Iterator[s
 
 
 def _destination(app: Celery, task: str) -> dict[str, Any]:
-    """Tell where the patterns of `task_routes` send a task; functions are not asked."""
+    """Find the destination of a task by the patterns of `task_routes`; router functions are not called."""
     patterns = (route for route in app.amqp.routes if isinstance(route, MapRoute))
     destination: dict[str, Any] = next(filter(None, (route(task) for route in patterns)), {})
     queue = destination.get("queue")
@@ -182,13 +182,13 @@ def _destination(app: Celery, task: str) -> dict[str, Any]:
 
 def _named(app: Celery, setting: str, names: Iterable[str]) -> Iterator[str]:
     for name in sorted(names):
-        yield f"{_place(app, setting)} has a queue {name!r}, which is Petiole's; rename it, or the agent of that name"
+        yield f"{_place(app, setting)} has a queue {name!r}, which Petiole uses; rename it, or the agent of that name"
 
 
 def _place(app: Celery, setting: str) -> str:
-    """Name a setting, with the file and line that sets it, where one is found.
+    """Name a setting, with the file and line that sets it if they are found.
 
-    Celery does not keep where a value comes from, so the user's modules are searched for it.
+    Celery does not store where a value comes from, so the user's modules are searched for it.
     """
     prefix = app.namespace or "CELERY"  # type: ignore[attr-defined]  # the stubs leave it out
     assigned = re.compile(rf"""^[^#]*\b({re.escape(prefix)}_)?{setting}["']?\]?\s*[=:,](?!=)""", re.IGNORECASE)
@@ -200,7 +200,7 @@ def _place(app: Celery, setting: str) -> str:
 
 
 def _users_files() -> Iterator[Path]:
-    """Name the files of the imported modules that are no part of an installed package, of Python or of Petiole."""
+    """List the files of imported modules, except installed packages, the standard library and Petiole."""
     installed = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None) or ""

@@ -1,17 +1,16 @@
-"""STATION 2, delivery: one event is brought to one handler.
+"""The Celery task `<agent>.<handler>`: deliver one event to one handler.
 
-A worker runs this for every task of every subscription, in five steps on one value:
+Every subscription has one such task. `deliver` runs five steps:
 
-    opened      the task message becomes a delivery: an id, a subscription, a document
-    validated   the document becomes an event of its class
-    admitted    it is to be handled: not handled before, not aborted, in date, not in a loop, no killer of workers
-    handled     the handler runs; what it says is held back
-    settled     what it said is published, and the delivery is marked as handled; where it said nothing, its
-                acknowledgement marks it (admissions.py)
+    1. open_delivery        make a delivery of Celery's request: id, subscription, document
+    2. validate_delivery    parse the document as an event of its class
+    3. check_deliverable    skip duplicates, aborted flows and expired events; dead-letter loops and poison messages
+    4. handle               run the handler and buffer the events that it publishes
+    5. handle_and_settle    publish these events and mark the delivery as handled, in one commit
 
-Validation comes before admission, because admission decides by the event's own fields. A delivery that fails comes
-again, or becomes a dead letter; its task is retried or fails, so that Flower and Celery's signals see it too. How each
-run ends is in endings.py.
+Step 3 decides by the event's fields, so it follows validation. A handler that publishes nothing needs no commit: the
+acknowledgement marks the delivery (tasks/settlement/deduplication.py). After a failure the task is retried or fails, so
+Flower and Celery's signals show it. tasks/settlement/settlement.py has the possible outcomes.
 """
 
 from __future__ import annotations
@@ -51,14 +50,14 @@ from petiole.tasks.settlement.settlement import DeliveryAttempt, receive
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One event on its way to one handler, as far as it has come."""
+    """One attempt to deliver one event to one handler."""
 
     attempt: DeliveryAttempt
     handler: Handler
 
     @property
     def bus(self) -> BusRuntime:
-        """The bus that it travels on."""
+        """The bus that delivers the event."""
         return self.attempt.bus
 
 
@@ -70,12 +69,18 @@ class DeliveryTask(BusTask):
     Request = "petiole.tasks.consuming.request:TaskRequest"
 
     def run(self, document: object) -> str:
-        """Deliver one event; returns the outcome. Raises Retry where it comes again, else what the handler raised."""
+        """Deliver one event and return the outcome.
+
+        Raises:
+            Retry: the delivery is retried or deferred.
+            Reject: the broker redelivers the message, because the outcome could not be stored.
+            Exception: the handler's error, after the delivery was dead-lettered.
+        """
         return deliver(open_delivery(self, self.request, document))
 
 
 def deliver(delivery: Delivery) -> Outcome:
-    """Walk one delivery through all steps."""
+    """Run the steps that follow `open_delivery`."""
     try:
         event = validate_delivery(delivery)
     except (UsageError, PayloadUnreadable) as error:
@@ -88,40 +93,46 @@ def deliver(delivery: Delivery) -> Outcome:
 
 
 def open_delivery(task: DeliveryTask, request: Any, document: object) -> Delivery:
-    """Make a delivery of a task request of Celery's."""
+    """Make a delivery of a Celery task request."""
     subscription = task.handler.subscription
-    run = receive(task.bus, request, task=subscription.name, queue=subscription.queue, document=document)
-    return Delivery(run, task.handler)
+    attempt = receive(task.bus, request, task=subscription.name, queue=subscription.queue, document=document)
+    return Delivery(attempt, task.handler)
 
 
 def validate_delivery(delivery: Delivery) -> Event:
-    """Read the event. Raises UsageError (unknown_event_type), InvalidEvent or PayloadUnreadable."""
+    """Parse the event. Raises UsageError (unknown_event_type), InvalidEvent, PayloadUnreadable or Reject."""
     try:
         document = claim_check.restore_content(delivery.bus, delivery.attempt.document)
     except (BrokerUnavailable, StateStoreUnavailable) as error:
-        # Nothing was done yet: the broker keeps the message for later.
+        # Nothing was done yet: the broker redelivers the message.
         raise Reject(error, requeue=True) from error
     return parse_event(document, delivery.bus.event_registry)
 
 
 def check_deliverable(delivery: Delivery, event: Event) -> tuple[Delivery, Outcome | None]:
-    """Decide whether the event is to be handled, and note that a run begins; without an outcome, it does.
+    """Record that an attempt begins, and decide whether the handler runs.
 
-    Raises: Permanent (hop_limit_reached), DeliveryCrashed; Permanent (event_expired) where what comes too late is kept.
+    Returns:
+        The delivery with its attempt history, and the outcome if the handler must not run.
+
+    Raises:
+        Permanent: hop_limit_reached; event_expired if the setting `dead_letter_expired` is on.
+        DeliveryCrashed: the delivery has crashed too many workers.
+        Reject: the store is unreachable; the broker redelivers the message.
     """
-    # What an operator has delivered again is wanted, whatever was aborted before; and errors have to be heard.
+    # An operator's replay runs even if the flow was aborted. Error events are never aborted.
     may_be_aborted = delivery.attempt.replay_id is None and event.category is not Category.ERROR
-    work = (delivery.handler.subscription.agent, event.correlation_id) if may_be_aborted else None
-    delivery = replace(delivery, attempt=settlement.begin(delivery.attempt, abortable=work))
-    begun = delivery.attempt.history
-    if begun.is_settled:
+    abortable = (delivery.handler.subscription.agent, event.correlation_id) if may_be_aborted else None
+    delivery = replace(delivery, attempt=settlement.begin(delivery.attempt, abortable=abortable))
+    history = delivery.attempt.history
+    if history.is_settled:
         return delivery, Outcome.DUPLICATE
-    if begun.is_aborted:
+    if history.is_aborted:
         delivery.bus.stores.counters.add("aborted")
         settlement.settle(delivery.attempt)
         return delivery, Outcome.ABORTED
-    if begun.is_poison:
-        _dead_letter(delivery, event, DeliveryCrashed(delivery.attempt.task, begun.crashes))
+    if history.is_poison:
+        _dead_letter(delivery, event, DeliveryCrashed(delivery.attempt.task, history.crashes))
     expires_at = delivery.handler.subscription.expires_at(event)
     if expires_at is not None and expires_at <= datetime.now(UTC) and delivery.attempt.replay_id is None:
         if delivery.bus.settings.dead_letter_expired:
@@ -142,14 +153,13 @@ def _dead_letter(delivery: Delivery, event: Event, error: Permanent) -> None:
 
 
 def handle_and_settle(delivery: Delivery, event: Event) -> Outcome:
-    """Run the handler, publish what it said, and mark the delivery. Raises as `endings.fail`."""
+    """Run the handler, publish its events, and mark the delivery as handled. Raises as `settle_failure`."""
     try:
-        context = handle(delivery, event)
-        said = context.outbox
-        if not (said.events or said.delayed or said.state) and settlement.is_settled_by_ack(delivery.attempt):
+        outbox = handle(delivery, event).outbox
+        if not (outbox.events or outbox.delayed or outbox.state) and settlement.is_settled_by_ack(delivery.attempt):
             delivery.bus.resource(deduplication.RecentDeliveries).record_handled(delivery.attempt.delivery_id)
             return Outcome.HANDLED
-        return settlement.settle(delivery.attempt, said.events, said.delayed, state=said.state)
+        return settlement.settle(delivery.attempt, outbox.events, outbox.delayed, state=outbox.state)
     except Reject:
         raise
     except Exception as error:
@@ -158,9 +168,9 @@ def handle_and_settle(delivery: Delivery, event: Event) -> Outcome:
 
 
 def handle(delivery: Delivery, event: Event) -> Context:
-    """Run the handler; returns its context, with what is to be published for it. Raises as `run_handler`."""
-    subscription, run = delivery.handler.subscription, delivery.attempt
-    context = Context(event, run.delivery_id, subscription, run.history.number, delivery.bus, run.replay_id)
+    """Run the handler and return its context, whose outbox has the events to publish. Raises as `run_handler`."""
+    subscription, attempt = delivery.handler.subscription, delivery.attempt
+    context = Context(event, attempt.delivery_id, subscription, attempt.history.number, delivery.bus, attempt.replay_id)
     run_in_context(context, partial(run_handler, delivery.handler, context))
     if subscription.shadow:
         shadow_traffic.capture_output(context)
@@ -168,7 +178,7 @@ def handle(delivery: Delivery, event: Event) -> Context:
 
 
 def handle_failure(delivery: Delivery, event: Event, error: Exception) -> None:
-    """End a run whose handler failed. Raises Retry where it comes again, else the error."""
+    """Settle an attempt whose handler failed. Raises as `settle_failure`."""
     subscription = delivery.handler.subscription
     priority = event.priority if subscription.priority is None else subscription.priority
     settlement.settle_failure(
@@ -182,7 +192,11 @@ def handle_failure(delivery: Delivery, event: Event, error: Exception) -> None:
 
 
 def handle_external_failure(task: DeliveryTask, request: Any, document: object, error: Exception) -> bool:
-    """End a run that its own process cannot end any more; returns whether that is noted."""
+    """Settle an attempt whose process was killed, from the worker's main process.
+
+    Returns:
+        True if the outcome was stored; False if the broker must redeliver the message.
+    """
     delivery = open_delivery(task, request, document)
     delivery = replace(delivery, attempt=settlement.load_history(delivery.attempt))
     try:
@@ -195,5 +209,5 @@ def handle_external_failure(task: DeliveryTask, request: Any, document: object, 
 
 
 def _is_published(delivery: Delivery) -> bool:
-    # Nobody waits for a shadow, and no flow may end because of one.
+    # A shadow handler's failure must not reach the flow that it observes.
     return not delivery.handler.subscription.shadow

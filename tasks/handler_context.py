@@ -1,4 +1,4 @@
-"""Context: what a handler is given beside its event."""
+"""Context: the second parameter of a handler."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from petiole.tasks.streaming.writer import ResponseStream
 
 
 class Context(CurrentDelivery):
-    """The delivery at hand: which event, to which subscription, and what can be looked up on its behalf."""
+    """The current delivery: its event and subscription, and access to session, state, response stream and flow."""
 
     __slots__ = ()
 
     @property
     def session(self) -> Session:
-        """The session of the event's stream; where there is none, it is made when something is to be kept in it."""
+        """The session of the event's stream; it is created by the first write."""
         return Session(self.bus, self.event.stream_id)
 
     @property
     def state(self) -> AgentState:
-        """The agent's state, shared by all of its workers."""
+        """The agent's state, shared by all its workers."""
         return AgentState(self)
 
     def stream_response(self) -> ResponseStream:
-        """Open the text that an `async def` handler writes, for readers along the way: tasks/streaming/writer.py."""
+        """Open a response stream, to which an `async def` handler writes text (tasks/streaming/writer.py)."""
         return ResponseStream(self)
 
     def flow(self) -> list[Event]:
-        """Read the events of this flow (same correlation id) that this process knows the types of, oldest first."""
-        known = self.bus.event_registry
-        recorded = self.bus.stores.history.read_flow(self.event.correlation_id)
-        return [known.parse(each.document) for each in recorded if each.topic in known]
+        """Read the events of this flow (same correlation id), oldest first; event types unknown here are left out."""
+        event_registry = self.bus.event_registry
+        flow = self.bus.stores.history.read_flow(self.event.correlation_id)
+        return [event_registry.parse(recorded.document) for recorded in flow if recorded.topic in event_registry]

@@ -1,13 +1,13 @@
-"""Instrumentation: what happens to events is told in frozen records, to whoever listens.
+"""Instrumentation: each event in the life of a delivery is a frozen record, passed to listeners.
 
     bus.instrumentation.listen(count)
 
     def count(record: Record) -> None:
         if isinstance(record, DeliveryFinished): ...
 
-This is the one way out for logs, metrics and traces. Logging is the first listener: it writes each record under its
-`name`, at its `level`, with its fields. Listeners are called in the thread where it happens and must be quick; one that
-raises is logged and changes no outcome.
+All logs, metrics and traces of the stages go through here. Logging is the first listener: it logs each record under its
+`name`, at its `level`, with its fields. Listeners run in the thread that emits the record, so they must be quick. An
+error of a listener is logged and changes no outcome.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ log = logging.getLogger("petiole")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """Something that happened. Subclasses name it."""
+    """Base of all records."""
 
     name: ClassVar[str]
     level: ClassVar[int] = logging.WARNING
 
     @property
     def logged_name(self) -> str:
-        """The name under which it is logged."""
+        """The name of the log record."""
         return self.name
 
     @property
     def logged_level(self) -> int:
-        """The level at which it is logged."""
+        """The level of the log record."""
         return self.level
 
     def facts(self) -> dict[str, object]:
-        """Return the fields that are set, by name."""
+        """Return the fields that are not None, by name; the exception is left out."""
         values = ((field.name, getattr(self, field.name)) for field in fields(self))
         return {name: value for name, value in values if value is not None and name != "exception"}
 
@@ -59,7 +59,7 @@ class EventPublished(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryRecord(Record):
-    """Something that happened to a delivery. The event's fields are text, also where the event cannot be read."""
+    """Base of the records of a delivery. The event's fields are None if the event cannot be read."""
 
     delivery_id: str
     subscription: str
@@ -81,9 +81,9 @@ class DeliveryFinished(DeliveryRecord):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryRetrying(DeliveryRecord):
-    """An attempt failed; the next one is due."""
+    """An attempt failed; the next one starts at `due`."""
 
-    name = "delivery.retrying"
+    name = "delivery.retried"
     attempt: int
     error: str
     due: datetime
@@ -91,7 +91,7 @@ class DeliveryRetrying(DeliveryRecord):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryDeferred(DeliveryRecord):
-    """A handler asked for another time; no attempt was spent."""
+    """A handler deferred its delivery to `due`; it does not count as an attempt."""
 
     name = "delivery.deferred"
     attempt: int
@@ -112,7 +112,7 @@ class DeliveryDeadLettered(DeliveryRecord):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryLeaseLost(DeliveryRecord):
-    """Another worker holds the delivery by now: what this one did of it was discarded."""
+    """Another worker has leased the delivery; the results of this one were discarded."""
 
     name = "delivery.lease_lost"
     error: str
@@ -120,7 +120,7 @@ class DeliveryLeaseLost(DeliveryRecord):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorReported(Record):
-    """An event of the error channel was acted on."""
+    """An event of the error channel was handled."""
 
     name = "error.reported"
     severity: str
@@ -130,13 +130,13 @@ class ErrorReported(Record):
 
     @property
     def logged_level(self) -> int:
-        """The level at which it is logged: that of the severity."""
+        """The level of the log record: that of the severity."""
         return logging.getLevelNamesMapping()[self.severity.upper()]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlowAborted(Record):
-    """An agent's deliveries of a flow are not handled any more."""
+    """An agent stopped handling the deliveries of a flow."""
 
     name = "flow.aborted"
     level = logging.ERROR
@@ -146,7 +146,7 @@ class FlowAborted(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CircuitChanged(Record):
-    """A circuit breaker was opened, closed or probed."""
+    """A circuit breaker changed: opened, half-opened, reopened or closed."""
 
     name = "circuit"
     circuit: str
@@ -156,15 +156,15 @@ class CircuitChanged(Record):
 
     @property
     def logged_name(self) -> str:
-        """The name under which it is logged, such as `circuit.opened`."""
+        """The name of the log record, such as `circuit.opened`."""
         return f"{self.name}.{self.change}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallsUnguarded(Record):
-    """The state store is away: calls go through without circuit breaker and rate limit."""
+    """The state store is unavailable: calls are made without circuit breaker and rate limit."""
 
-    name = "calls.unguarded"
+    name = "breaker.store_failed"
     level = logging.ERROR
     operation: str
     error: str
@@ -172,15 +172,15 @@ class CallsUnguarded(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallsGuardedAgain(Record):
-    """The state store is back, after so many unguarded calls."""
+    """The state store is available again; `unguarded` counts the calls made without it."""
 
-    name = "calls.guarded_again"
+    name = "breaker.store_recovered"
     unguarded: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLettersDropped(Record):
-    """Dead letters were above their limit in number or age."""
+    """Dead letters above the limit in number or age were deleted."""
 
     name = "dead_letters.dropped"
     dropped: int
@@ -190,7 +190,7 @@ class DeadLettersDropped(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentChanged(Record):
-    """This worker announced an agent, paused it or resumed it."""
+    """This worker announced, paused or resumed an agent."""
 
     name = "agent"
     level = logging.INFO
@@ -199,13 +199,13 @@ class AgentChanged(Record):
 
     @property
     def logged_name(self) -> str:
-        """The name under which it is logged, such as `agent.paused`."""
+        """The name of the log record, such as `agent.paused`."""
         return f"{self.name}.{self.change}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobFailed(Record):
-    """A periodic job of this worker fails; told once until it succeeds."""
+    """A periodic job of this worker failed; emitted once until the job succeeds again."""
 
     name = "job.failed"
     level = logging.ERROR
@@ -215,7 +215,7 @@ class JobFailed(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobRecovered(Record):
-    """A periodic job that failed succeeds again."""
+    """A periodic job succeeded after a failure."""
 
     name = "job.recovered"
     level = logging.INFO
@@ -224,7 +224,7 @@ class JobRecovered(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperationFailed(Record):
-    """Something beside the event's path failed. Its own path goes on as documented where it is called."""
+    """A secondary operation failed. The delivery continues; the caller's docstring describes how."""
 
     name = "operation.failed"
     level = logging.ERROR
@@ -235,7 +235,7 @@ class OperationFailed(Record):
 
     @property
     def logged_name(self) -> str:
-        """The name under which it is logged: that of the operation, such as `dead_letter.write_failed`."""
+        """The name of the log record: that of the operation, such as `dead_letter.write_failed`."""
         return self.operation
 
 
@@ -255,14 +255,14 @@ class Instrumentation:
         self._listeners: list[Listener] = [log_record]
 
     def listen(self, listener: Listener) -> None:
-        """Call a listener with every record from now on."""
+        """Add a listener, which is called with every later record."""
         self._listeners.append(listener)
 
     def emit(self, record: Record) -> None:
-        """Tell every listener. Raises nothing."""
+        """Call every listener with a record. Raises nothing."""
         for listener in self._listeners:
             try:
                 listener(record)
             except Exception:
-                # An observer changes no outcome.
+                # A listener must not change the outcome of a delivery.
                 log.exception("listener.failed", extra={"record": record.logged_name})

@@ -1,12 +1,12 @@
-"""Periodic: what beat has done again and again; the schedule is in celeryconfig.py.
+"""The Celery tasks `petiole.tick` and `petiole.metrics`, which beat sends periodically.
 
-    system.tick               a regular signal for whatever goes by time
-    system.metrics.summary    figures since the last summary: metrics.py
-    memory.consolidation.due  time for the memory to clean up
+    system.tick               a regular signal for handlers that act by time
+    system.metrics.summary    metrics since the last summary: tasks/operations/metrics.py
 
-Time is divided into slots as long as the interval. Task, message and event are named by schedule and slot: any number
-of beats make one tick of each slot. A tick that is not handled within an interval is handled no more. While no worker
-is at work, or the system is being shut down, beat sends nothing: there is nothing to pile up.
+`schedule` makes the entries of Celery's `beat_schedule`. Time is divided into slots of one interval each. The ids of
+task, message and event derive from schedule and slot, so several beat processes publish one event for each slot. An
+event that is not handled within one interval expires. Beat sends nothing while no worker is active or the system is
+shutting down, so no backlog builds up.
 """
 
 from __future__ import annotations
@@ -33,33 +33,33 @@ log = logging.getLogger(__name__)
 
 
 class PeriodicTask(BusTask):
-    """A task that is sent at most once for each slot. Subclasses say what is to be done in `run`."""
+    """A task that is sent at most once for each slot. Subclasses implement `run`."""
 
     abstract = True
 
     def apply_async(  # type: ignore[override]  # the stubs list every option; we pass them on as they come
         self, args: tuple[Any, ...] | None = None, kwargs: dict[str, Any] | None = None, **options: Any
     ) -> AsyncResult[Any] | None:
-        """Send it for the slot that is now; not where nobody is at work. Beat calls this. Raises RedisError."""
-        said = dict(kwargs or {})
+        """Send the task for the current slot, unless no worker is active. Beat calls this. Raises RedisError."""
+        arguments = dict(kwargs or {})
         if not self.bus.stores.cluster_membership.has_active_workers():
-            log.debug("periodic.skipped", extra={"task": self.name})
+            log.debug("periodic_task.skipped", extra={"task": self.name})
             return None
-        said.setdefault("slot", slot_number(time.time(), said["interval_s"]))
+        arguments.setdefault("slot", slot_number(time.time(), arguments["interval_s"]))
         driver = self.bus.driver
-        options.setdefault("task_id", slot_id(f"task {self.name}", said["interval_s"], said["slot"]))
+        options.setdefault("task_id", slot_id(f"task {self.name}", arguments["interval_s"], arguments["slot"]))
         options.setdefault("queue", broker_queue(PUBLISH_QUEUE, MIN_PRIORITY, driver))
         options.setdefault("priority", broker_priority(MIN_PRIORITY, driver))
-        return super().apply_async(args, said, **options)
+        return super().apply_async(args, arguments, **options)
 
 
 class TickTask(PeriodicTask):
-    """Publish the tick of a slot."""
+    """Publish `system.tick` for a slot."""
 
     name = "petiole.tick"
 
     def run(self, *, interval_s: float, slot: int) -> Publication:
-        """Publish here and now; once for each slot."""
+        """Publish the event; a repetition for the same slot publishes nothing."""
         event = TickEvent(
             event_id=slot_id("tick", interval_s, slot),
             content=Tick(interval_s=interval_s, slot=slot),
@@ -69,34 +69,37 @@ class TickTask(PeriodicTask):
 
 
 class MetricsTask(PeriodicTask):
-    """Publish the figures since the last summary."""
+    """Publish the metrics since the last summary."""
 
     name = "petiole.metrics"
 
     def run(self, *, interval_s: float, slot: int) -> Publication:
-        """Publish here and now; once for each slot."""
-        figures = metrics.collect_metrics(self.bus, interval_s)
-        event = MetricsSummaryEvent(event_id=slot_id("metrics", interval_s, slot), content=figures.report)
+        """Publish the event; a repetition for the same slot publishes nothing."""
+        summary = metrics.collect_metrics(self.bus, interval_s)
+        event = MetricsSummaryEvent(event_id=slot_id("metrics", interval_s, slot), content=summary.report)
         publication = commit(self.bus, [validate(self.bus, event)])[0]
         if not publication.was_repeated:
-            self.bus.stores.counters.save_summary(figures.counts, figures.until)
+            self.bus.stores.counters.save_summary(summary.counts, summary.until)
         return publication
 
 
 def slot_number(moment: float, interval_s: float) -> int:
-    """Number the slot that a time (s since 1970) falls into."""
+    """Return the number of the slot that contains `moment` (Unix time in seconds)."""
     return int(moment / interval_s)
 
 
 def slot_id(schedule: str, interval_s: float, slot: int) -> str:
-    """Name what happens in a slot; the same three always give the same id."""
+    """Derive the id of a slot's task or event; the same arguments always give the same id."""
     return str(uuid5(NAMESPACE_URL, repr((schedule, interval_s, slot))))
 
 
 def schedule(intervals: Mapping[type[PeriodicTask], float]) -> dict[str, dict[str, object]]:
-    """Make beat's entries of tasks and their intervals in seconds; an interval of 0 is none.
+    """Make the entries of Celery's `beat_schedule`.
 
-    A task that comes too late is not run (`expires`). Each is named by its slot, so two beats do not double it.
+    A task that waits longer than its interval expires.
+
+    Args:
+        intervals: interval of each task in seconds; 0 leaves the task out.
     """
     return {
         task.name: {

@@ -1,23 +1,22 @@
-"""STATION 1, publication: an event is checked, recorded, and sent to every subscription that matches.
+"""Publish an event: validate it, record it, and send it to every subscription that matches.
 
-    publish.delay(event)    one message to the queue `publish`; a worker does the rest. Needs the broker only; for an
-                            event above PETIOLE_CLAIM_CHECK_THRESHOLD_BYTES the state store too, which takes its
-                            content.
-    publish(event)          the same here and now: one hop less. Needs the broker and the state store.
-    await publish.aio(event)    as `publish(event)`, without blocking the asyncio loop
+    publish(event)              publish now. Needs the broker and the state store.
+    await publish.aio(event)    the same, without blocking the asyncio loop
+    publish.delay(event)        send the event to the queue `publish`; a worker publishes it. Needs the broker, and the
+                                state store for an event above PETIOLE_CLAIM_CHECK_THRESHOLD_BYTES.
 
-Both check first, in the caller: a bad event raises there, and nothing is sent. The event may be one of our classes, a
-JSON object of ours, or a CloudEvent. Publishing one event twice is publishing it once: its deliveries have the same
-ids, and a publication that was cut short is completed by the next one.
+Each validates in the caller: an invalid event raises there, and nothing is sent. The event may be an instance of an
+event class, its JSON object, or a CloudEvent. Publishing is idempotent: a repeat has the same delivery ids, and it
+completes a publication that was interrupted.
 
-    publish(event, delay=3600)          it waits in the broker, and in no worker, until its time has come
+    publish(event, delay=3600)          the event waits in the broker, and in no worker's memory, until it is due
     publish.delay(event, at=tomorrow)
 
-Inside a handler `publish(event)` holds the event back until the handler has succeeded; `now=True` does not wait.
-What a shadow says is held back in every case, and never leaves.
+Inside a handler, `publish(event)` buffers the event until the handler has succeeded; `now=True` publishes at once.
+Events published by a shadow handler are captured for comparison and never published.
 
-Once the system was shut down (error_channel.py), publishers outside handlers are refused with SystemStopping until a
-worker is started again; what handlers say that still run is published, and so is what is said of errors and lives.
+After a shutdown of the system (tasks/operations/error_channel.py), publishing outside handlers raises SystemStopping
+until a worker is started again. Handlers that still run can publish, and so can errors and lifecycle events.
 """
 
 from __future__ import annotations
@@ -57,45 +56,49 @@ from petiole.tasks.settlement import settlement
 from petiole.tasks.settlement.dead_lettering import cause_of
 from petiole.tasks.settlement.retry_policy import MAX_WAIT, RetryPolicy
 from petiole.tasks.settlement.settlement import receive
-from petiole.tasks.stores.delayed_messages import DelayedMessage
 
 if TYPE_CHECKING:
     from celery.canvas import Signature
     from celery.result import AsyncResult
 
 PUBLISH_BATCH_SIZE = 100
-"""Events that `publish_many` sends in one step; Redis does nothing else meanwhile."""
+"""Events that `publish_many` sends in one script call; Redis serves no other client during it."""
 
 QUEUE_FULL_RETRY = RetryPolicy(max_attempts=10)
-"""How often a worker tries to publish for a service where a queue has no room, before the event is a dead letter."""
+"""How often a worker retries an event of `publish.delay` while a queue is full, before it becomes a dead letter."""
 
 Delay: TypeAlias = float | timedelta
 """Seconds, or a timedelta."""
 
 PublishTime: TypeAlias = datetime | str
-"""A time with its zone; as text, in ISO 8601."""
+"""A time with its zone, as a datetime or as ISO 8601 text."""
 
 ItemT = TypeVar("ItemT")
 
 _ALLOWED_WHILE_STOPPING = ("system", "agent", "error")
 
 _STATE_CHECK_INTERVAL_S = 1.0
-"""How long `publish.delay` goes by what it knows of a shutdown: it compares no version with anybody."""
+"""How long `publish.delay` relies on its last check for a shutdown; it does not compare the directory's version."""
 
 
 class PublishTask(BusTask):
-    """Publish an event, here and now; inside a handler, once the handler has succeeded. Safe to repeat.
+    """Publish an event now; inside a handler, after the handler has succeeded. Safe to repeat.
 
         publish(event)                    publish(event, delay=3600)            publish(event, at=tomorrow)
-        await publish.aio(event)          the same, and the asyncio loop goes on meanwhile
-        publish.delay(event)              one message to the broker; a worker publishes
+        await publish.aio(event)          the same, without blocking the asyncio loop
+        publish.delay(event)              send one message to the broker; a worker publishes the event
 
-    `event` is an event, its JSON object, or a CloudEvent. With `delay` (seconds) or `at`, it is published then, to
-    those who subscribe then; an event waits once, and the first call decides. `now=True`, inside a handler, does not
-    wait for the handler's success.
+    Args:
+        event: an event, its JSON object, or a CloudEvent.
+        now: inside a handler, publish at once instead of after the handler's success.
+        delay: publish after this time, to the subscriptions of then. A delayed event is stored once: the first call
+            sets the time.
+        at: publish at this time, as `delay`.
 
-    Raises: Misuse (UnknownEventType, InvalidEvent, EventTooLarge, InvalidMoment), BrokerUnavailable
-    (PublicationUncertain), QueueFull. Then nothing was published, but for PublicationUncertain.
+    Raises:
+        UsageError: the event cannot be published (unknown_event_type, event_too_large); InvalidEvent, InvalidSchedule.
+        SystemStopping, NotConfigured, BrokerUnavailable, StateStoreUnavailable, QueueFull: nothing was published.
+        PublishOutcomeUnknown: the connection was lost; the event may have been published.
     """
 
     name = PUBLISH_TASK
@@ -103,7 +106,7 @@ class PublishTask(BusTask):
     _state_checked_at = float("-inf")
 
     if TYPE_CHECKING:
-        # For type checkers only: Celery runs a task that has a `__call__` of its own by a slower path.
+        # For type checkers only: Celery takes a slower path for a task class that defines `__call__`.
         def __call__(
             self,
             event: Event | Document,
@@ -124,7 +127,7 @@ class PublishTask(BusTask):
     def run(
         self, event: Event | Document, *, now: bool = False, delay: Delay | None = None, at: PublishTime | None = None
     ) -> Publication:
-        """Publish, for who calls and for who has called `publish.delay`. See the class."""
+        """Publish for the caller, or in a worker for a caller of `publish.delay`. See the class."""
         if current_context() is None and not self.request.called_directly:
             return self._run_for_client(event, due_time(delay, at))
         prepared = self._prepare(event, now=now, due=due_time(delay, at))
@@ -133,12 +136,13 @@ class PublishTask(BusTask):
     async def aio(
         self, event: Event | Document, *, now: bool = False, delay: Delay | None = None, at: PublishTime | None = None
     ) -> Publication:
-        """Publish as `publish(event)` does, here and now, without blocking the asyncio loop. Safe to repeat.
+        """Publish as `publish(event)` does, without blocking the asyncio loop. Safe to repeat.
 
-        A few threads publish for all loops of a process. While the broker stalls, other coroutines run. Cancelled, the
-        call may or may not have published the event; publishing the same event again is harmless.
+        A few threads publish for all loops of a process, so other coroutines run while the broker stalls. A cancelled
+        call may have published the event; publishing the same event again is harmless.
 
-        Raises as `publish`; BrokerUnavailable also where no thread is free and no publish has succeeded for 10 s.
+        Raises:
+            BrokerUnavailable: no thread is free, and no publish has succeeded for 10 s. Otherwise as `publish`.
         """
         prepared = self._prepare(event, now=now, due=due_time(delay, at))
         if isinstance(prepared, Publication):
@@ -149,30 +153,30 @@ class PublishTask(BusTask):
     def _prepare(
         self, event: Event | Document, *, now: bool, due: datetime | None
     ) -> Publication | Callable[[], Publication]:
-        """Hold an event back inside a handler; else return the call that publishes it, which blocks."""
+        """Buffer an event inside a handler; otherwise return the blocking call that publishes it."""
         context = current_context()
         if context is None:
             return partial(self._publish, event, due)
         if not now or due is not None or context.subscription.shadow:
             return buffer(context, event, due)
-        # In the caller, not in the call: an event's id follows from its place among those of its handler.
-        admitted = prepare_emitted(context, event)
-        return lambda: commit(context.bus, [admitted])[0]
+        # Here and not in the lambda: the event's id depends on its position among the events of its handler.
+        validated = prepare_emitted(context, event)
+        return lambda: commit(context.bus, [validated])[0]
 
     def _publish(self, event: Event | Document, due: datetime | None) -> Publication:
-        admitted = validate(self.bus, event)
-        return _publish_or_delay(self.bus, admitted, due, is_refusable=_is_refusable(admitted))
+        validated = validate(self.bus, event)
+        return _publish_or_delay(self.bus, validated, due, is_refusable=_is_refusable(validated))
 
     def delay(
         self, event: Event | Document, *, delay: Delay | None = None, at: PublishTime | None = None
     ) -> AsyncResult[Any]:
-        """Check the event, then send it to the queue `publish`, from which a worker publishes it.
+        """Validate the event and send it to the queue `publish`; a worker publishes it.
 
-        It leaves at once, also inside a handler. Raises as `publish`.
+        It is sent at once, inside a handler too. Raises as `publish`.
         """
         return self.apply_async((event,), {"delay": delay, "at": at})
 
-    def apply_async(  # type: ignore[override]  # the stubs list every option; we pass them on as they come
+    def apply_async(  # type: ignore[override]  # the stubs list every option; we pass them on
         self,
         args: tuple[Event | Document] | tuple[()] | None = None,
         kwargs: Mapping[str, Any] | None = None,
@@ -181,65 +185,65 @@ class PublishTask(BusTask):
         eta: PublishTime | None = None,
         **options: Any,
     ) -> AsyncResult[Any]:
-        """Do what `delay` does, with Celery's options; `countdown` and `eta` are `delay` and `at`."""
+        """Send as `delay` does, with Celery's options; `countdown` and `eta` stand for `delay` and `at`."""
         event, due = _arguments(*(args or ()), **{"delay": countdown, "at": eta, **(kwargs or {})})
         context = current_context()
         if context and context.subscription.shadow:
             buffer(context, event, due)
             return self.AsyncResult(options.get("task_id") or uuid())
-        admitted = prepare_emitted(context, event) if context else validate(self.bus, event)
+        validated = prepare_emitted(context, event) if context else validate(self.bus, event)
         self.bus.require_broker()
-        if context is None and _is_refusable(admitted):
-            self._check_accepting(admitted.event)
-        priority, driver = admitted.event.priority, self.bus.driver
+        if context is None and _is_refusable(validated):
+            self._check_accepting(validated.event)
+        priority, driver = validated.event.priority, self.bus.driver
         options.setdefault("queue", broker_queue(PUBLISH_QUEUE, priority, driver))
         options.setdefault("priority", broker_priority(priority, driver))
-        options.setdefault("argsrepr", admitted.event.event_type)
-        claim_check.store_contents(self.bus, [admitted])
-        with open_producer(self.bus, f"publishing {admitted.event.event_type}") as outlet:
+        options.setdefault("argsrepr", validated.event.event_type)
+        claim_check.store_contents(self.bus, [validated])
+        with open_producer(self.bus, f"publishing {validated.event.event_type}") as producer:
             timing = {"at": due.isoformat()} if due else {}
-            return outlet.send(super().apply_async, (admitted.payload,), timing, **options)
+            return producer.send(super().apply_async, (validated.payload,), timing, **options)
 
     def _check_accepting(self, event: Event) -> None:
-        # On other brokers a service may have no state store; what it sends waits for the next start.
+        # With other brokers a service may have no state store; its events wait in the queue for the next start.
         if self.bus.publishes_atomically:
             is_time = time.monotonic() - self._state_checked_at >= _STATE_CHECK_INTERVAL_S
             require_accepting(self.bus, f"publishing {event.event_type}", is_forced=is_time)
             self._state_checked_at = time.monotonic() if is_time else self._state_checked_at
 
     def _run_for_client(self, event: Event | Document, due: datetime | None) -> Publication:
-        """Do what `publish.delay` asked for. What cannot be published becomes a dead letter: nobody waits for it."""
-        run = receive(self.bus, self.request, task=PUBLISH_TASK, queue=PUBLISH_QUEUE, document=event)
+        """Publish for a caller of `publish.delay`. No caller waits, so an event that fails becomes a dead letter."""
+        attempt = receive(self.bus, self.request, task=PUBLISH_TASK, queue=PUBLISH_QUEUE, document=event)
         try:
-            admitted = validate(self.bus, event)
+            validated = validate(self.bus, event)
         except (BrokerUnavailable, StateStoreUnavailable) as error:
             raise Reject(error, requeue=True) from error
         except (UsageError, PayloadUnreadable) as error:
-            settlement.dead_letter_unhandled(settlement.begin(run), error, cause_of(error))
+            settlement.dead_letter_unhandled(settlement.begin(attempt), error, cause_of(error))
             raise
         try:
-            published = _publish_or_delay(self.bus, admitted, due)
-            if run.letter_id is not None:
-                self.bus.stores.dead_letters.resolve(run.letter_id, replay_number(run.replay_id))
+            publication = _publish_or_delay(self.bus, validated, due)
+            if attempt.letter_id is not None:
+                self.bus.stores.dead_letters.resolve(attempt.letter_id, replay_number(attempt.replay_id))
         except (BrokerUnavailable, StateStoreUnavailable, RedisError) as error:
             raise Reject(error, requeue=True) from error
         except (UsageError, QueueFull) as error:
-            said = admitted.event
+            event = validated.event
             settlement.settle_failure(
-                settlement.begin(run), error, QUEUE_FULL_RETRY, event=said, priority=said.priority
+                settlement.begin(attempt), error, QUEUE_FULL_RETRY, event=event, priority=event.priority
             )
-        return published
+        return publication
 
 
 def _arguments(
     event: Event | Document, *, delay: Delay | None = None, at: PublishTime | None = None
 ) -> tuple[Event | Document, datetime | None]:
-    """Read what `publish.delay` was given. Raises TypeError for arguments that it does not have."""
+    """Bind the arguments of `publish.delay`. Raises TypeError for unknown ones."""
     return event, due_time(delay, at)
 
 
 def due_time(delay: Delay | None, at: PublishTime | None) -> datetime | None:
-    """Tell when an event is to be published; None is now. Raises InvalidSchedule."""
+    """Return when an event is to be published; None stands for now. Raises InvalidSchedule."""
     if delay is None and at is None:
         return None
     if delay is not None and at is not None:
@@ -254,7 +258,7 @@ def _due_after(delay: object) -> datetime:
     if isinstance(delay, timedelta):
         delay = delay.total_seconds()
     if isinstance(delay, bool) or not isinstance(delay, int | float) or not 0 <= delay <= MAX_WAIT.total_seconds():
-        raise InvalidSchedule("publish", f"delay={delay!r} is no number of seconds from 0 to {MAX_WAIT.days} days")
+        raise InvalidSchedule("publish", f"delay={delay!r} must be seconds, from 0 to {MAX_WAIT.days} days")
     return datetime.now(UTC) + timedelta(seconds=delay)
 
 
@@ -262,9 +266,9 @@ def _due_at(at: object) -> datetime:
     try:
         moment = datetime.fromisoformat(at) if isinstance(at, str) else at
     except ValueError as error:
-        raise InvalidSchedule("publish", f"at={at!r} is no time") from error
+        raise InvalidSchedule("publish", f"at={at!r} is not a time in ISO 8601") from error
     if not isinstance(moment, datetime) or moment.tzinfo is None:
-        raise InvalidSchedule("publish", f"at={at!r} is no time with a zone")
+        raise InvalidSchedule("publish", f"at={at!r} must be a time with a zone")
     return moment
 
 
@@ -273,25 +277,21 @@ def _publish_or_delay(
 ) -> Publication:
     if due is None or due <= datetime.now(UTC):
         return commit(bus, [validated], is_refusable=is_refusable)[0]
-    commit(bus, [], is_refusable=is_refusable, delayed=[_build_delayed(bus, validated, due)])
+    commit(bus, [], is_refusable=is_refusable, delayed=[delay_publication(bus, validated, due)])
     return Publication(validated.event, due=due)
 
 
-def _build_delayed(bus: BusRuntime, validated: ValidatedEvent, due: datetime) -> DelayedMessage:
-    return delay_publication(bus, validated, due)
-
-
 def publish_many(bus: BusRuntime, events: Iterable[Event | Document]) -> list[Publication]:
-    """Publish several events at once, in order; each as `publish` would, at a fraction of the cost.
+    """Publish several events in order, at a fraction of the cost of separate calls.
 
-    All are checked before the first is sent. Safe to repeat as a whole. Raises as `publish`.
+    All are validated before the first is sent. Safe to repeat as a whole. Raises as `publish`.
     """
     context = current_context()
     if context is not None:
         return [buffer(context, event) for event in events]
-    admitted = [validate(bus, event) for event in events]
-    is_refusable = any(_is_refusable(each) for each in admitted)
-    batches = batched(admitted, PUBLISH_BATCH_SIZE)
+    validated_events = [validate(bus, event) for event in events]
+    is_refusable = any(_is_refusable(validated) for validated in validated_events)
+    batches = batched(validated_events, PUBLISH_BATCH_SIZE)
     return [publication for batch in batches for publication in commit(bus, batch, is_refusable=is_refusable)]
 
 
@@ -300,6 +300,6 @@ def _is_refusable(validated: ValidatedEvent) -> bool:
 
 
 def batched(items: Sequence[ItemT], size: int) -> Iterator[Sequence[ItemT]]:
-    """Cut a sequence into pieces of at most that size. The standard library has it from Python 3.12 on."""
+    """Split a sequence into batches of at most `size` items; `itertools.batched` needs Python 3.12."""
     for start in range(0, len(items), size):
         yield items[start : start + size]

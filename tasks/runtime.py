@@ -1,7 +1,7 @@
-"""What one process knows of one event bus: its Celery app, settings, registry, stores and subscriptions.
+"""BusRuntime: the state of one event bus in one process: Celery app, settings, registry, stores, subscriptions.
 
-Every stage takes this object as its first argument. `EventBus` (bus.py) adds the verbs that users call. Nothing
-connects before it is used, and nothing is shared between two buses of one process.
+Every stage takes this object as its first argument. `EventBus` (bus.py) adds the methods that users call. A resource
+is connected when it is first used. Two buses of one process share nothing.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _ATTRIBUTE = "event_bus"
 
 
 class BusTask(Task[..., Any]):
-    """A task of a bus. These attributes belong to guarantees, so they stand here and in no configuration."""
+    """A task of a bus. Delivery guarantees depend on these attributes, so no configuration may change them."""
 
     abstract = True
     bus: BusRuntime
@@ -57,7 +57,7 @@ class BusTask(Task[..., Any]):
     acks_on_failure = True
     acks_on_timeout = True
     reject_on_worker_lost = True
-    # Celery's retry is another message: with none of our headers, and in the app's default queue.
+    # Celery would send a new message to the app's default queue, without our headers.
     retry_on_worker_lost = False
     ignore_result = True
     store_errors_even_if_ignored = False
@@ -66,7 +66,7 @@ class BusTask(Task[..., Any]):
 
 
 class BusRuntime:
-    """The state of an event bus in this process. Nothing connects before it is used."""
+    """The state of an event bus in this process. A resource is connected when it is first used."""
 
     def __init__(
         self,
@@ -90,17 +90,17 @@ class BusRuntime:
 
     @cached_property
     def settings(self) -> Settings:
-        """The settings of this bus; read from the environment when they are first used."""
+        """The settings of this bus, read from the environment when they are first used."""
         return self._given_settings or Settings()
 
     @cached_property
     def stores(self) -> Stores:
-        """The stores of this bus. Raises NotConfigured where no Redis is known."""
+        """The stores of this bus. Raises NotConfigured if no Redis is configured."""
         options = self.app.conf.broker_transport_options
         unacked = self.queue_prefix + str(options.get("unacked_key", "unacked"))
         index = self.queue_prefix + str(options.get("unacked_index_key", "unacked_index"))
-        held = UnackedKeys(unacked, index, leased_key(options), consumers_key(options))
-        return open_stores(self.redis, self.settings, held, self.store_clock)
+        unacked_keys = UnackedKeys(unacked, index, leased_key(options), consumers_key(options))
+        return open_stores(self.redis, self.settings, unacked_keys, self.store_clock)
 
     @cached_property
     def redis(self) -> Redis:
@@ -108,7 +108,7 @@ class BusRuntime:
         return self._state or self._connect()
 
     def resource(self, make: Callable[[BusRuntime], Resource]) -> Resource:
-        """Return what `make` returns for this bus; it is called once per bus and process."""
+        """Return the result of `make(bus)`, which is called once per bus and process."""
         with self._making:
             if make not in self._resources:
                 self._resources[make] = make(self)
@@ -116,65 +116,66 @@ class BusRuntime:
 
     @cached_property
     def driver(self) -> str:
-        """The kind of broker: redis, amqp, memory."""
+        """The kind of broker: `redis`, `amqp` or `memory`."""
         return str(self.app.connection_for_write().transport.driver_type)
 
     def register_task(self, base: type[TaskT], **attributes: object) -> TaskT:
-        """Register a task class with the Celery app; `bus` and the given attributes become attributes of the class.
+        """Register a task with the Celery app; its `bus` and the given attributes are set on its class.
 
-        Celery binds classes, not instances, to an app: each task gets a class of its own.
+        Celery binds task classes to an app, so each task is a new subclass of `base`.
         """
         body = {"bus": self, **attributes}
-        own = types.new_class(str(base.__qualname__), (base,), exec_body=lambda namespace: namespace.update(body))
-        task: TaskT = self.app.register_task(own())
+        subclass = types.new_class(str(base.__qualname__), (base,), exec_body=lambda namespace: namespace.update(body))
+        task: TaskT = self.app.register_task(subclass())
         return task
 
     def require_broker(self) -> None:
-        """Raise NotConfigured unless a broker is known: Celery would silently try an AMQP server on this host."""
+        """Raise NotConfigured if no broker is configured: Celery would silently try an AMQP server on this host."""
         if not self.broker_url:
             raise NotConfigured("the broker", "set PETIOLE_BROKER_URL, or start the embedded one: petiole up")
 
     @property
     def broker_url(self) -> str:
-        """The broker's URL as redis-py and kombu's own transports read it; empty where none is configured."""
+        """The broker's URL as redis-py and kombu's own transports read it; empty if none is configured."""
         return without_transport_prefix(joined(self.app.conf.broker_write_url))
 
     @cached_property
     def publishes_atomically(self) -> bool:
-        """Tell whether the broker and the state store are the same Redis, so that one script reaches both.
+        """Whether broker and state store are the same Redis, so that one script writes to both.
 
-        Raises NotConfigured where no broker is known.
+        Raises:
+            NotConfigured: no broker is configured.
         """
         self.require_broker()
         return self.driver == "redis" and self._state is None and self._state_url() == self._broker_store_url()
 
     @cached_property
     def queue_prefix(self) -> str:
-        """The prefix that kombu puts before the names of its keys."""
+        """The prefix of kombu's keys."""
         return str(self.app.conf.broker_transport_options.get("global_keyprefix", ""))
 
     def cached_routing(self) -> RoutingTable:
-        """Return the directory's subscriptions as this process knows them."""
+        """Return the routing table of this process, which may be older than the directory."""
         return self._routing if self._routing.version >= 0 else self.read_routing()
 
     def read_routing(self) -> RoutingTable:
-        """Read the directory's subscriptions."""
+        """Read the subscriptions from the directory, and whether the system accepts events."""
         version, subscriptions = self.stores.directory.read()
-        # Read after the version, which moves with it: a publisher that has the version knows this as well.
+        # Closing the system changes the directory's version. Read after the version, the flag is at least as new.
         self._is_closed = self.stores.cluster_membership.is_closed()
         self._routing = RoutingTable(subscriptions, version)
         return self._routing
 
     def routing(self) -> RoutingTable:
-        """Return the directory's subscriptions as of now."""
+        """Return the current routing table; read from the directory if its version has changed."""
         is_current = self._routing.version == self.stores.directory.version()
         return self._routing if is_current else self.read_routing()
 
     def check_accepting(self, *, is_forced: bool = False) -> None:
-        """Raise SystemStopping where the system was shut down and has not been started since.
+        """Raise SystemStopping if the system was shut down and has not been started since.
 
-        Unless it `asks`, it goes by what this process knows: a shutdown moves the directory's version, which each
-        publication in one step compares.
+        A shutdown changes the directory's version, which every atomic publish compares. So the cached state is enough
+        for those; with `is_forced`, the current state is read.
         """
         if is_forced or not self.publishes_atomically:
             self.routing()
@@ -186,33 +187,33 @@ class BusRuntime:
             raise SystemStopping(self.settings.key_prefix)
 
     def connect_async(self) -> AsyncRedis:
-        """Make a client of the state store for the asyncio loop that runs. Raises NotConfigured."""
+        """Create a client of the state store for the running asyncio loop. Raises NotConfigured."""
         return AsyncRedis.from_url(self._require_state_url(), **_CLIENT, retry=AsyncRetry(NoBackoff(), 0))
 
     @property
     def has_own_state_store(self) -> bool:
-        """Tell whether the state store is another server than the broker."""
+        """Whether the state store is another server than the broker."""
         return self._state_url() != self._broker_store_url()
 
     @property
     def state_store_name(self) -> str:
-        """The name of the state store in errors."""
+        """The name of the state store in error messages."""
         return "the state store" if self.has_own_state_store else "the broker"
 
-    def outage(self, what: str) -> BrokerUnavailable | StateStoreUnavailable:
-        """Make the error for a state store that did not answer while doing `what`; it names the setting to look at."""
-        return StateStoreUnavailable(what) if self.has_own_state_store else BrokerUnavailable(what)
+    def outage(self, operation: str) -> BrokerUnavailable | StateStoreUnavailable:
+        """Build the error for a state store that did not answer during an operation; it names the setting to check."""
+        return StateStoreUnavailable(operation) if self.has_own_state_store else BrokerUnavailable(operation)
 
     @contextmanager
-    def state_store_access(self, what: str) -> Iterator[None]:
-        """Turn the errors of a state store that does not answer into `outage(what)`."""
+    def state_store_access(self, operation: str) -> Iterator[None]:
+        """Replace the errors of a state store that does not answer by `outage(operation)`."""
         try:
             yield
         except (RedisConnectionError, RedisTimeoutError) as error:
-            raise self.outage(what) from error
+            raise self.outage(operation) from error
 
     def _connect(self) -> Redis:
-        # Repeating is decided where it is known to be harmless.
+        # No automatic retries: only the caller knows whether a repeat is harmless.
         return Redis.from_url(self._require_state_url(), **_CLIENT, retry=Retry(NoBackoff(), 0))
 
     def _require_state_url(self) -> str:
@@ -227,25 +228,25 @@ class BusRuntime:
         return self.settings.state_url or self._broker_store_url()
 
     def _broker_store_url(self) -> str:
-        """Write the broker's URL as redis-py reads it."""
+        """Return the broker's URL as redis-py reads it."""
         return self.broker_url.replace("redis+socket:", "unix:").replace("virtual_host=", "db=")
 
 
 def joined(url: str | Sequence[str] | None) -> str:
-    """Write a broker's addresses as one text, as kombu reads it; Celery's setting may be a list."""
+    """Join a broker's addresses into one URL, as kombu reads it; Celery's setting may be a list."""
     return url if isinstance(url, str) else ";".join(url or ())
 
 
 def bus_of(app: Celery) -> BusRuntime:
-    """Return the bus of a Celery app. Raises UsageError where it has none."""
+    """Return the bus of a Celery app. Raises UsageError if it has none."""
     bus = getattr(app, _ATTRIBUTE, None)
     if not isinstance(bus, BusRuntime):
-        raise UsageError(f"the Celery app {app.main!r} has no event bus; make one: EventBus(app)")
+        raise UsageError(f"the Celery app {app.main!r} has no event bus; create one: EventBus(app)")
     return bus
 
 
 def included_agents(bus: BusRuntime) -> dict[str, Any]:
-    """Return the agents that this process includes in a bus, by name: `Agent` of agents.py."""
+    """Return the agents (`Agent` of agents.py) that this process includes in a bus, by name."""
     return bus.resource(_no_agents)
 
 
@@ -257,10 +258,10 @@ _default: list[BusRuntime] = []
 
 
 def set_default_bus(bus: BusRuntime) -> None:
-    """Make a bus the one that module-level functions use; bus.py does so once."""
+    """Set the bus of the module-level functions; bus.py calls it once."""
     _default[:] = [bus]
 
 
 def default_bus() -> BusRuntime:
-    """Return the bus that module-level functions use."""
+    """Return the bus of the module-level functions."""
     return _default[0]

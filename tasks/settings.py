@@ -1,8 +1,8 @@
-"""Settings of the backbone, read from the environment as PETIOLE_ and the field's name in capitals: docs/settings.md.
+"""Settings of the backbone. The environment variable of a field is PETIOLE_ and its name in capitals: docs/settings.md.
 
-Durations are seconds, as numbers: `_S`. Sizes end in `_BYTES`, upper limits begin with `MAX_`, `_RETENTION_S` is how
-long something is kept, `_TIMEOUT_S` how long something is waited for. A bus reads its settings when they are first
-used. Celery's own settings are in celery.py.
+Durations are numbers of seconds (`_S`): `_RETENTION_S` is how long something is kept, `_TIMEOUT_S` the longest wait.
+Sizes end in `_BYTES`; upper limits begin with `MAX_`. A bus reads its settings when they are first used. Celery's own
+settings are in celery.py.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _SHORTEST_INTERVAL_S = 0.1
 
 
 class EnvironmentSettings(BaseSettings):
-    """A settings model of Petiole. Raises UsageError for a bad value, in one sentence that names the variable."""
+    """Base of Petiole's settings models. Raises UsageError for an invalid value; it names the variable."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, env_ignore_empty=True, frozen=True, allow_inf_nan=False, hide_input_in_errors=True
     )
 
-    # Hidden from type checkers, which know the arguments from the fields.
+    # Hidden from type checkers, which derive the arguments from the fields.
     if not TYPE_CHECKING:
 
         def __init__(self, **values: Any) -> None:
@@ -53,9 +53,9 @@ Interval = Annotated[float, AfterValidator(_checked_interval)]
 
 
 class Settings(EnvironmentSettings):
-    """Settings of one event bus, in the order in which an event meets them."""
+    """Settings of one event bus, in the order of the stages that an event passes."""
 
-    # Where things are
+    # Addresses
     broker_url: str | None = Field(default=None, description="The broker: `redis://…` or `amqp://…`.")
     state_url: str | None = Field(default=None, description="Redis of the state store; by default the broker.")
     key_prefix: str = Field(default="petiole", min_length=1, description="Prefix of all keys in the state store.")
@@ -68,7 +68,7 @@ class Settings(EnvironmentSettings):
         default=65_536, description="The content of a larger event is stored once, and messages carry a reference."
     )
     deduplication_window_s: Seconds = Field(
-        default=3_600.0, description="How long a repeated publish of the same event changes nothing."
+        default=3_600.0, description="How long a repeated publish of the same event is recognized and ignored."
     )
     queue_full_timeout_s: Seconds = Field(
         default=10.0, description="How long a publisher waits for room in a full queue (overflow `block`)."
@@ -78,21 +78,24 @@ class Settings(EnvironmentSettings):
 
     # Consuming
     transport: Literal["petiole", "kombu"] = Field(
-        default="petiole", description="`kombu`: its own transport for Redis, which loses messages of killed workers."
+        default="petiole",
+        description="`kombu` is kombu's own transport for Redis, which loses messages of killed workers.",
     )
     visibility_timeout_s: Seconds = Field(
-        default=15.0, description="How long a lease on a message lasts that its worker does not renew."
+        default=15.0, description="How long a lease on a message lasts unless its worker renews it."
     )
     heartbeat_timeout_s: Annotated[float, Field(ge=1)] = Field(
-        default=5.0, description="A worker, or the writer of a response stream, that is silent for longer is lost."
+        default=5.0, description="A worker or stream writer without a heartbeat for this long is considered lost."
     )
 
     # Handling and settlement
-    max_hops: Count = Field(default=16, description="Most steps from the first event of a flow to a handled one.")
-    max_delivery_crashes: Count = Field(
-        default=3, description="A delivery during which so many workers crashed becomes a dead letter."
+    max_hops: Count = Field(
+        default=16, description="Longest chain of events from the first event of a flow to a handled one."
     )
-    dead_letter_expired: bool = Field(default=False, description="Keep expired deliveries as dead letters.")
+    max_delivery_crashes: Count = Field(
+        default=3, description="A delivery that has crashed this many workers becomes a dead letter."
+    )
+    dead_letter_expired: bool = Field(default=False, description="Whether expired deliveries become dead letters.")
     inbox_retention_s: Seconds = Field(
         default=DAY_S, description="How long a redelivery of a handled event is recognized."
     )
@@ -102,19 +105,21 @@ class Settings(EnvironmentSettings):
     dead_letter_retention_s: Seconds = Field(
         default=30 * DAY_S, description="How long a dead letter is kept after its last failure."
     )
-    max_dead_letters: Count = Field(default=100_000, description="Dead letters kept; above it the oldest are dropped.")
+    max_dead_letters: Count = Field(
+        default=100_000, description="Dead letters kept; the oldest above this number are dropped."
+    )
 
     # Requests, sessions, response streams
-    request_timeout_s: Seconds = Field(
-        default=60.0, description="How long a request waits for its response where it does not say."
+    request_timeout_s: Seconds = Field(default=60.0, description="Default timeout of a request.")
+    session_idle_timeout_s: Seconds = Field(
+        default=300.0, description="A session without events for this long is idle."
     )
-    session_idle_timeout_s: Seconds = Field(default=300.0, description="A session without events so long is idle.")
-    session_end_timeout_s: Seconds = Field(default=1_800.0, description="A session without events so long ends.")
+    session_end_timeout_s: Seconds = Field(default=1_800.0, description="A session without events for this long ends.")
     max_session_memory_bytes: Count = Field(
-        default=65_536, description="Size of a session's working memory, names and JSON."
+        default=65_536, description="Largest working memory of a session: names and JSON values."
     )
     max_response_stream_chunks: Count = Field(
-        default=10_000, description="Chunks kept of a conversation's response streams."
+        default=10_000, description="Chunks kept of the response streams of a conversation."
     )
 
     # Periodic tasks
@@ -123,7 +128,7 @@ class Settings(EnvironmentSettings):
 
     @property
     def embedded_broker_url(self) -> str | None:
-        """Where the embedded broker of this home listens; None where none was started."""
+        """The address of the embedded broker of this home folder; None if none was started."""
         try:
             return (self.home / "broker.url").read_text(encoding="utf-8").strip()
         except FileNotFoundError:
@@ -131,13 +136,13 @@ class Settings(EnvironmentSettings):
 
 
 def variable_of(model: type[BaseSettings], field: str) -> str:
-    """Name the environment variable of a field."""
+    """Return the environment variable of a field."""
     alias = model.model_fields[field].validation_alias
     return alias if isinstance(alias, str) else f"{PREFIX}{field.upper()}"
 
 
 def default_of(field: FieldInfo) -> str:
-    """Write a default as one would set it; empty where there is none."""
+    """Format a default as the variable's value; empty if there is none."""
     default = field.default
     if isinstance(default, bool):
         return str(default).lower()
@@ -147,7 +152,7 @@ def default_of(field: FieldInfo) -> str:
 
 
 def unknown_variables(environment: Mapping[str, str], models: Iterable[type[BaseSettings]]) -> Iterator[str]:
-    """Word a warning for each PETIOLE_ variable that no model reads, with the nearest known name."""
+    """Build a warning for each PETIOLE_ variable that no model reads, with the nearest known name."""
     known = [variable_of(model, field) for model in models for field in model.model_fields]
     for name in sorted(environment):
         if name.startswith(PREFIX) and name not in known:

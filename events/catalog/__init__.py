@@ -1,6 +1,6 @@
-"""Every event type of both founding designs, one file per speaker.
+"""The built-in event types, one file per publisher.
 
-To add one, write a class in its speaker's file: it is found by itself.
+To add a type, write a class in its publisher's file; it is registered automatically.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from petiole.events.event import Event, OpenEvent
 
 
 def event_classes() -> Iterator[type[Event]]:
-    """Yield each event class that the speakers' files define and that binds a topic or opens a family."""
-    for speaker in pkgutil.iter_modules(__path__, f"{__name__}."):
-        module = importlib.import_module(speaker.name)
+    """Yield each event class of the files in this package that has a topic or an open family."""
+    for file in pkgutil.iter_modules(__path__, f"{__name__}."):
+        module = importlib.import_module(file.name)
         for member in vars(module).values():
             if isinstance(member, type) and issubclass(member, Event) and _is_defined_by(member, module.__name__):
                 yield member

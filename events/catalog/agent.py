@@ -1,4 +1,4 @@
-"""What is said of agents: their lives, their state, and their failures."""
+"""Events about agents: lifecycle, state and failures."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from petiole.events.ids import SYSTEM_STREAM, StreamId
 
 
 class AgentLifecycleContent(Content):
-    """Whose life took a step; `worker` names the process where that matters."""
+    """The agent, and the worker process if the event concerns one."""
 
     agent: Text
     worker: str | None = None
 
 
 class AgentStoppedContent(AgentLifecycleContent):
-    """Whose life ended, and how: asked to, or its worker was lost."""
+    """The agent, and why it stopped: it was asked to, or its worker was lost."""
 
     reason: Literal["stopped", "lost"] = "stopped"
 
 
 class AgentStateContent(Content):
-    """A value in an agent's state, as it is now; `value` of `state` holds it."""
+    """A changed value of an agent's state: `state` is its name, `value` holds the new value."""
 
     agent: Text
     state: Text
@@ -33,7 +33,7 @@ class AgentStateContent(Content):
 
 
 class AgentFailure(Content):
-    """What went wrong inside an agent."""
+    """The error of an agent."""
 
     agent: Text
     error_type: Text
@@ -41,14 +41,14 @@ class AgentFailure(Content):
 
 
 class AgentEvent(Event):
-    """Base of what is said of agents."""
+    """Base class of the events about agents."""
 
     category: ClassVar[Category] = Category.AGENT
     stream_id: StreamId = SYSTEM_STREAM
 
 
 class AgentLifecycleEvent(AgentEvent):
-    """Base of the steps of an agent's life."""
+    """Base class of an agent's lifecycle events."""
 
     content: AgentLifecycleContent
 
@@ -72,25 +72,25 @@ class AgentRemovedEvent(AgentLifecycleEvent):
 
 
 class AgentStartingEvent(AgentLifecycleEvent):
-    """An agent is about to take events."""
+    """An agent is about to accept events."""
 
     event_type: Literal["agent.starting"] = "agent.starting"
 
 
 class AgentStartedEvent(AgentLifecycleEvent):
-    """An agent takes events."""
+    """An agent accepts events."""
 
     event_type: Literal["agent.started"] = "agent.started"
 
 
 class AgentStoppingEvent(AgentLifecycleEvent):
-    """An agent takes no more events and finishes what it has."""
+    """An agent accepts no more events and finishes its running handlers."""
 
     event_type: Literal["agent.stopping"] = "agent.stopping"
 
 
 class AgentStoppedEvent(AgentEvent):
-    """An agent is at rest."""
+    """An agent stopped."""
 
     event_type: Literal["agent.stopped"] = "agent.stopped"
     content: AgentStoppedContent
@@ -104,7 +104,7 @@ class StateUpdatedEvent(AgentEvent):
 
 
 class AgentFailedEvent(AgentEvent):
-    """An agent failed at something."""
+    """A handler of an agent failed."""
 
     event_type: Literal["agent.failed"] = "agent.failed"
     content: AgentFailure

@@ -1,4 +1,4 @@
-"""What is said of circuit breakers: each change of state, once, whoever made it."""
+"""Events about circuit breakers: each change of state is published once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from petiole.events.ids import SYSTEM_STREAM, StreamId
 
 
 class CircuitContent(Content):
-    """Which dependency's circuit took a step; each step begins an epoch. `by` is the worker or person that made it."""
+    """The circuit and its epoch, which each change increases. `by` is the worker or operator that made the change."""
 
     circuit: Text
     epoch: Count
@@ -20,9 +20,10 @@ class CircuitContent(Content):
 
 
 class CircuitOpenedContent(CircuitContent):
-    """Why it is not called any more, and until when; None where that is until someone closes it.
+    """Why the circuit opened.
 
-    One that a probe `reopened` had not been closed since.
+    `retry_at` is when a probe is allowed; None if an operator has to close the circuit. `reopened` is True if a probe
+    failed.
     """
 
     failures: Count = 0
@@ -32,7 +33,7 @@ class CircuitOpenedContent(CircuitContent):
 
 
 class CircuitEvent(Event):
-    """Base of what is said of circuits."""
+    """Base class of the events about circuit breakers."""
 
     category: ClassVar[Category] = Category.SYSTEM
     stream_id: StreamId = SYSTEM_STREAM
@@ -41,19 +42,19 @@ class CircuitEvent(Event):
 
 
 class CircuitOpenedEvent(CircuitEvent):
-    """A dependency failed too often: for a while nobody calls it."""
+    """A dependency failed too often, and calls to it are rejected for a while."""
 
     event_type: Literal["system.circuit.opened"] = "system.circuit.opened"
     content: CircuitOpenedContent
 
 
 class CircuitHalfOpenedEvent(CircuitEvent):
-    """One caller tries whether a dependency is back."""
+    """One caller probes whether a dependency has recovered."""
 
     event_type: Literal["system.circuit.half_opened"] = "system.circuit.half_opened"
 
 
 class CircuitClosedEvent(CircuitEvent):
-    """A dependency is called again."""
+    """A dependency has recovered, and calls to it are allowed again."""
 
     event_type: Literal["system.circuit.closed"] = "system.circuit.closed"

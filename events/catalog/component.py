@@ -1,4 +1,4 @@
-"""What is said of the parts that agents use: features of the system and providers from outside."""
+"""Events about components that agents use: features of the system, and external providers."""
 
 from __future__ import annotations
 
@@ -10,40 +10,40 @@ from petiole.events.ids import SYSTEM_STREAM, StreamId
 
 
 class FeatureStatus(Content):
-    """The state a feature is in now."""
+    """A feature and its current status."""
 
     feature: Text
     status: Text
 
 
 class FeatureFailure(Content):
-    """What went wrong in a feature."""
+    """A feature and its error."""
 
     feature: Text
     error: Text
 
 
 class ProviderContent(Content):
-    """Which provider took a step."""
+    """A provider."""
 
     provider: Text
 
 
 class ProviderStatus(ProviderContent):
-    """The state a provider is in now."""
+    """A provider and its current status."""
 
     status: Text
 
 
 class ComponentEvent(Event):
-    """Base of what is said of features and providers."""
+    """Base class of the events about features and providers."""
 
     category: ClassVar[Category] = Category.COMPONENT
     stream_id: StreamId = SYSTEM_STREAM
 
 
 class FeatureStatusUpdatedEvent(ComponentEvent):
-    """A feature of the system changed its state."""
+    """A feature of the system changed its status."""
 
     event_type: Literal["feature.status.updated"] = "feature.status.updated"
     content: FeatureStatus
@@ -64,7 +64,7 @@ class ProviderRegisteredEvent(ComponentEvent):
 
 
 class ProviderStatusUpdatedEvent(ComponentEvent):
-    """A provider changed its state."""
+    """A provider changed its status."""
 
     event_type: Literal["provider.status.updated"] = "provider.status.updated"
     content: ProviderStatus
@@ -78,7 +78,7 @@ class ProviderStoppedEvent(ComponentEvent):
 
 
 class PrimaryProviderSetEvent(ComponentEvent):
-    """A provider became the one that is asked first."""
+    """A provider became the primary one."""
 
     event_type: Literal["provider.primary.set"] = "provider.primary.set"
     content: ProviderContent

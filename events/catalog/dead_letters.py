@@ -1,4 +1,4 @@
-"""What operators do with dead letters: who had which delivered again, changed or discarded."""
+"""Audit events of dead letters: which operator replayed, edited, discarded or imported which ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DEAD_LETTERS_STREAM = "dead-letters"
 
 
 class RequestedReplay(Content):
-    """Which letters an operator chose, how many that were, and how fast they are to go; a canary goes first."""
+    """The selected dead letters, their number and the rate per second. `canary` letters are replayed first."""
 
     operator: Text
     selection: Text
@@ -24,7 +24,7 @@ class RequestedReplay(Content):
 
 
 class ReplayedLetter(Content):
-    """A letter whose n-th replay began, under a delivery of its own."""
+    """A dead letter, the number of its replay, and the id of the new delivery."""
 
     letter_id: Text
     operator: Text
@@ -34,7 +34,7 @@ class ReplayedLetter(Content):
 
 
 class EditedLetter(Content):
-    """A letter, the one that stands for it now, and the places in the event that were changed."""
+    """A dead letter, the id of the letter that replaces it, and the paths of the edited fields."""
 
     letter_id: Text
     operator: Text
@@ -43,7 +43,7 @@ class EditedLetter(Content):
 
 
 class DiscardedLetter(Content):
-    """A letter that was removed, and what it was."""
+    """A discarded dead letter, with its cause, state and error."""
 
     letter_id: Text
     operator: Text
@@ -54,7 +54,7 @@ class DiscardedLetter(Content):
 
 
 class CompletedImport(Content):
-    """How many letters came from a file, and how many of it were known; not whole where a line was refused."""
+    """How many letters an import added and how many already existed. `is_whole` is False if a line was invalid."""
 
     operator: Text
     imported: Count
@@ -63,7 +63,7 @@ class CompletedImport(Content):
 
 
 class DeadLettersEvent(Event):
-    """Base of what is done with dead letters; one stream holds it all, and nothing waits for it."""
+    """Base class of the audit events of dead letters. All are in one stream, with the lowest priority."""
 
     category: ClassVar[Category] = Category.SYSTEM
     stream_id: StreamId = DEAD_LETTERS_STREAM
@@ -71,28 +71,28 @@ class DeadLettersEvent(Event):
 
 
 class DeadLetterReplayRequestedEvent(DeadLettersEvent):
-    """An operator had dead letters delivered again."""
+    """An operator requested the replay of dead letters."""
 
     event_type: Literal["dead_letters.replay.requested"] = "dead_letters.replay.requested"
     content: RequestedReplay
 
 
 class DeadLetterReplayedEvent(DeadLettersEvent):
-    """A dead letter was delivered again."""
+    """A dead letter was replayed."""
 
     event_type: Literal["dead_letters.letter.replayed"] = "dead_letters.letter.replayed"
     content: ReplayedLetter
 
 
 class DeadLetterEditedEvent(DeadLettersEvent):
-    """A dead letter was replaced by one with another event."""
+    """A dead letter was replaced by one with an edited event."""
 
     event_type: Literal["dead_letters.letter.edited"] = "dead_letters.letter.edited"
     content: EditedLetter
 
 
 class DeadLetterDiscardedEvent(DeadLettersEvent):
-    """A dead letter was discarded by an operator."""
+    """An operator discarded a dead letter."""
 
     event_type: Literal["dead_letters.letter.discarded"] = "dead_letters.letter.discarded"
     content: DiscardedLetter

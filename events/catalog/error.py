@@ -1,4 +1,4 @@
-"""What is said on the error channel."""
+"""Events of the error channel."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from petiole.events.topics import Topic
 
 
 class ErrorContent(Content):
-    """What went wrong, and how bad it is: warning is told, error ends the work at hand, critical stops the system."""
+    """An error and its severity: a warning is published only, an error ends current work, critical stops the system."""
 
     error_type: Text
     message: Text
@@ -23,7 +23,7 @@ class ErrorContent(Content):
 
 
 class ErrorEvent(OpenEvent):
-    """Something went wrong; heard only by those who subscribe to `error.…`."""
+    """An error was reported. Only subscriptions whose pattern starts with `error` receive it."""
 
     category: ClassVar[Category] = Category.ERROR
     family: ClassVar[str] = "error"

@@ -1,4 +1,4 @@
-"""What is said when a handler has gathered all that it waits for, or has waited long enough."""
+"""The event that completes an aggregation: all parts arrived, or its timeout passed."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from petiole.events.event import Category, Event
 
 
 class CompletedAggregation(Content):
-    """Which subscription gathers, and under which key; the parts are kept apart (tasks/stores/aggregations.py)."""
+    """The subscription and the key of the aggregation. The parts are stored in tasks/stores/aggregations.py."""
 
     subscription: Text
     key: str
 
 
 class AggregationCompletedEvent(Event):
-    """All parts of a gathering have come, or its time is over."""
+    """All parts of an aggregation arrived, or its timeout passed."""
 
     category: ClassVar[Category] = Category.PROCESSING
     event_type: Literal["gathering.closed"] = "gathering.closed"

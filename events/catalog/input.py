@@ -1,4 +1,4 @@
-"""What the world says to the agents: messages, sound, pictures."""
+"""Events from users: text messages, audio and video."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from petiole.events.event import Category, Event
 
 
 class InputEvent(Event):
-    """Base of all that comes from outside."""
+    """Base class of the events from outside the system."""
 
     category: ClassVar[Category] = Category.INPUT
 
 
 class TextMessageEvent(InputEvent):
-    """A text message from any channel."""
+    """A text message arrived from a channel."""
 
     event_type: Literal["input.message.received"] = "input.message.received"
     content: TextContent
 
 
 class AudioChunkEvent(InputEvent):
-    """A chunk of sound from a voice input."""
+    """A chunk of audio arrived from a voice input."""
 
     event_type: Literal["input.audio.chunk"] = "input.audio.chunk"
     content: AudioContent
 
 
 class VideoFrameEvent(InputEvent):
-    """A frame from a video input."""
+    """A frame arrived from a video input."""
 
     event_type: Literal["input.video.frame"] = "input.video.frame"
     content: VideoContent

@@ -1,4 +1,4 @@
-"""What the language model says: the answer it wrote, or why there is none."""
+"""Events of language models: a generated response, or the failure to generate one."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from petiole.events.content import Content, Count, Flag, Parameters, Text
 from petiole.events.event import Category, Event
 
 FinishReason = Literal["stop", "length", "content_filter", "tool_calls", "interrupted"]
-"""Why a model wrote no more: `interrupted` by a newer message; its text is what there was by then."""
+"""Why generation ended. `interrupted`: a newer message arrived, and the text is incomplete."""
 
 
 class Usage(Content):
-    """Tokens read and written; zero where the provider does not count. An estimate is ours, from the text."""
+    """Input and output tokens; zero if the provider does not count them. `is_estimate`: counted by us from the text."""
 
     input_tokens: Count = 0
     output_tokens: Count = 0
@@ -22,14 +22,14 @@ class Usage(Content):
 
 
 class ModelToolCall(Content):
-    """A call of a tool that a model wants. It gets its id when it is asked for."""
+    """A tool call that a model requested. The orchestrator assigns its id."""
 
     tool: Text
     arguments: Parameters = Field(default_factory=dict)
 
 
 class GeneratedResponse(Content):
-    """What a model wrote, which model, and why it stopped. One that calls tools may have written nothing."""
+    """The text or the tool calls that a model generated. The text may be empty if there are tool calls."""
 
     text: str
     model: Text
@@ -40,14 +40,14 @@ class GeneratedResponse(Content):
     @model_validator(mode="after")
     def _check_not_empty(self) -> GeneratedResponse:
         if bool(self.calls) != (self.finish_reason == "tool_calls"):
-            raise ValueError("calls come with the finish_reason 'tool_calls', and it with calls")
+            raise ValueError("has calls without the finish_reason 'tool_calls', or the reverse; give both or neither")
         if not self.text and self.finish_reason not in {"tool_calls", "interrupted"}:
-            raise ValueError("an answer has text, unless it calls tools or was interrupted")
+            raise ValueError("has no text; only a response with tool calls or an interrupted one may have none")
         return self
 
 
 class ModelFailure(Content):
-    """Why a model gave no answer, and whether another attempt could."""
+    """Why a model generated no response, and whether a retry may succeed."""
 
     model: Text
     error_type: Text
@@ -56,20 +56,20 @@ class ModelFailure(Content):
 
 
 class ModelEvent(Event):
-    """Base of what the language model publishes."""
+    """Base class of the events of language models."""
 
     category: ClassVar[Category] = Category.PROCESSING
 
 
 class ResponseGeneratedEvent(ModelEvent):
-    """A language model wrote an answer."""
+    """A language model generated a response."""
 
     event_type: Literal["llm.response.generated"] = "llm.response.generated"
     content: GeneratedResponse
 
 
 class ResponseFailedEvent(ModelEvent):
-    """A language model gave no answer."""
+    """A language model generated no response."""
 
     event_type: Literal["llm.response.failed"] = "llm.response.failed"
     content: ModelFailure

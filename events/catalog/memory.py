@@ -1,4 +1,4 @@
-"""What the memory says: what it recalls, and what it notices in what it keeps."""
+"""Events of the memory agent: retrieved memories, and patterns and conflicts among the stored ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from petiole.events.ids import SYSTEM_STREAM, EventId, StreamId
 
 
 class MemoryItem(Content):
-    """One thing remembered: who said it, when, and how well it fits the query (higher is better, 0 is no match)."""
+    """A stored message, its author and time, and its score for the query (higher is better, 0 is no match)."""
 
     role: Literal["user", "assistant", "tool"]
     text: Text
@@ -21,9 +21,9 @@ class MemoryItem(Content):
 
 
 class Fact(Content):
-    """Something held to be so: an attribute of a subject, in which words, and the event that said it.
+    """A value of a subject's attribute, with the text and the event that it was extracted from.
 
-    Of what is only found, and not claimed, a later value replaces an earlier one and contradicts nothing.
+    If `is_claim` is False, a later value replaces an earlier one without a conflict.
     """
 
     subject: Text
@@ -37,15 +37,15 @@ class Fact(Content):
 
     @property
     def key(self) -> str:
-        """What it is a value of: subject and attribute, whatever their case."""
+        """The subject and attribute, independent of case."""
         return f"{self.subject}: {self.attribute}".casefold()
 
     def has_same_value(self, other: Fact) -> bool:
-        """The values differ in case and spaces at most."""
+        """Return whether the values are equal, ignoring case and spaces."""
         return _words(self.value) == _words(other.value)
 
     def contradicts(self, other: Fact) -> bool:
-        """Both are claimed, and neither value only says more than the other: "Ada" and "Ada Lovelace" agree."""
+        """Return whether both are claims with different values. "Ada" and "Ada Lovelace" do not contradict."""
         shorter, longer = sorted((_words(self.value), _words(other.value)), key=len)
         return self.is_claim and other.is_claim and longer[: len(shorter)] != shorter
 
@@ -55,7 +55,7 @@ def _words(value: str) -> list[str]:
 
 
 class AssembledContext(Content):
-    """What bears on a query, best first; empty where nothing does."""
+    """The memories that match a query, best first; empty if none does."""
 
     query: Text
     items: tuple[MemoryItem, ...] = ()
@@ -63,14 +63,14 @@ class AssembledContext(Content):
 
 
 class LearnedPattern(Content):
-    """Something that came back often enough to be called a habit."""
+    """Something that occurred often enough to count as a habit."""
 
     pattern: Text
     occurrences: Annotated[Count, Field(ge=1)]
 
 
 class Conflict(Content):
-    """Two things said of one subject that cannot both hold."""
+    """Two statements about one subject that contradict each other."""
 
     subject: Text
     earlier: Text
@@ -78,14 +78,14 @@ class Conflict(Content):
 
 
 class ConsolidationDue(Content):
-    """Which clean-up it is: the interval in seconds, and the slot it stands for."""
+    """The schedule slot of a consolidation, and the interval in seconds."""
 
     interval_s: Annotated[Number, Field(gt=0)]
     slot: Count
 
 
 class Consolidation(Content):
-    """How many memories a clean-up looked at, merged and dropped."""
+    """How many memories a consolidation examined, merged and dropped."""
 
     examined: Count = 0
     merged: Count = 0
@@ -93,7 +93,7 @@ class Consolidation(Content):
 
 
 class MemoryEvent(Event):
-    """Base of what the memory publishes."""
+    """Base class of the events of the memory agent."""
 
     category: ClassVar[Category] = Category.PROCESSING
 
@@ -120,7 +120,7 @@ class ConflictDetectedEvent(MemoryEvent):
 
 
 class ConsolidationDueEvent(MemoryEvent):
-    """It is time for a clean-up of the memory; beat says so."""
+    """Beat scheduled a consolidation of the memories."""
 
     event_type: Literal["memory.consolidation.due"] = "memory.consolidation.due"
     stream_id: StreamId = SYSTEM_STREAM
@@ -129,7 +129,7 @@ class ConsolidationDueEvent(MemoryEvent):
 
 
 class ConsolidationCompletedEvent(MemoryEvent):
-    """A clean-up of the memory finished."""
+    """A consolidation of the memories finished."""
 
     event_type: Literal["memory.consolidation.completed"] = "memory.consolidation.completed"
     content: Consolidation = Consolidation()

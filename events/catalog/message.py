@@ -1,4 +1,4 @@
-"""What users of the system say in types of their own: messages by content type, and custom events."""
+"""The open families of event types for your own use: `message.*` and `custom.*`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from petiole.events.event import Category, OpenEvent
 
 
 class MessageEvent(OpenEvent):
-    """A general message; its topic names what kind of content it has: `message.greeting`."""
+    """A general message. Its topic names the type of its content, such as `message.greeting`."""
 
     category: ClassVar[Category] = Category.AGENT
     family: ClassVar[str] = "message"
@@ -19,12 +19,12 @@ class MessageEvent(OpenEvent):
 
     @property
     def content_type(self) -> str:
-        """The kind of content: what follows `message.` in the topic."""
+        """The type of the content: the topic without `message.`."""
         return self.event_type.removeprefix("message.")
 
 
 class CustomEvent(OpenEvent):
-    """An event of a type that was declared at run time: `custom.data_updated`."""
+    """An event of a type that was declared at run time, such as `custom.data_updated`."""
 
     category: ClassVar[Category] = Category.AGENT
     family: ClassVar[str] = "custom"
@@ -32,5 +32,5 @@ class CustomEvent(OpenEvent):
 
     @property
     def name(self) -> str:
-        """The declared name: what follows `custom.` in the topic."""
+        """The declared name: the topic without `custom.`."""
         return self.event_type.removeprefix("custom.")

@@ -1,4 +1,4 @@
-"""What the orchestrator says: what the user wants, what is needed for an answer, and that the answer is there."""
+"""Events of the orchestrator: the user's intent, its requests to other agents, and the final response."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from petiole.events.event import Category, Event
 
 
 class ClassifiedIntent(Content):
-    """What a message asks for, how sure that is (0 to 1), and the things it names."""
+    """The intent of a message, the confidence (0 to 1), and the entities that it names."""
 
     intent: Text
     confidence: Ratio
@@ -19,14 +19,14 @@ class ClassifiedIntent(Content):
 
 
 class ContextRequest(Content):
-    """Which memories are wanted: those that bear on `query`, at most `limit`."""
+    """A query for memories, and the most items to return."""
 
     query: Text
     limit: Count = 5
 
 
 class ToolCall(Content):
-    """One call of one tool; the call id returns in everything said about it."""
+    """A call of a tool. All events about the call have its `call_id`."""
 
     call_id: Text
     tool: Text
@@ -34,21 +34,21 @@ class ToolCall(Content):
 
 
 class ToolsRequest(Content):
-    """Calls to run. In phase `prepare` there may be none: then nothing needs to be run for the answer."""
+    """Tool calls to run. In phase `prepare`, `calls` may be empty."""
 
     calls: tuple[ToolCall, ...]
     phase: Literal["prepare", "execute"] = "execute"
 
 
 class ContextItem(Content):
-    """Something remembered, as a model is shown it."""
+    """A memory in the form in which a model receives it."""
 
     role: Literal["user", "assistant", "tool"]
     text: Text
 
 
 class ToolMessage(Content):
-    """What a tool gave or why it did not, as a model is shown it."""
+    """A tool's result or error in the form in which a model receives it."""
 
     tool: Text
     ok: Flag
@@ -56,13 +56,13 @@ class ToolMessage(Content):
 
 
 class PreparedTools(Content):
-    """What the tools gave that were asked for in phase `prepare`, in the order of the calls; empty where none were."""
+    """The results of the tool calls of phase `prepare`, in the order of the calls."""
 
     answers: tuple[ToolMessage, ...] = ()
 
 
 class ToolRound(Content):
-    """What a model said when it called tools, its calls, and what each gave, in their order."""
+    """A model's text and tool calls in one round, and the calls' results in the same order."""
 
     text: str = ""
     calls: tuple[ToolCall, ...]
@@ -70,7 +70,7 @@ class ToolRound(Content):
 
 
 class ModelRequest(Content):
-    """All that a language model needs for one answer. `round` counts how often it has called tools for it."""
+    """The input of a language model for one response. `round` is the number of tool rounds so far."""
 
     text: Text
     intent: Text
@@ -79,16 +79,16 @@ class ModelRequest(Content):
     round: Count = 0
     rounds: tuple[ToolRound, ...] = ()
     may_call_tools: Flag = True
-    missing: tuple[Text, ...] = Field(default=(), description="what did not come in time: the answer does without")
+    missing: tuple[Text, ...] = Field(default=(), description="inputs that did not arrive in time and are left out")
 
     @property
     def is_degraded(self) -> bool:
-        """Something that the answer should have stood on did not come in time."""
+        """Whether an input did not arrive in time."""
         return bool(self.missing)
 
 
 class FormattedResponse(Content):
-    """An answer that is ready for a channel; `parts` are what is not text, as references."""
+    """A response for a channel. `parts` has references to content that is not text."""
 
     text: Text
     channel: str | None = None
@@ -96,48 +96,48 @@ class FormattedResponse(Content):
 
 
 class OrchestratorEvent(Event):
-    """Base of what the orchestrator publishes."""
+    """Base class of the events of the orchestrator."""
 
     category: ClassVar[Category] = Category.PROCESSING
 
 
 class IntentClassifiedEvent(OrchestratorEvent):
-    """The user's intent was determined."""
+    """The intent of a user's message was classified."""
 
     event_type: Literal["orchestrator.intent.classified"] = "orchestrator.intent.classified"
     content: ClassifiedIntent
 
 
 class ContextRequestedEvent(OrchestratorEvent):
-    """Memories are needed for an answer."""
+    """The orchestrator requested memories for a response."""
 
     event_type: Literal["orchestrator.context.requested"] = "orchestrator.context.requested"
     content: ContextRequest
 
 
 class ToolsRequestedEvent(OrchestratorEvent):
-    """Tools are to be run for an answer."""
+    """The orchestrator requested tool calls for a response."""
 
     event_type: Literal["orchestrator.tools.requested"] = "orchestrator.tools.requested"
     content: ToolsRequest
 
 
 class ToolsPreparedEvent(OrchestratorEvent):
-    """All tools that were to be run before the answer have answered."""
+    """All tool calls of phase `prepare` finished."""
 
     event_type: Literal["orchestrator.tools.prepared"] = "orchestrator.tools.prepared"
     content: PreparedTools = PreparedTools()
 
 
 class ModelRequestedEvent(OrchestratorEvent):
-    """A language model is to write an answer."""
+    """The orchestrator requested a response from a language model."""
 
     event_type: Literal["orchestrator.llm.requested"] = "orchestrator.llm.requested"
     content: ModelRequest
 
 
 class ResponseReadyEvent(OrchestratorEvent):
-    """The final answer is prepared."""
+    """The final response is ready."""
 
     category: ClassVar[Category] = Category.OUTPUT
     event_type: Literal["orchestrator.response.ready"] = "orchestrator.response.ready"

@@ -1,4 +1,4 @@
-"""What the output says: that an answer was shaped for its channel, and whether it arrived or was dropped."""
+"""Events of the output agent: responses formatted for a channel, sent, failed or dropped."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from petiole.events.event import Category, Event
 
 
 class FormattedMessage(Content):
-    """A message in the form that its channel takes."""
+    """A message in the format of its channel."""
 
     text: Text
     channel: Text
 
 
 class SentMessage(Content):
-    """A message that its channel took, under the channel's own id for it."""
+    """A message that its channel accepted, and the channel's id for it."""
 
     text: Text
     channel: Text
@@ -24,7 +24,7 @@ class SentMessage(Content):
 
 
 class DeliveryFailure(Content):
-    """A message that its channel did not take, and why."""
+    """A message that its channel did not accept, and the error."""
 
     text: Text
     channel: Text
@@ -33,7 +33,7 @@ class DeliveryFailure(Content):
 
 
 class DroppedSuggestion(Content):
-    """A suggestion that was not delivered, and why."""
+    """A suggestion that was not sent, and the reason."""
 
     text: Text
     cooldown_key: Text
@@ -41,7 +41,7 @@ class DroppedSuggestion(Content):
 
 
 class OutputEvent(Event):
-    """Base of what the output publishes."""
+    """Base class of the events of the output agent."""
 
     category: ClassVar[Category] = Category.OUTPUT
 
@@ -54,21 +54,21 @@ class FormattingCompletedEvent(OutputEvent):
 
 
 class MessageSentEvent(OutputEvent):
-    """A message was delivered."""
+    """A message was sent to its channel."""
 
     event_type: Literal["output.message.sent"] = "output.message.sent"
     content: SentMessage
 
 
 class MessageFailedEvent(OutputEvent):
-    """A message could not be delivered."""
+    """A message could not be sent."""
 
     event_type: Literal["output.message.failed"] = "output.message.failed"
     content: DeliveryFailure
 
 
 class SuggestionDroppedEvent(OutputEvent):
-    """A suggestion was not delivered, because nobody wants it any more."""
+    """A suggestion was not sent, because it is no longer wanted."""
 
     event_type: Literal["output.suggestion.dropped"] = "output.suggestion.dropped"
     content: DroppedSuggestion

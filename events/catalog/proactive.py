@@ -1,4 +1,4 @@
-"""What the proactive agent says: patterns it sees, suggestions, and that somebody needs help."""
+"""Events of the proactive agent: detected patterns, suggestions, and requests for human help."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from petiole.events.event import Category, Event
 
 
 class ProactiveSuggestion(Content):
-    """A suggestion nobody asked for: why it is made, how sure it is, and what keeps it from being repeated."""
+    """An unrequested suggestion with its reason and confidence. `cooldown_key` prevents repetitions."""
 
     text: Text
     reason: Text
@@ -21,7 +21,7 @@ class ProactiveSuggestion(Content):
 
 
 class DetectedPattern(Content):
-    """Something that happened several times within a window of time."""
+    """Something that occurred several times within a time window."""
 
     pattern: Text
     occurrences: Annotated[Count, Field(ge=1)]
@@ -29,14 +29,14 @@ class DetectedPattern(Content):
 
 
 class Intervention(Content):
-    """Why somebody should look after a user."""
+    """Why a person should help a user."""
 
     reason: Text
     confidence: Ratio
 
 
 class ProactiveEvent(Event):
-    """Base of what the proactive agent publishes; its events give way to all others."""
+    """Base class of the events of the proactive agent. Their priority is low."""
 
     category: ClassVar[Category] = Category.PROCESSING
     priority: Annotated[int, Field(strict=True, ge=0, le=9)] = 1
@@ -51,7 +51,7 @@ class ProactiveSuggestionEvent(ProactiveEvent):
 
 
 class PatternDetectedEvent(ProactiveEvent):
-    """A pattern was seen while it happened."""
+    """A pattern was detected as it occurred."""
 
     event_type: Literal["proactive.pattern.detected"] = "proactive.pattern.detected"
     content: DetectedPattern

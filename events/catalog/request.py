@@ -1,4 +1,4 @@
-"""What is said when one agent asks another: the request, its two kinds of answer, and answers that nobody awaits."""
+"""Events of request and reply: the request, its success or failure reply, and replies without a waiting requester."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from petiole.events.ids import SYSTEM_STREAM, EventId, StreamId, new_event_id
 
 
 class RequestIdentity(Content):
-    """Who asks whom for what; the four stand unchanged in the request and in its answer."""
+    """The fields that a request and its reply share, with equal values."""
 
     request_type: Text
     requester: Text
@@ -21,28 +21,29 @@ class RequestIdentity(Content):
 
 
 class RequestContent(RequestIdentity):
-    """What is asked for."""
+    """A request and its parameters."""
 
     parameters: Parameters = Field(default_factory=dict)
 
 
 class SuccessContent(RequestIdentity):
-    """The answer, under `response` in the parameters."""
+    """A reply. Its value is the parameter `response`."""
 
     parameters: Parameters
 
 
 class FailureContent(RequestIdentity):
-    """Why there is no answer."""
+    """A failure reply with its error."""
 
     error_type: Text
     error: Text
 
 
 class UnmatchedResponse(RequestIdentity):
-    """An answer that reached nobody, and why.
+    """A reply that matched no waiting requester, and the reason.
 
-    late: nobody waits any more. foreign: who waits asked another responder. duplicate: it was answered already.
+    late: the requester no longer waits. foreign: the request was sent to another responder. duplicate: the request
+    already has a reply.
     """
 
     reason: Literal["late", "foreign", "duplicate"]
@@ -50,7 +51,7 @@ class UnmatchedResponse(RequestIdentity):
 
 
 class RequestEvent(Event):
-    """One agent asks another."""
+    """A request was sent to an agent."""
 
     category: ClassVar[Category] = Category.REQUEST
     event_type: Literal["request.made"] = "request.made"
@@ -59,7 +60,7 @@ class RequestEvent(Event):
 
 
 class ResponseSuccessEvent(Event):
-    """A request was answered."""
+    """A request got a reply."""
 
     category: ClassVar[Category] = Category.RESPONSE
     event_type: Literal["response.succeeded"] = "response.succeeded"
@@ -68,7 +69,7 @@ class ResponseSuccessEvent(Event):
 
 
 class ResponseFailureEvent(Event):
-    """A request could not be answered."""
+    """A request failed."""
 
     category: ClassVar[Category] = Category.RESPONSE
     event_type: Literal["response.failed"] = "response.failed"
@@ -77,7 +78,7 @@ class ResponseFailureEvent(Event):
 
 
 class ResponseUnmatchedEvent(Event):
-    """An answer came that nobody waited for."""
+    """A reply matched no waiting requester."""
 
     category: ClassVar[Category] = Category.RESPONSE
     event_type: Literal["response.late"] = "response.late"

@@ -1,4 +1,4 @@
-"""Sessions: conversations that begin and end."""
+"""Events of sessions: a conversation started or ended."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from petiole.events.event import Category, Event
 
 
 class StreamStarted(Content):
-    """Which channel a conversation came in by, and of which type its session is."""
+    """The channel of a conversation, and the type of its session."""
 
     channel: str = "unknown"
     session_type: Literal["chat", "meeting", "call"] = "chat"
 
 
 class StreamEnded(Content):
-    """Why a conversation is over."""
+    """Why a conversation ended."""
 
     reason: Literal["closed", "idle", "failed"] = "closed"
 
 
 class SessionEvent(Event):
-    """Base of the events that tell of a session."""
+    """Base class of the events about sessions."""
 
     category: ClassVar[Category] = Category.INPUT
 
 
 class StreamStartedEvent(SessionEvent):
-    """A conversation or session began."""
+    """A conversation or session started."""
 
     event_type: Literal["input.stream.started"] = "input.stream.started"
     content: StreamStarted = StreamStarted()
 
 
 class StreamEndedEvent(SessionEvent):
-    """A conversation or session is over."""
+    """A conversation or session ended."""
 
     event_type: Literal["input.stream.ended"] = "input.stream.ended"
     content: StreamEnded = StreamEnded()

@@ -1,4 +1,4 @@
-"""What the system says of itself: ticks, metrics, and the ten steps from created to stopped."""
+"""Events about the system: ticks, metrics, and the ten lifecycle events from created to stopped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from petiole.events.ids import SYSTEM_STREAM, StreamId
 
 
 class Tick(Content):
-    """One beat of the clock: which schedule, its interval in seconds, and the slot it stands for."""
+    """A tick of a schedule: its name, its interval in seconds, and the number of the slot."""
 
     schedule: Text = "tick"
     interval_s: Annotated[Number, Field(gt=0)]
@@ -20,9 +20,10 @@ class Tick(Content):
 
 
 class MetricsReport(Content):
-    """Figures since the last report: counts, the mean time to an answer in ms, and requests per type and per agent.
+    """Counts since the last report, the mean time to a reply in ms, and requests by type and by agent.
 
-    Of the queues, as of now: how much waits in each (`depth`), and the age in s of what waits longest (`lag_s`).
+    Of each queue at the time of the report: the number of waiting messages (`depth`), and the age of the oldest one in
+    s (`lag_s`).
     """
 
     total_requests: Count = 0
@@ -37,20 +38,20 @@ class MetricsReport(Content):
 
 
 class SystemLifecycleContent(Content):
-    """A step of the system's life, with the time of the step before."""
+    """The time of the previous lifecycle event."""
 
     last_event_time: UtcDatetime | None = None
 
 
 class SystemEvent(Event):
-    """Base of what the system says; one stream holds it all."""
+    """Base class of the events about the system. All are in one stream."""
 
     category: ClassVar[Category] = Category.SYSTEM
     stream_id: StreamId = SYSTEM_STREAM
 
 
 class TickEvent(SystemEvent):
-    """A regular signal for whatever goes by time."""
+    """A schedule's interval passed."""
 
     event_type: Literal["system.tick"] = "system.tick"
     content: Tick
@@ -65,20 +66,20 @@ class MetricsSummaryEvent(SystemEvent):
 
 
 class SystemLifecycleEvent(SystemEvent):
-    """Base of the steps of the system's life; they go before all other work."""
+    """Base class of the system's lifecycle events. They have the highest priority."""
 
     content: SystemLifecycleContent = SystemLifecycleContent()
     priority: Annotated[int, Field(strict=True, ge=0, le=9)] = MAX_PRIORITY
 
 
 class SystemCreatedEvent(SystemLifecycleEvent):
-    """The system exists, and nothing is registered yet."""
+    """The system was created, and nothing is registered yet."""
 
     event_type: Literal["system.created"] = "system.created"
 
 
 class SystemFeaturesRegisteredEvent(SystemLifecycleEvent):
-    """The system's own features are registered."""
+    """The system's features are registered."""
 
     event_type: Literal["system.features.registered"] = "system.features.registered"
 
@@ -96,36 +97,36 @@ class SystemWorldRegisteredEvent(SystemLifecycleEvent):
 
 
 class SystemBuiltinAgentsRegisteredEvent(SystemLifecycleEvent):
-    """The agents that come with the system are registered."""
+    """The built-in agents are registered."""
 
     event_type: Literal["system.builtin_agents.registered"] = "system.builtin_agents.registered"
 
 
 class SystemUserAgentsRegisteredEvent(SystemLifecycleEvent):
-    """The agents of the system's users are registered."""
+    """The user-defined agents are registered."""
 
     event_type: Literal["system.user_agents.registered"] = "system.user_agents.registered"
 
 
 class SystemStartingEvent(SystemLifecycleEvent):
-    """The system begins to start its agents."""
+    """The system is starting its agents."""
 
     event_type: Literal["system.starting"] = "system.starting"
 
 
 class SystemStartedEvent(SystemLifecycleEvent):
-    """The system is at work."""
+    """The system started."""
 
     event_type: Literal["system.started"] = "system.started"
 
 
 class SystemStoppingEvent(SystemLifecycleEvent):
-    """The system takes no more events and lets running work finish."""
+    """The system accepts no more events and finishes running handlers."""
 
     event_type: Literal["system.stopping"] = "system.stopping"
 
 
 class SystemStoppedEvent(SystemLifecycleEvent):
-    """The system is at rest; the last event of its life."""
+    """The system stopped. This is its last lifecycle event."""
 
     event_type: Literal["system.stopped"] = "system.stopped"

@@ -1,4 +1,4 @@
-"""What the tools say: that a call waits, began, how far it is, what it gave, or why it failed."""
+"""Events of tool calls: request, approval, start, progress, result and failure."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class ToolExecution(Content):
 
 
 class ToolStart(ToolExecution):
-    """Which call of which tool begins."""
+    """A tool call that started."""
 
 
 class ToolProgress(Content):
-    """How far a call is, from 0 to 100."""
+    """The progress of a tool call in percent."""
 
     call_id: Text
     tool: Text
@@ -32,7 +32,7 @@ class ToolProgress(Content):
 
 
 class ToolResult(Content):
-    """What a call gave. `data` holds the value under `value`; a failed call says why in `error`."""
+    """The result of a tool call: the value in `data["value"]`, or the error of a failed call in `error`."""
 
     call_id: Text
     tool: Text
@@ -43,17 +43,17 @@ class ToolResult(Content):
     @model_validator(mode="after")
     def _check_failure_has_error(self) -> ToolResult:
         if self.ok == (self.error is not None):
-            raise ValueError("a call that succeeded has no error, and one that failed has one")
+            raise ValueError("needs an error if ok is false, and none if ok is true; correct one of them")
         return self
 
     @property
     def value(self) -> Value:
-        """What the tool returned; None where it failed or returned nothing."""
+        """The value that the tool returned; None if it failed or returned nothing."""
         return self.data.get("value")
 
 
 class ToolFailure(Content):
-    """Why a call failed, and whether another attempt could succeed."""
+    """Why a tool call failed, and whether a retry may succeed."""
 
     call_id: Text
     tool: Text
@@ -63,7 +63,7 @@ class ToolFailure(Content):
 
 
 class ApprovalRequest(ToolExecution):
-    """A call that somebody has to grant before it runs; `fingerprint` is the SHA-256 of its tool and arguments."""
+    """A tool call that needs approval. `fingerprint` is the SHA-256 of its tool and arguments."""
 
     approval_id: Text
     fingerprint: Text
@@ -71,34 +71,34 @@ class ApprovalRequest(ToolExecution):
 
 
 class ApprovalDecision(ApprovalRequest):
-    """Who decided a call that was asked to be granted, and why."""
+    """Who decided on the approval of a tool call, and why."""
 
     by: Text
     reason: str = ""
 
 
 class ToolEvent(Event):
-    """Base of what the tools publish."""
+    """Base class of the events of tool calls."""
 
     category: ClassVar[Category] = Category.PROCESSING
 
 
 class ToolExecutionRequestedEvent(ToolEvent):
-    """One call of a request for tools is to be run: each goes its own way from here."""
+    """A single tool call was requested."""
 
     event_type: Literal["tools.execution.requested"] = "tools.execution.requested"
     content: ToolExecution
 
 
 class ToolStartedEvent(ToolEvent):
-    """A tool's execution began."""
+    """A tool call started."""
 
     event_type: Literal["tools.execution.started"] = "tools.execution.started"
     content: ToolStart
 
 
 class ToolResultEvent(ToolEvent):
-    """A tool's execution finished."""
+    """A tool call finished."""
 
     category: ClassVar[Category] = Category.INPUT
     event_type: Literal["tools.execution.completed"] = "tools.execution.completed"
@@ -106,49 +106,49 @@ class ToolResultEvent(ToolEvent):
 
 
 class ToolFailedEvent(ToolEvent):
-    """A tool's execution failed."""
+    """A tool call failed."""
 
     event_type: Literal["tools.execution.failed"] = "tools.execution.failed"
     content: ToolFailure
 
 
 class ToolProgressEvent(ToolEvent):
-    """A long-running tool says how far it is."""
+    """A long-running tool call made progress."""
 
     event_type: Literal["tools.execution.progress"] = "tools.execution.progress"
     content: ToolProgress
 
 
 class ApprovalRequestedEvent(ToolEvent):
-    """A call waits for somebody to grant it."""
+    """A tool call waits for approval."""
 
     event_type: Literal["tools.approval.requested"] = "tools.approval.requested"
     content: ApprovalRequest
 
 
 class ApprovalGrantedEvent(ToolEvent):
-    """Somebody granted a call: it is run."""
+    """A tool call was approved and is run."""
 
     event_type: Literal["tools.approval.granted"] = "tools.approval.granted"
     content: ApprovalDecision
 
 
 class ApprovalDeniedEvent(ToolEvent):
-    """Somebody denied a call: it has failed."""
+    """A tool call was denied and has failed."""
 
     event_type: Literal["tools.approval.denied"] = "tools.approval.denied"
     content: ApprovalDecision
 
 
 class ApprovalDeadlineReachedEvent(ToolEvent):
-    """The time is over in which a call could be granted; most were decided before."""
+    """The deadline of an approval passed. Most approvals were decided before."""
 
     event_type: Literal["tools.approval.deadline_reached"] = "tools.approval.deadline_reached"
     content: ApprovalRequest
 
 
 class ApprovalExpiredEvent(ToolEvent):
-    """Nobody decided a call in time: it has failed."""
+    """A tool call was not approved in time and has failed."""
 
     event_type: Literal["tools.approval.expired"] = "tools.approval.expired"
     content: ApprovalRequest

@@ -1,4 +1,4 @@
-"""What was used of a provider, call by call: tokens, and what they cost."""
+"""Events about the usage of model providers: tokens and cost of each call."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from petiole.events.event import Category, Event
 
 
 class RecordedUsage(Content):
-    """What one call used, of which account and model; `cost` in `currency` where the price is known."""
+    """The tokens of one call to a model. `cost` is in `currency`; None if the price is unknown."""
 
     provider: Text
     model: Text
@@ -23,7 +23,7 @@ class RecordedUsage(Content):
 
 
 class UsageRecordedEvent(Event):
-    """A call to a model was made in this conversation, and cost something."""
+    """A call to a model used tokens."""
 
     category: ClassVar[Category] = Category.PROCESSING
     event_type: Literal["llm.usage.recorded"] = "llm.usage.recorded"

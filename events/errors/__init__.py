@@ -1,47 +1,47 @@
-"""Every error of ours, split by what the caller should do.
+"""All errors that this package raises, split by what the caller should do.
 
     PetioleError
-    ├── UsageError                      fix the call: repeating it unchanged fails again
+    ├── UsageError                      change the call: the same call fails again
     │   ├── InvalidEvent                the event breaks its schema; names the field
-    │   ├── InvalidSchedule             a time or a wait that cannot be: in the far future, or without a zone
-    │   ├── InvalidTransition           a session cannot go from its state to that one
-    │   ├── SessionEnded                a session that is over, and takes no more events
-    │   ├── CannotReplay                a dead letter that cannot be delivered again as it is; says why
-    │   └── NotConfigured               no broker or store is configured
-    ├── Permanent                       give up: this delivery fails again however often it is tried
-    │   ├── DeliveryCrashed             the workers that handled it died, again and again
-    │   ├── OperationOutcomeUnknown     an idempotent function was begun and not done: whether it acted nobody knows
-    │   ├── PayloadUnreadable           the content that an event refers to is missing, or not what was stored
-    │   ├── StreamTruncated             pieces of an answer that its reader asks for are not kept any more
-    │   ├── ProviderRefused             a model or channel answered, and the answer is no
-    │   └── ToolFailed                  a tool could not do what it was asked
+    │   ├── InvalidSchedule             a due time without a time zone, or too far in the future
+    │   ├── InvalidTransition           the session cannot change from its state to that state
+    │   ├── SessionEnded                the session has ended and accepts no more events
+    │   ├── CannotReplay                the dead letter cannot be replayed; names the reason
+    │   └── NotConfigured               no broker or state store is configured
+    ├── Permanent                       give up: every further attempt fails too
+    │   ├── DeliveryCrashed             the worker process died each time it handled the delivery
+    │   ├── OperationOutcomeUnknown     an idempotent function started and did not finish; its effect is unknown
+    │   ├── PayloadUnreadable           the stored content of an event is missing or was altered
+    │   ├── StreamTruncated             the requested chunks of a response stream have been deleted
+    │   ├── ProviderRefused             a model or channel rejected the request
+    │   └── ToolFailed                  a tool reported a failure
     └── Retryable                       retry later: the same call may succeed then
-        ├── BrokerUnavailable
-        │   ├── BrokerFull              the broker or the state store has no memory left, and takes nothing
-        │   └── PublishOutcomeUnknown   the broker went away in mid-call: published or not, nobody knows
-        ├── StateStoreUnavailable       the state store, where it is another server than the broker
-        ├── RetryLater                  not now: put it off, and spend no attempt
-        │   ├── ServiceUnavailable      its circuit breaker is open: it was not called
-        │   └── RateLimitExceeded       its account has no room for another call now, or is paused
-        ├── LeaseLost                   another worker has the delivery by now
-        ├── OperationInProgress         an idempotent function is being run elsewhere for the same key
-        ├── QueueFull                   an agent's queue has no room for another delivery
-        ├── SystemStopping              the system was shut down, and nobody has started it since
-        ├── RequestTimedOut             no answer came before the deadline
-        ├── HandlerTimedOut             a handler did not end within its time limit
-        ├── StreamTimeout               nothing more of an answer came, for as long as its reader waits
-        ├── StreamSuperseded            another run writes the answer by now
-        ├── StreamBusy                  another answer of the stream is being written
+        ├── BrokerUnavailable           the broker does not answer
+        │   ├── BrokerFull              the broker or the state store is out of memory and rejects writes
+        │   └── PublishOutcomeUnknown   the connection was lost during the call; the publish may have succeeded
+        ├── StateStoreUnavailable       the state store does not answer (and is another server than the broker)
+        ├── RetryLater                  defer the delivery without counting an attempt
+        │   ├── ServiceUnavailable      the circuit breaker is open; the dependency was not called
+        │   └── RateLimitExceeded       the account's rate limit is used up, or the account is paused
+        ├── LeaseLost                   the delivery's lease expired and another worker has it
+        ├── OperationInProgress         another process runs the idempotent function for the same key
+        ├── QueueFull                   the agent's queue is at its capacity
+        ├── SystemStopping              the system was shut down and no worker has started it since
+        ├── RequestTimedOut             no reply arrived before the deadline
+        ├── HandlerTimedOut             the handler exceeded its time limit
+        ├── StreamTimeout               no further chunk of a response arrived within the reader's timeout
+        ├── StreamSuperseded            a newer attempt writes the response
+        ├── StreamBusy                  another response is being written in the stream
         └── ProviderUnavailable         a model, tool or channel did not answer
 
-A class exists where somebody catches it. Errors that nobody tells apart by class are UsageError, Permanent or Retryable
-with a `code`, such as "unknown_tool"; the function of that name makes one: `raise unknown_tool(name, nearest)`.
-Records and events name an error by its code, or by its class where it has none: see `error_type_of`.
+A class exists where somebody catches it. The other errors are UsageError, Permanent or Retryable with a `code`, such as
+"unknown_tool". The function of that name builds the error: `raise unknown_tool(name, nearest)`.
+Records and events name an error by its code, or by its class if it has none: see `error_type_of`.
 
-Each class takes facts as positional arguments and words its own message. The facts stay in `args`, which is what
-lets an error travel between a worker's processes by pickle.
+Each class takes facts as positional arguments and builds its own message. The facts stay in `args`, so that pickle can
+carry an error between a worker's processes.
 
-One file for each branch: usage.py, permanent.py, retryable.py; what they hang on is in base.py.
+Files: usage.py, permanent.py and retryable.py have one branch each; base.py has the base classes.
 """
 
 from __future__ import annotations

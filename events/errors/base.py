@@ -1,4 +1,4 @@
-"""The root of all errors, its three branches, and how bad an error event is."""
+"""The base classes of all errors, and the severity of an error event."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _MAX_QUOTED_LENGTH = 300
 
 
 class Severity(StrEnum):
-    """How bad an error event is: warning is told, error ends the work at hand, critical stops the system."""
+    """Rank an error event: a warning is published only, an error ends the current work, critical stops the system."""
 
     WARNING = "warning"
     ERROR = "error"
@@ -16,9 +16,9 @@ class Severity(StrEnum):
 
 
 class PetioleError(Exception):
-    """The root: `except PetioleError` catches what this package raises on purpose.
+    """Base class of all errors that this package raises on purpose.
 
-    `code` tells apart errors that share a class, such as "unknown_tool"; it is empty where the class says it all.
+    `code` distinguishes errors that share a class, such as "unknown_tool". It is empty if the class is specific.
     """
 
     def __init__(self, *facts: object, code: str = "") -> None:
@@ -27,22 +27,22 @@ class PetioleError(Exception):
 
 
 class UsageError(PetioleError, ValueError):
-    """The call has to be changed."""
+    """The same call fails again; the caller has to change it."""
 
 
 class Permanent(PetioleError):
-    """Trying again cannot help."""
+    """A retry cannot succeed."""
 
 
 class Retryable(PetioleError):
-    """Trying again later may help."""
+    """A later retry may succeed."""
 
 
 def error_type_of(error: BaseException) -> str:
-    """Name the kind of an error for records and events: its code, or the name of its class where it has none."""
+    """Return an error's code, or its class name if it has none. Records and events name errors by it."""
     return (error.code if isinstance(error, PetioleError) else "") or type(error).__name__
 
 
 def quote(name: str) -> str:
-    """Quote a name in an error, shortened where somebody sent a page for one."""
+    """Quote a name for an error message, cut to 300 characters."""
     return repr(name) if len(name) <= _MAX_QUOTED_LENGTH else f"{name[:_MAX_QUOTED_LENGTH]!r}…"

@@ -1,4 +1,4 @@
-"""Permanent: what fails again however often it is tried."""
+"""Permanent errors: every further attempt fails too."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class DeliveryCrashed(Permanent):
 
     def __str__(self) -> str:
         return (
-            f"{self.deaths} workers died while {self.subscription} handled this event; look for what ends a process "
-            "there (memory, a native library), then replay it: petiole dead-letters replay"
+            f"{self.deaths} worker processes died while {self.subscription} handled this event; check the handler's "
+            "memory use and native libraries, then replay the dead letter: petiole dead-letters replay"
         )
 
 
@@ -27,14 +27,14 @@ class OperationOutcomeUnknown(Permanent):
 
     def __str__(self) -> str:
         return (
-            f"{self.function} was begun for the key {self.key!r} at {self.since} and not done, so it may have "
-            "acted or not: look, and say petiole.tasks.patterns.idempotency.settle(function, key, result) if it has, "
-            "forget(function, key) if not; or decorate it with on_unfinished='repeat' where acting twice does no harm"
+            f"{self.function} started for the key {self.key!r} at {self.since} and did not finish, so its effect is "
+            "unknown; check, then call petiole.tasks.patterns.idempotency.mark_done(name, key, result) if it took "
+            "effect, or forget_call(name, key) if not; use on_unfinished='repeat' if running it twice is harmless"
         )
 
 
 class PayloadUnreadable(Permanent):
-    """The content of an event that travelled by reference cannot be had. `reference` is the event's dataref.
+    """The content of an event that was published by reference cannot be read. `reference` is the event's dataref.
 
     `code` is payload_missing or payload_altered.
     """
@@ -47,12 +47,12 @@ class PayloadUnreadable(Permanent):
     def __str__(self) -> str:
         if self.code == "payload_altered":
             return (
-                f"{self.topic}: what the state store has as {self.reference} is not what was stored there; publish the "
-                "event again, and find out who else writes to that store"
+                f"{self.topic}: the content {self.reference} in the state store was altered; publish the event again, "
+                "and find the other program that writes to that store"
             )
         return (
-            f"{self.topic}: its content {self.reference} is not in the state store any more; publish the event again, "
-            "and raise PETIOLE_HISTORY_RETENTION_S where deliveries wait longer than 7 days"
+            f"{self.topic}: the content {self.reference} is missing from the state store; publish the event again, "
+            "and raise PETIOLE_HISTORY_RETENTION_S if deliveries wait longer than 7 days"
         )
 
 
@@ -63,7 +63,7 @@ class ProviderRefused(Permanent):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.provider} refused: {self.reason}; mend the request or the provider's settings"
+        return f"{self.provider} refused the request: {self.reason}; fix the request or the provider's settings"
 
 
 class StreamTruncated(Permanent):
@@ -75,8 +75,8 @@ class StreamTruncated(Permanent):
 
     def __str__(self) -> str:
         return (
-            f"of the answers of stream {quote(self.stream_id)}, piece {self.number} is not kept any more, the oldest "
-            f"is {self.oldest}; read the whole answer in its llm.response.generated, or raise "
+            f"stream {quote(self.stream_id)}: chunk {self.number} has been deleted, the oldest chunk is {self.oldest}; "
+            "read the complete response in its llm.response.generated event, or raise "
             "PETIOLE_MAX_RESPONSE_STREAM_CHUNKS"
         )
 
@@ -93,68 +93,71 @@ class ToolFailed(Permanent):
 
 def hop_limit_reached(topic: str, hops: int, limit: int) -> Permanent:
     return Permanent(
-        f"{topic}: {hops} events caused one another in a row, {limit} are allowed; look for agents "
-        "that answer each other in a circle, or raise PETIOLE_MAX_HOPS",
+        f"{topic}: the event is {hops} hops from its origin, the limit is {limit}; find the agents that react to "
+        "each other's events in a loop, or raise PETIOLE_MAX_HOPS",
         code="hop_limit_reached",
     )
 
 
 def handler_returned_no_event(subscription: str, returned: str) -> Permanent:
     return Permanent(
-        f"{subscription} returned a {returned}; return nothing, an event, or several events",
+        f"{subscription} returned a value of type {returned}; return None, an event, or a list of events",
         code="handler_returned_no_event",
     )
 
 
 def event_expired(event_type: str, expired_at: str) -> Permanent:
     return Permanent(
-        f"{event_type} was to be handled before {expired_at}; replay it if it still matters", code="event_expired"
+        f"{event_type} expired at {expired_at} before it was handled; replay the dead letter if it still matters",
+        code="event_expired",
     )
 
 
 def responder_not_found(request_type: str, responder: str) -> Permanent:
     return Permanent(
-        f"request {quote(request_type)}: there is no agent {quote(responder)}; start its worker once, "
-        "or mend the name (see: petiole agents)",
+        f"request {quote(request_type)}: no agent {quote(responder)} is registered; start its worker, "
+        "or correct the name (see: petiole agents)",
         code="responder_not_found",
     )
 
 
 def handler_not_found(request_type: str, responder: str) -> Permanent:
     return Permanent(
-        f"request {quote(request_type)}: {responder!r} answers none of that type; "
-        f"decorate a function of it with @agent.answers({quote(request_type)}), and start its worker again",
+        f"request {quote(request_type)}: agent {responder!r} has no handler for that request type; "
+        f"decorate one of its functions with @agent.answers({quote(request_type)}), and restart its worker",
         code="handler_not_found",
     )
 
 
 def gathering_key_missing(subscription: str, topic: str, path: str) -> Permanent:
     return Permanent(
-        f"{subscription} gathers by {path!r}, which {topic} has not; gather by a field of all parts",
+        f"{subscription}: {topic} has no field {path!r} to gather by; choose a field that all gathered events have",
         code="gathering_key_missing",
     )
 
 
 def undecodable_message(queue: str, size_bytes: int) -> Permanent:
     return Permanent(
-        f"{size_bytes} bytes in the queue {quote(queue)} are no message; look at them, and at who can "
-        "write to the broker",
+        f"an entry of {size_bytes} bytes in the queue {quote(queue)} cannot be decoded as a message; inspect the dead "
+        "letter, and check who can write to the broker",
         code="undecodable_message",
     )
 
 
 def approval_mismatch(approval_id: str, reason: str) -> Permanent:
     return Permanent(
-        f"nothing is run for the approval {approval_id}: {reason}; look who published this event",
+        f"approval {approval_id} does not match, so the tool was not run: {reason}; check who published this event",
         code="approval_mismatch",
     )
 
 
 def approval_denied(tool: str, by: str, reason: str) -> Permanent:
-    return Permanent(f"{tool} was not run: {by} denied it{f': {reason}' if reason else ''}", code="approval_denied")
+    return Permanent(
+        f"{tool} was not run: {by} denied approval{f': {reason}' if reason else ''}", code="approval_denied"
+    )
 
 
 def approval_expired(tool: str) -> Permanent:
     return Permanent(
-        f"{tool} was not run: nobody granted it in time; ask again when somebody is there", code="approval_expired"
+        f"{tool} was not run: its approval expired; request it again when somebody can decide", code="approval_expired"
     )

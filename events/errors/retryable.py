@@ -1,4 +1,4 @@
-"""Retryable: what may succeed later."""
+"""Retryable errors: the same call may succeed later."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class BrokerUnavailable(Retryable):
 
 
 class BrokerFull(BrokerUnavailable):
-    """The server answers, and refuses what would take memory. Publishing again later is safe.
+    """The server is out of memory and rejects writes. Publishing again later is safe.
 
-    `server` is the one that has no memory left: the broker, or the state store where that is another server.
+    `server` names the server: the broker, or the state store if that is another server.
     """
 
     def __init__(self, what: str, answer: str, server: str = "the broker") -> None:
@@ -30,23 +30,23 @@ class BrokerFull(BrokerUnavailable):
 
     def __str__(self) -> str:
         return (
-            f"{self.server} has no memory left while {self.what}: {quote(self.answer)}; let workers empty the queues, "
-            "free memory or raise its maxmemory, then publish again, which publishes once"
+            f"{self.server} was out of memory while {self.what}: {quote(self.answer)}; let workers drain the queues, "
+            "free memory or raise maxmemory, then publish again (duplicates are detected)"
         )
 
 
 class PublishOutcomeUnknown(BrokerUnavailable):
-    """It is not known whether the events were published; publishing them again is safe, and makes sure."""
+    """The events may have been published. Publishing them again is safe: duplicates are detected."""
 
     def __str__(self) -> str:
         return (
-            f"the connection to the broker was lost while {self.what}; whether it was published is not known: publish "
-            "the same events again, which publishes them once"
+            f"the connection to the broker was lost while {self.what}, so the events may have been published; publish "
+            "the same events again (duplicates are detected)"
         )
 
 
 class StateStoreUnavailable(Retryable):
-    """The state store did not answer. Where the broker is the state store too, its outage is BrokerUnavailable."""
+    """The state store did not answer. If the broker is the state store too, BrokerUnavailable is raised instead."""
 
     def __init__(self, what: str) -> None:
         super().__init__(what)
@@ -57,7 +57,7 @@ class StateStoreUnavailable(Retryable):
 
 
 class RetryLater(Retryable):
-    """A handler raises it, or what it calls does: the delivery comes again in `after_s` seconds."""
+    """Defer the delivery for `after_s` seconds without counting an attempt. Handlers may raise it."""
 
     def __init__(self, reason: str, after_s: float, *, code: str = "") -> None:
         super().__init__(reason, after_s, code=code)
@@ -69,7 +69,10 @@ class RetryLater(Retryable):
 
 
 class ServiceUnavailable(RetryLater):
-    """A guarded dependency was not called. `retry_at` is when it may be; `after_s` is that, spread a little."""
+    """The circuit breaker is open, so the dependency was not called.
+
+    `retry_at` is when the next probe is allowed. `after_s` is the wait until then, with jitter.
+    """
 
     def __init__(self, service: str, retry_at: datetime, after_s: float) -> None:
         Retryable.__init__(self, service, retry_at, after_s)
@@ -86,23 +89,23 @@ class ServiceUnavailable(RetryLater):
     def __str__(self) -> str:
         return (
             f"{self.reason}: {self.service} is not called before {self.retry_at}; try again in {self.after_s} s, and "
-            "see what it fails with: petiole breakers"
+            "see its last error: petiole breakers"
         )
 
 
 class RateLimitExceeded(RetryLater):
-    """A call was not made. `why` is pause, where the provider wants that, or quota."""
+    """The call was not made. `why` is "quota", or "pause" if the provider asked to wait."""
 
     def __init__(self, account: str, why: str, after_s: float) -> None:
         Retryable.__init__(self, account, why, after_s)
-        self.reason = f"no room in the budget {account} ({why})"
+        self.reason = f"rate limit of account {account} reached ({why})"
         self.account = account
         self.why = why
         self.after_s = after_s
 
 
 class LeaseLost(Retryable):
-    """Nothing of this run was published or noted; whoever has the delivery now handles it."""
+    """Another worker has the delivery. Nothing of this attempt was published or stored."""
 
     def __init__(self, delivery_id: str) -> None:
         super().__init__(delivery_id)
@@ -110,8 +113,8 @@ class LeaseLost(Retryable):
 
     def __str__(self) -> str:
         return (
-            f"delivery {self.delivery_id} was given to another worker, because this one was silent for too long; keep "
-            "handlers from blocking the whole process, or raise PETIOLE_VISIBILITY_TIMEOUT_S"
+            f"delivery {self.delivery_id} was redelivered to another worker because this one did not renew its lease "
+            "in time; do not block the whole process in handlers, or raise PETIOLE_VISIBILITY_TIMEOUT_S"
         )
 
 
@@ -124,8 +127,8 @@ class OperationInProgress(Retryable):
 
     def __str__(self) -> str:
         return (
-            f"{self.function} was begun elsewhere for the key {self.key!r} at {self.since}; try again later, when it "
-            "is done, or has taken longer than the limit it was given"
+            f"{self.function} has been running in another process for the key {self.key!r} since {self.since}; try "
+            "again when it has finished or exceeded its limit"
         )
 
 
@@ -136,7 +139,7 @@ class SystemStopping(Retryable):
 
     def __str__(self) -> str:
         return (
-            f"the system {self.prefix!r} was shut down, so nothing was published; look for the critical error "
+            f"the system {self.prefix!r} was shut down, so nothing was published; read the critical error "
             "(petiole tail 'error.*' --from-start), start a worker, and publish again"
         )
 
@@ -163,8 +166,8 @@ class RequestTimedOut(Retryable):
 
     def __str__(self) -> str:
         return (
-            f"request {quote(self.request_type)}: {self.responder!r} gave no answer within {self.timeout_s} s; see "
-            "whether a worker of it runs and how much waits in its queue, or give the request a longer timeout"
+            f"request {quote(self.request_type)}: agent {self.responder!r} sent no reply within {self.timeout_s} s; "
+            "check that its worker runs and how long its queue is, or give the request a longer timeout"
         )
 
 
@@ -176,8 +179,8 @@ class HandlerTimedOut(Retryable):
 
     def __str__(self) -> str:
         return (
-            f"{self.subscription} did not end within {self.timeout_s} s; give what it waits for a shorter limit, "
-            "or raise the subscription's timeout"
+            f"{self.subscription} exceeded its time limit of {self.timeout_s} s; give the calls it makes a shorter "
+            "timeout, or raise the subscription's timeout"
         )
 
 
@@ -190,8 +193,8 @@ class StreamTimeout(Retryable):
 
     def __str__(self) -> str:
         return (
-            f"nothing more came of the answer in stream {quote(self.stream_id)} within {self.timeout_s:g} s; "
-            f"does a worker run? Read on with after={self.last_number}"
+            f"stream {quote(self.stream_id)}: no further chunk arrived within {self.timeout_s:g} s; "
+            f"check that a worker runs, and continue reading with after={self.last_number}"
         )
 
 
@@ -202,7 +205,10 @@ class StreamSuperseded(Retryable):
         self.attempt = attempt
 
     def __str__(self) -> str:
-        return f"another run writes the answer {self.answer_id} by now; run {self.attempt} is over, and writes no more"
+        return (
+            f"response {self.answer_id}: a newer attempt writes it, so attempt {self.attempt} was stopped; "
+            "read the response of the newer attempt"
+        )
 
 
 class StreamBusy(Retryable):
@@ -213,8 +219,8 @@ class StreamBusy(Retryable):
 
     def __str__(self) -> str:
         return (
-            f"the answer {self.answer_id} of stream {quote(self.stream_id)} is still being written, and on_busy is "
-            "'reject'; ask again once it has ended"
+            f"stream {quote(self.stream_id)}: response {self.answer_id} is still being written, and on_busy is "
+            "'reject'; try again when it has ended"
         )
 
 
@@ -225,44 +231,45 @@ class ProviderUnavailable(Retryable):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.provider} did not answer: {self.reason}; try again later, or check its settings"
+        return f"{self.provider} did not answer: {self.reason}; try again later, or check the provider's settings"
 
 
 def service_throttled(service: str, after_s: float) -> RetryLater:
-    """A dependency answered with Retry-After. The error that it answered with is the cause."""
-    return RetryLater(f"{service} asks to be left alone (Retry-After)", after_s, code="service_throttled")
+    """Build the error for an answer with Retry-After. Raise it from the error that carried the header."""
+    return RetryLater(f"{service} asked to wait (Retry-After)", after_s, code="service_throttled")
 
 
 def broker_not_started(directory: str, reason: str, log: str = "") -> Retryable:
     last_lines = f"\nthe last lines of its log:\n{log}" if log else ""
     return Retryable(
-        f"the embedded broker in {directory} was not started: {reason}; mend that and start it "
-        f"again, or set PETIOLE_BROKER_URL to a Redis or Valkey of your own{last_lines}",
+        f"the embedded broker in {directory} did not start: {reason}; fix the cause and start it "
+        f"again, or set PETIOLE_BROKER_URL to a Redis or Valkey server{last_lines}",
         code="broker_not_started",
     )
 
 
 def broker_not_stopped(directory: str, reason: str) -> Retryable:
     return Retryable(
-        f"the embedded broker in {directory} still runs: {reason}; "
-        "try again, or end the process whose number is in its valkey.pid",
+        f"the embedded broker in {directory} did not stop: {reason}; "
+        "try again, or end the process whose id is in its valkey.pid",
         code="broker_not_stopped",
     )
 
 
 def requester_stopped(request_type: str) -> Retryable:
     return Retryable(
-        f"request {quote(request_type)}: this process ends and waits no longer; ask again from another",
+        f"request {quote(request_type)}: this process stopped while it waited for the reply; request again from "
+        "another process",
         code="requester_stopped",
     )
 
 
 def tool_timeout(tool: str, timeout_s: float) -> Retryable:
     return Retryable(
-        f"{tool} did not end within {timeout_s:g} s; ask it for less, or raise its timeout", code="tool_timeout"
+        f"{tool} exceeded its timeout of {timeout_s:g} s; request less work, or raise its timeout", code="tool_timeout"
     )
 
 
 def worker_not_started(node: str, reason: str, log: str = "") -> Retryable:
-    last_lines = f"; the last lines it wrote:\n{log}" if log else ""
+    last_lines = f"; the last lines of its log:\n{log}" if log else ""
     return Retryable(f"the worker {node} {reason}{last_lines}", code="worker_not_started")

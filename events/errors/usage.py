@@ -1,4 +1,4 @@
-"""UsageError: what the caller has to change; the same call fails again."""
+"""Usage errors: the caller has to change the call; the same call fails again."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from petiole.events.errors.base import UsageError, quote
 
 
 class InvalidEvent(UsageError):
-    """The event breaks its schema. `field` is the dotted path, `reason` what is wrong with it.
+    """The event breaks its schema. `field` is the dotted path of the invalid field.
 
     `code` is missing_field, unknown_field, wrong_type, invalid_value or newer_version.
     """
@@ -28,11 +28,11 @@ class InvalidSchedule(UsageError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.what}: {self.reason}; give a wait in seconds, or a time with its zone within a year"
+        return f"{self.what}: {self.reason}; give a delay in seconds, or a time with a time zone within a year"
 
 
 class CannotReplay(UsageError):
-    """A dead letter cannot be delivered again. `reason` tells why, and what to do."""
+    """A dead letter cannot be replayed. `reason` includes what to do next."""
 
     def __init__(self, letter_id: str, reason: str) -> None:
         super().__init__(letter_id, reason)
@@ -52,8 +52,8 @@ class SessionEnded(UsageError):
 
     def __str__(self) -> str:
         return (
-            f"the session {quote(self.session_id)} ended at {self.ended_at} ({self.reason}) and takes nothing more; "
-            "begin another one, under another stream id"
+            f"the session {quote(self.session_id)} ended at {self.ended_at} ({self.reason}) and accepts no more "
+            "events; start a new session with another stream id"
         )
 
 
@@ -66,8 +66,8 @@ class InvalidTransition(UsageError):
 
     def __str__(self) -> str:
         return (
-            f"the session {quote(self.session_id)} cannot go from {self.state} to {self.to}: it goes from new to "
-            "active, to idle and back, and from each of them to ended, where it stays"
+            f"the session {quote(self.session_id)} cannot change from {self.state} to {self.to}; allowed are new to "
+            "active, active to idle and back, and each of them to ended, which is final"
         )
 
 
@@ -83,7 +83,7 @@ class NotConfigured(UsageError):
 
 def invalid_topic(topic: str) -> UsageError:
     return UsageError(
-        f"{quote(topic)} is no topic: write 1 to 8 words of a-z, 0-9, '_' or '-', each beginning with a "
+        f"topic {quote(topic)} is invalid; write 1 to 8 words of a-z, 0-9, '_' or '-', each starting with a "
         "letter or digit, joined by dots, at most 200 characters, such as 'order.payment.received'",
         code="invalid_topic",
     )
@@ -91,7 +91,7 @@ def invalid_topic(topic: str) -> UsageError:
 
 def invalid_pattern(pattern: str, reason: str) -> UsageError:
     return UsageError(
-        f"{quote(pattern)} is no pattern: {reason}; write a topic, '*' for everything, 'input.*' for "
+        f"pattern {quote(pattern)} is invalid: {reason}; write a topic, '*' for all topics, 'input.*' for "
         "one or more further words, or 'agent.*.started' for exactly one word",
         code="invalid_pattern",
     )
@@ -99,17 +99,17 @@ def invalid_pattern(pattern: str, reason: str) -> UsageError:
 
 def unknown_event_type(topic: str, nearest: str | None = None) -> UsageError:
     hint = f"did you mean {nearest!r}?" if nearest else "register its class, or declare it"
-    return UsageError(f"no event type {quote(topic)} is registered; {hint}", code="unknown_event_type")
+    return UsageError(f"event type {quote(topic)} is not registered; {hint}", code="unknown_event_type")
 
 
 def newer_version(topic: str, version: int, known: int) -> InvalidEvent:
-    reason = f"is {version}, this process knows up to {known}; update it first"
+    reason = f"is {version}, but this process supports versions up to {known}; upgrade it first"
     return InvalidEvent(topic, "schema_version", reason, code="newer_version")
 
 
 def event_too_large(topic: str, size_bytes: int, limit_bytes: int) -> UsageError:
     return UsageError(
-        f"{topic}: the event has {size_bytes:,} bytes as JSON, {limit_bytes:,} are allowed; send a "
+        f"{topic}: the event has {size_bytes:,} bytes as JSON, the limit is {limit_bytes:,}; send a "
         "reference to the large part, or raise PETIOLE_MAX_EVENT_BYTES",
         code="event_too_large",
     )
@@ -117,33 +117,32 @@ def event_too_large(topic: str, size_bytes: int, limit_bytes: int) -> UsageError
 
 def already_registered(topic: str) -> UsageError:
     return UsageError(
-        f"event type {topic!r} is registered already, with another schema; choose another name",
+        f"event type {topic!r} is already registered with another schema; choose another name",
         code="already_registered",
     )
 
 
 def built_in_already_registered(topic: str) -> UsageError:
     return UsageError(
-        f"event type {topic!r} is one of Petiole's own; choose another name", code="built_in_already_registered"
+        f"event type {topic!r} is built into Petiole; choose another name", code="built_in_already_registered"
     )
 
 
 def invalid_name(what: str, name: str) -> UsageError:
     return UsageError(
-        f"{name!r} cannot name {what}: begin with a letter, go on with letters, digits or '_', at most "
-        "100 of them; an agent's name is lower-case and may hold '-'",
+        f"{name!r} is not a valid name for {what}; start with a letter, continue with letters, digits or '_', at most "
+        "100 characters; an agent's name is lower-case and may contain '-'",
         code="invalid_name",
     )
 
 
 def invalid_option(option: str, value: str, remedy: str) -> UsageError:
-    return UsageError(f"the option {option}={value} cannot be; {remedy}", code="invalid_option")
+    return UsageError(f"the option {option}={value} is invalid; {remedy}", code="invalid_option")
 
 
 def duplicate_subscription(name: str) -> UsageError:
     return UsageError(
-        f"subscription {name!r} exists already; to hear several patterns give them to one "
-        "subscription: on('a.b', 'c.*')",
+        f"subscription {name!r} already exists; list several patterns in one subscription: on('a.b', 'c.*')",
         code="duplicate_subscription",
     )
 
@@ -153,7 +152,7 @@ def invalid_subscription(subscription: str, option: str, reason: str) -> UsageEr
 
 
 def invalid_filter(path: str, reason: str) -> UsageError:
-    """A condition of a filter is none. `path` is the place in the event that it asks about."""
+    """Build the error for an invalid condition of a filter. `path` is the dotted path that the condition tests."""
     return UsageError(f"where[{quote(path)}]: {reason}", code="invalid_filter")
 
 
@@ -163,86 +162,86 @@ def invalid_request(request_type: str, reason: str) -> UsageError:
 
 def duplicate_request(request_type: str, request_id: str) -> UsageError:
     return UsageError(
-        f"request {quote(request_type)}: one under the id {request_id} is on its way or was made "
-        "before; leave the id out, and each gets its own",
+        f"request {quote(request_type)}: a request with the id {request_id} was already made; omit the id to get a "
+        "new one for each request",
         code="duplicate_request",
     )
 
 
 def invalid_parameters(request_type: str, parameter: str, reason: str) -> UsageError:
-    """A request was made wrongly. `parameter` is the dotted path, `reason` what is wrong with it."""
+    """Build the error for an invalid parameter of a request. `parameter` is its dotted path."""
     return UsageError(f"request {quote(request_type)}: parameter {parameter!r}: {reason}", code="invalid_parameters")
 
 
 def waiting_in_handler(request_type: str, handler: str) -> UsageError:
     return UsageError(
-        f"{handler} cannot wait for the answer to {request_type!r}: two agents that ask each other would "
-        "wait for ever. Make the request, return, and go on in a handler of the answer: "
-        "@agent.on('response.*', where={'content.requester': agent.name}); or gather several answers: @agent.gather",
+        f"handler {handler} cannot wait for the reply to {request_type!r}, because two agents that request from each "
+        "other would wait for ever; send the request, return, and continue in a handler of the reply: "
+        "@agent.on('response.*', where={'content.requester': agent.name}); or gather several replies: @agent.gather",
         code="waiting_in_handler",
     )
 
 
 def read_only_violation(handler: str, state: str) -> UsageError:
     return UsageError(
-        f"{handler} answers requests, and an answer is read-only: it cannot set {state!r}. Set it in a "
-        "handler of an event, or say @agent.answers(..., read_only=False)",
+        f"{handler} answers requests and is read-only, so it cannot set {state!r}; set it in a "
+        "handler of an event, or declare @agent.answers(..., read_only=False)",
         code="read_only_violation",
     )
 
 
 def unknown_subscription(name: str, nearest: str | None = None) -> UsageError:
     hint = f"did you mean {nearest!r}?" if nearest else "see: petiole subscriptions"
-    return UsageError(f"there is no subscription {quote(name)}; {hint}", code="unknown_subscription")
+    return UsageError(f"no subscription {quote(name)} exists; {hint}", code="unknown_subscription")
 
 
 def cannot_purge(subscription: str, queue: str, driver: str) -> UsageError:
     return UsageError(
-        f"what waits for {subscription!r} cannot be picked out of the queue {queue!r} on {driver}, "
-        "only on Redis and Valkey; withdraw it with --drain, and empty the queue by the broker's own means",
+        f"deliveries for {subscription!r} cannot be removed from the queue {queue!r} on {driver}, only on Redis and "
+        "Valkey; unsubscribe with --drain, and purge the queue with the broker's own tools",
         code="cannot_purge",
     )
 
 
 def unknown_dead_letter(letter_id: str) -> UsageError:
     return UsageError(
-        f"there is no dead letter {quote(letter_id)}, or not any more; see: petiole dead-letters list --state all",
+        f"no dead letter {quote(letter_id)} exists, or it was deleted; see: petiole dead-letters list --state all",
         code="unknown_dead_letter",
     )
 
 
 def cannot_edit(letter_id: str, field: str, reason: str) -> UsageError:
-    """A dead letter's event cannot be changed like that. `field` is the dotted path, `reason` what is wrong."""
+    """Build the error for an invalid edit of a dead letter's event. `field` is the dotted path."""
     return UsageError(
         f"the dead letter {quote(letter_id)} cannot be edited: field {field!r}: {reason}", code="cannot_edit"
     )
 
 
 def invalid_dead_letter(line: int, field: str, reason: str) -> UsageError:
-    """A line of an import is no dead letter. `line` counts from 1, `field` is the dotted path."""
+    """Build the error for an invalid line of an import. `line` counts from 1, `field` is the dotted path."""
     return UsageError(
-        f"line {line} is no dead letter: field {field!r}: {reason}; the lines before it were "
-        "imported: mend it and import all again, which imports none twice",
+        f"line {line} is not a valid dead letter: field {field!r}: {reason}; the lines before it were "
+        "imported: fix the line and import the file again (duplicates are skipped)",
         code="invalid_dead_letter",
     )
 
 
 def unknown_session(session_id: str, nearest: str | None = None) -> UsageError:
     hint = f"did you mean {nearest!r}?" if nearest else "see: petiole sessions"
-    return UsageError(f"there is no session {quote(session_id)}, or not any more; {hint}", code="unknown_session")
+    return UsageError(f"no session {quote(session_id)} exists, or it was deleted; {hint}", code="unknown_session")
 
 
 def working_memory_full(session_id: str, size_bytes: int, limit_bytes: int) -> UsageError:
     return UsageError(
-        f"the working memory of session {quote(session_id)} would hold {size_bytes:,} bytes, "
-        f"{limit_bytes:,} are allowed, so it stays as it is; remove what is no more needed, or raise "
+        f"the working memory of session {quote(session_id)} would grow to {size_bytes:,} bytes, the limit is "
+        f"{limit_bytes:,}, so nothing was changed; delete values that are no longer needed, or raise "
         "PETIOLE_MAX_SESSION_MEMORY_BYTES",
         code="working_memory_full",
     )
 
 
 def invalid_working_memory(session_id: str, name: str, reason: str) -> UsageError:
-    """`name` is the value's in the working memory, `reason` what is wrong with it."""
+    """Build the error for an invalid value in a session's working memory. `name` is the value's name."""
     return UsageError(
         f"the working memory of session {quote(session_id)}: {name!r}: {reason}", code="invalid_working_memory"
     )
@@ -253,43 +252,42 @@ def unknown_agent(module: str, reason: str) -> UsageError:
 
 
 def unknown_circuit(name: str, nearest: str | None = None) -> UsageError:
-    hint = f"did you mean {nearest!r}?" if nearest else "it is known once something called it"
+    hint = f"did you mean {nearest!r}?" if nearest else "it is created by the first call that it guards"
     return UsageError(
-        f"there is no circuit breaker {quote(name)}; {hint} (see: petiole breakers)", code="unknown_circuit"
+        f"no circuit breaker {quote(name)} exists; {hint} (see: petiole breakers)", code="unknown_circuit"
     )
 
 
 def unknown_tool(tool: str, nearest: str | None = None) -> UsageError:
     hint = f"did you mean {nearest!r}?" if nearest else "add it as a file in workers/tools/"
-    return UsageError(f"there is no tool {tool!r}; {hint}", code="unknown_tool")
+    return UsageError(f"no tool {tool!r} exists; {hint}", code="unknown_tool")
 
 
 def invalid_arguments(tool: str, argument: str, reason: str) -> UsageError:
-    """A tool was called wrongly. `argument` is the dotted path, `reason` what is wrong with it."""
+    """Build the error for an invalid argument of a tool call. `argument` is its dotted path."""
     return UsageError(f"{tool}: argument {argument!r}: {reason}", code="invalid_arguments")
 
 
 def unknown_approval(approval_id: str) -> UsageError:
-    return UsageError(
-        f"there is no approval {quote(approval_id)}; see: petiole approvals list", code="unknown_approval"
-    )
+    return UsageError(f"no approval {quote(approval_id)} exists; see: petiole approvals list", code="unknown_approval")
 
 
 def approval_decided(approval_id: str, state: str, by: str) -> UsageError:
     return UsageError(
-        f"the approval {approval_id} is {state} already, by {by}; a decision stays", code="approval_decided"
+        f"approval {approval_id} was already decided: {state} by {by}; a decision is final, request the tool again",
+        code="approval_decided",
     )
 
 
 def missing_extra(part: str, extra: str) -> UsageError:
     return UsageError(
-        f"{part} needs a package that is not installed; type: pip install 'petiole[{extra}]'", code="missing_extra"
+        f"{part} needs a package that is not installed; run: pip install 'petiole[{extra}]'", code="missing_extra"
     )
 
 
-def unsupported_kombu(name: str, found: str, version: str) -> UsageError:
+def unsupported_kombu(name: str, difference: str, version: str) -> UsageError:
     return UsageError(
-        f"our transport cannot stand on kombu {version}: of {name}, {found}; "
+        f"Petiole's transport does not support kombu {version}: {name}: {difference}; "
         "install kombu>=5.7,<5.8, or set PETIOLE_TRANSPORT=kombu",
         code="unsupported_kombu",
     )
@@ -297,7 +295,7 @@ def unsupported_kombu(name: str, found: str, version: str) -> UsageError:
 
 def queue_declared_otherwise(answer: str) -> UsageError:
     return UsageError(
-        f"RabbitMQ has a queue or exchange of that name, of another kind: {answer}; let all programs declare "
-        "it alike (quorum queue, topic exchange), or give Petiole a virtual host of its own",
+        f"RabbitMQ already has a queue or exchange of that name with other properties: {answer}; let all programs "
+        "declare it the same way (quorum queue, topic exchange), or give Petiole its own virtual host",
         code="queue_declared_otherwise",
     )

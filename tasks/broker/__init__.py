@@ -1,1 +1,1 @@
-"""The broker: queue names and declarations, messages, sending, queue lengths."""
+"""The broker: queue names and declarations, messages, the producer, queue lengths."""

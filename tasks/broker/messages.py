@@ -1,9 +1,9 @@
-"""Envelopes: deliveries as the very messages that Celery would have sent, at a tenth of the price.
+"""Messages: build the messages that Celery would have sent, at a tenth of the cost.
 
-`Task.apply_async` spends 200 us on each message: it renders its arguments for display, copies options, binds queues,
-and encodes the body anew for each subscription. Here the body is encoded once for an event, and a message is one string
-made around it. The form is Celery's task protocol 2 in kombu's JSON for Redis, field by field; a worker cannot tell the
-difference, and tests/contracts/test_envelopes.py holds the two against each other.
+`Task.apply_async` spends 200 us on each message: it renders the arguments for display, copies options, binds queues,
+and encodes the body for each subscription. Here the body is encoded once per event, and a message is one formatted
+string around it. The format is Celery's task protocol 2 in kombu's JSON for Redis, field by field;
+tests/contracts/test_messages.py compares the two.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from petiole.tasks.routing.table import Route
 from petiole.tasks.stores.publications import OutgoingMessage
 
 FLOW_HEADER = "petiole_flow"
-"""The header of a delivery that holds the event's correlation id: an agent's work on a flow may have been aborted."""
+"""The header with the event's correlation id; a worker checks by it whether the flow was aborted for the agent."""
 
 MESSAGE_GROUP_HEADER = "petiole_mailbox"
-"""The header of an ordered delivery that names its mailbox."""
+"""The header with the message group of an ordered delivery."""
 
 REPLAY_HEADER = "petiole_replay"
-"""The header of a replayed delivery that holds the replay's id."""
+"""The header with the replay's id of a replayed delivery."""
 
 DEAD_LETTER_HEADER = "petiole_dead_letter"
-"""The header of a dead letter's replay that holds the letter's id."""
+"""The header with the dead letter's id of a replayed dead letter."""
 
 _PRIORITY_SEPARATOR = "\x06\x16"
 
-# What one subscription's messages share is put in for {…}, what is each message's own for %(…)s.
+# {…} is filled once per subscription, %(…)s for each message.
 _MESSAGE_TEMPLATE = (
     '{{"content-encoding": "utf-8", "content-type": "application/json", "headers": {{"lang": "py", "task": "{task}", '
     '"id": "%(id)s", "shadow": null, "eta": null, "expires": null, "group": null, "group_index": null, '
@@ -61,17 +61,17 @@ def build_messages(
     flow: str,
     key_prefix: str = "",
 ) -> list[OutgoingMessage]:
-    """Make the messages of an event's deliveries but for their body, each for its mailbox.
+    """Build the messages of an event's deliveries, each for its message group, without their common body.
 
-    No name in them needs escaping: topics, agents, functions, hosts and ids are of letters, digits, '_', '-' and '.'.
+    The ids need no escaping: they consist of letters, digits, '_', '-' and '.'.
     """
-    # Kombu keeps what is under way by its tag: two messages must not share one, not even two of one delivery.
+    # Kombu stores unacknowledged messages by their tag, so each message needs its own, even two of one delivery.
     publication = uuid4()
     return [
         _build_queued_message(
-            route, event_type, key_prefix, tag=f"{publication}-{number}", flow=flow, message_group=mailbox
+            route, event_type, key_prefix, tag=f"{publication}-{number}", flow=flow, message_group=message_group
         )
-        for number, (route, mailbox) in enumerate(zip(routes, message_groups, strict=True))
+        for number, (route, message_group) in enumerate(zip(routes, message_groups, strict=True))
     ]
 
 
@@ -79,12 +79,13 @@ def _build_queued_message(
     route: Route, event_type: str, key_prefix: str, *, tag: str, flow: str, message_group: str | None
 ) -> OutgoingMessage:
     subscription = route.subscription
-    form = _build_template(subscription.name, subscription.queue, event_type, broker_priority(route.priority, "redis"))
+    priority = broker_priority(route.priority, "redis")
+    template = _build_template(subscription.name, subscription.queue, event_type, priority)
     more = _format_headers({FLOW_HEADER: flow, MESSAGE_GROUP_HEADER: message_group})
     return OutgoingMessage(
         queue=key_prefix + subscription.queue,
-        queue_key=key_prefix + form.queue_key,
-        prefix=form.head % {"id": route.delivery_id, "tag": tag, "retries": 0, "more": more},
+        queue_key=key_prefix + template.queue_key,
+        prefix=template.head % {"id": route.delivery_id, "tag": tag, "retries": 0, "more": more},
         delivery_id=route.delivery_id,
         message_group=message_group,
         capacity=subscription.capacity or 0,
@@ -94,7 +95,7 @@ def _build_queued_message(
 
 @dataclass(frozen=True, slots=True)
 class _MessageTemplate:
-    """What the messages of one subscription share, those about one topic and of one priority."""
+    """The common part of a subscription's messages of one topic and priority."""
 
     queue_key: str
     head: str
@@ -103,13 +104,13 @@ class _MessageTemplate:
 @lru_cache(_TEMPLATE_CACHE_SIZE)
 def _build_template(task: str, queue: str, event_type: str, priority: int) -> _MessageTemplate:
     names = {"task": task, "shown": event_type, "queue": queue}
-    escaped = {each: _escape(name).replace("%", "%%") for each, name in names.items()}
+    escaped = {field: _escape(name).replace("%", "%%") for field, name in names.items()}
     head = _MESSAGE_TEMPLATE.format(**escaped, origin=_origin(), priority=priority)
     return _MessageTemplate(queue_key(queue, priority), head)
 
 
 def encode_body(text: str) -> str:
-    """Encode the body that all messages of an event share: the event's JSON text as the task's only argument."""
+    """Encode the common body of an event's messages: the event's JSON text as the task's only argument."""
     body = f'[[{text}], {{}}, {{"callbacks": null, "errbacks": null, "chain": null, "chord": null}}]'
     return base64.b64encode(body.encode()).decode("ascii") + '"}'
 
@@ -125,7 +126,7 @@ def build_message(
     retries: int = 0,
     headers: Mapping[str, str | None] = MappingProxyType({}),
 ) -> str:
-    """Make the whole message of one task call, with a JSON text as its only argument; broker's priority, any names."""
+    """Build the message of one task call whose only argument is a JSON text. `priority` is the broker's."""
     head = _build_template(task, queue, displayed_arguments, priority).head
     return head % {
         "id": _escape(delivery_id),
@@ -144,7 +145,7 @@ def _format_headers(headers: Mapping[str, str | None]) -> str:
 
 
 def queue_key(queue: str, priority: int) -> str:
-    """Name the list that kombu keeps a queue's messages of that priority in."""
+    """Return the key of the list in which kombu stores a queue's messages of that priority."""
     step = PRIORITY_STEPS[bisect(PRIORITY_STEPS, priority) - 1]
     return f"{queue}{_PRIORITY_SEPARATOR}{step}" if step else queue
 
@@ -155,6 +156,6 @@ def _origin() -> str:
 
 
 def replay_number(replay_id: str | None) -> int | None:
-    """Read the number of a dead letter's replay from its header, `<letter>:<number>`; None for another replay."""
+    """Parse the number of a dead letter's replay from its header, `<letter>:<number>`; None for another replay."""
     number = (replay_id or "").rpartition(":")[2]
     return int(number) if number.isdecimal() else None

@@ -1,7 +1,7 @@
-"""Sending: task messages leave over one connection, and none is lost without a word.
+"""Producer: send task messages over one connection, and raise an error for each message that may be lost.
 
-On RabbitMQ each message is confirmed: the call returns when the queue has it on disk. A message whose queue was deleted
-comes back, the queue is declared again, and the message sent again.
+RabbitMQ confirms each message: the call returns when the queue has the message on disk. If a queue was deleted, its
+message is returned; the queue is declared again, and the message is sent again.
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ if TYPE_CHECKING:
 ResultT = TypeVar("ResultT")
 
 CONFIRM_TIMEOUT_S = 10.0
-"""How long a publisher waits for RabbitMQ to confirm; one that is out of memory or disk takes nothing meanwhile."""
+"""How long a publisher waits for a confirm. RabbitMQ sends none while it is out of memory or disk space."""
 
 _CONFIRM_OPTIONS = {"mandatory": True, "confirm_timeout": CONFIRM_TIMEOUT_S, "exchange_type": "direct"}
 
 
 class ConfirmingProducer:
-    """A connection that Celery's sending calls are made with."""
+    """A producer that passes its connection to Celery's sending functions, and checks for returned messages."""
 
     def __init__(self, producer: Any, options: dict[str, Any]) -> None:
-        self.producer = producer  # Any: the stubs lack half of kombu's producer
+        self.producer = producer  # Any: the stubs describe half of kombu's producer
         self._options = options
         self._returned: list[str] = []
 
     def send(self, call: Callable[..., ResultT], *arguments: object, **options: Any) -> ResultT:
-        """Send a task by `bus.app.send_task` or `task.apply_async`. Raises what Celery raises, and MessageNacked."""
+        """Send a task by `bus.app.send_task` or `task.apply_async`. Raises their errors, and MessageNacked."""
         options |= self._options | {"producer": self.producer}
-        sent = call(*arguments, **options)
+        result = call(*arguments, **options)
         if self._has_returned():
             # Kombu declares a queue once per connection; this one was deleted since.
             self.producer.connection.declared_entities.clear()
-            sent = call(*arguments, **options)
+            result = call(*arguments, **options)
         if self._has_returned():
             raise MessageNacked(options)
-        return sent
+        return result
 
     def record_returned(self, error: Exception, exchange: object, routing_key: str, message: object) -> None:  # noqa: ARG002
-        """Note a message that found no queue. RabbitMQ sends it back before it confirms it."""
+        """Record a message that has no queue. RabbitMQ returns it before it confirms it."""
         self._returned.append(routing_key)
 
     def _has_returned(self) -> bool:
@@ -59,25 +59,28 @@ class ConfirmingProducer:
 
 @contextmanager
 def open_producer(bus: BusRuntime, operation: str) -> Iterator[ConfirmingProducer]:
-    """Connect, for as long as the block; `what` tells in errors what was being done.
+    """Open a producer for the block; errors name the operation.
 
-    Raises: BrokerUnavailable before the block, where nothing was sent; in it BrokerFull, PublishOutcomeUnknown, where
-    it is not known what was sent, and UsageError (queue_declared_otherwise).
+    Raises:
+        BrokerUnavailable: there is no connection; nothing was sent.
+        BrokerFull: the broker is out of memory.
+        PublishOutcomeUnknown: the connection was lost in the block; messages may have been sent.
+        UsageError: queue_declared_otherwise.
     """
-    # An error on its way out of this block makes the pool replace the connection: confirms may still be under way.
+    # An error that leaves this block makes the pool replace the connection, because confirms may be outstanding.
     with bus.app.producer_or_acquire() as producer:
         _connect(producer, operation)
         is_confirmed = bus.driver == RABBITMQ
-        outlet = ConfirmingProducer(producer, _CONFIRM_OPTIONS if is_confirmed else {})
+        confirming = ConfirmingProducer(producer, _CONFIRM_OPTIONS if is_confirmed else {})
         try:
-            with _watch_returns(producer, outlet) if is_confirmed else nullcontext():
-                yield outlet
+            with _watch_returns(producer, confirming) if is_confirmed else nullcontext():
+                yield confirming
         except PreconditionFailed as error:
             raise queue_declared_otherwise(error.reply_text or "") from error
         except (OperationalError, AMQPError, MessageNacked) as error:
             if isinstance(error.__cause__, OutOfMemoryError):
                 raise BrokerFull(operation, str(error.__cause__)) from error
-            # Dropped, not closed: a broker that did not answer would not answer to that either.
+            # Dropped instead of closed: closing would wait for an answer, too.
             producer.connection.collect()
             raise PublishOutcomeUnknown(operation) from error
 
@@ -91,7 +94,7 @@ def _connect(producer: Any, operation: str) -> None:
 
 @contextmanager
 def _watch_returns(producer: Any, confirming: ConfirmingProducer) -> Iterator[None]:
-    # Kombu puts it on the channel, also on the one after a reconnection. The channel outlives the block.
+    # Kombu registers it with the channel, and again after a reconnection. The channel outlives the block.
     producer.on_return = confirming.record_returned
     try:
         yield

@@ -1,4 +1,4 @@
-"""Depths: how much waits in a queue, and for how long; what workers hold in advance is not in it."""
+"""Queue statistics: the length of a queue, and the age of its oldest event. Prefetched messages do not count."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ if TYPE_CHECKING:
 
 
 def queue_depth(bus: BusRuntime, connection: Connection, queue: str) -> int:
-    """Count what waits in a queue; 0 where there is none."""
-    return sum(_queue_length(connection, lane) for lane in broker_queues(queue, bus.driver))
+    """Count the messages in a queue; 0 if it does not exist."""
+    return sum(_queue_length(connection, broker_queue) for broker_queue in broker_queues(queue, bus.driver))
 
 
 def lag_s(bus: BusRuntime, connection: Connection, queue: str) -> float | None:
-    """Tell the age in s of the event that waits longest in a queue; None where none does, or the broker shows none."""
+    """Return the age in seconds of the oldest event in a queue; None if it is empty, or the broker is not Redis."""
     if bus.driver != "redis":
         return None
     with connection.channel() as channel:
-        kombus: Any = channel  # kombu's stubs know only what all transports have in common
-        lists = [f"{kombus.global_keyprefix}{kombus._q_for_pri(queue, step)}" for step in kombus.priority_steps]  # noqa: SLF001 - kombu has no public name for it
-        moments = [_published_at(message) for name in lists for message in kombus.client.lrange(name, -1, -1)]
-    oldest = min((moment for moment in moments if moment is not None), default=None)
+        redis_channel: Any = channel  # the stubs describe only what all transports have in common
+        prefix, key_of = redis_channel.global_keyprefix, redis_channel._q_for_pri  # noqa: SLF001 - kombu has no public name for it
+        keys = [f"{prefix}{key_of(queue, step)}" for step in redis_channel.priority_steps]
+        times = [_published_at(message) for key in keys for message in redis_channel.client.lrange(key, -1, -1)]
+    oldest = min((time for time in times if time is not None), default=None)
     return None if oldest is None else max(0.0, (datetime.now(UTC) - oldest).total_seconds())
 
 
 def _queue_length(connection: Connection, queue: str) -> int:
-    # Asked passively, on a channel of its own: a queue that is not there yet is not made, and on AMQP ends the channel.
+    # A passive declaration creates no queue. On AMQP a missing queue closes the channel, so this one is separate.
     with connection.channel() as channel:
         try:
             declared: Any = Queue(queue).queue_declare(passive=True, channel=channel)
@@ -43,11 +44,11 @@ def _queue_length(connection: Connection, queue: str) -> int:
 
 
 def _published_at(message: bytes) -> datetime | None:
-    """Read when the event of a message was published; None where it is no message of ours."""
+    """Read when the event of a message was published; None for any other message."""
     try:
-        read = json.loads(message)
-        body = read["body"]
-        if read["properties"].get("body_encoding") == "base64":
+        decoded = json.loads(message)
+        body = decoded["body"]
+        if decoded["properties"].get("body_encoding") == "base64":
             body = base64.b64decode(body)
         (document, *_), *_ = json.loads(body)
         return datetime.fromisoformat(document["timestamp"])

@@ -1,9 +1,8 @@
-"""Queues: what they are called and how they are declared, on each kind of broker.
+"""Topology: the names and declarations of queues on each kind of broker.
 
-Publishers and workers declare from here, so they agree, and whoever comes first makes the queue. On Redis a queue is
-one name, and each message has its priority. On RabbitMQ a queue is a quorum queue, which knows no priorities: urgent
-events have a lane of their own, `<queue>.urgent`, and every worker of a queue serves both.
-docs/decisions/0017-two-quorum-queues.md says why.
+Publishers and workers use the same declarations, so either may create a queue first. On Redis, a queue has one name,
+and each message has a priority. On RabbitMQ, quorum queues have no priorities: urgent events go to a second queue,
+`<queue>.urgent`, and every worker of a queue consumes both. Reasons: docs/decisions/0017-two-quorum-queues.md.
 """
 
 from __future__ import annotations
@@ -25,45 +24,45 @@ RABBITMQ = "amqp"
 PUBLISH_TASK = "petiole.publish"
 PUBLISH_QUEUE = "publish"
 
-# Also the priorities that share the first list of a queue on Redis.
+# On Redis, these priorities share the first list of a queue.
 _URGENT_MIN_PRIORITY = 7
 _URGENT_SUFFIX = ".urgent"
 
 
 def broker_queues(queue: str, driver: str) -> tuple[str, ...]:
-    """Name the broker's queues that make up one of ours, the most urgent first."""
+    """Return the broker's queues for one of ours, the most urgent first."""
     if driver != RABBITMQ or queue.endswith(_URGENT_SUFFIX):
         return (queue,)
     return (queue + _URGENT_SUFFIX, queue)
 
 
 def broker_queue(queue: str, priority: int, driver: str) -> str:
-    """Name the broker's queue for an event of that priority (9 first)."""
+    """Return the broker's queue for an event of that priority (9 is first)."""
     return broker_queues(queue, driver)[0] if priority >= _URGENT_MIN_PRIORITY else queue
 
 
 def broker_priority(priority: int, driver: str) -> int:
-    """Turn our priority (9 first) into the broker's: Redis takes 0 first."""
+    """Convert our priority (9 is first) to the broker's: on Redis 0 is first."""
     return MAX_PRIORITY - priority if driver == "redis" else priority
 
 
 def logical_queue(broker_queue_name: str) -> str:
-    """Name our queue that one of the broker's belongs to."""
+    """Return our queue for one of the broker's."""
     return broker_queue_name.removesuffix(_URGENT_SUFFIX)
 
 
 def queue_declaration(name: str, driver: str) -> Queue:
-    """Say how one of the broker's queues is declared."""
+    """Build the declaration of one of the broker's queues."""
     if driver != RABBITMQ:
         return Queue(name, Exchange(name), name)
-    # Publishers need no exchange, they name the queue. Celery's delayed delivery does, and takes no direct one.
+    # Publishers name the queue and need no exchange. Celery's delayed delivery needs one that is not direct.
     return Queue(name, Exchange(name, type="topic"), name, queue_arguments={"x-queue-type": "quorum"})
 
 
 class EventQueues(Queues):
-    """Celery's map of declarations, with those of a bus beside the app's own.
+    """Celery's map of queue declarations, with those of a bus in addition to the app's own.
 
-    The name of an agent stands for all of its lanes: -Q memory, -X memory.
+    In `-Q memory` and `-X memory`, the agent's name stands for all of its broker queues.
     """
 
     def __init__(
@@ -72,39 +71,39 @@ class EventQueues(Queues):
         self._driver = driver
         self._names = set(names)
         own = {
-            lane_name: queue_declaration(lane_name, driver)
+            queue_name: queue_declaration(queue_name, driver)
             for name in names
-            for lane_name in broker_queues(name, driver)
+            for queue_name in broker_queues(name, driver)
         }
         listed = queues if isinstance(queues, Mapping) else {queue.name: queue for queue in queues}
         super().__init__({**listed, **own}, **options)
 
     def select(self, include: Sequence[str] | str) -> None:
-        """Consume from these only."""
+        """Consume from these queues only."""
         super().select(self._expand_names(include))
 
     def deselect(self, exclude: Sequence[str] | str) -> None:
-        """Consume from all but these."""
+        """Consume from all queues except these."""
         super().deselect(self._expand_names(exclude))
 
     def _set_max_priority(self, args: dict[str, Any]) -> None:
-        # Of the setting task_queue_max_priority. RabbitMQ refuses a quorum queue that is declared with priorities.
+        # For the setting task_queue_max_priority: RabbitMQ refuses a quorum queue with priorities.
         if args.get("x-queue-type") != "quorum":
             super()._set_max_priority(args)  # type: ignore[misc]  # the stubs leave it out
 
     def _expand_names(self, names: Sequence[str] | str) -> list[str]:
         listed = [names] if isinstance(names, str) else names or []
         return [
-            each for name in listed for each in (broker_queues(name, self._driver) if name in self._names else [name])
+            queue for name in listed for queue in (broker_queues(name, self._driver) if name in self._names else [name])
         ]
 
 
 MAX_RECONNECT_DELAY_S = 2.0
-"""How long a worker waits between two tries to reach its broker. Celery waits longer each time, up to 30 s."""
+"""How long a worker waits between two tries to connect. Celery would wait longer each time, up to 30 s."""
 
 
 class EventConnection(Connection):
-    """A connection that is back soon after its broker, however long that was away."""
+    """A connection that retries often, so that a worker is back soon after its broker."""
 
     def _ensure_connection(self, *args: Any, **options: Any) -> Any:
         options.setdefault("interval_max", MAX_RECONNECT_DELAY_S)
@@ -112,42 +111,42 @@ class EventConnection(Connection):
 
 
 _STOCK_OPTIONS = {
-    # Kombu's own values look for a dead worker's messages about every 100 s.
+    # With kombu's defaults, the messages of a crashed worker are requeued about every 100 s.
     "unacked_restore_interval": 1,
     "unacked_restore_throttle": 1,
     "socket_timeout": 10,
     "socket_connect_timeout": 5,
     "socket_keepalive": True,
 }
-"""Options of kombu's own transport for Redis. Ours has them as defaults (transport/leases.py)."""
+"""Options for kombu's own transport for Redis. They are the defaults of ours (transport/leases.py)."""
 
 
 class EventAMQP(AMQP):
-    """Celery's, with the queues of a bus beside the app's own, and our transport for Redis.
+    """Celery's AMQP with the queues of a bus in addition to the app's own, and our transport for Redis.
 
-    The transport is chosen where a connection is made, not in the app's settings: these stay as they are, and every
-    connection has it, whether its URL comes from a setting, from the environment or from a caller.
+    The transport is chosen when a connection is created. So the app's settings stay unchanged, and the source of the
+    URL (a setting, the environment or a caller) makes no difference.
     """
 
     def Connection(self, url: str | Sequence[str] | None = None, *args: Any, **options: Any) -> EventConnection:  # type: ignore[override]  # noqa: N802 - called only
-        """Make a connection. To Redis it is by our transport."""
+        """Create a connection; for Redis it uses our transport."""
         settings = bus_of(self.app).settings
         address = joined(url)
         if settings.transport == "petiole":
             address = with_transport_prefix(address)
         options["transport_options"] = _transport_options(address, settings) | (options.get("transport_options") or {})
-        hostname: Any = address or None  # which kombu takes, and the stubs do not
+        hostname: Any = address or None  # the stubs do not allow None, kombu does
         return EventConnection(hostname, *args, **options)
 
     def queues_cls(self, queues: Any, **options: Any) -> EventQueues:  # type: ignore[override]  # called only
-        """Make the map of declarations."""
+        """Create the map of queue declarations."""
         bus = bus_of(self.app)
         return EventQueues(queues, names=[PUBLISH_QUEUE, *included_agents(bus)], driver=bus.driver, **options)
 
 
 def _transport_options(address: str, settings: Settings) -> dict[str, object]:
     if address.startswith(_AMQP_SCHEMES):
-        # A message counts as sent when its queue has it on disk. Redis needs no telling.
+        # A message counts as sent when its queue has it on disk.
         return {"confirm_publish": True}
     if not with_transport_prefix(address).startswith(PREFIX):
         return {}

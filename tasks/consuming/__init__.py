@@ -1,1 +1,1 @@
-"""Consuming: from a message in a queue to a delivery; the worker's side of Celery."""
+"""Consuming: the worker's side of Celery, from a message in a queue to a delivery."""

@@ -1,11 +1,11 @@
-"""Agent hooks: functions that run in every process that runs handlers of an agent, before the first, after the last.
+"""Agent hooks: functions that run in every handler process of an agent, before the first and after the last handler.
 
     @agent.on_start
     def load() -> None: ...
 
-In a worker of processes (prefork) they run in each of them, also in one that replaces another; an error is logged by
-Celery, and the process goes on. A function has about 4 s there. In other workers they run once, before the worker
-consumes, and an error keeps it from starting. A process that is killed runs no `on_stop`.
+In the prefork pool they run in every child process, replacements included. A function has about 4 s there; Celery logs
+its errors, and the process continues. In other pools they run once, before the worker consumes, and an error stops the
+start. A killed process runs no `on_stop`.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from petiole.tasks.runtime import BusRuntime, included_agents
 
 
 def run_start_hooks(agents: Sequence[Agent]) -> None:
-    """Run the `on_start` functions of agents, in the order in which they were given."""
+    """Run the agents' `on_start` functions in the order of registration."""
     for agent in agents:
         for run in agent.starts:
             run()
 
 
 def run_stop_hooks(agents: Sequence[Agent]) -> None:
-    """Run the `on_stop` functions of agents, the last given first."""
+    """Run the agents' `on_stop` functions in reverse order of registration."""
     for agent in reversed(agents):
         for run in reversed(agent.stops):
             run()
 
 
 def connect(bus: BusRuntime) -> None:
-    """Let the processes of this worker's pool run the hooks of its agents; once per bus, before the pool forks."""
+    """Run the agents' hooks in the processes of this worker's pool. Safe to repeat; call it before the pool forks."""
     bus.resource(_connect)
 
 
@@ -61,5 +61,5 @@ def served_agents(bus: BusRuntime) -> list[Agent]:
 
 
 def _is_current(bus: BusRuntime) -> bool:
-    # Signals go to every bus of the process; a pool's process belongs to one app.
+    # Celery sends its signals to every bus of the process, and a pool process belongs to one app.
     return current_app._get_current_object() is bus.app  # type: ignore[attr-defined]  # noqa: SLF001 - Celery's proxy

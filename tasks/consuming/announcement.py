@@ -1,6 +1,6 @@
-"""Announcement: a worker writes the subscriptions of the agents it serves into the directory, before it consumes.
+"""Register the subscriptions of a worker's agents in the directory, before the worker consumes.
 
-From then on every publisher sends to them, whether this worker runs or not.
+From then on every publisher sends to their queues, also while this worker is down.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from petiole.tasks.runtime import bus_of, included_agents
 
 
 class SubscriptionRegistration(bootsteps.StartStopStep):
-    """A step of the consumer's start. Celery repeats it after every reconnection, and after a refused connection."""
+    """A step of the consumer's start. Celery repeats it after every reconnection."""
 
     requires = ("celery.worker.consumer.connection:Connection",)
 
     def start(self, consumer: Any) -> None:
-        """Announce the agents that this worker serves."""
+        """Register the agents that this worker serves."""
         bus = bus_of(consumer.app)
         served = consumer.app.amqp.queues.consume_from
         for agent in included_agents(bus).values():

@@ -1,17 +1,19 @@
-"""Batching: several deliveries of one subscription go to a slot of the pool as one job.
+"""Batching: run several deliveries of one subscription as one job of the pool.
 
-For short handlers a job's way into the pool and back costs more than the handler. `@agent.on(..., batch=32)` shares it:
+For short handlers the pool's overhead for a job exceeds the handler's own time. `@agent.on(..., batch=32)` shares it:
 
     message ─▶ Request ─▶ waits ─┐
-    message ─▶ Request ─▶ waits ─┼─▶ one job ─▶ run one by one ─▶ each Request told its own result
+    message ─▶ Request ─▶ waits ─┼─▶ one job ─▶ run one by one ─▶ each Request gets its own result
     message ─▶ Request ─▶ waits ─┘
 
-Every message stays a Celery request of its own, with its own acknowledgement, retry, events, result, and place in
-`inspect`. What is gathered is handed over at the end of the loop's turn or as soon as a batch is full; where every slot
-is busy it goes on gathering until one is free. So nothing waits for a batch to fill.
+Every message remains a Celery request with its own acknowledgement, retry, events, result, and entry in `inspect`. A
+batch goes to the pool when it is full, or at the end of the event loop's iteration. While all slots are busy it keeps
+growing. So no message waits for a batch to fill.
 
-What runs alone, as without batches: a message with an ETA, a rate or a time limit of Celery's; and one that the
-broker delivers again, so that what killed a child shows itself by killing one more, without mates.
+Two kinds of messages run alone:
+
+    - with Celery's ETA, rate limit or time limit
+    - redelivered: a delivery that crashes its process then crashes no other deliveries
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from celery.exceptions import TaskRevokedError
 from celery.worker.state import revoked
 from celery.worker.strategy import default
 
-from petiole.tasks.consuming.request import BatchLost
+from petiole.tasks.consuming.request import BatchLostError
 
 if TYPE_CHECKING:
     from celery.concurrency.base import BasePool
@@ -43,17 +45,17 @@ CeleryConsumer: TypeAlias = Any
 CeleryRequest: TypeAlias = Any
 
 PREFETCH_BATCHES = 2
-"""How many full batches a worker fetches for each slot: one to run, one to gather meanwhile."""
+"""How many full batches a worker fetches for each slot: one that runs and one that collects."""
 
 TraceArguments: TypeAlias = tuple[Any, ...]
 """What Celery's tracer takes: task name, id, headers, body, content type, content encoding."""
 
 TraceResult: TypeAlias = tuple[int, Any, float]
-"""What Celery's tracer returns: whether it failed, the value or the failure, the seconds it took."""
+"""What Celery's tracer returns: a failure flag, the value or the failure, the duration in seconds."""
 
 
 def batch_strategy(task: DeliveryTask, app: Any, consumer: CeleryConsumer) -> Callable[..., Any]:
-    """Make the function that takes a task's messages; Celery calls this at each start of a consumer."""
+    """Make the function that receives a task's messages. Celery calls this at each start of a consumer."""
     size = task.handler.batch
     if size is None or task.time_limit or task.soft_time_limit:
         return default(task, app, consumer)
@@ -63,13 +65,13 @@ def batch_strategy(task: DeliveryTask, app: Any, consumer: CeleryConsumer) -> Ca
 
 
 def run_one_by_one(trace: Callable[..., TraceResult], calls: Iterable[TraceArguments]) -> list[TraceResult | None]:
-    """Run deliveries one after another, in a slot of the pool; None for one that was revoked meanwhile."""
-    # A forked child never hears of what is revoked; solo and threads share it with the consumer.
+    """Run deliveries one after another in a slot of the pool. The result of a revoked one is None."""
+    # The solo and threads pools share `revoked` with the consumer; a forked child's copy is never updated.
     return [None if call[1] in revoked else _make_picklable(trace(*call)) for call in calls]
 
 
 def _make_picklable(result: TraceResult) -> TraceResult:
-    """Replace a failure that no pipe can carry: it would take its mates' results with it."""
+    """Replace a failure that cannot be pickled, because it would lose the results of the whole batch."""
     failed, value, runtime = result
     if not failed:
         return result
@@ -81,7 +83,7 @@ def _make_picklable(result: TraceResult) -> TraceResult:
 
 
 class BatchCollector:
-    """The deliveries of one subscription that wait in this worker for a slot."""
+    """The deliveries of one subscription that wait for a slot in this worker."""
 
     def __init__(self, app: Any, consumer: CeleryConsumer, size: int) -> None:
         self._app = app
@@ -92,7 +94,7 @@ class BatchCollector:
         self._is_request_scheduled = False
 
     def add(self, request: CeleryRequest) -> None:
-        """Take a request that is ready to run."""
+        """Add a request that is ready to run."""
         if request.delivery_info.get("redelivered") or any(request.time_limits):
             self._consumer.on_task_request(request)
             return
@@ -104,7 +106,10 @@ class BatchCollector:
             self._consumer.call_soon(self._request_remaining_slots)
 
     def execute_using_pool(self, pool: BasePool, **_: object) -> None:
-        """Fill the slot that was given, as Celery tells a request to. Raises TaskRevokedError where nothing is left."""
+        """Run a batch in a free slot; Celery calls this as for a request.
+
+        Raises TaskRevokedError if all its requests were revoked.
+        """
         self._slots_requested -= 1
         requests = [request for request in self._take_batch() if not request.revoked()]
         if not requests:
@@ -128,18 +133,18 @@ class BatchCollector:
 
     @property
     def _trace(self) -> Callable[..., Any]:
-        # Set by the worker when it starts; the stubs do not know it.
+        # The worker sets it when it starts; the stubs do not have it.
         return fast_trace_task if getattr(self._app, "use_fast_trace_task", False) else trace_task_ret
 
 
 class Batch:
-    """Requests that share one job of the pool; each is told what becomes of it."""
+    """Requests that share one job of the pool; each gets its own result."""
 
     def __init__(self, requests: list[CeleryRequest]) -> None:
         self._requests = requests
 
     def execute_using_pool(self, pool: BasePool, trace: Callable[..., Any]) -> None:
-        """Hand them over."""
+        """Send the job to the pool."""
         job = pool.apply_async(
             run_one_by_one,
             args=(trace, [_trace_arguments(request) for request in self._requests]),
@@ -149,46 +154,46 @@ class Batch:
             error_callback=self.on_lost,
         )
         for request in self._requests:
-            # Where Celery looks when a request is to be terminated; it holds none either.
+            # Celery terminates a request by this reference, which is a weak one for its own requests too.
             request._apply_result = ref(job) if job is not None else None  # noqa: SLF001
 
     def on_accepted(self, pid: Any, time_accepted: float) -> None:
-        """All of them are in a slot."""
+        """Notify all requests that their job has started."""
         self._notify_each(lambda request: request.on_accepted(pid, time_accepted))
 
     def on_results(self, results: list[TraceResult | None] | ExceptionInfo) -> None:
-        """All of them were run; the solo pool brings its losses here too."""
+        """Give each request its result. The solo pool reports a lost job here too."""
         if isinstance(results, ExceptionInfo):
             self.on_lost(results)
             return
-        with ExitStack() as told:
+        with ExitStack() as stack:
             for request, result in reversed(list(zip(self._requests, results, strict=True))):
-                told.callback(request.on_success, result) if result is not None else told.callback(request.revoked)
+                stack.callback(request.on_success, result) if result is not None else stack.callback(request.revoked)
 
     def on_lost(self, failure: ExceptionInfo) -> None:
-        """The job brought no results, so nobody knows how far it came: all of them are delivered again.
+        """Have all requests redelivered: without results it is unknown which of them ran.
 
-        As told by the pool some failures would end them all, and acknowledge them: a limit of the worker's, or a
-        termination that was meant for one of them and has been noted there.
+        Every failure is passed on as BatchLostError. After some of them Celery would acknowledge all requests: a time
+        limit of the worker, or the termination of one request, which is recorded at that request.
         """
         cause = getattr(failure.exception, "exc", failure.exception)  # as the pipe wraps it
-        lost = _as_failure(BatchLost(f"the batch of this delivery brought no results: {cause!r}"))
+        lost = _as_failure(BatchLostError(f"the batch of this delivery brought no results: {cause!r}"))
         self._notify_each(lambda request: None if _is_revoked(request) else request.on_failure(lost))
 
     def on_timeout(self, soft: bool, timeout: float) -> None:  # noqa: FBT001 - the pool's signature
-        """A limit of the whole worker's was reached; the hard one ends the slot, which is told as a loss."""
+        """Notify all requests of the worker's soft time limit. The hard limit kills the process: see `on_lost`."""
         if soft:
             self._notify_each(lambda request: request.on_timeout(soft, timeout))
 
     def _notify_each(self, notify: Callable[[CeleryRequest], object]) -> None:
-        # A stack tells all of them, even if telling one fails.
-        with ExitStack() as told:
+        # The stack calls the remaining callbacks even if one raises.
+        with ExitStack() as stack:
             for request in reversed(self._requests):
-                told.callback(notify, request)
+                stack.callback(notify, request)
 
 
 class _BatchingConsumer:
-    """The consumer as Celery's own strategy sees it, but for where it takes what is ready to run."""
+    """A proxy of the consumer that passes requests to the collector when they are ready to run."""
 
     def __init__(self, consumer: CeleryConsumer, collector: BatchCollector) -> None:
         self._consumer = consumer
@@ -199,7 +204,7 @@ class _BatchingConsumer:
 
 
 def _raise_prefetch(consumer: CeleryConsumer, size: int) -> None:
-    """Raise how much the consumer fetches ahead, where that is limited: a batch cannot be larger."""
+    """Raise a limited prefetch count, because a batch cannot be larger than it."""
     if not consumer.initial_prefetch_count:
         return
     consumer.prefetch_multiplier = max(consumer.prefetch_multiplier, PREFETCH_BATCHES * size)

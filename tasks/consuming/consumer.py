@@ -1,13 +1,15 @@
-"""Reception: what a worker is handed and cannot take as a task is kept as a raw dead letter, and only then let go.
+"""The worker's consumer: dead-letter every message that cannot become a task, then acknowledge it.
 
-Celery logs such messages and drops them; some end its event loop. Here each of its four ways out first keeps the
-message, tells the error channel, and lets an ordered mailbox go on. Where nothing can be kept, the message stays
-unacknowledged in this worker, which tries again every few seconds; if it ends, the broker has the message still.
+Celery logs such messages and drops them; some of them end its event loop. This consumer overrides Celery's four hooks:
 
-    on_decode_error       a body of no known encoding
-    on_unknown_message    no task is named
-    on_unknown_task       a task is named that this worker has not
-    on_invalid_task       a task that is not as tasks are; and whatever else its message makes Celery raise
+    on_decode_error       the body has an unknown encoding
+    on_unknown_message    the message names no task
+    on_unknown_task       the message names a task that this worker does not have
+    on_invalid_task       the message is malformed, or makes Celery raise any other error
+
+Each hook stores a raw dead letter, publishes it on the error channel, and advances the message group. If the store is
+unreachable, the message stays unacknowledged and the worker tries again every 5 s; if the worker ends, the broker
+redelivers the message.
 """
 
 from __future__ import annotations
@@ -29,20 +31,20 @@ from petiole.tasks.settlement.dead_lettering import dead_letter
 from petiole.tasks.settlement.undecodable import build_raw_dead_letter, message_group_of, read_document, read_headers
 from petiole.tasks.stores.publications import Settlement
 
-# Kombu's, of which the stubs describe too little to be checked against.
+# Kombu's message; the stubs describe too little of it to check against.
 ReceivedMessage: TypeAlias = Any
 
 RETRY_DELAY_S = 5.0
-"""How long a message that could not be kept waits for another try. It takes a place of the prefetch meanwhile."""
+"""How long a message waits after its dead letter could not be stored. It counts as prefetched meanwhile."""
 
 log = logging.getLogger(__name__)
 
 
 class Consumer(CeleryConsumer):
-    """Celery's consumer, that loses nothing and survives whatever it is sent."""
+    """Celery's consumer, which loses no message and survives malformed ones."""
 
     class Blueprint(CeleryConsumer.Blueprint):  # type: ignore[valid-type,misc]  # the stubs leave it out
-        """Celery's steps, with ours."""
+        """Celery's steps and Petiole's."""
 
         default_steps = (
             *CeleryConsumer.Blueprint.default_steps,
@@ -60,7 +62,7 @@ class Consumer(CeleryConsumer):
     channel_errors: Any
 
     def create_task_handler(self, *args: Any, **options: Any) -> Callable[[ReceivedMessage], object]:
-        """Make what takes a message: Celery's, which knows some errors by name, inside of what knows them all."""
+        """Wrap Celery's message handler, which catches only some errors, to dead-letter the message after any error."""
         receive = super().create_task_handler(*args, **options)
 
         def on_message(message: ReceivedMessage) -> None:
@@ -68,34 +70,34 @@ class Consumer(CeleryConsumer):
                 receive(message)
             except MemoryError:
                 raise
-            except Exception as error:  # what a message makes Celery raise is without bounds
+            except Exception as error:  # a malformed message can make Celery raise anything
                 if self._is_connection_error(error):
                     raise
                 if message.acknowledged:
-                    log.exception("message.unfinished")
+                    log.exception("message.handling_failed")
                 else:
                     self.on_invalid_task(None, message, error)
 
         return on_message
 
     def on_decode_error(self, message: ReceivedMessage, exc: Exception) -> None:
-        """Keep a message that cannot be decoded."""
+        """Dead-letter a message that cannot be decoded."""
         self._dead_letter_and_finish(message, exc, "undecodable", partial(super().on_decode_error, message, exc))
 
     def on_unknown_message(self, body: object, message: ReceivedMessage) -> None:
-        """Keep a message that names no task."""
+        """Dead-letter a message that names no task."""
         error = ValueError("the message names no task")
         self._dead_letter_and_finish(message, error, "undecodable", partial(super().on_unknown_message, body, message))
 
     def on_unknown_task(self, body: object, message: ReceivedMessage, exc: Exception) -> None:
-        """Keep a message for a task that this worker has not."""
+        """Dead-letter a message for a task that this worker does not have."""
         error = NotRegistered(read_headers(message).get("task"))
         self._dead_letter_and_finish(
             message, error, "unknown_task", partial(super().on_unknown_task, body, message, exc)
         )
 
     def on_invalid_task(self, body: object, message: ReceivedMessage, exc: Exception) -> None:
-        """Keep a message that is not as a task's message is."""
+        """Dead-letter a malformed task message."""
         cause: Cause = (
             "invalid" if isinstance(exc, UsageError) else "failed" if _was_started(message) else "undecodable"
         )
@@ -104,25 +106,25 @@ class Consumer(CeleryConsumer):
     def _dead_letter_and_finish(
         self, message: ReceivedMessage, error: Exception, cause: Cause, finish: Callable[[], object]
     ) -> None:
-        """Keep a message, then do with it as Celery does: log it, signal it, and acknowledge or reject it."""
+        """Store a dead letter, then have Celery log, signal, and acknowledge or reject the message."""
         if not self._store_dead_letter(message, error, cause):
-            again = partial(self._schedule_retry, message, error, cause, finish)
-            self.timer.call_after(RETRY_DELAY_S, self.call_soon, (again,))
+            retry = partial(self._retry_dead_letter, message, error, cause, finish)
+            self.timer.call_after(RETRY_DELAY_S, self.call_soon, (retry,))
             return
         try:
             finish()
-        except Exception as unfinished:
-            if self._is_connection_error(unfinished):
+        except Exception as failure:
+            if self._is_connection_error(failure):
                 raise
-            # Celery looks into the message to tell of it, and finds anything there.
-            log.exception("message.unfinished")
+            # Celery logs parts of the message, and malformed ones can make it raise.
+            log.exception("message.handling_failed")
         if not message.acknowledged:
             message.ack()
 
     def _is_connection_error(self, error: Exception) -> bool:
-        # Kombu counts a KeyError among what a lost connection to Redis raises, and a header that is missing raises one.
-        lost = (*self.connection_errors, *self.channel_errors)
-        return isinstance(error, lost) and not isinstance(error, LookupError)
+        # Kombu lists KeyError among the connection errors of Redis, and a missing header raises KeyError too.
+        connection_errors = (*self.connection_errors, *self.channel_errors)
+        return isinstance(error, connection_errors) and not isinstance(error, LookupError)
 
     def _store_dead_letter(self, message: ReceivedMessage, error: Exception, cause: Cause) -> bool:
         try:
@@ -133,29 +135,29 @@ class Consumer(CeleryConsumer):
                 cause,
                 document=read_document(message) if cause == "unknown_task" else None,
             )
-            settling = (
+            settlement = (
                 Settlement(delivery_id=letter.delivery_id, message_group=letter.message_group)
                 if message_group_of(message)
                 else None
             )
-            dead_letter(bus_of(self.app), letter, settlement=settling)
-        except Exception as failure:  # noqa: BLE001 - whatever it is, it is reported, and the message stays
-            # Whatever it is: without a dead letter the broker's copy is the only one, and this worker goes on.
+            dead_letter(bus_of(self.app), letter, settlement=settlement)
+        except Exception as failure:  # noqa: BLE001 - reported; the message stays with the broker
+            # Without a dead letter the broker has the only copy, so the worker must continue after any error.
             record = OperationFailed(operation="dead_letter.write_failed", exception=failure)
             bus_of(self.app).instrumentation.emit(record)
             return False
         return True
 
-    def _schedule_retry(
+    def _retry_dead_letter(
         self, message: ReceivedMessage, error: Exception, cause: Cause, finish: Callable[[], object]
     ) -> None:
-        # After a lost connection the broker hands the message over anew, to somebody.
+        # After a lost connection the broker redelivers the message itself.
         if self.task_consumer and message.channel is self.task_consumer.channel and not message.acknowledged:
             self._dead_letter_and_finish(message, error, cause, finish)
 
 
 def _was_started(message: ReceivedMessage) -> bool:
-    """Tell whether a task of this message's was run: the solo pool runs it while the message is received."""
+    """Return whether the message's task has started: the solo pool runs it while the message is received."""
     task_id = read_headers(message).get("id")
     request = state.requests.get(task_id) if isinstance(task_id, str) else None
     return request is not None and request.message is message and request.time_start is not None

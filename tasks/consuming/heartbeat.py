@@ -1,14 +1,14 @@
-"""Presence: a worker says that it is there and how it serves its agents, and obeys what its agents were told.
+"""The worker's heartbeat: report its phase and its agents, and apply operators' overrides.
 
-    joining    it was started, and does not consume yet
+    joining    the worker has started and does not consume yet
     working    it consumes
-    leaving    it was told to end, and finishes what it has in hand
+    leaving    it is shutting down and finishes its running deliveries
     gone       its last handler has ended
 
-Every half second it reports this to the store, which takes the steps of all lives from it
-(tasks/stores/cluster_membership.py), and hears in answer what operators told the agents: of one that is paused or
-stopped it takes no more events, until it
-is resumed; its queue stays. Where the whole system is shut down, it ends.
+Every 0.5 s the worker sends its phase and the state of its agents to the store, which derives the state of the system
+and of every agent from it (tasks/stores/cluster_membership.py). The response has the overrides that operators set: the
+worker stops consuming the queue of a paused or stopped agent until it is resumed. The worker ends when the system is
+shut down.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ HEARTBEAT_INTERVAL_S = 0.5
 
 
 class Heartbeat(bootsteps.StartStopStep):
-    """A step of the consumer, before it takes its first message. Celery repeats it after every reconnection."""
+    """A step of the consumer's start, before the first message. Celery repeats it after every reconnection."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
@@ -55,22 +55,25 @@ class Heartbeat(bootsteps.StartStopStep):
         self._phase: Phase = "joining"
         self._agents: tuple[Agent, ...] = ()
         self._served: dict[str, ServingState] = {}
-        self._applied_marks: dict[str, AgentOverride] = {}
+        self._applied_overrides: dict[str, AgentOverride] = {}
         self._has_joined = self._is_apply_scheduled = False
-        # A round may be under way in its thread while the worker ends: who is gone must not be reported as there.
+        # A heartbeat may run in its thread while the worker ends: it must not report a worker that is gone as active.
         self._lock = Lock()
         signals.worker_ready.connect(self._on_worker_ready, weak=False)
 
     def start(self, consumer: Any) -> None:
-        """Report, and obey before anything is taken. Raises WorkerShutdown while the system is being shut down."""
+        """Join the cluster and apply overrides before the first message.
+
+        Raises WorkerShutdown while the system is shutting down.
+        """
         if self._has_joined:
             return
         self._agents = tuple(agent_hooks.served_agents(self._bus))
-        self._apply_marks(self._bus.stores.cluster_membership.overrides())
-        situation = self._send()
-        if situation and situation.is_ending and not situation.is_member:
+        self._apply_overrides(self._bus.stores.cluster_membership.overrides())
+        cluster = self._send()
+        if cluster and cluster.is_ending and not cluster.is_member:
             self._send("gone")
-            log.warning("worker.not_started", extra={"reason": "the system is being shut down; start it again later"})
+            log.warning("worker.start_refused", extra={"reason": "the system is shutting down; start the worker later"})
             raise WorkerShutdown(EX_OK)
         if not isinstance(consumer.pool, ProcessPool):
             agent_hooks.run_start_hooks(self._agents)
@@ -78,28 +81,28 @@ class Heartbeat(bootsteps.StartStopStep):
         self._publish_lifecycle_events()
 
     def stop(self, consumer: Any) -> None:
-        """Report that the worker ends; a consumer that only connects anew goes on."""
+        """Report that the worker is ending; do nothing when the consumer only reconnects."""
         if consumer.blueprint.state == bootsteps.CLOSE:  # type: ignore[attr-defined]  # not in the stubs
             self._report_ending("leaving")
 
     def shutdown(self, consumer: Any) -> None:
-        """Report that no handler runs any more."""
+        """Report that the last handler has ended."""
         if self._has_joined and not isinstance(consumer.pool, ProcessPool):
             agent_hooks.run_stop_hooks(self._agents)
         self._report_ending("gone")
 
     def renew(self) -> None:
-        """Report that this worker is still there, tell what happened meanwhile, and obey."""
-        situation = self._send() if self._has_joined else None
-        if situation is None:
+        """Send a heartbeat, apply the overrides in the response, and publish lifecycle events."""
+        cluster = self._send() if self._has_joined else None
+        if cluster is None:
             return
-        if situation.is_ending and self._phase == "working":
-            log.warning("worker.shut_down", extra={"reason": "the system is being shut down"})
+        if cluster.is_ending and self._phase == "working":
+            log.warning("worker.stopping", extra={"reason": "the system is shutting down"})
             worker_state.should_stop = EX_OK  # type: ignore[assignment]  # as Celery's own signal handlers do
         elif self._phase == "working" and not self._is_apply_scheduled:
-            # Only the consumer's own thread may change what it consumes.
+            # Only the consumer's own thread may change its queues.
             self._is_apply_scheduled = True
-            self._consumer.call_soon(self._apply_marks, dict(situation.overrides))
+            self._consumer.call_soon(self._apply_overrides, dict(cluster.overrides))
         publish_lifecycle_events(self._bus)
 
     def _on_worker_ready(self, sender: Any = None, **_: Any) -> None:
@@ -125,11 +128,11 @@ class Heartbeat(bootsteps.StartStopStep):
             if self._phase == "gone":
                 return None
             self._phase = phase or self._phase
-            lifecycle = self._bus.stores.cluster_membership
-            return lifecycle.send_heartbeat(current_consumer_id(), self._consumer.hostname, self._phase, self._served)
+            membership = self._bus.stores.cluster_membership
+            return membership.send_heartbeat(current_consumer_id(), self._consumer.hostname, self._phase, self._served)
 
     def _publish_lifecycle_events(self) -> None:
-        """Tell what can be told now; the rest is told by the next round, of this worker or another."""
+        """Publish pending lifecycle events; after an error the next heartbeat of any worker publishes them."""
         try:
             publish_lifecycle_events(self._bus)
         except (PetioleError, RedisError) as error:
@@ -139,32 +142,35 @@ class Heartbeat(bootsteps.StartStopStep):
         record = OperationFailed(operation=operation, exception=error, subject=subject)
         self._bus.instrumentation.emit(record)
 
-    def _apply_marks(self, marks: Mapping[str, AgentOverride]) -> None:
-        """Take up or leave queues where what their agents were told has changed. In the consumer's thread."""
+    def _apply_overrides(self, overrides: Mapping[str, AgentOverride]) -> None:
+        """Stop or resume consuming the queues of agents whose override has changed. Runs in the consumer's thread."""
         self._is_apply_scheduled = False
         if self._consumer.task_consumer is None or self._phase == "leaving":
             return
-        for agent in (each.name for each in self._agents):
-            if (agent in marks) != (agent in self._applied_marks):
-                change = self._consumer.cancel_task_queue if agent in marks else self._consumer.add_task_queue
-                for lane in broker_queues(agent, self._bus.driver):
-                    change(lane)
-                record = AgentChanged(agent=agent, change="paused" if agent in marks else "resumed")
-                self._bus.instrumentation.emit(record)
-        self._applied_marks = dict(marks)
+        for agent in self._agents:
+            if (agent.name in overrides) != (agent.name in self._applied_overrides):
+                self._change_queues(agent, paused=agent.name in overrides)
+        self._applied_overrides = dict(overrides)
         self._update_served()
 
+    def _change_queues(self, agent: Agent, *, paused: bool) -> None:
+        change_queue = self._consumer.cancel_task_queue if paused else self._consumer.add_task_queue
+        for queue in broker_queues(agent.name, self._bus.driver):
+            change_queue(queue)
+        self._bus.instrumentation.emit(AgentChanged(agent=agent.name, change="paused" if paused else "resumed"))
+
     def _update_served(self) -> None:
-        """See how this worker serves each of its agents."""
-        takes = self._consumer.task_consumer.consuming_from
+        """Update the state in which this worker serves each of its agents."""
+        is_consumed = self._consumer.task_consumer.consuming_from
         served: dict[str, ServingState] = {}
-        for agent in (each.name for each in self._agents):
-            if any(takes(lane) for lane in broker_queues(agent, self._bus.driver)):
-                served[agent] = "taking"
-            elif self._applied_marks.get(agent) != "stopped":
-                served[agent] = "idle"
+        for agent in self._agents:
+            name = agent.name
+            if any(is_consumed(queue) for queue in broker_queues(name, self._bus.driver)):
+                served[name] = "taking"
+            elif self._applied_overrides.get(name) != "stopped":
+                served[name] = "idle"
             else:
-                served[agent] = "ending" if _has_running_deliveries(agent) else "resting"
+                served[name] = "ending" if _has_running_deliveries(name) else "resting"
         self._served = served
 
 

@@ -1,4 +1,7 @@
-"""A bus in one process: memory transport, in-process store, and a Celery worker in a thread."""
+"""The in-memory bus: Celery's memory transport, an in-process store, and a Celery worker in a thread.
+
+`EventBus()` without a broker uses it (tasks/bus.py).
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from kombu.transport import memory, virtual
 from redis.asyncio import Redis as AsyncRedis
 
 from petiole.tasks.consuming.consumer import Consumer
-from petiole.tasks.consuming.maintenance import MOVE_DUE, PeriodicJobs
+from petiole.tasks.consuming.maintenance import SEND_DUE, PeriodicJobs
 from petiole.tasks.runtime import BusRuntime
 from petiole.tasks.transport.message import Message
 
@@ -25,24 +28,24 @@ STOP_TIMEOUT_S = 10.0
 
 
 class InFlightMessages:
-    """How many messages were sent and not yet settled."""
+    """Counts the messages that were sent and are not yet settled."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._under_way = 0
+        self._unsettled = 0
 
     def count(self, change: int) -> None:
-        """Note messages sent (1) or settled (-1)."""
+        """Count a message that was sent (1) or settled (-1)."""
         with self._lock:
-            self._under_way += change
+            self._unsettled += change
 
     def is_idle(self) -> bool:
-        """Tell whether nothing is under way."""
-        return self._under_way == 0
+        """Return whether all messages are settled."""
+        return self._unsettled == 0
 
 
 def private_transport(traffic: InFlightMessages) -> type[memory.Transport]:
-    """Make a memory transport of its own. Kombu's keeps its queues in class attributes, which all apps share."""
+    """Make a separate memory transport. Kombu's keeps its queues in class attributes, which all apps share."""
 
     class PrivateChannel(memory.Channel):
         Message = Message
@@ -62,7 +65,7 @@ def private_transport(traffic: InFlightMessages) -> type[memory.Transport]:
             traffic.count(-1)
 
         def close(self) -> None:
-            # Kombu's forgets all queues when one channel closes; the worker's outlive the publisher's.
+            # Kombu's deletes all queues when any channel closes, but the worker's queues outlive a publisher's channel.
             virtual.Channel.close(self)
 
     class PrivateTransport(memory.Transport):
@@ -73,7 +76,7 @@ def private_transport(traffic: InFlightMessages) -> type[memory.Transport]:
 
 
 class InProcess:
-    """The broker, the state store and the worker of a bus that needs no server."""
+    """The broker, the state store and the worker of a bus without servers."""
 
     def __init__(self) -> None:
         self._server = fakeredis.FakeServer()
@@ -83,15 +86,15 @@ class InProcess:
 
     @property
     def is_running(self) -> bool:
-        """Tell whether the worker was started."""
+        """Whether the worker was started."""
         return self._worker is not None
 
     def connect_async(self) -> AsyncRedis:
-        """Make a client of the state store for the loop that runs."""
+        """Make a client of the state store for the running event loop."""
         return fakeredis.FakeAsyncRedis(server=self._server, decode_responses=True)
 
     def configure(self, conf: Any) -> None:
-        """Let the app send over memory."""
+        """Configure the app's broker, result backend and consumer."""
         conf.update(
             broker_url="memory://",
             broker_read_url="memory://",
@@ -106,39 +109,39 @@ class InProcess:
         )
 
     def start(self, bus: BusRuntime) -> None:
-        """Start the worker, and wait until it consumes. Safe to repeat. Raises TimeoutError."""
+        """Start the worker and wait until it consumes. Safe to repeat. Raises TimeoutError after 10 s."""
         if self._worker is None:
             self._worker = _Worker(bus.app)
             self._worker.start()
 
     def stop(self) -> None:
-        """Stop after the delivery at hand. Safe to repeat. Raises TimeoutError where a handler does not return."""
+        """Stop the worker after the current delivery. Safe to repeat. Raises TimeoutError if it takes over 10 s."""
         if self._worker is not None:
             self._worker.stop()
             self._worker = None
 
 
 class InProcessConsumer(Consumer):
-    """The worker's consumer. Of the periodic jobs only delayed messages concern one process."""
+    """The worker's consumer. Its only periodic job sends delayed messages; the others serve several processes."""
 
     class Blueprint(CeleryConsumer.Blueprint):  # type: ignore[valid-type,misc]  # the stubs leave it out
-        """Celery's steps, with ours."""
+        """Celery's steps and Petiole's."""
 
         default_steps = (
             *CeleryConsumer.Blueprint.default_steps,
-            f"{__name__}:DelayedMessages",
+            f"{__name__}:DelayedMessagesJob",
             "petiole.tasks.consuming.announcement:SubscriptionRegistration",
         )
 
 
-class DelayedMessages(PeriodicJobs):
-    """Move messages whose time has come."""
+class DelayedMessagesJob(PeriodicJobs):
+    """Send delayed messages that are due."""
 
-    jobs = (MOVE_DUE,)
+    jobs = (SEND_DUE,)
 
 
 class _Worker:
-    """One worker with one slot, in a thread of this process."""
+    """A worker with one slot, in a thread of this process."""
 
     def __init__(self, app: Celery) -> None:
         self._app = app
@@ -158,23 +161,23 @@ class _Worker:
         self._thread = threading.Thread(target=self._work, name="petiole-in-process", daemon=True)
 
     def start(self) -> None:
-        """Start, and wait until queues are consumed. Raises TimeoutError."""
+        """Start the thread and wait until the worker consumes. Raises TimeoutError."""
         self._thread.start()
         if not self._is_ready.wait(START_TIMEOUT_S):
             raise TimeoutError(f"the embedded worker did not start within {START_TIMEOUT_S} s")
-        # A worker's start says so for its whole process, in which here a test waits for results.
+        # A worker's start makes waiting for results an error in the whole process, and callers wait in this process.
         _set_task_join_will_block(False)  # noqa: FBT003 - Celery's signature
 
     def stop(self) -> None:
-        """Stop after the delivery at hand. Raises TimeoutError where a handler does not return."""
-        # By remote control: Celery's own flags for stopping are global and would stop other harnesses' workers.
+        """Stop after the current delivery. Raises TimeoutError if the handler does not return."""
+        # By remote control, because Celery's stop flags are global and would stop the workers of other buses.
         self._app.control.shutdown(destination=[self._hostname])
         self._thread.join(STOP_TIMEOUT_S)
         if self._thread.is_alive():
             raise TimeoutError(f"the embedded worker did not stop within {STOP_TIMEOUT_S} s; is a handler blocked?")
 
     def _work(self) -> None:
-        # The solo pool runs tasks in this thread; they find their app by it.
+        # The solo pool runs tasks in this thread, and they find their app by the thread's current app.
         self._app.set_current()
         self._worker.start()
 

@@ -1,21 +1,19 @@
-"""Recovery: what a worker does regularly beside consuming, so that nothing stays where nobody looks.
+"""Maintenance: the periodic jobs that a worker runs while it consumes.
 
-    add_rounds(bus, [PeriodicJob("dead_letter_retention", 60, keep_within_limits)])
+    renew_leases       0.5 s   renew the leases of this worker's messages: tasks/transport/leases.py
+    requeue_expired    1 s     return the messages of crashed workers to their queues: tasks/transport/leases.py
+    send_due           0.1 s   send delayed messages that are due: tasks/publishing/delayed.py
+    drain_undecodable  1 s     dead-letter undecodable bytes: tasks/settlement/undecodable.py
+    apply_retention    60 s    delete dead letters beyond their limits: tasks/dead_letters/retention.py
+    heartbeat          0.5 s   report this worker and its agents: tasks/consuming/heartbeat.py
 
-A round is a function of the app and the worker's consumer, called again and again while the worker consumes. One that
-fails is logged as `round.failed`, once until it succeeds again (`round.recovered`), and neither stops the others nor
-the worker. One that `runs_during_shutdown` goes on while a worker that was told to end waits for its handlers.
+A failing job is logged once as `job.failed`, and as `job.recovered` when it succeeds again. It stops neither the worker
+nor other jobs. A job with `runs_during_shutdown` continues while a worker that is shutting down waits for its handlers.
 
-    renew_leases    0.5 s   what this worker holds is known to be held: tasks/transport/leases.py
-    sweep_leases    1 s     what a dead worker held goes back to its queues
-    move_due        0.1 s   what waits for its time leaves the waiting room: waiting.py
-    undecodable     1 s     bytes that are no message become dead letters: undecodable.py
-    dead_letters    60 s    dead letters are kept within their limits: dead_letters/retention.py
-
-In a worker of processes (prefork) rounds take turns on the event loop's timer: a thread in the process that forks could
-be in the middle of anything when it does. There a round must be quick. In other workers each has a thread of its own,
-which goes on while a handler keeps the loop busy. Only once no process is forked any more, when a worker ends and its
-loop stands still, do the outlasting rounds get threads there, too.
+In the prefork pool the jobs run on the event loop's timer, so they must be quick: a thread in the process that forks
+could hold a lock at the moment of the fork. In other pools each job has its own thread, which runs while a handler
+blocks the loop. When a prefork worker shuts down, it forks no more and its loop stops, so the jobs with
+`runs_during_shutdown` get threads there too.
 """
 
 from __future__ import annotations
@@ -41,7 +39,7 @@ _JOIN_TIMEOUT_S = 1.0
 
 
 class PeriodicJobs(bootsteps.StartStopStep):
-    """A step of the consumer. Celery stops and starts it at every reconnection."""
+    """A step of the consumer that runs periodic jobs. Celery stops and starts it at every reconnection."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
     jobs: tuple[PeriodicJob, ...] = ()
@@ -54,36 +52,36 @@ class PeriodicJobs(bootsteps.StartStopStep):
         self._threads: list[Thread] = []
 
     def start(self, consumer: Any) -> None:
-        """Begin, before the first message is taken."""
-        for each in self._shutdown_jobs:
-            self._run_job(each, consumer)
+        """Start the jobs before the first message is fetched."""
+        for job in self._shutdown_jobs:
+            self._run_job(job, consumer)
         if isinstance(consumer.pool, ProcessPool):
             self._timers = [
-                consumer.timer.call_repeatedly(each.interval_s, self._run_job, (each, consumer)) for each in self.jobs
+                consumer.timer.call_repeatedly(job.interval_s, self._run_job, (job, consumer)) for job in self.jobs
             ]
             self._keep_running_in_soft_shutdown(consumer)
         else:
             self._start_threads(self.jobs, consumer)
 
     def stop(self, consumer: Any) -> None:
-        """End; where the worker does, too, but for the rounds that outlast consuming."""
+        """Stop the jobs; if the worker is shutting down, continue those with `runs_during_shutdown`."""
         self._stop_threads()
         if consumer.blueprint.state == bootsteps.CLOSE:  # type: ignore[attr-defined]  # not in the stubs
             self._start_threads(self._shutdown_jobs, consumer)
 
     def shutdown(self, consumer: Any) -> None:  # noqa: ARG002 - Celery's
-        """End all, once no handler runs any more."""
+        """Stop all jobs, after the last handler has ended."""
         self._stop_threads()
 
     @property
     def _shutdown_jobs(self) -> list[PeriodicJob]:
-        return [each for each in self.jobs if each.runs_during_shutdown]
+        return [job for job in self.jobs if job.runs_during_shutdown]
 
     def _run_job(self, job: PeriodicJob, consumer: Any) -> None:
         bus = bus_of(consumer.app)
         try:
             job.function(bus, consumer)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the worker goes on, and the job comes again
+        except Exception as error:  # noqa: BLE001 - reported; the worker continues and the job runs again
             if job.name not in self._failing:
                 self._failing.add(job.name)
                 bus.instrumentation.emit(JobFailed(job=job.name, exception=error))
@@ -95,8 +93,8 @@ class PeriodicJobs(bootsteps.StartStopStep):
     def _start_threads(self, jobs: Sequence[PeriodicJob], consumer: Any) -> None:
         ended = self._ended = Event()
         self._threads = [
-            Thread(target=self._repeat, args=(each, consumer, ended), name=f"round {each.name}", daemon=True)
-            for each in jobs
+            Thread(target=self._repeat, args=(job, consumer, ended), name=f"petiole-job {job.name}", daemon=True)
+            for job in jobs
         ]
         for thread in self._threads:
             thread.start()
@@ -110,12 +108,12 @@ class PeriodicJobs(bootsteps.StartStopStep):
             timer.cancel()
         self._ended.set()
         for thread in self._threads:
-            # One that waits for the broker ends by itself once it was answered.
+            # A job that waits for the broker ends after the broker's response.
             thread.join(_JOIN_TIMEOUT_S)
         self._timers, self._threads = [], []
 
     def _keep_running_in_soft_shutdown(self, consumer: Any) -> None:
-        """Have the rounds go on while Celery sleeps in a signal handler, as its soft shutdown does: the loop stands."""
+        """Run the jobs in threads during Celery's soft shutdown, which blocks the loop in a signal handler."""
         worker = consumer.controller
         wait = type(worker).wait_for_soft_shutdown
         worker.wait_for_soft_shutdown = partial(self._soft_shutdown, consumer, partial(wait, worker))
@@ -144,14 +142,14 @@ def _apply_retention(bus: BusRuntime, _: Any) -> None:
     apply_retention(bus)
 
 
-MOVE_DUE = PeriodicJob("move_due", 0.1, _send_due)
+SEND_DUE = PeriodicJob("send_due", 0.1, _send_due)
 
 JOBS = (
     PeriodicJob("renew_leases", 0.5, _renew_leases, runs_during_shutdown=True),
-    PeriodicJob("sweep_leases", 1.0, _requeue_expired),
-    MOVE_DUE,
-    PeriodicJob("undecodable", 1.0, drain_undecodable),
-    PeriodicJob("dead_letters", 60.0, _apply_retention),
+    PeriodicJob("requeue_expired", 1.0, _requeue_expired),
+    SEND_DUE,
+    PeriodicJob("drain_undecodable", 1.0, drain_undecodable),
+    PeriodicJob("apply_retention", 60.0, _apply_retention),
     HEARTBEAT,
 )
 

@@ -1,9 +1,10 @@
-"""Strictness: what a task message has to be like before anything of it is run.
+"""Validate a task message before Celery runs any of it.
 
-    decoded    its body, as JSON that everybody reads alike: no name twice, no NaN, no half characters, no abyss
-    check      its headers and arguments, of the types that Celery takes for granted
+    decode           parse the body as strict JSON: no duplicate names, no NaN, no lone surrogates, limited nesting
+    check_request    check the types of headers and arguments, which Celery assumes without checking
 
-What passes here makes no part of Celery raise where nobody catches it: in the event loop, in a timer, in a callback.
+A malformed message could otherwise make Celery raise where no error is caught: in its event loop, a timer or a
+callback.
 """
 
 from __future__ import annotations
@@ -22,73 +23,76 @@ from kombu.exceptions import DecodeError
 
 from petiole.events.errors import event_too_large
 
-# Celery's, of which the stubs describe too little to be checked against.
+# Celery's request; the stubs describe too little of it to check against.
 CeleryRequest: TypeAlias = Any
 
 MAX_NESTING = 200
-"""How deep JSON may be nested: far more than an event's may, far less than Python's recursion can follow."""
+"""How deep JSON may be nested: far more than an event needs, far less than Python's recursion limit."""
 
 MAX_TEXT_LENGTH = 1_000
 
 MAX_DELAY_S = 366 * 86_400.0
-"""How far ahead a task's hour may be: its worker holds it until then."""
+"""How far ahead a task's ETA may be; its worker holds the message until then."""
 
 _CONTAINERS = (dict, list)
 _CANVAS_OPTIONS = frozenset({"callbacks", "errbacks", "chain", "chord"})
 
-# A task finds its headers as attributes of its request; these would hide what the request can do.
+# A task reads its headers as attributes of its request; headers with these names would hide the request's methods.
 _CONTEXT_MEMBERS = frozenset(
     name for name, member in vars(Context).items() if callable(member) or isinstance(member, property)
 )
 
 
 def check_request(request: CeleryRequest) -> None:
-    """Raise InvalidTaskError, or UsageError (event_too_large), for what no worker of ours may run."""
+    """Check headers, arguments, ETA, nesting and size. Raises InvalidTaskError, or UsageError (event_too_large)."""
     headers = request.request_dict
-    for name, is_right in _HEADERS.items():
-        if name in headers and not is_right(headers[name]):
-            raise InvalidTaskError(f"the header {name!r} cannot be {headers[name]!r:.100}")
+    for name, is_valid in _HEADERS.items():
+        if name in headers and not is_valid(headers[name]):
+            raise InvalidTaskError(f"the header {name!r} has the invalid value {headers[name]!r:.100}")
     if headers.keys() & _CONTEXT_MEMBERS:
-        raise InvalidTaskError(f"no header may be called {sorted(headers.keys() & _CONTEXT_MEMBERS)}")
+        raise InvalidTaskError(f"reserved header names: {sorted(headers.keys() & _CONTEXT_MEMBERS)}")
     _check_call(request)
     _check_eta(request)
     _, is_deep = _measure([value for name, value in headers.items() if name not in {"args", "kwargs"}])
     if is_deep:
-        raise InvalidTaskError(f"headers nested deeper than {MAX_NESTING}")
+        raise InvalidTaskError(f"the headers are nested deeper than {MAX_NESTING}")
     _check_size(request)
 
 
 def decode(body: Any) -> Any:
-    """Read JSON that everybody reads alike. Raises DecodeError."""
+    """Parse strict JSON. Raises DecodeError.
+
+    Refuses JSON that parsers read differently: duplicate names, NaN, infinite numbers and lone surrogates.
+    """
     try:
         text = body if isinstance(body, str) else bytes(body).decode("utf-8")
-        read = _DECODER.decode(text)
-        names, is_deep = _measure(read)
-        # Each name is written before a colon. Where there are no more of these than names, none occurs twice.
+        value = _DECODER.decode(text)
+        names, is_deep = _measure(value)
+        # Every name precedes a colon. If there are as many `":` as distinct names, no name is a duplicate.
         if text.count('":') != names or any(spaced in text for spaced in _SPACED_COLONS):
             _DUPLICATE_DETECTING_DECODER.decode(text)
         if "\\ud" in text or "\\uD" in text:
-            json.dumps(read, ensure_ascii=False).encode("utf-8")
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
     except (ValueError, TypeError, RecursionError) as error:
         raise DecodeError(f"{type(error).__name__}: {error}") from error
     if is_deep:
         raise DecodeError(f"nested deeper than {MAX_NESTING}")
-    return read
+    return value
 
 
 def _check_unique_names(pairs: list[tuple[str, Any]]) -> None:
     if len({name for name, _ in pairs}) != len(pairs):
-        raise ValueError(f"a name occurs twice in one object, among {[name for name, _ in pairs]!r:.200}")
+        raise ValueError(f"a name occurs twice in one object: {[name for name, _ in pairs]!r:.200}")
 
 
 def _reject_constant(constant: str) -> float:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not valid JSON")
 
 
 def _parse_finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError(f"{text:.50} is larger than any number")
+        raise ValueError(f"the number {text:.50} is too large")
     return number
 
 
@@ -98,17 +102,17 @@ _SPACED_COLONS = tuple(f'"{space}:' for space in " \t\n\r")
 
 
 def _measure(value: object) -> tuple[int, bool]:
-    """Count the names in a JSON value, and tell whether it is nested too deep; without recursion."""
+    """Return how many names a JSON value has and whether it is nested too deep. Works without recursion."""
     level: list[Any] = [value] if isinstance(value, _CONTAINERS) else []
     names = 0
     for _ in range(MAX_NESTING):
         inner: list[Any] = []
-        for each in level:
-            if isinstance(each, dict):
-                names += len(each)
-                inner += [found for found in each.values() if isinstance(found, _CONTAINERS)]
+        for container in level:
+            if isinstance(container, dict):
+                names += len(container)
+                inner += [item for item in container.values() if isinstance(item, _CONTAINERS)]
             else:
-                inner += [found for found in each if isinstance(found, _CONTAINERS)]
+                inner += [item for item in container if isinstance(item, _CONTAINERS)]
         if not inner:
             return names, False
         level = inner
@@ -118,7 +122,7 @@ def _measure(value: object) -> tuple[int, bool]:
 def _check_call(request: CeleryRequest) -> None:
     args, kwargs = request.args, request.kwargs
     if not isinstance(args, list | tuple) or not isinstance(kwargs, dict):
-        raise InvalidTaskError("arguments are a list and an object")
+        raise InvalidTaskError("args must be a list and kwargs an object")
     if len(args) != 1 or kwargs:
         try:
             inspect.signature(request.task.run).bind(*args, **kwargs)
@@ -126,7 +130,7 @@ def _check_call(request: CeleryRequest) -> None:
             raise InvalidTaskError(str(error)) from error
     embedded = request._payload[2]  # noqa: SLF001 - Celery has no public name for it
     if embedded is not None and not (isinstance(embedded, Mapping) and embedded.keys() <= _CANVAS_OPTIONS):
-        raise InvalidTaskError(f"the third part of a task's body may hold {', '.join(sorted(_CANVAS_OPTIONS))}")
+        raise InvalidTaskError(f"the third part of the body must be an object of {', '.join(sorted(_CANVAS_OPTIONS))}")
 
 
 def _check_eta(request: CeleryRequest) -> None:
@@ -135,9 +139,9 @@ def _check_eta(request: CeleryRequest) -> None:
             try:
                 ahead_s = timezone.to_system(moment).timestamp() - time.time()
             except (OverflowError, ValueError, OSError) as error:
-                raise InvalidTaskError(f"no clock will ever show {moment}: {error}") from error
+                raise InvalidTaskError(f"the time {moment} is out of range: {error}") from error
             if moment is request.eta and ahead_s > MAX_DELAY_S:
-                raise InvalidTaskError(f"no worker waits until {moment}")
+                raise InvalidTaskError(f"the ETA {moment} is more than {MAX_DELAY_S / 86_400:g} days ahead")
 
 
 def _check_size(request: CeleryRequest) -> None:
@@ -173,7 +177,7 @@ def _is_seconds(value: object) -> bool:
 
 
 def _are_texts(value: object) -> bool:
-    return value is None or (isinstance(value, list) and all(isinstance(each, str) for each in value))
+    return value is None or (isinstance(value, list) and all(isinstance(item, str) for item in value))
 
 
 _HEADERS = {

@@ -1,4 +1,4 @@
-"""A periodic job of a worker: a function that maintenance.py calls again and again."""
+"""A periodic job of a worker; tasks/consuming/maintenance.py runs it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from petiole.tasks.runtime import BusRuntime
 
 @dataclass(frozen=True, slots=True)
 class PeriodicJob:
-    """Something to do every `interval_s` seconds: `act(bus, consumer)`."""
+    """Call `function(bus, consumer)` every `interval_s` seconds while the worker consumes."""
 
     name: str
     interval_s: float

@@ -1,15 +1,15 @@
-"""Requests: a task message in a worker, checked before anything is run, and seen to the end whatever ends it.
+"""Celery's request of a task message: validate the message first, and handle every way in which its task ends.
 
-Celery reads a message twice, in the worker and in its slot, and checks little: what is wrong shows where nobody can
-keep it any more. Here it is read once, strictly, in the worker; whatever is no task of ours is refused there, where
-reception.py keeps it. The slot gets what was read.
+Celery decodes a message twice, in the worker's main process and in the pool's process, and checks little. Errors would
+appear in the pool's process, which cannot dead-letter the message. So the main process decodes it once and strictly,
+and tasks/consuming/consumer.py dead-letters malformed messages. The pool's process gets the decoded arguments.
 
-What ends a run from outside is told apart too:
+A task can also end from outside:
 
-    its process died           noted as a death of this delivery; the broker delivers it again
-    the hard time limit        the delivery has failed: Celery would acknowledge and forget it
-    expired before it began    kept as a dead letter
-    anything else outside      kept as a dead letter, with all its bytes
+    its process crashed        count a crash of the delivery; the broker redelivers the message
+    the hard time limit        settle a failed attempt; Celery would only acknowledge the message
+    expired before it began    store a dead letter
+    any other error            store a dead letter with the message's bytes
 """
 
 from __future__ import annotations
@@ -34,26 +34,27 @@ from petiole.tasks.settlement.dead_lettering import cause_of, dead_letter
 from petiole.tasks.settlement.outcomes import Outcome
 from petiole.tasks.settlement.undecodable import build_raw_dead_letter, message_group_of
 from petiole.tasks.stores.publications import Settlement
+from petiole.tasks.transport.channel import BatchingChannel
 
 if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
 
-# Kombu's message and billiard's report of a failure, of which the stubs describe too little to be checked against.
+# Kombu's message and billiard's failure; the stubs describe too little of them to check against.
 ReceivedMessage: TypeAlias = Any
 Failure: TypeAlias = Any
 
 TraceResult: TypeAlias = tuple[int, Any, float]
-"""What Celery's tracer returns: whether it failed, the value as shown or the failure, the seconds it took."""
+"""What Celery's tracer returns: a failure flag, the value's repr or the failure, the duration in seconds."""
 
-_HANDLED = saferepr(Outcome.HANDLED)  # as Celery's tracer passes on what a task returns
+_HANDLED = saferepr(Outcome.HANDLED)  # Celery's tracer returns the repr of a task's result
 
 
-class BatchLost(WorkerLostError):  # noqa: N818 - as WorkerLost, whose name has Error for Celery's sake
-    """The job that a delivery shared brought no results. Which of them ended it nobody knows."""
+class BatchLostError(WorkerLostError):
+    """The batch of this delivery returned no results. It is unknown which delivery ended the process."""
 
 
 class TaskRequest(Request):
-    """A request of a task that takes one event."""
+    """The request of a task that takes one event."""
 
     def __init__(self, message: ReceivedMessage, **options: Any) -> None:
         if not options.get("decoded") and message.content_type == "application/json":
@@ -66,41 +67,42 @@ class TaskRequest(Request):
 
     @property
     def bus(self) -> BusRuntime:
-        """The bus that this request's task belongs to."""
+        """The bus of this request's task."""
         task: Any = self.task
         return cast("BusRuntime", task.bus)
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Note what was handled: Celery makes a class for each task, with an `on_success` of its own."""
+        """Extend `on_success`, which Celery defines anew in the class that it makes for each task."""
         super().__init_subclass__(**options)
-        succeed: Any = cls.on_success
+        celery_on_success: Any = cls.on_success
 
         def on_success(self: TaskRequest, failed__retval__runtime: TraceResult, **options: Any) -> None:
             self.record_handled(failed__retval__runtime)
-            succeed(self, failed__retval__runtime, **options)
+            celery_on_success(self, failed__retval__runtime, **options)
 
         cls.on_success = on_success  # type: ignore[method-assign,assignment]  # the stubs count self twice
 
     def record_handled(self, failed__retval__runtime: TraceResult) -> None:
-        """Have the acknowledgement, which follows, mark the delivery in the inbox, where it was handled."""
-        failed, shown, _ = failed__retval__runtime
-        channel: Any = self.message.channel
-        if not failed and shown == _HANDLED and getattr(channel, "ledger", None):
+        """If the delivery was handled, mark it in the inbox with the acknowledgement that follows."""
+        failed, result_repr, _ = failed__retval__runtime
+        channel = self.message.channel
+        is_logged = isinstance(channel, BatchingChannel) and channel.delivery_log is not None
+        if not failed and result_repr == _HANDLED and is_logged:
             channel.mark_handled(self.message.delivery_tag, self.id)
 
     def on_failure(self, exc_info: Failure, send_failed_event: bool = True, return_ok: bool = False) -> None:  # noqa: FBT001, FBT002 - Celery's
-        """Take note of what ended a run from outside, before Celery acknowledges it or has it delivered again."""
+        """Handle what ended the task, before Celery acknowledges or requeues the message."""
         if not self._handle_failure(_error_in(exc_info), exc_info, was_run=return_ok):
             self.reject(requeue=True)
         super().on_failure(exc_info, send_failed_event, return_ok)
 
     def store_dead_letter(self, error: BaseException, cause: Cause) -> bool:
-        """Keep a dead letter of this request; returns False where that cannot be done now."""
+        """Store a dead letter of this request; return False if that failed."""
         try:
             letter = build_raw_dead_letter(self.bus, self.message, error, cause, document=self.document)
-            dead_letter(self.bus, letter, settlement=self.settling, is_published=not self.is_shadow)
-        except Exception as failure:  # noqa: BLE001 - whatever it is, it is reported, and the message stays
-            # Whatever it is: without a dead letter the broker's copy is the only one.
+            dead_letter(self.bus, letter, settlement=self.settlement, is_published=not self.is_shadow)
+        except Exception as failure:  # noqa: BLE001 - reported; the message stays with the broker
+            # Without a dead letter the broker has the only copy, so any error is reported and the message stays.
             self.report("dead_letter.write_failed", failure)
             return False
         return True
@@ -111,14 +113,14 @@ class TaskRequest(Request):
         return next(iter(self.args or (self.kwargs or {}).values()), None)
 
     @property
-    def settling(self) -> Settlement | None:
-        """What ends with a dead letter of this request."""
-        mailbox = message_group_of(self.message)
-        return Settlement(delivery_id=self.id, message_group=mailbox) if mailbox else None
+    def settlement(self) -> Settlement | None:
+        """What a dead letter of this request settles: an ordered delivery, whose message group advances."""
+        message_group = message_group_of(self.message)
+        return Settlement(delivery_id=self.id, message_group=message_group) if message_group else None
 
     @property
     def is_shadow(self) -> bool:
-        """Tell whether nobody is to hear of it."""
+        """Whether the handler is a shadow, whose failures are not published."""
         handler = getattr(self.task, "handler", None)
         return bool(handler and handler.subscription.shadow)
 
@@ -126,13 +128,13 @@ class TaskRequest(Request):
         if self._already_revoked or self._already_cancelled:
             return True
         match error:
-            case BatchLost() | Terminated() | Reject() | Ignore() | Retry() | MaybeEncodingError():
+            case BatchLostError() | Terminated() | Reject() | Ignore() | Retry() | MaybeEncodingError():
                 return True
             case WorkerLostError() | SystemExit() | KeyboardInterrupt():
                 record_crash(self)
                 return True
             case TimeLimitExceeded():
-                # A worker that is told to stop at once ends its slots in this way, too.
+                # A worker in cold shutdown ends its processes in this way too.
                 is_stopping: Any = state.should_terminate
                 return not is_stopping and handle_timeout(self, error)
             case _ if was_run and not getattr(exc_info, "internal", False):
@@ -141,18 +143,18 @@ class TaskRequest(Request):
                 return self._was_handled() or self.store_dead_letter(error, "failed" if was_run else "undecodable")
 
     def handle_run_failure(self, error: BaseException) -> bool:  # noqa: ARG002 - for those tasks that do not
-        """See to a run that ended in an error; returns whether it is. A delivery has kept its dead letter itself."""
+        """Handle an error that the task raised; return whether it is handled. A delivery settles its own failures."""
         return True
 
     def _was_handled(self) -> bool:
         try:
             return self.bus.stores.inbox.is_handled(self.id)
-        except Exception as failure:  # noqa: BLE001 - whatever it is, it is reported, and the message stays
+        except Exception as failure:  # noqa: BLE001 - reported; the message stays with the broker
             self.report("inbox.read_failed", failure)
             return False
 
     def report(self, operation: str, failure: Exception) -> None:
-        """Tell the listeners that an operation for this request failed."""
+        """Emit a record of an operation that failed for this request."""
         record = OperationFailed(operation=operation, exception=failure, delivery_id=self.id)
         self.bus.instrumentation.emit(record)
 
@@ -164,17 +166,17 @@ class TaskRequest(Request):
 
 
 class PublishRequest(TaskRequest):
-    """A request to publish an event. What cannot be published has nobody who waits for the refusal."""
+    """The request of `petiole.publish`. Its publisher does not wait, so a refused event becomes a dead letter."""
 
     def handle_run_failure(self, error: BaseException) -> bool:
-        """Keep the event, unless the task has: what is wrong with an event it sees to itself."""
+        """Dead-letter the event, unless the task has already done so for an invalid event or a full queue."""
         return isinstance(error, UsageError | PayloadUnreadable | QueueFull) or self.store_dead_letter(
             error, cause_of(error)
         )
 
 
 def record_crash(request: TaskRequest) -> None:
-    """Count that a process died of a delivery. The broker delivers it again in any case."""
+    """Count a crash of the delivery. The broker redelivers it in any case."""
     try:
         request.bus.stores.attempts.record_crash(request.id)
     except RedisError as failure:
@@ -182,12 +184,12 @@ def record_crash(request: TaskRequest) -> None:
 
 
 def handle_timeout(request: TaskRequest, error: Exception) -> bool:
-    """See to a delivery whose process was ended by Celery's hard time limit: an attempt that failed."""
+    """Settle a failed attempt whose process was killed by Celery's hard time limit."""
     if not isinstance(request.task, DeliveryTask):
         return request.store_dead_letter(error, "failed")
     try:
         return handle_external_failure(request.task, Context(request.request_dict), request.document, error)
-    except Exception as failure:  # noqa: BLE001 - whatever it is, it is reported, and the message stays
+    except Exception as failure:  # noqa: BLE001 - reported; the message stays with the broker
         request.report("attempt.record_failed", failure)
         return False
 

@@ -1,1 +1,1 @@
-"""Handling: run the handler of a delivery, and collect what it publishes."""
+"""Handling: run a delivery's handler and buffer the events that it publishes."""

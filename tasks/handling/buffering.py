@@ -1,4 +1,4 @@
-"""Buffering: what a handler publishes is kept in its outbox until the handler has succeeded."""
+"""Buffering: keep the events that a handler publishes in its outbox until the handler has succeeded."""
 
 from __future__ import annotations
 
@@ -14,23 +14,17 @@ from petiole.tasks.publishing.validation import validate
 
 
 def buffer(context: CurrentDelivery, event: Event | Document, due: datetime | None = None) -> Publication:
-    """Keep an event of a handler's until the handler has succeeded.
-
-    Raises UsageError for one that cannot be published.
-    """
-    admitted = prepare_emitted(context, event)
+    """Validate an event and put it into the outbox of the running handler. Raises UsageError."""
+    validated = prepare_emitted(context, event)
     if due is None:
-        context.outbox.events.append(admitted)
+        context.outbox.events.append(validated)
     else:
-        context.outbox.delayed.append(delay_publication(context.bus, admitted, due))
-    return Publication(admitted.event, was_buffered=True, due=due)
+        context.outbox.delayed.append(delay_publication(context.bus, validated, due))
+    return Publication(validated.event, was_buffered=True, due=due)
 
 
 def prepare_emitted(context: CurrentDelivery, event: Event | Document) -> ValidatedEvent:
-    """Check an event as a consequence of the one being handled. Raises UsageError."""
-    said = (
-        event
-        if isinstance(event, Event)
-        else parse_event(claim_check.restore_content(context.bus, event), context.bus.event_registry)
-    )
-    return validate(context.bus, context.prepare_event(said))
+    """Validate an event as a consequence of the event being handled. Raises UsageError."""
+    if not isinstance(event, Event):
+        event = parse_event(claim_check.restore_content(context.bus, event), context.bus.event_registry)
+    return validate(context.bus, context.prepare_event(event))

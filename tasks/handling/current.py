@@ -1,4 +1,4 @@
-"""The delivery that is being handled right now, in this thread or task."""
+"""The delivery that this thread or asyncio task is handling."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from petiole.tasks.runtime import BusRuntime, default_bus
 
 @dataclass(frozen=True, slots=True)
 class CurrentDelivery:
-    """The event and the subscription of a delivery, and what its handler publishes. Handlers get it as `Context`."""
+    """A delivery's event and subscription, and the outbox of its handler. Handlers get it as `Context`."""
 
     event: Event
     delivery_id: str
@@ -30,38 +30,38 @@ class CurrentDelivery:
 
     @property
     def idempotency_key(self) -> str:
-        """The same for every attempt at this delivery: hand it to whatever must act only once."""
+        """The same for every attempt at this delivery; pass it to external calls that must happen only once."""
         return self.delivery_id
 
     @property
     def is_replay(self) -> bool:
-        """Whether an operator had the event delivered again, and `idempotency_key` is of that replay."""
+        """Whether an operator replayed the event; each replay has an `idempotency_key` of its own."""
         return self.replay_id is not None
 
     def prepare_event(self, event: EventT) -> EventT:
-        """Make an event of the handler's a consequence of the one at hand.
+        """Make an event of the handler a consequence of the event being handled.
 
-        Its id follows from the delivery and its place among what the handler says, unless the handler gave one: a
-        second run of the same delivery says the same events. What is said on behalf of a request is out of date
-        when the request is; its answer is not, since it tells itself when it comes too late.
+        The handler may set the event's id. Otherwise the id derives from the delivery and the event's position in the
+        outbox, so that a second attempt publishes the same events. Events that a handler of a request publishes expire
+        with the request, except for the response, which reports that it is late.
         """
-        said: dict[str, object] = {"path": _append_agent(self.event.path, self.subscription.agent)}
+        update: dict[str, object] = {"path": _append_agent(self.event.path, self.subscription.agent)}
         if "event_id" not in event.model_fields_set:
-            said["event_id"] = emitted_event_id(self.delivery_id, self.outbox.count)
+            update["event_id"] = emitted_event_id(self.delivery_id, self.outbox.count)
         if event.causation_id is None:
-            said["causation_id"] = self.event.event_id
-            said["hops"] = self.event.hops + 1
-            said["traceparent"] = self.event.traceparent
+            update["causation_id"] = self.event.event_id
+            update["hops"] = self.event.hops + 1
+            update["traceparent"] = self.event.traceparent
         if event.correlation_id == event.event_id:
-            said["correlation_id"] = self.event.correlation_id
+            update["correlation_id"] = self.event.correlation_id
         if self.event.category is Category.REQUEST and event.category is not Category.RESPONSE:
-            said["expires_at"] = _earliest(event.expires_at, self.event.expires_at)
+            update["expires_at"] = _earliest(event.expires_at, self.event.expires_at)
         self.outbox.count += 1
-        return event.model_copy(update=said)
+        return event.model_copy(update=update)
 
 
-def _earliest(one: datetime | None, other: datetime | None) -> datetime | None:
-    return min((each for each in (one, other) if each is not None), default=None)
+def _earliest(*moments: datetime | None) -> datetime | None:
+    return min((moment for moment in moments if moment is not None), default=None)
 
 
 def _append_agent(path: tuple[str, ...], agent: str) -> tuple[str, ...]:
@@ -72,12 +72,12 @@ _current: ContextVar[CurrentDelivery | None] = ContextVar("petiole_delivery", de
 
 
 def current_context() -> CurrentDelivery | None:
-    """Return the delivery that is being handled here and now; None outside handlers."""
+    """Return the delivery that is being handled; None outside handlers."""
     return _current.get()
 
 
 def run_in_context(context: CurrentDelivery, function: Callable[[], object]) -> object:
-    """Run `act` as the handling of that delivery. Raises UsageError where another one is being handled already."""
+    """Run a function as the handling of a delivery. Raises UsageError inside a handler."""
     if _current.get() is not None:
         raise UsageError("a handler cannot be run inside a handler; publish an event instead")
     token = _current.set(context)
@@ -88,6 +88,6 @@ def run_in_context(context: CurrentDelivery, function: Callable[[], object]) -> 
 
 
 def current_bus(bus: BusRuntime | None = None) -> BusRuntime:
-    """Return the bus that is given, else that of the delivery being handled, else the default bus."""
+    """Return the given bus, else the bus of the delivery being handled, else the default bus."""
     context = _current.get()
     return bus or (context.bus if context else default_bus())

@@ -1,16 +1,15 @@
-"""Event loop: one asyncio loop for each process, made when the first coroutine comes, for all async handlers.
+"""The event loop of a process, in which `run_coroutine` runs all async handlers.
 
-    run(coroutine)     run it to its end, in the loop of this process
+asyncio.run() would close its loop after each call, and with it clients that belong to the loop, such as those of HTTP
+libraries. With one loop for each process a client is made once and serves every handler. The first coroutine creates
+the loop; it is closed when the process ends.
 
-The main thread drives the loop itself (Celery's prefork and solo pools handle there). Threads share a loop that runs in
-a thread of its own (the threads pool, the harness). So a client that belongs to a loop, as those of HTTP libraries do,
-can be made once and serve every handler; asyncio.run() would close its loop, and with it the client, after each call.
+The main thread runs the loop itself (Celery's prefork and solo pools). Other threads share a loop in a background
+thread (the threads pool, the in-memory bus).
 
-A coroutine sees the context variables of its caller. When it ends, the tasks that it started and did not await are
-cancelled and awaited, as asyncio.run() does. A task outlives the coroutine only if it is given a context of its own:
+A coroutine sees its caller's context variables. When it ends, the tasks that it started and did not await are cancelled
+and awaited, as by asyncio.run(). A task outlives the coroutine only with a context of its own:
 `asyncio.create_task(..., context=contextvars.Context())`.
-
-The loop is closed when its process ends.
 """
 
 from __future__ import annotations
@@ -31,18 +30,20 @@ from celery import signals
 ResultT = TypeVar("ResultT")
 
 CLEANUP_TIMEOUT_S = 5.0
-"""How long cancelled tasks may take to end."""
+"""How long cancelled tasks may take to end, in seconds."""
 
 log = logging.getLogger(__name__)
 
-# The tasks that the current call of run() has started; unset in tasks with a context of their own.
-_started_tasks: ContextVar[WeakSet[asyncio.Task[Any]] | None] = ContextVar("petiole_started", default=None)
+# The tasks that the current call of run_coroutine() has started; unset in tasks with a context of their own.
+_started_tasks: ContextVar[WeakSet[asyncio.Task[Any]] | None] = ContextVar("petiole_started_tasks", default=None)
 
 
 def run_coroutine(coroutine: Coroutine[Any, Any, ResultT]) -> ResultT:
-    """Run a coroutine to its end, from the thread that handles. Raises what the coroutine raises.
+    """Run a coroutine to its end in the loop of this process.
 
-    Raises: concurrent.futures.CancelledError where the coroutine cancelled itself.
+    Raises:
+        concurrent.futures.CancelledError: the coroutine cancelled itself.
+        BaseException: the coroutine's error.
     """
     loops = _process_loops()
     if threading.current_thread() is threading.main_thread():
@@ -51,13 +52,13 @@ def run_coroutine(coroutine: Coroutine[Any, Any, ResultT]) -> ResultT:
 
 
 def close_loops() -> None:
-    """Cancel what still runs, and close the loop of this process. Safe to repeat; the next run makes a new one."""
+    """Cancel all tasks and close the loops of this process. Safe to repeat; the next coroutine creates a new loop."""
     if (loops := _processes.pop(os.getpid(), None)) is not None:
         loops.close()
 
 
 class _ProcessLoops:
-    """The loop that the main thread drives, and the one in the background; hardly ever both in one process."""
+    """The main thread's loop and the background loop of one process; most processes use only one of them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -72,12 +73,12 @@ class _ProcessLoops:
         try:
             return loop.run_until_complete(task)
         except asyncio.CancelledError as error:
-            # As it comes out of the other loop: an error, where asyncio's would pass for an order to stop.
+            # The background loop raises this class too. Callers could take asyncio's for their own cancellation.
             raise CancelledError from error
         finally:
-            # A signal's exception may come out of the loop instead of the coroutine: a time limit, an end by SIGTERM.
+            # An exception of a signal handler (time limit, SIGTERM) can leave the loop before the coroutine ends.
             if not task.done() and not loop.run_until_complete(_cancel_and_wait({task})):
-                # It refuses to end. On a closed loop it never runs again, at the price of whatever else the loop held.
+                # The task ignores its cancellation. Closing the loop stops it, and loses the loop's other tasks.
                 self._here = None
                 loop.close()
 
@@ -85,7 +86,7 @@ class _ProcessLoops:
         with self._lock:
             loop = self._background.get_loop()
             if self._thread is None:
-                # A daemon: Python joins all other threads before it calls what is registered to run at its end.
+                # A daemon, because Python joins all other threads before it calls atexit functions.
                 self._thread = threading.Thread(target=loop.run_forever, name="petiole-loop", daemon=True)
                 self._thread.start()
         return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
@@ -100,7 +101,7 @@ class _ProcessLoops:
             _close(self._background)
 
 
-# By process: a forked child must neither use nor close its parent's, which share their file descriptors with it.
+# By process id: a forked child shares the file descriptors of its parent's loops, and must not use or close them.
 _processes: dict[int, _ProcessLoops] = {}
 
 
@@ -123,7 +124,7 @@ def _close(runner: asyncio.Runner) -> None:
     if loop.run_until_complete(_cancel_and_wait(asyncio.all_tasks(loop))):
         runner.close()
     else:
-        loop.close()  # Runner.close() would wait without limit for tasks that refuse to end
+        loop.close()  # Runner.close() would wait forever for tasks that ignore their cancellation
 
 
 def _track_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
@@ -148,10 +149,10 @@ async def _cancel_and_wait(tasks: set[asyncio.Task[Any]]) -> bool:
     """Cancel tasks and wait for their end; return whether all ended within CLEANUP_TIMEOUT_S."""
     for task in tasks:
         task.cancel()
-    unended = (await asyncio.wait(tasks, timeout=CLEANUP_TIMEOUT_S))[1] if tasks else ()
-    if unended:
-        log.warning("coroutine.unended", extra={"tasks": len(unended)})
-    return not unended
+    pending = (await asyncio.wait(tasks, timeout=CLEANUP_TIMEOUT_S))[1] if tasks else ()
+    if pending:
+        log.warning("coroutine.cancel_timed_out", extra={"tasks": len(pending)})
+    return not pending
 
 
 @signals.worker_process_shutdown.connect(weak=False)
@@ -159,5 +160,5 @@ def _close_on_process_exit(**_: object) -> None:
     close_loops()
 
 
-# A prefork child leaves by os._exit, which calls nothing of this kind; all other processes do.
+# A prefork child exits by os._exit, which skips atexit functions; the signal above covers it.
 atexit.register(close_loops)

@@ -1,4 +1,4 @@
-"""Handlers: a subscription with the function that handles its events."""
+"""The handler of a subscription: its function and how to run it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from petiole.events.subscriptions import Subscription
 from petiole.tasks.settlement.retry_policy import RetryPolicy
 
-# Handlers annotate the event classes they take, which no single callable type can say.
+# Handlers annotate the event classes that they take, which no single callable type can express.
 HandlerFunction: TypeAlias = Callable[..., Any]
 
 DEFAULT_RETRY = RetryPolicy()
@@ -17,7 +17,7 @@ DEFAULT_RETRY = RetryPolicy()
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """A subscription with the function that acts on its events."""
+    """The function that handles a subscription's events, with its time limit, batch size and retry policy."""
 
     subscription: Subscription
     function: HandlerFunction

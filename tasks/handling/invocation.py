@@ -1,9 +1,9 @@
-"""Handlers: how a handler's function is run, whatever kind of function it is, and ended where it has a time limit.
+"""Invocation: call a handler's function within its time limit and buffer the events that it returns.
 
-    def, generator              in the thread that delivers
-    async def, async generator  in the one loop of this process (loops.py)
+    def, generator              runs in the delivery's thread
+    async def, async generator  runs in the event loop of this process (tasks/handling/event_loop.py)
 
-What it returns or yields is held back in the order in which it says it, together with what it publishes meanwhile.
+The outbox gets the events that it returns, yields or publishes, in that order.
 """
 
 from __future__ import annotations
@@ -27,24 +27,27 @@ from petiole.tasks.settlement.retry_policy import Later
 
 
 def run_handler(handler: Handler, context: CurrentDelivery) -> None:
-    """Run a handler, and hold what it says in the context's outbox.
+    """Run a handler and buffer its events in the context's outbox.
 
-    Raises: HandlerTimedOut once it has ended after its time limit; Permanent (handler_returned_no_event); RetryLater
-    where it returned `later(…)`; what the handler raises.
+    Raises:
+        HandlerTimedOut: it took longer than its time limit.
+        Permanent: handler_returned_no_event.
+        RetryLater: it returned `later(…)`.
+        Exception: the handler's error.
     """
-    act = partial(_call_handler, handler, context)
+    call = partial(_call_handler, handler, context)
     if handler.timeout_s is None:
-        act()
+        call()
         return
     try:
         with time_limit(handler.timeout_s):
-            call_within(_hard_limit_s(handler, handler.timeout_s), act)
-    except TimeLimitReached as overdue:
-        raise HandlerTimedOut(handler.subscription.name, handler.timeout_s) from overdue
+            call_within(_hard_limit_s(handler, handler.timeout_s), call)
+    except TimeLimitReached as error:
+        raise HandlerTimedOut(handler.subscription.name, handler.timeout_s) from error
 
 
 def _hard_limit_s(handler: Handler, timeout_s: float) -> float:
-    # A coroutine is cancelled in its loop; only one that blocks the loop or refuses to end is ended as functions are.
+    # The loop cancels a coroutine first. One that blocks the loop or ignores the cancellation is interrupted later.
     is_async = inspect.iscoroutinefunction(handler.function) or inspect.isasyncgenfunction(handler.function)
     return timeout_s + event_loop.CLEANUP_TIMEOUT_S if is_async else timeout_s
 
@@ -69,7 +72,7 @@ async def _call_async(
         if not limit.expired():
             raise
         raise TimeLimitReached from error
-    if limit.expired():  # the handler kept the cancellation for itself
+    if limit.expired():  # the handler suppressed the cancellation
         raise TimeLimitReached
 
 
@@ -80,13 +83,13 @@ async def _buffer_async(
         _buffer(await returned, handler, context)
         return
     async with aclosing(returned):
-        async for each in returned:
-            _buffer(each, handler, context)
+        async for event in returned:
+            _buffer(event, handler, context)
 
 
 def _buffer(returned: object, handler: Handler, context: CurrentDelivery) -> None:
     if isinstance(returned, GeneratorType):
-        # Closed here, so that its `finally` belongs to this delivery whatever ends it.
+        # Closed here, so that its `finally` runs within this delivery.
         with closing(returned):
             _buffer_each(returned, handler, context)
     else:
@@ -102,8 +105,8 @@ def _events(returned: object, handler: Handler) -> Iterator[Event]:
     if returned is None:
         return
     if isinstance(returned, Later):
-        raise RetryLater(f"{handler.subscription.name} does not want it yet", returned.after_s)
-    for each in returned if isinstance(returned, Iterable) and not isinstance(returned, Event) else [returned]:
-        if not isinstance(each, Event):
-            raise handler_returned_no_event(handler.subscription.name, type(each).__name__)
-        yield each
+        raise RetryLater(f"{handler.subscription.name} deferred the event", returned.after_s)
+    for event in returned if isinstance(returned, Iterable) and not isinstance(returned, Event) else [returned]:
+        if not isinstance(event, Event):
+            raise handler_returned_no_event(handler.subscription.name, type(event).__name__)
+        yield event

@@ -1,4 +1,4 @@
-"""The outbox of a delivery: what its handler published, kept until the handler has succeeded."""
+"""The outbox of a delivery: the events that its handler published, kept until the handler has succeeded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from petiole.tasks.stores.delayed_messages import DelayedMessage
 
 @dataclass(slots=True)
 class Outbox:
-    """What a handler said while it ran, held back until it has succeeded."""
+    """The events and state changes of a running handler; all are committed when it has succeeded."""
 
     events: list[ValidatedEvent] = field(default_factory=list)
     delayed: list[DelayedMessage] = field(default_factory=list)
@@ -19,7 +19,7 @@ class Outbox:
     count: int = 0
 
     def suppress(self) -> None:
-        """Drop all of it, and keep how much that was."""
+        """Drop all contents and record how many events there were."""
         self.suppressed_count = len(self.events) + len(self.delayed)
         self.events.clear()
         self.delayed.clear()

@@ -1,12 +1,12 @@
-"""Time limits: end a function that takes too long, in every pool; Celery's own limits work in prefork only.
+"""Time limits: interrupt a function that takes too long, in every pool. Celery's own limits work in prefork only.
 
-On the main thread (prefork, solo) a signal interrupts it, whether it computes or waits: time.sleep, sockets, files,
-locks, child processes. The signal is SIGURG: nobody else uses it, it does no harm where it comes too late, and
-neither Celery's (USR1, TERM, QUIT) nor a handler's own SIGALRM is in its way.
-On any other thread (the threads pool) Python raises in it, before its next line. So computing in Python is ended at
-once, and a call that waits is ended when it returns: give such calls limits of their own.
-In no pool does a limit end code that stays in C without looking at signals, such as a model's inference or a long query
-of some database drivers.
+    main thread (prefork, solo)    A signal interrupts the function while it computes or waits: time.sleep, sockets,
+                                   files, locks, child processes. The signal is SIGURG, because it is ignored by
+                                   default and neither Celery (USR1, TERM, QUIT) nor handlers (SIGALRM) use it.
+    other threads (threads pool)   Python raises an exception before the function's next line. That ends Python code at
+                                   once, and a blocking call only when it returns: give such calls their own timeouts.
+
+No limit ends C code that does not check for signals, such as a model's inference or some database drivers' queries.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ResultT = TypeVar("ResultT")
 
 
 class TimeLimitReached(BaseException):
-    """Raised within a function that has not ended in time. Like asyncio.CancelledError it passes `except Exception`."""
+    """Raised in a function that exceeds its time limit. `except Exception` does not catch it, as for CancelledError."""
 
 
 _ends_at: ContextVar[float | None] = ContextVar("petiole_ends_at", default=None)
@@ -37,7 +37,7 @@ _ends_at: ContextVar[float | None] = ContextVar("petiole_ends_at", default=None)
 
 @contextmanager
 def time_limit(limit_s: float) -> Iterator[None]:
-    """Let what is called meanwhile know how long it may take. It ends nothing: see call_within."""
+    """Set the limit that `remaining_s` reports. It interrupts nothing: see `call_within`."""
     token = _ends_at.set(time.monotonic() + limit_s)
     try:
         yield
@@ -46,15 +46,17 @@ def time_limit(limit_s: float) -> Iterator[None]:
 
 
 def remaining_s() -> float | None:
-    """Tell how much is left of the time limit of the handler that runs; None where it has none."""
+    """Return the seconds left until the running handler's time limit; None without a limit."""
     ends_at = _ends_at.get()
     return None if ends_at is None else ends_at - time.monotonic()
 
 
 def call_within(limit_s: float, function: Callable[[], ResultT]) -> ResultT:
-    """Call a function and end it after `limit_s` seconds as far as that is possible: see the module.
+    """Call a function and interrupt it after `limit_s` seconds, with the restrictions in the module's docstring.
 
-    Raises: Overdue, also when the function ended too late by itself; what the function raises.
+    Raises:
+        TimeLimitReached: the function was interrupted, or returned after the limit.
+        BaseException: the function's error.
     """
     ends_at = time.monotonic() + limit_s
     returned = _call_interruptibly(limit_s, function)
@@ -70,16 +72,16 @@ def _call_interruptibly(limit_s: float, function: Callable[[], ResultT]) -> Resu
         _process_timer().fire_at(time.monotonic() + limit_s, interrupt)
         return function()
     finally:
-        # If it fires before it is disarmed, Overdue is raised from here: the function has not ended in time either way.
+        # If it fires before it is disarmed, TimeLimitReached is raised here; the function was too slow anyway.
         interrupt.disarm()
 
 
 REPEAT_INTERRUPT_S = 2.0
-"""How long a call that was interrupted may take to clean up, before it is interrupted again."""
+"""How long an interrupted call may take to clean up before it is interrupted again."""
 
 
 class _Interrupt(Protocol):
-    """Ends a call that is overdue, unless it was disarmed before."""
+    """Interrupts a call, unless it was disarmed before."""
 
     @property
     def is_armed(self) -> bool: ...
@@ -90,21 +92,21 @@ class _Interrupt(Protocol):
 
 
 class _TimerThread:
-    """A thread that fires interrupts on time. One for each process: a thread for each call costs ten times as much."""
+    """A thread that fires interrupts. One for each process, because a thread for each call costs ten times as much."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._due: list[tuple[float, int, _Interrupt]] = []
         self._numbers = itertools.count()
         self._wakes_at = math.inf
-        threading.Thread(target=self._run, name="petiole-clock", daemon=True).start()
+        threading.Thread(target=self._run, name="petiole-timer", daemon=True).start()
 
     def fire_at(self, moment: float, interrupt: _Interrupt) -> None:
         with self._changed:
             while self._due and not self._due[0][-1].is_armed:
                 heapq.heappop(self._due)
             heapq.heappush(self._due, (moment, next(self._numbers), interrupt))
-            # Calls that end in time leave it asleep: it wakes for the first of them, and finds it disarmed.
+            # The thread wakes only for an earlier moment. Calls that end in time leave it asleep, and save a wake-up.
             if moment < self._wakes_at:
                 self._changed.notify()
 
@@ -112,7 +114,7 @@ class _TimerThread:
         while True:
             for interrupt in self._take_due():
                 interrupt.fire()
-                # Python drops exceptions of a weak reference's callback: a call that still runs is interrupted again.
+                # Python drops exceptions in weak reference callbacks, so a call that still runs is interrupted again.
                 if interrupt.is_armed:
                     self.fire_at(time.monotonic() + REPEAT_INTERRUPT_S, interrupt)
 
@@ -126,7 +128,7 @@ class _TimerThread:
             return overdue
 
 
-# By process: threads do not follow into a forked child.
+# By process id: a forked child has none of its parent's threads.
 _timers: dict[int, _TimerThread] = {}
 _timers_lock = threading.Lock()
 
@@ -137,7 +139,7 @@ def _process_timer() -> _TimerThread:
 
 
 class _SignalInterrupt:
-    """Ends what the main thread runs."""
+    """Interrupts the main thread."""
 
     _armed: _SignalInterrupt | None = None
 
@@ -159,13 +161,13 @@ class _SignalInterrupt:
 
 
 def _raise_time_limit_reached(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the shape of a signal handler
-    # Runs in the main thread, between two steps of it: once disarmed, nothing is raised, however late the signal.
+    # Runs in the main thread between two instructions, so a signal that arrives after disarm() raises nothing.
     if _SignalInterrupt._armed is not None:  # noqa: SLF001 - the same file
         raise TimeLimitReached
 
 
 class _ExceptionInterrupt:
-    """Ends what another thread runs."""
+    """Interrupts a thread other than the main thread."""
 
     def __init__(self) -> None:
         self._thread_id = ctypes.c_ulong(threading.get_ident())
@@ -180,5 +182,5 @@ class _ExceptionInterrupt:
     def disarm(self) -> None:
         with self._lock:
             self.is_armed = False
-            # Takes back an exception that Python has not raised yet: it would end whatever this thread does next.
+            # Cancels an exception that Python has not raised yet, which would interrupt the thread's next work.
             ctypes.pythonapi.PyThreadState_SetAsyncExc(self._thread_id, None)

@@ -1,12 +1,12 @@
-"""Agent state: what an agent keeps of itself beyond one delivery, for all of its workers.
+"""Agent state: values that an agent stores across deliveries, shared by all of its workers.
 
     context.state.get("seen", 0)
-    context.state.set("seen", 5)        and `agent.state.updated` is published
+    context.state.set("seen", 5)        also publishes `agent.state.updated`
 
-Both the value and its event leave when the handler has succeeded, in the step that settles the delivery; a handler that
-fails has set nothing, and one that answers requests may set nothing unless it was declared so. Of two deliveries that
-set the same name at the same time the last to settle wins: what must be counted exactly belongs into an ordered
-subscription, or a store of its own.
+The value and its event are written when the handler has succeeded, in the call that settles the delivery. A handler
+that fails changes nothing. A handler that answers requests is read-only unless it was declared otherwise. If two
+deliveries set the same name at the same time, the last to settle wins; for exact counts use an ordered subscription,
+or another store.
 """
 
 from __future__ import annotations
@@ -24,23 +24,24 @@ if TYPE_CHECKING:
 
 
 class AgentState:
-    """The state of the agent whose delivery is being handled."""
+    """The state of the agent that handles the current delivery."""
 
     def __init__(self, context: CurrentDelivery) -> None:
         self._context = context
         self._agent = context.subscription.agent
 
     def get(self, name: str, default: Value = None) -> Value:
-        """Read a value; what this handler has set counts already. Raises RedisError."""
+        """Return a value, including values that this handler has set. Raises RedisError."""
         text = self._context.outbox.state.get(name) or self._context.bus.stores.agent_states.get(self._agent, name)
         value: Value = default if text is None else json.loads(text)
         return value
 
     def set(self, name: str, value: Value) -> None:
-        """Set a value once the handler has succeeded, and tell so.
+        """Set a value and publish `agent.state.updated` when the handler has succeeded.
 
-        Raises: UsageError (read_only_violation) in a function that answers; InvalidEvent for what is no
-        JSON.
+        Raises:
+            UsageError: (read_only_violation) the handler answers requests and is read-only.
+            InvalidEvent: The value is not JSON.
         """
         if self._context.is_read_only:
             raise read_only_violation(self._context.subscription.name, name)

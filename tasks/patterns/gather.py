@@ -1,15 +1,16 @@
-"""Gathering: a handler that waits for several events, and is called once for all of them.
+"""Gather: a handler that is called once for several events (the aggregator pattern).
 
     @shop.gather("message.price", "message.stock", ("message.photo", "message.no_photo"), timeout=2.0)
-    def offer(gathered: Gathered) -> MessageEvent: ...
+    def offer(gathered: GatheredEvents) -> MessageEvent: ...
 
-Two subscriptions of the agent do it. One hears the parts, and keeps them (tasks/stores/aggregations.py): in no
-worker, so
-it does not matter which worker gets which. Once all are there it says `gathering.closed`; until then, it lets the same
-event wait for the deadline (waiting.py). The event's id follows from subscription and key, so it is published once,
-whichever of the two comes first; a crash in between loses nothing, since each is said in the step that ends a delivery.
-The other subscription hears that event, closes the gathering, and calls the function: a delivery like any other, with
-its attempts, its dead letter, and its outbox.
+The agent has two subscriptions for it:
+
+1. The collector receives the parts and stores them in tasks/stores/aggregations.py, so any worker may receive any part.
+   It publishes `gathering.closed` with the last part, and delayed at the deadline with every other part. The event's id
+   is derived from subscription and key, so only the first one counts. Both are published in the call that settles the
+   collector's delivery, so a crash loses nothing.
+2. The caller receives that event, completes the aggregation and calls the function, in an ordinary delivery with
+   attempts, dead letter and outbox.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ EventT = TypeVar("EventT", bound=Event)
 
 @dataclass(frozen=True, slots=True)
 class GatheredEvents:
-    """What came of what was waited for: for each part its event, or None, in the order of the decorator."""
+    """The gathered events: for each part its event, or None, in the order of the decorator."""
 
     key: str
     parts: tuple[str, ...]
@@ -51,27 +52,27 @@ class GatheredEvents:
 
     @property
     def is_partial(self) -> bool:
-        """The deadline came before some of the parts."""
+        """Whether the deadline passed before all parts arrived."""
         return None in self.events
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """The parts that did not come, by their patterns; alternatives as 'a.b|c.d'."""
+        """The parts that did not arrive, by their patterns; alternatives as 'a.b|c.d'."""
         return tuple(part for part, event in zip(self.parts, self.events, strict=True) if event is None)
 
     @property
     def arrived(self) -> tuple[Event, ...]:
-        """The events that came."""
+        """The events that arrived."""
         return tuple(event for event in self.events if event is not None)
 
     def first(self, event_class: type[EventT]) -> EventT | None:
-        """Find the event of that class."""
+        """Return the first event of that class; None if there is none."""
         return next((event for event in self.events if isinstance(event, event_class)), None)
 
 
 @dataclass(frozen=True, slots=True)
 class AggregationRule:
-    """What one handler gathers: its parts, by which field, and how long."""
+    """The rule of one gathering handler: its parts, the field to correlate by, and the timeout."""
 
     subscription: str
     parts: tuple[tuple[str, ...], ...]
@@ -84,20 +85,20 @@ class AggregationRule:
         return tuple(dict.fromkeys(pattern for part in self.parts for pattern in part))
 
     def part_of(self, topic: str) -> int | None:
-        """Tell which part a topic is, by number: the first that it matches."""
+        """Return the number of the first part that a topic matches; None if it matches none."""
         return min(_build_part_trie(self.parts).match(topic), default=None)
 
     def key_of(self, event: Event) -> str:
-        """Read what an event is gathered by. Raises Permanent (gathering_key_missing)."""
-        place: Any = event.model_dump(mode="json", include={self.by.split(".", maxsplit=1)[0]})
-        for word in self.by.split("."):
-            place = place.get(word) if isinstance(place, Mapping) else None
-        if place is None:
+        """Return the value of the field that events are gathered by. Raises Permanent (gathering_key_missing)."""
+        value: Any = event.model_dump(mode="json", include={self.by.split(".", maxsplit=1)[0]})
+        for name in self.by.split("."):
+            value = value.get(name) if isinstance(value, Mapping) else None
+        if value is None:
             raise gathering_key_missing(self.subscription, event.event_type, self.by)
-        return str(place)
+        return str(value)
 
     def completed_event_id(self, key: str) -> str:
-        """Name the event that a gathering is closed by."""
+        """Derive the id of the event that completes the aggregation."""
         return str(uuid5(NAMESPACE_OID, repr((self.subscription, key))))
 
 
@@ -111,48 +112,48 @@ def _build_part_trie(parts: tuple[tuple[str, ...], ...]) -> TopicTrie[int]:
 
 
 def build_rule(subscription: str, parts: Sequence[PartPattern], by: str, timeout: timedelta) -> AggregationRule:
-    """Make a gathering; a part is a pattern, or alternatives of which one suffices."""
+    """Build a rule. A part is a pattern, or a tuple of alternative patterns of which one suffices."""
     alternatives = tuple((part,) if isinstance(part, str) else tuple(part) for part in parts)
     return AggregationRule(subscription, alternatives, by, timeout)
 
 
 def build_collector(rule: AggregationRule, name: str) -> HandlerFunction:
-    """Make the handler that keeps the parts."""
+    """Build the handler that stores the parts."""
 
     def collect(event: Event, context: CurrentDelivery) -> Iterator[Event]:
-        """Keep a part; close the gathering with the last one, and see that it is closed at the deadline."""
+        """Store a part; publish the completion with the last part, or delayed until the deadline."""
         number, key = rule.part_of(event.event_type), rule.key_of(event)
         if number is None:
             return
         bus = context.bus
-        admitted = validate(bus, event)
-        claim_check.store_contents(bus, [admitted])
-        stands = bus.stores.aggregations.add(
-            rule.subscription, key, number, admitted.text, part_count=len(rule.parts), timeout=rule.timeout
+        validated = validate(bus, event)
+        claim_check.store_contents(bus, [validated])
+        state = bus.stores.aggregations.add(
+            rule.subscription, key, number, validated.text, part_count=len(rule.parts), timeout=rule.timeout
         )
-        if stands != "closed":
-            closed = event.caused(
+        if state != "closed":
+            completed = event.caused(
                 AggregationCompletedEvent,
                 event_id=rule.completed_event_id(key),
                 priority=event.priority,
                 content=CompletedAggregation(subscription=rule.subscription, key=key),
             )
-            if stands == "complete":
-                yield closed
+            if state == "complete":
+                yield completed
             else:
-                buffer(context, closed, datetime.now(UTC) + rule.timeout)
+                buffer(context, completed, datetime.now(UTC) + rule.timeout)
 
     collect.__name__ = name
     return collect
 
 
 def build_caller(rule: AggregationRule, function: HandlerFunction) -> HandlerFunction:
-    """Make the handler that calls the function with what was gathered."""
+    """Build the handler that calls the function with the gathered events."""
     takes_context = len(inspect.signature(function).parameters) > 1
 
     def arguments(event: AggregationCompletedEvent, context: CurrentDelivery) -> tuple[object, ...]:
-        found = load_gathered(rule, event.content.key, context)
-        return (found, context) if takes_context else (found,)
+        gathered = load_gathered(rule, event.content.key, context)
+        return (gathered, context) if takes_context else (gathered,)
 
     if inspect.iscoroutinefunction(function):
 
@@ -170,7 +171,10 @@ def build_caller(rule: AggregationRule, function: HandlerFunction) -> HandlerFun
 
 
 def load_gathered(rule: AggregationRule, key: str, context: CurrentDelivery) -> GatheredEvents:
-    """Close a gathering, and read its parts: the same in each run. Raises PayloadUnreadable, BrokerUnavailable."""
+    """Complete an aggregation and load its parts, the same in each attempt.
+
+    Raises PayloadUnreadable, BrokerUnavailable.
+    """
     bus = context.bus
     texts = bus.stores.aggregations.complete(rule.subscription, key)
 

@@ -1,22 +1,22 @@
-"""Idempotence: what acts on the world outside acts once for each key, whoever calls it and however often.
+"""Idempotency: a function with an external effect runs once per key, however often it is called.
 
     @idempotent(key=lambda order, pence: f"charge {order}")
     def charge(order: str, pence: int) -> dict[str, str]: ...
 
-The first call runs the function and remembers its result, as JSON; later calls with that key, in any process, return
-the result without running it (for PETIOLE_IDEMPOTENCY_RETENTION_S). Without `key`, inside a handler, the key is the
-delivery's.
+The first call runs the function and stores its result as JSON. Later calls with that key, in any process, return the
+result without running the function (for PETIOLE_IDEMPOTENCY_RETENTION_S). In a handler, the key may be omitted: it is
+then that of the delivery.
 
-What it cannot know is whether the world changed where the process died in the middle. The key then stands as begun and
-not done, and `on_unfinished` says what that means:
+If the process dies during the call, it is unknown whether the effect happened. The key is then recorded as unfinished,
+and `on_unfinished` decides what the next call does:
 
-    "raise"     OperationOutcomeUnknown: it is not run again before somebody has looked, and said `forget` or `settle`
-    "repeat"    it is run again: it may act twice, and never not at all
+    "raise"     raises OperationOutcomeUnknown until somebody has checked and called `forget_call` or `mark_done`
+    "repeat"    runs the function again: at least once, possibly twice
 
-That a beginning is over, and not under way elsewhere, is known where the same delivery comes again, and assumed once
-`limit` has passed. A function that raises is taken not to have acted, and the next call runs it again; unless it was a
-time limit that ended it, which is an end in the middle. Where the whole effect is in one SQL database, a row in the
-same transaction does better than this: docs/guides/effects.md.
+A call counts as unfinished, and not as running elsewhere, when the same delivery is attempted again or when `limit`
+has passed. A function that raises counts as without effect, and the next call runs it again, except that a time limit
+leaves it unfinished. If the whole effect is in one SQL database, a row in the same transaction is better:
+docs/guides/effects.md.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from petiole.tasks.stores.idempotency_records import IdempotencyRecords
 OnUnfinished: TypeAlias = Literal["raise", "repeat"]
 
 DEFAULT_LIMIT = timedelta(minutes=5)
-"""How long a function may run before its beginning counts as abandoned."""
+"""How long a function may run before its call counts as unfinished."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -54,58 +54,65 @@ def idempotent(
     on_unfinished: OnUnfinished = "raise",
     limit: timedelta = DEFAULT_LIMIT,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Run a function, or a coroutine function, once for each key; `key` takes its arguments.
+    """Run a function, or a coroutine function, once per key.
 
-    `name` keeps the keys of functions apart, and stays when the function is moved; by default it is module and name.
-    The decorated function raises: OperationOutcomeUnknown, OperationInProgress (another call is at it: try later),
-    UsageError for a result that is no JSON or a missing key, BrokerUnavailable, and what the function raises.
+    The decorated function raises OperationOutcomeUnknown, OperationInProgress (another call with that key is running),
+    UsageError for a result that is not JSON or for a missing key, BrokerUnavailable, and its own errors.
+
+    Args:
+        key: Takes the function's arguments and returns the key; by default the key of the delivery.
+        name: Separates the keys of different functions; by default module and name. Give one before you move the
+            function.
+        on_unfinished: What a call does if an earlier one did not finish; see the module.
+        limit: How long a call may run before it counts as unfinished.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        called = name or f"{function.__module__}.{function.__qualname__}"
+        full_name = name or f"{function.__module__}.{function.__qualname__}"
 
-        def effect(*args: P.args, **kwargs: P.kwargs) -> _Operation:
-            return _Operation(called, key(*args, **kwargs) if key else _delivery_key(called), on_unfinished, limit)
+        def build_operation(*args: P.args, **kwargs: P.kwargs) -> _Operation:
+            call_key = key(*args, **kwargs) if key else _delivery_key(full_name)
+            return _Operation(full_name, call_key, on_unfinished, limit)
 
         if inspect.iscoroutinefunction(function):
-            return _wrap_async(function, effect)
+            return _wrap_async(function, build_operation)
 
         @functools.wraps(function)
-        def once(*args: P.args, **kwargs: P.kwargs) -> R:
-            this = effect(*args, **kwargs)
-            if this.begin():
-                with this.release_on_error():
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            operation = build_operation(*args, **kwargs)
+            if operation.begin():
+                with operation.release_on_error():
                     returned = function(*args, **kwargs)
-                this.finish(returned)
-            result: R = this.result()
+                operation.finish(returned)
+            result: R = operation.result()
             return result
 
-        return once
+        return call
 
     return decorate
 
 
 def forget_call(name: str, key: str, *, bus: BusRuntime | None = None) -> bool:
-    """Let an effect run again, whether it was done or not; returns whether it was known."""
+    """Delete a call's record, so that the function runs again; returns whether there was a record."""
     return _store(bus).forget(_full_name(name, key))
 
 
 def mark_done(name: str, key: str, result: object = None, *, bus: BusRuntime | None = None) -> None:
-    """Note an unfinished effect as done, with what its function would have returned. One that is done stays."""
+    """Record an unfinished call as done, with the function's result. A finished call keeps its result."""
     _store(bus).finish(_full_name(name, key), json.dumps({"result": result}))
 
 
-def _wrap_async(function: Callable[P, Any], operation: Callable[P, _Operation]) -> Callable[P, Any]:
+def _wrap_async(function: Callable[P, Any], build_operation: Callable[P, _Operation]) -> Callable[P, Any]:
     @functools.wraps(function)
-    async def once(*args: P.args, **kwargs: P.kwargs) -> Any:
-        this = operation(*args, **kwargs)
-        if this.begin():
-            with this.release_on_error():
+    async def call(*args: P.args, **kwargs: P.kwargs) -> Any:
+        operation = build_operation(*args, **kwargs)
+        if operation.begin():
+            with operation.release_on_error():
                 returned = await function(*args, **kwargs)
-            this.finish(returned)
-        return this.result()
+            operation.finish(returned)
+        return operation.result()
 
-    return once
+    return call
 
 
 @dataclass(slots=True)
@@ -120,54 +127,57 @@ class _Operation:
     outcome: str = ""
 
     def begin(self) -> bool:
-        """Tell whether this call is to run the function. Raises OperationOutcomeUnknown, OperationInProgress."""
+        """Record the call as begun; returns whether it has to run the function.
+
+        Raises OperationOutcomeUnknown, OperationInProgress.
+        """
         context = current_context()
         self.token = str(uuid4())
-        with current_bus().state_store_access(f"making sure that {self.name} runs once"):
-            beginning = _store().begin(
+        with current_bus().state_store_access(f"recording the call of {self.name}"):
+            record = _store().begin(
                 _full_name(self.name, self.key),
                 token=self.token,
                 owner=context.delivery_id if context else "",
                 limit=self.limit,
                 repeats_unfinished=self.on_unfinished == "repeat",
             )
-        match beginning.state:
+        match record.state:
             case "unfinished":
-                raise OperationOutcomeUnknown(self.name, self.key, str(beginning.since))
+                raise OperationOutcomeUnknown(self.name, self.key, str(record.since))
             case "under_way":
-                raise OperationInProgress(self.name, self.key, str(beginning.since))
-        self.outcome = beginning.outcome
-        return beginning.state == "begun"
+                raise OperationInProgress(self.name, self.key, str(record.since))
+        self.outcome = record.outcome
+        return record.state == "begun"
 
     @contextmanager
     def release_on_error(self) -> Iterator[None]:
-        """Let the function be run again where it raises; one that is ended from outside stays unfinished."""
+        """Delete the record if the function raises, except for a time limit, which leaves the call unfinished."""
         try:
             yield
         except SoftTimeLimitExceeded:
             raise
-        except Exception:  # it goes on as it came
-            with current_bus().state_store_access(f"making sure that {self.name} runs once"):
+        except Exception:  # raised again below
+            with current_bus().state_store_access(f"recording the call of {self.name}"):
                 _store().release(_full_name(self.name, self.key), self.token)
             raise
 
     def finish(self, returned: object) -> None:
-        """Remember what the function returned: it acted, even if that is no JSON."""
+        """Store the function's result. If it is not JSON, store its type, because the effect has happened."""
         try:
             outcome = json.dumps({"result": returned}, allow_nan=False)
         except (TypeError, ValueError):
             outcome = json.dumps({"no_json": type(returned).__name__})
-        with current_bus().state_store_access(f"making sure that {self.name} runs once"):
+        with current_bus().state_store_access(f"recording the call of {self.name}"):
             self.outcome = _store().finish(_full_name(self.name, self.key), outcome)
 
     def result(self) -> Any:
-        """Read what is remembered: the first call returns what later calls will.
+        """Parse the stored result, so that the first call returns the same value as later ones.
 
-        Raises UsageError where it is no JSON.
+        Raises UsageError if the function's result was not JSON.
         """
         outcome = json.loads(self.outcome)
         if "no_json" in outcome:
-            reason = f"{self.name} acted, and returned a {outcome['no_json']}, which cannot be remembered as JSON"
+            reason = f"{self.name} ran, but its result of type {outcome['no_json']} cannot be stored as JSON"
             raise UsageError(f"{reason}; return text, numbers, true/false, None, lists and dicts")
         return outcome["result"]
 
@@ -176,7 +186,8 @@ def _delivery_key(name: str) -> str:
     context = current_context()
     if context is None:
         raise UsageError(
-            f"{name} is called outside a handler, where it has no key of its own; give @idempotent a key=…"
+            f"{name} was called outside a handler, where there is no delivery to take the key from; "
+            "give @idempotent a key=…"
         )
     return context.idempotency_key
 

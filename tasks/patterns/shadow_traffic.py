@@ -1,11 +1,11 @@
-"""Shadows: what a shadow would have said is kept beside what was said, to be compared.
+"""Shadow traffic: a shadow handler's events are captured for comparison and never published.
 
-    from petiole.tasks import shadows
+    from petiole.tasks import shadow_traffic
 
     for comparison in shadow_traffic.compare("llm.answer_anew"):
         print(comparison.shadow_events, comparison.agent_events)
 
-Nothing of it is published, and nobody hears it. `petiole shadows` shows the same.
+`petiole shadows` prints the same comparison.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ShadowComparison:
-    """One event that a shadow handled: what it would have said, and what its agent said of it instead; as JSON.
+    """One event that a shadow handled: the events of the shadow, and those of its agent, as JSON.
 
-    `later` is how many events it would have published for later; those are counted only.
+    `delayed_count` is the number of delayed events of the shadow, which are counted only.
     """
 
     subscription: str
@@ -41,36 +41,36 @@ class ShadowComparison:
 
 
 def capture_output(context: CurrentDelivery) -> None:
-    """Keep what a shadow would say, and let none of it out. Raises redis-py's errors where the store is away."""
+    """Store a shadow's events, and remove them from its outbox. Raises RedisError."""
     outbox, event, stores = context.outbox, context.event, context.bus.stores
-    record = {
+    output = {
         "event_id": event.event_id,
         "event_type": event.event_type,
         "stream_id": event.stream_id,
         "correlation_id": event.correlation_id,
         "at": datetime.now(UTC).isoformat(),
-        "shadow_events": [_to_document(each) for each in outbox.events],
+        "shadow_events": [_to_document(validated) for validated in outbox.events],
         "delayed_count": len(outbox.delayed),
     }
     outbox.suppress()
     if outbox.suppressed_count:
         stores.counters.add("shadowed", outbox.suppressed_count)
-    stores.shadows.keep(context.subscription.name, record)
+    stores.shadows.keep(context.subscription.name, output)
 
 
 def compare(subscription: str, *, limit: int = 50, bus: BusRuntime | None = None) -> Iterator[ShadowComparison]:
-    """Hold what a shadow would have said against what its agent said of the same event, the newest first.
+    """Compare a shadow's events with those of its agent for the same event, newest first.
 
-    What the history has forgotten is not there.
+    Events of the agent that are no longer in the history are missing.
     """
     stores, agent = current_bus(bus).stores, subscription.partition(".")[0]
-    for kept in stores.shadows.newest(subscription, limit):
-        flow = stores.history.read_flow(kept["correlation_id"])
-        said = tuple(each.document_or_stub for each in flow if _is_caused_by(each.attributes, kept["event_id"], agent))
-        at = datetime.fromisoformat(kept["at"])
-        yield ShadowComparison(
-            subscription, agent_events=said, **{**kept, "at": at, "shadow_events": tuple(kept["shadow_events"])}
+    for output in stores.shadows.newest(subscription, limit):
+        flow = stores.history.read_flow(output["correlation_id"])
+        agent_events = tuple(
+            event.document_or_stub for event in flow if _is_caused_by(event.attributes, output["event_id"], agent)
         )
+        parsed = {"at": datetime.fromisoformat(output["at"]), "shadow_events": tuple(output["shadow_events"])}
+        yield ShadowComparison(subscription, agent_events=agent_events, **{**output, **parsed})
 
 
 def _is_caused_by(attributes: Mapping[str, Any], event_id: str, agent: str) -> bool:

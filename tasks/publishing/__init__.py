@@ -1,1 +1,1 @@
-"""Publishing: from an event to messages in the queues of its subscribers."""
+"""Publishing: validate and record an event, and send messages to the queues of its subscriptions."""

@@ -1,10 +1,10 @@
-"""Dispatch: checked events go to the history, and to every queue that wants them.
+"""Commit: record validated events in the history and send them to the queues of their subscriptions.
 
-There are two ways out:
+There are two implementations:
 
-    in one step     where the broker and the state store are the same Redis: one script, one round trip, all or nothing
-    step by step    on any other broker: recorded first, then sent, see sending.py; a publication that was cut short is
-                    completed when the same event is published again, and deterministic ids make the repeat harmless
+    atomically    if broker and state store are the same Redis: one script call does everything or nothing
+    in steps      with any other broker: record, then send (broker/producer.py). Publishing the event again completes an
+                  interrupted publication; it is safe because the delivery ids are deterministic.
 """
 
 from __future__ import annotations
@@ -49,15 +49,20 @@ if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
 
 CAPACITY_POLL_S = 0.02
-"""How long a publisher that waits for room in a queue looks away."""
+"""Time between two tries of a publisher that waits for room in a full queue."""
 
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """What became of a publish: the event as it went out, and the subscriptions it was sent to.
+    """The result of a publish.
 
-    `was_repeated` tells that all of it had been sent before; `was_buffered` that it leaves when the handler succeeds;
-    `due`, when it is published where that is not now. `unwanted` says why an answer to a request reached nobody.
+    Attributes:
+        event: the event as it was published.
+        subscriptions: the names of the subscriptions that it was sent to.
+        was_repeated: the event had been published before; nothing was sent.
+        was_buffered: the event is published when the handler succeeds.
+        due: when a delayed event is published.
+        unmatched: for a reply, why it reached no pending request.
     """
 
     event: Event
@@ -78,25 +83,30 @@ def commit(
     capacity_timeout: timedelta | None = None,
     registration: ReplyRegistration | None = None,
 ) -> list[Publication]:
-    """Publish events, in order; with `settling`, end the run of a delivery too; `waiting` comes later. Safe to repeat.
+    """Publish events in order, and settle a delivery and store delayed messages with them. Safe to repeat.
 
-    `patience` is how long to wait for room in a full queue, by default PETIOLE_QUEUE_FULL_TIMEOUT_S. With `asking`, the
-    first event is a request: before it is sent, it is noted who waits for its answer.
+    Args:
+        bus: the bus to publish on.
+        events: the events to publish.
+        settlement: the outcome of the delivery whose handler published the events.
+        delayed: messages to send when they are due.
+        is_refusable: raise SystemStopping if the system was shut down.
+        capacity_timeout: how long to wait for room in a full queue; by default PETIOLE_QUEUE_FULL_TIMEOUT_S.
+        registration: the pending request, if the first event is a request; it is stored before the event is sent.
 
-    Raises: NotConfigured, QueueFull, BrokerUnavailable (BrokerFull, StateStoreUnavailable), PublishOutcomeUnknown where
-    the outcome is unknown, UsageError (queue_declared_otherwise); SystemStopping where it `is_refusable`; LeaseLost
-    where another worker has the delivery, and nothing happened.
+    Raises:
+        NotConfigured, SystemStopping, QueueFull, BrokerUnavailable, BrokerFull, StateStoreUnavailable: nothing was
+            committed.
+        LeaseLost: another worker has leased the delivery; nothing was committed.
+        PublishOutcomeUnknown: the connection was lost; the events may have been published.
+        UsageError: queue_declared_otherwise, duplicate_request.
     """
-    in_one_step = bus.publishes_atomically
     claim_check.store_contents(bus, events)
     if is_refusable:
         require_accepting(bus, f"publishing {_format_topics(events)}", is_forced=not events)
     try:
-        if in_one_step:
-            capacity_timeout = (
-                timedelta(seconds=bus.settings.queue_full_timeout_s) if capacity_timeout is None else capacity_timeout
-            )
-            told = _commit_atomically(
+        if bus.publishes_atomically:
+            publications = _commit_atomically(
                 bus,
                 events,
                 settlement,
@@ -106,28 +116,31 @@ def commit(
                 capacity_timeout=capacity_timeout,
             )
         else:
-            told = _commit_in_steps(bus, events, settlement, delayed, registration)
+            publications = _commit_in_steps(bus, events, settlement, delayed, registration)
     except OutOfMemoryError as error:
         raise BrokerFull(f"publishing {_format_topics(events)}", str(error), bus.state_store_name) from error
     except (RedisConnectionError, RedisTimeoutError) as error:
         raise bus.outage(f"publishing {_format_topics(events)}") from error
-    for each in told:
-        if each.unmatched is not None:
-            _publish_unmatched_reply(bus, each.event, each.unmatched)
-    return told
+    for publication in publications:
+        if publication.unmatched is not None:
+            _publish_unmatched_reply(bus, publication.event, publication.unmatched)
+    return publications
 
 
 def _publish_unmatched_reply(bus: BusRuntime, event: Event, reason: UnmatchedReply) -> None:
-    """Say that an answer reached nobody. It is counted already, and published: nothing may fail because of this."""
+    """Publish that a reply reached no pending request. The reply is committed, so an error is only logged."""
     try:
         commit(bus, [validate(bus, responses.build_unmatched_reply(event, reason))])
     except (BrokerUnavailable, StateStoreUnavailable, QueueFull) as error:
-        failed = OperationFailed(operation="response_late.publish_failed", exception=error, subject=event.event_id)
+        failed = OperationFailed(operation="unmatched_reply.publish_failed", exception=error, subject=event.event_id)
         bus.instrumentation.emit(failed)
 
 
 def require_accepting(bus: BusRuntime, operation: str, *, is_forced: bool = False) -> None:
-    """Raise SystemStopping where the system was shut down; BrokerUnavailable. `asks` even if nothing hints at it."""
+    """Raise SystemStopping if the system was shut down. With `is_forced`, the current state is read from the store.
+
+    Raises: SystemStopping, BrokerFull, BrokerUnavailable, StateStoreUnavailable.
+    """
     try:
         bus.check_accepting(is_forced=is_forced)
     except OutOfMemoryError as error:
@@ -144,33 +157,36 @@ def _commit_atomically(
     registration: ReplyRegistration | None,
     *,
     is_refusable: bool,
-    capacity_timeout: timedelta,
+    capacity_timeout: timedelta | None,
 ) -> list[Publication]:
-    """Publish, following the directory while it changes, and waiting for room where a queue has none."""
-    gives_up_at = time.monotonic() + capacity_timeout.total_seconds()
+    """Publish in one script call. Route again if the directory has changed, and wait for room in a full queue."""
+    if capacity_timeout is None:
+        capacity_timeout = timedelta(seconds=bus.settings.queue_full_timeout_s)
+    deadline = time.monotonic() + capacity_timeout.total_seconds()
     while True:
         table = bus.cached_routing()
-        routes = [_routes(table, each) for each in events]
-        postings = [_build_outgoing_event(bus, *pair) for pair in zip(events, routes, strict=True)]
-        verdict = _call_store(
-            partial(bus.stores.publications.publish, postings, table.version, settlement, delayed, registration), events
+        routes = [_routes(table, event) for event in events]
+        outgoing = [_build_outgoing_event(bus, *pair) for pair in zip(events, routes, strict=True)]
+        result = _call_store(
+            partial(bus.stores.publications.publish, outgoing, table.version, settlement, delayed, registration), events
         )
-        match verdict.status:
+        match result.status:
             case "moved":
                 bus.read_routing()
                 if is_refusable:
                     bus.check_accepting()
             case "full":
-                queue = str(verdict.full_queue).removeprefix(bus.queue_prefix)
-                _wait_for_capacity(queue, events, routes, gives_up_at)
+                queue = str(result.full_queue).removeprefix(bus.queue_prefix)
+                _wait_for_capacity(queue, events, routes, deadline)
             case "refused" if registration is not None:
                 raise duplicate_request(registration.request_type, registration.request_id)
             case "fenced":
                 raise LeaseLost(settlement.delivery_id if settlement else "")
             case _:
-                were_new = verdict.are_new or (False,) * len(events)
-                unwanted = verdict.unmatched or (None,) * len(events)
-                return [_build_publication(bus, *each) for each in zip(events, routes, were_new, unwanted, strict=True)]
+                were_new = result.are_new or (False,) * len(events)
+                unmatched = result.unmatched or (None,) * len(events)
+                rows = zip(events, routes, were_new, unmatched, strict=True)
+                return [_build_publication(bus, *row) for row in rows]
 
 
 def _routes(table: RoutingTable, validated: ValidatedEvent) -> list[Route]:
@@ -178,18 +194,18 @@ def _routes(table: RoutingTable, validated: ValidatedEvent) -> list[Route]:
 
 
 def _wait_for_capacity(
-    queue: str, events: Sequence[ValidatedEvent], routes: Sequence[Sequence[Route]], ends_at: float
+    queue: str, events: Sequence[ValidatedEvent], routes: Sequence[Sequence[Route]], deadline: float
 ) -> None:
-    """Wait a moment before another try. Raises QueueFull where publishers do not wait, or have waited long enough."""
-    subscriptions = [route.subscription for each in routes for route in each]
+    """Wait before the next try. Raises QueueFull if no subscription of the queue blocks, or the deadline is over."""
+    subscriptions = [route.subscription for event_routes in routes for route in event_routes]
     blocks = any(each.queue == queue and each.overflow == "block" for each in subscriptions)
-    if not blocks or time.monotonic() >= ends_at:
+    if not blocks or time.monotonic() >= deadline:
         raise QueueFull(queue, _format_topics(events))
     time.sleep(CAPACITY_POLL_S)
 
 
 def _call_store(publish: Callable[[], CommitResult], events: Sequence[ValidatedEvent]) -> CommitResult:
-    """Run the step; once more where the connection was lost in it, since a repeat changes nothing."""
+    """Call the script, and once more if the connection is lost during the call: a repeat is harmless."""
     try:
         return publish()
     except (RedisConnectionError, RedisTimeoutError) as lost:
@@ -203,16 +219,16 @@ def _call_store(publish: Callable[[], CommitResult], events: Sequence[ValidatedE
 
 def _build_outgoing_event(bus: BusRuntime, validated: ValidatedEvent, routes: Sequence[Route]) -> OutgoingEvent:
     event = validated.event
-    mailboxes = [_message_group(validated, route) for route in routes]
+    groups = [_message_group(validated, route) for route in routes]
     messages = build_messages(
-        routes, mailboxes, event_type=event.event_type, flow=event.correlation_id, key_prefix=bus.queue_prefix
+        routes, groups, event_type=event.event_type, flow=event.correlation_id, key_prefix=bus.queue_prefix
     )
     return OutgoingEvent(event, validated.text, encode_body(validated.text), messages, Reply.of(event))
 
 
 def _message_group(validated: ValidatedEvent, route: Route) -> str | None:
     subscription = route.subscription
-    # Asked first: the document is not free.
+    # Checked first, because parsing the document is not free.
     return subscription.message_group_for(validated.document) if subscription.ordered_by else None
 
 
@@ -225,18 +241,18 @@ def _commit_in_steps(
 ) -> list[Publication]:
     if registration is not None and not bus.stores.requests.register(registration):
         raise duplicate_request(registration.request_type, registration.request_id)
-    told = _record_and_send(bus, events) if events else []
+    publications = _record_and_send(bus, events) if events else []
     if settlement is not None or delayed:
-        # What is remembered changes in one step, here too. Dying before it is harmless: the next run says the same
-        # events under the same ids.
+        # The state store changes atomically here, too. A crash before it is harmless: the next attempt publishes the
+        # same events under the same ids.
         bus.stores.publications.publish([], 0, settlement, delayed)
-    return told
+    return publications
 
 
 def _record_and_send(bus: BusRuntime, events: Sequence[ValidatedEvent]) -> list[Publication]:
-    # Connected before anything is recorded: without a broker, nothing happened.
-    with open_producer(bus, f"publishing {_format_topics(events)}") as outlet:
-        return [_publish_one(bus, each, outlet) for each in events]
+    # Connect before anything is recorded, so that an unavailable broker leaves no trace.
+    with open_producer(bus, f"publishing {_format_topics(events)}") as producer:
+        return [_publish_one(bus, event, producer) for event in events]
 
 
 def _publish_one(bus: BusRuntime, validated: ValidatedEvent, producer: ConfirmingProducer) -> Publication:
@@ -246,17 +262,17 @@ def _publish_one(bus: BusRuntime, validated: ValidatedEvent, producer: Confirmin
     if bus.stores.history.record(event, validated.text) == "done":
         return Publication(event, was_repeated=True)
     _send(bus, validated, routes, producer)
-    answering = Reply.of(event)
-    unwanted = bus.stores.requests.respond(answering, validated.text) if answering else None
-    # Noted after the last send: a publisher that dies before it leaves a publication that the next one completes.
+    reply = Reply.of(event)
+    unmatched = bus.stores.requests.respond(reply, validated.text) if reply else None
+    # Marked after the last send: after a crash before this line, publishing the event again sends the rest.
     bus.stores.history.mark_published(event.event_id)
-    return _build_publication(bus, validated, routes, was_new=True, unmatched=unwanted)
+    return _build_publication(bus, validated, routes, was_new=True, unmatched=unmatched)
 
 
 def _check_order_is_kept(bus: BusRuntime, routes: Sequence[Route]) -> None:
-    """Raise NotConfigured for an ordered subscription on a broker where nobody keeps its order.
+    """Raise NotConfigured for an ordered subscription, whose order only an atomic publish can keep.
 
-    In the harness one slot handles everything in turn, so the order keeps itself.
+    An in-process bus keeps it too, because its one worker thread handles one message at a time.
     """
     for route in routes:
         if route.subscription.ordered_by is not None and bus.driver != "memory":
@@ -290,7 +306,7 @@ def _build_publication(
     bus: BusRuntime,
     validated: ValidatedEvent,
     routes: Sequence[Route],
-    was_new: bool,  # noqa: FBT001 - a fact, no choice
+    was_new: bool,  # noqa: FBT001 - positional, from a zipped row
     unmatched: UnmatchedReply | None,
 ) -> Publication:
     event = validated.event
@@ -309,4 +325,4 @@ def _build_publication(
 
 
 def _format_topics(events: Sequence[ValidatedEvent]) -> str:
-    return ", ".join(dict.fromkeys(each.event.event_type for each in events)) or "nothing"
+    return ", ".join(dict.fromkeys(validated.event.event_type for validated in events)) or "nothing"

@@ -1,8 +1,7 @@
-"""Waiting: messages that come later, and how they leave the waiting room when their time has come.
+"""Delayed messages: retries and events that are published later.
 
-A retry, and an event that is published for later, wait in the same room (tasks/stores/delayed_messages.py): on disk
-with the
-broker's data, in no worker's memory. Every worker looks there a few times a second and moves what is due.
+They wait in the state store (tasks/stores/delayed_messages.py), on disk and in no worker's memory. Every worker sends
+the due messages to their queues a few times a second.
 """
 
 from __future__ import annotations
@@ -42,27 +41,27 @@ def build_delayed_message(
     headers: Mapping[str, str | None] | None = None,
     replaces: bool = False,
 ) -> DelayedMessage:
-    """Make a message that waits: a task call whose argument is an event's JSON text; our priority, 9 first."""
-    lane_of, at_broker = broker_queue(queue, priority, bus.driver), broker_priority(priority, bus.driver)
-    said = build_message(
+    """Build a delayed task message whose argument is an event's JSON text. `priority` is ours: 9 is first."""
+    target_queue, target_priority = broker_queue(queue, priority, bus.driver), broker_priority(priority, bus.driver)
+    message = build_message(
         task,
         text,
         delivery_id=task_id,
-        queue=lane_of,
-        priority=at_broker,
+        queue=target_queue,
+        priority=target_priority,
         displayed_arguments=displayed_arguments,
         retries=retries,
         headers=headers or {},
     )
     prefix = bus.queue_prefix
-    list_key = prefix + queue_key(lane_of, at_broker)
-    return DelayedMessage(item_id, due, prefix + lane_of, list_key, said, replaces=replaces)
+    list_key = prefix + queue_key(target_queue, target_priority)
+    return DelayedMessage(item_id, due, prefix + target_queue, list_key, message, replaces=replaces)
 
 
 def delay_publication(bus: BusRuntime, validated: ValidatedEvent, due: datetime) -> DelayedMessage:
-    """Let an event wait: `publish` takes it to whoever subscribes then. Each waits once, however often it is put."""
+    """Build the message that publishes an event when it is due. Repeated calls store an event once."""
     event = validated.event
-    # Whole, since it may wait for longer than contents are stored for.
+    # The whole event, because the delay may be longer than the retention of separated contents.
     text = validated.text if validated.blob is None else json.dumps(validated.document, ensure_ascii=False)
     return build_delayed_message(
         bus,
@@ -78,26 +77,30 @@ def delay_publication(bus: BusRuntime, validated: ValidatedEvent, due: datetime)
 
 
 def send_due(bus: BusRuntime, *, ahead: timedelta = timedelta(0)) -> int:
-    """Send what is due to its queues, a bounded part of it; return how many left. Safe in any number of workers.
+    """Send a bounded number of due messages to their queues and return how many. Safe in any number of workers.
 
-    `ahead` of time, for tests. Raises BrokerUnavailable, and redis-py's errors where the state store is away.
+    Args:
+        bus: the bus whose messages are due.
+        ahead: also send messages that are due within this time; for tests.
+
+    Raises: BrokerUnavailable; redis-py's errors if the state store is unavailable.
     """
     if bus.publishes_atomically:
         return bus.stores.delayed_messages.move_due()
-    lent = bus.stores.delayed_messages.claim_due(ahead=ahead)
-    if not lent:
+    claimed = bus.stores.delayed_messages.claim_due(ahead=ahead)
+    if not claimed:
         return 0
-    with open_producer(bus, "sending what was due") as outlet:
-        for each in lent:
-            # The ids stay: what is sent twice, because this worker dies here, is handled once.
-            arguments, options = _parse_call(json.loads(each.message))
-            outlet.send(bus.app.send_task, *arguments, queue=each.queue, **options)
-            bus.stores.delayed_messages.confirm_sent(each)
-    return len(lent)
+    with open_producer(bus, "sending delayed messages") as producer:
+        for message in claimed:
+            # A crash between the next two calls sends a message twice, under the same id; it is handled once.
+            arguments, options = _parse_call(json.loads(message.message))
+            producer.send(bus.app.send_task, *arguments, queue=message.queue, **options)
+            bus.stores.delayed_messages.confirm_sent(message)
+    return len(claimed)
 
 
 def _parse_call(message: Any) -> tuple[tuple[str], dict[str, Any]]:
-    """Read a message as the call of `send_task` that it stands for."""
+    """Convert a message to the arguments of `send_task`."""
     headers, properties = message["headers"], message["properties"]
     args, kwargs, _ = json.loads(base64.b64decode(message["body"]))
     options = {

@@ -1,7 +1,7 @@
-"""The wire: an event at the door of the journey, and as the one argument of a task message.
+"""Document: an event as JSON, which is the one argument of a task message.
 
-The argument is the event's JSON object, readable in Flower and by programs in other languages. Of a large event it is
-all but the content (payloads.py).
+The argument is the event's JSON object, so Flower and programs in other languages can read it. For a large event it has
+a reference in place of the content (claim_check.py).
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from petiole.tasks.stores.blobs import Blob
 _MAX_UTF8_BYTES = 4
 
 Document: TypeAlias = Mapping[str, object]
-"""An event as a JSON object: in our own form, or as a CloudEvent."""
+"""An event as a JSON object: in our own format, or as a CloudEvent."""
 
 
 @dataclass(frozen=True)
 class ValidatedEvent:
-    """An event that may travel: checked, with its JSON text.
+    """A valid event with its JSON text.
 
-    `remainder` is the text with a reference in place of the content, where `payload` stays behind.
+    For a large event, `stub` is the text with a reference in place of the content, and `blob` is the content.
     """
 
     event: Event
@@ -39,25 +39,26 @@ class ValidatedEvent:
 
     @property
     def text(self) -> str:
-        """The JSON text that travels."""
+        """The JSON text that messages carry."""
         return self.json if self.stub is None else self.stub
 
     @cached_property
     def document(self) -> dict[str, object]:
-        """The whole event as a JSON object. Few look into it, so it is made only then."""
+        """The whole event as a JSON object; parsed when it is first used, because most events do not need it."""
         return _to_document(self.json)
 
     @property
     def payload(self) -> dict[str, object]:
-        """What travels, as a JSON object."""
+        """The JSON object that messages carry."""
         return self.document if self.stub is None else _to_document(self.stub)
 
 
 def validate_event(event: object, registry: EventRegistry, limit_bytes: int) -> ValidatedEvent:
-    """Check an event at the door, so that no station behind it has to.
+    """Validate an event against its class and the size limit.
 
-    Raises: UsageError (unknown_event_type), InvalidEvent (missing_field, unknown_field, wrong_type, invalid_value),
-    UsageError (event_too_large).
+    Raises:
+        UsageError: unknown_event_type, event_too_large.
+        InvalidEvent: missing_field, unknown_field, wrong_type, invalid_value.
     """
     if isinstance(event, Event):
         registry.check_class(event)
@@ -66,12 +67,12 @@ def validate_event(event: object, registry: EventRegistry, limit_bytes: int) -> 
     text = _to_json(event)
     if is_above(text, limit_bytes):
         raise event_too_large(event.event_type, len(text.encode()), limit_bytes)
-    # Read back what will be sent: an instance that was built around its own validation is found out here.
+    # Parse the text that will be sent: an instance may have been built without validation.
     return ValidatedEvent(registry.parse_json(text), text)
 
 
 def parse_event(document: object, registry: EventRegistry) -> Event:
-    """Read an event from a JSON object in our form or as a CloudEvent. Raises as `admit`."""
+    """Parse an event from a JSON object in our format or as a CloudEvent. Raises as `validate_event`."""
     if not isinstance(document, Mapping):
         raise InvalidEvent(
             "event", "event", f"must be a JSON object, not a {type(document).__name__}", code="wrong_type"
@@ -82,7 +83,7 @@ def parse_event(document: object, registry: EventRegistry) -> Event:
 
 
 def is_above(text: str, limit_bytes: int) -> bool:
-    """Tell whether a text is above the limit in UTF-8. Most are far below it, and are not encoded to be measured."""
+    """Return whether a text is above the limit in UTF-8. It is encoded only if its length is near the limit."""
     return len(text) * _MAX_UTF8_BYTES > limit_bytes and len(text.encode()) > limit_bytes
 
 

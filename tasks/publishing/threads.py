@@ -1,8 +1,8 @@
-"""Threads for the `aio` functions: blocking calls to the broker run here, so that an asyncio loop goes on meanwhile.
+"""Threads for the `aio` functions: they run blocking broker calls, so that the asyncio loop is not blocked.
 
-The pool is our own and small. `asyncio.to_thread` would use the loop's default threads, which the user's code and name
-resolution need as well; a stalled broker would occupy all of them. A synchronous client in a thread is the one
-implementation of publishing; a second, asynchronous one would have to keep the same guarantees.
+The pool is separate and small. `asyncio.to_thread` would use the loop's default threads, which the user's code and name
+resolution need as well; a stalled broker would occupy all of them. Publishing has one implementation, a synchronous
+client in a thread, because an asynchronous one would have to keep the same guarantees a second time.
 """
 
 from __future__ import annotations
@@ -20,36 +20,39 @@ from petiole.events.errors import BrokerUnavailable
 Result = TypeVar("Result")
 
 THREADS = 4
-"""Threads of a process. A publish takes about a millisecond, most of it Python's, which one thread runs at a time."""
+"""Threads per process. A publish takes about 1 ms, most of it Python code, which one thread runs at a time."""
 
 STALL_TIMEOUT_S = 10.0
-"""How long a call waits for a free thread while no call succeeds; as long as the clients wait for the broker."""
+"""How long a call waits for a free thread while no call succeeds; the same as the timeout of the clients."""
 
 
-def submit(act: Callable[[], Result]) -> Future[Result]:
+def submit(function: Callable[[], Result]) -> Future[Result]:
     """Run a function in one of the threads, with the caller's context variables."""
-    return _pool(os.getpid()).submit(act)
+    return _pool(os.getpid()).submit(function)
 
 
-async def run_in_thread(act: Callable[[], Result], what: str) -> Result:
-    """Run a function in one of the threads and wait for it; `what` tells in errors what was being done.
+async def run_in_thread(function: Callable[[], Result], operation: str) -> Result:
+    """Run a function in one of the threads and wait for it; errors name the operation.
 
-    Cancelled before it has begun, the function never runs; afterwards it runs to its end, and the result is dropped.
-    Raises: as `act`; BrokerUnavailable where all threads are blocked, and the function never runs.
+    If the call is cancelled before the function has started, the function never runs; otherwise it runs to its end and
+    the result is discarded.
+
+    Raises:
+        BrokerUnavailable: all threads are blocked; the function never runs. Otherwise as the function.
     """
     pool = _pool(os.getpid())
-    future = pool.submit(act)
+    future = pool.submit(function)
     result = asyncio.wrap_future(future)
     succeeded: int | None = None
     try:
         while not (future.running() or future.done()):
             if succeeded == pool.succeeded and future.cancel():
-                raise BrokerUnavailable(what)
+                raise BrokerUnavailable(operation)
             succeeded = pool.succeeded
             await asyncio.wait({result}, timeout=STALL_TIMEOUT_S)
         return await result
     finally:
-        # Where this coroutine was cancelled: neither begin the function, nor log its error as never retrieved.
+        # If this coroutine was cancelled: do not start the function, nor log its error as never retrieved.
         future.cancel()
         result.cancel()
 
@@ -59,15 +62,15 @@ class _Pool:
         self.succeeded = 0
         self._executor = ThreadPoolExecutor(THREADS, thread_name_prefix="petiole-aio")
 
-    def submit(self, act: Callable[[], Result]) -> Future[Result]:
-        return self._executor.submit(contextvars.copy_context().run, self._run, act)
+    def submit(self, function: Callable[[], Result]) -> Future[Result]:
+        return self._executor.submit(contextvars.copy_context().run, self._run, function)
 
-    def _run(self, act: Callable[[], Result]) -> Result:
-        result = act()
-        self.succeeded += 1  # approximate: it only tells whether calls succeed at all
+    def _run(self, function: Callable[[], Result]) -> Result:
+        result = function()
+        self.succeeded += 1  # may miss concurrent increments; only a change matters
         return result
 
 
 @cache
-def _pool(process_id: int) -> _Pool:  # noqa: ARG001 - a forked child has none of its parent's threads
+def _pool(process_id: int) -> _Pool:  # noqa: ARG001 - the cache key: a forked child has none of its parent's threads
     return _Pool()

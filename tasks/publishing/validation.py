@@ -1,4 +1,4 @@
-"""The door: an event is checked once, where it enters the journey, so that no station behind it has to."""
+"""Validate an event when it enters the backbone, so that no later stage has to."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def validate(bus: BusRuntime, event: Event | Document) -> ValidatedEvent:
-    """Check an event at the door of this app. Raises UsageError for one that cannot be published."""
-    said = event if isinstance(event, Event) else claim_check.restore_content(bus, event)
-    admitted = validate_event(said, bus.event_registry, bus.settings.max_event_bytes)
-    return claim_check.externalize_content(admitted, bus.settings.claim_check_threshold_bytes)
+    """Validate an event, and separate a large content from it. Raises UsageError if it cannot be published."""
+    complete = event if isinstance(event, Event) else claim_check.restore_content(bus, event)
+    validated = validate_event(complete, bus.event_registry, bus.settings.max_event_bytes)
+    return claim_check.externalize_content(validated, bus.settings.claim_check_threshold_bytes)

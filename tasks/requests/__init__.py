@@ -1,8 +1,9 @@
-"""STATION 6, requests: one asks, one answers, and who asked gets that answer or is told why there is none.
+"""Request and reply: an agent or service sends a request, and gets a reply or an error by the deadline.
 
-asking.py       request(…): who asks, and until when
-pending.py      waiting for the answer in a thread
-inboxes.py      waiting for answers in an asyncio loop
-answering.py    a function that answers, as a handler
-responses.py    the answer, as an event and as a value
+requester.py        request(…): send a request
+pending.py          wait for the reply in a thread
+async_replies.py    wait for replies in an asyncio event loop
+responder.py        turn a function into a handler that replies
+
+events/responses.py has the reply as an event and as a value.
 """

@@ -1,11 +1,12 @@
-"""Inboxes: where the answers to an asyncio loop's requests come in, all over one connection.
+"""Receive the replies to the requests of an asyncio event loop over one connection.
 
     request.aio(...)   ─ sent by one of a few threads ─▶  responder
            │                                                 │
         future  ◀─ one task reads ◀─ one list in Redis ◀─────┘
 
-Waiting takes no thread, however many wait. Sending does, for about a millisecond: publishing may have to wait for room
-in a queue, and a loop must not. The task reads only while somebody waits. The loop's end closes the connection.
+Waiting uses no thread, however many requests are pending. Sending uses a thread for about a millisecond, because
+publishing may block on a full queue and must not block the event loop. The task reads only while requests are pending.
+The connection is closed when the event loop ends.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _RECONNECT_S = 0.1
 
 
 class AsyncReplyReader:
-    """The answers that one loop waits for."""
+    """Reads the replies to the pending requests of one event loop."""
 
     def __init__(self, bus: BusRuntime) -> None:
         self.key = bus.stores.requests.new_reply_list()
@@ -43,13 +44,13 @@ class AsyncReplyReader:
         self._lifetime = self._run_until_loop_closes()
 
     async def open(self) -> None:
-        """Begin to live: until the loop ends."""
+        """Register for closing when the event loop ends."""
         await anext(self._lifetime)
 
     async def send_and_wait(self, pending: PendingRequest, send: Callable[[], None]) -> str | None:
-        """Send a request and wait for its answer, as JSON text; None where this process ends. Raises as `send`.
+        """Send a request and wait for its reply as JSON text; None if this process is stopping.
 
-        Raises: RequestTimedOut.
+        Raises RequestTimedOut, and the errors of `send`.
         """
         if pending.request_id in self._pending:
             raise duplicate_request(pending.event.content.request_type, pending.request_id)
@@ -61,21 +62,21 @@ class AsyncReplyReader:
             self._start_reading()
             return await self._wait_for_reply(pending, future)
         except asyncio.CancelledError:
-            # Not before it was sent, or it would be registered afterwards; and without the loop, which may be ending.
+            # After the send, because the send registers the request; in a thread, because the loop may be ending.
             sending.add_done_callback(lambda _: threads.submit(partial(self._forget, pending)))
             raise
         finally:
             self._pending.pop(pending.request_id, None)
 
     async def call(self, function: Callable[[], ResultT]) -> ResultT:
-        """Call a function that may have to fetch something."""
+        """Call a blocking function in a thread."""
         return await asyncio.wrap_future(threads.submit(function))
 
     async def _wait_for_reply(self, pending: PendingRequest, future: asyncio.Future[str | None]) -> str | None:
         await asyncio.wait({future}, timeout=max(0.0, pending.ends_at - time.monotonic()))
         if not future.done() and await self.call(lambda: self._forget(pending)):
             raise pending.build_timeout_error()
-        # Either it is there, or it was answered in the last moment and is on its way.
+        # The reply is here, or it was published just before the deadline and is about to arrive.
         await asyncio.wait({future}, timeout=_CANCEL_TIMEOUT_S)
         if not future.done():
             raise pending.build_timeout_error()
@@ -94,13 +95,13 @@ class AsyncReplyReader:
                 self._resolve_futures(*((request_id, None) for request_id in self._pending))
                 return
             try:
-                found: Any = await self._client.blpop([self.key], timeout=WAIT_SLICE_S)
+                entry: Any = await self._client.blpop([self.key], timeout=WAIT_SLICE_S)
             except (RedisConnectionError, RedisTimeoutError):
-                # Answers stay where they are, and who waits does so until the deadline.
+                # Replies stay in the list, and requests stay pending until their deadline.
                 await asyncio.sleep(_RECONNECT_S)
                 continue
-            if found:
-                self._resolve_futures(parse_reply(found[1]))
+            if entry:
+                self._resolve_futures(parse_reply(entry[1]))
 
     def _resolve_futures(self, *replies: tuple[str, str | None]) -> None:
         for request_id, text in replies:
@@ -112,7 +113,7 @@ class AsyncReplyReader:
         try:
             yield
         finally:
-            # asyncio ends asynchronous generators before it closes a loop, and tells nobody else.
+            # asyncio closes asynchronous generators before it closes a loop; it has no other hook for a loop's end.
             self._bus.resource(_reply_readers).pop(asyncio.get_running_loop(), None)
             await self._client.aclose()
 
@@ -122,9 +123,9 @@ def _reply_readers(_: BusRuntime) -> dict[asyncio.AbstractEventLoop, AsyncReplyR
 
 
 async def current_reply_reader(bus: BusRuntime) -> AsyncReplyReader:
-    """Return the inbox of the loop that runs, one for each bus."""
-    inboxes, loop = bus.resource(_reply_readers), asyncio.get_running_loop()
-    if loop not in inboxes:
-        inbox = inboxes[loop] = AsyncReplyReader(bus)
-        await inbox.open()
-    return inboxes[loop]
+    """Return the reply reader of the running event loop, one per bus."""
+    readers, loop = bus.resource(_reply_readers), asyncio.get_running_loop()
+    if loop not in readers:
+        reader = readers[loop] = AsyncReplyReader(bus)
+        await reader.open()
+    return readers[loop]

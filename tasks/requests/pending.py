@@ -1,4 +1,4 @@
-"""Pending: a request that waits for its answer, as a Celery AsyncResult."""
+"""PendingResponse: the reply to a request in the form of a Celery AsyncResult."""
 
 from __future__ import annotations
 
@@ -36,58 +36,58 @@ else:
 ValueT = TypeVar("ValueT")
 
 WAIT_SLICE_S = 0.5
-"""How long is waited before looking whether this process ends."""
+"""How long a wait blocks before it checks whether this process is stopping."""
 
-_MIN_WAIT_S = 0.01  # a blocking command takes 0 for ever, and rounds what is less than 1 ms to it
+_MIN_WAIT_S = 0.01  # a blocking command waits for ever with 0, and rounds less than 1 ms down to 0
 
 
 @dataclass(slots=True)
 class _Waiting:
-    """What this process knows about waiting on a bus: whether it was told to stop, and whether the system is closed."""
+    """Whether waiting on a bus has to stop: `stop_waiting` was called, or the system was shut down."""
 
     bus: BusRuntime
-    is_told_to_stop: bool = False
-    asked_at: float = float("-inf")
+    stop_requested: bool = False
+    checked_at: float = float("-inf")
     was_closed: bool = False
 
     def is_closed(self) -> bool:
-        """Tell whether the system was shut down; asks at most once in half a slice."""
-        if time.monotonic() - self.asked_at >= WAIT_SLICE_S / 2:
-            self.was_closed = self._ask()
-            self.asked_at = time.monotonic()
+        """Return whether the system was shut down. Queries the store at most every half slice."""
+        if time.monotonic() - self.checked_at >= WAIT_SLICE_S / 2:
+            self.was_closed = self._query_closed()
+            self.checked_at = time.monotonic()
         return self.was_closed
 
-    def _ask(self) -> bool:
+    def _query_closed(self) -> bool:
         try:
             self.bus.check_accepting(is_forced=True)
         except SystemStopping:
             return True
         except (RedisConnectionError, RedisTimeoutError):
-            # Nobody can tell: who waits goes on until the deadline.
+            # The state is unknown, so pending requests wait until their deadline.
             return False
         return False
 
 
 def stop_waiting(bus: BusRuntime) -> None:
-    """Let everybody in this process who waits for an answer go, with a failure, in less than a second. For good."""
-    bus.resource(_Waiting).is_told_to_stop = True
+    """Cancel all pending requests of this process within a second, with a failure. Later requests fail too."""
+    bus.resource(_Waiting).stop_requested = True
 
 
 def is_stopping(bus: BusRuntime) -> bool:
-    """Tell whether this process ends, or was told to wait no longer."""
-    # Python joins threads before it calls what is registered to run at its end: who waits has to notice by itself.
+    """Return whether this process is ending, or `stop_waiting` was called."""
+    # Python joins threads before it calls atexit functions, so a waiting thread has to detect the end itself.
     is_ending: bool = getattr(threading, "_SHUTTING_DOWN", False)
-    return bus.resource(_Waiting).is_told_to_stop or is_ending or not threading.main_thread().is_alive()
+    return bus.resource(_Waiting).stop_requested or is_ending or not threading.main_thread().is_alive()
 
 
 def should_stop_waiting(bus: BusRuntime) -> bool:
-    """Tell whether nobody here is to wait any longer: this process ends, or the system was shut down."""
+    """Return whether pending requests have to be cancelled: this process is stopping, or the system was shut down."""
     return is_stopping(bus) or bus.resource(_Waiting).is_closed()
 
 
 @dataclass(frozen=True, slots=True)
 class PendingRequest:
-    """A request with its deadline: after so many seconds, at that moment of the monotonic clock."""
+    """A request with its deadline. `ends_at` is the deadline on the monotonic clock."""
 
     event: RequestEvent
     timeout_s: float
@@ -100,36 +100,36 @@ class PendingRequest:
         return self.event.content.request_id
 
     def registration(self, reply_to: str) -> ReplyRegistration:
-        """Say who waits: who reads that list."""
-        said = self.event.content
+        """Build the registration for replies to the list `reply_to`."""
+        content = self.event.content
         return ReplyRegistration(
-            said.request_type, said.request_id, said.responder, self.token, self.timeout_s, reply_to
+            content.request_type, content.request_id, content.responder, self.token, self.timeout_s, reply_to
         )
 
     def build_timeout_error(self, after_s: float | None = None) -> RequestTimedOut:
-        """Word that no answer came."""
+        """Build the error for a missing reply."""
         content = self.event.content
         return PendingRequestTimedOut(content.request_type, content.responder, round(after_s or self.timeout_s, 3))
 
 
-class PendingRequestTimedOut(RequestTimedOut, CeleryTimeoutError):  # noqa: N818 - as all of ours
-    """RequestTimedOut, for those who expect Celery's TimeoutError of an AsyncResult too."""
+class PendingRequestTimedOut(RequestTimedOut, CeleryTimeoutError):  # noqa: N818 - as all errors here
+    """RequestTimedOut that is also Celery's TimeoutError, which callers of an AsyncResult expect."""
 
 
 class _NoBackend:
-    """What Celery asks of a result's backend, where results are no results of tasks."""
+    """The backend methods that Celery calls on a result; a reply is not stored in a result backend."""
 
     supports_native_join = False
 
     def add_pending_result(self, result: object, **_: object) -> None:
-        """Do nothing: a result tells by itself when it is there."""
+        """Do nothing, because a PendingResponse detects its reply itself."""
 
     def remove_pending_result(self, result: object) -> None:
-        """Do nothing: nothing was added."""
+        """Do nothing, because nothing was added."""
 
 
 class PendingResponse(_Result, Generic[ValueT]):
-    """A request under way. Safe to use from several threads; of which one at a time waits."""
+    """The future reply to a request. Thread-safe; one thread waits at a time."""
 
     def __init__(
         self,
@@ -140,7 +140,7 @@ class PendingResponse(_Result, Generic[ValueT]):
         on_wait: Callable[[], bool] = lambda: False,
         slice_s: float = WAIT_SLICE_S,
     ) -> None:
-        super().__init__(pending.request_id, backend=_NoBackend(), app=bus.app)  # type: ignore[arg-type]  # all it is asked
+        super().__init__(pending.request_id, backend=_NoBackend(), app=bus.app)  # type: ignore[arg-type]  # has all methods that Celery calls
         self._bus = bus
         self.request = pending.event
         self._pending = pending
@@ -153,11 +153,15 @@ class PendingResponse(_Result, Generic[ValueT]):
     def get(
         self, timeout: float | None = None, *_: Any, disable_sync_subtasks: bool = True, **__: Any
     ) -> Response[ValueT]:
-        """Wait for the answer, until the request's deadline or `timeout` (s). Celery's other options mean nothing here.
+        """Wait for the reply until the request's deadline, or for `timeout` seconds if that is shorter.
 
-        Raises: RequestTimedOut, which is Celery's TimeoutError too; after the deadline the request is given up.
-        UsageError (waiting_in_handler) inside a handler; RuntimeError inside another task of Celery's, as an
-        AsyncResult does.
+        Celery's other options are accepted and have no effect.
+
+        Raises:
+            RequestTimedOut: No reply arrived; it is Celery's TimeoutError, too. After the deadline the request is
+                cancelled.
+            UsageError: (waiting_in_handler) called in a handler.
+            RuntimeError: Called in another Celery task, as for any AsyncResult.
         """
         self._check_may_wait(disable_sync_subtasks)
         ends_at = self._pending.ends_at if timeout is None else min(self._pending.ends_at, time.monotonic() + timeout)
@@ -175,40 +179,43 @@ class PendingResponse(_Result, Generic[ValueT]):
     wait = get
 
     def forget(self) -> None:
-        """Wait no longer. An answer that comes is late."""
+        """Cancel the request. A reply that arrives afterwards is late."""
         if self._response is None:
             self._bus.stores.requests.forget(self._pending.request_id, self._pending.token)
 
     def ready(self) -> bool:
-        """Tell whether there is an answer."""
+        """Return whether the reply has arrived."""
         return self.response is not None
 
     @property
     def response(self) -> Response[ValueT] | None:
-        """The answer, if it is there."""
+        """The reply; None if it has not arrived."""
         with self._waiting:
             if self._response is None:
                 self._fetch(0)
             return self._response
 
     def _get_task_meta(self) -> dict[str, Any]:
-        found = self.response
-        state = states.PENDING if found is None else states.SUCCESS if found.ok else states.FAILURE
-        return {"status": state, "result": found, "traceback": None, "children": [], "task_id": self.id}
+        response = self.response
+        state = states.PENDING if response is None else states.SUCCESS if response.ok else states.FAILURE
+        return {"status": state, "result": response, "traceback": None, "children": [], "task_id": self.id}
 
     def _check_may_wait(self, disable_sync_subtasks: bool) -> None:  # noqa: FBT001 - Celery's
         context = current_context()
         if context is not None:
             raise waiting_in_handler(self.request.content.request_type, context.subscription.name)
-        # Celery's own mark is one for the whole process: a worker in another thread sets it too.
+        # Celery's own flag is process-wide, so a worker in another thread would set it too.
         if disable_sync_subtasks and get_current_task() is not None:
-            raise RuntimeError("Never wait for an answer within a task: it keeps a slot from those who may give it")
+            raise RuntimeError(
+                "cannot wait for a reply within a Celery task, because it occupies the worker slot that the responder "
+                "may need; wait outside the task, or call get(disable_sync_subtasks=False)"
+            )
 
     def _fetch(self, wait_s: float) -> None:
         try:
             text = self._bus.stores.requests.take(self._pending.request_id, wait_s)
         except (RedisConnectionError, RedisTimeoutError):
-            # The answer stays where it is: it is looked for until the deadline.
+            # The reply stays in its list; the wait continues until the deadline.
             time.sleep(min(wait_s, 0.2))
             return
         if text is not None:
@@ -219,32 +226,32 @@ class PendingResponse(_Result, Generic[ValueT]):
         self.on_ready(self)
 
     def _cancel(self, *, given_up: bool, timeout_s: float | None) -> None:
-        """Give up, unless the answer came in the last moment. Raises RequestTimedOut."""
+        """Cancel the request, unless the reply arrived just now. Raises RequestTimedOut."""
         if not given_up:
             raise self._pending.build_timeout_error(timeout_s)
-        overdue = self._pending.build_timeout_error()
+        timeout_error = self._pending.build_timeout_error()
         try:
             if not self._bus.stores.requests.forget(self._pending.request_id, self._pending.token):
                 self._fetch(0)
         except RedisError as error:
-            raise overdue from error
+            raise timeout_error from error
         if self._response is None:
-            raise overdue
+            raise timeout_error
 
     def _stop(self) -> None:
         self._store_response(read_response(self._bus, self._pending, None, self._returns))
         try:
             self._bus.stores.requests.forget(self._pending.request_id, self._pending.token)
         except RedisError:
-            return  # it expires
+            return  # the registration expires by itself
 
 
 def read_response(
     bus: BusRuntime, pending: PendingRequest, text: str | None, returns: type[ValueT] | None = None
 ) -> Response[ValueT]:
-    """Read an answer as it was handed over; without one, this process ends."""
+    """Parse a reply from JSON. Without one, build the failure of a process that is stopping."""
     if text is None:
         return responses.build_unanswered(pending.event, requester_stopped(pending.event.content.request_type))
     document = claim_check.restore_content(bus, from_json(text))
-    assert isinstance(document, dict)  # noqa: S101 - an event of ours
+    assert isinstance(document, dict)  # noqa: S101 - replies are events, which are JSON objects
     return responses.parse_response(bus.event_registry.parse(document), returns)

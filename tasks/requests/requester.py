@@ -1,18 +1,21 @@
-"""STATION 6, requests: one asks, one answers, and who asked gets that answer or is told why there is none.
+"""Send requests and wait for their replies.
 
     request("get_user_data", responder="data_service", user_id="12345", timeout=5).get().value
     request(RequestEvent(...)).get(timeout=2)
     response = await request.aio("get_user_data", responder="data_service", user_id="12345")
 
-A request is an event, published to the responder's subscription for it (`@agent.answers`, answering.py) and to whoever
-else listens. That somebody waits is written down before it is sent. It carries its deadline as its time of expiry: a
-responder that comes to it later does not run. An answer is an event too; publishing it hands it to who waits, in the
-same step (responses.py). What comes late, twice, or from somebody else is counted, and told as `response.late`.
+A request is an event. It is delivered to the responder's subscription (`@agent.answers`, responder.py) and to every
+other matching subscription. The pending request is registered before the event is published. The event expires at the
+request's deadline, so a responder that receives it later does not run. A reply is an event, too; publishing it
+delivers it to the requester in the same call (events/responses.py). A late, duplicate or foreign reply is counted, and
+published as `response.late`.
 
-In a handler nobody waits: `request(...)` is held back with all else that the handler says, and its deadline is no later
-than that of the event at hand. A handler of `response.*` goes on; where no answer comes, a failure is said then.
+A handler cannot wait for a reply. In a handler `request(...)` is buffered with the handler's other events, and its
+deadline is at most that of the current event. A handler of `response.*` continues the work; if there is no reply by the
+deadline, a failure reply is published.
 
-A process that ends lets those go who wait in it; whoever shuts it down otherwise calls `request.stop_waiting()`.
+A process that ends cancels its pending requests. To cancel them before a custom shutdown, call
+`request.stop_waiting()`.
 """
 
 from __future__ import annotations
@@ -45,14 +48,17 @@ from petiole.tasks.stores.blobs import DATAREF
 __all__ = ["PendingResponse", "Requester", "Response"]
 
 DEFAULT_REQUESTER = "service"
-"""Who asks, where that is no agent and says nothing of itself."""
+"""The requester's name for requests from outside a handler that give none."""
 
 ValueT = TypeVar("ValueT")
 
 
 @dataclass(frozen=True)
 class Requester:
-    """What `request` is. `on_wait` is called while somebody waits, every `slice_s`; it tells whether to give up."""
+    """The object behind `request`: sends requests of one bus.
+
+    `on_wait` is called every `slice_s` seconds while a thread waits; if it returns True, the wait ends.
+    """
 
     bus: BusRuntime
     on_wait: Callable[[], bool] = field(default=lambda: False)
@@ -70,24 +76,35 @@ class Requester:
         returns: type[ValueT] | None = None,
         **parameters: object,
     ) -> PendingResponse[ValueT]:
-        """Ask, and return at once; `.get()` of what is returned waits for the Response. See the module.
+        """Send a request and return at once; `.get()` of the result waits for the Response. See the module.
 
-        `timeout` (s) is PETIOLE_REQUEST_TIMEOUT_S where it is not given. `returns` is what the answer is read as, such
-        as a pydantic model. Raises: UsageError (invalid_request, duplicate_request), InvalidEvent,
-        BrokerUnavailable (PublishOutcomeUnknown), QueueFull; then nobody waits.
+        Args:
+            request_or_type: The type of the request, or a complete RequestEvent.
+            responder: The agent that replies.
+            timeout: Seconds until the deadline; by default PETIOLE_REQUEST_TIMEOUT_S.
+            requester: The name of the requester; by default the current agent, or "service".
+            request_id: A UUID; by default a new one, or one derived from the current delivery.
+            returns: The type of the reply's value, such as a pydantic model.
+            **parameters: The parameters of the request.
+
+        Raises:
+            UsageError: (invalid_request, duplicate_request) the request is invalid, or its id was used before.
+            InvalidEvent: A parameter is not valid in an event.
+            BrokerUnavailable: The broker does not answer (PublishOutcomeUnknown: during the call).
+            QueueFull: The responder's queue is full.
         """
         context = current_context()
         event = _build_request(request_or_type, responder, requester, request_id, parameters, context=context)
         if context is not None:
-            asked = _build_pending(event, context.bus, timeout, latest=context.event.expires_at)
-            return PendingResponse(context.bus, _request_from_handler(context, asked), returns)
-        asked = _build_pending(event, self.bus, timeout)
-        pending = PendingResponse(self.bus, asked, returns, on_wait=self.on_wait, slice_s=self.slice_s)
-        _send_request(self.bus, asked, self.bus.stores.requests.reply_list(asked.request_id))
-        return pending
+            pending = _build_pending(event, context.bus, timeout, latest=context.event.expires_at)
+            return PendingResponse(context.bus, _request_from_handler(context, pending), returns)
+        pending = _build_pending(event, self.bus, timeout)
+        response = PendingResponse(self.bus, pending, returns, on_wait=self.on_wait, slice_s=self.slice_s)
+        _send_request(self.bus, pending, self.bus.stores.requests.reply_list(pending.request_id))
+        return response
 
     def stop_waiting(self) -> None:
-        """Let everybody in this process who waits for an answer go, with a failure, in less than a second. For good."""
+        """Cancel all pending requests of this process within a second, with a failure. Later requests fail too."""
         stop_waiting(self.bus)
 
     async def aio(
@@ -96,29 +113,33 @@ class Requester:
         /,
         *,
         responder: str | None = None,
-        timeout: float | timedelta | None = None,  # noqa: ASYNC109 - the request's, which travels with it
+        timeout: float | timedelta | None = None,  # noqa: ASYNC109 - the request's own deadline
         requester: str | None = None,
         request_id: str | None = None,
         returns: type[ValueT] | None = None,
         **parameters: object,
     ) -> Response[ValueT]:
-        """Ask and wait for the Response without a thread: all requests of a loop wait on one connection.
+        """Send a request and wait for the Response in an event loop. All requests of a loop share one connection.
 
-        Cancelled, it gives the request up. Raises as calling, RequestTimedOut, UsageError (waiting_in_handler).
+        Cancelling the call cancels the request. Arguments and errors are those of `__call__`, and:
+
+        Raises:
+            RequestTimedOut: No reply arrived before the deadline.
+            UsageError: (waiting_in_handler) called in a handler.
         """
         context = current_context()
         if context is not None:
             raise waiting_in_handler(_type_of(request_or_type), context.subscription.name)
         event = _build_request(request_or_type, responder, requester, request_id, parameters, context=None)
-        asked = _build_pending(event, self.bus, timeout)
-        inbox = await current_reply_reader(self.bus)
-        text = await inbox.send_and_wait(asked, lambda: _send_request(self.bus, asked, inbox.key))
+        pending = _build_pending(event, self.bus, timeout)
+        reader = await current_reply_reader(self.bus)
+        text = await reader.send_and_wait(pending, lambda: _send_request(self.bus, pending, reader.key))
 
         def read() -> Response[ValueT]:
-            return read_response(self.bus, asked, text, returns)
+            return read_response(self.bus, pending, text, returns)
 
-        # Only what refers to a content elsewhere has to be fetched.
-        return await inbox.call(read) if text and f'"{DATAREF}"' in text else read()
+        # Only a reply by reference has to be fetched from the store.
+        return await reader.call(read) if text and f'"{DATAREF}"' in text else read()
 
 
 def _build_request(
@@ -130,15 +151,15 @@ def _build_request(
     *,
     context: CurrentDelivery | None,
 ) -> RequestEvent:
-    """Make the event of a request, unless it is one."""
+    """Build the event of a request, unless it is given."""
     if isinstance(request_or_type, RequestEvent):
         if responder or requester or request_id or parameters:
             raise invalid_request(
-                _type_of(request_or_type), "an event says itself who asks whom for what; give it alone"
+                _type_of(request_or_type), "a RequestEvent has all fields of the request; give no other arguments"
             )
         return request_or_type
     if responder is None:
-        raise invalid_request(request_or_type, "responder is missing; name the agent that is to answer")
+        raise invalid_request(request_or_type, "responder is missing; give the name of the agent that replies")
     content: dict[str, Any] = {
         "request_type": request_or_type,
         "requester": requester or (context.subscription.agent if context else DEFAULT_REQUESTER),
@@ -148,11 +169,11 @@ def _build_request(
     if request_id is not None:
         content["request_id"] = request_id
     elif context is not None:
-        # The same in each run of this delivery, which asks once.
+        # Derived from the delivery, so that a retry of the handler sends the same request.
         content["request_id"] = str(uuid5(UUID(context.delivery_id), f"request {context.outbox.count}"))
     if context is not None:
-        at_hand = context.event
-        return at_hand.caused(RequestEvent, event_id=_event_id(context), content=RequestContent.model_validate(content))
+        validated = RequestContent.model_validate(content)
+        return context.event.caused(RequestEvent, event_id=_event_id(context), content=validated)
     return RequestEvent.model_validate({"content": content})
 
 
@@ -167,11 +188,11 @@ def _type_of(request_or_type: str | RequestEvent) -> str:
 def _build_pending(
     event: RequestEvent, bus: BusRuntime, timeout: float | timedelta | None, *, latest: datetime | None = None
 ) -> PendingRequest:
-    """Give a request its deadline, the earliest of those that are known."""
+    """Set a request's deadline: the earliest of its timeout, its expiry and `latest`."""
     timeout_s = _timeout_s(event, bus, timeout)
     now = datetime.now(UTC)
     ends = [now + timedelta(seconds=timeout_s), event.expires_at, latest]
-    deadline = min(each for each in ends if each is not None)
+    deadline = min(end for end in ends if end is not None)
     timeout_s = max(0.001, (deadline - now).total_seconds())
     return PendingRequest(event.model_copy(update={"expires_at": deadline}), timeout_s, time.monotonic() + timeout_s)
 
@@ -180,21 +201,21 @@ def _timeout_s(event: RequestEvent, bus: BusRuntime, timeout: object) -> float:
     if timeout is None:
         return bus.settings.request_timeout_s
     seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
-    # Beyond the window, a second answer would not be known for one.
+    # After the deduplication window, a duplicate reply would not be detected.
     longest_s = min(bus.settings.deduplication_window_s, MAX_WAIT.total_seconds())
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= longest_s:
         limit = f"{longest_s:g} (PETIOLE_DEDUPLICATION_WINDOW_S)"
-        reason = f"timeout={timeout!r} cannot be; give seconds above 0 and up to {limit}"
+        reason = f"timeout={timeout!r} is invalid; give seconds above 0 and up to {limit}"
         raise invalid_request(_type_of(event), reason)
     return float(seconds)
 
 
 def _send_request(bus: BusRuntime, pending: PendingRequest, reply_to: str) -> None:
-    """Note that somebody waits, then publish; where nobody can answer, answer that."""
+    """Register and publish a request; if no subscription can answer it, publish a failure reply."""
     event = pending.event
-    admitted = validate(bus, event)
+    validated = validate(bus, event)
     try:
-        publication = commit(bus, [admitted], registration=pending.registration(reply_to), is_refusable=True)[0]
+        publication = commit(bus, [validated], registration=pending.registration(reply_to), is_refusable=True)[0]
         _check_is_new(bus, pending, publication)
         error = _find_unanswerable(bus, event, publication)
         if error is not None:
@@ -207,25 +228,25 @@ def _send_request(bus: BusRuntime, pending: PendingRequest, reply_to: str) -> No
 def _check_is_new(bus: BusRuntime, pending: PendingRequest, publication: Publication) -> None:
     if not publication.was_repeated:
         return
-    # Where the connection was lost in the step, it was repeated, and the first one was ours.
+    # If the connection was lost during the call, the call was repeated, and its first execution registered the request.
     if bus.publishes_atomically and bus.stores.requests.is_owner(pending.request_id, pending.token):
         return
     raise duplicate_request(_type_of(pending.event), pending.event.event_id)
 
 
 def _register(bus: BusRuntime, pending: PendingRequest) -> None:
-    """Note that an agent waits, which no process does. Each run of its handler notes the same."""
-    said = pending.event.content
+    """Register a request of a handler, without a reply list. A retry of the handler registers the same request."""
+    content = pending.event.content
     try:
         is_new = bus.stores.requests.register(pending.registration(""))
     except RedisError as error:
-        raise bus.outage(f"requesting {said.request_type}") from error
+        raise bus.outage(f"requesting {content.request_type}") from error
     if not is_new:
-        raise duplicate_request(said.request_type, said.request_id)
+        raise duplicate_request(content.request_type, content.request_id)
 
 
 def cancel_request(bus: BusRuntime, pending: PendingRequest) -> None:
-    """Give up a request that could not be made. Where that cannot be noted either, it expires."""
+    """Delete the registration of a request that could not be sent. If that fails too, it expires."""
     try:
         bus.stores.requests.forget(pending.request_id, pending.token)
     except RedisError as error:
@@ -235,27 +256,25 @@ def cancel_request(bus: BusRuntime, pending: PendingRequest) -> None:
 
 def _find_unanswerable(bus: BusRuntime, event: RequestEvent, publication: Publication) -> Exception | None:
     table = bus.cached_routing()
-    heard_by = [each for each in map(table.get, publication.subscriptions) if each is not None]
+    heard_by = [subscription for name in publication.subscriptions if (subscription := table.get(name)) is not None]
     return responses.find_unanswerable_reason(event, heard_by, table.all())
 
 
 def _request_from_handler(context: CurrentDelivery, pending: PendingRequest) -> PendingRequest:
-    """Hold a request back until its handler has succeeded, and a failure that is said at the deadline."""
+    """Buffer a request until its handler succeeds, and a failure reply that is delayed until the deadline."""
     bus = context.bus
-    said = context.prepare_event(pending.event)
-    pending = PendingRequest(said, pending.timeout_s, pending.ends_at, token=said.event_id)
-    buffer(context, said)
+    event = context.prepare_event(pending.event)
+    pending = PendingRequest(event, pending.timeout_s, pending.ends_at, token=event.event_id)
+    buffer(context, event)
     if context.subscription.shadow:
         return pending
     _register(bus, pending)
-    routes = bus.routing().routes(said)
-    error: Exception | None = responses.find_unanswerable_reason(
-        said, [each.subscription for each in routes], bus.cached_routing().all()
-    )
+    heard_by = [route.subscription for route in bus.routing().routes(event)]
+    error: Exception | None = responses.find_unanswerable_reason(event, heard_by, bus.cached_routing().all())
     if error is not None:
-        buffer(context, responses.build_error_reply(said, error))
+        buffer(context, responses.build_error_reply(event, error))
     else:
-        overdue = RequestTimedOut(said.content.request_type, said.content.responder, round(pending.timeout_s, 3))
-        # Under the id of the answer: published only where there is none.
-        buffer(context, responses.build_error_reply(said, overdue), said.expires_at)
+        timed_out = RequestTimedOut(event.content.request_type, event.content.responder, round(pending.timeout_s, 3))
+        # It has the id of the reply, so it is published only if there is no reply.
+        buffer(context, responses.build_error_reply(event, timed_out), event.expires_at)
     return pending

@@ -1,16 +1,19 @@
-"""Answering: the responder's half of a request. A function that returns a value becomes a handler of requests.
+"""Turn a function into a handler of requests that publishes the function's result as the reply.
 
     @data_service.answers("get_user_data")
     def get_user_data(user_id: str) -> User: ...
 
-The function takes the request's parameters by name, or one pydantic model of them, or the RequestEvent itself; and the
-context, where a parameter is annotated so. What it returns is the answer; where its result is annotated, it is held to
-that. One that cannot answer yet returns UNANSWERED, and somebody publishes `responses.success(request, value)` later.
+Parameters: the request's parameters by name, or one pydantic model of them, or the RequestEvent; and the context, if a
+parameter is named `context` or annotated with its class.
 
-An answer is read-only: setting the agent's state in it raises UsageError (read_only_violation), unless
-`read_only=False` is said.
+Result: the value of the reply, validated if its annotation contains a pydantic model. A function that cannot reply yet
+returns NO_REPLY_YET; `events.responses.build_success(request, value)` builds the reply to publish later.
 
-A function that fails has answered, too: its delivery is buried as any other, and a failure is said in the same step.
+The handler is read-only: setting the agent's state in it raises UsageError (read_only_violation), unless it was
+declared with `read_only=False`.
+
+If the function fails for good, its delivery is dead-lettered as usual, and a failure reply is published in the same
+call.
 """
 
 from __future__ import annotations
@@ -38,22 +41,22 @@ _EVENT_NAMES = {"event", "request"}
 
 
 class NoReplyYet(Enum):
-    """The one value of UNANSWERED."""
+    """The type of NO_REPLY_YET."""
 
     YET = "unanswered"
 
 
 NO_REPLY_YET = NoReplyYet.YET
-"""What a function returns that answers later, by publishing the answer."""
+"""The result of a function that publishes its reply later."""
 
 
 def build_responder(function: HandlerFunction, *, read_only: bool = True) -> HandlerFunction:
-    """Make a handler of a function that answers. Raises UsageError for a function whose parameters cannot be filled."""
+    """Build a handler from a function that replies. Raises UsageError if the function's parameters cannot be filled."""
     hints = _hints(function)
     read = _build_argument_reader(function, hints)
     result: TypeAdapter[Any] | None = TypeAdapter(hints["return"]) if _is_typed(hints.get("return")) else None
 
-    def worded(event: RequestEvent, value: object) -> Event | None:
+    def build_reply(event: RequestEvent, value: object) -> Event | None:
         if value is NO_REPLY_YET:
             return None
         if isinstance(value, ResponseSuccessEvent | ResponseFailureEvent):
@@ -66,20 +69,20 @@ def build_responder(function: HandlerFunction, *, read_only: bool = True) -> Han
 
         @functools.wraps(function)
         async def answer_async(event: RequestEvent, context: CurrentDelivery) -> Event | None:
-            return worded(event, await function(**read(event, replace(context, is_read_only=read_only))))
+            return build_reply(event, await function(**read(event, replace(context, is_read_only=read_only))))
 
         return answer_async
 
     @functools.wraps(function)
     def answer(event: RequestEvent, context: CurrentDelivery) -> Event | None:
-        return worded(event, function(**read(event, replace(context, is_read_only=read_only))))
+        return build_reply(event, function(**read(event, replace(context, is_read_only=read_only))))
 
     return answer
 
 
 def _hints(function: HandlerFunction) -> dict[str, Any]:
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise UsageError(f"{function.__name__} is a generator, and a request has one answer: return it")
+        raise UsageError(f"{function.__name__} is a generator, but a request has one reply; return the value")
     try:
         return get_type_hints(function)
     except NameError as error:
@@ -88,16 +91,16 @@ def _hints(function: HandlerFunction) -> dict[str, Any]:
 
 
 def _is_typed(annotation: object) -> bool:
-    """Tell whether a result is to be held to its annotation: models, and lists and unions of them."""
-    return any(isinstance(each, type) and issubclass(each, BaseModel) for each in _parts(annotation))
+    """Return whether a result is validated: its annotation is a model, or a list or union of models."""
+    return any(isinstance(part, type) and issubclass(part, BaseModel) for part in _parts(annotation))
 
 
 def _parts(annotation: object) -> list[object]:
-    return [annotation, *(part for each in getattr(annotation, "__args__", ()) for part in _parts(each))]
+    return [annotation, *(part for argument in getattr(annotation, "__args__", ()) for part in _parts(argument))]
 
 
 def _build_argument_reader(function: HandlerFunction, hints: Mapping[str, Any]) -> ArgumentReader:
-    """Decide how a function's parameters are filled."""
+    """Build the function that reads a handler's arguments from a request."""
     parameters = dict(inspect.signature(function).parameters)
     with_context = [name for name in parameters if _is_context(hints.get(name)) or name == "context"]
     for name in with_context:
@@ -126,15 +129,15 @@ def _build_parameter_reader(
     model = _model_of(function, parameters, hints)
 
     def by_name(event: RequestEvent) -> dict[str, object]:
-        read = _parse_parameters(model, event)
-        # Not dumped: what is a model within stays one.
-        return {name: getattr(read, field) for name, field in _fields(parameters).items()}
+        parsed = _parse_parameters(model, event)
+        # Not model_dump, which would turn nested models into dicts.
+        return {name: getattr(parsed, field) for name, field in _fields(parameters).items()}
 
     return by_name
 
 
 def _fields(parameters: Mapping[str, inspect.Parameter]) -> dict[str, str]:
-    # Aliases: a parameter's name may be one that pydantic keeps for itself.
+    # Aliases, because pydantic reserves some names that a parameter may have.
     return {name: f"parameter_{place}" for place, name in enumerate(parameters)}
 
 
@@ -143,26 +146,28 @@ def _model_of(
 ) -> type[BaseModel]:
     fields: dict[str, Any] = {}
     for name, field in _fields(parameters).items():
-        each = parameters[name]
-        if each.kind not in {each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY}:
-            raise UsageError(f"{function.__name__} takes {each}; name each parameter of the request")
-        default = ... if each.default is each.empty else each.default
+        parameter = parameters[name]
+        if parameter.kind not in {parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY}:
+            raise UsageError(
+                f"{function.__name__} has the parameter {parameter}; declare each request parameter by name"
+            )
+        default = ... if parameter.default is parameter.empty else parameter.default
         fields[field] = (hints.get(name, Any), Field(default, alias=name))
     config = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=False)
-    made: type[BaseModel] = create_model(f"Parameters of {function.__name__}", __config__=config, **fields)
-    return made
+    model: type[BaseModel] = create_model(f"Parameters of {function.__name__}", __config__=config, **fields)
+    return model
 
 
 def _parse_parameters(model: Any, event: RequestEvent) -> BaseModel:
-    """Read a request's parameters. Raises UsageError (invalid_parameters), which names the first that is wrong."""
+    """Parse a request's parameters. Raises UsageError (invalid_parameters), which names the first invalid one."""
     try:
-        # By way of JSON, in which a time or a UUID is a text, and yet "5" is no number.
-        read: BaseModel = model.model_validate_json(to_json(event.content.parameters))
+        # As JSON, because strict validation accepts a time or a UUID as text only in JSON.
+        parsed: BaseModel = model.model_validate_json(to_json(event.content.parameters))
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join(str(step) for step in first["loc"]) or "parameters"
         raise invalid_parameters(event.content.request_type, path, str(first["msg"]).lower()) from error
-    return read
+    return parsed
 
 
 def _is_class(annotation: object, base: type) -> bool:

@@ -1,12 +1,12 @@
-"""Circuits: one dependency's circuit breaker as its callers use it, and what is told of its changes.
+"""Circuit breaker of one dependency, as its callers use it.
 
-    with passage_through(bus, name, limits, mistakes):     refused with ServiceUnavailable while the circuit is open
-        call()                                             how it ends is noted: see blame.py
+    with CircuitCall(bus, name, thresholds, ignored_errors):   raises ServiceUnavailable while the circuit is open
+        call()                                                 its outcome is recorded: error_classification.py
 
-Each change is told by the process whose call made it: circuit_events.py.
+The process whose call changes the state publishes the change: circuit_events.py.
 
-Where the state store does not answer, the call goes through as if the circuit were closed, and that is an alarm:
-unguarded.py.
+If the state store does not answer, the call is allowed as if the circuit were closed, and an error is logged:
+fail_open.py.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
 
 RETRY_JITTER = 0.1
-"""Those who wait for a probe come again spread over this share of their wait: one probes, and the rest find out."""
+"""The most jitter of a caller's wait for the next probe, as a fraction of it. One caller probes before the others."""
 
 
 @dataclass(slots=True)
 class CircuitCall:
-    """One call's way through a circuit. Enter it once."""
+    """Context manager for one call through a circuit breaker. Enter it once."""
 
     bus: BusRuntime
     name: str
@@ -46,47 +46,48 @@ class CircuitCall:
     _epoch: int | None = field(default=None, init=False)
 
     def __enter__(self) -> Self:
-        """Ask to be let through. Raises ServiceUnavailable."""
-        admission = query_store(
+        """Request a permit for the call. Raises ServiceUnavailable."""
+        permit = query_store(
             self.bus, self.name, lambda: self.bus.stores.circuits.request_permit(self.name, self.thresholds)
         )
-        if admission is None:
+        if permit is None:
             return self
-        self._epoch = admission.epoch
+        self._epoch = permit.epoch
         if self._epoch is None:
-            raise _unavailable(self.name, admission.wait)
-        if admission.transition:
-            self._publish_change(CircuitChange(admission.transition, self._epoch, 0, timedelta(0)))
+            raise _unavailable(self.name, permit.wait)
+        if permit.transition:
+            self._publish_change(CircuitChange(permit.transition, self._epoch, 0, timedelta(0)))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Note how the call ended; what it raised goes on.
+        """Record the call's outcome. An exception of the call propagates.
 
-        Raises: ServiceUnavailable for a failure in a handler that leaves the circuit open, or finds it so: the
-        delivery is put off like the others, however often it was the one to probe.
+        Raises:
+            ServiceUnavailable: The call failed in a handler, and the circuit is open afterwards. The delivery is
+                deferred without counting an attempt, even if it probes repeatedly.
         """
         epoch = self._epoch
         if epoch is None:
             return
-        ending = classify_outcome(error, self.ignored_errors)
-        noted = update_store(self.bus, self.name, lambda: self._record_outcome(epoch, ending, error))
-        if noted is None:
+        outcome = classify_outcome(error, self.ignored_errors)
+        change = update_store(self.bus, self.name, lambda: self._record_outcome(epoch, outcome, error))
+        if change is None:
             return
-        if noted.transition:
-            self._publish_change(noted, error)
-        if noted.wait and ending == "failed" and isinstance(error, Exception) and current_context() is not None:
-            raise _unavailable(self.name, noted.wait) from error
+        if change.transition:
+            self._publish_change(change, error)
+        if change.wait and outcome == "failed" and isinstance(error, Exception) and current_context() is not None:
+            raise _unavailable(self.name, change.wait) from error
 
     async def __aenter__(self) -> Self:
-        """As __enter__; the loop goes on meanwhile."""
+        """As __enter__, without blocking the event loop."""
         return await asyncio.to_thread(self.__enter__)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """As __exit__; the loop goes on meanwhile."""
+        """As __exit__, without blocking the event loop."""
         await asyncio.to_thread(self.__exit__, kind, error, trace)
 
     def _record_outcome(self, epoch: int, outcome: CircuitOutcome, error: BaseException | None) -> CircuitChange:
@@ -107,21 +108,28 @@ class CircuitCall:
 def force_state(
     bus: BusRuntime, name: str, state: Literal["open", "closed"], probe_after: timedelta | None = None
 ) -> bool:
-    """Open or close a circuit on an operator's word, and tell it; returns whether that is a change.
+    """Open or close a circuit for an operator, and publish the change; returns whether the state changed.
 
-    Without `probe_after`, one that is opened stays open until it is closed. Raises UsageError (unknown_circuit).
+    Args:
+        bus: The bus that has the circuit.
+        name: The circuit's name.
+        state: The new state.
+        probe_after: When an opened circuit allows a probe. Without it, the circuit stays open until it is closed.
+
+    Raises:
+        UsageError: (unknown_circuit) no call has used a circuit of that name.
     """
     by = current_operator()
-    noted = bus.stores.circuits.set(name, state, probe_after=probe_after, error=f"{state} by {by}", by=by)
-    if not noted.epoch:
+    change = bus.stores.circuits.set(name, state, probe_after=probe_after, error=f"{state} by {by}", by=by)
+    if not change.epoch:
         nearest = difflib.get_close_matches(name, bus.stores.circuits.names(), n=1)
         raise unknown_circuit(name, nearest[0] if nearest else None)
-    if noted.transition:
-        publish_change(bus, name, noted, by=by, error=f"{state} by {by}")
-    return bool(noted.transition)
+    if change.transition:
+        publish_change(bus, name, change, by=by, error=f"{state} by {by}")
+    return bool(change.transition)
 
 
 def _unavailable(name: str, wait: timedelta) -> ServiceUnavailable:
     retry_at = datetime.now(UTC) + wait
-    after_s = wait.total_seconds() * (1 + RETRY_JITTER * random.random())  # noqa: S311 - no secret
+    after_s = wait.total_seconds() * (1 + RETRY_JITTER * random.random())  # noqa: S311 - not a secret
     return ServiceUnavailable(name, retry_at, round(after_s, 3))

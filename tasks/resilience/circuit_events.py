@@ -1,12 +1,12 @@
-"""Circuit events: what is told of a circuit breaker's changes, each once, by the process that made it.
+"""Events about circuit breakers. The process that changes a circuit's state publishes one event for the change.
 
     opened          system.circuit.opened, and the warning error.circuit_opened
-    reopened        system.circuit.opened with `reopened`, where a probe failed: nobody is warned again
+    reopened        system.circuit.opened with `reopened`, after a failed probe; without another warning
     half_opened     system.circuit.half_opened
     closed          system.circuit.closed
 
-Their ids follow from circuit and epoch. A process that dies between the change and its event leaves it untold: the
-state is right, and the next change is told.
+An event's id is derived from circuit and epoch. If the process dies between the change and the event, the event is
+missing; the state is correct, and the next change is published.
 """
 
 from __future__ import annotations
@@ -47,24 +47,24 @@ if TYPE_CHECKING:
 
 CIRCUIT_OPENED_ERROR = "error.circuit_opened"
 MAX_ERROR_LENGTH = 500
-"""How much of an error is shown."""
+"""The most characters of an error in an event."""
 
 
 def publish_change(
     bus: BusRuntime, name: str, change: CircuitChange, *, by: str, error: BaseException | str | None = None
 ) -> None:
-    """Publish a change of a circuit. Nothing fails because of it: it is logged, too."""
+    """Log and publish a change of a circuit. An outage of the broker or state store is logged, not raised."""
     bus.instrumentation.emit(CircuitChanged(circuit=name, change=change.transition, epoch=change.epoch, by=by))
     try:
-        said = [validate(bus, event) for event in _events(name, change, by, error)]
-        commit(bus, said, capacity_timeout=timedelta(0))
+        events = [validate(bus, event) for event in _events(name, change, by, error)]
+        commit(bus, events, capacity_timeout=timedelta(0))
     except (BrokerUnavailable, StateStoreUnavailable, QueueFull, NotConfigured, RedisError) as failure:
         failed = OperationFailed(operation="circuit.publish_failed", exception=failure, subject=name)
         bus.instrumentation.emit(failed)
 
 
 def process_name() -> str:
-    """Name this process, as who made a change."""
+    """Return the name of this process, as `pid@host`."""
     return f"{os.getpid()}@{socket.gethostname()}"
 
 
@@ -82,8 +82,8 @@ def _events(name: str, change: CircuitChange, by: str, error: BaseException | st
         retry_at=datetime.now(UTC) + change.wait if change.wait else None,
         reopened=change.transition == "reopened",
     )
-    told = _build_circuit_event(CircuitOpenedEvent, opening)
-    return [told] if opening.reopened else [told, _warning(told, opening)]
+    opened = _build_circuit_event(CircuitOpenedEvent, opening)
+    return [opened] if opening.reopened else [opened, _build_warning(opened, opening)]
 
 
 def _build_circuit_event(model: type[CircuitEvent], content: CircuitContent) -> CircuitEvent:
@@ -96,11 +96,11 @@ def _build_circuit_event(model: type[CircuitEvent], content: CircuitContent) -> 
     )
 
 
-def _warning(event: CircuitEvent, opening: CircuitOpenedContent) -> ErrorEvent:
+def _build_warning(event: CircuitEvent, opening: CircuitOpenedContent) -> ErrorEvent:
     after = f"after {opening.failures} failures in a row" if opening.failures else "for now"
     content = ErrorContent(
         error_type="ServiceUnavailable",
-        message=f"Circuit breaker open: {opening.circuit} is not called any more, {after}; last: {opening.error}",
+        message=f"Circuit breaker open: {opening.circuit} is no longer called, {after}; last error: {opening.error}",
         severity=Severity.WARNING,
         parameters={"circuit": opening.circuit, "failures": opening.failures},
     )

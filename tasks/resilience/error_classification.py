@@ -1,11 +1,12 @@
-"""Blame: whose fault an error is, the dependency's or its caller's; read from the error and its causes.
+"""Classify an error as the dependency's or the caller's, from the error and its causes.
 
-    failed        it did not do its work: no connection, a time limit, a status of 5xx or 408, any other error
-    answered      it works, and refuses this call: a status of 4xx, Permanent, and what the caller named as mistakes
-    unreached     it was not called at all: UsageError, validation, a bug of the caller's, a refusal such as RetryLater;
-                  or the caller was interrupted, which tells nothing
+    failed        the dependency failed: no connection, a time limit, a status of 5xx or 408, any other error
+    answered      the dependency works and rejected this call: a status of 4xx, Permanent, an ignored error
+    unreached     the dependency was not called: UsageError, a validation error, a bug in the caller, RetryLater; or the
+                  caller was cancelled
 
-Libraries are known by what their errors carry, not by name: `status_code`, `status` or `code`, `response`, `headers`.
+The HTTP status is read from the attributes `status_code`, `status` or `code` of an error or of its `response`, and
+headers from `headers`, so that errors of any client library are understood.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from petiole.tasks.handling import time_limits
 from petiole.tasks.stores.circuits import CircuitOutcome
 
 MAX_RETRY_AFTER = timedelta(hours=1)
-"""A server that asks for more is asked again after this: one wrong header shall not park deliveries for ever."""
+"""The longest accepted Retry-After, so that one wrong header cannot defer deliveries for ever."""
 
 _NOT_SENT_ERRORS = (
     UsageError,
@@ -41,7 +42,7 @@ _NOT_SENT_ERRORS = (
 
 
 def classify_outcome(error: BaseException | None, ignored_errors: tuple[type[Exception], ...] = ()) -> CircuitOutcome:
-    """Say how a call ended that raised this, or nothing; `mistakes` are errors that are the caller's too."""
+    """Classify the outcome of a call that raised `error`, or None. `ignored_errors` do not count as failures."""
     if error is None:
         return "ok"
     if isinstance(error, ignored_errors):
@@ -49,44 +50,44 @@ def classify_outcome(error: BaseException | None, ignored_errors: tuple[type[Exc
     if isinstance(error, _NOT_SENT_ERRORS):
         return "unreached"
     if isinstance(error, asyncio.CancelledError):
-        # A handler's time limit cancels as well: then it was the dependency that took too long.
+        # A handler's time limit cancels too; in that case the dependency took too long.
         left_s = time_limits.remaining_s()
         return "failed" if left_s is not None and left_s <= 0 else "unreached"
     status = http_status_of(error)
     if status is not None:
-        return "answered" if 400 <= status < 500 and status != HTTPStatus.REQUEST_TIMEOUT else "failed"  # noqa: PLR2004 - as HTTP has them
+        return "answered" if 400 <= status < 500 and status != HTTPStatus.REQUEST_TIMEOUT else "failed"  # noqa: PLR2004 - HTTP's range
     return "answered" if isinstance(error, Permanent) else "failed"
 
 
 def is_worth_retrying(error: BaseException, ignored_errors: tuple[type[Exception], ...] = ()) -> bool:
-    """Tell whether the same call may succeed in a moment."""
+    """Return whether an immediate retry may succeed."""
     if not isinstance(error, Exception):
         return False
     return classify_outcome(error, ignored_errors) == "failed" or http_status_of(error) == HTTPStatus.TOO_MANY_REQUESTS
 
 
 def http_status_of(error: BaseException) -> int | None:
-    """Read the HTTP status that an error or one of its causes tells of."""
-    for each in iterate_causes(error):
-        for teller in (each, getattr(each, "response", None)):
+    """Return the HTTP status (400 to 599) of an error or of one of its causes; None if there is none."""
+    for cause in iterate_causes(error):
+        for source in (cause, getattr(cause, "response", None)):
             for name in ("status_code", "status", "code"):
-                status = getattr(teller, name, None)
-                if isinstance(status, int) and 400 <= status <= 599:  # noqa: PLR2004 - as HTTP has them
+                status = getattr(source, name, None)
+                if isinstance(status, int) and 400 <= status <= 599:  # noqa: PLR2004 - HTTP's range
                     return status
     return None
 
 
 def retry_after(error: BaseException) -> timedelta | None:
-    """Read for how long the server asks to be left alone: Retry-After, in seconds or as a date, or retry-after-ms.
+    """Read the wait that the server requested, at most one hour: Retry-After (seconds or a date), or retry-after-ms.
 
-    Source: RFC 9110, section 10.2.3; the latter is what OpenAI's client reads.
+    Source: RFC 9110, section 10.2.3; OpenAI's client reads retry-after-ms.
     """
-    for each in iterate_causes(error):
-        headers = getattr(each, "headers", None) or getattr(getattr(each, "response", None), "headers", None)
+    for cause in iterate_causes(error):
+        headers = getattr(cause, "headers", None) or getattr(getattr(cause, "response", None), "headers", None)
         if headers is None or not hasattr(headers, "get"):
             continue
-        if (asked := _parse_retry_after(headers)) is not None:
-            return min(max(asked, timedelta(0)), MAX_RETRY_AFTER)
+        if (wait := _parse_retry_after(headers)) is not None:
+            return min(max(wait, timedelta(0)), MAX_RETRY_AFTER)
     return None
 
 
@@ -94,12 +95,12 @@ def _parse_retry_after(headers: Mapping[str, str]) -> timedelta | None:
     milliseconds = _parse_number(headers.get("retry-after-ms"))
     if milliseconds is not None:
         return timedelta(milliseconds=milliseconds)
-    said = headers.get("retry-after") or headers.get("Retry-After")
-    seconds = _parse_number(said)
+    value = headers.get("retry-after") or headers.get("Retry-After")
+    seconds = _parse_number(value)
     if seconds is not None:
         return timedelta(seconds=seconds)
     try:
-        moment = parsedate_to_datetime(said) if said else None
+        moment = parsedate_to_datetime(value) if value else None
     except ValueError:
         return None
     return None if moment is None else moment.astimezone(UTC) - datetime.now(UTC)
@@ -114,10 +115,10 @@ def _parse_number(text: str | None) -> float | None:
 
 
 def iterate_causes(error: BaseException) -> Iterator[BaseException]:
-    """List an error and what it was raised from."""
+    """Yield an error and the chain of its causes."""
     seen: set[int] = set()
-    following: BaseException | None = error
-    while following is not None and id(following) not in seen:
-        seen.add(id(following))
-        yield following
-        following = following.__cause__
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__

@@ -1,8 +1,8 @@
-"""Unguarded: what breakers and budgets do where the state store does not answer. They let calls through.
+"""Allow calls without circuit breakers and rate limits while the state store does not answer.
 
-They are there to spare calls, not to prevent them. That is an alarm: `calls.unguarded` in the log, as an error, once
-for each outage; the calls are counted as `unguarded` once the store is back. After a failure it is not asked for
-STORE_RETRY_AFTER_S: one call waits for it then, not each of them.
+Circuit breakers and rate limits reduce load; an outage of the state store must not stop all calls. Each outage is
+logged once as the error `calls.unguarded`, and its calls are counted as `unguarded` when the store is back. After a
+failure the store is not queried for STORE_RETRY_AFTER_S, so that only one call waits for its timeout.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ResultT = TypeVar("ResultT")
 
 
 def query_store(bus: BusRuntime, operation: str, query: Callable[[], ResultT]) -> ResultT | None:
-    """Ask the store whether a call may be made; None where it does not answer, and the call is to be let through."""
+    """Ask the store whether a call is allowed; None if it does not answer, so that the call is allowed."""
     outage = bus.resource(_Outage)
     if time.monotonic() < outage.until:
         outage.calls += 1
@@ -42,7 +42,7 @@ def query_store(bus: BusRuntime, operation: str, query: Callable[[], ResultT]) -
 
 
 def update_store(bus: BusRuntime, operation: str, update: Callable[[], ResultT]) -> ResultT | None:
-    """Note in the store how a call ended; None where it does not answer."""
+    """Record the outcome of a call in the store; None if it does not answer."""
     try:
         return update()
     except (RedisError, NotConfigured) as error:
@@ -52,7 +52,7 @@ def update_store(bus: BusRuntime, operation: str, update: Callable[[], ResultT])
 
 @dataclass(slots=True)
 class _Outage:
-    """What this process knows of a store that is away, and how many calls went through meanwhile."""
+    """This process's record of a state store outage, and the number of calls during it."""
 
     bus: BusRuntime
     until: float = 0.0

@@ -1,19 +1,19 @@
-"""Breakers: what agents depend on is called through a circuit breaker that all workers share, and tried again.
+"""Call a dependency through a circuit breaker that all workers share, with retries.
 
     @guarded("llm.openai")                          a function or a coroutine function
     def ask(question: str) -> str: ...
 
-    with guarded("llm.openai"): ...                 a block, which is not tried again; `async with` in coroutines
+    with guarded("llm.openai"): ...                 a block, without retries; `async with` in coroutines
 
-Outside stands tenacity, which tries again what failed: growing waits with jitter, as many attempts as were said and as
-the delivery's time limit leaves room for, and no sooner than a server's Retry-After. Inside stands the breaker, which
-each try goes through (circuits.py): after some failures in a row, or at a rate of failures, nobody calls the dependency
-for the reset time; then one caller in the whole cluster probes whether it is back.
+Retries (retrying.py): tenacity repeats a failed call with growing waits and jitter. It stops after `attempts`, or when
+the delivery's time limit leaves no time for the next wait, and never retries before a server's Retry-After.
 
-An open breaker raises ServiceUnavailable, and a Retry-After that is too long to wait for here, RetryLater
-(service_throttled). Both put the handler's delivery off, and spend no attempt; so does, in a handler, a failure that
-leaves the breaker open. Any other error comes out as it was raised. Whose fault an error is: blame.py. How calls are
-tried again: trying.py.
+Circuit breaker (circuit_breaker.py): every attempt goes through it. After `failures` in a row, or at a failure `rate`,
+no worker calls the dependency for the `reset` time; then one caller in the whole cluster probes for recovery.
+
+Errors: an open circuit raises ServiceUnavailable. A Retry-After that is too long to wait for raises RetryLater
+(service_throttled). Both defer the handler's delivery without counting an attempt; so does a failure in a handler that
+leaves the circuit open. Any other error propagates. error_classification.py decides which errors count as failures.
 """
 
 from __future__ import annotations
@@ -45,15 +45,21 @@ UpToOneDay = Annotated[timedelta, Field(gt=timedelta(0), le=timedelta(days=1))]
 
 
 class BreakerOptions(BaseModel):
-    """What `guarded` takes beside a name; durations as timedelta, or as seconds. Places that share a name share them.
+    """Options of `guarded`. Durations are timedelta, or seconds. Use the same options wherever you use the same name.
 
-    failures: how many in a row open the circuit; a success begins anew.
-    rate: the share of failures (0 to 1) that opens it too, over `window`, from `least_calls` on; none by default.
-    reset: how long it stays open before one call probes.
-    timeout: how long a call may take. A coroutine is ended then, and has failed; a function cannot be ended from here:
-        give its client a limit. A probe that is not over by then is taken for dead, and another may probe.
-    attempts: how often one call is tried here in all; the waits grow from `wait` to `longest_wait`.
-    mistakes: errors that are the caller's fault, beside those of blame.py: not counted, and not tried again.
+    Attributes:
+        failures: Failures in a row that open the circuit. A success resets the count.
+        rate: Share of failures (0 to 1) over `window`, from `min_calls` on, that opens it too; None for no such limit.
+        window: Period over which `rate` is measured.
+        min_calls: Fewest calls in `window` for which `rate` applies.
+        reset: How long the circuit stays open before one call probes.
+        timeout: How long a call may take. A coroutine is cancelled and counts as failed. A function cannot be
+            cancelled: set a timeout in its client. After `timeout`, an unfinished probe is given up and another call
+            may probe.
+        attempts: Attempts of one call in total.
+        wait: First wait between attempts.
+        max_wait: Longest wait between attempts.
+        ignored_errors: Further errors that are the caller's fault; they are neither counted nor retried.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -71,20 +77,26 @@ class BreakerOptions(BaseModel):
 
     @property
     def thresholds(self) -> CircuitThresholds:
-        """What of it the circuit goes by."""
+        """The options of the circuit breaker."""
         return CircuitThresholds(self.failures, self.reset, self.timeout, self.rate, self.window, self.min_calls)
 
     @property
     def retry_options(self) -> dict[str, Any]:
-        """What of it tenacity goes by."""
+        """The options of tenacity."""
         return retry_options(self.attempts, self.wait, self.max_wait, self.ignored_errors)
 
 
 def guarded(name: str, **options: object) -> Guard:
-    """Guard calls to the dependency of that name, such as `llm.openai`; the options are those of BreakerOptions.
+    """Guard calls to a dependency with a circuit breaker and retries; see the module.
 
-    Raises: UsageError (invalid_topic, invalid_option). What it guards raises: ServiceUnavailable, RetryLater
-    (service_throttled), its own errors.
+    The guarded call raises ServiceUnavailable, RetryLater (service_throttled), and its own errors.
+
+    Args:
+        name: The dependency's name in the form of a topic, such as `llm.openai`.
+        **options: The fields of BreakerOptions.
+
+    Raises:
+        UsageError: (invalid_topic, invalid_option) the name or an option is invalid.
     """
     try:
         return Guard(check_topic(name), BreakerOptions.model_validate(options))
@@ -95,7 +107,7 @@ def guarded(name: str, **options: object) -> Guard:
 
 
 class Guard:
-    """What `guarded` returns: a decorator, or the context of one block."""
+    """A decorator for functions, or the context manager of one block."""
 
     def __init__(self, name: Topic, options: BreakerOptions) -> None:
         self.name = name
@@ -105,7 +117,10 @@ class Guard:
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Guard a function or a coroutine function. Raises UsageError for a generator."""
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            raise UsageError(f"{function.__qualname__} is a generator; write `with guarded({self.name!r}):` inside it")
+            raise UsageError(
+                f"{function.__qualname__} is a generator, which cannot be retried; "
+                f"write `with guarded({self.name!r}):` inside it"
+            )
         if inspect.iscoroutinefunction(function):
             return self._guard_async(function)
 
@@ -113,12 +128,12 @@ class Guard:
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             bus = current_bus()
 
-            def once() -> R:
+            def attempt() -> R:
                 with self._circuit_call(bus):
                     return function(*args, **kwargs)
 
             try:
-                return Retrying(sleep=bus.store_clock.sleep, **self.options.retry_options)(once)
+                return Retrying(sleep=bus.store_clock.sleep, **self.options.retry_options)(attempt)
             except Exception as error:
                 self._check_throttled(error)
                 raise
@@ -132,7 +147,7 @@ class Guard:
         async def call(*args: P.args, **kwargs: P.kwargs) -> Any:
             bus = current_bus()
 
-            async def once() -> Any:
+            async def attempt() -> Any:
                 async with self._circuit_call(bus), asyncio.timeout(timeout_s):
                     return await function(*args, **kwargs)
 
@@ -140,7 +155,7 @@ class Guard:
                 return await AsyncRetrying(
                     sleep=bus.store_clock.sleep_async,
                     **self.options.retry_options,
-                )(once)
+                )(attempt)
             except Exception as error:
                 self._check_throttled(error)
                 raise
@@ -155,28 +170,30 @@ class Guard:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave the block; what was raised in it goes on, or RetryLater (service_throttled) for it."""
+        """Leave the block. Its exception propagates, or RetryLater (service_throttled) is raised from it."""
         if self._block is not None:
             self._block.__exit__(kind, error, trace)
         self._check_throttled(error)
 
     async def __aenter__(self) -> Self:
-        """Enter the block of a coroutine. Raises as __enter__."""
+        """Enter the block in a coroutine. Raises as __enter__."""
         await self._enter_block().__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave the block of a coroutine, as __exit__."""
+        """Leave the block in a coroutine, as __exit__."""
         if self._block is not None:
             await self._block.__aexit__(kind, error, trace)
         self._check_throttled(error)
 
     def _enter_block(self) -> CircuitCall:
-        # Which epoch a call began in is the block's own: two that shared it would take each other's.
+        # A CircuitCall has the epoch of its own call, so two blocks cannot share one.
         if self._block is not None:
-            raise UsageError(f"one guard holds one block; write `with guarded({self.name!r}):` where the block is")
+            raise UsageError(
+                f"guarded({self.name!r}) was already entered; write `with guarded({self.name!r}):` for each block"
+            )
         self._block = self._circuit_call(current_bus())
         return self._block
 
@@ -184,10 +201,10 @@ class Guard:
         return CircuitCall(bus, self.name, self.options.thresholds, self.options.ignored_errors)
 
     def _check_throttled(self, error: BaseException | None) -> None:
-        """Raise RetryLater (service_throttled) where the server said when to come again."""
+        """Raise RetryLater (service_throttled) if the server requested a wait."""
         if (
             error is not None
             and is_worth_retrying(error, self.options.ignored_errors)
-            and (asked_s := requested_wait_s(error))
+            and (wait_s := requested_wait_s(error))
         ):
-            raise service_throttled(self.name, asked_s) from error
+            raise service_throttled(self.name, wait_s) from error

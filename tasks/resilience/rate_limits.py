@@ -1,21 +1,22 @@
-"""Budgets: requests and tokens per minute of a provider's account, kept by all workers together.
+"""Rate limits: requests and tokens per minute of a provider's account, shared by all workers.
 
-    account = Budget("openai.main", requests=500, tokens=200_000)
+    account = RateLimit("openai.main", requests=500, tokens=200_000)
 
-    with account.reserve(tokens=1_200) as reserved:         an estimate; refused with RateLimitExceeded where there is
-    no room
+    with account.reserve(tokens=1_200) as reservation:           an estimate; may raise RateLimitExceeded
         answer = ask()
-        reserved.used(answer.usage.total_tokens)            the truth, which is settled at the block's end
+        reservation.record_usage(answer.usage.total_tokens)      settled at the end of the block
 
-RateLimitExceeded says when there will be room, and puts a handler's delivery off until then; no attempt is spent.
-Reserve inside what @guarded guards: each try is a request. A call that cannot have reached the provider is released:
-its connection was refused, or its breaker open. One that was answered with an error counts as a request without tokens.
-Any other failure counts as reserved, for nobody knows better. A 429 pauses everybody on the account until its
-Retry-After.
+RateLimitExceeded has the time until the quota allows the call. In a handler it defers the delivery until then without
+counting an attempt. Reserve inside a function that @guarded decorates, because each attempt is a request. At the end:
 
-A call counts from its reservation until a window after it was settled. Whenever the provider counted it in between, no
-window of that length holds more than the quota: docs/decisions/0031-rate-limit-window.md. What is over the estimate is
-known too late to prevent it: estimate with the most tokens that a call can use.
+- a call that did not reach the provider (connection refused, circuit open) is released;
+- a call that was answered with an error counts as a request without tokens;
+- any other failed call counts as reserved, because its usage is unknown;
+- a 429 pauses the account for all workers until its Retry-After.
+
+A call counts from its reservation until one window after it was settled. Whenever the provider counted it in between,
+no window of that length has more than the quota: docs/decisions/0031-rate-limit-window.md. Tokens above the estimate
+are known too late: estimate the most tokens that a call can use.
 """
 
 from __future__ import annotations
@@ -42,13 +43,18 @@ Amount = Annotated[int, Field(strict=True, ge=1)]
 UpToOneDay = Annotated[timedelta, Field(gt=timedelta(0), le=timedelta(days=1))]
 
 DEFAULT_PAUSE_FRACTION = 0.1
-"""A 429 that does not say for how long pauses the account for this share of the window."""
+"""The pause after a 429 without Retry-After, as a fraction of the window."""
 
 
 class RateLimit(BaseModel):
-    """An account's quotas per window; durations as timedelta, or as seconds. Places that share a name share them.
+    """An account's quotas per window. Durations are timedelta, or seconds. Use the same options for the same account.
 
-    timeout: how long a call may take; one that nobody settles is forgotten a window after that.
+    Attributes:
+        account: The account's name in the form of a topic.
+        requests: Most requests per window; None for no limit.
+        tokens: Most tokens per window; None for no limit.
+        window: Length of the window.
+        timeout: How long a call may take. A reservation that is not settled expires one window after that.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -65,15 +71,17 @@ class RateLimit(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(str(step) for step in first["loc"])
-            raise invalid_option(f"budget.{field}", repr(first["input"]), first["msg"]) from error
+            raise invalid_option(f"RateLimit.{field}", repr(first["input"]), first["msg"]) from error
 
     def reserve(self, *, tokens: int = 0) -> Reservation:
-        """Count one call and its estimated tokens, before it is made.
+        """Reserve one call and its estimated tokens before the call.
 
-        Raises: RateLimitExceeded where there is no room now; UsageError (invalid_option) where there never is.
+        Raises:
+            RateLimitExceeded: The quota does not allow the call now.
+            UsageError: (invalid_option) `tokens` is negative, or more than the quota of a window.
         """
         if tokens < 0 or (self.tokens is not None and tokens > self.tokens):
-            remedy = f"the budget {self.account} has 0 to {self.tokens} in each window; split the call, or raise it"
+            remedy = f"the rate limit {self.account} allows 0 to {self.tokens} per window; split the call, or raise it"
             raise invalid_option("tokens", str(tokens), remedy)
         bus = current_bus()
         call_id = str(uuid4())
@@ -86,21 +94,21 @@ class RateLimit(BaseModel):
         return Reservation(self, bus, call_id)
 
     async def reserve_async(self, *, tokens: int = 0) -> Reservation:
-        """Reserve as `reserve`, and let the loop go on meanwhile."""
+        """As `reserve`, without blocking the event loop."""
         return await asyncio.to_thread(self.reserve, tokens=tokens)
 
     def pause(self, duration: timedelta) -> None:
-        """Let nobody reserve on this account for so long; a longer pause stands."""
+        """Reject reservations on this account for `duration`. A longer pause stays in effect."""
         bus = current_bus()
         update_store(bus, self.account, lambda: bus.stores.rate_limits.pause(self.account, duration))
 
     def usage(self) -> RateLimitUsage:
-        """Read what counts against the account, as of the last call."""
+        """Return the account's current usage, as of the last call."""
         return current_bus().stores.rate_limits.usage(self.account)
 
 
 class Reservation:
-    """One call's part of a budget, until it is settled or released: by hand, or at the end of its block."""
+    """One call's reserved share of a rate limit, until it is settled or released: explicitly, or at the block's end."""
 
     def __init__(self, rate_limit: RateLimit, bus: BusRuntime, call_id: str) -> None:
         self.id = call_id
@@ -110,16 +118,16 @@ class Reservation:
         self._is_over = False
 
     def record_usage(self, tokens: int) -> None:
-        """Say how many tokens the call really used; it is settled at the block's end."""
+        """Set the number of tokens that the call used. The block's end settles it."""
         self._used = tokens
 
     def settle(self, tokens: int | None = None) -> None:
-        """Count what the call really used, by default what was reserved. The first settlement or release stands."""
-        budgets, account, window = self._bus.stores.rate_limits, self._budget.account, self._budget.window
-        self._finish(lambda: budgets.settle(account, self.id, tokens, window))
+        """Count the used tokens, by default the reserved ones. Only the first settlement or release has an effect."""
+        rate_limits, account, window = self._bus.stores.rate_limits, self._budget.account, self._budget.window
+        self._finish(lambda: rate_limits.settle(account, self.id, tokens, window))
 
     def release(self) -> None:
-        """Give it back: the call was not made."""
+        """Return the reserved share, because the call was not made."""
         self._finish(lambda: self._bus.stores.rate_limits.release(self._budget.account, self.id))
 
     def _finish(self, operation: Callable[[], None]) -> None:
@@ -133,7 +141,7 @@ class Reservation:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Settle or release, as the call ended; what it raised goes on."""
+        """Settle or release by the call's outcome. An exception of the call propagates."""
         status = http_status_of(error) if error is not None else None
         if status == HTTPStatus.TOO_MANY_REQUESTS and error is not None:
             self._budget.pause(retry_after(error) or self._budget.window * DEFAULT_PAUSE_FRACTION)
@@ -148,10 +156,10 @@ class Reservation:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """As __exit__; the loop goes on meanwhile."""
+        """As __exit__, without blocking the event loop."""
         await asyncio.to_thread(self.__exit__, kind, error, trace)
 
 
 def _was_not_sent(error: BaseException) -> bool:
-    refused_here = isinstance(error, RetryLater) and error.__cause__ is None
-    return refused_here or any(isinstance(each, ConnectionRefusedError) for each in iterate_causes(error))
+    was_rejected_here = isinstance(error, RetryLater) and error.__cause__ is None
+    return was_rejected_here or any(isinstance(cause, ConnectionRefusedError) for cause in iterate_causes(error))

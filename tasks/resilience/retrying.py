@@ -1,6 +1,7 @@
-"""Trying: how a guarded call is tried again here, while its handler holds its slot; by tenacity, for seconds at most.
+"""Options of tenacity for the retries of a guarded call within its handler.
 
-What takes longer than that is the delivery's to wait for: it holds no slot meanwhile (retries.py).
+These retries occupy a worker slot, so they wait for seconds at most. A longer wait defers the delivery, which occupies
+no slot (tasks/settlement/retry_policy.py).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from petiole.tasks.resilience.error_classification import is_worth_retrying, ret
 def retry_options(
     attempts: int, first_wait: timedelta, max_wait: timedelta, ignored_errors: tuple[type[Exception], ...]
 ) -> dict[str, Any]:
-    """Tell tenacity what to try again, when, and how often: as the options of guarded say."""
+    """Build tenacity's options from those of `guarded`."""
     first_s, longest_s = first_wait.total_seconds(), max_wait.total_seconds()
     backoff = wait_exponential_jitter(multiplier=first_s, max=longest_s, jitter=first_s)
     return {
@@ -33,7 +34,7 @@ def retry_options(
 
 
 class _StopBeforeTimeout(stop_base):
-    """Stops before a wait that is longer than one may wait here, or than what is left of the delivery's time."""
+    """Stop before a wait that exceeds `max_wait_s`, or the remaining time of the delivery."""
 
     def __init__(self, max_wait_s: float) -> None:
         self._longest_s = max_wait_s
@@ -43,9 +44,9 @@ class _StopBeforeTimeout(stop_base):
 
 
 def requested_wait_s(error: BaseException | None) -> float:
-    """Read how long the server asked to wait that an error came from."""
-    asked = retry_after(error) if error is not None else None
-    return asked.total_seconds() if asked else 0.0
+    """Return the wait that the server requested with this error, in seconds; 0 if it requested none."""
+    wait = retry_after(error) if error is not None else None
+    return wait.total_seconds() if wait else 0.0
 
 
 def _error_of(state: RetryCallState) -> BaseException | None:
@@ -53,7 +54,7 @@ def _error_of(state: RetryCallState) -> BaseException | None:
 
 
 def _remaining_s() -> float:
-    """Tell how long the delivery at hand may still take."""
+    """Return the remaining time of the current delivery in seconds."""
     left_s = time_limits.remaining_s()
     context = current_context()
     expires_at = context.event.expires_at if context else None

@@ -1,1 +1,1 @@
-"""Routing: which subscriptions get an event. Pure: no broker, no store."""
+"""Routing: choose the subscriptions that get an event. Pure functions: no broker, no store."""

@@ -1,12 +1,13 @@
-"""Filters: whether an event meets the conditions of a subscription. Pure: plain data in, a verdict out.
+"""Filters: check whether an event meets the conditions of a subscription. Pure functions.
 
-What the conditions may be is told in `events/conditions.py`, which has refused all others before. Text, numbers and
-true/false never equal one another: True is not 1. Null is the same as missing, for an event's JSON holds a null
-wherever a field was not given; and what is missing meets no condition but {"exists": False}.
+`events/conditions.py` defines the conditions and has validated them. Values of different types are never equal: True is
+not 1. Null counts as missing, because an event's JSON has null for a field that was not given. A missing value meets
+only the condition {"exists": False}.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -18,7 +19,7 @@ Document: TypeAlias = Mapping[str, object]
 
 @dataclass(frozen=True, slots=True)
 class UnmetCondition:
-    """The condition that an event did not meet, and what stood there; None where nothing did."""
+    """A condition that an event did not meet, and the value found; None if it is missing."""
 
     path: str
     operator: str
@@ -26,60 +27,60 @@ class UnmetCondition:
     value: object
 
     def __str__(self) -> str:
-        found = "missing" if self.value is None else repr(self.value)
+        value = "missing" if self.value is None else repr(self.value)
         match self.operator:
             case "exists":
-                return f"{self.path} is {found}, and has to {'be there' if self.operand else 'be missing'}"
-            case operator:
-                return f"{self.path} is {found}, not {'' if operator == EQUALS else f'{operator} '}{self.operand!r}"
+                return f"{self.path} is {value}, but must {'exist' if self.operand else 'be missing'}"
+            case name:
+                return f"{self.path} is {value}, not {'' if name == EQUALS else f'{name} '}{self.operand!r}"
 
 
 def matches(where: FilterConditions, document: Document) -> bool:
-    """Tell whether an event, as its JSON object, meets all conditions."""
+    """Return whether an event, given as its JSON object, meets all conditions."""
     return find_unmet_condition(where, document) is None
 
 
 def find_unmet_condition(where: FilterConditions, document: Document) -> UnmetCondition | None:
-    """Find the first condition that an event does not meet; None where it meets all."""
+    """Find the first condition that an event does not meet; None if it meets all."""
     for path, condition in where.items():
-        found = _look_up(document, path)
-        for operator, operand in list_operators(condition).items():
-            if not _OPERATORS[operator](found, operand):
-                return UnmetCondition(path, operator, operand, found)
+        value = _look_up(document, path)
+        for name, operand in list_operators(condition).items():
+            if not _OPERATORS[name](value, operand):
+                return UnmetCondition(path, name, operand, value)
     return None
 
 
 def _look_up(document: Document, path: str) -> object:
-    place: object = document
-    for word in path.split("."):
-        if not isinstance(place, Mapping):
+    value: object = document
+    for key in path.split("."):
+        if not isinstance(value, Mapping):
             return None
-        place = place.get(word)
-    return place
+        value = value.get(key)
+    return value
 
 
-def _equals(found: object, operand: object) -> bool:
-    return _is_comparable(found, operand) and found == operand
+def _equals(value: object, operand: object) -> bool:
+    return _is_comparable(value, operand) and value == operand
 
 
-def _is_one_of(found: object, operand: Any) -> bool:
-    return any(_equals(found, each) for each in operand)
+def _is_one_of(value: object, operand: Any) -> bool:
+    return any(_equals(value, option) for option in operand)
 
 
-def _begins_with(found: object, operand: Any) -> bool:
-    return isinstance(found, str) and found.startswith(operand)
+def _begins_with(value: object, operand: Any) -> bool:
+    return isinstance(value, str) and value.startswith(operand)
 
 
-def _exists(found: object, operand: object) -> bool:
-    return (found is not None) is operand
+def _exists(value: object, operand: object) -> bool:
+    return (value is not None) is operand
 
 
-def _ranges(compare: Callable[[Any, Any], bool]) -> Callable[[object, Any], bool]:
-    return lambda found, operand: _is_comparable(found, operand) and compare(found, operand)
+def _compares(comparison: Callable[[Any, Any], bool]) -> Callable[[object, Any], bool]:
+    return lambda value, operand: _is_comparable(value, operand) and comparison(value, operand)
 
 
-def _is_comparable(found: object, operand: object) -> bool:
-    return comparison_type(found) is not None and comparison_type(found) is comparison_type(operand)
+def _is_comparable(value: object, operand: object) -> bool:
+    return comparison_type(value) is not None and comparison_type(value) is comparison_type(operand)
 
 
 _OPERATORS: Mapping[str, Callable[[object, Any], bool]] = {
@@ -87,8 +88,8 @@ _OPERATORS: Mapping[str, Callable[[object, Any], bool]] = {
     "one_of": _is_one_of,
     "prefix": _begins_with,
     "exists": _exists,
-    "gt": _ranges(lambda found, bound: found > bound),
-    "ge": _ranges(lambda found, bound: found >= bound),
-    "lt": _ranges(lambda found, bound: found < bound),
-    "le": _ranges(lambda found, bound: found <= bound),
+    "gt": _compares(operator.gt),
+    "ge": _compares(operator.ge),
+    "lt": _compares(operator.lt),
+    "le": _compares(operator.le),
 }

@@ -1,11 +1,11 @@
-"""Routing: event and subscriptions to an ordered list of deliveries. Pure: it sends nothing.
+"""Routing table: list the deliveries of an event for a set of subscriptions. Pure: it sends nothing.
 
-A subscription gets an event in four steps, and `explain` tells at which of them one stopped:
+A subscription gets an event if four checks pass, in this order; `explain` names the check that failed:
 
     pattern     one of its patterns matches the topic
-    echo        it names the topic, and not only `*`, or had no hand in the event
+    echo        a pattern other than `*` matches, or its agent did not take part in causing the event
     filter      the event meets the conditions of `where`
-    split       of the variants of a split, it is the one that the event's stream belongs to
+    split       the event's stream belongs to its variant of the traffic split
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ RoutingStep = Literal["pattern", "echo", "filter", "split", "delivered"]
 Split: TypeAlias = tuple[str, str]
 
 TOPIC_CACHE_SIZE = 1_000
-"""Topics whose subscriptions a table looks up once."""
+"""Topics for which a table caches the matching subscriptions."""
 
 
 class Route(NamedTuple):
-    """One event's way to one subscription; publishing the event again gives the same id.
+    """The delivery of one event to one subscription; publishing the event again gives the same id.
 
-    `priority` is 0 to 9, 9 first on every broker; a delivery that is not begun by `expires_at` is not handled.
+    `priority` is 0 to 9; 9 is first on every broker. A delivery that has not started by `expires_at` is not handled.
     """
 
     delivery_id: str
@@ -45,7 +45,7 @@ class Route(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Why a subscription gets an event or does not: the step that decided, and the reason in words."""
+    """Why a subscription gets an event or does not: the deciding check, and the reason as text."""
 
     subscription: Subscription
     step: RoutingStep
@@ -53,32 +53,32 @@ class Explanation:
 
     @property
     def is_delivered(self) -> bool:
-        """The event goes to this subscription."""
+        """Whether the subscription gets the event."""
         return self.step == "delivered"
 
 
 class RoutingTable:
-    """The subscriptions of one version of the directory, ready to be matched."""
+    """The subscriptions of one version of the directory, indexed by pattern."""
 
     def __init__(self, subscriptions: Iterable[Subscription], version: int = 0) -> None:
         self.version = version
-        self._by_name = {each.name: each for each in subscriptions}
+        self._by_name = {subscription.name: subscription for subscription in subscriptions}
         self._trie: TopicTrie[str] = TopicTrie()
-        self._naming: TopicTrie[str] = TopicTrie()
+        self._specific_trie: TopicTrie[str] = TopicTrie()
         self._shares = {
             split: traffic_split.bucket_counts(traffic_split.variant_weights(members))
             for split, members in self._splits().items()
         }
-        for name, each in self._by_name.items():
-            for pattern in each.patterns:
+        for name, subscription in self._by_name.items():
+            for pattern in subscription.patterns:
                 self._trie.add(pattern, name)
                 if pattern != ALL_TOPICS:
-                    self._naming.add(pattern, name)
-        # A table never changes, and most events are of few topics.
+                    self._specific_trie.add(pattern, name)
+        # The cache is never stale, since a table does not change. Most events have one of few topics.
         self._matching = lru_cache(TOPIC_CACHE_SIZE)(self._find_subscriptions)
 
     def get(self, name: str) -> Subscription | None:
-        """Look a subscription up by its name."""
+        """Find a subscription by its name."""
         return self._by_name.get(name)
 
     def all(self) -> list[Subscription]:
@@ -86,28 +86,33 @@ class RoutingTable:
         return list(self._by_name.values())
 
     def routes(self, event: Event, read: Callable[[], Document] | None = None) -> list[Route]:
-        """List the deliveries of an event, by subscription name; each subscription once.
+        """List the deliveries of an event, one per subscription, ordered by name.
 
-        `read` gives the event as a JSON object, where it is at hand; it is called once a filter looks into it.
+        Args:
+            event: the event.
+            read: returns the event's JSON object if the caller has one; called only if a filter needs it.
         """
-        looked_at = _LazyEvent(event, read)
-        heard = [each for each in self._matching(event.event_type) if self._find_refusal(looked_at, each) is None]
-        chosen = self._choose_variants(event.stream_id, heard)
-        reached = [each for each in heard if _is_chosen(each, chosen)]
-        ids = delivery_ids(event.event_id, (each.name for each in reached))
-        return [_route(event, each, name) for each, name in zip(reached, ids, strict=True)]
+        lazy_event = _LazyEvent(event, read)
+        matching = self._matching(event.event_type)
+        accepting = [candidate for candidate in matching if self._find_refusal(lazy_event, candidate) is None]
+        chosen = self._choose_variants(event.stream_id, accepting)
+        subscribers = [candidate for candidate in accepting if _is_chosen(candidate, chosen)]
+        ids = delivery_ids(event.event_id, (subscriber.name for subscriber in subscribers))
+        return [_route(event, *pair) for pair in zip(subscribers, ids, strict=True)]
 
     def explain(self, event: Event) -> list[Explanation]:
-        """Tell for every subscription, by name, why it gets an event or does not."""
-        looked_at = _LazyEvent(event)
+        """Explain for every subscription, ordered by name, why it gets an event or does not."""
+        lazy_event = _LazyEvent(event)
         matching = self._matching(event.event_type)
-        refusals = {each.name: self._find_refusal(looked_at, each) for each in matching}
-        chosen = self._choose_variants(event.stream_id, [each for each in matching if refusals[each.name] is None])
+        refusals = {candidate.name: self._find_refusal(lazy_event, candidate) for candidate in matching}
+        accepting = [candidate for candidate in matching if refusals[candidate.name] is None]
+        chosen = self._choose_variants(event.stream_id, accepting)
+        unmatched = _explain_unmatched(event)
         return [
             Explanation(
-                each, *(refusals.get(name, _explain_unmatched(event)) or _explain_delivered(event, each, chosen))
+                subscription, *(refusals.get(name, unmatched) or _explain_delivered(event, subscription, chosen))
             )
-            for name, each in sorted(self._by_name.items())
+            for name, subscription in sorted(self._by_name.items())
         ]
 
     def _find_subscriptions(self, topic: str) -> Sequence[Subscription]:
@@ -116,39 +121,40 @@ class RoutingTable:
     def _find_refusal(self, lazy_event: _LazyEvent, subscription: Subscription) -> tuple[RoutingStep, str] | None:
         if self._is_echo(lazy_event.event, subscription):
             path = " > ".join(lazy_event.event.path)
-            return "echo", f"it hears everything, and {subscription.agent!r} had a hand in this event: {path}"
-        # Asked first whether there are conditions: most subscriptions have none, and the document is not free.
+            return "echo", f"it subscribes to all topics, and {subscription.agent!r} took part in this event: {path}"
+        # Most subscriptions have no conditions, and building the document is not free.
         unmet = filters.find_unmet_condition(subscription.where, lazy_event.document) if subscription.where else None
         return ("filter", str(unmet)) if unmet else None
 
     def _is_echo(self, event: Event, subscription: Subscription) -> bool:
-        """Tell whether the event would come back to a subscriber to everything that had a hand in it.
+        """Return whether a subscriber to `*` would get an event that its own agent took part in causing.
 
-        Who names its topics means them; who says `*` does not mean its own voice, nor what others say because of it.
+        An agent that subscribes to all topics does not want its own events or those that result from them. A pattern
+        that names the topic is explicit, so it always counts.
         """
         if subscription.agent not in event.path or ALL_TOPICS not in subscription.patterns:
             return False
-        return subscription.name not in self._naming.match(event.event_type)
+        return subscription.name not in self._specific_trie.match(event.event_type)
 
     def _choose_variants(self, stream_id: str, subscriptions: Iterable[Subscription]) -> Mapping[Split, str]:
-        """Choose the variant of each split that hears the event; shadows are heard beside them."""
-        hearing: defaultdict[Split, set[str]] = defaultdict(set)
-        for split, each in _variants(subscriptions):
-            hearing[split].add(str(each.variant))
+        """Choose the variant of each split that gets the event; shadow handlers get it, too."""
+        candidates: defaultdict[Split, set[str]] = defaultdict(set)
+        for split, subscription in _variants(subscriptions):
+            candidates[split].add(str(subscription.variant))
         return {
             split: traffic_split.choose(split[1], self._shares[split], variants, stream_id)
-            for split, variants in hearing.items()
+            for split, variants in candidates.items()
         }
 
     def _splits(self) -> Mapping[Split, Sequence[Subscription]]:
         members: defaultdict[Split, list[Subscription]] = defaultdict(list)
-        for split, each in _variants(self._by_name.values()):
-            members[split].append(each)
+        for split, subscription in _variants(self._by_name.values()):
+            members[split].append(subscription)
         return members
 
 
 class _LazyEvent:
-    """An event with its JSON object, which is made only once a filter looks into it."""
+    """An event whose JSON object is built when a filter first needs it."""
 
     def __init__(self, event: Event, read: Callable[[], Document] | None = None) -> None:
         self.event = event
@@ -160,9 +166,9 @@ class _LazyEvent:
 
 
 def _variants(subscriptions: Iterable[Subscription]) -> Iterator[tuple[Split, Subscription]]:
-    for each in subscriptions:
-        if each.split is not None and not each.shadow:
-            yield (each.agent, each.split), each
+    for subscription in subscriptions:
+        if subscription.split is not None and not subscription.shadow:
+            yield (subscription.agent, subscription.split), subscription
 
 
 def _is_chosen(subscription: Subscription, chosen: Mapping[Split, str]) -> bool:
@@ -188,14 +194,14 @@ def _explain_delivered(
     event: Event, subscription: Subscription, chosen: Mapping[Split, str]
 ) -> tuple[RoutingStep, str]:
     patterns = " ".join(subscription.patterns)
-    said = f"{patterns} matches" if len(subscription.patterns) == 1 else f"one of {patterns} matches"
+    reason = f"{patterns} matches" if len(subscription.patterns) == 1 else f"one of {patterns} matches"
     if subscription.where:
-        said += ", and so does its filter"
+        reason += ", and so does its filter"
     if subscription.shadow:
-        return "delivered", f"{said}; a shadow: what it says is not published"
+        return "delivered", f"{reason}; a shadow: its events are not published"
     if subscription.split is None:
-        return "delivered", said
+        return "delivered", reason
     variant = chosen[subscription.agent, subscription.split]
     place = f"bucket {traffic_split.bucket(subscription.split, event.stream_id):,} of split {subscription.split!r}"
     belongs = f"stream {event.stream_id!r} is in {place}: variant {variant!r}"
-    return ("delivered", f"{said}; {belongs}") if variant == subscription.variant else ("split", belongs)
+    return ("delivered", f"{reason}; {belongs}") if variant == subscription.variant else ("split", belongs)

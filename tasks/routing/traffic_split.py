@@ -1,11 +1,11 @@
-"""Splits: which variant of a split a stream belongs to. Pure.
+"""Traffic split: choose the variant that handles a stream. Pure functions.
 
-Each stream has one of 10,000 buckets, by the name of the split and its own. The variants with a weight take ranges of
-buckets one after another, by name; those without share the rest. So a stream stays with its variant as long as the
-weights stay, in every process, and nothing has to be remembered.
+A hash of the split's name and the stream's id puts each stream in one of 10,000 buckets. The variants that have a
+weight take consecutive ranges of buckets, ordered by name; the others share the rest equally. So a stream keeps its
+variant as long as the weights stay the same, in every process and without stored state.
 
-What moves when weights change: the buckets over which a border passes. Between two variants that is exactly the
-difference of the weights, and only from the one that loses to the one that gains.
+When weights change, only the streams between the old and the new border of two ranges change their variant. With two
+variants, their share is exactly the difference of the weights.
 """
 
 from __future__ import annotations
@@ -26,21 +26,22 @@ def bucket(split: str, stream_id: str) -> int:
 
 
 def variant_weights(subscriptions: Iterable[Subscription]) -> dict[str, float | None]:
-    """Return the weight of each variant, in percent. A variant of several handlers may say it at any of them."""
-    found: dict[str, float | None] = {}
-    for each in subscriptions:
-        if each.variant is not None and not each.shadow:
-            found[each.variant] = found.get(each.variant) if each.weight is None else each.weight
-    return found
+    """Return the weight of each variant, in percent. Any of the handlers of a variant may give it."""
+    weights: dict[str, float | None] = {}
+    for subscription in subscriptions:
+        variant, weight = subscription.variant, subscription.weight
+        if variant is not None and not subscription.shadow:
+            weights[variant] = weights.get(variant) if weight is None else weight
+    return weights
 
 
 def weighted_buckets(weight_by_variant: Mapping[str, float | None]) -> int:
-    """Count the buckets that weights take; more than there are, where they come to more than 100 percent."""
+    """Count the buckets of the weights; more than BUCKETS if their sum is above 100 percent."""
     return sum(round(weight * PER_PERCENT) for weight in weight_by_variant.values() if weight is not None)
 
 
 def bucket_counts(weight_by_variant: Mapping[str, float | None]) -> dict[str, int]:
-    """Turn weights into numbers of buckets, in the order of the ranges."""
+    """Return the number of buckets of each variant, in the order of the ranges."""
     weighted = {
         name: round(weight * PER_PERCENT) for name, weight in sorted(weight_by_variant.items()) if weight is not None
     }
@@ -53,10 +54,10 @@ def bucket_counts(weight_by_variant: Mapping[str, float | None]) -> dict[str, in
 
 
 def choose(split: str, variants: Mapping[str, int], matching: Collection[str], stream_id: str) -> str:
-    """Choose the variant of a stream among those that hear the event; at least one has to.
+    """Choose the variant that gets the event, among those in `matching`, which must not be empty.
 
-    Where the stream's own variant does not hear it, the others share it as if that one were not there: an event that
-    anybody hears is never lost to a split.
+    If the stream's own variant is not among them, the remaining variants divide the stream's traffic by their weights.
+    So a split never drops an event that one of its variants matches.
     """
     remaining, salt = dict(variants), split
     while True:
@@ -68,7 +69,7 @@ def choose(split: str, variants: Mapping[str, int], matching: Collection[str], s
 
 
 def _variant_at(bucket_number: int, variants: Mapping[str, int]) -> str:
-    # Scaled: while weights change, the directory may hold a split whose shares are not 10,000 in all.
+    # Scaled, because the shares may not add up to 10,000 while weights change in the directory.
     position = bucket_number * sum(variants.values()) // BUCKETS
     chosen = ""
     for name, share in variants.items():

@@ -1,7 +1,7 @@
-"""Sessions: each conversation as such, from its first message to its end.
+"""Sessions: the state of each conversation, from its first message to its end.
 
-session.py          what is asked of one: entered at the door, kept up, ended
-working_memory.py   what its handlers keep for each other
-sweep.py            what beat ends, because nothing happens in it
-errors.py           how those who ask for one are told that there is none
+session.py          Session, and the functions that start, open and end one
+working_memory.py   values that the handlers of a session share
+expiry.py           the periodic task that ends idle sessions
+errors.py           errors for sessions that do not exist or have ended
 """

@@ -1,4 +1,4 @@
-"""Session errors: how those who ask for a session are told that there is none to be had."""
+"""Errors for sessions that have ended or do not exist."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from petiole.tasks.stores.sessions import SessionInfo
 
 
 def session_ended_error(session_id: str, info: SessionInfo | None) -> SessionEnded | UsageError:
-    """Word that a session has ended, or is forgotten since then."""
+    """Build the error for a session that has ended, or that was deleted since (`info` is None)."""
     if info is None:
         return unknown_session(session_id)
     return SessionEnded(session_id, f"{info.ended_at:%Y-%m-%dT%H:%M:%SZ}", str(info.end_reason))
 
 
 def lookup_operation(session_id: str) -> str:
-    """Say in an error what was being done when the state store did not answer."""
-    return f"asking for the session {session_id!r}"
+    """Name the operation in the error of a state store that does not answer."""
+    return f"accessing the session {session_id!r}"

@@ -1,10 +1,10 @@
-"""Session sweep: what beat has done of sessions in which nothing happens.
+"""Periodic expiry of sessions without activity.
 
-    after PETIOLE_SESSION_IDLE_TIMEOUT_S    a session is idle
-    after PETIOLE_SESSION_END_TIMEOUT_S     it ends, what was kept for it is deleted; `input.stream.ended` is published
+    after PETIOLE_SESSION_IDLE_TIMEOUT_S    the session becomes idle
+    after PETIOLE_SESSION_END_TIMEOUT_S     it ends: its data is deleted and `input.stream.ended` is published
 
-Any number of sweeps may run at once: a session ends in one step of the server, and its end is told under one id. A
-sweep also tells what another one, or `end_session`, ended and died before telling.
+Several runs may overlap: the store ends a session atomically, and the event's id is derived from the session. A run
+also publishes the event of a session whose process ended it and died before publishing.
 """
 
 from __future__ import annotations
@@ -23,31 +23,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ExpiryResult:
-    """How many sessions a sweep made idle, and how many it ended."""
+    """The numbers of sessions that a run made idle and ended."""
 
     idle: int = 0
     ended: int = 0
 
 
 class SessionExpiryTask(PeriodicTask):
-    """Sweep once for each slot."""
+    """The task that beat sends once per slot."""
 
     name = "petiole.sessions"
 
-    def run(self, *, interval_s: float, slot: int) -> ExpiryResult:  # noqa: ARG002 - they name the slot that it is sent for
-        """Sweep here and now."""
+    def run(self, *, interval_s: float, slot: int) -> ExpiryResult:  # noqa: ARG002 - beat sends both to every periodic task
+        """Expire sessions."""
         return expire_sessions(self.bus)
 
 
 def sweep_interval_s(settings: Settings) -> float:
-    """Choose how often beat looks: a twentieth of the shorter timeout, from half a second to 15 s."""
+    """Return the interval of the task: a twentieth of the shorter timeout, from 0.5 s to 15 s."""
     return min(15.0, max(0.5, min(settings.session_idle_timeout_s, settings.session_end_timeout_s) / 20))
 
 
 def expire_sessions(bus: BusRuntime, at: datetime | None = None) -> ExpiryResult:
-    """Let sessions be idle, and end, whose time has come; by the server's clock, unless `at` says otherwise.
+    """Make sessions idle or end them by the time of their last activity.
 
-    Raises BrokerUnavailable, QueueFull, RedisError: the next sweep goes on from there.
+    Raises BrokerUnavailable, QueueFull, RedisError; the next run continues with the remaining sessions.
+
+    Args:
+        bus: The bus that has the sessions.
+        at: The time to compare with; by default the store's clock.
     """
     sessions, settings = bus.stores.sessions, bus.settings
     now = at or sessions.now()
@@ -57,8 +61,8 @@ def expire_sessions(bus: BusRuntime, at: datetime | None = None) -> ExpiryResult
     for session_id in sessions.list_idle_since(max(idle_since, end_since)):
         is_ended, state = sessions.transition(session_id, "ended", reason="idle", idle_since=end_since)
         ended += is_ended
-        if state == "ended" and (facts := sessions.get(session_id)):
-            publish_session_ended(bus, facts)
+        if state == "ended" and (info := sessions.get(session_id)):
+            publish_session_ended(bus, info)
         elif state is not None:
             idle += sessions.transition(session_id, "idle", idle_since=idle_since)[0]
     return ExpiryResult(idle, ended)

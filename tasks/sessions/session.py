@@ -1,16 +1,15 @@
-"""Sessions: what a handler, or whoever brings in what users say, asks of a conversation as such.
+"""Sessions of conversations, for handlers and for channels that receive users' messages.
 
-    new ── its first event comes in ── active ── nothing happens ── idle ── still nothing, or closed ── ended
-                                         └────── something happens ──┘
+    new ── first event published ── active ── idle timeout ── idle ── end timeout, or closed ── ended
+                                      └──────── activity ───────┘
 
-    session = record_session_event(event)          at the door, before the event is published; refused where it has
-    ended
-    context.session                         in a handler, the session of its event's stream
+    info = record_session_event(event)          in a channel, before it publishes the event; may raise SessionEnded
+    context.session                             in a handler: the session of its event's stream
     context.session.memory.increment("turns")
-    end_session("a-stream")                 closes it; beat ends those that are idle (session_sweep.py)
+    end_session("a-stream")                     ends it; beat ends idle sessions (expiry.py)
 
-A session has its stream's id. It is `new` until `input.stream.started` was published, and that event and
-`input.stream.ended` have ids that follow from the session: whoever publishes them, and however often, each stands once.
+A session's id is that of its stream. It is `new` until `input.stream.started` was published. The ids of that event and
+of `input.stream.ended` are derived from the session, so each is published once, even if several processes publish it.
 """
 
 from __future__ import annotations
@@ -38,13 +37,13 @@ if TYPE_CHECKING:
     from petiole.tasks.stores.sessions import Sessions
 
 REFUSED_COUNTER = "session_refused"
-"""The counter of events that came for a session that had ended."""
+"""The counter of events that were rejected because their session had ended."""
 
 _TYPES: TypeAdapter[SessionType] = TypeAdapter(SessionType)
 
 
 class Session:
-    """A session as it is now: what is read of it is read anew each time, and what is done is done for all."""
+    """A session in the state store. Every access reads the current values; every change is visible to all processes."""
 
     def __init__(self, bus: BusRuntime, session_id: str) -> None:
         self.id = session_id
@@ -56,68 +55,71 @@ class Session:
     @property
     def info(self) -> SessionInfo:
         """Type, state, participants and times. Raises UsageError (unknown_session), BrokerUnavailable."""
-        with self._bus.state_store_access(self._what):
-            found = self._store.get(self.id)
-        if found is None:
+        with self._bus.state_store_access(self._operation):
+            info = self._store.get(self.id)
+        if info is None:
             raise unknown_session(self.id)
-        return found
+        return info
 
     @property
     def state(self) -> SessionState:
-        """The state it is in. Raises as `facts`."""
+        """The current state. Raises as `info`."""
         return self.info.state
 
     @property
     def has_ended(self) -> bool:
-        """Whether it is over; one that there is none of is not. Raises BrokerUnavailable."""
-        with self._bus.state_store_access(self._what):
-            found = self._store.get(self.id)
-        return found is not None and found.state == "ended"
+        """Whether the session has ended; False if it does not exist. Raises BrokerUnavailable."""
+        with self._bus.state_store_access(self._operation):
+            info = self._store.get(self.id)
+        return info is not None and info.state == "ended"
 
     @property
     def memory(self) -> WorkingMemory:
-        """Values that all handlers share as long as it lasts."""
+        """Values that all handlers of the session share until it ends."""
         return WorkingMemory(self._bus, self.id)
 
     def events(self) -> list[Event]:
-        """Read the last events that came in, oldest first, of those types that this process knows.
+        """Return the session's last events, oldest first.
 
-        One whose large content is not in the store is left out: it was never published, or its time is over. Raises
-        PayloadUnreadable (payload_altered), BrokerUnavailable.
+        Leaves out events of types that this process does not know, and events whose stored content is missing (never
+        published, or deleted after its retention).
+
+        Raises:
+            PayloadUnreadable: (payload_altered) a stored content was altered.
+            BrokerUnavailable: The state store does not answer.
         """
-        known = self._bus.event_registry
-        with self._bus.state_store_access(self._what):
+        registry = self._bus.event_registry
+        with self._bus.state_store_access(self._operation):
             texts = self._store.events(self.id)
-        documents = [json.loads(text) for text in texts]
-        return [known.parse(each) for each in self._restore_contents(documents) if str(each["event_type"]) in known]
+        documents = self._restore_contents([json.loads(text) for text in texts])
+        return [registry.parse(document) for document in documents if str(document["event_type"]) in registry]
 
     def join(self, participant: Participant) -> None:
-        """Let somebody take part; safe to repeat. Raises SessionEnded, BrokerUnavailable."""
-        with self._bus.state_store_access(self._what):
+        """Add a participant; safe to repeat. Raises SessionEnded, BrokerUnavailable."""
+        with self._bus.state_store_access(self._operation):
             self._store.record_event(self.id)
             self._require(self._store.join(self.id, participant))
 
     def leave(self, participant_id: str) -> None:
-        """Let somebody take part no more; safe to repeat.
+        """Remove a participant; safe to repeat.
 
-        Raises: SessionEnded, UsageError (unknown_session), BrokerUnavailable.
+        Raises SessionEnded, UsageError (unknown_session), BrokerUnavailable.
         """
-        with self._bus.state_store_access(self._what):
+        with self._bus.state_store_access(self._operation):
             self._require(self._store.leave(self.id, participant_id))
 
     def transition(self, to: SessionState, *, reason: EndReason | None = None) -> bool:
-        """Bring it to another state; returns whether it was not in it before.
+        """Change the state; returns whether it changed. Does not publish an event: `end_session` does.
 
-        Whoever ends a session tells so: `end_session` does both.
-        Raises: InvalidTransition, UsageError (unknown_session), BrokerUnavailable.
+        Raises InvalidTransition, UsageError (unknown_session), BrokerUnavailable.
         """
-        with self._bus.state_store_access(self._what):
-            moved, state = self._store.transition(self.id, to, reason=reason)
+        with self._bus.state_store_access(self._operation):
+            has_changed, state = self._store.transition(self.id, to, reason=reason)
         if state is None:
             raise unknown_session(self.id)
         if state != to:
             raise InvalidTransition(self.id, state, to)
-        return moved
+        return has_changed
 
     def _require(self, outcome: Literal["kept", "ended", "missing"]) -> None:
         if outcome == "missing":
@@ -126,18 +128,18 @@ class Session:
             raise session_ended_error(self.id, self._store.get(self.id))
 
     def _restore_contents(self, documents: Sequence[Mapping[str, object]]) -> Iterator[Mapping[str, object]]:
-        for each in documents:
+        for document in documents:
             try:
-                whole = claim_check.restore_content(self._bus, each)
+                restored = claim_check.restore_content(self._bus, document)
             except PayloadUnreadable as error:
                 if error.code != "payload_missing":
                     raise
                 continue
-            if isinstance(whole, Mapping):
-                yield whole
+            if isinstance(restored, Mapping):
+                yield restored
 
     @property
-    def _what(self) -> str:
+    def _operation(self) -> str:
         return lookup_operation(self.id)
 
     @property
@@ -146,38 +148,47 @@ class Session:
 
 
 def record_session_event(event: Event, *, session_type: str = "chat", bus: BusRuntime | None = None) -> SessionInfo:
-    """Let an event come into the session of its stream, which begins with the first; to be called before `publish`.
+    """Record an event in the session of its stream; call it before `publish`. The first event starts the session.
 
-    It is in the session's buffer then, and its user takes part. `session_type` (chat, meeting or call) is that of the
-    first event. Raises pydantic's ValidationError for another one, SessionEnded, BrokerUnavailable, and what
-    `publish` raises for an event that cannot be published.
+    Adds the event to the session's event buffer, and its user to the participants.
+
+    Args:
+        event: An event from a user.
+        session_type: chat, meeting or call; only that of the first event counts.
+        bus: By default the current bus.
+
+    Raises:
+        SessionEnded: The session has ended.
+        ValidationError: (pydantic) the session type is unknown.
+        BrokerUnavailable: The state store does not answer.
+        UsageError: The event is invalid, as `publish` raises it.
     """
-    here = bus or current_bus()
-    kind = _TYPES.validate_python(session_type)
-    admitted = validate(here, event)
+    active_bus = bus or current_bus()
+    validated_type = _TYPES.validate_python(session_type)
+    validated = validate(active_bus, event)
     user_id = event.context.user_id
     participant = Participant(id=user_id) if user_id else None
-    with here.state_store_access(lookup_operation(event.stream_id)):
-        facts = here.stores.sessions.record_event(event.stream_id, kind, admitted.text, participant)
-        if facts.state == "ended":
-            here.stores.counters.add(REFUSED_COUNTER)
-            raise session_ended_error(event.stream_id, facts)
-    return facts
+    with active_bus.state_store_access(lookup_operation(event.stream_id)):
+        info = active_bus.stores.sessions.record_event(event.stream_id, validated_type, validated.text, participant)
+        if info.state == "ended":
+            active_bus.stores.counters.add(REFUSED_COUNTER)
+            raise session_ended_error(event.stream_id, info)
+    return info
 
 
 def mark_session_started(info: SessionInfo, *, bus: BusRuntime | None = None) -> None:
-    """Note that the beginning of a session was told. Safe to repeat, by several at once."""
-    here = bus or current_bus()
-    with here.state_store_access(lookup_operation(info.session_id)):
-        here.stores.sessions.transition(info.session_id, "active")
+    """Record that `input.stream.started` was published. Safe to repeat, also concurrently."""
+    active_bus = bus or current_bus()
+    with active_bus.state_store_access(lookup_operation(info.session_id)):
+        active_bus.stores.sessions.transition(info.session_id, "active")
 
 
 def open_session(session_id: str, *, session_type: str = "chat", bus: BusRuntime | None = None) -> Session:
-    """Return a session, which is made where there is none. Raises ValidationError, BrokerUnavailable."""
-    here = bus or current_bus()
-    with here.state_store_access(lookup_operation(session_id)):
-        here.stores.sessions.record_event(session_id, _TYPES.validate_python(session_type))
-    return Session(here, session_id)
+    """Return a session; create it if it does not exist. Raises pydantic's ValidationError, BrokerUnavailable."""
+    active_bus = bus or current_bus()
+    with active_bus.state_store_access(lookup_operation(session_id)):
+        active_bus.stores.sessions.record_event(session_id, _TYPES.validate_python(session_type))
+    return Session(active_bus, session_id)
 
 
 def end_session(session_id: str, *, reason: EndReason = "closed", bus: BusRuntime | None = None) -> bool:
@@ -185,15 +196,15 @@ def end_session(session_id: str, *, reason: EndReason = "closed", bus: BusRuntim
 
     Raises UsageError (unknown_session), BrokerUnavailable.
     """
-    here = bus or current_bus()
-    session = Session(here, session_id)
-    is_first = session.transition("ended", reason=reason) if not session.has_ended else False
-    publish_session_ended(here, session.info)
-    return is_first
+    active_bus = bus or current_bus()
+    session = Session(active_bus, session_id)
+    has_changed = session.transition("ended", reason=reason) if not session.has_ended else False
+    publish_session_ended(active_bus, session.info)
+    return has_changed
 
 
 def publish_session_ended(bus: BusRuntime, info: SessionInfo) -> None:
-    """Publish that a session has ended, once whoever does it. Raises BrokerUnavailable, QueueFull."""
+    """Publish `input.stream.ended`; a repetition publishes nothing. Raises BrokerUnavailable, QueueFull."""
     event = StreamEndedEvent(
         event_id=session_event_id(info, "ended"),
         stream_id=info.session_id,
@@ -207,5 +218,5 @@ def publish_session_ended(bus: BusRuntime, info: SessionInfo) -> None:
 
 
 def session_event_id(info: SessionInfo, transition: Literal["started", "ended"]) -> str:
-    """Name the event that tells of a step of a session; the same session always gives the same id."""
+    """Derive the id of a session's lifecycle event. The same session always gives the same id."""
     return str(uuid5(NAMESPACE_URL, repr((info.session_id, info.created_at.isoformat(), transition))))

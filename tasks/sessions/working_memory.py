@@ -1,13 +1,13 @@
-"""Working memory: JSON values of one session, which all handlers share as long as it lasts.
+"""Working memory: JSON values of one session, which all of its handlers share until it ends.
 
     memory = context.session.memory
     memory.increment("turns")
     memory.update({"topic": "tea", "wish": {"cups": 2}})
     memory.get("topic")
 
-Each call is one step of the server: values change whole, together or not at all, however many change them at once. They
-change when it is said, not when the handler has succeeded: a handler that is run again increments again. What must be
-counted once belongs into `context.state`, or under a name of its own for each delivery.
+Each call is atomic in the state store, also with concurrent callers. A change takes effect at once, not when the
+handler succeeds, so a retried handler increments again. To count exactly once, use `context.state`, or a name per
+delivery.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _INT64 = 2**63
 
 
 class WorkingMemory:
-    """The working memory of a session, which is made where there is none and something is to be kept.
+    """The working memory of a session. Setting a value creates the session if it does not exist.
 
-    Every call raises BrokerUnavailable where the state store is away.
+    Every call raises BrokerUnavailable if the state store does not answer.
     """
 
     def __init__(self, bus: BusRuntime, session_id: str) -> None:
@@ -42,7 +42,7 @@ class WorkingMemory:
         self._id = session_id
 
     def all(self) -> dict[str, Value]:
-        """Read all values, by name."""
+        """Return all values, by name."""
         with self._bus.state_store_access(lookup_operation(self._id)):
             texts = self._store.memory(self._id)
         return ParametersContent.model_validate(
@@ -50,7 +50,7 @@ class WorkingMemory:
         ).parameters
 
     def get(self, name: str, default: Value = None) -> Value:
-        """Read a value."""
+        """Return a value, or `default`."""
         return self.all().get(name, default)
 
     def set(self, name: str, value: Value) -> None:
@@ -58,30 +58,31 @@ class WorkingMemory:
         self.update({name: value})
 
     def update(self, values: Mapping[str, Value]) -> None:
-        """Set several values, all or none.
+        """Set several values, all or none. If it raises, no value has changed.
 
-        Raises: UsageError (working_memory_full, invalid_working_memory) for what is no JSON, SessionEnded; all values
-        are then what they were.
+        Raises:
+            UsageError: (working_memory_full) the values are too large together; (invalid_working_memory) a value is not
+                JSON.
+            SessionEnded: The session has ended.
         """
         self._put({name: json.dumps(value, ensure_ascii=False) for name, value in self._encode_values(values).items()})
 
     def remove(self, names: Iterable[str]) -> None:
-        """Forget values, those that there are. Raises SessionEnded."""
+        """Delete values; unknown names are ignored. Raises SessionEnded."""
         self._put(dict.fromkeys(names, ""))
 
     def increment(self, name: str, by: int = 1) -> int:
-        """Let a whole number grow, from 0 where there is none; returns the new one. Raises as `update`."""
+        """Add to an integer, which is 0 if it does not exist; returns the new value. Raises as `update`."""
         if type(by) is not int or not -_INT64 <= by < _INT64:
-            raise invalid_working_memory(self._id, name, f"cannot grow by {by!r}; give a whole number")
-        outcome, told = self._in_session(lambda: self._store.count(self._id, name, by))
+            raise invalid_working_memory(self._id, name, f"cannot be incremented by {by!r}; give an integer of 64 bits")
+        outcome, value = self._in_session(lambda: self._store.count(self._id, name, by))
         if outcome == "no number":
-            reason = (
-                f"holds {told[:60] or 'too large a number'}, which cannot grow by {by}; set it to a whole number first"
-            )
+            current = value[:60] or "too large a number"
+            reason = f"is {current} and cannot be incremented by {by}; set it to an integer first"
             raise invalid_working_memory(self._id, name, reason)
         if outcome != "kept":
-            self._raise_refusal(outcome, int(told or 0))
-        return int(told)
+            self._raise_refusal(outcome, int(value or 0))
+        return int(value)
 
     def _put(self, texts: Mapping[str, str]) -> None:
         if not texts:
@@ -92,11 +93,11 @@ class WorkingMemory:
 
     def _in_session(self, operation: Callable[[], ResultT]) -> ResultT:
         with self._bus.state_store_access(lookup_operation(self._id)):
-            done = operation()
-            if done[0] == "missing":
+            result = operation()
+            if result[0] == "missing":
                 self._store.record_event(self._id)
-                done = operation()
-        return done
+                result = operation()
+        return result
 
     @property
     def _store(self) -> Sessions:
@@ -112,5 +113,5 @@ class WorkingMemory:
             content = ParametersContent(parameters=dict(values))
         except ValidationError as error:
             raise invalid_working_memory(self._id, ", ".join(map(str, values)), error.errors()[0]["msg"]) from error
-        written: dict[str, object] = content.model_dump(mode="json")["parameters"]
-        return written
+        encoded: dict[str, object] = content.model_dump(mode="json")["parameters"]
+        return encoded

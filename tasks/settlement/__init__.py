@@ -1,1 +1,1 @@
-"""Settlement: how an attempt ends: handled, retried, deferred, dead-lettered or requeued."""
+"""Settlement: end an attempt as handled, retried, deferred, dead-lettered or requeued."""

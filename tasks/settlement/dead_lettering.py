@@ -1,7 +1,12 @@
-"""Burial: what goes no further is kept as a dead letter, and the error channel hears of it.
+"""Dead-lettering: store a failed delivery as a dead letter and publish `error.dead_lettered`.
 
-In one step where the broker can: the letter, `error.dead_lettered`, and the end of the delivery, whose mailbox goes on.
-Where it was a handler that failed, the bus hears of it, too: `agent.failed`.
+    cause_of             classify an error
+    build_dead_letter    make the dead letter of a delivery
+    dead_letter          store it, publish the notices, and settle the delivery
+
+A failing handler also causes `agent.failed`, and a failing responder the response to its request. If broker and state
+store are the same Redis, one commit stores the letter, publishes these events, settles the delivery and advances its
+message group.
 """
 
 from __future__ import annotations
@@ -55,7 +60,7 @@ _CAUSES_BY_CODE: Mapping[str, Cause] = {
     "newer_version": "unknown_type",
 }
 
-# The first that fits.
+# The first matching class counts.
 _CAUSES: tuple[tuple[type[BaseException], Cause], ...] = (
     (PayloadUnreadable, "payload"),
     (DeliveryCrashed, "poison"),
@@ -66,8 +71,8 @@ _CAUSES: tuple[tuple[type[BaseException], Cause], ...] = (
 
 
 def cause_of(error: BaseException) -> Cause:
-    """Say why a delivery is given up that ended in this error."""
-    by_class = next(cause for kind, cause in _CAUSES if isinstance(error, kind))
+    """Return the cause of a dead letter for a delivery that ended in this error."""
+    by_class = next(cause for error_class, cause in _CAUSES if isinstance(error, error_class))
     return _CAUSES_BY_CODE.get(error_type_of(error), by_class)
 
 
@@ -85,10 +90,22 @@ def build_dead_letter(
     letter_id: str | None = None,
     message_group: str | None = None,
 ) -> DeadLetter:
-    """Make the dead letter of a delivery that ended in an error; `letter_id` where it was a dead letter before.
+    """Make the dead letter of a delivery that ended in an error.
 
-    A document that JSON cannot say again as it is (NaN, half a surrogate pair, deeper than anybody reads) is kept as
-    bytes.
+    A document that cannot be stored as JSON (NaN, a lone surrogate, too deep nesting) is kept as bytes in `raw`.
+
+    Args:
+        bus: the bus of the delivery.
+        error: the error that ended the last attempt.
+        cause: the classification of the error.
+        delivery_id: id of the delivery.
+        subscription: name of the subscription; empty if unknown.
+        queue: the queue that the message came from.
+        document: the event's JSON object.
+        raw: the message's bytes, if it could not be decoded.
+        attempts: all failed attempts, oldest first.
+        letter_id: the existing letter's id, if the delivery replays a dead letter.
+        message_group: the message group of an ordered delivery.
     """
     document = _restore_content(bus, document)
     if not _is_storable(document):
@@ -121,10 +138,13 @@ def dead_letter(
     settlement: Settlement | None = None,
     is_published: bool = True,
 ) -> None:
-    """Keep a dead letter, say so on the error channel, and settle the delivery. Safe to repeat.
+    """Store a dead letter, publish it on the error channel, and settle the delivery. Safe to repeat.
 
-    What is buried of the error channel itself is not told, or it would never end. Raises BrokerUnavailable: nobody
-    keeps it then but the broker, and its message must not be acknowledged. Raises LeaseLost as `dispatch`.
+    A dead letter of the error channel itself is not published, because errors about errors could repeat forever.
+
+    Raises:
+        BrokerUnavailable: the letter is not stored, so the message must not be acknowledged.
+        LeaseLost: another worker has the delivery by now.
     """
     record = DeliveryDeadLettered(
         **log_fields(letter), cause=letter.cause, error=letter.error, exception=sys.exception()
@@ -134,38 +154,41 @@ def dead_letter(
         bus.stores.dead_letters.put(letter)
     else:
         settlement = replace(settlement, outcome="buried", letter=letter)
-    told = [validate(bus, each) for each in _build_notices(bus, letter, event)] if is_published else []
-    answer = _failure_response(bus, letter, event)
-    answers = [] if answer is None else [validate(bus, answer)]
+    notices = [validate(bus, notice) for notice in _build_notices(bus, letter, event)] if is_published else []
+    response = _failure_response(bus, letter, event)
+    responses = [] if response is None else [validate(bus, response)]
     if not bus.publishes_atomically:
-        # Told by whoever looks into the waiting room next: a worker that died between the two would leave one untold.
-        later = [delay_publication(bus, each, letter.at) for each in (*told, *answers)]
-        commit(bus, [], settlement=settlement, delayed=later)
+        # As delayed messages, which any worker sends: a crash after the commit would lose a direct publication.
+        delayed = [delay_publication(bus, validated, letter.at) for validated in (*notices, *responses)]
+        commit(bus, [], settlement=settlement, delayed=delayed)
         return
     try:
-        commit(bus, [*told, *answers], settlement=settlement)
+        commit(bus, [*notices, *responses], settlement=settlement)
     except QueueFull as error:
-        # Who hears the error channel has no room. The letter is kept, and its mailbox goes on, all the same.
+        # A subscriber of the error channel has a full queue. The letter is stored and its message group advances.
         failed = OperationFailed(
             operation="dead_letter.publish_failed", exception=error, delivery_id=letter.delivery_id
         )
         bus.instrumentation.emit(failed)
-        commit(bus, [], settlement=settlement, delayed=[delay_publication(bus, each, letter.at) for each in answers])
+        delayed = [delay_publication(bus, validated, letter.at) for validated in responses]
+        commit(bus, [], settlement=settlement, delayed=delayed)
 
 
 def log_fields(letter: DeadLetter) -> dict[str, str]:
-    """Say which delivery a letter is of."""
-    said: dict[str, str] = {"delivery_id": letter.delivery_id, "subscription": letter.subscription}
-    for name in ("event_type", "event_id", "stream_id", "correlation_id"):
-        said[name] = str(letter.event_attribute(name))
-    return said
+    """Return the fields that identify a letter's delivery in logs and events."""
+    event_fields = ("event_type", "event_id", "stream_id", "correlation_id")
+    return {
+        "delivery_id": letter.delivery_id,
+        "subscription": letter.subscription,
+        **{name: str(letter.event_attribute(name)) for name in event_fields},
+    }
 
 
 def _build_notices(bus: BusRuntime, letter: DeadLetter, event: Event | None) -> Iterator[Event]:
     if event is None or event.category is not Category.ERROR:
         yield _build_dead_lettered_event(letter, event)
     handler = getattr(bus.app.tasks.get(letter.subscription), "handler", None)
-    # One that fails at the failures of agents would never end.
+    # No `agent.failed` about a handler of errors or of `agent.failed`: it could repeat forever.
     if event is None or handler is None or isinstance(event, ErrorEvent | AgentFailedEvent):
         return
     if letter.cause not in {"failed", "permanent"}:
@@ -179,7 +202,7 @@ def _build_dead_lettered_event(letter: DeadLetter, event: Event | None) -> Error
     content = ErrorContent(
         error_type=letter.error_type,
         message=letter.error or letter.error_type,
-        # No error: what else the agent does for this flow goes on. docs/decisions/ tells why.
+        # A warning, because an error would end the flow: docs/decisions/0026-dead-letter-is-a-warning.md.
         severity=Severity.WARNING,
         parameters={**log_fields(letter), "cause": letter.cause},
     )
@@ -192,12 +215,12 @@ def _build_dead_lettered_event(letter: DeadLetter, event: Event | None) -> Error
 
 
 def _notice_id(letter: DeadLetter, index: ReservedIndex) -> str:
-    """Name what is said of a letter: by a place beside those of what a handler says, so the same for every run."""
+    """Derive the id of an event about a letter: the same for every attempt, different from the handler's events."""
     return emitted_event_id(_as_uuid(letter.delivery_id), index)
 
 
 def _as_uuid(delivery_id: str) -> str:
-    """Name a delivery whose id a foreign client has chosen, as ours are named."""
+    """Return the delivery's id as a UUID, which ids of other Celery clients need not be."""
     try:
         return str(UUID(delivery_id))
     except ValueError:
@@ -205,7 +228,7 @@ def _as_uuid(delivery_id: str) -> str:
 
 
 def _escape_surrogates(text: str) -> str:
-    """Write what is no Unicode, such as half a surrogate pair, as an escape."""
+    """Replace lone surrogates, which UTF-8 cannot encode, by escapes."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -219,7 +242,7 @@ def _is_storable(document: object) -> bool:
 
 
 def _restore_content(bus: BusRuntime, document: object) -> object:
-    """Return what a letter keeps: the whole event, since a letter outlives what contents are stored for."""
+    """Return the document with its full content, because a letter outlives the retention of stored contents."""
     if not isinstance(document, Mapping):
         return document
     try:
@@ -229,7 +252,7 @@ def _restore_content(bus: BusRuntime, document: object) -> object:
 
 
 def _failure_response(bus: BusRuntime, letter: DeadLetter, event: Event | None) -> ResponseFailureEvent | None:
-    """Word the answer to a request whose delivery is buried; None for what is no request, or was only listened to."""
+    """Build the response to a request whose responder failed; None for other events and for plain subscribers."""
     handler = getattr(bus.app.tasks.get(letter.subscription), "handler", None)
     if not isinstance(event, RequestEvent) or handler is None:
         return None

@@ -1,13 +1,14 @@
-"""Admissions: what the step that took a message says of its delivery, which spares a delivery its own round trips.
+"""Deduplication: skip the duplicate check for messages that were checked when they were fetched.
 
-    taken       the turn that moves the message here looks into the inbox, the runs and the aborted flows, and notes
-                that it was taken (transport/scripts/turn.lua). A delivery that comes for the first time, and that
-                nothing speaks against, is *admitted*: its handler may run without asking again
-    handled     and it said nothing: the acknowledgement marks the delivery in the inbox, many in one step
+This saves two Redis round trips for each delivery:
 
-An admission holds for a second, which is shorter than the silence after which others take what a worker holds: what
-waits longer in this worker asks again, when it runs. A process that has an agent's work aborted asks from then on. What
-this process handled, and its acknowledgement may not have marked yet, it knows by itself.
+    fetch    the fetch command checks inbox, attempts and aborted flows of new messages, and records the attempt
+             (tasks/transport/commands.py); the handler of a message that passed runs without a second check
+    ack      if the handler published nothing, the acknowledgement marks the delivery in the inbox, many in one call
+
+A check is valid for 1 s, which is shorter than a lease: messages that wait longer in the worker are checked again
+before they run. Aborting a flow in this process invalidates its earlier checks. The process remembers the deliveries
+that it handled, because their acknowledgements may not have marked them yet.
 """
 
 from __future__ import annotations
@@ -27,37 +28,37 @@ if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
 
 MAX_CHECK_AGE_S = 1.0
-"""How long a worker goes by what it was told when it took a message."""
+"""How long the check of a fetch is valid, in seconds."""
 
 _MAX_PENDING_MARKS = 1_000
 
 
 class RecentDeliveries:
-    """What this process knows by itself of the deliveries of a bus."""
+    """This process's memory of the deliveries of a bus: valid checks and handled ids."""
 
     def __init__(self, _: BusRuntime) -> None:
         self._handled_ids: deque[str] = deque(maxlen=_MAX_PENDING_MARKS)
         self._invalidated_at = float("-inf")
 
     def is_check_valid(self, checked_at: float) -> bool:
-        """Tell whether a delivery that was admitted then (0: it was not) may run without asking again."""
+        """Return whether a delivery checked at that monotonic time may run unchecked; 0 means that it failed."""
         return checked_at > self._invalidated_at and monotonic() - checked_at < MAX_CHECK_AGE_S
 
     def invalidate_checks(self) -> None:
-        """Go by no admission of before: something that speaks against a delivery was recorded in this process."""
+        """Invalidate all earlier checks, because this process aborted a flow."""
         self._invalidated_at = monotonic()
 
     def record_handled(self, delivery_id: str) -> None:
-        """Record that a delivery was handled here, and that its acknowledgement marks it."""
+        """Record that this process handled a delivery, which its acknowledgement will mark."""
         self._handled_ids.append(delivery_id)
 
     def was_handled(self, delivery_id: str) -> bool:
-        """Tell whether a delivery was handled here a moment ago."""
+        """Return whether this process handled a delivery recently."""
         return delivery_id in self._handled_ids.copy()
 
 
 class DeduplicationStep(bootsteps.StartStopStep):
-    """The step of a worker's consumer that has its channel keep a ledger. Celery starts it at every reconnection."""
+    """A step of the consumer that enables checks at fetch in its channel. Celery starts it at every reconnection."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
@@ -66,7 +67,7 @@ class DeduplicationStep(bootsteps.StartStopStep):
         self._channel: BatchingChannel | None = None
 
     def start(self, consumer: Any) -> None:
-        """Begin, before the first message is taken."""
+        """Enable the checks before the first message is fetched."""
         channel, bus = consumer.task_consumer.channel, bus_of(consumer.app)
         if not isinstance(channel, BatchingChannel) or not bus.publishes_atomically or not _may_skip_check(bus):
             return
@@ -88,5 +89,5 @@ def _delivery_log(bus: BusRuntime, worker: str) -> DeliveryLog:
 
 
 def _may_skip_check(bus: BusRuntime) -> bool:
-    # Where the first death is one too many, nothing may begin that is not noted as begun.
+    # A fetch records only that the message was fetched. If one crash is the maximum, every start must be recorded.
     return bus.settings.max_delivery_crashes > 1

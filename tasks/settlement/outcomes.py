@@ -1,4 +1,4 @@
-"""Outcomes: how a delivery can end."""
+"""The outcomes of an attempt that does not raise."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from enum import StrEnum
 
 
 class Outcome(StrEnum):
-    """What became of one attempt at a delivery."""
+    """The outcome of one attempt."""
 
     HANDLED = "handled"
     DUPLICATE = "duplicate"
     EXPIRED = "expired"
     ABORTED = "aborted"
     LEASE_LOST = "lease_lost"
-    DEAD_LETTERED = "dead_lettered"

@@ -1,12 +1,13 @@
-"""STATION 3, retry: what becomes of a delivery whose handler failed. Pure: it decides, and moves nothing.
+"""Retry policy: decide how a failed attempt ends. Pure; tasks/settlement/settlement.py acts on the decision.
 
     @memory.on("input.*", retry=RetryPolicy(max_attempts=5, base=0.5))
 
-    retryable       tried again after base * factor ** (attempt - 1) seconds, at most `cap`, give or take `jitter`
-    permanent       errors of ours that say so (UsageError, Permanent) and those that the policy names: given up at once
-    later           RetryLater, or a handler that returns `later(5)`: put off, and no attempt is spent
+    RetryAfter    retry after base * factor ** (attempt - 1) seconds, at most `cap`, plus or minus `jitter`
+    Defer         the handler raised RetryLater or returned `later(5)`: retry after that time, without using an attempt
+    GiveUp        dead-letter: the last attempt failed, or the error is permanent (UsageError, Permanent, and the
+                  classes that the policy names)
 
-Where it waits meanwhile: tasks/stores/delayed_messages.py.
+A delivery waits for its retry as a delayed message (tasks/stores/delayed_messages.py).
 """
 
 from __future__ import annotations
@@ -26,9 +27,20 @@ WaitDuration = Annotated[timedelta, Field(ge=timedelta(0), le=MAX_WAIT)]
 
 
 class RetryPolicy(BaseModel):
-    """How often a delivery is tried, and how long it waits in between; durations as timedelta, or as seconds.
+    """How often a failed delivery is retried, and after which delays.
 
-    With the default, handlers run at 0 s, 1 s and 3 s, give or take a tenth. Raises UsageError (invalid_option).
+    The default makes three attempts, at 0 s, 1 s and 3 s, plus or minus 10 %.
+
+    Args:
+        max_attempts: 1 to 1000.
+        base: delay after the first attempt; a timedelta or seconds, as `cap`.
+        factor: how much the delay grows with each attempt, 1 to 100.
+        cap: the longest delay.
+        jitter: random share of the delay that is added or subtracted, 0 to 1.
+        permanent: exception classes that are never retried.
+
+    Raises:
+        UsageError: invalid_option.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -49,8 +61,8 @@ class RetryPolicy(BaseModel):
             raise invalid_option(f"retry.{field}", repr(first["input"]), f"{first['msg']}") from error
 
     def wait_after(self, attempt: int, chance: float) -> timedelta:
-        """Say how long to wait after the attempt of that number (from 1); `chance`, 0 to 1, places it."""
-        # Far beyond every cap, and no float overflows.
+        """Return the delay after the attempt of that number (from 1); `chance`, 0 to 1, sets the jitter."""
+        # An exponent of 100 exceeds every cap, and larger ones would overflow a float.
         exponent = min(attempt - 1, 100)
         wait_s = min(self.base.total_seconds() * self.factor**exponent, self.cap.total_seconds())
         return timedelta(seconds=wait_s * (1 + self.jitter * (2 * chance - 1)))
@@ -58,21 +70,21 @@ class RetryPolicy(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class RetryAfter:
-    """Try again after a while; an attempt was spent."""
+    """Retry after a delay."""
 
     after: timedelta
 
 
 @dataclass(frozen=True, slots=True)
 class Defer:
-    """Try again after a while; no attempt was spent."""
+    """Retry after a delay, without using an attempt."""
 
     after: timedelta
 
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """Keep it as a dead letter."""
+    """Dead-letter the delivery."""
 
     cause: Cause
 
@@ -81,7 +93,7 @@ RetryDecision: TypeAlias = RetryAfter | Defer | GiveUp
 
 
 def decide(policy: RetryPolicy, error: BaseException, attempt: int, chance: float) -> RetryDecision:
-    """Decide what becomes of a delivery whose attempt of that number (from 1) ended in an error."""
+    """Decide how a delivery continues whose attempt of that number (from 1) ended in an error."""
     match error:
         case RetryLater():
             return Defer(timedelta(seconds=error.after_s))
@@ -97,15 +109,15 @@ def decide(policy: RetryPolicy, error: BaseException, attempt: int, chance: floa
 
 @dataclass(frozen=True, slots=True)
 class Later:
-    """What a handler returns that does not want its event yet."""
+    """The return value of a handler that defers its event; made by `later`."""
 
     after_s: float
 
 
 def later(after: float | timedelta) -> Later:
-    """Say from a handler, by returning this, that its event is to come again after so long (s); no attempt is spent.
+    """Return this from a handler to retry the delivery after so many seconds, without using an attempt.
 
-    Raises InvalidSchedule.
+    Raises InvalidSchedule if `after` is negative or over 366 days.
     """
     after_s = after.total_seconds() if isinstance(after, timedelta) else float(after)
     if not 0 <= after_s <= MAX_WAIT.total_seconds():

@@ -1,13 +1,13 @@
-"""Endings: how a run ends, whatever it ran.
+"""Settlement: end a delivery attempt. Every attempt starts with `receive` and `begin`.
 
-    handled     what it said is published, and the delivery is marked
-    retrying    it failed, and comes again after a while (retries.py decides)
-    put off     it comes again after a while, and no attempt was spent
-    buried      it failed for good, and is kept as a dead letter
-    put back    nothing could be noted of its end: the broker keeps the message
+    handled          publish the handler's events and mark the delivery (`settle`)
+    retrying         the attempt failed; schedule the next one (`settle_failure`; tasks/settlement/retry_policy.py)
+    deferred         schedule the next attempt without using one (`settle_failure`)
+    dead-lettered    the last attempt failed; store a dead letter (`settle_failure`, `dead_letter_unhandled`)
+    requeued         the outcome could not be stored; the broker redelivers the message (`requeue`)
 
-Each is one step where the broker and the state store are the same Redis, and the message is acknowledged in that step.
-Elsewhere the end is noted first, and the acknowledgement follows: a crash in between repeats the run.
+If broker and state store are the same Redis, one commit stores the outcome and acknowledges the message. With other
+brokers the acknowledgement follows the commit, and a crash in between repeats the attempt.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
 
 REQUEUE_PAUSE_S = 0.5
-"""How long a slot holds a message that the broker is to keep."""
+"""How long a slot waits before it requeues a message, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveryAttempt:
-    """One run of a task message: what this worker received, and what is known of earlier runs."""
+    """One attempt to process a task message, with the history of earlier attempts."""
 
     bus: BusRuntime = field(repr=False)
     delivery_id: str
@@ -72,16 +72,16 @@ class DeliveryAttempt:
     history: AttemptHistory = field(default_factory=AttemptHistory)
 
     def emit(self, record: type[DeliveryRecord], **facts: object) -> None:
-        """Tell the listeners what happened to this delivery."""
+        """Emit a record of this delivery."""
         document = self.document if isinstance(self.document, Mapping) else {}
-        named = ("event_type", "event_id", "stream_id", "correlation_id")
-        event = {name: str(document[name]) for name in named if name in document}
+        names = ("event_type", "event_id", "stream_id", "correlation_id")
+        event = {name: str(document[name]) for name in names if name in document}
         delivery = {"delivery_id": self.delivery_id, "subscription": self.task}
-        self.bus.instrumentation.emit(record(**delivery, **event, **facts))  # type: ignore[arg-type]  # as named
+        self.bus.instrumentation.emit(record(**delivery, **event, **facts))  # type: ignore[arg-type]  # by field name
 
     @property
-    def settling(self) -> Settlement:
-        """Say that the delivery is over."""
+    def settlement(self) -> Settlement:
+        """The settlement of this delivery as handled; other outcomes replace its fields."""
         return Settlement(
             delivery_id=self.delivery_id,
             message_group=self.message_group,
@@ -92,8 +92,8 @@ class DeliveryAttempt:
 
 
 def receive(bus: BusRuntime, request: Any, *, task: str, queue: str, document: object) -> DeliveryAttempt:
-    """Make the run of a task request of Celery's."""
-    holder = request.get(CONSUMER_HEADER)
+    """Make the attempt of a Celery task request."""
+    consumer = request.get(CONSUMER_HEADER)
     tag = (request.get("properties") or {}).get("delivery_tag")
     return DeliveryAttempt(
         bus,
@@ -105,24 +105,30 @@ def receive(bus: BusRuntime, request: Any, *, task: str, queue: str, document: o
         message_group=request.get(MESSAGE_GROUP_HEADER),
         replay_id=request.get(REPLAY_HEADER),
         letter_id=request.get(DEAD_LETTER_HEADER),
-        lease=Lease(tag, holder) if holder and tag else None,
-        checked_at=request.get(CHECKED_HEADER) if holder and tag else None,
+        lease=Lease(tag, consumer) if consumer and tag else None,
+        checked_at=request.get(CHECKED_HEADER) if consumer and tag else None,
     )
 
 
 def begin(attempt: DeliveryAttempt, *, abortable: tuple[str, str] | None = None) -> DeliveryAttempt:
-    """Note that the run begins; returns it with what is known of earlier ones. Raises Reject where nobody can tell.
+    """Record that an attempt begins; return it with its history.
 
-    `work` is the agent and the flow, where it may have been aborted.
+    Args:
+        attempt: the attempt.
+        abortable: the agent and the flow, if an operator or an error may have aborted them.
+
+    Raises:
+        Reject: the store is unreachable; the broker redelivers the message.
     """
     if attempt.checked_at is not None:
-        if attempt.bus.resource(deduplication.RecentDeliveries).is_check_valid(attempt.checked_at):
+        recent = attempt.bus.resource(deduplication.RecentDeliveries)
+        if recent.is_check_valid(attempt.checked_at):
             return attempt
-        if attempt.bus.resource(deduplication.RecentDeliveries).was_handled(attempt.delivery_id):
+        if recent.was_handled(attempt.delivery_id):
             return replace(attempt, history=AttemptHistory(is_settled=True))
     stores, lease = attempt.bus.stores, attempt.lease
     try:
-        begun = stores.attempts.begin(
+        history = stores.attempts.begin(
             attempt.delivery_id,
             attempt.worker,
             consumer=lease.consumer if lease else "",
@@ -132,13 +138,13 @@ def begin(attempt: DeliveryAttempt, *, abortable: tuple[str, str] | None = None)
         )
     except RedisError as error:
         requeue(attempt, error)
-    return replace(attempt, history=begun)
+    return replace(attempt, history=history)
 
 
 def load_history(attempt: DeliveryAttempt) -> DeliveryAttempt:
-    """Return a run that has begun, elsewhere, with what is known of those before it."""
-    noted = attempt.bus.stores.attempts.read(attempt.delivery_id)
-    return replace(attempt, history=AttemptHistory(noted[:-1]))
+    """Return an attempt that another process began, with the history of earlier ones."""
+    attempts = attempt.bus.stores.attempts.read(attempt.delivery_id)
+    return replace(attempt, history=AttemptHistory(attempts[:-1]))
 
 
 def settle(
@@ -148,13 +154,24 @@ def settle(
     *,
     state: Mapping[str, str] = MappingProxyType({}),
 ) -> Outcome:
-    """Publish what a run said, keep what its agent set, and end its delivery.
+    """Publish an attempt's events, store its agent's state, and mark the delivery as handled, in one commit.
 
-    Raises Reject where the broker is away, QueueFull.
+    Args:
+        attempt: the attempt.
+        events: the events to publish.
+        delayed: the events to publish later.
+        state: the values that the handler set in its agent's state.
+
+    Returns:
+        HANDLED, or LEASE_LOST if another worker has the delivery by now; then nothing was published or stored.
+
+    Raises:
+        Reject: broker or store is unreachable; the broker redelivers the message.
+        QueueFull: a subscriber's queue is full.
     """
     try:
-        settling = replace(attempt.settling, agent=attempt.queue, state=state) if state else attempt.settling
-        commit(attempt.bus, events, settlement=settling, delayed=delayed)
+        settlement = replace(attempt.settlement, agent=attempt.queue, state=state) if state else attempt.settlement
+        commit(attempt.bus, events, settlement=settlement, delayed=delayed)
     except LeaseLost as lost:
         attempt.emit(DeliveryLeaseLost, error=str(lost))
         return Outcome.LEASE_LOST
@@ -164,7 +181,7 @@ def settle(
 
 
 def is_settled_by_ack(attempt: DeliveryAttempt) -> bool:
-    """Tell whether the message's acknowledgement marks the delivery: where nothing else is to be done at its end."""
+    """Return whether the acknowledgement can mark the delivery: its settlement has nothing else to do."""
     return attempt.checked_at is not None and not (attempt.message_group or attempt.replay_id or attempt.letter_id)
 
 
@@ -177,7 +194,21 @@ def settle_failure(
     priority: int,
     is_published: bool = True,
 ) -> NoReturn:
-    """End a run that failed: it comes again, or is buried. Raises Retry, the error itself, or Reject."""
+    """Settle a failed attempt as retrying, deferred or dead-lettered.
+
+    Args:
+        attempt: the failed attempt.
+        error: the handler's error.
+        policy: decides between retry and dead letter.
+        event: the event that was handled.
+        priority: the retry's priority, 0 to 9.
+        is_published: False keeps the dead letter's notices off the bus (shadow handlers).
+
+    Raises:
+        Retry: the next attempt is scheduled.
+        Reject: the outcome could not be stored; the broker redelivers the message.
+        Exception: `error` itself, after it was dead-lettered.
+    """
     match decide(policy, error, attempt.history.number, random.random()):  # noqa: S311 - no secret
         case RetryAfter(after):
             _schedule_retry(attempt, error, after, event, priority, is_attempt=True)
@@ -198,7 +229,7 @@ def settle_failure(
 def dead_letter_unhandled(
     attempt: DeliveryAttempt, error: Exception, cause: Cause, *, event: Event | None = None, is_published: bool = True
 ) -> None:
-    """Bury the delivery of a run that no handler saw. Raises Reject where the letter cannot be kept."""
+    """Dead-letter a delivery whose handler did not run. Raises Reject if the letter could not be stored."""
     _dead_letter(attempt, error, cause, event=event, is_published=is_published, attempts=attempt.history.earlier)
 
 
@@ -224,24 +255,22 @@ def _dead_letter(
         message_group=attempt.message_group,
     )
     try:
-        dead_letter(attempt.bus, letter, event=event, settlement=attempt.settling, is_published=is_published)
+        dead_letter(attempt.bus, letter, event=event, settlement=attempt.settlement, is_published=is_published)
     except LeaseLost as lost:
         attempt.emit(DeliveryLeaseLost, error=str(lost))
-    except (RedisError, BrokerUnavailable, StateStoreUnavailable) as unwritten:
-        requeue(attempt, unwritten)
+    except (RedisError, BrokerUnavailable, StateStoreUnavailable) as outage:
+        requeue(attempt, outage)
 
 
 def requeue(attempt: DeliveryAttempt, error: Exception) -> NoReturn:
-    """Leave the message with the broker, as if the run had not been. Raises Reject."""
+    """Discard the attempt and return the message to the broker. Raises Reject."""
     try:
         attempt.bus.stores.attempts.discard_last(attempt.delivery_id)
-    except RedisError as unnoted:
-        # It looks as if the worker had died, until a run of the same delivery ends.
-        failed = OperationFailed(
-            operation="attempt.withdraw_failed", exception=unnoted, delivery_id=attempt.delivery_id
-        )
-        attempt.bus.instrumentation.emit(failed)
-    # The next try is not this instant's: what is wrong is the broker, and it is taken again at once.
+    except RedisError as failure:
+        # The attempt counts as a crash until another attempt of the delivery is settled.
+        record = OperationFailed(operation="attempt.discard_failed", exception=failure, delivery_id=attempt.delivery_id)
+        attempt.bus.instrumentation.emit(record)
+    # The broker redelivers at once, so a pause here keeps an outage from causing a busy loop.
     time.sleep(REQUEUE_PAUSE_S)
     raise Reject(error, requeue=True) from error
 
@@ -250,7 +279,7 @@ def _schedule_retry(
     attempt: DeliveryAttempt, error: Exception, after: timedelta, event: Event, priority: int, *, is_attempt: bool
 ) -> NoReturn:
     due = datetime.now(UTC) + after
-    again = build_delayed_message(
+    retry_message = build_delayed_message(
         attempt.bus,
         attempt.task,
         json.dumps(attempt.document, ensure_ascii=False),
@@ -268,21 +297,21 @@ def _schedule_retry(
         },
         replaces=True,
     )
-    settling = replace(
-        attempt.settling,
+    settlement = replace(
+        attempt.settlement,
         outcome="retrying" if is_attempt else "put_off",
         failed_attempt=_build_failed_attempt(attempt, error) if is_attempt else None,
-        retry_message=again,
+        retry_message=retry_message,
     )
     try:
-        commit(attempt.bus, [], settlement=settling)
+        commit(attempt.bus, [], settlement=settlement)
     except LeaseLost as lost:
         attempt.emit(DeliveryLeaseLost, error=str(lost))
-    except (BrokerUnavailable, StateStoreUnavailable) as unnoted:
-        requeue(attempt, unnoted)
+    except (BrokerUnavailable, StateStoreUnavailable) as outage:
+        requeue(attempt, outage)
     record = DeliveryRetrying if is_attempt else DeliveryDeferred
     attempt.emit(record, attempt=attempt.history.number, error=str(error), due=due)
-    # How Celery calls it: the task is seen as retried, and its message is acknowledged.
+    # Celery's exception: the task's state becomes RETRY, and Celery acknowledges the message.
     raise Retry(exc=error, when=due) from error
 
 

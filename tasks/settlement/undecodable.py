@@ -1,9 +1,9 @@
-"""Undecodable: raw dead letters of what nobody could read, with all the bytes that arrived.
+"""Raw dead letters: keep the bytes of messages that could not be processed as tasks.
 
-    build_raw_dead_letter     of a message that the broker handed over: its envelope, as kombu writes it for Redis
-    drain_undecodable     of bytes in a queue of Redis' that are no message at all, which the transport has set aside
+    build_raw_dead_letter    from a kombu message: the message as kombu writes it to Redis
+    drain_undecodable        from bytes in a Redis queue that are not a message, which the transport has quarantined
 
-The id of a raw letter is made of what arrived. So what is delivered again, or drained by two workers at once, is one
+The id of a raw letter derives from its bytes. So a redelivered message, or one that two workers drain, becomes a single
 dead letter.
 """
 
@@ -29,15 +29,15 @@ from petiole.tasks.transport.quarantine import Quarantine
 if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
 
-# Kombu's message and Celery's consumer, of which the stubs describe too little to be checked against.
+# Kombu's message and Celery's consumer; the stubs describe too little of them to check against.
 ReceivedMessage: TypeAlias = Any
 CeleryConsumer: TypeAlias = Any
 
 DRAIN_TIME_LIMIT_S = 0.25
-"""How long a drain may hold up a worker's event loop; what is left is the next one's."""
+"""How long one drain may block the worker's event loop, in seconds; the next drain continues."""
 
 LETTER_HEADER = "petiole_dead_letter"
-"""The header of a replayed dead letter, with its id."""
+"""The header of a replayed message with its dead letter's id."""
 
 _PER_DELIVERY_HEADERS = OWN_HEADERS | {"redelivered", "delivery_tag", "delivery_info"}
 
@@ -47,12 +47,20 @@ _MAX_NAME_LENGTH = 255
 def build_raw_dead_letter(
     bus: BusRuntime, message: ReceivedMessage, error: BaseException, cause: Cause, *, document: object = None
 ) -> DeadLetter:
-    """Make the raw dead letter of a message."""
+    """Make the raw dead letter of a message.
+
+    Args:
+        bus: the bus of the message.
+        message: kombu's message.
+        error: the error that the message caused.
+        cause: the classification of the error.
+        document: the event's JSON object, if it could be decoded.
+    """
     queue = _read_name((message.delivery_info or {}).get("routing_key"))
-    made_id = _derive_letter_id(queue, _to_bytes(message.body), _encode_stable_parts(message))
-    delivery_id = _read_uuid(message, "id") or made_id
-    # A delivery that could be read but for its handler is known by its own id, and a replay by its letter's.
-    letter_id = delivery_id if document is not None else made_id
+    derived_id = _derive_letter_id(queue, _to_bytes(message.body), _encode_stable_parts(message))
+    delivery_id = _read_uuid(message, "id") or derived_id
+    # A decoded message is identified by its delivery, a replayed one by its letter, all others by their bytes.
+    letter_id = delivery_id if document is not None else derived_id
     return build_dead_letter(
         bus,
         error,
@@ -68,18 +76,18 @@ def build_raw_dead_letter(
 
 
 def message_group_of(message: ReceivedMessage) -> str | None:
-    """Read which mailbox an ordered delivery came from; None for any other."""
-    mailbox = read_headers(message).get(MESSAGE_GROUP_HEADER)
-    return mailbox if isinstance(mailbox, str) and mailbox and mailbox.isprintable() else None
+    """Return the message group of an ordered delivery; None for others."""
+    group = read_headers(message).get(MESSAGE_GROUP_HEADER)
+    return group if isinstance(group, str) and group and group.isprintable() else None
 
 
 def read_headers(message: ReceivedMessage) -> Mapping[str, Any]:
-    """Read a message's headers; none where they are no object."""
+    """Return a message's headers; empty if they are not an object."""
     return message.headers if isinstance(message.headers, Mapping) else {}
 
 
 def read_document(message: ReceivedMessage) -> Mapping[str, Any] | None:
-    """Read the event's JSON object that a task's message carries; None where it carries none."""
+    """Return the event's JSON object in a task message; None if there is none."""
     try:
         (document, *_), *_ = json.loads(_to_bytes(message.body))
     except (ValueError, TypeError, RecursionError):
@@ -88,7 +96,7 @@ def read_document(message: ReceivedMessage) -> Mapping[str, Any] | None:
 
 
 def encode_message(message: ReceivedMessage) -> bytes:
-    """Write a message with all that it carries: as it stood in its queue, or else as kombu writes it for Redis."""
+    """Return a message's bytes as they were in the Redis queue; for other brokers, as kombu would write them there."""
     channel = message.channel
     text = channel.text_of(message.delivery_tag) if isinstance(channel, Quarantine) and not channel.closed else None
     if text is not None:
@@ -100,15 +108,15 @@ def encode_message(message: ReceivedMessage) -> bytes:
     try:
         return dumps(payload).encode()
     except (TypeError, ValueError, RecursionError):
-        # Headers that only AMQP has a form for. The body is what counts.
+        # The headers have types that only AMQP can express. The body alone is kept.
         return _to_bytes(message.body)
 
 
 def drain_undecodable(bus: BusRuntime, consumer_or_channel: CeleryConsumer) -> int:
-    """Make dead letters of the bytes that the transport has set aside; returns how many in this bounded while.
+    """Dead-letter quarantined bytes for at most DRAIN_TIME_LIMIT_S; return how many entries were drained.
 
-    Each is kept before it is removed: what dies in between is drained again, into the same dead letter. `holder` is a
-    consumer or a channel; one of another transport has nothing to drain. Raises what keeping a dead letter raises.
+    Each letter is stored before its entry is deleted. After a crash in between, the entry is drained again into the
+    same letter. Does nothing for transports without a quarantine. Raises as `dead_letter`.
     """
     channel = getattr(
         getattr(consumer_or_channel, "task_consumer", consumer_or_channel), "channel", consumer_or_channel
@@ -120,27 +128,19 @@ def drain_undecodable(bus: BusRuntime, consumer_or_channel: CeleryConsumer) -> i
         queue, raw, entry = first
         letter_id = _derive_letter_id(queue, raw)
         error = undecodable_message(queue, len(raw))
-        dead_letter(
-            bus,
-            build_dead_letter(
-                bus,
-                error,
-                "undecodable",
-                delivery_id=letter_id,
-                subscription="",
-                queue=queue,
-                raw=raw,
-            ),
+        letter = build_dead_letter(
+            bus, error, "undecodable", delivery_id=letter_id, subscription="", queue=queue, raw=raw
         )
+        dead_letter(bus, letter)
         channel.delete_undecodable(entry)
         drained += 1
     return drained
 
 
 def _read_uuid(message: ReceivedMessage, header: str) -> str | None:
-    said = read_headers(message).get(header)
+    value = read_headers(message).get(header)
     try:
-        return str(UUID(said)) if isinstance(said, str) else None
+        return str(UUID(value)) if isinstance(value, str) else None
     except ValueError:
         return None
 
@@ -151,14 +151,14 @@ def _derive_letter_id(queue: str, *parts: bytes) -> str:
 
 
 def _encode_stable_parts(message: ReceivedMessage) -> bytes:
-    """Write what stays the same when a message is delivered again: not its tag, nor who holds it."""
+    """Encode the parts of a message that a redelivery keeps: not its delivery tag, nor its consumer."""
     raw = getattr(message, "_raw", None)
-    # Of a message that is none, kombu's fields hold only what could be read.
-    said = dict(raw) if isinstance(raw, Mapping) else {"headers": message.headers, "properties": message.properties}
+    # For a malformed message kombu's fields have only the parts that could be parsed, so the raw message comes first.
+    parts = dict(raw) if isinstance(raw, Mapping) else {"headers": message.headers, "properties": message.properties}
     for name in ("headers", "properties"):
-        if isinstance(part := said.get(name), Mapping):
-            said[name] = sorted((key, value) for key, value in part.items() if key not in _PER_DELIVERY_HEADERS)
-    return repr((message.content_type, message.content_encoding, sorted(said.items()))).encode("utf-8", "replace")
+        if isinstance(part := parts.get(name), Mapping):
+            parts[name] = sorted((key, value) for key, value in part.items() if key not in _PER_DELIVERY_HEADERS)
+    return repr((message.content_type, message.content_encoding, sorted(parts.items()))).encode("utf-8", "replace")
 
 
 def _to_bytes(body: object) -> bytes:
@@ -168,8 +168,8 @@ def _to_bytes(body: object) -> bytes:
 
 
 def _to_redis_format(message: ReceivedMessage) -> dict[str, Any]:
-    found = message.delivery_info or {}
-    delivery_info = {"exchange": found.get("exchange"), "routing_key": found.get("routing_key")}
+    received = message.delivery_info or {}
+    delivery_info = {"exchange": received.get("exchange"), "routing_key": received.get("routing_key")}
     return {
         "body": base64.b64encode(_to_bytes(message.body)).decode("ascii"),
         "content-encoding": message.content_encoding,
@@ -185,5 +185,5 @@ def _to_redis_format(message: ReceivedMessage) -> dict[str, Any]:
 
 
 def _read_name(value: object) -> str:
-    """Write a name that a message gives; empty where it gives none."""
+    """Return a name from a message, shortened to 255 characters; empty if it is not text."""
     return value[:_MAX_NAME_LENGTH] if isinstance(value, str) else ""

@@ -1,5 +1,5 @@
-"""Drafts: an answer while it is written.
+"""Response streams: a response is readable while it is being written.
 
-writing.py      what a handler writes bit by bit, and what interrupts it
-reading.py      what a reader sees of it, who may come late or come back
+writer.py       a handler writes the response in chunks and may be interrupted
+reader.py       readers receive the chunks and may join late or resume
 """

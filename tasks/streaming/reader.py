@@ -1,15 +1,15 @@
-"""Reading: an answer while it is written, by whoever wants to see it grow.
+"""Read a response while it is being written.
 
-    for piece in read_answer(stream_id, answer_id):            # text as it comes; ends with the answer
-    async for piece in read_answer.aio(stream_id, answer_id):
-    for piece in read_answer.all(stream_id, after=piece.number):   # every answer of the stream, one after the other
+    for chunk in read_answer(stream_id, answer_id):                # ends with the response
+    async for chunk in read_answer.aio(stream_id, answer_id):
+    for chunk in read_answer.all(stream_id, after=chunk.number):   # all responses of the stream, one after the other
 
-An answer's id is that of its `orchestrator.llm.requested`. Pieces are numbered: whoever comes back says `after=` the
-last number that it has, and gets exactly the rest; whoever comes late, or early, begins at the beginning.
+A response's id is that of its `orchestrator.llm.requested` event. Chunks are numbered. A reader that resumes gives
+`after=` its last number and gets exactly the rest; without `after`, it gets the response from the start.
 
-Reading ends with the end of a run: finished, failed, interrupted, or lost, where its writer died; unless another run
-of the answer has begun already. `started` with a higher `attempt` means that the text begins anew. Whoever was told
-`lost` or `failed` and still wants the answer reads on after it: the delivery may be tried again.
+Reading ends when an attempt ends: finished, failed, interrupted, or lost (its writer died), unless a newer attempt has
+already started. A `started` chunk with a higher `attempt` means that the text starts again. After `lost` or `failed`, a
+reader may continue reading: the delivery may be retried.
 """
 
 from __future__ import annotations
@@ -27,64 +27,72 @@ __all__ = ["Chunk", "ResponseStreamReader"]
 
 DEFAULT_SILENCE_TIMEOUT_S = 60.0
 READ_SLICE_S = 0.5
-"""How long a reader waits at a time, and how often it looks whether the writer lives."""
+"""How long a reader waits at a time, and how often it checks whether the writer is alive."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResponseStreamReader:
-    """What `read_answer` is."""
+    """The object behind `read_answer`: reads responses of one bus."""
 
     bus: BusRuntime
 
     def __call__(
         self, stream_id: str, answer_id: str, *, after: int = 0, timeout: float = DEFAULT_SILENCE_TIMEOUT_S
     ) -> Iterator[Chunk]:
-        """Read an answer up to the end of its last run; `timeout` (s) is the longest silence.
+        """Read a response until its last attempt ends.
 
-        Raises: StreamTimeout, StreamTruncated.
+        Args:
+            stream_id: The stream of the conversation.
+            answer_id: The id of the response.
+            after: The number of the last chunk that the reader has; 0 for none.
+            timeout: The longest time without a chunk, in seconds.
+
+        Raises:
+            StreamTimeout: No chunk arrived within `timeout`.
+            StreamTruncated: The chunks after `after` have been deleted.
         """
         return self._read(_ReadPosition(stream_id, answer_id, after, timeout))
 
     def all(self, stream_id: str, *, after: int = 0, timeout: float = DEFAULT_SILENCE_TIMEOUT_S) -> Iterator[Chunk]:
-        """Read all answers of a stream, and wait for more. Raises as `__call__`."""
+        """Read all responses of a stream, and wait for more. Raises as `__call__`."""
         return self._read(_ReadPosition(stream_id, None, after, timeout))
 
     def aio(
         self, stream_id: str, answer_id: str, *, after: int = 0, timeout: float = DEFAULT_SILENCE_TIMEOUT_S
     ) -> AsyncIterator[Chunk]:
-        """Read as `__call__` does, in an asyncio loop; holds one connection."""
+        """As `__call__`, in an asyncio event loop. Uses one connection."""
         return self._read_async(_ReadPosition(stream_id, answer_id, after, timeout))
 
     def all_aio(
         self, stream_id: str, *, after: int = 0, timeout: float = DEFAULT_SILENCE_TIMEOUT_S
     ) -> AsyncIterator[Chunk]:
-        """Read as `all` does, in an asyncio loop; holds one connection."""
+        """As `all`, in an asyncio event loop. Uses one connection."""
         return self._read_async(_ReadPosition(stream_id, None, after, timeout))
 
     def _read(self, position: _ReadPosition) -> Iterator[Chunk]:
-        drafts = self.bus.stores.response_streams
+        streams = self.bus.stores.response_streams
         while True:
-            yield from position.select(_read_next(drafts, position))
+            yield from position.select(_read_next(streams, position))
             if position.is_finished:
                 return
-            drafts.wait(position.stream_id, after=position.after, timeout_s=position.remaining_wait_s())
+            streams.wait(position.stream_id, after=position.after, timeout_s=position.remaining_wait_s())
 
     async def _read_async(self, position: _ReadPosition) -> AsyncIterator[Chunk]:
-        drafts = self.bus.stores.response_streams
+        streams = self.bus.stores.response_streams
         async with self.bus.connect_async() as client:
             while True:
-                for piece in position.select(await asyncio.to_thread(_read_next, drafts, position)):
-                    yield piece
+                for chunk in position.select(await asyncio.to_thread(_read_next, streams, position)):
+                    yield chunk
                 if position.is_finished:
                     return
-                await drafts.wait_async(
+                await streams.wait_async(
                     client, position.stream_id, after=position.after, timeout_s=position.remaining_wait_s()
                 )
 
 
 @dataclass(slots=True)
 class _ReadPosition:
-    """How far a reader has come; `answer_id` is None for whoever reads all of a stream."""
+    """A reader's position. `answer_id` is None if it reads all responses of the stream."""
 
     stream_id: str
     answer_id: str | None
@@ -96,42 +104,42 @@ class _ReadPosition:
     last_chunk_at: float = field(default_factory=time.monotonic)
 
     def select(self, chunks: Sequence[Chunk]) -> Iterator[Chunk]:
-        """Yield of the next pieces those that are wanted."""
-        for piece in chunks:
-            self.after = piece.number
-            if self.answer_id in (None, piece.answer_id):
+        """Yield the chunks of the requested response, and advance the position."""
+        for chunk in chunks:
+            self.after = chunk.number
+            if self.answer_id in (None, chunk.answer_id):
                 self.last_chunk_at = time.monotonic()
-                self.is_finished = self.answer_id is not None and piece.is_end
-                yield piece
+                self.is_finished = self.answer_id is not None and chunk.is_end
+                yield chunk
 
     def remaining_wait_s(self) -> float:
-        """Tell how long to wait now. Raises StreamTimeout."""
+        """Return how long to wait for the next chunk, in seconds. Raises StreamTimeout."""
         left_s = self.last_chunk_at + self.timeout_s - time.monotonic()
         if left_s <= 0:
             raise StreamTimeout(self.stream_id, self.timeout_s, self.after)
         return min(READ_SLICE_S, left_s)
 
 
-def _read_next(drafts: ResponseStreams, position: _ReadPosition) -> Sequence[Chunk]:
-    """Read what follows; see to those whose writers died. Raises StreamTruncated."""
+def _read_next(streams: ResponseStreams, position: _ReadPosition) -> Sequence[Chunk]:
+    """Read the next chunks, and mark responses as lost whose writers died. Raises StreamTruncated."""
     if time.monotonic() - position.checked_at >= READ_SLICE_S:
-        drafts.mark_lost(position.stream_id)
+        streams.mark_lost(position.stream_id)
         position.checked_at = time.monotonic()
     if not position.has_begun:
-        _seek_start(drafts, position)
-    pieces = drafts.read(position.stream_id, after=position.after)
-    if pieces and position.has_begun and pieces[0].number > position.after + 1:
-        raise StreamTruncated(position.stream_id, position.after + 1, pieces[0].number)
-    position.has_begun = position.has_begun or bool(pieces)
-    return pieces
+        _seek_start(streams, position)
+    chunks = streams.read(position.stream_id, after=position.after)
+    if chunks and position.has_begun and chunks[0].number > position.after + 1:
+        raise StreamTruncated(position.stream_id, position.after + 1, chunks[0].number)
+    position.has_begun = position.has_begun or bool(chunks)
+    return chunks
 
 
-def _seek_start(drafts: ResponseStreams, position: _ReadPosition) -> None:
-    """Go to where the answer begins, unless the reader is beyond that already."""
+def _seek_start(streams: ResponseStreams, position: _ReadPosition) -> None:
+    """Move to the start of the response, unless the position is already past it."""
     if position.answer_id is None:
         position.has_begun = position.after > 0
         return
-    first, last = drafts.bounds(position.stream_id, position.answer_id)
+    first, last = streams.bounds(position.stream_id, position.answer_id)
     position.is_finished = last is not None and position.after >= last
     if first is not None:
         position.after = max(position.after, first - 1)

@@ -1,22 +1,21 @@
-"""Drafts: what a handler writes bit by bit, for readers along the way (reading.py).
+"""Write a response in chunks while readers follow it (reader.py).
 
-    async with context.draft() as draft:
-        await draft.run(write(draft))          # where `write` awaits words, and hands each to draft.say(…)
+    async with context.stream_response() as stream:
+        await stream.run(generate(stream))     # `generate` awaits text and calls stream.write(text)
 
-What is said never waits for Redis: it is put into the stream's draft a few times a second, all of it so far at once.
-The end of the block is the end of the draft: failed where an error comes out of it, interrupted where `run` was, else
-finished.
+`write` never waits for Redis: the text is flushed to the stream a few times a second. At the end of the block the
+response is marked failed if the block raised, interrupted if `run` was, otherwise finished.
 
-The subscription's `on_busy` says what becomes of a draft when the user says more, in another flow of the stream:
+The subscription's `on_busy` decides what happens if the user sends a message in another flow of the stream:
 
-    None          nothing: the answers of a stream are written side by side
-    "enqueue"     they are written one after the other: the subscription is ordered by stream
+    None          nothing: several responses of a stream are written at the same time
+    "enqueue"     they are written one after the other, because the subscription is ordered by stream
     "reject"      while one is written, entering the block of another raises StreamBusy
-    "interrupt"   what `run` runs is cancelled, about 0.2 s after the newer message was published, whoever published it
-                  and however many events wait in the agent's queue
+    "interrupt"   the coroutine of `run` is cancelled about 0.2 s after the newer message was published, independent of
+                  the length of the agent's queue
 
-One run of a delivery writes at a time: where another has begun, `run` and the end of the block raise StreamSuperseded.
-What a shadow says goes nowhere.
+Only one attempt of a delivery writes at a time: if a newer attempt has started, `run` and the end of the block raise
+StreamSuperseded. A shadow handler writes nothing.
 """
 
 from __future__ import annotations
@@ -40,15 +39,15 @@ if TYPE_CHECKING:
 USER_MESSAGE_EVENT_TYPE = "input.message.received"
 
 INTERRUPT_POLL_S = 0.1
-"""How often newer messages are looked for while nothing is said."""
+"""How often `run` checks for newer messages while nothing is written."""
 
 FLUSH_INTERVAL_S = 0.05
-"""What is said within so long of the last writing is written together."""
+"""The shortest time between two flushes."""
 
 
 @dataclass(slots=True)
 class ResponseStream:
-    """One run's text as it grows, under the id of the event at hand. Raises StreamBusy when it is entered."""
+    """The response of one attempt, with the id of the current event. Entering it may raise StreamBusy."""
 
     context: CurrentDelivery
     text: str = ""
@@ -61,14 +60,14 @@ class ResponseStream:
     _has_text: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def __aenter__(self) -> Self:
-        """Begin."""
+        """Start the response. Raises StreamBusy."""
         await asyncio.to_thread(self._begin, rejects=self.context.subscription.on_busy == "reject")
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Write what is left, and the end. Raises StreamSuperseded where nothing else was raised."""
+        """Flush the remaining text and mark the end. Raises StreamSuperseded unless the block raised."""
         end: StreamEnd = "failed" if error else "interrupted" if self.is_interrupted else "finished"
         try:
             await asyncio.to_thread(self._write, end)
@@ -77,14 +76,14 @@ class ResponseStream:
                 raise
 
     def write(self, text: str) -> None:
-        """Add to the text."""
+        """Append text; returns at once."""
         self.text += text
         self._has_text.set()
 
     async def run(self, coroutine: Coroutine[Any, Any, None]) -> bool:
-        """Run what writes to its end, and tell whether it came there: where it is interrupted, it is cancelled.
+        """Run a coroutine that writes; returns False if a newer message interrupted and cancelled it.
 
-        It has ended either way. Raises what it raises; StreamSuperseded.
+        The coroutine has ended when this returns. Raises StreamSuperseded, and the coroutine's own errors.
         """
         if await asyncio.to_thread(self._is_outdated):
             coroutine.close()
@@ -94,7 +93,7 @@ class ResponseStream:
         try:
             await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            # A handler's time limit comes out of the wait as well: neither task outlives this call.
+            # The handler's time limit cancels the wait, too. Neither task may outlive this call.
             for task in (watch, work):
                 await _cancel_and_wait(task)
         if not watch.cancelled():
@@ -105,23 +104,23 @@ class ResponseStream:
         return not self.is_interrupted
 
     async def _keep_alive(self) -> None:
-        """Write what is said, vouch for the run, and look for newer messages; returns where there is one."""
+        """Flush text, renew the lease, and check for newer messages; returns when there is one."""
         while True:
             self._has_text.clear()
             await asyncio.to_thread(self._write)
             if await asyncio.to_thread(self._is_outdated):
                 return
-            # Not wait_for: on Python 3.11 it may keep a cancellation for itself.
+            # Not wait_for, because on Python 3.11 it may swallow a cancellation.
             with suppress(TimeoutError):
                 async with asyncio.timeout(INTERRUPT_POLL_S):
                     await self._has_text.wait()
-            await asyncio.sleep(FLUSH_INTERVAL_S if self._written_length else 0)  # the first words go out at once
+            await asyncio.sleep(FLUSH_INTERVAL_S if self._written_length else 0)  # the first text is flushed at once
 
     def _begin(self, *, rejects: bool = False) -> None:
         event, bus = self.context.event, self.context.bus
         if self.context.subscription.shadow:
             return
-        state, fact = bus.stores.response_streams.begin(
+        state, detail = bus.stores.response_streams.begin(
             event.stream_id,
             event.event_id,
             correlation_id=event.correlation_id,
@@ -129,18 +128,18 @@ class ResponseStream:
             rejects=rejects,
         )
         if state == "busy":
-            raise StreamBusy(event.stream_id, fact)
-        self._attempt, self._written_length = int(fact), 0
+            raise StreamBusy(event.stream_id, detail)
+        self._attempt, self._written_length = int(detail), 0
 
     def _write(self, end: StreamEnd | None = None) -> None:
-        """Write what was not written yet. Raises StreamSuperseded."""
+        """Flush the text that was not flushed yet. Raises StreamSuperseded."""
         if self.context.subscription.shadow:
             return
-        # A thread whose coroutine was cancelled writes on: what it writes, the next one is not to write again.
+        # The thread of a cancelled coroutine continues, so the lock prevents that two threads flush the same text.
         with self._writing:
             state = self._write_rest(end)
             if state == "lost":
-                # This process stood still for longer than the lease, and nobody took its place: it begins anew.
+                # This process was stalled for longer than the lease, and no other attempt started: start again.
                 self._begin()
                 state = self._write_rest(end)
         if state == "superseded":
@@ -148,13 +147,13 @@ class ResponseStream:
 
     def _write_rest(self, end: StreamEnd | None) -> str:
         event, text = self.context.event, self.text
-        drafts, rest = self.context.bus.stores.response_streams, text[self._written_length :]
-        state = drafts.write(event.stream_id, event.event_id, token=self._token, text=rest, end=end)
+        streams, rest = self.context.bus.stores.response_streams, text[self._written_length :]
+        state = streams.write(event.stream_id, event.event_id, token=self._token, text=rest, end=end)
         self._written_length = len(text)
         return state
 
     def _is_outdated(self) -> bool:
-        """Tell whether a user began another flow in the stream after this one."""
+        """Return whether the user sent a message in another flow of the stream after this one."""
         event, history = self.context.event, self.context.bus.stores.history
         if self.context.subscription.on_busy != "interrupt" or self.context.is_replay:
             return False
@@ -163,7 +162,7 @@ class ResponseStream:
         newer = history.read_stream_after(event.stream_id, self._last_seen_entry)
         if newer:
             self._last_seen_entry = newer[-1].entry_id
-        return any(_is_users_message(each, excluded_flow=event.correlation_id) for each in newer)
+        return any(_is_users_message(recorded, excluded_flow=event.correlation_id) for recorded in newer)
 
 
 def _is_users_message(recorded: RecordedEvent, *, excluded_flow: str) -> bool:
@@ -171,6 +170,6 @@ def _is_users_message(recorded: RecordedEvent, *, excluded_flow: str) -> bool:
 
 
 async def _cancel_and_wait(task: asyncio.Task[None]) -> None:
-    """Cancel a task that is not done, and wait for its end; what it ended with stays with it."""
+    """Cancel a task and wait for its end, without raising its error."""
     task.cancel()
     await asyncio.wait({task})

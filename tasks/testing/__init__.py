@@ -1,7 +1,6 @@
-"""The true path in one process, for tests: no server, no second process, nothing stood in for but Redis and the wire.
+"""Testing: run agents in one process, without servers. Only Redis and the broker are replaced.
 
 harness.py    EventTestHarness: publish, expect, send_and_wait
-worker.py     a Celery worker in a thread, over a memory transport of its own
 plugin.py     the pytest fixture `harness`
 """
 

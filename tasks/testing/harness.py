@@ -1,13 +1,13 @@
-"""EventTestHarness: publish an event, and see what comes of it.
+"""EventTestHarness: publish events in a test and wait for their results.
 
     harness = EventTestHarness([orchestrator, memory, llm, output])
     sent = harness.send_and_wait(TextMessageEvent(...), "output.message.sent")
 
-Events travel as in production: validated, recorded, routed, sent as Celery tasks, delivered by a worker. Only the
-broker (Celery's memory transport) and the store (fakeredis) are in this process. Each harness is a world of its own.
+Events are validated, recorded, routed, sent as Celery tasks and delivered by a worker, as in production. Only the
+broker (Celery's memory transport) and the store (fakeredis) are in this process. Each harness is isolated.
 
-Nobody waits for a retry or for an event that is published later: while a test waits, and nothing else is under way, the
-next of them comes at once.
+Retries and delayed events need no waiting: while a test waits and no delivery is running, the harness skips time to the
+next one.
 """
 
 from __future__ import annotations
@@ -38,7 +38,13 @@ ValueT = TypeVar("ValueT")
 
 
 class EventTestHarness:
-    """One process in which events travel. Agents are added before the first publish; it starts by itself."""
+    """A bus and a worker in this process. Add agents before the first publish, which starts the worker.
+
+    Args:
+        agents: the agents to include.
+        event_registry: the event types.
+        settings: the bus's settings.
+    """
 
     def __init__(
         self,
@@ -49,7 +55,7 @@ class EventTestHarness:
     ) -> None:
         self.bus = EventBus(event_registry=event_registry, settings=settings)
         self.bus.store_clock.is_virtual = True
-        self._taken: set[str] = set()
+        self._consumed_entries: set[str] = set()
         for agent in agents:
             self.add(agent)
 
@@ -62,26 +68,26 @@ class EventTestHarness:
         self.close()
 
     def add(self, agent: Agent) -> None:
-        """Let an agent take part. Raises UsageError after the first publish."""
+        """Include an agent. Raises UsageError after the first publish."""
         self.bus.include(agent)
 
     def subscribe(self, pattern: str, handler: HandlerFunction, *, agent: str = "test") -> None:
-        """Let a function take part, as a handler of the agent `test` or of another. Raises as `add`."""
+        """Subscribe a function as a handler of the agent `test`, or of another. Raises as `add`."""
         self.bus.subscribe(pattern, handler, agent=agent)
 
     def publish(
         self, event: Event, *, delay: float | timedelta | None = None, at: datetime | None = None
     ) -> Publication:
-        """Publish an event as a service would that calls `publish(event)`."""
+        """Publish an event, as a service does with `publish(event)`."""
         return self.bus.publish.run(event, delay=delay, at=at)
 
     def delay(self, event: Event) -> None:
-        """Publish an event as a service would that calls `publish.delay(event)`."""
+        """Publish an event, as a service does with `publish.delay(event)`."""
         self.bus.publish.delay(event)
 
     def request(
         self,
-        what: str | RequestEvent,
+        request: str | RequestEvent,
         /,
         *,
         responder: str | None = None,
@@ -89,24 +95,27 @@ class EventTestHarness:
         returns: type[ValueT] | None = None,
         **parameters: Any,
     ) -> PendingResponse[ValueT]:
-        """Ask as a service would that calls `request(…)`. Where nothing is under way any more, nobody waits on."""
+        """Send a request, as a service does with `request(…)`. Waiting ends early if no delivery is pending."""
         self.bus.start()
         requester = Requester(self.bus, on_wait=self._has_nothing_pending, slice_s=POLL_S)
-        return requester(what, responder=responder, timeout=timeout, returns=returns, **parameters)
+        return requester(request, responder=responder, timeout=timeout, returns=returns, **parameters)
 
     @property
     def requester(self) -> Requester:
-        """What stands for `tasks.request` here, for `requester.aio(…)`."""
+        """The bus's `request`, for `requester.aio(…)`."""
         return self.bus.request
 
     def expect(self, pattern: str, within: float = 5.0) -> Event:
-        """Wait for an event that matches and was not expected before; seconds. Raises TimeoutError."""
+        """Wait for an event that matches and that no earlier call has returned.
+
+        Raises TimeoutError after `within` seconds.
+        """
         return self._wait(_build_matcher(pattern), HISTORY_START, pattern, within)
 
     def send_and_wait(self, event: Event, event_type: str, timeout: float = 5.0) -> Event:
-        """Publish an event and wait for one of that type in the same flow, published after it; seconds.
+        """Publish an event and wait for a later one of that type in the same flow.
 
-        Raises: TimeoutError that names the type and the limit.
+        Raises TimeoutError after `timeout` seconds.
         """
         before = self.bus.stores.history.last_entry_id()
         sent = self.publish(event).event
@@ -122,13 +131,13 @@ class EventTestHarness:
         return self._wait(is_answer, before, event_type, timeout)
 
     def send_through(self, event: Event, timeout: float = 5.0) -> list[Event]:
-        """Publish an event and wait until nothing it set off is under way; seconds. Returns all events since.
+        """Publish an event, wait until all deliveries have ended, and return it and all later events.
 
-        Raises: TimeoutError.
+        Raises TimeoutError after `timeout` seconds.
         """
         before = self.bus.stores.history.last_entry_id()
         self.publish(event)
-        self._wait_until(self._is_idle, "the end of all deliveries", timeout)
+        self._wait_until(self._is_idle, "deliveries did not end", timeout)
         return [self._parse(recorded) for recorded in self.bus.stores.history.read_after(before)]
 
     def published_events(self) -> list[Event]:
@@ -136,35 +145,39 @@ class EventTestHarness:
         return [self._parse(recorded) for recorded in self.bus.stores.history.read_after()]
 
     def dead_letters(self) -> list[DeadLetter]:
-        """List the deliveries given up so far, oldest first."""
+        """List all dead letters so far, oldest first."""
         return self.bus.stores.dead_letters.all()
 
     def expect_dead_letter(self, within: float = 5.0) -> DeadLetter:
-        """Wait for a delivery to be given up; seconds. Raises TimeoutError."""
-        self._wait_until(lambda: bool(self.dead_letters()), "a dead letter", within)
+        """Wait for a dead letter. Raises TimeoutError after `within` seconds."""
+        self._wait_until(lambda: bool(self.dead_letters()), "no dead letter", within)
         return self.dead_letters()[-1]
 
     def close(self) -> None:
-        """Stop. Safe to repeat."""
+        """Stop the worker. Safe to repeat."""
         self.bus.close()
 
-    def _wait(self, matches: Callable[[RecordedEvent], bool], after: str, wanted: str, within: float) -> Event:
-        found: list[RecordedEvent] = []
+    def _wait(self, is_match: Callable[[RecordedEvent], bool], after: str, event_type: str, within: float) -> Event:
+        matches: list[RecordedEvent] = []
 
-        def is_there() -> bool:
+        def has_match() -> bool:
             recent = self.bus.stores.history.read_after(after)
-            found[:] = [each for each in recent if each.entry_id not in self._taken and matches(each)]
-            return bool(found)
+            matches[:] = [
+                recorded
+                for recorded in recent
+                if recorded.entry_id not in self._consumed_entries and is_match(recorded)
+            ]
+            return bool(matches)
 
-        self._wait_until(is_there, f"an event of type {wanted!r}", within)
-        self._taken.add(found[0].entry_id)
-        return self._parse(found[0])
+        self._wait_until(has_match, f"no event of type {event_type!r}", within)
+        self._consumed_entries.add(matches[0].entry_id)
+        return self._parse(matches[0])
 
-    def _wait_until(self, condition: Callable[[], bool], wanted: str, within: float) -> None:
+    def _wait_until(self, condition: Callable[[], bool], complaint: str, within: float) -> None:
         deadline = time.monotonic() + within
         while not condition():
             if time.monotonic() >= deadline:
-                raise TimeoutError(f"{wanted} did not come within {within:g} s")
+                raise TimeoutError(f"{complaint} within {within:g} s")
             self._skip_time()
             time.sleep(POLL_S)
 
@@ -178,11 +191,11 @@ class EventTestHarness:
         return True
 
     def _skip_time(self) -> None:
-        """Let what waits for its time come now, the next first, where nothing else is under way."""
+        """Skip the store's clock to the next delayed message, if no delivery is running."""
         due = self.bus.stores.delayed_messages.due_times().values()
         if due and self.bus.is_still():
             skipped_s = max(0.0, min(due) - time.time())
-            # Breakers and budgets go by the store's clock: what waits for them finds its time come.
+            # Circuit breakers and rate limits use the store's clock too, so their waits end as well.
             self.bus.store_clock.skip(skipped_s)
             send_due(self.bus, ahead=timedelta(seconds=skipped_s, milliseconds=1))
 

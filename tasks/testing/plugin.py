@@ -1,4 +1,4 @@
-"""The pytest plugin: a fresh harness for each test that asks for one."""
+"""The pytest plugin: the fixture `harness`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ from petiole.tasks.testing.harness import EventTestHarness
 
 @pytest.fixture
 def harness() -> Iterator[EventTestHarness]:
-    """Give a harness without agents; add them before the first publish."""
+    """Provide a new harness without agents; add them before the first publish."""
     with EventTestHarness() as harness:
         yield harness

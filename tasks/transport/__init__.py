@@ -1,50 +1,50 @@
-"""Our kombu transport for Redis and Valkey: stock Celery above it, stock keys below it, nothing lost between them.
+"""Our kombu transport for Redis and Valkey. It uses stock Celery and kombu's keys, and loses no messages.
 
     petiole+redis://  petiole+rediss://  petiole+socket://  petiole+sentinel://
 
-Importing this package makes these URLs known to kombu.
+Importing this package registers these URLs with kombu.
 
-Kombu's own transport stays what it is, and this one is as small a subclass of it as it could be. It changes what was
-measured to lose messages or time:
+The transport is a small subclass of kombu's own. It changes what was measured to lose messages or to cost time:
 
-- *A message is taken and recorded in one step.* Kombu pops it, and in a second round trip notes that it did; a worker
-  that is killed between the two loses it (7 of 20,000 in 20 kills). Here one Lua step moves it (`scripts/turn.lua`).
-- *One step takes many messages, and carries the acks of those before.* Kombu makes three round trips for each message,
-  which is two thirds of a busy worker's time. A fetch is as large as the free prefetch; what it brought is handed over
-  in slices of 10 ms, so that acks and remote control are not held up behind it. Acks wait 20 ms at most, or a handler
-  that keeps the loop.
-- *A turn admits, and an ack marks.* Where the state store is on the same server, both note what else would cost a
-  delivery two round trips of its own. See `ledger.py`; what it is good for is in `tasks/settlement/deduplication.py`.
-- *Who waits waits for a bell, not for a message.* A blocking pop of a queue would be the lost step again. Publishers
-  ring `<queue><sep>bell`, which costs them nothing more: it is in the step that puts the message. A stock publisher
-  does not ring; who waits looks by himself every second, and twenty times a second while unannounced messages come.
-- *One redis client per channel.* Kombu makes one for each command, at 60 to 90 us each.
-- *A lost connection stays a lost connection.* Kombu rebuilds a pool from a connection that is gone and dies of the
-  AttributeError; here it is the ConnectionError that Celery recovers from.
-- *What was left unacked goes back by compare and move.* Kombu watches the whole hash and starts over whenever anybody
-  writes to it, under a lock that a killed worker leaves for five minutes. Here a message goes back if it is still
-  there to go back, some hundreds a sweep, by the server's clock.
-- *Who holds a message is known, and heard of twice a second.* A dead worker's messages go back two to three seconds
-  after its last word, and a handler may run as long as it likes: its lease is renewed. See `leases.py`; the worker's
-  part is `tasks/consuming/maintenance.py`. An ack of a message that another holds by now does nothing.
-- *Bytes that are no message are kept in `unacked<sep>undecodable`.* Kombu's worker dies of them.
+- *One Lua call moves a message and records it* (`scripts/fetch.lua`). Kombu pops a message and records it in a second
+  round trip; a worker that is killed between the two loses it (7 of 20,000 messages in 20 kills).
+- *One Lua call sends pending acknowledgements and fetches many messages.* Kombu needs three round trips per message,
+  which is two thirds of a busy worker's time. A fetch asks for as many messages as the prefetch limit allows. They are
+  handed over in slices of 10 ms, so that acks and remote control are not delayed. An ack waits 20 ms at most, or as
+  long as a handler blocks the event loop.
+- *A fetch checks for duplicates, and an ack records that a delivery was handled.* If the state store is on the same
+  server, this saves two round trips per delivery: `delivery_log.py`, `tasks/settlement/deduplication.py`.
+- *Idle consumers block on a wake-up key, not on the queue.* A blocking pop of the queue would lose messages as above.
+  The script that puts a message also adds to `<queue><sep>bell`, at no extra round trip. Stock publishers do not, so a
+  consumer also looks once a second, and 20 times a second while messages arrive without a wake-up.
+- *One Redis client per channel.* Kombu creates one per command, at 60 to 90 us each.
+- *A lost connection raises ConnectionError*, from which Celery recovers. Kombu rebuilds a pool from the lost connection
+  and fails with an AttributeError.
+- *Unacknowledged messages are requeued by compare and move*, up to 500 per sweep, by the server's clock. Kombu watches
+  the whole hash and starts over after any write to it, under a lock that a killed worker leaves for five minutes.
+- *Each message is leased to a consumer, which sends a heartbeat twice a second.* A crashed worker's messages are
+  requeued two to three seconds after its last heartbeat. A long handler keeps its lease, because it is renewed. An ack
+  of a message that is leased to another consumer has no effect. See `leases.py`, `tasks/consuming/maintenance.py`.
+- *Invalid messages are moved to `unacked<sep>undecodable`.* They make kombu's worker exit.
 
-Keys, their layout and what stands in them are kombu's, so stock clients and workers share queues with ours, and a
-cluster moves over one process at a time. Beside them stand `unacked<sep>held`, a hash of delivery tags and holders, and
-`unacked<sep>holders`, a sorted set of holders by when they were last heard of. Fanout, remote control, events,
-bindings, TLS, Sentinel and every option of kombu's transport are inherited. What is private to kombu and overridden
-here is listed in `inherited.py` and checked when a connection is made.
+The keys and their contents are kombu's, so stock clients and workers share queues with ours, and a cluster can migrate
+one process at a time. Two keys are added: `unacked<sep>held`, a hash from delivery tag to consumer id, and
+`unacked<sep>holders`, a sorted set of consumer ids by their last heartbeat. Fanout, remote control, events, bindings,
+TLS, Sentinel and all options are inherited from kombu. `kombu_compat.py` lists the private names of kombu that are
+used, and checks them before a connection is made.
 
-    address.py      from petiole+redis:// to what kombu makes of redis://
-    transport.py    Transport and Poller: the event loop's turn
-    channel.py      Channel: puts, takes in turns, hands over
-    leases.py       Leases: what is renewed, and what is taken from whoever is gone
-    returns.py      what goes back to its queue
-    holder.py       the names of a holder
-    ledger.py       where a turn notes what it took and what was handled
-    qos.py          QoS: acks
-    steps.py        the Lua steps, as functions
-    inherited.py    what must be there in kombu
+    address.py         our URLs, and kombu's URLs for them
+    transport.py       Transport and Poller: the part that the event loop calls
+    channel.py         Channel: put, fetch, hand over, acknowledge
+    leases.py          Leases: renew leases, and find expired ones
+    requeue.py         move messages back to their queues
+    quarantine.py      invalid messages
+    consumer_id.py     the consumer's id, its keys and message headers
+    delivery_log.py    where a fetch records a delivery, and an ack that it was handled
+    qos.py             QoS: messages that are not acknowledged yet
+    commands.py        the Lua scripts as functions
+    message.py         messages with invalid fields
+    kombu_compat.py    the names that kombu must have
 """
 
 from __future__ import annotations

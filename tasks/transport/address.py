@@ -1,4 +1,4 @@
-"""Addresses: which URLs our transport serves, and what kombu makes of them without the prefix."""
+"""Addresses: the URLs of our transport, and kombu's URLs for them."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ SCHEMES = ("redis", "rediss", "socket", "sentinel")
 
 
 def register_transport() -> None:
-    """Make the URLs known to kombu; safe to repeat."""
-    # Kombu splits petiole+redis://… at the plus, but not when it fails over to another address.
+    """Register the URLs with kombu. Safe to repeat."""
+    # Kombu splits petiole+redis://… at the plus sign, except when it fails over to another address.
     for alias in ("petiole", *(PREFIX + scheme for scheme in SCHEMES)):
         TRANSPORT_ALIASES[alias] = "petiole.tasks.transport.transport:Transport"
 
 
 def with_transport_prefix(url: str) -> str:
-    """Choose our transport for a broker that it serves; other URLs are returned as they are."""
+    """Add our prefix to the URL of a Redis broker; other URLs are returned unchanged."""
     addresses = url.replace("redis+socket://", "socket://").split(";")
     is_served = all(address.startswith(tuple(f"{scheme}://" for scheme in SCHEMES)) for address in addresses)
     return ";".join(PREFIX + address for address in addresses) if is_served else url
 
 
 def without_transport_prefix(url: str) -> str:
-    """Return the URL that kombu's own transport and redis-py understand."""
+    """Return the URL that kombu's own transport and redis-py accept."""
     return ";".join(_without_prefix(address) for address in url.split(";"))
 
 
 def _without_prefix(address: str) -> str:
-    # Kombu's name for a socket has a plus of its own.
+    # Kombu's scheme for a socket contains a plus sign.
     stock = address.removeprefix(PREFIX)
     return f"redis+{stock}" if stock.startswith("socket://") else stock
 
 
 def kombu_connection(client: Any) -> Connection:
-    """Return the connection that kombu would make of the same address without our prefix; it is never opened."""
+    """Return kombu's connection for the address without our prefix; it is never opened."""
     if "://" not in client.hostname:
-        # Kombu failed over to another address, which it has parsed, and kept the prefix of the first.
+        # After a failover, kombu has parsed the other address, but still has the first one's prefix.
         client.uri_prefix = None
     _, _, scheme = str(client.transport_cls).partition("+")
     addresses: Any = [
         without_transport_prefix(client.hostname),
         *map(without_transport_prefix, client.alt),
-    ]  # the stubs know of one only
+    ]  # the stubs allow one only
     return Connection(
         addresses,
         userid=client.userid,

@@ -1,8 +1,8 @@
-"""The channel: puts messages, takes them in turns, hands them over, gives them back.
+"""Channel: puts messages, fetches them in batches, hands them over, and requeues them.
 
-A turn is one step at the broker (`scripts/turn.lua`) that carries the acks there and messages here. The event loop
-sends it and reads the answer when it is there; at most one is under way. What it brought waits in a backlog and is
-handed over in slices. After a turn that brought nothing, the channel waits for a bell.
+One Lua call (`scripts/fetch.lua`) sends pending acknowledgements and fetches new messages. The event loop sends it and
+reads the reply when it arrives; at most one call is outstanding. Fetched messages wait in a backlog and are handed over
+in slices. After a fetch without messages, the channel blocks on the wake-up keys of its queues.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from petiole.tasks.transport.quarantine import Quarantine
 
 logger = logging.getLogger(__name__)
 
-# How long a slice of the backlog may hold up the event loop, and how long acks and small credit may wait for company.
+# How long handing over may block the event loop; how long a small fetch and an ack may wait to be batched.
 DELIVERY_SLICE_S = 0.01
 FETCH_DELAY_S = 0.003
 MAX_ACK_DELAY_S = 0.02
 MAX_PENDING_ACKS = 200
-# How much one turn takes at most: the broker serves nobody else meanwhile.
+# Messages per fetch; the broker serves no other client during it.
 MAX_FETCHED = 256
-# How long an answer may be late where the options set no socket_timeout.
+# How long a reply may be late if the transport options set no socket_timeout.
 SOCKET_TIMEOUT_S = 10.0
-# How often to look for messages that no bell announces, for how long after the last one.
+# How often to look for messages that came without a wake-up, and for how long after the last such message.
 FOREIGN_POLL_S, FOREIGN_POLL_DURATION_S = 0.05, 10.0
 
 
 class BatchingChannel(Leases, Quarantine):
-    """What ours changes in a channel of kombu's, plain or by Sentinel."""
+    """Our changes to a channel of kombu's; a mixin for the plain and the Sentinel channel."""
 
     QoS = QoS
     Message = Message
@@ -57,7 +57,7 @@ class BatchingChannel(Leases, Quarantine):
         self._acked_at = 0.0
         self._backlog: deque[Fetched] = deque()
         self._unacknowledged_queues: set[str] = set()
-        self._request: Literal["turn", "bell"] | None = None
+        self._request: Literal["fetch", "wakeup"] | None = None
         self._sources: list[QueueSource] = []
         self._requested_credit = 0
         self._found_nothing = False
@@ -68,15 +68,15 @@ class BatchingChannel(Leases, Quarantine):
         self._overdue: float | None = None
         super().__init__(*args, **options)
 
-    # Putting
+    # Publishing
 
     def _put(self, queue: str, message: Any, _publish_batch: Any = None, **options: Any) -> None:
         if queue in self._expires:
-            # Reply queues of remote control: kombu refreshes all their lists, and nobody waits long for them.
+            # Reply queues of remote control: kombu extends the expiry of all their lists.
             super()._put(queue, message, _publish_batch=_publish_batch, **options)
             return
         priority = self._get_message_priority(message, reverse=False)
-        words = (
+        arguments = (
             PUT,
             2,
             self._key(self._q_for_pri(queue, priority)),
@@ -84,19 +84,19 @@ class BatchingChannel(Leases, Quarantine):
             dumps(remove_transport_headers(message)),
         )
         if _publish_batch is not None:
-            _publish_batch.add("eval", *words)
+            _publish_batch.add("eval", *arguments)
             return
         with self.conn_or_acquire() as client:
-            client.eval(*words)
+            client.eval(*arguments)
 
     def _delete(self, queue: str, exchange: str, routing_key: str, pattern: str, *args: Any, **options: Any) -> None:
         super()._delete(queue, exchange, routing_key, pattern, *args, **options)
         self._commands.client.delete(self._wakeup_key(queue))
 
-    # Taking
+    # Fetching
 
     def basic_consume(self, queue: str, no_ack: bool = False, *args: Any, **options: Any) -> Any:  # noqa: FBT001, FBT002 - kombu's
-        """Consume; without acks, what is taken is not recorded."""
+        """Consume a queue; with `no_ack`, its messages are not recorded as unacknowledged."""
         if no_ack:
             self._unacknowledged_queues.add(queue)
         else:
@@ -104,17 +104,17 @@ class BatchingChannel(Leases, Quarantine):
         return super().basic_consume(queue, no_ack, *args, **options)
 
     def basic_get(self, queue: str, no_ack: bool = False, **options: Any) -> Any:  # noqa: ARG002, FBT001, FBT002 - kombu's
-        """Take one message now, or None."""
-        source = self._source(queue, is_recorded=not no_ack and self.ack_emulation)
-        for taken in self._commands.fetch([source], 1, []):
-            message: Any = self.Message(self._read(taken), channel=self)
+        """Fetch one message now; return None if there is none."""
+        source = self._source(queue, is_acknowledged=not no_ack and self.ack_emulation)
+        for fetched in self._commands.fetch([source], 1, []):
+            message: Any = self.Message(self._read(fetched), channel=self)
             if not no_ack:
                 self.qos.append(message, message.delivery_tag)
             return message
         return None
 
     def _brpop_start(self, timeout: float | None = None) -> None:
-        """Send what is next, and let the event loop wait for the answer; kombu's would send BRPOP."""
+        """Send the next command; the event loop waits for its reply. Kombu would send BRPOP here."""
         queues = self._queue_cycle.consume(len(self.active_queues))
         command = self._next_command(queues, timeout) if queues else None
         if command:
@@ -124,13 +124,13 @@ class BatchingChannel(Leases, Quarantine):
 
     def _next_command(self, queues: Sequence[str], timeout: float | None) -> RedisCommand | None:
         if self._found_nothing and not self._backlog:
-            self._request = "bell"
+            self._request = "wakeup"
             return ("BZPOPMIN", *map(self._wakeup_key, queues), self._wait_s(timeout))
         credit = self._credit()
         if self._may_delay_fetch(credit):
             self._schedule_wakeup()
             return None
-        self._request = "turn"
+        self._request = "fetch"
         self._fetch_sent_at = monotonic()
         self._requested_credit = credit
         self._sources = [self._source(queue) for queue in queues]
@@ -145,10 +145,10 @@ class BatchingChannel(Leases, Quarantine):
     def _credit(self) -> int:
         free = self.qos.can_consume_max_estimate()
         if free is None:
-            # Without a limit, a consumer outside a worker takes one message a call, and may never call again.
+            # A consumer outside a worker has no prefetch limit. It gets one message per call and may never call again.
             free = MAX_FETCHED if self._is_in_loop else 1
         credit = min(free - len(self._backlog), MAX_FETCHED)
-        # Half of it at least, or it is not worth while as long as there is something to hand over.
+        # While the backlog has messages, a fetch for less than half of the prefetch limit is not worth a round trip.
         is_small = 2 * credit < self.qos.prefetch_count
         return 0 if self._backlog and is_small else max(credit, 0)
 
@@ -162,7 +162,7 @@ class BatchingChannel(Leases, Quarantine):
         return self.connection is not None and self.connection.loop is not None
 
     def _schedule_wakeup(self) -> None:
-        """Have the event loop come by, for what waits for company."""
+        """Have the event loop call this channel again after the delay."""
         if not self._is_fetch_delayed:
             self._is_fetch_delayed = True
             self.connection.loop.call_later(FETCH_DELAY_S, self._stop_delaying_fetch)
@@ -170,34 +170,34 @@ class BatchingChannel(Leases, Quarantine):
     def _stop_delaying_fetch(self) -> None:
         self._is_fetch_delayed = False
 
-    def _source(self, queue: str, *, is_recorded: bool | None = None) -> QueueSource:
-        if is_recorded is None:
-            is_recorded = queue not in self._unacknowledged_queues and self.ack_emulation
+    def _source(self, queue: str, *, is_acknowledged: bool | None = None) -> QueueSource:
+        if is_acknowledged is None:
+            is_acknowledged = queue not in self._unacknowledged_queues and self.ack_emulation
         lists = [self._key(self._q_for_pri(queue, step)) for step in self.priority_steps]
-        return QueueSource(queue, self._wakeup_key(queue), lists, is_recorded)
+        return QueueSource(queue, self._wakeup_key(queue), lists, is_acknowledged)
 
     # Handing over
 
     def _brpop_read(self, **options: Any) -> bool:
-        """Read the answer, and hand over a slice of the backlog. Raises Empty when there was nothing to hand over."""
-        answer = self._read_answer(**options)
-        if self._request == "bell":
-            self._wakeup_timed_out = not answer
+        """Read the reply, and hand over a slice of the backlog. Raises Empty if there was no message to hand over."""
+        reply = self._read_reply(**options)
+        if self._request == "wakeup":
+            self._wakeup_timed_out = not reply
             self._found_nothing = False
         else:
-            self._add_to_backlog(TransportCommands.parse_fetch_reply(answer or [], self._sources, self._fetch_sent_at))
+            self._add_to_backlog(TransportCommands.parse_fetch_reply(reply or [], self._sources, self._fetch_sent_at))
         if self._closing or not self.deliver_backlog():
             raise Empty
         return True
 
-    def _read_answer(self, **options: Any) -> Any:
+    def _read_reply(self, **options: Any) -> Any:
         connection = self.client.connection
         try:
-            answer = self.client.parse_response(connection, "EVALSHA", **options)
+            reply = self.client.parse_response(connection, "EVALSHA", **options)
         except NoScriptError:
             self._acks.extend(self._acks_in_flight)
             self._commands.load_fetch_script()
-            answer = None
+            reply = None
             self._requested_credit = 0
         except ResponseError:
             self._acks.extend(self._acks_in_flight)
@@ -210,12 +210,12 @@ class BatchingChannel(Leases, Quarantine):
             self._acks_in_flight = []
             self._in_poll = None
             self._flush_brpop_reauth()
-        return answer
+        return reply
 
     def check_response_timeout(self) -> None:
-        """Raise ConnectionError where the broker owes an answer for too long: a connection can be open and dead.
+        """Raise ConnectionError if a reply is overdue: a dead connection may stay open.
 
-        Seen twice, since the answer may have come while the event loop was busy elsewhere.
+        It must be overdue in two checks, because the reply may have arrived while the event loop was blocked.
         """
         is_late = self._in_poll and monotonic() - self._brpop_sent_at > self.brpop_timeout + self._response_timeout_s
         if not is_late or self._overdue != self._brpop_sent_at:
@@ -243,35 +243,35 @@ class BatchingChannel(Leases, Quarantine):
         self._requeue_cancelled()
 
     def deliver_backlog(self) -> bool:
-        """Hand over what the backlog holds, for 10 ms in an event loop, or one message without; return whether any."""
-        ends_at = monotonic() + DELIVERY_SLICE_S
-        handed_over = False
+        """Hand over messages of the backlog: for 10 ms in an event loop, otherwise one. Return whether any was."""
+        deadline = monotonic() + DELIVERY_SLICE_S
+        was_delivered = False
         while self._backlog and self.qos.can_consume():
             self._send_overdue_acks()
-            taken = self._backlog.popleft()
-            payload = self._decode(taken)
+            fetched = self._backlog.popleft()
+            payload = self._decode(fetched)
             if payload is None:
                 continue
-            self.connection._deliver(payload, taken.queue)  # noqa: SLF001 - kombu's way to the consumer
-            handed_over = True
-            if not self._is_in_loop or monotonic() >= ends_at:
+            self.connection._deliver(payload, fetched.queue)  # noqa: SLF001 - calls kombu's consumer callback
+            was_delivered = True
+            if not self._is_in_loop or monotonic() >= deadline:
                 break
-        return handed_over
+        return was_delivered
 
     def _decode(self, fetched: Fetched) -> Any:
-        is_set_aside = not fetched.tag and fetched.queue not in self._unacknowledged_queues and self.ack_emulation
+        is_quarantined = not fetched.tag and fetched.queue not in self._unacknowledged_queues and self.ack_emulation
         with suppress(*DECODE_ERRORS):
-            if not is_set_aside:
+            if not is_quarantined:
                 return self._read(fetched)
-        logger.critical("kept bytes that are no message, from queue %s: %.200r", fetched.queue, fetched.text)
-        if not is_set_aside:
+        logger.critical("message.quarantined", extra={"queue": fetched.queue, "bytes": repr(fetched.text[:200])})
+        if not is_quarantined:
             self._commands.quarantine(fetched, self._wakeup_key(fetched.queue))
         return None
 
     def leased_tags(self) -> list[str]:
-        """Return the tags of what this channel took and has not settled; other threads may ask."""
-        qos: Any = self.qos  # the stubs know only kombu's
-        return [*qos.unsettled(), *(taken.tag for taken in list(self._backlog) if taken.tag)]
+        """Return the tags of the fetched messages that are not settled. Any thread may call it."""
+        qos: Any = self.qos  # the stubs describe kombu's QoS
+        return [*qos.unsettled(), *(fetched.tag for fetched in list(self._backlog) if fetched.tag)]
 
     def _read(self, fetched: Fetched) -> Any:
         payload = loads(fetched.text)
@@ -282,34 +282,34 @@ class BatchingChannel(Leases, Quarantine):
     # Acks
 
     def take_over_acks(self, previous: BatchingChannel) -> None:
-        """Send what a channel whose connection was lost had still to mark as handled. This process holds it still."""
-        waiting = [*previous._acks_in_flight, *previous._collect_acks()]
-        self._acks.extend(ack for ack in waiting if ack.delivery_id)
+        """Take over the acks of handled deliveries from a channel that lost its connection; their leases are ours."""
+        pending = [*previous._acks_in_flight, *previous._collect_acks()]
+        self._acks.extend(ack for ack in pending if ack.delivery_id)
 
     def mark_handled(self, tag: str, delivery_id: str) -> None:
-        """Have the ack of a message, which is the next to come, mark its delivery as handled. Needs a ledger."""
+        """Let the coming ack of a message mark its delivery as handled. Needs a delivery log."""
         self._handled_deliveries[tag] = delivery_id
 
     def acknowledge(self, tag: str) -> None:
-        """Forget a message with the next turn, or now, where no event loop is there to see to it; any thread may."""
+        """Acknowledge a message with the next fetch, or now if there is no event loop. Any thread may call it."""
         if not self._acks:
             self._acked_at = monotonic()
         self._acks.append(Ack(tag, self._handled_deliveries.pop(tag, "")))
-        # An event loop that waits for a bell does not come by before it rings.
-        is_waiting = self._request == "bell" and self._in_poll
-        is_alone = not self._is_in_loop or not self._consumers or self._closing
-        if is_alone or is_waiting or len(self._acks) >= MAX_PENDING_ACKS:
+        # While the channel blocks on a wake-up key, no fetch follows before the wake-up.
+        is_waiting = self._request == "wakeup" and self._in_poll
+        is_without_fetch = not self._is_in_loop or not self._consumers or self._closing
+        if is_without_fetch or is_waiting or len(self._acks) >= MAX_PENDING_ACKS:
             self.send_acks()
 
     def _send_overdue_acks(self) -> None:
-        """Send the acks that wait too long, as behind a handler that keeps the event loop."""
+        """Send acks that have waited too long, for example while a handler blocked the event loop."""
         if self._acks and monotonic() - self._acked_at > MAX_ACK_DELAY_S:
             self.send_acks()
 
     def send_pending_acks(self) -> None:
-        """Send the acks that no turn takes along, before the event loop waits."""
-        is_turning = self._in_poll and self._request == "turn"
-        if self._acks and not is_turning and not self._is_fetch_delayed:
+        """Send acks before the event loop waits, unless a fetch is outstanding or will follow."""
+        is_fetching = self._in_poll and self._request == "fetch"
+        if self._acks and not is_fetching and not self._is_fetch_delayed:
             self.send_acks()
 
     def send_acks(self) -> None:
@@ -323,26 +323,26 @@ class BatchingChannel(Leases, Quarantine):
             raise
 
     def _collect_acks(self) -> list[Ack]:
-        # Other threads may add to the list meanwhile.
+        # Other threads may append to the list at the same time.
         count = len(self._acks)
         acks, self._acks[:count] = self._acks[:count], []
         return acks
 
     def _requeue_cancelled(self) -> None:
-        """Put back what the backlog holds of queues that nobody consumes any longer."""
+        """Requeue messages of the backlog whose queue is no longer consumed."""
         callbacks = self.connection._callbacks  # noqa: SLF001 - kombu's
-        unwanted = [taken for taken in self._backlog if taken.queue not in callbacks]
-        if unwanted:
-            self._backlog = deque(taken for taken in self._backlog if taken.queue in callbacks)
-            self._requeue_fetched(unwanted)
+        cancelled = [fetched for fetched in self._backlog if fetched.queue not in callbacks]
+        if cancelled:
+            self._backlog = deque(fetched for fetched in self._backlog if fetched.queue in callbacks)
+            self._requeue_fetched(cancelled)
 
-    def _requeue_fetched(self, cancelled: Sequence[Fetched]) -> None:
-        self.requeue([taken.tag for taken in cancelled if taken.tag], "RPUSH")
-        for taken in cancelled:
-            if not taken.tag and taken.queue in self._unacknowledged_queues:
-                self._commands.client.rpush(self._key(taken.queue), taken.text)
+    def _requeue_fetched(self, messages: Sequence[Fetched]) -> None:
+        self.requeue([fetched.tag for fetched in messages if fetched.tag], "RPUSH")
+        for fetched in messages:
+            if not fetched.tag and fetched.queue in self._unacknowledged_queues:
+                self._commands.client.rpush(self._key(fetched.queue), fetched.text)
 
-    # Leaving
+    # Closing
 
     def _basic_cancel(self, consumer_tag: str) -> Any:
         result = super()._basic_cancel(consumer_tag)
@@ -350,31 +350,31 @@ class BatchingChannel(Leases, Quarantine):
         return result
 
     def close(self) -> None:
-        """Send the acks, give back what was not handed over, then close as kombu does."""
+        """Send the acks, requeue the backlog, then close as kombu does."""
         if not self.closed:
             self._closing = True
             try:
                 self._release_all()
             except self.connection_errors as error:
-                # Without a connection, what is held goes back when its visibility timeout is over.
-                logger.warning("the broker is gone; acks and messages held come back by timeout: %s", error)
+                # Without a connection, the broker requeues the leased messages when their lease expires.
+                logger.warning("channel.close_failed", extra={"error": str(error)})
         super().close()
 
     def _release_all(self) -> None:
-        if self._in_poll and self._request == "bell":
-            # Nothing is lost with a bell, and closing need not wait for one.
+        if self._in_poll and self._request == "wakeup":
+            # A lost wake-up loses no message, so closing does not wait for one.
             self.client.connection.disconnect()
             self._in_poll = None
         if self._in_poll:
             with suppress(Empty):
                 self._brpop_read()
         self.send_acks()
-        waiting, self._backlog = list(self._backlog), deque()
-        self._requeue_fetched(waiting)
+        backlog, self._backlog = list(self._backlog), deque()
+        self._requeue_fetched(backlog)
         self.unregister()
 
     def _after_fork(self) -> None:
-        # The parent's acks and messages are the parent's.
+        # The acks and messages belong to the parent process.
         self._acks, self._acks_in_flight, self._backlog = [], [], deque()
         super()._after_fork()
 
@@ -386,6 +386,6 @@ class Channel(BatchingChannel, stock.Channel):
 
 
 class SentinelChannel(BatchingChannel, stock.SentinelChannel):
-    """A channel to the server that Sentinel names."""
+    """A channel to the server that Sentinel selects."""
 
     from_transport_options = stock.SentinelChannel.from_transport_options + LEASE_OPTIONS

@@ -1,4 +1,4 @@
-"""The Lua steps as functions, on one client. Keys come whole: the client adds no prefix."""
+"""Commands: the Lua scripts as functions, for one client. Keys are complete: the client adds no prefix."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ RedisCommand = tuple[str | bytes | int | float, ...]
 
 
 class Fetched(NamedTuple):
-    """A message that left its queue. Without a tag, nothing remembers it but who took it.
+    """A message that was removed from its queue. Without a tag, the broker has no record of it.
 
-    `admitted_at` is when the turn that took it was sent, where it admitted it.
+    `checked_at` is when the fetch was sent (monotonic clock), if it found no duplicate; otherwise 0.
     """
 
     queue: str
@@ -29,16 +29,16 @@ class Fetched(NamedTuple):
 
 
 class Ack(NamedTuple):
-    """An acknowledgement, by the message's tag; with a delivery, that one was handled, and is marked in the inbox."""
+    """An acknowledgement of the message with that tag; with a delivery id, it marks the delivery as handled."""
 
     tag: str
     delivery_id: str = ""
 
 
 class Unacked(NamedTuple):
-    """What the broker remembers of a message that was taken: kombu's [message, exchange, routing key], as JSON.
+    """The broker's record of a fetched message; `entry` is kombu's [message, exchange, routing key], as JSON.
 
-    It goes back if it is still held by that holder ('': by a stock worker), and was taken no later than `before`.
+    It is requeued if it is still leased to `consumer` ('' for a stock worker), since `before` or earlier.
     """
 
     tag: str
@@ -48,7 +48,7 @@ class Unacked(NamedTuple):
 
 
 class RequeuedMessage(NamedTuple):
-    """A message on its way back, and for each of its queues the list and the bell."""
+    """A message to requeue, with the list and the wake-up key of each of its queues."""
 
     unacked: Unacked
     lists: Sequence[tuple[str, str]]
@@ -56,10 +56,12 @@ class RequeuedMessage(NamedTuple):
 
 
 class LeaseTimeouts(NamedTuple):
-    """After how many seconds what is held is taken from whoever holds it.
+    """The times in seconds after which a leased message is requeued.
 
-    lease: from a holder that did not renew it; stock: from a stock worker; silence: from a holder that is not heard of
-    at all (0: no holder is judged by its silence).
+    Attributes:
+        lease: since the consumer renewed its lease.
+        kombu_lease: since a stock worker fetched it.
+        heartbeat: since the consumer's last heartbeat; 0 ignores missing heartbeats.
     """
 
     lease: float
@@ -69,7 +71,7 @@ class LeaseTimeouts(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class QueueSource:
-    """A queue to take from: its lists in order of priority. What is not recorded cannot be given back."""
+    """A queue to fetch from, with its lists by priority. Without acknowledgements, messages cannot be requeued."""
 
     queue: str
     wakeup_key: str
@@ -79,7 +81,7 @@ class QueueSource:
 
 @dataclass(frozen=True, slots=True)
 class TransportKeys:
-    """The keys of what is taken, in full: kombu's unacked and its index, and beside them ours."""
+    """The complete keys of fetched messages: kombu's `unacked` and its index, and ours."""
 
     unacked: str
     index: str
@@ -89,20 +91,20 @@ class TransportKeys:
 
     @property
     def for_fetch(self) -> tuple[str, ...]:
-        """Those that a turn needs, in its order."""
+        """The keys of fetch.lua, in its order."""
         return (self.unacked, self.index, self.leased, self.undecodable)
 
 
 class TransportCommands:
-    """The atomic steps of one channel, whose messages are held by one holder."""
+    """The Lua scripts of one channel; fetched messages are leased to one consumer."""
 
     def __init__(self, client: Redis, keys: TransportKeys, consumer: str) -> None:
         self.client = client
         self._keys = keys
         self._consumer = consumer
-        self._fetch = client.register_script(load_transport_script("turn"))
+        self._fetch = client.register_script(load_transport_script("fetch"))
         self._renew = client.register_script(load_transport_script("renew"))
-        self._expired = client.register_script(load_transport_script("expired"))
+        self._find_expired = client.register_script(load_transport_script("find_expired"))
         self._requeue = client.register_script(load_transport_script("requeue"))
 
     def build_fetch_command(
@@ -113,7 +115,7 @@ class TransportCommands:
         order: str,
         delivery_log: DeliveryLog | None,
     ) -> RedisCommand:
-        """Word a turn for a connection that will read the answer later; `read_turn` reads it."""
+        """Build a fetch for a connection that reads the reply later; `parse_fetch_reply` parses it."""
         keys, arguments = self._fetch_arguments(sources, credit, acks, order, delivery_log)
         return ("EVALSHA", str(self._fetch.sha), len(keys), *keys, *arguments)
 
@@ -125,61 +127,61 @@ class TransportCommands:
         order: str = "fair",
         delivery_log: DeliveryLog | None = None,
     ) -> list[Fetched]:
-        """Forget what was acknowledged and take up to `credit` messages, now."""
+        """Send acknowledgements and fetch up to `credit` messages."""
         keys, arguments = self._fetch_arguments(sources, credit, acks, order, delivery_log)
         return self.parse_fetch_reply(self._fetch(keys, arguments), sources)
 
     @staticmethod
-    def parse_fetch_reply(answer: Sequence[Any], sources: Sequence[QueueSource], sent_at: float = 0.0) -> list[Fetched]:
-        """Read the answer to a turn."""
-        fours = zip(answer[::4], answer[1::4], answer[2::4], answer[3::4], strict=True)
+    def parse_fetch_reply(reply: Sequence[Any], sources: Sequence[QueueSource], sent_at: float = 0.0) -> list[Fetched]:
+        """Parse the reply to a fetch."""
+        rows = zip(reply[::4], reply[1::4], reply[2::4], reply[3::4], strict=True)
         return [
-            Fetched(sources[place - 1].queue, tag.decode(), text, sent_at if is_admitted else 0.0)
-            for place, tag, text, is_admitted in fours
+            Fetched(sources[number - 1].queue, tag.decode(), text, sent_at if is_checked else 0.0)
+            for number, tag, text, is_checked in rows
         ]
 
     def load_fetch_script(self) -> None:
-        """Give the server the script that a restart made it forget."""
-        self.client.script_load(load_transport_script("turn"))
+        """Load the script again after a restart of the server."""
+        self.client.script_load(load_transport_script("fetch"))
 
     def renew(self, tags: Sequence[str]) -> list[str]:
-        """Tell that the holder lives, and renew its leases; return the tags of those it has lost."""
+        """Send a heartbeat and renew the leases on messages; return the tags of those that are lost."""
         keys = (self._keys.index, self._keys.leased, self._keys.consumers)
         return [tag.decode() for tag in self._renew(keys, (self._consumer, *tags))]
 
     def unregister(self) -> None:
-        """Let nobody wait for this holder any longer. What it still holds goes back when its lease is over."""
+        """Delete the consumer's heartbeat. Messages that it still has are requeued when their lease expires."""
         self.client.zrem(self._keys.consumers, self._consumer)
 
     def find_expired(self, ages: LeaseTimeouts, limit: int) -> tuple[str, list[Unacked]]:
-        """Find what should go back, oldest first, and since when a silent holder was not heard of."""
+        """Return the time before which heartbeats have expired, and the messages to requeue, oldest first."""
         keys = (self._keys.unacked, self._keys.index, self._keys.leased, self._keys.consumers)
-        silent_before, *found = self._expired(keys, (*ages, limit))
-        fours = zip(found[::4], found[1::4], found[2::4], found[3::4], strict=True)
+        silent_before, *values = self._find_expired(keys, (*ages, limit))
+        rows = zip(values[::4], values[1::4], values[2::4], values[3::4], strict=True)
         return silent_before.decode(), [
-            Unacked(tag.decode(), entry, holder.decode(), before.decode()) for tag, holder, before, entry in fours
+            Unacked(tag.decode(), entry, consumer.decode(), before.decode()) for tag, consumer, before, entry in rows
         ]
 
     def read_unacked(self, tags: Sequence[str]) -> list[Unacked]:
-        """Read what is still unacked of these messages, which this holder took."""
+        """Read the records of those messages of this consumer that are not acknowledged."""
         entries: Any = self.client.hmget(self._keys.unacked, list(tags)) if tags else []
         return [Unacked(tag, entry, self._consumer) for tag, entry in zip(tags, entries, strict=True) if entry]
 
     def requeue(
         self, messages: Sequence[RequeuedMessage], end: Literal["LPUSH", "RPUSH"], silent_before: str = "-inf"
     ) -> int:
-        """Give messages back to their queues, as far as they are still held as it was found; return how many went."""
+        """Requeue the messages whose lease has not changed since it was read; return how many."""
         keys = (self._keys.unacked, self._keys.index, self._keys.leased, self._keys.consumers)
         lists = [key for message in messages for pair in message.lists for key in pair]
-        words = [
-            word
+        arguments = [
+            argument
             for unacked, pairs, text in messages
-            for word in (unacked.tag, unacked.consumer, unacked.before, len(pairs), text)
+            for argument in (unacked.tag, unacked.consumer, unacked.before, len(pairs), text)
         ]
-        return int(self._requeue([*keys, *lists], [end, silent_before, *words]) if messages else 0)
+        return int(self._requeue([*keys, *lists], [end, silent_before, *arguments]) if messages else 0)
 
     def quarantine(self, message: Fetched, wakeup_key: str) -> None:
-        """Keep bytes that are no message, below the bell of their queue, until somebody sees to them."""
+        """Move an invalid message to the quarantine, together with the wake-up key that identifies its queue."""
         with self.client.pipeline() as pipeline:
             pipeline.rpush(self._keys.undecodable, f"{wakeup_key}\n".encode() + message.text)
             pipeline.hdel(self._keys.unacked, message.tag)
@@ -188,12 +190,12 @@ class TransportCommands:
             pipeline.execute()
 
     def first_undecodable(self) -> bytes | None:
-        """Read what has been set aside for the longest time: the bell of its queue, a line break, the bytes."""
+        """Read the oldest quarantined entry: the wake-up key of its queue, a line break, the message's bytes."""
         first: Any = self.client.lindex(self._keys.undecodable, 0)
         return first if isinstance(first, bytes) else None
 
     def forget_undecodable(self, entry: bytes) -> None:
-        """Remove what was set aside, and is kept elsewhere by now."""
+        """Delete a quarantined entry that has been stored elsewhere."""
         self.client.lrem(self._keys.undecodable, 1, entry)  # type: ignore[arg-type]  # the stubs want text; bytes are sent as they are
 
     def _fetch_arguments(
@@ -204,10 +206,10 @@ class TransportCommands:
         order: str,
         delivery_log: DeliveryLog | None,
     ) -> tuple[list[str], list[str | int]]:
-        # All queues' lists of the first priority come before any queue's of the second.
+        # The lists of all queues of the first priority come before those of the second.
         lists = [key for step in zip(*(source.lists for source in sources), strict=True) for key in step]
         keys = [*self._keys.for_fetch, *(source.wakeup_key for source in sources), *lists]
-        how = ["record" if source.is_acknowledged else "pass" for source in sources]
-        noted = delivery_log.script_arguments(self._consumer) if delivery_log else ("", "", "", 0, "")
-        ends = [word for ack in acks for word in ack]
-        return keys, [credit, order, self._consumer, len(sources), *noted, *how, *ends]
+        modes = ["record" if source.is_acknowledged else "pass" for source in sources]
+        log_arguments = delivery_log.script_arguments(self._consumer) if delivery_log else ("", "", "", 0, "")
+        ack_arguments = [value for ack in acks for value in ack]
+        return keys, [credit, order, self._consumer, len(sources), *log_arguments, *modes, *ack_arguments]

@@ -1,9 +1,9 @@
-"""Who holds a message: the names by which a lease is known at the broker and in a task.
+"""Consumer id: identifies the process that has leased a message, at the broker and in a task.
 
-A *holder* is one worker process. Its id stays the same over reconnections, and a process that is forked off gets one of
-its own. What a holder took stands under its id in the hash `leased_key`, until it is acknowledged, given back, or taken
-from a holder that is gone. A task's message carries the id in the header `CONSUMER_HEADER` while a worker has it, and
-never where it is stored: a step at the broker may thus tell who still holds what it acts for.
+A consumer is one worker process. Its id stays the same after a reconnection; a forked process gets its own. The hash
+`leased_key` maps the messages that it has fetched to its id, until each is acknowledged or requeued. A task's message
+carries the id in the header `CONSUMER_HEADER` only while a worker has it, and never in a queue. So a script can check
+whether the consumer that calls it still has the lease.
 """
 
 from __future__ import annotations
@@ -15,33 +15,33 @@ from typing import Any
 from uuid import uuid4
 
 CONSUMER_HEADER = "petiole_lease"
-CHECKED_HEADER = "petiole_admitted"
-"""When the step that took the message admitted it, by this machine's monotonic clock; 0: it did not. Without a ledger,
-the header is not there. See ledger.py."""
+CHECKED_HEADER = "petiole_checked_at"
+"""When the fetch checked the message for a duplicate, by this machine's monotonic clock; 0 if it did not. The header is
+missing if there is no delivery log (delivery_log.py)."""
 
 OWN_HEADERS = {CONSUMER_HEADER, CHECKED_HEADER}
-"""What the transport writes into a task's message that it hands over; none of the sender's words."""
+"""The headers that the transport adds to a task's message when it hands it over."""
 
 _SEPARATOR = "\x06\x16"  # kombu's
 
 
 def current_consumer_id() -> str:
-    """Return the id of this process as a holder."""
+    """Return the consumer id of this process."""
     return _consumer_id_of(os.getpid())
 
 
 @cache
-def _consumer_id_of(pid: int) -> str:  # noqa: ARG001 - a forked process asks for its own
+def _consumer_id_of(pid: int) -> str:  # noqa: ARG001 - the cache key: a forked process gets its own
     return str(uuid4())
 
 
 def leased_key(transport_options: Mapping[str, Any]) -> str:
-    """Name the hash of who holds what (delivery tag to holder id), by the options of an app's broker."""
+    """Return the key of the hash from delivery tag to consumer id, by the app's transport options."""
     return _unacked_key("held", transport_options)
 
 
 def consumers_key(transport_options: Mapping[str, Any]) -> str:
-    """Name the sorted set of when each holder was last heard of (server's time in s)."""
+    """Return the key of the sorted set of consumer ids by their last heartbeat (server's time in seconds)."""
     return _unacked_key("holders", transport_options)
 
 
@@ -50,19 +50,19 @@ def _unacked_key(name: str, options: Mapping[str, Any]) -> str:
     return f"{prefix}{options.get('unacked_key', 'unacked')}{options.get('sep', _SEPARATOR)}{name}"
 
 
-def add_transport_headers(payload: Any, admitted_at: float | None = None) -> Any:
-    """Write the holder into a task's message that is handed over; other messages arrive as they were sent."""
+def add_transport_headers(payload: Any, checked_at: float | None = None) -> Any:
+    """Add our headers to a task's message that is handed over; other messages stay unchanged."""
     if _is_task(payload):
         headers = payload["headers"]
         headers[CONSUMER_HEADER] = current_consumer_id()
         headers.pop(CHECKED_HEADER, None)
-        if admitted_at is not None:
-            headers[CHECKED_HEADER] = admitted_at
+        if checked_at is not None:
+            headers[CHECKED_HEADER] = checked_at
     return payload
 
 
 def remove_transport_headers(payload: Any) -> Any:
-    """Return a message that is put into a queue without our headers: Celery's retry copies what it does not know."""
+    """Return a message without our headers, for a queue: Celery's retry copies headers that it does not know."""
     if not _is_task(payload) or CONSUMER_HEADER not in payload["headers"]:
         return payload
     headers = {name: value for name, value in payload["headers"].items() if name not in OWN_HEADERS}

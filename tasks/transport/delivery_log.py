@@ -1,9 +1,9 @@
-"""The ledger: what a turn notes of deliveries, where the broker's server is the state store, too.
+"""Delivery log: what fetch.lua records of deliveries if the broker's server is also the state store.
 
-A turn asks the store of each message that comes for the first time whether anything speaks against running it, and
-notes that it was taken; an ack that names its delivery notes that it was handled. So a delivery whose handler says
-nothing costs no round trip of its own. What is noted is the stores' (tasks/stores/attempts.py, inbox.py); what follows
-from it is in tasks/settlement/deduplication.py.
+For a message that is delivered for the first time, the fetch checks whether the delivery was handled, attempted or
+aborted before, and if not, records the start of an attempt. An ack that names its delivery marks it as handled. So a
+delivery whose handler publishes nothing needs no round trip of its own. The keys belong to tasks/stores/attempts.py and
+inbox.py; tasks/settlement/deduplication.py uses the result of the check.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 
 @dataclass(frozen=True, slots=True)
 class DeliveryLog:
-    """Where it is noted: how the keys of inbox marks, runs and aborted flows begin; and which worker this is."""
+    """The key prefixes of inbox marks, attempts and aborted flows, their retention, and the name of this worker."""
 
     inbox: str
     attempts: str
@@ -24,6 +24,6 @@ class DeliveryLog:
     worker: str
 
     def script_arguments(self, consumer: str) -> tuple[str | int, ...]:
-        """Word the ledger for a turn, with the run that is noted of each message that it admits."""
-        run = {"at": datetime.now(UTC).isoformat(), "worker": self.worker, "holder": consumer, "is_taken": True}
-        return (self.inbox, self.attempts, self.aborted, self.age_ms, json.dumps(run))
+        """Build the arguments of fetch.lua, with the attempt that it records for each checked message."""
+        attempt = {"at": datetime.now(UTC).isoformat(), "worker": self.worker, "holder": consumer, "is_taken": True}
+        return (self.inbox, self.attempts, self.aborted, self.age_ms, json.dumps(attempt))

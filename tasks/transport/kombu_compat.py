@@ -1,4 +1,4 @@
-"""What must be there in kombu: the private names that ours overrides or calls, and their parameters."""
+"""Kombu compatibility: check the private names of kombu that the transport overrides or calls, and their parameters."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kombu.transport import virtual
 
 from petiole.events.errors import unsupported_kombu
 
-# The parameters after self; None for what is not called.
+# The parameters after self; None for an attribute that is not called.
 _EXPECTED: dict[Any, dict[str, str | None]] = {
     stock.Channel: {
         "_after_fork": "",
@@ -62,17 +62,17 @@ _EXPECTED: dict[Any, dict[str, str | None]] = {
 
 @cache
 def check_kombu() -> None:
-    """Raise UsageError (unsupported_kombu) unless everything is there; looks once."""
+    """Raise UsageError (unsupported_kombu) if a name is missing or has other parameters. Checks once per process."""
     for owner, names in _EXPECTED.items():
         for name, expected in names.items():
-            found = _parameters(owner, name)
-            if found is None or (expected is not None and found != expected.split()):
-                told = "it is not there" if found is None else f"it takes ({', '.join(found)})"
-                raise unsupported_kombu(f"{owner.__module__}.{owner.__qualname__}.{name}", told, version("kombu"))
+            parameters = _parameters(owner, name)
+            if parameters is None or (expected is not None and parameters != expected.split()):
+                problem = "it is missing" if parameters is None else f"it takes ({', '.join(parameters)})"
+                raise unsupported_kombu(f"{owner.__module__}.{owner.__qualname__}.{name}", problem, version("kombu"))
 
 
 def _parameters(owner: Any, name: str) -> list[str] | None:
     member = getattr(owner, name, None)
     if not hasattr(owner, name):
         return None
-    return [each for each in inspect.signature(member).parameters if each != "self"] if callable(member) else []
+    return [name for name in inspect.signature(member).parameters if name != "self"] if callable(member) else []

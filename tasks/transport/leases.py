@@ -1,12 +1,14 @@
-"""Leases: whoever holds a message says so again and again, and what nobody vouches for goes back to its queue.
+"""Leases: each consumer renews the leases on its messages; messages whose lease has expired are requeued.
 
-A process that calls `renew` twice a second is known to live; every third of the visibility timeout it also renews what
-it holds, each message by its tag. `sweep` gives back what is held by a process that has not been heard of for
-`holder_timeout`, what was taken by one that lives and does not know of it, as when the answer to a turn was lost, and
-what a stock worker took longer ago than `stock_visibility_timeout`.
+`renew`, called twice a second, is a consumer's heartbeat. Every third of the visibility timeout it also renews the
+lease on each message. `requeue_expired` moves back to their queues:
 
-A server that stood still, and a process that did, come back to a world where everybody seems silent. Hence whoever was
-out of touch himself judges nobody, until the others had time to be heard.
+- messages of a consumer without a heartbeat for `holder_timeout`,
+- messages that a running consumer does not renew, for example because the reply to its fetch was lost,
+- messages that a stock worker fetched longer ago than `stock_visibility_timeout`.
+
+After a pause of the server or of this process, all other consumers seem to have missed their heartbeats. So a process
+that missed its own heartbeats must not expire others until one `holder_timeout` has passed.
 """
 
 from __future__ import annotations
@@ -21,18 +23,18 @@ from petiole.tasks.transport.requeue import RequeueChannel
 
 logger = logging.getLogger(__name__)
 
-# What may be set in the transport options beside kombu's.
+# Transport options in addition to kombu's.
 LEASE_OPTIONS = ("holder_timeout", "stock_visibility_timeout")
 
-# How many go back in one sweep; kombu's restore has no bound.
+# Messages requeued in one sweep; kombu's restore has no limit.
 MAX_REQUEUED = 500
 
 
 class Leases(RequeueChannel):
-    """A channel of kombu's that renews what it holds, and gives back what nobody does."""
+    """A channel of kombu's that renews its leases, and requeues messages whose lease has expired."""
 
     visibility_timeout = 15
-    # Kombu's own values look for a dead worker's messages about every 100 s.
+    # With kombu's defaults, the messages of a crashed worker are requeued about every 100 s.
     unacked_restore_interval: float = 1
     unacked_restore_throttle: float = 1
     socket_timeout: float = 10.0
@@ -50,7 +52,7 @@ class Leases(RequeueChannel):
         super().__init__(*args, **options)
 
     def renew(self) -> None:
-        """Tell the broker that this process lives, and renew what it holds where that is due; any thread may."""
+        """Send a heartbeat, and renew the leases if they are due. Any thread may call it."""
         began_at = monotonic()
         is_due = not self._is_connected() or began_at - self._renewed_at >= self.visibility_timeout / 3
         lost = self._commands.renew(self.leased_tags() if is_due else [])
@@ -60,13 +62,13 @@ class Leases(RequeueChannel):
             self._log_lost(lost)
 
     def unregister(self) -> None:
-        """Tell the broker that nothing more is to be expected of this process."""
+        """Remove this process from the consumers that are watched for missing heartbeats."""
         if self._is_registered:
             self._is_registered = False
             self._commands.unregister()
 
     def requeue_expired(self, limit: int | None = None, *, every: int = 1) -> None:
-        """Give back what others have lost, a bounded part of it; no more often than the restore interval says."""
+        """Requeue up to `limit` messages with expired leases, at most once per restore interval."""
         if (
             monotonic() - self._requeued_at < 0.9 * every * self.unacked_restore_interval
             or not self._may_expire_others()
@@ -76,7 +78,7 @@ class Leases(RequeueChannel):
         silence = self.consumer_timeout if self._is_registered else 0
         ages = LeaseTimeouts(self.visibility_timeout, self.stock_visibility_timeout, silence)
         silent_before, expired = self._commands.find_expired(ages, limit or MAX_REQUEUED)
-        # Asked again: the server may have stood still before it answered.
+        # Checked again, because the server may have paused before it replied.
         if self._may_expire_others():
             self._requeue(expired, "RPUSH", silent_before)
 
@@ -93,20 +95,20 @@ class Leases(RequeueChannel):
         return monotonic() - self._contact_at < self.consumer_timeout / 2
 
     def _may_expire_others(self) -> bool:
-        """Tell whether the silence of others is theirs. A consumer that never renews goes by age alone."""
+        """Return whether others may be considered lost. A consumer that never renews only compares lease ages."""
         is_steady = monotonic() - self._connected_since > self.consumer_timeout
         return not self._is_registered or (self._is_connected() and is_steady)
 
     def _log_lost(self, lost: list[str]) -> None:
-        # What was settled while the question was on its way is not lost.
+        # A message that was settled during the call is not lost.
         still_lost = set(lost) & set(self.leased_tags())
-        if news := still_lost - self._lost:
-            logger.warning("lease.lost", extra={"deliveries": len(news)})
+        if newly_lost := still_lost - self._lost:
+            logger.warning("lease.lost", extra={"deliveries": len(newly_lost)})
         self._lost = still_lost
 
 
 def renew_leases(channel: Any) -> None:
-    """Renew what a channel holds: ours, or kombu's own for Redis. Other brokers know of no leases."""
+    """Renew the leases of a channel, ours or kombu's own for Redis. Other brokers have no leases."""
     if channel.connection is None or not hasattr(channel, "unacked_index_key"):
         return
     if isinstance(channel, Leases):
@@ -119,6 +121,6 @@ def renew_leases(channel: Any) -> None:
 
 
 def requeue_expired(channel: Any) -> None:
-    """Give back what others have lost; kombu's own transport sees to it by itself."""
+    """Requeue messages with expired leases. Kombu's own transport does so without a call."""
     if isinstance(channel, Leases) and channel.connection is not None:
         channel.requeue_expired()

@@ -1,8 +1,8 @@
-"""The message: kombu's, where its parts are of the types they should be; otherwise one that says what is wrong.
+"""Message: kombu's, but a message with invalid fields gets an error instead of raising one.
 
-Kombu raises in the worker's event loop where a message's text is JSON and yet no message: a body that is no base64,
-headers that are a list. Here such a message has its `errors`, as kombu keeps those of a body that cannot be
-decompressed, and reaches its consumer's `on_decode_error` like any other that cannot be decoded.
+If a message's text is JSON but its body is not base64 or its headers are a list, kombu raises in the worker's event
+loop. Here the error is stored in `errors`, as kombu does if a body cannot be decompressed, and the message is passed
+to its consumer's `on_decode_error`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from kombu.transport import virtual
 
 DECODE_ERRORS = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
-"""What reading JSON by kombu raises, whose hook for typed values calls whatever the text names."""
+"""The errors of kombu's JSON decoder; its hook for typed values calls constructors that the text names."""
 
 _TYPES: dict[str, Any] = {
     "body": (str, type(None)),
@@ -25,7 +25,7 @@ _TYPES: dict[str, Any] = {
 
 
 class Message(virtual.Message):
-    """A message as it came, readable or not."""
+    """A message; `errors` holds the error if a field is invalid."""
 
     _raw: Any
     errors: Any
@@ -51,11 +51,11 @@ def _check(payload: Mapping[str, Any]) -> None:
 
 
 def _drop_invalid_fields(payload: Mapping[str, Any]) -> dict[str, Any]:
-    """Keep the tag, by which the broker knows the message, and what else is as it should be."""
+    """Keep the delivery tag, which identifies the message at the broker, and the valid fields."""
     properties = payload["properties"]
-    kept = {"delivery_tag": properties["delivery_tag"]}
+    valid = {"delivery_tag": properties["delivery_tag"]}
     if isinstance(properties.get("delivery_info"), dict):
-        kept["delivery_info"] = properties["delivery_info"]
-    told = {name: payload[name] for name in ("content-type", "content-encoding") if isinstance(payload.get(name), str)}
+        valid["delivery_info"] = properties["delivery_info"]
+    texts = {name: payload[name] for name in ("content-type", "content-encoding") if isinstance(payload.get(name), str)}
     headers = payload.get("headers")
-    return {"properties": kept, "headers": headers if isinstance(headers, dict) else {}, **told}
+    return {"properties": valid, "headers": headers if isinstance(headers, dict) else {}, **texts}

@@ -1,4 +1,4 @@
-"""Aside: bytes that stood in a queue and are no message, until somebody has seen to them; and texts as they arrived."""
+"""Quarantine: invalid messages that were taken out of queues; and the original text of an unacknowledged message."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ decode_json = JSONDecoder().raw_decode
 
 
 class Quarantine(RequeueChannel):
-    """A channel that tells what was set aside, oldest first."""
+    """A channel that reads the quarantined messages, oldest first."""
 
     def first_undecodable(self) -> tuple[str, bytes, bytes] | None:
-        """Read the oldest bytes that were set aside: the queue they were in, the bytes, and how they are kept."""
+        """Return the queue and the bytes of the oldest quarantined message, and its entry for `delete_undecodable`."""
         entry = self._commands.first_undecodable()
         if entry is None:
             return None
-        head, mark, text = entry.partition(b"\n")
-        bell, ending = head.decode(errors="replace"), f"{self.sep}bell"
-        if not mark or not bell.endswith(ending):
+        head, newline, text = entry.partition(b"\n")
+        wakeup_key, suffix = head.decode(errors="replace"), f"{self.sep}bell"
+        if not newline or not wakeup_key.endswith(suffix):
             return "", entry, entry
-        return bell.removeprefix(self.global_keyprefix).removesuffix(ending), text, entry
+        return wakeup_key.removeprefix(self.global_keyprefix).removesuffix(suffix), text, entry
 
     def delete_undecodable(self, entry: bytes) -> None:
-        """Remove bytes that were set aside, and are kept elsewhere by now."""
+        """Delete a quarantined message that has been stored elsewhere."""
         self._commands.forget_undecodable(entry)
 
     def text_of(self, tag: str) -> bytes | None:
-        """Read the text of a message as it stood in its queue, as long as it is unacked."""
+        """Return the original text of an unacknowledged message; None if it was acknowledged."""
         for unacked in self._commands.read_unacked([tag]):
             entry = unacked.entry.decode("utf-8", "surrogateescape")
-            # Kombu's [message, exchange, routing key]: the first value of that list, as it is written.
+            # The entry is kombu's [message, exchange, routing key]; the message must keep its exact text.
             end = decode_json(entry, 1)[1]
             return entry[1:end].encode("utf-8", "surrogateescape")
         return None

@@ -1,4 +1,4 @@
-"""What goes back to its queue: rejected, left unacked, or taken from somebody else; and the clients for it."""
+"""Requeue messages that were rejected, left unacknowledged, or whose lease expired; create the channel's clients."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from petiole.tasks.transport.message import DECODE_ERRORS
 if TYPE_CHECKING:
 
     class _Stock(stock.Channel):
-        # The stubs leave out what is private.
+        # Kombu's private attributes, which the stubs leave out.
         connection: Any
         _basic_cancel: Any
         _after_fork: Any
@@ -31,7 +31,7 @@ else:
 
 logger = logging.getLogger(__name__)
 
-# How many go back in one step.
+# Messages requeued in one script call.
 REQUEUE_BATCH_SIZE = 100
 
 ItemT = TypeVar("ItemT")
@@ -39,26 +39,26 @@ ListPush = Literal["LPUSH", "RPUSH"]  # consumers take from the right
 
 
 class RequeueChannel(_Stock):
-    """A channel of kombu's that keeps its client, and gives back by compare and move."""
+    """A channel of kombu's that reuses one client, and requeues by compare and move."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        self._kept: Any = None
-        self._kept_steps: TransportCommands | None = None
+        self._cached_client: Any = None
+        self._cached_commands: TransportCommands | None = None
         super().__init__(*args, **options)
 
     # Clients
 
     @contextmanager
     def conn_or_acquire(self, client: Any | None = None) -> Iterator[Any]:
-        """Give the one kept client. It takes a connection of the pool for each command, so threads may share it."""
-        if self._kept is None or self._kept.connection_pool is not self.pool:
-            self._kept = self._create_client()
-        yield client or self._kept
+        """Yield the cached client. It takes a pooled connection per command, so threads may share it."""
+        if self._cached_client is None or self._cached_client.connection_pool is not self.pool:
+            self._cached_client = self._create_client()
+        yield client or self._cached_client
 
     @property
     def _commands(self) -> TransportCommands:
-        if self._kept_steps is None or self._kept_steps.client.connection_pool is not self.pool:
-            self._kept_steps = TransportCommands(
+        if self._cached_commands is None or self._cached_commands.client.connection_pool is not self.pool:
+            self._cached_commands = TransportCommands(
                 redis.Redis(connection_pool=self.pool),
                 TransportKeys(
                     unacked=self._key(self.unacked_key),
@@ -69,12 +69,12 @@ class RequeueChannel(_Stock):
                 ),
                 current_consumer_id(),
             )
-        return self._kept_steps
+        return self._cached_commands
 
     def _get_pool(self, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002 - kombu's
         if self.connection is None or self.connection.client is None:
-            raise redis.ConnectionError("the connection to the broker is gone")
-        # Kombu asks its transport for the address, and knows no prefix.
+            raise redis.ConnectionError("the connection to the broker is closed")
+        # Kombu reads the address from its transport, and does not accept our prefix.
         transport, self.connection = self.connection, self.connection.address
         try:
             return super()._get_pool(asynchronous)
@@ -87,25 +87,24 @@ class RequeueChannel(_Stock):
     def _wakeup_key(self, queue: str) -> str:
         return self._key(f"{queue}{self.sep}bell")
 
-    # Giving back
+    # Requeueing
 
     def requeue(self, tags: Sequence[str], end: ListPush) -> None:
-        """Put messages back that this process still holds; the first of them is the first to be taken again."""
+        """Requeue messages that are leased to this process; the first of them is fetched first."""
         for chunk in _chunks(_order_for_push(tags, end)):
             self._requeue(_order_for_push(self._commands.read_unacked(chunk), end), end)
 
     def _requeue(self, messages: Sequence[Unacked], end: ListPush, silent_before: str = "-inf") -> None:
         for chunk in _chunks(_order_for_push(messages, end)):
-            self._commands.requeue(
-                [each for unacked in chunk if (each := self._parse_unacked(unacked))], end, silent_before
-            )
+            parsed = (self._parse_unacked(unacked) for unacked in chunk)
+            self._commands.requeue([message for message in parsed if message], end, silent_before)
 
     def _parse_unacked(self, unacked: Unacked) -> RequeuedMessage | None:
         try:
             return self._build_requeued(unacked)
         except DECODE_ERRORS:
-            # Who took it could not read it either, and died before it was set aside.
-            logger.critical("kept bytes that are no message, from the unacked: %.200r", unacked.entry)
+            # Its consumer could not decode it either, and crashed before it was quarantined.
+            logger.critical("message.quarantined", extra={"source": "unacked", "bytes": repr(unacked.entry[:200])})
             self._commands.quarantine(Fetched("", unacked.tag, unacked.entry), self._wakeup_key(""))
             return None
 
@@ -115,14 +114,14 @@ class RequeueChannel(_Stock):
             payload["headers"]["redelivered"] = True
             payload["properties"]["delivery_info"]["redelivered"] = True
         priority = self._get_message_priority(payload, reverse=False)
-        # Kombu drops what no queue is bound for; a queue of the key's name keeps it where it can be seen.
+        # Kombu drops a message without a bound queue. A queue with the routing key's name keeps it visible.
         queues = self._lookup(exchange, routing_key) or [routing_key]
         lists = [(self._key(self._q_for_pri(queue, priority)), self._wakeup_key(queue)) for queue in queues]
         return RequeuedMessage(unacked, lists, dumps(payload))
 
 
 def _order_for_push(messages: Sequence[ItemT], end: ListPush) -> Sequence[ItemT]:
-    """Order messages so that the first ends up nearest to the consumers."""
+    """Order messages for pushing, so that the first is fetched first."""
     return messages if end == "LPUSH" else messages[::-1]
 
 

@@ -1,4 +1,4 @@
-"""The transport: kombu's, with channels that take turns."""
+"""Transport: kombu's Redis transport with batching channels."""
 
 from __future__ import annotations
 
@@ -19,38 +19,38 @@ CONNECT_TIMEOUT_S, CONNECT_RETRY_S = 2.0, 0.1
 
 @dataclass(frozen=True, slots=True)
 class KombuAddress:
-    """Where a channel connects to, in the two names by which kombu asks its transport."""
+    """The address of a channel, in the two attributes that kombu reads from its transport."""
 
     client: Any
     default_port: int
 
 
 class Poller(stock.MultiChannelPoller):
-    """What the event loop calls before it waits, and what waits where there is no event loop."""
+    """The hooks that the event loop calls before it waits; without an event loop, it waits itself."""
 
     _channels: set[Channel]
 
     def on_poll_start(self) -> None:
-        """Send what each channel has to send."""
+        """Send the pending commands of each channel."""
         super().on_poll_start()
         for channel in self._channels:
             channel.check_response_timeout()
             channel.send_pending_acks()
 
     def get(self, callback: Any, timeout: float | None = None) -> None:
-        """Hand over one message, or wait for one. Raises Empty."""
+        """Hand over one message, or wait for one. Raises Empty after the timeout."""
         if any(channel.deliver_backlog() for channel in list(self._channels)):
             return
         try:
             super().get(callback, timeout)
         except Empty:
-            # Kombu's looks for expired messages only where nothing at all was read, and a bell is something.
+            # Kombu looks for expired messages only if nothing was read. Here it may have read a wake-up.
             self.maybe_restore_messages()
             raise
 
 
 class Transport(stock.Transport):
-    """Kombu's Redis transport, that loses nothing and makes fewer round trips."""
+    """Kombu's Redis transport without lost messages, and with fewer round trips."""
 
     Channel: Any = Channel
     loop: Any = None
@@ -67,23 +67,24 @@ class Transport(stock.Transport):
         self.cycle = Poller()
 
     def establish_connection(self) -> Any:
-        """Connect; in a worker that was connected before, try for two seconds.
+        """Connect; in a worker that was connected before, retry for two seconds.
 
-        Celery waits two seconds after the first refusal, four after the next; a broker restarts in less than one.
+        Celery would wait two seconds after the first failure and four after the next, but a broker restarts in less
+        than one.
         """
         is_in_worker = Transport.worker_pid == os.getpid()
-        gives_up_at = monotonic() + (CONNECT_TIMEOUT_S if is_in_worker else 0)
+        deadline = monotonic() + (CONNECT_TIMEOUT_S if is_in_worker else 0)
         while True:
             try:
                 return super().establish_connection()
             except self.connection_errors:
-                if monotonic() >= gives_up_at:
+                if monotonic() >= deadline:
                     raise
                 sleep(CONNECT_RETRY_S)
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
-        """Join the worker's event loop, by which acks and small fetches may wait a moment for more."""
+        """Register with the worker's event loop, which lets acks and small fetches wait to be batched."""
         super().register_with_event_loop(connection, loop)
         self.loop = loop
-        # Asking kombu for the loop of this process would not do: after a lost connection there is none for a while.
+        # Kombu's current event loop is no substitute: after a lost connection there is none for a while.
         Transport.worker_pid = os.getpid()

@@ -33,12 +33,10 @@ from roundtrips import percentiles, round_trips  # type: ignore[import-not-found
 
 from petiole.events import TextContent, TextMessageEvent
 from petiole.events.subscriptions import Subscription
-from petiole.tasks.bus import EventBus
 from petiole.tasks.publication import PUBLISH_BATCH_SIZE
-from petiole.tasks.publishing.commit import commit
-from petiole.tasks.publishing.validation import validate
 from petiole.workers.process import embedded_broker
-from tests.support import apps
+from tests.support.apps import a_bus, publish_all_once, publish_once
+from tests.support.inside import Inside
 
 HERE = Path(__file__).parent
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))
@@ -54,17 +52,8 @@ def an_event() -> TextMessageEvent:
     return TextMessageEvent(stream_id="bench", content=TextContent(text="x" * 100))
 
 
-def a_bus(url: str) -> EventBus:
-    bus = apps.a_bus()
-    bus.app.conf.update(broker_url=url, result_backend=url)
-    return bus
-
-
-def subscribe(bus: EventBus, subscribers: int, prefix: str = "bench") -> None:
-    bus.stores.directory.register(
-        Subscription(agent=f"{prefix}-{number}", function="ignore", patterns=("input.*",))
-        for number in range(subscribers)
-    )
+def subscriptions(count: int) -> list[Subscription]:
+    return [Subscription(agent=f"bench-{number}", function="hear", patterns=("input.*",)) for number in range(count)]
 
 
 def us_per_event(operation: Callable[[], object], count: int) -> float:
@@ -78,16 +67,15 @@ def publish_costs(url: str, subscribers: int) -> tuple[float, float, float, floa
     """Measure publish, publish_many, plain Celery and lean Celery, in microseconds per event."""
     client = redis.Redis.from_url(url)
     client.flushall()
-    bus = a_bus(url)
-    subscribe(bus, subscribers)
+    bus = a_bus(url, *subscriptions(subscribers))
     plain = Celery("plain", broker=url, set_as_current=False)
     plain.conf.task_ignore_result = True
 
     def ours() -> None:
-        commit(bus, [validate(bus, an_event())])
+        publish_once(bus, an_event())
 
     def ours_together() -> None:
-        commit(bus, [validate(bus, an_event()) for _ in range(PUBLISH_BATCH_SIZE)])
+        publish_all_once(bus, [an_event() for _ in range(PUBLISH_BATCH_SIZE)])
 
     def theirs(**options: Any) -> None:
         document = an_event().model_dump(mode="json")
@@ -115,11 +103,10 @@ def drain_rate(url: str, home: Path, command: list[str], queues: list[str], envi
 
     Measured between 10 % and 90 % of the work, by the number of queued and unacknowledged messages.
     """
-    client = redis.Redis.from_url(url, decode_responses=True)
+    inside = Inside(url)
 
     def left() -> int:
-        keys = [str(key) for queue in queues for key in client.keys(f"{queue}*") if client.type(key) == "list"]
-        return sum(client.llen(key) for key in keys) + client.hlen("unacked")
+        return inside.queue_depth(*queues) + inside.unacknowledged()
 
     total = left()
     moments: list[tuple[float, int]] = []
@@ -158,10 +145,9 @@ def workers(command: list[str], home: Path, environment: dict[str, str]) -> Iter
 def drain(url: str, home: Path, pool: list[str], *, batch: int = 0) -> float:
     """Drain events with Petiole's workers."""
     redis.Redis.from_url(url).flushall()
-    bus = a_bus(url)
-    subscribe(bus, SUBSCRIBERS)
+    bus = a_bus(url, *subscriptions(SUBSCRIBERS))
     for _ in range(DRAINED // 100):
-        commit(bus, [validate(bus, an_event()) for _ in range(100)])
+        publish_all_once(bus, [an_event() for _ in range(100)])
     queues = [f"bench-{number}" for number in range(SUBSCRIBERS)]
     environment = os.environ | {"PETIOLE_BROKER_URL": url, "PETIOLE_AGENTS": "contestants", "BENCH_BATCH": str(batch)}
     command = ["-A", "workers", "worker", "-l", "ERROR", "--prefetch-multiplier", "64"]

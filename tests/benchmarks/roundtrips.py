@@ -20,7 +20,7 @@ from typing import TypeAlias
 import redis
 from celery import Celery
 
-from petiole.tasks.bus import EventBus
+from petiole.tasks import EventBus
 from petiole.tasks.requests.requester import Requester
 
 HERE = Path(__file__).parent

@@ -7,8 +7,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from petiole.events import TextContent, TextMessageEvent
 from petiole.events.errors import BrokerUnavailable, StateStoreUnavailable
-from petiole.tasks import dead_letters
-from petiole.tasks.bus import EventBus
+from petiole.tasks import EventBus, dead_letters
 from petiole.tasks.operations.history_replay import replay_history
 from petiole.tasks.publishing import claim_check
 from petiole.tasks.sessions.session import open_session

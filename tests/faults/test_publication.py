@@ -16,7 +16,7 @@ import pytest
 
 from petiole.events.errors import BrokerUnavailable, StateStoreUnavailable
 from petiole.events.subscriptions import Subscription
-from petiole.tasks.bus import EventBus
+from petiole.tasks import EventBus
 from tests.support.apps import a_bus, publish_once
 from tests.support.inside import Inside
 from tests.support.traffic import IS_FULL, an_event

@@ -156,7 +156,7 @@ def test_an_eager_app_publishes_at_once_and_leaves_handling_to_the_workers(proje
     told = project.run(
         "from petiole.events import TextContent, TextMessageEvent\n"
         "from shop import bus, clerk\n"
-        "bus.stores.directory.announce(clerk.subscriptions)\n"
+        "bus.stores.directory.register(clerk.subscriptions)\n"
         "event = TextMessageEvent(stream_id='s', content=TextContent(text='a'))\n"
         "print(bus.publish.delay(event).get().subscriptions)\n"
         "from petiole.tasks.broker.queue_stats import waiting\n"

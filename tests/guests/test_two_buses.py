@@ -49,7 +49,7 @@ with EventBus() as three:
     sent = [bus.publish(event(text)) for bus, text in ((one, "1"), (two, "2"), (three, "3"))]
     two.publish.delay(event("4"))
     three.wait()
-    histories = [[each.document["event_id"] for each in bus.stores.history.since()] for bus in (one, two, three)]
+    histories = [[each.document["event_id"] for each in bus.stores.history.read_after()] for bus in (one, two, three)]
 own = [[one.event.event_id in history for history in histories] for one in sent]
 print(json.dumps([heard, [each.subscriptions for each in sent], own]))
 """

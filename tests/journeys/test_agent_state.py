@@ -36,7 +36,7 @@ def test_a_value_is_there_for_the_next_delivery_and_one_event_tells_of_it(harnes
         ("counter", "seen", {"seen": 2}),
     ]
     assert told[1].causation_id == second.event_id
-    assert harness.bus.stores.agent_states.read_all("counter") == {"seen": 2}
+    assert Inside(harness).agent_state("counter") == {"seen": 2}
 
 
 def test_a_handler_that_fails_has_set_nothing(harness, a_message):
@@ -44,7 +44,7 @@ def test_a_handler_that_fails_has_set_nothing(harness, a_message):
 
     harness.send_through(a_message(stream_id="bad"))
 
-    assert harness.bus.stores.agent_states.read_all("counter") == {}
+    assert Inside(harness).agent_state("counter") == {}
     assert not any(isinstance(event, StateUpdatedEvent) for event in harness.published_events())
 
 
@@ -66,14 +66,14 @@ def test_an_answer_is_read_only_and_says_so(harness):
 
     assert (response.ok, response.error_type) == (False, "read_only_violation")
     assert "clerk.count" in response.error
-    assert harness.bus.stores.agent_states.read_all("clerk") == {}
+    assert Inside(harness).agent_state("clerk") == {}
 
 
 def test_an_answer_that_says_so_may_set_state(harness, eventually):
     harness.add(asked(read_only=False))
 
     assert harness.request("count", responder="clerk").get(timeout=5).value == 1
-    eventually(lambda: harness.bus.stores.agent_states.read_all("clerk") == {"asked": 1}, 5)
+    eventually(lambda: Inside(harness).agent_state("clerk") == {"asked": 1}, 5)
 
 
 def test_a_shadow_sets_nothing(harness, a_message):

@@ -113,7 +113,7 @@ def test_a_call_that_is_denied_has_failed_with_the_reason(team, ran):
 
     approvals.deny(approval.approval_id, by="ada", reason="too dear", bus=team.bus)
 
-    assert failure(team).content.error == "order was not run: ada denied it: too dear"
+    assert failure(team).content.error == "order was not run: ada denied approval: too dear"
     assert (ran, team.dead_letters()) == ([], [])
 
 
@@ -269,12 +269,12 @@ def test_an_operator_denies_with_a_reason_and_cannot_take_it_back(team, ran, typ
 
     assert (denied["state"], denied["by"], denied["reason"]) == ("denied", "ada", "too dear")
     assert regretted.exit_code == 1
-    assert "is denied already, by ada" in regretted.stderr
-    assert "ada denied it: too dear" in failure(team).content.error
+    assert "was already decided: denied by ada" in regretted.stderr
+    assert "ada denied approval: too dear" in failure(team).content.error
 
 
 def test_an_approval_that_is_none_is_refused(team, ran, type_):
     with pytest.raises(UsageError, check=has_code("unknown_approval")):
         approvals.get_approval("nothing", bus=team.bus)
 
-    assert "there is no approval 'nothing'" in type_("grant", "nothing").stderr
+    assert "no approval 'nothing' exists" in type_("grant", "nothing").stderr

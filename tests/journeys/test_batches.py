@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from petiole.events.ids import delivery_ids
-from petiole.tasks.bus import EventBus
+from petiole.tasks import EventBus
 from tests.support.apps import a_bus
 from tests.support.inside import Inside
 

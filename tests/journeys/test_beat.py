@@ -217,7 +217,7 @@ def test_a_summary_begins_where_the_one_before_ended_and_knows_an_older_requests
     request = asked(1)
     harness.publish(request)
     first = metrics.collect_metrics(harness.bus, 60)
-    harness.bus.stores.counters.save_summary(first.counts, first.until)
+    Inside(harness).save_summary(first)
     harness.publish(answered(request))
 
     second = metrics.collect_metrics(harness.bus, 60).report
@@ -238,7 +238,7 @@ def test_a_summary_tells_retries_and_dead_letters_since_the_last_one(harness, a_
     harness.send_through(a_message())
 
     first = metrics.collect_metrics(harness.bus, 60)
-    harness.bus.stores.counters.save_summary(first.counts, first.until)
+    Inside(harness).save_summary(first)
     second = metrics.collect_metrics(harness.bus, 60).report
 
     assert (first.report.retries, first.report.dead_letters) == (2, 1)

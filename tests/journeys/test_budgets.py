@@ -16,10 +16,9 @@ import pytest
 
 from petiole.events import Event, TextContent, TextMessageEvent
 from petiole.events.errors import RateLimitExceeded, ServiceUnavailable, UsageError
-from petiole.tasks import Agent, Context, RateLimit
-from petiole.tasks.bus import EventBus
+from petiole.tasks import Agent, Context, EventBus, RateLimit
 from petiole.tasks.stores.rate_limits import RateLimitUsage
-from petiole.tasks.testing.harness import EventTestHarness
+from petiole.tasks.testing import EventTestHarness
 from tests.support.apps import as_default
 from tests.support.errors import has_code
 

@@ -12,8 +12,7 @@ import pytest
 from petiole.events import Event, TextContent, TextMessageEvent
 from petiole.events.errors import QueueFull, UsageError
 from petiole.events.subscriptions import Overflow
-from petiole.tasks import Agent
-from petiole.tasks.bus import EventBus
+from petiole.tasks import Agent, EventBus
 from petiole.tasks.publishing.commit import Publication
 from tests.support import apps
 

@@ -220,7 +220,7 @@ def test_what_is_wrong_is_said_in_one_line(running, arguments, code, said):
         (("publish", "input.message.received", "--stream", "s", "--content", "{"), "not valid JSON"),
         (("publish", "input.message.received", "--stream", "s", "--content", "[]"), "write a JSON object"),
         (("publish", "input.message.received"), "Missing option '--stream'"),
-        (("tail", "Input"), "'Input' is no pattern"),
+        (("tail", "Input"), "pattern 'Input' is invalid"),
         (("traec",), "Did you mean 'trace'?"),
     ],
 )

@@ -55,7 +55,7 @@ def test_a_process_that_stood_still_for_longer_than_its_lease_begins_anew_with_a
     def stand_still() -> None:
         # The loop stands, so nobody vouches for the run; meanwhile a reader looks.
         time.sleep(1.2)
-        harness.bus.stores.response_streams.mark_lost("s")
+        Inside(harness).lose_answers("s")
 
     harness.subscribe("input.*", an_author(lambda: None, lambda: asyncio.sleep(0.2), stand_still))
 

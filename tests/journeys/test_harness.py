@@ -46,7 +46,7 @@ def test_the_sent_event_is_not_its_own_answer(harness, a_message):
 
 
 def test_a_missing_answer_is_told_with_its_type_and_the_limit(harness, a_message):
-    with pytest.raises(TimeoutError, match=r"'output.message.sent' did not come within 0.2 s"):
+    with pytest.raises(TimeoutError, match=r"no event of type 'output.message.sent' within 0.2 s"):
         harness.send_and_wait(a_message(), "output.message.sent", timeout=0.2)
 
 

@@ -188,7 +188,7 @@ def test_a_result_that_is_no_json_is_refused_each_time_and_not_by_acting_again(h
 
     def try_twice() -> None:
         for _ in range(2):
-            with pytest.raises(UsageError, match="acted, and returned a object"):
+            with pytest.raises(UsageError, match="ran, but its result of type object"):
                 act()
 
     in_a_handler(harness, a_message, try_twice)

@@ -55,7 +55,7 @@ def test_what_travels_and_what_is_recorded_hold_a_reference(harness):
     event = an_audio_event()
     harness.publish(event)
 
-    (recorded,) = harness.bus.stores.history.read_after()
+    (recorded,) = Inside(harness).recorded()
 
     assert len(json.dumps(recorded.attributes)) < 1_000
     assert str(recorded.attributes["dataref"]).startswith("petiole:sha256:")
@@ -211,7 +211,7 @@ def test_history_shows_what_is_left_of_an_event_whose_content_is_gone(harness):
     harness.publish(event)
     Inside(harness).delete_payloads()
 
-    (recorded,) = harness.bus.stores.history.read_after()
+    (recorded,) = Inside(harness).recorded()
 
     assert recorded.document_or_stub["event_id"] == event.event_id
     assert "input.audio.chunk" in render_event_line(recorded).plain
@@ -228,7 +228,7 @@ def test_the_threshold_is_a_setting():
 
 def test_what_is_above_the_limit_is_refused_and_nothing_is_stored():
     with EventTestHarness(settings=Settings(max_event_bytes=A_MEGABYTE)) as harness:
-        with pytest.raises(UsageError, check=has_code("event_too_large"), match="1,000,000 are allowed"):
+        with pytest.raises(UsageError, check=has_code("event_too_large"), match="the limit is 1,000,000"):
             harness.publish(an_audio_event())
 
         assert (Inside(harness).payloads(), harness.published_events()) == (0, [])

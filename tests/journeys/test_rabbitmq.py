@@ -8,7 +8,7 @@ import pytest
 from petiole.events import TextContent, TextMessageEvent
 from petiole.events.errors import BrokerUnavailable, PublishOutcomeUnknown, UsageError
 from petiole.events.subscriptions import Subscription
-from petiole.tasks.bus import EventBus
+from petiole.tasks import EventBus
 from tests.support import apps
 from tests.support.errors import has_code
 from tests.support.inside import Inside, delete_queues

@@ -59,7 +59,7 @@ def settle(harness: EventTestHarness) -> None:
 def test_only_that_subscription_gets_the_events_and_knows_that_it_is_a_replay(two):
     published = [event.event_id for event in two.published_events() if event.event_type.startswith("input.")]
 
-    done = replay_history("one.hear", bus=two.app)
+    done = replay_history("one.hear", bus=two.bus)
 
     settle(two)
     assert done.sent == 10
@@ -67,27 +67,27 @@ def test_only_that_subscription_gets_the_events_and_knows_that_it_is_a_replay(tw
 
 
 def test_a_replay_is_idempotent_under_its_id_and_another_delivers_again(two):
-    first = replay_history("one.hear", bus=two.app)
+    first = replay_history("one.hear", bus=two.bus)
     settle(two)
-    assert replay_history("one.hear", replay_id=first.id, bus=two.app).sent == 10
+    assert replay_history("one.hear", replay_id=first.id, bus=two.bus).sent == 10
     settle(two)
     assert len(noted) == 10
 
-    replay_history("one.hear", bus=two.app)
+    replay_history("one.hear", bus=two.bus)
 
     settle(two)
     assert len(noted) == 20
 
 
 def test_a_replay_may_be_limited_by_stream_and_time(two):
-    between = datetime.fromtimestamp(two.app.stores.history.since()[4].at_ms / 1_000, UTC)
+    between = Inside(two).recorded_at(4)
     future = datetime.now(UTC) + timedelta(hours=1)
 
-    assert replay_history("one.hear", stream="s0", bus=two.app).sent == 5
-    assert replay_history("one.hear", since=future, bus=two.app).sent == 0
-    assert replay_history("one.hear", until=future, bus=two.app).sent == 10
-    earlier = replay_history("one.hear", until=between, bus=two.app).sent
-    later = replay_history("one.hear", since=between, bus=two.app).sent
+    assert replay_history("one.hear", stream="s0", bus=two.bus).sent == 5
+    assert replay_history("one.hear", since=future, bus=two.bus).sent == 0
+    assert replay_history("one.hear", until=future, bus=two.bus).sent == 10
+    earlier = replay_history("one.hear", until=between, bus=two.bus).sent
+    later = replay_history("one.hear", since=between, bus=two.bus).sent
     assert earlier + later == 10
 
 
@@ -95,10 +95,10 @@ def test_a_replay_may_be_limited_by_flow_and_pattern(two, a_message):
     message = a_message()
     two.publish(message)
 
-    assert replay_history("one.hear", correlation=message.correlation_id, bus=two.app).sent == 1
-    assert replay_history("one.hear", pattern="input.message.*", bus=two.app).sent == 11
-    assert replay_history("one.hear", pattern="input.audio.*", bus=two.app).sent == 0
-    assert replay_history("one.hear", pattern="message.*", bus=two.app).sent == 0, "it does not hear them"
+    assert replay_history("one.hear", correlation=message.correlation_id, bus=two.bus).sent == 1
+    assert replay_history("one.hear", pattern="input.message.*", bus=two.bus).sent == 11
+    assert replay_history("one.hear", pattern="input.audio.*", bus=two.bus).sent == 0
+    assert replay_history("one.hear", pattern="message.*", bus=two.bus).sent == 0, "it does not hear them"
 
 
 def test_what_a_replayed_handler_says_is_published_anew_once(harness, a_message):
@@ -181,21 +181,21 @@ def test_what_cannot_be_read_is_named_and_does_not_stop_the_rest(harness, a_mess
 def test_a_replay_keeps_to_its_rate(two):
     began = time.monotonic()
 
-    replay_history("one.hear", rate_hz=50, bus=two.app)
+    replay_history("one.hear", rate_hz=50, bus=two.bus)
 
     assert 0.18 <= time.monotonic() - began < 2
 
 
 def test_a_replay_to_nobody_is_refused_with_the_nearest_name(two):
     with pytest.raises(UsageError, check=has_code("unknown_subscription"), match=r"did you mean 'one\.hear'"):
-        replay_history("one.her", bus=two.app)
+        replay_history("one.her", bus=two.bus)
 
 
 def test_a_replay_of_no_pattern_or_no_moment_is_refused(two):
     with pytest.raises(UsageError, check=has_code("invalid_pattern")):
-        replay_history("one.hear", pattern="**", bus=two.app)
+        replay_history("one.hear", pattern="**", bus=two.bus)
     with pytest.raises(UsageError, match="without a zone"):
-        replay_history("one.hear", since=datetime(2026, 1, 1), bus=two.app)  # noqa: DTZ001 - the test
+        replay_history("one.hear", since=datetime(2026, 1, 1), bus=two.bus)  # noqa: DTZ001 - the test
 
 
 AGENTS = """

@@ -8,8 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from petiole.events import TextContent, TextMessageEvent
-from petiole.tasks import Participant, open_session, record_session_event
-from petiole.tasks.bus import EventBus
+from petiole.tasks import EventBus, Participant, open_session, record_session_event
 from tests.support.apps import a_bus, command_line
 
 
@@ -66,10 +65,10 @@ def test_beat_ends_idle_sessions_once(node, bus, inside, eventually):
         enter(bus, stream_id)
     node.start("celery", "-A", "workers", "beat", "--pidfile=", "-s", str(node.home / "schedule"))
 
-    eventually(lambda: not bus.stores.sessions.list_open(), 30, node.logs)
+    eventually(lambda: inside.open_sessions() == [], 30, node.logs)
 
     for stream_id in ("one", "two", "three"):
-        facts = bus.stores.sessions.get(stream_id)
+        facts = inside.session(stream_id)
         assert facts.end_reason == "idle"
         assert 1 <= (facts.ended_at - facts.last_activity).total_seconds() < 30
     told = [each["stream_id"] for each in inside.history("input.stream.ended")]

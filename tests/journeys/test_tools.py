@@ -20,6 +20,7 @@ from petiole.workers.agents import tools as tools_agent
 from petiole.workers.tools import ToolContext, ToolRegistry
 from petiole.workers.tools.tool_calls import CallOutcome, build_call_requested, call_key
 from tests.support.apps import serve_tools
+from tests.support.inside import Inside
 
 
 @pytest.fixture
@@ -152,14 +153,8 @@ def test_a_call_whose_worker_died_in_the_middle_is_repeated_or_told(
 
     request = a_request(a_call(tool="charge"))
     call = build_call_requested(request, request.content.calls[0])
-    (delivery_id,) = delivery_ids(call.event_id, ["tools.run"])
-    team.bus.stores.idempotency_records.begin(
-        f"tools.call:{call_key(call, call.content)}",
-        token="of the dead",
-        owner=delivery_id,
-        limit=timedelta(minutes=5),
-        repeats_unfinished=False,
-    )
+    (delivery_id,) = delivery_ids(call.event_id, ["tools.run_call"])
+    Inside(team).begin_operation(f"tools.call:{call_key(call, call.content)}", delivery_id)
 
     events = team.send_through(request)
 
@@ -207,7 +202,7 @@ def test_a_time_limit_holds_on_every_thread(registry: ToolRegistry, on_main_thre
         thread.start()
         thread.join(timeout=10)
 
-    assert ended == {"endless did not end within 0.2 s; ask it for less, or raise its timeout": 1}
+    assert ended == {"endless exceeded its timeout of 0.2 s; request less work, or raise its timeout": 1}
 
 
 def test_a_guarded_tool_that_keeps_failing_is_not_called_any_more(team, registry: ToolRegistry):

@@ -14,8 +14,8 @@ import fakeredis
 from celery import Celery
 from redis import Redis
 
+from petiole.tasks import EventBus
 from petiole.tasks.broker.topology import PUBLISH_QUEUE
-from petiole.tasks.bus import EventBus
 from petiole.tasks.routing.table import RoutingTable
 from petiole.tasks.settings import Settings
 from petiole.tasks.settlement import settlement

@@ -22,8 +22,8 @@ from redis.exceptions import RedisError
 
 from petiole.events import TextContent, TextMessageEvent
 from petiole.events.errors import BrokerUnavailable, StateStoreUnavailable
+from petiole.tasks import EventBus
 from petiole.tasks.broker.topology import PUBLISH_TASK
-from petiole.tasks.bus import EventBus
 from petiole.tasks.publishing.delayed import send_due
 from tests.simulation.agents import AGENTS, FLAKY_SHARE, began, failed
 from tests.simulation.broker import Message

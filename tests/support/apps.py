@@ -15,9 +15,8 @@ from redis import Redis
 
 from petiole.events.event import Event
 from petiole.events.subscriptions import Subscription
-from petiole.tasks import Agent, Publication, runtime
+from petiole.tasks import Agent, EventBus, Publication, runtime
 from petiole.tasks.broker import producer
-from petiole.tasks.bus import EventBus
 from petiole.tasks.publishing.commit import commit
 from petiole.tasks.publishing.validation import validate
 from petiole.tasks.settings import Settings

@@ -10,7 +10,7 @@ import base64
 import json
 from collections import Counter
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import redis
@@ -20,10 +20,10 @@ from kombu.transport.redis import PRIORITY_STEPS
 from petiole.events import Event
 from petiole.events.dead_letter import DeadLetter
 from petiole.events.ids import delivery_ids, new_event_id
+from petiole.tasks import EventBus
 from petiole.tasks.broker.messages import queue_key
 from petiole.tasks.broker.producer import open_producer
 from petiole.tasks.broker.topology import RABBITMQ, broker_queues
-from petiole.tasks.bus import EventBus
 from petiole.tasks.dead_letters.replay import RESEND_AFTER
 from petiole.tasks.dead_letters.replay_messages import build_replay, build_replay_start, send_replay
 from petiole.tasks.operations import error_channel
@@ -32,6 +32,7 @@ from petiole.tasks.settlement import undecodable
 from petiole.tasks.stores import open_stores
 from petiole.tasks.stores.circuits import Circuit
 from petiole.tasks.stores.keys import Keys
+from petiole.tasks.stores.rate_limits import RateLimitUsage
 from petiole.tasks.testing import EventTestHarness
 from petiole.tasks.transport.consumer_id import consumers_key, leased_key
 from petiole.workers.state import open_team_state
@@ -106,6 +107,14 @@ class Inside:
         """List the published events as JSON objects, oldest first; those of one topic, or all."""
         recorded = self.stores.history.read_after(count=1_000_000)
         return [dict(each.document) for each in recorded if topic in {None, each.topic}]
+
+    def recorded_at(self, number: int) -> datetime:
+        """Tell when the event of that number, from 0, was recorded."""
+        return datetime.fromtimestamp(self.recorded()[number].recorded_at_ms / 1_000, UTC)
+
+    def recorded(self) -> list[Any]:
+        """List the published events as the history has them: large ones with a reference, if it can be read or not."""
+        return self.stores.history.read_after(count=1_000_000)
 
     def topics(self) -> list[str]:
         """List the topics of the published events, oldest first."""
@@ -244,19 +253,56 @@ class Inside:
         """Tell all that is kept of these conversations' and users' memories and facts."""
         return [(self.team.memories.read_by_key(owner), self.team.facts.read(owner)) for owner in owners]
 
+    def lose_answers(self, stream: str) -> None:
+        """Mark the answers as lost whose writers did not renew their leases, as a reader does."""
+        self.stores.response_streams.mark_lost(stream)
+
     # The rest
 
     def counts(self) -> dict[str, int]:
         """Tell the counters."""
         return self.stores.counters.all()
 
+    def begin_operation(self, name: str, owner: str) -> None:
+        """Let an operation be one that a delivery began and did not finish: its worker died."""
+        limit = timedelta(minutes=5)
+        self.stores.idempotency_records.begin(
+            name, token="of the dead", owner=owner, limit=limit, repeats_unfinished=False
+        )
+
     def agent_state(self, agent: str) -> dict[str, Any]:
         """Tell what an agent keeps."""
         return self.stores.agent_states.read_all(agent)
 
+    def set_last_activity(self, session: str, at_ms: int) -> None:
+        """Let the last event of a session be of another time, which the list of idle sessions does not know yet."""
+        self.client.hset(self.keys.session(session), "last", at_ms)
+        self.client.zadd(self.keys.sessions, {session: 0}, xx=True)
+
+    def keys_of_sessions(self) -> dict[str, int]:
+        """Tell for how many seconds more each key of a session is kept."""
+        names = self.client.scan_iter(f"{self.keys.prefix}:session*", count=10_000)
+        return {name: self.client.ttl(name) for name in names if name != self.keys.sessions}
+
     def session_leftovers(self) -> list[str]:
         """List what is kept of conversations beside their facts."""
         return list(self.client.keys(f"{self.keys.prefix}:session_*"))
+
+    def open_sessions(self) -> list[str]:
+        """List the sessions that have not ended."""
+        return self.stores.sessions.list_open()
+
+    def session(self, session_id: str) -> Any:
+        """Tell what is known of a session, also once it has ended."""
+        return self.stores.sessions.get(session_id)
+
+    def rate_usage(self, account: str) -> RateLimitUsage:
+        """Tell what was used of an account's quota in its window."""
+        return self.stores.rate_limits.usage(account)
+
+    def save_summary(self, summary: Any) -> None:
+        """Let the next summary of metrics begin where this one ends."""
+        self.stores.counters.save_summary(summary.counts, summary.until)
 
     def circuits(self) -> dict[str, Circuit]:
         """Tell the circuit breakers by name."""
@@ -331,7 +377,7 @@ def stop_worker(harness: EventTestHarness) -> None:
 
 def settle(harness: EventTestHarness, within_s: float = 20) -> None:
     """Wait until nothing is under way in a harness."""
-    harness._wait_until(harness._is_idle, "the end of all deliveries", within_s)
+    harness._wait_until(harness._is_idle, "deliveries did not end", within_s)
 
 
 def is_quiet(harness: EventTestHarness, for_s: float) -> bool:

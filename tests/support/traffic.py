@@ -11,7 +11,7 @@ from typing import Self
 
 from petiole.events import TextContent, TextMessageEvent
 from petiole.events.errors import Retryable
-from petiole.tasks.bus import EventBus
+from petiole.tasks import EventBus
 from petiole.tasks.publication import PublishTask
 from tests.support.apps import a_bus
 from tests.support.inside import Inside

@@ -19,7 +19,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from petiole.events.errors import Retryable
-from petiole.tasks.bus import EventBus
+from petiole.tasks import EventBus
 from petiole.workers.process import embedded_broker
 from tests.support.errors import has_code
 

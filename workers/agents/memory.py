@@ -59,8 +59,8 @@ def check_retrieval_at_start() -> None:
 def remember(event: Event, context: Context) -> Iterator[Event]:
     """Store messages and facts, detect conflicts and habits, and clean up streams that have ended."""
     flow = context.flow() if isinstance(event, ToolResultEvent) else []
-    if recollection := extract_recollection(event, flow):
-        team_state(context.bus).memories.keep(event.stream_id, event.event_id, recollection)
+    if memory := extract_recollection(event, flow):
+        team_state(context.bus).memories.keep(event.stream_id, event.event_id, memory)
     yield from exclude_published(
         [
             *detect_conflicts(event, flow, context),

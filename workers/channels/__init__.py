@@ -1,4 +1,4 @@
-"""Channels, one file each: the ways by which an answer reaches its user."""
+"""Output channels, one file each. Entered by `open_channels`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ __all__ = ["AppendMessage", "DuplicateBehavior", "Mailbox", "OutputChannel", "Te
 
 
 def open_channels(append: AppendMessage) -> tuple[OutputChannel, ...]:
-    """Open the mailbox; the webhook with PETIOLE_WEBHOOK_URL; this terminal with PETIOLE_TERMINAL_CHANNEL.
+    """Open the mailbox, the webhook (PETIOLE_WEBHOOK_URL) and the terminal (PETIOLE_TERMINAL_CHANNEL).
 
     Raises: UsageError (missing_extra), NotConfigured.
     """
-    webhook, shows = open_webhook(), WorkerSettings().terminal_channel
-    found: list[OutputChannel] = [Mailbox(append)]
-    found += [webhook] if webhook else []
-    return (*found, Terminal()) if shows else tuple(found)
+    channels: list[OutputChannel] = [Mailbox(append)]
+    if webhook := open_webhook():
+        channels.append(webhook)
+    if WorkerSettings().terminal_channel:
+        channels.append(Terminal())
+    return tuple(channels)

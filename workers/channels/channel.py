@@ -1,31 +1,34 @@
-"""Channel: what an agent knows of a way to a user, whichever it is."""
+"""OutputChannel: the interface of all channels by which answers reach users."""
 
 from __future__ import annotations
 
 from typing import Literal, Protocol, TypeAlias
 
 DuplicateBehavior: TypeAlias = Literal["harmless", "known", "shown"]
-"""What becomes of a message that is sent again under its id, after a crash that leaves it unknown whether it was sent:
+"""How a channel treats a message that is sent twice, after a crash left it unknown whether it was sent:
 
-    harmless    it stands there once
-    known       whoever receives it knows it by its id, and has to drop it
-    shown       the user would see it twice: it is not sent again
+    harmless    the channel drops the duplicate by its message id
+    known       the receiver can drop the duplicate by its message id, so the message is sent again
+    shown       the user would see the duplicate, so the message is not sent again
 """
 
 
 class OutputChannel(Protocol):
-    """A way to a user."""
+    """A way to send answers to users."""
 
     name: str
     on_duplicate: DuplicateBehavior
 
     def format(self, text: str) -> str:
-        """Put an answer into the form that this channel takes."""
+        """Format an answer for this channel."""
         ...
 
     def send(self, stream_id: str, message_id: str, text: str) -> None:
-        """Deliver a formatted answer to whoever reads that stream.
+        """Send a formatted answer to the readers of a stream.
 
-        Raises: ProviderUnavailable and RetryLater where it may be taken later, ProviderRefused where it never will.
+        Raises:
+            ProviderUnavailable: Sending again may succeed.
+            RetryLater: Sending again at the given time may succeed.
+            ProviderRefused: Sending again would fail.
         """
         ...

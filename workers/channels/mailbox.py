@@ -1,4 +1,4 @@
-"""Mailbox: answers kept until somebody reads them, such as the command line."""
+"""Mailbox: the channel that stores answers for readers such as the command line."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import TypeAlias
 from petiole.workers.channels.channel import DuplicateBehavior
 
 AppendMessage: TypeAlias = Callable[[str, str, str], object]
-"""Keeps a message: stream id, message id, text; the same message id twice is kept once."""
+"""Stores a message: stream id, message id, text. A repeated message id has no effect."""
 
 
 class Mailbox:
-    """A channel over a store that is handed in."""
+    """A channel that appends answers to a store."""
 
     name = "mailbox"
     on_duplicate: DuplicateBehavior = "harmless"
@@ -21,9 +21,9 @@ class Mailbox:
         self._append = append
 
     def format(self, text: str) -> str:
-        """Leave the text as it is: the reader knows what it can show."""
+        """Return the text unchanged; the reader formats it."""
         return text
 
     def send(self, stream_id: str, message_id: str, text: str) -> None:
-        """Keep the message for its reader. Safe to run twice."""
+        """Store the message. Safe to run twice."""
         self._append(stream_id, message_id, text)

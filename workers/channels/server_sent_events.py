@@ -1,14 +1,14 @@
-"""Server-sent events: the mailbox, and answers while they are written, for browsers and whoever else reads along.
+"""Server-sent events: an HTTP server for browsers, with delivered answers and answers that are being written.
 
-    GET /streams/{stream_id}/events     what was delivered: `message`, {"message_id", "text"}
-    GET /streams/{stream_id}/text       what is being written: `started`, `delta`, `finished` …, each
+    GET /streams/{stream_id}/events     delivered answers: `message`, {"message_id", "text"}
+    GET /streams/{stream_id}/text       answers that are being written: `started`, `delta`, `finished` …, each
                                         {"answer_id", "attempt", "text"}
 
-Each event has the id of its place. A reader that comes back says with `Last-Event-ID` (as browsers do by themselves)
-which one it had last, and misses nothing that is kept; one that says nothing begins with the oldest.
+The id of an event is its position in the stream. A client that reconnects sends the last id as `Last-Event-ID`
+(browsers do so automatically) and continues after it; without the header it starts with the oldest stored event.
 
-A silent connection is kept up by a comment every `ping_s`. A reader that does not take what it is sent for
-`send_timeout_s` is dropped, and above `connections` at once the next is told to come later (503).
+The server sends a comment every `ping_s` to keep idle connections open. It closes a connection whose client reads
+nothing for `send_timeout_s`, and answers 503 while `connections` clients are connected.
 
 Source: HTML Living Standard, section 9.2, Server-sent events.
 """
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ServerSentEvent:
-    """An event as a reader gets it: its place, its name, and what it says."""
+    """An event of a response: position, name and data."""
 
     position: str
     name: str
@@ -44,28 +44,31 @@ class ServerSentEvent:
 
 
 EventSource: TypeAlias = Callable[[str, str | None], AsyncIterator[ServerSentEvent]]
-"""Yields what comes in a stream after a place, None is the beginning, and waits for more. Raises BrokerUnavailable."""
+"""Yields the events of a stream after a position (None: all), and waits for more.
+
+Raises BrokerUnavailable, StateStoreUnavailable.
+"""
 
 
 class AnswerStreams(Protocol):
-    """Where streams are read."""
+    """The answers of all streams."""
 
-    def messages(self, stream_id: str, place: str | None) -> AsyncIterator[ServerSentEvent]:
-        """Read what was delivered. A Source."""
+    def messages(self, stream_id: str, position: str | None, /) -> AsyncIterator[ServerSentEvent]:
+        """Read the delivered answers. An EventSource."""
         ...
 
-    def chunks(self, stream_id: str, place: str | None) -> AsyncIterator[ServerSentEvent]:
-        """Read what is being written. A Source."""
+    def chunks(self, stream_id: str, position: str | None, /) -> AsyncIterator[ServerSentEvent]:
+        """Read the answers that are being written. An EventSource."""
         ...
 
     async def aclose(self) -> None:
-        """Read no more."""
+        """Close all connections to the store."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """How many may read at once, and how long one may be silent, or in the way."""
+    """The limits of the server: connections, interval of comments, timeout for a client that does not read."""
 
     connections: int = 100
     ping_s: float = 15.0
@@ -74,7 +77,7 @@ class ConnectionLimits:
 
 @dataclass(slots=True)
 class ConnectionCount:
-    """How many read."""
+    """Counts the open connections."""
 
     limits: ConnectionLimits
     open: int = 0
@@ -85,76 +88,77 @@ class ConnectionCount:
 
 
 def create_app(reader: AnswerStreams, connections: ConnectionCount) -> Starlette:
-    """Make the ASGI application. Raises UsageError (missing_extra)."""
+    """Create the ASGI application. Raises UsageError (missing_extra)."""
     try:
-        from starlette.applications import Starlette  # noqa: PLC0415 - it comes with an extra
-        from starlette.routing import Route  # noqa: PLC0415 - as above
+        from starlette.applications import Starlette  # noqa: PLC0415 - an extra
+        from starlette.routing import Route  # noqa: PLC0415 - an extra
     except ModuleNotFoundError as error:
-        raise missing_extra("the server of answers", "sse") from error
+        raise missing_extra("the server for server-sent events", "sse") from error
 
     @asynccontextmanager
-    async def closing(_: Starlette) -> AsyncIterator[None]:
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
         await reader.aclose()
 
     messages = EventStreamEndpoint(reader.messages, r"\d{1,20}-\d{1,20}", connections)
-    pieces = EventStreamEndpoint(reader.chunks, r"\d{1,18}", connections)
+    chunks = EventStreamEndpoint(reader.chunks, r"\d{1,18}", connections)
     routes = [
         Route("/streams/{stream_id:path}/events", messages, methods=["GET"]),
-        Route("/streams/{stream_id:path}/text", pieces, methods=["GET"]),
+        Route("/streams/{stream_id:path}/text", chunks, methods=["GET"]),
     ]
-    return Starlette(lifespan=closing, routes=routes)
+    return Starlette(lifespan=lifespan, routes=routes)
 
 
 class EventStreamEndpoint:
-    """One endpoint, as an ASGI application."""
+    """One endpoint, as an ASGI application. `position` is the regular expression of its event ids."""
 
-    def __init__(self, source: EventSource, place: str, gate: ConnectionCount) -> None:
+    def __init__(self, source: EventSource, position: str, connections: ConnectionCount) -> None:
         self._source = source
-        self._place = re.compile(place)
-        self._gate = gate
+        self._position = re.compile(position)
+        self._connections = connections
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer one reader, until it goes or is dropped."""
-        from starlette.requests import Request  # noqa: PLC0415 - as above
+        """Serve one client until either side closes the connection."""
+        from starlette.requests import Request  # noqa: PLC0415 - an extra
 
         request = Request(scope, receive)
-        stream_id, place = str(request.path_params["stream_id"]), request.headers.get("last-event-id")
-        if (place and not self._place.fullmatch(place)) or len(stream_id) > _MAX_STREAM_ID_LENGTH:
-            answer = _error_response(400, "Last-Event-ID is none of this stream's, or the stream's name is too long")
-            await answer(scope, receive, send)
-        elif self._gate.is_full:
-            answer = _error_response(503, f"{self._gate.open} read already; come again later")
-            await answer(scope, receive, send)
+        stream_id, position = str(request.path_params["stream_id"]), request.headers.get("last-event-id")
+        if (position and not self._position.fullmatch(position)) or len(stream_id) > _MAX_STREAM_ID_LENGTH:
+            response = _error_response(400, "Last-Event-ID is not an id of this endpoint, or the stream id is too long")
+            await response(scope, receive, send)
+        elif self._connections.is_full:
+            response = _error_response(503, f"{self._connections.open} clients are connected; try again later")
+            await response(scope, receive, send)
         else:
-            await self._serve(stream_id, place or None, scope, receive, send)
+            await self._serve(stream_id, position or None, scope, receive, send)
 
-    async def _serve(self, stream_id: str, place: str | None, scope: Any, receive: Any, send: Any) -> None:
-        from sse_starlette.sse import EventSourceResponse, SendTimeoutError  # noqa: PLC0415 - as above
+    async def _serve(self, stream_id: str, position: str | None, scope: Any, receive: Any, send: Any) -> None:
+        from sse_starlette.sse import EventSourceResponse, SendTimeoutError  # noqa: PLC0415 - an extra
 
-        limits = self._gate.limits
-        self._gate.open += 1
+        limits = self._connections.limits
+        self._connections.open += 1
         try:
             response = EventSourceResponse(
-                self._events(stream_id, place), ping=limits.ping_s, send_timeout=limits.send_timeout_s
+                self._events(stream_id, position), ping=limits.ping_s, send_timeout=limits.send_timeout_s
             )
             await response(scope, receive, send)
         except SendTimeoutError:
-            log.warning("reader.dropped", extra={"stream_id": stream_id, "reason": "it takes nothing"})
+            log.warning("client.timed_out", extra={"stream_id": stream_id, "timeout_s": limits.send_timeout_s})
         finally:
-            self._gate.open -= 1
+            self._connections.open -= 1
 
-    async def _events(self, stream_id: str, place: str | None) -> AsyncIterator[dict[str, str]]:
+    async def _events(self, stream_id: str, position: str | None) -> AsyncIterator[dict[str, str]]:
         try:
-            async for sent in self._source(stream_id, place):
-                yield {"event": sent.name, "id": sent.position, "data": json.dumps(dict(sent.data), ensure_ascii=False)}
+            async for event in self._source(stream_id, position):
+                data = json.dumps(dict(event.data), ensure_ascii=False)
+                yield {"event": event.name, "id": event.position, "data": data}
         except (BrokerUnavailable, StateStoreUnavailable) as error:
-            # The reader comes back by itself, and says where it was.
-            log.warning("reader.left", extra={"stream_id": stream_id, "error": str(error)})
+            # The client reconnects and continues after its last event.
+            log.warning("client.disconnected", extra={"stream_id": stream_id, "error": str(error)})
 
 
 def _error_response(status: int, reason: str) -> Any:
-    from starlette.responses import PlainTextResponse  # noqa: PLC0415 - as above
+    from starlette.responses import PlainTextResponse  # noqa: PLC0415 - an extra
 
-    headers = {"Retry-After": str(_RETRY_AFTER_S)} if status == 503 else None  # noqa: PLR2004 - as HTTP has it
+    headers = {"Retry-After": str(_RETRY_AFTER_S)} if status == 503 else None  # noqa: PLR2004 - Service Unavailable
     return PlainTextResponse(reason + "\n", status_code=status, headers=headers)

@@ -1,12 +1,12 @@
-"""Webhook: answers as signed HTTP requests to one URL, as Standard Webhooks has them.
+"""Webhook: the channel that posts answers to one URL, signed as Standard Webhooks specifies.
 
-    PETIOLE_WEBHOOK_URL         where to; without it there is no webhook
-    PETIOLE_WEBHOOK_SECRET      whsec_ and 24 to 64 bytes as base64, shared with whoever receives
-    PETIOLE_WEBHOOK_TIMEOUT_S   the longest silence of the receiver; 10
+    PETIOLE_WEBHOOK_URL         the URL; unset disables the webhook
+    PETIOLE_WEBHOOK_SECRET      `whsec_` and 24 to 64 bytes as base64, shared with the receiver
+    PETIOLE_WEBHOOK_TIMEOUT_S   how long the receiver may be silent; 10
 
-The body is JSON. `webhook-id` is the message's id, the same each time that it is sent (so is `Idempotency-Key`);
-`webhook-signature` covers id, `webhook-timestamp` and body. A receiver verifies it with a library of Standard Webhooks,
-which also refuses what is older than some minutes, and drops an id that it has had.
+The body is JSON. `webhook-id` and `Idempotency-Key` are the message id, the same for every attempt.
+`webhook-signature` covers the id, `webhook-timestamp` and the body. The receiver verifies the signature with a library
+for Standard Webhooks, which also refuses requests older than some minutes, and drops ids that it has seen.
 
 Source: Standard Webhooks, version 1.0.0, sections "Webhook headers" and "Signature scheme".
 """
@@ -28,29 +28,33 @@ if TYPE_CHECKING:
     import httpx2
     import standardwebhooks
 
-# The receiver may take the message later; every other status that is no success stays.
+# With these statuses and those from 500 the receiver may accept the message later.
 _RETRYABLE_STATUSES: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
 
 
 class Webhook:
-    """A channel that posts each message to one URL. It posts once: to try again is the delivery's business."""
+    """A channel that posts each message to one URL. It posts once; retries belong to the delivery."""
 
     name = "webhook"
     on_duplicate: DuplicateBehavior = "known"
 
     def __init__(self, url: str, secret: str, timeout_s: float) -> None:
-        """Prepare the client; nothing is sent yet. Raises UsageError (missing_extra)."""
+        """Create the client; sends nothing. Raises UsageError (missing_extra)."""
         self._url = url
         self._client, self._signer = _create_client(timeout_s, secret)
 
     def format(self, text: str) -> str:
-        """Leave the text as it is: it travels as JSON."""
+        """Return the text unchanged; it is sent as JSON."""
         return text
 
     def send(self, stream_id: str, message_id: str, text: str) -> None:
         """Post the message.
 
-        Raises: ProviderUnavailable, ServiceUnavailable, RetryLater (service_throttled), ProviderRefused.
+        Raises:
+            ProviderUnavailable: The receiver did not answer, or answered with a temporary error.
+            ServiceUnavailable: The circuit of the webhook is open.
+            RetryLater: The receiver asked for a pause (service_throttled).
+            ProviderRefused: The receiver refused the message.
         """
         message = {"type": "output.message", "data": {"stream_id": stream_id, "message_id": message_id, "text": text}}
         body = json.dumps(message, ensure_ascii=False, separators=(",", ":"))
@@ -68,10 +72,10 @@ class Webhook:
 
     @guarded("channel.webhook", attempts=1)
     def _post(self, body: bytes, headers: dict[str, str]) -> None:
-        import httpx2  # noqa: PLC0415 - it comes with an extra
+        import httpx2  # noqa: PLC0415 - an extra
 
         try:
-            # What the receiver says beside its status is nobody's, and may be endless: it is not read.
+            # The body of the response is not used and may be endless, so it is not read.
             with self._client.stream("POST", self._url, content=body, headers=headers) as response:
                 response.raise_for_status()
         except httpx2.HTTPStatusError as error:
@@ -85,7 +89,7 @@ class Webhook:
 
 
 def open_webhook() -> Webhook | None:
-    """Open the webhook that is configured; None where there is none.
+    """Open the configured webhook; None if PETIOLE_WEBHOOK_URL is not set.
 
     Raises: UsageError (missing_extra), NotConfigured.
     """
@@ -99,7 +103,7 @@ def open_webhook() -> Webhook | None:
     )
 
 
-# Made in the process that sends: a client's connections do not survive a fork.
+# Created in the process that sends, because a client's connections do not survive a fork.
 @cache
 def _open_configured(url: str, secret: str, timeout_s: float) -> Webhook:
     return Webhook(url, secret, timeout_s)
@@ -107,8 +111,8 @@ def _open_configured(url: str, secret: str, timeout_s: float) -> Webhook:
 
 def _create_client(timeout_s: float, secret: str) -> tuple[httpx2.Client, standardwebhooks.Webhook]:
     try:
-        import httpx2  # noqa: PLC0415 - as above
-        import standardwebhooks  # noqa: PLC0415 - as above
+        import httpx2  # noqa: PLC0415 - an extra
+        import standardwebhooks  # noqa: PLC0415 - an extra
     except ModuleNotFoundError as error:
         raise missing_extra("the webhook", "webhook") from error
     return httpx2.Client(timeout=timeout_s, follow_redirects=False), standardwebhooks.Webhook(secret)

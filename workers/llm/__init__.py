@@ -5,7 +5,7 @@
     local     a small model in a process on this machine
 
 `PETIOLE_LLM` selects the model. To add one, write `workers/llm/<name>.py` with a class whose `name` is `<name>`, or
-name a class of your own package as `package.module:Class`. tests/contracts/test_language_models.py tests all of them.
+name a class of your own package as `package.module:Class`. tests/contracts/language_models tests all of them.
 """
 
 from __future__ import annotations

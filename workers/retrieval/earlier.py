@@ -1,4 +1,4 @@
-"""Leave out of what is remembered what belongs to the message being answered: a question is not its own answer."""
+"""Exclude the memories of the current flow, so that a question does not match itself."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from petiole.events.event import Event
 
 
 def exclude_current_flow(memories: Iterable[MemoryItem], flow: Sequence[Event]) -> list[MemoryItem]:
-    """Keep the recollections of what was said before this flow, in their order.
+    """Return the memories from before this flow, in their order.
 
-    Tools run while memories are looked up: what they find for this very message is no memory either.
+    Tool results of this flow are also excluded, because tools run while memories are searched.
     """
-    asked = {(event.content.text, event.timestamp) for event in flow if isinstance(event, TextMessageEvent)}
-    found = {("tool", event.timestamp) for event in flow if isinstance(event, ToolResultEvent)}
+    messages = {(event.content.text, event.timestamp) for event in flow if isinstance(event, TextMessageEvent)}
+    results = {("tool", event.timestamp) for event in flow if isinstance(event, ToolResultEvent)}
     return [
-        each for each in memories if (each.text, each.said_at) not in asked and (each.role, each.said_at) not in found
+        memory
+        for memory in memories
+        if (memory.text, memory.said_at) not in messages and (memory.role, memory.said_at) not in results
     ]

@@ -1,6 +1,7 @@
-"""Rank recollections by the words they share with a query: SQLite's full-text search, with English stems.
+"""Keyword retrieval: rank memories by the words they share with a query, with SQLite's full-text search.
 
-It finds words, not meaning: "car" does not find "vehicle". Writing without spaces counts as one word.
+Words are reduced to English stems. Synonyms do not match: "car" does not find "vehicle". Text without spaces counts as
+one word.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from contextlib import closing
 
 from petiole.events.catalog.memory import MemoryItem
 
-# Words that stand in any sentence, and what apostrophes leave of the short forms ("what's", "don't").
+# Frequent words, and the parts of contractions ("what's", "don't").
 _STOP_WORDS = frozenset(
     """
     a about above after again all am an and any are as at be because been before being below between both but
@@ -28,41 +29,41 @@ _STOP_WORDS = frozenset(
 _WORD = re.compile(r"[^\W_]+")
 
 MAX_SEARCH_TERMS = 32
-"""Words of a query that are looked for; a longer text is known well enough by its first ones."""
+"""Most words of a query that are searched for; later words are ignored."""
 
 
 def search_terms(query: str) -> list[str]:
-    """List the words of a query that tell something, each once."""
+    """List the words of a query without stop words and duplicates."""
     words = dict.fromkeys(_WORD.findall(query.casefold()))
     return [word for word in words if word not in _STOP_WORDS][:MAX_SEARCH_TERMS]
 
 
 class KeywordRetriever:
-    """Finds what shares words with the query."""
+    """Finds memories that share words with the query."""
 
     name = "keyword"
 
     def rank(self, query: str, memories: Sequence[MemoryItem], limit: int) -> list[MemoryItem]:
-        """Choose the memories that share words with the query."""
+        """Rank the memories that share words with the query."""
         return rank_by_keywords(query, memories, limit)
 
 
 def rank_by_keywords(query: str, memories: Sequence[MemoryItem], limit: int) -> list[MemoryItem]:
-    """Find the recollections that share words with a query: best first, of equals the later, at most `limit`.
+    """Find at most `limit` memories that share words with a query, best first, the later of equals first.
 
-    The score is the share of the query that was found, from 0 (nothing, and left out) to 1 (every word). Rare
-    words weigh more: log(1 + (N - n + 0.5) / (n + 0.5)) for a word in n of N texts.
-    Source: the idf of BM25 as Lucene writes it, which unlike SQLite's own stays above 0 in small collections.
+    The score is the weighted fraction of the query's words that occur, from 0 (none, left out) to 1 (all). The weight
+    of a word that occurs in n of N texts is log(1 + (N - n + 0.5) / (n + 0.5)).
+    Source: the idf of BM25 in Lucene's form, which unlike SQLite's is above 0 in small collections.
     """
-    places = _find_terms(search_terms(query), memories)
-    weights = {word: _inverse_document_frequency(len(found), len(memories)) for word, found in places.items()}
+    matches = _find_terms(search_terms(query), memories)
+    weights = {word: _inverse_document_frequency(len(rows), len(memories)) for word, rows in matches.items()}
     total = sum(weights.values())
     scores = {
-        place: sum(weights[word] for word, found in places.items() if place in found) / total
-        for place in set().union(*places.values())
+        row: sum(weights[word] for word, rows in matches.items() if row in rows) / total
+        for row in set().union(*matches.values())
     }
-    best = sorted(scores, key=lambda place: (scores[place], place), reverse=True)[: max(limit, 0)]
-    return [memories[place].model_copy(update={"score": scores[place]}) for place in best]
+    best = sorted(scores, key=lambda row: (scores[row], row), reverse=True)[: max(limit, 0)]
+    return [memories[row].model_copy(update={"score": scores[row]}) for row in best]
 
 
 def _inverse_document_frequency(matches: int, total: int) -> float:
@@ -70,14 +71,15 @@ def _inverse_document_frequency(matches: int, total: int) -> float:
 
 
 def _find_terms(words: Sequence[str], memories: Sequence[MemoryItem]) -> dict[str, set[int]]:
-    """Tell for each word in which memories it stands, by their places."""
+    """Find the positions of the memories that contain each word."""
+    texts = (memory.text for memory in memories)
     with closing(sqlite3.connect(":memory:")) as index:
-        index.execute("CREATE VIRTUAL TABLE said USING fts5(text, tokenize='porter unicode61')")
-        index.executemany("INSERT INTO said(rowid, text) VALUES (?, ?)", enumerate(each.text for each in memories))
+        index.execute("CREATE VIRTUAL TABLE memories USING fts5(text, tokenize='porter unicode61')")
+        index.executemany("INSERT INTO memories(rowid, text) VALUES (?, ?)", enumerate(texts))
         return {word: _matching_rows(index, word) for word in words}
 
 
 def _matching_rows(index: sqlite3.Connection, word: str) -> set[int]:
-    # In quotes it is a word even where it reads like an operator (AND, NEAR); it has no quotes in it itself.
-    found = index.execute("SELECT rowid FROM said WHERE said MATCH ?", (f'"{word}"',))
-    return {place for (place,) in found}
+    # Quoted, because a word may read like an operator (AND, NEAR). A word contains no quotes.
+    rows = index.execute("SELECT rowid FROM memories WHERE memories MATCH ?", (f'"{word}"',))
+    return {row for (row,) in rows}

@@ -1,4 +1,4 @@
-"""Lessons: what an event leaves to be remembered, and which facts it teaches."""
+"""Memory extraction: read memories and facts from events. Pure functions."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from petiole.events.catalog.tools import ToolResultEvent
 from petiole.events.event import Event
 from petiole.workers.retrieval.statements import extract_statements
 
-# What a tool found in the memory is there already.
+# The results of these tools come from the memory.
 _IGNORED_TOOLS = {"recall"}
 _MAX_FACT_LENGTH = 500
 
 
 def extract_recollection(event: Event, flow: Sequence[Event]) -> MemoryItem | None:
-    """Word what an event leaves to be remembered; None where that is nothing."""
+    """Extract the memory of an event; None if it has none."""
     match event:
         case TextMessageEvent():
             return MemoryItem(role="user", text=event.content.text, said_at=event.timestamp)
@@ -29,27 +29,27 @@ def extract_recollection(event: Event, flow: Sequence[Event]) -> MemoryItem | No
 
 
 def extract_facts(event: Event, flow: Sequence[Event]) -> Iterator[Fact]:
-    """Read what a user states, and what a tool found; what is found again replaces what was found before."""
+    """Extract user statements and tool results as facts. A tool's next result is a new value of its fact."""
     match event:
         case TextMessageEvent():
-            for each in extract_statements(event.content.text):
+            for statement in extract_statements(event.content.text):
                 yield Fact(
-                    subject=each.subject,
-                    attribute=each.attribute,
-                    value=each.value,
-                    text=each.text,
-                    is_claim=each.is_claim,
+                    subject=statement.subject,
+                    attribute=statement.attribute,
+                    value=statement.value,
+                    text=statement.text,
+                    is_claim=statement.is_claim,
                     said_at=event.timestamp,
                     source=event.event_id,
                     stream_id=event.stream_id,
                 )
         case ToolResultEvent() if _is_worth_keeping(event):
-            found, question = _result_text(event), _question_in(flow)
-            if found and question and len(found) + len(question) <= _MAX_FACT_LENGTH:
+            result, question = _result_text(event), _question_in(flow)
+            if result and question and len(result) + len(question) <= _MAX_FACT_LENGTH:
                 yield Fact(
                     subject=event.content.tool,
                     attribute=question,
-                    value=found,
+                    value=result,
                     text=_result_with_question(event, flow),
                     is_claim=False,
                     said_at=event.timestamp,
@@ -63,10 +63,10 @@ def _is_worth_keeping(event: ToolResultEvent) -> bool:
 
 
 def _result_with_question(event: ToolResultEvent, flow: Sequence[Event]) -> str:
-    """Word what a tool found, with the question it was for: who asks for the one finds the other."""
+    """Format a tool's result with the user's question, so that a search for either finds both."""
     question = _question_in(flow)
-    asked = f'you asked: "{question}", and ' if question else ""
-    return f"{asked}the tool {event.content.tool} found: {_result_text(event)}"
+    introduction = f'you asked: "{question}", and ' if question else ""
+    return f"{introduction}the tool {event.content.tool} found: {_result_text(event)}"
 
 
 def _result_text(event: ToolResultEvent) -> str:
@@ -74,4 +74,4 @@ def _result_text(event: ToolResultEvent) -> str:
 
 
 def _question_in(flow: Sequence[Event]) -> str | None:
-    return next((each.content.text for each in flow if isinstance(each, TextMessageEvent)), None)
+    return next((event.content.text for event in flow if isinstance(event, TextMessageEvent)), None)

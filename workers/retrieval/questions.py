@@ -1,4 +1,4 @@
-"""Questions: whether a text asks something, and what two that ask the same have in common. English, by rule."""
+"""Questions: recognize and normalize English questions, by pattern matching."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _MAX_TEXT_LENGTH = 500
 
 
 def normalize_question(text: str) -> str | None:
-    """Return a question's words, the same for questions that differ in case, spaces and punctuation; or None.
+    """Return a question without case, punctuation and extra spaces; None if the text is not a question.
 
-    Only the beginning of a longer text is compared. Other words for the same thing make another question.
+    Only the first 500 characters count. Questions with different words are different questions.
     """
-    said = text[:_MAX_TEXT_LENGTH].replace("\u2019", "'").strip()
-    words = _WORD.findall(said.casefold())
-    return " ".join(words) if words and _QUESTION_PATTERN.search(said) else None
+    beginning = text[:_MAX_TEXT_LENGTH].replace("\u2019", "'").strip()
+    words = _WORD.findall(beginning.casefold())
+    return " ".join(words) if words and _QUESTION_PATTERN.search(beginning) else None

@@ -1,4 +1,4 @@
-"""Recall: what everything that finds memories has in common. tests/contracts/test_recalls.py holds all to it."""
+"""Retriever: the interface of memory search. tests/contracts/test_retrieval.py tests all implementations."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from petiole.events.catalog.memory import MemoryItem
 
 
 class Retriever(Protocol):
-    """Tells which memories bear on a query."""
+    """Finds the memories that match a query."""
 
     name: str
 
     def rank(self, query: str, memories: Sequence[MemoryItem], limit: int) -> list[MemoryItem]:
-        """Choose at most `limit` memories, best first, of equals the later. Each has its score, above 0 and up to 1.
+        """Find at most `limit` memories, best first, the later of equals first, with scores above 0 and up to 1.
 
-        What does not bear on the query is left out, so that the list may be empty.
+        Memories that do not match are left out, so the list may be empty.
         """
 
 
 class VectorStore(Protocol):
-    """Keeps what was computed, for all workers: vectors of float32 by model and text."""
+    """A store of embedding vectors (float32) by model and text, shared by all workers."""
 
     def get(self, model: str, texts: Sequence[str]) -> list[bytes | None]:
-        """Read the vectors of these texts, in their order; None where one is missing."""
+        """Read the vectors of texts, in their order; None for a missing vector."""
 
     def put(self, model: str, vectors: Mapping[str, bytes]) -> None:
-        """Keep vectors by their texts."""
+        """Store vectors by their texts."""

@@ -1,7 +1,7 @@
-"""Rank recollections by what they mean: the likeness of their vectors to the query's.
+"""Semantic retrieval: rank memories by the similarity of their embeddings to the query's. Needs the extra `memory`.
 
-"Which car do I drive?" finds "I bought a Volvo". Each text is computed once for all workers, when it is first looked
-through: about 6 ms; what is kept is read back. Needs the extra `memory`.
+"Which car do I drive?" finds "I bought a Volvo". The embedding of a text is computed at its first search, in about
+6 ms, and stored for all workers.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from petiole.workers.retrieval.retriever import VectorStore
 
 
 class Embedder(Protocol):
-    """A model that gives texts their place among meanings: vectors of length 1."""
+    """An embedding model whose vectors have length 1."""
 
     name: str
     dimensions: int
 
     def embed(self, text: str) -> NDArray[np.float32]:
-        """Compute the vector of a text; shape (dimensions,)."""
+        """Compute the embedding of a text; shape (dimensions,)."""
 
 
 class SemanticRetriever:
-    """Finds what is meant, in other words too."""
+    """Finds memories with a similar meaning, also in other words."""
 
     name = "semantic"
 
@@ -37,26 +37,26 @@ class SemanticRetriever:
         self._cutoff = cutoff
 
     def rank(self, query: str, memories: Sequence[MemoryItem], limit: int) -> list[MemoryItem]:
-        """Choose the memories whose meaning is like the query's; the score is the cosine of the angle in between."""
-        places = [place for place, each in enumerate(memories) if _has_letters_or_digits(each.text)]
-        if not places or limit <= 0 or not _has_letters_or_digits(query):
+        """Rank the memories whose cosine similarity to the query, which is their score, reaches the cutoff."""
+        indices = [index for index, memory in enumerate(memories) if _has_letters_or_digits(memory.text)]
+        if not indices or limit <= 0 or not _has_letters_or_digits(query):
             return []
-        likeness = self._vectors_of([memories[place].text for place in places]) @ self._embedder.embed(query)
-        scores = dict(zip(places, np.minimum(likeness, 1.0).tolist(), strict=True))
-        found = [place for place, score in scores.items() if score >= self._cutoff and score > 0]
-        best = sorted(found, key=lambda place: (scores[place], place), reverse=True)[:limit]
-        return [memories[place].model_copy(update={"score": scores[place]}) for place in best]
+        similarities = self._vectors_of([memories[index].text for index in indices]) @ self._embedder.embed(query)
+        scores = dict(zip(indices, np.minimum(similarities, 1.0).tolist(), strict=True))
+        matches = [index for index, score in scores.items() if score >= self._cutoff and score > 0]
+        best = sorted(matches, key=lambda index: (scores[index], index), reverse=True)[:limit]
+        return [memories[index].model_copy(update={"score": scores[index]}) for index in best]
 
     def _vectors_of(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Read the vectors, and compute those that are missing; shape (texts, dimensions)."""
-        kept = dict(zip(texts, self._vectors.get(self._embedder.name, texts), strict=True))
-        computed = {text: self._embedder.embed(text).tobytes() for text, vector in kept.items() if not vector}
+        """Read the stored vectors, and compute the missing ones; shape (texts, dimensions)."""
+        stored = dict(zip(texts, self._vectors.get(self._embedder.name, texts), strict=True))
+        computed = {text: self._embedder.embed(text).tobytes() for text, vector in stored.items() if not vector}
         if computed:
             self._vectors.put(self._embedder.name, computed)
-        whole = b"".join(computed.get(text) or kept[text] or b"" for text in texts)
-        return np.frombuffer(whole, dtype=np.float32).reshape(len(texts), self._embedder.dimensions)
+        joined = b"".join(computed.get(text) or stored[text] or b"" for text in texts)
+        return np.frombuffer(joined, dtype=np.float32).reshape(len(texts), self._embedder.dimensions)
 
 
 def _has_letters_or_digits(text: str) -> bool:
-    # To the model, texts without a word are alike, and much like any short one.
-    return any(sign.isalnum() for sign in text)
+    # The model gives texts without words similar embeddings, which are also close to those of short texts.
+    return any(character.isalnum() for character in text)

@@ -1,4 +1,4 @@
-"""Statements: what users say of themselves, read by plain rules. English; what no rule knows stays in what was said.
+"""Statements: extract what users state about themselves from English messages, by pattern matching.
 
     My name is Ada.                  user, name, Ada              also: call me, I am called
     I live in Paris and work at ESA  user, home, Paris; user, employer, ESA
@@ -6,8 +6,9 @@
     My dog's name is Rex.            user, dog's name, Rex        also: my dog is called, my dog is named
     My favourite colour is blue.     user, favourite colour, blue
 
-A question states nothing, nor does what is said under a condition or of others. "My … is …" of anything else is noted
-and may change ("my car is broken"): only what lasts is a claim that another one contradicts. Secrets are not noted.
+Questions, conditions and sentences about other people are not statements. Any other "My … is …" is extracted too, but
+as a temporary state ("my car is broken"); only a lasting attribute is a claim that another value contradicts.
+Attributes that name secrets are not extracted.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ _CLAUSES = re.compile(r",?\s+(?:and|but)\s+(?=(?:i|my|call me|work|live)\b)|,\s+
 _CONDITIONS = re.compile(r"^(?:if|when|suppose|imagine|maybe|perhaps|unless)\b", re.IGNORECASE)
 _OPENING = r"^(?:(?:hi|hello|hey|well|so|no|yes|actually|sorry|please|by the way|oh|remember that|now)[,:]?\s+)*"
 
-# Words that "my … is" often goes with, and that say nothing lasting.
+# Frequent in "my … is …", without a lasting value.
 _TEMPORARY_ATTRIBUTES: Final = frozenset(
     """
     answer bad concern fault goal guess hope idea intention issue mistake opinion plan point problem question request
     suggestion thought turn understanding wish worry
     """.split()  # noqa: SIM905 - a list of words reads best as words
 )
-# Words that begin a longer thought, and no value.
+# First words of a clause that is not a value.
 _PHRASES: Final = frozenset({"not", "that", "to", "what", "whether", "why", "how"})
 _LASTING_ATTRIBUTES: Final = frozenset(
     """
@@ -50,7 +51,7 @@ _SECRET_ATTRIBUTES: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One thing said of a subject, in which sentence, and whether another value would contradict it."""
+    """A statement about a subject. `text` is its sentence; a different value contradicts a claim."""
 
     subject: str
     attribute: str
@@ -71,7 +72,7 @@ def _rule(pattern: str, attribute: str, value: str = r"\g<value>") -> _Rule:
 
 
 _A_VALUE = r"(?P<value>\S.*)"
-_ANYTHING: Final = _rule(rf"my (?P<what>[^\W\d_][\w' -]{{0,40}}?) is {_A_VALUE}", r"\g<what>")
+_ANYTHING: Final = _rule(rf"my (?P<attribute>[^\W\d_][\w' -]{{0,40}}?) is {_A_VALUE}", r"\g<attribute>")
 _RULES: Final = (
     _rule(rf"(?:my (?:full )?name is|my name's|(?:please )?call me|i(?:'m| am) called) {_A_VALUE}", "name"),
     _rule(rf"(?:i|we)?\s*(?:now |currently )?live (?:now )?(?:in|at) {_A_VALUE}", "home"),
@@ -80,25 +81,25 @@ _RULES: Final = (
     _rule(r"i(?:'m| am) (?P<value>\d{1,3})(?: years old)?", "age"),
     _rule(rf"i (?:really |also |do )*(?:like|love|enjoy) {_A_VALUE}", r"likes \g<value>", "yes"),
     _rule(rf"i (?:really )?(?:hate|dislike|(?:don't|do not) (?:like|enjoy)) {_A_VALUE}", r"likes \g<value>", "no"),
-    _rule(rf"my (?P<what>[^\W\d_][\w' -]{{0,40}}?)'s name is {_A_VALUE}", r"\g<what>'s name"),
-    _rule(rf"my (?P<what>[^\W\d_][\w' -]{{0,40}}?) is (?:called|named) {_A_VALUE}", r"\g<what>'s name"),
+    _rule(rf"my (?P<thing>[^\W\d_][\w' -]{{0,40}}?)'s name is {_A_VALUE}", r"\g<thing>'s name"),
+    _rule(rf"my (?P<thing>[^\W\d_][\w' -]{{0,40}}?) is (?:called|named) {_A_VALUE}", r"\g<thing>'s name"),
     _ANYTHING,
 )
 
 
 def extract_statements(text: str) -> tuple[Statement, ...]:
-    """Read what a user's message states of the user, in its order; at most eight."""
+    """Extract the statements of a message in their order; at most eight."""
     return tuple(_statements(text[:_MAX_TEXT_LENGTH].replace("\u2019", "'")))[:_MAX_STATEMENTS]
 
 
 def _statements(text: str) -> Iterator[Statement]:
     for sentence in _SENTENCES.findall(text):
-        said = sentence.strip()
-        if not said or normalize_question(said) or _CONDITIONS.match(said):
+        stripped = sentence.strip()
+        if not stripped or normalize_question(stripped) or _CONDITIONS.match(stripped):
             continue
-        for clause in _CLAUSES.split(said):
-            if found := _match_rules(clause.strip(" ,"), said):
-                yield found
+        for clause in _CLAUSES.split(stripped):
+            if statement := _match_rules(clause.strip(" ,"), stripped):
+                yield statement
 
 
 def _match_rules(clause: str, sentence: str) -> Statement | None:

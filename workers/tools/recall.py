@@ -26,8 +26,8 @@ _MAX_CANDIDATES = 50
 @tool
 def recall(
     context: ToolContext,
-    about: Annotated[str, Field(max_length=500, description="words to look for; none for what was said last")] = "",
-    said_by: Annotated[Speaker, Field(description="whose words are wanted")] = "anyone",
+    about: Annotated[str, Field(max_length=500, description="search words; empty for the latest messages")] = "",
+    said_by: Annotated[Speaker, Field(description="whose messages to search")] = "anyone",
     limit: Annotated[int, Field(ge=1, le=20)] = 2,
 ) -> ToolOutput:
     """Look up what was said earlier in this conversation, best match first."""

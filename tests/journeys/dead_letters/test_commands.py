@@ -96,9 +96,9 @@ def test_what_is_typed_wrongly_is_refused_before_anything_is_reached(typed, shop
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (("show", "nowhere"), "there is no dead letter 'nowhere'"),
-        (("replay", "nowhere"), "there is no dead letter 'nowhere'"),
-        (("edit", "nowhere", "--set", "a=b"), "there is no dead letter 'nowhere'"),
+        (("show", "nowhere"), "no dead letter 'nowhere' exists"),
+        (("replay", "nowhere"), "no dead letter 'nowhere' exists"),
+        (("edit", "nowhere", "--set", "a=b"), "no dead letter 'nowhere' exists"),
     ],
 )
 def test_what_is_not_kept_is_said_in_one_line(typed, arguments, reason):

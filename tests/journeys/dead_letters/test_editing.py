@@ -114,7 +114,5 @@ def test_a_letter_that_is_not_kept_is_refused_by_name(shop):
         lambda: dead_letters.discard(DeadLetterQuery(ids=("nowhere",)), bus=shop.bus),
         lambda: dead_letters.edit("nowhere", {}, bus=shop.bus),
     ):
-        with pytest.raises(
-            UsageError, check=has_code("unknown_dead_letter"), match="there is no dead letter 'nowhere'"
-        ):
+        with pytest.raises(UsageError, check=has_code("unknown_dead_letter"), match="no dead letter 'nowhere' exists"):
             refused()

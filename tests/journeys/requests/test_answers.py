@@ -81,8 +81,8 @@ def test_request_and_answer_are_events_of_one_flow_and_the_one_causes_the_other(
     ("what", "responder", "parameters", "error_type", "error"),
     [
         ("fail", "data_service", {}, "KeyError", "no such user"),
-        ("nothing", "data_service", {}, "handler_not_found", "answers none of that type"),
-        ("echo", "nobody", {}, "responder_not_found", "there is no agent 'nobody'"),
+        ("nothing", "data_service", {}, "handler_not_found", "has no handler for that request type"),
+        ("echo", "nobody", {}, "responder_not_found", "no agent 'nobody' is registered"),
         ("get_user_data", "data_service", {}, "invalid_parameters", "'user_id': field required"),
         ("get_user_data", "data_service", {"user_id": 5}, "invalid_parameters", "valid string"),
         ("get_user_data", "data_service", {"user_id": "1", "x": 1}, "invalid_parameters", "parameter 'x'"),

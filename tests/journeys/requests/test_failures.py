@@ -58,7 +58,7 @@ except TimeoutError as error:
 
     took_s, error, left = said
     assert 1.7 < took_s < 2.3
-    assert "'data_service' gave no answer within 2.0 s" in error
+    assert "agent 'data_service' sent no reply within 2.0 s" in error
     assert left == 0
     assert client.llen("slow_runs") == 0
     assert "responses_late" not in inside.counts()

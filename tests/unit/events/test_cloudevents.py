@@ -144,7 +144,7 @@ def test_a_document_without_a_required_attribute_is_refused_by_its_name(required
 
 
 def test_a_cloudevent_of_a_version_that_is_not_known_is_refused() -> None:
-    with pytest.raises(InvalidEvent, check=has_code("invalid_value"), match=r"is '0\.3'; only '1\.0' is read here"):
+    with pytest.raises(InvalidEvent, check=has_code("invalid_value"), match=r"is '0\.3'; only '1\.0' is supported"):
         REGISTRY.parse_cloudevent(FOREIGN | {"specversion": "0.3"})
 
 

@@ -125,14 +125,14 @@ def test_a_parameters_key_may_be_any_text(key: str) -> None:
 
 
 def test_a_key_that_is_no_text_is_refused() -> None:
-    assert "keys are text" in refusal_of(ParametersContent, {"parameters": {1: "one"}})
-    assert "keys are text" in refusal_of_value({1: "one"})
+    assert "keys must be text" in refusal_of(ParametersContent, {"parameters": {1: "one"}})
+    assert "keys must be text" in refusal_of_value({1: "one"})
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
 def test_a_number_that_json_cannot_carry_is_refused_at_any_depth(number: float) -> None:
-    assert "JSON cannot carry" in refusal_of_value(number)
-    assert "JSON cannot carry" in refusal_of_value([{"deeper": number}])
+    assert "JSON cannot represent" in refusal_of_value(number)
+    assert "JSON cannot represent" in refusal_of_value([{"deeper": number}])
 
 
 @pytest.mark.parametrize("number", [2**63, -(2**63) - 1])
@@ -148,7 +148,7 @@ def test_text_that_utf_8_cannot_carry_is_refused_before_it_is_written(text: str)
 
 @pytest.mark.parametrize("value", [b"bytes", {1, 2}, object(), 1j], ids=["bytes", "set", "object", "complex"])
 def test_a_value_of_any_other_kind_is_refused_by_the_name_of_its_type(value: object) -> None:
-    assert f"holds a {type(value).__name__}" in refusal_of_value(value)
+    assert f"contains a {type(value).__name__}" in refusal_of_value(value)
 
 
 def test_a_tuple_is_kept_as_the_list_that_json_would_make_of_it() -> None:
@@ -257,7 +257,7 @@ def test_a_tools_progress_is_a_number_from_zero_to_a_hundred(percent: object) ->
 def test_a_tool_result_has_an_error_exactly_where_it_failed(ok: bool, error: str | None) -> None:
     fields = {"call_id": "c", "tool": "t", "ok": ok, "error": error}
 
-    assert "a call that succeeded has no error" in refusal_of(ToolResult, fields)
+    assert "needs an error if ok is false" in refusal_of(ToolResult, fields)
 
 
 def test_a_tool_result_gives_its_value_and_none_where_it_failed() -> None:

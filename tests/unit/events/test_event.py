@@ -216,7 +216,7 @@ def test_the_fields_given_to_a_caused_event_replace_what_is_carried() -> None:
 
 
 def test_a_cause_refuses_what_the_caused_class_refuses() -> None:
-    with pytest.raises(InvalidEvent, match="field 'colour': is not known here; leave it out"):
+    with pytest.raises(InvalidEvent, match="field 'colour': is an unknown field; remove it"):
         a_message().caused(TextMessageEvent, content=HELLO, colour="red")  # type: ignore[call-arg]  # the point
 
 
@@ -259,7 +259,7 @@ def test_an_event_of_an_open_family_keeps_to_the_grammar_of_topics(
 ) -> None:
     fields = {"event_type": f"{model.family}.{rest}", "stream_id": "s", "content": {}}
 
-    with pytest.raises(ValidationError, match="is no topic"):
+    with pytest.raises(ValidationError, match="is invalid; write 1 to 8 words"):
         model.model_validate(fields)
 
 

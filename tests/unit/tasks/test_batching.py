@@ -8,7 +8,7 @@ from celery.concurrency.solo import TaskPool as SoloPool
 from celery.concurrency.thread import TaskPool as ThreadsPool
 from celery.worker.state import revoked as revoked_ids
 
-from petiole.tasks.bus import EventBus
+from petiole.tasks import EventBus
 from petiole.tasks.consuming.batching import BatchCollector
 from tests.support.apps import a_bus
 
@@ -16,9 +16,9 @@ SIZE = 4
 
 
 class ARequest:
-    """A request as Celery's, which notes what it is told."""
+    """A stand-in for Celery's request that records its notifications."""
 
-    type = "quick.act"
+    type = "quick.handle"
     body = content_type = content_encoding = None
     _already_revoked = _already_cancelled = False
 
@@ -27,54 +27,54 @@ class ARequest:
         self.request_dict: dict[str, object] = {}
         self.delivery_info = {"redelivered": redelivered}
         self.time_limits = (time_limit, None)
-        self.told: list[object] = []
+        self.notifications: list[object] = []
 
     def revoked(self) -> bool:
         if self.id in revoked_ids:
-            self.told.append("revoked")
+            self.notifications.append("revoked")
         return self.id in revoked_ids
 
     def execute_using_pool(self, pool: object) -> None:
-        self.told.append("ran alone")
+        self.notifications.append("ran alone")
 
     def on_accepted(self, pid: object, time_accepted: object) -> None:
-        self.told.append("accepted")
+        self.notifications.append("accepted")
 
     def on_success(self, result: tuple[int, object, float]) -> None:
-        self.told.append(result[1])
+        self.notifications.append(result[1])
 
     def on_failure(self, failure: Any) -> None:
-        self.told.append(type(failure.exception.exc).__name__)
+        self.notifications.append(type(failure.exception.exc).__name__)
 
 
 class AConsumer:
-    """A worker's consumer: what is to run soon runs at the end of the turn, slots are given when there are some."""
+    """A stand-in for the consumer: `call_soon` runs at the end of a loop iteration; requests wait for free slots."""
 
     def __init__(self, pool: object) -> None:
         self.pool = pool
         self.slots = 10
         self.soon: list[Callable[[], object]] = []
-        self.asking: list[Any] = []
+        self.waiting: list[Any] = []
 
-    def call_soon(self, act: Callable[[], object]) -> None:
-        self.soon.append(act)
+    def call_soon(self, function: Callable[[], object]) -> None:
+        self.soon.append(function)
 
     def on_task_request(self, request: Any) -> None:
-        self.asking.append(request)
+        self.waiting.append(request)
         self.give_slots()
 
     def give_slots(self) -> None:
-        while self.asking and self.slots:
+        while self.waiting and self.slots:
             self.slots -= 1
-            self.asking.pop(0).execute_using_pool(self.pool)
+            self.waiting.pop(0).execute_using_pool(self.pool)
 
-    def end_turn(self) -> None:
+    def end_iteration(self) -> None:
         while self.soon:
             self.soon.pop()()
 
 
 class Pool:
-    """A pool that keeps its jobs."""
+    """A stand-in for the pool that records its jobs."""
 
     def __init__(self) -> None:
         self.jobs: list[dict[str, Any]] = []
@@ -90,7 +90,7 @@ class Pool:
 def bus(monkeypatch) -> EventBus:
     bus = a_bus()
     monkeypatch.setattr("petiole.tasks.consuming.batching.trace_task_ret", trace)
-    # Celery keeps what was revoked for the whole process.
+    # Celery keeps revoked ids for the whole process.
     revoked_ids.discard("revoked meanwhile")
     return bus
 
@@ -105,84 +105,84 @@ def trace(task: str, name: str, *message: object) -> tuple[int, object, float]:
 
 def add(bus: EventBus, consumer: AConsumer, *names: str) -> list[ARequest]:
     requests = [ARequest(name) for name in names]
-    gatherer = BatchCollector(bus, consumer, SIZE)
+    collector = BatchCollector(bus, consumer, SIZE)
     for request in requests:
-        gatherer.add(request)
+        collector.add(request)
     return requests
 
 
-def test_what_comes_in_one_turn_shares_jobs_and_the_rest_does_not_wait(bus):
+def test_messages_of_one_loop_iteration_share_jobs_and_an_incomplete_batch_does_not_wait(bus):
     consumer = AConsumer(pool := Pool())
 
     add(bus, consumer, *"abcdefghij")
 
-    assert pool.sizes() == [4, 4], "a full batch goes at once"
-    consumer.end_turn()
+    assert pool.sizes() == [4, 4], "a full batch is sent at once"
+    consumer.end_iteration()
     assert pool.sizes() == [4, 4, 2]
 
 
-def test_what_comes_while_all_slots_are_busy_goes_on_gathering(bus):
+def test_a_batch_grows_while_all_slots_are_busy(bus):
     consumer = AConsumer(pool := Pool())
     consumer.slots = 0
-    gatherer = BatchCollector(bus, consumer, SIZE)
+    collector = BatchCollector(bus, consumer, SIZE)
     for name in "abc":
-        gatherer.add(ARequest(name))
-        consumer.end_turn()
+        collector.add(ARequest(name))
+        consumer.end_iteration()
 
     consumer.slots = 1
     consumer.give_slots()
 
     assert pool.sizes() == [3]
-    assert consumer.asking == []
+    assert consumer.waiting == []
 
 
-def test_one_that_has_no_mates_runs_as_without_batches(bus):
+def test_a_single_message_runs_without_a_batch(bus):
     consumer = AConsumer(pool := Pool())
 
     (request,) = add(bus, consumer, "a")
-    consumer.end_turn()
+    consumer.end_iteration()
 
-    assert (request.told, pool.jobs) == (["ran alone"], [])
+    assert (request.notifications, pool.jobs) == (["ran alone"], [])
 
 
 @pytest.mark.parametrize("request_", [ARequest("a", redelivered=True), ARequest("a", time_limit=5.0)])
-def test_what_may_end_its_slot_runs_alone_and_at_once(bus, request_):
+def test_redelivered_and_time_limited_messages_run_alone_and_at_once(bus, request_):
     BatchCollector(bus, AConsumer(Pool()), SIZE).add(request_)
 
-    assert request_.told == ["ran alone"]
+    assert request_.notifications == ["ran alone"]
 
 
-@pytest.mark.parametrize("kind", [SoloPool, ThreadsPool])
-def test_pools_without_children_run_batches_and_hear_of_revokes_meanwhile(bus, kind):
-    pool = kind(2)
+@pytest.mark.parametrize("pool_class", [SoloPool, ThreadsPool])
+def test_solo_and_threads_pools_skip_deliveries_that_were_revoked_during_the_batch(bus, pool_class):
+    pool = pool_class(2)
 
     requests = add(bus, consumer := AConsumer(pool), "a", "revokes", "revoked meanwhile")
-    consumer.end_turn()
-    pool.stop()  # waits for what runs
+    consumer.end_iteration()
+    pool.stop()  # waits for running jobs
 
-    assert [request.told for request in requests] == [
+    assert [request.notifications for request in requests] == [
         ["accepted", "a ran"],
         ["accepted", "revokes ran"],
         ["accepted", "revoked"],
     ]
 
 
-def test_a_slot_that_ends_in_mid_batch_is_told_to_each_as_a_lost_worker(bus):
+def test_a_process_that_ends_during_a_batch_fails_every_request_as_lost(bus):
     requests = add(bus, consumer := AConsumer(SoloPool(1)), "a", "exits", "c")
-    consumer.end_turn()
+    consumer.end_iteration()
 
-    assert [request.told for request in requests] == [["accepted", "BatchLost"]] * 3
+    assert [request.notifications for request in requests] == [["accepted", "BatchLostError"]] * 3
 
 
-def test_telling_one_does_not_keep_the_others_from_being_told(bus, monkeypatch):
+def test_a_failing_callback_of_one_request_does_not_keep_results_from_others(bus, monkeypatch):
     consumer = AConsumer(SoloPool(1))
     requests = [ARequest("a"), ARequest("b")]
     monkeypatch.setattr(requests[0], "on_success", lambda result: 1 // 0)
-    gatherer = BatchCollector(bus, consumer, SIZE)
+    collector = BatchCollector(bus, consumer, SIZE)
     for request in requests:
-        gatherer.add(request)
+        collector.add(request)
 
     with pytest.raises(ZeroDivisionError):
-        consumer.end_turn()
+        consumer.end_iteration()
 
-    assert requests[1].told == ["accepted", "b ran"]
+    assert requests[1].notifications == ["accepted", "b ran"]

@@ -77,8 +77,8 @@ def test_all_conditions_have_to_hold():
         (of("country"), "FR", "content.parameters.country is 'DE', not 'FR'"),
         (of("amount"), {"ge": 100, "lt": 200}, "content.parameters.amount is 250, not lt 200"),
         (of("coupon"), {"prefix": "x"}, "content.parameters.coupon is missing, not prefix 'x'"),
-        (of("coupon"), {"exists": True}, "content.parameters.coupon is missing, and has to be there"),
-        (of("amount"), {"exists": False}, "content.parameters.amount is 250, and has to be missing"),
+        (of("coupon"), {"exists": True}, "content.parameters.coupon is missing, but must exist"),
+        (of("amount"), {"exists": False}, "content.parameters.amount is 250, but must be missing"),
     ],
 )
 def test_the_condition_that_is_not_met_is_told_with_what_stood_there(path, condition, words):

@@ -187,7 +187,7 @@ def test_a_shadow_gets_every_event_beside_the_variant():
     ("subscription", "step", "reason"),
     [
         (a_subscription("memory", "tools.*"), "pattern", "none of its patterns matches input.message.received"),
-        (a_subscription("memory", "*"), "echo", "'memory' had a hand in this event: input > memory"),
+        (a_subscription("memory", "*"), "echo", "'memory' took part in this event: input > memory"),
         (
             a_subscription("memory", "input.*", where={"content.text": "hi", "priority": {"ge": 8}}),
             "filter",
@@ -200,7 +200,7 @@ def test_a_shadow_gets_every_event_beside_the_variant():
             "delivered",
             "one of input.* tools.* matches, and so does its filter",
         ),
-        (a_subscription("memory", "input.*", shadow=True), "delivered", "a shadow: what it says is not published"),
+        (a_subscription("memory", "input.*", shadow=True), "delivered", "a shadow: its events are not published"),
     ],
 )
 def test_why_a_subscription_gets_an_event_or_does_not_is_told(subscription, step, reason):

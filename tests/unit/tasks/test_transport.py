@@ -19,11 +19,11 @@ def unchecked():
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_a_kombu_that_lacks_what_is_overridden_is_refused(monkeypatch):
+def test_a_kombu_without_an_overridden_method_is_refused(monkeypatch):
     monkeypatch.delattr(stock.Channel, "_brpop_start")
 
     with pytest.raises(
-        UsageError, check=has_code("unsupported_kombu"), match=r"Channel\._brpop_start, it is not there; install kombu"
+        UsageError, check=has_code("unsupported_kombu"), match=r"Channel\._brpop_start, it is missing; install kombu"
     ):
         _ = Connection("petiole+redis://127.0.0.1:1").transport
 
@@ -50,11 +50,11 @@ def test_a_kombu_whose_parameters_have_changed_is_refused(monkeypatch):
         ("petiole+redis://host", "petiole+redis://host"),
     ],
 )
-def test_brokers_that_it_serves_are_served_by_it(url, expected):
+def test_redis_brokers_use_our_transport(url, expected):
     assert petiole.tasks.transport.with_transport_prefix(url) == expected
 
 
-def test_the_plain_url_is_what_others_understand():
+def test_the_plain_url_has_no_transport_prefix():
     assert (
         petiole.tasks.transport.without_transport_prefix("petiole+redis://a;petiole+rediss://b")
         == "redis://a;rediss://b"

@@ -219,7 +219,7 @@ def test_a_model_s_answer_is_the_response_once() -> None:
     assert response.event_id == again.event_id
 
 
-@pytest.mark.parametrize(("is_retryable", "advice"), [(True, "try again"), (False, "whoever runs me")])
+@pytest.mark.parametrize(("is_retryable", "advice"), [(True, "try again"), (False, "contact the operator")])
 def test_a_model_s_failure_is_answered_with_an_apology(is_retryable: bool, advice: str) -> None:
     failure = ModelFailure(model="openai", error_type="X", error="key sk-1", is_retryable=is_retryable)
 

@@ -123,7 +123,7 @@ def test_a_result_that_no_event_can_carry_is_a_failure() -> None:
     def strange() -> object:
         return {1, 2}
 
-    with pytest.raises(ToolFailed, match="its result holds a set"):
+    with pytest.raises(ToolFailed, match="its result contains a set"):
         registry.call("strange", {}, a_context())
 
 

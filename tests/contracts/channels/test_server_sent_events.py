@@ -1,0 +1,187 @@
+"""Readers of server-sent events miss nothing, see nothing twice, and are bounded."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import httpx2
+import pytest
+import redis
+
+from petiole.events.errors import (
+    UsageError,
+)
+from petiole.tasks import EventBus
+from petiole.tasks.settings import Settings
+from petiole.workers.channels.server_sent_events import ConnectionCount, ConnectionLimits, create_app
+from petiole.workers.state import team_state
+from tests.contracts.channels.answers import Served, served
+from tests.support.errors import has_code
+
+
+def say(bus: EventBus, texts: Sequence[str], stream_id: str = "s") -> None:
+    for text in texts:
+        team_state(bus).outbound_messages.append(stream_id, text, text)
+
+
+def texts_of(found: Sequence[tuple[str, dict[str, str]]]) -> list[str]:
+    return [said["text"] for _, said in found]
+
+
+def test_a_reader_that_comes_back_misses_nothing_and_sees_nothing_twice(bus):
+    said = [str(number) for number in range(20)]
+    with served(bus) as server:
+        say(bus, said[:10])
+        first = server.read(4)
+        say(bus, said[10:])
+
+        again = server.read(16, last=first[-1][0])
+
+    assert texts_of(first) + texts_of(again) == said
+
+
+def test_a_reader_sees_what_comes_while_it_reads_and_only_of_its_stream(bus):
+    with served(bus) as server:
+        speaker = threading.Thread(target=say_when_read, args=(bus, server))
+        speaker.start()
+        assert texts_of(server.read(2, stream_id="a/b c")) == ["one", "two"]
+        speaker.join()
+
+
+def say_when_read(bus: EventBus, server: Served) -> None:
+    until(lambda: server.gate.open == 1)
+    say(bus, ["other"], "other")
+    say(bus, ["one", "two"], "a/b c")
+
+
+def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.01)
+
+
+def test_an_answer_is_read_while_it_is_written_from_wherever_a_reader_left_off(bus):
+    words = [f"word {number} " for number in range(20)]
+    drafts = bus.stores.response_streams
+    drafts.begin("s", "an-answer", correlation_id="a-flow", token="me")
+    for word in words[:10]:
+        drafts.write("s", "an-answer", token="me", text=word)
+
+    with served(bus) as server:
+        first = server.read(8, of="text")
+        writer = threading.Thread(target=finish, args=(bus, server, words[10:]))
+        writer.start()
+        rest = server.read(22 - 8, of="text", last=first[-1][0])
+        writer.join()
+
+    assert "".join(texts_of(first) + texts_of(rest)) == "".join(words)
+    places = [int(place) for place, _ in first + rest]
+    assert places == list(range(places[0], places[0] + 22))
+    assert {said["answer_id"] for _, said in first + rest} == {"an-answer"}
+
+
+def finish(bus: EventBus, server: Served, words: Sequence[str]) -> None:
+    until(lambda: server.gate.open == 1)
+    for word in words:
+        bus.stores.response_streams.write("s", "an-answer", token="me", text=word)
+    bus.stores.response_streams.write("s", "an-answer", token="me", end="finished")
+
+
+def test_a_reader_that_was_away_for_too_long_goes_on_with_what_is_kept(bus):
+    bus.settings = Settings(max_response_stream_chunks=5)
+    drafts = bus.stores.response_streams
+    drafts.begin("s", "an-answer", correlation_id="a-flow", token="me")
+    (first,) = drafts.read("s", after=0)
+    for number in range(20):
+        drafts.write("s", "an-answer", token="me", text=str(number))
+    kept = [piece.text for piece in drafts.read("s", after=first.number)]
+
+    with served(bus) as server:
+        assert texts_of(server.read(len(kept), of="text", last=str(first.number))) == kept
+    assert 5 <= len(kept) < 20
+
+
+def test_several_read_at_once_and_taking_an_answer_keeps_it_from_no_reader(bus):
+    say(bus, ["one", "two"])
+    taken = team_state(bus).outbound_messages.take("s", 0)
+    assert taken is not None
+    assert taken.text == "one"
+
+    with served(bus) as server:
+        assert [texts_of(server.read(2)) for _ in range(3)] == [["one", "two"]] * 3
+
+
+def test_above_the_limit_a_reader_is_told_to_come_later(bus):
+    with served(bus, ConnectionLimits(connections=1)) as server:
+        with httpx2.stream("GET", f"{server.url}/streams/s/events", timeout=10):
+            until(lambda: server.gate.open == 1)
+            refused = httpx2.get(f"{server.url}/streams/s/events")
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+        until(lambda: server.gate.open == 0)
+        say(bus, ["one"])
+        assert texts_of(server.read(1)) == ["one"]
+
+
+@pytest.mark.parametrize("last", ["yesterday", "1", "$", "1-1 2"])
+def test_a_place_that_is_none_is_refused(bus, last):
+    with served(bus) as server:
+        assert httpx2.get(f"{server.url}/streams/s/events", headers={"Last-Event-ID": last}).status_code == 400
+
+
+def test_a_silent_connection_is_kept_up(bus):
+    with (
+        served(bus, ConnectionLimits(ping_s=0.1)) as server,
+        httpx2.stream("GET", f"{server.url}/streams/s/events", timeout=10) as response,
+    ):
+        lines = response.iter_lines()
+        assert [line[:1] for line in (next(lines), next(lines), next(lines))] == [":", "", ":"]
+
+
+def test_a_reader_that_takes_nothing_is_dropped(bus):
+    with served(bus, ConnectionLimits(send_timeout_s=0.5)) as server, socket.socket() as reader:
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        reader.connect(("127.0.0.1", server.port))
+        reader.sendall(b"GET /streams/s/events HTTP/1.1\r\nHost: here\r\n\r\n")
+        until(lambda: server.gate.open == 1)
+
+        say(bus, [f"{number} {'x' * 100_000}" for number in range(20)])
+
+        until(lambda: server.gate.open == 0)
+
+
+def test_a_reader_whose_store_goes_away_is_let_go(bus, clean_broker_url):
+    with served(bus) as server, httpx2.stream("GET", f"{server.url}/streams/s/events", timeout=30) as response:
+        until(lambda: server.gate.open == 1)
+        killer: Any = redis.Redis.from_url(clean_broker_url)
+        until(lambda: killer.info("clients")["blocked_clients"] > 0)
+        killer.client_kill_filter(_type="normal", skipme=True)
+
+        assert all(not line or line.startswith(":") for line in response.iter_lines())
+        until(lambda: server.gate.open == 0)
+
+
+def test_without_its_packages_the_extra_of_the_server_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "starlette.applications", None)
+    reader: Any = None
+
+    with pytest.raises(UsageError, check=has_code("missing_extra"), match=r"petiole\[sse\]"):
+        create_app(reader, ConnectionCount(ConnectionLimits()))
+
+
+def test_the_command_serves_until_it_is_told_to_end(node, bus, eventually):
+    say(bus, ["one"])
+    process = node.start("petiole.workers.cli", "serve", "--port", "0")
+    eventually(lambda: "serving http" in node.logs(), 30, node.logs)
+    url = node.logs().split("serving ")[1].split("/streams/")[0]
+
+    assert texts_of(Served(url, 0, ConnectionCount(ConnectionLimits())).read(1)) == ["one"]
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=15) == 0
+    assert "Traceback" not in node.logs()

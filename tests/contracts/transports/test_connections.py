@@ -1,0 +1,84 @@
+"""Addresses, failover, scripts and wake-ups of our transport."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from kombu import Connection
+from kombu.exceptions import OperationalError
+
+import petiole.tasks.transport
+from tests.contracts.transports.connections import Inbox, bodies, publish
+
+
+def test_bytes_that_are_no_message_are_kept_and_the_next_is_delivered(clean_broker_url, server):
+    garbage = [b"\x00\xff", b"{}", b"[]", b"null", b'{"properties": {"delivery_tag": 5, "delivery_info": {}}}', b""]
+    server.lpush("q", *garbage)
+    with Connection(petiole.tasks.transport.with_transport_prefix(clean_broker_url)) as connection:
+        publish(connection, "hello")
+
+        (message,) = Inbox(connection, "q").drain(1)
+
+        assert message.decode() == "hello"
+    kept = server.lrange("unacked\x06\x16undecodable", 0, -1)
+    assert kept == [b"q\x06\x16bell\n" + each for each in garbage], "each below the name of its queue's bell"
+
+
+def test_a_script_that_the_server_forgot_is_loaded_again(clean_broker_url, server):
+    with Connection(petiole.tasks.transport.with_transport_prefix(clean_broker_url)) as connection:
+        inbox = Inbox(connection, "q")
+        publish(connection, 1)
+        inbox.drain(1)
+        server.script_flush()
+        publish(connection, 2)
+
+        assert bodies(inbox.drain(1)) == [2]
+
+
+def test_a_message_wakes_who_waits_at_once(clean_broker_url, monkeypatch):
+    monkeypatch.setattr("petiole.tasks.transport.transport.Transport.brpop_timeout", 30)
+    with Connection(petiole.tasks.transport.with_transport_prefix(clean_broker_url)) as waiting:
+        inbox = Inbox(waiting, "q")
+        assert inbox.hears_nothing()
+        with Connection(petiole.tasks.transport.with_transport_prefix(clean_broker_url)) as sending:
+            publish(sending, "hello")
+
+        assert bodies(inbox.drain(1, within=5)) == ["hello"]
+
+
+@pytest.mark.parametrize(
+    ("address", "hostname", "port", "database", "is_tls"),
+    [
+        ("petiole+redis://:secret@somewhere:7000/3", "somewhere", 7000, "3", False),
+        ("petiole+rediss://somewhere:7000/3?ssl_cert_reqs=none", "somewhere", 7000, "3", True),
+        ("petiole+socket:///var/run/valkey.sock", "socket:///var/run/valkey.sock", None, "/", False),
+        ("petiole+sentinel://one:26379/1;petiole+sentinel://two:26379/1", "one", 26379, "1", False),
+    ],
+)
+def test_an_address_is_read_as_kombu_reads_it(address, hostname, port, database, is_tls):
+    connection: Any = Connection(address)
+    read = connection.transport.address.client
+
+    assert (read.hostname, read.port, read.virtual_host) == (hostname, port, database or read.virtual_host)
+    assert bool(read.ssl) is is_tls
+    assert "secret" not in connection.as_uri()
+    assert connection.as_uri().startswith("petiole+")
+    assert connection.clone().transport.address.client.hostname == hostname
+    assert connection.transport.driver_type == "redis"
+
+
+def test_kombu_fails_over_to_the_next_address(clean_broker_url):
+    connection = Connection(petiole.tasks.transport.with_transport_prefix(f"redis://127.0.0.1:1/0;{clean_broker_url}"))
+
+    connection.ensure_connection(max_retries=3, interval_start=0, interval_step=0)
+
+    assert type(connection.transport).__module__ == "petiole.tasks.transport.transport"
+    with connection.clone() as clone:
+        publish(clone, "hello")
+    connection.release()
+
+
+def test_a_broker_that_is_not_there_is_an_operational_error():
+    with Connection("petiole+redis://127.0.0.1:1/0") as connection, pytest.raises(OperationalError):
+        connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
