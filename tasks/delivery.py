@@ -45,7 +45,7 @@ from petiole.tasks.runtime import BusRuntime, BusTask
 from petiole.tasks.settlement import deduplication, settlement
 from petiole.tasks.settlement.dead_lettering import cause_of
 from petiole.tasks.settlement.outcomes import Outcome
-from petiole.tasks.settlement.settlement import DeliveryAttempt, receive
+from petiole.tasks.settlement.settlement import DeliveryAttempt, build_attempt
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ def deliver(delivery: Delivery) -> Outcome:
 def open_delivery(task: DeliveryTask, request: Any, document: object) -> Delivery:
     """Make a delivery of a Celery task request."""
     subscription = task.handler.subscription
-    attempt = receive(task.bus, request, task=subscription.name, queue=subscription.queue, document=document)
+    attempt = build_attempt(task.bus, request, task=subscription.name, queue=subscription.queue, document=document)
     return Delivery(attempt, task.handler)
 
 

@@ -55,7 +55,7 @@ from petiole.tasks.runtime import BusRuntime, BusTask
 from petiole.tasks.settlement import settlement
 from petiole.tasks.settlement.dead_lettering import cause_of
 from petiole.tasks.settlement.retry_policy import MAX_WAIT, RetryPolicy
-from petiole.tasks.settlement.settlement import receive
+from petiole.tasks.settlement.settlement import build_attempt
 
 if TYPE_CHECKING:
     from celery.canvas import Signature
@@ -213,7 +213,7 @@ class PublishTask(BusTask):
 
     def _run_for_client(self, event: Event | Document, due: datetime | None) -> Publication:
         """Publish for a caller of `publish.delay`. No caller waits, so an event that fails becomes a dead letter."""
-        attempt = receive(self.bus, self.request, task=PUBLISH_TASK, queue=PUBLISH_QUEUE, document=event)
+        attempt = build_attempt(self.bus, self.request, task=PUBLISH_TASK, queue=PUBLISH_QUEUE, document=event)
         try:
             validated = validate(self.bus, event)
         except (BrokerUnavailable, StateStoreUnavailable) as error:

@@ -1,4 +1,4 @@
-"""Settlement: end a delivery attempt. Every attempt starts with `receive` and `begin`.
+"""Settlement: end a delivery attempt. Every attempt starts with `build_attempt` and `begin`.
 
     handled          publish the handler's events and mark the delivery (`settle`)
     retrying         the attempt failed; schedule the next one (`settle_failure`; tasks/settlement/retry_policy.py)
@@ -91,7 +91,7 @@ class DeliveryAttempt:
         )
 
 
-def receive(bus: BusRuntime, request: Any, *, task: str, queue: str, document: object) -> DeliveryAttempt:
+def build_attempt(bus: BusRuntime, request: Any, *, task: str, queue: str, document: object) -> DeliveryAttempt:
     """Make the attempt of a Celery task request."""
     consumer = request.get(CONSUMER_HEADER)
     tag = (request.get("properties") or {}).get("delivery_tag")

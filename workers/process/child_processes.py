@@ -32,6 +32,10 @@ _POLL_S = 0.1
 # seconds. SIGKILL follows.
 _STOP_SIGNALS = ((signal.SIGTERM, 20.0), (signal.SIGQUIT, 5.0))
 
+# The `celery` command reads options from these variables. The command that starts the children does not read them, so
+# its children would use another broker.
+_CELERY_OPTION_VARIABLES = {"BROKER_URL", "RESULT_BACKEND", "LOADER", "CONFIG_MODULE"}
+
 
 @dataclass(frozen=True, slots=True)
 class ChildProcess:
@@ -142,12 +146,6 @@ def signals_as_keyboard_interrupt() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _environment() -> dict[str, str]:
-    # Celery's command line reads BROKER_URL as --broker; it may be another program's.
-    inherited = {variable: value for variable, value in os.environ.items() if variable != "BROKER_URL"}
-    return inherited | {"PETIOLE_HOME": str(embedded_broker.default_home()), "PYTHONUNBUFFERED": "1"}
-
-
 def _start_celery(name: str, arguments: Sequence[str], output: IO[str] | int) -> ChildProcess:
     process = subprocess.Popen(
         [sys.executable, "-m", "celery", "--quiet", "-A", "petiole.workers", *arguments],
@@ -158,9 +156,14 @@ def _start_celery(name: str, arguments: Sequence[str], output: IO[str] | int) ->
         encoding="utf-8",
         errors="replace",
         start_new_session=True,
-        env=_environment(),
+        env=_child_environment(),
     )
     return ChildProcess(name, process)
+
+
+def _child_environment() -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if name not in _CELERY_OPTION_VARIABLES}
+    return inherited | {"PETIOLE_HOME": str(embedded_broker.default_home()), "PYTHONUNBUFFERED": "1"}
 
 
 def _forward_lines(child: ChildProcess, show: Callable[[str], object]) -> None:

@@ -156,3 +156,17 @@ def is_running(pid):
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def test_a_child_ignores_the_broker_of_the_celery_command(monkeypatch, tmp_path):
+    (tmp_path / "celery.py").write_text(
+        "import os; print(os.environ.get('BROKER_URL'), os.environ['PETIOLE_KEY_PREFIX'])"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("BROKER_URL", "redis://elsewhere")
+    monkeypatch.setenv("PETIOLE_KEY_PREFIX", "shop")
+
+    child = child_processes.start_beat(output=subprocess.PIPE)
+    printed, _ = child.process.communicate(timeout=20)
+
+    assert printed == "None shop\n"
