@@ -1,6 +1,6 @@
 """Replies to requests as events and as values. Pure functions: nothing is published here.
 
-A reply is an ordinary event. Publishing it also delivers it to the requester: tasks/stores/scripts/respond.lua.
+A reply is an ordinary event. Publishing it also delivers it to the requester: tasks/stores/scripts/deliver_reply.lua.
 Its id is derived from the request's id, so a request has exactly one reply.
 """
 
@@ -26,7 +26,7 @@ from petiole.events.subscriptions import Subscription
 
 ValueT = TypeVar("ValueT")
 
-UnmatchedReply: TypeAlias = Literal["late", "foreign", "duplicate"]
+UnmatchedReply: TypeAlias = Literal["late", "wrong_responder", "duplicate"]
 """Why a reply matched no waiting requester."""
 
 REQUEST_EVENT_TYPE = "request.made"

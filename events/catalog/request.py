@@ -46,7 +46,7 @@ class UnmatchedResponse(RequestIdentity):
     already has a reply.
     """
 
-    reason: Literal["late", "foreign", "duplicate"]
+    reason: Literal["late", "wrong_responder", "duplicate"]
     response_id: EventId
 
 
@@ -81,6 +81,6 @@ class ResponseUnmatchedEvent(Event):
     """A reply matched no waiting requester."""
 
     category: ClassVar[Category] = Category.RESPONSE
-    event_type: Literal["response.late"] = "response.late"
+    event_type: Literal["response.unmatched"] = "response.unmatched"
     stream_id: StreamId = SYSTEM_STREAM
     content: UnmatchedResponse

@@ -129,10 +129,10 @@ def handler_not_found(request_type: str, responder: str) -> Permanent:
     )
 
 
-def gathering_key_missing(subscription: str, topic: str, path: str) -> Permanent:
+def aggregation_key_missing(subscription: str, topic: str, path: str) -> Permanent:
     return Permanent(
         f"{subscription}: {topic} has no field {path!r} to gather by; choose a field that all gathered events have",
-        code="gathering_key_missing",
+        code="aggregation_key_missing",
     )
 
 

@@ -27,7 +27,7 @@ from petiole.tasks.stores.publications import OutgoingMessage
 FLOW_HEADER = "petiole_flow"
 """The header with the event's correlation id; a worker checks by it whether the flow was aborted for the agent."""
 
-MESSAGE_GROUP_HEADER = "petiole_mailbox"
+MESSAGE_GROUP_HEADER = "petiole_message_group"
 """The header with the message group of an ordered delivery."""
 
 REPLAY_HEADER = "petiole_replay"

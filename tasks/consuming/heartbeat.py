@@ -52,7 +52,7 @@ class Heartbeat(bootsteps.StartStopStep):
         self._consumer = consumer
         self._bus = bus_of(consumer.app)
         agent_hooks.connect(self._bus)
-        self._phase: Phase = "joining"
+        self._phase: Phase = "starting"
         self._agents: tuple[Agent, ...] = ()
         self._served: dict[str, ServingState] = {}
         self._applied_overrides: dict[str, AgentOverride] = {}
@@ -72,7 +72,7 @@ class Heartbeat(bootsteps.StartStopStep):
         self._apply_overrides(self._bus.stores.cluster_membership.overrides())
         cluster = self._send()
         if cluster and cluster.is_ending and not cluster.is_member:
-            self._send("gone")
+            self._send("stopped")
             log.warning("worker.start_refused", extra={"reason": "the system is shutting down; start the worker later"})
             raise WorkerShutdown(EX_OK)
         if not isinstance(consumer.pool, ProcessPool):
@@ -83,23 +83,23 @@ class Heartbeat(bootsteps.StartStopStep):
     def stop(self, consumer: Any) -> None:
         """Report that the worker is ending; do nothing when the consumer only reconnects."""
         if consumer.blueprint.state == bootsteps.CLOSE:  # type: ignore[attr-defined]  # not in the stubs
-            self._report_ending("leaving")
+            self._report_ending("stopping")
 
     def shutdown(self, consumer: Any) -> None:
         """Report that the last handler has ended."""
         if self._has_joined and not isinstance(consumer.pool, ProcessPool):
             agent_hooks.run_stop_hooks(self._agents)
-        self._report_ending("gone")
+        self._report_ending("stopped")
 
     def renew(self) -> None:
         """Send a heartbeat, apply the overrides in the response, and publish lifecycle events."""
         cluster = self._send() if self._has_joined else None
         if cluster is None:
             return
-        if cluster.is_ending and self._phase == "working":
+        if cluster.is_ending and self._phase == "running":
             log.warning("worker.stopping", extra={"reason": "the system is shutting down"})
             worker_state.should_stop = EX_OK  # type: ignore[assignment]  # as Celery's own signal handlers do
-        elif self._phase == "working" and not self._is_apply_scheduled:
+        elif self._phase == "running" and not self._is_apply_scheduled:
             # Only the consumer's own thread may change its queues.
             self._is_apply_scheduled = True
             self._consumer.call_soon(self._apply_overrides, dict(cluster.overrides))
@@ -108,11 +108,11 @@ class Heartbeat(bootsteps.StartStopStep):
     def _on_worker_ready(self, sender: Any = None, **_: Any) -> None:
         if sender is self._consumer:
             self._update_served()
-            self._report_or_warn("working")
+            self._report_or_warn("running")
 
     def _report_ending(self, phase: Phase) -> None:
         if self._has_joined:
-            self._served = {agent.name: "ending" for agent in self._agents}
+            self._served = {agent.name: "draining" for agent in self._agents}
             self._report_or_warn(phase)
 
     def _report_or_warn(self, phase: Phase) -> None:
@@ -125,7 +125,7 @@ class Heartbeat(bootsteps.StartStopStep):
 
     def _send(self, phase: Phase | None = None) -> ClusterState | None:
         with self._lock:
-            if self._phase == "gone":
+            if self._phase == "stopped":
                 return None
             self._phase = phase or self._phase
             membership = self._bus.stores.cluster_membership
@@ -145,7 +145,7 @@ class Heartbeat(bootsteps.StartStopStep):
     def _apply_overrides(self, overrides: Mapping[str, AgentOverride]) -> None:
         """Stop or resume consuming the queues of agents whose override has changed. Runs in the consumer's thread."""
         self._is_apply_scheduled = False
-        if self._consumer.task_consumer is None or self._phase == "leaving":
+        if self._consumer.task_consumer is None or self._phase == "stopping":
             return
         for agent in self._agents:
             if (agent.name in overrides) != (agent.name in self._applied_overrides):
@@ -166,11 +166,11 @@ class Heartbeat(bootsteps.StartStopStep):
         for agent in self._agents:
             name = agent.name
             if any(is_consumed(queue) for queue in broker_queues(name, self._bus.driver)):
-                served[name] = "taking"
+                served[name] = "consuming"
             elif self._applied_overrides.get(name) != "stopped":
-                served[name] = "idle"
+                served[name] = "paused"
             else:
-                served[name] = "ending" if _has_running_deliveries(name) else "resting"
+                served[name] = "draining" if _has_running_deliveries(name) else "stopped"
         self._served = served
 
 

@@ -189,7 +189,7 @@ _HEADERS = {
     "timelimit": _is_time_limit,
     "stamped_headers": _are_texts,
     "stamps": lambda value: value is None or isinstance(value, dict),
-    "petiole_mailbox": _is_text_or_nothing,
+    "petiole_message_group": _is_text_or_nothing,
     "petiole_replay": _is_text_or_nothing,
     "petiole_dead_letter": _is_text_or_nothing,
 }

@@ -1,21 +1,20 @@
-"""STATION 4, dead letters: deliveries that were given up wait for somebody who looks, and acts.
+"""Dead letters: inspect, edit, replay and discard deliveries that failed for good.
 
-    find, get, groups      which there are, and what they have in common      selection.py
-    edit                   another event in place of a letter's               editing.py
-    plan, replay           deliver them again, each once, a canary first      replaying.py, messages.py
-    discard                remove them for good                               discarding.py
-    export_to, import_from as lines of JSON                                   files.py
-    retain                 by age and number, with an alarm before            retention.py
+    find_dead_letters, get_dead_letter, group_dead_letters     list them                            selection.py
+    edit                            replace the event                                               editing.py
+    plan, replay                    deliver again, each once, with an optional canary               replay.py
+    discard                         delete                                                          discarding.py
+    export_to, import_from          write and read JSON lines                                       files.py
+    apply_retention                 drop by age and count, after an alarm                           retention.py
 
     from petiole.tasks import dead_letters
 
-    for group in dead_letters.groups("cause"):
+    for group in dead_letters.group_dead_letters("cause"):
         print(group.name, group.count)
-    dead_letters.replay(dead_letters.Letters(cause="failed"), rate_hz=50, canary=5)
+    dead_letters.replay(dead_letters.DeadLetterQuery(cause="failed"), rate_hz=50, canary=5)
 
-They are put here by burial (tasks/settlement/dead_lettering.py), and a replay's outcome is noted by whoever delivers
-it. What is done here
-is published under `dead_letters.…` (audit.py). `petiole dead-letters` is the same at the command line.
+`tasks/settlement/dead_lettering.py` stores them. The worker that handles a replay records its outcome. Every operation
+is published as a `dead_letters.…` event (audit.py). The command line has the same: `petiole dead-letters`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Audit: what operators do with dead letters is published, like everything else that happens."""
+"""Audit: publish an event for every operation on dead letters."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 def publish_audit_events(bus: BusRuntime, events: Sequence[DeadLettersEvent]) -> None:
-    """Publish what was done. Safe to repeat under the same ids. Raises BrokerUnavailable."""
+    """Publish audit events. Safe to repeat under the same ids. Raises BrokerUnavailable."""
     if not events:
         return
     try:
         commit(bus, [validate(bus, event) for event in events])
     except QueueFull as error:
-        # It was done; a listener without room shall not keep the operator from going on.
+        # The operation is done: a full queue of a subscriber must not stop the operator.
         bus.instrumentation.emit(OperationFailed(operation="dead_letters.publish_failed", exception=error))

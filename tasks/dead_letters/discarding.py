@@ -1,4 +1,4 @@
-"""Discarding: letters are removed for good, and it is said of each what it was."""
+"""Discard dead letters, after publishing an audit event for each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from petiole.tasks.runtime import BusRuntime
 from petiole.tasks.stores.dead_letters import DEAD_LETTER_STATES, DeadLetterRecord
 
 DISCARD_BATCH_SIZE = 100
-"""Letters that are removed in one step."""
+"""Dead letters deleted in one step."""
 
 _ERROR_LENGTH = 500
 
@@ -27,25 +27,26 @@ def discard(
     on_discarded: Callable[[int], object] = lambda _: None,
     bus: BusRuntime | None = None,
 ) -> int:
-    """Remove letters; returns how many.
+    """Delete dead letters; returns how many.
 
-    Those that are being replayed stay, unless they are asked for by id or by that state: their replay goes on, and if
-    it fails they are there again. Each is told before it is removed. Raises: UsageError (unknown_dead_letter),
-    BrokerUnavailable.
+    Letters that are being replayed stay unless they are selected by id or by state. Their replay continues, and creates
+    them again if it fails. `on_discarded` is called with the size of each batch.
+
+    Raises: UsageError (unknown_dead_letter), BrokerUnavailable.
     """
     bus = current_bus(bus)
-    who, removed = operator or current_operator(), 0
-    ids = [kept.letter.id for kept in find_dead_letters(exclude_replaying(letters), bus=bus)]
-    for some in batched(ids, DISCARD_BATCH_SIZE):
-        chosen = list(bus.stores.dead_letters.read(some))
-        publish_audit_events(bus, [_build_discarded_event(kept, who) for kept in chosen])
-        removed += sum(bus.stores.dead_letters.remove([(kept.letter.id, kept.state, None) for kept in chosen]))
-        on_discarded(len(some))
+    operator, removed = operator or current_operator(), 0
+    ids = [record.letter.id for record in find_dead_letters(exclude_replaying(letters), bus=bus)]
+    for batch in batched(ids, DISCARD_BATCH_SIZE):
+        records = list(bus.stores.dead_letters.read(batch))
+        publish_audit_events(bus, [_build_discarded_event(record, operator) for record in records])
+        removed += sum(bus.stores.dead_letters.remove([(record.letter.id, record.state, None) for record in records]))
+        on_discarded(len(batch))
     return removed
 
 
 def exclude_replaying(letters: DeadLetterQuery) -> DeadLetterQuery:
-    """Leave out what is being replayed, where all that are open are asked for."""
+    """Exclude letters that are being replayed, unless ids or states are selected."""
     is_by_state = letters.states != DeadLetterQuery().states
     if letters.ids or is_by_state:
         return letters

@@ -1,7 +1,7 @@
-"""Editing: a letter's event is replaced by a better one, under a new letter; the old one is kept as `replaced`.
+"""Edit a dead letter: a new letter with the corrected event replaces it; the old one is kept as `replaced`.
 
-What an event is stays as it is: its id, its type, its stream and flow, its cause. Only where no event could be read,
-there is nothing to keep, and all of it is given anew.
+The identity of the event cannot change: its id, type, stream, flow and cause. If no event could be read, all fields are
+new.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from petiole.tasks.runtime import BusRuntime
 from petiole.tasks.stores.blobs import DATAREF
 
 LOCKED_FIELDS = ("event_id", "stream_id", "correlation_id", "causation_id", "event_type")
-"""What an event is: an edited one keeps it."""
+"""Fields that an edited event must keep."""
 
 _LOCKED_CLOUDEVENT_ATTRIBUTES = ("id", "source", "subject", "correlationid", "causationid", "type")
 _CAUSES_WITHOUT_EVENT = ("invalid", "unknown_type", "undecodable")
@@ -32,7 +32,7 @@ _CAUSES_WITHOUT_EVENT = ("invalid", "unknown_type", "undecodable")
 _REFUSAL_REASONS = {
     "replaying": "is being replayed; wait for its outcome",
     "resolved": "is resolved, a replay of it was handled; publish a new event instead",
-    "replaced": "was edited before; edit the letter that stands for it, whose `edited_from` names this one",
+    "replaced": "was edited before; edit the letter that replaced it, whose `edited_from` names this one",
 }
 
 
@@ -44,12 +44,13 @@ def edit(
     operator: str | None = None,
     bus: BusRuntime | None = None,
 ) -> DeadLetter:
-    """Let a new letter with this event stand for one that is pending or failed again; returns the new one.
+    """Replace a pending or failed_again dead letter by one with this event; returns the new letter. Safe to repeat.
 
-    `to` names another subscription for it. Without one, an event for what could not be read goes to the subscription
-    that it was for, or, where nobody has that, is published. Safe to repeat. Raises: UsageError (unknown_dead_letter,
-    unknown_subscription), UsageError (cannot_edit) for a change of what the event is, and as `publish` for an event
-    that is none.
+    `subscription` sends it to another subscription. Without it, an event that replaces an unreadable one goes to the
+    original subscription, or is published if that does not exist any more.
+
+    Raises: UsageError (unknown_dead_letter, unknown_subscription); UsageError (cannot_edit) for an invalid event, a
+        changed identity, or a letter in another state.
     """
     bus = current_bus(bus)
     old = get_dead_letter(letter_id, bus=bus)
@@ -58,7 +59,7 @@ def edit(
     _check(bus, old.letter, event)
     new = _build_replacement(bus, old.letter, event, subscription)
     answer = bus.stores.dead_letters.replace(letter_id, new)
-    if answer == "gone":
+    if answer == "deleted":
         raise unknown_dead_letter(letter_id)
     if answer != "edited":
         raise cannot_edit(letter_id, "state", _REFUSAL_REASONS[answer])
@@ -67,20 +68,20 @@ def edit(
 
 
 def locked_fields(letter: DeadLetter) -> tuple[str, ...]:
-    """Name the fields that an edited event keeps; none where no event could be read."""
+    """Return the fields that an edited event must keep; none if no event could be read."""
     if not isinstance(letter.document, Mapping) or letter.cause in _CAUSES_WITHOUT_EVENT:
         return ()
     return _LOCKED_CLOUDEVENT_ATTRIBUTES if "specversion" in letter.document else LOCKED_FIELDS
 
 
 def _check(bus: BusRuntime, letter: DeadLetter, event: Document) -> None:
-    before = letter.document if isinstance(letter.document, Mapping) else {}
+    document = letter.document if isinstance(letter.document, Mapping) else {}
     for name in locked_fields(letter):
-        if before.get(name) != event.get(name):
-            said = json.dumps(before.get(name))
-            raise cannot_edit(letter.id, name, f"tells which event it is; leave it as it was: {said}")
+        if document.get(name) != event.get(name):
+            original = json.dumps(document.get(name))
+            raise cannot_edit(letter.id, name, f"tells which event it is; leave it as it was: {original}")
     if DATAREF in event and "content" not in event:
-        raise cannot_edit(letter.id, DATAREF, "stands for a content that is kept elsewhere, and gone; give `content`")
+        raise cannot_edit(letter.id, DATAREF, "refers to stored content that is missing; give `content`")
     try:
         validate_event(event, bus.event_registry, bus.settings.max_event_bytes)
     except InvalidEvent as error:
@@ -89,7 +90,7 @@ def _check(bus: BusRuntime, letter: DeadLetter, event: Document) -> None:
 
 def _build_replacement(bus: BusRuntime, letter: DeadLetter, event: Document, subscription: str | None) -> DeadLetter:
     document = json.dumps(event, sort_keys=True, separators=(",", ":"))
-    # The whole of it is made anew, and so checked: a letter of ours holds JSON and nothing else.
+    # Validated as a new letter, because it must hold JSON only.
     fields = letter.model_dump() | {
         "id": edited_letter_id(letter.id, f"{document} {subscription or ''}"),
         "document": json.loads(document),
@@ -101,7 +102,7 @@ def _build_replacement(bus: BusRuntime, letter: DeadLetter, event: Document, sub
 
 def _destination(bus: BusRuntime, letter: DeadLetter, subscription: str | None) -> dict[str, object]:
     _, subscriptions = bus.stores.directory.read()
-    queues = {each.name: each.queue for each in subscriptions} | {PUBLISH_TASK: PUBLISH_QUEUE}
+    queues = {known.name: known.queue for known in subscriptions} | {PUBLISH_TASK: PUBLISH_QUEUE}
     if subscription is not None:
         if subscription not in queues:
             raise unknown_subscription(subscription)
@@ -114,15 +115,15 @@ def _destination(bus: BusRuntime, letter: DeadLetter, subscription: str | None) 
 def _publish_edited_event(bus: BusRuntime, old: DeadLetter, new: DeadLetter, operator: str) -> None:
     changed = tuple(dict.fromkeys(_find_changed_paths(old.document, new.document)))
     content = EditedLetter(letter_id=old.id, operator=operator, edited_to=new.id, fields=changed[:_MAX_NAMED_FIELDS])
-    told = emitted_event_id(new.id, ReservedIndex.EDITED)
-    publish_audit_events(bus, [DeadLetterEditedEvent(event_id=told, timestamp=datetime.now(UTC), content=content)])
+    event_id = emitted_event_id(new.id, ReservedIndex.EDITED)
+    publish_audit_events(bus, [DeadLetterEditedEvent(event_id=event_id, timestamp=datetime.now(UTC), content=content)])
 
 
 _MAX_NAMED_FIELDS = 50
 
 
 def _find_changed_paths(old: object, new: object, path: str = "") -> Iterator[str]:
-    """Name the places in which two JSON values differ."""
+    """List the paths at which two JSON values differ."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for name in (*old, *(name for name in new if name not in old)):
             yield from _find_changed_paths(old.get(name), new.get(name), f"{path}.{name}" if path else str(name))

@@ -1,7 +1,7 @@
-"""Files: letters leave as lines of JSON, and come back from them, here or in another system.
+"""Export dead letters as JSON lines and import them, here or in another system.
 
-A line holds a letter with its state and its replays. What is imported goes on where it was: a next replay has the next
-number, so that no inbox takes it for an earlier one.
+A line holds a letter with its state and its replays. The number of the next replay continues after an import, so no
+inbox treats it as a duplicate of an earlier replay.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from petiole.tasks.runtime import BusRuntime
 from petiole.tasks.stores.dead_letters import DeadLetterRecord, DeadLetterState
 
 IMPORT_BATCH_SIZE = 50
-"""Letters that are imported in one round trip."""
+"""Dead letters imported in one round trip."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImportResult:
-    """How many letters an import kept, and how many were known and stayed as they were."""
+    """How many letters an import stored, and how many existed and stayed unchanged."""
 
     imported: int
     known: int
 
 
 class _Line(BaseModel):
-    """One line of such a file."""
+    """One line of an export."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -49,16 +49,16 @@ class _Line(BaseModel):
 
 
 def export_to(file: TextIO, letters: DeadLetterQuery | None = None, *, bus: BusRuntime | None = None) -> int:
-    """Write letters as lines of JSON, oldest first; returns how many. Raises UsageError (unknown_dead_letter)."""
+    """Write letters as JSON lines, oldest first; returns how many. Raises UsageError (unknown_dead_letter)."""
     bus = current_bus(bus)
     count = 0
-    for count, kept in enumerate(find_dead_letters(letters, bus=bus), start=1):  # noqa: B007 - how many there were
+    for count, record in enumerate(find_dead_letters(letters, bus=bus), start=1):  # noqa: B007 - returned below
         line = _Line(
-            letter=kept.letter,
-            state=kept.state,
-            replays=kept.replays,
-            replayed_at=kept.replayed_at,
-            replayed_by=kept.replayed_by,
+            letter=record.letter,
+            state=record.state,
+            replays=record.replays,
+            replayed_at=record.replayed_at,
+            replayed_by=record.replayed_by,
         )
         file.write(line.model_dump_json(exclude_none=True) + "\n")
     return count
@@ -70,27 +70,28 @@ def import_from(
     operator: str | None = None,
     bus: BusRuntime | None = None,
 ) -> ImportResult:
-    """Keep the letters that lines of JSON hold; one that is known stays as it is, so an import can be repeated.
+    """Import dead letters from JSON lines. Existing ones stay unchanged, so an import can be repeated.
 
-    One that was being replayed when it was exported is pending. Raises UsageError (invalid_dead_letter): the lines
-    before it were imported.
+    A letter that was being replayed when it was exported becomes pending.
+
+    Raises: UsageError (invalid_dead_letter); the lines before the invalid one are imported.
     """
     bus = current_bus(bus)
-    who, results, is_whole = operator or current_operator(), list[bool](), False
-    some: list[DeadLetterRecord] = []
+    operator, results, is_whole = operator or current_operator(), list[bool](), False
+    batch: list[DeadLetterRecord] = []
     try:
-        for kept in _read(lines):
-            some.append(kept)
-            if len(some) == IMPORT_BATCH_SIZE:
-                results += bus.stores.dead_letters.import_letters(some)
-                some.clear()
+        for record in _read(lines):
+            batch.append(record)
+            if len(batch) == IMPORT_BATCH_SIZE:
+                results += bus.stores.dead_letters.import_letters(batch)
+                batch.clear()
         is_whole = True
     finally:
-        if some:
-            results += bus.stores.dead_letters.import_letters(some)
+        if batch:
+            results += bus.stores.dead_letters.import_letters(batch)
         imported, known = sum(results), len(results) - sum(results)
         if results:
-            content = CompletedImport(operator=who, imported=imported, known=known, is_whole=is_whole)
+            content = CompletedImport(operator=operator, imported=imported, known=known, is_whole=is_whole)
             publish_audit_events(bus, [DeadLetterImportCompletedEvent(content=content)])
     return ImportResult(imported, known)
 
@@ -102,7 +103,7 @@ def _read(lines: Iterable[str]) -> Iterator[DeadLetterRecord]:
         try:
             line = _Line.model_validate(json.loads(text))
         except (json.JSONDecodeError, RecursionError) as error:
-            raise invalid_dead_letter(number, "-", f"this is no JSON: {error}; write one letter a line") from error
+            raise invalid_dead_letter(number, "-", f"invalid JSON: {error}; write one letter a line") from error
         except ValidationError as error:
             first = error.errors()[0]
             raise invalid_dead_letter(number, ".".join(map(str, first["loc"])) or "-", first["msg"]) from error

@@ -1,12 +1,12 @@
-"""Replay of dead letters: each is delivered again, once, and its outcome is noted at the letter.
+"""Replay dead letters: deliver each again, once, and record the outcome in its state.
 
-    begun       of all who ask, one begins the n-th replay of a letter; where the broker is the state store, the message
-                goes out in the same step, elsewhere after it
-    told        `dead_letters.letter.replayed` for each
-    outcome     whoever delivers it notes it: resolved, or failed again (delivery.py)
+    start       of all callers, one starts the n-th replay of a letter. On a Redis broker the message is sent in the
+                same step, on other brokers after it.
+    audit       `dead_letters.letter.replayed` is published for each
+    outcome     the worker that handles the replay records resolved or failed_again (tasks/delivery.py)
 
-With a canary some go first, and the rest only where all of those were handled. A replay that was begun and never sent,
-because its sender died between the two, is begun again under the same number after RESEND_AFTER.
+With a canary some letters are sent first, and the rest only if all of those were handled. If a sender crashes between
+start and send, the replay can be started again under the same number after RESEND_AFTER.
 """
 
 from __future__ import annotations
@@ -37,26 +37,26 @@ from petiole.tasks.runtime import BusRuntime
 from petiole.tasks.stores.dead_letters import DeadLetterRecord
 
 RESEND_AFTER = timedelta(minutes=10)
-"""When a replay without an outcome may be begun once more. It may still wait in its queue: it is handled once then."""
+"""When a replay without an outcome may be sent again. If the first message is still queued, the inbox skips one."""
 
 REPLAY_BATCH_SIZE = 100
-"""Letters that are begun in one round trip."""
+"""Dead letters started in one round trip."""
 
 _POLLS_PER_S = 20
 _MIN_POLL_INTERVAL_S, _MAX_POLL_INTERVAL_S = 0.02, 0.5
 
 _REFUSAL_REASONS = {
     "replaying": "it is being replayed; wait for its outcome: petiole dead-letters show ID",
-    "moved": "somebody else replayed it meanwhile; look at it: petiole dead-letters show ID",
+    "replayed_meanwhile": "it was replayed meanwhile; look at it: petiole dead-letters show ID",
     "resolved": "a replay of it was handled; there is nothing left to do",
-    "replaced": "it was edited, and another letter stands for it; replay that one",
-    "gone": "it was discarded meanwhile; see: petiole dead-letters list",
+    "replaced": "it was edited and replaced by another letter; replay that one",
+    "deleted": "it was discarded meanwhile; see: petiole dead-letters list",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What became of replays so far; gone are letters that were removed meanwhile."""
+    """Outcomes of replays so far; `deleted` counts letters that were deleted meanwhile."""
 
     resolved: int = 0
     failed_again: int = 0
@@ -66,9 +66,9 @@ class Progress:
 
 @dataclass(slots=True)
 class DeadLetterReplay:
-    """What a replay did: which letters it sent, which it could not send and why, and how many it left untouched.
+    """Result of a replay: the letters sent, those refused and why, and how many were skipped.
 
-    `stopped` tells why it left those: what its canary found. `tally` is there where outcomes were waited for.
+    `stopped` is the reason for skipping, from the canary. `progress` is set if outcomes were waited for.
     """
 
     id: str
@@ -81,7 +81,7 @@ class DeadLetterReplay:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterReplayPlan:
-    """What a replay would do now: how many letters of each subscription it would send, and which it would refuse."""
+    """How many letters of each subscription a replay would send now, and which it would refuse."""
 
     by_subscription: Counter[str]
     refused: tuple[CannotReplay, ...]
@@ -100,81 +100,90 @@ def replay(
 ) -> DeadLetterReplay:
     """Deliver dead letters again, oldest first, at most `rate_hz` in a second.
 
-    `canary`: so many go first; unless all are handled within `timeout`, the rest stays untouched. `wait`: return when
-    every outcome is known, or after `timeout`. Safe to repeat, and for several at once: each letter is sent by one.
-    `on_sent` is called with how many more were dealt with, and how many there are.
+    Safe to repeat and to call concurrently: each letter is sent by one caller.
+
+    Args:
+        letters: Which letters to replay.
+        rate_hz: Letters per second at most; None: as fast as possible.
+        canary: Number of letters to send first. The rest is skipped unless all of them are handled within `timeout`.
+        wait: Return when all outcomes are known, or after `timeout`.
+        timeout: For `canary` and `wait`.
+        operator: Who is named in audit events; the current user by default.
+        on_sent: Called after each batch with its size and the total.
+        bus: The bus; the current one by default.
+
     Raises: UsageError (unknown_dead_letter), BrokerUnavailable.
     """
     bus = current_bus(bus)
     bus.require_broker()
     with bus.state_store_access(f"replaying dead letters ({letters})"):
-        ids = [kept.letter.id for kept in find_dead_letters(letters, bus=bus)]
+        ids = [record.letter.id for record in find_dead_letters(letters, bus=bus)]
         if not ids:
             return DeadLetterReplay(id="")
-        who = operator or current_operator()
-        request = _build_requested_event(letters, ids, who, rate_hz, canary)
+        operator = operator or current_operator()
+        request = _build_requested_event(letters, ids, operator, rate_hz, canary)
         publish_audit_events(bus, [request])
-        run = _ReplayRun(bus, request, who, rate_hz, on_sent)
+        run = _ReplayRun(bus, request, operator, rate_hz, on_sent)
         return run.all(ids, canary=canary, timeout_s=timeout.total_seconds(), wait=wait)
 
 
 def plan(letters: DeadLetterQuery, *, bus: BusRuntime | None = None) -> DeadLetterReplayPlan:
-    """Tell what a replay would do, and do nothing. Raises as `replay`."""
+    """Return what a replay would do, without doing it. Raises as `replay`."""
     bus = current_bus(bus)
     with bus.state_store_access("reading dead letters"):
-        check, counts, refused = _ReplayValidator(bus), Counter[str](), []
-        for kept in find_dead_letters(letters, bus=bus):
+        validator, counts, refused = _ReplayValidator(bus), Counter[str](), []
+        for record in find_dead_letters(letters, bus=bus):
             try:
-                check.build_replay(kept)
-                counts[kept.letter.subscription] += 1
+                validator.build_replay(record)
+                counts[record.letter.subscription] += 1
             except CannotReplay as refusal:
                 refused.append(refusal)
         return DeadLetterReplayPlan(counts, tuple(refused))
 
 
 def read_progress(ids: Sequence[str], *, bus: BusRuntime | None = None) -> Progress:
-    """Tell what became of replayed letters so far."""
+    """Count the outcomes of replayed letters so far."""
     bus = current_bus(bus)
-    found = Counter(bus.stores.dead_letters.states(ids).values())
-    done = found["resolved"], found["failed_again"]
-    return Progress(*done, replaying=len(ids) - sum(done) - found[None], deleted=found[None])
+    states = Counter(bus.stores.dead_letters.states(ids).values())
+    done = states["resolved"], states["failed_again"]
+    return Progress(*done, replaying=len(ids) - sum(done) - states[None], deleted=states[None])
 
 
 def wait_for_outcomes(ids: Sequence[str], timeout_s: float, *, bus: BusRuntime | None = None) -> Progress:
-    """Wait until the outcome of every replay is known; seconds, after which the rest is told as replaying."""
+    """Wait up to `timeout_s` until the outcome of every replay is known; the rest counts as replaying."""
     bus = current_bus(bus)
     deadline, pause_s = time.monotonic() + timeout_s, _MIN_POLL_INTERVAL_S
-    waited_for = list(ids)
+    pending = list(ids)
     while True:
-        states = bus.stores.dead_letters.states(waited_for)
-        waited_for = [each for each, state in states.items() if state == "replaying"]
-        if not waited_for or time.monotonic() >= deadline:
+        states = bus.stores.dead_letters.states(pending)
+        pending = [letter_id for letter_id, state in states.items() if state == "replaying"]
+        if not pending or time.monotonic() >= deadline:
             return read_progress(ids, bus=bus)
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, _MAX_POLL_INTERVAL_S)
 
 
 class _ReplayValidator:
-    """Tells which letters can be replayed as things are."""
+    """Decides which letters can be replayed, by the current subscriptions."""
 
     def __init__(self, bus: BusRuntime) -> None:
         _, subscriptions = bus.stores.directory.read()
-        self._known = {each.name for each in subscriptions} | {PUBLISH_TASK}
+        self._known = {subscription.name for subscription in subscriptions} | {PUBLISH_TASK}
 
     def build_replay(self, record: DeadLetterRecord) -> LetterReplay:
-        """Make the replay that comes next. Raises CannotReplay."""
+        """Build the next replay of a letter. Raises CannotReplay."""
         letter = record.letter
-        is_repair = record.state == "replaying" and _is_stale(record)
-        if record.state not in ("pending", "failed_again") and not is_repair:
+        is_resend = record.state == "replaying" and _is_stale(record)
+        if record.state not in ("pending", "failed_again") and not is_resend:
             raise CannotReplay(letter.id, _REFUSAL_REASONS[record.state])
         if letter.raw is None and letter.subscription not in self._known:
             advice = "start a worker that has it, discard the letter, or edit it for another: edit ID --to SUBSCRIPTION"
             raise CannotReplay(letter.id, f"there is no subscription {letter.subscription!r} any more; {advice}")
-        return build_replay(letter, record.replays if is_repair else record.replays + 1)
+        return build_replay(letter, record.replays if is_resend else record.replays + 1)
 
 
 class _ReplayRun:
-    """One replay under way."""
+    """One call of `replay`."""
 
     def __init__(
         self,
@@ -186,20 +195,20 @@ class _ReplayRun:
     ) -> None:
         self._bus = bus
         self._request = request
-        self._who = operator
+        self._operator = operator
         self._rate_hz = rate_hz
         self._on_sent = on_sent
-        self._check = _ReplayValidator(bus)
+        self._validator = _ReplayValidator(bus)
         self._done = DeadLetterReplay(request.event_id)
 
     def all(self, ids: Sequence[str], *, canary: int, timeout_s: float, wait: bool) -> DeadLetterReplay:
-        """Send the canary, look what becomes of it, and send the rest."""
+        """Send the canary, wait for its outcomes, and send the rest."""
         done, rest = self._done, list(ids)
         while rest and len(done.sent) < canary:
-            # Those that are refused are no canaries: others take their place.
-            some = rest[: canary - len(done.sent)]
-            del rest[: len(some)]
-            self._send_at_rate(some)
+            # A refused letter does not count as a canary: another one takes its place.
+            batch = rest[: canary - len(done.sent)]
+            del rest[: len(batch)]
+            self._send_at_rate(batch)
         if canary and rest:
             done.stopped = _find_canary_failure(wait_for_outcomes(done.sent, timeout_s, bus=self._bus), timeout_s)
         if done.stopped:
@@ -211,7 +220,7 @@ class _ReplayRun:
         return done
 
     def _send_at_rate(self, ids: Sequence[str]) -> None:
-        """Send letters at the rate that was asked for."""
+        """Send letters at the requested rate."""
         size = (
             REPLAY_BATCH_SIZE
             if self._rate_hz is None
@@ -221,52 +230,52 @@ class _ReplayRun:
         for start in range(0, len(ids), size):
             if self._rate_hz is not None:
                 time.sleep(max(0.0, began + start / self._rate_hz - time.monotonic()))
-            chunk = ids[start : start + size]
-            self._send_batch(chunk)
-            self._on_sent(len(chunk), self._request.content.letters)
+            batch = ids[start : start + size]
+            self._send_batch(batch)
+            self._on_sent(len(batch), self._request.content.letters)
 
     def _send_batch(self, ids: Sequence[str]) -> None:
         store, replays = self._bus.stores.dead_letters, []
-        found = {kept.letter.id: kept for kept in store.read(ids)}
-        self._done.refused += [CannotReplay(each, _REFUSAL_REASONS["gone"]) for each in ids if each not in found]
-        for kept in found.values():
+        records = {record.letter.id: record for record in store.read(ids)}
+        self._done.refused += [CannotReplay(id_, _REFUSAL_REASONS["deleted"]) for id_ in ids if id_ not in records]
+        for record in records.values():
             try:
-                replays.append(self._check.build_replay(kept))
+                replays.append(self._validator.build_replay(record))
             except CannotReplay as refusal:
                 self._done.refused.append(refusal)
-        with self._open_producer() as outlet:
-            begun = self._start(replays)
-            for each_begun in begun:
-                if outlet is not None:
-                    send_replay(self._bus, each_begun, outlet)
-        self._done.sent.extend(each.letter.id for each in begun)
-        publish_audit_events(self._bus, [self._build_replayed_event(each) for each in begun])
+        with self._open_producer() as producer:
+            started = self._start(replays)
+            if producer is not None:
+                for replay in started:
+                    send_replay(self._bus, replay, producer)
+        self._done.sent.extend(replay.letter.id for replay in started)
+        publish_audit_events(self._bus, [self._build_replayed_event(replay) for replay in started])
 
     def _open_producer(self) -> AbstractContextManager[ConfirmingProducer | None]:
-        # Connected before anything begins: without a broker, nothing happened.
+        # Opened before any replay starts: without a broker nothing is started.
         if self._bus.publishes_atomically:
             return nullcontext()
         return open_producer(self._bus, "replaying dead letters")
 
     def _start(self, replays: Sequence[LetterReplay]) -> list[LetterReplay]:
-        starts = [build_replay_start(self._bus, each) for each in replays]
-        answers = self._bus.stores.dead_letters.start_replays(starts, self._who, RESEND_AFTER)
-        for each, answer in zip(replays, answers, strict=True):
+        starts = [build_replay_start(self._bus, replay) for replay in replays]
+        answers = self._bus.stores.dead_letters.start_replays(starts, self._operator, RESEND_AFTER)
+        for replay, answer in zip(replays, answers, strict=True):
             if answer != "started":
-                self._done.refused.append(CannotReplay(each.letter.id, _REFUSAL_REASONS[answer]))
-        return [each for each, answer in zip(replays, answers, strict=True) if answer == "started"]
+                self._done.refused.append(CannotReplay(replay.letter.id, _REFUSAL_REASONS[answer]))
+        return [replay for replay, answer in zip(replays, answers, strict=True) if answer == "started"]
 
     def _build_replayed_event(self, replay: LetterReplay) -> DeadLetterReplayedEvent:
         content = ReplayedLetter(
             letter_id=replay.letter.id,
-            operator=self._who,
+            operator=self._operator,
             subscription=replay.letter.subscription,
             number=replay.number,
             delivery_id=replay.delivery_id,
         )
-        # The same where it is told again, for a replay that was begun twice.
-        told = emitted_event_id(replay.delivery_id, ReservedIndex.REPLAYED)
-        return self._request.caused(DeadLetterReplayedEvent, event_id=told, content=content)
+        # The same id if a replay is started twice, so it is published once.
+        event_id = emitted_event_id(replay.delivery_id, ReservedIndex.REPLAYED)
+        return self._request.caused(DeadLetterReplayedEvent, event_id=event_id, content=content)
 
 
 def _build_requested_event(
@@ -279,7 +288,7 @@ def _build_requested_event(
 
 
 def _find_canary_failure(canary: Progress, timeout_s: float) -> str | None:
-    """Tell what speaks against going on after the canary; None where nothing does."""
+    """Return why the canary forbids to continue; None if it succeeded."""
     if canary.failed_again:
         return (
             f"of {canary.failed_again + canary.resolved} canaries with an outcome, {canary.failed_again} failed again"

@@ -1,10 +1,10 @@
-"""The message of a replay: what is sent when a dead letter is delivered again.
+"""Build and send the message of a dead letter's replay.
 
-    a letter with an event      a delivery of its subscription, or of `petiole.publish` where it was a publication
-    a letter with raw bytes     the message they are, as it came; bytes that are no message are refused
+    a letter with an event      becomes a delivery to its subscription, or to `petiole.publish` if publishing failed
+    a letter with raw bytes     becomes the original message; bytes that cannot be parsed as a message are refused
 
-Each has an id of its own, which follows from the letter and the number of the replay, and two headers that say what it
-is. So a worker's inbox does not take it for the delivery that failed, and knows it where it is sent twice.
+The delivery id is derived from the letter and the number of the replay, and two headers mark it as a replay. So the
+inbox does not skip it as a duplicate of the failed delivery, and skips it if it is sent twice.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _DEFAULT_PRIORITY = 5
 
 @dataclass(frozen=True, slots=True)
 class LetterReplay:
-    """The n-th replay of a letter: its delivery, and the message that its bytes are, if it has no event."""
+    """The n-th replay of a letter; `message` is set if the letter holds raw bytes instead of an event."""
 
     letter: DeadLetter
     number: int
@@ -48,17 +48,17 @@ class LetterReplay:
 
     @property
     def delivery_id(self) -> str:
-        """The same each time it is sent."""
+        """Delivery id, the same each time this replay is sent."""
         return letter_delivery_id(self.letter.id, self.number)
 
     @property
     def headers(self) -> dict[str, str]:
-        """What tells whoever gets it that this is a letter's replay."""
+        """Headers that mark a message as this replay."""
         return {DEAD_LETTER_HEADER: self.letter.id, REPLAY_HEADER: f"{self.letter.id}:{self.number}"}
 
 
 def build_replay(letter: DeadLetter, number: int) -> LetterReplay:
-    """Make the n-th replay of a letter. Raises CannotReplay for bytes that are no message."""
+    """Build the n-th replay of a letter. Raises CannotReplay for bytes that cannot be parsed."""
     if letter.raw is None:
         if not letter.queue:
             raise CannotReplay(letter.id, "it names no queue to send it to; edit it: petiole dead-letters edit ID")
@@ -66,14 +66,14 @@ def build_replay(letter: DeadLetter, number: int) -> LetterReplay:
     message = _parse_message(letter.raw)
     if message is None:
         advice = "give the event that was meant: petiole dead-letters edit ID --file event.json"
-        raise CannotReplay(letter.id, f"its {len(letter.raw):,} bytes are no message; {advice}")
+        raise CannotReplay(letter.id, f"its {len(letter.raw):,} bytes cannot be parsed as a message; {advice}")
     if not (letter.queue or _read_queue(message)):
         raise CannotReplay(letter.id, "neither it nor its message names a queue; edit it: petiole dead-letters edit ID")
     return LetterReplay(letter, number, message)
 
 
 def build_replay_start(bus: BusRuntime, replay: LetterReplay) -> ReplayStart:
-    """Make what begins a replay; with its message where the broker and the state store are one."""
+    """Build the start of a replay, with its message if broker and state store are the same Redis."""
     if not bus.publishes_atomically:
         return ReplayStart(replay.letter.id, replay.number, replay.delivery_id)
     queue, priority, text = _build_raw_message(replay) if replay.message else _build_event_message(bus, replay)
@@ -89,7 +89,7 @@ def build_replay_start(bus: BusRuntime, replay: LetterReplay) -> ReplayStart:
 
 
 def send_replay(bus: BusRuntime, replay: LetterReplay, producer: ConfirmingProducer) -> None:
-    """Send a replay that has begun; on brokers that are not the state store. Raises what Celery raises."""
+    """Send a started replay on brokers other than the state store. Raises what Celery raises."""
     if replay.message:
         _send_raw(replay, producer)
         return
@@ -126,12 +126,12 @@ def _build_event_message(bus: BusRuntime, replay: LetterReplay) -> tuple[str, in
 
 
 def _build_raw_message(replay: LetterReplay) -> tuple[str, int, str]:
-    whole = _add_headers(replay)
-    # A tag of its own: kombu keeps what is under way by it.
-    whole["properties"] = whole["properties"] | {"delivery_tag": str(uuid4())}
-    priority = whole["properties"].get("priority")
+    message = _add_headers(replay)
+    # A new tag: kombu stores unacknowledged messages by tag.
+    message["properties"] = message["properties"] | {"delivery_tag": str(uuid4())}
+    priority = message["properties"].get("priority")
     urgency = priority if isinstance(priority, int) and MIN_PRIORITY <= priority <= MAX_PRIORITY else MIN_PRIORITY
-    return replay.letter.queue or str(_read_queue(whole)), urgency, json.dumps(whole)
+    return replay.letter.queue or str(_read_queue(message)), urgency, json.dumps(message)
 
 
 def _send_raw(replay: LetterReplay, producer: ConfirmingProducer) -> None:
@@ -139,7 +139,7 @@ def _send_raw(replay: LetterReplay, producer: ConfirmingProducer) -> None:
     properties, body = message["properties"], message["body"]
     if properties.get("body_encoding") == "base64":
         body = base64.b64decode(body)
-    kept = {name: properties[name] for name in ("reply_to", "correlation_id", "priority") if properties.get(name)}
+    options = {name: properties[name] for name in ("reply_to", "correlation_id", "priority") if properties.get(name)}
     producer.send(
         _publish,
         body,
@@ -148,24 +148,24 @@ def _send_raw(replay: LetterReplay, producer: ConfirmingProducer) -> None:
         headers=message["headers"],
         exchange="",
         routing_key=replay.letter.queue or _read_queue(message),
-        **kept,
+        **options,
     )
 
 
 def _publish(body: object, *, producer: Any, **options: Any) -> None:
-    options.pop("exchange_type", None)  # Celery's, which names no exchange either
+    options.pop("exchange_type", None)  # added by Celery; meaningless for the default exchange
     producer.publish(body, **options)
 
 
 def _add_headers(replay: LetterReplay) -> dict[str, Any]:
     message = dict(replay.message or {})
-    headers = {name: value for name, value in message["headers"].items() if name != "petiole_lease"}
+    headers = {name: value for name, value in message["headers"].items() if name != "petiole_consumer"}
     message["headers"] = headers | replay.headers | ({"id": replay.delivery_id} if "id" in headers else {})
     return message
 
 
 def _parse_message(raw: bytes) -> dict[str, Any] | None:
-    """Read a message as kombu writes it for Redis: body, headers, properties."""
+    """Parse a message as kombu writes it to Redis: body, headers, properties. None if it is not one."""
     try:
         message = json.loads(raw)
     except (ValueError, RecursionError):
@@ -181,8 +181,8 @@ def _parse_message(raw: bytes) -> dict[str, Any] | None:
 
 def _read_queue(message: Mapping[str, Any]) -> str | None:
     route = message["properties"].get("delivery_info")
-    found = route.get("routing_key") if isinstance(route, Mapping) else None
-    return found if isinstance(found, str) and found else None
+    queue = route.get("routing_key") if isinstance(route, Mapping) else None
+    return queue if isinstance(queue, str) and queue else None
 
 
 def _priority(letter: DeadLetter) -> int:
@@ -196,9 +196,9 @@ def _displayed_arguments(letter: DeadLetter) -> str:
 
 
 def _build_payload(bus: BusRuntime, letter: DeadLetter) -> str:
-    """Write the event as it travels: what is too large stays behind once more, see payloads.py."""
+    """Encode the event for a message; large content is stored as a blob again (tasks/publishing/claim_check.py)."""
     document = letter.document
-    # As ASCII: what was given up may hold half surrogate pairs, which are no UTF-8.
+    # ASCII only: a dead letter may hold lone surrogates, which UTF-8 cannot encode.
     text = json.dumps(document, separators=(",", ":"))
     is_ours = isinstance(document, Mapping) and "content" in document and "specversion" not in document
     if len(text) <= bus.settings.claim_check_threshold_bytes or not is_ours or not isinstance(document, Mapping):

@@ -1,10 +1,10 @@
-"""Retention: dead letters are kept by age and by number, and nobody loses one without having been told.
+"""Retention: drop dead letters by age and count, after an alarm.
 
-    near a limit      `error.dead_letters_dropping` once a day, from 80 % of the number or 90 % of the age on
-    at the limit      the same once more, before the first letter is dropped; each round of drops is logged
-    what goes first   letters that somebody is done with (resolved, replaced), the oldest first; of them nothing is told
+    near a limit      `error.dead_letters_dropped` once a day, from 80 % of the count or 90 % of the age on
+    at a limit        the same event once more before the first letter is dropped; each drop is logged
+    order             first resolved and replaced letters without an alarm, the oldest first, then open ones
 
-Workers run this regularly, see `retain`; one of them at a time does it.
+Workers call `apply_retention` regularly; a lock lets one of them do it.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from petiole.tasks.stores.dead_letters import DeadLetterState, TimestampMs, mill
 if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
 
-DROPPING_EVENT_TYPE = "error.dead_letters_dropping"
+DROPPING_EVENT_TYPE = "error.dead_letters_dropped"
 COUNT_ALARM_RATIO = 0.8
-"""The share of the number at which the alarm is raised."""
+"""Share of the maximum count at which the alarm is raised."""
 AGE_ALARM_RATIO = 0.9
-"""The share of the age at which the alarm is raised."""
+"""Share of the maximum age at which the alarm is raised."""
 
 RETENTION_BATCH_SIZE = 500
-"""Letters that are dropped in one step."""
+"""Dead letters dropped in one step."""
 
 _LOCK_TIMEOUT = timedelta(minutes=1)
 
@@ -45,7 +45,7 @@ DatedLetter = tuple[str, DeadLetterState, TimestampMs]
 
 @dataclass(frozen=True, slots=True)
 class RetentionResult:
-    """What a round of retention found and did; `alarm` is what was said: near, dropping, or nothing."""
+    """Result of a call: letters left, letters dropped, and the alarm raised (near, dropping or None)."""
 
     count: int = 0
     dropped: int = 0
@@ -53,9 +53,9 @@ class RetentionResult:
 
 
 def apply_retention(bus: BusRuntime, now: datetime | None = None) -> RetentionResult | None:
-    """Drop dead letters that are too old or too many, after an alarm; None where another worker is at it.
+    """Drop dead letters over the limits, after an alarm; returns None while another worker does it.
 
-    Raises BrokerUnavailable where the alarm cannot be published; nothing was dropped then that somebody may want.
+    Raises BrokerUnavailable if the alarm cannot be published; no open letter is dropped then.
     """
     store = bus.stores.dead_letters
     if not store.acquire_retention_lock(f"{socket.gethostname()}:{os.getpid()}", _LOCK_TIMEOUT):
@@ -74,12 +74,12 @@ def _apply_limits(bus: BusRuntime, now: datetime) -> RetentionResult:
     if is_small and is_young:
         return RetentionResult(count)
     dated = list(_list_dated(bus))
-    done, wanted = _select_excess(dated, milliseconds(now - age), limit)
+    done, open_ = _select_excess(dated, milliseconds(now - age), limit)
     dropped = _drop(bus, done)
-    alarm = _raise_alarm(bus, dated, now, dropping=len(wanted))
-    if wanted:
-        bus.instrumentation.emit(DeadLettersDropped(dropped=len(wanted), limit=limit, age_s=age.total_seconds()))
-        dropped += _drop(bus, wanted)
+    alarm = _raise_alarm(bus, dated, now, dropping=len(open_))
+    if open_:
+        bus.instrumentation.emit(DeadLettersDropped(dropped=len(open_), limit=limit, age_s=age.total_seconds()))
+        dropped += _drop(bus, open_)
     return RetentionResult(count - dropped, dropped, alarm)
 
 
@@ -89,54 +89,54 @@ def _retention(bus: BusRuntime) -> timedelta:
 
 def _list_dated(bus: BusRuntime) -> Iterator[DatedLetter]:
     store = bus.stores.dead_letters
-    for some in batched(store.list_times(), RETENTION_BATCH_SIZE):
-        states = store.states([name for name, _ in some])
-        yield from ((name, states[name] or "pending", at) for name, at in some)
+    for batch in batched(store.list_times(), RETENTION_BATCH_SIZE):
+        states = store.states([letter_id for letter_id, _ in batch])
+        yield from ((letter_id, states[letter_id] or "pending", at) for letter_id, at in batch)
 
 
 def _select_excess(
     dated: Sequence[DatedLetter], cutoff: TimestampMs, limit: int
 ) -> tuple[list[DatedLetter], list[DatedLetter]]:
-    """Choose what goes: of what somebody is done with, and of what is still wanted."""
-    old = [each for each in dated if each[2] <= cutoff]
-    kept = dated[len(old) :]  # they are in the order of time
-    excess = max(0, len(kept) - limit)
-    done = [each for each in kept if each[1] not in OPEN_STATES][:excess]
-    wanted = [each for each in kept if each[1] in OPEN_STATES][: excess - len(done)]
+    """Select the letters to drop: those that are done, and those that are still open."""
+    old = [letter for letter in dated if letter[2] <= cutoff]
+    recent = dated[len(old) :]  # `dated` is sorted by time
+    excess = max(0, len(recent) - limit)
+    done = [letter for letter in recent if letter[1] not in OPEN_STATES][:excess]
+    open_ = [letter for letter in recent if letter[1] in OPEN_STATES][: excess - len(done)]
     return (
-        [each for each in old if each[1] not in OPEN_STATES] + done,
-        [each for each in old if each[1] in OPEN_STATES] + wanted,
+        [letter for letter in old if letter[1] not in OPEN_STATES] + done,
+        [letter for letter in old if letter[1] in OPEN_STATES] + open_,
     )
 
 
 def _raise_alarm(bus: BusRuntime, dated: Sequence[DatedLetter], now: datetime, *, dropping: int) -> str | None:
-    """Raise the alarm that is due; returns which."""
-    wanted = [each for each in dated if each[1] in OPEN_STATES]
+    """Raise the alarm that is due and return it; None if none is."""
+    open_ = [letter for letter in dated if letter[1] in OPEN_STATES]
     near_age = milliseconds(now - AGE_ALARM_RATIO * _retention(bus))
-    is_near = len(wanted) >= COUNT_ALARM_RATIO * bus.settings.max_dead_letters or any(
-        at <= near_age for _, _, at in wanted[:1]
+    is_near = len(open_) >= COUNT_ALARM_RATIO * bus.settings.max_dead_letters or any(
+        at <= near_age for _, _, at in open_[:1]
     )
-    which = "dropping" if dropping else "near" if is_near else None
-    if which is None or not bus.stores.dead_letters.is_alarm_due(which):
+    alarm = "dropping" if dropping else "near" if is_near else None
+    if alarm is None or not bus.stores.dead_letters.is_alarm_due(alarm):
         return None
     try:
-        commit(bus, [validate(bus, _warning(bus, wanted, dropping))])
+        commit(bus, [validate(bus, _build_alarm(bus, open_, dropping))])
     except QueueFull as error:
-        failed = OperationFailed(operation="dead_letters.publish_failed", exception=error, subject=f"alarm: {which}")
+        failed = OperationFailed(operation="dead_letters.publish_failed", exception=error, subject=f"alarm: {alarm}")
         bus.instrumentation.emit(failed)
-    bus.stores.dead_letters.record_alarm(which)
-    return which
+    bus.stores.dead_letters.record_alarm(alarm)
+    return alarm
 
 
-def _warning(bus: BusRuntime, wanted: Sequence[DatedLetter], dropping: int) -> ErrorEvent:
+def _build_alarm(bus: BusRuntime, open_: Sequence[DatedLetter], dropping: int) -> ErrorEvent:
     limit, age = bus.settings.max_dead_letters, _retention(bus)
-    oldest = datetime.fromtimestamp(wanted[0][2] / 1_000, UTC).isoformat() if wanted else None
+    oldest = datetime.fromtimestamp(open_[0][2] / 1_000, UTC).isoformat() if open_ else None
     parameters: dict[str, Value] = {
-        "count": len(wanted), "limit": limit, "age": age, "oldest": oldest, "dropping": dropping,
+        "count": len(open_), "limit": limit, "age": age, "oldest": oldest, "dropping": dropping,
     }  # fmt: skip
-    begun = f"{dropping:,} dead letters are dropped now" if dropping else "dead letters will be dropped soon"
+    effect = f"{dropping:,} dead letters are dropped now" if dropping else "dead letters will be dropped soon"
     message = (
-        f"{begun}: there are {len(wanted):,} of {limit:,}, the oldest of {oldest}; replay, discard or export them "
+        f"{effect}: there are {len(open_):,} of {limit:,}, the oldest of {oldest}; replay, discard or export them "
         "(petiole dead-letters), or raise PETIOLE_MAX_DEAD_LETTERS and PETIOLE_DEAD_LETTER_RETENTION_S"
     )
     content = ErrorContent(
@@ -146,4 +146,4 @@ def _warning(bus: BusRuntime, wanted: Sequence[DatedLetter], dropping: int) -> E
 
 
 def _drop(bus: BusRuntime, dated: Sequence[DatedLetter]) -> int:
-    return sum(sum(bus.stores.dead_letters.remove(some)) for some in batched(dated, RETENTION_BATCH_SIZE))
+    return sum(sum(bus.stores.dead_letters.remove(batch)) for batch in batched(dated, RETENTION_BATCH_SIZE))

@@ -1,4 +1,4 @@
-"""Selection: which dead letters are meant, and how they fall into groups."""
+"""Select and group dead letters."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from petiole.tasks.stores.dead_letters import DEAD_LETTER_STATES, DeadLetterReco
 GroupBy = Literal["cause", "fingerprint", "subscription", "stream"]
 
 OPEN_STATES: tuple[DeadLetterState, ...] = ("pending", "replaying", "failed_again")
-"""The states of letters that nobody is done with."""
+"""States of letters that still need an operator."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterQuery:
-    """Which letters: by id, or all that have every attribute that is given, in one of these states."""
+    """Select letters by id, or by all given attributes and one of these states."""
 
     ids: tuple[str, ...] = ()
     cause: str | None = None
@@ -32,7 +32,7 @@ class DeadLetterQuery:
     states: tuple[DeadLetterState, ...] = OPEN_STATES
 
     def matches(self, letter: DeadLetter) -> bool:
-        """Tell whether a letter has the attributes that are asked for."""
+        """Return whether a letter has the selected attributes."""
         return all(
             wanted is None or group_key(letter, by) == wanted
             for by, wanted in (
@@ -46,16 +46,16 @@ class DeadLetterQuery:
     def __str__(self) -> str:
         if self.ids:
             return ", ".join(self.ids) if len(self.ids) <= _MAX_NAMED_IDS else f"{len(self.ids)} letters by id"
-        named = {each: getattr(self, each) for each in ("cause", "fingerprint", "subscription", "stream")}
-        asked = [f"{name}={value}" for name, value in named.items() if value is not None]
+        values = {name: getattr(self, name) for name in ("cause", "fingerprint", "subscription", "stream")}
+        selected = [f"{name}={value}" for name, value in values.items() if value is not None]
         return ", ".join(
-            [*(asked or ["all"]), *(["state=" + "/".join(self.states)] if self.states != OPEN_STATES else [])]
+            [*(selected or ["all"]), *(["state=" + "/".join(self.states)] if self.states != OPEN_STATES else [])]
         )
 
 
 @dataclass(slots=True)
 class DeadLetterGroup:
-    """Letters that have one thing in common: what it is, how many, since when, and one of their errors."""
+    """Letters with one attribute in common, their states and times, and the error of the first."""
 
     name: str
     error: str
@@ -65,7 +65,7 @@ class DeadLetterGroup:
 
     @property
     def count(self) -> int:
-        """How many letters."""
+        """Number of letters."""
         return self.states.total()
 
 
@@ -75,22 +75,21 @@ _MAX_NAMED_IDS = 20
 def find_dead_letters(
     letters: DeadLetterQuery | None = None, *, bus: BusRuntime | None = None
 ) -> Iterator[DeadLetterRecord]:
-    """Read letters, oldest first, a few at a time; by default all that nobody is done with.
+    """Read letters page by page, oldest first; by default all open ones. Letters selected by id may have any state.
 
-    Raises UsageError (unknown_dead_letter) where an id is not kept; of letters that are asked for by id, whatever their
-    state.
+    Raises UsageError (unknown_dead_letter) if an id does not exist.
     """
     bus = current_bus(bus)
-    asked = letters or DeadLetterQuery()
+    query = letters or DeadLetterQuery()
     store = bus.stores.dead_letters
-    if not asked.ids:
-        yield from (kept for kept in store.iterate(asked.states) if asked.matches(kept.letter))
+    if not query.ids:
+        yield from (record for record in store.iterate(query.states) if query.matches(record.letter))
         return
-    known = store.states(asked.ids)
-    for each in asked.ids:
-        if known[each] is None:
-            raise unknown_dead_letter(each)
-    yield from store.read(tuple(dict.fromkeys(asked.ids)))
+    states = store.states(query.ids)
+    for letter_id in query.ids:
+        if states[letter_id] is None:
+            raise unknown_dead_letter(letter_id)
+    yield from store.read(tuple(dict.fromkeys(query.ids)))
 
 
 def get_dead_letter(letter_id: str, *, bus: BusRuntime | None = None) -> DeadLetterRecord:
@@ -102,29 +101,29 @@ def get_dead_letter(letter_id: str, *, bus: BusRuntime | None = None) -> DeadLet
 def group_dead_letters(
     by: GroupBy, letters: DeadLetterQuery | None = None, *, bus: BusRuntime | None = None
 ) -> list[DeadLetterGroup]:
-    """Count letters by what they have in common, the largest group first."""
+    """Group letters by an attribute, the largest group first."""
     bus = current_bus(bus)
-    found: dict[str, DeadLetterGroup] = {}
-    for kept in find_dead_letters(letters, bus=bus):
-        letter = kept.letter
+    groups: dict[str, DeadLetterGroup] = {}
+    for record in find_dead_letters(letters, bus=bus):
+        letter = record.letter
         name = group_key(letter, by) or "-"
-        group = found.setdefault(
+        group = groups.setdefault(
             name, DeadLetterGroup(name, f"{letter.error_type}: {letter.error}", letter.at, letter.at)
         )
-        group.states[kept.state] += 1
+        group.states[record.state] += 1
         group.oldest, group.newest = min(group.oldest, letter.at), max(group.newest, letter.at)
-    return sorted(found.values(), key=lambda group: -group.count)
+    return sorted(groups.values(), key=lambda group: -group.count)
 
 
 def group_key(letter: DeadLetter, by: str) -> str | None:
-    """Read what a letter is grouped by."""
+    """Return the value of the attribute that letters are grouped by."""
     if by == "stream":
         return letter.event_attribute("stream_id") or letter.event_attribute("subject")
     return str(getattr(letter, by))
 
 
 def parse_states(names: Sequence[str]) -> tuple[DeadLetterState, ...]:
-    """Read names of states; `all` stands for every one, and none for those that nobody is done with."""
+    """Parse names of states; `all` selects every state, an empty list the open ones."""
     if "all" in names:
         return DEAD_LETTER_STATES
     return tuple(state for state in DEAD_LETTER_STATES if state in names) or OPEN_STATES

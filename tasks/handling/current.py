@@ -68,7 +68,7 @@ def _append_agent(path: tuple[str, ...], agent: str) -> tuple[str, ...]:
     return (*(earlier for earlier in path if earlier != agent), agent)
 
 
-_current: ContextVar[CurrentDelivery | None] = ContextVar("petiole_delivery", default=None)
+_current: ContextVar[CurrentDelivery | None] = ContextVar("petiole_current_delivery", default=None)
 
 
 def current_context() -> CurrentDelivery | None:

@@ -32,7 +32,7 @@ class TimeLimitReached(BaseException):
     """Raised in a function that exceeds its time limit. `except Exception` does not catch it, as for CancelledError."""
 
 
-_ends_at: ContextVar[float | None] = ContextVar("petiole_ends_at", default=None)
+_ends_at: ContextVar[float | None] = ContextVar("petiole_time_limit", default=None)
 
 
 @contextmanager

@@ -1,18 +1,18 @@
-"""The error channel: what went wrong is an event of its own kind, and its severity acts.
+"""The error channel: errors are published as events, and their severity has effects.
 
-    report(error)                     inside a handler or out: an ErrorEvent, at once
-    @agent.on_error("error.*")        hears them; nobody else does, `*` included
-    act_on(bus, event)                what the supervisor does (workers/agents/supervisor.py):
+    report(error)                     publish an ErrorEvent at once, inside a handler or outside
+    @agent.on_error("error.*")        subscribes to them; no other subscription gets them, not even `*`
+    apply_severity(bus, event)        called by the supervisor (workers/agents/supervisor.py):
 
-        warning     it is logged and counted
-        error       and the agent that failed does no more on that flow: what waits for it ends as `aborted`
-        critical    and the system is shut down: publishers are refused with SystemStopping, beat is silent, and
-                    workers finish what they have in hand and end; what is queued stays, `system.stopped` is last
+        warning     the error is logged and counted
+        error       in addition the flow is aborted for the failing agent: its deliveries end as `aborted`
+        critical    in addition the system shuts down: publishers get SystemStopping, beat publishes nothing, workers
+                    finish running deliveries and exit, queued messages stay, `system.stopped` is the last event
 
-Who reports an error inside a handler has its agent's work on the flow aborted before `report` returns: nothing that
-waits in this process is begun meanwhile; another process may begin within a second what it has just taken
-(admissions.py). A delivery that was put off or tried again ends so, too; one that is replayed does not. What
-is reported while an error event is handled is logged and goes nowhere: it would never end.
+A handler that reports an error with severity `error` aborts the flow before `report` returns. No waiting delivery of
+this process starts meanwhile; another process may start, within a second, a delivery that it has just fetched
+(tasks/settlement/deduplication.py). Deferred and retried deliveries end as well, replayed ones do not. An error
+reported by a handler of the error channel is only logged, to avoid a loop.
 """
 
 from __future__ import annotations
@@ -51,10 +51,12 @@ def report(
     event: Event | None = None,
     **parameters: Value,
 ) -> Publication | None:
-    """Say on the error channel what went wrong, at once, whether the handler succeeds or not.
+    """Publish an error on the error channel at once, whether the handler succeeds or not.
 
-    `agent` is whose work failed and `event` what it worked on; inside a handler both are known. None where nothing was
-    published: in a handler of the error channel itself. Raises: UsageError for a severity that is none; as `publish`.
+    `agent` is the failing agent and `event` the event it handled; inside a handler both are known. Returns None in a
+    handler of the error channel itself, where nothing is published.
+
+    Raises: UsageError for an unknown severity; as `publish`.
     """
     severity = _parse_severity(severity)
     context = current_context()
@@ -63,19 +65,19 @@ def report(
         context.bus.instrumentation.emit(failed)
         return None
     agent = agent or (context.subscription.agent if context else None)
-    said: dict[str, Value] = dict(parameters) | ({"agent": agent} if agent else {})
+    parameters = parameters | ({"agent": agent} if agent else {})
     name = "Error" if isinstance(error, str) else error_type_of(error)
-    content = ErrorContent(error_type=name, message=str(error) or name, severity=severity, parameters=said)
-    about = event or (context.event if context else None)
+    content = ErrorContent(error_type=name, message=str(error) or name, severity=severity, parameters=parameters)
+    handled_event = event or (context.event if context else None)
     fields: EventFields = {"event_type": event_type, "content": content}
-    told = about.caused(ErrorEvent, **fields) if about else ErrorEvent.model_validate(fields)
+    error_event = handled_event.caused(ErrorEvent, **fields) if handled_event else ErrorEvent.model_validate(fields)
     if context is None:
-        return commit(default_bus(), [validate(default_bus(), told)])[0]
-    return _report_in_handler(context, told)
+        return commit(default_bus(), [validate(default_bus(), error_event)])[0]
+    return _report_in_handler(context, error_event)
 
 
 def apply_severity(bus: BusRuntime, event: ErrorEvent) -> None:
-    """Do what an error's severity asks for; safe to repeat. Raises RedisError."""
+    """Apply the effects of an error's severity. Safe to repeat. Raises RedisError."""
     content = event.content
     bus.stores.counters.add(f"errors:{content.severity}")
     record = ErrorReported(
@@ -86,13 +88,13 @@ def apply_severity(bus: BusRuntime, event: ErrorEvent) -> None:
         case Severity.ERROR:
             abort(bus, event)
         case Severity.CRITICAL:
-            # One that waited while the system was at rest is of an earlier life: the shutdown was its answer.
+            # An error from before this lifecycle has already shut the system down.
             if event.timestamp.timestamp() >= bus.stores.cluster_membership.started_at():
                 shut_down(bus, by=content.error_type)
 
 
 def abort(bus: BusRuntime, event: ErrorEvent) -> str | None:
-    """End the failing agent's work on the error's flow; returns the agent, None where none is named. Safe to repeat."""
+    """Abort the error's flow for the failing agent; returns the agent, or None if none is named. Safe to repeat."""
     agent = event.content.parameters.get("agent")
     if not isinstance(agent, str):
         return None
@@ -106,9 +108,9 @@ def abort(bus: BusRuntime, event: ErrorEvent) -> str | None:
 
 
 def shut_down(bus: BusRuntime, *, by: str) -> None:
-    """Have the system stop in order; safe to repeat, and once however many ask. `by` is whose word it is."""
-    situation = bus.stores.cluster_membership.close(by)
-    if situation.is_ending:
+    """Shut the system down in order; `by` names the cause. Safe to repeat and to call concurrently."""
+    cluster = bus.stores.cluster_membership.close(by)
+    if cluster.is_ending:
         log.critical("system.shut_down", extra={"by": by})
     publish_lifecycle_events(bus)
 
@@ -116,14 +118,14 @@ def shut_down(bus: BusRuntime, *, by: str) -> None:
 def _report_in_handler(context: CurrentDelivery, event: ErrorEvent) -> Publication:
     if context.subscription.shadow:
         return buffer(context, event)
-    said = context.prepare_event(event)
-    publication = commit(context.bus, [validate(context.bus, said)])[0]
-    if said.content.severity is Severity.ERROR:
-        abort(context.bus, said)
+    prepared = context.prepare_event(event)
+    publication = commit(context.bus, [validate(context.bus, prepared)])[0]
+    if prepared.content.severity is Severity.ERROR:
+        abort(context.bus, prepared)
     return publication
 
 
 def _parse_severity(severity: Severity | str) -> Severity:
     if severity in list(Severity):
         return Severity(severity)
-    raise UsageError(f"{severity!r} is no severity; give one of {', '.join(Severity)}")
+    raise UsageError(f"unknown severity {severity!r}; give one of {', '.join(Severity)}")

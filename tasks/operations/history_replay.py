@@ -1,16 +1,14 @@
-"""STATION 5, replay: events of the history are delivered again, to one subscription, on an operator's word.
+"""History replay: an operator has events of the history delivered again to one subscription.
 
-    replay("memory.remember", stream="a-conversation")
-    replay("memory.remember", since=yesterday, pattern="input.*", replay_id="after-the-fix")
+    replay_history("memory.remember", stream="a-conversation")
+    replay_history("memory.remember", since=yesterday, pattern="input.*", replay_id="after-the-fix")
 
-Of the events that are asked for, the subscription gets those it hears, and no other subscription gets any. The
-deliveries have ids of their own, from event, subscription and the replay's id: the inbox does not take them for those
-of then, and a replay that is repeated under one id delivers nothing twice (as long as the inbox remembers,
-PETIOLE_INBOX_RETENTION_S). The handler runs as ever, with `context.is_replay`; what it says is published, under ids
-that follow from the replayed delivery. Events that have expired meanwhile are delivered
-too: the operator knows that they are old.
-
-The deliveries go to the end of the subscription's queue, in the order of the history, whatever its capacity.
+- The subscription gets the selected events that match it; no other subscription gets any.
+- Delivery ids are derived from event, subscription and replay id. So the inbox does not skip them as duplicates of the
+  original deliveries, and a replay repeated under one id delivers nothing twice within PETIOLE_INBOX_RETENTION_S.
+- The handler runs as usual, with `context.is_replay`. Its events are published under ids derived from the delivery.
+- Expired events are delivered too.
+- Deliveries go to the end of the queue, in the order of the history, regardless of its capacity.
 """
 
 from __future__ import annotations
@@ -40,7 +38,7 @@ from petiole.tasks.stores.history import HistoryQuery, RecordedEvent
 
 @dataclass(frozen=True, slots=True)
 class HistoryReplay:
-    """What was replayed: the id to repeat it under, how many deliveries were sent, and the ids of unreadable events."""
+    """Result of a replay: its id, to repeat it, the deliveries sent, and the ids of unreadable events."""
 
     id: str
     subscription: str
@@ -50,10 +48,10 @@ class HistoryReplay:
 
 @dataclass(frozen=True, slots=True)
 class ReplayEvents:
-    """What a subscription hears of a selection of the history, read as it is iterated over; each time anew.
+    """The selected events that match a subscription. Each iteration reads the history again.
 
-    `unreadable` holds the ids of events that the last iteration came across and could not read: of a type that this
-    process does not know, or with a content that is gone.
+    `unreadable` holds the ids of events that the last iteration could not read: their type is unknown in this process,
+    or their content is missing.
     """
 
     bus: BusRuntime
@@ -68,7 +66,7 @@ class ReplayEvents:
         for pattern in self.subscription.patterns:
             topics.add(pattern, pattern)
         for recorded in self.bus.stores.history.select(self.selection):
-            # Asked first: what it does not hear need not be readable here.
+            # Matched first, because an event of another type may be unreadable in this process.
             event = self._read(recorded) if topics.match(recorded.topic) else None
             if event is not None and table.routes(event):
                 yield recorded, event
@@ -82,9 +80,9 @@ class ReplayEvents:
 
 
 def select_events(bus: BusRuntime, subscription: str, selection: HistoryQuery) -> ReplayEvents:
-    """Find what a replay would deliver. Raises UsageError (unknown_subscription)."""
+    """Return the events that a replay would deliver. Raises UsageError (unknown_subscription)."""
     _, subscriptions = bus.stores.directory.read()
-    by_name = {each.name: each for each in subscriptions}
+    by_name = {known.name: known for known in subscriptions}
     if subscription not in by_name:
         nearest = difflib.get_close_matches(subscription, by_name, n=1)
         raise unknown_subscription(subscription, nearest[0] if nearest else None)
@@ -103,11 +101,12 @@ def replay_history(
     rate_hz: float | None = None,
     bus: BusRuntime | None = None,
 ) -> HistoryReplay:
-    """Deliver events of the history again to one subscription, at most `rate_hz` of them in a second.
+    """Deliver events of the history again to one subscription, at most `rate_hz` per second.
 
-    What is not given does not limit; `until` is the first moment beyond, and what is recorded after the call is left
-    out. Safe to repeat under one `replay_id`. Raises: UsageError (unknown_subscription, invalid_pattern), UsageError
-    for a time without a zone, BrokerUnavailable.
+    An argument that is None does not restrict. `until` is excluded, and so are events recorded after the call. Safe to
+    repeat under one `replay_id`.
+
+    Raises: UsageError (unknown_subscription, invalid_pattern, a time without a zone), BrokerUnavailable.
     """
     bus = current_bus(bus)
     selection = HistoryQuery(stream, correlation, pattern, since, until)
@@ -118,7 +117,7 @@ def replay_history(
 def send_deliveries(
     events: ReplayEvents, replay_id: str, *, rate_hz: float | None = None, on_sent: Callable[[], object] = lambda: None
 ) -> HistoryReplay:
-    """Send the deliveries of a replay, calling `on_sent` after each. Raises BrokerUnavailable."""
+    """Send the deliveries of a replay and call `on_sent` after each. Raises BrokerUnavailable."""
     name, sent = events.subscription.name, 0
     events.bus.require_broker()
     try:
@@ -150,7 +149,7 @@ def _send(events: ReplayEvents, recorded: RecordedEvent, event: Event, replay_id
 
 def _throttle(events: ReplayEvents, rate_hz: float | None) -> Iterator[tuple[RecordedEvent, Event]]:
     began = time.monotonic()
-    for number, each in enumerate(events):
+    for number, pair in enumerate(events):
         if rate_hz is not None:
             time.sleep(max(0.0, began + number / rate_hz - time.monotonic()))
-        yield each
+        yield pair

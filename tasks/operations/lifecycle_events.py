@@ -1,10 +1,10 @@
-"""Lives: what happens to the system and its agents is told as events, each step once and in order.
+"""Lifecycle events: every start, stop and crash of the system and its agents is published exactly once, in order.
 
-    stores/lifecycle.py   decides, in one step over all workers, which steps were taken, and keeps them as untold
-    tell(bus)             publishes them, the oldest first, and forgets what was published
+    stores/cluster_membership.py       decides about transitions, over all workers, and stores them as unpublished
+    publish_lifecycle_events(bus)      publishes them, the oldest first, and deletes what it published
 
-Any process may tell. Events have ids that follow from life and step, so two that tell the same publish it once; one
-that dies between publishing and forgetting leaves it to the next.
+Any process may publish. Event ids are derived from lifecycle and transition, so two processes publish an event once. If
+a process crashes between publishing and deleting, the next one repeats it.
 """
 
 from __future__ import annotations
@@ -28,44 +28,44 @@ AGENT_TOPIC_PREFIX = "agent."
 
 
 def publish_lifecycle_events(bus: BusRuntime) -> int:
-    """Publish what happened and was not told yet; returns how much that was. Safe to repeat.
+    """Publish unpublished transitions; returns how many. Safe to repeat.
 
-    Does not wait where a queue is full. Raises: QueueFull, BrokerUnavailable; what was not told stays so.
+    Does not wait for full queues. Raises: QueueFull, BrokerUnavailable; the transitions stay unpublished then.
     """
-    untold = bus.stores.cluster_membership.read_unpublished(_BATCH_SIZE)
-    if untold:
-        events = [validate(bus, event) for event in _events(bus, untold)]
+    transitions = bus.stores.cluster_membership.read_unpublished(_BATCH_SIZE)
+    if transitions:
+        events = [validate(bus, event) for event in _build_events(bus, transitions)]
         commit(bus, events, capacity_timeout=timedelta(0))
-        bus.stores.cluster_membership.mark_published(untold)
-    return len(untold)
+        bus.stores.cluster_membership.mark_published(transitions)
+    return len(transitions)
 
 
-def lifecycle_event_id(lifecycle_id: str, agent: str, step: str) -> str:
-    """Name the event of a step; the same three always give the same id."""
-    return str(uuid5(NAMESPACE_URL, repr(("life", lifecycle_id, agent, step))))
+def lifecycle_event_id(lifecycle_id: str, agent: str, event_type: str) -> str:
+    """Derive the event id of a transition."""
+    return str(uuid5(NAMESPACE_URL, repr(("lifecycle", lifecycle_id, agent, event_type))))
 
 
-def _events(bus: BusRuntime, transitions: Sequence[str]) -> Iterator[Event]:
+def _build_events(bus: BusRuntime, transitions: Sequence[str]) -> Iterator[Event]:
     for text in transitions:
-        fact = json.loads(text)
-        agent = fact.get("agent", "")
+        transition = json.loads(text)
+        agent = transition.get("agent", "")
         yield bus.event_registry.parse(
             {
-                "event_id": lifecycle_event_id(fact["life"], agent, fact["step"]),
-                "event_type": fact["step"],
-                "timestamp": _format_time(fact["at"]),
-                # A life's steps are one flow.
-                "correlation_id": f"life of {agent or 'the system'} since {_format_time(fact['life'])}",
-                "content": _content(fact),
+                "event_id": lifecycle_event_id(transition["lifecycle_id"], agent, transition["event_type"]),
+                "event_type": transition["event_type"],
+                "timestamp": _format_time(transition["at"]),
+                # All events of a lifecycle are one flow.
+                "correlation_id": f"{agent or 'system'} lifecycle {_format_time(transition['lifecycle_id'])}",
+                "content": _content(transition),
             }
         )
 
 
 def _content(transition: dict[str, str]) -> dict[str, Any]:
-    if not transition["step"].startswith(AGENT_TOPIC_PREFIX):
-        return {"last_event_time": _format_time(transition["before"])} if "before" in transition else {}
-    said = {"agent": transition["agent"], "worker": transition["worker"]}
-    return said | {"reason": transition["reason"]} if "reason" in transition else said
+    if not transition["event_type"].startswith(AGENT_TOPIC_PREFIX):
+        return {"last_event_time": _format_time(transition["previous_at"])} if "previous_at" in transition else {}
+    content = {"agent": transition["agent"], "worker": transition["worker"]}
+    return content | {"reason": transition["reason"]} if "reason" in transition else content
 
 
 def _format_time(seconds: str) -> str:

@@ -1,9 +1,9 @@
-"""Metrics: the figures of a metrics summary, read from the history, the counters and the queues.
+"""Metrics: collect the figures of a metrics summary from the history, the counters and the queues.
 
-Requests and answers are those that the history recorded since the last summary; a request's time is from its record to
-its answer's, by the server's clock. An answer whose request is not found is counted, and has no time. Retries and dead
-letters are the differences of counters. Depth and lag are as of now; the lag, the age of what waits longest in a queue,
-is known on Redis only.
+- Requests and replies are those recorded in the history since the last summary. The execution time of a request is the
+  time between both records, by the server's clock. A reply without a known request is counted without a time.
+- Retries and dead letters are differences of counters.
+- Depth and lag are current values. The lag of a queue is the age of its oldest message; only Redis provides it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SEARCH_STRINGS = ('"request.', '"response.')
 
 @dataclass(frozen=True, slots=True)
 class MetricsSnapshot:
-    """A report, and what the next one begins from: the counters, and the last entry of the history."""
+    """A report, with the counters and the last history entry from which the next report starts."""
 
     report: MetricsReport
     counts: Mapping[str, int]
@@ -36,16 +36,16 @@ class MetricsSnapshot:
 
 
 def collect_metrics(bus: BusRuntime, interval_s: float) -> MetricsSnapshot:
-    """Collect the figures since the last summary, or of the last interval where there was none."""
-    before, since = bus.stores.counters.last_summary()
+    """Collect the figures since the last summary, or of the last interval if there is none."""
+    last_counts, since = bus.stores.counters.last_summary()
     since = since or f"{int((time.time() - interval_s) * 1_000)}-0"
     counts = bus.stores.counters.all()
     until = bus.stores.history.last_entry_id()
     depths, lags = _queue_metrics(bus)
     report = MetricsReport(
         **_request_metrics(bus, _read_recorded(bus, since, until)),
-        retries=_increase("retried", counts, before),
-        dead_letters=_increase("dead_lettered", counts, before),
+        retries=_increase("retried", counts, last_counts),
+        dead_letters=_increase("dead_lettered", counts, last_counts),
         depth=depths,
         lag_s=lags,
     )
@@ -57,45 +57,45 @@ def _request_metrics(bus: BusRuntime, recorded: Iterator[RecordedEvent]) -> dict
     kinds: Counter[str] = Counter()
     agents: Counter[str] = Counter()
     times_ms: list[int] = []
-    answered = 0
-    for each in recorded:
-        word = each.topic.partition(".")[0]
-        if word == "request":
-            content = _content(each)
-            requests[str(content.get("request_id"))] = each.recorded_at_ms
+    response_count = 0
+    for entry in recorded:
+        prefix = entry.topic.partition(".")[0]
+        if prefix == "request":
+            content = _content(entry)
+            requests[str(content.get("request_id"))] = entry.recorded_at_ms
             kinds[str(content.get("request_type"))] += 1
             agents[str(content.get("responder"))] += 1
-        elif each.topic in {"response.succeeded", "response.failed"}:
-            answered += 1
-            asked_ms = requests.get(str(_content(each).get("request_id"))) or _requested_at_ms(bus, each)
-            times_ms += [] if asked_ms is None else [each.recorded_at_ms - asked_ms]
+        elif entry.topic in {"response.succeeded", "response.failed"}:
+            response_count += 1
+            requested_ms = requests.get(str(_content(entry).get("request_id"))) or _requested_at_ms(bus, entry)
+            times_ms += [] if requested_ms is None else [entry.recorded_at_ms - requested_ms]
     return {
         "total_requests": kinds.total(),
-        "total_responses": answered,
+        "total_responses": response_count,
         "avg_execution_time_ms": sum(times_ms) / len(times_ms) if times_ms else 0.0,
         "request_types": dict(kinds),
         "agent_metrics": dict(agents),
     }
 
 
-def _requested_at_ms(bus: BusRuntime, answer: RecordedEvent) -> int | None:
-    """Find when a request was made that the summary before counted."""
-    request_id = _content(answer).get("request_id")
-    flow = bus.stores.history.read_flow(str(answer.attributes["correlation_id"]))
-    asked = (each for each in flow if each.topic.startswith("request."))
-    return next((each.recorded_at_ms for each in asked if _content(each).get("request_id") == request_id), None)
+def _requested_at_ms(bus: BusRuntime, reply: RecordedEvent) -> int | None:
+    """Find the time of a request that an earlier summary counted."""
+    request_id = _content(reply).get("request_id")
+    flow = bus.stores.history.read_flow(str(reply.attributes["correlation_id"]))
+    requests = (entry for entry in flow if entry.topic.startswith("request."))
+    return next((entry.recorded_at_ms for entry in requests if _content(entry).get("request_id") == request_id), None)
 
 
 def _read_recorded(bus: BusRuntime, since: str, until: str) -> Iterator[RecordedEvent]:
     following: str | None = since
     while following is not None and _order(following) < _order(until):
         page, following = bus.stores.history.search(_SEARCH_STRINGS, following, count=_PAGE_SIZE)
-        yield from (each for each in page if _order(each.entry_id) <= _order(until))
+        yield from (entry for entry in page if _order(entry.entry_id) <= _order(until))
 
 
 def _queue_metrics(bus: BusRuntime) -> tuple[dict[str, int], dict[str, float]]:
     _, subscriptions = bus.stores.directory.read()
-    queues = sorted({each.queue for each in subscriptions} | {PUBLISH_QUEUE})
+    queues = sorted({subscription.queue for subscription in subscriptions} | {PUBLISH_QUEUE})
     with bus.app.connection_for_read() as connection:
         depths = {queue: queue_depth(bus, connection, queue) for queue in queues}
         lags = {queue: lag_s(bus, connection, queue) for queue in queues if depths[queue]}

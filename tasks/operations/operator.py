@@ -1,4 +1,4 @@
-"""The operator: who runs this process, as audit events name them."""
+"""Operator: the user of this process, for audit events."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import socket
 
 
 def current_operator() -> str:
-    """Name who runs this process: user@host."""
+    """Return the user of this process as user@host."""
     try:
         user = getpass.getuser()
     except (OSError, KeyError):
-        # In a container, a user may have a number only.
+        # A container's user may have no name.
         user = f"uid-{os.getuid()}"
     return f"{user}@{socket.gethostname()}"

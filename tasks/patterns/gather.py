@@ -6,9 +6,9 @@
 The agent has two subscriptions for it:
 
 1. The collector receives the parts and stores them in tasks/stores/aggregations.py, so any worker may receive any part.
-   It publishes `gathering.closed` with the last part, and delayed at the deadline with every other part. The event's id
-   is derived from subscription and key, so only the first one counts. Both are published in the call that settles the
-   collector's delivery, so a crash loses nothing.
+   It publishes `aggregation.completed` with the last part, and delayed at the deadline with every other part. The
+   event's id is derived from subscription and key, so only the first one counts. Both are published in the call that
+   settles the collector's delivery, so a crash loses nothing.
 2. The caller receives that event, completes the aggregation and calls the function, in an ordinary delivery with
    attempts, dead letter and outbox.
 """
@@ -25,8 +25,8 @@ from uuid import NAMESPACE_OID, uuid5
 
 from pydantic_core import from_json
 
-from petiole.events.catalog.gathering import AggregationCompletedEvent, CompletedAggregation
-from petiole.events.errors import gathering_key_missing
+from petiole.events.catalog.aggregation import AggregationCompletedEvent, CompletedAggregation
+from petiole.events.errors import aggregation_key_missing
 from petiole.events.event import Event
 from petiole.events.topics import TopicTrie
 from petiole.tasks.handling.buffering import buffer
@@ -37,7 +37,7 @@ from petiole.tasks.publishing.validation import validate
 HandlerFunction: TypeAlias = Callable[..., Any]
 PartPattern: TypeAlias = str | tuple[str, ...]
 
-COMPLETED_EVENT_TYPE = "gathering.closed"
+COMPLETED_EVENT_TYPE = "aggregation.completed"
 
 EventT = TypeVar("EventT", bound=Event)
 
@@ -89,12 +89,12 @@ class AggregationRule:
         return min(_build_part_trie(self.parts).match(topic), default=None)
 
     def key_of(self, event: Event) -> str:
-        """Return the value of the field that events are gathered by. Raises Permanent (gathering_key_missing)."""
+        """Return the value of the field that events are gathered by. Raises Permanent (aggregation_key_missing)."""
         value: Any = event.model_dump(mode="json", include={self.by.split(".", maxsplit=1)[0]})
         for name in self.by.split("."):
             value = value.get(name) if isinstance(value, Mapping) else None
         if value is None:
-            raise gathering_key_missing(self.subscription, event.event_type, self.by)
+            raise aggregation_key_missing(self.subscription, event.event_type, self.by)
         return str(value)
 
     def completed_event_id(self, key: str) -> str:
@@ -131,7 +131,7 @@ def build_collector(rule: AggregationRule, name: str) -> HandlerFunction:
         state = bus.stores.aggregations.add(
             rule.subscription, key, number, validated.text, part_count=len(rule.parts), timeout=rule.timeout
         )
-        if state != "closed":
+        if state != "completed":
             completed = event.caused(
                 AggregationCompletedEvent,
                 event_id=rule.completed_event_id(key),

@@ -144,10 +144,10 @@ class _Operation:
         match record.state:
             case "unfinished":
                 raise OperationOutcomeUnknown(self.name, self.key, str(record.since))
-            case "under_way":
+            case "in_progress":
                 raise OperationInProgress(self.name, self.key, str(record.since))
         self.outcome = record.outcome
-        return record.state == "begun"
+        return record.state == "started"
 
     @contextmanager
     def release_on_error(self) -> Iterator[None]:

@@ -54,7 +54,7 @@ def capture_output(context: CurrentDelivery) -> None:
     }
     outbox.suppress()
     if outbox.suppressed_count:
-        stores.counters.add("shadowed", outbox.suppressed_count)
+        stores.counters.add("shadow_events_suppressed", outbox.suppressed_count)
     stores.shadows.keep(context.subscription.name, output)
 
 

@@ -171,16 +171,16 @@ def _commit_atomically(
             partial(bus.stores.publications.publish, outgoing, table.version, settlement, delayed, registration), events
         )
         match result.status:
-            case "moved":
+            case "directory_changed":
                 bus.read_routing()
                 if is_refusable:
                     bus.check_accepting()
-            case "full":
+            case "queue_full":
                 queue = str(result.full_queue).removeprefix(bus.queue_prefix)
                 _wait_for_capacity(queue, events, routes, deadline)
-            case "refused" if registration is not None:
+            case "duplicate_request" if registration is not None:
                 raise duplicate_request(registration.request_type, registration.request_id)
-            case "fenced":
+            case "lease_lost":
                 raise LeaseLost(settlement.delivery_id if settlement else "")
             case _:
                 were_new = result.are_new or (False,) * len(events)

@@ -8,7 +8,7 @@ A request is an event. It is delivered to the responder's subscription (`@agent.
 other matching subscription. The pending request is registered before the event is published. The event expires at the
 request's deadline, so a responder that receives it later does not run. A reply is an event, too; publishing it
 delivers it to the requester in the same call (events/responses.py). A late, duplicate or foreign reply is counted, and
-published as `response.late`.
+published as `response.unmatched`.
 
 A handler cannot wait for a reply. In a handler `request(...)` is buffered with the handler's other events, and its
 deadline is at most that of the current event. A handler of `response.*` continues the work; if there is no reply by the
@@ -250,7 +250,7 @@ def cancel_request(bus: BusRuntime, pending: PendingRequest) -> None:
     try:
         bus.stores.requests.forget(pending.request_id, pending.token)
     except RedisError as error:
-        failed = OperationFailed(operation="request.withdraw_failed", exception=error, subject=pending.request_id)
+        failed = OperationFailed(operation="request.cancel_failed", exception=error, subject=pending.request_id)
         bus.instrumentation.emit(failed)
 
 

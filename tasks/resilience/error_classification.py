@@ -44,19 +44,19 @@ _NOT_SENT_ERRORS = (
 def classify_outcome(error: BaseException | None, ignored_errors: tuple[type[Exception], ...] = ()) -> CircuitOutcome:
     """Classify the outcome of a call that raised `error`, or None. `ignored_errors` do not count as failures."""
     if error is None:
-        return "ok"
+        return "succeeded"
     if isinstance(error, ignored_errors):
-        return "answered"
+        return "rejected"
     if isinstance(error, _NOT_SENT_ERRORS):
-        return "unreached"
+        return "not_sent"
     if isinstance(error, asyncio.CancelledError):
         # A handler's time limit cancels too; in that case the dependency took too long.
         left_s = time_limits.remaining_s()
-        return "failed" if left_s is not None and left_s <= 0 else "unreached"
+        return "failed" if left_s is not None and left_s <= 0 else "not_sent"
     status = http_status_of(error)
     if status is not None:
-        return "answered" if 400 <= status < 500 and status != HTTPStatus.REQUEST_TIMEOUT else "failed"  # noqa: PLR2004 - HTTP's range
-    return "answered" if isinstance(error, Permanent) else "failed"
+        return "rejected" if 400 <= status < 500 and status != HTTPStatus.REQUEST_TIMEOUT else "failed"  # noqa: PLR2004 - HTTP's range
+    return "rejected" if isinstance(error, Permanent) else "failed"
 
 
 def is_worth_retrying(error: BaseException, ignored_errors: tuple[type[Exception], ...] = ()) -> bool:

@@ -1,8 +1,8 @@
 """Allow calls without circuit breakers and rate limits while the state store does not answer.
 
 Circuit breakers and rate limits reduce load; an outage of the state store must not stop all calls. Each outage is
-logged once as the error `calls.unguarded`, and its calls are counted as `unguarded` when the store is back. After a
-failure the store is not queried for STORE_RETRY_AFTER_S, so that only one call waits for its timeout.
+logged once as the error `breaker.store_failed`, and its calls are counted as `calls_without_breaker` when the store is
+back. After a failure the store is not queried for STORE_RETRY_AFTER_S, so that only one call waits for its timeout.
 """
 
 from __future__ import annotations
@@ -67,6 +67,6 @@ class _Outage:
 
     def end(self) -> None:
         if self.is_logged:
-            self.bus.stores.counters.add("unguarded", self.calls)
+            self.bus.stores.counters.add("calls_without_breaker", self.calls)
             self.bus.instrumentation.emit(CallsGuardedAgain(unguarded=self.calls))
             self.calls, self.is_logged = 0, False

@@ -32,7 +32,7 @@ class ExpiryResult:
 class SessionExpiryTask(PeriodicTask):
     """The task that beat sends once per slot."""
 
-    name = "petiole.sessions"
+    name = "petiole.session_expiry"
 
     def run(self, *, interval_s: float, slot: int) -> ExpiryResult:  # noqa: ARG002 - beat sends both to every periodic task
         """Expire sessions."""

@@ -36,7 +36,7 @@ from petiole.tasks.stores.sessions import EndReason, Participant, SessionInfo, S
 if TYPE_CHECKING:
     from petiole.tasks.stores.sessions import Sessions
 
-REFUSED_COUNTER = "session_refused"
+REFUSED_COUNTER = "session_events_rejected"
 """The counter of events that were rejected because their session had ended."""
 
 _TYPES: TypeAdapter[SessionType] = TypeAdapter(SessionType)
@@ -121,8 +121,8 @@ class Session:
             raise InvalidTransition(self.id, state, to)
         return has_changed
 
-    def _require(self, outcome: Literal["kept", "ended", "missing"]) -> None:
-        if outcome == "missing":
+    def _require(self, outcome: Literal["stored", "ended", "not_found"]) -> None:
+        if outcome == "not_found":
             raise unknown_session(self.id)
         if outcome == "ended":
             raise session_ended_error(self.id, self._store.get(self.id))

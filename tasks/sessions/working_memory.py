@@ -76,11 +76,11 @@ class WorkingMemory:
         if type(by) is not int or not -_INT64 <= by < _INT64:
             raise invalid_working_memory(self._id, name, f"cannot be incremented by {by!r}; give an integer of 64 bits")
         outcome, value = self._in_session(lambda: self._store.count(self._id, name, by))
-        if outcome == "no number":
+        if outcome == "not_a_number":
             current = value[:60] or "too large a number"
             reason = f"is {current} and cannot be incremented by {by}; set it to an integer first"
             raise invalid_working_memory(self._id, name, reason)
-        if outcome != "kept":
+        if outcome != "stored":
             self._raise_refusal(outcome, int(value or 0))
         return int(value)
 
@@ -88,13 +88,13 @@ class WorkingMemory:
         if not texts:
             return
         outcome, size = self._in_session(lambda: self._store.put(self._id, texts))
-        if outcome != "kept":
+        if outcome != "stored":
             self._raise_refusal(outcome, size)
 
     def _in_session(self, operation: Callable[[], ResultT]) -> ResultT:
         with self._bus.state_store_access(lookup_operation(self._id)):
             result = operation()
-            if result[0] == "missing":
+            if result[0] == "not_found":
                 self._store.record_event(self._id)
                 result = operation()
         return result

@@ -153,7 +153,7 @@ def dead_letter(
     if settlement is None:
         bus.stores.dead_letters.put(letter)
     else:
-        settlement = replace(settlement, outcome="buried", letter=letter)
+        settlement = replace(settlement, outcome="dead_lettered", letter=letter)
     notices = [validate(bus, notice) for notice in _build_notices(bus, letter, event)] if is_published else []
     response = _failure_response(bus, letter, event)
     responses = [] if response is None else [validate(bus, response)]

@@ -299,7 +299,7 @@ def _schedule_retry(
     )
     settlement = replace(
         attempt.settlement,
-        outcome="retrying" if is_attempt else "put_off",
+        outcome="retrying" if is_attempt else "deferred",
         failed_attempt=_build_failed_attempt(attempt, error) if is_attempt else None,
         retry_message=retry_message,
     )

@@ -1,6 +1,6 @@
-"""What is remembered: one file per memory, Redis and nowhere else. Each says its promise first.
+"""The bus's state in Redis: one file per store, each with its promise in the docstring.
 
-Tests and the harness hand these same stores a fakeredis client.
+`open_stores` opens all of them over one client; tests and the in-process bus pass a fakeredis client.
 """
 
 from __future__ import annotations
@@ -30,26 +30,25 @@ from petiole.tasks.stores.message_groups import MessageGroups
 from petiole.tasks.stores.publications import Publications, UnackedKeys
 from petiole.tasks.stores.rate_limits import RateLimits
 from petiole.tasks.stores.requests import Requests
-from petiole.tasks.stores.response_streams import ResponseStreams
-from petiole.tasks.stores.response_streams import StreamLimits as DraftLimits
+from petiole.tasks.stores.response_streams import ResponseStreams, StreamLimits
 from petiole.tasks.stores.sessions import Sessions
 from petiole.tasks.stores.shadows import ShadowOutputs
 
 EVENTS_PER_STREAM = 2_000
-"""Length of a stream's index into the history."""
+"""Entries that a stream's index of the history keeps."""
 
 EVENTS_PER_SESSION = 200
-"""Last events kept of a session."""
+"""Events that a session's buffer keeps."""
 
 RESPONSE_STREAM_RETENTION = timedelta(days=1)
 
 PAYLOAD_RETENTION = timedelta(days=7)
-"""How long a stored content outlives its last use, and so how long a delivery may wait; never less than the history."""
+"""How long content is kept after its last use, and so how long a delivery may wait; at least as long as the history."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """All memories over one Redis client."""
+    """All stores over one Redis client."""
 
     directory: Directory
     history: History
@@ -80,13 +79,13 @@ def open_stores(
     unacked_keys: UnackedKeys = UnackedKeys(),  # noqa: B008 - a constant
     clock: Clock | None = None,
 ) -> Stores:
-    """Open every store over a client that decodes its responses. Connects to nothing yet."""
+    """Open every store over a client that decodes responses. Sends no command yet."""
     keys = Keys(settings.key_prefix)
     retention = _history_retention(settings)
     clock = clock or Clock()
     heartbeat_timeout = timedelta(seconds=settings.heartbeat_timeout_s)
     inbox_retention = timedelta(seconds=settings.inbox_retention_s)
-    drafts = DraftLimits(heartbeat_timeout, RESPONSE_STREAM_RETENTION, settings.max_response_stream_chunks)
+    stream_limits = StreamLimits(heartbeat_timeout, RESPONSE_STREAM_RETENTION, settings.max_response_stream_chunks)
     blobs = Blobs(client, keys, max(PAYLOAD_RETENTION, retention.age))
     return Stores(
         directory=Directory(client, keys),
@@ -100,7 +99,7 @@ def open_stores(
         sessions=Sessions(
             client, keys, buffer_length=EVENTS_PER_SESSION, memory_bytes=settings.max_session_memory_bytes
         ),
-        response_streams=ResponseStreams(client, keys, drafts),
+        response_streams=ResponseStreams(client, keys, stream_limits),
         blobs=blobs,
         idempotency_records=IdempotencyRecords(client, keys, timedelta(seconds=settings.idempotency_retention_s)),
         shadows=ShadowOutputs(client, keys, retention.age),

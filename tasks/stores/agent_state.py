@@ -1,7 +1,7 @@
-"""States: what agents keep of themselves, by name.
+"""Agent state: values that an agent's handlers share, by name.
 
-Promise: what a handler sets is kept in the step that settles its delivery, or not at all, where the broker and the
-state store are the same Redis (publish.lua); elsewhere just before that. The last one to settle wins.
+Promise: values that a handler sets are stored in the step that settles its delivery (commit.lua), or not at all. On
+other brokers they are stored just before the settlement. The last settlement wins.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from petiole.tasks.stores.keys import Keys
 
 
 class AgentStates:
-    """Values by agent and name."""
+    """JSON values by agent and name."""
 
     def __init__(self, client: Redis, keys: Keys) -> None:
         self._client = client
         self._keys = keys
 
     def get(self, agent: str, name: str) -> str | None:
-        """Read a value, as JSON; None where there is none."""
+        """Read a value as JSON; None if it is not set."""
         text: Any = self._client.hget(self._keys.agent_state(agent), name)
         return None if text is None else str(text)
 
     def put(self, agent: str, values: Mapping[str, str]) -> None:
-        """Keep values, each as JSON."""
+        """Store values, each as JSON."""
         for name, value in values.items():
             self._client.hset(self._keys.agent_state(agent), name, value)
 

@@ -1,8 +1,8 @@
-"""Attempts: the runs of each delivery's handler that did not succeed, counted for all workers together.
+"""Attempts: the attempts of each unsettled delivery, over all workers.
 
-Promise: a run is noted before its handler begins. One that ended says so; of one that did not, the worker died, unless
-that worker is seen to be alive. The first run of a delivery may be noted as taken, by the step that takes its message
-(tasks/transport/delivery_log.py). Whether that one began nobody knows: it counts only where one death more is missing.
+Promise: an attempt is recorded before its handler starts. An attempt without an outcome counts as a crash of its
+worker, unless that worker is alive. The fetch may record the first attempt (tasks/transport/delivery_log.py) before it
+is known whether it starts; it counts only as the last crash before the limit.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from petiole.tasks.stores.scripts import load_script
 
 @dataclass(frozen=True, slots=True)
 class AttemptHistory:
-    """A run that may begin, and what became of those before it."""
+    """Earlier attempts of a delivery, and whether another one may start."""
 
     earlier: tuple[FailedAttempt, ...] = ()
     is_settled: bool = False
@@ -30,17 +30,17 @@ class AttemptHistory:
 
     @property
     def number(self) -> int:
-        """The number of the run, from 1; runs that a worker died of are not counted."""
-        return 1 + sum(each.error_type is not None for each in self.earlier)
+        """Number of the attempt, from 1, without those that crashed."""
+        return 1 + sum(attempt.error_type is not None for attempt in self.earlier)
 
     @property
     def crashes(self) -> int:
-        """How many workers died of the delivery."""
-        return sum(each.error_type is None for each in self.earlier)
+        """How many workers the delivery crashed."""
+        return sum(attempt.error_type is None for attempt in self.earlier)
 
 
 class Attempts:
-    """The runs of deliveries that are not settled yet."""
+    """Attempts of deliveries that are not settled."""
 
     def __init__(self, client: Redis, keys: Keys, age: timedelta) -> None:
         self._client = client
@@ -58,14 +58,13 @@ class Attempts:
         max_crashes: int = 3,
         abortable: tuple[str, str] | None = None,
     ) -> AttemptHistory:
-        """Note that a run begins, unless its delivery is settled or aborted, or as many workers died of it as may.
+        """Record that an attempt starts, unless the delivery is settled, aborted, or crashed `max_crashes` workers.
 
-        `holder` is who holds the message, where the broker knows; `consumers_key` its record of who is alive; `work`
-        the
-        agent and the flow that may have been aborted.
+        `consumer` is the id of the consumer that leases the message, if the broker has leases; `consumers_key` is the
+        broker's sorted set of consumers by time last heard. `abortable` is agent and flow, if the flow can be aborted.
         """
-        attempt = {"at": datetime.now(UTC).isoformat(), "worker": worker, "holder": consumer}
-        answer, *noted = self._begin(
+        attempt = {"at": datetime.now(UTC).isoformat(), "worker": worker, "consumer": consumer}
+        answer, *earlier = self._begin(
             keys=[
                 self._keys.inbox(delivery_id),
                 self._keys.attempts(delivery_id),
@@ -74,31 +73,31 @@ class Attempts:
             ],
             args=[json.dumps(attempt), consumer, max_crashes, self._age_ms],
         )
-        if answer == "settled":
+        if answer == "already_settled":
             return AttemptHistory(is_settled=True)
         if answer == "aborted":
             return AttemptHistory(is_aborted=True)
-        return AttemptHistory(tuple(_parse_attempt(text) for text in noted), is_poison=answer == "poison")
+        return AttemptHistory(tuple(_parse_attempt(text) for text in earlier), is_poison=answer == "poison")
 
     def record_crash(self, delivery_id: str) -> None:
-        """Note that whoever ran the delivery last is dead, although its worker lives: a child of its pool."""
+        """Record that the last attempt crashed although its worker is alive, because a pool process died."""
         key = self._keys.attempts(delivery_id)
-        noted: Any = self._client.lrange(key, -1, -1)
-        if noted:
-            self._client.lset(key, -1, json.dumps(json.loads(noted[0]) | {"is_dead": True, "is_taken": False}))
+        last: Any = self._client.lrange(key, -1, -1)
+        if last:
+            self._client.lset(key, -1, json.dumps(json.loads(last[0]) | {"is_crashed": True, "is_fetched": False}))
 
     def discard_last(self, delivery_id: str) -> None:
-        """Forget the run that began last: it ended before it meant anything."""
+        """Delete the last attempt, which must not count."""
         self._client.rpop(self._keys.attempts(delivery_id))
 
     def read(self, delivery_id: str) -> tuple[FailedAttempt, ...]:
-        """Read the runs of a delivery that is not settled."""
-        noted: Any = self._client.lrange(self._keys.attempts(delivery_id), 0, -1)
-        return tuple(_parse_attempt(text) for text in noted)
+        """Read the attempts of an unsettled delivery."""
+        texts: Any = self._client.lrange(self._keys.attempts(delivery_id), 0, -1)
+        return tuple(_parse_attempt(text) for text in texts)
 
 
 def _parse_attempt(text: str) -> FailedAttempt:
-    noted = json.loads(text)
+    attempt = json.loads(text)
     return FailedAttempt(
-        at=noted["at"], worker=noted["worker"], error_type=noted.get("error_type"), error=noted.get("error")
+        at=attempt["at"], worker=attempt["worker"], error_type=attempt.get("error_type"), error=attempt.get("error")
     )

@@ -1,7 +1,7 @@
-"""Blobs: contents of events that are too large to travel, each stored once.
+"""Blobs: event contents above the claim-check threshold, each stored once.
 
-Promise: a content is read as it was stored, or not at all: its name is its hash. It stays for `age` after it was last
-stored or read, however many events and deliveries refer to it.
+Promise: content is read as it was stored, or not at all, because its key is its hash. It is kept for `age` after it was
+last stored or read, for any number of events that refer to it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from petiole.events.errors import PayloadUnreadable
 from petiole.tasks.stores.keys import Keys
 
 DATAREF = "dataref"
-"""The attribute that stands for a content which is kept elsewhere, as CloudEvents' extension of that name has it."""
+"""Attribute that refers to content stored elsewhere. Source: CloudEvents extension `dataref`."""
 
 _SCHEME = "petiole:sha256:"
 
@@ -29,26 +29,26 @@ Document: TypeAlias = Mapping[str, object]
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """A content as UTF-8 JSON, and the reference to it that travels in its place."""
+    """Content as UTF-8 JSON, and the reference that replaces it in messages."""
 
     reference: str
     content: bytes
 
 
 def build_blob(content: object) -> Blob:
-    """Make a blob of a content's JSON value; equal contents have the same reference."""
+    """Build the blob of a JSON value; equal contents have the same reference."""
     written = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
     return Blob(_build_reference(written), written)
 
 
 def find_reference(document: object) -> str | None:
-    """Find the reference that a JSON object has in place of its content; None where it is whole, or no event."""
+    """Return the reference that replaces a document's content; None if the content is inline or it is not an event."""
     reference = document.get(DATAREF) if isinstance(document, Mapping) else None
     return reference if isinstance(reference, str) and reference.startswith(_SCHEME) else None
 
 
 class Blobs:
-    """Contents by their hash."""
+    """Contents by hash."""
 
     def __init__(self, client: Redis, keys: Keys, age: timedelta) -> None:
         self._client = client
@@ -56,14 +56,14 @@ class Blobs:
         self._age = age
 
     def put(self, blobs: Iterable[Blob]) -> None:
-        """Store contents; safe to repeat, and mends what was altered meanwhile."""
+        """Store contents. Safe to repeat; overwrites altered content."""
         with self._client.pipeline(transaction=False) as pipe:
             for blob in {each.reference: each for each in blobs}.values():
                 pipe.set(self._key(blob.reference), blob.content, px=self._age)
             pipe.execute()
 
     def restore(self, document: Document) -> Document:
-        """Put the content back where a JSON object has a reference; others are returned as they are.
+        """Replace a document's reference by the content; returns other documents unchanged.
 
         Raises: PayloadUnreadable (payload_missing, payload_altered).
         """
@@ -77,7 +77,7 @@ class Blobs:
         return attributes | ({"data": {"content": content}} if is_cloudevent else {"content": content})
 
     def _read(self, topic: str, reference: str) -> bytes:
-        # As bytes: what was altered may be no text at all, which a decoding client would stumble over.
+        # Read as bytes: altered content may be invalid UTF-8, on which a decoding client raises.
         age_ms = int(self._age.total_seconds() * 1_000)
         read = ("GETEX", self._key(reference), "PX", age_ms)
         found = self._client.execute_command(*read, **{NEVER_DECODE: True})  # type: ignore[no-untyped-call]  # redis's

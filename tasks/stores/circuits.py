@@ -1,7 +1,7 @@
-"""Circuits: whether what agents depend on may be called, one circuit for each dependency, shared by all workers.
+"""Circuits: circuit breakers shared by all workers, one for each dependency.
 
-Promise: a circuit opens once however many calls fail at once, has one probe under way at a time in the whole cluster,
-and no call of an earlier epoch changes it. All times are the server's. See enter_circuit.lua and leave_circuit.lua.
+Promise: a circuit opens once, however many calls fail at the same time. One worker of the cluster probes at a time.
+Calls of an earlier epoch change nothing. Times are the server's. See request_permit.lua and record_call_outcome.lua.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from petiole.tasks.stores.scripts import load_script
 
 CircuitState: TypeAlias = Literal["closed", "open", "half_open"]
 
-CircuitOutcome: TypeAlias = Literal["ok", "failed", "answered", "unreached"]
-"""How a call ended: `answered` was the caller's mistake, as the dependency said; `unreached` never got there."""
+CircuitOutcome: TypeAlias = Literal["succeeded", "failed", "rejected", "not_sent"]
+"""Outcome of a call. rejected: the dependency reported an error of the caller. not_sent: the call was not sent."""
 
 CircuitTransition: TypeAlias = Literal["", "opened", "reopened", "half_opened", "closed"]
 
 
 @dataclass(frozen=True, slots=True)
 class CircuitThresholds:
-    """What opens a circuit, how long for, and how long a probe may take. `rate` counts from `least_calls` on."""
+    """When a circuit opens and for how long; `lease` limits a probe. `rate` applies from `min_calls` in a window on."""
 
     failures: int
     reset_timeout: timedelta
@@ -39,7 +39,7 @@ class CircuitThresholds:
 
 @dataclass(frozen=True, slots=True)
 class Permit:
-    """What a caller was told: call in that epoch, or, where there is none, wait."""
+    """Permission to call in `epoch`; None: denied, ask again after `wait`."""
 
     epoch: int | None
     wait: timedelta = timedelta(0)
@@ -48,9 +48,9 @@ class Permit:
 
 @dataclass(frozen=True, slots=True)
 class CircuitChange:
-    """What became of a circuit: the change that this call made, if any, and how it stands after it.
+    """State of a circuit after a call, and the transition that this call caused ('': none).
 
-    `wait` is until it may be worth another call, where it is not closed.
+    `wait` is the time until another call may be permitted, if the circuit is not closed.
     """
 
     transition: CircuitTransition
@@ -61,7 +61,7 @@ class CircuitChange:
 
 @dataclass(frozen=True, slots=True)
 class Circuit:
-    """A circuit as of now. `due` is the next probe's time, or the end of its lease; None for one opened by hand."""
+    """A circuit as read. `due` is the time of the next probe or the end of its lease; None if it was opened by hand."""
 
     name: str
     state: CircuitState
@@ -80,20 +80,20 @@ class Circuits:
         self._client = client
         self._keys = keys
         self._clock = clock
-        self._enter = client.register_script(load_script("enter_circuit"))
-        self._leave = client.register_script(load_script("leave_circuit"))
-        self._set = client.register_script(load_script("set_circuit"))
+        self._request_permit = client.register_script(load_script("request_permit"))
+        self._record_outcome = client.register_script(load_script("record_call_outcome"))
+        self._set = client.register_script(load_script("force_circuit_state"))
 
     def request_permit(self, name: str, thresholds: CircuitThresholds) -> Permit:
-        """Ask whether the dependency may be called."""
-        said: list[str | int] = [
+        """Request permission to call a dependency."""
+        arguments: list[str | int] = [
             name,
             _milliseconds(thresholds.reset_timeout),
             _milliseconds(thresholds.lease),
             self._clock.ahead_ms,
         ]
-        answer: Any = self._enter(keys=[self._keys.circuit(name), self._keys.circuits], args=said)
-        if answer[0] == "wait":
+        answer: Any = self._request_permit(keys=[self._keys.circuit(name), self._keys.circuits], args=arguments)
+        if answer[0] == "denied":
             return Permit(None, timedelta(milliseconds=int(answer[1])))
         return Permit(int(answer[1]), transition=answer[2])
 
@@ -108,8 +108,8 @@ class Circuits:
         error: str = "",
         by: str = "",
     ) -> CircuitChange:
-        """Note how a call ended that began in that epoch; `retry_after` is for how long the dependency asks that."""
-        said: list[str | int | float] = [
+        """Record the outcome of a call of an epoch; `retry_after` is the wait that the dependency asked for."""
+        arguments: list[str | int | float] = [
             epoch,
             outcome,
             thresholds.failures,
@@ -122,14 +122,16 @@ class Circuits:
             by,
             self._clock.ahead_ms,
         ]
-        answer: Any = self._leave(keys=[self._keys.circuit(name), self._keys.circuit_window(name)], args=said)
+        answer: Any = self._record_outcome(
+            keys=[self._keys.circuit(name), self._keys.circuit_window(name)], args=arguments
+        )
         change, now_epoch, failures, wait_ms = answer
         return CircuitChange(change, int(now_epoch), int(failures), timedelta(milliseconds=int(wait_ms)))
 
     def set(
         self, name: str, state: CircuitState, *, probe_after: timedelta | None, error: str, by: str
     ) -> CircuitChange:
-        """Open or close a circuit by hand; without `probe_after`, an open one stays open until it is closed."""
+        """Open or close a circuit by hand; without `probe_after` it stays open until it is closed."""
         probe = "" if probe_after is None else _milliseconds(probe_after)
         answer: Any = self._set(
             keys=[self._keys.circuit(name), self._keys.circuit_window(name)],
@@ -140,12 +142,12 @@ class Circuits:
         return CircuitChange(change, int(epoch), 0, probe_after or timedelta(0))
 
     def names(self) -> list[str]:
-        """List the dependencies that were ever called."""
+        """List all dependencies ever called."""
         names: Any = self._client.smembers(self._keys.circuits)
         return sorted(names)
 
     def all(self) -> Iterator[Circuit]:
-        """Read every circuit, by name."""
+        """Read all circuits, by name."""
         for name in self.names():
             facts: Any = self._client.hgetall(self._keys.circuit(name))
             if facts:

@@ -1,4 +1,4 @@
-"""Clock: the server's, for what goes by time in the stores; in the harness, with what was skipped of it."""
+"""Clock: how far the stores' time is ahead of the server's, so that the test harness can skip time."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ import time
 
 
 class Clock:
-    """How far ahead of the server's clock the stores' time is: not at all, but in a harness that skips time."""
+    """Offset to the server's clock in ms: 0 outside of a test harness."""
 
     def __init__(self) -> None:
         self.is_virtual = False
         self.ahead_ms = 0
 
     def skip(self, seconds: float) -> None:
-        """Let so much time have passed."""
+        """Move the stores' time ahead."""
         self.ahead_ms += int(seconds * 1_000) + 1
 
     def sleep(self, seconds: float) -> None:
-        """Wait so long, or skip it where time is virtual."""
+        """Sleep, or skip the time if the clock is virtual."""
         if self.is_virtual:
             self.skip(seconds)
         else:
             time.sleep(seconds)
 
     async def sleep_async(self, seconds: float) -> None:
-        """Wait as `sleep` does, and let the loop go on."""
+        """Sleep as `sleep` does, without blocking the event loop."""
         if self.is_virtual:
             self.skip(seconds)
         else:

@@ -1,8 +1,7 @@
-"""Lifecycle: who works, what lives, and which agents were told to rest.
+"""Cluster membership: which workers are alive, lifecycles of the system and its agents, agents paused by an operator.
 
-Promise: the lives of the system and of its agents take their steps in order and each step once, over all workers; see
-live.lua. What happened is kept in the list of what is untold until somebody has told it: nothing that happened goes
-unsaid because a process died.
+Promise: each lifecycle transition happens once and in order, over all workers (cluster_membership.lua). Transitions are
+kept until they are published, so a crash loses none.
 """
 
 from __future__ import annotations
@@ -18,19 +17,19 @@ from redis import Redis
 from petiole.tasks.stores.keys import Keys
 from petiole.tasks.stores.scripts import load_script
 
-Phase: TypeAlias = Literal["joining", "working", "leaving", "gone"]
-"""Where a worker is in its own life. One that is gone is forgotten."""
+Phase: TypeAlias = Literal["starting", "running", "stopping", "stopped"]
+"""Phase of a worker; a stopped one is removed."""
 
-ServingState: TypeAlias = Literal["idle", "taking", "ending", "resting"]
-"""How a worker serves an agent: it takes its events, or not now, or finishes what it has, or was told to stop."""
+ServingState: TypeAlias = Literal["paused", "consuming", "draining", "stopped"]
+"""How a worker serves an agent. draining: it finishes running deliveries. stopped: by an operator, all finished."""
 
 AgentOverride: TypeAlias = Literal["paused", "stopped"]
-"""What an operator told an agent."""
+"""What an operator set for an agent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """A worker as it says of itself."""
+    """A worker as of its last heartbeat."""
 
     id: str
     node: str
@@ -40,7 +39,7 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class ClusterState:
-    """What a worker is answered: the system's state, whether it takes part in it, and the agents' marks."""
+    """Answer to a heartbeat: the system's state, whether the worker belongs to it, and the agents' overrides."""
 
     state: str
     is_closed: bool
@@ -49,33 +48,33 @@ class ClusterState:
 
     @property
     def is_ending(self) -> bool:
-        """Whether the system is being shut down."""
+        """Whether the system is shutting down."""
         return self.is_closed and self.state == "stopping"
 
 
 class ClusterMembership:
-    """Workers, lives and marks."""
+    """Workers, lifecycles and overrides."""
 
     def __init__(self, client: Redis, keys: Keys, limit: timedelta) -> None:
         self._client = client
         self._keys = keys
         self._limit_s = limit.total_seconds()
-        self._live = client.register_script(load_script("live"))
+        self._update = client.register_script(load_script("cluster_membership"))
 
     def send_heartbeat(self, worker: str, node: str, phase: Phase, agents: Mapping[str, ServingState]) -> ClusterState:
-        """Say that a worker is there, and how it serves which agents. Safe to repeat."""
+        """Report that a worker is alive and how it serves its agents. Safe to repeat."""
         return self._run_transitions(worker, node, phase, agents)
 
     def close(self, by: str) -> ClusterState:
-        """Have the system stop, and publishers refused until it lives again; `by` whom. Safe to repeat."""
+        """Stop the system and reject publishers until it starts again; `by` names the cause. Safe to repeat."""
         return self._run_transitions("", by, "close", {})
 
     def is_closed(self) -> bool:
-        """Tell whether publishers are to be refused."""
+        """Return whether publishers are rejected."""
         return self._client.hget(self._keys.system, "closed") is not None
 
     def has_active_workers(self) -> bool:
-        """Tell whether a worker is there that takes events, as far as one can know."""
+        """Return whether the system is started and a worker was heard of within the heartbeat timeout."""
         with self._client.pipeline(transaction=True) as pipe:
             pipe.time()
             pipe.hget(self._keys.system, "state")
@@ -85,51 +84,51 @@ class ClusterMembership:
         return bool(state == "started") and seconds + microseconds / 1e6 - heard <= self._limit_s
 
     def started_at(self) -> float:
-        """Tell when the system's life began, in s since 1970; 0 where it never lived."""
-        return float(self._client.hget(self._keys.system, "life") or 0)
+        """Return the start of the system's lifecycle in s since 1970; 0 if it never started."""
+        return float(self._client.hget(self._keys.system, "lifecycle_id") or 0)
 
     def state(self) -> str:
-        """Tell the system's state: starting, started, stopping or stopped."""
+        """Return the system's state: starting, started, stopping or stopped."""
         return str(self._client.hget(self._keys.system, "state") or "stopped")
 
     def set_override(self, agent: str, override: AgentOverride | None) -> None:
-        """Note what an agent was told; None lifts it."""
+        """Set an agent's override; None removes it."""
         if override is None:
             self._client.hdel(self._keys.agent_overrides, agent)
         else:
             self._client.hset(self._keys.agent_overrides, agent, override)
 
     def overrides(self) -> dict[str, AgentOverride]:
-        """Read what agents were told."""
-        marks: Any = self._client.hgetall(self._keys.agent_overrides)
-        return dict(marks)
+        """Read the agents' overrides."""
+        overrides: Any = self._client.hgetall(self._keys.agent_overrides)
+        return dict(overrides)
 
     def agent_states(self) -> dict[str, str]:
-        """Read the state of every agent that lives: starting, started or stopping."""
-        lives: Any = self._client.hgetall(self._keys.agent_lifecycles)
-        return {agent: json.loads(life)["state"] for agent, life in lives.items()}
+        """Read the state of every agent that is starting, started or stopping."""
+        lifecycles: Any = self._client.hgetall(self._keys.agent_lifecycles)
+        return {agent: json.loads(text)["state"] for agent, text in lifecycles.items()}
 
     def workers(self) -> list[Worker]:
-        """List the workers that are not known to be gone, by node."""
-        facts: Any = self._client.hgetall(self._keys.worker_states)
-        read = [(worker, json.loads(text)) for worker, text in facts.items()]
-        found = [Worker(worker, each["node"], each["phase"], dict(each["agents"])) for worker, each in read]
-        return sorted(found, key=lambda each: each.node)
+        """List the workers that have neither stopped nor been declared lost, by node."""
+        texts: Any = self._client.hgetall(self._keys.worker_states)
+        states = [(worker, json.loads(text)) for worker, text in texts.items()]
+        workers = [Worker(id_, state["node"], state["phase"], dict(state["agents"])) for id_, state in states]
+        return sorted(workers, key=lambda worker: worker.node)
 
     def read_unpublished(self, count: int) -> list[str]:
-        """Read what happened and was not told yet, oldest first."""
-        facts: Any = self._client.lrange(self._keys.unpublished_transitions, 0, count - 1)
-        return list(facts)
+        """Read unpublished transitions, oldest first."""
+        transitions: Any = self._client.lrange(self._keys.unpublished_transitions, 0, count - 1)
+        return list(transitions)
 
     def mark_published(self, transitions: Sequence[str]) -> None:
-        """Note that these were told."""
+        """Delete published transitions."""
         with self._client.pipeline(transaction=True) as pipe:
-            for fact in transitions:
-                pipe.lrem(self._keys.unpublished_transitions, 1, fact)
+            for transition in transitions:
+                pipe.lrem(self._keys.unpublished_transitions, 1, transition)
             pipe.execute()
 
     def abort(self, agent: str, correlation_id: str, age: timedelta) -> bool:
-        """Have an agent's deliveries of a flow end unhandled; returns whether that is new."""
+        """Abort a flow for an agent: its deliveries end unhandled. Returns whether that is new."""
         key = self._keys.aborted(agent, correlation_id)
         return bool(self._client.set(key, "aborted", nx=True, px=int(age.total_seconds() * 1_000)))
 
@@ -143,8 +142,10 @@ class ClusterMembership:
             keys.system,
             keys.unpublished_transitions,
         )
-        state, is_closed, belongs, *marks = self._live(
+        state, is_closed, is_member, *overrides = self._update(
             keys=[*names, keys.directory_version], args=[worker, node, phase, self._limit_s, json.dumps(dict(agents))]
         )
-        # Not in one step as pairs: Lua has no order for them.
-        return ClusterState(state, bool(is_closed), bool(belongs), dict(zip(marks[::2], marks[1::2], strict=True)))
+        # A flat list of names and values: Redis does not return Lua tables with string keys.
+        return ClusterState(
+            state, bool(is_closed), bool(is_member), dict(zip(overrides[::2], overrides[1::2], strict=True))
+        )

@@ -1,6 +1,6 @@
-"""Counters: how often things happened, over all processes.
+"""Counters shared by all processes.
 
-Promise: none beyond one atomic step per count.
+Promise: each increment is atomic.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ class Counters:
         self._keys = keys
 
     def add(self, name: str, count: int = 1) -> None:
-        """Count something."""
+        """Increment a counter."""
         self._client.hincrby(self._keys.counters, name, count)
 
     def all(self) -> dict[str, int]:
-        """Read every count by name."""
+        """Read all counters by name."""
         return {str(name): int(count) for name, count in self._client.hgetall(self._keys.counters).items()}
 
     def last_summary(self) -> tuple[dict[str, int], str | None]:
-        """Read the counts as of the last metrics summary, and the history's last entry then; None before the first."""
-        kept: Any = self._client.hmget(self._keys.metrics_summary, "counts", "until")
-        counts, until = kept
+        """Read the counters and the history's last entry as of the last metrics summary; None before the first."""
+        summary: Any = self._client.hmget(self._keys.metrics_summary, "counts", "until")
+        counts, until = summary
         return (json.loads(counts) if counts else {}), until
 
     def save_summary(self, counts: Mapping[str, int], until: str) -> None:
-        """Keep what the next summary begins from."""
+        """Store the counters and the history entry from which the next summary starts."""
         self._client.hset(self._keys.metrics_summary, mapping={"counts": json.dumps(dict(counts)), "until": until})

@@ -1,14 +1,13 @@
-"""Dead letters: deliveries that were given up, each with its event and its reason, and what became of it since.
+"""Dead letters: deliveries that failed for good, each with its event, its error and its state.
 
     pending ──▶ replaying ──▶ resolved
        │          ▲    │
        │          │    ▼
        │        failed_again
-       └───────────┴──▶ replaced          by an edited letter, which is pending
+       └───────────┴──▶ replaced          by the edited letter, which is pending
 
-Promise: what is put here stays until it is discarded, or dropped by retention (tasks/dead_letters/retention.py). One
-that is put here again, because a replay of it failed, stands in its own place. Of any number of callers, one begins a
-replay.
+Promise: a dead letter stays until it is discarded or dropped by retention (tasks/dead_letters/retention.py). A failed
+replay updates the same dead letter. Of any number of callers, one starts a replay.
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ DeadLetterState = Literal["pending", "replaying", "resolved", "failed_again", "r
 DEAD_LETTER_STATES: tuple[DeadLetterState, ...] = get_args(DeadLetterState)
 
 LETTER_PAGE_SIZE = 500
-"""Letters whose states are read at once."""
+"""Dead letters read in one round trip."""
 
 MAX_PAGE_BYTES = 4_194_304
-"""What is read of letters at once, unless a single one is larger: one with an event of 8 MiB is."""
+"""Bytes of dead letters read at once. A larger one, with an event of 8 MiB for example, is read alone."""
 
 TimestampMs: TypeAlias = int
 """Milliseconds since 1970."""
@@ -40,7 +39,7 @@ TimestampMs: TypeAlias = int
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterRecord:
-    """A letter as it is kept: its state, how often it was replayed, when last, and by whom."""
+    """A dead letter with its state and its replays."""
 
     letter: DeadLetter
     state: DeadLetterState
@@ -51,7 +50,7 @@ class DeadLetterRecord:
 
 @dataclass(frozen=True, slots=True)
 class ReplayStart:
-    """A replay to begin: its number, and the message that is put into a list of its queue in the same step, if any."""
+    """A replay to start, with its number and the message that is sent in the same step, if any."""
 
     letter_id: str
     number: int
@@ -63,63 +62,65 @@ class ReplayStart:
 
 
 class DeadLetters:
-    """Deliveries given up, oldest first."""
+    """Dead letters, oldest first."""
 
     def __init__(self, client: Redis, keys: Keys) -> None:
         self._client = client
         self._keys = keys
         self._all_keys = [keys.dead_letters, keys.dead_letter_times, keys.dead_letter_states, keys.dead_letter_replays]
-        self._put = client.register_script(load_script("bury") + load_script("put_letter"))
-        self._resolve = client.register_script(load_script("resolve") + load_script("resolve_letter"))
-        self._start = client.register_script(load_script("replay_letter"))
-        self._edit = client.register_script(load_script("edit_letter"))
-        self._remove = client.register_script(load_script("remove_letters"))
-        self._import = client.register_script(load_script("import_letter"))
+        self._put = client.register_script(load_script("dead_letter") + load_script("put_dead_letter"))
+        self._resolve = client.register_script(
+            load_script("resolve_dead_letter") + load_script("resolve_one_dead_letter")
+        )
+        self._start = client.register_script(load_script("start_replay"))
+        self._edit = client.register_script(load_script("replace_dead_letter"))
+        self._remove = client.register_script(load_script("remove_dead_letters"))
+        self._import = client.register_script(load_script("import_dead_letter"))
 
     def put(self, letter: DeadLetter) -> None:
-        """Keep a dead letter: as pending, or as failed again where it is known."""
+        """Store a dead letter as pending, or as failed_again if its id is known."""
         self._put(
             keys=self._all_keys[:3],
             args=[letter.id, letter.model_dump_json(), letter.dead_lettered_at_ms],
         )
 
     def resolve(self, letter_id: str, number: int | None = None) -> None:
-        """Note that a replay of a letter was handled; with a number, only if that is its last, under way."""
+        """Record that a replay was handled; with a number, only if that replay is the last and running."""
         self._resolve(keys=self._all_keys[2:], args=[letter_id, "" if number is None else number])
 
     def start_replays(self, starts: Sequence[ReplayStart], operator: str, resend_after: timedelta) -> list[str]:
-        """Begin replays, each in a step of its own; a message goes out in that step.
+        """Start replays, each in one step together with its message.
 
-        Returns for each: started, gone, moved (another number is next), or the state that stands against it.
+        Returns for each: started, deleted, replayed_meanwhile (another number is next), or the state that forbids it.
         """
         with self._client.pipeline(transaction=False) as pipe:
-            for each in starts:
+            for start in starts:
                 self._start(
                     keys=[
                         self._keys.dead_letters,
                         self._keys.dead_letter_states,
                         self._keys.dead_letter_replays,
-                        each.queue_key,
-                        self._keys.message_group(each.message_group) if each.message_group else "",
+                        start.queue_key,
+                        self._keys.message_group(start.message_group) if start.message_group else "",
                         self._keys.message_group_counts,
                     ],
                     args=[
-                        each.letter_id,
-                        each.number,
+                        start.letter_id,
+                        start.number,
                         int(resend_after.total_seconds() * 1_000),
                         operator,
-                        each.delivery_id,
-                        each.queue,
-                        each.message,
+                        start.delivery_id,
+                        start.queue,
+                        start.message,
                     ],
                     client=pipe,
                 )
             return [str(answer) for answer in pipe.execute()]
 
     def replace(self, letter_id: str, successor: DeadLetter) -> str:
-        """Let another letter stand for one that is pending or failed again. Safe to repeat.
+        """Replace a pending or failed_again dead letter by its edited successor. Safe to repeat.
 
-        Returns edited, gone, or the state that stands against it.
+        Returns edited, deleted, or the state that forbids it.
         """
         return str(
             self._edit(
@@ -129,25 +130,25 @@ class DeadLetters:
         )
 
     def remove(self, letters: Sequence[tuple[str, DeadLetterState, TimestampMs | None]]) -> list[bool]:
-        """Remove letters that are in these states still, and were last buried then where that is given."""
+        """Delete dead letters that are still in the given state and, if a time is given, were dead-lettered then."""
         if not letters:
             return []
         args = [part for name, state, at in letters for part in (name, state, "" if at is None else at)]
         return [bool(answer) for answer in self._remove(keys=self._all_keys, args=args)]
 
     def import_letters(self, letters: Sequence[DeadLetterRecord]) -> list[bool]:
-        """Keep letters as they were kept elsewhere; those that are known stay as they are, and are told as False."""
+        """Store exported dead letters with their states; existing ones stay unchanged and return False."""
         with self._client.pipeline(transaction=False) as pipe:
-            for kept in letters:
-                letter = kept.letter
+            for record in letters:
+                letter = record.letter
                 self._import(
                     keys=self._all_keys,
                     args=[
                         letter.id,
                         letter.model_dump_json(),
                         milliseconds(letter.at),
-                        kept.state,
-                        _encode_record(kept),
+                        record.state,
+                        _encode_record(record),
                     ],
                     client=pipe,
                 )
@@ -155,28 +156,28 @@ class DeadLetters:
 
     def all(self) -> list[DeadLetter]:
         """Read every dead letter, oldest first."""
-        return [kept.letter for kept in self.iterate()]
+        return [record.letter for record in self.iterate()]
 
     def iterate(self, states: Sequence[DeadLetterState] = DEAD_LETTER_STATES) -> Iterator[DeadLetterRecord]:
-        """Read the letters that are in these states, oldest first, a few at a time; those that were there at first."""
+        """Read dead letters in these states page by page, oldest first, as of the call."""
         for ids in _pages(self.ids()):
             found = self.states(ids)
-            yield from self.read([each for each in ids if found[each] in states])
+            yield from self.read([id_ for id_ in ids if found[id_] in states])
 
     def ids(self) -> list[str]:
-        """List the ids of all letters, oldest first."""
+        """List the ids of all dead letters, oldest first."""
         names: Any = self._client.zrange(self._keys.dead_letter_times, 0, -1)
         return [str(name) for name in names]
 
     def states(self, ids: Sequence[str]) -> dict[str, DeadLetterState | None]:
-        """Tell the states of letters; None for those that are not kept."""
+        """Read the states of dead letters; None for ids that do not exist."""
         if not ids:
             return {}
-        found: Any = self._client.hmget(self._keys.dead_letter_states, list(ids))
-        return dict(zip(ids, found, strict=True))
+        states: Any = self._client.hmget(self._keys.dead_letter_states, list(ids))
+        return dict(zip(ids, states, strict=True))
 
     def read(self, ids: Sequence[str]) -> Iterator[DeadLetterRecord]:
-        """Read letters, in that order; those that are not kept are left out."""
+        """Read dead letters in this order, without ids that do not exist."""
         for page in self._pages_by_size(ids):
             with self._client.pipeline(transaction=True) as pipe:
                 for key in (self._keys.dead_letters, self._keys.dead_letter_states, self._keys.dead_letter_replays):
@@ -186,59 +187,59 @@ class DeadLetters:
                         yield _build_record(DeadLetter.model_validate_json(text), state or "pending", replayed)
 
     def count(self) -> int:
-        """Count all letters."""
+        """Count all dead letters."""
         return int(self._client.zcard(self._keys.dead_letter_times))
 
     def count_by_state(self) -> Counter[DeadLetterState]:
-        """Count the letters in each state."""
+        """Count dead letters by state."""
         counts: Counter[DeadLetterState] = Counter()
         for ids in _pages(self.ids()):
             counts.update(state or "pending" for state in self.states(ids).values())
         return counts
 
     def list_times(self, limit: int | None = None) -> list[tuple[str, TimestampMs]]:
-        """List ids with when each was last buried, oldest first; at most so many."""
+        """List at most `limit` ids with the time of dead-lettering, oldest first."""
         last = -1 if limit is None else limit - 1
         found: Any = self._client.zrange(self._keys.dead_letter_times, 0, last, withscores=True)
         return [(str(name), int(score)) for name, score in found]
 
     def acquire_retention_lock(self, operator: str, timeout: timedelta) -> bool:
-        """Tell one of those who ask that it is to look after retention, and the others that somebody does."""
+        """Acquire the lock for retention; returns False while another worker holds it."""
         return bool(self._client.set(self._keys.dead_letter_retention_lock, operator, nx=True, px=timeout))
 
     def release_retention_lock(self) -> None:
-        """Let the next one look after retention."""
+        """Release the lock for retention."""
         self._client.delete(self._keys.dead_letter_retention_lock)
 
     def is_alarm_due(self, alarm: str) -> bool:
-        """Tell whether an alarm was not raised within the last day."""
+        """Return whether an alarm was not raised within the last day."""
         return not self._client.exists(self._keys.dead_letter_alarm(alarm))
 
     def record_alarm(self, alarm: str) -> None:
-        """Note that an alarm was raised."""
+        """Record that an alarm was raised."""
         self._client.set(self._keys.dead_letter_alarm(alarm), "raised", px=timedelta(days=1))
 
     def _pages_by_size(self, ids: Sequence[str]) -> Iterator[list[str]]:
-        """Divide letters into pages that fit into memory."""
+        """Split ids into pages of at most MAX_PAGE_BYTES."""
         page: list[str] = []
-        room = MAX_PAGE_BYTES
-        for some in _pages(ids):
+        free_bytes = MAX_PAGE_BYTES
+        for batch in _pages(ids):
             with self._client.pipeline(transaction=False) as pipe:
-                for each in some:
-                    pipe.hstrlen(self._keys.dead_letters, each)
+                for letter_id in batch:
+                    pipe.hstrlen(self._keys.dead_letters, letter_id)
                 sizes = pipe.execute()
-            for each, size in zip(some, sizes, strict=True):
-                if page and size > room:
+            for letter_id, size in zip(batch, sizes, strict=True):
+                if page and size > free_bytes:
                     yield page
-                    page, room = [], MAX_PAGE_BYTES
-                page.append(each)
-                room -= size
+                    page, free_bytes = [], MAX_PAGE_BYTES
+                page.append(letter_id)
+                free_bytes -= size
         if page:
             yield page
 
 
 def milliseconds(moment: datetime) -> TimestampMs:
-    """Write a moment as the store keeps it."""
+    """Convert a time to ms since 1970."""
     return int(moment.astimezone(UTC).timestamp() * 1_000)
 
 

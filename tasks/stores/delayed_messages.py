@@ -1,7 +1,7 @@
-"""Delays: messages that wait for their time, in one room for retries and for events that are published later.
+"""Delayed messages: retries, deferred deliveries and events with a later publication time.
 
-Promise: what is put here comes out once its time has come, and is not forgotten by anybody's death: it moves to its
-queue in one step, or is lent to who sends it on, and comes out again unless that was done in time.
+Promise: a message is sent once it is due, also after a crash. On a Redis broker it moves to its queue in one step.
+On other brokers a worker claims it, sends it and confirms; without the confirmation it is due again.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from petiole.tasks.stores.keys import Keys
 from petiole.tasks.stores.scripts import load_script
 
 MAX_MOVED = 200
-"""How many leave in one step; the server serves nobody else meanwhile."""
+"""Messages moved in one step, during which Redis serves nobody else."""
 
 CLAIM_TIMEOUT = timedelta(seconds=30)
 
 
 @dataclass(frozen=True, slots=True)
 class DelayedMessage:
-    """A message and when its time comes. `list_key` is the list of its queue on a broker that is this same Redis.
+    """A message with its due time.
 
-    An id waits once: a message that waits already is replaced where `replaces`, and stays where not.
+    `list_key` is the Redis list of its queue if the broker is this same Redis. Each id waits once: `replaces` tells
+    whether a message replaces the one that waits under its id.
     """
 
     id: str
@@ -37,18 +38,18 @@ class DelayedMessage:
 
     @property
     def due_ms(self) -> int:
-        """The time in ms since 1970."""
+        """Due time in ms since 1970."""
         return int(self.due.timestamp() * 1_000)
 
     @property
     def value(self) -> str:
-        """As it is kept: no line end is in the first two."""
+        """Stored form, separated by line feeds; queue and list have none."""
         return f"{self.queue}\n{self.list_key}\n{self.message}"
 
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A message that is due, and until when somebody may send it on, in ms since 1970."""
+    """A due message, and the end of its claim in ms since 1970."""
 
     id: str
     queue: str
@@ -57,48 +58,48 @@ class Claimed:
 
 
 class DelayedMessages:
-    """Messages by when they are due."""
+    """Messages by due time."""
 
     def __init__(self, client: Redis, keys: Keys) -> None:
         self._client = client
-        self._room = [keys.delayed, keys.delayed_messages]
-        self._put = client.register_script(load_script("delay") + load_script("put_delay"))
-        self._move = client.register_script(load_script("move_due"))
-        self._lend = client.register_script(load_script("lend_due"))
-        self._forget = client.register_script(load_script("forget_lent"))
+        self._all_keys = [keys.delayed, keys.delayed_messages]
+        self._put = client.register_script(load_script("delay_message") + load_script("put_delayed_message"))
+        self._send = client.register_script(load_script("send_due"))
+        self._claim = client.register_script(load_script("claim_due"))
+        self._confirm = client.register_script(load_script("confirm_claimed"))
 
     def put(self, message: DelayedMessage) -> None:
-        """Let a message wait."""
-        self._put(keys=self._room, args=[message.id, message.due_ms, message.value, int(message.replaces)])
+        """Store a message until it is due."""
+        self._put(keys=self._all_keys, args=[message.id, message.due_ms, message.value, int(message.replaces)])
 
     def move_due(self) -> int:
-        """Move what is due to its queues, on a broker that is this same Redis; return how many moved."""
-        return int(self._move(keys=self._room, args=[MAX_MOVED]))
+        """Move due messages to their queues if the broker is this same Redis; returns how many."""
+        return int(self._send(keys=self._all_keys, args=[MAX_MOVED]))
 
     def claim_due(self, *, ahead: timedelta = timedelta(0)) -> list[Claimed]:
-        """Lend what is due to a caller that sends it on; `ahead` of time, for tests.
+        """Claim due messages for sending; the claim ends after CLAIM_TIMEOUT unless it is confirmed.
 
-        It is lent to the next one where it is not forgotten within LENT.
+        `ahead` claims messages before their due time, for tests.
         """
-        lent = self._lend(
-            keys=self._room,
+        claims = self._claim(
+            keys=self._all_keys,
             args=[MAX_MOVED, int(CLAIM_TIMEOUT.total_seconds() * 1_000), int(ahead.total_seconds() * 1_000)],
         )
-        threes = zip(lent[::3], lent[1::3], lent[2::3], strict=True)
-        return [Claimed(each, *_split_value(value), claimed_until_ms=int(back)) for each, value, back in threes]
+        triples = zip(claims[::3], claims[1::3], claims[2::3], strict=True)
+        return [Claimed(id_, *_split_value(value), claimed_until_ms=int(until)) for id_, value, until in triples]
 
     def confirm_sent(self, claimed: Claimed) -> None:
-        """Note that what was lent was sent on. What waits under its id by now stays."""
-        self._forget(keys=self._room, args=[claimed.id, claimed.claimed_until_ms])
+        """Delete a claimed message that was sent; a newer one under its id stays."""
+        self._confirm(keys=self._all_keys, args=[claimed.id, claimed.claimed_until_ms])
 
     def count(self) -> int:
-        """Count what waits."""
-        return int(self._client.zcard(self._room[0]))
+        """Count the waiting messages."""
+        return int(self._client.zcard(self._all_keys[0]))
 
     def due_times(self) -> dict[str, float]:
-        """Read when everything is due, in seconds since 1970, by id."""
-        pairs: Any = self._client.zrange(self._room[0], 0, -1, withscores=True)
-        return {each: due_ms / 1_000 for each, due_ms in pairs}
+        """Read all due times by id, in seconds since 1970."""
+        pairs: Any = self._client.zrange(self._all_keys[0], 0, -1, withscores=True)
+        return {id_: due_ms / 1_000 for id_, due_ms in pairs}
 
 
 def _split_value(value: str) -> tuple[str, str]:

@@ -1,7 +1,7 @@
-"""Directory: who subscribed to what.
+"""Directory: all subscriptions.
 
-Promise: an announced subscription is known to every publisher that reads after the announcement returned, and stays
-until it is withdrawn, whether or not a worker runs. The version moves with every change, so readers may keep a copy.
+Promise: a registered subscription is visible to every publisher that reads after `register` returned. It stays until it
+is unregistered, whether or not a worker runs. The version changes with every change, so readers may cache a copy.
 """
 
 from __future__ import annotations
@@ -21,15 +21,19 @@ class Directory:
     def __init__(self, client: Redis, keys: Keys) -> None:
         self._client = client
         self._keys = keys
-        self._announce = client.register_script(load_script("announce"))
+        self._register = client.register_script(load_script("register_subscriptions"))
 
     def register(self, subscriptions: Iterable[Subscription]) -> bool:
-        """Make subscriptions known, or known anew; safe to repeat. Returns whether anything changed."""
-        pairs = [part for each in subscriptions for part in (each.name, each.model_dump_json(exclude_defaults=True))]
-        return bool(self._announce(keys=[self._keys.directory, self._keys.directory_version], args=pairs))
+        """Add or update subscriptions. Safe to repeat; returns whether anything changed."""
+        pairs = [
+            text
+            for subscription in subscriptions
+            for text in (subscription.name, subscription.model_dump_json(exclude_defaults=True))
+        ]
+        return bool(self._register(keys=[self._keys.directory, self._keys.directory_version], args=pairs))
 
     def unregister(self, name: str) -> bool:
-        """Forget a subscription; what already waits in its queue stays there. Returns whether it was known."""
+        """Remove a subscription; its queued deliveries stay. Returns whether it existed."""
         with self._client.pipeline(transaction=True) as pipe:
             pipe.hdel(self._keys.directory, name)
             pipe.incr(self._keys.directory_version)
@@ -37,14 +41,14 @@ class Directory:
         return bool(removed)
 
     def version(self) -> int:
-        """Tell how often the directory changed."""
+        """Return the directory's version."""
         return int(self._client.get(self._keys.directory_version) or 0)
 
     def read(self) -> tuple[int, list[Subscription]]:
-        """Read the version and all subscriptions, by name, as of one moment."""
+        """Read the version and all subscriptions by name, in one transaction."""
         with self._client.pipeline(transaction=True) as pipe:
             pipe.get(self._keys.directory_version)
             pipe.hvals(self._keys.directory)
             version, values = pipe.execute()
         subscriptions = [Subscription.model_validate_json(value) for value in values]
-        return int(version or 0), sorted(subscriptions, key=lambda each: each.name)
+        return int(version or 0), sorted(subscriptions, key=lambda subscription: subscription.name)

@@ -1,7 +1,7 @@
-"""History: every published event, in the order of publication, for audit, tracing and replay.
+"""History: every published event in order of publication, for audit, tracing and replay.
 
-Promise: an event is recorded before its first task is sent, and once. Old events leave by number and by age, when new
-ones come; times are those of the recording, by the server's clock.
+Promise: an event is recorded once, before its first message is sent. New events remove old ones, by count and by age.
+Times are those of the recording, by the server's clock.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from petiole.tasks.stores.blobs import Blobs
 from petiole.tasks.stores.keys import Keys
 from petiole.tasks.stores.scripts import load_script
 
-PublicationState = Literal["new", "begun", "done"]
+PublicationState = Literal["new", "started", "done"]
 Entries: TypeAlias = Sequence[tuple[bytes | str | None, Mapping[Any, bytes | str] | None]] | None
 
 HISTORY_START = "0-0"
 
 HISTORY_PAGE_SIZE = 500
-"""Events that are read at once."""
+"""Events read in one round trip."""
 
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """How many events are kept, in all and per stream, and how long; and how long publish marks are."""
+    """How many events are kept, in total and per stream, how long, and how long duplicates are recognised."""
 
     max_events: int
     max_stream_events: int
@@ -42,10 +42,9 @@ class Retention:
 
 @dataclass(frozen=True, slots=True)
 class RecordedEvent:
-    """An event as it stands in the history: its place there, and its JSON object.
+    """An event of the history, with its entry id and its JSON object.
 
-    `attributes` is the object as it stands there, with a reference where the content is stored elsewhere; whoever
-    needs no content asks it, and spares the store.
+    `attributes` is the object as recorded, with a reference instead of large content. Reading it costs no round trip.
     """
 
     entry_id: str
@@ -54,17 +53,17 @@ class RecordedEvent:
 
     @property
     def topic(self) -> str:
-        """The event's topic."""
+        """The event type."""
         return str(self.attributes["event_type"])
 
     @property
     def recorded_at_ms(self) -> int:
-        """When it was recorded, in milliseconds since 1970; one clock for all publishers."""
+        """Time of the recording in ms since 1970, by the server's clock."""
         return _order(self.entry_id)[0]
 
     @property
     def document(self) -> Mapping[str, object]:
-        """The whole event, fetched where its content is stored elsewhere.
+        """The event with its content, which is fetched if it is stored as a blob.
 
         Raises PayloadUnreadable (payload_missing, payload_altered).
         """
@@ -72,7 +71,7 @@ class RecordedEvent:
 
     @property
     def document_or_stub(self) -> Mapping[str, object]:
-        """The whole event to look at; of one whose content is gone, what is left."""
+        """The event with its content, or without if the content is missing or altered."""
         try:
             return self.document
         except PayloadUnreadable:
@@ -81,8 +80,9 @@ class RecordedEvent:
 
 @dataclass(frozen=True, slots=True)
 class HistoryQuery:
-    """Which events of the history: what is left out does not matter. `since` is the first moment, `until` the first
-    beyond; a pattern hears what a subscription to it would.
+    """Select events of the history; a field that is None does not restrict.
+
+    `since` is included, `until` excluded. `pattern` matches like a subscription's.
     """
 
     stream_id: str | None = None
@@ -92,14 +92,14 @@ class HistoryQuery:
     until: datetime | None = None
 
     def __post_init__(self) -> None:
-        """Raise UsageError for a time without a zone, UsageError (invalid_pattern)."""
+        """Raise UsageError for a time without a zone or an invalid pattern."""
         if any(moment is not None and moment.tzinfo is None for moment in (self.since, self.until)):
-            raise UsageError("a time without a zone may mean any of 38 moments; give it one, such as datetime.now(UTC)")
+            raise UsageError("a time without a zone is ambiguous; give it one, such as datetime.now(UTC)")
         if self.pattern is not None:
             check_pattern(self.pattern)
 
     def matches(self, recorded: RecordedEvent) -> bool:
-        """Tell whether an event belongs to it, but for the pattern."""
+        """Return whether an event matches, except for the pattern."""
         attributes = recorded.attributes
         return (
             (self.stream_id is None or attributes["stream_id"] == self.stream_id)
@@ -110,17 +110,17 @@ class HistoryQuery:
 
 
 class History:
-    """Published events, by stream, by flow (correlation id), and all in a row."""
+    """Published events, by stream, by flow (correlation id), and in total order."""
 
     def __init__(self, client: Redis, keys: Keys, retention: Retention, blobs: Blobs) -> None:
         self._client = client
         self._keys = keys
         self._retention = retention
         self._blobs = blobs
-        self._record = client.register_script(load_script("append") + load_script("record"))
+        self._record = client.register_script(load_script("append_to_history") + load_script("record_event"))
 
     def record(self, event: Event, text: str) -> PublicationState:
-        """Record an event, given also as JSON text. Returns how far an earlier publication of it got."""
+        """Record an event with its JSON text. Returns the state of an earlier publication of it, or new."""
         keys = [
             self._keys.publication(event.event_id),
             self._keys.history,
@@ -131,7 +131,7 @@ class History:
         return progress
 
     def mark_published(self, event_id: str) -> None:
-        """Note that all tasks of a publication were sent."""
+        """Record that all messages of a publication were sent."""
         window_ms = _milliseconds(self._retention.deduplication_window)
         self._client.set(self._keys.publication(event_id), "done", px=window_ms)
 
@@ -144,12 +144,12 @@ class History:
         return self._read_index(self._keys.history_of_flow(correlation_id))
 
     def first_entry_of_flow(self, correlation_id: str) -> str | None:
-        """Tell which entry a flow began with, as far as it is kept."""
+        """Return the oldest entry id of a flow that is kept."""
         names: Any = self._client.lrange(self._keys.history_of_flow(correlation_id), 0, 0)
         return str(names[0]) if names else None
 
     def read_stream_after(self, stream_id: str, entry_id: str) -> list[RecordedEvent]:
-        """Read the events of a stream after an entry, oldest first, at most a page; one look where there are none."""
+        """Read at most a page of a stream's events after an entry, oldest first. One round trip if there are none."""
         index = self._keys.history_of_stream(stream_id)
         last: Any = self._client.lrange(index, -1, -1)
         if not last or _order(last[0]) <= _order(entry_id):
@@ -158,15 +158,19 @@ class History:
         return self._read_entries([str(name) for name in names if _order(name) > _order(entry_id)])
 
     def select(self, selection: HistoryQuery) -> Iterator[RecordedEvent]:
-        """Read the events of a selection, oldest first; what is recorded after the call is none of them."""
+        """Read the selected events, oldest first, without those recorded after the call."""
         end = self.last_entry_id()
-        hears = _build_matcher(selection.pattern)
-        return (each for each in self._read_range(selection, end) if selection.matches(each) and hears(each.topic))
+        matches = _build_matcher(selection.pattern)
+        return (
+            recorded
+            for recorded in self._read_range(selection, end)
+            if selection.matches(recorded) and matches(recorded.topic)
+        )
 
     def read_after(
         self, entry_id: str = HISTORY_START, *, count: int = 1_000, block_ms: int | None = None
     ) -> list[RecordedEvent]:
-        """Read what was recorded after an entry, oldest first; waits up to `block_ms` for the first."""
+        """Read the events after an entry, oldest first; waits up to `block_ms` for the first."""
         if block_ms is not None:
             self._client.xread({self._keys.history: entry_id}, count=1, block=block_ms)
         return self._parse_entries(self._client.xrange(self._keys.history, min=f"({entry_id}", count=count))
@@ -174,21 +178,21 @@ class History:
     def search(
         self, substrings: Sequence[str], entry_id: str = HISTORY_START, *, count: int = 1_000
     ) -> tuple[list[RecordedEvent], str | None]:
-        """Read, of the next events after an entry, those whose text holds one of the words; and the last looked at.
+        """Read the next events after an entry whose text contains one of the substrings, and the last entry examined.
 
-        Reading the others as JSON would take most of the time. None where there are no more.
+        The entry is None at the end. The other events are not parsed, which would take most of the time.
         """
         entries: Any = self._client.xrange(self._keys.history, min=f"({entry_id}", count=count)
-        found = [each for each in entries if any(word in each[1]["event"] for word in substrings)]
-        return self._parse_entries(found), str(entries[-1][0]) if entries else None
+        matching = [entry for entry in entries if any(word in entry[1]["event"] for word in substrings)]
+        return self._parse_entries(matching), str(entries[-1][0]) if entries else None
 
     def last_entry_id(self) -> str:
-        """Tell where the history ends now."""
+        """Return the last entry id."""
         entries = self._client.xrevrange(self._keys.history, count=1)
         return str(entries[0][0]) if entries else HISTORY_START
 
     def _read_range(self, selection: HistoryQuery, end: str) -> Iterator[RecordedEvent]:
-        """Read by the narrowest of what there is: a flow, a stream, or the whole history, piece by piece."""
+        """Read page by page from the narrowest index: a flow's, a stream's, or the whole history."""
         if selection.correlation_id is not None:
             return self._read_index_until(self._keys.history_of_flow(selection.correlation_id), end)
         if selection.stream_id is not None:
@@ -217,7 +221,7 @@ class History:
             for entry_id in entry_ids:
                 pipe.xrange(self._keys.history, entry_id, entry_id)
             found = pipe.execute()
-        # An entry may have left the history while its index still names it: it reads as no entries.
+        # An index may name an entry that the history has removed: it reads as no entries.
         return [recorded for entries in found for recorded in self._parse_entries(entries)]
 
     def _parse_entries(self, entries: Entries) -> list[RecordedEvent]:

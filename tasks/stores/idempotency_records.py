@@ -1,7 +1,7 @@
-"""Effects: what was done to the world outside, once for each key.
+"""Idempotency records: operations with effects outside of the bus, once for each key.
 
-Promise: of all that begin one effect, in however many processes, one is told to go on. Once it is done, everybody gets
-its outcome, for as long as `age`. One that was begun and not done is known as such.
+Promise: of all processes that begin an operation, one executes it. Once it is done, every caller gets its outcome for
+`age`. An operation that was started and not finished is reported as such.
 """
 
 from __future__ import annotations
@@ -18,28 +18,33 @@ from petiole.tasks.stores.scripts import load_script
 
 @dataclass(frozen=True, slots=True)
 class BeginResult:
-    """What was met: `begun` tells to go on; `done` has the outcome; the other two were begun by another at `since`."""
+    """State of an operation at `begin`.
 
-    state: Literal["begun", "done", "under_way", "unfinished"]
+    started: the caller executes it. done: `outcome` has its result. in_progress, unfinished: another caller started it
+    at `since`.
+    """
+
+    state: Literal["started", "done", "in_progress", "unfinished"]
     outcome: str = ""
     since: datetime | None = None
 
 
 class IdempotencyRecords:
-    """Effects by function and key."""
+    """Operations by function and key."""
 
     def __init__(self, client: Redis, keys: Keys, age: timedelta) -> None:
         self._client = client
         self._keys = keys
         self._age = age
-        self._begin = client.register_script(load_script("begin_effect"))
-        self._finish = client.register_script(load_script("finish_effect"))
-        self._abandon = client.register_script(load_script("abandon_effect"))
+        self._begin = client.register_script(load_script("begin_operation"))
+        self._finish = client.register_script(load_script("finish_operation"))
+        self._release = client.register_script(load_script("release_operation"))
 
     def begin(self, name: str, *, token: str, owner: str, limit: timedelta, repeats_unfinished: bool) -> BeginResult:
-        """Begin an effect, unless it was begun. `repeats` begins what is unfinished anew.
+        """Start an operation, unless it was started before.
 
-        It is unfinished where it was begun longer ago than the limit, or by the same owner ('' is nobody's).
+        It counts as unfinished if it was started longer than `limit` ago, or by the same owner ('' for no owner).
+        `repeats_unfinished` starts it again then.
         """
         arguments: list[str | int] = [
             token,
@@ -54,15 +59,15 @@ class IdempotencyRecords:
         return BeginResult(state, since=datetime.fromtimestamp(int(facts[0]) / 1_000, UTC) if facts else None)
 
     def finish(self, name: str, outcome: str) -> str:
-        """Note that an effect is done; returns its outcome, which is that of whoever was first."""
+        """Store the outcome of an operation; returns the one that was stored first."""
         return str(self._finish(keys=[self._keys.idempotency_record(name)], args=[outcome, _milliseconds(self._age)]))
 
     def release(self, name: str, token: str) -> None:
-        """Let an effect that was begun with that token be begun anew; one that is done stays."""
-        self._abandon(keys=[self._keys.idempotency_record(name)], args=[token])
+        """Delete an operation that was started with this token, unless it is done."""
+        self._release(keys=[self._keys.idempotency_record(name)], args=[token])
 
     def forget(self, name: str) -> bool:
-        """Let an effect be begun anew, done or not; returns whether it was known."""
+        """Delete an operation, done or not; returns whether it existed."""
         return bool(self._client.delete(self._keys.idempotency_record(name)))
 
 

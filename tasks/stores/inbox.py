@@ -1,6 +1,6 @@
-"""Inbox: which deliveries were handled.
+"""Inbox: ids of handled deliveries, to skip duplicates.
 
-Promise: a delivery that was marked is recognised when the broker hands it over again, for as long as `age`.
+Promise: a handled delivery that the broker delivers again is recognised for `age`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ class Inbox:
         self._age = age
 
     def is_handled(self, delivery_id: str) -> bool:
-        """Tell whether a delivery was handled."""
+        """Return whether a delivery was handled."""
         return bool(self._client.exists(self._keys.inbox(delivery_id)))
 
     def mark_handled(self, delivery_id: str) -> None:
-        """Note that a delivery was handled; safe to repeat."""
+        """Record that a delivery was handled. Safe to repeat."""
         self._client.set(self._keys.inbox(delivery_id), "done", px=self._age)

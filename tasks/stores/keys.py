@@ -1,59 +1,59 @@
-"""Every key, what it holds and how long it lives, on one page.
+"""List every key of the bus in Redis: type, content and retention.
 
-| key                              | type   | holds                                          | lives                   |
-|----------------------------------|--------|------------------------------------------------|-------------------------|
-| {p}:directory                    | hash   | subscription name -> Subscription JSON         | until withdrawn         |
-| {p}:directory:version            | number | moves with every change of the directory       | for ever                |
-| {p}:history                      | stream | every published event                          | history_length, _age    |
-| {p}:history:stream:<stream>      | list   | entry ids of a stream's events, oldest first   | HISTORY_RETENTION_S     |
-| {p}:history:flow:<correlation>   | list   | entry ids of a flow's events, oldest first     | HISTORY_RETENTION_S     |
-| {p}:published:<event>            | text   | begun or done: how far a publication got       | DEDUPLICATION_WINDOW_S  |
-| {p}:inbox:<delivery>             | text   | done: this delivery was handled                | INBOX_RETENTION_S       |
-| {p}:attempts:<delivery>          | list   | its runs that failed or are under way          | until settled           |
-| {p}:delays                       | zset   | id -> when its time comes, in ms               | until then              |
-| {p}:delays:messages              | hash   | id -> queue, list and message                  | until then              |
-| {p}:dead_letters                 | hash   | id -> DeadLetter JSON                          | DEAD_LETTER_RETENTION_S |
-| {p}:dead_letters:times           | zset   | ids of dead letters, by when they were buried  | as they                 |
-| {p}:dead_letters:states          | hash   | id -> pending, replaying, resolved, ...        | as they                 |
-| {p}:dead_letters:replays         | hash   | id -> number of its last replay, when, by whom | as they                 |
-| {p}:dead_letters:retaining       | text   | who of the workers looks after retention       | a minute                |
-| {p}:dead_letters:alarm:<which>   | text   | this alarm was raised                          | a day                   |
-| {p}:sessions                     | zset   | session -> last activity in ms; 0: it ended    | until its end is told   |
-| {p}:sessions:<stream>            | hash   | type, state, times, participants               | 30 days after last use  |
-| {p}:session_events:<stream>      | list   | its last events                                | until it ends           |
-| {p}:session_memory:<stream>      | hash   | name -> value as JSON                          | until it ends           |
-| {p}:drafts:<stream>              | stream | a stream's answers while they are written      | a day after last        |
-| {p}:drafts:<stream>:open         | zset   | answers being written -> vouched for until, ms | a day after last        |
-| {p}:drafts:<stream>:of:<answer>  | hash   | attempt, state, token, flow, first and last no.| a day after last        |
-| {p}:mailboxes:<mailbox>          | list   | ordered deliveries that wait for their turn    | until they have had it  |
-| {p}:mailboxes:<mailbox>:head     | text   | the delivery whose turn it is                  | until it is settled     |
-| {p}:mailboxes                    | hash   | queue -> deliveries in its mailboxes           | for ever                |
-| {p}:blobs:<sha-256>              | text   | the content of events too large to travel      | 7 days after use        |
-| {p}:effects:<function>:<key>     | hash   | begun or done, and the outcome                 | IDEMPOTENCY_RETENTION_S |
-| {p}:shadows:<subscription>       | list   | what a shadow would have said, newest first    | HISTORY_RETENTION_S     |
-| {p}:requests                     | zset   | ids of requests that are waited for            | until their deadlines   |
-| {p}:requests:<id>                | hash   | responder, list of the answer, deadline, token | 60 s after the deadline |
-| {p}:requests:<id>:reply          | list   | the answer                                     | until taken, or 120 s   |
-| {p}:requests:inbox:<uuid>:reply  | list   | answers to the requests of one asyncio loop    | until taken, or 120 s   |
-| {p}:gatherings:<subscription>:<key> | hash | the parts that have come, closed              | DEDUPLICATION_WINDOW_S  |
-| {p}:circuits                     | set    | names of what was ever called                  | for ever                |
-| {p}:circuits:<name>              | hash   | state, epoch, failures, times of a dependency  | for ever                |
-| {p}:circuits:<name>:window       | hash   | calls and failures, by tenths of the window    | twice the window        |
-| {p}:budgets:<account>            | hash   | requests and tokens that count, pause          | window and lease, twice |
-| {p}:budgets:<account>:times      | zset   | call -> when it is forgotten, in ms            | as that                 |
-| {p}:budgets:<account>:tokens     | hash   | call -> its tokens                             | as that                 |
-| {p}:counters                     | hash   | name -> count                                  | for ever                |
-| {p}:workers                      | zset   | worker -> when it was last heard of, in s      | until it is gone        |
-| {p}:workers:facts                | hash   | worker -> node, phase, how it serves agents    | until it is gone        |
-| {p}:system                       | hash   | life, state, whether closed                    | for ever                |
-| {p}:agents:lives                 | hash   | agent -> life, state                           | while it lives          |
-| {p}:agents:marks                 | hash   | agent -> paused or stopped                     | until it is resumed     |
-| {p}:agents:state:<agent>         | hash   | name -> value as JSON                          | for ever                |
-| {p}:untold                       | list   | steps of lives that were not told yet          | until then              |
-| {p}:aborted:<agent>:<flow>       | text   | its deliveries of that flow are not handled    | INBOX_RETENTION_S       |
-| {p}:metrics                      | hash   | figures as of the last metrics summary         | for ever                |
+Each starts with PETIOLE_KEY_PREFIX and a colon. Queues and their messages belong to Celery, under the agents' names.
 
-{p} is PETIOLE_KEY_PREFIX. Queues and their messages belong to Celery and stand under the agents' names.
+| key                                   | type   | holds                                    | kept                    |
+|---------------------------------------|--------|------------------------------------------|-------------------------|
+| aborted:<agent>:<flow>                | text   | the agent's deliveries of the flow end   | INBOX_RETENTION_S       |
+| agents:lifecycles                     | hash   | agent -> lifecycle id and state          | while the agent runs    |
+| agents:overrides                      | hash   | agent -> paused or stopped               | until it is resumed     |
+| agents:state:<agent>                  | hash   | name -> value as JSON                    | no limit                |
+| aggregations:<subscription>:<key>     | hash   | the parts received; whether completed    | DEDUPLICATION_WINDOW_S  |
+| attempts:<delivery>                   | list   | attempts that failed, crashed or run     | until settled           |
+| blobs:<sha-256>                       | text   | content above the claim-check threshold  | 7 days after last use   |
+| circuits                              | set    | names of all dependencies ever called    | no limit                |
+| circuits:<name>                       | hash   | state, epoch, failures, times            | no limit                |
+| circuits:<name>:window                | hash   | calls and failures per tenth of a window | twice the window        |
+| counters                              | hash   | name -> count                            | no limit                |
+| dead_letters                          | hash   | id -> DeadLetter JSON                    | DEAD_LETTER_RETENTION_S |
+| dead_letters:alarm:<alarm>            | text   | this alarm was raised                    | a day                   |
+| dead_letters:replays                  | hash   | id -> last replay: number, ms, operator  | as dead_letters         |
+| dead_letters:retention_lock           | text   | the worker that applies retention        | a minute                |
+| dead_letters:states                   | hash   | id -> pending, replaying, resolved, ...  | as dead_letters         |
+| dead_letters:times                    | zset   | id -> when it was dead-lettered, in ms   | as dead_letters         |
+| delayed                               | zset   | id -> due time in ms                     | until due               |
+| delayed:messages                      | hash   | id -> queue, list and message            | until due               |
+| directory                             | hash   | subscription name -> Subscription JSON   | until unsubscribed      |
+| directory:version                     | number | grows with every change                  | no limit                |
+| history                               | stream | the last MAX_HISTORY_EVENTS events       | HISTORY_RETENTION_S     |
+| history:flow:<correlation>            | list   | entry ids of a flow, oldest first        | HISTORY_RETENTION_S     |
+| history:stream:<stream>               | list   | entry ids of a stream, oldest first      | HISTORY_RETENTION_S     |
+| idempotency:<function>:<key>          | hash   | an operation's owner, start and outcome  | IDEMPOTENCY_RETENTION_S |
+| inbox:<delivery>                      | text   | done: this delivery was handled          | INBOX_RETENTION_S       |
+| lifecycle:unpublished                 | list   | lifecycle transitions, oldest first      | until published         |
+| message_groups                        | hash   | queue -> deliveries in its groups        | no limit                |
+| message_groups:<group>                | list   | ordered deliveries that wait             | until sent              |
+| message_groups:<group>:active         | text   | the delivery that was sent               | until it is settled     |
+| metrics                               | hash   | counters as of the last summary          | no limit                |
+| publications:<event>                  | text   | started or done                          | DEDUPLICATION_WINDOW_S  |
+| rate_limits:<account>                 | hash   | requests and tokens counted, pause       | twice window plus lease |
+| rate_limits:<account>:times           | zset   | call -> when it stops counting, in ms    | twice window plus lease |
+| rate_limits:<account>:tokens          | hash   | call -> its tokens                       | twice window plus lease |
+| requests                              | zset   | id -> deadline of a pending request, ms  | until the deadline      |
+| requests:<id>                         | hash   | responder, reply list, deadline, token   | 60 s after the deadline |
+| requests:<id>:reply                   | list   | the reply                                | until taken, or 120 s   |
+| requests:async:<uuid>:reply           | list   | replies to requests of one asyncio loop  | until taken, or 120 s   |
+| response_streams:<stream>             | stream | chunks of a stream's responses           | a day after the last    |
+| response_streams:<stream>:of:<answer> | hash   | attempt, state, token, flow, first, last | a day after the last    |
+| response_streams:<stream>:open        | zset   | open response -> end of its lease, in ms | a day after the last    |
+| session_events:<stream>               | list   | a session's last events                  | until it ends           |
+| session_memory:<stream>               | hash   | name -> value as JSON                    | until it ends           |
+| sessions                              | zset   | session -> last activity, ms; 0: ended   | until end is published  |
+| sessions:<stream>                     | hash   | type, state, times, participants         | 30 days after last use  |
+| shadows:<subscription>                | list   | captured shadow events, newest first     | HISTORY_RETENTION_S     |
+| system                                | hash   | lifecycle id, state, whether closed      | no limit                |
+| workers                               | zset   | worker -> last heartbeat, in s           | until stopped or lost   |
+| workers:states                        | hash   | worker -> node, phase, agents            | until stopped or lost   |
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Keys:
         return f"{self.prefix}:history:flow:{correlation_id}"
 
     def publication(self, event_id: str) -> str:
-        return f"{self.prefix}:published:{event_id}"
+        return f"{self.prefix}:publications:{event_id}"
 
     def inbox(self, delivery_id: str) -> str:
         return f"{self.prefix}:inbox:{delivery_id}"
@@ -96,11 +96,11 @@ class Keys:
 
     @property
     def delayed(self) -> str:
-        return f"{self.prefix}:delays"
+        return f"{self.prefix}:delayed"
 
     @property
     def delayed_messages(self) -> str:
-        return f"{self.prefix}:delays:messages"
+        return f"{self.prefix}:delayed:messages"
 
     @property
     def dead_letters(self) -> str:
@@ -120,7 +120,7 @@ class Keys:
 
     @property
     def dead_letter_retention_lock(self) -> str:
-        return f"{self.prefix}:dead_letters:retaining"
+        return f"{self.prefix}:dead_letters:retention_lock"
 
     def dead_letter_alarm(self, alarm: str) -> str:
         return f"{self.prefix}:dead_letters:alarm:{alarm}"
@@ -139,26 +139,26 @@ class Keys:
         return f"{self.prefix}:session_memory:{stream_id}"
 
     def response_stream(self, stream_id: str) -> str:
-        return f"{self.prefix}:drafts:{stream_id}"
+        return f"{self.prefix}:response_streams:{stream_id}"
 
     def open_response_streams(self, stream_id: str) -> str:
-        return f"{self.prefix}:drafts:{stream_id}:open"
+        return f"{self.prefix}:response_streams:{stream_id}:open"
 
     def response_stream_state(self, stream_id: str, answer_id: str) -> str:
-        return f"{self.prefix}:drafts:{stream_id}:of:{answer_id}"
+        return f"{self.prefix}:response_streams:{stream_id}:of:{answer_id}"
 
     def message_group(self, name: str) -> str:
-        return f"{self.prefix}:mailboxes:{name}"
+        return f"{self.prefix}:message_groups:{name}"
 
     @property
     def message_group_counts(self) -> str:
-        return f"{self.prefix}:mailboxes"
+        return f"{self.prefix}:message_groups"
 
     def blob(self, sha256: str) -> str:
         return f"{self.prefix}:blobs:{sha256}"
 
     def idempotency_record(self, name: str) -> str:
-        return f"{self.prefix}:effects:{name}"
+        return f"{self.prefix}:idempotency:{name}"
 
     def shadow(self, subscription: str) -> str:
         return f"{self.prefix}:shadows:{subscription}"
@@ -174,7 +174,7 @@ class Keys:
         return f"{self.prefix}:requests:{request_id}:reply"
 
     def aggregation(self, subscription: str, key: str) -> str:
-        return f"{self.prefix}:gatherings:{subscription}:{key}"
+        return f"{self.prefix}:aggregations:{subscription}:{key}"
 
     @property
     def circuits(self) -> str:
@@ -187,13 +187,13 @@ class Keys:
         return f"{self.prefix}:circuits:{name}:window"
 
     def rate_limit(self, account: str) -> str:
-        return f"{self.prefix}:budgets:{account}"
+        return f"{self.prefix}:rate_limits:{account}"
 
     def rate_limit_times(self, account: str) -> str:
-        return f"{self.prefix}:budgets:{account}:times"
+        return f"{self.prefix}:rate_limits:{account}:times"
 
     def rate_limit_tokens(self, account: str) -> str:
-        return f"{self.prefix}:budgets:{account}:tokens"
+        return f"{self.prefix}:rate_limits:{account}:tokens"
 
     @property
     def counters(self) -> str:
@@ -205,7 +205,7 @@ class Keys:
 
     @property
     def worker_states(self) -> str:
-        return f"{self.prefix}:workers:facts"
+        return f"{self.prefix}:workers:states"
 
     @property
     def system(self) -> str:
@@ -213,18 +213,18 @@ class Keys:
 
     @property
     def agent_lifecycles(self) -> str:
-        return f"{self.prefix}:agents:lives"
+        return f"{self.prefix}:agents:lifecycles"
 
     @property
     def agent_overrides(self) -> str:
-        return f"{self.prefix}:agents:marks"
+        return f"{self.prefix}:agents:overrides"
 
     def agent_state(self, agent: str) -> str:
         return f"{self.prefix}:agents:state:{agent}"
 
     @property
     def unpublished_transitions(self) -> str:
-        return f"{self.prefix}:untold"
+        return f"{self.prefix}:lifecycle:unpublished"
 
     def aborted(self, agent: str, correlation_id: str) -> str:
         return f"{self.prefix}:aborted:{agent}:{correlation_id}"

@@ -1,8 +1,8 @@
-"""Publications: events and their messages, in one step of the server.
+"""Publications: commit events, their messages and the end of a delivery in one step of Redis (commit.lua).
 
-Promise: of one call, all events are recorded and all their messages stand in their queues, or nothing happened; also
-where the caller or the server dies in the middle. An event that was published before, within the publish window, is
-passed over. For brokers that are this same Redis.
+Promise: all events of a call are recorded and all their messages are queued, or nothing happens, also if the caller or
+Redis crashes meanwhile. An event published before, within the deduplication window, is skipped. Only for brokers that
+are this same Redis.
 """
 
 from __future__ import annotations
@@ -28,19 +28,20 @@ from petiole.tasks.stores.scripts import load_script
 
 @dataclass(frozen=True, slots=True)
 class UnackedKeys:
-    """Where the broker, where it is this same Redis, records the messages that workers hold."""
+    """The broker's keys for unacknowledged messages, if it is this same Redis."""
 
     unacked: str = "unacked"
     index: str = "unacked_index"
-    leased: str = "unacked\x06\x16held"
-    consumers: str = "unacked\x06\x16holders"
+    leased: str = "unacked\x06\x16leased"
+    consumers: str = "unacked\x06\x16consumers"
 
 
 class OutgoingMessage(NamedTuple):
-    """A task message without its body: its queue, the list of that queue it goes into, what stands before the body.
+    """A task message without its body, which all messages of an event share.
 
-    A queue of `capacity` (0: none) takes no more than that; where it `drops_oldest`, the oldest gives way. With a
-    `mailbox`, the message waits there until those before it are settled.
+    `prefix` is the text before the body; `queue_key` the list of the queue's priority. A queue holds at most `capacity`
+    messages (0: unlimited); with `drops_oldest` the oldest is dropped then. In a `message_group` the message waits
+    until those before it are settled.
     """
 
     delivery_id: str
@@ -54,10 +55,7 @@ class OutgoingMessage(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class OutgoingEvent:
-    """An event with its messages; `tail` is the body that they share, and what closes them.
-
-    `answering` tells of an answer to a request, which is handed to who waits for it.
-    """
+    """An event with its messages and the body that they share; `reply` is set if it answers a request."""
 
     event: Event
     text: str
@@ -66,13 +64,13 @@ class OutgoingEvent:
     reply: Reply | None = None
 
 
-SettlementOutcome: TypeAlias = Literal["handled", "buried", "retrying", "put_off"]
-"""How a run of a delivery ends. The first two are the delivery's end; after the others it comes again."""
+SettlementOutcome: TypeAlias = Literal["handled", "dead_lettered", "retrying", "deferred"]
+"""Outcome of an attempt. handled and dead_lettered end the delivery; retrying and deferred schedule another attempt."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A message that a worker holds, as the broker knows it: by its tag, and by the holder's id."""
+    """A message that a worker leases: the broker's delivery tag and the consumer's id."""
 
     tag: str
     consumer: str
@@ -80,12 +78,13 @@ class Lease:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settlement:
-    """How a run of a delivery ends: see publish.lua.
+    """The end of a delivery attempt, for commit.lua.
 
-    `mailbox` goes on when the delivery is over. `letter` is what is buried, `resolves` the letter that it was a
-    replay of, the one of that number.
-    `failed` is the run where it failed, `waiting` the message of the next one. With a `lease`, nothing happens unless
-    the worker has it still. `state` is what the agent keeps of itself from then on.
+    - `message_group` advances when the delivery ends.
+    - `letter` is stored as a dead letter. `resolved_letter_id` and `replay_number` name the replay that was handled.
+    - `failed_attempt` is recorded and `retry_message` scheduled if the delivery is retried or deferred.
+    - With a `lease`, nothing happens if the worker has lost it.
+    - `state` are values of the agent's state to store.
     """
 
     delivery_id: str
@@ -103,26 +102,30 @@ class Settlement:
 
 @dataclass(frozen=True, slots=True)
 class CommitResult:
-    """What became of a call: published, with a claim per event whether it was new; or nothing, and why.
+    """Result of a commit: published, or the reason why nothing happened.
 
-    `unwanted` says for each event why it reached nobody, where it was an answer to a request that did not.
+    `are_new` tells for each event whether it is new; `unmatched` why a reply could not be delivered.
 
-    moved: the messages were made from another version of the directory. settled: the delivery was settled before.
-    fenced: another worker holds the delivery by now. full: the queue that is named has no room.
-    refused: somebody waits already for an answer to a request of that id.
+    - directory_changed: the messages were built from another version of the directory
+    - already_settled: the delivery was settled before
+    - lease_lost: another worker holds the delivery
+    - queue_full: `full_queue` has no capacity left
+    - duplicate_request: a request with this id is pending
     """
 
-    status: Literal["published", "moved", "settled", "fenced", "full", "refused"]
+    status: Literal[
+        "published", "directory_changed", "already_settled", "lease_lost", "queue_full", "duplicate_request"
+    ]
     are_new: tuple[bool, ...] = ()
     unmatched: tuple[UnmatchedReply | None, ...] = ()
     full_queue: str | None = None
 
 
-_UNMATCHED: tuple[UnmatchedReply | None, ...] = (None, "late", "foreign", "duplicate")
+_UNMATCHED: tuple[UnmatchedReply | None, ...] = (None, "late", "wrong_responder", "duplicate")
 
 
 class Publications:
-    """The atomic way out of a process."""
+    """Atomic commits of events and settlements."""
 
     def __init__(
         self, client: Redis, keys: Keys, retention: Retention, inbox_age: timedelta, held: UnackedKeys
@@ -131,8 +134,16 @@ class Publications:
         self._retention = retention
         self._inbox_age = inbox_age
         self._unacked_keys = held
-        steps = ("append", "delay", "bury", "resolve", "ask", "respond", "publish")
-        self._publish = client.register_script("".join(load_script(each) for each in steps))
+        scripts = (
+            "append_to_history",
+            "delay_message",
+            "dead_letter",
+            "resolve_dead_letter",
+            "register_reply",
+            "deliver_reply",
+            "commit",
+        )
+        self._commit = client.register_script("".join(load_script(script) for script in scripts))
 
     def publish(
         self,
@@ -142,19 +153,19 @@ class Publications:
         delayed: Sequence[DelayedMessage] = (),
         registration: ReplyRegistration | None = None,
     ) -> CommitResult:
-        """Publish events whose messages were made from that version of the directory; safe to repeat.
+        """Publish events whose messages were built from this version of the directory. Safe to repeat.
 
-        With `settling`, end the run of a delivery in the same step; `waiting` is published when its time comes. With
-        `asking`, the first event is a request, and it is noted who waits for its answer.
+        `settlement` ends a delivery attempt in the same step, `delayed` are messages to send later, and `registration`
+        registers the first event as a request.
         """
-        answer, *facts = self._publish(
+        status, *facts = self._commit(
             keys=list(self._key_names(outgoing, settlement)),
             args=list(self._arguments(outgoing, version, settlement, delayed, registration)),
         )
-        if answer == "full":
-            return CommitResult(answer, full_queue=facts[0])
+        if status == "queue_full":
+            return CommitResult(status, full_queue=facts[0])
         return CommitResult(
-            answer, tuple(bool(each % 2) for each in facts), tuple(_UNMATCHED[each // 2] for each in facts)
+            status, tuple(bool(fact % 2) for fact in facts), tuple(_UNMATCHED[fact // 2] for fact in facts)
         )
 
     def _key_names(self, outgoing: Sequence[OutgoingEvent], settlement: Settlement | None) -> Iterator[str]:
@@ -165,11 +176,11 @@ class Publications:
         yield keys.message_group_counts
         yield keys.delayed
         yield keys.delayed_messages
-        for posting in outgoing:
-            yield keys.publication(posting.event.event_id)
-            yield keys.history_of_stream(posting.event.stream_id)
-            yield keys.history_of_flow(posting.event.correlation_id)
-            yield from (message.queue_key for message in posting.messages)
+        for outgoing_event in outgoing:
+            yield keys.publication(outgoing_event.event.event_id)
+            yield keys.history_of_stream(outgoing_event.event.stream_id)
+            yield keys.history_of_flow(outgoing_event.event.correlation_id)
+            yield from (message.queue_key for message in outgoing_event.messages)
         if settlement is not None:
             yield keys.inbox(settlement.delivery_id)
             yield keys.attempts(settlement.delivery_id)
@@ -188,41 +199,41 @@ class Publications:
         delayed: Sequence[DelayedMessage],
         registration: ReplyRegistration | None,
     ) -> Iterator[str | int]:
-        kept = self._retention
+        retention = self._retention
         yield version
         yield from (
-            kept.max_events,
-            kept.max_stream_events,
-            _milliseconds(kept.age),
-            _milliseconds(kept.deduplication_window),
+            retention.max_events,
+            retention.max_stream_events,
+            _milliseconds(retention.age),
+            _milliseconds(retention.deduplication_window),
         )
         yield _milliseconds(self._inbox_age)
         yield self._encode_settlement(settlement) if settlement else ""
         yield len(delayed)
         yield len(outgoing)
-        for posting in outgoing:
-            yield posting.text
-            yield posting.body
-            yield len(posting.messages)
-            for message in posting.messages:
+        for outgoing_event in outgoing:
+            yield outgoing_event.text
+            yield outgoing_event.body
+            yield len(outgoing_event.messages)
+            for message in outgoing_event.messages:
                 yield from (message.prefix, message.queue, message.capacity, int(message.drops_oldest))
                 yield from (message.delivery_id, self._message_group_key(message.message_group))
-        for each in delayed:
-            yield from (each.id, each.due_ms, each.value)
+        for delayed_message in delayed:
+            yield from (delayed_message.id, delayed_message.due_ms, delayed_message.value)
         yield self._encode_requests(outgoing, registration)
 
     def _encode_requests(self, outgoing: Sequence[OutgoingEvent], registration: ReplyRegistration | None) -> str:
-        """Word what is asked and answered for the script."""
-        answers = [
-            {"place": place, **asdict(posting.reply)}
-            for place, posting in enumerate(outgoing, start=1)
-            if posting.reply is not None
+        """Encode the request and the replies for the script."""
+        replies = [
+            {"place": place, **asdict(outgoing_event.reply)}
+            for place, outgoing_event in enumerate(outgoing, start=1)
+            if outgoing_event.reply is not None
         ]
-        if registration is None and not answers:
+        if registration is None and not replies:
             return ""
-        said: dict[str, object] = {"table": self._keys.requests, "answers": answers}
+        encoded: dict[str, object] = {"table": self._keys.requests, "replies": replies}
         if registration is not None:
-            said["asked"] = {
+            encoded["request"] = {
                 "id": registration.request_id,
                 "responder": registration.responder,
                 "reply_to": registration.reply_to,
@@ -230,27 +241,31 @@ class Publications:
                 "margin_ms": EXPIRY_MARGIN_MS,
                 "token": registration.token,
             }
-        return json.dumps(said)
+        return json.dumps(encoded)
 
     def _encode_settlement(self, settlement: Settlement) -> str:
-        """Word a settling for the script, which reads texts only: a number of its own would lose digits."""
-        said: dict[str, object] = {"delivery": settlement.delivery_id, "ending": settlement.outcome}
+        """Encode a settlement for the script. Numbers are encoded as text: Lua's have only 53 bits."""
+        encoded: dict[str, object] = {"delivery": settlement.delivery_id, "outcome": settlement.outcome}
         if settlement.lease is not None:
-            said |= {"tag": settlement.lease.tag, "holder": settlement.lease.consumer}
+            encoded |= {"tag": settlement.lease.tag, "consumer": settlement.lease.consumer}
         if settlement.resolved_letter_id is not None:
-            said |= {"resolves": settlement.resolved_letter_id, "replay": str(settlement.replay_number or "")}
+            encoded |= {"resolved_letter": settlement.resolved_letter_id, "replay": str(settlement.replay_number or "")}
         if settlement.letter is not None:
             letter = settlement.letter
-            said["letter"] = {"id": letter.id, "text": letter.model_dump_json(), "ms": str(letter.dead_lettered_at_ms)}
+            encoded["letter"] = {
+                "id": letter.id,
+                "text": letter.model_dump_json(),
+                "ms": str(letter.dead_lettered_at_ms),
+            }
         if settlement.retry_message is not None:
-            again = settlement.retry_message
-            age_ms = max(again.due_ms - time.time() * 1_000, 0) + _milliseconds(self._inbox_age)
-            said |= {"due_ms": str(again.due_ms), "value": again.value, "runs_age_ms": f"{age_ms:.0f}"}
+            retry = settlement.retry_message
+            age_ms = max(retry.due_ms - time.time() * 1_000, 0) + _milliseconds(self._inbox_age)
+            encoded |= {"due_ms": str(retry.due_ms), "value": retry.value, "attempts_retention_ms": f"{age_ms:.0f}"}
         if settlement.failed_attempt is not None:
-            said["run"] = settlement.failed_attempt.model_dump_json()
+            encoded["failed_attempt"] = settlement.failed_attempt.model_dump_json()
         if settlement.state:
-            said |= {"state_key": self._keys.agent_state(settlement.agent), "state": dict(settlement.state)}
-        return json.dumps(said)
+            encoded |= {"state_key": self._keys.agent_state(settlement.agent), "state": dict(settlement.state)}
+        return json.dumps(encoded)
 
 
 def _milliseconds(duration: timedelta) -> int:

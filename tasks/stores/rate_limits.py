@@ -1,7 +1,7 @@
-"""Budgets: what is called and used of each account of a provider, shared by all workers.
+"""Rate limits: calls and tokens used per account of a provider, shared by all workers.
 
-Promise: no more calls and tokens than the quotas are counted at any moment, and each call is counted for as long as the
-provider may count it, in whatever window of that length. All times are the server's. See reserve_budget.lua.
+Promise: the counted calls and tokens never exceed the quotas. Each call counts for as long as the provider may count
+it, in any window of that length. All times are the server's. See reserve_rate_limit.lua.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from petiole.tasks.stores.scripts import load_script
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """What an account may use in a window, None for any number; `lease` is how long a call may take."""
+    """What an account may use in a window; None: unlimited. `lease` limits the duration of a call."""
 
     requests: int | None
     tokens: int | None
@@ -29,7 +29,7 @@ class Quota:
 
 @dataclass(frozen=True, slots=True)
 class RateLimitRefusal:
-    """When it may be worth another try, and why: the account is paused, or its quota used up."""
+    """A refused reservation: how long to wait, and whether the account is paused or its quota used up."""
 
     wait: timedelta
     reason: Literal["pause", "quota"]
@@ -37,7 +37,7 @@ class RateLimitRefusal:
 
 @dataclass(frozen=True, slots=True)
 class RateLimitUsage:
-    """What counts against an account now."""
+    """Calls and tokens that count for an account now."""
 
     requests: int
     tokens: int
@@ -50,14 +50,14 @@ class RateLimits:
         self._client = client
         self._keys = keys
         self._clock = clock
-        self._reserve = client.register_script(load_script("reserve_budget"))
-        self._settle = client.register_script(load_script("settle_budget"))
-        self._release = client.register_script(load_script("release_budget"))
-        self._pause = client.register_script(load_script("pause_budget"))
+        self._reserve = client.register_script(load_script("reserve_rate_limit"))
+        self._settle = client.register_script(load_script("settle_rate_limit"))
+        self._release = client.register_script(load_script("release_rate_limit"))
+        self._pause = client.register_script(load_script("pause_rate_limit"))
 
     def reserve(self, account: str, call: str, tokens: int, quota: Quota) -> RateLimitRefusal | None:
-        """Count a call that is about to be made, with an estimate of its tokens; None where there is room."""
-        said: list[str | int] = [
+        """Reserve a call with an estimate of its tokens; returns None if the quota allows it."""
+        arguments: list[str | int] = [
             call,
             tokens,
             "" if quota.requests is None else quota.requests,
@@ -66,26 +66,31 @@ class RateLimits:
             _milliseconds(quota.lease),
             self._clock.ahead_ms,
         ]
-        answer: Any = self._reserve(keys=self._keys_of(account), args=said)
+        answer: Any = self._reserve(keys=self._keys_of(account), args=arguments)
         if answer[0] == "reserved":
             return None
         return RateLimitRefusal(timedelta(milliseconds=int(answer[1])), answer[2])
 
     def settle(self, account: str, call: str, tokens: int | None, window: timedelta) -> None:
-        """Count what a call really used, None for as much as was reserved; it counts for one window from now."""
-        said: list[str | int] = [call, "" if tokens is None else tokens, _milliseconds(window), self._clock.ahead_ms]
-        self._settle(keys=self._keys_of(account), args=said)
+        """Replace a reservation by the actual tokens (None: as reserved), counted for one window from now."""
+        arguments: list[str | int] = [
+            call,
+            "" if tokens is None else tokens,
+            _milliseconds(window),
+            self._clock.ahead_ms,
+        ]
+        self._settle(keys=self._keys_of(account), args=arguments)
 
     def release(self, account: str, call: str) -> None:
-        """Forget a call that was not made. Safe to repeat."""
+        """Delete the reservation of a call that was not made. Safe to repeat."""
         self._release(keys=self._keys_of(account), args=[call])
 
     def pause(self, account: str, duration: timedelta) -> None:
-        """Let nobody reserve for so long; a longer pause stands."""
+        """Refuse reservations for this time; a longer pause stays."""
         self._pause(keys=[self._keys.rate_limit(account)], args=[_milliseconds(duration), self._clock.ahead_ms])
 
     def usage(self, account: str) -> RateLimitUsage:
-        """Read what counted when somebody last reserved or settled."""
+        """Read the usage as of the last reservation or settlement."""
         requests, tokens = self._client.hmget(self._keys.rate_limit(account), "requests", "tokens")
         return RateLimitUsage(int(requests or 0), int(tokens or 0))
 

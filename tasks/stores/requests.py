@@ -1,7 +1,7 @@
-"""Requests: who waits for which answer.
+"""Requests: pending requests and their replies.
 
-Promise: a request is waited for under its id once at a time, from before it is sent until it is answered or given up,
-and never both. Of all answers the first in time from its responder reaches who waits; the others are counted.
+Promise: a request id is pending once at a time, from before the request is sent until it is answered or cancelled,
+never both. The first reply in time from the responder is delivered; all others are counted.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from petiole.tasks.stores.keys import Keys
 from petiole.tasks.stores.scripts import load_script
 
 EXPIRY_MARGIN_MS = 60_000
-"""How long it is known that a request was answered, beyond its deadline: to tell a second answer from a late one."""
+"""How long a request is kept after its deadline, to distinguish a duplicate reply from a late one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """Which request an event answers, by whom, and the event's id."""
+    """The request that an event answers, the responder, and the event's id."""
 
     request_id: str
     responder: str
@@ -34,7 +34,7 @@ class Reply:
 
     @classmethod
     def of(cls, event: Event) -> Reply | None:
-        """Return which request an event answers; None where it answers none."""
+        """Return the request that an event answers, or None."""
         if not isinstance(event, ResponseSuccessEvent | ResponseFailureEvent):
             return None
         return cls(event.content.request_id, event.content.responder, event.event_id)
@@ -42,9 +42,9 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class ReplyRegistration:
-    """Who waits for an answer to which request: the list that it goes to ('': nobody waits in a process of its own).
+    """A pending request and the list that its reply goes to ('': no process waits for it).
 
-    The token is of this one call: a second one under the same id is another's.
+    The token identifies the call; another call with the same request id has another token.
     """
 
     request_type: str
@@ -56,73 +56,72 @@ class ReplyRegistration:
 
     @property
     def timeout_ms(self) -> int:
-        """The time that is left."""
+        """Remaining time in ms, at least 1."""
         return max(1, int(self.timeout_s * 1_000))
 
 
 class Requests:
-    """Requests that are waited for, by id."""
+    """Pending requests by id."""
 
     def __init__(self, client: Redis, keys: Keys) -> None:
         self._client = client
         self._keys = keys
-        self._register = client.register_script(load_script("ask") + load_script("put_request"))
-        self._forget = client.register_script(load_script("forget_request"))
-        self._respond = client.register_script(load_script("respond") + load_script("put_response"))
+        self._register = client.register_script(load_script("register_reply") + load_script("register_request"))
+        self._cancel = client.register_script(load_script("cancel_request"))
+        self._deliver_reply = client.register_script(load_script("deliver_reply") + load_script("deliver_one_reply"))
 
     def register(self, registration: ReplyRegistration) -> bool:
-        """Note that somebody waits; False where somebody else does already. Safe to repeat."""
-        said = registration
+        """Register a pending request; returns False if its id is pending already. Safe to repeat."""
         arguments: Iterable[Any] = [
-            said.request_id,
-            said.responder,
-            said.reply_to,
-            said.timeout_ms,
+            registration.request_id,
+            registration.responder,
+            registration.reply_to,
+            registration.timeout_ms,
             EXPIRY_MARGIN_MS,
-            said.token,
+            registration.token,
         ]
         return bool(self._register(keys=[self._keys.requests], args=arguments))
 
     def forget(self, request_id: str, token: str) -> bool:
-        """Give a request up. Returns whether that was in time: False where its answer is there already."""
+        """Cancel a request; returns False if it was answered before."""
         keys = [self._keys.request(request_id), self._keys.requests]
-        return bool(self._forget(keys=keys, args=[request_id, token]))
+        return bool(self._cancel(keys=keys, args=[request_id, token]))
 
     def is_owner(self, request_id: str, token: str) -> bool:
-        """Tell whether the request of that id was made under that token."""
+        """Return whether the pending request of this id has this token."""
         return self._client.hget(self._keys.request(request_id), "token") == token
 
     def respond(self, reply: Reply, text: str) -> UnmatchedReply | None:
-        """Hand an answer to who waits for it; says why not, where it reached nobody. Safe to repeat."""
-        outcome = self._respond(
+        """Deliver a reply; returns why not if it could not be delivered. Safe to repeat."""
+        outcome = self._deliver_reply(
             keys=[self._keys.requests, self._keys.counters],
             args=[reply.request_id, reply.responder, reply.response_id, text],
         )
-        return outcome if outcome in {"late", "foreign", "duplicate"} else None
+        return outcome if outcome in {"late", "wrong_responder", "duplicate"} else None
 
     def reply_list(self, request_id: str) -> str:
-        """Name the list that the answer to one request goes to."""
+        """Return the key of the list for the reply to one request."""
         return self._keys.request_reply(request_id)
 
     def new_reply_list(self) -> str:
-        """Name a list for the answers to many requests of one process."""
-        return self._keys.request_reply(f"inbox:{uuid4()}")
+        """Return a new key of a list for the replies to many requests of one process."""
+        return self._keys.request_reply(f"async:{uuid4()}")
 
     def take(self, request_id: str, wait_s: float) -> str | None:
-        """Take the answer to a request, as JSON text, waiting up to `wait_s` (under 5 s); None where none came."""
+        """Take the reply to a request as JSON text, waiting up to `wait_s` (under 5 s); None if none arrived."""
         if wait_s > 0:
-            found: Any = self._client.blpop([self.reply_list(request_id)], timeout=wait_s)
-            said = found[1] if found else None
+            popped: Any = self._client.blpop([self.reply_list(request_id)], timeout=wait_s)
+            entry = popped[1] if popped else None
         else:
-            said = self._client.lpop(self.reply_list(request_id))
-        return parse_reply(said)[1] if said else None
+            entry = self._client.lpop(self.reply_list(request_id))
+        return parse_reply(entry)[1] if entry else None
 
     def count(self) -> int:
-        """Count the requests that are waited for."""
+        """Count the pending requests."""
         return int(self._client.zcount(self._keys.requests, f"({time.time() * 1_000:.0f}", "+inf"))
 
 
 def parse_reply(entry: str) -> tuple[str, str]:
-    """Part what stands in a list of answers: the request's id, and the answer's JSON text."""
+    """Split an entry of a reply list into the request's id and the reply's JSON text."""
     request_id, _, text = entry.partition("\n")
     return request_id, text

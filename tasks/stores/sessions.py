@@ -1,8 +1,8 @@
-"""Sessions: conversations as such: who takes part, how each stands, what is kept for it while it lasts.
+"""Sessions: participants, state, last events and working memory of a conversation.
 
-Promise: of all that enter one session at once, one makes it. Its state changes only as MOVES allows, and its end is
-told until somebody notes that it was. What is kept for it stays within its limits, changes whole or not at all, and
-is deleted in the step that ends it.
+Promise: concurrent first events create one session. Its state changes only as TRANSITIONS allows, and it stays listed
+until its end is published. Buffer and memory stay within their limits, change completely or not at all, and are deleted
+in the step that ends the session.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from petiole.tasks.stores.keys import Keys
 from petiole.tasks.stores.scripts import load_script
 
 SESSION_RETENTION = timedelta(days=30)
-"""How long a session is known after its last activity, or after its end."""
+"""How long a session is kept after its last activity or its end."""
 
 SessionType: TypeAlias = Literal["chat", "meeting", "call"]
 SessionState: TypeAlias = Literal["new", "active", "idle", "ended"]
@@ -32,13 +32,13 @@ TRANSITIONS: Final[Mapping[SessionState, tuple[SessionState, ...]]] = {
     "idle": ("active", "ended"),
     "ended": (),
 }
-"""Where a session may go from each state."""
+"""States that may follow each state."""
 
 _PARTICIPANT = "participant:"
 
 
 class Participant(BaseModel):
-    """Somebody, or an agent, who takes part in a session."""
+    """A user, agent or observer of a session."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,7 +48,7 @@ class Participant(BaseModel):
 
 
 class SessionInfo(BaseModel):
-    """A session as it stood when it was read."""
+    """A session as read."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -63,7 +63,7 @@ class SessionInfo(BaseModel):
 
 
 class Sessions:
-    """Sessions by id, which is that of their stream."""
+    """Sessions by id, which is the id of their stream."""
 
     def __init__(
         self, client: Redis, keys: Keys, *, buffer_length: int, memory_bytes: int, age: timedelta = SESSION_RETENTION
@@ -73,56 +73,65 @@ class Sessions:
         self._buffer_length = buffer_length
         self._memory_bytes = memory_bytes
         self._age_ms = int(age.total_seconds() * 1_000)
-        self._enter, self._move, self._set, self._count, self._join = (
-            client.register_script(load_script(f"{step}_session"))
-            for step in ("enter", "move", "set_in", "count_in", "join")
+        self._record, self._transition, self._set, self._increment, self._set_participant_script = (
+            client.register_script(load_script(script))
+            for script in (
+                "record_session_event",
+                "transition_session",
+                "set_working_memory",
+                "increment_working_memory",
+                "set_participant",
+            )
         )
 
     def record_event(
         self, session_id: str, kind: SessionType = "chat", event: str = "", participant: Participant | None = None
     ) -> SessionInfo:
-        """Keep an event (JSON) in a session's buffer, which makes the session where there is none.
+        """Append an event (JSON) to a session's buffer; creates the session if needed.
 
-        Without an event it only makes it. A session that is over stays as it is; the state tells.
+        Without an event it only creates the session. An ended session stays unchanged.
         """
         joining = ("", "") if participant is None else (participant.id, participant.model_dump_json())
         keys = [self._keys.session(session_id), self._keys.sessions, self._keys.session_events(session_id)]
-        found = self._enter(keys=keys, args=[session_id, kind, event, self._buffer_length, self._age_ms, *joining])
+        found = self._record(keys=keys, args=[session_id, kind, event, self._buffer_length, self._age_ms, *joining])
         return _parse_session(session_id, _to_dict(found))
 
     def transition(
         self, session_id: str, to: SessionState, *, reason: EndReason | None = None, idle_since: datetime | None = None
     ) -> tuple[bool, SessionState | None]:
-        """Bring a session to another state where MOVES allows it, and nothing happened in it after `idle_since`.
+        """Change a session's state if TRANSITIONS allows it and nothing happened in it after `idle_since`.
 
-        Returns whether this call did, and its state; None where there is no such session.
+        Returns whether this call changed it, and the state then; None if the session does not exist.
         """
         origins = [state for state, targets in TRANSITIONS.items() if to in targets]
         since = "" if idle_since is None else int(idle_since.timestamp() * 1_000)
         arguments = [session_id, to, reason or "", self._age_ms, since, *origins]
-        moved, state = self._move(keys=self._session_keys(session_id), args=arguments)
-        return bool(moved), state or None
+        changed, state = self._transition(keys=self._session_keys(session_id), args=arguments)
+        return bool(changed), state or None
 
     def get(self, session_id: str) -> SessionInfo | None:
-        """Read a session; None where there is none, or not any more."""
+        """Read a session; None if it does not exist or has expired."""
         found: Any = self._client.hgetall(self._keys.session(session_id))
         return _parse_session(session_id, found) if "state" in found else None
 
     def list_open(self) -> list[str]:
-        """List the sessions whose end was not told, the one that was idle for the longest time first."""
-        return [str(each) for each in self._client.zrange(self._keys.sessions, 0, -1)]
+        """List the sessions whose end is not published, the one idle for longest first."""
+        return [str(session_id) for session_id in self._client.zrange(self._keys.sessions, 0, -1)]
 
     def list_idle_since(self, moment: datetime) -> list[str]:
-        """List those of `live` in which nothing happened after a time, and those that have ended."""
-        return [str(each) for each in self._client.zrangebyscore(self._keys.sessions, 0, moment.timestamp() * 1_000)]
+        """List the open sessions without activity after a time, and ended ones whose end is not published."""
+        return [
+            str(session_id)
+            for session_id in self._client.zrangebyscore(self._keys.sessions, 0, moment.timestamp() * 1_000)
+        ]
 
     def now(self) -> datetime:
-        """Read the server's clock, which times all that happens in sessions."""
+        """Read the server's clock, which all times of sessions come from."""
         seconds, microseconds = self._client.time()
         return datetime.fromtimestamp(seconds + microseconds / 1e6, UTC)
 
     def mark_end_published(self, session_id: str) -> None:
-        """Note that the end of a session was told."""
+        """Record that the end of a session was published."""
         self._client.zrem(self._keys.sessions, session_id)
 
     def events(self, session_id: str) -> list[str]:
@@ -137,8 +146,8 @@ class Sessions:
 
     def put(
         self, session_id: str, values: Mapping[str, str]
-    ) -> tuple[Literal["kept", "full", "ended", "missing"], int]:
-        """Keep values (JSON; '' removes) in the working memory, all or none; tells its size in bytes."""
+    ) -> tuple[Literal["stored", "full", "ended", "not_found"], int]:
+        """Store values (JSON; '' removes) in the working memory, all or none; returns its size in bytes."""
         outcome, size = self._set(
             keys=self._memory_keys(session_id), args=self._participant_arguments(session_id, *chain(*values.items()))
         )
@@ -146,27 +155,27 @@ class Sessions:
 
     def count(
         self, session_id: str, name: str, by: int
-    ) -> tuple[Literal["kept", "full", "ended", "missing", "no number"], str]:
-        """Let a whole number in the working memory grow; tells the new one, or what stands in its place."""
-        outcome, told = self._count(
+    ) -> tuple[Literal["stored", "full", "ended", "not_found", "not_a_number"], str]:
+        """Increment an integer in the working memory; returns the new one, or the value that is not one."""
+        outcome, value = self._increment(
             keys=self._memory_keys(session_id), args=self._participant_arguments(session_id, name, by)
         )
-        return outcome, str(told)
+        return outcome, str(value)
 
-    def join(self, session_id: str, participant: Participant) -> Literal["kept", "ended", "missing"]:
-        """Let somebody take part; who does already stays as they are."""
+    def join(self, session_id: str, participant: Participant) -> Literal["stored", "ended", "not_found"]:
+        """Add a participant; an existing one stays unchanged."""
         return self._set_participant(session_id, participant.id, participant.model_dump_json())
 
-    def leave(self, session_id: str, participant_id: str) -> Literal["kept", "ended", "missing"]:
-        """Let somebody take part no more."""
+    def leave(self, session_id: str, participant_id: str) -> Literal["stored", "ended", "not_found"]:
+        """Remove a participant."""
         return self._set_participant(session_id, participant_id, "")
 
     def _set_participant(
         self, session_id: str, participant_id: str, participant_json: str
-    ) -> Literal["kept", "ended", "missing"]:
+    ) -> Literal["stored", "ended", "not_found"]:
         name = self._keys.session(session_id)
-        outcome: Any = self._join(keys=[name], args=[participant_id, participant_json, self._age_ms])
-        answer: Literal["kept", "ended", "missing"] = outcome
+        outcome: Any = self._set_participant_script(keys=[name], args=[participant_id, participant_json, self._age_ms])
+        answer: Literal["stored", "ended", "not_found"] = outcome
         return answer
 
     def _participant_arguments(self, session_id: str, *participant_json: str | int) -> list[str | int]:

@@ -1,7 +1,7 @@
-"""Shadows: what shadows would have said, the newest first.
+"""Shadow outputs: events that shadow handlers would have published, newest first.
 
-Promise: of each shadow the last `length` deliveries are kept, for `age` after the last one. A delivery that is handled
-again stands there again.
+Promise: the last `length` deliveries of each shadow subscription are kept for `age` after the last one. A delivery that
+is handled twice is listed twice.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAX_SHADOW_OUTPUTS = 1_000
 
 
 class ShadowOutputs:
-    """Unsaid words by subscription, each delivery's as a JSON object."""
+    """Captured outputs by subscription, one JSON object for each delivery."""
 
     def __init__(self, client: Redis, keys: Keys, age: timedelta, length: int = MAX_SHADOW_OUTPUTS) -> None:
         self._client = client
@@ -28,7 +28,7 @@ class ShadowOutputs:
         self._length = length
 
     def keep(self, subscription: str, output: Mapping[str, object]) -> None:
-        """Keep what one delivery would have said."""
+        """Store the output of one delivery."""
         key = self._keys.shadow(subscription)
         with self._client.pipeline() as pipe:
             pipe.lpush(key, json.dumps(dict(output)))
@@ -37,11 +37,11 @@ class ShadowOutputs:
             pipe.execute()
 
     def newest(self, subscription: str, limit: int) -> Iterator[Mapping[str, Any]]:
-        """Read what the last deliveries would have said."""
-        found: Any = self._client.lrange(self._keys.shadow(subscription), 0, limit - 1)
-        return (json.loads(each) for each in found)
+        """Read the outputs of the last deliveries."""
+        outputs: Any = self._client.lrange(self._keys.shadow(subscription), 0, limit - 1)
+        return (json.loads(output) for output in outputs)
 
     def count(self, subscription: str) -> int:
-        """Count the deliveries that are kept."""
+        """Count the stored deliveries."""
         count: Any = self._client.llen(self._keys.shadow(subscription))
         return int(count)

@@ -7,9 +7,9 @@
 A response's id is that of its `orchestrator.llm.requested` event. Chunks are numbered. A reader that resumes gives
 `after=` its last number and gets exactly the rest; without `after`, it gets the response from the start.
 
-Reading ends when an attempt ends: finished, failed, interrupted, or lost (its writer died), unless a newer attempt has
-already started. A `started` chunk with a higher `attempt` means that the text starts again. After `lost` or `failed`, a
-reader may continue reading: the delivery may be retried.
+Reading ends when an attempt ends: finished, failed, interrupted, or abandoned (its writer crashed), unless a newer
+attempt has already started. A `started` chunk with a higher `attempt` means that the text starts again. After
+`abandoned` or `failed`, a reader may continue reading: the delivery may be retried.
 """
 
 from __future__ import annotations

@@ -138,7 +138,7 @@ class ResponseStream:
         # The thread of a cancelled coroutine continues, so the lock prevents that two threads flush the same text.
         with self._writing:
             state = self._write_rest(end)
-            if state == "lost":
+            if state == "abandoned":
                 # This process was stalled for longer than the lease, and no other attempt started: start again.
                 self._begin()
                 state = self._write_rest(end)

@@ -15,8 +15,8 @@ The transport is a small subclass of kombu's own. It changes what was measured t
 - *A fetch checks for duplicates, and an ack records that a delivery was handled.* If the state store is on the same
   server, this saves two round trips per delivery: `delivery_log.py`, `tasks/settlement/deduplication.py`.
 - *Idle consumers block on a wake-up key, not on the queue.* A blocking pop of the queue would lose messages as above.
-  The script that puts a message also adds to `<queue><sep>bell`, at no extra round trip. Stock publishers do not, so a
-  consumer also looks once a second, and 20 times a second while messages arrive without a wake-up.
+  The script that puts a message also adds to `<queue><sep>wakeup`, at no extra round trip. Stock publishers do not, so
+  a consumer also looks once a second, and 20 times a second while messages arrive without a wake-up.
 - *One Redis client per channel.* Kombu creates one per command, at 60 to 90 us each.
 - *A lost connection raises ConnectionError*, from which Celery recovers. Kombu rebuilds a pool from the lost connection
   and fails with an AttributeError.

@@ -11,7 +11,7 @@ from redis import Redis
 from petiole.tasks.transport.delivery_log import DeliveryLog
 from petiole.tasks.transport.scripts import load_transport_script
 
-PUT = load_transport_script("put")
+PUT = load_transport_script("publish_message")
 
 RedisCommand = tuple[str | bytes | int | float, ...]
 

@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any
 from uuid import uuid4
 
-CONSUMER_HEADER = "petiole_lease"
+CONSUMER_HEADER = "petiole_consumer"
 CHECKED_HEADER = "petiole_checked_at"
 """When the fetch checked the message for a duplicate, by this machine's monotonic clock; 0 if it did not. The header is
 missing if there is no delivery log (delivery_log.py)."""
@@ -37,12 +37,12 @@ def _consumer_id_of(pid: int) -> str:  # noqa: ARG001 - the cache key: a forked 
 
 def leased_key(transport_options: Mapping[str, Any]) -> str:
     """Return the key of the hash from delivery tag to consumer id, by the app's transport options."""
-    return _unacked_key("held", transport_options)
+    return _unacked_key("leased", transport_options)
 
 
 def consumers_key(transport_options: Mapping[str, Any]) -> str:
     """Return the key of the sorted set of consumer ids by their last heartbeat (server's time in seconds)."""
-    return _unacked_key("holders", transport_options)
+    return _unacked_key("consumers", transport_options)
 
 
 def _unacked_key(name: str, options: Mapping[str, Any]) -> str:

@@ -25,5 +25,5 @@ class DeliveryLog:
 
     def script_arguments(self, consumer: str) -> tuple[str | int, ...]:
         """Build the arguments of fetch.lua, with the attempt that it records for each checked message."""
-        attempt = {"at": datetime.now(UTC).isoformat(), "worker": self.worker, "holder": consumer, "is_taken": True}
+        attempt = {"at": datetime.now(UTC).isoformat(), "worker": self.worker, "consumer": consumer, "is_fetched": True}
         return (self.inbox, self.attempts, self.aborted, self.age_ms, json.dumps(attempt))

@@ -3,12 +3,12 @@
 `renew`, called twice a second, is a consumer's heartbeat. Every third of the visibility timeout it also renews the
 lease on each message. `requeue_expired` moves back to their queues:
 
-- messages of a consumer without a heartbeat for `holder_timeout`,
+- messages of a consumer without a heartbeat for `consumer_timeout`,
 - messages that a running consumer does not renew, for example because the reply to its fetch was lost,
 - messages that a stock worker fetched longer ago than `stock_visibility_timeout`.
 
 After a pause of the server or of this process, all other consumers seem to have missed their heartbeats. So a process
-that missed its own heartbeats must not expire others until one `holder_timeout` has passed.
+that missed its own heartbeats must not expire others until one `consumer_timeout` has passed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from petiole.tasks.transport.requeue import RequeueChannel
 logger = logging.getLogger(__name__)
 
 # Transport options in addition to kombu's.
-LEASE_OPTIONS = ("holder_timeout", "stock_visibility_timeout")
+LEASE_OPTIONS = ("consumer_timeout", "stock_visibility_timeout")
 
 # Messages requeued in one sweep; kombu's restore has no limit.
 MAX_REQUEUED = 500

@@ -18,7 +18,7 @@ class Quarantine(RequeueChannel):
         if entry is None:
             return None
         head, newline, text = entry.partition(b"\n")
-        wakeup_key, suffix = head.decode(errors="replace"), f"{self.sep}bell"
+        wakeup_key, suffix = head.decode(errors="replace"), f"{self.sep}wakeup"
         if not newline or not wakeup_key.endswith(suffix):
             return "", entry, entry
         return wakeup_key.removeprefix(self.global_keyprefix).removesuffix(suffix), text, entry

@@ -63,8 +63,8 @@ class RequeueChannel(_Stock):
                 TransportKeys(
                     unacked=self._key(self.unacked_key),
                     index=self._key(self.unacked_index_key),
-                    leased=self._key(f"{self.unacked_key}{self.sep}held"),
-                    consumers=self._key(f"{self.unacked_key}{self.sep}holders"),
+                    leased=self._key(f"{self.unacked_key}{self.sep}leased"),
+                    consumers=self._key(f"{self.unacked_key}{self.sep}consumers"),
                     undecodable=self._key(f"{self.unacked_key}{self.sep}undecodable"),
                 ),
                 current_consumer_id(),
@@ -85,7 +85,7 @@ class RequeueChannel(_Stock):
         return f"{self.global_keyprefix}{name}"
 
     def _wakeup_key(self, queue: str) -> str:
-        return self._key(f"{queue}{self.sep}bell")
+        return self._key(f"{queue}{self.sep}wakeup")
 
     # Requeueing
 

@@ -40,7 +40,8 @@ def limited(text):
 
 @app.task(name="stubborn", bind=True, max_retries=2)
 def stubborn(self):
-    notes.rpush("notes", f"{self.request.id}:{self.request.retries}:{self.request.get('petiole_lease')} {time.time()}")
+    consumer = self.request.get('petiole_consumer')
+    notes.rpush("notes", f"{self.request.id}:{self.request.retries}:{consumer} {time.time()}")
     self.retry(countdown=0.3)
 """
 

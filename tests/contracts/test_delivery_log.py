@@ -65,7 +65,7 @@ def test_a_new_delivery_passes_the_check_and_its_fetch_is_recorded(client, comma
     assert fetch_checks(commands) == [True]
 
     (recorded,) = map(json.loads, client.lrange("p:attempts:" + DELIVERY, 0, -1))
-    assert (recorded["worker"], recorded["holder"], recorded["is_taken"]) == ("one@here", "holder-1", True)
+    assert (recorded["worker"], recorded["consumer"], recorded["is_fetched"]) == ("one@here", "holder-1", True)
     assert 0 < client.pttl("p:attempts:" + DELIVERY) <= 60_000
 
 
@@ -83,7 +83,7 @@ def test_a_copy_of_a_fetched_message_does_not_pass_the_check(client, commands):
         {"redelivered": True},
         {"retries": 1},
         {"eta": "2030-01-01T00:00:00Z"},
-        {"petiole_mailbox": "box"},
+        {"petiole_message_group": "box"},
         {"petiole_replay": "r-1"},
         {"petiole_dead_letter": "l-1"},
         {"petiole_flow": None},

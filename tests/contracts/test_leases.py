@@ -22,9 +22,9 @@ from petiole.tasks.transport.commands import (
 from petiole.tasks.transport.consumer_id import current_consumer_id, leased_key
 
 KEYS = TransportKeys(
-    "unacked", "unacked_index", "unacked\x06\x16held", "unacked\x06\x16holders", "unacked\x06\x16undecodable"
+    "unacked", "unacked_index", "unacked\x06\x16leased", "unacked\x06\x16consumers", "unacked\x06\x16undecodable"
 )
-QUEUE = QueueSource("q", "q\x06\x16bell", ["q", "q\x06\x163"], is_acknowledged=True)
+QUEUE = QueueSource("q", "q\x06\x16wakeup", ["q", "q\x06\x163"], is_acknowledged=True)
 LONG = LeaseTimeouts(lease=60, kombu_lease=3600, heartbeat=60)
 
 
@@ -47,7 +47,9 @@ def put(server: Any, *tags: str) -> None:
 
 
 def give_back(steps: TransportCommands, messages: list[Unacked], silent_before: str = "-inf") -> int:
-    to_q = [RequeuedMessage(each, [("q", "q\x06\x16bell")], json.dumps(json.loads(each.entry)[0])) for each in messages]
+    to_q = [
+        RequeuedMessage(each, [("q", "q\x06\x16wakeup")], json.dumps(json.loads(each.entry)[0])) for each in messages
+    ]
     return steps.requeue(to_q, "RPUSH", silent_before)
 
 
@@ -304,16 +306,16 @@ def test_nothing_is_written_of_who_holds_what_once_it_is_settled(connect, server
 
 def test_a_task_knows_its_holder_and_nobody_stores_it(connect, server):
     connection = connect(visibility_timeout=0)
-    publish(connection, "hello", headers={"task": "a task", "petiole_lease": "of another, by Celery's retry"})
-    assert b"petiole_lease" not in server.lindex("q", 0)
+    publish(connection, "hello", headers={"task": "a task", "petiole_consumer": "of another, by Celery's retry"})
+    assert b"petiole_consumer" not in server.lindex("q", 0)
     channel = a_channel_that_took(connection, 1)
 
     (message,) = channel.qos._delivered.values()
 
-    assert message.headers == {"task": "a task", "petiole_lease": current_consumer_id()}
-    assert b"petiole_lease" not in server.hvals(KEYS.unacked)[0]
+    assert message.headers == {"task": "a task", "petiole_consumer": current_consumer_id()}
+    assert b"petiole_consumer" not in server.hvals(KEYS.unacked)[0]
     message.requeue()
-    assert b"petiole_lease" not in server.lindex("q", 0)
+    assert b"petiole_consumer" not in server.lindex("q", 0)
 
 
 def test_who_was_out_of_touch_judges_nobody_until_the_others_had_time(connect, server, holder, eventually):

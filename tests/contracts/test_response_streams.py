@@ -183,9 +183,9 @@ def test_a_crashed_writer_is_marked_as_lost_once_within_the_lease(
 
     one, other = list(read("s", "a", timeout=3)), list(read("s", "a", timeout=3))
 
-    assert kinds_of(one) == ["started", "delta", "lost"]
+    assert kinds_of(one) == ["started", "delta", "abandoned"]
     assert one == other
-    assert write(drafts, "lo") == "lost"
+    assert write(drafts, "lo") == "abandoned"
     assert list(read("s", "a")) == one
 
 
@@ -215,7 +215,7 @@ def test_a_writer_replaced_by_another_attempt_ends_as_lost_and_writes_no_more(
     write(drafts, "Hello", token="u", end="finished")
 
     pieces = list(read("s", "a"))
-    assert kinds_of(pieces) == ["started", "delta", "lost", "started", "delta", "finished"]
+    assert kinds_of(pieces) == ["started", "delta", "abandoned", "started", "delta", "finished"]
     assert [piece.attempt for piece in pieces] == [1, 1, 1, 2, 2, 2]
 
 
@@ -229,7 +229,7 @@ def test_a_reader_that_continues_after_a_lost_attempt_gets_the_next_one(
 
     rest = list(read("s", "a", after=lost.number, timeout=3))
 
-    assert lost.kind == "lost"
+    assert lost.kind == "abandoned"
     assert [(piece.kind, piece.attempt) for piece in rest] == [("started", 2), ("delta", 2), ("finished", 2)]
 
 
@@ -276,7 +276,7 @@ def test_streams_expire_and_chunk_numbers_still_increase(bus: Reading) -> None:
     client: Any = bus.stores.response_streams._client
     an_answer(bus.stores.response_streams, "one")
     before = bus.stores.response_streams.read("s", after=0)[-1].number
-    keys = [key for key in client.keys("*drafts*") if not key.endswith(":open")]
+    keys = [key for key in client.keys("*response_streams*") if not key.endswith(":open")]
 
     assert len(keys) == 2
     assert all(0 < client.ttl(key) <= 24 * 3600 for key in keys)

@@ -87,7 +87,7 @@ def test_an_attempt_whose_lease_was_lost_publishes_and_marks_nothing(client, sto
 
     verdict = stores.publications.publish([a_posting()], 0, Settlement(delivery_id=DELIVERY, lease=LEASE))
 
-    assert verdict.status == "fenced"
+    assert verdict.status == "lease_lost"
     assert recorded(stores) == 0
     assert not stores.inbox.is_handled(DELIVERY)
     assert client.hexists(KEYS.unacked, LEASE.tag)
@@ -98,7 +98,7 @@ def test_an_attempt_whose_message_was_requeued_publishes_nothing(client, stores)
 
     verdict = stores.publications.publish([a_posting()], 0, Settlement(delivery_id=DELIVERY, lease=LEASE))
 
-    assert (verdict.status, recorded(stores)) == ("fenced", 0)
+    assert (verdict.status, recorded(stores)) == ("lease_lost", 0)
 
 
 def test_a_delivery_with_a_valid_lease_is_settled_once(stores):
@@ -106,7 +106,7 @@ def test_a_delivery_with_a_valid_lease_is_settled_once(stores):
 
     answers = [stores.publications.publish([a_posting()], 0, settling).status for _ in range(2)]
 
-    assert answers == ["published", "settled"]
+    assert answers == ["published", "already_settled"]
     assert recorded(stores) == 1
 
 
@@ -151,7 +151,7 @@ def test_a_deferred_delivery_uses_no_attempt(stores):
     stores.attempts.begin(DELIVERY, "one")
 
     stores.publications.publish(
-        [], 0, Settlement(delivery_id=DELIVERY, outcome="put_off", lease=LEASE, retry_message=waits())
+        [], 0, Settlement(delivery_id=DELIVERY, outcome="deferred", lease=LEASE, retry_message=waits())
     )
 
     assert stores.attempts.begin(DELIVERY, "two").number == 1
@@ -161,7 +161,7 @@ def test_dead_lettering_stores_the_letter_settles_the_delivery_and_deletes_its_a
     stores.attempts.begin(DELIVERY, "one")
 
     stores.publications.publish(
-        [a_posting()], 0, Settlement(delivery_id=DELIVERY, outcome="buried", lease=LEASE, letter=a_letter())
+        [a_posting()], 0, Settlement(delivery_id=DELIVERY, outcome="dead_lettered", lease=LEASE, letter=a_letter())
     )
 
     assert [letter.id for letter in stores.dead_letters.all()] == [DELIVERY]
@@ -210,7 +210,7 @@ def test_a_crashed_child_counts_as_a_crash_while_its_worker_lives(stores):
 
 def taken_by(client, holder):
     """Record an attempt as the fetch command does."""
-    run = {"at": datetime.now(UTC).isoformat(), "worker": holder, "holder": holder, "is_taken": True}
+    run = {"at": datetime.now(UTC).isoformat(), "worker": holder, "consumer": holder, "is_fetched": True}
     client.rpush(f"petiole:attempts:{DELIVERY}", json.dumps(run))
 
 
@@ -277,7 +277,7 @@ def test_due_messages_move_to_their_queue_with_its_wake_up_key_and_others_wait(c
     assert stores.delayed_messages.move_due() == 1
 
     assert client.lrange("memory", 0, -1) == ["due"]
-    assert client.zcard("memory\x06\x16bell") == 1
+    assert client.zcard("memory\x06\x16wakeup") == 1
     assert list(stores.delayed_messages.due_times()) == ["later"]
     assert stores.delayed_messages.move_due() == 0
 
@@ -343,7 +343,7 @@ def test_a_replayed_letter_is_failed_again_or_resolved(client, stores):
     client.hset(states, DELIVERY, "replaying")
     client.hset("petiole:dead_letters:replays", DELIVERY, "1 0 somebody")
     stores.publications.publish(
-        [], 0, Settlement(delivery_id="r1", outcome="buried", letter=a_letter(), resolved_letter_id=DELIVERY)
+        [], 0, Settlement(delivery_id="r1", outcome="dead_lettered", letter=a_letter(), resolved_letter_id=DELIVERY)
     )
     assert client.hget(states, DELIVERY) == "failed_again"
 

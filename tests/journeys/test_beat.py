@@ -149,7 +149,7 @@ def test_an_interval_of_0_switches_off(clock):
 
     shown = clock.run("from workers import app; print(*app.conf.beat_schedule)")
 
-    assert shown == "petiole.sessions\n"
+    assert shown == "petiole.session_expiry\n"
 
 
 def test_a_slot_has_one_name_whoever_makes_it():

@@ -82,7 +82,7 @@ def test_the_oldest_gives_way_and_is_counted(clean_broker_url, inside):
         publish(bus, number)
 
     assert inside.queue_depth("memory") == CAPACITY
-    assert inside.counts() == {"lagged:memory": 15}
+    assert inside.counts() == {"dropped_oldest:memory": 15}
     assert len(inside.topics()) == 25
 
 

@@ -61,7 +61,7 @@ def test_a_process_that_stood_still_for_longer_than_its_lease_begins_anew_with_a
 
     harness.send_through(message := a_message())
 
-    assert marks(harness) == [("started", 1), ("lost", 1), ("started", 2), ("finished", 2)]
+    assert marks(harness) == [("started", 1), ("abandoned", 1), ("started", 2), ("finished", 2)]
     pieces = list(ResponseStreamReader(harness.bus)("s", message.event_id))
     assert "".join(piece.text for piece in pieces if piece.attempt == 2) == "abc"
 
@@ -85,7 +85,7 @@ def test_a_run_that_was_overtaken_stops_writing(harness: EventTestHarness) -> No
 
     first = "".join(piece.text for piece in seen)
     assert first in {"ab", "a"}
-    assert [piece.kind for piece in seen if piece.kind != "delta"] == ["started", "lost", "started"]
+    assert [piece.kind for piece in seen if piece.kind != "delta"] == ["started", "abandoned", "started"]
 
 
 def test_an_error_in_the_block_is_the_end_of_the_draft(harness: EventTestHarness) -> None:

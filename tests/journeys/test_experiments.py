@@ -112,7 +112,7 @@ def test_10_000_streams_are_delivered_to_one_variant_each_and_the_shadow_is_neve
         harness.send_through(a_question(0), timeout=1_200)
 
         answers = Inside(harness).history("llm.response.generated")
-        heard = Inside(harness).counts()["shadowed"]
+        heard = Inside(harness).counts()["shadow_events_suppressed"]
 
     models = Counter((each["stream_id"], each["content"]["model"]) for each in answers)
     assert models.total() == heard == 11_001

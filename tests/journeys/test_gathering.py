@@ -63,7 +63,7 @@ def test_there_is_one_call_whatever_the_order_the_duplicates_and_what_is_missing
         topic if topic != missing else None for topic in PARTS
     ]
     assert topics(harness).count("message.offer") == 1
-    assert topics(harness).count("gathering.closed") == 1
+    assert topics(harness).count("aggregation.completed") == 1
 
 
 def test_what_is_said_for_all_of_them_belongs_to_their_flow(harness):
@@ -77,7 +77,7 @@ def test_what_is_said_for_all_of_them_belongs_to_their_flow(harness):
     causes = {event.event_id: event for event in harness.published_events()}
     assert offer.correlation_id == "a-flow"
     assert offer.causation_id is not None
-    assert causes[offer.causation_id].event_type == "gathering.closed"
+    assert causes[offer.causation_id].event_type == "aggregation.completed"
 
 
 def test_every_key_has_a_call_of_its_own(harness):
@@ -99,7 +99,7 @@ def test_an_event_without_the_field_that_is_gathered_by_is_a_dead_letter(harness
     harness.publish(a_part("message.price"))
 
     letter = harness.expect_dead_letter()
-    assert (letter.error_type, letter.subscription) == ("gathering_key_missing", "shop.offer_parts")
+    assert (letter.error_type, letter.subscription) == ("aggregation_key_missing", "shop.offer_parts")
     assert calls == []
 
 

@@ -114,7 +114,7 @@ def test_what_a_shadow_says_is_counted_and_not_published(harness):
 
     assert set(types(harness)) <= {"message.order", "message.new", "message.old"}
     assert len(types(harness)) == 6
-    assert Inside(harness).counts()["shadowed"] == 12
+    assert Inside(harness).counts()["shadow_events_suppressed"] == 12
 
 
 def test_a_shadow_that_fails_is_a_dead_letter_that_disturbs_no_flow(harness):

@@ -171,6 +171,6 @@ def _scripts() -> dict[str, str]:
         folder = files("petiole.tasks.stores.scripts")
         texts = {each.name: each.read_text() for each in folder.iterdir() if each.name.endswith(".lua")}
         for name, text in texts.items():
-            for before in ("", texts["append.lua"]):
+            for before in ("", texts["append_to_history.lua"]):
                 _known[hashlib.sha1((before + text).encode()).hexdigest()] = name.removesuffix(".lua")  # noqa: S324 - Redis's
     return _known

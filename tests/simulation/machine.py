@@ -89,4 +89,4 @@ def machine_of(*, is_one_step: bool) -> Machine:
 def _scripts() -> tuple[str, ...]:
     folder = files("petiole.tasks.stores.scripts")
     texts = {each.name: each.read_text() for each in folder.iterdir() if each.name.endswith(".lua")}
-    return (*texts.values(), *(texts["append.lua"] + text for text in texts.values()))
+    return (*texts.values(), *(texts["append_to_history.lua"] + text for text in texts.values()))

@@ -129,6 +129,8 @@ def _at_rest(reading: Reading) -> Iterator[str]:
     if not world.broker.is_empty():
         yield "the queues are not empty"
     prefix = world.bus.settings.key_prefix
-    counts: Any = world.client.hgetall(f"{prefix}:mailboxes")
+    counts: Any = world.client.hgetall(f"{prefix}:message_groups")
     yield from (f"{queue!r} counts {count!r} in mailboxes" for queue, count in counts.items() if count != "0")
-    yield from (f"left behind: {key!r}" for key in world.client.scan_iter(match=f"{prefix}:mailboxes:*", count=10_000))
+    yield from (
+        f"left behind: {key!r}" for key in world.client.scan_iter(match=f"{prefix}:message_groups:*", count=10_000)
+    )

@@ -178,7 +178,7 @@ class World:
     def _is_at_rest(self) -> bool:
         if self._steps > MOST_STEPS:
             raise NeverAtRest(f"seed {self.seed}: not at rest after {MOST_STEPS} steps")
-        room = f"{self.bus.settings.key_prefix}:delays"
+        room = f"{self.bus.settings.key_prefix}:delayed"
         return self._publishing == 0 and self.broker.is_empty() and not self.client.zcard(room)
 
     def _idle(self) -> None:

@@ -130,7 +130,9 @@ class Inside:
 
     def ordered_active(self) -> set[str]:
         """Name the keys whose ordered deliveries are not all settled."""
-        return {name.split(":")[-2] for name in self.client.scan_iter(self.keys.message_group("*:head"), count=10_000)}
+        return {
+            name.split(":")[-2] for name in self.client.scan_iter(self.keys.message_group("*:active"), count=10_000)
+        }
 
     def ordered_waiting(self) -> dict[str, int]:
         """Count the ordered deliveries that wait for those before them, by queue."""
@@ -163,7 +165,7 @@ class Inside:
 
     def begin_publication(self, event_id: str) -> None:
         """Let a publication be one that was begun, and cut short."""
-        self.client.set(self.keys.publication(event_id), "begun")
+        self.client.set(self.keys.publication(event_id), "started")
 
     # Large events
 
@@ -343,7 +345,7 @@ def a_raw_message(event: Event, task: str) -> bytes:
         "body": base64.b64encode(body).decode(),
         "content-type": "application/json",
         "content-encoding": "utf-8",
-        "headers": {"task": task, "id": "once-sent", "lang": "py", "petiole_lease": "a-holder"},
+        "headers": {"task": task, "id": "once-sent", "lang": "py", "petiole_consumer": "a-holder"},
         "properties": {
             "body_encoding": "base64",
             "delivery_tag": "a-tag",

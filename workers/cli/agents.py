@@ -112,9 +112,9 @@ def _mark_agent(name: str, mark: AgentOverride | None) -> None:
 
 def _has_applied(worker: Worker, agent: str, mark: AgentOverride | None) -> bool:
     applied_states: Mapping[AgentOverride | None, set[ServingState]] = {
-        None: {"taking"},
-        "paused": {"idle", "ending"},
-        "stopped": {"resting"},
+        None: {"consuming"},
+        "paused": {"paused", "draining"},
+        "stopped": {"stopped"},
     }
     # A worker without the agent has nothing to apply.
     return agent not in worker.agents or worker.agents[agent] in applied_states[mark]

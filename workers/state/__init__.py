@@ -1,4 +1,4 @@
-"""State of the bundled agents, in the same Redis as the bus: one file for each store, with keys and scripts of its own.
+"""State of the bundled agents in the Redis of the bus, with its own keys and scripts.
 
 state = team_state(context.bus)
 state.memories.keep(...)
@@ -36,7 +36,7 @@ class TeamState:
 
 
 def team_state(bus: BusRuntime) -> TeamState:
-    """Return the stores of the bundled agents on a bus. Raises NotConfigured where no Redis is known."""
+    """Return the stores of the bundled agents on a bus. Raises NotConfigured if no Redis is configured."""
     return bus.resource(_open)
 
 
@@ -45,7 +45,7 @@ def _open(bus: BusRuntime) -> TeamState:
 
 
 def open_team_state(client: Redis, bus_settings: Settings) -> TeamState:
-    """Open every store over a client that decodes its responses. Connects to nothing yet."""
+    """Open every store over a client that decodes responses. Sends no command yet."""
     keys = StateKeys(bus_settings.key_prefix)
     retention_s = bus_settings.idempotency_retention_s + WorkerSettings().approval_timeout_s
     return TeamState(

@@ -1,7 +1,7 @@
-"""Approvals: tool calls that somebody has to grant, and what was decided of them.
+"""Approvals: tool calls that a user must grant, and the decisions.
 
-Promise: an approval is asked for once, and decided once, whoever tries at the same time. Its decision stays, and is
-kept for `age` after it was asked for.
+Promise: an approval is requested once and decided once, by any number of concurrent callers. It is kept for `age` after
+the request; a decision does not change.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from petiole.tasks.stores.scripts import load_script
 from petiole.workers.state.keys import StateKeys
 
 ApprovalState: TypeAlias = Literal["pending", "granted", "denied", "expired"]
-DecisionResult: TypeAlias = Literal["decided", "late", "before", "unknown"]
+DecisionResult: TypeAlias = Literal["decided", "late", "already_decided", "not_found"]
 
 APPROVAL_STATES: tuple[ApprovalState, ...] = ("pending", "granted", "denied", "expired")
 
@@ -27,7 +27,7 @@ _SCRIPTS = "petiole.workers.state.scripts"
 
 @dataclass(frozen=True, slots=True)
 class ApprovalRecord:
-    """What is kept of an approval; `request` is the event that asked, as JSON, `fingerprint` of what it asks for."""
+    """An approval. `request` is the requesting event as JSON; `fingerprint` identifies what is to be granted."""
 
     id: str
     request: str
@@ -50,7 +50,7 @@ class Approvals:
         self._decide = client.register_script(load_script("decide_approval", _SCRIPTS))
 
     def open(self, approval_id: str, request: str, *, fingerprint: str, expires_at: datetime) -> None:
-        """Keep that an approval is asked for. Safe to repeat: the first stays."""
+        """Store a requested approval. Safe to repeat: the first one stays."""
         self._open(
             keys=[self._keys.approval(approval_id), self._keys.approvals],
             args=[approval_id, request, fingerprint, int(expires_at.timestamp() * 1_000), _milliseconds(self._age)],
@@ -59,36 +59,36 @@ class Approvals:
     def decide(
         self, approval_id: str, state: ApprovalState, *, by: str = "", reason: str = "", in_time: bool = True
     ) -> DecisionResult:
-        """Decide an approval that is pending; `in_time` only where its time is not over."""
-        said: DecisionResult = self._decide(
+        """Decide a pending approval; with `in_time` only if it has not expired."""
+        result: DecisionResult = self._decide(
             keys=[self._keys.approval(approval_id)], args=[state, by, reason, int(in_time)]
         )
-        return said
+        return result
 
     def get(self, approval_id: str) -> ApprovalRecord | None:
-        """Look an approval up."""
-        found: Any = self._client.hgetall(self._keys.approval(approval_id))
-        return _read(approval_id, found) if found else None
+        """Read an approval; None if it does not exist."""
+        fields: Any = self._client.hgetall(self._keys.approval(approval_id))
+        return _build_record(approval_id, fields) if fields else None
 
     def iterate_newest(self) -> Iterator[ApprovalRecord]:
-        """Read all that are kept, the newest first."""
+        """Read all approvals, newest first."""
         ids: Any = self._client.zrevrange(self._keys.approvals, 0, -1)
         for approval_id in ids:
-            if (kept := self.get(approval_id)) is not None:
-                yield kept
+            if (record := self.get(approval_id)) is not None:
+                yield record
 
 
-def _read(approval_id: str, found: Mapping[str, str]) -> ApprovalRecord:
-    state: ApprovalState = next(each for each in APPROVAL_STATES if each == found["state"])
-    decided_ms = found.get("decided_ms")
+def _build_record(approval_id: str, fields: Mapping[str, str]) -> ApprovalRecord:
+    state: ApprovalState = next(name for name in APPROVAL_STATES if name == fields["state"])
+    decided_ms = fields.get("decided_ms")
     return ApprovalRecord(
         approval_id,
-        found["request"],
-        found["fingerprint"],
-        _from_milliseconds(found["expires_ms"]),
+        fields["request"],
+        fields["fingerprint"],
+        _from_milliseconds(fields["expires_ms"]),
         state,
-        by=found.get("by", ""),
-        reason=found.get("reason", ""),
+        by=fields.get("by", ""),
+        reason=fields.get("reason", ""),
         decided_at=_from_milliseconds(decided_ms) if decided_ms else None,
     )
 

@@ -1,4 +1,4 @@
-"""Consolidation: beat has the memory cleaned up."""
+"""Consolidation: the periodic task that has memories consolidated."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from petiole.tasks.publishing.validation import validate
 
 
 class ConsolidationTask(PeriodicTask):
-    """Publish that the memory is to be cleaned up."""
+    """Publish that a consolidation is due."""
 
     name = "petiole.consolidation"
 
     def run(self, *, interval_s: float, slot: int) -> Publication:
-        """Publish here and now; once for each slot."""
+        """Publish the event, once for each slot."""
         content = ConsolidationDue(interval_s=interval_s, slot=slot)
         event = ConsolidationDueEvent(event_id=slot_id("consolidation", interval_s, slot), content=content)
         return commit(self.bus, [validate(self.bus, event)])[0]

@@ -1,7 +1,7 @@
-"""Occurrences: how often something came of late, and whether that was told.
+"""Event counts: how often similar events occurred within a window, to report patterns.
 
-Promise: of all workers that count one thing, one is told in each cooldown that it came often enough. Time is that of
-the events: one that is counted again counts once, and gets the same answer.
+Promise: over all workers, a count that reaches the threshold is reported once per cooldown. Times are those of the
+events. An event counted again counts once and gets the same result.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from petiole.tasks.stores.scripts import load_script
 from petiole.workers.state.keys import StateKeys
 
 MAX_COUNTED_EVENTS = 100
-"""Of what comes more often, the latest are counted."""
+"""Only the latest ones are counted."""
 
 
 _SCRIPTS = "petiole.workers.state.scripts"
 
 
 class EventCounts:
-    """Events by what they are an occurrence of."""
+    """Counted events, by name."""
 
     def __init__(self, client: Redis, keys: StateKeys) -> None:
         self._client = client
         self._keys = keys
-        self._notice = client.register_script(load_script("notice", _SCRIPTS))
+        self._count_event = client.register_script(load_script("count_event", _SCRIPTS))
 
     def count(
         self, name: str, event_id: str, at: datetime, *, threshold: int, window: timedelta, cooldown: timedelta
     ) -> int:
-        """Count an event; returns how many came within the window, where this is the one to tell of it, and else 0."""
+        """Count an event. Returns the count within the window if this event has to report it, else 0."""
         cooldown = max(cooldown, window)
-        # Not the name itself: it holds what users said, in any length.
+        # Hashed, because the name contains text of users, of any length.
         digest = sha256(name.encode()).hexdigest()[:32]
-        count: Any = self._notice(
+        count: Any = self._count_event(
             keys=[self._keys.event_counts(digest), self._keys.event_counts_reported(digest)],
             args=[
                 event_id,

@@ -1,7 +1,7 @@
-"""Facts: what is held to be so of a user, each with every value that was said of it, by time.
+"""Facts about users, each with all its stated values, by time.
 
-Promise: a statement that is learned twice counts once, in whatever order statements come. The last 20 values of a fact
-stay, and the newest 500 facts of an owner.
+Promise: a statement learned twice counts once, in any order of statements. The last 20 values of a fact and the newest
+500 facts of an owner are kept.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ _Values = TypeAdapter(tuple[Fact, ...])
 
 @dataclass(frozen=True, slots=True)
 class LearnResult:
-    """The values of a fact after a statement, oldest first, and the two that contradict each other because of it."""
+    """Values of a fact after a statement, oldest first, and the conflict that it causes."""
 
     values: tuple[Fact, ...]
     conflict: tuple[Fact, Fact] | None = None
 
 
 class Facts:
-    """Facts by owner: a user, or a stream where nobody said whose it is."""
+    """Facts by owner: a user, or a stream without a known user."""
 
     def __init__(self, client: Redis, keys: StateKeys) -> None:
         self._client = client
         self._keys = keys
 
     def learn(self, owner: str, statement: Fact) -> tuple[Fact, Fact] | None:
-        """Keep a statement; returns earlier and later value where it contradicts. Repeated, it answers the same."""
+        """Store a statement; returns the earlier and the later value if they contradict. Repeating returns the same."""
         name = self._keys.facts(owner)
 
-        def step(pipe: Pipeline) -> LearnResult:
+        def update(pipe: Pipeline) -> LearnResult:
             text: Any = pipe.hget(name, statement.key)
             learned = learn(_Values.validate_json(text) if text else (), statement)
             pipe.multi()
@@ -52,9 +52,9 @@ class Facts:
             pipe.pexpire(name, FACT_RETENTION)
             return learned
 
-        # Watched and tried again: two workers that learn at once both see what the other one learned.
+        # Optimistic locking, retried: of two workers that learn at once, the second sees the other's value.
         learned: Any = self._client.transaction(
-            step,  # type: ignore[arg-type]  # the annotation forgets that value_from_callable returns what it returns
+            update,  # type: ignore[arg-type]  # the annotation ignores value_from_callable
             name,
             value_from_callable=True,
         )
@@ -63,30 +63,30 @@ class Facts:
         return conflict
 
     def read(self, owner: str) -> list[tuple[Fact, ...]]:
-        """Read all facts of an owner: each as its values, oldest first; the last one holds."""
-        found: Any = self._client.hgetall(self._keys.facts(owner))
-        return sorted((_Values.validate_json(text) for text in found.values()), key=lambda values: values[-1].said_at)
+        """Read all facts of an owner, each as its values, oldest first; the last one is valid."""
+        texts: Any = self._client.hgetall(self._keys.facts(owner))
+        return sorted((_Values.validate_json(text) for text in texts.values()), key=lambda values: values[-1].said_at)
 
     def _drop_oldest(self, name: str) -> None:
         count: Any = self._client.hlen(name)
         if count > MAX_FACTS_PER_OWNER:
-            found: Any = self._client.hgetall(name)
-            times = {of: _Values.validate_json(text)[-1].said_at for of, text in found.items()}
+            texts: Any = self._client.hgetall(name)
+            times = {key: _Values.validate_json(text)[-1].said_at for key, text in texts.items()}
             self._client.hdel(name, *sorted(times, key=times.__getitem__)[: count - MAX_FACTS_PER_OWNER])
 
 
 def learn(values: Sequence[Fact], statement: Fact) -> LearnResult:
-    """Put a statement among the values of its fact. What a neighbour in time says already changes nothing.
+    """Insert a statement into the values of its fact by time. A value equal to a neighbour changes nothing.
 
-    It contradicts the value before it, or, where it comes late and is the first of all, the one after it.
+    The conflict is with the value before it, or with the one after it if the statement is the oldest.
     """
-    known = [place for place, each in enumerate(values) if each.source == statement.source]
-    place = known[0] if known else sum(_sort_key(each) < _sort_key(statement) for each in values)
+    known = [place for place, value in enumerate(values) if value.source == statement.source]
+    place = known[0] if known else sum(_sort_key(value) < _sort_key(statement) for value in values)
     before = values[place - 1] if place else None
     if known:
         return LearnResult(tuple(values), _find_conflict(before, statement))
     after = values[place] if place < len(values) else None
-    if any(each and each.has_same_value(statement) for each in (before, after)):
+    if any(value and value.has_same_value(statement) for value in (before, after)):
         return LearnResult(tuple(values))
     if place == 0 and len(values) == MAX_VALUES_PER_FACT:
         return LearnResult(tuple(values))

@@ -1,24 +1,22 @@
-"""The keys of the bundled agents' state.
+"""List every key of the bundled agents' state in Redis: type, content and retention.
 
-| key                              | type   | holds                                          | lives                   |
-|----------------------------------|--------|------------------------------------------------|-------------------------|
-| {p}:memories:<stream>:times      | zset   | keys of what was said, by time                 | 30 days after last      |
-| {p}:memories:<stream>:texts      | hash   | key -> Recollection JSON                       | as they                 |
-| {p}:memories:<stream>:gone       | zset   | keys that clean-ups merged away, by time       | as they                 |
-| {p}:memories                     | set    | streams to clean up                            | until then              |
-| {p}:facts:<owner>                | hash   | what it is a fact of -> its values, as JSON    | a year after last       |
-| {p}:vectors:<model>:<sha-256>    | text   | where a text stands among meanings             | 30 days                 |
-| {p}:occurrences:<sha-256>        | zset   | events that are occurrences of it, by time     | window and cooldown     |
-| {p}:occurrences:<sha-256>:told   | zset   | those that were told of                        | as they                 |
-| {p}:replies:<stream>             | stream | answers, read or not                           | 1 day after last, 1,000 |
-| {p}:outbound_message_ids:<stream>           | set    | message ids of answers already put there       | 1 day after
-last        |
-| {p}:outbound_message_cursor:<stream>       | text   | the last answer that was taken                 | 1 day after
-last        |
-| {p}:approvals                    | zset   | ids of approvals, by when they were asked for  | IDEMPOTENCY_RETENTION_S |
-| {p}:approvals:<id>               | hash   | what is to be granted, and what was decided    | IDEMPOTENCY_RETENTION_S |
+Each starts with PETIOLE_KEY_PREFIX and a colon.
 
-{p} is PETIOLE_KEY_PREFIX.
+| key                               | type   | holds                                         | kept                   |
+|-----------------------------------|--------|-----------------------------------------------|------------------------|
+| approvals                         | zset   | id -> when it was requested, in ms            | as approvals:<id>      |
+| approvals:<id>                    | hash   | request, fingerprint, expiry, state, decision | see open_team_state()  |
+| consolidation_queue               | set    | streams with new memories                     | until consolidated     |
+| event_counts:<sha-256>            | zset   | event -> its time in s                        | window plus cooldown   |
+| event_counts:<sha-256>:reported   | zset   | events that reported the threshold            | window plus cooldown   |
+| facts:<owner>                     | hash   | key of a fact -> its values as JSON           | a year after the last  |
+| memories:<stream>:removed         | zset   | key -> time of a consolidated memory          | 30 days after the last |
+| memories:<stream>:texts           | hash   | key -> MemoryItem JSON                        | 30 days after the last |
+| memories:<stream>:times           | zset   | key -> when it was said, in s                 | 30 days after the last |
+| outbound_message_cursors:<stream> | text   | entry id of the last message taken            | a day after the last   |
+| outbound_message_ids:<stream>     | set    | ids of the messages appended                  | a day after the last   |
+| outbound_messages:<stream>        | stream | messages to the user, the last 1,000          | a day after the last   |
+| vectors:<model>:<sha-256>         | text   | embedding of a text: float32 as base64        | 30 days                |
 """
 
 from __future__ import annotations
@@ -37,7 +35,7 @@ class StateKeys:
 
     @property
     def memories_to_consolidate(self) -> str:
-        return f"{self.prefix}:memories"
+        return f"{self.prefix}:consolidation_queue"
 
     def facts(self, owner: str) -> str:
         return f"{self.prefix}:facts:{owner}"
@@ -46,19 +44,19 @@ class StateKeys:
         return f"{self.prefix}:vectors:{model}:{sha256}"
 
     def event_counts(self, sha256: str) -> str:
-        return f"{self.prefix}:occurrences:{sha256}"
+        return f"{self.prefix}:event_counts:{sha256}"
 
     def event_counts_reported(self, sha256: str) -> str:
-        return f"{self.prefix}:occurrences:{sha256}:told"
+        return f"{self.prefix}:event_counts:{sha256}:reported"
 
     def outbound_messages(self, stream_id: str) -> str:
-        return f"{self.prefix}:replies:{stream_id}"
+        return f"{self.prefix}:outbound_messages:{stream_id}"
 
     def outbound_message_ids(self, stream_id: str) -> str:
-        return f"{self.prefix}:reply_ids:{stream_id}"
+        return f"{self.prefix}:outbound_message_ids:{stream_id}"
 
     def outbound_message_cursor(self, stream_id: str) -> str:
-        return f"{self.prefix}:replies_taken:{stream_id}"
+        return f"{self.prefix}:outbound_message_cursors:{stream_id}"
 
     @property
     def approvals(self) -> str:

@@ -1,8 +1,8 @@
 """Memories: what was said in each stream, by time.
 
-Promise: a memory kept twice under one key stands there once, also after a clean-up took it away; the newest 500 of a
-stream stay, 1,000 until the next clean-up. What is older than anything that had to give way is taken in no more, so
-that a replay adds nothing.
+Promise: a memory is stored once under its key, also after a consolidation removed it. A consolidation keeps the newest
+500 of a stream; until then 1,000 are kept. A memory older than one that was dropped is not stored, so a replay adds
+nothing.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ _SCRIPTS = "petiole.workers.state.scripts"
 
 
 class Memories:
-    """What was said, per stream."""
+    """Memories by stream."""
 
     def __init__(self, client: Redis, keys: StateKeys) -> None:
         self._client = client
         self._keys = keys
         self._keep = client.register_script(load_script("keep_memory", _SCRIPTS))
-        self._forget = client.register_script(load_script("forget_memories", _SCRIPTS))
+        self._remove = client.register_script(load_script("forget_memories", _SCRIPTS))
 
     def keep(self, stream_id: str, key: str, recollection: MemoryItem) -> bool:
-        """Remember something under a key of its own; returns whether it is new. The same twice is once."""
+        """Store a memory under its key. Safe to repeat; returns whether it is new."""
         at = repr(recollection.said_at.timestamp())
         added: Any = self._keep(
             keys=[*self._names(stream_id), self._keys.memories_to_consolidate],
@@ -44,48 +44,48 @@ class Memories:
         return bool(added)
 
     def read(self, stream_id: str) -> list[MemoryItem]:
-        """Read what is remembered of a stream, oldest first."""
+        """Read a stream's memories, oldest first."""
         return list(self.read_by_key(stream_id).values())
 
     def read_by_key(self, stream_id: str) -> dict[str, MemoryItem]:
-        """Read what is remembered of a stream under its keys, oldest first."""
+        """Read a stream's memories by key, oldest first."""
         times, texts, _ = self._names(stream_id)
         with self._client.pipeline(transaction=True) as pipe:
             pipe.zrange(times, 0, -1)
             pipe.hgetall(texts)
-            keys, kept = pipe.execute()
-        return {str(key): MemoryItem.model_validate_json(kept[key]) for key in keys}
+            keys, items = pipe.execute()
+        return {str(key): MemoryItem.model_validate_json(items[key]) for key in keys}
 
     def consolidate(self, stream_id: str) -> Consolidation:
-        """Merge what was said twice in a stream, of which the latest stays; drop the oldest above 500. Repeatable."""
+        """Merge repeated statements of a stream into the latest, and drop the oldest above 500. Safe to repeat."""
         memories = self.read_by_key(stream_id)
         merged = _find_duplicates(memories)
         dropped = [key for key in memories if key not in merged][:-CONSOLIDATED_PER_STREAM]
-        if gone := [*merged, *dropped]:
+        if removed := [*merged, *dropped]:
             floor = repr(_timestamp(memories[dropped[-1]])) if dropped else ""
-            said = [field for key in gone for field in (key, repr(_timestamp(memories[key])))]
-            self._forget(keys=self._names(stream_id), args=[_milliseconds(MEMORY_RETENTION), floor, *said])
+            fields = [field for key in removed for field in (key, repr(_timestamp(memories[key])))]
+            self._remove(keys=self._names(stream_id), args=[_milliseconds(MEMORY_RETENTION), floor, *fields])
         return Consolidation(examined=len(memories), merged=len(merged), dropped=len(dropped))
 
     def list_changed(self, limit: int) -> list[str]:
-        """List streams in which something was kept since their last clean-up, in no order."""
-        found: Any = self._client.srandmember(self._keys.memories_to_consolidate, limit)
-        return sorted(str(stream_id) for stream_id in found)
+        """List up to `limit` streams with new memories since their last consolidation."""
+        stream_ids: Any = self._client.srandmember(self._keys.memories_to_consolidate, limit)
+        return sorted(str(stream_id) for stream_id in stream_ids)
 
     def consolidate_changed(self, stream_id: str) -> Consolidation:
-        """Clean a stream up, and take it off the list: before, so that what is kept meanwhile puts it there again."""
+        """Consolidate a stream and remove it from the list; first, so that a memory stored meanwhile adds it again."""
         self._client.srem(self._keys.memories_to_consolidate, stream_id)
         return self.consolidate(stream_id)
 
     def _names(self, stream_id: str) -> list[str]:
         name = self._keys.memories(stream_id)
-        return [f"{name}:times", f"{name}:texts", f"{name}:gone"]
+        return [f"{name}:times", f"{name}:texts", f"{name}:removed"]
 
 
 def _find_duplicates(memories: Mapping[str, MemoryItem]) -> list[str]:
-    """List the keys of what the same speaker said again later, up to case and spaces."""
-    latest = {_normalize(each): key for key, each in memories.items()}
-    return [key for key, each in memories.items() if latest[_normalize(each)] != key]
+    """List the keys of memories that the same speaker repeated later, ignoring case and whitespace."""
+    latest = {_normalize(memory): key for key, memory in memories.items()}
+    return [key for key, memory in memories.items() if latest[_normalize(memory)] != key]
 
 
 def _normalize(memory: MemoryItem) -> tuple[str, str]:

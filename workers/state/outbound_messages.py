@@ -1,8 +1,7 @@
-"""Replies: answers that wait for whoever reads a stream, such as a command line or a browser.
+"""Outbound messages: messages to users, for readers such as a command line or a browser.
 
-Promise: an answer is put there once per message id, and stays for a day, as one of the last LENGTH of its stream. Who
-takes is handed each answer once, whoever else takes; who reads sees all after a place that they name, as often as they
-like.
+Promise: a message is appended once per message id and kept for a day, as one of the last MAX_OUTBOUND_MESSAGES of its
+stream. `take` returns each message to one caller; `read_after` returns all messages after a position, repeatedly.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from petiole.workers.state.keys import StateKeys
 OUTBOUND_RETENTION = timedelta(days=1)
 MAX_OUTBOUND_MESSAGES = 1_000
 OUTBOUND_START: Final = "0-0"
-"""The place before the first answer."""
+"""Position before the first message."""
 
 _PAGE_SIZE = 100
 
@@ -29,7 +28,7 @@ _SCRIPTS = "petiole.workers.state.scripts"
 
 
 class OutboundMessage(BaseModel):
-    """One answer, under the id of the delivery that made it."""
+    """One message, with the id of the delivery that sent it."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -38,29 +37,29 @@ class OutboundMessage(BaseModel):
 
 
 class OutboundMessages:
-    """Answers, per stream."""
+    """Messages by stream."""
 
     def __init__(self, client: Redis, keys: StateKeys) -> None:
         self._client = client
         self._keys = keys
-        self._append = client.register_script(load_script("append_reply", _SCRIPTS))
-        self._take = client.register_script(load_script("take_reply", _SCRIPTS))
+        self._append = client.register_script(load_script("append_outbound_message", _SCRIPTS))
+        self._take = client.register_script(load_script("take_outbound_message", _SCRIPTS))
 
     def append(self, stream_id: str, message_id: str, text: str) -> None:
-        """Put an answer at the end of a stream's log; the same message id twice is once."""
-        reply = OutboundMessage(message_id=message_id, text=text).model_dump_json()
+        """Append a message to a stream; a repeated message id is ignored."""
+        message = OutboundMessage(message_id=message_id, text=text).model_dump_json()
         keys = [self._keys.outbound_messages(stream_id), self._keys.outbound_message_ids(stream_id)]
         self._append(
-            keys=keys, args=[message_id, reply, int(OUTBOUND_RETENTION.total_seconds()), MAX_OUTBOUND_MESSAGES]
+            keys=keys, args=[message_id, message, int(OUTBOUND_RETENTION.total_seconds()), MAX_OUTBOUND_MESSAGES]
         )
 
     def take(self, stream_id: str, timeout_s: float) -> OutboundMessage | None:
-        """Take the oldest answer that nobody took, waiting up to `timeout_s` (under 5 s) for one; None: none came."""
+        """Take the oldest message not taken yet, waiting up to `timeout_s` (under 5 s); None if there is none."""
         taken = self._take_now(stream_id)
         if taken is None and timeout_s > 0:
-            log, last = self._keys.outbound_messages(stream_id), self._keys.outbound_message_cursor(stream_id)
-            place: Any = self._client.get(last)
-            self._client.xread({log: place or OUTBOUND_START}, count=1, block=max(1, int(timeout_s * 1_000)))
+            log, cursor = self._keys.outbound_messages(stream_id), self._keys.outbound_message_cursor(stream_id)
+            position: Any = self._client.get(cursor)
+            self._client.xread({log: position or OUTBOUND_START}, count=1, block=max(1, int(timeout_s * 1_000)))
             taken = self._take_now(stream_id)
         return taken
 
@@ -71,14 +70,14 @@ class OutboundMessages:
 
 
 class OutboundMessageReader:
-    """The same answers, for readers in an asyncio loop."""
+    """The same messages, for readers in an asyncio loop."""
 
     def __init__(self, client: AsyncRedis, keys: StateKeys) -> None:
         self._client = client
         self._keys = keys
 
     async def read_after(self, stream_id: str, position: str, timeout_s: float) -> list[tuple[str, OutboundMessage]]:
-        """Read the answers after a place, each with its own, waiting up to `timeout_s` (under 5 s) for the first."""
+        """Read the messages after a position with theirs, waiting up to `timeout_s` (under 5 s) for the first."""
         wait_ms = max(1, int(timeout_s * 1_000))
         found: Any = await self._client.xread(
             {self._keys.outbound_messages(stream_id): position}, count=_PAGE_SIZE, block=wait_ms

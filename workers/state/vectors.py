@@ -1,6 +1,6 @@
-"""Vectors: where texts stand in the space of a model that knows meanings.
+"""Embeddings of texts, cached by model and text.
 
-Promise: none; what is missing is computed again. They are kept by text, so that what several said is computed once.
+Promise: none; a missing embedding is computed again.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ VECTOR_RETENTION = timedelta(days=30)
 
 
 class EmbeddingStore:
-    """Vectors of float32 by model and text, in the byte order of x86 and ARM."""
+    """Embeddings of float32, little-endian, by model and text."""
 
     def __init__(self, client: Redis, keys: StateKeys) -> None:
         self._client = client
         self._keys = keys
 
     def get(self, model: str, texts: Sequence[str]) -> list[bytes | None]:
-        """Read the vectors of these texts, in their order; None where one is missing."""
+        """Read the embeddings of these texts, in their order; None for a missing one."""
         if not texts:
             return []
-        kept: Any = self._client.mget([self._name(model, text) for text in texts])
-        return [base64.b64decode(each) if each else None for each in kept]
+        encoded: Any = self._client.mget([self._key(model, text) for text in texts])
+        return [base64.b64decode(text) if text else None for text in encoded]
 
     def put(self, model: str, vectors: Mapping[str, bytes]) -> None:
-        """Keep vectors by their texts."""
+        """Store embeddings by text."""
         with self._client.pipeline(transaction=False) as pipe:
             for text, vector in vectors.items():
-                # As text: the client decodes whatever it reads.
-                pipe.set(self._name(model, text), base64.b64encode(vector), ex=VECTOR_RETENTION)
+                # Base64, because the client decodes all responses as UTF-8.
+                pipe.set(self._key(model, text), base64.b64encode(vector), ex=VECTOR_RETENTION)
             pipe.execute()
 
-    def _name(self, model: str, text: str) -> str:
+    def _key(self, model: str, text: str) -> str:
         return self._keys.vector(model, sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32])

@@ -130,7 +130,7 @@ def verify_decision(approval_id: str, state: ApprovalState, fingerprint: str, *,
     """Verify that the approval is in this state, for this tool and arguments. Raises Permanent (approval_mismatch)."""
     record = team_state(current_bus(bus)).approvals.get(approval_id)
     if record is None or record.state != state:
-        raise approval_mismatch(approval_id, f"it is {record.state if record else 'unknown'}, not {state}")
+        raise approval_mismatch(approval_id, f"it is {record.state if record else 'not_found'}, not {state}")
     if record.fingerprint != fingerprint:
         raise approval_mismatch(approval_id, "its tool or arguments differ from the request")
 
@@ -159,7 +159,7 @@ def _decide(approval_id: str, state: ApprovalState, by: str, reason: str, bus: B
         raise approval_decided(approval_id, "expired", _DEADLINE)
     # Also published for an earlier decision, whose process may have crashed before it published the event.
     _publish(bus, approval.build_event())
-    if result == "before" and (approval.state, approval.by) != (state, by):
+    if result == "already_decided" and (approval.state, approval.by) != (state, by):
         raise approval_decided(approval_id, approval.state, approval.by or _DEADLINE)
     return approval
 

@@ -1,4 +1,4 @@
-"""Lua scripts, one file for each atomic step; each says its promise at its top."""
+"""Lua scripts, one file for each atomic step. The comment at the top states what the step does and returns."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from importlib.resources import files
 
 
 def load_script(name: str, package: str = __package__) -> str:
-    """Read the text of a script of a package by its file's name without the ending."""
+    """Read a script of a package; `name` is without the suffix."""
     return (files(package) / f"{name}.lua").read_text(encoding="utf-8")

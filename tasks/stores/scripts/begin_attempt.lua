@@ -1,47 +1,50 @@
--- Promise: a run is noted before it begins; none begins of a delivery that is settled, or of which as many workers died as
--- may. A run that did not end counts as a death where it is noted as one, or where its worker was not heard of for 2 s. One
--- that was only taken may never have begun: it counts where one worker died of the delivery at least, and it is the last
--- death that is missing. The one that begins takes its place where it is the same worker's.
--- Answers: {'settled'}; {'aborted'} where its agent does no more on its flow; {'poison', run, ...}; {'begun', run, ...}: the runs that failed or died before this one.
--- KEYS: inbox mark, runs, the broker's record of who is alive (or ''), aborted mark (or '')   ARGV: run JSON, holder, most deaths, age in ms
+-- Record an attempt before its handler starts, unless the delivery is settled, aborted, or has crashed too many
+-- workers. An earlier attempt without an outcome counts as a crash if it is recorded as one, or if its consumer was
+-- not heard of for 2 s. An attempt that was only fetched may never have started: it counts only if the delivery has
+-- crashed a worker before and this would be the last crash allowed. A new attempt of the same consumer replaces its
+-- fetched one.
+-- Returns {'already_settled'}; {'aborted'} where the flow was aborted for this agent; {'poison', attempt, ...} or
+-- {'started', attempt, ...} with the earlier attempts that failed or crashed.
+-- KEYS: inbox, attempts, the broker's consumers by time last heard (or ''), aborted (or '')
+-- ARGV: attempt JSON, consumer, max crashes, time to live in ms
 if redis.call('EXISTS', KEYS[1]) == 1 then
-  return {'settled'}
+  return {'already_settled'}
 end
 if KEYS[4] ~= '' and redis.call('EXISTS', KEYS[4]) == 1 then
   return {'aborted'}
 end
 local clock = redis.call('TIME')
 local now = clock[1] + clock[2] / 1000000
-local function is_dead(run)
-  if run.is_dead or run.holder == '' or KEYS[3] == '' then
+local function is_crashed(attempt)
+  if attempt.is_crashed or attempt.consumer == '' or KEYS[3] == '' then
     return true
   end
-  local heard = redis.call('ZSCORE', KEYS[3], run.holder)
-  return run.holder ~= ARGV[2] and (not heard or tonumber(heard) < now - 2)
+  local heard_at = redis.call('ZSCORE', KEYS[3], attempt.consumer)
+  return attempt.consumer ~= ARGV[2] and (not heard_at or tonumber(heard_at) < now - 2)
 end
-local answer, deaths, own, taken = {'begun'}, 0, nil, nil
-for place, noted in ipairs(redis.call('LRANGE', KEYS[2], 0, -1)) do
-  local run = cjson.decode(noted)
-  if run.is_taken and run.holder == ARGV[2] then
+local answer, crashes, own, fetched = {'started'}, 0, nil, nil
+for place, text in ipairs(redis.call('LRANGE', KEYS[2], 0, -1)) do
+  local attempt = cjson.decode(text)
+  if attempt.is_fetched and attempt.consumer == ARGV[2] then
     own = place - 1
-  elseif run.is_taken then
-    taken = is_dead(run) and noted
-  elseif run.error_type then
-    answer[#answer + 1] = noted
-  elseif is_dead(run) then
-    deaths = deaths + 1
-    answer[#answer + 1] = noted
+  elseif attempt.is_fetched then
+    fetched = is_crashed(attempt) and text
+  elseif attempt.error_type then
+    answer[#answer + 1] = text
+  elseif is_crashed(attempt) then
+    crashes = crashes + 1
+    answer[#answer + 1] = text
   end
 end
-if taken and deaths > 0 and deaths + 1 == tonumber(ARGV[3]) then
-  deaths = deaths + 1
-  table.insert(answer, 2, taken)
+if fetched and crashes > 0 and crashes + 1 == tonumber(ARGV[3]) then
+  crashes = crashes + 1
+  table.insert(answer, 2, fetched)
 end
-if deaths >= tonumber(ARGV[3]) then
+if crashes >= tonumber(ARGV[3]) then
   answer[1] = 'poison'
   return answer
 end
--- A server without memory lets a script go on that has written: what begins may end, and frees some.
+-- A full Redis lets a script that has written continue: an attempt that starts may end and free memory.
 redis.call('PERSIST', KEYS[2])
 if own then
   redis.call('LSET', KEYS[2], own, ARGV[1])

@@ -6,6 +6,6 @@ from importlib.resources import files
 
 
 def load_transport_script(name: str) -> str:
-    """Read a script by its file name without `.lua`. Removes comments, since put.lua is sent with each message."""
+    """Read a script by its file name without `.lua`. Comments are removed: publish_message.lua is sent often."""
     text = (files(__package__) / f"{name}.lua").read_text(encoding="utf-8")
     return "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("--"))

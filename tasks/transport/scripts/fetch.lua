@@ -73,7 +73,7 @@ end
 
 local function is_first_delivery(headers)
   return type(headers) == 'table' and headers.retries == 0 and headers.eta == cjson.null and not headers.redelivered
-    and not (headers.petiole_mailbox or headers.petiole_replay or headers.petiole_dead_letter)
+    and not (headers.petiole_message_group or headers.petiole_replay or headers.petiole_dead_letter)
 end
 
 -- Records the first attempt and returns 1 if nothing speaks against handling the delivery; otherwise returns 0.

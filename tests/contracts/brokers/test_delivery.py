@@ -118,7 +118,7 @@ def test_an_event_published_again_is_handled_once(system, eventually):
     for _ in range(3):
         system.publish(again)
         # As a publisher leaves it that died after the last message.
-        system.state.set(system.bus.stores.history._keys.publication(again.event_id), "begun")
+        system.state.set(system.bus.stores.history._keys.publication(again.event_id), "started")
     for _ in range(3):
         system.publish_later(again)
     system.publish(last)

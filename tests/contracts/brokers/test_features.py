@@ -99,7 +99,7 @@ def test_what_is_gathered_is_called_for_once_with_all_of_it(system, eventually):
         system.publish(a_part(topic, value))
     system.publish(an_event("after"))
 
-    eventually(lambda: system.topics()["gathering.closed"] == 1, 20, system.node.logs)
+    eventually(lambda: system.topics()["aggregation.completed"] == 1, 20, system.node.logs)
     eventually(lambda: system.topics()["message.offer"] == 1, 20, system.node.logs)
     (offer,) = [each for each in system.bus.stores.history.read_after() if each.topic == "message.offer"]
     assert offer.document["content"]["parameters"] == {"value": 21}

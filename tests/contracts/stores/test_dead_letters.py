@@ -76,13 +76,13 @@ def test_of_many_that_replay_a_letter_one_begins(stores):
 
 
 def test_a_replay_begins_from_where_the_last_one_ended(stores):
-    assert start(stores, a_start()) == "gone"
+    assert start(stores, a_start()) == "deleted"
     stores.dead_letters.put(a_letter())
-    assert start(stores, a_start(2)) == "moved"
+    assert start(stores, a_start(2)) == "replayed_meanwhile"
     assert start(stores, a_start(1)) == "started"
     stores.dead_letters.put(a_letter())
     assert state_of(stores) == "failed_again"
-    assert start(stores, a_start(1)) == "moved"
+    assert start(stores, a_start(1)) == "replayed_meanwhile"
     assert start(stores, a_start(2)) == "started"
     stores.dead_letters.resolve("0", 1)
     assert state_of(stores) == "replaying", "that was the one before"
@@ -97,7 +97,7 @@ def test_a_replay_without_an_outcome_is_begun_again_under_its_number_after_a_whi
     start(stores, a_start(1))
 
     assert start(stores, a_start(1)) == "replaying"
-    assert start(stores, a_start(2), again_after=timedelta(0)) == "moved"
+    assert start(stores, a_start(2), again_after=timedelta(0)) == "replayed_meanwhile"
     assert start(stores, a_start(1), again_after=timedelta(0)) == "started"
 
 
@@ -125,13 +125,13 @@ def test_the_message_of_a_replay_goes_out_with_it_or_not_at_all(stores, client):
         start(stores, a_start(1, letter_id="1", queue="w", queue_key="w", message="…"))
 
     assert client.lrange("q", 0, -1) == ["…"]
-    assert client.exists("q\x06\x16bell"), "whoever waits hears it"
+    assert client.exists("q\x06\x16wakeup"), "whoever waits hears it"
     assert state_of(stores, "1") == "pending"
 
 
 def test_an_ordered_replay_waits_for_its_turn_and_stands_there_once(stores, client):
     stores.dead_letters.put(a_letter())
-    client.set(KEYS.message_group("m:head"), "another")
+    client.set(KEYS.message_group("m:active"), "another")
     message = {"queue": "q", "queue_key": "q", "message": "…", "message_group": "m"}
 
     for _ in range(2):
@@ -149,7 +149,7 @@ def test_an_ordered_replay_that_is_first_does_not_wait(stores, client):
     for _ in range(2):
         assert start(stores, a_start(1, **message), again_after=timedelta(0)) == "started"
 
-    assert client.get(KEYS.message_group("m:head")) == "replay-1"
+    assert client.get(KEYS.message_group("m:active")) == "replay-1"
     assert client.lrange("q", 0, -1) == ["…", "…"], "a copy, which the inbox knows"
     assert client.llen(KEYS.message_group("m")) == 0
 
@@ -158,7 +158,7 @@ def test_an_edited_letter_takes_the_place_of_the_old_one(stores):
     stores.dead_letters.put(a_letter())
     successor = a_letter(1, edited_from="0")
 
-    assert stores.dead_letters.replace("unknown", successor) == "gone"
+    assert stores.dead_letters.replace("unknown", successor) == "deleted"
     assert [stores.dead_letters.replace("0", successor) for _ in range(2)] == ["edited", "edited"]
     assert stores.dead_letters.replace("0", a_letter(2)) == "replaced"
 

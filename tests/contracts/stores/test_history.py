@@ -34,7 +34,7 @@ def texts(recorded: list[RecordedEvent]) -> list[str]:
 def test_an_event_is_recorded_once(stores):
     event = an_event()
 
-    assert [record(stores, event), record(stores, event)] == ["new", "begun"]
+    assert [record(stores, event), record(stores, event)] == ["new", "started"]
 
     assert len(stores.history.read_after()) == 1
 

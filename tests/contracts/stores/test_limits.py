@@ -32,7 +32,9 @@ def test_of_many_that_fail_at_once_one_opens_the_circuit_and_of_many_that_ask_on
     assert [each.transition for each in asked if each.epoch is not None] == ["half_opened"]
 
 
-@pytest.mark.parametrize(("endings", "state"), [(["ok", "failed"] * 3, "open"), (["ok", "ok", "failed"] * 3, "closed")])
+@pytest.mark.parametrize(
+    ("endings", "state"), [(["succeeded", "failed"] * 3, "open"), (["succeeded", "succeeded", "failed"] * 3, "closed")]
+)
 def test_a_circuit_opens_at_a_rate_of_failures(stores, endings: list[CircuitOutcome], state):
     limits = CircuitThresholds(
         failures=9, reset_timeout=A_MINUTE, lease=A_MINUTE, rate=0.5, window=A_MINUTE, min_calls=6

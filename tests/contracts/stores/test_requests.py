@@ -53,7 +53,7 @@ def test_only_the_first_answer_of_the_responder_in_time_reaches_who_waits(stores
     stores.requests.register(an_asking())
     stores.requests.register(an_asking("short", timeout_s=0.05))
 
-    assert stores.requests.respond(Reply("r-1", "impostor", "e-0"), "false") == "foreign"
+    assert stores.requests.respond(Reply("r-1", "impostor", "e-0"), "false") == "wrong_responder"
     assert stores.requests.respond(Reply("r-1", "users", "e-1"), "first") is None
     assert stores.requests.respond(Reply("r-1", "users", "e-1"), "first") is None
     assert stores.requests.respond(Reply("r-1", "users", "e-2"), "second") == "duplicate"
@@ -61,7 +61,7 @@ def test_only_the_first_answer_of_the_responder_in_time_reaches_who_waits(stores
     assert stores.requests.respond(Reply("short", "users", "e-3"), "too late") == "late"
 
     assert client.lrange("replies", 0, -1) == ["r-1\nfirst"]
-    assert stores.counters.all()["responses_late"] == 3
+    assert stores.counters.all()["replies_unmatched"] == 3
 
 
 def test_an_overdue_request_of_a_dead_requester_leaves_the_table_with_the_next(stores, client, eventually):
@@ -77,9 +77,9 @@ def test_a_gathering_keeps_the_first_of_each_part_and_none_after_it_was_closed(s
     def add(part: int, text: str) -> str:
         return stores.aggregations.add("shop.offer", "k", part, text, part_count=3, timeout=timedelta(seconds=5))
 
-    assert [add(0, "a"), add(0, "another a"), add(2, "c")] == ["waiting"] * 3
+    assert [add(0, "a"), add(0, "another a"), add(2, "c")] == ["incomplete"] * 3
     assert stores.aggregations.complete("shop.offer", "k") == {0: "a", 2: "c"}
-    assert add(1, "b") == "closed"
+    assert add(1, "b") == "completed"
     assert stores.aggregations.complete("shop.offer", "k") == {0: "a", 2: "c"}
     assert 0 < client.pttl(KEYS.aggregation("shop.offer", "k")) <= 3_600_000
 
@@ -88,4 +88,4 @@ def test_whoever_brings_a_part_of_a_complete_gathering_is_told_so_also_when_brou
     def add(part: int) -> str:
         return stores.aggregations.add("shop.offer", "k", part, "x", part_count=2, timeout=timedelta(seconds=5))
 
-    assert [add(0), add(1), add(1), add(0)] == ["waiting", "complete", "complete", "complete"]
+    assert [add(0), add(1), add(1), add(0)] == ["incomplete", "complete", "complete", "complete"]

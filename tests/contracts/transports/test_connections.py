@@ -22,7 +22,7 @@ def test_bytes_that_are_no_message_are_kept_and_the_next_is_delivered(clean_brok
 
         assert message.decode() == "hello"
     kept = server.lrange("unacked\x06\x16undecodable", 0, -1)
-    assert kept == [b"q\x06\x16bell\n" + each for each in garbage], "each below the name of its queue's bell"
+    assert kept == [b"q\x06\x16wakeup\n" + each for each in garbage], "each below the name of its queue's bell"
 
 
 def test_a_script_that_the_server_forgot_is_loaded_again(clean_broker_url, server):

@@ -41,4 +41,4 @@ def test_calls_that_went_unguarded_are_counted_when_the_store_is_back(harness, b
 
     attempt(call)
 
-    assert Inside(bus).counts()["unguarded"] == 3
+    assert Inside(bus).counts()["calls_without_breaker"] == 3

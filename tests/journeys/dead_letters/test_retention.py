@@ -36,7 +36,7 @@ def retained(harness: EventTestHarness) -> RetentionResult:
 
 
 def alarms(harness: EventTestHarness) -> list[int]:
-    return [event.content.parameters["dropping"] for event in said(harness, "error.dead_letters_dropping")]
+    return [event.content.parameters["dropping"] for event in said(harness, "error.dead_letters_dropped")]
 
 
 def test_nothing_is_dropped_before_an_alarm_and_that_is_raised_once_a_day(small):
@@ -52,7 +52,7 @@ def test_nothing_is_dropped_before_an_alarm_and_that_is_raised_once_a_day(small)
     assert dropping == RetentionResult(count=10, dropped=2, alarm="dropping")
     assert alarms(small) == [0, 2]
     assert [letter.id for letter in small.dead_letters()] == [f"letter-{number}" for number in range(2, 12)]
-    (near, _) = said(small, "error.dead_letters_dropping")
+    (near, _) = said(small, "error.dead_letters_dropped")
     assert near.content.severity == "warning"
     assert near.content.parameters["count"] == 8
     assert "PETIOLE_MAX_DEAD_LETTERS" in near.content.message

@@ -113,13 +113,13 @@ def test_a_killed_worker_s_answer_is_marked_as_lost_once_and_another_begins_it_a
         killed_at = time.monotonic()
         for piece in reading:
             pieces.append(piece)
-            if piece.kind == "lost":
+            if piece.kind == "abandoned":
                 break
 
         assert time.monotonic() - killed_at < 4
         while pieces[-1].kind != "finished":
             pieces += read("s", answer_id, after=pieces[-1].number, timeout=20)
         marks = [(piece.kind, piece.attempt) for piece in pieces if piece.kind != "delta"]
-        assert marks == [("started", 1), ("lost", 1), ("started", 2), ("finished", 2)]
+        assert marks == [("started", 1), ("abandoned", 1), ("started", 2), ("finished", 2)]
         assert "".join(piece.text for piece in pieces if piece.attempt == 2) == "It scatters."
         eventually(lambda: Inside(bus).topics().count("llm.response.generated") == 1, 10)

@@ -72,11 +72,11 @@ def test_the_first_answer_wins_and_the_second_is_counted_and_told(harness):
 
     response = harness.request("ask", responder="twice").get()
 
-    late = harness.expect("response.late")
+    late = harness.expect("response.unmatched")
     assert isinstance(late, ResponseUnmatchedEvent)
     assert response.value in {"first", "second"}
     assert late.content.reason == "duplicate"
-    assert Inside(harness).counts()["responses_late"] == 1
+    assert Inside(harness).counts()["replies_unmatched"] == 1
 
 
 def test_an_answer_of_somebody_else_is_counted_and_not_returned(harness):
@@ -93,10 +93,10 @@ def test_an_answer_of_somebody_else_is_counted_and_not_returned(harness):
     with pytest.raises(RequestTimedOut):
         harness.request("ask", responder="slow", timeout=30).get()
 
-    late = harness.expect("response.late")
+    late = harness.expect("response.unmatched")
     assert isinstance(late, ResponseUnmatchedEvent)
-    assert (late.content.reason, late.content.responder) == ("foreign", "impostor")
-    assert Inside(harness).counts()["responses_late"] == 1
+    assert (late.content.reason, late.content.responder) == ("wrong_responder", "impostor")
+    assert Inside(harness).counts()["replies_unmatched"] == 1
     assert Inside(harness).pending_requests() == 0
 
 
@@ -105,7 +105,7 @@ def test_an_answer_without_a_request_is_counted(harness):
 
     harness.publish(ResponseSuccessEvent.model_validate({"content": content}))
 
-    late = harness.expect("response.late")
+    late = harness.expect("response.unmatched")
     assert isinstance(late, ResponseUnmatchedEvent)
     assert late.content.reason == "late"
 

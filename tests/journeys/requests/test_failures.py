@@ -61,7 +61,7 @@ except TimeoutError as error:
     assert "agent 'data_service' sent no reply within 2.0 s" in error
     assert left == 0
     assert client.llen("slow_runs") == 0
-    assert "responses_late" not in inside.counts()
+    assert "replies_unmatched" not in inside.counts()
 
 
 def test_an_answer_after_the_deadline_is_counted_and_told_and_the_next_request_is_unaffected(
@@ -83,8 +83,8 @@ except RequestTimedOut:
     )
 
     assert said == "next"
-    eventually(lambda: inside.counts().get("responses_late") == 1, 10, service.logs)
-    late = inside.history("response.late")
+    eventually(lambda: inside.counts().get("replies_unmatched") == 1, 10, service.logs)
+    late = inside.history("response.unmatched")
     assert [each["content"]["reason"] for each in late] == ["late"]
 
 

@@ -38,7 +38,7 @@ def test_an_agent_asks_in_a_handler_and_goes_on_in_a_handler_of_the_answer(asked
     assert made.content.requester == "web"
     assert made.stream_id == answered.stream_id == "s"
     assert Inside(asked).pending_requests() == 0
-    assert "responses_late" not in Inside(asked).counts()
+    assert "replies_unmatched" not in Inside(asked).counts()
 
 
 def test_an_agent_that_asks_in_a_handler_hears_of_it_when_nobody_answers(harness):
@@ -54,7 +54,7 @@ def test_an_agent_that_asks_in_a_handler_hears_of_it_when_nobody_answers(harness
     assert isinstance(failed, ResponseFailureEvent)
     assert failed.content.error_type == "RequestTimedOut"
     assert Inside(harness).pending_requests() == 0
-    assert "responses_late" not in Inside(harness).counts()
+    assert "replies_unmatched" not in Inside(harness).counts()
 
 
 def test_an_agent_that_asks_nobody_in_a_handler_hears_of_it(harness):

@@ -22,7 +22,7 @@ print(json.dumps([values == [n * n for n in range(100)], after_100]))
 
     assert said == [True, 0]
     assert inside.pending_requests() == 0
-    assert "responses_late" not in inside.counts()
+    assert "replies_unmatched" not in inside.counts()
 
 
 def test_failures_are_told_within_a_second_with_type_and_message(service):

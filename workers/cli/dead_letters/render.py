@@ -167,7 +167,7 @@ def _counts_as_json(tally: Progress | None) -> dict[str, int] | None:
     if tally is None:
         return None
     counts = {"resolved": tally.resolved, "failed_again": tally.failed_again, "replaying": tally.replaying}
-    return counts | ({"gone": tally.deleted} if tally.deleted else {})
+    return counts | ({"deleted": tally.deleted} if tally.deleted else {})
 
 
 def _error_text(record: DeadLetterRecord) -> str:

@@ -1,11 +1,11 @@
--- Promise: of all who decide an approval, however many at once, one does; a decision stays.
--- Answers: 'decided' by this call, 'late' where its time was over before, 'before' where another decided it, 'unknown'.
--- KEYS: approval   ARGV: state, by, reason, 1 where its time counts
+-- Decide a pending approval; of all concurrent callers one decides, and the decision stays.
+-- Returns 'decided', 'late' if it has expired, 'already_decided' or 'not_found'.
+-- KEYS: approval   ARGV: state, operator, reason, 1 if it must not have expired
 local known = redis.call('HMGET', KEYS[1], 'state', 'expires_ms')
 if not known[1] then
-  return 'unknown'
+  return 'not_found'
 elseif known[1] ~= 'pending' then
-  return 'before'
+  return 'already_decided'
 end
 local clock = redis.call('TIME')
 local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)

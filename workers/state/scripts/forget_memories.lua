@@ -1,6 +1,6 @@
--- Promise: these memories are gone, and do not come back when they are kept again under the same keys.
--- KEYS: times, texts, gone
--- ARGV: time to live in ms, the time up to which memories gave way ('' where none did), then key and time of each
+-- Delete memories for good: storing them again under the same keys has no effect.
+-- KEYS: times, texts, removed
+-- ARGV: time to live in ms, the time up to which memories were dropped ('': none), then key and time of each
 local floor = ARGV[2]
 for place = 3, #ARGV, 2 do
   redis.call('ZREM', KEYS[1], ARGV[place])

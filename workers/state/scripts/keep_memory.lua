@@ -1,8 +1,8 @@
--- Promise: a memory is kept once under its key, unless a clean-up merged it away or it is older than what gave way.
--- KEYS: times, texts, gone, streams to clean up
--- ARGV: key, when it was said in s, JSON text, how many may stay, time to live in ms, stream
--- `gone` holds the keys that were merged away, and under '' the time up to which memories gave way.
--- Returns 1 where it is new.
+-- Store a memory once under its key, unless a consolidation removed it or it is older than one that was dropped.
+-- `removed` holds the removed keys, and under '' the time up to which memories were dropped.
+-- Returns 1 if it is new.
+-- KEYS: times, texts, removed, consolidation queue
+-- ARGV: key, when it was said in s, JSON text, most to keep, time to live in ms, stream
 local key, at = ARGV[1], ARGV[2]
 local floor = redis.call('ZSCORE', KEYS[3], '')
 if redis.call('ZSCORE', KEYS[1], key) or redis.call('ZSCORE', KEYS[3], key)

@@ -1,5 +1,5 @@
--- Promise: an approval is asked for once; who asks again changes nothing. What is older than `age` is forgotten.
--- KEYS: approval, approvals   ARGV: id, request JSON, fingerprint, expires in ms since 1970, age in ms
+-- Store a requested approval, once. Removes entries older than `age` from the index.
+-- KEYS: approval, approvals   ARGV: id, request JSON, fingerprint, expiry in ms since 1970, age in ms
 if redis.call('EXISTS', KEYS[1]) == 1 then
   return
 end

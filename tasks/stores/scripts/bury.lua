@@ -1,9 +1,0 @@
--- Stands before scripts that keep dead letters, which call `bury`.
--- Promise: afterwards the letter is kept, as pending, or as failed again where it was replayed before.
-local function bury(letters, times, states, id, letter, ms)
-  redis.call('HSET', letters, id, letter)
-  redis.call('ZADD', times, ms, id)
-  local state = redis.call('HGET', states, id)
-  redis.call('HSET', states, id, state and state ~= 'pending' and 'failed_again' or 'pending')
-end
-

@@ -1,3 +1,0 @@
--- KEYS: due times, messages   ARGV: id, due in ms, value, 1 where it replaces
-delay(KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1')
-return 1

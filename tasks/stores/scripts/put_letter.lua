@@ -1,3 +1,0 @@
--- KEYS: letters, times, states   ARGV: letter id, letter JSON, when in ms
-bury(KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2], ARGV[3])
-return 1

@@ -1,3 +1,0 @@
--- KEYS: states, replays   ARGV: letter id, number ('': any)
-resolve(KEYS[1], KEYS[2], ARGV[1], ARGV[2])
-return 1
