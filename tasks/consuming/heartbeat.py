@@ -1,9 +1,9 @@
 """The worker's heartbeat: report its phase and its agents, and apply operators' overrides.
 
-    joining    the worker has started and does not consume yet
-    working    it consumes
-    leaving    it is shutting down and finishes its running deliveries
-    gone       its last handler has ended
+    starting    the worker does not consume yet
+    running     it consumes
+    stopping    it is shutting down and finishes its running deliveries
+    stopped     its last handler has ended
 
 Every 0.5 s the worker sends its phase and the state of its agents to the store, which derives the state of the system
 and of every agent from it (tasks/stores/cluster_membership.py). The response has the overrides that operators set: the
@@ -57,7 +57,7 @@ class Heartbeat(bootsteps.StartStopStep):
         self._served: dict[str, ServingState] = {}
         self._applied_overrides: dict[str, AgentOverride] = {}
         self._has_joined = self._is_apply_scheduled = False
-        # A heartbeat may run in its thread while the worker ends: it must not report a worker that is gone as active.
+        # A heartbeat may run in its thread while the worker ends: it must not report a stopped worker as running.
         self._lock = Lock()
         signals.worker_ready.connect(self._on_worker_ready, weak=False)
 
