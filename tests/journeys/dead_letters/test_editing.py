@@ -26,7 +26,7 @@ def test_an_edited_letter_stands_for_the_old_one_under_an_id_of_its_own(shop):
     assert (new.edited_from, new.document) == (old.id, event)
     assert states(shop) == {"pending": 4, "replaced": 1}
     assert new.id in [kept.letter.id for kept in dead_letters.find_dead_letters(bus=shop.bus)]
-    assert "another letter stands for it" in str(replayed(shop, DeadLetterQuery(ids=(old.id,))).refused[0])
+    assert "replaced by another letter" in str(replayed(shop, DeadLetterQuery(ids=(old.id,))).refused[0])
     assert replayed(shop, DeadLetterQuery(ids=(new.id,)), wait=True).progress == dead_letters.Progress(resolved=1)
     assert [text for text, _, _ in noted] == ["without"]
     (told,) = said(shop, "dead_letters.letter.edited")
@@ -95,7 +95,7 @@ def test_an_export_can_be_imported_once(shop, tmp_path):
 
 @pytest.mark.parametrize(
     ("line", "named"),
-    [("{", "this is no JSON"), ("[]", "field '-'"), ('{"letter": {}}', r"field 'letter\.id'"), ("5", "line 2")],
+    [("{", "invalid JSON"), ("[]", "field '-'"), ('{"letter": {}}', r"field 'letter\.id'"), ("5", "line 2")],
 )
 def test_a_line_that_is_no_letter_is_named_and_those_before_it_are_kept(harness, line, named):
     good = json.dumps({"letter": json.loads(a_letter().model_dump_json()), "state": "replaying", "replays": 3})

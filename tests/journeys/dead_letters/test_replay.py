@@ -166,7 +166,7 @@ def test_bytes_that_are_no_message_are_refused_and_replaced_by_an_event(shop, a_
 
     new = dead_letters.edit("a-letter", json.loads(a_message("meant").model_dump_json()), bus=shop.bus)
 
-    assert "are no message; give the event that was meant" in str(refusal)
+    assert "cannot be parsed as a message; give the event that was meant" in str(refusal)
     assert (new.raw, new.edited_from, new.subscription) == (None, "a-letter", "petiole.publish")
     assert replayed(shop, DeadLetterQuery(ids=(new.id,)), wait=True).progress == dead_letters.Progress(resolved=1)
     settle(shop)

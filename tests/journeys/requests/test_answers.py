@@ -180,7 +180,7 @@ def test_a_function_that_cannot_be_filled_is_refused_where_it_is_written():
 
     with pytest.raises(UsageError, match="declare each request parameter by name"):
         agent.answers("several")(several)
-    with pytest.raises(UsageError, match="one answer"):
+    with pytest.raises(UsageError, match="one reply"):
         agent.answers("steps")(steps)
 
 
