@@ -58,7 +58,7 @@ def test_a_request_event_says_itself_who_asks_whom(asked):
 
     assert response.value == 5
     assert response.request_id == content.request_id
-    with pytest.raises(UsageError, check=has_code("invalid_request"), match="give it alone"):
+    with pytest.raises(UsageError, check=has_code("invalid_request"), match="give no other arguments"):
         asked.request(event, responder="data_service")
 
 
@@ -178,7 +178,7 @@ def test_a_function_that_cannot_be_filled_is_refused_where_it_is_written():
     def steps() -> object:
         yield 1
 
-    with pytest.raises(UsageError, match="name each parameter"):
+    with pytest.raises(UsageError, match="declare each request parameter by name"):
         agent.answers("several")(several)
     with pytest.raises(UsageError, match="one answer"):
         agent.answers("steps")(steps)

@@ -85,7 +85,7 @@ def test_waiting_in_a_handler_is_refused_and_says_what_to_do_instead(harness):
 
     letters = harness.dead_letters()
     assert [letter.error_type for letter in letters] == ["waiting_in_handler", "waiting_in_handler"]
-    assert all("go on in a handler of the answer" in letter.error for letter in letters)
+    assert all("continue in a handler of the reply" in letter.error for letter in letters)
 
 
 def test_an_agent_asks_for_no_longer_than_the_event_at_hand_is_of_use(asked):
