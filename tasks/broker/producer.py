@@ -15,7 +15,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import OutOfMemoryError
 
 from petiole.events.errors import BrokerFull, BrokerUnavailable, PublishOutcomeUnknown, queue_declared_otherwise
-from petiole.tasks.broker.topology import RABBITMQ
+from petiole.tasks.broker.topology import RABBITMQ, queue_declaration
 
 if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
@@ -31,14 +31,19 @@ _CONFIRM_OPTIONS = {"mandatory": True, "confirm_timeout": CONFIRM_TIMEOUT_S, "ex
 class ConfirmingProducer:
     """A producer that passes its connection to Celery's sending functions, and checks for returned messages."""
 
-    def __init__(self, producer: Any, options: dict[str, Any]) -> None:
+    def __init__(self, producer: Any, options: dict[str, Any], driver: str) -> None:
         self.producer = producer  # Any: the stubs describe half of kombu's producer
+        self._driver = driver
         self._options = options
         self._returned: list[str] = []
 
     def send(self, call: Callable[..., ResultT], *arguments: object, **options: Any) -> ResultT:
         """Send a task by `bus.app.send_task` or `task.apply_async`. Raises their errors, and MessageNacked."""
         options |= self._options | {"producer": self.producer}
+        if isinstance(queue := options.get("queue"), str):
+            # Celery would declare a queue that this process does not consume in its own way.
+            options["queue"] = queue_declaration(queue, self._driver)
+        options.setdefault("serializer", "json")
         result = call(*arguments, **options)
         if self._has_returned():
             # Kombu declares a queue once per connection; this one was deleted since.
@@ -71,7 +76,7 @@ def open_producer(bus: BusRuntime, operation: str) -> Iterator[ConfirmingProduce
     with bus.app.producer_or_acquire() as producer:
         _connect(producer, operation)
         is_confirmed = bus.driver == RABBITMQ
-        confirming = ConfirmingProducer(producer, _CONFIRM_OPTIONS if is_confirmed else {})
+        confirming = ConfirmingProducer(producer, _CONFIRM_OPTIONS if is_confirmed else {}, bus.driver)
         try:
             with _watch_returns(producer, confirming) if is_confirmed else nullcontext():
                 yield confirming

@@ -29,7 +29,7 @@ from petiole.events.ids import replayed_delivery_id
 from petiole.events.subscriptions import Subscription
 from petiole.events.topics import TopicTrie
 from petiole.tasks.broker.messages import REPLAY_HEADER
-from petiole.tasks.broker.topology import broker_priority
+from petiole.tasks.broker.topology import broker_priority, queue_declaration
 from petiole.tasks.handling.current import current_bus
 from petiole.tasks.routing.table import RoutingTable
 from petiole.tasks.runtime import BusRuntime
@@ -137,7 +137,8 @@ def _send(events: ReplayEvents, recorded: RecordedEvent, event: Event, replay_id
         subscription.name,
         args=(recorded.attributes,),
         task_id=replayed_delivery_id(event.event_id, subscription.name, replay_id),
-        queue=subscription.queue,
+        queue=queue_declaration(subscription.queue, events.bus.driver),
+        serializer="json",
         priority=broker_priority(event.priority, events.bus.driver),
         headers={REPLAY_HEADER: replay_id},
         producer=producer,
