@@ -137,7 +137,7 @@ def _send(events: ReplayEvents, recorded: RecordedEvent, event: Event, replay_id
         subscription.name,
         args=(recorded.attributes,),
         task_id=replayed_delivery_id(event.event_id, subscription.name, replay_id),
-        queue=queue_declaration(subscription.queue, events.bus.driver),
+        queue=queue_declaration(subscription.queue, events.bus.driver),  # type: ignore[arg-type]  # as Celery takes
         serializer="json",
         priority=broker_priority(event.priority, events.bus.driver),
         headers={REPLAY_HEADER: replay_id},

@@ -44,7 +44,7 @@ def test_the_probes_exit_with_0_or_1_and_the_reason(system, server):
 
     assert unready.wait(30) == 1
     assert "not ready: the state store does not reply" in system.logs()
-    assert "not alive: no worker nobody@nowhere was started here" in system.logs()
+    assert "not alive: this user started no worker nobody@nowhere on this machine" in system.logs()
 
 
 def test_a_worker_that_is_stuck_has_no_pulse_and_one_without_a_broker_has(system, server, eventually, monkeypatch):
