@@ -24,6 +24,9 @@ def __getattr__(name: str) -> object:
         except PetioleError as error:
             # Celery would print a traceback.
             raise SystemExit(f"error: {error}") from error
+        except AttributeError as error:
+            # Celery would take it for a module without an app, and hide it.
+            raise ImportError(f"the agents cannot be loaded: {error}") from error
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -130,7 +130,7 @@ class WorkerSettings(EnvironmentSettings):
     # Channels
     terminal_channel: bool = Field(default=False, description="Also write answers to the worker's standard output.")
     webhook_url: AnyHttpUrl | None = Field(
-        default=None, description="URL to which answers are posted; unset disables the webhook."
+        default=None, repr=False, description="URL to which answers are posted; unset disables the webhook."
     )
     webhook_secret: Annotated[SecretStr, AfterValidator(_validate_secret)] | None = Field(
         default=None, repr=False, description="`whsec_` and 24 to 64 bytes as base64, shared with the receiver."

@@ -159,8 +159,8 @@ def test_an_eager_app_publishes_at_once_and_leaves_handling_to_the_workers(proje
         "bus.stores.directory.register(clerk.subscriptions)\n"
         "event = TextMessageEvent(stream_id='s', content=TextContent(text='a'))\n"
         "print(bus.publish.delay(event).get().subscriptions)\n"
-        "from petiole.tasks.broker.queue_stats import waiting\n"
-        "print(waiting(bus, bus.app.connection_for_write(), 'clerk'))"
+        "from petiole.tasks.broker.queue_stats import queue_depth\n"
+        "print(queue_depth(bus, bus.app.connection_for_write(), 'clerk'))"
     )
 
     assert told.splitlines() == ["('clerk.hear',)", "1"]

@@ -175,7 +175,7 @@ def test_a_call_larger_than_the_budget_is_refused_for_good(bus):
 
 @pytest.mark.parametrize(("option", "value"), [("requests", 0), ("tokens", -1), ("window", 0), ("token", 3)])
 def test_an_option_that_cannot_be_is_refused_where_it_is_written(option, value):
-    with pytest.raises(UsageError, check=has_code("invalid_option"), match=rf"budget\.{option}"):
+    with pytest.raises(UsageError, check=has_code("invalid_option"), match=rf"RateLimit\.{option}"):
         RateLimit("openai.main", **{option: value})
 
 

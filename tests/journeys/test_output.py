@@ -221,7 +221,7 @@ def die_once(when):
         died.touch()
         os._exit(9)
 
-send, told = Terminal.send, output.send
+send, told = Terminal.send, output.send_once
 
 def send_and_die(self, stream_id, message_id, text):
     send(self, stream_id, message_id, text)
@@ -234,7 +234,7 @@ def tell_and_die(event, channel, message_id, text):
         die_once("late")
     return sent
 
-Terminal.send, output.send = send_and_die, tell_and_die
+Terminal.send, output.send_once = send_and_die, tell_and_die
 """
 
 
