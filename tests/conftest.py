@@ -15,8 +15,8 @@ from petiole.events import TextContent, TextMessageEvent
 from petiole.workers.process import embedded_broker
 from tests.support.brokers import RABBITMQ, RabbitServer
 from tests.support.inside import Inside
+from tests.support.polling import wait_until
 from tests.support.processes import ROOT, Node
-from tests.support.waiting import wait_until
 
 # The tests start hundreds of processes, which need not compile the same modules again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

@@ -13,8 +13,8 @@ from textwrap import dedent
 import pytest
 import redis
 
+from tests.support.polling import wait_until
 from tests.support.processes import Node
-from tests.support.waiting import wait_until
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ def test_shadows_are_listed_and_compared_at_the_command_line(team, monkeypatch):
     assert json.loads(listed) == [{"name": "llm.poet", "kept": 1}]
     assert "shadow     llm.response.generated" in shown
     assert "published  llm.response.generated" in shown
-    assert as_json["said"][0]["content"]["model"] == "usual"
+    assert as_json["agent_events"][0]["content"]["model"] == "usual"
 
 
 def test_of_10_000_streams_a_fifth_goes_to_the_variant_each_to_one_and_always_the_same():

@@ -138,7 +138,7 @@ def test_a_split_that_leaves_streams_without_a_variant_does_not_start(harness):
     @llm.on("message.order", split="answering", weight=20)
     def new(event: Event) -> None: ...
 
-    with pytest.raises(UsageError, check=has_code("invalid_subscription"), match="nobody takes the rest"):
+    with pytest.raises(UsageError, check=has_code("invalid_subscription"), match="no variant gets the rest"):
         harness.add(llm)
 
 

@@ -175,7 +175,7 @@ def test_a_tool_that_overruns_has_failed_and_others_go_on(team, registry: ToolRe
 
     ends = ends_of(events)
     assert ends["slow"].content.error_type == "tool_timeout"
-    assert "within 0.2 s" in ends["slow"].content.error
+    assert "timeout of 0.2 s" in ends["slow"].content.error
     assert ends["slow"].content.is_retryable
     assert ends["quick"].content.value == "tea is ordered"
 

@@ -14,8 +14,8 @@ import redis
 from amqp.exceptions import AMQPError
 
 from petiole.workers.process import embedded_broker
+from tests.support.polling import wait_until
 from tests.support.processes import free_ports, holding_still
-from tests.support.waiting import wait_until
 
 RABBITMQ = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 
