@@ -37,6 +37,8 @@ from petiole.events.errors import broker_not_started, broker_not_stopped
 from petiole.tasks.bus import EventBus
 from petiole.tasks.settings import Settings
 
+# Below the ports of outgoing connections: one of those can occupy the port of a server that is down for a moment.
+_PORTS = range(20_000, 32_000)
 _START_TIMEOUT_S = 60.0  # loading a large append-only file takes long; an ended server is noticed at once
 _STOP_TIMEOUT_S = 30.0
 _PING_TIMEOUT_S = 2.0
@@ -240,16 +242,20 @@ def _client(address: str) -> redis.Redis:
 
 
 def _free_port(wanted: int) -> int:
-    """Return the wanted port, or a free one if it is in use; 0 stands for any free port."""
+    """Return the wanted port if it is free, else another one; 0 stands for any."""
+    others = secrets.SystemRandom().sample(_PORTS, 100)
+    return next(port for port in (wanted, *others) if port and _is_free(port))
+
+
+def _is_free(port: int) -> bool:
     with socket.socket() as probe:
         # The server sets this option too: closed connections of its last run may still occupy the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", wanted))
+            probe.bind(("127.0.0.1", port))
         except OSError:
-            probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+            return False
+    return True
 
 
 @contextmanager
