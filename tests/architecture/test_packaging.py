@@ -106,7 +106,12 @@ def test_a_wheel_holds_every_module_script_and_marker(wheel):
 
 
 def test_a_source_distribution_builds_to_the_same_wheel(source, wheel, tmp_path):
-    pack = f"import setuptools.build_meta as backend; print(backend.build_sdist({str(tmp_path)!r}))"
+    backend = tmp_path / "backend"  # the environment's own setuptools may be older than pyproject.toml asks for
+    run(sys.executable, "-m", "pip", "install", "--quiet", "--target", backend, "setuptools>=77", cwd=tmp_path)
+    pack = (
+        f"import sys; sys.path.insert(0, {str(backend)!r}); "
+        f"import setuptools.build_meta as backend; print(backend.build_sdist({str(tmp_path)!r}))"
+    )
     archive = run(sys.executable, "-c", pack, cwd=source).split()[-1]
     with tarfile.open(tmp_path / archive) as packed:
         packed.extractall(tmp_path, filter="data")
