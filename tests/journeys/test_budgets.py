@@ -179,7 +179,7 @@ def test_an_option_that_cannot_be_is_refused_where_it_is_written(option, value):
         RateLimit("openai.main", **{option: value})
 
 
-def test_a_delivery_without_room_is_put_off_and_spends_no_attempt(harness):
+def test_a_delivery_without_room_is_deferred_and_spends_no_attempt(harness):
     agent, attempts = Agent("asker"), []
     account = RateLimit("openai.main", requests=3)
 

@@ -132,7 +132,7 @@ def test_a_name_is_written_as_topics_are():
         guarded("Shop Stock")
 
 
-def test_while_it_is_open_deliveries_are_put_off_without_an_attempt_and_handled_when_it_is_back(harness):
+def test_while_it_is_open_deliveries_are_deferred_without_an_attempt_and_handled_when_it_is_back(harness):
     agent, dependency, attempts, sold = Agent("shop"), Dependency(), [], []
 
     @guarded("shop.stock", attempts=1, failures=2, reset=RESET_S)
