@@ -40,6 +40,11 @@ def delivery_ids(event_id: str, subscriptions: Iterable[str]) -> list[str]:
     return [_uuid5_text(event, subscription) for subscription in subscriptions]
 
 
+def delivery_id(event_id: str, subscription: str) -> str:
+    """Derive the id of an event's delivery to one subscription."""
+    return _uuid5_text(UUID(event_id).bytes, subscription)
+
+
 def _uuid5_text(namespace: bytes, name: str) -> str:
     """Compute str(uuid5(namespace, name)) in a fifth of the time. A publisher needs one per subscription.
 

@@ -9,7 +9,7 @@ Every subscription has one such task. `deliver` runs five steps:
     5. handle_and_settle    publish these events and mark the delivery as handled, in one commit
 
 Step 3 decides by the event's fields, so it follows validation. A handler that publishes nothing needs no commit: the
-acknowledgement marks the delivery (tasks/settlement/deduplication.py). After a failure the task is retried or fails, so
+acknowledgement ends the delivery. After a failure the task is retried or fails, so
 Flower and Celery's signals show it. tasks/settlement/settlement.py has the possible outcomes.
 """
 
@@ -42,7 +42,7 @@ from petiole.tasks.patterns import shadow_traffic
 from petiole.tasks.publishing import claim_check
 from petiole.tasks.publishing.document import parse_event
 from petiole.tasks.runtime import BusRuntime, BusTask
-from petiole.tasks.settlement import deduplication, settlement
+from petiole.tasks.settlement import settlement
 from petiole.tasks.settlement.dead_lettering import cause_of
 from petiole.tasks.settlement.outcomes import Outcome
 from petiole.tasks.settlement.settlement import DeliveryAttempt, build_attempt
@@ -101,6 +101,9 @@ def open_delivery(task: DeliveryTask, request: Any, document: object) -> Deliver
 
 def validate_delivery(delivery: Delivery) -> Event:
     """Parse the event. Raises UsageError (unknown_event_type), InvalidEvent, PayloadUnreadable or Reject."""
+    attempt = delivery.attempt
+    if attempt.document is None and attempt.entry is not None:
+        raise PayloadUnreadable("the event of this delivery", attempt.entry.reference)
     try:
         document = claim_check.restore_content(delivery.bus, delivery.attempt.document)
     except (BrokerUnavailable, StateStoreUnavailable) as error:
@@ -157,7 +160,6 @@ def handle_and_settle(delivery: Delivery, event: Event) -> Outcome:
     try:
         outbox = handle(delivery, event).outbox
         if not (outbox.events or outbox.delayed or outbox.state) and settlement.is_settled_by_ack(delivery.attempt):
-            delivery.bus.resource(deduplication.RecentDeliveries).record_handled(delivery.attempt.delivery_id)
             return Outcome.HANDLED
         return settlement.settle(delivery.attempt, outbox.events, outbox.delayed, state=outbox.state)
     except Reject:

@@ -35,9 +35,7 @@ from petiole.tasks.routing.table import RoutingTable
 from petiole.tasks.settings import Settings
 from petiole.tasks.stores import Stores, open_stores
 from petiole.tasks.stores.clock import Clock
-from petiole.tasks.stores.publications import UnackedKeys
 from petiole.tasks.transport import without_transport_prefix
-from petiole.tasks.transport.consumer_id import consumers_key, leased_key
 
 TaskT = TypeVar("TaskT", bound="BusTask")
 Resource = TypeVar("Resource")
@@ -96,11 +94,7 @@ class BusRuntime:
     @cached_property
     def stores(self) -> Stores:
         """The stores of this bus. Raises NotConfigured if no Redis is configured."""
-        options = self.app.conf.broker_transport_options
-        unacked = self.queue_prefix + str(options.get("unacked_key", "unacked"))
-        index = self.queue_prefix + str(options.get("unacked_index_key", "unacked_index"))
-        unacked_keys = UnackedKeys(unacked, index, leased_key(options), consumers_key(options))
-        return open_stores(self.redis, self.settings, unacked_keys, self.store_clock)
+        return open_stores(self.redis, self.settings, self.store_clock)
 
     @cached_property
     def redis(self) -> Redis:
@@ -141,13 +135,14 @@ class BusRuntime:
 
     @cached_property
     def publishes_atomically(self) -> bool:
-        """Whether broker and state store are the same Redis, so that one script writes to both.
+        """Whether broker and state store are the same Redis and our transport is used, so one script writes to both.
 
         Raises:
             NotConfigured: no broker is configured.
         """
         self.require_broker()
-        return self.driver == "redis" and self._state is None and self._state_url() == self._broker_store_url()
+        is_own = self.driver == "redis" and self.settings.transport == "petiole"
+        return is_own and self._state is None and self._state_url() == self._broker_store_url()
 
     @cached_property
     def queue_prefix(self) -> str:

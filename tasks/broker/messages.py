@@ -1,9 +1,7 @@
-"""Messages: build the messages that Celery would have sent, at a tenth of the cost.
+"""Messages: build the messages of delayed task calls, as Celery would have sent them.
 
-`Task.apply_async` spends 200 us on each message: it renders the arguments for display, copies options, binds queues,
-and encodes the body for each subscription. Here the body is encoded once per event, and a message is one formatted
-string around it. The format is Celery's task protocol 2 in kombu's JSON for Redis, field by field;
-tests/contracts/test_messages.py compares the two.
+A message is one formatted string around its body. The format is Celery's task protocol 2 in kombu's JSON for Redis,
+field by field; tests/contracts/test_messages.py compares the two.
 """
 
 from __future__ import annotations
@@ -11,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 from bisect import bisect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from types import MappingProxyType
@@ -20,25 +18,9 @@ from uuid import uuid4
 from celery.utils.nodenames import anon_nodename
 from kombu.transport.redis import PRIORITY_STEPS
 
-from petiole.tasks.broker.topology import broker_priority
-from petiole.tasks.routing.table import Route
-from petiole.tasks.stores.publications import OutgoingMessage
-
-FLOW_HEADER = "petiole_flow"
-"""The header with the event's correlation id; a worker checks by it whether the flow was aborted for the agent."""
-
-MESSAGE_GROUP_HEADER = "petiole_message_group"
-"""The header with the message group of an ordered delivery."""
-
-REPLAY_HEADER = "petiole_replay"
-"""The header with the replay's id of a replayed delivery."""
-
-DEAD_LETTER_HEADER = "petiole_dead_letter"
-"""The header with the dead letter's id of a replayed dead letter."""
-
 _PRIORITY_SEPARATOR = "\x06\x16"
 
-# {…} is filled once per subscription, %(…)s for each message.
+# {…} is filled once per task, queue and priority, %(…)s for each message.
 _MESSAGE_TEMPLATE = (
     '{{"content-encoding": "utf-8", "content-type": "application/json", "headers": {{"lang": "py", "task": "{task}", '
     '"id": "%(id)s", "shadow": null, "eta": null, "expires": null, "group": null, "group_index": null, '
@@ -53,49 +35,9 @@ _MESSAGE_TEMPLATE = (
 _TEMPLATE_CACHE_SIZE = 10_000
 
 
-def build_messages(
-    routes: Sequence[Route],
-    message_groups: Sequence[str | None],
-    *,
-    event_type: str,
-    flow: str,
-    key_prefix: str = "",
-) -> list[OutgoingMessage]:
-    """Build the messages of an event's deliveries, each for its message group, without their common body.
-
-    The ids need no escaping: they consist of letters, digits, '_', '-' and '.'.
-    """
-    # Kombu stores unacknowledged messages by their tag, so each message needs its own, even two of one delivery.
-    publication = uuid4()
-    return [
-        _build_queued_message(
-            route, event_type, key_prefix, tag=f"{publication}-{number}", flow=flow, message_group=message_group
-        )
-        for number, (route, message_group) in enumerate(zip(routes, message_groups, strict=True))
-    ]
-
-
-def _build_queued_message(
-    route: Route, event_type: str, key_prefix: str, *, tag: str, flow: str, message_group: str | None
-) -> OutgoingMessage:
-    subscription = route.subscription
-    priority = broker_priority(route.priority, "redis")
-    template = _build_template(subscription.name, subscription.queue, event_type, priority)
-    more = _format_headers({FLOW_HEADER: flow, MESSAGE_GROUP_HEADER: message_group})
-    return OutgoingMessage(
-        queue=key_prefix + subscription.queue,
-        queue_key=key_prefix + template.queue_key,
-        prefix=template.head % {"id": route.delivery_id, "tag": tag, "retries": 0, "more": more},
-        delivery_id=route.delivery_id,
-        message_group=message_group,
-        capacity=subscription.capacity or 0,
-        drops_oldest=subscription.overflow == "drop_oldest",
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class _MessageTemplate:
-    """The common part of a subscription's messages of one topic and priority."""
+    """The common part of a task's messages to one queue with one priority."""
 
     queue_key: str
     head: str
@@ -109,8 +51,8 @@ def _build_template(task: str, queue: str, event_type: str, priority: int) -> _M
     return _MessageTemplate(queue_key(queue, priority), head)
 
 
-def encode_body(text: str) -> str:
-    """Encode the common body of an event's messages: the event's JSON text as the task's only argument."""
+def _encode_body(text: str) -> str:
+    """Encode the body of a message: the event's JSON text as the task's only argument."""
     body = f'[[{text}], {{}}, {{"callbacks": null, "errbacks": null, "chain": null, "chord": null}}]'
     return base64.b64encode(body.encode()).decode("ascii") + '"}'
 
@@ -133,7 +75,7 @@ def build_message(
         "tag": uuid4(),
         "retries": retries,
         "more": _format_headers(headers),
-    } + encode_body(text)
+    } + _encode_body(text)
 
 
 def _escape(name: str) -> str:

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 
 def queue_depth(bus: BusRuntime, connection: Connection, queue: str) -> int:
-    """Count the messages in a queue; 0 if it does not exist."""
-    return sum(_queue_length(connection, broker_queue) for broker_queue in broker_queues(queue, bus.driver))
+    """Count the deliveries and messages in a queue; 0 if it does not exist."""
+    messages = sum(_queue_length(connection, broker_queue) for broker_queue in broker_queues(queue, bus.driver))
+    return messages + (bus.stores.deliveries.depth(queue) if bus.publishes_atomically else 0)
 
 
 def lag_s(bus: BusRuntime, connection: Connection, queue: str) -> float | None:
@@ -29,7 +30,8 @@ def lag_s(bus: BusRuntime, connection: Connection, queue: str) -> float | None:
         prefix, key_of = redis_channel.global_keyprefix, redis_channel._q_for_pri  # noqa: SLF001 - kombu has no public name for it
         keys = [f"{prefix}{key_of(queue, step)}" for step in redis_channel.priority_steps]
         times = [_published_at(message) for key in keys for message in redis_channel.client.lrange(key, -1, -1)]
-    oldest = min((time for time in times if time is not None), default=None)
+    oldest_delivery = bus.stores.deliveries.oldest(queue) if bus.publishes_atomically else None
+    oldest = min((time for time in (*times, oldest_delivery) if time is not None), default=None)
     return None if oldest is None else max(0.0, (datetime.now(UTC) - oldest).total_seconds())
 
 

@@ -151,7 +151,7 @@ def _transport_options(address: str, settings: Settings) -> dict[str, object]:
     if not with_transport_prefix(address).startswith(PREFIX):
         return {}
     options: dict[str, object] = {"visibility_timeout": settings.visibility_timeout_s}
-    return options | (_STOCK_OPTIONS if settings.transport == "kombu" else {})
+    return options | (_STOCK_OPTIONS if settings.transport == "kombu" else {"state_prefix": settings.key_prefix})
 
 
 _AMQP_SCHEMES = ("amqp://", "amqps://", "pyamqp://")

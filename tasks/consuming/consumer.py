@@ -19,6 +19,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias
 
+from celery import bootsteps
 from celery.exceptions import NotRegistered
 from celery.worker import state
 from celery.worker.consumer.consumer import Consumer as CeleryConsumer
@@ -28,8 +29,8 @@ from petiole.events.errors import UsageError
 from petiole.tasks.instrumentation import OperationFailed
 from petiole.tasks.runtime import bus_of
 from petiole.tasks.settlement.dead_lettering import dead_letter
-from petiole.tasks.settlement.undecodable import build_raw_dead_letter, message_group_of, read_document, read_headers
-from petiole.tasks.stores.publications import Settlement
+from petiole.tasks.settlement.undecodable import build_raw_dead_letter, leased_settlement, read_document, read_headers
+from petiole.tasks.transport.channel import BatchingChannel
 
 # Kombu's message; the stubs describe too little of it to check against.
 ReceivedMessage: TypeAlias = Any
@@ -51,7 +52,7 @@ class Consumer(CeleryConsumer):
             "petiole.tasks.consuming.announcement:SubscriptionRegistration",
             "petiole.tasks.consuming.heartbeat:Heartbeat",
             "petiole.tasks.consuming.maintenance:WorkerJobs",
-            "petiole.tasks.settlement.deduplication:DeduplicationStep",
+            "petiole.tasks.consuming.consumer:LeaseTakeover",
         )
 
     app: Any
@@ -135,12 +136,7 @@ class Consumer(CeleryConsumer):
                 cause,
                 document=read_document(message) if cause == "unknown_task" else None,
             )
-            settlement = (
-                Settlement(delivery_id=letter.delivery_id, message_group=letter.message_group)
-                if message_group_of(message)
-                else None
-            )
-            dead_letter(bus_of(self.app), letter, settlement=settlement)
+            dead_letter(bus_of(self.app), letter, settlement=leased_settlement(message, letter.delivery_id))
         except Exception as failure:  # noqa: BLE001 - reported; the message stays with the broker
             # Without a dead letter the broker has the only copy, so the worker must continue after any error.
             record = OperationFailed(operation="dead_letter.write_failed", exception=failure)
@@ -154,6 +150,34 @@ class Consumer(CeleryConsumer):
         # After a lost connection the broker redelivers the message itself.
         if self.task_consumer and message.channel is self.task_consumer.channel and not message.acknowledged:
             self._dead_letter_and_finish(message, error, cause, finish)
+
+
+class LeaseTakeover(bootsteps.StartStopStep):
+    """A step of the consumer that continues its leases after a reconnection, before the first message is fetched."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, consumer: Any, **options: Any) -> None:
+        super().__init__(consumer, **options)
+        self._channel: BatchingChannel | None = None
+
+    def start(self, consumer: Any) -> None:
+        """Continue as the consumer of the lost connection: what the slots run stays leased."""
+        channel = consumer.task_consumer.channel
+        if not isinstance(channel, BatchingChannel):
+            return
+        channel.running_tags = partial(_running_tags, consumer)
+        channel.renew()
+        if self._channel is not None:
+            channel.take_over(self._channel)
+        self._channel = channel
+
+
+def _running_tags(consumer: Any) -> set[str]:
+    """Return the tags of the deliveries that slots run; none once the worker ends, because its slots have ended."""
+    if consumer.blueprint.state in {bootsteps.CLOSE, bootsteps.TERMINATE}:  # type: ignore[attr-defined]  # not in the stubs
+        return set()
+    return {request.message.delivery_tag for request in tuple(state.active_requests)}
 
 
 def _was_started(message: ReceivedMessage) -> bool:

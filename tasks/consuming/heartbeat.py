@@ -34,7 +34,7 @@ from petiole.tasks.instrumentation import AgentChanged, OperationFailed
 from petiole.tasks.operations.lifecycle_events import publish_lifecycle_events
 from petiole.tasks.runtime import BusRuntime, bus_of
 from petiole.tasks.stores.cluster_membership import AgentOverride, ClusterState, Phase, ServingState
-from petiole.tasks.transport.consumer_id import current_consumer_id
+from petiole.tasks.transport.consumer_id import current_process_id
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ class Heartbeat(bootsteps.StartStopStep):
                 return None
             self._phase = phase or self._phase
             membership = self._bus.stores.cluster_membership
-            return membership.send_heartbeat(current_consumer_id(), self._consumer.hostname, self._phase, self._served)
+            return membership.send_heartbeat(current_process_id(), self._consumer.hostname, self._phase, self._served)
 
     def _publish_lifecycle_events(self) -> None:
         """Publish pending lifecycle events; after an error the next heartbeat of any worker publishes them."""

@@ -131,7 +131,7 @@ def _renew_leases(_: BusRuntime, consumer: Any) -> None:
 
 def _requeue_expired(_: BusRuntime, consumer: Any) -> None:
     if consumer.task_consumer:
-        leases.requeue_expired(consumer.task_consumer.channel)
+        leases.expire_lost(consumer.task_consumer.channel)
 
 
 def _send_due(bus: BusRuntime, _: Any) -> None:

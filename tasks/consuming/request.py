@@ -20,7 +20,6 @@ from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from billiard.pool import MaybeEncodingError
 from celery.app.task import Context
 from celery.exceptions import Ignore, Reject, Retry, Terminated
-from celery.utils.saferepr import saferepr
 from celery.worker import state
 from celery.worker.request import Request
 from redis.exceptions import RedisError
@@ -31,8 +30,8 @@ from petiole.tasks.consuming.message_validation import check_request, decode
 from petiole.tasks.delivery import DeliveryTask, handle_external_failure
 from petiole.tasks.instrumentation import OperationFailed
 from petiole.tasks.settlement.dead_lettering import cause_of, dead_letter
-from petiole.tasks.settlement.outcomes import Outcome
-from petiole.tasks.settlement.undecodable import build_raw_dead_letter, message_group_of
+from petiole.tasks.settlement.undecodable import build_raw_dead_letter, leased_settlement
+from petiole.tasks.stores.deliveries import ENTRY_HEADER
 from petiole.tasks.stores.publications import Settlement
 from petiole.tasks.transport.channel import BatchingChannel
 
@@ -42,11 +41,6 @@ if TYPE_CHECKING:
 # Kombu's message and billiard's failure; the stubs describe too little of them to check against.
 ReceivedMessage: TypeAlias = Any
 Failure: TypeAlias = Any
-
-TraceResult: TypeAlias = tuple[int, Any, float]
-"""What Celery's tracer returns: a failure flag, the value's repr or the failure, the duration in seconds."""
-
-_HANDLED = saferepr(Outcome.HANDLED)  # Celery's tracer returns the repr of a task's result
 
 
 class BatchLostError(WorkerLostError):
@@ -70,25 +64,6 @@ class TaskRequest(Request):
         """The bus of this request's task."""
         task: Any = self.task
         return cast("BusRuntime", task.bus)
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        """Extend `on_success`, which Celery defines anew in the class that it makes for each task."""
-        super().__init_subclass__(**options)
-        celery_on_success: Any = cls.on_success
-
-        def on_success(self: TaskRequest, failed__retval__runtime: TraceResult, **options: Any) -> None:
-            self.record_handled(failed__retval__runtime)
-            celery_on_success(self, failed__retval__runtime, **options)
-
-        cls.on_success = on_success  # type: ignore[method-assign,assignment]  # the stubs count self twice
-
-    def record_handled(self, failed__retval__runtime: TraceResult) -> None:
-        """If the delivery was handled, mark it in the inbox with the acknowledgement that follows."""
-        failed, result_repr, _ = failed__retval__runtime
-        channel = self.message.channel
-        is_logged = isinstance(channel, BatchingChannel) and channel.delivery_log is not None
-        if not failed and result_repr == _HANDLED and is_logged:
-            channel.mark_handled(self.message.delivery_tag, self.id)
 
     def on_failure(self, exc_info: Failure, send_failed_event: bool = True, return_ok: bool = False) -> None:  # noqa: FBT001, FBT002 - Celery's
         """Handle what ended the task, before Celery acknowledges or requeues the message."""
@@ -115,8 +90,7 @@ class TaskRequest(Request):
     @property
     def settlement(self) -> Settlement | None:
         """What a dead letter of this request settles: an ordered delivery, whose message group advances."""
-        message_group = message_group_of(self.message)
-        return Settlement(delivery_id=self.id, message_group=message_group) if message_group else None
+        return leased_settlement(self.message, self.id)
 
     @property
     def is_shadow(self) -> bool:
@@ -177,6 +151,10 @@ class PublishRequest(TaskRequest):
 
 def record_crash(request: TaskRequest) -> None:
     """Count a crash of the delivery. The broker redelivers it in any case."""
+    channel = request.message.channel
+    if isinstance(channel, BatchingChannel) and request.message.headers.get(ENTRY_HEADER):
+        channel.give_back([request.message.delivery_tag], "crashed")
+        return
     try:
         request.bus.stores.attempts.record_crash(request.id)
     except RedisError as failure:

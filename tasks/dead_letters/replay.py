@@ -167,13 +167,15 @@ class _ReplayValidator:
     """Decides which letters can be replayed, by the current subscriptions."""
 
     def __init__(self, bus: BusRuntime) -> None:
+        self._is_atomic = bus.publishes_atomically
         _, subscriptions = bus.stores.directory.read()
         self._known = {subscription.name for subscription in subscriptions} | {PUBLISH_TASK}
 
     def build_replay(self, record: DeadLetterRecord) -> LetterReplay:
         """Build the next replay of a letter. Raises CannotReplay."""
         letter = record.letter
-        is_resend = record.state == "replaying" and _is_stale(record)
+        # A queued delivery is the replay itself; only a message that was sent in a second step may be missing.
+        is_resend = record.state == "replaying" and not self._is_atomic and _is_stale(record)
         if record.state not in ("pending", "failed_again") and not is_resend:
             raise CannotReplay(letter.id, _REFUSAL_REASONS[record.state])
         if letter.raw is None and letter.subscription not in self._known:

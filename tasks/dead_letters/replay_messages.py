@@ -20,16 +20,11 @@ from petiole.events.dead_letter import DeadLetter
 from petiole.events.errors import CannotReplay
 from petiole.events.event import MAX_PRIORITY, MIN_PRIORITY
 from petiole.events.ids import letter_delivery_id
-from petiole.tasks.broker.messages import (
-    DEAD_LETTER_HEADER,
-    MESSAGE_GROUP_HEADER,
-    REPLAY_HEADER,
-    build_message,
-    queue_key,
-)
 from petiole.tasks.broker.topology import broker_priority, broker_queue
 from petiole.tasks.stores.blobs import DATAREF, build_blob
 from petiole.tasks.stores.dead_letters import ReplayStart
+from petiole.tasks.stores.deliveries import DEAD_LETTER_HEADER, REPLAY_HEADER, QueueEntry, queue_list
+from petiole.tasks.stores.keys import Keys
 
 if TYPE_CHECKING:
     from petiole.tasks.broker.producer import ConfirmingProducer
@@ -73,19 +68,13 @@ def build_replay(letter: DeadLetter, number: int) -> LetterReplay:
 
 
 def build_replay_start(bus: BusRuntime, replay: LetterReplay) -> ReplayStart:
-    """Build the start of a replay, with its message if broker and state store are the same Redis."""
+    """Build the start of a replay, with its queue entry if broker and state store are the same Redis."""
     if not bus.publishes_atomically:
-        return ReplayStart(replay.letter.id, replay.number, replay.delivery_id)
-    queue, priority, text = _build_raw_message(replay) if replay.message else _build_event_message(bus, replay)
-    return ReplayStart(
-        replay.letter.id,
-        replay.number,
-        replay.delivery_id,
-        queue=bus.queue_prefix + queue,
-        queue_key=bus.queue_prefix + queue_key(queue, priority),
-        message=text,
-        message_group=None if replay.message else replay.letter.message_group,
-    )
+        return ReplayStart(replay.letter.id, replay.number)
+    queue, priority, entry = _build_raw_entry(replay) if replay.message else _build_event_entry(bus, replay)
+    group = None if replay.message else replay.letter.message_group
+    list_key = queue_list(Keys(bus.settings.key_prefix), queue, priority)
+    return ReplayStart(replay.letter.id, replay.number, list_key, entry.text, group)
 
 
 def send_replay(bus: BusRuntime, replay: LetterReplay, producer: ConfirmingProducer) -> None:
@@ -109,29 +98,23 @@ def send_replay(bus: BusRuntime, replay: LetterReplay, producer: ConfirmingProdu
     )
 
 
-def _build_event_message(bus: BusRuntime, replay: LetterReplay) -> tuple[str, int, str]:
+def _build_event_entry(bus: BusRuntime, replay: LetterReplay) -> tuple[str, int, QueueEntry]:
     letter = replay.letter
-    priority = broker_priority(_priority(letter), bus.driver)
-    ordered = {MESSAGE_GROUP_HEADER: letter.message_group} if letter.message_group else {}
-    text = build_message(
-        letter.subscription,
-        _build_payload(bus, letter),
-        delivery_id=replay.delivery_id,
-        queue=letter.queue,
-        priority=priority,
-        displayed_arguments=_displayed_arguments(letter),
-        headers=replay.headers | ordered,
-    )
-    return letter.queue, priority, text
+    options = {"id": replay.delivery_id, "letter": letter.id, "replay": replay.headers[REPLAY_HEADER]}
+    if letter.message_group:
+        options["group"] = letter.message_group
+    entry = QueueEntry("", letter.subscription, options=options, body=_build_payload(bus, letter).encode())
+    return letter.queue, _priority(letter), entry
 
 
-def _build_raw_message(replay: LetterReplay) -> tuple[str, int, str]:
+def _build_raw_entry(replay: LetterReplay) -> tuple[str, int, QueueEntry]:
     message = _add_headers(replay)
-    # A new tag: kombu stores unacknowledged messages by tag.
+    # A new tag: stock clients of kombu store unacknowledged messages by tag.
     message["properties"] = message["properties"] | {"delivery_tag": str(uuid4())}
     priority = message["properties"].get("priority")
     urgency = priority if isinstance(priority, int) and MIN_PRIORITY <= priority <= MAX_PRIORITY else MIN_PRIORITY
-    return replay.letter.queue or str(_read_queue(message)), urgency, json.dumps(message)
+    queue = replay.letter.queue or str(_read_queue(message))
+    return queue, MAX_PRIORITY - urgency, QueueEntry("", "", body=json.dumps(message).encode())
 
 
 def _send_raw(replay: LetterReplay, producer: ConfirmingProducer) -> None:

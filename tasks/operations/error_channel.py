@@ -11,7 +11,7 @@
 
 A handler that reports an error with severity `error` aborts the flow before `report` returns. No waiting delivery of
 this process starts meanwhile; another process may start, within a second, a delivery that it has just fetched
-(tasks/settlement/deduplication.py). Deferred and retried deliveries end as well, replayed ones do not. An error
+(`begin`, tasks/settlement/settlement.py). Deferred and retried deliveries end as well, replayed ones do not. An error
 reported by a handler of the error channel is only logged, to avoid a loop.
 """
 
@@ -32,7 +32,7 @@ from petiole.tasks.operations.lifecycle_events import publish_lifecycle_events
 from petiole.tasks.publishing.commit import Publication, commit
 from petiole.tasks.publishing.validation import validate
 from petiole.tasks.runtime import default_bus
-from petiole.tasks.settlement import deduplication
+from petiole.tasks.settlement.settlement import record_abort
 
 if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
@@ -101,7 +101,7 @@ def abort(bus: BusRuntime, event: ErrorEvent) -> str | None:
     is_new = bus.stores.cluster_membership.abort(
         agent, event.correlation_id, timedelta(seconds=bus.settings.inbox_retention_s)
     )
-    bus.resource(deduplication.RecentDeliveries).invalidate_checks()
+    record_abort(bus)
     if is_new:
         bus.instrumentation.emit(FlowAborted(agent=agent, correlation_id=event.correlation_id))
     return agent

@@ -28,11 +28,11 @@ from petiole.events.event import Event
 from petiole.events.ids import replayed_delivery_id
 from petiole.events.subscriptions import Subscription
 from petiole.events.topics import TopicTrie
-from petiole.tasks.broker.messages import REPLAY_HEADER
 from petiole.tasks.broker.topology import broker_priority, queue_declaration
 from petiole.tasks.handling.current import current_bus
 from petiole.tasks.routing.table import RoutingTable
 from petiole.tasks.runtime import BusRuntime
+from petiole.tasks.stores.deliveries import REPLAY_HEADER
 from petiole.tasks.stores.history import HistoryQuery, RecordedEvent
 
 

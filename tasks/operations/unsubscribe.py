@@ -36,8 +36,9 @@ def purge(bus: BusRuntime, name: str) -> int:
         raise cannot_purge(name, subscription.queue, bus.driver)
     # Unregistered first, so that no publisher sends further deliveries.
     bus.stores.directory.unregister(name)
-    in_groups = bus.stores.message_groups.clear(subscription) if subscription.ordered_by else 0
-    return in_groups + _remove_queued(bus, subscription)
+    groups = bus.stores.message_groups
+    in_groups = groups.clear(subscription) if subscription.ordered_by else 0
+    return in_groups + groups.remove_queued(subscription) + _remove_queued(bus, subscription)
 
 
 def _require_subscription(bus: BusRuntime, name: str) -> Subscription:

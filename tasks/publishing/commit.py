@@ -33,7 +33,6 @@ from petiole.events.errors import (
 )
 from petiole.events.event import Event
 from petiole.events.responses import UnmatchedReply
-from petiole.tasks.broker.messages import FLOW_HEADER, build_messages, encode_body
 from petiole.tasks.broker.producer import ConfirmingProducer, open_producer
 from petiole.tasks.broker.topology import broker_priority, broker_queue
 from petiole.tasks.instrumentation import EventPublished, OperationFailed
@@ -42,7 +41,9 @@ from petiole.tasks.publishing.document import ValidatedEvent
 from petiole.tasks.publishing.validation import validate
 from petiole.tasks.routing.table import Route, RoutingTable
 from petiole.tasks.stores.delayed_messages import DelayedMessage
-from petiole.tasks.stores.publications import CommitResult, OutgoingEvent, Settlement
+from petiole.tasks.stores.deliveries import QueueEntry, queue_list
+from petiole.tasks.stores.keys import Keys
+from petiole.tasks.stores.publications import CommitResult, OutgoingDelivery, OutgoingEvent, Settlement
 from petiole.tasks.stores.requests import Reply, ReplyRegistration
 
 if TYPE_CHECKING:
@@ -176,8 +177,7 @@ def _commit_atomically(
                 if is_refusable:
                     bus.check_accepting()
             case "queue_full":
-                queue = str(result.full_queue).removeprefix(bus.queue_prefix)
-                _wait_for_capacity(queue, events, routes, deadline)
+                _wait_for_capacity(str(result.full_queue), events, routes, deadline)
             case "duplicate_request" if registration is not None:
                 raise duplicate_request(registration.request_type, registration.request_id)
             case "lease_lost":
@@ -218,12 +218,21 @@ def _call_store(publish: Callable[[], CommitResult], events: Sequence[ValidatedE
 
 
 def _build_outgoing_event(bus: BusRuntime, validated: ValidatedEvent, routes: Sequence[Route]) -> OutgoingEvent:
-    event = validated.event
-    groups = [_message_group(validated, route) for route in routes]
-    messages = build_messages(
-        routes, groups, event_type=event.event_type, flow=event.correlation_id, key_prefix=bus.queue_prefix
+    event, keys = validated.event, Keys(bus.settings.key_prefix)
+    deliveries = [_build_delivery(keys, validated, route) for route in routes]
+    return OutgoingEvent(event, validated.text, deliveries, Reply.of(event))
+
+
+def _build_delivery(keys: Keys, validated: ValidatedEvent, route: Route) -> OutgoingDelivery:
+    subscription, group = route.subscription, _message_group(validated, route)
+    options = {"group": group} if group else {}
+    return OutgoingDelivery(
+        queue_list(keys, subscription.queue, route.priority),
+        QueueEntry("", subscription.name, options=options).head,
+        subscription.capacity or 0,
+        subscription.overflow == "drop_oldest",
+        group,
     )
-    return OutgoingEvent(event, validated.text, encode_body(validated.text), messages, Reply.of(event))
 
 
 def _message_group(validated: ValidatedEvent, route: Route) -> str | None:
@@ -296,7 +305,6 @@ def _send(bus: BusRuntime, validated: ValidatedEvent, routes: Sequence[Route], p
                 priority=broker_priority(route.priority, bus.driver),
                 ignore_result=True,
                 serializer="json",
-                headers={FLOW_HEADER: event.correlation_id},
                 argsrepr=event.event_type,
                 kwargsrepr="",
             )

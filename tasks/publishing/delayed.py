@@ -17,6 +17,8 @@ from petiole.tasks.broker.producer import open_producer
 from petiole.tasks.broker.topology import PUBLISH_QUEUE, PUBLISH_TASK, broker_priority, broker_queue
 from petiole.tasks.publishing.document import ValidatedEvent
 from petiole.tasks.stores.delayed_messages import DelayedMessage
+from petiole.tasks.stores.deliveries import QueueEntry, queue_list
+from petiole.tasks.stores.keys import Keys
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,9 +55,23 @@ def build_delayed_message(
         retries=retries,
         headers=headers or {},
     )
-    prefix = bus.queue_prefix
-    list_key = prefix + queue_key(target_queue, target_priority)
-    return DelayedMessage(item_id, due, prefix + target_queue, list_key, message, replaces=replaces)
+    if not bus.publishes_atomically:
+        return DelayedMessage(item_id, due, target_queue, "", message, replaces=replaces)
+    list_key = bus.queue_prefix + queue_key(target_queue, target_priority)
+    return DelayedMessage(item_id, due, wakeup_key(bus, target_queue), list_key, message, replaces=replaces)
+
+
+def build_delayed_delivery(
+    bus: BusRuntime, entry: QueueEntry, *, delivery_id: str, due: datetime, queue: str, priority: int
+) -> DelayedMessage:
+    """Build the next attempt of a delivery that is a queue entry. `priority` is ours: 9 is first."""
+    list_key = queue_list(Keys(bus.settings.key_prefix), queue, priority)
+    return DelayedMessage(delivery_id, due, wakeup_key(bus, queue), list_key, entry.text)
+
+
+def wakeup_key(bus: BusRuntime, queue: str) -> str:
+    """Return the key that wakes a consumer of a queue of our transport."""
+    return f"{Keys(bus.settings.key_prefix).queue(queue)}:wakeup"
 
 
 def delay_publication(bus: BusRuntime, validated: ValidatedEvent, due: datetime) -> DelayedMessage:

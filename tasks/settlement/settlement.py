@@ -27,7 +27,7 @@ from redis.exceptions import RedisError
 from petiole.events.dead_letter import Cause, FailedAttempt
 from petiole.events.errors import BrokerUnavailable, LeaseLost, StateStoreUnavailable, error_type_of
 from petiole.events.event import Event
-from petiole.tasks.broker.messages import DEAD_LETTER_HEADER, MESSAGE_GROUP_HEADER, REPLAY_HEADER, replay_number
+from petiole.tasks.broker.messages import replay_number
 from petiole.tasks.instrumentation import (
     DeliveryDeferred,
     DeliveryLeaseLost,
@@ -36,19 +36,29 @@ from petiole.tasks.instrumentation import (
     OperationFailed,
 )
 from petiole.tasks.publishing.commit import commit
-from petiole.tasks.publishing.delayed import build_delayed_message
+from petiole.tasks.publishing.delayed import build_delayed_delivery, build_delayed_message
 from petiole.tasks.publishing.document import ValidatedEvent
-from petiole.tasks.settlement import deduplication
 from petiole.tasks.settlement.dead_lettering import build_dead_letter, dead_letter
 from petiole.tasks.settlement.outcomes import Outcome
 from petiole.tasks.settlement.retry_policy import Defer, GiveUp, RetryAfter, RetryPolicy, decide
 from petiole.tasks.stores.attempts import AttemptHistory
 from petiole.tasks.stores.delayed_messages import DelayedMessage
+from petiole.tasks.stores.deliveries import (
+    DEAD_LETTER_HEADER,
+    ENTRY_HEADER,
+    MESSAGE_GROUP_HEADER,
+    REPLAY_HEADER,
+    QueueEntry,
+)
 from petiole.tasks.stores.publications import Lease, Settlement
-from petiole.tasks.transport.consumer_id import CHECKED_HEADER, CONSUMER_HEADER
+from petiole.tasks.transport.consumer_id import CONSUMER_HEADER, FETCHED_HEADER
+from petiole.tasks.transport.leases import lease_clock
 
 if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
+
+MAX_CHECK_AGE_S = 1.0
+"""How long after its fetch a delivery starts without another check of its lease, in seconds."""
 
 REQUEUE_PAUSE_S = 0.5
 """How long a slot waits before it requeues a message, in seconds."""
@@ -68,7 +78,8 @@ class DeliveryAttempt:
     replay_id: str | None = None
     letter_id: str | None = None
     lease: Lease | None = None
-    checked_at: float | None = None
+    entry: QueueEntry | None = None
+    fetched_at: float = 0.0
     history: AttemptHistory = field(default_factory=AttemptHistory)
 
     def emit(self, record: type[DeliveryRecord], **facts: object) -> None:
@@ -93,7 +104,7 @@ class DeliveryAttempt:
 
 def build_attempt(bus: BusRuntime, request: Any, *, task: str, queue: str, document: object) -> DeliveryAttempt:
     """Make the attempt of a Celery task request."""
-    consumer = request.get(CONSUMER_HEADER)
+    consumer, entry = request.get(CONSUMER_HEADER), request.get(ENTRY_HEADER)
     tag = (request.get("properties") or {}).get("delivery_tag")
     return DeliveryAttempt(
         bus,
@@ -105,8 +116,9 @@ def build_attempt(bus: BusRuntime, request: Any, *, task: str, queue: str, docum
         message_group=request.get(MESSAGE_GROUP_HEADER),
         replay_id=request.get(REPLAY_HEADER),
         letter_id=request.get(DEAD_LETTER_HEADER),
-        lease=Lease(tag, consumer) if consumer and tag else None,
-        checked_at=request.get(CHECKED_HEADER) if consumer and tag else None,
+        lease=Lease(tag, consumer, is_entry=bool(entry)) if consumer and tag else None,
+        entry=QueueEntry.parse(entry.encode()) if entry else None,
+        fetched_at=request.get(FETCHED_HEADER) or 0.0,
     )
 
 
@@ -120,19 +132,14 @@ def begin(attempt: DeliveryAttempt, *, abortable: tuple[str, str] | None = None)
     Raises:
         Reject: the store is unreachable; the broker redelivers the message.
     """
-    if attempt.checked_at is not None:
-        recent = attempt.bus.resource(deduplication.RecentDeliveries)
-        if recent.is_check_valid(attempt.checked_at):
-            return attempt
-        if recent.was_handled(attempt.delivery_id):
-            return replace(attempt, history=AttemptHistory(is_settled=True))
     stores, lease = attempt.bus.stores, attempt.lease
     try:
+        if attempt.entry is not None and lease is not None:
+            return _begin_entry(attempt, attempt.entry, lease, abortable)
         history = stores.attempts.begin(
             attempt.delivery_id,
             attempt.worker,
             consumer=lease.consumer if lease else "",
-            consumers_key=stores.unacked_keys.consumers if lease and attempt.bus.publishes_atomically else "",
             max_crashes=attempt.bus.settings.max_delivery_crashes,
             abortable=abortable,
         )
@@ -141,8 +148,53 @@ def begin(attempt: DeliveryAttempt, *, abortable: tuple[str, str] | None = None)
     return replace(attempt, history=history)
 
 
+def _begin_entry(
+    attempt: DeliveryAttempt, entry: QueueEntry, lease: Lease, abortable: tuple[str, str] | None
+) -> DeliveryAttempt:
+    """Begin the attempt of a queue entry. One that was fetched just now needs no round trip."""
+    earlier = read_attempts(entry)
+    crashes = entry.crashes or 0
+    earlier += tuple(FailedAttempt(at=datetime.now(UTC), worker="") for _ in range(crashes))
+    is_poison = crashes >= attempt.bus.settings.max_delivery_crashes
+    history = AttemptHistory(earlier, is_poison=is_poison)
+    is_recent = lease_clock() - attempt.fetched_at < MAX_CHECK_AGE_S
+    if is_poison or (entry.crashes is None and is_recent and attempt.fetched_at > last_abort(attempt.bus)):
+        return replace(attempt, history=history)
+    is_marked = entry.crashes is not None
+    match attempt.bus.stores.deliveries.begin(lease, is_marked=is_marked, abortable=abortable):
+        case "lease_lost":
+            history = AttemptHistory(is_settled=True)
+        case "aborted":
+            history = AttemptHistory(is_aborted=True)
+    return replace(attempt, history=history)
+
+
+def read_attempts(entry: QueueEntry) -> tuple[FailedAttempt, ...]:
+    """Read the failed attempts of a delivery."""
+    return tuple(FailedAttempt.model_validate(attempt) for attempt in entry.options.get("attempts", ()))
+
+
+class _Aborts:
+    """When this process aborted a flow last (`lease_clock`)."""
+
+    def __init__(self, _: BusRuntime) -> None:
+        self.last = 0.0
+
+
+def last_abort(bus: BusRuntime) -> float:
+    """Return when this process aborted a flow last; deliveries fetched before are checked again."""
+    return bus.resource(_Aborts).last
+
+
+def record_abort(bus: BusRuntime) -> None:
+    """Have the deliveries that this process has fetched checked again, because a flow was aborted."""
+    bus.resource(_Aborts).last = lease_clock()
+
+
 def load_history(attempt: DeliveryAttempt) -> DeliveryAttempt:
     """Return an attempt that another process began, with the history of earlier ones."""
+    if attempt.entry is not None:
+        return replace(attempt, history=AttemptHistory(read_attempts(attempt.entry)))
     attempts = attempt.bus.stores.attempts.read(attempt.delivery_id)
     return replace(attempt, history=AttemptHistory(attempts[:-1]))
 
@@ -182,7 +234,7 @@ def settle(
 
 def is_settled_by_ack(attempt: DeliveryAttempt) -> bool:
     """Return whether the acknowledgement can mark the delivery: its settlement has nothing else to do."""
-    return attempt.checked_at is not None and not (attempt.message_group or attempt.replay_id or attempt.letter_id)
+    return attempt.entry is not None and not (attempt.message_group or attempt.letter_id)
 
 
 def settle_failure(
@@ -265,7 +317,8 @@ def _dead_letter(
 def requeue(attempt: DeliveryAttempt, error: Exception) -> NoReturn:
     """Discard the attempt and return the message to the broker. Raises Reject."""
     try:
-        attempt.bus.stores.attempts.discard_last(attempt.delivery_id)
+        if attempt.entry is None:
+            attempt.bus.stores.attempts.discard_last(attempt.delivery_id)
     except RedisError as failure:
         # The attempt counts as a crash until another attempt of the delivery is settled.
         record = OperationFailed(operation="attempt.discard_failed", exception=failure, delivery_id=attempt.delivery_id)
@@ -279,28 +332,12 @@ def _schedule_retry(
     attempt: DeliveryAttempt, error: Exception, after: timedelta, event: Event, priority: int, *, is_attempt: bool
 ) -> NoReturn:
     due = datetime.now(UTC) + after
-    retry_message = build_delayed_message(
-        attempt.bus,
-        attempt.task,
-        json.dumps(attempt.document, ensure_ascii=False),
-        item_id=attempt.delivery_id,
-        task_id=attempt.delivery_id,
-        due=due,
-        queue=attempt.queue,
-        priority=priority,
-        displayed_arguments=event.event_type,
-        retries=attempt.history.number if is_attempt else attempt.history.number - 1,
-        headers={
-            MESSAGE_GROUP_HEADER: attempt.message_group,
-            REPLAY_HEADER: attempt.replay_id,
-            DEAD_LETTER_HEADER: attempt.letter_id,
-        },
-        replaces=True,
-    )
+    failed = _build_failed_attempt(attempt, error) if is_attempt else None
+    retry_message = _build_retry(attempt, failed, event, due=due, priority=priority)
     settlement = replace(
         attempt.settlement,
         outcome="retrying" if is_attempt else "deferred",
-        failed_attempt=_build_failed_attempt(attempt, error) if is_attempt else None,
+        failed_attempt=failed,
         retry_message=retry_message,
     )
     try:
@@ -313,6 +350,37 @@ def _schedule_retry(
     attempt.emit(record, attempt=attempt.history.number, error=str(error), due=due)
     # Celery's exception: the task's state becomes RETRY, and Celery acknowledges the message.
     raise Retry(exc=error, when=due) from error
+
+
+def _build_retry(
+    attempt: DeliveryAttempt, failed: FailedAttempt | None, event: Event, *, due: datetime, priority: int
+) -> DelayedMessage:
+    if attempt.entry is not None:
+        earlier = [*attempt.entry.options.get("attempts", ()), *([failed.model_dump(mode="json")] if failed else ())]
+        options = {**attempt.entry.options, "attempts": earlier}
+        body = json.dumps(attempt.document, ensure_ascii=False).encode() if not attempt.entry.reference else b""
+        entry = replace(attempt.entry, options=options, body=body)
+        return build_delayed_delivery(
+            attempt.bus, entry, delivery_id=attempt.delivery_id, due=due, queue=attempt.queue, priority=priority
+        )
+    return build_delayed_message(
+        attempt.bus,
+        attempt.task,
+        json.dumps(attempt.document, ensure_ascii=False),
+        item_id=attempt.delivery_id,
+        task_id=attempt.delivery_id,
+        due=due,
+        queue=attempt.queue,
+        priority=priority,
+        displayed_arguments=event.event_type,
+        retries=attempt.history.number if failed else attempt.history.number - 1,
+        headers={
+            MESSAGE_GROUP_HEADER: attempt.message_group,
+            REPLAY_HEADER: attempt.replay_id,
+            DEAD_LETTER_HEADER: attempt.letter_id,
+        },
+        replaces=True,
+    )
 
 
 def _build_failed_attempt(attempt: DeliveryAttempt, error: Exception) -> FailedAttempt:

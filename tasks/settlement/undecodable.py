@@ -21,9 +21,10 @@ from kombu.utils.json import dumps
 
 from petiole.events.dead_letter import Cause, DeadLetter
 from petiole.events.errors import undecodable_message
-from petiole.tasks.broker.messages import MESSAGE_GROUP_HEADER
 from petiole.tasks.settlement.dead_lettering import build_dead_letter, dead_letter
-from petiole.tasks.transport.consumer_id import OWN_HEADERS
+from petiole.tasks.stores.deliveries import ENTRY_HEADER, MESSAGE_GROUP_HEADER
+from petiole.tasks.stores.publications import Lease, Settlement
+from petiole.tasks.transport.consumer_id import CONSUMER_HEADER, OWN_HEADERS
 from petiole.tasks.transport.quarantine import Quarantine
 
 if TYPE_CHECKING:
@@ -79,6 +80,17 @@ def message_group_of(message: ReceivedMessage) -> str | None:
     """Return the message group of an ordered delivery; None for others."""
     group = read_headers(message).get(MESSAGE_GROUP_HEADER)
     return group if isinstance(group, str) and group and group.isprintable() else None
+
+
+def leased_settlement(message: ReceivedMessage, delivery_id: str) -> Settlement | None:
+    """Return the settlement of a delivery that is a queue entry, or of an ordered one; None for other messages."""
+    headers = read_headers(message)
+    group, consumer = message_group_of(message), headers.get(CONSUMER_HEADER)
+    is_entry = bool(headers.get(ENTRY_HEADER)) and isinstance(consumer, str)
+    if not (is_entry or group):
+        return None
+    lease = Lease(message.delivery_tag, str(consumer), is_entry=True) if is_entry else None
+    return Settlement(delivery_id=delivery_id, message_group=group, lease=lease)
 
 
 def read_headers(message: ReceivedMessage) -> Mapping[str, Any]:

@@ -21,13 +21,14 @@ from petiole.tasks.stores.cluster_membership import ClusterMembership
 from petiole.tasks.stores.counters import Counters
 from petiole.tasks.stores.dead_letters import DeadLetters
 from petiole.tasks.stores.delayed_messages import DelayedMessages
+from petiole.tasks.stores.deliveries import Deliveries
 from petiole.tasks.stores.directory import Directory
 from petiole.tasks.stores.history import History, Retention
 from petiole.tasks.stores.idempotency_records import IdempotencyRecords
 from petiole.tasks.stores.inbox import Inbox
 from petiole.tasks.stores.keys import Keys
 from petiole.tasks.stores.message_groups import MessageGroups
-from petiole.tasks.stores.publications import Publications, UnackedKeys
+from petiole.tasks.stores.publications import Publications
 from petiole.tasks.stores.rate_limits import RateLimits
 from petiole.tasks.stores.requests import Requests
 from petiole.tasks.stores.response_streams import ResponseStreams, StreamLimits
@@ -54,6 +55,7 @@ class Stores:
     history: History
     publications: Publications
     message_groups: MessageGroups
+    deliveries: Deliveries
     inbox: Inbox
     attempts: Attempts
     delayed_messages: DelayedMessages
@@ -70,13 +72,11 @@ class Stores:
     counters: Counters
     cluster_membership: ClusterMembership
     agent_states: AgentStates
-    unacked_keys: UnackedKeys
 
 
 def open_stores(
     client: Redis,
     settings: Settings,
-    unacked_keys: UnackedKeys = UnackedKeys(),  # noqa: B008 - a constant
     clock: Clock | None = None,
 ) -> Stores:
     """Open every store over a client that decodes responses. Sends no command yet."""
@@ -90,8 +90,9 @@ def open_stores(
     return Stores(
         directory=Directory(client, keys),
         history=History(client, keys, retention, blobs),
-        publications=Publications(client, keys, retention, inbox_retention, unacked_keys),
+        publications=Publications(client, keys, retention, inbox_retention),
         message_groups=MessageGroups(client, keys),
+        deliveries=Deliveries(client, keys),
         inbox=Inbox(client, keys, inbox_retention),
         attempts=Attempts(client, keys, inbox_retention),
         delayed_messages=DelayedMessages(client, keys),
@@ -110,7 +111,6 @@ def open_stores(
         counters=Counters(client, keys),
         cluster_membership=ClusterMembership(client, keys, heartbeat_timeout),
         agent_states=AgentStates(client, keys),
-        unacked_keys=unacked_keys,
     )
 
 

@@ -1,8 +1,9 @@
 """Attempts: the attempts of each unsettled delivery, over all workers.
 
+For messages of other Celery clients and other brokers; the entry of a delivery has its attempts itself.
+
 Promise: an attempt is recorded before its handler starts. An attempt without an outcome counts as a crash of its
-worker, unless that worker is alive. The fetch may record the first attempt (tasks/transport/delivery_log.py) before it
-is known whether it starts; it counts only as the last crash before the limit.
+worker, unless that worker is alive.
 """
 
 from __future__ import annotations
@@ -54,21 +55,20 @@ class Attempts:
         worker: str,
         *,
         consumer: str = "",
-        consumers_key: str = "",
         max_crashes: int = 3,
         abortable: tuple[str, str] | None = None,
     ) -> AttemptHistory:
         """Record that an attempt starts, unless the delivery is settled, aborted, or crashed `max_crashes` workers.
 
-        `consumer` is the id of the consumer that leases the message, if the broker has leases; `consumers_key` is the
-        broker's sorted set of consumers by time last heard. `abortable` is agent and flow, if the flow can be aborted.
+        `consumer` is the id of the consumer that leases the message, if the broker has leases. `abortable` is agent and
+        flow, if the flow can be aborted.
         """
         attempt = {"at": datetime.now(UTC).isoformat(), "worker": worker, "consumer": consumer}
         answer, *earlier = self._begin(
             keys=[
                 self._keys.inbox(delivery_id),
                 self._keys.attempts(delivery_id),
-                consumers_key,
+                self._keys.consumers if consumer else "",
                 self._keys.aborted(*abortable) if abortable else "",
             ],
             args=[json.dumps(attempt), consumer, max_crashes, self._age_ms],
@@ -84,7 +84,7 @@ class Attempts:
         key = self._keys.attempts(delivery_id)
         last: Any = self._client.lrange(key, -1, -1)
         if last:
-            self._client.lset(key, -1, json.dumps(json.loads(last[0]) | {"is_crashed": True, "is_fetched": False}))
+            self._client.lset(key, -1, json.dumps(json.loads(last[0]) | {"is_crashed": True}))
 
     def discard_last(self, delivery_id: str) -> None:
         """Delete the last attempt, which must not count."""

@@ -129,8 +129,13 @@ class ClusterMembership:
 
     def abort(self, agent: str, correlation_id: str, age: timedelta) -> bool:
         """Abort a flow for an agent: its deliveries end unhandled. Returns whether that is new."""
-        key = self._keys.aborted(agent, correlation_id)
-        return bool(self._client.set(key, "aborted", nx=True, px=int(age.total_seconds() * 1_000)))
+        age_ms = int(age.total_seconds() * 1_000)
+        with self._client.pipeline(transaction=True) as pipe:
+            # A fetch looks at this key only (tasks/transport/scripts/fetch.lua).
+            pipe.set(self._keys.any_aborted, "aborted", px=age_ms)
+            pipe.set(self._keys.aborted(agent, correlation_id), "aborted", nx=True, px=age_ms)
+            _, is_new = pipe.execute()
+        return bool(is_new)
 
     def _run_transitions(self, worker: str, node: str, phase: str, agents: Mapping[str, ServingState]) -> ClusterState:
         keys = self._keys

@@ -22,7 +22,7 @@ from redis import Redis
 
 from petiole.events.dead_letter import DeadLetter
 from petiole.tasks.stores.keys import Keys
-from petiole.tasks.stores.scripts import load_script
+from petiole.tasks.stores.scripts import Script, load_script
 
 DeadLetterState = Literal["pending", "replaying", "resolved", "failed_again", "replaced"]
 DEAD_LETTER_STATES: tuple[DeadLetterState, ...] = get_args(DeadLetterState)
@@ -50,14 +50,12 @@ class DeadLetterRecord:
 
 @dataclass(frozen=True, slots=True)
 class ReplayStart:
-    """A replay to start, with its number and the message that is sent in the same step, if any."""
+    """A replay to start, with its number and the queue entry that is queued in the same step, if any."""
 
     letter_id: str
     number: int
-    delivery_id: str
-    queue: str = ""
-    queue_key: str = ""
-    message: str = ""
+    queue_list: str = ""
+    entry: str = ""
     message_group: str | None = None
 
 
@@ -72,7 +70,7 @@ class DeadLetters:
         self._resolve = client.register_script(
             load_script("resolve_dead_letter") + load_script("resolve_one_dead_letter")
         )
-        self._start = client.register_script(load_script("start_replay"))
+        self._start = Script(client, "history", "deliveries", "start_replay")
         self._edit = client.register_script(load_script("replace_dead_letter"))
         self._remove = client.register_script(load_script("remove_dead_letters"))
         self._import = client.register_script(load_script("import_dead_letter"))
@@ -93,28 +91,11 @@ class DeadLetters:
 
         Returns for each: started, deleted, replayed_meanwhile (another number is next), or the state that forbids it.
         """
+        resend_ms = int(resend_after.total_seconds() * 1_000)
         with self._client.pipeline(transaction=False) as pipe:
             for start in starts:
-                self._start(
-                    keys=[
-                        self._keys.dead_letters,
-                        self._keys.dead_letter_states,
-                        self._keys.dead_letter_replays,
-                        start.queue_key,
-                        self._keys.message_group(start.message_group) if start.message_group else "",
-                        self._keys.message_group_counts,
-                    ],
-                    args=[
-                        start.letter_id,
-                        start.number,
-                        int(resend_after.total_seconds() * 1_000),
-                        operator,
-                        start.delivery_id,
-                        start.queue,
-                        start.message,
-                    ],
-                    client=pipe,
-                )
+                delivery = (start.queue_list, start.entry, start.message_group or "")
+                self._start((self._keys.prefix, start.letter_id, start.number, resend_ms, operator, *delivery), pipe)
             return [str(answer) for answer in pipe.execute()]
 
     def replace(self, letter_id: str, successor: DeadLetter) -> str:

@@ -25,8 +25,9 @@ CLAIM_TIMEOUT = timedelta(seconds=30)
 class DelayedMessage:
     """A message with its due time.
 
-    `list_key` is the Redis list of its queue if the broker is this same Redis. Each id waits once: `replaces` tells
-    whether a message replaces the one that waits under its id.
+    If the broker is this same Redis, `list_key` is the list of its queue, `queue` the key that wakes a consumer, and
+    `message` may be a queue entry. Each id waits once: `replaces` tells whether a message replaces the one that waits
+    under its id.
     """
 
     id: str

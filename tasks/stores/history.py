@@ -1,11 +1,13 @@
 """History: every published event in order of publication, for audit, tracing and replay.
 
-Promise: an event is recorded once, before its first message is sent. New events remove old ones, by count and by age.
-Times are those of the recording, by the server's clock.
+Promise: an event is recorded once, before its first delivery is queued. New events remove old ones in blocks of 32, by
+count and by age, except for events that a queued delivery refers to. Times are those of the recording, by the server's
+clock.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,12 +21,15 @@ from petiole.events.event import Event
 from petiole.events.topics import TopicTrie, check_pattern
 from petiole.tasks.stores.blobs import Blobs
 from petiole.tasks.stores.keys import Keys
-from petiole.tasks.stores.scripts import load_script
+from petiole.tasks.stores.scripts import Script
 
 PublicationState = Literal["new", "started", "done"]
 Entries: TypeAlias = Sequence[tuple[bytes | str | None, Mapping[Any, bytes | str] | None]] | None
 
 HISTORY_START = "0-0"
+
+_INDEX_LISTS = 1_024
+"""Lists that share the index of all streams, and of all flows. A list per stream would take ten times the memory."""
 
 HISTORY_PAGE_SIZE = 500
 """Events read in one round trip."""
@@ -117,17 +122,15 @@ class History:
         self._keys = keys
         self._retention = retention
         self._blobs = blobs
-        self._record = client.register_script(load_script("append_to_history") + load_script("record_event"))
+        self._record = Script(client, "history", "record_event")
 
     def record(self, event: Event, text: str) -> PublicationState:
         """Record an event with its JSON text. Returns the state of an earlier publication of it, or new."""
-        keys = [
-            self._keys.publication(event.event_id),
-            self._keys.history,
-            self._keys.history_of_stream(event.stream_id),
-            self._keys.history_of_flow(event.correlation_id),
-        ]
-        progress: PublicationState = self._record(keys=keys, args=[text, *self._retention_arguments()])
+        kept = self._retention
+        indexes = (*stream_index(self._keys, event.stream_id), *flow_index(self._keys, event.correlation_id))
+        ages = (_milliseconds(kept.age), _milliseconds(kept.deduplication_window))
+        arguments = (self._keys.prefix, event.event_id, text, *indexes, kept.max_events, *ages)
+        progress: PublicationState = self._record(arguments)
         return progress
 
     def mark_published(self, event_id: str) -> None:
@@ -137,25 +140,21 @@ class History:
 
     def read_stream(self, stream_id: str) -> list[RecordedEvent]:
         """Read the events of a stream, oldest first."""
-        return self._read_index(self._keys.history_of_stream(stream_id))
+        return self._read_entries(self._read_stream_ids(stream_id), stream_id=stream_id)
 
     def read_flow(self, correlation_id: str) -> list[RecordedEvent]:
         """Read the events of a flow, oldest first."""
-        return self._read_index(self._keys.history_of_flow(correlation_id))
+        return self._read_entries(self._read_flow_ids(correlation_id), correlation_id=correlation_id)
 
     def first_entry_of_flow(self, correlation_id: str) -> str | None:
         """Return the oldest entry id of a flow that is kept."""
-        names: Any = self._client.lrange(self._keys.history_of_flow(correlation_id), 0, 0)
-        return str(names[0]) if names else None
+        names = self._read_flow_ids(correlation_id)
+        return next((recorded.entry_id for recorded in self._read_entries(names, correlation_id=correlation_id)), None)
 
     def read_stream_after(self, stream_id: str, entry_id: str) -> list[RecordedEvent]:
         """Read at most a page of a stream's events after an entry, oldest first. One round trip if there are none."""
-        index = self._keys.history_of_stream(stream_id)
-        last: Any = self._client.lrange(index, -1, -1)
-        if not last or _order(last[0]) <= _order(entry_id):
-            return []
-        names: Any = self._client.lrange(index, -HISTORY_PAGE_SIZE, -1)
-        return self._read_entries([str(name) for name in names if _order(name) > _order(entry_id)])
+        names = [name for name in self._read_stream_ids(stream_id) if _order(name) > _order(entry_id)]
+        return self._read_entries(names[-HISTORY_PAGE_SIZE:], stream_id=stream_id)
 
     def select(self, selection: HistoryQuery) -> Iterator[RecordedEvent]:
         """Read the selected events, oldest first, without those recorded after the call."""
@@ -194,13 +193,13 @@ class History:
     def _read_range(self, selection: HistoryQuery, end: str) -> Iterator[RecordedEvent]:
         """Read page by page from the narrowest index: a flow's, a stream's, or the whole history."""
         if selection.correlation_id is not None:
-            return self._read_index_until(self._keys.history_of_flow(selection.correlation_id), end)
+            return self._read_until(self._read_flow_ids(selection.correlation_id), end)
         if selection.stream_id is not None:
-            return self._read_index_until(self._keys.history_of_stream(selection.stream_id), end)
+            return self._read_until(self._read_stream_ids(selection.stream_id), end)
         return self._read_pages(selection, end)
 
-    def _read_index_until(self, index: str, end: str) -> Iterator[RecordedEvent]:
-        entry_ids = [entry_id for entry_id in self._read_entry_ids(index) if _order(entry_id) <= _order(end)]
+    def _read_until(self, names: Sequence[str], end: str) -> Iterator[RecordedEvent]:
+        entry_ids = [entry_id for entry_id in names if _order(entry_id) <= _order(end)]
         for start in range(0, len(entry_ids), HISTORY_PAGE_SIZE):
             yield from self._read_entries(entry_ids[start : start + HISTORY_PAGE_SIZE])
 
@@ -210,19 +209,31 @@ class History:
             yield from page
             begin = f"({page[-1].entry_id}"
 
-    def _read_index(self, index: str) -> list[RecordedEvent]:
-        return self._read_entries(self._read_entry_ids(index))
+    def _read_stream_ids(self, stream_id: str) -> list[str]:
+        """Read the entry ids of a stream's last events; few may be of another stream with the same digest."""
+        return self._read_ids(*stream_index(self._keys, stream_id))[-self._retention.max_stream_events :]
 
-    def _read_entry_ids(self, index: str) -> list[str]:
-        return [str(entry_id) for entry_id in self._client.lrange(index, 0, -1)]
+    def _read_flow_ids(self, correlation_id: str) -> list[str]:
+        return self._read_ids(*flow_index(self._keys, correlation_id))
 
-    def _read_entries(self, entry_ids: Sequence[str]) -> list[RecordedEvent]:
+    def _read_ids(self, index: str, digest: str) -> list[str]:
+        members: Any = self._client.lrange(index, 0, -1)
+        prefix = f"{digest} "
+        return [member.removeprefix(prefix) for member in members if member.startswith(prefix)]
+
+    def _read_entries(self, entry_ids: Sequence[str], **attributes: str) -> list[RecordedEvent]:
+        """Read the events that have these attributes."""
         with self._client.pipeline(transaction=False) as pipe:
             for entry_id in entry_ids:
                 pipe.xrange(self._keys.history, entry_id, entry_id)
             found = pipe.execute()
         # An index may name an entry that the history has removed: it reads as no entries.
-        return [recorded for entries in found for recorded in self._parse_entries(entries)]
+        return [
+            recorded
+            for entries in found
+            for recorded in self._parse_entries(entries)
+            if all(recorded.attributes[name] == value for name, value in attributes.items())
+        ]
 
     def _parse_entries(self, entries: Entries) -> list[RecordedEvent]:
         return [
@@ -231,10 +242,22 @@ class History:
             if fields is not None
         ]
 
-    def _retention_arguments(self) -> list[int]:
-        kept = self._retention
-        ages = [_milliseconds(kept.age), _milliseconds(kept.deduplication_window)]
-        return [kept.max_events, kept.max_stream_events, *ages]
+
+def stream_index(keys: Keys, stream_id: str) -> tuple[str, str]:
+    """Return the list that has the events of a stream, and the digest by which they are found in it."""
+    bucket, digest = _digest(stream_id)
+    return keys.history_of_stream(bucket), digest
+
+
+def flow_index(keys: Keys, correlation_id: str) -> tuple[str, str]:
+    """Return the list that has the events of a flow, and the digest by which they are found in it."""
+    bucket, digest = _digest(correlation_id)
+    return keys.history_of_flow(bucket), digest
+
+
+def _digest(name: str) -> tuple[int, str]:
+    digits = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()
+    return int(digits[:4], 16) % _INDEX_LISTS, digits[4:]
 
 
 def _build_matcher(pattern: str | None) -> Callable[[str], bool]:

@@ -4,6 +4,7 @@ Each starts with PETIOLE_KEY_PREFIX and a colon. Queues and their messages belon
 
 | key                                   | type   | holds                                    | kept                    |
 |---------------------------------------|--------|------------------------------------------|-------------------------|
+| aborted                               | text   | an agent's flow was aborted              | INBOX_RETENTION_S       |
 | aborted:<agent>:<flow>                | text   | the agent's deliveries of the flow end   | INBOX_RETENTION_S       |
 | agents:lifecycles                     | hash   | agent -> lifecycle id and state          | while the agent runs    |
 | agents:overrides                      | hash   | agent -> paused or stopped               | until it is resumed     |
@@ -11,6 +12,9 @@ Each starts with PETIOLE_KEY_PREFIX and a colon. Queues and their messages belon
 | aggregations:<subscription>:<key>     | hash   | the parts received; whether completed    | DEDUPLICATION_WINDOW_S  |
 | attempts:<delivery>                   | list   | attempts that failed, crashed or run     | until settled           |
 | blobs:<sha-256>                       | text   | content above the claim-check threshold  | 7 days after last use   |
+| consumers                             | zset   | consumer -> last heartbeat, in s         | until stopped or lost   |
+| consumers:<consumer>                  | hash   | delivery tag -> list and entry           | until settled           |
+| consumers:<consumer>:slots            | hash   | slot -> last tag and answer; begun tags  | until stopped or lost   |
 | circuits                              | set    | names of all dependencies ever called    | no limit                |
 | circuits:<name>                       | hash   | state, epoch, failures, times            | no limit                |
 | circuits:<name>:window                | hash   | calls and failures per tenth of a window | twice the window        |
@@ -26,16 +30,23 @@ Each starts with PETIOLE_KEY_PREFIX and a colon. Queues and their messages belon
 | directory                             | hash   | subscription name -> Subscription JSON   | until unsubscribed      |
 | directory:version                     | number | grows with every change                  | no limit                |
 | history                               | stream | the last MAX_HISTORY_EVENTS events       | HISTORY_RETENTION_S     |
-| history:flow:<correlation>            | list   | entry ids of a flow, oldest first        | HISTORY_RETENTION_S     |
-| history:stream:<stream>               | list   | entry ids of a stream, oldest first      | HISTORY_RETENTION_S     |
+| history:blocks                        | list   | block/first entry id, oldest first       | as the history          |
+| history:count                         | number | events ever recorded                     | no limit                |
+| history:flows:<n>                     | list   | digest of a flow, entry id; 1024 lists   | as the history          |
+| history:kept                          | hash   | old block -> first entry/next block's    | while it is referred to |
+| history:references                    | hash   | block -> queued deliveries of its events | until they end          |
+| history:streams:<n>                   | list   | digest of a stream, entry id             | as the history          |
 | idempotency:<function>:<key>          | hash   | an operation's owner, start and outcome  | IDEMPOTENCY_RETENTION_S |
-| inbox:<delivery>                      | text   | done: this delivery was handled          | INBOX_RETENTION_S       |
+| inbox:<delivery>                      | text   | done: handled; of messages, not entries  | INBOX_RETENTION_S       |
 | lifecycle:unpublished                 | list   | lifecycle transitions, oldest first      | until published         |
 | message_groups                        | hash   | queue -> deliveries in its groups        | no limit                |
 | message_groups:<group>                | list   | ordered deliveries that wait             | until sent              |
-| message_groups:<group>:active         | text   | the delivery that was sent               | until it is settled     |
+| message_groups:active                 | set    | groups that have a delivery in its queue | until their last ends   |
 | metrics                               | hash   | counters as of the last summary          | no limit                |
-| publications:<event>                  | text   | started or done                          | DEDUPLICATION_WINDOW_S  |
+| publications:<event>                  | text   | started or done; other brokers only      | DEDUPLICATION_WINDOW_S  |
+| published:<window>                    | set    | ids of the events published then         | two windows             |
+| queues:<queue>:<step>                 | list   | deliveries, for each priority step       | until fetched           |
+| queues:<queue>:wakeup                 | zset   | wakes a consumer that waits              | until fetched           |
 | rate_limits:<account>                 | hash   | requests and tokens counted, pause       | twice window plus lease |
 | rate_limits:<account>:times           | zset   | call -> when it stops counting, in ms    | twice window plus lease |
 | rate_limits:<account>:tokens          | hash   | call -> its tokens                       | twice window plus lease |
@@ -52,6 +63,7 @@ Each starts with PETIOLE_KEY_PREFIX and a colon. Queues and their messages belon
 | sessions:<stream>                     | hash   | type, state, times, participants         | 30 days after last use  |
 | shadows:<subscription>                | list   | captured shadow events, newest first     | HISTORY_RETENTION_S     |
 | system                                | hash   | lifecycle id, state, whether closed      | no limit                |
+| undecodable                           | list   | invalid messages with their queue        | until dead-lettered     |
 | workers                               | zset   | worker -> last heartbeat, in s           | until stopped or lost   |
 | workers:states                        | hash   | worker -> node, phase, agents            | until stopped or lost   |
 """
@@ -79,11 +91,32 @@ class Keys:
     def history(self) -> str:
         return f"{self.prefix}:history"
 
-    def history_of_stream(self, stream_id: str) -> str:
-        return f"{self.prefix}:history:stream:{stream_id}"
+    def history_of_stream(self, bucket: int) -> str:
+        return f"{self.prefix}:history:streams:{bucket}"
 
-    def history_of_flow(self, correlation_id: str) -> str:
-        return f"{self.prefix}:history:flow:{correlation_id}"
+    def history_of_flow(self, bucket: int) -> str:
+        return f"{self.prefix}:history:flows:{bucket}"
+
+    def queue(self, queue: str) -> str:
+        return f"{self.prefix}:queues:{queue}"
+
+    @property
+    def consumers(self) -> str:
+        return f"{self.prefix}:consumers"
+
+    def consumer(self, consumer_id: str) -> str:
+        return f"{self.prefix}:consumers:{consumer_id}"
+
+    def consumer_slots(self, consumer_id: str) -> str:
+        return f"{self.prefix}:consumers:{consumer_id}:slots"
+
+    @property
+    def any_aborted(self) -> str:
+        return f"{self.prefix}:aborted"
+
+    @property
+    def undecodable(self) -> str:
+        return f"{self.prefix}:undecodable"
 
     def publication(self, event_id: str) -> str:
         return f"{self.prefix}:publications:{event_id}"

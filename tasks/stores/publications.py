@@ -1,18 +1,21 @@
-"""Publications: commit events, their messages and the end of a delivery in one step of Redis (commit.lua).
+"""Publications: commit events, their deliveries and the end of a delivery in one step of Redis (commit.lua).
 
-Promise: all events of a call are recorded and all their messages are queued, or nothing happens, also if the caller or
-Redis crashes meanwhile. An event published before, within the deduplication window, is skipped. Only for brokers that
-are this same Redis.
+Promise: all events of a call are recorded and all their deliveries are queued, or nothing happens, also if the caller
+or Redis crashes meanwhile. An event published before, within the deduplication window, is skipped. Only for brokers
+that are this same Redis.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from typing import Literal, NamedTuple, TypeAlias
+from uuid import UUID
 
 from redis import Redis
 
@@ -20,34 +23,22 @@ from petiole.events.dead_letter import DeadLetter, FailedAttempt
 from petiole.events.event import Event
 from petiole.events.responses import UnmatchedReply
 from petiole.tasks.stores.delayed_messages import DelayedMessage
-from petiole.tasks.stores.history import Retention
+from petiole.tasks.stores.history import Retention, flow_index, stream_index
 from petiole.tasks.stores.keys import Keys
 from petiole.tasks.stores.requests import EXPIRY_MARGIN_MS, Reply, ReplyRegistration
-from petiole.tasks.stores.scripts import load_script
+from petiole.tasks.stores.scripts import Script
 
 
-@dataclass(frozen=True, slots=True)
-class UnackedKeys:
-    """The broker's keys for unacknowledged messages, if it is this same Redis."""
+class OutgoingDelivery(NamedTuple):
+    """The delivery of an event to one subscription, in the list of its queue's priority.
 
-    unacked: str = "unacked"
-    index: str = "unacked_index"
-    leased: str = "unacked\x06\x16leased"
-    consumers: str = "unacked\x06\x16consumers"
-
-
-class OutgoingMessage(NamedTuple):
-    """A task message without its body, which all messages of an event share.
-
-    `prefix` is the text before the body; `queue_key` the list of the queue's priority. A queue holds at most `capacity`
-    messages (0: unlimited); with `drops_oldest` the oldest is dropped then. In a `message_group` the message waits
-    until those before it are settled.
+    `entry` is its queue entry without the reference to the event. The queue holds at most `capacity` deliveries (0:
+    unlimited); with `drops_oldest` the oldest is dropped then. In a `message_group` the delivery waits until those
+    before it have ended.
     """
 
-    delivery_id: str
-    queue: str
-    queue_key: str
-    prefix: str
+    queue_list: str
+    entry: str
     capacity: int = 0
     drops_oldest: bool = False
     message_group: str | None = None
@@ -55,12 +46,11 @@ class OutgoingMessage(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class OutgoingEvent:
-    """An event with its messages and the body that they share; `reply` is set if it answers a request."""
+    """An event with its deliveries; `reply` is set if it answers a request."""
 
     event: Event
     text: str
-    body: str
-    messages: Sequence[OutgoingMessage]
+    deliveries: Sequence[OutgoingDelivery]
     reply: Reply | None = None
 
 
@@ -70,10 +60,11 @@ SettlementOutcome: TypeAlias = Literal["handled", "dead_lettered", "retrying", "
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A message that a worker leases: the broker's delivery tag and the consumer's id."""
+    """A delivery that a worker leases: the delivery tag and the consumer's id; whether it is an entry or a message."""
 
     tag: str
     consumer: str
+    is_entry: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,15 +118,13 @@ _UNMATCHED: tuple[UnmatchedReply | None, ...] = (None, "late", "wrong_responder"
 class Publications:
     """Atomic commits of events and settlements."""
 
-    def __init__(
-        self, client: Redis, keys: Keys, retention: Retention, inbox_age: timedelta, held: UnackedKeys
-    ) -> None:
+    def __init__(self, client: Redis, keys: Keys, retention: Retention, inbox_age: timedelta) -> None:
         self._keys = keys
         self._retention = retention
         self._inbox_age = inbox_age
-        self._unacked_keys = held
         scripts = (
-            "append_to_history",
+            "history",
+            "deliveries",
             "delay_message",
             "dead_letter",
             "resolve_dead_letter",
@@ -143,7 +132,7 @@ class Publications:
             "deliver_reply",
             "commit",
         )
-        self._commit = client.register_script("".join(load_script(script) for script in scripts))
+        self._commit = Script(client, *scripts)
 
     def publish(
         self,
@@ -153,43 +142,18 @@ class Publications:
         delayed: Sequence[DelayedMessage] = (),
         registration: ReplyRegistration | None = None,
     ) -> CommitResult:
-        """Publish events whose messages were built from this version of the directory. Safe to repeat.
+        """Publish events whose deliveries were planned from this version of the directory. Safe to repeat.
 
         `settlement` ends a delivery attempt in the same step, `delayed` are messages to send later, and `registration`
         registers the first event as a request.
         """
-        status, *facts = self._commit(
-            keys=list(self._key_names(outgoing, settlement)),
-            args=list(self._arguments(outgoing, version, settlement, delayed, registration)),
-        )
+        arguments = list(self._arguments(outgoing, version, settlement, delayed, registration))
+        status, *facts = self._commit(arguments)
         if status == "queue_full":
             return CommitResult(status, full_queue=facts[0])
         return CommitResult(
             status, tuple(bool(fact % 2) for fact in facts), tuple(_UNMATCHED[fact // 2] for fact in facts)
         )
-
-    def _key_names(self, outgoing: Sequence[OutgoingEvent], settlement: Settlement | None) -> Iterator[str]:
-        keys = self._keys
-        yield keys.directory_version
-        yield keys.history
-        yield keys.counters
-        yield keys.message_group_counts
-        yield keys.delayed
-        yield keys.delayed_messages
-        for outgoing_event in outgoing:
-            yield keys.publication(outgoing_event.event.event_id)
-            yield keys.history_of_stream(outgoing_event.event.stream_id)
-            yield keys.history_of_flow(outgoing_event.event.correlation_id)
-            yield from (message.queue_key for message in outgoing_event.messages)
-        if settlement is not None:
-            yield keys.inbox(settlement.delivery_id)
-            yield keys.attempts(settlement.delivery_id)
-            yield self._message_group_key(settlement.message_group)
-            yield from (keys.dead_letters, keys.dead_letter_times, keys.dead_letter_states, keys.dead_letter_replays)
-            yield from (self._unacked_keys.unacked, self._unacked_keys.index, self._unacked_keys.leased)
-
-    def _message_group_key(self, name: str | None) -> str:
-        return self._keys.message_group(name) if name else ""
 
     def _arguments(
         self,
@@ -198,29 +162,33 @@ class Publications:
         settlement: Settlement | None,
         delayed: Sequence[DelayedMessage],
         registration: ReplyRegistration | None,
-    ) -> Iterator[str | int]:
-        retention = self._retention
-        yield version
-        yield from (
-            retention.max_events,
-            retention.max_stream_events,
-            _milliseconds(retention.age),
-            _milliseconds(retention.deduplication_window),
-        )
-        yield _milliseconds(self._inbox_age)
-        yield self._encode_settlement(settlement) if settlement else ""
-        yield len(delayed)
-        yield len(outgoing)
+    ) -> Iterator[str | int | bytes]:
+        kept, window_ms = self._retention, _milliseconds(self._retention.deduplication_window)
+        yield from (self._keys.prefix, version, int(time.time() * 1_000) // window_ms, window_ms)
+        yield from (kept.max_events, _milliseconds(kept.age), _milliseconds(self._inbox_age))
+        yield from (len(outgoing), len(delayed), self._encode_requests(outgoing, registration))
+        yield from self._settlement_arguments(settlement) if settlement else _NO_SETTLEMENT
         for outgoing_event in outgoing:
+            event = outgoing_event.event
+            yield UUID(event.event_id).bytes
             yield outgoing_event.text
-            yield outgoing_event.body
-            yield len(outgoing_event.messages)
-            for message in outgoing_event.messages:
-                yield from (message.prefix, message.queue, message.capacity, int(message.drops_oldest))
-                yield from (message.delivery_id, self._message_group_key(message.message_group))
+            yield from stream_index(self._keys, event.stream_id)
+            yield from flow_index(self._keys, event.correlation_id)
+            yield len(outgoing_event.deliveries)
+            for delivery in outgoing_event.deliveries:
+                capacity = -delivery.capacity if delivery.drops_oldest else delivery.capacity
+                yield from (delivery.queue_list, delivery.entry, capacity or "", delivery.message_group or "")
         for delayed_message in delayed:
             yield from (delayed_message.id, delayed_message.due_ms, delayed_message.value)
-        yield self._encode_requests(outgoing, registration)
+
+    def _settlement_arguments(self, settlement: Settlement) -> Iterator[str]:
+        lease = settlement.lease
+        yield from (settlement.outcome, settlement.delivery_id)
+        yield from (lease.consumer, lease.tag) if lease else ("", "")
+        # The slot of this thread: it settles one delivery at a time.
+        yield f"{os.getpid()}-{threading.get_ident()}" if lease and lease.is_entry else ""
+        yield settlement.message_group or ""
+        yield self._encode_settlement(settlement)
 
     def _encode_requests(self, outgoing: Sequence[OutgoingEvent], registration: ReplyRegistration | None) -> str:
         """Encode the request and the replies for the script."""
@@ -244,10 +212,8 @@ class Publications:
         return json.dumps(encoded)
 
     def _encode_settlement(self, settlement: Settlement) -> str:
-        """Encode a settlement for the script. Numbers are encoded as text: Lua's have only 53 bits."""
-        encoded: dict[str, object] = {"delivery": settlement.delivery_id, "outcome": settlement.outcome}
-        if settlement.lease is not None:
-            encoded |= {"tag": settlement.lease.tag, "consumer": settlement.lease.consumer}
+        """Encode the other parts of a settlement. Numbers are encoded as text: Lua's have only 53 bits."""
+        encoded: dict[str, object] = {}
         if settlement.resolved_letter_id is not None:
             encoded |= {"resolved_letter": settlement.resolved_letter_id, "replay": str(settlement.replay_number or "")}
         if settlement.letter is not None:
@@ -265,7 +231,10 @@ class Publications:
             encoded["failed_attempt"] = settlement.failed_attempt.model_dump_json()
         if settlement.state:
             encoded |= {"state_key": self._keys.agent_state(settlement.agent), "state": dict(settlement.state)}
-        return json.dumps(encoded)
+        return json.dumps(encoded) if encoded else ""
+
+
+_NO_SETTLEMENT = ("",) * 7
 
 
 def _milliseconds(duration: timedelta) -> int:

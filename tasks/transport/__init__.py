@@ -50,8 +50,7 @@ used, and checks them before a connection is made.
 from __future__ import annotations
 
 from petiole.tasks.transport.address import register_transport, with_transport_prefix, without_transport_prefix
-from petiole.tasks.transport.consumer_id import CONSUMER_HEADER, leased_key
 
-__all__ = ["CONSUMER_HEADER", "leased_key", "register_transport", "with_transport_prefix", "without_transport_prefix"]
+__all__ = ["register_transport", "with_transport_prefix", "without_transport_prefix"]
 
 register_transport()

@@ -1,30 +1,31 @@
-"""Channel: puts messages, fetches them in batches, hands them over, and requeues them.
+"""Channel: puts messages, fetches deliveries in batches, hands them over, and returns them to their queues.
 
-One Lua call (`scripts/fetch.lua`) sends pending acknowledgements and fetches new messages. The event loop sends it and
-reads the reply when it arrives; at most one call is outstanding. Fetched messages wait in a backlog and are handed over
-in slices. After a fetch without messages, the channel blocks on the wake-up keys of its queues.
+One Lua call (`scripts/fetch.lua`) sends pending acknowledgements and fetches new deliveries. The event loop sends it
+and reads the reply when it arrives; at most one call is outstanding. What was fetched waits in a backlog and is handed
+over in slices. After a fetch that found nothing, the channel blocks on the wake-up keys of its queues.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from queue import Empty
 from time import monotonic
 from typing import Any, Literal
 
 import redis
 from kombu.transport import redis as stock
-from kombu.utils.json import dumps, loads
+from kombu.utils.json import dumps
 from redis.exceptions import NoScriptError, ResponseError
 
-from petiole.tasks.transport.commands import PUT, Ack, Fetched, QueueSource, RedisCommand, TransportCommands
-from petiole.tasks.transport.consumer_id import add_transport_headers, remove_transport_headers
-from petiole.tasks.transport.delivery_log import DeliveryLog
-from petiole.tasks.transport.leases import LEASE_OPTIONS, Leases
-from petiole.tasks.transport.message import DECODE_ERRORS, Message
+from petiole.tasks.stores.keys import Keys
+from petiole.tasks.transport.commands import PUT, Fetched, GiveBack, QueueSource, RedisCommand, TransportCommands
+from petiole.tasks.transport.consumer_id import new_consumer_id
+from petiole.tasks.transport.leases import LEASE_OPTIONS, Leases, lease_clock
+from petiole.tasks.transport.message import DECODE_ERRORS, Message, build_payload, without_own_headers
 from petiole.tasks.transport.qos import QoS
 from petiole.tasks.transport.quarantine import Quarantine
 
@@ -35,7 +36,7 @@ DELIVERY_SLICE_S = 0.01
 FETCH_DELAY_S = 0.003
 MAX_ACK_DELAY_S = 0.02
 MAX_PENDING_ACKS = 200
-# Messages per fetch; the broker serves no other client during it.
+# Deliveries per fetch; the broker serves no other client during it.
 MAX_FETCHED = 256
 # How long a reply may be late if the transport options set no socket_timeout.
 SOCKET_TIMEOUT_S = 10.0
@@ -43,17 +44,36 @@ SOCKET_TIMEOUT_S = 10.0
 FOREIGN_POLL_S, FOREIGN_POLL_DURATION_S = 0.05, 10.0
 
 
+@dataclass(slots=True)
+class ConsumerState:
+    """What a consumer leases; a worker keeps it over any number of connections.
+
+    `unsettled` has the tags of deliveries that were handed over, `acks` those to acknowledge. A fetch whose reply was
+    not read leases tags from `first_tag_sent`.
+    """
+
+    consumer_id: str = field(default_factory=new_consumer_id)
+    next_tag: int = 1
+    first_tag_sent: int | None = None
+    unsettled: set[str] = field(default_factory=set)
+    acks: list[str] = field(default_factory=list)
+    acks_sent: list[str] = field(default_factory=list)
+
+    def settle(self, tags: Collection[str]) -> None:
+        """Forget deliveries that were handed over."""
+        self.unsettled.difference_update(tags)
+
+
 class BatchingChannel(Leases, Quarantine):
     """Our changes to a channel of kombu's; a mixin for the plain and the Sentinel channel."""
 
     QoS = QoS
     Message = Message
+    leased: ConsumerState
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        self.delivery_log: DeliveryLog | None = None
-        self._handled_deliveries: dict[str, str] = {}
-        self._acks: list[Ack] = []
-        self._acks_in_flight: list[Ack] = []
+        self.leased = ConsumerState()
+        self.running_tags: Callable[[], Collection[str]] = set
         self._acked_at = 0.0
         self._backlog: deque[Fetched] = deque()
         self._unacknowledged_queues: set[str] = set()
@@ -63,10 +83,11 @@ class BatchingChannel(Leases, Quarantine):
         self._found_nothing = False
         self._wakeup_timed_out = False
         self._foreign_poll_until = 0.0
-        self._fetch_sent_at = 0.0
+        self._fetch_sent_at = self._fetched_at = 0.0
         self._is_fetch_delayed = False
         self._overdue: float | None = None
         super().__init__(*args, **options)
+        self.use_consumer_id(self.leased.consumer_id)
 
     # Publishing
 
@@ -81,7 +102,7 @@ class BatchingChannel(Leases, Quarantine):
             2,
             self._key(self._q_for_pri(queue, priority)),
             self._wakeup_key(queue),
-            dumps(remove_transport_headers(message)),
+            dumps(without_own_headers(message)),
         )
         if _publish_batch is not None:
             _publish_batch.add("eval", *arguments)
@@ -105,13 +126,25 @@ class BatchingChannel(Leases, Quarantine):
 
     def basic_get(self, queue: str, no_ack: bool = False, **options: Any) -> Any:  # noqa: ARG002, FBT001, FBT002 - kombu's
         """Fetch one message now; return None if there is none."""
-        source = self._source(queue, is_acknowledged=not no_ack and self.ack_emulation)
-        for fetched in self._commands.fetch([source], 1, []):
-            message: Any = self.Message(self._read(fetched), channel=self)
-            if not no_ack:
+        source = self._source(queue, is_leased=not no_ack and self.ack_emulation)
+        if source.is_leased:
+            self._renew_without_worker()
+        first_tag = self._reserve_tags(1)
+        for fetched in self._commands.fetch([source], 1, first_tag, []):
+            self.leased.first_tag_sent = None
+            message: Any = self.Message(build_payload(fetched, self.consumer_id), channel=self)
+            if fetched.tag:
+                self.leased.unsettled.add(fetched.tag)
                 self.qos.append(message, message.delivery_tag)
             return message
+        self.leased.first_tag_sent = None
         return None
+
+    def _reserve_tags(self, count: int) -> int:
+        """Return the first of the delivery tags of a fetch."""
+        first = self.leased.first_tag_sent = self.leased.next_tag
+        self.leased.next_tag += count
+        return first
 
     def _brpop_start(self, timeout: float | None = None) -> None:
         """Send the next command; the event loop waits for its reply. Kombu would send BRPOP here."""
@@ -131,12 +164,21 @@ class BatchingChannel(Leases, Quarantine):
             self._schedule_wakeup()
             return None
         self._request = "fetch"
-        self._fetch_sent_at = monotonic()
+        self._fetch_sent_at, self._fetched_at = monotonic(), lease_clock()
         self._requested_credit = credit
         self._sources = [self._source(queue) for queue in queues]
         order = "fair" if self.queue_order_strategy == "round_robin" else "strict"
-        self._acks_in_flight = self._collect_acks()
-        return self._commands.build_fetch_command(self._sources, credit, self._acks_in_flight, order, self.delivery_log)
+        if not self._is_in_loop and any(source.is_leased for source in self._sources):
+            self._renew_without_worker()
+        self.leased.acks_sent = self._collect_acks()
+        return self._commands.build_fetch_command(
+            self._sources, credit, self._reserve_tags(credit), self.leased.acks_sent, order
+        )
+
+    def _renew_without_worker(self) -> None:
+        """Send a heartbeat for a consumer outside a worker, if it is due."""
+        if monotonic() - self._contact_at > self.consumer_timeout / 2:
+            self.renew()
 
     def _wait_s(self, timeout: float | None) -> float:
         wait_s = timeout or self.brpop_timeout
@@ -170,11 +212,17 @@ class BatchingChannel(Leases, Quarantine):
     def _stop_delaying_fetch(self) -> None:
         self._is_fetch_delayed = False
 
-    def _source(self, queue: str, *, is_acknowledged: bool | None = None) -> QueueSource:
-        if is_acknowledged is None:
-            is_acknowledged = queue not in self._unacknowledged_queues and self.ack_emulation
+    def _source(self, queue: str, *, is_leased: bool | None = None) -> QueueSource:
+        if is_leased is None:
+            is_leased = queue not in self._unacknowledged_queues and self.ack_emulation
         lists = [self._key(self._q_for_pri(queue, step)) for step in self.priority_steps]
-        return QueueSource(queue, self._wakeup_key(queue), lists, is_acknowledged)
+        return QueueSource(queue, self._queue_keys(queue), lists, is_leased)
+
+    def _queue_keys(self, queue: str) -> str:
+        return Keys(self.state_prefix).queue(queue)
+
+    def _wakeup_key(self, queue: str) -> str:
+        return f"{self._queue_keys(queue)}:wakeup"
 
     # Handing over
 
@@ -185,7 +233,9 @@ class BatchingChannel(Leases, Quarantine):
             self._wakeup_timed_out = not reply
             self._found_nothing = False
         else:
-            self._add_to_backlog(TransportCommands.parse_fetch_reply(reply or [], self._sources, self._fetch_sent_at))
+            self._add_to_backlog(
+                list(TransportCommands.parse_fetch_reply(reply or [0], self._sources, self._fetched_at))
+            )
         if self._closing or not self.deliver_backlog():
             raise Empty
         return True
@@ -195,19 +245,19 @@ class BatchingChannel(Leases, Quarantine):
         try:
             reply = self.client.parse_response(connection, "EVALSHA", **options)
         except NoScriptError:
-            self._acks.extend(self._acks_in_flight)
+            self.leased.acks.extend(self.leased.acks_sent)
             self._commands.load_fetch_script()
             reply = None
             self._requested_credit = 0
         except ResponseError:
-            self._acks.extend(self._acks_in_flight)
+            self.leased.acks.extend(self.leased.acks_sent)
             raise
         except self.connection_errors:
-            self._acks.extend(self._acks_in_flight)
+            self.leased.acks.extend(self.leased.acks_sent)
             connection.disconnect()
             raise
         finally:
-            self._acks_in_flight = []
+            self.leased.acks_sent = []
             self._in_poll = None
             self._flush_brpop_reauth()
         return reply
@@ -221,8 +271,8 @@ class BatchingChannel(Leases, Quarantine):
         if not is_late or self._overdue != self._brpop_sent_at:
             self._overdue = self._brpop_sent_at if is_late else None
             return
-        self._acks.extend(self._acks_in_flight)
-        self._acks_in_flight, self._in_poll = [], None
+        self.leased.acks.extend(self.leased.acks_sent)
+        self.leased.acks_sent, self._in_poll = [], None
         self.client.connection.disconnect()
         raise redis.ConnectionError(
             f"the broker has not answered for {self.brpop_timeout + self._response_timeout_s:g} s"
@@ -238,9 +288,11 @@ class BatchingChannel(Leases, Quarantine):
         self._wakeup_timed_out = False
         self._found_nothing = not messages and self._requested_credit > 0
         self._backlog.extend(messages)
+        if self._request == "fetch":
+            self.leased.first_tag_sent = None
         for message in messages:
             self._queue_cycle.rotate(message.queue)
-        self._requeue_cancelled()
+        self._give_back_cancelled()
 
     def deliver_backlog(self) -> bool:
         """Hand over messages of the backlog: for 10 ms in an event loop, otherwise one. Return whether any was."""
@@ -248,68 +300,90 @@ class BatchingChannel(Leases, Quarantine):
         was_delivered = False
         while self._backlog and self.qos.can_consume():
             self._send_overdue_acks()
+            if not self._confirm_backlog():
+                continue
             fetched = self._backlog.popleft()
             payload = self._decode(fetched)
             if payload is None:
                 continue
+            if fetched.tag:
+                self.leased.unsettled.add(fetched.tag)
             self.connection._deliver(payload, fetched.queue)  # noqa: SLF001 - calls kombu's consumer callback
             was_delivered = True
             if not self._is_in_loop or monotonic() >= deadline:
                 break
         return was_delivered
 
+    def _confirm_backlog(self) -> bool:
+        """Renew the leases if the broker has not confirmed them for long; return whether the backlog has deliveries."""
+        if self._is_registered and not self.is_lease_confirmed():
+            self.renew()
+        return bool(self._backlog)
+
     def _decode(self, fetched: Fetched) -> Any:
-        is_quarantined = not fetched.tag and fetched.queue not in self._unacknowledged_queues and self.ack_emulation
         with suppress(*DECODE_ERRORS):
-            if not is_quarantined:
-                return self._read(fetched)
+            return build_payload(fetched, self.consumer_id, fetched.fetched_at)
         logger.critical("message.quarantined", extra={"queue": fetched.queue, "bytes": repr(fetched.text[:200])})
-        if not is_quarantined:
-            self._commands.quarantine(fetched, self._wakeup_key(fetched.queue))
+        if fetched.tag:
+            self._commands.quarantine(fetched)
         return None
 
     def leased_tags(self) -> list[str]:
-        """Return the tags of the fetched messages that are not settled. Any thread may call it."""
-        qos: Any = self.qos  # the stubs describe kombu's QoS
-        return [*qos.unsettled(), *(fetched.tag for fetched in list(self._backlog) if fetched.tag)]
+        """Return the tags of the deliveries that this process leases as far as it knows. Any thread may call it."""
+        leased = self.leased
+        return [
+            *leased.unsettled.copy(),
+            *leased.acks,
+            *leased.acks_sent,
+            *(item.tag for item in list(self._backlog) if item.tag),
+        ]
 
-    def _read(self, fetched: Fetched) -> Any:
-        payload = loads(fetched.text)
-        if not fetched.tag:
-            return payload
-        return add_transport_headers(payload, fetched.checked_at if self.delivery_log else None)
+    def is_known(self, tag: str) -> bool:
+        """Return whether the reply to an outstanding fetch may have a delivery."""
+        first = self.leased.first_tag_sent
+        return first is not None and int(tag) >= first
+
+    def forget_leases(self, tags: Collection[str]) -> None:
+        """Drop lost deliveries that were not handed over."""
+        lost = set(tags)
+        self._backlog = deque(item for item in list(self._backlog) if item.tag not in lost)
+        self.leased.settle(lost)
 
     # Acks
 
-    def take_over_acks(self, previous: BatchingChannel) -> None:
-        """Take over the acks of handled deliveries from a channel that lost its connection; their leases are ours."""
-        pending = [*previous._acks_in_flight, *previous._collect_acks()]
-        self._acks.extend(ack for ack in pending if ack.delivery_id)
-
-    def mark_handled(self, tag: str, delivery_id: str) -> None:
-        """Let the coming ack of a message mark its delivery as handled. Needs a delivery log."""
-        self._handled_deliveries[tag] = delivery_id
+    def take_over(self, previous: BatchingChannel) -> None:
+        """Continue as the consumer whose connection was lost; what its slots run stays leased, the rest returns."""
+        self.leased = previous.leased
+        self.use_consumer_id(self.leased.consumer_id)
+        self.leased.acks[:0] = self.leased.acks_sent
+        self.leased.acks_sent, self.leased.first_tag_sent = [], None
+        self.give_back_unsettled()
 
     def acknowledge(self, tag: str) -> None:
-        """Acknowledge a message with the next fetch, or now if there is no event loop. Any thread may call it."""
-        if not self._acks:
+        """Acknowledge a delivery with the next fetch, or now if there is no event loop. Any thread may call it."""
+        leased = self.leased
+        if not leased.acks:
             self._acked_at = monotonic()
-        self._acks.append(Ack(tag, self._handled_deliveries.pop(tag, "")))
+        leased.acks.append(tag)
+        leased.settle((tag,))
+        if self.closed or self.connection is None:
+            # The worker's next channel sends it.
+            return
         # While the channel blocks on a wake-up key, no fetch follows before the wake-up.
         is_waiting = self._request == "wakeup" and self._in_poll
         is_without_fetch = not self._is_in_loop or not self._consumers or self._closing
-        if is_without_fetch or is_waiting or len(self._acks) >= MAX_PENDING_ACKS:
+        if is_without_fetch or is_waiting or len(leased.acks) >= MAX_PENDING_ACKS:
             self.send_acks()
 
     def _send_overdue_acks(self) -> None:
         """Send acks that have waited too long, for example while a handler blocked the event loop."""
-        if self._acks and monotonic() - self._acked_at > MAX_ACK_DELAY_S:
+        if self.leased.acks and monotonic() - self._acked_at > MAX_ACK_DELAY_S:
             self.send_acks()
 
     def send_pending_acks(self) -> None:
         """Send acks before the event loop waits, unless a fetch is outstanding or will follow."""
         is_fetching = self._in_poll and self._request == "fetch"
-        if self._acks and not is_fetching and not self._is_fetch_delayed:
+        if self.leased.acks and not is_fetching and not self._is_fetch_delayed:
             self.send_acks()
 
     def send_acks(self) -> None:
@@ -317,46 +391,58 @@ class BatchingChannel(Leases, Quarantine):
         acks = self._collect_acks()
         try:
             if acks:
-                self._commands.fetch([], 0, acks, delivery_log=self.delivery_log)
+                self._commands.fetch([], 0, 0, acks)
         except self.connection_errors:
-            self._acks.extend(acks)
+            self.leased.acks.extend(acks)
             raise
 
-    def _collect_acks(self) -> list[Ack]:
+    def _collect_acks(self) -> list[str]:
         # Other threads may append to the list at the same time.
-        count = len(self._acks)
-        acks, self._acks[:count] = self._acks[:count], []
+        pending = self.leased.acks
+        count = len(pending)
+        acks, pending[:count] = pending[:count], []
         return acks
 
-    def _requeue_cancelled(self) -> None:
-        """Requeue messages of the backlog whose queue is no longer consumed."""
+    # Returning
+
+    def give_back(self, tags: Sequence[str], way: GiveBack) -> None:
+        """Return deliveries to their queues, in the order of their tags."""
+        self._commands.give_back(sorted(tags, key=int), way)
+        self.leased.settle(tags)
+
+    def give_back_unsettled(self) -> None:
+        """Return the deliveries that were handed over, are not settled, and do not run."""
+        self.give_back(list(self.leased.unsettled - set(self.running_tags())), "unread")
+
+    def _give_back_cancelled(self) -> None:
+        """Return deliveries of the backlog whose queue is no longer consumed."""
         callbacks = self.connection._callbacks  # noqa: SLF001 - kombu's
         cancelled = [fetched for fetched in self._backlog if fetched.queue not in callbacks]
         if cancelled:
             self._backlog = deque(fetched for fetched in self._backlog if fetched.queue in callbacks)
-            self._requeue_fetched(cancelled)
+            self._give_back_fetched(cancelled)
 
-    def _requeue_fetched(self, messages: Sequence[Fetched]) -> None:
-        self.requeue([fetched.tag for fetched in messages if fetched.tag], "RPUSH")
+    def _give_back_fetched(self, messages: Sequence[Fetched]) -> None:
+        self.give_back([fetched.tag for fetched in messages if fetched.tag], "unread")
         for fetched in messages:
-            if not fetched.tag and fetched.queue in self._unacknowledged_queues:
-                self._commands.client.rpush(self._key(fetched.queue), fetched.text)
+            if not fetched.tag:
+                self._commands.client.rpush(self._key(fetched.queue), fetched.message)
 
     # Closing
 
     def _basic_cancel(self, consumer_tag: str) -> Any:
         result = super()._basic_cancel(consumer_tag)
-        self._requeue_cancelled()
+        self._give_back_cancelled()
         return result
 
     def close(self) -> None:
-        """Send the acks, requeue the backlog, then close as kombu does."""
+        """Send the acks, return the backlog, then close as kombu does."""
         if not self.closed:
             self._closing = True
             try:
                 self._release_all()
             except self.connection_errors as error:
-                # Without a connection, the broker requeues the leased messages when their lease expires.
+                # Without a connection, the worker's next channel or another worker returns what is leased.
                 logger.warning("channel.close_failed", extra={"error": str(error)})
         super().close()
 
@@ -370,12 +456,13 @@ class BatchingChannel(Leases, Quarantine):
                 self._brpop_read()
         self.send_acks()
         backlog, self._backlog = list(self._backlog), deque()
-        self._requeue_fetched(backlog)
+        self._give_back_fetched(backlog)
         self.unregister()
 
     def _after_fork(self) -> None:
-        # The acks and messages belong to the parent process.
-        self._acks, self._acks_in_flight, self._backlog = [], [], deque()
+        # The acks and deliveries belong to the parent process.
+        self.leased, self._backlog = ConsumerState(), deque()
+        self.use_consumer_id(self.leased.consumer_id)
         super()._after_fork()
 
 

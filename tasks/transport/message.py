@@ -1,4 +1,4 @@
-"""Message: kombu's, but a message with invalid fields gets an error instead of raising one.
+"""Message: what was fetched as a message of kombu's; one with invalid fields gets an error instead of raising one.
 
 If a message's text is JSON but its body is not base64 or its headers are a list, kombu raises in the worker's event
 loop. Here the error is stored in `errors`, as kombu does if a body cannot be decompressed, and the message is passed
@@ -7,11 +7,25 @@ to its consumer's `on_decode_error`.
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any
 
 from kombu.transport import virtual
+from kombu.utils.json import loads
+
+from petiole.events.ids import delivery_id
+from petiole.tasks.stores.deliveries import (
+    DEAD_LETTER_HEADER,
+    ENTRY_HEADER,
+    MESSAGE_GROUP_HEADER,
+    REPLAY_HEADER,
+    QueueEntry,
+)
+from petiole.tasks.transport.commands import Fetched
+from petiole.tasks.transport.consumer_id import CONSUMER_HEADER, FETCHED_HEADER, OWN_HEADERS
 
 DECODE_ERRORS = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 """The errors of kombu's JSON decoder; its hook for typed values calls constructors that the text names."""
@@ -59,3 +73,102 @@ def _drop_invalid_fields(payload: Mapping[str, Any]) -> dict[str, Any]:
     texts = {name: payload[name] for name in ("content-type", "content-encoding") if isinstance(payload.get(name), str)}
     headers = payload.get("headers")
     return {"properties": valid, "headers": headers if isinstance(headers, dict) else {}, **texts}
+
+
+def build_payload(fetched: Fetched, consumer_id: str, fetched_at: float = 0.0) -> dict[str, Any]:
+    """Build the payload of kombu's message for what was fetched.
+
+    Args:
+        fetched: a queue entry and its event.
+        consumer_id: the consumer that leases it.
+        fetched_at: when it was fetched (`lease_clock`); 0 if it must be checked again before it runs.
+
+    Raises: one of DECODE_ERRORS, for an invalid message.
+    """
+    entry = QueueEntry.parse(fetched.text)
+    payload = (
+        _build_delivery(entry, entry.body or fetched.event, fetched.queue) if entry.subscription else loads(entry.body)
+    )
+    properties = payload["properties"]
+    if not isinstance(properties, dict):
+        raise TypeError("the properties of a message must be an object")
+    if fetched.tag:
+        properties["delivery_tag"] = fetched.tag
+    if entry.crashes is not None:
+        for part in (payload.get("headers"), properties.get("delivery_info")):
+            if isinstance(part, dict):
+                part["redelivered"] = True
+    if fetched.tag and is_task(payload):
+        payload["headers"] |= {CONSUMER_HEADER: consumer_id, FETCHED_HEADER: fetched_at}
+    return payload
+
+
+def without_own_headers(payload: Any) -> Any:
+    """Return a message without our headers, for a queue: Celery's retry copies headers that it does not know."""
+    if not is_task(payload) or CONSUMER_HEADER not in payload["headers"]:
+        return payload
+    headers = {name: value for name, value in payload["headers"].items() if name not in OWN_HEADERS}
+    return {**payload, "headers": headers}
+
+
+def is_task(payload: Any) -> bool:
+    """Return whether a payload is a task message."""
+    headers = payload.get("headers") if isinstance(payload, dict) else None
+    return isinstance(headers, dict) and "task" in headers
+
+
+# Events are written with these fields first.
+_EVENT_HEAD = re.compile(rb'\{"event_id":"([^"\\]+)","event_type":"([^"\\]+)"')
+
+
+def _build_delivery(entry: QueueEntry, event: bytes, queue: str) -> dict[str, Any]:
+    """Build the task message of an event's delivery, in Celery's protocol 2. Its argument is null without an event."""
+    event_id, event_type = _identify(event)
+    options = entry.options
+    task_id = options.get("id") or delivery_id(event_id, entry.subscription)
+    attempts = options.get("attempts", ())
+    embed = '{"callbacks": null, "errbacks": null, "chain": null, "chord": null}'
+    return {
+        "body": f"[[{event.decode() or 'null'}], {{}}, {embed}]",
+        "content-type": "application/json",
+        "content-encoding": "utf-8",
+        "headers": {
+            "lang": "py",
+            "task": entry.subscription,
+            "id": task_id,
+            "shadow": None,
+            "eta": None,
+            "expires": None,
+            "group": None,
+            "group_index": None,
+            "retries": sum(bool(attempt.get("error_type")) for attempt in attempts),
+            "timelimit": [None, None],
+            "root_id": task_id,
+            "parent_id": None,
+            "argsrepr": event_type,
+            "kwargsrepr": "",
+            "origin": "",
+            "ignore_result": True,
+            "replaced_task_nesting": 0,
+            "stamped_headers": None,
+            "stamps": {},
+            MESSAGE_GROUP_HEADER: options.get("group"),
+            REPLAY_HEADER: options.get("replay"),
+            DEAD_LETTER_HEADER: options.get("letter"),
+            ENTRY_HEADER: entry.head,
+        },
+        "properties": {
+            "correlation_id": task_id,
+            "reply_to": "",
+            "delivery_mode": 2,
+            "delivery_info": {"exchange": "", "routing_key": queue},
+        },
+    }
+
+
+def _identify(event: bytes) -> tuple[str, str]:
+    match = _EVENT_HEAD.match(event)
+    if match:
+        return match[1].decode(), match[2].decode()
+    document = json.loads(event) if event else {}
+    return str(document.get("event_id", "")), str(document.get("event_type", ""))

@@ -12,10 +12,10 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import redis
 from kombu import Connection
-from kombu.transport.redis import PRIORITY_STEPS
 
 from petiole.events import Event
 from petiole.events.dead_letter import DeadLetter
@@ -31,13 +31,13 @@ from petiole.tasks.settings import Settings
 from petiole.tasks.settlement import undecodable
 from petiole.tasks.stores import open_stores
 from petiole.tasks.stores.circuits import Circuit
+from petiole.tasks.stores.deliveries import PRIORITY_STEPS, QueueEntry
 from petiole.tasks.stores.keys import Keys
 from petiole.tasks.stores.rate_limits import RateLimitUsage
 from petiole.tasks.testing import EventTestHarness
-from petiole.tasks.transport.consumer_id import consumers_key, leased_key
+from petiole.tasks.transport.commands import Fetched
+from petiole.tasks.transport.message import build_payload
 from petiole.workers.state import open_team_state
-
-UNACKNOWLEDGED, TAKEN_AT, HELD, CONSUMERS = "unacked", "unacked_index", leased_key({}), consumers_key({})
 
 
 class Inside:
@@ -57,49 +57,72 @@ class Inside:
     # Queues
 
     def queue_depth(self, *queues: str) -> int:
-        """Count the messages that wait in these queues."""
-        return sum(self.client.llen(name) for queue in queues for name in lists_of(queue))
+        """Count what waits in these queues."""
+        return sum(self.client.llen(name) for queue in queues for name in self._lists(queue))
 
     def queued(self, queue: str) -> list[dict[str, Any]]:
-        """List the messages that wait in a queue, in the order in which workers take them."""
-        return [json.loads(text) for name in lists_of(queue) for text in self.client.lrange(name, 0, -1)[::-1]]
+        """List what waits in a queue as task messages, in the order in which workers take them."""
+        return [
+            self._message(name, text) for name in self._lists(queue) for text in self.client.lrange(name, 0, -1)[::-1]
+        ]
 
     def queued_events(self, queue: str) -> Counter[str]:
         """Count the events that wait in a queue, by id."""
-        bodies = (json.loads(base64.b64decode(message["body"])) for message in self.queued(queue))
-        return Counter(body[0][0]["event_id"] for body in bodies)
+        return Counter(_document(message)["event_id"] for message in self.queued(queue))
 
     def send_again(self, queue: str, count: int) -> None:
-        """Put copies of the next messages into a queue, as a publisher does that sends them twice."""
-        for name in lists_of(queue):
-            for text in self.client.lrange(name, 0, count - 1):
-                copy = json.loads(text)
-                copy["properties"]["delivery_tag"] += "-again"
-                self.client.rpush(name, json.dumps(copy))
+        """Send the next deliveries of a queue once more, as another Celery client does that sends a task twice."""
+        for message in self.queued(queue)[:count]:
+            self.client.lpush(queue, json.dumps(message))
 
     def drop_next(self, queue: str) -> None:
         """Take the next message out of a queue."""
-        assert any(self.client.rpop(name) for name in lists_of(queue))
+        assert any(self.client.rpop(name) for name in self._lists(queue))
 
     def unacknowledged(self) -> int:
-        """Count the messages that workers took and did not acknowledge."""
-        return int(self.client.hlen(UNACKNOWLEDGED))
+        """Count the deliveries that workers took and did not acknowledge."""
+        return sum(self.client.hlen(name) for name in self._leases())
 
     def is_idle(self, *queues: str) -> bool:
         """Tell whether nothing waits in these queues and nothing is unacknowledged."""
         return self.queue_depth(*queues) == self.unacknowledged() == 0
 
     def unacknowledged_messages(self) -> list[bytes]:
-        """List what the broker remembers of the messages that workers took and did not acknowledge."""
-        return list(self.client.hvals(UNACKNOWLEDGED))
+        """List what the broker remembers of the deliveries that workers took and did not acknowledge."""
+        return [text for name in self._leases() for text in self.client.hvals(name)]
 
     def leases(self) -> int:
-        """Count what is left of messages that workers took: to be given back, indexed, or held by a consumer."""
-        return int(self.client.hlen(UNACKNOWLEDGED) + self.client.zcard(TAKEN_AT) + self.client.hlen(HELD))
+        """Count what is left of deliveries that workers took."""
+        return self.unacknowledged()
 
     def consumers(self) -> int:
         """Count the consumers that renew their leases."""
-        return int(self.client.zcard(CONSUMERS))
+        return int(self.client.zcard(self.keys.consumers))
+
+    def references(self) -> int:
+        """Count the references to events of the history."""
+        return sum(map(int, self.client.hvals(f"{self.keys.history}:references")))
+
+    def _leases(self) -> list[str]:
+        names = self.client.scan_iter(self.keys.consumer("*"), count=10_000)
+        return [name for name in map(_text, names) if not name.endswith(":slots")]
+
+    def _lists(self, queue: str) -> Iterator[str]:
+        for step in PRIORITY_STEPS:
+            yield from (f"{self.keys.queue(queue)}:{step}", queue_key(queue, step))
+
+    def _message(self, name: str, text: str) -> dict[str, Any]:
+        if not name.startswith(f"{self.keys.prefix}:queues:"):
+            message: dict[str, Any] = json.loads(text)
+            return message
+        entry = QueueEntry.parse(text.encode())
+        row = self.client.xrange(self.keys.history, *[entry.reference.partition("/")[2]] * 2) if entry.reference else []
+        event = row[0][1]["event"].encode() if row else b""
+        queue = name.removeprefix(f"{self.keys.prefix}:queues:").rpartition(":")[0]
+        payload = build_payload(Fetched(queue, str(uuid4()), text.encode(), event), "")
+        for header in ("petiole_consumer", "petiole_fetched_at", "petiole_entry"):
+            payload["headers"].pop(header, None)
+        return payload
 
     # Events
 
@@ -130,9 +153,7 @@ class Inside:
 
     def ordered_active(self) -> set[str]:
         """Name the keys whose ordered deliveries are not all settled."""
-        return {
-            name.split(":")[-2] for name in self.client.scan_iter(self.keys.message_group("*:active"), count=10_000)
-        }
+        return {group.split(":")[-1] for group in self.client.smembers(self.keys.message_group("active"))}
 
     def ordered_waiting(self) -> dict[str, int]:
         """Count the ordered deliveries that wait for those before them, by queue."""
@@ -162,6 +183,7 @@ class Inside:
     def forget_publications(self) -> None:
         """Forget what was published: to publish it again will not be noticed."""
         self._delete(self.keys.publication("*"))
+        self._delete(f"{self.keys.prefix}:published:*")
 
     def begin_publication(self, event_id: str) -> None:
         """Let a publication be one that was begun, and cut short."""
@@ -358,9 +380,10 @@ def a_raw_message(event: Event, task: str) -> bytes:
 
 def begin_replay(bus: EventBus, letter: DeadLetter) -> str:
     """Begin the replay of a dead letter, and send nothing: its operator died. Returns the id of the delivery."""
-    start = build_replay_start(bus, build_replay(letter, 1))
+    replay = build_replay(letter, 1)
+    start = build_replay_start(bus, replay)
     assert bus.stores.dead_letters.start_replays([start], "a dead operator", RESEND_AFTER) == ["started"]
-    return start.delivery_id
+    return replay.delivery_id
 
 
 def send_first_replay_again(bus: EventBus, letter: DeadLetter) -> None:
@@ -401,9 +424,15 @@ def deliver(harness: EventTestHarness, subscription: str, event: Event, *, as_ne
     settle(harness)
 
 
-def lists_of(queue: str) -> Iterator[str]:
-    """Name the lists that a queue's messages wait in, the most urgent first."""
-    return (queue_key(queue, step) for step in PRIORITY_STEPS)
+def _document(message: dict[str, Any]) -> Any:
+    body = message["body"]
+    if message["properties"].get("body_encoding") == "base64":
+        body = base64.b64decode(body)
+    return json.loads(body)[0][0]
+
+
+def _text(name: str | bytes) -> str:
+    return name if isinstance(name, str) else name.decode()
 
 
 def delete_queues(connection: Connection, *queues: str) -> None:

@@ -1,159 +1,119 @@
--- Applies acknowledgements, and moves up to `credit` messages from their queues to the unacknowledged ones, in kombu's
--- format. It is atomic: at every moment a message is in its queue or recorded as leased to a consumer.
--- An ack of a message that is leased to another consumer has no effect. An ack with a delivery id marks the delivery in
--- the inbox as handled.
--- With a delivery log, a delivery is checked: it comes for the first time, is not in the inbox, has no attempts, and
--- its flow is not aborted for its agent. Then its first attempt is recorded. The worker checks other deliveries.
--- The text of a message is moved unchanged: cjson would write an empty list as an empty object.
--- KEYS: unacked, unacked_index, leased, undecodable, a wake-up key for each queue, then for each priority a list for
---       each queue
--- ARGV: credit, fair or strict, consumer, number of queues, the delivery log's prefixes of inbox marks ('': no log), of
---       attempts and of aborted flows, their retention in ms, the attempt to record, record or pass for each queue,
---       then for each ack: tag, id of the handled delivery or ''
--- Returns: queue, tag, message, 1 if it was checked, queue, tag, ...; queues count from 1.
-local credit, is_fair, consumer, queues = tonumber(ARGV[1]), ARGV[2] == 'fair', ARGV[3], tonumber(ARGV[4])
-local inbox, attempts, aborted, retention_ms, attempt = unpack(ARGV, 5, 9)
-local MODES_OFFSET = 9
-local priorities = queues > 0 and (#KEYS - 4 - queues) / queues or 0
+-- Acknowledges deliveries, then fetches up to `credit` deliveries and messages of other Celery clients. It is atomic: at
+-- every moment a delivery is in its queue or leased to a consumer. Prepended: history.lua, deliveries.lua.
+-- An acknowledged delivery is dropped if the consumer still leases it; otherwise nothing happens.
+-- KEYS: for each priority a list of messages for each queue
+-- ARGV: prefix, consumer, credit, fair or strict, first delivery tag, number of queues, number of priorities, for each
+--       queue its lists without the step, and lease or pass; for each priority its step; then acknowledged tags
+-- Returns: 1 if a flow was aborted for an agent lately, else 0; then number of the queue, tag (0: not leased), entry,
+-- event, ...; queues count from 1. `event` is that of an entry which refers to the history, or the number of an earlier
+-- row with the same event; '' if it was deleted.
+local consumer, credit, is_fair = ARGV[2], tonumber(ARGV[3]), ARGV[4] == 'fair'
+local tag, queues, priorities = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local FIRST_QUEUE, FIRST_STEP = 8, 8 + 2 * queues
+local leases = prefix .. ':consumers:' .. consumer
 -- A large reply would block the server for other clients.
 local max_bytes = 4194304
-local now = redis.call('TIME')
-local time = now[1] .. '.' .. string.format('%06d', now[2])
-
-local function list_key(priority, queue)
-  return KEYS[4 + priority * queues + queue]
-end
 
 -- Lua passes at most 8000 arguments to a command.
-for first = MODES_OFFSET + queues + 1, #ARGV, 1000 do
-  local tags, leased, handled = {}, {}, {}
-  for index = first, math.min(first + 999, #ARGV), 2 do
-    tags[#tags + 1] = ARGV[index]
-  end
-  for index, leased_to in ipairs(redis.call('HMGET', KEYS[3], unpack(tags))) do
-    if leased_to == consumer then
-      leased[#leased + 1] = tags[index]
-      local delivery_id = ARGV[first + 2 * index - 1]
-      if delivery_id ~= '' then
-        handled[#handled + 1] = delivery_id
-      end
+for first = FIRST_STEP + priorities, #ARGV, 1000 do
+  local tags = {unpack(ARGV, first, math.min(first + 999, #ARGV))}
+  local entries = {}
+  for _, leased in ipairs(redis.call('HMGET', leases, unpack(tags))) do
+    if leased then
+      entries[#entries + 1] = leased:match('\n(.*)$')
     end
   end
-  if #leased > 0 then
-    redis.call('HDEL', KEYS[1], unpack(leased))
-    redis.call('ZREM', KEYS[2], unpack(leased))
-    redis.call('HDEL', KEYS[3], unpack(leased))
-  end
-  for _, delivery_id in ipairs(handled) do
-    redis.call('SET', inbox .. delivery_id, 'done', 'PX', retention_ms)
-    redis.call('DEL', attempts .. delivery_id)
+  if #entries > 0 then
+    redis.call('HDEL', leases, unpack(tags))
+    drop(entries)
   end
 end
-if credit == 0 then
-  return {}
-end
--- Raises an error for a key of the wrong type before a message leaves its queue.
-redis.call('HLEN', KEYS[1])
-redis.call('ZCARD', KEYS[2])
-redis.call('HLEN', KEYS[3])
 
-local result, count, bytes, is_finished = {}, 0, 0, {}
-
-local function parse(message)
-  local decoded = cjson.decode(message)
-  local properties = decoded.properties
-  local delivery_info = properties.delivery_info
-  -- Every client must read the same tag, so it must be printable ASCII.
-  assert(type(properties.delivery_tag) == 'string' and properties.delivery_tag:find('^[!-~]+$'))
-  local exchange = cjson.encode(delivery_info.exchange or cjson.null)
-  local routing_key = cjson.encode(delivery_info.routing_key or cjson.null)
-  local entry = '[' .. message .. ', ' .. exchange .. ', ' .. routing_key .. ']'
-  return properties.delivery_tag, entry, decoded.headers
-end
-
-local function is_first_delivery(headers)
-  return type(headers) == 'table' and headers.retries == 0 and headers.eta == cjson.null and not headers.redelivered
-    and not (headers.petiole_message_group or headers.petiole_replay or headers.petiole_dead_letter)
-end
-
--- Records the first attempt and returns 1 if nothing speaks against handling the delivery; otherwise returns 0.
-local function check(headers)
-  if inbox == '' or not is_first_delivery(headers) then
-    return 0
+local lists, sources = {}, {}
+for priority = 1, priorities do
+  for queue = 1, queues do
+    local list = ARGV[FIRST_QUEUE + 2 * queue - 2] .. ':' .. ARGV[FIRST_STEP + priority - 1]
+    local messages = KEYS[(priority - 1) * queues + queue]
+    lists[#lists + 1], lists[#lists + 2] = list, messages
+    sources[#sources + 1] = {queue = queue, list = list, messages = messages,
+      is_leased = ARGV[FIRST_QUEUE + 2 * queue - 1] == 'lease'}
   end
-  local id, flow, agent = headers.id, headers.petiole_flow, tostring(headers.task):match('^(.*)%.')
-  if type(id) ~= 'string' or type(flow) ~= 'string' or not agent then
-    return 0
-  end
-  if redis.call('EXISTS', inbox .. id, attempts .. id, aborted .. agent .. ':' .. flow) > 0 then
-    return 0
-  end
-  redis.call('RPUSH', attempts .. id, attempt)
-  redis.call('PEXPIRE', attempts .. id, retention_ms)
-  return 1
+end
+if credit == 0 or redis.call('EXISTS', unpack(lists)) == 0 then
+  return {0}
 end
 
-local function add_to_result(queue, tag, message, is_checked)
+local result, taken, rows, count, bytes = {redis.call('EXISTS', prefix .. ':aborted')}, {}, {}, 0, 0
+
+local function read_event(reference)
+  if reference == '' then
+    return ''
+  elseif rows[reference] then
+    return rows[reference]
+  end
+  rows[reference] = count + 1
+  local id = reference:match('/(.*)$')
+  local found = id and redis.call('XRANGE', history, id, id)[1]
+  return found and found[2][2] or ''
+end
+
+local function add(source, entry, event)
+  local own_tag = 0
+  if source.is_leased then
+    own_tag, tag = tag, tag + 1
+    taken[#taken + 1], taken[#taken + 2] = string.format('%d', own_tag), source.list .. '\n' .. entry
+  end
   local size = #result
-  result[size + 1], result[size + 2], result[size + 3], result[size + 4] = queue, tag, message, is_checked
-  count, bytes = count + 1, bytes + #message
+  result[size + 1], result[size + 2], result[size + 3], result[size + 4] = source.queue, own_tag, entry, event
+  count, bytes = count + 1, bytes + #entry + (type(event) == 'string' and #event or 0)
 end
 
-local function record(queue, message)
-  local is_valid, tag, entry, headers = pcall(parse, message)
-  if is_valid then
-    redis.call('HSET', KEYS[1], tag, entry)
-    redis.call('ZADD', KEYS[2], time, tag)
-    redis.call('HSET', KEYS[3], tag, consumer)
-    add_to_result(queue, tag, message, check(headers))
-  else
-    redis.call('RPUSH', KEYS[4], KEYS[4 + queue] .. '\n' .. message)
-    add_to_result(queue, '', message, 0)
+-- Fetches up to `limit`; of a queue whose messages are not leased one only: its consumer may stop after any message.
+local function fetch(source, limit)
+  if source.is_finished then
+    return
   end
-end
-
-local function fetch_one(priority, queue)
-  if count >= credit or bytes >= max_bytes or is_finished[queue] then
-    return false
+  if not source.is_leased then
+    limit, source.is_finished = 1, true
   end
-  local message = redis.call('RPOP', list_key(priority, queue))
-  if not message then
-    return false
+  local before = count
+  for _, entry in ipairs(redis.call('RPOP', source.list, limit) or {}) do
+    add(source, entry, read_event(entry:match('^[^\n]*')))
   end
-  if ARGV[MODES_OFFSET + queue] == 'record' then
-    record(queue, message)
-  else
-    -- It cannot be requeued, so fetch one only: its consumer may stop after any message.
-    is_finished[queue] = true
-    add_to_result(queue, '', message, 0)
+  limit = limit - (count - before)
+  for _, message in ipairs(limit > 0 and redis.call('RPOP', source.messages, limit) or {}) do
+    add(source, '\n\n\n' .. source.messages .. '\n' .. message, '')
   end
-  return true
 end
 
 for priority = 1, priorities do
-  local has_fetched
+  local first = (priority - 1) * queues
   repeat
-    has_fetched = false
+    local before = count
     for queue = 1, queues do
-      repeat
-        local is_fetched = fetch_one(priority, queue)
-        has_fetched = has_fetched or is_fetched
-      until is_fair or not is_fetched
+      local left = credit - count
+      if left > 0 and bytes < max_bytes then
+        -- In turns: each queue gets an equal share of what is left.
+        fetch(sources[first + queue], is_fair and math.ceil(left / (queues - queue + 1)) or left)
+      end
     end
-  until not has_fetched
+  until count == before or count >= credit or bytes >= max_bytes
+end
+for first = 1, #taken, 1000 do
+  redis.call('HSET', leases, unpack(taken, first, math.min(first + 999, #taken)))
 end
 
--- Messages that are left wake the next waiting consumer. An empty queue needs no wake-up key.
+-- What is left wakes the next consumer that waits.
 for queue = 1, queues do
-  local wakeup_key, lists = KEYS[4 + queue], {}
+  local left, base = {}, ARGV[FIRST_QUEUE + 2 * queue - 2]
   for priority = 1, priorities do
-    lists[priority] = list_key(priority, queue)
+    left[#left + 1] = base .. ':' .. ARGV[FIRST_STEP + priority - 1]
+    left[#left + 1] = KEYS[(priority - 1) * queues + queue]
   end
-  if redis.call('EXISTS', unpack(lists)) > 0 then
-    redis.call('ZADD', wakeup_key, 0, 0)
-    redis.call('PEXPIRE', wakeup_key, 10000)
+  if redis.call('EXISTS', unpack(left)) > 0 then
+    redis.call('ZADD', base .. ':wakeup', 0, 0)
   else
-    redis.call('DEL', wakeup_key)
+    redis.call('DEL', base .. ':wakeup')
   end
 end
 return result

@@ -1,7 +1,6 @@
--- Pushes a message to its list, and wakes the consumers that wait for its queue. An unused wake-up key expires: a
--- waiting consumer looks once a second anyway.
+-- Pushes a message of a Celery client to its list, and wakes the consumers that wait for its queue.
 -- KEYS: list, wake-up key
 -- ARGV: message
-redis.call('LPUSH', KEYS[1], ARGV[1])
-redis.call('ZADD', KEYS[2], 0, 0)
-redis.call('PEXPIRE', KEYS[2], 10000)
+if redis.call('LPUSH', KEYS[1], ARGV[1]) == 1 then
+  redis.call('ZADD', KEYS[2], 0, 0)
+end

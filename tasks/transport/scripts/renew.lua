@@ -1,18 +1,10 @@
--- Records a heartbeat of the consumer, and renews those of its leases that it still has. A lost lease stays lost.
--- KEYS: unacked_index, leased, consumers
--- ARGV: consumer, tags
--- Returns the tags whose lease is lost.
-local consumer, lost = ARGV[1], {}
+-- Records a heartbeat of the consumer. Returns the number of its leases, or -1 if it was not registered: its deliveries
+-- have been given back, or it is new.
+-- ARGV: prefix, consumer
+local prefix, consumer = ARGV[1], ARGV[2]
 local now = redis.call('TIME')
-local time = now[1] .. '.' .. string.format('%06d', now[2])
-redis.call('ZADD', KEYS[3], time, consumer)
-for index = 2, #ARGV do
-  local tag = ARGV[index]
-  -- Both are checked: a stock worker that requeues a message leaves the hash `leased` unchanged.
-  if redis.call('HGET', KEYS[2], tag) == consumer and redis.call('ZSCORE', KEYS[1], tag) then
-    redis.call('ZADD', KEYS[1], time, tag)
-  else
-    lost[#lost + 1] = tag
-  end
+local time = string.format('%s.%06d', now[1], now[2])
+if redis.call('ZADD', prefix .. ':consumers', time, consumer) == 1 then
+  return -1
 end
-return lost
+return redis.call('HLEN', prefix .. ':consumers:' .. consumer)

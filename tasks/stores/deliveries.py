@@ -1,0 +1,130 @@
+"""Deliveries: queue entries, as scripts/deliveries.lua describes them, and the check before a handler starts.
+
+An event is stored once, in the history; an entry refers to it. An entry has its event in `body` instead if it is a
+replay of a dead letter, or if it came as a message of another Celery client.
+
+Promise: a handler does not start if its consumer has lost the lease, or if the flow was aborted for its agent. A
+delivery whose consumer was lost before is marked as begun, so that another loss counts as a crash.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any, Literal
+
+from redis import Redis
+
+from petiole.events.event import MAX_PRIORITY
+from petiole.tasks.stores.keys import Keys
+from petiole.tasks.stores.publications import Lease
+from petiole.tasks.stores.scripts import Script
+
+LeaseCheck = Literal["started", "lease_lost", "aborted"]
+
+PRIORITY_STEPS = (0, 3, 6, 9)
+"""The priority steps of a queue's lists; 0 is fetched first."""
+
+MESSAGE_GROUP_HEADER = "petiole_message_group"
+"""The header of a task's message with the message group of an ordered delivery."""
+
+REPLAY_HEADER = "petiole_replay"
+"""The header with the replay's id of a replayed delivery."""
+
+DEAD_LETTER_HEADER = "petiole_dead_letter"
+"""The header with the dead letter's id of a replayed dead letter."""
+
+ENTRY_HEADER = "petiole_entry"
+"""The header with the queue entry of a delivery, without its body, while a worker has it."""
+
+
+def queue_list(keys: Keys, queue: str, priority: int) -> str:
+    """Return the list of a queue's deliveries of that priority (ours: 9 is first)."""
+    return f"{keys.queue(queue)}:{PRIORITY_STEPS[(MAX_PRIORITY - priority) // 3]}"
+
+
+@dataclass(frozen=True)
+class QueueEntry:
+    """A delivery in its queue.
+
+    Attributes:
+        reference: block and entry id of the event in the history, `<block>/<entry id>`; empty with a body.
+        subscription: the subscription's name; empty for a message of another Celery client, which is the body.
+        crashes: how often the delivery crashed a process; None if no consumer was lost with it.
+        options: `id` of the delivery if it is not derived from the event, `group`, `replay`, `letter`,
+            `attempts` (the failed ones).
+        body: the event's JSON, or the message.
+    """
+
+    reference: str
+    subscription: str
+    crashes: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    body: bytes = b""
+
+    @classmethod
+    def parse(cls, text: bytes) -> QueueEntry:
+        """Parse an entry. Raises ValueError."""
+        reference, subscription, crashes, options, body = text.split(b"\n", 4)
+        return cls(
+            reference.decode(),
+            subscription.decode(),
+            int(crashes) if crashes else None,
+            json.loads(options) if options.startswith(b"{") else {},
+            body,
+        )
+
+    @cached_property
+    def head(self) -> str:
+        """The entry without its body."""
+        options = json.dumps(self.options) if self.options else ""
+        crashes = "" if self.crashes is None else self.crashes
+        return f"{self.reference}\n{self.subscription}\n{crashes}\n{options}\n"
+
+    @property
+    def text(self) -> str:
+        """The entry as it is queued."""
+        return self.head + self.body.decode()
+
+
+class Deliveries:
+    """The queued and the leased deliveries."""
+
+    def __init__(self, client: Redis, keys: Keys) -> None:
+        self._client = client
+        self._keys = keys
+        self._begin = Script(client, "begin_delivery")
+
+    def begin(self, lease: Lease, *, is_marked: bool, abortable: tuple[str, str] | None) -> LeaseCheck:
+        """Check a leased delivery before its handler starts.
+
+        Args:
+            lease: the lease of the delivery.
+            is_marked: mark the delivery as begun.
+            abortable: agent and flow, if the flow can be aborted.
+        """
+        aborted = self._keys.aborted(*abortable) if abortable else ""
+        answer: LeaseCheck = self._begin((self._keys.consumer(lease.consumer), lease.tag, int(is_marked), aborted))
+        return answer
+
+    def depth(self, queue: str) -> int:
+        """Count the deliveries in a queue, without those that wait in message groups."""
+        return sum(int(self._client.llen(name)) for name in self._lists(queue))
+
+    def oldest(self, queue: str) -> datetime | None:
+        """Return when the oldest event in a queue was published; None if there is none."""
+        ends: list[Any] = [self._client.lrange(name, -1, -1) for name in self._lists(queue)]
+        times = (_published_at(end[0]) for end in ends if end)
+        return min((time for time in times if time is not None), default=None)
+
+    def _lists(self, queue: str) -> list[str]:
+        return [f"{self._keys.queue(queue)}:{step}" for step in PRIORITY_STEPS]
+
+
+def _published_at(entry: str) -> datetime | None:
+    """Read the time from the event's entry id in the history, which begins with it, in ms."""
+    milliseconds = entry.partition("\n")[0].partition("/")[2].partition("-")[0]
+    return datetime.fromtimestamp(int(milliseconds) / 1_000, UTC) if milliseconds else None

@@ -1,0 +1,13 @@
+-- Checks a leased delivery before its handler starts.
+-- Returns started, lease_lost, or aborted where the flow was aborted for this agent.
+-- ARGV: hash of the consumer's leases, delivery tag, 1 to mark the delivery as begun, key of the aborted flow (or '')
+if redis.call('HEXISTS', ARGV[1], ARGV[2]) == 0 then
+  return 'lease_lost'
+end
+if ARGV[4] ~= '' and redis.call('EXISTS', ARGV[4]) == 1 then
+  return 'aborted'
+end
+if ARGV[3] == '1' then
+  redis.call('HSET', ARGV[1] .. ':slots', 'begun:' .. ARGV[2], 1)
+end
+return 'started'

@@ -1,0 +1,74 @@
+"""The client of a channel: one Redis client for all its commands, whose connections have the process's name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import redis
+from kombu.transport import redis as stock
+
+from petiole.tasks.transport.commands import TransportCommands
+from petiole.tasks.transport.consumer_id import connection_name
+
+if TYPE_CHECKING:
+
+    class _Stock(stock.Channel):
+        # Kombu's private attributes, which the stubs leave out.
+        connection: Any
+        _basic_cancel: Any
+        _after_fork: Any
+        _connparams: Any
+        _get_pool: Any
+        _put: Any
+
+        def __getattr__(self, name: str) -> Any: ...
+else:
+    _Stock = object
+
+
+class ClientChannel(_Stock):
+    """A channel of kombu's that reuses one client."""
+
+    state_prefix = "petiole"
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._cached_client: Any = None
+        self._cached_commands: TransportCommands | None = None
+        self.consumer_id = ""
+        super().__init__(*args, **options)
+
+    @contextmanager
+    def conn_or_acquire(self, client: Any | None = None) -> Iterator[Any]:
+        """Yield the cached client. It takes a pooled connection per command, so threads may share it."""
+        if self._cached_client is None or self._cached_client.connection_pool is not self.pool:
+            self._cached_client = self._create_client()
+        yield client or self._cached_client
+
+    @property
+    def _commands(self) -> TransportCommands:
+        if self._cached_commands is None or self._cached_commands.client.connection_pool is not self.pool:
+            client = redis.Redis(connection_pool=self.pool)
+            self._cached_commands = TransportCommands(client, self.state_prefix, self.consumer_id, self.priority_steps)
+        return self._cached_commands
+
+    def use_consumer_id(self, consumer_id: str) -> None:
+        """Lease under this id from now on."""
+        self.consumer_id, self._cached_commands = consumer_id, None
+
+    def _connparams(self, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002 - kombu's
+        return super()._connparams(asynchronous) | {"client_name": connection_name()}
+
+    def _get_pool(self, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002 - kombu's
+        if self.connection is None or self.connection.client is None:
+            raise redis.ConnectionError("the connection to the broker is closed")
+        # Kombu reads the address from its transport, and does not accept our prefix.
+        transport, self.connection = self.connection, self.connection.address
+        try:
+            return super()._get_pool(asynchronous)
+        finally:
+            self.connection = transport
+
+    def _key(self, name: str) -> str:
+        return f"{self.global_keyprefix}{name}"
