@@ -49,7 +49,7 @@ class Script:
 
     def _execute(self, *command: Argument) -> Any:
         pool = self._client.connection_pool
-        connection = pool.get_connection()
+        connection: Any = pool.get_connection()
         try:
             connection.send_packed_command([pack_command(command)])
             return connection.read_response()
