@@ -61,6 +61,10 @@ class FrozenModel(BaseModel):
         copied = super().model_copy(update=update, deep=deep)
         return _mark(copied) if update else copied
 
+    def copy_with_valid(self, fields: Mapping[str, object]) -> Self:
+        """Copy this instance with values of valid instances, or derived from such. They are not validated again."""
+        return super().model_copy(update=fields)
+
     # Type checkers know the arguments of pydantic's own methods.
     if not TYPE_CHECKING:
 

@@ -71,6 +71,7 @@ class Order(Content):
         an_event_with(Order, lines=[{"number": 1, "price": 2.5}], parameters={"a": 1}, ordered_at="2026-01-31T12:00Z"),
         a_message().model_copy(),
         a_message().model_copy(deep=True),
+        a_message().copy_with_valid({"path": ("memory",)}),
         pickle.loads(pickle.dumps(a_message())),  # noqa: S301 - made here
         a_message().caused(TextMessageEvent, content=TextContent(text="ho")),
     ],
@@ -88,6 +89,7 @@ INVALID = TextContent.model_construct(text="")
         TextMessageEvent.model_construct(stream_id="", content=TextContent(text="hi")),
         a_message().model_copy(update={"priority": 99}),
         a_message().model_copy(update={"priority": 99}).model_copy(),
+        a_message().model_copy(update={"priority": 99}).copy_with_valid({"path": ("memory",)}),
         copy.deepcopy(a_message().model_copy(update={"priority": 99})),
         pickle.loads(pickle.dumps(a_message().model_copy(update={"priority": 99}))),  # noqa: S301 - made here
         a_message(content=INVALID),
