@@ -31,7 +31,8 @@ _Parts: TypeAlias = dict[type, tuple[str, ...]]
 _SCALARS = frozenset({"str", "int", "float", "bool", "none", "literal", "enum", "datetime", "bytes"})
 _WRAPPERS = frozenset({"nullable", "default", "function-after", "function-before"})
 _CONFIG = frozenset({"title", "extra_fields_behavior", "allow_inf_nan"})
-_KNOWN_MODULES = (f"{__name__.rpartition('.')[0]}.", "pydantic.")
+_KNOWN_MODULES = (f"{__name__.rpartition('.')[0]}.", "pydantic._internal._validators")
+"""Of our validators and serializers, and of the functions that pydantic uses for some constraints."""
 
 
 def must_be_read_back(event: Event) -> bool:
@@ -93,6 +94,7 @@ def _has_parts(schema: _Schema, parts: _Parts) -> bool:
         _check_default(schema)
     if kind in _WRAPPERS:
         return _has_parts(schema["schema"], parts)
+    _require(not schema.get("allow_inf_nan"))
     # In strict mode, other types are not read from a JSON value.
     _require(not schema.get("strict") or kind in {"str", "int", "float", "bool"})
     if kind == "tuple":
@@ -109,6 +111,7 @@ def _add_model(schema: _Schema, parts: _Parts) -> None:
     _require(config.keys() <= _CONFIG and config.get("extra_fields_behavior") == "forbid")
     _require(config.get("allow_inf_nan") is False)
     _require(not (schema.get("custom_init") or schema.get("post_init") or schema.get("root_model")))
+    _require(model.model_dump_json is FrozenModel.model_dump_json)
     _require(fields["type"] == "model-fields" and not fields.get("computed_fields"))
     _require(all(field.keys() <= {"type", "schema", "metadata"} for field in fields["fields"].values()))
     parts[model] = tuple([name for name, field in fields["fields"].items() if _has_parts(field["schema"], parts)])

@@ -180,6 +180,15 @@ class WithInfinity(Content):
     share: float = 1.0
 
 
+class WithInfiniteField(Content):
+    share: Annotated[float, Field(allow_inf_nan=True)] = 1.0
+
+
+class WithOwnJson(Content):
+    def model_dump_json(self, **options: Any) -> str:
+        return super().model_dump_json(**options).upper()
+
+
 class Unfrozen(Content):
     model_config = ConfigDict(frozen=False)
     number: Integer = 1
@@ -206,8 +215,8 @@ class Fancy(Content):
     "content",
     [
         WithInvalidDefault, WithUnknownFactory, WithAlias, WithExcluded, WithValidator, WithModelValidator,
-        WithSerializer, WithComputed, WithInit, WithPostInit, WithList, WithAny, WithInfinity, Unfrozen,
-        WithPlainModel, Strict, Fancy,
+        WithSerializer, WithComputed, WithInit, WithPostInit, WithList, WithAny, WithInfinity, WithInfiniteField,
+        WithOwnJson, Unfrozen, WithPlainModel, Strict, Fancy,
     ],
 )  # fmt: skip
 def test_an_event_whose_class_may_write_what_it_does_not_read_is_read_back(content: type[Content]) -> None:
