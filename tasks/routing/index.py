@@ -22,7 +22,7 @@ Key: TypeAlias = object
 """A value to look up. Values of different types differ: for filters, True is not 1."""
 
 
-class Field(NamedTuple):
+class IndexedField(NamedTuple):
     """A field of an event's JSON, or the first characters of its text."""
 
     path: str
@@ -36,10 +36,10 @@ class Field(NamedTuple):
         return value[: self.length] if isinstance(value, str) else None
 
 
-class Entry(NamedTuple):
+class IndexEntry(NamedTuple):
     """A value of a field, under which the index has subscriptions."""
 
-    field: Field
+    field: IndexedField
     key: Key
 
 
@@ -51,8 +51,8 @@ class PatternIndex:
     def __init__(self) -> None:
         self.unfiltered: dict[str, Subscription] = {}
         self._unindexed: dict[str, Subscription] = {}
-        self._indexed: dict[Entry, dict[str, Subscription]] = {}
-        self._fields: dict[Field, int] = {}
+        self._indexed: dict[IndexEntry, dict[str, Subscription]] = {}
+        self._fields: dict[IndexedField, int] = {}
 
     @property
     def has_filters(self) -> bool:
@@ -72,7 +72,7 @@ class PatternIndex:
                     yield name, subscription
 
     def _find_indexed(self, document: Document) -> list[dict[str, Subscription]]:
-        entries = [Entry(field, field.key_of(document)) for field in self._fields]
+        entries = [IndexEntry(field, field.key_of(document)) for field in self._fields]
         return [self._indexed[entry] for entry in entries if entry in self._indexed]
 
     def updated(self, removed: Subscriptions, added: Subscriptions) -> PatternIndex:
@@ -82,14 +82,14 @@ class PatternIndex:
         index._unindexed = dict(self._unindexed)
         index._indexed = dict(self._indexed)
         index._fields = dict(self._fields)
-        own: set[Entry] = set()
+        own: set[IndexEntry] = set()
         for name, subscription in removed.items():
             index._remove(name, subscription, own)
         for name, subscription in added.items():
             index._add(name, subscription, own)
         return index
 
-    def _add(self, name: str, subscription: Subscription, own: set[Entry]) -> None:
+    def _add(self, name: str, subscription: Subscription, own: set[IndexEntry]) -> None:
         if not subscription.where:
             self.unfiltered[name] = subscription
             return
@@ -100,7 +100,7 @@ class PatternIndex:
         for entry in min(choices, key=self._count):
             self._own(entry, own)[name] = subscription
 
-    def _remove(self, name: str, subscription: Subscription, own: set[Entry]) -> None:
+    def _remove(self, name: str, subscription: Subscription, own: set[IndexEntry]) -> None:
         self.unfiltered.pop(name, None)
         self._unindexed.pop(name, None)
         for entries in list_entries(subscription.where):
@@ -109,10 +109,10 @@ class PatternIndex:
                     self._own(entry, own).pop(name)
                     self._forget_if_empty(entry, own)
 
-    def _count(self, entries: frozenset[Entry]) -> int:
+    def _count(self, entries: frozenset[IndexEntry]) -> int:
         return sum(len(self._indexed.get(entry, ())) for entry in entries)
 
-    def _own(self, entry: Entry, own: set[Entry]) -> dict[str, Subscription]:
+    def _own(self, entry: IndexEntry, own: set[IndexEntry]) -> dict[str, Subscription]:
         """Return an entry's subscriptions, copied first if another index may have the same."""
         if entry not in own:
             own.add(entry)
@@ -121,7 +121,7 @@ class PatternIndex:
             self._indexed[entry] = dict(self._indexed.get(entry, {}))
         return self._indexed[entry]
 
-    def _forget_if_empty(self, entry: Entry, own: set[Entry]) -> None:
+    def _forget_if_empty(self, entry: IndexEntry, own: set[IndexEntry]) -> None:
         if self._indexed[entry]:
             return
         del self._indexed[entry]
@@ -131,7 +131,7 @@ class PatternIndex:
             del self._fields[entry.field]
 
 
-def list_entries(where: FilterConditions) -> list[frozenset[Entry]]:
+def list_entries(where: FilterConditions) -> list[frozenset[IndexEntry]]:
     """List the conditions by which a filter can be indexed, each as the entries of which an event must have one."""
     conditions = [
         _entries(path, name, operand)
@@ -141,14 +141,14 @@ def list_entries(where: FilterConditions) -> list[frozenset[Entry]]:
     return [entries for entries in conditions if entries]
 
 
-def _entries(path: str, operator: str, operand: Any) -> frozenset[Entry]:
+def _entries(path: str, operator: str, operand: Any) -> frozenset[IndexEntry]:
     match operator:
         case "prefix":
-            return frozenset({Entry(Field(path, len(operand)), operand)})
+            return frozenset({IndexEntry(IndexedField(path, len(operand)), operand)})
         case "one_of":
-            return frozenset(Entry(Field(path), _key(choice)) for choice in operand)
+            return frozenset(IndexEntry(IndexedField(path), _key(choice)) for choice in operand)
         case name if name == EQUALS:
-            return frozenset({Entry(Field(path), _key(operand))})
+            return frozenset({IndexEntry(IndexedField(path), _key(operand))})
     return frozenset()
 
 
