@@ -39,7 +39,7 @@ class Site:
     def stays_in_touch(self, worker: str, **agents: ServingState) -> None:
         for _ in range(int(LIMIT_S) + 1):
             self.now += 1
-            self.heartbeat(worker, **agents)
+            self.heartbeat(worker, "running", **agents)
 
     def stopped(self) -> list[tuple[str, str]]:
         transitions = self.operator.read().unpublished
@@ -125,6 +125,17 @@ def test_a_new_worker_declares_silent_ones_lost_at_once(site):
     site.heartbeat("b", tools="consuming")
 
     assert site.stopped() == [("memory", "lost")]
+
+
+def test_a_new_worker_declares_no_other_lost_if_the_server_paused_while_it_joined(site):
+    site.heartbeat("a", memory="consuming")
+    site.falls_silent("a")
+    late = iter([0.0, LIMIT_S])
+
+    joining = ClusterMembership(site.client, site.keys, timedelta(seconds=LIMIT_S), lambda: next(late))
+    joining.send_heartbeat("b", "b@h", "running", {"tools": "consuming"})
+
+    assert site.stopped() == []
 
 
 def test_a_worker_that_was_declared_lost_joins_again_with_its_next_heartbeat(site):
