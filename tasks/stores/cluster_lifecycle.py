@@ -113,12 +113,12 @@ class Cause:
     lost: Mapping[str, str] = field(default_factory=dict)
 
 
-def close(cluster: Cluster, cause: Cause) -> Cluster:
+def close_system(cluster: Cluster, cause: Cause) -> Cluster:
     """Stop the system, if it runs, and reject publishers."""
     return cluster if cluster.state == "stopped" else _advance(replace(cluster, is_closed=True), cause)
 
 
-def report(cluster: Cluster, worker_id: str, worker: Worker, at: str, silent: Collection[str] = ()) -> Cluster:
+def apply_report(cluster: Cluster, worker_id: str, worker: Worker, at: str, silent: Collection[str] = ()) -> Cluster:
     """Apply a worker's report of its phase and its agents, and remove workers that were silent for too long."""
     lost = {agent: cluster.workers[id_].node for id_ in sorted(silent) for agent in cluster.workers[id_].agents}
     cluster = replace(cluster, workers={id_: each for id_, each in cluster.workers.items() if id_ not in silent})

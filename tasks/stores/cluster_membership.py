@@ -59,7 +59,9 @@ class ClusterMembership:
 
     def close(self, by: str) -> Cluster:
         """Stop the system and reject publishers until it starts again; `by` names the cause. Safe to repeat."""
-        return self._change(lambda pipe, cluster: cluster_lifecycle.close(cluster, Cause(_server_time(pipe), by)))
+        return self._change(
+            lambda pipe, cluster: cluster_lifecycle.close_system(cluster, Cause(_server_time(pipe), by))
+        )
 
     def set_override(self, agent: str, override: AgentOverride | None) -> None:
         """Set an agent's override; None removes it."""
@@ -119,7 +121,7 @@ class ClusterMembership:
         silent = [other for other, node in zip(others, heard, strict=True) if node is None]
         # A new worker may declare others lost at once, or a crash of all workers would have no end.
         may_declare_lost = self._may_declare_lost(is_new=worker_id not in cluster.workers)
-        return cluster_lifecycle.report(cluster, worker_id, worker, at, silent if may_declare_lost else ())
+        return cluster_lifecycle.apply_report(cluster, worker_id, worker, at, silent if may_declare_lost else ())
 
     def _record_contact(self, *, was_alive: bool) -> None:
         now = self._monotonic()

@@ -16,8 +16,8 @@ from petiole.tasks.stores.cluster_lifecycle import (
     Phase,
     ServingState,
     Worker,
-    close,
-    report,
+    apply_report,
+    close_system,
 )
 
 ORDER = ["created", "starting", "started", "stopping", "stopped"]
@@ -44,11 +44,11 @@ class Reports:
     def report(self, worker: str, phase: Phase, *, silent: str = "", **agents: ServingState) -> None:
         self.now += 1
         known = [id_ for id_ in silent if id_ in self.cluster.workers]
-        self.cluster = report(self.cluster, worker, Worker(f"{worker}@h", phase, agents), str(self.now), known)
+        self.cluster = apply_report(self.cluster, worker, Worker(f"{worker}@h", phase, agents), str(self.now), known)
 
     def close(self) -> None:
         self.now += 1
-        self.cluster = close(self.cluster, Cause(str(self.now), "supervisor"))
+        self.cluster = close_system(self.cluster, Cause(str(self.now), "supervisor"))
 
     def transitions(self, agent: str | None = None) -> list[str]:
         """List the types of all transitions, or of one agent's ('': the system's)."""
