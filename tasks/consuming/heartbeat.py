@@ -33,7 +33,7 @@ from petiole.tasks.consuming.periodic_job import PeriodicJob
 from petiole.tasks.instrumentation import AgentChanged, OperationFailed
 from petiole.tasks.operations.lifecycle_events import publish_lifecycle_events
 from petiole.tasks.runtime import BusRuntime, bus_of
-from petiole.tasks.stores.cluster_lifecycle import AgentOverride, Cluster, Phase, ServingState
+from petiole.tasks.stores.cluster_lifecycle import AgentOverride, Cluster, Phase, ServingState, Worker
 from petiole.tasks.transport.consumer_id import current_consumer_id
 
 log = logging.getLogger(__name__)
@@ -132,8 +132,8 @@ class Heartbeat(bootsteps.StartStopStep):
             if self._phase == "stopped":
                 return None
             self._phase = phase or self._phase
-            membership = self._bus.stores.cluster_membership
-            return membership.send_heartbeat(current_consumer_id(), self._consumer.hostname, self._phase, self._served)
+            worker = Worker(self._consumer.hostname, self._phase, self._served)
+            return self._bus.stores.cluster_membership.send_heartbeat(current_consumer_id(), worker)
 
     def _publish_lifecycle_events(self, cluster: Cluster | None) -> None:
         """Publish pending lifecycle events; after an error the next heartbeat of any worker publishes them."""

@@ -191,10 +191,9 @@ def _advance_agent(cluster: Cluster, agent: str, cause: Cause) -> Cluster:
 
 
 def _agent_transition(lifecycle_id: str, step: str, agent: str, cause: Cause) -> Transition:
-    if step != "stopped":
-        return Transition(lifecycle_id, f"agent.{step}", cause.at, agent, cause.by)
-    worker, reason = cause.lost.get(agent, cause.by), "lost" if agent in cause.lost else "stopped"
-    return Transition(lifecycle_id, "agent.stopped", cause.at, agent, worker, reason)
+    lost_node = cause.lost.get(agent) if step == "stopped" else None
+    reason = "lost" if lost_node else "stopped" if step == "stopped" else ""
+    return Transition(lifecycle_id, f"agent.{step}", cause.at, agent, lost_node or cause.by, reason)
 
 
 def _situation(cluster: Cluster, agent: str, state: str, cause: Cause) -> str:

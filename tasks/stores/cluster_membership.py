@@ -11,7 +11,7 @@ decides who is silent. A heartbeat changes the document only if there is somethi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -21,15 +21,7 @@ from pydantic import TypeAdapter
 from redis import Redis
 
 from petiole.tasks.stores import cluster_lifecycle
-from petiole.tasks.stores.cluster_lifecycle import (
-    AgentOverride,
-    Cause,
-    Cluster,
-    Phase,
-    ServingState,
-    Transition,
-    Worker,
-)
+from petiole.tasks.stores.cluster_lifecycle import AgentOverride, Cause, Cluster, Transition, Worker
 from petiole.tasks.stores.keys import Keys
 
 _CLUSTER = TypeAdapter(Cluster)
@@ -48,20 +40,18 @@ class ClusterMembership:
         self._latest: tuple[int | None, Cluster] = None, Cluster()
         self._contact_at = self._in_touch_since = float("-inf")
 
-    def send_heartbeat(self, worker_id: str, node: str, phase: Phase, agents: Mapping[str, ServingState]) -> Cluster:
+    def send_heartbeat(self, worker_id: str, worker: Worker) -> Cluster:
         """Report that a worker is alive and how it serves its agents. Safe to repeat."""
         version, cluster = self._latest
         known = cluster.workers.get(worker_id)
-        worker = Worker(node, phase, dict(agents), known.lifecycle_id if known else "")
-        if self._renew(worker_id, version, cluster) and worker == known:
+        is_unchanged = known is not None and replace(known, lifecycle_id="") == worker
+        if self._renew(worker_id, version, cluster) and is_unchanged:
             return cluster
         return self._change(partial(self._report, worker_id, worker))
 
     def close(self, by: str) -> Cluster:
         """Stop the system and reject publishers until it starts again; `by` names the cause. Safe to repeat."""
-        return self._change(
-            lambda pipe, cluster: cluster_lifecycle.close_system(cluster, Cause(_server_time(pipe), by))
-        )
+        return self._change(lambda pipe, before: cluster_lifecycle.close_system(before, Cause(_server_time(pipe), by)))
 
     def set_override(self, agent: str, override: AgentOverride | None) -> None:
         """Set an agent's override; None removes it."""
@@ -74,15 +64,15 @@ class ClusterMembership:
 
     def mark_published(self, transitions: Sequence[Transition]) -> None:
         """Delete published transitions."""
-        self._change(
-            lambda _, cluster: replace(
-                cluster, unpublished=tuple(each for each in cluster.unpublished if each not in transitions)
-            )
-        )
+
+        def apply(_: Any, cluster: Cluster) -> Cluster:
+            return replace(cluster, unpublished=tuple(each for each in cluster.unpublished if each not in transitions))
+
+        self._change(apply)
 
     def read(self) -> Cluster:
         """Read the cluster."""
-        return _parse(self._client.get(self._keys.cluster))
+        return _CLUSTER.validate_json(str(self._client.get(self._keys.cluster) or "{}"))
 
     def is_closed(self) -> bool:
         """Return whether publishers are rejected."""
@@ -142,7 +132,7 @@ class ClusterMembership:
 
         def attempt(pipe: Any) -> tuple[int, Cluster]:
             version_text, text = pipe.mget(self._keys.cluster_version, self._keys.cluster)
-            version, before = int(version_text or 0), _parse(text)
+            version, before = int(version_text or 0), _CLUSTER.validate_json(text or "{}")
             after = compute(pipe, before)
             pipe.multi()
             if after == before:
@@ -158,10 +148,6 @@ class ClusterMembership:
         transaction: Any = self._client.transaction
         self._latest = transaction(attempt, self._keys.cluster_version, value_from_callable=True)
         return self._latest[1]
-
-
-def _parse(text: Any) -> Cluster:
-    return Cluster() if text is None else _CLUSTER.validate_json(text)
 
 
 def _server_time(pipe: Any) -> str:

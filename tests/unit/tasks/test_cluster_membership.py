@@ -9,7 +9,7 @@ from typing import Any
 import fakeredis
 import pytest
 
-from petiole.tasks.stores.cluster_lifecycle import Cluster, Phase, ServingState
+from petiole.tasks.stores.cluster_lifecycle import Cluster, Phase, ServingState, Worker
 from petiole.tasks.stores.cluster_membership import ClusterMembership
 from petiole.tasks.stores.keys import Keys
 
@@ -31,7 +31,7 @@ class Site:
 
     def heartbeat(self, worker: str, phase: Phase = "running", **agents: ServingState) -> Cluster:
         process = self.processes.setdefault(worker, self.process())
-        return process.send_heartbeat(worker, f"{worker}@h", phase, agents)
+        return process.send_heartbeat(worker, Worker(f"{worker}@h", phase, agents))
 
     def falls_silent(self, worker: str) -> None:
         assert self.client.delete(self.keys.heartbeat(worker))
@@ -133,7 +133,7 @@ def test_a_new_worker_declares_no_other_lost_if_the_server_paused_while_it_joine
     late = iter([0.0, LIMIT_S])
 
     joining = ClusterMembership(site.client, site.keys, timedelta(seconds=LIMIT_S), lambda: next(late))
-    joining.send_heartbeat("b", "b@h", "running", {"tools": "consuming"})
+    joining.send_heartbeat("b", Worker("b@h", "running", {"tools": "consuming"}))
 
     assert site.stopped() == []
 
