@@ -340,14 +340,13 @@ class BatchingChannel(Leases, Quarantine):
         return None
 
     def leased_tags(self) -> list[str]:
-        """Return the tags of the deliveries that this process leases as far as it knows. Any thread may call it."""
-        leased = self.leased
-        return [
-            *leased.unsettled.copy(),
-            *leased.acks,
-            *leased.acks_sent,
-            *(item.tag for item in list(self._backlog) if item.tag),
-        ]
+        """Return the tags of the deliveries that wait or run in this process. Any thread may call it."""
+        waiting = [item.tag for item in list(self._backlog) if item.tag]
+        return [*self.leased.unsettled.copy(), *waiting]
+
+    def ending_tags(self) -> list[str]:
+        """Return the tags of the deliveries whose acks have not arrived for certain. Any thread may call it."""
+        return [*self.leased.acks, *self.leased.acks_sent]
 
     def is_known(self, tag: str) -> bool:
         """Return whether the reply to an outstanding fetch may have a delivery."""

@@ -7,6 +7,8 @@ from typing import Any
 
 from kombu.transport import redis, virtual
 
+from petiole.tasks.transport.commands import GiveBack
+
 
 class QoS(redis.QoS):
     """The deliveries that a channel has handed over and that are not settled."""
@@ -32,6 +34,11 @@ class QoS(redis.QoS):
             self.channel.give_back([delivery_tag], "last")
         else:
             self.channel.acknowledge(delivery_tag)
+
+    def give_back(self, delivery_tag: str, way: GiveBack) -> None:
+        """Return a delivery to its queue."""
+        virtual.QoS.ack(self, delivery_tag)
+        self.channel.give_back([delivery_tag], way)
 
     def restore_unacked(self, client: Any | None = None) -> None:  # noqa: ARG002 - kombu's
         """Return all deliveries that are not settled, in their original order; not what a worker still runs."""
