@@ -76,6 +76,10 @@ def _by_identity(deliveries: Sequence[Delivery]) -> Counter[str]:
     return Counter(each.identity for each in deliveries if each.entry.subscription)
 
 
+def _connect(url: str) -> redis.Redis:
+    return redis.Redis.from_url(url, decode_responses=True, socket_timeout=10)
+
+
 def _entry(text: str) -> QueueEntry:
     return QueueEntry.parse(text.encode())
 
@@ -89,8 +93,7 @@ class Inside:
             self.stores = bus.stores
             self.client: Any = bus.stores.directory._client
         else:
-            is_client = isinstance(bus, redis.Redis)
-            self.client = bus if is_client else redis.Redis.from_url(bus, decode_responses=True, socket_timeout=10)
+            self.client = _connect(bus) if isinstance(bus, str) else bus
             self.stores = open_stores(self.client, Settings(key_prefix=prefix))
         self.team = open_team_state(self.client, Settings(key_prefix=prefix))
         self.keys = Keys(prefix)

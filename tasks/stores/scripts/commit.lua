@@ -96,6 +96,7 @@ end
 -- Removed first: a full server lets a script that has written continue, and the end of a delivery frees memory.
 if leased then
   redis.call('HDEL', leases, tag)
+  forget_begun(slots, tag, leased:match('\n(.*)$'))
 end
 
 local function publish(at)
@@ -160,7 +161,7 @@ if settlement.letter then
   redis.call('HINCRBY', counters, 'dead_lettered', 1)
   dead_letter(letters, letters .. ':times', letters .. ':states', settlement.letter.id, settlement.letter.text,
     settlement.letter.ms)
-elseif settlement.resolved_letter then
+elseif settlement.resolved_letter and outcome == 'handled' then
   resolve_dead_letter(letters .. ':states', letters .. ':replays', settlement.resolved_letter, settlement.replay)
 end
 for name, value in pairs(settlement.state or {}) do

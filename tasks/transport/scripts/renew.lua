@@ -4,7 +4,7 @@
 local prefix, consumer = ARGV[1], ARGV[2]
 local now = redis.call('TIME')
 local time = string.format('%s.%06d', now[1], now[2])
-if redis.call('ZADD', prefix .. ':consumers', time, consumer) == 1 then
-  return -1
-end
-return redis.call('HLEN', prefix .. ':consumers:' .. consumer)
+-- Removed first: a full server lets a script that has written continue.
+local was_registered = redis.call('ZREM', prefix .. ':consumers', consumer) == 1
+redis.call('ZADD', prefix .. ':consumers', time, consumer)
+return was_registered and redis.call('HLEN', prefix .. ':consumers:' .. consumer) or -1
