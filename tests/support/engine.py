@@ -174,6 +174,7 @@ class Consumer:
 
     def __init__(self, engine: Engine, name: str) -> None:
         self.name, self.engine, self.next_tag = name, engine, 1
+        self.retry_after = timedelta(minutes=1)
         self.commands = TransportCommands(engine.raw, "petiole", name, PRIORITY_STEPS)
 
     @property
@@ -232,7 +233,7 @@ class Consumer:
     def _retry(self, entry: QueueEntry, fetched: Fetched, failed: FailedAttempt | None) -> DelayedMessage:
         attempts = [*entry.options.get("attempts", ()), *([failed.model_dump(mode="json")] if failed else ())]
         text = replace(entry, options={**entry.options, "attempts": attempts}).text
-        due, keys = datetime.now(UTC) + timedelta(minutes=1), self.engine.keys
+        due, keys = datetime.now(UTC) + self.retry_after, self.engine.keys
         return DelayedMessage(
             delivery_id_of(fetched), due, f"{keys.queue(QUEUE)}:wakeup", queue_list(keys, QUEUE, 5), text
         )
