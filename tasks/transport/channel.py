@@ -183,6 +183,9 @@ class BatchingChannel(Leases, Quarantine):
 
     def _wait_s(self, timeout: float | None) -> float:
         wait_s = timeout or self.brpop_timeout
+        if not self._is_in_loop:
+            # Only the next fetch sends a heartbeat.
+            wait_s = min(wait_s, self.consumer_timeout / 4)
         return min(wait_s, FOREIGN_POLL_S) if monotonic() < self._foreign_poll_until else wait_s
 
     def _credit(self) -> int:
@@ -458,6 +461,8 @@ class BatchingChannel(Leases, Quarantine):
         self.send_acks()
         backlog, self._backlog = list(self._backlog), deque()
         self._give_back_fetched(backlog)
+        if self.qos.restore_at_shutdown:
+            self.give_back_unsettled()
         self.unregister()
 
     def _after_fork(self) -> None:

@@ -133,9 +133,8 @@ class Engine:
 
     def expire(self, name: str) -> int:
         """Let a consumer be lost; returns how many deliveries went back."""
-        self.silent_for(100, name)
         watcher = Consumer(self, "watcher").commands
-        heartbeats = dict(watcher.silent_consumers(50))
+        heartbeats = dict(watcher.silent_consumers(-1_000))
         return watcher.expire(name, heartbeats[name])
 
     # Looking
@@ -156,10 +155,8 @@ class Engine:
 
     def end_everything(self) -> None:
         """Handle all that is left, and let no lease, delay, group or reference remain."""
-        for delivery in self.inside.deliveries():
-            if delivery.place == "lease":
-                self.silent_for(0, delivery.name)
-                self.expire(delivery.name)
+        for name in {each.name for each in self.inside.deliveries() if each.place == "lease"}:
+            self.expire(name)
         last = self.consumer("the last")
         while self.inside.deliveries():
             self.make_due()
