@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from petiole.events.event import Event
 from petiole.tasks.transport.commands import Fetched
 from tests.support.engine import KEEP, QUEUE, Consumer, Engine, an_event, event_id_of
 
@@ -412,3 +413,187 @@ def test_what_returns_to_an_empty_queue_wakes_a_consumer(engine):
 
         assert engine.texts.exists(f"{engine.keys.queue(QUEUE)}:wakeup")
         one.settle(one.fetch_one())
+
+
+# Repeats
+
+
+def test_an_event_that_is_published_again_is_skipped(engine):
+    event = engine.publish()
+
+    assert engine.try_publish(event).are_new == (False,)
+    assert engine.stores.publications.publish([engine.outgoing(event)] * 2, 0).are_new == (False, False)
+
+    assert (engine.places(), engine.references) == (["queue"], 1)
+
+
+@pytest.mark.parametrize("end", [acknowledge, handle, dead_letter])
+def test_an_event_that_is_published_again_after_its_delivery_ended_is_skipped(engine, end):
+    event = an_event()
+    engine.publish(event)
+    story = Story(engine, engine.consumer("one"))
+    story.taken = story.one.fetch()
+    end(story)
+
+    assert engine.try_publish(event).are_new == (False,)
+
+    assert engine.places() == []
+
+
+def test_an_event_that_one_call_has_twice_is_published_once(engine):
+    outgoing = engine.outgoing(an_event())
+
+    assert engine.stores.publications.publish([outgoing, outgoing], 0).are_new == (True, False)
+
+    assert (engine.places(), engine.references) == (["queue"], 1)
+    assert engine.inside.leaks() == []
+
+
+def test_an_event_is_known_for_at_least_one_window_and_forgotten_after_two(make_engine, monkeypatch):
+    engine = make_engine(deduplication_window_s=100)
+    clock = [1_000_050.0]
+    monkeypatch.setattr("petiole.tasks.stores.publications.time.time", lambda: clock[0])
+    event = engine.publish()
+
+    clock[0] += 100
+    assert engine.try_publish(event).are_new == (False,)
+    clock[0] += 100
+    assert engine.try_publish(event).are_new == (True,)
+
+
+def test_a_replay_of_a_letter_that_is_started_again_puts_no_second_entry(engine):
+    letter = engine.dead_letter()
+    one = engine.consumer()
+
+    assert [engine.replay(letter), engine.replay(letter), engine.replay(letter, 2)] == [
+        "started",
+        "replaying",
+        "replaying",
+    ]
+    assert engine.places() == ["queue"]
+    one.settle(one.fetch_one(), "dead_lettered")
+    assert [engine.replay(letter), engine.replay(letter, 2)] == ["replayed_meanwhile", "started"]
+    one.settle(one.fetch_one())
+    assert [engine.replay(letter, 2), engine.replay(letter, 3)] == ["resolved", "resolved"]
+
+    assert engine.places() == []
+
+
+# The event in the history
+
+
+def fill_history(engine: Engine, count: int = 300) -> None:
+    for number in range(count):
+        engine.publish(an_event(f"filler {number}"), subscriptions=())
+
+
+def stored(engine: Engine, event: Event) -> bool:
+    return event.event_id in {row.attributes["event_id"] for row in engine.stores.history.read_after(count=10_000)}
+
+
+@pytest.mark.parametrize("place", [queued, leased, delayed, waiting_in_a_group])
+def test_an_event_stays_in_the_history_while_a_delivery_refers_to_it(make_engine, place):
+    engine = make_engine(max_history_events=32)
+    story = Story(engine, engine.consumer("one"))
+    place(story)
+
+    fill_history(engine)
+
+    assert engine.inside.leaks() == []
+    assert engine.texts.hlen(f"{engine.keys.history}:kept") == 1
+    engine.end_everything()
+    assert not engine.texts.exists(f"{engine.keys.history}:kept", f"{engine.keys.history}:references")
+    assert engine.inside.leaks() == []
+
+
+def test_an_old_event_goes_with_the_last_reference_to_its_block_and_its_publication_stays_known(make_engine):
+    engine = make_engine(max_history_events=32)
+    first, second = engine.publish(subscriptions=["memory.keep", "memory.learn"]), engine.publish()
+    fill_history(engine)
+    one = engine.consumer()
+    three = one.fetch(3)
+
+    for fetched in three[:2]:
+        one.settle(fetched)
+        assert stored(engine, first)
+        assert stored(engine, second)
+    one.ack(three[2].tag)
+
+    assert not stored(engine, first)
+    assert not stored(engine, second)
+    assert [engine.try_publish(event).are_new for event in (first, second)] == [(False,), (False,)]
+    assert engine.references == 0
+
+
+def test_blocks_between_two_old_ones_that_are_referred_to_are_deleted(make_engine):
+    engine = make_engine(max_history_events=32)
+    first = engine.publish()
+    fill_history(engine, 100)
+    second = engine.publish()
+
+    fill_history(engine)
+
+    assert (stored(engine, first), stored(engine, second)) == (True, True)
+    assert engine.texts.xlen(engine.keys.history) <= 5 * 32 + 2 * 32
+    one = engine.consumer()
+    one.ack(*(each.tag for each in one.fetch(2)))
+    assert (stored(engine, first), stored(engine, second)) == (False, False)
+
+
+# Capacity
+
+
+def test_a_queue_that_drops_its_oldest_holds_no_more_than_its_capacity(engine):
+    events = [engine.publish(an_event(str(number)), capacity=2, drops_oldest=True) for number in range(5)]
+
+    assert [event_id_of(each) for each in engine.consumer().fetch(5)] == [event.event_id for event in events[3:]]
+    assert engine.references == 2
+    assert engine.inside.counts()[f"dropped_oldest:{QUEUE}"] == 3
+
+
+def test_an_event_to_two_subscriptions_of_a_queue_that_holds_one_leaves_one_delivery(engine):
+    engine.publish(subscriptions=["memory.keep", "memory.learn"], capacity=1, drops_oldest=True)
+
+    assert (engine.places(), engine.references, engine.inside.leaks()) == (["queue"], 1, [])
+
+
+def test_a_full_queue_counts_what_waits_in_message_groups_and_not_what_is_leased(engine):
+    for number in range(3):
+        engine.publish(an_event(str(number)), GROUP)
+    engine.consumer().fetch()
+
+    assert engine.try_publish(an_event(), capacity=2).full_queue == QUEUE
+    assert engine.try_publish(an_event(), capacity=3).status == "published"
+    assert engine.references == 4
+
+
+def test_dropping_the_first_of_a_message_group_lets_the_next_follow(engine):
+    second = [engine.publish(an_event(str(number)), GROUP, capacity=2, drops_oldest=True) for number in range(3)][1]
+
+    assert engine.places() == ["group", "queue"]
+    assert event_id_of(engine.consumer().fetch_one()) == second.event_id
+    assert engine.inside.leaks() == []
+
+
+# Quarantine
+
+
+def test_a_message_in_quarantine_is_not_leased_and_one_that_is_not_leased_is_there_too(engine):
+    message = engine.send_message()
+    one = engine.consumer()
+    fetched = one.fetch_one()
+
+    one.commands.quarantine(fetched)
+
+    assert one.commands.first_undecodable() == QUEUE.encode() + b"\n" + message
+    assert (one.tags, engine.inside.leaks()) == ([], [])
+
+
+def test_a_replay_in_quarantine_has_failed_again(engine):
+    engine.replay(engine.dead_letter())
+    one = engine.consumer()
+
+    one.commands.quarantine(one.fetch_one())
+
+    assert engine.letter_states() == {"a-letter": "failed_again"}
+    assert engine.inside.leaks() == []
