@@ -21,7 +21,6 @@ from kombu.transport import redis as stock
 from kombu.utils.json import dumps
 from redis.exceptions import NoScriptError, ResponseError
 
-from petiole.tasks.stores.keys import Keys
 from petiole.tasks.transport.commands import PUT, Fetched, GiveBack, QueueSource, RedisCommand, TransportCommands
 from petiole.tasks.transport.consumer_id import new_consumer_id
 from petiole.tasks.transport.leases import LEASE_OPTIONS, Leases, lease_clock
@@ -223,7 +222,7 @@ class BatchingChannel(Leases, Quarantine):
         return QueueSource(queue, self._queue_keys(queue), lists, is_leased)
 
     def _queue_keys(self, queue: str) -> str:
-        return Keys(self.state_prefix).queue(queue)
+        return self._keys.queue(queue)
 
     def _wakeup_key(self, queue: str) -> str:
         return f"{self._queue_keys(queue)}:wakeup"
