@@ -26,6 +26,7 @@ from celery.worker.consumer.consumer import Consumer as CeleryConsumer
 
 from petiole.events.dead_letter import Cause
 from petiole.events.errors import UsageError
+from petiole.tasks.consuming.direct import DirectWay
 from petiole.tasks.instrumentation import OperationFailed
 from petiole.tasks.runtime import bus_of
 from petiole.tasks.settlement.dead_lettering import dead_letter
@@ -167,6 +168,7 @@ class LeaseTakeover(bootsteps.StartStopStep):
         if not isinstance(channel, BatchingChannel):
             return
         channel.running_tags = partial(_running_tags, consumer)
+        channel.accept = DirectWay(consumer).accept
         channel.renew()
         if self._channel is not None:
             channel.take_over(self._channel)

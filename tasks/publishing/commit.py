@@ -321,14 +321,15 @@ def _build_publication(
     if not was_new:
         return Publication(event, was_repeated=True, unmatched=unmatched)
     names = tuple(route.subscription.name for route in routes)
-    record = EventPublished(
-        event_type=event.event_type,
-        event_id=event.event_id,
-        stream_id=event.stream_id,
-        correlation_id=event.correlation_id,
-        subscriptions=names,
-    )
-    bus.instrumentation.emit(record)
+    if bus.instrumentation.wants(EventPublished):
+        record = EventPublished(
+            event_type=event.event_type,
+            event_id=event.event_id,
+            stream_id=event.stream_id,
+            correlation_id=event.correlation_id,
+            subscriptions=names,
+        )
+        bus.instrumentation.emit(record)
     return Publication(event, names, unmatched=unmatched)
 
 

@@ -28,6 +28,7 @@ Each starts with PETIOLE_KEY_PREFIX and a colon. Queues and their messages belon
 | delayed                               | zset   | id -> due time in ms                     | until due               |
 | delayed:messages                      | hash   | id -> queue, list and message            | until due               |
 | directory                             | hash   | subscription name -> Subscription JSON   | until unsubscribed      |
+| directory:changes                     | list   | the last 1,000 changes, oldest first     | no limit                |
 | directory:version                     | number | grows with every change                  | no limit                |
 | history                               | stream | the last MAX_HISTORY_EVENTS events       | HISTORY_RETENTION_S     |
 | history:blocks                        | list   | block/first entry id, oldest first       | as the history          |
@@ -82,6 +83,10 @@ class Keys:
     @property
     def directory(self) -> str:
         return f"{self.prefix}:directory"
+
+    @property
+    def directory_changes(self) -> str:
+        return f"{self.prefix}:directory:changes"
 
     @property
     def directory_version(self) -> str:

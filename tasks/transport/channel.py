@@ -73,6 +73,8 @@ class BatchingChannel(Leases, Quarantine):
     def __init__(self, *args: Any, **options: Any) -> None:
         self.leased = ConsumerState()
         self.running_tags: Callable[[], Collection[str]] = set
+        # Takes a delivery from the channel, or returns False: it is handed over as a message.
+        self.accept: Callable[[Fetched, BatchingChannel], bool] | None = None
         self._acked_at = 0.0
         self._backlog: deque[Fetched] = deque()
         self._unacknowledged_queues: set[str] = set()
@@ -305,17 +307,23 @@ class BatchingChannel(Leases, Quarantine):
             self._send_overdue_acks()
             if not self._confirm_backlog():
                 continue
-            fetched = self._backlog.popleft()
-            payload = self._decode(fetched)
-            if payload is None:
-                continue
-            if fetched.tag:
-                self.leased.unsettled.add(fetched.tag)
-            self.connection._deliver(payload, fetched.queue)  # noqa: SLF001 - calls kombu's consumer callback
-            was_delivered = True
+            was_delivered = self._hand_over(self._backlog.popleft()) or was_delivered
             if not self._is_in_loop or monotonic() >= deadline:
                 break
         return was_delivered
+
+    def _hand_over(self, fetched: Fetched) -> bool:
+        """Give a delivery to the worker, directly or as a message; return False if it is invalid."""
+        if fetched.tag:
+            self.leased.unsettled.add(fetched.tag)
+        if self.accept is not None and self.accept(fetched, self):
+            return True
+        payload = self._decode(fetched)
+        if payload is None:
+            self.leased.settle((fetched.tag,))
+            return False
+        self.connection._deliver(payload, fetched.queue)  # noqa: SLF001 - calls kombu's consumer callback
+        return True
 
     def _confirm_backlog(self) -> bool:
         """Renew the leases if the broker has not confirmed them for long; return whether the backlog has deliveries."""

@@ -173,9 +173,6 @@ end
 if settlement.value then
   delay_message(prefix .. ':delayed', prefix .. ':delayed:messages', delivery, settlement.due_ms, settlement.value, true)
 end
-if is_ended and own_group ~= '' then
-  advance(own_group)
-end
 if is_entry then
   if is_ended then
     local counts = {}
@@ -193,5 +190,8 @@ else
     redis.call('RPUSH', attempts, settlement.failed_attempt)
   end
   redis.call('PEXPIRE', attempts, settlement.attempts_retention_ms)
+end
+if is_ended and own_group ~= '' then
+  advance(own_group)
 end
 return result
