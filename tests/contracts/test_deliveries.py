@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from petiole.events.event import Event
+from petiole.tasks.stores.deliveries import QueueEntry
 from petiole.tasks.transport.commands import Fetched
 from tests.support.engine import KEEP, QUEUE, Consumer, Engine, an_event, event_id_of
 
@@ -477,6 +478,42 @@ def test_a_replay_of_a_letter_that_is_started_again_puts_no_second_entry(engine)
     assert [engine.replay(letter, 2), engine.replay(letter, 3)] == ["resolved", "resolved"]
 
     assert engine.places() == []
+
+
+def test_a_retry_of_an_event_that_was_published_again_long_after_takes_the_place_of_the_one_that_waits(engine):
+    one, event = engine.consumer(), an_event()
+    for _ in range(2):
+        engine.publish(event)
+        one.settle(one.fetch_one(), "retrying")
+        engine.inside.forget_publications()
+
+    assert (engine.places(), engine.references, engine.inside.leaks()) == (["delayed"], 1, [])
+
+
+def test_a_raw_replay_that_is_given_back_is_queued_again(engine):
+    where, body = f"{engine.keys.queue(QUEUE)}:0", b'{"headers": {}, "properties": {}}'
+    engine.raw.lpush(where, QueueEntry("", "", body=body).text)
+    one = engine.consumer()
+
+    for way in ("unread", "last", "crashed"):
+        fetched = one.fetch_one()
+        assert fetched.message == body
+        assert one.give_back(way, fetched.tag) == 1
+
+    assert engine.places() == ["queue"]
+    assert not engine.raw.exists("")
+
+
+def test_a_purge_of_many_deliveries_leaves_those_of_others_in_their_order(engine):
+    events = []
+    for number in range(1_100):
+        event = engine.publish(an_event(str(number)), subscriptions=[KEEP.name if number % 3 else "memory.another"])
+        events += [] if number % 3 else [event.event_id]
+
+    assert engine.stores.message_groups.remove_queued(KEEP) == 733
+
+    assert engine.references == len(events)
+    assert [event_id_of(each) for each in engine.consumer().fetch(1_100)] == events
 
 
 # The event in the history

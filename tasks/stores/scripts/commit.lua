@@ -170,15 +170,18 @@ end
 if settlement.failed_attempt then
   redis.call('HINCRBY', counters, 'retried', 1)
 end
+local ended = {}
 if settlement.value then
+  -- After the deduplication window, an event may be published again and its delivery fail like the one that waits.
+  local waiting = is_entry and redis.call('HGET', prefix .. ':delayed:messages', delivery) or ''
+  count_reference(ended, waiting:match('^[^\n]*\n[^\n]*\n(%d+/[^\n]*)\n') or '')
   delay_message(prefix .. ':delayed', prefix .. ':delayed:messages', delivery, settlement.due_ms, settlement.value, true)
 end
 if is_entry then
   if is_ended then
-    local counts = {}
-    count_reference(counts, (leased:match('\n(.-)\n')))
-    dereference(counts)
+    count_reference(ended, (leased:match('\n(.-)\n')))
   end
+  dereference(ended)
   redis.call('HSET', slots, slot, tag .. '\n' .. cjson.encode(result))
 elseif is_ended then
   redis.call('SET', inbox, 'done', 'PX', inbox_ms)
