@@ -444,7 +444,7 @@ def test_who_was_out_of_touch_judges_nobody_until_the_others_had_time(connect, l
     channel.expire_lost()
     assert lost.places() == ["lease"]
 
-    def is_expired() -> bool:
+    def is_expired():
         channel.renew()
         channel.expire_lost()
         return lost.places() == ["queue"]

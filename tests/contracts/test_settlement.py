@@ -28,7 +28,7 @@ def client(engine):
 
 
 @pytest.fixture
-def one(engine) -> Consumer:
+def one(engine: Engine) -> Consumer:
     return engine.consumer("one")
 
 

@@ -129,7 +129,8 @@ def age_history(client: redis.Redis, *, events: int, ago: timedelta, after: int 
     at_ms = int((datetime.now(UTC) - ago).timestamp() * 1_000)
     for number in range(after + 1, after + events + 1):
         text = an_event(str(number)).model_dump_json()
-        entry = client.xadd(KEYS.history, {"event": text}, id=f"{at_ms}-{number}")
+        entry = f"{at_ms}-{number}"
+        client.xadd(KEYS.history, {"event": text}, id=entry)
         if number == 1 or number % BLOCK == 0:
             client.rpush(f"{KEYS.history}:blocks", f"{number // BLOCK}/{entry}")
     client.set(f"{KEYS.history}:count", after + events)
