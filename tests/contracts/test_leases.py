@@ -76,9 +76,9 @@ def test_a_consumer_that_is_heard_of_again_keeps_what_it_leases(engine):
     one, two = engine.consumer("one"), engine.consumer("two")
     one.fetch_one()
     engine.silent_for(100, "one")
-    ((name, heartbeat),) = two.commands.silent_consumers(50)
+    ((name, heartbeat),) = two.commands.renew(50).silent
 
-    one.commands.renew()
+    one.commands.renew(50)
 
     assert two.commands.expire(name, heartbeat) == -1
     assert engine.places() == ["lease"]
@@ -87,8 +87,7 @@ def test_a_consumer_that_is_heard_of_again_keeps_what_it_leases(engine):
 def test_every_heartbeat_can_be_compared(engine):
     one = engine.consumer("one")
     for _ in range(50):
-        one.commands.renew()
-        ((name, heartbeat),) = one.commands.silent_consumers(-1_000)
+        ((name, heartbeat),) = one.commands.renew(-1_000).silent
 
         assert one.commands.expire(name, heartbeat) == 0
 
@@ -99,7 +98,7 @@ def test_of_many_that_expire_a_consumer_one_returns_its_deliveries(engine):
     engine.consumer("one").fetch(3)
     engine.silent_for(100, "one")
     watchers = [engine.consumer(name) for name in ("two", "three")]
-    seen = [watcher.commands.silent_consumers(50) for watcher in watchers]
+    seen = [watcher.commands.renew(50).silent for watcher in watchers]
 
     answers = [watcher.commands.expire(*rows[0]) for watcher, rows in zip(watchers, seen, strict=True)]
 
@@ -112,12 +111,12 @@ def test_a_heartbeat_tells_how_many_leases_the_broker_knows(engine):
         engine.publish()
     one = engine.consumer("one")
     one.fetch(3)
-    assert one.commands.renew() == 3
+    assert one.commands.renew(50).leases == 3
 
     engine.expire("one")
 
-    assert one.commands.renew() == -1, "it was expired"
-    assert one.commands.renew() == 0
+    assert one.commands.renew(50).leases == -1, "it was expired"
+    assert one.commands.renew(50).leases == 0
 
 
 def test_a_consumer_that_was_expired_and_fetches_before_its_next_heartbeat_is_watched(engine):
@@ -377,30 +376,34 @@ def test_what_waits_for_longer_than_a_third_of_its_lease_is_confirmed_before_it_
 # Death
 
 
+def lose_a_consumer(engine: Engine) -> None:
+    """Let a consumer of another process lease one delivery and be silent for 5 s."""
+    engine.publish()
+    engine.consumer("lost.1").fetch_one()
+    engine.silent_for(5, "lost.1")
+
+
 @pytest.fixture
 def lost(server_engine):
-    """Let a consumer of another process lease one delivery and be silent for 5 s."""
-    server_engine.publish()
-    server_engine.consumer("lost.1").fetch_one()
-    server_engine.silent_for(5, "lost.1")
+    lose_a_consumer(server_engine)
     return server_engine
 
 
-def steady(channel: Any, eventually: Any) -> None:
-    """Let a channel be in touch for long enough to consider others lost."""
+def stay_in_touch(channel: Any, eventually: Any) -> None:
+    """Let a channel send heartbeats until it may consider others lost, and once more."""
 
-    def is_steady() -> bool:
+    def is_steady():
         channel.renew()
-        return bool(channel._may_expire_others())
+        return channel._is_steady()
 
     eventually(is_steady, 10)
+    channel.renew()
 
 
 def test_a_lost_consumer_without_a_connection_is_expired_at_once(connect, lost, eventually):
     channel: Any = connect(visibility_timeout=3_600).channel()
-    steady(channel, eventually)
 
-    channel.expire_lost()
+    stay_in_touch(channel, eventually)
 
     assert lost.places() == ["queue"]
 
@@ -408,65 +411,58 @@ def test_a_lost_consumer_without_a_connection_is_expired_at_once(connect, lost, 
 def test_a_lost_consumer_with_a_connection_is_expired_after_the_visibility_timeout(
     connect, lost, eventually, clean_broker_url
 ):
-    assert connection_name().endswith(current_process_id())
+    assert connection_name() == f"petiole-{current_process_id()}"
     with redis.Redis.from_url(clean_broker_url, client_name="petiole-lost") as stopped:
         stopped.ping()
-        patient, hasty = (connect(visibility_timeout=timeout).channel() for timeout in (3_600, 4))
-        for channel in (patient, hasty):
-            steady(channel, eventually)
+        for visibility_timeout, place in ((3_600, "lease"), (4, "queue")):
+            stay_in_touch(connect(visibility_timeout=visibility_timeout).channel(), eventually)
 
-        patient.expire_lost()
-        assert lost.places() == ["lease"]
-        hasty.expire_lost()
-        assert lost.places() == ["queue"]
+            assert lost.places() == [place]
 
 
 def test_a_lost_consumer_is_expired_after_the_visibility_timeout_where_connections_cannot_be_listed(
     connect, lost, eventually
 ):
-    patient, hasty = (connect(visibility_timeout=timeout).channel() for timeout in (3_600, 4))
-    for channel in (patient, hasty):
-        steady(channel, eventually)
     lost.raw.acl_setuser("default", enabled=True, nopass=True, categories=["+@all"], commands=["-client|list"])
     try:
-        patient.expire_lost()
-        assert lost.places() == ["lease"]
-        hasty.expire_lost()
-        assert lost.places() == ["queue"]
+        for visibility_timeout, place in ((3_600, "lease"), (4, "queue")):
+            stay_in_touch(connect(visibility_timeout=visibility_timeout).channel(), eventually)
+
+            assert lost.places() == [place]
     finally:
         lost.raw.acl_setuser("default", enabled=True, nopass=True, categories=["+@all"])
 
 
-def test_who_was_out_of_touch_judges_nobody_until_the_others_had_time(connect, lost, eventually):
+def test_who_was_out_of_touch_judges_nobody_until_the_others_had_time(connect, server_engine, eventually):
     channel: Any = connect().channel()
+    stay_in_touch(channel, eventually)
+    lose_a_consumer(server_engine)
+    channel._contact_at -= 10
 
-    channel.renew()
-    channel.expire_lost()
-    assert lost.places() == ["lease"]
-
-    def is_expired():
+    for _ in range(3):
         channel.renew()
-        channel.expire_lost()
-        return lost.places() == ["queue"]
 
-    eventually(is_expired, 10)
-    assert channel._contact_at - channel._connected_since >= 0.4
+    assert server_engine.places() == ["lease"]
+    stay_in_touch(channel, eventually)
+    assert server_engine.places() == ["queue"]
 
 
-def test_a_server_that_stood_still_makes_nobody_lost(connect, lost, eventually, monkeypatch):
+def test_a_server_that_stood_still_makes_nobody_lost(connect, server_engine, eventually, monkeypatch):
     channel: Any = connect().channel()
-    steady(channel, eventually)
-    answer = channel._commands.silent_consumers
+    stay_in_touch(channel, eventually)
+    lose_a_consumer(server_engine)
+    answer = channel._commands.renew
 
     def late(*arguments):
         with suppress(redis.exceptions.TimeoutError):
-            lost.raw.blpop(["nothing"], timeout=0.5)  # as long as the server stands still
+            server_engine.raw.blpop(["nothing"], timeout=0.5)  # as long as the server stands still
         return answer(*arguments)
 
-    monkeypatch.setattr(channel._commands, "silent_consumers", late)
-    channel.expire_lost()
+    monkeypatch.setattr(channel._commands, "renew", late)
+    for _ in range(3):
+        channel.renew()
 
-    assert lost.places() == ["lease"]
+    assert server_engine.places() == ["lease"]
 
 
 def test_a_consumer_outside_a_worker_takes_over_from_lost_ones(connect, lost):

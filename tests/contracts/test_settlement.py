@@ -174,7 +174,7 @@ def test_deliveries_are_fetched_and_ended_on_a_server_without_free_memory(server
             engine.publish()
         assert recorded(engine) == 8
         handled, retried, deferred, buried, returned, rejected, crashed, acked = one.fetch(8)
-        one.commands.renew()
+        one.commands.renew(1_000)
         for fetched, outcome in ((handled, "handled"), (retried, "retrying"), (deferred, "deferred")):
             assert one.settle(fetched, outcome).status == "published"
         assert one.settle(buried, "dead_lettered").status == "published"

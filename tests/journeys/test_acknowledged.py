@@ -40,9 +40,7 @@ EVENTS = 100
     ],
     ids=lambda options: options[1],
 )
-def test_a_delivery_without_events_is_handled_once_also_if_its_event_is_published_twice(
-    node, client, inside, eventually, pool
-):
+def test_a_delivery_without_events_is_handled_once_if_published_twice(node, client, inside, eventually, pool):
     node.module("agent_quiet", AGENT)
     node.environment["PETIOLE_AGENTS"] = "agent_quiet"
     announced = node.worker("announces", *pool)

@@ -123,7 +123,7 @@ class Engine:
     def consumer(self, name: str = "one") -> Consumer:
         """Start a consumer of the queue."""
         consumer = Consumer(self, name)
-        consumer.commands.renew()
+        consumer.commands.renew(1_000)
         return consumer
 
     def silent_for(self, seconds: float, name: str) -> None:
@@ -133,9 +133,7 @@ class Engine:
 
     def expire(self, name: str) -> int:
         """Let a consumer be lost; returns how many deliveries went back."""
-        watcher = Consumer(self, "watcher").commands
-        heartbeats = dict(watcher.silent_consumers(-1_000))
-        return watcher.expire(name, heartbeats[name])
+        return Consumer(self, "watcher").commands.expire(name, repr(self.raw.zscore(self.keys.consumers, name)))
 
     # Looking
 
