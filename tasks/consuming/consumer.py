@@ -20,6 +20,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from celery import bootsteps
+from celery.concurrency.prefork import TaskPool as ProcessPool
 from celery.exceptions import NotRegistered
 from celery.worker import state
 from celery.worker.consumer.consumer import Consumer as CeleryConsumer
@@ -169,6 +170,8 @@ class LeaseTakeover(bootsteps.StartStopStep):
             return
         channel.running_tags = partial(_running_tags, consumer)
         channel.accept = DirectWay(consumer).accept
+        if not isinstance(consumer.pool, ProcessPool):
+            channel.start_ack_sender()
         channel.renew()
         if self._channel is not None:
             channel.take_over(self._channel)
