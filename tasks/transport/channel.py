@@ -22,7 +22,6 @@ from kombu.transport import redis as stock
 from kombu.utils.json import dumps
 from redis.exceptions import NoScriptError, ResponseError
 
-from petiole.tasks.stores.keys import Keys
 from petiole.tasks.transport.ack_sender import MAX_ACK_DELAY_S, AckSender
 from petiole.tasks.transport.commands import PUT, Fetched, GiveBack, QueueSource, RedisCommand, TransportCommands
 from petiole.tasks.transport.consumer_id import new_consumer_id
@@ -182,11 +181,15 @@ class BatchingChannel(Leases, Quarantine):
 
     def _renew_without_worker(self) -> None:
         """Send a heartbeat for a consumer outside a worker, if it is due."""
-        if monotonic() - self._contact_at > self.consumer_timeout / 2:
+        # More often than others consider this consumer to be in touch.
+        if monotonic() - self._contact_at > self.consumer_timeout / 4:
             self.renew()
 
     def _wait_s(self, timeout: float | None) -> float:
         wait_s = timeout or self.brpop_timeout
+        if not self._is_in_loop:
+            # Only the next fetch sends a heartbeat.
+            wait_s = min(wait_s, self.consumer_timeout / 4)
         return min(wait_s, FOREIGN_POLL_S) if monotonic() < self._foreign_poll_until else wait_s
 
     def _credit(self) -> int:
@@ -224,7 +227,7 @@ class BatchingChannel(Leases, Quarantine):
         return QueueSource(queue, self._queue_keys(queue), lists, is_leased)
 
     def _queue_keys(self, queue: str) -> str:
-        return Keys(self.state_prefix).queue(queue)
+        return self._keys.queue(queue)
 
     def _wakeup_key(self, queue: str) -> str:
         return f"{self._queue_keys(queue)}:wakeup"
@@ -476,6 +479,8 @@ class BatchingChannel(Leases, Quarantine):
         self.send_acks()
         backlog, self._backlog = list(self._backlog), deque()
         self._give_back_fetched(backlog)
+        if self.qos.restore_at_shutdown:
+            self.give_back_unsettled()
         self.unregister()
 
     def _after_fork(self) -> None:

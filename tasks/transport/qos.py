@@ -47,10 +47,6 @@ class QoS(redis.QoS):
         self.channel.give_back_unsettled()
         self._delivered.clear()
 
-    def restore_by_tag(self, tag: str, client: Any | None = None, leftmost: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002 - kombu's
-        """Return one delivery."""
-        self.channel.give_back([tag], "last" if leftmost else "unread")
-
     @property
     def visibility_timeout(self) -> int:
         """The time after which a message of a stock worker, which kombu restores, returns to its queue."""
