@@ -85,7 +85,7 @@ def _default_correlation_id(fields: Mapping[str, object]) -> str:
 class EventContext(BaseModel):
     """The origin and the user of a flow. Every event of the flow has the same context."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     source: Annotated[str, Field(min_length=1, max_length=255)] = "petiole"
     user_id: str | None = None

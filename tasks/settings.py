@@ -27,7 +27,12 @@ class EnvironmentSettings(BaseSettings):
     """Base of Petiole's settings models. Raises UsageError for an invalid value; it names the variable."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_ignore_empty=True, frozen=True, allow_inf_nan=False, hide_input_in_errors=True
+        env_prefix=PREFIX,
+        env_ignore_empty=True,
+        frozen=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+        defer_build=True,
     )
 
     # Hidden from type checkers, which derive the arguments from the fields.

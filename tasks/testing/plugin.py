@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def harness() -> Iterator[EventTestHarness]:
     """Provide a new harness without agents; add them before the first publish."""
-    from petiole.tasks.testing.harness import EventTestHarness  # noqa: PLC0415 - pytest loads this module in any project
+    from petiole.tasks.testing.harness import EventTestHarness
 
     with EventTestHarness() as harness:
         yield harness
