@@ -26,6 +26,7 @@ UNUSED_BY_A_PUBLISHER = (
     "petiole.tasks.delivery",
     "petiole.tasks.handler_context",
     "petiole.tasks.handling.invocation",
+    "petiole.tasks.instrumentation.worker_records",
     "petiole.tasks.settlement.settlement",
     # An operator's tools, and the features that a publish does not use.
     "petiole.tasks.dead_letters",
@@ -46,7 +47,7 @@ UNUSED_BY_A_PUBLISHER = (
     "structlog",
 )
 
-LAZY_PACKAGES = ("petiole", "petiole.events", "petiole.tasks", "petiole.tasks.testing")
+LAZY_PACKAGES = ("petiole", "petiole.events", "petiole.tasks", "petiole.tasks.instrumentation", "petiole.tasks.testing")
 
 PUBLISH = """
 from petiole import TextMessageEvent, publish
