@@ -6,6 +6,7 @@ is connected when it is first used. Two buses of one process share nothing.
 
 from __future__ import annotations
 
+import importlib
 import threading
 import types
 from collections.abc import Callable, Iterator, Sequence
@@ -270,5 +271,7 @@ def set_default_bus(bus: BusRuntime) -> None:
 
 
 def default_bus() -> BusRuntime:
-    """Return the bus of the module-level functions."""
+    """Return the bus of the module-level functions; bus.py makes it when it is first needed."""
+    if not _default:
+        importlib.import_module("petiole.tasks.bus")
     return _default[0]

@@ -73,6 +73,13 @@ def test_publish_loads_the_event_classes_of_the_publisher_and_those_of_the_backb
     assert catalog == {"input", "message", "request"}
 
 
+@pytest.mark.parametrize("name", ["dead_letters", "guarded", "open_session", "report"])
+def test_what_acts_on_the_default_bus_finds_it_without_an_import_of_publish(name):
+    program = f"from petiole.tasks import {name}; from petiole.tasks.handling.current import current_bus; current_bus()"
+
+    assert "petiole.tasks.bus" in loaded_by(program)
+
+
 def test_pytest_loads_the_harness_only_for_a_test_that_asks_for_it():
     assert "petiole.tasks.testing.harness" not in loaded_by("import petiole.tasks.testing.plugin")
 
