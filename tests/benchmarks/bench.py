@@ -14,30 +14,47 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
 
-from tests.benchmarks import measures
+from tests.benchmarks import growth, measures
 from tests.benchmarks.contestants import CONTESTANTS, Contestant
 from tests.benchmarks.counters import CountsDifferError
+from tests.benchmarks.crash import crash
+from tests.benchmarks.imports import PROGRAMS, imports
 from tests.benchmarks.machine import describe_machine, load
 from tests.benchmarks.measures import Bench, Figures
 from tests.benchmarks.report import print_report
 from tests.benchmarks.runs import PYTHONS, ROOT, ContestantError
 from tests.benchmarks.servers import fresh_server
 
-MEASURES: dict[str, Callable[[Bench, Contestant], Figures]] = {
-    "publish": measures.publish,
-    "drain": measures.drain,
-    "steady": measures.steady,
-    "latency": measures.latency,
-    "request": measures.request,
-    "memory": measures.memory,
-    "idle": measures.idle,
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A measure, of all contestants or of some; `once` is for what takes long and is not compared."""
+
+    function: Callable[[Bench, Contestant], Figures]
+    contestants: Collection[str] = tuple(CONTESTANTS)
+    once: bool = False
+
+
+MEASURES = {
+    "publish": Measure(measures.publish),
+    "drain": Measure(measures.drain),
+    "steady": Measure(measures.steady),
+    "latency": Measure(measures.latency),
+    "request": Measure(measures.request),
+    "memory": Measure(measures.memory),
+    "idle": Measure(measures.idle),
+    "crash": Measure(crash),
+    "imports": Measure(imports, tuple(PROGRAMS)),
+    "concurrency": Measure(growth.concurrency, ("petiole-solo",)),
+    "subscriptions": Measure(growth.subscriptions, ("petiole-solo",), once=True),
+    "backlog": Measure(growth.backlog, ("petiole", "petiole-solo"), once=True),
 }
 QUICK_CONTESTANTS = ("petiole-solo", "petiole", "faststream", "huey")
 QUICK_MEASURES = ("publish", "drain", "latency", "request")
@@ -87,7 +104,9 @@ def main() -> int:
 def _take_turns(bench: Bench, names: Sequence[str], chosen: Sequence[str], rounds: int) -> Iterator[Turn]:
     for number in range(1, rounds + 1):
         for measure in chosen:
-            for name in names:
+            if MEASURES[measure].once and number > 1:
+                continue
+            for name in (name for name in names if name in MEASURES[measure].contestants):
                 turn = _take_turn(bench, CONTESTANTS[name], measure, number)
                 figures = turn.error or ", ".join(f"{key} {value:.5g}" for key, value in turn.figures.items())
                 console.print(f"{number}/{rounds} {measure:8} {name:18} {turn.seconds:4.0f} s  {figures}")
@@ -99,7 +118,7 @@ def _take_turn(bench: Bench, contestant: Contestant, measure: str, number: int) 
     figures: Figures = {}
     error = ""
     try:
-        figures = MEASURES[measure](bench, contestant)
+        figures = MEASURES[measure].function(bench, contestant)
     except (ContestantError, TimeoutError, CountsDifferError) as failure:
         error = f"{type(failure).__name__}: {failure}"
     return Turn(number, contestant.name, measure, figures, error, load_before, time.monotonic() - began)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 import redis
@@ -25,6 +26,7 @@ STALL_S = 30.0
 _SLICES = 8
 _SLICE_S = 0.25
 _WARM_UP = 50
+_SETTLE_S = 5.0  # until what a start causes is over
 
 Figures: TypeAlias = dict[str, float]
 
@@ -58,17 +60,16 @@ def publish(bench: Bench, contestant: Contestant) -> Figures:
     for subscribers in (1, 3, 10):
         with bench.run(contestant, subscribers) as run, run.client() as client:
             run.register()
-            figures[f"publish_us_{subscribers}"] = _us_per_event(client.publish, bench.seconds(_SLICE_S))
-            if contestant.publishes_many:
-                figures[f"publish_many_us_{subscribers}"] = _us_per_event(client.publish_many, bench.seconds(_SLICE_S))
+            for way in contestant.ways_to_publish:
+                figures[f"{way}_us_{subscribers}"] = time_per_event(partial(client.publish_by, way), bench) * 1e6
     return figures
 
 
-def _us_per_event(operation: Callable[..., float], slice_s: float) -> float:
-    """Return the median of the slices' means: one that another process disturbed does not count."""
+def time_per_event(operation: Callable[..., float], bench: Bench) -> float:
+    """Return seconds per event: the median of the slices' means, so one that was disturbed does not count."""
     operation(count=_WARM_UP)
-    size = max(int(slice_s * _WARM_UP / operation(count=_WARM_UP)), 20)
-    return statistics.median(operation(count=size) / size * 1e6 for _ in range(_SLICES))
+    size = max(int(bench.seconds(_SLICE_S) * _WARM_UP / operation(count=_WARM_UP)), 20)
+    return statistics.median(operation(count=size) / size for _ in range(_SLICES))
 
 
 def drain(bench: Bench, contestant: Contestant) -> Figures:
@@ -85,7 +86,8 @@ def fill(run: Run, events: int) -> None:
     """Publish events number 1 to `events`, by the cheapest way that the contestant has."""
     with run.client() as client:
         run.register()
-        (client.publish_many if run.contestant.publishes_many else client.publish)(count=events)
+        ways = run.contestant.ways_to_publish
+        client.publish_by("publish_many" if "publish_many" in ways else "publish", count=events)
 
 
 def steady(bench: Bench, contestant: Contestant) -> Figures:
@@ -145,9 +147,9 @@ def memory(bench: Bench, contestant: Contestant) -> Figures:
 
 def idle(bench: Bench, contestant: Contestant) -> Figures:
     """Measure a node without work: its memory, and the commands that it sends to the broker."""
-    duration_s = bench.seconds(20)
+    duration_s = max(bench.seconds(20), 5)
     with bench.run(contestant) as run, run.node() as node, run.broker as broker:
-        time.sleep(bench.seconds(5))
+        time.sleep(_SETTLE_S)
         before, began = _commands(broker), time.monotonic()
         time.sleep(duration_s)
         commands = (_commands(broker) - before - 1) / (time.monotonic() - began)

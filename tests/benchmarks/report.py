@@ -27,6 +27,9 @@ COLUMNS = {
     "publish_many_us_1": "publish_many, µs: 1",
     "publish_many_us_3": "3",
     "publish_many_us_10": "10",
+    "publish_delay_us_1": "publish.delay, µs: 1",
+    "publish_delay_us_3": "3",
+    "publish_delay_us_10": "10",
     "drain_per_s": "drain, events/s",
     "steady_per_s": "steady, events/s",
     "latency_p50_ms": "latency, ms: p50",
@@ -41,8 +44,13 @@ COLUMNS = {
     "idle_pss_mb": "PSS",
     "idle_commands_per_s": "idle commands/s: node",
     "idle_commands_per_s_and_worker": "worker",
+    "never_handled": "never handled",
+    "run_twice": "run twice",
+    "recovered_s": "all handled, s after the restart was ready",
+    "import_ms": "ms",
+    "import_modules": "modules",
 }
-"""The figures in the order of the tables; those of one measure follow each other."""
+"""The columns, and what stands above each; figures of growth have names of their own and follow."""
 
 BASES = ("faststream", "huey", "celery")
 
@@ -95,15 +103,15 @@ def _ratios(measure: str, rounds: Mapping[str, Sequence[Turn]], base: str) -> Ta
 
 
 def _columns(rounds: Mapping[str, Sequence[Turn]]) -> list[str]:
-    present = {column for turns in rounds.values() for turn in turns for column in turn["figures"]}
-    return [column for column in COLUMNS if column in present]
+    present = dict.fromkeys(column for turns in rounds.values() for turn in turns for column in turn["figures"])
+    return [column for column in COLUMNS if column in present] + [name for name in present if name not in COLUMNS]
 
 
 def _table(title: str, columns: Iterable[str]) -> Table:
     table = Table(title=title, title_justify="left", box=None)
     table.add_column("")
     for column in columns:
-        table.add_column(COLUMNS[column], justify="right")
+        table.add_column(COLUMNS.get(column, column), justify="right")
     table.add_column("")
     return table
 

@@ -25,6 +25,7 @@ class Contestant:
 
     `crash_node` and `crash_environment` are for the crash: one subscriber, four handlers at once, and what the library
     has for surviving it. `registers` tells that a publisher reaches only subscribers which a node has announced before.
+    `ways_to_publish` are methods of its client.
     """
 
     name: str
@@ -34,7 +35,7 @@ class Contestant:
     node: tuple[Command, ...]
     crash_node: tuple[Command, ...]
     registers: bool = False
-    publishes_many: bool = False
+    ways_to_publish: tuple[str, ...] = ("publish",)
     environment: Mapping[str, str] = field(default_factory=dict)
     crash_environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -61,7 +62,7 @@ def _petiole(
         node=node,
         crash_node=crash_node,
         registers=True,
-        publishes_many=True,
+        ways_to_publish=("publish", "publish_many", "publish_delay"),
         environment={"BENCH_BATCH": str(batch)} if batch else {},
     )
 

@@ -7,42 +7,20 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Literal
 
 from celery import signals
 
-from petiole import Agent, Event, EventContext, publish, publish_many, request
-from petiole.events import Content, registry
+from petiole import Agent, publish, publish_many, request
+from petiole.events import registry
 from tests.benchmarks import counters
 from tests.benchmarks.clients import SyncClient
-from tests.benchmarks.document import SOURCE, TEXT
+from tests.benchmarks.contestants.petiole_event import MeasuredEvent, build_event
 
 _BATCH = int(os.environ.get("BENCH_BATCH", "0")) or None
 _PUBLISHED_AT_ONCE = 100
 
 
-class MeasuredContent(Content):
-    number: int
-    sent_at: float
-    text: str
-
-
-class MeasuredEvent(Event):
-    """The event of the benchmark."""
-
-    event_type: Literal["bench.event.published"] = "bench.event.published"
-    content: MeasuredContent
-
-
 registry.register(MeasuredEvent)
-
-
-def build_event(number: int) -> MeasuredEvent:
-    return MeasuredEvent(
-        stream_id=f"stream-{number}",
-        content=MeasuredContent(number=number, sent_at=time.monotonic(), text=TEXT),
-        context=EventContext(source=SOURCE),
-    )
 
 
 def _build_agent(subscriber: int) -> Agent:
@@ -84,6 +62,13 @@ class Client(SyncClient):
         for start in range(first, first + count, _PUBLISHED_AT_ONCE):
             stop = min(start + _PUBLISHED_AT_ONCE, first + count)
             publish_many([build_event(number) for number in range(start, stop)])
+        return time.monotonic() - began
+
+    def publish_delay(self, first: int, count: int) -> float:
+        """Let a worker publish events, one by one; return the seconds that it took to tell it."""
+        began = time.monotonic()
+        for number in range(first, first + count):
+            publish.delay(build_event(number))
         return time.monotonic() - began
 
     def request_one(self, number: int) -> int:
