@@ -28,7 +28,7 @@ from tests.benchmarks.crash import crash
 from tests.benchmarks.imports import PROGRAMS, imports
 from tests.benchmarks.machine import describe_machine, load
 from tests.benchmarks.measures import Bench, Figures
-from tests.benchmarks.report import print_report
+from tests.benchmarks.report import WIDTH, print_report
 from tests.benchmarks.runs import PYTHONS, ROOT, ContestantError
 from tests.benchmarks.servers import fresh_server
 
@@ -62,7 +62,7 @@ QUICK_ROUNDS, ROUNDS = 3, 5
 QUICK_SCALE = 0.4
 QUIET_LOAD = 0.5
 
-console = Console(width=180)
+console = Console(width=WIDTH)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,7 @@ from __future__ import annotations
 import json
 import statistics
 import sys
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,117 +19,116 @@ from rich.table import Table
 
 Turn: TypeAlias = Mapping[str, Any]
 
-COLUMNS = {
-    "publish_us_1": "publish, µs: 1 subscriber",
-    "publish_us_3": "3",
-    "publish_us_10": "10",
-    "publish_many_us_1": "publish_many, µs: 1",
-    "publish_many_us_3": "3",
-    "publish_many_us_10": "10",
-    "publish_delay_us_1": "publish.delay, µs: 1",
-    "publish_delay_us_3": "3",
-    "publish_delay_us_10": "10",
+LABELS = {
+    "publish_us_1": "publish to 1 subscriber, µs",
+    "publish_us_3": "publish to 3, µs",
+    "publish_us_10": "publish to 10, µs",
+    "publish_many_us_1": "publish_many to 1, µs per event",
+    "publish_many_us_3": "publish_many to 3, µs per event",
+    "publish_many_us_10": "publish_many to 10, µs per event",
+    "publish_delay_us_1": "publish.delay to 1, µs",
+    "publish_delay_us_3": "publish.delay to 3, µs",
+    "publish_delay_us_10": "publish.delay to 10, µs",
     "drain_per_s": "drain, events/s",
     "steady_per_s": "steady, events/s",
-    "latency_p50_ms": "latency, ms: p50",
-    "latency_p99_ms": "p99",
-    "request_p50_ms": "request, ms: p50",
-    "request_p99_ms": "p99",
-    "request_16_p50_ms": "16 callers: p50, ms",
-    "request_16_per_s": "requests/s",
+    "latency_p50_ms": "latency, p50, ms",
+    "latency_p99_ms": "latency, p99, ms",
+    "request_p50_ms": "request, p50, ms",
+    "request_p99_ms": "request, p99, ms",
+    "request_16_p50_ms": "request of 16 callers, p50, ms",
+    "request_16_per_s": "requests/s of 16 callers",
     "queued_bytes": "bytes queued, per event and subscriber",
-    "left_bytes": "bytes left, per event",
-    "idle_rss_mb": "idle node, MB: RSS",
-    "idle_pss_mb": "PSS",
-    "idle_commands_per_s": "idle commands/s: node",
-    "idle_commands_per_s_and_worker": "worker",
-    "never_handled": "never handled",
-    "run_twice": "run twice",
-    "recovered_s": "all handled, s after the restart was ready",
-    "import_ms": "ms",
-    "import_modules": "modules",
+    "left_bytes": "bytes left when handled, per event",
+    "idle_rss_mb": "idle node, RSS, MB",
+    "idle_pss_mb": "idle node, PSS, MB",
+    "idle_commands_per_s": "idle node, commands/s",
+    "idle_commands_per_s_and_worker": "idle worker, commands/s",
+    "never_handled": "crash: never handled",
+    "run_twice": "crash: run twice",
+    "recovered_s": "crash: all handled, s after ready",
+    "since_restart_s": "crash: all handled, s after the restart",
+    "import_ms": "import, ms",
+    "import_modules": "import, modules",
 }
-"""The columns, and what stands above each; figures of growth have names of their own and follow."""
+"""The figures in the order of the table; those of growth have names of their own and follow."""
 
 BASES = ("faststream", "huey", "celery")
+WIDTH = 200
 
 
 def print_report(turns: Sequence[Turn], console: Console) -> None:
-    """Print one table of figures and one of ratios for each measure."""
-    for measure in dict.fromkeys(turn["measure"] for turn in turns):
-        rounds = _by_contestant(turn for turn in turns if turn["measure"] == measure)
-        console.print(_figures(measure, rounds))
-        for base in BASES:
-            if base in rounds and len(rounds) > 1:
-                console.print(_ratios(measure, rounds, base))
-        console.print()
+    """Print a table of all figures, and one of ratios for each peer that others are compared with."""
+    contestants = list(dict.fromkeys(turn["contestant"] for turn in turns))
+    figures = _figure_names(turns)
+    table = _table("median (least-most)", contestants)
+    for figure in figures:
+        values = _by_round(turns, figure)
+        table.add_row(LABELS.get(figure, figure), *(_spread(list(values[name].values())) for name in contestants))
+    for measure, failed in _failures(turns, contestants):
+        table.add_row(f"{measure}: rounds that failed", *failed)
+    console.print(table)
+    for base in BASES:
+        others = [name for name in contestants if name != base]
+        if base in contestants and others:
+            console.print()
+            console.print(_ratios(turns, figures, base, others))
 
 
-def _by_contestant(turns: Iterable[Turn]) -> dict[str, list[Turn]]:
-    grouped: defaultdict[str, list[Turn]] = defaultdict(list)
-    for turn in turns:
-        grouped[turn["contestant"]].append(turn)
-    return dict(grouped)
-
-
-def _figures(measure: str, rounds: Mapping[str, Sequence[Turn]]) -> Table:
-    columns = _columns(rounds)
-    table = _table(f"{measure}: median (least-most)", columns)
-    for contestant, turns in rounds.items():
-        values = ([turn["figures"][column] for turn in turns if column in turn["figures"]] for column in columns)
-        table.add_row(contestant, *(_spread(figures) for figures in values), _failures(turns))
-    return table
-
-
-def _ratios(measure: str, rounds: Mapping[str, Sequence[Turn]], base: str) -> Table:
-    """Compare each contestant with one of them: the median of the rounds' ratios."""
-    columns = [column for column in _columns(rounds) if any(column in turn["figures"] for turn in rounds[base])]
-    table = _table(f"{measure}: times the figure of {base}", columns)
-    base_by_round = {turn["round"]: turn["figures"] for turn in rounds[base]}
-    for contestant, turns in rounds.items():
-        if contestant == base:
+def _ratios(turns: Sequence[Turn], figures: Sequence[str], base: str, others: Sequence[str]) -> Table:
+    table = _table(f"times the figure of {base}: median of the rounds (least-most)", others)
+    for figure in figures:
+        values = _by_round(turns, figure)
+        divisors = {number: value for number, value in values[base].items() if value}
+        if not divisors:
             continue
         ratios = (
-            [
-                turn["figures"][column] / base_by_round[turn["round"]][column]
-                for turn in turns
-                if column in turn["figures"] and base_by_round.get(turn["round"], {}).get(column)
-            ]
-            for column in columns
+            [value / divisors[number] for number, value in values[name].items() if number in divisors]
+            for name in others
         )
-        table.add_row(contestant, *(_spread(values) for values in ratios), "")
+        table.add_row(LABELS.get(figure, figure), *map(_spread, ratios))
     return table
 
 
-def _columns(rounds: Mapping[str, Sequence[Turn]]) -> list[str]:
-    present = dict.fromkeys(column for turns in rounds.values() for turn in turns for column in turn["figures"])
-    return [column for column in COLUMNS if column in present] + [name for name in present if name not in COLUMNS]
+def _by_round(turns: Sequence[Turn], figure: str) -> dict[str, dict[int, float]]:
+    values: dict[str, dict[int, float]] = {turn["contestant"]: {} for turn in turns}
+    for turn in turns:
+        if figure in turn["figures"]:
+            values[turn["contestant"]][turn["round"]] = turn["figures"][figure]
+    return values
 
 
-def _table(title: str, columns: Iterable[str]) -> Table:
+def _figure_names(turns: Sequence[Turn]) -> list[str]:
+    present = dict.fromkeys(figure for turn in turns for figure in turn["figures"])
+    return [figure for figure in LABELS if figure in present] + [name for name in present if name not in LABELS]
+
+
+def _failures(turns: Sequence[Turn], contestants: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    for measure in dict.fromkeys(turn["measure"] for turn in turns if turn["error"]):
+        of_measure = [turn for turn in turns if turn["measure"] == measure]
+        rounds = [[bool(turn["error"]) for turn in of_measure if turn["contestant"] == name] for name in contestants]
+        yield measure, [f"{sum(failed)} of {len(failed)}" if any(failed) else "" for failed in rounds]
+
+
+def _table(title: str, contestants: Sequence[str]) -> Table:
     table = Table(title=title, title_justify="left", box=None)
     table.add_column("")
-    for column in columns:
-        table.add_column(COLUMNS.get(column, column), justify="right")
-    table.add_column("")
+    for name in contestants:
+        table.add_column(name, justify="right")
     return table
 
 
 def _spread(values: Sequence[float]) -> str:
     if not values:
         return "-"
-    median, least, most = (_format(value) for value in (statistics.median(values), min(values), max(values)))
+    median, least, most = map(_format, (statistics.median(values), min(values), max(values)))
     return median if len(values) == 1 else f"{median} ({least}-{most})"
 
 
 def _format(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
-
-
-def _failures(turns: Sequence[Turn]) -> str:
-    failed = sum(1 for turn in turns if turn["error"])
-    return f"{failed} of {len(turns)} rounds failed" if failed else ""
+    if float(value).is_integer() or abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
 if __name__ == "__main__":
-    print_report(json.loads(Path(sys.argv[1]).read_text())["turns"], Console(width=180))
+    print_report(json.loads(Path(sys.argv[1]).read_text())["turns"], Console(width=WIDTH))

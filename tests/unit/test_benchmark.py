@@ -74,7 +74,7 @@ def test_ratios_are_computed_within_each_round():
 
     print_report(turns, console)
 
-    assert "2.50 (2.00-3.00)" in console.export_text()
+    assert "2.50 (2-3)" in console.export_text()
 
 
 def test_a_failed_turn_is_told_and_gives_no_figure():
@@ -83,4 +83,4 @@ def test_a_failed_turn_is_told_and_gives_no_figure():
 
     print_report(turns, console)
 
-    assert "1 of 1 rounds failed" in console.export_text()
+    assert "drain: rounds that failed  1 of 1" in console.export_text()
