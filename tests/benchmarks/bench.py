@@ -142,8 +142,8 @@ def _parse_options() -> argparse.Namespace:
     options.measures = options.measures or (QUICK_MEASURES if options.quick else tuple(MEASURES))
     options.rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
     options.scale = options.scale or (QUICK_SCALE if options.quick else 1.0)
-    if not Path(PYTHONS["peers"]).exists():
-        parser.error("the peers are not installed in build/peers; `make bench` installs them")
+    if not all(Path(python).exists() for python in PYTHONS.values()):
+        parser.error("the contestants are not installed; `make bench` installs them")
     return options
 
 

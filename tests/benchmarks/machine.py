@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
@@ -33,7 +34,9 @@ def describe_machine(server_url: str) -> Facts:
         "python": platform.python_version(),
         "server": f"{server.get('server_name', 'redis')} {server.get('valkey_version', server['redis_version'])}",
         "commit": _output("git", "describe", "--always", "--dirty", "--abbrev=10"),
-        "packages": {name: _output(python, "-c", _PRINT_VERSIONS, *_PACKAGES) for name, python in PYTHONS.items()},
+        "packages": {
+            name: json.loads(_output(python, "-c", _PRINT_VERSIONS, *_PACKAGES)) for name, python in PYTHONS.items()
+        },
         "load": load(),
     }
 

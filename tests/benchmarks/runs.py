@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -31,7 +30,8 @@ from tests.benchmarks.counters import Counts
 from tests.benchmarks.servers import fresh_server
 
 ROOT = Path(__file__).resolve().parents[2]
-PYTHONS = {"petiole": sys.executable, "peers": str(ROOT / "build" / "peers" / "bin" / "python")}
+PYTHONS = {name: str(ROOT / "build" / name / "bin" / "python") for name in ("petiole", "peers")}
+"""The interpreters of the contestants' environments, which `make bench` builds."""
 
 _READY_S = 300.0  # ten thousand subscriptions take long; a process that ended is noticed at once
 _STOP_S = 30.0
