@@ -34,7 +34,7 @@ faults: $(TOOLS) ## Kill workers, publishers and brokers at random for an hour (
 		PETIOLE_FAULT_BROKER_KILLS=4 $(BIN)/pytest tests/faults tests/simulation -s $(ARGS)
 	PETIOLE_FAULTS=full $(BIN)/pytest -m long -s $(ARGS)
 
-bench: $(TOOLS) $(CONTESTANTS) ## Measure Petiole beside Celery, FastStream, huey and dramatiq (ARGS=--quick for 5 minutes)
+bench: $(TOOLS) $(CONTESTANTS) ## Measure Petiole beside Celery, FastStream, huey and dramatiq (ARGS=--quick: six minutes)
 	$(BIN)/python -m tests.benchmarks.bench $(ARGS)
 
 llm: $(TOOLS) ## Install the small local language model that some tests use (200 MB)

@@ -1,7 +1,7 @@
 """Measure Petiole beside plain Celery, FastStream, huey and dramatiq, in interleaved rounds on one machine.
 
-    make bench                              everything, five rounds: hours
-    make bench ARGS=--quick                 about five minutes: four contestants, four measures, three rounds
+    make bench                              everything, five rounds: about three hours
+    make bench ARGS=--quick                 about six minutes: four contestants and measures, three rounds
     make bench ARGS="--only petiole,huey --measures drain,latency --rounds 3 --scale 0.5"
 
 In each round each contestant has its turn at each measure, on a fresh broker. The turns are kept as JSON in build/bench
@@ -131,7 +131,9 @@ def _keep(path: Path, run: dict[str, object]) -> None:
 
 def _parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="a few contestants, measures and rounds: about 5 minutes")
+    parser.add_argument(
+        "--quick", action="store_true", help="a few contestants, measures and rounds: about six minutes"
+    )
     parser.add_argument("--only", type=_names(CONTESTANTS), help="contestants, separated by commas")
     parser.add_argument("--measures", type=_names(MEASURES), help="measures, separated by commas")
     parser.add_argument("--rounds", type=int, help=f"rounds, by default {ROUNDS}")

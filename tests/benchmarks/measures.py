@@ -74,7 +74,7 @@ def time_per_event(operation: Callable[..., float], bench: Bench) -> float:
 
 def drain(bench: Bench, contestant: Contestant) -> Figures:
     """Fill the queues while nobody consumes, then let the node empty them."""
-    events = bench.count(4_000)
+    events = bench.count(6_000)
     with bench.run(contestant) as run:
         fill(run, events)
         with run.node():
