@@ -11,7 +11,7 @@ import binascii
 import math
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar, dataclass_transform
 
 from pydantic import (
     BaseModel,
@@ -20,6 +20,7 @@ from pydantic import (
     Field,
     PlainSerializer,
     PlainValidator,
+    PrivateAttr,
     StrictBool,
     TypeAdapter,
     ValidationError,
@@ -47,7 +48,21 @@ _DURATION_TAG = "$duration"
 _duration: TypeAdapter[timedelta] = TypeAdapter(timedelta)
 
 
-class FrozenModel(BaseModel):
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(Field, PrivateAttr))
+class FrozenMeta(ModelMetaclass):
+    """Pydantic's metaclass, which declares to type checkers that events and their parts are frozen.
+
+    A subclass may therefore narrow the type of a field.
+    """
+
+
+class FrozenModel(BaseModel, metaclass=FrozenMeta):
     """Base class of events and their parts: frozen, and unknown fields are rejected.
 
     Pydantic's methods that make an instance without validation mark it, so that a publisher validates it again.

@@ -10,15 +10,13 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, ClassVar, Self, TypedDict, TypeVar, Unpack, dataclass_transform
+from typing import Annotated, ClassVar, Self, TypedDict, TypeVar, Unpack
 
 from pydantic import (
     AfterValidator,
     AwareDatetime,
-    BaseModel,
     BeforeValidator,
     Field,
-    PrivateAttr,
     ValidationError,
     field_validator,
 )
@@ -29,11 +27,6 @@ from petiole.events.errors import UsageError
 from petiole.events.ids import AgentName, EventId, StreamId, Traceparent, new_event_id, new_traceparent
 from petiole.events.topics import Topic
 from petiole.events.validation import invalid_event
-
-if TYPE_CHECKING:
-    from pydantic._internal._model_construction import ModelMetaclass
-else:
-    ModelMetaclass = type(BaseModel)
 
 MAX_PRIORITY = 9
 MIN_PRIORITY = 0
@@ -112,15 +105,7 @@ class EventFields(TypedDict, total=False):
     schema_version: int
 
 
-@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(Field, PrivateAttr))
-class EventMeta(ModelMetaclass):
-    """Pydantic's metaclass, which declares to type checkers that events are frozen.
-
-    A subclass may therefore narrow the type of a field.
-    """
-
-
-class Event(FrozenModel, metaclass=EventMeta):
+class Event(FrozenModel):
     """Base class of all events: a frozen record of something that happened.
 
     Only `stream_id` and `content` have no default. Subclasses bind `event_type` to a topic, `content` to a class, and

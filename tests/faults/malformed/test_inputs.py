@@ -78,8 +78,6 @@ TEXTS: dict[str, tuple[str, Make]] = {
     "as little, of another message": ("undecodable", lambda: bare("another")),
     "neither, and headers that are none": ("undecodable", lambda: bare("one", headers="x")),
     "as little, of another such": ("undecodable", lambda: bare("another", headers="x")),
-    "an empty tag": ("undecodable", lambda: with_property("delivery_tag", "")),
-    "a tag that is no text": ("undecodable", lambda: with_property("delivery_tag", "\udcff\u20ac")),
     "a typed value that is none": ("undecodable", lambda: with_header("x", {"__type__": "uuid", "__value__": 5})),
 }
 
