@@ -1,44 +1,37 @@
-"""The machine: what all seeds of a process share, because making it takes longer than a run: bus, server, client.
-
-There are two: one whose broker is the Redis of the state store, so that publication is one step; one where it is not.
-"""
+"""The machine: what all seeds of a process share, because making it takes longer than a run: bus, server, clients."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
+from typing import Any
 
 import fakeredis
 from celery import Celery
+from kombu.transport import TRANSPORT_ALIASES
 from redis import Redis
 
 from petiole.tasks import EventBus
-from petiole.tasks.broker.topology import PUBLISH_QUEUE
 from petiole.tasks.routing.table import RoutingTable
 from petiole.tasks.settings import Settings
-from petiole.tasks.settlement import settlement
 from tests.simulation.agents import AGENTS
-from tests.simulation.broker import Broker, sending_transport
+from tests.simulation.channel import SimulatedTransport
 from tests.simulation.injection import FaultyRedis, Injector
 
 FORGETS_SCRIPTS = 0.1
 """In how many runs the server knows no script at their beginning, as after a restart."""
 
+MAX_CRASHES = 3
+"""How many processes a delivery may crash before it is poison."""
 
-class SimulatedApp(EventBus):
-    """A bus whose broker is said to be, or not to be, the Redis of the state store."""
 
-    is_one: bool
+class SimulatedBus(EventBus):
+    """A bus whose broker is the Redis of the state store."""
 
-    @property
-    def publishes_atomically(self) -> bool:
-        return self.is_one
-
-    @property
-    def driver(self) -> str:
-        return "redis" if self.is_one else "memory"
+    publishes_atomically = True
+    driver = "redis"
 
     def forget_routing(self) -> None:
         """Know no subscription, as a new process."""
@@ -47,46 +40,37 @@ class SimulatedApp(EventBus):
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A server, a bus that uses it through faults, and a client past all faults."""
+    """A server, a bus and a channel's client that use it through faults, and a client past all faults."""
 
-    bus: SimulatedApp
-    state: FaultyRedis
+    server: fakeredis.FakeServer
+    bus: SimulatedBus
+    clients: tuple[FaultyRedis, FaultyRedis]
     client: Redis
-    broker: Broker
 
-    def begin(self, rng: random.Random, injector: Injector) -> None:
+    def begin(self, rng: random.Random, injector: Injector, observe: Callable[[str, Sequence[Any], Any], None]) -> None:
         """Begin a run, with nothing left of the one before."""
-        self.state.injector = injector
+        for client in self.clients:
+            client.injector, client.observe = injector, observe
         self.client.flushall()
+        self.client.script_flush()
         self.bus.forget_routing()
-        self.broker.begin(rng, injector)
-        if rng.random() < FORGETS_SCRIPTS:
-            self.client.script_flush()
-        else:
-            for text in _scripts():
+        if rng.random() >= FORGETS_SCRIPTS:
+            for _, text in FaultyRedis.scripts.values():
                 self.client.script_load(text)
 
 
 @cache
-def machine_of(*, is_one_step: bool) -> Machine:
-    """Return the machine of that kind."""
+def machine() -> Machine:
+    """Return the machine of this process."""
     server = fakeredis.FakeServer()
-    client = fakeredis.FakeRedis(server=server, decode_responses=True)
     state = FaultyRedis(server=server, decode_responses=True)
-    transport = sending_transport(state)
-    # Processes die at every tenth call here: what is poison elsewhere is the weather.
-    settlement.REQUEUE_PAUSE_S = 0.0
-    bus = SimulatedApp(Celery("simulation", set_as_current=False), settings=Settings(max_delivery_crashes=1_000_000))
+    transport = FaultyRedis(server=server)
+    settings = Settings(max_delivery_crashes=MAX_CRASHES)
+    bus = SimulatedBus(Celery("simulation", set_as_current=False), settings=settings)
     bus._state = state
-    bus.is_one = is_one_step
-    bus.app.conf.update(broker_url="memory://", broker_transport=transport, result_backend="cache+memory://")
+    TRANSPORT_ALIASES["simulated"] = f"{SimulatedTransport.__module__}:{SimulatedTransport.__qualname__}"
+    bus.app.conf.update(broker_url="simulated://server", result_backend="cache+memory://")
+    bus.app.conf.broker_transport_options = {"clients": (transport, fakeredis.FakeRedis(server=server))}
     bus.include(*AGENTS)
-    queues = [PUBLISH_QUEUE, *(agent.name for agent in AGENTS)]
-    return Machine(bus, state, client, Broker(server, client, transport, queues))
-
-
-@cache
-def _scripts() -> tuple[str, ...]:
-    folder = files("petiole.tasks.stores.scripts")
-    texts = {each.name: each.read_text() for each in folder.iterdir() if each.name.endswith(".lua")}
-    return (*texts.values(), *(texts["append_to_history.lua"] + text for text in texts.values()))
+    bus.app.finalize()
+    return Machine(server, bus, (state, transport), fakeredis.FakeRedis(server=server, decode_responses=True))
