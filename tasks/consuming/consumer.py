@@ -167,9 +167,9 @@ class LeaseTakeover(bootsteps.StartStopStep):
         if not isinstance(channel, BatchingChannel):
             return
         channel.running_tags = partial(_running_tags, consumer)
-        channel.renew()
         if self._channel is not None:
             channel.take_over(self._channel)
+        channel.renew()
         self._channel = channel
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from kombu.exceptions import OperationalError
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from petiole.tasks.transport.channel import Channel
@@ -82,6 +83,11 @@ class Wire:
 class SimulatedChannel(Channel):
     """A channel whose commands go through the injector."""
 
+    def __init__(self, connection: Any, **options: Any) -> None:
+        self._clients: tuple[FaultyRedis, Any] = connection.client.transport_options["clients"]
+        self._connected = connection.client.transport_options.get("connected", set)
+        super().__init__(connection, **options)
+
     def _create_client(self, asynchronous: bool = False) -> Any:
         faulty, faultless = self._clients
         return Wire(faulty) if asynchronous else faultless
@@ -93,16 +99,13 @@ class SimulatedChannel(Channel):
 
     @property
     def _commands(self) -> TransportCommands:
+        if self.closed:
+            raise RedisConnectionError("the connection to the broker is closed")
         if self._cached_commands is None:
             self._cached_commands = TransportCommands(
                 self._clients[0], self.state_prefix, self.consumer_id, self.priority_steps
             )
         return self._cached_commands
-
-    @property
-    def _clients(self) -> tuple[FaultyRedis, Any]:
-        clients: tuple[FaultyRedis, Any] = self.connection.client.transport_options["clients"]
-        return clients
 
     def _put(self, queue: str, message: Any, *args: Any, **options: Any) -> None:
         try:
@@ -111,7 +114,7 @@ class SimulatedChannel(Channel):
             raise OperationalError(str(error)) from error
 
     def _connected_consumers(self) -> set[str] | None:
-        names: set[str] | None = self.connection.client.transport_options["connected"]()
+        names: set[str] | None = self._connected()
         return names
 
     def _disconnect_pools(self) -> None:

@@ -14,9 +14,10 @@ from datetime import UTC, datetime
 from unittest.mock import patch
 
 import time_machine
+from kombu.utils import functional
 
 from petiole.tasks.consuming import consumer
-from petiole.tasks.transport import channel, consumer_id, leases
+from petiole.tasks.transport import channel, consumer_id, leases, transport
 from tests.simulation.promises import broken
 from tests.simulation.world import Broken, Tally, World
 
@@ -73,6 +74,9 @@ def _one_clock(world: World) -> Iterator[None]:
         for owner, name, value in (
             (time, "sleep", sleep_a_turn),
             (time, "monotonic", time.time),
+            (functional, "sleep", sleep_a_turn),
+            (transport, "sleep", sleep_a_turn),
+            (transport, "monotonic", time.time),
             (leases, "_CLOCK", time.CLOCK_REALTIME),
             (leases, "monotonic", time.time),
             (channel, "monotonic", time.time),

@@ -100,9 +100,9 @@ class Worker:
             except ERRORS as error:
                 self.world.note(f"connection lost: {error}")
                 self._waiting.clear()
-                channel.connection.client.collect()
+                with suppress(Exception):
+                    channel.connection.client.collect()
                 channel = self._connect()
-        self.is_alive = False
 
     def _connect(self) -> Any:
         while True:
@@ -143,9 +143,10 @@ class Worker:
         for queue in sorted(channel._consumers):
             with suppress(*ERRORS):
                 channel.basic_cancel(queue)
-        if self._waiting or self.running:
+        if self._waiting or self.running or f"{self.name} jobs" in self.turns.actors:
             return False
         channel.close()
+        self.is_alive = False
         return True
 
     # The periodic jobs
@@ -153,7 +154,7 @@ class Worker:
     def _jobs(self) -> None:
         for number in itertools.count():
             self.turns.pass_on(0.25)
-            if not self.is_alive:
+            if self.is_stopping and not (self._waiting or self.running):
                 return
             if self.consumer.task_consumer is None:
                 continue

@@ -205,6 +205,7 @@ class World:
             for _ in range(WORKERS - len(living)):
                 self._start_worker()
         self.note("at rest")
+        self.injector.is_on = False
         for worker in self.workers:
             worker.is_stopping = True
 
@@ -245,7 +246,8 @@ class World:
         consumer, tag = message.headers["petiole_consumer"], message.delivery_tag
         is_leased = self.client.hexists(self.keys.consumer(consumer), tag)
         self.note(f"{message.headers['task']} begins {message.headers['id'][:8]}{'' if is_leased else ', not leased'}")
-        if message.headers["task"] == "ordered.tell" and is_leased:
+        is_replay = message.headers.get("petiole_replay") is not None
+        if message.headers["task"] == "ordered.tell" and is_leased and not is_replay:
             self.began.append((event.stream_id, event.event_id))
         self.turns.pass_on(self.rng.choice([0, 0, 0.1, 1, 6]))
 

@@ -99,6 +99,12 @@ for priority = 1, priorities do
     end
   until count == before or count >= credit or bytes >= max_bytes
 end
+-- A consumer that was given up, and did not notice yet, is watched again: otherwise its new leases would never expire.
+local consumers = prefix .. ':consumers'
+if #taken > 0 and not redis.call('ZSCORE', consumers, consumer) then
+  local now = redis.call('TIME')
+  redis.call('ZADD', consumers, string.format('%s.%06d', now[1], now[2]), consumer)
+end
 for first = 1, #taken, 1000 do
   redis.call('HSET', leases, unpack(taken, first, math.min(first + 999, #taken)))
 end
