@@ -50,8 +50,10 @@ class Wire:
     def is_ready(self) -> bool:
         """Tell whether an answer can be read."""
         if self._command[0] == "BZPOPMIN" and self._answer is None:
-            answers = (self._client.execute_now("ZPOPMIN", "ZPOPMIN", key) for key in self._command[1:-1])
-            self._answer = next(filter(None, answers), None)
+            keys = self._command[1:-1]
+            if self._client.execute_now("EXISTS", "EXISTS", *keys):
+                answers = (self._client.execute_now("ZPOPMIN", "ZPOPMIN", key) for key in keys)
+                self._answer = next(filter(None, answers))
             return self._answer is not None or time.time() >= self._give_up_at
         return True
 

@@ -10,12 +10,14 @@ from typing import Any
 
 import fakeredis
 from celery import Celery
+from kombu import pools
 from kombu.transport import TRANSPORT_ALIASES
 from redis import Redis
 
 from petiole.tasks import EventBus
 from petiole.tasks.routing.table import RoutingTable
 from petiole.tasks.settings import Settings
+from petiole.tasks.transport.commands import TransportCommands
 from tests.simulation.agents import AGENTS
 from tests.simulation.channel import SimulatedTransport
 from tests.simulation.injection import FaultyRedis, Injector
@@ -51,6 +53,9 @@ class Machine:
         """Begin a run, with nothing left of the one before."""
         for client in self.clients:
             client.injector, client.observe = injector, observe
+        # The connections of publishers.
+        pools.reset()
+        self.bus.app.amqp._producer_pool = self.bus.app._pool = None
         self.client.flushall()
         self.client.script_flush()
         self.bus.forget_routing()
@@ -73,4 +78,7 @@ def machine() -> Machine:
     bus.app.conf.broker_transport_options = {"clients": (transport, fakeredis.FakeRedis(server=server))}
     bus.include(*AGENTS)
     bus.app.finalize()
+    # Registers all scripts.
+    _ = bus.stores
+    TransportCommands(transport, settings.key_prefix, "", ())
     return Machine(server, bus, (state, transport), fakeredis.FakeRedis(server=server, decode_responses=True))

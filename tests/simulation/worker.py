@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 SLOTS = 2
-IDLE_S = 0.05
+IDLE_S = 0.1
 ERRORS = (RedisError, OSError)
 
 
@@ -153,14 +153,14 @@ class Worker:
 
     def _jobs(self) -> None:
         for number in itertools.count():
-            self.turns.pass_on(0.25)
+            self.turns.pass_on(0.5)
             if self.is_stopping and not (self._waiting or self.running):
                 return
             if self.consumer.task_consumer is None:
                 continue
             channel = self.consumer.task_consumer.channel
             jobs = [lambda: renew_leases(channel), lambda: send_due(self.world.bus)]
-            if number % 4 == 0 and not self.is_stopping:
+            if number % 2 == 0 and not self.is_stopping:
                 jobs.append(lambda: expire_lost(channel))
             for job in jobs:
                 with suppress(*ERRORS, BrokerUnavailable, StateStoreUnavailable):
@@ -201,7 +201,7 @@ class Worker:
         """Run the task of a message as Celery would; returns whether the message is to be acknowledged."""
         task: Any = self.world.bus.app.tasks[message.headers["task"]]
         arguments, *_ = message.payload
-        shown = f"{message.headers['task']} {message.headers['id'][:8]}"
+        shown = f"{message.headers['task']} of {str((arguments[0] or {}).get('event_id'))[:8]}"
         task.push_request(**message.headers, properties=message.properties, called_directly=False)
         try:
             outcome = task.run(*arguments)

@@ -245,7 +245,7 @@ class World:
         _, message = self._message()
         consumer, tag = message.headers["petiole_consumer"], message.delivery_tag
         is_leased = self.client.hexists(self.keys.consumer(consumer), tag)
-        self.note(f"{message.headers['task']} begins {message.headers['id'][:8]}{'' if is_leased else ', not leased'}")
+        self.note(f"{message.headers['task']} begins {event.event_id[:8]}{'' if is_leased else ', not leased'}")
         is_replay = message.headers.get("petiole_replay") is not None
         if message.headers["task"] == "ordered.tell" and is_leased and not is_replay:
             self.began.append((event.stream_id, event.event_id))
