@@ -15,6 +15,7 @@ from kombu.transport import TRANSPORT_ALIASES
 from redis import Redis
 
 from petiole.tasks import EventBus
+from petiole.tasks.broker.topology import PUBLISH_TASK
 from petiole.tasks.routing.table import RoutingTable
 from petiole.tasks.settings import Settings
 from petiole.tasks.transport.commands import TransportCommands
@@ -35,9 +36,12 @@ class SimulatedBus(EventBus):
     publishes_atomically = True
     driver = "redis"
 
-    def forget_routing(self) -> None:
-        """Know no subscription, as a new process."""
+    def forget(self) -> None:
+        """Know nothing, as a new process: no subscription, no state of the system, no connection of publishers."""
         self._routing = RoutingTable([], version=-1)
+        vars(self.app.tasks[PUBLISH_TASK]).pop("_state_checked_at", None)
+        pools.reset()
+        self.app.amqp._producer_pool = self.app._pool = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +57,9 @@ class Machine:
         """Begin a run, with nothing left of the one before."""
         for client in self.clients:
             client.injector, client.observe = injector, observe
-        # The connections of publishers.
-        pools.reset()
-        self.bus.app.amqp._producer_pool = self.bus.app._pool = None
         self.client.flushall()
         self.client.script_flush()
-        self.bus.forget_routing()
+        self.bus.forget()
         if rng.random() >= FORGETS_SCRIPTS:
             for _, text in FaultyRedis.scripts.values():
                 self.client.script_load(text)

@@ -177,7 +177,8 @@ class World:
     def _until_answered(self, operate: Callable[[], object]) -> None:
         while True:
             try:
-                self.note(f"operates: {operate()}"[:60])
+                operate()
+                self.note("operates: ok")
             except OUTAGES as error:
                 self.note(f"operates: {type(error).__name__}")
                 self.turns.pass_on(0.5)
