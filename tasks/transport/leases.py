@@ -56,6 +56,7 @@ class Leases(ClientChannel):
     leased_tags: Callable[[], list[str]]
     forget_leases: Callable[[Collection[str]], None]
     is_known: Callable[[str], bool]
+    give_back_again: Callable[[], None]
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._contact_at = self._connected_since = self._expired_at = float("-inf")
@@ -66,6 +67,7 @@ class Leases(ClientChannel):
 
     def renew(self) -> None:
         """Send a heartbeat, and compare the leases if their number differs. Any thread may call it."""
+        self.give_back_again()
         began_at = lease_clock()
         known = self.leased_tags()
         count = self._commands.renew()
