@@ -65,6 +65,12 @@ class Worker:
         for name, act in self._actors.items():
             self.turns.start(name, act)
 
+    @property
+    def consumer_id(self) -> str:
+        """The id under which it leases; empty before it has connected."""
+        connected = self.consumer.task_consumer
+        return str(connected.channel.consumer_id) if connected else ""
+
     def has(self, actor: str | None) -> bool:
         """Tell whether an actor is one of this process."""
         return actor in self._actors

@@ -226,8 +226,8 @@ class World:
 
     def _is_at_rest(self) -> bool:
         waits = self.census.found() or self.census.lists_of_messages() or self.client.zcard(self.keys.delayed)
-        consumers = self.client.zcard(self.keys.consumers)
-        return not waits and consumers == sum(worker.is_alive for worker in self.workers)
+        consumers = {worker.consumer_id for worker in self.workers if worker.is_alive}
+        return not waits and set(self.client.zrange(self.keys.consumers, 0, -1)) == consumers
 
     def _die(self) -> None:
         self.tally.deaths += 1
