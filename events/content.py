@@ -11,7 +11,7 @@ import binascii
 import math
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -47,11 +47,53 @@ _DURATION_TAG = "$duration"
 _duration: TypeAdapter[timedelta] = TypeAdapter(timedelta)
 
 
-class Content(BaseModel):
-    """Base class of event contents: frozen, and unknown fields are rejected."""
+class FrozenModel(BaseModel):
+    """Base class of events and their parts: frozen, and unknown fields are rejected.
 
-    # The schema is built on first use, as for `Event`.
+    Pydantic's methods that make an instance without validation mark it, so that a publisher validates it again.
+    """
+
+    # A schema is built on first use, because a process knows many types and parses only a few.
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Copy this instance, as pydantic does. If the copy has changes, it is validated when it is published."""
+        copied = super().model_copy(update=update, deep=deep)
+        return _mark(copied) if update else copied
+
+    def copy_with_valid(self, fields: Mapping[str, object]) -> Self:
+        """Copy this instance with values of valid instances, or derived from such. They are not validated again."""
+        return super().model_copy(update=fields)
+
+    # Type checkers know the arguments of pydantic's own methods.
+    if not TYPE_CHECKING:
+
+        @classmethod
+        def model_construct(cls, _fields_set: set[str] | None = None, **values: Any) -> Self:
+            """Make an instance without validation, as pydantic does. It is validated when it is published."""
+            return _mark(super().model_construct(_fields_set, **values))
+
+        def copy(self, **options: Any) -> Self:
+            """Copy this instance, as pydantic's deprecated method does. It is validated when it is published."""
+            return _mark(super().copy(**options))
+
+
+UNVALIDATED = "_is_unvalidated"
+"""A key of the `__dict__` of instances that were made without validation, and of their copies.
+
+It is no field: pydantic's output and comparisons ignore it.
+"""
+
+FrozenModelT = TypeVar("FrozenModelT", bound=FrozenModel)
+
+
+def _mark(model: FrozenModelT) -> FrozenModelT:
+    model.__dict__[UNVALIDATED] = True
+    return model
+
+
+class Content(FrozenModel):
+    """Base class of event contents."""
 
 
 def read_value(value: object, depth: int = 1) -> Value:
@@ -122,7 +164,8 @@ def _read_map(value: Mapping[object, object], depth: int) -> dict[str, Value]:
     return {_read_text(str(key)): read_value(item, depth + 1) for key, item in value.items()}
 
 
-def _read_parameters(value: object) -> dict[str, Value]:
+def read_parameters(value: object) -> dict[str, Value]:
+    """Convert a map of free-form values. Raises ValueError as `read_value`."""
     if not isinstance(value, Mapping):
         raise ValueError(f"must be a map, not a {type(value).__name__}")  # noqa: TRY004 - as above
     return _read_map(value, depth=1)
@@ -141,7 +184,7 @@ def _write_value(value: Value) -> object:
 
 Parameters = Annotated[
     dict[str, Value],
-    PlainValidator(_read_parameters),
+    PlainValidator(read_parameters),
     PlainSerializer(_write_value, return_type=dict[str, object], when_used="json"),
     WithJsonSchema({"type": "object", "additionalProperties": True}),
 ]

@@ -17,7 +17,6 @@ from pydantic import (
     AwareDatetime,
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PrivateAttr,
     ValidationError,
@@ -25,7 +24,7 @@ from pydantic import (
 )
 
 from petiole.events.cloudevents import read_fields, write_cloudevent
-from petiole.events.content import Content, Count, Parameters
+from petiole.events.content import Content, Count, FrozenModel, Parameters
 from petiole.events.errors import UsageError
 from petiole.events.ids import AgentName, EventId, StreamId, Traceparent, new_event_id, new_traceparent
 from petiole.events.topics import Topic
@@ -82,10 +81,8 @@ def _default_correlation_id(fields: Mapping[str, object]) -> str:
     return str(fields["event_id"])
 
 
-class EventContext(BaseModel):
+class EventContext(FrozenModel):
     """The origin and the user of a flow. Every event of the flow has the same context."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: Annotated[str, Field(min_length=1, max_length=255)] = "petiole"
     user_id: str | None = None
@@ -123,15 +120,12 @@ class EventMeta(ModelMetaclass):
     """
 
 
-class Event(BaseModel, metaclass=EventMeta):
+class Event(FrozenModel, metaclass=EventMeta):
     """Base class of all events: a frozen record of something that happened.
 
     Only `stream_id` and `content` have no default. Subclasses bind `event_type` to a topic, `content` to a class, and
     set `category`.
     """
-
-    # A schema is built on first use, because a process knows many types and parses only a few.
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     category: ClassVar[Category] = Category.AGENT
 

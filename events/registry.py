@@ -31,6 +31,7 @@ from petiole.events.errors import (
     unknown_event_type,
 )
 from petiole.events.event import Event, OpenEvent
+from petiole.events.revalidation import must_be_read_back
 from petiole.events.topics import check_topic, is_topic
 from petiole.events.validation import invalid_event
 
@@ -143,7 +144,8 @@ class EventRegistry:
         if not isinstance(topic, str):
             raise InvalidEvent("event", "event_type", f"must be text, not a {type(topic).__name__}", code="wrong_type")
         event_type = self._require(topic)
-        _check_version(document, event_type)
+        # Checked first, because the new fields of a newer version would be reported as unknown fields.
+        _check_version(topic, document.get("schema_version"), event_type)
         try:
             event = event_type.model.model_validate(document)
         except ValidationError as error:
@@ -167,17 +169,26 @@ class EventRegistry:
         """Parse a CloudEvents JSON object to an event of any registered type. Raises as `parse`."""
         return self.parse(read_fields(document))
 
-    def check_class(self, event: Event) -> None:
-        """Check that an event is an instance of its topic's class.
+    def check(self, event: Event) -> bool:
+        """Check that an event is an instance of its topic's class; return whether it is certainly valid.
+
+        If it is not, read it back from its JSON: `parse_json`.
 
         Raises:
             UsageError: (unknown_event_type) the topic is not registered.
-            InvalidEvent: (wrong_type) the event has another class.
+            InvalidEvent: (wrong_type) the event has another class. The type of an event that is otherwise valid was
+                declared with other parameters, or (newer_version) has an older schema.
         """
-        expected = self._require(event.event_type).model
+        event_type = self._require(event.event_type)
+        expected = event_type.model
         if not isinstance(event, expected):
             reason = f"belongs to {expected.__name__}, not to {type(event).__name__}; use that class"
             raise InvalidEvent(event.event_type, "event_type", reason, code="wrong_type")
+        if type(event) is not expected or must_be_read_back(event):
+            return False
+        _check_version(event.event_type, event.schema_version, event_type)
+        _check_parameters(event, event_type)
+        return True
 
     def _require(self, topic: str) -> EventType:
         event_type = self.get(topic)
@@ -234,11 +245,9 @@ def _check_can_be_declared(topic: str) -> None:
         )
 
 
-def _check_version(document: Mapping[str, object], event_type: EventType) -> None:
-    # Checked first, because the new fields of a newer version would be reported as unknown fields.
-    version = document.get("schema_version")
+def _check_version(topic: str, version: object, event_type: EventType) -> None:
     if isinstance(version, int) and version > event_type.schema_version:
-        raise newer_version(str(document["event_type"]), version, event_type.schema_version)
+        raise newer_version(topic, version, event_type.schema_version)
 
 
 def _check_parameters(event: Event, event_type: EventType) -> None:

@@ -58,6 +58,20 @@ def check_pattern(pattern: str) -> str:
     return pattern
 
 
+def list_matching_patterns(topic: str) -> list[str]:
+    """List every pattern that matches a topic: at most 383, of a topic of three words eleven."""
+    patterns: list[str] = []
+    beginnings, ends = [""], [""]
+    for word in topic.split("."):
+        choices = [word]
+        if beginnings != [""] or word != ERROR_FAMILY:
+            choices.append("*")
+            patterns += [f"{beginning}*" for beginning in beginnings]
+        ends = [beginning + word for beginning in beginnings]
+        beginnings = [f"{beginning}{choice}." for beginning in beginnings for choice in choices]
+    return patterns + ends
+
+
 class _Node(Generic[Listener]):
     """A trie node: `here` matches exactly this path, `below` all longer paths, `words` has the children."""
 

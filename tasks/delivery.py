@@ -45,7 +45,10 @@ from petiole.tasks.runtime import BusRuntime, BusTask
 from petiole.tasks.settlement import settlement
 from petiole.tasks.settlement.dead_lettering import cause_of
 from petiole.tasks.settlement.outcomes import Outcome
-from petiole.tasks.settlement.settlement import DeliveryAttempt, build_attempt
+from petiole.tasks.settlement.settlement import DeliveryAttempt, LazyDocument, build_attempt
+from petiole.tasks.stores.blobs import DATAREF
+
+_DATAREF = f'"{DATAREF}"'.encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,15 +104,17 @@ def open_delivery(task: DeliveryTask, request: Any, document: object) -> Deliver
 
 def validate_delivery(delivery: Delivery) -> Event:
     """Parse the event. Raises UsageError (unknown_event_type), InvalidEvent, PayloadUnreadable or Reject."""
-    attempt = delivery.attempt
+    attempt, registry = delivery.attempt, delivery.bus.event_registry
+    if isinstance(attempt.event, LazyDocument) and _DATAREF not in attempt.event.text:
+        return registry.parse_json(attempt.event.text)
     if attempt.document is None and attempt.entry is not None:
         raise PayloadUnreadable("the event of this delivery", attempt.entry.reference)
     try:
-        document = claim_check.restore_content(delivery.bus, delivery.attempt.document)
+        document = claim_check.restore_content(delivery.bus, attempt.document)
     except (BrokerUnavailable, StateStoreUnavailable) as error:
         # Nothing was done yet: the broker redelivers the message.
         raise Reject(error, requeue=True) from error
-    return parse_event(document, delivery.bus.event_registry)
+    return parse_event(document, registry)
 
 
 def check_deliverable(delivery: Delivery, event: Event) -> tuple[Delivery, Outcome | None]:

@@ -258,6 +258,10 @@ class Instrumentation:
         """Add a listener, which is called with every later record."""
         self._listeners.append(listener)
 
+    def wants(self, record: type[Record]) -> bool:
+        """Return whether anybody reads records of this class: a listener, or a log at its level."""
+        return len(self._listeners) > 1 or log.isEnabledFor(record.level)
+
     def emit(self, record: Record) -> None:
         """Call every listener with a record. Raises nothing."""
         for listener in self._listeners:

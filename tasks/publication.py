@@ -105,16 +105,13 @@ class PublishTask(BusTask):
     Request = "petiole.tasks.consuming.request:PublishRequest"
     _state_checked_at = float("-inf")
 
+    def __call__(
+        self, event: Event | Document, *, now: bool = False, delay: Delay | None = None, at: PublishTime | None = None
+    ) -> Publication:
+        """Publish now: `run`, without Celery's preparations for a task that is called as a function."""
+        return self.run(event, now=now, delay=delay, at=at)
+
     if TYPE_CHECKING:
-        # For type checkers only: Celery takes a slower path for a task class that defines `__call__`.
-        def __call__(
-            self,
-            event: Event | Document,
-            *,
-            now: bool = False,
-            delay: Delay | None = None,
-            at: PublishTime | None = None,
-        ) -> Publication: ...
 
         def s(
             self, event: Event | Document = ..., *, delay: Delay | None = None, at: PublishTime | None = None

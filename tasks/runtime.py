@@ -154,11 +154,13 @@ class BusRuntime:
         return self._routing if self._routing.version >= 0 else self.read_routing()
 
     def read_routing(self) -> RoutingTable:
-        """Read the subscriptions from the directory, and whether the system accepts events."""
-        version, subscriptions = self.stores.directory.read()
+        """Read from the directory what changed since the table was read, and whether the system accepts events."""
+        known = self._routing
+        changes = self.stores.directory.read_since(known.version)
         # Closing the system changes the directory's version. Read after the version, the flag is at least as new.
         self._is_closed = self.stores.cluster_membership.is_closed()
-        self._routing = RoutingTable(subscriptions, version)
+        base = RoutingTable([]) if changes.is_complete else known
+        self._routing = base.updated(changes.version, changes.subscriptions)
         return self._routing
 
     def routing(self) -> RoutingTable:

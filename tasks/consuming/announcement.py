@@ -22,7 +22,7 @@ class SubscriptionRegistration(bootsteps.StartStopStep):
         """Register the agents that this worker serves."""
         bus = bus_of(consumer.app)
         served = consumer.app.amqp.queues.consume_from
-        for agent in included_agents(bus).values():
-            if agent.name in served:
-                bus.stores.directory.register(agent.subscriptions)
-                bus.instrumentation.emit(AgentChanged(agent=agent.name, change="announced"))
+        agents = [agent for agent in included_agents(bus).values() if agent.name in served]
+        bus.stores.directory.register(subscription for agent in agents for subscription in agent.subscriptions)
+        for agent in agents:
+            bus.instrumentation.emit(AgentChanged(agent=agent.name, change="announced"))

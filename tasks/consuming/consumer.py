@@ -20,12 +20,14 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from celery import bootsteps
+from celery.concurrency.prefork import TaskPool as ProcessPool
 from celery.exceptions import NotRegistered
 from celery.worker import state
 from celery.worker.consumer.consumer import Consumer as CeleryConsumer
 
 from petiole.events.dead_letter import Cause
 from petiole.events.errors import UsageError
+from petiole.tasks.consuming.direct import DirectWay
 from petiole.tasks.instrumentation import OperationFailed
 from petiole.tasks.runtime import bus_of
 from petiole.tasks.settlement.dead_lettering import dead_letter
@@ -167,6 +169,9 @@ class LeaseTakeover(bootsteps.StartStopStep):
         if not isinstance(channel, BatchingChannel):
             return
         channel.running_tags = partial(_running_tags, consumer)
+        channel.accept = DirectWay(consumer).accept
+        if not isinstance(consumer.pool, ProcessPool):
+            channel.start_ack_sender()
         if self._channel is not None:
             channel.take_over(self._channel)
         channel.renew()

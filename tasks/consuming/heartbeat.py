@@ -5,10 +5,10 @@
     stopping    it is shutting down and finishes its running deliveries
     stopped     its last handler has ended
 
-Every 0.5 s the worker sends its phase and the state of its agents to the store, which derives the state of the system
-and of every agent from it (tasks/stores/cluster_membership.py). The response has the overrides that operators set: the
-worker stops consuming the queue of a paused or stopped agent until it is resumed. The worker ends when the system is
-shut down.
+Four times per heartbeat timeout, and at least every 2 s, the worker sends its phase and the state of its agents to the
+store, which derives the state of the system and of every agent (tasks/stores/cluster_membership.py). The response has
+the overrides that operators set: the worker stops consuming the queue of a paused or stopped agent until it is resumed.
+The worker ends when the system is shut down.
 """
 
 from __future__ import annotations
@@ -33,12 +33,16 @@ from petiole.tasks.consuming.periodic_job import PeriodicJob
 from petiole.tasks.instrumentation import AgentChanged, OperationFailed
 from petiole.tasks.operations.lifecycle_events import publish_lifecycle_events
 from petiole.tasks.runtime import BusRuntime, bus_of
-from petiole.tasks.stores.cluster_membership import AgentOverride, ClusterState, Phase, ServingState
+from petiole.tasks.stores.cluster_lifecycle import AgentOverride, Cluster, Phase, ServingState, Worker
 from petiole.tasks.transport.consumer_id import current_process_id
 
 log = logging.getLogger(__name__)
 
-HEARTBEAT_INTERVAL_S = 0.5
+HEARTBEATS_PER_TIMEOUT = 4
+"""A worker that misses so many heartbeats in a row is lost."""
+
+MAX_INTERVAL_S = 2.0
+"""Longest time between two heartbeats, and so until a worker applies an override."""
 
 
 class Heartbeat(bootsteps.StartStopStep):
@@ -69,16 +73,16 @@ class Heartbeat(bootsteps.StartStopStep):
         if self._has_joined:
             return
         self._agents = tuple(agent_hooks.served_agents(self._bus))
-        self._apply_overrides(self._bus.stores.cluster_membership.overrides())
+        self._apply_overrides(self._bus.stores.cluster_membership.read().overrides)
         cluster = self._send()
-        if cluster and cluster.is_ending and not cluster.is_member:
+        if cluster and cluster.is_ending and not cluster.is_member(current_process_id()):
             self._send("stopped")
             log.warning("worker.start_refused", extra={"reason": "the system is shutting down; start the worker later"})
             raise WorkerShutdown(EX_OK)
         if not isinstance(consumer.pool, ProcessPool):
             agent_hooks.run_start_hooks(self._agents)
         self._has_joined = True
-        self._publish_lifecycle_events()
+        self._publish_lifecycle_events(cluster)
 
     def stop(self, consumer: Any) -> None:
         """Report that the worker is ending; do nothing when the consumer only reconnects."""
@@ -102,8 +106,8 @@ class Heartbeat(bootsteps.StartStopStep):
         elif self._phase == "running" and not self._is_apply_scheduled:
             # Only the consumer's own thread may change its queues.
             self._is_apply_scheduled = True
-            self._consumer.call_soon(self._apply_overrides, dict(cluster.overrides))
-        publish_lifecycle_events(self._bus)
+            self._consumer.call_soon(self._apply_overrides, cluster.overrides)
+        publish_lifecycle_events(self._bus, cluster)
 
     def _on_worker_ready(self, sender: Any = None, **_: Any) -> None:
         if sender is self._consumer:
@@ -117,24 +121,25 @@ class Heartbeat(bootsteps.StartStopStep):
 
     def _report_or_warn(self, phase: Phase) -> None:
         try:
-            self._send(phase)
+            cluster = self._send(phase)
         except RedisError as error:
             self._report("heartbeat.failed", error, phase)
             return
-        self._publish_lifecycle_events()
+        self._publish_lifecycle_events(cluster)
 
-    def _send(self, phase: Phase | None = None) -> ClusterState | None:
+    def _send(self, phase: Phase | None = None) -> Cluster | None:
         with self._lock:
             if self._phase == "stopped":
                 return None
             self._phase = phase or self._phase
-            membership = self._bus.stores.cluster_membership
-            return membership.send_heartbeat(current_process_id(), self._consumer.hostname, self._phase, self._served)
+            worker = Worker(self._consumer.hostname, self._phase, self._served)
+            return self._bus.stores.cluster_membership.send_heartbeat(current_process_id(), worker)
 
-    def _publish_lifecycle_events(self) -> None:
+    def _publish_lifecycle_events(self, cluster: Cluster | None) -> None:
         """Publish pending lifecycle events; after an error the next heartbeat of any worker publishes them."""
         try:
-            publish_lifecycle_events(self._bus)
+            if cluster:
+                publish_lifecycle_events(self._bus, cluster)
         except (PetioleError, RedisError) as error:
             self._report("lifecycle.publish_failed", error)
 
@@ -178,10 +183,11 @@ def _has_running_deliveries(agent: str) -> bool:
     return any(request.task_name.startswith(f"{agent}.") for request in list(worker_state.reserved_requests))
 
 
-def _send_heartbeat(_: BusRuntime, consumer: Any) -> None:
+def _send_heartbeat(bus: BusRuntime, consumer: Any) -> float:
     heartbeat: Heartbeat | None = getattr(consumer, "heartbeat", None)
     if heartbeat is not None:
         heartbeat.renew()
+    return bus.settings.heartbeat_timeout_s / HEARTBEATS_PER_TIMEOUT
 
 
-HEARTBEAT = PeriodicJob("heartbeat", HEARTBEAT_INTERVAL_S, _send_heartbeat, runs_during_shutdown=True)
+HEARTBEAT = PeriodicJob("heartbeat", MAX_INTERVAL_S, _send_heartbeat, runs_during_shutdown=True)

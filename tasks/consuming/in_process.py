@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
+from dataclasses import replace
 from typing import Any
 
 import fakeredis
@@ -135,9 +136,9 @@ class InProcessConsumer(Consumer):
 
 
 class DelayedMessagesJob(PeriodicJobs):
-    """Send delayed messages that are due."""
+    """Send delayed messages that are due. The store is in this process, so looking often is cheap."""
 
-    jobs = (SEND_DUE,)
+    jobs = (replace(SEND_DUE, interval_s=0.1),)
 
 
 class _Worker:

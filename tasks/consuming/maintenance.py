@@ -1,11 +1,14 @@
 """Maintenance: the periodic jobs that a worker runs while it consumes.
 
-    renew_leases       0.5 s   renew the leases of this worker's messages: tasks/transport/leases.py
-    requeue_expired    1 s     return the messages of crashed workers to their queues: tasks/transport/leases.py
-    send_due           0.1 s   send delayed messages that are due: tasks/publishing/delayed.py
-    drain_undecodable  1 s     dead-letter undecodable bytes: tasks/settlement/undecodable.py
+    renew_leases       1 s     renew the leases of this worker, and return those of lost ones: tasks/transport/leases.py
+    send_due           0.5 s   send delayed messages that are due: tasks/publishing/delayed.py
+    drain_undecodable  5 s     dead-letter undecodable bytes: tasks/settlement/undecodable.py
     apply_retention    60 s    delete dead letters beyond their limits: tasks/dead_letters/retention.py
-    heartbeat          0.5 s   report this worker and its agents: tasks/consuming/heartbeat.py
+    heartbeat          2 s     report this worker and its agents: tasks/consuming/heartbeat.py
+
+These are the longest times between two runs. Each run returns when the next one is needed: `send_due` runs again when
+the next message is due, and every 0.1 s in a worker that handles deliveries, whose retries may be due any moment. So a
+delay of at least 0.5 s ends in time, and a shorter one on an idle cluster up to 0.5 s after the message was delayed.
 
 A failing job is logged once as `job.failed`, and as `job.recovered` when it succeeds again. It stops neither the worker
 nor other jobs. A job with `runs_during_shutdown` continues while a worker that is shutting down waits for its handlers.
@@ -21,10 +24,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from threading import Event, Thread
+from time import monotonic
 from typing import Any
 
 from celery import bootsteps
 from celery.concurrency.prefork import TaskPool as ProcessPool
+from celery.worker import state as worker_state
 
 from petiole.tasks.consuming.heartbeat import HEARTBEAT
 from petiole.tasks.consuming.periodic_job import PeriodicJob
@@ -37,6 +42,14 @@ from petiole.tasks.transport import leases
 
 _JOIN_TIMEOUT_S = 1.0
 
+_ACTIVE_S = 1.0
+"""How long after a delivery a worker looks for due messages as often as a busy one."""
+
+_BUSY_INTERVAL_S = 0.1
+
+_PAUSE_BETWEEN_BATCHES_S = 0.01
+"""Lets the event loop do other work between two batches of due messages."""
+
 
 class PeriodicJobs(bootsteps.StartStopStep):
     """A step of the consumer that runs periodic jobs. Celery stops and starts it at every reconnection."""
@@ -47,7 +60,7 @@ class PeriodicJobs(bootsteps.StartStopStep):
     def __init__(self, consumer: Any, **options: Any) -> None:
         super().__init__(consumer, **options)
         self._failing: set[str] = set()
-        self._timers: list[Any] = []
+        self._timers: dict[str, Any] = {}
         self._ended = Event()
         self._threads: list[Thread] = []
 
@@ -56,9 +69,8 @@ class PeriodicJobs(bootsteps.StartStopStep):
         for job in self._shutdown_jobs:
             self._run_job(job, consumer)
         if isinstance(consumer.pool, ProcessPool):
-            self._timers = [
-                consumer.timer.call_repeatedly(job.interval_s, self._run_job, (job, consumer)) for job in self.jobs
-            ]
+            for job in self.jobs:
+                self._set_timer(job, consumer, 0.0)
             self._keep_running_in_soft_shutdown(consumer)
         else:
             self._start_threads(self.jobs, consumer)
@@ -77,10 +89,11 @@ class PeriodicJobs(bootsteps.StartStopStep):
     def _shutdown_jobs(self) -> list[PeriodicJob]:
         return [job for job in self.jobs if job.runs_during_shutdown]
 
-    def _run_job(self, job: PeriodicJob, consumer: Any) -> None:
-        bus = bus_of(consumer.app)
+    def _run_job(self, job: PeriodicJob, consumer: Any) -> float:
+        """Run a job and return the seconds until its next run."""
+        bus, wait_s = bus_of(consumer.app), None
         try:
-            job.function(bus, consumer)
+            wait_s = job.function(bus, consumer)
         except Exception as error:  # noqa: BLE001 - reported; the worker continues and the job runs again
             if job.name not in self._failing:
                 self._failing.add(job.name)
@@ -89,6 +102,13 @@ class PeriodicJobs(bootsteps.StartStopStep):
             if job.name in self._failing:
                 self._failing.discard(job.name)
                 bus.instrumentation.emit(JobRecovered(job=job.name))
+        return job.interval_s if wait_s is None else min(wait_s, job.interval_s)
+
+    def _set_timer(self, job: PeriodicJob, consumer: Any, wait_s: float) -> None:
+        self._timers[job.name] = consumer.timer.call_after(wait_s, self._run_on_timer, (job, consumer))
+
+    def _run_on_timer(self, job: PeriodicJob, consumer: Any) -> None:
+        self._set_timer(job, consumer, self._run_job(job, consumer))
 
     def _start_threads(self, jobs: Sequence[PeriodicJob], consumer: Any) -> None:
         ended = self._ended = Event()
@@ -100,17 +120,18 @@ class PeriodicJobs(bootsteps.StartStopStep):
             thread.start()
 
     def _repeat(self, job: PeriodicJob, consumer: Any, stopping: Event) -> None:
-        while not stopping.wait(job.interval_s):
-            self._run_job(job, consumer)
+        wait_s = 0.0
+        while not stopping.wait(wait_s):
+            wait_s = self._run_job(job, consumer)
 
     def _stop_threads(self) -> None:
-        for timer in self._timers:
+        for timer in self._timers.values():
             timer.cancel()
         self._ended.set()
         for thread in self._threads:
             # A job that waits for the broker ends after the broker's response.
             thread.join(_JOIN_TIMEOUT_S)
-        self._timers, self._threads = [], []
+        self._timers, self._threads = {}, []
 
     def _keep_running_in_soft_shutdown(self, consumer: Any) -> None:
         """Run the jobs in threads during Celery's soft shutdown, which blocks the loop in a signal handler."""
@@ -129,26 +150,41 @@ def _renew_leases(_: BusRuntime, consumer: Any) -> None:
         leases.renew_leases(consumer.task_consumer.channel)
 
 
-def _requeue_expired(_: BusRuntime, consumer: Any) -> None:
-    if consumer.task_consumer:
-        leases.expire_lost(consumer.task_consumer.channel)
+class _Activity:
+    """Whether deliveries have begun in this worker within the last second."""
+
+    def __init__(self, _: BusRuntime) -> None:
+        self._begun, self._last_at = 0, float("-inf")
+
+    def is_recent(self) -> bool:
+        begun, now = worker_state.all_total_count[0], monotonic()
+        if begun != self._begun or worker_state.reserved_requests:
+            self._begun, self._last_at = begun, now
+        return now - self._last_at < _ACTIVE_S
 
 
-def _send_due(bus: BusRuntime, _: Any) -> None:
-    send_due(bus)
+def _send_due(bus: BusRuntime, _: Any) -> float:
+    due_in_s = bus.stores.delayed_messages.seconds_until_due()
+    if due_in_s <= 0:
+        send_due(bus)
+        return _PAUSE_BETWEEN_BATCHES_S
+    return min(due_in_s, _BUSY_INTERVAL_S) if bus.resource(_Activity).is_recent() else due_in_s
+
+
+def _drain_undecodable(bus: BusRuntime, consumer: Any) -> float | None:
+    return 1.0 if drain_undecodable(bus, consumer) else None
 
 
 def _apply_retention(bus: BusRuntime, _: Any) -> None:
     apply_retention(bus)
 
 
-SEND_DUE = PeriodicJob("send_due", 0.1, _send_due)
+SEND_DUE = PeriodicJob("send_due", 0.5, _send_due)
 
 JOBS = (
-    PeriodicJob("renew_leases", 0.5, _renew_leases, runs_during_shutdown=True),
-    PeriodicJob("requeue_expired", 1.0, _requeue_expired),
+    PeriodicJob("renew_leases", leases.HEARTBEAT_INTERVAL_S, _renew_leases, runs_during_shutdown=True),
     SEND_DUE,
-    PeriodicJob("drain_undecodable", 1.0, drain_undecodable),
+    PeriodicJob("drain_undecodable", 5.0, _drain_undecodable),
     PeriodicJob("apply_retention", 60.0, _apply_retention),
     HEARTBEAT,
 )

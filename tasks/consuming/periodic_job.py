@@ -11,9 +11,12 @@ from petiole.tasks.runtime import BusRuntime
 
 @dataclass(frozen=True, slots=True)
 class PeriodicJob:
-    """Call `function(bus, consumer)` every `interval_s` seconds while the worker consumes."""
+    """Call `function(bus, consumer)` every `interval_s` seconds while the worker consumes, or sooner if it says so.
+
+    The function returns the seconds until its next call, or None for `interval_s`; that is also the longest time.
+    """
 
     name: str
     interval_s: float
-    function: Callable[[BusRuntime, Any], object]
+    function: Callable[[BusRuntime, Any], float | None]
     runs_during_shutdown: bool = False

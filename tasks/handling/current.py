@@ -57,7 +57,7 @@ class CurrentDelivery:
         if self.event.category is Category.REQUEST and event.category is not Category.RESPONSE:
             update["expires_at"] = _earliest(event.expires_at, self.event.expires_at)
         self.outbox.count += 1
-        return event.model_copy(update=update)
+        return event.copy_with_valid(update)
 
 
 def _earliest(*moments: datetime | None) -> datetime | None:

@@ -89,7 +89,7 @@ def apply_severity(bus: BusRuntime, event: ErrorEvent) -> None:
             abort(bus, event)
         case Severity.CRITICAL:
             # An error from before this lifecycle has already shut the system down.
-            if event.timestamp.timestamp() >= bus.stores.cluster_membership.started_at():
+            if event.timestamp.timestamp() >= bus.stores.cluster_membership.read().started_at:
                 shut_down(bus, by=content.error_type)
 
 
@@ -112,7 +112,7 @@ def shut_down(bus: BusRuntime, *, by: str) -> None:
     cluster = bus.stores.cluster_membership.close(by)
     if cluster.is_ending:
         log.critical("system.shut_down", extra={"by": by})
-    publish_lifecycle_events(bus)
+    publish_lifecycle_events(bus, cluster)
 
 
 def _report_in_handler(context: CurrentDelivery, event: ErrorEvent) -> Publication:

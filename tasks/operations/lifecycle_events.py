@@ -1,7 +1,7 @@
 """Lifecycle events: every start, stop and crash of the system and its agents is published exactly once, in order.
 
-    stores/cluster_membership.py       decides about transitions, over all workers, and stores them as unpublished
-    publish_lifecycle_events(bus)      publishes them, the oldest first, and deletes what it published
+    stores/cluster_membership.py            decides about transitions, over all workers, and stores them as unpublished
+    publish_lifecycle_events(bus, cluster)  publishes them, the oldest first, and deletes what it published
 
 Any process may publish. Event ids are derived from lifecycle and transition, so two processes publish an event once. If
 a process crashes between publishing and deleting, the next one repeats it.
@@ -9,8 +9,6 @@ a process crashes between publishing and deleting, the next one repeats it.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import NAMESPACE_URL, uuid5
@@ -18,26 +16,24 @@ from uuid import NAMESPACE_URL, uuid5
 from petiole.events.event import Event
 from petiole.tasks.publishing.commit import commit
 from petiole.tasks.publishing.validation import validate
+from petiole.tasks.stores.cluster_lifecycle import Cluster, Transition
 
 if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
 
 _BATCH_SIZE = 100
 
-AGENT_TOPIC_PREFIX = "agent."
 
-
-def publish_lifecycle_events(bus: BusRuntime) -> int:
-    """Publish unpublished transitions; returns how many. Safe to repeat.
+def publish_lifecycle_events(bus: BusRuntime, cluster: Cluster) -> None:
+    """Publish the unpublished transitions of a cluster that was read. Safe to repeat.
 
     Does not wait for full queues. Raises: QueueFull, BrokerUnavailable; the transitions stay unpublished then.
     """
-    transitions = bus.stores.cluster_membership.read_unpublished(_BATCH_SIZE)
+    transitions = cluster.unpublished[:_BATCH_SIZE]
     if transitions:
-        events = [validate(bus, event) for event in _build_events(bus, transitions)]
+        events = [validate(bus, _build_event(bus, transition)) for transition in transitions]
         commit(bus, events, capacity_timeout=timedelta(0))
         bus.stores.cluster_membership.mark_published(transitions)
-    return len(transitions)
 
 
 def lifecycle_event_id(lifecycle_id: str, agent: str, event_type: str) -> str:
@@ -45,27 +41,25 @@ def lifecycle_event_id(lifecycle_id: str, agent: str, event_type: str) -> str:
     return str(uuid5(NAMESPACE_URL, repr(("lifecycle", lifecycle_id, agent, event_type))))
 
 
-def _build_events(bus: BusRuntime, transitions: Sequence[str]) -> Iterator[Event]:
-    for text in transitions:
-        transition = json.loads(text)
-        agent = transition.get("agent", "")
-        yield bus.event_registry.parse(
-            {
-                "event_id": lifecycle_event_id(transition["lifecycle_id"], agent, transition["event_type"]),
-                "event_type": transition["event_type"],
-                "timestamp": _format_time(transition["at"]),
-                # All events of a lifecycle are one flow.
-                "correlation_id": f"{agent or 'system'} lifecycle {_format_time(transition['lifecycle_id'])}",
-                "content": _content(transition),
-            }
-        )
+def _build_event(bus: BusRuntime, transition: Transition) -> Event:
+    lifecycle_id, agent = transition.lifecycle_id, transition.agent
+    return bus.event_registry.parse(
+        {
+            "event_id": lifecycle_event_id(lifecycle_id, agent, transition.event_type),
+            "event_type": transition.event_type,
+            "timestamp": _format_time(transition.at),
+            # All events of a lifecycle are one flow.
+            "correlation_id": f"{agent or 'system'} lifecycle {_format_time(lifecycle_id)}",
+            "content": _content(transition),
+        }
+    )
 
 
-def _content(transition: dict[str, str]) -> dict[str, Any]:
-    if not transition["event_type"].startswith(AGENT_TOPIC_PREFIX):
-        return {"last_event_time": _format_time(transition["previous_at"])} if "previous_at" in transition else {}
-    content = {"agent": transition["agent"], "worker": transition["worker"]}
-    return content | {"reason": transition["reason"]} if "reason" in transition else content
+def _content(transition: Transition) -> dict[str, Any]:
+    if not transition.agent:
+        return {"last_event_time": _format_time(transition.previous_at)} if transition.previous_at else {}
+    content = {"agent": transition.agent, "worker": transition.worker}
+    return content | {"reason": transition.reason} if transition.reason else content
 
 
 def _format_time(seconds: str) -> str:

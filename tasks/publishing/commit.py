@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -218,21 +218,30 @@ def _call_store(publish: Callable[[], CommitResult], events: Sequence[ValidatedE
 
 
 def _build_outgoing_event(bus: BusRuntime, validated: ValidatedEvent, routes: Sequence[Route]) -> OutgoingEvent:
-    event, keys = validated.event, Keys(bus.settings.key_prefix)
-    deliveries = [_build_delivery(keys, validated, route) for route in routes]
+    event, prefix = validated.event, bus.settings.key_prefix
+    deliveries = [_build_delivery(prefix, validated, route) for route in routes]
     return OutgoingEvent(event, validated.text, deliveries, Reply.of(event))
 
 
-def _build_delivery(keys: Keys, validated: ValidatedEvent, route: Route) -> OutgoingDelivery:
-    subscription, group = route.subscription, _message_group(validated, route)
+def _build_delivery(prefix: str, validated: ValidatedEvent, route: Route) -> OutgoingDelivery:
+    subscription = route.subscription
+    plain = _build_plain_delivery(prefix, subscription.queue, route.name, route.priority)
+    if subscription.ordered_by is None and subscription.capacity is None:
+        return plain
+    group = _message_group(validated, route)
     options = {"group": group} if group else {}
     return OutgoingDelivery(
-        queue_list(keys, subscription.queue, route.priority),
-        QueueEntry("", subscription.name, options=options).head,
+        plain.queue_list,
+        QueueEntry("", route.name, options=options).head,
         subscription.capacity or 0,
         subscription.overflow == "drop_oldest",
         group,
     )
+
+
+@lru_cache(10_000)
+def _build_plain_delivery(prefix: str, queue: str, name: str, priority: int) -> OutgoingDelivery:
+    return OutgoingDelivery(queue_list(Keys(prefix), queue, priority), QueueEntry("", name).head)
 
 
 def _message_group(validated: ValidatedEvent, route: Route) -> str | None:
@@ -320,15 +329,16 @@ def _build_publication(
     event = validated.event
     if not was_new:
         return Publication(event, was_repeated=True, unmatched=unmatched)
-    names = tuple(route.subscription.name for route in routes)
-    record = EventPublished(
-        event_type=event.event_type,
-        event_id=event.event_id,
-        stream_id=event.stream_id,
-        correlation_id=event.correlation_id,
-        subscriptions=names,
-    )
-    bus.instrumentation.emit(record)
+    names = tuple(route.name for route in routes)
+    if bus.instrumentation.wants(EventPublished):
+        record = EventPublished(
+            event_type=event.event_type,
+            event_id=event.event_id,
+            stream_id=event.stream_id,
+            correlation_id=event.correlation_id,
+            subscriptions=names,
+        )
+        bus.instrumentation.emit(record)
     return Publication(event, names, unmatched=unmatched)
 
 

@@ -60,15 +60,13 @@ def validate_event(event: object, registry: EventRegistry, limit_bytes: int) -> 
         UsageError: unknown_event_type, event_too_large.
         InvalidEvent: missing_field, unknown_field, wrong_type, invalid_value.
     """
-    if isinstance(event, Event):
-        registry.check_class(event)
-    else:
+    if not isinstance(event, Event):
         event = parse_event(event, registry)
+    is_valid = registry.check(event)
     text = _to_json(event)
     if is_above(text, limit_bytes):
         raise event_too_large(event.event_type, len(text.encode()), limit_bytes)
-    # Parse the text that will be sent: an instance may have been built without validation.
-    return ValidatedEvent(registry.parse_json(text), text)
+    return ValidatedEvent(event if is_valid else registry.parse_json(text), text)
 
 
 def parse_event(document: object, registry: EventRegistry) -> Event:

@@ -194,7 +194,7 @@ def _build_pending(
     ends = [now + timedelta(seconds=timeout_s), event.expires_at, latest]
     deadline = min(end for end in ends if end is not None)
     timeout_s = max(0.001, (deadline - now).total_seconds())
-    return PendingRequest(event.model_copy(update={"expires_at": deadline}), timeout_s, time.monotonic() + timeout_s)
+    return PendingRequest(event.copy_with_valid({"expires_at": deadline}), timeout_s, time.monotonic() + timeout_s)
 
 
 def _timeout_s(event: RequestEvent, bus: BusRuntime, timeout: object) -> float:

@@ -43,14 +43,15 @@ def matches(where: FilterConditions, document: Document) -> bool:
 def find_unmet_condition(where: FilterConditions, document: Document) -> UnmetCondition | None:
     """Find the first condition that an event does not meet; None if it meets all."""
     for path, condition in where.items():
-        value = _look_up(document, path)
+        value = look_up(document, path)
         for name, operand in list_operators(condition).items():
             if not _OPERATORS[name](value, operand):
                 return UnmetCondition(path, name, operand, value)
     return None
 
 
-def _look_up(document: Document, path: str) -> object:
+def look_up(document: Document, path: str) -> object:
+    """Return the value of a path in an event's JSON object; None if it is missing."""
     value: object = document
     for key in path.split("."):
         if not isinstance(value, Mapping):

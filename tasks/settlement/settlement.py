@@ -18,6 +18,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -64,6 +65,18 @@ REQUEUE_PAUSE_S = 0.5
 """How long a slot waits before it requeues a message, in seconds."""
 
 
+class LazyDocument:
+    """An event's JSON, parsed when its document is first read; `text` can be parsed as an event at once."""
+
+    def __init__(self, text: bytes) -> None:
+        self.text = text
+
+    @cached_property
+    def value(self) -> object:
+        """The JSON object."""
+        return json.loads(self.text)
+
+
 @dataclass(frozen=True, slots=True)
 class DeliveryAttempt:
     """One attempt to process a task message, with the history of earlier attempts."""
@@ -72,7 +85,7 @@ class DeliveryAttempt:
     delivery_id: str
     task: str
     queue: str
-    document: object
+    event: object
     worker: str = ""
     message_group: str | None = None
     replay_id: str | None = None
@@ -82,8 +95,15 @@ class DeliveryAttempt:
     fetched_at: float = 0.0
     history: AttemptHistory = field(default_factory=AttemptHistory)
 
+    @property
+    def document(self) -> object:
+        """The event's JSON object, or what a foreign message has in its place."""
+        return self.event.value if isinstance(self.event, LazyDocument) else self.event
+
     def emit(self, record: type[DeliveryRecord], **facts: object) -> None:
         """Emit a record of this delivery."""
+        if not self.bus.instrumentation.wants(record):
+            return
         document = self.document if isinstance(self.document, Mapping) else {}
         names = ("event_type", "event_id", "stream_id", "correlation_id")
         event = {name: str(document[name]) for name in names if name in document}
@@ -119,6 +139,35 @@ def build_attempt(bus: BusRuntime, request: Any, *, task: str, queue: str, docum
         lease=Lease(tag, consumer, is_entry=bool(entry)) if consumer and tag else None,
         entry=QueueEntry.parse(entry.encode()) if entry else None,
         fetched_at=request.get(FETCHED_HEADER) or 0.0,
+    )
+
+
+def attempt_of_entry(
+    bus: BusRuntime,
+    entry: QueueEntry,
+    *,
+    delivery_id: str,
+    event: bytes,
+    lease: tuple[str, str],
+    fetched_at: float,
+    worker: str,
+    queue: str,
+) -> DeliveryAttempt:
+    """Make the attempt of a queue entry that was leased as `lease`: delivery tag and consumer."""
+    options = entry.options
+    return DeliveryAttempt(
+        bus,
+        delivery_id,
+        entry.subscription,
+        queue,
+        LazyDocument(entry.body or event),
+        worker=worker,
+        message_group=options.get("group"),
+        replay_id=options.get("replay"),
+        letter_id=options.get("letter"),
+        lease=Lease(*lease, is_entry=True),
+        entry=entry,
+        fetched_at=fetched_at,
     )
 
 

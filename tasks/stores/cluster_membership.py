@@ -1,131 +1,88 @@
 """Cluster membership: which workers are alive, lifecycles of the system and its agents, agents paused by an operator.
 
-Promise: each lifecycle transition happens once and in order, over all workers (cluster_membership.lua). Transitions are
-kept until they are published, so a crash loses none.
+Promise: each lifecycle transition happens once and in order, over all workers. Transitions are kept until they are
+published, so a crash loses none.
+
+The cluster is one JSON document. A change reads it, computes the next one (cluster_lifecycle.py) and stores that unless
+another process stored one meanwhile; then it begins again. Heartbeats are keys that expire, so the server's clock alone
+decides who is silent. A heartbeat changes the document only if there is something new: it costs two commands otherwise.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
-from typing import Any, Literal, TypeAlias
+from functools import partial
+from typing import Any
 
+from pydantic import TypeAdapter
 from redis import Redis
 
+from petiole.tasks.stores import cluster_lifecycle
+from petiole.tasks.stores.cluster_lifecycle import AgentOverride, Cause, Cluster, Transition, Worker
 from petiole.tasks.stores.keys import Keys
-from petiole.tasks.stores.scripts import load_script
 
-Phase: TypeAlias = Literal["starting", "running", "stopping", "stopped"]
-"""Phase of a worker; a stopped one is removed."""
-
-ServingState: TypeAlias = Literal["paused", "consuming", "draining", "stopped"]
-"""How a worker serves an agent. draining: it finishes running deliveries. stopped: by an operator, all finished."""
-
-AgentOverride: TypeAlias = Literal["paused", "stopped"]
-"""What an operator set for an agent."""
-
-
-@dataclass(frozen=True, slots=True)
-class Worker:
-    """A worker as of its last heartbeat."""
-
-    id: str
-    node: str
-    phase: Phase
-    agents: Mapping[str, ServingState]
-
-
-@dataclass(frozen=True, slots=True)
-class ClusterState:
-    """Answer to a heartbeat: the system's state, whether the worker belongs to it, and the agents' overrides."""
-
-    state: str
-    is_closed: bool
-    is_member: bool
-    overrides: Mapping[str, AgentOverride]
-
-    @property
-    def is_ending(self) -> bool:
-        """Whether the system is shutting down."""
-        return self.is_closed and self.state == "stopping"
+_CLUSTER = TypeAdapter(Cluster)
 
 
 class ClusterMembership:
-    """Workers, lifecycles and overrides."""
+    """Workers, lifecycles and overrides. `monotonic` is the clock of this process, in s."""
 
-    def __init__(self, client: Redis, keys: Keys, limit: timedelta) -> None:
+    def __init__(
+        self, client: Redis, keys: Keys, limit: timedelta, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self._client = client
         self._keys = keys
-        self._limit_s = limit.total_seconds()
-        self._update = client.register_script(load_script("cluster_membership"))
+        self._limit = limit
+        self._monotonic = monotonic
+        self._latest: tuple[int | None, Cluster] = None, Cluster()
+        self._contact_at = self._in_touch_since = float("-inf")
 
-    def send_heartbeat(self, worker: str, node: str, phase: Phase, agents: Mapping[str, ServingState]) -> ClusterState:
+    def send_heartbeat(self, worker_id: str, worker: Worker) -> Cluster:
         """Report that a worker is alive and how it serves its agents. Safe to repeat."""
-        return self._run_transitions(worker, node, phase, agents)
+        version, cluster = self._latest
+        known = cluster.workers.get(worker_id)
+        is_unchanged = known is not None and replace(known, lifecycle_id="") == worker
+        if self._renew(worker_id, version, cluster) and is_unchanged:
+            return cluster
+        return self._change(partial(self._report, worker_id, worker))
 
-    def close(self, by: str) -> ClusterState:
+    def close(self, by: str) -> Cluster:
         """Stop the system and reject publishers until it starts again; `by` names the cause. Safe to repeat."""
-        return self._run_transitions("", by, "close", {})
-
-    def is_closed(self) -> bool:
-        """Return whether publishers are rejected."""
-        return self._client.hget(self._keys.system, "closed") is not None
-
-    def has_active_workers(self) -> bool:
-        """Return whether the system is started and a worker was heard of within the heartbeat timeout."""
-        with self._client.pipeline(transaction=True) as pipe:
-            pipe.time()
-            pipe.hget(self._keys.system, "state")
-            pipe.zrange(self._keys.workers, -1, -1, withscores=True)
-            (seconds, microseconds), state, latest = pipe.execute()
-        heard = float(latest[0][1]) if latest else 0.0
-        return bool(state == "started") and seconds + microseconds / 1e6 - heard <= self._limit_s
-
-    def started_at(self) -> float:
-        """Return the start of the system's lifecycle in s since 1970; 0 if it never started."""
-        return float(self._client.hget(self._keys.system, "lifecycle_id") or 0)
-
-    def state(self) -> str:
-        """Return the system's state: starting, started, stopping or stopped."""
-        return str(self._client.hget(self._keys.system, "state") or "stopped")
+        return self._change(lambda pipe, before: cluster_lifecycle.close_system(before, Cause(_server_time(pipe), by)))
 
     def set_override(self, agent: str, override: AgentOverride | None) -> None:
         """Set an agent's override; None removes it."""
-        if override is None:
-            self._client.hdel(self._keys.agent_overrides, agent)
-        else:
-            self._client.hset(self._keys.agent_overrides, agent, override)
 
-    def overrides(self) -> dict[str, AgentOverride]:
-        """Read the agents' overrides."""
-        overrides: Any = self._client.hgetall(self._keys.agent_overrides)
-        return dict(overrides)
+        def apply(_: Any, cluster: Cluster) -> Cluster:
+            overrides = {**cluster.overrides, agent: override}
+            return replace(cluster, overrides={name: other for name, other in overrides.items() if other is not None})
 
-    def agent_states(self) -> dict[str, str]:
-        """Read the state of every agent that is starting, started or stopping."""
-        lifecycles: Any = self._client.hgetall(self._keys.agent_lifecycles)
-        return {agent: json.loads(text)["state"] for agent, text in lifecycles.items()}
+        self._change(apply)
 
-    def workers(self) -> list[Worker]:
-        """List the workers that have neither stopped nor been declared lost, by node."""
-        texts: Any = self._client.hgetall(self._keys.worker_states)
-        states = [(worker, json.loads(text)) for worker, text in texts.items()]
-        workers = [Worker(id_, state["node"], state["phase"], dict(state["agents"])) for id_, state in states]
-        return sorted(workers, key=lambda worker: worker.node)
-
-    def read_unpublished(self, count: int) -> list[str]:
-        """Read unpublished transitions, oldest first."""
-        transitions: Any = self._client.lrange(self._keys.unpublished_transitions, 0, count - 1)
-        return list(transitions)
-
-    def mark_published(self, transitions: Sequence[str]) -> None:
+    def mark_published(self, transitions: Sequence[Transition]) -> None:
         """Delete published transitions."""
-        with self._client.pipeline(transaction=True) as pipe:
-            for transition in transitions:
-                pipe.lrem(self._keys.unpublished_transitions, 1, transition)
-            pipe.execute()
+
+        def apply(_: Any, cluster: Cluster) -> Cluster:
+            return replace(cluster, unpublished=tuple(each for each in cluster.unpublished if each not in transitions))
+
+        self._change(apply)
+
+    def read(self) -> Cluster:
+        """Read the cluster."""
+        return _CLUSTER.validate_json(str(self._client.get(self._keys.cluster) or "{}"))
+
+    def is_closed(self) -> bool:
+        """Return whether publishers are rejected."""
+        return self.read().is_closed
+
+    def has_active_workers(self) -> bool:
+        """Return whether the system is started and a worker was heard of within the heartbeat timeout."""
+        cluster = self.read()
+        heartbeats = [self._keys.heartbeat(worker_id) for worker_id in cluster.workers]
+        return cluster.state == "started" and bool(heartbeats) and bool(self._client.exists(*heartbeats))
 
     def abort(self, agent: str, correlation_id: str, age: timedelta) -> bool:
         """Abort a flow for an agent: its deliveries end unhandled. Returns whether that is new."""
@@ -137,20 +94,67 @@ class ClusterMembership:
             _, is_new = pipe.execute()
         return bool(is_new)
 
-    def _run_transitions(self, worker: str, node: str, phase: str, agents: Mapping[str, ServingState]) -> ClusterState:
-        keys = self._keys
-        names = (
-            keys.workers,
-            keys.worker_states,
-            keys.agent_lifecycles,
-            keys.agent_overrides,
-            keys.system,
-            keys.unpublished_transitions,
-        )
-        state, is_closed, is_member, *overrides = self._update(
-            keys=[*names, keys.directory_version], args=[worker, node, phase, self._limit_s, json.dumps(dict(agents))]
-        )
-        # A flat list of names and values: Redis does not return Lua tables with string keys.
-        return ClusterState(
-            state, bool(is_closed), bool(is_member), dict(zip(overrides[::2], overrides[1::2], strict=True))
-        )
+    def _renew(self, worker_id: str, version: int | None, cluster: Cluster) -> bool:
+        """Extend a worker's heartbeat; returns False if the cluster has changed or a worker may have been lost."""
+        others = [self._keys.heartbeat(other) for other in cluster.workers if other != worker_id]
+        with self._client.pipeline(transaction=False) as pipe:
+            pipe.pexpire(self._keys.heartbeat(worker_id), self._limit)
+            pipe.mget(self._keys.cluster_version, *others)
+            was_alive, (latest_version, *heard) = pipe.execute()
+        self._record_contact(was_alive=was_alive)
+        is_complete = all(heard) or not self._may_declare_lost()
+        return bool(was_alive) and version is not None and latest_version == str(version) and is_complete
+
+    def _report(self, worker_id: str, worker: Worker, pipe: Any, cluster: Cluster) -> Cluster:
+        heartbeat = self._keys.heartbeat(worker_id)
+        if worker.phase == "stopped":
+            pipe.delete(heartbeat)
+        else:
+            pipe.set(heartbeat, worker.node, px=self._limit)
+        at, others = _server_time(pipe), [other for other in cluster.workers if other != worker_id]
+        heard = pipe.mget([heartbeat, *map(self._keys.heartbeat, others)])[1:]
+        silent = [other for other, node in zip(others, heard, strict=True) if node is None]
+        # A new worker may declare others lost at once, or a crash of all workers would have no end.
+        may_declare_lost = self._may_declare_lost(is_new=worker_id not in cluster.workers)
+        return cluster_lifecycle.apply_report(cluster, worker_id, worker, at, silent if may_declare_lost else ())
+
+    def _record_contact(self, *, was_alive: bool) -> None:
+        now = self._monotonic()
+        if not was_alive or not self._is_in_touch(now):
+            self._in_touch_since = now
+        self._contact_at = now
+
+    def _may_declare_lost(self, *, is_new: bool = False) -> bool:
+        """Return whether a silence of others is theirs: this worker missed no heartbeat of its own for one timeout."""
+        now = self._monotonic()
+        return self._is_in_touch(now) and (is_new or now - self._in_touch_since > self._limit.total_seconds())
+
+    def _is_in_touch(self, now: float) -> bool:
+        return now - self._contact_at <= self._limit.total_seconds() / 2
+
+    def _change(self, compute: Callable[[Any, Cluster], Cluster]) -> Cluster:
+        """Replace the cluster by what `compute` makes of it; computed again if it was changed meanwhile."""
+
+        def attempt(pipe: Any) -> tuple[int, Cluster]:
+            version_text, text = pipe.mget(self._keys.cluster_version, self._keys.cluster)
+            version, before = int(version_text or 0), _CLUSTER.validate_json(text or "{}")
+            after = compute(pipe, before)
+            pipe.multi()
+            if after == before:
+                return version, before
+            pipe.set(self._keys.cluster, _CLUSTER.dump_json(after))
+            pipe.incr(self._keys.cluster_version)
+            if after.is_closed != before.is_closed:
+                # Publishers compare the directory's version with each event.
+                pipe.incr(self._keys.directory_version)
+            return version + 1, after
+
+        # The stubs know of no function that returns a value.
+        transaction: Any = self._client.transaction
+        self._latest = transaction(attempt, self._keys.cluster_version, value_from_callable=True)
+        return self._latest[1]
+
+
+def _server_time(pipe: Any) -> str:
+    seconds, microseconds = pipe.time()
+    return f"{seconds}.{microseconds:06d}"

@@ -95,7 +95,8 @@ class DeadLetters:
         with self._client.pipeline(transaction=False) as pipe:
             for start in starts:
                 delivery = (start.queue_list, start.entry, start.message_group or "")
-                self._start((self._keys.prefix, start.letter_id, start.number, resend_ms, operator, *delivery), pipe)
+                arguments = (self._keys.prefix, start.letter_id, start.number, resend_ms, operator, *delivery)
+                self._start.add_to(pipe, arguments)
             return [str(answer) for answer in pipe.execute()]
 
     def replace(self, letter_id: str, successor: DeadLetter) -> str:

@@ -6,6 +6,7 @@ On other brokers a worker claims it, sends it and confirms; without the confirma
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -72,6 +73,14 @@ class DelayedMessages:
     def put(self, message: DelayedMessage) -> None:
         """Store a message until it is due."""
         self._put(keys=self._all_keys, args=[message.id, message.due_ms, message.value, int(message.replaces)])
+
+    def seconds_until_due(self) -> float:
+        """Return when the next message is due, by the server's clock: 0 or less if one is, infinity if none waits."""
+        first: Any = self._client.zrange(self._all_keys[0], 0, 0, withscores=True)
+        if not first:
+            return math.inf
+        seconds, microseconds = self._client.time()
+        return float(first[0][1]) / 1_000 - (seconds + microseconds / 1_000_000)
 
     def move_due(self) -> int:
         """Move due messages to their queues if the broker is this same Redis; returns how many."""

@@ -1,12 +1,15 @@
-"""Directory: all subscriptions.
+"""Directory: all subscriptions, and a log of the latest changes.
 
 Promise: a registered subscription is visible to every publisher that reads after `register` returned. It stays until it
-is unregistered, whether or not a worker runs. The version changes with every change, so readers may cache a copy.
+is unregistered, whether or not a worker runs. The version changes with every change, so readers may keep a copy, and
+bring it up to date with what changed since its version.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from redis import Redis
 
@@ -14,41 +17,66 @@ from petiole.events.subscriptions import Subscription
 from petiole.tasks.stores.keys import Keys
 from petiole.tasks.stores.scripts import load_script
 
+MAX_LOGGED_CHANGES = 1_000
+"""Changes that the log keeps."""
+
+MAX_LOGGED_SUBSCRIPTIONS = 100
+"""Most subscriptions of a change that is logged. After a larger one, readers read all subscriptions."""
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryChanges:
+    """What a reader of the directory does not have yet.
+
+    Attributes:
+        version: the version of the directory that the reader has then.
+        is_complete: `subscriptions` are all that there are, and the reader forgets others.
+        subscriptions: those that were registered, by name; None: unregistered.
+    """
+
+    version: int
+    is_complete: bool
+    subscriptions: Mapping[str, Subscription | None]
+
 
 class Directory:
     """Subscriptions by name."""
 
     def __init__(self, client: Redis, keys: Keys) -> None:
         self._client = client
-        self._keys = keys
-        self._register = client.register_script(load_script("register_subscriptions"))
+        self._version_key = keys.directory_version
+        self._keys = [keys.directory, keys.directory_version, keys.directory_changes]
+        self._update_script = client.register_script(load_script("update_directory"))
+        self._read_script = client.register_script(load_script("read_directory"))
 
     def register(self, subscriptions: Iterable[Subscription]) -> bool:
-        """Add or update subscriptions. Safe to repeat; returns whether anything changed."""
-        pairs = [
-            text
-            for subscription in subscriptions
-            for text in (subscription.name, subscription.model_dump_json(exclude_defaults=True))
-        ]
-        return bool(self._register(keys=[self._keys.directory, self._keys.directory_version], args=pairs))
+        """Add or update subscriptions, in one change. Safe to repeat; returns whether anything changed."""
+        return self._update({each.name: each.model_dump_json(exclude_defaults=True) for each in subscriptions})
 
     def unregister(self, name: str) -> bool:
         """Remove a subscription; its queued deliveries stay. Returns whether it existed."""
-        with self._client.pipeline(transaction=True) as pipe:
-            pipe.hdel(self._keys.directory, name)
-            pipe.incr(self._keys.directory_version)
-            removed, _ = pipe.execute()
-        return bool(removed)
+        return self._update({name: ""})
 
     def version(self) -> int:
         """Return the directory's version."""
-        return int(self._client.get(self._keys.directory_version) or 0)
+        return int(self._client.get(self._version_key) or 0)
 
     def read(self) -> tuple[int, list[Subscription]]:
-        """Read the version and all subscriptions by name, in one transaction."""
-        with self._client.pipeline(transaction=True) as pipe:
-            pipe.get(self._keys.directory_version)
-            pipe.hvals(self._keys.directory)
-            version, values = pipe.execute()
-        subscriptions = [Subscription.model_validate_json(value) for value in values]
-        return int(version or 0), sorted(subscriptions, key=lambda subscription: subscription.name)
+        """Read the version and all subscriptions, ordered by name, in one step."""
+        everything = self.read_since(-1)
+        present = [each for _, each in sorted(everything.subscriptions.items()) if each is not None]
+        return everything.version, present
+
+    def read_since(self, version: int) -> DirectoryChanges:
+        """Read what changed since a version, in one step; -1 reads all."""
+        answer: Any = self._read_script(keys=self._keys, args=[version])
+        current, is_complete, *rest = answer
+        pairs = zip(rest[::2], rest[1::2], strict=True)
+        subscriptions = {name: Subscription.model_validate_json(text) if text else None for name, text in pairs}
+        return DirectoryChanges(int(current), bool(is_complete), subscriptions)
+
+    def _update(self, texts: Mapping[str, str]) -> bool:
+        args: list[str | int] = [MAX_LOGGED_CHANGES, MAX_LOGGED_SUBSCRIPTIONS]
+        for pair in texts.items():
+            args += pair
+        return bool(self._update_script(keys=self._keys, args=args))

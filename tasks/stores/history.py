@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
 from redis import Redis
@@ -255,6 +256,7 @@ def flow_index(keys: Keys, correlation_id: str) -> tuple[str, str]:
     return keys.history_of_flow(bucket), digest
 
 
+@lru_cache(10_000)
 def _digest(name: str) -> tuple[int, str]:
     digits = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()
     return int(digits[:4], 16) % _INDEX_LISTS, digits[4:]

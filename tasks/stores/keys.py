@@ -6,8 +6,6 @@ Each starts with PETIOLE_KEY_PREFIX and a colon. Queues and their messages belon
 |---------------------------------------|--------|------------------------------------------|-------------------------|
 | aborted                               | text   | an agent's flow was aborted              | INBOX_RETENTION_S       |
 | aborted:<agent>:<flow>                | text   | the agent's deliveries of the flow end   | INBOX_RETENTION_S       |
-| agents:lifecycles                     | hash   | agent -> lifecycle id and state          | while the agent runs    |
-| agents:overrides                      | hash   | agent -> paused or stopped               | until it is resumed     |
 | agents:state:<agent>                  | hash   | name -> value as JSON                    | no limit                |
 | aggregations:<subscription>:<key>     | hash   | the parts received; whether completed    | DEDUPLICATION_WINDOW_S  |
 | attempts:<delivery>                   | list   | attempts that failed, crashed or run     | until settled           |
@@ -18,6 +16,9 @@ Each starts with PETIOLE_KEY_PREFIX and a colon. Queues and their messages belon
 | circuits                              | set    | names of all dependencies ever called    | no limit                |
 | circuits:<name>                       | hash   | state, epoch, failures, times            | no limit                |
 | circuits:<name>:window                | hash   | calls and failures per tenth of a window | twice the window        |
+| cluster                               | text   | workers, lifecycles, overrides as JSON   | no limit                |
+| cluster:heartbeats:<worker>           | text   | its node; gone when it is silent         | HEARTBEAT_TIMEOUT_S     |
+| cluster:version                       | number | grows with every change of the cluster   | no limit                |
 | counters                              | hash   | name -> count                            | no limit                |
 | dead_letters                          | hash   | id -> DeadLetter JSON                    | DEAD_LETTER_RETENTION_S |
 | dead_letters:alarm:<alarm>            | text   | this alarm was raised                    | a day                   |
@@ -28,6 +29,7 @@ Each starts with PETIOLE_KEY_PREFIX and a colon. Queues and their messages belon
 | delayed                               | zset   | id -> due time in ms                     | until due               |
 | delayed:messages                      | hash   | id -> queue, list and message            | until due               |
 | directory                             | hash   | subscription name -> Subscription JSON   | until unsubscribed      |
+| directory:changes                     | list   | the last 1,000 changes, oldest first     | no limit                |
 | directory:version                     | number | grows with every change                  | no limit                |
 | history                               | stream | the last MAX_HISTORY_EVENTS events       | HISTORY_RETENTION_S     |
 | history:blocks                        | list   | block/first entry id, oldest first       | as the history          |
@@ -38,7 +40,6 @@ Each starts with PETIOLE_KEY_PREFIX and a colon. Queues and their messages belon
 | history:streams:<n>                   | list   | digest of a stream, entry id             | as the history          |
 | idempotency:<function>:<key>          | hash   | an operation's owner, start and outcome  | IDEMPOTENCY_RETENTION_S |
 | inbox:<delivery>                      | text   | done: handled; of messages, not entries  | INBOX_RETENTION_S       |
-| lifecycle:unpublished                 | list   | lifecycle transitions, oldest first      | until published         |
 | message_groups                        | hash   | queue -> deliveries in its groups        | no limit                |
 | message_groups:<group>                | list   | ordered deliveries that wait             | until sent              |
 | message_groups:active                 | set    | groups that have a delivery in its queue | until their last ends   |
@@ -62,10 +63,7 @@ Each starts with PETIOLE_KEY_PREFIX and a colon. Queues and their messages belon
 | sessions                              | zset   | session -> last activity, ms; 0: ended   | until end is published  |
 | sessions:<stream>                     | hash   | type, state, times, participants         | 30 days after last use  |
 | shadows:<subscription>                | list   | captured shadow events, newest first     | HISTORY_RETENTION_S     |
-| system                                | hash   | lifecycle id, state, whether closed      | no limit                |
 | undecodable                           | list   | invalid messages with their queue        | until dead-lettered     |
-| workers                               | zset   | worker -> last heartbeat, in s           | until stopped or lost   |
-| workers:states                        | hash   | worker -> node, phase, agents            | until stopped or lost   |
 """
 
 from __future__ import annotations
@@ -82,6 +80,10 @@ class Keys:
     @property
     def directory(self) -> str:
         return f"{self.prefix}:directory"
+
+    @property
+    def directory_changes(self) -> str:
+        return f"{self.prefix}:directory:changes"
 
     @property
     def directory_version(self) -> str:
@@ -233,31 +235,18 @@ class Keys:
         return f"{self.prefix}:counters"
 
     @property
-    def workers(self) -> str:
-        return f"{self.prefix}:workers"
+    def cluster(self) -> str:
+        return f"{self.prefix}:cluster"
 
     @property
-    def worker_states(self) -> str:
-        return f"{self.prefix}:workers:states"
+    def cluster_version(self) -> str:
+        return f"{self.prefix}:cluster:version"
 
-    @property
-    def system(self) -> str:
-        return f"{self.prefix}:system"
-
-    @property
-    def agent_lifecycles(self) -> str:
-        return f"{self.prefix}:agents:lifecycles"
-
-    @property
-    def agent_overrides(self) -> str:
-        return f"{self.prefix}:agents:overrides"
+    def heartbeat(self, worker_id: str) -> str:
+        return f"{self.prefix}:cluster:heartbeats:{worker_id}"
 
     def agent_state(self, agent: str) -> str:
         return f"{self.prefix}:agents:state:{agent}"
-
-    @property
-    def unpublished_transitions(self) -> str:
-        return f"{self.prefix}:lifecycle:unpublished"
 
     def aborted(self, agent: str, correlation_id: str) -> str:
         return f"{self.prefix}:aborted:{agent}:{correlation_id}"

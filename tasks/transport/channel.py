@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Empty
+from threading import Lock
 from time import monotonic
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from kombu.utils.json import dumps
 from redis.exceptions import NoScriptError, ResponseError
 
 from petiole.tasks.stores.keys import Keys
+from petiole.tasks.transport.ack_sender import MAX_ACK_DELAY_S, AckSender
 from petiole.tasks.transport.commands import PUT, Fetched, GiveBack, QueueSource, RedisCommand, TransportCommands
 from petiole.tasks.transport.consumer_id import new_consumer_id
 from petiole.tasks.transport.leases import LEASE_OPTIONS, Leases, lease_clock
@@ -31,10 +33,9 @@ from petiole.tasks.transport.quarantine import Quarantine
 
 logger = logging.getLogger(__name__)
 
-# How long handing over may block the event loop; how long a small fetch and an ack may wait to be batched.
+# How long handing over may block the event loop; how long a small fetch may wait to be batched.
 DELIVERY_SLICE_S = 0.01
 FETCH_DELAY_S = 0.003
-MAX_ACK_DELAY_S = 0.02
 MAX_PENDING_ACKS = 200
 # Deliveries per fetch; the broker serves no other client during it.
 MAX_FETCHED = 256
@@ -76,7 +77,11 @@ class BatchingChannel(Leases, Quarantine):
     def __init__(self, *args: Any, **options: Any) -> None:
         self.leased = ConsumerState()
         self.running_tags: Callable[[], Collection[str]] = set
+        # Takes a delivery from the channel, or returns False: it is handed over as a message.
+        self.accept: Callable[[Fetched, BatchingChannel], bool] | None = None
         self._acked_at = 0.0
+        self._collecting = Lock()
+        self._ack_sender: AckSender | None = None
         self._backlog: deque[Fetched] = deque()
         self._unacknowledged_queues: set[str] = set()
         self._request: Literal["fetch", "wakeup"] | None = None
@@ -304,17 +309,23 @@ class BatchingChannel(Leases, Quarantine):
             self._send_overdue_acks()
             if not self._confirm_backlog():
                 continue
-            fetched = self._backlog.popleft()
-            payload = self._decode(fetched)
-            if payload is None:
-                continue
-            if fetched.tag:
-                self.leased.unsettled.add(fetched.tag)
-            self.connection._deliver(payload, fetched.queue)  # noqa: SLF001 - calls kombu's consumer callback
-            was_delivered = True
+            was_delivered = self._hand_over(self._backlog.popleft()) or was_delivered
             if not self._is_in_loop or monotonic() >= deadline:
                 break
         return was_delivered
+
+    def _hand_over(self, fetched: Fetched) -> bool:
+        """Give a delivery to the worker, directly or as a message; return False if it is invalid."""
+        if fetched.tag:
+            self.leased.unsettled.add(fetched.tag)
+        if self.accept is not None and self.accept(fetched, self):
+            return True
+        payload = self._decode(fetched)
+        if payload is None:
+            self.leased.settle((fetched.tag,))
+            return False
+        self.connection._deliver(payload, fetched.queue)  # noqa: SLF001 - calls kombu's consumer callback
+        return True
 
     def _confirm_backlog(self) -> bool:
         """Renew the leases if the broker has not confirmed them for long; return whether the backlog has deliveries."""
@@ -377,6 +388,12 @@ class BatchingChannel(Leases, Quarantine):
         is_without_fetch = not self._is_in_loop or not self._consumers or self._closing
         if is_without_fetch or is_waiting or len(leased.acks) >= MAX_PENDING_ACKS:
             self.send_acks()
+        elif self._ack_sender is not None:
+            self._ack_sender.notify()
+
+    def start_ack_sender(self) -> None:
+        """Send acks from a thread while a handler blocks the event loop."""
+        self._ack_sender = AckSender(self.send_acks, self.connection_errors)
 
     def _send_overdue_acks(self) -> None:
         """Send acks that have waited too long, for example while a handler blocked the event loop."""
@@ -400,10 +417,11 @@ class BatchingChannel(Leases, Quarantine):
             raise
 
     def _collect_acks(self) -> list[str]:
-        # Other threads may append to the list at the same time.
         pending = self.leased.acks
-        count = len(pending)
-        acks, pending[:count] = pending[:count], []
+        with self._collecting:
+            # Other threads may append to the list at the same time.
+            count = len(pending)
+            acks, pending[:count] = pending[:count], []
         return acks
 
     # Returning
@@ -453,6 +471,8 @@ class BatchingChannel(Leases, Quarantine):
         """Send the acks, return the backlog, then close as kombu does."""
         if not self.closed:
             self._closing = True
+            if self._ack_sender is not None:
+                self._ack_sender.close()
             try:
                 self._release_all()
             except self.connection_errors as error:

@@ -39,6 +39,20 @@ class Fetched(NamedTuple):
         return self.text.split(b"\n", 4)[-1]
 
 
+class Renewal(NamedTuple):
+    """The reply to a heartbeat.
+
+    Attributes:
+        leases: number of the consumer's leases; -1 if it was not registered.
+        now: the server's time in seconds.
+        silent: other consumers without a heartbeat for some time, with their last one.
+    """
+
+    leases: int
+    now: float
+    silent: Sequence[tuple[str, str]]
+
+
 @dataclass(frozen=True, slots=True)
 class QueueSource:
     """A queue to fetch from: its deliveries' lists without the priority, and the lists of messages by priority."""
@@ -93,9 +107,11 @@ class TransportCommands:
         """Load the script again after a restart of the server."""
         self.client.script_load(self._fetch.script)
 
-    def renew(self) -> int:
-        """Send a heartbeat; return the number of leases, or -1 if the consumer was not registered."""
-        return int(self._renew(args=[self._keys.prefix, self._consumer]))
+    def renew(self, silence_s: float) -> Renewal:
+        """Send a heartbeat, and look for consumers without one for `silence_s`."""
+        count, now, *silent = self._renew(args=[self._keys.prefix, self._consumer, silence_s])
+        pairs = zip(silent[::2], silent[1::2], strict=True)
+        return Renewal(int(count), float(now), [(name.decode(), heartbeat.decode()) for name, heartbeat in pairs])
 
     def leased_tags(self) -> list[str]:
         """Read the tags of all deliveries that are leased to the consumer, oldest first."""
@@ -111,14 +127,10 @@ class TransportCommands:
         """Forget the consumer if it leases nothing; otherwise others return its deliveries once it is silent."""
         self._unregister(args=[self._keys.prefix, self._consumer])
 
-    def silent_consumers(self, silence_s: float) -> list[tuple[str, str]]:
-        """List consumers without a heartbeat for that time, and when they sent the last one."""
-        seconds, microseconds = self.client.time()
-        limit = seconds + microseconds / 1_000_000 - silence_s
-        rows: Any = self.client.zrangebyscore(
-            self._keys.consumers, "-inf", limit, start=0, num=100, withscores=True, score_cast_func=bytes.decode
-        )
-        return [(consumer.decode(), heartbeat) for consumer, heartbeat in rows]
+    def uptime_s(self) -> int:
+        """Return for how long the server has run."""
+        information: Any = self.client.info("server")
+        return int(information["uptime_in_seconds"])
 
     def give_back(self, tags: Sequence[str], way: GiveBack) -> int:
         """Return deliveries to their queues; the first of them is fetched first. Returns how many were leased."""

@@ -166,6 +166,12 @@ def _build_delivery(entry: QueueEntry, event: bytes, queue: str) -> dict[str, An
     }
 
 
+def delivery_id_of(entry: QueueEntry, event: bytes) -> str:
+    """Return the id of an entry's delivery."""
+    given = entry.options.get("id")
+    return str(given) if given else delivery_id(_identify(entry.body or event)[0], entry.subscription)
+
+
 def _identify(event: bytes) -> tuple[str, str]:
     match = _EVENT_HEAD.match(event)
     if match:

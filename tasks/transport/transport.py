@@ -13,7 +13,6 @@ from kombu.transport import redis as stock
 from petiole.tasks.transport import kombu_compat
 from petiole.tasks.transport.address import kombu_connection
 from petiole.tasks.transport.channel import Channel, SentinelChannel
-from petiole.tasks.transport.leases import expire_lost
 
 CONNECT_TIMEOUT_S, CONNECT_RETRY_S = 2.0, 0.1
 
@@ -47,8 +46,6 @@ class Poller(stock.MultiChannelPoller):
         except Empty:
             # Kombu looks for expired messages only if nothing was read. Here it may have read a wake-up.
             self.maybe_restore_messages()
-            for channel in list(self._channels):
-                expire_lost(channel)
             raise
 
 

@@ -32,6 +32,10 @@ def a_bus(url: str, **settings: object) -> EventBus:
     return bus
 
 
+def a_message() -> TextMessageEvent:
+    return TextMessageEvent(stream_id="s", content=TextContent(text="hi"))
+
+
 def publish(bus: EventBus, event: TextMessageEvent) -> Publication:
     publication: Publication = bus.app.tasks[PUBLISH_TASK].run(event)
     return publication
@@ -109,6 +113,17 @@ def test_a_publisher_sends_to_a_subscription_registered_since_its_last_publish(c
 
     another = TextMessageEvent(stream_id="s", content=TextContent(text="again"))
     assert publish(bus, another).subscriptions == ("memory.keep", "memory.learn")
+
+
+def test_a_publisher_does_not_send_to_a_subscription_unregistered_since_its_last_publish(clean_broker_url):
+    bus = a_bus(clean_broker_url)
+    other = a_bus(clean_broker_url)
+    other.stores.directory.register([MEMORY.model_copy(update={"function": "learn"})])
+    assert publish(bus, a_message()).subscriptions == ("memory.keep", "memory.learn")
+
+    other.stores.directory.unregister("memory.keep")
+
+    assert publish(bus, a_message()).subscriptions == ("memory.learn",)
 
 
 def replayed_message(url: str, letter: DeadLetter, *, atomically: bool) -> tuple[str, dict[str, Any]]:

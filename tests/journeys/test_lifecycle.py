@@ -154,7 +154,7 @@ def test_what_was_killed_to_the_last_worker_is_told_by_the_next_one(system, told
     worker = system.worker("w")
     worker.kill()
     worker.wait()
-    eventually(lambda: not told.inside.is_heard(within_s=3), 6)
+    eventually(lambda: not told.inside.is_heard(), 6)
 
     system.worker("next")
 

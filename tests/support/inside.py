@@ -332,10 +332,9 @@ class Inside:
         """Tell the circuit breakers by name."""
         return {each.name: each for each in self.stores.circuits.all()}
 
-    def is_heard(self, within_s: float) -> bool:
-        """Tell whether any worker was heard of in the last seconds."""
-        now, _ = self.client.time()
-        return bool(self.client.zcount(self.keys.workers, now - within_s, "+inf"))
+    def is_heard(self) -> bool:
+        """Tell whether any worker was heard of within the heartbeat timeout."""
+        return bool(self._count(self.keys.heartbeat("*")))
 
     def budget_drift(self, account: str) -> int:
         """Tell by how many tokens the sum that is kept of an account differs from its calls."""

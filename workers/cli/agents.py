@@ -13,7 +13,7 @@ import click
 from petiole.tasks.broker.queue_stats import queue_depth
 from petiole.tasks.broker.topology import PUBLISH_QUEUE, logical_queue
 from petiole.tasks.runtime import BusRuntime
-from petiole.tasks.stores.cluster_membership import AgentOverride, ServingState, Worker
+from petiole.tasks.stores.cluster_lifecycle import AgentOverride, Cluster, ServingState, Worker
 from petiole.workers.cli._console import open_console, print_json, render_table
 from petiole.workers.cli._options import connected_app, format_command, json_option
 
@@ -93,21 +93,25 @@ def resume(name: str) -> None:
 def _mark_agent(name: str, mark: AgentOverride | None) -> None:
     """Store an agent's override, and wait until every worker has applied it. Raises UsageError, ClickException."""
     bus = connected_app()
-    lifecycle = bus.stores.cluster_membership
+    membership = bus.stores.cluster_membership
     _, subscriptions = bus.stores.directory.read()
-    known = {*(subscription.queue for subscription in subscriptions), *lifecycle.overrides(), *lifecycle.agent_states()}
+    known = {*(subscription.queue for subscription in subscriptions), *_agent_states(membership.read())}
     if name not in known:
         nearest = difflib.get_close_matches(name, known, n=1)
         raise click.UsageError(f"unknown agent {name!r}{f'; did you mean {nearest[0]!r}?' if nearest else ''}")
-    lifecycle.set_override(name, mark)
+    membership.set_override(name, mark)
     deadline = time.monotonic() + _APPLY_TIMEOUT_S
-    while pending := [worker.node for worker in lifecycle.workers() if not _has_applied(worker, name, mark)]:
+    while pending := _pending_nodes(membership.read(), name, mark):
         if time.monotonic() > deadline:
             raise click.ClickException(
                 f"stored, but not yet applied by {', '.join(pending)}; a worker applies it when its handlers return"
             )
         time.sleep(_POLL_INTERVAL_S)
     open_console().print(f"{name} is {mark or 'resumed'}")
+
+
+def _pending_nodes(cluster: Cluster, agent: str, mark: AgentOverride | None) -> list[str]:
+    return sorted(worker.node for worker in cluster.workers.values() if not _has_applied(worker, agent, mark))
 
 
 def _has_applied(worker: Worker, agent: str, mark: AgentOverride | None) -> bool:
@@ -120,11 +124,15 @@ def _has_applied(worker: Worker, agent: str, mark: AgentOverride | None) -> bool
     return agent not in worker.agents or worker.agents[agent] in applied_states[mark]
 
 
+def _agent_states(cluster: Cluster) -> dict[str, str]:
+    return {name: lifecycle.state for name, lifecycle in cluster.agents.items()} | dict(cluster.overrides)
+
+
 def _queue_states(bus: BusRuntime) -> list[QueueState]:
     _, subscriptions = bus.stores.directory.read()
     counts = Counter(subscription.queue for subscription in subscriptions)
     consumed = _consumers_by_queue(bus)
-    states = bus.stores.cluster_membership.agent_states() | bus.stores.cluster_membership.overrides()
+    states = _agent_states(bus.stores.cluster_membership.read())
     agents = sorted({*counts, *consumed, *states} - {PUBLISH_QUEUE})
     with bus.app.connection_for_read() as connection:
         return [

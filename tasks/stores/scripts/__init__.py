@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
+from hashlib import sha1
 from importlib.resources import files
-from typing import Any
+from typing import Any, TypeAlias
 
 from redis import Redis
+from redis.client import Pipeline
+from redis.exceptions import NoScriptError
+
+Argument: TypeAlias = str | bytes | int
 
 _COMMENT = re.compile(r"^\s*--.*\n", re.MULTILINE)
 
@@ -18,12 +23,48 @@ def load_script(name: str, package: str = __package__) -> str:
 
 
 class Script:
-    """A script without keys, of several files. It is called without redis-py's work for each command."""
+    """A script of several files, called with arguments and without keys.
+
+    A call is written at once to one of the client's own connections: redis-py's work for a command takes as long as the
+    server's for a publish.
+    """
 
     def __init__(self, client: Redis, *names: str) -> None:
         self._client = client
-        self._script = client.register_script("".join(map(load_script, names)))
+        self._text = "".join(map(load_script, names))
+        # Redis names scripts by it.
+        self._sha = sha1(self._text.encode(), usedforsecurity=False).hexdigest().encode()
 
-    def __call__(self, arguments: Sequence[str | bytes | int], client: Redis | None = None) -> Any:
-        """Call the script, or add the call to a pipeline. Raises redis-py's errors."""
-        return self._script(args=list(arguments), client=client)
+    def __call__(self, arguments: Iterable[Argument]) -> Any:
+        """Call the script. Raises redis-py's errors."""
+        values = list(arguments)
+        try:
+            return self._execute(b"EVALSHA", self._sha, 0, *values)
+        except NoScriptError:
+            return self._execute(b"EVAL", self._text, 0, *values)
+
+    def add_to(self, pipeline: Pipeline, arguments: Iterable[Argument]) -> None:
+        """Add a call to a pipeline."""
+        pipeline.eval(self._text, 0, *arguments)
+
+    def _execute(self, *command: Argument) -> Any:
+        pool = self._client.connection_pool
+        connection: Any = pool.get_connection()
+        try:
+            connection.send_packed_command([pack_command(command)])
+            return connection.read_response()
+        except BaseException:
+            # Its reply may still come.
+            connection.disconnect()
+            raise
+        finally:
+            pool.release(connection)
+
+
+def pack_command(parts: Iterable[Argument]) -> bytes:
+    """Encode a command in the Redis protocol (RESP), as one string."""
+    encoded = [part if isinstance(part, bytes) else str(part).encode() for part in parts]
+    chunks = [b"*%d\r\n" % len(encoded)]
+    for value in encoded:
+        chunks += (b"$%d\r\n" % len(value), value, b"\r\n")
+    return b"".join(chunks)

@@ -193,4 +193,7 @@ else
   end
   redis.call('PEXPIRE', attempts, settlement.attempts_retention_ms)
 end
+if is_ended and own_group ~= '' then
+  advance(own_group)
+end
 return result

@@ -1,10 +1,18 @@
--- Records a heartbeat of the consumer. Returns the number of its leases, or -1 if it was not registered: its deliveries
--- have been given back, or it is new.
--- ARGV: prefix, consumer
+-- Records a heartbeat of the consumer.
+-- ARGV: prefix, consumer, the time in seconds after which another consumer is silent
+-- Returns the number of its leases, or -1 if it was not registered: its deliveries have been given back, or it is new;
+-- the server's time in seconds; then the silent consumers, each with its last heartbeat.
 local prefix, consumer = ARGV[1], ARGV[2]
+local consumers = prefix .. ':consumers'
 local now = redis.call('TIME')
 local time = string.format('%s.%06d', now[1], now[2])
-if redis.call('ZADD', prefix .. ':consumers', time, consumer) == 1 then
-  return -1
+local count = -1
+if redis.call('ZADD', consumers, time, consumer) == 0 then
+  count = redis.call('HLEN', consumers .. ':' .. consumer)
 end
-return redis.call('HLEN', prefix .. ':consumers:' .. consumer)
+local limit = string.format('%.6f', now[1] + now[2] / 1000000 - tonumber(ARGV[3]))
+local result = {count, time}
+for _, value in ipairs(redis.call('ZRANGEBYSCORE', consumers, '-inf', limit, 'WITHSCORES', 'LIMIT', 0, 100)) do
+  result[#result + 1] = value
+end
+return result

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from petiole.events.subscriptions import Subscription
+from petiole.tasks.stores.directory import MAX_LOGGED_CHANGES, MAX_LOGGED_SUBSCRIPTIONS, DirectoryChanges
 
 
 def a_subscription(name: str = "hear", *patterns: str) -> Subscription:
@@ -10,7 +13,7 @@ def a_subscription(name: str = "hear", *patterns: str) -> Subscription:
 
 
 def test_an_announced_subscription_is_read_by_all(stores):
-    stores.directory.register([a_subscription("one"), a_subscription("two")])
+    stores.directory.register([a_subscription("two"), a_subscription("one")])
 
     version, subscriptions = stores.directory.read()
 
@@ -21,7 +24,9 @@ def test_an_announced_subscription_is_read_by_all(stores):
 def test_the_version_moves_only_when_something_changes(stores):
     assert stores.directory.register([a_subscription()])
     assert not stores.directory.register([a_subscription()])
+    assert not stores.directory.register([])
     assert stores.directory.register([a_subscription("hear", "tools.*")])
+    assert not stores.directory.unregister("memory.unknown")
 
     assert stores.directory.version() == 2
 
@@ -33,3 +38,58 @@ def test_a_withdrawn_subscription_is_gone(stores):
 
     assert stores.directory.read() == (2, [])
     assert not stores.directory.unregister("memory.hear")
+
+
+def test_a_reader_gets_what_changed_since_its_version_and_nothing_else(stores):
+    stores.directory.register([a_subscription("one"), a_subscription("two"), a_subscription("three")])
+    stores.directory.register([a_subscription("one"), a_subscription("two", "tools.*")])
+    stores.directory.unregister("memory.one")
+    changed = {"memory.two": a_subscription("two", "tools.*"), "memory.one": None}
+
+    assert stores.directory.read_since(1) == DirectoryChanges(3, is_complete=False, subscriptions=changed)
+    assert stores.directory.read_since(2) == DirectoryChanges(3, False, {"memory.one": None})
+    assert stores.directory.read_since(3) == DirectoryChanges(3, False, {})
+
+
+def test_of_two_changes_of_a_subscription_a_reader_gets_the_later(stores):
+    stores.directory.register([a_subscription("other")])
+    stores.directory.register([a_subscription()])
+    stores.directory.unregister("memory.hear")
+    stores.directory.register([a_subscription("hear", "tools.*")])
+
+    assert stores.directory.read_since(1).subscriptions == {"memory.hear": a_subscription("hear", "tools.*")}
+
+
+@pytest.mark.parametrize("version", [-1, 0, 7])
+def test_a_reader_whose_version_is_unknown_gets_all_subscriptions(stores, version):
+    many = [a_subscription(f"f{number}") for number in range(MAX_LOGGED_SUBSCRIPTIONS + 1)]
+    stores.directory.register(many)
+    stores.directory.register([a_subscription()])
+
+    changes = stores.directory.read_since(version)
+
+    assert changes.is_complete
+    assert changes.subscriptions == {each.name: each for each in [*many, a_subscription()]}
+
+
+def test_the_log_keeps_a_thousand_changes_and_an_older_reader_gets_all_subscriptions(stores):
+    for number in range(MAX_LOGGED_CHANGES + 1):
+        stores.directory.register([a_subscription("hear", f"number.n{number}")])
+
+    assert stores.directory.read_since(0).is_complete
+    assert not stores.directory.read_since(1).is_complete
+    assert stores.directory.read_since(1).subscriptions == stores.directory.read_since(0).subscriptions
+
+
+@pytest.mark.parametrize("is_last", [True, False])
+def test_a_change_that_is_not_in_the_log_is_read_as_all_subscriptions(stores, client, is_last):
+    """Closing the system changes the version alone, and so does a worker of an older release."""
+    stores.directory.register([a_subscription("one")])
+    stores.directory.register([a_subscription("two")])
+    client.incr("petiole:directory:version")
+    if not is_last:
+        stores.directory.register([a_subscription("three")])
+
+    assert stores.directory.read_since(2).is_complete
+    assert stores.directory.read_since(1).is_complete
+    assert stores.directory.read_since(3).is_complete is False

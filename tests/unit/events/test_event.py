@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, timezone
-from uuid import UUID, uuid5
+from uuid import RFC_4122, UUID, uuid5
 
 import pytest
 from pydantic import ValidationError
@@ -18,7 +18,7 @@ from petiole.events import (
     TextMessageEvent,
 )
 from petiole.events.errors import InvalidEvent
-from petiole.events.ids import delivery_ids, emitted_event_id, new_event_id, uuid7
+from petiole.events.ids import delivery_ids, emitted_event_id, new_event_id
 
 HELLO = TextContent(text="Hello")
 NOON = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
@@ -264,10 +264,17 @@ def test_an_event_of_an_open_family_keeps_to_the_grammar_of_topics(
 
 
 def test_ids_made_later_sort_after_ids_made_before() -> None:
-    milliseconds_of_ids = [uuid7().int >> 80 for _ in range(100)]
+    milliseconds_of_ids = [UUID(new_event_id()).int >> 80 for _ in range(100)]
 
     assert milliseconds_of_ids == sorted(milliseconds_of_ids)
     assert abs(milliseconds_of_ids[0] / 1000 - datetime.now(UTC).timestamp()) < 60
+
+
+def test_a_new_id_is_a_uuid_of_version_7_in_its_usual_form() -> None:
+    ids = [new_event_id() for _ in range(100)]
+
+    assert {(UUID(each).version, UUID(each).variant, str(UUID(each)) == each) for each in ids} == {(7, RFC_4122, True)}
+    assert len(set(ids)) == 100
 
 
 def test_the_same_event_on_its_way_to_the_same_subscription_has_the_same_id() -> None:

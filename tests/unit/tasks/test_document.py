@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from petiole.events import EventContext, TextContent, TextMessageEvent, registry
+from petiole.events import EventContext, MessageEvent, TextContent, TextMessageEvent, registry
 from petiole.events.errors import InvalidEvent, UsageError
 from petiole.tasks.broker.topology import broker_priority
 from petiole.tasks.publishing.document import validate_event
@@ -55,6 +55,27 @@ def test_an_instance_made_without_validation_is_refused():
     )
 
     with pytest.raises(InvalidEvent, check=has_code("missing_field"), match="stream_id"):
+        validate_event(event, registry, LIMIT)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [({"priority": 99}, "priority"), ({"content": TextContent.model_construct(text="")}, "content.text")],
+)
+def test_a_copy_with_a_change_that_breaks_the_schema_is_refused(changes, field):
+    event = TextMessageEvent(stream_id="s", content=TextContent(text="hi")).model_copy(update=changes)
+
+    with pytest.raises(InvalidEvent) as caught:
+        validate_event(event, registry, LIMIT)
+
+    assert caught.value.field == field
+
+
+def test_free_form_values_that_were_changed_to_what_json_cannot_represent_are_refused():
+    event = MessageEvent(event_type="message.note", stream_id="s")
+    event.content.parameters["nested"] = [[]] * 3 + [{"id": 2**70}]
+
+    with pytest.raises(InvalidEvent, match="does not fit in 64 bits"):
         validate_event(event, registry, LIMIT)
 
 

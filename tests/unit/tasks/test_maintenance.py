@@ -77,9 +77,11 @@ def test_a_failing_job_is_logged_once_and_stops_no_other_job(start_jobs, caplog)
 
 
 def test_jobs_for_shutdown_run_before_the_first_message_and_end_with_the_worker(start_jobs, consumer):
-    lasting, other = Calls(), Calls()
-    step = start_jobs(PeriodicJob("lasting", 0.01, lasting, runs_during_shutdown=True), PeriodicJob("other", 60, other))
-    assert (lasting.count >= 1, other.count) == (True, 0)
+    lasting = Calls()
+    step = start_jobs(
+        PeriodicJob("lasting", 0.01, lasting, runs_during_shutdown=True), PeriodicJob("other", 60, Calls())
+    )
+    assert lasting.count >= 1
 
     consumer.blueprint.state = CLOSING
     step.stop(consumer)

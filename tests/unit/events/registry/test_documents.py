@@ -258,8 +258,8 @@ class TestCheckingTheClass:
     def test_an_event_of_its_topics_class_passes(self) -> None:
         registry = EventRegistry()
 
-        registry.check_class(TextMessageEvent(stream_id="s", content=TextContent(text="Hello")))
-        registry.check_class(MessageEvent(event_type="message.greeting", stream_id="s"))
+        registry.check(TextMessageEvent(stream_id="s", content=TextContent(text="Hello")))
+        registry.check(MessageEvent(event_type="message.greeting", stream_id="s"))
 
     def test_an_event_of_another_class_than_its_topics_is_refused_by_both_names(self) -> None:
         posing = Event(event_type="input.message.received", stream_id="s", content=Content())
@@ -267,7 +267,7 @@ class TestCheckingTheClass:
         with pytest.raises(
             InvalidEvent, check=has_code("wrong_type"), match="belongs to TextMessageEvent, not to Event"
         ) as caught:
-            EventRegistry().check_class(posing)
+            EventRegistry().check(posing)
 
         assert (caught.value.topic, caught.value.field) == ("input.message.received", "event_type")
 
@@ -275,4 +275,4 @@ class TestCheckingTheClass:
         event = OrderPlacedEvent(stream_id="s", content=Order(order_id="7"))
 
         with pytest.raises(UsageError, check=has_code("unknown_event_type")):
-            EventRegistry().check_class(event)
+            EventRegistry().check(event)
