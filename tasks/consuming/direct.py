@@ -160,7 +160,7 @@ class DirectRequest:
             id=self.id, task=self.name, hostname=self.hostname, delivery_info=self.delivery_info, called_directly=False
         )
         _tasks.push(self.task)
-        self.task.push_request(request)
+        self.task.request_stack.push(request)
         is_requeued = False
         try:
             attempt = attempt_of_entry(

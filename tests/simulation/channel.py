@@ -87,7 +87,6 @@ class SimulatedChannel(Channel):
 
     def __init__(self, connection: Any, **options: Any) -> None:
         self._clients: tuple[FaultyRedis, Any] = connection.client.transport_options["clients"]
-        self._connected = connection.client.transport_options.get("connected", set)
         super().__init__(connection, **options)
 
     def _create_client(self, asynchronous: bool = False) -> Any:
@@ -114,10 +113,6 @@ class SimulatedChannel(Channel):
             self._clients[0].injector.call("put", lambda: Channel._put(self, queue, message, *args, **options))
         except RedisError as error:
             raise OperationalError(str(error)) from error
-
-    def _connected_consumers(self) -> set[str] | None:
-        names: set[str] | None = self._connected()
-        return names
 
     def _disconnect_pools(self) -> None:
         pass

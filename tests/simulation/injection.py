@@ -14,6 +14,7 @@ Which calls may fail at all is chosen once for a run, and how often: some runs a
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -113,15 +114,28 @@ class FaultyRedis(fakeredis.FakeRedis):
 
     injector: Injector
     observe: Callable[[str, Sequence[Any], Any], None]
+    connections: Callable[[], list[dict[str, str]]]
     scripts: ClassVar[dict[str, tuple[str, str]]] = {}
     """Name and text of each script, by the digest that Redis calls it by."""
 
     def register_script(self, script: Any) -> Any:
-        """Register a script, and remember its name: that of its last file."""
-        registered = super().register_script(script)
-        name = max((name for name, text in _files().items() if script.endswith(text)), key=lambda name: len(_files()[name]))
-        self.scripts[registered.sha] = (name, script)
-        return registered
+        """Register a script, and remember its name."""
+        self.name_script(script)
+        return super().register_script(script)
+
+    @classmethod
+    def name_script(cls, text: str) -> None:
+        """Remember the name of a script: that of its last file."""
+        name = max((name for name, end in _files().items() if text.endswith(end)), key=lambda name: len(_files()[name]))
+        cls.scripts[hashlib.sha1(text.encode()).hexdigest()] = (name, text)  # noqa: S324 - Redis's
+
+    def client_list(self, *_: object, **__: object) -> Any:
+        """List the connections of the processes that live."""
+        return self.injector.call("CLIENT LIST", self.connections)
+
+    def info(self, *_: object, **__: object) -> Any:
+        """Tell that the server has run for long."""
+        return self.injector.call("INFO", lambda: {"uptime_in_seconds": 1_000})
 
     def execute_command(self, *words: Any, **options: Any) -> Any:
         """Run a command, or let it go wrong."""
@@ -179,10 +193,12 @@ def _files() -> dict[str, str]:
 
 def name_of(words: Sequence[Any]) -> str:
     """Name a command. A commit is a publish where it ends no delivery that is leased."""
-    command = str(words[0])
-    if command != "EVALSHA":
+    command, *arguments = (word.decode() if isinstance(word, bytes) else str(word) for word in words[:2])
+    if command == "EVAL":
+        arguments = [hashlib.sha1(arguments[0].encode()).hexdigest()]  # noqa: S324 - Redis's
+    elif command != "EVALSHA":
         return command
-    name, _ = FaultyRedis.scripts[str(words[1])]
+    name, _ = FaultyRedis.scripts[arguments[0]]
     return "script publish" if name == "commit" and not words[CONSUMER] else f"script {name}"
 
 

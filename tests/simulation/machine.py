@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fakeredis
 from celery import Celery
@@ -18,10 +17,14 @@ from petiole.tasks import EventBus
 from petiole.tasks.broker.topology import PUBLISH_TASK
 from petiole.tasks.routing.table import RoutingTable
 from petiole.tasks.settings import Settings
+from petiole.tasks.stores.scripts import Script
 from petiole.tasks.transport.commands import TransportCommands
 from tests.simulation.agents import AGENTS
 from tests.simulation.channel import SimulatedTransport
-from tests.simulation.injection import FaultyRedis, Injector
+from tests.simulation.injection import FaultyRedis
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
 
 FORGETS_SCRIPTS = 0.1
 """In how many runs the server knows no script at their beginning, as after a restart."""
@@ -53,14 +56,14 @@ class Machine:
     clients: tuple[FaultyRedis, FaultyRedis]
     client: Redis
 
-    def begin(self, rng: random.Random, injector: Injector, observe: Callable[[str, Sequence[Any], Any], None]) -> None:
+    def begin(self, world: World) -> None:
         """Begin a run, with nothing left of the one before."""
         for client in self.clients:
-            client.injector, client.observe = injector, observe
+            client.injector, client.observe, client.connections = world.injector, world.observe, world.connections
         self.client.flushall()
         self.client.script_flush()
         self.bus.forget()
-        if rng.random() >= FORGETS_SCRIPTS:
+        if world.rng.random() >= FORGETS_SCRIPTS:
             for _, text in FaultyRedis.scripts.values():
                 self.client.script_load(text)
 
@@ -79,7 +82,15 @@ def machine() -> Machine:
     bus.app.conf.broker_transport_options = {"clients": (transport, fakeredis.FakeRedis(server=server))}
     bus.include(*AGENTS)
     bus.app.finalize()
-    # Registers all scripts.
-    _ = bus.stores
+    for store in vars_of(bus.stores):
+        for script in vars_of(store):
+            if isinstance(script, Script):
+                FaultyRedis.name_script(script._text)
+    # Registers those of the transport.
     TransportCommands(transport, settings.key_prefix, "", ())
     return Machine(server, bus, (state, transport), fakeredis.FakeRedis(server=server, decode_responses=True))
+
+
+def vars_of(thing: Any) -> Iterable[Any]:
+    """List the attributes of an object, also of one with slots."""
+    return [getattr(thing, name) for name in getattr(thing, "__slots__", None) or vars(thing)]

@@ -17,11 +17,25 @@ import time_machine
 from kombu.utils import functional
 
 from petiole.tasks.consuming import consumer
+from petiole.tasks.stores.scripts import Script
 from petiole.tasks.transport import channel, consumer_id, leases, transport
 from tests.simulation.promises import broken
 from tests.simulation.world import Broken, Tally, World
 
 BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class NoThread:
+    """Takes the place of the thread that sends acknowledgements: the event loop of a simulated worker does."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def notify(self) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +94,10 @@ def _one_clock(world: World) -> Iterator[None]:
             (leases, "_CLOCK", time.CLOCK_REALTIME),
             (leases, "monotonic", time.time),
             (channel, "monotonic", time.time),
+            (channel, "AckSender", NoThread),
+            (Script, "_execute", lambda script, *words: script._client.execute_command(*words)),
+            (world.bus.instrumentation, "emit", world.listen),
+            (world.bus.instrumentation, "wants", lambda _: True),
             (consumer_id, "current_process_id", world.process_name),
             (consumer_id, "_numbers", itertools.count(1)),
             (consumer, "_running_tags", lambda simulated: simulated.running_tags()),

@@ -9,12 +9,14 @@ from __future__ import annotations
 import itertools
 import random
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from queue import Empty
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from celery.concurrency.prefork import TaskPool as ProcessPool
 from celery.exceptions import Reject
 from kombu import Connection
 from redis.exceptions import RedisError
@@ -23,7 +25,7 @@ from petiole.events.errors import BrokerUnavailable, StateStoreUnavailable
 from petiole.tasks.consuming.consumer import LeaseTakeover
 from petiole.tasks.consuming.request import record_crash
 from petiole.tasks.publishing.delayed import send_due
-from petiole.tasks.transport.leases import expire_lost, renew_leases
+from petiole.tasks.transport.leases import HEARTBEAT_INTERVAL_S, renew_leases
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -37,8 +39,30 @@ class ChildDied(BaseException):
     """The child that ran a handler died; its worker lives."""
 
 
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What a slot runs: a message, or a delivery on the direct way."""
+
+    task: str
+    delivery: str
+    tag: str
+    consumer: str
+    is_replay: bool
+
+    @classmethod
+    def of(cls, waiting: Any) -> Running:
+        """Describe what waits for a slot."""
+        if callable(waiting):
+            request = waiting.__self__
+            replay = request._entry.options.get("replay")
+            return cls(request.name, request.id, request.delivery_tag, request.channel.consumer_id, replay is not None)
+        headers = waiting.headers
+        replay = headers.get("petiole_replay")
+        return cls(headers["task"], headers["id"], waiting.delivery_tag, headers["petiole_consumer"], replay is not None)
+
+
 class Worker:
-    """One process; its name is the id of its process."""
+    """One process; its name is the id of its process. One that is not prefork takes Petiole's direct way."""
 
     def __init__(self, world: World, name: str) -> None:
         self.name = name
@@ -48,14 +72,24 @@ class Worker:
         self.is_prefork = self.rng.random() < 0.5
         self.is_alive = True
         self.is_stopping = False
-        self.running: dict[str, Any] = {}
-        """The messages that slots run, by actor."""
+        self.running: dict[str | None, Running] = {}
+        """What slots run, by actor."""
         self._waiting: deque[Any] = deque()
         self._timers: list[Callable[[], object]] = []
         self._is_cut = False
         self._prefetch = self.rng.choice([1, 2, 4, 16])
         # What the step of Celery's consumer reads.
-        self.consumer: Any = SimpleNamespace(running_tags=self._running_tags, task_consumer=None)
+        self.consumer: Any = SimpleNamespace(
+            app=world.bus.app,
+            controller=SimpleNamespace(time_limit=None, soft_time_limit=None),
+            event_dispatcher=None,
+            hostname=name,
+            on_task_request=lambda request: request.execute_using_pool(self),
+            pool=object.__new__(ProcessPool) if self.is_prefork else None,
+            running_tags=self._running_tags,
+            task_buckets={},
+            task_consumer=None,
+        )
         self._takeover = LeaseTakeover(self.consumer)
         self._actors = {f"{name} loop": self._loop, f"{name} jobs": self._jobs}
         self._actors |= {f"{name} slot {number}": self._slot for number in range(SLOTS)}
@@ -88,12 +122,16 @@ class Worker:
         """Cut the connection of the event loop."""
         self._is_cut = True
 
+    def apply_async(self, run: Callable[[], None]) -> None:
+        """Run a request in a slot; DirectRequest calls this of its pool."""
+        self._waiting.append(run)
+
     def call_later(self, _: float, act: Callable[[], object]) -> None:
         """Call something in the event loop, soon; the channel calls this."""
         self._timers.append(act)
 
     def _running_tags(self) -> set[str]:
-        return {message.delivery_tag for message in self.running.values()}
+        return {run.tag for run in self.running.values()}
 
     # The event loop
 
@@ -112,7 +150,7 @@ class Worker:
 
     def _connect(self) -> Any:
         while True:
-            options = {"clients": self.world.channel_clients, "connected": self.world.connected}
+            options = {"clients": self.world.channel_clients}
             with suppress(*ERRORS):
                 connection: Any = Connection("simulated://server", transport_options=options)
                 channel = connection.channel()
@@ -159,18 +197,16 @@ class Worker:
 
     def _jobs(self) -> None:
         for number in itertools.count():
-            self.turns.pass_on(0.5)
+            self.turns.pass_on(HEARTBEAT_INTERVAL_S / 2)
             if self.is_stopping and not (self._waiting or self.running):
                 return
             if self.consumer.task_consumer is None:
                 continue
-            channel = self.consumer.task_consumer.channel
-            jobs = [lambda: renew_leases(channel), lambda: send_due(self.world.bus)]
-            if number % 2 == 0 and not self.is_stopping:
-                jobs.append(lambda: expire_lost(channel))
-            for job in jobs:
-                with suppress(*ERRORS, BrokerUnavailable, StateStoreUnavailable):
-                    job()
+            with suppress(*ERRORS, BrokerUnavailable, StateStoreUnavailable):
+                send_due(self.world.bus)
+            if number % 2:
+                with suppress(*ERRORS):
+                    renew_leases(self.consumer.task_consumer.channel)
 
     # The slots
 
@@ -179,29 +215,23 @@ class Worker:
             if not self._waiting:
                 self.turns.pass_on(IDLE_S)
                 continue
-            message = self._waiting.popleft()
-            with self._run(message) as is_done:
-                # Celery logs an acknowledgement that fails.
-                with suppress(*ERRORS):
-                    message.ack() if is_done else message.reject(requeue=True)
+            waiting = self._waiting.popleft()
+            self.running[self.turns.current] = Running.of(waiting)
+            self.turns.pass_on()
+            # Celery logs an acknowledgement that fails.
+            with suppress(*ERRORS):
+                waiting() if callable(waiting) else self._run(waiting)
+            del self.running[self.turns.current]
 
-    @contextmanager
-    def _run(self, message: Any) -> Iterator[bool]:
-        actor = str(self.turns.current)
-        self.running[actor] = message
-        self.turns.pass_on()
+    def _run(self, message: Any) -> None:
         try:
             is_done = self._call(message)
         except ChildDied:
             is_done = False
-            with suppress(*ERRORS):
-                self.world.losses[message.headers["id"]] += 1
-                record_crash(self._request(message))
-        yield is_done
-        del self.running[actor]
-
-    def _request(self, message: Any) -> Any:
-        return SimpleNamespace(message=message, id=message.headers["id"], bus=self.world.bus, report=lambda *_: None)
+            self.world.losses[message.headers["id"]] += 1
+            request: Any = SimpleNamespace(message=message, id=message.headers["id"], bus=self.world.bus)
+            record_crash(request)
+        message.ack() if is_done else message.reject(requeue=True)
 
     def _call(self, message: Any) -> bool:
         """Run the task of a message as Celery would; returns whether the message is to be acknowledged."""
@@ -221,5 +251,4 @@ class Worker:
         finally:
             task.pop_request()
         self.world.note(f"{shown}: {outcome if isinstance(outcome, str) else 'published'}")
-        self.world.done[message.headers["id"]] += outcome == "handled"
         return True

@@ -17,13 +17,14 @@ from functools import partial
 from typing import Any
 
 import time_machine
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from petiole.events import Event, TextContent, TextMessageEvent
 from petiole.events.errors import BrokerUnavailable, QueueFull, StateStoreUnavailable
 from petiole.tasks.broker.topology import PUBLISH_QUEUE, PUBLISH_TASK
 from petiole.tasks.dead_letters.replay import replay
 from petiole.tasks.dead_letters.selection import DeadLetterQuery
+from petiole.tasks.instrumentation import DeliveryFinished, Record
 from petiole.tasks.operations.history_replay import replay_history
 from petiole.tasks.stores.keys import Keys
 from tests.simulation.agents import AGENTS, stage
@@ -31,7 +32,7 @@ from tests.simulation.census import Census
 from tests.simulation.injection import CONSUMER, DELIVERY, OUTCOME, TAG, Injector
 from tests.simulation.machine import machine
 from tests.simulation.turns import ProcessDied, Turns
-from tests.simulation.worker import ChildDied, Worker
+from tests.simulation.worker import ChildDied, Running, Worker
 
 PUBLISHERS, OPERATORS, WORKERS = 2, 2, 2
 CALM_AFTER_S, END_S = 40.0, 900.0
@@ -90,7 +91,7 @@ class World:
         """Runs of the ordered handler that held their lease: stream and event, in order."""
         self.sent: dict[str, int] = {}
         """How many deliveries each replay of the history sent at its last call."""
-        self._machine.begin(self.rng, self.injector, self._observe)
+        self._machine.begin(self)
 
     def run(self) -> None:
         """Publish, deliver and fail until all is at rest. Raises Broken."""
@@ -115,11 +116,11 @@ class World:
         """Name the process of the actor whose turn it is."""
         return next((worker.name for worker in self.workers if worker.has(self.turns.current)), "client")
 
-    def connected(self) -> set[str] | None:
-        """Name the processes that have connections; None where nobody may ask."""
+    def connections(self) -> list[dict[str, str]]:
+        """List the connections of the processes that live. Raises ResponseError where nobody may ask."""
         if not self._may_list:
-            return None
-        return {f"petiole-{worker.name}" for worker in self.workers if worker.is_alive}
+            raise ResponseError("this user has no permissions to run the 'client|list' command")
+        return [{"name": f"petiole-{worker.name}"} for worker in self.workers if worker.is_alive]
 
     # Publishers
 
@@ -237,32 +238,33 @@ class World:
 
     # Handlers
 
-    def _message(self) -> tuple[Worker, Any]:
-        """Return what the current actor runs."""
-        actor = str(self.turns.current)
+    def _run_of(self, actor: str | None) -> tuple[Worker, Running]:
         return next((worker, worker.running[actor]) for worker in self.workers if actor in worker.running)
 
     def _begin(self, event: Event) -> None:
-        _, message = self._message()
-        consumer, tag = message.headers["petiole_consumer"], message.delivery_tag
-        is_leased = self.client.hexists(self.keys.consumer(consumer), tag)
-        self.note(f"{message.headers['task']} begins {event.event_id[:8]}{'' if is_leased else ', not leased'}")
-        is_replay = message.headers.get("petiole_replay") is not None
-        if message.headers["task"] == "ordered.tell" and is_leased and not is_replay:
+        _, run = self._run_of(self.turns.current)
+        is_leased = self.client.hexists(self.keys.consumer(run.consumer), run.tag)
+        self.note(f"{run.task} begins {event.event_id[:8]}{'' if is_leased else ', not leased'}")
+        if run.task == "ordered.tell" and is_leased and not run.is_replay:
             self.began.append((event.stream_id, event.event_id))
         self.turns.pass_on(self.rng.choice([0, 0, 0.1, 1, 6]))
 
-    def _crash(self, event: Event) -> None:
-        worker, message = self._message()
-        stage.runs[message.headers["id"], "crash"] += 1
+    def _crash(self, _: Event) -> None:
+        worker, run = self._run_of(self.turns.current)
+        stage.runs[run.delivery, "crash"] += 1
         if worker.is_prefork:
             raise ChildDied
         worker.die()
         raise ProcessDied
 
+    def listen(self, record: Record) -> None:
+        """Count the deliveries whose handler has ended."""
+        if isinstance(record, DeliveryFinished):
+            self.done[record.delivery_id] += record.outcome == "handled"
+
     # What is seen of each step
 
-    def _observe(self, name: str, words: Sequence[Any], answer: Any) -> None:
+    def observe(self, name: str, words: Sequence[Any], answer: Any) -> None:
         """Look at the server after a call that was executed, before any other."""
         self.tally.steps += 1
         if not name.startswith(("script", "pipeline")):
@@ -287,6 +289,6 @@ class World:
 
     def _count_losses(self, consumer: str) -> None:
         for worker in self.workers:
-            for message in worker.running.values():
-                if message.headers.get("petiole_consumer") == consumer:
-                    self.losses[message.headers["id"]] += 1
+            for run in worker.running.values():
+                if run.consumer == consumer:
+                    self.losses[run.delivery] += 1
