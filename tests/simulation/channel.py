@@ -100,7 +100,7 @@ class SimulatedChannel(Channel):
 
     @property
     def _commands(self) -> TransportCommands:
-        if self.closed:
+        if self.closed and (self.connection is None or self.connection.client is None):
             raise RedisConnectionError("the connection to the broker is closed")
         if self._cached_commands is None:
             self._cached_commands = TransportCommands(

@@ -19,13 +19,13 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
+from importlib import resources
 from typing import Any, ClassVar, TypeVar
 
 import fakeredis
 import redis
 
-from petiole.tasks.stores.scripts import load_script
+from petiole.tasks.stores import scripts
 from petiole.tasks.transport.scripts import load_transport_script
 from tests.simulation.turns import ProcessDied, Turns
 
@@ -126,7 +126,8 @@ class FaultyRedis(fakeredis.FakeRedis):
     @classmethod
     def name_script(cls, text: str) -> None:
         """Remember the name of a script: that of its last file."""
-        name = max((name for name, end in _files().items() if text.endswith(end)), key=lambda name: len(_files()[name]))
+        files = files_of_scripts()
+        name = max((name for name in files if text.endswith(files[name])), key=lambda name: len(files[name]))
         cls.scripts[hashlib.sha1(text.encode()).hexdigest()] = (name, text)  # noqa: S324 - Redis's
 
     def client_list(self, *_: object, **__: object) -> Any:
@@ -181,12 +182,12 @@ class FaultyPipeline(redis.client.Pipeline):
 
 
 @cache
-def _files() -> dict[str, str]:
-    loaders = {"stores": load_script, "transport": load_transport_script}
+def files_of_scripts() -> dict[str, str]:
+    loaders = {"stores": scripts.load_script, "transport": load_transport_script}
     return {
         each.name.removesuffix(".lua"): load(each.name.removesuffix(".lua"))
         for package, load in loaders.items()
-        for each in files(f"petiole.tasks.{package}.scripts").iterdir()
+        for each in resources.files(f"petiole.tasks.{package}.scripts").iterdir()
         if each.name.endswith(".lua")
     }
 

@@ -189,7 +189,8 @@ class Worker:
                 channel.basic_cancel(queue)
         if self._waiting or self.running or f"{self.name} jobs" in self.turns.actors:
             return False
-        channel.close()
+        with suppress(*ERRORS):
+            channel.close()
         self.is_alive = False
         return True
 

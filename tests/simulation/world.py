@@ -52,9 +52,10 @@ class Tally:
 
     published: set[str] = field(default_factory=set)
     """Ids of events that were acknowledged to their publishers."""
-    handled: int = 0
+    events: int = 0
+    calls: int = 0
+    """How many calls were executed at the server."""
     deaths: int = 0
-    steps: int = 0
 
 
 class World:
@@ -266,7 +267,7 @@ class World:
 
     def observe(self, name: str, words: Sequence[Any], answer: Any) -> None:
         """Look at the server after a call that was executed, before any other."""
-        self.tally.steps += 1
+        self.tally.calls += 1
         if not name.startswith(("script", "pipeline")):
             return
         if name == "script expire" and int(answer) >= 0:
@@ -280,6 +281,7 @@ class World:
     def _record_commit(self, words: Sequence[Any], status: str) -> None:
         for entry_id, fields in self.client.xrange(self.keys.history, f"({self._last_entry}"):
             self._last_entry = entry_id
+            self.tally.events += 1
             self.events.append(self.bus.event_registry.parse(json.loads(fields["event"])))
         if status == "published" and words[OUTCOME] in {"handled", "dead_lettered"}:
             end = (words[OUTCOME], words[CONSUMER], words[TAG])
