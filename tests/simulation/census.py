@@ -1,10 +1,10 @@
 """Census: where every delivery is, read from the fake server past all faults, and what must hold after every step.
 
-    one place       no delivery is in two places, and none that has ended is anywhere again
-    references      the references to each block of the history are as many as the entries that have one, and the
-                    events that they refer to exist
-    groups          of a message group, one delivery at most is not waiting in the group, and the group is active then
-    leases          stand under consumers that are watched for heartbeats
+one place       no delivery is in two places, and none that has ended is anywhere again
+references      the references to each block of the history are as many as the entries that have one, and the
+                events that they refer to exist
+groups          of a message group, one delivery at most is not waiting in the group, and the group is active then
+leases          stand under consumers that are watched for heartbeats
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Census:
         outside = Counter(each.entry.options.get("group") for each in found if each.place != "waiting")
         outside.pop(None, None)
         active = {group.decode() for group in values.get("message_groups:active", ())}
-        if {group: 1 for group in active} != outside:
+        if dict.fromkeys(active, 1) != outside:
             yield f"message groups: {sorted(active)} are active, outside of them are {dict(outside)}"
         waiting = sum(each.place == "waiting" for each in found)
         counted = sum(int(count) for _, count in _items(values.get("message_groups")))

@@ -48,7 +48,9 @@ class Weather:
     def of(cls, rng: random.Random) -> Weather:
         """Choose one for a run."""
         return cls(
-            errors=rng.choice([0.0, 0.02, 0.1, 0.2]), deaths=rng.choice([0.0, 0.002, 0.01]), points=rng.choice([0.3, 1.0])
+            errors=rng.choice([0.0, 0.02, 0.1, 0.2]),
+            deaths=rng.choice([0.0, 0.002, 0.01]),
+            points=rng.choice([0.3, 1.0]),
         )
 
 
@@ -174,11 +176,16 @@ class FaultyPipeline(redis.client.Pipeline):
             act()
 
         try:
-            answer = self.owner.injector.call(name, act, half=None if self.transaction else half)
+            answer = self.owner.injector.call(name, act, half=None if self.is_transaction else half)
         finally:
             self.reset()
             self.owner.observe(name, (), None)
         return answer
+
+    @property
+    def is_transaction(self) -> bool:
+        """Tell whether all commands are run or none."""
+        return bool(vars(self)["transaction"])
 
 
 @cache

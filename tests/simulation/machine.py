@@ -44,7 +44,8 @@ class SimulatedBus(EventBus):
         self._routing = RoutingTable([], version=-1)
         vars(self.app.tasks[PUBLISH_TASK]).pop("_state_checked_at", None)
         pools.reset()
-        self.app.amqp._producer_pool = self.app._pool = None
+        app: Any = self.app
+        app.amqp._producer_pool = app._pool = None
 
 
 @dataclass(frozen=True, slots=True)

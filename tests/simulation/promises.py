@@ -1,14 +1,14 @@
 """Promises: what must hold at the end of every run, whatever went wrong in it. What holds after every step: census.py.
 
-    told once       every event that was acknowledged to its publisher stands in the history once, and no event twice
-    answered once   every delivery ended once: it was handled, and said all that its handler says; or it failed as its
-                    handler was told to, or was poison, is one dead letter, and the error channel was told once; or its
-                    queue had no room, and its drop is counted
-    poison          only deliveries that ran while their processes were lost are poison, and those that crash every
-                    process run no more often than is configured
-    letters         the state of each dead letter is the outcome of its last delivery
-    in order        of a stream, the ordered handler began and told its events in the order of their publication
-    nothing left    of consumers, references and message groups nothing is left
+told once       every event that was acknowledged to its publisher stands in the history once, and no event twice
+answered once   every delivery ended once: it was handled, and said all that its handler says; or it failed as its
+                handler was told to, or was poison, is one dead letter, and the error channel was told once; or its
+                queue had no room, and its drop is counted
+poison          only deliveries that ran while their processes were lost are poison, and those that crash every
+                process run no more often than is configured
+letters         the state of each dead letter is the outcome of its last delivery
+in order        of a stream, the ordered handler began and told its events in the order of their publication
+nothing left    of consumers, references and message groups nothing is left
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from petiole.events import Event
 from petiole.events.ids import delivery_ids, emitted_event_id, letter_delivery_id, replayed_delivery_id
 from petiole.tasks.stores.dead_letters import DeadLetterRecord
 from tests.simulation.agents import SAYS, stage
@@ -42,10 +41,6 @@ class Reading:
             for event in self.events
             for route in table.routes(event)
         ]
-
-    def outcome(self, delivery: str) -> str:
-        """Tell how a delivery ended by what it left: handled, dead_lettered, or nothing."""
-        return "dead_lettered" if delivery in self.letters else ""
 
     def said(self, delivery: str, subscription: str) -> list[int]:
         """List the numbers of the events that a delivery said."""
@@ -88,9 +83,9 @@ def _answered_once(reading: Reading) -> Iterator[str]:
         told = reading.copies[emitted_event_id(delivery, -1)]
         if record is not None and (told, said) == (1, []):
             continue
-        if record is None and told == 0 and len(said) == SAYS[subscription]:
-            if said or reading.world.done[delivery]:
-                continue
+        is_whole = len(said) == SAYS[subscription] and bool(said or reading.world.done[delivery])
+        if record is None and told == 0 and is_whole:
+            continue
         if record is None and told == 0 and not said and subscription in DROPS:
             missing[subscription] += 1
             continue
@@ -156,4 +151,6 @@ def _late(reading: Reading, what: str, steps: Sequence[tuple[str, str]]) -> Iter
 def _nothing_left(reading: Reading) -> Iterator[str]:
     world = reading.world
     for kind in ("consumers", "consumers:*", "history:references", "history:kept", "message_groups:*", "attempts:*"):
-        yield from (f"left behind: {name}" for name in world.client.scan_iter(world.keys.prefix + f":{kind}", count=10_000))
+        yield from (
+            f"left behind: {name}" for name in world.client.scan_iter(world.keys.prefix + f":{kind}", count=10_000)
+        )

@@ -58,7 +58,9 @@ class Running:
             return cls(request.name, request.id, request.delivery_tag, request.channel.consumer_id, replay is not None)
         headers = waiting.headers
         replay = headers.get("petiole_replay")
-        return cls(headers["task"], headers["id"], waiting.delivery_tag, headers["petiole_consumer"], replay is not None)
+        return cls(
+            headers["task"], headers["id"], waiting.delivery_tag, headers["petiole_consumer"], replay is not None
+        )
 
 
 class Worker:
