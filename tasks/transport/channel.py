@@ -49,9 +49,8 @@ FOREIGN_POLL_S, FOREIGN_POLL_DURATION_S = 0.05, 10.0
 class ConsumerState:
     """What a consumer leases; a worker keeps it over any number of connections.
 
-    `unsettled` has the tags of deliveries that were handed over, `acks` those to acknowledge, `returns` those that could
-    not be given back. A fetch whose reply was
-    not read leases tags from `first_tag_sent`.
+    `unsettled` has the tags of deliveries that were handed over, `acks` those to acknowledge, `returns` those
+    that could not be given back. A fetch whose reply was not read leases tags from `first_tag_sent`.
     """
 
     consumer_id: str = field(default_factory=new_consumer_id)
