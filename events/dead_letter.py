@@ -41,7 +41,7 @@ Cause = Literal[
 class FailedAttempt(BaseModel):
     """One failed attempt of a handler. It has no error if the worker process died."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     at: UtcDatetime
     worker: str
@@ -56,7 +56,7 @@ class DeadLetter(BaseModel):
     the message could not be decoded, `raw` has its bytes instead, and `subscription` is the target if it is known.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     id: str
     delivery_id: str

@@ -1,7 +1,7 @@
 """EventRegistry: the known event types, their schemas, and the validation of events against them.
 
-The types of the catalog are registered at start. Register your own types as classes, or declare them by topic with
-their parameters:
+The types of the catalog are registered when a topic of their family is first used, because a process uses few of them.
+Register your own types as classes, or declare them by topic with their parameters:
 
     registry.register(OrderPlacedEvent)
     registry.declare("custom.data_updated", {"entity_id": str, "field": str}, description="A record changed.")
@@ -64,18 +64,19 @@ class EventRegistry:
         self.allows_undeclared: Final = allows_undeclared
         self._types: dict[str, EventType] = {}
         self._registering = threading.Lock()
-        for model in catalog.event_classes():
-            self._add(_describe(model, is_builtin=True))
+        self._loaded_families: set[str] = set()
 
     def get(self, topic: str) -> EventType | None:
         """Return the type of a topic, including topics of an open family; None if there is none."""
         event_type = self._types.get(topic)
         if event_type is not None or "." not in topic:
             return event_type
-        family = self._types.get(f"{topic.split('.', 1)[0]}.*")
+        word = topic.partition(".")[0]
+        self._load(word)
+        family = self._types.get(f"{word}.*")
         if family is not None and family.model is CustomEvent and not self.allows_undeclared:
-            return None
-        return family
+            family = None
+        return self._types.get(topic, family)
 
     def __contains__(self, topic: str) -> bool:
         """Return whether events of that topic can be published."""
@@ -83,6 +84,7 @@ class EventRegistry:
 
     def all(self) -> list[EventType]:
         """List all types, sorted by topic."""
+        self._load(*catalog.FILES_BY_FAMILY)
         return sorted(self._types.values(), key=lambda event_type: event_type.topic)
 
     def custom(self) -> list[EventType]:
@@ -121,7 +123,7 @@ class EventRegistry:
 
     def nearest(self, topic: str) -> str | None:
         """Return the registered topic that is most similar to this one; None if none is. Ignores open families."""
-        topics = [known for known in self._types if not known.endswith("*")]
+        topics = [event_type.topic for event_type in self.all() if not event_type.topic.endswith("*")]
         matches = difflib.get_close_matches(topic, topics, n=1, cutoff=0.6)
         return matches[0] if matches else None
 
@@ -196,7 +198,18 @@ class EventRegistry:
             raise unknown_event_type(topic, self.nearest(topic))
         return event_type
 
+    def _load(self, *families: str) -> None:
+        """Register the catalog's types of families. Several threads may do so at once, because a repeat is harmless."""
+        missing = catalog.FILES_BY_FAMILY.keys() & (set(families) - self._loaded_families)
+        for model in catalog.event_classes(*missing) if missing else ():
+            self._put(_describe(model, is_builtin=True))
+        self._loaded_families |= missing
+
     def _add(self, event_type: EventType) -> None:
+        self._load(event_type.topic.partition(".")[0])
+        self._put(event_type)
+
+    def _put(self, event_type: EventType) -> None:
         with self._registering:
             known = self._types.get(event_type.topic)
             if known is not None and not _is_same(known, event_type):

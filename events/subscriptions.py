@@ -43,7 +43,7 @@ class Subscription(BaseModel):
     agent's queue.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     agent: AgentName
     ordered_by: OrderingPath | None = None

@@ -9,13 +9,14 @@
 The submodules have one name each: `petiole.tasks.agents`. From a checkout's root the three packages can be imported by
 their short names, too: `from tasks import publish`.
 
-Importing this package loads no other module; each name is loaded when it is first used.
+Importing this package loads nothing else; each name is loaded when it is first used.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from petiole.lazy import lazy_names
 
 if TYPE_CHECKING:
     from petiole.events import (
@@ -68,9 +69,15 @@ __all__ = [
     "request",
 ]
 
-
-def __getattr__(name: str) -> object:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    events = import_module("petiole.events")
-    return getattr(events if hasattr(events, name) else import_module("petiole.tasks"), name)
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "petiole.events": (
+            "Event EventContext MessageEvent Permanent PetioleError Retryable TextContent TextMessageEvent UsageError"
+        ),
+        "petiole.tasks": (
+            "Agent Context EventBus RetryPolicy guarded idempotent later "
+            "publish publish_many read_answer report request"
+        ),
+    },
+)

@@ -26,34 +26,39 @@ They use broker/ (queues and messages), transport/ (kombu's channel for Redis) a
 
 from __future__ import annotations
 
-from petiole.events.responses import Response
-from petiole.tasks import dead_letters
-from petiole.tasks.agents import Agent
-from petiole.tasks.bus import EventBus, default_bus, publish, publish_many, read_answer, request
-from petiole.tasks.handler_context import Context
-from petiole.tasks.operations.error_channel import report
-from petiole.tasks.operations.history_replay import HistoryReplay, replay_history
-from petiole.tasks.patterns import shadow_traffic
-from petiole.tasks.patterns.gather import GatheredEvents
-from petiole.tasks.patterns.idempotency import idempotent
-from petiole.tasks.publishing.commit import Publication
-from petiole.tasks.requests.requester import PendingResponse
-from petiole.tasks.requests.responder import NO_REPLY_YET
-from petiole.tasks.resilience.guarded import guarded
-from petiole.tasks.resilience.rate_limits import RateLimit
-from petiole.tasks.sessions.session import (
-    Session,
-    end_session,
-    mark_session_started,
-    open_session,
-    record_session_event,
-    session_event_id,
-)
-from petiole.tasks.settlement.outcomes import Outcome
-from petiole.tasks.settlement.retry_policy import RetryPolicy, later
-from petiole.tasks.stores.sessions import Participant, SessionInfo
-from petiole.tasks.streaming.reader import Chunk, ResponseStreamReader
-from petiole.tasks.streaming.writer import ResponseStream
+from typing import TYPE_CHECKING
+
+from petiole.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from petiole.events.responses import Response
+    from petiole.tasks import dead_letters
+    from petiole.tasks.agents import Agent
+    from petiole.tasks.bus import EventBus, default_bus, publish, publish_many, read_answer, request
+    from petiole.tasks.handler_context import Context
+    from petiole.tasks.operations.error_channel import report
+    from petiole.tasks.operations.history_replay import HistoryReplay, replay_history
+    from petiole.tasks.patterns import shadow_traffic
+    from petiole.tasks.patterns.gather import GatheredEvents
+    from petiole.tasks.patterns.idempotency import idempotent
+    from petiole.tasks.publishing.commit import Publication
+    from petiole.tasks.requests.requester import PendingResponse
+    from petiole.tasks.requests.responder import NO_REPLY_YET
+    from petiole.tasks.resilience.guarded import guarded
+    from petiole.tasks.resilience.rate_limits import RateLimit
+    from petiole.tasks.sessions.session import (
+        Session,
+        end_session,
+        mark_session_started,
+        open_session,
+        record_session_event,
+        session_event_id,
+    )
+    from petiole.tasks.settlement.outcomes import Outcome
+    from petiole.tasks.settlement.retry_policy import RetryPolicy, later
+    from petiole.tasks.stores.sessions import Participant, SessionInfo
+    from petiole.tasks.streaming.reader import Chunk, ResponseStreamReader
+    from petiole.tasks.streaming.writer import ResponseStream
 
 __all__ = [
     "NO_REPLY_YET",
@@ -92,6 +97,34 @@ __all__ = [
     "session_event_id",
     "shadow_traffic",
 ]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "petiole.events.responses": "Response",
+        "petiole.tasks.agents": "Agent",
+        "petiole.tasks.bus": "EventBus default_bus publish publish_many read_answer request",
+        "petiole.tasks.handler_context": "Context",
+        "petiole.tasks.operations.error_channel": "report",
+        "petiole.tasks.operations.history_replay": "HistoryReplay replay_history",
+        "petiole.tasks.patterns.gather": "GatheredEvents",
+        "petiole.tasks.patterns.idempotency": "idempotent",
+        "petiole.tasks.publishing.commit": "Publication",
+        "petiole.tasks.requests.requester": "PendingResponse",
+        "petiole.tasks.requests.responder": "NO_REPLY_YET",
+        "petiole.tasks.resilience.guarded": "guarded",
+        "petiole.tasks.resilience.rate_limits": "RateLimit",
+        "petiole.tasks.sessions.session": (
+            "Session end_session mark_session_started open_session record_session_event session_event_id"
+        ),
+        "petiole.tasks.settlement.outcomes": "Outcome",
+        "petiole.tasks.settlement.retry_policy": "RetryPolicy later",
+        "petiole.tasks.stores.sessions": "Participant SessionInfo",
+        "petiole.tasks.streaming.reader": "Chunk ResponseStreamReader",
+        "petiole.tasks.streaming.writer": "ResponseStream",
+    },
+    modules=("petiole.tasks.dead_letters", "petiole.tasks.patterns.shadow_traffic"),
+)
 
 if __name__ == "tasks":
     # From a checkout's root this file is importable as `tasks` too. Its modules have one name, `petiole.tasks.…`.

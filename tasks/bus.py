@@ -19,17 +19,15 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import click
 from celery import Celery, bootsteps, signals
 from celery.local import PromiseProxy
-from redis.asyncio import Redis as AsyncRedis
 
 from petiole.events.errors import UsageError
 from petiole.events.event import Event
 from petiole.events.registry import EventRegistry, registry
-from petiole.tasks.agents import Agent
 from petiole.tasks.broker.topology import PUBLISH_QUEUE, EventAMQP
 from petiole.tasks.celery import (
     add_unset,
@@ -40,19 +38,23 @@ from petiole.tasks.celery import (
     private_app,
     use_broker,
 )
-from petiole.tasks.consuming.in_process import InProcess
-from petiole.tasks.delivery import DeliveryTask
-from petiole.tasks.handling.handler import HandlerFunction
 from petiole.tasks.periodic import MetricsTask, PeriodicTask, TickTask, schedule
 from petiole.tasks.publication import PublishTask
 from petiole.tasks.publication import publish_many as publish_many_on
 from petiole.tasks.publishing.commit import Publication
 from petiole.tasks.publishing.document import Document
-from petiole.tasks.requests.requester import Requester
 from petiole.tasks.runtime import BusRuntime, BusTask, bus_of, included_agents, set_default_bus
 from petiole.tasks.sessions.expiry import SessionExpiryTask, sweep_interval_s
-from petiole.tasks.settings import Settings
-from petiole.tasks.streaming.reader import ResponseStreamReader
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis as AsyncRedis
+
+    from petiole.tasks.agents import Agent
+    from petiole.tasks.consuming.in_process import InProcess
+    from petiole.tasks.handling.handler import HandlerFunction
+    from petiole.tasks.requests.requester import Requester
+    from petiole.tasks.settings import Settings
+    from petiole.tasks.streaming.reader import ResponseStreamReader
 
 _AMQP = f"{EventAMQP.__module__}:{EventAMQP.__qualname__}"
 
@@ -83,7 +85,7 @@ class EventBus(BusRuntime):
         event_registry: EventRegistry = registry,
         settings: Settings | None = None,
     ) -> None:
-        self._in_process = None if app else InProcess()
+        self._in_process = None if app else _create_in_process()
         app = app or private_app()
         _require_stock_amqp(app)
         super().__init__(
@@ -124,6 +126,8 @@ class EventBus(BusRuntime):
 
     def subscribe(self, pattern: str, handler: HandlerFunction, *, agent: str = "subscriber", **options: Any) -> None:
         """Subscribe a function to the events that match a pattern; options and errors are those of `Agent.on`."""
+        from petiole.tasks.agents import Agent
+
         subscriber = included_agents(self).get(agent) or Agent(agent)
         subscriber.on(pattern, **options)(handler)
         self._include(subscriber)
@@ -150,12 +154,16 @@ class EventBus(BusRuntime):
     @cached_property
     def request(self) -> Requester:
         """The callable that sends a request: `request(…)`, `request.aio(…)`."""
+        from petiole.tasks.requests.requester import Requester
+
         self.start()
         return Requester(self)
 
     @cached_property
     def read_answer(self) -> ResponseStreamReader:
         """The callable that reads a response while it is generated."""
+        from petiole.tasks.streaming.reader import ResponseStreamReader
+
         return ResponseStreamReader(self)
 
     def add_periodic_task(self, task: type[PeriodicTask], interval_s: float) -> None:
@@ -243,6 +251,8 @@ class EventBus(BusRuntime):
             self._register_agent(agent)
 
     def _register_agent(self, agent: Agent) -> None:
+        from petiole.tasks.delivery import DeliveryTask
+
         for handler in agent.handlers.values():
             if handler.subscription.name not in self.app.tasks:
                 self.register_task(DeliveryTask, name=handler.subscription.name, handler=handler)
@@ -265,6 +275,12 @@ class EventBus(BusRuntime):
             SessionExpiryTask: sweep_interval_s(self.settings),
         }
         configure(self.app.conf, schedule({**intervals, **self._periodic}))
+
+
+def _create_in_process() -> InProcess:
+    from petiole.tasks.consuming.in_process import InProcess
+
+    return InProcess()
 
 
 def _name_conflict(name: str) -> str:
@@ -317,5 +333,13 @@ publish: PublishTask = cast(
     "PublishTask", PromiseProxy(lambda: default_bus.publish, name="publish", __doc__=PublishTask.__doc__)
 )
 publish_many: Callable[[Iterable[Event | Document]], list[Publication]] = default_bus.publish_many
-request: Requester = default_bus.request
-read_answer: ResponseStreamReader = default_bus.read_answer
+
+if TYPE_CHECKING:
+    request: Requester
+    read_answer: ResponseStreamReader
+
+
+def __getattr__(name: str) -> object:
+    if name in {"request", "read_answer"}:
+        return getattr(default_bus, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

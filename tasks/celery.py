@@ -16,14 +16,15 @@ import sys
 import sysconfig
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery import Celery, Task
 from celery.app.routes import MapRoute
 from celery.loaders.app import AppLoader
 from celery.utils.imports import cwd_in_path
 
-from petiole.tasks.settings import Settings
+if TYPE_CHECKING:
+    from petiole.tasks.settings import Settings
 
 CONSUMER = "petiole.tasks.consuming.consumer:Consumer"
 

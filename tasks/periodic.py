@@ -18,10 +18,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import NAMESPACE_URL, uuid5
 
-from petiole.events.catalog.system import MetricsSummaryEvent, Tick, TickEvent
 from petiole.events.event import MIN_PRIORITY
 from petiole.tasks.broker.topology import PUBLISH_QUEUE, broker_priority, broker_queue
-from petiole.tasks.operations import metrics
 from petiole.tasks.publishing.commit import Publication, commit
 from petiole.tasks.publishing.validation import validate
 from petiole.tasks.runtime import BusTask
@@ -60,6 +58,8 @@ class TickTask(PeriodicTask):
 
     def run(self, *, interval_s: float, slot: int) -> Publication:
         """Publish the event; a repetition for the same slot publishes nothing."""
+        from petiole.events.catalog.system import Tick, TickEvent
+
         event = TickEvent(
             event_id=slot_id("tick", interval_s, slot),
             content=Tick(interval_s=interval_s, slot=slot),
@@ -75,6 +75,9 @@ class MetricsTask(PeriodicTask):
 
     def run(self, *, interval_s: float, slot: int) -> Publication:
         """Publish the event; a repetition for the same slot publishes nothing."""
+        from petiole.events.catalog.system import MetricsSummaryEvent
+        from petiole.tasks.operations import metrics
+
         summary = metrics.collect_metrics(self.bus, interval_s)
         event = MetricsSummaryEvent(event_id=slot_id("metrics", interval_s, slot), content=summary.report)
         publication = commit(self.bus, [validate(self.bus, event)])[0]

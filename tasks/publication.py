@@ -52,10 +52,7 @@ from petiole.tasks.publishing.document import Document, ValidatedEvent
 from petiole.tasks.publishing.threads import run_in_thread
 from petiole.tasks.publishing.validation import validate
 from petiole.tasks.runtime import BusRuntime, BusTask
-from petiole.tasks.settlement import settlement
-from petiole.tasks.settlement.dead_lettering import cause_of
 from petiole.tasks.settlement.retry_policy import MAX_WAIT, RetryPolicy
-from petiole.tasks.settlement.settlement import build_attempt
 
 if TYPE_CHECKING:
     from celery.canvas import Signature
@@ -64,8 +61,8 @@ if TYPE_CHECKING:
 PUBLISH_BATCH_SIZE = 100
 """Events that `publish_many` sends in one script call; Redis serves no other client during it."""
 
-QUEUE_FULL_RETRY = RetryPolicy(max_attempts=10)
-"""How often a worker retries an event of `publish.delay` while a queue is full, before it becomes a dead letter."""
+QUEUE_FULL_ATTEMPTS = 10
+"""How often a worker tries to publish an event of `publish.delay` to a full queue, before it becomes a dead letter."""
 
 Delay: TypeAlias = float | timedelta
 """Seconds, or a timedelta."""
@@ -210,7 +207,12 @@ class PublishTask(BusTask):
 
     def _run_for_client(self, event: Event | Document, due: datetime | None) -> Publication:
         """Publish for a caller of `publish.delay`. No caller waits, so an event that fails becomes a dead letter."""
-        attempt = build_attempt(self.bus, self.request, task=PUBLISH_TASK, queue=PUBLISH_QUEUE, document=event)
+        from petiole.tasks.settlement import settlement
+        from petiole.tasks.settlement.dead_lettering import cause_of
+
+        attempt = settlement.build_attempt(
+            self.bus, self.request, task=PUBLISH_TASK, queue=PUBLISH_QUEUE, document=event
+        )
         try:
             validated = validate(self.bus, event)
         except (BrokerUnavailable, StateStoreUnavailable) as error:
@@ -226,9 +228,8 @@ class PublishTask(BusTask):
             raise Reject(error, requeue=True) from error
         except (UsageError, QueueFull) as error:
             event = validated.event
-            settlement.settle_failure(
-                settlement.begin(attempt), error, QUEUE_FULL_RETRY, event=event, priority=event.priority
-            )
+            retry = RetryPolicy(max_attempts=QUEUE_FULL_ATTEMPTS)
+            settlement.settle_failure(settlement.begin(attempt), error, retry, event=event, priority=event.priority)
         return publication
 
 

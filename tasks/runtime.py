@@ -6,17 +6,16 @@ is connected when it is first used. Two buses of one process share nothing.
 
 from __future__ import annotations
 
+import importlib
 import threading
 import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from celery import Celery, Task
 from redis import Redis
-from redis.asyncio import Redis as AsyncRedis
-from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -32,10 +31,14 @@ from petiole.events.errors import (
 from petiole.events.registry import EventRegistry
 from petiole.tasks.instrumentation import Instrumentation
 from petiole.tasks.routing.table import RoutingTable
-from petiole.tasks.settings import Settings
 from petiole.tasks.stores import Stores, open_stores
 from petiole.tasks.stores.clock import Clock
 from petiole.tasks.transport import without_transport_prefix
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis as AsyncRedis
+
+    from petiole.tasks.settings import Settings
 
 TaskT = TypeVar("TaskT", bound="BusTask")
 Resource = TypeVar("Resource")
@@ -89,6 +92,8 @@ class BusRuntime:
     @cached_property
     def settings(self) -> Settings:
         """The settings of this bus, read from the environment when they are first used."""
+        from petiole.tasks.settings import Settings
+
         return self._given_settings or Settings()
 
     @cached_property
@@ -185,6 +190,9 @@ class BusRuntime:
 
     def connect_async(self) -> AsyncRedis:
         """Create a client of the state store for the running asyncio loop. Raises NotConfigured."""
+        from redis.asyncio import Redis as AsyncRedis
+        from redis.asyncio.retry import Retry as AsyncRetry
+
         return AsyncRedis.from_url(self._require_state_url(), **_CLIENT, retry=AsyncRetry(NoBackoff(), 0))
 
     @property
@@ -260,5 +268,7 @@ def set_default_bus(bus: BusRuntime) -> None:
 
 
 def default_bus() -> BusRuntime:
-    """Return the bus of the module-level functions."""
+    """Return the bus of the module-level functions; bus.py makes it when it is first needed."""
+    if not _default:
+        importlib.import_module("petiole.tasks.bus")
     return _default[0]

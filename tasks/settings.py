@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from petiole.events.errors import UsageError
 
@@ -27,7 +27,12 @@ class EnvironmentSettings(BaseSettings):
     """Base of Petiole's settings models. Raises UsageError for an invalid value; it names the variable."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_ignore_empty=True, frozen=True, allow_inf_nan=False, hide_input_in_errors=True
+        env_prefix=PREFIX,
+        env_ignore_empty=True,
+        frozen=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+        defer_build=True,
     )
 
     # Hidden from type checkers, which derive the arguments from the fields.
@@ -38,6 +43,18 @@ class EnvironmentSettings(BaseSettings):
                 super().__init__(**values)
             except ValidationError as error:
                 raise UsageError(_first_problem(type(self), error)) from error
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic's signature
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as above
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as above
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read arguments and the environment only. Handlers make instances, and the search for files takes as long."""
+        return init_settings, env_settings
 
 
 def _checked_interval(seconds: float) -> float:

@@ -8,16 +8,18 @@ and each message has a priority. On RabbitMQ, quorum queues have no priorities: 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery.app.amqp import AMQP, Queues
 from kombu import Connection, Exchange, Queue
 
 from petiole.events.event import MAX_PRIORITY
 from petiole.tasks.runtime import bus_of, included_agents, joined
-from petiole.tasks.settings import Settings
 from petiole.tasks.transport import with_transport_prefix
 from petiole.tasks.transport.address import PREFIX
+
+if TYPE_CHECKING:
+    from petiole.tasks.settings import Settings
 
 RABBITMQ = "amqp"
 

@@ -28,6 +28,7 @@ from celery.worker.consumer.consumer import Consumer as CeleryConsumer
 from petiole.events.dead_letter import Cause
 from petiole.events.errors import UsageError
 from petiole.tasks.consuming.direct import DirectWay
+from petiole.tasks.consuming.jobs import JobQueue
 from petiole.tasks.instrumentation import OperationFailed
 from petiole.tasks.runtime import bus_of
 from petiole.tasks.settlement.dead_lettering import dead_letter
@@ -169,8 +170,10 @@ class LeaseTakeover(bootsteps.StartStopStep):
         if not isinstance(channel, BatchingChannel):
             return
         channel.running_tags = partial(_running_tags, consumer)
-        channel.accept = DirectWay(consumer).accept
-        if not isinstance(consumer.pool, ProcessPool):
+        if isinstance(consumer.pool, ProcessPool):
+            channel.accept = DirectWay(consumer, JobQueue(consumer).add).accept
+        else:
+            channel.accept = DirectWay(consumer, consumer.on_task_request).accept
             channel.start_ack_sender()
         if self._channel is not None:
             channel.take_over(self._channel)

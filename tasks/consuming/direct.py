@@ -14,7 +14,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from celery import _state, signals, states
 from celery.app import trace
@@ -24,13 +25,14 @@ from celery.exceptions import Ignore, Reject, Retry
 from celery.worker import state
 
 from petiole.tasks.delivery import Delivery, DeliveryTask, deliver
-from petiole.tasks.settlement.settlement import attempt_of_entry
+from petiole.tasks.settlement.settlement import EntryParts, attempt_of_entry
 from petiole.tasks.stores.deliveries import QueueEntry
 from petiole.tasks.transport.commands import Fetched
 from petiole.tasks.transport.message import delivery_id_of
 
 if TYPE_CHECKING:
     from petiole.tasks.transport.channel import BatchingChannel
+    from petiole.tasks.transport.qos import QoS
 
 # Celery's own object, of which celery-types describes too little to be checked against.
 CeleryConsumer: TypeAlias = Any
@@ -54,9 +56,10 @@ _INFO_LOGGERS = (logging.getLogger("celery.worker.strategy"), logging.getLogger(
 class DirectWay:
     """Takes deliveries from the channel and gives them to the pool."""
 
-    def __init__(self, consumer: CeleryConsumer) -> None:
+    def __init__(self, consumer: CeleryConsumer, run: Callable[[DirectRequest], object]) -> None:
         self._consumer = consumer
         self._app = consumer.app
+        self._run = run
 
     def accept(self, fetched: Fetched, channel: BatchingChannel) -> bool:
         """Run a delivery, or return False: it takes Celery's way."""
@@ -69,15 +72,14 @@ class DirectWay:
         request = DirectRequest(task, entry, fetched, channel, self._consumer.hostname)
         channel.qos.append(request, fetched.tag)
         state.task_reserved(request)
-        self._consumer.on_task_request(request)
+        self._run(request)
         return True
 
     def _is_watched(self) -> bool:
         consumer = self._consumer
         events = consumer.event_dispatcher
         return bool(
-            isinstance(consumer.pool, ProcessPool)
-            or (events and events.enabled)
+            (events and events.enabled)
             or state.revoked
             or state.revoked_stamps
             or any(signal.receivers for signal in _WATCHED_SIGNALS)
@@ -92,6 +94,7 @@ class DirectWay:
             or task.soft_time_limit
             or controller.time_limit
             or controller.soft_time_limit
+            or controller.max_tasks_per_child
             or self._consumer.task_buckets.get(task.name)
         )
 
@@ -99,7 +102,7 @@ class DirectWay:
 class DirectRequest:
     """A delivery in Celery's tables, with the attributes that remote control reads."""
 
-    acknowledged = False
+    acknowledged = is_terminated = False
     stamps: Any = None
     eta = expires = None
     args: tuple[object, ...] = ()
@@ -118,8 +121,16 @@ class DirectRequest:
         self.delivery_info = {"exchange": "", "routing_key": fetched.queue, "redelivered": entry.crashes is not None}
         self.time_start: float | None = None
         self.worker_pid: int | None = None
-        self._entry = entry
-        self._fetched = fetched
+        self.parts = EntryParts(
+            fetched.text,
+            fetched.event,
+            self.id,
+            fetched.tag,
+            channel.consumer_id,
+            fetched.fetched_at,
+            hostname,
+            self.delivery_info,
+        )
 
     def execute_using_pool(self, pool: Any, **_: object) -> None:
         """Run the delivery in a slot of the pool; Celery calls this as for its own requests."""
@@ -145,51 +156,68 @@ class DirectRequest:
         return self.id in state.revoked
 
     def terminate(self, pool: Any, signal: Any = None) -> None:
-        """Do nothing: the pools of this way cannot terminate a delivery that runs."""
+        """End the process that runs the delivery; the delivery ends, too. Other pools than prefork cannot."""
+        if self.worker_pid and isinstance(pool, ProcessPool):
+            self.is_terminated = True
+            pool.terminate_job(self.worker_pid, signal)
 
     def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:  # noqa: FBT001, FBT002 - Celery's
         """Do nothing: a delivery that runs keeps its lease over a lost connection."""
 
-    def _run(self) -> None:
-        self.time_start, self.worker_pid = time.time(), os.getpid()
-        if self.revoked():
-            self._finish(is_requeued=False)
-            return
-        state.task_accepted(self)
-        request = CeleryContext(
-            id=self.id, task=self.name, hostname=self.hostname, delivery_info=self.delivery_info, called_directly=False
-        )
-        _tasks.push(self.task)
-        self.task.request_stack.push(request)
-        is_requeued = False
-        try:
-            attempt = attempt_of_entry(
-                self.task.bus,
-                self._entry,
-                delivery_id=self.id,
-                event=self._fetched.event,
-                lease=(self.delivery_tag, self.channel.consumer_id),
-                fetched_at=self._fetched.fetched_at,
-                worker=self.hostname,
-                queue=self.task.handler.subscription.queue,
-            )
-            deliver(Delivery(attempt, self.task.handler))
-        except (Retry, Ignore):
-            pass
-        except Reject as rejected:
-            is_requeued = bool(getattr(rejected, "requeue", False))  # the stubs leave it out
-        except Exception as failure:  # noqa: BLE001 - the handler's, which has been settled
-            info = trace.TraceInfo(states.FAILURE, failure)
-            info.handle_error_state(self.task, request, call_errbacks=False)
-        finally:
-            self.task.pop_request()
-            _tasks.pop()
-        self._finish(is_requeued=is_requeued)
+    @property
+    def _qos(self) -> QoS:
+        qos: Any = self.channel.qos  # the stubs describe kombu's
+        return cast("QoS", qos)
 
-    def _finish(self, *, is_requeued: bool) -> None:
+    def give_back(self) -> None:
+        """Return the delivery, which was not begun, to its queue."""
+        state.task_ready(self)
+        self._qos.give_back(self.delivery_tag, "unread")
+
+    def crash(self) -> None:
+        """Return the delivery to its queue; it crashed its process."""
+        state.task_ready(self)
+        self._qos.give_back(self.delivery_tag, "crashed")
+
+    def _run(self) -> None:
+        self.begin(os.getpid())
+        self.finish(is_requeued=not self.revoked() and run_entry(self.task, self.parts))
+
+    def begin(self, pid: int) -> None:
+        """Show the delivery as one that runs in a process."""
+        self.time_start, self.worker_pid = time.time(), pid
+        state.task_accepted(self)
+
+    def finish(self, *, is_requeued: bool = False) -> None:
+        """Acknowledge the delivery, or return it to its queue."""
         state.task_ready(self)
         if is_requeued:
-            self.channel.qos.reject(self.delivery_tag, requeue=True)
+            self._qos.reject(self.delivery_tag, requeue=True)
         else:
             self.acknowledged = True
-            self.channel.qos.ack(self.delivery_tag)
+            self._qos.ack(self.delivery_tag)
+
+
+def run_entry(task: DeliveryTask, parts: EntryParts) -> bool:
+    """Run the delivery of a queue entry as Celery's tracer would; return whether it must return to its queue."""
+    request = CeleryContext(
+        id=parts.delivery_id,
+        task=task.name,
+        hostname=parts.hostname,
+        delivery_info=parts.delivery_info,
+        called_directly=False,
+    )
+    _tasks.push(task)
+    task.request_stack.push(request)
+    try:
+        deliver(Delivery(attempt_of_entry(task.bus, task.handler.subscription.queue, parts), task.handler))
+    except (Retry, Ignore):
+        return False
+    except Reject as rejected:
+        return bool(getattr(rejected, "requeue", False))  # the stubs leave it out
+    except Exception as failure:  # noqa: BLE001 - the handler's, which has been settled
+        trace.TraceInfo(states.FAILURE, failure).handle_error_state(task, request, call_errbacks=False)
+    finally:
+        task.pop_request()
+        _tasks.pop()
+    return False

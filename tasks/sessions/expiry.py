@@ -14,7 +14,6 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from petiole.tasks.periodic import PeriodicTask
-from petiole.tasks.sessions.session import publish_session_ended
 
 if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
@@ -53,6 +52,8 @@ def expire_sessions(bus: BusRuntime, at: datetime | None = None) -> ExpiryResult
         bus: The bus that has the sessions.
         at: The time to compare with; by default the store's clock.
     """
+    from petiole.tasks.sessions.session import publish_session_ended
+
     sessions, settings = bus.stores.sessions, bus.settings
     now = at or sessions.now()
     idle_since = now - timedelta(seconds=settings.session_idle_timeout_s)

@@ -43,7 +43,7 @@ class RetryPolicy(BaseModel):
         UsageError: invalid_option.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, defer_build=True)
 
     max_attempts: Annotated[int, Field(strict=True, ge=1, le=1_000)] = 3
     base: WaitDuration = timedelta(seconds=1)

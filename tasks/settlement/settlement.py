@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from celery.exceptions import Reject, Retry
 from redis.exceptions import RedisError
@@ -142,32 +142,36 @@ def build_attempt(bus: BusRuntime, request: Any, *, task: str, queue: str, docum
     )
 
 
-def attempt_of_entry(
-    bus: BusRuntime,
-    entry: QueueEntry,
-    *,
-    delivery_id: str,
-    event: bytes,
-    lease: tuple[str, str],
-    fetched_at: float,
-    worker: str,
-    queue: str,
-) -> DeliveryAttempt:
-    """Make the attempt of a queue entry that was leased as `lease`: delivery tag and consumer."""
+class EntryParts(NamedTuple):
+    """A leased queue entry, as a worker passes it to a slot of its pool."""
+
+    text: bytes
+    event: bytes
+    delivery_id: str
+    tag: str
+    consumer_id: str
+    fetched_at: float
+    hostname: str
+    delivery_info: Mapping[str, object]
+
+
+def attempt_of_entry(bus: BusRuntime, queue: str, parts: EntryParts) -> DeliveryAttempt:
+    """Make the attempt of a queue entry."""
+    entry = QueueEntry.parse(parts.text)
     options = entry.options
     return DeliveryAttempt(
         bus,
-        delivery_id,
+        parts.delivery_id,
         entry.subscription,
         queue,
-        LazyDocument(entry.body or event),
-        worker=worker,
+        LazyDocument(entry.body or parts.event),
+        worker=parts.hostname,
         message_group=options.get("group"),
         replay_id=options.get("replay"),
         letter_id=options.get("letter"),
-        lease=Lease(*lease, is_entry=True),
+        lease=Lease(parts.tag, parts.consumer_id, is_entry=True),
         entry=entry,
-        fetched_at=fetched_at,
+        fetched_at=parts.fetched_at,
     )
 
 

@@ -1,39 +1,44 @@
 """The bus's state in Redis: one file per store, each with its promise in the docstring.
 
-`open_stores` opens all of them over one client; tests and the in-process bus pass a fakeredis client.
+`open_stores` opens all of them over one client; tests and the in-process bus pass a fakeredis client. Most processes
+use a few, so each store is opened when it is first used, and those that no publish needs are imported then.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from redis import Redis
 
-from petiole.tasks.settings import Settings
-from petiole.tasks.stores.agent_state import AgentStates
-from petiole.tasks.stores.aggregations import Aggregations
-from petiole.tasks.stores.attempts import Attempts
 from petiole.tasks.stores.blobs import Blobs
-from petiole.tasks.stores.circuits import Circuits
 from petiole.tasks.stores.clock import Clock
-from petiole.tasks.stores.cluster_membership import ClusterMembership
-from petiole.tasks.stores.counters import Counters
-from petiole.tasks.stores.dead_letters import DeadLetters
 from petiole.tasks.stores.delayed_messages import DelayedMessages
 from petiole.tasks.stores.deliveries import Deliveries
 from petiole.tasks.stores.directory import Directory
 from petiole.tasks.stores.history import History, Retention
-from petiole.tasks.stores.idempotency_records import IdempotencyRecords
-from petiole.tasks.stores.inbox import Inbox
 from petiole.tasks.stores.keys import Keys
 from petiole.tasks.stores.message_groups import MessageGroups
 from petiole.tasks.stores.publications import Publications
-from petiole.tasks.stores.rate_limits import RateLimits
 from petiole.tasks.stores.requests import Requests
-from petiole.tasks.stores.response_streams import ResponseStreams, StreamLimits
-from petiole.tasks.stores.sessions import Sessions
-from petiole.tasks.stores.shadows import ShadowOutputs
+
+if TYPE_CHECKING:
+    from petiole.tasks.settings import Settings
+    from petiole.tasks.stores.agent_state import AgentStates
+    from petiole.tasks.stores.aggregations import Aggregations
+    from petiole.tasks.stores.attempts import Attempts
+    from petiole.tasks.stores.circuits import Circuits
+    from petiole.tasks.stores.cluster_membership import ClusterMembership
+    from petiole.tasks.stores.counters import Counters
+    from petiole.tasks.stores.dead_letters import DeadLetters
+    from petiole.tasks.stores.idempotency_records import IdempotencyRecords
+    from petiole.tasks.stores.inbox import Inbox
+    from petiole.tasks.stores.rate_limits import RateLimits
+    from petiole.tasks.stores.response_streams import ResponseStreams
+    from petiole.tasks.stores.sessions import Sessions
+    from petiole.tasks.stores.shadows import ShadowOutputs
 
 EVENTS_PER_STREAM = 2_000
 """Entries that a stream's index of the history keeps."""
@@ -47,31 +52,150 @@ PAYLOAD_RETENTION = timedelta(days=7)
 """How long content is kept after its last use, and so how long a delivery may wait; at least as long as the history."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Stores:
-    """All stores over one Redis client."""
+    """All stores over one Redis client, which are opened when they are first used."""
 
-    directory: Directory
-    history: History
-    publications: Publications
-    message_groups: MessageGroups
-    deliveries: Deliveries
-    inbox: Inbox
-    attempts: Attempts
-    delayed_messages: DelayedMessages
-    dead_letters: DeadLetters
-    sessions: Sessions
-    response_streams: ResponseStreams
-    blobs: Blobs
-    idempotency_records: IdempotencyRecords
-    shadows: ShadowOutputs
-    requests: Requests
-    aggregations: Aggregations
-    circuits: Circuits
-    rate_limits: RateLimits
-    counters: Counters
-    cluster_membership: ClusterMembership
-    agent_states: AgentStates
+    client: Redis
+    keys: Keys
+    settings: Settings
+    clock: Clock
+
+    @cached_property
+    def directory(self) -> Directory:
+        return Directory(self.client, self.keys)
+
+    @cached_property
+    def history(self) -> History:
+        return History(self.client, self.keys, self._retention, self.blobs)
+
+    @cached_property
+    def publications(self) -> Publications:
+        return Publications(self.client, self.keys, self._retention, self._inbox_retention)
+
+    @cached_property
+    def deliveries(self) -> Deliveries:
+        return Deliveries(self.client, self.keys)
+
+    @cached_property
+    def message_groups(self) -> MessageGroups:
+        return MessageGroups(self.client, self.keys)
+
+    @cached_property
+    def delayed_messages(self) -> DelayedMessages:
+        return DelayedMessages(self.client, self.keys)
+
+    @cached_property
+    def blobs(self) -> Blobs:
+        return Blobs(self.client, self.keys, max(PAYLOAD_RETENTION, self._retention.age))
+
+    @cached_property
+    def requests(self) -> Requests:
+        return Requests(self.client, self.keys)
+
+    @cached_property
+    def agent_states(self) -> AgentStates:
+        from petiole.tasks.stores.agent_state import AgentStates
+
+        return AgentStates(self.client, self.keys)
+
+    @cached_property
+    def aggregations(self) -> Aggregations:
+        from petiole.tasks.stores.aggregations import Aggregations
+
+        return Aggregations(self.client, self.keys, self._retention.deduplication_window)
+
+    @cached_property
+    def attempts(self) -> Attempts:
+        from petiole.tasks.stores.attempts import Attempts
+
+        return Attempts(self.client, self.keys, self._inbox_retention)
+
+    @cached_property
+    def circuits(self) -> Circuits:
+        from petiole.tasks.stores.circuits import Circuits
+
+        return Circuits(self.client, self.keys, self.clock)
+
+    @cached_property
+    def cluster_membership(self) -> ClusterMembership:
+        from petiole.tasks.stores.cluster_membership import ClusterMembership
+
+        return ClusterMembership(self.client, self.keys, self._heartbeat_timeout)
+
+    @cached_property
+    def counters(self) -> Counters:
+        from petiole.tasks.stores.counters import Counters
+
+        return Counters(self.client, self.keys)
+
+    @cached_property
+    def dead_letters(self) -> DeadLetters:
+        from petiole.tasks.stores.dead_letters import DeadLetters
+
+        return DeadLetters(self.client, self.keys)
+
+    @cached_property
+    def idempotency_records(self) -> IdempotencyRecords:
+        from petiole.tasks.stores.idempotency_records import IdempotencyRecords
+
+        return IdempotencyRecords(self.client, self.keys, timedelta(seconds=self.settings.idempotency_retention_s))
+
+    @cached_property
+    def inbox(self) -> Inbox:
+        from petiole.tasks.stores.inbox import Inbox
+
+        return Inbox(self.client, self.keys, self._inbox_retention)
+
+    @cached_property
+    def rate_limits(self) -> RateLimits:
+        from petiole.tasks.stores.rate_limits import RateLimits
+
+        return RateLimits(self.client, self.keys, self.clock)
+
+    @cached_property
+    def response_streams(self) -> ResponseStreams:
+        from petiole.tasks.stores.response_streams import ResponseStreams, StreamLimits
+
+        return ResponseStreams(
+            self.client,
+            self.keys,
+            StreamLimits(self._heartbeat_timeout, RESPONSE_STREAM_RETENTION, self.settings.max_response_stream_chunks),
+        )
+
+    @cached_property
+    def sessions(self) -> Sessions:
+        from petiole.tasks.stores.sessions import Sessions
+
+        return Sessions(
+            self.client,
+            self.keys,
+            buffer_length=EVENTS_PER_SESSION,
+            memory_bytes=self.settings.max_session_memory_bytes,
+        )
+
+    @cached_property
+    def shadows(self) -> ShadowOutputs:
+        from petiole.tasks.stores.shadows import ShadowOutputs
+
+        return ShadowOutputs(self.client, self.keys, self._retention.age)
+
+    @property
+    def _retention(self) -> Retention:
+        return Retention(
+            max_events=self.settings.max_history_events,
+            max_stream_events=EVENTS_PER_STREAM,
+            age=timedelta(seconds=self.settings.history_retention_s),
+            deduplication_window=timedelta(seconds=self.settings.deduplication_window_s),
+        )
+
+    @property
+    def _inbox_retention(self) -> timedelta:
+        return timedelta(seconds=self.settings.inbox_retention_s)
+
+    @property
+    def _heartbeat_timeout(self) -> timedelta:
+        return timedelta(seconds=self.settings.heartbeat_timeout_s)
 
 
 def open_stores(
@@ -79,45 +203,5 @@ def open_stores(
     settings: Settings,
     clock: Clock | None = None,
 ) -> Stores:
-    """Open every store over a client that decodes responses. Sends no command yet."""
-    keys = Keys(settings.key_prefix)
-    retention = _history_retention(settings)
-    clock = clock or Clock()
-    heartbeat_timeout = timedelta(seconds=settings.heartbeat_timeout_s)
-    inbox_retention = timedelta(seconds=settings.inbox_retention_s)
-    stream_limits = StreamLimits(heartbeat_timeout, RESPONSE_STREAM_RETENTION, settings.max_response_stream_chunks)
-    blobs = Blobs(client, keys, max(PAYLOAD_RETENTION, retention.age))
-    return Stores(
-        directory=Directory(client, keys),
-        history=History(client, keys, retention, blobs),
-        publications=Publications(client, keys, retention, inbox_retention),
-        message_groups=MessageGroups(client, keys),
-        deliveries=Deliveries(client, keys),
-        inbox=Inbox(client, keys, inbox_retention),
-        attempts=Attempts(client, keys, inbox_retention),
-        delayed_messages=DelayedMessages(client, keys),
-        dead_letters=DeadLetters(client, keys),
-        sessions=Sessions(
-            client, keys, buffer_length=EVENTS_PER_SESSION, memory_bytes=settings.max_session_memory_bytes
-        ),
-        response_streams=ResponseStreams(client, keys, stream_limits),
-        blobs=blobs,
-        idempotency_records=IdempotencyRecords(client, keys, timedelta(seconds=settings.idempotency_retention_s)),
-        shadows=ShadowOutputs(client, keys, retention.age),
-        requests=Requests(client, keys),
-        aggregations=Aggregations(client, keys, retention.deduplication_window),
-        circuits=Circuits(client, keys, clock),
-        rate_limits=RateLimits(client, keys, clock),
-        counters=Counters(client, keys),
-        cluster_membership=ClusterMembership(client, keys, heartbeat_timeout),
-        agent_states=AgentStates(client, keys),
-    )
-
-
-def _history_retention(settings: Settings) -> Retention:
-    return Retention(
-        max_events=settings.max_history_events,
-        max_stream_events=EVENTS_PER_STREAM,
-        age=timedelta(seconds=settings.history_retention_s),
-        deduplication_window=timedelta(seconds=settings.deduplication_window_s),
-    )
+    """Give every store over a client that decodes responses. Sends no command yet."""
+    return Stores(client, Keys(settings.key_prefix), settings, clock or Clock())

@@ -6,6 +6,13 @@ plugin.py     the pytest fixture `harness`
 
 from __future__ import annotations
 
-from petiole.tasks.testing.harness import EventTestHarness
+from typing import TYPE_CHECKING
+
+from petiole.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from petiole.tasks.testing.harness import EventTestHarness
 
 __all__ = ["EventTestHarness"]
+
+__getattr__, __dir__ = lazy_names(__name__, {"petiole.tasks.testing.harness": "EventTestHarness"})

@@ -22,7 +22,6 @@ from kombu.transport import redis as stock
 from kombu.utils.json import dumps
 from redis.exceptions import NoScriptError, ResponseError
 
-from petiole.tasks.stores.keys import Keys
 from petiole.tasks.transport.ack_sender import MAX_ACK_DELAY_S, AckSender
 from petiole.tasks.transport.commands import PUT, Fetched, GiveBack, QueueSource, RedisCommand, TransportCommands
 from petiole.tasks.transport.consumer_id import new_consumer_id
@@ -183,11 +182,15 @@ class BatchingChannel(Leases, Quarantine):
 
     def _renew_without_worker(self) -> None:
         """Send a heartbeat for a consumer outside a worker, if it is due."""
-        if monotonic() - self._contact_at > self.consumer_timeout / 2:
+        # More often than others consider this consumer to be in touch.
+        if monotonic() - self._contact_at > self.consumer_timeout / 4:
             self.renew()
 
     def _wait_s(self, timeout: float | None) -> float:
         wait_s = timeout or self.brpop_timeout
+        if not self._is_in_loop:
+            # Only the next fetch sends a heartbeat.
+            wait_s = min(wait_s, self.consumer_timeout / 4)
         return min(wait_s, FOREIGN_POLL_S) if monotonic() < self._foreign_poll_until else wait_s
 
     def _credit(self) -> int:
@@ -225,7 +228,7 @@ class BatchingChannel(Leases, Quarantine):
         return QueueSource(queue, self._queue_keys(queue), lists, is_leased)
 
     def _queue_keys(self, queue: str) -> str:
-        return Keys(self.state_prefix).queue(queue)
+        return self._keys.queue(queue)
 
     def _wakeup_key(self, queue: str) -> str:
         return f"{self._queue_keys(queue)}:wakeup"
@@ -341,14 +344,13 @@ class BatchingChannel(Leases, Quarantine):
         return None
 
     def leased_tags(self) -> list[str]:
-        """Return the tags of the deliveries that this process leases as far as it knows. Any thread may call it."""
-        leased = self.leased
-        return [
-            *leased.unsettled.copy(),
-            *leased.acks,
-            *leased.acks_sent,
-            *(item.tag for item in list(self._backlog) if item.tag),
-        ]
+        """Return the tags of the deliveries that wait or run in this process. Any thread may call it."""
+        waiting = [item.tag for item in list(self._backlog) if item.tag]
+        return [*self.leased.unsettled.copy(), *waiting]
+
+    def ending_tags(self) -> list[str]:
+        """Return the tags of the deliveries whose acks have not arrived for certain. Any thread may call it."""
+        return [*self.leased.acks, *self.leased.acks_sent]
 
     def is_known(self, tag: str) -> bool:
         """Return whether the reply to an outstanding fetch may have a delivery."""
@@ -490,6 +492,8 @@ class BatchingChannel(Leases, Quarantine):
         self.send_acks()
         backlog, self._backlog = list(self._backlog), deque()
         self._give_back_fetched(backlog)
+        if self.qos.restore_at_shutdown:
+            self.give_back_unsettled()
         self.unregister()
 
     def _after_fork(self) -> None:

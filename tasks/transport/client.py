@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import redis
 from kombu.transport import redis as stock
 
+from petiole.tasks.stores.keys import Keys
 from petiole.tasks.transport.commands import TransportCommands
 from petiole.tasks.transport.consumer_id import connection_name
 
@@ -31,7 +32,7 @@ else:
 class ClientChannel(_Stock):
     """A channel of kombu's that reuses one client."""
 
-    state_prefix = "petiole"
+    state_prefix = ""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._cached_client: Any = None
@@ -50,8 +51,13 @@ class ClientChannel(_Stock):
     def _commands(self) -> TransportCommands:
         if self._cached_commands is None or self._cached_commands.client.connection_pool is not self.pool:
             client = redis.Redis(connection_pool=self.pool)
-            self._cached_commands = TransportCommands(client, self.state_prefix, self.consumer_id, self.priority_steps)
+            self._cached_commands = TransportCommands(client, self._keys.prefix, self.consumer_id, self.priority_steps)
         return self._cached_commands
+
+    @property
+    def _keys(self) -> Keys:
+        # Without a bus, apps that share a server are told apart by kombu's prefix alone.
+        return Keys(self.state_prefix or f"{self.global_keyprefix}petiole")
 
     def use_consumer_id(self, consumer_id: str) -> None:
         """Lease under this id from now on."""

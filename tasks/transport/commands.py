@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -134,7 +135,11 @@ class TransportCommands:
 
     def give_back(self, tags: Sequence[str], way: GiveBack) -> int:
         """Return deliveries to their queues; the first of them is fetched first. Returns how many were leased."""
-        return int(self._give_back(args=[self._keys.prefix, self._consumer, way, *tags])) if tags else 0
+        if not tags:
+            return 0
+        messages = [self._read_redelivered(tag) if way == "last" else b"" for tag in tags]
+        pairs = [part for pair in zip(tags, messages, strict=True) for part in pair]
+        return int(self._give_back(args=[self._keys.prefix, self._consumer, way, *pairs]))
 
     def expire(self, consumer: str, heartbeat: str) -> int:
         """Return the deliveries of a lost consumer to their queues; -1 if it has sent a heartbeat since."""
@@ -142,9 +147,10 @@ class TransportCommands:
 
     def quarantine(self, message: Fetched) -> None:
         """Move an invalid message that is leased to the quarantine, with the name of its queue."""
+        _, acknowledgement = self._fetch_arguments([], 0, 0, [message.tag], "fair")
         with self.client.pipeline() as pipeline:
             pipeline.rpush(self._keys.undecodable, f"{message.queue}\n".encode() + message.message)
-            pipeline.hdel(self._keys.consumer(self._consumer), message.tag)
+            self._fetch(args=acknowledgement, client=pipeline)
             pipeline.execute()
 
     def first_undecodable(self) -> bytes | None:
@@ -155,6 +161,17 @@ class TransportCommands:
     def forget_undecodable(self, entry: bytes) -> None:
         """Delete a quarantined entry that has been stored elsewhere."""
         self.client.lrem(self._keys.undecodable, 1, entry)  # type: ignore[arg-type]  # the stubs want text; bytes are sent as they are
+
+    def _read_redelivered(self, tag: str) -> bytes:
+        """Read a leased message of another Celery client, marked as redelivered as kombu does; empty for others."""
+        _, _, entry = (self.read_leased(tag) or b"").partition(b"\n")
+        if not entry.startswith(b"\n\n"):
+            return b""
+        message = json.loads(entry.split(b"\n", 4)[-1])
+        for part in (message.get("headers"), message["properties"].get("delivery_info")):
+            if isinstance(part, dict):
+                part["redelivered"] = True
+        return json.dumps(message).encode()
 
     def _fetch_arguments(
         self, sources: Sequence[QueueSource], credit: int, first_tag: int, acks: Sequence[str], order: str

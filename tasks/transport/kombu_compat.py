@@ -49,7 +49,6 @@ _EXPECTED: dict[Any, dict[str, str | None]] = {
         "ack": "delivery_tag",
         "append": "message delivery_tag",
         "reject": "delivery_tag requeue",
-        "restore_by_tag": "tag client leftmost",
         "restore_unacked": "client",
         "restore_visible": "start num interval",
     },

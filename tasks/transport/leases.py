@@ -61,6 +61,7 @@ class Leases(ClientChannel):
     consumer_timeout: float = 2.5
     stock_visibility_timeout: float = 3600.0
     leased_tags: Callable[[], list[str]]
+    ending_tags: Callable[[], list[str]]
     forget_leases: Callable[[Collection[str]], None]
     is_known: Callable[[str], bool]
     give_back_again: Callable[[], None]
@@ -88,7 +89,7 @@ class Leases(ClientChannel):
         count = renewal.leases
         if count < 0 and not was_registered:
             count = len(self._commands.leased_tags())
-        if count != len(known):
+        if count != len(known) + len(self.ending_tags()):
             self._compare(known)
         self.confirmed_at = began_at
         self._expire_lost(renewal)
@@ -126,7 +127,9 @@ class Leases(ClientChannel):
         if lost:
             logger.warning("lease.lost", extra={"deliveries": len(lost)})
             self.forget_leases(lost)
-        unknown = {tag for tag in at_broker if not self.is_known(tag)} - known_now - set(known)
+        unknown = (
+            {tag for tag in at_broker if not self.is_known(tag)} - known_now - set(known) - set(self.ending_tags())
+        )
         if unknown & self._unknown:
             self._commands.give_back(sorted(unknown & self._unknown, key=int), "unread")
         self._unknown = unknown

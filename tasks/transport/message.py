@@ -177,4 +177,5 @@ def _identify(event: bytes) -> tuple[str, str]:
     if match:
         return match[1].decode(), match[2].decode()
     document = json.loads(event) if event else {}
-    return str(document.get("event_id", "")), str(document.get("event_type", ""))
+    attributes = document if isinstance(document, dict) else {}
+    return str(attributes.get("event_id", "")), str(attributes.get("event_type", ""))

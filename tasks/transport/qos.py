@@ -7,6 +7,8 @@ from typing import Any
 
 from kombu.transport import redis, virtual
 
+from petiole.tasks.transport.commands import GiveBack
+
 
 class QoS(redis.QoS):
     """The deliveries that a channel has handed over and that are not settled."""
@@ -33,16 +35,17 @@ class QoS(redis.QoS):
         else:
             self.channel.acknowledge(delivery_tag)
 
+    def give_back(self, delivery_tag: str, way: GiveBack) -> None:
+        """Return a delivery to its queue."""
+        virtual.QoS.ack(self, delivery_tag)
+        self.channel.give_back([delivery_tag], way)
+
     def restore_unacked(self, client: Any | None = None) -> None:  # noqa: ARG002 - kombu's
         """Return all deliveries that are not settled, in their original order; not what a worker still runs."""
         self.channel.send_acks()
         self._flush()
         self.channel.give_back_unsettled()
         self._delivered.clear()
-
-    def restore_by_tag(self, tag: str, client: Any | None = None, leftmost: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002 - kombu's
-        """Return one delivery."""
-        self.channel.give_back([tag], "last" if leftmost else "unread")
 
     @property
     def visibility_timeout(self) -> int:

@@ -19,7 +19,7 @@ BROAD_EXCEPTS = {
     "tasks/consuming/maintenance.py": "a periodic job that fails is reported, and the worker continues",
     "tasks/consuming/request.py": "a failure to store an outcome is reported, and the broker keeps the message",
     "tasks/delivery.py": "a handler may raise anything; settlement decides what follows",
-    "tasks/instrumentation.py": "a listener that fails is logged, and changes no outcome",
+    "tasks/instrumentation/__init__.py": "a listener that fails is logged, and changes no outcome",
     "tasks/patterns/idempotency.py": "the idempotency record is released, and the error is raised again",
     "tasks/requests/requester.py": "the pending request is cancelled, and the error is raised again",
     "tasks/resilience/guarded.py": "the circuit breaker records the failure, and the error is raised again",

@@ -1,8 +1,7 @@
-"""What the steps of the transport promise about leases, on a real server."""
+"""What the transport promises about leases: who may move a delivery, and when those of a lost consumer return."""
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from typing import Any
 
@@ -11,242 +10,196 @@ import redis
 from kombu import Connection, Consumer, Queue
 
 import petiole.tasks.transport
-from petiole.tasks.transport.commands import (
-    LeaseTimeouts,
-    QueueSource,
-    RequeuedMessage,
-    TransportCommands,
-    TransportKeys,
-    Unacked,
-)
-from petiole.tasks.transport.consumer_id import current_consumer_id, leased_key
+from petiole.events.event import Event
+from petiole.tasks.transport.consumer_id import connection_name, current_process_id
+from tests.support.engine import QUEUE, Engine, an_event, event_id_of
 
-KEYS = TransportKeys(
-    "unacked", "unacked_index", "unacked\x06\x16leased", "unacked\x06\x16consumers", "unacked\x06\x16undecodable"
-)
-QUEUE = QueueSource("q", "q\x06\x16wakeup", ["q", "q\x06\x163"], is_acknowledged=True)
-LONG = LeaseTimeouts(lease=60, kombu_lease=3600, heartbeat=60)
+# The steps
 
 
-@pytest.fixture
-def server(clean_broker_url):
-    return redis.Redis.from_url(clean_broker_url)
+def test_who_takes_a_delivery_is_recorded_until_it_is_acknowledged(engine):
+    for _ in range(2):
+        engine.publish()
+    one = engine.consumer("one")
+    first, second = one.fetch(2)
+    assert one.tags == [first.tag, second.tag]
 
+    one.fetch(0, [first.tag])
 
-@pytest.fixture
-def holder(server):
-    """Give the steps of a holder by its name."""
-    return lambda name: TransportCommands(server, KEYS, name)
+    assert one.tags == [second.tag]
+    assert engine.references == 1
 
 
-def put(server: Any, *tags: str) -> None:
-    for tag in tags:
-        origin = {"exchange": "", "routing_key": "q"}
-        message = {"body": "", "headers": {}, "properties": {"delivery_tag": tag, "delivery_info": origin}}
-        server.lpush("q", json.dumps(message))
+def test_deliveries_of_one_event_that_are_fetched_together_bring_the_event_once(engine):
+    event = engine.publish(subscriptions=["memory.keep", "memory.learn"])
 
+    first, second = engine.consumer().fetch(2)
 
-def give_back(steps: TransportCommands, messages: list[Unacked], silent_before: str = "-inf") -> int:
-    to_q = [
-        RequeuedMessage(each, [("q", "q\x06\x16wakeup")], json.dumps(json.loads(each.entry)[0])) for each in messages
-    ]
-    return steps.requeue(to_q, "RPUSH", silent_before)
+    assert {event_id_of(first), event_id_of(second)} == {event.event_id}
+    assert engine.references == 2
 
 
-def take(steps: TransportCommands, count: int = 100) -> list[str]:
-    return [taken.tag for taken in steps.fetch([QUEUE], count, [])]
+def test_a_delivery_whose_event_is_missing_is_fetched_without_it(engine):
+    engine.publish()
+    engine.texts.delete(engine.keys.history)
 
+    assert engine.consumer().fetch_one().event == b""
 
-def taken_ago(server: Any, seconds: float, *tags: str) -> None:
-    for tag in tags:
-        server.zincrby(KEYS.index, -seconds, tag)
 
+def test_what_is_taken_without_acknowledgements_has_ended(engine):
+    engine.publish(an_event("first"), "a group")
+    engine.publish(an_event("second"), "a group")
+    one = engine.consumer()
 
-def silent_for(server: Any, seconds: float, name: str) -> None:
-    now, micros = server.time()
-    server.zadd(KEYS.consumers, {name: now + micros / 1e6 - seconds})
+    for _ in range(2):
+        (fetched,) = one.fetch(is_leased=False)
+        assert fetched.tag == ""
 
+    assert (engine.inside.deliveries(), engine.references, engine.inside.leaks()) == ([], 0, [])
 
-def tags(messages: list[Unacked]) -> list[str]:
-    return [each.tag for each in messages]
 
+def test_what_another_leases_by_now_is_not_given_back(engine):
+    engine.publish()
+    one, two = engine.consumer("one"), engine.consumer("two")
+    fetched = one.fetch_one()
+    engine.expire("one")
+    two.fetch_one()
 
-def move_over(server: Any, from_whom: TransportCommands, to_whom: TransportCommands) -> None:
-    """Let a message be swept from one holder, and taken by another."""
-    silent_for(server, 100, "one")
-    silent_before, found = from_whom.find_expired(LONG, 100)
-    assert give_back(to_whom, found, silent_before) == len(found) > 0
-    assert take(to_whom) == tags(found)
+    assert [one.give_back(way, fetched.tag) for way in ("unread", "last", "crashed")] == [0, 0, 0]
 
+    assert two.tags == [fetched.tag]
+    assert engine.places() == ["lease"]
 
-def test_who_takes_a_message_is_recorded_until_it_is_acknowledged(holder, server):
-    put(server, "a", "b")
 
-    assert take(holder("one")) == ["a", "b"]
-    assert server.hgetall(KEYS.leased) == {b"a": b"one", b"b": b"one"}
-    holder("one").fetch([], 0, ["a"])
+def test_a_consumer_that_is_heard_of_again_keeps_what_it_leases(engine):
+    engine.publish()
+    one, two = engine.consumer("one"), engine.consumer("two")
+    one.fetch_one()
+    engine.silent_for(100, "one")
+    ((name, heartbeat),) = two.commands.renew(50).silent
 
-    assert server.hgetall(KEYS.leased) == {b"b": b"one"}
-    assert server.hkeys(KEYS.unacked) == server.zrange(KEYS.index, 0, -1) == [b"b"]
+    one.commands.renew(50)
 
+    assert two.commands.expire(name, heartbeat) == -1
+    assert engine.places() == ["lease"]
 
-def test_an_ack_of_what_another_holds_by_now_does_nothing(holder, server):
-    put(server, "a")
-    take(holder("one"))
-    move_over(server, holder("one"), holder("two"))
 
-    holder("one").fetch([], 0, ["a"])
+def test_every_heartbeat_can_be_compared(engine):
+    one = engine.consumer("one")
+    for _ in range(50):
+        ((name, heartbeat),) = one.commands.renew(-1_000).silent
 
-    assert server.hgetall(KEYS.leased) == {b"a": b"two"}
-    assert server.hlen(KEYS.unacked) == server.zcard(KEYS.index) == 1
+        assert one.commands.expire(name, heartbeat) == 0
 
 
-def test_what_a_stock_worker_holds_is_not_acknowledged_by_who_lost_it(holder, server):
-    put(server, "a")
-    take(holder("one"))
-    server.hdel(KEYS.leased, "a")
+def test_of_many_that_expire_a_consumer_one_returns_its_deliveries(engine):
+    for _ in range(3):
+        engine.publish()
+    engine.consumer("one").fetch(3)
+    engine.silent_for(100, "one")
+    watchers = [engine.consumer(name) for name in ("two", "three")]
+    seen = [watcher.commands.renew(50).silent for watcher in watchers]
 
-    holder("one").fetch([], 0, ["a"])
+    answers = [watcher.commands.expire(*rows[0]) for watcher, rows in zip(watchers, seen, strict=True)]
 
-    assert server.hlen(KEYS.unacked) == server.zcard(KEYS.index) == 1
+    assert answers == [3, -1]
+    assert engine.places() == ["queue"] * 3
 
 
-def test_what_another_holds_by_now_is_not_given_back(holder, server):
-    put(server, "a")
-    take(holder("one"))
-    move_over(server, holder("one"), holder("two"))
+def test_a_heartbeat_tells_how_many_leases_the_broker_knows(engine):
+    for _ in range(3):
+        engine.publish()
+    one = engine.consumer("one")
+    one.fetch(3)
+    assert one.commands.renew(50).leases == 3
 
-    assert give_back(holder("one"), holder("one").read_unacked(["a"])) == 0
-    assert server.llen("q") == 0
-    assert server.hgetall(KEYS.leased) == {b"a": b"two"}
+    engine.expire("one")
 
+    assert one.commands.renew(50).leases == -1, "it was expired"
+    assert one.commands.renew(50).leases == 0
 
-def test_what_a_silent_holder_holds_goes_back_and_then_it_is_forgotten(holder, server):
-    put(server, "a", "b", "c")
-    assert take(holder("one"), 2) == ["a", "b"]
-    assert take(holder("two")) == ["c"]
-    holder("two").renew([])
-    silent_for(server, 100, "one")
 
-    silent_before, found = holder("two").find_expired(LONG, 100)
+def test_a_consumer_that_was_expired_and_fetches_before_its_next_heartbeat_is_watched(engine):
+    one = engine.consumer("one")
+    engine.expire("one")
+    engine.publish()
 
-    assert tags(found) == ["a", "b"]
-    assert give_back(holder("two"), found, silent_before) == 2
-    assert server.hgetall(KEYS.leased) == {b"c": b"two"}
-    assert server.zrange(KEYS.consumers, 0, -1) == [b"one", b"two"], "its messages went back only now"
-    assert holder("two").find_expired(LONG, 100)[1] == []
-    assert server.zrange(KEYS.consumers, 0, -1) == [b"two"]
+    one.fetch()
 
+    assert engine.inside.leaks() == []
+    assert engine.expire("one") == 1
 
-def test_a_holder_that_is_heard_of_again_keeps_what_it_holds(holder, server):
-    put(server, "a")
-    take(holder("one"))
-    silent_for(server, 100, "one")
-    silent_before, found = holder("two").find_expired(LONG, 100)
 
-    holder("one").renew([])
+def test_a_consumer_that_still_leases_stays_watched_when_it_closes(engine):
+    engine.publish()
+    one = engine.consumer("one")
+    fetched = one.fetch_one()
+    one.commands.unregister()
+    assert engine.inside.consumers() == 1
 
-    assert give_back(holder("two"), found, silent_before) == 0
-    assert server.hgetall(KEYS.leased) == {b"a": b"one"}
+    one.settle(fetched)
+    one.commands.unregister()
 
+    assert not engine.texts.exists(engine.keys.consumers, engine.keys.consumer_slots("one"))
 
-def test_nobody_is_judged_by_silence_where_that_is_not_asked_for(holder, server):
-    put(server, "a")
-    take(holder("one"))
-    silent_for(server, 100, "one")
 
-    assert holder("two").find_expired(LONG._replace(heartbeat=0), 100)[1] == []
-    assert server.zcard(KEYS.consumers) == 1
+def test_many_acknowledgements_and_many_deliveries_fit_in_one_fetch(engine):
+    count = 2_500
+    engine.publish(subscriptions=[f"memory.number_{number}" for number in range(count)])
+    one = engine.consumer()
+    fetched = one.fetch(count)
+    assert len(fetched) == count == engine.references
 
+    one.ack(*(each.tag for each in fetched))
 
-def test_a_lease_that_is_not_renewed_runs_out_though_its_holder_lives(holder, server):
-    put(server, "a", "b")
-    take(holder("one"))
-    taken_ago(server, 100, "a", "b")
+    assert (engine.inside.deliveries(), engine.references) == ([], 0)
 
-    assert holder("one").renew(["b"]) == []
-    silent_before, found = holder("two").find_expired(LONG, 100)
 
-    assert tags(found) == ["a"]
-    assert give_back(holder("two"), found, silent_before) == 1
-    assert server.hgetall(KEYS.leased) == {b"b": b"one"}
+# Messages of other Celery clients
 
 
-def test_a_lease_that_is_renewed_before_it_is_taken_away_stays(holder, server):
-    put(server, "a")
-    take(holder("one"))
-    taken_ago(server, 100, "a")
-    silent_before, found = holder("two").find_expired(LONG, 100)
+def test_a_message_is_leased_like_a_delivery_and_is_handed_over_as_it_was(engine):
+    message = engine.send_message(1)
+    one = engine.consumer("one")
 
-    holder("one").renew(["a"])
+    fetched = one.fetch_one()
 
-    assert give_back(holder("two"), found, silent_before) == 0
+    assert fetched.message == message
+    assert engine.inside.unacknowledged() == 1
+    one.ack(fetched.tag)
+    assert engine.inside.is_idle(QUEUE)
 
 
-def test_a_lost_lease_is_told_of_and_stays_lost(holder, server):
-    put(server, "a", "b")
-    take(holder("one"))
-    holder("one").fetch([], 0, ["b"])
-    move_over(server, holder("one"), holder("two"))
-    taken_ago(server, 100, "a")
+def test_a_message_that_was_not_read_returns_to_the_list_of_other_clients_as_it_was(engine):
+    messages = [engine.send_message(number) for number in range(3)]
+    one = engine.consumer("one")
 
-    assert holder("one").renew(["a", "b", "never taken"]) == ["a", "b", "never taken"]
+    one.give_back("unread", *(each.tag for each in one.fetch(2)))
 
-    assert tags(holder("one").find_expired(LONG, 100)[1]) == ["a"], "the renewal was not its to make"
-    assert server.hgetall(KEYS.leased) == {b"a": b"two"}
+    assert engine.raw.lrange(QUEUE, 0, -1)[::-1] == messages
 
 
-def test_what_stock_workers_took_goes_back_after_their_own_timeout(holder, server):
-    put(server, "a", "b", "c")
-    take(holder("stock"))
-    server.delete(KEYS.leased)
-    taken_ago(server, 100, "a", "b")
-    taken_ago(server, 4000, "a")
+def test_a_rejected_message_returns_to_the_end_of_the_list_of_other_clients_as_redelivered(engine):
+    for number in range(3):
+        engine.send_message(number)
+    one = engine.consumer("one")
 
-    silent_before, found = holder("one").find_expired(LONG, 100)
+    one.give_back("last", one.fetch_one().tag)
 
-    assert tags(found) == ["a"]
-    assert give_back(holder("one"), found, silent_before) == 1
+    *_, last = one.fetch(3)
+    assert b'"id": "0", "redelivered": true' in last.message
 
 
-def test_stock_messages_that_wait_do_not_hide_what_is_due(holder, server):
-    names = [f"stock {number}" for number in range(1200)]
-    put(server, *names)
-    take(holder("stock"), 2000)
-    server.delete(KEYS.leased)
-    taken_ago(server, 200, *names)
-    put(server, "due")
-    take(holder("one"))
-    taken_ago(server, 100, "due")
+def test_a_message_of_a_lost_consumer_is_fetched_first_and_as_redelivered(engine):
+    for number in range(2):
+        engine.send_message(number)
+    engine.consumer("one").fetch()
+    engine.expire("one")
 
-    assert tags(holder("two").find_expired(LONG, 10)[1]) == ["due"]
+    first, second = engine.consumer("two").fetch(2)
 
-
-def test_a_sweep_is_bounded_and_goes_on_with_the_next(holder, server):
-    names = [f"{number:04}" for number in range(1300)]
-    put(server, *names)
-    take(holder("one"), 2000)
-    silent_for(server, 100, "one")
-    sizes = []
-    while server.hlen(KEYS.leased):
-        silent_before, found = holder("two").find_expired(LONG, 600)
-        sizes.append(give_back(holder("two"), found[::-1], silent_before))
-
-    assert sizes == [600, 600, 100]
-    assert sorted(take(holder("two"), 2000)) == names
-
-
-def test_what_stock_gave_back_for_a_dead_holder_leaves_no_trace(holder, server):
-    put(server, "a", "b")
-    take(holder("one"))
-    server.hdel(KEYS.unacked, "a", "b")
-    server.zrem(KEYS.index, "a")
-    silent_for(server, 100, "one")
-
-    holder("two").find_expired(LONG, 100)
-    holder("two").find_expired(LONG, 100)
-
-    assert not server.exists(KEYS.leased, KEYS.index, KEYS.consumers)
+    assert (b'"id": "0"' in first.message, b'"id": "1"' in second.message) == (True, True)
+    assert engine.inside.deliveries()[0].entry.crashes == 0
 
 
 # The channel
@@ -257,12 +210,9 @@ def connect(clean_broker_url):
     opened = []
 
     def open_connection(**options):
-        transport_options = {"unacked_restore_interval": 0.01, "unacked_restore_throttle": 1} | options
-        opened.append(
-            Connection(
-                petiole.tasks.transport.with_transport_prefix(clean_broker_url), transport_options=transport_options
-            )
-        )
+        options = {"unacked_restore_interval": 0.01, "consumer_timeout": 0.4} | options
+        url = petiole.tasks.transport.with_transport_prefix(clean_broker_url)
+        opened.append(Connection(url, transport_options=options))
         return opened[-1]
 
     yield open_connection
@@ -272,99 +222,259 @@ def connect(clean_broker_url):
 
 def a_channel_that_took(connection, count: int) -> Any:
     channel: Any = connection.channel()
-    consumer = Consumer(channel, [Queue("q")], auto_declare=False, on_message=lambda message: None)
+    consumer = Consumer(channel, [Queue(QUEUE)], auto_declare=False, on_message=lambda message: None)
     consumer.consume()
     for _ in range(count):
         connection.drain_events(timeout=5)
     return channel
 
 
-def publish(connection, *bodies, **options):
-    with connection.Producer() as producer:
-        for body in bodies:
-            producer.publish(body, routing_key="q", **options)
+def publish_some(engine: Engine, count: int) -> list[Event]:
+    return [engine.publish(an_event(str(number))) for number in range(count)]
 
 
-def test_nothing_is_written_of_who_holds_what_once_it_is_settled(connect, server):
+def test_nothing_is_left_of_leases_once_they_are_settled(connect, server_engine):
+    publish_some(server_engine, 5)
     connection = connect()
-    publish(connection, *range(5))
     channel = a_channel_that_took(connection, 5)
-    channel.renew()
-    assert set(server.hvals(KEYS.leased)) == {current_consumer_id().encode()}
-    assert server.zcard(KEYS.consumers) == 1
+    assert server_engine.inside.consumers() == 1
     first, second, third, *_ = list(channel.qos._delivered)
 
     channel.basic_ack(first)
     channel.basic_reject(second, requeue=False)
     channel.basic_reject(third, requeue=True)
-    assert server.hlen(KEYS.leased) == 2
+    assert server_engine.inside.unacknowledged() == 2
     connection.release()
 
-    assert not server.exists(KEYS.unacked, KEYS.index, KEYS.leased, KEYS.consumers)
-    assert server.llen("q") == 3
+    assert (server_engine.inside.unacknowledged(), server_engine.inside.consumers()) == (0, 0)
+    assert server_engine.places() == ["queue"] * 3
+    assert server_engine.inside.leaks() == []
 
 
-def test_a_task_knows_its_holder_and_nobody_stores_it(connect, server):
+def test_a_task_knows_its_consumer_and_nobody_stores_it(connect, server_engine):
     connection = connect(visibility_timeout=0)
-    publish(connection, "hello", headers={"task": "a task", "petiole_consumer": "of another, by Celery's retry"})
-    assert b"petiole_consumer" not in server.lindex("q", 0)
+    headers = {"task": "a task", "petiole_consumer": "of another, by Celery's retry"}
+    with connection.Producer() as producer:
+        producer.publish("hello", routing_key=QUEUE, headers=headers)
+    assert b"petiole_consumer" not in server_engine.raw.lindex(QUEUE, 0)
     channel = a_channel_that_took(connection, 1)
 
     (message,) = channel.qos._delivered.values()
 
-    assert message.headers == {"task": "a task", "petiole_consumer": current_consumer_id()}
-    assert b"petiole_consumer" not in server.hvals(KEYS.unacked)[0]
+    assert message.headers["petiole_consumer"] == channel.consumer_id
+    assert "petiole_consumer" not in server_engine.inside.unacknowledged_messages()[0]
     message.requeue()
-    assert b"petiole_consumer" not in server.lindex("q", 0)
+    assert b"petiole_consumer" not in server_engine.raw.lindex(QUEUE, 0)
 
 
-def test_who_was_out_of_touch_judges_nobody_until_the_others_had_time(connect, server, holder, eventually):
-    put(server, "a")
-    take(holder("one"))
-    silent_for(server, 100, "one")
-    channel: Any = connect(consumer_timeout=0.2).channel()
+def test_two_channels_of_a_process_are_two_consumers(connect, server_engine):
+    publish_some(server_engine, 2)
+    channels = [a_channel_that_took(connect(), 1) for _ in range(2)]
+
+    assert channels[0].consumer_id != channels[1].consumer_id
+    assert server_engine.inside.consumers() == 2
+    channels[0].basic_ack(channels[1]._commands.leased_tags()[0])
+    assert server_engine.inside.unacknowledged() == 1, "the first one's, under the same tag"
+
+
+# Lost answers
+
+
+def test_what_a_lost_answer_brought_is_given_back_by_the_second_heartbeat(connect, server_engine):
+    publish_some(server_engine, 3)
+    channel = a_channel_that_took(connect(), 1)
+    lose_a_fetch(channel, 2)
+    assert server_engine.inside.unacknowledged() == 3
 
     channel.renew()
-    channel.requeue_expired()
-    assert server.hlen(KEYS.leased) == 1
+    assert server_engine.inside.unacknowledged() == 3, "one comparison may be too early"
+    channel.renew()
 
-    def is_swept() -> bool:
+    assert server_engine.places() == ["lease", "queue", "queue"]
+    assert [each.entry.crashes for each in server_engine.inside.deliveries()] == [None] * 3
+
+
+def lose_a_fetch(channel: Any, count: int) -> None:
+    source = channel._source(QUEUE)
+    first = channel._reserve_tags(count)
+    assert len(channel._commands.fetch([source], count, first, [])) == count
+    channel.leased.first_tag_sent = None
+
+
+def test_what_an_outstanding_answer_may_bring_is_not_given_back(connect, server_engine):
+    publish_some(server_engine, 1)
+    channel = a_channel_that_took(connect(), 0)
+    first = channel._reserve_tags(1)
+    channel._commands.fetch([channel._source(QUEUE)], 1, first, [])
+
+    for _ in range(3):
         channel.renew()
-        channel.requeue_expired()
-        return not server.hlen(KEYS.leased)
 
-    eventually(is_swept, 10)
-    assert server.llen("q") == 1
-    assert channel._contact_at - channel._connected_since >= 0.2
+    assert server_engine.places() == ["lease"]
 
 
-def test_a_server_that_stood_still_makes_nobody_silent(connect, server, holder, eventually, monkeypatch):
-    put(server, "a")
-    take(holder("one"))
-    channel: Any = connect(consumer_timeout=0.2).channel()
-    silent_for(server, 0, "one")
+def test_a_reconnected_consumer_keeps_what_its_slots_run_and_gives_back_the_rest(connect, server_engine):
+    publish_some(server_engine, 4)
+    before = a_channel_that_took(connect(), 3)
+    running, *_ = sorted(before.leased.unsettled, key=int)
+    lose_a_fetch(before, 1)
+    after = connect().channel()
+    after.running_tags = lambda: {running}
 
-    def is_steady() -> bool:
+    after.take_over(before)
+    for _ in range(2):
+        after.renew()
+
+    assert after.consumer_id == before.consumer_id
+    assert after._commands.leased_tags() == [running]
+    assert server_engine.places() == ["lease", "queue", "queue", "queue"]
+    after.basic_ack(running)
+    after.renew()
+    assert server_engine.places() == ["queue"] * 3
+
+
+def test_acknowledgements_that_were_not_answered_are_sent_again_by_the_next_connection(connect, server_engine):
+    publish_some(server_engine, 2)
+    before = a_channel_that_took(connect(), 2)
+    first, second = sorted(before.leased.unsettled, key=int)
+    before.leased.acks_sent, before.leased.unsettled = [first], {second}
+    after = connect().channel()
+
+    after.take_over(before)
+    after.send_acks()
+
+    assert (server_engine.places(), server_engine.references) == (["queue"], 1)
+
+
+def test_a_lost_lease_is_forgotten_and_does_not_start(connect, server_engine):
+    publish_some(server_engine, 3)
+    channel = a_channel_that_took(connect(), 1)
+    fetched = channel._commands.fetch([channel._source(QUEUE)], 2, channel._reserve_tags(2), [])
+    channel._add_to_backlog(fetched)
+    server_engine.expire(channel.consumer_id)
+
+    channel.renew()
+
+    assert channel.leased_tags() == []
+    assert not channel._backlog
+    assert server_engine.places() == ["queue"] * 3
+
+
+def test_what_waits_for_longer_than_a_third_of_its_lease_is_confirmed_before_it_starts(connect, server_engine):
+    publish_some(server_engine, 1)
+    connection = connect(visibility_timeout=0.3)
+    channel = a_channel_that_took(connection, 0)
+    channel.renew()
+    channel._backlog.extend(channel._commands.fetch([channel._source(QUEUE)], 1, channel._reserve_tags(1), []))
+    server_engine.expire(channel.consumer_id)
+    channel.confirmed_at -= 0.2
+
+    assert not channel.deliver_backlog()
+    assert channel.leased_tags() == []
+
+
+# Death
+
+
+def lose_a_consumer(engine: Engine) -> None:
+    """Let a consumer of another process lease one delivery and be silent for 5 s."""
+    engine.publish()
+    engine.consumer("lost.1").fetch_one()
+    engine.silent_for(5, "lost.1")
+
+
+@pytest.fixture
+def lost(server_engine):
+    lose_a_consumer(server_engine)
+    return server_engine
+
+
+def stay_in_touch(channel: Any, eventually: Any) -> None:
+    """Let a channel send heartbeats until it may consider others lost, and once more."""
+
+    def is_steady():
         channel.renew()
-        holder("one").renew([])
-        return bool(channel._may_expire_others())
+        return channel._is_steady()
 
     eventually(is_steady, 10)
-    answer = channel._commands.find_expired
+    channel.renew()
+
+
+def test_a_lost_consumer_without_a_connection_is_expired_at_once(connect, lost, eventually):
+    channel: Any = connect(visibility_timeout=3_600).channel()
+
+    stay_in_touch(channel, eventually)
+
+    assert lost.places() == ["queue"]
+
+
+def test_a_lost_consumer_with_a_connection_is_expired_after_the_visibility_timeout(
+    connect, lost, eventually, clean_broker_url
+):
+    assert connection_name() == f"petiole-{current_process_id()}"
+    with redis.Redis.from_url(clean_broker_url, client_name="petiole-lost") as stopped:
+        stopped.ping()
+        for visibility_timeout, place in ((3_600, "lease"), (4, "queue")):
+            stay_in_touch(connect(visibility_timeout=visibility_timeout).channel(), eventually)
+
+            assert lost.places() == [place]
+
+
+def test_a_lost_consumer_is_expired_after_the_visibility_timeout_where_connections_cannot_be_listed(
+    connect, lost, eventually
+):
+    lost.raw.acl_setuser("default", enabled=True, nopass=True, categories=["+@all"], commands=["-client|list"])
+    try:
+        for visibility_timeout, place in ((3_600, "lease"), (4, "queue")):
+            stay_in_touch(connect(visibility_timeout=visibility_timeout).channel(), eventually)
+
+            assert lost.places() == [place]
+    finally:
+        lost.raw.acl_setuser("default", enabled=True, nopass=True, categories=["+@all"])
+
+
+def test_who_was_out_of_touch_judges_nobody_until_the_others_had_time(connect, server_engine, eventually):
+    channel: Any = connect().channel()
+    stay_in_touch(channel, eventually)
+    lose_a_consumer(server_engine)
+    channel._contact_at -= 10
+
+    for _ in range(3):
+        channel.renew()
+
+    assert server_engine.places() == ["lease"]
+    stay_in_touch(channel, eventually)
+    assert server_engine.places() == ["queue"]
+
+
+def test_a_server_that_stood_still_makes_nobody_lost(connect, server_engine, eventually, monkeypatch):
+    channel: Any = connect().channel()
+    stay_in_touch(channel, eventually)
+    lose_a_consumer(server_engine)
+    answer = channel._commands.renew
 
     def late(*arguments):
         with suppress(redis.exceptions.TimeoutError):
-            server.blpop(["nothing"], timeout=0.3)  # as long as the server stands still
+            server_engine.raw.blpop(["nothing"], timeout=0.5)  # as long as the server stands still
         return answer(*arguments)
 
-    monkeypatch.setattr(channel._commands, "find_expired", late)
-    channel.requeue_expired()
+    monkeypatch.setattr(channel._commands, "renew", late)
+    for _ in range(3):
+        channel.renew()
 
-    assert server.hlen(KEYS.leased) == 1
+    assert server_engine.places() == ["lease"]
 
 
-def test_the_key_of_holders_is_the_same_for_all_who_ask(connect, server):
-    channel: Any = connect(global_keyprefix="mine:").channel()
+def test_a_consumer_outside_a_worker_takes_over_from_lost_ones(connect, lost):
+    connection = connect(visibility_timeout=3_600)
+    taken: list[Any] = []
+    channel = connection.channel()
+    Consumer(channel, [Queue(QUEUE)], auto_declare=False, on_message=taken.append).consume()
 
-    assert leased_key({"global_keyprefix": "mine:"}) == channel._commands._keys.leased
-    assert leased_key({}) == KEYS.leased
+    for _ in range(50):
+        with suppress(TimeoutError):
+            connection.drain_events(timeout=0.1)
+        if taken:
+            break
+
+    assert [message.delivery_info["redelivered"] for message in taken] == [True]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import fakeredis
@@ -17,6 +16,7 @@ from petiole.tasks import EventBus
 from petiole.tasks.broker.topology import PUBLISH_TASK
 from petiole.tasks.routing.table import RoutingTable
 from petiole.tasks.settings import Settings
+from petiole.tasks.stores import Stores
 from petiole.tasks.stores.scripts import Script
 from petiole.tasks.transport.commands import TransportCommands
 from tests.simulation.agents import AGENTS
@@ -80,18 +80,21 @@ def machine() -> Machine:
     bus._state = state
     TRANSPORT_ALIASES["simulated"] = f"{SimulatedTransport.__module__}:{SimulatedTransport.__qualname__}"
     bus.app.conf.update(broker_url="simulated://server", result_backend="cache+memory://")
-    bus.app.conf.broker_transport_options = {"clients": (transport, fakeredis.FakeRedis(server=server))}
+    bus.app.conf.broker_transport_options = {
+        "clients": (transport, fakeredis.FakeRedis(server=server)),
+        "state_prefix": settings.key_prefix,
+    }
     bus.include(*AGENTS)
     bus.app.finalize()
-    for store in vars_of(bus.stores):
-        for script in vars_of(store):
-            if isinstance(script, Script):
-                FaultyRedis.name_script(script._text)
-    # Registers those of the transport.
+    _open_all(bus)
     TransportCommands(transport, settings.key_prefix, "", ())
     return Machine(server, bus, (state, transport), fakeredis.FakeRedis(server=server, decode_responses=True))
 
 
-def vars_of(thing: Any) -> Iterable[Any]:
-    """List the attributes of an object, also of one with slots."""
-    return [getattr(thing, name) for name in getattr(thing, "__slots__", None) or vars(thing)]
+def _open_all(bus: EventBus) -> None:
+    """Open all stores: a seed does not depend on what earlier ones have used. Names their scripts."""
+    names = [name for name, member in vars(Stores).items() if isinstance(member, cached_property)]
+    for store in [getattr(bus.stores, name) for name in names]:
+        for script in vars(store).values() if hasattr(store, "__dict__") else ():
+            if isinstance(script, Script):
+                FaultyRedis.name_script(script._text)

@@ -20,6 +20,7 @@ from petiole.tasks.consuming import consumer
 from petiole.tasks.stores.scripts import Script
 from petiole.tasks.transport import channel, consumer_id, leases, transport
 from tests.simulation.promises import broken
+from tests.simulation.worker import Jobs
 from tests.simulation.world import Broken, Tally, World
 
 BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
@@ -100,6 +101,7 @@ def _one_clock(world: World) -> Iterator[None]:
             (world.bus.instrumentation, "wants", lambda _: True),
             (consumer_id, "current_process_id", world.process_name),
             (consumer_id, "_numbers", itertools.count(1)),
+            (consumer, "JobQueue", Jobs),
             (consumer, "_running_tags", lambda simulated: simulated.running_tags()),
         ):
             stack.enter_context(patch.object(owner, name, value))

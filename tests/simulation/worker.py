@@ -25,6 +25,7 @@ from petiole.events.errors import BrokerUnavailable, StateStoreUnavailable
 from petiole.tasks.consuming.consumer import LeaseTakeover
 from petiole.tasks.consuming.request import record_crash
 from petiole.tasks.publishing.delayed import send_due
+from petiole.tasks.stores.deliveries import QueueEntry
 from petiole.tasks.transport.leases import HEARTBEAT_INTERVAL_S, renew_leases
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Running:
         """Describe what waits for a slot."""
         if callable(waiting):
             request = waiting.__self__
-            replay = request._entry.options.get("replay")
+            replay = QueueEntry.parse(request.parts.text).options.get("replay")
             return cls(request.name, request.id, request.delivery_tag, request.channel.consumer_id, replay is not None)
         headers = waiting.headers
         replay = headers.get("petiole_replay")
@@ -63,8 +64,15 @@ class Running:
         )
 
 
+class Jobs:
+    """Takes the place of the jobs of a prefork pool: each delivery runs in a slot."""
+
+    def __init__(self, consumer: Any) -> None:
+        self.add = consumer.on_task_request
+
+
 class Worker:
-    """One process; its name is the id of its process. One that is not prefork takes Petiole's direct way."""
+    """One process; its name is the id of its process. The children of a prefork pool are its slots, too."""
 
     def __init__(self, world: World, name: str) -> None:
         self.name = name
@@ -83,7 +91,7 @@ class Worker:
         # What the step of Celery's consumer reads.
         self.consumer: Any = SimpleNamespace(
             app=world.bus.app,
-            controller=SimpleNamespace(time_limit=None, soft_time_limit=None),
+            controller=SimpleNamespace(time_limit=None, soft_time_limit=None, max_tasks_per_child=None),
             event_dispatcher=None,
             hostname=name,
             on_task_request=lambda request: request.execute_using_pool(self),
@@ -152,7 +160,7 @@ class Worker:
 
     def _connect(self) -> Any:
         while True:
-            options = {"clients": self.world.channel_clients}
+            options = {"clients": self.world.channel_clients, "state_prefix": self.world.keys.prefix}
             with suppress(*ERRORS):
                 connection: Any = Connection("simulated://server", transport_options=options)
                 channel = connection.channel()
@@ -223,18 +231,26 @@ class Worker:
             self.turns.pass_on()
             # Celery logs an acknowledgement that fails.
             with suppress(*ERRORS):
-                waiting() if callable(waiting) else self._run(waiting)
+                self._run(waiting)
             del self.running[self.turns.current]
 
-    def _run(self, message: Any) -> None:
+    def _run(self, waiting: Any) -> None:
+        run = self.running[self.turns.current]
         try:
-            is_done = self._call(message)
+            if callable(waiting):
+                waiting()
+            elif self._call(waiting):
+                waiting.ack()
+            else:
+                waiting.reject(requeue=True)
         except ChildDied:
-            is_done = False
-            self.world.losses[message.headers["id"]] += 1
-            request: Any = SimpleNamespace(message=message, id=message.headers["id"], bus=self.world.bus)
-            record_crash(request)
-        message.ack() if is_done else message.reject(requeue=True)
+            self.world.losses[run.delivery] += 1
+            if callable(waiting):
+                waiting.__self__.crash()
+            else:
+                request: Any = SimpleNamespace(message=waiting, id=run.delivery, bus=self.world.bus)
+                record_crash(request)
+                waiting.reject(requeue=True)
 
     def _call(self, message: Any) -> bool:
         """Run the task of a message as Celery would; returns whether the message is to be acknowledged."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 import base64
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -31,7 +32,7 @@ from petiole.tasks.settings import Settings
 from petiole.tasks.settlement import undecodable
 from petiole.tasks.stores import open_stores
 from petiole.tasks.stores.circuits import Circuit
-from petiole.tasks.stores.deliveries import PRIORITY_STEPS, QueueEntry
+from petiole.tasks.stores.deliveries import DEAD_LETTER_HEADER, PRIORITY_STEPS, QueueEntry
 from petiole.tasks.stores.keys import Keys
 from petiole.tasks.stores.rate_limits import RateLimitUsage
 from petiole.tasks.testing import EventTestHarness
@@ -40,16 +41,59 @@ from petiole.tasks.transport.message import build_payload
 from petiole.workers.state import open_team_state
 
 
+@dataclass(frozen=True)
+class Delivery:
+    """A delivery, or a message of another Celery client, that has not ended.
+
+    `place` is queue, lease, delayed or group; `name` that of the list, the consumer, the delay or the group.
+    """
+
+    place: str
+    name: str
+    queue_list: str
+    entry: QueueEntry
+
+    @property
+    def identity(self) -> str:
+        """Its id, or the event and the subscription."""
+        return str(self.entry.options.get("id") or f"{self.entry.reference} {self.entry.subscription}")
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it is the one of its message group that does not wait."""
+        return "group" in self.entry.options and self.place != "group"
+
+    @property
+    def letter(self) -> str | None:
+        """The dead letter that it replays."""
+        if self.entry.subscription or not self.entry.body.startswith(b"{"):
+            return self.entry.options.get("letter")
+        headers = json.loads(self.entry.body).get("headers")
+        return headers.get(DEAD_LETTER_HEADER) if isinstance(headers, dict) else None
+
+
+def _by_identity(deliveries: Sequence[Delivery]) -> Counter[str]:
+    return Counter(each.identity for each in deliveries if each.entry.subscription)
+
+
+def _connect(url: str) -> redis.Redis:
+    return redis.Redis.from_url(url, decode_responses=True, socket_timeout=10)
+
+
+def _entry(text: str) -> QueueEntry:
+    return QueueEntry.parse(text.encode())
+
+
 class Inside:
     """What is held at one Redis server for one key prefix."""
 
-    def __init__(self, url: str | EventBus | EventTestHarness, prefix: str = "petiole") -> None:
+    def __init__(self, url: str | redis.Redis | EventBus | EventTestHarness, prefix: str = "petiole") -> None:
         bus = url.bus if isinstance(url, EventTestHarness) else url
         if isinstance(bus, EventBus):
             self.stores = bus.stores
             self.client: Any = bus.stores.directory._client
         else:
-            self.client = redis.Redis.from_url(bus, decode_responses=True, socket_timeout=10)
+            self.client = _connect(bus) if isinstance(bus, str) else bus
             self.stores = open_stores(self.client, Settings(key_prefix=prefix))
         self.team = open_team_state(self.client, Settings(key_prefix=prefix))
         self.keys = Keys(prefix)
@@ -103,6 +147,90 @@ class Inside:
         """Count the references to events of the history."""
         return sum(map(int, self.client.hvals(f"{self.keys.history}:references")))
 
+    def deliveries(self) -> list[Delivery]:
+        """List all deliveries that have not ended, each with the place where it stands."""
+        return [*self._queued(), *self._leased(), *self._delayed(), *self._grouped()]
+
+    def leaks(self) -> list[str]:
+        """List what the broker holds and should not: compares all deliveries with what is kept about them."""
+        deliveries = self.deliveries()
+        return [
+            *self._wrong_references(deliveries),
+            *self._wrong_groups(deliveries),
+            *self._wrong_replays(deliveries),
+            *self._wrong_leases(deliveries),
+            *(f"{each} stands in two places" for each, count in _by_identity(deliveries).items() if count > 1),
+        ]
+
+    def _queued(self) -> Iterator[Delivery]:
+        for name in map(_text, self.client.scan_iter(f"{self.keys.queue('*')}", count=10_000)):
+            for text in [] if name.endswith(":wakeup") else self.client.lrange(name, 0, -1)[::-1]:
+                yield Delivery("queue", name, name, _entry(text))
+
+    def _leased(self) -> Iterator[Delivery]:
+        for name in self._leases():
+            for leased in self.client.hvals(name):
+                queue_list, _, text = leased.partition("\n")
+                yield Delivery("lease", name.removeprefix(self.keys.consumer("")), queue_list, _entry(text))
+
+    def _delayed(self) -> Iterator[Delivery]:
+        for name, value in self.client.hgetall(self.keys.delayed_messages).items():
+            _, queue_list, text = value.split("\n", 2)
+            if queue_list.startswith(self.keys.queue("")):
+                yield Delivery("delayed", name, queue_list, _entry(text))
+
+    def _grouped(self) -> Iterator[Delivery]:
+        for name in self.ordered():
+            for waiting in self.client.lrange(name, 0, -1):
+                queue_list, _, text = waiting.partition("\n")
+                yield Delivery("group", name.removeprefix(self.keys.message_group("")), queue_list, _entry(text))
+
+    def _wrong_references(self, deliveries: Sequence[Delivery]) -> Iterator[str]:
+        references = [each.entry.reference for each in deliveries if each.entry.reference]
+        found = Counter(reference.partition("/")[0] for reference in references)
+        counted = {block: int(count) for block, count in self.client.hgetall(f"{self.keys.history}:references").items()}
+        if counted != found:
+            yield f"the references of blocks are {dict(found)}, and counted are {counted}"
+        for reference in references:
+            entry_id = reference.partition("/")[2]
+            if not self.client.xrange(self.keys.history, entry_id, entry_id):
+                yield f"the event {reference} is missing"
+        for block in self.client.hkeys(f"{self.keys.history}:kept"):
+            if block not in found:
+                yield f"the old block {block} is kept without a reference"
+
+    def _wrong_groups(self, deliveries: Sequence[Delivery]) -> Iterator[str]:
+        active = Counter(each.entry.options["group"] for each in deliveries if each.is_active)
+        if active != Counter(self.client.smembers(self.keys.message_group("active"))):
+            yield f"of message groups, one delivery each should be active, but are {dict(active)}"
+        waiting = Counter(each.queue_list.rsplit(":", 2)[1] for each in deliveries if each.place == "group")
+        counted = {queue: count for queue, count in self.ordered_waiting().items() if count}
+        if counted != waiting:
+            yield f"in message groups wait {dict(waiting)}, and counted are {counted}"
+        for each in deliveries:
+            if each.place == "group" and each.name not in active:
+                yield f"nothing precedes what waits in the message group {each.name}"
+
+    def _wrong_replays(self, deliveries: Sequence[Delivery]) -> Iterator[str]:
+        found = Counter(each.letter for each in deliveries if each.letter)
+        states = self.client.hgetall(self.keys.dead_letter_states)
+        replaying = Counter(letter for letter, state in states.items() if state == "replaying")
+        if found != replaying:
+            yield f"replays of the dead letters {dict(found)} are queued, and {dict(replaying)} are in that state"
+
+    def _wrong_leases(self, deliveries: Sequence[Delivery]) -> Iterator[str]:
+        heard = set(self.client.zrange(self.keys.consumers, 0, -1))
+        for name in {each.name for each in deliveries if each.place == "lease"} - heard:
+            yield f"nobody would notice the loss of {name}, which leases deliveries"
+        for name in self._names(self.keys.consumer_slots("*")):
+            consumer = name.removeprefix(self.keys.consumer("")).removesuffix(":slots")
+            begun = {slot.removeprefix("begun:") for slot in self.client.hkeys(name) if slot.startswith("begun:")}
+            if begun - set(self.client.hkeys(self.keys.consumer(consumer))):
+                yield f"{consumer} began deliveries that it does not lease"
+
+    def _names(self, pattern: str) -> list[str]:
+        return [_text(name) for name in self.client.scan_iter(pattern, count=10_000)]
+
     def _leases(self) -> list[str]:
         names = self.client.scan_iter(self.keys.consumer("*"), count=10_000)
         return [name for name in map(_text, names) if not name.endswith(":slots")]
@@ -148,8 +276,8 @@ class Inside:
         return self.stores.delayed_messages.count()
 
     def ordered(self) -> list[str]:
-        """List what is kept of ordered deliveries that have not had their turn."""
-        return list(self.client.scan_iter(self.keys.message_group("*"), count=10_000))
+        """List the message groups in which deliveries wait for those before them."""
+        return [name for name in self._names(self.keys.message_group("*")) if name != self.keys.message_group("active")]
 
     def ordered_active(self) -> set[str]:
         """Name the keys whose ordered deliveries are not all settled."""

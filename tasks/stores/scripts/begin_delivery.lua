@@ -8,6 +8,8 @@ if ARGV[4] ~= '' and redis.call('EXISTS', ARGV[4]) == 1 then
   return 'aborted'
 end
 if ARGV[3] == '1' then
+  -- Deleted first: a full server lets a script that has written continue.
+  redis.call('HDEL', ARGV[1] .. ':slots', 'begun:' .. ARGV[2])
   redis.call('HSET', ARGV[1] .. ':slots', 'begun:' .. ARGV[2], 1)
 end
 return 'started'

@@ -4,8 +4,8 @@
 local group = prefix .. ':message_groups:' .. ARGV[2]
 local waiting, counts = redis.call('LRANGE', group, 0, -1), {}
 for _, item in ipairs(waiting) do
-  local list, reference = item:match('^(.-)\n(.-)\n')
-  count_reference(counts, reference)
+  local list, entry = item:match('^(.-)\n(.*)$')
+  end_delivery(counts, entry)
   redis.call('HINCRBY', prefix .. ':message_groups', list:match(':queues:(.*):%d+$'), -1)
 end
 redis.call('DEL', group)

@@ -96,6 +96,7 @@ end
 -- Removed first: a full server lets a script that has written continue, and the end of a delivery frees memory.
 if leased then
   redis.call('HDEL', leases, tag)
+  forget_begun(slots, tag, leased:match('\n(.*)$'))
 end
 
 local function publish(at)
@@ -160,7 +161,7 @@ if settlement.letter then
   redis.call('HINCRBY', counters, 'dead_lettered', 1)
   dead_letter(letters, letters .. ':times', letters .. ':states', settlement.letter.id, settlement.letter.text,
     settlement.letter.ms)
-elseif settlement.resolved_letter then
+elseif settlement.resolved_letter and outcome == 'handled' then
   resolve_dead_letter(letters .. ':states', letters .. ':replays', settlement.resolved_letter, settlement.replay)
 end
 for name, value in pairs(settlement.state or {}) do
@@ -169,15 +170,18 @@ end
 if settlement.failed_attempt then
   redis.call('HINCRBY', counters, 'retried', 1)
 end
+local ended = {}
 if settlement.value then
+  -- After the deduplication window, an event may be published again and its delivery fail like the one that waits.
+  local waiting = is_entry and redis.call('HGET', prefix .. ':delayed:messages', delivery) or ''
+  count_reference(ended, waiting:match('^[^\n]*\n[^\n]*\n(%d+/[^\n]*)\n') or '')
   delay_message(prefix .. ':delayed', prefix .. ':delayed:messages', delivery, settlement.due_ms, settlement.value, true)
 end
 if is_entry then
   if is_ended then
-    local counts = {}
-    count_reference(counts, (leased:match('\n(.-)\n')))
-    dereference(counts)
+    count_reference(ended, (leased:match('\n(.-)\n')))
   end
+  dereference(ended)
   redis.call('HSET', slots, slot, tag .. '\n' .. cjson.encode(result))
 elseif is_ended then
   redis.call('SET', inbox, 'done', 'PX', inbox_ms)

@@ -53,24 +53,37 @@ local function advance(group)
   enqueue(list, entry)
 end
 
--- Ends deliveries without another outcome: their message groups advance, and a replay of a dead letter has failed again.
--- `entries` are leased entries without their list.
+-- Ends a delivery without another outcome: a replay of a dead letter has failed again. Returns its message group.
+local function end_delivery(counts, entry)
+  local reference, _, _, options = parse_entry(entry)
+  count_reference(counts, reference)
+  if options:sub(1, 1) ~= '{' then
+    return
+  end
+  local decoded, states = cjson.decode(options), prefix .. ':dead_letters:states'
+  if decoded.letter and redis.call('HGET', states, decoded.letter) == 'replaying' then
+    redis.call('HSET', states, decoded.letter, 'failed_again')
+  end
+  return decoded.group
+end
+
+-- Ends deliveries without another outcome, and their message groups advance. `entries` are without their list.
 local function drop(entries)
   local counts = {}
   for _, entry in ipairs(entries) do
-    local reference, _, _, options = parse_entry(entry)
-    count_reference(counts, reference)
-    if options:sub(1, 1) == '{' then
-      local decoded = cjson.decode(options)
-      if decoded.group then
-        advance(decoded.group)
-      end
-      if decoded.letter and redis.call('HGET', prefix .. ':dead_letters:states', decoded.letter) == 'replaying' then
-        redis.call('HSET', prefix .. ':dead_letters:states', decoded.letter, 'failed_again')
-      end
+    local group = end_delivery(counts, entry)
+    if group then
+      advance(group)
     end
   end
   dereference(counts)
+end
+
+-- Deletes the mark that a delivery has begun. Only those whose consumer was lost before have one.
+local function forget_begun(slots, tag, entry)
+  if entry:find('^[^\n]*\n[^\n]*\n%d') then
+    redis.call('HDEL', slots, 'begun:' .. tag)
+  end
 end
 
 -- A delivery whose consumer was lost is marked with a number of crashes, which may be 0.

@@ -4,7 +4,8 @@
 -- Returns the number of returned deliveries; -1 if it has sent a heartbeat.
 local consumers = prefix .. ':consumers'
 local leases, slots = consumers .. ':' .. ARGV[2], consumers .. ':' .. ARGV[2] .. ':slots'
-if redis.call('ZSCORE', consumers, ARGV[2]) ~= ARGV[3] then
+-- As numbers: the protocol of the client decides how they are written.
+if tonumber(redis.call('ZSCORE', consumers, ARGV[2])) ~= tonumber(ARGV[3]) then
   return -1
 end
 redis.call('ZREM', consumers, ARGV[2])

@@ -10,7 +10,7 @@
 local consumer, credit, is_fair = ARGV[2], tonumber(ARGV[3]), ARGV[4] == 'fair'
 local tag, queues, priorities = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local FIRST_QUEUE, FIRST_STEP = 8, 8 + 2 * queues
-local leases = prefix .. ':consumers:' .. consumer
+local consumers, leases = prefix .. ':consumers', prefix .. ':consumers:' .. consumer
 -- A large reply would block the server for other clients.
 local max_bytes = 4194304
 
@@ -18,9 +18,11 @@ local max_bytes = 4194304
 for first = FIRST_STEP + priorities, #ARGV, 1000 do
   local tags = {unpack(ARGV, first, math.min(first + 999, #ARGV))}
   local entries = {}
-  for _, leased in ipairs(redis.call('HMGET', leases, unpack(tags))) do
+  for place, leased in ipairs(redis.call('HMGET', leases, unpack(tags))) do
     if leased then
-      entries[#entries + 1] = leased:match('\n(.*)$')
+      local entry = leased:match('\n(.*)$')
+      entries[#entries + 1] = entry
+      forget_begun(leases .. ':slots', tags[place], entry)
     end
   end
   if #entries > 0 then
@@ -43,7 +45,8 @@ if credit == 0 or redis.call('EXISTS', unpack(lists)) == 0 then
   return {0}
 end
 
-local result, taken, rows, count, bytes = {redis.call('EXISTS', prefix .. ':aborted')}, {}, {}, 0, 0
+local result, taken, passed = {redis.call('EXISTS', prefix .. ':aborted')}, {}, {}
+local rows, count, bytes = {}, 0, 0
 
 local function read_event(reference)
   if reference == '' then
@@ -62,6 +65,8 @@ local function add(source, entry, event)
   if source.is_leased then
     own_tag, tag = tag, tag + 1
     taken[#taken + 1], taken[#taken + 2] = string.format('%d', own_tag), source.list .. '\n' .. entry
+  else
+    passed[#passed + 1] = entry
   end
   local size = #result
   result[size + 1], result[size + 2], result[size + 3], result[size + 4] = source.queue, own_tag, entry, event
@@ -99,14 +104,15 @@ for priority = 1, priorities do
     end
   until count == before or count >= credit or bytes >= max_bytes
 end
--- A consumer that was given up, and did not notice yet, is watched again: otherwise its new leases would never expire.
-local consumers = prefix .. ':consumers'
+for first = 1, #taken, 1000 do
+  redis.call('HSET', leases, unpack(taken, first, math.min(first + 999, #taken)))
+end
+-- A delivery that is not leased ends here.
+drop(passed)
+-- A consumer that was expired may fetch before its next heartbeat; it may be lost before it, too.
 if #taken > 0 and not redis.call('ZSCORE', consumers, consumer) then
   local now = redis.call('TIME')
   redis.call('ZADD', consumers, string.format('%s.%06d', now[1], now[2]), consumer)
-end
-for first = 1, #taken, 1000 do
-  redis.call('HSET', leases, unpack(taken, first, math.min(first + 999, #taken)))
 end
 
 -- What is left wakes the next consumer that waits.

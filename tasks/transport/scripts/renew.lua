@@ -6,10 +6,10 @@ local prefix, consumer = ARGV[1], ARGV[2]
 local consumers = prefix .. ':consumers'
 local now = redis.call('TIME')
 local time = string.format('%s.%06d', now[1], now[2])
-local count = -1
-if redis.call('ZADD', consumers, time, consumer) == 0 then
-  count = redis.call('HLEN', consumers .. ':' .. consumer)
-end
+-- Removed first: a full server lets a script that has written continue.
+local was_registered = redis.call('ZREM', consumers, consumer) == 1
+redis.call('ZADD', consumers, time, consumer)
+local count = was_registered and redis.call('HLEN', consumers .. ':' .. consumer) or -1
 local limit = string.format('%.6f', now[1] + now[2] / 1000000 - tonumber(ARGV[3]))
 local result = {count, time}
 for _, value in ipairs(redis.call('ZRANGEBYSCORE', consumers, '-inf', limit, 'WITHSCORES', 'LIMIT', 0, 100)) do

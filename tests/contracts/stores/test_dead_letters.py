@@ -38,8 +38,7 @@ def a_letter(number: int = 0, **fields: object) -> DeadLetter:
 
 
 def a_start(number: int = 1, **fields: Any) -> ReplayStart:
-    fields = {"letter_id": "0", "delivery_id": f"replay-{number}"} | fields
-    return ReplayStart(number=number, **fields)
+    return ReplayStart(number=number, **({"letter_id": "0"} | fields))
 
 
 AN_HOUR = timedelta(hours=1)
@@ -113,45 +112,43 @@ def test_what_failed_again_is_not_resolved_by_a_late_copy_and_what_is_unknown_is
     assert stores.dead_letters.ids() == ["0"]
 
 
-def test_the_message_of_a_replay_goes_out_with_it_or_not_at_all(stores, client):
+DELIVERY = {"queue_list": KEYS.queue("q") + ":3", "entry": "\n\n\n\n…"}
+
+
+def test_the_delivery_of_a_replay_is_queued_with_it_or_not_at_all(stores, client):
     for number in range(2):
         stores.dead_letters.put(a_letter(number))
-    message = {"queue": "q", "queue_key": "q", "message": "…"}
 
-    assert start(stores, a_start(1, **message)) == "started"
-    assert start(stores, a_start(1, **message)) == "replaying"
-    client.set("w", "not a list")
-    with pytest.raises(redis.ResponseError, match="nothing was replayed"):
-        start(stores, a_start(1, letter_id="1", queue="w", queue_key="w", message="…"))
+    assert start(stores, a_start(1, **DELIVERY)) == "started"
+    assert start(stores, a_start(1, **DELIVERY)) == "replaying"
+    client.set(KEYS.queue("w") + ":3", "not a list")
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        start(stores, a_start(1, letter_id="1", queue_list=KEYS.queue("w") + ":3", entry="…"))
 
-    assert client.lrange("q", 0, -1) == ["…"]
-    assert client.exists("q\x06\x16wakeup"), "whoever waits hears it"
+    assert client.lrange(DELIVERY["queue_list"], 0, -1) == [DELIVERY["entry"]]
+    assert client.exists(KEYS.queue("q") + ":wakeup"), "it wakes who waits"
     assert state_of(stores, "1") == "pending"
 
 
-def test_an_ordered_replay_waits_for_its_turn_and_stands_there_once(stores, client):
+def test_a_replay_whose_delivery_is_queued_is_not_started_again(stores):
     stores.dead_letters.put(a_letter())
-    client.set(KEYS.message_group("m:active"), "another")
-    message = {"queue": "q", "queue_key": "q", "message": "…", "message_group": "m"}
 
-    for _ in range(2):
-        assert start(stores, a_start(1, **message), again_after=timedelta(0)) == "started"
+    answers = [start(stores, a_start(1, **DELIVERY), again_after=timedelta(0)) for _ in range(2)]
 
-    assert client.lrange(KEYS.message_group("m"), 0, -1) == ["replay-1\nq\nq\n…"]
-    assert client.hget(KEYS.message_group_counts, "q") == "1"
-    assert client.llen("q") == 0
+    assert answers == ["started", "replaying"]
 
 
-def test_an_ordered_replay_that_is_first_does_not_wait(stores, client):
+@pytest.mark.parametrize("is_busy", [False, True])
+def test_an_ordered_replay_waits_for_its_turn(stores, client, is_busy):
     stores.dead_letters.put(a_letter())
-    message = {"queue": "q", "queue_key": "q", "message": "…", "message_group": "m"}
+    if is_busy:
+        client.sadd(KEYS.message_group("active"), "m")
 
-    for _ in range(2):
-        assert start(stores, a_start(1, **message), again_after=timedelta(0)) == "started"
+    assert start(stores, a_start(1, **DELIVERY, message_group="m")) == "started"
 
-    assert client.get(KEYS.message_group("m:active")) == "replay-1"
-    assert client.lrange("q", 0, -1) == ["…", "…"], "a copy, which the inbox knows"
-    assert client.llen(KEYS.message_group("m")) == 0
+    assert client.llen(DELIVERY["queue_list"]) == (not is_busy)
+    assert client.llen(KEYS.message_group("m")) == int(client.hget(KEYS.message_group_counts, "q") or 0) == is_busy
+    assert client.smembers(KEYS.message_group("active")) == {"m"}
 
 
 def test_an_edited_letter_takes_the_place_of_the_old_one(stores):

@@ -15,6 +15,7 @@ from petiole.tasks.stores.history import HISTORY_PAGE_SIZE, HistoryQuery, Record
 from petiole.tasks.stores.keys import Keys
 
 KEYS = Keys("petiole")
+BLOCK = 32
 
 
 def an_event(text: str = "hi", **fields: object) -> TextMessageEvent:
@@ -80,46 +81,70 @@ def test_a_streams_index_keeps_the_newest(client, monkeypatch):
     assert texts(stores.history.read_stream("s")) == ["2", "3", "4"]
 
 
-def test_history_is_capped_by_number(client):
+def test_history_is_capped_by_number_in_blocks(client):
     stores = open_stores(client, Settings(max_history_events=100))
 
-    for number in range(150):
+    for number in range(300):
         record(stores, an_event(str(number)))
+        kept = client.xlen(KEYS.history)
+        assert kept >= min(number + 1, 100)
+        assert kept <= 100 + 3 * BLOCK
 
-    assert texts(stores.history.read_after()) == [str(number) for number in range(50, 150)]
+    kept_texts = texts(stores.history.read_after())
+    assert kept_texts == [str(number) for number in range(300)][-len(kept_texts) :]
 
 
-def test_history_is_capped_by_age(client):
+def test_history_is_capped_by_age_in_blocks(client):
     stores = open_stores(client, Settings(history_retention_s=3_600))
-    age_history(client, stores, events=5, ago=timedelta(hours=1, seconds=1))
-    age_history(client, stores, events=3, ago=timedelta(minutes=59), start=5)
+    first = age_history(client, events=2 * BLOCK, ago=timedelta(hours=2))
+    age_history(client, events=2 * BLOCK, ago=timedelta(minutes=59), after=first)
 
-    record(stores, an_event("new"))
+    for number in range(BLOCK):
+        record(stores, an_event(f"new {number}"))
 
-    assert texts(stores.history.read_after()) == ["5", "6", "7", "new"]
-    assert texts(stores.history.read_stream("s")) == ["new"]
+    kept = texts(stores.history.read_after())
+    assert kept[-1] == f"new {BLOCK - 1}"
+    assert [text for text in kept if not text.startswith("new")][:2] == [str(2 * BLOCK), str(2 * BLOCK + 1)]
 
 
-@pytest.mark.parametrize("lowered", [{"max_history_events": 10}, {"history_retention_s": 1}])
-def test_a_limit_that_was_lowered_is_reached_step_by_step(client, lowered):
-    age_history(client, open_stores(client, Settings()), events=350, ago=timedelta(hours=1))
+@pytest.mark.parametrize(
+    ("lowered", "left"), [({"max_history_events": 10}, 4 * BLOCK), ({"history_retention_s": 60}, 7 * BLOCK)]
+)
+def test_a_limit_that_was_lowered_is_reached_step_by_step(client, lowered, left):
+    age_history(client, events=10 * BLOCK - 1, ago=timedelta(hours=1))
     stores = open_stores(client, Settings(**lowered))
 
     kept = []
-    for _ in range(5):
+    for number in range(6 * BLOCK):
         record(stores, an_event("new"))
-        kept.append(client.xlen(KEYS.history))
+        if number % BLOCK == 0:
+            kept.append(client.xlen(KEYS.history))
 
-    assert kept[:3] == [251, 152, 53]
-    assert kept[-1] <= 10
+    assert kept[:3] == [8 * BLOCK + 1, 7 * BLOCK + 1, 6 * BLOCK + 1], "two blocks less, and one more"
+    assert kept[-1] <= left
 
 
-def age_history(client: redis.Redis, stores: Stores, *, events: int, ago: timedelta, start: int = 0) -> None:
-    """Put events into the history as if they had been recorded some time ago."""
+def age_history(client: redis.Redis, *, events: int, ago: timedelta, after: int = 0) -> int:
+    """Put events into the history as if they had been recorded some time ago, after so many others."""
     at_ms = int((datetime.now(UTC) - ago).timestamp() * 1_000)
-    for number in range(events):
-        event = an_event(str(start + number))
-        client.xadd(KEYS.history, {"event": event.model_dump_json()}, id=f"{at_ms}-{number}")
+    for number in range(after + 1, after + events + 1):
+        text = an_event(str(number)).model_dump_json()
+        entry = f"{at_ms}-{number}"
+        client.xadd(KEYS.history, {"event": text}, id=entry)
+        if number == 1 or number % BLOCK == 0:
+            client.rpush(f"{KEYS.history}:blocks", f"{number // BLOCK}/{entry}")
+    client.set(f"{KEYS.history}:count", after + events)
+    return events
+
+
+def test_an_index_forgets_the_events_that_the_history_has_deleted(client):
+    stores = open_stores(client, Settings(max_history_events=32))
+
+    for number in range(400):
+        record(stores, an_event(str(number)))
+
+    (index,) = client.scan_iter(f"{KEYS.history}:streams:*")
+    assert client.llen(index) <= client.xlen(KEYS.history) + BLOCK
 
 
 SOME = [

@@ -50,8 +50,11 @@ def bodies(messages):
     return [message.decode() for message in messages]
 
 
-def held(server):
-    return server.hlen("unacked"), server.zcard("unacked_index")
+def held(server, prefix=""):
+    """Count what consumers took and did not settle, by stock consumers and by ours."""
+    stock = server.hlen(f"{prefix}unacked")
+    assert server.zcard(f"{prefix}unacked_index") == stock
+    return stock + sum(server.hlen(name) for name in server.scan_iter(f"{prefix}petiole:consumers:*"))
 
 
 WORKER = "celery -A {app} worker -l INFO --without-mingle"

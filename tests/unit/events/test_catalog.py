@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import pkgutil
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from textwrap import dedent
 
 import pytest
 
@@ -32,6 +36,7 @@ from petiole.events import (
     ToolResultEvent,
     VideoContent,
     VideoFrameEvent,
+    catalog,
 )
 from petiole.events.catalog import event_classes
 from petiole.events.catalog.agent import AgentStartedEvent
@@ -196,6 +201,30 @@ def test_the_nine_named_classes_are_four_of_input_three_of_processing_and_two_of
     counts = Counter(model.category for model, _, _, _ in NINE_NAMED_CLASSES)
 
     assert counts == {Category.INPUT: 4, Category.PROCESSING: 3, Category.OUTPUT: 2}
+
+
+def test_every_file_of_the_catalog_is_listed_with_the_families_of_its_topics() -> None:
+    files = {file.name for file in pkgutil.iter_modules(catalog.__path__)}
+    listed = {file for files_of_family in catalog.FILES_BY_FAMILY.values() for file in files_of_family}
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for event_type in REGISTRY.all():
+        found[event_type.topic.partition(".")[0]].add(event_type.model.__module__.rpartition(".")[2])
+
+    assert listed == files
+    assert found == {family: set(files_of_family) for family, files_of_family in catalog.FILES_BY_FAMILY.items()}
+
+
+def test_a_family_is_found_without_the_files_of_the_others() -> None:
+    program = """
+        import sys
+        from petiole.events import registry
+        assert registry.get("llm.usage.recorded") and registry.get("no.such.type") is None
+        print(*sorted(name for name in sys.modules if name.startswith("petiole.events.catalog.")))
+    """
+
+    loaded = subprocess.run([sys.executable, "-c", dedent(program)], capture_output=True, text=True, check=True)
+
+    assert loaded.stdout.split() == [f"petiole.events.catalog.{file}" for file in ("llm", "message", "usage")]
 
 
 def test_no_two_classes_share_a_name_or_a_topic() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -8,16 +9,14 @@ import fakeredis
 import pytest
 from billiard.einfo import ExceptionInfo
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
-from celery.utils.saferepr import saferepr
 from kombu.message import Message
 
 from petiole.tasks.bus import EventBus
 from petiole.tasks.consuming import request
 from petiole.tasks.consuming.request import BatchLostError, TaskRequest
 from petiole.tasks.publication import PublishTask
-from petiole.tasks.settlement.outcomes import Outcome
+from petiole.tasks.stores.deliveries import QueueEntry
 from petiole.tasks.transport.channel import BatchingChannel
-from petiole.tasks.transport.delivery_log import DeliveryLog
 from tests.support.apps import a_bus
 
 
@@ -98,21 +97,22 @@ def test_a_hard_time_limit_whose_dead_letter_cannot_be_stored_is_requeued(bus, c
     assert calls == ["requeued"]
 
 
-class ChannelWithLog(BatchingChannel):
+class GiveBacks(BatchingChannel):
+    """Records what was given back, and how."""
+
     def __init__(self) -> None:
-        self.delivery_log = DeliveryLog("inbox:", "attempts:", "aborted:", 60_000, "one@here")
-        self.marks: dict[str, str] = {}
+        self.calls: list[tuple[list[str], str]] = []
 
-    def mark_handled(self, tag: str, delivery_id: str) -> None:
-        self.marks[tag] = delivery_id
+    def give_back(self, tags: Sequence[str], way: str) -> None:
+        self.calls.append((list(tags), way))
 
 
-@pytest.mark.parametrize(("outcome", "is_marked"), [(Outcome.HANDLED, True), (Outcome.LEASE_LOST, False)])
-def test_only_a_handled_delivery_is_marked_by_its_acknowledgement(bus, outcome, is_marked):
+def test_a_process_crash_of_a_queue_entry_is_counted_in_the_entry(bus):
     request = a_request(bus, BrokerCalls(), {})
-    channel = ChannelWithLog()
-    request.message.channel, request.message.delivery_tag = channel, "tag-1"
+    request.message.headers["petiole_entry"] = QueueEntry("0/1-0", "memory.keep").head
+    channel = GiveBacks()
+    request.message.channel, request.message.delivery_tag = channel, "7"
 
-    request.record_handled((0, saferepr(outcome), 0.1))
+    request.on_failure(failure_of(WorkerLostError("killed")))
 
-    assert channel.marks == ({"tag-1": request.id} if is_marked else {})
+    assert channel.calls == [(["7"], "crashed")]
