@@ -125,7 +125,7 @@ def _forget_machine() -> None:
         ("commit", "return {'lease_lost'}", "leased = '\n\n'", "ended 2 times"),
         # A delivery that ended stays leased.
         ("commit", "redis.call('HDEL', leases, tag)", "", "are counted"),
-        ("commit", "dereference(counts)", "", "are counted"),
+        ("commit", "dereference(ended)", "", "are counted"),
     ],
 )
 def test_a_mistake_in_a_script_is_found(change_script, name, old, new, found):
