@@ -371,7 +371,6 @@ class BatchingChannel(Leases, Quarantine):
         self.use_consumer_id(self.leased.consumer_id)
         self.leased.acks[:0] = self.leased.acks_sent
         self.leased.acks_sent, self.leased.first_tag_sent = [], None
-        self.give_back_again()
         self.give_back_unsettled()
 
     def acknowledge(self, tag: str) -> None:
@@ -445,6 +444,8 @@ class BatchingChannel(Leases, Quarantine):
 
     def give_back_unsettled(self) -> None:
         """Return the deliveries that were handed over, are not settled, and do not run."""
+        # First, those of crashed processes: returned as the others, their crash would not count.
+        self.give_back_again()
         self.give_back(list(self.leased.unsettled - set(self.running_tags())), "unread")
 
     def _give_back_cancelled(self) -> None:
