@@ -84,12 +84,13 @@ def _no_care(publish: PublishTask, event: Event, due: datetime | None) -> Public
         raise RuntimeError("what Celery acknowledges") from error
 
 
+@pytest.mark.timeout(300)
 def test_an_event_that_is_acknowledged_and_dropped_is_found(monkeypatch):
     """Hold the simulation itself to its promise, by a mistake that once was made."""
     monkeypatch.setattr(PublishTask, "_run_for_client", _no_care)
 
-    # What was recorded before it was dropped is told as unanswered; what was not, as lost.
-    assert any("was acknowledged to its publisher, and is lost" in str(run) for run in map(simulate, range(100)))
+    # Two answers in a row must be lost for it, which about every fiftieth seed does; seed 77 is the first.
+    assert any("was acknowledged to its publisher, and is lost" in str(run) for run in map(simulate, range(77, 277)))
 
 
 @pytest.fixture
