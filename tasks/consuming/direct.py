@@ -76,10 +76,9 @@ class DirectWay:
         return True
 
     def _is_watched(self) -> bool:
-        consumer = self._consumer
-        events = consumer.event_dispatcher
+        events = self._consumer.event_dispatcher
         return bool(
-            (events and events.enabled)
+            (events and events.enabled and (not events.groups or "task" in events.groups))
             or state.revoked
             or state.revoked_stamps
             or any(signal.receivers for signal in _WATCHED_SIGNALS)
@@ -134,7 +133,7 @@ class DirectRequest:
 
     def execute_using_pool(self, pool: Any, **_: object) -> None:
         """Run the delivery in a slot of the pool; Celery calls this as for its own requests."""
-        pool.apply_async(self._run)
+        pool.apply_async(self._run, callback=_ignore)
 
     def info(self, safe: bool = False) -> dict[str, Any]:  # noqa: ARG002, FBT001, FBT002 - Celery's
         """Describe the delivery for `inspect`."""
@@ -198,9 +197,15 @@ class DirectRequest:
             self._qos.ack(self.delivery_tag)
 
 
+def _ignore(_: object) -> None:
+    """Take the result, for pools that call a callback in any case."""
+
+
 def run_entry(task: DeliveryTask, parts: EntryParts) -> bool:
     """Run the delivery of a queue entry as Celery's tracer would; return whether it must return to its queue."""
-    request = CeleryContext(
+    # Its constructor would look for each of forty names among the arguments.
+    request = CeleryContext.__new__(CeleryContext)
+    vars(request).update(
         id=parts.delivery_id,
         task=task.name,
         hostname=parts.hostname,

@@ -45,7 +45,7 @@ _ROW = 32
 _page = mmap.mmap(-1, _ROW * _MAX_PROCESSES)
 
 
-class Progress(NamedTuple):
+class JobProgress(NamedTuple):
     """How far a job has come; `ended` counts the leading deliveries that can be acknowledged."""
 
     begun: int
@@ -172,7 +172,7 @@ class Job:
         self._queue = queue
         self._row = -1
         self._pid: int | None = None
-        self._progress = Progress(0, 0)
+        self._progress = JobProgress(0, 0)
         self._unchanged = 0
         self._limit: int | None = None
         self._acked = 0
@@ -188,7 +188,7 @@ class Job:
             error_callback=self._on_lost,
         )
 
-    def advance(self, row: int, progress: Progress) -> None:
+    def advance(self, row: int, progress: JobProgress) -> None:
         """Acknowledge what has ended since the last look."""
         self._row = row
         self._unchanged = self._unchanged + 1 if progress == self._progress else 0
@@ -256,10 +256,10 @@ class Job:
             request.give_back()
 
 
-def _read_progress(rows: int) -> dict[int, tuple[int, Progress]]:
+def _read_progress(rows: int) -> dict[int, tuple[int, JobProgress]]:
     """Read the page: the row and the progress of each job."""
     progress = {}
     for row in range(0, rows * _ROW, _ROW):
         job_id, begun, ended = _PROGRESS.unpack_from(_page, row)
-        progress[job_id] = (row, Progress(begun, ended))
+        progress[job_id] = (row, JobProgress(begun, ended))
     return progress

@@ -25,7 +25,7 @@ from redis.exceptions import NoScriptError, ResponseError
 from petiole.tasks.transport.ack_sender import MAX_ACK_DELAY_S, AckSender
 from petiole.tasks.transport.commands import PUT, Fetched, GiveBack, QueueSource, RedisCommand, TransportCommands
 from petiole.tasks.transport.consumer_id import new_consumer_id
-from petiole.tasks.transport.leases import LEASE_OPTIONS, Leases, lease_clock
+from petiole.tasks.transport.leases import HEARTBEAT_INTERVAL_S, LEASE_OPTIONS, Leases, lease_clock
 from petiole.tasks.transport.message import DECODE_ERRORS, Message, build_payload, without_own_headers
 from petiole.tasks.transport.qos import QoS
 from petiole.tasks.transport.quarantine import Quarantine
@@ -40,6 +40,8 @@ MAX_PENDING_ACKS = 200
 MAX_FETCHED = 256
 # How long a reply may be late if the transport options set no socket_timeout.
 SOCKET_TIMEOUT_S = 10.0
+# A worker with an event bus sends a heartbeat in less than this time.
+_MAX_HEARTBEAT_AGE_S = 1.2 * HEARTBEAT_INTERVAL_S
 # How often to look for messages that came without a wake-up, and for how long after the last such message.
 FOREIGN_POLL_S, FOREIGN_POLL_DURATION_S = 0.05, 10.0
 
@@ -179,6 +181,11 @@ class BatchingChannel(Leases, Quarantine):
         return self._commands.build_fetch_command(
             self._sources, credit, self._reserve_tags(credit), self.leased.acks_sent, order
         )
+
+    def renew_if_overdue(self) -> None:
+        """Send a heartbeat of a worker that does not do so itself: one without an event bus."""
+        if self._consumers and monotonic() - self._contact_at > _MAX_HEARTBEAT_AGE_S:
+            self.renew()
 
     def _renew_without_worker(self) -> None:
         """Send a heartbeat for a consumer outside a worker, if it is due."""

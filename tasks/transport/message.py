@@ -11,7 +11,9 @@ import json
 import re
 import sys
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
+from uuid import uuid4
 
 from kombu.transport import virtual
 from kombu.utils.json import loads
@@ -92,8 +94,8 @@ def build_payload(fetched: Fetched, consumer_id: str, fetched_at: float = 0.0) -
     properties = payload["properties"]
     if not isinstance(properties, dict):
         raise TypeError("the properties of a message must be an object")
-    if fetched.tag:
-        properties["delivery_tag"] = fetched.tag
+    # A delivery that is not leased has no tag at the broker; kombu's message needs one.
+    properties["delivery_tag"] = fetched.tag or properties.get("delivery_tag") or str(uuid4())
     if entry.crashes is not None:
         for part in (payload.get("headers"), properties.get("delivery_info")):
             if isinstance(part, dict):
@@ -117,6 +119,26 @@ def is_task(payload: Any) -> bool:
     return isinstance(headers, dict) and "task" in headers
 
 
+# The headers of Celery's protocol 2 that are the same for all deliveries.
+_HEADERS: Mapping[str, Any] = MappingProxyType(
+    {
+        "lang": "py",
+        "shadow": None,
+        "eta": None,
+        "expires": None,
+        "group": None,
+        "group_index": None,
+        "timelimit": [None, None],
+        "parent_id": None,
+        "kwargsrepr": "",
+        "origin": "",
+        "ignore_result": True,
+        "replaced_task_nesting": 0,
+        "stamped_headers": None,
+        "stamps": {},
+    }
+)
+
 # Events are written with these fields first.
 _EVENT_HEAD = re.compile(rb'\{"event_id":"([^"\\]+)","event_type":"([^"\\]+)"')
 
@@ -128,35 +150,22 @@ def _build_delivery(entry: QueueEntry, event: bytes, queue: str) -> dict[str, An
     task_id = options.get("id") or delivery_id(event_id, entry.subscription)
     attempts = options.get("attempts", ())
     embed = '{"callbacks": null, "errbacks": null, "chain": null, "chord": null}'
+    headers = {
+        "task": entry.subscription,
+        "id": task_id,
+        "root_id": task_id,
+        "retries": sum(bool(attempt.get("error_type")) for attempt in attempts),
+        "argsrepr": event_type,
+        MESSAGE_GROUP_HEADER: options.get("group"),
+        REPLAY_HEADER: options.get("replay"),
+        DEAD_LETTER_HEADER: options.get("letter"),
+        ENTRY_HEADER: entry.head,
+    }
     return {
         "body": f"[[{event.decode() or 'null'}], {{}}, {embed}]",
         "content-type": "application/json",
         "content-encoding": "utf-8",
-        "headers": {
-            "lang": "py",
-            "task": entry.subscription,
-            "id": task_id,
-            "shadow": None,
-            "eta": None,
-            "expires": None,
-            "group": None,
-            "group_index": None,
-            "retries": sum(bool(attempt.get("error_type")) for attempt in attempts),
-            "timelimit": [None, None],
-            "root_id": task_id,
-            "parent_id": None,
-            "argsrepr": event_type,
-            "kwargsrepr": "",
-            "origin": "",
-            "ignore_result": True,
-            "replaced_task_nesting": 0,
-            "stamped_headers": None,
-            "stamps": {},
-            MESSAGE_GROUP_HEADER: options.get("group"),
-            REPLAY_HEADER: options.get("replay"),
-            DEAD_LETTER_HEADER: options.get("letter"),
-            ENTRY_HEADER: entry.head,
-        },
+        "headers": {**_HEADERS, **headers},
         "properties": {
             "correlation_id": task_id,
             "reply_to": "",

@@ -35,6 +35,7 @@ class Poller(stock.MultiChannelPoller):
         super().on_poll_start()
         for channel in self._channels:
             channel.check_response_timeout()
+            channel.renew_if_overdue()
             channel.send_pending_acks()
 
     def get(self, callback: Any, timeout: float | None = None) -> None:

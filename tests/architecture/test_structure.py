@@ -16,6 +16,7 @@ CODE = {
 
 BROAD_EXCEPTS = {
     "tasks/consuming/consumer.py": "a message may make Celery raise anything; the message becomes a dead letter",
+    "tasks/consuming/direct.py": "a handler may raise anything; it has been settled, and Celery logs it",
     "tasks/consuming/maintenance.py": "a periodic job that fails is reported, and the worker continues",
     "tasks/consuming/request.py": "a failure to store an outcome is reported, and the broker keeps the message",
     "tasks/delivery.py": "a handler may raise anything; settlement decides what follows",

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from redis import Redis
 from redis.client import Pipeline
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ResponseError
 
 Argument: TypeAlias = str | bytes | int
 
@@ -50,14 +50,19 @@ class Script:
     def _execute(self, *command: Argument) -> Any:
         pool = self._client.connection_pool
         connection: Any = pool.get_connection()
+        is_complete = False
         try:
             connection.send_packed_command([pack_command(command)])
-            return connection.read_response()
-        except BaseException:
-            # Its reply may still come.
-            connection.disconnect()
+            reply = connection.read_response()
+            is_complete = True
+            return reply
+        except ResponseError:
+            is_complete = True
             raise
         finally:
+            if not is_complete:
+                # Its reply may still come.
+                connection.disconnect()
             pool.release(connection)
 
 
