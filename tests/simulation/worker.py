@@ -132,7 +132,7 @@ class Worker:
         """Cut the connection of the event loop."""
         self._is_cut = True
 
-    def apply_async(self, run: Callable[[], None]) -> None:
+    def apply_async(self, run: Callable[[], None], **_: object) -> None:
         """Run a request in a slot; DirectRequest calls this of its pool."""
         self._waiting.append(run)
 
