@@ -175,9 +175,9 @@ class LeaseTakeover(bootsteps.StartStopStep):
         else:
             channel.accept = DirectWay(consumer, consumer.on_task_request).accept
             channel.start_ack_sender()
-        channel.renew()
         if self._channel is not None:
             channel.take_over(self._channel)
+        channel.renew()
         self._channel = channel
 
 

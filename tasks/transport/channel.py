@@ -50,8 +50,8 @@ FOREIGN_POLL_S, FOREIGN_POLL_DURATION_S = 0.05, 10.0
 class ConsumerState:
     """What a consumer leases; a worker keeps it over any number of connections.
 
-    `unsettled` has the tags of deliveries that were handed over, `acks` those to acknowledge. A fetch whose reply was
-    not read leases tags from `first_tag_sent`.
+    `unsettled` has the tags of deliveries that were handed over, `acks` those to acknowledge, `returns` those
+    that could not be given back. A fetch whose reply was not read leases tags from `first_tag_sent`.
     """
 
     consumer_id: str = field(default_factory=new_consumer_id)
@@ -60,6 +60,7 @@ class ConsumerState:
     unsettled: set[str] = field(default_factory=set)
     acks: list[str] = field(default_factory=list)
     acks_sent: list[str] = field(default_factory=list)
+    returns: deque[tuple[Sequence[str], GiveBack]] = field(default_factory=deque)
 
     def settle(self, tags: Collection[str]) -> None:
         """Forget deliveries that were handed over."""
@@ -433,12 +434,25 @@ class BatchingChannel(Leases, Quarantine):
     # Returning
 
     def give_back(self, tags: Sequence[str], way: GiveBack) -> None:
-        """Return deliveries to their queues, in the order of their tags."""
-        self._commands.give_back(sorted(tags, key=int), way)
+        """Return deliveries to their queues, in the order of their tags; if that fails, with the next heartbeat."""
+        try:
+            self._commands.give_back(sorted(tags, key=int), way)
+        except self.connection_errors:
+            self.leased.returns.append((tags, way))
+            raise
         self.leased.settle(tags)
+
+    def give_back_again(self) -> None:
+        """Return the deliveries that could not be returned. Any thread may call it."""
+        returns = self.leased.returns
+        for _ in range(len(returns)):
+            with suppress(IndexError):
+                self.give_back(*returns.popleft())
 
     def give_back_unsettled(self) -> None:
         """Return the deliveries that were handed over, are not settled, and do not run."""
+        # First, those of crashed processes: returned as the others, their crash would not count.
+        self.give_back_again()
         self.give_back(list(self.leased.unsettled - set(self.running_tags())), "unread")
 
     def _give_back_cancelled(self) -> None:

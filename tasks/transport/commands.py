@@ -76,6 +76,7 @@ class TransportCommands:
         self._fetch = client.register_script(moves + load_transport_script("fetch"))
         self._give_back = client.register_script(moves + load_transport_script("give_back"))
         self._expire = client.register_script(moves + load_transport_script("expire"))
+        self._unregister = client.register_script(load_transport_script("unregister"))
         self._renew = client.register_script(load_transport_script("renew"))
 
     def build_fetch_command(
@@ -124,10 +125,8 @@ class TransportCommands:
         return leased if isinstance(leased, bytes) else None
 
     def unregister(self) -> None:
-        """Delete the consumer's heartbeat. The deliveries that it still leases stay until it is registered again."""
-        if not self.client.exists(self._keys.consumer(self._consumer)):
-            self.client.zrem(self._keys.consumers, self._consumer)
-            self.client.delete(self._keys.consumer_slots(self._consumer))
+        """Forget the consumer if it leases nothing; otherwise others return its deliveries once it is silent."""
+        self._unregister(args=[self._keys.prefix, self._consumer])
 
     def uptime_s(self) -> int:
         """Return for how long the server has run."""

@@ -64,6 +64,7 @@ class Leases(ClientChannel):
     ending_tags: Callable[[], list[str]]
     forget_leases: Callable[[Collection[str]], None]
     is_known: Callable[[str], bool]
+    give_back_again: Callable[[], None]
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._contact_at = self._connected_since = float("-inf")
@@ -79,6 +80,7 @@ class Leases(ClientChannel):
 
         Any thread may call it.
         """
+        self.give_back_again()
         began_at = lease_clock()
         known = self.leased_tags()
         renewal = self._commands.renew(self.consumer_timeout)

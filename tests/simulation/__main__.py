@@ -15,10 +15,13 @@ def main(arguments: list[str]) -> int:
         run = simulate(first)
         sys.stdout.write("\n".join([*run.trace, str(run), ""]))
         return int(bool(run.broken))
-    began = time.monotonic()
-    broke = [run for run in map(simulate, range(first, last + 1)) if run.broken]
-    sys.stdout.write("".join(f"{run}\n" for run in broke))
-    sys.stdout.write(f"{last - first + 1} seeds in {time.monotonic() - began:.1f} s, {len(broke)} broke a promise\n")
+    began, broke = time.perf_counter(), 0
+    for seed in range(first, last + 1):
+        run = simulate(seed)
+        if run.broken:
+            broke += 1
+            print(run, flush=True)
+    print(f"{last - first + 1} seeds in {time.perf_counter() - began:.1f} s, {broke} broke a promise")
     return int(bool(broke))
 
 

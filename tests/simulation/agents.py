@@ -2,48 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 from petiole.events import Event, MessageEvent, TextMessageEvent
 from petiole.events.errors import ToolFailed
 from petiole.tasks import Agent
 
-FLAKY_SHARE = 0.3
-"""Of how many events `picky`'s first run fails, and another would not."""
+plain, ordered, picky, talker, silent, deadly = map(Agent, ("plain", "ordered", "picky", "talker", "silent", "deadly"))
+narrow = Agent("narrow", capacity=2, overflow="drop_oldest")
 
-plain, ordered, picky, talker, silent = (Agent(name) for name in ("plain", "ordered", "picky", "talker", "silent"))
 
-FAILS = "fail"
-"""A text that holds this word is what `picky` and `ordered` cannot handle."""
+@dataclass
+class Stage:
+    """What handlers do beside saying something; a run of a seed sets it."""
 
-failed: set[str] = set()
-"""Events whose first run has failed as it was told to. A run of a seed empties it."""
+    begin: Callable[[Event], None] = lambda _: None
+    crash: Callable[[Event], None] = lambda _: None
+    runs: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """How often a handler ran for an event, by text and handler."""
 
-began: list[tuple[str, str]] = []
-"""Runs of the ordered handler: stream and event, in the order in which they began. A run of a seed empties it."""
+
+stage = Stage()
 
 
 @plain.on("input.*")
 def note(event: TextMessageEvent) -> Event:
     """Say one thing."""
+    stage.begin(event)
     return _said(event, "message.noted")
 
 
 @ordered.on("input.*", ordered=True)
 def tell(event: TextMessageEvent) -> Event:
-    """Say one thing, in the order of the stream."""
-    began.append((event.stream_id, event.event_id))
-    _refuse(event, "tell")
+    """Say one thing, in the order of the stream, or fail."""
+    stage.begin(event)
+    _fail(event, "tell")
     return _said(event, "message.told")
 
 
 @picky.on("input.*")
 def judge(event: TextMessageEvent) -> Event:
     """Say one thing, or fail."""
-    _refuse(event, "judge")
-    if "flaky" in event.content.text and event.event_id not in failed:
-        failed.add(event.event_id)
-        raise ToolFailed("judge", "it was told to, once")
+    stage.begin(event)
+    _fail(event, "judge")
     return _said(event, "message.judged")
 
 
@@ -51,28 +54,56 @@ def judge(event: TextMessageEvent) -> Event:
 def repeat(event: Event) -> Iterator[Event]:
     """Say two things."""
     yield _said(event, "message.first")
+    stage.begin(event)
     yield _said(event, "message.second")
 
 
 @silent.on("message.noted")
 def hear(event: Event) -> None:
     """Say nothing, of what another agent said."""
+    stage.begin(event)
 
 
-AGENTS = (plain, ordered, picky, talker, silent)
+@narrow.on("message.judged")
+def squeeze(event: Event) -> Event:
+    """Say one thing, of those that its queue had room for."""
+    stage.begin(event)
+    return _said(event, "message.squeezed")
 
-SAYS = {"plain.note": 1, "ordered.tell": 1, "picky.judge": 1, "talker.repeat": 2, "silent.hear": 0}
+
+@deadly.on("input.*")
+def kill(event: TextMessageEvent) -> Event:
+    """Say one thing, or crash the process."""
+    stage.begin(event)
+    if "kill" in event.content.text:
+        stage.crash(event)
+    return _said(event, "message.survived")
+
+
+AGENTS = (plain, ordered, picky, talker, silent, narrow, deadly)
+
+SAYS = {
+    "plain.note": 1,
+    "ordered.tell": 1,
+    "picky.judge": 1,
+    "talker.repeat": 2,
+    "silent.hear": 0,
+    "narrow.squeeze": 1,
+    "deadly.kill": 1,
+}
 """How many events each subscription answers one with."""
 
 
-def is_refused(text: str, subscription: str) -> bool:
-    """Tell whether a subscription fails at a text."""
-    return f"{FAILS} {subscription.partition('.')[2]}" in text
-
-
-def _refuse(event: TextMessageEvent, function: str) -> None:
-    if is_refused(event.content.text, f".{function}"):
-        raise ToolFailed(function, "it was told to")
+def _fail(event: TextMessageEvent, function: str) -> None:
+    """Fail as the event's text says: `judge:permanent:2` fails for good in the first two runs."""
+    for word in event.content.text.split():
+        name, _, rest = word.partition(":")
+        if name != function:
+            continue
+        kind, _, count = rest.partition(":")
+        stage.runs[event.event_id, function] += 1
+        if stage.runs[event.event_id, function] <= int(count):
+            raise ToolFailed(function, "it was told to") if kind == "permanent" else OSError("it was told to")
 
 
 def _said(event: Event, topic: str) -> Event:

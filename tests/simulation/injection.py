@@ -5,7 +5,7 @@
     lost after      it ended on the way back: all was done, and the caller does not know
     late            the same, but the caller's patience ended: executed, and the caller saw a timeout
     half            of a pipeline that is no transaction, a part was done
-    full            the server has no memory left for a command that writes
+    full            the server has no memory left for a command that writes before it removes
     dies before     the process that calls ends there, before the command or after it; nothing of it unwinds but a
     dies after      BaseException, which no code of ours may stop
 
@@ -18,23 +18,22 @@ import hashlib
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
-from typing import Any, TypeVar
+from functools import cache
+from importlib import resources
+from typing import Any, ClassVar, TypeVar
 
 import fakeredis
 import redis
 
-from tests.simulation.turns import Turns
+from petiole.tasks.stores import scripts
+from petiole.tasks.transport.scripts import load_transport_script
+from tests.simulation.turns import ProcessDied, Turns
 
 Answer = TypeVar("Answer")
 
 ERRORS = ("refused", "lost before", "lost after", "late", "full")
 DEATHS = ("dies before", "dies after")
-WRITES = ("script", "pipeline", "SET", "HSET", "HINCRBY", "ZADD", "put")
-
-
-class ProcessDied(BaseException):
-    """The process of an actor ended. No `except Exception` stops it."""
+FILLS = ("script publish", "script begin_delivery", "script send_due", "script start_replay", "script renew", "put")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +48,20 @@ class Weather:
     def of(cls, rng: random.Random) -> Weather:
         """Choose one for a run."""
         return cls(
-            errors=rng.choice([0.0, 0.02, 0.1, 0.2]), deaths=rng.choice([0.0, 0.02, 0.1]), points=rng.choice([0.3, 1.0])
+            errors=rng.choice([0.0, 0.02, 0.1, 0.2]),
+            deaths=rng.choice([0.0, 0.002, 0.01]),
+            points=rng.choice([0.3, 1.0]),
         )
 
 
 class Injector:
     """What goes wrong, and the trace of it."""
 
-    def __init__(self, rng: random.Random, turns: Turns, note: Callable[[str], None]) -> None:
-        self._rng = rng
+    def __init__(self, rng: random.Random, turns: Turns, note: Callable[[str], None], die: Callable[[], None]) -> None:
+        self.rng = rng
         self._turns = turns
         self._note = note
+        self._die = die
         self._weather = Weather.of(rng)
         self._may_fail: dict[str, bool] = {}
         self.is_on = True
@@ -76,28 +78,24 @@ class Injector:
         if fault in {"", "lost after", "late", "dies after"}:
             answer = act()
             if not fault:
+                self._turns.pass_on()
                 return answer
+        if fault in DEATHS:
+            self._die()
         raise _error(fault)
-
-    def dies(self, where: str) -> None:
-        """End the process here, if it is to end here."""
-        if self.is_on and self._turns.current is not None and self._rng.random() < self._weather.deaths:
-            self._note(f"{where}: dies")
-            raise ProcessDied
 
     def _choose(self, name: str, *, may_be_half: bool) -> str:
         if not self.is_on:
             return ""
         if name not in self._may_fail:
-            self._may_fail[name] = self._rng.random() < self._weather.points
-        chance = self._rng.random()
+            self._may_fail[name] = self.rng.random() < self._weather.points
+        chance = self.rng.random()
         if not self._may_fail[name] or chance >= self._weather.errors + self._weather.deaths:
             return ""
         if chance >= self._weather.errors:
-            return self._rng.choice(DEATHS)
-        writes = name.startswith(WRITES)
-        kinds = [kind for kind in ERRORS if kind != "full" or writes]
-        return self._rng.choice([*kinds, "half"] if may_be_half else kinds)
+            return self.rng.choice(DEATHS)
+        kinds = [kind for kind in ERRORS if kind != "full" or name in FILLS]
+        return self.rng.choice([*kinds, "half"] if may_be_half else kinds)
 
 
 def _error(fault: str) -> BaseException:
@@ -114,30 +112,61 @@ def _error(fault: str) -> BaseException:
 
 
 class FaultyRedis(fakeredis.FakeRedis):
-    """A client whose calls go through an injector."""
+    """A client whose calls go through an injector. `observe` sees each that was executed, with its answer."""
 
     injector: Injector
+    observe: Callable[[str, Sequence[Any], Any], None]
+    connections: Callable[[], list[dict[str, str]]]
+    scripts: ClassVar[dict[str, tuple[str, str]]] = {}
+    """Name and text of each script, by the digest that Redis calls it by."""
+
+    def register_script(self, script: Any) -> Any:
+        """Register a script, and remember its name."""
+        self.name_script(script)
+        return super().register_script(script)
+
+    @classmethod
+    def name_script(cls, text: str) -> None:
+        """Remember the name of a script: that of its last file."""
+        files = files_of_scripts()
+        name = max((name for name in files if text.endswith(files[name])), key=lambda name: len(files[name]))
+        cls.scripts[hashlib.sha1(text.encode()).hexdigest()] = (name, text)  # noqa: S324 - Redis's
+
+    def client_list(self, *_: object, **__: object) -> Any:
+        """List the connections of the processes that live."""
+        return self.injector.call("CLIENT LIST", self.connections)
+
+    def info(self, *_: object, **__: object) -> Any:
+        """Tell that the server has run for long."""
+        return self.injector.call("INFO", lambda: {"uptime_in_seconds": 1_000})
 
     def execute_command(self, *words: Any, **options: Any) -> Any:
         """Run a command, or let it go wrong."""
-        return self.injector.call(_name(words), lambda: super(FaultyRedis, self).execute_command(*words, **options))
+        name = name_of(words)
+        return self.injector.call(name, lambda: self.execute_now(name, *words, **options))
+
+    def execute_now(self, name: str, *words: Any, **options: Any) -> Any:
+        """Run a command past all faults."""
+        answer = super().execute_command(*words, **options)
+        self.observe(name, words, answer)
+        return answer
 
     def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Any:
         """Make a pipeline that goes wrong as a whole, or in its middle where it is no transaction."""
         made = FaultyPipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
-        made.injector = self.injector
+        made.owner = self
         return made
 
 
 class FaultyPipeline(redis.client.Pipeline):
     """A pipeline whose execution goes through an injector."""
 
-    injector: Injector
+    owner: FaultyRedis
 
     def execute(self, raise_on_error: bool = True) -> list[Any]:
         """Run the commands, or let them go wrong."""
         commands: Sequence[Any] = list(self.command_stack)
-        name = "pipeline " + " ".join(dict.fromkeys(str(command[0][0]) for command in commands))
+        name = "pipeline " + " ".join(dict.fromkeys(name_of(command[0]) for command in commands))
 
         def act() -> list[Any]:
             return super(FaultyPipeline, self).execute(raise_on_error)
@@ -147,30 +176,39 @@ class FaultyPipeline(redis.client.Pipeline):
             act()
 
         try:
-            return self.injector.call(name, act, half=None if self.is_transaction else half)
+            answer = self.owner.injector.call(name, act, half=None if self.is_transaction else half)
         finally:
             self.reset()
+            self.owner.observe(name, (), None)
+        return answer
 
     @property
     def is_transaction(self) -> bool:
         """Tell whether all commands are run or none."""
-        return bool(self.transaction)
+        return bool(vars(self)["transaction"])
 
 
-def _name(words: Sequence[Any]) -> str:
-    command = str(words[0])
-    return f"script {_scripts().get(str(words[1]), words[1])}" if command == "EVALSHA" else command
+@cache
+def files_of_scripts() -> dict[str, str]:
+    loaders = {"stores": scripts.load_script, "transport": load_transport_script}
+    return {
+        each.name.removesuffix(".lua"): load(each.name.removesuffix(".lua"))
+        for package, load in loaders.items()
+        for each in resources.files(f"petiole.tasks.{package}.scripts").iterdir()
+        if each.name.endswith(".lua")
+    }
 
 
-_known: dict[str, str] = {}
+def name_of(words: Sequence[Any]) -> str:
+    """Name a command. A commit is a publish where it ends no delivery that is leased."""
+    command, *arguments = (word.decode() if isinstance(word, bytes) else str(word) for word in words[:2])
+    if command == "EVAL":
+        arguments = [hashlib.sha1(arguments[0].encode()).hexdigest()]  # noqa: S324 - Redis's
+    elif command != "EVALSHA":
+        return command
+    name, _ = FaultyRedis.scripts[arguments[0]]
+    return "script publish" if name == "commit" and not words[CONSUMER] else f"script {name}"
 
 
-def _scripts() -> dict[str, str]:
-    """Name our scripts by the digests that Redis calls them by."""
-    if not _known:
-        folder = files("petiole.tasks.stores.scripts")
-        texts = {each.name: each.read_text() for each in folder.iterdir() if each.name.endswith(".lua")}
-        for name, text in texts.items():
-            for before in ("", texts["append_to_history.lua"]):
-                _known[hashlib.sha1((before + text).encode()).hexdigest()] = name.removesuffix(".lua")  # noqa: S324 - Redis's
-    return _known
+OUTCOME, DELIVERY, CONSUMER, TAG = 13, 14, 15, 16
+"""Places of a commit's arguments in its command."""

@@ -1,92 +1,100 @@
-"""The machine: what all seeds of a process share, because making it takes longer than a run: bus, server, client.
-
-There are two: one whose broker is the Redis of the state store, so that publication is one step; one where it is not.
-"""
+"""The machine: what all seeds of a process share, because making it takes longer than a run: bus, server, clients."""
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any
 
 import fakeredis
 from celery import Celery
+from kombu import pools
+from kombu.transport import TRANSPORT_ALIASES
 from redis import Redis
 
 from petiole.tasks import EventBus
-from petiole.tasks.broker.topology import PUBLISH_QUEUE
+from petiole.tasks.broker.topology import PUBLISH_TASK
 from petiole.tasks.routing.table import RoutingTable
 from petiole.tasks.settings import Settings
-from petiole.tasks.settlement import settlement
+from petiole.tasks.stores import Stores
+from petiole.tasks.stores.scripts import Script
+from petiole.tasks.transport.commands import TransportCommands
 from tests.simulation.agents import AGENTS
-from tests.simulation.broker import Broker, sending_transport
-from tests.simulation.injection import FaultyRedis, Injector
+from tests.simulation.channel import SimulatedTransport
+from tests.simulation.injection import FaultyRedis
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
 
 FORGETS_SCRIPTS = 0.1
 """In how many runs the server knows no script at their beginning, as after a restart."""
 
+MAX_CRASHES = 3
+"""How many processes a delivery may crash before it is poison."""
 
-class SimulatedApp(EventBus):
-    """A bus whose broker is said to be, or not to be, the Redis of the state store."""
 
-    is_one: bool
+class SimulatedBus(EventBus):
+    """A bus whose broker is the Redis of the state store."""
 
-    @property
-    def publishes_atomically(self) -> bool:
-        return self.is_one
+    publishes_atomically = True
+    driver = "redis"
 
-    @property
-    def driver(self) -> str:
-        return "redis" if self.is_one else "memory"
-
-    def forget_routing(self) -> None:
-        """Know no subscription, as a new process."""
+    def forget(self) -> None:
+        """Know nothing, as a new process: no subscription, no state of the system, no connection of publishers."""
         self._routing = RoutingTable([], version=-1)
+        vars(self.app.tasks[PUBLISH_TASK]).pop("_state_checked_at", None)
+        pools.reset()
+        app: Any = self.app
+        app.amqp._producer_pool = app._pool = None
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A server, a bus that uses it through faults, and a client past all faults."""
+    """A server, a bus and a channel's client that use it through faults, and a client past all faults."""
 
-    bus: SimulatedApp
-    state: FaultyRedis
+    server: fakeredis.FakeServer
+    bus: SimulatedBus
+    clients: tuple[FaultyRedis, FaultyRedis]
     client: Redis
-    broker: Broker
 
-    def begin(self, rng: random.Random, injector: Injector) -> None:
+    def begin(self, world: World) -> None:
         """Begin a run, with nothing left of the one before."""
-        self.state.injector = injector
+        for client in self.clients:
+            client.injector, client.observe, client.connections = world.injector, world.observe, world.connections
         self.client.flushall()
-        self.bus.forget_routing()
-        self.broker.begin(rng, injector)
-        if rng.random() < FORGETS_SCRIPTS:
-            self.client.script_flush()
-        else:
-            for text in _scripts():
+        self.client.script_flush()
+        self.bus.forget()
+        if world.rng.random() >= FORGETS_SCRIPTS:
+            for _, text in FaultyRedis.scripts.values():
                 self.client.script_load(text)
 
 
 @cache
-def machine_of(*, is_one_step: bool) -> Machine:
-    """Return the machine of that kind."""
+def machine() -> Machine:
+    """Return the machine of this process."""
     server = fakeredis.FakeServer()
-    client = fakeredis.FakeRedis(server=server, decode_responses=True)
     state = FaultyRedis(server=server, decode_responses=True)
-    transport = sending_transport(state)
-    # Processes die at every tenth call here: what is poison elsewhere is the weather.
-    settlement.REQUEUE_PAUSE_S = 0.0
-    bus = SimulatedApp(Celery("simulation", set_as_current=False), settings=Settings(max_delivery_crashes=1_000_000))
+    transport = FaultyRedis(server=server)
+    settings = Settings(max_delivery_crashes=MAX_CRASHES)
+    bus = SimulatedBus(Celery("simulation", set_as_current=False), settings=settings)
     bus._state = state
-    bus.is_one = is_one_step
-    bus.app.conf.update(broker_url="memory://", broker_transport=transport, result_backend="cache+memory://")
+    TRANSPORT_ALIASES["simulated"] = f"{SimulatedTransport.__module__}:{SimulatedTransport.__qualname__}"
+    bus.app.conf.update(broker_url="simulated://server", result_backend="cache+memory://")
+    bus.app.conf.broker_transport_options = {
+        "clients": (transport, fakeredis.FakeRedis(server=server)),
+        "state_prefix": settings.key_prefix,
+    }
     bus.include(*AGENTS)
-    queues = [PUBLISH_QUEUE, *(agent.name for agent in AGENTS)]
-    return Machine(bus, state, client, Broker(server, client, transport, queues))
+    bus.app.finalize()
+    _open_all(bus)
+    TransportCommands(transport, settings.key_prefix, "", ())
+    return Machine(server, bus, (state, transport), fakeredis.FakeRedis(server=server, decode_responses=True))
 
 
-@cache
-def _scripts() -> tuple[str, ...]:
-    folder = files("petiole.tasks.stores.scripts")
-    texts = {each.name: each.read_text() for each in folder.iterdir() if each.name.endswith(".lua")}
-    return (*texts.values(), *(texts["append_to_history.lua"] + text for text in texts.values()))
+def _open_all(bus: EventBus) -> None:
+    """Open all stores: a seed does not depend on what earlier ones have used. Names their scripts."""
+    names = [name for name, member in vars(Stores).items() if isinstance(member, cached_property)]
+    for store in [getattr(bus.stores, name) for name in names]:
+        for script in vars(store).values() if hasattr(store, "__dict__") else ():
+            if isinstance(script, Script):
+                FaultyRedis.name_script(script._text)

@@ -1,28 +1,29 @@
-"""Promises: what must hold at the end of every run, whatever went wrong in it.
+"""Promises: what must hold at the end of every run, whatever went wrong in it. What holds after every step: census.py.
 
-    told once       every event that was acknowledged to its publisher stands in the history once, and no event twice
-    answered once   every delivery was handled, and said all that its handler says; or it failed as its handler was
-                    told to, or was poison, is one dead letter, and the error channel was told once
-    in order        of a stream, the ordered handler began and told its events in the order of their publication
-    at rest         no queue, no mailbox holds anything
-
-What a publisher that died left behind is whole or not there where publication is one step; step by step it may stop
-half-way, which docs/guarantees.md says: such an event is not held against its deliveries.
+told once       every event that was acknowledged to its publisher stands in the history once, and no event twice
+answered once   every delivery ended once: it was handled, and said all that its handler says; or it failed as its
+                handler was told to, or was poison, is one dead letter, and the error channel was told once; or its
+                queue had no room, and its drop is counted
+poison          only deliveries that ran while their processes were lost are poison, and those that crash every
+                process run no more often than is configured
+letters         the state of each dead letter is the outcome of its last delivery
+in order        of a stream, the ordered handler began and told its events in the order of their publication
+nothing left    of consumers, references and message groups nothing is left
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-from petiole.events import Event
-from petiole.events.ids import emitted_event_id
-from tests.simulation.agents import SAYS, began, is_refused
+from petiole.events.ids import delivery_ids, emitted_event_id, letter_delivery_id, replayed_delivery_id
+from petiole.tasks.stores.dead_letters import DeadLetterRecord
+from tests.simulation.agents import SAYS, stage
+from tests.simulation.machine import MAX_CRASHES
 from tests.simulation.world import World
 
-POISONOUS = 3
-"""How often a delivery has to be taken before it may be given up as poison."""
+DROPS = {"narrow.squeeze"}
+"""Subscriptions whose queue drops the oldest delivery when it is full."""
 
 
 class Reading:
@@ -30,44 +31,30 @@ class Reading:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        bus = world.bus
-        self.documents = [dict(each.document) for each in bus.stores.history.read_after(count=100_000)]
-        self.events: list[Event] = [bus.event_registry.parse(each) for each in self.documents]
+        self.events = world.events
         self.copies = Counter(each.event_id for each in self.events)
         self.place = {each.event_id: number for number, each in enumerate(self.events)}
-        letters = bus.stores.dead_letters.all()
-        self.letters = Counter(letter.delivery_id for letter in letters)
-        self.causes = {letter.delivery_id: f"{letter.cause}: {letter.error}" for letter in letters}
-        marks = bus.settings.key_prefix + ":inbox:"
-        self.marked = {str(key).removeprefix(marks) for key in world.client.keys(f"{marks}*")}
-        table = bus.routing()
+        self.letters = {record.letter.id: record for record in world.bus.stores.dead_letters.iterate()}
+        table = world.bus.routing()
         self.deliveries = [
             (event, route.subscription.name, route.delivery_id)
             for event in self.events
             for route in table.routes(event)
         ]
 
-    def is_half_published(self, event: Event) -> bool:
-        """Tell whether an event may lack deliveries: its publisher died, and publication is not one step."""
-        return not self.world.is_one_step and event.event_id in self.world.tally.abandoned
+    def said(self, delivery: str, subscription: str) -> list[int]:
+        """List the numbers of the events that a delivery said."""
+        return [number for number in range(SAYS[subscription]) if emitted_event_id(delivery, number) in self.copies]
 
-    def is_poison(self, delivery: str) -> bool:
-        """Tell whether a delivery was buried because its workers kept dying."""
-        return self.causes.get(delivery, "").startswith("poison") and self.world.tally.taken[delivery] >= POISONOUS
-
-    def is_flaky(self, event: Event, subscription: str) -> bool:
-        """Tell whether the handler was told to fail at its first run alone: a letter is as good as an answer."""
-        return subscription == "picky.judge" and "flaky" in str(getattr(event.content, "text", ""))
-
-    def was_refused(self, event: Event, subscription: str) -> bool:
-        """Tell whether the handler was told to fail."""
-        return is_refused(str(getattr(event.content, "text", "")), subscription)
+    def replays(self, record: DeadLetterRecord) -> list[str]:
+        """List the ids of a letter's replays."""
+        return [letter_delivery_id(record.letter.id, number) for number in range(1, record.replays + 1)]
 
 
 def broken(world: World) -> list[str]:
     """List the promises that a run broke."""
     reading = Reading(world)
-    checks = (_told_once, _answered_once, _in_order, _at_rest)
+    checks = (_told_once, _ended_once, _answered_once, _replayed_once, _poison, _letters, _in_order, _nothing_left)
     return [f"{check.__name__.removeprefix('_')}: {each}" for check in checks for each in check(reading)]
 
 
@@ -80,39 +67,76 @@ def _told_once(reading: Reading) -> Iterator[str]:
             yield f"event {event_id} was acknowledged to its publisher, and is lost"
 
 
+def _ended_once(reading: Reading) -> Iterator[str]:
+    for delivery, ends in reading.world.ends.items():
+        if len(ends) > 1:
+            yield f"delivery {delivery} ended {len(ends)} times: {ends}"
+
+
 def _answered_once(reading: Reading) -> Iterator[str]:
     known = {delivery for _, _, delivery in reading.deliveries}
-    for stray in set(reading.letters) - known:
-        yield f"a dead letter of no delivery: {stray}, {reading.causes[stray]}"
+    known |= {delivery for record in reading.letters.values() for delivery in reading.replays(record)}
+    missing: Counter[str] = Counter()
     for event, subscription, delivery in reading.deliveries:
         what = f"{subscription} of {event.event_id} ({event.event_type}), delivery {delivery}"
-        said = [number for number in range(SAYS[subscription]) if emitted_event_id(delivery, number) in reading.copies]
+        said, record = reading.said(delivery, subscription), reading.letters.get(delivery)
         told = reading.copies[emitted_event_id(delivery, -1)]
-        letters = reading.letters[delivery]
-        if reading.is_half_published(event) and not said and not letters:
+        if record is not None and (told, said) == (1, []):
             continue
-        if reading.is_poison(delivery) and (letters, told, said) == (1, 1, []):
+        is_whole = len(said) == SAYS[subscription] and bool(said or reading.world.done[delivery])
+        if record is None and told == 0 and is_whole:
             continue
-        if reading.is_flaky(event, subscription) and (letters, told, said) == (1, 1, []):
+        if record is None and told == 0 and not said and subscription in DROPS:
+            missing[subscription] += 1
             continue
-        if reading.was_refused(event, subscription):
-            if (letters, told, said) != (1, 1, []):
-                yield f"{what}: failed; {letters} dead letters, told {told} times, said {said}"
-        elif (letters, told, len(said)) != (0, 0, SAYS[subscription]):
-            cause = reading.causes.get(delivery, "none")
-            yield f"{what}: said {said} of {SAYS[subscription]}; dead letter: {cause}; told {told} times"
-        elif delivery not in reading.marked:
-            yield f"{what}: not marked as handled"
+        yield f"{what}: said {said} of {SAYS[subscription]}; dead letter: {record}; told {told} times"
+    dropped = int(reading.world.bus.stores.counters.all().get("dropped_oldest:narrow", 0))
+    if missing.total() != dropped:
+        yield f"{missing.total()} deliveries are missing, {dropped} were dropped"
+
+
+def _replayed_once(reading: Reading) -> Iterator[str]:
+    inputs = [event.event_id for event in reading.events if event.event_type.startswith("input.")]
+    for replay_id, sent in reading.world.sent.items():
+        deliveries = [replayed_delivery_id(event_id, "plain.note", replay_id) for event_id in inputs]
+        answered = [each for each in deliveries if reading.said(each, "plain.note") or each in reading.letters]
+        if len(answered) < sent:
+            yield f"replay {replay_id} sent {sent}, of which {len(answered)} were answered"
+
+
+def _poison(reading: Reading) -> Iterator[str]:
+    for record in reading.letters.values():
+        letter = record.letter
+        last = reading.replays(record)[-1:] or [letter.delivery_id]
+        losses = max(reading.world.losses[delivery] for delivery in [letter.delivery_id, *last])
+        if letter.cause == "poison" and losses < MAX_CRASHES:
+            yield f"{letter.subscription} {letter.id} is poison, and ran {losses} times while its process was lost"
+    for (delivery, what), count in stage.runs.items():
+        if what == "crash" and count > MAX_CRASHES + 1:
+            yield f"delivery {delivery} crashed {count} processes"
+
+
+def _letters(reading: Reading) -> Iterator[str]:
+    for letter_id, record in reading.letters.items():
+        deliveries = [record.letter.delivery_id, *reading.replays(record)]
+        if record.state == "replaying":
+            yield f"letter {letter_id} is being replayed for ever"
+        (outcome, *_), *_ = reading.world.ends.get(deliveries[-1], [("nothing", "", "")])
+        expected = {"handled": "resolved", "dead_lettered": "failed_again" if record.replays else "pending"}
+        if record.state != expected.get(outcome):
+            yield f"letter {letter_id} is {record.state} after {record.replays} replays; the last ended {outcome}"
 
 
 def _in_order(reading: Reading) -> Iterator[str]:
-    if not reading.world.is_one_step:
-        return
-    told = [event for event in reading.events if event.event_type == "message.told"]
-    yield from _late(reading, "told", [(event.stream_id, str(event.causation_id)) for event in told])
-    # Where a hold is lost under a working worker, a run may begin late; what it says is dropped, and not told late.
-    if not reading.world.lost_holds:
-        yield from _late(reading, "begun", began)
+    first = {delivery_ids(event.event_id, ["ordered.tell"])[0]: event for event in reading.events}
+    told = [
+        (cause.stream_id, cause.event_id)
+        for event in reading.events
+        for delivery, cause in first.items()
+        if event.event_id == emitted_event_id(delivery, 0)
+    ]
+    yield from _late(reading, "told", told)
+    yield from _late(reading, "begun", reading.world.began)
 
 
 def _late(reading: Reading, what: str, steps: Sequence[tuple[str, str]]) -> Iterator[str]:
@@ -124,13 +148,9 @@ def _late(reading: Reading, what: str, steps: Sequence[tuple[str, str]]) -> Iter
         last[stream] = max(place, last.get(stream, -1))
 
 
-def _at_rest(reading: Reading) -> Iterator[str]:
+def _nothing_left(reading: Reading) -> Iterator[str]:
     world = reading.world
-    if not world.broker.is_empty():
-        yield "the queues are not empty"
-    prefix = world.bus.settings.key_prefix
-    counts: Any = world.client.hgetall(f"{prefix}:message_groups")
-    yield from (f"{queue!r} counts {count!r} in mailboxes" for queue, count in counts.items() if count != "0")
-    yield from (
-        f"left behind: {key!r}" for key in world.client.scan_iter(match=f"{prefix}:message_groups:*", count=10_000)
-    )
+    for kind in ("consumers", "consumers:*", "history:references", "history:kept", "message_groups:*", "attempts:*"):
+        yield from (
+            f"left behind: {name}" for name in world.client.scan_iter(world.keys.prefix + f":{kind}", count=10_000)
+        )

@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Sequence
+import random
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from unittest.mock import patch
 
 import time_machine
+from kombu.utils import functional
 
+from petiole.tasks.consuming import consumer
+from petiole.tasks.stores.scripts import Script
+from petiole.tasks.transport import channel, consumer_id, leases, transport
 from tests.simulation.promises import broken
-from tests.simulation.world import NeverAtRest, Tally, World
+from tests.simulation.worker import Jobs
+from tests.simulation.world import Broken, Tally, World
 
 BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class NoThread:
+    """Takes the place of the thread that sends acknowledgements: the event loop of a simulated worker does."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def notify(self) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +44,6 @@ class Run:
     """What became of a seed."""
 
     seed: int
-    is_one_step: bool
     tally: Tally
     trace: Sequence[str]
     broken: Sequence[str]
@@ -34,18 +57,52 @@ def simulate(seed: int) -> Run:
     """Run a seed to its end; the same seed gives the same run."""
     # Whoever meets a fault logs it; the trace has them all.
     logging.disable(logging.CRITICAL)
+    random.seed(seed)
     try:
         with time_machine.travel(BEGINNING, tick=False) as clock:
             world = World(seed, clock)
-            found = _run(world)
+            with _one_clock(world):
+                found = _run(world)
     finally:
         logging.disable(logging.NOTSET)
-    return Run(seed, world.is_one_step, world.tally, world.trace, found)
+    return Run(seed, world.tally, world.trace, found)
 
 
 def _run(world: World) -> list[str]:
     try:
         world.run()
-    except NeverAtRest as endless:
-        return [str(endless)]
+    except Broken as error:
+        return [str(error)]
     return broken(world)
+
+
+@contextmanager
+def _one_clock(world: World) -> Iterator[None]:
+    """Let all clocks be the one that jumps, sleep in it, and tell processes apart by the actor whose turn it is."""
+    sleep = time.sleep
+
+    def sleep_a_turn(seconds: float) -> None:
+        is_actor = threading.current_thread().name == world.turns.current
+        world.turns.pass_on(seconds) if is_actor else sleep(seconds)
+
+    with ExitStack() as stack:
+        for owner, name, value in (
+            (time, "sleep", sleep_a_turn),
+            (time, "monotonic", time.time),
+            (functional, "sleep", sleep_a_turn),
+            (transport, "sleep", sleep_a_turn),
+            (transport, "monotonic", time.time),
+            (leases, "_CLOCK", time.CLOCK_REALTIME),
+            (leases, "monotonic", time.time),
+            (channel, "monotonic", time.time),
+            (channel, "AckSender", NoThread),
+            (Script, "_execute", lambda script, *words: script._client.execute_command(*words)),
+            (world.bus.instrumentation, "emit", world.listen),
+            (world.bus.instrumentation, "wants", lambda _: True),
+            (consumer_id, "current_process_id", world.process_name),
+            (consumer_id, "_numbers", itertools.count(1)),
+            (consumer, "JobQueue", Jobs),
+            (consumer, "_running_tags", lambda simulated: simulated.running_tags()),
+        ):
+            stack.enter_context(patch.object(owner, name, value))
+        yield

@@ -1,61 +1,61 @@
-"""The world of one seed: publishers and workers over one fake server, with a clock that jumps and calls that fail.
+"""The world of one seed: publishers, operators and workers over one fake server, with a clock that jumps and faults.
 
-The stations and stores are the true ones: `publish`, `publish.delay`, the delivery's task, every store and every Lua
-script. What is simulated is below and around them: server, broker, time, processes, and who is next.
+Stages, stores, transport and every Lua script are the true ones. What is simulated is below and around them: server,
+connections, time, processes, Celery's worker, and who is next.
 """
 
 from __future__ import annotations
 
+import json
 import random
+import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from functools import partial
 from typing import Any
 
 import time_machine
-from celery.exceptions import Reject
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
-from petiole.events import TextContent, TextMessageEvent
-from petiole.events.errors import BrokerUnavailable, StateStoreUnavailable
-from petiole.tasks import EventBus
-from petiole.tasks.broker.topology import PUBLISH_TASK
-from petiole.tasks.publishing.delayed import send_due
-from tests.simulation.agents import AGENTS, FLAKY_SHARE, began, failed
-from tests.simulation.broker import Message
-from tests.simulation.injection import Injector, ProcessDied
-from tests.simulation.machine import machine_of
-from tests.simulation.turns import Turns
+from petiole.events import Event, TextContent, TextMessageEvent
+from petiole.events.errors import BrokerUnavailable, QueueFull, StateStoreUnavailable
+from petiole.tasks.broker.topology import PUBLISH_QUEUE, PUBLISH_TASK
+from petiole.tasks.dead_letters.replay import replay
+from petiole.tasks.dead_letters.selection import DeadLetterQuery
+from petiole.tasks.instrumentation import DeliveryFinished, Record
+from petiole.tasks.operations.history_replay import replay_history
+from petiole.tasks.stores.keys import Keys
+from tests.simulation.agents import AGENTS, stage
+from tests.simulation.census import Census
+from tests.simulation.injection import CONSUMER, DELIVERY, OUTCOME, TAG, Injector
+from tests.simulation.machine import machine
+from tests.simulation.turns import ProcessDied, Turns
+from tests.simulation.worker import ChildDied, Running, Worker
 
-CALM_AFTER_STEPS = 1_500
-MOST_STEPS = 20_000
-PUBLISHERS, WORKERS = 2, 2
+PUBLISHERS, OPERATORS, WORKERS = 2, 2, 2
+CALM_AFTER_S, END_S = 40.0, 300.0
+OUTAGES = (BrokerUnavailable, StateStoreUnavailable, RedisError)
 
-MOVERS: list[Callable[[EventBus], object]] = [send_due]
-"""What a worker calls regularly beside its messages, such as the move of deliveries whose retry is due."""
+WORDS = ("kill", "tell:permanent:1", "tell:transient:2", "judge:permanent:2", "judge:permanent:9", "judge:transient:2")
+"""What the text of an event may tell handlers to do: see agents.py."""
 
 
-class NeverAtRest(AssertionError):  # noqa: N818 - as asserts name what does not hold
-    """The simulation did not come to its end."""
+class Broken(BaseException):
+    """A promise was broken in the middle of a run. No code of ours may catch it."""
 
 
 @dataclass
 class Tally:
     """What happened in a run."""
 
-    published: dict[str, TextMessageEvent] = field(default_factory=dict)
-    """Acknowledged to their publishers, by id."""
-    abandoned: dict[str, TextMessageEvent] = field(default_factory=dict)
-    """Of publishers that died: whether they were published, nobody was told."""
-    handled: int = 0
-    redelivered: int = 0
+    published: set[str] = field(default_factory=set)
+    """Ids of events that were acknowledged to their publishers."""
+    events: int = 0
+    calls: int = 0
+    """How many calls were executed at the server."""
     deaths: int = 0
-    taken: Counter[str] = field(default_factory=Counter)
-    """How often each delivery was taken from its queue."""
 
 
 class World:
@@ -66,138 +66,232 @@ class World:
         self.trace: list[str] = []
         self.tally = Tally()
         self.rng = random.Random(seed)
-        self.is_one_step = self.rng.random() < 0.75
-        self.lost_holds = self.rng.choice([0.0, 0.01])
-        """How often a message is given back whose worker still works."""
-        self._clock = clock
-        self._turns = Turns(self.rng)
-        self._steps = 0
-        self._publishing = PUBLISHERS
-        self.injector = Injector(self.rng, self._turns, self._note)
-        machine = machine_of(is_one_step=self.is_one_step)
-        self.bus, self.client, self.broker = machine.bus, machine.client, machine.broker
-        machine.begin(self.rng, self.injector)
+        self.turns = Turns(self.rng, clock)
+        self._began_at = time.time()
+        self.injector = Injector(self.rng, self.turns, self.note, self._die)
+        self._machine = machine()
+        self.bus = self._machine.bus
+        self.client: Any = self._machine.client
+        self.keys = Keys(self.bus.settings.key_prefix)
+        self.channel_clients = (self._machine.clients[1], self._machine.client)
+        self.queues = [PUBLISH_QUEUE, *(agent.name for agent in AGENTS)]
+        self.census = Census(self._machine.server, self.client, self.keys)
+        self.workers: list[Worker] = []
+        self._busy = PUBLISHERS + OPERATORS
+        self._may_list = self.rng.random() < 0.8
+        self._chaos = self.rng.choice([0.0, 0.02, 0.1])
+        self.events: list[Event] = []
+        """Every event, in the order of the history, which keeps few."""
+        self._last_entry = "0"
+        self.ends: dict[str, list[tuple[str, str, str]]] = {}
+        """Outcome, consumer and tag of each commit that ended a delivery, by delivery."""
+        self.done: Counter[str] = Counter()
+        """How often each delivery's task returned that it was handled."""
+        self.losses: Counter[str] = Counter()
+        """How often each delivery ran while its process was lost."""
+        self.began: list[tuple[str, str]] = []
+        """Runs of the ordered handler that held their lease: stream and event, in order."""
+        self.sent: dict[str, int] = {}
+        """How many deliveries each replay of the history sent at its last call."""
+        self._machine.begin(self)
 
     def run(self) -> None:
-        """Publish, deliver and fail until all is at rest. Raises NeverAtRest."""
-        began.clear()
-        failed.clear()
+        """Publish, deliver and fail until all is at rest. Raises Broken."""
+        stage.begin, stage.crash = self._begin, self._crash
+        stage.runs.clear()
         self.bus.stores.directory.register(each for agent in AGENTS for each in agent.subscriptions)
-        publishers = {f"publisher-{number}": partial(self._publish, number) for number in range(PUBLISHERS)}
-        workers = {f"worker-{number}": self._work for number in range(WORKERS)}
-        self._turns.run({**publishers, **workers})
+        for number in range(PUBLISHERS):
+            self.turns.start(f"publisher-{number}", partial(self._publish, number))
+        for number in range(OPERATORS):
+            self.turns.start(f"operator-{number}", self._operate)
+        for _ in range(WORKERS):
+            self._start_worker()
+        self.turns.start("supervisor", self._supervise)
+        self.turns.run()
+
+    def note(self, what: str) -> None:
+        """Add a line to the trace."""
+        shown = f"{time.time() - self._began_at:8.3f}  {self.turns.current or '-':12} {what}"
+        self.trace.append(f"{len(self.trace):5} {shown}")
+
+    def process_name(self) -> str:
+        """Name the process of the actor whose turn it is."""
+        return next((worker.name for worker in self.workers if worker.has(self.turns.current)), "client")
+
+    def connections(self) -> list[dict[str, str]]:
+        """List the connections of the processes that live. Raises ResponseError where nobody may ask."""
+        if not self._may_list:
+            raise ResponseError("this user has no permissions to run the 'client|list' command")
+        return [{"name": f"petiole-{worker.name}"} for worker in self.workers if worker.is_alive]
 
     # Publishers
 
     def _publish(self, number: int) -> None:
-        """Publish some events, each until it is acknowledged, unless the process dies."""
-        for place in range(self.rng.randint(1, 2)):
+        """Publish some events, each until it is acknowledged, unless the process dies; some are published again."""
+        for place in range(self.rng.randint(1, 3)):
             event = self._an_event(number, place)
             try:
-                self._publish_until_acknowledged(event)
+                for _ in range(self.rng.choice([1, 1, 2])):
+                    self._publish_until_acknowledged(event)
+                    self.tally.published.add(event.event_id)
+                    self.turns.pass_on(self.rng.choice([0, 0.5, 5]))
             except ProcessDied:
-                self.tally.abandoned[event.event_id] = event
                 self.tally.deaths += 1
-            else:
-                self.tally.published[event.event_id] = event
-        self._publishing -= 1
+        self._busy -= 1
 
     def _publish_until_acknowledged(self, event: TextMessageEvent) -> None:
         publish: Any = self.bus.app.tasks[PUBLISH_TASK]
         call = self.rng.choice([publish.run, publish.delay])
         while True:
-            self._note(f"publish {event.event_id[:8]} by {call.__name__}")
+            self.note(f"publish {event.event_id[:8]} {event.content.text!r} by {call.__name__}")
             try:
                 call(event)
-            except (BrokerUnavailable, StateStoreUnavailable) as error:
-                self._note(f"publish {event.event_id[:8]}: {type(error).__name__}")
+            except (*OUTAGES, QueueFull) as error:
+                self.note(f"publish {event.event_id[:8]}: {error!r} from {error.__cause__!r}")
+                self.turns.pass_on(0.1)
             else:
                 return
 
     def _an_event(self, publisher: int, place: int) -> TextMessageEvent:
-        told = [function for function in ("judge", "tell") if self.rng.random() < 0.2]
-        flaky = ["flaky"] if self.rng.random() < FLAKY_SHARE else []
-        text = " ".join([f"{publisher}.{place}", *(f"fail {function}" for function in told), *flaky])
+        text = " ".join([f"{publisher}.{place}", *(word for word in WORDS if self.rng.random() < 0.12)])
         event_id = str(uuid.UUID(int=self.rng.getrandbits(128), version=4))
         return TextMessageEvent(
             event_id=event_id, stream_id=f"stream-{self.rng.randint(0, 1)}", content=TextContent(text=text)
         )
 
-    # Workers
+    # Operators
 
-    def _work(self) -> None:
-        """Handle messages until all is at rest; a worker that dies is replaced."""
-        while not self._is_at_rest():
-            self._turns.pass_on()
-            self._pass_time()
-            message = self.broker.take()
-            if message is None:
-                self._idle()
-                continue
+    def _operate(self) -> None:
+        """Replay dead letters, and the history, some of it twice; operators do so at the same time."""
+        replay_id = f"again-{self.rng.randint(0, 1)}"
+        try:
+            for _ in range(self.rng.randint(0, 3)):
+                self.turns.pass_on(self.rng.uniform(1, 20))
+                self._until_answered(lambda: replay(DeadLetterQuery(), operator="operator", bus=self.bus))
+                if self.rng.random() < 0.3:
+                    self._until_answered(lambda: self._replay_history(replay_id))
+        except ProcessDied:
+            self.tally.deaths += 1
+        self._busy -= 1
+
+    def _replay_history(self, replay_id: str) -> None:
+        self.sent[replay_id] = replay_history("plain.note", replay_id=replay_id, bus=self.bus).sent
+
+    def _until_answered(self, operate: Callable[[], object]) -> None:
+        while True:
             try:
-                self._handle(message)
-            except ProcessDied:
-                self.tally.deaths += 1
-                self.broker.give_back(message)
+                operate()
+                self.note("operates: ok")
+            except OUTAGES as error:
+                self.note(f"operates: {type(error).__name__}")
+                self.turns.pass_on(0.5)
+            else:
+                return
 
-    def _handle(self, message: Message) -> None:
-        self._note(f"{message.shown}: taken")
-        self.tally.taken[str(message.headers["id"])] += 1
-        self.injector.dies("before the handler")
-        is_done = self._run(message)
-        self.injector.dies("before the acknowledgement")
-        if not is_done:
-            self.tally.redelivered += 1
-            self.broker.give_back(message)
-            return
-        self.tally.handled += 1
-        try:
-            self.broker.acknowledge(message)
-        except RedisError:
-            # Whoever holds a message whose acknowledgement was lost, has lost it as well.
-            self.broker.give_back(message)
+    # Processes
 
-    def _run(self, message: Message) -> bool:
-        """Run the task of a message as Celery would; returns whether the message is to be acknowledged."""
-        task: Any = self.bus.app.tasks[message.headers["task"]]
-        task.push_request(**message.headers, properties=message.properties, called_directly=False)
-        try:
-            outcome = task.run(*message.arguments)
-        except Reject as said:
-            rejected: Any = said  # the stubs leave out what it holds
-            self._note(f"{message.shown}: rejected, {type(rejected.reason).__name__}")
-            return not rejected.requeue
-        except Exception as failure:  # noqa: BLE001 - what fails is acknowledged by Celery, whatever it raised
-            self._note(f"{message.shown}: failed, {type(failure).__name__}")
-            return True
-        finally:
-            task.pop_request()
-        self._note(f"{message.shown}: {outcome if isinstance(outcome, str) else 'published'}")
-        return True
+    def _start_worker(self) -> None:
+        worker = Worker(self, f"worker-{len(self.workers)}")
+        self.workers.append(worker)
+        worker.start()
+
+    def _supervise(self) -> None:
+        """Replace workers that died, disturb others, and stop all once all is at rest."""
+        while not (self._busy == 0 and self._is_at_rest()):
+            self.turns.pass_on(0.25)
+            past_s = time.time() - self._began_at
+            self.injector.is_on = past_s < CALM_AFTER_S
+            if past_s > END_S:
+                raise Broken(f"not at rest: {'; '.join(map(str, self.census.found()))}")
+            living = [worker for worker in self.workers if worker.is_alive]
+            if self.injector.is_on and self.rng.random() < self._chaos and living:
+                self._disturb(self.rng.choice(living))
+            for _ in range(WORKERS - len(living)):
+                self._start_worker()
+        self.note("at rest")
+        self.injector.is_on = False
+        for worker in self.workers:
+            worker.is_stopping = True
+
+    def _disturb(self, worker: Worker) -> None:
+        what = self.rng.choice(["pause", "pause", "cut", "cut", "die", "stop"])
+        for_s = self.rng.choice([1, 4, 20, 40])
+        self.note(f"{what} {worker.name} {for_s if what == 'pause' else ''}")
+        match what:
+            case "pause":
+                worker.pause(for_s)
+            case "cut":
+                worker.cut()
+            case "die":
+                worker.die()
+            case "stop":
+                worker.is_stopping = True
 
     def _is_at_rest(self) -> bool:
-        if self._steps > MOST_STEPS:
-            raise NeverAtRest(f"seed {self.seed}: not at rest after {MOST_STEPS} steps")
-        room = f"{self.bus.settings.key_prefix}:delayed"
-        return self._publishing == 0 and self.broker.is_empty() and not self.client.zcard(room)
+        waits = self.census.found() or self.census.lists_of_messages() or self.client.zcard(self.keys.delayed)
+        consumers = {worker.consumer_id for worker in self.workers if worker.is_alive}
+        return not waits and set(self.client.zrange(self.keys.consumers, 0, -1)) == consumers
 
-    def _idle(self) -> None:
-        for move in MOVERS:
-            # What fails is tried again at the next round, see tasks/consuming/maintenance.py.
-            with suppress(RedisError, BrokerUnavailable, StateStoreUnavailable, ProcessDied):
-                move(self.bus)
-        if self._publishing == 0:
-            self._clock.shift(timedelta(seconds=1))
+    def _die(self) -> None:
+        self.tally.deaths += 1
+        for worker in self.workers:
+            if worker.has(self.turns.current):
+                worker.die()
 
-    # Time
+    # Handlers
 
-    def _pass_time(self) -> None:
-        self._steps += 1
-        if self._steps == CALM_AFTER_STEPS:
-            self.injector.is_on = False
-        self._clock.shift(timedelta(milliseconds=self.rng.randint(0, 50)))
-        if self.injector.is_on and self.rng.random() < self.lost_holds and (lost := self.broker.lose_a_hold()):
-            self._note(f"{lost.shown}: its hold is lost, and it waits again")
+    def _run_of(self, actor: str | None) -> tuple[Worker, Running]:
+        return next((worker, worker.running[actor]) for worker in self.workers if actor in worker.running)
 
-    def _note(self, what: str) -> None:
-        self.trace.append(f"{len(self.trace):5}  {self._turns.current or '-':12} {what}")
+    def _begin(self, event: Event) -> None:
+        _, run = self._run_of(self.turns.current)
+        is_leased = self.client.hexists(self.keys.consumer(run.consumer), run.tag)
+        self.note(f"{run.task} begins {event.event_id[:8]}{'' if is_leased else ', not leased'}")
+        if run.task == "ordered.tell" and is_leased and not run.is_replay:
+            self.began.append((event.stream_id, event.event_id))
+        self.turns.pass_on(self.rng.choice([0, 0, 0.1, 1, 6]))
+
+    def _crash(self, _: Event) -> None:
+        worker, run = self._run_of(self.turns.current)
+        stage.runs[run.delivery, "crash"] += 1
+        if worker.is_prefork:
+            raise ChildDied
+        worker.die()
+        raise ProcessDied
+
+    def listen(self, record: Record) -> None:
+        """Count the deliveries whose handler has ended."""
+        if isinstance(record, DeliveryFinished):
+            self.done[record.delivery_id] += record.outcome == "handled"
+
+    # What is seen of each step
+
+    def observe(self, name: str, words: Sequence[Any], answer: Any) -> None:
+        """Look at the server after a call that was executed, before any other."""
+        self.tally.calls += 1
+        if not name.startswith(("script", "pipeline")):
+            return
+        if name == "script expire" and int(answer) >= 0:
+            self._count_losses(str(words[4]))
+        if name in {"script commit", "script publish"}:
+            self._record_commit(words, str(answer[0]))
+        broken = list(self.census.broken())
+        if broken:
+            raise Broken(f"after {name}: {'; '.join(broken)}")
+
+    def _record_commit(self, words: Sequence[Any], status: str) -> None:
+        for entry_id, fields in self.client.xrange(self.keys.history, f"({self._last_entry}"):
+            self._last_entry = entry_id
+            self.tally.events += 1
+            self.events.append(self.bus.event_registry.parse(json.loads(fields["event"])))
+        if status == "published" and words[OUTCOME] in {"handled", "dead_lettered"}:
+            end = (words[OUTCOME], words[CONSUMER], words[TAG])
+            ends = self.ends.setdefault(words[DELIVERY], [])
+            if end not in ends:
+                ends.append(end)
+
+    def _count_losses(self, consumer: str) -> None:
+        for worker in self.workers:
+            for run in worker.running.values():
+                if run.consumer == consumer:
+                    self.losses[run.delivery] += 1
