@@ -169,7 +169,7 @@ class LeaseTakeover(bootsteps.StartStopStep):
         channel = consumer.task_consumer.channel
         if not isinstance(channel, BatchingChannel):
             return
-        channel.running_tags = partial(_running_tags, consumer)
+        channel.is_renewed, channel.running_tags = True, partial(_running_tags, consumer)
         if isinstance(consumer.pool, ProcessPool):
             channel.accept = DirectWay(consumer, JobQueue(consumer).add).accept
         else:

@@ -197,5 +197,5 @@ def _to_redis_format(message: ReceivedMessage) -> dict[str, Any]:
 
 
 def _read_name(value: object) -> str:
-    """Return a name from a message, shortened to 255 characters; empty if it is not text. Lone surrogates are escaped."""
+    """Return a name from a message, shortened to 255 characters, lone surrogates escaped; empty if not text."""
     return value[:_MAX_NAME_LENGTH].encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else ""

@@ -40,8 +40,6 @@ MAX_PENDING_ACKS = 200
 MAX_FETCHED = 256
 # How long a reply may be late if the transport options set no socket_timeout.
 SOCKET_TIMEOUT_S = 10.0
-# A worker with an event bus sends a heartbeat in less than this time.
-_MAX_HEARTBEAT_AGE_S = 1.2 * HEARTBEAT_INTERVAL_S
 # How often to look for messages that came without a wake-up, and for how long after the last such message.
 FOREIGN_POLL_S, FOREIGN_POLL_DURATION_S = 0.05, 10.0
 
@@ -77,6 +75,8 @@ class BatchingChannel(Leases, Quarantine):
     def __init__(self, *args: Any, **options: Any) -> None:
         self.leased = ConsumerState()
         self.running_tags: Callable[[], Collection[str]] = set
+        # Whether the worker calls `renew` every HEARTBEAT_INTERVAL_S.
+        self.is_renewed = False
         # Takes a delivery from the channel, or returns False: it is handed over as a message.
         self.accept: Callable[[Fetched, BatchingChannel], bool] | None = None
         self._acked_at = 0.0
@@ -183,8 +183,8 @@ class BatchingChannel(Leases, Quarantine):
         )
 
     def renew_if_overdue(self) -> None:
-        """Send a heartbeat of a worker that does not do so itself: one without an event bus."""
-        if self._consumers and monotonic() - self._contact_at > _MAX_HEARTBEAT_AGE_S:
+        """Send a heartbeat if it is due and the worker sends none itself: a worker without an event bus."""
+        if self._consumers and not self.is_renewed and monotonic() - self._contact_at > HEARTBEAT_INTERVAL_S / 2:
             self.renew()
 
     def _renew_without_worker(self) -> None:

@@ -54,11 +54,12 @@ class Script:
         try:
             connection.send_packed_command([pack_command(command)])
             reply = connection.read_response()
-            is_complete = True
-            return reply
         except ResponseError:
             is_complete = True
             raise
+        else:
+            is_complete = True
+            return reply
         finally:
             if not is_complete:
                 # Its reply may still come.
