@@ -184,7 +184,9 @@ class BatchingChannel(Leases, Quarantine):
 
     def renew_if_overdue(self) -> None:
         """Send a heartbeat if it is due and the worker sends none itself: a worker without an event bus."""
-        if self._consumers and not self.is_renewed and monotonic() - self._contact_at > HEARTBEAT_INTERVAL_S / 2:
+        is_due = not self.is_renewed and monotonic() - self._contact_at > HEARTBEAT_INTERVAL_S / 2
+        # Not for channels whose queues need no acknowledgement, such as that of remote control.
+        if is_due and self.ack_emulation and set(self.active_queues) - self._unacknowledged_queues:
             self.renew()
 
     def _renew_without_worker(self) -> None:
