@@ -285,7 +285,7 @@ def test_every_whole_number_in_a_content_is_strict_and_fits_in_64_bits() -> None
         (f"{model.__name__}.{name}", field.metadata)
         for model in all_contents()
         for name, field in model.model_fields.items()
-        if field.annotation is int
+        if field.annotation is int and model.__module__.startswith("petiole.")
     ]
 
     assert len(whole_numbers) >= 10
