@@ -8,13 +8,8 @@ import pytest
 
 WINDOW_S = 6.0
 
-MAX_COMMANDS_PER_S = 5
-
-# An idle worker's queues, leases and remote control; what a client of this test sends.
-OF_THE_TRANSPORT = {
-    "evalsha", "time", "rpop", "exists", "del", "hlen", "zcard", "zadd", "zrangebyscore", "bzpopmin",
-    "publish", "info",
-}  # fmt: skip
+MAX_COMMANDS_PER_S = 30
+# About 13, of which a worker sends 8; the others run inside scripts. It was 345.
 
 AGENTS = """
 import time
@@ -62,7 +57,7 @@ def test_an_idle_worker_of_all_agents_sends_a_few_commands_a_second(node, client
     eventually(lambda: time.monotonic() - began >= WINDOW_S, WINDOW_S + 5)
     took_s, after = time.monotonic() - began, commands(client)
 
-    sent = {name: count - before.get(name, 0) for name, count in after.items() if name not in OF_THE_TRANSPORT}
+    sent = {name: count - before.get(name, 0) for name, count in after.items()}
     assert sum(sent.values()) <= MAX_COMMANDS_PER_S * took_s, sent
 
 
