@@ -173,7 +173,8 @@ def test_a_delivery_that_is_revoked_while_it_waits_is_not_handled(system, bus: E
     system.publish("fine", "say", "fine")
     system.eventually(lambda: system.inside.unacknowledged() == 4, 20, system.node.logs)
 
-    bus.app.control.revoke(system.delivery("message.say"), reply=True)
+    revoked = system.delivery("message.say")
+    system.eventually(lambda: bus.app.control.revoke(revoked, reply=True), 20, system.node.logs)
     system.store.rpush("free", "it")
 
     system.await_idleness()
@@ -185,7 +186,8 @@ def test_terminating_one_delivery_does_not_end_those_of_its_job(system, bus: Eve
     system.queue_behind_a_busy_process("fine", "last", "say")
     system.eventually(lambda: system.handled()["last 1"] == 1, 20, system.node.logs)
 
-    bus.app.control.revoke(system.delivery("message.last"), terminate=True, reply=True)
+    terminated = system.delivery("message.last")
+    system.eventually(lambda: bus.app.control.revoke(terminated, terminate=True, reply=True), 20, system.node.logs)
 
     system.eventually(lambda: system.handled()["say 2"] == 1, 20, system.node.logs)
     system.await_idleness()
