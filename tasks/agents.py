@@ -54,9 +54,7 @@ from petiole.tasks.settlement.retry_policy import RetryPolicy
 HandlerT = TypeVar("HandlerT", bound=HandlerFunction)
 
 NO_RETRY = RetryPolicy(max_attempts=1)
-MIN_BATCH_SIZE = 2
 MIN_PARTS = 2
-MAX_BATCH_SIZE = 1000
 MAX_HANDLER_TIMEOUT_S = 7 * 24 * 3600.0
 
 
@@ -119,7 +117,6 @@ class Agent:
         weight: float | None = None,
         shadow: bool = False,
         timeout: float | timedelta | None = None,
-        batch: int | None = None,
         on_busy: OnBusy | None = None,
         retry: RetryPolicy | None = None,
     ) -> Callable[[HandlerT], HandlerT]:
@@ -142,7 +139,6 @@ class Agent:
             shadow: the handler gets every event, and its own events are captured and never published.
             timeout: time limit in seconds, after which the attempt fails. Works in every pool, with the restrictions
                 in tasks/handling/time_limits.py.
-            batch: how many deliveries, 2 to 1000, a worker runs as one job of its pool; for short handlers.
             on_busy: for a handler that writes a response stream (`context.stream_response()`): what a new message of
                 the user in the same stream does: "interrupt", "enqueue" or "reject" (tasks/streaming/writer.py). With
                 None both streams are written at the same time.
@@ -167,10 +163,9 @@ class Agent:
             "on_busy": on_busy,
         }
         timeout_s = _validate_timeout(timeout)
-        batch_size = _validate_batch(batch)
 
         def subscribe(function: HandlerT) -> HandlerT:
-            self._add(function, options, timeout_s=timeout_s, batch=batch_size, retry=retry or DEFAULT_RETRY)
+            self._add(function, options, timeout_s=timeout_s, retry=retry or DEFAULT_RETRY)
             return function
 
         return subscribe
@@ -313,7 +308,6 @@ class Agent:
         options: Mapping[str, object],
         *,
         timeout_s: float | None = None,
-        batch: int | None = None,
         retry: RetryPolicy,
         wrapper: HandlerFunction | None = None,
     ) -> None:
@@ -327,7 +321,7 @@ class Agent:
         _check_weights([*existing, subscription], split=subscription)
         takes_context = wrapper is not None or len(inspect.signature(function).parameters) > 1
         self._handlers[subscription.name] = Handler(
-            subscription, wrapper or function, takes_context, timeout_s=timeout_s, batch=batch, retry=retry
+            subscription, wrapper or function, takes_context, timeout_s=timeout_s, retry=retry
         )
 
 
@@ -387,13 +381,3 @@ def _validate_timeout(timeout: object) -> float | None:
     if isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 < seconds <= MAX_HANDLER_TIMEOUT_S:
         return float(seconds)
     raise invalid_option("timeout", repr(timeout), "give seconds above 0 and up to one week, a timedelta, or None")
-
-
-def _validate_batch(batch: object) -> int | None:
-    if batch is None or (
-        isinstance(batch, int) and not isinstance(batch, bool) and MIN_BATCH_SIZE <= batch <= MAX_BATCH_SIZE
-    ):
-        return batch
-    raise invalid_option(
-        "batch", repr(batch), f"give a whole number from {MIN_BATCH_SIZE} to {MAX_BATCH_SIZE}, or None"
-    )

@@ -68,7 +68,6 @@ class DeliveryTask(BusTask):
     """The Celery task of one subscription."""
 
     handler: Handler
-    Strategy = "petiole.tasks.consuming.batching:batch_strategy"
     Request = "petiole.tasks.consuming.request:TaskRequest"
 
     def run(self, document: object) -> str:

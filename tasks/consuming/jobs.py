@@ -202,7 +202,9 @@ class Job:
         This takes two looks: the process reads the limit between them.
         """
         begun = self._progress.begun
-        if self._limit is not None and begun <= self._limit and self._unchanged > 0:
+        if self._limit is not None and begun > self._limit:
+            self._limit = None  # the process began another one before it read the limit
+        if self._limit is not None and self._unchanged > 0:
             taken, self.requests = self.requests[self._limit :], self.requests[: self._limit]
             return taken
         if self._limit is None and self._unchanged > 1 and 0 < begun < len(self.requests):
@@ -240,7 +242,9 @@ class Job:
         """Settle the deliveries of a process that has died."""
         row, progress = _read_progress(_MAX_PROCESSES).get(self.id, (self._row, self._progress))
         self.advance(row, progress)
-        for request in self.requests[self._acked : progress.begun]:
+        begun = self.requests[self._acked : progress.begun]
+        self._give_back(begun[:-1])
+        for request in begun[-1:]:
             if request.is_terminated:
                 signals.task_revoked.send(
                     sender=request.task, request=request, terminated=True, signum=None, expired=False

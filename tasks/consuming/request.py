@@ -43,10 +43,6 @@ ReceivedMessage: TypeAlias = Any
 Failure: TypeAlias = Any
 
 
-class BatchLostError(WorkerLostError):
-    """The batch of this delivery returned no results. It is unknown which delivery ended the process."""
-
-
 class TaskRequest(Request):
     """The request of a task that takes one event."""
 
@@ -102,7 +98,7 @@ class TaskRequest(Request):
         if self._already_revoked or self._already_cancelled:
             return True
         match error:
-            case BatchLostError() | Terminated() | Reject() | Ignore() | Retry() | MaybeEncodingError():
+            case Terminated() | Reject() | Ignore() | Retry() | MaybeEncodingError():
                 return True
             case WorkerLostError() | SystemExit() | KeyboardInterrupt():
                 record_crash(self)

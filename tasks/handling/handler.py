@@ -17,11 +17,10 @@ DEFAULT_RETRY = RetryPolicy()
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """The function that handles a subscription's events, with its time limit, batch size and retry policy."""
+    """The function that handles a subscription's events, with its time limit and retry policy."""
 
     subscription: Subscription
     function: HandlerFunction
     takes_context: bool
     timeout_s: float | None = None
-    batch: int | None = None
     retry: RetryPolicy = DEFAULT_RETRY

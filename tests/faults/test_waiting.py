@@ -22,7 +22,7 @@ from petiole.tasks import Agent, RetryPolicy
 handled = redis.Redis.from_url(os.environ["PETIOLE_BROKER_URL"])
 agent = Agent("patient")
 
-@agent.on("message.fails", retry=RetryPolicy(max_attempts=2, base=3600, cap=3600), batch=100)
+@agent.on("message.fails", retry=RetryPolicy(max_attempts=2, base=3600, cap=3600))
 def fail(event: Event) -> None:
     raise RuntimeError("not within the hour")
 

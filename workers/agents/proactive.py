@@ -4,7 +4,7 @@
     a habit that the memory agent detected  proactive.suggestion.ready
     repeated failures                       proactive.pattern.detected, proactive.intervention.needed
 
-Other agents take precedence. Its deliveries have the lowest priority, arrive in batches and expire after ten minutes;
+Other agents take precedence. Its deliveries have the lowest priority and expire after ten minutes;
 when its queue is full the oldest are dropped. It ignores events that its own events caused, because their path
 contains its name, and events that an operator replays.
 """
@@ -55,7 +55,7 @@ class PatternSignal:
     occurrences: int = 0
 
 
-@agent.on("*", "memory.pattern.detected", priority=MIN_PRIORITY, expires=EXPIRES_AFTER, batch=32)
+@agent.on("*", "memory.pattern.detected", priority=MIN_PRIORITY, expires=EXPIRES_AFTER)
 def watch(event: Event, context: Context) -> Iterator[Event]:
     """Check an event for a signal. The event type alone excludes nearly every event."""
     read_signal = _SIGNAL_READERS.get(event.event_type)

@@ -51,9 +51,7 @@ def _celeries(count: int, app: str, *options: str) -> tuple[Command, ...]:
     return tuple(_celery(app, *options, *_QUIET, number=number) for number in range(count))
 
 
-def _petiole(
-    name: str, configuration: str, node: tuple[Command, ...], crash_node: tuple[Command, ...], batch: int | None = None
-) -> Contestant:
+def _petiole(name: str, configuration: str, node: tuple[Command, ...], crash_node: tuple[Command, ...]) -> Contestant:
     return Contestant(
         name=name,
         module="petiole_bus",
@@ -63,7 +61,6 @@ def _petiole(
         crash_node=crash_node,
         registers=True,
         ways_to_publish=("publish", "publish_many", "publish_delay"),
-        environment={"BENCH_BATCH": str(batch)} if batch else {},
     )
 
 
@@ -91,20 +88,6 @@ CONTESTANTS = {
             "two workers of the pool solo",
             _celeries(2, "workers", "-P", "solo"),
             _celeries(4, "workers", "-P", "solo"),
-        ),
-        _petiole(
-            "petiole-batch",
-            "as petiole, and handlers have batch=32",
-            (_celery("workers", "-c", "2"),),
-            (_celery("workers", "-c", "4"),),
-            batch=32,
-        ),
-        _petiole(
-            "petiole-solo-batch",
-            "as petiole-solo, and handlers have batch=32",
-            _celeries(2, "workers", "-P", "solo"),
-            _celeries(4, "workers", "-P", "solo"),
-            batch=32,
         ),
         _petiole(
             "petiole-threads",

@@ -5,7 +5,6 @@ Workers load this module through PETIOLE_AGENTS, and the address of the broker i
 
 from __future__ import annotations
 
-import os
 import time
 
 from celery import signals
@@ -16,7 +15,6 @@ from tests.benchmarks import counters
 from tests.benchmarks.clients import SyncClient
 from tests.benchmarks.contestants.petiole_event import MeasuredEvent, build_event
 
-_BATCH = int(os.environ.get("BENCH_BATCH", "0")) or None
 _PUBLISHED_AT_ONCE = 100
 
 
@@ -26,7 +24,7 @@ registry.register(MeasuredEvent)
 def _build_agent(subscriber: int) -> Agent:
     agent = Agent(f"bench-{subscriber}")
 
-    @agent.on("bench.event.published", batch=_BATCH)
+    @agent.on("bench.event.published")
     def count(event: MeasuredEvent) -> None:
         counters.handle(subscriber, event.content.number, event.content.sent_at)
 

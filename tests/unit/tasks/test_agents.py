@@ -171,9 +171,3 @@ def test_a_time_limit_is_seconds_or_a_timedelta(timeout, seconds):
 def test_an_invalid_time_limit_is_refused_by_on(timeout):
     with pytest.raises(UsageError, check=has_code("invalid_option"), match="timeout"):
         Agent("memory").on("input.*", timeout=timeout)
-
-
-@pytest.mark.parametrize("batch", [0, 1, -1, 1001, True, 2.5, "32"])
-def test_an_invalid_batch_size_is_refused_by_on(batch):
-    with pytest.raises(UsageError, check=has_code("invalid_option"), match="batch"):
-        Agent("memory").on("input.*", batch=batch)

@@ -13,7 +13,7 @@ from kombu.message import Message
 
 from petiole.tasks.bus import EventBus
 from petiole.tasks.consuming import request
-from petiole.tasks.consuming.request import BatchLostError, TaskRequest
+from petiole.tasks.consuming.request import TaskRequest
 from petiole.tasks.publication import PublishTask
 from petiole.tasks.stores.deliveries import QueueEntry
 from petiole.tasks.transport.channel import BatchingChannel
@@ -68,14 +68,6 @@ def test_a_process_crash_is_counted_and_the_delivery_is_requeued(bus, crashes):
     request.on_failure(failure_of(WorkerLostError("killed")))
 
     assert (calls, crashes) == (["requeued"], [request.id])
-
-
-def test_a_lost_batch_counts_no_crash_for_its_deliveries(bus, crashes):
-    request = a_request(bus, calls := BrokerCalls(), {})
-
-    request.on_failure(failure_of(BatchLostError("killed")))
-
-    assert (calls, crashes) == (["requeued"], [])
 
 
 def test_a_hard_time_limit_is_dead_lettered_and_acknowledged(bus, crashes):
