@@ -2,8 +2,11 @@
 
 Celery's own way builds, copies and decodes a message several times, which takes longer than a short handler. The direct
 way leaves this out, as long as nobody watches. Before each delivery it is checked whether somebody does: task events,
-INFO logs of tasks, revoked tasks, a rate or time limit, receivers of Celery's task signals, a replaced tracer (as
-monitoring tools install), a limit of tasks per child. Then the delivery takes Celery's way.
+INFO logs of tasks, revoked tasks, a rate or time limit, receivers of Celery's task signals, overridden hooks of the
+task, a replaced tracer (as monitoring tools install), a limit of tasks per child. Then the delivery takes Celery's way.
+
+A process of a prefork pool can have receivers and tracers of its own, which monitoring tools install when it starts. So
+it checks again before it runs the handler, and then runs Celery's tracer.
 
 A running delivery stands in Celery's tables, so `inspect active` and `query_task` show it, and `current_task` is its
 task. Prefork: tasks/consuming/jobs.py.
@@ -11,10 +14,12 @@ task. Prefork: tasks/consuming/jobs.py.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
 from collections.abc import Callable
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from celery import _state, signals, states
@@ -28,7 +33,7 @@ from petiole.tasks.delivery import Delivery, DeliveryTask, deliver
 from petiole.tasks.settlement.settlement import EntryParts, attempt_of_entry
 from petiole.tasks.stores.deliveries import QueueEntry
 from petiole.tasks.transport.commands import Fetched
-from petiole.tasks.transport.message import delivery_id_of
+from petiole.tasks.transport.message import build_payload, delivery_id_of
 
 if TYPE_CHECKING:
     from petiole.tasks.transport.channel import BatchingChannel
@@ -50,6 +55,8 @@ _WATCHED_SIGNALS = (
     signals.task_rejected,
     signals.task_internal_error,
 )
+_HOOKS = ("__call__", "before_start", "on_success", "on_failure", "on_retry", "after_return")
+_CELERYS_MODULES = {"celery.app.task", "celery.app.trace"}  # its tracer replaces `__call__`
 _INFO_LOGGERS = (logging.getLogger("celery.worker.strategy"), logging.getLogger("celery.app.trace"))
 
 
@@ -67,7 +74,9 @@ class DirectWay:
             return False
         entry = QueueEntry.parse(fetched.text)
         task = self._app.tasks.get(entry.subscription)
-        if not isinstance(task, DeliveryTask) or self._is_limited(task) or not (entry.body or fetched.event):
+        if not isinstance(task, DeliveryTask) or not (entry.body or fetched.event):
+            return False
+        if self._is_limited(task) or _is_instrumented(task):
             return False
         request = DirectRequest(task, entry, fetched, channel, self._consumer.hostname)
         channel.qos.append(request, fetched.tag)
@@ -81,9 +90,7 @@ class DirectWay:
             (events and events.enabled and (not events.groups or "task" in events.groups))
             or state.revoked
             or state.revoked_stamps
-            or any(signal.receivers for signal in _WATCHED_SIGNALS)
             or any(logger.isEnabledFor(logging.INFO) for logger in _INFO_LOGGERS)
-            or trace.build_tracer.__module__ != "celery.app.trace"
         )
 
     def _is_limited(self, task: DeliveryTask) -> bool:
@@ -183,9 +190,10 @@ class DirectRequest:
         self.finish(is_requeued=not self.revoked() and run_entry(self.task, self.parts))
 
     def begin(self, pid: int) -> None:
-        """Show the delivery as one that runs in a process."""
-        self.time_start, self.worker_pid = time.time(), pid
-        state.task_accepted(self)
+        """Show the delivery as one that runs in a process; do nothing while the process is unknown (0)."""
+        if pid:
+            self.time_start, self.worker_pid = time.time(), pid
+            state.task_accepted(self)
 
     def finish(self, *, is_requeued: bool = False) -> None:
         """Acknowledge the delivery, or return it to its queue."""
@@ -203,6 +211,8 @@ def _ignore(_: object) -> None:
 
 def run_entry(task: DeliveryTask, parts: EntryParts) -> bool:
     """Run the delivery of a queue entry as Celery's tracer would; return whether it must return to its queue."""
+    if _is_instrumented(task):
+        return _run_traced(task, parts)
     # Its constructor would look for each of forty names among the arguments.
     request = CeleryContext.__new__(CeleryContext)
     vars(request).update(
@@ -226,3 +236,33 @@ def run_entry(task: DeliveryTask, parts: EntryParts) -> bool:
         task.pop_request()
         _tasks.pop()
     return False
+
+
+def _is_instrumented(task: DeliveryTask) -> bool:
+    """Return whether this process has code that Celery's tracer would call around the handler."""
+    kind, build_tracer = type(task), trace.build_tracer
+    return (
+        any(signal.receivers for signal in _WATCHED_SIGNALS)
+        # A decorator can copy the name and the module of what it wraps, but not its type and its globals.
+        or type(build_tracer) is not FunctionType
+        or build_tracer.__globals__ is not vars(trace)
+        or kind.run is not DeliveryTask.run
+        or "run" in vars(task)
+        or any(getattr(kind, hook).__module__ not in _CELERYS_MODULES for hook in _HOOKS)
+    )
+
+
+def _run_traced(task: DeliveryTask, parts: EntryParts) -> bool:
+    """Run the delivery with Celery's tracer; return whether it must return to its queue."""
+    queue = task.handler.subscription.queue
+    fetched = Fetched(queue, parts.tag, parts.text, parts.event, parts.fetched_at)
+    payload = build_payload(fetched, parts.consumer_id, parts.fetched_at)
+    args, kwargs, _ = json.loads(payload["body"])
+    request = payload["headers"] | {
+        "properties": payload["properties"],
+        "correlation_id": parts.delivery_id,
+        "hostname": parts.hostname,
+        "delivery_info": parts.delivery_info,
+    }
+    info = trace.trace_task(task, parts.delivery_id, args, kwargs, request, app=task.app).info
+    return info is not None and isinstance(info.retval, Reject) and bool(getattr(info.retval, "requeue", False))
