@@ -16,7 +16,7 @@ local function deliver_reply(table_key, counters, request_id, responder, respons
     outcome = 'wrong_responder'
   elseif request[4] then
     outcome = 'duplicate'
-  elseif request[2] ~= '' and now > tonumber(request[3]) then
+  elseif request[2] ~= '' and now >= tonumber(request[3]) then
     outcome = 'late'
   end
   if outcome ~= 'delivered' then
