@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
+from petiole.tasks.stores.scripts import load_script
 
 
 def load_transport_script(name: str) -> str:
-    """Read a script by its file name without `.lua`. Comments are removed: publish_message.lua is sent often."""
-    text = (files(__package__) / f"{name}.lua").read_text(encoding="utf-8")
-    return "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("--"))
+    """Read a script by its file name without `.lua`."""
+    return load_script(name, __package__)
