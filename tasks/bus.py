@@ -306,6 +306,8 @@ class ConfigurationCheck(bootsteps.Step):
                 raise
             raise click.ClickException(str(error)) from error
         bus.has_worker = True
+        # Before the pool forks: a signal that ends a process while it builds a type would leave the type broken.
+        bus.event_registry.all()
 
 
 def _require_stock_amqp(app: Celery) -> None:

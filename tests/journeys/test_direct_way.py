@@ -259,7 +259,7 @@ def test_a_delivery_that_is_revoked_before_it_is_fetched_is_not_handled(system, 
 def test_a_running_delivery_can_be_terminated(system):
     system.start(*PREFORK)
     (held,) = system.publish("hold")
-    system.wait(lambda: [each["id"] for each in system.inspect("active")] == [held])
+    system.wait(lambda: [each["id"] for each in system.inspect("active")] == [held] and system.runs() != [])
 
     system.control.revoke(held, terminate=True, reply=True, timeout=5, limit=1)
 

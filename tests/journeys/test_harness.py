@@ -56,7 +56,7 @@ def test_a_limit_of_zero_does_not_wait(harness):
     with pytest.raises(TimeoutError):
         harness.expect("output.message.sent", within=0)
 
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 5
 
 
 def test_waiting_twice_needs_two_events(harness, a_message):

@@ -183,7 +183,7 @@ def test_a_replay_keeps_to_its_rate(two):
 
     replay_history("one.hear", rate_hz=50, bus=two.bus)
 
-    assert 0.18 <= time.monotonic() - began < 2
+    assert time.monotonic() - began >= 0.18
 
 
 def test_a_replay_to_nobody_is_refused_with_the_nearest_name(two):

@@ -110,7 +110,7 @@ def test_a_replay_keeps_to_its_rate(shop):
 
     replayed(shop, DeadLetterQuery(), rate_hz=20)
 
-    assert 0.15 <= time.monotonic() - began < 2
+    assert time.monotonic() - began >= 0.15
 
 
 def test_a_letter_whose_subscription_is_gone_is_refused_and_says_what_to_do(shop):

