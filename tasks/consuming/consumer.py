@@ -21,6 +21,7 @@ from typing import Any, TypeAlias
 
 from celery import bootsteps
 from celery.concurrency.prefork import TaskPool as ProcessPool
+from celery.concurrency.solo import TaskPool as SoloPool
 from celery.exceptions import NotRegistered
 from celery.worker import state
 from celery.worker.consumer.consumer import Consumer as CeleryConsumer
@@ -172,9 +173,13 @@ class LeaseTakeover(bootsteps.StartStopStep):
         channel.is_renewed, channel.running_tags = True, partial(_running_tags, consumer)
         if isinstance(consumer.pool, ProcessPool):
             channel.accept = DirectWay(consumer, JobQueue(consumer).add).accept
+            channel.gives_back_waiting = True
         else:
             channel.accept = DirectWay(consumer, consumer.on_task_request).accept
-            channel.start_ack_sender()
+            if isinstance(consumer.pool, SoloPool):
+                channel.start_ack_sender()
+            else:
+                channel.wake_loop_by_acks()
         if self._channel is not None:
             channel.take_over(self._channel)
         channel.renew()

@@ -37,6 +37,9 @@ JOB_TIME_S = 0.005
 
 MAX_JOB_SIZE = 200
 
+MAX_STANDSTILL_S = 0.1
+"""After this time without an end, deliveries that wait beyond the prefetch limit return to their queue."""
+
 _MAX_PROCESSES = 1_024
 _PROGRESS = struct.Struct("<QHH")  # job, begun, ended
 _LIMIT = struct.Struct("<QH")  # job, deliveries that may begin
@@ -90,6 +93,8 @@ class JobQueue:
         self._requested = 0
         self._is_scheduled = False
         self._timer: Any = None
+        self._ended = self._ended_before = 0
+        self._advanced_at = 0.0
 
     def add(self, request: DirectRequest) -> None:
         """Add a delivery; the jobs are made at the end of the event loop's iteration."""
@@ -136,6 +141,7 @@ class JobQueue:
 
     def record(self, name: str, duration_s: float) -> None:
         """Record how long a delivery of a subscription took."""
+        self._ended += 1
         earlier = self._durations.get(name, duration_s)
         self._durations[name] = earlier + (duration_s - earlier) / 8
 
@@ -157,8 +163,19 @@ class JobQueue:
                 job.advance(*progress[job.id])
                 if has_free:
                     self._waiting.extendleft(reversed(job.take_back()))
+        self._give_back_excess(has_free=has_free)
         if self._waiting and not self._is_scheduled:
             self._request_slots()
+
+    def _give_back_excess(self, *, has_free: bool) -> None:
+        """Return what waits beyond the prefetch limit when no job has advanced for a while: its handlers are long."""
+        now = time.monotonic()
+        if has_free or self._ended != self._ended_before:
+            self._ended_before, self._advanced_at = self._ended, now
+        if now - self._advanced_at > MAX_STANDSTILL_S:
+            excess = self._consumer.task_consumer.channel.qos.excess()
+            for _ in range(min(excess, len(self._waiting))):
+                self._waiting.pop().give_back()
 
 
 class Job:

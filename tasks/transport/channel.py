@@ -26,6 +26,7 @@ from petiole.tasks.transport.ack_sender import MAX_ACK_DELAY_S, AckSender
 from petiole.tasks.transport.commands import PUT, Fetched, GiveBack, QueueSource, RedisCommand, TransportCommands
 from petiole.tasks.transport.consumer_id import new_consumer_id
 from petiole.tasks.transport.leases import HEARTBEAT_INTERVAL_S, LEASE_OPTIONS, Leases, lease_clock
+from petiole.tasks.transport.loop_waker import LoopWaker
 from petiole.tasks.transport.message import DECODE_ERRORS, Message, build_payload, without_own_headers
 from petiole.tasks.transport.qos import QoS
 from petiole.tasks.transport.quarantine import Quarantine
@@ -79,9 +80,13 @@ class BatchingChannel(Leases, Quarantine):
         self.is_renewed = False
         # Takes a delivery from the channel, or returns False: it is handed over as a message.
         self.accept: Callable[[Fetched, BatchingChannel], bool] | None = None
+        # Whether what the worker took can be given back while it waits, so that it may take more than it prefetches.
+        self.gives_back_waiting = self._may_run_ahead = False
+        self._settled = 0
         self._acked_at = 0.0
         self._collecting = Lock()
         self._ack_sender: AckSender | None = None
+        self._waker: LoopWaker | None = None
         self._backlog: deque[Fetched] = deque()
         self._unacknowledged_queues: set[str] = set()
         self._request: Literal["fetch", "wakeup"] | None = None
@@ -167,6 +172,8 @@ class BatchingChannel(Leases, Quarantine):
             self._request = "wakeup"
             return ("BZPOPMIN", *map(self._wakeup_key, queues), self._wait_s(timeout))
         credit = self._credit()
+        if not credit and self._backlog and not self._can_hand_over():
+            return None
         if self._may_delay_fetch(credit):
             self._schedule_wakeup()
             return None
@@ -208,12 +215,12 @@ class BatchingChannel(Leases, Quarantine):
             # A consumer outside a worker has no prefetch limit. It gets one message per call and may never call again.
             free = MAX_FETCHED if self._is_in_loop else 1
         credit = min(free - len(self._backlog), MAX_FETCHED)
-        # While the backlog has messages, a fetch for less than half of the prefetch limit is not worth a round trip.
-        is_small = 2 * credit < self.qos.prefetch_count
+        # While the backlog has messages, a fetch for less than half of the limit is not worth a round trip.
+        is_small = 2 * credit < self.qos.fetch_limit()
         return 0 if self._backlog and is_small else max(credit, 0)
 
     def _may_delay_fetch(self, credit: int) -> bool:
-        is_small = 2 * credit < self.qos.prefetch_count
+        is_small = 2 * credit < self.qos.fetch_limit()
         is_early = monotonic() - self._fetch_sent_at < FETCH_DELAY_S
         return self._is_in_loop and is_small and is_early and not self._backlog
 
@@ -316,20 +323,48 @@ class BatchingChannel(Leases, Quarantine):
         """Hand over messages of the backlog: for 10 ms in an event loop, otherwise one. Return whether any was."""
         deadline = monotonic() + DELIVERY_SLICE_S
         was_delivered = False
-        while self._backlog and self.qos.can_consume():
+        while self._backlog:
             self._send_overdue_acks()
             if not self._confirm_backlog():
                 continue
-            was_delivered = self._hand_over(self._backlog.popleft()) or was_delivered
+            if not self._can_hand_over():
+                break
+            was_delivered = self._hand_over_next() or was_delivered
             if not self._is_in_loop or monotonic() >= deadline:
                 break
         return was_delivered
 
+    def _can_hand_over(self) -> bool:
+        return self.qos.is_within_prefetch() or (self._may_run_ahead and self.qos.can_consume())
+
+    def _hand_over_next(self) -> bool:
+        is_ahead = not self.qos.is_within_prefetch()
+        try:
+            fetched = self._backlog.popleft()
+        except IndexError:
+            return False  # another thread has just returned it
+        if not is_ahead:
+            self._may_run_ahead = self.gives_back_waiting
+            return self._hand_over(fetched)
+        # Only what takes the direct way can be given back.
+        self._may_run_ahead = self._accept(fetched)
+        if not self._may_run_ahead:
+            self.leased.settle((fetched.tag,))
+            self._backlog.appendleft(fetched)
+        return self._may_run_ahead
+
+    def give_back_excess(self) -> None:
+        """Return what exceeds the prefetch limit if nothing was settled since the last call. Any thread may call it."""
+        settled, self._settled = self._settled, self.qos.settled
+        excess: list[Fetched] = []
+        with suppress(IndexError):
+            while settled == self._settled and self.qos.excess(len(self._backlog)):
+                excess.append(self._backlog.pop())
+        self._give_back_fetched(excess)
+
     def _hand_over(self, fetched: Fetched) -> bool:
         """Give a delivery to the worker, directly or as a message; return False if it is invalid."""
-        if fetched.tag:
-            self.leased.unsettled.add(fetched.tag)
-        if self.accept is not None and self.accept(fetched, self):
+        if self._accept(fetched):
             return True
         payload = self._decode(fetched)
         if payload is None:
@@ -337,6 +372,11 @@ class BatchingChannel(Leases, Quarantine):
             return False
         self.connection._deliver(payload, fetched.queue)  # noqa: SLF001 - calls kombu's consumer callback
         return True
+
+    def _accept(self, fetched: Fetched) -> bool:
+        if fetched.tag:
+            self.leased.unsettled.add(fetched.tag)
+        return self.accept is not None and self.accept(fetched, self)
 
     def _confirm_backlog(self) -> bool:
         """Renew the leases if the broker has not confirmed them for long; return whether the backlog has deliveries."""
@@ -399,10 +439,17 @@ class BatchingChannel(Leases, Quarantine):
             self.send_acks()
         elif self._ack_sender is not None:
             self._ack_sender.notify()
+        elif self._waker is not None and not self._in_poll:
+            self._waker.wake()
 
     def start_ack_sender(self) -> None:
         """Send acks from a thread while a handler blocks the event loop."""
         self._ack_sender = AckSender(self.send_acks, self.connection_errors)
+
+    def wake_loop_by_acks(self) -> None:
+        """Wake the event loop when another thread has ended a delivery: it may fetch the next one."""
+        if self._is_in_loop:
+            self._waker = LoopWaker(self.connection.loop)
 
     def _send_overdue_acks(self) -> None:
         """Send acks that have waited too long, for example while a handler blocked the event loop."""
@@ -484,6 +531,8 @@ class BatchingChannel(Leases, Quarantine):
             self._closing = True
             if self._ack_sender is not None:
                 self._ack_sender.close()
+            if self._waker is not None:
+                self._waker.close()
             try:
                 self._release_all()
             except self.connection_errors as error:

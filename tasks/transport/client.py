@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         _connparams: Any
         _get_pool: Any
         _put: Any
+        qos: Any  # QoS of transport/qos.py; the stubs describe kombu's
 
         def __getattr__(self, name: str) -> Any: ...
 else:

@@ -65,6 +65,7 @@ class Leases(ClientChannel):
     forget_leases: Callable[[Collection[str]], None]
     is_known: Callable[[str], bool]
     give_back_again: Callable[[], None]
+    give_back_excess: Callable[[], None]
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._contact_at = self._connected_since = float("-inf")
@@ -81,6 +82,7 @@ class Leases(ClientChannel):
         Any thread may call it.
         """
         self.give_back_again()
+        self.give_back_excess()
         began_at = lease_clock()
         known = self.leased_tags()
         renewal = self._commands.renew(self.consumer_timeout)

@@ -18,7 +18,7 @@ from kombu.utils import functional
 
 from petiole.tasks.consuming import consumer
 from petiole.tasks.stores.scripts import Script
-from petiole.tasks.transport import channel, consumer_id, leases, transport
+from petiole.tasks.transport import channel, consumer_id, leases, qos, transport
 from tests.simulation.promises import broken
 from tests.simulation.worker import Jobs
 from tests.simulation.world import Broken, Tally, World
@@ -27,13 +27,15 @@ BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class NoThread:
-    """Takes the place of the thread that sends acknowledgements: the event loop of a simulated worker does."""
+    """Takes the place of what sends acknowledgements or wakes the loop: a simulated worker never sleeps long."""
 
     def __init__(self, *_: object) -> None:
         pass
 
     def notify(self) -> None:
         """Do nothing."""
+
+    wake = notify
 
     def close(self) -> None:
         """Do nothing."""
@@ -95,7 +97,9 @@ def _one_clock(world: World) -> Iterator[None]:
             (leases, "_CLOCK", time.CLOCK_REALTIME),
             (leases, "monotonic", time.time),
             (channel, "monotonic", time.time),
+            (qos, "monotonic", time.time),
             (channel, "AckSender", NoThread),
+            (channel, "LoopWaker", NoThread),
             (Script, "_execute", lambda script, *words: script._client.execute_command(*words)),
             (world.bus.instrumentation, "emit", world.listen),
             (world.bus.instrumentation, "wants", lambda _: True),

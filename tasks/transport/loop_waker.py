@@ -1,0 +1,34 @@
+"""Loop waker: wake the worker's event loop from another thread, such as one that has ended a delivery."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+
+class LoopWaker:
+    """A pipe that the event loop reads."""
+
+    def __init__(self, loop: Any) -> None:
+        self._loop = loop
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._reader, False)  # noqa: FBT003 - os's
+        self._is_waking = False
+        loop.add_reader(self._reader, self._on_woken)
+
+    def wake(self) -> None:
+        """Have the event loop begin its next iteration. Any thread may call it."""
+        if not self._is_waking:
+            self._is_waking = True
+            os.write(self._writer, b"\0")
+
+    def close(self) -> None:
+        """Close the pipe; `wake` does nothing from now on."""
+        self._is_waking = True
+        self._loop.remove_reader(self._reader)
+        os.close(self._reader)
+        os.close(self._writer)
+
+    def _on_woken(self) -> None:
+        self._is_waking = False
+        os.read(self._reader, 64)
