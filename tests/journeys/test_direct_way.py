@@ -34,7 +34,7 @@ if TURNED_ON_AT_START != "logs":
     for name in ("celery.worker.strategy", "celery.app.trace"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
-store = redis.Redis.from_url(os.environ["PETIOLE_BROKER_URL"])
+store = redis.Redis.from_url(os.environ["PETIOLE_BROKER_URL"], socket_timeout=None)
 agent = Agent("watched")
 KINDS = (
     "plain", "hold", "fail", "retry", "defer", "reject", "revoked", "connect", "replace_tracer", "override_hook"

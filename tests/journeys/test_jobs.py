@@ -21,7 +21,7 @@ from petiole.tasks import Agent, RetryPolicy
 # A worker that logs each task takes Celery's way, without jobs.
 for name in ("celery.worker.strategy", "celery.app.trace"):
     logging.getLogger(name).setLevel("WARNING")
-store = redis.Redis.from_url(os.environ["PETIOLE_BROKER_URL"])
+store = redis.Redis.from_url(os.environ["PETIOLE_BROKER_URL"], socket_timeout=None)
 agent = Agent("quick")
 
 @agent.on("message.occupy")
