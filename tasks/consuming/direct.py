@@ -2,8 +2,9 @@
 
 Celery's own way builds, copies and decodes a message several times, which takes longer than a short handler. The direct
 way leaves this out, as long as nobody watches. Before each delivery it is checked whether somebody does: task events,
-INFO logs of tasks, revoked tasks, a rate or time limit, receivers of Celery's task signals, overridden hooks of the
-task, a replaced tracer (as monitoring tools install), a limit of tasks per child. Then the delivery takes Celery's way.
+INFO logs of tasks, a rate or time limit, receivers of Celery's task signals, overridden hooks of the task, a replaced
+tracer (as monitoring tools install), a limit of tasks per child. Then the delivery takes Celery's way, as does one that
+was revoked.
 
 A process of a prefork pool can have receivers and tracers of its own, which monitoring tools install when it starts. So
 it checks again before it runs the handler, and then runs Celery's tracer.
@@ -79,6 +80,8 @@ class DirectWay:
         if self._is_limited(task) or _is_instrumented(task):
             return False
         request = DirectRequest(task, entry, fetched, channel, self._consumer.hostname)
+        if request.revoked():
+            return False
         channel.qos.append(request, fetched.tag)
         state.task_reserved(request)
         self._run(request)
@@ -88,7 +91,6 @@ class DirectWay:
         events = self._consumer.event_dispatcher
         return bool(
             (events and events.enabled and (not events.groups or "task" in events.groups))
-            or state.revoked
             or state.revoked_stamps
             or any(logger.isEnabledFor(logging.INFO) for logger in _INFO_LOGGERS)
         )
