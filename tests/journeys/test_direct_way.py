@@ -176,7 +176,7 @@ class System:
 
     def inspect(self, command: str, *args: object) -> Any:
         """Ask the worker, as `celery inspect` does."""
-        (answer,) = getattr(self.control.inspect(timeout=5, limit=1), command)(*args).values()
+        (answer,) = getattr(self.control.inspect(timeout=30, limit=1), command)(*args).values()
         return answer
 
 
@@ -216,7 +216,7 @@ def test_what_operators_turn_on_shows_at_the_next_delivery(system, pool):
     heard: list[tuple[str, str]] = []
     assert system.ways("plain") == ["direct"]
 
-    system.control.enable_events(reply=True, timeout=5, limit=1)
+    system.control.enable_events(reply=True, timeout=30, limit=1)
     with system.bus.app.connection_for_read() as connection:
         note = {"*": lambda event: heard.append((event["type"], event.get("uuid", "")))}
         with system.bus.app.events.Receiver(connection, handlers=note).consumer_context() as (receiving, _, _):
@@ -224,12 +224,12 @@ def test_what_operators_turn_on_shows_at_the_next_delivery(system, pool):
             (run,) = system.handle("plain")
             expected = [(f"task-{what}", run.id) for what in ("received", "started", "succeeded")]
             system.wait(lambda: set(expected) <= set(drain(receiving, heard)))
-    system.control.disable_events(reply=True, timeout=5, limit=1)
+    system.control.disable_events(reply=True, timeout=30, limit=1)
     assert system.ways("plain") == ["direct"]
 
-    system.control.rate_limit("watched.act", "100/s", reply=True, timeout=5, limit=1)
+    system.control.rate_limit("watched.act", "100/s", reply=True, timeout=30, limit=1)
     assert system.ways("plain") == ["celery"]
-    system.control.rate_limit("watched.act", 0, reply=True, timeout=5, limit=1)
+    system.control.rate_limit("watched.act", 0, reply=True, timeout=30, limit=1)
     assert system.ways("plain") == ["direct"]
 
 
@@ -248,7 +248,7 @@ def test_a_delivery_that_is_revoked_before_it_is_fetched_is_not_handled(system, 
     event = MessageEvent(event_type="message.revoked", stream_id="s")
     (delivery,) = delivery_ids(event.event_id, ["watched.act"])
 
-    system.control.revoke(delivery, reply=True, timeout=5, limit=1)
+    system.control.revoke(delivery, reply=True, timeout=30, limit=1)
     system.bus.publish(event)
     system.handle("plain")
 
@@ -261,7 +261,7 @@ def test_a_running_delivery_can_be_terminated(system):
     (held,) = system.publish("hold")
     system.wait(lambda: [each["id"] for each in system.inspect("active")] == [held] and system.runs() != [])
 
-    system.control.revoke(held, terminate=True, reply=True, timeout=5, limit=1)
+    system.control.revoke(held, terminate=True, reply=True, timeout=30, limit=1)
 
     system.wait(system.is_idle)
     system.handle("plain")
@@ -274,7 +274,7 @@ def test_a_time_limit_that_is_set_is_respected(system, pool):
     system.start(*pool)
     assert system.ways("plain") == ["direct"]
 
-    system.control.time_limit("watched.act", hard=60, reply=True, timeout=5, limit=1)
+    system.control.time_limit("watched.act", hard=60, reply=True, timeout=30, limit=1)
 
     assert system.ways("plain") == ["celery"]
 
@@ -375,7 +375,7 @@ def test_both_ways_have_the_same_outcomes(system, pool):
                 system.inside.topics()[topics:],
             )
         )
-        system.control.rate_limit("watched.act", "1000/s", reply=True, timeout=5, limit=1)
+        system.control.rate_limit("watched.act", "1000/s", reply=True, timeout=30, limit=1)
 
     assert outcomes[0] == outcomes[1]
     assert outcomes[0][:2] == ([1, 2, 2, 2, 2], [("RuntimeError", 2, "failed")])
