@@ -120,8 +120,8 @@ class Publications:
 
     def __init__(self, client: Redis, keys: Keys, retention: Retention, inbox_age: timedelta) -> None:
         self._keys = keys
-        self._retention = retention
-        self._inbox_age = inbox_age
+        self._window_ms = _milliseconds(retention.deduplication_window)
+        self._limits = (retention.max_events, _milliseconds(retention.age), _milliseconds(inbox_age))
         scripts = (
             "history",
             "deliveries",
@@ -163,10 +163,8 @@ class Publications:
         delayed: Sequence[DelayedMessage],
         registration: ReplyRegistration | None,
     ) -> Iterator[str | int | bytes]:
-        kept, window_ms = self._retention, _milliseconds(self._retention.deduplication_window)
-        yield from (self._keys.prefix, version, int(time.time() * 1_000) // window_ms, window_ms)
-        yield from (kept.max_events, _milliseconds(kept.age), _milliseconds(self._inbox_age))
-        yield from (len(outgoing), len(delayed), self._encode_requests(outgoing, registration))
+        yield from (self._keys.prefix, version, int(time.time() * 1_000) // self._window_ms, self._window_ms)
+        yield from (*self._limits, len(outgoing), len(delayed), self._encode_requests(outgoing, registration))
         yield from self._settlement_arguments(settlement) if settlement else _NO_SETTLEMENT
         for outgoing_event in outgoing:
             event = outgoing_event.event
@@ -225,7 +223,7 @@ class Publications:
             }
         if settlement.retry_message is not None:
             retry = settlement.retry_message
-            age_ms = max(retry.due_ms - time.time() * 1_000, 0) + _milliseconds(self._inbox_age)
+            age_ms = max(retry.due_ms - time.time() * 1_000, 0) + self._limits[-1]
             encoded |= {"due_ms": str(retry.due_ms), "value": retry.value, "attempts_retention_ms": f"{age_ms:.0f}"}
         if settlement.failed_attempt is not None:
             encoded["failed_attempt"] = settlement.failed_attempt.model_dump_json()

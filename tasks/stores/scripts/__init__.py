@@ -8,6 +8,7 @@ from hashlib import sha1
 from importlib.resources import files
 from typing import Any, TypeAlias
 
+from hiredis import pack_command
 from redis import Redis
 from redis.client import Pipeline
 from redis.exceptions import NoScriptError, ResponseError
@@ -52,7 +53,7 @@ class Script:
         connection: Any = pool.get_connection()
         is_complete = False
         try:
-            connection.send_packed_command([pack_command(command)])
+            connection.send_packed_command([pack_command(command)])  # type: ignore[arg-type]  # its stub describes a tuple of one
             reply = connection.read_response()
         except ResponseError:
             is_complete = True
@@ -66,11 +67,3 @@ class Script:
                 connection.disconnect()
             pool.release(connection)
 
-
-def pack_command(parts: Iterable[Argument]) -> bytes:
-    """Encode a command in the Redis protocol (RESP), as one string."""
-    encoded = [part if isinstance(part, bytes) else str(part).encode() for part in parts]
-    chunks = [b"*%d\r\n" % len(encoded)]
-    for value in encoded:
-        chunks += (b"$%d\r\n" % len(value), value, b"\r\n")
-    return b"".join(chunks)
