@@ -3,6 +3,9 @@
 Circuit breakers and rate limits reduce load; an outage of the state store must not stop all calls. Each outage is
 logged once as the error `breaker.store_failed`, and its calls are counted as `calls_without_breaker` when the store is
 back. After a failure the store is not queried for STORE_RETRY_AFTER_S, so that only one call waits for its timeout.
+
+An outage is no answer, or a server that says that it cannot serve now. Any other error reply is an error of ours: a
+query raises it, so that nothing passes uncounted, and a failed update is logged as `breaker.update_failed`.
 """
 
 from __future__ import annotations
@@ -12,21 +15,35 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from redis.exceptions import RedisError
+from redis.exceptions import ClusterDownError, OutOfMemoryError, ReadOnlyError, RedisError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from petiole.events.errors import NotConfigured
-from petiole.tasks.instrumentation import CallsGuardedAgain, CallsUnguarded
+from petiole.tasks.instrumentation import CallsGuardedAgain, CallsUnguarded, OperationFailed
 
 if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
 
 STORE_RETRY_AFTER_S = 5.0
 
+_OUTAGES = (
+    NotConfigured,
+    RedisConnectionError,  # LOADING included
+    RedisTimeoutError,
+    ReadOnlyError,
+    ClusterDownError,  # MASTERDOWN included
+    OutOfMemoryError,
+)
+
 ResultT = TypeVar("ResultT")
 
 
 def query_store(bus: BusRuntime, operation: str, query: Callable[[], ResultT]) -> ResultT | None:
-    """Ask the store whether a call is allowed; None if it does not answer, so that the call is allowed."""
+    """Ask the store whether a call is allowed; None if it does not answer, so that the call is allowed.
+
+    Raises RedisError for an error reply that is no outage.
+    """
     outage = bus.resource(_Outage)
     if time.monotonic() < outage.until:
         outage.calls += 1
@@ -35,6 +52,8 @@ def query_store(bus: BusRuntime, operation: str, query: Callable[[], ResultT]) -
         answer = query()
         outage.end()
     except (RedisError, NotConfigured) as error:
+        if not _is_outage(error):
+            raise
         outage.calls += 1
         outage.begin(operation, error)
         return None
@@ -42,12 +61,21 @@ def query_store(bus: BusRuntime, operation: str, query: Callable[[], ResultT]) -
 
 
 def update_store(bus: BusRuntime, operation: str, update: Callable[[], ResultT]) -> ResultT | None:
-    """Record the outcome of a call in the store; None if it does not answer."""
+    """Record the outcome of a call in the store; None if that fails: the call itself has been made."""
     try:
         return update()
     except (RedisError, NotConfigured) as error:
-        bus.resource(_Outage).begin(operation, error)
+        if _is_outage(error):
+            bus.resource(_Outage).begin(operation, error)
+        else:
+            failed = OperationFailed(operation="breaker.update_failed", exception=error, subject=operation)
+            bus.instrumentation.emit(failed)
         return None
+
+
+def _is_outage(error: Exception) -> bool:
+    # MISCONF: the server could not save, and accepts no writes until it can. redis-py has no class for it.
+    return isinstance(error, _OUTAGES) or str(error).startswith("MISCONF")
 
 
 @dataclass(slots=True)

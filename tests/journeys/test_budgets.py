@@ -7,12 +7,14 @@ import threading
 import time
 import urllib.error
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 
 import pytest
+from redis.exceptions import ResponseError
 
 from petiole.events import Event, TextContent, TextMessageEvent
 from petiole.events.errors import RateLimitExceeded, ServiceUnavailable, UsageError
@@ -21,6 +23,7 @@ from petiole.tasks.stores.rate_limits import RateLimitUsage
 from petiole.tasks.testing import EventTestHarness
 from tests.support.apps import as_default
 from tests.support.errors import has_code
+from tests.support.inside import Inside
 
 
 def http_error(status: int, retry_after: str | None = None) -> urllib.error.HTTPError:
@@ -65,6 +68,29 @@ def test_a_call_counts_until_a_window_after_it_was_settled(bus):
 
     bus.store_clock.skip(10.1)
     account.reserve()
+
+
+def test_a_quota_without_tokens_holds_while_its_calls_fail_and_lapse(bus):
+    account = RateLimit("openai.main", requests=3)
+    passed = 0
+    for _ in range(40):
+        with suppress(RateLimitExceeded), account.reserve():
+            passed += 1
+
+    assert passed == 3
+    bus.store_clock.skip(200)
+    with suppress(ConnectionRefusedError), account.reserve():
+        raise ConnectionRefusedError
+    assert account.usage() == RateLimitUsage(requests=0, tokens=0)
+
+
+def test_an_error_reply_of_the_store_lets_no_call_pass_uncounted(bus):
+    account = RateLimit("openai.main", requests=3)
+    Inside(bus).break_budget("openai.main")
+
+    for _ in range(2):
+        with pytest.raises(ResponseError):
+            account.reserve()
 
 
 def test_tokens_count_as_estimated_until_they_are_known_and_then_as_used(bus):

@@ -464,6 +464,10 @@ class Inside:
         """Tell whether any worker was heard of within the heartbeat timeout."""
         return bool(self._count(self.keys.heartbeat("*")))
 
+    def break_budget(self, account: str) -> None:
+        """Let nothing be counted for an account: something else stands in its place."""
+        self.client.set(self.keys.rate_limit(account), "in the way")
+
     def budget_drift(self, account: str) -> int:
         """Tell by how many tokens the sum that is kept of an account differs from its calls."""
         calls = self.client.hvals(self.keys.rate_limit_tokens(account))

@@ -12,7 +12,8 @@ local most_requests, most_tokens = tonumber(ARGV[3]) or math.huge, tonumber(ARGV
 
 local expired = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', text(now_ms))
 for _, call in ipairs(expired) do
-  redis.call('HINCRBY', KEYS[1], 'tokens', -tonumber(redis.call('HGET', KEYS[3], call) or 0))
+  -- Not -tokens: of 0 that is -0, which is no integer to the server.
+  redis.call('HINCRBY', KEYS[1], 'tokens', text(0 - (redis.call('HGET', KEYS[3], call) or 0)))
   redis.call('HINCRBY', KEYS[1], 'requests', -1)
   redis.call('HDEL', KEYS[3], call)
   redis.call('ZREM', KEYS[2], call)

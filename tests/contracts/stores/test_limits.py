@@ -72,3 +72,19 @@ def test_what_was_reserved_is_settled_once_and_released_as_if_it_had_never_been(
     stores.rate_limits._clock.skip(61)
     assert stores.rate_limits.reserve("main", "three", 1_000, quota) is None
     assert stores.rate_limits.usage("main") == RateLimitUsage(1, 1_000)
+
+
+@pytest.mark.parametrize("tokens", [0, 1])
+def test_calls_without_tokens_are_released_and_expire_as_others_do(stores, tokens):
+    quota = Quota(requests=2, tokens=None, window=A_MINUTE, lease=A_MINUTE)
+    for call in ("one", "two"):
+        assert stores.rate_limits.reserve("main", call, tokens, quota) is None
+    assert stores.rate_limits.reserve("main", "three", tokens, quota) is not None
+
+    stores.rate_limits.release("main", "one")
+    stores.rate_limits.settle("main", "two", 0, quota.window)
+
+    assert stores.rate_limits.usage("main") == RateLimitUsage(1, 0)
+    stores.rate_limits._clock.skip(200)
+    assert stores.rate_limits.reserve("main", "four", tokens, quota) is None
+    assert stores.rate_limits.usage("main") == RateLimitUsage(1, tokens)
