@@ -33,6 +33,7 @@ from petiole.tasks.instrumentation import Instrumentation
 from petiole.tasks.routing.table import RoutingTable
 from petiole.tasks.stores import Stores, open_stores
 from petiole.tasks.stores.clock import Clock
+from petiole.tasks.stores.connection_pool import NoFreeConnection, StorePool
 from petiole.tasks.transport import without_transport_prefix
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ TaskT = TypeVar("TaskT", bound="BusTask")
 Resource = TypeVar("Resource")
 
 _CLIENT: dict[str, Any] = {"decode_responses": True, "socket_timeout": 10, "socket_connect_timeout": 5}
+_FREE_CONNECTION_TIMEOUT_S = 10.0
 _REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 _ATTRIBUTE = "event_bus"
 
@@ -205,21 +207,25 @@ class BusRuntime:
         """The name of the state store in error messages."""
         return "the state store" if self.has_own_state_store else "the broker"
 
-    def outage(self, operation: str) -> BrokerUnavailable | StateStoreUnavailable:
+    def outage(self, operation: str, error: Exception) -> BrokerUnavailable | StateStoreUnavailable:
         """Build the error for a state store that did not answer during an operation; it names the setting to check."""
-        return StateStoreUnavailable(operation) if self.has_own_state_store else BrokerUnavailable(operation)
+        remedy = f"{error}; raise PETIOLE_MAX_STATE_CONNECTIONS" if isinstance(error, NoFreeConnection) else ""
+        unavailable = StateStoreUnavailable if self.has_own_state_store else BrokerUnavailable
+        return unavailable(operation, remedy)
 
     @contextmanager
     def state_store_access(self, operation: str) -> Iterator[None]:
-        """Replace the errors of a state store that does not answer by `outage(operation)`."""
+        """Replace the errors of a state store that does not answer by `outage(operation, error)`."""
         try:
             yield
         except (RedisConnectionError, RedisTimeoutError) as error:
-            raise self.outage(operation) from error
+            raise self.outage(operation, error) from error
 
     def _connect(self) -> Redis:
         # No automatic retries: only the caller knows whether a repeat is harmless.
-        return Redis.from_url(self._require_state_url(), **_CLIENT, retry=Retry(NoBackoff(), 0))
+        options = _CLIENT | {"retry": Retry(NoBackoff(), 0), "timeout": _FREE_CONNECTION_TIMEOUT_S}
+        size = self.settings.max_state_connections
+        return Redis.from_pool(StorePool.from_url(self._require_state_url(), max_connections=size, **options))
 
     def _require_state_url(self) -> str:
         url = self._state_url()

@@ -75,6 +75,10 @@ class Settings(EnvironmentSettings):
     # Addresses
     broker_url: str | None = Field(default=None, description="The broker: `redis://…` or `amqp://…`.")
     state_url: str | None = Field(default=None, description="Redis of the state store; by default the broker.")
+    max_state_connections: Count = Field(
+        default=100,
+        description="Most connections of a process to the state store. More threads wait for a free one.",
+    )
     key_prefix: str = Field(default="petiole", min_length=1, description="Prefix of all keys in the state store.")
     home: Path = Field(default=Path(".petiole"), description="Folder of the embedded broker and of beat's schedule.")
 

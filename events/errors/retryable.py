@@ -8,12 +8,13 @@ from petiole.events.errors.base import Retryable, quote
 
 
 class BrokerUnavailable(Retryable):
-    def __init__(self, what: str) -> None:
-        super().__init__(what)
+    def __init__(self, what: str, remedy: str = "") -> None:
+        super().__init__(what, remedy)
         self.what = what
+        self.remedy = remedy or "start it (petiole up) or check PETIOLE_BROKER_URL"
 
     def __str__(self) -> str:
-        return f"the broker could not be reached while {self.what}; start it (petiole up) or check PETIOLE_BROKER_URL"
+        return f"the broker could not be reached while {self.what}; {self.remedy}"
 
 
 class BrokerFull(BrokerUnavailable):
@@ -48,12 +49,13 @@ class PublishOutcomeUnknown(BrokerUnavailable):
 class StateStoreUnavailable(Retryable):
     """The state store did not answer. If the broker is the state store too, BrokerUnavailable is raised instead."""
 
-    def __init__(self, what: str) -> None:
-        super().__init__(what)
+    def __init__(self, what: str, remedy: str = "") -> None:
+        super().__init__(what, remedy)
         self.what = what
+        self.remedy = remedy or "start it or check PETIOLE_STATE_URL"
 
     def __str__(self) -> str:
-        return f"the state store could not be reached while {self.what}; start it or check PETIOLE_STATE_URL"
+        return f"the state store could not be reached while {self.what}; {self.remedy}"
 
 
 class RetryLater(Retryable):

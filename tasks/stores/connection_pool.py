@@ -1,0 +1,37 @@
+"""Connection pool of the state store: more threads than connections wait for one.
+
+Before a connection is there, nothing has been sent. Such an error is a `NotConnected`, so that callers can tell it from a
+connection that was lost during a command, whose outcome nobody knows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from redis import BlockingConnectionPool
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+
+class NotConnected(RedisConnectionError):
+    """The server could not be reached; no command was sent."""
+
+
+class NoFreeConnection(NotConnected):
+    """All connections of the pool stayed in use for its timeout; no command was sent."""
+
+
+class StorePool(BlockingConnectionPool):
+    """A pool of at most `max_connections` connections; who needs another one waits for up to `timeout` seconds."""
+
+    def get_connection(self, *args: Any, **options: Any) -> Any:
+        """Take a connection of the pool. Raises NotConnected."""
+        try:
+            return super().get_connection(*args, **options)  # type: ignore[no-untyped-call]  # redis-py's
+        except (RedisConnectionError, RedisTimeoutError) as error:
+            if str(error) == "No connection available.":
+                raise NoFreeConnection(self._describe_use()) from error
+            raise NotConnected(str(error)) from error
+
+    def _describe_use(self) -> str:
+        return f"all {self.max_connections} connections of this process were in use for {self.timeout:g} s"
