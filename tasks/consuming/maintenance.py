@@ -5,6 +5,7 @@
     drain_undecodable  5 s     dead-letter undecodable bytes: tasks/settlement/undecodable.py
     apply_retention    60 s    delete dead letters beyond their limits: tasks/dead_letters/retention.py
     heartbeat          2 s     report this worker and its agents: tasks/consuming/heartbeat.py
+    restore_subscriptions 2 s  register its subscriptions again if they were lost: tasks/consuming/announcement.py
 
 These are the longest times between two runs. Each run returns when the next one is needed: `send_due` runs again when
 the next message is due, and every 0.1 s in a worker that handles deliveries, whose retries may be due any moment. So a
@@ -31,6 +32,7 @@ from celery import bootsteps
 from celery.concurrency.prefork import TaskPool as ProcessPool
 from celery.worker import state as worker_state
 
+from petiole.tasks.consuming.announcement import RESTORE_SUBSCRIPTIONS
 from petiole.tasks.consuming.heartbeat import HEARTBEAT
 from petiole.tasks.consuming.periodic_job import PeriodicJob
 from petiole.tasks.dead_letters import apply_retention
@@ -187,6 +189,7 @@ JOBS = (
     PeriodicJob("drain_undecodable", 5.0, _drain_undecodable),
     PeriodicJob("apply_retention", 60.0, _apply_retention),
     HEARTBEAT,
+    RESTORE_SUBSCRIPTIONS,
 )
 
 

@@ -5,7 +5,8 @@ published, so a crash loses none.
 
 The cluster is one JSON document. A change reads it, computes the next one (cluster_lifecycle.py) and stores that unless
 another process stored one meanwhile; then it begins again. Heartbeats are keys that expire, so the server's clock alone
-decides who is silent. A heartbeat changes the document only if there is something new: it costs two commands otherwise.
+decides who is silent. A heartbeat changes the document only if there is something new: it costs three commands
+otherwise. If the server has lost the document, the next heartbeat stores the latest one that its worker knows.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
+from uuid import uuid4
 
 from pydantic import TypeAdapter
 from redis import Redis
@@ -37,7 +39,7 @@ class ClusterMembership:
         self._keys = keys
         self._limit = limit
         self._monotonic = monotonic
-        self._latest: tuple[int | None, Cluster] = None, Cluster()
+        self._latest: tuple[str | None, Cluster] = None, Cluster()
         self._contact_at = self._in_touch_since = float("-inf")
 
     def send_heartbeat(self, worker_id: str, worker: Worker) -> Cluster:
@@ -94,16 +96,18 @@ class ClusterMembership:
             _, is_new = pipe.execute()
         return bool(is_new)
 
-    def _renew(self, worker_id: str, version: int | None, cluster: Cluster) -> bool:
+    def _renew(self, worker_id: str, version: str | None, cluster: Cluster) -> bool:
         """Extend a worker's heartbeat; returns False if the cluster has changed or a worker may have been lost."""
         others = [self._keys.heartbeat(other) for other in cluster.workers if other != worker_id]
         with self._client.pipeline(transaction=False) as pipe:
             pipe.pexpire(self._keys.heartbeat(worker_id), self._limit)
             pipe.mget(self._keys.cluster_version, *others)
-            was_alive, (latest_version, *heard) = pipe.execute()
+            pipe.exists(self._keys.cluster)
+            was_alive, (latest_version, *heard), is_stored = pipe.execute()
         self._record_contact(was_alive=was_alive)
         is_complete = all(heard) or not self._may_declare_lost()
-        return bool(was_alive) and version is not None and latest_version == str(version) and is_complete
+        is_latest = version is not None and latest_version == version
+        return bool(was_alive) and bool(is_stored) and is_latest and is_complete
 
     def _report(self, worker_id: str, worker: Worker, pipe: Any, cluster: Cluster) -> Cluster:
         heartbeat = self._keys.heartbeat(worker_id)
@@ -135,19 +139,21 @@ class ClusterMembership:
     def _change(self, compute: Callable[[Any, Cluster], Cluster]) -> Cluster:
         """Replace the cluster by what `compute` makes of it; computed again if it was changed meanwhile."""
 
-        def attempt(pipe: Any) -> tuple[int, Cluster]:
-            version_text, text = pipe.mget(self._keys.cluster_version, self._keys.cluster)
-            version, before = int(version_text or 0), _CLUSTER.validate_json(text or "{}")
-            after = compute(pipe, before)
+        def attempt(pipe: Any) -> tuple[str | None, Cluster]:
+            version, text = pipe.mget(self._keys.cluster_version, self._keys.cluster)
+            stored = _CLUSTER.validate_json(text or "{}")
+            after = compute(pipe, stored if text else self._latest[1])
             pipe.multi()
-            if after == before:
-                return version, before
+            if after == stored:
+                return version, stored
+            # Not a number: after a loss it could be that of another document.
+            version = str(uuid4())
             pipe.set(self._keys.cluster, _CLUSTER.dump_json(after))
-            pipe.incr(self._keys.cluster_version)
-            if after.is_closed != before.is_closed:
+            pipe.set(self._keys.cluster_version, version)
+            if after.is_closed != stored.is_closed:
                 # Publishers compare the directory's version with each event.
                 pipe.incr(self._keys.directory_version)
-            return version + 1, after
+            return version, after
 
         # The stubs know of no function that returns a value.
         transaction: Any = self._client.transaction

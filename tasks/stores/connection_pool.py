@@ -1,7 +1,7 @@
 """Connection pool of the state store: more threads than connections wait for one.
 
-Before a connection is there, nothing has been sent. Such an error is a `NotConnected`, so that callers can tell it from a
-connection that was lost during a command, whose outcome nobody knows.
+Before there is a connection, nothing has been sent. Such an error is a `NotConnected`, so that callers can tell it from
+a connection that was lost during a command, whose outcome is unknown.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 
-class NotConnected(RedisConnectionError):
+class NotConnected(RedisConnectionError):  # noqa: N818 - named as Petiole's own errors
     """The server could not be reached; no command was sent."""
 
 

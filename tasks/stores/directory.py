@@ -3,6 +3,9 @@
 Promise: a registered subscription is visible to every publisher that reads after `register` returned. It stays until it
 is unregistered, whether or not a worker runs. The version changes with every change, so readers may keep a copy, and
 bring it up to date with what changed since its version.
+
+A server may lose the directory: it is emptied, it evicts keys, or an older copy is restored. Workers look for that with
+`is_intact`, and `restore` what they had registered. A subscription that was unregistered stays so.
 """
 
 from __future__ import annotations
@@ -51,7 +54,20 @@ class Directory:
 
     def register(self, subscriptions: Iterable[Subscription]) -> bool:
         """Add or update subscriptions, in one change. Safe to repeat; returns whether anything changed."""
-        return self._update({each.name: each.model_dump_json(exclude_defaults=True) for each in subscriptions})
+        return self._update(_texts(subscriptions))
+
+    def restore(self, subscriptions: Iterable[Subscription], known_version: int) -> bool:
+        """Add or update subscriptions that were registered at a version, except what was unregistered since.
+
+        Safe to repeat; returns whether anything was lost.
+        """
+        return self._update(_texts(subscriptions), known_version)
+
+    def is_intact(self, subscriptions: Iterable[Subscription], known_version: int) -> bool:
+        """Return whether all changes since a version are known, and these subscriptions are there or unregistered."""
+        names = [each.name for each in subscriptions]
+        is_present = all(text is not None for text in self._client.hmget(self._keys[0], names)) if names else True
+        return is_present and not self.read_since(known_version).is_complete
 
     def unregister(self, name: str) -> bool:
         """Remove a subscription; its queued deliveries stay. Returns whether it existed."""
@@ -72,11 +88,19 @@ class Directory:
         answer: Any = self._read_script(keys=self._keys, args=[version])
         current, is_complete, *rest = answer
         pairs = zip(rest[::2], rest[1::2], strict=True)
-        subscriptions = {name: Subscription.model_validate_json(text) if text else None for name, text in pairs}
+        subscriptions = {
+            name: Subscription.model_validate_json(text) if text else None
+            for name, text in pairs
+            if text or not is_complete
+        }
         return DirectoryChanges(int(current), bool(is_complete), subscriptions)
 
-    def _update(self, texts: Mapping[str, str]) -> bool:
-        args: list[str | int] = [MAX_LOGGED_CHANGES, MAX_LOGGED_SUBSCRIPTIONS]
+    def _update(self, texts: Mapping[str, str], known_version: int | str = "") -> bool:
+        args: list[str | int] = [MAX_LOGGED_CHANGES, MAX_LOGGED_SUBSCRIPTIONS, known_version]
         for pair in texts.items():
             args += pair
         return bool(self._update_script(keys=self._keys, args=args))
+
+
+def _texts(subscriptions: Iterable[Subscription]) -> dict[str, str]:
+    return {each.name: each.model_dump_json(exclude_defaults=True) for each in subscriptions}

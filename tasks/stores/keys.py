@@ -18,7 +18,7 @@ Each starts with PETIOLE_KEY_PREFIX and a colon. Queues and their messages belon
 | circuits:<name>:window                | hash   | calls and failures per tenth of a window | twice the window        |
 | cluster                               | text   | workers, lifecycles, overrides as JSON   | no limit                |
 | cluster:heartbeats:<worker>           | text   | its node; gone when it is silent         | HEARTBEAT_TIMEOUT_S     |
-| cluster:version                       | number | grows with every change of the cluster   | no limit                |
+| cluster:version                       | text   | another one with every change            | no limit                |
 | counters                              | hash   | name -> count                            | no limit                |
 | dead_letters                          | hash   | id -> DeadLetter JSON                    | DEAD_LETTER_RETENTION_S |
 | dead_letters:alarm:<alarm>            | text   | this alarm was raised                    | a day                   |
@@ -28,7 +28,7 @@ Each starts with PETIOLE_KEY_PREFIX and a colon. Queues and their messages belon
 | dead_letters:times                    | zset   | id -> when it was dead-lettered, in ms   | as dead_letters         |
 | delayed                               | zset   | id -> due time in ms                     | until due               |
 | delayed:messages                      | hash   | id -> queue, list and message            | until due               |
-| directory                             | hash   | subscription name -> Subscription JSON   | until unsubscribed      |
+| directory                             | hash   | subscription -> JSON; empty: withdrawn   | no limit                |
 | directory:changes                     | list   | the last 1,000 changes, oldest first     | no limit                |
 | directory:version                     | number | grows with every change                  | no limit                |
 | history                               | stream | the last MAX_HISTORY_EVENTS events       | HISTORY_RETENTION_S     |

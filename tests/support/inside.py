@@ -304,6 +304,14 @@ class Inside:
         """Let nothing be sent to a subscription any more."""
         self.stores.directory.unregister(subscription)
 
+    def lose(self, *names: str) -> None:
+        """Let the server have lost these keys, as when it evicts them."""
+        self.client.delete(*(f"{self.keys.prefix}:{name}" for name in names))
+
+    def lose_subscription(self, name: str) -> None:
+        """Let the server have lost one subscription."""
+        assert self.client.hdel(self.keys.directory, name)
+
     def attempted(self) -> int:
         """Count the deliveries of which an attempt is recorded, which have not been settled."""
         return self._count(self.keys.attempts("*"))

@@ -17,7 +17,7 @@ local function append_changes(answer)
   local changes = redis.call('LRANGE', CHANGES, known - version, -1)
   for position, text in ipairs(changes) do
     local change = cjson.decode(text)
-    if change.version ~= known + position then
+    if tonumber(change.version) ~= known + position then
       return false
     end
     for _, part in ipairs(change.changed) do

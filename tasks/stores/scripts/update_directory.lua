@@ -1,30 +1,42 @@
--- Register and unregister subscriptions. If something changed, the version grows and the change is logged.
+-- Register, restore and unregister subscriptions. If something changed, the version grows and the change is logged.
+-- An unregistered subscription keeps an empty entry, which tells it from one that was lost.
 -- Returns 1 if something changed.
 -- KEYS: directory, directory:version, directory:changes
 -- ARGV: most changes that the log keeps, most subscriptions of a logged change,
+--       '' to register, or the last version known to a worker that restores what was lost,
 --       name, subscription JSON ('': unregister), name, subscription JSON, ...
 local DIRECTORY, VERSION, CHANGES = unpack(KEYS)
+local known = tonumber(ARGV[3])
 local changed = {}
-for index = 3, #ARGV, 2 do
+for index = 4, #ARGV, 2 do
   local name, subscription = ARGV[index], ARGV[index + 1]
-  if (redis.call('HGET', DIRECTORY, name) or '') ~= subscription then
-    if subscription == '' then
-      redis.call('HDEL', DIRECTORY, name)
-    else
-      redis.call('HSET', DIRECTORY, name, subscription)
-    end
+  local present = redis.call('HGET', DIRECTORY, name)
+  local was_withdrawn = known and present == ''
+  if (present or '') ~= subscription and not was_withdrawn then
+    redis.call('HSET', DIRECTORY, name, subscription)
     changed[#changed + 1] = name
     changed[#changed + 1] = subscription
   end
 end
-if #changed == 0 then
+local version = tonumber(redis.call('GET', VERSION) or 0)
+local is_older = known and version < known
+if #changed == 0 and not is_older then
   return 0
 end
-local version = redis.call('INCR', VERSION)
+if known then
+  -- Versions since the loss may stand for something else than before. The time is a number that none of them had.
+  local clock = redis.call('TIME')
+  local next_version = math.max(version + 1, clock[1] * 1000 + math.floor(clock[2] / 1000))
+  redis.call('SET', VERSION, string.format('%.0f', next_version))
+  redis.call('DEL', CHANGES)
+  return 1
+end
+version = redis.call('INCR', VERSION)
 if #changed > 2 * tonumber(ARGV[2]) then
   redis.call('DEL', CHANGES)
 else
-  redis.call('RPUSH', CHANGES, cjson.encode({version = version, changed = changed}))
+  -- As text: cjson writes 14 digits of a number.
+  redis.call('RPUSH', CHANGES, cjson.encode({version = string.format('%.0f', version), changed = changed}))
   redis.call('LTRIM', CHANGES, -tonumber(ARGV[1]), -1)
 end
 return 1

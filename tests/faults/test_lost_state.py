@@ -1,0 +1,126 @@
+"""A state store that loses what was written once, at a start: living workers write it again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import redis
+
+from petiole.events import MessageEvent
+from tests.support.apps import a_bus, publish_once
+from tests.support.inside import Inside
+from tests.support.polling import wait_until
+
+BOTH = ("one.hear", "two.listen")
+
+MODULE = """
+import os
+from pathlib import Path
+from petiole.tasks import Agent
+
+one, two = Agent("one"), Agent("two")
+
+@one.on("message.*")
+def hear(event): Path(os.environ["RUNS"]).open("a").write(f"one {event.stream_id}\\n")
+
+@two.on("message.*")
+def listen(event): Path(os.environ["RUNS"]).open("a").write(f"two {event.stream_id}\\n")
+"""
+
+
+@pytest.mark.parametrize(
+    ("pool", "lost"),
+    [
+        ("threads", None),
+        ("prefork", None),
+        ("threads", ("directory",)),
+        ("threads", ("directory", "directory:version", "directory:changes")),
+    ],
+    ids=["everything", "everything, in prefork", "the subscriptions", "the directory"],
+)
+def test_a_lost_directory_is_there_again_within_seconds(system, server, pool, lost):
+    system.module("two_agents", MODULE)
+    system.worker("both", "--pool", pool, "-c", "2", "-Q", "one,two,publish")
+    bus, inside = a_bus(server.url), Inside(server.url)
+    assert publish_once(bus, a_message("before")).subscriptions == BOTH
+
+    inside.lose(*lost) if lost else inside.client.flushall()
+
+    wait_until(lambda: tuple(inside.subscriptions()) == BOTH, 10, system.logs)
+    assert publish_once(bus, a_message("after")).subscriptions == BOTH
+    assert publish_once(a_bus(server.url), a_message("new")).subscriptions == BOTH
+    bus.publish.delay(a_message("delayed"))
+    expected = {f"{agent} {stream}" for agent in ("one", "two") for stream in ("after", "new", "delayed")}
+    wait_until(lambda: expected <= set(runs(system)), 15, system.logs)
+    assert len(bus.app.control.inspect(timeout=5).ping() or {}) == 1
+    wait_until(bus.stores.cluster_membership.has_active_workers, 10, system.logs)
+
+
+def test_one_lost_subscription_is_there_again(system, server):
+    system.module("two_agents", MODULE)
+    system.worker("both", "--pool", "threads", "-Q", "one,two")
+    bus, inside = a_bus(server.url), Inside(server.url)
+    assert publish_once(bus, a_message("before")).subscriptions == BOTH
+
+    inside.lose_subscription("two.listen")
+
+    wait_until(lambda: tuple(inside.subscriptions()) == BOTH, 10, system.logs)
+    assert publish_once(a_bus(server.url), a_message("after")).subscriptions == BOTH
+
+
+def a_message(stream: str) -> MessageEvent:
+    return MessageEvent.model_validate({"event_type": "message.said", "stream_id": stream, "content": {}})
+
+
+def runs(system: Any) -> list[str]:
+    file = system.home / "runs"
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def test_an_older_copy_of_the_state_is_brought_up_to_date(system, server):
+    system.module("two_agents", MODULE)
+    client = redis.Redis.from_url(server.url)
+    system.worker("first", "--pool", "threads", "-Q", "one")
+    older = {name: client.dump(name) for name in client.keys("*")}
+    system.worker("second", "--pool", "threads", "-Q", "two")
+    bus = a_bus(server.url)
+    assert publish_once(bus, a_message("before")).subscriptions == BOTH
+
+    client.flushall()
+    for name, content in older.items():
+        client.restore(name, 0, content)
+
+    inside = Inside(server.url)
+    wait_until(lambda: inside.subscriptions() == list(BOTH), 10, system.logs)
+    assert publish_once(bus, a_message("after")).subscriptions == BOTH
+    wait_until(lambda: bus.stores.cluster_membership.has_active_workers(), 15, system.logs)
+    agents = bus.stores.cluster_membership.read().agents
+    assert {name: agent.state for name, agent in agents.items()} == {"one": "started", "two": "started"}
+
+
+def test_a_subscription_that_was_withdrawn_stays_so_while_its_worker_lives(system, server):
+    system.module("two_agents", MODULE)
+    system.worker("both", "--pool", "threads", "-Q", "one,two")
+    inside = Inside(server.url)
+    inside.withdraw("two.listen")
+
+    inside.lose_subscription("one.hear")
+
+    wait_until(lambda: inside.subscriptions() == ["one.hear"], 10, system.logs)
+    system.worker("next", "--pool", "threads", "-Q", "one,two")
+    assert tuple(inside.subscriptions()) == BOTH
+
+
+def test_lost_records_of_the_cluster_are_written_again_and_a_paused_agent_stays_paused(system, server):
+    system.module("two_agents", MODULE)
+    system.worker("both", "--pool", "threads", "-Q", "one,two")
+    membership = a_bus(server.url).stores.cluster_membership
+    membership.set_override("two", "paused")
+    wait_until(lambda: "agent.paused" in system.logs(), 10, system.logs)
+
+    for names in (("cluster",), ("cluster:version",), ("cluster", "cluster:version")):
+        Inside(server.url).lose(*names)
+
+        wait_until(membership.has_active_workers, 10, system.logs)
+        assert membership.read().overrides == {"two": "paused"}
