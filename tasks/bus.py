@@ -38,6 +38,7 @@ from petiole.tasks.celery import (
     private_app,
     use_broker,
 )
+from petiole.tasks.consuming.server_check import check_servers
 from petiole.tasks.periodic import MetricsTask, PeriodicTask, TickTask, schedule
 from petiole.tasks.publication import PublishTask
 from petiole.tasks.publication import publish_many as publish_many_on
@@ -178,7 +179,7 @@ class EventBus(BusRuntime):
             vars(self).pop(name, None)
 
     def check_configuration(self) -> None:
-        """Raise UsageError if a setting of the app would break a guarantee; it names setting, file and remedy."""
+        """Raise UsageError if a setting of the app or of a server would break a guarantee; it names the remedy."""
         _ = self.settings  # raises UsageError for an invalid value
         tasks = [task for task in self.app.tasks.values() if isinstance(task, BusTask)]
         own = {task.name for task in tasks if task.bus is self}
@@ -188,6 +189,8 @@ class EventBus(BusRuntime):
         if problems:
             listed = "\n  ".join(dict.fromkeys(problems))
             raise UsageError(f"no worker starts, because events could be lost:\n  {listed}")
+        if self._in_process is None:
+            check_servers(self)
 
     def connect_async(self) -> AsyncRedis:
         """Create a client of the state store for the running asyncio loop. Raises NotConfigured."""

@@ -13,6 +13,7 @@ from celery import bootsteps
 
 from petiole.events.subscriptions import Subscription
 from petiole.tasks.consuming.periodic_job import PeriodicJob
+from petiole.tasks.consuming.server_check import check_servers
 from petiole.tasks.instrumentation import AgentChanged
 from petiole.tasks.runtime import BusRuntime, bus_of, included_agents
 
@@ -38,6 +39,7 @@ class SubscriptionRegistration(bootsteps.StartStopStep):
         if self._version is not None:
             self.restore(bus)
             return
+        check_servers(bus)
         served = consumer.app.amqp.queues.consume_from
         agents = [agent for agent in included_agents(bus).values() if agent.name in served]
         self._subscriptions = [subscription for agent in agents for subscription in agent.subscriptions]
@@ -47,13 +49,13 @@ class SubscriptionRegistration(bootsteps.StartStopStep):
             bus.instrumentation.emit(AgentChanged(agent=agent.name, change="announced"))
 
     def restore(self, bus: BusRuntime) -> None:
-        """Register the subscriptions again if the directory has lost any. Another worker may have changed them since."""
-        directory = bus.stores.directory
+        """Register the subscriptions again if the directory has lost any."""
         if self._version is None:
             return
-        if not directory.is_intact(self._subscriptions, self._version):
-            if directory.restore(self._subscriptions, self._version):
-                log.warning("directory.restored", extra={"subscriptions": len(self._subscriptions)})
+        directory, subscriptions = bus.stores.directory, self._subscriptions
+        is_intact = directory.is_intact(subscriptions, self._version)
+        if not is_intact and directory.restore(subscriptions, self._version):
+            log.warning("directory.restored", extra={"subscriptions": len(subscriptions)})
         self._version = directory.version()
 
 

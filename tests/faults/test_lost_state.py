@@ -94,7 +94,7 @@ def test_an_older_copy_of_the_state_is_brought_up_to_date(system, server):
     inside = Inside(server.url)
     wait_until(lambda: inside.subscriptions() == list(BOTH), 10, system.logs)
     assert publish_once(bus, a_message("after")).subscriptions == BOTH
-    wait_until(lambda: bus.stores.cluster_membership.has_active_workers(), 15, system.logs)
+    wait_until(bus.stores.cluster_membership.has_active_workers, 15, system.logs)
     agents = bus.stores.cluster_membership.read().agents
     assert {name: agent.state for name, agent in agents.items()} == {"one": "started", "two": "started"}
 
@@ -124,3 +124,16 @@ def test_lost_records_of_the_cluster_are_written_again_and_a_paused_agent_stays_
 
         wait_until(membership.has_active_workers, 10, system.logs)
         assert membership.read().overrides == {"two": "paused"}
+
+
+@pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
+def test_a_server_that_evicts_keys_is_refused_at_start_in_one_sentence(system, server, policy):
+    with server.client() as client:
+        client.config_set("maxmemory-policy", policy)
+
+    worker = system.start("celery", "-A", "workers", "worker", "--pool", "solo")
+
+    assert worker.wait(30) != 0
+    assert f"maxmemory-policy {policy}" in system.logs()
+    assert "set maxmemory-policy noeviction" in system.logs()
+    assert "Traceback" not in system.logs()

@@ -1,0 +1,48 @@
+"""Refuse servers that evict keys: they would lose subscriptions and deliveries without an error.
+
+Checked before a worker's pool starts, if the servers answer then, and when the worker has connected.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from typing import Any
+
+from kombu.exceptions import OperationalError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from petiole.events.errors import NotConfigured, UsageError
+from petiole.tasks.runtime import BusRuntime
+
+log = logging.getLogger(__name__)
+
+_SAFE_POLICY = "noeviction"
+_UNREACHABLE = (RedisConnectionError, RedisTimeoutError, OperationalError)
+
+
+def check_servers(bus: BusRuntime) -> None:
+    """Raise UsageError if the broker or the state store may evict keys; one that does not answer is not checked."""
+    with suppress(*_UNREACHABLE, NotConfigured):
+        _check_eviction(bus.state_store_name, bus.redis)
+    if bus.driver == "redis" and bus.has_own_state_store:
+        with suppress(*_UNREACHABLE), bus.app.connection_for_read() as connection, connection.channel() as channel:
+            redis_channel: Any = channel  # kombu's stubs type only what all transports share
+            _check_eviction("the broker", redis_channel.client)
+
+
+def _check_eviction(name: str, client: Any) -> None:
+    try:
+        policy = client.info("memory").get("maxmemory_policy", _SAFE_POLICY)
+    except ResponseError as error:
+        # An account may lack the right to ask.
+        log.warning("server.unchecked", extra={"server": name, "reason": str(error)})
+        return
+    if policy != _SAFE_POLICY:
+        raise UsageError(
+            f"{name} evicts keys when its memory is full (maxmemory-policy {policy}), so subscriptions and deliveries "
+            f"could be lost; set maxmemory-policy {_SAFE_POLICY} at the server",
+            code="server_evicts",
+        )
