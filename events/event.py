@@ -21,6 +21,7 @@ from pydantic import (
     field_validator,
 )
 
+from petiole.events import clock
 from petiole.events.cloudevents import read_fields, write_cloudevent
 from petiole.events.content import Content, Count, FrozenModel, Parameters
 from petiole.events.errors import UsageError
@@ -63,10 +64,6 @@ def _to_utc(moment: datetime) -> datetime:
 
 UtcDatetime = Annotated[AwareDatetime, BeforeValidator(_reject_number), AfterValidator(_to_utc)]
 """A point in time with a time zone, converted to UTC."""
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
 
 
 def _default_correlation_id(fields: Mapping[str, object]) -> str:
@@ -117,7 +114,7 @@ class Event(FrozenModel):
     event_id: EventId = Field(default_factory=new_event_id)
     event_type: Topic
     stream_id: StreamId = Field(description="the conversation or session")
-    timestamp: UtcDatetime = Field(default_factory=_now)
+    timestamp: UtcDatetime = Field(default_factory=clock.now)
     content: Content
     context: EventContext = Field(default_factory=EventContext)
     correlation_id: Annotated[str, Field(min_length=1, max_length=255)] = Field(

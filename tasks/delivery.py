@@ -16,7 +16,6 @@ Flower and Celery's signals show it. tasks/settlement/settlement.py has the poss
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -141,7 +140,7 @@ def check_deliverable(delivery: Delivery, event: Event) -> tuple[Delivery, Outco
     if history.is_poison:
         _dead_letter(delivery, event, DeliveryCrashed(delivery.attempt.task, history.crashes))
     expires_at = delivery.handler.subscription.expires_at(event)
-    if expires_at is not None and expires_at <= datetime.now(UTC) and delivery.attempt.replay_id is None:
+    if expires_at is not None and expires_at <= delivery.bus.now() and delivery.attempt.replay_id is None:
         if delivery.bus.settings.dead_letter_expired:
             _dead_letter(delivery, event, event_expired(event.event_type, expires_at.isoformat()))
         settlement.settle(delivery.attempt)

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -123,8 +123,8 @@ class PublishTask(BusTask):
     ) -> Publication:
         """Publish for the caller, or in a worker for a caller of `publish.delay`. See the class."""
         if current_context() is None and not self.request.called_directly:
-            return self._run_for_client(event, due_time(delay, at))
-        prepared = self._prepare(event, now=now, due=due_time(delay, at))
+            return self._run_for_client(event, due_time(self.bus, delay, at))
+        prepared = self._prepare(event, now=now, due=due_time(self.bus, delay, at))
         return prepared if isinstance(prepared, Publication) else prepared()
 
     async def aio(
@@ -138,11 +138,12 @@ class PublishTask(BusTask):
         Raises:
             BrokerUnavailable: no thread is free, and no publish has succeeded for 10 s. Otherwise as `publish`.
         """
-        prepared = self._prepare(event, now=now, due=due_time(delay, at))
-        if isinstance(prepared, Publication):
-            return prepared
-        topic = event.event_type if isinstance(event, Event) else "a document"
-        return await run_in_thread(prepared, f"publishing {topic}")
+        operation = f"publishing {event.event_type if isinstance(event, Event) else 'a document'}"
+        due = None
+        if delay is not None or at is not None:
+            due = await run_in_thread(partial(due_time, self.bus, delay, at), operation)
+        prepared = self._prepare(event, now=now, due=due)
+        return prepared if isinstance(prepared, Publication) else await run_in_thread(prepared, operation)
 
     def _prepare(
         self, event: Event | Document, *, now: bool, due: datetime | None
@@ -180,7 +181,7 @@ class PublishTask(BusTask):
         **options: Any,
     ) -> AsyncResult[Any]:
         """Send as `delay` does, with Celery's options; `countdown` and `eta` stand for `delay` and `at`."""
-        event, due = _arguments(*(args or ()), **{"delay": countdown, "at": eta, **(kwargs or {})})
+        event, due = _arguments(self.bus, *(args or ()), **{"delay": countdown, "at": eta, **(kwargs or {})})
         context = current_context()
         if context and context.subscription.shadow:
             buffer(context, event, due)
@@ -234,30 +235,31 @@ class PublishTask(BusTask):
 
 
 def _arguments(
-    event: Event | Document, *, delay: Delay | None = None, at: PublishTime | None = None
+    bus: BusRuntime, event: Event | Document, *, delay: Delay | None = None, at: PublishTime | None = None
 ) -> tuple[Event | Document, datetime | None]:
     """Bind the arguments of `publish.delay`. Raises TypeError for unknown ones."""
-    return event, due_time(delay, at)
+    return event, due_time(bus, delay, at)
 
 
-def due_time(delay: Delay | None, at: PublishTime | None) -> datetime | None:
-    """Return when an event is to be published; None stands for now. Raises InvalidSchedule."""
+def due_time(bus: BusRuntime, delay: Delay | None, at: PublishTime | None) -> datetime | None:
+    """Return when an event is to be published, by the server's clock; None stands for now. Raises InvalidSchedule."""
     if delay is None and at is None:
         return None
     if delay is not None and at is not None:
         raise InvalidSchedule("publish", "both delay and at are given")
-    due = _due_after(delay) if delay is not None else _due_at(at)
-    if due > datetime.now(UTC) + MAX_WAIT:
+    now = bus.now()
+    due = now + _read_delay(delay) if delay is not None else _due_at(at)
+    if due > now + MAX_WAIT:
         raise InvalidSchedule("publish", f"{due.isoformat()} is more than {MAX_WAIT.days} days ahead")
     return due
 
 
-def _due_after(delay: object) -> datetime:
+def _read_delay(delay: object) -> timedelta:
     if isinstance(delay, timedelta):
         delay = delay.total_seconds()
     if isinstance(delay, bool) or not isinstance(delay, int | float) or not 0 <= delay <= MAX_WAIT.total_seconds():
         raise InvalidSchedule("publish", f"delay={delay!r} must be seconds, from 0 to {MAX_WAIT.days} days")
-    return datetime.now(UTC) + timedelta(seconds=delay)
+    return timedelta(seconds=delay)
 
 
 def _due_at(at: object) -> datetime:
@@ -273,7 +275,7 @@ def _due_at(at: object) -> datetime:
 def _publish_or_delay(
     bus: BusRuntime, validated: ValidatedEvent, due: datetime | None, *, is_refusable: bool = False
 ) -> Publication:
-    if due is None or due <= datetime.now(UTC):
+    if due is None or due <= bus.now():
         return commit(bus, [validated], is_refusable=is_refusable)[0]
     commit(bus, [], is_refusable=is_refusable, delayed=[delay_publication(bus, validated, due)])
     return Publication(validated.event, due=due)

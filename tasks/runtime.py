@@ -11,6 +11,7 @@ import threading
 import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -107,6 +108,14 @@ class BusRuntime:
     def redis(self) -> Redis:
         """The client of the state store. Raises NotConfigured."""
         return self._state or self._connect()
+
+    def now(self) -> datetime:
+        """Return the time by the clock of the state store; by this process's clock if there is no state store."""
+        try:
+            clock = self.stores.server_clock
+        except NotConfigured:
+            return datetime.now(UTC)
+        return clock.now()
 
     def resource(self, make: Callable[[BusRuntime], Resource]) -> Resource:
         """Return the result of `make(bus)`, which is called once per bus and process."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from kombu import Connection, Queue
@@ -32,7 +32,7 @@ def lag_s(bus: BusRuntime, connection: Connection, queue: str) -> float | None:
         times = [_published_at(message) for key in keys for message in redis_channel.client.lrange(key, -1, -1)]
     oldest_delivery = bus.stores.deliveries.oldest(queue) if bus.publishes_atomically else None
     oldest = min((time for time in (*times, oldest_delivery) if time is not None), default=None)
-    return None if oldest is None else max(0.0, (datetime.now(UTC) - oldest).total_seconds())
+    return None if oldest is None else max(0.0, (bus.now() - oldest).total_seconds())
 
 
 def _queue_length(connection: Connection, queue: str) -> int:

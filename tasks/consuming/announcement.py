@@ -60,6 +60,7 @@ class SubscriptionRegistration(bootsteps.StartStopStep):
 
 
 def _restore(bus: BusRuntime, consumer: Any) -> None:
+    bus.now()  # keeps the timestamps of events right, also if this machine's clock is set
     registration: SubscriptionRegistration | None = getattr(consumer, "subscription_registration", None)
     if registration is not None:
         registration.restore(bus)

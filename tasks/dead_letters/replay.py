@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from petiole.events.catalog.dead_letters import (
     DeadLetterReplayedEvent,
@@ -167,6 +167,7 @@ class _ReplayValidator:
     """Decides which letters can be replayed, by the current subscriptions."""
 
     def __init__(self, bus: BusRuntime) -> None:
+        self._bus = bus
         self._is_atomic = bus.publishes_atomically
         _, subscriptions = bus.stores.directory.read()
         self._known = {subscription.name for subscription in subscriptions} | {PUBLISH_TASK}
@@ -175,7 +176,7 @@ class _ReplayValidator:
         """Build the next replay of a letter. Raises CannotReplay."""
         letter = record.letter
         # A queued delivery is the replay itself; only a message that was sent in a second step may be missing.
-        is_resend = record.state == "replaying" and not self._is_atomic and _is_stale(record)
+        is_resend = record.state == "replaying" and not self._is_atomic and _is_stale(record, self._bus.now())
         if record.state not in ("pending", "failed_again") and not is_resend:
             raise CannotReplay(letter.id, _REFUSAL_REASONS[record.state])
         if letter.raw is None and letter.subscription not in self._known:
@@ -300,5 +301,5 @@ def _find_canary_failure(canary: Progress, timeout_s: float) -> str | None:
     return None
 
 
-def _is_stale(record: DeadLetterRecord) -> bool:
-    return record.replayed_at is not None and datetime.now(UTC) - record.replayed_at >= RESEND_AFTER
+def _is_stale(record: DeadLetterRecord, now: datetime) -> bool:
+    return record.replayed_at is not None and now - record.replayed_at >= RESEND_AFTER

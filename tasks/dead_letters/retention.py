@@ -61,7 +61,7 @@ def apply_retention(bus: BusRuntime, now: datetime | None = None) -> RetentionRe
     if not store.acquire_retention_lock(f"{socket.gethostname()}:{os.getpid()}", _LOCK_TIMEOUT):
         return None
     try:
-        return _apply_limits(bus, now or datetime.now(UTC))
+        return _apply_limits(bus, now or bus.now())
     finally:
         store.release_retention_lock()
 

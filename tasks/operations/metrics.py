@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -38,7 +37,7 @@ class MetricsSnapshot:
 def collect_metrics(bus: BusRuntime, interval_s: float) -> MetricsSnapshot:
     """Collect the figures since the last summary, or of the last interval if there is none."""
     last_counts, since = bus.stores.counters.last_summary()
-    since = since or f"{int((time.time() - interval_s) * 1_000)}-0"
+    since = since or f"{int((bus.now().timestamp() - interval_s) * 1_000)}-0"
     counts = bus.stores.counters.all()
     until = bus.stores.history.last_entry_id()
     depths, lags = _queue_metrics(bus)

@@ -19,7 +19,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, TypeAlias, TypeVar
 from uuid import NAMESPACE_OID, uuid5
 
@@ -141,7 +141,7 @@ def build_collector(rule: AggregationRule, name: str) -> HandlerFunction:
             if state == "complete":
                 yield completed
             else:
-                buffer(context, completed, datetime.now(UTC) + rule.timeout)
+                buffer(context, completed, bus.now() + rule.timeout)
 
     collect.__name__ = name
     return collect

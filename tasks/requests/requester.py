@@ -23,7 +23,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID, uuid5
 
@@ -38,6 +39,7 @@ from petiole.tasks.handling.buffering import buffer
 from petiole.tasks.handling.current import CurrentDelivery, current_context
 from petiole.tasks.instrumentation import OperationFailed
 from petiole.tasks.publishing.commit import Publication, commit
+from petiole.tasks.publishing.threads import run_in_thread
 from petiole.tasks.publishing.validation import validate
 from petiole.tasks.requests.async_replies import current_reply_reader
 from petiole.tasks.requests.pending import WAIT_SLICE_S, PendingRequest, PendingResponse, read_response, stop_waiting
@@ -131,7 +133,9 @@ class Requester:
         if context is not None:
             raise waiting_in_handler(_type_of(request_or_type), context.subscription.name)
         event = _build_request(request_or_type, responder, requester, request_id, parameters, context=None)
-        pending = _build_pending(event, self.bus, timeout)
+        build = partial(_build_pending, event, self.bus, timeout)
+        is_quick = self.bus.stores.server_clock.is_fresh()
+        pending = build() if is_quick else await run_in_thread(build, f"requesting {_type_of(event)}")
         reader = await current_reply_reader(self.bus)
         text = await reader.send_and_wait(pending, lambda: _send_request(self.bus, pending, reader.key))
 
@@ -190,7 +194,7 @@ def _build_pending(
 ) -> PendingRequest:
     """Set a request's deadline: the earliest of its timeout, its expiry and `latest`."""
     timeout_s = _timeout_s(event, bus, timeout)
-    now = datetime.now(UTC)
+    now = bus.now()
     ends = [now + timedelta(seconds=timeout_s), event.expires_at, latest]
     deadline = min(end for end in ends if end is not None)
     timeout_s = max(0.001, (deadline - now).total_seconds())

@@ -15,7 +15,7 @@ import asyncio
 import difflib
 import random
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Literal, Self
 
 from petiole.events.errors import ServiceUnavailable, error_type_of, unknown_circuit
@@ -54,7 +54,7 @@ class CircuitCall:
             return self
         self._epoch = permit.epoch
         if self._epoch is None:
-            raise _unavailable(self.name, permit.wait)
+            raise _unavailable(self.bus, self.name, permit.wait)
         if permit.transition:
             self._publish_change(CircuitChange(permit.transition, self._epoch, 0, timedelta(0)))
         return self
@@ -78,7 +78,7 @@ class CircuitCall:
         if change.transition:
             self._publish_change(change, error)
         if change.wait and outcome == "failed" and isinstance(error, Exception) and current_context() is not None:
-            raise _unavailable(self.name, change.wait) from error
+            raise _unavailable(self.bus, self.name, change.wait) from error
 
     async def __aenter__(self) -> Self:
         """As __enter__, without blocking the event loop."""
@@ -129,7 +129,7 @@ def force_state(
     return bool(change.transition)
 
 
-def _unavailable(name: str, wait: timedelta) -> ServiceUnavailable:
-    retry_at = datetime.now(UTC) + wait
+def _unavailable(bus: BusRuntime, name: str, wait: timedelta) -> ServiceUnavailable:
+    retry_at = bus.now() + wait
     after_s = wait.total_seconds() * (1 + RETRY_JITTER * random.random())  # noqa: S311 - not a secret
     return ServiceUnavailable(name, retry_at, round(after_s, 3))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import socket
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import NAMESPACE_URL, uuid5
 
@@ -56,7 +56,7 @@ def publish_change(
     """Log and publish a change of a circuit. An outage of the broker or state store is logged, not raised."""
     bus.instrumentation.emit(CircuitChanged(circuit=name, change=change.transition, epoch=change.epoch, by=by))
     try:
-        events = [validate(bus, event) for event in _events(name, change, by, error)]
+        events = [validate(bus, event) for event in _events(bus, name, change, by, error)]
         commit(bus, events, capacity_timeout=timedelta(0))
     except (BrokerUnavailable, StateStoreUnavailable, QueueFull, NotConfigured, RedisError) as failure:
         failed = OperationFailed(operation="circuit.publish_failed", exception=failure, subject=name)
@@ -68,7 +68,9 @@ def process_name() -> str:
     return f"{os.getpid()}@{socket.gethostname()}"
 
 
-def _events(name: str, change: CircuitChange, by: str, error: BaseException | str | None) -> list[Event]:
+def _events(
+    bus: BusRuntime, name: str, change: CircuitChange, by: str, error: BaseException | str | None
+) -> list[Event]:
     common: dict[str, Any] = {"circuit": name, "epoch": change.epoch, "by": by}
     if change.transition == "half_opened":
         return [_build_circuit_event(CircuitHalfOpenedEvent, CircuitContent(**common))]
@@ -79,7 +81,7 @@ def _events(name: str, change: CircuitChange, by: str, error: BaseException | st
         **common,
         failures=change.failures,
         error=reason[:MAX_ERROR_LENGTH] if error else None,
-        retry_at=datetime.now(UTC) + change.wait if change.wait else None,
+        retry_at=bus.now() + change.wait if change.wait else None,
         reopened=change.transition == "reopened",
     )
     opened = _build_circuit_event(CircuitOpenedEvent, opening)

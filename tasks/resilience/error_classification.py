@@ -103,7 +103,16 @@ def _parse_retry_after(headers: Mapping[str, str]) -> timedelta | None:
         moment = parsedate_to_datetime(value) if value else None
     except ValueError:
         return None
-    return None if moment is None else moment.astimezone(UTC) - datetime.now(UTC)
+    return None if moment is None else moment.astimezone(UTC) - _server_time(headers)
+
+
+def _server_time(headers: Mapping[str, str]) -> datetime:
+    """Return the time at the server that sent the headers; without a valid Date header, the time here."""
+    value = headers.get("date") or headers.get("Date")
+    try:
+        return parsedate_to_datetime(value).astimezone(UTC) if value else datetime.now(UTC)
+    except ValueError:
+        return datetime.now(UTC)
 
 
 def _parse_number(text: str | None) -> float | None:

@@ -7,7 +7,7 @@ no slot (tasks/settlement/retry_policy.py).
 from __future__ import annotations
 
 import math
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from tenacity import RetryCallState, retry_if_exception, stop_after_attempt
@@ -57,6 +57,7 @@ def _remaining_s() -> float:
     """Return the remaining time of the current delivery in seconds."""
     left_s = time_limits.remaining_s()
     context = current_context()
-    expires_at = context.event.expires_at if context else None
-    until_expiry_s = math.inf if expires_at is None else (expires_at - datetime.now(UTC)).total_seconds()
+    until_expiry_s = math.inf
+    if context is not None and context.event.expires_at is not None:
+        until_expiry_s = (context.event.expires_at - context.bus.now()).total_seconds()
     return min(math.inf if left_s is None else left_s, until_expiry_s)

@@ -17,7 +17,6 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from uuid import NAMESPACE_URL, UUID, uuid5
 
@@ -122,7 +121,7 @@ def build_dead_letter(
             "traceback": _escape_surrogates("".join(traceback.format_exception(error))),
             "fingerprint": fingerprint(error),
             "attempts": tuple(attempts),
-            "at": datetime.now(UTC),
+            "at": bus.now(),
             "document": document,
             "raw": None if raw is None else base64.b64encode(raw),
             "message_group": message_group,

@@ -384,7 +384,7 @@ def requeue(attempt: DeliveryAttempt, error: Exception) -> NoReturn:
 def _schedule_retry(
     attempt: DeliveryAttempt, error: Exception, after: timedelta, event: Event, priority: int, *, is_attempt: bool
 ) -> NoReturn:
-    due = datetime.now(UTC) + after
+    due = attempt.bus.now() + after
     failed = _build_failed_attempt(attempt, error) if is_attempt else None
     retry_message = _build_retry(attempt, failed, event, due=due, priority=priority)
     settlement = replace(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from redis import Redis
 
 from petiole.tasks.stores.blobs import Blobs
-from petiole.tasks.stores.clock import Clock
+from petiole.tasks.stores.clock import Clock, ServerClock
 from petiole.tasks.stores.delayed_messages import DelayedMessages
 from petiole.tasks.stores.deliveries import Deliveries
 from petiole.tasks.stores.directory import Directory
@@ -62,6 +62,10 @@ class Stores:
     clock: Clock
 
     @cached_property
+    def server_clock(self) -> ServerClock:
+        return ServerClock(self.client)
+
+    @cached_property
     def directory(self) -> Directory:
         return Directory(self.client, self.keys)
 
@@ -71,7 +75,7 @@ class Stores:
 
     @cached_property
     def publications(self) -> Publications:
-        return Publications(self.client, self.keys, self._retention, self._inbox_retention)
+        return Publications(self.client, self.keys, self._retention, self._inbox_retention, self.server_clock)
 
     @cached_property
     def deliveries(self) -> Deliveries:
@@ -91,7 +95,7 @@ class Stores:
 
     @cached_property
     def requests(self) -> Requests:
-        return Requests(self.client, self.keys)
+        return Requests(self.client, self.keys, self.server_clock)
 
     @cached_property
     def agent_states(self) -> AgentStates:

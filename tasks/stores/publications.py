@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
@@ -22,6 +21,7 @@ from redis import Redis
 from petiole.events.dead_letter import DeadLetter, FailedAttempt
 from petiole.events.event import Event
 from petiole.events.responses import UnmatchedReply
+from petiole.tasks.stores.clock import ServerClock
 from petiole.tasks.stores.delayed_messages import DelayedMessage
 from petiole.tasks.stores.history import Retention, flow_index, stream_index
 from petiole.tasks.stores.keys import Keys
@@ -118,8 +118,11 @@ _UNMATCHED: tuple[UnmatchedReply | None, ...] = (None, "late", "wrong_responder"
 class Publications:
     """Atomic commits of events and settlements."""
 
-    def __init__(self, client: Redis, keys: Keys, retention: Retention, inbox_age: timedelta) -> None:
+    def __init__(
+        self, client: Redis, keys: Keys, retention: Retention, inbox_age: timedelta, clock: ServerClock
+    ) -> None:
         self._keys = keys
+        self._clock = clock
         self._window_ms = _milliseconds(retention.deduplication_window)
         self._limits = (retention.max_events, _milliseconds(retention.age), _milliseconds(inbox_age))
         scripts = (
@@ -163,7 +166,7 @@ class Publications:
         delayed: Sequence[DelayedMessage],
         registration: ReplyRegistration | None,
     ) -> Iterator[str | int | bytes]:
-        yield from (self._keys.prefix, version, int(time.time() * 1_000) // self._window_ms, self._window_ms)
+        yield from (self._keys.prefix, version, self._now_ms() // self._window_ms, self._window_ms)
         yield from (*self._limits, len(outgoing), len(delayed), self._encode_requests(outgoing, registration))
         yield from self._settlement_arguments(settlement) if settlement else _NO_SETTLEMENT
         for outgoing_event in outgoing:
@@ -223,13 +226,16 @@ class Publications:
             }
         if settlement.retry_message is not None:
             retry = settlement.retry_message
-            age_ms = max(retry.due_ms - time.time() * 1_000, 0) + self._limits[-1]
+            age_ms = max(retry.due_ms - self._now_ms(), 0) + self._limits[-1]
             encoded |= {"due_ms": str(retry.due_ms), "value": retry.value, "attempts_retention_ms": f"{age_ms:.0f}"}
         if settlement.failed_attempt is not None:
             encoded["failed_attempt"] = settlement.failed_attempt.model_dump_json()
         if settlement.state:
             encoded |= {"state_key": self._keys.agent_state(settlement.agent), "state": dict(settlement.state)}
         return json.dumps(encoded) if encoded else ""
+
+    def _now_ms(self) -> int:
+        return int(self._clock.now().timestamp() * 1_000)
 
 
 _NO_SETTLEMENT = ("",) * 7

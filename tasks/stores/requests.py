@@ -6,7 +6,6 @@ never both. The first reply in time from the responder is delivered; all others 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from redis import Redis
 from petiole.events.catalog.request import ResponseFailureEvent, ResponseSuccessEvent
 from petiole.events.event import Event
 from petiole.events.responses import UnmatchedReply
+from petiole.tasks.stores.clock import ServerClock
 from petiole.tasks.stores.keys import Keys
 from petiole.tasks.stores.scripts import load_script
 
@@ -63,8 +63,9 @@ class ReplyRegistration:
 class Requests:
     """Pending requests by id."""
 
-    def __init__(self, client: Redis, keys: Keys) -> None:
+    def __init__(self, client: Redis, keys: Keys, clock: ServerClock) -> None:
         self._client = client
+        self._clock = clock
         self._keys = keys
         self._register = client.register_script(load_script("register_reply") + load_script("register_request"))
         self._cancel = client.register_script(load_script("cancel_request"))
@@ -118,7 +119,7 @@ class Requests:
 
     def count(self) -> int:
         """Count the pending requests."""
-        return int(self._client.zcount(self._keys.requests, f"({time.time() * 1_000:.0f}", "+inf"))
+        return int(self._client.zcount(self._keys.requests, f"({self._clock.now().timestamp() * 1_000:.0f}", "+inf"))
 
 
 def parse_reply(entry: str) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import cache
 
 from pydantic import ValidationError
@@ -31,6 +31,7 @@ from petiole.events.errors import (
 )
 from petiole.events.event import Event
 from petiole.tasks import Agent, Context, ResponseStream, RetryPolicy
+from petiole.tasks.handling.current import current_bus
 from petiole.workers.llm import LanguageModel, create_model
 from petiole.workers.llm.provider import ResponseBuilder, ResponsePart, ToolDescription
 from petiole.workers.llm.usage_limits import build_usage_record, limit_usage
@@ -125,7 +126,7 @@ def describe_tools() -> tuple[ToolDescription, ...]:
 def should_retry(error: PetioleError, event: ModelRequestedEvent, attempt: int) -> bool:
     """Return whether to retry: up to three attempts, deferred requests for up to PETIOLE_LLM_RETRY_TIMEOUT_S."""
     if isinstance(error, RetryLater):
-        next_attempt_at = datetime.now(UTC) + timedelta(seconds=error.after_s)
+        next_attempt_at = current_bus().now() + timedelta(seconds=error.after_s)
         return next_attempt_at < event.timestamp + timedelta(seconds=WorkerSettings().llm_retry_timeout_s)
     return attempt < MODEL_RETRY_POLICY.max_attempts
 

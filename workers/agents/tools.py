@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 
 from petiole.events.catalog.memory import MemoryItem
@@ -39,6 +39,7 @@ from petiole.events.errors import (
 )
 from petiole.events.event import Event
 from petiole.tasks import Agent, Context, idempotent, publish
+from petiole.tasks.handling.current import current_bus
 from petiole.workers.llm.rules.intent_rules import classify_intent
 from petiole.workers.retrieval import Retriever, configured_retriever
 from petiole.workers.retrieval.candidates import collect_candidates, fact_owner
@@ -139,7 +140,7 @@ def expire_approval(event: ApprovalDeadlineReachedEvent) -> Event | None:
 
 def request_approval(event: ToolExecutionRequestedEvent) -> Event | None:
     """Request approval of a call, and schedule its deadline. The event of the decision continues the call."""
-    expires_at = datetime.now(UTC) + timedelta(seconds=WorkerSettings().approval_timeout_s)
+    expires_at = current_bus().now() + timedelta(seconds=WorkerSettings().approval_timeout_s)
     approval = approvals.open_approval(build_approval_requested(event, event.content, expires_at))
     if approval.state != "pending":
         return approval.build_event()

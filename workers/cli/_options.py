@@ -49,7 +49,7 @@ class _TimeType(click.ParamType[datetime]):
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
         try:
             if ago := re.fullmatch(r"(\d{1,9})([smhd])", value):
-                return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+                return default_bus.now() - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
             return datetime.fromisoformat(value).astimezone(UTC)
         except (ValueError, OverflowError):
             self.fail(f"{value!r} is not a time; write an age such as 30m, 2h or 3d, or 2026-01-31T12:00", param, ctx)

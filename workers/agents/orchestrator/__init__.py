@@ -20,7 +20,7 @@ see the same step completed publish the next one with the same event id, so it i
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from uuid import NAMESPACE_URL, uuid5
 
 from petiole.events.catalog.input import InputEvent, TextMessageEvent
@@ -92,7 +92,7 @@ def collect_tool_results(event: ToolResultEvent | ToolFailedEvent, context: Cont
 @agent.on("orchestrator.tools.requested", where={"content.phase": "execute"})
 def wait_for_tools(event: ToolsRequestedEvent, context: Context) -> object:
     """Request the model's next round when the time for tools is over."""
-    remaining = event.timestamp + timedelta(seconds=WorkerSettings().tools_timeout_s) - datetime.now(UTC)
+    remaining = event.timestamp + timedelta(seconds=WorkerSettings().tools_timeout_s) - context.bus.now()
     flow = context.flow()
     if remaining > timedelta(0) and len(collect_answers(event.content.calls, flow)) < len(event.content.calls):
         return later(remaining)
