@@ -36,7 +36,7 @@ class OperationOutcomeUnknown(Permanent):
 class PayloadUnreadable(Permanent):
     """The content of an event that was published by reference cannot be read. `reference` is the event's dataref.
 
-    `code` is payload_missing or payload_altered.
+    `code` is payload_missing, payload_altered or payload_too_large.
     """
 
     def __init__(self, topic: str, reference: str, *, code: str = "payload_missing") -> None:
@@ -49,6 +49,11 @@ class PayloadUnreadable(Permanent):
             return (
                 f"{self.topic}: the content {self.reference} in the state store was altered; publish the event again, "
                 "and find the other program that writes to that store"
+            )
+        if self.code == "payload_too_large":
+            return (
+                f"{self.topic}: the content {self.reference} in the state store is larger than an event may be; raise "
+                "PETIOLE_MAX_EVENT_BYTES if it was published with a higher limit"
             )
         return (
             f"{self.topic}: the content {self.reference} is missing from the state store; publish the event again, "

@@ -30,11 +30,13 @@ from petiole.events.dead_letter import Cause
 from petiole.events.errors import UsageError
 from petiole.tasks.consuming.direct import DirectWay
 from petiole.tasks.consuming.jobs import JobQueue
+from petiole.tasks.consuming.message_validation import check_size, max_body_bytes
 from petiole.tasks.instrumentation import OperationFailed
-from petiole.tasks.runtime import bus_of
+from petiole.tasks.runtime import BusTask, bus_of
 from petiole.tasks.settlement.dead_lettering import dead_letter
 from petiole.tasks.settlement.undecodable import build_raw_dead_letter, leased_settlement, read_document, read_headers
 from petiole.tasks.transport.channel import BatchingChannel
+from petiole.tasks.transport.decompression import limit_decompression
 
 # Kombu's message; the stubs describe too little of it to check against.
 ReceivedMessage: TypeAlias = Any
@@ -66,12 +68,17 @@ class Consumer(CeleryConsumer):
     connection_errors: Any
     channel_errors: Any
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        limit_decompression(max_body_bytes(bus_of(self.app).settings.max_event_bytes))
+
     def create_task_handler(self, *args: Any, **options: Any) -> Callable[[ReceivedMessage], object]:
         """Wrap Celery's message handler, which catches only some errors, to dead-letter the message after any error."""
         receive = super().create_task_handler(*args, **options)
 
         def on_message(message: ReceivedMessage) -> None:
             try:
+                self._check_size(message)
                 receive(message)
             except MemoryError:
                 raise
@@ -84,6 +91,12 @@ class Consumer(CeleryConsumer):
                     self.on_invalid_task(None, message, error)
 
         return on_message
+
+    def _check_size(self, message: ReceivedMessage) -> None:
+        """Check a message for one of our tasks before Celery parses it. Raises UsageError (event_too_large)."""
+        task = read_headers(message).get("task")
+        if isinstance(task, str) and isinstance(self.app.tasks.get(task), BusTask):
+            check_size(message.body, task, bus_of(self.app).settings.max_event_bytes)
 
     def on_decode_error(self, message: ReceivedMessage, exc: Exception) -> None:
         """Dead-letter a message that cannot be decoded."""

@@ -1,5 +1,6 @@
 """Validate a task message before Celery runs any of it.
 
+    check_size       refuse a body that is larger than that of any event, before it is parsed
     decode           parse the body as strict JSON: no duplicate names, no NaN, no lone surrogates, limited nesting
     check_request    check the types of headers and arguments, which Celery assumes without checking
 
@@ -31,6 +32,12 @@ MAX_NESTING = 200
 
 MAX_TEXT_LENGTH = 1_000
 
+_MAX_ESCAPED_SIZE = 3
+"""A character of UTF-8 is at most three times as long when JSON escapes it, as other Celery clients do."""
+
+_MAX_ENVELOPE_BYTES = 65_536
+"""The parts of a body that are no event."""
+
 MAX_DELAY_S = 366 * 86_400.0
 """How far ahead a task's ETA may be; its worker holds the message until then."""
 
@@ -57,6 +64,17 @@ def check_request(request: CeleryRequest) -> None:
     if is_deep:
         raise InvalidTaskError(f"the headers are nested deeper than {MAX_NESTING}")
     _check_size(request)
+
+
+def max_body_bytes(max_event_bytes: int) -> int:
+    """Return the size of the largest body of a message that can have an event of this size."""
+    return _MAX_ESCAPED_SIZE * max_event_bytes + _MAX_ENVELOPE_BYTES
+
+
+def check_size(body: Any, task: str, max_event_bytes: int) -> None:
+    """Check the size of a body that is not parsed yet. Raises UsageError (event_too_large)."""
+    if len(body) > max_body_bytes(max_event_bytes):
+        raise event_too_large(f"the message of the task {task}", len(body), max_event_bytes)
 
 
 def decode(body: Any) -> Any:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from io import TextIOBase
 from typing import Annotated, TextIO
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -26,6 +28,9 @@ from petiole.tasks.stores.dead_letters import DeadLetterRecord, DeadLetterState
 
 IMPORT_BATCH_SIZE = 50
 """Dead letters imported in one round trip."""
+
+MAX_LINE_LENGTH = 134_217_728
+"""The longest line of an import, in characters; more than the letter of the largest message needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +102,14 @@ def import_from(
 
 
 def _read(lines: Iterable[str]) -> Iterator[DeadLetterRecord]:
-    for number, text in enumerate(lines, start=1):
+    # A file is read in bounded pieces: one line could be larger than the memory.
+    bounded = iter(partial(lines.readline, MAX_LINE_LENGTH + 1), "") if isinstance(lines, TextIOBase) else lines
+    for number, text in enumerate(bounded, start=1):
         if not text.strip():
             continue
+        if len(text) > MAX_LINE_LENGTH:
+            reason = f"the line has more than {MAX_LINE_LENGTH:,} characters; write one letter a line"
+            raise invalid_dead_letter(number, "-", reason)
         try:
             line = _Line.model_validate(json.loads(text))
         except (json.JSONDecodeError, RecursionError) as error:

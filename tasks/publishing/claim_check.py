@@ -59,7 +59,7 @@ def _format_topics(events: Sequence[ValidatedEvent]) -> str:
 def restore_content(bus: BusRuntime, document: object) -> object:
     """Fetch the content of an event that has a reference in its place. Other documents are returned unchanged.
 
-    Raises: PayloadUnreadable (payload_missing, payload_altered), BrokerUnavailable, StateStoreUnavailable.
+    Raises: PayloadUnreadable, BrokerUnavailable, StateStoreUnavailable.
     """
     if not isinstance(document, Mapping) or find_reference(document) is None:
         return document

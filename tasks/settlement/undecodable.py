@@ -25,6 +25,7 @@ from petiole.tasks.settlement.dead_lettering import build_dead_letter, dead_lett
 from petiole.tasks.stores.deliveries import ENTRY_HEADER, MESSAGE_GROUP_HEADER
 from petiole.tasks.stores.publications import Lease, Settlement
 from petiole.tasks.transport.consumer_id import CONSUMER_HEADER, OWN_HEADERS
+from petiole.tasks.transport.message import MAX_MESSAGE_BYTES
 from petiole.tasks.transport.quarantine import Quarantine
 
 if TYPE_CHECKING:
@@ -99,9 +100,12 @@ def read_headers(message: ReceivedMessage) -> Mapping[str, Any]:
 
 
 def read_document(message: ReceivedMessage) -> Mapping[str, Any] | None:
-    """Return the event's JSON object in a task message; None if there is none."""
+    """Return the event's JSON object in a task message; None if there is none, or the body is too large to parse."""
+    body = _to_bytes(message.body)
+    if len(body) > MAX_MESSAGE_BYTES:
+        return None
     try:
-        (document, *_), *_ = json.loads(_to_bytes(message.body))
+        (document, *_), *_ = json.loads(body)
     except (ValueError, TypeError, RecursionError):
         return None
     return document if isinstance(document, Mapping) else None

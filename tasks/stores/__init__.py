@@ -91,7 +91,7 @@ class Stores:
 
     @cached_property
     def blobs(self) -> Blobs:
-        return Blobs(self.client, self.keys, max(PAYLOAD_RETENTION, self._retention.age))
+        return Blobs(self.client, self.keys, max(PAYLOAD_RETENTION, self._retention.age), self.settings.max_event_bytes)
 
     @cached_property
     def requests(self) -> Requests:

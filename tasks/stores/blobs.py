@@ -50,10 +50,11 @@ def find_reference(document: object) -> str | None:
 class Blobs:
     """Contents by hash."""
 
-    def __init__(self, client: Redis, keys: Keys, age: timedelta) -> None:
+    def __init__(self, client: Redis, keys: Keys, age: timedelta, max_bytes: int) -> None:
         self._client = client
         self._keys = keys
         self._age = age
+        self._max_bytes = max_bytes
 
     def put(self, blobs: Iterable[Blob]) -> None:
         """Store contents. Safe to repeat; overwrites altered content."""
@@ -65,7 +66,7 @@ class Blobs:
     def restore(self, document: Document) -> Document:
         """Replace a document's reference by the content; returns other documents unchanged.
 
-        Raises: PayloadUnreadable (payload_missing, payload_altered).
+        Raises: PayloadUnreadable (payload_missing, payload_altered, payload_too_large).
         """
         reference = find_reference(document)
         if reference is None:
@@ -78,14 +79,18 @@ class Blobs:
 
     def _read(self, topic: str, reference: str) -> bytes:
         # Read as bytes: altered content may be invalid UTF-8, on which a decoding client raises.
-        age_ms = int(self._age.total_seconds() * 1_000)
-        read = ("GETEX", self._key(reference), "PX", age_ms)
-        found = self._client.execute_command(*read, **{NEVER_DECODE: True})  # type: ignore[no-untyped-call]  # redis's
-        if not isinstance(found, bytes):
+        with self._client.pipeline(transaction=False) as pipe:
+            pipe.pexpire(self._key(reference), self._age)
+            # One byte more than the limit, whatever another program has stored there.
+            pipe.execute_command("GETRANGE", self._key(reference), 0, self._max_bytes, **{NEVER_DECODE: True})  # type: ignore[no-untyped-call]  # redis's
+            is_present, found = pipe.execute()
+        if not is_present:
             raise PayloadUnreadable(topic, reference, code="payload_missing")
+        if len(found) > self._max_bytes:
+            raise PayloadUnreadable(topic, reference, code="payload_too_large")
         if _build_reference(found) != reference:
             raise PayloadUnreadable(topic, reference, code="payload_altered")
-        return found
+        return bytes(found)
 
     def _key(self, reference: str) -> str:
         return self._keys.blob(reference.removeprefix(_SCHEME))

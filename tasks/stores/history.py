@@ -71,7 +71,7 @@ class RecordedEvent:
     def document(self) -> Mapping[str, object]:
         """The event with its content, which is fetched if it is stored as a blob.
 
-        Raises PayloadUnreadable (payload_missing, payload_altered).
+        Raises PayloadUnreadable.
         """
         return self.blobs.restore(self.attributes) if self.blobs else self.attributes
 

@@ -32,6 +32,9 @@ from petiole.tasks.transport.consumer_id import CONSUMER_HEADER, FETCHED_HEADER,
 DECODE_ERRORS = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 """The errors of kombu's JSON decoder; its hook for typed values calls constructors that the text names."""
 
+MAX_MESSAGE_BYTES = 67_108_864
+"""The largest message that is parsed. Parsed JSON takes up to 20 times the memory of its text."""
+
 _TYPES: dict[str, Any] = {
     "body": (str, type(None)),
     "headers": (dict, type(None)),
@@ -88,6 +91,8 @@ def build_payload(fetched: Fetched, consumer_id: str, fetched_at: float = 0.0) -
     Raises: one of DECODE_ERRORS, for an invalid message.
     """
     entry = QueueEntry.parse(fetched.text)
+    if len(entry.body) > MAX_MESSAGE_BYTES:
+        raise ValueError(f"the message has {len(entry.body):,} bytes, the limit is {MAX_MESSAGE_BYTES:,}")
     payload = (
         _build_delivery(entry, entry.body or fetched.event, fetched.queue) if entry.subscription else loads(entry.body)
     )

@@ -52,6 +52,14 @@ def test_a_content_that_was_altered_is_recognised_and_mended_by_storing_it_again
     assert stores.blobs.restore(a_reference({"text": "one"}))["content"] == {"text": "one"}
 
 
+def test_a_content_above_the_limit_of_events_is_not_read(client):
+    open_stores(client, Settings()).blobs.put([build_blob({"text": "x" * 2_000})])
+    stores = open_stores(client, Settings(max_event_bytes=1_000))
+
+    with pytest.raises(PayloadUnreadable, check=has_code("payload_too_large"), match="PETIOLE_MAX_EVENT_BYTES"):
+        stores.blobs.restore(a_reference({"text": "x" * 2_000}))
+
+
 def test_a_content_stays_for_its_age_after_it_was_last_used(client):
     stores = open_stores(client, Settings(history_retention_s=10 * 86_400))
     stores.blobs.put([build_blob({"text": "one"})])

@@ -147,6 +147,13 @@ def with_part(name: str, value: object, of: bytes | None = None) -> bytes:
     return written(a_message(of) | {name: value})
 
 
+def compressed(content_type: str, body: bytes) -> bytes:
+    """Write a message whose body is compressed."""
+    message = a_message(body)
+    message["headers"]["compression"] = content_type
+    return written(message)
+
+
 def with_header(name: str, value: object) -> bytes:
     message = a_message()
     message["headers"][name] = value

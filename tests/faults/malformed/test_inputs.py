@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import bz2
 import json
 import random
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from uuid import uuid4
@@ -19,6 +21,7 @@ from tests.faults.malformed.messages import (
     an_event,
     bare,
     body_of,
+    compressed,
     deep_event,
     nested,
     twice_named,
@@ -28,6 +31,8 @@ from tests.faults.malformed.messages import (
     written,
 )
 from tests.support.traffic import IS_FULL
+
+SPACES = b" " * 200_000_000
 
 BODIES: dict[str, tuple[str, Make]] = {
     # A body of a message that is otherwise as it should be: what is to become of it, and how it is made.
@@ -52,6 +57,7 @@ BODIES: dict[str, tuple[str, Make]] = {
     "900 levels": ("undecodable", lambda: deep_event(900)),
     "201 levels": ("undecodable", lambda: deep_event(201)),
     "10 MB": ("invalid", lambda: body_of(an_event(content={"text": "x" * 10_000_000}))),
+    "40 MB, which nobody parses": ("invalid", lambda: b"[" * 40_000_000),
     "an event that is a list": ("invalid", lambda: body_of([])),
     "an event without a type": ("invalid", lambda: body_of({})),
     "an unknown type": ("unknown_type", lambda: body_of(an_event(event_type="input.never.heard_of"))),
@@ -98,6 +104,8 @@ MESSAGES: dict[str, tuple[str, Make]] = {
     "no headers": ("undecodable", lambda: written(a_message(headers=None))),
     "an origin that is text": ("undecodable", lambda: with_property("delivery_info", "one")),
     "a broken compression": ("undecodable", lambda: with_header("compression", "application/x-gzip")),
+    "200 MB in 200 KB of gzip": ("undecodable", lambda: compressed("application/x-gzip", zlib.compress(SPACES))),
+    "200 MB in 200 bytes of bzip2": ("undecodable", lambda: compressed("application/x-bz2", bz2.compress(SPACES))),
     "an unknown task": ("unknown_task", lambda: written(a_message(task="one.gone"))),
     "a task that is a list": ("undecodable", lambda: with_header("task", [])),
     "no id": ("undecodable", lambda: with_part("headers", {"task": "one.count"})),
