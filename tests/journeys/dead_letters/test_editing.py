@@ -75,6 +75,15 @@ def test_discarded_letters_are_gone_and_told(shop):
     }
 
 
+def test_an_import_reads_no_line_that_is_longer_than_any_letter(shop, tmp_path, monkeypatch):
+    monkeypatch.setattr("petiole.tasks.dead_letters.files.MAX_LINE_LENGTH", 1_000)
+    file = tmp_path / "letters.jsonl"
+    file.write_text("[" * 1_001)
+
+    with file.open() as lines, pytest.raises(UsageError, match="more than 1,000 characters"):
+        dead_letters.import_from(lines, bus=shop.bus)
+
+
 def test_an_export_can_be_imported_once(shop, tmp_path):
     replayed(shop, DeadLetterQuery(), wait=True)
     file = tmp_path / "letters.jsonl"
