@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from petiole.events.catalog.llm import FinishReason, Usage
 from petiole.events.content import Count, read_value
 from petiole.events.errors import ProviderRefused, ProviderUnavailable
-from petiole.workers.llm.provider import Finished, ResponsePart, TextDelta, ToolCallRequested
+from petiole.workers.llm.provider import MAX_ANSWER_LENGTH, Finished, ResponsePart, TextDelta, ToolCallRequested
 
 _FINISH_REASONS: Final[dict[str, FinishReason]] = {
     "stop": "stop",
@@ -36,6 +36,7 @@ class ChunkParser:
         self._model = model
         self._usage = Usage()
         self._calls: dict[int, _PartialCall] = {}
+        self._calls_length = 0
         self._finish_reason: str | None = None
         self._has_text = False
 
@@ -51,7 +52,7 @@ class ChunkParser:
         for choice in chunk.choices[:1]:
             self._finish_reason = choice.finish_reason or self._finish_reason
             for fragment in choice.delta.tool_calls or []:
-                self._calls.setdefault(fragment.index, _PartialCall()).add(fragment.function)
+                self._add_to_call(fragment)
             if choice.delta.content:
                 self._has_text = True
                 yield TextDelta(choice.delta.content)
@@ -71,6 +72,12 @@ class ChunkParser:
         if not self._calls and (not self._has_text or reason == "tool_calls"):
             raise ProviderRefused(self._provider, f"its answer is empty (finish reason {self._finish_reason})")
         yield Finished(model=self._model, usage=self._usage, finish_reason=reason)
+
+    def _add_to_call(self, fragment: _ToolCall) -> None:
+        self._calls.setdefault(fragment.index, _PartialCall()).add(fragment.function)
+        self._calls_length += 1 + len(fragment.function.name or "") + len(fragment.function.arguments or "")
+        if self._calls_length > MAX_ANSWER_LENGTH:
+            raise ProviderRefused(self._provider, f"its tool calls have more than {MAX_ANSWER_LENGTH:,} characters")
 
     def _tool_call_requested(self, call: _PartialCall) -> ToolCallRequested:
         try:

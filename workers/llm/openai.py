@@ -67,7 +67,10 @@ class ChatCompletionsModel:
         except PetioleError:
             raise
         except openai.APIConnectionError as error:
-            raise self._unavailable(error.message.rstrip(".").lower()) from error
+            # The library's own text of an error that it did not expect names no reason.
+            is_refused = isinstance(error.__cause__, ValueError)
+            reason = str(error.__cause__) if is_refused else error.message.rstrip(".").lower()
+            raise self._unavailable(reason) from error
         except openai.APIStatusError as error:
             raise self._refusal(error) from error
         except openai.APIError as error:
@@ -105,9 +108,18 @@ def create_client(base_url: str | None, key: str, timeout_s: float, *, provider:
     """Create a client; sends nothing. Raises UsageError (missing_extra)."""
     try:
         import openai  # noqa: PLC0415 - an extra
+
+        from petiole.workers.response_limits import REQUEST_HEADERS, limit_response  # noqa: PLC0415 - of that extra
     except ImportError as error:
         raise missing_extra(f"the {provider} provider", extra) from error
-    return openai.AsyncOpenAI(base_url=base_url, api_key=key, timeout=timeout_s, max_retries=0)
+    return openai.AsyncOpenAI(
+        base_url=base_url,
+        api_key=key,
+        timeout=timeout_s,
+        max_retries=0,
+        default_headers=REQUEST_HEADERS,
+        http_client=openai.DefaultAsyncHttpxClient(event_hooks={"response": [limit_response]}, timeout=timeout_s),
+    )
 
 
 def _tool_options(tools: Sequence[ToolDescription]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 from petiole.events.catalog.llm import FinishReason, GeneratedResponse, ModelToolCall, Usage
 from petiole.events.catalog.orchestrator import ModelRequest
 from petiole.events.content import Value
+from petiole.events.errors import ProviderRefused
 
 _CHARACTERS_PER_TOKEN = 4
 """For English text. Source: OpenAI's page about its tokenizer."""
@@ -78,6 +79,10 @@ class LanguageModel(Protocol):
         ...
 
 
+MAX_ANSWER_LENGTH = 4_194_304
+"""The most characters of an answer, which has to fit into an event; more than any model writes."""
+
+
 @dataclass(slots=True)
 class ResponseBuilder:
     """Collects the parts of an answer."""
@@ -87,10 +92,14 @@ class ResponseBuilder:
     finished: Finished | None = None
 
     def add(self, part: ResponsePart) -> None:
-        """Add the next part."""
+        """Add the next part. Raises ProviderRefused if the answer becomes too long."""
         match part:
             case TextDelta():
                 self.text += part.text
+                if len(self.text) > MAX_ANSWER_LENGTH:
+                    raise ProviderRefused(
+                        "the language model", f"its answer has more than {MAX_ANSWER_LENGTH:,} characters"
+                    )
             case ToolCallRequested():
                 self.calls.append(ModelToolCall(tool=part.tool, arguments=dict(part.arguments)))
             case Finished():

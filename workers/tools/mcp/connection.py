@@ -23,6 +23,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.types import CONNECTION_CLOSED, REQUEST_TIMEOUT, CallToolResult, Tool
 
 from petiole.events.errors import ProviderUnavailable, ToolFailed
+from petiole.workers.response_limits import REQUEST_HEADERS, limit_response
 from petiole.workers.tools.mcp.settings import ServerSettings
 
 if TYPE_CHECKING:
@@ -142,7 +143,9 @@ def _transport(settings: ServerSettings) -> Transport:
 @asynccontextmanager
 async def _over_http(url: str, headers: Mapping[str, str]) -> AsyncIterator[TransportStreams]:
     async with AsyncExitStack() as stack:
-        client = await stack.enter_async_context(httpx2.AsyncClient(headers=dict(headers), timeout=_HTTP_TIMEOUTS))
+        options: dict[str, Any] = {"timeout": _HTTP_TIMEOUTS, "event_hooks": {"response": [limit_response]}}
+        client = httpx2.AsyncClient(headers={**REQUEST_HEADERS, **headers}, **options)
+        await stack.enter_async_context(client)
         transport: AbstractAsyncContextManager[TransportStreams] = streamable_http_client(url, http_client=client)
         yield await stack.enter_async_context(transport)
 
