@@ -38,7 +38,6 @@ from petiole.tasks.celery import (
     private_app,
     use_broker,
 )
-from petiole.tasks.consuming.server_check import check_servers
 from petiole.tasks.periodic import MetricsTask, PeriodicTask, TickTask, schedule
 from petiole.tasks.publication import PublishTask
 from petiole.tasks.publication import publish_many as publish_many_on
@@ -190,6 +189,9 @@ class EventBus(BusRuntime):
             listed = "\n  ".join(dict.fromkeys(problems))
             raise UsageError(f"no worker starts, because events could be lost:\n  {listed}")
         if self._in_process is None:
+            # Here, because publishers need nothing of what consumes.
+            from petiole.tasks.consuming.server_check import check_servers
+
             check_servers(self)
 
     def connect_async(self) -> AsyncRedis:

@@ -54,7 +54,7 @@ def test_a_lost_directory_is_there_again_within_seconds(system, server, pool, lo
     expected = {f"{agent} {stream}" for agent in ("one", "two") for stream in ("after", "new", "delayed")}
     wait_until(lambda: expected <= set(runs(system)), 15, system.logs)
     assert len(bus.app.control.inspect(timeout=5).ping() or {}) == 1
-    wait_until(bus.stores.cluster_membership.has_active_workers, 10, system.logs)
+    wait_until(inside.is_started, 10, system.logs)
 
 
 def test_one_lost_subscription_is_there_again(system, server):
@@ -94,9 +94,8 @@ def test_an_older_copy_of_the_state_is_brought_up_to_date(system, server):
     inside = Inside(server.url)
     wait_until(lambda: inside.subscriptions() == list(BOTH), 10, system.logs)
     assert publish_once(bus, a_message("after")).subscriptions == BOTH
-    wait_until(bus.stores.cluster_membership.has_active_workers, 15, system.logs)
-    agents = bus.stores.cluster_membership.read().agents
-    assert {name: agent.state for name, agent in agents.items()} == {"one": "started", "two": "started"}
+    wait_until(inside.is_started, 15, system.logs)
+    assert inside.agents() == {"one": "started", "two": "started"}
 
 
 def test_a_subscription_that_was_withdrawn_stays_so_while_its_worker_lives(system, server):
@@ -115,15 +114,15 @@ def test_a_subscription_that_was_withdrawn_stays_so_while_its_worker_lives(syste
 def test_lost_records_of_the_cluster_are_written_again_and_a_paused_agent_stays_paused(system, server):
     system.module("two_agents", MODULE)
     system.worker("both", "--pool", "threads", "-Q", "one,two")
-    membership = a_bus(server.url).stores.cluster_membership
-    membership.set_override("two", "paused")
+    inside = Inside(server.url)
+    inside.pause("two")
     wait_until(lambda: "agent.paused" in system.logs(), 10, system.logs)
 
     for names in (("cluster",), ("cluster:version",), ("cluster", "cluster:version")):
-        Inside(server.url).lose(*names)
+        inside.lose(*names)
 
-        wait_until(membership.has_active_workers, 10, system.logs)
-        assert membership.read().overrides == {"two": "paused"}
+        wait_until(inside.is_started, 10, system.logs)
+        assert inside.paused() == ["two"]
 
 
 @pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])

@@ -468,6 +468,22 @@ class Inside:
         """Tell the circuit breakers by name."""
         return {each.name: each for each in self.stores.circuits.all()}
 
+    def is_started(self) -> bool:
+        """Tell whether the system is started, and a worker was heard of within the heartbeat timeout."""
+        return self.stores.cluster_membership.has_active_workers()
+
+    def agents(self) -> dict[str, str]:
+        """Tell the agents that workers serve, with their states."""
+        return {name: agent.state for name, agent in self.stores.cluster_membership.read().agents.items()}
+
+    def pause(self, agent: str) -> None:
+        """Pause an agent, as an operator does."""
+        self.stores.cluster_membership.set_override(agent, "paused")
+
+    def paused(self) -> list[str]:
+        """Name the agents that an operator paused."""
+        return sorted(self.stores.cluster_membership.read().overrides)
+
     def is_heard(self) -> bool:
         """Tell whether any worker was heard of within the heartbeat timeout."""
         return bool(self._count(self.keys.heartbeat("*")))
