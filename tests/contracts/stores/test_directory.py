@@ -93,3 +93,49 @@ def test_a_change_that_is_not_in_the_log_is_read_as_all_subscriptions(stores, cl
     assert stores.directory.read_since(2).is_complete
     assert stores.directory.read_since(1).is_complete
     assert stores.directory.read_since(3).is_complete is False
+
+
+def test_what_was_lost_is_restored_and_every_reader_gets_it(stores, client):
+    stores.directory.register([a_subscription("one"), a_subscription("two")])
+    mine, version = [a_subscription("two")], stores.directory.version()
+    assert stores.directory.is_intact(mine, version)
+
+    client.flushall()
+    stores.directory.register([a_subscription("other")])
+    assert stores.directory.version() == version
+    assert not stores.directory.is_intact(mine, version)
+
+    assert stores.directory.restore(mine, version)
+    changes = stores.directory.read_since(version)
+    assert (changes.is_complete, sorted(changes.subscriptions)) == (True, ["memory.other", "memory.two"])
+    assert stores.directory.is_intact(mine, changes.version)
+    assert not stores.directory.restore(mine, changes.version)
+
+
+def test_after_an_older_copy_no_version_stands_for_something_else(stores, client):
+    stores.directory.register([a_subscription("one")])
+    older = {name: client.dump(name) for name in client.keys("*")}
+    stores.directory.register([a_subscription("one", "tools.*")])
+    version = stores.directory.version()
+
+    client.flushall()
+    for name, content in older.items():
+        client.restore(name, 0, content)
+
+    assert not stores.directory.is_intact([], version)
+    assert stores.directory.restore([a_subscription("one", "tools.*")], version)
+    assert stores.directory.version() > version
+    assert stores.directory.read()[1] == [a_subscription("one", "tools.*")]
+
+
+def test_a_withdrawn_subscription_is_not_restored_and_may_be_registered_anew(stores):
+    stores.directory.register([a_subscription()])
+    stores.directory.unregister("memory.hear")
+    version = stores.directory.version()
+
+    assert stores.directory.is_intact([a_subscription()], version)
+    assert not stores.directory.restore([a_subscription()], version)
+    assert stores.directory.read()[1] == []
+
+    assert stores.directory.register([a_subscription()])
+    assert stores.directory.read()[1] == [a_subscription()]
