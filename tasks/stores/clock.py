@@ -64,9 +64,13 @@ class ServerClock:
 
     def now(self) -> datetime:
         """Return the server's time; without an answer, by the last reading, or by this process's clock."""
+        return datetime.fromtimestamp(self.time_s(), UTC)
+
+    def time_s(self) -> float:
+        """Return `now` in seconds since 1970."""
         if not self.is_fresh():
             self._read()
-        return datetime.fromtimestamp(time.monotonic() + self._ahead_s, UTC)
+        return time.monotonic() + self._ahead_s
 
     def is_fresh(self) -> bool:
         """Return whether `now` will not ask the server."""

@@ -235,7 +235,7 @@ class Publications:
         return json.dumps(encoded) if encoded else ""
 
     def _now_ms(self) -> int:
-        return int(self._clock.now().timestamp() * 1_000)
+        return int(self._clock.time_s() * 1_000)
 
 
 _NO_SETTLEMENT = ("",) * 7

@@ -119,7 +119,7 @@ class Requests:
 
     def count(self) -> int:
         """Count the pending requests."""
-        return int(self._client.zcount(self._keys.requests, f"({self._clock.now().timestamp() * 1_000:.0f}", "+inf"))
+        return int(self._client.zcount(self._keys.requests, f"({self._clock.time_s() * 1_000:.0f}", "+inf"))
 
 
 def parse_reply(entry: str) -> tuple[str, str]:

@@ -89,7 +89,7 @@ def test_an_older_copy_of_the_state_is_brought_up_to_date(system, server):
 
     client.flushall()
     for name, content in older.items():
-        client.restore(name, 0, content)
+        client.restore(name, 0, content or b"")
 
     inside = Inside(server.url)
     wait_until(lambda: inside.subscriptions() == list(BOTH), 10, system.logs)
