@@ -39,6 +39,7 @@ from petiole.tasks.testing import EventTestHarness
 from petiole.tasks.transport.commands import Fetched
 from petiole.tasks.transport.message import build_payload
 from petiole.workers.state import open_team_state
+from petiole.workers.state.keys import StateKeys
 
 
 @dataclass(frozen=True)
@@ -313,6 +314,10 @@ class Inside:
         self._delete(self.keys.publication("*"))
         self._delete(f"{self.keys.prefix}:published:*")
 
+    def forget_handled(self) -> None:
+        """Forget which deliveries were handled: a redelivery is handled again."""
+        self._delete(self.keys.inbox("*"))
+
     def begin_publication(self, event_id: str) -> None:
         """Let a publication be one that was begun, and cut short."""
         self.client.set(self.keys.publication(event_id), "started")
@@ -421,6 +426,14 @@ class Inside:
         self.stores.idempotency_records.begin(
             name, token="of the dead", owner=owner, limit=limit, repeats_unfinished=False
         )
+
+    def operations_kept_ms(self) -> list[int]:
+        """List for how long the records of operations are kept."""
+        return [self.client.pttl(name) for name in self.client.keys(self.keys.idempotency_record("*"))]
+
+    def approval_kept_ms(self, approval_id: str) -> int:
+        """Tell for how long an approval is kept."""
+        return int(self.client.pttl(StateKeys(self.keys.prefix).approval(approval_id)))
 
     def agent_state(self, agent: str) -> dict[str, Any]:
         """Tell what an agent keeps."""

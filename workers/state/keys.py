@@ -5,7 +5,7 @@ Each starts with PETIOLE_KEY_PREFIX and a colon.
 | key                               | type   | holds                                         | kept                   |
 |-----------------------------------|--------|-----------------------------------------------|------------------------|
 | approvals                         | zset   | id -> when it was requested, in ms            | as approvals:<id>      |
-| approvals:<id>                    | hash   | request, fingerprint, expiry, state, decision | see open_team_state()  |
+| approvals:<id>                    | hash   | request, expiry, state, decision              | see open_team_state()  |
 | consolidation_queue               | set    | streams with new memories                     | until consolidated     |
 | event_counts:<sha-256>            | zset   | event -> its time in s                        | window plus cooldown   |
 | event_counts:<sha-256>:reported   | zset   | events that reported the threshold            | window plus cooldown   |
