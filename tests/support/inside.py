@@ -202,7 +202,7 @@ class Inside:
 
     def _wrong_groups(self, deliveries: Sequence[Delivery]) -> Iterator[str]:
         active = Counter(each.entry.options["group"] for each in deliveries if each.is_active)
-        if active != Counter(self.client.smembers(self.keys.message_group("active"))):
+        if active != Counter(self.client.smembers(self.keys.active_message_groups)):
             yield f"of message groups, one delivery each should be active, but are {dict(active)}"
         waiting = Counter(each.queue_list.rsplit(":", 2)[1] for each in deliveries if each.place == "group")
         counted = {queue: count for queue, count in self.ordered_waiting().items() if count}
@@ -278,11 +278,11 @@ class Inside:
 
     def ordered(self) -> list[str]:
         """List the message groups in which deliveries wait for those before them."""
-        return [name for name in self._names(self.keys.message_group("*")) if name != self.keys.message_group("active")]
+        return self._names(self.keys.message_group("*"))
 
     def ordered_active(self) -> set[str]:
         """Name the keys whose ordered deliveries are not all settled."""
-        return {group.split(":")[-1] for group in self.client.smembers(self.keys.message_group("active"))}
+        return {group.split(":")[-1] for group in self.client.smembers(self.keys.active_message_groups)}
 
     def ordered_waiting(self) -> dict[str, int]:
         """Count the ordered deliveries that wait for those before them, by queue."""
