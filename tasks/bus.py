@@ -230,8 +230,6 @@ class EventBus(BusRuntime):
 
     def _include(self, agent: Agent) -> None:
         agents = included_agents(self)
-        if agent.name == PUBLISH_QUEUE:
-            raise UsageError(f"{PUBLISH_QUEUE!r} is the queue of `publish.delay`; rename the agent")
         if agents.get(agent.name, agent) is not agent:
             raise UsageError(f"this bus has another agent named {agent.name!r}; rename one")
         if self.has_worker or (self._in_process is not None and self._in_process.is_running):

@@ -151,8 +151,8 @@ class BusRuntime:
 
     @cached_property
     def queue_prefix(self) -> str:
-        """The prefix of kombu's keys."""
-        return str(self.app.conf.broker_transport_options.get("global_keyprefix", ""))
+        """The prefix of kombu's keys; the app's own transport option comes first."""
+        return str(self.app.conf.broker_transport_options.get("global_keyprefix", self.settings.queue_prefix))
 
     def cached_routing(self) -> RoutingTable:
         """Return the routing table of this process, which may be older than the directory."""

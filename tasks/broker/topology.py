@@ -152,7 +152,10 @@ def _transport_options(address: str, settings: Settings) -> dict[str, object]:
         return {"confirm_publish": True}
     if not with_transport_prefix(address).startswith(PREFIX):
         return {}
-    options: dict[str, object] = {"visibility_timeout": settings.visibility_timeout_s}
+    options: dict[str, object] = {
+        "visibility_timeout": settings.visibility_timeout_s,
+        "global_keyprefix": settings.queue_prefix,
+    }
     return options | (_STOCK_OPTIONS if settings.transport == "kombu" else {"state_prefix": settings.key_prefix})
 
 

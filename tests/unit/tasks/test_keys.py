@@ -9,9 +9,13 @@ from typing import Any
 
 import pytest
 
+from petiole.events.errors import UsageError
+from petiole.tasks import Agent, EventBus
+from petiole.tasks.settings import Settings
 from petiole.tasks.stores.keys import Keys
 from petiole.tasks.stores.message_groups import PRIORITY_STEPS
 from petiole.workers.state.keys import StateKeys
+from tests.support.errors import has_code
 from tests.support.names import HOSTILE_NAMES
 
 CHECKED = {
@@ -59,3 +63,23 @@ def test_two_names_never_share_a_key_whatever_separators_they_contain(prefix):
     shared = [(key, owner, owners[key]) for key, owner in pairs if owners.setdefault(key, owner) != owner]
     assert shared == []
     assert len(owners) > 1_000
+
+
+@pytest.mark.parametrize("name", ["petiole", "publish", "celery", "celeryev", "celery_delayed_27", "unacked_index"])
+def test_an_agent_named_like_a_queue_or_key_of_the_system_is_refused(name):
+    with pytest.raises(UsageError, check=has_code("invalid_name"), match="choose another name"):
+        Agent(name)
+    with pytest.raises(UsageError, check=has_code("invalid_name"), match="choose another name"):
+        EventBus().subscribe("input.*", print, agent=name)
+
+
+@pytest.mark.parametrize("name", ["teller\n", "tell er", "tell:er", "tell*", "{teller}", "", "Teller", "t" * 101])
+def test_an_agent_whose_name_has_a_separator_is_refused(name):
+    with pytest.raises(UsageError, check=has_code("invalid_name")):
+        Agent(name)
+
+
+@pytest.mark.parametrize("prefix", ["shop:eu", "shop*", "shop\n", "{shop}", "", " ", "a" * 65, ":queues:"])
+def test_a_prefix_that_could_reach_the_keys_of_another_is_refused(prefix):
+    with pytest.raises(UsageError, match="PETIOLE_KEY_PREFIX"):
+        Settings(key_prefix=prefix)
