@@ -85,8 +85,12 @@ class Settings(EnvironmentSettings):
     """Settings of one event bus, in the order of the stages that an event passes."""
 
     # Addresses
-    broker_url: str | None = Field(default=None, description="The broker: `redis://…` or `amqp://…`.")
-    state_url: str | None = Field(default=None, description="Redis of the state store; by default the broker.")
+    broker_url: str | None = Field(
+        default=None, repr=False, description="The broker: `redis://…`, `unix://…`, `sentinel://…` or `amqp://…`."
+    )
+    state_url: str | None = Field(
+        default=None, repr=False, description="Redis of the state store; by default the broker."
+    )
     key_prefix: KeyPrefix = Field(
         default=DEFAULT_KEY_PREFIX,
         description="Prefix of all keys in Redis, also of the queues: apps with different prefixes share a database "

@@ -7,7 +7,7 @@ from collections import defaultdict
 
 import pytest
 
-from petiole.events import Event
+from petiole.events import Event, TextMessageEvent
 from petiole.events.errors import UsageError
 from petiole.tasks import Agent
 from tests.support.inside import Inside
@@ -16,7 +16,7 @@ from tests.support.names import HOSTILE_NAMES
 AGENT = """
 import os, random, time
 import redis
-from petiole.events import Event
+from petiole.events import Event, TextMessageEvent
 from petiole.tasks import Agent
 from tests.support.inside import Inside
 from tests.support.names import HOSTILE_NAMES
@@ -128,7 +128,7 @@ def test_streams_with_any_names_are_told_beside_each_other_in_order(harness, a_m
     agent, told = Agent("teller"), defaultdict(list)
 
     @agent.on("input.*", ordered=True)
-    def tell(event: Event) -> None:
+    def tell(event: TextMessageEvent) -> None:
         told[event.stream_id].append(event.content.text)
 
     harness.add(agent)

@@ -14,6 +14,7 @@ import structlog
 from celery import signals
 from structlog.typing import Processor
 
+from petiole.tasks.transport.address import mask_secrets
 from petiole.workers.settings import unknown_settings
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ def build_formatter(log_format: str, *, colorize: bool) -> logging.Formatter:
     ]
     if log_format == "json":
         renderers = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    return structlog.stdlib.ProcessorFormatter(
+    return _MaskingFormatter(
         foreign_pre_chain=[
             structlog.stdlib.add_log_level,
             structlog.stdlib.add_logger_name,
@@ -37,6 +38,13 @@ def build_formatter(log_format: str, *, colorize: bool) -> logging.Formatter:
         ],
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
     )
+
+
+class _MaskingFormatter(structlog.stdlib.ProcessorFormatter):
+    """Writes *** instead of the passwords of addresses, which errors of other libraries may contain."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return mask_secrets(super().format(record))
 
 
 def install_logging(log_format: str) -> None:

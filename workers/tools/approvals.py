@@ -99,8 +99,9 @@ class Approval:
             fields["content"] = ApprovalRequest(**call_fields)
             return self.request.caused(ApprovalExpiredEvent, **fields)
         fields["content"] = ApprovalDecision(**call_fields, by=self.by, reason=self.reason)
-        event_class = ApprovalGrantedEvent if self.state == "granted" else ApprovalDeniedEvent
-        return self.request.caused(event_class, **fields)
+        if self.state == "granted":
+            return self.request.caused(ApprovalGrantedEvent, **fields)
+        return self.request.caused(ApprovalDeniedEvent, **fields)
 
 
 def open_approval(request: ApprovalRequestedEvent, *, bus: BusRuntime | None = None) -> Approval:

@@ -12,8 +12,8 @@ import pytest
 from petiole.events.errors import UsageError
 from petiole.tasks import Agent, EventBus
 from petiole.tasks.settings import Settings
+from petiole.tasks.stores.deliveries import PRIORITY_STEPS
 from petiole.tasks.stores.keys import Keys
-from petiole.tasks.stores.message_groups import PRIORITY_STEPS
 from petiole.workers.state.keys import StateKeys
 from tests.support.errors import has_code
 from tests.support.names import HOSTILE_NAMES
