@@ -74,9 +74,11 @@ def _in_words(name: str, default: object) -> str:
 
 def _celery_settings() -> Iterator[tuple[str, ...]]:
     named = {name: variable_of(Settings, name) for name in ("broker_url", "state_url", "key_prefix", "home")}
+    # An address has a scheme.
+    named |= {name: f"redis://{named[name]}" for name in ("broker_url", "state_url")}
     settings = Settings.model_construct(**(named | {"home": Path(named["home"])}))  # type: ignore[arg-type]  # names of variables stand for their values
     for name, value in default_configuration(settings).items():
-        yield f"`{name}`", f"`{value!r}`" if not isinstance(value, str) else f"`{value}`"
+        yield f"`{name}`", f"`{value!r}`" if not isinstance(value, str) else f"`{value.removeprefix('redis://')}`"
 
 
 def _table(heading: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

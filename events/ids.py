@@ -122,6 +122,9 @@ AGENT_NAME = r"^[a-z][a-z0-9_-]{0,99}$"
 AgentName = Annotated[str, StringConstraints(pattern=AGENT_NAME)]
 """The name of an agent and of its queue. It has no comma, because commas separate the names of a CloudEvent's path."""
 
+RESERVED_AGENT_NAMES = r"petiole|publish|celery.*|unacked.*"
+"""The queues and keys of Celery, kombu and Petiole, and the first words of their tasks."""
+
 Traceparent = Annotated[str, StringConstraints(pattern=r"^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")]
 
 SYSTEM_STREAM = "system"

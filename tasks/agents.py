@@ -37,9 +37,10 @@ from petiole.events.errors import (
     invalid_option,
     invalid_pattern,
     invalid_subscription,
+    reserved_name,
 )
 from petiole.events.event import MAX_PRIORITY, Category
-from petiole.events.ids import AGENT_NAME
+from petiole.events.ids import AGENT_NAME, RESERVED_AGENT_NAMES
 from petiole.events.responses import REQUEST_EVENT_TYPE
 from petiole.events.responses import responder_conditions as conditions_of
 from petiole.events.subscriptions import FUNCTION_NAME, OnBusy, Overflow, Subscription
@@ -72,8 +73,10 @@ class Agent:
     """
 
     def __init__(self, name: str, *, capacity: int | None = None, overflow: Overflow = "block") -> None:
-        if not re.match(AGENT_NAME, name):
+        if not re.fullmatch(AGENT_NAME, name):
             raise invalid_name("an agent", name)
+        if re.fullmatch(RESERVED_AGENT_NAMES, name):
+            raise reserved_name(name)
         if capacity is not None and capacity < 1:
             raise UsageError(f"the capacity of {name!r} is {capacity}; give at least 1, or None for no limit")
         self.capacity = capacity
@@ -312,7 +315,7 @@ class Agent:
         wrapper: HandlerFunction | None = None,
     ) -> None:
         """Add a handler: the function, or a wrapper of it that takes the context."""
-        if not re.match(FUNCTION_NAME, function.__name__):
+        if not re.fullmatch(FUNCTION_NAME, function.__name__):
             raise invalid_name("a handler", function.__name__)
         subscription = _subscription(self.name, function.__name__, options)
         if subscription.name in self._handlers:

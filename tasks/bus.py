@@ -45,6 +45,7 @@ from petiole.tasks.publishing.commit import Publication
 from petiole.tasks.publishing.document import Document
 from petiole.tasks.runtime import BusRuntime, BusTask, bus_of, included_agents, set_default_bus
 from petiole.tasks.sessions.expiry import SessionExpiryTask, sweep_interval_s
+from petiole.tasks.transport.address import result_backend
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis as AsyncRedis
@@ -173,7 +174,7 @@ class EventBus(BusRuntime):
     def use_broker(self, url: str) -> None:
         """Use another broker from now on: `redis://…` or `amqp://…`."""
         use_broker(self.app.conf, url)
-        add_unset(self.app.conf, {"result_backend": url})
+        add_unset(self.app.conf, {"result_backend": result_backend(url)})
         for name in ("driver", "publishes_atomically", "stores", "redis"):
             vars(self).pop(name, None)
 
@@ -184,6 +185,7 @@ class EventBus(BusRuntime):
         own = {task.name for task in tasks if task.bus is self}
         problems = [_name_conflict(name) for name in sorted(self._task_names() - own)]
         if self._in_process is None:
+            self.check_addresses()
             problems += conflicts(self.app, tasks, [*self._queues, *self.agents])
         if problems:
             listed = "\n  ".join(dict.fromkeys(problems))
@@ -235,8 +237,6 @@ class EventBus(BusRuntime):
 
     def _include(self, agent: Agent) -> None:
         agents = included_agents(self)
-        if agent.name == PUBLISH_QUEUE:
-            raise UsageError(f"{PUBLISH_QUEUE!r} is the queue of `publish.delay`; rename the agent")
         if agents.get(agent.name, agent) is not agent:
             raise UsageError(f"this bus has another agent named {agent.name!r}; rename one")
         if self.has_worker or (self._in_process is not None and self._in_process.is_running):

@@ -23,6 +23,8 @@ from celery.app.routes import MapRoute
 from celery.loaders.app import AppLoader
 from celery.utils.imports import cwd_in_path
 
+from petiole.tasks.transport.address import redis_address, result_backend
+
 if TYPE_CHECKING:
     from petiole.tasks.settings import Settings
 
@@ -60,11 +62,12 @@ def private_app(**options: Any) -> Celery:
 def default_configuration(settings: Settings) -> dict[str, object]:
     """Return the default app's settings before a `celeryconfig` is applied."""
     url = settings.broker_url or settings.embedded_broker_url
+    backend = result_backend(settings.state_url or url)
     # Starting the embedded broker creates the home folder. Beat creates no folder, and exits if it is missing.
     schedule_folder = settings.home if settings.home.is_dir() else Path()
     return {
         "broker_url": url,
-        "result_backend": settings.state_url or url,
+        "result_backend": backend,
         "broker_connection_retry_on_startup": True,
         "redis_socket_timeout": 30,
         "redis_socket_connect_timeout": 5,
@@ -81,7 +84,7 @@ def default_configuration(settings: Settings) -> dict[str, object]:
         "beat_max_loop_interval": 5,
         "beat_schedule_filename": str(schedule_folder / "beat-schedule"),
         # For celery-redbeat, if it is the scheduler; it connects without our transport.
-        "redbeat_redis_url": settings.state_url or url,
+        "redbeat_redis_url": backend and redis_address(backend),
         "redbeat_key_prefix": f"{settings.key_prefix}:redbeat:",
         # How long no beat runs after one was killed; redbeat's default is 25 minutes.
         "redbeat_lock_timeout": 10,

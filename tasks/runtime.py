@@ -36,6 +36,7 @@ from petiole.tasks.stores import Stores, open_stores
 from petiole.tasks.stores.clock import Clock
 from petiole.tasks.stores.connection_pool import NoFreeConnection, StorePool
 from petiole.tasks.transport import without_transport_prefix
+from petiole.tasks.transport.address import check_broker_address, check_state_address, redis_address
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis as AsyncRedis
@@ -146,8 +147,15 @@ class BusRuntime:
 
     @property
     def broker_url(self) -> str:
-        """The broker's URL as redis-py and kombu's own transports read it; empty if none is configured."""
-        return without_transport_prefix(joined(self.app.conf.broker_write_url))
+        """The broker's URL as kombu's own transports read it; empty if none is configured. Raises NotConfigured."""
+        return without_transport_prefix(check_broker_address(joined(self.app.conf.broker_write_url)))
+
+    def check_addresses(self) -> None:
+        """Raise NotConfigured if there is no broker or no state store, or the address of one cannot be used."""
+        self.require_broker()
+        check_broker_address(joined(self.app.conf.broker_read_url))
+        if self._state is None:
+            self._require_state_url()
 
     @cached_property
     def publishes_atomically(self) -> bool:
@@ -162,8 +170,8 @@ class BusRuntime:
 
     @cached_property
     def queue_prefix(self) -> str:
-        """The prefix of kombu's keys."""
-        return str(self.app.conf.broker_transport_options.get("global_keyprefix", ""))
+        """The prefix of kombu's keys; the app's own transport option comes first."""
+        return str(self.app.conf.broker_transport_options.get("global_keyprefix", self.settings.queue_prefix))
 
     def cached_routing(self) -> RoutingTable:
         """Return the routing table of this process, which may be older than the directory."""
@@ -245,11 +253,12 @@ class BusRuntime:
         return url
 
     def _state_url(self) -> str:
-        return self.settings.state_url or self._broker_store_url()
+        own = self.settings.state_url
+        return check_state_address(own) if own else self._broker_store_url()
 
     def _broker_store_url(self) -> str:
         """Return the broker's URL as redis-py reads it."""
-        return self.broker_url.replace("redis+socket:", "unix:").replace("virtual_host=", "db=")
+        return redis_address(self.broker_url)
 
 
 def joined(url: str | Sequence[str] | None) -> str:

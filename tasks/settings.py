@@ -8,6 +8,7 @@ settings are in celery.py.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -19,7 +20,9 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from petiole.events.errors import UsageError
 
 PREFIX = "PETIOLE_"
+DEFAULT_KEY_PREFIX = "petiole"
 DAY_S = 86_400.0
+_KEY_PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SHORTEST_INTERVAL_S = 0.1
 
 
@@ -63,6 +66,15 @@ def _checked_interval(seconds: float) -> float:
     return seconds
 
 
+def _checked_prefix(prefix: str) -> str:
+    if not _KEY_PREFIX.fullmatch(prefix):
+        raise ValueError("use letters, digits, '.', '_' and '-', at most 64 characters, the first a letter or digit")
+    return prefix
+
+
+KeyPrefix = Annotated[str, AfterValidator(_checked_prefix)]
+"""Without a colon: no key of one prefix begins with another prefix and a colon."""
+
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
 Interval = Annotated[float, AfterValidator(_checked_interval)]
@@ -73,13 +85,21 @@ class Settings(EnvironmentSettings):
     """Settings of one event bus, in the order of the stages that an event passes."""
 
     # Addresses
-    broker_url: str | None = Field(default=None, description="The broker: `redis://…` or `amqp://…`.")
-    state_url: str | None = Field(default=None, description="Redis of the state store; by default the broker.")
+    broker_url: str | None = Field(
+        default=None, repr=False, description="The broker: `redis://…`, `unix://…`, `sentinel://…` or `amqp://…`."
+    )
+    state_url: str | None = Field(
+        default=None, repr=False, description="Redis of the state store; by default the broker."
+    )
     max_state_connections: Count = Field(
         default=100,
         description="Most connections of a process to the state store. More threads wait for a free one.",
     )
-    key_prefix: str = Field(default="petiole", min_length=1, description="Prefix of all keys in the state store.")
+    key_prefix: KeyPrefix = Field(
+        default=DEFAULT_KEY_PREFIX,
+        description="Prefix of all keys in Redis, also of the queues: apps with different prefixes share a database "
+        "and never each other's events. On RabbitMQ, give each app a virtual host of its own.",
+    )
     home: Path = Field(default=Path(".petiole"), description="Folder of the embedded broker and of beat's schedule.")
 
     # Publishing. A raw frame of 1080p video (6.2 MB, as base64 8.3 MB) or three minutes of speech (16 kHz, 16 bit)
@@ -146,6 +166,11 @@ class Settings(EnvironmentSettings):
     # Periodic tasks
     tick_interval_s: Interval = Field(default=60.0, description="Time between ticks; 0 for none.")
     metrics_interval_s: Interval = Field(default=60.0, description="Time between metrics summaries; 0 for none.")
+
+    @property
+    def queue_prefix(self) -> str:
+        """The prefix of Celery's and kombu's keys in Redis; none by default, for clients without Petiole."""
+        return "" if self.key_prefix == DEFAULT_KEY_PREFIX else f"{self.key_prefix}:celery:"
 
     @property
     def embedded_broker_url(self) -> str | None:

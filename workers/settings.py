@@ -136,7 +136,10 @@ class WorkerSettings(EnvironmentSettings):
         default=None, repr=False, description="`whsec_` and 24 to 64 bytes as base64, shared with the receiver."
     )
     webhook_timeout_s: Annotated[float, Field(gt=0, le=120)] = Field(
-        default=10.0, description="How long the receiver may be silent."
+        default=10.0, description="How long one post may take, to the receiver's status."
+    )
+    webhook_allow_http: bool = Field(
+        default=False, description="Whether PETIOLE_WEBHOOK_URL may be `http://` beyond this host."
     )
 
     # Proactive

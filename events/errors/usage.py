@@ -136,6 +136,14 @@ def invalid_name(what: str, name: str) -> UsageError:
     )
 
 
+def reserved_name(name: str) -> UsageError:
+    return UsageError(
+        f"an agent cannot be named {name!r}, like a queue, a key or a task of Celery or Petiole; "
+        "choose another name, which is not 'petiole' or 'publish' and does not begin with 'celery' or 'unacked'",
+        code="invalid_name",
+    )
+
+
 def invalid_option(option: str, value: str, remedy: str) -> UsageError:
     return UsageError(f"the option {option}={value} is invalid; {remedy}", code="invalid_option")
 

@@ -16,7 +16,7 @@ from kombu import Connection, Exchange, Queue
 from petiole.events.event import MAX_PRIORITY
 from petiole.tasks.runtime import bus_of, included_agents, joined
 from petiole.tasks.transport import with_transport_prefix
-from petiole.tasks.transport.address import PREFIX
+from petiole.tasks.transport.address import PREFIX, check_broker_address
 
 if TYPE_CHECKING:
     from petiole.tasks.settings import Settings
@@ -133,7 +133,7 @@ class EventAMQP(AMQP):
     def Connection(self, url: str | Sequence[str] | None = None, *args: Any, **options: Any) -> EventConnection:  # type: ignore[override]  # noqa: N802 - called only
         """Create a connection; for Redis it uses our transport."""
         settings = bus_of(self.app).settings
-        address = joined(url)
+        address = check_broker_address(joined(url))
         if settings.transport == "petiole":
             address = with_transport_prefix(address)
         options["transport_options"] = _transport_options(address, settings) | (options.get("transport_options") or {})
@@ -152,7 +152,10 @@ def _transport_options(address: str, settings: Settings) -> dict[str, object]:
         return {"confirm_publish": True}
     if not with_transport_prefix(address).startswith(PREFIX):
         return {}
-    options: dict[str, object] = {"visibility_timeout": settings.visibility_timeout_s}
+    options: dict[str, object] = {
+        "visibility_timeout": settings.visibility_timeout_s,
+        "global_keyprefix": settings.queue_prefix,
+    }
     return options | (_STOCK_OPTIONS if settings.transport == "kombu" else {"state_prefix": settings.key_prefix})
 
 

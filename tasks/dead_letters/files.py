@@ -65,7 +65,8 @@ def export_to(file: TextIO, letters: DeadLetterQuery | None = None, *, bus: BusR
             replayed_at=record.replayed_at,
             replayed_by=record.replayed_by,
         )
-        file.write(line.model_dump_json(exclude_none=True) + "\n")
+        # In ASCII: the file may be a terminal.
+        file.write(json.dumps(line.model_dump(mode="json", exclude_none=True)) + "\n")
     return count
 
 

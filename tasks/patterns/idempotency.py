@@ -37,6 +37,7 @@ from petiole.events.errors import OperationInProgress, OperationOutcomeUnknown, 
 from petiole.tasks.handling.current import current_bus, current_context
 from petiole.tasks.runtime import BusRuntime
 from petiole.tasks.stores.idempotency_records import IdempotencyRecords
+from petiole.tasks.stores.keys import escape_separator
 
 OnUnfinished: TypeAlias = Literal["raise", "repeat"]
 
@@ -197,4 +198,4 @@ def _store(bus: BusRuntime | None = None) -> IdempotencyRecords:
 
 
 def _full_name(name: str, key: str) -> str:
-    return f"{name}:{key}"
+    return f"{escape_separator(name)}:{key}"

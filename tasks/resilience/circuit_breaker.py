@@ -106,20 +106,26 @@ class CircuitCall:
 
 
 def force_state(
-    bus: BusRuntime, name: str, state: Literal["open", "closed"], probe_after: timedelta | None = None
+    bus: BusRuntime,
+    name: str,
+    state: Literal["open", "closed"],
+    probe_after: timedelta | None = None,
+    *,
+    by: str | None = None,
 ) -> bool:
-    """Open or close a circuit for an operator, and publish the change; returns whether the state changed.
+    """Open or close a circuit by hand, and publish the change; returns whether the state changed.
 
     Args:
         bus: The bus that has the circuit.
         name: The circuit's name.
         state: The new state.
         probe_after: When an opened circuit allows a probe. Without it, the circuit stays open until it is closed.
+        by: Who changes it; by default the user of this process.
 
     Raises:
         UsageError: (unknown_circuit) no call has used a circuit of that name.
     """
-    by = current_operator()
+    by = by or current_operator()
     change = bus.stores.circuits.set(name, state, probe_after=probe_after, error=f"{state} by {by}", by=by)
     if not change.epoch:
         nearest = difflib.get_close_matches(name, bus.stores.circuits.names(), n=1)

@@ -1,24 +1,28 @@
 """List every key of the bus in Redis: type, content and retention.
 
-Each starts with PETIOLE_KEY_PREFIX and a colon. Queues and their messages belong to Celery, under the agents' names.
+Each starts with PETIOLE_KEY_PREFIX and a colon, then fixed words. Text from outside (a stream, a flow, an account, the
+id of a request) stands last, so no text can name another key; of two texts the first is a checked name or is escaped.
+The keys of Celery and kombu begin with `Settings.queue_prefix`.
 
 | key                                   | type   | holds                                    | kept                    |
 |---------------------------------------|--------|------------------------------------------|-------------------------|
 | aborted                               | text   | an agent's flow was aborted              | INBOX_RETENTION_S       |
 | aborted:<agent>:<flow>                | text   | the agent's deliveries of the flow end   | INBOX_RETENTION_S       |
+| active_message_groups                 | set    | groups that have a delivery in its queue | until their last ends   |
 | agents:state:<agent>                  | hash   | name -> value as JSON                    | no limit                |
 | aggregations:<subscription>:<key>     | hash   | the parts received; whether completed    | DEDUPLICATION_WINDOW_S  |
+| async_replies:<uuid>                  | list   | replies to requests of one asyncio loop  | until taken, or 120 s   |
 | attempts:<delivery>                   | list   | attempts that failed, crashed or run     | until settled           |
 | blobs:<sha-256>                       | text   | content above the claim-check threshold  | 7 days after last use   |
-| consumers                             | zset   | consumer -> last heartbeat, in s         | until stopped or lost   |
-| consumers:<consumer>                  | hash   | delivery tag -> list and entry           | until settled           |
-| consumers:<consumer>:slots            | hash   | slot -> last tag and answer; begun tags  | until stopped or lost   |
+| circuit_windows:<name>                | hash   | calls and failures per tenth of a window | twice the window        |
 | circuits                              | set    | names of all dependencies ever called    | no limit                |
 | circuits:<name>                       | hash   | state, epoch, failures, times            | no limit                |
-| circuits:<name>:window                | hash   | calls and failures per tenth of a window | twice the window        |
 | cluster                               | text   | workers, lifecycles, overrides as JSON   | no limit                |
 | cluster:heartbeats:<worker>           | text   | its node; gone when it is silent         | HEARTBEAT_TIMEOUT_S     |
 | cluster:version                       | text   | another one with every change            | no limit                |
+| consumers                             | zset   | consumer -> last heartbeat, in s         | until stopped or lost   |
+| consumers:<consumer>                  | hash   | delivery tag -> list and entry           | until settled           |
+| consumers:<consumer>:slots            | hash   | slot -> last tag and answer; begun tags  | until stopped or lost   |
 | counters                              | hash   | name -> count                            | no limit                |
 | dead_letters                          | hash   | id -> DeadLetter JSON                    | DEAD_LETTER_RETENTION_S |
 | dead_letters:alarm:<alarm>            | text   | this alarm was raised                    | a day                   |
@@ -42,22 +46,20 @@ Each starts with PETIOLE_KEY_PREFIX and a colon. Queues and their messages belon
 | inbox:<delivery>                      | text   | done: handled; of messages, not entries  | INBOX_RETENTION_S       |
 | message_groups                        | hash   | queue -> deliveries in its groups        | no limit                |
 | message_groups:<group>                | list   | ordered deliveries that wait             | until sent              |
-| message_groups:active                 | set    | groups that have a delivery in its queue | until their last ends   |
 | metrics                               | hash   | counters as of the last summary          | no limit                |
+| open_response_streams:<stream>        | zset   | open response -> end of its lease, in ms | a day after the last    |
 | publications:<event>                  | text   | started or done; other brokers only      | DEDUPLICATION_WINDOW_S  |
 | published:<window>                    | set    | ids of the events published then         | two windows             |
 | queues:<queue>:<step>                 | list   | deliveries, for each priority step       | until fetched           |
 | queues:<queue>:wakeup                 | zset   | wakes a consumer that waits              | until fetched           |
+| rate_limit_times:<account>            | zset   | call -> when it stops counting, in ms    | twice window plus lease |
+| rate_limit_tokens:<account>           | hash   | call -> its tokens                       | twice window plus lease |
 | rate_limits:<account>                 | hash   | requests and tokens counted, pause       | twice window plus lease |
-| rate_limits:<account>:times           | zset   | call -> when it stops counting, in ms    | twice window plus lease |
-| rate_limits:<account>:tokens          | hash   | call -> its tokens                       | twice window plus lease |
+| request_replies:<id>                  | list   | the reply                                | until taken, or 120 s   |
 | requests                              | zset   | id -> deadline of a pending request, ms  | until the deadline      |
 | requests:<id>                         | hash   | responder, reply list, deadline, token   | 60 s after the deadline |
-| requests:<id>:reply                   | list   | the reply                                | until taken, or 120 s   |
-| requests:async:<uuid>:reply           | list   | replies to requests of one asyncio loop  | until taken, or 120 s   |
+| response_states:<stream>:<answer>     | hash   | attempt, state, token, flow, first, last | a day after the last    |
 | response_streams:<stream>             | stream | chunks of a stream's responses           | a day after the last    |
-| response_streams:<stream>:of:<answer> | hash   | attempt, state, token, flow, first, last | a day after the last    |
-| response_streams:<stream>:open        | zset   | open response -> end of its lease, in ms | a day after the last    |
 | session_events:<stream>               | list   | a session's last events                  | until it ends           |
 | session_memory:<stream>               | hash   | name -> value as JSON                    | until it ends           |
 | sessions                              | zset   | session -> last activity, ms; 0: ended   | until end is published  |
@@ -69,6 +71,11 @@ Each starts with PETIOLE_KEY_PREFIX and a colon. Queues and their messages belon
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+
+def escape_separator(text: str) -> str:
+    """Escape the colons of a text that another text follows."""
+    return text.replace("%", "%25").replace(":", "%3A")
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,13 +184,17 @@ class Keys:
         return f"{self.prefix}:response_streams:{stream_id}"
 
     def open_response_streams(self, stream_id: str) -> str:
-        return f"{self.prefix}:response_streams:{stream_id}:open"
+        return f"{self.prefix}:open_response_streams:{stream_id}"
 
     def response_stream_state(self, stream_id: str, answer_id: str) -> str:
-        return f"{self.prefix}:response_streams:{stream_id}:of:{answer_id}"
+        return f"{self.prefix}:response_states:{escape_separator(stream_id)}:{answer_id}"
 
     def message_group(self, name: str) -> str:
         return f"{self.prefix}:message_groups:{name}"
+
+    @property
+    def active_message_groups(self) -> str:
+        return f"{self.prefix}:active_message_groups"
 
     @property
     def message_group_counts(self) -> str:
@@ -206,7 +217,10 @@ class Keys:
         return f"{self.prefix}:requests:{request_id}"
 
     def request_reply(self, request_id: str) -> str:
-        return f"{self.prefix}:requests:{request_id}:reply"
+        return f"{self.prefix}:request_replies:{request_id}"
+
+    def async_replies(self, reader_id: str) -> str:
+        return f"{self.prefix}:async_replies:{reader_id}"
 
     def aggregation(self, subscription: str, key: str) -> str:
         return f"{self.prefix}:aggregations:{subscription}:{key}"
@@ -219,16 +233,16 @@ class Keys:
         return f"{self.prefix}:circuits:{name}"
 
     def circuit_window(self, name: str) -> str:
-        return f"{self.prefix}:circuits:{name}:window"
+        return f"{self.prefix}:circuit_windows:{name}"
 
     def rate_limit(self, account: str) -> str:
         return f"{self.prefix}:rate_limits:{account}"
 
     def rate_limit_times(self, account: str) -> str:
-        return f"{self.prefix}:rate_limits:{account}:times"
+        return f"{self.prefix}:rate_limit_times:{account}"
 
     def rate_limit_tokens(self, account: str) -> str:
-        return f"{self.prefix}:rate_limits:{account}:tokens"
+        return f"{self.prefix}:rate_limit_tokens:{account}"
 
     @property
     def counters(self) -> str:

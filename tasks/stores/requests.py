@@ -106,7 +106,7 @@ class Requests:
 
     def new_reply_list(self) -> str:
         """Return a new key of a list for the replies to many requests of one process."""
-        return self._keys.request_reply(f"async:{uuid4()}")
+        return self._keys.async_replies(str(uuid4()))
 
     def take(self, request_id: str, wait_s: float) -> str | None:
         """Take the reply to a request as JSON text, waiting up to `wait_s` (under 5 s); None if none arrived."""
@@ -124,5 +124,6 @@ class Requests:
 
 def parse_reply(entry: str) -> tuple[str, str]:
     """Split an entry of a reply list into the request's id and the reply's JSON text."""
-    request_id, _, text = entry.partition("\n")
+    # The JSON text has no line end, the id may have some.
+    request_id, _, text = entry.rpartition("\n")
     return request_id, text

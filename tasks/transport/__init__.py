@@ -23,7 +23,7 @@ The transport is a small subclass of kombu's own. It changes what was measured t
 Fanout, remote control, events, bindings, TLS, Sentinel and all options are inherited from kombu. `kombu_compat.py`
 lists the private names of kombu that are used, and checks them before a connection is made.
 
-    address.py         our URLs, and kombu's URLs for them
+    address.py         checks all addresses; our URLs, and kombu's URLs for them
     transport.py       Transport and Poller: the part that the event loop calls
     channel.py         Channel: put, fetch, hand over, acknowledge, return
     leases.py          Leases: heartbeats, and the deliveries of lost consumers

@@ -12,7 +12,7 @@ class LoopWaker:
     def __init__(self, loop: Any) -> None:
         self._loop = loop
         self._reader, self._writer = os.pipe()
-        os.set_blocking(self._reader, False)  # noqa: FBT003 - os's
+        os.set_blocking(self._reader, False)
         self._is_waking = False
         loop.add_reader(self._reader, self._on_woken)
 

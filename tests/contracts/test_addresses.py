@@ -1,4 +1,4 @@
-"""Events over TLS, and events over a server that Sentinel names: a real worker, and a publisher beside it.
+"""Events over every kind of address, over TLS, and over a server that Sentinel names: a real worker and a publisher.
 
 The embedded server is built without TLS, so a proxy of the test's own ends it, as one does in front of many a server.
 """
@@ -190,3 +190,57 @@ def test_events_are_carried_over_the_server_that_sentinel_names(
 
     eventually(lambda: seen() == list(range(EVENTS)), 20, lambda: (seen(), system.logs()[-3000:]))
     assert told.split() == ["SentinelChannel", "False"]
+
+
+@pytest.fixture
+def plain_server(tmp_path, eventually) -> Iterator[int]:
+    """Start a server without a password that listens on a socket file, IPv4 and IPv6; gives its port."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    options = ("--port", str(port), "--bind", "127.0.0.1", "-::1", "--unixsocket", str(tmp_path / "s"), "--save", "")
+    with (tmp_path / "plain.out").open("wb") as log:
+        process = subprocess.Popen([server_binary(), *options, "--dir", str(tmp_path)], stdout=log, stderr=log)
+    try:
+        eventually((tmp_path / "s").exists, 20, (tmp_path / "plain.out").read_text)
+        yield port
+    finally:
+        process.kill()
+        process.wait(timeout=10)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "unix://{home}/s?db=1",
+        pytest.param("valkey://127.0.0.1:{port}/1", marks=pytest.mark.long),
+        pytest.param("redis://[::1]:{port}/1", marks=pytest.mark.long),
+        pytest.param("redis://127.0.0.1:1/1;redis://127.0.0.1:{port}/1", marks=pytest.mark.long),
+    ],
+)
+def test_events_are_carried_over_an_address(system, plain_server, address, seen, eventually, tmp_path):  # noqa: PLR0917 - fixtures
+    if "::1" in address and not _has_ipv6():
+        pytest.skip("this host has no IPv6")
+    system.environment["PETIOLE_BROKER_URL"] = address.format(home=tmp_path, port=plain_server)
+    if ";" in address:
+        system.environment["PETIOLE_STATE_URL"] = f"valkey://127.0.0.1:{plain_server}/1"
+    system.worker("first")
+
+    system.run(PUBLISH)
+
+    eventually(lambda: seen() == list(range(EVENTS)), 20, lambda: (seen(), system.logs()[-3000:]))
+
+
+def test_a_worker_with_an_unescaped_password_ends_with_one_sentence_without_it(system):
+    system.environment["PETIOLE_BROKER_URL"] = "redis://:s3cret/pw@127.0.0.1:1/0"
+
+    worker = system.start("celery", "-A", "workers", "worker")
+
+    assert worker.wait(timeout=60) != 0
+    assert "its password has a character that is not escaped" in system.logs()
+    assert not [part for part in ("s3cret", "pw@", "Traceback") if part in system.logs()]
+
+
+def _has_ipv6() -> bool:
+    with suppress(OSError), socket.create_server(("::1", 0), family=socket.AF_INET6):
+        return True
+    return False

@@ -94,11 +94,6 @@ def test_two_agents_of_one_name_are_refused_and_the_first_stays():
     assert bus.agents == {"clerk": first}
 
 
-def test_an_agent_named_as_the_queue_of_publications_is_refused():
-    with pytest.raises(UsageError, match="rename the agent"):
-        EventBus(Celery("shop", set_as_current=False)).include(Agent("publish"))
-
-
 @pytest.mark.parametrize("finalized", [True, False])
 def test_a_bus_is_made_before_or_after_its_app_was_read_and_finalized(finalized):
     app = Celery("shop", broker="redis://127.0.0.1:1/0", set_as_current=False)

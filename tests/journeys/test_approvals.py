@@ -15,12 +15,14 @@ from click.testing import Result
 from petiole.events.catalog.orchestrator import ToolCall, ToolsRequest, ToolsRequestedEvent
 from petiole.events.catalog.tools import ApprovalGrantedEvent, ApprovalRequestedEvent, ToolFailedEvent
 from petiole.events.errors import UsageError
+from petiole.events.ids import new_event_id
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.agents import tools as tools_agent
 from petiole.workers.state import team_state
 from petiole.workers.tools import ToolRegistry, approvals
 from tests.support.apps import command_line, serve_tools
 from tests.support.errors import has_code
+from tests.support.inside import Inside
 
 
 @pytest.fixture
@@ -30,7 +32,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     serve_tools(registry, monkeypatch)
 
     @registry.add(needs_approval=True)
-    def order(article: str) -> str:
+    def order(article: str, amount: int = 1) -> str:
         """Order something."""
         ran.append(article)
         return f"{article} is ordered"
@@ -201,7 +203,64 @@ def test_a_grant_of_other_arguments_runs_nothing_and_the_true_one_still_does(tea
     assert ran == ["tea"]
     (letter,) = team.dead_letters()
     assert letter.error_type == "approval_mismatch"
-    assert "differ from the request" in letter.error
+    assert "differs from the decision in content, correlation_id, event_id" in letter.error
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"event_id": "0192f0c1-7a5e-7cc3-98c8-3f1d2b6a9e10"},
+        {"correlation_id": "another flow"},
+        {"stream_id": "another stream"},
+        {"context": {"user_id": "mallory"}},
+        {"content": {"call_id": "c-2"}},
+        {"content": {"arguments": {"article": "tea", "amount": True}}},
+        {"content": {"by": "mallory"}},
+        {"content": {"expires_at": "2099-01-01T00:00:00Z"}},
+    ],
+    ids=lambda changed: next(iter(changed.get("content", changed))),
+)
+@pytest.mark.parametrize("has_its_own_id", [True, False], ids=["another event id", "same event id"])
+def test_a_grant_runs_its_own_call_once_however_it_is_published_again(team, ran, changed, has_its_own_id):
+    approval = asked(team, a_call(amount=1)).content
+    approvals.grant(approval.approval_id, by="ada", bus=team.bus)
+    team.expect("tools.execution.completed")
+    granted = next(e for e in team.published_events() if isinstance(e, ApprovalGrantedEvent))
+    document = granted.model_dump(mode="json")
+    content = document["content"] | changed.get("content", {})
+    identity = {"event_id": new_event_id()} if has_its_own_id else {}
+
+    inside = Inside(team)
+    inside.forget_publications()
+    inside.forget_handled()
+    team.publish(ApprovalGrantedEvent.model_validate(document | changed | {"content": content} | identity))
+
+    assert team.expect_dead_letter().error_type == "approval_mismatch"
+    assert ran == ["tea"]
+    assert kinds(team).count("execution.completed") == 1
+
+
+@pytest.mark.parametrize("state", ["denied", "expired"])
+def test_a_decision_fails_no_other_call_when_it_is_published_again(team, ran, state):
+    approval = asked(team).content
+    if state == "denied":
+        approvals.deny(approval.approval_id, by="ada", bus=team.bus)
+    failure(team)
+    decision = next(e for e in team.published_events() if e.event_type == f"tools.approval.{state}")
+
+    team.publish(decision.model_copy(update={"event_id": new_event_id(), "stream_id": "another"}))
+
+    assert team.expect_dead_letter().error_type == "approval_mismatch"
+    assert kinds(team).count("execution.failed") == 1
+
+
+def test_a_grant_is_forgotten_before_the_record_that_its_call_has_run(team, ran):
+    approval = asked(team).content
+    approvals.grant(approval.approval_id, by="ada", bus=team.bus)
+    team.expect("tools.execution.completed")
+
+    inside = Inside(team)
+    assert 0 < inside.approval_kept_ms(approval.approval_id) <= min(inside.operations_kept_ms())
 
 
 def test_a_grant_that_nobody_gave_runs_nothing(team, ran):

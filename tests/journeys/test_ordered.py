@@ -7,15 +7,19 @@ from collections import defaultdict
 
 import pytest
 
-from petiole.events import Event
+from petiole.events import Event, TextMessageEvent
 from petiole.events.errors import UsageError
 from petiole.tasks import Agent
+from tests.support.inside import Inside
+from tests.support.names import HOSTILE_NAMES
 
 AGENT = """
 import os, random, time
 import redis
-from petiole.events import Event
+from petiole.events import Event, TextMessageEvent
 from petiole.tasks import Agent
+from tests.support.inside import Inside
+from tests.support.names import HOSTILE_NAMES
 
 seen = redis.Redis.from_url(os.environ["PETIOLE_BROKER_URL"])
 agent = Agent("teller")
@@ -118,3 +122,21 @@ def test_the_harness_keeps_the_order_too(harness, a_message):
     harness.send_through(a_message("another key"))
 
     assert heard[:20] == sent
+
+
+def test_streams_with_any_names_are_told_beside_each_other_in_order(harness, a_message):
+    agent, told = Agent("teller"), defaultdict(list)
+
+    @agent.on("input.*", ordered=True)
+    def tell(event: TextMessageEvent) -> None:
+        told[event.stream_id].append(event.content.text)
+
+    harness.add(agent)
+    for text in "abc":
+        for name in HOSTILE_NAMES:
+            harness.publish(a_message(text, stream_id=name))
+
+    harness.send_through(a_message("d", stream_id="last"), timeout=60)
+
+    assert {name: "".join(texts) for name, texts in told.items()} == dict.fromkeys(HOSTILE_NAMES, "abc") | {"last": "d"}
+    assert Inside(harness).ordered() == []

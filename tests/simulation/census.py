@@ -120,7 +120,7 @@ class Census:
     def _groups(self, found: list[Found], values: dict[str, Any]) -> Iterator[str]:
         outside = Counter(each.entry.options.get("group") for each in found if each.place != "waiting")
         outside.pop(None, None)
-        active = {group.decode() for group in values.get("message_groups:active", ())}
+        active = {group.decode() for group in values.get("active_message_groups", ())}
         if dict.fromkeys(active, 1) != outside:
             yield f"message groups: {sorted(active)} are active, outside of them are {dict(outside)}"
         waiting = sum(each.place == "waiting" for each in found)

@@ -150,7 +150,8 @@ def _late(reading: Reading, what: str, steps: Sequence[tuple[str, str]]) -> Iter
 
 def _nothing_left(reading: Reading) -> Iterator[str]:
     world = reading.world
-    for kind in ("consumers", "consumers:*", "history:references", "history:kept", "message_groups:*", "attempts:*"):
+    kinds = ("consumers", "consumers:*", "history:references", "history:kept", "attempts:*")
+    for kind in (*kinds, "message_groups:*", "active_message_groups"):
         yield from (
             f"left behind: {name}" for name in world.client.scan_iter(world.keys.prefix + f":{kind}", count=10_000)
         )

@@ -8,6 +8,7 @@
 | `proxy`     | a network between clients and the broker that can be slow, silent or gone      |
 | `endpoint`  | an HTTP server that speaks OpenAI's chat completions                           |
 | `traffic`   | publishers that count, and the count of what became of their events            |
+| `names`     | names that a stranger chooses to reach what belongs to another                 |
 | `apps`      | apps, and the command line on one of them                                      |
 | `inside`    | what the broker and the state store hold, by the questions an operator has     |
 """

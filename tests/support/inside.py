@@ -39,6 +39,7 @@ from petiole.tasks.testing import EventTestHarness
 from petiole.tasks.transport.commands import Fetched
 from petiole.tasks.transport.message import build_payload
 from petiole.workers.state import open_team_state
+from petiole.workers.state.keys import StateKeys
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,7 @@ class Inside:
 
     def _wrong_groups(self, deliveries: Sequence[Delivery]) -> Iterator[str]:
         active = Counter(each.entry.options["group"] for each in deliveries if each.is_active)
-        if active != Counter(self.client.smembers(self.keys.message_group("active"))):
+        if active != Counter(self.client.smembers(self.keys.active_message_groups)):
             yield f"of message groups, one delivery each should be active, but are {dict(active)}"
         waiting = Counter(each.queue_list.rsplit(":", 2)[1] for each in deliveries if each.place == "group")
         counted = {queue: count for queue, count in self.ordered_waiting().items() if count}
@@ -277,11 +278,11 @@ class Inside:
 
     def ordered(self) -> list[str]:
         """List the message groups in which deliveries wait for those before them."""
-        return [name for name in self._names(self.keys.message_group("*")) if name != self.keys.message_group("active")]
+        return self._names(self.keys.message_group("*"))
 
     def ordered_active(self) -> set[str]:
         """Name the keys whose ordered deliveries are not all settled."""
-        return {group.split(":")[-1] for group in self.client.smembers(self.keys.message_group("active"))}
+        return {group.split(":")[-1] for group in self.client.smembers(self.keys.active_message_groups)}
 
     def ordered_waiting(self) -> dict[str, int]:
         """Count the ordered deliveries that wait for those before them, by queue."""
@@ -320,6 +321,10 @@ class Inside:
         """Forget what was published: to publish it again will not be noticed."""
         self._delete(self.keys.publication("*"))
         self._delete(f"{self.keys.prefix}:published:*")
+
+    def forget_handled(self) -> None:
+        """Forget which deliveries were handled: a redelivery is handled again."""
+        self._delete(self.keys.inbox("*"))
 
     def begin_publication(self, event_id: str) -> None:
         """Let a publication be one that was begun, and cut short."""
@@ -429,6 +434,14 @@ class Inside:
         self.stores.idempotency_records.begin(
             name, token="of the dead", owner=owner, limit=limit, repeats_unfinished=False
         )
+
+    def operations_kept_ms(self) -> list[int]:
+        """List for how long the records of operations are kept."""
+        return [self.client.pttl(name) for name in self.client.keys(self.keys.idempotency_record("*"))]
+
+    def approval_kept_ms(self, approval_id: str) -> int:
+        """Tell for how long an approval is kept."""
+        return int(self.client.pttl(StateKeys(self.keys.prefix).approval(approval_id)))
 
     def agent_state(self, agent: str) -> dict[str, Any]:
         """Tell what an agent keeps."""

@@ -103,7 +103,7 @@ def detect_recurring_questions(event: Event, context: Context) -> Iterator[Event
     question = normalize_question(event.content.text) if isinstance(event, TextMessageEvent) else None
     if not isinstance(event, TextMessageEvent) or question is None:
         return
-    name = f"memory {fact_owner(event)} asks {question}"
+    name = f"memory {fact_owner(event)!r} asks {question}"
     count = team_state(context.bus).event_counts.count(
         name,
         event.event_id,

@@ -26,6 +26,7 @@ from petiole.events.errors import Permanent, PetioleError, ProviderUnavailable, 
 from petiole.events.event import Event
 from petiole.tasks import Agent, Context, RetryPolicy, idempotent, publish
 from petiole.workers.channels import OutputChannel, open_channels
+from petiole.workers.channels.webhook import open_webhook
 from petiole.workers.state import team_state
 
 agent = Agent("output")
@@ -34,6 +35,12 @@ CHANNEL_RETRY_POLICY = RetryPolicy(max_attempts=3)
 
 DROPPED_SUGGESTIONS_COUNTER = "suggestions_dropped"
 """Counts suggestions that were dropped because their session had ended."""
+
+
+@agent.on_start
+def check_channels() -> None:
+    """Open the webhook before the first message. Raises UsageError (missing_extra), NotConfigured."""
+    open_webhook()
 
 
 @agent.on("orchestrator.response.ready", "proactive.suggestion.ready", retry=CHANNEL_RETRY_POLICY)

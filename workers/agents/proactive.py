@@ -113,7 +113,8 @@ def claim_suggestion(signal: PatternSignal, event: Event, context: Context, sett
 
 def cooldown_key(signal: PatternSignal, event: Event) -> str:
     """Return the key of a pattern of a user, for which at most one suggestion is made in a cooldown."""
-    return f"{fact_owner(event)} {signal.pattern}"
+    # Quoted, because the id of a user may contain spaces.
+    return f"{fact_owner(event)!r} {signal.pattern}"
 
 
 def pattern_confidence(count: int) -> float:

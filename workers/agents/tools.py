@@ -55,7 +55,6 @@ from petiole.workers.tools.tool_calls import (
     build_call_progress,
     build_call_requested,
     build_call_started,
-    call_fingerprint,
     call_key,
     completed_outcome,
     failed_outcome,
@@ -106,9 +105,9 @@ def run_call(event: ToolExecutionRequestedEvent, context: Context) -> Event | No
 
 @agent.on("tools.approval.granted")
 def run_granted_call(event: ApprovalGrantedEvent, context: Context) -> Event | None:
-    """Run a granted call. Raises Permanent (approval_mismatch) unless tool and arguments are the approved ones."""
+    """Run a granted call. Raises Permanent (approval_mismatch) unless it is the decision of this call."""
     call = event.content
-    approvals.verify_decision(call.approval_id, "granted", call_fingerprint(call))
+    approvals.verify_decision(event)
     try:
         tool = installed_tools().get(call.tool)
     except PetioleError as error:
@@ -120,7 +119,7 @@ def run_granted_call(event: ApprovalGrantedEvent, context: Context) -> Event | N
 def fail_denied_call(event: ApprovalDeniedEvent) -> Event:
     """Fail a denied call. Raises Permanent (approval_mismatch)."""
     call = event.content
-    approvals.verify_decision(call.approval_id, "denied", call_fingerprint(call))
+    approvals.verify_decision(event)
     return failed_outcome(call, approval_denied(call.tool, call.by, call.reason)).build_event(event, call)
 
 
@@ -128,7 +127,7 @@ def fail_denied_call(event: ApprovalDeniedEvent) -> Event:
 def fail_expired_call(event: ApprovalExpiredEvent) -> Event:
     """Fail a call whose approval expired. Raises Permanent (approval_mismatch)."""
     call = event.content
-    approvals.verify_decision(call.approval_id, "expired", call_fingerprint(call))
+    approvals.verify_decision(event)
     return failed_outcome(call, approval_expired(call.tool)).build_event(event, call)
 
 

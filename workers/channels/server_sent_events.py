@@ -8,7 +8,11 @@ The id of an event is its position in the stream. A client that reconnects sends
 (browsers do so automatically) and continues after it; without the header it starts with the oldest stored event.
 
 The server sends a comment every `ping_s` to keep idle connections open. It closes a connection whose client reads
-nothing for `send_timeout_s`, and answers 503 while `connections` clients are connected.
+nothing for `send_timeout_s`. It answers 503 while `connections` clients are connected, or `per_client` from one
+address.
+
+A request whose Host is a name other than `localhost` or one of `hosts` is refused with 421: with DNS rebinding, a
+page of another site reaches this server under a name of its own.
 
 Source: HTML Living Standard, section 9.2, Server-sent events.
 """
@@ -18,10 +22,13 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+from urllib.parse import urlsplit
 
 from petiole.events.errors import BrokerUnavailable, StateStoreUnavailable, missing_extra
 
@@ -68,40 +75,69 @@ class AnswerStreams(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """The limits of the server: connections, interval of comments, timeout for a client that does not read."""
+    """The limits: connections in all and from one address, interval of comments, timeout of a silent client."""
 
     connections: int = 100
+    per_client: int = 20
     ping_s: float = 15.0
     send_timeout_s: float = 30.0
 
 
 @dataclass(slots=True)
 class ConnectionCount:
-    """Counts the open connections."""
+    """Counts the open connections, in all and by the client's address."""
 
     limits: ConnectionLimits
-    open: int = 0
+    by_client: Counter[str] = field(default_factory=Counter)
 
     @property
-    def is_full(self) -> bool:
-        return self.open >= self.limits.connections
+    def open(self) -> int:
+        """The number of open connections."""
+        return self.by_client.total()
+
+    def is_full(self, client: str) -> bool:
+        """Return whether no further connection of this client is served."""
+        return self.open >= self.limits.connections or self.by_client[client] >= self.limits.per_client
+
+    @contextmanager
+    def count(self, client: str) -> Iterator[None]:
+        """Count a connection of this client for the block."""
+        self.by_client[client] += 1
+        try:
+            yield
+        finally:
+            self.by_client.subtract((client,))
+            if not self.by_client[client]:
+                del self.by_client[client]
 
 
-def create_app(reader: AnswerStreams, connections: ConnectionCount) -> Starlette:
-    """Create the ASGI application. Raises UsageError (missing_extra)."""
+def check_extra() -> None:
+    """Raise UsageError (missing_extra) if a package of the extra `sse` is missing."""
     try:
-        from starlette.applications import Starlette  # noqa: PLC0415 - an extra
-        from starlette.routing import Route  # noqa: PLC0415 - an extra
+        import sse_starlette.sse  # noqa: F401, PLC0415 - an extra
+        import starlette.applications  # noqa: F401, PLC0415 - an extra
+        import uvicorn  # noqa: F401, PLC0415 - an extra
     except ModuleNotFoundError as error:
         raise missing_extra("the server for server-sent events", "sse") from error
+
+
+def create_app(reader: AnswerStreams, connections: ConnectionCount, *, hosts: Collection[str] = ()) -> Starlette:
+    """Create the ASGI application. `hosts` are names, besides localhost, under which clients may reach it.
+
+    Raises UsageError (missing_extra).
+    """
+    check_extra()
+    from starlette.applications import Starlette  # noqa: PLC0415 - an extra
+    from starlette.routing import Route  # noqa: PLC0415 - an extra
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
         await reader.aclose()
 
-    messages = EventStreamEndpoint(reader.messages, r"\d{1,20}-\d{1,20}", connections)
-    chunks = EventStreamEndpoint(reader.chunks, r"\d{1,18}", connections)
+    allowed = frozenset({"localhost", *(host.lower() for host in hosts)})
+    messages = EventStreamEndpoint(reader.messages, r"\d{1,20}-\d{1,20}", connections, allowed)
+    chunks = EventStreamEndpoint(reader.chunks, r"\d{1,18}", connections, allowed)
     routes = [
         Route("/streams/{stream_id:path}/events", messages, methods=["GET"]),
         Route("/streams/{stream_id:path}/text", chunks, methods=["GET"]),
@@ -112,10 +148,13 @@ def create_app(reader: AnswerStreams, connections: ConnectionCount) -> Starlette
 class EventStreamEndpoint:
     """One endpoint, as an ASGI application. `position` is the regular expression of its event ids."""
 
-    def __init__(self, source: EventSource, position: str, connections: ConnectionCount) -> None:
+    def __init__(
+        self, source: EventSource, position: str, connections: ConnectionCount, hosts: Collection[str]
+    ) -> None:
         self._source = source
         self._position = re.compile(position)
         self._connections = connections
+        self._hosts = hosts
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve one client until either side closes the connection."""
@@ -123,29 +162,30 @@ class EventStreamEndpoint:
 
         request = Request(scope, receive)
         stream_id, position = str(request.path_params["stream_id"]), request.headers.get("last-event-id")
-        if (position and not self._position.fullmatch(position)) or len(stream_id) > _MAX_STREAM_ID_LENGTH:
+        client = request.client.host if request.client else ""
+        if not is_allowed_host(request.headers.get("host", ""), self._hosts):
+            response = _error_response(421, "this Host is not served here; see: petiole serve --allow-host")
+        elif (position and not self._position.fullmatch(position)) or len(stream_id) > _MAX_STREAM_ID_LENGTH:
             response = _error_response(400, "Last-Event-ID is not an id of this endpoint, or the stream id is too long")
-            await response(scope, receive, send)
-        elif self._connections.is_full:
-            response = _error_response(503, f"{self._connections.open} clients are connected; try again later")
-            await response(scope, receive, send)
+        elif self._connections.is_full(client):
+            response = _error_response(503, "too many clients are connected, or too many from one; try again later")
         else:
-            await self._serve(stream_id, position or None, scope, receive, send)
+            with self._connections.count(client):
+                await self._serve(stream_id, position or None, scope, receive, send)
+            return
+        await response(scope, receive, send)
 
     async def _serve(self, stream_id: str, position: str | None, scope: Any, receive: Any, send: Any) -> None:
         from sse_starlette.sse import EventSourceResponse, SendTimeoutError  # noqa: PLC0415 - an extra
 
         limits = self._connections.limits
-        self._connections.open += 1
+        response = EventSourceResponse(
+            self._events(stream_id, position), ping=limits.ping_s, send_timeout=limits.send_timeout_s
+        )
         try:
-            response = EventSourceResponse(
-                self._events(stream_id, position), ping=limits.ping_s, send_timeout=limits.send_timeout_s
-            )
             await response(scope, receive, send)
         except SendTimeoutError:
             log.warning("client.timed_out", extra={"stream_id": stream_id, "timeout_s": limits.send_timeout_s})
-        finally:
-            self._connections.open -= 1
 
     async def _events(self, stream_id: str, position: str | None) -> AsyncIterator[dict[str, str]]:
         try:
@@ -155,6 +195,19 @@ class EventStreamEndpoint:
         except (BrokerUnavailable, StateStoreUnavailable) as error:
             # The client reconnects and continues after its last event.
             log.warning("client.disconnected", extra={"stream_id": stream_id, "error": str(error)})
+
+
+def is_allowed_host(header: str, names: Collection[str]) -> bool:
+    """Return whether a Host header is an IP address, which DNS cannot rebind, or one of these names."""
+    try:
+        host = urlsplit(f"//{header}").hostname or ""
+    except ValueError:
+        return False
+    try:
+        ip_address(host)
+    except ValueError:
+        return "@" not in header and host.rstrip(".") in names
+    return True
 
 
 def _error_response(status: int, reason: str) -> Any:

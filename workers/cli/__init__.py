@@ -18,6 +18,8 @@ from typing import Any
 
 import click
 
+from petiole.workers.observability.printable import printable_lines
+
 __all__ = ["petiole"]
 
 _COMMANDS_DIRECTORY = Path(__file__).parent
@@ -54,8 +56,12 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except click.UsageError:
+            raise  # it shows only what was typed
+        except click.ClickException as error:
+            raise click.ClickException(printable_lines(error.format_message())) from error
         except _expected_errors() as error:
-            raise click.ClickException(_error_text(error)) from error
+            raise click.ClickException(printable_lines(_error_text(error))) from error
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

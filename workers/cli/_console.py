@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from rich.console import Console, Group
 from rich.table import Table
@@ -20,6 +21,7 @@ from rich.tree import Tree
 
 from petiole.tasks.stores.history import RecordedEvent
 from petiole.tasks.stores.response_streams import Chunk
+from petiole.workers.observability.printable import printable_lines, replace_unprintable
 
 MAX_WIDTH = 100
 _MAX_SUMMARY_LENGTH = 80
@@ -51,9 +53,24 @@ class _CompactTree(Tree):
     ASCII_GUIDES = ("   ", "|  ", "|- ", "`- ")
 
 
+class _PrintableConsole(Console):
+    """A console whose lines control no terminal, whatever ids and names they contain."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*map(_printable, objects), **options)
+
+
+def _printable(shown: object) -> object:
+    if isinstance(shown, str):
+        return printable_lines(shown)
+    if isinstance(shown, Text):
+        shown.plain = printable_lines(shown.plain)  # as long as before, so styles keep their places
+    return shown
+
+
 def open_console(*, stderr: bool = False) -> Console:
     """Open the terminal or pipe, at most 100 columns wide. Only a terminal gets colours."""
-    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    console = _PrintableConsole(stderr=stderr, highlight=False, markup=False, emoji=False)
     if not console.is_terminal or console.width > MAX_WIDTH:
         console.width = MAX_WIDTH
     return console
@@ -120,11 +137,6 @@ def summarize_content(document: Mapping[str, object]) -> str:
         return ""
     text = content["text"] if isinstance(content.get("text"), str) else _format_values(content)
     return shorten(replace_unprintable(str(text)))
-
-
-def replace_unprintable(text: str) -> str:
-    """Replace unprintable characters by spaces: they move cursors, set titles, reverse text."""
-    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def shorten(text: str, length: int = _MAX_SUMMARY_LENGTH) -> str:

@@ -19,10 +19,10 @@ from petiole.workers.cli._console import (
     render_flow_line,
     render_message,
     render_tree,
-    replace_unprintable,
 )
 from petiole.workers.cli._conversation import ChatExchange, Conversation, new_stream_id
 from petiole.workers.cli._options import connected_app, format_command
+from petiole.workers.observability.printable import replace_unprintable
 
 _QUIT_COMMAND = "/quit"
 

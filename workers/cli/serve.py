@@ -9,10 +9,16 @@ from contextlib import AbstractContextManager, suppress
 import click
 from redis.asyncio import Redis as AsyncRedis
 
-from petiole.events.errors import StreamTimeout, StreamTruncated, missing_extra
+from petiole.events.errors import StreamTimeout, StreamTruncated
 from petiole.tasks import ResponseStreamReader
 from petiole.tasks.runtime import BusRuntime
-from petiole.workers.channels.server_sent_events import ConnectionCount, ConnectionLimits, ServerSentEvent, create_app
+from petiole.workers.channels.server_sent_events import (
+    ConnectionCount,
+    ConnectionLimits,
+    ServerSentEvent,
+    check_extra,
+    create_app,
+)
 from petiole.workers.cli._console import open_console
 from petiole.workers.cli._options import connected_app
 from petiole.workers.state.keys import StateKeys
@@ -38,27 +44,41 @@ _SILENCE_TIMEOUT_S = 3600.0
     show_default=True,
     help="The maximum number of concurrent readers.",
 )
-def command(host: str, port: int, connections: int) -> None:
+@click.option(
+    "--connections-per-client",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    help="The maximum number of concurrent readers from one address; a proxy on this host names its clients in "
+    "X-Forwarded-For.",
+)
+@click.option(
+    "--allow-host",
+    "hosts",
+    multiple=True,
+    metavar="NAME",
+    help="A name under which clients reach this server, besides localhost; may be repeated.",
+)
+def command(host: str, port: int, connections: int, connections_per_client: int, hosts: tuple[str, ...]) -> None:
     """Serve the answers of all streams as server-sent events until Ctrl-C: sent messages, and chunks as they arrive.
 
     A client that reaches this address can read every stream whose id it knows. Listen on loopback, behind a server of
     your own that authenticates users.
     """
-    try:
-        import uvicorn  # noqa: PLC0415 - installed with an extra
-    except ModuleNotFoundError as error:
-        raise missing_extra("petiole serve", "sse") from error
-    application = create_app(
-        StoredAnswerStreams(connected_app()), ConnectionCount(ConnectionLimits(connections=connections))
-    )
+    check_extra()
+    from petiole.workers.channels.http_server import build_server  # noqa: PLC0415 - needs an extra
+
+    limits = ConnectionLimits(connections=connections, per_client=connections_per_client)
+    # `--host` may be a name, under which clients then reach the server.
+    application = create_app(StoredAnswerStreams(connected_app()), ConnectionCount(limits), hosts=(host, *hosts))
+    server = build_server(application)
     with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
         bound_port = listener.getsockname()[1]
         open_console().print(
             f"serving http://{host}:{bound_port}/streams/ID/events and …/text   (Ctrl-C ends)", highlight=False
         )
-        settings = uvicorn.Config(application, log_level="warning", access_log=False, timeout_graceful_shutdown=3)
         with suppress(KeyboardInterrupt):  # uvicorn raises it again after it has closed all connections
-            uvicorn.Server(settings).run(sockets=[listener])
+            server.run(sockets=[listener])
 
 
 class StoredAnswerStreams:

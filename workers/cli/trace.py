@@ -17,9 +17,9 @@ from petiole.workers.cli._console import (
     publisher_name,
     recorded_at_ms,
     render_tree,
-    replace_unprintable,
 )
 from petiole.workers.cli._options import connected_app, format_command, json_option
+from petiole.workers.observability.printable import replace_unprintable
 
 
 @click.command

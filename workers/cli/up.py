@@ -17,8 +17,9 @@ from petiole.events.event import Category
 from petiole.events.subscriptions import Subscription
 from petiole.tasks.bus import default_bus
 from petiole.tasks.runtime import BusRuntime
-from petiole.workers.cli._console import open_console, render_hints, replace_unprintable
+from petiole.workers.cli._console import open_console, render_hints
 from petiole.workers.cli._options import format_command
+from petiole.workers.observability.printable import replace_unprintable
 from petiole.workers.process import embedded_broker
 from petiole.workers.process.child_processes import (
     ChildProcess,

@@ -7,13 +7,16 @@ readable lines, or as one JSON object per line with PETIOLE_LOG_FORMAT=json. Cel
 
 from __future__ import annotations
 
+import io
 import logging
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 from celery import signals
-from structlog.typing import Processor
+from structlog.typing import EventDict, ExcInfo, Processor
 
+from petiole.tasks.transport.address import mask_secrets
+from petiole.workers.observability.printable import printable_lines
 from petiole.workers.settings import unknown_settings
 
 log = logging.getLogger(__name__)
@@ -22,21 +25,39 @@ log = logging.getLogger(__name__)
 def build_formatter(log_format: str, *, colorize: bool) -> logging.Formatter:
     """Build the formatter for `console` or `json` lines."""
     # Rich's tracebacks show all variables, secrets included, and each takes seconds of a worker's time.
-    plain = structlog.dev.plain_traceback
     renderers: list[Processor] = [
-        structlog.dev.ConsoleRenderer(colors=colorize, sort_keys=False, exception_formatter=plain)
+        structlog.dev.ConsoleRenderer(colors=colorize, sort_keys=False, exception_formatter=_write_traceback)
     ]
     if log_format == "json":
         renderers = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    return structlog.stdlib.ProcessorFormatter(
+    return _MaskingFormatter(
         foreign_pre_chain=[
             structlog.stdlib.add_log_level,
             structlog.stdlib.add_logger_name,
             structlog.stdlib.ExtraAdder(),
+            _replace_unprintable,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
         ],
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
     )
+
+
+def _replace_unprintable(_: object, __: str, fields: EventDict) -> EventDict:
+    """Keep ids and texts of events from controlling the terminal that shows the log."""
+    return {name: printable_lines(value) if isinstance(value, str) else value for name, value in fields.items()}
+
+
+def _write_traceback(output: TextIO, error: ExcInfo) -> None:
+    plain = io.StringIO()
+    structlog.dev.plain_traceback(plain, error)
+    output.write(printable_lines(plain.getvalue()))
+
+
+class _MaskingFormatter(structlog.stdlib.ProcessorFormatter):
+    """Writes *** instead of the passwords of addresses, which errors of other libraries may contain."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return mask_secrets(super().format(record))
 
 
 def install_logging(log_format: str) -> None:

@@ -47,12 +47,18 @@ def _open(bus: BusRuntime) -> TeamState:
 def open_team_state(client: Redis, bus_settings: Settings) -> TeamState:
     """Open every store over a client that decodes responses. Sends no command yet."""
     keys = StateKeys(bus_settings.key_prefix)
-    retention_s = bus_settings.idempotency_retention_s + WorkerSettings().approval_timeout_s
+    decided_s = bus_settings.idempotency_retention_s
     return TeamState(
         memories=Memories(client, keys),
         facts=Facts(client, keys),
         vectors=EmbeddingStore(client, keys),
         event_counts=EventCounts(client, keys),
         outbound_messages=OutboundMessages(client, keys),
-        approvals=Approvals(client, keys, timedelta(seconds=retention_s)),
+        approvals=Approvals(
+            client,
+            keys,
+            pending_age=timedelta(seconds=decided_s + WorkerSettings().approval_timeout_s),
+            # No longer than the record of the granted call, which keeps the call from running twice.
+            decided_age=timedelta(seconds=decided_s),
+        ),
     )

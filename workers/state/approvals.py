@@ -1,7 +1,7 @@
 """Approvals: tool calls that a user must grant, and the decisions.
 
-Promise: an approval is requested once and decided once, by any number of concurrent callers. It is kept for `age` after
-the request; a decision does not change.
+Promise: an approval is requested once and decided once, by any number of concurrent callers. A request is kept for
+`pending_age`, a decision for `decided_age`, and it does not change.
 """
 
 from __future__ import annotations
@@ -27,11 +27,10 @@ _SCRIPTS = "petiole.workers.state.scripts"
 
 @dataclass(frozen=True, slots=True)
 class ApprovalRecord:
-    """An approval. `request` is the requesting event as JSON; `fingerprint` identifies what is to be granted."""
+    """An approval. `request` is the requesting event as JSON."""
 
     id: str
     request: str
-    fingerprint: str
     expires_at: datetime
     state: ApprovalState
     by: str = ""
@@ -42,18 +41,19 @@ class ApprovalRecord:
 class Approvals:
     """Approvals by id."""
 
-    def __init__(self, client: Redis, keys: StateKeys, age: timedelta) -> None:
+    def __init__(self, client: Redis, keys: StateKeys, *, pending_age: timedelta, decided_age: timedelta) -> None:
         self._client = client
         self._keys = keys
-        self._age = age
+        self._pending_age = pending_age
+        self._decided_age = decided_age
         self._open = client.register_script(load_script("open_approval", _SCRIPTS))
         self._decide = client.register_script(load_script("decide_approval", _SCRIPTS))
 
-    def open(self, approval_id: str, request: str, *, fingerprint: str, expires_at: datetime) -> None:
+    def open(self, approval_id: str, request: str, *, expires_at: datetime) -> None:
         """Store a requested approval. Safe to repeat: the first one stays."""
         self._open(
             keys=[self._keys.approval(approval_id), self._keys.approvals],
-            args=[approval_id, request, fingerprint, int(expires_at.timestamp() * 1_000), _milliseconds(self._age)],
+            args=[approval_id, request, int(expires_at.timestamp() * 1_000), _milliseconds(self._pending_age)],
         )
 
     def decide(
@@ -61,7 +61,8 @@ class Approvals:
     ) -> DecisionResult:
         """Decide a pending approval; with `in_time` only if it has not expired."""
         result: DecisionResult = self._decide(
-            keys=[self._keys.approval(approval_id)], args=[state, by, reason, int(in_time)]
+            keys=[self._keys.approval(approval_id)],
+            args=[state, by, reason, int(in_time), _milliseconds(self._decided_age)],
         )
         return result
 
@@ -84,7 +85,6 @@ def _build_record(approval_id: str, fields: Mapping[str, str]) -> ApprovalRecord
     return ApprovalRecord(
         approval_id,
         fields["request"],
-        fields["fingerprint"],
         _from_milliseconds(fields["expires_ms"]),
         state,
         by=fields.get("by", ""),

@@ -1,22 +1,22 @@
 """List every key of the bundled agents' state in Redis: type, content and retention.
 
-Each starts with PETIOLE_KEY_PREFIX and a colon.
+Each starts with PETIOLE_KEY_PREFIX and a colon, then fixed words; text from outside stands last or is hashed.
 
 | key                               | type   | holds                                         | kept                   |
 |-----------------------------------|--------|-----------------------------------------------|------------------------|
 | approvals                         | zset   | id -> when it was requested, in ms            | as approvals:<id>      |
-| approvals:<id>                    | hash   | request, fingerprint, expiry, state, decision | see open_team_state()  |
+| approvals:<id>                    | hash   | request, expiry, state, decision              | see open_team_state()  |
 | consolidation_queue               | set    | streams with new memories                     | until consolidated     |
 | event_counts:<sha-256>            | zset   | event -> its time in s                        | window plus cooldown   |
-| event_counts:<sha-256>:reported   | zset   | events that reported the threshold            | window plus cooldown   |
+| event_reports:<sha-256>           | zset   | events that reported the threshold            | window plus cooldown   |
 | facts:<owner>                     | hash   | key of a fact -> its values as JSON           | a year after the last  |
-| memories:<stream>:removed         | zset   | key -> time of a consolidated memory          | 30 days after the last |
-| memories:<stream>:texts           | hash   | key -> MemoryItem JSON                        | 30 days after the last |
-| memories:<stream>:times           | zset   | key -> when it was said, in s                 | 30 days after the last |
+| memory_removals:<stream>          | zset   | key -> time of a consolidated memory          | 30 days after the last |
+| memory_texts:<stream>             | hash   | key -> MemoryItem JSON                        | 30 days after the last |
+| memory_times:<stream>             | zset   | key -> when it was said, in s                 | 30 days after the last |
 | outbound_message_cursors:<stream> | text   | entry id of the last message taken            | a day after the last   |
 | outbound_message_ids:<stream>     | set    | ids of the messages appended                  | a day after the last   |
 | outbound_messages:<stream>        | stream | messages to the user, the last 1,000          | a day after the last   |
-| vectors:<model>:<sha-256>         | text   | embedding of a text: float32 as base64        | 30 days                |
+| vectors:<sha-256>:<model>         | text   | embedding of a text: float32 as base64        | 30 days                |
 """
 
 from __future__ import annotations
@@ -30,8 +30,14 @@ class StateKeys:
 
     prefix: str
 
-    def memories(self, stream_id: str) -> str:
-        return f"{self.prefix}:memories:{stream_id}"
+    def memory_times(self, stream_id: str) -> str:
+        return f"{self.prefix}:memory_times:{stream_id}"
+
+    def memory_texts(self, stream_id: str) -> str:
+        return f"{self.prefix}:memory_texts:{stream_id}"
+
+    def memory_removals(self, stream_id: str) -> str:
+        return f"{self.prefix}:memory_removals:{stream_id}"
 
     @property
     def memories_to_consolidate(self) -> str:
@@ -41,13 +47,13 @@ class StateKeys:
         return f"{self.prefix}:facts:{owner}"
 
     def vector(self, model: str, sha256: str) -> str:
-        return f"{self.prefix}:vectors:{model}:{sha256}"
+        return f"{self.prefix}:vectors:{sha256}:{model}"
 
     def event_counts(self, sha256: str) -> str:
         return f"{self.prefix}:event_counts:{sha256}"
 
     def event_counts_reported(self, sha256: str) -> str:
-        return f"{self.prefix}:event_counts:{sha256}:reported"
+        return f"{self.prefix}:event_reports:{sha256}"
 
     def outbound_messages(self, stream_id: str) -> str:
         return f"{self.prefix}:outbound_messages:{stream_id}"

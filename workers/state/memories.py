@@ -78,8 +78,8 @@ class Memories:
         return self.consolidate(stream_id)
 
     def _names(self, stream_id: str) -> list[str]:
-        name = self._keys.memories(stream_id)
-        return [f"{name}:times", f"{name}:texts", f"{name}:removed"]
+        keys = self._keys
+        return [keys.memory_times(stream_id), keys.memory_texts(stream_id), keys.memory_removals(stream_id)]
 
 
 def _find_duplicates(memories: Mapping[str, MemoryItem]) -> list[str]:

@@ -13,14 +13,18 @@ A pending approval occupies no worker: the delivery that requested it has ended,
 the call. The first decision is stored, then its event is published with an id derived from the approval. If the process
 crashes in between, the event is published when the decision is repeated, or at the deadline. The command line has
 `petiole approvals`.
+
+A decision belongs to one call of one flow and is used once. A granted call runs under the idempotency key of the call,
+and the decision is kept no longer than that key's record, so it cannot run the call again after the record is gone.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 from uuid import NAMESPACE_OID, uuid5
 
 from petiole.events.catalog.tools import (
@@ -57,7 +61,10 @@ __all__ = [
     "verify_decision",
 ]
 
+DecisionEvent: TypeAlias = ApprovalGrantedEvent | ApprovalDeniedEvent | ApprovalExpiredEvent
+
 _DEADLINE = "its deadline"
+_IDENTITY = {"event_id", "stream_id", "correlation_id", "context", "content"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +87,7 @@ class Approval:
         """The call to approve."""
         return self.request.content
 
-    def build_event(self) -> Event | None:
+    def build_event(self) -> DecisionEvent | None:
         """Build the event of the decision, always the same; None while the approval is pending."""
         if self.state == "pending":
             return None
@@ -92,17 +99,16 @@ class Approval:
             fields["content"] = ApprovalRequest(**call_fields)
             return self.request.caused(ApprovalExpiredEvent, **fields)
         fields["content"] = ApprovalDecision(**call_fields, by=self.by, reason=self.reason)
-        event_class = ApprovalGrantedEvent if self.state == "granted" else ApprovalDeniedEvent
-        return self.request.caused(event_class, **fields)
+        if self.state == "granted":
+            return self.request.caused(ApprovalGrantedEvent, **fields)
+        return self.request.caused(ApprovalDeniedEvent, **fields)
 
 
 def open_approval(request: ApprovalRequestedEvent, *, bus: BusRuntime | None = None) -> Approval:
     """Store a request for approval, and return the stored approval. The first request wins. Publishes nothing."""
     bus = current_bus(bus)
     call = request.content
-    team_state(bus).approvals.open(
-        call.approval_id, request.model_dump_json(), fingerprint=call.fingerprint, expires_at=call.expires_at
-    )
+    team_state(bus).approvals.open(call.approval_id, request.model_dump_json(), expires_at=call.expires_at)
     return get_approval(call.approval_id, bus=bus)
 
 
@@ -126,13 +132,23 @@ def mark_expired(approval_id: str, *, bus: BusRuntime | None = None) -> Approval
     return get_approval(approval_id, bus=bus)
 
 
-def verify_decision(approval_id: str, state: ApprovalState, fingerprint: str, *, bus: BusRuntime | None = None) -> None:
-    """Verify that the approval is in this state, for this tool and arguments. Raises Permanent (approval_mismatch)."""
-    record = team_state(current_bus(bus)).approvals.get(approval_id)
-    if record is None or record.state != state:
-        raise approval_mismatch(approval_id, f"it is {record.state if record else 'not_found'}, not {state}")
-    if record.fingerprint != fingerprint:
-        raise approval_mismatch(approval_id, "its tool or arguments differ from the request")
+def verify_decision(event: DecisionEvent, *, bus: BusRuntime | None = None) -> None:
+    """Verify that this is the event of a decision that was made: same id, flow and call. Raises Permanent.
+
+    A copy under another event id, stream, flow or call id is refused (approval_mismatch), so a decision continues one
+    call.
+    """
+    bus = current_bus(bus)
+    approval_id = event.content.approval_id
+    record = team_state(bus).approvals.get(approval_id)
+    decided = _read(bus, record).build_event() if record else None
+    if decided is None or decided.event_type != event.event_type:
+        state = record.state if record else "not_found"
+        raise approval_mismatch(approval_id, f"it is {state}, not {event.event_type.rpartition('.')[2]}")
+    expected = _identity(decided)
+    different = sorted(name for name, value in _identity(event).items() if value != expected[name])
+    if different:
+        raise approval_mismatch(approval_id, f"the event differs from the decision in {', '.join(different)}")
 
 
 def get_approval(approval_id: str, *, bus: BusRuntime | None = None) -> Approval:
@@ -150,6 +166,12 @@ def find_approvals(
     """Find approvals in these states, newest first."""
     bus = current_bus(bus)
     return (_read(bus, record) for record in team_state(bus).approvals.iterate_newest() if record.state in states)
+
+
+def _identity(event: Event) -> dict[str, str]:
+    # As JSON, because Python counts true and 1 as equal.
+    fields = event.model_dump(mode="json", include=_IDENTITY)
+    return {name: json.dumps(value, sort_keys=True) for name, value in fields.items()}
 
 
 def _decide(approval_id: str, state: ApprovalState, by: str, reason: str, bus: BusRuntime) -> Approval:

@@ -34,7 +34,7 @@ end
 
 -- Enqueues a delivery, or has it wait until those before it in its message group have ended.
 local function send_in_order(group, list, entry)
-  if group == '' or redis.call('SADD', prefix .. ':message_groups:active', group) == 1 then
+  if group == '' or redis.call('SADD', prefix .. ':active_message_groups', group) == 1 then
     enqueue(list, entry)
   else
     redis.call('RPUSH', prefix .. ':message_groups:' .. group, list .. '\n' .. entry)
@@ -45,7 +45,7 @@ end
 local function advance(group)
   local following = redis.call('LPOP', prefix .. ':message_groups:' .. group)
   if not following then
-    redis.call('SREM', prefix .. ':message_groups:active', group)
+    redis.call('SREM', prefix .. ':active_message_groups', group)
     return
   end
   local list, entry = following:match('^(.-)\n(.*)$')

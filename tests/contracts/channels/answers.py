@@ -6,15 +6,15 @@ import base64
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx2
-import uvicorn
 
 from petiole.tasks import EventBus
+from petiole.workers.channels.http_server import build_server
 from petiole.workers.channels.server_sent_events import ConnectionCount, ConnectionLimits, create_app
 from petiole.workers.cli.serve import StoredAnswerStreams
 
@@ -85,13 +85,13 @@ class Served:
 
 
 @contextmanager
-def served(bus: EventBus, limits: ConnectionLimits | None = None) -> Iterator[Served]:
+def served(bus: EventBus, limits: ConnectionLimits | None = None, *, hosts: Sequence[str] = ()) -> Iterator[Served]:
     gate = ConnectionCount(limits or ConnectionLimits())
-    made = create_app(StoredAnswerStreams(bus), gate)
+    made = create_app(StoredAnswerStreams(bus), gate, hosts=hosts)
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
     port = listener.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(made, log_level="warning", timeout_graceful_shutdown=1))
+    server = build_server(made, shutdown_timeout_s=1)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:

@@ -8,18 +8,23 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import httpx2
 import pytest
 import redis
+from click.testing import CliRunner
 
 from petiole.events.errors import (
     UsageError,
 )
 from petiole.tasks import EventBus
 from petiole.tasks.settings import Settings
+from petiole.workers.channels import http_server
+from petiole.workers.channels.http_server import MAX_WAITING_CONNECTIONS
 from petiole.workers.channels.server_sent_events import ConnectionCount, ConnectionLimits, create_app
+from petiole.workers.cli.serve import command as serve
 from petiole.workers.state import team_state
 from tests.contracts.channels.answers import Served, served
 from tests.support.errors import has_code
@@ -148,7 +153,7 @@ def test_a_reader_that_takes_nothing_is_dropped(bus):
     with served(bus, ConnectionLimits(send_timeout_s=0.5)) as server, socket.socket() as reader:
         reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
         reader.connect(("127.0.0.1", server.port))
-        reader.sendall(b"GET /streams/s/events HTTP/1.1\r\nHost: here\r\n\r\n")
+        reader.sendall(b"GET /streams/s/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         until(lambda: server.gate.open == 1)
 
         say(bus, [f"{number} {'x' * 100_000}" for number in range(20)])
@@ -167,12 +172,98 @@ def test_a_reader_whose_store_goes_away_is_let_go(bus, clean_broker_url):
         until(lambda: server.gate.open == 0)
 
 
-def test_without_its_packages_the_extra_of_the_server_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "starlette.applications", None)
+@pytest.mark.parametrize("package", ["starlette.applications", "sse_starlette.sse", "uvicorn"])
+def test_without_its_packages_the_extra_of_the_server_is_named(monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
     reader: Any = None
 
     with pytest.raises(UsageError, check=has_code("missing_extra"), match=r"petiole\[sse\]"):
         create_app(reader, ConnectionCount(ConnectionLimits()))
+
+
+def test_the_command_without_its_extra_says_so_at_start_also_without_a_broker(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sse_starlette.sse", None)
+
+    ended = CliRunner().invoke(serve, ["--port", "0"])
+
+    assert "petiole[sse]" in str(ended.exception)
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        *(
+            (host, 400)
+            for host in ("127.0.0.1:1", "localhost", "LOCALHOST.:80", "[::1]:8765", "10.1.2.3", "answers.test")
+        ),
+        *(
+            (host, 421)
+            for host in ("evil.example", "localhost.evil.example", "x@localhost", "[::1", "127.0.0.1.nip.io")
+        ),
+    ],
+)
+@pytest.mark.parametrize("of", ["events", "text"])
+def test_a_page_of_another_site_cannot_read_under_a_name_of_its_own(bus, host, status, of):
+    with served(bus, hosts=["answers.test"]) as server:
+        # A position that is none is refused after the host was accepted.
+        headers = {"Host": host, "Last-Event-ID": "none"}
+        assert httpx2.get(f"{server.url}/streams/s/{of}", headers=headers).status_code == status
+
+
+def test_one_client_does_not_keep_the_others_out(bus):
+    with served(bus, ConnectionLimits(connections=4, per_client=2)) as server, ExitStack() as open_streams:
+        for _ in range(2):
+            open_streams.enter_context(httpx2.stream("GET", f"{server.url}/streams/s/events", timeout=10))
+        until(lambda: server.gate.open == 2)
+        assert httpx2.get(f"{server.url}/streams/s/events").status_code == 503
+
+        other = {"X-Forwarded-For": "10.0.0.7"}
+        open_streams.enter_context(httpx2.stream("GET", f"{server.url}/streams/s/events", headers=other, timeout=10))
+        until(lambda: server.gate.open == 3)
+    assert server.gate.open == 0
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /streams/s/events HTTP/1.1\r\nHost: localhost\r\nX: "])
+def test_half_sent_requests_are_bounded_for_each_client_and_end(bus, sent, monkeypatch):
+    monkeypatch.setattr(http_server, "REQUEST_TIMEOUT_S", 1.0)
+    with served(bus) as server, ExitStack() as sockets:
+        began = time.monotonic()
+        clients = [sockets.enter_context(socket.create_connection(("127.0.0.1", server.port))) for _ in range(100)]
+        for client in clients:
+            client.settimeout(20)
+            with suppress(OSError):
+                client.sendall(sent)
+
+        refused = [client for client in clients[MAX_WAITING_CONNECTIONS:] if has_ended(client)]
+        assert len(refused) == 100 - MAX_WAITING_CONNECTIONS
+        assert all(has_ended(client) for client in clients)
+        assert 0.9 < time.monotonic() - began < 15
+        say(bus, ["one"])
+        assert texts_of(server.read(1)) == ["one"]
+
+
+def test_a_second_request_that_is_half_sent_ends_too(bus, monkeypatch):
+    monkeypatch.setattr(http_server, "REQUEST_TIMEOUT_S", 1.0)
+    with served(bus) as server, socket.create_connection(("127.0.0.1", server.port)) as client:
+        client.settimeout(20)
+        client.sendall(b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert b"404" in client.recv(4_096)
+
+        client.sendall(b"GET /nothing HTTP/1.1\r\nHost: local")
+
+        assert has_ended(client)
+
+
+def has_ended(client: socket.socket) -> bool:
+    """Wait until the server closes the connection."""
+    try:
+        while client.recv(4_096):
+            pass
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def test_the_command_serves_until_it_is_told_to_end(node, bus, eventually):

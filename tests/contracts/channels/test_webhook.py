@@ -5,17 +5,23 @@ from __future__ import annotations
 import json
 import socket
 import sys
+import threading
+import time
+from contextlib import suppress
 
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from petiole.events.errors import (
+    NotConfigured,
     ProviderRefused,
     ProviderUnavailable,
     RetryLater,
     ServiceUnavailable,
     UsageError,
 )
+from petiole.tasks.resilience.circuit_breaker import force_state
+from petiole.workers.agents.output import check_channels
 from petiole.workers.channels.webhook import open_webhook
 from tests.contracts.channels.answers import SECRET
 from tests.support.errors import has_code
@@ -75,6 +81,76 @@ def test_a_receiver_that_says_when_to_come_again_is_obeyed(receiver, webhook):
         webhook.send("s", "m-1", "Hello")
 
     assert throttled.value.after_s == pytest.approx(7, abs=1)
+
+
+def test_a_receiver_that_is_gone_gets_no_more_until_the_webhook_is_switched_on_again(receiver, webhook, bus):
+    receiver.answers = [(410, {}), (204, {})]
+
+    for number in range(3):
+        with pytest.raises(ProviderRefused, match=r"410 \(Gone\).*petiole breakers close channel\.webhook"):
+            webhook.send("s", f"m-{number}", "Hello")
+    assert len(receiver.got) == 1
+
+    force_state(bus, "channel.webhook", "closed")
+    webhook.send("s", "m-4", "Hello")
+    assert len(receiver.got) == 2
+
+
+def test_a_breaker_that_an_operator_opened_defers_and_fails_nothing(receiver, webhook, bus):
+    webhook.send("s", "m-1", "Hello")
+    force_state(bus, "channel.webhook", "open")
+
+    with pytest.raises(ServiceUnavailable):
+        webhook.send("s", "m-2", "Hello")
+
+
+@pytest.mark.parametrize("dripped", [b"HTTP/1.1 204 No Content\r\nX: " + b"x" * 1_000, b""])
+def test_a_receiver_that_drips_its_answer_holds_the_sender_no_longer_than_the_limit(receiver, monkeypatch, dripped):
+    is_over = threading.Event()
+
+    def drip(listener: socket.socket) -> None:
+        with suppress(OSError):
+            connection, _ = listener.accept()
+            with connection:
+                for number in range(len(dripped)):
+                    connection.sendall(dripped[number : number + 1])
+                    if is_over.wait(0.1):
+                        return
+                is_over.wait(60)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        monkeypatch.setenv("PETIOLE_WEBHOOK_URL", f"http://127.0.0.1:{listener.getsockname()[1]}/hook")
+        thread = threading.Thread(target=drip, args=(listener,))
+        thread.start()
+        began = time.monotonic()
+        webhook = open_webhook()
+        assert webhook is not None
+        with pytest.raises(ProviderUnavailable, match="timed out"):
+            webhook.send("s", "m-1", "Hello")
+        took_s = time.monotonic() - began
+        is_over.set()
+        thread.join(10)
+
+    assert took_s < 5
+
+
+@pytest.mark.parametrize("url", ["http://example.com/hook", "http://10.0.0.1/hook", "http://localhost.example/hook"])
+def test_messages_leave_this_host_in_clear_only_where_it_is_allowed(receiver, monkeypatch, url):
+    monkeypatch.setenv("PETIOLE_WEBHOOK_URL", url)
+    with pytest.raises(NotConfigured, match="PETIOLE_WEBHOOK_ALLOW_HTTP"):
+        open_webhook()
+    with pytest.raises(NotConfigured, match="PETIOLE_WEBHOOK_ALLOW_HTTP"):
+        check_channels()
+
+    monkeypatch.setenv("PETIOLE_WEBHOOK_ALLOW_HTTP", "true")
+    assert open_webhook() is not None
+
+
+@pytest.mark.parametrize("url", ["https://example.com/hook", "http://[::1]:1/hook", "http://localhost/hook"])
+def test_https_and_this_host_need_no_leave(receiver, monkeypatch, url):
+    monkeypatch.setenv("PETIOLE_WEBHOOK_URL", url)
+
+    assert open_webhook() is not None
 
 
 def test_silence_means_later(receiver, webhook):

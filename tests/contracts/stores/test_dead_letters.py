@@ -142,13 +142,13 @@ def test_a_replay_whose_delivery_is_queued_is_not_started_again(stores):
 def test_an_ordered_replay_waits_for_its_turn(stores, client, is_busy):
     stores.dead_letters.put(a_letter())
     if is_busy:
-        client.sadd(KEYS.message_group("active"), "m")
+        client.sadd(KEYS.active_message_groups, "m")
 
     assert start(stores, a_start(1, **DELIVERY, message_group="m")) == "started"
 
     assert client.llen(DELIVERY["queue_list"]) == (not is_busy)
     assert client.llen(KEYS.message_group("m")) == int(client.hget(KEYS.message_group_counts, "q") or 0) == is_busy
-    assert client.smembers(KEYS.message_group("active")) == {"m"}
+    assert client.smembers(KEYS.active_message_groups) == {"m"}
 
 
 def test_an_edited_letter_takes_the_place_of_the_old_one(stores):

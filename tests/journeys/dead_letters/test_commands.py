@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from petiole.tasks.testing import EventTestHarness
-from tests.journeys.dead_letters.shop import states
+from tests.journeys.dead_letters.shop import a_letter, states
 from tests.support.apps import command_line
+from tests.support.inside import Inside
 
 
 @pytest.fixture
@@ -116,6 +117,18 @@ def test_discarding_asks_and_says_how_many(typed, shop):
     assert "discarded 1" in typed("discard", shop.dead_letters()[0].id, keys="y\n").stdout
     assert json.loads(typed("discard", "--all", "--yes", "--json").stdout) == {"discarded": 3}
     assert states(shop) == {}
+
+
+def test_an_export_controls_no_terminal_and_comes_back_whole(typed, shop):
+    Inside(shop).keep_dead_letter(a_letter("hostile", error="x\x1b]0;owned\x07\x9b2J\u202e"))
+
+    exported = typed("export", "-").stdout
+    typed("discard", "--all", "--yes")
+    typed("import", "-", keys=exported)
+
+    assert all(line.isprintable() for line in exported.split("\n"))
+    assert exported.isascii()
+    assert "x\x1b]0;owned\x07\x9b2J\u202e" in [letter.error for letter in shop.dead_letters()]
 
 
 def test_letters_go_through_a_pipe_and_come_back(typed, shop):

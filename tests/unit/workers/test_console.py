@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import io
+import logging
+from unittest.mock import patch
 
+import click
 import pytest
+from click.testing import CliRunner
 from rich.console import Console
+from rich.text import Text
 
+from petiole.events.errors import UsageError
 from petiole.tasks.stores.history import RecordedEvent
+from petiole.workers.cli import Commands
 from petiole.workers.cli._console import (
     build_tree_rows,
     group_by_flow,
+    open_console,
     publisher_name,
     render_event_line,
     render_flow_line,
     render_table,
     render_tree,
-    replace_unprintable,
     shorten,
     summarize_content,
 )
+from petiole.workers.observability.logging import build_formatter
+from petiole.workers.observability.printable import replace_unprintable
 
 
 def test_events_stand_below_what_caused_them_in_the_order_they_were_recorded():
@@ -202,3 +211,46 @@ def drawn(what, width=100, encoding="utf-8"):
     Console(file=file, width=width, color_system=None, highlight=False, emoji=False).print(what)
     file.seek(0)
     return [each.rstrip() for each in file.read().splitlines()]
+
+
+HOSTILE = "x\x1b]0;owned\x07\x9b2J\u202ey"
+
+
+def test_nothing_that_is_printed_controls_a_terminal(capsys):
+    console = open_console()
+    console.print(HOSTILE, soft_wrap=True)
+    console.print(f"one\n{HOSTILE}", style="dim", soft_wrap=True)
+    console.print(Text(HOSTILE, style="red"), soft_wrap=True)
+
+    printed = capsys.readouterr().out
+    assert printed.count("owned") == 3
+    assert all(line.isprintable() for line in printed.split("\n"))
+    assert "one\n" in printed
+
+
+def test_no_error_of_a_command_controls_a_terminal():
+    @click.group(cls=Commands)
+    def commands() -> None:
+        pass
+
+    for name, error in (("click", click.ClickException(HOSTILE)), ("usage", UsageError(HOSTILE))):
+
+        def fail(error: Exception = error) -> None:
+            raise error
+
+        with patch.object(Commands, "get_command", lambda *_, fail=fail: click.Command("fail", callback=fail)):
+            ended = CliRunner().invoke(commands, [name])
+        assert (ended.exit_code, "owned" in ended.output) == (1, True)
+        assert all(line.isprintable() for line in ended.output.split("\n"))
+
+
+@pytest.mark.parametrize("log_format", ["console", "json"])
+def test_no_log_line_controls_a_terminal(log_format):
+    error = ValueError(HOSTILE)
+    record = logging.LogRecord("x", logging.ERROR, "", 1, HOSTILE, (), (ValueError, error, None))
+    record.stream_id = HOSTILE
+
+    line = build_formatter(log_format, colorize=False).format(record)
+
+    assert line.count("owned") == 3
+    assert all(part.isprintable() for part in line.split("\n"))

@@ -15,8 +15,9 @@ from petiole.tasks.dead_letters import (
     DeadLetterState,
     Progress,
 )
-from petiole.workers.cli._console import open_console, print_json, render_table, replace_unprintable, shorten
+from petiole.workers.cli._console import open_console, print_json, render_table, shorten
 from petiole.workers.cli._options import format_command
+from petiole.workers.observability.printable import replace_unprintable
 
 _MAX_REFUSALS_SHOWN = 5
 
@@ -73,7 +74,7 @@ def print_letter(record: DeadLetterRecord) -> None:
     for line in letter.traceback.splitlines():
         console.print(replace_unprintable(line), style="dim", soft_wrap=True)
     if letter.document is not None:
-        console.print(_plain_lines(json.dumps(letter.document, indent=2)), soft_wrap=True)
+        console.print(json.dumps(letter.document, indent=2), soft_wrap=True)
     if letter.raw is not None:
         console.print(f"{len(letter.raw):,} bytes: {shorten(ascii(letter.raw[:200]), 200)}", soft_wrap=True)
 
@@ -173,11 +174,6 @@ def _counts_as_json(tally: Progress | None) -> dict[str, int] | None:
 def _error_text(record: DeadLetterRecord) -> str:
     letter = record.letter
     return shorten(replace_unprintable(f"{letter.error_type}: {letter.error}"), 120)
-
-
-def _plain_lines(text: str) -> str:
-    """Replace the unprintable characters of each line."""
-    return "\n".join(replace_unprintable(line) for line in text.splitlines())
 
 
 def _format_age(moment: datetime) -> str:
