@@ -40,7 +40,7 @@ from petiole.tasks.handling.invocation import run_handler
 from petiole.tasks.instrumentation import DeliveryFinished
 from petiole.tasks.patterns import shadow_traffic
 from petiole.tasks.publishing import claim_check
-from petiole.tasks.publishing.document import parse_event
+from petiole.tasks.publishing.document import read_event
 from petiole.tasks.runtime import BusRuntime, BusTask
 from petiole.tasks.settlement import settlement
 from petiole.tasks.settlement.dead_lettering import cause_of
@@ -105,7 +105,7 @@ def validate_delivery(delivery: Delivery) -> Event:
     """Parse the event. Raises UsageError (unknown_event_type), InvalidEvent, PayloadUnreadable or Reject."""
     attempt, registry = delivery.attempt, delivery.bus.event_registry
     if isinstance(attempt.event, LazyDocument) and _DATAREF not in attempt.event.text:
-        return registry.parse_json(attempt.event.text)
+        return registry.read_json(attempt.event.text)
     if attempt.document is None and attempt.entry is not None:
         raise PayloadUnreadable("the event of this delivery", attempt.entry.reference)
     try:
@@ -113,7 +113,7 @@ def validate_delivery(delivery: Delivery) -> Event:
     except (BrokerUnavailable, StateStoreUnavailable) as error:
         # Nothing was done yet: the broker redelivers the message.
         raise Reject(error, requeue=True) from error
-    return parse_event(document, registry)
+    return read_event(document, registry)
 
 
 def check_deliverable(delivery: Delivery, event: Event) -> tuple[Delivery, Outcome | None]:
