@@ -66,8 +66,9 @@ class FrozenMeta(ModelMetaclass):
 class FrozenModel(BaseModel, metaclass=FrozenMeta):
     """Base class of events and their parts: frozen, and unknown fields are rejected.
 
-    An event of a newer schema is read with `extra="allow"`: pydantic keeps the unknown fields in `model_extra`, and they
-    are written again. Pydantic's methods that make an instance without validation mark it, so that a publisher validates it again.
+    An event of a newer schema is read with `extra="allow"`: pydantic keeps the unknown fields in `model_extra`, and
+    they are written again. Pydantic's methods that make an instance without validation mark it, so that a publisher
+    validates it again.
     """
 
     # A schema is built on first use, because a process knows many types and parses only a few.

@@ -6,13 +6,15 @@ Register your own types as classes, or declare them by topic with their paramete
     registry.register(OrderPlacedEvent)
     registry.declare("custom.data_updated", {"entity_id": str, "field": str}, description="A record changed.")
 
-`parse` reads the event of a caller, and rejects unknown fields, because they may be typing errors. `read` reads an event
-that its publisher has validated with a schema that may be newer: it keeps unknown fields (docs/guides/deploys.md).
+`parse` reads the event of a caller, and rejects unknown fields, because they may be typing errors. `read` reads an
+event that its publisher has validated with a schema that may be newer: it keeps unknown fields. Guide:
+docs/guides/deploys.md.
 """
 
 from __future__ import annotations
 
 import difflib
+import importlib
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -111,6 +113,26 @@ class EventRegistry:
         self._add(_describe(model, is_builtin=False))
         return model
 
+    def load(self, module_name: str) -> None:
+        """Import a module, and register the event classes that it defines. Repeating it changes nothing.
+
+        Raises:
+            UsageError: unknown_module, or as `register`. ImportError: one of its own imports fails.
+        """
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            # The module exists, and one of its own imports is missing: Python's message names that import.
+            if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+                raise
+            raise UsageError(
+                f"PETIOLE_EVENT_TYPES names the module {module_name!r}, which does not exist; correct the name, or "
+                "start the process where Python finds it",
+                code="unknown_module",
+            ) from error
+        for model in catalog.event_classes_of(module):
+            self.register(model)
+
     def declare(
         self, topic: str, parameters: Mapping[str, type] | type[BaseModel], *, description: str = ""
     ) -> EventType:
@@ -177,6 +199,17 @@ class EventRegistry:
         A class with `is_strict` keeps none. Raises as `parse`.
         """
         return self._parse(document, allows_unknown_fields=True)
+
+    def read_unknown(self, document: object) -> Event:
+        """Read an event of a type that is not registered: its content's fields are in `model_extra`.
+
+        Raises:
+            InvalidEvent: a field that all events have is missing or invalid.
+        """
+        try:
+            return Event.model_validate(document, extra="allow")
+        except ValidationError as error:
+            raise invalid_event("event", error, Event) from error
 
     def parse_json(self, text: str | bytes) -> Event:
         """Parse a caller's JSON text to an event. Raises as `parse`, and InvalidEvent if it is not a JSON object."""

@@ -4,8 +4,8 @@
     def name_the_currency(content):
         return {**content, "currency": "EUR"}
 
-A type's upcasters form a chain without a gap, which ends at the version of the type's class. Versions before the chain's
-first one are read as they are.
+A type's upcasters form a chain without a gap, which ends at the version of the type's class. Versions before the
+chain's first one are read as they are.
 """
 
 from __future__ import annotations

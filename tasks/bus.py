@@ -185,6 +185,7 @@ class EventBus(BusRuntime):
         problems = [_name_conflict(name) for name in sorted(self._task_names() - own)]
         if self._in_process is None:
             problems += conflicts(self.app, tasks, [*self._queues, *self.agents])
+        problems += self.event_registry.check_upcasters()
         if problems:
             listed = "\n  ".join(dict.fromkeys(problems))
             raise UsageError(f"no worker starts, because events could be lost:\n  {listed}")

@@ -29,6 +29,9 @@ class Context(CurrentDelivery):
         return ResponseStream(self)
 
     def flow(self) -> list[Event]:
-        """Read the events of this flow (same correlation id), oldest first; those that this process cannot read are left out."""
+        """Read the events of this flow (same correlation id), oldest first.
+
+        Leaves out events of types and versions that this process cannot read.
+        """
         flow = self.bus.stores.history.read_flow(self.event.correlation_id)
         return self.bus.event_registry.read_known(recorded.document for recorded in flow)

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from petiole.events.errors import UsageError
 
@@ -63,6 +63,14 @@ def _checked_interval(seconds: float) -> float:
     return seconds
 
 
+def _split_names(value: object) -> object:
+    """Split a string at commas."""
+    return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_names)]
+"""Names, separated by commas in the environment."""
+
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
 Interval = Annotated[float, AfterValidator(_checked_interval)]
@@ -77,6 +85,11 @@ class Settings(EnvironmentSettings):
     state_url: str | None = Field(default=None, description="Redis of the state store; by default the broker.")
     key_prefix: str = Field(default="petiole", min_length=1, description="Prefix of all keys in the state store.")
     home: Path = Field(default=Path(".petiole"), description="Folder of the embedded broker and of beat's schedule.")
+
+    # Event types
+    event_types: Names = Field(
+        default=(), description="Modules with your own event types, separated by commas; every process loads them."
+    )
 
     # Publishing. A raw frame of 1080p video (6.2 MB, as base64 8.3 MB) or three minutes of speech (16 kHz, 16 bit)
     # just fit into the largest event.
@@ -103,6 +116,11 @@ class Settings(EnvironmentSettings):
     )
     heartbeat_timeout_s: Annotated[float, Field(ge=1)] = Field(
         default=5.0, description="A worker or stream writer without a heartbeat for this long is considered lost."
+    )
+
+    max_parked: Count = Field(
+        default=100_000,
+        description="Deliveries that may wait for a handler or event type that no worker has; others become dead letters.",
     )
 
     # Handling and settlement

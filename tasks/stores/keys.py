@@ -44,6 +44,9 @@ Each starts with PETIOLE_KEY_PREFIX and a colon. Queues and their messages belon
 | message_groups:<group>                | list   | ordered deliveries that wait             | until sent              |
 | message_groups:active                 | set    | groups that have a delivery in its queue | until their last ends   |
 | metrics                               | hash   | counters as of the last summary          | no limit                |
+| parked                                | hash   | need -> why and when deliveries parked   | until released          |
+| parked:<need>:<step>                  | list   | deliveries that wait for a newer worker  | until released          |
+| parked:<need>:wakeup                  | zset   | wakes a consumer that waits              | until fetched           |
 | publications:<event>                  | text   | started or done; other brokers only      | DEDUPLICATION_WINDOW_S  |
 | published:<window>                    | set    | ids of the events published then         | two windows             |
 | queues:<queue>:<step>                 | list   | deliveries, for each priority step       | until fetched           |
@@ -119,6 +122,10 @@ class Keys:
     @property
     def undecodable(self) -> str:
         return f"{self.prefix}:undecodable"
+
+    @property
+    def parked(self) -> str:
+        return f"{self.prefix}:parked"
 
     def publication(self, event_id: str) -> str:
         return f"{self.prefix}:publications:{event_id}"

@@ -9,7 +9,7 @@ import click
 from petiole.events.event import Event
 from petiole.events.ids import new_event_id
 from petiole.events.subscriptions import Subscription
-from petiole.tasks.operations.unsubscribe import drain, purge
+from petiole.tasks.operations.unsubscribe import drain, purge, reroute
 from petiole.tasks.routing.table import RoutingTable
 from petiole.tasks.runtime import BusRuntime
 from petiole.workers.cli._console import open_console, print_json, render_table
@@ -53,23 +53,28 @@ def command(
 @click.argument("name")
 @click.option("--drain", "drains", is_flag=True, help="Its waiting deliveries are still handled.")
 @click.option("--purge", "purges", is_flag=True, help="Its waiting deliveries are removed and counted.")
+@click.option("--to", "target", metavar="NAME", help="Its waiting deliveries go to this subscription: it was renamed.")
 @json_option
-def withdraw(name: str, *, drains: bool, purges: bool, as_json: bool) -> None:
+def withdraw(name: str, *, drains: bool, purges: bool, target: str | None, as_json: bool) -> None:
     """Withdraw the subscription NAME: it gets no further events.
 
     Remove its handler from the code first: a worker that has the handler registers the subscription again.
     """
-    if drains is purges:
-        raise click.UsageError("deliveries may be waiting: use either --drain or --purge")
-    bus, purged = connected_app(), None
+    if [drains, purges, target is not None].count(True) != 1:
+        raise click.UsageError("deliveries may be waiting: use one of --drain, --purge and --to")
+    bus, purged, rerouted = connected_app(), None, None
+    effect = "waiting deliveries are still handled"
     if purges:
         purged = purge(bus, name)
+        effect = f"waiting deliveries removed: {purged:,}"
+    elif target is not None:
+        rerouted = reroute(bus, name, target)
+        effect = f"waiting deliveries moved to {target}: {rerouted:,}"
     else:
         drain(bus, name)
     if as_json:
-        print_json({"name": name, "purged": purged})
+        print_json({"name": name, "purged": purged, "rerouted": rerouted})
     else:
-        effect = "waiting deliveries are still handled" if purged is None else f"waiting deliveries removed: {purged:,}"
         open_console().print(f"withdrew {name}; {effect}")
 
 

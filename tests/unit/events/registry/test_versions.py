@@ -56,7 +56,7 @@ def a_document(*, schema_version: int = 3, event_type: str = "order.placed", **c
 
 class TestNewer:
     @pytest.mark.parametrize("schema_version", [3, 4])
-    def test_what_a_publisher_has_validated_is_read_with_fields_that_are_unknown_here(self, schema_version: int) -> None:
+    def test_what_a_publisher_has_validated_may_have_fields_that_are_unknown_here(self, schema_version: int) -> None:
         document = a_document(schema_version=schema_version, colour="red", lines=[{"sku": "a", "weight": 2}])
         document |= {"shape": 3, "context": {"zone": [1]}}
 
@@ -64,7 +64,7 @@ class TestNewer:
 
         assert isinstance(event, OrderPlacedEvent)
         assert (event.schema_version, event.content.order_id) == (schema_version, "7")
-        written = event.model_dump(mode="json")
+        written: Any = event.model_dump(mode="json")
         assert written["shape"] == 3
         assert written["context"]["zone"] == [1]
         assert written["content"] == document["content"]
