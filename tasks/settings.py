@@ -120,7 +120,7 @@ class Settings(EnvironmentSettings):
 
     max_parked: Count = Field(
         default=100_000,
-        description="Deliveries that may wait for a handler or event type that no worker has; others become dead letters.",
+        description="Deliveries that may wait for a handler or event type that no worker has; more are dead-lettered.",
     )
 
     # Handling and settlement

@@ -100,7 +100,7 @@ class Consumer(CeleryConsumer):
         error = NotRegistered(read_headers(message).get("task"))
         finish = partial(super().on_unknown_task, body, message, exc)
         try:
-            is_parked = park_unknown_task(bus_of(self.app), message, error)
+            is_parked = park_unknown_task(bus_of(self.app), message)
         except Exception as failure:  # noqa: BLE001 - reported; the message stays with the broker
             record = OperationFailed(operation="delivery.park_failed", exception=failure)
             bus_of(self.app).instrumentation.emit(record)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         DeliveryRetrying,
         ErrorReported,
         FlowAborted,
+        HandlerMissing,
         JobFailed,
         JobRecovered,
     )
@@ -57,6 +58,7 @@ __all__ = [
     "ErrorReported",
     "EventPublished",
     "FlowAborted",
+    "HandlerMissing",
     "Instrumentation",
     "JobFailed",
     "JobRecovered",

@@ -52,10 +52,20 @@ class DeliveryDeferred(DeliveryRecord):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HandlerMissing(Record):
+    """A subscription of an agent that this worker serves, and whose handler it does not have."""
+
+    name = "handler.missing"
+    subscription: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryParked(DeliveryRecord):
     """A delivery waits for a worker that has what it needs: a handler, or an event type."""
 
     name = "delivery.parked"
+    level = logging.INFO
     need: str
     error: str
 

@@ -81,8 +81,8 @@ class Session:
     def events(self) -> list[Event]:
         """Return the session's last events, oldest first.
 
-        Leaves out events of types and versions that this process cannot read, and events whose stored content is missing
-        (never published, or deleted after its retention).
+        Leaves out events of types and versions that this process cannot read, and events whose stored content is
+        missing (never published, or deleted after its retention).
 
         Raises:
             PayloadUnreadable: (payload_altered) a stored content was altered.

@@ -5,7 +5,7 @@
     the version is unknown       its publisher is newer, and the event does not fit the schema that this process has
 
 A parked delivery is no failure: there is no dead letter, no attempt is used, and nothing is published. Workers that
-have what it needs take it by themselves (tasks/consuming/parked.py). Beyond PETIOLE_MAX_PARKED it becomes a dead letter.
+have what it needs take it by themselves (tasks/consuming/parked.py). Above PETIOLE_MAX_PARKED it is dead-lettered.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def park(attempt: DeliveryAttempt, error: Exception) -> Outcome | None:
         result = _store(
             attempt.bus,
             need,
-            error,
+            str(error),
             attempt.lease,
             delivery_id=attempt.delivery_id,
             task=attempt.task,
@@ -79,7 +79,7 @@ def park(attempt: DeliveryAttempt, error: Exception) -> Outcome | None:
     return Outcome.PARKED
 
 
-def park_unknown_task(bus: BusRuntime, message: ReceivedMessage, error: Exception) -> bool:
+def park_unknown_task(bus: BusRuntime, message: ReceivedMessage) -> bool:
     """Park a delivery for a handler that this worker's agent does not have. Returns False if it is none.
 
     Raises redis-py's errors.
@@ -95,9 +95,10 @@ def park_unknown_task(bus: BusRuntime, message: ReceivedMessage, error: Exceptio
     names = (MESSAGE_GROUP_HEADER, REPLAY_HEADER, DEAD_LETTER_HEADER)
     kept = {name: value for name in names if isinstance(value := headers.get(name), str)}
     call = {"delivery_id": delivery_id, "task": need.name}
-    if _store(bus, need, error, lease, document=document, headers=kept, **call) == "full":
+    reason = f"the agent {queue!r} of this worker has no handler {need.name!r}"
+    if _store(bus, need, reason, lease, document=document, headers=kept, **call) == "full":
         return False
-    record = DeliveryParked(delivery_id=delivery_id, subscription=need.name, need=str(need), error=str(error))
+    record = DeliveryParked(delivery_id=delivery_id, subscription=need.name, need=str(need), error=reason)
     bus.instrumentation.emit(record)
     return True
 
@@ -122,7 +123,7 @@ def _need_of(attempt: DeliveryAttempt, error: Exception) -> Need | None:
 def _store(
     bus: BusRuntime,
     need: Need,
-    error: Exception,
+    reason: str,
     lease: Lease | None,
     *,
     delivery_id: str,
@@ -132,7 +133,7 @@ def _store(
 ) -> ParkResult:
     """Park a leased delivery, or a message of another broker, which is sent again when it is released."""
     if lease is not None and bus.publishes_atomically:
-        return bus.stores.parked.park(need, str(error), lease)
+        return bus.stores.parked.park(need, reason, lease)
     message = build_delayed_message(
         bus,
         task,
@@ -145,7 +146,7 @@ def _store(
         displayed_arguments=str(document.get("event_type")),
         headers=headers,
     )
-    return bus.stores.parked.park_message(need, str(error), message)
+    return bus.stores.parked.park_message(need, reason, message)
 
 
 def _priority_of(document: Mapping[str, object]) -> int:

@@ -510,6 +510,7 @@ def test_a_purge_of_many_deliveries_leaves_those_of_others_in_their_order(engine
         event = engine.publish(an_event(str(number)), subscriptions=[KEEP.name if number % 3 else "memory.another"])
         events += [] if number % 3 else [event.event_id]
 
+    groups = engine.stores.message_groups
     assert groups.remove_queued(KEEP.name, groups.queue_lists(QUEUE)) == 733
 
     assert engine.references == len(events)

@@ -13,6 +13,7 @@ from petiole.tasks.operations.unsubscribe import drain, purge, reroute
 from petiole.tasks.routing.table import RoutingTable
 from petiole.tasks.runtime import BusRuntime
 from petiole.workers.cli._console import open_console, print_json, render_table
+from petiole.workers.cli._handlers import describe_without_handler, find_without_handler
 from petiole.workers.cli._options import connected_app, format_command, json_option, parse_json_object
 
 
@@ -36,7 +37,8 @@ def command(
 ) -> None:
     """List every subscription with its queue, patterns and options.
 
-    A subscription stays until it is withdrawn, whether or not a worker runs. --explain publishes nothing.
+    A subscription stays until it is withdrawn, whether or not a worker runs; one whose handler no running worker of its
+    agent has is named below the list. --explain publishes nothing.
     """
     if ctx.invoked_subcommand is not None:
         return
@@ -80,13 +82,19 @@ def withdraw(name: str, *, drains: bool, purges: bool, target: str | None, as_js
 
 def _print_subscriptions(bus: BusRuntime, *, as_json: bool) -> None:
     _, subscriptions = bus.stores.directory.read()
+    without_handler = find_without_handler(bus, subscriptions)
     if as_json:
-        print_json([{"name": one.name, "queue": one.queue} | _describe(one) for one in subscriptions])
+        missing = {name: {"handler": "missing"} for name in without_handler}
+        rows = [{"name": one.name, "queue": one.queue} | _describe(one) for one in subscriptions]
+        print_json([row | missing.get(str(row["name"]), {}) for row in rows])
     elif subscriptions:
         cells = [
             (one.name, one.queue, "  ".join(one.patterns), "  ".join(_describe_options(one))) for one in subscriptions
         ]
-        open_console().print(render_table(("subscription", "queue", "patterns", "options"), cells))
+        console = open_console()
+        console.print(render_table(("subscription", "queue", "patterns", "options"), cells))
+        for name in sorted(without_handler):
+            console.print(describe_without_handler(name))
     else:
         open_console().print(
             f"there are no subscriptions; a worker registers them when it starts: {format_command('up')}"

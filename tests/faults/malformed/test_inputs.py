@@ -98,7 +98,7 @@ MESSAGES: dict[str, tuple[str, Make]] = {
     "no headers": ("undecodable", lambda: written(a_message(headers=None))),
     "an origin that is text": ("undecodable", lambda: with_property("delivery_info", "one")),
     "a broken compression": ("undecodable", lambda: with_header("compression", "application/x-gzip")),
-    "an unknown task": ("unknown_task", lambda: written(a_message(task="one.gone"))),
+    "an unknown task": ("unknown_task", lambda: written(a_message(task="another.gone"))),
     "a task that is a list": ("undecodable", lambda: with_header("task", [])),
     "no id": ("undecodable", lambda: with_part("headers", {"task": "one.count"})),
     "an unknown task without an id": ("unknown_task", lambda: with_part("headers", {"task": "one.gone"})),
@@ -171,13 +171,13 @@ def test_whatever_enters_a_queue_is_one_dead_letter_with_its_bytes(system, pool,
 def test_an_unknown_task_keeps_its_event_and_tells_the_error_channel(system):
     system.start()
     event = an_event()
-    message = a_message(body_of(event), task="one.gone")
+    message = a_message(body_of(event), task="another.gone")
 
     system.push(written(message))
     system.await_settled()
 
     (letter,) = system.letters()
-    assert (letter.cause, letter.subscription, letter.queue) == ("unknown_task", "one.gone", "one")
+    assert (letter.cause, letter.subscription, letter.queue) == ("unknown_task", "another.gone", "one")
     assert (letter.id, letter.document, letter.raw) == (message["headers"]["id"], event, written(message))
     told = system.inside.history("error.dead_lettered")
     assert [each["content"]["parameters"]["cause"] for each in told] == ["unknown_task"]
@@ -235,7 +235,7 @@ def test_what_enters_a_queue_of_rabbitmq_is_one_dead_letter_with_its_bytes(on_ra
     sent = [
         ("a wrong content type", "undecodable", "one.count", "application/x-strange", body_of(an_event())),
         ("a pickle", "undecodable", "one.count", "application/x-python-serialize", b"\x80\x04N."),
-        ("an unknown task", "unknown_task", "one.gone", "application/json", body_of(an_event())),
+        ("an unknown task", "unknown_task", "another.gone", "application/json", body_of(an_event())),
         ("no task", "undecodable", None, "application/json", b"{}"),
         ("no body", "undecodable", "one.count", "application/json", b""),
         *((name, cause, "one.count", "application/json", body) for name, (cause, body) in bodies.items()),

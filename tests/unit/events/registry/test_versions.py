@@ -79,7 +79,8 @@ class TestNewer:
         as_a_document = validate_event(event.model_dump(mode="json"), registry, 100_000)
 
         for validated in (again, changed, passed_on, as_a_document):
-            assert validated.document["content"]["lines"] == [{"sku": "a", "weight": 2}]
+            content: Any = validated.document["content"]
+            assert content["lines"] == [{"sku": "a", "weight": 2}]
             assert read_event(validated.document, registry).content == event.content
         assert (changed.event.stream_id, changed.event.schema_version) == ("t", 4)
 
