@@ -6,7 +6,10 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import kombu
 import pytest
+
+from tests.support.inside import delete_queues
 
 TYPES = """
 from typing import Literal
@@ -25,7 +28,7 @@ import os, redis
 from petiole.events import Event
 from petiole.tasks import Agent
 
-store = redis.Redis.from_url(os.environ["PETIOLE_BROKER_URL"])
+store = redis.Redis.from_url(os.environ["STORE"])
 agent = Agent("clerk")
 
 @agent.on("order.placed")
@@ -38,7 +41,7 @@ import os, redis
 from petiole.events import Event
 from petiole.tasks import Agent
 
-store = redis.Redis.from_url(os.environ["PETIOLE_BROKER_URL"])
+store = redis.Redis.from_url(os.environ["STORE"])
 agent = Agent("watcher")
 
 @agent.on("*")
@@ -58,7 +61,8 @@ def shop(node):
     """Give a system whose event types are in a module of its own."""
     node.module("shop_types", TYPES)
     node.module("clerk", CLERK)
-    node.environment.update(PETIOLE_AGENTS="clerk", PETIOLE_EVENT_TYPES="shop_types")
+    store = node.environment["PETIOLE_BROKER_URL"]
+    node.environment.update(PETIOLE_AGENTS="clerk", PETIOLE_EVENT_TYPES="shop_types", STORE=store)
     return node
 
 
@@ -105,3 +109,38 @@ def test_a_renamed_handler_is_told_and_what_waits_for_it_goes_to_the_new_one(sho
     eventually(lambda: client.llen("offered") == 2, 20, shop.logs)
     assert (inside.parked(), inside.subscriptions(), inside.dead_letters()) == ({}, ["clerk.propose"], [])
     assert inside.leaks() == []
+
+
+@pytest.fixture
+def rabbit_shop(shop, rabbit_url):
+    """Give the same system on RabbitMQ."""
+    shop.environment.update(PETIOLE_BROKER_URL=rabbit_url, PETIOLE_STATE_URL=shop.environment["STORE"])
+    with kombu.Connection(rabbit_url) as connection:
+        delete_queues(connection, "clerk", "publish")
+        yield shop
+        delete_queues(connection, "clerk", "publish")
+
+
+@pytest.mark.timeout(180)
+def test_on_rabbitmq_what_was_parked_is_sent_again_when_a_worker_can_run_it(rabbit_shop, client, inside, eventually):
+    stop(rabbit_shop.worker("before"))
+    without = replace(rabbit_shop, environment=rabbit_shop.environment | {"PETIOLE_EVENT_TYPES": ""})
+    typeless = without.worker("without-the-type")
+    rabbit_shop.run(PUBLISH.format(number=1))
+    rabbit_shop.run(PUBLISH.replace("publish(", "publish.delay(").format(number=2))
+    eventually(
+        lambda: inside.parked() == {"clerk:type:order.placed": 1, "publish:type:order.placed": 1}, 30, inside.parked
+    )
+    stop(typeless)
+    rabbit_shop.module("clerk", CLERK.replace("def offer", "def propose"))
+    renamed = rabbit_shop.worker("after")
+    eventually(lambda: "clerk:handler:clerk.offer" in inside.parked(), 30, rabbit_shop.logs)
+    stop(renamed)
+
+    rabbit_shop.module("clerk", CLERK)
+    rabbit_shop.worker("back")
+
+    offered = {"OrderPlacedEvent 1", "OrderPlacedEvent 2"}
+    eventually(lambda: set(client.lrange("offered", 0, -1)) >= offered, 40, rabbit_shop.logs)
+    assert {need for need in inside.parked() if not need.startswith("clerk:handler:clerk.propose")} == set()
+    assert inside.dead_letters() == []
