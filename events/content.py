@@ -78,8 +78,10 @@ class FrozenModel(BaseModel, metaclass=FrozenMeta):
     def __pydantic_on_complete__(cls) -> None:
         """Have the class write the unknown fields of its instances; pydantic would leave them out."""
         schema = _with_unknown_fields(cls.__pydantic_core_schema__)
-        # Without it, pydantic would return the class's present serializer.
-        cls.__pydantic_serializer__ = SchemaSerializer(schema, _use_prebuilt=False)
+        # Pydantic would return the present serializer of a complete class.
+        cls.__pydantic_complete__ = False
+        cls.__pydantic_serializer__ = SchemaSerializer(schema)
+        cls.__pydantic_complete__ = True
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Copy this instance, as pydantic does. If the copy has changes, it is validated when it is published."""

@@ -273,7 +273,7 @@ class EventRegistry:
             # Set afterwards, because the class may allow only its own version.
             document = {name: value for name, value in document.items() if name != "schema_version"}
         try:
-            event = event_type.model.model_validate(document, extra="allow" if allows else None)
+            event = _validate(event_type.model, document, is_newer=newer is not None, allows_unknown_fields=allows)
             _check_parameters(event, event_type, allows_unknown=allows)
         except (ValidationError, InvalidEvent) as error:
             if newer is not None:
@@ -373,6 +373,19 @@ def _read_topic(document: Mapping[str, object]) -> str:
     if not isinstance(topic, str):
         raise InvalidEvent("event", "event_type", f"must be text, not a {type(topic).__name__}", code="wrong_type")
     return topic
+
+
+def _validate(
+    model: type[Event], document: Mapping[str, object], *, is_newer: bool, allows_unknown_fields: bool
+) -> Event:
+    if not (is_newer and allows_unknown_fields):
+        try:
+            return model.model_validate(document)
+        except ValidationError:
+            if not allows_unknown_fields:
+                raise
+    # Pydantic takes an instance that may have unknown fields for another one than the same without.
+    return model.model_validate(document, extra="allow")
 
 
 def _newer_version_of(document: Mapping[str, object], event_type: EventType) -> int | None:

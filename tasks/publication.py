@@ -232,7 +232,7 @@ class PublishTask(BusTask):
         except (BrokerUnavailable, StateStoreUnavailable) as error:
             raise Reject(error, requeue=True) from error
         except (UsageError, PayloadUnreadable) as error:
-            if is_validated and (parked := parking.park(attempt, error)):
+            if is_validated and (parked := parking.park(attempt, error, due=due)):
                 return parked
             settlement.dead_letter_unhandled(settlement.begin(attempt), error, cause_of(error))
             raise

@@ -43,8 +43,10 @@ ReceivedMessage: TypeAlias = Any
 _DEFAULT_PRIORITY = 5
 
 
-def park(attempt: DeliveryAttempt, error: Exception) -> Outcome | None:
+def park(attempt: DeliveryAttempt, error: Exception, *, due: datetime | None = None) -> Outcome | None:
     """Park a delivery whose event this process cannot read. Returns None if no other version of it could, either.
+
+    `due` is when an event of `publish.delay` is to be published.
 
     Raises Reject: the store is unreachable; the broker redelivers the message.
     """
@@ -67,6 +69,7 @@ def park(attempt: DeliveryAttempt, error: Exception) -> Outcome | None:
             task=attempt.task,
             document=attempt.document,
             headers=headers,
+            due=due,
         )
     except RedisError as failure:
         requeue(attempt, failure)
@@ -94,9 +97,9 @@ def park_unknown_task(bus: BusRuntime, message: ReceivedMessage) -> bool:
     lease = Lease(message.delivery_tag, consumer, is_entry=True) if isinstance(consumer, str) else None
     names = (MESSAGE_GROUP_HEADER, REPLAY_HEADER, DEAD_LETTER_HEADER)
     kept = {name: value for name in names if isinstance(value := headers.get(name), str)}
-    call = {"delivery_id": delivery_id, "task": need.name}
     reason = f"the agent {queue!r} of this worker has no handler {need.name!r}"
-    if _store(bus, need, reason, lease, document=document, headers=kept, **call) == "full":
+    result = _store(bus, need, reason, lease, delivery_id=delivery_id, task=need.name, document=document, headers=kept)
+    if result == "full":
         return False
     record = DeliveryParked(delivery_id=delivery_id, subscription=need.name, need=str(need), error=reason)
     bus.instrumentation.emit(record)
@@ -130,6 +133,7 @@ def _store(
     task: str,
     document: Any,
     headers: Mapping[str, str | None],
+    due: datetime | None = None,
 ) -> ParkResult:
     """Park a leased delivery, or a message of another broker, which is sent again when it is released."""
     if lease is not None and bus.publishes_atomically:
@@ -140,7 +144,7 @@ def _store(
         json.dumps(document, ensure_ascii=False),
         item_id=delivery_id,
         task_id=delivery_id,
-        due=datetime.now(UTC),
+        due=due or datetime.now(UTC),
         queue=need.queue,
         priority=_priority_of(document),
         displayed_arguments=str(document.get("event_type")),

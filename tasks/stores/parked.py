@@ -87,7 +87,9 @@ class Parked:
 
     def park_message(self, need: Need, reason: str, message: DelayedMessage) -> ParkResult:
         """Park a message of another broker; it is sent again when it is released. As `park`."""
-        result: ParkResult = self._park([*self._arguments(need, reason), "", "", message.id, message.value])
+        result: ParkResult = self._park(
+            [*self._arguments(need, reason), "", "", message.id, message.value, message.due_ms]
+        )
         return result
 
     def read(self) -> list[ParkedDeliveries]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 from petiole.events.subscriptions import Subscription
+from petiole.tasks.stores.delayed_messages import DelayedMessage
 from petiole.tasks.stores.deliveries import QueueEntry
 from petiole.tasks.stores.parked import Need
 from petiole.tasks.stores.publications import Lease
@@ -63,9 +65,9 @@ def test_parking_does_not_let_a_message_group_advance(engine: Engine) -> None:
 
     assert one.fetch(10) == []
     handled = []
-    while taken := fetch_parked(engine, another):
-        handled += [event_id_of(each) for each in taken]
-        another.settle(taken[0])
+    while fetched := fetch_parked(engine, another):
+        handled += [event_id_of(each) for each in fetched]
+        another.settle(fetched[0])
     assert handled == [event.event_id for event in events]
 
 
@@ -114,8 +116,8 @@ def test_the_deliveries_of_a_renamed_handler_go_to_the_new_one_in_their_order(en
 
     assert (moved, parked.read(), engine.inside.leaks()) == (3, [], [])
     handled: dict[str, list[str]] = {}
-    while taken := one.fetch(10):
-        for each in taken:
+    while fetched := one.fetch(10):
+        for each in fetched:
             handled.setdefault(QueueEntry.parse(each.text).subscription, []).append(event_id_of(each))
             assert one.settle(each).status == "published"
     assert handled == {RENAMED.name: [event.event_id for event in events], "memory.another": [other.event_id]}
@@ -131,3 +133,16 @@ def test_thousands_of_deliveries_are_moved_in_their_order(engine: Engine) -> Non
     taken = engine.consumer().fetch(1_100)
     assert [event_id_of(each) for each in taken] == [event.event_id for event in events]
     assert {QueueEntry.parse(each.text).subscription for each in taken} == {RENAMED.name}
+
+
+def test_a_message_of_another_broker_is_sent_again_when_it_is_due(engine: Engine) -> None:
+    now = datetime.now(UTC)
+    for name, due in (("now", now), ("later", now + timedelta(hours=1))):
+        message = DelayedMessage(name, due, QUEUE, "", "the message")
+        assert engine.stores.parked.park_message(NEED, "no handler", message) == "parked"
+
+    assert engine.stores.parked.release(NEED) == 2
+
+    (claimed,) = engine.stores.delayed_messages.claim_due()
+    assert (claimed.id, claimed.queue, claimed.message) == ("now", QUEUE, "the message")
+    assert engine.stores.delayed_messages.count() == 2

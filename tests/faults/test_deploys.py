@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from tests.support.inside import Inside
 from tests.support.processes import Node
 from tests.support.traffic import IS_FULL
 

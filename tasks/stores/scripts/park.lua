@@ -1,6 +1,7 @@
 -- Parks a delivery that the consumer leases: it waits outside its queue for a worker that knows what it needs. Its
 -- message group does not advance. Prepended: history.lua, deliveries.lua, count_parked.lua.
--- ARGV: prefix, need, description, limit, consumer, delivery tag; without a consumer: id and value of a delayed message
+-- ARGV: prefix, need, description, limit, consumer, delivery tag; without a consumer: id, value and due time in ms of a
+--       delayed message
 -- Returns parked, lease_lost, or full.
 local need, description, limit, consumer, tag = ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6]
 local parked, counters = prefix .. ':parked', prefix .. ':counters'
@@ -18,7 +19,7 @@ if leased then
   forget_begun(leases .. ':slots', tag, entry)
   enqueue(parked .. ':' .. need .. list:match(':%d+$'), entry)
 else
-  enqueue(parked .. ':' .. need .. ':9', '\n\n\ndelayed:' .. ARGV[7] .. '\n' .. ARGV[8])
+  enqueue(parked .. ':' .. need .. ':9', '\n\n\ndelayed:' .. ARGV[9] .. ':' .. ARGV[7] .. '\n' .. ARGV[8])
 end
 redis.call('HSETNX', parked, need, description)
 redis.call('HINCRBY', counters, 'parked', 1)

@@ -10,9 +10,10 @@ for _, step in ipairs(STEPS) do
   local entries = left > released and redis.call('RPOP', prefix .. ':parked:' .. need .. ':' .. step, left - released)
   for _, entry in ipairs(entries or {}) do
     local _, _, _, options, body = parse_entry(entry)
-    local id = options:match('^delayed:(.*)$')
+    local due_ms, id = options:match('^delayed:(%d+):(.*)$')
     if id then
-      delay_message(prefix .. ':delayed', prefix .. ':delayed:messages', id, now_ms, body, false)
+      due_ms = tonumber(due_ms) > tonumber(now_ms) and due_ms or now_ms
+      delay_message(prefix .. ':delayed', prefix .. ':delayed:messages', id, due_ms, body, false)
     else
       enqueue(queue .. ':' .. step, entry)
     end

@@ -54,8 +54,6 @@ BODIES: dict[str, tuple[str, Make]] = {
     "10 MB": ("invalid", lambda: body_of(an_event(content={"text": "x" * 10_000_000}))),
     "an event that is a list": ("invalid", lambda: body_of([])),
     "an event without a type": ("invalid", lambda: body_of({})),
-    "an unknown type": ("unknown_type", lambda: body_of(an_event(event_type="input.never.heard_of"))),
-    "a newer version": ("unknown_type", lambda: body_of(an_event(schema_version=99))),
     "a broken rule": ("invalid", lambda: body_of(an_event(stream_id=""))),
 }
 
@@ -274,3 +272,16 @@ def test_what_enters_a_queue_of_rabbitmq_is_one_dead_letter_with_its_bytes(on_ra
 def is_of(letter: DeadLetter, delivery_id: str | None) -> bool:
     """Tell whether a dead letter is of that delivery, or of a message that names none."""
     return letter.delivery_id == delivery_id if delivery_id else letter.subscription == ""
+
+
+def test_what_another_version_of_the_worker_may_run_is_parked_and_no_dead_letter(system):
+    system.start()
+    unknown_type = a_message(body_of(an_event(event_type="input.never.heard_of")))
+    newer = a_message(body_of(an_event(schema_version=99, content={"words": "renamed"})))
+
+    system.push(written(unknown_type), written(newer), written(a_message(task="one.gone")))
+
+    needs = {"one:type:input.never.heard_of", "one:version:input.message.received:99", "one:handler:one.gone"}
+    system.eventually(lambda: system.inside.parked().keys() == needs, 20, system.node.logs)
+    system.await_settled()
+    assert system.letters() == []
