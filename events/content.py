@@ -26,6 +26,7 @@ from pydantic import (
     ValidationError,
     WithJsonSchema,
 )
+from pydantic_core import SchemaSerializer
 from typing_extensions import TypeAliasType
 
 MAX_DEPTH = 32
@@ -65,11 +66,22 @@ class FrozenMeta(ModelMetaclass):
 class FrozenModel(BaseModel, metaclass=FrozenMeta):
     """Base class of events and their parts: frozen, and unknown fields are rejected.
 
-    Pydantic's methods that make an instance without validation mark it, so that a publisher validates it again.
+    An event of a newer schema is read with `extra="allow"`: pydantic keeps the unknown fields in `model_extra`, and
+    they are written again. Pydantic's methods that make an instance without validation mark it, so that a publisher
+    validates it again.
     """
 
     # A schema is built on first use, because a process knows many types and parses only a few.
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
+
+    @classmethod
+    def __pydantic_on_complete__(cls) -> None:
+        """Have the class write the unknown fields of its instances; pydantic would leave them out."""
+        schema = _with_unknown_fields(cls.__pydantic_core_schema__)
+        # Pydantic would return the present serializer of a complete class.
+        cls.__pydantic_complete__ = False
+        cls.__pydantic_serializer__ = SchemaSerializer(schema)
+        cls.__pydantic_complete__ = True
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Copy this instance, as pydantic does. If the copy has changes, it is validated when it is published."""
@@ -100,6 +112,17 @@ It is no field: pydantic's output and comparisons ignore it.
 """
 
 FrozenModelT = TypeVar("FrozenModelT", bound=FrozenModel)
+
+
+def _with_unknown_fields(schema: Any) -> Any:
+    """Copy a core schema in which every model allows unknown fields."""
+    match schema:
+        case dict():
+            copied = {name: _with_unknown_fields(part) for name, part in schema.items()}
+            return copied | {"extra_fields_behavior": "allow"} if "extra_fields_behavior" in copied else copied
+        case list() | tuple():
+            return type(schema)(map(_with_unknown_fields, schema))
+    return schema
 
 
 def _mark(model: FrozenModelT) -> FrozenModelT:

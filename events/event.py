@@ -110,6 +110,8 @@ class Event(FrozenModel):
     """
 
     category: ClassVar[Category] = Category.AGENT
+    is_strict: ClassVar[bool] = False
+    """Whether a delivery waits for a newer worker if a newer version of its event has unknown fields."""
 
     event_id: EventId = Field(default_factory=new_event_id)
     event_type: Topic

@@ -5,13 +5,18 @@ Register your own types as classes, or declare them by topic with their paramete
 
     registry.register(OrderPlacedEvent)
     registry.declare("custom.data_updated", {"entity_id": str, "field": str}, description="A record changed.")
+
+`parse` reads the event of a caller, and rejects unknown fields, because they may be typing errors. `read` reads an
+event that its publisher has validated with a schema that may be newer: it keeps unknown fields. Guide:
+docs/guides/deploys.md.
 """
 
 from __future__ import annotations
 
 import difflib
+import importlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -33,9 +38,15 @@ from petiole.events.errors import (
 from petiole.events.event import Event, OpenEvent
 from petiole.events.revalidation import must_be_read_back
 from petiole.events.topics import check_topic, is_topic
+from petiole.events.upcasting import Upcaster, Upcasters
 from petiole.events.validation import invalid_event
 
 EventT = TypeVar("EventT", bound=Event)
+
+MAX_VERSION = 2**31
+
+UNREADABLE_HERE = frozenset({"unknown_event_type", "newer_version"})
+"""Codes of the errors about an event that another version of this process may be able to read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +76,7 @@ class EventRegistry:
         self._types: dict[str, EventType] = {}
         self._registering = threading.Lock()
         self._loaded_families: set[str] = set()
+        self._upcasters = Upcasters()
 
     def get(self, topic: str) -> EventType | None:
         """Return the type of a topic, including topics of an open family; None if there is none."""
@@ -101,6 +113,26 @@ class EventRegistry:
         self._add(_describe(model, is_builtin=False))
         return model
 
+    def load(self, module_name: str) -> None:
+        """Import a module, and register the event classes that it defines. Repeating it changes nothing.
+
+        Raises:
+            UsageError: unknown_module, or as `register`. ImportError: one of its own imports fails.
+        """
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            # The module exists, and one of its own imports is missing: Python's message names that import.
+            if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+                raise
+            raise UsageError(
+                f"PETIOLE_EVENT_TYPES names the module {module_name!r}, which does not exist; correct the name, or "
+                "start the process where Python finds it",
+                code="unknown_module",
+            ) from error
+        for model in catalog.event_classes_of(module):
+            self.register(model)
+
     def declare(
         self, topic: str, parameters: Mapping[str, type] | type[BaseModel], *, description: str = ""
     ) -> EventType:
@@ -127,45 +159,82 @@ class EventRegistry:
         matches = difflib.get_close_matches(topic, topics, n=1, cutoff=0.6)
         return matches[0] if matches else None
 
+    def upcaster(self, topic: str, *, from_version: int) -> Callable[[Upcaster], Upcaster]:
+        """Register a function that converts the content of a version to the next one (events/upcasting.py).
+
+        Raises:
+            UsageError: the version has another upcaster, or is below 1.
+        """
+
+        def register(function: Upcaster) -> Upcaster:
+            self._upcasters.add(topic, from_version, function)
+            return function
+
+        return register
+
+    def check_upcasters(self) -> list[str]:
+        """Describe what is wrong with the chains of upcasters; a worker does not start then."""
+        return list(self._upcasters.problems(self.version_of))
+
+    def version_of(self, topic: str) -> int | None:
+        """Return the schema version of a topic that this process writes; None if it does not know the topic."""
+        event_type = self.get(topic) if is_topic(topic) else None
+        return None if event_type is None else event_type.schema_version
+
     def parse(self, document: Mapping[str, object]) -> Event:
-        """Parse a JSON object to an event of its type's class.
+        """Parse a caller's JSON object to an event of its type's class.
+
+        An older version is upcast. A newer one may have unknown fields, as for `read`.
 
         Raises:
             UsageError: (unknown_event_type) the topic is not registered.
-            InvalidEvent: (missing_field, unknown_field, wrong_type, invalid_value, newer_version) the event breaks its
-                schema.
+            InvalidEvent: (missing_field, unknown_field, wrong_type, invalid_value) the event breaks its schema;
+                (newer_version) it has a newer version, and breaks the schema that this process has.
         """
-        topic = document.get("event_type")
-        if topic is None:
-            raise InvalidEvent(
-                "event",
-                "event_type",
-                "is required; give the topic, such as 'input.message.received'",
-                code="missing_field",
-            )
-        if not isinstance(topic, str):
-            raise InvalidEvent("event", "event_type", f"must be text, not a {type(topic).__name__}", code="wrong_type")
-        event_type = self._require(topic)
-        # Checked first, because the new fields of a newer version would be reported as unknown fields.
-        _check_version(topic, document.get("schema_version"), event_type)
+        return self._parse(document, allows_unknown_fields=False)
+
+    def read(self, document: Mapping[str, object]) -> Event:
+        """Parse the JSON object of an event that its publisher has validated. Unknown fields are kept.
+
+        A class with `is_strict` keeps none. Raises as `parse`.
+        """
+        return self._parse(document, allows_unknown_fields=True)
+
+    def read_unknown(self, document: object) -> Event:
+        """Read an event of a type that is not registered: its content's fields are in `model_extra`.
+
+        Raises:
+            InvalidEvent: a field that all events have is missing or invalid.
+        """
         try:
-            event = event_type.model.model_validate(document)
+            return Event.model_validate(document, extra="allow")
         except ValidationError as error:
-            raise invalid_event(topic, error, event_type.model) from error
-        _check_parameters(event, event_type)
-        return event
+            raise invalid_event("event", error, Event) from error
 
     def parse_json(self, text: str | bytes) -> Event:
-        """Parse JSON text to an event. Raises as `parse`, and InvalidEvent if the text is not a JSON object."""
-        try:
-            document = pydantic_core.from_json(text, allow_inf_nan=False)
-        except ValueError as error:
-            raise InvalidEvent("event", "event", f"is not valid JSON: {error}", code="invalid_value") from error
-        if not isinstance(document, dict):
-            raise InvalidEvent(
-                "event", "event", f"must be a JSON object, not a {type(document).__name__}", code="wrong_type"
-            )
-        return self.parse(document)
+        """Parse a caller's JSON text to an event. Raises as `parse`, and InvalidEvent if it is not a JSON object."""
+        return self.parse(_parse_object(text))
+
+    def read_json(self, text: str | bytes) -> Event:
+        """Parse the JSON text of an event that its publisher has validated. Raises as `parse_json`."""
+        return self.read(_parse_object(text))
+
+    def read_back(self, event: Event, text: str) -> Event:
+        """Parse the JSON text of an instance that `check` could not vouch for. Raises as `parse`."""
+        is_own_class = type(event) is self._require(event.event_type).model
+        # Unknown fields of an instance of the class itself were kept when it was read.
+        return self.read_json(text) if is_own_class else self.parse_json(text)
+
+    def read_known(self, documents: Iterable[Mapping[str, object]]) -> list[Event]:
+        """Read recorded events. Leaves out those of types and versions that this process cannot read."""
+        events = []
+        for document in documents:
+            try:
+                events.append(self.read(document))
+            except UsageError as error:
+                if error.code not in UNREADABLE_HERE:
+                    raise
+        return events
 
     def parse_cloudevent(self, document: Mapping[str, object]) -> Event:
         """Parse a CloudEvents JSON object to an event of any registered type. Raises as `parse`."""
@@ -174,7 +243,7 @@ class EventRegistry:
     def check(self, event: Event) -> bool:
         """Check that an event is an instance of its topic's class; return whether it is certainly valid.
 
-        If it is not, read it back from its JSON: `parse_json`.
+        If it is not, read it back from its JSON: `read_back`.
 
         Raises:
             UsageError: (unknown_event_type) the topic is not registered.
@@ -188,9 +257,31 @@ class EventRegistry:
             raise InvalidEvent(event.event_type, "event_type", reason, code="wrong_type")
         if type(event) is not expected or must_be_read_back(event):
             return False
-        _check_version(event.event_type, event.schema_version, event_type)
+        if event.model_extra is None and event.schema_version > event_type.schema_version:
+            # Made here, and not read from a newer publisher.
+            raise newer_version(event.event_type, event.schema_version, event_type.schema_version)
         _check_parameters(event, event_type)
         return True
+
+    def _parse(self, document: Mapping[str, object], *, allows_unknown_fields: bool) -> Event:
+        topic = _read_topic(document)
+        event_type = self._require(topic)
+        document = self._upcasters.upcast(topic, document)
+        newer = _newer_version_of(document, event_type)
+        allows = (allows_unknown_fields or newer is not None) and not event_type.model.is_strict
+        if newer is not None:
+            # Set afterwards, because the class may allow only its own version.
+            document = {name: value for name, value in document.items() if name != "schema_version"}
+        try:
+            event = _validate(event_type.model, document, is_newer=newer is not None, allows_unknown_fields=allows)
+            _check_parameters(event, event_type, allows_unknown=allows)
+        except (ValidationError, InvalidEvent) as error:
+            if newer is not None:
+                raise newer_version(topic, newer, event_type.schema_version) from error
+            if isinstance(error, InvalidEvent):
+                raise
+            raise invalid_event(topic, error, event_type.model) from error
+        return event if newer is None else event.copy_with_valid({"schema_version": newer})
 
     def _require(self, topic: str) -> EventType:
         event_type = self.get(topic)
@@ -258,16 +349,57 @@ def _check_can_be_declared(topic: str) -> None:
         )
 
 
-def _check_version(topic: str, version: object, event_type: EventType) -> None:
-    if isinstance(version, int) and version > event_type.schema_version:
-        raise newer_version(topic, version, event_type.schema_version)
+def _parse_object(text: str | bytes) -> dict[str, object]:
+    try:
+        document = pydantic_core.from_json(text, allow_inf_nan=False)
+    except ValueError as error:
+        raise InvalidEvent("event", "event", f"is not valid JSON: {error}", code="invalid_value") from error
+    if not isinstance(document, dict):
+        raise InvalidEvent(
+            "event", "event", f"must be a JSON object, not a {type(document).__name__}", code="wrong_type"
+        )
+    return document
 
 
-def _check_parameters(event: Event, event_type: EventType) -> None:
+def _read_topic(document: Mapping[str, object]) -> str:
+    topic = document.get("event_type")
+    if topic is None:
+        raise InvalidEvent(
+            "event",
+            "event_type",
+            "is required; give the topic, such as 'input.message.received'",
+            code="missing_field",
+        )
+    if not isinstance(topic, str):
+        raise InvalidEvent("event", "event_type", f"must be text, not a {type(topic).__name__}", code="wrong_type")
+    return topic
+
+
+def _validate(
+    model: type[Event], document: Mapping[str, object], *, is_newer: bool, allows_unknown_fields: bool
+) -> Event:
+    if not (is_newer and allows_unknown_fields):
+        try:
+            return model.model_validate(document)
+        except ValidationError:
+            if not allows_unknown_fields:
+                raise
+    # Pydantic takes an instance that may have unknown fields for another one than the same without.
+    return model.model_validate(document, extra="allow")
+
+
+def _newer_version_of(document: Mapping[str, object], event_type: EventType) -> int | None:
+    """Return the schema version of an event if it is newer than that of this process."""
+    version = document.get("schema_version")
+    is_newer = isinstance(version, int) and event_type.schema_version < version <= MAX_VERSION
+    return version if is_newer else None  # type: ignore[return-value]  # an integer
+
+
+def _check_parameters(event: Event, event_type: EventType, *, allows_unknown: bool = False) -> None:
     if event_type.parameters is None or not isinstance(event.content, ParametersContent):
         return
     try:
-        event_type.parameters.model_validate(event.content.parameters)
+        event_type.parameters.model_validate(event.content.parameters, extra="allow" if allows_unknown else None)
     except ValidationError as error:
         invalid = invalid_event(event.event_type, error)
         field = f"content.parameters.{invalid.field}"

@@ -187,6 +187,7 @@ class EventBus(BusRuntime):
         if self._in_process is None:
             self.check_addresses()
             problems += conflicts(self.app, tasks, [*self._queues, *self.agents])
+        problems += self.event_registry.check_upcasters()
         if problems:
             listed = "\n  ".join(dict.fromkeys(problems))
             raise UsageError(f"no worker starts, because events could be lost:\n  {listed}")

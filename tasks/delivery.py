@@ -15,6 +15,7 @@ Flower and Celery's signals show it. tasks/settlement/settlement.py has the poss
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -32,6 +33,7 @@ from petiole.events.errors import (
     hop_limit_reached,
 )
 from petiole.events.event import Category, Event
+from petiole.events.topics import ALL_TOPICS, list_matching_patterns
 from petiole.tasks.handler_context import Context
 from petiole.tasks.handling.current import run_in_context
 from petiole.tasks.handling.handler import Handler
@@ -39,9 +41,9 @@ from petiole.tasks.handling.invocation import run_handler
 from petiole.tasks.instrumentation import DeliveryFinished
 from petiole.tasks.patterns import shadow_traffic
 from petiole.tasks.publishing import claim_check
-from petiole.tasks.publishing.document import parse_event
+from petiole.tasks.publishing.document import read_event
 from petiole.tasks.runtime import BusRuntime, BusTask
-from petiole.tasks.settlement import settlement
+from petiole.tasks.settlement import parking, settlement
 from petiole.tasks.settlement.dead_lettering import cause_of
 from petiole.tasks.settlement.outcomes import Outcome
 from petiole.tasks.settlement.settlement import DeliveryAttempt, LazyDocument, build_attempt
@@ -85,6 +87,8 @@ def deliver(delivery: Delivery) -> Outcome:
     try:
         event = validate_delivery(delivery)
     except (UsageError, PayloadUnreadable) as error:
+        if parked := parking.park(delivery.attempt, error):
+            return parked
         settlement.dead_letter_unhandled(delivery.attempt, error, cause_of(error), is_published=_is_published(delivery))
         raise
     delivery, refusal = check_deliverable(delivery, event)
@@ -101,18 +105,42 @@ def open_delivery(task: DeliveryTask, request: Any, document: object) -> Deliver
 
 
 def validate_delivery(delivery: Delivery) -> Event:
-    """Parse the event. Raises UsageError (unknown_event_type), InvalidEvent, PayloadUnreadable or Reject."""
+    """Parse the event. Raises UsageError (unknown_event_type), InvalidEvent, PayloadUnreadable or Reject.
+
+    A subscription that gets the event by the pattern `*` alone gets an unknown type, too: as an Event whose content has
+    its fields in `model_extra`.
+    """
+    try:
+        return _read_event(delivery)
+    except UsageError as error:
+        document = delivery.attempt.document
+        if error.code != "unknown_event_type" or not _takes_any_type(delivery, document):
+            raise
+        return delivery.bus.event_registry.read_unknown(_restore_content(delivery))
+
+
+def _takes_any_type(delivery: Delivery, document: object) -> bool:
+    topic = document.get("event_type") if isinstance(document, Mapping) else None
+    patterns = delivery.handler.subscription.patterns
+    matching = set(list_matching_patterns(topic)).intersection(patterns) if isinstance(topic, str) else set()
+    return matching == {ALL_TOPICS}
+
+
+def _read_event(delivery: Delivery) -> Event:
     attempt, registry = delivery.attempt, delivery.bus.event_registry
     if isinstance(attempt.event, LazyDocument) and _DATAREF not in attempt.event.text:
-        return registry.parse_json(attempt.event.text)
+        return registry.read_json(attempt.event.text)
     if attempt.document is None and attempt.entry is not None:
         raise PayloadUnreadable("the event of this delivery", attempt.entry.reference)
+    return read_event(_restore_content(delivery), registry)
+
+
+def _restore_content(delivery: Delivery) -> object:
     try:
-        document = claim_check.restore_content(delivery.bus, attempt.document)
+        return claim_check.restore_content(delivery.bus, delivery.attempt.document)
     except (BrokerUnavailable, StateStoreUnavailable) as error:
         # Nothing was done yet: the broker redelivers the message.
         raise Reject(error, requeue=True) from error
-    return parse_event(document, registry)
 
 
 def check_deliverable(delivery: Delivery, event: Event) -> tuple[Delivery, Outcome | None]:

@@ -29,7 +29,9 @@ class Context(CurrentDelivery):
         return ResponseStream(self)
 
     def flow(self) -> list[Event]:
-        """Read the events of this flow (same correlation id), oldest first; event types unknown here are left out."""
-        event_registry = self.bus.event_registry
+        """Read the events of this flow (same correlation id), oldest first.
+
+        Leaves out events of types and versions that this process cannot read.
+        """
         flow = self.bus.stores.history.read_flow(self.event.correlation_id)
-        return [event_registry.parse(recorded.document) for recorded in flow if recorded.topic in event_registry]
+        return self.bus.event_registry.read_known(recorded.document for recorded in flow)

@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 from celery import uuid
 from celery.exceptions import Reject
@@ -42,16 +42,23 @@ from petiole.events.errors import (
 from petiole.events.event import Event
 from petiole.tasks.broker.messages import replay_number
 from petiole.tasks.broker.producer import open_producer
-from petiole.tasks.broker.topology import PUBLISH_QUEUE, PUBLISH_TASK, broker_priority, broker_queue
+from petiole.tasks.broker.topology import (
+    PUBLISH_QUEUE,
+    PUBLISH_TASK,
+    VALIDATED_HEADER,
+    broker_priority,
+    broker_queue,
+)
 from petiole.tasks.handling.buffering import buffer, prepare_emitted
 from petiole.tasks.handling.current import current_context
 from petiole.tasks.publishing import claim_check
 from petiole.tasks.publishing.commit import Publication, commit, require_accepting
 from petiole.tasks.publishing.delayed import delay_publication
-from petiole.tasks.publishing.document import Document, ValidatedEvent
+from petiole.tasks.publishing.document import Document, ValidatedEvent, read_event
 from petiole.tasks.publishing.threads import run_in_thread
 from petiole.tasks.publishing.validation import validate
 from petiole.tasks.runtime import BusRuntime, BusTask
+from petiole.tasks.settlement.outcomes import Outcome
 from petiole.tasks.settlement.retry_policy import MAX_WAIT, RetryPolicy
 
 if TYPE_CHECKING:
@@ -123,7 +130,8 @@ class PublishTask(BusTask):
     ) -> Publication:
         """Publish for the caller, or in a worker for a caller of `publish.delay`. See the class."""
         if current_context() is None and not self.request.called_directly:
-            return self._run_for_client(event, due_time(self.bus, delay, at))
+            # A worker ignores the result, which may be that the event was parked.
+            return cast("Publication", self._run_for_client(event, due_time(self.bus, delay, at)))
         prepared = self._prepare(event, now=now, due=due_time(self.bus, delay, at))
         return prepared if isinstance(prepared, Publication) else prepared()
 
@@ -197,6 +205,7 @@ class PublishTask(BusTask):
         claim_check.store_contents(self.bus, [validated])
         with open_producer(self.bus, f"publishing {validated.event.event_type}") as producer:
             timing = {"at": due.isoformat()} if due else {}
+            options["headers"] = {**(options.get("headers") or {}), VALIDATED_HEADER: "1"}
             return producer.send(super().apply_async, (validated.payload,), timing, **options)
 
     def _check_accepting(self, event: Event) -> None:
@@ -206,19 +215,26 @@ class PublishTask(BusTask):
             require_accepting(self.bus, f"publishing {event.event_type}", is_forced=is_time)
             self._state_checked_at = time.monotonic() if is_time else self._state_checked_at
 
-    def _run_for_client(self, event: Event | Document, due: datetime | None) -> Publication:
+    def _read(self, document: object) -> Event:
+        """Read an event that its sender has validated: unknown fields are kept."""
+        return read_event(claim_check.restore_content(self.bus, document), self.bus.event_registry)
+
+    def _run_for_client(self, event: Event | Document, due: datetime | None) -> Publication | Outcome:
         """Publish for a caller of `publish.delay`. No caller waits, so an event that fails becomes a dead letter."""
-        from petiole.tasks.settlement import settlement
+        from petiole.tasks.settlement import parking, settlement
         from petiole.tasks.settlement.dead_lettering import cause_of
 
         attempt = settlement.build_attempt(
             self.bus, self.request, task=PUBLISH_TASK, queue=PUBLISH_QUEUE, document=event
         )
+        is_validated = bool(self.request.get(VALIDATED_HEADER))
         try:
-            validated = validate(self.bus, event)
+            validated = validate(self.bus, self._read(event) if is_validated else event)
         except (BrokerUnavailable, StateStoreUnavailable) as error:
             raise Reject(error, requeue=True) from error
         except (UsageError, PayloadUnreadable) as error:
+            if is_validated and (parked := parking.park(attempt, error, due=due)):
+                return parked
             settlement.dead_letter_unhandled(settlement.begin(attempt), error, cause_of(error))
             raise
         try:

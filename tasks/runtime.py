@@ -16,6 +16,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from celery import Celery, Task
+from celery.utils.imports import cwd_in_path
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -82,7 +83,7 @@ class BusRuntime:
         state: Redis | None = None,
     ) -> None:
         self.app = app
-        self.event_registry = event_registry
+        self._event_registry = event_registry
         self.instrumentation = Instrumentation()
         self.store_clock = Clock()
         self._given_settings = settings
@@ -99,6 +100,15 @@ class BusRuntime:
         from petiole.tasks.settings import Settings
 
         return self._given_settings or Settings()
+
+    @cached_property
+    def event_registry(self) -> EventRegistry:
+        """The event types, with those of PETIOLE_EVENT_TYPES. Raises UsageError (unknown_module)."""
+        if names := self.settings.event_types:
+            with cwd_in_path():  # as for PETIOLE_AGENTS: the modules may be in the current folder
+                for name in names:
+                    self._event_registry.load(name)
+        return self._event_registry
 
     @cached_property
     def stores(self) -> Stores:

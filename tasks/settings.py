@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from petiole.events.errors import UsageError
 
@@ -75,6 +75,15 @@ def _checked_prefix(prefix: str) -> str:
 KeyPrefix = Annotated[str, AfterValidator(_checked_prefix)]
 """Without a colon: no key of one prefix begins with another prefix and a colon."""
 
+
+def _split_names(value: object) -> object:
+    """Split a string at commas."""
+    return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_names)]
+"""Names, separated by commas in the environment."""
+
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
 Interval = Annotated[float, AfterValidator(_checked_interval)]
@@ -102,6 +111,11 @@ class Settings(EnvironmentSettings):
     )
     home: Path = Field(default=Path(".petiole"), description="Folder of the embedded broker and of beat's schedule.")
 
+    # Event types
+    event_types: Names = Field(
+        default=(), description="Modules with your own event types, separated by commas; every process loads them."
+    )
+
     # Publishing. A raw frame of 1080p video (6.2 MB, as base64 8.3 MB) or three minutes of speech (16 kHz, 16 bit)
     # just fit into the largest event.
     max_event_bytes: Count = Field(default=8_388_608, description="Largest event that may be published.")
@@ -127,6 +141,11 @@ class Settings(EnvironmentSettings):
     )
     heartbeat_timeout_s: Annotated[float, Field(ge=1)] = Field(
         default=5.0, description="A worker or stream writer without a heartbeat for this long is considered lost."
+    )
+
+    max_parked: Count = Field(
+        default=100_000,
+        description="Deliveries that may wait for a handler or event type that no worker has; more are dead-lettered.",
     )
 
     # Handling and settlement

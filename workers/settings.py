@@ -14,19 +14,13 @@ import os
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, AnyHttpUrl, BeforeValidator, Field, SecretStr
-from pydantic_settings import NoDecode
+from pydantic import AfterValidator, AnyHttpUrl, Field, SecretStr
 
 from petiole.events.subscriptions import OnBusy
-from petiole.tasks.settings import Count, EnvironmentSettings, Interval, Seconds, Settings, unknown_variables
+from petiole.tasks.settings import Count, EnvironmentSettings, Interval, Names, Seconds, Settings, unknown_variables
 
 _SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - a prefix, not a password
 _MIN_SECRET_BYTES, _MAX_SECRET_BYTES = 24, 64  # the range of Standard Webhooks; its library does not check it
-
-
-def _split_names(value: object) -> object:
-    """Split a string at commas."""
-    return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
 
 
 def _validate_secret(secret: SecretStr) -> SecretStr:
@@ -41,9 +35,6 @@ def _validate_secret(secret: SecretStr) -> SecretStr:
         )
     return secret
 
-
-Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_names)]
-"""Names, separated by commas in the environment."""
 
 Occurrences = Annotated[int, Field(ge=2)]
 Price = Annotated[float, Field(ge=0)]

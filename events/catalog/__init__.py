@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
+from types import ModuleType
 
 from petiole.events.event import Event, OpenEvent
 
@@ -38,10 +39,14 @@ def event_classes(*families: str) -> Iterator[type[Event]]:
     """Yield the event classes of the files of these families, or of all files, that have a topic or an open family."""
     files = {file for family in families or FILES_BY_FAMILY for file in FILES_BY_FAMILY.get(family, ())}
     for file in sorted(files):
-        module = importlib.import_module(f"{__name__}.{file}")
-        for member in vars(module).values():
-            if isinstance(member, type) and issubclass(member, Event) and _is_defined_by(member, module.__name__):
-                yield member
+        yield from event_classes_of(importlib.import_module(f"{__name__}.{file}"))
+
+
+def event_classes_of(module: ModuleType) -> Iterator[type[Event]]:
+    """Yield the event classes that a module defines and that have a topic or an open family."""
+    for member in vars(module).values():
+        if isinstance(member, type) and issubclass(member, Event) and _is_defined_by(member, module.__name__):
+            yield member
 
 
 def _is_defined_by(model: type[Event], module_name: str) -> bool:

@@ -26,6 +26,9 @@ RABBITMQ = "amqp"
 PUBLISH_TASK = "petiole.publish"
 PUBLISH_QUEUE = "publish"
 
+VALIDATED_HEADER = "petiole_validated"
+"""The header of a message to `publish` whose event its sender has validated, with a schema that may be newer."""
+
 # On Redis, these priorities share the first list of a queue.
 _URGENT_MIN_PRIORITY = 7
 _URGENT_SUFFIX = ".urgent"

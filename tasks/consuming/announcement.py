@@ -1,12 +1,15 @@
 """Register the subscriptions of a worker's agents in the directory, before the worker consumes.
 
-From then on every publisher sends to their queues, also while this worker is down. If the state store loses the
-directory, a worker restores what it registered: every RESTORE_INTERVAL_S it looks, and after each reconnection.
+From then on every publisher sends to their queues, also while this worker is down. Subscriptions of these agents whose
+handlers the worker does not have are reported: another version of the agent made them, or the handler was renamed or
+removed. If the state store loses the directory, a worker restores what it registered: every RESTORE_INTERVAL_S it
+looks, and after each reconnection.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from celery import bootsteps
@@ -14,12 +17,17 @@ from celery import bootsteps
 from petiole.events.subscriptions import Subscription
 from petiole.tasks.consuming.periodic_job import PeriodicJob
 from petiole.tasks.consuming.server_check import check_servers
-from petiole.tasks.instrumentation import AgentChanged
+from petiole.tasks.instrumentation import AgentChanged, HandlerMissing
 from petiole.tasks.runtime import BusRuntime, bus_of, included_agents
 
 log = logging.getLogger(__name__)
 
 RESTORE_INTERVAL_S = 2.0
+
+_REMEDY = (
+    "its events wait for a worker that has it; if it was renamed: petiole subscriptions withdraw {name} --to NEW_NAME; "
+    "if it was removed: petiole subscriptions withdraw {name} --purge"
+)
 
 
 class SubscriptionRegistration(bootsteps.StartStopStep):
@@ -32,6 +40,7 @@ class SubscriptionRegistration(bootsteps.StartStopStep):
         consumer.subscription_registration = self
         self._subscriptions: list[Subscription] = []
         self._version: int | None = None
+        self._reported: set[str] = set()
 
     def start(self, consumer: Any) -> None:
         """Register the agents that this worker serves."""
@@ -47,6 +56,14 @@ class SubscriptionRegistration(bootsteps.StartStopStep):
         self._version = bus.stores.directory.version()
         for agent in agents:
             bus.instrumentation.emit(AgentChanged(agent=agent.name, change="announced"))
+        self._report_without_handler(bus, {agent.name: agent for agent in agents})
+
+    def _report_without_handler(self, bus: BusRuntime, agents: Mapping[str, Any]) -> None:
+        for subscription in bus.read_routing().all():
+            name, agent = subscription.name, agents.get(subscription.agent)
+            if agent is not None and name not in agent.handlers and name not in self._reported:
+                self._reported.add(name)
+                bus.instrumentation.emit(HandlerMissing(subscription=name, remedy=_REMEDY.format(name=name)))
 
     def restore(self, bus: BusRuntime) -> None:
         """Register the subscriptions again if the directory has lost any."""

@@ -4,7 +4,7 @@ Celery logs such messages and drops them; some of them end its event loop. This 
 
     on_decode_error       the body has an unknown encoding
     on_unknown_message    the message names no task
-    on_unknown_task       the message names a task that this worker does not have
+    on_unknown_task       the message names a task that this worker does not have: its agent's handlers are parked
     on_invalid_task       the message is malformed, or makes Celery raise any other error
 
 Each hook stores a raw dead letter, publishes it on the error channel, and advances the message group. If the store is
@@ -34,6 +34,7 @@ from petiole.tasks.consuming.message_validation import check_size, max_body_byte
 from petiole.tasks.instrumentation import OperationFailed
 from petiole.tasks.runtime import BusTask, bus_of
 from petiole.tasks.settlement.dead_lettering import dead_letter
+from petiole.tasks.settlement.parking import park_unknown_task
 from petiole.tasks.settlement.undecodable import build_raw_dead_letter, leased_settlement, read_document, read_headers
 from petiole.tasks.transport.channel import BatchingChannel
 from petiole.tasks.transport.decompression import limit_decompression
@@ -108,11 +109,20 @@ class Consumer(CeleryConsumer):
         self._dead_letter_and_finish(message, error, "undecodable", partial(super().on_unknown_message, body, message))
 
     def on_unknown_task(self, body: object, message: ReceivedMessage, exc: Exception) -> None:
-        """Dead-letter a message for a task that this worker does not have."""
+        """Park a message for a handler that this worker does not have; dead-letter one for another unknown task."""
         error = NotRegistered(read_headers(message).get("task"))
-        self._dead_letter_and_finish(
-            message, error, "unknown_task", partial(super().on_unknown_task, body, message, exc)
-        )
+        finish = partial(super().on_unknown_task, body, message, exc)
+        try:
+            is_parked = park_unknown_task(bus_of(self.app), message)
+        except Exception as failure:  # noqa: BLE001 - reported; the message stays with the broker
+            record = OperationFailed(operation="delivery.park_failed", exception=failure)
+            bus_of(self.app).instrumentation.emit(record)
+            self._call_later(message, partial(self.on_unknown_task, body, message, exc))
+            return
+        if is_parked:
+            message.ack()
+        else:
+            self._dead_letter_and_finish(message, error, "unknown_task", finish)
 
     def on_invalid_task(self, body: object, message: ReceivedMessage, exc: Exception) -> None:
         """Dead-letter a malformed task message."""
@@ -126,8 +136,7 @@ class Consumer(CeleryConsumer):
     ) -> None:
         """Store a dead letter, then have Celery log, signal, and acknowledge or reject the message."""
         if not self._store_dead_letter(message, error, cause):
-            retry = partial(self._retry_dead_letter, message, error, cause, finish)
-            self.timer.call_after(RETRY_DELAY_S, self.call_soon, (retry,))
+            self._call_later(message, partial(self._dead_letter_and_finish, message, error, cause, finish))
             return
         try:
             finish()
@@ -161,12 +170,15 @@ class Consumer(CeleryConsumer):
             return False
         return True
 
-    def _retry_dead_letter(
-        self, message: ReceivedMessage, error: Exception, cause: Cause, finish: Callable[[], object]
-    ) -> None:
-        # After a lost connection the broker redelivers the message itself.
-        if self.task_consumer and message.channel is self.task_consumer.channel and not message.acknowledged:
-            self._dead_letter_and_finish(message, error, cause, finish)
+    def _call_later(self, message: ReceivedMessage, function: Callable[[], object]) -> None:
+        """Try again what has to be done with a message."""
+
+        def call() -> None:
+            # After a lost connection the broker redelivers the message itself.
+            if self.task_consumer and message.channel is self.task_consumer.channel and not message.acknowledged:
+                function()
+
+        self.timer.call_after(RETRY_DELAY_S, self.call_soon, (call,))
 
 
 class LeaseTakeover(bootsteps.StartStopStep):

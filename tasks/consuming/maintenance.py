@@ -3,6 +3,7 @@
     renew_leases       1 s     renew the leases of this worker, and return those of lost ones: tasks/transport/leases.py
     send_due           0.5 s   send delayed messages that are due: tasks/publishing/delayed.py
     drain_undecodable  5 s     dead-letter undecodable bytes: tasks/settlement/undecodable.py
+    take_parked        5 s     fetch parked deliveries that this worker can run: tasks/consuming/parked.py
     apply_retention    60 s    delete dead letters beyond their limits: tasks/dead_letters/retention.py
     heartbeat          2 s     report this worker and its agents: tasks/consuming/heartbeat.py
     restore_subscriptions 2 s  register its subscriptions again if they were lost: tasks/consuming/announcement.py
@@ -34,6 +35,7 @@ from celery.worker import state as worker_state
 
 from petiole.tasks.consuming.announcement import RESTORE_SUBSCRIPTIONS
 from petiole.tasks.consuming.heartbeat import HEARTBEAT
+from petiole.tasks.consuming.parked import TAKE_PARKED
 from petiole.tasks.consuming.periodic_job import PeriodicJob
 from petiole.tasks.dead_letters import apply_retention
 from petiole.tasks.instrumentation import JobFailed, JobRecovered
@@ -187,6 +189,7 @@ JOBS = (
     PeriodicJob("renew_leases", leases.HEARTBEAT_INTERVAL_S, _renew_leases, runs_during_shutdown=True),
     SEND_DUE,
     PeriodicJob("drain_undecodable", 5.0, _drain_undecodable),
+    TAKE_PARKED,
     PeriodicJob("apply_retention", 60.0, _apply_retention),
     HEARTBEAT,
     RESTORE_SUBSCRIPTIONS,

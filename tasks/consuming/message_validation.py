@@ -209,5 +209,6 @@ _HEADERS = {
     "stamps": lambda value: value is None or isinstance(value, dict),
     "petiole_message_group": _is_text_or_nothing,
     "petiole_replay": _is_text_or_nothing,
+    "petiole_validated": _is_text_or_nothing,
     "petiole_dead_letter": _is_text_or_nothing,
 }

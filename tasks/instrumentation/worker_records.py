@@ -23,7 +23,7 @@ class DeliveryRecord(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryFinished(DeliveryRecord):
-    """A delivery ended without a failure: handled, duplicate, expired, aborted, or its lease was lost."""
+    """A delivery ended without a failure: handled, duplicate, expired, aborted, parked, or its lease was lost."""
 
     name = "delivery.finished"
     level = logging.DEBUG
@@ -49,6 +49,25 @@ class DeliveryDeferred(DeliveryRecord):
     attempt: int
     error: str
     due: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandlerMissing(Record):
+    """A subscription of an agent that this worker serves, and whose handler it does not have."""
+
+    name = "handler.missing"
+    subscription: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryParked(DeliveryRecord):
+    """A delivery waits for a worker that has what it needs: a handler, or an event type."""
+
+    name = "delivery.parked"
+    level = logging.INFO
+    need: str
+    error: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

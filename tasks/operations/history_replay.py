@@ -73,7 +73,7 @@ class ReplayEvents:
 
     def _read(self, recorded: RecordedEvent) -> Event | None:
         try:
-            return self.bus.event_registry.parse(recorded.document)
+            return self.bus.event_registry.read(recorded.document)
         except (UsageError, PayloadUnreadable):
             self.unreadable.append(str(recorded.attributes["event_id"]))
             return None

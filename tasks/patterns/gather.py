@@ -182,7 +182,7 @@ def load_gathered(rule: AggregationRule, key: str, context: CurrentDelivery) -> 
         if number not in texts:
             return None
         document: Any = claim_check.restore_content(bus, from_json(texts[number]))
-        return bus.event_registry.parse(document)
+        return bus.event_registry.read(document)
 
     names = tuple("|".join(part) for part in rule.parts)
     return GatheredEvents(key, names, tuple(read(number) for number in range(len(rule.parts))))

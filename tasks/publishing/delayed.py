@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from petiole.tasks.broker.messages import build_message, queue_key
 from petiole.tasks.broker.producer import open_producer
-from petiole.tasks.broker.topology import PUBLISH_QUEUE, PUBLISH_TASK, broker_priority, broker_queue
+from petiole.tasks.broker.topology import PUBLISH_QUEUE, PUBLISH_TASK, VALIDATED_HEADER, broker_priority, broker_queue
 from petiole.tasks.publishing.document import ValidatedEvent
 from petiole.tasks.stores.delayed_messages import DelayedMessage
 from petiole.tasks.stores.deliveries import QueueEntry, queue_list
@@ -89,6 +89,7 @@ def delay_publication(bus: BusRuntime, validated: ValidatedEvent, due: datetime)
         queue=PUBLISH_QUEUE,
         priority=event.priority,
         displayed_arguments=event.event_type,
+        headers={VALIDATED_HEADER: "1"},
     )
 
 

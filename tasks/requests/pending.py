@@ -254,4 +254,4 @@ def read_response(
         return responses.build_unanswered(pending.event, requester_stopped(pending.event.content.request_type))
     document = claim_check.restore_content(bus, from_json(text))
     assert isinstance(document, dict)  # noqa: S101 - replies are events, which are JSON objects
-    return responses.parse_response(bus.event_registry.parse(document), returns)
+    return responses.parse_response(bus.event_registry.read(document), returns)

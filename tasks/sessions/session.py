@@ -81,18 +81,17 @@ class Session:
     def events(self) -> list[Event]:
         """Return the session's last events, oldest first.
 
-        Leaves out events of types that this process does not know, and events whose stored content is missing (never
-        published, or deleted after its retention).
+        Leaves out events of types and versions that this process cannot read, and events whose stored content is
+        missing (never published, or deleted after its retention).
 
         Raises:
             PayloadUnreadable: (payload_altered) a stored content was altered.
             BrokerUnavailable: The state store does not answer.
         """
-        registry = self._bus.event_registry
         with self._bus.state_store_access(self._operation):
             texts = self._store.events(self.id)
         documents = self._restore_contents([json.loads(text) for text in texts])
-        return [registry.parse(document) for document in documents if str(document["event_type"]) in registry]
+        return self._bus.event_registry.read_known(documents)
 
     def join(self, participant: Participant) -> None:
         """Add a participant; safe to repeat. Raises SessionEnded, BrokerUnavailable."""

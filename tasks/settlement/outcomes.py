@@ -13,3 +13,4 @@ class Outcome(StrEnum):
     EXPIRED = "expired"
     ABORTED = "aborted"
     LEASE_LOST = "lease_lost"
+    PARKED = "parked"

@@ -48,6 +48,9 @@ The keys of Celery and kombu begin with `Settings.queue_prefix`.
 | message_groups:<group>                | list   | ordered deliveries that wait             | until sent              |
 | metrics                               | hash   | counters as of the last summary          | no limit                |
 | open_response_streams:<stream>        | zset   | open response -> end of its lease, in ms | a day after the last    |
+| parked                                | hash   | need -> why and when deliveries parked   | until released          |
+| parked:<need>:<step>                  | list   | deliveries that wait for a newer worker  | until released          |
+| parked:<need>:wakeup                  | zset   | wakes a consumer that waits              | until fetched           |
 | publications:<event>                  | text   | started or done; other brokers only      | DEDUPLICATION_WINDOW_S  |
 | published:<window>                    | set    | ids of the events published then         | two windows             |
 | queues:<queue>:<step>                 | list   | deliveries, for each priority step       | until fetched           |
@@ -126,6 +129,10 @@ class Keys:
     @property
     def undecodable(self) -> str:
         return f"{self.prefix}:undecodable"
+
+    @property
+    def parked(self) -> str:
+        return f"{self.prefix}:parked"
 
     def publication(self, event_id: str) -> str:
         return f"{self.prefix}:publications:{event_id}"

@@ -200,7 +200,7 @@ class EventTestHarness:
             send_due(self.bus, ahead=timedelta(seconds=skipped_s, milliseconds=1))
 
     def _parse(self, recorded: RecordedEvent) -> Event:
-        return self.bus.event_registry.parse(recorded.document)
+        return self.bus.event_registry.read(recorded.document)
 
 
 def _build_matcher(pattern: str) -> Callable[[RecordedEvent], bool]:

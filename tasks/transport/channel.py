@@ -83,6 +83,8 @@ class BatchingChannel(Leases, Quarantine):
         # Whether what the worker took can be given back while it waits, so that it may take more than it prefetches.
         self.gives_back_waiting = self._may_run_ahead = False
         self._settled = 0
+        self.parked_lists: Sequence[tuple[str, str]] = ()
+        """Queues with lists of parked deliveries that this process can run; any thread may replace it."""
         self._acked_at = 0.0
         self._collecting = Lock()
         self._ack_sender: AckSender | None = None
@@ -170,7 +172,8 @@ class BatchingChannel(Leases, Quarantine):
     def _next_command(self, queues: Sequence[str], timeout: float | None) -> RedisCommand | None:
         if self._found_nothing and not self._backlog:
             self._request = "wakeup"
-            return ("BZPOPMIN", *map(self._wakeup_key, queues), self._wait_s(timeout))
+            parked = [f"{source.lists}:wakeup" for source in self._parked_sources(queues)]
+            return ("BZPOPMIN", *map(self._wakeup_key, queues), *parked, self._wait_s(timeout))
         credit = self._credit()
         if not credit and self._backlog and not self._can_hand_over():
             return None
@@ -180,7 +183,8 @@ class BatchingChannel(Leases, Quarantine):
         self._request = "fetch"
         self._fetch_sent_at, self._fetched_at = monotonic(), lease_clock()
         self._requested_credit = credit
-        self._sources = [self._source(queue) for queue in queues]
+        # Parked deliveries first: they have waited longer.
+        self._sources = [*self._parked_sources(queues), *map(self._source, queues)]
         order = "fair" if self.queue_order_strategy == "round_robin" else "strict"
         if not self._is_in_loop and any(source.is_leased for source in self._sources):
             self._renew_without_worker()
@@ -242,6 +246,20 @@ class BatchingChannel(Leases, Quarantine):
             is_leased = queue not in self._unacknowledged_queues and self.ack_emulation
         lists = [self._key(self._q_for_pri(queue, step)) for step in self.priority_steps]
         return QueueSource(queue, self._queue_keys(queue), lists, is_leased)
+
+    def _parked_sources(self, queues: Sequence[str]) -> list[QueueSource]:
+        """Return the lists of parked deliveries that this process can run, of queues that it consumes."""
+        return [
+            QueueSource(
+                queue,
+                lists,
+                [f"{lists}:messages"] * len(self.priority_steps),
+                is_leased=True,
+                returns_to=self._queue_keys(queue),
+            )
+            for queue, lists in self.parked_lists
+            if queue in queues
+        ]
 
     def _queue_keys(self, queue: str) -> str:
         return self._keys.queue(queue)

@@ -56,12 +56,16 @@ class Renewal(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class QueueSource:
-    """A queue to fetch from: its deliveries' lists without the priority, and the lists of messages by priority."""
+    """A queue to fetch from: its deliveries' lists without the priority, and the lists of messages by priority.
+
+    Lists of parked deliveries have no messages. `returns_to` are the lists to which a delivery of theirs is returned.
+    """
 
     queue: str
     lists: str
     message_lists: Sequence[str]
     is_leased: bool
+    returns_to: str = ""
 
 
 class TransportCommands:
@@ -178,7 +182,11 @@ class TransportCommands:
     ) -> tuple[list[str], list[str | int]]:
         # The lists of all queues of the first priority come before those of the second.
         keys = [key for step in zip(*(source.message_lists for source in sources), strict=True) for key in step]
-        queues = [part for source in sources for part in (source.lists, "lease" if source.is_leased else "pass")]
+        queues = [part for source in sources for part in (source.lists, _lease_argument(source))]
         counts = (credit, order, first_tag, len(sources), len(self._steps) if sources else 0)
         steps = self._steps if sources else ()
         return keys, [self._keys.prefix, self._consumer, *counts, *queues, *steps, *acks]
+
+
+def _lease_argument(source: QueueSource) -> str:
+    return "pass" if not source.is_leased else source.returns_to or source.lists

@@ -15,6 +15,7 @@ CODE = {
 }
 
 BROAD_EXCEPTS = {
+    "events/upcasting.py": "an upcaster may raise anything; the error becomes that of an invalid event",
     "tasks/consuming/consumer.py": "a message may make Celery raise anything; the message becomes a dead letter",
     "tasks/consuming/direct.py": "a handler may raise anything; it has been settled, and Celery logs it",
     "tasks/consuming/maintenance.py": "a periodic job that fails is reported, and the worker continues",

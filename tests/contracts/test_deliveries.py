@@ -154,7 +154,7 @@ def publish_beyond_capacity(story: Story) -> None:
 def purge(story: Story) -> None:
     groups = story.engine.stores.message_groups
     groups.clear(KEEP)
-    groups.remove_queued(KEEP)
+    groups.remove_queued(KEEP.name, groups.queue_lists(QUEUE))
 
 
 def be_due(story: Story) -> None:
@@ -510,7 +510,8 @@ def test_a_purge_of_many_deliveries_leaves_those_of_others_in_their_order(engine
         event = engine.publish(an_event(str(number)), subscriptions=[KEEP.name if number % 3 else "memory.another"])
         events += [] if number % 3 else [event.event_id]
 
-    assert engine.stores.message_groups.remove_queued(KEEP) == 733
+    groups = engine.stores.message_groups
+    assert groups.remove_queued(KEEP.name, groups.queue_lists(QUEUE)) == 733
 
     assert engine.references == len(events)
     assert [event_id_of(each) for each in engine.consumer().fetch(1_100)] == events

@@ -24,7 +24,7 @@ from petiole.tasks.testing import EventTestHarness
 from petiole.workers.cli import petiole
 from petiole.workers.tools import ToolRegistry
 
-_COMMANDS = ("approvals", "breakers", "dead_letters", "sessions", "shadows", "subscriptions")
+_COMMANDS = ("approvals", "breakers", "dead_letters", "parked", "sessions", "shadows", "subscriptions")
 
 
 def a_bus(

@@ -46,7 +46,7 @@ from petiole.workers.state.keys import StateKeys
 class Delivery:
     """A delivery, or a message of another Celery client, that has not ended.
 
-    `place` is queue, lease, delayed or group; `name` that of the list, the consumer, the delay or the group.
+    `place` is queue, lease, delayed, group or parked; `name` that of the list, the consumer, the delay or the group.
     """
 
     place: str
@@ -148,9 +148,13 @@ class Inside:
         """Count the references to events of the history."""
         return sum(map(int, self.client.hvals(f"{self.keys.history}:references")))
 
+    def parked(self) -> dict[str, int]:
+        """Count the parked deliveries by what they need."""
+        return {each.need.key: each.count for each in self.stores.parked.read()}
+
     def deliveries(self) -> list[Delivery]:
         """List all deliveries that have not ended, each with the place where it stands."""
-        return [*self._queued(), *self._leased(), *self._delayed(), *self._grouped()]
+        return [*self._queued(), *self._leased(), *self._delayed(), *self._grouped(), *self._parked()]
 
     def leaks(self) -> list[str]:
         """List what the broker holds and should not: compares all deliveries with what is kept about them."""
@@ -185,6 +189,11 @@ class Inside:
             for waiting in self.client.lrange(name, 0, -1):
                 queue_list, _, text = waiting.partition("\n")
                 yield Delivery("group", name.removeprefix(self.keys.message_group("")), queue_list, _entry(text))
+
+    def _parked(self) -> Iterator[Delivery]:
+        for name in self._names(f"{self.keys.parked}:*"):
+            for text in [] if name.endswith(":wakeup") else self.client.lrange(name, 0, -1)[::-1]:
+                yield Delivery("parked", name, name, _entry(text))
 
     def _wrong_references(self, deliveries: Sequence[Delivery]) -> Iterator[str]:
         references = [each.entry.reference for each in deliveries if each.entry.reference]

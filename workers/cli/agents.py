@@ -15,6 +15,7 @@ from petiole.tasks.broker.topology import PUBLISH_QUEUE, logical_queue
 from petiole.tasks.runtime import BusRuntime
 from petiole.tasks.stores.cluster_lifecycle import AgentOverride, Cluster, ServingState, Worker
 from petiole.workers.cli._console import open_console, print_json, render_table
+from petiole.workers.cli._handlers import describe_without_handler, find_without_handler
 from petiole.workers.cli._options import connected_app, format_command, json_option
 
 _INSPECT_TIMEOUT_S = 1.0
@@ -24,7 +25,11 @@ _POLL_INTERVAL_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class QueueState:
-    """A queue's current state. `agent` is None for the queue `publish`, which belongs to no agent."""
+    """A queue's current state. `agent` is None for the queue `publish`, which belongs to no agent.
+
+    `parked` deliveries wait for a newer or an older worker; `without_handler` are the subscriptions whose handlers no
+    running worker has.
+    """
 
     queue: str
     agent: str | None
@@ -32,6 +37,8 @@ class QueueState:
     waiting: int
     workers: tuple[str, ...]
     state: str | None = None
+    parked: int = 0
+    without_handler: tuple[str, ...] = ()
 
 
 @click.group(invoke_without_command=True)
@@ -56,12 +63,15 @@ def command(ctx: click.Context, *, as_json: bool) -> None:
             state.queue,
             state.subscriptions,
             state.waiting,
+            state.parked,
             " ".join(state.workers) or "-",
         )
         for state in states
     ]
-    headings = ("agent", "state", "queue", "subscriptions", "waiting", "workers")
-    console.print(render_table(headings, cells, numbers=("subscriptions", "waiting")))
+    headings = ("agent", "state", "queue", "subscriptions", "waiting", "parked", "workers")
+    console.print(render_table(headings, cells, numbers=("subscriptions", "waiting", "parked")))
+    for name in sorted(name for state in states for name in state.without_handler):
+        console.print(describe_without_handler(name))
     if not any(state.workers for state in states):
         console.print(f"no worker replies; start one: {format_command('up')}")
 
@@ -132,6 +142,10 @@ def _queue_states(bus: BusRuntime) -> list[QueueState]:
     _, subscriptions = bus.stores.directory.read()
     counts = Counter(subscription.queue for subscription in subscriptions)
     consumed = _consumers_by_queue(bus)
+    without_handler = find_without_handler(bus, subscriptions)
+    parked: Counter[str] = Counter()
+    for each in bus.stores.parked.read():
+        parked[each.need.queue] += each.count
     states = _agent_states(bus.stores.cluster_membership.read())
     agents = sorted({*counts, *consumed, *states} - {PUBLISH_QUEUE})
     with bus.app.connection_for_read() as connection:
@@ -143,6 +157,8 @@ def _queue_states(bus: BusRuntime) -> list[QueueState]:
                 waiting=queue_depth(bus, connection, queue),
                 workers=tuple(consumed.get(queue, ())),
                 state=states.get(queue),
+                parked=parked[queue],
+                without_handler=tuple(sorted(name for name in without_handler if name.startswith(f"{queue}."))),
             )
             for queue in (*agents, PUBLISH_QUEUE)
         ]

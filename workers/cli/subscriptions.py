@@ -9,10 +9,11 @@ import click
 from petiole.events.event import Event
 from petiole.events.ids import new_event_id
 from petiole.events.subscriptions import Subscription
-from petiole.tasks.operations.unsubscribe import drain, purge
+from petiole.tasks.operations.unsubscribe import drain, purge, reroute
 from petiole.tasks.routing.table import RoutingTable
 from petiole.tasks.runtime import BusRuntime
 from petiole.workers.cli._console import open_console, print_json, render_table
+from petiole.workers.cli._handlers import describe_without_handler, find_without_handler
 from petiole.workers.cli._options import connected_app, format_command, json_option, parse_json_object
 
 
@@ -36,7 +37,8 @@ def command(
 ) -> None:
     """List every subscription with its queue, patterns and options.
 
-    A subscription stays until it is withdrawn, whether or not a worker runs. --explain publishes nothing.
+    A subscription stays until it is withdrawn, whether or not a worker runs; one whose handler no running worker of its
+    agent has is named below the list. --explain publishes nothing.
     """
     if ctx.invoked_subcommand is not None:
         return
@@ -53,35 +55,46 @@ def command(
 @click.argument("name")
 @click.option("--drain", "drains", is_flag=True, help="Its waiting deliveries are still handled.")
 @click.option("--purge", "purges", is_flag=True, help="Its waiting deliveries are removed and counted.")
+@click.option("--to", "target", metavar="NAME", help="Its waiting deliveries go to this subscription: it was renamed.")
 @json_option
-def withdraw(name: str, *, drains: bool, purges: bool, as_json: bool) -> None:
+def withdraw(name: str, *, drains: bool, purges: bool, target: str | None, as_json: bool) -> None:
     """Withdraw the subscription NAME: it gets no further events.
 
     Remove its handler from the code first: a worker that has the handler registers the subscription again.
     """
-    if drains is purges:
-        raise click.UsageError("deliveries may be waiting: use either --drain or --purge")
-    bus, purged = connected_app(), None
+    if [drains, purges, target is not None].count(True) != 1:
+        raise click.UsageError("deliveries may be waiting: use one of --drain, --purge and --to")
+    bus, purged, rerouted = connected_app(), None, None
+    effect = "waiting deliveries are still handled"
     if purges:
         purged = purge(bus, name)
+        effect = f"waiting deliveries removed: {purged:,}"
+    elif target is not None:
+        rerouted = reroute(bus, name, target)
+        effect = f"waiting deliveries moved to {target}: {rerouted:,}"
     else:
         drain(bus, name)
     if as_json:
-        print_json({"name": name, "purged": purged})
+        print_json({"name": name, "purged": purged, "rerouted": rerouted})
     else:
-        effect = "waiting deliveries are still handled" if purged is None else f"waiting deliveries removed: {purged:,}"
         open_console().print(f"withdrew {name}; {effect}")
 
 
 def _print_subscriptions(bus: BusRuntime, *, as_json: bool) -> None:
     _, subscriptions = bus.stores.directory.read()
+    without_handler = find_without_handler(bus, subscriptions)
     if as_json:
-        print_json([{"name": one.name, "queue": one.queue} | _describe(one) for one in subscriptions])
+        missing = {name: {"handler": "missing"} for name in without_handler}
+        rows = [{"name": one.name, "queue": one.queue} | _describe(one) for one in subscriptions]
+        print_json([row | missing.get(str(row["name"]), {}) for row in rows])
     elif subscriptions:
         cells = [
             (one.name, one.queue, "  ".join(one.patterns), "  ".join(_describe_options(one))) for one in subscriptions
         ]
-        open_console().print(render_table(("subscription", "queue", "patterns", "options"), cells))
+        console = open_console()
+        console.print(render_table(("subscription", "queue", "patterns", "options"), cells))
+        for name in sorted(without_handler):
+            console.print(describe_without_handler(name))
     else:
         open_console().print(
             f"there are no subscriptions; a worker registers them when it starts: {format_command('up')}"

@@ -197,7 +197,7 @@ def _publish(bus: BusRuntime, event: Event | None) -> None:
 
 
 def _read(bus: BusRuntime, record: ApprovalRecord) -> Approval:
-    request = bus.event_registry.parse_json(record.request)
+    request = bus.event_registry.read_json(record.request)
     if not isinstance(request, ApprovalRequestedEvent):
         raise approval_mismatch(record.id, f"its request is {request.event_type}, not tools.approval.requested")
     return Approval(request, record.state, record.by, record.reason, record.decided_at)

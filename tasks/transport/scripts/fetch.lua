@@ -3,7 +3,8 @@
 -- An acknowledged delivery is dropped if the consumer still leases it; otherwise nothing happens.
 -- KEYS: for each priority a list of messages for each queue
 -- ARGV: prefix, consumer, credit, fair or strict, first delivery tag, number of queues, number of priorities, for each
---       queue its lists without the step, and lease or pass; for each priority its step; then acknowledged tags
+--       queue its lists without the step, and `pass`, or to lease the lists to which a delivery returns; for each
+--       priority its step; then acknowledged tags
 -- Returns: 1 if a flow was aborted for an agent lately, else 0; then number of the queue, tag (0: not leased), entry,
 -- event, ...; queues count from 1. `event` is that of an entry which refers to the history, or the number of an earlier
 -- row with the same event; '' if it was deleted.
@@ -34,11 +35,12 @@ end
 local lists, sources = {}, {}
 for priority = 1, priorities do
   for queue = 1, queues do
-    local list = ARGV[FIRST_QUEUE + 2 * queue - 2] .. ':' .. ARGV[FIRST_STEP + priority - 1]
+    local step, home = ':' .. ARGV[FIRST_STEP + priority - 1], ARGV[FIRST_QUEUE + 2 * queue - 1]
+    local list = ARGV[FIRST_QUEUE + 2 * queue - 2] .. step
     local messages = KEYS[(priority - 1) * queues + queue]
     lists[#lists + 1], lists[#lists + 2] = list, messages
     sources[#sources + 1] = {queue = queue, list = list, messages = messages,
-      is_leased = ARGV[FIRST_QUEUE + 2 * queue - 1] == 'lease'}
+      is_leased = home ~= 'pass', home = home .. step}
   end
 end
 if credit == 0 or redis.call('EXISTS', unpack(lists)) == 0 then
@@ -64,7 +66,7 @@ local function add(source, entry, event)
   local own_tag = 0
   if source.is_leased then
     own_tag, tag = tag, tag + 1
-    taken[#taken + 1], taken[#taken + 2] = string.format('%d', own_tag), source.list .. '\n' .. entry
+    taken[#taken + 1], taken[#taken + 2] = string.format('%d', own_tag), source.home .. '\n' .. entry
   else
     passed[#passed + 1] = entry
   end

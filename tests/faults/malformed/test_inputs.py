@@ -60,8 +60,6 @@ BODIES: dict[str, tuple[str, Make]] = {
     "40 MB, which nobody parses": ("invalid", lambda: b"[" * 40_000_000),
     "an event that is a list": ("invalid", lambda: body_of([])),
     "an event without a type": ("invalid", lambda: body_of({})),
-    "an unknown type": ("unknown_type", lambda: body_of(an_event(event_type="input.never.heard_of"))),
-    "a newer version": ("unknown_type", lambda: body_of(an_event(schema_version=99))),
     "a broken rule": ("invalid", lambda: body_of(an_event(stream_id=""))),
 }
 
@@ -106,7 +104,7 @@ MESSAGES: dict[str, tuple[str, Make]] = {
     "a broken compression": ("undecodable", lambda: with_header("compression", "application/x-gzip")),
     "200 MB in 200 KB of gzip": ("undecodable", lambda: compressed("application/x-gzip", zlib.compress(SPACES))),
     "200 MB in 200 bytes of bzip2": ("undecodable", lambda: compressed("application/x-bz2", bz2.compress(SPACES))),
-    "an unknown task": ("unknown_task", lambda: written(a_message(task="one.gone"))),
+    "an unknown task": ("unknown_task", lambda: written(a_message(task="another.gone"))),
     "a task that is a list": ("undecodable", lambda: with_header("task", [])),
     "no id": ("undecodable", lambda: with_part("headers", {"task": "one.count"})),
     "an unknown task without an id": ("unknown_task", lambda: with_part("headers", {"task": "one.gone"})),
@@ -179,13 +177,13 @@ def test_whatever_enters_a_queue_is_one_dead_letter_with_its_bytes(system, pool,
 def test_an_unknown_task_keeps_its_event_and_tells_the_error_channel(system):
     system.start()
     event = an_event()
-    message = a_message(body_of(event), task="one.gone")
+    message = a_message(body_of(event), task="another.gone")
 
     system.push(written(message))
     system.await_settled()
 
     (letter,) = system.letters()
-    assert (letter.cause, letter.subscription, letter.queue) == ("unknown_task", "one.gone", "one")
+    assert (letter.cause, letter.subscription, letter.queue) == ("unknown_task", "another.gone", "one")
     assert (letter.id, letter.document, letter.raw) == (message["headers"]["id"], event, written(message))
     told = system.inside.history("error.dead_lettered")
     assert [each["content"]["parameters"]["cause"] for each in told] == ["unknown_task"]
@@ -243,7 +241,7 @@ def test_what_enters_a_queue_of_rabbitmq_is_one_dead_letter_with_its_bytes(on_ra
     sent = [
         ("a wrong content type", "undecodable", "one.count", "application/x-strange", body_of(an_event())),
         ("a pickle", "undecodable", "one.count", "application/x-python-serialize", b"\x80\x04N."),
-        ("an unknown task", "unknown_task", "one.gone", "application/json", body_of(an_event())),
+        ("an unknown task", "unknown_task", "another.gone", "application/json", body_of(an_event())),
         ("no task", "undecodable", None, "application/json", b"{}"),
         ("no body", "undecodable", "one.count", "application/json", b""),
         *((name, cause, "one.count", "application/json", body) for name, (cause, body) in bodies.items()),
@@ -282,3 +280,16 @@ def test_what_enters_a_queue_of_rabbitmq_is_one_dead_letter_with_its_bytes(on_ra
 def is_of(letter: DeadLetter, delivery_id: str | None) -> bool:
     """Tell whether a dead letter is of that delivery, or of a message that names none."""
     return letter.delivery_id == delivery_id if delivery_id else letter.subscription == ""
+
+
+def test_what_another_version_of_the_worker_may_run_is_parked_and_no_dead_letter(system):
+    system.start()
+    unknown_type = a_message(body_of(an_event(event_type="input.never.heard_of")))
+    newer = a_message(body_of(an_event(schema_version=99, content={"words": "renamed"})))
+
+    system.push(written(unknown_type), written(newer), written(a_message(task="one.gone")))
+
+    needs = {"one:type:input.never.heard_of", "one:version:input.message.received:99", "one:handler:one.gone"}
+    system.eventually(lambda: system.inside.parked().keys() == needs, 20, system.node.logs)
+    system.await_settled()
+    assert system.letters() == []
