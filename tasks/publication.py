@@ -123,7 +123,7 @@ class PublishTask(BusTask):
     ) -> Publication:
         """Publish for the caller, or in a worker for a caller of `publish.delay`. See the class."""
         if current_context() is None and not self.request.called_directly:
-            return self._run_for_client(event, due_time(delay, at))
+            return self._run_in_worker(event, due_time(delay, at))
         prepared = self._prepare(event, now=now, due=due_time(delay, at))
         return prepared if isinstance(prepared, Publication) else prepared()
 
@@ -205,6 +205,14 @@ class PublishTask(BusTask):
             require_accepting(self.bus, f"publishing {event.event_type}", is_forced=is_time)
             self._state_checked_at = time.monotonic() if is_time else self._state_checked_at
 
+    def _run_in_worker(self, event: Event | Document, due: datetime | None) -> Publication:
+        from petiole.tasks.settlement.outcomes import DeadLettered
+
+        try:
+            return self._run_for_client(event, due)
+        except DeadLettered as ended:
+            raise ended.error  # noqa: B904 - for Celery, this error is the task's
+
     def _run_for_client(self, event: Event | Document, due: datetime | None) -> Publication:
         """Publish for a caller of `publish.delay`. No caller waits, so an event that fails becomes a dead letter."""
         from petiole.tasks.settlement import settlement
@@ -219,7 +227,6 @@ class PublishTask(BusTask):
             raise Reject(error, requeue=True) from error
         except (UsageError, PayloadUnreadable) as error:
             settlement.dead_letter_unhandled(settlement.begin(attempt), error, cause_of(error))
-            raise
         try:
             publication = _publish_or_delay(self.bus, validated, due)
             if attempt.letter_id is not None:
