@@ -30,7 +30,7 @@ from celery.exceptions import Reject, Retry
 from celery.worker import state
 
 from petiole.tasks.delivery import Delivery, DeliveryTask, deliver
-from petiole.tasks.instrumentation import OperationFailed
+from petiole.tasks.instrumentation import OperationFailed, make_traceback_safe
 from petiole.tasks.settlement.outcomes import DeadLettered
 from petiole.tasks.settlement.settlement import REQUEUE_PAUSE_S, EntryParts, attempt_of_entry
 from petiole.tasks.stores.deliveries import QueueEntry
@@ -59,6 +59,9 @@ _WATCHED_SIGNALS = (
 )
 _HOOKS = ("__call__", "before_start", "on_success", "on_failure", "on_retry", "after_return")
 _CELERYS_MODULES = {"celery.app.task", "celery.app.trace"}  # its tracer replaces `__call__`
+# It logs handlers' errors.
+logging.getLogger("celery.app.trace").addFilter(make_traceback_safe)
+
 _INFO_LOGGERS = (logging.getLogger("celery.worker.strategy"), logging.getLogger("celery.app.trace"))
 
 

@@ -8,12 +8,13 @@ readable lines, or as one JSON object per line with PETIOLE_LOG_FORMAT=json. Cel
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 from celery import signals
-from structlog.typing import Processor
+from structlog.typing import ExcInfo, Processor
 
+from petiole.events.texts import traceback_text
 from petiole.workers.settings import unknown_settings
 
 log = logging.getLogger(__name__)
@@ -22,12 +23,11 @@ log = logging.getLogger(__name__)
 def build_formatter(log_format: str, *, colorize: bool) -> logging.Formatter:
     """Build the formatter for `console` or `json` lines."""
     # Rich's tracebacks show all variables, secrets included, and each takes seconds of a worker's time.
-    plain = structlog.dev.plain_traceback
     renderers: list[Processor] = [
-        structlog.dev.ConsoleRenderer(colors=colorize, sort_keys=False, exception_formatter=plain)
+        structlog.dev.ConsoleRenderer(colors=colorize, sort_keys=False, exception_formatter=_write_traceback)
     ]
     if log_format == "json":
-        renderers = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        renderers = [structlog.processors.ExceptionRenderer(_format_traceback), structlog.processors.JSONRenderer()]
     return structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[
             structlog.stdlib.add_log_level,
@@ -37,6 +37,14 @@ def build_formatter(log_format: str, *, colorize: bool) -> logging.Formatter:
         ],
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
     )
+
+
+def _format_traceback(exc_info: ExcInfo) -> str:
+    return traceback_text(exc_info[1]).rstrip()
+
+
+def _write_traceback(console: TextIO, exc_info: ExcInfo) -> None:
+    console.write(f"\n{_format_traceback(exc_info)}")
 
 
 def install_logging(log_format: str) -> None:
