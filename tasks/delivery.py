@@ -82,7 +82,8 @@ class DeliveryTask(BusTask):
         try:
             return deliver(open_delivery(self, self.request, document))
         except DeadLettered as ended:
-            raise ended.error  # noqa: B904 - for Celery, the handler's error is the task's
+            error = ended.error
+        raise error  # the task's error for Celery; outside `except`, so that nothing is added to its traceback
 
 
 def deliver(delivery: Delivery) -> Outcome:

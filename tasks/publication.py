@@ -211,7 +211,8 @@ class PublishTask(BusTask):
         try:
             return self._run_for_client(event, due)
         except DeadLettered as ended:
-            raise ended.error  # noqa: B904 - for Celery, this error is the task's
+            error = ended.error
+        raise error
 
     def _run_for_client(self, event: Event | Document, due: datetime | None) -> Publication:
         """Publish for a caller of `publish.delay`. No caller waits, so an event that fails becomes a dead letter."""
