@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from redis.exceptions import RedisError
 
 from petiole.events.errors import NotConfigured
+from petiole.events.texts import error_text
 from petiole.tasks.instrumentation import CallsGuardedAgain, CallsUnguarded
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class _Outage:
         self.until = time.monotonic() + STORE_RETRY_AFTER_S
         if not self.is_logged:
             self.is_logged = True
-            self.bus.instrumentation.emit(CallsUnguarded(operation=operation, error=str(error)))
+            self.bus.instrumentation.emit(CallsUnguarded(operation=operation, error=error_text(error)))
 
     def end(self) -> None:
         if self.is_logged:

@@ -50,6 +50,9 @@ if TYPE_CHECKING:
 
 DEAD_LETTERED_EVENT_TYPE = "error.dead_lettered"
 
+MAX_FIELD_LENGTH = 500
+"""The most characters of an event's field in logs and notices; an invalid event may have any."""
+
 _JSON: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
 
 
@@ -212,7 +215,7 @@ def log_fields(letter: DeadLetter) -> dict[str, str]:
     return {
         "delivery_id": letter.delivery_id,
         "subscription": letter.subscription,
-        **{name: str(letter.event_attribute(name)) for name in event_fields},
+        **{name: safe_text(letter.event_attribute(name), MAX_FIELD_LENGTH) for name in event_fields},
     }
 
 

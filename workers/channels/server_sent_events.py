@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from petiole.events.errors import BrokerUnavailable, StateStoreUnavailable, missing_extra
+from petiole.events.texts import error_text
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -154,7 +155,7 @@ class EventStreamEndpoint:
                 yield {"event": event.name, "id": event.position, "data": data}
         except (BrokerUnavailable, StateStoreUnavailable) as error:
             # The client reconnects and continues after its last event.
-            log.warning("client.disconnected", extra={"stream_id": stream_id, "error": str(error)})
+            log.warning("client.disconnected", extra={"stream_id": stream_id, "error": error_text(error)})
 
 
 def _error_response(status: int, reason: str) -> Any:

@@ -20,6 +20,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from petiole.events.errors import NotConfigured, ProviderRefused, ProviderUnavailable, missing_extra
+from petiole.events.texts import error_text
 from petiole.tasks.resilience.guarded import guarded
 from petiole.workers.channels.channel import DuplicateBehavior
 from petiole.workers.settings import WorkerSettings
@@ -85,7 +86,7 @@ class Webhook:
                 raise ProviderUnavailable(self.name, reason) from error
             raise ProviderRefused(self.name, reason) from error
         except httpx2.HTTPError as error:
-            raise ProviderUnavailable(self.name, str(error) or type(error).__name__) from error
+            raise ProviderUnavailable(self.name, error_text(error)) from error
 
 
 def open_webhook() -> Webhook | None:
