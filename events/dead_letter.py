@@ -10,6 +10,7 @@ from pydantic import Base64Bytes, BaseModel, ConfigDict, JsonValue
 
 from petiole.events.errors import error_type_of
 from petiole.events.event import UtcDatetime
+from petiole.events.texts import safe_text
 
 Cause = Literal[
     "failed",
@@ -89,6 +90,6 @@ def fingerprint(error: BaseException) -> str:
     """Hash an error's type and the function that raised it, to group dead letters with the same failure."""
     place, trace = "", error.__traceback__
     while trace is not None:
-        place = f"{trace.tb_frame.f_globals.get('__name__')}.{trace.tb_frame.f_code.co_qualname}"
+        place = f"{safe_text(trace.tb_frame.f_globals.get('__name__'))}.{trace.tb_frame.f_code.co_qualname}"
         trace = trace.tb_next
-    return hashlib.sha256(f"{error_type_of(error)} in {place}".encode()).hexdigest()[:12]
+    return hashlib.sha256(f"{error_type_of(error)} in {place}".encode("utf-8", "backslashreplace")).hexdigest()[:12]

@@ -23,6 +23,7 @@ from petiole.events.content import Value
 from petiole.events.errors import Permanent, PetioleError, error_type_of, handler_not_found, responder_not_found
 from petiole.events.event import Event
 from petiole.events.subscriptions import Subscription
+from petiole.events.texts import error_text
 
 ValueT = TypeVar("ValueT")
 
@@ -68,7 +69,7 @@ def parse_response(event: Event, returns: type[ValueT] | None = None) -> Respons
 
 def build_unanswered(request: RequestEvent, error: PetioleError) -> Response[ValueT]:
     """Build the response for a request without a reply."""
-    return Response(request.content.request_id, error=str(error), error_type=error_type_of(error))
+    return Response(request.content.request_id, error=error_text(error), error_type=error_type_of(error))
 
 
 def build_success(request: RequestEvent, value: object) -> ResponseSuccessEvent:
@@ -89,13 +90,13 @@ def build_failure(request: RequestEvent, error_type: str, error: str) -> Respons
         ResponseFailureEvent,
         event_id=response_id(request),
         priority=request.priority,
-        content=_request_identity(request) | {"error_type": error_type, "error": error or error_type},
+        content=_request_identity(request) | {"error_type": error_type, "error": error},
     )
 
 
 def build_error_reply(request: RequestEvent, error: BaseException) -> ResponseFailureEvent:
     """Build the failure reply for an exception."""
-    return build_failure(request, error_type_of(error), str(error))
+    return build_failure(request, error_type_of(error), error_text(error))
 
 
 def response_id(request: RequestEvent) -> str:

@@ -10,7 +10,8 @@ Every subscription has one such task. `deliver` runs five steps:
 
 Step 3 decides by the event's fields, so it follows validation. A handler that publishes nothing needs no commit: the
 acknowledgement ends the delivery. After a failure the task is retried or fails, so
-Flower and Celery's signals show it. tasks/settlement/settlement.py has the possible outcomes.
+Flower and Celery's signals show it. tasks/settlement/settlement.py has the possible outcomes. Whatever ends a step, the
+delivery is acknowledged only with an outcome that is stored.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 from celery.exceptions import Reject, Retry
 
@@ -36,6 +37,7 @@ from petiole.events.event import Category, Event
 from petiole.events.topics import ALL_TOPICS, list_matching_patterns
 from petiole.tasks.handler_context import Context
 from petiole.tasks.handling.current import run_in_context
+from petiole.tasks.handling.exits import as_failure, is_shutdown
 from petiole.tasks.handling.handler import Handler
 from petiole.tasks.handling.invocation import run_handler
 from petiole.tasks.instrumentation import DeliveryFinished
@@ -45,7 +47,7 @@ from petiole.tasks.publishing.document import read_event
 from petiole.tasks.runtime import BusRuntime, BusTask
 from petiole.tasks.settlement import parking, settlement
 from petiole.tasks.settlement.dead_lettering import cause_of
-from petiole.tasks.settlement.outcomes import Outcome
+from petiole.tasks.settlement.outcomes import DeadLettered, Outcome
 from petiole.tasks.settlement.settlement import DeliveryAttempt, LazyDocument, build_attempt
 from petiole.tasks.stores.blobs import DATAREF
 
@@ -79,22 +81,50 @@ class DeliveryTask(BusTask):
             Reject: the broker redelivers the message, because the outcome could not be stored.
             Exception: the handler's error, after the delivery was dead-lettered.
         """
-        return deliver(open_delivery(self, self.request, document))
+        try:
+            return deliver(open_delivery(self, self.request, document))
+        except DeadLettered as ended:
+            error = ended.error
+        raise error  # the task's error for Celery; outside `except`, so that nothing is added to its traceback
 
 
 def deliver(delivery: Delivery) -> Outcome:
-    """Run the steps that follow `open_delivery`."""
+    """Run the steps that follow `open_delivery`.
+
+    Raises:
+        Retry: the delivery is retried or deferred.
+        DeadLettered: its dead letter is stored.
+        Reject: the broker redelivers the message.
+        SystemExit: the process is being ended; the delivery has no outcome.
+    """
     try:
         event = validate_delivery(delivery)
-    except (UsageError, PayloadUnreadable) as error:
-        if parked := parking.park(delivery.attempt, error):
-            return parked
-        settlement.dead_letter_unhandled(delivery.attempt, error, cause_of(error), is_published=_is_published(delivery))
+        delivery, refusal = check_deliverable(delivery, event)
+        outcome = refusal or handle_and_settle(delivery, event)
+    except (Retry, Reject, DeadLettered):
         raise
-    delivery, refusal = check_deliverable(delivery, event)
-    outcome = refusal or handle_and_settle(delivery, event)
+    except BaseException as error:
+        if is_shutdown(error):
+            if isinstance(error, Exception):  # a `finally` of the handler failed while the process ends
+                raise SystemExit(1) from error
+            raise
+        if isinstance(error, UsageError) and (parked := parking.park(delivery.attempt, error)):
+            return parked
+        _settle_unexpected(delivery, error)
     delivery.attempt.emit(DeliveryFinished, attempt=delivery.attempt.history.number, outcome=str(outcome))
     return outcome
+
+
+def _settle_unexpected(delivery: Delivery, error: BaseException) -> NoReturn:
+    """End a delivery that failed outside its handler."""
+    if isinstance(error, settlement.OUTAGES):
+        settlement.requeue(delivery.attempt, error)
+    settlement.dead_letter_unhandled(
+        delivery.attempt,
+        as_failure(error, delivery.attempt.task),
+        cause_of(error),
+        is_published=_is_published(delivery),
+    )
 
 
 def open_delivery(task: DeliveryTask, request: Any, document: object) -> Delivery:
@@ -150,8 +180,8 @@ def check_deliverable(delivery: Delivery, event: Event) -> tuple[Delivery, Outco
         The delivery with its attempt history, and the outcome if the handler must not run.
 
     Raises:
-        Permanent: hop_limit_reached; event_expired if the setting `dead_letter_expired` is on.
-        DeliveryCrashed: the delivery has crashed too many workers.
+        DeadLettered: hop_limit_reached; event_expired if the setting `dead_letter_expired` is on; DeliveryCrashed if
+            the delivery has crashed too many workers.
         Reject: the store is unreachable; the broker redelivers the message.
     """
     # An operator's replay runs even if the flow was aborted. Error events are never aborted.
@@ -179,11 +209,10 @@ def check_deliverable(delivery: Delivery, event: Event) -> tuple[Delivery, Outco
     return delivery, None
 
 
-def _dead_letter(delivery: Delivery, event: Event, error: Permanent) -> None:
+def _dead_letter(delivery: Delivery, event: Event, error: Permanent) -> NoReturn:
     settlement.dead_letter_unhandled(
         delivery.attempt, error, cause_of(error), event=event, is_published=_is_published(delivery)
     )
-    raise error
 
 
 def handle_and_settle(delivery: Delivery, event: Event) -> Outcome:
@@ -193,11 +222,12 @@ def handle_and_settle(delivery: Delivery, event: Event) -> Outcome:
         if not (outbox.events or outbox.delayed or outbox.state) and settlement.is_settled_by_ack(delivery.attempt):
             return Outcome.HANDLED
         return settlement.settle(delivery.attempt, outbox.events, outbox.delayed, state=outbox.state)
-    except Reject:
-        raise
     except Exception as error:
-        handle_failure(delivery, event, error)
-        raise
+        # A handler may return its message to the queue, as in any Celery task; it may not drop it.
+        is_requeued = isinstance(error, Reject) and bool(getattr(error, "requeue", False))  # the stubs leave it out
+        if is_requeued or is_shutdown(error):
+            raise
+        handle_failure(delivery, event, as_failure(error, delivery.attempt.task))
 
 
 def handle(delivery: Delivery, event: Event) -> Context:
@@ -210,7 +240,7 @@ def handle(delivery: Delivery, event: Event) -> Context:
     return context
 
 
-def handle_failure(delivery: Delivery, event: Event, error: Exception) -> None:
+def handle_failure(delivery: Delivery, event: Event, error: Exception) -> NoReturn:
     """Settle an attempt whose handler failed. Raises as `settle_failure`."""
     subscription = delivery.handler.subscription
     priority = event.priority if subscription.priority is None else subscription.priority
@@ -236,9 +266,8 @@ def handle_external_failure(task: DeliveryTask, request: Any, document: object, 
         handle_failure(delivery, validate_delivery(delivery), error)
     except Reject:
         return False
-    except (Retry, type(error)):
-        pass
-    return True
+    except (Retry, DeadLettered):
+        return True
 
 
 def _is_published(delivery: Delivery) -> bool:

@@ -130,8 +130,7 @@ class PublishTask(BusTask):
     ) -> Publication:
         """Publish for the caller, or in a worker for a caller of `publish.delay`. See the class."""
         if current_context() is None and not self.request.called_directly:
-            # A worker ignores the result, which may be that the event was parked.
-            return cast("Publication", self._run_for_client(event, due_time(self.bus, delay, at)))
+            return self._run_in_worker(event, due_time(self.bus, delay, at))
         prepared = self._prepare(event, now=now, due=due_time(self.bus, delay, at))
         return prepared if isinstance(prepared, Publication) else prepared()
 
@@ -219,6 +218,16 @@ class PublishTask(BusTask):
         """Read an event that its sender has validated: unknown fields are kept."""
         return read_event(claim_check.restore_content(self.bus, document), self.bus.event_registry)
 
+    def _run_in_worker(self, event: Event | Document, due: datetime | None) -> Publication:
+        from petiole.tasks.settlement.outcomes import DeadLettered
+
+        try:
+            # A worker ignores the result, which may be that the event was parked.
+            return cast("Publication", self._run_for_client(event, due))
+        except DeadLettered as ended:
+            error = ended.error
+        raise error
+
     def _run_for_client(self, event: Event | Document, due: datetime | None) -> Publication | Outcome:
         """Publish for a caller of `publish.delay`. No caller waits, so an event that fails becomes a dead letter."""
         from petiole.tasks.settlement import parking, settlement
@@ -236,7 +245,6 @@ class PublishTask(BusTask):
             if is_validated and (parked := parking.park(attempt, error, due=due)):
                 return parked
             settlement.dead_letter_unhandled(settlement.begin(attempt), error, cause_of(error))
-            raise
         try:
             publication = _publish_or_delay(self.bus, validated, due)
             if attempt.letter_id is not None:

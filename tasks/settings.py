@@ -152,6 +152,11 @@ class Settings(EnvironmentSettings):
     max_hops: Count = Field(
         default=16, description="Longest chain of events from the first event of a flow to a handled one."
     )
+    max_events_per_delivery: Count = Field(
+        default=1_000,
+        description="The most events that a handler may publish for one event. They are committed in one step, during "
+        "which Redis serves nobody.",
+    )
     max_delivery_crashes: Count = Field(
         default=3, description="A delivery that has crashed this many workers becomes a dead letter."
     )

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from petiole.events.texts import safe_text
+
 _MAX_QUOTED_LENGTH = 300
+_MAX_NAME_LENGTH = 200
 
 
 class Severity(StrEnum):
@@ -20,6 +23,8 @@ class PetioleError(Exception):
 
     `code` distinguishes errors that share a class, such as "unknown_tool". It is empty if the class is specific.
     """
+
+    code: str = ""  # for subclasses of services whose `__init__` does not call this one
 
     def __init__(self, *facts: object, code: str = "") -> None:
         super().__init__(*facts)
@@ -40,7 +45,8 @@ class Retryable(PetioleError):
 
 def error_type_of(error: BaseException) -> str:
     """Return an error's code, or its class name if it has none. Records and events name errors by it."""
-    return (error.code if isinstance(error, PetioleError) else "") or type(error).__name__
+    code = safe_text(error.code, _MAX_NAME_LENGTH) if isinstance(error, PetioleError) else ""
+    return code or safe_text(type(error).__name__, _MAX_NAME_LENGTH)
 
 
 def quote(name: str) -> str:

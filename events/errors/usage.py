@@ -115,6 +115,14 @@ def event_too_large(topic: str, size_bytes: int, limit_bytes: int) -> UsageError
     )
 
 
+def too_many_events(subscription: str, limit: int) -> UsageError:
+    return UsageError(
+        f"{subscription} published more than {limit:,} events for one event, which Redis would commit in one step; "
+        "continue in a follow-up event, publish with now=True, or raise PETIOLE_MAX_EVENTS_PER_DELIVERY",
+        code="too_many_events",
+    )
+
+
 def already_registered(topic: str) -> UsageError:
     return UsageError(
         f"event type {topic!r} is already registered with another schema; choose another name",

@@ -27,11 +27,13 @@ from celery import _state, signals, states
 from celery.app import trace
 from celery.app.task import Context as CeleryContext
 from celery.concurrency.prefork import TaskPool as ProcessPool
-from celery.exceptions import Ignore, Reject, Retry
+from celery.exceptions import Reject, Retry
 from celery.worker import state
 
 from petiole.tasks.delivery import Delivery, DeliveryTask, deliver
-from petiole.tasks.settlement.settlement import EntryParts, attempt_of_entry
+from petiole.tasks.instrumentation import OperationFailed, make_traceback_safe
+from petiole.tasks.settlement.outcomes import DeadLettered
+from petiole.tasks.settlement.settlement import REQUEUE_PAUSE_S, EntryParts, attempt_of_entry
 from petiole.tasks.stores.deliveries import QueueEntry
 from petiole.tasks.transport.commands import Fetched
 from petiole.tasks.transport.message import build_payload, delivery_id_of
@@ -58,6 +60,9 @@ _WATCHED_SIGNALS = (
 )
 _HOOKS = ("__call__", "before_start", "on_success", "on_failure", "on_retry", "after_return")
 _CELERYS_MODULES = {"celery.app.task", "celery.app.trace"}  # its tracer replaces `__call__`
+# It logs handlers' errors.
+logging.getLogger("celery.app.trace").addFilter(make_traceback_safe)
+
 _INFO_LOGGERS = (logging.getLogger("celery.worker.strategy"), logging.getLogger("celery.app.trace"))
 
 
@@ -189,7 +194,11 @@ class DirectRequest:
 
     def _run(self) -> None:
         self.begin(os.getpid())
-        self.finish(is_requeued=not self.revoked() and run_entry(self.task, self.parts))
+        is_requeued = True  # also if the worker is being ended
+        try:
+            is_requeued = not self.revoked() and run_entry(self.task, self.parts)
+        finally:
+            self.finish(is_requeued=is_requeued)
 
     def begin(self, pid: int) -> None:
         """Show the delivery as one that runs in a process; do nothing while the process is unknown (0)."""
@@ -212,9 +221,23 @@ def _ignore(_: object) -> None:
 
 
 def run_entry(task: DeliveryTask, parts: EntryParts) -> bool:
-    """Run the delivery of a queue entry as Celery's tracer would; return whether it must return to its queue."""
-    if _is_instrumented(task):
-        return _run_traced(task, parts)
+    """Run the delivery of a queue entry as Celery's tracer would; return whether it must return to its queue.
+
+    Raises SystemExit if the process is being ended. Whatever else happens, the delivery has an outcome, or returns.
+    """
+    run = _run_traced if _is_instrumented(task) else _run_directly
+    try:
+        return run(task, parts)
+    except Reject as rejected:
+        return bool(getattr(rejected, "requeue", False))  # the stubs leave it out
+    except Exception as failure:  # noqa: BLE001 - reported; the broker has the only copy
+        record = OperationFailed(operation="delivery.failed", exception=failure, delivery_id=parts.delivery_id)
+        task.bus.instrumentation.emit(record)
+        time.sleep(REQUEUE_PAUSE_S)
+        return True
+
+
+def _run_directly(task: DeliveryTask, parts: EntryParts) -> bool:
     # Its constructor would look for each of forty names among the arguments.
     request = CeleryContext.__new__(CeleryContext)
     vars(request).update(
@@ -228,16 +251,22 @@ def run_entry(task: DeliveryTask, parts: EntryParts) -> bool:
     task.request_stack.push(request)
     try:
         deliver(Delivery(attempt_of_entry(task.bus, task.handler.subscription.queue, parts), task.handler))
-    except (Retry, Ignore):
+    except Retry:
         return False
-    except Reject as rejected:
-        return bool(getattr(rejected, "requeue", False))  # the stubs leave it out
-    except Exception as failure:  # noqa: BLE001 - the handler's, which has been settled
-        trace.TraceInfo(states.FAILURE, failure).handle_error_state(task, request, call_errbacks=False)
+    except DeadLettered as ended:
+        _report_failure(task, request, ended.error)
     finally:
         task.pop_request()
         _tasks.pop()
     return False
+
+
+def _report_failure(task: DeliveryTask, request: CeleryContext, error: Exception) -> None:
+    """Log a failure as Celery does. It is settled, so an error here changes nothing."""
+    try:
+        trace.TraceInfo(states.FAILURE, error).handle_error_state(task, request, call_errbacks=False)
+    except Exception as failure:  # noqa: BLE001 - reported; Celery pickles the error, and prints what it carries
+        task.bus.instrumentation.emit(OperationFailed(operation="failure.report_failed", exception=failure))
 
 
 def _is_instrumented(task: DeliveryTask) -> bool:

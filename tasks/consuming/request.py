@@ -28,6 +28,7 @@ from petiole.events.dead_letter import Cause
 from petiole.events.errors import PayloadUnreadable, QueueFull, UsageError
 from petiole.tasks.consuming.message_validation import check_request, decode
 from petiole.tasks.delivery import DeliveryTask, handle_external_failure
+from petiole.tasks.handling.exits import as_failure
 from petiole.tasks.instrumentation import OperationFailed
 from petiole.tasks.settlement.dead_lettering import cause_of, dead_letter
 from petiole.tasks.settlement.undecodable import build_raw_dead_letter, leased_settlement
@@ -63,8 +64,12 @@ class TaskRequest(Request):
 
     def on_failure(self, exc_info: Failure, send_failed_event: bool = True, return_ok: bool = False) -> None:  # noqa: FBT001, FBT002 - Celery's
         """Handle what ended the task, before Celery acknowledges or requeues the message."""
-        if not self._handle_failure(_error_in(exc_info), exc_info, was_run=return_ok):
+        error = _error_in(exc_info)
+        if not self._handle_failure(error, exc_info, was_run=return_ok):
             self.reject(requeue=True)
+        if isinstance(error, MemoryError):
+            # Celery would end the worker. The task that failed has freed its memory.
+            exc_info.exception = as_failure(error, str(self.name))
         super().on_failure(exc_info, send_failed_event, return_ok)
 
     def store_dead_letter(self, error: BaseException, cause: Cause) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from petiole.events.errors import too_many_events
 from petiole.events.event import Event
 from petiole.tasks.handling.current import CurrentDelivery
 from petiole.tasks.publishing import claim_check
@@ -14,7 +15,13 @@ from petiole.tasks.publishing.validation import validate
 
 
 def buffer(context: CurrentDelivery, event: Event | Document, due: datetime | None = None) -> Publication:
-    """Validate an event and put it into the outbox of the running handler. Raises UsageError."""
+    """Validate an event and put it into the outbox of the running handler.
+
+    Raises UsageError: too_many_events, and if the event cannot be published.
+    """
+    limit = context.bus.settings.max_events_per_delivery
+    if context.outbox.size >= limit:
+        raise too_many_events(context.subscription.name, limit)
     validated = prepare_emitted(context, event)
     if due is None:
         context.outbox.events.append(validated)

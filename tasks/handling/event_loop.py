@@ -65,6 +65,7 @@ class _ProcessLoops:
         self._here: asyncio.Runner | None = None
         self._background = _new_runner()
         self._thread: threading.Thread | None = None
+        self._is_closed = False
 
     def run_here(self, coroutine: Coroutine[Any, Any, ResultT]) -> ResultT:
         self._here = self._here or _new_runner()
@@ -87,11 +88,20 @@ class _ProcessLoops:
             loop = self._background.get_loop()
             if self._thread is None:
                 # A daemon, because Python joins all other threads before it calls atexit functions.
-                self._thread = threading.Thread(target=loop.run_forever, name="petiole-loop", daemon=True)
+                self._thread = threading.Thread(target=self._run, args=(loop,), name="petiole-loop", daemon=True)
                 self._thread.start()
         return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
 
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        while not self._is_closed:
+            try:
+                loop.run_forever()
+            except (SystemExit, KeyboardInterrupt):
+                # asyncio lets them end the loop; here they end the coroutine that raised them, and the others go on.
+                log.warning("coroutine.exited", exc_info=True)
+
     def close(self) -> None:
+        self._is_closed = True
         if self._here is not None:
             _close(self._here)
         if self._thread is not None:

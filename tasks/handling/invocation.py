@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import aclosing, closing
 from functools import partial
 from types import AsyncGeneratorType, GeneratorType
@@ -21,6 +21,7 @@ from petiole.events.event import Event
 from petiole.tasks.handling import event_loop
 from petiole.tasks.handling.buffering import buffer
 from petiole.tasks.handling.current import CurrentDelivery
+from petiole.tasks.handling.exits import as_failure, is_shutdown
 from petiole.tasks.handling.handler import Handler
 from petiole.tasks.handling.time_limits import TimeLimitReached, call_within, time_limit
 from petiole.tasks.settlement.retry_policy import Later
@@ -33,9 +34,18 @@ def run_handler(handler: Handler, context: CurrentDelivery) -> None:
         HandlerTimedOut: it took longer than its time limit.
         Permanent: handler_returned_no_event.
         RetryLater: it returned `later(…)`.
-        Exception: the handler's error.
+        Exception: the handler's error, or one in the place of an exit (tasks/handling/exits.py).
+        SystemExit: the process is being ended.
     """
-    call = partial(_call_handler, handler, context)
+    try:
+        _run_within_limit(handler, partial(_call_handler, handler, context))
+    except BaseException as error:
+        if is_shutdown(error):
+            raise
+        raise as_failure(error, handler.subscription.name)  # noqa: B904 - its cause is set
+
+
+def _run_within_limit(handler: Handler, call: Callable[[], object]) -> None:
     if handler.timeout_s is None:
         call()
         return

@@ -18,9 +18,14 @@ class Outbox:
     suppressed_count: int = 0
     count: int = 0
 
+    @property
+    def size(self) -> int:
+        """The number of events."""
+        return len(self.events) + len(self.delayed)
+
     def suppress(self) -> None:
         """Drop all contents and record how many events there were."""
-        self.suppressed_count = len(self.events) + len(self.delayed)
+        self.suppressed_count = self.size
         self.events.clear()
         self.delayed.clear()
         self.state.clear()

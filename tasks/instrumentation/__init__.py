@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
+from petiole.events.texts import traceback_text
 from petiole.lazy import lazy_names
 
 if TYPE_CHECKING:
@@ -68,6 +69,16 @@ __all__ = [
 ]
 
 log = logging.getLogger("petiole")
+
+
+def make_traceback_safe(record: logging.LogRecord) -> bool:
+    """Format the traceback of a log record so that any handler can write it. A filter of loggers."""
+    if record.exc_info and record.exc_info[1] is not None:
+        record.exc_text = traceback_text(record.exc_info[1]).rstrip()
+    return True
+
+
+log.addFilter(make_traceback_safe)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

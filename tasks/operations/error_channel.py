@@ -25,6 +25,7 @@ from petiole.events.catalog.error import ErrorContent, ErrorEvent
 from petiole.events.content import Value
 from petiole.events.errors import Severity, UsageError, error_type_of
 from petiole.events.event import Category, Event, EventFields
+from petiole.events.texts import safe_text
 from petiole.tasks.handling.buffering import buffer
 from petiole.tasks.handling.current import CurrentDelivery, current_context
 from petiole.tasks.instrumentation import ErrorReported, FlowAborted, OperationFailed
@@ -61,13 +62,14 @@ def report(
     severity = _parse_severity(severity)
     context = current_context()
     if context is not None and context.event.category is Category.ERROR:
-        failed = OperationFailed(operation="error.report_failed", subject=f"{severity}: {error}")
+        failed = OperationFailed(operation="error.report_failed", subject=f"{severity}: {safe_text(error)}")
         context.bus.instrumentation.emit(failed)
         return None
     agent = agent or (context.subscription.agent if context else None)
     parameters = parameters | ({"agent": agent} if agent else {})
+    safe = {name: safe_text(value) if isinstance(value, str) else value for name, value in parameters.items()}
     name = "Error" if isinstance(error, str) else error_type_of(error)
-    content = ErrorContent(error_type=name, message=str(error) or name, severity=severity, parameters=parameters)
+    content = ErrorContent(error_type=name, message=safe_text(error) or name, severity=severity, parameters=safe)
     handled_event = event or (context.event if context else None)
     fields: EventFields = {"event_type": event_type, "content": content}
     error_event = handled_event.caused(ErrorEvent, **fields) if handled_event else ErrorEvent.model_validate(fields)

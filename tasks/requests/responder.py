@@ -12,8 +12,14 @@ returns NO_REPLY_YET; `events.responses.build_success(request, value)` builds th
 The handler is read-only: setting the agent's state in it raises UsageError (read_only_violation), unless it was
 declared with `read_only=False`.
 
-If the function fails for good, its delivery is dead-lettered as usual, and a failure reply is published in the same
-call.
+Failures of the request itself are replies, without a retry and without a dead letter, so that callers cannot fill the
+dead letters and their alarms:
+
+    wrong parameters         UsageError (invalid_parameters)
+    LookupError, Permanent   raised by the function: what the caller asks for does not exist, or is refused
+
+If the function fails otherwise and for good, its delivery is dead-lettered as usual, and a failure reply is published
+in the same call.
 """
 
 from __future__ import annotations
@@ -30,7 +36,7 @@ from pydantic_core import to_json
 
 from petiole.events import responses
 from petiole.events.catalog.request import RequestEvent, ResponseFailureEvent, ResponseSuccessEvent
-from petiole.events.errors import UsageError, invalid_parameters
+from petiole.events.errors import Permanent, UsageError, error_type_of, invalid_parameters
 from petiole.events.event import Event
 from petiole.tasks.handling.current import CurrentDelivery
 
@@ -69,15 +75,31 @@ def build_responder(function: HandlerFunction, *, read_only: bool = True) -> Han
 
         @functools.wraps(function)
         async def answer_async(event: RequestEvent, context: CurrentDelivery) -> Event | None:
-            return build_reply(event, await function(**read(event, replace(context, is_read_only=read_only))))
+            try:
+                value = await function(**read(event, replace(context, is_read_only=read_only)))
+            except (LookupError, Permanent, UsageError) as error:
+                return _refuse(event, context, error)
+            return build_reply(event, value)
 
         return answer_async
 
     @functools.wraps(function)
     def answer(event: RequestEvent, context: CurrentDelivery) -> Event | None:
-        return build_reply(event, function(**read(event, replace(context, is_read_only=read_only))))
+        try:
+            value = function(**read(event, replace(context, is_read_only=read_only)))
+        except (LookupError, Permanent, UsageError) as error:
+            return _refuse(event, context, error)
+        return build_reply(event, value)
 
     return answer
+
+
+def _refuse(event: RequestEvent, context: CurrentDelivery, error: Exception) -> Event:
+    """Build the reply for a failure of the request itself, and drop what the function published. Else raise `error`."""
+    if isinstance(error, UsageError) and error_type_of(error) != "invalid_parameters":
+        raise error
+    context.outbox.suppress()
+    return responses.build_error_reply(event, error)
 
 
 def _hints(function: HandlerFunction) -> dict[str, Any]:

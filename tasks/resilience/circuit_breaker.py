@@ -19,6 +19,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Literal, Self
 
 from petiole.events.errors import ServiceUnavailable, error_type_of, unknown_circuit
+from petiole.events.texts import error_text
 from petiole.tasks.handling.current import current_context
 from petiole.tasks.operations.operator import current_operator
 from petiole.tasks.resilience.circuit_events import MAX_ERROR_LENGTH, process_name, publish_change
@@ -97,7 +98,7 @@ class CircuitCall:
             epoch,
             outcome,
             retry_after=(error and retry_after(error)) or timedelta(0),
-            error="" if error is None else f"{error_type_of(error)}: {error}"[:MAX_ERROR_LENGTH],
+            error="" if error is None else f"{error_type_of(error)}: {error_text(error)}"[:MAX_ERROR_LENGTH],
             by=process_name(),
         )
 

@@ -37,6 +37,7 @@ from petiole.events.errors import (
     error_type_of,
 )
 from petiole.events.event import Event
+from petiole.events.texts import error_text
 from petiole.tasks.instrumentation import CircuitChanged, OperationFailed
 from petiole.tasks.publishing.commit import commit
 from petiole.tasks.publishing.validation import validate
@@ -76,7 +77,7 @@ def _events(
         return [_build_circuit_event(CircuitHalfOpenedEvent, CircuitContent(**common))]
     if change.transition == "closed":
         return [_build_circuit_event(CircuitClosedEvent, CircuitContent(**common))]
-    reason = str(error) if error is None or isinstance(error, str) else f"{error_type_of(error)}: {error}"
+    reason = str(error) if error is None or isinstance(error, str) else f"{error_type_of(error)}: {error_text(error)}"
     opening = CircuitOpenedContent(
         **common,
         failures=change.failures,

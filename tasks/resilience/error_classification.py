@@ -12,6 +12,7 @@ headers from `headers`, so that errors of any client library are understood.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -100,10 +101,9 @@ def _parse_retry_after(headers: Mapping[str, str]) -> timedelta | None:
     if seconds is not None:
         return timedelta(seconds=seconds)
     try:
-        moment = parsedate_to_datetime(value) if value else None
-    except ValueError:
+        return parsedate_to_datetime(value).astimezone(UTC) - _server_time(headers) if value else None
+    except (ValueError, TypeError, OverflowError):
         return None
-    return None if moment is None else moment.astimezone(UTC) - _server_time(headers)
 
 
 def _server_time(headers: Mapping[str, str]) -> datetime:
@@ -111,16 +111,16 @@ def _server_time(headers: Mapping[str, str]) -> datetime:
     value = headers.get("date") or headers.get("Date")
     try:
         return parsedate_to_datetime(value).astimezone(UTC) if value else datetime.now(UTC)
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):
         return datetime.now(UTC)
 
 
 def _parse_number(text: str | None) -> float | None:
     try:
-        number = float(text) if text else None
-    except ValueError:
+        number = float(text) if text else math.nan
+    except (ValueError, TypeError):
         return None
-    return None if number is None else min(max(number, 0.0), MAX_RETRY_AFTER.total_seconds() * 1_000)
+    return None if math.isnan(number) else min(max(number, 0.0), MAX_RETRY_AFTER.total_seconds() * 1_000)
 
 
 def iterate_causes(error: BaseException) -> Iterator[BaseException]:

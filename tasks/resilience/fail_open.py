@@ -20,6 +20,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from petiole.events.errors import NotConfigured
+from petiole.events.texts import error_text
 from petiole.tasks.instrumentation import CallsGuardedAgain, CallsUnguarded, OperationFailed
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class _Outage:
         self.until = time.monotonic() + STORE_RETRY_AFTER_S
         if not self.is_logged:
             self.is_logged = True
-            self.bus.instrumentation.emit(CallsUnguarded(operation=operation, error=str(error)))
+            self.bus.instrumentation.emit(CallsUnguarded(operation=operation, error=error_text(error)))
 
     def end(self) -> None:
         if self.is_logged:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import base64
 import json
 import sys
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -22,7 +21,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 from pydantic import JsonValue, TypeAdapter
 
-from petiole.events import responses
+from petiole.events import clock, responses
 from petiole.events.catalog.agent import AgentFailedEvent, AgentFailure
 from petiole.events.catalog.error import ErrorContent, ErrorEvent
 from petiole.events.catalog.request import RequestEvent, ResponseFailureEvent
@@ -38,6 +37,7 @@ from petiole.events.errors import (
 )
 from petiole.events.event import Category, Event, EventFields
 from petiole.events.ids import ReservedIndex, emitted_event_id
+from petiole.events.texts import error_text, safe_text, traceback_text
 from petiole.tasks.instrumentation import DeliveryDeadLettered, OperationFailed
 from petiole.tasks.publishing.commit import commit
 from petiole.tasks.publishing.delayed import delay_publication
@@ -48,6 +48,9 @@ if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
 
 DEAD_LETTERED_EVENT_TYPE = "error.dead_lettered"
+
+MAX_FIELD_LENGTH = 500
+"""The most characters of an event's field in logs and notices; an invalid event may have any."""
 
 _JSON: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
 
@@ -113,12 +116,12 @@ def build_dead_letter(
         {
             "id": letter_id or delivery_id,
             "delivery_id": delivery_id,
-            "subscription": _escape_surrogates(subscription),
-            "queue": _escape_surrogates(queue),
+            "subscription": safe_text(subscription),
+            "queue": safe_text(queue),
             "cause": cause,
             "error_type": error_type_of(error),
-            "error": _escape_surrogates(str(error)),
-            "traceback": _escape_surrogates("".join(traceback.format_exception(error))),
+            "error": error_text(error),
+            "traceback": traceback_text(error),
             "fingerprint": fingerprint(error),
             "attempts": tuple(attempts),
             "at": bus.now(),
@@ -126,6 +129,38 @@ def build_dead_letter(
             "raw": None if raw is None else base64.b64encode(raw),
             "message_group": message_group,
         }
+    )
+
+
+def build_bare_dead_letter(
+    error: BaseException,
+    cause: Cause,
+    *,
+    delivery_id: str,
+    subscription: str,
+    queue: str,
+    event: object,
+    letter_id: str | None = None,
+    message_group: str | None = None,
+) -> DeadLetter:
+    """Make a dead letter of what can certainly be stored: the event, and the error without its traceback."""
+    raw = event if isinstance(event, bytes) else json.dumps(event, default=safe_text).encode()
+    document = _parse_storable(raw)
+    return DeadLetter(
+        id=letter_id or delivery_id,
+        delivery_id=delivery_id,
+        subscription=safe_text(subscription),
+        queue=safe_text(queue),
+        cause=cause,
+        error_type=safe_text(type(error).__name__),
+        error=safe_text(error),
+        traceback="",
+        fingerprint="",
+        attempts=(),
+        at=clock.now(),
+        document=document,
+        raw=base64.b64encode(raw) if document is None else None,
+        message_group=message_group,
     )
 
 
@@ -179,7 +214,7 @@ def log_fields(letter: DeadLetter) -> dict[str, str]:
     return {
         "delivery_id": letter.delivery_id,
         "subscription": letter.subscription,
-        **{name: str(letter.event_attribute(name)) for name in event_fields},
+        **{name: safe_text(letter.event_attribute(name), MAX_FIELD_LENGTH) for name in event_fields},
     }
 
 
@@ -192,7 +227,7 @@ def _build_notices(bus: BusRuntime, letter: DeadLetter, event: Event | None) -> 
         return
     if letter.cause not in {"failed", "permanent"}:
         return
-    agent, error = handler.subscription.agent, letter.error or letter.error_type
+    agent, error = handler.subscription.agent, letter.error
     content = AgentFailure(agent=agent, error_type=letter.error_type, error=error)
     yield event.caused(AgentFailedEvent, event_id=_notice_id(letter, ReservedIndex.AGENT_FAILED), content=content)
 
@@ -200,7 +235,7 @@ def _build_notices(bus: BusRuntime, letter: DeadLetter, event: Event | None) -> 
 def _build_dead_lettered_event(letter: DeadLetter, event: Event | None) -> ErrorEvent:
     content = ErrorContent(
         error_type=letter.error_type,
-        message=letter.error or letter.error_type,
+        message=letter.error,
         # A warning, because an error would end the flow: docs/decisions/0026-dead-letter-is-a-warning.md.
         severity=Severity.WARNING,
         parameters={**log_fields(letter), "cause": letter.cause},
@@ -226,11 +261,6 @@ def _as_uuid(delivery_id: str) -> str:
         return str(uuid5(NAMESPACE_URL, f"petiole:delivery:{delivery_id}"))
 
 
-def _escape_surrogates(text: str) -> str:
-    """Replace lone surrogates, which UTF-8 cannot encode, by escapes."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
 def _is_storable(document: object) -> bool:
     try:
         json.dumps(document, allow_nan=False, ensure_ascii=False).encode()
@@ -238,6 +268,15 @@ def _is_storable(document: object) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
+
+
+def _parse_storable(text: bytes) -> JsonValue:
+    """Parse the JSON of an event; None if it cannot be stored."""
+    try:
+        document: JsonValue = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return document if _is_storable(document) else None
 
 
 def _restore_content(bus: BusRuntime, document: object) -> object:

@@ -1,4 +1,4 @@
-"""The outcomes of an attempt that does not raise."""
+"""The outcomes of an attempt: one that does not raise, and the end of a delivery as a dead letter."""
 
 from __future__ import annotations
 
@@ -14,3 +14,11 @@ class Outcome(StrEnum):
     ABORTED = "aborted"
     LEASE_LOST = "lease_lost"
     PARKED = "parked"
+
+
+class DeadLettered(Exception):  # noqa: N818 - an outcome, as Celery's Retry and Reject
+    """The delivery ended in an error, and its dead letter is stored."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error

@@ -6,6 +6,9 @@
     dead-lettered    the last attempt failed; store a dead letter (`settle_failure`, `dead_letter_unhandled`)
     requeued         the outcome could not be stored; the broker redelivers the message (`requeue`)
 
+A failed delivery is acknowledged only when its retry or its dead letter is stored. If building one fails, a letter
+without traceback and notices is stored (`build_bare_dead_letter`); if that fails too, the message is requeued.
+
 If broker and state store are the same Redis, one commit stores the outcome and acknowledges the message. With other
 brokers the acknowledgement follows the commit, and a crash in between repeats the attempt.
 """
@@ -16,6 +19,7 @@ import json
 import random
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -28,6 +32,7 @@ from redis.exceptions import RedisError
 from petiole.events.dead_letter import Cause, FailedAttempt
 from petiole.events.errors import BrokerUnavailable, LeaseLost, StateStoreUnavailable, error_type_of
 from petiole.events.event import Event
+from petiole.events.texts import error_text, safe_text
 from petiole.tasks.broker.messages import replay_number
 from petiole.tasks.instrumentation import (
     DeliveryDeferred,
@@ -39,8 +44,8 @@ from petiole.tasks.instrumentation import (
 from petiole.tasks.publishing.commit import commit
 from petiole.tasks.publishing.delayed import build_delayed_delivery, build_delayed_message
 from petiole.tasks.publishing.document import ValidatedEvent
-from petiole.tasks.settlement.dead_lettering import build_dead_letter, dead_letter
-from petiole.tasks.settlement.outcomes import Outcome
+from petiole.tasks.settlement.dead_lettering import build_bare_dead_letter, build_dead_letter, dead_letter
+from petiole.tasks.settlement.outcomes import DeadLettered, Outcome
 from petiole.tasks.settlement.retry_policy import Defer, GiveUp, RetryAfter, RetryPolicy, decide
 from petiole.tasks.stores.attempts import AttemptHistory
 from petiole.tasks.stores.delayed_messages import DelayedMessage
@@ -63,6 +68,12 @@ MAX_CHECK_AGE_S = 1.0
 
 REQUEUE_PAUSE_S = 0.5
 """How long a slot waits before it requeues a message, in seconds."""
+
+MAX_ATTEMPT_TEXT_LENGTH = 500
+"""The most characters of the error of one attempt, because a queue entry carries all earlier attempts."""
+
+OUTAGES = (RedisError, BrokerUnavailable, StateStoreUnavailable)
+"""Errors for which a message is requeued: broker or state store cannot be used."""
 
 
 class LazyDocument:
@@ -104,9 +115,11 @@ class DeliveryAttempt:
         """Emit a record of this delivery."""
         if not self.bus.instrumentation.wants(record):
             return
-        document = self.document if isinstance(self.document, Mapping) else {}
+        document: Mapping[str, object] = {}
+        with suppress(ValueError, RecursionError):
+            document = self.document if isinstance(self.document, Mapping) else {}
         names = ("event_type", "event_id", "stream_id", "correlation_id")
-        event = {name: str(document[name]) for name in names if name in document}
+        event = {name: safe_text(document[name]) for name in names if name in document}
         delivery = {"delivery_id": self.delivery_id, "subscription": self.task}
         self.bus.instrumentation.emit(record(**delivery, **event, **facts))  # type: ignore[arg-type]  # by field name
 
@@ -278,7 +291,7 @@ def settle(
         settlement = replace(attempt.settlement, agent=attempt.queue, state=state) if state else attempt.settlement
         commit(attempt.bus, events, settlement=settlement, delayed=delayed)
     except LeaseLost as lost:
-        attempt.emit(DeliveryLeaseLost, error=str(lost))
+        attempt.emit(DeliveryLeaseLost, error=error_text(lost))
         return Outcome.LEASE_LOST
     except (BrokerUnavailable, StateStoreUnavailable) as error:
         requeue(attempt, error)
@@ -311,30 +324,31 @@ def settle_failure(
 
     Raises:
         Retry: the next attempt is scheduled.
+        DeadLettered: no further attempt follows; the dead letter is stored.
         Reject: the outcome could not be stored; the broker redelivers the message.
-        Exception: `error` itself, after it was dead-lettered.
     """
-    match decide(policy, error, attempt.history.number, random.random()):  # noqa: S311 - no secret
-        case RetryAfter(after):
-            _schedule_retry(attempt, error, after, event, priority, is_attempt=True)
-        case Defer(after):
-            _schedule_retry(attempt, error, after, event, priority, is_attempt=False)
-        case GiveUp(cause):
-            _dead_letter(
-                attempt,
-                error,
-                cause,
-                event=event,
-                is_published=is_published,
-                attempts=(*attempt.history.earlier, _build_failed_attempt(attempt, error)),
-            )
-    raise error
+    attempts = (*attempt.history.earlier, _build_failed_attempt(attempt, error))
+    cause: Cause = "failed"
+    try:
+        match decide(policy, error, attempt.history.number, random.random()):  # noqa: S311 - no secret
+            case RetryAfter(after):
+                _schedule_retry(attempt, error, after, event, priority, is_attempt=True)
+            case Defer(after):
+                _schedule_retry(attempt, error, after, event, priority, is_attempt=False)
+            case GiveUp(cause):
+                pass
+    except (Retry, Reject):
+        raise
+    except Exception as failure:  # noqa: BLE001 - whatever an error's attributes cause; it is reported
+        # Such as an error that says to try again after NaN seconds.
+        _report(attempt, "retry.schedule_failed", failure)
+    _dead_letter(attempt, error, cause, event=event, is_published=is_published, attempts=attempts)
 
 
 def dead_letter_unhandled(
     attempt: DeliveryAttempt, error: Exception, cause: Cause, *, event: Event | None = None, is_published: bool = True
-) -> None:
-    """Dead-letter a delivery whose handler did not run. Raises Reject if the letter could not be stored."""
+) -> NoReturn:
+    """Dead-letter a delivery whose handler did not run. Raises DeadLettered, or Reject if it could not be stored."""
     _dead_letter(attempt, error, cause, event=event, is_published=is_published, attempts=attempt.history.earlier)
 
 
@@ -346,25 +360,55 @@ def _dead_letter(
     event: Event | None,
     is_published: bool,
     attempts: Sequence[FailedAttempt],
-) -> None:
-    letter = build_dead_letter(
-        attempt.bus,
-        error,
-        cause,
-        delivery_id=attempt.delivery_id,
-        subscription=attempt.task,
-        queue=attempt.queue,
-        document=attempt.document,
-        attempts=attempts,
-        letter_id=attempt.letter_id,
-        message_group=attempt.message_group,
-    )
+) -> NoReturn:
     try:
+        letter = build_dead_letter(
+            attempt.bus,
+            error,
+            cause,
+            delivery_id=attempt.delivery_id,
+            subscription=attempt.task,
+            queue=attempt.queue,
+            document=attempt.document,
+            attempts=attempts,
+            letter_id=attempt.letter_id,
+            message_group=attempt.message_group,
+        )
         dead_letter(attempt.bus, letter, event=event, settlement=attempt.settlement, is_published=is_published)
     except LeaseLost as lost:
-        attempt.emit(DeliveryLeaseLost, error=str(lost))
-    except (RedisError, BrokerUnavailable, StateStoreUnavailable) as outage:
+        attempt.emit(DeliveryLeaseLost, error=error_text(lost))
+    except OUTAGES as outage:
         requeue(attempt, outage)
+    except Exception as failure:  # noqa: BLE001 - whatever the error or the event contains; it is reported
+        _report(attempt, "dead_letter.write_failed", failure)
+        _store_bare_dead_letter(attempt, error, cause)
+    raise DeadLettered(error) from error
+
+
+def _store_bare_dead_letter(attempt: DeliveryAttempt, error: Exception, cause: Cause) -> None:
+    """Store what is certain to be storable of a failure, or requeue the message. Raises Reject."""
+    event = attempt.event.text if isinstance(attempt.event, LazyDocument) else attempt.event
+    try:
+        letter = build_bare_dead_letter(
+            error,
+            cause,
+            delivery_id=attempt.delivery_id,
+            subscription=attempt.task,
+            queue=attempt.queue,
+            event=event,
+            letter_id=attempt.letter_id,
+            message_group=attempt.message_group,
+        )
+        commit(attempt.bus, [], settlement=replace(attempt.settlement, outcome="dead_lettered", letter=letter))
+    except LeaseLost as lost:
+        attempt.emit(DeliveryLeaseLost, error=error_text(lost))
+    except Exception as failure:  # noqa: BLE001 - without a letter the broker has the only copy
+        requeue(attempt, failure)
+
+
+def _report(attempt: DeliveryAttempt, operation: str, failure: Exception) -> None:
+    record = OperationFailed(operation=operation, exception=failure, delivery_id=attempt.delivery_id)
+    attempt.bus.instrumentation.emit(record)
 
 
 def requeue(attempt: DeliveryAttempt, error: Exception) -> NoReturn:
@@ -374,8 +418,7 @@ def requeue(attempt: DeliveryAttempt, error: Exception) -> NoReturn:
             attempt.bus.stores.attempts.discard_last(attempt.delivery_id)
     except RedisError as failure:
         # The attempt counts as a crash until another attempt of the delivery is settled.
-        record = OperationFailed(operation="attempt.discard_failed", exception=failure, delivery_id=attempt.delivery_id)
-        attempt.bus.instrumentation.emit(record)
+        _report(attempt, "attempt.discard_failed", failure)
     # The broker redelivers at once, so a pause here keeps an outage from causing a busy loop.
     time.sleep(REQUEUE_PAUSE_S)
     raise Reject(error, requeue=True) from error
@@ -396,11 +439,11 @@ def _schedule_retry(
     try:
         commit(attempt.bus, [], settlement=settlement)
     except LeaseLost as lost:
-        attempt.emit(DeliveryLeaseLost, error=str(lost))
-    except (BrokerUnavailable, StateStoreUnavailable) as outage:
+        attempt.emit(DeliveryLeaseLost, error=error_text(lost))
+    except OUTAGES as outage:
         requeue(attempt, outage)
     record = DeliveryRetrying if is_attempt else DeliveryDeferred
-    attempt.emit(record, attempt=attempt.history.number, error=str(error), due=due)
+    attempt.emit(record, attempt=attempt.history.number, error=error_text(error), due=due)
     # Celery's exception: the task's state becomes RETRY, and Celery acknowledges the message.
     raise Retry(exc=error, when=due) from error
 
@@ -437,4 +480,9 @@ def _build_retry(
 
 
 def _build_failed_attempt(attempt: DeliveryAttempt, error: Exception) -> FailedAttempt:
-    return FailedAttempt(at=datetime.now(UTC), worker=attempt.worker, error_type=error_type_of(error), error=str(error))
+    return FailedAttempt(
+        at=datetime.now(UTC),
+        worker=attempt.worker,
+        error_type=error_type_of(error),
+        error=safe_text(error_text(error), MAX_ATTEMPT_TEXT_LENGTH),
+    )

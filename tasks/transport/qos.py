@@ -1,7 +1,7 @@
 """QoS: deliveries that are not settled yet. Their acks are collected and sent with the channel's next fetch.
 
-A worker of short handlers would wait for most of the time if it fetched no more than its prefetch limit. So it may hold,
-beyond the limit, as many deliveries as were lately settled in AHEAD_S. They can be given back until they begin.
+A worker of short handlers would wait for most of the time if it fetched no more than its prefetch limit. So it may
+hold, beyond the limit, as many deliveries as were lately settled in AHEAD_S. They can be given back until they begin.
 """
 
 from __future__ import annotations

@@ -316,3 +316,19 @@ while seen[-2:] != ["refused", "published"]:
     house.worker("again")
     assert publisher.wait(timeout=10) == 0
     assert inside.topics().count("system.stopped") == 1
+
+
+def test_a_report_of_any_words_is_published(harness, a_message):
+    reporting = Agent("reporting")
+
+    @reporting.on("input.*")
+    def fail(event: Event) -> None:
+        report(ValueError("b\udcff" + "x" * 9_000_000), path="c\udcff")
+        report("d\udcff")
+
+    harness.add(reporting)
+    harness.send_through(a_message())
+
+    reported = [event.content for event in harness.published_events() if isinstance(event, ErrorEvent)]
+    assert [content.message[:7] for content in reported] == ["b\\udcffx"[:7], "d\\udcff"]
+    assert reported[0].parameters["path"] == "c\\udcff"

@@ -13,6 +13,7 @@ import pytest
 
 from petiole.events import Event, MessageEvent, ParametersContent, Value
 from petiole.tasks import Agent, publish
+from tests.support.inside import Inside
 
 LIMIT_S = 0.2
 PATIENCE_S = 5.0
@@ -62,6 +63,43 @@ def test_what_a_failed_async_generator_said_is_not_published(harness, a_message)
 
     assert harness.expect_dead_letter().error == "the line is cut"
     assert "message.one" not in types(harness)
+
+
+@pytest.mark.parametrize("is_delayed", [False, True])
+def test_a_handler_that_publishes_more_events_than_one_commit_takes_is_a_dead_letter(harness, a_message, is_delayed):
+    agent, runs = Agent("endless"), []
+
+    @agent.on("input.*")
+    def talk(event: Event) -> Iterator[Event]:
+        runs.append(event.event_id)
+        while True:
+            if is_delayed:
+                publish(say("one", event), delay=3600)
+            else:
+                yield say("one", event)
+
+    harness.add(agent)
+    harness.publish(a_message())
+
+    letter = harness.expect_dead_letter()
+    assert letter.error_type == "too_many_events"
+    assert "endless.talk published more than 1,000 events" in letter.error
+    assert "raise PETIOLE_MAX_EVENTS_PER_DELIVERY" in letter.error
+    assert len(runs) == 1
+    assert "message.one" not in types(harness)
+
+
+def test_as_many_events_as_the_limit_are_published(harness, a_message):
+    agent = Agent("talker")
+
+    @agent.on("input.*")
+    def talk(event: Event) -> list[Event]:
+        return [say("one", event) for _ in range(harness.bus.settings.max_events_per_delivery)]
+
+    harness.add(agent)
+    harness.send_through(a_message(), timeout=20)
+
+    assert len(Inside(harness).history("message.one")) == 1_000
 
 
 def test_async_handlers_share_one_loop(harness, a_message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import Counter
@@ -221,3 +222,58 @@ def test_a_guarded_tool_that_keeps_failing_is_not_called_any_more(team, registry
     assert all(end.content.is_retryable for name, end in ends.items() if name > "c-4")
     assert len(ends) == 8
     assert team.dead_letters() == []
+
+
+def _fail_wordlessly() -> None:
+    class WordlessError(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no words")
+
+    raise WordlessError
+
+
+def _fail_with(text: str) -> None:
+    raise ValueError(text)
+
+
+@pytest.mark.parametrize(
+    ("act", "words"),
+    [
+        (lambda: _fail_with("b\udcff"), "ValueError: b\\udcff"),
+        (lambda: _fail_with("x" * 9_000_000), "characters)"),
+        (_fail_wordlessly, "WordlessError"),
+        (lambda: sys.exit("b\udcff"), "SystemExit: b\\udcff"),
+        (lambda: "b\udcff", "half of a surrogate pair"),
+        (lambda: "x" * 9_000_000, "has 9,"),
+    ],
+    ids=["surrogate", "huge error", "wordless", "exit", "surrogate result", "huge result"],
+)
+def test_whatever_a_tool_says_its_call_ends_once_and_is_told(team, registry: ToolRegistry, act, words):
+    def tool(context: ToolContext) -> str:
+        """Act."""
+        context.report(50, "note \udcff" * 1_000)
+        return str(act())
+
+    registry.add(tool)
+
+    events = team.send_through(a_request(a_call("c-1", "tool")), timeout=15)
+
+    end = ends_of(events)["c-1"]
+    assert isinstance(end, ToolFailedEvent)
+    assert words in end.content.error
+    assert said_of(events, "c-1") == ["requested", "started", "progress", "failed"]
+    assert team.dead_letters() == []
+
+
+def test_a_tool_whose_text_is_long_is_read_in_part(team, registry: ToolRegistry):
+    @registry.add
+    def tool() -> str:
+        """Act."""
+        return "x" * 200_000
+
+    events = team.send_through(a_request(a_call("c-1", "tool")), timeout=15)
+
+    end = ends_of(events)["c-1"]
+    assert isinstance(end, ToolResultEvent)
+    assert end.content.value == "x" * 200_000
+    assert str(end.content.data["text"]).endswith("x… (200000 characters)")

@@ -30,6 +30,7 @@ from petiole.events.errors import (
     error_type_of,
 )
 from petiole.events.event import Event
+from petiole.events.texts import error_text
 from petiole.tasks import Agent, Context, ResponseStream, RetryPolicy
 from petiole.tasks.handling.current import current_bus
 from petiole.workers.llm import LanguageModel, create_model
@@ -97,7 +98,7 @@ async def _write(
             async with asyncio.timeout(limit_s):
                 async for part in parts:
                     length_before = len(answer.text)
-                    answer.add(part)
+                    _add_part(answer, part, model)
                     stream.write(answer.text[length_before:])
         except TimeoutError as error:
             raise ProviderUnavailable(model.name, f"its answer did not end within {limit_s:g} s") from error
@@ -105,6 +106,13 @@ async def _write(
             # Close the model's connection, also after an error or a cancellation.
             if isinstance(parts, AsyncGenerator):
                 await parts.aclose()
+
+
+def _add_part(answer: ResponseBuilder, part: ResponsePart, model: LanguageModel) -> None:
+    try:
+        answer.add(part)
+    except (ValueError, TypeError) as error:
+        raise ProviderRefused(model.name, f"its answer is invalid ({error_text(error)})") from error
 
 
 def _stream_parts(
@@ -142,6 +150,6 @@ def build_model_failure(model: str, error: PetioleError) -> ModelFailure:
     return ModelFailure(
         model=model,
         error_type=error_type_of(error),
-        error=str(error),
+        error=error_text(error),
         is_retryable=isinstance(error, Retryable),
     )

@@ -24,6 +24,7 @@ from petiole.events.catalog.output import (
 from petiole.events.catalog.proactive import ProactiveSuggestionEvent
 from petiole.events.errors import Permanent, PetioleError, ProviderUnavailable, RetryLater, error_type_of
 from petiole.events.event import Event
+from petiole.events.texts import error_text
 from petiole.tasks import Agent, Context, RetryPolicy, idempotent, publish
 from petiole.workers.channels import OutputChannel, open_channels
 from petiole.workers.channels.webhook import open_webhook
@@ -121,7 +122,7 @@ def build_message_failed(
     event: Event, channel: OutputChannel, message_id: str, text: str, error: Exception
 ) -> MessageFailedEvent:
     """Build the event for an answer that a channel failed to send for good."""
-    content = DeliveryFailure(text=text, channel=channel.name, error_type=error_type_of(error), error=str(error))
+    content = DeliveryFailure(text=text, channel=channel.name, error_type=error_type_of(error), error=error_text(error))
     return event.caused(MessageFailedEvent, event_id=message_event_id(message_id, channel, "failed"), content=content)
 
 

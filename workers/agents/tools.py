@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from functools import partial
 
+from pydantic_core import to_json
+
 from petiole.events.catalog.memory import MemoryItem
 from petiole.events.catalog.orchestrator import ToolsRequestedEvent
 from petiole.events.catalog.tools import (
@@ -34,10 +36,12 @@ from petiole.events.errors import (
     PetioleError,
     QueueFull,
     StateStoreUnavailable,
+    ToolFailed,
     approval_denied,
     approval_expired,
 )
 from petiole.events.event import Event
+from petiole.events.texts import error_text
 from petiole.tasks import Agent, Context, idempotent, publish
 from petiole.tasks.handling.current import current_bus
 from petiole.workers.llm.rules.intent_rules import classify_intent
@@ -63,6 +67,12 @@ from petiole.workers.tools.tool_calls import (
 agent = Agent("tools")
 
 log = logging.getLogger(__name__)
+
+MAX_RESULT_BYTES = 4_194_304
+"""The largest result of a tool, as JSON."""
+
+EVENT_MARGIN_BYTES = 16_384
+"""The size of an event beside the result of a tool."""
 
 LEASE_MARGIN = timedelta(seconds=30)
 """How long after its time limit a call of another worker still counts as running."""
@@ -97,7 +107,7 @@ def run_call(event: ToolExecutionRequestedEvent, context: Context) -> Event | No
     try:
         tool = installed_tools().get(call.tool)
         if tool.policy.needs_approval:
-            tool.validate(call.arguments)
+            tool.check(call.arguments)
     except PetioleError as error:
         return fail_call(event, call, error)
     return request_approval(event) if tool.policy.needs_approval else execute_once(event, call, tool, context)
@@ -163,8 +173,9 @@ def execute_once(event: Event, call: ToolExecution, tool: Tool, context: Context
         on_unfinished=tool.policy.on_unfinished,
         limit=timedelta(seconds=tool.policy.timeout_s) + LEASE_MARGIN,
     )
+    max_bytes = min(MAX_RESULT_BYTES, context.bus.settings.max_event_bytes - EVENT_MARGIN_BYTES)
     try:
-        outcome = execute_idempotently(partial(execute, call, tool, tool_context))()
+        outcome = execute_idempotently(partial(execute, call, tool, tool_context, max_bytes))()
     except OperationInProgress:
         return None
     except OperationOutcomeUnknown as error:
@@ -172,12 +183,18 @@ def execute_once(event: Event, call: ToolExecution, tool: Tool, context: Context
     return CallOutcome.from_json(outcome).build_event(event, call)
 
 
-def execute(call: ToolExecution, tool: Tool, tool_context: ToolContext) -> dict[str, object]:
-    """Run a call, and return its outcome as JSON."""
+def execute(
+    call: ToolExecution, tool: Tool, tool_context: ToolContext, max_bytes: int = MAX_RESULT_BYTES
+) -> dict[str, object]:
+    """Run a call, and return its outcome as JSON. A result that no event can hold is a failure."""
     try:
-        return completed_outcome(call, tool.call(call.arguments, tool_context)).as_json()
+        outcome = completed_outcome(call, tool.call(call.arguments, tool_context)).as_json()
+        size = len(to_json(outcome))
+        if size > max_bytes:
+            raise ToolFailed(tool.name, f"its result has {size:,} bytes as JSON, allowed are {max_bytes:,}")
     except PetioleError as error:
         return failed_outcome(call, error).as_json()
+    return outcome
 
 
 def search_memory(query: str, limit: int, earlier: Sequence[MemoryItem], retriever: Retriever) -> list[MemoryItem]:
@@ -209,7 +226,7 @@ def _progress_reporter(event: Event, call: ToolExecution) -> Callable[[float, st
                 publish(progress, now=True)
             except (BrokerUnavailable, StateStoreUnavailable, QueueFull) as error:
                 # Progress is optional: the call continues, and its outcome is published by the delivery.
-                log.warning("progress.publish_failed", extra={"call_id": call.call_id, "error": str(error)})
+                log.warning("progress.publish_failed", extra={"call_id": call.call_id, "error": error_text(error)})
 
     return report
 

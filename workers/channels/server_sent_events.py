@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 from urllib.parse import urlsplit
 
 from petiole.events.errors import BrokerUnavailable, StateStoreUnavailable, missing_extra
+from petiole.events.texts import error_text
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -194,7 +195,7 @@ class EventStreamEndpoint:
                 yield {"event": event.name, "id": event.position, "data": data}
         except (BrokerUnavailable, StateStoreUnavailable) as error:
             # The client reconnects and continues after its last event.
-            log.warning("client.disconnected", extra={"stream_id": stream_id, "error": str(error)})
+            log.warning("client.disconnected", extra={"stream_id": stream_id, "error": error_text(error)})
 
 
 def is_allowed_host(header: str, names: Collection[str]) -> bool:

@@ -7,6 +7,7 @@ import unicodedata
 from typing import Final, TextIO
 
 from petiole.events.errors import ProviderUnavailable
+from petiole.events.texts import error_text
 from petiole.workers.channels.channel import DuplicateBehavior
 
 # Control characters move the cursor and set titles. Separators and lone surrogates break the line.
@@ -37,7 +38,7 @@ class Terminal:
             output.write(_encodable(self.format(f"[{stream_id}] {text}"), output) + "\n")
             output.flush()
         except (OSError, ValueError) as error:  # ValueError: the output is closed
-            raise ProviderUnavailable(self.name, str(error)) from error
+            raise ProviderUnavailable(self.name, error_text(error)) from error
 
 
 def _is_control_character(character: str) -> bool:

@@ -35,6 +35,7 @@ from petiole.events.errors import (
     ServiceUnavailable,
     missing_extra,
 )
+from petiole.events.texts import error_text
 from petiole.tasks.handling.current import current_bus
 from petiole.tasks.resilience.circuit_breaker import force_state
 from petiole.tasks.resilience.guarded import guarded
@@ -160,7 +161,7 @@ class Webhook:
                 raise ProviderUnavailable(self.name, reason) from error
             raise ProviderRefused(self.name, reason) from error
         except httpx2.HTTPError as error:
-            reason = str(error) or type(error).__name__
+            reason = error_text(error)
             if deadline.has_passed:
                 reason = f"it timed out: no answer within {self._timeout_s:g} s"
             raise ProviderUnavailable(self.name, reason) from error

@@ -19,10 +19,13 @@ from typing import Protocol, TypeAlias, runtime_checkable
 from petiole.events.catalog.llm import FinishReason, GeneratedResponse, ModelToolCall, Usage
 from petiole.events.catalog.orchestrator import ModelRequest
 from petiole.events.content import Value
-from petiole.events.errors import ProviderRefused
+from petiole.events.texts import safe_text
 
 _CHARACTERS_PER_TOKEN = 4
 """For English text. Source: OpenAI's page about its tokenizer."""
+
+MAX_ANSWER_LENGTH = 4_194_304
+"""The most characters of an answer, which has to fit into an event; more than any model writes."""
 
 _NO_USAGE = Usage()
 
@@ -79,10 +82,6 @@ class LanguageModel(Protocol):
         ...
 
 
-MAX_ANSWER_LENGTH = 4_194_304
-"""The most characters of an answer, which has to fit into an event; more than any model writes."""
-
-
 @dataclass(slots=True)
 class ResponseBuilder:
     """Collects the parts of an answer."""
@@ -90,20 +89,30 @@ class ResponseBuilder:
     text: str = ""
     calls: list[ModelToolCall] = field(default_factory=list)
     finished: Finished | None = None
+    _half: str = ""
 
     def add(self, part: ResponsePart) -> None:
-        """Add the next part. Raises ProviderRefused if the answer becomes too long."""
+        """Add the next part. Raises ValueError or TypeError if an event cannot hold it, or the answer is too long."""
         match part:
             case TextDelta():
-                self.text += part.text
-                if len(self.text) > MAX_ANSWER_LENGTH:
-                    raise ProviderRefused(
-                        "the language model", f"its answer has more than {MAX_ANSWER_LENGTH:,} characters"
-                    )
+                self._add_text(part.text)
             case ToolCallRequested():
                 self.calls.append(ModelToolCall(tool=part.tool, arguments=dict(part.arguments)))
             case Finished():
+                self.text += safe_text(self._half)
                 self.finished = part
+
+    def _add_text(self, text: str) -> None:
+        """Add text. Providers split it anywhere, also between the two surrogates of one character."""
+        text = self._half + text
+        self._half = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
+        whole = text.removesuffix(self._half)
+        if not whole.isascii():
+            joined = whole.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+            whole = safe_text(joined, len(joined))
+        self.text += whole
+        if len(self.text) > MAX_ANSWER_LENGTH:
+            raise ValueError(f"it has more than {MAX_ANSWER_LENGTH:,} characters")
 
     def build(self, model: str, request: ModelRequest) -> GeneratedResponse:
         """Build the response. Without a `Finished` part it counts as interrupted, and its usage is estimated."""

@@ -7,7 +7,6 @@ readable lines, or as one JSON object per line with PETIOLE_LOG_FORMAT=json. Cel
 
 from __future__ import annotations
 
-import io
 import logging
 from typing import Any, TextIO
 
@@ -15,6 +14,7 @@ import structlog
 from celery import signals
 from structlog.typing import EventDict, ExcInfo, Processor
 
+from petiole.events.texts import traceback_text
 from petiole.tasks.transport.address import mask_secrets
 from petiole.workers.observability.printable import printable_lines
 from petiole.workers.settings import unknown_settings
@@ -29,7 +29,7 @@ def build_formatter(log_format: str, *, colorize: bool) -> logging.Formatter:
         structlog.dev.ConsoleRenderer(colors=colorize, sort_keys=False, exception_formatter=_write_traceback)
     ]
     if log_format == "json":
-        renderers = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        renderers = [structlog.processors.ExceptionRenderer(_format_traceback), structlog.processors.JSONRenderer()]
     return _MaskingFormatter(
         foreign_pre_chain=[
             structlog.stdlib.add_log_level,
@@ -47,10 +47,12 @@ def _replace_unprintable(_: object, __: str, fields: EventDict) -> EventDict:
     return {name: printable_lines(value) if isinstance(value, str) else value for name, value in fields.items()}
 
 
-def _write_traceback(output: TextIO, error: ExcInfo) -> None:
-    plain = io.StringIO()
-    structlog.dev.plain_traceback(plain, error)
-    output.write(printable_lines(plain.getvalue()))
+def _format_traceback(exc_info: ExcInfo) -> str:
+    return traceback_text(exc_info[1]).rstrip()
+
+
+def _write_traceback(console: TextIO, exc_info: ExcInfo) -> None:
+    console.write(f"\n{printable_lines(_format_traceback(exc_info))}")
 
 
 class _MaskingFormatter(structlog.stdlib.ProcessorFormatter):

@@ -19,6 +19,7 @@ from typing import Protocol, TypeVar, overload
 
 from petiole.events.content import Value
 from petiole.events.errors import ProviderUnavailable, UsageError, unknown_tool
+from petiole.events.texts import error_text
 from petiole.workers.tools.function_tools import ToolFunction, tool_from_function
 from petiole.workers.tools.tool import Tool, ToolContext, ToolOutput
 from petiole.workers.tools.tool_policy import DEFAULT_TOOL_TIMEOUT_S, OnUnfinishedCall, build_tool_policy
@@ -144,7 +145,7 @@ class ToolRegistry:
                 yield from source.tools().values()
             except ProviderUnavailable as error:
                 # The tools of the other sources stay usable.
-                log.warning("tools.list_failed", extra={"source": source.name, "error": str(error)})
+                log.warning("tools.list_failed", extra={"source": source.name, "error": error_text(error)})
 
 
 tools = ToolRegistry()

@@ -12,10 +12,15 @@ from pydantic_core import to_json
 
 from petiole.events.catalog.memory import MemoryItem
 from petiole.events.content import Value, read_value
-from petiole.events.errors import PetioleError, ToolFailed, tool_timeout
+from petiole.events.errors import PetioleError, ToolFailed, error_type_of, tool_timeout
+from petiole.events.texts import error_text, safe_text
 from petiole.tasks import guarded
+from petiole.tasks.handling.exits import is_shutdown
 from petiole.tasks.handling.time_limits import TimeLimitReached, call_within, time_limit
 from petiole.workers.tools.tool_policy import ToolPolicy
+
+MAX_RESULT_TEXT_LENGTH = 100_000
+"""The most characters of a tool's result that a model reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +77,7 @@ class Tool:
             ServiceUnavailable: The circuit of the tool is open.
             PetioleError: The tool raised this error itself.
         """
-        validated = self.validate(arguments)
+        validated = self.check(arguments)
         try:
             with self._breaker(), time_limit(self.policy.timeout_s):
                 result = call_within(self.policy.timeout_s, partial(self.run, validated, context))
@@ -80,10 +85,21 @@ class Tool:
             raise tool_timeout(self.name, self.policy.timeout_s) from error
         except PetioleError:
             raise
-        except Exception as error:
-            # A tool may be third-party code, and the user needs an answer after any error.
-            raise ToolFailed(self.name, f"{type(error).__name__}: {error}") from error
+        except BaseException as error:
+            if is_shutdown(error):
+                raise
+            # A tool may be third-party code, and the user needs an answer after any error, also after `sys.exit()`.
+            raise ToolFailed(self.name, f"{error_type_of(error)}: {error_text(error)}") from error
         return self._output(result)
+
+    def check(self, arguments: Mapping[str, Value]) -> ValidatedArguments:
+        """Validate arguments. Raises UsageError (invalid_arguments), ToolFailed if the schema cannot be applied."""
+        try:
+            return self.validate(arguments)
+        except PetioleError:
+            raise
+        except Exception as error:
+            raise ToolFailed(self.name, f"its arguments cannot be validated: {error_text(error)}") from error
 
     def _breaker(self) -> AbstractContextManager[object]:
         # As a block, `guarded` does not retry; a retry could repeat the tool's effects.
@@ -94,8 +110,9 @@ class Tool:
         try:
             value = read_value(result.value if isinstance(result, ToolOutput) else result)
         except ValueError as error:
-            raise ToolFailed(self.name, f"its result {error}") from error
-        return ToolOutput(value, result.text if isinstance(result, ToolOutput) else _value_text(value))
+            raise ToolFailed(self.name, f"its result {error_text(error)}") from error
+        text = result.text if isinstance(result, ToolOutput) else _value_text(value)
+        return ToolOutput(value, safe_text(text, MAX_RESULT_TEXT_LENGTH))
 
 
 def _value_text(value: Value) -> str:

@@ -32,10 +32,12 @@ from petiole.events.catalog.tools import (
 )
 from petiole.events.errors import PetioleError, Retryable, error_type_of
 from petiole.events.event import Event
+from petiole.events.texts import error_text, safe_text
 from petiole.workers.tools import ToolOutput
 
 PROGRESS_BURST = 10
 PROGRESS_INTERVAL_S = 0.5
+MAX_NOTE_LENGTH = 500
 
 
 def build_call_requested(event: Event, call: ToolCall) -> ToolExecutionRequestedEvent:
@@ -58,7 +60,7 @@ def build_call_started(event: Event, call: ToolExecution) -> ToolStartedEvent:
 
 def build_call_progress(event: Event, call: ToolExecution, percent: float, note: str) -> ToolProgressEvent:
     """Build the event for the progress of a call."""
-    content = ToolProgress(call_id=call.call_id, tool=call.tool, percent=percent, note=note)
+    content = ToolProgress(call_id=call.call_id, tool=call.tool, percent=percent, note=safe_text(note, MAX_NOTE_LENGTH))
     # Identified by its percentage, because the number of reports before it depends on timing.
     return event.caused(ToolProgressEvent, event_id=call_event_id(event, call, f"at {percent}"), content=content)
 
@@ -100,7 +102,7 @@ def failed_outcome(call: ToolExecution, error: PetioleError) -> CallOutcome:
         call_id=call.call_id,
         tool=call.tool,
         error_type=error_type_of(error),
-        error=str(error),
+        error=error_text(error),
         is_retryable=isinstance(error, Retryable),
     )
     return CallOutcome(failure)

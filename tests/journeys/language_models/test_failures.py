@@ -43,6 +43,16 @@ def test_the_user_hears_of_an_endpoint_that_does_not_answer(
     assert words_to_user in ready.content.text
 
 
+def test_an_answer_that_is_too_long_for_an_event_is_told_to_the_user(team: Team, endpoint: Endpoint) -> None:
+    endpoint.reply = lambda question: [a_chunk("x" * 600_000)] * 2
+
+    events = team().send_through(a_message(), timeout=15)
+
+    (failed,) = said(events, ResponseFailedEvent)
+    assert "it has more than 1,000,000 characters" in failed.content.error
+    assert len(said(events, ResponseReadyEvent)) == 1
+
+
 def test_an_endpoint_that_is_down_is_left_alone_and_users_hear_of_it(
     team: Team, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:

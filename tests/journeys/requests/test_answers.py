@@ -11,8 +11,8 @@ from celery.result import AsyncResult, ResultSet
 
 from petiole.events import Event, RequestEvent, ResponseSuccessEvent
 from petiole.events.catalog.request import RequestContent
-from petiole.events.errors import UsageError
-from petiole.tasks import Agent, Context, RetryPolicy
+from petiole.events.errors import Permanent, UsageError
+from petiole.tasks import Agent, Context, RetryPolicy, publish
 from tests.journeys.requests.service import User, a_data_service, a_message_of, a_silent_answer, topics
 from tests.support.errors import has_code
 from tests.support.inside import Inside
@@ -211,3 +211,50 @@ def test_results_can_be_waited_for_together(asked):
     results = ResultSet([asked.request("echo", responder="data_service", value=number) for number in range(3)])
 
     assert [response.value for response in results.get(disable_sync_subtasks=False)] == [0, 1, 2]
+
+
+class Refused(Permanent):
+    """What a responder raises to say no."""
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [(LookupError("no such user"), "LookupError"), (Refused("not yours"), "Refused"), (None, "invalid_parameters")],
+)
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_failure_of_the_request_itself_is_an_answer_and_no_dead_letter(harness, error, expected, is_async):
+    agent, runs = Agent("service"), []
+
+    def find(number: int) -> int:
+        runs.append(number)
+        publish(a_message_of("message.found"))
+        raise error
+
+    async def find_async(number: int) -> int:
+        return find(number)
+
+    agent.answers("find", retry=RetryPolicy(max_attempts=3))(find_async if is_async else find)
+    harness.add(agent)
+
+    parameters = {} if error is None else {"number": 1}
+    response = harness.request("find", responder="service", timeout=30, **parameters).get()
+
+    assert (response.ok, response.error_type) == (False, expected)
+    assert len(runs) == (0 if error is None else 1)
+    assert topics(harness) == ["request.made", "response.failed"]
+    assert harness.dead_letters() == []
+
+
+def test_any_other_error_of_a_responder_is_a_dead_letter_too(harness):
+    agent = Agent("service")
+
+    @agent.answers("find")
+    def find() -> int:
+        raise ValueError("b\udcff")
+
+    harness.add(agent)
+
+    response = harness.request("find", responder="service", timeout=30).get()
+
+    assert (response.error_type, response.error) == ("ValueError", "b\\udcff")
+    assert harness.expect_dead_letter().error_type == "ValueError"

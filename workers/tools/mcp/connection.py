@@ -23,6 +23,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.types import CONNECTION_CLOSED, REQUEST_TIMEOUT, CallToolResult, Tool
 
 from petiole.events.errors import ProviderUnavailable, ToolFailed
+from petiole.events.texts import error_text
 from petiole.workers.response_limits import REQUEST_HEADERS, limit_response
 from petiole.workers.tools.mcp.settings import ServerSettings
 
@@ -174,4 +175,4 @@ def _report_progress(
 def _describe_error(error: BaseException) -> str:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    return f"{error}".rstrip(".") or type(error).__name__
+    return error_text(error).rstrip(".")

@@ -1,0 +1,44 @@
+"""Texts of strangers: make the words of errors, tools and providers safe to store and to send.
+
+Any exception may come from a handler: its `__str__` may raise, its message may have megabytes or hold a lone surrogate,
+which UTF-8 cannot encode (`os.listdir` returns such names). The functions here raise nothing, so that recording a
+failure cannot fail for its words.
+"""
+
+from __future__ import annotations
+
+import traceback
+
+MAX_TEXT_LENGTH = 4_000
+"""The most characters of an error's message in events, dead letters and logs."""
+
+MAX_TRACEBACK_LENGTH = 20_000
+"""The most characters of a traceback; its end is kept, which names the error."""
+
+
+def safe_text(value: object, limit: int = MAX_TEXT_LENGTH) -> str:
+    """Convert any value to text that UTF-8 can encode. A text above `limit` characters is cut, and its length added.
+
+    Lone surrogates become escapes. Raises nothing: a value whose `__str__` raises is described instead.
+    """
+    try:
+        text = str.__str__(str(value))  # a subclass of str may override what is called on it
+        if len(text) > limit:
+            text = f"{text[:limit]}… ({len(text)} characters)"
+        return text.encode("utf-8", "backslashreplace").decode()
+    except BaseException as failure:  # noqa: BLE001 - `__str__` is a stranger's, and may even exit
+        return f"<the text of this {type(value).__name__} cannot be read: its __str__ raised {type(failure).__name__}>"
+
+
+def error_text(error: BaseException) -> str:
+    """Return an error's message as `safe_text`; the name of its class if it has none."""
+    return safe_text(error) or safe_text(type(error).__name__)
+
+
+def traceback_text(error: BaseException) -> str:
+    """Return an error's traceback with its causes, cut to the last MAX_TRACEBACK_LENGTH characters. Raises nothing."""
+    try:
+        text = "".join(safe_text(line) for line in traceback.format_exception(error))
+    except BaseException as failure:  # noqa: BLE001 - an error's attributes are a stranger's
+        text = f"{type(error).__name__}: its traceback cannot be read ({type(failure).__name__})\n"
+    return text if len(text) <= MAX_TRACEBACK_LENGTH else f"…{text[-MAX_TRACEBACK_LENGTH:]}"
