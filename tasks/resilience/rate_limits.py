@@ -31,16 +31,18 @@ from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from petiole.events.content import Duration
 from petiole.events.errors import RateLimitExceeded, RetryLater, invalid_option
 from petiole.events.topics import Topic
+from petiole.events.validation import invalid_argument
 from petiole.tasks.handling.current import current_bus
 from petiole.tasks.resilience.error_classification import http_status_of, iterate_causes, retry_after
 from petiole.tasks.resilience.fail_open import query_store, update_store
 from petiole.tasks.runtime import BusRuntime
 from petiole.tasks.stores.rate_limits import Quota, RateLimitUsage
 
-Amount = Annotated[int, Field(strict=True, ge=1)]
-UpToOneDay = Annotated[timedelta, Field(gt=timedelta(0), le=timedelta(days=1))]
+Amount = Annotated[int, Field(strict=True, ge=1, lt=2**53)]
+UpToOneDay = Annotated[Duration, Field(gt=timedelta(0), le=timedelta(days=1))]
 
 DEFAULT_PAUSE_FRACTION = 0.1
 """The pause after a 429 without Retry-After, as a fraction of the window."""
@@ -69,9 +71,7 @@ class RateLimit(BaseModel):
         try:
             super().__init__(account=account, **options)
         except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(str(step) for step in first["loc"])
-            raise invalid_option(f"RateLimit.{field}", repr(first["input"]), first["msg"]) from error
+            raise invalid_argument("RateLimit", error) from error
 
     def reserve(self, *, tokens: int = 0) -> Reservation:
         """Reserve one call and its estimated tokens before the call.
@@ -80,9 +80,11 @@ class RateLimit(BaseModel):
             RateLimitExceeded: The quota does not allow the call now.
             UsageError: (invalid_option) `tokens` is negative, or more than the quota of a window.
         """
-        if tokens < 0 or (self.tokens is not None and tokens > self.tokens):
+        if type(tokens) is not int or tokens < 0:
+            raise invalid_option("tokens", tokens, "give the number of tokens that the call may use, from 0")
+        if self.tokens is not None and tokens > self.tokens:
             remedy = f"the rate limit {self.account} allows 0 to {self.tokens} per window; split the call, or raise it"
-            raise invalid_option("tokens", str(tokens), remedy)
+            raise invalid_option("tokens", tokens, remedy)
         bus = current_bus()
         call_id = str(uuid4())
         quota = Quota(self.requests, self.tokens, self.window, self.timeout)
