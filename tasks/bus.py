@@ -28,6 +28,7 @@ from celery.local import PromiseProxy
 from petiole.events.errors import UsageError
 from petiole.events.event import Event
 from petiole.events.registry import EventRegistry, registry
+from petiole.events.subscription_checks import check_subscription
 from petiole.tasks.broker.topology import PUBLISH_QUEUE, EventAMQP
 from petiole.tasks.celery import (
     add_unset,
@@ -238,6 +239,8 @@ class EventBus(BusRuntime):
             raise UsageError("a worker already runs; include agents before it starts, or before the first publish")
         # Raises UsageError (invalid_subscription) here instead of in the worker.
         _ = agent.subscriptions
+        for handler in agent.handlers.values():
+            check_subscription(handler.subscription, self.event_registry, gathered_by=handler.gathered_by)
         agents[agent.name] = agent
         vars(self.app).pop("amqp", None)
         if self.app.finalized:  # type: ignore[attr-defined]  # the stubs leave it out
