@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from petiole.events.errors import InvalidEvent, UsageError, invalid_option, invalid_subscription
+from petiole.events.errors import InvalidEvent, UsageError, invalid_option, invalid_response, invalid_subscription
 from petiole.events.errors.base import describe
 
 if TYPE_CHECKING:
@@ -73,6 +73,12 @@ def invalid_argument(owner: str, report: ValidationError) -> UsageError:
     option = ".".join((owner, *map(str, first["loc"])))
     is_unknown = first["type"] == "extra_forbidden"
     return invalid_option(option, first["input"], "it is unknown, remove it" if is_unknown else _requirement(first))
+
+
+def invalid_reply(request_type: str, report: ValidationError) -> UsageError:
+    """Build the error for the first part of a reply's value that is not of the requested type."""
+    first = report.errors(include_url=False, include_context=False)[0]
+    return invalid_response(request_type, ".".join(("response", *map(str, first["loc"]))), _reason(first))
 
 
 def _reason(finding: ErrorDetails) -> str:

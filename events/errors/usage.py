@@ -176,10 +176,19 @@ def invalid_request(request_type: object, reason: str) -> UsageError:
     return UsageError(f"request {quote(request_type)}: {reason}", code="invalid_request")
 
 
+def invalid_response(request_type: str, field: str, reason: str) -> UsageError:
+    """Build the error for a reply with a value of another type. `field` is its dotted path."""
+    return UsageError(
+        f"request {quote(request_type)}: the reply's field {field!r}: {reason}; request it with another `returns`, or "
+        "correct the responder",
+        code="invalid_response",
+    )
+
+
 def duplicate_request(request_type: str, request_id: str) -> UsageError:
     return UsageError(
-        f"request {quote(request_type)}: a request with the id {request_id} was already made; omit the id to get a "
-        "new one for each request",
+        f"request {quote(request_type)}: a request with the id {quote(request_id)} was already made; omit the id to "
+        "get a new one for each request",
         code="duplicate_request",
     )
 
