@@ -53,6 +53,7 @@ def check_argument(name: str, value: object, type_: Any) -> None:
         raise invalid_argument(name, error) from error
 
 
+@functools.cache
 def instance_of(class_: type[object]) -> Any:
     """Return the type of a class's instances, for `checks_arguments`. Pydantic would also take their fields."""
 

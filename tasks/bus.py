@@ -19,12 +19,15 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, Self, cast
 
 import click
 from celery import Celery, bootsteps, signals
 from celery.local import PromiseProxy
+from pydantic import Field
+from pydantic_settings import BaseSettings
 
+from petiole.events.arguments import check_argument, checks_arguments, instance_of
 from petiole.events.errors import UsageError
 from petiole.events.event import Event
 from petiole.events.registry import EventRegistry, registry
@@ -79,6 +82,11 @@ class EventBus(BusRuntime):
     has_worker = False
     """Whether a worker of the app runs in this process."""
 
+    @checks_arguments(
+        app=instance_of(Celery) | None,
+        event_registry=instance_of(EventRegistry),
+        settings=instance_of(BaseSettings) | None,
+    )
     def __init__(
         self,
         app: Celery | None = None,
@@ -86,8 +94,8 @@ class EventBus(BusRuntime):
         event_registry: EventRegistry = registry,
         settings: Settings | None = None,
     ) -> None:
-        self._in_process = None if app else _create_in_process()
-        app = app or private_app()
+        self._in_process = _create_in_process() if app is None else None
+        app = private_app() if app is None else app
         _require_stock_amqp(app)
         super().__init__(
             app,
@@ -129,7 +137,7 @@ class EventBus(BusRuntime):
         """Subscribe a function to the events that match a pattern; options and errors are those of `Agent.on`."""
         from petiole.tasks.agents import Agent
 
-        subscriber = included_agents(self).get(agent) or Agent(agent)
+        subscriber = included_agents(self).get(str(agent)) or Agent(agent)
         subscriber.on(pattern, **options)(handler)
         self._include(subscriber)
 
@@ -194,6 +202,7 @@ class EventBus(BusRuntime):
         """Create a client of the state store for the running asyncio loop. Raises NotConfigured."""
         return self._in_process.connect_async() if self._in_process else super().connect_async()
 
+    @checks_arguments(timeout_s=Annotated[float, Field(ge=0)])
     def wait(self, timeout_s: float = 10.0) -> None:
         """Wait until no message of an in-process bus is queued, delayed or being handled.
 
@@ -230,6 +239,9 @@ class EventBus(BusRuntime):
         self.app.close()
 
     def _include(self, agent: Agent) -> None:
+        from petiole.tasks.agents import Agent
+
+        check_argument("EventBus.include", agent, instance_of(Agent))
         agents = included_agents(self)
         if agent.name == PUBLISH_QUEUE:
             raise UsageError(f"{PUBLISH_QUEUE!r} is the queue of `publish.delay`; rename the agent")

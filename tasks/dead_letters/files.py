@@ -7,18 +7,21 @@ inbox treats it as a duplicate of an earlier replay.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, TextIO
+from typing import Annotated, Any, TextIO
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from petiole.events.arguments import checks_arguments
 from petiole.events.catalog.dead_letters import CompletedImport, DeadLetterImportCompletedEvent
+from petiole.events.content import Text
 from petiole.events.dead_letter import DeadLetter
 from petiole.events.errors import invalid_dead_letter
+from petiole.events.errors.base import describe
 from petiole.events.event import UtcDatetime
 from petiole.tasks.dead_letters.audit import publish_audit_events
-from petiole.tasks.dead_letters.selection import DeadLetterQuery, find_dead_letters
+from petiole.tasks.dead_letters.selection import QUERY, DeadLetterQuery, find_dead_letters
 from petiole.tasks.handling.current import current_bus
 from petiole.tasks.operations.operator import current_operator
 from petiole.tasks.runtime import BusRuntime
@@ -36,6 +39,22 @@ class ImportResult:
     known: int
 
 
+def _check_is_file(file: object) -> object:
+    if not callable(getattr(file, "write", None)):
+        raise ValueError("give a file that is open for writing text")  # noqa: TRY004 - pydantic converts only ValueError
+    return file
+
+
+def _check_is_lines(lines: object) -> object:
+    if isinstance(lines, str | bytes | Mapping) or not isinstance(lines, Iterable):
+        raise ValueError("give an open file, or a list of its lines")  # noqa: TRY004 - as above
+    return lines
+
+
+_WRITABLE = Annotated[Any, AfterValidator(_check_is_file)]
+_LINES = Annotated[Any, AfterValidator(_check_is_lines)]
+
+
 class _Line(BaseModel):
     """One line of an export."""
 
@@ -48,6 +67,7 @@ class _Line(BaseModel):
     replayed_by: str | None = None
 
 
+@checks_arguments(file=_WRITABLE, letters=QUERY | None)
 def export_to(file: TextIO, letters: DeadLetterQuery | None = None, *, bus: BusRuntime | None = None) -> int:
     """Write letters as JSON lines, oldest first; returns how many. Raises UsageError (unknown_dead_letter)."""
     bus = current_bus(bus)
@@ -64,6 +84,7 @@ def export_to(file: TextIO, letters: DeadLetterQuery | None = None, *, bus: BusR
     return count
 
 
+@checks_arguments(lines=_LINES, operator=Text | None)
 def import_from(
     lines: Iterable[str],
     *,
@@ -79,16 +100,21 @@ def import_from(
     bus = current_bus(bus)
     operator, results, is_whole = operator or current_operator(), list[bool](), False
     batch: list[DeadLetterRecord] = []
+
+    def store_batch() -> None:
+        with bus.state_store_access("importing dead letters"):
+            results.extend(bus.stores.dead_letters.import_letters(batch))
+        batch.clear()
+
     try:
         for record in _read(lines):
             batch.append(record)
             if len(batch) == IMPORT_BATCH_SIZE:
-                results += bus.stores.dead_letters.import_letters(batch)
-                batch.clear()
+                store_batch()
         is_whole = True
     finally:
         if batch:
-            results += bus.stores.dead_letters.import_letters(batch)
+            store_batch()
         imported, known = sum(results), len(results) - sum(results)
         if results:
             content = CompletedImport(operator=operator, imported=imported, known=known, is_whole=is_whole)
@@ -96,8 +122,10 @@ def import_from(
     return ImportResult(imported, known)
 
 
-def _read(lines: Iterable[str]) -> Iterator[DeadLetterRecord]:
+def _read(lines: Iterable[object]) -> Iterator[DeadLetterRecord]:
     for number, text in enumerate(lines, start=1):
+        if not isinstance(text, str):
+            raise invalid_dead_letter(number, "-", f"{describe(text)} is no text; open the file in text mode")
         if not text.strip():
             continue
         try:

@@ -21,7 +21,7 @@ A process that ends cancels its pending requests. To cancel them before a custom
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
@@ -102,7 +102,8 @@ class Requester:
         """
         context = current_context()
         event = _build_request(request_or_type, responder, requester, request_id, parameters, context=context)
-        _check_returns(request_or_type, returns)
+        if returns is not None:
+            _check_returns(request_or_type, returns)
         if context is not None:
             pending = _build_pending(event, context.bus, timeout, latest=context.event.expires_at)
             return PendingResponse(context.bus, _request_from_handler(context, pending), returns)
@@ -140,7 +141,8 @@ class Requester:
         if context is not None:
             raise waiting_in_handler(_type_of(request_or_type), context.subscription.name)
         event = _build_request(request_or_type, responder, requester, request_id, parameters, context=None)
-        _check_returns(request_or_type, returns)
+        if returns is not None:
+            _check_returns(request_or_type, returns)
         self.bus.require_broker()
         pending = _build_pending(event, self.bus, timeout)
         reader = await current_reply_reader(self.bus)
@@ -195,12 +197,12 @@ def _build_request(
 
 def _check_returns(request_or_type: object, returns: Any) -> None:
     """Check that a reply's value can be read as that type. Raises UsageError (invalid_request)."""
-    if returns is None:
-        return
+    reason = f"returns={describe(returns)} is no type; give a class, such as a pydantic model"
+    if isinstance(returns, str | bytes | Mapping):
+        raise invalid_request(_type_of(request_or_type), reason)
     try:
         TypeAdapter(returns)
     except (PydanticUserError, PydanticUndefinedAnnotation) as error:
-        reason = f"returns={describe(returns)} is no type; give a class, such as a pydantic model"
         raise invalid_request(_type_of(request_or_type), reason) from error
 
 

@@ -31,6 +31,7 @@ from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from petiole.events.arguments import checks_arguments
 from petiole.events.content import Duration
 from petiole.events.errors import RateLimitExceeded, RetryLater, invalid_option
 from petiole.events.topics import Topic
@@ -99,14 +100,18 @@ class RateLimit(BaseModel):
         """As `reserve`, without blocking the event loop."""
         return await asyncio.to_thread(self.reserve, tokens=tokens)
 
-    def pause(self, duration: timedelta) -> None:
-        """Reject reservations on this account for `duration`. A longer pause stays in effect."""
+    @checks_arguments(duration=Annotated[Duration, Field(ge=timedelta(0), le=timedelta(days=366))])
+    def pause(self, duration: timedelta | float) -> None:
+        """Reject reservations on this account for `duration` (or seconds). A longer pause stays in effect."""
+        duration = duration if isinstance(duration, timedelta) else timedelta(seconds=duration)
         bus = current_bus()
         update_store(bus, self.account, lambda: bus.stores.rate_limits.pause(self.account, duration))
 
     def usage(self) -> RateLimitUsage:
         """Return the account's current usage, as of the last call."""
-        return current_bus().stores.rate_limits.usage(self.account)
+        bus = current_bus()
+        with bus.state_store_access(f"reading the usage of {self.account}"):
+            return bus.stores.rate_limits.usage(self.account)
 
 
 class Reservation:
