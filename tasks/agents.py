@@ -339,7 +339,7 @@ class Agent:
 
 
 def _check_name(name: object) -> None:
-    if not isinstance(name, str) or not re.match(AGENT_NAME, name):
+    if not isinstance(name, str) or not re.fullmatch(AGENT_NAME, name):
         raise invalid_name("an agent", name)
 
 

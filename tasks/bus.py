@@ -15,6 +15,8 @@ and, if there is one, a `celeryconfig` module.
 
 from __future__ import annotations
 
+import difflib
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
@@ -28,11 +30,11 @@ from pydantic import Field
 from pydantic_settings import BaseSettings
 
 from petiole.events.arguments import check_argument, checks_arguments, instance_of
-from petiole.events.errors import UsageError
+from petiole.events.errors import UsageError, unknown_queue
 from petiole.events.event import Event
 from petiole.events.registry import EventRegistry, registry
 from petiole.events.subscription_checks import check_subscription
-from petiole.tasks.broker.topology import PUBLISH_QUEUE, EventAMQP
+from petiole.tasks.broker.topology import PUBLISH_QUEUE, EventAMQP, EventQueues
 from petiole.tasks.celery import (
     add_unset,
     configure,
@@ -60,6 +62,8 @@ if TYPE_CHECKING:
     from petiole.tasks.settings import Settings
     from petiole.tasks.streaming.reader import ResponseStreamReader
 
+log = logging.getLogger(__name__)
+
 _AMQP = f"{EventAMQP.__module__}:{EventAMQP.__qualname__}"
 
 
@@ -79,6 +83,7 @@ class EventBus(BusRuntime):
     """
 
     _queues: tuple[str, ...] = (PUBLISH_QUEUE,)
+    _may_have_other_queues = True
     has_worker = False
     """Whether a worker of the app runs in this process."""
 
@@ -198,6 +203,19 @@ class EventBus(BusRuntime):
             listed = "\n  ".join(dict.fromkeys(problems))
             raise UsageError(f"no worker starts, because events could be lost:\n  {listed}")
 
+    def check_worker_queues(self) -> None:
+        """Raise UsageError (unknown_queue) if `-Q` or `-X` of a worker names no queue of this app.
+
+        An app with tasks of its own may have queues that nobody declares, so such an app's worker only logs it.
+        """
+        known = [PUBLISH_QUEUE, *self.agents]
+        queues = cast("EventQueues", self.app.amqp.queues)
+        for name, option in queues.unknown.items():
+            error = unknown_queue(option, name, next(iter(difflib.get_close_matches(name, known, n=1)), None))
+            if not self._may_have_other_queues:
+                raise error
+            log.warning("worker.unknown_queue: %s", error)
+
     def connect_async(self) -> AsyncRedis:
         """Create a client of the state store for the running asyncio loop. Raises NotConfigured."""
         return self._in_process.connect_async() if self._in_process else super().connect_async()
@@ -315,6 +333,7 @@ class ConfigurationCheck(bootsteps.Step):
             return
         try:
             bus.check_configuration()
+            bus.check_worker_queues()
         except UsageError as error:
             # The command line shows the message without a traceback.
             if click.get_current_context(silent=True) is None:
@@ -337,6 +356,7 @@ def _require_stock_amqp(app: Celery) -> None:
 class _DefaultBus(EventBus):
     # The app has no tasks of its own, so its default queue may be the queue of `publish.delay`.
     _queues = ()
+    _may_have_other_queues = False
 
     def _configure(self, **_: object) -> None:
         configure_default(self.app.conf, self.settings)

@@ -276,6 +276,15 @@ def unknown_agent(module: str, reason: str) -> UsageError:
     return UsageError(f"no agent can be loaded from {module!r}: {reason}; check PETIOLE_AGENTS", code="unknown_agent")
 
 
+def unknown_queue(option: str, queue: str, nearest: str | None = None) -> UsageError:
+    hint = f"did you mean {nearest!r}?" if nearest else "see: petiole agents"
+    return UsageError(
+        f"{option} {quote(queue)}: no agent of this app has that queue; {hint} (a queue without an agent has to be in "
+        "Celery's task_queues)",
+        code="unknown_queue",
+    )
+
+
 def unknown_circuit(name: str, nearest: str | None = None) -> UsageError:
     hint = f"did you mean {nearest!r}?" if nearest else "it is created by the first call that it guards"
     return UsageError(

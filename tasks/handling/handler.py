@@ -38,7 +38,7 @@ def check_takes_event(agent: str, function: HandlerFunction, value: str) -> bool
     """
     # A value that is no function has no name, and neither has a functools.partial.
     name = getattr(function, "__name__", "")
-    if not re.match(FUNCTION_NAME, name):
+    if not re.fullmatch(FUNCTION_NAME, name):
         raise invalid_name("a handler", name or function)
     signature = inspect.signature(function)
     takes_context = sum(parameter.kind in _POSITIONAL for parameter in signature.parameters.values()) > 1

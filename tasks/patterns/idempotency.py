@@ -54,7 +54,7 @@ R = TypeVar("R")
     key=Callable[..., Any] | None,
     name=Text | None,
     on_unfinished=OnUnfinished,
-    limit=Annotated[Duration, Field(gt=timedelta(0))],
+    limit=Annotated[Duration, Field(ge=timedelta(0))],
 )
 def idempotent(
     key: Callable[..., str] | None = None,
