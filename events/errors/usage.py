@@ -156,6 +156,14 @@ def missing_brackets(decorator: str, function: object, argument: str) -> UsageEr
     )
 
 
+def duplicate_node(node: str) -> UsageError:
+    return UsageError(
+        f"a worker with the node name {node!r} already runs; give each worker a name of its own: "
+        "celery -A APP worker -n NAME@%h",
+        code="duplicate_node",
+    )
+
+
 def duplicate_subscription(name: str) -> UsageError:
     return UsageError(
         f"subscription {name!r} already exists; list several patterns in one subscription: on('a.b', 'c.*')",
