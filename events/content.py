@@ -40,7 +40,7 @@ Positive = Annotated[int, Field(strict=True, gt=0, lt=_INT64)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Ratio = Annotated[float, Field(strict=True, ge=0, le=1)]
 Flag = StrictBool
-Text = Annotated[str, Field(min_length=1)]
+Text = Annotated[str, Field(strict=True, min_length=1)]
 
 
 def _check_is_duration(value: object, info: ValidationInfo) -> object:

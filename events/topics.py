@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Generic, TypeVar
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from petiole.events.errors import invalid_pattern, invalid_topic
 
@@ -44,7 +44,7 @@ def is_topic(text: object) -> bool:
     return isinstance(text, str) and len(text) <= _MAX_LENGTH and _TOPIC.fullmatch(text) is not None
 
 
-Topic = Annotated[str, AfterValidator(check_topic)]
+Topic = Annotated[str, Field(strict=True), AfterValidator(check_topic)]
 
 
 def check_pattern(pattern: object) -> str:
