@@ -39,10 +39,10 @@ from tests.support.apps import as_default
 NAN = float("nan")
 WITHOUT_ZONE = datetime.fromisoformat("2026-01-01")
 HALF_A_PAIR = "b\udcff"
-NUMBERS = (True, -1, NAN, float("inf"), "5", b"5", [], {}, object())
-TEXTS = (True, 0, 1.5, "", b"x", HALF_A_PAIR, [], {}, object())
-VALUES = (0, 1.5, "x", b"x", [], {}, object())
-DURATIONS = (True, -1, NAN, "soon", b"1", [], {}, 10**30, timedelta(seconds=-1))
+NUMBERS: tuple[Any, ...] = (True, -1, NAN, float("inf"), "5", b"5", [], {}, object())
+TEXTS: tuple[Any, ...] = (True, 0, 1.5, "", b"x", HALF_A_PAIR, [], {}, object())
+VALUES: tuple[Any, ...] = (0, 1.5, "x", b"x", [], {}, object())
+DURATIONS: tuple[Any, ...] = (True, -1, NAN, "soon", b"1", [], {}, 10**30, timedelta(seconds=-1))
 QUERY = dead_letters.DeadLetterQuery()
 
 
@@ -75,7 +75,8 @@ def session(bus: EventBus) -> Session:
 
 
 def run(bus: EventBus, name: str, **options: Any) -> object:
-    return asyncio.run(bus.request.aio(name, **({"responder": "a", "timeout": 0.1} | options)))
+    arguments: dict[str, Any] = {"responder": "a", "timeout": 0.1} | options
+    return asyncio.run(bus.request.aio(name, **arguments))
 
 
 def replay(bus: EventBus, **options: Any) -> object:
@@ -265,11 +266,12 @@ def test_a_decorator_without_brackets_is_refused_where_it_is_written(decorator):
 
 
 def test_idempotent_without_brackets_is_refused_at_the_first_call():
-    @idempotent
     def charge(order: str, pence: int) -> None: ...
 
+    decorated: Any = idempotent(charge)  # type: ignore[arg-type]  # as `@idempotent` calls it
+
     with pytest.raises(UsageError, match="@idempotent has no brackets"):
-        charge("an order", 5)
+        decorated("an order", 5)
 
 
 def without_parameters() -> None: ...
@@ -350,7 +352,9 @@ def test_any_text_is_a_requests_id():
             "x" * 255,
             "ABCDEF00-0000-4000-8000-000000000000",
         ):
-            response = other.bus.request("get", responder="users", request_id=request_id, timeout=10).get()
+            response: Response[Any] = other.bus.request(
+                "get", responder="users", request_id=request_id, timeout=10
+            ).get()
             assert (response.value, response.request_id) == ("ada", request_id)
 
 
