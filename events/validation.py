@@ -24,6 +24,13 @@ _REASONS = {
     "string_too_short": "is empty; give at least one character",
 }
 
+_OPTION_REMEDIES = {
+    "extra_forbidden": "it is unknown, remove it",
+    "finite_number": "give a finite number",
+    "string_too_short": "it is empty, give at least one character",
+    "too_short": "it is empty, give at least one item",
+}
+
 # Pydantic reports this for a field whose default depends on an invalid field. It is not an error of its own.
 _CONSEQUENTIAL_ERROR = "default_factory_not_called"
 
@@ -71,8 +78,7 @@ def invalid_argument(owner: str, report: ValidationError) -> UsageError:
     """Build the error for the first invalid option of a class or a function, such as `RetryPolicy`."""
     first = report.errors(include_url=False, include_context=False)[0]
     option = ".".join((owner, *map(str, first["loc"])))
-    is_unknown = first["type"] == "extra_forbidden"
-    return invalid_option(option, first["input"], "it is unknown, remove it" if is_unknown else _requirement(first))
+    return invalid_option(option, first["input"], _OPTION_REMEDIES.get(first["type"]) or _requirement(first))
 
 
 def invalid_reply(request_type: str, report: ValidationError) -> UsageError:

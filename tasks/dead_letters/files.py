@@ -39,6 +39,15 @@ class ImportResult:
     known: int
 
 
+def _number(lines: Iterable[object]) -> Iterator[tuple[int, object]]:
+    number = 0
+    try:
+        for number, line in enumerate(lines, start=1):
+            yield number, line
+    except UnicodeDecodeError as error:
+        raise invalid_dead_letter(number + 1, "-", f"is no UTF-8 text ({error.reason})") from error
+
+
 def _check_is_file(file: object) -> object:
     if not callable(getattr(file, "write", None)):
         raise ValueError("give a file that is open for writing text")  # noqa: TRY004 - pydantic converts only ValueError
@@ -123,7 +132,7 @@ def import_from(
 
 
 def _read(lines: Iterable[object]) -> Iterator[DeadLetterRecord]:
-    for number, text in enumerate(lines, start=1):
+    for number, text in _number(lines):
         if not isinstance(text, str):
             raise invalid_dead_letter(number, "-", f"{describe(text)} is no text; open the file in text mode")
         if not text.strip():

@@ -17,6 +17,7 @@ from petiole.events.registry import EventRegistry
 from petiole.tasks import (
     Agent,
     EventBus,
+    PendingResponse,
     RateLimit,
     RetryPolicy,
     Session,
@@ -352,9 +353,8 @@ def test_any_text_is_a_requests_id():
             "x" * 255,
             "ABCDEF00-0000-4000-8000-000000000000",
         ):
-            response: Response[Any] = other.bus.request(
-                "get", responder="users", request_id=request_id, timeout=10
-            ).get()
+            pending: PendingResponse[Any] = other.bus.request("get", responder="users", request_id=request_id)
+            response = pending.get(timeout=10)
             assert (response.value, response.request_id) == ("ada", request_id)
 
 

@@ -51,7 +51,7 @@ def command(host: str, port: int, connections: int) -> None:
     application = create_app(
         StoredAnswerStreams(connected_app()), ConnectionCount(ConnectionLimits(connections=connections))
     )
-    with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
+    with _listen(host, port) as listener:
         bound_port = listener.getsockname()[1]
         open_console().print(
             f"serving http://{host}:{bound_port}/streams/ID/events and …/text   (Ctrl-C ends)", highlight=False
@@ -59,6 +59,15 @@ def command(host: str, port: int, connections: int) -> None:
         settings = uvicorn.Config(application, log_level="warning", access_log=False, timeout_graceful_shutdown=3)
         with suppress(KeyboardInterrupt):  # uvicorn raises it again after it has closed all connections
             uvicorn.Server(settings).run(sockets=[listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Listen on an address. Raises ClickException."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        reason = f"cannot listen on {host!r}, port {port}: {error.strerror}; give another --host or --port"
+        raise click.ClickException(reason) from error
 
 
 class StoredAnswerStreams:
