@@ -27,7 +27,6 @@ import click
 from celery import Celery, bootsteps, signals
 from celery.local import PromiseProxy
 from pydantic import Field
-from pydantic_settings import BaseSettings
 
 from petiole.events.arguments import check_argument, checks_arguments, instance_of
 from petiole.events.errors import UsageError, unknown_queue
@@ -90,7 +89,6 @@ class EventBus(BusRuntime):
     @checks_arguments(
         app=instance_of(Celery) | None,
         event_registry=instance_of(EventRegistry),
-        settings=instance_of(BaseSettings) | None,
     )
     def __init__(
         self,
@@ -99,6 +97,10 @@ class EventBus(BusRuntime):
         event_registry: EventRegistry = registry,
         settings: Settings | None = None,
     ) -> None:
+        if settings is not None:
+            from petiole.tasks.settings import Settings
+
+            check_argument("EventBus.settings", settings, instance_of(Settings))
         self._in_process = _create_in_process() if app is None else None
         app = private_app() if app is None else app
         _require_stock_amqp(app)
@@ -142,8 +144,13 @@ class EventBus(BusRuntime):
         """Subscribe a function to the events that match a pattern; options and errors are those of `Agent.on`."""
         from petiole.tasks.agents import Agent
 
-        subscriber = included_agents(self).get(str(agent)) or Agent(agent)
+        # Checked on an agent of its own first: a refused handler must not stay in an included agent.
+        subscriber = Agent(agent)
         subscriber.on(pattern, **options)(handler)
+        self._check_event_types(subscriber)
+        if known := included_agents(self).get(agent):
+            known.on(pattern, **options)(handler)
+            subscriber = known
         self._include(subscriber)
 
     @property
@@ -269,12 +276,15 @@ class EventBus(BusRuntime):
             raise UsageError("a worker already runs; include agents before it starts, or before the first publish")
         # Raises UsageError (invalid_subscription) here instead of in the worker.
         _ = agent.subscriptions
-        for handler in agent.handlers.values():
-            check_subscription(handler.subscription, self.event_registry, gathered_by=handler.gathered_by)
+        self._check_event_types(agent)
         agents[agent.name] = agent
         vars(self.app).pop("amqp", None)
         if self.app.finalized:  # type: ignore[attr-defined]  # the stubs leave it out
             self._register_agent(agent)
+
+    def _check_event_types(self, agent: Agent) -> None:
+        for handler in agent.handlers.values():
+            check_subscription(handler.subscription, self.event_registry, gathered_by=handler.gathered_by)
 
     def _register(self, **_: object) -> None:
         for task in self._own_tasks():

@@ -35,6 +35,7 @@ from petiole.tasks import (
 )
 from petiole.tasks.patterns.idempotency import forget_call, mark_done
 from petiole.tasks.testing import EventTestHarness
+from petiole.workers.tools import ToolRegistry
 from tests.support.apps import as_default
 
 NAN = float("nan")
@@ -69,6 +70,14 @@ def on(**options: Any) -> object:
 
 def gather(*parts: Any, **options: Any) -> object:
     return Agent("a").gather(*parts, **({"timeout": 1} | options))(handle)
+
+
+def use(**options: Any) -> object:
+    def multiply(number: int) -> int:
+        """Multiply."""
+        return number
+
+    return ToolRegistry().add(**options)(multiply)
 
 
 def session(bus: EventBus) -> Session:
@@ -215,8 +224,15 @@ CASES = [
     Case("lines", lambda bus, bad: dead_letters.import_from(bad, bus=bus), (0, "x", b"x", {}, None)),
     Case("line 1", lambda bus, bad: dead_letters.import_from([bad], bus=bus), (0, b"x", "x", "[]", "{}")),
     Case("ids", lambda bus, bad: dead_letters.read_progress(bad, bus=bus), (0, "x", None)),
+    # Tools
+    Case("timeout", lambda _, bad: use(timeout=bad), (*DURATIONS, 0, None)),
+    Case("needs_approval", lambda _, bad: use(needs_approval=bad), (0, "no", None)),
+    Case("on_unfinished", lambda _, bad: use(on_unfinished=bad), (True, "again", None)),
+    Case("guarded", lambda _, bad: use(guarded=bad), (0, "", [], None)),
     # Buses
     Case("app", lambda _, bad: EventBus(bad), (0, "x", {}, Celery)),
+    Case("settings", lambda _, bad: EventBus(settings=bad), (0, "x", {"max_hops": 1})),
+    Case("event_registry", lambda _, bad: EventBus(event_registry=bad), (0, None, EventRegistry)),
     Case("include", lambda _, bad: EventBus().include(bad), (0, "x", None, Agent)),
     Case("handler", lambda _, bad: EventBus().subscribe("input.*", bad), (0, "x", None, lambda event: None)),
     Case("timeout_s", lambda bus, bad: bus.wait(bad), NUMBERS),
@@ -312,6 +328,17 @@ def test_a_typo_in_a_subscription_is_refused_with_the_nearest_name(options, reas
         EventBus().subscribe(handler=handle, **pattern)
 
     assert reason in str(refusal.value)
+
+
+def test_a_refused_handler_leaves_the_agent_that_was_to_have_it_as_it_was():
+    with EventBus() as bus:
+        bus.subscribe("input.*", handle)
+        with pytest.raises(UsageError, match="did you mean"):
+            bus.subscribe("imput.*", keep)
+
+        bus.subscribe("input.*", keep)
+
+        assert bus.publish(a_message()).subscriptions == ("subscriber.handle", "subscriber.keep")
 
 
 def test_a_field_to_gather_by_that_a_part_does_not_have_is_refused():
