@@ -350,4 +350,4 @@ def _build_publication(
 
 
 def _format_topics(events: Sequence[ValidatedEvent]) -> str:
-    return ", ".join(dict.fromkeys(validated.event.event_type for validated in events)) or "nothing"
+    return ", ".join(dict.fromkeys(validated.event.event_type for validated in events)) or "events"

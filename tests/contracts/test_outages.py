@@ -42,20 +42,19 @@ calls = pytest.mark.parametrize(
     ids=["publish", "content", "session", "dead letters", "replay"],
 )
 
-ways_to_publish = pytest.mark.parametrize(
-    "call",
-    [
-        lambda bus: bus.publish(a_message()),
-        lambda bus: asyncio.run(bus.publish.aio(a_message())),
-        lambda bus: bus.publish_many([a_message()]),
-        lambda bus: bus.publish(a_message(), delay=60),
-        lambda bus: bus.publish.delay(a_message()),
-        lambda bus: bus.publish.delay(a_message(), delay=60),
-        lambda bus: bus.request("get", responder="users"),
-        lambda bus: asyncio.run(bus.request.aio("get", responder="users")),
-    ],
-    ids=["publish", "aio", "many", "delayed", "delay", "delay later", "request", "request aio"],
-)
+WAYS_WITH_STATE: dict[str, Callable[[EventBus], object]] = {
+    "publish": lambda bus: bus.publish(a_message()),
+    "publish.aio": lambda bus: asyncio.run(bus.publish.aio(a_message())),
+    "publish_many": lambda bus: bus.publish_many([a_message()]),
+    "publish later": lambda bus: bus.publish(a_message(), delay=60),
+    "request": lambda bus: bus.request("get", responder="users"),
+    "request.aio": lambda bus: asyncio.run(bus.request.aio("get", responder="users")),
+}
+WAYS = WAYS_WITH_STATE | {
+    "publish.delay": lambda bus: bus.publish.delay(a_message()),
+    "publish.delay later": lambda bus: bus.publish.delay(a_message(), delay=60),
+}
+ways_to_publish = pytest.mark.parametrize("call", WAYS.values(), ids=WAYS.keys())
 reads = pytest.mark.parametrize(
     "call",
     [
@@ -95,6 +94,15 @@ def test_without_any_configuration_the_broker_is_named_alike_by_publish_delay_an
 ) -> None:
     with pytest.raises(NotConfigured, match=r"^the broker is not configured: set PETIOLE_BROKER_URL"):
         call(a_bus())
+
+
+@pytest.mark.parametrize("call", WAYS_WITH_STATE.values(), ids=WAYS_WITH_STATE.keys())
+def test_a_state_store_that_does_not_answer_is_told_alike_by_all_that_need_it(
+    call: Callable[[EventBus], object],
+) -> None:
+    told = r"^the state store could not be reached while publishing .* PETIOLE_STATE_URL$"
+    with pytest.raises(StateStoreUnavailable, match=told):
+        call(a_bus("memory://", state_url=NOWHERE))
 
 
 @reads
