@@ -24,6 +24,7 @@ from pydantic import (
     StrictBool,
     TypeAdapter,
     ValidationError,
+    ValidationInfo,
     WithJsonSchema,
 )
 from pydantic_core import SchemaSerializer
@@ -40,7 +41,19 @@ Positive = Annotated[int, Field(strict=True, gt=0, lt=_INT64)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Ratio = Annotated[float, Field(strict=True, ge=0, le=1)]
 Flag = StrictBool
-Text = Annotated[str, Field(min_length=1)]
+Text = Annotated[str, Field(strict=True, min_length=1)]
+
+
+def _check_is_duration(value: object, info: ValidationInfo) -> object:
+    # Pydantic takes True as one second, and text in several notations; in JSON a duration is text.
+    is_duration = isinstance(value, int | float | timedelta) and not isinstance(value, bool)
+    if info.mode == "python" and not is_duration:
+        raise ValueError("input should be a valid timedelta, or seconds as a number")
+    return value
+
+
+Duration = Annotated[timedelta, Field(strict=False), BeforeValidator(_check_is_duration)]
+"""A duration: seconds, or a timedelta."""
 
 # A named alias, because pydantic resolves a recursive type only by its name.
 Value = TypeAliasType("Value", "bool | int | float | str | timedelta | list[Value] | dict[str, Value] | None")

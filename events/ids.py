@@ -114,6 +114,15 @@ def _canonical_uuid(text: str) -> str:
 # A delivery's id is uuid5(event id, subscription), so an event's id must be a UUID.
 EventId = Annotated[str, AfterValidator(_canonical_uuid)]
 
+RequestId = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=255)]
+"""The requester's id of a request; any text."""
+
+
+def stored_request_id(request_id: str) -> str:
+    """Return the id under which a request is pending in the state store: a UUID, as keys have no text from outside."""
+    return request_id if _CANONICAL.fullmatch(request_id) else str(uuid5(NAMESPACE_OID, f"request {request_id}"))
+
+
 StreamId = Annotated[str, StringConstraints(min_length=1, max_length=255, strip_whitespace=False)]
 """A conversation or session. The client that starts it chooses the id."""
 

@@ -99,6 +99,11 @@ class EventRegistry:
         self._load(*catalog.FILES_BY_FAMILY)
         return sorted(self._types.values(), key=lambda event_type: event_type.topic)
 
+    def in_family(self, word: str) -> list[EventType]:
+        """List the types whose topics have that first word."""
+        self._load(word)
+        return [event_type for topic, event_type in self._types.items() if topic.partition(".")[0] == word]
+
     def custom(self) -> list[EventType]:
         """List the types that are not built in."""
         return [event_type for event_type in self.all() if not event_type.is_builtin]

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
 from petiole.events.conditions import FilterConditions, check_conditions
-from petiole.events.content import Flag
+from petiole.events.content import Duration, Flag
 from petiole.events.event import MAX_PRIORITY, MIN_PRIORITY, Event
 from petiole.events.ids import AgentName
 from petiole.events.topics import check_pattern
@@ -20,8 +20,11 @@ FUNCTION_NAME = r"^[A-Za-z_][A-Za-z0-9_]{0,99}$"
 VARIANT_NAME = r"^[A-Za-z_][A-Za-z0-9_-]{0,99}$"
 
 Weight = Annotated[float, Field(strict=True, ge=0, le=100, allow_inf_nan=False)]
-VariantName = Annotated[str, Field(pattern=VARIANT_NAME)]
+VariantName = Annotated[str, Field(strict=True, pattern=VARIANT_NAME)]
 
+
+Capacity = Annotated[int, Field(strict=True, ge=1, lt=2**53)]
+"""The most deliveries that may wait in a queue."""
 
 Overflow = Literal["block", "reject", "drop_oldest"]
 """What happens if the queue is full: the publisher waits, gets QueueFull, or the oldest delivery is dropped."""
@@ -31,7 +34,7 @@ OnBusy = Literal["enqueue", "reject", "interrupt"]
 """What happens if a message arrives while a response of its stream is being written: tasks/streaming/writer.py."""
 
 
-OrderingPath = Annotated[str, Field(pattern=r"^[a-z_]+(\.[^.]+)*$", max_length=200)]
+OrderingPath = Annotated[str, Field(strict=True, pattern=r"^[a-z_]+(\.[^.]+)*$", max_length=200)]
 """A dotted path into an event's JSON, such as `stream_id` or `content.parameters.account`."""
 
 
@@ -47,7 +50,7 @@ class Subscription(BaseModel):
 
     agent: AgentName
     ordered_by: OrderingPath | None = None
-    capacity: Annotated[int, Field(strict=True, ge=1)] | None = None
+    capacity: Capacity | None = None
     overflow: Overflow = "block"
     function: Annotated[str, Field(pattern=FUNCTION_NAME)]
     patterns: Annotated[tuple[Pattern, ...], Field(min_length=1)]
@@ -57,7 +60,7 @@ class Subscription(BaseModel):
     priority: Annotated[int, Field(strict=True, ge=MIN_PRIORITY, le=MAX_PRIORITY)] | None = Field(
         default=None, description="priority of its deliveries, instead of the event's"
     )
-    expires: Annotated[timedelta, Field(gt=timedelta(0))] | None = Field(
+    expires: Annotated[Duration, Field(gt=timedelta(0))] | None = Field(
         default=None, description="how long after the event's timestamp a delivery may start"
     )
     split: VariantName | None = Field(

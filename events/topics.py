@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Generic, TypeVar
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from petiole.events.errors import invalid_pattern, invalid_topic
 
@@ -32,23 +32,25 @@ _MAX_LENGTH = 200
 Listener = TypeVar("Listener")
 
 
-def check_topic(topic: str) -> str:
+def check_topic(topic: object) -> str:
     """Return the topic, or raise UsageError (invalid_topic)."""
-    if not is_topic(topic):
+    if not isinstance(topic, str) or not is_topic(topic):
         raise invalid_topic(topic)
     return topic
 
 
-def is_topic(text: str) -> bool:
+def is_topic(text: object) -> bool:
     """Return whether the text is a valid topic."""
-    return len(text) <= _MAX_LENGTH and _TOPIC.fullmatch(text) is not None
+    return isinstance(text, str) and len(text) <= _MAX_LENGTH and _TOPIC.fullmatch(text) is not None
 
 
-Topic = Annotated[str, AfterValidator(check_topic)]
+Topic = Annotated[str, Field(strict=True), AfterValidator(check_topic)]
 
 
-def check_pattern(pattern: str) -> str:
+def check_pattern(pattern: object) -> str:
     """Return the pattern, or raise UsageError (invalid_pattern)."""
+    if not isinstance(pattern, str):
+        raise invalid_pattern(pattern, "it is no text")
     if not pattern:
         raise invalid_pattern(pattern, "it is empty")
     if "**" in pattern:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import reprlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from petiole.events.errors import InvalidEvent, UsageError, invalid_subscription
+from petiole.events.errors import InvalidEvent, UsageError, invalid_option, invalid_response, invalid_subscription
+from petiole.events.errors.base import describe
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -24,12 +24,15 @@ _REASONS = {
     "string_too_short": "is empty; give at least one character",
 }
 
+_OPTION_REMEDIES = {
+    "extra_forbidden": "it is unknown, remove it",
+    "finite_number": "give a finite number",
+    "string_too_short": "it is empty, give at least one character",
+    "too_short": "it is empty, give at least one item",
+}
+
 # Pydantic reports this for a field whose default depends on an invalid field. It is not an error of its own.
 _CONSEQUENTIAL_ERROR = "default_factory_not_called"
-
-# reprlib stops early; repr() could format ten megabytes or overflow the stack.
-_short_repr = reprlib.Repr()
-_short_repr.maxstring = _short_repr.maxother = _short_repr.maxlong = 60
 
 
 def invalid_event(topic: str, report: ValidationError, model: type[BaseModel] | None = None) -> InvalidEvent:
@@ -71,18 +74,31 @@ def invalid_options(name: str, report: ValidationError) -> UsageError:
     return invalid_subscription(name, option, _reason(first))
 
 
+def invalid_argument(owner: str, report: ValidationError) -> UsageError:
+    """Build the error for the first invalid option of a class or a function, such as `RetryPolicy`."""
+    first = report.errors(include_url=False, include_context=False)[0]
+    option = ".".join((owner, *map(str, first["loc"])))
+    return invalid_option(option, first["input"], _OPTION_REMEDIES.get(first["type"]) or _requirement(first))
+
+
+def invalid_reply(request_type: str, report: ValidationError) -> UsageError:
+    """Build the error for the first part of a reply's value that is not of the requested type."""
+    first = report.errors(include_url=False, include_context=False)[0]
+    return invalid_response(request_type, ".".join(("response", *map(str, first["loc"]))), _reason(first))
+
+
 def _reason(finding: ErrorDetails) -> str:
+    requirement = _requirement(finding)
+    if finding["type"] in _REASONS or finding["type"] == "value_error":
+        return requirement
+    return f"{requirement}, not {describe(finding['input'])}"
+
+
+def _requirement(finding: ErrorDetails) -> str:
     if finding["type"] in _REASONS:
         return _REASONS[finding["type"]]
     message = finding["msg"].removeprefix("Value error, ")
-    if finding["type"] == "value_error":
-        return message
-    return f"{message[0].lower()}{message[1:]}, not {_abbreviate(finding['input'])}"
-
-
-def _abbreviate(value: object) -> str:
-    text = _short_repr.repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."  # noqa: PLR2004 - fits into one line of a log
+    return message if finding["type"] == "value_error" else f"{message[0].lower()}{message[1:]}"
 
 
 def _code_of(kind: str) -> str:

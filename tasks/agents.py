@@ -20,7 +20,6 @@ neither the agent nor the task.
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
@@ -29,7 +28,9 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from petiole.events.arguments import check_argument, checks_arguments, instance_of
 from petiole.events.conditions import FilterConditions, check_conditions
+from petiole.events.content import Text
 from petiole.events.errors import (
     UsageError,
     duplicate_subscription,
@@ -37,16 +38,17 @@ from petiole.events.errors import (
     invalid_option,
     invalid_pattern,
     invalid_subscription,
+    missing_brackets,
     reserved_name,
 )
 from petiole.events.event import MAX_PRIORITY, Category
 from petiole.events.ids import AGENT_NAME, RESERVED_AGENT_NAMES
 from petiole.events.responses import REQUEST_EVENT_TYPE
 from petiole.events.responses import responder_conditions as conditions_of
-from petiole.events.subscriptions import FUNCTION_NAME, OnBusy, Overflow, Subscription
+from petiole.events.subscriptions import Capacity, OnBusy, OrderingPath, Overflow, Subscription
 from petiole.events.topics import check_pattern
 from petiole.events.validation import invalid_options
-from petiole.tasks.handling.handler import DEFAULT_RETRY, Handler, HandlerFunction
+from petiole.tasks.handling.handler import DEFAULT_RETRY, Handler, HandlerFunction, check_takes_event
 from petiole.tasks.patterns.gather import COMPLETED_EVENT_TYPE, PartPattern, build_caller, build_collector, build_rule
 from petiole.tasks.requests.responder import build_responder
 from petiole.tasks.routing import traffic_split
@@ -55,6 +57,7 @@ from petiole.tasks.settlement.retry_policy import RetryPolicy
 HandlerT = TypeVar("HandlerT", bound=HandlerFunction)
 
 NO_RETRY = RetryPolicy(max_attempts=1)
+_RETRY_POLICY = instance_of(RetryPolicy)
 MIN_PARTS = 2
 MAX_HANDLER_TIMEOUT_S = 7 * 24 * 3600.0
 
@@ -69,16 +72,12 @@ class Agent:
             the oldest delivery (`drop_oldest`).
 
     Raises:
-        UsageError: invalid_name, or a capacity below 1.
+        UsageError: invalid_name, invalid_option.
     """
 
+    @checks_arguments(capacity=Capacity | None, overflow=Overflow)
     def __init__(self, name: str, *, capacity: int | None = None, overflow: Overflow = "block") -> None:
-        if not re.fullmatch(AGENT_NAME, name):
-            raise invalid_name("an agent", name)
-        if re.fullmatch(RESERVED_AGENT_NAMES, name):
-            raise reserved_name(name)
-        if capacity is not None and capacity < 1:
-            raise UsageError(f"the capacity of {name!r} is {capacity}; give at least 1, or None for no limit")
+        _check_name(name)
         self.capacity = capacity
         self.overflow: Overflow = overflow
         self.name = name
@@ -152,11 +151,10 @@ class Agent:
             UsageError: invalid_pattern, invalid_filter, invalid_name, invalid_subscription, invalid_option,
                 duplicate_subscription; or an ordered subscription of an agent with overflow `drop_oldest`.
         """
-        for pattern in patterns or [""]:
-            check_pattern(pattern)
+        _check_patterns("on", patterns)
         options = self._options(patterns) | {
-            "ordered_by": self._ordering_path(ordered or on_busy == "enqueue"),
-            "where": check_conditions(where or {}),
+            "ordered_by": self._ordering_path(ordered, is_needed=on_busy == "enqueue"),
+            "where": check_conditions({} if where is None else where),
             "priority": priority,
             "expires": expires,
             "split": split,
@@ -168,7 +166,7 @@ class Agent:
         timeout_s = _validate_timeout(timeout)
 
         def subscribe(function: HandlerT) -> HandlerT:
-            self._add(function, options, timeout_s=timeout_s, retry=retry or DEFAULT_RETRY)
+            self._add(function, options, timeout_s=timeout_s, retry=DEFAULT_RETRY if retry is None else retry)
             return function
 
         return subscribe
@@ -180,6 +178,7 @@ class Agent:
         dead-lettered without an event on the error channel, because errors about errors could repeat forever. Options
         and errors as `on`.
         """
+        _check_patterns("on_error", patterns or ("error.*",))
         for pattern in patterns:
             if pattern.split(".")[0] != Category.ERROR:
                 raise invalid_pattern(pattern, "the topics of the error channel begin with 'error.'")
@@ -229,6 +228,10 @@ class Agent:
         Raises:
             UsageError: as `on`.
         """
+        if callable(request_type):
+            raise missing_brackets("answers", request_type, "'a_request_type'")
+        check_argument("answers.request_type", request_type, Text)
+        check_argument("answers.read_only", read_only, bool)
         timeout_s = _validate_timeout(timeout)
         conditions = conditions_of(self.name, request_type)
         options = self._options((REQUEST_EVENT_TYPE,)) | {"where": check_conditions(conditions), "priority": priority}
@@ -251,7 +254,7 @@ class Agent:
     def gather(
         self,
         *parts: PartPattern,
-        timeout: float | timedelta,
+        timeout: float | timedelta | None = None,
         by: str = "correlation_id",
         retry: RetryPolicy | None = None,
     ) -> Callable[[HandlerT], HandlerT]:
@@ -261,39 +264,47 @@ class Agent:
 
         Args:
             parts: two or more; each is a pattern or a tuple of alternative patterns.
-            timeout: seconds after the first part; then the function gets the parts that have arrived (`partial`).
+            timeout: seconds after the first part; then the function gets the parts that have arrived (`partial`). It
+                has to be given.
             by: dotted path of the field that all parts have in common.
             retry: as for `on`.
 
         Raises:
             UsageError: as `on`.
         """
+        alternatives = [part if isinstance(part, tuple) else (part,) for part in parts]
+        _check_patterns("gather", tuple(pattern for part in alternatives for pattern in part or ("",)))
+        if len(parts) < MIN_PARTS:
+            raise invalid_option("gather.parts", parts, "name two or more parts")
+        check_argument("gather.by", by, OrderingPath)
         timeout_s = _validate_timeout(timeout)
-        if timeout_s is None or len(parts) < MIN_PARTS:
-            raise invalid_option("gather", f"{parts!r}, timeout={timeout!r}", "name two or more parts, and a timeout")
+        if timeout_s is None:
+            raise invalid_option("gather.timeout", None, "give the seconds to wait for all parts, or a timedelta")
 
         def subscribe(function: HandlerT) -> HandlerT:
+            check_takes_event(self.name, function, "gathered")
             name = f"{self.name}.{function.__name__}"
             rule = build_rule(name, parts, by, timedelta(seconds=timeout_s))
-            for pattern in rule.patterns:
-                check_pattern(pattern)
+            policy = DEFAULT_RETRY if retry is None else retry
             collect = build_collector(rule, f"{function.__name__}_parts")
-            self._add(collect, self._options(rule.patterns), retry=retry or DEFAULT_RETRY)
+            self._add(collect, self._options(rule.patterns), retry=policy, gathered_by=by)
             options = self._options((COMPLETED_EVENT_TYPE,)) | {
                 "where": check_conditions({"content.subscription": name})
             }
-            self._add(function, options, retry=retry or DEFAULT_RETRY, wrapper=build_caller(rule, function))
+            self._add(function, options, retry=policy, wrapper=build_caller(rule, function))
             return function
 
         return subscribe
 
-    def _ordering_path(self, ordered: bool | str) -> str | None:  # noqa: FBT001 - as `on` takes it
+    def _ordering_path(self, ordered: bool | str, *, is_needed: bool) -> str | None:  # noqa: FBT001 - as `on` takes it
         """Return the path of the field that orders deliveries. Raises UsageError with overflow `drop_oldest`."""
+        check_argument("on.ordered", ordered, bool | OrderingPath)
+        ordered = ordered or is_needed
         if ordered and self.overflow == "drop_oldest":
             raise UsageError(
                 f"an ordered subscription of {self.name!r} cannot use overflow 'drop_oldest'; use 'block' or 'reject'"
             )
-        return "stream_id" if ordered is True else ordered or None
+        return "stream_id" if isinstance(ordered, bool) and ordered else ordered or None
 
     def _options(self, patterns: tuple[str, ...]) -> dict[str, object]:
         unset = dict.fromkeys(("ordered_by", "priority", "expires", "split", "variant", "weight", "on_busy"))
@@ -313,19 +324,33 @@ class Agent:
         timeout_s: float | None = None,
         retry: RetryPolicy,
         wrapper: HandlerFunction | None = None,
+        gathered_by: str | None = None,
     ) -> None:
         """Add a handler: the function, or a wrapper of it that takes the context."""
-        if not re.fullmatch(FUNCTION_NAME, function.__name__):
-            raise invalid_name("a handler", function.__name__)
+        check_argument("retry", retry, _RETRY_POLICY)
+        takes_context = wrapper is not None or check_takes_event(self.name, function, "event")
         subscription = _subscription(self.name, function.__name__, options)
         if subscription.name in self._handlers:
             raise duplicate_subscription(subscription.name)
         existing = [handler.subscription for handler in self._handlers.values()]
         _check_weights([*existing, subscription], split=subscription)
-        takes_context = wrapper is not None or len(inspect.signature(function).parameters) > 1
         self._handlers[subscription.name] = Handler(
-            subscription, wrapper or function, takes_context, timeout_s=timeout_s, retry=retry
+            subscription, wrapper or function, takes_context, timeout_s=timeout_s, retry=retry, gathered_by=gathered_by
         )
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or not re.fullmatch(AGENT_NAME, name):
+        raise invalid_name("an agent", name)
+    if re.fullmatch(RESERVED_AGENT_NAMES, name):
+        raise reserved_name(name)
+
+
+def _check_patterns(decorator: str, patterns: Sequence[object]) -> None:
+    for pattern in patterns or [""]:
+        if callable(pattern):
+            raise missing_brackets(decorator, pattern, "'input.*'")
+        check_pattern(pattern)
 
 
 def _subscription(agent: str, function: str, options: Mapping[str, object]) -> Subscription:
@@ -383,4 +408,4 @@ def _validate_timeout(timeout: object) -> float | None:
     seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
     if isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 < seconds <= MAX_HANDLER_TIMEOUT_S:
         return float(seconds)
-    raise invalid_option("timeout", repr(timeout), "give seconds above 0 and up to one week, a timedelta, or None")
+    raise invalid_option("timeout", timeout, "give seconds above 0 and up to one week, a timedelta, or None")

@@ -15,20 +15,25 @@ and, if there is one, a `celeryconfig` module.
 
 from __future__ import annotations
 
+import difflib
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, Self, cast
 
 import click
 from celery import Celery, bootsteps, signals
 from celery.local import PromiseProxy
+from pydantic import Field
 
-from petiole.events.errors import UsageError
+from petiole.events.arguments import check_argument, checks_arguments, instance_of
+from petiole.events.errors import UsageError, unknown_queue
 from petiole.events.event import Event
 from petiole.events.registry import EventRegistry, registry
-from petiole.tasks.broker.topology import PUBLISH_QUEUE, EventAMQP
+from petiole.events.subscription_checks import check_subscription
+from petiole.tasks.broker.topology import PUBLISH_QUEUE, EventAMQP, EventQueues
 from petiole.tasks.celery import (
     add_unset,
     configure,
@@ -57,6 +62,8 @@ if TYPE_CHECKING:
     from petiole.tasks.settings import Settings
     from petiole.tasks.streaming.reader import ResponseStreamReader
 
+log = logging.getLogger(__name__)
+
 _AMQP = f"{EventAMQP.__module__}:{EventAMQP.__qualname__}"
 
 
@@ -76,9 +83,14 @@ class EventBus(BusRuntime):
     """
 
     _queues: tuple[str, ...] = (PUBLISH_QUEUE,)
+    _may_have_other_queues = True
     has_worker = False
     """Whether a worker of the app runs in this process."""
 
+    @checks_arguments(
+        app=instance_of(Celery) | None,
+        event_registry=instance_of(EventRegistry),
+    )
     def __init__(
         self,
         app: Celery | None = None,
@@ -86,8 +98,12 @@ class EventBus(BusRuntime):
         event_registry: EventRegistry = registry,
         settings: Settings | None = None,
     ) -> None:
-        self._in_process = None if app else _create_in_process()
-        app = app or private_app()
+        if settings is not None:
+            from petiole.tasks.settings import Settings
+
+            check_argument("EventBus.settings", settings, instance_of(Settings))
+        self._in_process = _create_in_process() if app is None else None
+        app = private_app() if app is None else app
         _require_stock_amqp(app)
         super().__init__(
             app,
@@ -129,8 +145,13 @@ class EventBus(BusRuntime):
         """Subscribe a function to the events that match a pattern; options and errors are those of `Agent.on`."""
         from petiole.tasks.agents import Agent
 
-        subscriber = included_agents(self).get(agent) or Agent(agent)
+        # Checked on an agent of its own first: a refused handler must not stay in an included agent.
+        subscriber = Agent(agent)
         subscriber.on(pattern, **options)(handler)
+        self._check_event_types(subscriber)
+        if known := included_agents(self).get(agent):
+            known.on(pattern, **options)(handler)
+            subscriber = known
         self._include(subscriber)
 
     @property
@@ -197,10 +218,24 @@ class EventBus(BusRuntime):
 
             check_servers(self)
 
+    def check_worker_queues(self) -> None:
+        """Raise UsageError (unknown_queue) if `-Q` or `-X` of a worker names no queue of this app.
+
+        An app with tasks of its own may have queues that nobody declares, so such an app's worker only logs it.
+        """
+        known = [PUBLISH_QUEUE, *self.agents]
+        queues = cast("EventQueues", self.app.amqp.queues)
+        for name, option in queues.unknown.items():
+            error = unknown_queue(option, name, next(iter(difflib.get_close_matches(name, known, n=1)), None))
+            if not self._may_have_other_queues:
+                raise error
+            log.warning("worker.unknown_queue: %s", error)
+
     def connect_async(self) -> AsyncRedis:
         """Create a client of the state store for the running asyncio loop. Raises NotConfigured."""
         return self._in_process.connect_async() if self._in_process else super().connect_async()
 
+    @checks_arguments(timeout_s=Annotated[float, Field(ge=0)])
     def wait(self, timeout_s: float = 10.0) -> None:
         """Wait until no message of an in-process bus is queued, delayed or being handled.
 
@@ -237,6 +272,9 @@ class EventBus(BusRuntime):
         self.app.close()
 
     def _include(self, agent: Agent) -> None:
+        from petiole.tasks.agents import Agent
+
+        check_argument("EventBus.include", agent, instance_of(Agent))
         agents = included_agents(self)
         if agents.get(agent.name, agent) is not agent:
             raise UsageError(f"this bus has another agent named {agent.name!r}; rename one")
@@ -244,10 +282,15 @@ class EventBus(BusRuntime):
             raise UsageError("a worker already runs; include agents before it starts, or before the first publish")
         # Raises UsageError (invalid_subscription) here instead of in the worker.
         _ = agent.subscriptions
+        self._check_event_types(agent)
         agents[agent.name] = agent
         vars(self.app).pop("amqp", None)
         if self.app.finalized:  # type: ignore[attr-defined]  # the stubs leave it out
             self._register_agent(agent)
+
+    def _check_event_types(self, agent: Agent) -> None:
+        for handler in agent.handlers.values():
+            check_subscription(handler.subscription, self.event_registry, gathered_by=handler.gathered_by)
 
     def _register(self, **_: object) -> None:
         for task in self._own_tasks():
@@ -306,6 +349,7 @@ class ConfigurationCheck(bootsteps.Step):
             return
         try:
             bus.check_configuration()
+            bus.check_worker_queues()
         except UsageError as error:
             # The command line shows the message without a traceback.
             if click.get_current_context(silent=True) is None:
@@ -328,6 +372,7 @@ def _require_stock_amqp(app: Celery) -> None:
 class _DefaultBus(EventBus):
     # The app has no tasks of its own, so its default queue may be the queue of `publish.delay`.
     _queues = ()
+    _may_have_other_queues = False
 
     def _configure(self, **_: object) -> None:
         configure_default(self.app.conf, self.settings)

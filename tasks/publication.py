@@ -38,7 +38,9 @@ from petiole.events.errors import (
     QueueFull,
     StateStoreUnavailable,
     UsageError,
+    invalid_option,
 )
+from petiole.events.errors.base import describe
 from petiole.events.event import Event
 from petiole.tasks.broker.messages import replay_number
 from petiole.tasks.broker.producer import open_producer
@@ -282,7 +284,7 @@ def _read_delay(delay: object) -> timedelta:
     if isinstance(delay, timedelta):
         delay = delay.total_seconds()
     if isinstance(delay, bool) or not isinstance(delay, int | float) or not 0 <= delay <= MAX_WAIT.total_seconds():
-        raise InvalidSchedule("publish", f"delay={delay!r} must be seconds, from 0 to {MAX_WAIT.days} days")
+        raise InvalidSchedule("publish", f"delay={describe(delay)} must be seconds, from 0 to {MAX_WAIT.days} days")
     return timedelta(seconds=delay)
 
 
@@ -290,9 +292,9 @@ def _due_at(at: object) -> datetime:
     try:
         moment = datetime.fromisoformat(at) if isinstance(at, str) else at
     except ValueError as error:
-        raise InvalidSchedule("publish", f"at={at!r} is not a time in ISO 8601") from error
+        raise InvalidSchedule("publish", f"at={describe(at)} is not a time in ISO 8601") from error
     if not isinstance(moment, datetime) or moment.tzinfo is None:
-        raise InvalidSchedule("publish", f"at={at!r} must be a time with a zone")
+        raise InvalidSchedule("publish", f"at={describe(at)} must be a time with a zone")
     return moment
 
 
@@ -310,6 +312,8 @@ def publish_many(bus: BusRuntime, events: Iterable[Event | Document]) -> list[Pu
 
     All are validated before the first is sent. Safe to repeat as a whole. Raises as `publish`.
     """
+    if isinstance(events, Event | Mapping | str | bytes) or not isinstance(events, Iterable):
+        raise invalid_option("publish_many.events", events, "give a list of events")
     context = current_context()
     if context is not None:
         return [buffer(context, event) for event in events]

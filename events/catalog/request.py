@@ -8,7 +8,7 @@ from pydantic import Field
 
 from petiole.events.content import Content, Parameters, Text
 from petiole.events.event import Category, Event
-from petiole.events.ids import SYSTEM_STREAM, EventId, StreamId, new_event_id
+from petiole.events.ids import SYSTEM_STREAM, EventId, RequestId, StreamId, new_event_id
 
 
 class RequestIdentity(Content):
@@ -17,7 +17,7 @@ class RequestIdentity(Content):
     request_type: Text
     requester: Text
     responder: Text
-    request_id: EventId = Field(default_factory=new_event_id)
+    request_id: RequestId = Field(default_factory=new_event_id)
 
 
 class RequestContent(RequestIdentity):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import reprlib
 from enum import StrEnum
 
 from petiole.events.texts import safe_text
 
 _MAX_QUOTED_LENGTH = 300
 _MAX_NAME_LENGTH = 200
+_MAX_DESCRIBED_LENGTH = 60
 
 
 class Severity(StrEnum):
@@ -49,6 +51,19 @@ def error_type_of(error: BaseException) -> str:
     return code or safe_text(type(error).__name__, _MAX_NAME_LENGTH)
 
 
-def quote(name: str) -> str:
-    """Quote a name for an error message, cut to 300 characters."""
+def quote(name: object) -> str:
+    """Quote a name for an error message, cut to 300 characters. A caller may have given a value of another type."""
+    if not isinstance(name, str):
+        return describe(name)
     return repr(name) if len(name) <= _MAX_QUOTED_LENGTH else f"{name[:_MAX_QUOTED_LENGTH]!r}…"
+
+
+def describe(value: object) -> str:
+    """Represent a value of any type for an error message, in at most 60 characters."""
+    text = _short_repr.repr(value)
+    return text if len(text) <= _MAX_DESCRIBED_LENGTH else f"{text[: _MAX_DESCRIBED_LENGTH - 3]}..."
+
+
+# reprlib stops early; repr() could format ten megabytes, overflow the stack, or raise.
+_short_repr = reprlib.Repr()
+_short_repr.maxstring = _short_repr.maxother = _short_repr.maxlong = _MAX_DESCRIBED_LENGTH

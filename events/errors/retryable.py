@@ -135,14 +135,21 @@ class OperationInProgress(Retryable):
 
 
 class SystemStopping(Retryable):
-    def __init__(self, prefix: str) -> None:
-        super().__init__(prefix)
+    """The system was shut down: nothing was published. `request_type` is that of a request whose reply was awaited."""
+
+    def __init__(self, prefix: str, request_type: str | None = None) -> None:
+        super().__init__(prefix, request_type)
         self.prefix = prefix
+        self.request_type = request_type
 
     def __str__(self) -> str:
+        if self.request_type is None:
+            effect, again = "so nothing was published", "publish again"
+        else:
+            effect, again = f"so the request {quote(self.request_type)} gets no reply", "request again"
         return (
-            f"the system {self.prefix!r} was shut down, so nothing was published; read the critical error "
-            "(petiole tail 'error.*' --from-start), start a worker, and publish again"
+            f"the system {self.prefix!r} was shut down, {effect}; read the critical error "
+            f"(petiole tail 'error.*' --from-start), start a worker, and {again}"
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from petiole.events.errors.base import UsageError, quote
+from petiole.events.errors.base import UsageError, describe, quote
 
 
 class InvalidEvent(UsageError):
@@ -81,7 +81,7 @@ class NotConfigured(UsageError):
         return f"{self.what} is not configured: {self.remedy}"
 
 
-def invalid_topic(topic: str) -> UsageError:
+def invalid_topic(topic: object) -> UsageError:
     return UsageError(
         f"topic {quote(topic)} is invalid; write 1 to 8 words of a-z, 0-9, '_' or '-', each starting with a "
         "letter or digit, joined by dots, at most 200 characters, such as 'order.payment.received'",
@@ -89,7 +89,7 @@ def invalid_topic(topic: str) -> UsageError:
     )
 
 
-def invalid_pattern(pattern: str, reason: str) -> UsageError:
+def invalid_pattern(pattern: object, reason: str) -> UsageError:
     return UsageError(
         f"pattern {quote(pattern)} is invalid: {reason}; write a topic, '*' for all topics, 'input.*' for "
         "one or more further words, or 'agent.*.started' for exactly one word",
@@ -136,10 +136,10 @@ def built_in_already_registered(topic: str) -> UsageError:
     )
 
 
-def invalid_name(what: str, name: str) -> UsageError:
+def invalid_name(what: str, name: object) -> UsageError:
     return UsageError(
-        f"{name!r} is not a valid name for {what}; start with a letter, continue with letters, digits or '_', at most "
-        "100 characters; an agent's name is lower-case and may contain '-'",
+        f"{quote(name)} is not a valid name for {what}; start with a letter, continue with letters, digits or '_', "
+        "at most 100 characters; an agent's name is lower-case and may contain '-'",
         code="invalid_name",
     )
 
@@ -152,8 +152,32 @@ def reserved_name(name: str) -> UsageError:
     )
 
 
-def invalid_option(option: str, value: str, remedy: str) -> UsageError:
-    return UsageError(f"the option {option}={value} is invalid; {remedy}", code="invalid_option")
+def invalid_option(option: str, value: object, remedy: str) -> UsageError:
+    return UsageError(f"the option {option}={describe(value)} is invalid; {remedy}", code="invalid_option")
+
+
+def invalid_handler(subscription: str, function: str, declaration: str) -> UsageError:
+    return UsageError(
+        f"the handler {subscription} is declared as {function}, so it cannot be called with an event; "
+        f"declare it as {declaration}, and with a second parameter if it needs the context",
+        code="invalid_handler",
+    )
+
+
+def missing_brackets(decorator: str, function: object, argument: str) -> UsageError:
+    name = getattr(function, "__name__", "a function")
+    return UsageError(
+        f"@agent.{decorator} has no brackets, so {name} is not subscribed; write @agent.{decorator}({argument})",
+        code="missing_brackets",
+    )
+
+
+def duplicate_node(node: str) -> UsageError:
+    return UsageError(
+        f"a worker with the node name {node!r} already runs; give each worker a name of its own: "
+        "celery -A APP worker -n NAME@%h",
+        code="duplicate_node",
+    )
 
 
 def duplicate_subscription(name: str) -> UsageError:
@@ -172,14 +196,23 @@ def invalid_filter(path: str, reason: str) -> UsageError:
     return UsageError(f"where[{quote(path)}]: {reason}", code="invalid_filter")
 
 
-def invalid_request(request_type: str, reason: str) -> UsageError:
+def invalid_request(request_type: object, reason: str) -> UsageError:
     return UsageError(f"request {quote(request_type)}: {reason}", code="invalid_request")
+
+
+def invalid_response(request_type: str, field: str, reason: str) -> UsageError:
+    """Build the error for a reply with a value of another type. `field` is its dotted path."""
+    return UsageError(
+        f"request {quote(request_type)}: the reply's field {field!r}: {reason}; request it with another `returns`, or "
+        "correct the responder",
+        code="invalid_response",
+    )
 
 
 def duplicate_request(request_type: str, request_id: str) -> UsageError:
     return UsageError(
-        f"request {quote(request_type)}: a request with the id {request_id} was already made; omit the id to get a "
-        "new one for each request",
+        f"request {quote(request_type)}: a request with the id {quote(request_id)} was already made; omit the id to "
+        "get a new one for each request",
         code="duplicate_request",
     )
 
@@ -265,6 +298,15 @@ def invalid_working_memory(session_id: str, name: str, reason: str) -> UsageErro
 
 def unknown_agent(module: str, reason: str) -> UsageError:
     return UsageError(f"no agent can be loaded from {module!r}: {reason}; check PETIOLE_AGENTS", code="unknown_agent")
+
+
+def unknown_queue(option: str, queue: str, nearest: str | None = None) -> UsageError:
+    hint = f"did you mean {nearest!r}?" if nearest else "see: petiole agents"
+    return UsageError(
+        f"{option} {quote(queue)}: no agent of this app has that queue; {hint} (a queue without an agent has to be in "
+        "Celery's task_queues)",
+        code="unknown_queue",
+    )
 
 
 def unknown_circuit(name: str, nearest: str | None = None) -> UsageError:

@@ -67,12 +67,14 @@ def queue_declaration(name: str, driver: str) -> Queue:
 class EventQueues(Queues):
     """Celery's map of queue declarations, with those of a bus in addition to the app's own.
 
-    In `-Q memory` and `-X memory`, the agent's name stands for all of its broker queues.
+    In `-Q memory` and `-X memory`, the agent's name stands for all of its broker queues. Celery accepts other names:
+    they are in `unknown`, with their option.
     """
 
     def __init__(
         self, queues: Sequence[Queue] | Mapping[str, Queue], *, names: Sequence[str], driver: str, **options: Any
     ) -> None:
+        self.unknown: dict[str, str] = {}
         self._driver = driver
         self._names = set(names)
         own = {
@@ -85,19 +87,20 @@ class EventQueues(Queues):
 
     def select(self, include: Sequence[str] | str) -> None:
         """Consume from these queues only."""
-        super().select(self._expand_names(include))
+        super().select(self._expand_names(include, "-Q"))
 
     def deselect(self, exclude: Sequence[str] | str) -> None:
         """Consume from all queues except these."""
-        super().deselect(self._expand_names(exclude))
+        super().deselect(self._expand_names(exclude, "-X"))
 
     def _set_max_priority(self, args: dict[str, Any]) -> None:
         # For the setting task_queue_max_priority: RabbitMQ refuses a quorum queue with priorities.
         if args.get("x-queue-type") != "quorum":
             super()._set_max_priority(args)  # type: ignore[misc]  # the stubs leave it out
 
-    def _expand_names(self, names: Sequence[str] | str) -> list[str]:
+    def _expand_names(self, names: Sequence[str] | str, option: str) -> list[str]:
         listed = [names] if isinstance(names, str) else names or []
+        self.unknown |= {name: option for name in listed if name not in self and name not in self._names}
         return [
             queue for name in listed for queue in (broker_queues(name, self._driver) if name in self._names else [name])
         ]

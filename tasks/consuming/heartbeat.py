@@ -21,11 +21,11 @@ from typing import Any
 from celery import bootsteps, signals
 from celery.concurrency.prefork import TaskPool as ProcessPool
 from celery.exceptions import WorkerShutdown
-from celery.platforms import EX_OK
+from celery.platforms import EX_OK, EX_USAGE
 from celery.worker import state as worker_state
 from redis.exceptions import RedisError
 
-from petiole.events.errors import PetioleError
+from petiole.events.errors import PetioleError, duplicate_node
 from petiole.tasks.agents import Agent
 from petiole.tasks.broker.topology import broker_queues
 from petiole.tasks.consuming import agent_hooks
@@ -68,10 +68,11 @@ class Heartbeat(bootsteps.StartStopStep):
     def start(self, consumer: Any) -> None:
         """Join the cluster and apply overrides before the first message.
 
-        Raises WorkerShutdown while the system is shutting down.
+        Raises WorkerShutdown while the system is shutting down, and if another worker has this one's node name.
         """
         if self._has_joined:
             return
+        self._refuse_second_worker_of_name()
         self._agents = tuple(agent_hooks.served_agents(self._bus))
         self._apply_overrides(self._bus.stores.cluster_membership.read().overrides)
         cluster = self._send()
@@ -83,6 +84,12 @@ class Heartbeat(bootsteps.StartStopStep):
             agent_hooks.run_start_hooks(self._agents)
         self._has_joined = True
         self._publish_lifecycle_events(cluster)
+
+    def _refuse_second_worker_of_name(self) -> None:
+        node, interval_s = self._consumer.hostname, _interval_s(self._bus)
+        if self._bus.stores.cluster_membership.has_living_worker(node, wait_s=2 * interval_s):
+            log.error("worker.start_refused: %s", duplicate_node(node))
+            raise WorkerShutdown(EX_USAGE)
 
     def stop(self, consumer: Any) -> None:
         """Report that the worker is ending; do nothing when the consumer only reconnects."""
@@ -187,7 +194,11 @@ def _send_heartbeat(bus: BusRuntime, consumer: Any) -> float:
     heartbeat: Heartbeat | None = getattr(consumer, "heartbeat", None)
     if heartbeat is not None:
         heartbeat.renew()
-    return bus.settings.heartbeat_timeout_s / HEARTBEATS_PER_TIMEOUT
+    return _interval_s(bus)
+
+
+def _interval_s(bus: BusRuntime) -> float:
+    return min(MAX_INTERVAL_S, bus.settings.heartbeat_timeout_s / HEARTBEATS_PER_TIMEOUT)
 
 
 HEARTBEAT = PeriodicJob("heartbeat", MAX_INTERVAL_S, _send_heartbeat, runs_during_shutdown=True)

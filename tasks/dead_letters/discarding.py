@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from petiole.events.arguments import checks_arguments
 from petiole.events.catalog.dead_letters import DeadLetterDiscardedEvent, DiscardedLetter
+from petiole.events.content import Text
 from petiole.tasks.dead_letters.audit import publish_audit_events
-from petiole.tasks.dead_letters.selection import DeadLetterQuery, find_dead_letters
+from petiole.tasks.dead_letters.selection import QUERY, DeadLetterQuery, find_dead_letters
 from petiole.tasks.handling.current import current_bus
 from petiole.tasks.operations.operator import current_operator
 from petiole.tasks.publication import batched
@@ -20,6 +22,7 @@ DISCARD_BATCH_SIZE = 100
 _ERROR_LENGTH = 500
 
 
+@checks_arguments(letters=QUERY, operator=Text | None)
 def discard(
     letters: DeadLetterQuery,
     *,
@@ -38,9 +41,11 @@ def discard(
     operator, removed = operator or current_operator(), 0
     ids = [record.letter.id for record in find_dead_letters(exclude_replaying(letters), bus=bus)]
     for batch in batched(ids, DISCARD_BATCH_SIZE):
-        records = list(bus.stores.dead_letters.read(batch))
-        publish_audit_events(bus, [_build_discarded_event(record, operator) for record in records])
-        removed += sum(bus.stores.dead_letters.remove([(record.letter.id, record.state, None) for record in records]))
+        with bus.state_store_access("discarding dead letters"):
+            records = list(bus.stores.dead_letters.read(batch))
+            publish_audit_events(bus, [_build_discarded_event(record, operator) for record in records])
+            ended = [(record.letter.id, record.state, None) for record in records]
+            removed += sum(bus.stores.dead_letters.remove(ended))
         on_discarded(len(batch))
     return removed
 

@@ -9,8 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from typing import Any
 
+from petiole.events.arguments import checks_arguments
 from petiole.events.catalog.dead_letters import DeadLetterEditedEvent, EditedLetter
+from petiole.events.content import Text
 from petiole.events.dead_letter import DeadLetter
 from petiole.events.errors import InvalidEvent, cannot_edit, unknown_dead_letter, unknown_subscription
 from petiole.events.ids import ReservedIndex, edited_letter_id, emitted_event_id
@@ -36,6 +39,7 @@ _REFUSAL_REASONS = {
 }
 
 
+@checks_arguments(letter_id=Text, event=dict[str, Any], subscription=Text | None, operator=Text | None)
 def edit(
     letter_id: str,
     event: Document,
@@ -58,7 +62,8 @@ def edit(
         raise cannot_edit(letter_id, "state", _REFUSAL_REASONS[old.state])
     _check(bus, old.letter, event)
     new = _build_replacement(bus, old.letter, event, subscription)
-    answer = bus.stores.dead_letters.replace(letter_id, new)
+    with bus.state_store_access("editing a dead letter"):
+        answer = bus.stores.dead_letters.replace(letter_id, new)
     if answer == "deleted":
         raise unknown_dead_letter(letter_id)
     if answer != "edited":

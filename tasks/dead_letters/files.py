@@ -7,20 +7,23 @@ inbox treats it as a duplicate of an earlier replay.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from io import TextIOBase
-from typing import Annotated, TextIO
+from typing import Annotated, Any, TextIO
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from petiole.events.arguments import checks_arguments
 from petiole.events.catalog.dead_letters import CompletedImport, DeadLetterImportCompletedEvent
+from petiole.events.content import Text
 from petiole.events.dead_letter import DeadLetter
 from petiole.events.errors import invalid_dead_letter
+from petiole.events.errors.base import describe
 from petiole.events.event import UtcDatetime
 from petiole.tasks.dead_letters.audit import publish_audit_events
-from petiole.tasks.dead_letters.selection import DeadLetterQuery, find_dead_letters
+from petiole.tasks.dead_letters.selection import QUERY, DeadLetterQuery, find_dead_letters
 from petiole.tasks.handling.current import current_bus
 from petiole.tasks.operations.operator import current_operator
 from petiole.tasks.runtime import BusRuntime
@@ -41,6 +44,31 @@ class ImportResult:
     known: int
 
 
+def _number(lines: Iterable[object]) -> Iterator[tuple[int, object]]:
+    number = 0
+    try:
+        for number, line in enumerate(lines, start=1):
+            yield number, line
+    except UnicodeDecodeError as error:
+        raise invalid_dead_letter(number + 1, "-", f"is no UTF-8 text ({error.reason})") from error
+
+
+def _check_is_file(file: object) -> object:
+    if not callable(getattr(file, "write", None)):
+        raise ValueError("give a file that is open for writing text")  # noqa: TRY004 - pydantic converts only ValueError
+    return file
+
+
+def _check_is_lines(lines: object) -> object:
+    if isinstance(lines, str | bytes | Mapping) or not isinstance(lines, Iterable):
+        raise ValueError("give an open file, or a list of its lines")  # noqa: TRY004 - as above
+    return lines
+
+
+_WRITABLE = Annotated[Any, AfterValidator(_check_is_file)]
+_LINES = Annotated[Any, AfterValidator(_check_is_lines)]
+
+
 class _Line(BaseModel):
     """One line of an export."""
 
@@ -53,6 +81,7 @@ class _Line(BaseModel):
     replayed_by: str | None = None
 
 
+@checks_arguments(file=_WRITABLE, letters=QUERY | None)
 def export_to(file: TextIO, letters: DeadLetterQuery | None = None, *, bus: BusRuntime | None = None) -> int:
     """Write letters as JSON lines, oldest first; returns how many. Raises UsageError (unknown_dead_letter)."""
     bus = current_bus(bus)
@@ -70,6 +99,7 @@ def export_to(file: TextIO, letters: DeadLetterQuery | None = None, *, bus: BusR
     return count
 
 
+@checks_arguments(lines=_LINES, operator=Text | None)
 def import_from(
     lines: Iterable[str],
     *,
@@ -85,16 +115,21 @@ def import_from(
     bus = current_bus(bus)
     operator, results, is_whole = operator or current_operator(), list[bool](), False
     batch: list[DeadLetterRecord] = []
+
+    def store_batch() -> None:
+        with bus.state_store_access("importing dead letters"):
+            results.extend(bus.stores.dead_letters.import_letters(batch))
+        batch.clear()
+
     try:
         for record in _read(lines):
             batch.append(record)
             if len(batch) == IMPORT_BATCH_SIZE:
-                results += bus.stores.dead_letters.import_letters(batch)
-                batch.clear()
+                store_batch()
         is_whole = True
     finally:
         if batch:
-            results += bus.stores.dead_letters.import_letters(batch)
+            store_batch()
         imported, known = sum(results), len(results) - sum(results)
         if results:
             content = CompletedImport(operator=operator, imported=imported, known=known, is_whole=is_whole)
@@ -102,10 +137,15 @@ def import_from(
     return ImportResult(imported, known)
 
 
-def _read(lines: Iterable[str]) -> Iterator[DeadLetterRecord]:
-    # A file is read in bounded pieces: one line could be larger than the memory.
-    bounded = iter(partial(lines.readline, MAX_LINE_LENGTH + 1), "") if isinstance(lines, TextIOBase) else lines
-    for number, text in enumerate(bounded, start=1):
+def _bounded(lines: Iterable[object]) -> Iterable[object]:
+    """Read a file in bounded pieces: one line could be larger than the memory."""
+    return iter(partial(lines.readline, MAX_LINE_LENGTH + 1), "") if isinstance(lines, TextIOBase) else lines
+
+
+def _read(lines: Iterable[object]) -> Iterator[DeadLetterRecord]:
+    for number, text in _number(_bounded(lines)):
+        if not isinstance(text, str):
+            raise invalid_dead_letter(number, "-", f"{describe(text)} is no text; open the file in text mode")
         if not text.strip():
             continue
         if len(text) > MAX_LINE_LENGTH:

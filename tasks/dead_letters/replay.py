@@ -17,20 +17,25 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Annotated
 
+from pydantic import Field
+
+from petiole.events.arguments import checks_arguments
 from petiole.events.catalog.dead_letters import (
     DeadLetterReplayedEvent,
     DeadLetterReplayRequestedEvent,
     ReplayedLetter,
     RequestedReplay,
 )
+from petiole.events.content import Duration, Text
 from petiole.events.errors import CannotReplay
 from petiole.events.ids import ReservedIndex, emitted_event_id
 from petiole.tasks.broker.producer import ConfirmingProducer, open_producer
 from petiole.tasks.broker.topology import PUBLISH_TASK
 from petiole.tasks.dead_letters.audit import publish_audit_events
 from petiole.tasks.dead_letters.replay_messages import LetterReplay, build_replay, build_replay_start, send_replay
-from petiole.tasks.dead_letters.selection import DeadLetterQuery, find_dead_letters
+from petiole.tasks.dead_letters.selection import QUERY, DeadLetterQuery, find_dead_letters
 from petiole.tasks.handling.current import current_bus
 from petiole.tasks.operations.operator import current_operator
 from petiole.tasks.runtime import BusRuntime
@@ -42,6 +47,7 @@ RESEND_AFTER = timedelta(minutes=10)
 REPLAY_BATCH_SIZE = 100
 """Dead letters started in one round trip."""
 
+_IDS = list[str] | tuple[str, ...]
 _POLLS_PER_S = 20
 _MIN_POLL_INTERVAL_S, _MAX_POLL_INTERVAL_S = 0.02, 0.5
 
@@ -87,13 +93,21 @@ class DeadLetterReplayPlan:
     refused: tuple[CannotReplay, ...]
 
 
+@checks_arguments(
+    letters=QUERY,
+    rate_hz=Annotated[float, Field(gt=0)] | None,
+    canary=Annotated[int, Field(ge=0)],
+    wait=bool,
+    timeout=Annotated[Duration, Field(ge=timedelta(0))],
+    operator=Text | None,
+)
 def replay(
     letters: DeadLetterQuery,
     *,
     rate_hz: float | None = None,
     canary: int = 0,
     wait: bool = False,
-    timeout: timedelta = timedelta(seconds=60),
+    timeout: timedelta | float = timedelta(seconds=60),
     operator: str | None = None,
     on_sent: Callable[[int, int], object] = lambda _, __: None,
     bus: BusRuntime | None = None,
@@ -116,6 +130,7 @@ def replay(
     """
     bus = current_bus(bus)
     bus.require_broker()
+    timeout_s = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
     with bus.state_store_access(f"replaying dead letters ({letters})"):
         ids = [record.letter.id for record in find_dead_letters(letters, bus=bus)]
         if not ids:
@@ -124,9 +139,10 @@ def replay(
         request = _build_requested_event(letters, ids, operator, rate_hz, canary)
         publish_audit_events(bus, [request])
         run = _ReplayRun(bus, request, operator, rate_hz, on_sent)
-        return run.all(ids, canary=canary, timeout_s=timeout.total_seconds(), wait=wait)
+        return run.all(ids, canary=canary, timeout_s=timeout_s, wait=wait)
 
 
+@checks_arguments(letters=QUERY)
 def plan(letters: DeadLetterQuery, *, bus: BusRuntime | None = None) -> DeadLetterReplayPlan:
     """Return what a replay would do, without doing it. Raises as `replay`."""
     bus = current_bus(bus)
@@ -141,21 +157,25 @@ def plan(letters: DeadLetterQuery, *, bus: BusRuntime | None = None) -> DeadLett
         return DeadLetterReplayPlan(counts, tuple(refused))
 
 
+@checks_arguments(ids=_IDS)
 def read_progress(ids: Sequence[str], *, bus: BusRuntime | None = None) -> Progress:
     """Count the outcomes of replayed letters so far."""
     bus = current_bus(bus)
-    states = Counter(bus.stores.dead_letters.states(ids).values())
+    with bus.state_store_access("reading dead letters"):
+        states = Counter(bus.stores.dead_letters.states(ids).values())
     done = states["resolved"], states["failed_again"]
     return Progress(*done, replaying=len(ids) - sum(done) - states[None], deleted=states[None])
 
 
+@checks_arguments(ids=_IDS, timeout_s=float)
 def wait_for_outcomes(ids: Sequence[str], timeout_s: float, *, bus: BusRuntime | None = None) -> Progress:
     """Wait up to `timeout_s` until the outcome of every replay is known; the rest counts as replaying."""
     bus = current_bus(bus)
     deadline, pause_s = time.monotonic() + timeout_s, _MIN_POLL_INTERVAL_S
     pending = list(ids)
     while True:
-        states = bus.stores.dead_letters.states(pending)
+        with bus.state_store_access("reading dead letters"):
+            states = bus.stores.dead_letters.states(pending)
         pending = [letter_id for letter_id, state in states.items() if state == "replaying"]
         if not pending or time.monotonic() >= deadline:
             return read_progress(ids, bus=bus)

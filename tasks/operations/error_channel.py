@@ -21,11 +21,17 @@ import logging
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from petiole.events.catalog.error import ErrorContent, ErrorEvent
+from pydantic import ValidationError
+
+from petiole.events.arguments import checks_arguments, instance_of
+from petiole.events.catalog.error import ErrorEvent
 from petiole.events.content import Value
-from petiole.events.errors import Severity, UsageError, error_type_of
+from petiole.events.errors import Severity, error_type_of, invalid_option
 from petiole.events.event import Category, Event, EventFields
+from petiole.events.ids import AgentName
 from petiole.events.texts import safe_text
+from petiole.events.topics import Topic
+from petiole.events.validation import invalid_event
 from petiole.tasks.handling.buffering import buffer
 from petiole.tasks.handling.current import CurrentDelivery, current_context
 from petiole.tasks.instrumentation import ErrorReported, FlowAborted, OperationFailed
@@ -43,6 +49,9 @@ REPORTED_EVENT_TYPE = "error.reported"
 log = logging.getLogger(__name__)
 
 
+@checks_arguments(
+    error=instance_of(BaseException) | str, event_type=Topic, agent=AgentName | None, event=instance_of(Event) | None
+)
 def report(
     error: BaseException | str,
     severity: Severity | str = Severity.WARNING,
@@ -57,7 +66,7 @@ def report(
     `agent` is the failing agent and `event` the event it handled; inside a handler both are known. Returns None in a
     handler of the error channel itself, where nothing is published.
 
-    Raises: UsageError for an unknown severity; as `publish`.
+    Raises: UsageError (invalid_option) for an invalid argument; as `publish`.
     """
     severity = _parse_severity(severity)
     context = current_context()
@@ -69,10 +78,10 @@ def report(
     parameters = parameters | ({"agent": agent} if agent else {})
     safe = {name: safe_text(value) if isinstance(value, str) else value for name, value in parameters.items()}
     name = "Error" if isinstance(error, str) else error_type_of(error)
-    content = ErrorContent(error_type=name, message=safe_text(error) or name, severity=severity, parameters=safe)
+    content = {"error_type": name, "message": safe_text(error) or name, "severity": severity, "parameters": safe}
     handled_event = event or (context.event if context else None)
     fields: EventFields = {"event_type": event_type, "content": content}
-    error_event = handled_event.caused(ErrorEvent, **fields) if handled_event else ErrorEvent.model_validate(fields)
+    error_event = handled_event.caused(ErrorEvent, **fields) if handled_event else _build_event(fields)
     if context is None:
         return commit(default_bus(), [validate(default_bus(), error_event)])[0]
     return _report_in_handler(context, error_event)
@@ -127,7 +136,14 @@ def _report_in_handler(context: CurrentDelivery, event: ErrorEvent) -> Publicati
     return publication
 
 
-def _parse_severity(severity: Severity | str) -> Severity:
-    if severity in list(Severity):
+def _build_event(fields: EventFields) -> ErrorEvent:
+    try:
+        return ErrorEvent.model_validate(fields)
+    except ValidationError as error:
+        raise invalid_event(fields["event_type"], error, ErrorEvent) from error
+
+
+def _parse_severity(severity: object) -> Severity:
+    if isinstance(severity, str) and severity in list(Severity):
         return Severity(severity)
-    raise UsageError(f"unknown severity {severity!r}; give one of {', '.join(Severity)}")
+    raise invalid_option("report.severity", severity, f"give one of {', '.join(Severity)}")

@@ -18,14 +18,18 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Annotated
 from uuid import uuid4
 
 from kombu import Producer
 from kombu.exceptions import OperationalError
+from pydantic import Field
 
+from petiole.events.arguments import checks_arguments
+from petiole.events.content import Text
 from petiole.events.errors import BrokerUnavailable, PayloadUnreadable, UsageError, unknown_subscription
 from petiole.events.event import Event
-from petiole.events.ids import replayed_delivery_id
+from petiole.events.ids import StreamId, replayed_delivery_id
 from petiole.events.subscriptions import Subscription
 from petiole.events.topics import TopicTrie
 from petiole.tasks.broker.topology import broker_priority, queue_declaration
@@ -89,6 +93,15 @@ def select_events(bus: BusRuntime, subscription: str, selection: HistoryQuery) -
     return ReplayEvents(bus, by_name[subscription], selection)
 
 
+@checks_arguments(
+    subscription=Text,
+    stream=StreamId | None,
+    correlation=Text | None,
+    since=datetime | None,
+    until=datetime | None,
+    replay_id=Text | None,
+    rate_hz=Annotated[float, Field(gt=0)] | None,
+)
 def replay_history(
     subscription: str,
     *,

@@ -28,12 +28,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal, ParamSpec, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, ParamSpec, TypeAlias, TypeVar
 from uuid import uuid4
 
 from celery.exceptions import SoftTimeLimitExceeded
+from pydantic import Field
 
-from petiole.events.errors import OperationInProgress, OperationOutcomeUnknown, UsageError
+from petiole.events.arguments import checks_arguments
+from petiole.events.content import Duration, Text
+from petiole.events.errors import OperationInProgress, OperationOutcomeUnknown, UsageError, invalid_option
 from petiole.tasks.handling.current import current_bus, current_context
 from petiole.tasks.runtime import BusRuntime
 from petiole.tasks.stores.idempotency_records import IdempotencyRecords
@@ -48,12 +51,18 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+@checks_arguments(
+    key=Callable[..., Any] | None,
+    name=Text | None,
+    on_unfinished=OnUnfinished,
+    limit=Annotated[Duration, Field(ge=timedelta(0))],
+)
 def idempotent(
     key: Callable[..., str] | None = None,
     *,
     name: str | None = None,
     on_unfinished: OnUnfinished = "raise",
-    limit: timedelta = DEFAULT_LIMIT,
+    limit: timedelta | float = DEFAULT_LIMIT,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Run a function, or a coroutine function, once per key.
 
@@ -65,10 +74,18 @@ def idempotent(
         name: Separates the keys of different functions; by default module and name. Give one before you move the
             function.
         on_unfinished: What a call does if an earlier one did not finish; see the module.
-        limit: How long a call may run before it counts as unfinished.
-    """
+        limit: How long a call may run before it counts as unfinished; a timedelta, or seconds.
 
-    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+    Raises:
+        UsageError: (invalid_option) an option is invalid; or it is written without brackets.
+    """
+    limit = limit if isinstance(limit, timedelta) else timedelta(seconds=limit)
+
+    def decorate(*functions: Callable[P, R]) -> Callable[P, R]:
+        # Written without brackets, `key` is the function, and this is called with its arguments.
+        if len(functions) != 1 or not callable(functions[0]):
+            raise UsageError("@idempotent has no brackets; write @idempotent(key=…), or @idempotent() in a handler")
+        function = functions[0]
         full_name = name or f"{function.__module__}.{function.__qualname__}"
 
         def build_operation(*args: P.args, **kwargs: P.kwargs) -> _Operation:
@@ -93,14 +110,26 @@ def idempotent(
     return decorate
 
 
+@checks_arguments(name=Text, key=Text)
 def forget_call(name: str, key: str, *, bus: BusRuntime | None = None) -> bool:
     """Delete a call's record, so that the function runs again; returns whether there was a record."""
-    return _store(bus).forget(_full_name(name, key))
+    with current_bus(bus).state_store_access(f"forgetting the call of {name}"):
+        return _store(bus).forget(_full_name(name, key))
 
 
+@checks_arguments(name=Text, key=Text)
 def mark_done(name: str, key: str, result: object = None, *, bus: BusRuntime | None = None) -> None:
-    """Record an unfinished call as done, with the function's result. A finished call keeps its result."""
-    _store(bus).finish(_full_name(name, key), json.dumps({"result": result}))
+    """Record an unfinished call as done, with the function's result. A finished call keeps its result.
+
+    Raises UsageError (invalid_option) for a result that is not JSON.
+    """
+    try:
+        outcome = json.dumps({"result": result}, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        remedy = "give text, numbers, true/false, None, lists and dicts"
+        raise invalid_option("mark_done.result", result, remedy) from error
+    with current_bus(bus).state_store_access(f"recording the call of {name}"):
+        _store(bus).finish(_full_name(name, key), outcome)
 
 
 def _wrap_async(function: Callable[P, Any], build_operation: Callable[P, _Operation]) -> Callable[P, Any]:

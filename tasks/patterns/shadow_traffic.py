@@ -13,13 +13,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from pydantic import Field
+
+from petiole.events.arguments import checks_arguments
+from petiole.events.content import Text
 from petiole.tasks.handling.current import CurrentDelivery, current_bus
 
 if TYPE_CHECKING:
     from petiole.tasks.publishing.document import ValidatedEvent
     from petiole.tasks.runtime import BusRuntime
+    from petiole.tasks.stores import Stores
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +63,18 @@ def capture_output(context: CurrentDelivery) -> None:
     stores.shadows.keep(context.subscription.name, output)
 
 
+@checks_arguments(subscription=Text, limit=Annotated[int, Field(ge=1, le=10_000)])
 def compare(subscription: str, *, limit: int = 50, bus: BusRuntime | None = None) -> Iterator[ShadowComparison]:
     """Compare a shadow's events with those of its agent for the same event, newest first.
 
     Events of the agent that are no longer in the history are missing.
     """
-    stores, agent = current_bus(bus).stores, subscription.partition(".")[0]
+    bus, agent = current_bus(bus), subscription.partition(".")[0]
+    with bus.state_store_access(f"reading the events of {subscription}"):
+        yield from _compare(bus.stores, subscription, limit, agent)
+
+
+def _compare(stores: Stores, subscription: str, limit: int, agent: str) -> Iterator[ShadowComparison]:
     for output in stores.shadows.newest(subscription, limit):
         flow = stores.history.read_flow(output["correlation_id"])
         agent_events = tuple(

@@ -21,6 +21,7 @@ from redis.exceptions import OutOfMemoryError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from petiole.events import responses
+from petiole.events.catalog.request import RequestContent
 from petiole.events.errors import (
     BrokerFull,
     BrokerUnavailable,
@@ -180,7 +181,7 @@ def _commit_atomically(
             case "queue_full":
                 _wait_for_capacity(str(result.full_queue), events, routes, deadline)
             case "duplicate_request" if registration is not None:
-                raise duplicate_request(registration.request_type, registration.request_id)
+                raise duplicate_request(registration.request_type, _given_id(events, registration))
             case "lease_lost":
                 raise LeaseLost(settlement.delivery_id if settlement else "")
             case _:
@@ -188,6 +189,12 @@ def _commit_atomically(
                 unmatched = result.unmatched or (None,) * len(events)
                 rows = zip(events, routes, were_new, unmatched, strict=True)
                 return [_build_publication(bus, *row) for row in rows]
+
+
+def _given_id(events: Sequence[ValidatedEvent], registration: ReplyRegistration) -> str:
+    """Return the id of a request as its requester gave it."""
+    contents = (validated.event.content for validated in events)
+    return next((one.request_id for one in contents if isinstance(one, RequestContent)), registration.request_id)
 
 
 def _routes(table: RoutingTable, validated: ValidatedEvent) -> list[Route]:
@@ -259,7 +266,7 @@ def _commit_in_steps(
     registration: ReplyRegistration | None,
 ) -> list[Publication]:
     if registration is not None and not bus.stores.requests.register(registration):
-        raise duplicate_request(registration.request_type, registration.request_id)
+        raise duplicate_request(registration.request_type, _given_id(events, registration))
     publications = _record_and_send(bus, events) if events else []
     if settlement is not None or delayed:
         # The state store changes atomically here, too. A crash before it is harmless: the next attempt publishes the
@@ -344,4 +351,4 @@ def _build_publication(
 
 
 def _format_topics(events: Sequence[ValidatedEvent]) -> str:
-    return ", ".join(dict.fromkeys(validated.event.event_type for validated in events)) or "nothing"
+    return ", ".join(dict.fromkeys(validated.event.event_type for validated in events)) or "events"

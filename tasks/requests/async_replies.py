@@ -52,10 +52,10 @@ class AsyncReplyReader:
 
         Raises RequestTimedOut, and the errors of `send`.
         """
-        if pending.request_id in self._pending:
+        if pending.stored_id in self._pending:
             raise duplicate_request(pending.event.content.request_type, pending.request_id)
         future: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
-        self._pending[pending.request_id] = future
+        self._pending[pending.stored_id] = future
         sending = threads.submit(send)
         try:
             await asyncio.wrap_future(sending)
@@ -66,7 +66,7 @@ class AsyncReplyReader:
             sending.add_done_callback(lambda _: threads.submit(partial(self._forget, pending)))
             raise
         finally:
-            self._pending.pop(pending.request_id, None)
+            self._pending.pop(pending.stored_id, None)
 
     async def call(self, function: Callable[[], ResultT]) -> ResultT:
         """Call a blocking function in a thread."""
@@ -83,7 +83,7 @@ class AsyncReplyReader:
         return future.result()
 
     def _forget(self, pending: PendingRequest) -> bool:
-        return self._bus.stores.requests.forget(pending.request_id, pending.token)
+        return self._bus.stores.requests.forget(pending.stored_id, pending.token)
 
     def _start_reading(self) -> None:
         if self._reader is None or self._reader.done():

@@ -13,15 +13,19 @@ from celery import states
 from celery._state import get_current_task
 from celery.exceptions import TimeoutError as CeleryTimeoutError
 from celery.result import AsyncResult
+from pydantic import ValidationError
 from pydantic_core import from_json
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from petiole.events import responses
+from petiole.events.arguments import check_argument
 from petiole.events.catalog.request import RequestEvent
-from petiole.events.errors import RequestTimedOut, SystemStopping, requester_stopped, waiting_in_handler
+from petiole.events.errors import PetioleError, RequestTimedOut, SystemStopping, requester_stopped, waiting_in_handler
+from petiole.events.ids import stored_request_id
 from petiole.events.responses import Response
+from petiole.events.validation import invalid_reply
 from petiole.tasks.handling.current import current_context
 from petiole.tasks.publishing import claim_check
 from petiole.tasks.stores.requests import ReplyRegistration
@@ -85,6 +89,13 @@ def should_stop_waiting(bus: BusRuntime) -> bool:
     return is_stopping(bus) or bus.resource(_Waiting).is_closed()
 
 
+def _stop_error(bus: BusRuntime, request_type: str) -> PetioleError:
+    """Build the error of a request that was cancelled, because its process or the whole system is stopping."""
+    if not is_stopping(bus) and bus.resource(_Waiting).was_closed:
+        return SystemStopping(bus.settings.key_prefix, request_type)
+    return requester_stopped(request_type)
+
+
 @dataclass(frozen=True, slots=True)
 class PendingRequest:
     """A request with its deadline. `ends_at` is the deadline on the monotonic clock."""
@@ -99,11 +110,16 @@ class PendingRequest:
         """The request's id."""
         return self.event.content.request_id
 
+    @property
+    def stored_id(self) -> str:
+        """The request's id in the state store."""
+        return stored_request_id(self.request_id)
+
     def registration(self, reply_to: str) -> ReplyRegistration:
         """Build the registration for replies to the list `reply_to`."""
         content = self.event.content
         return ReplyRegistration(
-            content.request_type, content.request_id, content.responder, self.token, self.timeout_s, reply_to
+            content.request_type, self.stored_id, content.responder, self.token, self.timeout_s, reply_to
         )
 
     def build_timeout_error(self, after_s: float | None = None) -> RequestTimedOut:
@@ -148,6 +164,7 @@ class PendingResponse(_Result, Generic[ValueT]):
         self._on_wait = on_wait
         self._slice_s = slice_s
         self._waiting = threading.RLock()
+        self._text: str | None = None
         self._response: Response[ValueT] | None = None
 
     def get(
@@ -161,8 +178,10 @@ class PendingResponse(_Result, Generic[ValueT]):
             RequestTimedOut: No reply arrived; it is Celery's TimeoutError, too. After the deadline the request is
                 cancelled.
             UsageError: (waiting_in_handler) called in a handler.
+                (invalid_response) the reply's value is not of the type that the request `returns`.
             RuntimeError: Called in another Celery task, as for any AsyncResult.
         """
+        check_argument("get.timeout", timeout, float | None)
         self._check_may_wait(disable_sync_subtasks)
         ends_at = self._pending.ends_at if timeout is None else min(self._pending.ends_at, time.monotonic() + timeout)
         with self._waiting:
@@ -181,7 +200,7 @@ class PendingResponse(_Result, Generic[ValueT]):
     def forget(self) -> None:
         """Cancel the request. A reply that arrives afterwards is late."""
         if self._response is None:
-            self._bus.stores.requests.forget(self._pending.request_id, self._pending.token)
+            self._bus.stores.requests.forget(self._pending.stored_id, self._pending.token)
 
     def ready(self) -> bool:
         """Return whether the reply has arrived."""
@@ -213,12 +232,14 @@ class PendingResponse(_Result, Generic[ValueT]):
 
     def _fetch(self, wait_s: float) -> None:
         try:
-            text = self._bus.stores.requests.take(self._pending.request_id, wait_s)
+            text = self._text or self._bus.stores.requests.take(self._pending.stored_id, wait_s)
         except (RedisConnectionError, RedisTimeoutError):
             # The reply stays in its list; the wait continues until the deadline.
             time.sleep(min(wait_s, 0.2))
             return
         if text is not None:
+            # Kept, because reading it may raise, and a later call reads it again.
+            self._text = text
             self._store_response(read_response(self._bus, self._pending, text, self._returns))
 
     def _store_response(self, response: Response[ValueT]) -> None:
@@ -231,7 +252,7 @@ class PendingResponse(_Result, Generic[ValueT]):
             raise self._pending.build_timeout_error(timeout_s)
         timeout_error = self._pending.build_timeout_error()
         try:
-            if not self._bus.stores.requests.forget(self._pending.request_id, self._pending.token):
+            if not self._bus.stores.requests.forget(self._pending.stored_id, self._pending.token):
                 self._fetch(0)
         except RedisError as error:
             raise timeout_error from error
@@ -241,7 +262,7 @@ class PendingResponse(_Result, Generic[ValueT]):
     def _stop(self) -> None:
         self._store_response(read_response(self._bus, self._pending, None, self._returns))
         try:
-            self._bus.stores.requests.forget(self._pending.request_id, self._pending.token)
+            self._bus.stores.requests.forget(self._pending.stored_id, self._pending.token)
         except RedisError:
             return  # the registration expires by itself
 
@@ -249,9 +270,16 @@ class PendingResponse(_Result, Generic[ValueT]):
 def read_response(
     bus: BusRuntime, pending: PendingRequest, text: str | None, returns: type[ValueT] | None = None
 ) -> Response[ValueT]:
-    """Parse a reply from JSON. Without one, build the failure of a process that is stopping."""
+    """Parse a reply from JSON. Without one, build the failure of a process or a system that is stopping.
+
+    Raises UsageError (invalid_response) if the reply's value is not of the type `returns`.
+    """
+    request_type = pending.event.content.request_type
     if text is None:
-        return responses.build_unanswered(pending.event, requester_stopped(pending.event.content.request_type))
+        return responses.build_unanswered(pending.event, _stop_error(bus, request_type))
     document = claim_check.restore_content(bus, from_json(text))
     assert isinstance(document, dict)  # noqa: S101 - replies are events, which are JSON objects
-    return responses.parse_response(bus.event_registry.read(document), returns)
+    try:
+        return responses.parse_response(bus.event_registry.read(document), returns)
+    except ValidationError as error:
+        raise invalid_reply(request_type, error) from error

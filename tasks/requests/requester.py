@@ -21,20 +21,24 @@ A process that ends cancels its pending requests. To cancel them before a custom
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID, uuid5
 
+from pydantic import TypeAdapter, ValidationError
+from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 from redis.exceptions import RedisError
 
 from petiole.events import responses
-from petiole.events.catalog.request import RequestContent, RequestEvent
+from petiole.events.catalog.request import RequestEvent
 from petiole.events.errors import RequestTimedOut, duplicate_request, invalid_request, waiting_in_handler
+from petiole.events.errors.base import describe
 from petiole.events.ids import EventId
-from petiole.events.responses import Response
+from petiole.events.responses import REQUEST_EVENT_TYPE, Response
+from petiole.events.validation import invalid_event
 from petiole.tasks.handling.buffering import buffer
 from petiole.tasks.handling.current import CurrentDelivery, current_context
 from petiole.tasks.instrumentation import OperationFailed
@@ -85,24 +89,30 @@ class Requester:
             responder: The agent that replies.
             timeout: Seconds until the deadline; by default PETIOLE_REQUEST_TIMEOUT_S.
             requester: The name of the requester; by default the current agent, or "service".
-            request_id: A UUID; by default a new one, or one derived from the current delivery.
+            request_id: Any text; by default a new UUID, or one derived from the current delivery.
             returns: The type of the reply's value, such as a pydantic model.
             **parameters: The parameters of the request.
 
         Raises:
             UsageError: (invalid_request, duplicate_request) the request is invalid, or its id was used before.
-            InvalidEvent: A parameter is not valid in an event.
+            InvalidEvent: An argument is not valid in an event; it names the field.
+            NotConfigured: No broker or state store is configured.
             BrokerUnavailable: The broker does not answer (PublishOutcomeUnknown: during the call).
+            StateStoreUnavailable: As BrokerUnavailable, if the state store is another server.
+            SystemStopping: The system was shut down.
             QueueFull: The responder's queue is full.
         """
         context = current_context()
         event = _build_request(request_or_type, responder, requester, request_id, parameters, context=context)
+        if returns is not None:
+            _check_returns(request_or_type, returns)
         if context is not None:
             pending = _build_pending(event, context.bus, timeout, latest=context.event.expires_at)
             return PendingResponse(context.bus, _request_from_handler(context, pending), returns)
+        self.bus.require_broker()
         pending = _build_pending(event, self.bus, timeout)
         response = PendingResponse(self.bus, pending, returns, on_wait=self.on_wait, slice_s=self.slice_s)
-        _send_request(self.bus, pending, self.bus.stores.requests.reply_list(pending.request_id))
+        _send_request(self.bus, pending, self.bus.stores.requests.reply_list(pending.stored_id))
         return response
 
     def stop_waiting(self) -> None:
@@ -133,6 +143,9 @@ class Requester:
         if context is not None:
             raise waiting_in_handler(_type_of(request_or_type), context.subscription.name)
         event = _build_request(request_or_type, responder, requester, request_id, parameters, context=None)
+        if returns is not None:
+            _check_returns(request_or_type, returns)
+        self.bus.require_broker()
         build = partial(_build_pending, event, self.bus, timeout)
         is_quick = self.bus.stores.server_clock.is_fresh()
         pending = build() if is_quick else await run_in_thread(build, f"requesting {_type_of(event)}")
@@ -157,16 +170,19 @@ def _build_request(
 ) -> RequestEvent:
     """Build the event of a request, unless it is given."""
     if isinstance(request_or_type, RequestEvent):
-        if responder or requester or request_id or parameters:
+        if any(argument is not None for argument in (responder, requester, request_id)) or parameters:
             raise invalid_request(
                 _type_of(request_or_type), "a RequestEvent has all fields of the request; give no other arguments"
             )
         return request_or_type
+    if not isinstance(request_or_type, str):
+        raise invalid_request(request_or_type, "it is no request; give a type as text, or a RequestEvent")
     if responder is None:
         raise invalid_request(request_or_type, "responder is missing; give the name of the agent that replies")
+    default = context.subscription.agent if context else DEFAULT_REQUESTER
     content: dict[str, Any] = {
         "request_type": request_or_type,
-        "requester": requester or (context.subscription.agent if context else DEFAULT_REQUESTER),
+        "requester": default if requester is None else requester,
         "responder": responder,
         "parameters": parameters,
     }
@@ -176,17 +192,32 @@ def _build_request(
         # Derived from the delivery, so that a retry of the handler sends the same request.
         content["request_id"] = str(uuid5(UUID(context.delivery_id), f"request {context.outbox.count}"))
     if context is not None:
-        validated = RequestContent.model_validate(content)
-        return context.event.caused(RequestEvent, event_id=_event_id(context), content=validated)
-    return RequestEvent.model_validate({"content": content})
+        return context.event.caused(RequestEvent, event_id=_event_id(context), content=content)
+    try:
+        return RequestEvent.model_validate({"content": content})
+    except ValidationError as error:
+        raise invalid_event(REQUEST_EVENT_TYPE, error, RequestEvent) from error
+
+
+def _check_returns(request_or_type: object, returns: Any) -> None:
+    """Check that a reply's value can be read as that type. Raises UsageError (invalid_request)."""
+    reason = f"returns={describe(returns)} is no type; give a class, such as a pydantic model"
+    if isinstance(returns, str | bytes | Mapping):
+        raise invalid_request(_type_of(request_or_type), reason)
+    try:
+        TypeAdapter(returns)
+    except (PydanticUserError, PydanticUndefinedAnnotation) as error:
+        raise invalid_request(_type_of(request_or_type), reason) from error
 
 
 def _event_id(context: CurrentDelivery) -> EventId:
     return str(uuid5(UUID(context.delivery_id), f"request event {context.outbox.count}"))
 
 
-def _type_of(request_or_type: str | RequestEvent) -> str:
-    return request_or_type.content.request_type if isinstance(request_or_type, RequestEvent) else request_or_type
+def _type_of(request_or_type: object) -> str:
+    if isinstance(request_or_type, RequestEvent):
+        return request_or_type.content.request_type
+    return request_or_type if isinstance(request_or_type, str) else describe(request_or_type)
 
 
 def _build_pending(
@@ -209,7 +240,7 @@ def _timeout_s(event: RequestEvent, bus: BusRuntime, timeout: object) -> float:
     longest_s = min(bus.settings.deduplication_window_s, MAX_WAIT.total_seconds())
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= longest_s:
         limit = f"{longest_s:g} (PETIOLE_DEDUPLICATION_WINDOW_S)"
-        reason = f"timeout={timeout!r} is invalid; give seconds above 0 and up to {limit}"
+        reason = f"timeout={describe(timeout)} is invalid; give seconds above 0 and up to {limit}"
         raise invalid_request(_type_of(event), reason)
     return float(seconds)
 
@@ -233,7 +264,7 @@ def _check_is_new(bus: BusRuntime, pending: PendingRequest, publication: Publica
     if not publication.was_repeated:
         return
     # If the connection was lost during the call, the call was repeated, and its first execution registered the request.
-    if bus.publishes_atomically and bus.stores.requests.is_owner(pending.request_id, pending.token):
+    if bus.publishes_atomically and bus.stores.requests.is_owner(pending.stored_id, pending.token):
         return
     raise duplicate_request(_type_of(pending.event), pending.event.event_id)
 
@@ -252,7 +283,7 @@ def _register(bus: BusRuntime, pending: PendingRequest) -> None:
 def cancel_request(bus: BusRuntime, pending: PendingRequest) -> None:
     """Delete the registration of a request that could not be sent. If that fails too, it expires."""
     try:
-        bus.stores.requests.forget(pending.request_id, pending.token)
+        bus.stores.requests.forget(pending.stored_id, pending.token)
     except RedisError as error:
         failed = OperationFailed(operation="request.cancel_failed", exception=error, subject=pending.request_id)
         bus.instrumentation.emit(failed)

@@ -29,8 +29,10 @@ from typing import Annotated, Any, ParamSpec, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tenacity import AsyncRetrying, Retrying
 
-from petiole.events.errors import UsageError, invalid_option, service_throttled
+from petiole.events.content import Duration
+from petiole.events.errors import UsageError, service_throttled
 from petiole.events.topics import Topic, check_topic
+from petiole.events.validation import invalid_argument
 from petiole.tasks.handling.current import current_bus
 from petiole.tasks.resilience.circuit_breaker import CircuitCall
 from petiole.tasks.resilience.error_classification import is_worth_retrying
@@ -41,7 +43,7 @@ from petiole.tasks.stores.circuits import CircuitThresholds
 P = ParamSpec("P")
 R = TypeVar("R")
 
-UpToOneDay = Annotated[timedelta, Field(gt=timedelta(0), le=timedelta(days=1))]
+UpToOneDay = Annotated[Duration, Field(gt=timedelta(0), le=timedelta(days=1))]
 
 
 class BreakerOptions(BaseModel):
@@ -65,7 +67,7 @@ class BreakerOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     failures: Annotated[int, Field(strict=True, ge=1, le=1_000)] = 5
-    rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    rate: Annotated[float, Field(strict=True, gt=0, le=1)] | None = None
     window: UpToOneDay = timedelta(minutes=1)
     min_calls: Annotated[int, Field(strict=True, ge=1, le=100_000)] = 20
     reset: UpToOneDay = timedelta(seconds=30)
@@ -101,9 +103,7 @@ def guarded(name: str, **options: object) -> Guard:
     try:
         return Guard(check_topic(name), BreakerOptions.model_validate(options))
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(step) for step in first["loc"])
-        raise invalid_option(f"guarded.{field}", repr(first["input"]), first["msg"]) from error
+        raise invalid_argument("guarded", error) from error
 
 
 class Guard:

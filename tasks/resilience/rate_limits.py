@@ -31,16 +31,19 @@ from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from petiole.events.arguments import checks_arguments
+from petiole.events.content import Duration
 from petiole.events.errors import RateLimitExceeded, RetryLater, invalid_option
 from petiole.events.topics import Topic
+from petiole.events.validation import invalid_argument
 from petiole.tasks.handling.current import current_bus
 from petiole.tasks.resilience.error_classification import http_status_of, iterate_causes, retry_after
 from petiole.tasks.resilience.fail_open import query_store, update_store
 from petiole.tasks.runtime import BusRuntime
 from petiole.tasks.stores.rate_limits import Quota, RateLimitUsage
 
-Amount = Annotated[int, Field(strict=True, ge=1)]
-UpToOneDay = Annotated[timedelta, Field(gt=timedelta(0), le=timedelta(days=1))]
+Amount = Annotated[int, Field(strict=True, ge=1, lt=2**53)]
+UpToOneDay = Annotated[Duration, Field(gt=timedelta(0), le=timedelta(days=1))]
 
 DEFAULT_PAUSE_FRACTION = 0.1
 """The pause after a 429 without Retry-After, as a fraction of the window."""
@@ -69,9 +72,7 @@ class RateLimit(BaseModel):
         try:
             super().__init__(account=account, **options)
         except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(str(step) for step in first["loc"])
-            raise invalid_option(f"RateLimit.{field}", repr(first["input"]), first["msg"]) from error
+            raise invalid_argument("RateLimit", error) from error
 
     def reserve(self, *, tokens: int = 0) -> Reservation:
         """Reserve one call and its estimated tokens before the call.
@@ -80,9 +81,11 @@ class RateLimit(BaseModel):
             RateLimitExceeded: The quota does not allow the call now.
             UsageError: (invalid_option) `tokens` is negative, or more than the quota of a window.
         """
-        if tokens < 0 or (self.tokens is not None and tokens > self.tokens):
+        if type(tokens) is not int or tokens < 0:
+            raise invalid_option("tokens", tokens, "give the number of tokens that the call may use, from 0")
+        if self.tokens is not None and tokens > self.tokens:
             remedy = f"the rate limit {self.account} allows 0 to {self.tokens} per window; split the call, or raise it"
-            raise invalid_option("tokens", str(tokens), remedy)
+            raise invalid_option("tokens", tokens, remedy)
         bus = current_bus()
         call_id = str(uuid4())
         quota = Quota(self.requests, self.tokens, self.window, self.timeout)
@@ -97,14 +100,18 @@ class RateLimit(BaseModel):
         """As `reserve`, without blocking the event loop."""
         return await asyncio.to_thread(self.reserve, tokens=tokens)
 
-    def pause(self, duration: timedelta) -> None:
-        """Reject reservations on this account for `duration`. A longer pause stays in effect."""
+    @checks_arguments(duration=Annotated[Duration, Field(ge=timedelta(0), le=timedelta(days=366))])
+    def pause(self, duration: timedelta | float) -> None:
+        """Reject reservations on this account for `duration` (or seconds). A longer pause stays in effect."""
+        duration = duration if isinstance(duration, timedelta) else timedelta(seconds=duration)
         bus = current_bus()
         update_store(bus, self.account, lambda: bus.stores.rate_limits.pause(self.account, duration))
 
     def usage(self) -> RateLimitUsage:
         """Return the account's current usage, as of the last call."""
-        return current_bus().stores.rate_limits.usage(self.account)
+        bus = current_bus()
+        with bus.state_store_access(f"reading the usage of {self.account}"):
+            return bus.stores.rate_limits.usage(self.account)
 
 
 class Reservation:

@@ -21,9 +21,11 @@ from uuid import NAMESPACE_URL, uuid5
 
 from pydantic import TypeAdapter
 
+from petiole.events.arguments import checks_arguments, instance_of
 from petiole.events.catalog.session import StreamEnded, StreamEndedEvent
 from petiole.events.errors import InvalidTransition, PayloadUnreadable, unknown_session
 from petiole.events.event import Event, EventContext
+from petiole.events.ids import StreamId
 from petiole.tasks.handling.current import current_bus
 from petiole.tasks.publishing import claim_check
 from petiole.tasks.publishing.commit import commit
@@ -93,12 +95,14 @@ class Session:
         documents = self._restore_contents([json.loads(text) for text in texts])
         return self._bus.event_registry.read_known(documents)
 
+    @checks_arguments(participant=instance_of(Participant))
     def join(self, participant: Participant) -> None:
         """Add a participant; safe to repeat. Raises SessionEnded, BrokerUnavailable."""
         with self._bus.state_store_access(self._operation):
             self._store.record_event(self.id)
             self._require(self._store.join(self.id, participant))
 
+    @checks_arguments(participant_id=StreamId)
     def leave(self, participant_id: str) -> None:
         """Remove a participant; safe to repeat.
 
@@ -107,6 +111,7 @@ class Session:
         with self._bus.state_store_access(self._operation):
             self._require(self._store.leave(self.id, participant_id))
 
+    @checks_arguments(to=SessionState, reason=EndReason | None)
     def transition(self, to: SessionState, *, reason: EndReason | None = None) -> bool:
         """Change the state; returns whether it changed. Does not publish an event: `end_session` does.
 
@@ -146,6 +151,7 @@ class Session:
         return self._bus.stores.sessions
 
 
+@checks_arguments(event=instance_of(Event), session_type=SessionType)
 def record_session_event(event: Event, *, session_type: str = "chat", bus: BusRuntime | None = None) -> SessionInfo:
     """Record an event in the session of its stream; call it before `publish`. The first event starts the session.
 
@@ -158,9 +164,8 @@ def record_session_event(event: Event, *, session_type: str = "chat", bus: BusRu
 
     Raises:
         SessionEnded: The session has ended.
-        ValidationError: (pydantic) the session type is unknown.
         BrokerUnavailable: The state store does not answer.
-        UsageError: The event is invalid, as `publish` raises it.
+        UsageError: (invalid_option) the session type is unknown. The event is invalid, as `publish` raises it.
     """
     active_bus = bus or current_bus()
     validated_type = _TYPES.validate_python(session_type)
@@ -175,6 +180,7 @@ def record_session_event(event: Event, *, session_type: str = "chat", bus: BusRu
     return info
 
 
+@checks_arguments(info=instance_of(SessionInfo))
 def mark_session_started(info: SessionInfo, *, bus: BusRuntime | None = None) -> None:
     """Record that `input.stream.started` was published. Safe to repeat, also concurrently."""
     active_bus = bus or current_bus()
@@ -182,14 +188,16 @@ def mark_session_started(info: SessionInfo, *, bus: BusRuntime | None = None) ->
         active_bus.stores.sessions.transition(info.session_id, "active")
 
 
+@checks_arguments(session_id=StreamId, session_type=SessionType)
 def open_session(session_id: str, *, session_type: str = "chat", bus: BusRuntime | None = None) -> Session:
-    """Return a session; create it if it does not exist. Raises pydantic's ValidationError, BrokerUnavailable."""
+    """Return a session; create it if it does not exist. Raises UsageError (invalid_option), BrokerUnavailable."""
     active_bus = bus or current_bus()
     with active_bus.state_store_access(lookup_operation(session_id)):
         active_bus.stores.sessions.record_event(session_id, _TYPES.validate_python(session_type))
     return Session(active_bus, session_id)
 
 
+@checks_arguments(session_id=StreamId, reason=EndReason)
 def end_session(session_id: str, *, reason: EndReason = "closed", bus: BusRuntime | None = None) -> bool:
     """End a session, and publish `input.stream.ended`; returns whether this call ended it. Safe to repeat.
 

@@ -13,13 +13,15 @@ delivery.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
+from petiole.events.arguments import checks_arguments
 from petiole.events.content import ParametersContent, Value
 from petiole.events.errors import invalid_working_memory, working_memory_full
+from petiole.events.errors.base import describe
 from petiole.tasks.sessions.errors import lookup_operation, session_ended_error
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 ResultT = TypeVar("ResultT", bound=tuple[Any, Any])
 
 _INT64 = 2**63
+_Name = Annotated[str, Field(min_length=1)]
+_Names = list[_Name] | tuple[_Name, ...] | set[_Name] | frozenset[_Name]
 
 
 class WorkingMemory:
@@ -49,10 +53,12 @@ class WorkingMemory:
             {"parameters": {name: json.loads(texts[name]) for name in texts}}
         ).parameters
 
+    @checks_arguments(name=_Name)
     def get(self, name: str, default: Value = None) -> Value:
         """Return a value, or `default`."""
         return self.all().get(name, default)
 
+    @checks_arguments(name=_Name)
     def set(self, name: str, value: Value) -> None:
         """Set a value. Raises as `update`."""
         self.update({name: value})
@@ -67,10 +73,12 @@ class WorkingMemory:
         """
         self._put({name: json.dumps(value, ensure_ascii=False) for name, value in self._encode_values(values).items()})
 
-    def remove(self, names: Iterable[str]) -> None:
+    @checks_arguments(names=_Names)
+    def remove(self, names: Collection[str]) -> None:
         """Delete values; unknown names are ignored. Raises SessionEnded."""
         self._put(dict.fromkeys(names, ""))
 
+    @checks_arguments(name=_Name)
     def increment(self, name: str, by: int = 1) -> int:
         """Add to an integer, which is 0 if it does not exist; returns the new value. Raises as `update`."""
         if type(by) is not int or not -_INT64 <= by < _INT64:
@@ -108,10 +116,12 @@ class WorkingMemory:
             raise working_memory_full(self._id, size_bytes, self._bus.settings.max_session_memory_bytes)
         raise session_ended_error(self._id, self._store.get(self._id) if outcome == "ended" else None)
 
-    def _encode_values(self, values: Mapping[str, Value]) -> dict[str, object]:
+    def _encode_values(self, values: object) -> dict[str, object]:
         try:
-            content = ParametersContent(parameters=dict(values))
+            content = ParametersContent.model_validate({"parameters": values})
         except ValidationError as error:
-            raise invalid_working_memory(self._id, ", ".join(map(str, values)), error.errors()[0]["msg"]) from error
+            named = ", ".join(map(describe, values)) if isinstance(values, Mapping) else describe(values)
+            reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise invalid_working_memory(self._id, named, reason) from error
         encoded: dict[str, object] = content.model_dump(mode="json")["parameters"]
         return encoded

@@ -18,12 +18,15 @@ from typing import Annotated, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from petiole.events.content import Duration
 from petiole.events.dead_letter import Cause
-from petiole.events.errors import InvalidSchedule, Permanent, RetryLater, UsageError, invalid_option
+from petiole.events.errors import InvalidSchedule, Permanent, RetryLater, UsageError
+from petiole.events.errors.base import describe
+from petiole.events.validation import invalid_argument
 
 MAX_WAIT = timedelta(days=366)
 
-WaitDuration = Annotated[timedelta, Field(ge=timedelta(0), le=MAX_WAIT)]
+WaitDuration = Annotated[Duration, Field(ge=timedelta(0), le=MAX_WAIT)]
 
 
 class RetryPolicy(BaseModel):
@@ -47,18 +50,16 @@ class RetryPolicy(BaseModel):
 
     max_attempts: Annotated[int, Field(strict=True, ge=1, le=1_000)] = 3
     base: WaitDuration = timedelta(seconds=1)
-    factor: Annotated[float, Field(ge=1, le=100, allow_inf_nan=False)] = 2.0
+    factor: Annotated[float, Field(strict=True, ge=1, le=100, allow_inf_nan=False)] = 2.0
     cap: WaitDuration = timedelta(seconds=60)
-    jitter: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.1
+    jitter: Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)] = 0.1
     permanent: tuple[type[Exception], ...] = ()
 
     def __init__(self, **options: object) -> None:
         try:
             super().__init__(**options)
         except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(str(step) for step in first["loc"])
-            raise invalid_option(f"retry.{field}", repr(first["input"]), f"{first['msg']}") from error
+            raise invalid_argument("RetryPolicy", error) from error
 
     def wait_after(self, attempt: int, chance: float) -> timedelta:
         """Return the delay after the attempt of that number (from 1); `chance`, 0 to 1, sets the jitter."""
@@ -119,7 +120,8 @@ def later(after: float | timedelta) -> Later:
 
     Raises InvalidSchedule if `after` is negative or over 366 days.
     """
-    after_s = after.total_seconds() if isinstance(after, timedelta) else float(after)
-    if not 0 <= after_s <= MAX_WAIT.total_seconds():
-        raise InvalidSchedule("later", f"{after!r} is not within 0 s to {MAX_WAIT.days} days")
-    return Later(after_s)
+    after_s: object = after.total_seconds() if isinstance(after, timedelta) else after
+    is_number = isinstance(after_s, int | float) and not isinstance(after_s, bool)
+    if not is_number or not 0 <= after_s <= MAX_WAIT.total_seconds():  # type: ignore[operator]  # a number
+        raise InvalidSchedule("later", f"{describe(after)} is not within 0 s to {MAX_WAIT.days} days")
+    return Later(float(after_s))  # type: ignore[arg-type]  # as above

@@ -27,6 +27,7 @@ from petiole.tasks.stores.cluster_lifecycle import AgentOverride, Cause, Cluster
 from petiole.tasks.stores.keys import Keys
 
 _CLUSTER = TypeAdapter(Cluster)
+_HEARTBEAT_POLL_S = 0.05
 
 
 class ClusterMembership:
@@ -85,6 +86,30 @@ class ClusterMembership:
         cluster = self.read()
         heartbeats = [self._keys.heartbeat(worker_id) for worker_id in cluster.workers]
         return cluster.state == "started" and bool(heartbeats) and bool(self._client.exists(*heartbeats))
+
+    def has_living_worker(self, node: str, wait_s: float) -> bool:
+        """Return whether a worker with that node name sends heartbeats; one that is ending does not count.
+
+        If a worker of that name is listed, this waits for its next heartbeat, because it may have been killed.
+        """
+        workers = self.read().workers.items()
+        heartbeats = [
+            self._keys.heartbeat(worker_id)
+            for worker_id, worker in workers
+            if worker.node == node and worker.phase in ("starting", "running")
+        ]
+        known_ms = self._times_left_ms(heartbeats)
+        deadline = self._monotonic() + wait_s
+        while any(left_ms > 0 for left_ms in known_ms) and self._monotonic() < deadline:
+            time.sleep(_HEARTBEAT_POLL_S)
+            left_ms = self._times_left_ms(heartbeats)
+            if any(now > before for now, before in zip(left_ms, known_ms, strict=True)):
+                return True
+            known_ms = left_ms
+        return False
+
+    def _times_left_ms(self, heartbeats: Sequence[str]) -> list[int]:
+        return [int(self._client.pttl(heartbeat)) for heartbeat in heartbeats]
 
     def abort(self, agent: str, correlation_id: str, age: timedelta) -> bool:
         """Abort a flow for an agent: its deliveries end unhandled. Returns whether that is new."""

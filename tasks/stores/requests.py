@@ -15,6 +15,7 @@ from redis import Redis
 
 from petiole.events.catalog.request import ResponseFailureEvent, ResponseSuccessEvent
 from petiole.events.event import Event
+from petiole.events.ids import stored_request_id
 from petiole.events.responses import UnmatchedReply
 from petiole.tasks.stores.clock import ServerClock
 from petiole.tasks.stores.keys import Keys
@@ -26,7 +27,7 @@ EXPIRY_MARGIN_MS = 60_000
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The request that an event answers, the responder, and the event's id."""
+    """The request that an event answers (by its stored id), the responder, and the event's id."""
 
     request_id: str
     responder: str
@@ -37,12 +38,12 @@ class Reply:
         """Return the request that an event answers, or None."""
         if not isinstance(event, ResponseSuccessEvent | ResponseFailureEvent):
             return None
-        return cls(event.content.request_id, event.content.responder, event.event_id)
+        return cls(stored_request_id(event.content.request_id), event.content.responder, event.event_id)
 
 
 @dataclass(frozen=True, slots=True)
 class ReplyRegistration:
-    """A pending request and the list that its reply goes to ('': no process waits for it).
+    """A pending request (by its stored id) and the list that its reply goes to ('': no process waits for it).
 
     The token identifies the call; another call with the same request id has another token.
     """

@@ -18,13 +18,20 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
+from pydantic import Field
+
+from petiole.events.arguments import checks_arguments
+from petiole.events.content import Count, Text
 from petiole.events.errors import StreamTimeout, StreamTruncated
+from petiole.events.ids import StreamId
 from petiole.tasks.runtime import BusRuntime
 from petiole.tasks.stores.response_streams import Chunk, ResponseStreams
 
 __all__ = ["Chunk", "ResponseStreamReader"]
 
+_Timeout = Annotated[float, Field(ge=0)]
 DEFAULT_SILENCE_TIMEOUT_S = 60.0
 READ_SLICE_S = 0.5
 """How long a reader waits at a time, and how often it checks whether the writer is alive."""
@@ -36,6 +43,7 @@ class ResponseStreamReader:
 
     bus: BusRuntime
 
+    @checks_arguments(stream_id=StreamId, answer_id=Text, after=Count, timeout=_Timeout)
     def __call__(
         self, stream_id: str, answer_id: str, *, after: int = 0, timeout: float = DEFAULT_SILENCE_TIMEOUT_S
     ) -> Iterator[Chunk]:
@@ -53,16 +61,19 @@ class ResponseStreamReader:
         """
         return self._read(_ReadPosition(stream_id, answer_id, after, timeout))
 
+    @checks_arguments(stream_id=StreamId, after=Count, timeout=_Timeout)
     def all(self, stream_id: str, *, after: int = 0, timeout: float = DEFAULT_SILENCE_TIMEOUT_S) -> Iterator[Chunk]:
         """Read all responses of a stream, and wait for more. Raises as `__call__`."""
         return self._read(_ReadPosition(stream_id, None, after, timeout))
 
+    @checks_arguments(stream_id=StreamId, answer_id=Text, after=Count, timeout=_Timeout)
     def aio(
         self, stream_id: str, answer_id: str, *, after: int = 0, timeout: float = DEFAULT_SILENCE_TIMEOUT_S
     ) -> AsyncIterator[Chunk]:
         """As `__call__`, in an asyncio event loop. Uses one connection."""
         return self._read_async(_ReadPosition(stream_id, answer_id, after, timeout))
 
+    @checks_arguments(stream_id=StreamId, after=Count, timeout=_Timeout)
     def all_aio(
         self, stream_id: str, *, after: int = 0, timeout: float = DEFAULT_SILENCE_TIMEOUT_S
     ) -> AsyncIterator[Chunk]:

@@ -22,6 +22,7 @@ from petiole.events.catalog.request import RequestEvent
 from petiole.events.dead_letter import DeadLetter
 from petiole.events.event import Event
 from petiole.events.registry import EventRegistry, registry
+from petiole.events.subscription_checks import check_known
 from petiole.events.topics import TopicTrie
 from petiole.tasks.agents import Agent
 from petiole.tasks.bus import EventBus
@@ -108,15 +109,17 @@ class EventTestHarness:
     def expect(self, pattern: str, within: float = 5.0) -> Event:
         """Wait for an event that matches and that no earlier call has returned.
 
-        Raises TimeoutError after `within` seconds.
+        Raises TimeoutError after `within` seconds; UsageError (invalid_pattern) if it matches no known event type.
         """
+        check_known(pattern, self.bus.event_registry)
         return self._wait(_build_matcher(pattern), HISTORY_START, pattern, within)
 
     def send_and_wait(self, event: Event, event_type: str, timeout: float = 5.0) -> Event:
         """Publish an event and wait for a later one of that type in the same flow.
 
-        Raises TimeoutError after `timeout` seconds.
+        Raises TimeoutError after `timeout` seconds; UsageError (invalid_pattern) if no such type is known.
         """
+        check_known(event_type, self.bus.event_registry)
         before = self.bus.stores.history.last_entry_id()
         sent = self.publish(event).event
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+import io
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -7,9 +9,10 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from petiole.events import TextContent, TextMessageEvent
-from petiole.events.errors import BrokerUnavailable, PublishOutcomeUnknown, StateStoreUnavailable
-from petiole.tasks import EventBus, dead_letters, runtime
+from petiole.events.errors import BrokerUnavailable, NotConfigured, PublishOutcomeUnknown, StateStoreUnavailable
+from petiole.tasks import EventBus, dead_letters, runtime, shadow_traffic
 from petiole.tasks.operations.history_replay import replay_history
+from petiole.tasks.patterns.idempotency import forget_call, mark_done
 from petiole.tasks.publishing import claim_check
 from petiole.tasks.sessions.session import open_session
 from petiole.tasks.stores.blobs import build_blob
@@ -20,7 +23,7 @@ NOWHERE = "redis://127.0.0.1:1/0"
 
 
 def publish(bus: EventBus) -> object:
-    return publish_once(bus, TextMessageEvent(stream_id="s", content=TextContent(text="hi")))
+    return publish_once(bus, a_message())
 
 
 def read_content(bus: EventBus) -> object:
@@ -39,6 +42,74 @@ calls = pytest.mark.parametrize(
     ],
     ids=["publish", "content", "session", "dead letters", "replay"],
 )
+
+WAYS_WITH_STATE: dict[str, Callable[[EventBus], object]] = {
+    "publish": lambda bus: bus.publish(a_message()),
+    "publish.aio": lambda bus: asyncio.run(bus.publish.aio(a_message())),
+    "publish_many": lambda bus: bus.publish_many([a_message()]),
+    "publish later": lambda bus: bus.publish(a_message(), delay=60),
+    "request": lambda bus: bus.request("get", responder="users"),
+    "request.aio": lambda bus: asyncio.run(bus.request.aio("get", responder="users")),
+}
+WAYS = WAYS_WITH_STATE | {
+    "publish.delay": lambda bus: bus.publish.delay(a_message()),
+    "publish.delay later": lambda bus: bus.publish.delay(a_message(), delay=60),
+}
+ways_to_publish = pytest.mark.parametrize("call", WAYS.values(), ids=WAYS.keys())
+reads = pytest.mark.parametrize(
+    "call",
+    [
+        lambda bus: list(dead_letters.find_dead_letters(bus=bus)),
+        lambda bus: dead_letters.get_dead_letter("one", bus=bus),
+        lambda bus: dead_letters.group_dead_letters("cause", bus=bus),
+        lambda bus: dead_letters.discard(dead_letters.DeadLetterQuery(), bus=bus),
+        lambda bus: dead_letters.edit("one", {}, bus=bus),
+        lambda bus: dead_letters.export_to(io.StringIO(), bus=bus),
+        lambda bus: dead_letters.read_progress(["one"], bus=bus),
+        lambda bus: dead_letters.wait_for_outcomes(["one"], 0.1, bus=bus),
+        lambda bus: list(shadow_traffic.compare("shop.offer", bus=bus)),
+        lambda bus: forget_call("charge", "one", bus=bus),
+        lambda bus: mark_done("charge", "one", bus=bus),
+    ],
+    ids=["find", "get", "group", "discard", "edit", "export", "progress", "wait", "shadows", "forget", "mark done"],
+)
+
+
+def a_message() -> TextMessageEvent:
+    return TextMessageEvent(stream_id="s", content=TextContent(text="hi"))
+
+
+@ways_to_publish
+def test_a_broker_that_does_not_answer_is_told_alike_by_publish_delay_and_request(
+    call: Callable[[EventBus], object],
+) -> None:
+    with pytest.raises(
+        BrokerUnavailable, match=r"^the broker could not be reached while publishing .* PETIOLE_BROKER_URL$"
+    ):
+        call(a_bus(NOWHERE))
+
+
+@ways_to_publish
+def test_without_any_configuration_the_broker_is_named_alike_by_publish_delay_and_request(
+    call: Callable[[EventBus], object],
+) -> None:
+    with pytest.raises(NotConfigured, match=r"^the broker is not configured: set PETIOLE_BROKER_URL"):
+        call(a_bus())
+
+
+@pytest.mark.parametrize("call", WAYS_WITH_STATE.values(), ids=WAYS_WITH_STATE.keys())
+def test_a_state_store_that_does_not_answer_is_told_alike_by_all_that_need_it(
+    call: Callable[[EventBus], object],
+) -> None:
+    told = r"^the state store could not be reached while publishing .* PETIOLE_STATE_URL$"
+    with pytest.raises(StateStoreUnavailable, match=told):
+        call(a_bus("memory://", state_url=NOWHERE))
+
+
+@reads
+def test_what_operators_call_names_the_state_store_that_does_not_answer(call: Callable[[EventBus], object]) -> None:
+    with pytest.raises(StateStoreUnavailable, match=r"^the state store could not be reached .* PETIOLE_STATE_URL$"):
+        call(a_bus("memory://", state_url=NOWHERE))
 
 
 @calls

@@ -38,6 +38,12 @@ class Commands(click.Group):
         command: click.Command = importlib.import_module(f"{__name__}.{_command_file(cmd_name)}").command
         return command
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        for argument in args:
+            if not _is_utf8(argument):
+                raise click.UsageError(f"the argument {argument!r} is not UTF-8 text; correct it", ctx)
+        return super().parse_args(ctx, args)
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -79,6 +85,14 @@ def petiole() -> None:
 
     for warning in unknown_settings():
         click.echo(f"warning: {warning}", err=True)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _command_file(command: str) -> str:

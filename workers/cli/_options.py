@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -67,6 +69,18 @@ class _PatternType(click.ParamType[str]):
             self.fail(str(error), param, ctx)
 
 
+class _FiniteRange(click.FloatRange):
+    """A number within a range; Click accepts `nan` and `inf`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return number
+
+
+SECONDS = _FiniteRange(min=0)
+POSITIVE = _FiniteRange(min=0, min_open=True)
 TIME = _TimeType()
 PATTERN = _PatternType()
 

@@ -10,7 +10,7 @@ from petiole.events.errors import UsageError
 from petiole.tasks.resilience.circuit_breaker import force_state
 from petiole.tasks.stores.circuits import Circuit
 from petiole.workers.cli._console import open_console, print_json, render_table
-from petiole.workers.cli._options import connected_app, json_option
+from petiole.workers.cli._options import POSITIVE, connected_app, json_option
 
 
 @click.group(invoke_without_command=True)
@@ -48,7 +48,7 @@ def command(ctx: click.Context, *, as_json: bool) -> None:
 @click.option(
     "--for",
     "seconds",
-    type=click.FloatRange(min=0, min_open=True),
+    type=POSITIVE,
     metavar="S",
     help="Probe the dependency after this many seconds.",
 )

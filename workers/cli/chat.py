@@ -21,7 +21,7 @@ from petiole.workers.cli._console import (
     render_tree,
 )
 from petiole.workers.cli._conversation import ChatExchange, Conversation, new_stream_id
-from petiole.workers.cli._options import connected_app, format_command
+from petiole.workers.cli._options import POSITIVE, connected_app, format_command
 from petiole.workers.observability.printable import replace_unprintable
 
 _QUIT_COMMAND = "/quit"
@@ -31,7 +31,12 @@ _QUIT_COMMAND = "/quit"
 @click.option("--stream", metavar="ID", help="The conversation to continue; by default a new one.")
 @click.option("--user", default="you", show_default=True, metavar="ID", help="The user who sends the messages.")
 @click.option(
-    "--timeout", default=30.0, show_default=True, metavar="S", help="Wait for an answer at most this many seconds."
+    "--timeout",
+    type=POSITIVE,
+    default=30.0,
+    show_default=True,
+    metavar="S",
+    help="Wait for an answer at most this many seconds.",
 )
 def command(stream: str | None, user: str, timeout: float) -> None:
     """Chat with the agents: type a line, watch the events that it causes, read the answer.

@@ -9,10 +9,11 @@ from uuid import uuid4
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from petiole.events.subscription_checks import check_known
 from petiole.tasks.operations.history_replay import HistoryReplay, ReplayEvents, select_events, send_deliveries
 from petiole.tasks.stores.history import HistoryQuery
 from petiole.workers.cli._console import open_console, print_json, render_table
-from petiole.workers.cli._options import PATTERN, TIME, connected_app, format_command, json_option
+from petiole.workers.cli._options import PATTERN, POSITIVE, TIME, connected_app, format_command, json_option
 from petiole.workers.process.discovery import configured_agents
 
 
@@ -26,7 +27,7 @@ from petiole.workers.process.discovery import configured_agents
 @click.option("--id", "replay_id", metavar="ID", help="Repeat the replay with this id; no event is delivered twice.")
 @click.option(
     "--rate",
-    type=click.FloatRange(min=0, min_open=True),
+    type=POSITIVE,
     metavar="N",
     help="The maximum number of deliveries per second.",
 )
@@ -51,6 +52,8 @@ def command(
     """
     bus = connected_app()
     configured_agents()  # registers the event types that the agents define
+    if pattern is not None:
+        check_known(pattern, bus.event_registry)
     events = select_events(bus, subscription, HistoryQuery(stream, correlation, pattern, since, until))
     counts = Counter(event.event_type for _, event in events)
     if dry_run:

@@ -72,13 +72,22 @@ def command(host: str, port: int, connections: int, connections_per_client: int,
     # `--host` may be a name, under which clients then reach the server.
     application = create_app(StoredAnswerStreams(connected_app()), ConnectionCount(limits), hosts=(host, *hosts))
     server = build_server(application)
-    with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
+    with _listen(host, port) as listener:
         bound_port = listener.getsockname()[1]
         open_console().print(
             f"serving http://{host}:{bound_port}/streams/ID/events and …/text   (Ctrl-C ends)", highlight=False
         )
         with suppress(KeyboardInterrupt):  # uvicorn raises it again after it has closed all connections
             server.run(sockets=[listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Listen on an address. Raises ClickException."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        reason = f"cannot listen on {host!r}, port {port}: {error.strerror}; give another --host or --port"
+        raise click.ClickException(reason) from error
 
 
 class StoredAnswerStreams:

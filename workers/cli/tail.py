@@ -11,7 +11,7 @@ import click
 from petiole.events.topics import TopicTrie
 from petiole.tasks.stores.history import HISTORY_START, History, RecordedEvent
 from petiole.workers.cli._console import open_console, print_json, print_line, render_event_line
-from petiole.workers.cli._options import PATTERN, connected_app, json_option
+from petiole.workers.cli._options import PATTERN, SECONDS, connected_app, json_option
 
 _HISTORY_BLOCK_MS = 1_000
 _ALL_PATTERNS = ("*", "error.*")
@@ -21,7 +21,7 @@ _ALL_PATTERNS = ("*", "error.*")
 @click.argument("pattern", required=False, type=PATTERN)
 @click.option("--from-start", is_flag=True, help="Begin with the oldest recorded event.")
 @click.option("--count", type=click.IntRange(min=1), help="End after this many events.")
-@click.option("--timeout", type=click.FloatRange(min=0), metavar="S", help="End after this many seconds.")
+@click.option("--timeout", type=SECONDS, metavar="S", help="End after this many seconds.")
 @json_option
 def command(pattern: str | None, count: int | None, timeout: float | None, *, from_start: bool, as_json: bool) -> None:
     """Watch events as they are published, one line per event; Ctrl-C ends.

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal, TypeAlias
 
+from petiole.events.arguments import check_argument
+from petiole.events.content import Text
 from petiole.events.errors import invalid_option
 from petiole.events.topics import check_topic
 
@@ -38,8 +40,9 @@ def build_tool_policy(
     tool: str, *, timeout: float | timedelta, needs_approval: bool, on_unfinished: OnUnfinishedCall, guarded: bool | str
 ) -> ToolPolicy:
     """Validate the options of `@tool`. Raises UsageError (invalid_option, invalid_topic)."""
-    if on_unfinished not in ("repeat", "raise"):
-        raise invalid_option("on_unfinished", repr(on_unfinished), "write 'repeat' or 'raise'")
+    check_argument("on_unfinished", on_unfinished, OnUnfinishedCall)
+    check_argument("needs_approval", needs_approval, bool)
+    check_argument("guarded", guarded, bool | Text)
     return ToolPolicy(
         timeout_s=parse_timeout(timeout),
         needs_approval=needs_approval,
@@ -53,4 +56,4 @@ def parse_timeout(timeout: object) -> float:
     seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
     if isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 < seconds <= MAX_TOOL_TIMEOUT_S:
         return float(seconds)
-    raise invalid_option("timeout", repr(timeout), "give seconds above 0 and up to one day, or a timedelta")
+    raise invalid_option("timeout", timeout, "give seconds above 0 and up to one day, or a timedelta")

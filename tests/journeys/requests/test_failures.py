@@ -168,7 +168,7 @@ print(json.dumps([kinds, time.monotonic() - began < 10]))
 """,
     )
 
-    assert said == [["requester_stopped", "requester_stopped"], True]
+    assert said == [["SystemStopping", "SystemStopping"], True]
 
 
 def test_a_requester_that_dies_leaves_an_entry_that_expires(service, inside, eventually):

@@ -13,8 +13,8 @@ from petiole.events.errors import UsageError
 from petiole.tasks import dead_letters
 from petiole.tasks.dead_letters import DeadLetterQuery, parse_states
 from petiole.workers.cli._console import open_console, print_json
-from petiole.workers.cli._options import connected_app, format_command, json_option, operator_option
-from petiole.workers.cli.dead_letters.edit import read_new_event
+from petiole.workers.cli._options import POSITIVE, connected_app, format_command, json_option, operator_option
+from petiole.workers.cli.dead_letters.edit import read_new_event, read_text
 from petiole.workers.cli.dead_letters.render import (
     letter_as_json,
     print_groups,
@@ -100,7 +100,7 @@ def edit(
     bus = connected_app()
     configured_agents()  # registers the event types that the agents define
     record = dead_letters.get_dead_letter(letter_id, bus=bus)
-    event = read_new_event(record, file.read() if file else None, changes)
+    event = read_new_event(record, read_text(file) if file else None, changes)
     new = dead_letters.edit(letter_id, event, subscription=to, operator=operator, bus=bus)
     if as_json:
         print_json(letter_as_json(dead_letters.get_dead_letter(new.id, bus=bus)))
@@ -114,7 +114,7 @@ def edit(
 @selection_options
 @click.option(
     "--rate",
-    type=click.FloatRange(min=0, min_open=True),
+    type=POSITIVE,
     metavar="N",
     help="The maximum number of deliveries per second.",
 )
@@ -127,7 +127,7 @@ def edit(
 @click.option("--wait", is_flag=True, help="Wait for the outcomes and count them.")
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=POSITIVE,
     default=60.0,
     show_default=True,
     metavar="SECONDS",

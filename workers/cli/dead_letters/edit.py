@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import TextIO
 
 import click
 
@@ -16,6 +17,14 @@ def read_new_event(record: DeadLetterRecord, text: str | None, changes: Sequence
     if text is not None:
         return _parse_object(text, "--file")
     return _apply_changes(record, changes) if changes else _edit_in_editor(record)
+
+
+def read_text(file: TextIO) -> str:
+    """Read the file of `--file`. Raises BadParameter."""
+    try:
+        return file.read()
+    except UnicodeDecodeError as error:
+        raise click.BadParameter(f"is no UTF-8 text ({error.reason})", param_hint="--file") from error
 
 
 def _parse_object(text: str, option: str) -> dict[str, object]:
