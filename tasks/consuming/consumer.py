@@ -182,6 +182,8 @@ class LeaseTakeover(bootsteps.StartStopStep):
                 channel.wake_loop_by_acks()
         if self._channel is not None:
             channel.take_over(self._channel)
+            # The server closed these, too; idle ones would stay half-closed until as many are used at once.
+            bus_of(consumer.app).redis.connection_pool.disconnect(inuse_connections=False)
         channel.renew()
         self._channel = channel
 
