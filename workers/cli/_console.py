@@ -21,7 +21,7 @@ from rich.tree import Tree
 from petiole.tasks.stores.history import RecordedEvent
 from petiole.tasks.stores.response_streams import Chunk
 
-MAX_WIDTH = 100
+MIN_WIDTH, MAX_WIDTH = 60, 100
 _MAX_SUMMARY_LENGTH = 80
 
 _STYLES = {
@@ -54,8 +54,8 @@ class _CompactTree(Tree):
 def open_console(*, stderr: bool = False) -> Console:
     """Open the terminal or pipe, at most 100 columns wide. Only a terminal gets colours."""
     console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
-    if not console.is_terminal or console.width > MAX_WIDTH:
-        console.width = MAX_WIDTH
+    # A narrower terminal wraps the lines itself; tables would break after each letter.
+    console.width = min(max(console.width, MIN_WIDTH), MAX_WIDTH) if console.is_terminal else MAX_WIDTH
     return console
 
 
