@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -112,6 +113,10 @@ def half_closed_sockets(worker: Any) -> int:
     return sum(each.status == psutil.CONN_CLOSE_WAIT for each in sockets)
 
 
+def has_come(moment: float) -> bool:
+    return time.monotonic() > moment
+
+
 def cases() -> Iterator[Any]:
     """List the pools, ways and losses; the ones that find most are the short run."""
     short = {("threads", "celery", "cut"), ("prefork", "direct", "restart")}
@@ -130,8 +135,8 @@ def test_four_lost_connections_under_a_handler_that_lasts_run_it_once(run, loss,
 
     for _ in range(LOST):
         LOSSES[loss](run)
-        lost_at = time.monotonic()
-        wait_until(lambda lost_at=lost_at: time.monotonic() > lost_at + BETWEEN_S, 10)
+        next_at = time.monotonic() + BETWEEN_S
+        wait_until(partial(has_come, next_at), 10)
     wait_until(lambda: len(set(run.ended())) == 4, 60, run.notes)
     wait_until(lambda: Inside(run.server.url).leases() == 0, 20, run.node.logs)
 

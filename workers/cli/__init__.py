@@ -108,7 +108,9 @@ def _error_text(error: Exception) -> str:
     if isinstance(error, PetioleError):
         return str(error)
     if isinstance(error, OSError) and not isinstance(error, ConnectionError):
-        return f"cannot use {error.filename or 'the output'}: {error.strerror or error}; free its disk or make it usable"
+        return (
+            f"cannot use {error.filename or 'the output'}: {error.strerror or error}; free its disk or make it usable"
+        )
     if isinstance(error, RedisError) and default_bus.has_own_state_store:
         return f"the state store could not be reached: {error}; start it or check PETIOLE_STATE_URL"
     return f"the broker could not be reached: {error}; start it (petiole up) or check PETIOLE_BROKER_URL"

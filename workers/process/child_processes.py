@@ -174,7 +174,7 @@ def _start_celery(name: str, arguments: Sequence[str], output: IO[str] | int, wa
         encoding="utf-8",
         errors="replace",
         start_new_session=True,
-        preexec_fn=watchdog.add_this_process,
+        preexec_fn=watchdog.add_this_process,  # noqa: PLW1509 - it takes no lock: it only writes to a pipe
         env=_child_environment(),
     )
     return ChildProcess(name, process)
@@ -194,7 +194,7 @@ def _forward_lines(child: ChildProcess, show: Callable[[str], object]) -> None:
         except OSError as error:
             # Read on: a child whose output nobody reads stops at a full pipe.
             is_shown = False
-            log.error("output.write_failed", extra={"child": child.name, "error": str(error)})
+            log.warning("output.write_failed", extra={"child": child.name, "error": str(error)})
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a signal handler's signature
