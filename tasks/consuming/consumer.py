@@ -19,6 +19,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias
 
+from billiard import pool as billiard_pool
 from celery import bootsteps
 from celery.concurrency.prefork import TaskPool as ProcessPool
 from celery.concurrency.solo import TaskPool as SoloPool
@@ -43,6 +44,10 @@ RETRY_DELAY_S = 5.0
 """How long a message waits after its dead letter could not be stored. It counts as prefetched meanwhile."""
 
 log = logging.getLogger(__name__)
+
+# A pool process that ends waits until the worker has read its results, by default 300 times 0.1 s: in vain if the worker
+# ends, too, and reads no more. Kubernetes kills a worker 30 s after SIGTERM.
+billiard_pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = 50
 
 
 class Consumer(CeleryConsumer):
