@@ -45,8 +45,8 @@ RETRY_DELAY_S = 5.0
 
 log = logging.getLogger(__name__)
 
-# A pool process that ends waits until the worker has read its results, by default 300 times 0.1 s: in vain if the worker
-# ends, too, and reads no more. Kubernetes kills a worker 30 s after SIGTERM.
+# A pool process that ends waits until the worker has read its results, by default for 30 s, in steps of 0.1 s: in vain
+# if the worker ends, too, and reads no more. Kubernetes kills a worker 30 s after SIGTERM.
 billiard_pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = 50
 
 

@@ -66,4 +66,3 @@ class Script:
                 # Its reply may still come.
                 connection.disconnect()
             pool.release(connection)
-
