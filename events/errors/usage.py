@@ -309,6 +309,13 @@ def unknown_queue(option: str, queue: str, nearest: str | None = None) -> UsageE
     )
 
 
+def home_not_writable(path: str, reason: str) -> UsageError:
+    return UsageError(
+        f"cannot write {path}: {reason}; make it writable and free its disk, or set PETIOLE_HOME to another folder",
+        code="home_not_writable",
+    )
+
+
 def unknown_circuit(name: str, nearest: str | None = None) -> UsageError:
     hint = f"did you mean {nearest!r}?" if nearest else "it is created by the first call that it guards"
     return UsageError(

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias
 
+from billiard import pool as billiard_pool
 from celery import bootsteps
 from celery.concurrency.prefork import TaskPool as ProcessPool
 from celery.concurrency.solo import TaskPool as SoloPool
@@ -46,6 +47,10 @@ RETRY_DELAY_S = 5.0
 """How long a message waits after its dead letter could not be stored. It counts as prefetched meanwhile."""
 
 log = logging.getLogger(__name__)
+
+# A pool process that ends waits until the worker has read its results, by default for 30 s, in steps of 0.1 s: in vain
+# if the worker ends, too, and reads no more. Kubernetes kills a worker 30 s after SIGTERM.
+billiard_pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = 50
 
 
 class Consumer(CeleryConsumer):
@@ -207,6 +212,8 @@ class LeaseTakeover(bootsteps.StartStopStep):
                 channel.wake_loop_by_acks()
         if self._channel is not None:
             channel.take_over(self._channel)
+            # The server closed these, too; idle ones would stay half-closed until as many are used at once.
+            bus_of(consumer.app).redis.connection_pool.disconnect(inuse_connections=False)
         channel.renew()
         self._channel = channel
 

@@ -60,10 +60,9 @@ _WATCHED_SIGNALS = (
 )
 _HOOKS = ("__call__", "before_start", "on_success", "on_failure", "on_retry", "after_return")
 _CELERYS_MODULES = {"celery.app.task", "celery.app.trace"}  # its tracer replaces `__call__`
+TASK_LOGGERS = (logging.getLogger("celery.worker.strategy"), logging.getLogger("celery.app.trace"))
 # It logs handlers' errors.
 logging.getLogger("celery.app.trace").addFilter(make_traceback_safe)
-
-_INFO_LOGGERS = (logging.getLogger("celery.worker.strategy"), logging.getLogger("celery.app.trace"))
 
 
 class DirectWay:
@@ -97,7 +96,7 @@ class DirectWay:
         return bool(
             (events and events.enabled and (not events.groups or "task" in events.groups))
             or state.revoked_stamps
-            or any(logger.isEnabledFor(logging.INFO) for logger in _INFO_LOGGERS)
+            or any(logger.isEnabledFor(logging.INFO) for logger in TASK_LOGGERS)
         )
 
     def _is_limited(self, task: DeliveryTask) -> bool:

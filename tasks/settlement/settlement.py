@@ -67,7 +67,10 @@ MAX_CHECK_AGE_S = 1.0
 """How long after its fetch a delivery starts without another check of its lease, in seconds."""
 
 REQUEUE_PAUSE_S = 0.5
-"""How long a slot waits before it requeues a message, in seconds."""
+"""How long a slot waits before it requeues a message, or tries again to store an outcome, in seconds."""
+
+OUTAGE_TIMEOUT_S = 10.0
+"""How long a slot tries to store an outcome while broker or state store are away, in seconds."""
 
 MAX_ATTEMPT_TEXT_LENGTH = 500
 """The most characters of the error of one attempt, because a queue entry carries all earlier attempts."""
@@ -289,13 +292,32 @@ def settle(
     """
     try:
         settlement = replace(attempt.settlement, agent=attempt.queue, state=state) if state else attempt.settlement
-        commit(attempt.bus, events, settlement=settlement, delayed=delayed)
+        _commit_when_reachable(attempt, events, settlement, delayed)
     except LeaseLost as lost:
         attempt.emit(DeliveryLeaseLost, error=error_text(lost))
         return Outcome.LEASE_LOST
     except (BrokerUnavailable, StateStoreUnavailable) as error:
         requeue(attempt, error)
     return Outcome.HANDLED
+
+
+def _commit_when_reachable(
+    attempt: DeliveryAttempt,
+    events: Sequence[ValidatedEvent],
+    settlement: Settlement,
+    delayed: Sequence[DelayedMessage] = (),
+) -> None:
+    """Commit an outcome, during an outage again until OUTAGE_TIMEOUT_S: a requeued delivery would run once more."""
+    deadline = time.monotonic() + OUTAGE_TIMEOUT_S
+    while True:
+        try:
+            commit(attempt.bus, events, settlement=settlement, delayed=delayed)
+        except (BrokerUnavailable, StateStoreUnavailable):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(REQUEUE_PAUSE_S)
+        else:
+            return
 
 
 def is_settled_by_ack(attempt: DeliveryAttempt) -> bool:
@@ -437,7 +459,7 @@ def _schedule_retry(
         retry_message=retry_message,
     )
     try:
-        commit(attempt.bus, [], settlement=settlement)
+        _commit_when_reachable(attempt, [], settlement)
     except LeaseLost as lost:
         attempt.emit(DeliveryLeaseLost, error=error_text(lost))
     except OUTAGES as outage:

@@ -7,7 +7,7 @@ in the step that ends the session.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from typing import Annotated, Any, Final, Literal, TypeAlias
@@ -21,6 +21,9 @@ from petiole.tasks.stores.scripts import load_script
 
 SESSION_RETENTION = timedelta(days=30)
 """How long a session is kept after its last activity or its end."""
+
+PAGE_SIZE = 500
+"""How many sessions are read in one round trip."""
 
 SessionType: TypeAlias = Literal["chat", "meeting", "call"]
 SessionState: TypeAlias = Literal["new", "active", "idle", "ended"]
@@ -114,9 +117,25 @@ class Sessions:
         found: Any = self._client.hgetall(self._keys.session(session_id))
         return _parse_session(session_id, found) if "state" in found else None
 
-    def list_open(self) -> list[str]:
-        """List the sessions whose end is not published, the one idle for longest first."""
-        return [str(session_id) for session_id in self._client.zrange(self._keys.sessions, 0, -1)]
+    def read_many(self, session_ids: Sequence[str]) -> Iterator[SessionInfo]:
+        """Read sessions that exist, in this order, a page at a time."""
+        for first in range(0, len(session_ids), PAGE_SIZE):
+            page = session_ids[first : first + PAGE_SIZE]
+            with self._client.pipeline(transaction=False) as pipeline:
+                for session_id in page:
+                    pipeline.hgetall(self._keys.session(session_id))
+                for session_id, found in zip(page, pipeline.execute(), strict=True):
+                    if "state" in found:
+                        yield _parse_session(session_id, found)
+
+    def list_open(self, limit: int | None = None) -> list[str]:
+        """List the sessions whose end is not published, the one idle for longest first; at most `limit`."""
+        last = -1 if limit is None else limit - 1
+        return [str(session_id) for session_id in self._client.zrange(self._keys.sessions, 0, last)]
+
+    def count_open(self) -> int:
+        """Count the sessions whose end is not published."""
+        return int(self._client.zcard(self._keys.sessions))
 
     def list_idle_since(self, moment: datetime) -> list[str]:
         """List the open sessions without activity after a time, and ended ones whose end is not published."""

@@ -556,7 +556,13 @@ class BatchingChannel(Leases, Quarantine):
             except self.connection_errors as error:
                 # Without a connection, the worker's next channel or another worker returns what is leased.
                 logger.warning("channel.close_failed", extra={"error": str(error)})
-        super().close()
+                self._in_poll = None
+        try:
+            super().close()
+        finally:
+            # Kombu disconnects before its last commands, which connect again; nobody would close those connections.
+            self._disconnect_pools()
+            self._close_clients()
 
     def _release_all(self) -> None:
         if self._in_poll and self._request == "wakeup":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -67,7 +68,8 @@ class Shell:
         embedded_broker.stop_broker(self.home)
 
     def _like_a_shell(self, more: dict[str, str]) -> dict[str, Any]:
-        ours = {"PYTHONPATH": str(ROOT), "PETIOLE_HOME": str(self.home), "PYTHONUNBUFFERED": "1"}
+        ours = {"PETIOLE_HOME": str(self.home), "PYTHONUNBUFFERED": "1"}
+        ours["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(self.directory)])
         return {"cwd": self.directory, "env": self.environment | ours | more, "text": True}
 
 
@@ -254,7 +256,7 @@ def test_ctrl_c_leaves_no_process_behind(shell, eventually):
     process.send_signal(signal.SIGINT)
     shown, _ = process.communicate(timeout=30)
 
-    assert len(pids) >= 4, "a worker, its two processes, and beat"
+    assert len(pids) >= 4, "two workers, beat, and the watchdog"
     assert process.returncode == 0, shown
     assert "all stopped" in shown
     eventually(lambda: not [pid for pid in pids if is_running(pid)], 5)
@@ -264,7 +266,7 @@ def test_ctrl_c_leaves_no_process_behind(shell, eventually):
 def test_a_worker_that_dies_takes_the_rest_down(shell, eventually):
     process = shell.up()
     pids = descendants(process.pid)
-    worker = next(pid for pid in pids if "worker" in command_of(pid))
+    worker = next(pid for pid in pids if "worker" in command_of(pid).split())
 
     os.kill(worker, signal.SIGKILL)
     shown, _ = process.communicate(timeout=30)
@@ -273,6 +275,19 @@ def test_a_worker_that_dies_takes_the_rest_down(shell, eventually):
     assert "the worker failed" in shown
     eventually(lambda: not [pid for pid in pids if is_running(pid)], 5)
     assert embedded_broker.broker_url(shell.home) is None
+
+
+@pytest.mark.parametrize("command", ["up", "demo"])
+def test_a_command_that_is_killed_leaves_nothing_alive(shell, eventually, command):
+    process = shell.up() if command == "up" else shell.start("demo")
+    eventually(lambda: any("worker" in command_of(pid).split() for pid in descendants(process.pid)), 30)
+    pids = [*descendants(process.pid), broker_pid(shell.home)]
+
+    process.kill()
+
+    eventually(lambda: not [pid for pid in pids if is_running(pid)], 20, lambda: list(map(command_of, pids)))
+    assert embedded_broker.broker_url(shell.home) is None
+    assert shell.type("down").returncode == 0
 
 
 def test_down_stops_workers_and_broker_and_says_when_there_are_none(shell):
@@ -286,6 +301,77 @@ def test_down_stops_workers_and_broker_and_says_when_there_are_none(shell):
     assert "no embedded broker runs here" in second.stdout
     assert "so everything is stopped" in shown
     assert embedded_broker.broker_url(shell.home) is None
+
+
+TWO_AGENTS = """
+import time
+from pathlib import Path
+from celery import current_task
+from petiole.events import Event
+from petiole.tasks import Agent
+
+slow, quick = Agent("slow"), Agent("quick")
+
+@slow.on("message.slow")
+def wait(event: Event) -> None:
+    time.sleep(8)
+
+@quick.on("message.quick")
+def note(event: Event) -> None:
+    # Only a request of Celery's way has the properties of a message.
+    way = "celery" if current_task.request.properties else "direct"
+    with Path("noted").open("a") as notes:
+        notes.write(f"{way}\\n")
+"""
+
+PUBLISH_BOTH = """
+from petiole.events import MessageEvent
+from petiole.tasks import publish_many
+for topic in ("slow", "quick"):
+    publish_many(MessageEvent(event_type=f"message.{topic}", stream_id=f"s{n}") for n in range(40))
+"""
+
+
+def test_a_slow_agent_delays_no_other_and_deliveries_take_the_direct_way(shell, eventually):
+    (shell.directory / "two_agents.py").write_text(TWO_AGENTS)
+    shell.environment["PETIOLE_AGENTS"] = "two_agents"
+    process = shell.start("up")
+    read_until(process, "Ctrl-C ends")
+
+    subprocess.run([sys.executable, "-c", PUBLISH_BOTH], check=True, timeout=30, **shell._like_a_shell({}))
+
+    noted = shell.directory / "noted"
+    eventually(lambda: noted.exists() and len(noted.read_text().split()) == 40, 6)
+    assert set(noted.read_text().split()) == {"direct"}
+
+
+@pytest.mark.parametrize("command", ["up", "demo"])
+@pytest.mark.parametrize("home", ["/proc/nowhere", "/dev/null/home"])
+def test_a_home_that_cannot_be_written_is_named_in_one_sentence(shell, command, home):
+    shown = subprocess.run(
+        [*PETIOLE, command], capture_output=True, timeout=30, check=False, **shell._like_a_shell({"PETIOLE_HOME": home})
+    )
+
+    assert shown.returncode == 1
+    assert f"cannot write {home}" in shown.stderr
+    assert "PETIOLE_HOME" in shown.stderr
+    assert len(shown.stderr.splitlines()) == 1
+
+
+def test_a_full_disk_is_named_in_one_sentence(shell):
+    shown = subprocess.run(
+        [*PETIOLE, "up"],
+        capture_output=True,
+        timeout=30,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)),
+        **shell._like_a_shell({}),
+    )
+
+    assert shown.returncode == 1
+    assert "cannot write" in shown.stderr
+    assert "File too large" in shown.stderr
+    assert len(shown.stderr.splitlines()) == 1
 
 
 def test_help_lists_every_command_without_a_broker(shell):
@@ -340,6 +426,10 @@ def descendants(pid):
 
 def command_of(pid):
     return " ".join(psutil.Process(pid).cmdline()) if is_running(pid) else ""
+
+
+def broker_pid(home):
+    return int((home / "valkey" / "valkey.pid").read_text())
 
 
 def is_running(pid):

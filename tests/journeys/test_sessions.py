@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+import tracemalloc
 from collections.abc import Callable
 
 import pytest
@@ -53,6 +55,21 @@ def test_sessions_are_listed_shown_and_ended(bus, typed, inside):
 
 
 @pytest.mark.timeout(90)
+def test_a_hundred_thousand_sessions_are_listed_at_once_within_a_limit(bus, typed, inside):
+    inside.add_sessions(100_000)
+    began = time.monotonic()
+    tracemalloc.start()
+
+    shown = typed("--json", "--limit", "20").splitlines()
+
+    assert len(json.loads(next(line for line in shown if line.startswith("[")))) == 20
+    assert "99980 more sessions are open; list them with --limit 100000" in shown
+    assert time.monotonic() - began < 5
+    assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    tracemalloc.stop()
+    assert "did you mean 's1'?" in typed("show", "sx1", code=1)
+
+
 def test_beat_ends_idle_sessions_once(node, bus, inside, eventually):
     node.environment.update(
         PETIOLE_AGENTS="petiole.workers.agents.supervisor",

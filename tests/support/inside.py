@@ -461,6 +461,15 @@ class Inside:
         self.client.hset(self.keys.session(session), "last", at_ms)
         self.client.zadd(self.keys.sessions, {session: 0}, xx=True)
 
+    def add_sessions(self, count: int) -> None:
+        """Let so many sessions be open."""
+        with self.client.pipeline(transaction=False) as pipeline:
+            for number in range(count):
+                facts = {"type": "chat", "state": "active", "created": number, "last": number}
+                pipeline.hset(self.keys.session(f"s{number}"), mapping=facts)
+                pipeline.zadd(self.keys.sessions, {f"s{number}": number})
+            pipeline.execute()
+
     def keys_of_sessions(self) -> dict[str, int]:
         """Tell for how many seconds more each key of a session is kept."""
         names = self.client.scan_iter(f"{self.keys.prefix}:session*", count=10_000)

@@ -62,6 +62,8 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except BrokenPipeError:  # whoever read the output has ended; click ends quietly
+            raise
         except click.UsageError:
             raise  # it shows only what was typed
         except click.ClickException as error:
@@ -114,7 +116,7 @@ def _expected_errors() -> tuple[type[Exception], ...]:
 
     from petiole.events.errors import PetioleError  # noqa: PLC0415 - as above
 
-    return (PetioleError, RedisError, OperationalError, ConnectionRefusedError, ConnectionResetError)
+    return (PetioleError, RedisError, OperationalError, OSError)
 
 
 def _error_text(error: Exception) -> str:
@@ -125,6 +127,10 @@ def _error_text(error: Exception) -> str:
 
     if isinstance(error, PetioleError):
         return str(error)
+    if isinstance(error, OSError) and not isinstance(error, ConnectionError):
+        return (
+            f"cannot use {error.filename or 'the output'}: {error.strerror or error}; free its disk or make it usable"
+        )
     if isinstance(error, RedisError) and default_bus.has_own_state_store:
         return f"the state store could not be reached: {error}; start it or check PETIOLE_STATE_URL"
     return f"the broker could not be reached: {error}; start it (petiole up) or check PETIOLE_BROKER_URL"

@@ -23,7 +23,7 @@ from petiole.tasks.stores.history import RecordedEvent
 from petiole.tasks.stores.response_streams import Chunk
 from petiole.workers.observability.printable import printable_lines, replace_unprintable
 
-MAX_WIDTH = 100
+MIN_WIDTH, MAX_WIDTH = 60, 100
 _MAX_SUMMARY_LENGTH = 80
 
 _STYLES = {
@@ -71,8 +71,8 @@ def _printable(shown: object) -> object:
 def open_console(*, stderr: bool = False) -> Console:
     """Open the terminal or pipe, at most 100 columns wide. Only a terminal gets colours."""
     console = _PrintableConsole(stderr=stderr, highlight=False, markup=False, emoji=False)
-    if not console.is_terminal or console.width > MAX_WIDTH:
-        console.width = MAX_WIDTH
+    # A narrower terminal wraps the lines itself; tables would break after each letter.
+    console.width = min(max(console.width, MIN_WIDTH), MAX_WIDTH) if console.is_terminal else MAX_WIDTH
     return console
 
 

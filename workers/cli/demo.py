@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import click
@@ -32,9 +33,9 @@ from petiole.workers.process.child_processes import (
     start_worker,
     wait_for_worker,
 )
+from petiole.workers.process.watchdog import Watchdog
 
 DEMO_WORKER = "demo"
-_CONCURRENCY = 2
 _ANSWER_TIMEOUT_S = 30.0
 _MIN_EVENT_TYPES = 8
 _REQUIRED_AGENTS = {"orchestrator", "memory", "tools", "llm", "output"}
@@ -71,8 +72,10 @@ def command() -> None:
     missing.
     """
     console = open_console()
-    with signals_as_keyboard_interrupt(), ExitStack() as started:
-        workers = _start_workers(console, started)
+    watchdog = Watchdog()
+    watchdog.offer("broker", partial(embedded_broker.stop_broker, embedded_broker.default_home()))
+    with signals_as_keyboard_interrupt(), watchdog, ExitStack() as started:
+        workers = _start_workers(console, started, watchdog)
         try:
             exchanges = _run_script(console, Conversation(default_bus, new_stream_id(DEMO_WORKER), "you"))
             _print_summary(console, workers, exchanges)
@@ -80,16 +83,18 @@ def command() -> None:
             raise _with_log(error, workers.log) from error
 
 
-def _start_workers(console: Console, started: ExitStack) -> RunningWorkers:
+def _start_workers(console: Console, started: ExitStack, watchdog: Watchdog) -> RunningWorkers:
     """Start the broker and a worker if none runs; `started` stops them at the end."""
     running = embedded_broker.use_embedded_broker(default_bus)
     if running and running.was_started:
         started.callback(embedded_broker.stop_broker, embedded_broker.default_home())
+        watchdog.add("broker")
     console.print(_describe_broker(running))
     nodes = [] if running and running.was_started else list_responding_workers(default_bus)
-    workers = (
-        RunningWorkers(tuple(nodes)) if nodes else RunningWorkers((node_name(DEMO_WORKER),), log=_start_worker(started))
-    )
+    if nodes:
+        workers = RunningWorkers(tuple(nodes))
+    else:
+        workers = RunningWorkers((node_name(DEMO_WORKER),), log=_start_worker(started, watchdog))
     where = f"its log is {_relative_path(workers.log)}" if workers.log else "was running already"
     console.print(f"worker   {', '.join(workers.nodes)} ({where})")
     _check_agents(default_bus)
@@ -103,11 +108,11 @@ def _describe_broker(running: embedded_broker.RunningBroker | None) -> str:
     return f"broker   embedded, under {_relative_path(embedded_broker.default_home())}{note}"
 
 
-def _start_worker(started: ExitStack) -> Path:
+def _start_worker(started: ExitStack, watchdog: Watchdog) -> Path:
     log = embedded_broker.default_home() / "worker.log"
-    log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    output = started.enter_context(log.open("w", encoding="utf-8"))
-    worker = start_worker(DEMO_WORKER, concurrency=_CONCURRENCY, output=output)
+    output = started.enter_context(embedded_broker.open_in_home(log.name))
+    output.truncate(0)
+    worker = start_worker(DEMO_WORKER, output=output, watchdog=watchdog)
     started.callback(worker.stop)
     wait_for_worker(default_bus, worker, node_name(DEMO_WORKER), log=log)
     return log
@@ -180,7 +185,7 @@ def _format_duration(exchange: ChatExchange) -> str:
 
 def _processes(nodes: Sequence[str]) -> str:
     replies = default_bus.app.control.inspect(destination=list(nodes), timeout=1.0).stats() or {}
-    workers = [f"{node} with {len(stats['pool']['processes'])} processes" for node, stats in sorted(replies.items())]
+    workers = [f"{node} with {stats['pool']['max-concurrency']} slots" for node, stats in sorted(replies.items())]
     return f"handled by {', '.join(workers or nodes)}"
 
 

@@ -3,35 +3,43 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
 
 import click
 
 from petiole.events.errors import unknown_session
-from petiole.tasks import Session, SessionInfo, end_session
+from petiole.tasks import Session, end_session
 from petiole.tasks.runtime import BusRuntime
 from petiole.workers.cli._console import open_console, print_json, render_table
 from petiole.workers.cli._options import connected_app, json_option
 
+_MAX_CANDIDATES = 1_000
+"""Among how many open sessions the one with the nearest name is looked for."""
+
+limit_option = click.option(
+    "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="The maximum number of sessions."
+)
+
 
 @click.group(invoke_without_command=True)
+@limit_option
 @json_option
 @click.pass_context
-def command(ctx: click.Context, *, as_json: bool) -> None:
+def command(ctx: click.Context, *, limit: int, as_json: bool) -> None:
     """List the open sessions, the longest inactive first.
 
     A session begins with the first message of its stream. It ends when it is closed, or after
     PETIOLE_SESSION_END_TIMEOUT_S without activity.
     """
     if ctx.invoked_subcommand is None:
-        _print_sessions(connected_app(), as_json=as_json)
+        _print_sessions(connected_app(), limit, as_json=as_json)
 
 
 @command.command("list")
+@limit_option
 @json_option
-def list_(*, as_json: bool) -> None:
+def list_(*, limit: int, as_json: bool) -> None:
     """Do the same as `petiole sessions`."""
-    _print_sessions(connected_app(), as_json=as_json)
+    _print_sessions(connected_app(), limit, as_json=as_json)
 
 
 @command.command
@@ -72,8 +80,11 @@ def end(session_id: str, reason: str) -> None:
     open_console().print(f"{session_id} {'has ended' if is_first else 'had ended before'}")
 
 
-def _print_sessions(bus: BusRuntime, *, as_json: bool) -> None:
-    sessions = list(_active_sessions(bus))
+def _print_sessions(bus: BusRuntime, limit: int, *, as_json: bool) -> None:
+    store = bus.stores.sessions
+    sessions = [session for session in store.read_many(store.list_open(limit)) if session.state != "ended"]
+    if (more := store.count_open() - limit) > 0:
+        click.echo(f"{more} more sessions are open; list them with --limit {limit + more}", err=True)
     if as_json:
         print_json([session.model_dump(mode="json") for session in sessions])
         return
@@ -92,15 +103,10 @@ def _print_sessions(bus: BusRuntime, *, as_json: bool) -> None:
     open_console().print(render_table(headings, cells))
 
 
-def _active_sessions(bus: BusRuntime) -> Iterator[SessionInfo]:
-    for session_id in bus.stores.sessions.list_open():
-        if (facts := bus.stores.sessions.get(session_id)) and facts.state != "ended":
-            yield facts
-
-
 def _find_session(bus: BusRuntime, session_id: str) -> Session:
     """Return a known session. Raises UsageError (unknown_session) with the nearest open session."""
     if bus.stores.sessions.get(session_id) is None:
-        nearest = difflib.get_close_matches(session_id, bus.stores.sessions.list_open(), n=1)
+        candidates = bus.stores.sessions.list_open(_MAX_CANDIDATES)
+        nearest = difflib.get_close_matches(session_id, candidates, n=1)
         raise unknown_session(session_id, nearest[0] if nearest else None)
     return Session(bus, session_id)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
 
 import click
 from celery.utils.imports import cwd_in_path
@@ -22,6 +21,7 @@ from petiole.workers.cli._options import format_command
 from petiole.workers.observability.printable import replace_unprintable
 from petiole.workers.process import embedded_broker
 from petiole.workers.process.child_processes import (
+    SLOTS,
     ChildProcess,
     forward_output,
     list_responding_workers,
@@ -33,6 +33,10 @@ from petiole.workers.process.child_processes import (
     wait_for_worker,
 )
 from petiole.workers.process.discovery import configured_agents
+from petiole.workers.process.watchdog import Watchdog
+
+LOCK_FILE = "up.lock"
+"""The file in the home that a running `up` locks; it has its process id."""
 
 MAIN_WORKER = "petiole"
 ERROR_WORKER = "petiole-errors"
@@ -43,7 +47,7 @@ _STYLES = {"worker": "cyan", "errors": "red", "beat": "magenta"}
 @click.option(
     "--concurrency",
     type=click.IntRange(min=1),
-    default=min(os.cpu_count() or 2, 4),
+    default=SLOTS,
     show_default=True,
     help="The number of deliveries that the worker handles at once.",
 )
@@ -63,23 +67,31 @@ def command(concurrency: int) -> None:
 
 
 def _run_all(console: Console, started: ExitStack, concurrency: int) -> None:
-    # Locked first: a second `up` must not stop the broker that the first one uses.
-    started.enter_context(_hold_lock())
+    try:
+        # Locked first: a second `up` must not stop the broker that the first one uses.
+        started.enter_context(embedded_broker.hold_process_lock(LOCK_FILE))
+    except BlockingIOError as error:
+        raise _already_running(f"'{format_command('up')}' is already running here") from error
+    watchdog = Watchdog()
+    watchdog.offer("broker", partial(embedded_broker.stop_broker, embedded_broker.default_home()))
+    started.enter_context(watchdog)
     running = embedded_broker.use_embedded_broker(default_bus)
     if running and running.was_started:
         started.callback(embedded_broker.stop_broker, embedded_broker.default_home())
+        watchdog.add("broker")
     if running and not running.was_started:
         _refuse_running_workers(default_bus)
-    show = _line_printer(console)
+    start = partial(_start_child, started, _line_printer(console))
     error_agents = ",".join(_error_channel_agents())
     excluded = ["-X", error_agents] if error_agents else []
-    worker = start_worker(MAIN_WORKER, concurrency=concurrency, output=subprocess.PIPE, options=excluded)
-    children = {MAIN_WORKER: _start_child(started, worker, show)}
+    launch = partial(start_worker, output=subprocess.PIPE, watchdog=watchdog)
+    worker = launch(MAIN_WORKER, concurrency=concurrency, options=excluded)
+    children = {MAIN_WORKER: start(worker)}
     if error_agents:
-        selected = ["-Q", error_agents, "--pool", "solo"]
-        errors = start_worker(ERROR_WORKER, concurrency=1, output=subprocess.PIPE, label="errors", options=selected)
-        children[ERROR_WORKER] = _start_child(started, errors, show)
-    beat = _start_child(started, start_beat(output=subprocess.PIPE), show)
+        selected = ["-Q", error_agents]
+        errors = launch(ERROR_WORKER, concurrency=1, label="errors", options=selected)
+        children[ERROR_WORKER] = start(errors)
+    beat = start(start_beat(output=subprocess.PIPE, watchdog=watchdog))
     for name, child in children.items():
         wait_for_worker(default_bus, child, node_name(name))
     _print_hints(console, running)
@@ -100,19 +112,6 @@ def _subscribes_to_errors(subscription: Subscription) -> bool:
     return all(pattern.partition(".")[0] == Category.ERROR for pattern in subscription.patterns)
 
 
-@contextmanager
-def _hold_lock() -> Iterator[None]:
-    """Lock the home until this process ends. Raises ClickException if another `up` holds the lock."""
-    home = embedded_broker.default_home()
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (home / "up.lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise _already_running(f"'{format_command('up')}' is already running here") from error
-        yield
-
-
 def _refuse_running_workers(bus: BusRuntime) -> None:
     if nodes := list_responding_workers(bus):
         raise _already_running(f"workers are already running here ({', '.join(nodes)})")
@@ -124,7 +123,7 @@ def _already_running(reason: str) -> click.ClickException:
     )
 
 
-def _start_child(started: ExitStack, child: ChildProcess, show: Callable[[str, str], None]) -> ChildProcess:
+def _start_child(started: ExitStack, show: Callable[[str, str], None], child: ChildProcess) -> ChildProcess:
     """Show the output of a child. `started` stops the child, then waits for its last lines."""
     reader = forward_output(child, lambda line: show(child.name, line))
     started.callback(reader.join, 5.0)

@@ -6,6 +6,7 @@ children in order, and a worker finishes its running handlers. All children use 
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -23,8 +24,14 @@ from typing import IO
 from petiole.events.errors import worker_not_started
 from petiole.tasks.runtime import BusRuntime
 from petiole.workers.process import embedded_broker
+from petiole.workers.process.watchdog import Watchdog
+
+log = logging.getLogger(__name__)
 
 WORKER_START_TIMEOUT_S = 60.0
+SLOTS = 64
+"""How many deliveries a worker handles at once by default."""
+
 _PING_TIMEOUT_S = 0.5
 _POLL_S = 0.1
 
@@ -75,18 +82,29 @@ class ChildProcess:
 
 
 def start_worker(
-    name: str, *, concurrency: int, output: IO[str] | int, label: str = "worker", options: Sequence[str] = ()
+    name: str,
+    *,
+    output: IO[str] | int,
+    watchdog: Watchdog,
+    concurrency: int = SLOTS,
+    label: str = "worker",
+    options: Sequence[str] = (),
 ) -> ChildProcess:
-    """Start a worker named `name@host`. It runs all agents unless Celery's `options` select some."""
-    options = [*options, "--hostname", node_name(name), "--concurrency", str(concurrency), "--loglevel", "INFO"]
+    """Start a worker named `name@host`. It runs all agents unless Celery's `options` select some.
+
+    Its slots are threads, which cost no memory while they are idle, so it has many: slow handlers of one agent leave
+    slots to the others. It fetches no more than it can run at once, or deliveries would wait behind slow ones.
+    """
+    options = [*options, "--hostname", node_name(name), "--loglevel", "INFO"]
+    options += ["--pool", "threads", "--concurrency", str(concurrency), "--prefetch-multiplier", "1"]
     # Mingle and gossip look for other workers, which takes a second; this worker does not need them.
-    return _start_celery(label, ["worker", *options, "--without-mingle", "--without-gossip"], output)
+    return _start_celery(label, ["worker", *options, "--without-mingle", "--without-gossip"], output, watchdog)
 
 
-def start_beat(*, output: IO[str] | int) -> ChildProcess:
+def start_beat(*, output: IO[str] | int, watchdog: Watchdog) -> ChildProcess:
     """Start beat, which schedules the periodic tasks."""
     # No pid file: it would be in the current directory, and would remain after beat is killed.
-    return _start_celery("beat", ["beat", "--pidfile=", "--loglevel", "INFO"], output)
+    return _start_celery("beat", ["beat", "--pidfile=", "--loglevel", "INFO"], output, watchdog)
 
 
 def node_name(name: str) -> str:
@@ -146,9 +164,9 @@ def signals_as_keyboard_interrupt() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _start_celery(name: str, arguments: Sequence[str], output: IO[str] | int) -> ChildProcess:
+def _start_celery(name: str, arguments: Sequence[str], output: IO[str] | int, watchdog: Watchdog) -> ChildProcess:
     process = subprocess.Popen(
-        [sys.executable, "-m", "celery", "--quiet", "-A", "petiole.workers", *arguments],
+        [sys.executable, "-m", "celery", "--quiet", "-A", "petiole.workers.local_worker", *arguments],
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,
@@ -156,6 +174,7 @@ def _start_celery(name: str, arguments: Sequence[str], output: IO[str] | int) ->
         encoding="utf-8",
         errors="replace",
         start_new_session=True,
+        preexec_fn=watchdog.add_this_process,  # noqa: PLW1509 - it takes no lock: it only writes to a pipe
         env=_child_environment(),
     )
     return ChildProcess(name, process)
@@ -167,8 +186,15 @@ def _child_environment() -> dict[str, str]:
 
 
 def _forward_lines(child: ChildProcess, show: Callable[[str], object]) -> None:
+    is_shown = True
     for line in child.process.stdout or ():
-        show(line.rstrip("\n"))
+        try:
+            if is_shown:
+                show(line.rstrip("\n"))
+        except OSError as error:
+            # Read on: a child whose output nobody reads stops at a full pipe.
+            is_shown = False
+            log.warning("output.write_failed", extra={"child": child.name, "error": str(error)})
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a signal handler's signature

@@ -18,6 +18,7 @@ home.
 from __future__ import annotations
 
 import fcntl
+import os
 import secrets
 import socket
 import subprocess
@@ -27,13 +28,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import TextIO
 from urllib.parse import SplitResult, urlsplit
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from petiole.events.errors import broker_not_started, broker_not_stopped
+from petiole.events.errors import broker_not_started, broker_not_stopped, home_not_writable
 from petiole.tasks.bus import EventBus
 from petiole.tasks.settings import Settings
 
@@ -82,16 +84,36 @@ class _Files:
 
     def make(self) -> None:
         """Create the directories, accessible to their owner only, and exclude them from git."""
-        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.server.mkdir(mode=0o700, exist_ok=True)
-        for path in (self.operation_lock, self.server_lock, self.log):
-            path.touch(mode=0o600)
-        _write(self.home / ".gitignore", "*\n")
+        with _writing(self.home):
+            self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.server.mkdir(mode=0o700, exist_ok=True)
+            for path in (self.operation_lock, self.server_lock, self.log):
+                path.touch(mode=0o600)
+            _write(self.home / ".gitignore", "*\n")
 
 
 def default_home() -> Path:
     """Return PETIOLE_HOME, or `.petiole` in the current directory."""
     return Settings().home.absolute()
+
+
+def open_in_home(name: str) -> TextIO:
+    """Open a file of the home for writing. Raises UsageError (home_not_writable)."""
+    home = default_home()
+    with _writing(home):
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return (home / name).open("a", encoding="utf-8")
+
+
+@contextmanager
+def hold_process_lock(name: str) -> Iterator[None]:
+    """Hold the lock of a file of the home, which then has this process's id. Raises BlockingIOError if it is held."""
+    with open_in_home(name) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with _writing(default_home()):
+            os.ftruncate(lock.fileno(), 0)
+            os.write(lock.fileno(), str(os.getpid()).encode())
+        yield
 
 
 def use_embedded_broker(bus: EventBus) -> RunningBroker | None:
@@ -122,7 +144,8 @@ def start_broker(home: Path) -> RunningBroker:
         is_running = _wait_for_reply(files, address)
         if not is_running:
             address = _launch(files, urlsplit(address))
-        _write(files.current_url, address)
+        with _writing(files.home):
+            _write(files.current_url, address)
     return RunningBroker(address, was_started=not is_running)
 
 
@@ -162,8 +185,9 @@ def _launch(files: _Files, last: SplitResult) -> str:
     """Start the server and return its URL, with the last port and password: old URLs stay valid after a restart."""
     port, password = _free_port(last.port or 0), last.password or secrets.token_urlsafe(32)
     address = f"redis://:{password}@127.0.0.1:{port}/0"
-    _write(files.server / "valkey.conf", _SETTINGS.format(port=port, password=password))
-    _write(files.last_url, address)
+    with _writing(files.home):
+        _write(files.server / "valkey.conf", _SETTINGS.format(port=port, password=password))
+        _write(files.last_url, address)
     # The server inherits the open lock file and never closes it, so it holds the lock until it ends. It runs inside
     # its directory with relative paths, so that no path needs quotes in its settings.
     with _hold_lock(files.server_lock) as lock, files.log.open("a") as log:
@@ -256,6 +280,14 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+@contextmanager
+def _writing(home: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise home_not_writable(str(error.filename or home), error.strerror or str(error)) from error
 
 
 @contextmanager

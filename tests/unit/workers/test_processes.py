@@ -21,6 +21,7 @@ from petiole.workers.process.child_processes import (
     wait_for_first_exit,
     wait_for_worker,
 )
+from petiole.workers.process.watchdog import Watchdog
 from tests.support.errors import has_code
 
 pytestmark = pytest.mark.processes
@@ -166,7 +167,8 @@ def test_a_child_ignores_the_broker_of_the_celery_command(monkeypatch, tmp_path)
     monkeypatch.setenv("BROKER_URL", "redis://elsewhere")
     monkeypatch.setenv("PETIOLE_KEY_PREFIX", "shop")
 
-    child = child_processes.start_beat(output=subprocess.PIPE)
-    printed, _ = child.process.communicate(timeout=20)
+    with Watchdog() as watchdog:
+        child = child_processes.start_beat(output=subprocess.PIPE, watchdog=watchdog)
+        printed, _ = child.process.communicate(timeout=20)
 
     assert printed == "None shop\n"
