@@ -15,16 +15,19 @@ CODE = {
 }
 
 BROAD_EXCEPTS = {
+    "events/texts.py": "an error's `__str__` may raise anything; the text says so",
     "events/upcasting.py": "an upcaster may raise anything; the error becomes that of an invalid event",
     "tasks/consuming/consumer.py": "a message may make Celery raise anything; the message becomes a dead letter",
     "tasks/consuming/direct.py": "a handler may raise anything; it has been settled, and Celery logs it",
     "tasks/consuming/maintenance.py": "a periodic job that fails is reported, and the worker continues",
     "tasks/consuming/request.py": "a failure to store an outcome is reported, and the broker keeps the message",
     "tasks/delivery.py": "a handler may raise anything; settlement decides what follows",
+    "tasks/handling/invocation.py": "a handler may end in any way; what is no error becomes one",
     "tasks/instrumentation/__init__.py": "a listener that fails is logged, and changes no outcome",
     "tasks/patterns/idempotency.py": "the idempotency record is released, and the error is raised again",
     "tasks/requests/requester.py": "the pending request is cancelled, and the error is raised again",
     "tasks/resilience/guarded.py": "the circuit breaker records the failure, and the error is raised again",
+    "tasks/settlement/settlement.py": "what cannot be recorded of a failure is reported; the broker keeps the message",
     "workers/observability/readiness.py": "every error of a server is a reason why it is not ready",
     "workers/tools/mcp/connection.py": "a foreign server may raise anything; the error becomes the tool's",
     "workers/tools/tool.py": "a tool may raise anything; the error becomes a failed tool call",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from petiole.events.event import Event
+from petiole.tasks.stores.clock import ServerClock
 from petiole.tasks.stores.deliveries import QueueEntry
 from petiole.tasks.transport.commands import Fetched
 from tests.support.engine import KEEP, QUEUE, Consumer, Engine, an_event, event_id_of
@@ -453,7 +454,7 @@ def test_an_event_that_one_call_has_twice_is_published_once(engine):
 def test_an_event_is_known_for_at_least_one_window_and_forgotten_after_two(make_engine, monkeypatch):
     engine = make_engine(deduplication_window_s=100)
     clock = [1_000_050.0]
-    monkeypatch.setattr("petiole.tasks.stores.publications.time.time", lambda: clock[0])
+    monkeypatch.setattr(ServerClock, "time_s", lambda _: clock[0])
     event = engine.publish()
 
     clock[0] += 100
