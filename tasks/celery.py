@@ -90,7 +90,8 @@ def default_configuration(settings: Settings) -> dict[str, object]:
 
 def configure(conf: Configuration, schedule: Mapping[str, Any]) -> None:
     """Add the settings that a bus needs to an app that has not set them. Safe to repeat."""
-    add_unset(conf, {"worker_consumer": CONSUMER})
+    # After 100 tries to connect, Celery would end the worker.
+    add_unset(conf, {"worker_consumer": CONSUMER, "broker_connection_max_retries": None})
     conf.beat_schedule = {**schedule, **conf.beat_schedule}
 
 

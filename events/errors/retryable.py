@@ -6,13 +6,20 @@ from datetime import datetime, timedelta
 
 from petiole.events.errors.base import Retryable, quote
 
+_AFTER_A_REFUSAL = "correct the server, or wait for its failover, then try again (duplicates are detected)"
+
 
 class BrokerUnavailable(Retryable):
-    def __init__(self, what: str) -> None:
-        super().__init__(what)
+    """The broker did not answer, or refused with the `answer`."""
+
+    def __init__(self, what: str, answer: str = "") -> None:
+        super().__init__(what, answer)
         self.what = what
+        self.answer = answer
 
     def __str__(self) -> str:
+        if self.answer:
+            return f"the broker failed while {self.what}: {quote(self.answer)}; {_AFTER_A_REFUSAL}"
         return f"the broker could not be reached while {self.what}; start it (petiole up) or check PETIOLE_BROKER_URL"
 
 
@@ -46,13 +53,16 @@ class PublishOutcomeUnknown(BrokerUnavailable):
 
 
 class StateStoreUnavailable(Retryable):
-    """The state store did not answer. If the broker is the state store too, BrokerUnavailable is raised instead."""
+    """The state store failed as in BrokerUnavailable, which is raised instead if the broker is the state store too."""
 
-    def __init__(self, what: str) -> None:
-        super().__init__(what)
+    def __init__(self, what: str, answer: str = "") -> None:
+        super().__init__(what, answer)
         self.what = what
+        self.answer = answer
 
     def __str__(self) -> str:
+        if self.answer:
+            return f"the state store failed while {self.what}: {quote(self.answer)}; {_AFTER_A_REFUSAL}"
         return f"the state store could not be reached while {self.what}; start it or check PETIOLE_STATE_URL"
 
 

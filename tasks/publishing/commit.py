@@ -40,6 +40,7 @@ from petiole.tasks.publishing import claim_check
 from petiole.tasks.publishing.document import ValidatedEvent
 from petiole.tasks.publishing.validation import validate
 from petiole.tasks.routing.table import Route, RoutingTable
+from petiole.tasks.stores.connections import ServerRefused
 from petiole.tasks.stores.delayed_messages import DelayedMessage
 from petiole.tasks.stores.deliveries import QueueEntry, queue_list
 from petiole.tasks.stores.keys import Keys
@@ -121,7 +122,7 @@ def commit(
     except OutOfMemoryError as error:
         raise BrokerFull(f"publishing {_format_topics(events)}", str(error), bus.state_store_name) from error
     except (RedisConnectionError, RedisTimeoutError) as error:
-        raise bus.outage(f"publishing {_format_topics(events)}") from error
+        raise bus.outage(f"publishing {_format_topics(events)}", error) from error
     for publication in publications:
         if publication.unmatched is not None:
             _publish_unmatched_reply(bus, publication.event, publication.unmatched)
@@ -147,7 +148,7 @@ def require_accepting(bus: BusRuntime, operation: str, *, is_forced: bool = Fals
     except OutOfMemoryError as error:
         raise BrokerFull(operation, str(error), bus.state_store_name) from error
     except (RedisConnectionError, RedisTimeoutError) as error:
-        raise bus.outage(operation) from error
+        raise bus.outage(operation, error) from error
 
 
 def _commit_atomically(
@@ -209,7 +210,8 @@ def _call_store(publish: Callable[[], CommitResult], events: Sequence[ValidatedE
     try:
         return publish()
     except (RedisConnectionError, RedisTimeoutError) as lost:
-        if isinstance(lost.__cause__, ConnectionRefusedError):
+        # Nothing was executed.
+        if isinstance(lost, ServerRefused) or isinstance(lost.__cause__, ConnectionRefusedError):
             raise
         try:
             return publish()

@@ -240,7 +240,7 @@ def _register(bus: BusRuntime, pending: PendingRequest) -> None:
     try:
         is_new = bus.stores.requests.register(pending.registration(""))
     except RedisError as error:
-        raise bus.outage(f"requesting {content.request_type}") from error
+        raise bus.outage(f"requesting {content.request_type}", error) from error
     if not is_new:
         raise duplicate_request(content.request_type, content.request_id)
 
