@@ -8,17 +8,28 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import kombu
 import pytest
-import redis
 
 from petiole.events.errors import BrokerUnavailable, PublishOutcomeUnknown
 from petiole.tasks.publication import PublishTask
 from tests.support.apps import a_bus
 from tests.support.brokers import Server
-from tests.support.inside import Inside
+from tests.support.inside import Inside, delete_queues
 from tests.support.traffic import Publisher, an_event
 
-REFUSED_S = 3.0
+ONE_AGENT = """
+from petiole.events import Event, MessageEvent
+from petiole.tasks import Agent
+
+one = Agent("one")
+
+@one.on("input.*")
+def answer(event: Event) -> MessageEvent:
+    return event.caused(MessageEvent, event_type="message.one")
+"""
+
+REFUSES = "the server refuses commands: "
 
 
 @contextmanager
@@ -64,7 +75,7 @@ def forbidden(server: Server) -> Iterator[None]:
 
 
 refusals = pytest.mark.parametrize(
-    ("refusing", "code"),
+    "refusal",
     [(replica, "READONLY"), (stale_replica, "MASTERDOWN"), (lonely, "NOREPLICAS"), (forbidden, "NOPERM")],
     ids=["replica", "stale replica", "too few replicas", "no permission"],
 )
@@ -73,15 +84,16 @@ refusals = pytest.mark.parametrize(
 @refusals
 @pytest.mark.timeout(120)
 def test_a_server_that_refuses_for_a_while_ends_no_worker_and_loses_nothing(
-    refusing, code, system, server, counts, eventually
+    refusal, system, server, counts, eventually
 ):
+    refusing, code = refusal
     workers = [system.worker("first", "--pool", "prefork", "-c", "2"), system.worker("second", "--pool", "threads")]
     bus = a_bus(server.url)
 
     with Publisher(server.url, counts), Publisher(server.url, counts, by="delay"):
         eventually(lambda: len(counts.acknowledged) > 30, 30, system.logs)
         with refusing(server):
-            eventually(lambda: system.logs().count(f"the server refuses commands: {code}") >= 2, 30, system.logs)
+            eventually(lambda: system.logs().count(REFUSES + code) >= 2, 30, system.logs)
         acknowledged = len(counts.acknowledged)
         eventually(lambda: len(counts.acknowledged) > acknowledged + 20, 30, lambda: counts.refused)
 
@@ -93,7 +105,8 @@ def test_a_server_that_refuses_for_a_while_ends_no_worker_and_loses_nothing(
 
 @refusals
 @pytest.mark.parametrize("by", ["run", "delay"])
-def test_a_publisher_is_told_why_the_server_refuses_and_that_nothing_was_published(by, refusing, code, server):
+def test_a_publisher_is_told_why_the_server_refuses_and_that_nothing_was_published(by, refusal, server):
+    refusing, code = refusal
     bus = a_bus(server.url)
     publish = bus.app.tasks[PublishTask.name]
     call = publish.run if by == "run" else publish.delay
@@ -101,9 +114,47 @@ def test_a_publisher_is_told_why_the_server_refuses_and_that_nothing_was_publish
     call(an_event())
     before = Inside(bus).topics()
 
-    with refusing(server), pytest.raises(BrokerUnavailable, match=f"refuses commands: {code}") as refused:
+    with refusing(server), pytest.raises(BrokerUnavailable, match=REFUSES + code) as refused:
         call(event)
 
     assert not isinstance(refused.value, PublishOutcomeUnknown)
     assert Inside(bus).topics() == before
     call(event)
+
+
+@pytest.mark.timeout(60)
+def test_a_worker_and_a_beat_that_start_at_a_refusing_server_wait_for_it(system, server, counts, eventually):
+    bus = a_bus(server.url)
+
+    with replica(server):
+        worker = system.start("celery", "-A", "workers", "worker", "--pool", "solo", "-n", "late@%h", "-l", "INFO")
+        beat = system.start("celery", "-A", "workers", "beat", "-l", "INFO")
+        eventually(lambda: system.logs().count(REFUSES + "READONLY") >= 2, 30, system.logs)
+
+    # Before, nobody has ever subscribed.
+    eventually(lambda: "ready." in system.logs(), 20, system.logs)
+    with Publisher(server.url, counts):
+        eventually(lambda: len(counts.acknowledged) > 5, 20, lambda: counts.refused)
+    eventually(lambda: counts.is_complete(bus), 30, lambda: (counts.line(bus), counts.missing(bus)))
+    assert [worker.poll(), beat.poll()] == [None, None]
+
+
+@pytest.mark.timeout(120)
+def test_a_refusing_state_store_beside_another_broker_ends_no_worker(system, server, rabbit_url, eventually):
+    with kombu.Connection(rabbit_url) as connection:
+        delete_queues(connection, "one", "one.urgent", "publish", "publish.urgent")
+    system.module("two_agents", ONE_AGENT)
+    system.environment.update(PETIOLE_BROKER_URL=rabbit_url, PETIOLE_STATE_URL=server.url)
+    workers = [system.worker("first", "--pool", "prefork", "-c", "2"), system.worker("second", "--pool", "threads")]
+    bus = a_bus(rabbit_url, state_url=server.url)
+    publish = bus.app.tasks[PublishTask.name]
+    events = [an_event(number) for number in range(40)]
+
+    with replica(server):
+        for event in events:
+            publish.delay(event)
+        late = system.start("celery", "-A", "workers", "worker", "--pool", "solo", "-n", "late@%h", "-l", "INFO")
+        eventually(lambda: system.logs().count(REFUSES + "READONLY") >= 4, 30, system.logs)
+
+    eventually(lambda: Inside(bus).topics().count("message.one") == len(events), 60, system.logs)
+    assert [worker.poll() for worker in (*workers, late)] == [None, None, None]
