@@ -23,6 +23,8 @@ from celery.app.routes import MapRoute
 from celery.loaders.app import AppLoader
 from celery.utils.imports import cwd_in_path
 
+from petiole.tasks.stores.connections import split_master_name
+
 if TYPE_CHECKING:
     from petiole.tasks.settings import Settings
 
@@ -60,11 +62,13 @@ def private_app(**options: Any) -> Celery:
 def default_configuration(settings: Settings) -> dict[str, object]:
     """Return the default app's settings before a `celeryconfig` is applied."""
     url = settings.broker_url or settings.embedded_broker_url
+    backend, master_name = split_master_name(settings.state_url or url or "")
     # Starting the embedded broker creates the home folder. Beat creates no folder, and exits if it is missing.
     schedule_folder = settings.home if settings.home.is_dir() else Path()
     return {
         "broker_url": url,
-        "result_backend": settings.state_url or url,
+        "result_backend": backend or None,
+        "result_backend_transport_options": {"master_name": master_name} if master_name else {},
         "broker_connection_retry_on_startup": True,
         "redis_socket_timeout": 30,
         "redis_socket_connect_timeout": 5,

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit, urlunsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from redis import Connection, Redis, SSLConnection, UnixDomainSocketConnection
 from redis.backoff import NoBackoff
@@ -82,7 +82,7 @@ def watch_refusals(connection_class: type[Any]) -> type[Any]:
 
 @dataclass(frozen=True, slots=True)
 class SentinelAddress:
-    """The parts of a `sentinel://` address. Name and password are those of the server, not of Sentinel."""
+    """An address of Sentinel: its hosts, and the server's database and account. Sentinel's own account is an option."""
 
     hosts: tuple[tuple[str, int], ...]
     db: int
@@ -91,13 +91,12 @@ class SentinelAddress:
 
     @classmethod
     def parse(cls, address: str) -> SentinelAddress:
-        """Parse an address without its query. Raises ValueError for an invalid port or database."""
+        """Parse an address that `split_master_name` returned. Raises ValueError for an invalid port or database."""
         parts = [urlsplit(part) for part in address.split(";")]
-        path = next((part.path for part in parts if part.path.strip("/")), "")
-        first = next((part for part in parts if part.password), parts[0])
+        first = parts[0]
         return cls(
             hosts=tuple((unquote(part.hostname or "127.0.0.1"), part.port or _SENTINEL_PORT) for part in parts),
-            db=int(path.strip("/") or 0),
+            db=int(first.path.strip("/") or 0),
             username=unquote(first.username) if first.username else None,
             password=unquote(first.password) if first.password else None,
         )
@@ -109,12 +108,20 @@ class SentinelAddress:
 
 
 def split_master_name(address: str) -> tuple[str, str | None]:
-    """Return a `sentinel://` address without `?master_name=…`, and that name; other addresses are unchanged."""
-    if not address.removeprefix("petiole+").startswith(SENTINEL_SCHEME):
+    """Return a `sentinel://` address without `?master_name=…`, and that name; other addresses are unchanged.
+
+    Database and account may stand at any of the hosts. Here they stand at all, because kombu reads those of the first.
+    """
+    if not address.startswith(SENTINEL_SCHEME):
         return address, None
     parts = [urlsplit(part) for part in address.split(";")]
     names = [name for part in parts for name in parse_qs(part.query).get("master_name", ())]
-    return ";".join(urlunsplit(part._replace(query="")) for part in parts), names[-1] if names else None
+    account = next((part.netloc.rpartition("@")[0] for part in parts if "@" in part.netloc), "")
+    path = next((part.path for part in parts if part.path.strip("/")), "/0")
+    hosts = [part.netloc.rpartition("@")[2] for part in parts]
+    return ";".join(f"{SENTINEL_SCHEME}{account}{'@' if account else ''}{host}{path}" for host in hosts), names[
+        -1
+    ] if names else None
 
 
 def open_client(address: str, sentinel: Mapping[str, Any], **options: Any) -> Redis:

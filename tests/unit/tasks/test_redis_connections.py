@@ -50,13 +50,13 @@ def test_the_reply_to_a_wrong_command_is_no_outage(reply):
     ],
 )
 def test_an_address_of_sentinel_names_all_hosts_and_the_servers_database_and_password(address, expected):
-    assert SentinelAddress.parse(address) == expected
+    assert SentinelAddress.parse(split_master_name(address)[0]) == expected
 
 
 def test_the_masters_name_may_stand_in_the_address():
     plain = "sentinel://one:1;sentinel://two:2/3"
 
-    assert split_master_name(f"{plain}?master_name=events") == (plain, "events")
+    assert split_master_name(f"{plain}?master_name=events") == ("sentinel://one:1/3;sentinel://two:2/3", "events")
     assert split_master_name("redis://one/0?master_name=events") == ("redis://one/0?master_name=events", None)
 
 
