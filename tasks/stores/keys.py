@@ -9,6 +9,7 @@ Each starts with PETIOLE_KEY_PREFIX and a colon. Queues and their messages belon
 | agents:state:<agent>                  | hash   | name -> value as JSON                    | no limit                |
 | aggregations:<subscription>:<key>     | hash   | the parts received; whether completed    | DEDUPLICATION_WINDOW_S  |
 | attempts:<delivery>                   | list   | attempts that failed, crashed or run     | until settled           |
+| running:<delivery>                    | string | lease of an attempt that runs (RabbitMQ) | until settled, or lost  |
 | blobs:<sha-256>                       | text   | content above the claim-check threshold  | 7 days after last use   |
 | consumers                             | zset   | consumer -> last heartbeat, in s         | until stopped or lost   |
 | consumers:<consumer>                  | hash   | delivery tag -> list and entry           | until settled           |
@@ -128,6 +129,9 @@ class Keys:
 
     def attempts(self, delivery_id: str) -> str:
         return f"{self.prefix}:attempts:{delivery_id}"
+
+    def running(self, delivery_id: str) -> str:
+        return f"{self.prefix}:running:{delivery_id}"
 
     @property
     def delayed(self) -> str:

@@ -143,8 +143,8 @@ class Pair:
         return False
 
 
-def _has_all(state: dict[str, Any]) -> bool:
-    return bool(state["slave0"]["offset"] == state["master_repl_offset"])
+def _has_all(state: Any) -> bool:
+    return int(state["slave0"]["offset"]) == int(state["master_repl_offset"])
 
 
 @contextmanager
