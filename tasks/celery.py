@@ -68,7 +68,6 @@ def default_configuration(settings: Settings) -> dict[str, object]:
     return {
         "broker_url": url,
         "result_backend": backend or None,
-        "result_backend_transport_options": {"master_name": master_name} if master_name else {},
         "broker_connection_retry_on_startup": True,
         "redis_socket_timeout": 30,
         "redis_socket_connect_timeout": 5,
@@ -89,7 +88,7 @@ def default_configuration(settings: Settings) -> dict[str, object]:
         "redbeat_key_prefix": f"{settings.key_prefix}:redbeat:",
         # How long no beat runs after one was killed; redbeat's default is 25 minutes.
         "redbeat_lock_timeout": 10,
-    }
+    } | ({"result_backend_transport_options": {"master_name": master_name}} if master_name else {})
 
 
 def configure(conf: Configuration, schedule: Mapping[str, Any]) -> None:

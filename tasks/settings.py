@@ -73,8 +73,10 @@ class Settings(EnvironmentSettings):
     """Settings of one event bus, in the order of the stages that an event passes."""
 
     # Addresses
-    broker_url: str | None = Field(default=None, description="The broker: `redis://…` or `amqp://…`.")
-    state_url: str | None = Field(default=None, description="Redis of the state store; by default the broker.")
+    broker_url: str | None = Field(default=None, description="The broker: `redis://…`, `sentinel://…` or `amqp://…`.")
+    state_url: str | None = Field(
+        default=None, description="Redis or Sentinel of the state store; by default the broker."
+    )
     key_prefix: str = Field(default="petiole", min_length=1, description="Prefix of all keys in the state store.")
     home: Path = Field(default=Path(".petiole"), description="Folder of the embedded broker and of beat's schedule.")
 
