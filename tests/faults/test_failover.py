@@ -60,7 +60,8 @@ def system(node, pair):
 def test_a_failover_of_broker_and_state_store_loses_nothing_that_the_replica_had(
     lost, system, pair, eventually, capsys
 ):
-    counts = Tally(runs=system.home / "runs")
+    runs = system.home / "runs"
+    counts = Tally(runs=runs)
     workers = [system.worker("first", "--pool", "prefork", "-c", "2"), system.worker("second", "--pool", "threads")]
     bus = a_bus(pair.url)
     silences: list[float] = []
@@ -77,8 +78,8 @@ def test_a_failover_of_broker_and_state_store_loses_nothing_that_the_replica_had
             with lost(pair, down):
                 eventually(lambda: pair.primary() != down, 30, pair.log)  # noqa: B023
             # Alone, the new primary takes no writes: `min-replicas-to-write`.
-            before = len(counts.runs.read_text())
-            eventually(lambda: len(counts.runs.read_text()) > before, 60, system.logs)  # noqa: B023
+            before = len(runs.read_text())
+            eventually(lambda: len(runs.read_text()) > before, 60, system.logs)  # noqa: B023
             silences.append(round(time.monotonic() - lost_at, 1))
 
     eventually(lambda: counts.is_complete(bus), 60, lambda: (counts.line(bus), system.logs()[-3000:]))

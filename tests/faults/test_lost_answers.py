@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable
 
 import pytest
-from redis.exceptions import ConnectionError as RedisConnectionError
 
 from petiole.events.errors import BrokerUnavailable, PublishOutcomeUnknown, RequestTimedOut
-from petiole.tasks import Agent, Chunk, EventBus, ResponseStreamReader, runtime
-from petiole.tasks.requests.requester import Requester
+from petiole.tasks import Agent, Chunk, ResponseStreamReader, runtime
+from petiole.tasks.requests.requester import PendingResponse, Requester, Response
 from tests.support.apps import a_bus, publish_once
 from tests.support.inside import Inside
+from tests.support.lost_answers import begin_response, lose_the_next_answer, write_response
 from tests.support.polling import wait_until
 from tests.support.traffic import an_event
 
@@ -30,32 +30,19 @@ def echo(text: str) -> str:
 def hear(event) -> None: ...
 
 
-def lose_the_next_answer(bus: EventBus) -> None:
-    """Let the next publish be done, and its answer be lost."""
-    publish, losses = bus.stores.publications.publish, [RedisConnectionError("the answer is lost")]
-
-    def publish_and_lose(*arguments, **options):
-        result = publish(*arguments, **options)
-        if losses:
-            raise losses.pop()
-        return result
-
-    bus.stores.publications.publish = publish_and_lose
-
-
-def test_a_request_whose_publish_lost_its_answer_waits_for_its_responder(clean_broker_url):
+def test_a_request_whose_publish_lost_its_answer_waits_for_its_responder(clean_broker_url, monkeypatch):
     bus = a_bus(clean_broker_url, service)
-    lose_the_next_answer(bus)
+    lose_the_next_answer(bus, monkeypatch)
 
-    response = Requester(bus)("echo", responder="data_service", text="hi", timeout=30)
+    response: PendingResponse[object] = Requester(bus)("echo", responder="data_service", text="hi", timeout=30)
 
     assert not response.ready()
     assert Inside(bus).topics() == ["request.made"]
 
 
-def test_a_publish_that_lost_its_answer_tells_who_gets_the_event(clean_broker_url):
+def test_a_publish_that_lost_its_answer_tells_who_gets_the_event(clean_broker_url, monkeypatch):
     bus = a_bus(clean_broker_url, service)
-    lose_the_next_answer(bus)
+    lose_the_next_answer(bus, monkeypatch)
 
     assert publish_once(bus, an_event()).subscriptions == ("data_service.hear",)
 
@@ -90,7 +77,7 @@ def test_a_request_at_a_server_that_does_not_answer_fails_as_soon_as_a_publish(s
 
 def test_a_server_that_stops_answering_delays_the_end_of_a_request_by_one_wait_at_most(server, hurried):
     bus = a_bus(server.url, service)
-    response = Requester(bus)("echo", responder="data_service", text="hi", timeout=1)
+    response: PendingResponse[object] = Requester(bus)("echo", responder="data_service", text="hi", timeout=1)
 
     with server.frozen():
         took_s = seconds_of(response.get, RequestTimedOut)
@@ -103,10 +90,12 @@ def test_awaiting_a_request_ends_at_its_deadline_without_the_server(server, hurr
 
     def clients() -> list[dict[str, str]]:
         with server.client() as client:
-            return client.client_list()
+            return list(client.client_list())
 
     async def wait() -> None:
-        task = asyncio.ensure_future(Requester(bus).aio("echo", responder="data_service", text="hi", timeout=1))
+        task: asyncio.Future[Response[object]] = asyncio.ensure_future(
+            Requester(bus).aio("echo", responder="data_service", text="hi", timeout=1)
+        )
         await asyncio.to_thread(wait_until, lambda: any(each["cmd"] == "blpop" for each in clients()), 20)
         server.kill()
         with pytest.raises(RequestTimedOut):
@@ -115,16 +104,11 @@ def test_awaiting_a_request_ends_at_its_deadline_without_the_server(server, hurr
     asyncio.run(wait())
 
 
-def write(bus: EventBus, *words: str) -> None:
-    for word in words:
-        bus.stores.response_streams.write("s", "a", token="t", text=word, end="finished" if word == "." else None)
-
-
 @pytest.mark.parametrize("way", ["sync", "async"])
 def test_readers_continue_after_a_restart_of_the_server(way, server, eventually):
     bus = a_bus(server.url)
-    bus.stores.response_streams.begin("s", "a", correlation_id="f", token="t")
-    write(bus, "one ")
+    begin_response(bus)
+    write_response(bus, "one ")
     read = ResponseStreamReader(a_bus(server.url))
     chunks: list[str] = []
 
@@ -147,7 +131,7 @@ def test_readers_continue_after_a_restart_of_the_server(way, server, eventually)
     eventually(lambda: "one " in chunks, 20)
     server.kill()
     server.start()
-    write(bus, "two ", ".")
+    write_response(bus, "two ", ".")
     thread.join(30)
 
     assert "".join(chunks) == "one two ."
@@ -155,7 +139,7 @@ def test_readers_continue_after_a_restart_of_the_server(way, server, eventually)
 
 def test_a_reader_is_told_of_a_server_that_does_not_come_back(server):
     bus = a_bus(server.url)
-    bus.stores.response_streams.begin("s", "a", correlation_id="f", token="t")
+    begin_response(bus)
     server.kill()
 
     with pytest.raises(BrokerUnavailable, match="while reading a response"):

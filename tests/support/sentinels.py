@@ -79,7 +79,7 @@ class Pair:
     def is_followed(self) -> bool:
         """Tell whether the other server has what the primary has, but for what is under way."""
         state: Any = self._info(self.primary()).get("slave0", {})
-        return state.get("state") == "online"
+        return str(state.get("state")) == "online"
 
     def hold_writes(self) -> None:
         """Let the primary take no more writes for some seconds, and wait until the other has all that it took."""
