@@ -23,6 +23,7 @@ from celery.app.routes import MapRoute
 from celery.loaders.app import AppLoader
 from celery.utils.imports import cwd_in_path
 
+from petiole.tasks.stores.connections import split_master_name
 from petiole.tasks.transport.address import redis_address, result_backend
 
 if TYPE_CHECKING:
@@ -62,12 +63,12 @@ def private_app(**options: Any) -> Celery:
 def default_configuration(settings: Settings) -> dict[str, object]:
     """Return the default app's settings before a `celeryconfig` is applied."""
     url = settings.broker_url or settings.embedded_broker_url
-    backend = result_backend(settings.state_url or url)
+    backend, master_name = split_master_name(result_backend(settings.state_url or url) or "")
     # Starting the embedded broker creates the home folder. Beat creates no folder, and exits if it is missing.
     schedule_folder = settings.home if settings.home.is_dir() else Path()
     return {
         "broker_url": url,
-        "result_backend": backend,
+        "result_backend": backend or None,
         "broker_connection_retry_on_startup": True,
         "redis_socket_timeout": 30,
         "redis_socket_connect_timeout": 5,
@@ -88,12 +89,13 @@ def default_configuration(settings: Settings) -> dict[str, object]:
         "redbeat_key_prefix": f"{settings.key_prefix}:redbeat:",
         # How long no beat runs after one was killed; redbeat's default is 25 minutes.
         "redbeat_lock_timeout": 10,
-    }
+    } | ({"result_backend_transport_options": {"master_name": master_name}} if master_name else {})
 
 
 def configure(conf: Configuration, schedule: Mapping[str, Any]) -> None:
     """Add the settings that a bus needs to an app that has not set them. Safe to repeat."""
-    add_unset(conf, {"worker_consumer": CONSUMER})
+    # After 100 tries to connect, Celery would end the worker.
+    add_unset(conf, {"worker_consumer": CONSUMER, "broker_connection_max_retries": None})
     conf.beat_schedule = {**schedule, **conf.beat_schedule}
 
 

@@ -182,6 +182,7 @@ def check_deliverable(delivery: Delivery, event: Event) -> tuple[Delivery, Outco
     Raises:
         DeadLettered: hop_limit_reached; event_expired if the setting `dead_letter_expired` is on; DeliveryCrashed if
             the delivery has crashed too many workers.
+        Retry: another attempt handles the delivery; this copy waits.
         Reject: the store is unreachable; the broker redelivers the message.
     """
     # An operator's replay runs even if the flow was aborted. Error events are never aborted.
@@ -189,6 +190,8 @@ def check_deliverable(delivery: Delivery, event: Event) -> tuple[Delivery, Outco
     abortable = (delivery.handler.subscription.agent, event.correlation_id) if may_be_aborted else None
     delivery = replace(delivery, attempt=settlement.begin(delivery.attempt, abortable=abortable))
     history = delivery.attempt.history
+    if history.running_for is not None:
+        settlement.defer_copy(delivery.attempt, event, history.running_for)
     if history.is_settled:
         return delivery, Outcome.DUPLICATE
     if history.is_aborted:

@@ -12,16 +12,14 @@ import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from celery import Celery, Task
 from celery.utils.imports import cwd_in_path
 from redis import Redis
-from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
-from redis.retry import Retry
 
 from petiole.events.errors import (
     BrokerUnavailable,
@@ -35,7 +33,8 @@ from petiole.tasks.instrumentation import Instrumentation
 from petiole.tasks.routing.table import RoutingTable
 from petiole.tasks.stores import Stores, open_stores
 from petiole.tasks.stores.clock import Clock
-from petiole.tasks.stores.connection_pool import NoFreeConnection, StorePool
+from petiole.tasks.stores.connection_pool import NoFreeConnection
+from petiole.tasks.stores.connections import SCHEMES, SENTINEL_SCHEME, ServerRefused, open_client
 from petiole.tasks.transport import without_transport_prefix
 from petiole.tasks.transport.address import check_broker_address, check_state_address, redis_address
 
@@ -48,8 +47,6 @@ TaskT = TypeVar("TaskT", bound="BusTask")
 Resource = TypeVar("Resource")
 
 _CLIENT: dict[str, Any] = {"decode_responses": True, "socket_timeout": 10, "socket_connect_timeout": 5}
-_FREE_CONNECTION_TIMEOUT_S = 10.0
-_REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 _ATTRIBUTE = "event_bus"
 
 
@@ -219,10 +216,9 @@ class BusRuntime:
 
     def connect_async(self) -> AsyncRedis:
         """Create a client of the state store for the running asyncio loop. Raises NotConfigured."""
-        from redis.asyncio import Redis as AsyncRedis
-        from redis.asyncio.retry import Retry as AsyncRetry
+        from petiole.tasks.stores.async_connections import open_async_client
 
-        return AsyncRedis.from_url(self._require_state_url(), **_CLIENT, retry=AsyncRetry(NoBackoff(), 0))
+        return self._open(open_async_client)
 
     @property
     def has_own_state_store(self) -> bool:
@@ -235,10 +231,11 @@ class BusRuntime:
         return "the state store" if self.has_own_state_store else "the broker"
 
     def outage(self, operation: str, error: Exception) -> BrokerUnavailable | StateStoreUnavailable:
-        """Build the error for a state store that did not answer during an operation; it names the setting to check."""
+        """Build the error for a state store that failed during an operation; it names the setting to check."""
+        answer = str(error) if isinstance(error, ServerRefused) else ""
         remedy = f"{error}; raise PETIOLE_MAX_STATE_CONNECTIONS" if isinstance(error, NoFreeConnection) else ""
         unavailable = StateStoreUnavailable if self.has_own_state_store else BrokerUnavailable
-        return unavailable(operation, remedy)
+        return unavailable(operation, answer, remedy)
 
     @contextmanager
     def state_store_access(self, operation: str) -> Iterator[None]:
@@ -249,16 +246,24 @@ class BusRuntime:
             raise self.outage(operation, error) from error
 
     def _connect(self) -> Redis:
-        # No automatic retries: only the caller knows whether a repeat is harmless.
-        options = _CLIENT | {"retry": Retry(NoBackoff(), 0), "timeout": _FREE_CONNECTION_TIMEOUT_S}
-        size = self.settings.max_state_connections
-        return Redis.from_pool(StorePool.from_url(self._require_state_url(), max_connections=size, **options))
+        return self._open(partial(open_client, max_connections=self.settings.max_state_connections))
+
+    def _open(self, open_: Callable[..., Resource]) -> Resource:
+        try:
+            return open_(self._require_state_url(), self.app.conf.broker_transport_options, **_CLIENT)
+        except ValueError as error:
+            raise NotConfigured(
+                "the state store", f"correct PETIOLE_STATE_URL, or the broker's address: {error}"
+            ) from error
 
     def _require_state_url(self) -> str:
         url = self._state_url()
-        if not url.startswith(_REDIS_SCHEMES) or ";" in url:
+        is_one_server = ";" not in url or all(part.startswith(SENTINEL_SCHEME) for part in url.split(";"))
+        if not url.startswith(SCHEMES) or not is_one_server:
             raise NotConfigured(
-                "the state store", "set PETIOLE_STATE_URL to one Redis or Valkey, such as redis://HOST:6379"
+                "the state store",
+                "set PETIOLE_STATE_URL to one Redis or Valkey, such as redis://HOST:6379, or to Sentinel: "
+                "sentinel://HOST:26379;sentinel://HOST:26379/0?master_name=NAME",
             )
         return url
 

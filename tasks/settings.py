@@ -98,7 +98,7 @@ class Settings(EnvironmentSettings):
         default=None, repr=False, description="The broker: `redis://…`, `unix://…`, `sentinel://…` or `amqp://…`."
     )
     state_url: str | None = Field(
-        default=None, repr=False, description="Redis of the state store; by default the broker."
+        default=None, repr=False, description="Redis or Sentinel of the state store; by default the broker."
     )
     max_state_connections: Count = Field(
         default=100,

@@ -6,15 +6,19 @@ from datetime import datetime, timedelta
 
 from petiole.events.errors.base import Retryable, quote
 
+_AFTER_A_REFUSAL = "correct the server, or wait for its failover, then try again (duplicates are detected)"
+
 
 class BrokerUnavailable(Retryable):
-    def __init__(self, what: str, remedy: str = "") -> None:
-        super().__init__(what, remedy)
-        self.what = what
-        self.remedy = remedy or "start it (petiole up) or check PETIOLE_BROKER_URL"
+    """The broker did not answer, or refused with the `answer`."""
+
+    def __init__(self, what: str, answer: str = "", remedy: str = "") -> None:
+        super().__init__(what, answer, remedy)
+        self.what, self.answer = what, answer
+        self.remedy = remedy or (_AFTER_A_REFUSAL if answer else "start it (petiole up) or check PETIOLE_BROKER_URL")
 
     def __str__(self) -> str:
-        return f"the broker could not be reached while {self.what}; {self.remedy}"
+        return f"the broker {_problem(self.what, self.answer)}; {self.remedy}"
 
 
 class BrokerFull(BrokerUnavailable):
@@ -47,15 +51,15 @@ class PublishOutcomeUnknown(BrokerUnavailable):
 
 
 class StateStoreUnavailable(Retryable):
-    """The state store did not answer. If the broker is the state store too, BrokerUnavailable is raised instead."""
+    """The state store failed as in BrokerUnavailable, which is raised instead if the broker is the state store too."""
 
-    def __init__(self, what: str, remedy: str = "") -> None:
-        super().__init__(what, remedy)
-        self.what = what
-        self.remedy = remedy or "start it or check PETIOLE_STATE_URL"
+    def __init__(self, what: str, answer: str = "", remedy: str = "") -> None:
+        super().__init__(what, answer, remedy)
+        self.what, self.answer = what, answer
+        self.remedy = remedy or (_AFTER_A_REFUSAL if answer else "start it or check PETIOLE_STATE_URL")
 
     def __str__(self) -> str:
-        return f"the state store could not be reached while {self.what}; {self.remedy}"
+        return f"the state store {_problem(self.what, self.answer)}; {self.remedy}"
 
 
 class RetryLater(Retryable):
@@ -282,3 +286,7 @@ def tool_timeout(tool: str, timeout_s: float) -> Retryable:
 def worker_not_started(node: str, reason: str, log: str = "") -> Retryable:
     last_lines = f"; the last lines of its log:\n{log}" if log else ""
     return Retryable(f"the worker {node} {reason}{last_lines}", code="worker_not_started")
+
+
+def _problem(operation: str, answer: str) -> str:
+    return f"failed while {operation}: {quote(answer)}" if answer else f"could not be reached while {operation}"

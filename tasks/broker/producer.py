@@ -16,6 +16,7 @@ from redis.exceptions import OutOfMemoryError
 
 from petiole.events.errors import BrokerFull, BrokerUnavailable, PublishOutcomeUnknown, queue_declared_otherwise
 from petiole.tasks.broker.topology import RABBITMQ, queue_declaration
+from petiole.tasks.stores.connections import ServerRefused
 
 if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
@@ -85,6 +86,8 @@ def open_producer(bus: BusRuntime, operation: str) -> Iterator[ConfirmingProduce
         except (OperationalError, AMQPError, MessageNacked) as error:
             if isinstance(error.__cause__, OutOfMemoryError):
                 raise BrokerFull(operation, str(error.__cause__)) from error
+            if isinstance(error.__cause__, ServerRefused):
+                raise BrokerUnavailable(operation, str(error.__cause__)) from error
             # Dropped instead of closed: closing would wait for an answer, too.
             producer.connection.collect()
             raise PublishOutcomeUnknown(operation) from error
@@ -94,7 +97,8 @@ def _connect(producer: Any, operation: str) -> None:
     try:
         producer.connection.ensure_connection(max_retries=2, interval_start=0, interval_step=0.2, interval_max=0.2)
     except (OperationalError, AMQPError) as error:
-        raise BrokerUnavailable(operation) from error
+        refusal = str(error.__cause__) if isinstance(error.__cause__, ServerRefused) else ""
+        raise BrokerUnavailable(operation, refusal) from error
 
 
 @contextmanager

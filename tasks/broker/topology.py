@@ -15,6 +15,7 @@ from kombu import Connection, Exchange, Queue
 
 from petiole.events.event import MAX_PRIORITY
 from petiole.tasks.runtime import bus_of, included_agents, joined
+from petiole.tasks.stores.connections import split_master_name
 from petiole.tasks.transport import with_transport_prefix
 from petiole.tasks.transport.address import PREFIX, check_broker_address
 
@@ -139,10 +140,11 @@ class EventAMQP(AMQP):
     def Connection(self, url: str | Sequence[str] | None = None, *args: Any, **options: Any) -> EventConnection:  # type: ignore[override]  # noqa: N802 - called only
         """Create a connection; for Redis it uses our transport."""
         settings = bus_of(self.app).settings
-        address = check_broker_address(joined(url))
+        address, master_name = split_master_name(check_broker_address(joined(url)))
         if settings.transport == "petiole":
             address = with_transport_prefix(address)
-        options["transport_options"] = _transport_options(address, settings) | (options.get("transport_options") or {})
+        own = _transport_options(address, settings) | ({"master_name": master_name} if master_name else {})
+        options["transport_options"] = own | (options.get("transport_options") or {})
         hostname: Any = address or None  # the stubs do not allow None, kombu does
         return EventConnection(hostname, *args, **options)
 

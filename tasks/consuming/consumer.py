@@ -19,6 +19,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias
 
+from amqp.exceptions import ChannelError, RecoverableConnectionError
 from billiard import pool as billiard_pool
 from celery import bootsteps
 from celery.concurrency.prefork import TaskPool as ProcessPool
@@ -26,6 +27,9 @@ from celery.concurrency.solo import TaskPool as SoloPool
 from celery.exceptions import NotRegistered
 from celery.worker import state
 from celery.worker.consumer.consumer import Consumer as CeleryConsumer
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from petiole.events.dead_letter import Cause
 from petiole.events.errors import UsageError
@@ -70,6 +74,7 @@ class Consumer(CeleryConsumer):
     app: Any
     timer: Any
     task_consumer: Any
+    loop: Any
     call_soon: Any
     connection_errors: Any
     channel_errors: Any
@@ -77,6 +82,20 @@ class Consumer(CeleryConsumer):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         limit_decompression(max_body_bytes(bus_of(self.app).settings.max_event_bytes))
+        # Celery repeats the consumer's start after these. The state store may be another server than the broker, and
+        # an error reply of either (tasks/stores/connections.py) is no reason to end the worker.
+        self.connection_errors = (*self.connection_errors, RedisConnectionError, RedisTimeoutError, ResponseError)
+        self.loop = partial(self._run_loop, self.loop)
+
+    def _run_loop(self, run: Callable[..., None], *arguments: Any) -> None:
+        """Run the event loop. A channel that the broker closes is a lost connection: Celery would end the worker.
+
+        RabbitMQ closes the channel of a worker whose handler runs for longer than its `consumer_timeout`.
+        """
+        try:
+            run(*arguments)
+        except ChannelError as error:
+            raise RecoverableConnectionError(f"the broker closed the channel: {error}") from error
 
     def create_task_handler(self, *args: Any, **options: Any) -> Callable[[ReceivedMessage], object]:
         """Wrap Celery's message handler, which catches only some errors, to dead-letter the message after any error."""

@@ -41,6 +41,7 @@ from petiole.tasks.dead_letters import apply_retention
 from petiole.tasks.instrumentation import JobFailed, JobRecovered
 from petiole.tasks.publishing.delayed import send_due
 from petiole.tasks.runtime import BusRuntime, bus_of
+from petiole.tasks.settlement.settlement import attempt_lease
 from petiole.tasks.settlement.undecodable import drain_undecodable
 from petiole.tasks.transport import leases
 
@@ -149,9 +150,13 @@ class PeriodicJobs(bootsteps.StartStopStep):
         wait()
 
 
-def _renew_leases(_: BusRuntime, consumer: Any) -> None:
+def _renew_leases(bus: BusRuntime, consumer: Any) -> None:
     if consumer.task_consumer:
         leases.renew_leases(consumer.task_consumer.channel)
+    running = [request.id for request in tuple(worker_state.active_requests)]
+    lease = attempt_lease(bus)
+    if lease is not None and running:
+        bus.stores.attempts.renew(running, lease)
 
 
 class _Activity:

@@ -41,7 +41,7 @@ from petiole.tasks.publishing import claim_check
 from petiole.tasks.publishing.document import ValidatedEvent
 from petiole.tasks.publishing.validation import validate
 from petiole.tasks.routing.table import Route, RoutingTable
-from petiole.tasks.stores.connection_pool import NotConnected
+from petiole.tasks.stores.connection_pool import NotExecuted
 from petiole.tasks.stores.delayed_messages import DelayedMessage
 from petiole.tasks.stores.deliveries import QueueEntry, queue_list
 from petiole.tasks.stores.keys import Keys
@@ -61,8 +61,10 @@ class Publication:
 
     Attributes:
         event: the event as it was published.
-        subscriptions: the names of the subscriptions that it was sent to.
-        was_repeated: the event had been published before; nothing was sent.
+        subscriptions: the names of the subscriptions that it was sent to; for an event that had been published
+            before, of those that match it now.
+        was_repeated: the event had been published before; nothing was sent. After a lost answer, a publish is repeated
+            by itself, so it may have been this call.
         was_buffered: the event is published when the handler succeeds.
         due: when a delayed event is published.
         unmatched: for a reply, why it reached no pending request.
@@ -216,7 +218,7 @@ def _call_store(publish: Callable[[], CommitResult], events: Sequence[ValidatedE
     """Call the script, and once more if the connection is lost during the call: a repeat is harmless."""
     try:
         return publish()
-    except NotConnected:
+    except NotExecuted:
         raise
     except (RedisConnectionError, RedisTimeoutError):
         try:
@@ -286,7 +288,7 @@ def _publish_one(bus: BusRuntime, validated: ValidatedEvent, producer: Confirmin
     routes = _routes(bus.routing(), validated)
     _check_order_is_kept(bus, routes)
     if bus.stores.history.record(event, validated.text) == "done":
-        return Publication(event, was_repeated=True)
+        return _build_publication(bus, validated, routes, was_new=False, unmatched=None)
     _send(bus, validated, routes, producer)
     reply = Reply.of(event)
     unmatched = bus.stores.requests.respond(reply, validated.text) if reply else None
@@ -334,10 +336,9 @@ def _build_publication(
     was_new: bool,  # noqa: FBT001 - positional, from a zipped row
     unmatched: UnmatchedReply | None,
 ) -> Publication:
-    event = validated.event
+    event, names = validated.event, tuple(route.name for route in routes)
     if not was_new:
-        return Publication(event, was_repeated=True, unmatched=unmatched)
-    names = tuple(route.name for route in routes)
+        return Publication(event, names, was_repeated=True, unmatched=unmatched)
     if bus.instrumentation.wants(EventPublished):
         record = EventPublished(
             event_type=event.event_type,

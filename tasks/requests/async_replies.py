@@ -18,9 +18,11 @@ from functools import partial
 from typing import Any, TypeVar
 
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from petiole.events.errors import duplicate_request
+from petiole.tasks.instrumentation import OperationFailed
 from petiole.tasks.publishing import threads
 from petiole.tasks.requests.pending import WAIT_SLICE_S, PendingRequest, should_stop_waiting
 from petiole.tasks.runtime import BusRuntime
@@ -83,7 +85,13 @@ class AsyncReplyReader:
         return future.result()
 
     def _forget(self, pending: PendingRequest) -> bool:
-        return self._bus.stores.requests.forget(pending.stored_id, pending.token)
+        """Cancel a request; return False if its reply has arrived. Without the store, it expires by itself."""
+        try:
+            return self._bus.stores.requests.forget(pending.stored_id, pending.token)
+        except RedisError as error:
+            failed = OperationFailed(operation="request.cancel_failed", exception=error, subject=pending.request_id)
+            self._bus.instrumentation.emit(failed)
+            return True
 
     def _start_reading(self) -> None:
         if self._reader is None or self._reader.done():

@@ -166,6 +166,7 @@ class PendingResponse(_Result, Generic[ValueT]):
         self._waiting = threading.RLock()
         self._text: str | None = None
         self._response: Response[ValueT] | None = None
+        self._is_store_away = False
 
     def get(
         self, timeout: float | None = None, *_: Any, disable_sync_subtasks: bool = True, **__: Any
@@ -187,6 +188,9 @@ class PendingResponse(_Result, Generic[ValueT]):
         with self._waiting:
             while self._response is None:
                 left_s = ends_at - time.monotonic()
+                if self._is_store_away and left_s <= 0:
+                    # Asking it for anything else would exceed the deadline further.
+                    raise self._pending.build_timeout_error(timeout)
                 if should_stop_waiting(self._bus):
                     self._stop()
                 elif left_s <= 0 or self._on_wait():
@@ -200,7 +204,8 @@ class PendingResponse(_Result, Generic[ValueT]):
     def forget(self) -> None:
         """Cancel the request. A reply that arrives afterwards is late."""
         if self._response is None:
-            self._bus.stores.requests.forget(self._pending.stored_id, self._pending.token)
+            with self._bus.state_store_access("cancelling a request"):
+                self._bus.stores.requests.forget(self._pending.stored_id, self._pending.token)
 
     def ready(self) -> bool:
         """Return whether the reply has arrived."""
@@ -235,8 +240,10 @@ class PendingResponse(_Result, Generic[ValueT]):
             text = self._text or self._bus.stores.requests.take(self._pending.stored_id, wait_s)
         except (RedisConnectionError, RedisTimeoutError):
             # The reply stays in its list; the wait continues until the deadline.
+            self._is_store_away = True
             time.sleep(min(wait_s, 0.2))
             return
+        self._is_store_away = False
         if text is not None:
             # Kept, because reading it may raise, and a later call reads it again.
             self._text = text

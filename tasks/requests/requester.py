@@ -34,7 +34,14 @@ from redis.exceptions import RedisError
 
 from petiole.events import responses
 from petiole.events.catalog.request import RequestEvent
-from petiole.events.errors import RequestTimedOut, duplicate_request, invalid_request, waiting_in_handler
+from petiole.events.errors import (
+    BrokerUnavailable,
+    RequestTimedOut,
+    StateStoreUnavailable,
+    duplicate_request,
+    invalid_request,
+    waiting_in_handler,
+)
 from petiole.events.errors.base import describe
 from petiole.events.ids import EventId
 from petiole.events.responses import REQUEST_EVENT_TYPE, Response
@@ -255,6 +262,9 @@ def _send_request(bus: BusRuntime, pending: PendingRequest, reply_to: str) -> No
         error = _find_unanswerable(bus, event, publication)
         if error is not None:
             commit(bus, [validate(bus, responses.build_error_reply(event, error))])
+    except (BrokerUnavailable, StateStoreUnavailable):
+        # Cancelling would wait for the same server again. The registration expires at the deadline.
+        raise
     except BaseException:
         cancel_request(bus, pending)
         raise

@@ -34,6 +34,7 @@ from petiole.events.errors import BrokerUnavailable, LeaseLost, StateStoreUnavai
 from petiole.events.event import Event
 from petiole.events.texts import error_text, safe_text
 from petiole.tasks.broker.messages import replay_number
+from petiole.tasks.broker.topology import RABBITMQ
 from petiole.tasks.instrumentation import (
     DeliveryDeferred,
     DeliveryLeaseLost,
@@ -65,6 +66,9 @@ if TYPE_CHECKING:
 
 MAX_CHECK_AGE_S = 1.0
 """How long after its fetch a delivery starts without another check of its lease, in seconds."""
+
+MIN_ATTEMPT_LEASE_S = 5.0
+"""Longer than a worker needs to connect to RabbitMQ again, in seconds; it renews leases every second."""
 
 REQUEUE_PAUSE_S = 0.5
 """How long a slot waits before it requeues a message, or tries again to store an outcome, in seconds."""
@@ -211,10 +215,38 @@ def begin(attempt: DeliveryAttempt, *, abortable: tuple[str, str] | None = None)
             consumer=lease.consumer if lease else "",
             max_crashes=attempt.bus.settings.max_delivery_crashes,
             abortable=abortable,
+            lease=attempt_lease(attempt.bus),
         )
     except RedisError as error:
         requeue(attempt, error)
     return replace(attempt, history=history)
+
+
+def attempt_lease(bus: BusRuntime) -> timedelta | None:
+    """Return for how long an attempt runs without a sign of its worker; None for a broker that has leases."""
+    if bus.driver != RABBITMQ:
+        return None
+    return timedelta(seconds=max(bus.settings.visibility_timeout_s, MIN_ATTEMPT_LEASE_S))
+
+
+def defer_copy(attempt: DeliveryAttempt, event: Event, running_for: timedelta) -> NoReturn:
+    """Let a copy of a delivery that another attempt handles wait until that attempt's lease would be over.
+
+    Raises:
+        Retry: the copy waits; the broker forgets it.
+        Reject: the store is unreachable; the broker redelivers the message.
+    """
+    due = datetime.now(UTC) + running_for
+    copy = _build_retry(attempt, None, event, due=due, priority=event.priority)
+    reason = "another worker still handles it"
+    try:
+        commit(attempt.bus, [], delayed=[copy])
+    except (BrokerUnavailable, StateStoreUnavailable) as error:
+        # Not `requeue`, which discards the attempt that runs.
+        time.sleep(REQUEUE_PAUSE_S)
+        raise Reject(error, requeue=True) from error
+    attempt.emit(DeliveryDeferred, attempt=attempt.history.number, error=reason, due=due)
+    raise Retry(reason, when=due)
 
 
 def _begin_entry(

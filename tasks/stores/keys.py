@@ -13,6 +13,7 @@ The keys of Celery and kombu begin with `Settings.queue_prefix`.
 | aggregations:<subscription>:<key>     | hash   | the parts received; whether completed    | DEDUPLICATION_WINDOW_S  |
 | async_replies:<uuid>                  | list   | replies to requests of one asyncio loop  | until taken, or 120 s   |
 | attempts:<delivery>                   | list   | attempts that failed, crashed or run     | until settled           |
+| running:<delivery>                    | string | lease of an attempt that runs (RabbitMQ) | until settled, or lost  |
 | blobs:<sha-256>                       | text   | content above the claim-check threshold  | 7 days after last use   |
 | circuit_windows:<name>                | hash   | calls and failures per tenth of a window | twice the window        |
 | circuits                              | set    | names of all dependencies ever called    | no limit                |
@@ -142,6 +143,9 @@ class Keys:
 
     def attempts(self, delivery_id: str) -> str:
         return f"{self.prefix}:attempts:{delivery_id}"
+
+    def running(self, delivery_id: str) -> str:
+        return f"{self.prefix}:running:{delivery_id}"
 
     @property
     def delayed(self) -> str:

@@ -10,6 +10,8 @@ A response's id is that of its `orchestrator.llm.requested` event. Chunks are nu
 Reading ends when an attempt ends: finished, failed, interrupted, or abandoned (its writer crashed), unless a newer
 attempt has already started. A `started` chunk with a higher `attempt` means that the text starts again. After
 `abandoned` or `failed`, a reader may continue reading: the delivery may be retried.
+
+Without the state store a reader waits, as for a silent writer, and continues where it was.
 """
 
 from __future__ import annotations
@@ -17,10 +19,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated
 
 from pydantic import Field
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import OutOfMemoryError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from petiole.events.arguments import checks_arguments
 from petiole.events.content import Count, Text
@@ -58,6 +64,7 @@ class ResponseStreamReader:
         Raises:
             StreamTimeout: No chunk arrived within `timeout`.
             StreamTruncated: The chunks after `after` have been deleted.
+            BrokerUnavailable, StateStoreUnavailable: The state store did not answer for `timeout`.
         """
         return self._read(_ReadPosition(stream_id, answer_id, after, timeout))
 
@@ -81,24 +88,48 @@ class ResponseStreamReader:
         return self._read_async(_ReadPosition(stream_id, None, after, timeout))
 
     def _read(self, position: _ReadPosition) -> Iterator[Chunk]:
-        streams = self.bus.stores.response_streams
         while True:
-            yield from position.select(_read_next(streams, position))
+            yield from position.select(self._read_available(position))
             if position.is_finished:
                 return
-            streams.wait(position.stream_id, after=position.after, timeout_s=position.remaining_wait_s())
+            wait_s = self._remaining_wait_s(position)
+            if position.outage is None:
+                with _noting_outage(position):
+                    self.bus.stores.response_streams.wait(position.stream_id, after=position.after, timeout_s=wait_s)
+            else:
+                time.sleep(wait_s)
 
     async def _read_async(self, position: _ReadPosition) -> AsyncIterator[Chunk]:
         streams = self.bus.stores.response_streams
         async with self.bus.connect_async() as client:
             while True:
-                for chunk in position.select(await asyncio.to_thread(_read_next, streams, position)):
+                for chunk in position.select(await asyncio.to_thread(self._read_available, position)):
                     yield chunk
                 if position.is_finished:
                     return
-                await streams.wait_async(
-                    client, position.stream_id, after=position.after, timeout_s=position.remaining_wait_s()
-                )
+                wait_s = self._remaining_wait_s(position)
+                if position.outage is None:
+                    with _noting_outage(position):
+                        await streams.wait_async(client, position.stream_id, after=position.after, timeout_s=wait_s)
+                else:
+                    await asyncio.sleep(wait_s)
+
+    def _read_available(self, position: _ReadPosition) -> Sequence[Chunk]:
+        """Read the next chunks; none if the state store does not answer. Raises StreamTruncated."""
+        with _noting_outage(position):
+            chunks = _read_next(self.bus.stores.response_streams, position)
+            position.outage = None
+            return chunks
+        return ()
+
+    def _remaining_wait_s(self, position: _ReadPosition) -> float:
+        """Return how long to wait for the next chunk. Raises StreamTimeout, or the outage that lasted as long."""
+        try:
+            return position.remaining_wait_s()
+        except StreamTimeout:
+            if position.outage is None:
+                raise
+            raise self.bus.outage("reading a response", position.outage) from position.outage
 
 
 @dataclass(slots=True)
@@ -113,6 +144,7 @@ class _ReadPosition:
     has_begun: bool = False
     checked_at: float = float("-inf")
     last_chunk_at: float = field(default_factory=time.monotonic)
+    outage: Exception | None = None
 
     def select(self, chunks: Sequence[Chunk]) -> Iterator[Chunk]:
         """Yield the chunks of the requested response, and advance the position."""
@@ -131,11 +163,21 @@ class _ReadPosition:
         return min(READ_SLICE_S, left_s)
 
 
+@contextmanager
+def _noting_outage(position: _ReadPosition) -> Iterator[None]:
+    """End the block at an error of a state store that does not answer; the position has the error."""
+    try:
+        yield
+    except (RedisConnectionError, RedisTimeoutError, OutOfMemoryError) as error:
+        position.outage = error
+
+
 def _read_next(streams: ResponseStreams, position: _ReadPosition) -> Sequence[Chunk]:
     """Read the next chunks, and mark responses as lost whose writers died. Raises StreamTruncated."""
     if time.monotonic() - position.checked_at >= READ_SLICE_S:
-        streams.mark_lost(position.stream_id)
+        # First: a full store refuses the check, and the next call reads.
         position.checked_at = time.monotonic()
+        streams.mark_lost(position.stream_id)
     if not position.has_begun:
         _seek_start(streams, position)
     chunks = streams.read(position.stream_id, after=position.after)

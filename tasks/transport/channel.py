@@ -22,6 +22,7 @@ from kombu.transport import redis as stock
 from kombu.utils.json import dumps
 from redis.exceptions import NoScriptError, ResponseError
 
+from petiole.tasks.stores.connections import SENTINEL_TIMEOUTS
 from petiole.tasks.transport.ack_sender import MAX_ACK_DELAY_S, AckSender
 from petiole.tasks.transport.commands import PUT, Fetched, GiveBack, QueueSource, RedisCommand, TransportCommands
 from petiole.tasks.transport.consumer_id import new_consumer_id
@@ -594,5 +595,7 @@ class Channel(BatchingChannel, stock.Channel):
 
 class SentinelChannel(BatchingChannel, stock.SentinelChannel):
     """A channel to the server that Sentinel selects."""
+
+    sentinel_kwargs = SENTINEL_TIMEOUTS
 
     from_transport_options = stock.SentinelChannel.from_transport_options + LEASE_OPTIONS

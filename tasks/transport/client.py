@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import redis
 from kombu.transport import redis as stock
 
+from petiole.tasks.stores.connections import watch_refusals
 from petiole.tasks.stores.keys import Keys
 from petiole.tasks.transport.commands import TransportCommands
 from petiole.tasks.transport.consumer_id import connection_name
@@ -60,12 +61,19 @@ class ClientChannel(_Stock):
         # Without a bus, apps that share a server are told apart by kombu's prefix alone.
         return Keys(self.state_prefix or f"{self.global_keyprefix}petiole")
 
+    def check_writable(self) -> None:
+        """Raise ConnectionError if the server refuses writes: a replica accepts connections, too."""
+        # Nothing has this name. A full server accepts a deletion.
+        self._commands.client.delete(f"{self._keys.prefix}:writable")
+
     def use_consumer_id(self, consumer_id: str) -> None:
         """Lease under this id from now on."""
         self.consumer_id, self._cached_commands = consumer_id, None
 
     def _connparams(self, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002 - kombu's
-        return super()._connparams(asynchronous) | {"client_name": connection_name()}
+        parameters = super()._connparams(asynchronous)
+        parameters["connection_class"] = watch_refusals(parameters["connection_class"])
+        return parameters | {"client_name": connection_name()}
 
     def _get_pool(self, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002 - kombu's
         if self.connection is None or self.connection.client is None:

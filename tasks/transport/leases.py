@@ -25,6 +25,7 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
+from petiole.tasks.stores.connections import ServerRefused
 from petiole.tasks.transport.client import ClientChannel
 from petiole.tasks.transport.commands import Renewal
 from petiole.tasks.transport.consumer_id import is_connected
@@ -142,7 +143,7 @@ class Leases(ClientChannel):
             return set()
         try:
             clients: Any = self._commands.client.client_list()
-        except ResponseError:
+        except (ResponseError, ServerRefused):
             # An account without the right to list connections.
             return set()
         names = {client["name"] for client in clients}

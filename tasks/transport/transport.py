@@ -56,6 +56,7 @@ class Transport(stock.Transport):
     Channel: Any = Channel
     loop: Any = None
     worker_pid: int | None = None
+    _avail_channels: Any
 
     def __init__(self, client: Any, **options: Any) -> None:
         kombu_compat.check_kombu()
@@ -77,11 +78,21 @@ class Transport(stock.Transport):
         deadline = monotonic() + (CONNECT_TIMEOUT_S if is_in_worker else 0)
         while True:
             try:
-                return super().establish_connection()
+                return self._connect()
             except self.connection_errors:
                 if monotonic() >= deadline:
                     raise
                 sleep(CONNECT_RETRY_S)
+
+    def _connect(self) -> Any:
+        """Connect to a server that accepts writes; a worker waits for one here, with pauses that grow."""
+        connection = super().establish_connection()
+        try:
+            self._avail_channels[-1].check_writable()
+        except self.connection_errors:
+            self._avail_channels.pop().close()
+            raise
+        return connection
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         """Register with the worker's event loop, which lets acks and small fetches wait to be batched."""

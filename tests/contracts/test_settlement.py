@@ -311,6 +311,37 @@ def test_a_crashed_child_counts_as_a_crash_while_its_worker_lives(engine, stores
     assert stores.attempts.begin(DELIVERY, "one", consumer="one").crashes == 1
 
 
+def test_while_an_attempt_is_renewed_no_copy_begins_and_none_counts_as_a_crash(stores, eventually):
+    stores.attempts.begin(DELIVERY, "one", lease=timedelta(seconds=0.2))
+    stores.attempts.renew([DELIVERY], timedelta(seconds=60))
+
+    left = stores.attempts.begin(DELIVERY, "two", lease=timedelta(seconds=60)).running_for
+    stores.attempts.renew([DELIVERY], timedelta(seconds=0.05))
+
+    assert timedelta(seconds=50) < left <= timedelta(seconds=60)
+    eventually(lambda: stores.attempts.begin(DELIVERY, "two", lease=timedelta(seconds=60)).crashes == 1, 5)
+
+
+def test_the_retry_of_an_attempt_need_not_wait_for_its_lease(engine, one):
+    engine.send_message(1)
+    fetched, lease = one.fetch_one(), timedelta(seconds=60)
+    engine.stores.attempts.begin("1", "one", lease=lease)
+
+    one.settle(fetched, "retrying")
+
+    assert engine.stores.attempts.begin("1", "two", lease=lease).running_for is None
+
+
+@pytest.mark.parametrize("end", ["discarded", "crashed"])
+def test_the_end_of_an_attempt_ends_its_lease(end, stores):
+    lease = timedelta(seconds=60)
+    stores.attempts.begin(DELIVERY, "one", lease=lease)
+
+    stores.attempts.discard_last(DELIVERY) if end == "discarded" else stores.attempts.record_crash(DELIVERY)
+
+    assert stores.attempts.begin(DELIVERY, "two", lease=lease).running_for is None
+
+
 def test_a_discarded_attempt_counts_for_nothing(stores):
     stores.attempts.begin(DELIVERY, "one")
     stores.attempts.discard_last(DELIVERY)

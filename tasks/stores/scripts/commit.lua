@@ -28,7 +28,7 @@ local FIRST, PER_EVENT, PER_DELIVERY = 18, 7, 4
 local is_entry = slot ~= ''
 local leases, slots = prefix .. ':consumers:' .. consumer, prefix .. ':consumers:' .. consumer .. ':slots'
 local counters, inbox, attempts = prefix .. ':counters', prefix .. ':inbox:' .. delivery, prefix .. ':attempts:' .. delivery
-local leased
+local running, leased = prefix .. ':running:' .. delivery, nil
 if outcome ~= '' then
   local last_tag, answer = (is_entry and redis.call('HGET', slots, slot) or ''):match('^(.-)\n(.*)$')
   if last_tag == tag then
@@ -185,8 +185,9 @@ if is_entry then
   redis.call('HSET', slots, slot, tag .. '\n' .. cjson.encode(result))
 elseif is_ended then
   redis.call('SET', inbox, 'done', 'PX', inbox_ms)
-  redis.call('DEL', attempts)
+  redis.call('DEL', attempts, running)
 else
+  redis.call('DEL', running)
   -- Record the failed attempt, or discard it.
   redis.call('RPOP', attempts)
   if settlement.failed_attempt then

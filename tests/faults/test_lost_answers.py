@@ -1,0 +1,146 @@
+"""A server that goes away between a command and its answer, while requests and readers wait."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from petiole.events.errors import BrokerUnavailable, PublishOutcomeUnknown, RequestTimedOut
+from petiole.tasks import Agent, Chunk, ResponseStreamReader, runtime
+from petiole.tasks.requests.requester import PendingResponse, Requester, Response
+from tests.support.apps import a_bus, publish_once
+from tests.support.inside import Inside
+from tests.support.lost_answers import begin_response, lose_the_next_answer, write_response
+from tests.support.polling import wait_until
+from tests.support.traffic import an_event
+
+service = Agent("data_service")
+
+
+@service.answers("echo")
+def echo(text: str) -> str:
+    return text
+
+
+@service.on("input.*")
+def hear(event) -> None: ...
+
+
+def test_a_request_whose_publish_lost_its_answer_waits_for_its_responder(clean_broker_url, monkeypatch):
+    bus = a_bus(clean_broker_url, service)
+    lose_the_next_answer(bus, monkeypatch)
+
+    response: PendingResponse[object] = Requester(bus)("echo", responder="data_service", text="hi", timeout=30)
+
+    assert not response.ready()
+    assert Inside(bus).topics() == ["request.made"]
+
+
+def test_a_publish_that_lost_its_answer_tells_who_gets_the_event(clean_broker_url, monkeypatch):
+    bus = a_bus(clean_broker_url, service)
+    lose_the_next_answer(bus, monkeypatch)
+
+    assert publish_once(bus, an_event()).subscriptions == ("data_service.hear",)
+
+
+@pytest.fixture
+def hurried(monkeypatch) -> None:
+    """Let clients wait a second for an answer."""
+    monkeypatch.setitem(runtime._CLIENT, "socket_timeout", 1)
+
+
+def seconds_of(call: Callable[[], object], error: type[Exception]) -> float:
+    began = time.monotonic()
+    with pytest.raises(error):
+        call()
+    return time.monotonic() - began
+
+
+def test_a_request_at_a_server_that_does_not_answer_fails_as_soon_as_a_publish(server, hurried):
+    bus = a_bus(server.url, service)
+    request = Requester(bus)
+    publish_once(bus, an_event())
+
+    with server.frozen():
+        published_s = seconds_of(lambda: publish_once(bus, an_event()), PublishOutcomeUnknown)
+        requested_s = seconds_of(lambda: request("echo", responder="data_service", text="hi"), PublishOutcomeUnknown)
+        awaited_s = seconds_of(
+            lambda: asyncio.run(request.aio("echo", responder="data_service", text="hi")), PublishOutcomeUnknown
+        )
+
+    assert max(requested_s, awaited_s) < published_s + 0.9
+
+
+def test_a_server_that_stops_answering_delays_the_end_of_a_request_by_one_wait_at_most(server, hurried):
+    bus = a_bus(server.url, service)
+    response: PendingResponse[object] = Requester(bus)("echo", responder="data_service", text="hi", timeout=1)
+
+    with server.frozen():
+        took_s = seconds_of(response.get, RequestTimedOut)
+
+    assert took_s < 1 + 2.5
+
+
+def test_awaiting_a_request_ends_at_its_deadline_without_the_server(server, hurried):
+    bus = a_bus(server.url, service)
+
+    def clients() -> list[dict[str, str]]:
+        with server.client() as client:
+            return list(client.client_list())
+
+    async def wait() -> None:
+        task: asyncio.Future[Response[object]] = asyncio.ensure_future(
+            Requester(bus).aio("echo", responder="data_service", text="hi", timeout=1)
+        )
+        await asyncio.to_thread(wait_until, lambda: any(each["cmd"] == "blpop" for each in clients()), 20)
+        server.kill()
+        with pytest.raises(RequestTimedOut):
+            await task
+
+    asyncio.run(wait())
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_readers_continue_after_a_restart_of_the_server(way, server, eventually):
+    bus = a_bus(server.url)
+    begin_response(bus)
+    write_response(bus, "one ")
+    read = ResponseStreamReader(a_bus(server.url))
+    chunks: list[str] = []
+
+    def note(chunk: Chunk) -> None:
+        chunks.append(chunk.text)
+
+    async def read_async() -> None:
+        async for chunk in read.aio("s", "a", timeout=30):
+            note(chunk)
+
+    def read_all() -> None:
+        if way == "async":
+            asyncio.run(read_async())
+            return
+        for chunk in read("s", "a", timeout=30):
+            note(chunk)
+
+    thread = threading.Thread(target=read_all)
+    thread.start()
+    eventually(lambda: "one " in chunks, 20)
+    server.kill()
+    server.start()
+    write_response(bus, "two ", ".")
+    thread.join(30)
+
+    assert "".join(chunks) == "one two ."
+
+
+def test_a_reader_is_told_of_a_server_that_does_not_come_back(server):
+    bus = a_bus(server.url)
+    begin_response(bus)
+    server.kill()
+
+    with pytest.raises(BrokerUnavailable, match="while reading a response"):
+        list(ResponseStreamReader(bus)("s", "a", timeout=1))
