@@ -155,7 +155,9 @@ class BusRuntime:
     @property
     def broker_url(self) -> str:
         """The broker's URL as kombu's own transports read it; empty if none is configured. Raises NotConfigured."""
-        return without_transport_prefix(check_broker_address(joined(self.app.conf.broker_write_url)))
+        with self._making:  # another thread may be loading the app's configuration
+            url = self.app.conf.broker_write_url
+        return without_transport_prefix(check_broker_address(joined(url)))
 
     def check_addresses(self) -> None:
         """Raise NotConfigured if there is no broker or no state store, or the address of one cannot be used."""

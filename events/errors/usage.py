@@ -148,7 +148,7 @@ def reserved_name(name: str) -> UsageError:
     return UsageError(
         f"an agent cannot be named {name!r}, like a queue, a key or a task of Celery or Petiole; "
         "choose another name, which is not 'petiole' or 'publish' and does not begin with 'celery' or 'unacked'",
-        code="invalid_name",
+        code="reserved_name",
     )
 
 

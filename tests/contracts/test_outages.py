@@ -10,11 +10,12 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from petiole.events import TextContent, TextMessageEvent
 from petiole.events.errors import BrokerUnavailable, NotConfigured, PublishOutcomeUnknown, StateStoreUnavailable
-from petiole.tasks import EventBus, dead_letters, runtime, shadow_traffic
+from petiole.tasks import EventBus, dead_letters, shadow_traffic
 from petiole.tasks.operations.history_replay import replay_history
 from petiole.tasks.patterns.idempotency import forget_call, mark_done
 from petiole.tasks.publishing import claim_check
 from petiole.tasks.sessions.session import open_session
+from petiole.tasks.stores import connections
 from petiole.tasks.stores.blobs import build_blob
 from petiole.workers import cli
 from tests.support.apps import a_bus, publish_once
@@ -157,7 +158,7 @@ def test_more_threads_than_connections_publish_one_after_another(clean_broker_ur
 def test_without_a_free_connection_nothing_was_sent_and_the_setting_is_named(
     clean_broker_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runtime, "_FREE_CONNECTION_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(connections, "FREE_CONNECTION_TIMEOUT_S", 0.1)
     bus = a_bus(clean_broker_url, max_state_connections=1)
     publish(bus)
 

@@ -25,7 +25,7 @@ end
 local function reroute_waiting(group)
   local waiting = redis.call('LRANGE', groups .. ':' .. group, 0, -1)
   redis.call('DEL', groups .. ':' .. group)
-  redis.call('SREM', groups .. ':active', group)
+  redis.call('SREM', prefix .. ':active_message_groups', group)
   for _, item in ipairs(waiting) do
     local home, entry = item:match('^(.-)\n(.*)$')
     redis.call('HINCRBY', groups, home:match(':queues:(.*):%d+$'), -1)

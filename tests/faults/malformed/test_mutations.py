@@ -1,4 +1,4 @@
-"""Mutations of real messages end as handled or as one dead letter.
+"""Mutations of real messages end as handled, as parked, or as one dead letter.
 
 PETIOLE_FAULTS=full sends 100,000 of them instead of 1,000.
 """
@@ -67,7 +67,7 @@ def spoiled(chance: random.Random, text: bytes) -> bytes:
 
 
 @pytest.mark.timeout(3_600 if IS_FULL else 150)
-def test_a_spoiled_message_ends_as_handled_or_as_one_dead_letter(system, capsys):
+def test_a_spoiled_message_is_handled_or_parked_or_one_dead_letter(system, capsys):
     chance = random.Random(SEED)
     worker = system.start()
     begun = time.monotonic()
@@ -84,10 +84,12 @@ def test_a_spoiled_message_ends_as_handled_or_as_one_dead_letter(system, capsys)
     system.await_settled()
 
     sent, causes = len(seen), Counter(letter.cause for letter in system.letters())
-    tally = f"sent {sent}, handled {system.handled() - 1}, dead letters {causes.total()}: {dict(causes)}"
+    # A message may have become one for another version of the agent or of the type.
+    parked = system.inside.counts().get("parked", 0)
+    tally = f"sent {sent}, handled {system.handled() - 1}, parked {parked}, dead letters {dict(causes)}"
     with capsys.disabled():
         print(f"\nseed {SEED}, {time.monotonic() - begun:.0f} s: {tally}; worker deaths 0")
-    assert system.handled() - 1 + causes.total() == sent, f"{tally}; among them {unaccounted(system, seen)}"
+    assert system.handled() - 1 + parked + causes.total() == sent, f"{tally}; among them {unaccounted(system, seen)}"
 
 
 def unaccounted(system: System, sent: set[bytes]) -> list[bytes]:

@@ -44,12 +44,12 @@ def test_the_user_hears_of_an_endpoint_that_does_not_answer(
 
 
 def test_an_answer_that_is_too_long_for_an_event_is_told_to_the_user(team: Team, endpoint: Endpoint) -> None:
-    endpoint.reply = lambda question: [a_chunk("x" * 600_000)] * 2
+    endpoint.reply = lambda question: [a_chunk("x" * 1_500_000)] * 3
 
     events = team().send_through(a_message(), timeout=15)
 
     (failed,) = said(events, ResponseFailedEvent)
-    assert "it has more than 1,000,000 characters" in failed.content.error
+    assert "it has more than 4,194,304 characters" in failed.content.error
     assert len(said(events, ResponseReadyEvent)) == 1
 
 

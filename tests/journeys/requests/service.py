@@ -45,6 +45,10 @@ def a_data_service() -> Agent:
     def fail() -> None:
         raise KeyError("no such user")
 
+    @agent.answers("break")
+    def break_down() -> None:
+        raise RuntimeError("the disk is full")
+
     return agent
 
 

@@ -21,10 +21,10 @@ from tests.support.inside import Inside
 
 
 def test_a_failing_answer_is_tried_once_and_kept_as_a_dead_letter(asked):
-    asked.request("fail", responder="data_service").get()
+    asked.request("break", responder="data_service").get()
 
     letter = asked.expect_dead_letter()
-    assert (letter.subscription, len(letter.attempts)) == ("data_service.fail", 1)
+    assert (letter.subscription, len(letter.attempts)) == ("data_service.break_down", 1)
 
 
 def test_a_second_request_under_an_id_that_is_waited_for_is_refused(harness):

@@ -67,9 +67,9 @@ def test_two_names_never_share_a_key_whatever_separators_they_contain(prefix):
 
 @pytest.mark.parametrize("name", ["petiole", "publish", "celery", "celeryev", "celery_delayed_27", "unacked_index"])
 def test_an_agent_named_like_a_queue_or_key_of_the_system_is_refused(name):
-    with pytest.raises(UsageError, check=has_code("invalid_name"), match="choose another name"):
+    with pytest.raises(UsageError, check=has_code("reserved_name"), match="choose another name"):
         Agent(name)
-    with pytest.raises(UsageError, check=has_code("invalid_name"), match="choose another name"):
+    with pytest.raises(UsageError, check=has_code("reserved_name"), match="choose another name"):
         EventBus().subscribe("input.*", print, agent=name)
 
 
