@@ -99,7 +99,7 @@ def test_a_purge_reaches_what_waits_for_its_turn(node, inside):
 
     purged = json.loads(node.command("subscriptions", "withdraw", "teller.tell", "--purge", "--json"))
 
-    assert purged == {"name": "teller.tell", "purged": 30}
+    assert purged == {"name": "teller.tell", "purged": 30, "rerouted": None}
     assert (inside.queue_depth("teller"), inside.ordered(), inside.ordered_waiting()) == (0, [], {"teller": 0})
 
 

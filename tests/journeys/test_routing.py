@@ -274,7 +274,7 @@ def test_a_subscription_is_withdrawn_as_it_is_said(type_, bus):
     drained, purged = type_("withdraw", "shop.hear", "--drain"), type_("withdraw", "shop.hurry", "--purge", "--json")
 
     assert drained.stdout == "withdrew shop.hear; waiting deliveries are still handled\n"
-    assert json.loads(purged.stdout) == {"name": "shop.hurry", "purged": 1}
+    assert json.loads(purged.stdout) == {"name": "shop.hurry", "purged": 1, "rerouted": None}
     assert waiting(bus) == ["shop.hear"]
     assert Inside(bus).subscriptions() == []
 
@@ -282,8 +282,8 @@ def test_a_subscription_is_withdrawn_as_it_is_said(type_, bus):
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("shop.hear",), 2, "either --drain or --purge"),
-        (("shop.hear", "--drain", "--purge"), 2, "either --drain or --purge"),
+        (("shop.hear",), 2, "use one of --drain, --purge and --to"),
+        (("shop.hear", "--drain", "--purge"), 2, "use one of --drain, --purge and --to"),
         (("shop.here", "--drain"), 1, "no subscription 'shop.here' exists; did you mean 'shop.hear'?"),
         (("nobody", "--purge"), 1, "no subscription 'nobody' exists; see: petiole subscriptions"),
     ],
