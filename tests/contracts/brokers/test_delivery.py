@@ -141,14 +141,14 @@ def test_what_a_handler_says_is_said_once_though_its_worker_dies(system, eventua
     for number in range(deaths):
         # Not awaited: it may die before it says that it is ready.
         worker = system.node.start(*WORKER, "-n", f"{number}@%h")
-        assert worker.wait(timeout=20) == -signal.SIGKILL, system.node.logs()
+        assert worker.wait(timeout=60) == -signal.SIGKILL, system.node.logs()
     system.worker()
 
     # On Redis nothing is left to deliver again: what was said, and the end of the delivery, are one step.
     def is_over() -> bool:
         return "'duplicate'" in system.node.logs() if deaths == 2 else Inside(system.url).is_idle("one")
 
-    eventually(is_over, 20, system.node.logs)
+    eventually(is_over, 60, system.node.logs)
     assert system.topics() == {"input.message.received": 1, "message.said.one": 1, "message.said.two": 1}
     assert int(system.state.get("runs")) == deaths
 
