@@ -45,7 +45,7 @@ from petiole.tasks.patterns import shadow_traffic
 from petiole.tasks.publishing import claim_check
 from petiole.tasks.publishing.document import read_event
 from petiole.tasks.runtime import BusRuntime, BusTask
-from petiole.tasks.settlement import parking, settlement
+from petiole.tasks.settlement import failures, parking, settlement
 from petiole.tasks.settlement.dead_lettering import cause_of
 from petiole.tasks.settlement.outcomes import DeadLettered, Outcome
 from petiole.tasks.settlement.settlement import DeliveryAttempt, LazyDocument, build_attempt
@@ -119,7 +119,7 @@ def _settle_unexpected(delivery: Delivery, error: BaseException) -> NoReturn:
     """End a delivery that failed outside its handler."""
     if isinstance(error, settlement.OUTAGES):
         settlement.requeue(delivery.attempt, error)
-    settlement.dead_letter_unhandled(
+    failures.dead_letter_unhandled(
         delivery.attempt,
         as_failure(error, delivery.attempt.task),
         cause_of(error),
@@ -191,7 +191,7 @@ def check_deliverable(delivery: Delivery, event: Event) -> tuple[Delivery, Outco
     delivery = replace(delivery, attempt=settlement.begin(delivery.attempt, abortable=abortable))
     history = delivery.attempt.history
     if history.running_for is not None:
-        settlement.defer_copy(delivery.attempt, event, history.running_for)
+        failures.defer_copy(delivery.attempt, event, history.running_for)
     if history.is_settled:
         return delivery, Outcome.DUPLICATE
     if history.is_aborted:
@@ -213,7 +213,7 @@ def check_deliverable(delivery: Delivery, event: Event) -> tuple[Delivery, Outco
 
 
 def _dead_letter(delivery: Delivery, event: Event, error: Permanent) -> NoReturn:
-    settlement.dead_letter_unhandled(
+    failures.dead_letter_unhandled(
         delivery.attempt, error, cause_of(error), event=event, is_published=_is_published(delivery)
     )
 
@@ -247,7 +247,7 @@ def handle_failure(delivery: Delivery, event: Event, error: Exception) -> NoRetu
     """Settle an attempt whose handler failed. Raises as `settle_failure`."""
     subscription = delivery.handler.subscription
     priority = event.priority if subscription.priority is None else subscription.priority
-    settlement.settle_failure(
+    failures.settle_failure(
         delivery.attempt,
         error,
         delivery.handler.retry,

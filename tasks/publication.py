@@ -232,7 +232,7 @@ class PublishTask(BusTask):
 
     def _run_for_client(self, event: Event | Document, due: datetime | None) -> Publication | Outcome:
         """Publish for a caller of `publish.delay`. No caller waits, so an event that fails becomes a dead letter."""
-        from petiole.tasks.settlement import parking, settlement
+        from petiole.tasks.settlement import failures, parking, settlement
         from petiole.tasks.settlement.dead_lettering import cause_of
 
         attempt = settlement.build_attempt(
@@ -246,7 +246,7 @@ class PublishTask(BusTask):
         except (UsageError, PayloadUnreadable) as error:
             if is_validated and (parked := parking.park(attempt, error, due=due)):
                 return parked
-            settlement.dead_letter_unhandled(settlement.begin(attempt), error, cause_of(error))
+            failures.dead_letter_unhandled(settlement.begin(attempt), error, cause_of(error))
         try:
             publication = _publish_or_delay(self.bus, validated, due)
             if attempt.letter_id is not None:
@@ -256,7 +256,7 @@ class PublishTask(BusTask):
         except (UsageError, QueueFull) as error:
             event = validated.event
             retry = RetryPolicy(max_attempts=QUEUE_FULL_ATTEMPTS)
-            settlement.settle_failure(settlement.begin(attempt), error, retry, event=event, priority=event.priority)
+            failures.settle_failure(settlement.begin(attempt), error, retry, event=event, priority=event.priority)
         return publication
 
 

@@ -27,7 +27,7 @@ BROAD_EXCEPTS = {
     "tasks/patterns/idempotency.py": "the idempotency record is released, and the error is raised again",
     "tasks/requests/requester.py": "the pending request is cancelled, and the error is raised again",
     "tasks/resilience/guarded.py": "the circuit breaker records the failure, and the error is raised again",
-    "tasks/settlement/settlement.py": "what cannot be recorded of a failure is reported; the broker keeps the message",
+    "tasks/settlement/failures.py": "what cannot be stored of a failure is reported; a bare letter is stored, or none",
     "workers/observability/readiness.py": "every error of a server is a reason why it is not ready",
     "workers/tools/mcp/connection.py": "a foreign server may raise anything; the error becomes the tool's",
     "workers/tools/tool.py": "a tool may raise anything; the error becomes a failed tool call",
