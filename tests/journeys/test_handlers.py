@@ -200,6 +200,7 @@ def compute_and_catch_all(event: Event) -> None:
 def yield_and_never_end(event: Event) -> Iterator[Event]:
     while True:
         yield say("again", event)
+        time.sleep(0.002)  # more than a thousand events end the handler, too
 
 
 def return_late(event: Event) -> MessageEvent:
