@@ -16,14 +16,21 @@ from unittest.mock import patch
 import time_machine
 from kombu.utils import functional
 
+from petiole.tasks import delivery
 from petiole.tasks.consuming import consumer
+from petiole.tasks.handling import invocation
 from petiole.tasks.stores.scripts import Script
 from petiole.tasks.transport import channel, consumer_id, leases, qos, transport
 from tests.simulation.promises import broken
-from tests.simulation.worker import Jobs
+from tests.simulation.worker import ChildDied, Jobs
 from tests.simulation.world import Broken, Tally, World
 
 BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def is_death(error: BaseException) -> bool:
+    """Tell whether a process ends: nothing can settle its delivery."""
+    return isinstance(error, ChildDied)
 
 
 class NoThread:
@@ -106,6 +113,8 @@ def _one_clock(world: World) -> Iterator[None]:
             (consumer_id, "current_process_id", world.process_name),
             (consumer_id, "_numbers", itertools.count(1)),
             (consumer, "JobQueue", Jobs),
+            (invocation, "is_shutdown", is_death),
+            (delivery, "is_shutdown", is_death),
             (consumer, "_running_tags", lambda simulated: simulated.running_tags()),
         ):
             stack.enter_context(patch.object(owner, name, value))

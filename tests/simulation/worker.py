@@ -23,6 +23,7 @@ from redis.exceptions import RedisError
 
 from petiole.events.errors import BrokerUnavailable, StateStoreUnavailable
 from petiole.tasks.consuming.consumer import LeaseTakeover
+from petiole.tasks.consuming.direct import run_entry
 from petiole.tasks.consuming.request import record_crash
 from petiole.tasks.publishing.delayed import send_due
 from petiole.tasks.stores.deliveries import QueueEntry
@@ -238,7 +239,9 @@ class Worker:
         run = self.running[self.turns.current]
         try:
             if callable(waiting):
-                waiting()
+                request = waiting.__self__
+                request.begin(1)
+                request.finish(is_requeued=not request.revoked() and run_entry(request.task, request.parts))
             elif self._call(waiting):
                 waiting.ack()
             else:
@@ -248,8 +251,8 @@ class Worker:
             if callable(waiting):
                 waiting.__self__.crash()
             else:
-                request: Any = SimpleNamespace(message=waiting, id=run.delivery, bus=self.world.bus)
-                record_crash(request)
+                crashed: Any = SimpleNamespace(message=waiting, id=run.delivery, bus=self.world.bus)
+                record_crash(crashed)
                 waiting.reject(requeue=True)
 
     def _call(self, message: Any) -> bool:
