@@ -53,8 +53,8 @@ class System:
         return self.bus.redis
 
     def codes(self) -> list[str]:
-        """Run the command; returns the codes of its findings, and checks its exit code and that each says what to do."""
-        self.monkeypatch.setattr(doctor, "typed_app", lambda: self.bus)
+        """Run the command; returns the codes of its findings, and checks exit code and remedies."""
+        self.monkeypatch.setattr(doctor, "connected_app", lambda: self.bus)
         shown = CliRunner().invoke(petiole, ["doctor", "--json"])
         findings = json.loads(shown.stdout)
         assert shown.exit_code == (1 if findings else 0), shown.output
@@ -278,7 +278,7 @@ def test_a_replica_is_found_before_anything_is_asked_of_it(tmp_path, monkeypatch
     url = embedded_broker.start_broker(tmp_path).url
     bus = a_bus(url)
     bus.redis.replicaof("127.0.0.1", str(free_ports(1)[0]))
-    monkeypatch.setattr(doctor, "typed_app", lambda: bus)
+    monkeypatch.setattr(doctor, "connected_app", lambda: bus)
 
     shown = CliRunner().invoke(petiole, ["doctor", "--json"])
 

@@ -16,6 +16,7 @@ import click
 from celery.utils.imports import cwd_in_path
 
 from petiole.events.errors import UsageError
+from petiole.events.registry import EventRegistry
 from petiole.events.topics import check_pattern
 from petiole.tasks.bus import default_bus
 from petiole.tasks.runtime import BusRuntime
@@ -93,16 +94,14 @@ def connected_app() -> BusRuntime:
     return default_bus
 
 
-def typed_app() -> BusRuntime:
-    """Return `connected_app()` with the event types of PETIOLE_EVENT_TYPES and of the modules in PETIOLE_AGENTS.
+def load_types(bus: BusRuntime) -> EventRegistry:
+    """Return the event types of a bus, with those of PETIOLE_EVENT_TYPES and of the modules in PETIOLE_AGENTS.
 
     The bundled agents are not loaded: their types are in the catalog. Raises UsageError for a module that is missing.
     """
-    bus = connected_app()
-    _ = bus.event_registry  # loads PETIOLE_EVENT_TYPES
     with cwd_in_path():
         load_agents(name for name in WorkerSettings().agents if not name.startswith("petiole."))
-    return bus
+    return bus.event_registry
 
 
 def format_command(command: str = "") -> str:

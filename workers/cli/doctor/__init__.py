@@ -12,7 +12,7 @@ from petiole.events.errors import PetioleError
 from petiole.tasks.runtime import BusRuntime
 from petiole.tasks.transport.address import mask_secrets
 from petiole.workers.cli._console import open_console, print_json
-from petiole.workers.cli._options import json_option, typed_app
+from petiole.workers.cli._options import connected_app, json_option, load_types
 from petiole.workers.cli.doctor.checks import Finding, check_server, find_problems
 from petiole.workers.cli.doctor.facts import read_facts, read_servers
 from petiole.workers.observability.readiness import find_readiness_problem
@@ -36,7 +36,8 @@ def command(ctx: click.Context, *, as_json: bool) -> None:
 
 def _examine() -> list[Finding]:
     try:
-        bus = typed_app()
+        bus = connected_app()
+        load_types(bus)
         if reason := find_readiness_problem(bus):
             problem, _, remedy = reason.partition("; ")
             return [Finding("unreachable", mask_secrets(problem), remedy or "start it, or correct its address")]
