@@ -35,7 +35,6 @@ _COMMANDS = (
     "shadows",
     "subscriptions",
     "trace",
-    "types",
 )
 
 
