@@ -13,8 +13,8 @@ from petiole.tasks.runtime import BusRuntime
 from petiole.tasks.transport.address import mask_secrets
 from petiole.workers.cli._console import open_console, print_json
 from petiole.workers.cli._options import connected_app, json_option, load_types
-from petiole.workers.cli.doctor.checks import Finding, check_server, find_problems
-from petiole.workers.cli.doctor.facts import read_facts, read_servers
+from petiole.workers.cli.doctor.checks import Diagnosis, check_server, find_problems
+from petiole.workers.cli.doctor.facts import read_facts, read_server_facts
 from petiole.workers.observability.readiness import find_readiness_problem
 
 
@@ -34,30 +34,30 @@ def command(ctx: click.Context, *, as_json: bool) -> None:
     ctx.exit(1 if findings else 0)
 
 
-def _examine() -> list[Finding]:
+def _examine() -> list[Diagnosis]:
     try:
         bus = connected_app()
         load_types(bus)
         if reason := find_readiness_problem(bus):
             problem, _, remedy = reason.partition("; ")
-            return [Finding("unreachable", mask_secrets(problem), remedy or "start it, or correct its address")]
+            return [Diagnosis("unreachable", mask_secrets(problem), remedy or "start it, or correct its address")]
     except PetioleError as error:
         problem, _, remedy = str(error).partition("; ")
-        return [Finding("configuration", mask_secrets(problem), remedy or "correct it")]
+        return [Diagnosis("configuration", mask_secrets(problem), remedy or "correct it")]
     return _examine_running(bus)
 
 
-def _examine_running(bus: BusRuntime) -> list[Finding]:
-    servers = [finding for server in read_servers(bus) for finding in check_server(server)]
+def _examine_running(bus: BusRuntime) -> list[Diagnosis]:
+    servers = [finding for server in read_server_facts(bus) for finding in check_server(server)]
     if any(finding.code == "replica" for finding in servers):
         return servers  # it refuses the scripts by which the rest is read
     try:
         return find_problems(read_facts(bus))
     except (RedisError, OperationalError) as error:
-        return [*servers, Finding("interrupted", f"a server stopped replying: {error}", "repeat this command")]
+        return [*servers, Diagnosis("interrupted", f"a server stopped replying: {error}", "repeat this command")]
 
 
-def _print(findings: list[Finding]) -> None:
+def _print(findings: list[Diagnosis]) -> None:
     console = open_console()
     for finding in findings:
         console.print(f"{finding.code}: {finding.problem}", soft_wrap=True, style="yellow")

@@ -80,7 +80,7 @@ def read_facts(bus: BusRuntime) -> SystemFacts:
     cluster = bus.stores.cluster_membership.read()
     _, subscriptions = bus.stores.directory.read()
     return SystemFacts(
-        servers=tuple(read_servers(bus)),
+        servers=tuple(read_server_facts(bus)),
         driver=bus.driver,
         here=_parse_report("this process", build_report(bus)),
         cluster=cluster,
@@ -97,7 +97,7 @@ def read_facts(bus: BusRuntime) -> SystemFacts:
     )
 
 
-def read_servers(bus: BusRuntime) -> Iterator[ServerFacts]:
+def read_server_facts(bus: BusRuntime) -> Iterator[ServerFacts]:
     """Read the facts of the state store, and of the broker if that is another Redis."""
     yield _read_server(bus.state_store_name, bus.redis)
     if bus.driver == "redis" and bus.has_own_state_store:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 import time_machine
@@ -94,7 +95,7 @@ Misconfigure = Callable[[System], AbstractContextManager[object]]
 def server_setting(name: str, value: str) -> Misconfigure:
     @contextmanager
     def misconfigure(system: System) -> Iterator[None]:
-        before = system.server.config_get(name)[name]
+        before: Any = system.server.config_get(name)[name]
         system.server.config_set(name, value)
         yield
         system.server.config_set(name, before)
@@ -102,7 +103,7 @@ def server_setting(name: str, value: str) -> Misconfigure:
     return misconfigure
 
 
-def setting(**values: object) -> Misconfigure:
+def setting(**values: Any) -> Misconfigure:
     """Set settings of the process in which the command runs."""
 
     @contextmanager
