@@ -284,7 +284,7 @@ def test_a_replica_is_found_before_anything_is_asked_of_it(tmp_path, monkeypatch
     shown = CliRunner().invoke(petiole, ["doctor", "--json"])
 
     embedded_broker.stop_broker(tmp_path)
-    assert [finding["code"] for finding in json.loads(shown.stdout)] == ["replica"]
+    assert [each["code"] for each in json.loads(shown.stdout)] == ["replica"], shown.stdout
 
 
 def a_healthy_system() -> SystemFacts:

@@ -39,22 +39,31 @@ def _examine() -> list[Diagnosis]:
         bus = connected_app()
         load_types(bus)
         if reason := find_readiness_problem(bus):
-            problem, _, remedy = reason.partition("; ")
-            return [Diagnosis("unreachable", mask_secrets(problem), remedy or "start it, or correct its address")]
+            return _examine_servers(bus) or [_unreachable(reason)]
     except PetioleError as error:
         problem, _, remedy = str(error).partition("; ")
         return [Diagnosis("configuration", mask_secrets(problem), remedy or "correct it")]
     return _examine_running(bus)
 
 
+def _unreachable(reason: str) -> Diagnosis:
+    problem, _, remedy = reason.partition("; ")
+    return Diagnosis("unreachable", mask_secrets(problem), remedy or "start it, or correct its address")
+
+
+def _examine_servers(bus: BusRuntime) -> list[Diagnosis]:
+    """Check the servers alone: one that refuses writes (a replica, a full one) still describes itself."""
+    try:
+        return [finding for server in read_server_facts(bus) for finding in check_server(server)]
+    except (RedisError, OperationalError):
+        return []  # the reason why it is not ready is shown instead
+
+
 def _examine_running(bus: BusRuntime) -> list[Diagnosis]:
-    servers = [finding for server in read_server_facts(bus) for finding in check_server(server)]
-    if any(finding.code == "replica" for finding in servers):
-        return servers  # it refuses the scripts by which the rest is read
     try:
         return find_problems(read_facts(bus))
     except (RedisError, OperationalError) as error:
-        return [*servers, Diagnosis("interrupted", f"a server stopped replying: {error}", "repeat this command")]
+        return _examine_servers(bus) or [Diagnosis("interrupted", f"a server failed: {error}", "repeat this command")]
 
 
 def _print(findings: list[Diagnosis]) -> None:
