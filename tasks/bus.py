@@ -16,6 +16,7 @@ and, if there is one, a `celeryconfig` module.
 from __future__ import annotations
 
 import difflib
+import importlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -356,6 +357,8 @@ class ConfigurationCheck(bootsteps.Step):
                 raise
             raise click.ClickException(str(error)) from error
         bus.has_worker = True
+        # Registers the remote-control command of `petiole doctor`; only a worker needs it.
+        importlib.import_module("petiole.tasks.operations.worker_report")
         # Before the pool forks: a signal that ends a process while it builds a type would leave the type broken.
         bus.event_registry.all()
 

@@ -12,10 +12,14 @@ shutting down, so no backlog builds up.
 from __future__ import annotations
 
 import logging
+import os
+import socket
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import NAMESPACE_URL, uuid5
+
+from redis.exceptions import ResponseError
 
 from petiole.events.event import MIN_PRIORITY
 from petiole.tasks.broker.topology import PUBLISH_QUEUE, broker_priority, broker_queue
@@ -25,6 +29,8 @@ from petiole.tasks.runtime import BusTask
 
 if TYPE_CHECKING:
     from celery.result import AsyncResult
+
+    from petiole.tasks.runtime import BusRuntime
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +49,7 @@ class PeriodicTask(BusTask):
             log.debug("periodic_task.skipped", extra={"task": self.name})
             return None
         arguments.setdefault("slot", slot_number(self.bus.now().timestamp(), arguments["interval_s"]))
+        self.bus.redis.client_setname(_beat_name(self.bus))
         driver = self.bus.driver
         options.setdefault("task_id", slot_id(f"task {self.name}", arguments["interval_s"], arguments["slot"]))
         options.setdefault("queue", broker_queue(PUBLISH_QUEUE, MIN_PRIORITY, driver))
@@ -93,6 +100,24 @@ class MetricsTask(PeriodicTask):
         if not publication.was_repeated:
             self.bus.stores.counters.save_summary(summary.counts, summary.until)
         return publication
+
+
+def find_beats(bus: BusRuntime) -> tuple[str, ...] | None:
+    """Return the processes that send periodic tasks, as host:pid; None if the server lists no clients.
+
+    A beat names its connection to the state store when it sends a task, so it is found from its first task on.
+    """
+    prefix = f"beat:{bus.settings.key_prefix}:"
+    try:
+        clients: list[dict[str, str]] = bus.redis.client_list()
+    except ResponseError:  # managed servers may forbid it
+        return None
+    names = {client["name"].removeprefix(prefix) for client in clients if client["name"].startswith(prefix)}
+    return tuple(sorted(names))
+
+
+def _beat_name(bus: BusRuntime) -> str:
+    return f"beat:{bus.settings.key_prefix}:{socket.gethostname()}:{os.getpid()}"
 
 
 def slot_number(moment: float, interval_s: float) -> int:

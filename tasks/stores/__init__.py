@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from petiole.tasks.stores.dead_letters import DeadLetters
     from petiole.tasks.stores.idempotency_records import IdempotencyRecords
     from petiole.tasks.stores.inbox import Inbox
+    from petiole.tasks.stores.open_deliveries import OpenDeliveries
     from petiole.tasks.stores.parked import Parked
     from petiole.tasks.stores.rate_limits import RateLimits
     from petiole.tasks.stores.response_streams import ResponseStreams
@@ -151,6 +152,12 @@ class Stores:
         from petiole.tasks.stores.inbox import Inbox
 
         return Inbox(self.client, self.keys, self._inbox_retention)
+
+    @cached_property
+    def open_deliveries(self) -> OpenDeliveries:
+        from petiole.tasks.stores.open_deliveries import OpenDeliveries
+
+        return OpenDeliveries(self.client, self.keys, self.parked)
 
     @cached_property
     def parked(self) -> Parked:

@@ -175,6 +175,10 @@ class History:
             self._client.xread({self._keys.history: entry_id}, count=1, block=block_ms)
         return self._parse_entries(self._client.xrange(self._keys.history, min=f"({entry_id}", count=count))
 
+    def read_last(self, count: int) -> list[RecordedEvent]:
+        """Read the last events, oldest first."""
+        return self._parse_entries(self._client.xrevrange(self._keys.history, count=count))[::-1]
+
     def search(
         self, substrings: Sequence[str], entry_id: str = HISTORY_START, *, count: int = 1_000
     ) -> tuple[list[RecordedEvent], str | None]:

@@ -24,7 +24,18 @@ from petiole.tasks.testing import EventTestHarness
 from petiole.workers.cli import petiole
 from petiole.workers.tools import ToolRegistry
 
-_COMMANDS = ("approvals", "breakers", "dead_letters", "parked", "sessions", "shadows", "subscriptions")
+_COMMANDS = (
+    "approvals",
+    "breakers",
+    "counters",
+    "dead_letters",
+    "doctor",
+    "parked",
+    "sessions",
+    "shadows",
+    "subscriptions",
+    "trace",
+)
 
 
 def a_bus(

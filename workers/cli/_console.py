@@ -24,6 +24,7 @@ from petiole.tasks.stores.response_streams import Chunk
 from petiole.workers.observability.printable import printable_lines, replace_unprintable
 
 MIN_WIDTH, MAX_WIDTH = 60, 100
+_PIPE_WIDTH = 100_000
 _MAX_SUMMARY_LENGTH = 80
 
 _STYLES = {
@@ -57,7 +58,17 @@ class _PrintableConsole(Console):
     """A console whose lines control no terminal, whatever ids and names they contain."""
 
     def print(self, *objects: Any, **options: Any) -> None:
-        super().print(*map(_printable, objects), **options)
+        if not self.is_terminal and all(isinstance(shown, str | Text | _ListTable) for shown in objects):
+            # A program reads a pipe line by line. `width` goes no further than the console's.
+            width, self.width = self.width, _PIPE_WIDTH
+            super().print(*map(_printable, objects), **options)
+            self.width = width
+        else:
+            super().print(*map(_printable, objects), **options)
+
+
+class _ListTable(Table):
+    """A table with one line per row when it is piped."""
 
 
 def _printable(shown: object) -> object:
@@ -69,7 +80,10 @@ def _printable(shown: object) -> object:
 
 
 def open_console(*, stderr: bool = False) -> Console:
-    """Open the terminal or pipe, at most 100 columns wide. Only a terminal gets colours."""
+    """Open the terminal or pipe, at most 100 columns wide. Only a terminal gets colours.
+
+    Texts and lists do not wrap in a pipe.
+    """
     console = _PrintableConsole(stderr=stderr, highlight=False, markup=False, emoji=False)
     # A narrower terminal wraps the lines itself; tables would break after each letter.
     console.width = min(max(console.width, MIN_WIDTH), MAX_WIDTH) if console.is_terminal else MAX_WIDTH
@@ -209,7 +223,7 @@ def render_hints(commands: Iterable[tuple[str, str]]) -> Table:
 
 def render_table(headings: Sequence[str], cells: Iterable[Sequence[object]], *, numbers: Sequence[str] = ()) -> Table:
     """Render a table. The columns named in `numbers` are aligned to the right."""
-    drawn = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
+    drawn = _ListTable(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
     for heading in headings:
         drawn.add_column(heading, justify="right" if heading in numbers else "left", overflow="fold")
     for row in cells:

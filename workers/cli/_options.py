@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import click
+from celery.utils.imports import cwd_in_path
 
 from petiole.events.errors import UsageError
+from petiole.events.registry import EventRegistry
 from petiole.events.topics import check_pattern
 from petiole.tasks.bus import default_bus
 from petiole.tasks.runtime import BusRuntime
+from petiole.workers.process.discovery import load_agents
 from petiole.workers.settings import WorkerSettings
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -89,6 +92,16 @@ def connected_app() -> BusRuntime:
     """Return the default bus, without connecting. Raises NotConfigured if no broker is configured."""
     default_bus.require_broker()
     return default_bus
+
+
+def load_types(bus: BusRuntime) -> EventRegistry:
+    """Return the event types of a bus, with those of PETIOLE_EVENT_TYPES and of the modules in PETIOLE_AGENTS.
+
+    The bundled agents are not loaded: their types are in the catalog. Raises UsageError for a module that is missing.
+    """
+    with cwd_in_path():
+        load_agents(name for name in WorkerSettings().agents if not name.startswith("petiole."))
+    return bus.event_registry
 
 
 def format_command(command: str = "") -> str:

@@ -8,7 +8,7 @@ from petiole.events.event import Event
 from petiole.events.ids import new_event_id
 from petiole.tasks import publish
 from petiole.workers.cli._console import open_console, print_json
-from petiole.workers.cli._options import connected_app, json_option, parse_json_object
+from petiole.workers.cli._options import connected_app, json_option, load_types, parse_json_object
 
 
 @click.command
@@ -38,7 +38,7 @@ def command(
     bus = connected_app()
     context = {"source": source, "user_id": user, "session_id": stream}
     document = {"event_id": new_event_id(), "event_type": event_type, "stream_id": stream}
-    event = bus.event_registry.parse(document | {"content": content, "context": context})
+    event = load_types(bus).parse(document | {"content": content, "context": context})
     subscriptions = None
     if is_delayed:
         publish.delay(event)

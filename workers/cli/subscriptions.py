@@ -14,7 +14,7 @@ from petiole.tasks.routing.table import RoutingTable
 from petiole.tasks.runtime import BusRuntime
 from petiole.workers.cli._console import open_console, print_json, render_table
 from petiole.workers.cli._handlers import describe_without_handler, find_without_handler
-from petiole.workers.cli._options import connected_app, format_command, json_option, parse_json_object
+from petiole.workers.cli._options import connected_app, format_command, json_option, load_types, parse_json_object
 
 
 @click.group(invoke_without_command=True)
@@ -47,7 +47,7 @@ def command(
         _print_subscriptions(bus, as_json=as_json)
     else:
         document = {"event_id": new_event_id(), "event_type": event_type, "stream_id": stream, "content": content}
-        event = bus.event_registry.parse(document | {"context": {"user_id": user, "session_id": stream}})
+        event = load_types(bus).parse(document | {"context": {"user_id": user, "session_id": stream}})
         _print_explanation(bus.routing(), event, as_json=as_json)
 
 

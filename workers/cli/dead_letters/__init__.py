@@ -13,7 +13,14 @@ from petiole.events.errors import UsageError
 from petiole.tasks import dead_letters
 from petiole.tasks.dead_letters import DeadLetterQuery, parse_states
 from petiole.workers.cli._console import open_console, print_json
-from petiole.workers.cli._options import POSITIVE, connected_app, format_command, json_option, operator_option
+from petiole.workers.cli._options import (
+    POSITIVE,
+    connected_app,
+    format_command,
+    json_option,
+    load_types,
+    operator_option,
+)
 from petiole.workers.cli.dead_letters.edit import read_new_event, read_text
 from petiole.workers.cli.dead_letters.render import (
     letter_as_json,
@@ -30,7 +37,6 @@ from petiole.workers.cli.dead_letters.selection import (
     selection_options,
     state_option,
 )
-from petiole.workers.process.discovery import configured_agents
 
 
 @click.group
@@ -98,7 +104,7 @@ def edit(
     if file and changes:
         raise click.UsageError("use either --file, for a whole event, or --set, for single values")
     bus = connected_app()
-    configured_agents()  # registers the event types that the agents define
+    load_types(bus)
     record = dead_letters.get_dead_letter(letter_id, bus=bus)
     event = read_new_event(record, read_text(file) if file else None, changes)
     new = dead_letters.edit(letter_id, event, subscription=to, operator=operator, bus=bus)

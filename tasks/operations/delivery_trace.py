@@ -1,0 +1,156 @@
+"""Delivery trace: for each event of a flow, who got it, and what came of each delivery.
+
+Nothing is stored for it. Routes are those of the current subscriptions. An open delivery is read where it stands, with
+its failed attempts; a dead letter has its attempts, too. Of a delivery that was handled, the events are known that its
+handler published, because their ids derive from the delivery's. Its earlier failed attempts are gone with it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from petiole.events.dead_letter import FailedAttempt
+from petiole.events.errors import UsageError
+from petiole.events.ids import emitted_event_id
+from petiole.events.registry import UNREADABLE_HERE
+from petiole.tasks.settlement.settlement import read_attempts
+
+if TYPE_CHECKING:
+    from petiole.events.event import Event
+    from petiole.tasks.routing.table import Route
+    from petiole.tasks.runtime import BusRuntime
+    from petiole.tasks.stores.dead_letters import DeadLetterRecord
+    from petiole.tasks.stores.history import RecordedEvent
+    from petiole.tasks.stores.open_deliveries import OpenDelivery
+
+DeliveryState = Literal[
+    "queued", "leased", "retrying", "deferred", "grouped", "parked", "handled", "ended", "dead_lettered", "unknown"
+]
+"""What came of a delivery.
+
+    queued          it waits in its queue
+    leased          a worker has fetched it: its handler runs or is next
+    retrying        an attempt failed, and the next is due at `due_ms`
+    deferred        it was put off without using an attempt, to `due_ms`
+    grouped         it waits for earlier deliveries of its message group
+    parked          it waits for a worker that has its handler or event type
+    handled         its handler ended, and published `events`, or the inbox has it
+    ended           it is nowhere: its handler ended without publishing, or it expired or was aborted or removed
+    dead_lettered   it was given up; `letter` is the state of its dead letter
+    unknown         the broker does not show what waits in its queues
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class TracedDelivery:
+    """A delivery of an event to a subscription. Times are in ms since 1970, by the server's clock."""
+
+    subscription: str
+    delivery_id: str
+    state: DeliveryState
+    attempts: tuple[FailedAttempt, ...] = ()
+    crashes: int = 0
+    events: int = 0
+    ended_at_ms: int | None = None
+    due_ms: int | None = None
+    error: str | None = None
+    letter: str | None = None
+
+
+def trace_deliveries(bus: BusRuntime, flow: Sequence[RecordedEvent]) -> dict[str, tuple[TracedDelivery, ...]]:
+    """Return the deliveries of each event of a flow, by event id, ordered by subscription."""
+    table = bus.read_routing()
+    routes = {str(each.attributes["event_id"]): table.routes(_read_event(bus, each)) for each in flow}
+    ids = [route.delivery_id for found in routes.values() for route in found]
+    letters = {record.letter.delivery_id: record for record in bus.stores.dead_letters.read(ids)} if ids else {}
+    published = _published_by(flow, routes)
+    waiting = _read_open(bus, flow, routes) if bus.publishes_atomically else {}
+    return {
+        event_id: tuple(_trace(bus, route, letters, published, waiting) for route in found)
+        for event_id, found in routes.items()
+    }
+
+
+def _read_event(bus: BusRuntime, recorded: RecordedEvent) -> Event:
+    document = recorded.document_or_stub
+    try:
+        return bus.event_registry.read(document)
+    except UsageError as error:
+        if error.code not in UNREADABLE_HERE:
+            raise
+        return bus.event_registry.read_unknown(document)
+
+
+def _published_by(
+    flow: Sequence[RecordedEvent], routes: Mapping[str, Sequence[Route]]
+) -> Mapping[str, Sequence[RecordedEvent]]:
+    """Group the events of a flow by the delivery whose handler published them."""
+    caused: defaultdict[str, list[RecordedEvent]] = defaultdict(list)
+    for recorded in flow:
+        caused[str(recorded.attributes.get("causation_id"))].append(recorded)
+    published: dict[str, list[RecordedEvent]] = {}
+    for event_id, found in routes.items():
+        for route in found if caused[event_id] else ():
+            own = {emitted_event_id(route.delivery_id, index) for index in range(len(caused[event_id]))}
+            events = [each for each in caused[event_id] if each.attributes["event_id"] in own]
+            published[route.delivery_id] = events
+    return published
+
+
+def _read_open(
+    bus: BusRuntime, flow: Sequence[RecordedEvent], routes: Mapping[str, Sequence[Route]]
+) -> dict[tuple[str, str], OpenDelivery]:
+    """Read the open deliveries of a flow, by event id and subscription."""
+    event_ids = {each.entry_id: str(each.attributes["event_id"]) for each in flow}
+    queues = sorted({route.subscription.queue for found in routes.values() for route in found})
+    found = bus.stores.open_deliveries.find(event_ids, queues)
+    return {(event_ids[each.history_entry], each.entry.subscription): each for each in found}
+
+
+def _trace(
+    bus: BusRuntime,
+    route: Route,
+    letters: Mapping[str, DeadLetterRecord],
+    published: Mapping[str, Sequence[RecordedEvent]],
+    waiting: Mapping[tuple[str, str], OpenDelivery],
+) -> TracedDelivery:
+    name, delivery_id = route.name, route.delivery_id
+    if (delivery := waiting.get((route.event_id, name))) is not None:
+        return _trace_open(name, delivery_id, delivery)
+    if (record := letters.get(delivery_id)) is not None:
+        letter = record.letter
+        return TracedDelivery(
+            name,
+            delivery_id,
+            "dead_lettered",
+            attempts=letter.attempts,
+            ended_at_ms=letter.dead_lettered_at_ms,
+            error=f"{letter.error_type}: {letter.error}",
+            letter=record.state,
+        )
+    if events := published.get(delivery_id):
+        ended_at_ms = max(each.recorded_at_ms for each in events)
+        return TracedDelivery(name, delivery_id, "handled", events=len(events), ended_at_ms=ended_at_ms)
+    return TracedDelivery(name, delivery_id, "ended") if bus.publishes_atomically else _trace_message(bus, route)
+
+
+def _trace_open(name: str, delivery_id: str, delivery: OpenDelivery) -> TracedDelivery:
+    attempts = read_attempts(delivery.entry)
+    place = delivery.place
+    state: DeliveryState = place if place != "delayed" else "retrying" if attempts else "deferred"
+    crashes = delivery.entry.crashes or 0
+    return TracedDelivery(name, delivery_id, state, attempts=attempts, crashes=crashes, due_ms=delivery.due_ms)
+
+
+def _trace_message(bus: BusRuntime, route: Route) -> TracedDelivery:
+    """Trace a delivery on another broker by what the state store knows of it."""
+    name, delivery_id, stores = route.name, route.delivery_id, bus.stores
+    if stores.inbox.is_handled(delivery_id):
+        return TracedDelivery(name, delivery_id, "handled")
+    attempts, due = stores.attempts.read(delivery_id), stores.delayed_messages.due_times().get(delivery_id)
+    due_ms = None if due is None else int(due * 1_000)
+    state: DeliveryState = "unknown" if due_ms is None else "retrying" if attempts else "deferred"
+    return TracedDelivery(name, delivery_id, state, attempts=attempts, due_ms=due_ms)

@@ -1,0 +1,146 @@
+"""What `petiole doctor` looks at, read once from the servers, the workers and this process."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import ResponseError
+
+from petiole.events.subscriptions import Subscription
+from petiole.tasks.broker.queue_stats import queue_depth
+from petiole.tasks.broker.topology import PUBLISH_QUEUE
+from petiole.tasks.operations.worker_report import REPORT_COMMAND, build_report
+from petiole.tasks.periodic import find_beats
+from petiole.tasks.runtime import BusRuntime
+from petiole.tasks.stores.circuits import Circuit
+from petiole.tasks.stores.cluster_lifecycle import Cluster
+from petiole.tasks.stores.parked import ParkedDeliveries
+from petiole.workers.cli._handlers import find_without_handler
+from petiole.workers.settings import unknown_settings
+
+_REPORT_TIMEOUT_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """A Redis server: its `INFO`, and its setting `appendfsync`; None if this account may not read it."""
+
+    name: str
+    info: Mapping[str, Any]
+    appendfsync: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessReport:
+    """A process's report (tasks/operations/worker_report.py)."""
+
+    name: str
+    versions: Mapping[str, str]
+    settings: Mapping[str, object]
+    clock_ahead_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class SystemFacts:
+    """A system at one moment.
+
+    Attributes:
+        here: the report of this process.
+        workers: the reports of the workers that replied.
+        beats: the processes that send periodic tasks; None if the server does not list its clients.
+        uptime_s: how long the system has been running; 0 if it is stopped.
+        without_handler: the subscriptions whose handlers no running worker has.
+        depths: deliveries waiting, by queue, also of queues without a subscription.
+        topics: the event types that this process knows.
+    """
+
+    servers: tuple[ServerFacts, ...]
+    driver: str
+    here: ProcessReport
+    cluster: Cluster = field(default_factory=Cluster)
+    workers: tuple[ProcessReport, ...] = ()
+    beats: tuple[str, ...] | None = None
+    uptime_s: float = 0.0
+    subscriptions: tuple[Subscription, ...] = ()
+    without_handler: frozenset[str] = frozenset()
+    depths: Mapping[str, int] = field(default_factory=dict)
+    parked: tuple[ParkedDeliveries, ...] = ()
+    circuits: tuple[Circuit, ...] = ()
+    topics: tuple[str, ...] = ()
+    unknown_settings: tuple[str, ...] = ()
+
+
+def read_facts(bus: BusRuntime) -> SystemFacts:
+    """Read everything. Changes nothing. Raises RedisError, PetioleError if a server does not reply."""
+    cluster = bus.stores.cluster_membership.read()
+    _, subscriptions = bus.stores.directory.read()
+    return SystemFacts(
+        servers=tuple(read_server_facts(bus)),
+        driver=bus.driver,
+        here=_parse_report("this process", build_report(bus)),
+        cluster=cluster,
+        workers=tuple(_read_reports(bus, cluster)),
+        beats=find_beats(bus),
+        uptime_s=bus.now().timestamp() - cluster.started_at if cluster.state == "started" else 0.0,
+        subscriptions=tuple(subscriptions),
+        without_handler=frozenset(find_without_handler(bus, subscriptions)),
+        depths=_read_depths(bus, subscriptions),
+        parked=tuple(bus.stores.parked.read()),
+        circuits=tuple(bus.stores.circuits.all()),
+        topics=tuple(event_type.topic for event_type in bus.event_registry.all()),
+        unknown_settings=tuple(unknown_settings()),
+    )
+
+
+def read_server_facts(bus: BusRuntime) -> Iterator[ServerFacts]:
+    """Read the facts of the state store, and of the broker if that is another Redis."""
+    yield _read_server(bus.state_store_name, bus.redis)
+    if bus.driver == "redis" and bus.has_own_state_store:
+        with bus.app.connection_for_read() as connection, connection.channel() as channel:
+            redis_channel: Any = channel  # kombu's stubs type only what all transports share
+            yield _read_server("the broker", redis_channel.client)
+
+
+def _read_server(name: str, client: Redis) -> ServerFacts:
+    info: Any = client.info()
+    try:
+        values: Any = client.config_get("appendfsync")
+    except ResponseError:  # managed servers forbid CONFIG
+        return ServerFacts(name, info)
+    return ServerFacts(name, info, values.get("appendfsync"))
+
+
+def _read_reports(bus: BusRuntime, cluster: Cluster) -> Iterator[ProcessReport]:
+    nodes = sorted({worker.node for worker in cluster.workers.values()})
+    if not nodes:
+        return
+    replies: Any = bus.app.control.broadcast(
+        REPORT_COMMAND, destination=nodes, reply=True, timeout=_REPORT_TIMEOUT_S, limit=len(nodes)
+    )
+    for reply in replies or ():
+        for node, report in reply.items():
+            # A worker of an older version answers that it does not know the command.
+            known = report if "versions" in report else {"versions": {}, "settings": {}, "clock_ahead_s": 0.0}
+            yield _parse_report(node, known)
+
+
+def _parse_report(name: str, report: Mapping[str, Any]) -> ProcessReport:
+    return ProcessReport(name, report["versions"], report["settings"], float(report["clock_ahead_s"]))
+
+
+def _read_depths(bus: BusRuntime, subscriptions: list[Subscription]) -> dict[str, int]:
+    queues = {PUBLISH_QUEUE} | {subscription.queue for subscription in subscriptions} | _existing_queues(bus)
+    with bus.app.connection_for_read() as connection:
+        return {queue: queue_depth(bus, connection, queue) for queue in sorted(queues)}
+
+
+def _existing_queues(bus: BusRuntime) -> set[str]:
+    """Find the queues with deliveries on our transport; other brokers list none."""
+    prefix = f"{bus.settings.key_prefix}:queues:"
+    lists = Counter(re.sub(r":\d$", "", str(key)[len(prefix) :]) for key in bus.redis.scan_iter(f"{prefix}*:[0369]"))
+    return set(lists)
