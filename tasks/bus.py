@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
@@ -356,6 +357,9 @@ class ConfigurationCheck(bootsteps.Step):
                 raise
             raise click.ClickException(str(error)) from error
         bus.has_worker = True
+        from celery.concurrency.prefork import TaskPool as ProcessPool
+
+        bus.forking_pid = os.getpid() if issubclass(worker.pool_cls, ProcessPool) else None
         # Before the pool forks: a signal that ends a process while it builds a type would leave the type broken.
         bus.event_registry.all()
 
