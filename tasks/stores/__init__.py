@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from petiole.tasks.stores.cluster_membership import ClusterMembership
     from petiole.tasks.stores.counters import Counters
     from petiole.tasks.stores.dead_letters import DeadLetters
-    from petiole.tasks.stores.event_counts import EventCounts
+    from petiole.tasks.stores.event_counts import MetricCounts
     from petiole.tasks.stores.idempotency_records import IdempotencyRecords
     from petiole.tasks.stores.inbox import Inbox
     from petiole.tasks.stores.parked import Parked
@@ -142,10 +142,10 @@ class Stores:
         return DeadLetters(self.client, self.keys)
 
     @cached_property
-    def event_counts(self) -> EventCounts:
-        from petiole.tasks.stores.event_counts import EventCounts
+    def event_counts(self) -> MetricCounts:
+        from petiole.tasks.stores.event_counts import MetricCounts
 
-        return EventCounts(self.client, self.keys)
+        return MetricCounts(self.client, self.keys)
 
     @cached_property
     def idempotency_records(self) -> IdempotencyRecords:

@@ -33,7 +33,7 @@ class EventCount(NamedTuple):
     detail: str = ""
 
 
-class EventCounts:
+class MetricCounts:
     """Amounts by name."""
 
     def __init__(self, client: Redis, keys: Keys) -> None:
