@@ -18,6 +18,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
@@ -359,6 +360,9 @@ class ConfigurationCheck(bootsteps.Step):
         bus.has_worker = True
         # Registers the remote-control command of `petiole doctor`; only a worker needs it.
         importlib.import_module("petiole.tasks.operations.worker_report")
+        from celery.concurrency.prefork import TaskPool as ProcessPool
+
+        bus.forking_pid = os.getpid() if issubclass(worker.pool_cls, ProcessPool) else None
         # Before the pool forks: a signal that ends a process while it builds a type would leave the type broken.
         bus.event_registry.all()
 

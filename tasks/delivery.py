@@ -16,6 +16,7 @@ delivery is acknowledged only with an outcome that is stored.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -40,7 +41,7 @@ from petiole.tasks.handling.current import run_in_context
 from petiole.tasks.handling.exits import as_failure, is_shutdown
 from petiole.tasks.handling.handler import Handler
 from petiole.tasks.handling.invocation import run_handler
-from petiole.tasks.instrumentation import DeliveryFinished
+from petiole.tasks.instrumentation import DeliveryFinished, HandlerRan
 from petiole.tasks.patterns import shadow_traffic
 from petiole.tasks.publishing import claim_check
 from petiole.tasks.publishing.document import read_event
@@ -111,8 +112,15 @@ def deliver(delivery: Delivery) -> Outcome:
         if isinstance(error, UsageError) and (parked := parking.park(delivery.attempt, error)):
             return parked
         _settle_unexpected(delivery, error)
-    delivery.attempt.emit(DeliveryFinished, attempt=delivery.attempt.history.number, outcome=str(outcome))
+    _emit_finished(delivery, event, outcome)
     return outcome
+
+
+def _emit_finished(delivery: Delivery, event: Event, outcome: Outcome) -> None:
+    attempt = delivery.attempt
+    if attempt.bus.instrumentation.wants(DeliveryFinished):
+        age_s = max(0.0, (attempt.bus.now() - event.timestamp).total_seconds())
+        attempt.emit(DeliveryFinished, attempt=attempt.history.number, outcome=str(outcome), age_s=age_s)
 
 
 def _settle_unexpected(delivery: Delivery, error: BaseException) -> NoReturn:
@@ -237,7 +245,11 @@ def handle(delivery: Delivery, event: Event) -> Context:
     """Run the handler and return its context, whose outbox has the events to publish. Raises as `run_handler`."""
     subscription, attempt = delivery.handler.subscription, delivery.attempt
     context = Context(event, attempt.delivery_id, subscription, attempt.history.number, delivery.bus, attempt.replay_id)
-    run_in_context(context, partial(run_handler, delivery.handler, context))
+    started = time.perf_counter()
+    try:
+        run_in_context(context, partial(run_handler, delivery.handler, context))
+    finally:
+        attempt.emit(HandlerRan, attempt=attempt.history.number, duration_s=time.perf_counter() - started)
     if subscription.shadow:
         shadow_traffic.capture_output(context)
     return context

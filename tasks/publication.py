@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
@@ -35,6 +36,7 @@ from petiole.events.errors import (
     BrokerUnavailable,
     InvalidSchedule,
     PayloadUnreadable,
+    PetioleError,
     QueueFull,
     StateStoreUnavailable,
     UsageError,
@@ -42,6 +44,7 @@ from petiole.events.errors import (
 )
 from petiole.events.errors.base import describe
 from petiole.events.event import Event
+from petiole.events.texts import safe_text
 from petiole.tasks.broker.messages import replay_number
 from petiole.tasks.broker.producer import open_producer
 from petiole.tasks.broker.topology import (
@@ -53,6 +56,7 @@ from petiole.tasks.broker.topology import (
 )
 from petiole.tasks.handling.buffering import buffer, prepare_emitted
 from petiole.tasks.handling.current import current_context
+from petiole.tasks.instrumentation import PublishFailed
 from petiole.tasks.publishing import claim_check
 from petiole.tasks.publishing.commit import Publication, commit, require_accepting
 from petiole.tasks.publishing.delayed import delay_publication
@@ -164,12 +168,14 @@ class PublishTask(BusTask):
         if not now or due is not None or context.subscription.shadow:
             return buffer(context, event, due)
         # Here and not in the lambda: the event's id depends on its position among the events of its handler.
-        validated = prepare_emitted(context, event)
-        return lambda: commit(context.bus, [validated])[0]
+        with _reporting_failures(context.bus, event):
+            validated = prepare_emitted(context, event)
+        return partial(_publish_now, context.bus, validated)
 
     def _publish(self, event: Event | Document, due: datetime | None) -> Publication:
-        validated = validate(self.bus, event)
-        return _publish_or_delay(self.bus, validated, due, is_refusable=_is_refusable(validated))
+        with _reporting_failures(self.bus, event):
+            validated = validate(self.bus, event)
+            return _publish_or_delay(self.bus, validated, due, is_refusable=_is_refusable(validated))
 
     def delay(
         self, event: Event | Document, *, delay: Delay | None = None, at: PublishTime | None = None
@@ -195,9 +201,15 @@ class PublishTask(BusTask):
         if context and context.subscription.shadow:
             buffer(context, event, due)
             return self.AsyncResult(options.get("task_id") or uuid())
-        validated = prepare_emitted(context, event) if context else validate(self.bus, event)
+        with _reporting_failures(self.bus, event):
+            validated = prepare_emitted(context, event) if context else validate(self.bus, event)
+            return self._send(validated, due, options, is_refusable=context is None and _is_refusable(validated))
+
+    def _send(
+        self, validated: ValidatedEvent, due: datetime | None, options: dict[str, Any], *, is_refusable: bool
+    ) -> AsyncResult[Any]:
         self.bus.require_broker()
-        if context is None and _is_refusable(validated):
+        if is_refusable:
             self._check_accepting(validated.event)
         priority, driver = validated.event.priority, self.bus.driver
         options.setdefault("queue", broker_queue(PUBLISH_QUEUE, priority, driver))
@@ -317,10 +329,41 @@ def publish_many(bus: BusRuntime, events: Iterable[Event | Document]) -> list[Pu
     context = current_context()
     if context is not None:
         return [buffer(context, event) for event in events]
-    validated_events = [validate(bus, event) for event in events]
+    validated_events = []
+    for event in events:
+        with _reporting_failures(bus, event):
+            validated_events.append(validate(bus, event))
     is_refusable = any(_is_refusable(validated) for validated in validated_events)
-    batches = batched(validated_events, PUBLISH_BATCH_SIZE)
-    return [publication for batch in batches for publication in commit(bus, batch, is_refusable=is_refusable)]
+    publications: list[Publication] = []
+    for batch in batched(validated_events, PUBLISH_BATCH_SIZE):
+        with _reporting_failures(bus, *(validated.event for validated in batch)):
+            publications += commit(bus, batch, is_refusable=is_refusable)
+    return publications
+
+
+def _publish_now(bus: BusRuntime, validated: ValidatedEvent) -> Publication:
+    with _reporting_failures(bus, validated.event):
+        return commit(bus, [validated])[0]
+
+
+@contextmanager
+def _reporting_failures(bus: BusRuntime, *events: Event | Document) -> Iterator[None]:
+    """Emit a record for each event that could not be published."""
+    try:
+        yield
+    except PetioleError as error:
+        if bus.instrumentation.wants(PublishFailed):
+            for event in events:
+                failed = PublishFailed(event_type=_known_type(bus, event), error=safe_text(error))
+                bus.instrumentation.emit(failed)
+        raise
+
+
+def _known_type(bus: BusRuntime, event: object) -> str:
+    """Return the type of an event, or "unknown": a refused document may have any text in its place."""
+    document = event if isinstance(event, Mapping) else {"event_type": getattr(event, "event_type", None)}
+    topic = document.get("event_type", document.get("type"))
+    return topic if isinstance(topic, str) and topic in bus.event_registry else "unknown"
 
 
 def _is_refusable(validated: ValidatedEvent) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import threading
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -29,7 +29,7 @@ from petiole.events.errors import (
     UsageError,
 )
 from petiole.events.registry import EventRegistry
-from petiole.tasks.instrumentation import Instrumentation
+from petiole.tasks.instrumentation import Instrumentation, Listener
 from petiole.tasks.routing.table import RoutingTable
 from petiole.tasks.stores import Stores, open_stores
 from petiole.tasks.stores.clock import Clock
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis as AsyncRedis
 
     from petiole.tasks.settings import Settings
+    from petiole.tasks.stores.event_counts import EventCount
 
 TaskT = TypeVar("TaskT", bound="BusTask")
 Resource = TypeVar("Resource")
@@ -81,7 +82,9 @@ class BusRuntime:
     ) -> None:
         self.app = app
         self._event_registry = event_registry
-        self.instrumentation = Instrumentation()
+        self.instrumentation = Instrumentation(self._make_listeners)
+        self.forking_pid: int | None = None
+        """The process of a worker that forks its pool, and so must start no thread."""
         self.store_clock = Clock()
         self._given_settings = settings
         self._state = state
@@ -124,6 +127,16 @@ class BusRuntime:
         except NotConfigured:
             return datetime.now(UTC)
         return clock.now()
+
+    def _make_listeners(self) -> list[Listener]:
+        if not self.settings.counts_events:
+            return []
+        from petiole.tasks.instrumentation.event_counter import EventCounter
+
+        return [EventCounter(self._add_event_counts, lambda: self.forking_pid)]
+
+    def _add_event_counts(self, amounts: Mapping[EventCount, float]) -> None:
+        self.stores.event_counts.add(amounts)
 
     def resource(self, make: Callable[[BusRuntime], Resource]) -> Resource:
         """Return the result of `make(bus)`, which is called once per bus and process."""

@@ -191,6 +191,24 @@ class Settings(EnvironmentSettings):
     tick_interval_s: Interval = Field(default=60.0, description="Time between ticks; 0 for none.")
     metrics_interval_s: Interval = Field(default=60.0, description="Time between metrics summaries; 0 for none.")
 
+    # Metrics
+    metrics: bool = Field(
+        default=False, description="Whether events are counted: `petiole metrics`, and the figures of a summary."
+    )
+    metrics_port: Annotated[int, Field(ge=1, le=65_535)] | None = Field(
+        default=None,
+        description="A worker serves `/metrics` for Prometheus at this port, and events are counted; by default off.",
+    )
+    metrics_host: str = Field(default="127.0.0.1", min_length=1, description="Address at which `/metrics` is served.")
+    metrics_namespace: Annotated[str, Field(pattern="^[A-Za-z_][A-Za-z0-9_]{0,63}$")] = Field(
+        default="petiole", description="First word of the names of all metrics."
+    )
+
+    @property
+    def counts_events(self) -> bool:
+        """Whether this process counts events."""
+        return self.metrics or self.metrics_port is not None
+
     @property
     def queue_prefix(self) -> str:
         """The prefix of Celery's and kombu's keys in Redis; none by default, for clients without Petiole."""

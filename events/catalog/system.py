@@ -22,8 +22,9 @@ class Tick(Content):
 class MetricsReport(Content):
     """Counts since the last report, the mean time to a reply in ms, and requests by type and by agent.
 
-    Of each queue at the time of the report: the number of waiting messages (`depth`), and the age of the oldest one in
-    s (`lag_s`).
+    Where events are counted (PETIOLE_METRICS): the number of events, of handled deliveries and of failed attempts by
+    agent, and the mean time from publish to handled in ms. Of each queue at the time of the report: the number of
+    waiting messages (`depth`), the age of the oldest one in s (`lag_s`), and how many a worker has (`in_flight`).
     """
 
     total_requests: Count = 0
@@ -33,8 +34,13 @@ class MetricsReport(Content):
     agent_metrics: Parameters = Field(default_factory=dict)
     retries: Count = 0
     dead_letters: Count = 0
+    events: Count = 0
+    handled: dict[str, Count] = Field(default_factory=dict)
+    failed: dict[str, Count] = Field(default_factory=dict)
+    avg_latency_ms: Annotated[Number, Field(ge=0)] = 0.0
     depth: dict[str, Count] = Field(default_factory=dict)
     lag_s: dict[str, Annotated[Number, Field(ge=0)]] = Field(default_factory=dict)
+    in_flight: dict[str, Count] = Field(default_factory=dict)
 
 
 class SystemLifecycleContent(Content):

@@ -7,6 +7,7 @@
     apply_retention    60 s    delete dead letters beyond their limits: tasks/dead_letters/retention.py
     heartbeat          2 s     report this worker and its agents: tasks/consuming/heartbeat.py
     restore_subscriptions 2 s  register its subscriptions again if they were lost: tasks/consuming/announcement.py
+    serve_metrics      5 s     write the page for Prometheus, if its port is set: tasks/consuming/metrics_server.py
 
 These are the longest times between two runs. Each run returns when the next one is needed: `send_due` runs again when
 the next message is due, and every 0.1 s in a worker that handles deliveries, whose retries may be due any moment. So a
@@ -35,6 +36,7 @@ from celery.worker import state as worker_state
 
 from petiole.tasks.consuming.announcement import RESTORE_SUBSCRIPTIONS
 from petiole.tasks.consuming.heartbeat import HEARTBEAT
+from petiole.tasks.consuming.metrics_server import SERVE_METRICS
 from petiole.tasks.consuming.parked import TAKE_PARKED
 from petiole.tasks.consuming.periodic_job import PeriodicJob
 from petiole.tasks.dead_letters import apply_retention
@@ -198,6 +200,7 @@ JOBS = (
     PeriodicJob("apply_retention", 60.0, _apply_retention),
     HEARTBEAT,
     RESTORE_SUBSCRIPTIONS,
+    SERVE_METRICS,
 )
 
 

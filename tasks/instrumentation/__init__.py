@@ -15,7 +15,7 @@ The records that only workers emit are in worker_records.py; a process that only
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         ErrorReported,
         FlowAborted,
         HandlerMissing,
+        HandlerRan,
         JobFailed,
         JobRecovered,
     )
@@ -60,11 +61,13 @@ __all__ = [
     "EventPublished",
     "FlowAborted",
     "HandlerMissing",
+    "HandlerRan",
     "Instrumentation",
     "JobFailed",
     "JobRecovered",
     "Listener",
     "OperationFailed",
+    "PublishFailed",
     "Record",
 ]
 
@@ -118,6 +121,16 @@ class EventPublished(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PublishFailed(Record):
+    """A call that publishes raised. Its caller gets the error."""
+
+    name = "event.publish_failed"
+    level = logging.DEBUG
+    event_type: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OperationFailed(Record):
     """A secondary operation failed. The delivery continues; the caller's docstring describes how."""
 
@@ -144,10 +157,15 @@ def log_record(record: Record) -> None:
 
 
 class Instrumentation:
-    """The listeners of one bus."""
+    """The listeners of one bus.
 
-    def __init__(self) -> None:
+    Args:
+        make_listeners: makes further listeners when the first record may be emitted, as settings are not read before.
+    """
+
+    def __init__(self, make_listeners: Callable[[], Iterable[Listener]] = tuple) -> None:
         self._listeners: list[Listener] = [log_record]
+        self._make_listeners: Callable[[], Iterable[Listener]] | None = make_listeners
 
     def listen(self, listener: Listener) -> None:
         """Add a listener, which is called with every later record."""
@@ -155,16 +173,22 @@ class Instrumentation:
 
     def wants(self, record: type[Record]) -> bool:
         """Return whether anybody reads records of this class: a listener, or a log at its level."""
-        return len(self._listeners) > 1 or log.isEnabledFor(record.level)
+        return len(self._all_listeners()) > 1 or log.isEnabledFor(record.level)
 
     def emit(self, record: Record) -> None:
         """Call every listener with a record. Raises nothing."""
-        for listener in self._listeners:
+        for listener in self._all_listeners():
             try:
                 listener(record)
             except Exception:
                 # A listener must not change the outcome of a delivery.
                 log.exception("listener.failed", extra={"record": record.logged_name})
+
+    def _all_listeners(self) -> list[Listener]:
+        if (make := self._make_listeners) is not None:
+            self._make_listeners = None
+            self._listeners += make()
+        return self._listeners
 
 
 __getattr__, __dir__ = lazy_names(__name__, {"petiole.tasks.instrumentation.worker_records": " ".join(__all__)})

@@ -29,6 +29,18 @@ class DeliveryFinished(DeliveryRecord):
     level = logging.DEBUG
     attempt: int
     outcome: str
+    age_s: float | None = None
+    """The time since the event was published: of a handled delivery, its critical time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandlerRan(DeliveryRecord):
+    """A handler returned or raised."""
+
+    name = "handler.ran"
+    level = logging.DEBUG
+    attempt: int
+    duration_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,8 @@
 - Requests and replies are those recorded in the history since the last summary. The execution time of a request is the
   time between both records, by the server's clock. A reply without a known request is counted without a time.
 - Retries and dead letters are differences of counters.
+- Events, handled and failed deliveries and latency are differences of the counts that Prometheus gets, too; 0 unless
+  PETIOLE_METRICS is on.
 - Depth and lag are current values. The lag of a queue is the age of its oldest message; only Redis provides it.
 """
 
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from petiole.events.catalog.system import MetricsReport
 from petiole.tasks.broker.queue_stats import lag_s, queue_depth
 from petiole.tasks.broker.topology import PUBLISH_QUEUE
+from petiole.tasks.stores.event_counts import EventCount
 from petiole.tasks.stores.history import RecordedEvent
 
 if TYPE_CHECKING:
@@ -38,15 +41,17 @@ def collect_metrics(bus: BusRuntime, interval_s: float) -> MetricsSnapshot:
     """Collect the figures since the last summary, or of the last interval if there is none."""
     last_counts, since = bus.stores.counters.last_summary()
     since = since or f"{int((bus.now().timestamp() - interval_s) * 1_000)}-0"
-    counts = bus.stores.counters.all()
+    counts = bus.stores.counters.all() | _summarize_counts(bus.stores.event_counts.all())
     until = bus.stores.history.last_entry_id()
-    depths, lags = _queue_metrics(bus)
+    queues = read_queues(bus)
     report = MetricsReport(
         **_request_metrics(bus, _read_recorded(bus, since, until)),
         retries=_increase("retried", counts, last_counts),
         dead_letters=_increase("dead_lettered", counts, last_counts),
-        depth=depths,
-        lag_s=lags,
+        depth=dict(queues.depth),
+        lag_s=dict(queues.lag_s),
+        in_flight=dict(queues.in_flight),
+        **_event_metrics(counts, last_counts),
     )
     return MetricsSnapshot(report, counts, until)
 
@@ -92,13 +97,59 @@ def _read_recorded(bus: BusRuntime, since: str, until: str) -> Iterator[Recorded
         yield from (entry for entry in page if _order(entry.entry_id) <= _order(until))
 
 
-def _queue_metrics(bus: BusRuntime) -> tuple[dict[str, int], dict[str, float]]:
+@dataclass(frozen=True, slots=True)
+class QueueFigures:
+    """By queue: deliveries that wait, the age in s of the oldest, and those that a worker has. Redis has all three."""
+
+    depth: Mapping[str, int]
+    lag_s: Mapping[str, float]
+    in_flight: Mapping[str, int]
+
+
+def read_queues(bus: BusRuntime) -> QueueFigures:
+    """Read the figures of all queues that have a subscription, and of `publish`."""
     _, subscriptions = bus.stores.directory.read()
     queues = sorted({subscription.queue for subscription in subscriptions} | {PUBLISH_QUEUE})
     with bus.app.connection_for_read() as connection:
         depths = {queue: queue_depth(bus, connection, queue) for queue in queues}
         lags = {queue: lag_s(bus, connection, queue) for queue in queues if depths[queue]}
-    return depths, {queue: lag for queue, lag in lags.items() if lag is not None}
+    in_flight = dict.fromkeys(queues, 0) | bus.stores.deliveries.in_flight() if bus.publishes_atomically else {}
+    return QueueFigures(depths, {queue: lag for queue, lag in lags.items() if lag is not None}, in_flight)
+
+
+def _summarize_counts(counts: Mapping[EventCount, float]) -> dict[str, int]:
+    """Add event counts up to those of a summary. `failed` counts attempts: those retried and those dead-lettered."""
+    totals: Counter[str] = Counter()
+    for count, amount in counts.items():
+        agent = count.subscription.rpartition(".")[0]
+        match count.family, count.detail:
+            case "event", "success":
+                totals["events"] += int(amount)
+            case "delivery", "handled":
+                totals[f"handled:{agent}"] += int(amount)
+            case "delivery", "retried" | "dead_lettered":
+                totals[f"failed:{agent}"] += int(amount)
+            case "critical", "sum":
+                totals["latency_ms"] += round(1_000 * amount)
+            case "critical", _:
+                totals["latencies"] += int(amount)
+    return dict(totals)
+
+
+def _event_metrics(counts: Mapping[str, int], before: Mapping[str, int]) -> dict[str, Any]:
+    latencies = _increase("latencies", counts, before)
+    return {
+        "events": _increase("events", counts, before),
+        "handled": _increase_by_agent("handled:", counts, before),
+        "failed": _increase_by_agent("failed:", counts, before),
+        "avg_latency_ms": _increase("latency_ms", counts, before) / latencies if latencies else 0.0,
+    }
+
+
+def _increase_by_agent(prefix: str, counts: Mapping[str, int], before: Mapping[str, int]) -> dict[str, int]:
+    names = (name for name in counts if name.startswith(prefix))
+    increases = {name.removeprefix(prefix): _increase(name, counts, before) for name in names}
+    return {agent: increase for agent, increase in increases.items() if increase}
 
 
 def _increase(name: str, counts: Mapping[str, int], before: Mapping[str, int]) -> int:

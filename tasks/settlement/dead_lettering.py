@@ -180,10 +180,16 @@ def dead_letter(
         BrokerUnavailable: the letter is not stored, so the message must not be acknowledged.
         LeaseLost: another worker has the delivery by now.
     """
+    _store(bus, letter, event, settlement, is_published=is_published)
     record = DeliveryDeadLettered(
         **log_fields(letter), cause=letter.cause, error=letter.error, exception=sys.exception()
     )
     bus.instrumentation.emit(record)
+
+
+def _store(
+    bus: BusRuntime, letter: DeadLetter, event: Event | None, settlement: Settlement | None, *, is_published: bool
+) -> None:
     if settlement is None:
         bus.stores.dead_letters.put(letter)
     else:

@@ -20,7 +20,7 @@ from petiole.events.dead_letter import Cause, FailedAttempt
 from petiole.events.errors import BrokerUnavailable, LeaseLost, StateStoreUnavailable, error_type_of
 from petiole.events.event import Event
 from petiole.events.texts import error_text, safe_text
-from petiole.tasks.instrumentation import DeliveryDeferred, DeliveryLeaseLost, DeliveryRetrying
+from petiole.tasks.instrumentation import DeliveryDeadLettered, DeliveryDeferred, DeliveryLeaseLost, DeliveryRetrying
 from petiole.tasks.publishing.commit import commit
 from petiole.tasks.publishing.delayed import build_delayed_delivery, build_delayed_message
 from petiole.tasks.settlement.dead_lettering import build_bare_dead_letter, build_dead_letter, dead_letter
@@ -138,6 +138,7 @@ def _store_bare_dead_letter(attempt: DeliveryAttempt, error: Exception, cause: C
             message_group=attempt.message_group,
         )
         commit(attempt.bus, [], settlement=replace(attempt.settlement, outcome="dead_lettered", letter=letter))
+        attempt.emit(DeliveryDeadLettered, cause=cause, error=letter.error, exception=error)
     except LeaseLost as lost:
         attempt.emit(DeliveryLeaseLost, error=error_text(lost))
     except Exception as failure:  # noqa: BLE001 - without a letter the broker has the only copy
@@ -162,8 +163,9 @@ def _schedule_retry(
         attempt.emit(DeliveryLeaseLost, error=error_text(lost))
     except OUTAGES as outage:
         requeue(attempt, outage)
-    record = DeliveryRetrying if is_attempt else DeliveryDeferred
-    attempt.emit(record, attempt=attempt.history.number, error=error_text(error), due=due)
+    else:
+        record = DeliveryRetrying if is_attempt else DeliveryDeferred
+        attempt.emit(record, attempt=attempt.history.number, error=error_text(error), due=due)
     # Celery's exception: the task's state becomes RETRY, and Celery acknowledges the message.
     raise Retry(exc=error, when=due) from error
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from petiole.tasks.stores.cluster_membership import ClusterMembership
     from petiole.tasks.stores.counters import Counters
     from petiole.tasks.stores.dead_letters import DeadLetters
+    from petiole.tasks.stores.event_counts import MetricCounts
     from petiole.tasks.stores.idempotency_records import IdempotencyRecords
     from petiole.tasks.stores.inbox import Inbox
     from petiole.tasks.stores.open_deliveries import OpenDeliveries
@@ -140,6 +141,12 @@ class Stores:
         from petiole.tasks.stores.dead_letters import DeadLetters
 
         return DeadLetters(self.client, self.keys)
+
+    @cached_property
+    def event_counts(self) -> MetricCounts:
+        from petiole.tasks.stores.event_counts import MetricCounts
+
+        return MetricCounts(self.client, self.keys)
 
     @cached_property
     def idempotency_records(self) -> IdempotencyRecords:

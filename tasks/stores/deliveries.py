@@ -10,6 +10,7 @@ delivery whose consumer was lost before is marked as begun, so that another loss
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -119,6 +120,17 @@ class Deliveries:
         ends: list[Any] = [self._client.lrange(name, -1, -1) for name in self._lists(queue)]
         times = (_published_at(end[0]) for end in ends if end)
         return min((time for time in times if time is not None), default=None)
+
+    def in_flight(self) -> Counter[str]:
+        """Count by queue what consumers have fetched and not settled."""
+        consumers: Any = self._client.zrange(self._keys.consumers, 0, -1)
+        start = self._keys.queue("")
+        counts: Counter[str] = Counter()
+        for consumer in consumers:
+            leased: Any = self._client.hvals(self._keys.consumer(consumer))
+            lists = (text.partition("\n")[0] for text in leased)
+            counts.update(name.removeprefix(start).rpartition(":")[0] for name in lists)
+        return counts
 
     def _lists(self, queue: str) -> list[str]:
         return [f"{self._keys.queue(queue)}:{step}" for step in PRIORITY_STEPS]

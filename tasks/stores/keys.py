@@ -36,6 +36,9 @@ The keys of Celery and kombu begin with `Settings.queue_prefix`.
 | directory                             | hash   | subscription -> JSON; empty: withdrawn   | no limit                |
 | directory:changes                     | list   | the last 1,000 changes, oldest first     | no limit                |
 | directory:version                     | number | grows with every change                  | no limit                |
+| event_counts                          | hash   | family, event type, subscription, detail | no limit                |
+| event_counts:subscriptions            | set    | subscriptions with counts of their own   | no limit                |
+| event_counts:types                    | set    | event types with counts of their own     | no limit                |
 | history                               | stream | the last MAX_HISTORY_EVENTS events       | HISTORY_RETENTION_S     |
 | history:blocks                        | list   | block/first entry id, oldest first       | as the history          |
 | history:count                         | number | events ever recorded                     | no limit                |
@@ -258,6 +261,10 @@ class Keys:
     @property
     def counters(self) -> str:
         return f"{self.prefix}:counters"
+
+    @property
+    def event_counts(self) -> str:
+        return f"{self.prefix}:event_counts"
 
     @property
     def cluster(self) -> str:

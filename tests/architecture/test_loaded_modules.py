@@ -26,6 +26,7 @@ UNUSED_BY_A_PUBLISHER = (
     "petiole.tasks.delivery",
     "petiole.tasks.handler_context",
     "petiole.tasks.handling.invocation",
+    "petiole.tasks.instrumentation.event_counter",
     "petiole.tasks.instrumentation.worker_records",
     "petiole.tasks.settlement.settlement",
     # An operator's tools, and the features that a publish does not use.
@@ -36,6 +37,7 @@ UNUSED_BY_A_PUBLISHER = (
     "petiole.tasks.resilience",
     "petiole.tasks.sessions.session",
     "petiole.tasks.streaming",
+    "prometheus_client",
     "tenacity",
     # The bundled agents and their providers.
     "mcp",

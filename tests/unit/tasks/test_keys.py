@@ -52,6 +52,8 @@ def keys_in_scripts(prefix: str) -> Iterator[tuple[str, tuple[str, Any]]]:
     yield f"{prefix}:published:17", ("published", ())
     for end in ("blocks", "count", "kept", "references"):
         yield f"{prefix}:history:{end}", (end, ())
+    for end in ("subscriptions", "types"):
+        yield f"{Keys(prefix).event_counts}:{end}", (end, ())
 
 
 @pytest.mark.parametrize("prefix", ["petiole", "p"])

@@ -1,0 +1,95 @@
+"""MetricsServer: a worker serves `/metrics` for Prometheus if PETIOLE_METRICS_PORT is set.
+
+The figures are those of the whole system and the same at each worker. The worker's job writes the page every
+PAGE_INTERVAL_S; the server's threads only send it. So they hold no lock and no connection when a prefork worker forks.
+A page that was not renewed in time is not sent: the answer is 503.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from petiole.events.errors import UsageError
+from petiole.tasks.consuming.periodic_job import PeriodicJob
+from petiole.tasks.runtime import BusRuntime
+
+PAGE_INTERVAL_S = 5.0
+_MAX_PAGE_AGE_S = 15.0
+_REQUEST_TIMEOUT_S = 5.0
+
+
+class MetricsServer:
+    """The page, and the server that sends it."""
+
+    def __init__(self, _: BusRuntime) -> None:
+        self._page, self._written_at = b"", float("-inf")
+        self._server: ThreadingHTTPServer | None = None
+
+    def write(self, page: str) -> None:
+        """Replace the page."""
+        self._page, self._written_at = page.encode(), time.monotonic()
+
+    def read(self) -> bytes | None:
+        """Return the page, or None if it is too old."""
+        return self._page if time.monotonic() - self._written_at <= _MAX_PAGE_AGE_S else None
+
+    def start(self, host: str, port: int) -> None:
+        """Start to serve, if that has not happened. Raises UsageError if the address cannot be used."""
+        if self._server is not None:
+            return
+        try:
+            self._server = _Server((host, port), _build_handler(self))
+        except OSError as error:
+            reason = error.strerror or error
+            raise UsageError(
+                f"PETIOLE_METRICS_PORT: cannot listen at {host}:{port} ({reason}); another worker of this machine may "
+                "serve there, which shows the same figures, or choose another port"
+            ) from error
+        threading.Thread(target=self._server.serve_forever, name="petiole-metrics", daemon=True).start()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+
+def _build_handler(server: MetricsServer) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        timeout = _REQUEST_TIMEOUT_S
+
+        def do_GET(self) -> None:
+            page = server.read() if self.path.partition("?")[0] == "/metrics" else b"the path is /metrics\n"
+            if page is None:
+                self._send(HTTPStatus.SERVICE_UNAVAILABLE, b"the worker could not read its figures; see its log\n")
+            else:
+                is_known = self.path.partition("?")[0] == "/metrics"
+                self._send(HTTPStatus.OK if is_known else HTTPStatus.NOT_FOUND, page)
+
+        def log_message(self, *_: Any) -> None:
+            """Log no request."""
+
+        def _send(self, status: HTTPStatus, page: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+            self.send_header("Content-Length", str(len(page)))
+            self.end_headers()
+            self.wfile.write(page)
+
+    return Handler
+
+
+def _serve_metrics(bus: BusRuntime, _: object) -> None:
+    if (port := bus.settings.metrics_port) is None:
+        return
+    # Loaded only by a worker that serves metrics.
+    from petiole.tasks.operations.prometheus import render_metrics
+
+    server = bus.resource(MetricsServer)
+    server.start(bus.settings.metrics_host, port)
+    server.write(render_metrics(bus))
+
+
+SERVE_METRICS = PeriodicJob("serve_metrics", PAGE_INTERVAL_S, _serve_metrics)

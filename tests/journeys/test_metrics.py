@@ -1,0 +1,186 @@
+"""What Prometheus gets is what happened, in every process, also across restarts and kills."""
+
+from __future__ import annotations
+
+import time
+import urllib.request
+from collections import Counter
+
+import pytest
+from celery import Celery
+from prometheus_client.parser import text_string_to_metric_families
+
+from petiole.events.errors import PetioleError
+from petiole.tasks import Agent, EventBus, RetryPolicy
+from petiole.tasks.instrumentation import EventPublished, HandlerRan
+from petiole.tasks.operations.metrics import collect_metrics
+from petiole.tasks.operations.prometheus import render_metrics
+from petiole.tasks.settings import Settings
+from petiole.tasks.stores.event_counts import MAX_NAMES
+from tests.support.apps import a_bus
+from tests.support.polling import wait_until
+from tests.support.processes import free_ports
+
+AGENT = """
+import os, signal, time
+import redis
+from petiole.events import TextMessageEvent
+from petiole.tasks import Agent, RetryPolicy
+
+seen = redis.Redis.from_url(os.environ["PETIOLE_BROKER_URL"])
+agent = Agent("one")
+
+@agent.on("input.*", retry=RetryPolicy(max_attempts=2, base=0.1))
+def handle(event: TextMessageEvent) -> None:
+    number = int(event.content.text)
+    if number == 30 and seen.set("has_killed", os.getpid(), nx=True):
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGKILL)
+    if number % 10 == 7:
+        raise ValueError("no sevens")
+"""
+
+PUBLISH = """
+from petiole.events import TextContent, TextMessageEvent
+from petiole.tasks import publish
+for number in range({first}, {last}):
+    publish(TextMessageEvent(stream_id="s", content=TextContent(text=str(number))))
+"""
+
+
+def samples(page):
+    """Return the values of a page by the sample's name and the values of its labels."""
+    families = text_string_to_metric_families(page)
+    return {
+        (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+def scraped(port):
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        return samples(answer.read().decode())
+
+
+def test_the_counts_equal_the_history_across_three_processes_a_restart_and_a_kill(
+    node, inside, clean_broker_url, client, eventually
+):
+    bus = a_bus(clean_broker_url)
+    (port,) = free_ports(1)
+    node.environment.update({"PETIOLE_AGENTS": "agent_one", "PETIOLE_METRICS_PORT": str(port)})
+    node.module("agent_one", AGENT)
+    pool = ("--pool", "prefork", "-c", "2")
+    first, second = node.worker("first", *pool), node.worker("second", *pool)
+    topic = "input.message.received"
+
+    def outcome(name):
+        return samples(render_metrics(bus)).get(("petiole_deliveries_total", topic, name, "one.handle"), 0)
+
+    node.run(PUBLISH.format(first=0, last=100))  # of a process of the first or second worker, which is killed
+    eventually(lambda: outcome("handled") >= 90, 30, node.logs)
+    first.terminate()
+    first.wait(timeout=20)
+    node.run(PUBLISH.format(first=100, last=200))
+    node.worker("first", *pool)
+    eventually(lambda: outcome("handled") + outcome("dead_lettered") >= 200, 30, node.logs)
+
+    page = samples(node.command("metrics"))
+    published = Counter(inside.topics())
+    assert page["petiole_events_total", topic, "success"] == published[topic] == 200
+    assert (outcome("handled"), outcome("retried"), outcome("dead_lettered")) == (180, 20, 20)
+    assert page["petiole_event_critical_seconds_count", "one.handle"] == 180
+    assert client.get("has_killed")
+    # 220 handler runs ended; the killed one did not.
+    assert page["petiole_event_processing_seconds_count", topic] == 220
+    eventually(lambda: scraped(port).get(("petiole_event_processing_seconds_count", topic)) == 220, 20, node.logs)
+    assert second.poll() is None
+
+
+@pytest.fixture
+def bus():
+    """Yield a bus of this process that counts under the seed's namespace."""
+    with EventBus(settings=Settings(metrics=True, metrics_namespace="janus")) as bus:
+        yield bus
+
+
+def page_when(bus, condition):
+    wait_until(lambda: condition(samples(render_metrics(bus))), 10, lambda: render_metrics(bus))
+    return samples(render_metrics(bus))
+
+
+def test_a_publish_that_raises_is_counted_as_an_error(bus, a_message):
+    for _ in range(5):
+        bus.publish(a_message())
+    for _ in range(2):
+        with pytest.raises(PetioleError):
+            bus.publish(a_message().model_dump(mode="json") | {"content": None})
+    with pytest.raises(PetioleError):
+        bus.publish({"event_type": "made.up by a stranger", "stream_id": "s"})
+
+    page = page_when(bus, lambda page: ("janus_events_total", "unknown", "error") in page)
+
+    assert page["janus_events_total", "input.message.received", "success"] == 5
+    assert page["janus_events_total", "input.message.received", "error"] == 2
+    assert page["janus_events_total", "unknown", "error"] == 1
+
+
+def test_processing_is_timed_in_the_worker_also_if_the_handler_raises(bus, a_message):
+    agent = Agent("slow")
+
+    @agent.on("input.*", retry=RetryPolicy(max_attempts=1))
+    def handle(event):
+        time.sleep(0.2)
+        raise ValueError(event.event_id)
+
+    bus.include(agent)
+    bus.publish(a_message())
+
+    name, topic = "janus_event_processing_seconds", "input.message.received"
+    page = page_when(bus, lambda page: ("janus_deliveries_total", topic, "dead_lettered", "slow.handle") in page)
+
+    assert page[f"{name}_count", topic] == 1
+    assert 0.2 <= page[f"{name}_sum", topic] < 0.4
+    assert page[f"{name}_bucket", topic, "0.1"] == 0
+    assert page[f"{name}_bucket", topic, "+Inf"] == 1
+    assert ("janus_event_critical_seconds_count", "slow.handle") not in page
+
+
+def test_ten_thousand_event_types_do_not_multiply_the_labels(bus):
+    for number in range(10_000):
+        facts = dict.fromkeys(("event_id", "stream_id", "correlation_id"), "1")
+        bus.instrumentation.emit(EventPublished(event_type=f"custom.type_{number}", subscriptions=(), **facts))
+    page_when(bus, lambda page: sum(value for key, value in page.items() if key[0] == "janus_events_total") == 10_000)
+
+    counted = {key[1]: value for key, value in samples(render_metrics(bus)).items() if key[0] == "janus_events_total"}
+
+    assert len(counted) == MAX_NAMES + 1
+    assert counted["other"] == 10_000 - MAX_NAMES
+    assert sum(counted.values()) == 10_000
+
+
+def test_a_summary_has_the_same_figures_by_agent(bus, a_message):
+    agent = Agent("team")
+
+    @agent.on("input.*", retry=RetryPolicy(max_attempts=1))
+    def handle(event):
+        if event.content.text == "bad":
+            raise ValueError(event.event_id)
+
+    bus.include(agent)
+    bus.publish_many([a_message("good"), a_message("good"), a_message("bad")])
+    topic = "input.message.received"
+    page_when(bus, lambda page: page.get(("janus_deliveries_total", topic, "handled", "team.handle")) == 2)
+    page_when(bus, lambda page: ("janus_deliveries_total", topic, "dead_lettered", "team.handle") in page)
+
+    report = collect_metrics(bus, 60).report
+
+    assert (report.handled, report.failed) == ({"team": 2}, {"team": 1})
+    assert report.events >= 3
+    assert 0 < report.avg_latency_ms < 10_000
+
+
+def test_without_the_setting_nothing_is_counted_and_no_record_is_built():
+    with EventBus(Celery("quiet", set_as_current=False), settings=Settings()) as quiet:
+        assert not quiet.instrumentation.wants(EventPublished)
+        assert not quiet.instrumentation.wants(HandlerRan)
