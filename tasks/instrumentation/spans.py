@@ -34,7 +34,7 @@ def tracer() -> Tracer:
     return _tracer_of(trace.get_tracer_provider())
 
 
-def start_publishing(event: Event) -> tuple[str, Span | None]:
+def open_publishing(event: Event) -> tuple[str, Span | None]:
     """Start the producer span of an event: below the current span, else below what the event's context names."""
     is_below_current = trace.get_current_span().get_span_context().is_valid
     context = None if is_below_current else _parent_context(event)

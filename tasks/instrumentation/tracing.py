@@ -39,14 +39,16 @@ def start_publishing(event: Event) -> tuple[str, Span | None]:
         return continue_traceparent(event.traceparent, event.event_id), None
     from petiole.tasks.instrumentation import spans
 
-    return spans.start_publishing(event)
+    return spans.open_publishing(event)
 
 
 def end_publishing(span: Span | None, error: Exception | None = None) -> None:
     """End a producer span, and mark it if the event could not be published."""
     if span is not None and span.is_recording():
         if error is not None:
-            mark_failed(span, error)
+            from petiole.tasks.instrumentation import spans
+
+            spans.mark_failed(span, error)
         span.end()
 
 
@@ -67,14 +69,6 @@ def trace_operation(
     from petiole.tasks.instrumentation import spans
 
     return spans.open_operation(operation, subject, attributes)
-
-
-def mark_failed(span: Span | None, error: Exception) -> None:
-    """Mark a span with an error."""
-    if span is not None:
-        from petiole.tasks.instrumentation import spans
-
-        spans.mark_failed(span, error)
 
 
 @signals.before_task_publish.connect

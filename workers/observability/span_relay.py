@@ -98,7 +98,7 @@ class SpanRelay(SpanProcessor):
     def _export(self, message: bytes) -> None:
         try:
             span, dropped = _read_span(message, self._resource)
-        except Exception:  # a span that is cut; the next one is whole
+        except (pickle.UnpicklingError, EOFError, TypeError, ValueError):  # cut; the next one is whole
             log.exception("span.unreadable")
             return
         if dropped:
