@@ -30,6 +30,18 @@ def crash(event: Event) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
+MODEL = """
+from petiole.events.catalog.llm import Usage
+from petiole.workers.llm.provider import Finished, TextDelta
+
+class Parrot:
+    name = "parrot"
+
+    async def answer(self, request, tools=()):
+        yield TextDelta("84")
+        yield Finished("parrot-1", Usage(input_tokens=11, output_tokens=3))
+"""
+
 PUBLISH = """
 from petiole.events import MessageEvent, TextContent, TextMessageEvent
 from petiole.tasks import publish
@@ -47,12 +59,13 @@ QUESTION = "TextMessageEvent(stream_id='s', content=TextContent(text='What is 12
 def collector(node):
     with collecting() as collector:
         node.module("agent_archive", AGENT)
+        node.module("parrot", MODEL)
         node.environment.update(
             {
                 "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
                 "OTEL_BSP_SCHEDULE_DELAY": "200",
                 "PETIOLE_AGENTS": ",".join(f"petiole.workers.agents.{name}" for name in BUNDLED) + ",agent_archive",
-                "PETIOLE_LLM": "rules",
+                "PETIOLE_LLM": "parrot:Parrot",
                 "PETIOLE_MAX_DELIVERY_CRASHES": "1",
             }
         )
@@ -82,10 +95,11 @@ def test_a_conversation_over_prefork_processes_is_one_trace_without_orphans(node
     assert (failed.is_error, failed.attributes["error.type"]) == (True, "RuntimeError")
     assert failed.events == ("exception", "delivery.retrying")
     assert not succeeded.is_error
-    (chat,) = collector.named("chat rules")
+    (chat,) = collector.named("chat parrot")
     assert chat.trace_id == trace_id
-    assert chat.attributes["gen_ai.usage.input_tokens"] >= 0
-    assert chat.attributes["gen_ai.usage.output_tokens"] > 0
+    assert chat.attributes["gen_ai.response.model"] == "parrot-1"
+    assert chat.attributes["gen_ai.usage.input_tokens"] == 11
+    assert chat.attributes["gen_ai.usage.output_tokens"] == 3
     (tool,) = collector.named("execute_tool calculator")
     assert parent_of(tool, collector.spans).name == "invoke_agent tools"
 
