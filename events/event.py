@@ -71,6 +71,10 @@ def _default_correlation_id(fields: Mapping[str, object]) -> str:
     return str(fields["event_id"])
 
 
+def _default_traceparent(fields: Mapping[str, object]) -> str:
+    return new_traceparent(str(fields["event_id"]))
+
+
 class EventContext(FrozenModel):
     """The origin and the user of a flow. Every event of the flow has the same context."""
 
@@ -124,7 +128,10 @@ class Event(FrozenModel):
         description="the flow that this event belongs to; by default the event starts one",
     )
     causation_id: EventId | None = Field(default=None, description="the event that caused this one")
-    traceparent: Traceparent = Field(default_factory=new_traceparent, description="W3C trace context")
+    traceparent: Traceparent = Field(
+        default_factory=_default_traceparent,
+        description="W3C trace context: that of the event's cause until the event is published, then its own",
+    )
     hops: Count = Field(default=0, description="number of causing events between this one and its origin")
     path: tuple[AgentName, ...] = Field(
         default=(), description="agents whose events led to this one, each once, the most recent last"

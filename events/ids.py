@@ -90,13 +90,22 @@ def emitted_event_id(delivery: str, index: int) -> str:
     return str(uuid5(UUID(delivery), str(index)))
 
 
-def new_traceparent() -> str:
-    """Start a new trace: version 00, random trace and span ids, sampled.
+def new_traceparent(event_id: str) -> str:
+    """Start a new trace for an event: version 00, a random trace id, the event's span id, sampled.
 
     Source: W3C Trace Context, section 3.2 (traceparent header).
     """
-    random = os.urandom(24).hex()
-    return f"00-{random[:32]}-{random[32:]}-01"
+    return f"00-{os.urandom(16).hex()}-{span_id_of(event_id)}-01"
+
+
+def continue_traceparent(traceparent: str, event_id: str) -> str:
+    """Return the trace context of an event in the trace of another: the same trace, a span id of its own."""
+    return f"{traceparent[:36]}{span_id_of(event_id)}{traceparent[52:]}"
+
+
+def span_id_of(event_id: str) -> str:
+    """Return the span id of an event: the end of its id, so that each attempt at its cause gives it the same."""
+    return event_id[19:23] + event_id[24:]
 
 
 _CANONICAL = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NoReturn
@@ -42,6 +43,7 @@ from petiole.tasks.handling.exits import as_failure, is_shutdown
 from petiole.tasks.handling.handler import Handler
 from petiole.tasks.handling.invocation import run_handler
 from petiole.tasks.instrumentation import DeliveryFinished, HandlerRan
+from petiole.tasks.instrumentation.tracing import is_tracing, trace_operation
 from petiole.tasks.patterns import shadow_traffic
 from petiole.tasks.publishing import claim_check
 from petiole.tasks.publishing.document import read_event
@@ -101,7 +103,8 @@ def deliver(delivery: Delivery) -> Outcome:
     try:
         event = validate_delivery(delivery)
         delivery, refusal = check_deliverable(delivery, event)
-        outcome = refusal or handle_and_settle(delivery, event)
+        with _trace_attempt(delivery, event):
+            outcome = refusal or handle_and_settle(delivery, event)
     except (Retry, Reject, DeadLettered):
         raise
     except BaseException as error:
@@ -121,6 +124,24 @@ def _emit_finished(delivery: Delivery, event: Event, outcome: Outcome) -> None:
     if attempt.bus.instrumentation.wants(DeliveryFinished):
         age_s = max(0.0, (attempt.bus.now() - event.timestamp).total_seconds())
         attempt.emit(DeliveryFinished, attempt=attempt.history.number, outcome=str(outcome), age_s=age_s)
+
+
+def _trace_attempt(delivery: Delivery, event: Event) -> AbstractContextManager[object]:
+    """Open the consumer span of an attempt; without a tracer provider there is none."""
+    if not is_tracing():
+        return nullcontext()
+    from petiole.tasks.settlement.delivery_span import open_delivery_span
+
+    subscription, attempt = delivery.handler.subscription, delivery.attempt
+    attributes: dict[str, str | int] = {
+        "messaging.destination.name": subscription.queue,
+        "messaging.destination.subscription.name": subscription.name,
+        "gen_ai.agent.name": subscription.agent,
+        "petiole.delivery.id": attempt.delivery_id,
+        "petiole.delivery.attempt": attempt.history.number,
+    }
+    is_linked = delivery.bus.settings.delivery_spans == "link" and event.category is not Category.REQUEST
+    return open_delivery_span(event, attributes, is_linked=is_linked)
 
 
 def _settle_unexpected(delivery: Delivery, error: BaseException) -> NoReturn:
@@ -245,9 +266,11 @@ def handle(delivery: Delivery, event: Event) -> Context:
     """Run the handler and return its context, whose outbox has the events to publish. Raises as `run_handler`."""
     subscription, attempt = delivery.handler.subscription, delivery.attempt
     context = Context(event, attempt.delivery_id, subscription, attempt.history.number, delivery.bus, attempt.replay_id)
+    named = {"gen_ai.agent.name": subscription.agent, "gen_ai.conversation.id": event.stream_id}
     started = time.perf_counter()
     try:
-        run_in_context(context, partial(run_handler, delivery.handler, context))
+        with trace_operation("invoke_agent", subscription.agent, named):
+            run_in_context(context, partial(run_handler, delivery.handler, context))
     finally:
         attempt.emit(HandlerRan, attempt=attempt.history.number, duration_s=time.perf_counter() - started)
     if subscription.shadow:

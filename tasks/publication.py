@@ -57,6 +57,7 @@ from petiole.tasks.broker.topology import (
 from petiole.tasks.handling.buffering import buffer, prepare_emitted
 from petiole.tasks.handling.current import current_context
 from petiole.tasks.instrumentation import PublishFailed
+from petiole.tasks.instrumentation.tracing import end_publishing
 from petiole.tasks.publishing import claim_check
 from petiole.tasks.publishing.commit import Publication, commit, require_accepting
 from petiole.tasks.publishing.delayed import delay_publication
@@ -175,7 +176,11 @@ class PublishTask(BusTask):
     def _publish(self, event: Event | Document, due: datetime | None) -> Publication:
         with _reporting_failures(self.bus, event):
             validated = validate(self.bus, event)
-            return _publish_or_delay(self.bus, validated, due, is_refusable=_is_refusable(validated))
+            try:
+                return _publish_or_delay(self.bus, validated, due, is_refusable=_is_refusable(validated))
+            except PetioleError as error:
+                end_publishing(validated.span, error)
+                raise
 
     def delay(
         self, event: Event | Document, *, delay: Delay | None = None, at: PublishTime | None = None
@@ -219,7 +224,9 @@ class PublishTask(BusTask):
         with open_producer(self.bus, f"publishing {validated.event.event_type}") as producer:
             timing = {"at": due.isoformat()} if due else {}
             options["headers"] = {**(options.get("headers") or {}), VALIDATED_HEADER: "1"}
-            return producer.send(super().apply_async, (validated.payload,), timing, **options)
+            sent: AsyncResult[Any] = producer.send(super().apply_async, (validated.payload,), timing, **options)
+        end_publishing(validated.span)
+        return sent
 
     def _check_accepting(self, event: Event) -> None:
         # With other brokers a service may have no state store; its events wait in the queue for the next start.

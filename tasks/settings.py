@@ -187,6 +187,13 @@ class Settings(EnvironmentSettings):
         default=10_000, description="Chunks kept of the response streams of a conversation."
     )
 
+    # Traces
+    delivery_spans: Literal["child", "link"] = Field(
+        default="child",
+        description="Whether the span of a delivery is a child of its event's span, or starts a trace of its own with "
+        "a link to it. Deliveries of requests are always children.",
+    )
+
     # Periodic tasks
     tick_interval_s: Interval = Field(default=60.0, description="Time between ticks; 0 for none.")
     metrics_interval_s: Interval = Field(default=60.0, description="Time between metrics summaries; 0 for none.")

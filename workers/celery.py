@@ -11,6 +11,7 @@ from celery.utils.imports import cwd_in_path
 from petiole.tasks.bus import default_bus
 from petiole.workers.observability.liveness import install_liveness
 from petiole.workers.observability.logging import install_logging
+from petiole.workers.observability.tracing import install_tracing
 from petiole.workers.process.discovery import configured_agents
 from petiole.workers.process.embedded_broker import use_embedded_broker
 from petiole.workers.settings import WorkerSettings
@@ -23,6 +24,7 @@ default_bus.add_periodic_task(ConsolidationTask, settings.consolidation_interval
 with cwd_in_path():  # PETIOLE_AGENTS may name modules in the current folder
     default_bus.include(*configured_agents())
 install_liveness(default_bus)
+install_tracing()  # after the agents' modules, which may set a tracer provider of their own
 use_embedded_broker(default_bus)
 
 app = default_bus.app

@@ -37,6 +37,7 @@ from petiole.events.responses import UnmatchedReply
 from petiole.tasks.broker.producer import ConfirmingProducer, open_producer
 from petiole.tasks.broker.topology import broker_priority, broker_queue
 from petiole.tasks.instrumentation import EventPublished, OperationFailed
+from petiole.tasks.instrumentation.tracing import end_publishing
 from petiole.tasks.publishing import claim_check
 from petiole.tasks.publishing.document import ValidatedEvent
 from petiole.tasks.publishing.validation import validate
@@ -326,6 +327,8 @@ def _send(bus: BusRuntime, validated: ValidatedEvent, routes: Sequence[Route], p
                 serializer="json",
                 argsrepr=event.event_type,
                 kwargsrepr="",
+                # Its own context: that of the sender would be added otherwise.
+                headers={"traceparent": event.traceparent},
             )
 
 
@@ -339,6 +342,7 @@ def _build_publication(
     event, names = validated.event, tuple(route.name for route in routes)
     if not was_new:
         return Publication(event, names, was_repeated=True, unmatched=unmatched)
+    end_publishing(validated.span)
     if bus.instrumentation.wants(EventPublished):
         record = EventPublished(
             event_type=event.event_type,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from petiole.tasks.broker.messages import build_message, queue_key
 from petiole.tasks.broker.producer import open_producer
 from petiole.tasks.broker.topology import PUBLISH_QUEUE, PUBLISH_TASK, VALIDATED_HEADER, broker_priority, broker_queue
+from petiole.tasks.instrumentation.tracing import end_publishing
 from petiole.tasks.publishing.document import ValidatedEvent
 from petiole.tasks.stores.delayed_messages import DelayedMessage
 from petiole.tasks.stores.deliveries import QueueEntry, queue_list
@@ -77,6 +78,7 @@ def wakeup_key(bus: BusRuntime, queue: str) -> str:
 def delay_publication(bus: BusRuntime, validated: ValidatedEvent, due: datetime) -> DelayedMessage:
     """Build the message that publishes an event when it is due. Repeated calls store an event once."""
     event = validated.event
+    end_publishing(validated.span)
     # The whole event, because the delay may be longer than the retention of separated contents.
     text = validated.text if validated.blob is None else json.dumps(validated.document, ensure_ascii=False)
     return build_delayed_message(

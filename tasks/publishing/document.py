@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from pydantic_core import PydanticSerializationError
 
@@ -18,6 +18,9 @@ from petiole.events.errors import InvalidEvent, event_too_large
 from petiole.events.event import Event
 from petiole.events.registry import EventRegistry
 from petiole.tasks.stores.blobs import Blob
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
 
 _MAX_UTF8_BYTES = 4
 
@@ -29,13 +32,15 @@ Document: TypeAlias = Mapping[str, object]
 class ValidatedEvent:
     """A valid event with its JSON text.
 
-    For a large event, `stub` is the text with a reference in place of the content, and `blob` is the content.
+    For a large event, `stub` is the text with a reference in place of the content, and `blob` is the content. `span` is
+    the event's producer span, which ends when the event is committed.
     """
 
     event: Event
     json: str
     stub: str | None = None
     blob: Blob | None = None
+    span: Span | None = None
 
     @property
     def text(self) -> str:
@@ -51,6 +56,16 @@ class ValidatedEvent:
     def payload(self) -> dict[str, object]:
         """The JSON object that messages carry."""
         return self.document if self.stub is None else _to_document(self.stub)
+
+    def with_trace_context(self, traceparent: str, span: Span | None) -> ValidatedEvent:
+        """Return the event with a trace context and a producer span. Its text is changed in place of written again."""
+        if traceparent == self.event.traceparent:
+            return self if span is None else replace(self, span=span)
+        # The last one: before it, the content may have the same; behind it, no field has text from outside.
+        before, found, after = self.json.rpartition(f'"traceparent":"{self.event.traceparent}"')
+        event = self.event.copy_with_valid({"traceparent": traceparent})
+        text = f'{before}"traceparent":"{traceparent}"{after}' if found else _to_json(event)
+        return replace(self, event=event, json=text, span=span)
 
 
 def validate_event(event: object, registry: EventRegistry, limit_bytes: int) -> ValidatedEvent:

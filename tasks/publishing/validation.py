@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from petiole.events.event import Event
+from petiole.tasks.instrumentation.tracing import start_publishing
 from petiole.tasks.publishing import claim_check
 from petiole.tasks.publishing.document import Document, ValidatedEvent, validate_event
 
@@ -13,7 +14,11 @@ if TYPE_CHECKING:
 
 
 def validate(bus: BusRuntime, event: Event | Document) -> ValidatedEvent:
-    """Validate an event, and separate a large content from it. Raises UsageError if it cannot be published."""
+    """Validate an event, give it a span id of its own, and separate a large content from it.
+
+    Raises UsageError if it cannot be published.
+    """
     complete = event if isinstance(event, Event) else claim_check.restore_content(bus, event)
     validated = validate_event(complete, bus.event_registry, bus.settings.max_event_bytes)
+    validated = validated.with_trace_context(*start_publishing(validated.event))
     return claim_check.externalize_content(validated, bus.settings.claim_check_threshold_bytes)

@@ -68,6 +68,15 @@ def test_the_first_publish_loads_nothing_of_what_handles_events(clean_broker_url
     assert unused_by_a_publisher(loaded) == set()
 
 
+def test_the_first_publish_loads_no_opentelemetry(clean_broker_url):
+    # redis-py imports `opentelemetry.metrics`, and what is installed of the SDK.
+    without_sdk = "import sys; sys.modules['opentelemetry.sdk'] = None"
+
+    loaded = loaded_by(f"{without_sdk}\n{PUBLISH}", PETIOLE_BROKER_URL=clean_broker_url)
+
+    assert {"opentelemetry.trace", "opentelemetry.propagate"} & loaded == set()
+
+
 def test_publish_loads_the_event_classes_of_the_publisher_and_those_of_the_backbone():
     loaded = loaded_by("from petiole import TextMessageEvent, publish")
 

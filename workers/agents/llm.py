@@ -33,6 +33,7 @@ from petiole.events.event import Event
 from petiole.events.texts import error_text
 from petiole.tasks import Agent, Context, ResponseStream, RetryPolicy
 from petiole.tasks.handling.current import current_bus
+from petiole.tasks.instrumentation.tracing import trace_operation
 from petiole.workers.llm import LanguageModel, create_model
 from petiole.workers.llm.provider import ResponseBuilder, ResponsePart, ToolDescription
 from petiole.workers.llm.usage_limits import build_usage_record, limit_usage
@@ -74,6 +75,23 @@ async def generate(request: ModelRequest, model: LanguageModel, stream: Response
 
     Raises: ProviderUnavailable, ProviderRefused, UsageError, RetryLater; StreamSuperseded.
     """
+    with trace_operation("chat", model.name, {"gen_ai.provider.name": model.name}) as span:
+        response = await _generate(request, model, stream)
+        if span is not None:
+            span.set_attributes(_describe_response(response))
+        return response
+
+
+def _describe_response(response: GeneratedResponse) -> dict[str, str | int | list[str]]:
+    return {
+        "gen_ai.response.model": response.model,
+        "gen_ai.response.finish_reasons": [response.finish_reason],
+        "gen_ai.usage.input_tokens": response.usage.input_tokens,
+        "gen_ai.usage.output_tokens": response.usage.output_tokens,
+    }
+
+
+async def _generate(request: ModelRequest, model: LanguageModel, stream: ResponseStream) -> GeneratedResponse:
     tools = await asyncio.to_thread(describe_tools) if request.may_call_tools else ()
     answer = ResponseBuilder()
     is_complete = await stream.run(_write(model, request, tools, answer, stream))

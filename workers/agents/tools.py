@@ -44,6 +44,7 @@ from petiole.events.event import Event
 from petiole.events.texts import error_text
 from petiole.tasks import Agent, Context, idempotent, publish
 from petiole.tasks.handling.current import current_bus
+from petiole.tasks.instrumentation.tracing import trace_operation
 from petiole.workers.llm.rules.intent_rules import classify_intent
 from petiole.workers.retrieval import Retriever, configured_retriever
 from petiole.workers.retrieval.candidates import collect_candidates, fact_owner
@@ -187,11 +188,13 @@ def execute(
     call: ToolExecution, tool: Tool, tool_context: ToolContext, max_bytes: int = MAX_RESULT_BYTES
 ) -> dict[str, object]:
     """Run a call, and return its outcome as JSON. A result that no event can hold is a failure."""
+    named = {"gen_ai.tool.name": tool.name, "gen_ai.tool.call.id": call.call_id, "gen_ai.tool.type": "function"}
     try:
-        outcome = completed_outcome(call, tool.call(call.arguments, tool_context)).as_json()
-        size = len(to_json(outcome))
-        if size > max_bytes:
-            raise ToolFailed(tool.name, f"its result has {size:,} bytes as JSON, allowed are {max_bytes:,}")
+        with trace_operation("execute_tool", tool.name, named):
+            outcome = completed_outcome(call, tool.call(call.arguments, tool_context)).as_json()
+            size = len(to_json(outcome))
+            if size > max_bytes:
+                raise ToolFailed(tool.name, f"its result has {size:,} bytes as JSON, allowed are {max_bytes:,}")
     except PetioleError as error:
         return failed_outcome(call, error).as_json()
     return outcome
