@@ -64,7 +64,9 @@ def facts_of(message: dict[str, Any]) -> dict[str, Any]:
     body, properties = message["body"], message["properties"]
     if properties.get("body_encoding") == "base64":
         body = base64.b64decode(body)
-    headers = {name: value for name, value in message["headers"].items() if value is not None and name != "origin"}
+    # A message's `traceparent` is for workers of other libraries; ours read the event's.
+    ignored = {"origin", "traceparent"}
+    headers = {name: value for name, value in message["headers"].items() if value is not None and name not in ignored}
     return {
         "body": json.loads(body),
         "headers": headers,

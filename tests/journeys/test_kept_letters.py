@@ -8,7 +8,7 @@ import pytest
 
 from petiole.events import Event
 from petiole.tasks import Agent, RetryPolicy
-from petiole.tasks.settlement import settlement
+from petiole.tasks.settlement import failures, settlement
 from tests.support.inside import Inside
 
 
@@ -28,7 +28,7 @@ def failing(harness) -> list[str]:
 
 def fail_first(times: int, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a function of settlement fail so often, as for a cause that nobody has thought of."""
-    function, calls = getattr(settlement, name), []
+    function, calls = getattr(failures, name), []
 
     def call(*arguments: Any, **options: Any) -> Any:
         calls.append(name)
@@ -36,7 +36,7 @@ def fail_first(times: int, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
             raise UnicodeEncodeError("utf-8", "b\udcff", 1, 2, "surrogates not allowed")
         return function(*arguments, **options)
 
-    monkeypatch.setattr(settlement, name, call)
+    monkeypatch.setattr(failures, name, call)
 
 
 def test_a_letter_that_cannot_be_built_is_stored_with_the_event_and_the_error_alone(
