@@ -177,7 +177,7 @@ def test_without_a_free_connection_nothing_was_sent_and_the_setting_is_named(
 
 def test_a_server_that_refuses_the_password_was_sent_nothing(clean_broker_url: str) -> None:
     address = clean_broker_url.partition("@")[2]
-    bus = a_bus(f"redis://:wrong@{address}")
+    bus = a_bus(f"redis://nobody:wrong@{address}")
 
     with pytest.raises(BrokerUnavailable) as told:
         publish(bus)

@@ -22,6 +22,7 @@ ENTRY_POINTS = {"petiole.workers.celery", "petiole.workers.local_worker", "petio
 
 IMPORT_ALL = f"""
 import importlib, os, pkgutil
+import wsgiref.handlers  # of the standard library, which copies the environment
 
 class Watched(type(os.environ)):
     def __getitem__(self, name):
