@@ -21,7 +21,11 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 BLOCK = re.compile(r"^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 
-READY_TEXTS = {"petiole up": "In another terminal", "celery -A petiole.workers worker": "ready.", "celery -A proj": "ready."}
+READY_TEXTS = {
+    "petiole up": "In another terminal",
+    "celery -A petiole.workers worker": "ready.",
+    "celery -A proj": "ready.",
+}
 INPUTS = {"petiole chat": b"Hello\n/quit\n"}
 TIMEOUT_S = 60
 
