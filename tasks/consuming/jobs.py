@@ -158,24 +158,29 @@ class JobQueue:
         progress = _read_progress(self._consumer.pool.num_processes) if self._jobs else {}
         # Other deliveries wait for a process only if all are busy.
         has_free = len(self._jobs) < self._consumer.pool.num_processes
+        is_still = self._stands_still(has_free=has_free)
         for job in list(self._jobs.values()):
             if job.id in progress:
                 job.advance(*progress[job.id])
-                if has_free:
+                if has_free or is_still:
                     self._waiting.extendleft(reversed(job.take_back()))
-        self._give_back_excess(has_free=has_free)
+        if is_still:
+            self._give_back_excess()
         if self._waiting and not self._is_scheduled:
             self._request_slots()
 
-    def _give_back_excess(self, *, has_free: bool) -> None:
-        """Return what waits beyond the prefetch limit when no job has advanced for a while: its handlers are long."""
+    def _stands_still(self, *, has_free: bool) -> bool:
+        """Return whether no delivery has ended for a while though all processes are busy: the handlers are long."""
         now = time.monotonic()
         if has_free or self._ended != self._ended_before:
             self._ended_before, self._advanced_at = self._ended, now
-        if now - self._advanced_at > MAX_STANDSTILL_S:
-            excess = self._consumer.task_consumer.channel.qos.excess()
-            for _ in range(min(excess, len(self._waiting))):
-                self._waiting.pop().give_back()
+        return now - self._advanced_at > MAX_STANDSTILL_S
+
+    def _give_back_excess(self) -> None:
+        """Return what waits beyond the prefetch limit."""
+        excess = self._consumer.task_consumer.channel.qos.excess()
+        for _ in range(min(excess, len(self._waiting))):
+            self._waiting.pop().give_back()
 
 
 class Job:

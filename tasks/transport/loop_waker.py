@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from threading import Lock
 from typing import Any
 
 
@@ -14,20 +15,23 @@ class LoopWaker:
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._reader, False)
         self._is_waking = False
+        self._writing = Lock()
         loop.add_reader(self._reader, self._on_woken)
 
     def wake(self) -> None:
         """Have the event loop begin its next iteration. Any thread may call it."""
-        if not self._is_waking:
-            self._is_waking = True
-            os.write(self._writer, b"\0")
+        with self._writing:
+            if not self._is_waking:
+                self._is_waking = True
+                os.write(self._writer, b"\0")
 
     def close(self) -> None:
         """Close the pipe; `wake` does nothing from now on."""
-        self._is_waking = True
         self._loop.remove_reader(self._reader)
-        os.close(self._reader)
-        os.close(self._writer)
+        with self._writing:  # a number of a closed file may be another file's soon
+            self._is_waking = True
+            os.close(self._reader)
+            os.close(self._writer)
 
     def _on_woken(self) -> None:
         self._is_waking = False
