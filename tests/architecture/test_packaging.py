@@ -167,7 +167,6 @@ with EventBus() as bus:
 """
 
 
-@pytest.mark.timeout(240)
 def test_a_project_with_modules_of_our_folders_names_lives_beside_the_wheel(wheel, clean_python, tmp_path):
     for name, text in PROJECT.items():
         (tmp_path / "shop").mkdir(exist_ok=True)

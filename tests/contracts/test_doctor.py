@@ -249,7 +249,6 @@ MISCONFIGURATIONS: dict[str, tuple[Misconfigure, list[str]]] = {
 }
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("name", MISCONFIGURATIONS)
 def test_a_misconfiguration_is_found_alone_and_gone_once_it_is_corrected(system, name):
     misconfigure, expected = MISCONFIGURATIONS[name]

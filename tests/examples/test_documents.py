@@ -114,7 +114,6 @@ def blocks(page: Path) -> list[tuple[str, str]]:
     return [(block["language"], block["text"]) for block in BLOCK.finditer(page.read_text())]
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize(
     "page",
     [page for page in PAGES if any(language == "sh" for language, _ in blocks(page))],

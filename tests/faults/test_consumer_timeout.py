@@ -52,7 +52,6 @@ def impatient_rabbit(tmp_path: Path) -> Iterator[RabbitServer]:
 
 
 @pytest.mark.processes
-@pytest.mark.timeout(180)
 def test_a_handler_that_outlasts_the_consumer_timeout_runs_once_and_no_worker_ends(
     node, impatient_rabbit, clean_broker_url, eventually
 ):

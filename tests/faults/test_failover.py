@@ -55,7 +55,6 @@ def system(node, pair):
     return node
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize("lost", [killed, demoted, pytest.param(frozen, marks=pytest.mark.long)])
 def test_a_failover_of_broker_and_state_store_loses_nothing_that_the_replica_had(
     lost, system, pair, eventually, capsys

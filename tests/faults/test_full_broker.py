@@ -31,7 +31,6 @@ def test_a_publisher_is_told_that_the_broker_is_full_and_may_publish_again(by, s
     call(event)
 
 
-@pytest.mark.timeout(120)
 def test_a_full_broker_loses_nothing_and_its_workers_go_on(system, server, counts, eventually, capsys):
     workers = [system.worker("first", "--pool", "prefork", "-c", "2"), system.worker("second", "--pool", "threads")]
     bus = a_bus(server.url)

@@ -178,7 +178,6 @@ def test_a_handler_runs_once_while_its_worker_waits_for_it_to_end(node, slow, ev
     slow.expect_nothing_left()
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("pool", ["prefork", "threads"] if IS_FULL else ["prefork"])
 def test_a_worker_that_was_paused_finds_its_leases_lost_and_says_nothing_twice(node, slow, eventually, pool):
     slow.lasts(4, lease_s=2)

@@ -53,9 +53,9 @@ def hurried(monkeypatch) -> None:
     monkeypatch.setitem(runtime._CLIENT, "socket_timeout", 1)
 
 
-def seconds_of(call: Callable[[], object], error: type[Exception]) -> float:
+def seconds_of(call: Callable[[], object], *errors: type[Exception]) -> float:
     began = time.monotonic()
-    with pytest.raises(error):
+    with pytest.raises(errors):
         call()
     return time.monotonic() - began
 
@@ -64,15 +64,15 @@ def test_a_request_at_a_server_that_does_not_answer_fails_as_soon_as_a_publish(s
     bus = a_bus(server.url, service)
     request = Requester(bus)
     publish_once(bus, an_event())
+    # Whichever was lost: the answer to a command, or that to the greeting of a new connection.
+    errors = PublishOutcomeUnknown, BrokerUnavailable
 
     with server.frozen():
-        published_s = seconds_of(lambda: publish_once(bus, an_event()), PublishOutcomeUnknown)
-        requested_s = seconds_of(lambda: request("echo", responder="data_service", text="hi"), PublishOutcomeUnknown)
-        awaited_s = seconds_of(
-            lambda: asyncio.run(request.aio("echo", responder="data_service", text="hi")), PublishOutcomeUnknown
-        )
+        published_s = seconds_of(lambda: publish_once(bus, an_event()), *errors)
+        requested_s = seconds_of(lambda: request("echo", responder="data_service", text="hi"), *errors)
+        awaited_s = seconds_of(lambda: asyncio.run(request.aio("echo", responder="data_service", text="hi")), *errors)
 
-    assert max(requested_s, awaited_s) < published_s + 0.9
+    assert max(requested_s, awaited_s) < published_s + 2.5
 
 
 def test_a_server_that_stops_answering_delays_the_end_of_a_request_by_one_wait_at_most(server, hurried):

@@ -16,7 +16,6 @@ from tests.support.traffic import IS_FULL, Publisher, an_event
 CUTS = 300 if IS_FULL else 40
 
 
-@pytest.mark.timeout(120)
 def test_a_worker_notices_a_silent_connection_and_makes_a_new_one(  # noqa: PLR0917 - fixtures
     system, server, proxy, counts, eventually, capsys
 ):
@@ -47,7 +46,6 @@ def test_a_worker_notices_a_silent_connection_and_makes_a_new_one(  # noqa: PLR0
 
 
 @pytest.mark.long
-@pytest.mark.timeout(180)
 def test_a_slow_network_loses_nothing(system, server, proxy, counts, eventually, capsys):  # noqa: PLR0917 - fixtures
     proxy.latency_s = 0.05
     proxy.bytes_per_s = 2_000_000
@@ -65,7 +63,6 @@ def test_a_slow_network_loses_nothing(system, server, proxy, counts, eventually,
     assert counts.doubled(bus) == 0
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("by", ["run", "delay"])
 def test_a_publish_that_is_cut_in_its_middle_is_an_error_or_an_acknowledgement(by, server, proxy, capsys):
     bus = a_bus(proxy.url)

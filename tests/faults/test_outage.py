@@ -53,7 +53,6 @@ def test_an_outage_of_the_broker_loses_nothing_and_needs_no_restart(system, serv
     assert counts.doubled(bus) == 0
 
 
-@pytest.mark.timeout(180)
 def test_a_broker_that_is_restarted_has_all_that_it_acknowledged(system, server, counts, eventually, capsys):
     system.worker("only")
     bus = a_bus(server.url)

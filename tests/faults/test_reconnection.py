@@ -126,7 +126,6 @@ def cases() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("pool", "way", "loss"), [*cases()])
-@pytest.mark.timeout(180)
 def test_four_lost_connections_under_a_handler_that_lasts_run_it_once(run, loss, pool, way):
     run.node.environment["WAY"] = way
     worker = run.node.worker("only", "--pool", pool, "-c", str(SLOTS[pool]))

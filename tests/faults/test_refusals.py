@@ -82,7 +82,6 @@ refusals = pytest.mark.parametrize(
 
 
 @refusals
-@pytest.mark.timeout(120)
 def test_a_server_that_refuses_for_a_while_ends_no_worker_and_loses_nothing(
     refusal, system, server, counts, eventually
 ):
@@ -139,7 +138,6 @@ def test_a_worker_and_a_beat_that_start_at_a_refusing_server_wait_for_it(system,
     assert [worker.poll(), beat.poll()] == [None, None]
 
 
-@pytest.mark.timeout(120)
 def test_a_refusing_state_store_beside_another_broker_ends_no_worker(system, server, rabbit_url, eventually):
     with kombu.Connection(rabbit_url) as connection:
         delete_queues(connection, "one", "one.urgent", "publish", "publish.urgent")

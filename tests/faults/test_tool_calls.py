@@ -54,7 +54,6 @@ if os.environ["DIES"] == "noted":
 
 
 @pytest.mark.long
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("tool", "acted", "end"),
     [("noted", 1, "completed"), ("repeated", 2, "completed"), ("told", 1, "failed")],

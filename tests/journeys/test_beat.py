@@ -55,7 +55,6 @@ def struck(node) -> list[int]:
     return [int(line) for line in kept.read_text().split()] if kept.exists() else []
 
 
-@pytest.mark.timeout(150)
 @pytest.mark.parametrize("scheduler", ["default", pytest.param("redbeat", marks=pytest.mark.long)])
 def test_two_beats_tick_once_in_each_interval(clock, inside, eventually, scheduler):
     options = ["-S", "redbeat.RedBeatScheduler"] if scheduler == "redbeat" else []
@@ -84,7 +83,6 @@ def start_beat(node, options: Sequence[str] = ()) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(120)
 def test_with_redbeat_another_beat_goes_on_where_the_one_that_ticked_was_killed(clock, inside, eventually):
     clock.worker("w")
     first = start_beat(clock, ["-S", "redbeat.RedBeatScheduler"])
@@ -99,7 +97,6 @@ def test_with_redbeat_another_beat_goes_on_where_the_one_that_ticked_was_killed(
     eventually(lambda: len(slots(inside)) >= before + 4, 40, clock.logs)
 
 
-@pytest.mark.timeout(150)
 def test_ticks_do_not_pile_up_while_no_worker_runs(clock, inside, eventually):
     clock.environment["PETIOLE_HEARTBEAT_TIMEOUT_S"] = "2"
     worker = clock.worker("w")
@@ -245,7 +242,6 @@ def test_a_summary_tells_retries_and_dead_letters_since_the_last_one(harness, a_
     assert (second.retries, second.dead_letters) == (0, 0)
 
 
-@pytest.mark.timeout(100)
 @pytest.mark.long
 def test_beat_has_summaries_published_with_depth_and_lag(clock, inside, eventually):
     clock.environment.update(PETIOLE_METRICS_INTERVAL_S="1", PETIOLE_TICK_INTERVAL_S="0")

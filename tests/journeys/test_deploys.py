@@ -83,7 +83,6 @@ def stop(process: Any) -> None:
     assert process.wait(timeout=30) == 0
 
 
-@pytest.mark.timeout(120)
 def test_workers_publishers_and_commands_know_the_types_of_a_module(shop, client, inside, eventually):
     watching = replace(shop, environment=shop.environment | {"PETIOLE_AGENTS": "watcher", "PETIOLE_EVENT_TYPES": ""})
     shop.module("watcher", WATCHER)
@@ -99,7 +98,6 @@ def test_workers_publishers_and_commands_know_the_types_of_a_module(shop, client
     assert inside.dead_letters() == []
 
 
-@pytest.mark.timeout(120)
 def test_a_renamed_handler_is_told_and_what_waits_for_it_goes_to_the_new_one(shop, client, inside, eventually):
     stop(shop.worker("before"))
     shop.module("clerk", CLERK.replace("def offer", "def propose"))
@@ -133,7 +131,6 @@ def rabbit_shop(shop, rabbit_url):
         delete_queues(connection, "clerk", "publish")
 
 
-@pytest.mark.timeout(180)
 def test_on_rabbitmq_what_was_parked_is_sent_again_when_a_worker_can_run_it(rabbit_shop, client, inside, eventually):
     stop(rabbit_shop.worker("before"))
     rabbit_shop.module("older_types", OLDER_TYPES)

@@ -256,7 +256,6 @@ def test_with_10_000_events_queued_an_error_is_handled_within_a_second(house, in
     assert waiting > 1_000, "the ordinary queue is still full"
 
 
-@pytest.mark.timeout(150)
 def test_a_critical_error_shuts_the_system_down_in_order_and_loses_nothing(house, inside, eventually):
     workers = [
         house.worker("slow", "-Q", "slow"),

@@ -46,7 +46,6 @@ def attempts(node) -> list[float]:
     return [float(line) for line in kept.read_text().split()] if kept.exists() else []
 
 
-@pytest.mark.timeout(90)
 def test_an_idle_worker_of_all_agents_sends_a_few_commands_a_second(node, client, eventually):
     node.worker("w", "--pool", "prefork", "-c", "2")
     # Its start is over: the lifecycle events are published and handled.
@@ -61,7 +60,6 @@ def test_an_idle_worker_of_all_agents_sends_a_few_commands_a_second(node, client
     assert sum(sent.values()) <= MAX_COMMANDS_PER_S * took_s, sent
 
 
-@pytest.mark.timeout(90)
 @pytest.mark.parametrize("pool", ["solo", "prefork"])
 def test_retries_of_a_worker_that_was_idle_are_sent_when_they_are_due(node, eventually, pool):
     node.module("house", AGENTS)

@@ -166,7 +166,6 @@ SOAK_S = 20
 
 
 @pytest.mark.long
-@pytest.mark.timeout(120)
 def test_a_suggestion_and_its_sending_set_off_nothing_for_twenty_seconds(node, inside, eventually):
     node.worker("all")
     node.run(

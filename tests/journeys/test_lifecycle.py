@@ -201,7 +201,6 @@ def test_a_stopped_agent_ends_its_life_and_begins_another_when_resumed(system, t
 
 
 @pytest.mark.long
-@pytest.mark.timeout(120)
 def test_on_rabbitmq_lives_are_told_agents_rest_and_a_critical_error_ends_all(system, told, rabbit_url, eventually):
     system.module("house", AGENTS + "\nfrom petiole.workers.agents.supervisor import agent as supervisor\n")
     system.environment.update(PETIOLE_BROKER_URL=rabbit_url, PETIOLE_STATE_URL=system.environment["PETIOLE_BROKER_URL"])

@@ -240,7 +240,6 @@ def _listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-@pytest.mark.timeout(120)
 def test_in_a_worker_of_processes_each_starts_its_own_server_and_takes_it_along(node, inside, eventually):
     path = node.home / "mcp.json"
     path.write_text(json.dumps({"mcpServers": {"shop": STDIO | {"env": {}}}}))

@@ -238,7 +238,6 @@ Terminal.send, output.send_once = send_and_die, tell_and_die
 """
 
 
-@pytest.mark.timeout(120)
 def test_a_worker_that_dies_after_it_sent_and_before_it_said_so_leaves_one_message(node, inside, eventually):
     node.module("dying", DYING)
     node.environment.update(PETIOLE_AGENTS="dying", PETIOLE_TERMINAL_CHANNEL="true", PETIOLE_VISIBILITY_TIMEOUT_S="2")

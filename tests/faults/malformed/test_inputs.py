@@ -150,7 +150,6 @@ POOLS: list[tuple[str, ...]] = [("--pool", "prefork", "-c", "1")]
 POOLS += [("--pool", "solo"), ("--pool", "threads", "-c", "2")] if IS_FULL else []
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("pool", POOLS, ids=lambda options: options[1])
 def test_whatever_enters_a_queue_is_one_dead_letter_with_its_bytes(system, pool, capsys):
     worker = system.start(*pool)
@@ -233,7 +232,6 @@ def test_bytes_that_cannot_be_kept_now_stay_and_are_kept_later(system):
 
 
 @pytest.mark.long
-@pytest.mark.timeout(120)
 def test_what_enters_a_queue_of_rabbitmq_is_one_dead_letter_with_its_bytes(on_rabbitmq):
     system, channel = on_rabbitmq
     worker = system.start()

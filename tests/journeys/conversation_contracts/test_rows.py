@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import pytest
-
 from tests.journeys.conversation_contracts import first_rows, second_rows  # noqa: F401 - they register their rows
 from tests.journeys.conversation_contracts.conversation import (
     ROWS,
@@ -27,7 +25,6 @@ def test_the_table_has_every_row():
     assert {f"J{number}" for number in range(42, 78)} <= ROWS.keys()
 
 
-@pytest.mark.timeout(120)
 def test_a_conversation_of_20_turns_shows_every_row_of_the_contracts(seen):
     assert len(TURNS) == 20
 

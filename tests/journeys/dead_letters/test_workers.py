@@ -104,7 +104,6 @@ def till(node):
     return node
 
 
-@pytest.mark.timeout(240)
 def test_a_canary_stops_a_batch_and_a_replay_at_a_rate_accounts_for_every_letter(till, client, inside):
     assert result_of(command(till, "import", "-"), keys=lines_of(SIZE)) == {"imported": SIZE, "known": 0}
 
@@ -123,7 +122,6 @@ def test_a_canary_stops_a_batch_and_a_replay_at_a_rate_accounts_for_every_letter
     assert inside.topics().count("dead_letters.letter.replayed") == SIZE + 5, "one row of the audit for each replay"
 
 
-@pytest.mark.timeout(120)
 def test_two_operators_who_replay_at_once_replay_each_letter_once(till, client, inside):
     client.set("mended", "all")
     result_of(command(till, "import", "-"), keys=lines_of(SIZE - 1) + a_raw_line("shop"))
@@ -138,7 +136,6 @@ def test_two_operators_who_replay_at_once_replay_each_letter_once(till, client, 
 
 
 @pytest.mark.long
-@pytest.mark.timeout(120)
 def test_an_operator_killed_at_any_moment_leaves_no_letter_half_replayed(till, client, inside, eventually):
     client.set("mended", "all")
     result_of(command(till, "import", "-"), keys=lines_of(300))
@@ -155,7 +152,6 @@ def test_an_operator_killed_at_any_moment_leaves_no_letter_half_replayed(till, c
     assert runs_of(client) == [1] * 300
 
 
-@pytest.mark.timeout(120)
 def test_an_ordered_delivery_is_replayed_in_its_turn(till, client, inside, eventually):
     till.run(
         "from events import TextContent, TextMessageEvent\nfrom tasks import publish_many\n"
@@ -173,7 +169,6 @@ def test_an_ordered_delivery_is_replayed_in_its_turn(till, client, inside, event
     eventually(lambda: inside.ordered() == [], 10, inside.ordered)
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.long
 def test_letters_are_replayed_on_rabbitmq_too(node, client, clean_broker_url, rabbit_url):
     client.set("mended", "all")
