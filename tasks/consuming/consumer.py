@@ -34,7 +34,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from petiole.events.dead_letter import Cause
 from petiole.events.errors import UsageError
 from petiole.tasks.consuming.direct import DirectWay
-from petiole.tasks.consuming.jobs import JobQueue
+from petiole.tasks.consuming.jobs import JobQueue, accept_written_jobs
 from petiole.tasks.consuming.message_validation import check_size, max_body_bytes
 from petiole.tasks.instrumentation import OperationFailed
 from petiole.tasks.runtime import BusTask, bus_of
@@ -96,6 +96,12 @@ class Consumer(CeleryConsumer):
             run(*arguments)
         except ChannelError as error:
             raise RecoverableConnectionError(f"the broker closed the channel: {error}") from error
+
+    def on_close(self) -> None:
+        """Forget what no slot runs; called after a lost connection, and when the worker ends."""
+        if isinstance(self.pool, ProcessPool):
+            accept_written_jobs(self.pool)
+        super().on_close()
 
     def create_task_handler(self, *args: Any, **options: Any) -> Callable[[ReceivedMessage], object]:
         """Wrap Celery's message handler, which catches only some errors, to dead-letter the message after any error."""

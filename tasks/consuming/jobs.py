@@ -282,6 +282,22 @@ class Job:
             request.give_back()
 
 
+def accept_written_jobs(pool: Pool) -> None:
+    """Count what was written to a process as begun, and write the rest of what was written in part.
+
+    Celery takes what no process has confirmed for not begun, and forgets it when it loses the connection or ends: the
+    process runs it nevertheless, waits until its result is read, and the broker delivers it again.
+    """
+    processes = pool._pool  # noqa: SLF001 - billiard's pool; its public methods do not tell
+    for job in tuple(processes._cache.values()):  # noqa: SLF001
+        process, writer = job._write_to, getattr(job, "_writer", None)  # noqa: SLF001
+        if process is None or job._accepted:  # noqa: SLF001
+            continue
+        if writer is not None and writer() in processes._active_writers:  # noqa: SLF001
+            processes._flush_writer(process, writer())  # noqa: SLF001
+        job._ack(None, time.time(), process.pid, None)  # noqa: SLF001
+
+
 def _read_progress(rows: int) -> dict[int, tuple[int, JobProgress]]:
     """Read the page: the row and the progress of each job."""
     progress = {}
