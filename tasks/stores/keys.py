@@ -24,6 +24,7 @@ The keys of Celery and kombu begin with `Settings.queue_prefix`.
 | consumers                             | zset   | consumer -> last heartbeat, in s         | until stopped or lost   |
 | consumers:<consumer>                  | hash   | delivery tag -> list and entry           | until settled           |
 | consumers:<consumer>:slots            | hash   | slot -> last tag and answer; begun tags  | until stopped or lost   |
+| consumers:<consumer>:wakeup           | zset   | ends its wait for a delivery             | until it closes         |
 | counters                              | hash   | name -> count                            | no limit                |
 | dead_letters                          | hash   | id -> DeadLetter JSON                    | DEAD_LETTER_RETENTION_S |
 | dead_letters:alarm:<alarm>            | text   | this alarm was raised                    | a day                   |
@@ -125,6 +126,9 @@ class Keys:
 
     def consumer_slots(self, consumer_id: str) -> str:
         return f"{self.prefix}:consumers:{consumer_id}:slots"
+
+    def consumer_wakeup(self, consumer_id: str) -> str:
+        return f"{self.prefix}:consumers:{consumer_id}:wakeup"
 
     @property
     def any_aborted(self) -> str:

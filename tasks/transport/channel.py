@@ -2,7 +2,8 @@
 
 One Lua call (`scripts/fetch.lua`) sends pending acknowledgements and fetches new deliveries. The event loop sends it
 and reads the reply when it arrives; at most one call is outstanding. What was fetched waits in a backlog and is handed
-over in slices. After a fetch that found nothing, the channel blocks on the wake-up keys of its queues.
+over in slices. After a fetch that found nothing, the channel blocks on the wake-up keys of its queues; a worker sends
+the next fetch with it, which the server executes as soon as there is something to fetch.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from time import monotonic
 from typing import Any, Literal
 
 import redis
+from hiredis import pack_command
 from kombu.transport import redis as stock
 from kombu.utils.json import dumps
 from redis.exceptions import NoScriptError, ResponseError
@@ -93,6 +95,8 @@ class BatchingChannel(Leases, Quarantine):
         self._backlog: deque[Fetched] = deque()
         self._unacknowledged_queues: set[str] = set()
         self._request: Literal["fetch", "wakeup"] | None = None
+        # Whether the reply to a fetch follows that to the wait for a wake-up.
+        self._is_fetch_sent = False
         self._sources: list[QueueSource] = []
         self._requested_credit = 0
         self._found_nothing = False
@@ -164,24 +168,35 @@ class BatchingChannel(Leases, Quarantine):
     def _brpop_start(self, timeout: float | None = None) -> None:
         """Send the next command; the event loop waits for its reply. Kombu would send BRPOP here."""
         queues = self._queue_cycle.consume(len(self.active_queues))
-        command = self._next_command(queues, timeout) if queues else None
-        if command:
-            self._in_poll = self.client.connection
+        commands = self._next_commands(queues, timeout) if queues else ()
+        if commands:
+            connection: Any = self.client.connection
+            self._in_poll = connection
             self._brpop_sent_at = monotonic()
-            self.client.connection.send_command(*command)
+            connection.send_packed_command([pack_command(command) for command in commands])  # type: ignore[arg-type]  # its stub describes a tuple of one
 
-    def _next_command(self, queues: Sequence[str], timeout: float | None) -> RedisCommand | None:
+    def _next_commands(self, queues: Sequence[str], timeout: float | None) -> Sequence[RedisCommand]:
+        credit = self._credit()
         if self._found_nothing and not self._backlog:
             self._request = "wakeup"
-            parked = [f"{source.lists}:wakeup" for source in self._parked_sources(queues)]
-            return ("BZPOPMIN", *map(self._wakeup_key, queues), *parked, self._wait_s(timeout))
-        credit = self._credit()
+            # A consumer outside a worker may never read what such a fetch leases.
+            self._is_fetch_sent = self._is_in_loop and credit > 0
+            wait = self._wait_for_wakeup(queues, timeout)
+            return (wait, self._fetch(queues, credit, [])) if self._is_fetch_sent else (wait,)
         if not credit and self._backlog and not self._can_hand_over():
-            return None
+            return ()
         if self._may_delay_fetch(credit):
             self._schedule_wakeup()
-            return None
+            return ()
         self._request = "fetch"
+        self.leased.acks_sent = self._collect_acks()
+        return (self._fetch(queues, credit, self.leased.acks_sent),)
+
+    def _wait_for_wakeup(self, queues: Sequence[str], timeout: float | None) -> RedisCommand:
+        parked = [f"{source.lists}:wakeup" for source in self._parked_sources(queues)]
+        return ("BZPOPMIN", *map(self._wakeup_key, queues), *parked, self._own_wakeup_key, self._wait_s(timeout))
+
+    def _fetch(self, queues: Sequence[str], credit: int, acks: Sequence[str]) -> RedisCommand:
         self._fetch_sent_at, self._fetched_at = monotonic(), lease_clock()
         self._requested_credit = credit
         # Parked deliveries first: they have waited longer.
@@ -189,10 +204,7 @@ class BatchingChannel(Leases, Quarantine):
         order = "fair" if self.queue_order_strategy == "round_robin" else "strict"
         if not self._is_in_loop and any(source.is_leased for source in self._sources):
             self._renew_without_worker()
-        self.leased.acks_sent = self._collect_acks()
-        return self._commands.build_fetch_command(
-            self._sources, credit, self._reserve_tags(credit), self.leased.acks_sent, order
-        )
+        return self._commands.build_fetch_command(self._sources, credit, self._reserve_tags(credit), acks, order)
 
     def renew_if_overdue(self) -> None:
         """Send a heartbeat if it is due and the worker sends none itself: a worker without an event bus."""
@@ -268,18 +280,21 @@ class BatchingChannel(Leases, Quarantine):
     def _wakeup_key(self, queue: str) -> str:
         return f"{self._queue_keys(queue)}:wakeup"
 
+    @property
+    def _own_wakeup_key(self) -> str:
+        return self._keys.consumer_wakeup(self.consumer_id)
+
     # Handing over
 
     def _brpop_read(self, **options: Any) -> bool:
         """Read the reply, and hand over a slice of the backlog. Raises Empty if there was no message to hand over."""
-        reply = self._read_reply(**options)
         if self._request == "wakeup":
-            self._wakeup_timed_out = not reply
+            self._wakeup_timed_out = not self._read_reply(**options)
             self._found_nothing = False
-        else:
-            self._add_to_backlog(
-                list(TransportCommands.parse_fetch_reply(reply or [0], self._sources, self._fetched_at))
-            )
+        if self._request == "fetch" or self._is_fetch_sent:
+            self._request, self._is_fetch_sent = "fetch", False
+            reply = self._read_reply() or [0]
+            self._add_to_backlog(list(TransportCommands.parse_fetch_reply(reply, self._sources, self._fetched_at)))
         if self._closing or not self.deliver_backlog():
             raise Empty
         return True
@@ -293,11 +308,9 @@ class BatchingChannel(Leases, Quarantine):
             self._commands.load_fetch_script()
             reply = None
             self._requested_credit = 0
-        except ResponseError:
+        except (ResponseError, *self.connection_errors):
             self.leased.acks.extend(self.leased.acks_sent)
-            raise
-        except self.connection_errors:
-            self.leased.acks.extend(self.leased.acks_sent)
+            # Another reply may follow.
             connection.disconnect()
             raise
         finally:
@@ -567,12 +580,11 @@ class BatchingChannel(Leases, Quarantine):
 
     def _release_all(self) -> None:
         if self._in_poll and self._request == "wakeup":
-            # A lost wake-up loses no message, so closing does not wait for one.
-            self.client.connection.disconnect()
-            self._in_poll = None
+            self._commands.client.zadd(self._own_wakeup_key, {"0": 0})
         if self._in_poll:
             with suppress(Empty):
                 self._brpop_read()
+            self._commands.client.delete(self._own_wakeup_key)
         self.send_acks()
         backlog, self._backlog = list(self._backlog), deque()
         self._give_back_fetched(backlog)
