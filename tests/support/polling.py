@@ -6,9 +6,13 @@ import time
 from collections.abc import Callable
 
 
+PATIENCE = 3
+"""How many times as long as on an idle machine to wait: a test must not fail because the machine is busy."""
+
+
 def wait_until(condition: Callable[[], bool], timeout_s: float, explain: Callable[[], object] = lambda: "") -> None:
-    """Wait for a condition; fails with the explanation after `timeout_s`."""
-    deadline = time.monotonic() + timeout_s
+    """Wait for a condition that an idle machine meets within `timeout_s`; fails with the explanation."""
+    deadline = time.monotonic() + PATIENCE * timeout_s
     while not condition():
-        assert time.monotonic() < deadline, f"did not happen within {timeout_s} s: {explain()}"
+        assert time.monotonic() < deadline, f"did not happen within {PATIENCE * timeout_s} s: {explain()}"
         time.sleep(0.02)
