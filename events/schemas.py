@@ -2,7 +2,7 @@
 
     write_schemas(registry.all(), Path("schemas"))     one file per type: `petiole schemas export`
     read_schemas(Path("schemas"))                      the same schemas again
-    fingerprint(event_type)                            equal in two processes if they read and write a type alike
+    schema_fingerprint(event_type)                            equal in two processes if they read and write a type alike
 
 A schema describes a whole event, as JSON Schema 2020-12. Keywords that begin with `x-petiole-` have what JSON Schema
 cannot say. Titles and descriptions are left out of fingerprints, because they change no event.
@@ -61,7 +61,7 @@ def _with_parameters(schema: dict[str, Any], topic: str, model: type[BaseModel])
     }
 
 
-def fingerprint(event_type: EventType) -> str:
+def schema_fingerprint(event_type: EventType) -> str:
     """Return `version:hash` of a type's schema: equal if two processes accept the same events of this type."""
     if event_type.parameters is not None:
         schema = event_type.parameters.model_json_schema(by_alias=True)
@@ -73,7 +73,7 @@ def fingerprint(event_type: EventType) -> str:
 
 def fingerprints_of_own_types(registry: EventRegistry) -> dict[str, str]:
     """Return the fingerprint of each type that is not in the catalog, whose types belong to the version of Petiole."""
-    return {event_type.topic: fingerprint(event_type) for event_type in registry.custom()}
+    return {event_type.topic: schema_fingerprint(event_type) for event_type in registry.custom()}
 
 
 def _canonical(schema: Schema) -> list[Any]:

@@ -14,7 +14,7 @@ from petiole.events import Content, Event, TextContent, TextMessageEvent
 from petiole.events.errors import UsageError
 from petiole.events.registry import EventRegistry
 from petiole.events.schema_changes import SchemaChange, compare_schemas
-from petiole.events.schemas import fingerprint, fingerprints_of_own_types, read_schemas, schema_of, write_schemas
+from petiole.events.schemas import fingerprints_of_own_types, read_schemas, schema_fingerprint, schema_of, write_schemas
 
 
 class Line(Content):
@@ -201,7 +201,9 @@ def test_a_field_called_title_is_part_of_the_fingerprint():
 
     registry = EventRegistry()
 
-    assert fingerprint(registry.declare("custom.one", Titled)) != fingerprint(registry.declare("custom.two", Described))
+    assert schema_fingerprint(registry.declare("custom.one", Titled)) != schema_fingerprint(
+        registry.declare("custom.two", Described)
+    )
 
 
 def test_every_breaking_change_says_what_to_do():
