@@ -19,6 +19,9 @@ def validate(bus: BusRuntime, event: Event | Document) -> ValidatedEvent:
     Raises UsageError if it cannot be published.
     """
     complete = event if isinstance(event, Event) else claim_check.restore_content(bus, event)
+    if bus.store_clock.ahead_ms and "timestamp" not in complete.model_fields_set:
+        # A test harness has skipped time: its events are as late as everything else.
+        complete = complete.copy_with_valid({"timestamp": bus.now()})
     validated = validate_event(complete, bus.event_registry, bus.settings.max_event_bytes)
     validated = validated.with_trace_context(*start_publishing(validated.event))
     return claim_check.externalize_content(validated, bus.settings.claim_check_threshold_bytes)

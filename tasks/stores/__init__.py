@@ -67,7 +67,7 @@ class Stores:
 
     @cached_property
     def server_clock(self) -> ServerClock:
-        return ServerClock(self.client)
+        return ServerClock(self.client, self.clock)
 
     @cached_property
     def directory(self) -> Directory:
