@@ -2,7 +2,7 @@
 
     index.md               README.md
     reference/catalog.md   every event type with its fields
-    llms.txt               every page with its first sentence, for language models
+    llms.txt               every page but the decisions with its first sentence, for language models
 
 Pages of `guides/`, `operations/` and `decisions/` that mkdocs.yml does not name are added to their sections. A link to
 a file that is no page, such as source code, becomes its text.
@@ -80,6 +80,7 @@ def on_post_build(config: MkDocsConfig) -> None:
     lines += [
         f"- [{title}]({uri.removesuffix('.md')}.html): {sentence}"
         for uri, (title, sentence) in sorted(_first_sentences.items())
+        if not uri.startswith("decisions/")
     ]
     (Path(config.site_dir) / "llms.txt").write_text("\n".join([*lines, ""]), encoding="utf-8")
 

@@ -23,21 +23,21 @@ def test_redis_keeps_every_promise_and_is_left_as_it_was(clean_broker_url, clien
     shown = run("--broker", clean_broker_url, "--json")
 
     assert shown.exit_code == 0, shown.output
-    verdicts = json.loads(shown.stdout)
-    assert verdicts.keys() == PROMISES.keys()
-    assert {verdict["redis"] for verdict in verdicts.values()} == {True}
-    assert {verdict["in-process"] for verdict in verdicts.values()} == {True, None}
+    results = json.loads(shown.stdout)
+    assert results.keys() == PROMISES.keys()
+    assert {result["redis"] for result in results.values()} == {True}
+    assert {result["in-process"] for result in results.values()} == {True, None}
     assert client.keys("*") == []
 
 
 @pytest.mark.long
 @pytest.mark.timeout(180)
 def test_rabbitmq_keeps_every_promise_but_order(clean_broker_url, rabbit_url):
-    verdicts = json.loads(run("--broker", rabbit_url, "--state-store", clean_broker_url, "--json").stdout)
+    results = json.loads(run("--broker", rabbit_url, "--state-store", clean_broker_url, "--json").stdout)
 
-    not_kept = [promise for promise, verdict in verdicts.items() if verdict["rabbitmq"] is not True]
+    not_kept = [promise for promise, result in results.items() if result["rabbitmq"] is not True]
     assert not_kept == ["the events of a stream come in order"]
-    assert verdicts[not_kept[0]]["rabbitmq"] is None
+    assert results[not_kept[0]]["rabbitmq"] is None
 
 
 def test_a_broken_promise_is_shown_and_ends_with_1(monkeypatch):

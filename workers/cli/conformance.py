@@ -12,7 +12,7 @@ import click
 from petiole.tasks.transport.address import mask_secrets
 from petiole.workers.cli._console import open_console, print_json, render_table
 from petiole.workers.cli._options import json_option
-from petiole.workers.conformance.promises import PROMISES, Verdict, try_promises
+from petiole.workers.conformance.promises import PROMISES, IsKept, try_promises
 from petiole.workers.conformance.system import System
 
 _WORDS = {True: "kept", False: "BROKEN", None: "-"}
@@ -33,19 +33,19 @@ def command(ctx: click.Context, brokers: tuple[str, ...], state_store: str, *, a
     for broker in brokers:
         if not broker.startswith(("redis", "rediss", "sentinel")) and not state_store:
             raise click.UsageError(f"{mask_secrets(broker)} stores no state; give a Redis with --state-store")
-    verdicts: dict[str, dict[str, Verdict]] = defaultdict(dict)
+    results: dict[str, dict[str, IsKept]] = defaultdict(dict)
     for broker in ("", *brokers):
         with _quiet(), closing(System(broker, "" if broker.startswith("redis") else state_store)) as system:
             click.echo(f"trying {system.name}", err=True)
-            for verdict in try_promises(system):
-                verdicts[verdict.promise][system.name] = verdict.is_kept
+            for result in try_promises(system):
+                results[result.promise][system.name] = result.is_kept
     if as_json:
-        print_json(verdicts)
+        print_json(results)
     else:
-        columns = list(verdicts[next(iter(PROMISES))])
-        cells = [(promise, *(_WORDS[verdicts[promise][column]] for column in columns)) for promise in verdicts]
+        columns = list(results[next(iter(PROMISES))])
+        cells = [(promise, *(_WORDS[results[promise][column]] for column in columns)) for promise in results]
         open_console().print(render_table(("promise", *columns), cells))
-    ctx.exit(1 if any(False in each.values() for each in verdicts.values()) else 0)
+    ctx.exit(1 if any(False in each.values() for each in results.values()) else 0)
 
 
 @contextmanager

@@ -72,7 +72,7 @@ def _print(changes: list[SchemaChange]) -> None:
     ]
     console = open_console()
     if cells:
-        console.print(render_table(("type", "field", "change", "", "verdict"), cells))
+        console.print(render_table(("type", "field", "change", "", "effect"), cells))
     for remedy in dict.fromkeys((each.topic, each.remedy) for each in changes if each.breaks):
         console.print(f"{remedy[0]}: {remedy[1]}", soft_wrap=True)
     breaking = sum(bool(each.breaks) for each in changes)

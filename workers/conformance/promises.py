@@ -16,7 +16,7 @@ from petiole.tasks.dead_letters import DeadLetterQuery, replay
 from petiole.workers.conformance.agents import agent_names, topic
 from petiole.workers.conformance.system import System
 
-Verdict: TypeAlias = bool | None
+IsKept: TypeAlias = bool | None
 
 STREAM = "conformance"
 LARGE_BYTES = 300_000
@@ -24,20 +24,20 @@ ORDERED = 20
 
 
 @dataclass(frozen=True, slots=True)
-class PromiseVerdict:
+class PromiseResult:
     """A promise, and whether a system kept it; None if it does not apply."""
 
     promise: str
-    is_kept: Verdict
+    is_kept: IsKept
 
 
-def try_promises(system: System) -> Iterator[PromiseVerdict]:
+def try_promises(system: System) -> Iterator[PromiseResult]:
     """Try all promises on a system, one after the other."""
     system.prepare()
     publish_without_worker(system)
     system.start_worker()
     for promise, try_promise in PROMISES.items():
-        yield PromiseVerdict(promise, try_promise(system))
+        yield PromiseResult(promise, try_promise(system))
 
 
 def publish_without_worker(system: System) -> None:
@@ -49,13 +49,13 @@ def publish_without_worker(system: System) -> None:
             _publish(system, "urgent", priority=priority)
 
 
-def is_fanned_out(system: System) -> Verdict:
+def is_fanned_out(system: System) -> IsKept:
     """Publish to two agents."""
     _publish(system, "fan-out")
     return _records(system, "fan-out", ["one", "two"])
 
 
-def is_published_once(system: System) -> Verdict:
+def is_published_once(system: System) -> IsKept:
     """Publish the same event three times, and another one."""
     event = _event("twice")
     for each in (event, event, event, _event("twice")):
@@ -63,17 +63,17 @@ def is_published_once(system: System) -> Verdict:
     return _records(system, "twice", ["one", "one"])
 
 
-def is_kept_for_a_worker(system: System) -> Verdict:
+def is_kept_for_a_worker(system: System) -> IsKept:
     """An event was published before a worker ran."""
     return None if system.is_in_process else _records(system, "waiting", ["one"])
 
 
-def is_expired(system: System) -> Verdict:
+def is_expired(system: System) -> IsKept:
     """An event expired before a worker ran; the one that waited with it was handled."""
     return None if system.is_in_process else system.records(topic("expired")) == []
 
 
-def is_by_priority(system: System) -> Verdict:
+def is_by_priority(system: System) -> IsKept:
     """The most urgent of three waiting events is handled first."""
     if system.is_in_process:
         return None
@@ -81,14 +81,14 @@ def is_by_priority(system: System) -> Verdict:
     return system.happens(lambda: len(system.records(urgent)) == 3) and system.records(urgent)[0] == "9"  # noqa: PLR2004
 
 
-def is_filtered(system: System) -> Verdict:
+def is_filtered(system: System) -> IsKept:
     """Publish an event that the filter leaves out, and one that it lets through."""
     _publish(system, "filtered", content={"parameters": {"vip": False}})
     _publish(system, "filtered", content={"parameters": {"vip": True}})
     return _records(system, "filtered", ["one"])
 
 
-def is_ordered(system: System) -> Verdict:
+def is_ordered(system: System) -> IsKept:
     """Publish events of one stream to an ordered handler; a broker beside the state store allows none."""
     if not system.keeps_order:
         return None
@@ -98,19 +98,19 @@ def is_ordered(system: System) -> Verdict:
     return system.happens(lambda: system.records(topic("ordered")) == expected)
 
 
-def is_answered_by_an_event(system: System) -> Verdict:
+def is_answered_by_an_event(system: System) -> IsKept:
     """A handler's event reaches the next handler."""
     _publish(system, "chain")
     return _records(system, "chained", ["two"])
 
 
-def is_requested(system: System) -> Verdict:
+def is_requested(system: System) -> IsKept:
     """Send a request and wait for the reply."""
     reply = system.bus.request("conformance_double", responder=agent_names(system.run)[1], number=21, timeout=20).get()
     return bool(reply.ok) and reply.value == 42  # noqa: PLR2004
 
 
-def is_late(system: System) -> Verdict:
+def is_late(system: System) -> IsKept:
     """Publish an event with a delay: it is not handled before, and is handled afterwards."""
     due = system.bus.now() + timedelta(seconds=1.5)
     system.bus.publish.run(_event("late"), at=due)
@@ -118,19 +118,19 @@ def is_late(system: System) -> Verdict:
     return was_handled and system.bus.now() >= due
 
 
-def is_large(system: System) -> Verdict:
+def is_large(system: System) -> IsKept:
     """Publish an event whose content does not fit into a message."""
     _publish(system, "large", content={"parameters": {"text": "x" * LARGE_BYTES}})
     return _records(system, "large", ["one"])
 
 
-def is_tried_again(system: System) -> Verdict:
+def is_tried_again(system: System) -> IsKept:
     """The first attempt of a handler fails."""
     _publish(system, "flaky")
     return _records(system, "flaky", ["2"])
 
 
-def is_dead_lettered_and_replayed(system: System) -> Verdict:
+def is_dead_lettered_and_replayed(system: System) -> IsKept:
     """A handler fails in all attempts; its dead letter is replayed once the handler is repaired."""
     _publish(system, "broken")
     letters = system.bus.stores.dead_letters
@@ -141,7 +141,7 @@ def is_dead_lettered_and_replayed(system: System) -> Verdict:
     return _records(system, "broken", ["fixed"]) and letters.all()[0].attempts is not None
 
 
-def survives_kill(system: System) -> Verdict:
+def survives_kill(system: System) -> IsKept:
     """The worker is killed while it handles an event; another one handles it."""
     if system.is_in_process:
         return None
@@ -154,7 +154,7 @@ def survives_kill(system: System) -> Verdict:
     return system.happens(lambda: system.records(killed) == ["begun", "handled"])
 
 
-PROMISES: dict[str, Callable[[System], Verdict]] = {
+PROMISES: dict[str, Callable[[System], IsKept]] = {
     "each subscription gets each event once": is_fanned_out,
     "an event published again is handled once": is_published_once,
     "events wait for a worker": is_kept_for_a_worker,
