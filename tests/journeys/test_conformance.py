@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -61,7 +62,7 @@ def test_a_broker_without_a_state_store_is_refused_without_its_password():
 def test_a_rabbitmq_that_others_use_is_refused(clean_broker_url, rabbit_url):
     bus: EventBus = a_bus(rabbit_url, state_url=clean_broker_url)
     with bus.app.connection_for_read() as connection:
-        channel = connection.channel()
+        channel: Any = connection.channel()  # kombu's stubs type only what all transports share
         channel.queue_declare("publish", durable=True, auto_delete=False, arguments={"x-queue-type": "quorum"})
         channel.basic_consume("publish", callback=lambda message: None)
 

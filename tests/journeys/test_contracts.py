@@ -34,7 +34,7 @@ def _without_settings(monkeypatch) -> None:
 
 
 @pytest.fixture
-def exported(tmp_path) -> Path:
+def exported(tmp_path: Path) -> Path:
     assert run("schemas", "export", str(tmp_path / "schemas")).exit_code == 0
     return tmp_path / "schemas"
 
@@ -143,7 +143,7 @@ def test_a_live_document_has_the_systems_subscriptions_and_no_secret(clean_broke
     bus = a_bus(clean_broker_url, SUBSCRIPTION)
     secret = clean_broker_url.replace("redis://", "redis://user:hunter2@", 1)
     monkeypatch.setattr(asyncapi, "connected_app", lambda: bus)
-    bus.app.conf.broker_url = secret
+    bus.app.conf.update(broker_url=secret)
 
     run("asyncapi", "--live", "--output", str(tmp_path / "live.json"))
 

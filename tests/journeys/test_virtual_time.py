@@ -219,3 +219,11 @@ def test_two_harnesses_have_faults_and_time_of_their_own(a_message):
         assert (len(one_ran), len(other_ran)) == (2, 1)
         assert one.now() - other.now() > timedelta(hours=23)
         assert one.published_events()[0].timestamp - other.published_events()[0].timestamp > timedelta(hours=23)
+
+
+def test_an_event_as_json_has_the_later_time_too(harness):
+    harness.advance(timedelta(days=7))
+
+    harness.bus.publish.run({"event_type": "message.later", "stream_id": "s"})
+
+    assert harness.now() - harness.expect("message.later").timestamp < timedelta(minutes=5)

@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import TypeAlias
 
 from petiole.events.catalog.message import MessageEvent
+from petiole.events.responses import Response
 from petiole.tasks.dead_letters import DeadLetterQuery, replay
 from petiole.workers.conformance.agents import agent_names, topic
 from petiole.workers.conformance.system import System
@@ -106,7 +107,9 @@ def is_answered_by_an_event(system: System) -> IsKept:
 
 def is_requested(system: System) -> IsKept:
     """Send a request and wait for the reply."""
-    reply = system.bus.request("conformance_double", responder=agent_names(system.run)[1], number=21, timeout=20).get()
+    reply: Response[int] = system.bus.request(
+        "conformance_double", responder=agent_names(system.run)[1], number=21, timeout=20
+    ).get()
     return bool(reply.ok) and reply.value == 42  # noqa: PLR2004
 
 
