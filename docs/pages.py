@@ -43,7 +43,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     named = set(re.findall(r"'([\w/-]+\.md)'", str(config.nav)))
     for folder, title in SECTIONS.items():
         pages = sorted(
-            str(path.relative_to(ROOT / "docs").as_posix()) for path in (ROOT / "docs" / folder).glob("*.md")
+            str(path.relative_to(ROOT / "docs").as_posix()) for path in (ROOT / "docs" / folder).rglob("*.md")
         )
         _section(config.nav, title).extend(page for page in pages if page not in named)
     return config

@@ -11,6 +11,7 @@ import pytest
 from petiole.events import Event, MessageEvent
 from petiole.events.errors import UsageError
 from petiole.tasks import Agent, RetryPolicy
+from petiole.tasks.instrumentation import DeliveryFinished
 from petiole.tasks.testing import EventTestHarness
 
 
@@ -24,6 +25,15 @@ def a_repeater(ran: list[str] | None = None, **options: object) -> Agent:
         return event.caused(MessageEvent, event_type="message.repeated")
 
     return agent
+
+
+def outcomes_of(harness: EventTestHarness) -> list[str]:
+    """Collect the outcomes of deliveries as they end."""
+    outcomes: list[str] = []
+    harness.bus.instrumentation.listen(
+        lambda record: outcomes.append(record.outcome) if isinstance(record, DeliveryFinished) else None
+    )
+    return outcomes
 
 
 def topics(harness: EventTestHarness) -> list[str]:
@@ -106,11 +116,12 @@ def test_a_handler_that_always_fails_ends_as_a_dead_letter(harness, a_message):
 def test_a_message_that_comes_twice_is_handled_once(harness, a_message):
     ran: list[str] = []
     harness.add(a_repeater(ran))
+    outcomes = outcomes_of(harness)
     harness.faults.duplicate("repeater.repeat")
 
     harness.send_through(a_message())
 
-    assert len(ran) == 1
+    assert (len(ran), outcomes) == (1, ["handled", "duplicate"])
     assert topics(harness).count("message.repeated") == 1
 
 
@@ -127,6 +138,16 @@ def test_a_message_that_comes_late_is_handled_when_it_comes(harness, a_message):
     assert len(ran) == 1
 
 
+def test_without_an_advance_a_late_message_does_not_come(harness, a_message):
+    harness.add(a_repeater())
+    harness.faults.delay("repeater.repeat", 3_600)
+    harness.publish(a_message())
+
+    harness.advance(0)
+
+    assert topics(harness) == ["input.message.received"]
+
+
 def test_waiting_skips_to_a_message_that_comes_late(harness, a_message):
     harness.add(a_repeater())
     harness.faults.delay("repeater.repeat", 3_600)
@@ -139,11 +160,12 @@ def test_waiting_skips_to_a_message_that_comes_late(harness, a_message):
 def test_an_outcome_is_kept_if_the_acknowledgement_is_lost(harness, a_message):
     ran: list[str] = []
     harness.add(a_repeater(ran))
+    outcomes = outcomes_of(harness)
     harness.faults.drop_before_ack("repeater.repeat")
 
     harness.send_through(a_message())
 
-    assert len(ran) == 1
+    assert (len(ran), outcomes) == (1, ["handled", "duplicate"])
     assert topics(harness).count("message.repeated") == 1
 
 
