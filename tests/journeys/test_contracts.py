@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,16 @@ def _without_settings(monkeypatch) -> None:
         monkeypatch.delenv(name)
 
 
+@pytest.fixture(scope="module")
+def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder: Path = tmp_path_factory.mktemp("export") / "schemas"
+    assert run("schemas", "export", str(folder)).exit_code == 0
+    return folder
+
+
 @pytest.fixture
-def exported(tmp_path: Path) -> Path:
-    assert run("schemas", "export", str(tmp_path / "schemas")).exit_code == 0
-    return tmp_path / "schemas"
+def exported(tmp_path: Path, export: Path) -> Path:
+    return Path(shutil.copytree(export, tmp_path / "schemas"))
 
 
 def change(schemas: Path, topic: str, **changes: Any) -> None:
@@ -70,7 +77,7 @@ def test_a_compatible_change_ends_with_0(exported):
 
 
 def test_two_exports_are_compared_with_each_other(exported, tmp_path):
-    run("schemas", "export", str(tmp_path / "newer"))
+    shutil.copytree(exported, tmp_path / "newer")
     (tmp_path / "newer" / "agent.started.json").unlink()
 
     assert run("schemas", "diff", str(exported), str(tmp_path / "newer")).exit_code == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 TYPES = """
 import os
 from typing import Literal
@@ -30,13 +32,12 @@ def prepare(event: Event) -> None:
 """
 
 
+@pytest.mark.timeout(180)
 def test_a_worker_is_told_at_start_which_types_a_running_worker_has_with_another_schema(node):
     node.module("shop_types", TYPES)
     node.module("shop", AGENT)
     node.environment.update({"PETIOLE_EVENT_TYPES": "shop_types", "PETIOLE_AGENTS": "shop"})
     node.worker("first")
-    node.worker("alike")
-    assert "schema.differs" not in node.logs()
 
     node.environment.update({"HAS_NOTE": "1", "VERSION": "2"})
     node.worker("newer")
@@ -45,7 +46,7 @@ def test_a_worker_is_told_at_start_which_types_a_running_worker_has_with_another
     node.environment["VERSION"] = "1"
     node.worker("careless")
 
-    told = [line for line in node.logs().splitlines() if "schema.differs" in line]
-    assert len(told) == 2
-    assert all("order.placed" in line and "raise schema_version" in line for line in told)
-    assert {name for name in ("first", "alike", "newer") for line in told if f"{name}@" in line} == {"first", "alike"}
+    (told,) = [line for line in node.logs().splitlines() if "schema.differs" in line]
+    assert "order.placed" in told
+    assert "raise schema_version" in told
+    assert "first@" in told
