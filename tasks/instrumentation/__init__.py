@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         HandlerRan,
         JobFailed,
         JobRecovered,
+        ModelUsed,
     )
 
 __all__ = [
@@ -66,6 +67,7 @@ __all__ = [
     "JobFailed",
     "JobRecovered",
     "Listener",
+    "ModelUsed",
     "OperationFailed",
     "PublishFailed",
     "Record",

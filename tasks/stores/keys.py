@@ -37,7 +37,8 @@ The keys of Celery and kombu begin with `Settings.queue_prefix`.
 | directory                             | hash   | subscription -> JSON; empty: withdrawn   | no limit                |
 | directory:changes                     | list   | the last 1,000 changes, oldest first     | no limit                |
 | directory:version                     | number | grows with every change                  | no limit                |
-| event_counts                          | hash   | family, event type, subscription, detail | no limit                |
+| event_counts                          | hash   | amounts, by their EventCount             | no limit                |
+| event_counts:models                   | set    | models with counts of their own          | no limit                |
 | event_counts:subscriptions            | set    | subscriptions with counts of their own   | no limit                |
 | event_counts:types                    | set    | event types with counts of their own     | no limit                |
 | history                               | stream | the last MAX_HISTORY_EVENTS events       | HISTORY_RETENTION_S     |
@@ -60,6 +61,7 @@ The keys of Celery and kombu begin with `Settings.queue_prefix`.
 | published:<window>                    | set    | ids of the events published then         | two windows             |
 | queues:<queue>:<step>                 | list   | deliveries, for each priority step       | until fetched           |
 | queues:<queue>:wakeup                 | zset   | wakes a consumer that waits              | until fetched           |
+| rate_limit_accounts                   | zset   | the 200 accounts used last -> when, ms   | no limit                |
 | rate_limit_times:<account>            | zset   | call -> when it stops counting, in ms    | twice window plus lease |
 | rate_limit_tokens:<account>           | hash   | call -> its tokens                       | twice window plus lease |
 | rate_limits:<account>                 | hash   | requests and tokens counted, pause       | twice window plus lease |
@@ -255,6 +257,10 @@ class Keys:
 
     def rate_limit(self, account: str) -> str:
         return f"{self.prefix}:rate_limits:{account}"
+
+    @property
+    def rate_limit_accounts(self) -> str:
+        return f"{self.prefix}:rate_limit_accounts"
 
     def rate_limit_times(self, account: str) -> str:
         return f"{self.prefix}:rate_limit_times:{account}"
