@@ -32,6 +32,7 @@ The keys of Celery and kombu begin with `Settings.queue_prefix`.
 | dead_letters:retention_lock           | text   | the worker that applies retention        | a minute                |
 | dead_letters:states                   | hash   | id -> pending, replaying, resolved, ...  | as dead_letters         |
 | dead_letters:times                    | zset   | id -> when it was dead-lettered, in ms   | as dead_letters         |
+| delivery_waits:<delivery>             | list   | its last 20 waits for another attempt    | HISTORY_RETENTION_S     |
 | delayed                               | zset   | id -> due time in ms                     | until due               |
 | delayed:messages                      | hash   | id -> queue, list and message            | until due               |
 | directory                             | hash   | subscription -> JSON; empty: withdrawn   | no limit                |
@@ -155,6 +156,9 @@ class Keys:
 
     def running(self, delivery_id: str) -> str:
         return f"{self.prefix}:running:{delivery_id}"
+
+    def delivery_waits(self, delivery_id: str) -> str:
+        return f"{self.prefix}:delivery_waits:{delivery_id}"
 
     @property
     def delayed(self) -> str:
