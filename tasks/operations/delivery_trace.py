@@ -91,7 +91,8 @@ def list_phases(delivery: TracedDelivery, recorded_at_ms: int) -> Iterator[Phase
         if wait.began_ms is not None:
             yield from _queue_phase(since_ms, wait.began_ms)
             yield Phase("handler", wait.began_ms, wait.at_ms, error=wait.error)
-        yield Phase(wait.reason, wait.at_ms, wait.due_ms, wait.subject, wait.error)
+        goes_on = delivery.state in {"retrying", "deferred"} and wait is delivery.waits[-1]
+        yield Phase(wait.reason, wait.at_ms, None if goes_on else wait.due_ms, wait.subject, wait.error)
         since_ms = wait.due_ms
     if delivery.began_ms is not None and delivery.ended_at_ms is not None:
         yield from _queue_phase(since_ms, delivery.began_ms)

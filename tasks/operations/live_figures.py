@@ -54,13 +54,17 @@ class AgentFigures:
 
 @dataclass(frozen=True, slots=True)
 class LiveFigures:
-    """A system at one moment, in s since 1970 by the server's clock; the agents with most deliveries come first."""
+    """A system at one moment, in s since 1970 by the server's clock; the agents with most deliveries come first.
+
+    `delayed` counts deliveries and events that are due later: retries, deferrals, delayed events.
+    """
 
     at: float
     system: str
     agents: tuple[AgentFigures, ...]
     circuits: tuple[Circuit, ...]
     accounts: tuple[AccountUsage, ...]
+    delayed: int
     counts_events: bool
 
 
@@ -80,6 +84,7 @@ def read_live_figures(bus: BusRuntime) -> LiveFigures:
         agents=tuple(sorted(agents, key=lambda each: (-each.depth - each.in_flight, each.agent))),
         circuits=tuple(stores.circuits.all()),
         accounts=tuple(stores.rate_limits.accounts(now)),
+        delayed=stores.delayed_messages.count(),
         counts_events=bool(counts),
     )
 

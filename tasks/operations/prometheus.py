@@ -7,6 +7,7 @@
     <namespace>_queue_depth{queue}                                   deliveries that wait
     <namespace>_queue_lag_seconds{queue}                             age of the oldest one
     <namespace>_queue_in_flight{queue}                               deliveries that a worker has
+    <namespace>_delayed                                              deliveries and events that are due later
     <namespace>_circuit_state{circuit,state}                         1 for the state of a circuit breaker, else 0
     <namespace>_rate_limit_used{account,resource}                    requests and tokens that count for an account now
     <namespace>_rate_limit_quota{account,resource}                   its quotas, unless it is unlimited
@@ -110,6 +111,9 @@ class _SystemMetrics(Collector):
             for queue, value in sorted(values.items()):
                 family.add_metric((queue,), value)
             yield family
+        delayed = GaugeMetricFamily(f"{self._namespace}_delayed", "Deliveries and events that are due later.")
+        delayed.add_metric((), self._bus.stores.delayed_messages.count())
+        yield delayed
 
     def _circuits(self) -> Metric:
         labels = ("circuit", "state")

@@ -94,6 +94,7 @@ def test_a_trace_tells_who_got_each_event_what_failed_and_how_it_stands(node, cl
     assert "custom.sold" in {row["event"]["event_type"] for row in rows}
     lines = drawn.splitlines()
     assert any("-> shop.charge" in line and line.endswith("(pending): ValueError: no card") for line in lines)
+    assert [(each["kind"], each["until_ms"]) for each in by_name["shop.weigh"]["phases"]][-1] == ("retry", None)
     packed = by_name["shop.pack"]
     assert [each["error"] for each in packed["attempts"]] == ["no paper"]
     assert [(each["reason"], each["subject"]) for each in packed["waits"]] == [

@@ -51,6 +51,7 @@ def shop(node, a_message, eventually, monkeypatch):
     membership = bus.stores.cluster_membership
     eventually(lambda: membership.read().agents.get("shop", SimpleNamespace(state="")).state == "started", 30)
     node.command("agents", "pause", "store")
+    bus.publish(a_message("tomorrow"), delay=86_400)
     for text in ("good", "broken"):
         bus.publish(a_message(text))
     eventually(lambda: bus.stores.dead_letters.count() == 1, 30, node.logs)
@@ -75,6 +76,8 @@ def test_top_tells_of_each_agent_what_waits_runs_failed_and_is_paused(shop):
     assert (sells["handled"], sells["failed"], sells["handled_per_s"]) == (1, 1, 0)
     assert (keeps["state"], keeps["depth"], keeps["handled"]) == ("paused", 3, 0)
     assert 0 < keeps["lag_s"] < 600
+    assert shown["delayed"] == 1
+    assert "due later: 1 deliveries and events" in lines
     assert shown["breakers"] == {"provider.main": "open"}
     assert shown["rate_limits"][0] | {"tokens": 300, "max_tokens": 1_000} == shown["rate_limits"][0]
     (row,) = (line for line in lines if line.startswith("store"))

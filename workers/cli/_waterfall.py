@@ -49,7 +49,7 @@ def render_waterfall(flow: Sequence[RecordedEvent], deliveries: Deliveries) -> I
     """Render a flow line by line, and its sums at the end. The bars span the time of the flow."""
     rows, decided = build_tree_rows(flow), decision_times(flow)
     began_ms = min(row.recorded.recorded_at_ms for row in rows)
-    ends = [each.ended_at_ms for row in rows for each in _deliveries_of(row, deliveries) if each.ended_at_ms]
+    ends = [end for row in rows for each in _deliveries_of(row, deliveries) for end in _ends(each, row)]
     span_ms = max([1, *(end - began_ms for end in ends), *(row.offset_ms for row in rows)])
     for row in rows:
         yield _event_line(row, span_ms, decided)
@@ -61,6 +61,12 @@ def render_waterfall(flow: Sequence[RecordedEvent], deliveries: Deliveries) -> I
 
 def _deliveries_of(row: TreeRow, deliveries: Deliveries) -> Sequence[TracedDelivery]:
     return deliveries.get(str(row.recorded.attributes["event_id"]), ())
+
+
+def _ends(delivery: TracedDelivery, row: TreeRow) -> Iterator[int]:
+    """Return the times at which the known phases of a delivery ended, and the delivery itself."""
+    phases = list_phases(delivery, row.recorded.recorded_at_ms)
+    yield from (end for end in (delivery.ended_at_ms, *(phase.until_ms for phase in phases)) if end is not None)
 
 
 def _delivery_as_json(delivery: TracedDelivery, recorded_at_ms: int) -> dict[str, object]:

@@ -88,6 +88,7 @@ def render_figures(figures: LiveFigures, before: LiveFigures) -> Iterator[Render
     cells = [_agent_cells(each, rates.get(each.agent)) for each in figures.agents]
     headings = ("agent", "state", *_NUMBERS)
     yield render_table(headings, cells, numbers=_NUMBERS)
+    yield Text(f"due later: {figures.delayed:,} deliveries and events")
     yield from _render_circuits(figures.circuits)
     if figures.accounts:
         cells = [_account_cells(each) for each in figures.accounts]
@@ -160,6 +161,7 @@ def _as_json(figures: LiveFigures, before: LiveFigures) -> dict[str, object]:
         "agents": [
             asdict(each) | (asdict(rates[each.agent]) if each.agent in rates else {}) for each in figures.agents
         ],
+        "delayed": figures.delayed,
         "breakers": {each.name: each.state for each in figures.circuits},
         "rate_limits": [
             {
