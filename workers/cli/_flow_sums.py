@@ -40,7 +40,7 @@ def describe_waits(phases: Iterable[Phase]) -> str:
     return ", ".join(f"{kind} {waited_ms:,} ms" for kind, waited_ms in sums.items())
 
 
-def describe_event(document: Mapping[str, object]) -> str:
+def describe_event_cost(document: Mapping[str, object]) -> str:
     """Describe what an event says: a model's tokens and their price, else its content."""
     content = document.get("content")
     if not isinstance(content, Mapping):

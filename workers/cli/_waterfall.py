@@ -14,7 +14,7 @@ from petiole.workers.cli._flow_sums import (
     approval_as_json,
     decision_times,
     describe_approval,
-    describe_event,
+    describe_event_cost,
     describe_waits,
     summarize_flow,
 )
@@ -79,7 +79,7 @@ def _delivery_as_json(delivery: TracedDelivery, recorded_at_ms: int) -> dict[str
 
 def _event_line(row: TreeRow, span_ms: int, decided: Mapping[str, int]) -> Text:
     label = f"{'  ' * row.depth}{row.recorded.topic}  ({publisher_name(row.recorded.document_or_stub)})"
-    described = describe_approval(row.recorded, decided) or describe_event(row.recorded.document_or_stub)
+    described = describe_approval(row.recorded, decided) or describe_event_cost(row.recorded.document_or_stub)
     bar = _bar([(row.offset_ms, row.offset_ms, "#")], span_ms)
     return _line(label, row.offset_ms, bar, described, "bold", is_event=True)
 

@@ -7,7 +7,7 @@ from petiole.workers.cli._flow_sums import (
     approval_as_json,
     decision_times,
     describe_approval,
-    describe_event,
+    describe_event_cost,
     summarize_flow,
 )
 
@@ -30,10 +30,12 @@ def test_a_flow_is_summed_up_with_the_tokens_and_the_cost_of_all_its_calls():
 def test_an_event_of_a_model_is_described_by_its_tokens_and_any_other_by_its_content():
     generated = {"event_type": "llm.response.generated", "content": {"model": "m\x1b", "usage": {"input_tokens": 7}}}
 
-    assert describe_event(usage(1, 0.5).attributes) == "m-1: 1,200 + 300 tokens, $0.500000"
-    assert describe_event(generated) == "m : 7 + 0 tokens"
-    assert describe_event({"event_type": "a.b", "content": {"text": "Hello"}}) == "Hello"
-    assert describe_event({"event_type": "llm.usage.recorded", "content": {"cost": "much"}}) == "None: 0 + 0 tokens"
+    assert describe_event_cost(usage(1, 0.5).attributes) == "m-1: 1,200 + 300 tokens, $0.500000"
+    assert describe_event_cost(generated) == "m : 7 + 0 tokens"
+    assert describe_event_cost({"event_type": "a.b", "content": {"text": "Hello"}}) == "Hello"
+    assert (
+        describe_event_cost({"event_type": "llm.usage.recorded", "content": {"cost": "much"}}) == "None: 0 + 0 tokens"
+    )
 
 
 def test_an_approval_is_waited_for_until_its_first_decision():
