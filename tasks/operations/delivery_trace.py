@@ -88,23 +88,24 @@ def list_phases(delivery: TracedDelivery, recorded_at_ms: int) -> Iterator[Phase
     if len(delivery.waits) >= MAX_WAITS:  # earlier waits were forgotten
         since_ms = None
     for wait in delivery.waits:
+        at_ms = max(wait.at_ms, since_ms or 0)
         if wait.began_ms is not None:
-            yield from _queue_phase(since_ms, wait.began_ms)
-            yield Phase("handler", wait.began_ms, wait.at_ms, error=wait.error)
+            yield from _handler_phases(since_ms, wait.began_ms, at_ms, wait.error)
         goes_on = delivery.state in {"retrying", "deferred"} and wait is delivery.waits[-1]
-        yield Phase(wait.reason, wait.at_ms, None if goes_on else wait.due_ms, wait.subject, wait.error)
+        yield Phase(wait.reason, at_ms, None if goes_on else max(at_ms, wait.due_ms), wait.subject, wait.error)
         since_ms = wait.due_ms
     if delivery.began_ms is not None and delivery.ended_at_ms is not None:
-        yield from _queue_phase(since_ms, delivery.began_ms)
-        yield Phase("handler", delivery.began_ms, delivery.ended_at_ms)
+        yield from _handler_phases(since_ms, delivery.began_ms, delivery.ended_at_ms)
     elif delivery.state in {"queued", "grouped", "parked"} and since_ms is not None:
         yield Phase("queue", since_ms, None)
 
 
-def _queue_phase(since_ms: int | None, began_ms: int) -> Iterator[Phase]:
+def _handler_phases(since_ms: int | None, began_ms: int, ended_ms: int, error: str = "") -> Iterator[Phase]:
+    # A worker knows the server's time to some ms only, so a handler may seem to begin before it was due.
+    began_ms = max(began_ms, since_ms or 0)
     if since_ms is not None:
-        # The clocks of a worker and of the server differ by some ms.
-        yield Phase("queue", since_ms, max(since_ms, began_ms))
+        yield Phase("queue", since_ms, began_ms)
+    yield Phase("handler", began_ms, max(began_ms, ended_ms), error=error)
 
 
 def trace_deliveries(bus: BusRuntime, flow: Sequence[RecordedEvent]) -> dict[str, tuple[TracedDelivery, ...]]:

@@ -1,14 +1,15 @@
 """Delivery waits: why each delivery waited for another attempt, and for how long, for whoever traces it later.
 
 Promise: nothing depends on a wait that could not be recorded. A delivery keeps its last MAX_WAITS waits, as long as the
-history keeps its event.
+history keeps its event. Waits for the same thing, one after another, are kept as one, because a breaker that is open
+for hours defers every delivery many times.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict
 from redis import Redis
@@ -34,7 +35,8 @@ class DeliveryWait(BaseModel):
         reason: why it waited.
         began_ms: when the attempt before began; None if that is unknown.
         at_ms: when that attempt ended.
-        due_ms: when the next attempt was due.
+        due_ms: when the next attempt was due; of several waits, after the last.
+        times: how many waits for the same subject this is, one after another.
         subject: the dependency or the account that it waited for; empty for others.
         worker: who made the attempt.
         error_type: the class of its error.
@@ -47,6 +49,7 @@ class DeliveryWait(BaseModel):
     began_ms: int | None = None
     at_ms: int
     due_ms: int
+    times: int = 1
     subject: str = ""
     worker: str = ""
     error_type: str = ""
@@ -62,10 +65,15 @@ class DeliveryWaits:
         self._age = age
 
     def add(self, delivery_id: str, wait: DeliveryWait) -> None:
-        """Record a wait."""
+        """Record a wait. Only the worker that has the delivery calls it."""
         key = self._keys.delivery_waits(delivery_id)
+        last: Any = self._client.lindex(key, -1)
+        merged = last and _merge(DeliveryWait.model_validate_json(last), wait)
         with self._client.pipeline() as pipeline:
-            pipeline.rpush(key, wait.model_dump_json())
+            if merged:
+                pipeline.lset(key, -1, merged.model_dump_json())
+            else:
+                pipeline.rpush(key, wait.model_dump_json())
             pipeline.ltrim(key, -MAX_WAITS, -1)
             pipeline.pexpire(key, self._age)
             pipeline.execute()
@@ -82,3 +90,10 @@ class DeliveryWaits:
             for delivery_id, texts in rows
             if texts
         }
+
+
+def _merge(last: DeliveryWait, wait: DeliveryWait) -> DeliveryWait | None:
+    """Join two waits for the same thing; None if they are not. Failures stay apart: each has an error of its own."""
+    if wait.reason == "retry" or (last.reason, last.subject) != (wait.reason, wait.subject):
+        return None
+    return last.model_copy(update={"due_ms": wait.due_ms, "times": last.times + 1, "error": wait.error})

@@ -35,11 +35,11 @@ def observability(bench: Bench, contestant: Contestant) -> Figures:
 
 
 def _seconds_per_event(bench: Bench, contestant: Contestant, environment: dict[str, str]) -> dict[str, float]:
-    with bench.run(contestant, **environment) as run, run.client() as client:
+    with bench.run(contestant, SUBSCRIBERS, **environment) as run, run.client() as client:
         run.register()
         publish_s = time_per_event(partial(client.publish_by, "publish"), bench)
     events = bench.count(_EVENTS)
-    with bench.run(contestant, **environment) as run:
+    with bench.run(contestant, SUBSCRIBERS, **environment) as run:
         fill(run, events)
         with run.node():
             run.counts.wait_for(events, SUBSCRIBERS, STALL_S)

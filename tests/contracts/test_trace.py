@@ -5,7 +5,13 @@ from __future__ import annotations
 import json
 import re
 
+from redis.exceptions import RedisError
+
+from petiole.events import TextMessageEvent
 from petiole.events.subscriptions import Subscription
+from petiole.tasks import Agent, RetryPolicy
+from petiole.tasks.instrumentation import OperationFailed
+from petiole.tasks.testing import EventTestHarness
 from tests.support.apps import a_bus, subscribe
 
 SHOP = r"""
@@ -48,8 +54,10 @@ def pack(event: Event):
         case 2:
             raise ServiceUnavailable("printer.main", datetime.now(UTC) + timedelta(seconds=0.2), 0.2)
         case 3:
-            raise RateLimitExceeded("printer.account", "quota", 0.3)
+            raise RateLimitExceeded("printer.account", "quota", 0.1)
         case 4:
+            raise RateLimitExceeded("printer.account", "quota", 0.3)
+        case 5:
             return later(0.1)
     time.sleep(0.1)
     return CustomEvent(event_type="custom.packed", stream_id=event.stream_id, content={"parameters": {}})
@@ -97,11 +105,11 @@ def test_a_trace_tells_who_got_each_event_what_failed_and_how_it_stands(node, cl
     assert [(each["kind"], each["until_ms"]) for each in by_name["shop.weigh"]["phases"]][-1] == ("retry", None)
     packed = by_name["shop.pack"]
     assert [each["error"] for each in packed["attempts"]] == ["no paper"]
-    assert [(each["reason"], each["subject"]) for each in packed["waits"]] == [
-        ("retry", ""),
-        ("breaker", "printer.main"),
-        ("budget", "printer.account"),
-        ("deferred", ""),
+    assert [(each["reason"], each["subject"], each["times"]) for each in packed["waits"]] == [
+        ("retry", "", 1),
+        ("breaker", "printer.main", 1),
+        ("budget", "printer.account", 2),
+        ("deferred", "", 1),
     ]
     kinds = [each["kind"] for each in packed["phases"]]
     reasons = ("retry", "breaker", "budget", "deferred")
@@ -109,7 +117,33 @@ def test_a_trace_tells_who_got_each_event_what_failed_and_how_it_stands(node, cl
     assert packed["phases"][-1]["until_ms"] - packed["phases"][-1]["from_ms"] >= 100
     starts = [each["from_ms"] for each in packed["phases"]]
     assert starts == sorted(starts)
-    assert any(re.search(r"wait  budget printer.account .* [\d]+ ms: rate limit of account", line) for line in lines)
+    budget = re.compile(r"wait  budget printer.account .* [\d,]+ ms \(2 times\): rate limit of account")
+    assert any(map(budget.search, lines))
     assert re.match(r"total: \d events, \d deliveries; 4 failed attempts; waited: queue [\d,]+ ms, retry ", lines[-2])
     assert sum(re.search(r" attempt \d", line) is not None for line in lines) == 4
     assert any(line.endswith("ValueError: the scale is broken") for line in lines)
+
+
+def test_a_wait_that_cannot_be_recorded_is_reported_and_the_delivery_is_retried_all_the_same(a_message, monkeypatch):
+    runs: list[str] = []
+    records: list[object] = []
+    agent = Agent("clerk")
+
+    @agent.on("input.message.received", retry=RetryPolicy(max_attempts=2))
+    def sell(event: TextMessageEvent) -> None:
+        runs.append(event.event_id)
+        raise ValueError("no paper")
+
+    with EventTestHarness() as harness:
+        harness.add(agent)
+        harness.bus.instrumentation.listen(records.append)
+        monkeypatch.setattr(harness.bus.stores.delivery_waits, "add", refuse)
+        harness.publish(a_message())
+        harness.expect_dead_letter()
+
+    assert len(runs) == 2
+    assert [each.operation for each in records if isinstance(each, OperationFailed)] == ["wait.record_failed"]
+
+
+def refuse(*_: object) -> None:
+    raise RedisError("the server is full")

@@ -129,7 +129,8 @@ def _attempt_lines(row: TreeRow, delivery: TracedDelivery, began_ms: int, span_m
     for wait in delivery.waits:
         at_ms, due_ms = wait.at_ms - began_ms, wait.due_ms - began_ms
         label, bar = f"{indent}     wait  {wait.reason} {wait.subject}", _bar([(at_ms, due_ms, "-")], span_ms)
-        reason = "" if wait.reason == "retry" else f": {_one_line(wait.error)}"
+        times = f" ({wait.times} times)" if wait.times > 1 else ""
+        reason = times if wait.reason == "retry" else f"{times}: {_one_line(wait.error)}"
         lines.append((at_ms, _line(label, at_ms, bar, f"{due_ms - at_ms:,} ms{reason}", "yellow")))
     yield from (line for _, line in sorted(lines, key=lambda each: each[0]))
 
