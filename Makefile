@@ -106,10 +106,13 @@ $(SITE_TOOLS): $(STAMP)
 	@$(INSTALL) -e '.[docs]'
 	@touch $@
 
-# What `make bench` compares, in two environments: Petiole as a user installs it, without our tools; and its peers.
+# What `make bench` compares, in environments of their own: Petiole as a user installs it, without our tools; the same with
+# the export of traces; and its peers.
 $(CONTESTANTS): $(STAMP) tests/benchmarks/peers.txt
 	@$(BIN)/python -m venv --clear build/petiole
 	@build/petiole/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@$(BIN)/python -m venv --clear build/traced
+	@build/traced/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[otel]'
 	@$(BIN)/python -m venv --clear build/peers
 	@build/peers/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 		-r tests/benchmarks/peers.txt

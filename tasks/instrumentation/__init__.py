@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         HandlerRan,
         JobFailed,
         JobRecovered,
+        ModelUsed,
         SchemaDiffers,
     )
 
@@ -67,6 +68,7 @@ __all__ = [
     "JobFailed",
     "JobRecovered",
     "Listener",
+    "ModelUsed",
     "OperationFailed",
     "PublishFailed",
     "Record",

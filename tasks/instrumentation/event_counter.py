@@ -33,6 +33,7 @@ from petiole.tasks.instrumentation.worker_records import (
     DeliveryRecord,
     DeliveryRetrying,
     HandlerRan,
+    ModelUsed,
 )
 from petiole.tasks.stores.event_counts import OTHER, EventCount
 
@@ -118,7 +119,11 @@ class EventCounter:
 
     def _add(self, count: EventCount, amount: float) -> None:
         if count not in self._unwritten and len(self._unwritten) >= _MAX_UNWRITTEN:
-            count = EventCount(count.family, count.event_type and OTHER, count.subscription and OTHER, count.detail)
+            count = count._replace(
+                event_type=count.event_type and OTHER,
+                subscription=count.subscription and OTHER,
+                model=count.model and OTHER,
+            )
         self._unwritten[count] = self._unwritten.get(count, 0) + amount
 
     def _keep(self, amounts: Mapping[EventCount, float], error: Exception) -> None:
@@ -158,6 +163,11 @@ def count_record(record: Record) -> Iterator[tuple[EventCount, float]]:
             yield EventCount("event", record.event_type, detail="error"), 1
         case HandlerRan():
             yield from _observe(EventCount("processing", record.event_type or ""), record.duration_s)
+        case ModelUsed():
+            yield EventCount("tokens", detail="input", model=record.model), record.input_tokens
+            yield EventCount("tokens", detail="output", model=record.model), record.output_tokens
+            if record.cost_usd is not None:
+                yield EventCount("cost", detail="usd", model=record.model), record.cost_usd
         case DeliveryFinished(outcome="lease_lost"):
             pass  # DeliveryLeaseLost was emitted, too
         case DeliveryFinished():

@@ -112,6 +112,18 @@ class DeliveryLeaseLost(DeliveryRecord):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModelUsed(Record):
+    """A call to a language model used tokens. `cost_usd` is None if its price is unknown."""
+
+    name = "model.used"
+    level = logging.DEBUG
+    model: str
+    input_tokens: int
+    output_tokens: int
+    cost_usd: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorReported(Record):
     """An event of the error channel was handled."""
 

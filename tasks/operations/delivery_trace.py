@@ -1,15 +1,17 @@
 """Delivery trace: for each event of a flow, who got it, and what came of each delivery.
 
-Nothing is stored for it. Routes are those of the current subscriptions. An open delivery is read where it stands, with
-its failed attempts; a dead letter has its attempts, too. Of a delivery that was handled, the events are known that its
-handler published, because their ids derive from the delivery's. Its earlier failed attempts are gone with it.
+Routes are those of the current subscriptions. An open delivery is read where it stands, with its failed attempts, and
+so is a dead letter. Of a delivery that was handled, the events are known that its handler published, because their ids
+derive from the delivery's, and with them when the handler began. Waits between attempts are recorded
+(tasks/stores/delivery_waits.py).
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
 from petiole.events.dead_letter import FailedAttempt
@@ -17,6 +19,7 @@ from petiole.events.errors import UsageError
 from petiole.events.ids import emitted_event_id
 from petiole.events.registry import UNREADABLE_HERE
 from petiole.tasks.settlement.settlement import read_attempts
+from petiole.tasks.stores.delivery_waits import MAX_WAITS, DeliveryWait, WaitReason
 
 if TYPE_CHECKING:
     from petiole.events.event import Event
@@ -58,6 +61,51 @@ class TracedDelivery:
     due_ms: int | None = None
     error: str | None = None
     letter: str | None = None
+    began_ms: int | None = None
+    waits: tuple[DeliveryWait, ...] = ()
+
+
+PhaseKind = Literal["queue", "handler"] | WaitReason
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """What a delivery did from one time to another, in ms since 1970; `until_ms` is None for what goes on.
+
+    `queue` is a wait for a worker, `handler` an attempt; the others are waits for another attempt.
+    """
+
+    kind: PhaseKind
+    from_ms: int
+    until_ms: int | None
+    subject: str = ""
+    error: str = ""
+
+
+def list_phases(delivery: TracedDelivery, recorded_at_ms: int) -> Iterator[Phase]:
+    """List the known phases of a delivery of an event that was recorded at that time, in order."""
+    since_ms: int | None = recorded_at_ms
+    if len(delivery.waits) >= MAX_WAITS:  # earlier waits were forgotten
+        since_ms = None
+    for wait in delivery.waits:
+        at_ms = max(wait.at_ms, since_ms or 0)
+        if wait.began_ms is not None:
+            yield from _handler_phases(since_ms, wait.began_ms, at_ms, wait.error)
+        goes_on = delivery.state in {"retrying", "deferred"} and wait is delivery.waits[-1]
+        yield Phase(wait.reason, at_ms, None if goes_on else max(at_ms, wait.due_ms), wait.subject, wait.error)
+        since_ms = wait.due_ms
+    if delivery.began_ms is not None and delivery.ended_at_ms is not None:
+        yield from _handler_phases(since_ms, delivery.began_ms, delivery.ended_at_ms)
+    elif delivery.state in {"queued", "grouped", "parked"} and since_ms is not None:
+        yield Phase("queue", since_ms, None)
+
+
+def _handler_phases(since_ms: int | None, began_ms: int, ended_ms: int, error: str = "") -> Iterator[Phase]:
+    # A worker knows the server's time to some ms only, so a handler may seem to begin before it was due.
+    began_ms = max(began_ms, since_ms or 0)
+    if since_ms is not None:
+        yield Phase("queue", since_ms, began_ms)
+    yield Phase("handler", began_ms, max(began_ms, ended_ms), error=error)
 
 
 def trace_deliveries(bus: BusRuntime, flow: Sequence[RecordedEvent]) -> dict[str, tuple[TracedDelivery, ...]]:
@@ -68,10 +116,31 @@ def trace_deliveries(bus: BusRuntime, flow: Sequence[RecordedEvent]) -> dict[str
     letters = {record.letter.delivery_id: record for record in bus.stores.dead_letters.read(ids)} if ids else {}
     published = _published_by(flow, routes)
     waiting = _read_open(bus, flow, routes) if bus.publishes_atomically else {}
+    waits = bus.stores.delivery_waits.read(ids) if ids else {}
     return {
-        event_id: tuple(_trace(bus, route, letters, published, waiting) for route in found)
+        event_id: tuple(
+            _add_waits(_trace(bus, route, letters, published, waiting), waits.get(route.delivery_id, ()))
+            for route in found
+        )
         for event_id, found in routes.items()
     }
+
+
+def _add_waits(delivery: TracedDelivery, waits: tuple[DeliveryWait, ...]) -> TracedDelivery:
+    """Add the waits of a delivery; of one that was handled, they tell its failed attempts, too."""
+    if delivery.attempts or not waits:
+        return replace(delivery, waits=waits)
+    attempts = (
+        FailedAttempt(
+            at=datetime.fromtimestamp(wait.at_ms / 1_000, UTC),
+            worker=wait.worker,
+            error_type=wait.error_type,
+            error=wait.error,
+        )
+        for wait in waits
+        if wait.reason == "retry"
+    )
+    return replace(delivery, waits=waits, attempts=tuple(attempts))
 
 
 def _read_event(bus: BusRuntime, recorded: RecordedEvent) -> Event:
@@ -132,8 +201,12 @@ def _trace(
             letter=record.state,
         )
     if events := published.get(delivery_id):
-        ended_at_ms = max(each.recorded_at_ms for each in events)
-        return TracedDelivery(name, delivery_id, "handled", events=len(events), ended_at_ms=ended_at_ms)
+        # Events that the handler delayed are published later, by another process.
+        committed = [each for each in events if each.began_ms is not None] or events
+        ended_at_ms, began_ms = max(each.recorded_at_ms for each in committed), committed[0].began_ms
+        return TracedDelivery(
+            name, delivery_id, "handled", events=len(events), ended_at_ms=ended_at_ms, began_ms=began_ms
+        )
     return TracedDelivery(name, delivery_id, "ended") if bus.publishes_atomically else _trace_message(bus, route)
 
 

@@ -34,6 +34,7 @@ from petiole.tasks.settlement.settlement import (
     commit_when_reachable,
     requeue,
 )
+from petiole.tasks.settlement.waits import record_wait
 from petiole.tasks.stores.delayed_messages import DelayedMessage
 from petiole.tasks.stores.deliveries import DEAD_LETTER_HEADER, MESSAGE_GROUP_HEADER, REPLAY_HEADER
 
@@ -166,6 +167,7 @@ def _schedule_retry(
     else:
         record = DeliveryRetrying if is_attempt else DeliveryDeferred
         attempt.emit(record, attempt=attempt.history.number, error=error_text(error), due=due)
+        record_wait(attempt, error, due)
     # Celery's exception: the task's state becomes RETRY, and Celery acknowledges the message.
     raise Retry(exc=error, when=due) from error
 

@@ -99,6 +99,7 @@ class DeliveryAttempt:
     entry: QueueEntry | None = None
     fetched_at: float = 0.0
     history: AttemptHistory = field(default_factory=AttemptHistory)
+    began_ms: int | None = None
 
     @property
     def document(self) -> object:
@@ -131,6 +132,7 @@ class DeliveryAttempt:
             lease=self.lease,
             resolved_letter_id=self.letter_id,
             replay_number=replay_number(self.replay_id),
+            began_ms=self.began_ms,
         )
 
 
@@ -188,7 +190,7 @@ def attempt_of_entry(bus: BusRuntime, queue: str, parts: EntryParts) -> Delivery
 
 
 def begin(attempt: DeliveryAttempt, *, abortable: tuple[str, str] | None = None) -> DeliveryAttempt:
-    """Record that an attempt begins; return it with its history.
+    """Record that an attempt begins; return it with its history and the time of its beginning.
 
     Args:
         attempt: the attempt.
@@ -198,6 +200,7 @@ def begin(attempt: DeliveryAttempt, *, abortable: tuple[str, str] | None = None)
         Reject: the store is unreachable; the broker redelivers the message.
     """
     stores, lease = attempt.bus.stores, attempt.lease
+    attempt = replace(attempt, began_ms=int(attempt.bus.now().timestamp() * 1_000))
     try:
         if attempt.entry is not None and lease is not None:
             return _begin_entry(attempt, attempt.entry, lease, abortable)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from petiole.tasks.stores.cluster_membership import ClusterMembership
     from petiole.tasks.stores.counters import Counters
     from petiole.tasks.stores.dead_letters import DeadLetters
+    from petiole.tasks.stores.delivery_waits import DeliveryWaits
     from petiole.tasks.stores.event_counts import MetricCounts
     from petiole.tasks.stores.idempotency_records import IdempotencyRecords
     from petiole.tasks.stores.inbox import Inbox
@@ -142,6 +143,12 @@ class Stores:
         from petiole.tasks.stores.dead_letters import DeadLetters
 
         return DeadLetters(self.client, self.keys)
+
+    @cached_property
+    def delivery_waits(self) -> DeliveryWaits:
+        from petiole.tasks.stores.delivery_waits import DeliveryWaits
+
+        return DeliveryWaits(self.client, self.keys, self._retention.age)
 
     @cached_property
     def event_counts(self) -> MetricCounts:

@@ -1,7 +1,7 @@
-"""Counts of events and deliveries since the first one, shared by all processes.
+"""Counts of events, deliveries and used tokens since the first one, shared by all processes.
 
-Promise: the amounts of one call are added in one step, and no number of event types or subscriptions makes the counts
-grow beyond their limit.
+Promise: the amounts of one call are added in one step, and no number of event types, subscriptions or models makes the
+counts grow beyond their limit.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from petiole.tasks.stores.keys import Keys
 from petiole.tasks.stores.scripts import Script
 
 MAX_NAMES = 200
-"""How many event types, and how many subscriptions, have a count of their own."""
+"""How many event types, how many subscriptions, and how many models have a count of their own."""
 
 OTHER = "other"
 """The label of all beyond."""
 
 _MAX_NAME_LENGTH = 128
+
+_BOUNDED = ("event_type", "subscription", "model")
 
 
 class EventCount(NamedTuple):
@@ -31,6 +33,7 @@ class EventCount(NamedTuple):
     event_type: str = ""
     subscription: str = ""
     detail: str = ""
+    model: str = ""
 
 
 class MetricCounts:
@@ -44,7 +47,7 @@ class MetricCounts:
     def add(self, amounts: Mapping[EventCount, float]) -> None:
         """Add amounts."""
         rows = [
-            (count.family, _clean(count.event_type), _clean(count.subscription), count.detail, f"{amount:.9g}")
+            (*count._replace(**{name: _clean(getattr(count, name)) for name in _BOUNDED}), f"{amount:.9g}")
             for count, amount in amounts.items()
         ]
         self._add((json.dumps({"counts": self._keys.event_counts, "limit": MAX_NAMES, "rows": rows}),))

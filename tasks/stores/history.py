@@ -51,11 +51,13 @@ class RecordedEvent:
     """An event of the history, with its entry id and its JSON object.
 
     `attributes` is the object as recorded, with a reference instead of large content. Reading it costs no round trip.
+    `began_ms` is when the attempt began whose handler published the event, in ms since 1970; None for other publishers.
     """
 
     entry_id: str
     attributes: Mapping[str, object]
     blobs: Blobs | None = field(default=None, repr=False, compare=False)
+    began_ms: int | None = field(default=None, compare=False)
 
     @property
     def topic(self) -> str:
@@ -242,7 +244,12 @@ class History:
 
     def _parse_entries(self, entries: Entries) -> list[RecordedEvent]:
         return [
-            RecordedEvent(str(entry_id), json.loads(fields["event"]), self._blobs)
+            RecordedEvent(
+                str(entry_id),
+                json.loads(fields["event"]),
+                self._blobs,
+                began_ms=int(fields["began"]) if "began" in fields else None,
+            )
             for entry_id, fields in entries or []
             if fields is not None
         ]

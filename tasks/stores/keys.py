@@ -32,12 +32,14 @@ The keys of Celery and kombu begin with `Settings.queue_prefix`.
 | dead_letters:retention_lock           | text   | the worker that applies retention        | a minute                |
 | dead_letters:states                   | hash   | id -> pending, replaying, resolved, ...  | as dead_letters         |
 | dead_letters:times                    | zset   | id -> when it was dead-lettered, in ms   | as dead_letters         |
+| delivery_waits:<delivery>             | list   | its last 20 waits for another attempt    | HISTORY_RETENTION_S     |
 | delayed                               | zset   | id -> due time in ms                     | until due               |
 | delayed:messages                      | hash   | id -> queue, list and message            | until due               |
 | directory                             | hash   | subscription -> JSON; empty: withdrawn   | no limit                |
 | directory:changes                     | list   | the last 1,000 changes, oldest first     | no limit                |
 | directory:version                     | number | grows with every change                  | no limit                |
-| event_counts                          | hash   | family, event type, subscription, detail | no limit                |
+| event_counts                          | hash   | amounts, by their EventCount             | no limit                |
+| event_counts:models                   | set    | models with counts of their own          | no limit                |
 | event_counts:subscriptions            | set    | subscriptions with counts of their own   | no limit                |
 | event_counts:types                    | set    | event types with counts of their own     | no limit                |
 | history                               | stream | the last MAX_HISTORY_EVENTS events       | HISTORY_RETENTION_S     |
@@ -60,6 +62,7 @@ The keys of Celery and kombu begin with `Settings.queue_prefix`.
 | published:<window>                    | set    | ids of the events published then         | two windows             |
 | queues:<queue>:<step>                 | list   | deliveries, for each priority step       | until fetched           |
 | queues:<queue>:wakeup                 | zset   | wakes a consumer that waits              | until fetched           |
+| rate_limit_accounts                   | zset   | the 200 accounts used last -> when, ms   | no limit                |
 | rate_limit_times:<account>            | zset   | call -> when it stops counting, in ms    | twice window plus lease |
 | rate_limit_tokens:<account>           | hash   | call -> its tokens                       | twice window plus lease |
 | rate_limits:<account>                 | hash   | requests and tokens counted, pause       | twice window plus lease |
@@ -153,6 +156,9 @@ class Keys:
 
     def running(self, delivery_id: str) -> str:
         return f"{self.prefix}:running:{delivery_id}"
+
+    def delivery_waits(self, delivery_id: str) -> str:
+        return f"{self.prefix}:delivery_waits:{delivery_id}"
 
     @property
     def delayed(self) -> str:
@@ -255,6 +261,10 @@ class Keys:
 
     def rate_limit(self, account: str) -> str:
         return f"{self.prefix}:rate_limits:{account}"
+
+    @property
+    def rate_limit_accounts(self) -> str:
+        return f"{self.prefix}:rate_limit_accounts"
 
     def rate_limit_times(self, account: str) -> str:
         return f"{self.prefix}:rate_limit_times:{account}"

@@ -76,6 +76,7 @@ class Settlement:
     - `failed_attempt` is recorded and `retry_message` scheduled if the delivery is retried or deferred.
     - With a `lease`, nothing happens if the worker has lost it.
     - `state` are values of the agent's state to store.
+    - `began_ms` is when the attempt began, in ms since 1970; the history keeps it with the attempt's events.
     """
 
     delivery_id: str
@@ -89,6 +90,7 @@ class Settlement:
     retry_message: DelayedMessage | None = None
     agent: str = ""
     state: Mapping[str, str] = field(default_factory=dict)
+    began_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +192,7 @@ class Publications:
         yield f"{os.getpid()}-{threading.get_ident()}" if lease and lease.is_entry else ""
         yield settlement.message_group or ""
         yield self._encode_settlement(settlement)
+        yield str(settlement.began_ms or "")
 
     def _encode_requests(self, outgoing: Sequence[OutgoingEvent], registration: ReplyRegistration | None) -> str:
         """Encode the request and the replies for the script."""
@@ -238,7 +241,7 @@ class Publications:
         return int(self._clock.time_s() * 1_000)
 
 
-_NO_SETTLEMENT = ("",) * 7
+_NO_SETTLEMENT = ("",) * 8
 
 
 def _milliseconds(duration: timedelta) -> int:

@@ -6,8 +6,9 @@ it, in any window of that length. All times are the server's. See reserve_rate_l
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from redis import Redis
@@ -43,6 +44,17 @@ class RateLimitUsage:
     tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class AccountUsage:
+    """What counts for an account now, and its quotas as of the last reservation; None: unlimited."""
+
+    account: str
+    used: RateLimitUsage
+    max_requests: int | None
+    max_tokens: int | None
+    paused_until: datetime | None
+
+
 class RateLimits:
     """Reservations by account and call."""
 
@@ -65,8 +77,10 @@ class RateLimits:
             _milliseconds(quota.window),
             _milliseconds(quota.lease),
             self._clock.ahead_ms,
+            account,
         ]
-        answer: Any = self._reserve(keys=self._keys_of(account), args=arguments)
+        keys = [*self._keys_of(account), self._keys.rate_limit_accounts]
+        answer: Any = self._reserve(keys=keys, args=arguments)
         if answer[0] == "reserved":
             return None
         return RateLimitRefusal(timedelta(milliseconds=int(answer[1])), answer[2])
@@ -94,12 +108,42 @@ class RateLimits:
         requests, tokens = self._client.hmget(self._keys.rate_limit(account), "requests", "tokens")
         return RateLimitUsage(int(requests or 0), int(tokens or 0))
 
+    def accounts(self, now: datetime) -> Iterator[AccountUsage]:
+        """Read the accounts of the last reservations, by name, without the calls that count no longer."""
+        now_ms = _epoch_ms(now) + self._clock.ahead_ms
+        names: Any = self._client.zrange(self._keys.rate_limit_accounts, 0, -1)
+        for account in sorted(names):
+            facts_key, times_key, tokens_key = self._keys_of(account)
+            facts: Any = self._client.hgetall(facts_key)
+            expired: Any = self._client.zrangebyscore(times_key, "-inf", now_ms)
+            tokens: Any = self._client.hmget(tokens_key, expired) if expired else ()
+            used = RateLimitUsage(
+                max(0, int(facts.get("requests", 0)) - len(expired)),
+                max(0, int(facts.get("tokens", 0)) - sum(int(each or 0) for each in tokens)),
+            )
+            paused_until_ms = int(facts.get("paused_until_ms", 0))
+            yield AccountUsage(
+                account,
+                used,
+                max_requests=_quota(facts.get("request_quota")),
+                max_tokens=_quota(facts.get("token_quota")),
+                paused_until=datetime.fromtimestamp(paused_until_ms / 1_000, UTC) if paused_until_ms > now_ms else None,
+            )
+
     def _keys_of(self, account: str) -> list[str]:
         return [
             self._keys.rate_limit(account),
             self._keys.rate_limit_times(account),
             self._keys.rate_limit_tokens(account),
         ]
+
+
+def _quota(text: str | None) -> int | None:
+    return int(text) if text else None
+
+
+def _epoch_ms(moment: datetime) -> int:
+    return int(moment.timestamp() * 1_000)
 
 
 def _milliseconds(duration: timedelta) -> int:

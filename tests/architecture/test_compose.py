@@ -112,7 +112,7 @@ def test_the_build_context_holds_every_file_that_the_image_installs():
 
 
 def consumed_queues(service: dict[str, Any]) -> list[str]:
-    return re.findall(r"worker -Q (\S+)", str(service["command"]))
+    return re.findall(r"worker -Q (\S+)", str(service.get("command")))
 
 
 def agents_with_subscriptions() -> list[str]:

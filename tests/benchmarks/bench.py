@@ -28,6 +28,7 @@ from tests.benchmarks.crash import crash
 from tests.benchmarks.imports import PROGRAMS, imports
 from tests.benchmarks.machine import describe_machine, load
 from tests.benchmarks.measures import Bench, Figures
+from tests.benchmarks.observability import observability
 from tests.benchmarks.report import WIDTH, print_report
 from tests.benchmarks.runs import PYTHONS, ROOT, ContestantError
 from tests.benchmarks.servers import fresh_server
@@ -52,6 +53,7 @@ MEASURES = {
     "idle": Measure(measures.idle),
     "crash": Measure(crash),
     "imports": Measure(imports, tuple(PROGRAMS)),
+    "observability": Measure(observability, ("petiole", "petiole-solo")),
     "concurrency": Measure(growth.concurrency, ("petiole-solo",)),
     "subscriptions": Measure(growth.subscriptions, ("petiole-solo",), once=True),
     "backlog": Measure(growth.backlog, ("petiole", "petiole-solo"), once=True),

@@ -47,6 +47,12 @@ LABELS = {
     "run_twice": "crash: run twice",
     "recovered_s": "crash: all handled, s after ready",
     "since_restart_s": "crash: all handled, s after the restart",
+    "publish_with_metrics": "publish with metrics, times without",
+    "publish_with_traces": "publish with traces, times without",
+    "publish_with_metrics_and_traces": "publish with both, times without",
+    "drain_with_metrics": "time of a drain with metrics, times without",
+    "drain_with_traces": "time of a drain with traces, times without",
+    "drain_with_metrics_and_traces": "time of a drain with both, times without",
     "import_ms": "import, ms",
     "import_modules": "import, modules",
 }

@@ -30,7 +30,7 @@ from tests.benchmarks.counters import Counts
 from tests.benchmarks.servers import fresh_server
 
 ROOT = Path(__file__).resolve().parents[2]
-PYTHONS = {name: str(ROOT / "build" / name / "bin" / "python") for name in ("petiole", "peers")}
+PYTHONS = {name: str(ROOT / "build" / name / "bin" / "python") for name in ("petiole", "peers", "traced")}
 """The interpreters of the contestants' environments, which `make bench` builds."""
 
 _READY_S = 300.0  # ten thousand subscriptions take long; a process that ended is noticed at once

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
 
+from redis.exceptions import RedisError
+
+from petiole.events import TextMessageEvent
 from petiole.events.subscriptions import Subscription
+from petiole.tasks import Agent, RetryPolicy
+from petiole.tasks.instrumentation import OperationFailed
+from petiole.tasks.testing import EventTestHarness
 from tests.support.apps import a_bus, subscribe
 
 SHOP = r"""
+import time
+from datetime import UTC, datetime, timedelta
 from petiole.events import CustomEvent, Event, TextMessageEvent
+from petiole.events.errors import RateLimitExceeded, ServiceUnavailable
 from petiole.events.registry import registry
-from petiole.tasks import Agent, RetryPolicy
+from petiole.tasks import Agent, RetryPolicy, later
 
 registry.declare("custom.sold", {"item": str})
+registry.declare("custom.packed", {})
 shop = Agent("shop")
 
 def twice(wait_s: float) -> RetryPolicy:
@@ -32,6 +43,25 @@ def weigh(event: Event) -> None:
 def charge(event: Event) -> None:
     raise ValueError("no card")
 
+seen = []
+
+@shop.on("input.message.received", retry=twice(0.1))
+def pack(event: Event):
+    seen.append(event.event_id)
+    match seen.count(event.event_id):
+        case 1:
+            raise ValueError("no paper")
+        case 2:
+            raise ServiceUnavailable("printer.main", datetime.now(UTC) + timedelta(seconds=0.2), 0.2)
+        case 3:
+            raise RateLimitExceeded("printer.account", "quota", 0.1)
+        case 4:
+            raise RateLimitExceeded("printer.account", "quota", 0.3)
+        case 5:
+            return later(0.1)
+    time.sleep(0.1)
+    return CustomEvent(event_type="custom.packed", stream_id=event.stream_id, content={"parameters": {}})
+
 @shop.on("input.message.received")
 def count(event: Event) -> None:
     pass
@@ -47,6 +77,7 @@ def test_a_trace_tells_who_got_each_event_what_failed_and_how_it_stands(node, cl
     message = a_message("a pear", stream_id="sale")
     bus.publish(message)
     eventually(lambda: bus.stores.dead_letters.count() == 1 and bus.stores.delayed_messages.count() == 1, 20)
+    eventually(lambda: any(each.topic == "custom.packed" for each in bus.stores.history.read_stream("sale")), 30)
 
     rows = json.loads(node.command("trace", message.event_id, "--json"))
     drawn = node.command("trace", "--stream", "sale", "--last", "1")
@@ -59,6 +90,7 @@ def test_a_trace_tells_who_got_each_event_what_failed_and_how_it_stands(node, cl
         "absent.watch": "queued",
         "shop.charge": "dead_lettered",
         "shop.count": "ended",
+        "shop.pack": "handled",
         "shop.sell": "handled",
         "shop.weigh": "retrying",
     }
@@ -70,5 +102,48 @@ def test_a_trace_tells_who_got_each_event_what_failed_and_how_it_stands(node, cl
     assert "custom.sold" in {row["event"]["event_type"] for row in rows}
     lines = drawn.splitlines()
     assert any("-> shop.charge" in line and line.endswith("(pending): ValueError: no card") for line in lines)
-    assert sum("attempt " in line for line in lines) == 3
+    assert [(each["kind"], each["until_ms"]) for each in by_name["shop.weigh"]["phases"]][-1] == ("retry", None)
+    packed = by_name["shop.pack"]
+    assert [each["error"] for each in packed["attempts"]] == ["no paper"]
+    assert [(each["reason"], each["subject"], each["times"]) for each in packed["waits"]] == [
+        ("retry", "", 1),
+        ("breaker", "printer.main", 1),
+        ("budget", "printer.account", 2),
+        ("deferred", "", 1),
+    ]
+    kinds = [each["kind"] for each in packed["phases"]]
+    reasons = ("retry", "breaker", "budget", "deferred")
+    assert kinds == [*(kind for reason in reasons for kind in ("queue", "handler", reason)), "queue", "handler"]
+    assert packed["phases"][-1]["until_ms"] - packed["phases"][-1]["from_ms"] >= 100
+    starts = [each["from_ms"] for each in packed["phases"]]
+    assert starts == sorted(starts)
+    budget = re.compile(r"wait  budget printer.account .* [\d,]+ ms \(2 times\): rate limit of account")
+    assert any(map(budget.search, lines))
+    assert re.match(r"total: \d events, \d deliveries; 4 failed attempts; waited: queue [\d,]+ ms, retry ", lines[-2])
+    assert sum(re.search(r" attempt \d", line) is not None for line in lines) == 4
     assert any(line.endswith("ValueError: the scale is broken") for line in lines)
+
+
+def test_a_wait_that_cannot_be_recorded_is_reported_and_the_delivery_is_retried_all_the_same(a_message, monkeypatch):
+    runs: list[str] = []
+    records: list[object] = []
+    agent = Agent("clerk")
+
+    @agent.on("input.message.received", retry=RetryPolicy(max_attempts=2))
+    def sell(event: TextMessageEvent) -> None:
+        runs.append(event.event_id)
+        raise ValueError("no paper")
+
+    with EventTestHarness() as harness:
+        harness.add(agent)
+        harness.bus.instrumentation.listen(records.append)
+        monkeypatch.setattr(harness.bus.stores.delivery_waits, "add", refuse)
+        harness.publish(a_message())
+        harness.expect_dead_letter()
+
+    assert len(runs) == 2
+    assert [each.operation for each in records if isinstance(each, OperationFailed)] == ["wait.record_failed"]
+
+
+def refuse(*_: object) -> None:
+    raise RedisError("the server is full")

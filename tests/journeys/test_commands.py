@@ -156,7 +156,11 @@ def test_a_published_event_is_sent_answered_and_traced(running):
     assert "42" in answer["content"]["text"]
     assert re.search(r"^input\.message\.received  \(ada\) +\+0 ms  [#.]+  What is 6", drawn, re.MULTILINE)
     assert re.search(r"^ +memory\.context\.assembled  \(memory\) +\+\d+ ms", drawn, re.MULTILINE)
-    assert re.search(r"^ +-> orchestrator\.understand +[#.]+  handled after \d+ ms events \d", drawn, re.MULTILINE)
+    assert re.search(
+        r"^ +-> orchestrator\.understand +[#.-]+  handled after [\d,]+ ms \(waited: queue [\d,]+ ms\) events \d",
+        drawn,
+        re.MULTILINE,
+    )
 
 
 def test_a_delayed_event_is_sent_by_a_worker(running):

@@ -11,13 +11,13 @@ from celery import Celery
 from prometheus_client.parser import text_string_to_metric_families
 
 from petiole.events.errors import PetioleError
-from petiole.tasks import Agent, EventBus, RetryPolicy
-from petiole.tasks.instrumentation import EventPublished, HandlerRan
+from petiole.tasks import Agent, EventBus, RateLimit, RetryPolicy
+from petiole.tasks.instrumentation import EventPublished, HandlerRan, ModelUsed
 from petiole.tasks.operations.metrics import collect_metrics
 from petiole.tasks.operations.prometheus import render_metrics
 from petiole.tasks.settings import Settings
 from petiole.tasks.stores.event_counts import MAX_NAMES
-from tests.support.apps import a_bus
+from tests.support.apps import a_bus, as_default
 from tests.support.polling import wait_until
 from tests.support.processes import free_ports
 
@@ -27,6 +27,8 @@ import redis
 from petiole.events import TextMessageEvent
 from petiole.tasks import Agent, RetryPolicy
 
+KILLED = {"process": (os.getpid,), "worker": (os.getppid, os.getpid)}
+
 seen = redis.Redis.from_url(os.environ["PETIOLE_BROKER_URL"])
 agent = Agent("one")
 
@@ -35,7 +37,8 @@ def handle(event: TextMessageEvent) -> None:
     number = int(event.content.text)
     if number == 30 and seen.set("has_killed", os.getpid(), nx=True):
         time.sleep(0.5)
-        os.kill(os.getpid(), signal.SIGKILL)
+        for pid in KILLED[os.environ["KILLED"]]:
+            os.kill(pid(), signal.SIGKILL)
     if number % 10 == 7:
         raise ValueError("no sevens")
 """
@@ -63,38 +66,45 @@ def scraped(port):
         return samples(answer.read().decode())
 
 
+@pytest.mark.parametrize(
+    ("events", "killed"),
+    [pytest.param(200, "process", id="200"), pytest.param(1_000, "worker", id="1000", marks=pytest.mark.long)],
+)
 def test_the_counts_equal_the_history_across_three_processes_a_restart_and_a_kill(
-    node, inside, clean_broker_url, client, eventually
+    node, inside, eventually, events, killed
 ):
-    bus = a_bus(clean_broker_url)
+    """The handler that is killed waits before, so that nothing is left that its processes counted in the last 20 ms."""
+    bus, half = a_bus(node.environment["PETIOLE_BROKER_URL"]), events // 2
     (port,) = free_ports(1)
-    node.environment.update({"PETIOLE_AGENTS": "agent_one", "PETIOLE_METRICS_PORT": str(port)})
+    node.environment.update({"PETIOLE_AGENTS": "agent_one", "PETIOLE_METRICS_PORT": str(port), "KILLED": killed})
     node.module("agent_one", AGENT)
-    pool = ("--pool", "prefork", "-c", "2")
-    first, second = node.worker("first", *pool), node.worker("second", *pool)
+    workers = [node.worker(name, "--pool", "prefork", "-c", "1") for name in ("first", "second", "third")]
     topic = "input.message.received"
 
     def outcome(name):
         return samples(render_metrics(bus)).get(("petiole_deliveries_total", topic, name, "one.handle"), 0)
 
-    node.run(PUBLISH.format(first=0, last=100))  # of a process of the first or second worker, which is killed
-    eventually(lambda: outcome("handled") >= 90, 30, node.logs)
-    first.terminate()
-    first.wait(timeout=20)
-    node.run(PUBLISH.format(first=100, last=200))
-    node.worker("first", *pool)
-    eventually(lambda: outcome("handled") + outcome("dead_lettered") >= 200, 30, node.logs)
+    node.run(PUBLISH.format(first=0, last=half))
+    eventually(lambda: outcome("handled") >= half * 0.9, 60, node.logs)
+    stopped = next(worker for worker in workers if worker.poll() is None)
+    stopped.terminate()
+    stopped.wait(timeout=30)
+    node.run(PUBLISH.format(first=half, last=events))
+    node.worker("fourth", "--pool", "prefork", "-c", "1")
+    eventually(lambda: outcome("handled") + outcome("dead_lettered") >= events, 60, node.logs)
 
     page = samples(node.command("metrics"))
     published = Counter(inside.topics())
-    assert page["petiole_events_total", topic, "success"] == published[topic] == 200
-    assert (outcome("handled"), outcome("retried"), outcome("dead_lettered")) == (180, 20, 20)
-    assert page["petiole_event_critical_seconds_count", "one.handle"] == 180
-    assert client.get("has_killed")
-    # 220 handler runs ended; the killed one did not.
-    assert page["petiole_event_processing_seconds_count", topic] == 220
-    eventually(lambda: scraped(port).get(("petiole_event_processing_seconds_count", topic)) == 220, 20, node.logs)
-    assert second.poll() is None
+    assert page["petiole_events_total", topic, "success"] == published[topic] == events
+    failed = events // 10
+    assert (outcome("handled"), outcome("retried"), outcome("dead_lettered")) == (events - failed, failed, failed)
+    assert published["error.dead_lettered"] == page["petiole_events_total", "error.dead_lettered", "success"] == failed
+    assert page["petiole_event_critical_seconds_count", "one.handle"] == events - failed
+    assert bus.redis.get("has_killed")
+    # The killed run did not end; each failed delivery ran twice.
+    runs = events + failed
+    assert page["petiole_event_processing_seconds_count", topic] == runs
+    eventually(lambda: scraped(port).get(("petiole_event_processing_seconds_count", topic)) == runs, 30, node.logs)
 
 
 @pytest.fixture
@@ -178,6 +188,56 @@ def test_a_summary_has_the_same_figures_by_agent(bus, a_message):
     assert (report.handled, report.failed) == ({"team": 2}, {"team": 1})
     assert report.events >= 3
     assert 0 < report.avg_latency_ms < 10_000
+
+
+def test_the_seeds_namespace_gives_the_seeds_two_metrics_by_their_names_and_labels(bus, a_message):
+    bus.publish(a_message())
+    page_when(bus, lambda page: any(key[0] == "janus_events_total" for key in page))
+
+    families = {family.name: family for family in text_string_to_metric_families(render_metrics(bus))}
+
+    events, seconds = families["janus_events"], families["janus_event_processing_seconds"]
+    assert (events.type, seconds.type) == ("counter", "histogram")
+    assert {(sample.name, *sorted(sample.labels)) for sample in events.samples} == {
+        ("janus_events_total", "event_type", "status")
+    }
+    assert all(name.startswith("janus_") for name in families)
+
+
+def test_a_budget_is_shown_with_its_use_its_quota_and_its_pause(bus, monkeypatch):
+    as_default(bus, monkeypatch)
+    account = RateLimit("provider.main", requests=10, tokens=1_000, timeout=60)
+    account.reserve(tokens=300).settle(120)
+    account.reserve(tokens=200)
+    RateLimit("provider.unlimited").reserve()
+    account.pause(30)
+
+    page = samples(render_metrics(bus))
+
+    assert page["janus_rate_limit_used", "provider.main", "requests"] == 2
+    assert page["janus_rate_limit_used", "provider.main", "tokens"] == 320
+    assert page["janus_rate_limit_quota", "provider.main", "tokens"] == 1_000
+    assert page["janus_rate_limit_paused", "provider.main"] == 1
+    assert page["janus_rate_limit_paused", "provider.unlimited"] == 0
+    assert ("janus_rate_limit_quota", "provider.unlimited", "tokens") not in page
+    bus.store_clock.skip(200)
+    assert samples(render_metrics(bus))["janus_rate_limit_used", "provider.main", "tokens"] == 0
+
+
+def test_tokens_and_cost_are_counted_by_model_of_which_two_hundred_have_labels_of_their_own(bus):
+    for number in range(MAX_NAMES + 50):
+        used = ModelUsed(model=f"model {number}", input_tokens=10, output_tokens=2, cost_usd=0.25)
+        bus.instrumentation.emit(used)
+    bus.instrumentation.emit(ModelUsed(model="model 0", input_tokens=1, output_tokens=0))
+    total = (MAX_NAMES + 50) * 12 + 1
+    page = page_when(
+        bus, lambda page: sum(value for key, value in page.items() if key[0] == "janus_model_tokens_total") == total
+    )
+
+    assert page["janus_model_tokens_total", "input", "model_0"] == 11
+    assert page["janus_model_cost_usd_total", "model_0"] == 0.25
+    assert page["janus_model_cost_usd_total", "other"] == 50 * 0.25
+    assert sum(key[0] == "janus_model_cost_usd_total" for key in page) == MAX_NAMES + 1
 
 
 def test_without_the_setting_nothing_is_counted_and_no_record_is_built():

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from petiole.events.catalog.llm import GeneratedResponse, ModelFailure, ResponseFailedEvent, ResponseGeneratedEvent
 from petiole.events.catalog.orchestrator import ModelRequest, ModelRequestedEvent
-from petiole.events.catalog.usage import UsageRecordedEvent
+from petiole.events.catalog.usage import RecordedUsage, UsageRecordedEvent
 from petiole.events.errors import (
     Permanent,
     PetioleError,
@@ -33,6 +33,7 @@ from petiole.events.event import Event
 from petiole.events.texts import error_text
 from petiole.tasks import Agent, Context, ResponseStream, RetryPolicy
 from petiole.tasks.handling.current import current_bus
+from petiole.tasks.instrumentation import ModelUsed
 from petiole.tasks.instrumentation.tracing import trace_operation
 from petiole.workers.llm import LanguageModel, create_model
 from petiole.workers.llm.provider import ResponseBuilder, ResponsePart, ToolDescription
@@ -61,7 +62,17 @@ async def answer(event: ModelRequestedEvent, context: Context) -> tuple[Event, .
         return (event.caused(ResponseFailedEvent, content=build_model_failure(name, error)),)
     generated = event.caused(ResponseGeneratedEvent, content=response)
     usage = build_usage_record(model.name, response.model, response.usage)
-    return (generated, event.caused(UsageRecordedEvent, content=usage)) if usage else (generated,)
+    if usage is None:
+        return (generated,)
+    _count_usage(usage)
+    return generated, event.caused(UsageRecordedEvent, content=usage)
+
+
+def _count_usage(usage: RecordedUsage) -> None:
+    used = ModelUsed(
+        model=usage.model, input_tokens=usage.input_tokens, output_tokens=usage.output_tokens, cost_usd=usage.cost
+    )
+    current_bus().instrumentation.emit(used)
 
 
 @agent.on_include

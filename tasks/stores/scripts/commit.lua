@@ -17,6 +17,7 @@
 --       ms, inbox age in ms, number of events, number of delayed messages, the request and the replies as JSON (or ''),
 --       outcome (or '': no settlement), delivery, consumer ('': no lease), delivery tag, slot ('': a message of another
 --       Celery client, whose end the inbox records), message group, other parts of the settlement as JSON (or ''),
+--       when the attempt began in ms (or ''),
 --       for each event: id, JSON text, list and member of the stream's index and of the flow's, number of deliveries,
 --       and for each delivery: list, entry without its reference, capacity ('': unlimited, negative: drops the oldest),
 --       message group,
@@ -24,7 +25,7 @@
 local version, window, window_ms, max_events, max_age_ms, inbox_ms = unpack(ARGV, 2, 7)
 local events, delays = tonumber(ARGV[8]), tonumber(ARGV[9])
 local outcome, delivery, consumer, tag, slot, own_group = unpack(ARGV, 11, 16)
-local FIRST, PER_EVENT, PER_DELIVERY = 18, 7, 4
+local FIRST, PER_EVENT, PER_DELIVERY = 19, 7, 4
 local is_entry, counters, leases, slots, leased = slot ~= '', prefix .. ':counters', nil, nil, nil
 if outcome ~= '' then
   leases = prefix .. ':consumers:' .. consumer
@@ -99,7 +100,7 @@ end
 local function publish(at)
   local deliveries = tonumber(ARGV[at + 6])
   local reference = record_event(ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5], deliveries,
-    max_events, max_age_ms)
+    max_events, max_age_ms, ARGV[18])
   for place = at + PER_EVENT, at + PER_EVENT + PER_DELIVERY * deliveries - 1, PER_DELIVERY do
     local list, capacity = ARGV[place], tonumber(ARGV[place + 2])
     if capacity and capacity < 0 then

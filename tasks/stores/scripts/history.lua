@@ -51,10 +51,16 @@ local function add_to_index(name, member, is_due)
   end
 end
 
--- Appends an event, and its entry id to the lists of its stream and its flow. Returns its reference.
-local function record_event(text, stream, stream_member, flow, flow_member, references, max_events, max_age_ms)
+-- Appends an event, and its entry id to the lists of its stream and its flow. `began` is when the attempt began that
+-- published it, in ms, or ''. Returns its reference.
+local function record_event(text, stream, stream_member, flow, flow_member, references, max_events, max_age_ms, began)
   local number = redis.call('INCR', history .. ':count')
-  local entry = redis.call('XADD', history, '*', 'event', text)
+  local entry
+  if began == '' then
+    entry = redis.call('XADD', history, '*', 'event', text)
+  else
+    entry = redis.call('XADD', history, '*', 'event', text, 'began', began)
+  end
   local block = string.format('%d', math.floor(number / BLOCK))
   local is_due = number % (BLOCK / 4) == 0
   add_to_index(stream, stream_member .. ' ' .. entry, is_due)

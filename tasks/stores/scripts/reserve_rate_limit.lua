@@ -2,13 +2,20 @@
 -- which covers every window in which the provider may count it; an unsettled call counts until one window after its
 -- lease.
 -- Returns {'reserved'}, or {'denied', ms, 'pause' or 'quota'}; denied callers get times one after another.
--- KEYS: account, calls by the time they stop counting, tokens of calls
--- ARGV: call, tokens, requests per window or '', tokens per window or '', window in ms, lease in ms, clock offset in ms
+-- KEYS: account, calls by the time they stop counting, tokens of calls, the accounts by the time of their last call
+-- ARGV: call, tokens, requests per window or '', tokens per window or '', window in ms, lease in ms, clock offset in ms,
+-- name of the account
 local clock = redis.call('TIME')
 local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000) + ARGV[7]
 local function text(number) return string.format('%.0f', number) end
+local KNOWN_ACCOUNTS = 200
 local tokens, window_ms = tonumber(ARGV[2]), tonumber(ARGV[5])
 local most_requests, most_tokens = tonumber(ARGV[3]) or math.huge, tonumber(ARGV[4]) or math.huge
+
+-- What `petiole top` and metrics show.
+redis.call('ZADD', KEYS[4], text(now_ms), ARGV[8])
+redis.call('ZREMRANGEBYRANK', KEYS[4], 0, -1 - KNOWN_ACCOUNTS)
+redis.call('HSET', KEYS[1], 'request_quota', ARGV[3], 'token_quota', ARGV[4])
 
 local expired = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', text(now_ms))
 for _, call in ipairs(expired) do
@@ -52,7 +59,8 @@ redis.call('ZADD', KEYS[2], text(now_ms + age_ms), ARGV[1])
 redis.call('HSET', KEYS[3], ARGV[1], text(tokens))
 redis.call('HINCRBY', KEYS[1], 'requests', 1)
 redis.call('HINCRBY', KEYS[1], 'tokens', text(tokens))
-for _, key in ipairs(KEYS) do
+for i = 1, 3 do
+  local key = KEYS[i]
   redis.call('PEXPIRE', key, text(math.max(age_ms * 2, redis.call('PTTL', key))))
 end
 return {'reserved'}

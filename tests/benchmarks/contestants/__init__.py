@@ -30,7 +30,7 @@ class Contestant:
 
     name: str
     module: str
-    python: Literal["petiole", "peers"]
+    python: Literal["petiole", "peers", "traced"]
     configuration: str
     node: tuple[Command, ...]
     crash_node: tuple[Command, ...]

@@ -11,6 +11,7 @@ from celery import signals
 
 from petiole import Agent, publish, publish_many, request
 from petiole.events import registry
+from petiole.workers.observability.tracing import install_tracing
 from tests.benchmarks import counters
 from tests.benchmarks.clients import SyncClient
 from tests.benchmarks.contestants.petiole_event import MeasuredEvent, build_event
@@ -51,6 +52,9 @@ def _report_ready(**_: object) -> None:
 
 
 class Client(SyncClient):
+    def __init__(self) -> None:
+        install_tracing()  # if the measure sets an endpoint
+
     def publish_one(self, number: int) -> None:
         publish(build_event(number))
 
