@@ -19,7 +19,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 from petiole.events.catalog.llm import FinishReason, GeneratedResponse, ModelToolCall, Usage
 from petiole.events.catalog.orchestrator import ModelRequest
 from petiole.events.content import Value
-from petiole.events.texts import safe_text
+from petiole.events.texts import join_surrogates
 
 _CHARACTERS_PER_TOKEN = 4
 """For English text. Source: OpenAI's page about its tokenizer."""
@@ -99,7 +99,7 @@ class ResponseBuilder:
             case ToolCallRequested():
                 self.calls.append(ModelToolCall(tool=part.tool, arguments=dict(part.arguments)))
             case Finished():
-                self.text += safe_text(self._half)
+                self.text += join_surrogates(self._half)
                 self.finished = part
 
     def _add_text(self, text: str) -> None:
@@ -107,10 +107,7 @@ class ResponseBuilder:
         text = self._half + text
         self._half = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
         whole = text.removesuffix(self._half)
-        if not whole.isascii():
-            joined = whole.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
-            whole = safe_text(joined, len(joined))
-        self.text += whole
+        self.text += join_surrogates(whole)
         if len(self.text) > MAX_ANSWER_LENGTH:
             raise ValueError(f"it has more than {MAX_ANSWER_LENGTH:,} characters")
 
