@@ -98,9 +98,11 @@ class ResponseBuilder:
                 self._add_text(part.text)
             case ToolCallRequested():
                 self.calls.append(ModelToolCall(tool=part.tool, arguments=dict(part.arguments)))
-            case Finished():
+            case Finished(model=str(), usage=Usage()):
                 self.text += join_surrogates(self._half)
                 self.finished = part
+            case _:
+                raise TypeError(f"it has a {type(part).__name__}, which is no part of an answer")
 
     def _add_text(self, text: str) -> None:
         """Add text. Providers split it anywhere, also between the two surrogates of one character."""
