@@ -6,7 +6,8 @@
 
 Each call of a request is a delivery of its own, so calls run in parallel on all workers, each with its own time limit,
 and a call that crashes its worker fails alone. A call runs once: its outcome is stored and published again if the call
-is requested or delivered again (workers/tools/tool_calls.py, tasks/patterns/idempotency.py).
+is requested or delivered again (workers/tools/tool_calls.py, tasks/patterns/idempotency.py). Unless its tool is
+repeatable, a call with the same arguments in the same flow gets the result of the first, whatever its call id.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from functools import partial
+from typing import TypeAlias
 
 from pydantic_core import to_json
 
@@ -35,6 +37,7 @@ from petiole.events.errors import (
     OperationOutcomeUnknown,
     PetioleError,
     QueueFull,
+    RetryLater,
     StateStoreUnavailable,
     ToolFailed,
     approval_denied,
@@ -62,6 +65,7 @@ from petiole.workers.tools.tool_calls import (
     build_call_started,
     call_key,
     completed_outcome,
+    effect_key,
     failed_outcome,
 )
 
@@ -75,8 +79,21 @@ MAX_RESULT_BYTES = 4_194_304
 EVENT_MARGIN_BYTES = 16_384
 """The size of an event beside the result of a tool."""
 
+SAME_CALL_DELAY_S = 0.5
+"""How long a call waits while another one with the same arguments runs."""
+
+JsonOutcome: TypeAlias = dict[str, object]
+
 LEASE_MARGIN = timedelta(seconds=30)
 """How long after its time limit a call of another worker still counts as running."""
+
+
+class CallFailed(Exception):  # noqa: N818 - named as the outcome that it becomes
+    """A call of a tool failed, with `error`. A later call with the same arguments runs again."""
+
+    def __init__(self, error: PetioleError) -> None:
+        super().__init__(error)
+        self.error = error
 
 
 @agent.on_start
@@ -168,15 +185,12 @@ def execute_once(event: Event, call: ToolExecution, tool: Tool, context: Context
     """Run a call unless it has run, and return its outcome; None while another delivery runs it."""
     publish(build_call_started(event, call), now=True)
     tool_context = ToolContext(event.stream_id, _progress_reporter(event, call), _memory_search(context))
-    execute_idempotently = idempotent(
-        key=lambda: call_key(event, call),
-        name="tools.call",
-        on_unfinished=tool.policy.on_unfinished,
-        limit=timedelta(seconds=tool.policy.timeout_s) + LEASE_MARGIN,
-    )
     max_bytes = min(MAX_RESULT_BYTES, context.bus.settings.max_event_bytes - EVENT_MARGIN_BYTES)
+    act: Callable[[], JsonOutcome] = partial(execute, call, tool, tool_context, max_bytes)
+    if not tool.policy.is_repeatable:
+        act = _once(tool, "tools.effect", partial(effect_key, event, call), act)
     try:
-        outcome = execute_idempotently(partial(execute, call, tool, tool_context, max_bytes))()
+        outcome = _once(tool, "tools.call", partial(call_key, event, call), partial(outcome_of, call, act))()
     except OperationInProgress:
         return None
     except OperationOutcomeUnknown as error:
@@ -184,10 +198,30 @@ def execute_once(event: Event, call: ToolExecution, tool: Tool, context: Context
     return CallOutcome.from_json(outcome).build_event(event, call)
 
 
+def _once(tool: Tool, name: str, key: Callable[[], str], act: Callable[[], JsonOutcome]) -> Callable[[], JsonOutcome]:
+    limit = timedelta(seconds=tool.policy.timeout_s) + LEASE_MARGIN
+    return idempotent(key=key, name=name, on_unfinished=tool.policy.on_unfinished, limit=limit)(act)
+
+
+def outcome_of(call: ToolExecution, act: Callable[[], JsonOutcome]) -> JsonOutcome:
+    """Return the outcome of a call, also of a failed one.
+
+    Raises RetryLater while another call with the same arguments runs.
+    """
+    try:
+        return CallOutcome.from_json(act()).of_call(call).as_json()
+    except CallFailed as failed:
+        return failed_outcome(call, failed.error).as_json()
+    except OperationOutcomeUnknown as error:
+        return failed_outcome(call, error).as_json()
+    except OperationInProgress as error:
+        raise RetryLater(f"{call.tool} is running with the same arguments", SAME_CALL_DELAY_S) from error
+
+
 def execute(
     call: ToolExecution, tool: Tool, tool_context: ToolContext, max_bytes: int = MAX_RESULT_BYTES
-) -> dict[str, object]:
-    """Run a call, and return its outcome as JSON. A result that no event can hold is a failure."""
+) -> JsonOutcome:
+    """Run a call, and return its result as JSON. A result that no event can hold is a failure. Raises CallFailed."""
     named = {"gen_ai.tool.name": tool.name, "gen_ai.tool.call.id": call.call_id, "gen_ai.tool.type": "function"}
     try:
         with trace_operation("execute_tool", tool.name, named):
@@ -196,7 +230,7 @@ def execute(
             if size > max_bytes:
                 raise ToolFailed(tool.name, f"its result has {size:,} bytes as JSON, allowed are {max_bytes:,}")
     except PetioleError as error:
-        return failed_outcome(call, error).as_json()
+        raise CallFailed(error) from error
     return outcome
 
 

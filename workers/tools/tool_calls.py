@@ -77,6 +77,10 @@ class CallOutcome:
         content_class = ToolResult if "completed" in document else ToolFailure
         return cls(content_class.model_validate(next(iter(document.values()))))
 
+    def of_call(self, call: ToolExecution) -> CallOutcome:
+        """Return the same outcome for another call of the tool."""
+        return CallOutcome(self.content.copy_with_valid({"call_id": call.call_id}))
+
     def as_json(self) -> dict[str, object]:
         """Convert to JSON values."""
         name = "completed" if isinstance(self.content, ToolResult) else "failed"
@@ -134,6 +138,12 @@ def call_fingerprint(call: ToolExecution) -> str:
 def call_key(event: Event, call: ToolExecution) -> str:
     """Derive the key of a call, the same for all events of its flow."""
     identity = (event.stream_id, event.correlation_id, call.call_id, call_fingerprint(call))
+    return str(uuid5(NAMESPACE_OID, repr(identity)))
+
+
+def effect_key(event: Event, call: ToolExecution) -> str:
+    """Derive the key that all calls of a flow with this tool and these arguments have in common."""
+    identity = (event.stream_id, event.correlation_id, "effect", call_fingerprint(call))
     return str(uuid5(NAMESPACE_OID, repr(identity)))
 
 
