@@ -21,6 +21,7 @@ from typing import TypeAlias
 
 from pydantic_core import to_json
 
+from petiole.events.catalog.flow import FlowCancelledEvent
 from petiole.events.catalog.memory import MemoryItem
 from petiole.events.catalog.orchestrator import ToolsRequestedEvent
 from petiole.events.catalog.tools import (
@@ -30,6 +31,8 @@ from petiole.events.catalog.tools import (
     ApprovalGrantedEvent,
     ToolExecution,
     ToolExecutionRequestedEvent,
+    ToolFailedEvent,
+    ToolResultEvent,
 )
 from petiole.events.errors import (
     BrokerUnavailable,
@@ -40,6 +43,7 @@ from petiole.events.errors import (
     RetryLater,
     StateStoreUnavailable,
     ToolFailed,
+    UsageError,
     approval_denied,
     approval_expired,
 )
@@ -58,6 +62,7 @@ from petiole.workers.tools import Tool, ToolContext, approvals, installed_tools
 from petiole.workers.tools.tool_calls import (
     CallOutcome,
     ProgressLimiter,
+    approval_id,
     build_approval_deadline_reached,
     build_approval_requested,
     build_call_progress,
@@ -163,6 +168,26 @@ def fail_expired_call(event: ApprovalExpiredEvent) -> Event:
 def expire_approval(event: ApprovalDeadlineReachedEvent) -> Event | None:
     """Mark a pending approval as expired. Publish an earlier decision again, because its publisher may have crashed."""
     return approvals.mark_expired(event.content.approval_id).build_event()
+
+
+@agent.on("flow.cancelled")
+def end_cancelled_calls(event: FlowCancelledEvent, context: Context) -> Iterator[Event]:
+    """Fail each call of a cancelled flow that has not ended, and deny its approval. Each call has one outcome."""
+    flow = context.flow()
+    ended = {ended.content.call_id for ended in flow if isinstance(ended, ToolResultEvent | ToolFailedEvent)}
+    for requested in flow:
+        if isinstance(requested, ToolExecutionRequestedEvent) and requested.content.call_id not in ended:
+            _deny_approval(event, requested)
+            error = ToolFailed(requested.content.tool, "its flow was cancelled")
+            yield failed_outcome(requested.content, error).build_event(event, requested.content)
+
+
+def _deny_approval(event: FlowCancelledEvent, requested: ToolExecutionRequestedEvent) -> None:
+    try:
+        approvals.deny(approval_id(requested, requested.content), by=event.content.by, reason="the flow was cancelled")
+    except UsageError as error:
+        if error.code not in {"unknown_approval", "approval_decided"}:
+            raise
 
 
 def request_approval(event: ToolExecutionRequestedEvent) -> Event | None:

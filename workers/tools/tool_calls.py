@@ -116,11 +116,16 @@ def build_approval_requested(event: Event, call: ToolExecution, expires_at: date
     """Build the request for an approval of a call, valid until `expires_at`."""
     content = ApprovalRequest(
         **_call_fields(call),
-        approval_id=call_event_id(event, call, "approval"),
+        approval_id=approval_id(event, call),
         fingerprint=call_fingerprint(call),
         expires_at=expires_at,
     )
     return event.caused(ApprovalRequestedEvent, event_id=call_event_id(event, call, "to be granted"), content=content)
+
+
+def approval_id(event: Event, call: ToolExecution) -> str:
+    """Derive the id of the approval of a call."""
+    return call_event_id(event, call, "approval")
 
 
 def build_approval_deadline_reached(request: ApprovalRequestedEvent) -> ApprovalDeadlineReachedEvent:
