@@ -33,6 +33,10 @@ POLL_S = 0.1
 """How often a process looks whether the flows of its running handlers are cancelled."""
 
 
+IDLE_S = 10.0
+"""After how long without a handler the thread ends; the next handler starts another."""
+
+
 class HandlerCancelled(BaseException):
     """Raised in a handler whose flow was cancelled. `except Exception` does not catch it, as for CancelledError."""
 
@@ -127,19 +131,34 @@ class _Watch:
         self._running: dict[int, RunningHandler] = {}
         self._is_needed = threading.Event()
         self._has_failed = False
-        threading.Thread(target=self._run, name="petiole-cancellation", daemon=True).start()
+        self._starting = threading.Lock()
+        self._is_started = False
 
     def add(self, running: RunningHandler) -> None:
         self._running[id(running)] = running
         if not self._is_needed.is_set():
-            self._is_needed.set()
+            self._start()
 
     def remove(self, running: RunningHandler) -> None:
         self._running.pop(id(running), None)
 
+    def _start(self) -> None:
+        with self._starting:
+            self._is_needed.set()
+            if not self._is_started:
+                self._is_started = True
+                threading.Thread(target=self._run, name="petiole-cancellation", daemon=True).start()
+
+    def _has_nothing_to_do(self) -> bool:
+        """Wait for a handler; returns whether there was none for so long that the thread ends."""
+        if self._is_needed.wait(IDLE_S):
+            return False
+        with self._starting:
+            self._is_started = self._is_needed.is_set()
+            return not self._is_started
+
     def _run(self) -> None:
-        while True:
-            self._is_needed.wait()
+        while not self._has_nothing_to_do():
             time.sleep(POLL_S)
             latest_start = time.monotonic() - POLL_S
             long_running = [running for running in list(self._running.values()) if running.started_at <= latest_start]

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from petiole.events.catalog.llm import GeneratedResponse, ModelFailure, ResponseFailedEvent, ResponseGeneratedEvent
 from petiole.events.catalog.orchestrator import ModelRequest, ModelRequestedEvent
-from petiole.events.catalog.usage import UsageRecordedEvent
+from petiole.events.catalog.usage import RecordedUsage, UsageRecordedEvent
 from petiole.events.errors import (
     Permanent,
     PetioleError,
@@ -40,8 +40,10 @@ from petiole.tasks.instrumentation.tracing import trace_operation
 from petiole.tasks.resilience.error_classification import is_worth_retrying
 from petiole.workers.llm import LanguageModel, create_model
 from petiole.workers.llm.provider import ResponseBuilder, ResponsePart, ToolDescription
+from petiole.workers.llm.spending_caps import reserve_cost
 from petiole.workers.llm.usage_limits import build_usage_record, limit_usage
 from petiole.workers.settings import WorkerSettings
+from petiole.workers.state import team_state
 from petiole.workers.tools import installed_tools
 
 agent = Agent("llm")
@@ -56,8 +58,7 @@ async def answer(event: ModelRequestedEvent, context: Context) -> tuple[Event, .
         # Create the model before the response stream starts: importing its library takes a second without heartbeats.
         with _as_provider_error(name):
             model = await asyncio.to_thread(_cached_model, name)
-        async with context.stream_response() as stream:
-            response = await generate(event.content, model, stream)
+        response, usage = await _answer_within_caps(event, context, model)
     except (UsageError, Permanent, StreamBusy) as error:
         return (event.caused(ResponseFailedEvent, content=build_model_failure(name, error)),)
     except (ProviderUnavailable, RetryLater) as error:
@@ -65,8 +66,23 @@ async def answer(event: ModelRequestedEvent, context: Context) -> tuple[Event, .
             raise
         return (event.caused(ResponseFailedEvent, content=build_model_failure(name, error)),)
     generated = event.caused(ResponseGeneratedEvent, content=response)
-    usage = build_usage_record(model.name, response.model, response.usage)
     return (generated, event.caused(UsageRecordedEvent, content=usage)) if usage else (generated,)
+
+
+async def _answer_within_caps(
+    event: ModelRequestedEvent, context: Context, model: LanguageModel
+) -> tuple[GeneratedResponse, RecordedUsage | None]:
+    """Generate the answer, and count what it costs. Raises as `generate`, and as `reserve_cost`."""
+    store, now_s = team_state(context.bus).spending, context.bus.now().timestamp()
+    reserved, cost = await asyncio.to_thread(reserve_cost, store, model.name, event, now_s), None
+    try:
+        async with context.stream_response() as stream:
+            response = await generate(event.content, model, stream)
+        usage = await asyncio.to_thread(build_usage_record, model.name, response, event.content)
+        cost = usage.cost if usage else None
+    finally:
+        await asyncio.to_thread(reserved.settle, cost)
+    return response, usage
 
 
 @agent.on_include
