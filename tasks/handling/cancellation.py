@@ -33,6 +33,9 @@ POLL_S = 0.1
 """How often a process looks whether the flows of its running handlers are cancelled."""
 
 
+GRACE_S = 10.0
+"""How long a handler that ends itself may go on afterwards, at least."""
+
 IDLE_S = 10.0
 """After how long without a handler the thread ends; the next handler starts another."""
 
@@ -59,7 +62,10 @@ class RunningHandler:
     def cancel(self) -> None:
         """Interrupt the handler, again if it goes on for long."""
         self.is_cancelled = True
-        if self.ends_itself or time.monotonic() - self._interrupted_at < REPEAT_INTERRUPT_S:
+        if self.ends_itself:
+            # Afterwards it may take its time to return what was written.
+            self._interrupted_at = time.monotonic() + GRACE_S
+        if time.monotonic() - self._interrupted_at < REPEAT_INTERRUPT_S:
             return
         self._interrupted_at = time.monotonic()
         if self.task is None:

@@ -69,10 +69,10 @@ def test_a_new_window_and_a_failed_answer_free_what_they_reserved(
     assert ask(harness, "ada", "1") == "ProviderRefused"
     endpoint.reply = good
 
-    assert ask(harness, "ada", "1") == "answered"
-    assert ask(harness, "ada", "1") == "user_cap_reached"
+    assert ask(harness, "ada", "2") == "answered"
+    assert ask(harness, "ada", "3") == "user_cap_reached"
     monkeypatch.setenv("PETIOLE_LLM_COST_WINDOW_S", "86300")  # another window, to which nothing was added
-    assert ask(harness, "ada", "1") == "answered"
+    assert ask(harness, "ada", "4") == "answered"
 
 
 def test_a_cap_without_a_price_is_refused_with_what_to_do(
