@@ -299,15 +299,16 @@ def _run_cancellable(delivery: Delivery, context: Context) -> None:
     if not _may_be_aborted(delivery, context.event):
         run_handler(delivery.handler, context)
         return
-    with cancellable(delivery.bus, context.event.correlation_id) as running:
-        try:
-            run_handler(delivery.handler, context)
-        except Exception as error:
-            if running.is_cancelled:
-                raise _Cancelled from error
-            raise
-        except HandlerCancelled as error:  # it arrived while the handler ended
-            raise _Cancelled from error
+    try:
+        with cancellable(delivery.bus, context.event.correlation_id) as running:
+            try:
+                run_handler(delivery.handler, context)
+            except Exception as error:
+                if running.is_cancelled:
+                    raise _Cancelled from error
+                raise
+    except HandlerCancelled as error:  # it arrived while the handler ended
+        raise _Cancelled from error
 
 
 def handle_failure(delivery: Delivery, event: Event, error: Exception) -> NoReturn:

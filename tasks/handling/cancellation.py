@@ -93,9 +93,14 @@ def cancellable(bus: BusRuntime, correlation_id: str) -> Iterator[RunningHandler
     try:
         yield running
     finally:
-        watch.remove(running)
-        running.interrupt.disarm()
-        _running.reset(token)
+        try:
+            watch.remove(running)
+            running.interrupt.disarm()
+        finally:
+            # HandlerCancelled may have been raised in the lines above, before they took effect.
+            watch.remove(running)
+            running.interrupt.disarm()
+            _running.reset(token)
 
 
 @contextmanager

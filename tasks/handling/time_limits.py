@@ -72,7 +72,10 @@ def _call_interruptibly(limit_s: float, function: Callable[[], ResultT]) -> Resu
         return function()
     finally:
         # If it fires before it is disarmed, TimeLimitReached is raised here; the function was too slow anyway.
-        interrupt.disarm()
+        try:
+            interrupt.disarm()
+        finally:
+            interrupt.disarm()  # the error may have been raised in the line above, before it took effect
 
 
 def create_interrupt(error: type[BaseException]) -> Interrupt:
