@@ -30,6 +30,13 @@ def safe_text(value: object, limit: int = MAX_TEXT_LENGTH) -> str:
         return f"<the text of this {type(value).__name__} cannot be read: its __str__ raised {type(failure).__name__}>"
 
 
+def join_surrogates(text: str) -> str:
+    """Join the two surrogates of each character that was split between them; a lone one becomes U+FFFD."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
 def error_text(error: BaseException) -> str:
     """Return an error's message as `safe_text`; the name of its class if it has none."""
     return safe_text(error) or safe_text(type(error).__name__)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from petiole.tasks.bus import EventBus, default_bus, publish, publish_many, read_answer, request
     from petiole.tasks.handler_context import Context
     from petiole.tasks.operations.error_channel import report
+    from petiole.tasks.operations.flow_cancellation import cancel_flow
     from petiole.tasks.operations.history_replay import HistoryReplay, replay_history
     from petiole.tasks.operations.listening import listen
     from petiole.tasks.patterns import shadow_traffic
@@ -80,6 +81,7 @@ __all__ = [
     "RetryPolicy",
     "Session",
     "SessionInfo",
+    "cancel_flow",
     "dead_letters",
     "default_bus",
     "end_session",
@@ -108,6 +110,7 @@ __getattr__, __dir__ = lazy_names(
         "petiole.tasks.bus": "EventBus default_bus publish publish_many read_answer request",
         "petiole.tasks.handler_context": "Context",
         "petiole.tasks.operations.error_channel": "report",
+        "petiole.tasks.operations.flow_cancellation": "cancel_flow",
         "petiole.tasks.operations.history_replay": "HistoryReplay replay_history",
         "petiole.tasks.operations.listening": "listen",
         "petiole.tasks.patterns.gather": "GatheredEvents",

@@ -38,6 +38,7 @@ from petiole.events.errors import (
 from petiole.events.event import Category, Event
 from petiole.events.topics import ALL_TOPICS, list_matching_patterns
 from petiole.tasks.handler_context import Context
+from petiole.tasks.handling.cancellation import HandlerCancelled, cancellable
 from petiole.tasks.handling.current import run_in_context
 from petiole.tasks.handling.exits import as_failure, is_shutdown
 from petiole.tasks.handling.handler import Handler
@@ -68,6 +69,10 @@ class Delivery:
     def bus(self) -> BusRuntime:
         """The bus that delivers the event."""
         return self.attempt.bus
+
+
+class _Cancelled(Exception):  # noqa: N818 - becomes an outcome
+    """A handler was interrupted because its flow was cancelled."""
 
 
 class DeliveryTask(BusTask):
@@ -214,9 +219,9 @@ def check_deliverable(delivery: Delivery, event: Event) -> tuple[Delivery, Outco
         Retry: another attempt handles the delivery; this copy waits.
         Reject: the store is unreachable; the broker redelivers the message.
     """
-    # An operator's replay runs even if the flow was aborted. Error events are never aborted.
-    may_be_aborted = delivery.attempt.replay_id is None and event.category is not Category.ERROR
-    abortable = (delivery.handler.subscription.agent, event.correlation_id) if may_be_aborted else None
+    abortable = (
+        (delivery.handler.subscription.agent, event.correlation_id) if _may_be_aborted(delivery, event) else None
+    )
     delivery = replace(delivery, attempt=settlement.begin(delivery.attempt, abortable=abortable))
     history = delivery.attempt.history
     if history.running_for is not None:
@@ -224,9 +229,7 @@ def check_deliverable(delivery: Delivery, event: Event) -> tuple[Delivery, Outco
     if history.is_settled:
         return delivery, Outcome.DUPLICATE
     if history.is_aborted:
-        delivery.bus.stores.counters.add("aborted")
-        settlement.settle(delivery.attempt)
-        return delivery, Outcome.ABORTED
+        return delivery, _abort(delivery)
     if history.is_poison:
         _dead_letter(delivery, event, DeliveryCrashed(delivery.attempt.task, history.crashes))
     expires_at = delivery.handler.subscription.expires_at(event)
@@ -239,6 +242,17 @@ def check_deliverable(delivery: Delivery, event: Event) -> tuple[Delivery, Outco
     if event.hops > limit:
         _dead_letter(delivery, event, hop_limit_reached(event.event_type, event.hops, limit))
     return delivery, None
+
+
+def _may_be_aborted(delivery: Delivery, event: Event) -> bool:
+    # An operator's replay runs even if the flow was aborted. Errors and the cancellation itself are never aborted.
+    return delivery.attempt.replay_id is None and event.category not in {Category.ERROR, Category.SYSTEM}
+
+
+def _abort(delivery: Delivery) -> Outcome:
+    delivery.bus.stores.counters.add("aborted")
+    settlement.settle(delivery.attempt)
+    return Outcome.ABORTED
 
 
 def _dead_letter(delivery: Delivery, event: Event, error: Permanent) -> NoReturn:
@@ -254,6 +268,8 @@ def handle_and_settle(delivery: Delivery, event: Event) -> Outcome:
         if not (outbox.events or outbox.delayed or outbox.state) and settlement.is_settled_by_ack(delivery.attempt):
             return Outcome.HANDLED
         return settlement.settle(delivery.attempt, outbox.events, outbox.delayed, state=outbox.state)
+    except _Cancelled:
+        return _abort(delivery)
     except Exception as error:
         # A handler may return its message to the queue, as in any Celery task; it may not drop it.
         is_requeued = isinstance(error, Reject) and bool(getattr(error, "requeue", False))  # the stubs leave it out
@@ -270,12 +286,29 @@ def handle(delivery: Delivery, event: Event) -> Context:
     started = time.perf_counter()
     try:
         with trace_operation("invoke_agent", subscription.agent, named):
-            run_in_context(context, partial(run_handler, delivery.handler, context))
+            run_in_context(context, partial(_run_cancellable, delivery, context))
     finally:
         attempt.emit(HandlerRan, attempt=attempt.history.number, duration_s=time.perf_counter() - started)
     if subscription.shadow:
         shadow_traffic.capture_output(context)
     return context
+
+
+def _run_cancellable(delivery: Delivery, context: Context) -> None:
+    """Run the handler. Raises _Cancelled if it was interrupted because its flow was cancelled; as `run_handler`."""
+    if not _may_be_aborted(delivery, context.event):
+        run_handler(delivery.handler, context)
+        return
+    try:
+        with cancellable(delivery.bus, context.event.correlation_id) as running:
+            try:
+                run_handler(delivery.handler, context)
+            except Exception as error:
+                if running.is_cancelled:
+                    raise _Cancelled from error
+                raise
+    except HandlerCancelled as error:  # it arrived while the handler ended
+        raise _Cancelled from error
 
 
 def handle_failure(delivery: Delivery, event: Event, error: Exception) -> NoReturn:

@@ -118,6 +118,17 @@ class WorkerSettings(EnvironmentSettings):
     llm_input_price_per_million_tokens: Price | None = Field(default=None, description="Price in US dollars.")
     llm_output_price_per_million_tokens: Price | None = Field(default=None, description="Price in US dollars.")
 
+    llm_max_cost_per_conversation: Price | None = Field(
+        default=None, description="Most US dollars that the answers of a conversation may cost in the window."
+    )
+    llm_max_cost_per_user: Price | None = Field(
+        default=None, description="Most US dollars that the answers to a user may cost in the window."
+    )
+    llm_max_cost_per_account: Price | None = Field(
+        default=None, description="Most US dollars that the answers of the account may cost in the window."
+    )
+    llm_cost_window_s: Seconds = Field(default=86_400.0, description="Window in which costs are added up; a day.")
+
     # Channels
     terminal_channel: bool = Field(default=False, description="Also write answers to the worker's standard output.")
     webhook_url: AnyHttpUrl | None = Field(

@@ -19,6 +19,7 @@ FILES_BY_FAMILY = {
     "dead_letters": ("dead_letters",),
     "error": ("error",),
     "feature": ("component",),
+    "flow": ("flow",),
     "input": ("input", "session"),
     "llm": ("llm", "usage"),
     "memory": ("memory",),

@@ -333,6 +333,13 @@ def invalid_arguments(tool: str, argument: str, reason: str) -> UsageError:
     return UsageError(f"{tool}: argument {argument!r}: {reason}", code="invalid_arguments")
 
 
+def unknown_flow(correlation_id: str) -> UsageError:
+    return UsageError(
+        f"no flow {quote(correlation_id)} is recorded; give a correlation id, see: petiole trace --last 5",
+        code="unknown_flow",
+    )
+
+
 def unknown_approval(approval_id: str) -> UsageError:
     return UsageError(f"no approval {quote(approval_id)} exists; see: petiole approvals list", code="unknown_approval")
 

@@ -27,6 +27,8 @@ from weakref import WeakSet
 
 from celery import signals
 
+from petiole.tasks.handling.cancellation import running_handler
+
 ResultT = TypeVar("ResultT")
 
 CLEANUP_TIMEOUT_S = 5.0
@@ -149,6 +151,8 @@ def _track_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any)
 async def _run_with_cleanup(coroutine: Coroutine[Any, Any, ResultT]) -> ResultT:
     started: WeakSet[asyncio.Task[Any]] = WeakSet()
     _started_tasks.set(started)
+    if (running := running_handler()) is not None:
+        running.task = asyncio.current_task()
     try:
         return await coroutine
     finally:

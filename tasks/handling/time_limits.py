@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import FrameType
-from typing import Protocol, TypeVar
+from typing import ClassVar, Protocol, TypeVar
 
 ResultT = TypeVar("ResultT")
 
@@ -66,22 +66,30 @@ def call_within(limit_s: float, function: Callable[[], ResultT]) -> ResultT:
 
 
 def _call_interruptibly(limit_s: float, function: Callable[[], ResultT]) -> ResultT:
-    is_main = threading.current_thread() is threading.main_thread()
-    interrupt: _Interrupt = _SignalInterrupt() if is_main else _ExceptionInterrupt()
+    interrupt = create_interrupt(TimeLimitReached)
     try:
         _process_timer().fire_at(time.monotonic() + limit_s, interrupt)
         return function()
     finally:
         # If it fires before it is disarmed, TimeLimitReached is raised here; the function was too slow anyway.
-        interrupt.disarm()
+        try:
+            interrupt.disarm()
+        finally:
+            interrupt.disarm()  # the error may have been raised in the line above, before it took effect
+
+
+def create_interrupt(error: type[BaseException]) -> Interrupt:
+    """Create what raises an error in the calling thread when another one fires it. `disarm` it in the same thread."""
+    is_main = threading.current_thread() is threading.main_thread()
+    return _SignalInterrupt(error) if is_main else _ExceptionInterrupt(error)
 
 
 REPEAT_INTERRUPT_S = 2.0
 """How long an interrupted call may take to clean up before it is interrupted again."""
 
 
-class _Interrupt(Protocol):
-    """Interrupts a call, unless it was disarmed before."""
+class Interrupt(Protocol):
+    """Raises an error in a thread, unless it was disarmed before."""
 
     @property
     def is_armed(self) -> bool: ...
@@ -96,12 +104,12 @@ class _TimerThread:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._due: list[tuple[float, int, _Interrupt]] = []
+        self._due: list[tuple[float, int, Interrupt]] = []
         self._numbers = itertools.count()
         self._wakes_at = math.inf
         threading.Thread(target=self._run, name="petiole-timer", daemon=True).start()
 
-    def fire_at(self, moment: float, interrupt: _Interrupt) -> None:
+    def fire_at(self, moment: float, interrupt: Interrupt) -> None:
         with self._changed:
             while self._due and not self._due[0][-1].is_armed:
                 heapq.heappop(self._due)
@@ -118,7 +126,7 @@ class _TimerThread:
                 if interrupt.is_armed:
                     self.fire_at(time.monotonic() + REPEAT_INTERRUPT_S, interrupt)
 
-    def _take_due(self) -> list[_Interrupt]:
+    def _take_due(self) -> list[Interrupt]:
         with self._changed:
             self._wakes_at = self._due[0][0] if self._due else math.inf
             self._changed.wait(min(max(0.0, self._wakes_at - time.monotonic()), threading.TIMEOUT_MAX))
@@ -141,46 +149,61 @@ def _process_timer() -> _TimerThread:
 class _SignalInterrupt:
     """Interrupts the main thread."""
 
-    _armed: _SignalInterrupt | None = None
+    _armed: ClassVar[list[_SignalInterrupt]] = []
 
-    def __init__(self) -> None:
-        if signal.getsignal(signal.SIGURG) is not _raise_time_limit_reached:
-            signal.signal(signal.SIGURG, _raise_time_limit_reached)
-        _SignalInterrupt._armed = self
+    def __init__(self, error: type[BaseException]) -> None:
+        if signal.getsignal(signal.SIGURG) is not _raise_fired:
+            signal.signal(signal.SIGURG, _raise_fired)
+        self.error = error
+        self.is_fired = False
+        self._armed.append(self)
 
     @property
     def is_armed(self) -> bool:
-        return _SignalInterrupt._armed is self
+        return self in self._armed
 
     def fire(self) -> None:
         if self.is_armed:
+            self.is_fired = True
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGURG)
 
     def disarm(self) -> None:
-        _SignalInterrupt._armed = None
+        if self in self._armed:
+            self._armed.remove(self)
 
 
-def _raise_time_limit_reached(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the shape of a signal handler
+def _raise_fired(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the shape of a signal handler
     # Runs in the main thread between two instructions, so a signal that arrives after disarm() raises nothing.
-    if _SignalInterrupt._armed is not None:  # noqa: SLF001 - the same file
-        raise TimeLimitReached
+    for interrupt in _SignalInterrupt._armed:  # noqa: SLF001 - the same file
+        if interrupt.is_fired:
+            interrupt.is_fired = False
+            raise interrupt.error
 
 
 class _ExceptionInterrupt:
     """Interrupts a thread other than the main thread."""
 
-    def __init__(self) -> None:
-        self._thread_id = ctypes.c_ulong(threading.get_ident())
+    def __init__(self, error: type[BaseException]) -> None:
+        self._error = error
+        self._thread_id = threading.get_ident()
         self._lock = threading.Lock()
+        self._is_fired = False
         self.is_armed = True
 
     def fire(self) -> None:
         with self._lock:
             if self.is_armed:
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(self._thread_id, ctypes.py_object(TimeLimitReached))
+                self._is_fired = True
+                _raise_in_thread(self._thread_id, self._error)
 
     def disarm(self) -> None:
         with self._lock:
             self.is_armed = False
-            # Cancels an exception that Python has not raised yet, which would interrupt the thread's next work.
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(self._thread_id, None)
+            if self._is_fired:
+                # Cancels an exception that Python has not raised yet, which would interrupt the thread's next work.
+                _raise_in_thread(self._thread_id, None)
+
+
+def _raise_in_thread(thread_id: int, error: type[BaseException] | None) -> None:
+    raised = None if error is None else ctypes.py_object(error)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread_id), raised)

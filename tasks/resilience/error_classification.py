@@ -81,6 +81,8 @@ def http_status_of(error: BaseException) -> int | None:
 def retry_after(error: BaseException) -> timedelta | None:
     """Read the wait that the server requested, at most one hour: Retry-After (seconds or a date), or retry-after-ms.
 
+    A value that is no finite number and no date counts as absent.
+
     Source: RFC 9110, section 10.2.3; OpenAI's client reads retry-after-ms.
     """
     for cause in iterate_causes(error):
@@ -120,7 +122,7 @@ def _parse_number(text: str | None) -> float | None:
         number = float(text) if text else math.nan
     except (ValueError, TypeError):
         return None
-    return None if math.isnan(number) else min(max(number, 0.0), MAX_RETRY_AFTER.total_seconds() * 1_000)
+    return min(max(number, 0.0), MAX_RETRY_AFTER.total_seconds() * 1_000) if math.isfinite(number) else None
 
 
 def iterate_causes(error: BaseException) -> Iterator[BaseException]:

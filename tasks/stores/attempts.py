@@ -78,6 +78,7 @@ class Attempts:
                 self._keys.consumers if consumer else "",
                 self._keys.aborted(*abortable) if abortable else "",
                 self._keys.running(delivery_id) if lease else "",
+                self._keys.cancelled(abortable[1]) if abortable else "",
             ],
             args=[json.dumps(attempt), consumer, max_crashes, self._age_ms, _milliseconds(lease)],
         )

@@ -121,6 +121,20 @@ class ClusterMembership:
             _, is_new = pipe.execute()
         return bool(is_new)
 
+    def cancel(self, correlation_id: str, age: timedelta) -> bool:
+        """Cancel a flow: its deliveries to all agents end unhandled. Returns whether that is new."""
+        age_ms = int(age.total_seconds() * 1_000)
+        with self._client.pipeline(transaction=True) as pipe:
+            pipe.set(self._keys.any_aborted, "aborted", px=age_ms)
+            pipe.set(self._keys.cancelled(correlation_id), "cancelled", nx=True, px=age_ms)
+            _, is_new = pipe.execute()
+        return bool(is_new)
+
+    def find_cancelled(self, correlation_ids: Sequence[str]) -> set[str]:
+        """Return which of these flows are cancelled."""
+        marks: Any = self._client.mget([self._keys.cancelled(flow) for flow in correlation_ids])
+        return {flow for flow, mark in zip(correlation_ids, marks, strict=True) if mark is not None}
+
     def _renew(self, worker_id: str, version: str | None, cluster: Cluster) -> bool:
         """Extend a worker's heartbeat; returns False if the cluster has changed or a worker may have been lost."""
         others = [self._keys.heartbeat(other) for other in cluster.workers if other != worker_id]

@@ -3,8 +3,8 @@
 An event is stored once, in the history; an entry refers to it. An entry has its event in `body` instead if it is a
 replay of a dead letter, or if it came as a message of another Celery client.
 
-Promise: a handler does not start if its consumer has lost the lease, or if the flow was aborted for its agent. A
-delivery whose consumer was lost before is marked as begun, so that another loss counts as a crash.
+Promise: a handler does not start if its consumer has lost the lease, or if the flow was aborted for its agent, or
+cancelled. A delivery whose consumer was lost before is marked as begun, so that another loss counts as a crash.
 """
 
 from __future__ import annotations
@@ -107,8 +107,8 @@ class Deliveries:
             is_marked: mark the delivery as begun.
             abortable: agent and flow, if the flow can be aborted.
         """
-        aborted = self._keys.aborted(*abortable) if abortable else ""
-        answer: LeaseCheck = self._begin((self._keys.consumer(lease.consumer), lease.tag, int(is_marked), aborted))
+        marks = (self._keys.aborted(*abortable), self._keys.cancelled(abortable[1])) if abortable else ("", "")
+        answer: LeaseCheck = self._begin((self._keys.consumer(lease.consumer), lease.tag, int(is_marked), *marks))
         return answer
 
     def depth(self, queue: str) -> int:

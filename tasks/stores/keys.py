@@ -8,6 +8,7 @@ The keys of Celery and kombu begin with `Settings.queue_prefix`.
 |---------------------------------------|--------|------------------------------------------|-------------------------|
 | aborted                               | text   | an agent's flow was aborted              | INBOX_RETENTION_S       |
 | aborted:<agent>:<flow>                | text   | the agent's deliveries of the flow end   | INBOX_RETENTION_S       |
+| cancelled:<flow>                      | text   | all deliveries of the flow end           | INBOX_RETENTION_S       |
 | active_message_groups                 | set    | groups that have a delivery in its queue | until their last ends   |
 | agents:state:<agent>                  | hash   | name -> value as JSON                    | no limit                |
 | aggregations:<subscription>:<key>     | hash   | the parts received; whether completed    | DEDUPLICATION_WINDOW_S  |
@@ -300,6 +301,9 @@ class Keys:
 
     def aborted(self, agent: str, correlation_id: str) -> str:
         return f"{self.prefix}:aborted:{agent}:{correlation_id}"
+
+    def cancelled(self, correlation_id: str) -> str:
+        return f"{self.prefix}:cancelled:{correlation_id}"
 
     @property
     def metrics_summary(self) -> str:

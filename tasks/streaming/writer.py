@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
 
 from petiole.events.errors import StreamBusy, StreamSuperseded
+from petiole.tasks.handling.cancellation import ending_itself, running_handler
 from petiole.tasks.stores.history import RecordedEvent
 from petiole.tasks.stores.response_streams import StreamEnd
 
@@ -81,17 +82,18 @@ class ResponseStream:
         self._has_text.set()
 
     async def run(self, coroutine: Coroutine[Any, Any, None]) -> bool:
-        """Run a coroutine that writes; returns False if a newer message interrupted and cancelled it.
+        """Run a coroutine that writes; returns False if a newer message or `cancel_flow` interrupted and cancelled it.
 
         The coroutine has ended when this returns. Raises StreamSuperseded, and the coroutine's own errors.
         """
-        if await asyncio.to_thread(self._is_outdated):
+        if _is_cancelled() or await asyncio.to_thread(self._is_outdated):
             coroutine.close()
             self.is_interrupted = True
             return False
         work, watch = asyncio.create_task(coroutine), asyncio.create_task(self._keep_alive())
         try:
-            await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
+            with ending_itself():
+                await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             # The handler's time limit cancels the wait, too. Neither task may outlive this call.
             for task in (watch, work):
@@ -104,11 +106,11 @@ class ResponseStream:
         return not self.is_interrupted
 
     async def _keep_alive(self) -> None:
-        """Flush text, renew the lease, and check for newer messages; returns when there is one."""
+        """Flush text, renew the lease, and check for newer messages and a cancellation; returns when there is one."""
         while True:
             self._has_text.clear()
             await asyncio.to_thread(self._write)
-            if await asyncio.to_thread(self._is_outdated):
+            if _is_cancelled() or await asyncio.to_thread(self._is_outdated):
                 return
             # Not wait_for, because on Python 3.11 it may swallow a cancellation.
             with suppress(TimeoutError):
@@ -167,6 +169,11 @@ class ResponseStream:
 
 def _is_users_message(recorded: RecordedEvent, *, excluded_flow: str) -> bool:
     return recorded.topic == USER_MESSAGE_EVENT_TYPE and recorded.attributes["correlation_id"] != excluded_flow
+
+
+def _is_cancelled() -> bool:
+    running = running_handler()
+    return running is not None and running.is_cancelled
 
 
 async def _cancel_and_wait(task: asyncio.Task[None]) -> None:

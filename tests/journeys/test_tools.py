@@ -124,15 +124,15 @@ def test_the_same_call_asked_for_twice_acts_once_and_ends_once(team, ran):
 
 def test_what_came_of_a_call_is_said_again_and_not_done_again_where_its_delivery_comes_back(team, ran, monkeypatch):
     ends = []
-    read = CallOutcome.from_json
+    build = CallOutcome.build_event
 
-    def die_once(kept):
-        ends.append(kept)
+    def die_once(outcome, event, call):
+        ends.append(outcome)
         if len(ends) == 1:
             raise RuntimeError("the worker dies after the call and before its delivery is settled")
-        return read(kept)
+        return build(outcome, event, call)
 
-    monkeypatch.setattr(CallOutcome, "from_json", die_once)
+    monkeypatch.setattr(CallOutcome, "build_event", die_once)
 
     events = team.send_through(a_request(a_call(article="tea")))
 
@@ -277,3 +277,42 @@ def test_a_tool_whose_text_is_long_is_read_in_part(team, registry: ToolRegistry)
     assert isinstance(end, ToolResultEvent)
     assert end.content.value == "x" * 200_000
     assert str(end.content.data["text"]).endswith("x… (200000 characters)")
+
+
+def test_the_same_arguments_act_once_in_a_flow_whatever_the_call_is_named(team, registry: ToolRegistry, ran):
+    looked: list[str] = []
+
+    @registry.add(repeatable=True)
+    def look(place: str) -> str:
+        looked.append(place)
+        return "nothing"
+
+    calls = [a_call(f"tea-{number}", article="tea") for number in range(3)]
+    calls += [a_call(f"look-{number}", "look", place="here") for number in range(3)]
+    events = team.send_through(a_request(*calls, a_call("cake", article="cake"), correlation_id="f"))
+    again = team.send_through(a_request(a_call("later", article="tea"), correlation_id="f"))
+    team.send_through(a_request(a_call("other", article="tea"), correlation_id="another flow"))
+
+    assert Counter(ran) == {"tea": 2, "cake": 1}
+    assert looked == ["here"] * 3
+    ends = ends_of(events) | ends_of(again)
+    assert {ends[f"tea-{number}"].content.value for number in range(3)} == {"tea is ordered"}
+    assert ends["later"].content.value == "tea is ordered"
+    assert len(ends) == len(calls) + 2
+
+
+def test_a_call_that_failed_may_be_made_again(team, registry: ToolRegistry):
+    ran: list[int] = []
+
+    @registry.add
+    def fickle() -> str:
+        ran.append(1)
+        if len(ran) == 1:
+            raise ConnectionError("not yet")
+        return "well"
+
+    ends = {}
+    for call_id in ("first", "second"):
+        ends |= ends_of(team.send_through(a_request(a_call(call_id, "fickle"), correlation_id="f")))
+
+    assert [type(end).__name__ for end in ends.values()] == ["ToolFailedEvent", "ToolResultEvent"]

@@ -3,13 +3,14 @@
 Clients can read the answer while it is written (tasks/streaming/reader.py); the event has the complete answer. An
 unreachable model is tried three times in total. A request is deferred for up to PETIOLE_LLM_RETRY_TIMEOUT_S while the
 model's circuit is open or its rate limit is exceeded. After that, or if the model refuses, `llm.response.failed` is
-published, so that the user gets an apology.
+published, so that the user gets an apology; also after any error of the model itself, which may be anybody's code.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 
@@ -33,12 +34,17 @@ from petiole.events.event import Event
 from petiole.events.texts import error_text
 from petiole.tasks import Agent, Context, ResponseStream, RetryPolicy
 from petiole.tasks.handling.current import current_bus
+from petiole.tasks.handling.exits import is_shutdown
+from petiole.tasks.handling.time_limits import TimeLimitReached
 from petiole.tasks.instrumentation import ModelUsed
 from petiole.tasks.instrumentation.tracing import trace_operation
+from petiole.tasks.resilience.error_classification import is_worth_retrying
 from petiole.workers.llm import LanguageModel, create_model
 from petiole.workers.llm.provider import ResponseBuilder, ResponsePart, ToolDescription
+from petiole.workers.llm.spending_caps import reserve_cost
 from petiole.workers.llm.usage_limits import build_usage_record, limit_usage
 from petiole.workers.settings import WorkerSettings
+from petiole.workers.state import team_state
 from petiole.workers.tools import installed_tools
 
 agent = Agent("llm")
@@ -51,9 +57,9 @@ async def answer(event: ModelRequestedEvent, context: Context) -> tuple[Event, .
     name = WorkerSettings().llm
     try:
         # Create the model before the response stream starts: importing its library takes a second without heartbeats.
-        model = await asyncio.to_thread(_cached_model, name)
-        async with context.stream_response() as stream:
-            response = await generate(event.content, model, stream)
+        with _as_provider_error(name):
+            model = await asyncio.to_thread(_cached_model, name)
+        response, usage = await _answer_within_caps(event, context, model)
     except (UsageError, Permanent, StreamBusy) as error:
         return (event.caused(ResponseFailedEvent, content=build_model_failure(name, error)),)
     except (ProviderUnavailable, RetryLater) as error:
@@ -61,7 +67,6 @@ async def answer(event: ModelRequestedEvent, context: Context) -> tuple[Event, .
             raise
         return (event.caused(ResponseFailedEvent, content=build_model_failure(name, error)),)
     generated = event.caused(ResponseGeneratedEvent, content=response)
-    usage = build_usage_record(model.name, response.model, response.usage)
     if usage is None:
         return (generated,)
     _count_usage(usage)
@@ -73,6 +78,22 @@ def _count_usage(usage: RecordedUsage) -> None:
         model=usage.model, input_tokens=usage.input_tokens, output_tokens=usage.output_tokens, cost_usd=usage.cost
     )
     current_bus().instrumentation.emit(used)
+
+
+async def _answer_within_caps(
+    event: ModelRequestedEvent, context: Context, model: LanguageModel
+) -> tuple[GeneratedResponse, RecordedUsage | None]:
+    """Generate the answer, and count what it costs. Raises as `generate`, and as `reserve_cost`."""
+    store, now_s = team_state(context.bus).spending, context.bus.now().timestamp()
+    reserved, cost = await asyncio.to_thread(reserve_cost, store, model.name, event, now_s), None
+    try:
+        async with context.stream_response() as stream:
+            response = await generate(event.content, model, stream)
+        usage = await asyncio.to_thread(build_usage_record, model.name, response, event.content)
+        cost = usage.cost if usage else None
+    finally:
+        await asyncio.to_thread(reserved.settle, cost)
+    return response, usage
 
 
 @agent.on_include
@@ -103,7 +124,8 @@ def _describe_response(response: GeneratedResponse) -> dict[str, str | int | lis
 
 
 async def _generate(request: ModelRequest, model: LanguageModel, stream: ResponseStream) -> GeneratedResponse:
-    tools = await asyncio.to_thread(describe_tools) if request.may_call_tools else ()
+    with _as_provider_error(model.name):
+        tools = await asyncio.to_thread(describe_tools) if request.may_call_tools else ()
     answer = ResponseBuilder()
     is_complete = await stream.run(_write(model, request, tools, answer, stream))
     if is_complete and answer.finished is None:
@@ -121,20 +143,43 @@ async def _write(
     answer: ResponseBuilder,
     stream: ResponseStream,
 ) -> None:
-    parts, limit_s = _stream_parts(model, request, tools), WorkerSettings().llm_answer_timeout_s
+    limit_s = WorkerSettings().llm_answer_timeout_s
+    with _as_provider_error(model.name):
+        parts = _stream_parts(model, request, tools)
     async with limit_usage(model.name, request, answer, limit_s):
         try:
             async with asyncio.timeout(limit_s):
-                async for part in parts:
-                    length_before = len(answer.text)
-                    _add_part(answer, part, model)
-                    stream.write(answer.text[length_before:])
+                with _as_provider_error(model.name):
+                    async for part in parts:
+                        length_before = len(answer.text)
+                        _add_part(answer, part, model)
+                        stream.write(answer.text[length_before:])
         except TimeoutError as error:
             raise ProviderUnavailable(model.name, f"its answer did not end within {limit_s:g} s") from error
         finally:
             # Close the model's connection, also after an error or a cancellation.
             if isinstance(parts, AsyncGenerator):
-                await parts.aclose()
+                with _as_provider_error(model.name):
+                    await parts.aclose()
+
+
+@contextmanager
+def _as_provider_error(name: str) -> Iterator[None]:
+    """Raise whatever a model raises as an error that ends in an apology; what ends the delivery passes.
+
+    A timeout, a broken connection and an unknown error may pass at the next attempt; a bug does not.
+    """
+    try:
+        yield
+    except (UsageError, Permanent, ProviderUnavailable, RetryLater, TimeLimitReached):
+        raise
+    except BaseException as error:
+        task = asyncio.current_task()
+        if is_shutdown(error) or (isinstance(error, asyncio.CancelledError) and task and task.cancelling()):
+            raise
+        reason = f"it raised {error_type_of(error)}: {error_text(error)}"
+        error_class = ProviderUnavailable if is_worth_retrying(error) else ProviderRefused
+        raise error_class(name, reason) from error
 
 
 def _add_part(answer: ResponseBuilder, part: ResponsePart, model: LanguageModel) -> None:

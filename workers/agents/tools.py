@@ -6,7 +6,8 @@
 
 Each call of a request is a delivery of its own, so calls run in parallel on all workers, each with its own time limit,
 and a call that crashes its worker fails alone. A call runs once: its outcome is stored and published again if the call
-is requested or delivered again (workers/tools/tool_calls.py, tasks/patterns/idempotency.py).
+is requested or delivered again (workers/tools/tool_calls.py, tasks/patterns/idempotency.py). Unless its tool is
+repeatable, a call with the same arguments in the same flow gets the result of the first, whatever its call id.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from functools import partial
+from typing import TypeAlias
 
 from pydantic_core import to_json
 
+from petiole.events.catalog.flow import FlowCancelledEvent
 from petiole.events.catalog.memory import MemoryItem
 from petiole.events.catalog.orchestrator import ToolsRequestedEvent
 from petiole.events.catalog.tools import (
@@ -28,6 +31,8 @@ from petiole.events.catalog.tools import (
     ApprovalGrantedEvent,
     ToolExecution,
     ToolExecutionRequestedEvent,
+    ToolFailedEvent,
+    ToolResultEvent,
 )
 from petiole.events.errors import (
     BrokerUnavailable,
@@ -35,8 +40,10 @@ from petiole.events.errors import (
     OperationOutcomeUnknown,
     PetioleError,
     QueueFull,
+    RetryLater,
     StateStoreUnavailable,
     ToolFailed,
+    UsageError,
     approval_denied,
     approval_expired,
 )
@@ -55,6 +62,7 @@ from petiole.workers.tools import Tool, ToolContext, approvals, installed_tools
 from petiole.workers.tools.tool_calls import (
     CallOutcome,
     ProgressLimiter,
+    approval_id,
     build_approval_deadline_reached,
     build_approval_requested,
     build_call_progress,
@@ -62,6 +70,7 @@ from petiole.workers.tools.tool_calls import (
     build_call_started,
     call_key,
     completed_outcome,
+    effect_key,
     failed_outcome,
 )
 
@@ -75,8 +84,21 @@ MAX_RESULT_BYTES = 4_194_304
 EVENT_MARGIN_BYTES = 16_384
 """The size of an event beside the result of a tool."""
 
+SAME_CALL_DELAY_S = 0.5
+"""How long a call waits while another one with the same arguments runs."""
+
+JsonOutcome: TypeAlias = dict[str, object]
+
 LEASE_MARGIN = timedelta(seconds=30)
 """How long after its time limit a call of another worker still counts as running."""
+
+
+class CallFailed(Exception):  # noqa: N818 - named as the outcome that it becomes
+    """A call of a tool failed, with `error`. A later call with the same arguments runs again."""
+
+    def __init__(self, error: PetioleError) -> None:
+        super().__init__(error)
+        self.error = error
 
 
 @agent.on_start
@@ -148,6 +170,26 @@ def expire_approval(event: ApprovalDeadlineReachedEvent) -> Event | None:
     return approvals.mark_expired(event.content.approval_id).build_event()
 
 
+@agent.on("flow.cancelled")
+def end_cancelled_calls(event: FlowCancelledEvent, context: Context) -> Iterator[Event]:
+    """Fail each call of a cancelled flow that has not ended, and deny its approval. Each call has one outcome."""
+    flow = context.flow()
+    ended = {ended.content.call_id for ended in flow if isinstance(ended, ToolResultEvent | ToolFailedEvent)}
+    for requested in flow:
+        if isinstance(requested, ToolExecutionRequestedEvent) and requested.content.call_id not in ended:
+            _deny_approval(event, requested)
+            error = ToolFailed(requested.content.tool, "its flow was cancelled")
+            yield failed_outcome(requested.content, error).build_event(event, requested.content)
+
+
+def _deny_approval(event: FlowCancelledEvent, requested: ToolExecutionRequestedEvent) -> None:
+    try:
+        approvals.deny(approval_id(requested, requested.content), by=event.content.by, reason="the flow was cancelled")
+    except UsageError as error:
+        if error.code not in {"unknown_approval", "approval_decided"}:
+            raise
+
+
 def request_approval(event: ToolExecutionRequestedEvent) -> Event | None:
     """Request approval of a call, and schedule its deadline. The event of the decision continues the call."""
     expires_at = current_bus().now() + timedelta(seconds=WorkerSettings().approval_timeout_s)
@@ -168,15 +210,12 @@ def execute_once(event: Event, call: ToolExecution, tool: Tool, context: Context
     """Run a call unless it has run, and return its outcome; None while another delivery runs it."""
     publish(build_call_started(event, call), now=True)
     tool_context = ToolContext(event.stream_id, _progress_reporter(event, call), _memory_search(context))
-    execute_idempotently = idempotent(
-        key=lambda: call_key(event, call),
-        name="tools.call",
-        on_unfinished=tool.policy.on_unfinished,
-        limit=timedelta(seconds=tool.policy.timeout_s) + LEASE_MARGIN,
-    )
     max_bytes = min(MAX_RESULT_BYTES, context.bus.settings.max_event_bytes - EVENT_MARGIN_BYTES)
+    act: Callable[[], JsonOutcome] = partial(execute, call, tool, tool_context, max_bytes)
+    if not tool.policy.is_repeatable:
+        act = _once(tool, "tools.effect", partial(effect_key, event, call), act)
     try:
-        outcome = execute_idempotently(partial(execute, call, tool, tool_context, max_bytes))()
+        outcome = _once(tool, "tools.call", partial(call_key, event, call), partial(outcome_of, call, act))()
     except OperationInProgress:
         return None
     except OperationOutcomeUnknown as error:
@@ -184,10 +223,30 @@ def execute_once(event: Event, call: ToolExecution, tool: Tool, context: Context
     return CallOutcome.from_json(outcome).build_event(event, call)
 
 
+def _once(tool: Tool, name: str, key: Callable[[], str], act: Callable[[], JsonOutcome]) -> Callable[[], JsonOutcome]:
+    limit = timedelta(seconds=tool.policy.timeout_s) + LEASE_MARGIN
+    return idempotent(key=key, name=name, on_unfinished=tool.policy.on_unfinished, limit=limit)(act)
+
+
+def outcome_of(call: ToolExecution, act: Callable[[], JsonOutcome]) -> JsonOutcome:
+    """Return the outcome of a call, also of a failed one.
+
+    Raises RetryLater while another call with the same arguments runs.
+    """
+    try:
+        return CallOutcome.from_json(act()).of_call(call).as_json()
+    except CallFailed as failed:
+        return failed_outcome(call, failed.error).as_json()
+    except OperationOutcomeUnknown as error:
+        return failed_outcome(call, error).as_json()
+    except OperationInProgress as error:
+        raise RetryLater(f"{call.tool} is running with the same arguments", SAME_CALL_DELAY_S) from error
+
+
 def execute(
     call: ToolExecution, tool: Tool, tool_context: ToolContext, max_bytes: int = MAX_RESULT_BYTES
-) -> dict[str, object]:
-    """Run a call, and return its outcome as JSON. A result that no event can hold is a failure."""
+) -> JsonOutcome:
+    """Run a call, and return its result as JSON. A result that no event can hold is a failure. Raises CallFailed."""
     named = {"gen_ai.tool.name": tool.name, "gen_ai.tool.call.id": call.call_id, "gen_ai.tool.type": "function"}
     try:
         with trace_operation("execute_tool", tool.name, named):
@@ -196,7 +255,7 @@ def execute(
             if size > max_bytes:
                 raise ToolFailed(tool.name, f"its result has {size:,} bytes as JSON, allowed are {max_bytes:,}")
     except PetioleError as error:
-        return failed_outcome(call, error).as_json()
+        raise CallFailed(error) from error
     return outcome
 
 

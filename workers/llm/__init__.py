@@ -18,7 +18,7 @@ from petiole.workers.llm.provider import LanguageModel
 
 __all__ = ["LanguageModel", "create_model", "list_models"]
 
-_HELPER_MODULES = {"provider", "usage_limits"}
+_HELPER_MODULES = {"prices", "provider", "spending_caps", "usage_limits"}
 
 
 def list_models() -> list[str]:

@@ -1,20 +1,20 @@
-"""Build requests for OpenAI's chat completions: a model request as messages, tools as functions."""
+"""Build requests for OpenAI's chat completions: a model request as messages. _tool_schemas.py describes tools."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pydantic_core import to_json
 
 from petiole.events.catalog.orchestrator import ContextItem, ModelRequest, ToolCall, ToolMessage, ToolRound
-from petiole.workers.llm.provider import ToolDescription
+from petiole.workers.llm._tool_schemas import encode_tool_name
 
 if TYPE_CHECKING:
     from openai.types.chat import (
         ChatCompletionMessageFunctionToolCallParam,
         ChatCompletionMessageParam,
-        ChatCompletionToolUnionParam,
     )
 
 SYSTEM_PROMPT = """\
@@ -38,26 +38,6 @@ def build_chat_messages(request: ModelRequest) -> list[ChatCompletionMessagePara
     ]
 
 
-def encode_tool_name(tool: str) -> str:
-    """Encode a tool's name for endpoints, which allow no dots in names."""
-    return tool.replace(".", "__")
-
-
-def build_tool_schemas(tools: Sequence[ToolDescription]) -> list[ChatCompletionToolUnionParam]:
-    """Describe tools as functions."""
-    return [
-        {
-            "type": "function",
-            "function": {
-                "name": encode_tool_name(tool.name),
-                "description": tool.description,
-                "parameters": dict(tool.parameters),
-            },
-        }
-        for tool in tools
-    ]
-
-
 def _context_section(context: tuple[ContextItem, ...]) -> Iterator[str]:
     if context:
         lines = [f"- {item.role}: {item.text}" for item in context]
@@ -77,17 +57,24 @@ def _round_messages(tool_round: ToolRound) -> Iterator[ChatCompletionMessagePara
         "tool_calls": [_tool_call(call) for call in tool_round.calls],
     }
     for call, answer in zip(tool_round.calls, tool_round.answers, strict=True):
-        yield {"role": "tool", "tool_call_id": call.call_id, "content": _answer_text(answer)}
+        yield {"role": "tool", "tool_call_id": _encode_call_id(call.call_id), "content": _answer_text(answer)}
 
 
 def _tool_call(call: ToolCall) -> ChatCompletionMessageFunctionToolCallParam:
     arguments = to_json(call.arguments).decode()
     return {
-        "id": call.call_id,
+        "id": _encode_call_id(call.call_id),
         "type": "function",
         "function": {"name": encode_tool_name(call.tool), "arguments": arguments},
     }
 
 
+def _encode_call_id(call_id: str) -> str:
+    """Encode the id of a call. Mistral requires nine letters or digits, OpenAI at most forty."""
+    return hashlib.sha256(call_id.encode()).hexdigest()[:9]
+
+
 def _answer_text(answer: ToolMessage) -> str:
-    return answer.text if answer.ok else f"failed: {answer.text}"
+    if not answer.ok:
+        return f"failed: {answer.text}"
+    return answer.text or "(no output)"  # endpoints reject an empty one

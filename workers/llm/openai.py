@@ -1,30 +1,36 @@
 """Any model behind an endpoint with OpenAI's chat completions: OpenAI, vLLM, llama.cpp, Ollama or a proxy.
 
 Set PETIOLE_LLM_MODEL, and OPENAI_API_KEY or PETIOLE_LLM_BASE_URL. The extra `openai` installs the client library,
-which is imported when the first model is created. _messages.py builds the requests, _chunks.py parses the responses.
+which is imported when the first model is created.
+
+    write, strictly     _messages.py the conversation, _tool_schemas.py the tools
+    read, leniently     _server_events.py the body, _chunks.py its chunks, _call_fragments.py its tool calls
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import aclosing, contextmanager
-from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from contextlib import aclosing, contextmanager, suppress
+from typing import TYPE_CHECKING, Any
 
 from petiole.events.catalog.orchestrator import ModelRequest
 from petiole.events.errors import NotConfigured, PetioleError, ProviderRefused, ProviderUnavailable, missing_extra
-from petiole.workers.llm._chunks import ChunkParser
-from petiole.workers.llm._messages import build_chat_messages, build_tool_schemas, encode_tool_name
+from petiole.events.texts import error_text
+from petiole.workers.llm._chunks import ChunkParser, is_retryable_status
+from petiole.workers.llm._messages import build_chat_messages
+from petiole.workers.llm._server_events import read_documents
+from petiole.workers.llm._tool_schemas import OfferedTools, offer_tools
 from petiole.workers.llm.provider import ResponsePart, ToolDescription
 from petiole.workers.settings import WorkerSettings
 
 if TYPE_CHECKING:
     import openai
 
-# Of the statuses from 400 to 499, only these are temporary.
-_RETRYABLE_STATUSES: Final = frozenset(
-    {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
-)
+log = logging.getLogger(__name__)
+
+_DRAIN_TIMEOUT_S = 0.2
 
 
 class ChatCompletionsModel:
@@ -36,30 +42,45 @@ class ChatCompletionsModel:
         self._model = model
         self._client = client
         self._options = options
+        self._reported: set[str] = set()
 
     async def answer(self, request: ModelRequest, tools: Sequence[ToolDescription] = ()) -> AsyncIterator[ResponsePart]:
         """Stream the answer from the endpoint. Raises: ProviderUnavailable, ProviderRefused."""
-        parser = ChunkParser(self.name, self._model, {encode_tool_name(tool.name): tool.name for tool in tools})
+        offered = offer_tools(tools)
+        self._report_changes(offered)
+        parser = ChunkParser(self.name, self._model, offered.names)
         with self._translate_errors():
             stream = await self._client.chat.completions.create(
                 model=self._model,
                 messages=build_chat_messages(request),
                 stream=True,
                 stream_options={"include_usage": True},
-                **_tool_options(tools),
+                **_tool_options(offered),
                 **self._options,
             )
-            # Closing the stream closes the connection, so that the endpoint stops generating.
-            async with stream, aclosing(stream.__aiter__()) as chunks:
-                async for chunk in chunks:
-                    for part in parser.read(chunk):
+            # The library reads chunks by the letter of the protocol, so the body is read here. Closing the response
+            # closes the connection, so that the endpoint stops generating.
+            async with stream, aclosing(read_documents(stream.response.aiter_bytes())) as documents:
+                async for document in documents:
+                    for part in parser.read(document):
                         yield part
+                    if document == "done":
+                        await _drain(documents)
+                        break
             for part in parser.finish():
                 yield part
+
+    def _report_changes(self, offered: OfferedTools) -> None:
+        """Log once what of the tools could not be sent as it is."""
+        for change in offered.changes:
+            if change not in self._reported:
+                self._reported.add(change)
+                log.warning("llm.tool_changed", extra={"model": self.name, "change": change})
 
     @contextmanager
     def _translate_errors(self) -> Iterator[None]:
         """Raise errors of the client library as errors of Petiole."""
+        import httpx2  # noqa: PLC0415 - of an extra
         import openai  # noqa: PLC0415 - an extra
 
         try:
@@ -74,17 +95,20 @@ class ChatCompletionsModel:
         except openai.APIStatusError as error:
             raise self._refusal(error) from error
         except openai.APIError as error:
-            raise ProviderUnavailable(self.name, f"the stream ended with an error, {error.message}") from error
+            raise self._unavailable(f"the stream ended with an error, {error_text(error)}") from error
+        except httpx2.TimeoutException as error:
+            raise self._unavailable("request timed out") from error
+        except httpx2.HTTPError as error:
+            raise self._unavailable(f"connection error: {error_text(error)}") from error
         except (openai.OpenAIError, ValueError) as error:
-            raise ProviderRefused(self.name, f"its answer cannot be parsed ({error})") from error
+            raise ProviderRefused(self.name, f"its answer cannot be parsed ({error_text(error)})") from error
 
     def _unavailable(self, reason: str) -> ProviderUnavailable:
         return ProviderUnavailable(self.name, reason)
 
     def _refusal(self, error: openai.APIStatusError) -> ProviderUnavailable | ProviderRefused:
-        is_retryable = error.status_code in _RETRYABLE_STATUSES or error.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR
-        error_class = ProviderUnavailable if is_retryable else ProviderRefused
-        return error_class(self.name, f"status {error.status_code}, {error.message}")
+        error_class = ProviderUnavailable if is_retryable_status(error.status_code) else ProviderRefused
+        return error_class(self.name, f"status {error.status_code}, {error_text(error)}")
 
 
 class OpenAI(ChatCompletionsModel):
@@ -122,9 +146,17 @@ def create_client(base_url: str | None, key: str, timeout_s: float, *, provider:
     )
 
 
-def _tool_options(tools: Sequence[ToolDescription]) -> dict[str, Any]:
+def _tool_options(offered: OfferedTools) -> dict[str, Any]:
     # Endpoints reject an empty list.
-    return {"tools": build_tool_schemas(tools)} if tools else {}
+    return {"tools": offered.schemas} if offered.schemas else {}
+
+
+async def _drain(documents: AsyncIterator[object]) -> None:
+    """Read the end of a body, so that its connection can be used again. An endpoint may leave it open."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_DRAIN_TIMEOUT_S):
+            async for _ in documents:
+                pass
 
 
 def _api_key(settings: WorkerSettings, base_url: str | None) -> str:

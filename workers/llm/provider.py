@@ -19,7 +19,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 from petiole.events.catalog.llm import FinishReason, GeneratedResponse, ModelToolCall, Usage
 from petiole.events.catalog.orchestrator import ModelRequest
 from petiole.events.content import Value
-from petiole.events.texts import safe_text
+from petiole.events.texts import join_surrogates
 
 _CHARACTERS_PER_TOKEN = 4
 """For English text. Source: OpenAI's page about its tokenizer."""
@@ -98,19 +98,18 @@ class ResponseBuilder:
                 self._add_text(part.text)
             case ToolCallRequested():
                 self.calls.append(ModelToolCall(tool=part.tool, arguments=dict(part.arguments)))
-            case Finished():
-                self.text += safe_text(self._half)
+            case Finished(model=str(), usage=Usage()):
+                self.text += join_surrogates(self._half)
                 self.finished = part
+            case _:
+                raise TypeError(f"it has a {type(part).__name__}, which is no part of an answer")
 
     def _add_text(self, text: str) -> None:
         """Add text. Providers split it anywhere, also between the two surrogates of one character."""
         text = self._half + text
         self._half = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
         whole = text.removesuffix(self._half)
-        if not whole.isascii():
-            joined = whole.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
-            whole = safe_text(joined, len(joined))
-        self.text += whole
+        self.text += join_surrogates(whole)
         if len(self.text) > MAX_ANSWER_LENGTH:
             raise ValueError(f"it has more than {MAX_ANSWER_LENGTH:,} characters")
 

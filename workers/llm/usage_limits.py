@@ -11,15 +11,15 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from petiole.events.catalog.llm import Usage
+from petiole.events.catalog.llm import GeneratedResponse, Usage
 from petiole.events.catalog.orchestrator import ModelRequest
 from petiole.events.catalog.usage import RecordedUsage
 from petiole.tasks import RateLimit, guarded
+from petiole.workers.llm.prices import cost_of
 from petiole.workers.llm.provider import ResponseBuilder, estimate_usage
 from petiole.workers.settings import WorkerSettings
 
-_UNMETERED_MODELS = {"rules"}
-_PER_MILLION = 1_000_000
+UNMETERED_MODELS = {"rules"}
 
 EXPECTED_OUTPUT_TOKENS = 500
 """Output tokens that are reserved before an answer. Afterwards the tokens that it used are recorded instead."""
@@ -37,7 +37,7 @@ async def limit_usage(
         RateLimitExceeded: The account has no tokens or requests left in this window.
         UsageError: The request is larger than the rate limit (invalid_option).
     """
-    if model in _UNMETERED_MODELS:
+    if model in UNMETERED_MODELS:
         yield
         return
     async with guarded(f"llm.{_topic_word(model)}", timeout=timeout_s):
@@ -55,30 +55,25 @@ async def limit_usage(
                 reserved.record_usage(total_tokens(answer.finished.usage))
 
 
-def build_usage_record(provider: str, model: str, usage: Usage) -> RecordedUsage | None:
-    """Build the record of an answer's usage, with its cost if a price is set; None if no tokens were counted."""
-    settings = WorkerSettings()
-    if not total_tokens(usage):
+def build_usage_record(provider: str, response: GeneratedResponse, request: ModelRequest) -> RecordedUsage | None:
+    """Build the record of an answer's usage, with its cost if its price is known; None for a model without usage.
+
+    The tokens of an endpoint that does not count them are estimated.
+    """
+    if provider in UNMETERED_MODELS:
         return None
-    cost = cost_of(usage, settings)
+    settings = WorkerSettings()
+    usage = response.usage if total_tokens(response.usage) else estimate_usage(request, response.text)
+    cost = cost_of(usage, provider, response.model, settings)
     return RecordedUsage(
         provider=provider,
-        model=model,
-        account=_account_name(provider, settings),
+        model=response.model,
+        account=account_name(provider, settings),
         input_tokens=usage.input_tokens,
         output_tokens=usage.output_tokens,
         cost=cost,
         currency="USD" if cost is not None else None,
     )
-
-
-def cost_of(usage: Usage, settings: WorkerSettings) -> float | None:
-    """Compute the cost of tokens in US dollars; None if no price is set."""
-    input_price = settings.llm_input_price_per_million_tokens
-    output_price = settings.llm_output_price_per_million_tokens
-    if input_price is None and output_price is None:
-        return None
-    return (usage.input_tokens * (input_price or 0) + usage.output_tokens * (output_price or 0)) / _PER_MILLION
 
 
 def total_tokens(usage: Usage) -> int:
@@ -88,7 +83,7 @@ def total_tokens(usage: Usage) -> int:
 
 def _budget(model: str, settings: WorkerSettings, timeout_s: float) -> RateLimit:
     return RateLimit(
-        _account_name(model, settings),
+        account_name(model, settings),
         requests=settings.llm_max_requests_per_minute,
         tokens=settings.llm_max_tokens_per_minute,
         timeout=timeout_s,
@@ -100,7 +95,8 @@ def _cap_to_quota(estimate: int, settings: WorkerSettings) -> int:
     return min(estimate, settings.llm_max_tokens_per_minute or estimate)
 
 
-def _account_name(model: str, settings: WorkerSettings) -> str:
+def account_name(model: str, settings: WorkerSettings) -> str:
+    """Return the account of a model."""
     return settings.llm_account or f"llm.{_topic_word(model)}"
 
 

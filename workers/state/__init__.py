@@ -20,6 +20,7 @@ from petiole.workers.state.facts import Facts
 from petiole.workers.state.keys import StateKeys
 from petiole.workers.state.memories import Memories
 from petiole.workers.state.outbound_messages import OutboundMessages
+from petiole.workers.state.spending import Spending
 from petiole.workers.state.vectors import EmbeddingStore
 
 
@@ -33,6 +34,7 @@ class TeamState:
     event_counts: EventCounts
     outbound_messages: OutboundMessages
     approvals: Approvals
+    spending: Spending
 
 
 def team_state(bus: BusRuntime) -> TeamState:
@@ -61,4 +63,5 @@ def open_team_state(client: Redis, bus_settings: Settings) -> TeamState:
             # No longer than the record of the granted call, which keeps the call from running twice.
             decided_age=timedelta(seconds=decided_s),
         ),
+        spending=Spending(client, keys),
     )

@@ -16,6 +16,7 @@ Each starts with PETIOLE_KEY_PREFIX and a colon, then fixed words; text from out
 | outbound_message_cursors:<stream> | text   | entry id of the last message taken            | a day after the last   |
 | outbound_message_ids:<stream>     | set    | ids of the messages appended                  | a day after the last   |
 | outbound_messages:<stream>        | stream | messages to the user, the last 1,000          | a day after the last   |
+| spending:<sha-256>:<window>       | text   | millionths of a dollar                        | two windows            |
 | vectors:<sha-256>:<model>         | text   | embedding of a text: float32 as base64        | 30 days                |
 """
 
@@ -48,6 +49,9 @@ class StateKeys:
 
     def vector(self, model: str, sha256: str) -> str:
         return f"{self.prefix}:vectors:{sha256}:{model}"
+
+    def spending(self, sha256: str, window: int) -> str:
+        return f"{self.prefix}:spending:{sha256}:{window}"
 
     def event_counts(self, sha256: str) -> str:
         return f"{self.prefix}:event_counts:{sha256}"

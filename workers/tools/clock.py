@@ -14,7 +14,7 @@ from petiole.workers.tools.registry import tool
 from petiole.workers.tools.tool import ToolOutput
 
 
-@tool
+@tool(repeatable=True)
 def clock(
     zone: Annotated[str, Field(max_length=100, description="IANA zone or its city: 'Asia/Tokyo', 'Tokyo'")] = "UTC",
 ) -> ToolOutput:

@@ -23,7 +23,7 @@ _ROLES: Final[dict[Speaker, frozenset[str]]] = {
 _MAX_CANDIDATES = 50
 
 
-@tool
+@tool(repeatable=True)
 def recall(
     context: ToolContext,
     about: Annotated[str, Field(max_length=500, description="search words; empty for the latest messages")] = "",

@@ -14,15 +14,15 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from datetime import timedelta
-from typing import Protocol, TypeVar, overload
+from contextlib import contextmanager
+from typing import Protocol, TypeVar, Unpack, overload
 
 from petiole.events.content import Value
-from petiole.events.errors import ProviderUnavailable, UsageError, unknown_tool
+from petiole.events.errors import PetioleError, ProviderUnavailable, UsageError, error_type_of, unknown_tool
 from petiole.events.texts import error_text
 from petiole.workers.tools.function_tools import ToolFunction, tool_from_function
 from petiole.workers.tools.tool import Tool, ToolContext, ToolOutput
-from petiole.workers.tools.tool_policy import DEFAULT_TOOL_TIMEOUT_S, OnUnfinishedCall, build_tool_policy
+from petiole.workers.tools.tool_policy import ToolOptions, build_tool_policy
 
 log = logging.getLogger(__name__)
 
@@ -58,35 +58,21 @@ class ToolRegistry:
     def add(self, function: AnyToolFunction, /) -> AnyToolFunction: ...
 
     @overload
-    def add(
-        self,
-        /,
-        *,
-        timeout: float | timedelta = DEFAULT_TOOL_TIMEOUT_S,
-        needs_approval: bool = False,
-        on_unfinished: OnUnfinishedCall = "repeat",
-        guarded: bool | str = False,
-    ) -> Callable[[AnyToolFunction], AnyToolFunction]: ...
+    def add(self, /, **options: Unpack[ToolOptions]) -> Callable[[AnyToolFunction], AnyToolFunction]: ...
 
     def add(
-        self,
-        function: AnyToolFunction | None = None,
-        /,
-        *,
-        timeout: float | timedelta = DEFAULT_TOOL_TIMEOUT_S,
-        needs_approval: bool = False,
-        on_unfinished: OnUnfinishedCall = "repeat",
-        guarded: bool | str = False,
+        self, function: AnyToolFunction | None = None, /, **options: Unpack[ToolOptions]
     ) -> AnyToolFunction | Callable[[AnyToolFunction], AnyToolFunction]:
         """Register a function as a tool under its own name. Usable as a decorator, with or without options.
 
         Args:
             function: The function; its docstring's first line describes the tool to models.
-            timeout: How long a call may run, in seconds or as a timedelta. A call that exceeds it fails.
-            needs_approval: Whether a person must approve each call before it runs.
-            on_unfinished: What happens to a call whose process crashed, since its effects are unknown: "repeat" runs
-                it again, "raise" fails it.
-            guarded: True to call the tool through the circuit breaker `tool.<name>`, or the name of another one.
+            options: `timeout`: how long a call may run, in seconds or as a timedelta (30 s); a call that exceeds it
+                fails. `needs_approval`: whether a person must approve each call before it runs. `repeatable`: whether
+                the same call may act more than once in a flow; if not, a call with the same arguments gets the result
+                of the first. `on_unfinished`: what happens to a call whose process crashed, since its effects are
+                unknown: "repeat" runs it again, "raise" fails it. `guarded`: True to call the tool through the circuit
+                breaker `tool.<name>`, or the name of another one.
 
         Raises:
             UsageError: The name is taken, a parameter has no type, the function is async, or an option is invalid
@@ -94,13 +80,7 @@ class ToolRegistry:
         """
 
         def register(function: AnyToolFunction) -> AnyToolFunction:
-            policy = build_tool_policy(
-                function.__name__,
-                timeout=timeout,
-                needs_approval=needs_approval,
-                on_unfinished=on_unfinished,
-                guarded=guarded,
-            )
+            policy = build_tool_policy(function.__name__, options)
             tool = tool_from_function(function, policy)
             known = self._functions.setdefault(tool.name, function)
             if known is not function:
@@ -123,9 +103,11 @@ class ToolRegistry:
     def get(self, name: str) -> Tool:
         """Look up a tool. Raises UsageError (unknown_tool) with the nearest name, ProviderUnavailable."""
         source = self._sources.get(name.partition(".")[0])
-        tool = source.get(name) if source else self._tools.get(name)
+        with _as_unavailable(name):
+            tool = source.get(name) if source else self._tools.get(name)
+            known = () if tool else source.tools() if source else self._tools
         if tool is None:
-            nearest = difflib.get_close_matches(name, source.tools() if source else self._tools, n=1)
+            nearest = difflib.get_close_matches(name[:200], known, n=1)
             raise unknown_tool(name, nearest[0] if nearest else None)
         return tool
 
@@ -142,10 +124,24 @@ class ToolRegistry:
         yield from self._tools.values()
         for source in self._sources.values():
             try:
-                yield from source.tools().values()
+                with _as_unavailable(source.name):
+                    tools = source.tools()
+                yield from tools.values()
             except ProviderUnavailable as error:
                 # The tools of the other sources stay usable.
                 log.warning("tools.list_failed", extra={"source": source.name, "error": error_text(error)})
+
+
+@contextmanager
+def _as_unavailable(name: str) -> Iterator[None]:
+    """Raise an unexpected error of a source, which may be anybody's code, as ProviderUnavailable."""
+    try:
+        yield
+    except PetioleError:
+        raise
+    except Exception as error:
+        reason = f"it raised {error_type_of(error)}: {error_text(error)}"
+        raise ProviderUnavailable(f"the source of the tool {name}", reason) from error
 
 
 tools = ToolRegistry()

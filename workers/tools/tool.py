@@ -23,6 +23,10 @@ MAX_RESULT_TEXT_LENGTH = 100_000
 """The most characters of a tool's result that a model reads."""
 
 
+MAX_CHECK_S = 5.0
+"""How long the validation of a call's arguments may take."""
+
+
 @dataclass(frozen=True, slots=True)
 class ToolContext:
     """What a tool can use while it runs.
@@ -95,9 +99,12 @@ class Tool:
     def check(self, arguments: Mapping[str, Value]) -> ValidatedArguments:
         """Validate arguments. Raises UsageError (invalid_arguments), ToolFailed if the schema cannot be applied."""
         try:
-            return self.validate(arguments)
+            # A schema of a server may take for ever, such as by its patterns.
+            return call_within(min(MAX_CHECK_S, self.policy.timeout_s), partial(self.validate, arguments))
         except PetioleError:
             raise
+        except TimeLimitReached as error:
+            raise ToolFailed(self.name, f"its arguments were not validated within {MAX_CHECK_S:g} s") from error
         except Exception as error:
             raise ToolFailed(self.name, f"its arguments cannot be validated: {error_text(error)}") from error
 

@@ -77,6 +77,10 @@ class CallOutcome:
         content_class = ToolResult if "completed" in document else ToolFailure
         return cls(content_class.model_validate(next(iter(document.values()))))
 
+    def of_call(self, call: ToolExecution) -> CallOutcome:
+        """Return the same outcome for another call of the tool."""
+        return CallOutcome(self.content.copy_with_valid({"call_id": call.call_id}))
+
     def as_json(self) -> dict[str, object]:
         """Convert to JSON values."""
         name = "completed" if isinstance(self.content, ToolResult) else "failed"
@@ -112,11 +116,16 @@ def build_approval_requested(event: Event, call: ToolExecution, expires_at: date
     """Build the request for an approval of a call, valid until `expires_at`."""
     content = ApprovalRequest(
         **_call_fields(call),
-        approval_id=call_event_id(event, call, "approval"),
+        approval_id=approval_id(event, call),
         fingerprint=call_fingerprint(call),
         expires_at=expires_at,
     )
     return event.caused(ApprovalRequestedEvent, event_id=call_event_id(event, call, "to be granted"), content=content)
+
+
+def approval_id(event: Event, call: ToolExecution) -> str:
+    """Derive the id of the approval of a call."""
+    return call_event_id(event, call, "approval")
 
 
 def build_approval_deadline_reached(request: ApprovalRequestedEvent) -> ApprovalDeadlineReachedEvent:
@@ -134,6 +143,12 @@ def call_fingerprint(call: ToolExecution) -> str:
 def call_key(event: Event, call: ToolExecution) -> str:
     """Derive the key of a call, the same for all events of its flow."""
     identity = (event.stream_id, event.correlation_id, call.call_id, call_fingerprint(call))
+    return str(uuid5(NAMESPACE_OID, repr(identity)))
+
+
+def effect_key(event: Event, call: ToolExecution) -> str:
+    """Derive the key that all calls of a flow with this tool and these arguments have in common."""
+    identity = (event.stream_id, event.correlation_id, "effect", call_fingerprint(call))
     return str(uuid5(NAMESPACE_OID, repr(identity)))
 
 

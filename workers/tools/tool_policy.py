@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypedDict
 
 from petiole.events.arguments import check_argument
 from petiole.events.content import Text
@@ -26,26 +26,41 @@ class ToolPolicy:
     Attributes:
         timeout_s: How long a call may run.
         needs_approval: Whether a person must approve each call before it runs.
+        is_repeatable: Whether the same call may act more than once in a flow. If not, a call with the same arguments
+            gets the result of the first, whatever its call id; after a failure it runs again.
         on_unfinished: What happens to a call whose process crashed: "repeat" runs it again, "raise" fails it.
         breaker: The name of the circuit breaker of the calls; None for none.
     """
 
     timeout_s: float = DEFAULT_TOOL_TIMEOUT_S
     needs_approval: bool = False
+    is_repeatable: bool = False
     on_unfinished: OnUnfinishedCall = "repeat"
     breaker: str | None = None
 
 
-def build_tool_policy(
-    tool: str, *, timeout: float | timedelta, needs_approval: bool, on_unfinished: OnUnfinishedCall, guarded: bool | str
-) -> ToolPolicy:
+class ToolOptions(TypedDict, total=False):
+    """The options of `@tool`: see `ToolRegistry.add`."""
+
+    timeout: float | timedelta
+    needs_approval: bool
+    repeatable: bool
+    on_unfinished: OnUnfinishedCall
+    guarded: bool | str
+
+
+def build_tool_policy(tool: str, options: ToolOptions) -> ToolPolicy:
     """Validate the options of `@tool`. Raises UsageError (invalid_option, invalid_topic)."""
+    guarded = options.get("guarded", False)
+    on_unfinished: OnUnfinishedCall = options.get("on_unfinished", "repeat")
     check_argument("on_unfinished", on_unfinished, OnUnfinishedCall)
-    check_argument("needs_approval", needs_approval, bool)
+    check_argument("needs_approval", options.get("needs_approval", False), bool)
+    check_argument("repeatable", options.get("repeatable", False), bool)
     check_argument("guarded", guarded, bool | Text)
     return ToolPolicy(
-        timeout_s=parse_timeout(timeout),
-        needs_approval=needs_approval,
+        timeout_s=parse_timeout(options.get("timeout", DEFAULT_TOOL_TIMEOUT_S)),
+        needs_approval=options.get("needs_approval", False),
+        is_repeatable=options.get("repeatable", False),
         on_unfinished=on_unfinished,
         breaker=check_topic(guarded if isinstance(guarded, str) else f"tool.{tool.lower()}") if guarded else None,
     )

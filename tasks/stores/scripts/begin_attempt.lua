@@ -1,16 +1,16 @@
 -- Record an attempt before its handler starts, unless the delivery is settled, aborted, or has crashed too many
 -- workers. An earlier attempt without an outcome counts as a crash if it is recorded as one, or if its consumer was
 -- not heard of for 2 s.
--- Returns {'already_settled'}; {'aborted'} where the flow was aborted for this agent; {'running', ms} while another
+-- Returns {'already_settled'}; {'aborted'} where the flow was aborted for this agent, or cancelled; {'running', ms} while another
 -- attempt's lease lasts; {'poison', attempt, ...} or {'started', attempt, ...} with the earlier attempts that failed or
 -- crashed.
 -- KEYS: inbox, attempts, the broker's consumers by time last heard (or ''), aborted (or ''), lease (or '': the broker
---       has leases)
+--       has leases), cancelled (or '')
 -- ARGV: attempt JSON, consumer, max crashes, time to live in ms, length of the lease in ms
 if redis.call('EXISTS', KEYS[1]) == 1 then
   return {'already_settled'}
 end
-if KEYS[4] ~= '' and redis.call('EXISTS', KEYS[4]) == 1 then
+if KEYS[4] ~= '' and redis.call('EXISTS', KEYS[4], KEYS[6]) > 0 then
   return {'aborted'}
 end
 local leased_ms = KEYS[5] ~= '' and redis.call('PTTL', KEYS[5]) or 0

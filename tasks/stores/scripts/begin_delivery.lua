@@ -1,10 +1,11 @@
 -- Checks a leased delivery before its handler starts.
--- Returns started, lease_lost, or aborted where the flow was aborted for this agent.
--- ARGV: hash of the consumer's leases, delivery tag, 1 to mark the delivery as begun, key of the aborted flow (or '')
+-- Returns started, lease_lost, or aborted where the flow was aborted for this agent, or cancelled.
+-- ARGV: hash of the consumer's leases, delivery tag, 1 to mark the delivery as begun, keys of the aborted and of the
+--       cancelled flow (or '')
 if redis.call('HEXISTS', ARGV[1], ARGV[2]) == 0 then
   return 'lease_lost'
 end
-if ARGV[4] ~= '' and redis.call('EXISTS', ARGV[4]) == 1 then
+if ARGV[4] ~= '' and redis.call('EXISTS', ARGV[4], ARGV[5]) > 0 then
   return 'aborted'
 end
 if ARGV[3] == '1' then

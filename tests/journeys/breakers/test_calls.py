@@ -13,6 +13,7 @@ import pytest
 from petiole.events import Event, TextContent, TextMessageEvent
 from petiole.events.errors import RetryLater, ServiceUnavailable, UsageError
 from petiole.tasks import Agent, Context, RetryPolicy, guarded
+from petiole.tasks.resilience.error_classification import retry_after
 from tests.journeys.breakers.dependency import ONCE, RESET_S, Dependency, attempt, circuit, http_error
 from tests.support.errors import has_code
 from tests.support.inside import Inside
@@ -51,6 +52,12 @@ def test_a_retry_after_is_obeyed_here_or_by_putting_the_delivery_off(bus, header
     waited_here = at_least_s <= 5
     assert dependency.calls == (2 if waited_here else 1)
     assert bus.store_clock.ahead_ms >= (at_least_s * 1_000 if waited_here else 0)
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan", "1e999", "soon", "", "Thu, 99 Foo 2026"])
+def test_a_retry_after_that_is_no_finite_number_and_no_date_counts_as_absent(value):
+    assert retry_after(http_error(429, Retry_After=value)) is None
+    assert retry_after(http_error(429, retry_after_ms=value, Retry_After="4")) == timedelta(seconds=4)
 
 
 def test_calls_are_tried_again_only_while_the_delivery_has_time(harness):

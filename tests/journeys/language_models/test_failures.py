@@ -11,7 +11,9 @@ import pytest
 
 from petiole.events.catalog.llm import ResponseFailedEvent, ResponseGeneratedEvent
 from petiole.events.catalog.orchestrator import ResponseReadyEvent
-from petiole.tasks import ResponseStreamReader
+from petiole.tasks import ResponseStreamReader, RetryPolicy
+from petiole.workers.agents import llm
+from tests.journeys.language_models.faulty import FAULTS
 from tests.journeys.language_models.team import SLOW, Team, a_message, said
 from tests.support.apps import a_bus
 from tests.support.endpoint import Endpoint, Refusal, Reply, a_chunk, words
@@ -92,6 +94,22 @@ def test_a_model_that_does_not_exist_is_told_as_a_failure(
     (failed,) = said(team().send_through(a_message()), ResponseFailedEvent)
 
     assert (failed.content.model, failed.content.error_type) == (name, "UsageError")
+
+
+def test_whatever_a_model_raises_the_user_hears_once(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PETIOLE_LLM", "tests.journeys.language_models.faulty:Faulty")
+    monkeypatch.setattr(llm, "MODEL_RETRY_POLICY", RetryPolicy(max_attempts=1))
+    harness, missing = team(), []
+
+    for fault in FAULTS:
+        monkeypatch.setenv("PETIOLE_TEST_FAULT", fault)
+        message = a_message(fault)
+        events = harness.send_through(message, timeout=15)
+        outcomes = (len(said(events, ResponseFailedEvent, message)), len(said(events, ResponseReadyEvent, message)))
+        missing += [] if outcomes == (1, 1) else [(fault, outcomes)]
+
+    assert missing == []
+    assert harness.dead_letters() == []
 
 
 ASK = """

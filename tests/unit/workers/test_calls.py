@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from petiole.events import TextContent, TextMessageEvent
 from petiole.events.catalog.orchestrator import ToolCall, ToolsRequest, ToolsRequestedEvent
 from petiole.events.catalog.tools import ToolExecution, ToolExecutionRequestedEvent, ToolFailedEvent, ToolResultEvent
-from petiole.workers.agents.tools import execute
+from petiole.events.errors import OperationInProgress, RetryLater
+from petiole.workers.agents.tools import execute, outcome_of
 from petiole.workers.tools import ToolContext, installed_tools
 from petiole.workers.tools.tool_calls import (
     PROGRESS_BURST,
@@ -33,9 +35,8 @@ def a_request(tool: str = "clock", call_id: str = "c-1", **arguments: Any) -> To
 def run(tool: str, **arguments: Any) -> ToolResultEvent | ToolFailedEvent:
     event = a_request(tool, **arguments)
     context = ToolContext("s-1", lambda percent, note: None, lambda query, limit: [])
-    return CallOutcome.from_json(execute(event.content, installed_tools().get(tool), context)).build_event(
-        event, event.content
-    )
+    act = partial(execute, event.content, installed_tools().get(tool), context)
+    return CallOutcome.from_json(outcome_of(event.content, act)).build_event(event, event.content)
 
 
 def test_a_call_ends_with_its_value_and_words() -> None:
@@ -127,3 +128,11 @@ def test_progress_goes_out_at_a_limited_rate() -> None:
 
 def _call(arguments: dict[str, Any]) -> ToolExecution:
     return ToolExecution(call_id="c", tool="order", arguments=arguments)
+
+
+def test_a_call_waits_while_another_one_with_its_arguments_runs() -> None:
+    def act() -> dict[str, object]:
+        raise OperationInProgress("tools.effect", "k", "now")
+
+    with pytest.raises(RetryLater, match="the same arguments"):
+        outcome_of(a_request().content, act)

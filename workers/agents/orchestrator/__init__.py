@@ -56,6 +56,7 @@ from petiole.workers.agents.orchestrator.conversation_turn import (
     read_turn,
 )
 from petiole.workers.llm.rules.intent_rules import classify_intent, plan_tools
+from petiole.workers.llm.spending_caps import cap_apology
 from petiole.workers.settings import WorkerSettings
 
 agent = Agent("orchestrator")
@@ -202,6 +203,8 @@ def apology_text(failure: ModelFailure) -> str:
     """Write the apology for a missing answer. The error text is for operators, so the apology does not quote it."""
     if failure.error_type == StreamBusy.__name__:
         return "I am still answering your previous message. Please send this one again when I have finished."
+    if apology := cap_apology(failure):
+        return apology
     advice = "Please try again in a moment." if failure.is_retryable else "Please contact the operator."
     return f"I am sorry, I have no answer: {failure.model} could not give one. {advice}"
 

@@ -3,6 +3,7 @@
 settings.py      reads the file of servers that PETIOLE_MCP_SERVERS names
 tool_source.py   a server's tools, for the registry
 connection.py    the connection to one server; needs the extra `mcp` and is imported when the first server is used
+repair.py        what servers send, made readable for the client library
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from mcp.types import CONNECTION_CLOSED, REQUEST_TIMEOUT, CallToolResult, Tool
 from petiole.events.errors import ProviderUnavailable, ToolFailed
 from petiole.events.texts import error_text
 from petiole.workers.response_limits import REQUEST_HEADERS, limit_response
+from petiole.workers.tools.mcp.repair import RepairedMessages
 from petiole.workers.tools.mcp.settings import ServerSettings
 
 if TYPE_CHECKING:
@@ -49,14 +50,20 @@ log = logging.getLogger(__name__)
 
 
 class McpConnection:
-    """A connection to one server, for all threads of the process that opened it. Raises ProviderUnavailable."""
+    """A connection to one server, for all threads of the process that opened it. Raises ProviderUnavailable.
 
-    def __init__(self, name: str, settings: ServerSettings) -> None:
+    `schemas` has the schemas of the listed tools as the server gave them; those of `tools()` may be simpler. `reported`
+    has the tools whose faults were logged by earlier connections.
+    """
+
+    def __init__(self, name: str, settings: ServerSettings, reported: set[str]) -> None:
         self._name = name
+        self.schemas: dict[str, Mapping[str, Any]] = {}
         self._stack = ExitStack()
         try:
             self._portal = self._stack.enter_context(start_blocking_portal(name=f"petiole-mcp-{name}"))
-            client = Client(_transport(settings), read_timeout_seconds=SERVER_START_TIMEOUT_S)
+            transport = _repaired(name, _transport(settings), self.schemas, reported)
+            client = Client(transport, read_timeout_seconds=SERVER_START_TIMEOUT_S)
             self._client = self._stack.enter_context(self._portal.wrap_async_context_manager(client))
         except BaseException as error:
             # Stop the server's process and the thread after any exception, including that of a time limit.
@@ -119,13 +126,13 @@ class McpConnection:
 
     async def _list_all_tools(self) -> list[Tool]:
         tools: list[Tool] = []
-        cursor: str | None = None
-        for _ in range(_MAX_PAGES):
-            page = await self._client.list_tools(cursor=cursor, cache_mode="bypass")
+        cursors: list[str | None] = [None]
+        while len(cursors) <= _MAX_PAGES:
+            page = await self._client.list_tools(cursor=cursors[-1], cache_mode="bypass")
             tools += page.tools
-            cursor = page.next_cursor
-            if cursor is None:
+            if page.next_cursor is None or page.next_cursor in cursors:
                 break
+            cursors.append(page.next_cursor)
         return tools
 
     def _unavailable(self, error: Exception) -> ProviderUnavailable:
@@ -136,9 +143,21 @@ def _transport(settings: ServerSettings) -> Transport:
     if settings.url is not None:
         return _over_http(settings.url, settings.headers)
     parameters = StdioServerParameters(
-        command=settings.command or "", args=list(settings.args), env=dict(settings.env), cwd=settings.cwd
+        command=settings.command or "",
+        args=list(settings.args),
+        env=dict(settings.env),
+        cwd=settings.cwd,
+        encoding_error_handler="replace",
     )
     return stdio_client(parameters, errlog=_error_log())
+
+
+@asynccontextmanager
+async def _repaired(
+    name: str, transport: Transport, schemas: dict[str, Mapping[str, Any]], reported: set[str]
+) -> AsyncIterator[TransportStreams]:
+    async with transport as (messages, requests):
+        yield RepairedMessages(name, messages, schemas, reported), requests
 
 
 @asynccontextmanager

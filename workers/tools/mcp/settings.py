@@ -42,12 +42,13 @@ ServerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 
 class ServerToolPolicy(BaseModel):
-    """The tool policy of a server. `needs_approval` applies to all of its tools, or to the ones it lists."""
+    """The tool policy of a server. `needs_approval` and `repeatable` apply to all tools, or to the ones they list."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     timeout_s: Annotated[float, Field(gt=0, le=MAX_TOOL_TIMEOUT_S)] = DEFAULT_TOOL_TIMEOUT_S
     needs_approval: bool | tuple[str, ...] = False
+    repeatable: bool | tuple[str, ...] = False
     on_unfinished: OnUnfinishedCall = "repeat"
     guarded: bool = False
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_jsonable_python
@@ -23,6 +23,7 @@ from petiole.workers.tools.tool import Tool, ToolContext, ToolOutput, ValidatedA
 from petiole.workers.tools.tool_policy import ToolPolicy
 
 if TYPE_CHECKING:
+    from jsonschema.protocols import Validator
     from mcp.types import CallToolResult
     from mcp.types import Tool as ServerTool
 
@@ -53,6 +54,7 @@ class McpToolSource:
     def __init__(self, name: str, settings: ServerSettings) -> None:
         self._name = name
         self._settings = settings
+        self._reported: set[str] = set()
         # One per process, because threads and connections do not survive a fork.
         self._by_process: dict[int, _ProcessState] = {}
 
@@ -104,7 +106,7 @@ class McpToolSource:
                 # The server has exited. It had no call of this request, so a new server may take it.
                 self._disconnect(state)
         try:
-            state.connection = _open_connection(self._name, self._settings)
+            state.connection = _open_connection(self._name, self._settings, self._reported)
             return self._refresh_tools(state, state.connection)
         except ProviderUnavailable as error:
             self._disconnect(state)
@@ -112,7 +114,8 @@ class McpToolSource:
             raise
 
     def _refresh_tools(self, state: _ProcessState, connection: McpConnection) -> McpConnection:
-        state.tools = self._build_tools(connection.tools())
+        listed = connection.tools()
+        state.tools = {tool.name: tool for tool in (self._build_tool(each, connection.schemas) for each in listed)}
         state.listed_at, state.failure = time.monotonic(), None
         return connection
 
@@ -121,11 +124,9 @@ class McpToolSource:
         if connection is not None:
             connection.close()
 
-    def _build_tools(self, server_tools: Sequence[ServerTool]) -> Mapping[str, Tool]:
-        return {tool.name: tool for tool in map(self._build_tool, server_tools)}
-
-    def _build_tool(self, server_tool: ServerTool) -> Tool:
-        name, schema = f"{self._name}.{server_tool.name}", server_tool.input_schema
+    def _build_tool(self, server_tool: ServerTool, schemas: Mapping[str, Mapping[str, Any]]) -> Tool:
+        name = f"{self._name}.{server_tool.name}"
+        schema = schemas.get(server_tool.name, server_tool.input_schema)
         return Tool(
             name=name,
             description=server_tool.description or server_tool.title or "",
@@ -137,10 +138,10 @@ class McpToolSource:
 
     def _tool_policy(self, tool: str) -> ToolPolicy:
         policy = self._settings.petiole
-        approval = policy.needs_approval
         return ToolPolicy(
             timeout_s=policy.timeout_s,
-            needs_approval=approval if isinstance(approval, bool) else tool in approval,
+            needs_approval=_applies_to(tool, policy.needs_approval),
+            is_repeatable=_applies_to(tool, policy.repeatable),
             on_unfinished=policy.on_unfinished,
             breaker=f"tool.{self._name.lower()}" if policy.guarded else None,
         )
@@ -153,18 +154,26 @@ class McpToolSource:
         return _read_result(f"{self._name}.{tool}", result)
 
 
-def _open_connection(name: str, settings: ServerSettings) -> McpConnection:
+def _applies_to(tool: str, setting: bool | tuple[str, ...]) -> bool:  # noqa: FBT001 - all tools, or some by name
+    return setting if isinstance(setting, bool) else tool in setting
+
+
+def _open_connection(name: str, settings: ServerSettings, reported: set[str]) -> McpConnection:
     from petiole.workers.tools.mcp.connection import McpConnection  # noqa: PLC0415 - an extra; the import takes 0.5 s
 
-    return McpConnection(name, settings)
+    return McpConnection(name, settings, reported)
 
 
 def _validate_arguments(tool: str, schema: Mapping[str, Any], arguments: Mapping[str, Value]) -> ValidatedArguments:
     from jsonschema.exceptions import best_match  # noqa: PLC0415 - an extra
-    from jsonschema.validators import validator_for  # noqa: PLC0415 - an extra
+    from referencing import Registry  # noqa: PLC0415 - of that extra
 
     validated: ValidatedArguments = to_jsonable_python(arguments)
-    errors = validator_for(schema)(schema).iter_errors(validated)
+    # With a registry of its own, the library fetches no schema from the address that a reference names.
+    dialect = schema.get("$schema")
+    errors = _validator_class(dialect if isinstance(dialect, str) else None)(schema, registry=Registry()).iter_errors(
+        validated
+    )
     error = best_match(errors)  # type: ignore[no-untyped-call]  # jsonschema annotates little
     if error is not None:
         is_required = _is_required_error(error)
@@ -172,6 +181,26 @@ def _validate_arguments(tool: str, schema: Mapping[str, Any], arguments: Mapping
         location = ".".join(str(step) for step in [*error.absolute_path, *missing[:1]]) or "arguments"
         raise invalid_arguments(tool, location, error.message)
     return validated
+
+
+@cache
+def _validator_class(dialect: str | None) -> type[Validator]:
+    """Choose the validator of a dialect, without the keywords that run regular expressions.
+
+    A server's expression may take for ever, and no time limit interrupts it. The server checks its patterns itself.
+    """
+    from jsonschema.validators import Draft202012Validator, extend, validator_for  # noqa: PLC0415 - an extra
+
+    chosen = validator_for({"$schema": dialect} if dialect else {}, default=Draft202012Validator)
+    check_additional = chosen.VALIDATORS["additionalProperties"]
+
+    def check_without_patterns(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[Any]:
+        return iter(()) if "patternProperties" in schema else check_additional(validator, value, instance, schema)
+
+    skipped = dict.fromkeys(("pattern", "patternProperties", "unevaluatedProperties"), lambda *_: iter(()))
+    without_patterns = {**skipped, "additionalProperties": check_without_patterns}
+    extended: type[Validator] = extend(chosen, without_patterns)  # type: ignore[no-untyped-call]  # as above
+    return extended
 
 
 def _is_required_error(error: Any) -> bool:
