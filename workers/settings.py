@@ -66,6 +66,10 @@ class WorkerSettings(EnvironmentSettings):
     )
 
     # Memory and retrieval
+    context_max_tokens: Annotated[int, Field(ge=0)] = Field(
+        default=1_500,
+        description="Most tokens of the conversation so far in a model request; 0 gives the model only the message.",
+    )
     retrieval: Literal["keyword", "semantic"] = Field(
         default="keyword",
         description="Memory search: `keyword`, or `semantic`, which needs the extra `memory`.",

@@ -46,7 +46,7 @@ from petiole.workers.agents.output import (
 from petiole.workers.agents.tools import search_memory
 from petiole.workers.channels import Mailbox, OutputChannel, Terminal
 from petiole.workers.retrieval.keyword import KeywordRetriever
-from petiole.workers.retrieval.memory_extraction import extract_recollection
+from petiole.workers.retrieval.memory_extraction import extract_facts, extract_recollection
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
@@ -110,32 +110,38 @@ def test_what_users_and_models_said_is_remembered() -> None:
     message = a_message()
     answered = message.caused(ResponseGeneratedEvent, content=GeneratedResponse(text="84", model="rules"))
 
-    assert extract_recollection(message, []) == MemoryItem(
-        role="user", text="What is 12 * 7?", said_at=message.timestamp
+    spoken = {"said_by": message.context.user_id, "flow": message.correlation_id}
+
+    assert extract_recollection(message) == MemoryItem(
+        role="user", text="What is 12 * 7?", said_at=message.timestamp, **spoken
     )
-    assert extract_recollection(answered, []) == MemoryItem(role="assistant", text="84", said_at=answered.timestamp)
-    assert extract_recollection(StreamEndedEvent(stream_id="s-1"), []) is None
+    assert extract_recollection(answered) == MemoryItem(
+        role="assistant", text="84", said_at=answered.timestamp, **spoken
+    )
+    assert extract_recollection(StreamEndedEvent(stream_id="s-1")) is None
 
 
 def a_result(message: Event, tool: str, **outcome: Any) -> ToolResultEvent:
     return message.caused(ToolResultEvent, content=ToolResult(call_id="c-1", tool=tool, **outcome))
 
 
-def test_what_a_tool_found_is_remembered_with_its_question() -> None:
+def test_what_a_tool_found_is_remembered_as_the_reading_of_a_tool() -> None:
     message = a_message()
     result = a_result(message, "calculator", data={"value": 84, "text": "12 * 7 is 84"})
 
-    learned = extract_recollection(result, [message, result])
+    learned = extract_recollection(result)
 
     assert learned is not None
-    assert learned.text == 'you asked: "What is 12 * 7?", and the tool calculator found: 12 * 7 is 84'
+    assert (learned.role, learned.said_at) == ("tool", result.timestamp)
+    assert learned.text == "the tool calculator found: 12 * 7 is 84"
+    assert list(extract_facts(result)) == []
 
 
 def test_what_failed_or_was_remembered_already_is_not_remembered() -> None:
     message = a_message()
 
-    assert extract_recollection(a_result(message, "recall", data={"value": []}), [message]) is None
-    assert extract_recollection(a_result(message, "clock", ok=False, error="no zone"), [message]) is None
+    assert extract_recollection(a_result(message, "recall", data={"value": []})) is None
+    assert extract_recollection(a_result(message, "clock", ok=False, error="no zone")) is None
 
 
 def test_context_is_the_best_matches_and_whether_there_are_more() -> None:
