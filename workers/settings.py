@@ -123,6 +123,9 @@ class WorkerSettings(EnvironmentSettings):
     llm_output_price_per_million_tokens: Price | None = Field(default=None, description="Price in US dollars.")
 
     # Channels
+    operator_stream: Annotated[str, Field(min_length=1, max_length=255)] = Field(
+        default="operators", description="Stream to which calls for a person are sent, by every channel."
+    )
     terminal_channel: bool = Field(default=False, description="Also write answers to the worker's standard output.")
     webhook_url: AnyHttpUrl | None = Field(
         default=None, repr=False, description="URL to which answers are posted; unset disables the webhook."

@@ -28,7 +28,7 @@ class MemoryItem(Content):
 class Fact(Content):
     """A value of a subject's attribute, with the text and the event that it was extracted from.
 
-    A later value replaces an earlier one; it does so without a conflict if it is a correction or if `is_claim` is False.
+    A later value replaces an earlier one; without a conflict if it is a correction, or if `is_claim` is False.
     """
 
     subject: Text

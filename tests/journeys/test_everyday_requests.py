@@ -39,7 +39,7 @@ def light(room: str, state: Literal["on", "off"]) -> str:
 def team(monkeypatch: pytest.MonkeyPatch) -> Iterator[EventTestHarness]:
     registry = ToolRegistry()
     for function in (calculator, clock, primes, recall, weather, light):
-        registry.add(function)  # type: ignore[call-overload]  # a union of functions
+        registry.add(function)
     monkeypatch.setattr(tools, "installed_tools", lambda: registry)
     monkeypatch.setattr(llm, "installed_tools", lambda: registry)
     with EventTestHarness([module.agent for module in (orchestrator, memory, tools, llm, output)]) as harness:

@@ -5,7 +5,7 @@ Names stand before messages only if several users speak in the conversation, and
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Literal, NamedTuple
 
@@ -42,7 +42,9 @@ def background_sections(request: ModelRequest) -> Iterator[str]:
     if request.summary:
         yield f"Earlier in this conversation, shortened:\n{request.summary}"
     if request.facts:
-        yield "\n".join([f"About {request.said_by or 'the user'}, as stated:", *(f"- {fact}" for fact in request.facts)])
+        yield "\n".join(
+            [f"About {request.said_by or 'the user'}, as stated:", *(f"- {fact}" for fact in request.facts)]
+        )
     spoken = {item.text for item in request.turns}
     lines = [f"- {_speaker(item)}: {item.text}" for item in request.context if item.text not in spoken]
     if lines:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic_core import to_json
 
 from petiole.events.catalog.orchestrator import ModelRequest, ToolCall, ToolMessage, ToolRound
-from petiole.workers.llm._conversation import background_sections, build_conversation
+from petiole.workers.llm._conversation import ChatMessage, background_sections, build_conversation
 from petiole.workers.llm.provider import ToolDescription
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def build_chat_messages(request: ModelRequest) -> list[ChatCompletionMessagePara
         conversation[-1] = conversation[-1]._replace(content="\n\n".join([*sections, conversation[-1].content]))
     return [
         {"role": "system", "content": SYSTEM_PROMPT},
-        *({"role": message.role, "content": message.content} for message in conversation),  # type: ignore[misc]  # the roles are those of two of the union's types
+        *map(_chat_message, conversation),
         *(message for tool_round in request.rounds for message in _round_messages(tool_round)),
     ]
 
@@ -60,6 +60,12 @@ def build_tool_schemas(tools: Sequence[ToolDescription]) -> list[ChatCompletionT
         }
         for tool in tools
     ]
+
+
+def _chat_message(message: ChatMessage) -> ChatCompletionMessageParam:
+    if message.role == "assistant":
+        return {"role": "assistant", "content": message.content}
+    return {"role": "user", "content": message.content}
 
 
 def _tool_results_section(answers: tuple[ToolMessage, ...]) -> Iterator[str]:

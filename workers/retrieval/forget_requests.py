@@ -1,10 +1,10 @@
 """Forget requests: recognize them in English messages, and select what they delete. Pure functions.
 
-    Forget my name.                     the fact, and the messages that state or repeat it
-    Forget that I like tea.
-    Forget what I said about the trip.  the messages that have all these words
-    Forget that. / Forget what I just said.   the last message
-    Forget everything.                  all facts and messages of the user
+Forget my name.                     the fact, and the messages that state or repeat it
+Forget that I like tea.
+Forget what I said about the trip.  the messages that have all these words
+Forget that. / Forget what I just said.   the last message
+Forget everything.                  all facts and messages of the user
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from petiole.workers.retrieval.statements import extract_statements
 
 _MAX_TEXT_LENGTH = 2_000
 _REQUEST: Final = re.compile(
-    r"^\W*(?:(?:please|now|ok|okay|and|so|could you|can you|would you|will you|i want you to|you should|you must)[, ]+)*"
+    r"^\W*(?:(?:please|now|ok|okay|and|so|could you|can you|would you|will you|i want you to|you should)[, ]+)*"
     r"(?:forget|delete|erase)\b(?P<what>.*)$",
     re.IGNORECASE | re.DOTALL,
 )
 _IDIOMS: Final = re.compile(r"^\s*(?:about )?it\b|^\s*to\b|^\s*$", re.IGNORECASE)
 _EVERYTHING: Final = re.compile(
     r"^(?:about )?(?:everything|all|me|all of it|anything|all my (?:data|memories|facts))\b"
-    r"(?: (?:that )?(?:you (?:know|remember|have)|about me|i (?:have )?(?:said|told you)|of (?:it|this|that|me)|please))*$",
+    r"(?: (?:that )?"
+    r"(?:you (?:know|remember|have)|about me|i (?:have )?(?:said|told you)|of (?:it|this|that|me)|please))*$",
     re.IGNORECASE,
 )
 _LAST: Final = re.compile(
@@ -96,7 +97,7 @@ def select_forgotten(request: ForgetRequest, facts: Sequence[Fact], memories: Ma
     if request.is_everything:
         return Selection(frozenset(fact.key for fact in facts), frozenset(memories))
     if request.is_last:
-        last = next((memory.flow for memory in reversed(memories.values()) if memory.role == "user"), None)
+        last = next((memory.flow for memory in reversed(list(memories.values())) if memory.role == "user"), None)
         flow = frozenset(key for key, memory in memories.items() if memory.flow == last)
         return Selection(frozenset(fact.key for fact in facts if fact.source in flow), flow)
     chosen = frozenset(_named_facts(request.about, facts))

@@ -1,7 +1,7 @@
 """Keyword retrieval: rank memories by the words they share with a query, with SQLite's full-text search.
 
-Words are reduced to English stems. Synonyms do not match: "car" does not find "vehicle". Scripts without spaces match by
-pairs of signs: search_text.py.
+Words are reduced to English stems. Synonyms do not match: "car" does not find "vehicle". Scripts without spaces match
+by pairs of signs: search_text.py.
 """
 
 from __future__ import annotations

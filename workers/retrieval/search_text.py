@@ -1,7 +1,7 @@
 """Search text: fold texts and queries alike, and split them into search terms, in any script.
 
     "Straße", "STRASSE"       strasse
-    "Ａｄａ", "Ada"            ada
+    full width and half width  the same letters
     "café", "cafe"            cafe
     "私の名前"                 私の, の名, 名前: pairs of signs, because the words of these scripts have no spaces
     "🍕🍕"                    🍕

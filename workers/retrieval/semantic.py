@@ -1,8 +1,8 @@
 """Semantic retrieval: rank memories by the similarity of their embeddings to the query's. Needs the extra `memory`.
 
-"Which car do I drive?" finds "I bought a Volvo". The model reads English: a query in a script without spaces is searched
-by keywords. The embedding of a text is computed at its first search, in about
-6 ms, and stored for all workers.
+"Which car do I drive?" finds "I bought a Volvo". The model reads English: a query in a script without spaces is
+searched by keywords. The embedding of a text is computed at its first search, in about 6 ms, and stored for all
+workers.
 """
 
 from __future__ import annotations

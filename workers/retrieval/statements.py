@@ -33,8 +33,8 @@ _CORRECTION_WORDS = (
     r"|you(?:'re| are) wrong|i (?:meant|mean)(?: that)?|i was wrong"
 )
 _OPENING = (
-    rf"^(?:(?:hi|hello|hey|well|so|yes|please|by the way|oh|(?:please )?remember(?: that)?|note that|now|{_CORRECTION_WORDS})"
-    r"[,:;.!]?\s+)*"
+    r"^(?:(?:hi|hello|hey|well|so|yes|please|by the way|oh|(?:please )?remember(?: that)?|note that|now"
+    rf"|{_CORRECTION_WORDS})[,:;.!]?\s+)*"
 )
 _CORRECTIONS = re.compile(rf"^(?:(?:oh|well|hi|hey),?\s+)*(?:{_CORRECTION_WORDS})\b", re.IGNORECASE)
 _MOVES = re.compile(r"\b(?:now|currently|moved to|no longer|changed)\b", re.IGNORECASE)

@@ -16,13 +16,16 @@ Africa/Nairobi: Mombasa, Kenya
 Africa/Addis_Ababa: Ethiopia
 America/Argentina/Buenos_Aires: Argentina
 America/Bogota: Medellin, Colombia
-America/Chicago: Austin, Dallas, Houston, Kansas City, Memphis, Milwaukee, Minneapolis, Nashville, New Orleans, San Antonio, St Louis, Texas
+America/Chicago: Austin, Dallas, Houston, Kansas City, Memphis, Milwaukee, Minneapolis, Nashville, New Orleans,
+    San Antonio, St Louis, Texas
 America/Denver: Salt Lake City, Santa Fe, Colorado
 America/Edmonton: Calgary
 America/Lima: Peru
-America/Los_Angeles: California, Hollywood, Las Vegas, Oakland, Palo Alto, Portland, Sacramento, San Diego, San Francisco, San Jose, Seattle, Silicon Valley
+America/Los_Angeles: California, Hollywood, Las Vegas, Oakland, Palo Alto, Portland, Sacramento, San Diego, San
+    Francisco, San Jose, Seattle, Silicon Valley
 America/Mexico_City: Guadalajara, Mexico
-America/New_York: Atlanta, Baltimore, Boston, Brooklyn, Charlotte, Cleveland, Florida, Manhattan, Miami, New York City, NYC, Orlando, Philadelphia, Pittsburgh, US, USA, United States, Washington, Washington DC
+America/New_York: Atlanta, Baltimore, Boston, Brooklyn, Charlotte, Cleveland, Florida, Manhattan, Miami, New
+    York City, NYC, Orlando, Philadelphia, Pittsburgh, US, USA, United States, Washington, Washington DC
 America/Santiago: Chile
 America/Sao_Paulo: Brasilia, Brazil, Rio, Rio de Janeiro
 America/Toronto: Canada, Montreal, Ottawa, Quebec
@@ -48,7 +51,8 @@ Australia/Sydney: Australia, Canberra
 Europe/Amsterdam: Den Haag, Eindhoven, Netherlands, Holland, Rotterdam, The Hague, Utrecht
 Europe/Athens: Greece, Thessaloniki
 Europe/Belgrade: Serbia
-Europe/Berlin: Bonn, Bremen, Cologne, Dortmund, Dresden, Dusseldorf, Frankfurt, Germany, Hamburg, Hannover, Koln, Leipzig, Munich, Munchen, Nuremberg, Stuttgart
+Europe/Berlin: Bonn, Bremen, Cologne, Dortmund, Dresden, Dusseldorf, Frankfurt, Germany, Hamburg, Hannover,
+    Koln, Leipzig, Munich, Munchen, Nuremberg, Stuttgart
 Europe/Brussels: Antwerp, Belgium, Bruges, Ghent
 Europe/Bucharest: Romania
 Europe/Budapest: Hungary
@@ -58,7 +62,8 @@ Europe/Helsinki: Finland
 Europe/Istanbul: Ankara, Izmir, Turkey
 Europe/Kyiv: Ukraine
 Europe/Lisbon: Porto, Portugal
-Europe/London: Birmingham, Bristol, Britain, Cambridge, Cardiff, Edinburgh, England, Glasgow, Great Britain, Leeds, Liverpool, Manchester, Oxford, Scotland, UK, United Kingdom, Wales
+Europe/London: Birmingham, Bristol, Britain, Cambridge, Cardiff, Edinburgh, England, Glasgow, Great Britain,
+    Leeds, Liverpool, Manchester, Oxford, Scotland, UK, United Kingdom, Wales
 Europe/Luxembourg: Luxemburg
 Europe/Madrid: Barcelona, Bilbao, Malaga, Seville, Spain, Valencia
 Europe/Moscow: Russia, Saint Petersburg, St Petersburg
@@ -79,7 +84,7 @@ UTC: GMT, Greenwich
 
 CITY_ZONES: Final = {
     name.strip(): zone
-    for zone, names in (line.split(": ") for line in _NAMES.strip().splitlines())
+    for zone, names in (line.split(": ") for line in _NAMES.replace("\n    ", " ").strip().splitlines())
     for name in names.split(", ")
 }
 """The zone of each name."""

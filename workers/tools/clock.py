@@ -18,7 +18,9 @@ from petiole.workers.tools.tool import ToolOutput
 
 @tool
 def clock(
-    zone: Annotated[str, Field(max_length=100, description="a city, country or IANA zone: 'Tokyo', 'Asia/Tokyo'")] = "UTC",
+    zone: Annotated[
+        str, Field(max_length=100, description="a city, country or IANA zone: 'Tokyo', 'Asia/Tokyo'")
+    ] = "UTC",
     days: Annotated[int, Field(ge=-36_500, le=36_500, description="days from today: 1 is tomorrow")] = 0,
 ) -> ToolOutput:
     """Tell the time, date, day of the week and year in a time zone, now or some days from now."""
@@ -37,7 +39,9 @@ def format_time(moment: datetime, zone: ZoneInfo) -> ToolOutput:
 def format_date(moment: datetime, zone: ZoneInfo, days: int) -> ToolOutput:
     """Format the date some days from a moment in a time zone; the value is ISO 8601."""
     day = moment.astimezone(zone).date() + timedelta(days=days)
-    when = {1: "tomorrow is", -1: "yesterday was"}.get(days, f"in {days} days it is" if days > 0 else f"{-days} days ago was")
+    when = {1: "tomorrow is", -1: "yesterday was"}.get(
+        days, f"in {days} days it is" if days > 0 else f"{-days} days ago was"
+    )
     return ToolOutput(day.isoformat(), f"{when} {day:%A, %d %B %Y} ({_place(zone)})")
 
 

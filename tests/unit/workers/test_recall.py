@@ -85,11 +85,11 @@ def test_a_long_query_is_known_by_its_first_words() -> None:
     [
         ("STRASSE", "Ich wohne in der Straße der Pariser Kommune"),
         ("Straße", "die strasse ist lang"),
-        ("Ａｄａ", "My name is Ada"),
+        ("\uff21\uff44\uff41", "My name is Ada"),  # full width
         ("cafe", "das Café am Eck"),
         ("İSTANBUL", "I flew to istanbul"),
         ("私の名前は何ですか", "私の名前はエイダです"),
-        ("我叫什么名字？", "我的名字叫小明"),
+        ("我叫什么名字", "我的名字叫小明"),
         ("猫", "うちの猫は黒い"),
         ("내 이름이 뭐야?", "제 이름은 에이다입니다"),
         ("ฉันชื่ออะไร", "ฉันชื่อเอดา"),

@@ -212,7 +212,11 @@ def notes_for_user(known: AssembledContext) -> Iterator[str]:
     if known.forgotten is not None:
         facts, messages = known.forgotten.facts, known.forgotten.messages
         counts = f"{facts} fact{'s' * (facts != 1)} and {messages} message{'s' * (messages != 1)}"
-        yield f"I have forgotten {counts}." if facts or messages else "I remember nothing of that, so nothing was forgotten."
+        yield (
+            f"I have forgotten {counts}."
+            if facts or messages
+            else "I remember nothing of that, so nothing was forgotten."
+        )
     for conflict in known.conflicts:
         attribute = conflict.subject.removeprefix("user: ")
         yield (

@@ -82,7 +82,9 @@ def _choose_own_tool(request: ModelRequest, tools: Sequence[ToolDescription]) ->
 
 
 def _ask_for_arguments(choice: ToolChoice) -> str:
-    return f"I can use {choice.tool} for that if you tell me its {' and its '.join(choice.missing)}, all in one message."
+    return (
+        f"I can use {choice.tool} for that if you tell me its {' and its '.join(choice.missing)}, all in one message."
+    )
 
 
 def _about_user(facts: Sequence[str]) -> str:

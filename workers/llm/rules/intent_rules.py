@@ -109,7 +109,8 @@ def _strip_fillers(about: str) -> str:
 
 
 _CALCULATION_PATTERN = re.compile(
-    r"\b(?:what(?:'s|s| is| are| does)|calculate|compute|how (?:much|many)|evaluate|solve|work out|result of|tell me|what per ?cent(?:age)?)\b"
+    r"\b(?:what(?:'s|s| is| are| does)|calculate|compute|how (?:much|many)|evaluate|solve|work out|result of|tell me"
+    r"|what per ?cent(?:age)?)\b"
     r"|^\W*(?:the )?(?:sum|total|average|mean|product|difference) (?:of|between)\b"
     r"|^\W*(?:please )?(?:add|subtract|multiply|divide|split|share|double|triple|halve)\b",
     re.IGNORECASE,
@@ -151,7 +152,8 @@ _SYMBOLS: Final = tuple(
     )
 )
 _LISTS: Final = re.compile(
-    rf"(?P<what>sum|total|average|mean|product) of (?P<numbers>{_N}(?:\s*(?:,|,? and|,? &)\s*{_N}){{1,20}})", re.IGNORECASE
+    rf"(?P<what>sum|total|average|mean|product) of (?P<numbers>{_N}(?:\s*(?:,|,? and|,? &)\s*{_N}){{1,20}})",
+    re.IGNORECASE,
 )
 _ARITHMETIC_RUN = re.compile(r"[\d.()+\-*/% ]+")
 _HAS_OPERATION = re.compile(r"[\d.)] *(?:\*\*|//|[-+*/%])[ (+-]*[\d.]")
@@ -199,9 +201,11 @@ _INCLUSIVE: Final = frozenset({"up to", "until", "to"})
 
 _TIME = re.compile(
     r"\bwhat time\b|\btime is it\b|\b(?:the |current )time now\b|\bcurrent (?:time|date)\b"
-    r"|\bwhat(?:'s|s| is| was| will be) (?:the )?(?:current )?(?:time|(?:date|year|month)(?! of)|(?:day|date) (?:of|today|tomorrow))\b"
+    r"|\bwhat(?:'s|s| is| was| will be) (?:the )?(?:current )?"
+    r"(?:time|(?:date|year|month)(?! of)|(?:day|date) (?:of|today|tomorrow))\b"
     r"|\bwhat(?:'s|s| is) today\b|\b(?:today|tomorrow|yesterday)'s date\b"
-    r"|\b(?:what|which) (?:date|year|month|day(?: of the week)?) (?:is|was|will|are|do)\b|^\W*(?:the )?time (?:now )?in\b",
+    r"|\b(?:what|which) (?:date|year|month|day(?: of the week)?) (?:is|was|will|are|do)\b"
+    r"|^\W*(?:the )?time (?:now )?in\b",
     re.IGNORECASE,
 )
 _DAYS: Final = (
@@ -260,7 +264,10 @@ _PHRASES: Final = tuple(
     (intent, re.compile(pattern, re.IGNORECASE))
     for intent, pattern in (
         ("about_user", r"^\W*(?:who am i|what do you (?:know|remember)(?: about me)?|tell me about me)\W*$"),
-        ("wellbeing", r"^\W*(?:\w+[,!]? )?(?:how are you|how do you do|how is it going|how's it going|are you there)\b"),
+        (
+            "wellbeing",
+            r"^\W*(?:\w+[,!]? )?(?:how are you|how do you do|how is it going|how's it going|are you there)\b",
+        ),
         ("acknowledgement", r"^\W*(?:ok|okay|yes|no|yep|nope|sure|fine|great|alright|good|nice|cool)\W*$"),
         (
             "identity",

@@ -5,13 +5,11 @@ from __future__ import annotations
 import re
 from typing import Final
 
-_UNITS: Final = {
-    word: number
-    for number, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-        "eighteen nineteen".split()  # noqa: SIM905 - a list of words reads best as words
-    )
-}
+_BELOW_TWENTY: Final = """
+    zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
+    eighteen nineteen
+""".split()  # noqa: SIM905 - a list of words reads best as words
+_UNITS: Final = {word: number for number, word in enumerate(_BELOW_TWENTY)}
 _TENS: Final = {
     word: 10 * number
     for number, word in enumerate(("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"), 2)
@@ -19,7 +17,8 @@ _TENS: Final = {
 _SCALES: Final = {"thousand": 1_000, "million": 1_000_000, "billion": 1_000_000_000}
 _WORD: Final = rf"(?:{'|'.join([*_UNITS, *_TENS, 'hundred', *_SCALES])}|dozen)"
 _NUMBER: Final = re.compile(
-    rf"\b(?:(?:a|\d+(?:\.\d+)?) (?=hundred|thousand|million|billion|dozen))?{_WORD}(?:(?:[ -]| and (?={_WORD})){_WORD})*\b",
+    rf"\b(?:(?:a|\d+(?:\.\d+)?) (?=hundred|thousand|million|billion|dozen))?"
+    rf"{_WORD}(?:(?:[ -]| and (?={_WORD})){_WORD})*\b",
     re.IGNORECASE,
 )
 
@@ -48,5 +47,5 @@ def _read_number(words: str) -> str | None:
             value = float(_UNITS.get(word, _TENS.get(word, -1)) if word.isalpha() else word)
             if last <= max(value, 9):  # "twenty twenty", "one two"
                 return None
-            part, last = part + value, value if value >= 20 else 0.0
+            part, last = part + value, value if word in _TENS else 0.0
     return f"{total + part:.15g}"

@@ -27,11 +27,13 @@ _POLITE: Final = re.compile(
 )
 _PREPOSITIONS = r"in|for|of|about|to|from|at|on|with|by|into|near"
 _PHRASE: Final = re.compile(
-    rf"\b(?P<preposition>{_PREPOSITIONS})\s+(?:the\s+)?(?P<words>[^?!.,;]+?)(?=\s+(?:{_PREPOSITIONS}|please|now|today|tomorrow|yesterday|tonight|right)\b|[?!.,;]|$)",
+    rf"\b(?P<preposition>{_PREPOSITIONS})\s+(?:the\s+)?(?P<words>[^?!.,;]+?)"
+    rf"(?=\s+(?:{_PREPOSITIONS}|please|now|today|tomorrow|yesterday|tonight|right)\b|[?!.,;]|$)",
     re.IGNORECASE,
 )
-_QUOTED: Final = re.compile(r"[\"“'‘]([^\"”'’]+)[\"”'’]")
+_QUOTED: Final = re.compile("[\"'\u201c\u2018]([^\"'\u201d\u2019]+)[\"'\u201d\u2019]")
 _NUMBER: Final = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?![\w])")
+_MIN_STEM_LENGTH: Final = 3
 _ENDINGS: Final = ("ing", "ies", "ed", "es", "s", "e", "y")
 
 
@@ -75,7 +77,7 @@ def _name_words(tool: ToolDescription) -> set[str]:
 
 def _stem(word: str) -> str:
     for ending in _ENDINGS:
-        if word.endswith(ending) and len(word) - len(ending) >= 3:
+        if word.endswith(ending) and len(word) - len(ending) >= _MIN_STEM_LENGTH:
             return word.removesuffix(ending)
     return word
 
