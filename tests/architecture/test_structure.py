@@ -30,6 +30,7 @@ BROAD_EXCEPTS = {
     "tasks/resilience/guarded.py": "the circuit breaker records the failure, and the error is raised again",
     "tasks/settlement/delivery_span.py": "the span is marked with the error, which is raised again",
     "tasks/settlement/failures.py": "what cannot be stored of a failure is reported; a bare letter is stored, or none",
+    "workers/agents/llm.py": "a model may raise anything; the error becomes a failed response and an apology",
     "workers/observability/readiness.py": "every error of a server is a reason why it is not ready",
     "workers/tools/mcp/connection.py": "a foreign server may raise anything; the error becomes the tool's",
     "workers/tools/tool.py": "a tool may raise anything; the error becomes a failed tool call",

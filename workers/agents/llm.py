@@ -9,6 +9,7 @@ published, so that the user gets an apology.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from datetime import timedelta
 from functools import cache
@@ -39,8 +40,11 @@ from petiole.workers.llm.provider import ResponseBuilder, ResponsePart, ToolDesc
 from petiole.workers.llm.usage_limits import build_usage_record, limit_usage
 from petiole.workers.settings import WorkerSettings
 from petiole.workers.tools import installed_tools
+from petiole.workers.tools.connecting import connect_tool_sources
 
 agent = Agent("llm")
+
+log = logging.getLogger(__name__)
 
 MODEL_RETRY_POLICY = RetryPolicy(max_attempts=3)
 
@@ -62,6 +66,19 @@ async def answer(event: ModelRequestedEvent, context: Context) -> tuple[Event, .
     generated = event.caused(ResponseGeneratedEvent, content=response)
     usage = build_usage_record(model.name, response.model, response.usage)
     return (generated, event.caused(UsageRecordedEvent, content=usage)) if usage else (generated,)
+
+
+@agent.on_start
+def load_model() -> None:
+    """Create the model and list the tools before the first request, which would wait for their libraries.
+
+    A model that cannot be created is logged. Each request fails with the reason, and its user gets an apology.
+    """
+    try:
+        _cached_model(WorkerSettings().llm)
+        connect_tool_sources()
+    except Exception as error:  # noqa: BLE001 - a model may be anybody's code; its requests raise the error again
+        log.warning("model.load_failed", extra={"model": WorkerSettings().llm, "error": error_text(error)})
 
 
 @agent.on_include

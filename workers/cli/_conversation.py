@@ -109,7 +109,8 @@ class Conversation:
 
         Ends when the exchange is over, or after `timeout_s` seconds.
         """
-        entry_id, deadline = exchange.after_entry_id, time.monotonic() + timeout_s
+        entry_id = exchange.events[-1].entry_id if exchange.events else exchange.after_entry_id
+        deadline = time.monotonic() + timeout_s
         while not exchange.is_over and time.monotonic() < deadline:
             yield from self._read_chunks(exchange)
             for recorded in self._stores.history.read_after(entry_id, block_ms=_HISTORY_BLOCK_MS):

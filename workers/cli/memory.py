@@ -7,7 +7,8 @@ import click
 from petiole.events.catalog.memory import Fact, Forgotten, MemoriesForgottenEvent
 from petiole.events.event import EventContext
 from petiole.events.ids import SYSTEM_STREAM
-from petiole.tasks import publish
+from petiole.tasks.publishing.commit import commit
+from petiole.tasks.publishing.validation import validate
 from petiole.tasks.runtime import BusRuntime
 from petiole.workers.cli._console import open_console, print_json, render_table
 from petiole.workers.cli._options import connected_app, json_option
@@ -52,16 +53,17 @@ def forget_(user: str, *, as_json: bool) -> None:
     bus = connected_app()
     owner = MemoryOwner(user, SYSTEM_STREAM)
     forgotten = forget(team_state(bus), owner, ForgetRequest(is_everything=True), bus.now())
-    _publish_forgotten(user, forgotten)
+    _publish_forgotten(bus, user, forgotten)
     if as_json:
         print_json(forgotten.model_dump(mode="json"))
     else:
         open_console().print(f"forgotten: {forgotten.facts} facts and {forgotten.messages} messages")
 
 
-def _publish_forgotten(user: str, forgotten: Forgotten) -> None:
+def _publish_forgotten(bus: BusRuntime, user: str, forgotten: Forgotten) -> None:
     context = EventContext(source="petiole", user_id=user)
-    publish(MemoriesForgottenEvent(stream_id=SYSTEM_STREAM, content=forgotten, context=context))
+    event = MemoriesForgottenEvent(stream_id=SYSTEM_STREAM, content=forgotten, context=context)
+    commit(bus, [validate(bus, event)])
 
 
 def _count_messages(bus: BusRuntime, user: str) -> dict[str, int]:
