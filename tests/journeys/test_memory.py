@@ -186,17 +186,17 @@ def test_a_contradiction_is_given_to_the_model_to_ask_about(team):
         ("Don't forget my name.", ("name: Ada", "likes tea: yes", "home: Paris")),
     ],
 )
-def test_what_the_user_asks_to_forget_is_forgotten(team, request_text, left):
-    say(team, "My name is Ada.", "I like tea.", "I live in Paris.", user_id="ada")
-    say(team, "My name is Grace.", user_id="grace")
+def test_what_the_user_asks_to_forget_is_forgotten(alone, request_text, left):
+    say(alone, "My name is Ada.", "I like tea.", "I live in Paris.", user_id="ada")
+    say(alone, "My name is Grace.", user_id="grace")
 
-    say(team, request_text, user_id="ada")
+    context_of(alone, request_text, user_id="ada")
 
-    assert context_of(team, "what do you know?", user_id="ada").facts == left
-    assert context_of(team, "what do you know?", user_id="grace").facts == ("name: Grace",)
+    assert context_of(alone, "what do you know?", user_id="ada").facts == left
+    assert context_of(alone, "what do you know?", user_id="grace").facts == ("name: Grace",)
     is_forgotten = len(left) < 3
-    assert len(said(team, MemoriesForgottenEvent)) == is_forgotten
-    kept = " ".join(each.text for each in Inside(team).remembered("s"))
+    assert len(said(alone, MemoriesForgottenEvent)) == is_forgotten
+    kept = " ".join(each.text for each in Inside(alone).remembered("s"))
     assert all((fact.split(": ")[1] in kept) or fact.endswith("yes") for fact in left)
     assert not is_forgotten or "name: Ada" in left or "Ada" not in kept
 

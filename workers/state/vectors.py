@@ -9,15 +9,14 @@ import base64
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any
 
 from redis import Redis
 
+from petiole.workers.retrieval.retriever import EMBEDDING_MODEL
 from petiole.workers.state.keys import StateKeys
 
 VECTOR_RETENTION = timedelta(days=30)
-EMBEDDING_MODEL: Final = "minilm-l6-v2-int8"
-"""The name of the embedding model whose vectors are stored."""
 
 
 class EmbeddingStore:

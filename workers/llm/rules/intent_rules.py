@@ -208,6 +208,7 @@ _TIME = re.compile(
     r"|^\W*(?:the )?time (?:now )?in\b",
     re.IGNORECASE,
 )
+_UNKNOWN_PLACE: Final = re.compile(r"\bwhere (?:i|we|my|you)\b", re.IGNORECASE)
 _DAYS: Final = (
     (re.compile(r"\bday after tomorrow\b", re.IGNORECASE), 2),
     (re.compile(r"\bday before yesterday\b", re.IGNORECASE), -2),
@@ -236,7 +237,8 @@ def _read_primes(text: str) -> ClassifiedIntent | None:
 
 def _read_time(text: str) -> ClassifiedIntent | None:
     match = _TIME.search(text)
-    if match is None:
+    # "where I live" is a place that only a language model can look up.
+    if match is None or _UNKNOWN_PLACE.search(text, match.start()):
         return None
     place = _PLACE.search(text, match.start())
     entities: dict[str, Value] = {"zone": place["zone"].rstrip(".")} if place else {}
