@@ -125,6 +125,7 @@ KAIREI = {
 KAIREI_BY_TOPIC = {topic: category for category, topics in KAIREI.items() for topic in topics}
 
 OURS = {
+    "memory.items.forgotten": Category.PROCESSING,
     "dead_letters.replay.requested": Category.SYSTEM,
     "dead_letters.letter.replayed": Category.SYSTEM,
     "dead_letters.letter.edited": Category.SYSTEM,
