@@ -50,7 +50,7 @@ def ask(team: EventTestHarness, text: str) -> str:
     message = TextMessageEvent(
         stream_id="s", content=TextContent(text=text), context=EventContext(source="test", user_id="ada")
     )
-    sent = team.send_and_wait(message, "output.message.sent", timeout=10)
+    sent = team.send_event_and_wait(message, "output.message.sent", timeout=10)
     return str(sent.content.text)  # type: ignore[attr-defined]  # of that type
 
 

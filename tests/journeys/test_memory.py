@@ -60,7 +60,7 @@ def context_of(harness: EventTestHarness, query: str, *, user_id: str) -> Assemb
     asked = ContextRequestedEvent(
         stream_id="s", content=ContextRequest(query=query), context=EventContext(user_id=user_id)
     )
-    told = harness.send_and_wait(asked, "memory.context.assembled")
+    told = harness.send_event_and_wait(asked, "memory.context.assembled")
     assert isinstance(told, ContextAssembledEvent)
     return told.content
 
@@ -169,7 +169,7 @@ def test_a_correction_wins_and_is_no_conflict(alone, said_before, correction, no
 def test_a_contradiction_is_given_to_the_model_to_ask_about(team):
     say(team, "My name is Ada.", user_id="ada")
 
-    sent = team.send_and_wait(a_message("My name is Eve.", user_id="ada"), "output.message.sent")
+    sent = team.send_event_and_wait(a_message("My name is Eve.", user_id="ada"), "output.message.sent")
 
     assert "your name is Ada, and now Eve. Which is right?" in sent.content.text
 

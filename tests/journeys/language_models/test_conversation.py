@@ -71,7 +71,7 @@ def echo(question: dict[str, object]) -> Reply:
 
 def ask(team: EventTestHarness, turn: Turn) -> str:
     context = EventContext(source="test", user_id=turn.user)
-    sent = team.send_and_wait(
+    sent = team.send_event_and_wait(
         TextMessageEvent(stream_id="s", content=TextContent(text=turn.text), context=context),
         "output.message.sent",
         timeout=20,
