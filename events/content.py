@@ -26,9 +26,12 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     WithJsonSchema,
+    field_validator,
 )
 from pydantic_core import SchemaSerializer
 from typing_extensions import TypeAliasType
+
+from petiole.events.texts import is_blank
 
 MAX_DEPTH = 32
 """The most levels of nesting in free-form values. Deeper values are rejected when the event is created."""
@@ -272,10 +275,17 @@ class ParametersContent(Content):
 
 
 class TextContent(Content):
-    """Text as its author wrote it."""
+    """Text as its author wrote it, with something to read: spaces and invisible characters alone are refused."""
 
     text: Text
     language: str | None = Field(default=None, description="BCP 47 tag, where known")
+
+    @field_validator("text")
+    @classmethod
+    def _check_visible(cls, text: str) -> str:
+        if is_blank(text):
+            raise ValueError("is blank; write something, or send nothing")
+        return text
 
 
 class AudioContent(Content):

@@ -8,6 +8,7 @@ failure cannot fail for its words.
 from __future__ import annotations
 
 import traceback
+import unicodedata
 
 MAX_TEXT_LENGTH = 4_000
 """The most characters of an error's message in events, dead letters and logs."""
@@ -49,3 +50,13 @@ def traceback_text(error: BaseException) -> str:
     except BaseException as failure:  # noqa: BLE001 - an error's attributes are a stranger's
         text = f"{type(error).__name__}: its traceback cannot be read ({type(failure).__name__})\n"
     return text if len(text) <= MAX_TRACEBACK_LENGTH else f"…{text[-MAX_TRACEBACK_LENGTH:]}"
+
+
+_BLANK_CATEGORIES = frozenset({"Zs", "Zl", "Zp", "Cc", "Cf"})
+# Letters, symbols and marks that show nothing: Hangul fillers, the blank Braille pattern, joiners, variation selectors.
+_BLANK_SIGNS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0") | {chr(0xFE00 + n) for n in range(16)}
+
+
+def is_blank(text: str) -> bool:
+    """Return whether a text shows nothing: only spaces, separators, controls and invisible characters."""
+    return all(unicodedata.category(sign) in _BLANK_CATEGORIES or sign in _BLANK_SIGNS for sign in text)

@@ -66,6 +66,10 @@ class WorkerSettings(EnvironmentSettings):
     )
 
     # Memory and retrieval
+    context_max_tokens: Annotated[int, Field(ge=0)] = Field(
+        default=1_500,
+        description="Most tokens of the conversation so far in a model request; 0 gives the model only the message.",
+    )
     retrieval: Literal["keyword", "semantic"] = Field(
         default="keyword",
         description="Memory search: `keyword`, or `semantic`, which needs the extra `memory`.",
@@ -130,6 +134,9 @@ class WorkerSettings(EnvironmentSettings):
     llm_cost_window_s: Seconds = Field(default=86_400.0, description="Window in which costs are added up; a day.")
 
     # Channels
+    operator_stream: Annotated[str, Field(min_length=1, max_length=255)] = Field(
+        default="operators", description="Stream to which calls for a person are sent, by every channel."
+    )
     terminal_channel: bool = Field(default=False, description="Also write answers to the worker's standard output.")
     webhook_url: AnyHttpUrl | None = Field(
         default=None, repr=False, description="URL to which answers are posted; unset disables the webhook."

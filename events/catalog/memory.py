@@ -12,18 +12,23 @@ from petiole.events.ids import SYSTEM_STREAM, EventId, StreamId
 
 
 class MemoryItem(Content):
-    """A stored message, its author and time, and its score for the query (higher is better, 0 is no match)."""
+    """A stored message, its role and time, and its score for the query (higher is better, 0 is no match).
+
+    `said_by` is the user whose message it is or answers, `flow` the correlation id of that message.
+    """
 
     role: Literal["user", "assistant", "tool"]
     text: Text
     said_at: UtcDatetime
     score: Annotated[Number, Field(ge=0)] = 0.0
+    said_by: str | None = None
+    flow: str | None = None
 
 
 class Fact(Content):
     """A value of a subject's attribute, with the text and the event that it was extracted from.
 
-    If `is_claim` is False, a later value replaces an earlier one without a conflict.
+    A later value replaces an earlier one; without a conflict if it is a correction, or if `is_claim` is False.
     """
 
     subject: Text
@@ -34,6 +39,7 @@ class Fact(Content):
     source: EventId
     stream_id: StreamId
     is_claim: Flag = True
+    is_correction: Flag = False
 
     @property
     def key(self) -> str:
@@ -46,6 +52,8 @@ class Fact(Content):
 
     def contradicts(self, other: Fact) -> bool:
         """Return whether both are claims with different values. "Ada" and "Ada Lovelace" do not contradict."""
+        if self.is_correction:
+            return False
         shorter, longer = sorted((_words(self.value), _words(other.value)), key=len)
         return self.is_claim and other.is_claim and longer[: len(shorter)] != shorter
 
@@ -54,12 +62,41 @@ def _words(value: str) -> list[str]:
     return value.casefold().split()
 
 
+class Conflict(Content):
+    """Two statements about one subject that contradict each other."""
+
+    subject: Text
+    earlier: Text
+    later: Text
+
+
+class Forgotten(Content):
+    """How many facts and messages of a user were deleted because the user asked, or an operator."""
+
+    facts: Count = 0
+    messages: Count = 0
+
+
 class AssembledContext(Content):
-    """The memories that match a query, best first; empty if none does."""
+    """What is known for a message: the conversation so far, and the memories that match, best first.
+
+    Attributes:
+        items: The memories that match the query; empty if none does.
+        turns: The last messages of the conversation, oldest first: whole exchanges within the token budget.
+        summary: The messages before them, shortened; a line each.
+        facts: What the user stated about itself, as `attribute: value`.
+        conflicts: The statements of the message that contradict what the user stated before.
+        forgotten: What was deleted because the message asks for it.
+    """
 
     query: Text
     items: tuple[MemoryItem, ...] = ()
     is_truncated: Flag = False
+    turns: tuple[MemoryItem, ...] = ()
+    summary: str = ""
+    facts: tuple[Text, ...] = ()
+    conflicts: tuple[Conflict, ...] = ()
+    forgotten: Forgotten | None = None
 
 
 class LearnedPattern(Content):
@@ -67,14 +104,6 @@ class LearnedPattern(Content):
 
     pattern: Text
     occurrences: Annotated[Count, Field(ge=1)]
-
-
-class Conflict(Content):
-    """Two statements about one subject that contradict each other."""
-
-    subject: Text
-    earlier: Text
-    later: Text
 
 
 class ConsolidationDue(Content):
@@ -133,3 +162,10 @@ class ConsolidationCompletedEvent(MemoryEvent):
 
     event_type: Literal["memory.consolidation.completed"] = "memory.consolidation.completed"
     content: Consolidation = Consolidation()
+
+
+class MemoriesForgottenEvent(MemoryEvent):
+    """Facts and messages of a user were deleted. The event does not repeat them."""
+
+    event_type: Literal["memory.items.forgotten"] = "memory.items.forgotten"
+    content: Forgotten

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from petiole.events.content import Content, Count, Flag, Parameters, Ratio, Text
-from petiole.events.event import Category, Event
+from petiole.events.event import Category, Event, UtcDatetime
 
 
 class ClassifiedIntent(Content):
@@ -41,10 +41,12 @@ class ToolsRequest(Content):
 
 
 class ContextItem(Content):
-    """A memory in the form in which a model receives it."""
+    """A message or memory in the form in which a model receives it. `said_by` is the user that it is of, or answers."""
 
     role: Literal["user", "assistant", "tool"]
     text: Text
+    said_at: UtcDatetime | None = None
+    said_by: str | None = None
 
 
 class ToolMessage(Content):
@@ -70,10 +72,28 @@ class ToolRound(Content):
 
 
 class ModelRequest(Content):
-    """The input of a language model for one response. `round` is the number of tool rounds so far."""
+    """The input of a language model for one response.
+
+    Attributes:
+        said_by: The user.
+        said_at: The time of the message.
+        turns: The last messages of the conversation, oldest first.
+        summary: The messages before them, shortened; a line each.
+        facts: What the user stated about itself, as `attribute: value`.
+        notes: Sentences that the answer has to tell the user.
+        context: The memories that match the message, best first.
+        tools: The results of the tools that ran before the model.
+        round: The number of tool rounds so far.
+    """
 
     text: Text
     intent: Text
+    said_by: str | None = None
+    said_at: UtcDatetime | None = None
+    turns: tuple[ContextItem, ...] = ()
+    summary: str = ""
+    facts: tuple[Text, ...] = ()
+    notes: tuple[Text, ...] = ()
     context: tuple[ContextItem, ...] = ()
     tools: tuple[ToolMessage, ...] = ()
     round: Count = 0

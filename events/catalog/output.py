@@ -15,12 +15,17 @@ class FormattedMessage(Content):
     channel: Text
 
 
+MessageKind = Literal["answer", "suggestion", "intervention"]
+"""What a message is: the answer to a user, a suggestion that nobody asked for, or a call for an operator."""
+
+
 class SentMessage(Content):
     """A message that its channel accepted, and the channel's id for it."""
 
     text: Text
     channel: Text
     message_id: Text
+    kind: MessageKind = "answer"
 
 
 class DeliveryFailure(Content):
@@ -28,6 +33,7 @@ class DeliveryFailure(Content):
 
     text: Text
     channel: Text
+    kind: MessageKind = "answer"
     error_type: Text
     error: Text
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
@@ -10,11 +9,13 @@ import pytest
 
 from petiole.events import ContextAssembledEvent, Event, EventContext, TextContent, TextMessageEvent
 from petiole.events.catalog.memory import (
+    AssembledContext,
     ConflictDetectedEvent,
     Consolidation,
     ConsolidationCompletedEvent,
     ConsolidationDue,
     ConsolidationDueEvent,
+    MemoriesForgottenEvent,
     PatternLearnedEvent,
 )
 from petiole.events.catalog.orchestrator import ContextRequest, ContextRequestedEvent
@@ -22,7 +23,10 @@ from petiole.events.catalog.session import StreamEndedEvent
 from petiole.tasks import replay_history
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.agents import llm, memory, orchestrator, output, tools
-from tests.support.inside import Inside
+from petiole.workers.retrieval.forget_requests import ForgetRequest
+from petiole.workers.state import team_state
+from petiole.workers.state.forgetting import MemoryOwner, forget
+from tests.support.inside import Inside, settle
 
 DUE = ConsolidationDue(interval_s=3600, slot=1)
 
@@ -50,6 +54,15 @@ def say(harness: EventTestHarness, *texts: str, stream_id: str = "s", user_id: s
 
 def said(harness: EventTestHarness, kind: type[Event]) -> list[Event]:
     return [event for event in harness.published_events() if isinstance(event, kind)]
+
+
+def context_of(harness: EventTestHarness, query: str, *, user_id: str) -> AssembledContext:
+    asked = ContextRequestedEvent(
+        stream_id="s", content=ContextRequest(query=query), context=EventContext(user_id=user_id)
+    )
+    told = harness.send_event_and_wait(asked, "memory.context.assembled")
+    assert isinstance(told, ContextAssembledEvent)
+    return told.content
 
 
 def recalled(harness: EventTestHarness, query: str, stream_id: str = "s", user_id: str | None = None) -> list[str]:
@@ -126,13 +139,78 @@ def test_where_meaning_is_chosen_other_words_find_it_too(alone, monkeypatch):
     assert recalled(alone, "Which car do I drive?") == ["I bought a Volvo."]
 
 
-def test_what_a_tool_found_is_known_in_all_streams_of_its_user(team):
+def test_what_a_tool_found_is_no_fact_and_is_unknown_in_other_streams(team):
     say(team, "What is 12 * 7?", stream_id="one", user_id="ada")
 
-    (found,) = recalled(team, "calculator", "two", "ada")
-    assert re.fullmatch(
-        r'on \d{4}-\d\d-\d\d, you asked: "What is 12 \* 7\?", and the tool calculator found: .*84.*', found
-    )
+    assert recalled(team, "calculator", "two", "ada") == []
+    (reading,) = [each for each in Inside(team).remembered("one") if each.role == "tool"]
+    assert reading.text == "the tool calculator found: 12 * 7 is 84"
+
+
+@pytest.mark.parametrize(
+    ("said_before", "correction", "now"),
+    [
+        ("My name is Ada.", "No, that's wrong, my name is Eve.", "name: Eve"),
+        ("My name is Ada.", "No, it's Eve, not Ada.", "name: Eve"),
+        ("I live in Paris.", "I moved to Rome.", "home: Rome"),
+        ("I live in Paris.", "Not Paris, I meant Rome", "home: Rome"),
+    ],
+)
+def test_a_correction_wins_and_is_no_conflict(alone, said_before, correction, now):
+    say(alone, said_before, correction, user_id="ada")
+
+    known = context_of(alone, "what do you know?", user_id="ada")
+
+    assert known.facts == (now,)
+    assert known.conflicts == ()
+    assert said(alone, ConflictDetectedEvent) == []
+
+
+def test_a_contradiction_is_given_to_the_model_to_ask_about(team):
+    say(team, "My name is Ada.", user_id="ada")
+
+    sent = team.send_event_and_wait(a_message("My name is Eve.", user_id="ada"), "output.message.sent")
+
+    assert "your name is Ada, and now Eve. Which is right?" in sent.content.text
+
+
+@pytest.mark.parametrize(
+    ("request_text", "left"),
+    [
+        ("Forget my name.", ("likes tea: yes", "home: Paris")),
+        ("please forget that I like tea", ("name: Ada", "home: Paris")),
+        ("Forget where I live", ("name: Ada", "likes tea: yes")),
+        ("Forget what I just said", ("name: Ada", "likes tea: yes")),
+        ("Forget everything you know about me!", ()),
+        ("Forget it.", ("name: Ada", "likes tea: yes", "home: Paris")),
+        ("Don't forget my name.", ("name: Ada", "likes tea: yes", "home: Paris")),
+    ],
+)
+def test_what_the_user_asks_to_forget_is_forgotten(alone, request_text, left):
+    say(alone, "My name is Ada.", "I like tea.", "I live in Paris.", user_id="ada")
+    say(alone, "My name is Grace.", user_id="grace")
+
+    context_of(alone, request_text, user_id="ada")
+
+    assert context_of(alone, "what do you know?", user_id="ada").facts == left
+    assert context_of(alone, "what do you know?", user_id="grace").facts == ("name: Grace",)
+    is_forgotten = len(left) < 3
+    assert len(said(alone, MemoriesForgottenEvent)) == is_forgotten
+    kept = " ".join(each.text for each in Inside(alone).remembered("s"))
+    assert all((fact.split(": ")[1] in kept) or fact.endswith("yes") for fact in left)
+    assert not is_forgotten or "name: Ada" in left or "Ada" not in kept
+
+
+def test_what_was_forgotten_does_not_come_back_by_a_replay(alone):
+    say(alone, "My name is Ada.", user_id="ada")
+    state = team_state(alone.bus)
+    forget(state, MemoryOwner("ada", "s"), ForgetRequest(is_everything=True), alone.bus.now())
+
+    assert replay_history("memory.remember", bus=alone.bus).sent > 0
+    settle(alone)
+
+    assert state.facts.read("user:ada") == []
+    assert Inside(alone).remembered("s") == []
 
 
 def test_a_question_becomes_a_habit_once(alone):

@@ -228,9 +228,9 @@ def send_and_die(self, stream_id, message_id, text):
     if "early" in text:
         die_once("early")
 
-def tell_and_die(event, channel, message_id, text):
-    sent = told(event, channel, message_id, text)
-    if "late" in text and channel.name == "terminal":
+def tell_and_die(event, channel, message_id, message):
+    sent = told(event, channel, message_id, message)
+    if "late" in message.text and channel.name == "terminal":
         die_once("late")
     return sent
 

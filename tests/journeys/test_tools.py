@@ -311,7 +311,7 @@ def test_a_call_that_failed_may_be_made_again(team, registry: ToolRegistry):
             raise ConnectionError("not yet")
         return "well"
 
-    ends = {}
+    ends: dict[str, Any] = {}
     for call_id in ("first", "second"):
         ends |= ends_of(team.send_through(a_request(a_call(call_id, "fickle"), correlation_id="f")))
 

@@ -27,9 +27,11 @@ from petiole.workers.tools import ToolRegistry
 _COMMANDS = (
     "approvals",
     "breakers",
+    "chat",
     "counters",
     "dead_letters",
     "doctor",
+    "memory",
     "parked",
     "sessions",
     "shadows",

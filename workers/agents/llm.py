@@ -9,6 +9,7 @@ published, so that the user gets an apology; also after any error of the model i
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -46,8 +47,11 @@ from petiole.workers.llm.usage_limits import build_usage_record, limit_usage
 from petiole.workers.settings import WorkerSettings
 from petiole.workers.state import team_state
 from petiole.workers.tools import installed_tools
+from petiole.workers.tools.connecting import connect_tool_sources
 
 agent = Agent("llm")
+
+log = logging.getLogger(__name__)
 
 MODEL_RETRY_POLICY = RetryPolicy(max_attempts=3)
 
@@ -94,6 +98,19 @@ async def _answer_within_caps(
     finally:
         await asyncio.to_thread(reserved.settle, cost)
     return response, usage
+
+
+@agent.on_start
+def load_model() -> None:
+    """Create the model and list the tools before the first request, which would wait for their libraries.
+
+    A model that cannot be created is logged. Each request fails with the reason, and its user gets an apology.
+    """
+    try:
+        _cached_model(WorkerSettings().llm)
+        connect_tool_sources()
+    except Exception as error:  # noqa: BLE001 - a model may be anybody's code; its requests raise the error again
+        log.warning("model.load_failed", extra={"model": WorkerSettings().llm, "error": error_text(error)})
 
 
 @agent.on_include

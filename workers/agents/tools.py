@@ -22,6 +22,7 @@ from typing import TypeAlias
 from pydantic_core import to_json
 
 from petiole.events.catalog.flow import FlowCancelledEvent
+from petiole.events.catalog.input import TextMessageEvent
 from petiole.events.catalog.memory import MemoryItem
 from petiole.events.catalog.orchestrator import ToolsRequestedEvent
 from petiole.events.catalog.tools import (
@@ -53,12 +54,13 @@ from petiole.tasks import Agent, Context, idempotent, publish
 from petiole.tasks.handling.current import current_bus
 from petiole.tasks.instrumentation.tracing import trace_operation
 from petiole.workers.llm.rules.intent_rules import classify_intent
-from petiole.workers.retrieval import Retriever, configured_retriever
+from petiole.workers.retrieval import Retriever, configured_retriever, warm_up_retrieval
 from petiole.workers.retrieval.candidates import collect_candidates, fact_owner
 from petiole.workers.retrieval.keyword import search_terms
 from petiole.workers.settings import WorkerSettings
 from petiole.workers.state import team_state
 from petiole.workers.tools import Tool, ToolContext, approvals, installed_tools
+from petiole.workers.tools.connecting import connect_tool_sources
 from petiole.workers.tools.tool_calls import (
     CallOutcome,
     ProgressLimiter,
@@ -103,11 +105,12 @@ class CallFailed(Exception):  # noqa: N818 - named as the outcome that it become
 
 @agent.on_start
 def load_tools() -> None:
-    """Import the tools before the first call.
+    """Import the tools, connect to MCP servers, and load the retrieval model, before the first call.
 
     Raises NotConfigured, UsageError (missing_extra), and any error of the modules.
     """
-    installed_tools()
+    connect_tool_sources()
+    warm_up_retrieval()
 
 
 @agent.on_stop
@@ -298,7 +301,9 @@ def _memory_search(context: Context) -> Callable[[str, int], Sequence[MemoryItem
         event = context.event
         state = team_state(context.bus)
         stream_memories, facts = state.memories.read_by_key(event.stream_id), state.facts.read(fact_owner(event))
-        earlier = collect_candidates(stream_memories, facts, context.flow(), event.stream_id)
+        message = next((each for each in context.flow() if isinstance(each, TextMessageEvent)), None)
+        own_words = message.content.text if message else query
+        earlier = collect_candidates(stream_memories, facts, message or event, own_words)
         return search_memory(query, limit, earlier, configured_retriever(state.vectors))
 
     return recall

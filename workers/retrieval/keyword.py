@@ -1,18 +1,18 @@
 """Keyword retrieval: rank memories by the words they share with a query, with SQLite's full-text search.
 
-Words are reduced to English stems. Synonyms do not match: "car" does not find "vehicle". Text without spaces counts as
-one word.
+Words are reduced to English stems. Synonyms do not match: "car" does not find "vehicle". Scripts without spaces match
+by pairs of signs: search_text.py.
 """
 
 from __future__ import annotations
 
 import math
-import re
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 
 from petiole.events.catalog.memory import MemoryItem
+from petiole.workers.retrieval.search_text import split_terms
 
 # Frequent words, and the parts of contractions ("what's", "don't").
 _STOP_WORDS = frozenset(
@@ -26,15 +26,15 @@ _STOP_WORDS = frozenset(
     """.split()  # noqa: SIM905 - a list of words reads best as words
 )
 
-_WORD = re.compile(r"[^\W_]+")
-
 MAX_SEARCH_TERMS = 32
-"""Most words of a query that are searched for; later words are ignored."""
+"""Most terms of a query that are searched for; later ones are ignored."""
+
+_MAX_TEXT_LENGTH = 20_000
 
 
 def search_terms(query: str) -> list[str]:
-    """List the words of a query without stop words and duplicates."""
-    words = dict.fromkeys(_WORD.findall(query.casefold()))
+    """List the words, pairs of signs and emoji of a query without stop words and duplicates."""
+    words = dict.fromkeys(split_terms(query[:_MAX_TEXT_LENGTH], is_query=True))
     return [word for word in words if word not in _STOP_WORDS][:MAX_SEARCH_TERMS]
 
 
@@ -66,13 +66,19 @@ def rank_by_keywords(query: str, memories: Sequence[MemoryItem], limit: int) -> 
     return [memories[row].model_copy(update={"score": scores[row]}) for row in best]
 
 
+def match_all_terms(query: str, memories: Sequence[MemoryItem]) -> set[int]:
+    """Find the positions of the memories that have every search term of a query; none if it has no terms."""
+    matches = _find_terms(search_terms(query), memories).values()
+    return set.intersection(*matches) if matches else set()
+
+
 def _inverse_document_frequency(matches: int, total: int) -> float:
     return math.log(1 + (total - matches + 0.5) / (matches + 0.5))
 
 
 def _find_terms(words: Sequence[str], memories: Sequence[MemoryItem]) -> dict[str, set[int]]:
     """Find the positions of the memories that contain each word."""
-    texts = (memory.text for memory in memories)
+    texts = (" ".join(map(_indexed, split_terms(memory.text[:_MAX_TEXT_LENGTH]))) for memory in memories)
     with closing(sqlite3.connect(":memory:")) as index:
         index.execute("CREATE VIRTUAL TABLE memories USING fts5(text, tokenize='porter unicode61')")
         index.executemany("INSERT INTO memories(rowid, text) VALUES (?, ?)", enumerate(texts))
@@ -81,5 +87,11 @@ def _find_terms(words: Sequence[str], memories: Sequence[MemoryItem]) -> dict[st
 
 def _matching_rows(index: sqlite3.Connection, word: str) -> set[int]:
     # Quoted, because a word may read like an operator (AND, NEAR). A word contains no quotes.
-    rows = index.execute("SELECT rowid FROM memories WHERE memories MATCH ?", (f'"{word}"',))
+    rows = index.execute("SELECT rowid FROM memories WHERE memories MATCH ?", (f'"{_indexed(word)}"',))
     return {row for (row,) in rows}
+
+
+def _indexed(term: str) -> str:
+    # SQLite's tokenizer splits at marks and drops emoji, so terms beyond ASCII are written in hexadecimal,
+    # with a last letter that no English ending has, or the stemmer would cut them.
+    return term if term.isascii() else f"u{term.encode('utf-8', 'surrogatepass').hex()}x"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from petiole.events.catalog.memory import MemoryItem
+
+EMBEDDING_MODEL: Final = "minilm-l6-v2-int8"
+"""The name of the embedding model whose vectors are stored."""
 
 
 class Retriever(Protocol):

@@ -1,7 +1,8 @@
 """Semantic retrieval: rank memories by the similarity of their embeddings to the query's. Needs the extra `memory`.
 
-"Which car do I drive?" finds "I bought a Volvo". The embedding of a text is computed at its first search, in about
-6 ms, and stored for all workers.
+"Which car do I drive?" finds "I bought a Volvo". The model reads English: a query in a script without spaces is
+searched by keywords. The embedding of a text is computed at its first search, in about 6 ms, and stored for all
+workers.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from petiole.events.catalog.memory import MemoryItem
+from petiole.workers.retrieval.keyword import rank_by_keywords
 from petiole.workers.retrieval.retriever import VectorStore
+from petiole.workers.retrieval.search_text import is_unspaced
 
 
 class Embedder(Protocol):
@@ -38,6 +41,8 @@ class SemanticRetriever:
 
     def rank(self, query: str, memories: Sequence[MemoryItem], limit: int) -> list[MemoryItem]:
         """Rank the memories whose cosine similarity to the query, which is their score, reaches the cutoff."""
+        if is_unspaced(query):
+            return rank_by_keywords(query, memories, limit)
         indices = [index for index, memory in enumerate(memories) if _has_letters_or_digits(memory.text)]
         if not indices or limit <= 0 or not _has_letters_or_digits(query):
             return []

@@ -3,6 +3,7 @@
     My name is Ada.                  user, name, Ada              also: call me, I am called
     I live in Paris and work at ESA  user, home, Paris; user, employer, ESA
     I like tea but I hate coffee.    user, likes tea, yes; user, likes coffee, no
+    No, that's wrong, my name is Eve a correction: user, name, Eve
     My dog's name is Rex.            user, dog's name, Rex        also: my dog is called, my dog is named
     My favourite colour is blue.     user, favourite colour, blue
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from petiole.workers.retrieval.questions import normalize_question
@@ -27,7 +28,23 @@ _MAX_STATEMENTS = 8
 _SENTENCES = re.compile(r"[^.!?;\n]*(?:\.(?=\S)[^.!?;\n]*)*[.!?;\n]?")
 _CLAUSES = re.compile(r",?\s+(?:and|but)\s+(?=(?:i|my|call me|work|live)\b)|,\s+(?=(?:i|my)\b)", re.IGNORECASE)
 _CONDITIONS = re.compile(r"^(?:if|when|suppose|imagine|maybe|perhaps|unless)\b", re.IGNORECASE)
-_OPENING = r"^(?:(?:hi|hello|hey|well|so|no|yes|actually|sorry|please|by the way|oh|remember that|now)[,:]?\s+)*"
+_CORRECTION_WORDS = (
+    r"no|nope|actually|sorry|correction|wrong|that(?:'s| is| was) (?:wrong|not (?:right|true|correct))"
+    r"|you(?:'re| are) wrong|i (?:meant|mean)(?: that)?|i was wrong"
+)
+_OPENING = (
+    r"^(?:(?:hi|hello|hey|well|so|yes|please|by the way|oh|(?:please )?remember(?: that)?|note that|now"
+    rf"|{_CORRECTION_WORDS})[,:;.!]?\s+)*"
+)
+_CORRECTIONS = re.compile(rf"^(?:(?:oh|well|hi|hey),?\s+)*(?:{_CORRECTION_WORDS})\b", re.IGNORECASE)
+_MOVES = re.compile(r"\b(?:now|currently|moved to|no longer|changed)\b", re.IGNORECASE)
+_REPLACEMENTS: Final = tuple(
+    re.compile(_OPENING + pattern + r"[.! ]*$", re.IGNORECASE)
+    for pattern in (
+        r"(?:it(?:'s| is)|i meant|i said)? ?(?P<new>[^,.;!?]{1,80}?),? (?:and )?not (?P<old>[^,.;!?]{1,80})",
+        r"(?:it(?:'s| is) )?not (?P<old>[^,.;!?]{1,80}?),? (?:but|it(?:'s| is)|i meant)? ?(?P<new>[^,.;!?]{1,80})",
+    )
+)
 
 # Frequent in "my … is …", without a lasting value.
 _TEMPORARY_ATTRIBUTES: Final = frozenset(
@@ -51,13 +68,17 @@ _SECRET_ATTRIBUTES: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """A statement about a subject. `text` is its sentence; a different value contradicts a claim."""
+    """A statement about a subject. `text` is its sentence; a different value contradicts a claim.
+
+    A correction replaces an earlier value without a contradiction.
+    """
 
     subject: str
     attribute: str
     value: str
     text: str
     is_claim: bool = True
+    is_correction: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +97,7 @@ _ANYTHING: Final = _rule(rf"my (?P<attribute>[^\W\d_][\w' -]{{0,40}}?) is {_A_VA
 _RULES: Final = (
     _rule(rf"(?:my (?:full )?name is|my name's|(?:please )?call me|i(?:'m| am) called) {_A_VALUE}", "name"),
     _rule(rf"(?:i|we)?\s*(?:now |currently )?live (?:now )?(?:in|at) {_A_VALUE}", "home"),
+    _rule(rf"i(?:'ve| have)? (?:just )?moved to {_A_VALUE}", "home"),
     _rule(rf"(?:i)?\s*(?:now |currently )?work (?:at|for) {_A_VALUE}", "employer"),
     _rule(rf"i(?: now| currently)? work as (?:an? |the )?{_A_VALUE}", "occupation"),
     _rule(r"i(?:'m| am) (?P<value>\d{1,3})(?: years old)?", "age"),
@@ -92,14 +114,30 @@ def extract_statements(text: str) -> tuple[Statement, ...]:
     return tuple(_statements(text[:_MAX_TEXT_LENGTH].replace("\u2019", "'")))[:_MAX_STATEMENTS]
 
 
+def extract_replacement(text: str) -> tuple[str, str] | None:
+    """Extract the new and the old value of a correction that names no attribute: "it's Eve, not Ada"."""
+    plain = text[:_MAX_TEXT_LENGTH].replace("\u2019", "'").strip()
+    for pattern in _REPLACEMENTS:
+        if match := pattern.match(plain):
+            return match["new"].strip(" \"'"), match["old"].strip(" \"'")
+    return None
+
+
+def is_correction(text: str) -> bool:
+    """Return whether a message corrects something: "no, …", "that's wrong", "I meant …", "I now live in …"."""
+    plain = text[:_MAX_TEXT_LENGTH].replace("\u2019", "'").strip()
+    return bool(_CORRECTIONS.match(plain) or _MOVES.search(plain))
+
+
 def _statements(text: str) -> Iterator[Statement]:
+    corrects = is_correction(text)
     for sentence in _SENTENCES.findall(text):
         stripped = sentence.strip()
         if not stripped or normalize_question(stripped) or _CONDITIONS.match(stripped):
             continue
         for clause in _CLAUSES.split(stripped):
             if statement := _match_rules(clause.strip(" ,"), stripped):
-                yield statement
+                yield replace(statement, is_correction=corrects)
 
 
 def _match_rules(clause: str, sentence: str) -> Statement | None:

@@ -1,14 +1,14 @@
 """Facts about users, each with all its stated values, by time.
 
 Promise: a statement learned twice counts once, in any order of statements. The last 20 values of a fact and the newest
-500 facts of an owner are kept.
+500 facts of an owner are kept. A forgotten statement is not learned again, such as by a replay.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -42,9 +42,13 @@ class Facts:
 
     def learn(self, owner: str, statement: Fact) -> tuple[Fact, Fact] | None:
         """Store a statement; returns the earlier and the later value if they contradict. Repeating returns the same."""
-        name = self._keys.facts(owner)
+        name, removals = self._keys.facts(owner), self._keys.fact_removals(owner)
 
         def update(pipe: Pipeline) -> LearnResult:
+            forgotten: Any = pipe.hmget(removals, [statement.key, ""])
+            if any(at and statement.said_at.timestamp() <= float(at) for at in forgotten):
+                pipe.multi()
+                return LearnResult(())
             text: Any = pipe.hget(name, statement.key)
             learned = learn(_Values.validate_json(text) if text else (), statement)
             pipe.multi()
@@ -56,6 +60,7 @@ class Facts:
         learned: Any = self._client.transaction(
             update,  # type: ignore[arg-type]  # the annotation ignores value_from_callable
             name,
+            removals,
             value_from_callable=True,
         )
         self._drop_oldest(name)
@@ -66,6 +71,26 @@ class Facts:
         """Read all facts of an owner, each as its values, oldest first; the last one is valid."""
         texts: Any = self._client.hgetall(self._keys.facts(owner))
         return sorted((_Values.validate_json(text) for text in texts.values()), key=lambda values: values[-1].said_at)
+
+    def forget(self, owner: str, keys: Collection[str], until: datetime) -> int:
+        """Delete facts of an owner, and refuse what was stated about them until then. Safe to repeat.
+
+        The key "" refuses every statement until then. Returns how many facts there were.
+        """
+        if not keys:
+            return 0
+        removals = self._keys.fact_removals(owner)
+        with self._client.pipeline(transaction=True) as pipe:
+            pipe.hdel(self._keys.facts(owner), *keys)
+            pipe.hset(removals, mapping=dict.fromkeys(keys, repr(until.timestamp())))
+            pipe.pexpire(removals, FACT_RETENTION)
+            count: Any = pipe.execute()[0]
+        return int(count)
+
+    def is_forgotten(self, owner: str, said_at: datetime) -> bool:
+        """Return whether everything of the owner from this time was forgotten."""
+        at: Any = self._client.hget(self._keys.fact_removals(owner), "")
+        return at is not None and said_at.timestamp() <= float(at)
 
     def _drop_oldest(self, name: str) -> None:
         count: Any = self._client.hlen(name)

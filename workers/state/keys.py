@@ -9,6 +9,7 @@ Each starts with PETIOLE_KEY_PREFIX and a colon, then fixed words; text from out
 | consolidation_queue               | set    | streams with new memories                     | until consolidated     |
 | event_counts:<sha-256>            | zset   | event -> its time in s                        | window plus cooldown   |
 | event_reports:<sha-256>           | zset   | events that reported the threshold            | window plus cooldown   |
+| fact_removals:<owner>             | hash   | key of a fact, or '' -> when forgotten, in s  | a year after the last  |
 | facts:<owner>                     | hash   | key of a fact -> its values as JSON           | a year after the last  |
 | memory_removals:<stream>          | zset   | key -> time of a consolidated memory          | 30 days after the last |
 | memory_texts:<stream>             | hash   | key -> MemoryItem JSON                        | 30 days after the last |
@@ -17,6 +18,7 @@ Each starts with PETIOLE_KEY_PREFIX and a colon, then fixed words; text from out
 | outbound_message_ids:<stream>     | set    | ids of the messages appended                  | a day after the last   |
 | outbound_messages:<stream>        | stream | messages to the user, the last 1,000          | a day after the last   |
 | spending:<sha-256>:<window>       | text   | millionths of a dollar                        | two windows            |
+| user_streams:<user>               | set    | streams with memories of the user             | 30 days after the last |
 | vectors:<sha-256>:<model>         | text   | embedding of a text: float32 as base64        | 30 days                |
 """
 
@@ -46,6 +48,12 @@ class StateKeys:
 
     def facts(self, owner: str) -> str:
         return f"{self.prefix}:facts:{owner}"
+
+    def fact_removals(self, owner: str) -> str:
+        return f"{self.prefix}:fact_removals:{owner}"
+
+    def user_streams(self, user_id: str) -> str:
+        return f"{self.prefix}:user_streams:{user_id}"
 
     def vector(self, model: str, sha256: str) -> str:
         return f"{self.prefix}:vectors:{sha256}:{model}"

@@ -36,6 +36,11 @@ class Memories:
 
     def keep(self, stream_id: str, key: str, recollection: MemoryItem) -> bool:
         """Store a memory under its key. Safe to repeat; returns whether it is new."""
+        if recollection.said_by is not None:
+            # First, so that a memory is never stored without its user's list of streams, by which it is deleted.
+            streams = self._keys.user_streams(recollection.said_by)
+            self._client.sadd(streams, stream_id)
+            self._client.pexpire(streams, MEMORY_RETENTION)
         at = repr(recollection.said_at.timestamp())
         added: Any = self._keep(
             keys=[*self._names(stream_id), self._keys.memories_to_consolidate],
@@ -66,6 +71,17 @@ class Memories:
             fields = [field for key in removed for field in (key, repr(_timestamp(memories[key])))]
             self._remove(keys=self._names(stream_id), args=[_milliseconds(MEMORY_RETENTION), floor, *fields])
         return Consolidation(examined=len(memories), merged=len(merged), dropped=len(dropped))
+
+    def list_streams(self, user_id: str) -> list[str]:
+        """List the streams with memories of a user."""
+        stream_ids: Any = self._client.smembers(self._keys.user_streams(user_id))
+        return sorted(str(stream_id) for stream_id in stream_ids)
+
+    def forget(self, stream_id: str, memories: Mapping[str, MemoryItem]) -> None:
+        """Delete memories of a stream. They are not stored again, such as by a replay. Safe to repeat."""
+        if memories:
+            fields = [field for key, memory in memories.items() for field in (key, repr(_timestamp(memory)))]
+            self._remove(keys=self._names(stream_id), args=[_milliseconds(MEMORY_RETENTION), "", *fields])
 
     def list_changed(self, limit: int) -> list[str]:
         """List up to `limit` streams with new memories since their last consolidation."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from redis import Redis
 
+from petiole.workers.retrieval.retriever import EMBEDDING_MODEL
 from petiole.workers.state.keys import StateKeys
 
 VECTOR_RETENTION = timedelta(days=30)
@@ -39,6 +40,11 @@ class EmbeddingStore:
                 # Base64, because the client decodes all responses as UTF-8.
                 pipe.set(self._key(model, text), base64.b64encode(vector), ex=VECTOR_RETENTION)
             pipe.execute()
+
+    def delete(self, texts: Sequence[str]) -> None:
+        """Delete the embeddings of these texts."""
+        if texts:
+            self._client.delete(*(self._key(EMBEDDING_MODEL, text) for text in texts))
 
     def _key(self, model: str, text: str) -> str:
         return self._keys.vector(model, sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32])

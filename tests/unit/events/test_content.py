@@ -296,3 +296,14 @@ def test_every_whole_number_in_a_content_is_strict_and_fits_in_64_bits() -> None
 
 def all_contents(base: type[Content] = Content) -> list[type[Content]]:
     return [base, *(model for child in base.__subclasses__() for model in all_contents(child))]
+
+
+@pytest.mark.parametrize("text", [" ", "\n\t ", "\u00a0\u3000", "\u200b\u2060", "\u2800", "\u3164", "\ufe0f"])
+def test_a_text_that_shows_nothing_is_refused(text: str) -> None:
+    with pytest.raises(ValidationError, match="is blank; write something"):
+        TextContent(text=text)
+
+
+@pytest.mark.parametrize("text", ["a", " \U0001f44d ", "\u65e5", "\ue000"])
+def test_a_text_that_shows_something_is_taken_as_it_is(text: str) -> None:
+    assert TextContent(text=text).text == text

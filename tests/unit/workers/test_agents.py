@@ -12,8 +12,6 @@ from petiole.events import (
     Event,
     FormattedResponse,
     GeneratedResponse,
-    ProactiveSuggestion,
-    ProactiveSuggestionEvent,
     ResponseGeneratedEvent,
     ResponseReadyEvent,
     TextContent,
@@ -36,17 +34,17 @@ from petiole.workers.agents import input as input_agent
 from petiole.workers.agents.llm import build_model_failure
 from petiole.workers.agents.memory import select_context
 from petiole.workers.agents.output import (
+    OutgoingMessage,
     build_formatting_completed,
     build_message_failed,
     is_final_failure,
-    requested_channel,
     select_channels,
     send_once,
 )
 from petiole.workers.agents.tools import search_memory
 from petiole.workers.channels import Mailbox, OutputChannel, Terminal
 from petiole.workers.retrieval.keyword import KeywordRetriever
-from petiole.workers.retrieval.memory_extraction import extract_recollection
+from petiole.workers.retrieval.memory_extraction import extract_facts, extract_recollection
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
@@ -110,32 +108,39 @@ def test_what_users_and_models_said_is_remembered() -> None:
     message = a_message()
     answered = message.caused(ResponseGeneratedEvent, content=GeneratedResponse(text="84", model="rules"))
 
-    assert extract_recollection(message, []) == MemoryItem(
-        role="user", text="What is 12 * 7?", said_at=message.timestamp
-    )
-    assert extract_recollection(answered, []) == MemoryItem(role="assistant", text="84", said_at=answered.timestamp)
-    assert extract_recollection(StreamEndedEvent(stream_id="s-1"), []) is None
+    memories = [extract_recollection(event) for event in (message, answered)]
+
+    assert [(memory.role, memory.text, memory.said_at) for memory in memories if memory] == [
+        ("user", "What is 12 * 7?", message.timestamp),
+        ("assistant", "84", answered.timestamp),
+    ]
+    assert {(memory.said_by, memory.flow) for memory in memories if memory} == {
+        (message.context.user_id, message.correlation_id)
+    }
+    assert extract_recollection(StreamEndedEvent(stream_id="s-1")) is None
 
 
 def a_result(message: Event, tool: str, **outcome: Any) -> ToolResultEvent:
     return message.caused(ToolResultEvent, content=ToolResult(call_id="c-1", tool=tool, **outcome))
 
 
-def test_what_a_tool_found_is_remembered_with_its_question() -> None:
+def test_what_a_tool_found_is_remembered_as_the_reading_of_a_tool() -> None:
     message = a_message()
     result = a_result(message, "calculator", data={"value": 84, "text": "12 * 7 is 84"})
 
-    learned = extract_recollection(result, [message, result])
+    learned = extract_recollection(result)
 
     assert learned is not None
-    assert learned.text == 'you asked: "What is 12 * 7?", and the tool calculator found: 12 * 7 is 84'
+    assert (learned.role, learned.said_at) == ("tool", result.timestamp)
+    assert learned.text == "the tool calculator found: 12 * 7 is 84"
+    assert list(extract_facts(result)) == []
 
 
 def test_what_failed_or_was_remembered_already_is_not_remembered() -> None:
     message = a_message()
 
-    assert extract_recollection(a_result(message, "recall", data={"value": []}), [message]) is None
-    assert extract_recollection(a_result(message, "clock", ok=False, error="no zone"), [message]) is None
+    assert extract_recollection(a_result(message, "recall", data={"value": []})) is None
+    assert extract_recollection(a_result(message, "clock", ok=False, error="no zone")) is None
 
 
 def test_context_is_the_best_matches_and_whether_there_are_more() -> None:
@@ -184,31 +189,28 @@ def a_response(channel: str | None = None) -> ResponseReadyEvent:
     return a_message().caused(ResponseReadyEvent, content=FormattedResponse(text="84", channel=channel))
 
 
-def a_suggestion() -> ProactiveSuggestionEvent:
-    content = ProactiveSuggestion(text="rest", reason="late", confidence=0.9, cooldown_key="rest")
-    return a_message().caused(ProactiveSuggestionEvent, content=content)
-
-
 @pytest.mark.parametrize(
-    ("event", "names"),
+    ("requested", "names"),
     [
-        (a_response(), ["mailbox", "terminal"]),
-        (a_response("terminal"), ["mailbox", "terminal"]),
-        (a_response("mailbox"), ["mailbox"]),
-        (a_response("pigeon"), ["mailbox"]),
-        (a_suggestion(), ["mailbox", "terminal"]),
+        (None, ["mailbox", "terminal"]),
+        ("terminal", ["mailbox", "terminal"]),
+        ("mailbox", ["mailbox"]),
+        ("pigeon", ["mailbox"]),
     ],
 )
-def test_the_mailbox_takes_every_answer(event: ResponseReadyEvent | ProactiveSuggestionEvent, names: list[str]) -> None:
+def test_the_mailbox_takes_every_answer(requested: str | None, names: list[str]) -> None:
     channels: list[OutputChannel] = [Mailbox(lambda *_: None), Terminal()]
 
-    assert [channel.name for channel in select_channels(channels, requested_channel(event))] == names
+    assert [channel.name for channel in select_channels(channels, requested)] == names
+
+
+A_MESSAGE = OutgoingMessage("84", "answer", "s-1")
 
 
 def test_a_message_is_sent_under_its_id() -> None:
     kept: list[tuple[str, str, str]] = []
 
-    sent = send_once(a_response(), Mailbox(lambda *message: kept.append(message)), "m-1", "84")
+    sent = send_once(a_response(), Mailbox(lambda *message: kept.append(message)), "m-1", A_MESSAGE)
 
     assert (sent.content.text, sent.content.channel, sent.content.message_id) == ("84", "mailbox", "m-1")
     assert kept == [("s-1", "m-1", "84")]
@@ -240,7 +242,7 @@ def test_what_is_said_of_a_message_and_a_channel_is_said_once() -> None:
     others = [
         build_formatting_completed(response, terminal, "m-1", "84"),
         build_formatting_completed(response, mailbox, "m-2", "84"),
-        build_message_failed(response, mailbox, "m-1", "84", ProviderUnavailable("mailbox", "gone")),
+        build_message_failed(response, mailbox, "m-1", A_MESSAGE, ProviderUnavailable("mailbox", "gone")),
     ]
 
     assert first.event_id == again.event_id

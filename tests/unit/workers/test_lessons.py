@@ -8,7 +8,9 @@ from itertools import permutations
 
 import pytest
 
+from petiole.events.catalog.input import TextMessageEvent
 from petiole.events.catalog.memory import Fact, MemoryItem
+from petiole.events.content import TextContent
 from petiole.workers.retrieval.candidates import collect_candidates
 from petiole.workers.retrieval.questions import normalize_question
 from petiole.workers.retrieval.statements import extract_statements
@@ -109,12 +111,17 @@ def test_what_is_older_than_all_that_is_kept_is_not_taken_in():
     assert learn(values, a_fact("older", 0)) == LearnResult(values)
 
 
-def test_a_message_with_a_fact_that_still_holds_is_recalled_for_it():
-    said = {f"00000000-0000-7000-8000-{minute:012}": a_memory(f"said {minute}") for minute in (1, 2, 3)}
-    names = (a_fact("Ada", 1), a_fact("Grace", 2))
-    homes = (a_fact("Paris", 2, attribute="home"), a_fact("Rome", 3, attribute="home"))
+HOMES = (("Paris", 2), ("Rome", 3))
 
-    assert [each.text for each in collect_candidates(said, [names, homes], [], "s")] == ["said 2", "said 3"]
+
+def test_a_message_with_a_fact_that_still_holds_is_recalled_for_it():
+    texts = {1: "My name is Ada.", 2: "My name is Grace. My home is Paris.", 3: "My home is Rome."}
+    said = {f"00000000-0000-7000-8000-{minute:012}": a_memory(text) for minute, text in texts.items()}
+    message = TextMessageEvent(stream_id="s", content=TextContent(text="?"))
+    names = (a_fact("Ada", 1), a_fact("Grace", 2))
+    homes = tuple(a_fact(place, minute, attribute="home", text=f"My home is {place}.") for place, minute in HOMES)
+
+    assert [each.text for each in collect_candidates(said, [names, homes], message)] == [texts[2], texts[3]]
 
 
 def a_memory(text: str) -> MemoryItem:

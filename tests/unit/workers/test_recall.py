@@ -8,9 +8,9 @@ import pytest
 
 from petiole.events.catalog.input import TextMessageEvent
 from petiole.events.catalog.memory import MemoryItem
-from petiole.events.catalog.tools import ToolResult, ToolResultEvent
 from petiole.events.content import TextContent
-from petiole.workers.retrieval.earlier import exclude_current_flow
+from petiole.events.event import EventContext
+from petiole.workers.retrieval.candidates import collect_candidates
 from petiole.workers.retrieval.keyword import MAX_SEARCH_TERMS, rank_by_keywords, search_terms
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
@@ -80,18 +80,46 @@ def test_a_long_query_is_known_by_its_first_words() -> None:
     assert len(search_terms(" ".join(f"word{number}" for number in range(10_000)))) == MAX_SEARCH_TERMS
 
 
-def test_a_message_is_not_its_own_memory() -> None:
+@pytest.mark.parametrize(
+    ("query", "text"),
+    [
+        ("STRASSE", "Ich wohne in der Straße der Pariser Kommune"),
+        ("Straße", "die strasse ist lang"),
+        ("\uff21\uff44\uff41", "My name is Ada"),  # full width
+        ("cafe", "das Café am Eck"),
+        ("İSTANBUL", "I flew to istanbul"),
+        ("私の名前は何ですか", "私の名前はエイダです"),
+        ("我叫什么名字", "我的名字叫小明"),
+        ("猫", "うちの猫は黒い"),
+        ("내 이름이 뭐야?", "제 이름은 에이다입니다"),
+        ("ฉันชื่ออะไร", "ฉันชื่อเอดา"),
+        ("हिन्दी", "मुझे हिन्दी आती है"),
+        ("🍕", "we had 🍕🍕 yesterday"),
+        ("👍🏽", "he said 👍"),
+    ],
+)
+def test_a_memory_is_found_in_any_script_width_and_case(query: str, text: str) -> None:
+    assert found(query, "bread", text, "パンを買った", "面包") == [text]
+
+
+def test_a_message_and_what_it_led_to_are_not_its_own_memory() -> None:
     message = TextMessageEvent(stream_id="s-1", content=TextContent(text="hello"))
-    own = MemoryItem(role="user", text="hello", said_at=message.timestamp)
+    own = [
+        MemoryItem(role=role, text="hello", said_at=message.timestamp, flow=message.correlation_id)
+        for role in ("user", "tool")
+    ]
     earlier = MemoryItem(role="user", text="hello", said_at=NOON)
 
-    assert exclude_current_flow([earlier, own], [message]) == [earlier]
+    candidates = collect_candidates({"1": earlier, "2": own[0], "3": own[1]}, [], message)
+
+    assert candidates == [earlier]
 
 
-def test_what_a_tool_finds_for_the_message_at_hand_is_no_memory() -> None:
-    message = TextMessageEvent(stream_id="s", content=TextContent(text="What is 6 * 7?"))
-    result = message.caused(ToolResultEvent, content=ToolResult(call_id="c", tool="calculator", data={"value": 42}))
-    own = MemoryItem(role="tool", text="the tool calculator found: 42", said_at=result.timestamp)
-    earlier = MemoryItem(role="tool", text="the tool calculator found: 42", said_at=NOON)
+def test_who_asks_about_himself_is_not_given_the_words_of_others() -> None:
+    message = TextMessageEvent(
+        stream_id="s-1", content=TextContent(text="?"), context=EventContext(source="t", user_id="bob")
+    )
+    of_ada = MemoryItem(role="user", text="My name is Ada", said_at=NOON, said_by="ada")
 
-    assert exclude_current_flow([earlier, own], [message, result]) == [earlier]
+    assert collect_candidates({"1": of_ada}, [], message, "What is my name?") == []
+    assert collect_candidates({"1": of_ada}, [], message, "What did Ada say?") == [of_ada]

@@ -45,9 +45,9 @@ def test_the_rules_own_up_to_being_no_language_model(text: str, intent: str) -> 
 
 
 def test_a_statement_is_taken_in() -> None:
-    said = compose_answer(a_request("I like pizza.", "statement"))
+    said = compose_answer(a_request("My name is Ada, I live in Rome and I don't like tea.", "statement"))
 
-    assert said == 'I will remember that you said: "I like pizza."'
+    assert said == "I will remember that your name is Ada and that you live in Rome and that you do not like tea."
 
 
 def test_a_long_statement_is_quoted_in_part() -> None:

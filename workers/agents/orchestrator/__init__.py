@@ -25,6 +25,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 from petiole.events.catalog.input import InputEvent, TextMessageEvent
 from petiole.events.catalog.llm import ModelEvent, ModelFailure, ResponseFailedEvent, ResponseGeneratedEvent
+from petiole.events.catalog.memory import AssembledContext, MemoryItem
 from petiole.events.catalog.orchestrator import (
     ClassifiedIntent,
     ContextItem,
@@ -181,16 +182,48 @@ def build_tools_prepared(event: Event, answers: tuple[ToolMessage, ...]) -> Tool
 
 def request_model(event: Event, turn: ConversationTurn, missing: tuple[str, ...] = ()) -> ModelRequestedEvent:
     """Request the model for a turn, once per flow. `missing` names the parts that did not arrive in time."""
-    memories = turn.context.items if turn.context else ()
+    known = turn.context or AssembledContext(query=turn.message.content.text)
     content = ModelRequest(
         text=turn.message.content.text,
         intent=turn.intent.intent,
-        context=tuple(ContextItem(role=item.role, text=item.text) for item in memories),
+        said_by=turn.message.context.user_id,
+        said_at=turn.message.timestamp,
+        turns=context_items(known.turns),
+        summary=known.summary,
+        facts=known.facts,
+        notes=tuple(notes_for_user(known)),
+        context=context_items(known.items),
         tools=turn.answers,
         missing=missing,
         may_call_tools=WorkerSettings().max_tool_rounds > 0,
     )
     return event.caused(ModelRequestedEvent, event_id=flow_event_id(event, "model"), content=content)
+
+
+def context_items(memories: Sequence[MemoryItem]) -> tuple[ContextItem, ...]:
+    """Convert memories to the form in which a model receives them."""
+    return tuple(
+        ContextItem(role=memory.role, text=memory.text, said_at=memory.said_at, said_by=memory.said_by)
+        for memory in memories
+    )
+
+
+def notes_for_user(known: AssembledContext) -> Iterator[str]:
+    """Write what the answer has to tell: what was forgotten, and contradictions, about which it has to ask."""
+    if known.forgotten is not None:
+        facts, messages = known.forgotten.facts, known.forgotten.messages
+        counts = f"{facts} fact{'s' * (facts != 1)} and {messages} message{'s' * (messages != 1)}"
+        yield (
+            f"I have forgotten {counts}."
+            if facts or messages
+            else "I remember nothing of that, so nothing was forgotten."
+        )
+    for conflict in known.conflicts:
+        attribute = conflict.subject.removeprefix("user: ")
+        yield (
+            f"You said before that your {attribute} is {conflict.earlier}, and now {conflict.later}. Which is right? "
+            f"Until you tell me, I keep {conflict.later}."
+        )
 
 
 def build_response(event: Event, text: str) -> ResponseReadyEvent:

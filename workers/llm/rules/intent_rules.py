@@ -13,6 +13,8 @@ from typing import Final, TypeAlias
 
 from petiole.events.catalog.orchestrator import ClassifiedIntent
 from petiole.events.content import Value
+from petiole.workers.llm.rules.number_words import replace_number_words
+from petiole.workers.retrieval.forget_requests import parse_forget_request
 
 IntentRule: TypeAlias = Callable[[str], ClassifiedIntent | None]
 
@@ -107,14 +109,38 @@ def _strip_fillers(about: str) -> str:
 
 
 _CALCULATION_PATTERN = re.compile(
-    r"\b(?:what(?:'s|s| is| are| does)|calculate|compute|how much|evaluate|solve|work out|result of)\b",
+    r"\b(?:what(?:'s|s| is| are| does)|calculate|compute|how (?:much|many)|evaluate|solve|work out|result of|tell me"
+    r"|what per ?cent(?:age)?)\b"
+    r"|^\W*(?:the )?(?:sum|total|average|mean|product|difference) (?:of|between)\b"
+    r"|^\W*(?:please )?(?:add|subtract|multiply|divide|split|share|double|triple|halve)\b",
     re.IGNORECASE,
 )
 _DATE = re.compile(r"\b\d{4}-\d{1,2}-\d{1,2}\b")
+_N = r"(\d+(?:\.\d+)?)"
+_PERCENT = r"\s*(?:%|per ?cent)"
 _SYMBOLS: Final = tuple(
     (re.compile(spoken, re.IGNORECASE), symbol)
     for spoken, symbol in (
         (r"(?<=\d),(?=\d{3}\b)", ""),
+        (rf"{_N}{_PERCENT} of {_N}", r"\1 / 100 * \2"),
+        (rf"{_N}{_PERCENT} off (?:of )?{_N}", r"\2 * (1 - \1 / 100)"),
+        (rf"{_N} (?:is|as) what (?:per ?cent(?:age)?|%) of {_N}", r"\1 / \2 * 100"),
+        (rf"(?:per ?cent(?:age)?|%) (?:of )?{_N} is {_N}", r" : \2 / \1 * 100"),
+        (rf"{_N}\s*(?:plus|\+|and) {_N}{_PERCENT}", r"\1 * (1 + \2 / 100)"),
+        (rf"{_N}\s*(?:minus|-|\u2212|less)\s*{_N}{_PERCENT}", r"\1 * (1 - \2 / 100)"),
+        (rf"add {_N}{_PERCENT} to {_N}", r" : \2 * (1 + \1 / 100)"),
+        (rf"(?:square root of|sqrt(?: of)?|\u221a)\s*\(?\s*{_N}\s*\)?", r"\1 ** 0.5"),
+        (rf"(?:cube root of|cbrt(?: of)?)\s*\(?\s*{_N}\s*\)?", r"\1 ** (1 / 3)"),
+        (rf"half (?:of )?{_N}|halve {_N}", r"\1\2 / 2"),
+        (rf"(?:a|one|1) third of {_N}", r" : \1 / 3"),
+        (rf"(?:a|one|1) quarter of {_N}", r" : \1 / 4"),
+        (rf"(?:double|twice) (?:of )?{_N}", r"2 * \1"),
+        (rf"triple (?:of )?{_N}", r"3 * \1"),
+        (rf"add {_N} (?:to|and) {_N}", r" : \1 + \2"),
+        (rf"subtract {_N} from {_N}", r" : \2 - \1"),
+        (rf"(?:difference )(?:between|of) {_N} and {_N}", r" : \1 - \2"),
+        (rf"multiply {_N} (?:by|and|with) {_N}", r" : \1 * \2"),
+        (rf"(?:divide|split|share) {_N}(?: \w+)? (?:by|between|among|amongst|into) {_N}", r" : \1 / \2"),
         (r"\s+(?:times|multiplied by)\s+|(?<=\d)\s*[x\u00d7]\s*(?=\d)", " * "),
         (r"\s+divided by\s+|\s*\u00f7\s*", " / "),
         (r"\s+plus\s+", " + "),
@@ -124,6 +150,10 @@ _SYMBOLS: Final = tuple(
         (r"\s+squared\b", " ** 2"),
         (r"\s+cubed\b", " ** 3"),
     )
+)
+_LISTS: Final = re.compile(
+    rf"(?P<what>sum|total|average|mean|product) of (?P<numbers>{_N}(?:\s*(?:,|,? and|,? &)\s*{_N}){{1,20}})",
+    re.IGNORECASE,
 )
 _ARITHMETIC_RUN = re.compile(r"[\d.()+\-*/% ]+")
 _HAS_OPERATION = re.compile(r"[\d.)] *(?:\*\*|//|[-+*/%])[ (+-]*[\d.]")
@@ -138,7 +168,7 @@ def _read_calculation(text: str) -> ClassifiedIntent | None:
 
 def _expressions(text: str) -> list[str]:
     """Find arithmetic in a text that asks for a calculation, or that consists of one expression."""
-    symbolic = _words_to_symbols(_DATE.sub(" ; ", text))
+    symbolic = _words_to_symbols(replace_number_words(_DATE.sub(" ; ", text)))
     runs = map(_clean_expression, _ARITHMETIC_RUN.findall(symbolic))
     expressions = [expression for expression in runs if _HAS_OPERATION.search(expression)]
     is_calculation = _CALCULATION_PATTERN.search(text) or expressions == [_clean_expression(symbolic)]
@@ -146,9 +176,16 @@ def _expressions(text: str) -> list[str]:
 
 
 def _words_to_symbols(text: str) -> str:
+    text = _LISTS.sub(_list_to_symbols, text)
     for spoken, symbol in _SYMBOLS:
         text = spoken.sub(symbol, text)
     return text
+
+
+def _list_to_symbols(match: re.Match[str]) -> str:
+    what, numbers = match["what"].lower(), re.findall(_N, match["numbers"])
+    joined = (" * " if what == "product" else " + ").join(numbers)
+    return f" : ({joined}) / {len(numbers)}" if what in {"average", "mean"} else f" : {joined}"
 
 
 def _clean_expression(run: str) -> str:
@@ -163,13 +200,28 @@ _PRIMES = re.compile(
 _INCLUSIVE: Final = frozenset({"up to", "until", "to"})
 
 _TIME = re.compile(
-    r"\b(?:what time\b|time is it\b|(?:the |current )time now\b|current time\b|"
-    r"what(?:'s|s| is) (?:the (?:current )?(?:time|date)|today's date)\b|what day is (?:it|today)\b)",
+    r"\bwhat time\b|\btime is it\b|\b(?:the |current )time now\b|\bcurrent (?:time|date)\b"
+    r"|\bwhat(?:'s|s| is| was| will be) (?:the )?(?:current )?"
+    r"(?:time|(?:date|year|month)(?! of)|(?:day|date) (?:of|today|tomorrow))\b"
+    r"|\bwhat(?:'s|s| is) today\b|\b(?:today|tomorrow|yesterday)'s date\b"
+    r"|\b(?:what|which) (?:date|year|month|day(?: of the week)?) (?:is|was|will|are|do)\b"
+    r"|^\W*(?:the )?time (?:now )?in\b",
     re.IGNORECASE,
 )
+_UNKNOWN_PLACE: Final = re.compile(r"\bwhere (?:i|we|my|you)\b", re.IGNORECASE)
+_DAYS: Final = (
+    (re.compile(r"\bday after tomorrow\b", re.IGNORECASE), 2),
+    (re.compile(r"\bday before yesterday\b", re.IGNORECASE), -2),
+    (re.compile(r"\btomorrow\b", re.IGNORECASE), 1),
+    (re.compile(r"\byesterday\b", re.IGNORECASE), -1),
+    (re.compile(r"\bin (?P<number>\d{1,3}) days\b", re.IGNORECASE), 1),
+    (re.compile(r"\bin (?P<number>\d{1,3}) weeks\b", re.IGNORECASE), 7),
+    (re.compile(r"\b(?P<number>\d{1,3}) days ago\b", re.IGNORECASE), -1),
+)
+_LETTERS = r"[^\W\d_]"
 _PLACE = re.compile(
-    r"\bin (?P<zone>[A-Z][A-Z_/+-]*(?: [A-Z_/]+){0,2}?)"
-    r"(?= (?:right )?now\b| please\b| and\b| today\b| *[^A-Z_/+ -]| *$)",
+    rf"\bin (?:the )?(?P<zone>{_LETTERS}(?:{_LETTERS}|[_/+'.-])*(?: (?:{_LETTERS}|[_/'.])+){{0,2}}?)"
+    r"(?= (?:right )?now\b| please\b| and\b| today\b| tomorrow\b| at\b| *[?!,;:.()\d]| *$)",
     re.IGNORECASE,
 )
 
@@ -185,10 +237,25 @@ def _read_primes(text: str) -> ClassifiedIntent | None:
 
 def _read_time(text: str) -> ClassifiedIntent | None:
     match = _TIME.search(text)
-    if match is None:
+    # "where I live" is a place that only a language model can look up.
+    if match is None or _UNKNOWN_PLACE.search(text, match.start()):
         return None
-    place = _PLACE.search(text, match.end())
-    return ClassifiedIntent(intent="time", confidence=0.9, entities={"zone": place["zone"]} if place else {})
+    place = _PLACE.search(text, match.start())
+    entities: dict[str, Value] = {"zone": place["zone"].rstrip(".")} if place else {}
+    if days := _read_days(replace_number_words(text)):
+        entities["days"] = days
+    return ClassifiedIntent(intent="time", confidence=0.9, entities=entities)
+
+
+def _read_days(text: str) -> int:
+    for pattern, days in _DAYS:
+        if match := pattern.search(text):
+            return days * int(match.groupdict().get("number") or 1)
+    return 0
+
+
+def _read_forget(text: str) -> ClassifiedIntent | None:
+    return ClassifiedIntent(intent="forget", confidence=0.9) if parse_forget_request(text) else None
 
 
 _QUESTION = re.compile(
@@ -198,6 +265,12 @@ _QUESTION = re.compile(
 _PHRASES: Final = tuple(
     (intent, re.compile(pattern, re.IGNORECASE))
     for intent, pattern in (
+        ("about_user", r"^\W*(?:who am i|what do you (?:know|remember)(?: about me)?|tell me about me)\W*$"),
+        (
+            "wellbeing",
+            r"^\W*(?:\w+[,!]? )?(?:how are you|how do you do|how is it going|how's it going|are you there)\b",
+        ),
+        ("acknowledgement", r"^\W*(?:ok|okay|yes|no|yep|nope|sure|fine|great|alright|good|nice|cool)\W*$"),
         (
             "identity",
             r"\b(?:who|what) are you\b|\bare you (?:an? )?(?:\w+ )?(?:human|person|robot|bot|ai|llm|model)\b",
@@ -217,10 +290,14 @@ def _read_phrase(text: str) -> ClassifiedIntent | None:
     return None
 
 
+PLANNED_TOOLS: Final = frozenset({"calculator", "clock", "primes", "recall"})
+"""The tools that `plan_tools` plans."""
+
 _COMPUTED: Final = frozenset({"calculation", "count_primes", "time"})
 
-# Recall comes first, because "do you remember what 12 * 7 is" asks for a memory and contains arithmetic.
+# Forget and recall come first, because "do you remember what 12 * 7 is" asks for a memory and contains arithmetic.
 _INTENT_RULES: Final[tuple[IntentRule, ...]] = (
+    _read_forget,
     _read_recall,
     _read_primes,
     _read_calculation,
