@@ -271,11 +271,19 @@ class ParametersContent(Content):
     parameters: Parameters = Field(default_factory=dict)
 
 
+class ChunkRange(FrozenModel):
+    """The first and the last audio chunk of an utterance, by sequence number."""
+
+    first: Count
+    last: Count
+
+
 class TextContent(Content):
-    """Text as its author wrote it."""
+    """Text as its author wrote it or, with `chunks`, as it was recognized in the stream's audio."""
 
     text: Text
     language: str | None = Field(default=None, description="BCP 47 tag, where known")
+    chunks: ChunkRange | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
 class AudioContent(Content):
