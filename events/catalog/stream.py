@@ -23,12 +23,13 @@ class SpeechMoment(Content):
 
 
 class CapturedSpeech(Content):
-    """Speech of one utterance: 16-bit mono PCM at `sample_rate`, and its place in the stream.
+    """Speech of one utterance: mono audio at `sample_rate`, and its place in the stream.
 
     If it is not complete, the user is still speaking: the audio is for an interim transcription.
     """
 
     data: EncodedBytes
+    format: Literal["pcm_s16le"] = "pcm_s16le"
     sample_rate: Positive
     utterance_id: Text
     is_complete: Flag

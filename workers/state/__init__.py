@@ -15,6 +15,7 @@ from petiole.tasks.runtime import BusRuntime
 from petiole.tasks.settings import Settings
 from petiole.workers.settings import WorkerSettings
 from petiole.workers.state.approvals import Approvals
+from petiole.workers.state.audio_streams import AudioStreams
 from petiole.workers.state.event_counts import EventCounts
 from petiole.workers.state.facts import Facts
 from petiole.workers.state.keys import StateKeys
@@ -33,6 +34,7 @@ class TeamState:
     event_counts: EventCounts
     outbound_messages: OutboundMessages
     approvals: Approvals
+    audio_streams: AudioStreams
 
 
 def team_state(bus: BusRuntime) -> TeamState:
@@ -54,6 +56,7 @@ def open_team_state(client: Redis, bus_settings: Settings) -> TeamState:
         vectors=EmbeddingStore(client, keys),
         event_counts=EventCounts(client, keys),
         outbound_messages=OutboundMessages(client, keys),
+        audio_streams=AudioStreams(client, keys),
         approvals=Approvals(
             client,
             keys,

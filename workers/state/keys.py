@@ -6,6 +6,9 @@ Each starts with PETIOLE_KEY_PREFIX and a colon, then fixed words; text from out
 |-----------------------------------|--------|-----------------------------------------------|------------------------|
 | approvals                         | zset   | id -> when it was requested, in ms            | as approvals:<id>      |
 | approvals:<id>                    | hash   | request, expiry, state, decision              | see open_team_state()  |
+| audio_ends:<stream>               | text   | sequence number of the chunk with `is_last`   | a day                  |
+| audio_samples:<stream>            | text   | PCM of the utterance, or of the last moments  | a day after the last   |
+| audio_streams:<stream>            | hash   | revision, AudioState JSON                     | a day after the last   |
 | consolidation_queue               | set    | streams with new memories                     | until consolidated     |
 | event_counts:<sha-256>            | zset   | event -> its time in s                        | window plus cooldown   |
 | event_reports:<sha-256>           | zset   | events that reported the threshold            | window plus cooldown   |
@@ -38,6 +41,15 @@ class StateKeys:
 
     def memory_removals(self, stream_id: str) -> str:
         return f"{self.prefix}:memory_removals:{stream_id}"
+
+    def audio_end(self, stream_id: str) -> str:
+        return f"{self.prefix}:audio_ends:{stream_id}"
+
+    def audio_samples(self, stream_id: str) -> str:
+        return f"{self.prefix}:audio_samples:{stream_id}"
+
+    def audio_stream(self, stream_id: str) -> str:
+        return f"{self.prefix}:audio_streams:{stream_id}"
 
     @property
     def memories_to_consolidate(self) -> str:
