@@ -55,7 +55,12 @@ def check_retrieval_at_start() -> None:
     read_retrieval_settings()
 
 
-@agent.on("input.*", "tools.execution.completed", "llm.response.generated")
+@agent.on(
+    "input.*",
+    "tools.execution.completed",
+    "llm.response.generated",
+    where={"content.format": {"exists": False}},  # no audio, no video
+)
 def remember(event: Event, context: Context) -> Iterator[Event]:
     """Store messages and facts, detect conflicts and habits, and clean up streams that have ended."""
     flow = context.flow() if isinstance(event, ToolResultEvent) else []
