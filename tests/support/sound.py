@@ -9,6 +9,7 @@ from pathlib import Path
 
 from petiole.events import AudioChunkEvent, AudioContent
 from petiole.workers.streams.wav import read_wav
+from petiole.workers.synthesis import Speech
 
 RATE = 16_000
 RECORDING = Path(__file__).resolve().parents[2] / "workers/streams/recordings/hello.wav"
@@ -69,3 +70,12 @@ class Numbering:
 
     def transcribe(self, pcm: bytes) -> str:
         return f"speech of {len(pcm) // 32} ms" if any(pcm) else ""
+
+
+class Humming:
+    """A synthesizer that hums for a quarter of a second a word."""
+
+    name = "humming"
+
+    def synthesize(self, text: str) -> Speech:
+        return Speech(tone(250 * len(text.split())), RATE)

@@ -43,7 +43,13 @@ class AudioStreams:
         revision, state.revision = state.revision, state.revision + 1
         arguments = [revision, state.model_dump_json(), dropped_samples * SAMPLE_BYTES, pcm]
         keys = [self._keys.audio_stream(stream_id), self._keys.audio_samples(stream_id)]
-        return bool(self._save(keys=keys, args=[*arguments, int(AUDIO_RETENTION.total_seconds())]))
+        speech = [state.speech_starts, int(state.is_speaking)]
+        return bool(self._save(keys=keys, args=[*arguments, int(AUDIO_RETENTION.total_seconds()), *speech]))
+
+    def read_speech(self, stream_id: str) -> tuple[int, bool]:
+        """Return how often speech has started in a stream, and whether it lasts."""
+        starts, lasts = self._client.hmget(self._keys.audio_stream(stream_id), "starts", "lasts")
+        return int(starts or 0), lasts == "1"
 
     def read_pcm(self, stream_id: str, state: AudioState, first: int, last: int) -> bytes:
         """Read the samples [first, last) of a stream, as far as they are kept."""

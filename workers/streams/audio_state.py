@@ -45,6 +45,7 @@ class AudioState(BaseModel):
         speech_start: The first frame of the utterance, with pre-roll; None without one.
         first_sequence: The chunk with that frame.
         is_speaking: Whether the last frames were speech, not a pause of the utterance.
+        speech_starts: How often speech has started.
         silent_frames: Frames since the last one with speech.
         interim_frames: The frame up to which an interim transcription was requested.
         check_from: The delivery that requested the check which is due at a later time; empty without one.
@@ -69,6 +70,7 @@ class AudioState(BaseModel):
     speech_start: int | None = None
     first_sequence: int = 0
     is_speaking: bool = False
+    speech_starts: int = 0
     silent_frames: int = 0
     interim_frames: int = 0
     check_from: str = ""

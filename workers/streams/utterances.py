@@ -71,6 +71,7 @@ def _wait_for_speech(state: AudioState, probability: float) -> Iterator[SpeechSi
     start = state.sample_of_frame(state.speech_start)
     state.first_sequence = next((mark.sequence for mark in state.marks if mark.end > start), state.next_sequence - 1)
     state.is_speaking, state.silent_frames, state.interim_frames = True, 0, state.frames
+    state.speech_starts += 1
     yield SpeechSignal("started", state.frames - 1)
 
 
@@ -80,6 +81,7 @@ def _follow_speech(state: AudioState, probability: float, is_turn_over: IsTurnOv
     state.silent_frames = 0 if is_speech else state.silent_frames + 1
     if is_speech and not state.is_speaking:
         state.is_speaking = True
+        state.speech_starts += 1
         yield SpeechSignal("started", state.frames - 1)
     elif state.is_speaking and state.silent_frames >= HANG_OVER_FRAMES:
         state.is_speaking = False

@@ -54,9 +54,10 @@ def create_synthesizer(name: str) -> Synthesizer:
         raise _unknown_synthesizer(name)
     try:
         module = importlib.import_module(module_name if class_name else f"{__name__}.{name}")
-        synthesizer: object = getattr(module, class_name or "SYNTHESIZER")()
+        create = getattr(module, class_name or "SYNTHESIZER")
     except (ImportError, AttributeError, ValueError) as error:
         raise _unknown_synthesizer(name) from error
+    synthesizer: object = create()
     if not isinstance(synthesizer, Synthesizer):
         raise UsageError(f"{name} is not a synthesizer; give it a `name` and a method `synthesize(text)`")
     return synthesizer

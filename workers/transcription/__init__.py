@@ -45,9 +45,10 @@ def create_transcriber(name: str) -> Transcriber:
         raise _unknown_transcriber(name)
     try:
         module = importlib.import_module(module_name if class_name else f"{__name__}.{name}")
-        transcriber: object = getattr(module, class_name or "RECOGNIZER")()
+        create = getattr(module, class_name or "RECOGNIZER")
     except (ImportError, AttributeError, ValueError) as error:
         raise _unknown_transcriber(name) from error
+    transcriber: object = create()
     if not isinstance(transcriber, Transcriber):
         raise UsageError(f"{name} is not a transcriber; give it a `name` and a method `transcribe(pcm)`")
     return transcriber
