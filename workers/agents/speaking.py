@@ -106,7 +106,7 @@ def _cached_synthesizer(name: str) -> Synthesizer:
 
 
 @agent.on_include
-def subscribe_if_installed() -> None:
+def subscribe_speaking() -> None:
     """Subscribe, if the synthesizer's program is installed: without it, every answer would become a dead letter."""
     name = WorkerSettings().synthesizer
     if name not in PROGRAMS or shutil.which(PROGRAMS[name]):

@@ -19,7 +19,7 @@ _HEADER_BYTES, _RATE = 44, slice(24, 28)
 _MAX_ERROR_LENGTH: Final = 200
 
 
-def speak(program: str, options: Sequence[str], text: str) -> Speech:
+def run_synthesizer(program: str, options: Sequence[str], text: str) -> Speech:
     """Let a program read a text from a file, its last option, and write a WAV file, the option before `{output}`.
 
     `{input}` and `{output}` in the options stand for the files. A text is never part of the command line.

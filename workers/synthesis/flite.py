@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from petiole.workers.synthesis import Speech
-from petiole.workers.synthesis._program import speak
+from petiole.workers.synthesis._program import run_synthesizer
 
 
 class Flite:
@@ -15,7 +15,7 @@ class Flite:
 
     def synthesize(self, text: str) -> Speech:
         """Speak a text. Raises ProviderUnavailable, NotConfigured."""
-        return speak("flite", ["-voice", "slt", "-o", "{output}", "-f", "{input}"], text)
+        return run_synthesizer("flite", ["-voice", "slt", "-o", "{output}", "-f", "{input}"], text)
 
 
 SYNTHESIZER: Final = Flite
