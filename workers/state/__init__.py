@@ -21,6 +21,7 @@ from petiole.workers.state.facts import Facts
 from petiole.workers.state.keys import StateKeys
 from petiole.workers.state.memories import Memories
 from petiole.workers.state.outbound_messages import OutboundMessages
+from petiole.workers.state.scenes import Scenes
 from petiole.workers.state.vectors import EmbeddingStore
 
 
@@ -35,6 +36,7 @@ class TeamState:
     outbound_messages: OutboundMessages
     approvals: Approvals
     audio_streams: AudioStreams
+    scenes: Scenes
 
 
 def team_state(bus: BusRuntime) -> TeamState:
@@ -57,6 +59,7 @@ def open_team_state(client: Redis, bus_settings: Settings) -> TeamState:
         event_counts=EventCounts(client, keys),
         outbound_messages=OutboundMessages(client, keys),
         audio_streams=AudioStreams(client, keys),
+        scenes=Scenes(client, keys),
         approvals=Approvals(
             client,
             keys,

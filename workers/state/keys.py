@@ -19,6 +19,7 @@ Each starts with PETIOLE_KEY_PREFIX and a colon, then fixed words; text from out
 | outbound_message_cursors:<stream> | text   | entry id of the last message taken            | a day after the last   |
 | outbound_message_ids:<stream>     | set    | ids of the messages appended                  | a day after the last   |
 | outbound_messages:<stream>        | stream | messages to the user, the last 1,000          | a day after the last   |
+| scenes:<stream>                   | text   | the first frame of the scene: Scene JSON      | an hour                |
 | vectors:<sha-256>:<model>         | text   | embedding of a text: float32 as base64        | 30 days                |
 """
 
@@ -50,6 +51,9 @@ class StateKeys:
 
     def audio_stream(self, stream_id: str) -> str:
         return f"{self.prefix}:audio_streams:{stream_id}"
+
+    def scene(self, stream_id: str) -> str:
+        return f"{self.prefix}:scenes:{stream_id}"
 
     @property
     def memories_to_consolidate(self) -> str:
