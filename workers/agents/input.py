@@ -6,7 +6,7 @@ Entered by `publish_message`, `publish_audio` and `publish_frame`; this agent ha
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from petiole.events.catalog.input import AudioChunkEvent, InputEvent, TextMessageEvent, VideoFrameEvent
 from petiole.events.catalog.session import StreamStarted, StreamStartedEvent
@@ -17,6 +17,9 @@ from petiole.tasks.handling.current import current_bus
 from petiole.workers.state import team_state
 from petiole.workers.streams.pcm import check_audio
 from petiole.workers.streams.sequencing import audio_ended
+
+if TYPE_CHECKING:
+    from petiole.tasks.runtime import BusRuntime
 
 PublishFunction: TypeAlias = Callable[[Event], object]
 
@@ -32,6 +35,7 @@ def publish_message(
     source: str = "petiole",
     session_type: str = "chat",
     publish: PublishFunction = publish,
+    bus: BusRuntime | None = None,
 ) -> TextMessageEvent:
     """Publish a user's message in the session of its stream.
 
@@ -45,6 +49,7 @@ def publish_message(
         source: The program that received the message.
         session_type: chat, meeting or call; only the first message of a stream sets it.
         publish: The function that publishes; `publish.delay` leaves routing to a worker.
+        bus: The bus of the session; by default the current bus.
 
     Raises:
         SessionEnded: The session of the stream has ended.
@@ -56,7 +61,7 @@ def publish_message(
         content=TextContent(text=text),
         context=EventContext(source=source, user_id=user_id, session_id=stream_id),
     )
-    publish_in_session(message, channel=channel, session_type=session_type, publish=publish)
+    publish_in_session(message, channel=channel, session_type=session_type, publish=publish, bus=bus)
     return message
 
 
@@ -68,6 +73,7 @@ def publish_audio(
     channel: str = "voice",
     source: str = "petiole",
     publish: PublishFunction = publish,
+    bus: BusRuntime | None = None,
 ) -> AudioChunkEvent:
     """Publish a chunk of a user's audio. The chunk with `is_last` ends the audio of the stream; the session stays.
 
@@ -80,13 +86,13 @@ def publish_audio(
         Exception: Any error of `publish`.
     """
     check_audio(content)
-    streams = team_state(current_bus()).audio_streams
+    streams = team_state(current_bus(bus)).audio_streams
     last = streams.announced_last(stream_id)
     if last is not None and content.sequence > last:
         raise audio_ended(last)
     context = EventContext(source=source, user_id=user_id, session_id=stream_id)
     chunk = AudioChunkEvent(stream_id=stream_id, content=content, context=context)
-    publish_in_session(chunk, channel=channel, session_type="call", publish=publish)
+    publish_in_session(chunk, channel=channel, session_type="call", publish=publish, bus=bus)
     if content.is_last:
         streams.announce_last(stream_id, content.sequence)
     return chunk
@@ -100,20 +106,23 @@ def publish_frame(
     channel: str = "video",
     source: str = "petiole",
     publish: PublishFunction = publish,
+    bus: BusRuntime | None = None,
 ) -> VideoFrameEvent:
     """Publish a frame of a user's video. Arguments and errors are those of `publish_message`."""
     context = EventContext(source=source, user_id=user_id, session_id=stream_id)
     frame = VideoFrameEvent(stream_id=stream_id, content=content, context=context)
-    publish_in_session(frame, channel=channel, session_type="call", publish=publish)
+    publish_in_session(frame, channel=channel, session_type="call", publish=publish, bus=bus)
     return frame
 
 
-def publish_in_session(event: InputEvent, *, channel: str, session_type: str, publish: PublishFunction) -> None:
+def publish_in_session(
+    event: InputEvent, *, channel: str, session_type: str, publish: PublishFunction, bus: BusRuntime | None
+) -> None:
     """Publish an event of a user; the first of its session also publishes that the session started."""
-    session = record_session_event(event, session_type=session_type)
+    session = record_session_event(event, session_type=session_type, bus=bus)
     if session.state == "new":
         publish(build_stream_started(event, channel, session))
-        mark_session_started(session)
+        mark_session_started(session, bus=bus)
     publish(event)
 
 

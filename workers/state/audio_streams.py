@@ -60,6 +60,14 @@ class AudioStreams:
         key = self._keys.audio_samples(stream_id)
         return bytes(self._client.execute_command("GETRANGE", key, start, end, **{NEVER_DECODE: True}))  # type: ignore[no-untyped-call]  # redis's
 
+    def take_sequence(self, stream_id: str) -> int:
+        """Return the next sequence number of a stream, for a sender that does not count its chunks."""
+        key = self._keys.audio_sequence(stream_id)
+        with self._client.pipeline() as pipe:
+            pipe.incr(key)
+            pipe.expire(key, AUDIO_RETENTION)
+            return int(pipe.execute()[0]) - 1
+
     def announce_last(self, stream_id: str, sequence: int) -> None:
         """Record, before it is handled, that a chunk ends the stream's audio."""
         key = self._keys.audio_end(stream_id)

@@ -8,6 +8,7 @@ Each starts with PETIOLE_KEY_PREFIX and a colon, then fixed words; text from out
 | approvals:<id>                    | hash   | request, expiry, state, decision              | see open_team_state()  |
 | audio_ends:<stream>               | text   | sequence number of the chunk with `is_last`   | a day                  |
 | audio_samples:<stream>            | text   | PCM of the utterance, or of the last moments  | a day after the last   |
+| audio_sequences:<stream>          | text   | the number of chunks that a gateway has sent  | a day after the last   |
 | audio_streams:<stream>            | hash   | revision, AudioState JSON, speech so far      | a day after the last   |
 | consolidation_queue               | set    | streams with new memories                     | until consolidated     |
 | event_counts:<sha-256>            | zset   | event -> its time in s                        | window plus cooldown   |
@@ -48,6 +49,9 @@ class StateKeys:
 
     def audio_samples(self, stream_id: str) -> str:
         return f"{self.prefix}:audio_samples:{stream_id}"
+
+    def audio_sequence(self, stream_id: str) -> str:
+        return f"{self.prefix}:audio_sequences:{stream_id}"
 
     def audio_stream(self, stream_id: str) -> str:
         return f"{self.prefix}:audio_streams:{stream_id}"
