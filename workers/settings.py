@@ -92,8 +92,12 @@ class WorkerSettings(EnvironmentSettings):
         min_length=1,
         description="Text to speech: `espeak_ng`, `flite`, or your own as `package.module:Class`.",
     )
+    turn_detection: Literal["silence", "smart_turn"] = Field(
+        default="silence",
+        description="What ends a turn: `silence`, or `smart_turn`, a model that hears whether a sentence is whole.",
+    )
     turn_silence_s: Annotated[float, Field(ge=0.3, le=10)] = Field(
-        default=0.8, description="A pause of the user this long ends the turn, and the utterance is answered."
+        default=0.8, description="With `silence`, a pause of the user this long ends the turn."
     )
     audio_timeout_s: Annotated[float, Field(ge=0.1, le=60)] = Field(
         default=1.0,

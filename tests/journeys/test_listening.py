@@ -189,6 +189,7 @@ def test_recorded_speech_is_heard_and_understood_by_the_real_models(harness, mon
 
     assert message.content.text == RECORDED_WORDS
     assert message.content.chunks.first == 0
+    listening._cached_transcriber("pocketsphinx").close()
 
 
 @pytest.mark.long

@@ -44,7 +44,13 @@ from petiole.workers.streams.audio_state import FRAME_MS, AudioState, PendingChu
 from petiole.workers.streams.pcm import check_audio, resample, to_mono
 from petiole.workers.streams.sequencing import Gap, add_chunk
 from petiole.workers.streams.stream_audio import StreamAudio
-from petiole.workers.streams.turn_detection import is_over_after_silence
+from petiole.workers.streams.turn_detection import (
+    COMPLETE_PROBABILITY,
+    INCOMPLETE_SILENCE_S,
+    asks_model,
+    is_over_after_silence,
+    load_smart_turn,
+)
 from petiole.workers.streams.utterances import SpeechSignal
 from petiole.workers.streams.voice_activity import detectors
 from petiole.workers.transcription import Transcriber, create_transcriber
@@ -92,12 +98,22 @@ def find_events(event: Event, audio: StreamAudio, now: float) -> Iterator[Event]
             is_awaited_in_vain = now - state.last_chunk_at >= settings.audio_timeout_s
         case _:
             is_over = True
-    is_turn_over = partial(is_over_after_silence, silence_s=settings.turn_silence_s)
+    is_turn_over = partial(ends_turn, audio=audio, settings=settings)
     for found in audio.advance(now, settings.audio_timeout_s, is_turn_over, is_final=is_over):
         yield build_gap_detected(event, found) if isinstance(found, Gap) else build_event(event, audio, *found)
     if is_over or is_awaited_in_vain:
         for signal, sequence in audio.end_utterance():
             yield build_event(event, audio, signal, sequence)
+
+
+def ends_turn(state: AudioState, audio: StreamAudio, settings: WorkerSettings) -> bool:
+    """Return whether the pause of the user ends the turn."""
+    if settings.turn_detection == "silence":
+        return is_over_after_silence(state, settings.turn_silence_s)
+    if not asks_model(state):
+        return is_over_after_silence(state, INCOMPLETE_SILENCE_S)
+    pcm = audio.read(state.sample_of_frame(state.speech_start or 0), state.sample_of_frame(state.frames))
+    return load_smart_turn().complete_probability(pcm, state.sample_rate) >= COMPLETE_PROBABILITY
 
 
 def accept_chunk(event: AudioChunkEvent, state: AudioState, now: float) -> None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -183,7 +183,7 @@ async def _receive(websocket: WebSocket, call: VoiceCall, run: Any) -> None:
                 return
 
 
-def _handle_message(call: VoiceCall, message: dict[str, Any]) -> None:
+def _handle_message(call: VoiceCall, message: Mapping[str, Any]) -> None:
     if (data := message.get("bytes")) is not None:
         call.publish(data)
     elif _is_end(str(message.get("text"))):

@@ -41,7 +41,7 @@ class AudioStreams:
     def save(self, stream_id: str, state: AudioState, *, pcm: bytes, dropped_samples: int) -> bool:
         """Store a state, drop PCM at the front, append some; returns False if another process was faster."""
         revision, state.revision = state.revision, state.revision + 1
-        arguments = [revision, state.model_dump_json(), dropped_samples * SAMPLE_BYTES, pcm]
+        arguments: list[str | bytes | int] = [revision, state.model_dump_json(), dropped_samples * SAMPLE_BYTES, pcm]
         keys = [self._keys.audio_stream(stream_id), self._keys.audio_samples(stream_id)]
         speech = [state.speech_starts, int(state.is_speaking)]
         return bool(self._save(keys=keys, args=[*arguments, int(AUDIO_RETENTION.total_seconds()), *speech]))

@@ -23,7 +23,7 @@ def read_wav(path: Path, chunk_ms: int) -> Iterator[AudioContent]:
             yield from _read_chunks(path, opened, chunk_ms)
     except (wave.Error, EOFError) as error:
         raise _invalid_audio(
-            path, f"it is not a WAV file with PCM audio ({error or 'it ends in its header'})"
+            path, f"it is not a WAV file with PCM audio ({str(error) or 'it ends in its header'})"
         ) from error
 
 

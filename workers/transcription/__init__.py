@@ -32,7 +32,7 @@ class Transcriber(Protocol):
 
 def list_transcribers() -> list[str]:
     """List the transcribers of this folder."""
-    return [module.name for module in pkgutil.iter_modules(__path__)]
+    return [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
 
 
 def create_transcriber(name: str) -> Transcriber:
