@@ -249,6 +249,7 @@ def line(transcriber: str, voice: str, condition: str, outcomes: Sequence[Outcom
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or ["pocketsphinx"]:
-        for chosen_voice in VOICES:
-            for text in run(name, chosen_voice):
+        transcriber_name, _, chosen_voice = name.partition("=")
+        for each_voice in [chosen_voice] if chosen_voice else VOICES:
+            for text in run(transcriber_name, each_voice):
                 print(text, flush=True)  # noqa: T201 - its output

@@ -11,6 +11,7 @@ are the events of its last delivery. If a worker is killed, the next attempt pub
 from __future__ import annotations
 
 import importlib.util
+import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from functools import cache, partial
@@ -56,6 +57,9 @@ from petiole.workers.streams.voice_activity import detectors
 from petiole.workers.transcription import Transcriber, create_transcriber
 
 agent = Agent("listening")
+
+_transcribing = threading.Lock()
+"""Held while this process transcribes: an interim transcription must not delay the complete one."""
 
 INTERIM_EXPIRES_AFTER = timedelta(seconds=3)
 """An interim transcription that is later than this would show what the user said long ago."""
@@ -186,7 +190,8 @@ def build_speech_captured(event: Event, audio: StreamAudio, signal: SpeechSignal
 def transcribe(event: SpeechCapturedEvent) -> Iterator[Event]:
     """Turn a complete utterance into a message of its user. If nothing was recognized, there is no message."""
     speech, name = event.content, WorkerSettings().transcriber
-    text = recognize(speech, name)
+    with _transcribing:
+        text = recognize(speech, name)
     content = Utterance(
         utterance_id=speech.utterance_id,
         text=text,
@@ -204,12 +209,16 @@ def transcribe(event: SpeechCapturedEvent) -> Iterator[Event]:
             yield message
 
 
-def transcribe_interim(event: SpeechCapturedEvent) -> TranscriptionUpdatedEvent:
-    """Publish what the user has said so far."""
-    name = WorkerSettings().transcriber
-    content = Transcription(
-        utterance_id=event.content.utterance_id, text=recognize(event.content, name), transcriber=name
-    )
+def transcribe_interim(event: SpeechCapturedEvent) -> TranscriptionUpdatedEvent | None:
+    """Publish what the user has said so far, unless this process is transcribing something else."""
+    if not _transcribing.acquire(blocking=False):
+        return None
+    try:
+        name = WorkerSettings().transcriber
+        text = recognize(event.content, name)
+    finally:
+        _transcribing.release()
+    content = Transcription(utterance_id=event.content.utterance_id, text=text, transcriber=name)
     return event.caused(TranscriptionUpdatedEvent, content=content)
 
 

@@ -48,7 +48,7 @@ class SmartTurn:
     """The model. Threads may use it at the same time."""
 
     def __init__(self) -> None:
-        path = find_weights()
+        path = find_turn_weights()
         try:
             import onnxruntime  # noqa: PLC0415 - an extra
         except ModuleNotFoundError as error:
@@ -74,7 +74,7 @@ def load_smart_turn() -> SmartTurn:
     return SmartTurn()
 
 
-def find_weights() -> Path:
+def find_turn_weights() -> Path:
     """Find the file with the weights. Raises UsageError (missing_extra)."""
     package, name = WEIGHTS
     found = importlib.util.find_spec(package)

@@ -9,7 +9,7 @@ from petiole.workers.agents import listening
 from petiole.workers.settings import WorkerSettings
 from petiole.workers.streams.audio_state import AudioState
 from petiole.workers.streams.stream_audio import StreamAudio
-from petiole.workers.streams.turn_detection import SmartTurn, find_weights
+from petiole.workers.streams.turn_detection import SmartTurn, find_turn_weights
 from petiole.workers.streams.utterances import HANG_OVER_FRAMES
 from petiole.workers.streams.voice_activity import detectors
 from tests.support.errors import has_code
@@ -41,7 +41,7 @@ def test_the_model_ends_a_turn_at_once_or_lets_the_user_think(monkeypatch, proba
 def test_the_real_model_tells_a_whole_sentence_from_one_that_was_cut() -> None:
     pytest.importorskip("onnxruntime", reason="the extra petiole[memory] is not installed")
     try:
-        find_weights()
+        find_turn_weights()
     except UsageError as error:
         pytest.skip(str(error))
     pcm = b"".join(chunk.data for chunk in recorded())
@@ -55,4 +55,4 @@ def test_missing_weights_are_told_with_how_to_get_them(monkeypatch) -> None:
     monkeypatch.setattr("petiole.workers.streams.turn_detection.WEIGHTS", ("no_such_package", "weights.onnx"))
 
     with pytest.raises(UsageError, check=has_code("missing_extra"), match="make llm"):
-        find_weights()
+        find_turn_weights()
