@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,7 @@ def send(harness: EventTestHarness, chunks: list[AudioContent], stream_id: str =
         harness.publish(event)
 
 
-def found(harness: EventTestHarness, topic: str, stream_id: str = "s") -> list:
+def found(harness: EventTestHarness, topic: str, stream_id: str = "s") -> list[Any]:
     events = harness.published_events()
     return [event.content for event in events if event.event_type == topic and event.stream_id == stream_id]
 
@@ -189,7 +190,8 @@ def test_recorded_speech_is_heard_and_understood_by_the_real_models(harness, mon
 
     assert message.content.text == RECORDED_WORDS
     assert message.content.chunks.first == 0
-    listening._cached_transcriber("pocketsphinx").close()
+    decoder: Any = listening._cached_transcriber("pocketsphinx")
+    decoder.close()
 
 
 @pytest.mark.long

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from starlette.applications import Starlette
 
-from petiole.events import FormattedResponse, ResponseReadyEvent
+from petiole.events import FormattedResponse, ResponseReadyEvent, TextMessageEvent
 from petiole.tasks import Agent, end_session
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.agents import listening, speaking
@@ -34,7 +34,7 @@ def harness(monkeypatch: pytest.MonkeyPatch) -> Iterator[EventTestHarness]:
     talker.on("orchestrator.response.ready")(speaking.speak)
 
     @talker.on("input.message.received")
-    def answer(event: Any) -> ResponseReadyEvent:
+    def answer(event: TextMessageEvent) -> ResponseReadyEvent:
         return event.caused(ResponseReadyEvent, content=FormattedResponse(text="yes indeed"))
 
     with EventTestHarness([listening.agent, talker]) as harness:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from petiole.events import VideoContent, VideoFrameEvent
+from petiole.events.catalog.stream import SceneChangedEvent
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.agents import watching
 from petiole.workers.agents.input import publish_frame, publish_message
@@ -37,9 +38,7 @@ def a_frame(sequence: int, color: tuple[int, int, int] = DARK, **fields: Any) ->
 
 
 def changes(harness: EventTestHarness) -> list[int]:
-    return [
-        event.content.sequence for event in harness.published_events() if event.event_type == "stream.scene.changed"
-    ]
+    return [event.content.sequence for event in harness.published_events() if isinstance(event, SceneChangedEvent)]
 
 
 def test_a_change_of_the_picture_is_published_once_and_a_frame_that_comes_late_changes_nothing(harness) -> None:
