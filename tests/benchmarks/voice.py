@@ -24,6 +24,7 @@ from petiole.workers.synthesis import Speech
 from petiole.workers.synthesis._program import run_synthesizer
 from tests.support.apps import a_bus
 from tests.support.inside import Inside
+from tests.support.polling import wait_until
 from tests.support.processes import Node
 
 SENTENCES = (
@@ -211,7 +212,7 @@ def run(transcriber: str, voice: str) -> Iterator[str]:
                 warm_up.stream_id, warm_up.pcm = "warm-up", warm_up.pcm[: 12 * warm_up.rate]
                 send(bus, [warm_up])
                 began = {name: start for track in tracks for name, start in send(bus, [track]).items()}
-                time.sleep(8)
+                wait_until(lambda: not inside.deliveries(), 600, node.logs)
             for track, condition in zip(tracks, CONDITIONS, strict=True):
                 outcomes = list(evaluate(inside, track, began[track.stream_id]))
                 yield line(transcriber, voice, condition, outcomes)
