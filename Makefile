@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 # Stamps are written last, so an interrupted build is repeated. The demo needs Petiole's dependencies only; every other
 # target needs the development tools as well.
 STAMP := $(VENV)/.built
+SITE_TOOLS := $(VENV)/.site-tools
 TOOLS := $(VENV)/.tools
 CONTESTANTS := build/peers/.built
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
@@ -15,7 +16,7 @@ CANDIDATES := $(or $(PYTHON),python3.13 python3.12 python3.11 python3)
 IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test faults bench recall llm lint settings format clean constraints
+.PHONY: help demo check test faults bench recall llm lint settings site format clean constraints
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +54,9 @@ lint: $(TOOLS) ## Check style, types and import contracts
 settings: $(TOOLS) ## Write docs/settings.md from the settings models
 	mkdir -p build
 	$(BIN)/python docs/settings.py > build/settings.md && mv build/settings.md docs/settings.md
+
+site: $(SITE_TOOLS) ## Build the documentation's site in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 format: $(TOOLS) ## Format the code and apply ruff's fixes
 	$(BIN)/ruff check --fix
@@ -96,6 +100,10 @@ $(STAMP): pyproject.toml constraints.txt
 
 $(TOOLS): $(STAMP)
 	@$(INSTALL) -e '.[dev]'
+	@touch $@
+
+$(SITE_TOOLS): $(STAMP)
+	@$(INSTALL) -e '.[docs]'
 	@touch $@
 
 # What `make bench` compares, in two environments: Petiole as a user installs it, without our tools; and its peers.

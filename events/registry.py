@@ -177,6 +177,10 @@ class EventRegistry:
 
         return register
 
+    def oldest_version(self, topic: str) -> int:
+        """Return the oldest schema version of a topic whose events this process converts to its own version."""
+        return self._upcasters.oldest_version(topic) or self.version_of(topic) or 1
+
     def check_upcasters(self) -> list[str]:
         """Describe what is wrong with the chains of upcasters; a worker does not start then."""
         return list(self._upcasters.problems(self.version_of))

@@ -50,6 +50,10 @@ class Upcasters:
             version += 1
         return {**document, "content": content, "schema_version": version}
 
+    def oldest_version(self, topic: str) -> int | None:
+        """Return the version at which the chain of a topic begins; None without one."""
+        return min(self._by_topic.get(topic, ()), default=None)
+
     def problems(self, known_version: Callable[[str], int | None]) -> Iterator[str]:
         """Describe what is wrong with each chain. `known_version` returns the version of a topic's class."""
         for topic, chain in sorted(self._by_topic.items()):

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         guarded,
         idempotent,
         later,
+        listen,
         publish,
         publish_many,
         read_answer,
@@ -62,6 +63,7 @@ __all__ = [
     "guarded",
     "idempotent",
     "later",
+    "listen",
     "publish",
     "publish_many",
     "read_answer",
@@ -76,7 +78,7 @@ __getattr__, __dir__ = lazy_names(
             "Event EventContext MessageEvent Permanent PetioleError Retryable TextContent TextMessageEvent UsageError"
         ),
         "petiole.tasks": (
-            "Agent Context EventBus RetryPolicy guarded idempotent later "
+            "Agent Context EventBus RetryPolicy guarded idempotent later listen "
             "publish publish_many read_answer report request"
         ),
     },

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from petiole.tasks.handler_context import Context
     from petiole.tasks.operations.error_channel import report
     from petiole.tasks.operations.history_replay import HistoryReplay, replay_history
+    from petiole.tasks.operations.listening import listen
     from petiole.tasks.patterns import shadow_traffic
     from petiole.tasks.patterns.gather import GatheredEvents
     from petiole.tasks.patterns.idempotency import idempotent
@@ -85,6 +86,7 @@ __all__ = [
     "guarded",
     "idempotent",
     "later",
+    "listen",
     "mark_session_started",
     "open_session",
     "publish",
@@ -107,6 +109,7 @@ __getattr__, __dir__ = lazy_names(
         "petiole.tasks.handler_context": "Context",
         "petiole.tasks.operations.error_channel": "report",
         "petiole.tasks.operations.history_replay": "HistoryReplay replay_history",
+        "petiole.tasks.operations.listening": "listen",
         "petiole.tasks.patterns.gather": "GatheredEvents",
         "petiole.tasks.patterns.idempotency": "idempotent",
         "petiole.tasks.publishing.commit": "Publication",

@@ -104,7 +104,7 @@ class EventBus(BusRuntime):
             from petiole.tasks.settings import Settings
 
             check_argument("EventBus.settings", settings, instance_of(Settings))
-        self._in_process = _create_in_process() if app is None else None
+        self._in_process = self._create_in_process() if app is None else None
         app = private_app() if app is None else app
         _require_stock_amqp(app)
         super().__init__(
@@ -273,6 +273,11 @@ class EventBus(BusRuntime):
             self._in_process.stop()
         self.app.close()
 
+    def _create_in_process(self) -> InProcess:
+        from petiole.tasks.consuming.in_process import InProcess
+
+        return InProcess()
+
     def _include(self, agent: Agent) -> None:
         from petiole.tasks.agents import Agent
 
@@ -326,12 +331,6 @@ class EventBus(BusRuntime):
             SessionExpiryTask: sweep_interval_s(self.settings),
         }
         configure(self.app.conf, schedule({**intervals, **self._periodic}))
-
-
-def _create_in_process() -> InProcess:
-    from petiole.tasks.consuming.in_process import InProcess
-
-    return InProcess()
 
 
 def _name_conflict(name: str) -> str:

@@ -30,6 +30,7 @@ from petiole.tasks.agents import Agent
 from petiole.tasks.broker.topology import broker_queues
 from petiole.tasks.consuming import agent_hooks
 from petiole.tasks.consuming.periodic_job import PeriodicJob
+from petiole.tasks.consuming.schema_check import compare_schemas_with_workers
 from petiole.tasks.instrumentation import AgentChanged, OperationFailed
 from petiole.tasks.operations.lifecycle_events import publish_lifecycle_events
 from petiole.tasks.runtime import BusRuntime, bus_of
@@ -83,6 +84,8 @@ class Heartbeat(bootsteps.StartStopStep):
         if not isinstance(consumer.pool, ProcessPool):
             agent_hooks.run_start_hooks(self._agents)
         self._has_joined = True
+        if cluster:
+            compare_schemas_with_workers(self._bus, current_process_id(), cluster)
         self._publish_lifecycle_events(cluster)
 
     def _refuse_second_worker_of_name(self) -> None:

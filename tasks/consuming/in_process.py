@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -29,11 +30,19 @@ STOP_TIMEOUT_S = 10.0
 
 
 class InFlightMessages:
-    """Counts the messages that were sent and are not yet settled."""
+    """Counts the messages that were sent and are not yet settled. A test harness overrides the other two methods."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._unsettled = 0
+
+    def messages_to_put(self, queue: str, message: Any) -> Iterable[Any]:  # noqa: ARG002 - for overrides
+        """Return the messages that a queue gets for one that was sent."""
+        return (message,)
+
+    def loses_acknowledgement(self, message: Any) -> bool:  # noqa: ARG002 - as above
+        """Return whether an acknowledgement is lost, so that the message is delivered again."""
+        return False
 
     def count(self, change: int) -> None:
         """Count a message that was sent (1) or settled (-1)."""
@@ -54,10 +63,14 @@ def private_transport(traffic: InFlightMessages) -> type[memory.Transport]:
         events: defaultdict[str, set[Any]] = defaultdict(set)  # noqa: RUF012 - as above
 
         def _put(self, queue: str, message: Any, **options: Any) -> None:
-            traffic.count(1)
-            super()._put(queue, message, **options)
+            for each in traffic.messages_to_put(queue, message):
+                traffic.count(1)
+                super()._put(queue, each, **options)
 
         def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:  # noqa: FBT001, FBT002 - kombu's
+            if traffic.loses_acknowledgement(self.qos.get(delivery_tag)):
+                self.basic_reject(delivery_tag, requeue=True)
+                return
             super().basic_ack(delivery_tag, multiple)
             traffic.count(-1)
 
@@ -79,11 +92,11 @@ def private_transport(traffic: InFlightMessages) -> type[memory.Transport]:
 class InProcess:
     """The broker, the state store and the worker of a bus without servers."""
 
-    def __init__(self) -> None:
+    def __init__(self, traffic: InFlightMessages | None = None) -> None:
         self._server = fakeredis.FakeServer()
         self._worker: _Worker | None = None
         self.state = fakeredis.FakeRedis(server=self._server, decode_responses=True)
-        self.traffic = InFlightMessages()
+        self.traffic = traffic or InFlightMessages()
 
     @property
     def is_running(self) -> bool:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         HandlerRan,
         JobFailed,
         JobRecovered,
+        SchemaDiffers,
     )
 
 __all__ = [
@@ -69,6 +70,7 @@ __all__ = [
     "OperationFailed",
     "PublishFailed",
     "Record",
+    "SchemaDiffers",
 ]
 
 log = logging.getLogger("petiole")

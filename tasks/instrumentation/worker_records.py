@@ -73,6 +73,16 @@ class HandlerMissing(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SchemaDiffers(Record):
+    """Another worker has an own event type with another schema, and with the same schema version."""
+
+    name = "schema.differs"
+    topic: str
+    worker: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryParked(DeliveryRecord):
     """A delivery waits for a worker that has what it needs: a handler, or an event type."""
 

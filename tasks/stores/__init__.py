@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from petiole.tasks.stores.parked import Parked
     from petiole.tasks.stores.rate_limits import RateLimits
     from petiole.tasks.stores.response_streams import ResponseStreams
+    from petiole.tasks.stores.schema_fingerprints import SchemaFingerprints
     from petiole.tasks.stores.sessions import Sessions
     from petiole.tasks.stores.shadows import ShadowOutputs
 
@@ -66,7 +67,7 @@ class Stores:
 
     @cached_property
     def server_clock(self) -> ServerClock:
-        return ServerClock(self.client)
+        return ServerClock(self.client, self.clock)
 
     @cached_property
     def directory(self) -> Directory:
@@ -204,6 +205,12 @@ class Stores:
         from petiole.tasks.stores.shadows import ShadowOutputs
 
         return ShadowOutputs(self.client, self.keys, self._retention.age)
+
+    @cached_property
+    def schema_fingerprints(self) -> SchemaFingerprints:
+        from petiole.tasks.stores.schema_fingerprints import SchemaFingerprints
+
+        return SchemaFingerprints(self.client, self.keys)
 
     @property
     def _retention(self) -> Retention:

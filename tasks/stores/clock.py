@@ -55,8 +55,9 @@ class ServerClock:
     get their timestamps by the same clock (events/clock.py).
     """
 
-    def __init__(self, client: Redis) -> None:
+    def __init__(self, client: Redis, clock: Clock | None = None) -> None:
         self._client = client
+        self._clock = clock or Clock()
         self._ahead_s = 0.0
         self._was_read = False
         self._read_at = float("-inf")
@@ -70,7 +71,7 @@ class ServerClock:
         """Return `now` in seconds since 1970."""
         if not self.is_fresh():
             self._read()
-        return time.monotonic() + self._ahead_s
+        return time.monotonic() + self._ahead_s + self._clock.ahead_ms / 1_000
 
     def is_fresh(self) -> bool:
         """Return whether `now` will not ask the server."""

@@ -278,6 +278,10 @@ class Keys:
     def cluster_version(self) -> str:
         return f"{self.prefix}:cluster:version"
 
+    @property
+    def schema_fingerprints(self) -> str:
+        return f"{self.prefix}:cluster:schemas"
+
     def heartbeat(self, worker_id: str) -> str:
         return f"{self.prefix}:cluster:heartbeats:{worker_id}"
 

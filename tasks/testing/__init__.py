@@ -1,6 +1,7 @@
 """Testing: run agents in one process, without servers. Only Redis and the broker are replaced.
 
-harness.py    EventTestHarness: publish, expect, send_and_wait
+harness.py    EventTestHarness: publish, expect, send_event_and_wait, advance
+faults.py     failures, crashes, duplicates, delays and lost acknowledgements
 plugin.py     the pytest fixture `harness`
 """
 

@@ -1,41 +1,73 @@
 """EventTestHarness: publish events in a test and wait for their results.
 
     harness = EventTestHarness([orchestrator, memory, llm, output])
-    sent = harness.send_and_wait(TextMessageEvent(...), "output.message.sent")
+    sent = harness.send_event_and_wait(TextMessageEvent(...), "output.message.sent")
 
 Events are validated, recorded, routed, sent as Celery tasks and delivered by a worker, as in production. Only the
 broker (Celery's memory transport) and the store (fakeredis) are in this process. Each harness is isolated.
 
-Retries and delayed events need no waiting: while a test waits and no delivery is running, the harness skips time to the
-next one.
+Time is virtual. While a test waits and no delivery is running, the harness skips time to the next retry or delayed
+event, so neither needs waiting for. `advance` moves time by itself, and lets happen what is due until then:
+
+    harness.publish(reminder, delay=timedelta(days=30))
+    harness.advance(timedelta(days=29))          # nothing yet
+    harness.advance(timedelta(days=1))           # now
+
+`harness.faults` lets deliveries fail, crash, come twice or late (faults.py).
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from petiole.events.catalog.request import RequestEvent
 from petiole.events.dead_letter import DeadLetter
+from petiole.events.errors import UsageError
 from petiole.events.event import Event
 from petiole.events.registry import EventRegistry, registry
 from petiole.events.subscription_checks import check_known
 from petiole.events.topics import TopicTrie
 from petiole.tasks.agents import Agent
 from petiole.tasks.bus import EventBus
+from petiole.tasks.consuming.in_process import InProcess
+from petiole.tasks.delivery import DeliveryTask
 from petiole.tasks.handling.handler import HandlerFunction
 from petiole.tasks.publishing.commit import Publication
 from petiole.tasks.publishing.delayed import send_due
 from petiole.tasks.requests.requester import PendingResponse, Requester
 from petiole.tasks.settings import Settings
 from petiole.tasks.stores.history import HISTORY_START, RecordedEvent
+from petiole.tasks.testing.faults import Faults
 
 POLL_S = 0.005
 
+SETTLE_TIMEOUT_S = 30.0
+"""How long `advance` waits for the deliveries of one moment to end."""
+
 ValueT = TypeVar("ValueT")
+
+
+class HarnessBus(EventBus):
+    """An in-process bus whose deliveries have faults."""
+
+    def __init__(self, faults: Faults, **options: Any) -> None:
+        self._faults = faults
+        super().__init__(**options)
+
+    def _create_in_process(self) -> InProcess:
+        return InProcess(self._faults)
+
+    def _register_agent(self, agent: Agent) -> None:
+        for handler in agent.handlers.values():
+            name = handler.subscription.name
+            if name not in self.app.tasks:
+                faulty = replace(handler, function=self._faults.wrap(name, handler.function))
+                self.register_task(DeliveryTask, name=name, handler=faulty)
 
 
 class EventTestHarness:
@@ -54,7 +86,8 @@ class EventTestHarness:
         event_registry: EventRegistry = registry,
         settings: Settings | None = None,
     ) -> None:
-        self.bus = EventBus(event_registry=event_registry, settings=settings)
+        self.faults = Faults(self._subscription_names, lambda: self.now().timestamp())
+        self.bus: EventBus = HarnessBus(self.faults, event_registry=event_registry, settings=settings)
         self.bus.store_clock.is_virtual = True
         self._consumed_entries: set[str] = set()
         for agent in agents:
@@ -114,24 +147,24 @@ class EventTestHarness:
         check_known(pattern, self.bus.event_registry)
         return self._wait(_build_matcher(pattern), HISTORY_START, pattern, within)
 
-    def send_and_wait(self, event: Event, event_type: str, timeout: float = 5.0) -> Event:
+    def send_event_and_wait(self, event: Event, expected_event_type: str, timeout: float = 5.0) -> Event:
         """Publish an event and wait for a later one of that type in the same flow.
 
         Raises TimeoutError after `timeout` seconds; UsageError (invalid_pattern) if no such type is known.
         """
-        check_known(event_type, self.bus.event_registry)
+        check_known(expected_event_type, self.bus.event_registry)
         before = self.bus.stores.history.last_entry_id()
         sent = self.publish(event).event
 
         def is_answer(recorded: RecordedEvent) -> bool:
             attributes = recorded.attributes
             return (
-                recorded.topic == event_type
+                recorded.topic == expected_event_type
                 and attributes["correlation_id"] == sent.correlation_id
                 and attributes["event_id"] != sent.event_id
             )
 
-        return self._wait(is_answer, before, event_type, timeout)
+        return self._wait(is_answer, before, expected_event_type, timeout)
 
     def send_through(self, event: Event, timeout: float = 5.0) -> list[Event]:
         """Publish an event, wait until all deliveries have ended, and return it and all later events.
@@ -142,6 +175,29 @@ class EventTestHarness:
         self.publish(event)
         self._wait_until(self._is_idle, "deliveries did not end", timeout)
         return [self._parse(recorded) for recorded in self.bus.stores.history.read_after(before)]
+
+    def now(self) -> datetime:
+        """Return the time in this harness."""
+        return self.bus.now()
+
+    def advance(self, duration: float | timedelta) -> None:
+        """Let time pass, in s: what is due until then happens in order, and its deliveries end.
+
+        Events published afterwards have the later time. Periodic tasks do not run, because beat sends them.
+
+        Raises TimeoutError if deliveries do not end within 30 s; UsageError if the duration is negative.
+        """
+        self.bus.start()
+        seconds = duration.total_seconds() if isinstance(duration, timedelta) else duration
+        if seconds < 0:
+            raise UsageError(f"time cannot go back by {-seconds:g} s; advance by 0 or more")
+        self._settle()
+        target = self.now().timestamp() + seconds
+        while (due := self._next_due()) is not None and due <= target:
+            self._skip_to(due)
+            self._settle()
+        self._skip_to(target)
+        self._settle()
 
     def published_events(self) -> list[Event]:
         """List all events published so far, in order."""
@@ -187,7 +243,7 @@ class EventTestHarness:
             time.sleep(POLL_S)
 
     def _is_idle(self) -> bool:
-        return self.bus.is_idle()
+        return self.bus.is_idle() and not self.faults.due_times()
 
     def _has_nothing_pending(self) -> bool:
         if not self._is_idle():
@@ -197,12 +253,34 @@ class EventTestHarness:
 
     def _skip_time(self) -> None:
         """Skip the store's clock to the next delayed message, if no delivery is running."""
-        due = self.bus.stores.delayed_messages.due_times().values()
-        if due and self.bus.is_still():
-            skipped_s = max(0.0, min(due) - time.time())
-            # Circuit breakers and rate limits use the store's clock too, so their waits end as well.
-            self.bus.store_clock.skip(skipped_s)
-            send_due(self.bus, ahead=timedelta(seconds=skipped_s, milliseconds=1))
+        due = self._next_due()
+        if due is not None and self.bus.is_still():
+            self._skip_to(due)
+
+    def _next_due(self) -> float | None:
+        """Return when the next delayed or held message is due, in s since 1970; None without one."""
+        return min([*self.bus.stores.delayed_messages.due_times().values(), *self.faults.due_times()], default=None)
+
+    def _skip_to(self, moment: float) -> None:
+        """Skip time to a moment, in s since 1970, and send what is due. Time that has passed by itself counts."""
+        clock = self.bus.store_clock
+        # Circuit breakers and rate limits use the store's clock too, so their waits end as well.
+        clock.skip(max(0.0, moment - self.now().timestamp()))
+        send_due(self.bus, ahead=timedelta(milliseconds=clock.ahead_ms + 1))
+        with self.bus.app.connection_for_write() as connection:
+            channel: Any = connection.default_channel  # kombu's stubs type only what all transports share
+            for held in self.faults.take_due():
+                channel._put(held.queue, held.message)  # noqa: SLF001 - as the broker does it
+
+    def _settle(self) -> None:
+        deadline = time.monotonic() + SETTLE_TIMEOUT_S
+        while not self.bus.is_still():
+            if time.monotonic() >= deadline:
+                raise TimeoutError(f"deliveries did not end within {SETTLE_TIMEOUT_S:g} s; does a handler block?")
+            time.sleep(POLL_S)
+
+    def _subscription_names(self) -> list[str]:
+        return [subscription.name for agent in self.bus.agents.values() for subscription in agent.subscriptions]
 
     def _parse(self, recorded: RecordedEvent) -> Event:
         return self.bus.event_registry.read(recorded.document)

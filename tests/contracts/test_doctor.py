@@ -15,6 +15,7 @@ import time_machine
 from click.testing import CliRunner
 from redis import Redis
 
+from petiole.events.registry import registry
 from petiole.events.subscriptions import Subscription
 from petiole.tasks import EventBus
 from petiole.tasks.operations import worker_report
@@ -29,10 +30,11 @@ from tests.support.polling import wait_until
 from tests.support.processes import ROOT, Node, free_ports, holding_still
 
 SHOP = r"""
-from petiole.events import Event
+from petiole.events import Event, registry
 from petiole.tasks import Agent
 
 shop = Agent("shop")
+registry.declare("custom.sold", {"number": int})
 
 @shop.on("input.*")
 def sell(event: Event) -> None:
@@ -214,6 +216,15 @@ def a_breaker_opened_by_hand(system: System) -> Iterator[None]:
 
 
 @contextmanager
+def another_schema_in_this_process(system: System) -> Iterator[None]:
+    # The worker of the module `shop` declares this type, too.
+    registry.declare("custom.sold", {"number": str})
+    yield
+    with registry._registering:
+        registry._types = {topic: each for topic, each in registry._types.items() if topic != "custom.sold"}
+
+
+@contextmanager
 def a_misspelled_setting(system: System) -> Iterator[None]:
     system.monkeypatch.setenv("PETIOLE_MAX_HOP", "8")
     yield
@@ -244,6 +255,7 @@ MISCONFIGURATIONS: dict[str, tuple[Misconfigure, list[str]]] = {
     "a subscription without a worker": (subscription("billing", "bill"), ["unserved"]),
     "a handler that was renamed": (subscription("shop", "sel"), ["handler"]),
     "a pattern with a typing error": (subscription("shop", "sel", "inptu.message.*"), ["handler", "pattern"]),
+    "processes with different schemas of a type": (another_schema_in_this_process, ["schemas"]),
     "a breaker opened by hand": (a_breaker_opened_by_hand, ["breaker"]),
     "a misspelled setting": (a_misspelled_setting, ["unknown_setting"]),
 }

@@ -65,7 +65,7 @@ class EventIntegrationTest:
         )
 
         # Verify complete flow
-        response_event = harness.send_and_wait(
+        response_event = harness.send_event_and_wait(
             input_event,
             "output.message.sent",
         )

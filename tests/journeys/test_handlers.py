@@ -238,7 +238,7 @@ def test_a_handler_that_takes_too_long_is_a_dead_letter_and_says_nothing(harness
     letter = harness.expect_dead_letter(within=15)
     assert (letter.error_type, letter.cause) == ("HandlerTimedOut", "failed")
     assert f"{agent.name}.{handler.__name__} exceeded its time limit of {LIMIT_S} s" in letter.error
-    assert harness.send_and_wait(say("next", a_message()), "message.answered")
+    assert harness.send_event_and_wait(say("next", a_message()), "message.answered")
     assert not {"message.again", "message.late"} & set(types(harness))
 
 

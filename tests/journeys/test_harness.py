@@ -26,28 +26,28 @@ def test_the_answer_is_of_the_same_flow(harness, a_message):
     harness.add(a_repeater())
     message = a_message()
 
-    answer = harness.send_and_wait(message, "message.repeated")
+    answer = harness.send_event_and_wait(message, "message.repeated")
 
     assert answer.correlation_id == message.correlation_id
 
 
 def test_what_was_there_before_the_send_is_not_taken_for_the_answer(harness, a_message):
     harness.add(a_repeater())
-    first = harness.send_and_wait(a_message(correlation_id="one-flow"), "message.repeated")
+    first = harness.send_event_and_wait(a_message(correlation_id="one-flow"), "message.repeated")
 
-    second = harness.send_and_wait(a_message(correlation_id="one-flow"), "message.repeated")
+    second = harness.send_event_and_wait(a_message(correlation_id="one-flow"), "message.repeated")
 
     assert second.event_id != first.event_id
 
 
 def test_the_sent_event_is_not_its_own_answer(harness, a_message):
     with pytest.raises(TimeoutError):
-        harness.send_and_wait(a_message(), "input.message.received", timeout=0.1)
+        harness.send_event_and_wait(a_message(), "input.message.received", timeout=0.1)
 
 
 def test_a_missing_answer_is_told_with_its_type_and_the_limit(harness, a_message):
     with pytest.raises(TimeoutError, match=r"no event of type 'output.message.sent' within 0.2 s"):
-        harness.send_and_wait(a_message(), "output.message.sent", timeout=0.2)
+        harness.send_event_and_wait(a_message(), "output.message.sent", timeout=0.2)
 
 
 def test_a_limit_of_zero_does_not_wait(harness):
@@ -83,20 +83,20 @@ def test_everything_is_captured_in_the_order_of_publication(harness, a_message):
 
 def test_two_harnesses_do_not_hear_each_other(a_message):
     with EventTestHarness([a_repeater()]) as one, EventTestHarness([a_repeater()]) as other:
-        one.send_and_wait(a_message(), "message.repeated")
+        one.send_event_and_wait(a_message(), "message.repeated")
 
         assert other.published_events() == []
-        other.send_and_wait(a_message(), "message.repeated")
+        other.send_event_and_wait(a_message(), "message.repeated")
         assert len(one.published_events()) == 2
 
 
 def test_one_harness_goes_on_when_another_ends(a_message):
     with EventTestHarness([a_repeater()]) as one:
         with EventTestHarness([a_repeater()]) as other:
-            one.send_and_wait(a_message(), "message.repeated")
-            other.send_and_wait(a_message(), "message.repeated")
+            one.send_event_and_wait(a_message(), "message.repeated")
+            other.send_event_and_wait(a_message(), "message.repeated")
 
-        one.send_and_wait(a_message(), "message.repeated")
+        one.send_event_and_wait(a_message(), "message.repeated")
 
 
 def test_sending_through_waits_for_all_that_is_set_off(harness, a_message):

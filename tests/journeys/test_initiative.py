@@ -155,7 +155,7 @@ def test_a_proactive_agent_that_is_not_there_changes_nothing_for_the_others():
     with EventTestHarness([module.agent for module in MODULES if module is not proactive]) as harness:
         subscribe(harness.bus, proactive.agent)
 
-        sent = harness.send_and_wait(a_question("What is 12 * 7?"), "output.message.sent")
+        sent = harness.send_event_and_wait(a_question("What is 12 * 7?"), "output.message.sent")
 
         assert isinstance(sent, MessageSentEvent)
         assert "84" in sent.content.text

@@ -81,7 +81,7 @@ def test_the_real_model_answers_over_the_openai_client(local: None) -> None:
 def test_the_real_model_answers_a_user(local: None) -> None:
     agents = [module.agent for module in (orchestrator, memory, tools, llm, output)]
     with EventTestHarness(agents) as harness:
-        sent = harness.send_and_wait(
+        sent = harness.send_event_and_wait(
             TextMessageEvent(stream_id="s", content=TextContent(text=HELLO)), "output.message.sent", timeout=40
         )
 

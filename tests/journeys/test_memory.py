@@ -56,7 +56,7 @@ def recalled(harness: EventTestHarness, query: str, stream_id: str = "s", user_i
     asked = ContextRequestedEvent(
         stream_id=stream_id, content=ContextRequest(query=query), context=EventContext(user_id=user_id)
     )
-    told = harness.send_and_wait(asked, "memory.context.assembled")
+    told = harness.send_event_and_wait(asked, "memory.context.assembled")
     assert isinstance(told, ContextAssembledEvent)
     return [item.text for item in told.content.items]
 

@@ -34,7 +34,7 @@ def test_a_handler_that_fails_twice_is_run_a_third_time(harness, a_message):
     agent, attempts = failing(2, RuntimeError("not yet"))
     harness.add(agent)
 
-    harness.send_and_wait(a_message(), "message.done")
+    harness.send_event_and_wait(a_message(), "message.done")
 
     assert attempts == [1, 2, 3]
     assert harness.dead_letters() == []
@@ -102,7 +102,7 @@ def test_who_asks_for_later_is_asked_again_as_often_as_it_takes(harness, a_messa
         return later(timedelta(minutes=1))
 
     harness.add(agent)
-    harness.send_and_wait(a_message(), "message.done")
+    harness.send_event_and_wait(a_message(), "message.done")
 
     assert attempts == [1] * 6
 

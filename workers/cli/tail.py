@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import islice
 
 import click
 
-from petiole.events.topics import TopicTrie
-from petiole.tasks.stores.history import HISTORY_START, History, RecordedEvent
+from petiole.tasks.operations.listening import follow_history
+from petiole.tasks.stores.history import HISTORY_START, RecordedEvent
 from petiole.workers.cli._console import open_console, print_json, print_line, render_event_line
 from petiole.workers.cli._options import PATTERN, SECONDS, connected_app, json_option
-
-_HISTORY_BLOCK_MS = 1_000
-_ALL_PATTERNS = ("*", "error.*")
 
 
 @click.command
@@ -32,36 +29,12 @@ def command(pattern: str | None, count: int | None, timeout: float | None, *, fr
     history = connected_app().stores.history
     start = HISTORY_START if from_start else history.last_entry_id()
     deadline = None if timeout is None else time.monotonic() + timeout
-    matches = _pattern_filter(pattern)
     show = _print_json if as_json else _line_printer()
     try:
-        for recorded in islice(filter(matches, _follow(history, start, deadline)), count):
+        for recorded in islice(follow_history(history, pattern, start, deadline), count):
             show(recorded)
     except KeyboardInterrupt:
         return
-
-
-def _follow(history: History, entry_id: str, deadline: float | None) -> Iterator[RecordedEvent]:
-    """Yield events as they are recorded, until the deadline."""
-    while True:
-        left_ms = (
-            _HISTORY_BLOCK_MS
-            if deadline is None
-            else min(_HISTORY_BLOCK_MS, int((deadline - time.monotonic()) * 1_000))
-        )
-        events = history.read_after(entry_id, block_ms=left_ms) if left_ms > 0 else history.read_after(entry_id)
-        for recorded in events:
-            entry_id = recorded.entry_id
-            yield recorded
-        if left_ms <= 0 and not events:
-            return
-
-
-def _pattern_filter(pattern: str | None) -> Callable[[RecordedEvent], bool]:
-    trie: TopicTrie[bool] = TopicTrie()
-    for topic_pattern in (pattern,) if pattern else _ALL_PATTERNS:
-        trie.add(topic_pattern, listener=True)
-    return lambda recorded: bool(trie.match(recorded.topic))
 
 
 def _line_printer() -> Callable[[RecordedEvent], None]:

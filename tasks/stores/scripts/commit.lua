@@ -25,15 +25,14 @@ local version, window, window_ms, max_events, max_age_ms, inbox_ms = unpack(ARGV
 local events, delays = tonumber(ARGV[8]), tonumber(ARGV[9])
 local outcome, delivery, consumer, tag, slot, own_group = unpack(ARGV, 11, 16)
 local FIRST, PER_EVENT, PER_DELIVERY = 18, 7, 4
-local is_entry = slot ~= ''
-local leases, slots = prefix .. ':consumers:' .. consumer, prefix .. ':consumers:' .. consumer .. ':slots'
-local counters, inbox, attempts = prefix .. ':counters', prefix .. ':inbox:' .. delivery, prefix .. ':attempts:' .. delivery
-local running, leased = prefix .. ':running:' .. delivery, nil
+local is_entry, counters, leases, slots, leased = slot ~= '', prefix .. ':counters', nil, nil, nil
 if outcome ~= '' then
+  leases = prefix .. ':consumers:' .. consumer
+  slots = leases .. ':slots'
   local last_tag, answer = (is_entry and redis.call('HGET', slots, slot) or ''):match('^(.-)\n(.*)$')
   if last_tag == tag then
     return cjson.decode(answer)
-  elseif not is_entry and redis.call('EXISTS', inbox) == 1 then
+  elseif not is_entry and redis.call('EXISTS', prefix .. ':inbox:' .. delivery) == 1 then
     return {'already_settled'}
   end
   leased = consumer ~= '' and redis.call('HGET', leases, tag)
@@ -68,15 +67,13 @@ local function is_published(id)
 end
 
 -- First pass, without writes: Redis does not roll back a script that fails.
-local free, are_new, arg = {}, {}, FIRST
+local free, arg = {}, FIRST
 for _ = 1, events do
-  local is_new = not is_published(ARGV[arg])
-  are_new[#are_new + 1] = is_new
-  local first = arg + PER_EVENT
+  local id, first = ARGV[arg], arg + PER_EVENT
   arg = first + PER_DELIVERY * ARGV[arg + 6]
   for at = first, arg - 1, PER_DELIVERY do
     local capacity = tonumber(ARGV[at + 2])
-    if is_new and capacity and capacity > 0 then
+    if capacity and capacity > 0 and not is_published(id) then
       local queue = ARGV[at]:match('^(.*):%d+$')
       free[queue] = (free[queue] or capacity - depth(queue)) - 1
       if free[queue] < 0 then
@@ -88,7 +85,7 @@ end
 
 local exchange = ARGV[10] ~= '' and cjson.decode(ARGV[10])
 local request = exchange and exchange.request
-if request and are_new[1] and not register_reply(exchange.table, request.id, request.responder, request.reply_to,
+if request and not is_published(ARGV[FIRST]) and not register_reply(exchange.table, request.id, request.responder, request.reply_to,
     request.timeout_ms, request.margin_ms, request.token) then
   return {'duplicate_request'}
 end
@@ -101,8 +98,8 @@ end
 
 local function publish(at)
   local deliveries = tonumber(ARGV[at + 6])
-  local indexes = {{ARGV[at + 2], ARGV[at + 3]}, {ARGV[at + 4], ARGV[at + 5]}}
-  local reference = record_event(ARGV[at + 1], indexes, deliveries, max_events, max_age_ms)
+  local reference = record_event(ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5], deliveries,
+    max_events, max_age_ms)
   for place = at + PER_EVENT, at + PER_EVENT + PER_DELIVERY * deliveries - 1, PER_DELIVERY do
     local list, capacity = ARGV[place], tonumber(ARGV[place + 2])
     if capacity and capacity < 0 then
@@ -121,8 +118,8 @@ local result, texts = {'published'}, {}
 arg = FIRST
 for number = 1, events do
   texts[number] = ARGV[arg + 1]
-  -- Checked again by SADD: one call may have an event twice.
-  local is_new = are_new[number] and redis.call('SADD', published, ARGV[arg]) == 1
+  local is_new = redis.call('SISMEMBER', published_before, ARGV[arg]) == 0
+    and redis.call('SADD', published, ARGV[arg]) == 1
   if is_new then
     publish(arg)
   end
@@ -154,6 +151,7 @@ if outcome == '' then
   return result
 end
 
+local attempts, running = prefix .. ':attempts:' .. delivery, prefix .. ':running:' .. delivery
 local settlement = ARGV[17] ~= '' and cjson.decode(ARGV[17]) or {}
 local is_ended = outcome == 'handled' or outcome == 'dead_lettered'
 local letters = prefix .. ':dead_letters'
@@ -184,7 +182,7 @@ if is_entry then
   dereference(ended)
   redis.call('HSET', slots, slot, tag .. '\n' .. cjson.encode(result))
 elseif is_ended then
-  redis.call('SET', inbox, 'done', 'PX', inbox_ms)
+  redis.call('SET', prefix .. ':inbox:' .. delivery, 'done', 'PX', inbox_ms)
   redis.call('DEL', attempts, running)
 else
   redis.call('DEL', running)

@@ -35,8 +35,7 @@ local function delete_old_blocks(now, max_events, max_age_ms)
   end
 end
 
-local function add_to_index(index, is_due)
-  local name, member = index[1], index[2]
+local function add_to_index(name, member, is_due)
   redis.call('RPUSH', name, member)
   if is_due then
     -- Members of deleted events, oldest first.
@@ -52,14 +51,14 @@ local function add_to_index(index, is_due)
   end
 end
 
--- Appends an event; `indexes` are pairs of list and member, to which the entry id is added. Returns its reference.
-local function record_event(text, indexes, references, max_events, max_age_ms)
+-- Appends an event, and its entry id to the lists of its stream and its flow. Returns its reference.
+local function record_event(text, stream, stream_member, flow, flow_member, references, max_events, max_age_ms)
   local number = redis.call('INCR', history .. ':count')
   local entry = redis.call('XADD', history, '*', 'event', text)
   local block = string.format('%d', math.floor(number / BLOCK))
-  for _, index in ipairs(indexes) do
-    add_to_index({index[1], index[2] .. ' ' .. entry}, number % (BLOCK / 4) == 0)
-  end
+  local is_due = number % (BLOCK / 4) == 0
+  add_to_index(stream, stream_member .. ' ' .. entry, is_due)
+  add_to_index(flow, flow_member .. ' ' .. entry, is_due)
   if references > 0 then
     redis.call('HINCRBY', history .. ':references', block, references)
   end

@@ -7,6 +7,6 @@ local state = redis.call('GET', publication)
 if state then
   return state
 end
-record_event(ARGV[3], {{ARGV[4], ARGV[5]}, {ARGV[6], ARGV[7]}}, 0, ARGV[8], ARGV[9])
+record_event(ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], 0, ARGV[8], ARGV[9])
 redis.call('SET', publication, 'started', 'PX', ARGV[10])
 return 'new'

@@ -138,7 +138,7 @@ def the_model_is_asked_and_the_response_ready_once_for_each_message(seen: Seen) 
 @row("J53")
 def a_request_for_context_without_a_past_is_answered_with_none(seen: Seen) -> None:
     request = ContextRequestedEvent(stream_id="no-past", content=ContextRequest(query="What is my name?"))
-    assembled = seen.team.send_and_wait(request, "memory.context.assembled")
+    assembled = seen.team.send_event_and_wait(request, "memory.context.assembled")
     assert isinstance(assembled, ContextAssembledEvent)
     assert assembled.content.items == ()
 

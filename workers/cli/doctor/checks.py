@@ -214,6 +214,15 @@ def _check_versions(facts: SystemFacts) -> Iterator[Diagnosis]:
         )
 
 
+def _check_schemas(facts: SystemFacts) -> Iterator[Diagnosis]:
+    for topic, described in _differences(facts.schemas):
+        yield Diagnosis(
+            "schemas",
+            f"processes have different schemas of {topic} (version:hash {described})",
+            "deploy the same code everywhere; raise schema_version with a change: petiole schemas diff",
+        )
+
+
 def _differences(values: Mapping[str, Mapping[str, object]]) -> Iterator[tuple[str, str]]:
     """Find the names with different values, by process; describe each value with its processes."""
     for name in sorted({name for each in values.values() for name in each}):
@@ -252,6 +261,7 @@ _CHECKS: tuple[Callable[[SystemFacts], Iterator[Diagnosis]], ...] = (
     _check_handlers,
     _check_patterns,
     _check_versions,
+    _check_schemas,
     _check_circuits,
     _check_environment,
 )

@@ -11,6 +11,7 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import ResponseError
 
+from petiole.events.schemas import fingerprints_of_own_types
 from petiole.events.subscriptions import Subscription
 from petiole.tasks.broker.queue_stats import queue_depth
 from petiole.tasks.broker.topology import PUBLISH_QUEUE
@@ -57,6 +58,7 @@ class SystemFacts:
         without_handler: the subscriptions whose handlers no running worker has.
         depths: deliveries waiting, by queue, also of queues without a subscription.
         topics: the event types that this process knows.
+        schemas: the fingerprints of own event types, by process and topic.
     """
 
     servers: tuple[ServerFacts, ...]
@@ -72,6 +74,7 @@ class SystemFacts:
     parked: tuple[ParkedDeliveries, ...] = ()
     circuits: tuple[Circuit, ...] = ()
     topics: tuple[str, ...] = ()
+    schemas: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     unknown_settings: tuple[str, ...] = ()
 
 
@@ -93,6 +96,7 @@ def read_facts(bus: BusRuntime) -> SystemFacts:
         parked=tuple(bus.stores.parked.read()),
         circuits=tuple(bus.stores.circuits.all()),
         topics=tuple(event_type.topic for event_type in bus.event_registry.all()),
+        schemas=_read_fingerprints(bus, cluster),
         unknown_settings=tuple(unknown_settings()),
     )
 
@@ -127,6 +131,12 @@ def _read_reports(bus: BusRuntime, cluster: Cluster) -> Iterator[ProcessReport]:
             # A worker of an older version answers that it does not know the command.
             known = report if "versions" in report else {"versions": {}, "settings": {}, "clock_ahead_s": 0.0}
             yield _parse_report(node, known)
+
+
+def _read_fingerprints(bus: BusRuntime, cluster: Cluster) -> dict[str, dict[str, str]]:
+    of_workers = bus.stores.schema_fingerprints.read(cluster.workers.keys())
+    by_node = {cluster.workers[worker_id].node: each for worker_id, each in of_workers.items()}
+    return {"this process": fingerprints_of_own_types(bus.event_registry), **by_node}
 
 
 def _parse_report(name: str, report: Mapping[str, Any]) -> ProcessReport:

@@ -1,0 +1,57 @@
+"""The harness is quick enough for a test of each flow: 200 tests in 20 s."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from petiole.events import Event, MessageEvent, TextMessageEvent
+from petiole.tasks import Agent
+from petiole.tasks.testing import EventTestHarness
+
+FLOWS = 200
+MAX_CPU_S = 20.0
+
+
+def a_team() -> list[Agent]:
+    """Make two agents: the first fails once and is tried again, the second answers the first."""
+    first, second = Agent("first"), Agent("second")
+    failed: list[str] = []
+
+    @first.on("input.*")
+    def ask(event: Event) -> MessageEvent:
+        if not failed:
+            failed.append(event.event_id)
+            raise ConnectionError("away")
+        return event.caused(MessageEvent, event_type="message.asked")
+
+    @second.on("message.asked")
+    def answer(event: Event) -> MessageEvent:
+        return event.caused(MessageEvent, event_type="message.answered")
+
+    return [first, second]
+
+
+def run_flow(a_message: Callable[..., TextMessageEvent]) -> None:
+    with EventTestHarness(a_team()) as harness:
+        assert harness.send_event_and_wait(a_message(), "message.answered").hops == 2
+
+
+def test_a_flow_costs_less_than_its_share_of_20_s(a_message):
+    """By processor time, because other tests run beside this one."""
+    flows = 10
+    run_flow(a_message)  # imports what the harness needs
+    began = time.process_time()
+
+    for _ in range(flows):
+        run_flow(a_message)
+
+    assert time.process_time() - began < MAX_CPU_S / FLOWS * flows * 2
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", range(FLOWS))
+def test_each_of_200_flows_has_a_harness_of_its_own(number, a_message):
+    run_flow(a_message)
