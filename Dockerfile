@@ -2,9 +2,11 @@
 FROM python:3.12-slim AS build
 COPY . /source
 RUN python -m venv /opt/petiole \
-    && /opt/petiole/bin/pip install --no-cache-dir -c /source/constraints.txt '/source[openai,otel]'
+    && /opt/petiole/bin/pip install --no-cache-dir -c /source/constraints.txt '/source[openai,otel,video,voice]'
 
 FROM python:3.12-slim
+# The synthesizer of the agent `speaking`.
+RUN apt-get update && apt-get install -y --no-install-recommends espeak-ng && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/petiole /opt/petiole
 ENV PATH=/opt/petiole/bin:$PATH \
     PYTHONUNBUFFERED=1

@@ -274,11 +274,22 @@ class ParametersContent(Content):
     parameters: Parameters = Field(default_factory=dict)
 
 
+class ChunkRange(FrozenModel):
+    """The first and the last audio chunk of an utterance, by sequence number."""
+
+    first: Count
+    last: Count
+
+
 class TextContent(Content):
-    """Text as its author wrote it, with something to read: spaces and invisible characters alone are refused."""
+    """Text as its author wrote it or, with `chunks`, as it was recognized in the stream's audio.
+
+    It has something to read: spaces and invisible characters alone are refused.
+    """
 
     text: Text
     language: str | None = Field(default=None, description="BCP 47 tag, where known")
+    chunks: ChunkRange | None = Field(default=None, exclude_if=lambda value: value is None)
 
     @field_validator("text")
     @classmethod

@@ -85,6 +85,29 @@ class WorkerSettings(EnvironmentSettings):
         default=3_600.0, description="How long a tool call that needs approval waits for a decision."
     )
 
+    # Voice
+    transcriber: str = Field(
+        default="pocketsphinx",
+        min_length=1,
+        description="Speech to text: `pocketsphinx`, `faster_whisper`, or your own as `package.module:Class`.",
+    )
+    synthesizer: str = Field(
+        default="espeak_ng",
+        min_length=1,
+        description="Text to speech: `espeak_ng`, `flite`, or your own as `package.module:Class`.",
+    )
+    turn_detection: Literal["silence", "smart_turn"] = Field(
+        default="silence",
+        description="What ends a turn: `silence`, or `smart_turn`, a model that hears whether a sentence is whole.",
+    )
+    turn_silence_s: Annotated[float, Field(ge=0.3, le=10)] = Field(
+        default=0.8, description="With `silence`, a pause of the user this long ends the turn."
+    )
+    audio_timeout_s: Annotated[float, Field(ge=0.1, le=60)] = Field(
+        default=1.0,
+        description="How long a missing audio chunk is waited for, and how long speech waits for its next chunk.",
+    )
+
     # Language models
     llm: str = Field(
         default="rules",

@@ -30,6 +30,7 @@ FILES_BY_FAMILY = {
     "provider": ("component",),
     "request": ("request",),
     "response": ("request",),
+    "stream": ("stream",),
     "system": ("circuits", "system"),
     "tools": ("tools",),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from petiole.events.content import Content, Text
+from petiole.events.content import AudioContent, Content, Count, Text
 from petiole.events.event import Category, Event
 
 
@@ -46,6 +46,15 @@ class DroppedSuggestion(Content):
     reason: Text
 
 
+class InterruptedSpeech(Content):
+    """A spoken answer that the user interrupted: its text, the text that was heard, and the time of each."""
+
+    text: Text
+    heard_text: str
+    heard_ms: Count
+    total_ms: Count
+
+
 class OutputEvent(Event):
     """Base class of the events of the output agent."""
 
@@ -78,3 +87,17 @@ class SuggestionDroppedEvent(OutputEvent):
 
     event_type: Literal["output.suggestion.dropped"] = "output.suggestion.dropped"
     content: DroppedSuggestion
+
+
+class AnswerAudioEvent(OutputEvent):
+    """A chunk of an answer as audio is to be played."""
+
+    event_type: Literal["output.audio.chunk"] = "output.audio.chunk"
+    content: AudioContent
+
+
+class SpeechInterruptedEvent(OutputEvent):
+    """A spoken answer was interrupted by its user."""
+
+    event_type: Literal["output.speech.interrupted"] = "output.speech.interrupted"
+    content: InterruptedSpeech

@@ -12,7 +12,7 @@ The subscription's `on_busy` decides what happens if the user sends a message in
     "enqueue"     they are written one after the other, because the subscription is ordered by stream
     "reject"      while one is written, entering the block of another raises StreamBusy
     "interrupt"   the coroutine of `run` is cancelled about 0.2 s after the newer message was published, independent of
-                  the length of the agent's queue
+                  the length of the agent's queue; or after the user began to speak (`stream.speech.started`)
 
 Only one attempt of a delivery writes at a time: if a newer attempt has started, `run` and the end of the block raise
 StreamSuperseded. A shadow handler writes nothing.
@@ -37,7 +37,7 @@ from petiole.tasks.stores.response_streams import StreamEnd
 if TYPE_CHECKING:
     from petiole.tasks.handling.current import CurrentDelivery
 
-USER_MESSAGE_EVENT_TYPE = "input.message.received"
+INTERRUPTING_EVENT_TYPES = frozenset({"input.message.received", "stream.speech.started"})
 
 INTERRUPT_POLL_S = 0.1
 """How often `run` checks for newer messages while nothing is written."""
@@ -155,7 +155,7 @@ class ResponseStream:
         return state
 
     def _is_outdated(self) -> bool:
-        """Return whether the user sent a message in another flow of the stream after this one."""
+        """Return whether the user sent a message or spoke in another flow of the stream after this one."""
         event, history = self.context.event, self.context.bus.stores.history
         if self.context.subscription.on_busy != "interrupt" or self.context.is_replay:
             return False
@@ -164,11 +164,11 @@ class ResponseStream:
         newer = history.read_stream_after(event.stream_id, self._last_seen_entry)
         if newer:
             self._last_seen_entry = newer[-1].entry_id
-        return any(_is_users_message(recorded, excluded_flow=event.correlation_id) for recorded in newer)
+        return any(_interrupts(recorded, excluded_flow=event.correlation_id) for recorded in newer)
 
 
-def _is_users_message(recorded: RecordedEvent, *, excluded_flow: str) -> bool:
-    return recorded.topic == USER_MESSAGE_EVENT_TYPE and recorded.attributes["correlation_id"] != excluded_flow
+def _interrupts(recorded: RecordedEvent, *, excluded_flow: str) -> bool:
+    return recorded.topic in INTERRUPTING_EVENT_TYPES and recorded.attributes["correlation_id"] != excluded_flow
 
 
 def _is_cancelled() -> bool:

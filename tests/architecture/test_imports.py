@@ -9,7 +9,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PROVIDER_FOLDERS = ("channels", "llm", "retrieval", "streams", "tools")
+PROVIDER_FOLDERS = ("channels", "llm", "retrieval", "streams", "synthesis", "tools", "transcription")
 
 
 def test_every_import_contract_is_kept():

@@ -1,15 +1,25 @@
-"""Input: publishes messages from users. Entered by `publish_message`; this agent has no subscriptions."""
+"""Input: publishes messages, audio and video from users, in the sessions of their streams.
+
+Entered by `publish_message`, `publish_audio` and `publish_frame`; this agent has no subscriptions.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from petiole.events.catalog.input import TextMessageEvent
+from petiole.events.catalog.input import AudioChunkEvent, InputEvent, TextMessageEvent, VideoFrameEvent
 from petiole.events.catalog.session import StreamStarted, StreamStartedEvent
-from petiole.events.content import TextContent
+from petiole.events.content import AudioContent, TextContent, VideoContent
 from petiole.events.event import Event, EventContext
 from petiole.tasks import Agent, SessionInfo, mark_session_started, publish, record_session_event, session_event_id
+from petiole.tasks.handling.current import current_bus
+from petiole.workers.state import team_state
+from petiole.workers.streams.pcm import check_audio
+from petiole.workers.streams.sequencing import audio_ended
+
+if TYPE_CHECKING:
+    from petiole.tasks.runtime import BusRuntime
 
 PublishFunction: TypeAlias = Callable[[Event], object]
 
@@ -25,6 +35,7 @@ def publish_message(
     source: str = "petiole",
     session_type: str = "chat",
     publish: PublishFunction = publish,
+    bus: BusRuntime | None = None,
 ) -> TextMessageEvent:
     """Publish a user's message in the session of its stream.
 
@@ -38,6 +49,7 @@ def publish_message(
         source: The program that received the message.
         session_type: chat, meeting or call; only the first message of a stream sets it.
         publish: The function that publishes; `publish.delay` leaves routing to a worker.
+        bus: The bus of the session; by default the current bus.
 
     Raises:
         SessionEnded: The session of the stream has ended.
@@ -49,15 +61,72 @@ def publish_message(
         content=TextContent(text=text),
         context=EventContext(source=source, user_id=user_id, session_id=stream_id),
     )
-    session = record_session_event(message, session_type=session_type)
-    if session.state == "new":
-        publish(build_stream_started(message, channel, session))
-        mark_session_started(session)
-    publish(message)
+    publish_in_session(message, channel=channel, session_type=session_type, publish=publish, bus=bus)
     return message
 
 
-def build_stream_started(message: TextMessageEvent, channel: str, session: SessionInfo) -> StreamStartedEvent:
+def publish_audio(
+    content: AudioContent,
+    *,
+    stream_id: str,
+    user_id: str | None = None,
+    channel: str = "voice",
+    source: str = "petiole",
+    publish: PublishFunction = publish,
+    bus: BusRuntime | None = None,
+) -> AudioChunkEvent:
+    """Publish a chunk of a user's audio. The chunk with `is_last` ends the audio of the stream; the session stays.
+
+    Args are those of `publish_message`. A new session is a call.
+
+    Raises:
+        InvalidEvent: The audio cannot be heard; the error names the field.
+        UsageError: (audio_ended) the audio of the stream ended with an earlier chunk.
+        SessionEnded: The session of the stream has ended.
+        Exception: Any error of `publish`.
+    """
+    check_audio(content)
+    streams = team_state(current_bus(bus)).audio_streams
+    last = streams.announced_last(stream_id)
+    if last is not None and content.sequence > last:
+        raise audio_ended(last)
+    context = EventContext(source=source, user_id=user_id, session_id=stream_id)
+    chunk = AudioChunkEvent(stream_id=stream_id, content=content, context=context)
+    publish_in_session(chunk, channel=channel, session_type="call", publish=publish, bus=bus)
+    if content.is_last:
+        streams.announce_last(stream_id, content.sequence)
+    return chunk
+
+
+def publish_frame(
+    content: VideoContent,
+    *,
+    stream_id: str,
+    user_id: str | None = None,
+    channel: str = "video",
+    source: str = "petiole",
+    publish: PublishFunction = publish,
+    bus: BusRuntime | None = None,
+) -> VideoFrameEvent:
+    """Publish a frame of a user's video. Arguments and errors are those of `publish_message`."""
+    context = EventContext(source=source, user_id=user_id, session_id=stream_id)
+    frame = VideoFrameEvent(stream_id=stream_id, content=content, context=context)
+    publish_in_session(frame, channel=channel, session_type="call", publish=publish, bus=bus)
+    return frame
+
+
+def publish_in_session(
+    event: InputEvent, *, channel: str, session_type: str, publish: PublishFunction, bus: BusRuntime | None
+) -> None:
+    """Publish an event of a user; the first of its session also publishes that the session started."""
+    session = record_session_event(event, session_type=session_type, bus=bus)
+    if session.state == "new":
+        publish(build_stream_started(event, channel, session))
+        mark_session_started(session, bus=bus)
+    publish(event)
+
+
+def build_stream_started(message: InputEvent, channel: str, session: SessionInfo) -> StreamStartedEvent:
     """Build the event for a new stream. It starts a flow of its own.
 
     The event id is derived from the session, so concurrent first messages publish it once.

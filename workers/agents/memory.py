@@ -65,7 +65,12 @@ def load_retriever() -> None:
     warm_up_retrieval()
 
 
-@agent.on("input.*", "tools.execution.completed", "llm.response.generated")
+@agent.on(
+    "input.*",
+    "tools.execution.completed",
+    "llm.response.generated",
+    where={"content.format": {"exists": False}},  # no audio, no video
+)
 def remember(event: Event, context: Context) -> Iterator[Event]:
     """Store messages and facts, detect conflicts and habits, and clean up streams that have ended."""
     keep_recollection(event, context)

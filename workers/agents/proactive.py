@@ -55,7 +55,13 @@ class PatternSignal:
     occurrences: int = 0
 
 
-@agent.on("*", "memory.pattern.detected", priority=MIN_PRIORITY, expires=EXPIRES_AFTER)
+@agent.on(
+    "*",
+    "memory.pattern.detected",
+    where={"content.format": {"exists": False}},  # no audio, no video
+    priority=MIN_PRIORITY,
+    expires=EXPIRES_AFTER,
+)
 def watch(event: Event, context: Context) -> Iterator[Event]:
     """Check an event for a signal. The event type alone excludes nearly every event."""
     read_signal = _SIGNAL_READERS.get(event.event_type)

@@ -11,6 +11,7 @@ import asyncio
 from collections import Counter
 from typing import Any, ClassVar, Final
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -55,6 +56,11 @@ class LimitedProtocol(H11Protocol):
             self._stop_waiting()
         elif self._deadline is None and not self.transport.is_closing():
             self._wait_for_request()
+
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        """Hand the connection over: it has sent its request, and its endpoint limits what follows."""
+        self._stop_waiting()
+        super().handle_websocket_upgrade(event)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting."""

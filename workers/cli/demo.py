@@ -24,6 +24,7 @@ from petiole.workers.cli._console import (
 )
 from petiole.workers.cli._conversation import ChatExchange, Conversation, new_stream_id
 from petiole.workers.cli._options import format_command
+from petiole.workers.cli._voice_demo import check_voice, run_voice_demo
 from petiole.workers.process import embedded_broker
 from petiole.workers.process.child_processes import (
     list_responding_workers,
@@ -65,18 +66,24 @@ SCRIPT = (
 
 
 @click.command
-def command() -> None:
+@click.option("--voice", is_flag=True, help="Speak instead: send a recording, and record the spoken answer.")
+def command(*, voice: bool) -> None:
     """Run a conversation of three messages through a real worker and a real broker, and show its events.
 
     Starts the embedded broker and a worker if none runs, and stops them at the end. Exits with 1 if an answer is
     missing.
     """
     console = open_console()
+    if voice:
+        check_voice()
     watchdog = Watchdog()
     watchdog.offer("broker", partial(embedded_broker.stop_broker, embedded_broker.default_home()))
     with signals_as_keyboard_interrupt(), watchdog, ExitStack() as started:
         workers = _start_workers(console, started, watchdog)
         try:
+            if voice:
+                run_voice_demo(console, default_bus)
+                return
             exchanges = _run_script(console, Conversation(default_bus, new_stream_id(DEMO_WORKER), "you"))
             _print_summary(console, workers, exchanges)
         except click.ClickException as error:

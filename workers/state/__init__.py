@@ -15,11 +15,13 @@ from petiole.tasks.runtime import BusRuntime
 from petiole.tasks.settings import Settings
 from petiole.workers.settings import WorkerSettings
 from petiole.workers.state.approvals import Approvals
+from petiole.workers.state.audio_streams import AudioStreams
 from petiole.workers.state.event_counts import EventCounts
 from petiole.workers.state.facts import Facts
 from petiole.workers.state.keys import StateKeys
 from petiole.workers.state.memories import Memories
 from petiole.workers.state.outbound_messages import OutboundMessages
+from petiole.workers.state.scenes import Scenes
 from petiole.workers.state.spending import Spending
 from petiole.workers.state.vectors import EmbeddingStore
 
@@ -35,6 +37,8 @@ class TeamState:
     outbound_messages: OutboundMessages
     approvals: Approvals
     spending: Spending
+    audio_streams: AudioStreams
+    scenes: Scenes
 
 
 def team_state(bus: BusRuntime) -> TeamState:
@@ -56,6 +60,8 @@ def open_team_state(client: Redis, bus_settings: Settings) -> TeamState:
         vectors=EmbeddingStore(client, keys),
         event_counts=EventCounts(client, keys),
         outbound_messages=OutboundMessages(client, keys),
+        audio_streams=AudioStreams(client, keys),
+        scenes=Scenes(client, keys),
         approvals=Approvals(
             client,
             keys,

@@ -6,6 +6,10 @@ Each starts with PETIOLE_KEY_PREFIX and a colon, then fixed words; text from out
 |-----------------------------------|--------|-----------------------------------------------|------------------------|
 | approvals                         | zset   | id -> when it was requested, in ms            | as approvals:<id>      |
 | approvals:<id>                    | hash   | request, expiry, state, decision              | see open_team_state()  |
+| audio_ends:<stream>               | text   | sequence number of the chunk with `is_last`   | a day                  |
+| audio_samples:<stream>            | text   | PCM of the utterance, or of the last moments  | a day after the last   |
+| audio_sequences:<stream>          | text   | the number of chunks that a gateway has sent  | a day after the last   |
+| audio_streams:<stream>            | hash   | revision, AudioState JSON, speech so far      | a day after the last   |
 | consolidation_queue               | set    | streams with new memories                     | until consolidated     |
 | event_counts:<sha-256>            | zset   | event -> its time in s                        | window plus cooldown   |
 | event_reports:<sha-256>           | zset   | events that reported the threshold            | window plus cooldown   |
@@ -17,6 +21,7 @@ Each starts with PETIOLE_KEY_PREFIX and a colon, then fixed words; text from out
 | outbound_message_cursors:<stream> | text   | entry id of the last message taken            | a day after the last   |
 | outbound_message_ids:<stream>     | set    | ids of the messages appended                  | a day after the last   |
 | outbound_messages:<stream>        | stream | messages to the user, the last 1,000          | a day after the last   |
+| scenes:<stream>                   | text   | the first frame of the scene: Scene JSON      | an hour                |
 | spending:<sha-256>:<window>       | text   | millionths of a dollar                        | two windows            |
 | user_streams:<user>               | set    | streams with memories of the user             | 30 days after the last |
 | vectors:<sha-256>:<model>         | text   | embedding of a text: float32 as base64        | 30 days                |
@@ -41,6 +46,21 @@ class StateKeys:
 
     def memory_removals(self, stream_id: str) -> str:
         return f"{self.prefix}:memory_removals:{stream_id}"
+
+    def audio_end(self, stream_id: str) -> str:
+        return f"{self.prefix}:audio_ends:{stream_id}"
+
+    def audio_samples(self, stream_id: str) -> str:
+        return f"{self.prefix}:audio_samples:{stream_id}"
+
+    def audio_sequence(self, stream_id: str) -> str:
+        return f"{self.prefix}:audio_sequences:{stream_id}"
+
+    def audio_stream(self, stream_id: str) -> str:
+        return f"{self.prefix}:audio_streams:{stream_id}"
+
+    def scene(self, stream_id: str) -> str:
+        return f"{self.prefix}:scenes:{stream_id}"
 
     @property
     def memories_to_consolidate(self) -> str:

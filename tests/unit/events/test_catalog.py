@@ -141,6 +141,16 @@ OURS = {
     "orchestrator.tools.prepared": Category.PROCESSING,
     "memory.consolidation.due": Category.PROCESSING,
     "output.suggestion.dropped": Category.OUTPUT,
+    "stream.gap.detected": Category.PROCESSING,
+    "stream.speech.started": Category.PROCESSING,
+    "stream.speech.stopped": Category.PROCESSING,
+    "stream.speech.captured": Category.PROCESSING,
+    "stream.transcription.updated": Category.PROCESSING,
+    "stream.utterance.completed": Category.PROCESSING,
+    "stream.scene.changed": Category.PROCESSING,
+    "stream.check.due": Category.PROCESSING,
+    "output.audio.chunk": Category.OUTPUT,
+    "output.speech.interrupted": Category.OUTPUT,
 }
 
 NINE_NAMED_CLASSES: list[tuple[type[Event], str, type[Content], Category]] = [

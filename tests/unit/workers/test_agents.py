@@ -64,11 +64,11 @@ def said(role: str, text: str) -> MemoryItem:
 def streams(monkeypatch: pytest.MonkeyPatch) -> dict[str, SessionInfo]:
     opened: dict[str, SessionInfo] = {}
 
-    def enter(event: Event, *, session_type: str) -> SessionInfo:
+    def enter(event: Event, *, session_type: str, **_: object) -> SessionInfo:
         made = {"session_id": event.stream_id, "state": "new", "created_at": NOON, "last_activity": NOON}
         return opened.setdefault(event.stream_id, SessionInfo.model_validate(made | {"session_type": session_type}))
 
-    def begin(session: SessionInfo) -> None:
+    def begin(session: SessionInfo, **_: object) -> None:
         opened[session.session_id] = session.model_copy(update={"state": "active"})
 
     monkeypatch.setattr(input_agent, "record_session_event", enter)

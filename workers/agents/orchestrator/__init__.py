@@ -63,7 +63,7 @@ from petiole.workers.settings import WorkerSettings
 agent = Agent("orchestrator")
 
 
-@agent.on("input.*")
+@agent.on("input.*", where={"content.format": {"exists": False}})  # no audio, no video
 def understand(event: InputEvent) -> Iterator[Event]:
     """Classify a message, and request memories and the tools that its answer needs."""
     if not isinstance(event, TextMessageEvent):

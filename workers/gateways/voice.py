@@ -1,0 +1,236 @@
+"""Speak and listen over a WebSocket, for browsers and other clients.
+
+    GET /streams/{stream_id}/voice?sample_rate=16000      a WebSocket
+
+    client → server    binary: 16-bit mono PCM at the sample rate, in chunks of any length up to 10 s
+                       {"type": "end"}: the audio of the stream ends
+    server → client    {"type": TOPIC, "content": {…}} for each event of TOPICS in the stream
+                       after {"type": "output.audio.chunk", …} a binary message with the audio of that chunk
+                       {"type": "error", "code": …, "message": …}
+
+A client that plays audio empties its buffer on `stream.speech.started`. One that reconnects goes on in the same stream.
+
+Browsers let every page open a WebSocket to every server, so the server refuses pages of other origins, and hosts that
+are neither `localhost` nor an IP address: with DNS rebinding, a page reaches this server under a name of its own.
+A connection is closed when it sends nothing for IDLE_TIMEOUT_S. Needs the extras `sse` and `voice`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from ipaddress import ip_address
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from pydantic import ValidationError
+from starlette.routing import BaseRoute, WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from petiole.events.content import AudioContent
+from petiole.events.errors import InvalidEvent, PetioleError, SessionEnded, error_type_of
+from petiole.tasks.publishing.commit import commit
+from petiole.tasks.publishing.validation import validate
+from petiole.tasks.runtime import BusRuntime
+from petiole.workers.agents.input import publish_audio
+from petiole.workers.state import team_state
+from petiole.workers.streams.pcm import MODEL_SAMPLE_RATE, SAMPLE_BYTES, check_audio
+
+TOPICS: Final = frozenset(
+    {
+        "stream.gap.detected",
+        "stream.speech.started",
+        "stream.speech.stopped",
+        "stream.transcription.updated",
+        "stream.utterance.completed",
+        "output.message.sent",
+        "output.message.failed",
+        "output.audio.chunk",
+        "output.speech.interrupted",
+    }
+)
+IDLE_TIMEOUT_S: Final = 120.0
+MAX_CONNECTIONS: Final = 20
+_MAX_STREAM_ID_LENGTH: Final = 255
+_READ_BLOCK_MS: Final = 200
+_END_MS: Final = 100
+_POLICY_VIOLATION, _TRY_AGAIN_LATER = 1008, 1013
+
+
+def routes(bus: BusRuntime) -> list[BaseRoute]:
+    """Build the route of the WebSocket."""
+    gateway = VoiceGateway(bus)
+    return [WebSocketRoute("/streams/{stream_id:path}/voice", gateway.serve)]
+
+
+class VoiceGateway:
+    """Serves the connections of one process."""
+
+    def __init__(self, bus: BusRuntime) -> None:
+        self._bus = bus
+        self._open = 0
+        # One thread of a connection waits for events, another one publishes audio.
+        self._threads = ThreadPoolExecutor(2 * MAX_CONNECTIONS, thread_name_prefix="voice")
+
+    async def serve(self, websocket: WebSocket) -> None:
+        """Serve one client until either side closes the connection."""
+        if (code := self._refusal(websocket)) is not None:
+            await websocket.close(code)
+            return
+        self._open += 1
+        try:
+            await self._talk(websocket)
+        finally:
+            self._open -= 1
+
+    def _refusal(self, websocket: WebSocket) -> int | None:
+        if not is_own_page(websocket.headers.get("host", ""), websocket.headers.get("origin")):
+            return _POLICY_VIOLATION
+        rate = websocket.query_params.get("sample_rate", str(MODEL_SAMPLE_RATE))
+        if not rate.isdecimal() or len(rate) > 6 or len(websocket.path_params["stream_id"]) > _MAX_STREAM_ID_LENGTH:  # noqa: PLR2004 - digits
+            return _POLICY_VIOLATION
+        return _TRY_AGAIN_LATER if self._open >= MAX_CONNECTIONS else None
+
+    async def _talk(self, websocket: WebSocket) -> None:
+        call = VoiceCall(
+            self._bus,
+            str(websocket.path_params["stream_id"]),
+            int(websocket.query_params.get("sample_rate", MODEL_SAMPLE_RATE)),
+            getattr(websocket.scope.get("petiole.identity"), "user_id", None),
+        )
+        run = partial(asyncio.get_running_loop().run_in_executor, self._threads)
+        await run(call.begin)
+        await websocket.accept()
+        tasks = {asyncio.create_task(_receive(websocket, call, run)), asyncio.create_task(_send(websocket, call, run))}
+        done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            task.cancel()
+        await asyncio.wait(tasks)
+        for task in done:
+            if (error := task.exception()) and not isinstance(error, WebSocketDisconnect):
+                raise error
+
+
+@dataclass(slots=True)
+class VoiceCall:
+    """One connection: its stream, and how far its events were read. Its methods wait for the state store."""
+
+    bus: BusRuntime
+    stream_id: str
+    sample_rate: int
+    user_id: str | None
+    entry_id: str = field(default="")
+
+    def begin(self) -> None:
+        """Read events from now on."""
+        self.entry_id = self.bus.stores.history.last_entry_id()
+
+    def publish(self, data: bytes, *, is_last: bool = False) -> None:
+        """Publish a chunk of audio. Raises: InvalidEvent, SessionEnded, UsageError (audio_ended), BrokerUnavailable."""
+        duration_ms = max(1, round(len(data) / SAMPLE_BYTES * 1_000 / (self.sample_rate or 1)))
+        fields = {"data": data, "duration_ms": duration_ms, "sample_rate": self.sample_rate, "is_last": is_last}
+        try:
+            content = AudioContent.model_validate(fields)
+        except ValidationError as error:
+            raise InvalidEvent("input.audio.chunk", "content.data", "is empty; send whole samples") from error
+        check_audio(content)
+        sequence = team_state(self.bus).audio_streams.take_sequence(self.stream_id)
+        publish_audio(
+            content.model_copy(update={"sequence": sequence}),
+            stream_id=self.stream_id,
+            user_id=self.user_id,
+            source="voice",
+            publish=lambda event: commit(self.bus, [validate(self.bus, event)]),
+            bus=self.bus,
+        )
+
+    def end(self) -> None:
+        """End the audio of the stream, with a moment of silence. Raises as `publish`."""
+        self.publish(bytes(SAMPLE_BYTES * (self.sample_rate * _END_MS // 1_000)), is_last=True)
+
+    def read(self) -> list[tuple[str, dict[str, Any]]]:
+        """Wait a moment for events, and return the topics and contents of those that the client gets."""
+        found: list[tuple[str, dict[str, Any]]] = []
+        for recorded in self.bus.stores.history.read_after(self.entry_id, block_ms=_READ_BLOCK_MS):
+            self.entry_id = recorded.entry_id
+            if recorded.topic in TOPICS and recorded.attributes["stream_id"] == self.stream_id:
+                event = self.bus.event_registry.read(recorded.document)
+                found.append((recorded.topic, event.content.model_dump()))
+        return found
+
+
+async def _receive(websocket: WebSocket, call: VoiceCall, run: Any) -> None:
+    """Publish what the client says, until it leaves or says nothing for too long."""
+    while True:
+        try:
+            async with asyncio.timeout(IDLE_TIMEOUT_S):
+                message = await websocket.receive()
+        except TimeoutError:
+            await websocket.close()
+            return
+        if message["type"] == "websocket.disconnect":
+            return
+        try:
+            await run(partial(_handle_message, call, message))
+        except PetioleError as error:
+            await websocket.send_json({"type": "error", "code": error_type_of(error), "message": str(error)})
+            if isinstance(error, SessionEnded) or error.code == "audio_ended":
+                await websocket.close(_POLICY_VIOLATION)
+                return
+
+
+def _handle_message(call: VoiceCall, message: Mapping[str, Any]) -> None:
+    if (data := message.get("bytes")) is not None:
+        call.publish(data)
+    elif _is_end(str(message.get("text"))):
+        call.end()
+    else:
+        raise InvalidEvent("input.audio.chunk", "type", 'is unknown; send audio as binary, or {"type": "end"}')
+
+
+def _is_end(text: str) -> bool:
+    try:
+        parsed: object = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(parsed, dict) and parsed.get("type") == "end"
+
+
+async def _send(websocket: WebSocket, call: VoiceCall, run: Any) -> None:
+    """Send the events of the stream and the audio of its answers."""
+    while True:
+        for topic, content in await run(call.read):
+            for message in _messages(topic, content):
+                if isinstance(message, bytes):
+                    await websocket.send_bytes(message)
+                else:
+                    await websocket.send_text(message)
+
+
+def _messages(topic: str, content: dict[str, Any]) -> Iterator[str | bytes]:
+    data = content.pop("data", None)
+    yield json.dumps({"type": topic, "content": content}, ensure_ascii=False, default=str)
+    if data is not None:
+        yield data
+
+
+def is_own_page(host: str, origin: str | None) -> bool:
+    """Return whether a request comes to this server by its own name, and from no page or from one of this server."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        is_same_origin = origin is None or urlsplit(origin).netloc == host
+    except ValueError:
+        return False
+    return is_same_origin and (name == "localhost" or _is_address(name))
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
