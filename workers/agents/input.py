@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from petiole.events.catalog.input import TextMessageEvent
 from petiole.events.catalog.session import StreamStarted, StreamStartedEvent
 from petiole.events.content import TextContent
 from petiole.events.event import Event, EventContext
+from petiole.events.ids import new_event_id
 from petiole.tasks import Agent, SessionInfo, mark_session_started, publish, record_session_event, session_event_id
+
+if TYPE_CHECKING:
+    from petiole.tasks.runtime import BusRuntime
 
 PublishFunction: TypeAlias = Callable[[Event], object]
 
@@ -24,7 +28,9 @@ def publish_message(
     channel: str = "terminal",
     source: str = "petiole",
     session_type: str = "chat",
+    event_id: str | None = None,
     publish: PublishFunction = publish,
+    bus: BusRuntime | None = None,
 ) -> TextMessageEvent:
     """Publish a user's message in the session of its stream.
 
@@ -37,7 +43,9 @@ def publish_message(
         channel: The channel on which the message arrived.
         source: The program that received the message.
         session_type: chat, meeting or call; only the first message of a stream sets it.
+        event_id: The id of the message; by default a new one.
         publish: The function that publishes; `publish.delay` leaves routing to a worker.
+        bus: The bus of the session; by default the current bus.
 
     Raises:
         SessionEnded: The session of the stream has ended.
@@ -45,14 +53,15 @@ def publish_message(
         Exception: Any error of `publish`.
     """
     message = TextMessageEvent(
+        event_id=event_id or new_event_id(),
         stream_id=stream_id,
         content=TextContent(text=text),
         context=EventContext(source=source, user_id=user_id, session_id=stream_id),
     )
-    session = record_session_event(message, session_type=session_type)
+    session = record_session_event(message, session_type=session_type, bus=bus)
     if session.state == "new":
         publish(build_stream_started(message, channel, session))
-        mark_session_started(session)
+        mark_session_started(session, bus=bus)
     publish(message)
     return message
 

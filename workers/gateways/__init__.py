@@ -1,0 +1,12 @@
+"""Gateways: protocols by which clients reach the agents over HTTP.
+
+application.py          all gateways as one ASGI application, for `petiole serve` and for an application of your own
+access.py               which hosts and origins are served, and how many requests at the same time
+problems.py             errors as HTTP responses
+messages.py             POST a message of a user
+server_sent_events.py   read answers
+webhooks.py             events of other systems
+
+Each gateway has `routes(bus)`. All read and write the same streams, and keep nothing in their process: a client that
+reconnects to another server continues where it was.
+"""
