@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
 from petiole.events.errors import missing_extra
+from petiole.tasks import EventBus
 from petiole.tasks.runtime import BusRuntime
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ GATEWAYS: Final = {
     "server_sent_events": ("sse", ()),
     "messages": ("sse", ()),
     "webhooks": ("webhook", ("standardwebhooks",)),
+    "ag_ui": ("agui", ("ag_ui",)),
 }
 """The modules of this package that have `routes(bus)`, each with its extra and the packages that it imports."""
 
@@ -56,6 +58,8 @@ def create_application(
 
     from petiole.workers.gateways.access import AccessControl, ConnectionCount  # noqa: PLC0415 - as above
 
+    if isinstance(bus, EventBus):
+        bus.start()  # the worker of a bus without a broker
     modules = [importlib.import_module(f"{__package__}.{name}") for name in installed_gateways()]
     control = Middleware(AccessControl, connections=connections or ConnectionCount(), hosts=hosts, origins=origins)
     pages = Middleware(CORSMiddleware, allow_origins=list(origins), allow_methods=["*"], allow_headers=["*"])

@@ -95,7 +95,7 @@ async def _encode(stream_id: str, events: AsyncIterator[ServerSentEvent]) -> Asy
 def event_response(request: Request, events: AsyncIterator[dict[str, str]]) -> EventResponse:
     """Build the response that sends these events, each with `data`, and `id` and `event` if it has them."""
     limits = limits_of(request.scope)
-    return EventResponse(events, ping=limits.ping_s, send_timeout=limits.send_timeout_s)
+    return EventResponse(events, ping=limits.ping_s, send_timeout=limits.send_timeout_s, sep="\n")
 
 
 class EventResponse(EventSourceResponse):
