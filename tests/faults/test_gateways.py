@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import threading
 from collections import Counter
 from typing import Any
 
+from a2a.types import StreamResponse
 from ag_ui.core import Event
 from pydantic import TypeAdapter
 
-from tests.support.gateways import Gateway, ReturningReader, whole_answer, with_slow_model
+from petiole.workers.gateways.ag_ui import flow_of
+from tests.support.gateways import (
+    Gateway,
+    ReturningReader,
+    follow_task,
+    text_of_task,
+    whole_answer,
+    with_slow_model,
+)
 from tests.support.polling import wait_until
 
 
@@ -29,7 +39,7 @@ def messages_of(events: list[dict[str, Any]]) -> dict[str, str]:
     return messages
 
 
-def test_a_client_of_ag_ui_has_the_whole_answer_once_after_worker_and_server_were_killed(node):
+def test_clients_of_ag_ui_and_a2a_have_the_whole_answer_once_after_worker_and_server_were_killed(node):
     with_slow_model(node)
     gateway, worker = Gateway(node), node.worker("one")
     gateway.start()
@@ -37,15 +47,21 @@ def test_a_client_of_ag_ui_has_the_whole_answer_once_after_worker_and_server_wer
     reader = ReturningReader(f"{gateway.url}/ag-ui", "RUN_FINISHED", body)
     reading = threading.Thread(target=reader.read)
     reading.start()
+    seen: list[StreamResponse] = []
+    following = threading.Thread(target=lambda: asyncio.run(follow_task(gateway.url, flow_of("t", "r"), seen)))
+    following.start()
     wait_until(lambda: "TEXT_MESSAGE_CONTENT" in {event["type"] for _, event in reader.events}, 60, node.logs)
 
+    wait_until(lambda: bool(text_of_task(seen)), 60, node.logs)
     gateway.kill()
     worker.send_signal(signal.SIGKILL)
     worker.wait()
     gateway.start()
     node.worker("two")
     reading.join(90)
+    following.join(90)
 
+    assert text_of_task(seen) == whole_answer(2)
     events = [event for _, event in reader.events]
     for event in events:
         TypeAdapter(Event).validate_python(event)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx2
 import pytest
+from a2a.client import create_client
+from a2a.helpers import get_artifact_text
+from a2a.types import GetTaskRequest, StreamResponse, SubscribeToTaskRequest, TaskState
+from a2a.utils.errors import A2AError
 
 from petiole.events.catalog.orchestrator import ModelRequest
 from petiole.tasks.testing import EventTestHarness
@@ -155,3 +160,31 @@ class ReturningReader:
                             self.events.append(event)
             except httpx2.TransportError:
                 time.sleep(0.1)
+
+
+def text_of_task(responses: Sequence[StreamResponse]) -> str:
+    """Put together the artifacts as a client does."""
+    texts: dict[str, str] = {}
+    for response in responses:
+        for artifact in response.task.artifacts:
+            texts[artifact.artifact_id] = get_artifact_text(artifact)
+        update = response.artifact_update
+        if update.artifact.artifact_id:
+            before = texts.get(update.artifact.artifact_id, "") if update.append else ""
+            texts[update.artifact.artifact_id] = before + get_artifact_text(update.artifact)
+    return "|".join(texts.values())
+
+
+async def follow_task(url: str, task_id: str, seen: list[StreamResponse]) -> None:
+    """Subscribe to a task of A2A until it has ended, and again whenever the connection is lost."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with suppress(A2AError):
+            async with await create_client(url) as client:
+                if seen:
+                    seen.append(StreamResponse(task=await client.get_task(GetTaskRequest(id=task_id))))
+                    if seen[-1].task.status.state == TaskState.TASK_STATE_COMPLETED:
+                        return
+                async for response in client.subscribe(SubscribeToTaskRequest(id=task_id)):
+                    seen.append(response)
+        await asyncio.sleep(0.1)

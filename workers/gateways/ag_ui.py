@@ -45,7 +45,7 @@ from petiole.events.texts import error_text
 from petiole.tasks.runtime import BusRuntime
 from petiole.tasks.stores.history import HISTORY_START
 from petiole.workers.gateways.ag_ui_run import AgUiRun, RunCursor, messages_before_run
-from petiole.workers.gateways.flows import follow_flow
+from petiole.workers.gateways.flows import FlowPosition, follow_flow
 from petiole.workers.gateways.messages import caller_of, derive_message_id, is_published, submit_message
 from petiole.workers.gateways.problems import RequestRefused, answer_problems, invalid_body, read_json_body
 from petiole.workers.gateways.server_sent_events import MAX_STREAM_ID_LENGTH, event_response
@@ -185,7 +185,7 @@ async def stream_run(bus: BusRuntime, run: AgUiRun, flow_id: str) -> AsyncIterat
     for cursor, event in run.start():
         yield _server_sent_event(cursor, event)
     try:
-        async for item in follow_flow(bus, run.thread_id, flow_id):
+        async for item in follow_flow(FlowPosition(bus, run.thread_id, flow_id)):
             for cursor, event in run.advance(item):
                 yield _server_sent_event(cursor, event)
             if run.is_over:

@@ -43,6 +43,7 @@ from petiole.events.catalog.tools import ApprovalRequest
 from petiole.tasks.stores.history import HISTORY_START
 from petiole.tasks.stores.response_streams import Chunk
 from petiole.workers.gateways.flows import (
+    ApprovalEnded,
     ApprovalNeeded,
     FlowEnded,
     FlowItem,
@@ -190,6 +191,8 @@ class AgUiRun:
                 if not self._is_earlier:
                     self.is_over = True
                     yield self._finish(RunFinishedInterruptOutcome(interrupts=[build_interrupt(step.approval)]))
+            case ApprovalEnded():
+                yield self._set_tool(step.call_id, "status", "running")
             case FlowEnded():
                 self.is_over = True
                 yield self._set("phase", step.reason)

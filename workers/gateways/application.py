@@ -27,6 +27,7 @@ GATEWAYS: Final = {
     "messages": ("sse", ()),
     "webhooks": ("webhook", ("standardwebhooks",)),
     "ag_ui": ("agui", ("ag_ui",)),
+    "a2a": ("a2a", ("a2a",)),
 }
 """The modules of this package that have `routes(bus)`, each with its extra and the packages that it imports."""
 

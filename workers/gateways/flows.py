@@ -22,6 +22,9 @@ from pydantic_core import to_json
 from petiole.events.catalog.llm import ResponseFailedEvent, ResponseGeneratedEvent
 from petiole.events.catalog.orchestrator import IntentClassifiedEvent, ModelRequestedEvent, ResponseReadyEvent
 from petiole.events.catalog.tools import (
+    ApprovalDeniedEvent,
+    ApprovalExpiredEvent,
+    ApprovalGrantedEvent,
     ApprovalRequest,
     ApprovalRequestedEvent,
     ToolExecutionRequestedEvent,
@@ -116,6 +119,14 @@ class ApprovalNeeded:
 
 
 @dataclass(frozen=True, slots=True)
+class ApprovalEnded:
+    """The decision about a tool call was made, or is no longer waited for."""
+
+    approval_id: str
+    call_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class PhaseChanged:
     """The agents have classified the message, or a model writes."""
 
@@ -139,20 +150,19 @@ FlowStep: TypeAlias = (
     | ToolProgressed
     | ToolEnded
     | ApprovalNeeded
+    | ApprovalEnded
     | PhaseChanged
     | FlowEnded
 )
 
 
-async def follow_flow(
-    bus: BusRuntime, stream_id: str, flow_id: str, *, timeout_s: float = SILENCE_TIMEOUT_S
-) -> AsyncIterator[FlowItem]:
-    """Yield the events and chunks of a flow from its start, and wait for more.
+async def follow_flow(position: FlowPosition, *, timeout_s: float = SILENCE_TIMEOUT_S) -> AsyncIterator[FlowItem]:
+    """Yield the events and chunks of a flow after a position, and wait for more.
 
     Raises: StreamTimeout, BrokerUnavailable, StateStoreUnavailable.
     """
-    position = _FlowPosition(bus, stream_id, flow_id)
-    with bus.state_store_access(f"reading the flow {flow_id!r}"):
+    bus, stream_id = position.bus, position.stream_id
+    with bus.state_store_access(f"reading the flow {position.flow_id!r}"):
         async with bus.connect_async() as client:
             last_item_at = time.monotonic()
             while True:
@@ -165,8 +175,8 @@ async def follow_flow(
 
 
 @dataclass(slots=True)
-class _FlowPosition:
-    """A reader's position. `pending` has chunks whose request has not been read from the history yet."""
+class FlowPosition:
+    """A reader's position, at first the start of the flow. `pending` has chunks whose request has not been read from the history yet."""
 
     bus: BusRuntime
     stream_id: str
@@ -234,6 +244,8 @@ class FlowTranslator:
                 yield ToolEnded(item.content.call_id, item.content.error, is_ok=False)
             case ApprovalRequestedEvent():
                 yield ApprovalNeeded(item.content)
+            case ApprovalGrantedEvent() | ApprovalDeniedEvent() | ApprovalExpiredEvent():
+                yield ApprovalEnded(item.content.approval_id, item.content.call_id)
             case ResponseGeneratedEvent() | ResponseFailedEvent() | ResponseReadyEvent():
                 yield from self._finish(item)
 
