@@ -186,5 +186,5 @@ async def follow_task(url: str, task_id: str, seen: list[StreamResponse]) -> Non
                     if seen[-1].task.status.state == TaskState.TASK_STATE_COMPLETED:
                         return
                 async for response in client.subscribe(SubscribeToTaskRequest(id=task_id)):
-                    seen.append(response)
+                    seen += [response]
         await asyncio.sleep(0.1)

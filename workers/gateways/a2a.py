@@ -34,11 +34,7 @@ from a2a.types import (
     AgentInterface,
     AgentSkill,
     CancelTaskRequest,
-    DeleteTaskPushNotificationConfigRequest,
-    GetExtendedAgentCardRequest,
-    GetTaskPushNotificationConfigRequest,
     GetTaskRequest,
-    ListTaskPushNotificationConfigsRequest,
     ListTasksRequest,
     ListTasksResponse,
     Message,
@@ -46,7 +42,6 @@ from a2a.types import (
     SendMessageRequest,
     SubscribeToTaskRequest,
     Task,
-    TaskPushNotificationConfig,
 )
 from a2a.utils.errors import (
     ContentTypeNotSupportedError,
@@ -166,33 +161,23 @@ class FlowTasks(RequestHandler):
         del context
         raise TaskNotCancelableError(message=f"task {params.id!r} cannot be cancelled")
 
-    async def on_create_task_push_notification_config(
-        self, params: TaskPushNotificationConfig, context: ServerCallContext
-    ) -> NoReturn:
+    async def on_create_task_push_notification_config(self, *_: object) -> NoReturn:
         """Refuse: the card promises no push notifications."""
         raise PushNotificationNotSupportedError
 
-    async def on_get_task_push_notification_config(
-        self, params: GetTaskPushNotificationConfigRequest, context: ServerCallContext
-    ) -> NoReturn:
+    async def on_get_task_push_notification_config(self, *_: object) -> NoReturn:
         """Refuse, as above."""
         raise PushNotificationNotSupportedError
 
-    async def on_list_task_push_notification_configs(
-        self, params: ListTaskPushNotificationConfigsRequest, context: ServerCallContext
-    ) -> NoReturn:
+    async def on_list_task_push_notification_configs(self, *_: object) -> NoReturn:
         """Refuse, as above."""
         raise PushNotificationNotSupportedError
 
-    async def on_delete_task_push_notification_config(
-        self, params: DeleteTaskPushNotificationConfigRequest, context: ServerCallContext
-    ) -> NoReturn:
+    async def on_delete_task_push_notification_config(self, *_: object) -> NoReturn:
         """Refuse, as above."""
         raise PushNotificationNotSupportedError
 
-    async def on_get_extended_agent_card(
-        self, params: GetExtendedAgentCardRequest, context: ServerCallContext
-    ) -> NoReturn:
+    async def on_get_extended_agent_card(self, *_: object) -> NoReturn:
         """Refuse: there is one card."""
         raise ExtendedAgentCardNotConfiguredError
 
@@ -290,7 +275,7 @@ def _read_text(message: Message) -> str:
 
 def _history_length(request: object) -> int | None:
     has_length = request.HasField("history_length")  # type: ignore[attr-defined]  # messages of protobuf have it
-    return request.history_length if has_length else None  # type: ignore[attr-defined,no-any-return]  # as above
+    return request.history_length if has_length else None  # type: ignore[attr-defined]  # as above
 
 
 @contextmanager

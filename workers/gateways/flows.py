@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -27,6 +27,7 @@ from petiole.events.catalog.tools import (
     ApprovalGrantedEvent,
     ApprovalRequest,
     ApprovalRequestedEvent,
+    ToolEvent,
     ToolExecutionRequestedEvent,
     ToolFailedEvent,
     ToolProgressEvent,
@@ -156,7 +157,7 @@ FlowStep: TypeAlias = (
 )
 
 
-async def follow_flow(position: FlowPosition, *, timeout_s: float = SILENCE_TIMEOUT_S) -> AsyncIterator[FlowItem]:
+async def follow_flow(position: FlowPosition, *, timeout_s: float = SILENCE_TIMEOUT_S) -> AsyncGenerator[FlowItem]:
     """Yield the events and chunks of a flow after a position, and wait for more.
 
     Raises: StreamTimeout, BrokerUnavailable, StateStoreUnavailable.
@@ -176,7 +177,12 @@ async def follow_flow(position: FlowPosition, *, timeout_s: float = SILENCE_TIME
 
 @dataclass(slots=True)
 class FlowPosition:
-    """A reader's position, at first the start of the flow. `pending` has chunks whose request has not been read from the history yet."""
+    """A reader's position, at first the start of the flow.
+
+    Attributes:
+        pending: Chunks of answers to an event that has not been read from the history yet.
+        handled: The ids of the events that were read; an answer has the id of the event that it answers.
+    """
 
     bus: BusRuntime
     stream_id: str
@@ -184,7 +190,7 @@ class FlowPosition:
     entry_id: str = HISTORY_START
     chunk: int = 0
     pending: list[Chunk] = field(default_factory=list)
-    requested: set[str] = field(default_factory=set)
+    handled: set[str] = field(default_factory=set)
 
     def read(self) -> Sequence[FlowItem]:
         """Read the next events and chunks. Events first: their chunks have then been written."""
@@ -198,17 +204,16 @@ class FlowPosition:
         for recorded in events:
             self.entry_id = recorded.entry_id
             for event in self.bus.event_registry.read_known([recorded.document_or_stub]):
-                if isinstance(event, ModelRequestedEvent):
-                    self.requested.add(event.event_id)
-                elif isinstance(event, ResponseGeneratedEvent | ResponseFailedEvent):
+                if isinstance(event, ResponseGeneratedEvent | ResponseFailedEvent | ResponseReadyEvent):
                     items += self._take_chunks()
+                self.handled.add(event.event_id)
                 items.append(FlowItem(event, recorded.entry_id))
         return [*items, *self._take_chunks()]
 
     def _take_chunks(self) -> list[FlowItem]:
-        """Take the chunks of answers whose request was read."""
-        taken = [chunk for chunk in self.pending if chunk.answer_id in self.requested]
-        self.pending = [chunk for chunk in self.pending if chunk.answer_id not in self.requested]
+        """Take the chunks of answers to events that were read."""
+        taken = [chunk for chunk in self.pending if chunk.answer_id in self.handled]
+        self.pending = [chunk for chunk in self.pending if chunk.answer_id not in self.handled]
         return [FlowItem(chunk) for chunk in taken]
 
 
@@ -231,21 +236,8 @@ class FlowTranslator:
                 yield PhaseChanged("understood", item.content.intent)
             case ModelRequestedEvent():
                 yield PhaseChanged("answering")
-            case ToolExecutionRequestedEvent():
-                arguments = to_json(item.content.model_dump(mode="json")["arguments"]).decode()
-                yield ToolCalled(item.content.call_id, item.content.tool, arguments)
-            case ToolProgressEvent():
-                yield ToolProgressed(item.content.call_id, item.content.percent)
-            case ToolResultEvent():
-                result = item.content.value if item.content.ok else item.content.error
-                text = result if isinstance(result, str) else to_json(result).decode()
-                yield ToolEnded(item.content.call_id, text, item.content.ok)
-            case ToolFailedEvent():
-                yield ToolEnded(item.content.call_id, item.content.error, is_ok=False)
-            case ApprovalRequestedEvent():
-                yield ApprovalNeeded(item.content)
-            case ApprovalGrantedEvent() | ApprovalDeniedEvent() | ApprovalExpiredEvent():
-                yield ApprovalEnded(item.content.approval_id, item.content.call_id)
+            case ToolEvent():
+                yield from translate_tool_event(item)
             case ResponseGeneratedEvent() | ResponseFailedEvent() | ResponseReadyEvent():
                 yield from self._finish(item)
 
@@ -293,3 +285,23 @@ class FlowTranslator:
         if self._message_id:
             yield TextRetracted(self._message_id)
         self._message_id, self._sent = "", ""
+
+
+def translate_tool_event(event: ToolEvent) -> Iterator[FlowStep]:
+    """Yield the steps of an event about a tool call."""
+    match event:
+        case ToolExecutionRequestedEvent():
+            arguments = to_json(event.content.model_dump(mode="json")["arguments"]).decode()
+            yield ToolCalled(event.content.call_id, event.content.tool, arguments)
+        case ToolProgressEvent():
+            yield ToolProgressed(event.content.call_id, event.content.percent)
+        case ToolResultEvent():
+            result = event.content.value if event.content.ok else event.content.error
+            text = result if isinstance(result, str) else to_json(result).decode()
+            yield ToolEnded(event.content.call_id, text, event.content.ok)
+        case ToolFailedEvent():
+            yield ToolEnded(event.content.call_id, event.content.error, is_ok=False)
+        case ApprovalRequestedEvent():
+            yield ApprovalNeeded(event.content)
+        case ApprovalGrantedEvent() | ApprovalDeniedEvent() | ApprovalExpiredEvent():
+            yield ApprovalEnded(event.content.approval_id, event.content.call_id)

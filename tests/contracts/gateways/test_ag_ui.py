@@ -10,6 +10,9 @@ import pytest
 from ag_ui.core import Event
 from pydantic import TypeAdapter
 
+from petiole.events import FormattedResponse, ResponseReadyEvent, TextMessageEvent
+from petiole.tasks import Agent, Context
+from petiole.tasks.testing import EventTestHarness
 from petiole.workers.gateways.application import create_application
 from petiole.workers.gateways.flows import FlowTranslator, TextAdded, TextEnded, TextRetracted, TextStarted
 from tests.contracts.channels.answers import serving
@@ -104,6 +107,23 @@ def test_what_the_agents_cannot_do_is_refused_with_the_reason(served_team, field
 
     assert answer.status_code == 400
     assert reason in answer.json()["detail"]
+
+
+def test_an_agent_of_ones_own_that_writes_its_answer_is_heard_while_it_writes():
+    own = Agent("own")
+
+    @own.on("input.message.received")
+    async def answer(event: TextMessageEvent, context: Context) -> ResponseReadyEvent:
+        async with context.stream_response() as stream:
+            stream.write("I am ")
+            stream.write("my own.")
+        return event.caused(ResponseReadyEvent, content=FormattedResponse(text=stream.text))
+
+    with EventTestHarness([own]) as team, serving(create_application(team.bus)) as url:
+        events = run(url, "r-1")
+
+    assert types(events)[3:] == ["TEXT_MESSAGE_START", "TEXT_MESSAGE_CONTENT", "TEXT_MESSAGE_END", "RUN_FINISHED"]
+    assert [event["delta"] for _, event in events if event["type"] == "TEXT_MESSAGE_CONTENT"] == ["I am my own."]
 
 
 def test_another_attempt_continues_the_text_that_was_sent_or_takes_it_back():
