@@ -81,7 +81,8 @@ def ordering_team(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[EventTestHa
         return f"{article} is ordered"
 
     serve_tools(registry, monkeypatch)
-    monkeypatch.setattr("petiole.workers.agents.llm.installed_tools", lambda: registry)
+    for module in ("agents.llm", "gateways.mcp_server"):
+        monkeypatch.setattr(f"petiole.workers.{module}.installed_tools", lambda: registry)
     monkeypatch.setenv("PETIOLE_LLM", f"{__name__}:OrderingModel")
     with EventTestHarness(
         [input.agent, orchestrator.agent, memory.agent, tools.agent, llm.agent, output.agent]

@@ -9,6 +9,7 @@ webhooks.py             events of other systems
 flows.py                a user message, and what the agents do until its answer is ready, as steps
 ag_ui.py, ag_ui_run.py  AG-UI: the endpoints, and the events of a run
 a2a.py, a2a_tasks.py    A2A: the requests, and a flow as a task
+mcp_server.py           MCP: the agents as tools, their events as resources
 
 Each gateway has `routes(bus)`. All read and write the same streams, and keep nothing in their process: a client that
 reconnects to another server continues where it was.

@@ -28,6 +28,7 @@ GATEWAYS: Final = {
     "webhooks": ("webhook", ("standardwebhooks",)),
     "ag_ui": ("agui", ("ag_ui",)),
     "a2a": ("a2a", ("a2a",)),
+    "mcp_server": ("mcp", ("mcp",)),
 }
 """The modules of this package that have `routes(bus)`, each with its extra and the packages that it imports."""
 
