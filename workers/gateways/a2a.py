@@ -27,7 +27,7 @@ from a2a.helpers import get_data_parts, new_text_part
 from a2a.server.context import ServerCallContext
 from a2a.server.request_handlers.request_handler import RequestHandler, validate_request_params
 from a2a.server.request_handlers.response_helpers import agent_card_to_dict
-from a2a.server.routes import create_jsonrpc_routes
+from a2a.server.routes import DefaultServerCallContextBuilder, create_jsonrpc_routes
 from a2a.types import (
     AgentCapabilities,
     AgentCard,
@@ -56,6 +56,7 @@ from a2a.utils.errors import (
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Route
+from starlette.types import Scope
 
 from petiole.events.catalog.input import TextMessageEvent
 from petiole.events.errors import PetioleError, UsageError
@@ -63,11 +64,12 @@ from petiole.events.texts import error_text
 from petiole.tasks.runtime import BusRuntime
 from petiole.workers.gateways.a2a_tasks import FlowTask, TaskUpdate
 from petiole.workers.gateways.flows import FlowPosition, follow_flow
-from petiole.workers.gateways.messages import derive_message_id, submit_message
+from petiole.workers.gateways.messages import caller_of, derive_message_id, submit_message, user_of
 from petiole.workers.tools import approvals
 
 _PAGE_SIZE: Final = 50
 _OPERATOR: Final = "an A2A client"
+_SCOPE: Final = "scope"
 
 
 def routes(bus: BusRuntime) -> list[BaseRoute]:
@@ -79,7 +81,7 @@ def routes(bus: BusRuntime) -> list[BaseRoute]:
 
     return [
         Route("/.well-known/agent-card.json", card, methods=["GET"]),
-        *create_jsonrpc_routes(FlowTasks(bus), "/a2a"),
+        *create_jsonrpc_routes(FlowTasks(bus), "/a2a", context_builder=_CallContext()),
     ]
 
 
@@ -182,18 +184,20 @@ class FlowTasks(RequestHandler):
         raise ExtendedAgentCardNotConfiguredError
 
     async def _send(self, params: SendMessageRequest, context: ServerCallContext) -> FlowTask:
-        user = context.user.user_name if context.user.is_authenticated else None
-        return await asyncio.to_thread(partial(self._submit, params.message, user))
+        scope: Scope = context.state.get(_SCOPE, {})
+        return await asyncio.to_thread(partial(self._submit, params.message, scope))
 
-    def _submit(self, message: Message, user: str | None) -> FlowTask:
+    def _submit(self, message: Message, scope: Scope) -> FlowTask:
         """Publish a message as a new task, or decide the approval that its task waits for."""
         with _as_protocol_errors():
             if message.task_id:
-                return self._decide(message, user)
+                return self._decide(message, caller_of(scope))
             # Derived, so that a message without a context is one task too, however often it is sent.
             stream_id = message.context_id or derive_message_id("a2a context", message.message_id)
             flow_id = derive_message_id("a2a", stream_id, message.message_id)
-            submit_message(self._bus, _read_text(message), stream_id, user_id=user, message_id=flow_id, source="a2a")
+            submit_message(
+                self._bus, _read_text(message), stream_id, user_id=user_of(scope), message_id=flow_id, source="a2a"
+            )
             return self._find(flow_id)
 
     def _decide(self, message: Message, user: str | None) -> FlowTask:
@@ -254,6 +258,15 @@ class FlowTasks(RequestHandler):
                         yield update
                     if task.is_waiting:
                         return
+
+
+class _CallContext(DefaultServerCallContextBuilder):
+    """Hands on the ASGI scope, where the identity of the caller is."""
+
+    def build(self, request: Request) -> ServerCallContext:
+        context = super().build(request)
+        context.state[_SCOPE] = request.scope
+        return context
 
 
 def _build_message(event: TextMessageEvent) -> Message:

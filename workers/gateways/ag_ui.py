@@ -46,7 +46,7 @@ from petiole.tasks.runtime import BusRuntime
 from petiole.tasks.stores.history import HISTORY_START
 from petiole.workers.gateways.ag_ui_run import AgUiRun, RunCursor, messages_before_run
 from petiole.workers.gateways.flows import FlowPosition, follow_flow
-from petiole.workers.gateways.messages import caller_of, derive_message_id, is_published, submit_message
+from petiole.workers.gateways.messages import caller_of, derive_message_id, is_published, submit_message, user_of
 from petiole.workers.gateways.problems import RequestRefused, answer_problems, invalid_body, read_json_body
 from petiole.workers.gateways.server_sent_events import MAX_STREAM_ID_LENGTH, event_response
 from petiole.workers.tools import approvals
@@ -68,11 +68,11 @@ def routes(bus: BusRuntime) -> list[BaseRoute]:
         cursor = read_cursor(request)
         if posted.resume:
             user = caller_of(request.scope) or _OPERATOR
-            approval = await run_in_threadpool(partial(decide, bus, posted, posted.resume, by=user))
+            approval = await run_in_threadpool(partial(decide_interrupts, bus, posted, posted.resume, by=user))
             flow_id = approval.request.correlation_id
             starts_after = await run_in_threadpool(partial(entry_of, bus, approval))
         else:
-            flow_id, starts_after = await run_in_threadpool(partial(submit, bus, posted, request)), HISTORY_START
+            flow_id, starts_after = await run_in_threadpool(partial(submit_run, bus, posted, request)), HISTORY_START
         state = posted.state if isinstance(posted.state, dict) else {}
         messages = messages_before_run(posted.messages)
         started = AgUiRun(posted.thread_id, posted.run_id, cursor, state, messages, starts_after)
@@ -108,7 +108,7 @@ def read_cursor(request: Request) -> RunCursor:
     return cursor
 
 
-def submit(bus: BusRuntime, posted: RunAgentInput, request: Request) -> str:
+def submit_run(bus: BusRuntime, posted: RunAgentInput, request: Request) -> str:
     """Publish the user's last message, once, and return the id of its flow. Raises RequestRefused."""
     if not 0 < len(posted.thread_id) <= MAX_STREAM_ID_LENGTH:
         raise RequestRefused(HTTPStatus.BAD_REQUEST, "threadId: give 1 to 255 characters")
@@ -119,15 +119,15 @@ def submit(bus: BusRuntime, posted: RunAgentInput, request: Request) -> str:
         raise RequestRefused(HTTPStatus.BAD_REQUEST, "messages: there is no message of the user; add one")
     return submit_message(
         bus,
-        read_text(message),
+        read_user_text(message),
         posted.thread_id,
-        user_id=caller_of(request.scope),
+        user_id=user_of(request.scope),
         message_id=flow_of(posted.thread_id, posted.run_id),
         source="ag-ui",
     )
 
 
-def read_text(message: UserMessage) -> str:
+def read_user_text(message: UserMessage) -> str:
     """Return the text of a message. Raises RequestRefused for parts that are not text."""
     if isinstance(message.content, str):
         return message.content
@@ -137,7 +137,7 @@ def read_text(message: UserMessage) -> str:
     return "\n".join(part.text for part in message.content if part.type == "text")
 
 
-def decide(bus: BusRuntime, posted: RunAgentInput, resume: list[ResumeEntry], *, by: str) -> Approval:
+def decide_interrupts(bus: BusRuntime, posted: RunAgentInput, resume: list[ResumeEntry], *, by: str) -> Approval:
     """Decide the approvals that a run resumes, and return the last one. An earlier decision stays.
 
     Raises: UsageError (unknown_approval); RequestRefused.

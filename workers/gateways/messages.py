@@ -35,7 +35,7 @@ _MAX_KEY_LENGTH: Final = 255
 
 
 class MessageBody(RequestBody):
-    """The body of a POST. `user_id` is ignored if the server knows who sends the request."""
+    """The body of a POST. `user_id` is ignored if the server knows the user."""
 
     text: Text
     user_id: Annotated[str, Field(min_length=1, max_length=255)] | None = None
@@ -52,7 +52,7 @@ def routes(bus: BusRuntime) -> list[BaseRoute]:
             body = MessageBody.model_validate_json(await read_json_body(request))
         except ValidationError as error:
             raise invalid_body(error) from error
-        user_id = caller_of(request.scope) or body.user_id
+        user_id = user_of(request.scope) or body.user_id
         message_id = derive_message_id("messages", stream_id, key) if key else None
         submit = partial(submit_message, bus, body.text, stream_id, user_id=user_id, message_id=message_id)
         event_id = await run_in_threadpool(submit)
@@ -111,6 +111,10 @@ def publish_event(bus: BusRuntime, event: Event) -> None:
 
 
 def caller_of(scope: Scope) -> str | None:
-    """Return the name of the caller that the middleware of identities has found; None if there is none."""
-    identity = scope.get("petiole.identity")
-    return None if identity is None else str(getattr(identity, "name", identity))
+    """Return the name of the caller, if a middleware has found its identity."""
+    return getattr(scope.get("petiole.identity"), "name", None)
+
+
+def user_of(scope: Scope) -> str | None:
+    """Return the user on whose behalf the caller acts, if a middleware has found its identity."""
+    return getattr(scope.get("petiole.identity"), "user_id", None)
