@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 from collections import Counter
 
+import pytest
+
 from tests.support.polling import wait_until
 
 TEAM = """
@@ -56,16 +58,17 @@ async def handle(event: TextMessageEvent):
 """
 
 
+@pytest.mark.long  # beside tests/contracts/frameworks/test_pydantic_ai.py, where an attempt fails
 def test_a_pydantic_ai_agent_that_is_killed_after_its_second_tool_goes_on_and_each_tool_acts_once(node):
     node.module("orders_team", TEAM)
     node.environment.update(PETIOLE_AGENTS="orders_team", PETIOLE_VISIBILITY_TIMEOUT_S="2")
     worker = node.worker("one")
 
     node.run("from petiole.workers.agents.input import publish_message; publish_message('Order 7', stream_id='s')")
-    wait_until(lambda: worker.poll() is not None, 60, node.logs)
+    wait_until(lambda: worker.poll() is not None, 120, node.logs)
     node.worker("two")
 
-    wait_until(lambda: "orchestrator.response.ready" in node.command("trace", "--stream", "s"), 60, node.logs)
+    wait_until(lambda: "orchestrator.response.ready" in node.command("trace", "--stream", "s"), 120, node.logs)
     assert worker.returncode == -signal.SIGKILL
     acted = Counter((node.home / "acted").read_text().split("\n"))
     assert (acted["reserve"], acted["charge"], acted["send"]) == (1, 1, 1)

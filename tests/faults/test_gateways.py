@@ -50,16 +50,16 @@ def test_clients_of_ag_ui_and_a2a_have_the_whole_answer_once_after_worker_and_se
     seen: list[StreamResponse] = []
     following = threading.Thread(target=lambda: asyncio.run(follow_task(gateway.url, flow_of("t", "r"), seen)))
     following.start()
-    wait_until(lambda: "TEXT_MESSAGE_CONTENT" in {event["type"] for _, event in reader.events}, 60, node.logs)
+    wait_until(lambda: "TEXT_MESSAGE_CONTENT" in {event["type"] for _, event in reader.events}, 120, node.logs)
 
-    wait_until(lambda: bool(text_of_task(seen)), 60, node.logs)
+    wait_until(lambda: bool(text_of_task(seen)), 120, node.logs)
     gateway.kill()
     worker.send_signal(signal.SIGKILL)
     worker.wait()
     gateway.start()
     node.worker("two")
-    reading.join(90)
-    following.join(90)
+    reading.join(200)
+    following.join(200)
 
     assert text_of_task(seen) == whole_answer(2)
     events = [event for _, event in reader.events]

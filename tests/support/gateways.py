@@ -149,7 +149,7 @@ class ReturningReader:
     body: dict[str, Any]
     events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
 
-    def read(self, timeout_s: float = 60) -> None:
+    def read(self, timeout_s: float = 200) -> None:
         deadline = time.monotonic() + timeout_s
         while not self.events or self.events[-1][1].get("type") != self.last_type:
             assert time.monotonic() < deadline, self.events[-3:]
@@ -178,7 +178,7 @@ def text_of_task(responses: Sequence[StreamResponse]) -> str:
 
 async def follow_task(url: str, task_id: str, seen: list[StreamResponse]) -> None:
     """Subscribe to a task of A2A until it has ended, and again whenever the connection is lost."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 200
     while time.monotonic() < deadline:
         with suppress(A2AError):
             async with await create_client(url) as client:

@@ -23,10 +23,7 @@ counted. Needs the extra `pydantic-ai`.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextvars import ContextVar
-from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Literal, cast
 
@@ -47,26 +44,10 @@ from pydantic_ai.tools import AgentDepsT
 from pydantic_ai.toolsets import ToolsetTool
 
 from petiole.events.errors import UsageError
-from petiole.tasks.handling.current import CurrentDelivery, current_context
+from petiole.tasks.handling.current import current_context
 from petiole.tasks.patterns.idempotency import DEFAULT_LIMIT, OnUnfinished, idempotent
 
 _METADATA_KEY = "petiole"
-
-
-@dataclass(slots=True)
-class _Attempt:
-    """The runs of one attempt at a delivery, and the operations of each, by name."""
-
-    delivery: CurrentDelivery
-    counts: Counter[str] = field(default_factory=Counter)
-
-    def number(self, name: str) -> int:
-        """Return how often this name was counted before. The same in every attempt."""
-        self.counts[name] += 1
-        return self.counts[name]
-
-
-_attempt: ContextVar[_Attempt] = ContextVar("petiole_pydantic_ai_attempt")
 
 
 class PetioleDurability(BaseDurabilityCapability[AgentDepsT]):
@@ -98,15 +79,11 @@ class PetioleDurability(BaseDurabilityCapability[AgentDepsT]):
 
     async def wrap_run(self, ctx: RunContext[AgentDepsT], *, handler: WrapRunHandler) -> AgentRunResult[Any]:
         """Run the agent. Raises UsageError outside a handler."""
-        delivery = current_context()
-        if delivery is None:
+        if not self.in_durable_context:
             raise UsageError(
                 f"the agent {self.name!r} ran outside a handler, where a crash would lose the run; run it in a "
                 "handler of an agent, or take PetioleDurability out of its capabilities"
             )
-        attempt = _attempt.get(None)
-        if attempt is None or attempt.delivery is not delivery:
-            _attempt.set(_Attempt(delivery))
         return await super().wrap_run(ctx, handler=handler)
 
     def get_durable_operation_backend(self) -> DurableOperationBackend[OnUnfinished]:
@@ -132,8 +109,10 @@ class _OperationBackend(JournalCallableOperationBackend[OnUnfinished]):
         config: OnUnfinished,
     ) -> object:
         """Run an operation, or return its result if it has finished in an earlier attempt."""
-        attempt = _attempt.get()
-        key = f"{attempt.delivery.idempotency_key} {attempt.number(name)}"
+        delivery = current_context()
+        if delivery is None:
+            raise UsageError(f"the operation {name!r} ran outside a handler; run its agent in a handler")
+        key = f"{delivery.idempotency_key} {delivery.outbox.number_operation(name)}"
 
         async def operation() -> object:
             return await body()
