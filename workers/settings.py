@@ -174,6 +174,10 @@ class WorkerSettings(EnvironmentSettings):
         default=False, description="Whether PETIOLE_WEBHOOK_URL may be `http://` beyond this host."
     )
 
+    inbound_webhooks: dict[str, Annotated[SecretStr, AfterValidator(_validate_secret)]] = Field(
+        default_factory=dict, repr=False, description="Secrets of received webhooks by source, as a JSON object."
+    )
+
     # Proactive
     proactive_min_occurrences: Occurrences = Field(
         default=3, description="Occurrences of a question or failure within the window that make a pattern."

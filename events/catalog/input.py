@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from petiole.events.content import AudioContent, TextContent, VideoContent
+from pydantic import Field
+
+from petiole.events.content import AudioContent, Content, Parameters, Text, TextContent, VideoContent
 from petiole.events.event import Category, Event
 
 
@@ -33,3 +35,18 @@ class VideoFrameEvent(InputEvent):
 
     event_type: Literal["input.video.frame"] = "input.video.frame"
     content: VideoContent
+
+
+class ReceivedWebhook(Content):
+    """A webhook of another system: which system, the id that it gave, and its JSON object."""
+
+    source: Text
+    webhook_id: Text
+    payload: Parameters = Field(default_factory=dict)
+
+
+class WebhookEvent(InputEvent):
+    """Another system sent a webhook, and its signature was verified."""
+
+    event_type: Literal["input.webhook.received"] = "input.webhook.received"
+    content: ReceivedWebhook

@@ -149,6 +149,11 @@ class History:
         """Read the events of a flow, oldest first."""
         return self._read_entries(self._read_flow_ids(correlation_id), correlation_id=correlation_id)
 
+    def read_flow_after(self, correlation_id: str, entry_id: str) -> list[RecordedEvent]:
+        """Read the events of a flow after an entry, oldest first. One round trip if there are none."""
+        names = [name for name in self._read_flow_ids(correlation_id) if _order(name) > _order(entry_id)]
+        return self._read_entries(names, correlation_id=correlation_id)
+
     def first_entry_of_flow(self, correlation_id: str) -> str | None:
         """Return the oldest entry id of a flow that is kept."""
         names = self._read_flow_ids(correlation_id)

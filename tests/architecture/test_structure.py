@@ -94,9 +94,11 @@ def count_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 
 def public_definitions(tree: ast.Module) -> Iterator[str]:
-    """Yield the public classes and functions of a module; a command's function is named after its command."""
+    """Yield the public classes and functions of a module, except commands, and the `routes` that each gateway has."""
     for node in tree.body:
-        if isinstance(node, (*FUNCTION, ast.ClassDef)) and not node.name.startswith("_") and not is_command(node):
+        if isinstance(node, (*FUNCTION, ast.ClassDef)) and not (
+            node.name.startswith("_") or node.name == "routes" or is_command(node)
+        ):
             yield node.name
 
 

@@ -12,6 +12,7 @@ from petiole.events.catalog.input import AudioChunkEvent, InputEvent, TextMessag
 from petiole.events.catalog.session import StreamStarted, StreamStartedEvent
 from petiole.events.content import AudioContent, TextContent, VideoContent
 from petiole.events.event import Event, EventContext
+from petiole.events.ids import new_event_id
 from petiole.tasks import Agent, SessionInfo, mark_session_started, publish, record_session_event, session_event_id
 from petiole.tasks.handling.current import current_bus
 from petiole.workers.state import team_state
@@ -34,6 +35,7 @@ def publish_message(
     channel: str = "terminal",
     source: str = "petiole",
     session_type: str = "chat",
+    event_id: str | None = None,
     publish: PublishFunction = publish,
     bus: BusRuntime | None = None,
 ) -> TextMessageEvent:
@@ -48,6 +50,7 @@ def publish_message(
         channel: The channel on which the message arrived.
         source: The program that received the message.
         session_type: chat, meeting or call; only the first message of a stream sets it.
+        event_id: The id of the message; by default a new one.
         publish: The function that publishes; `publish.delay` leaves routing to a worker.
         bus: The bus of the session; by default the current bus.
 
@@ -57,6 +60,7 @@ def publish_message(
         Exception: Any error of `publish`.
     """
     message = TextMessageEvent(
+        event_id=event_id or new_event_id(),
         stream_id=stream_id,
         content=TextContent(text=text),
         context=EventContext(source=source, user_id=user_id, session_id=stream_id),

@@ -2,7 +2,7 @@
 
 A connection without a complete request is closed after REQUEST_TIMEOUT_S. A client, by its address, has at most
 MAX_WAITING_CONNECTIONS of them; uvicorn limits neither. Connections whose request is being answered do not count: the
-endpoints limit them (server_sent_events.py). Needs the extra `sse`.
+application limits them (workers/gateways/access.py). Needs the extra `sse`.
 """
 
 from __future__ import annotations

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx2
+from starlette.applications import Starlette
 
 from petiole.tasks import EventBus
 from petiole.workers.channels.http_server import build_server
-from petiole.workers.channels.server_sent_events import ConnectionCount, ConnectionLimits, create_app
-from petiole.workers.cli.serve import StoredAnswerStreams
+from petiole.workers.gateways.access import ConnectionCount, ConnectionLimits
+from petiole.workers.gateways.application import create_application
 
 SECRET = "whsec_" + base64.b64encode(b"0123456789abcdef0123456789abcdef").decode()
 
@@ -87,15 +88,20 @@ class Served:
 @contextmanager
 def served(bus: EventBus, limits: ConnectionLimits | None = None, *, hosts: Sequence[str] = ()) -> Iterator[Served]:
     gate = ConnectionCount(limits or ConnectionLimits())
-    made = create_app(StoredAnswerStreams(bus), gate, hosts=hosts)
+    with serving(create_application(bus, connections=gate, hosts=hosts)) as url:
+        yield Served(url, int(url.rpartition(":")[2]), gate)
+
+
+@contextmanager
+def serving(application: Starlette) -> Iterator[str]:
+    """Serve an application in a thread; gives its URL."""
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
-    port = listener.getsockname()[1]
-    server = build_server(made, shutdown_timeout_s=1)
+    server = build_server(application, shutdown_timeout_s=1)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
-        yield Served(f"http://127.0.0.1:{port}", port, gate)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
         thread.join(10)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
+from importlib.util import find_spec
 from typing import Any
 
 import httpx2
@@ -23,8 +23,10 @@ from petiole.tasks import EventBus
 from petiole.tasks.settings import Settings
 from petiole.workers.channels import http_server
 from petiole.workers.channels.http_server import MAX_WAITING_CONNECTIONS
-from petiole.workers.channels.server_sent_events import ConnectionCount, ConnectionLimits, create_app
 from petiole.workers.cli.serve import command as serve
+from petiole.workers.gateways import application
+from petiole.workers.gateways.access import ConnectionCount, ConnectionLimits
+from petiole.workers.gateways.application import create_application
 from petiole.workers.state import team_state
 from tests.contracts.channels.answers import Served, served
 from tests.support.errors import has_code
@@ -172,17 +174,20 @@ def test_a_reader_whose_store_goes_away_is_let_go(bus, clean_broker_url):
         until(lambda: server.gate.open == 0)
 
 
-@pytest.mark.parametrize("package", ["starlette.applications", "sse_starlette.sse", "uvicorn"])
-def test_without_its_packages_the_extra_of_the_server_is_named(monkeypatch, package):
-    monkeypatch.setitem(sys.modules, package, None)
-    reader: Any = None
+@pytest.mark.parametrize("package", ["starlette", "sse_starlette", "uvicorn"])
+def test_without_its_packages_the_extra_of_the_server_is_named(bus, monkeypatch, package):
+    leave_out(package, monkeypatch)
 
     with pytest.raises(UsageError, check=has_code("missing_extra"), match=r"petiole\[sse\]"):
-        create_app(reader, ConnectionCount(ConnectionLimits()))
+        create_application(bus)
+
+
+def leave_out(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(application, "find_spec", lambda name: None if name == package else find_spec(name))
 
 
 def test_the_command_without_its_extra_says_so_at_start_also_without_a_broker(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sse_starlette.sse", None)
+    leave_out("sse_starlette", monkeypatch)
 
     ended = CliRunner().invoke(serve, ["--port", "0"])
 

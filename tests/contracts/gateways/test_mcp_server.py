@@ -1,0 +1,114 @@
+"""MCP, with the client of the official package: the agents are tools, and their events are resources."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+from mcp import Client
+from mcp.shared.exceptions import MCPError
+from mcp.types import TextContent, TextResourceContents
+
+from petiole.tasks.testing import EventTestHarness
+from petiole.workers.gateways.application import create_application
+from petiole.workers.tools import approvals
+from tests.contracts.channels.answers import serving
+from tests.support.gateways import ordering_team
+from tests.support.polling import wait_until
+
+
+@pytest.fixture
+def served_team(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, EventTestHarness, list[str]]]:
+    with ordering_team(monkeypatch) as (team, ordered), serving(create_application(team.bus)) as url:
+        yield f"{url}/mcp", team, ordered
+
+
+def with_client(url: str, act: Callable[[Client], Awaitable[None]]) -> None:
+    async def run() -> None:
+        async with Client(url) as client:
+            await act(client)
+
+    asyncio.run(run())
+
+
+async def call(client: Client, tool: str, **arguments: Any) -> tuple[str, bool]:
+    result = await client.call_tool(tool, arguments)
+    (content,) = result.content
+    assert isinstance(content, TextContent)
+    return content.text, bool(result.is_error)
+
+
+async def read(client: Client, uri: str) -> list[dict[str, Any]]:
+    (content,) = (await client.read_resource(uri)).contents
+    assert isinstance(content, TextResourceContents)
+    found: list[dict[str, Any]] = json.loads(content.text)
+    return found
+
+
+def grant_when_asked(team: EventTestHarness) -> threading.Thread:
+    def grant() -> None:
+        wait_until(lambda: any(approvals.find_approvals(bus=team.bus)), 30)
+        approvals.grant(next(approvals.find_approvals(bus=team.bus)).id, by="ada", bus=team.bus)
+
+    thread = threading.Thread(target=grant)
+    thread.start()
+    return thread
+
+
+def test_a_message_is_answered_once_and_its_events_are_read_as_a_resource(served_team):
+    url, team, ordered = served_team
+
+    async def act(client: Client) -> None:
+        answers = [await call(client, "petiole_ask", stream_id="a/b", text="Order tea", message_id="1") for _ in "12"]
+
+        assert answers == [("I order tea. \nDone: tea is ordered", False)] * 2
+        events = await read(client, "petiole://streams/a%2Fb/events")
+        assert [event["event_type"] for event in events].count("input.message.received") == 1
+        flow = await read(client, f"petiole://flows/{events[-1]['correlation_id']}/events")
+        assert "orchestrator.response.ready" in [event["event_type"] for event in flow]
+        with pytest.raises(MCPError, match="no resource"):
+            await client.read_resource("petiole://secrets")
+
+    granting = grant_when_asked(team)
+    with_client(url, act)
+    granting.join()
+    assert ordered == ["tea"]
+
+
+def test_a_tool_of_the_agents_runs_with_its_approval_and_its_errors_are_results(served_team):
+    url, team, ordered = served_team
+
+    async def act(client: Client) -> None:
+        tools = {tool.name: tool for tool in (await client.list_tools()).tools}
+        assert {"petiole_ask", "petiole_publish", "petiole_request", "order"} == set(tools)
+        assert tools["order"].input_schema["required"] == ["article"]
+        assert await call(client, "order", article="cake") == ("cake is ordered", False)
+        text, is_error = await call(client, "order", colour=1)
+        assert ("article" in text, is_error) == (True, True)
+
+    granting = grant_when_asked(team)
+    with_client(url, act)
+    granting.join()
+    assert ordered == ["cake"]
+
+
+def test_events_of_ones_own_are_published_and_those_of_the_agents_are_not(served_team):
+    url, _, _ = served_team
+
+    async def act(client: Client) -> None:
+        event = {"event_type": "message.order_placed", "stream_id": "s", "content": {"parameters": {"order": 7}}}
+        event_id, is_error = await call(client, "petiole_publish", **event)
+        assert not is_error, event_id
+        (recorded,) = await read(client, "petiole://streams/s/events")
+        assert (recorded["event_id"], recorded["content"]) == (event_id, event["content"])
+        for topic in ("tools.approval.granted", "error.reported", "system.stopped"):
+            text, is_error = await call(client, "petiole_publish", event_type=topic, stream_id="s", content={})
+            assert ("published by the agents only" in text, is_error) == (True, True)
+        text, is_error = await call(client, "petiole_request", request_type="add", responder="nobody", timeout_s=0.2)
+        assert ("nobody" in text, is_error) == (True, True)
+
+    with_client(url, act)

@@ -1,0 +1,241 @@
+"""MCP server: models and clients of others use the agents. Needs the extra `mcp`.
+
+    /mcp        Streamable HTTP, without sessions
+
+Tools:
+
+    petiole_ask         send a message of a user, and wait for the answer; sent again, it is published once
+    petiole_publish     publish an event of your own types, or of the families custom, input and message
+    petiole_request     send a request to an agent, and wait for its reply
+    …                   each tool of the agent `tools`, with its approvals, limits and records
+
+Resources: `petiole://streams/{stream_id}/events` and `petiole://flows/{flow_id}/events`, the recorded events as JSON.
+
+A call runs as events, so it is not lost with the connection. A call of an agent's tool has its own flow.
+
+Source: Model Context Protocol, 2026-07-28 and earlier versions that the package `mcp` speaks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
+from functools import partial
+from typing import Any, Final
+from urllib.parse import unquote
+
+from mcp import types
+from mcp.server.lowlevel import Server
+from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+from mcp.shared.exceptions import MCPError
+from pydantic import ValidationError
+from pydantic_core import to_json
+from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
+
+from petiole.events.catalog.request import RequestContent, RequestEvent
+from petiole.events.catalog.tools import ToolExecution, ToolExecutionRequestedEvent
+from petiole.events.errors import PetioleError, ToolFailed, UsageError
+from petiole.events.ids import new_event_id
+from petiole.events.texts import error_text
+from petiole.events.topics import is_topic
+from petiole.tasks.publishing.commit import commit
+from petiole.tasks.publishing.validation import validate
+from petiole.tasks.requests.requester import Requester
+from petiole.tasks.runtime import BusRuntime
+from petiole.workers.gateways.flows import FlowEnded, FlowPosition, FlowTranslator, TextEnded, ToolEnded, follow_flow
+from petiole.workers.gateways.messages import derive_message_id, publish_event, submit_message
+from petiole.workers.tools import installed_tools
+
+_OPEN_FAMILIES: Final = frozenset({"custom", "input", "message"})
+_REQUESTER: Final = "mcp"
+_STREAMS, _FLOWS = "petiole://streams/", "petiole://flows/"
+_MAX_RESOURCE_EVENTS: Final = 500
+
+
+def routes(bus: BusRuntime) -> list[BaseRoute]:
+    """Build the route of the server."""
+    return [Route("/mcp", _Endpoint(bus))]
+
+
+class _Endpoint:
+    """The ASGI application. Each request has a session manager of its own, because nothing is kept between them."""
+
+    def __init__(self, bus: BusRuntime) -> None:
+        self._agents = AgentTools(bus)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        manager = StreamableHTTPSessionManager(self._agents.build_server(), stateless=True)
+        async with manager.run():
+            await manager.handle_request(scope, receive, send)
+
+
+class AgentTools:
+    """What the server offers: the agents of a bus as tools, and their events as resources."""
+
+    def __init__(self, bus: BusRuntime) -> None:
+        self._bus = bus
+        self._own: dict[str, tuple[types.Tool, Callable[[dict[str, Any]], Awaitable[str]]]] = {
+            tool.name: (tool, act)
+            for tool, act in ((_ASK, self._ask), (_PUBLISH, self._publish), (_REQUEST, self._request))
+        }
+
+    def build_server(self) -> Server[Any]:
+        """Build the protocol's server."""
+
+        async def list_tools(_: object, __: object) -> types.ListToolsResult:
+            return types.ListToolsResult(tools=await asyncio.to_thread(self._tools))
+
+        async def call_tool(_: object, params: types.CallToolRequestParams) -> types.CallToolResult:
+            return await self.call(params.name, params.arguments or {})
+
+        async def list_templates(_: object, __: object) -> types.ListResourceTemplatesResult:
+            return types.ListResourceTemplatesResult(resource_templates=list(_TEMPLATES))
+
+        async def read_resource(_: object, params: types.ReadResourceRequestParams) -> types.ReadResourceResult:
+            text = await asyncio.to_thread(self._read, str(params.uri))
+            contents = types.TextResourceContents(uri=params.uri, mime_type="application/json", text=text)
+            return types.ReadResourceResult(contents=[contents])
+
+        return Server(
+            "petiole",
+            on_list_tools=list_tools,
+            on_call_tool=call_tool,
+            on_list_resource_templates=list_templates,
+            on_read_resource=read_resource,
+        )
+
+    async def call(self, name: str, arguments: dict[str, Any]) -> types.CallToolResult:
+        """Call a tool. What its caller can correct is a result with an error."""
+        try:
+            own = self._own.get(name)
+            text, is_error = (await own[1](arguments), False) if own else await self._run(name, arguments)
+        except (PetioleError, ValidationError) as error:
+            text, is_error = error_text(error), True
+        return types.CallToolResult(content=[types.TextContent(type="text", text=text)], is_error=is_error)
+
+    def _tools(self) -> list[types.Tool]:
+        return [tool for tool, _ in self._own.values()] + [
+            types.Tool(name=tool.name, description=tool.description, input_schema=dict(tool.schema))
+            for tool in installed_tools().all()
+        ]
+
+    async def _ask(self, arguments: dict[str, Any]) -> str:
+        stream_id, message_id = _text(arguments, "stream_id"), str(arguments.get("message_id") or new_event_id())
+        flow_id = derive_message_id("mcp", stream_id, message_id)
+        submit = partial(
+            submit_message, self._bus, _text(arguments, "text"), stream_id, message_id=flow_id, source="mcp"
+        )
+        await asyncio.to_thread(submit)
+        texts: list[str] = []
+        translator = FlowTranslator()
+        async with aclosing(follow_flow(FlowPosition(self._bus, stream_id, flow_id))) as items:
+            async for item in items:
+                for step in translator.translate(item.value):
+                    if isinstance(step, TextEnded):
+                        texts.append(step.text)
+                    elif isinstance(step, FlowEnded):
+                        return "\n".join(texts)
+        return "\n".join(texts)
+
+    async def _publish(self, arguments: dict[str, Any]) -> str:
+        topic = _text(arguments, "event_type")
+        known = self._bus.event_registry.get(topic) if is_topic(topic) else None
+        if known is not None and known.is_builtin and topic.partition(".")[0] not in _OPEN_FAMILIES:
+            raise UsageError(f"{topic!r} is published by the agents only; publish a type of your own, or 'message.…'")
+        document = {name: value for name, value in arguments.items() if value is not None}
+        publish = partial(commit, self._bus, is_refusable=True)
+        (publication,) = await asyncio.to_thread(lambda: publish([validate(self._bus, document)]))
+        return publication.event.event_id
+
+    async def _request(self, arguments: dict[str, Any]) -> str:
+        content = RequestContent(
+            request_type=_text(arguments, "request_type"),
+            responder=_text(arguments, "responder"),
+            requester=_REQUESTER,
+            parameters=arguments.get("parameters") or {},
+        )
+        event = RequestEvent(content=content)
+        response: Any = await Requester(self._bus).aio(event, timeout=arguments.get("timeout_s"))
+        if not response.ok:
+            raise ToolFailed(content.responder, f"{response.error_type}: {response.error}")
+        return to_json(response.value).decode()
+
+    async def _run(self, name: str, arguments: Mapping[str, Any]) -> tuple[str, bool]:
+        """Run a tool of the agent `tools`, and return its result, and whether it is an error."""
+        await asyncio.to_thread(lambda: installed_tools().get(name))  # raises UsageError (unknown_tool)
+        call_id = new_event_id()
+        content = ToolExecution(call_id=call_id, tool=name, arguments=dict(arguments))
+        event = ToolExecutionRequestedEvent(stream_id=f"mcp-{call_id}", content=content)
+        await asyncio.to_thread(partial(publish_event, self._bus, event))
+        translator = FlowTranslator()
+        async with aclosing(follow_flow(FlowPosition(self._bus, event.stream_id, event.correlation_id))) as items:
+            async for item in items:
+                for step in translator.translate(item.value):
+                    if isinstance(step, ToolEnded):
+                        return step.text, not step.is_ok
+        return "", True
+
+    def _read(self, uri: str) -> str:
+        """Read the events of a stream or a flow. Raises MCPError for another resource."""
+        name = unquote(uri.removesuffix("/events").removeprefix(_STREAMS).removeprefix(_FLOWS))
+        history = self._bus.stores.history
+        if not uri.endswith("/events") or not uri.startswith((_STREAMS, _FLOWS)):
+            raise MCPError(types.INVALID_PARAMS, f"no resource {uri!r}; see the list of resource templates")
+        with self._bus.state_store_access(f"reading {uri!r}"):
+            found = history.read_stream(name) if uri.startswith(_STREAMS) else history.read_flow(name)
+            return to_json([recorded.document_or_stub for recorded in found[-_MAX_RESOURCE_EVENTS:]]).decode()
+
+
+def _text(arguments: Mapping[str, Any], name: str) -> str:
+    """Return an argument that has to be text. Raises UsageError."""
+    value = arguments.get(name)
+    if not isinstance(value, str) or not value:
+        raise UsageError(f"{name} is missing or no text; give it as text")
+    return value
+
+
+def _tool(name: str, description: str, required: tuple[str, ...], **properties: Mapping[str, str]) -> types.Tool:
+    schema = {"type": "object", "properties": properties, "required": list(required), "additionalProperties": False}
+    return types.Tool(name=name, description=description, input_schema=schema)
+
+
+def _string(description: str) -> Mapping[str, str]:
+    return {"type": "string", "description": description}
+
+
+_ASK: Final = _tool(
+    "petiole_ask",
+    "Send a message to the agents, and wait for their answer.",
+    ("stream_id", "text"),
+    stream_id=_string("the conversation; the same one for messages that belong together"),
+    text=_string("the message"),
+    message_id=_string("an id of yours; a message with an id that was used is not published again"),
+)
+_PUBLISH: Final = _tool(
+    "petiole_publish",
+    "Publish an event. Returns its id.",
+    ("event_type", "stream_id", "content"),
+    event_type=_string("the topic, such as message.order_placed"),
+    stream_id=_string("the conversation that it belongs to"),
+    content={"type": "object", "description": "the content that the type has"},
+    event_id=_string("a UUID of yours; an event with an id that was used is not published again"),
+)
+_REQUEST: Final = _tool(
+    "petiole_request",
+    "Send a request to an agent, and wait for its reply.",
+    ("request_type", "responder"),
+    request_type=_string("the type of the request"),
+    responder=_string("the agent that replies"),
+    parameters={"type": "object", "description": "the parameters of the request"},
+    timeout_s={"type": "number", "description": "how long to wait, in seconds"},
+)
+_TEMPLATES: Final = (
+    types.ResourceTemplate(
+        name="events of a stream", uri_template=_STREAMS + "{stream_id}/events", mime_type="application/json"
+    ),
+    types.ResourceTemplate(
+        name="events of a flow", uri_template=_FLOWS + "{flow_id}/events", mime_type="application/json"
+    ),
+)
