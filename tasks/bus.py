@@ -203,7 +203,7 @@ class EventBus(BusRuntime):
 
     def check_configuration(self) -> None:
         """Raise UsageError if a setting of the app or of a server would break a guarantee; it names the remedy."""
-        _ = self.settings  # raises UsageError for an invalid value
+        _ = self.settings, self.redactor  # raises UsageError for an invalid value
         tasks = [task for task in self.app.tasks.values() if isinstance(task, BusTask)]
         own = {task.name for task in tasks if task.bus is self}
         problems = [_name_conflict(name) for name in sorted(self._task_names() - own)]

@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from petiole.events.errors import UsageError
+from petiole.events.redaction import DEFAULT_HOOK
 
 PREFIX = "PETIOLE_"
 DEFAULT_KEY_PREFIX = "petiole"
@@ -130,6 +131,12 @@ class Settings(EnvironmentSettings):
     )
     max_history_events: Count = Field(default=100_000, description="Events kept in the history.")
     history_retention_s: Seconds = Field(default=7 * DAY_S, description="How long an event is kept in the history.")
+    redact: str = Field(
+        default=DEFAULT_HOOK,
+        min_length=1,
+        description="The function `package.module:function` that takes secrets out of texts before they are logged, or "
+        "kept in history, sessions and memory; `none` keeps them.",
+    )
 
     # Consuming
     transport: Literal["petiole", "kombu"] = Field(

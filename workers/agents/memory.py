@@ -32,6 +32,7 @@ from petiole.events.catalog.session import StreamEndedEvent
 from petiole.events.catalog.tools import ToolResultEvent
 from petiole.events.event import Event
 from petiole.tasks import Agent, Context
+from petiole.tasks.publishing.redaction import redact_event
 from petiole.workers.retrieval import Retriever, configured_retriever, read_retrieval_settings
 from petiole.workers.retrieval.candidates import collect_candidates, fact_owner
 from petiole.workers.retrieval.memory_extraction import extract_facts, extract_recollection
@@ -58,6 +59,7 @@ def check_retrieval_at_start() -> None:
 @agent.on("input.*", "tools.execution.completed", "llm.response.generated")
 def remember(event: Event, context: Context) -> Iterator[Event]:
     """Store messages and facts, detect conflicts and habits, and clean up streams that have ended."""
+    event = redact_event(context.bus, event)
     flow = context.flow() if isinstance(event, ToolResultEvent) else []
     if memory := extract_recollection(event, flow):
         team_state(context.bus).memories.keep(event.stream_id, event.event_id, memory)
