@@ -116,6 +116,7 @@ class EventBus(BusRuntime):
         self._periodic: dict[type[PeriodicTask], float] = {}
         app.amqp_cls = _AMQP
         self.app.steps["worker"].add(ConfigurationCheck)
+        self.app.steps["worker"].add("petiole.tasks.consuming.probes:WorkerProbes")  # loaded by workers only
         self.app.on_after_configure.connect(self._configure, weak=False)
         self.app.on_after_finalize.connect(self._register, weak=False)
         if self._in_process is None:

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
         JobFailed,
         JobRecovered,
         SchemaDiffers,
+        WorkerRecovered,
+        WorkerStalled,
     )
 
 __all__ = [
@@ -72,6 +74,8 @@ __all__ = [
     "PublishFailed",
     "Record",
     "SchemaDiffers",
+    "WorkerRecovered",
+    "WorkerStalled",
 ]
 
 log = logging.getLogger("petiole")

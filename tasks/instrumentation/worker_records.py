@@ -212,3 +212,22 @@ class JobRecovered(Record):
     name = "job.recovered"
     level = logging.INFO
     job: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerStalled(Record):
+    """This worker is connected and handles nothing, although deliveries wait for it."""
+
+    name = "worker.stalled"
+    level = logging.ERROR
+    worker: str
+    queues: tuple[str, ...]
+    idle_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerRecovered(Record):
+    """This worker was stalled, and begins deliveries again."""
+
+    name = "worker.recovered"
+    worker: str

@@ -124,6 +124,10 @@ class Deliveries:
         """Count the deliveries in a queue, without those that wait in message groups."""
         return sum(int(self._client.llen(name)) for name in self._lists(queue))
 
+    def has_waiting(self, queue: str) -> bool:
+        """Return whether a delivery waits in a queue."""
+        return bool(self._client.exists(*self._lists(queue)))
+
     def oldest(self, queue: str) -> datetime | None:
         """Return when the oldest event in a queue was published; None if there is none."""
         ends: list[Any] = [self._client.lrange(name, -1, -1) for name in self._lists(queue)]

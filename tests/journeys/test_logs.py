@@ -1,4 +1,4 @@
-"""What workers and commands log: each fact once, with the ids of its delivery, without secrets; nothing if all is well."""
+"""What workers and commands log: each fact once, with the ids of its delivery and without secrets."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def build_formatter(log_format: str, *, colorize: bool = False, redactor: Redact
 
 
 def add_delivery_fields(_: object, __: str, fields: EventDict) -> EventDict:
-    """Add the fields of the delivery that is being handled. A processor of structlog, also for your own configuration."""
+    """Add the fields of the delivery that is being handled. A processor for any configuration of structlog."""
     return {**read_delivery_fields(), **fields}
 
 
