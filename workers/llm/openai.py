@@ -31,18 +31,19 @@ class ChatCompletionsModel:
     """A model behind an endpoint. It sends each request once; retries belong to the delivery."""
 
     name: str
+    model: str
 
     def __init__(self, model: str, client: openai.AsyncOpenAI, **options: Any) -> None:
-        self._model = model
+        self.model = model
         self._client = client
         self._options = options
 
     async def answer(self, request: ModelRequest, tools: Sequence[ToolDescription] = ()) -> AsyncIterator[ResponsePart]:
         """Stream the answer from the endpoint. Raises: ProviderUnavailable, ProviderRefused."""
-        parser = ChunkParser(self.name, self._model, {encode_tool_name(tool.name): tool.name for tool in tools})
+        parser = ChunkParser(self.name, self.model, {encode_tool_name(tool.name): tool.name for tool in tools})
         with self._translate_errors():
             stream = await self._client.chat.completions.create(
-                model=self._model,
+                model=self.model,
                 messages=build_chat_messages(request),
                 stream=True,
                 stream_options={"include_usage": True},
