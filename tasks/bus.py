@@ -19,6 +19,7 @@ import difflib
 import importlib
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
@@ -120,6 +121,10 @@ class EventBus(BusRuntime):
         self.app.on_after_configure.connect(self._configure, weak=False)
         self.app.on_after_finalize.connect(self._register, weak=False)
         if self._in_process is None:
+            if "flower.views" in sys.modules:  # in Flower's process, and of Celery's commands where it is installed
+                from petiole.tasks.operations.flower import extend_flower
+
+                extend_flower(self)
             # Celery logs and drops errors raised in the two signals above. In a worker and in beat, this signal raises.
             signals.import_modules.connect(self._configure, sender=app, weak=False)
         if app.configured:  # type: ignore[attr-defined]  # the stubs leave it out
