@@ -10,9 +10,9 @@ from tests.support.apps import a_bus
 from tests.support.processes import free_ports
 
 
-def fetch(url):
+def fetch(port, path):
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as refused:
         return refused.code, refused.read().decode()
@@ -44,7 +44,7 @@ def test_flower_shows_what_waits_in_a_queue_and_what_its_workers_have(node, insi
     node.start("celery", "-A", "workers", "flower", "--address=127.0.0.1", f"--port={port}")
 
     def slow_queue():
-        _, listed = fetch(f"http://127.0.0.1:{port}/api/queues/length")
+        _, listed = fetch(port, "/api/queues/length")
         queues = json.loads(listed)["active_queues"] if listed.startswith("{") else []
         return next((each for each in queues if each["name"] == "slow"), None)
 
@@ -53,5 +53,5 @@ def test_flower_shows_what_waits_in_a_queue_and_what_its_workers_have(node, insi
     assert queue["messages"] == 50
     assert queue["messages_unacknowledged"] == inside.leases() > 0
     assert queue["messages_ready"] == inside.queue_depth("slow") > 0
-    status, page = fetch(f"http://127.0.0.1:{port}/broker")
+    status, page = fetch(port, "/broker")
     assert (status, '<tr id="slow">' in page) == (200, True)
