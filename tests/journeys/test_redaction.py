@@ -8,6 +8,7 @@ from petiole.tasks.testing import EventTestHarness
 from petiole.workers.agents import memory
 from petiole.workers.state import team_state
 from tests.support.apps import a_bus
+from tests.support.inside import Inside
 
 SAID = "My password is hunter2, and I like tea."
 KEPT = "My password is [redacted], and I like tea."
@@ -68,9 +69,9 @@ def test_a_large_event_is_kept_without_its_secret_and_handled_with_it(a_message)
         bus.publish(a_message(text))
         bus.wait()
 
-        (kept,) = bus.stores.history.read_last(1)
+        (kept,) = Inside(bus).history()
         assert handled == [text]
-        assert kept.document["content"] == {"text": KEPT * 2_000, "language": None}
+        assert kept["content"] == {"text": KEPT * 2_000, "language": None}
 
 
 def test_memories_and_facts_keep_no_secret(a_message):
@@ -88,5 +89,5 @@ def test_a_hook_of_ones_own_decides_what_is_kept(a_message, tmp_path, monkeypatc
     with EventBus(settings=Settings(redact="hooks:hide")) as bus:
         bus.publish(a_message("hello"))
 
-        (kept,) = bus.stores.history.read_last(1)
-        assert kept.document["content"] == {"text": "text: 5 characters", "language": None}
+        (kept,) = Inside(bus).history()
+        assert kept["content"] == {"text": "text: 5 characters", "language": None}
