@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 import json
 import urllib.error
 import urllib.request
+from typing import Any
 
+import pytest
+
+from petiole.tasks import Agent
 from tests.support.apps import a_bus
 from tests.support.processes import free_ports
+
+views: Any = importlib.import_module("flower.views")
 
 
 def fetch(port, path):
@@ -18,6 +26,26 @@ def fetch(port, path):
         return refused.code, refused.read().decode()
     except OSError as error:
         return 0, str(error)
+
+
+def test_flower_reads_the_queues_of_our_transport_from_the_bus(clean_broker_url, a_message, monkeypatch):
+    monkeypatch.setattr(views, "Broker", views.Broker)
+    slow = Agent("slow")
+
+    @slow.on("input.*")
+    def handle(event):
+        pass
+
+    bus = a_bus(clean_broker_url, slow)
+    bus.publish_many([a_message(), a_message(), a_message()])
+    with bus.app.connection_for_read() as connection:
+        broker = views.Broker(connection.as_uri(include_password=True))
+
+    assert asyncio.run(broker.queues(["slow", "an-apps-own"])) == [
+        {"name": "an-apps-own", "messages": 0, "messages_ready": 0, "messages_unacknowledged": 0},
+        {"name": "slow", "messages": 3, "messages_ready": 3, "messages_unacknowledged": 0},
+    ]
+    assert type(views.Broker("amqp://127.0.0.1//", http_api=None)).__name__ == "RabbitMQ"
 
 
 SLOW = """
@@ -33,6 +61,7 @@ def handle(event: Event) -> None:
 """
 
 
+@pytest.mark.long
 def test_flower_shows_what_waits_in_a_queue_and_what_its_workers_have(node, inside, a_message, eventually):
     (port,) = free_ports(1)
     node.module("slow", SLOW)
