@@ -36,6 +36,7 @@ FAILED = "[removed: PETIOLE_REDACT failed]"
 MAX_SCANNED_LENGTH = 100_000
 """A longer text is left as it is: most are encoded bytes, and a search takes as long as many deliveries."""
 
+_MAX_NAME_LENGTH = 200
 _SECRET_FIELD = re.compile(
     r"(?:.*[_-])?(?:passw(?:or)?d|passphrase|passcode|pwd|secret|secret_?key|client_?secret|api_?key|private_?key"
     r"|(?:(?:access|auth|bearer|refresh|session|id)_?)?token|authorization|credential|card_?number|cvv|cvc)",
@@ -45,6 +46,7 @@ _TOKEN_FIELD = re.compile(r"token", re.IGNORECASE)
 _TOKEN = re.compile(r"\S{12,}")
 """A field `token` may have a word of a language model; a credential is longer and has no space."""
 
+# Repeats are bounded where a search could begin at every character: a stranger's text must take no long time.
 _VALUE = r"""(?:"(?P<quoted>[^"]+)"|["'`]?(?P<value>[^\s"'`,;]+))"""
 _KEY = "(?:secret|token|(?:api|access|secret|private)[ _-]?key)"
 _PATTERNS = tuple(
@@ -55,15 +57,15 @@ _PATTERNS = tuple(
         rf"""\b{_KEY}\s+is\s+["'`]?(?P<value>(?=[^\s"'`,;]*\d)[^\s"'`,;]{{8,}})""",
         r"\b(?:pin|cvv|cvc)(?:\s+(?:code|number))?\s*(?:is|:|=)\s*(?P<value>\d{3,8})\b",
         r"\b(?:bearer|basic)\s+(?P<value>[A-Za-z0-9._~+/=-]{16,})",
-        r"\b[a-z][a-z0-9+.-]*://[^\s/:@]*:(?P<value>[^\s/@]+)@",
-        r"(?P<value>-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z))",
+        r"\b[a-z][a-z0-9+.-]{1,20}://[^\s/:@]{0,200}:(?P<value>[^\s/@]{1,500})@",
+        r"(?P<value>-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]{0,40}PRIVATE KEY-----|\Z))",
     )
 )
 _FORMS = re.compile(
     r"\b(?:sk-[A-Za-z0-9_-]{16,}|[rs]k_(?:live|test)_[A-Za-z0-9]{16,}|gh[opsur]_[A-Za-z0-9]{20,}"
     r"|github_pat_[A-Za-z0-9_]{20,}|glpat-[A-Za-z0-9_-]{16,}|xox[abeprs]-[A-Za-z0-9-]{10,}|whsec_[A-Za-z0-9+/=]{16,}"
     r"|(?:AKIA|ASIA)[A-Z0-9]{16}|AIza[A-Za-z0-9_-]{35}|hf_[A-Za-z0-9]{20,}"
-    r"|eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*)"
+    r"|eyJ[A-Za-z0-9_-]{8,300}\.eyJ[A-Za-z0-9_-]{8,4000}\.[A-Za-z0-9_-]*)"
 )
 _CARD = re.compile(r"(?<![\w.-])[2-6](?:[ -]?\d){12,18}(?![\w-])")
 _LONG_NUMBER = re.compile(r"[2-6](?:[ -]?\d){12}")
@@ -90,7 +92,7 @@ def redact_secrets(text: str, name: str = "") -> str:
 @lru_cache(10_000)
 def is_secret_field(name: str) -> bool:
     """Return whether the default takes the text of a field of that name for a secret."""
-    return _SECRET_FIELD.fullmatch(name) is not None
+    return len(name) <= _MAX_NAME_LENGTH and _SECRET_FIELD.fullmatch(name) is not None
 
 
 def _may_have_secret(text: str) -> bool:

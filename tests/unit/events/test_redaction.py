@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from petiole.events.errors import UsageError
@@ -79,6 +81,19 @@ def test_a_text_of_encoded_bytes_is_not_searched():
     encoded = "A" * MAX_SCANNED_LENGTH + " my password is hunter2"
 
     assert redact_secrets(encoded) == encoded
+
+
+@pytest.mark.parametrize(
+    "part",
+    ["a.", "a-://", "://a:", "eyJaaaaaaaa-", "eyJaaaaaaaa.eyJ", "-----BEGIN ", "password ", "token: ", "4 ", "is "],
+)
+def test_no_text_of_a_stranger_takes_long(part):
+    text = (f"password://{part}" + part * MAX_SCANNED_LENGTH)[:MAX_SCANNED_LENGTH]
+
+    began = time.process_time()
+    redact_secrets(text)
+
+    assert time.process_time() - began < 3
 
 
 def test_a_hook_that_fails_lets_nothing_through(tmp_path, monkeypatch):
