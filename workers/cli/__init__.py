@@ -86,8 +86,9 @@ def petiole() -> None:
             stream.reconfigure(errors="replace")
     from petiole.workers.settings import unknown_settings  # noqa: PLC0415 - slow to import, and --help does not need it
 
-    if not logging.getLogger().handlers:
-        logging.getLogger().addHandler(_CommandLog())
+    own_log = logging.getLogger("petiole")  # not the root: Celery's errors are told in the command's own words
+    if not own_log.hasHandlers():
+        own_log.addHandler(_CommandLog())
     for warning in unknown_settings():
         click.echo(f"warning: {warning}", err=True)
 
