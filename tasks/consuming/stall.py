@@ -35,7 +35,7 @@ class StallCheck:
         self._bus = bus
         self._begun = -1
         self._waiting_since: float | None = None
-        self._looked_at = float("-inf")
+        self._task_consumer: object = None
         self.problem: str | None = None
         """Why the worker counts as stalled; read by its probes."""
 
@@ -43,9 +43,9 @@ class StallCheck:
         """Compare with the last look. After a lost connection it starts again."""
         now, begun = time.monotonic(), state.all_total_count[0]
         has_progress = begun != self._begun or bool(state.active_requests)
-        was_interrupted = now - self._looked_at > 2 * _interval_s(self._bus)
-        self._begun, self._looked_at = begun, now
-        if has_progress or was_interrupted or not (waiting := self._waiting_queues(consumer)):
+        has_reconnected = consumer.task_consumer is not self._task_consumer
+        self._begun, self._task_consumer = begun, consumer.task_consumer
+        if has_progress or has_reconnected or not (waiting := self._waiting_queues(consumer)):
             self._waiting_since = None
             if has_progress and self.problem is not None:
                 self.problem = None

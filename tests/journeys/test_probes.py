@@ -49,7 +49,7 @@ def test_a_connected_worker_that_takes_nothing_is_unhealthy_and_says_so(node, in
     assert probe(port, "/other")[0] == 404
 
     (node.home / "deaf").touch()
-    bus.publish(a_message())
+    bus.publish_many([a_message() for _ in range(300)])  # a fetch that was sent before takes some
 
     eventually(lambda: probe(port, "/alive")[0] == 503, 30, node.logs)
     assert "some wait for one" in probe(port, "/alive")[1]
