@@ -19,6 +19,7 @@ import difflib
 import importlib
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
@@ -116,9 +117,14 @@ class EventBus(BusRuntime):
         self._periodic: dict[type[PeriodicTask], float] = {}
         app.amqp_cls = _AMQP
         self.app.steps["worker"].add(ConfigurationCheck)
+        self.app.steps["worker"].add("petiole.tasks.consuming.probes:WorkerProbes")  # loaded by workers only
         self.app.on_after_configure.connect(self._configure, weak=False)
         self.app.on_after_finalize.connect(self._register, weak=False)
         if self._in_process is None:
+            if "flower.views" in sys.modules:  # in Flower's process, and of Celery's commands where it is installed
+                from petiole.tasks.operations.flower import extend_flower
+
+                extend_flower(self)
             # Celery logs and drops errors raised in the two signals above. In a worker and in beat, this signal raises.
             signals.import_modules.connect(self._configure, sender=app, weak=False)
         if app.configured:  # type: ignore[attr-defined]  # the stubs leave it out
@@ -203,7 +209,7 @@ class EventBus(BusRuntime):
 
     def check_configuration(self) -> None:
         """Raise UsageError if a setting of the app or of a server would break a guarantee; it names the remedy."""
-        _ = self.settings  # raises UsageError for an invalid value
+        _ = self.settings, self.redactor  # raises UsageError for an invalid value
         tasks = [task for task in self.app.tasks.values() if isinstance(task, BusTask)]
         own = {task.name for task in tasks if task.bus is self}
         problems = [_name_conflict(name) for name in sorted(self._task_names() - own)]

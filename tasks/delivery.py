@@ -44,6 +44,7 @@ from petiole.tasks.handling.exits import as_failure, is_shutdown
 from petiole.tasks.handling.handler import Handler
 from petiole.tasks.handling.invocation import run_handler
 from petiole.tasks.instrumentation import DeliveryFinished, HandlerRan
+from petiole.tasks.instrumentation.delivery_fields import describe_delivery
 from petiole.tasks.instrumentation.tracing import is_tracing, trace_operation
 from petiole.tasks.patterns import shadow_traffic
 from petiole.tasks.publishing import claim_check
@@ -93,6 +94,7 @@ class DeliveryTask(BusTask):
             return deliver(open_delivery(self, self.request, document))
         except DeadLettered as ended:
             error = ended.error
+        vars(self.request)["is_failure_logged"] = True  # read by tasks/consuming/direct.py
         raise error  # the task's error for Celery; outside `except`, so that nothing is added to its traceback
 
 
@@ -105,9 +107,18 @@ def deliver(delivery: Delivery) -> Outcome:
         Reject: the broker redelivers the message.
         SystemExit: the process is being ended; the delivery has no outcome.
     """
+    described = describe_delivery.set(delivery.attempt.describe)
+    try:
+        return _deliver(delivery)
+    finally:
+        describe_delivery.reset(described)
+
+
+def _deliver(delivery: Delivery) -> Outcome:
     try:
         event = validate_delivery(delivery)
         delivery, refusal = check_deliverable(delivery, event)
+        describe_delivery.set(delivery.attempt.describe)
         with _trace_attempt(delivery, event):
             outcome = refusal or handle_and_settle(delivery, event)
     except (Retry, Reject, DeadLettered):
@@ -128,7 +139,7 @@ def _emit_finished(delivery: Delivery, event: Event, outcome: Outcome) -> None:
     attempt = delivery.attempt
     if attempt.bus.instrumentation.wants(DeliveryFinished):
         age_s = max(0.0, (attempt.bus.now() - event.timestamp).total_seconds())
-        attempt.emit(DeliveryFinished, attempt=attempt.history.number, outcome=str(outcome), age_s=age_s)
+        attempt.emit(DeliveryFinished, outcome=str(outcome), age_s=age_s)
 
 
 def _trace_attempt(delivery: Delivery, event: Event) -> AbstractContextManager[object]:
@@ -288,7 +299,7 @@ def handle(delivery: Delivery, event: Event) -> Context:
         with trace_operation("invoke_agent", subscription.agent, named):
             run_in_context(context, partial(_run_cancellable, delivery, context))
     finally:
-        attempt.emit(HandlerRan, attempt=attempt.history.number, duration_s=time.perf_counter() - started)
+        attempt.emit(HandlerRan, duration_s=time.perf_counter() - started)
     if subscription.shadow:
         shadow_traffic.capture_output(context)
     return context

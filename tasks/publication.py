@@ -247,6 +247,7 @@ class PublishTask(BusTask):
             return cast("Publication", self._run_for_client(event, due))
         except DeadLettered as ended:
             error = ended.error
+        vars(self.request)["is_failure_logged"] = True  # read by tasks/consuming/direct.py
         raise error
 
     def _run_for_client(self, event: Event | Document, due: datetime | None) -> Publication | Outcome:

@@ -28,6 +28,7 @@ from petiole.events.errors import (
     SystemStopping,
     UsageError,
 )
+from petiole.events.redaction import Redactor
 from petiole.events.registry import EventRegistry
 from petiole.tasks.instrumentation import Instrumentation, Listener
 from petiole.tasks.routing.table import RoutingTable
@@ -109,6 +110,12 @@ class BusRuntime:
                 for name in names:
                     self._event_registry.load(name)
         return self._event_registry
+
+    @cached_property
+    def redactor(self) -> Redactor:
+        """The hook of PETIOLE_REDACT. Raises UsageError if it cannot be loaded."""
+        with cwd_in_path():  # as above
+            return Redactor(self.settings.redact)
 
     @cached_property
     def stores(self) -> Stores:

@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from petiole.events.errors import UsageError
+from petiole.events.redaction import DEFAULT_HOOK
 
 PREFIX = "PETIOLE_"
 DEFAULT_KEY_PREFIX = "petiole"
@@ -130,6 +131,12 @@ class Settings(EnvironmentSettings):
     )
     max_history_events: Count = Field(default=100_000, description="Events kept in the history.")
     history_retention_s: Seconds = Field(default=7 * DAY_S, description="How long an event is kept in the history.")
+    redact: str = Field(
+        default=DEFAULT_HOOK,
+        min_length=1,
+        description="The function `package.module:function` that takes secrets out of texts before they are logged, or "
+        "kept in history, sessions and memory; `none` keeps them.",
+    )
 
     # Consuming
     transport: Literal["petiole", "kombu"] = Field(
@@ -143,6 +150,10 @@ class Settings(EnvironmentSettings):
         default=5.0, description="A worker or stream writer without a heartbeat for this long is considered lost."
     )
 
+    stall_timeout_s: Annotated[float, Field(ge=1)] = Field(
+        default=30.0,
+        description="A worker that begins no delivery for this long, while some wait for it, is unhealthy.",
+    )
     max_parked: Count = Field(
         default=100_000,
         description="Deliveries that may wait for a handler or event type that no worker has; more are dead-lettered.",
@@ -204,9 +215,11 @@ class Settings(EnvironmentSettings):
     )
     metrics_port: Annotated[int, Field(ge=1, le=65_535)] | None = Field(
         default=None,
-        description="A worker serves `/metrics` for Prometheus at this port, and events are counted; by default off.",
+        description="A worker serves `/metrics`, `/alive` and `/ready` at this port, and events are counted.",
     )
-    metrics_host: str = Field(default="127.0.0.1", min_length=1, description="Address at which `/metrics` is served.")
+    metrics_host: str = Field(
+        default="127.0.0.1", min_length=1, description="Address at which metrics and probes are served."
+    )
     metrics_namespace: Annotated[str, Field(pattern="^[A-Za-z_][A-Za-z0-9_]{0,63}$")] = Field(
         default="petiole", description="First word of the names of all metrics."
     )

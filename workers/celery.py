@@ -10,7 +10,7 @@ from celery.utils.imports import cwd_in_path
 
 from petiole.tasks.bus import default_bus
 from petiole.workers.observability.liveness import install_liveness
-from petiole.workers.observability.logging import install_logging
+from petiole.workers.observability.logging import install_logging, quiet_celery
 from petiole.workers.observability.tracing import install_tracing
 from petiole.workers.process.discovery import configured_agents
 from petiole.workers.process.embedded_broker import use_embedded_broker
@@ -19,10 +19,11 @@ from petiole.workers.state.consolidation import ConsolidationTask
 
 settings = WorkerSettings()
 _ = default_bus.settings  # validates the settings now; Celery only logs an error that is raised in a signal handler
-install_logging(settings.log_format)
+install_logging(default_bus.app, settings.log_format, default_bus.redactor)
 default_bus.add_periodic_task(ConsolidationTask, settings.consolidation_interval_s)
 with cwd_in_path():  # PETIOLE_AGENTS may name modules in the current folder
     default_bus.include(*configured_agents())
+quiet_celery()  # after the agents' modules, which may set levels
 install_liveness(default_bus)
 install_tracing()  # after the agents' modules, which may set a tracer provider of their own
 use_embedded_broker(default_bus)

@@ -43,6 +43,14 @@ class MetricsReport(Content):
     in_flight: dict[str, Count] = Field(default_factory=dict)
 
 
+class WorkerStall(Content):
+    """A worker, its queues in which deliveries wait, and for how long it has begun none, in seconds."""
+
+    worker: Text
+    queues: tuple[Text, ...]
+    idle_s: Annotated[Number, Field(ge=0)]
+
+
 class SystemLifecycleContent(Content):
     """The time of the previous lifecycle event."""
 
@@ -69,6 +77,14 @@ class MetricsSummaryEvent(SystemEvent):
 
     event_type: Literal["system.metrics.summary"] = "system.metrics.summary"
     content: MetricsReport = MetricsReport()
+
+
+class WorkerStalledEvent(SystemEvent):
+    """A worker is connected and handles nothing, although deliveries wait for it."""
+
+    event_type: Literal["system.worker.stalled"] = "system.worker.stalled"
+    content: WorkerStall
+    priority: Annotated[int, Field(strict=True, ge=0, le=9)] = MAX_PRIORITY
 
 
 class SystemLifecycleEvent(SystemEvent):

@@ -61,8 +61,18 @@ _WATCHED_SIGNALS = (
 _HOOKS = ("__call__", "before_start", "on_success", "on_failure", "on_retry", "after_return")
 _CELERYS_MODULES = {"celery.app.task", "celery.app.trace"}  # its tracer replaces `__call__`
 TASK_LOGGERS = (logging.getLogger("celery.worker.strategy"), logging.getLogger("celery.app.trace"))
+
+
+def _is_not_logged(record: logging.LogRecord) -> bool:
+    """Drop Celery's record of a failure that `delivery.dead_lettered` tells: each is logged once. A filter."""
+    task: Any = _state.get_current_task()
+    is_failure = record.levelno >= logging.ERROR and task is not None
+    return not (is_failure and getattr(task.request, "is_failure_logged", False))
+
+
 # It logs handlers' errors.
 logging.getLogger("celery.app.trace").addFilter(make_traceback_safe)
+logging.getLogger("celery.app.trace").addFilter(_is_not_logged)
 
 
 class DirectWay:
@@ -253,6 +263,7 @@ def _run_directly(task: DeliveryTask, parts: EntryParts) -> bool:
     except Retry:
         return False
     except DeadLettered as ended:
+        vars(request)["is_failure_logged"] = True
         _report_failure(task, request, ended.error)
     finally:
         task.pop_request()

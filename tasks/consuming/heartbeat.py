@@ -14,6 +14,7 @@ The worker ends when the system is shut down.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from threading import Lock
 from typing import Any
@@ -58,6 +59,8 @@ class Heartbeat(bootsteps.StartStopStep):
         self._bus = bus_of(consumer.app)
         agent_hooks.connect(self._bus)
         self._phase: Phase = "starting"
+        self.sent_at = float("-inf")
+        """When the state store took the last heartbeat (`time.monotonic`)."""
         self._agents: tuple[Agent, ...] = ()
         self._served: dict[str, ServingState] = {}
         self._applied_overrides: dict[str, AgentOverride] = {}
@@ -65,6 +68,11 @@ class Heartbeat(bootsteps.StartStopStep):
         # A heartbeat may run in its thread while the worker ends: it must not report a stopped worker as running.
         self._lock = Lock()
         signals.worker_ready.connect(self._on_worker_ready, weak=False)
+
+    @property
+    def phase(self) -> Phase:
+        """What the worker is doing."""
+        return self._phase
 
     def start(self, consumer: Any) -> None:
         """Join the cluster and apply overrides before the first message.
@@ -143,7 +151,9 @@ class Heartbeat(bootsteps.StartStopStep):
                 return None
             self._phase = phase or self._phase
             worker = Worker(self._consumer.hostname, self._phase, self._served)
-            return self._bus.stores.cluster_membership.send_heartbeat(current_process_id(), worker)
+            cluster = self._bus.stores.cluster_membership.send_heartbeat(current_process_id(), worker)
+            self.sent_at = time.monotonic()
+            return cluster
 
     def _publish_lifecycle_events(self, cluster: Cluster | None) -> None:
         """Publish pending lifecycle events; after an error the next heartbeat of any worker publishes them."""

@@ -7,6 +7,7 @@
     apply_retention    60 s    delete dead letters beyond their limits: tasks/dead_letters/retention.py
     heartbeat          2 s     report this worker and its agents: tasks/consuming/heartbeat.py
     restore_subscriptions 2 s  register its subscriptions again if they were lost: tasks/consuming/announcement.py
+    check_stall        10 s    report that this worker handles nothing while deliveries wait: tasks/consuming/stall.py
     serve_metrics      5 s     write the page for Prometheus, if its port is set: tasks/consuming/metrics_server.py
 
 These are the longest times between two runs. Each run returns when the next one is needed: `send_due` runs again when
@@ -39,6 +40,7 @@ from petiole.tasks.consuming.heartbeat import HEARTBEAT
 from petiole.tasks.consuming.metrics_server import SERVE_METRICS
 from petiole.tasks.consuming.parked import TAKE_PARKED
 from petiole.tasks.consuming.periodic_job import PeriodicJob
+from petiole.tasks.consuming.stall import CHECK_STALL
 from petiole.tasks.dead_letters import apply_retention
 from petiole.tasks.instrumentation import JobFailed, JobRecovered
 from petiole.tasks.publishing.delayed import send_due
@@ -200,6 +202,7 @@ JOBS = (
     PeriodicJob("apply_retention", 60.0, _apply_retention),
     HEARTBEAT,
     RESTORE_SUBSCRIPTIONS,
+    CHECK_STALL,
     SERVE_METRICS,
 )
 

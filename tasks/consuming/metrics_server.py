@@ -1,14 +1,15 @@
-"""MetricsServer: a worker serves `/metrics` for Prometheus if PETIOLE_METRICS_PORT is set.
+"""MetricsServer: a worker serves `/metrics` for Prometheus, and its probes, if PETIOLE_METRICS_PORT is set.
 
 The figures are those of the whole system and the same at each worker. The worker's job writes the page every
 PAGE_INTERVAL_S; the server's threads only send it. So they hold no lock and no connection when a prefork worker forks.
-A page that was not renewed in time is not sent: the answer is 503.
+A page that was not renewed in time is not sent: the answer is 503. Probes (probes.py) read this process's memory.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -28,13 +29,31 @@ class MetricsServer:
     def __init__(self, _: BusRuntime) -> None:
         self._page, self._written_at = b"", float("-inf")
         self._server: ThreadingHTTPServer | None = None
+        self._probes: dict[str, list[Callable[[], str | None]]] = {}
+
+    def add_probe(self, path: str, find_problem: Callable[[], str | None]) -> None:
+        """Serve a probe: 200, or 503 with the first problem that one of the path's functions returns."""
+        self._probes.setdefault(path, []).append(find_problem)
+
+    def answer(self, path: str) -> tuple[HTTPStatus, bytes]:
+        """Return the status and the page of a path."""
+        if path == "/metrics":
+            page = self._read()
+            too_old = b"the worker could not read its figures; see its log\n"
+            return (HTTPStatus.OK, page) if page is not None else (HTTPStatus.SERVICE_UNAVAILABLE, too_old)
+        if path not in self._probes:
+            return HTTPStatus.NOT_FOUND, f"the paths are {', '.join(['/metrics', *self._probes])}\n".encode()
+        name = path.removeprefix("/")
+        problem = next((found for find in self._probes[path] if (found := find()) is not None), None)
+        if problem is None:
+            return HTTPStatus.OK, f"{name}\n".encode()
+        return HTTPStatus.SERVICE_UNAVAILABLE, f"not {name}: {problem}\n".encode()
 
     def write(self, page: str) -> None:
         """Replace the page."""
         self._page, self._written_at = page.encode(), time.monotonic()
 
-    def read(self) -> bytes | None:
-        """Return the page, or None if it is too old."""
+    def _read(self) -> bytes | None:
         return self._page if time.monotonic() - self._written_at <= _MAX_PAGE_AGE_S else None
 
     def start(self, host: str, port: int) -> None:
@@ -61,12 +80,7 @@ def _build_handler(server: MetricsServer) -> type[BaseHTTPRequestHandler]:
         timeout = _REQUEST_TIMEOUT_S
 
         def do_GET(self) -> None:
-            page = server.read() if self.path.partition("?")[0] == "/metrics" else b"the path is /metrics\n"
-            if page is None:
-                self._send(HTTPStatus.SERVICE_UNAVAILABLE, b"the worker could not read its figures; see its log\n")
-            else:
-                is_known = self.path.partition("?")[0] == "/metrics"
-                self._send(HTTPStatus.OK if is_known else HTTPStatus.NOT_FOUND, page)
+            self._send(*server.answer(self.path.partition("?")[0]))
 
         def log_message(self, *_: Any) -> None:
             """Log no request."""

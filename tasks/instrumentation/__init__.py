@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from petiole.events.texts import traceback_text
 from petiole.lazy import lazy_names
+from petiole.tasks.instrumentation.delivery_fields import read_delivery_fields
 
 if TYPE_CHECKING:
     from petiole.tasks.instrumentation.worker_records import (
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
         JobRecovered,
         ModelUsed,
         SchemaDiffers,
+        WorkerRecovered,
+        WorkerStalled,
     )
 
 __all__ = [
@@ -73,6 +76,8 @@ __all__ = [
     "PublishFailed",
     "Record",
     "SchemaDiffers",
+    "WorkerRecovered",
+    "WorkerStalled",
 ]
 
 log = logging.getLogger("petiole")
@@ -156,8 +161,10 @@ Listener: TypeAlias = Callable[[Record], object]
 
 def log_record(record: Record) -> None:
     """Write a record to the standard library's logging."""
-    exception = getattr(record, "exception", None)
-    log.log(record.logged_level, record.logged_name, extra=record.facts(), exc_info=exception)
+    if log.isEnabledFor(record.logged_level):
+        exception = getattr(record, "exception", None)
+        fields = {**read_delivery_fields(), **record.facts()}
+        log.log(record.logged_level, record.logged_name, extra=fields, exc_info=exception)
 
 
 class Instrumentation:

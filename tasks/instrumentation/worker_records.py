@@ -19,6 +19,9 @@ class DeliveryRecord(Record):
     event_id: str | None = None
     stream_id: str | None = None
     correlation_id: str | None = None
+    trace_id: str | None = None
+    agent: str | None = None
+    attempt: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +30,6 @@ class DeliveryFinished(DeliveryRecord):
 
     name = "delivery.finished"
     level = logging.DEBUG
-    attempt: int
     outcome: str
     age_s: float | None = None
     """The time since the event was published: of a handled delivery, its critical time."""
@@ -39,7 +41,6 @@ class HandlerRan(DeliveryRecord):
 
     name = "handler.ran"
     level = logging.DEBUG
-    attempt: int
     duration_s: float
 
 
@@ -48,7 +49,6 @@ class DeliveryRetrying(DeliveryRecord):
     """An attempt failed; the next one starts at `due`."""
 
     name = "delivery.retried"
-    attempt: int
     error: str
     due: datetime
 
@@ -58,7 +58,6 @@ class DeliveryDeferred(DeliveryRecord):
     """A handler deferred its delivery to `due`; it does not count as an attempt."""
 
     name = "delivery.deferred"
-    attempt: int
     error: str
     due: datetime
 
@@ -225,3 +224,22 @@ class JobRecovered(Record):
     name = "job.recovered"
     level = logging.INFO
     job: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerStalled(Record):
+    """This worker is connected and handles nothing, although deliveries wait for it."""
+
+    name = "worker.stalled"
+    level = logging.ERROR
+    worker: str
+    queues: tuple[str, ...]
+    idle_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerRecovered(Record):
+    """This worker was stalled, and begins deliveries again."""
+
+    name = "worker.recovered"
+    worker: str

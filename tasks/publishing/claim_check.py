@@ -40,7 +40,8 @@ def store_contents(bus: BusRuntime, events: Sequence[ValidatedEvent]) -> None:
 
     Raises: NotConfigured, BrokerUnavailable, StateStoreUnavailable, BrokerFull.
     """
-    blobs = [validated.blob for validated in events if validated.blob is not None]
+    kept = [*events, *(validated.redacted for validated in events if validated.redacted is not None)]
+    blobs = [validated.blob for validated in kept if validated.blob is not None]
     if not blobs:
         return
     threshold = "PETIOLE_CLAIM_CHECK_THRESHOLD_BYTES"

@@ -231,7 +231,10 @@ def _call_store(publish: Callable[[], CommitResult], events: Sequence[ValidatedE
 def _build_outgoing_event(bus: BusRuntime, validated: ValidatedEvent, routes: Sequence[Route]) -> OutgoingEvent:
     event, prefix = validated.event, bus.settings.key_prefix
     deliveries = [_build_delivery(prefix, validated, route) for route in routes]
-    return OutgoingEvent(event, validated.text, deliveries, Reply.of(event))
+    if validated.redacted is None:
+        return OutgoingEvent(event, validated.text, deliveries, Reply.of(event))
+    deliveries = [_with_own_event(delivery, validated.text) for delivery in deliveries]
+    return OutgoingEvent(event, validated.redacted.text, deliveries, Reply.of(event), validated.text)
 
 
 def _build_delivery(prefix: str, validated: ValidatedEvent, route: Route) -> OutgoingDelivery:
@@ -248,6 +251,11 @@ def _build_delivery(prefix: str, validated: ValidatedEvent, route: Route) -> Out
         subscription.overflow == "drop_oldest",
         group,
     )
+
+
+def _with_own_event(delivery: OutgoingDelivery, text: str) -> OutgoingDelivery:
+    entry = QueueEntry.parse(delivery.entry.encode()).with_own_event(text)
+    return delivery._replace(entry=entry.text)
 
 
 @lru_cache(10_000)
@@ -288,7 +296,7 @@ def _publish_one(bus: BusRuntime, validated: ValidatedEvent, producer: Confirmin
     event = validated.event
     routes = _routes(bus.routing(), validated)
     _check_order_is_kept(bus, routes)
-    if bus.stores.history.record(event, validated.text) == "done":
+    if bus.stores.history.record(event, validated.recorded.text) == "done":
         return _build_publication(bus, validated, routes, was_new=False, unmatched=None)
     _send(bus, validated, routes, producer)
     reply = Reply.of(event)

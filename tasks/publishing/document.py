@@ -33,7 +33,8 @@ class ValidatedEvent:
     """A valid event with its JSON text.
 
     For a large event, `stub` is the text with a reference in place of the content, and `blob` is the content. `span` is
-    the event's producer span, which ends when the event is committed.
+    the event's producer span, which ends when the event is committed. `redacted` is the event without its secrets, if
+    it has any: the one that the history keeps.
     """
 
     event: Event
@@ -41,6 +42,12 @@ class ValidatedEvent:
     stub: str | None = None
     blob: Blob | None = None
     span: Span | None = None
+    redacted: ValidatedEvent | None = None
+
+    @property
+    def recorded(self) -> ValidatedEvent:
+        """The event as the history keeps it."""
+        return self.redacted or self
 
     @property
     def text(self) -> str:

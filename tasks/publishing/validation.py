@@ -9,13 +9,14 @@ from petiole.events.event import Event
 from petiole.tasks.instrumentation.tracing import start_publishing
 from petiole.tasks.publishing import claim_check
 from petiole.tasks.publishing.document import Document, ValidatedEvent, validate_event
+from petiole.tasks.publishing.redaction import add_redacted
 
 if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
 
 
 def validate(bus: BusRuntime, event: Event | Document) -> ValidatedEvent:
-    """Validate an event, give it a span id of its own, and separate a large content from it.
+    """Validate an event, give it a span id of its own, separate a large content, and redact what the history keeps.
 
     Raises UsageError if it cannot be published.
     """
@@ -24,7 +25,7 @@ def validate(bus: BusRuntime, event: Event | Document) -> ValidatedEvent:
         complete = _with_virtual_time(bus, complete)
     validated = validate_event(complete, bus.event_registry, bus.settings.max_event_bytes)
     validated = validated.with_trace_context(*start_publishing(validated.event))
-    return claim_check.externalize_content(validated, bus.settings.claim_check_threshold_bytes)
+    return add_redacted(bus, claim_check.externalize_content(validated, bus.settings.claim_check_threshold_bytes))
 
 
 def _with_virtual_time(bus: BusRuntime, event: object) -> object:

@@ -173,7 +173,8 @@ def record_session_event(event: Event, *, session_type: str = "chat", bus: BusRu
     user_id = event.context.user_id
     participant = Participant(id=user_id) if user_id else None
     with active_bus.state_store_access(lookup_operation(event.stream_id)):
-        info = active_bus.stores.sessions.record_event(event.stream_id, validated_type, validated.text, participant)
+        text = validated.recorded.text
+        info = active_bus.stores.sessions.record_event(event.stream_id, validated_type, text, participant)
         if info.state == "ended":
             active_bus.stores.counters.add(REFUSED_COUNTER)
             raise session_ended_error(event.stream_id, info)

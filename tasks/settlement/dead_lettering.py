@@ -16,7 +16,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from pydantic import JsonValue, TypeAdapter
@@ -39,6 +39,7 @@ from petiole.events.event import Category, Event, EventFields
 from petiole.events.ids import ReservedIndex, emitted_event_id
 from petiole.events.texts import error_text, safe_text, traceback_text
 from petiole.tasks.instrumentation import DeliveryDeadLettered, OperationFailed
+from petiole.tasks.instrumentation.delivery_fields import read_trace_id
 from petiole.tasks.publishing.commit import commit
 from petiole.tasks.publishing.delayed import delay_publication
 from petiole.tasks.publishing.validation import validate
@@ -181,8 +182,16 @@ def dead_letter(
         LeaseLost: another worker has the delivery by now.
     """
     _store(bus, letter, event, settlement, is_published=is_published)
+    fields: dict[str, Any] = dict(log_fields(letter))
+    if traceparent := letter.event_attribute("traceparent"):
+        fields["trace_id"] = read_trace_id(traceparent)
     record = DeliveryDeadLettered(
-        **log_fields(letter), cause=letter.cause, error=letter.error, exception=sys.exception()
+        **fields,
+        agent=letter.queue,
+        attempt=len(letter.attempts),
+        cause=letter.cause,
+        error=letter.error,
+        exception=sys.exception(),
     )
     bus.instrumentation.emit(record)
 

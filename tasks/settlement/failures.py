@@ -166,7 +166,7 @@ def _schedule_retry(
         requeue(attempt, outage)
     else:
         record = DeliveryRetrying if is_attempt else DeliveryDeferred
-        attempt.emit(record, attempt=attempt.history.number, error=error_text(error), due=due)
+        attempt.emit(record, error=error_text(error), due=due)
         record_wait(attempt, error, due)
     # Celery's exception: the task's state becomes RETRY, and Celery acknowledges the message.
     raise Retry(exc=error, when=due) from error
@@ -178,7 +178,7 @@ def _build_retry(
     if attempt.entry is not None:
         earlier = [*attempt.entry.options.get("attempts", ()), *([failed.model_dump(mode="json")] if failed else ())]
         options = {**attempt.entry.options, "attempts": earlier}
-        body = json.dumps(attempt.document, ensure_ascii=False).encode() if not attempt.entry.reference else b""
+        body = json.dumps(attempt.document, ensure_ascii=False).encode() if attempt.entry.has_own_event else b""
         entry = replace(attempt.entry, options=options, body=body)
         return build_delayed_delivery(
             attempt.bus, entry, delivery_id=attempt.delivery_id, due=due, queue=attempt.queue, priority=priority
@@ -228,5 +228,5 @@ def defer_copy(attempt: DeliveryAttempt, event: Event, running_for: timedelta) -
         # Not `requeue`, which discards the attempt that runs.
         time.sleep(REQUEUE_PAUSE_S)
         raise Reject(error, requeue=True) from error
-    attempt.emit(DeliveryDeferred, attempt=attempt.history.number, error=reason, due=due)
+    attempt.emit(DeliveryDeferred, error=reason, due=due)
     raise Retry(reason, when=due)

@@ -35,6 +35,7 @@ from petiole.tasks.instrumentation import (
     DeliveryRecord,
     OperationFailed,
 )
+from petiole.tasks.instrumentation.delivery_fields import read_trace_id
 from petiole.tasks.publishing.commit import commit
 from petiole.tasks.publishing.document import ValidatedEvent
 from petiole.tasks.settlement.outcomes import Outcome
@@ -110,13 +111,21 @@ class DeliveryAttempt:
         """Emit a record of this delivery."""
         if not self.bus.instrumentation.wants(record):
             return
+        fields: dict[str, Any] = {**self.describe(), **facts}
+        self.bus.instrumentation.emit(record(**fields))
+
+    def describe(self) -> dict[str, object]:
+        """Return the fields of this delivery's records."""
         document: Mapping[str, object] = {}
         with suppress(ValueError, RecursionError):
             document = self.document if isinstance(self.document, Mapping) else {}
         names = ("event_type", "event_id", "stream_id", "correlation_id")
         event = {name: safe_text(document[name]) for name in names if name in document}
-        delivery = {"delivery_id": self.delivery_id, "subscription": self.task}
-        self.bus.instrumentation.emit(record(**delivery, **event, **facts))  # type: ignore[arg-type]  # by field name
+        traceparent = document.get("traceparent")
+        if isinstance(traceparent, str):
+            event["trace_id"] = read_trace_id(traceparent)
+        delivery = {"delivery_id": self.delivery_id, "subscription": self.task, "agent": self.queue}
+        return {**delivery, "attempt": self.history.number, **event}
 
     def report(self, operation: str, failure: Exception) -> None:
         """Emit a record of an operation that failed for this delivery."""

@@ -1,7 +1,7 @@
 """Deliveries: queue entries, as scripts/deliveries.lua describes them, and the check before a handler starts.
 
-An event is stored once, in the history; an entry refers to it. An entry has its event in `body` instead if it is a
-replay of a dead letter, or if it came as a message of another Celery client.
+An event is stored once, in the history; an entry refers to it. An entry has its event in `body` if it is a replay of a
+dead letter, if it came as a message of another Celery client, or if the history has the event without its secrets.
 
 Promise: a handler does not start if its consumer has lost the lease, or if the flow was aborted for its agent, or
 cancelled. A delivery whose consumer was lost before is marked as begun, so that another loss counts as a crash.
@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Literal
@@ -56,8 +56,8 @@ class QueueEntry:
         subscription: the subscription's name; empty for a message of another Celery client, which is the body.
         crashes: how often the delivery crashed a process; None if no consumer was lost with it.
         options: `id` of the delivery if it is not derived from the event, `group`, `replay`, `letter`,
-            `attempts` (the failed ones).
-        body: the event's JSON, or the message.
+            `attempts` (the failed ones), `body` if it has a body beside its reference.
+        body: the event's JSON, or the message; it comes before the event that `reference` names.
     """
 
     reference: str
@@ -77,6 +77,15 @@ class QueueEntry:
             json.loads(options) if options.startswith(b"{") else {},
             body,
         )
+
+    @property
+    def has_own_event(self) -> bool:
+        """Whether the event stands in the entry, also while a worker has the entry without its body."""
+        return not self.reference or "body" in self.options
+
+    def with_own_event(self, text: str) -> QueueEntry:
+        """Return the entry with an event that the history has otherwise: without its secrets."""
+        return replace(self, options={**self.options, "body": 1}, body=text.encode())
 
     @cached_property
     def head(self) -> str:
@@ -114,6 +123,10 @@ class Deliveries:
     def depth(self, queue: str) -> int:
         """Count the deliveries in a queue, without those that wait in message groups."""
         return sum(int(self._client.llen(name)) for name in self._lists(queue))
+
+    def has_waiting(self, queue: str) -> bool:
+        """Return whether a delivery waits in a queue."""
+        return bool(self._client.exists(*self._lists(queue)))
 
     def oldest(self, queue: str) -> datetime | None:
         """Return when the oldest event in a queue was published; None if there is none."""

@@ -46,12 +46,16 @@ class OutgoingDelivery(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class OutgoingEvent:
-    """An event with its deliveries; `reply` is set if it answers a request."""
+    """An event as the history keeps it, with its deliveries; `reply` is set if it answers a request.
+
+    `reply_text` is what the requester gets, if that is not `text`.
+    """
 
     event: Event
     text: str
     deliveries: Sequence[OutgoingDelivery]
     reply: Reply | None = None
+    reply_text: str | None = None
 
 
 SettlementOutcome: TypeAlias = Literal["handled", "dead_lettered", "retrying", "deferred"]
@@ -197,7 +201,7 @@ class Publications:
     def _encode_requests(self, outgoing: Sequence[OutgoingEvent], registration: ReplyRegistration | None) -> str:
         """Encode the request and the replies for the script."""
         replies = [
-            {"place": place, **asdict(outgoing_event.reply)}
+            {"place": place, **asdict(outgoing_event.reply), "text": outgoing_event.reply_text or ""}
             for place, outgoing_event in enumerate(outgoing, start=1)
             if outgoing_event.reply is not None
         ]

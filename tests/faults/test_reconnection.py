@@ -27,9 +27,8 @@ from celery import shared_task
 from petiole.events import Event, MessageEvent
 from petiole.tasks import Agent
 
-if os.environ["WAY"] == "direct":
-    for name in ("celery.worker.strategy", "celery.app.trace"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+for name in ("celery.worker.strategy", "celery.app.trace"):
+    logging.getLogger(name).setLevel(logging.WARNING if os.environ["WAY"] == "direct" else logging.INFO)
 notes = os.open(os.environ["RUNS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 free, ordered = Agent("free"), Agent("ordered")
 

@@ -30,9 +30,8 @@ from petiole.events.errors import RetryLater
 from petiole.tasks import Agent, RetryPolicy
 
 TURNED_ON_AT_START = os.environ.get("TURNED_ON_AT_START", "")
-if TURNED_ON_AT_START != "logs":
-    for name in ("celery.worker.strategy", "celery.app.trace"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+for name in ("celery.worker.strategy", "celery.app.trace"):
+    logging.getLogger(name).setLevel(logging.INFO if TURNED_ON_AT_START == "logs" else logging.WARNING)
 
 store = redis.Redis.from_url(os.environ["PETIOLE_BROKER_URL"], socket_timeout=None)
 agent = Agent("watched")

@@ -29,9 +29,8 @@ from petiole.events import Event
 from petiole.events.errors import Permanent, RetryLater
 from petiole.tasks import Agent, RetryPolicy
 
-if os.environ["WAY"] == "direct":
-    for name in ("celery.worker.strategy", "celery.app.trace"):
-        logging.getLogger(name).setLevel("WARNING")
+for name in ("celery.worker.strategy", "celery.app.trace"):
+    logging.getLogger(name).setLevel("WARNING" if os.environ["WAY"] == "direct" else "INFO")
 store = redis.Redis.from_url(os.environ["PETIOLE_BROKER_URL"])
 agent = Agent("actor")
 RETRY = RetryPolicy(max_attempts=2, base=0.01)

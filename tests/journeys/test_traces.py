@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import kombu
 import pytest
 
 from tests.support.collector import collecting
+from tests.support.inside import delete_queues
 
 AGENT = """
 import logging, os, signal
@@ -97,6 +99,7 @@ def test_a_conversation_over_prefork_processes_is_one_trace_without_orphans(node
     assert not succeeded.is_error
     (chat,) = collector.named("chat parrot")
     assert chat.trace_id == trace_id
+    assert chat.attributes["gen_ai.request.model"] == "parrot"
     assert chat.attributes["gen_ai.response.model"] == "parrot-1"
     assert chat.attributes["gen_ai.usage.input_tokens"] == 11
     assert chat.attributes["gen_ai.usage.output_tokens"] == 3
@@ -110,6 +113,92 @@ def test_the_spans_that_a_killed_process_had_finished_arrive(node, collector, ev
     node.run(PUBLISH.format(event="MessageEvent(event_type='message.crash', stream_id='s', content={})"))
 
     eventually(lambda: collector.named("execute_tool last") != [], 40, node.logs)
+
+
+HOUSE = """
+from petiole.events import Event
+from petiole.tasks import Agent
+
+agent = Agent("house")
+
+@agent.on("message.*")
+def hear(event: Event) -> None: ...
+
+@agent.answers("add")
+def add(one: int, other: int) -> int:
+    return one + other
+"""
+
+ASKED = "request.made"
+HELLO = "MessageEvent(event_type='message.hello', stream_id='s', content={})"
+
+DELAY = """
+from petiole.events import MessageEvent
+from petiole.tasks import publish, request
+from petiole.workers.observability.tracing import install_tracing
+install_tracing()
+publish.delay({event})
+print(request("add", responder="house", one=1, other=2, timeout=30).get().value)
+"""
+
+
+@pytest.fixture
+def house(node, collector):
+    node.module("house", HOUSE)
+    node.environment["PETIOLE_AGENTS"] = "house"
+    return node
+
+
+def of_kind(collector, topic, kind):
+    return [span for span in collector.named(f"event.{topic}") if span.kind == kind]
+
+
+def test_linked_deliveries_begin_traces_of_their_own_and_requests_stay_in_one(house, collector, eventually):
+    house.environment["PETIOLE_DELIVERY_SPANS"] = "link"
+    house.worker("w")
+
+    assert house.run(DELAY.format(event=HELLO)) == "3\n"
+
+    heard = "message.hello"
+    eventually(lambda: of_kind(collector, heard, CONSUMER) != [], 30, house.logs)
+    eventually(lambda: of_kind(collector, "response.succeeded", PRODUCER) != [], 30, house.logs)
+    eventually(lambda: orphans(collector.spans) == [], 20, lambda: orphans(collector.spans))
+    (delivery,), (sender, publisher) = of_kind(collector, heard, CONSUMER), of_kind(collector, heard, PRODUCER)
+    if publisher.parent_id != sender.span_id:
+        sender, publisher = publisher, sender
+    assert (sender.parent_id, publisher.parent_id) == ("", sender.span_id), "publish.delay: sender, then worker"
+    assert (delivery.parent_id, delivery.links) == ("", (publisher.span_id,))
+    assert delivery.trace_id != publisher.trace_id
+    (question,), (answering,) = of_kind(collector, ASKED, PRODUCER), of_kind(collector, ASKED, CONSUMER)
+    (reply,) = of_kind(collector, "response.succeeded", PRODUCER)
+    assert (answering.parent_id, answering.links) == (question.span_id, ())
+    assert reply.trace_id == answering.trace_id == question.trace_id
+
+
+def test_an_event_that_a_command_publishes_has_a_root_in_its_trace(house, collector, eventually):
+    house.worker("w")
+
+    house.command("publish", "message.hello", "--stream", "s")
+
+    eventually(lambda: of_kind(collector, "message.hello", CONSUMER) != [], 30, house.logs)
+    (delivery,), (root,) = (of_kind(collector, "message.hello", kind) for kind in (CONSUMER, PRODUCER))
+    assert (root.parent_id, delivery.parent_id) == ("", root.span_id)
+
+
+@pytest.mark.long
+def test_a_trace_survives_rabbitmq(house, collector, rabbit_url, clean_broker_url, eventually):
+    house.environment.update({"PETIOLE_BROKER_URL": rabbit_url, "PETIOLE_STATE_URL": clean_broker_url})
+    with kombu.Connection(rabbit_url) as connection:
+        delete_queues(connection, "house", "publish")
+    house.worker("w")
+
+    assert house.run(DELAY.format(event=HELLO)) == "3\n"
+
+    eventually(lambda: of_kind(collector, "message.hello", CONSUMER) != [], 30, house.logs)
+    eventually(lambda: of_kind(collector, "response.succeeded", PRODUCER) != [], 30, house.logs)
+    eventually(lambda: orphans(collector.spans) == [], 20, lambda: orphans(collector.spans))
+    for topic in ("message.hello", ASKED):
+        assert len({span.trace_id for span in collector.named(f"event.{topic}")}) == 1
 
 
 def is_below_its_event(span, spans):

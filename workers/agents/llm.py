@@ -124,7 +124,9 @@ async def generate(request: ModelRequest, model: LanguageModel, stream: Response
 
     Raises: ProviderUnavailable, ProviderRefused, UsageError, RetryLater; StreamSuperseded.
     """
-    with trace_operation("chat", model.name, {"gen_ai.provider.name": model.name}) as span:
+    requested = str(getattr(model, "model", model.name))
+    attributes = {"gen_ai.provider.name": model.name, "gen_ai.request.model": requested}
+    with trace_operation("chat", requested, attributes) as span:
         response = await _generate(request, model, stream)
         if span is not None:
             span.set_attributes(_describe_response(response))

@@ -34,6 +34,7 @@ from petiole.events.catalog.orchestrator import ContextRequest, ContextRequested
 from petiole.events.catalog.session import StreamEndedEvent
 from petiole.events.event import Event
 from petiole.tasks import Agent, Context
+from petiole.tasks.publishing.redaction import redact_event
 from petiole.workers.retrieval import Retriever, configured_retriever, warm_up_retrieval
 from petiole.workers.retrieval.candidates import collect_candidates, fact_owner
 from petiole.workers.retrieval.forget_requests import parse_forget_request
@@ -73,6 +74,7 @@ def load_retriever() -> None:
 )
 def remember(event: Event, context: Context) -> Iterator[Event]:
     """Store messages and facts, detect conflicts and habits, and clean up streams that have ended."""
+    event = redact_event(context.bus, event)
     keep_recollection(event, context)
     yield from exclude_published(
         [

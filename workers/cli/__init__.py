@@ -11,6 +11,7 @@ import ast
 import difflib
 import importlib
 import io
+import logging
 import pkgutil
 import sys
 from pathlib import Path
@@ -85,8 +86,25 @@ def petiole() -> None:
             stream.reconfigure(errors="replace")
     from petiole.workers.settings import unknown_settings  # noqa: PLC0415 - slow to import, and --help does not need it
 
+    own_log = logging.getLogger("petiole")  # not the root: Celery's errors are told in the command's own words
+    if not own_log.hasHandlers():
+        own_log.addHandler(_CommandLog())
     for warning in unknown_settings():
         click.echo(f"warning: {warning}", err=True)
+
+
+class _CommandLog(logging.StreamHandler[Any]):
+    """Writes warnings and errors of a command to standard error, in the format of workers."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        if self.formatter is None:
+            # Slow to import, and most commands log nothing.
+            from petiole.tasks.bus import default_bus  # noqa: PLC0415
+            from petiole.workers.observability.logging import build_formatter  # noqa: PLC0415
+            from petiole.workers.settings import WorkerSettings  # noqa: PLC0415
+
+            self.setFormatter(build_formatter(WorkerSettings().log_format, redactor=default_bus.redactor))
+        return super().format(record)
 
 
 def _is_utf8(text: str) -> bool:

@@ -20,6 +20,7 @@ from petiole.events.registry import EventRegistry
 from petiole.events.topics import check_pattern
 from petiole.tasks.bus import default_bus
 from petiole.tasks.runtime import BusRuntime
+from petiole.workers.observability.tracing import install_tracing
 from petiole.workers.process.discovery import load_agents
 from petiole.workers.settings import WorkerSettings
 
@@ -89,8 +90,12 @@ PATTERN = _PatternType()
 
 
 def connected_app() -> BusRuntime:
-    """Return the default bus, without connecting. Raises NotConfigured if no broker is configured."""
+    """Return the default bus, without connecting, and with spans of what the command publishes.
+
+    Raises NotConfigured if no broker is configured.
+    """
     default_bus.require_broker()
+    install_tracing()
     return default_bus
 
 

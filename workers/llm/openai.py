@@ -37,9 +37,10 @@ class ChatCompletionsModel:
     """A model behind an endpoint. It sends each request once; retries belong to the delivery."""
 
     name: str
+    model: str
 
     def __init__(self, model: str, client: openai.AsyncOpenAI, **options: Any) -> None:
-        self._model = model
+        self.model = model
         self._client = client
         self._options = options
         self._reported: set[str] = set()
@@ -48,10 +49,10 @@ class ChatCompletionsModel:
         """Stream the answer from the endpoint. Raises: ProviderUnavailable, ProviderRefused."""
         offered = offer_tools(tools)
         self._report_changes(offered)
-        parser = ChunkParser(self.name, self._model, offered.names)
+        parser = ChunkParser(self.name, self.model, offered.names)
         with self._translate_errors():
             stream = await self._client.chat.completions.create(
-                model=self._model,
+                model=self.model,
                 messages=build_chat_messages(request),
                 stream=True,
                 stream_options={"include_usage": True},

@@ -68,7 +68,10 @@ class ToolDescription:
 
 @runtime_checkable
 class LanguageModel(Protocol):
-    """A language model. Each worker process creates one instance, which several handlers may use concurrently."""
+    """A language model. Each worker process creates one instance, which several handlers may use concurrently.
+
+    An attribute `model` names the model that it requests, for traces; without one, `name` does.
+    """
 
     name: str
 

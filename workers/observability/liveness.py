@@ -5,7 +5,10 @@ A thread of the worker touches a file every second, and `petiole alive` checks t
 - Prefork pool: the thread touches the file only while the worker's event loop iterates, so a stuck worker fails the
   check.
 - Reconnecting to the broker: the worker has no event loop then and stays alive, because it recovers by itself.
-- Solo and thread pools: the file shows only that the process runs. A handler may block solo's loop for an hour.
+- Solo and thread pools: the file shows that the process runs. A handler may block solo's loop for an hour.
+- A stalled worker (tasks/consuming/stall.py) writes why into the file.
+
+The worker answers the same at `/alive`, if it serves metrics.
 """
 
 from __future__ import annotations
@@ -15,12 +18,15 @@ import re
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from celery import bootsteps
 
-from petiole.tasks.runtime import BusRuntime
+from petiole.tasks.consuming.metrics_server import MetricsServer
+from petiole.tasks.consuming.stall import StallCheck
+from petiole.tasks.runtime import BusRuntime, bus_of
 
 TOUCH_INTERVAL_S = 1.0
 STUCK_AFTER_S = 10.0
@@ -37,21 +43,24 @@ def liveness_file(node: str) -> Path:
 
 def find_liveness_problem(node: str) -> str | None:
     """Return why a worker on this machine counts as dead or stuck, or None if it is alive."""
+    file = liveness_file(node)
     try:
-        age_s = time.time() - liveness_file(node).stat().st_mtime
+        age_s = time.time() - file.stat().st_mtime
+        stall = file.read_text(encoding="utf-8")
     except FileNotFoundError:
         return f"this user started no worker {node} on this machine"
     if age_s > DEAD_AFTER_S:
         return f"{node} has been dead or stuck for {age_s:.0f} s"
-    return None
+    return stall or None
 
 
 class LivenessThread(threading.Thread):
     """A thread that touches the worker's file every second."""
 
-    def __init__(self, node: str) -> None:
+    def __init__(self, node: str, find_stall: Callable[[], str | None] = lambda: None) -> None:
         super().__init__(name="petiole-liveness", daemon=True)
         self.node = node
+        self._find_stall = find_stall
         self._file = liveness_file(node)
         self._stopping = threading.Event()
         self.last_iteration_at: float | None = None
@@ -63,6 +72,7 @@ class LivenessThread(threading.Thread):
         while True:
             if not self._is_stuck():
                 self._file.touch(mode=0o600)
+                self._file.write_text(self._find_stall() or "", encoding="utf-8")
             if self._stopping.wait(TOUCH_INTERVAL_S):
                 break
         self._file.unlink(missing_ok=True)
@@ -76,6 +86,10 @@ class LivenessThread(threading.Thread):
         """Record an iteration of the event loop."""
         self.last_iteration_at = time.monotonic()
 
+    def find_problem(self) -> str | None:
+        """Return why the process counts as stuck, or None."""
+        return f"the event loop has not turned for {STUCK_AFTER_S:g} s" if self._is_stuck() else None
+
     def _is_stuck(self) -> bool:
         iterated_at = self.last_iteration_at
         return iterated_at is not None and time.monotonic() - iterated_at > STUCK_AFTER_S
@@ -86,8 +100,11 @@ class WorkerLiveness(bootsteps.StartStopStep):
 
     def start(self, worker: Any) -> None:
         """Start the thread."""
-        worker.petiole_liveness = LivenessThread(worker.hostname)
-        worker.petiole_liveness.start()
+        bus = bus_of(worker.app)
+        stall = bus.resource(StallCheck)
+        liveness = worker.petiole_liveness = LivenessThread(worker.hostname, lambda: stall.problem)
+        liveness.start()
+        bus.resource(MetricsServer).add_probe("/alive", liveness.find_problem)
 
     def stop(self, worker: Any) -> None:
         """Stop the thread."""

@@ -166,7 +166,7 @@ def signals_as_keyboard_interrupt() -> Iterator[None]:
 
 def _start_celery(name: str, arguments: Sequence[str], output: IO[str] | int, watchdog: Watchdog) -> ChildProcess:
     process = subprocess.Popen(
-        [sys.executable, "-m", "celery", "--quiet", "-A", "petiole.workers.local_worker", *arguments],
+        [sys.executable, "-m", "celery", "--quiet", "-A", "petiole.workers.celery", *arguments],
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,

@@ -139,8 +139,8 @@ local UNMATCHED = {late = 2, wrong_responder = 4, duplicate = 6}
 for _, reply in ipairs(exchange and exchange.replies or {}) do
   local place = reply.place
   if result[place + 1] == 1 then
-    local delivered = deliver_reply(exchange.table, counters, reply.request_id, reply.responder, reply.response_id,
-      texts[place])
+    local text = reply.text ~= '' and reply.text or texts[place]
+    local delivered = deliver_reply(exchange.table, counters, reply.request_id, reply.responder, reply.response_id, text)
     result[place + 1] = 1 + (UNMATCHED[delivered] or 0)
   elseif outcome ~= '' then
     -- Published before this delivery ended: the request's deadline has answered it, under the same event id.

@@ -132,6 +132,7 @@ OURS = {
     "dead_letters.letter.edited": Category.SYSTEM,
     "dead_letters.letter.discarded": Category.SYSTEM,
     "dead_letters.import.completed": Category.SYSTEM,
+    "system.worker.stalled": Category.SYSTEM,
     "system.circuit.opened": Category.SYSTEM,
     "system.circuit.half_opened": Category.SYSTEM,
     "system.circuit.closed": Category.SYSTEM,
