@@ -9,7 +9,7 @@ from rich.text import Text
 
 from petiole.tasks.operations.delivery_trace import TracedDelivery
 from petiole.tasks.stores.history import RecordedEvent
-from petiole.workers.cli._console import TreeRow, build_tree_rows, publisher_name, shorten, summarize_content
+from petiole.workers.observability.flow_tree import TreeRow, build_tree_rows, publisher_name, shorten, summarize_content
 from petiole.workers.observability.printable import replace_unprintable
 
 Deliveries = Mapping[str, Sequence[TracedDelivery]]

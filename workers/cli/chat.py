@@ -14,7 +14,6 @@ from petiole.tasks.stores.response_streams import Chunk
 from petiole.workers.cli._console import (
     open_console,
     print_line,
-    recorded_at_ms,
     render_chunk_line,
     render_flow_line,
     render_message,
@@ -22,6 +21,7 @@ from petiole.workers.cli._console import (
 )
 from petiole.workers.cli._conversation import ChatExchange, Conversation, new_stream_id
 from petiole.workers.cli._options import POSITIVE, connected_app, format_command
+from petiole.workers.observability.flow_tree import recorded_at_ms
 from petiole.workers.observability.printable import replace_unprintable
 
 _QUIT_COMMAND = "/quit"

@@ -1,0 +1,1 @@
+"""Gateways: what other programs and browsers reach over HTTP, and who may use it."""
