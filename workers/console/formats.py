@@ -30,8 +30,9 @@ def format_moment(moment: datetime | int) -> str:
 
 
 def format_json(value: object) -> str:
-    """Write a JSON value with indents."""
-    return json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    """Write a JSON value with indents; unprintable characters, which may reverse text, as escapes."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    return "".join(each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text)
 
 
 def draw_curve(values: Sequence[float]) -> str:

@@ -159,8 +159,12 @@ def page(path: str, answer: Answer, backstage: Backstage, *, role: Role = "viewe
     """Make the route of a page. With `action` it is a POST, and that name stands in the audit event of a refusal."""
 
     async def serve(request: Request) -> Response:
-        form = parse_form(await request.body()) if action else {}
-        return await run_in_threadpool(_serve, Visit(request, backstage, form), answer, role, action)
+        try:
+            visit = Visit(request, backstage, parse_form(await request.body()) if action else {})
+        except UsageError as error:
+            visit = Visit(request, backstage)
+            return visit.render("error.html", 400, title="That was refused", reason=error_text(error))
+        return await run_in_threadpool(_serve, visit, answer, role, action)
 
     endpoint: Callable[[Request], Awaitable[Response]] = serve
     return Route(path, endpoint, methods=["POST"] if action else ["GET"])
