@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +29,7 @@ from petiole.workers.console.letter_index import LetterIndex
 from petiole.workers.console.live import LiveEvents, set_agent, set_circuit, show_board, show_live
 from petiole.workers.console.replays import Replays
 from petiole.workers.console.routing import explain_event, show_catalog, show_why
-from petiole.workers.console.visit import Backstage, Visit, make_templates, page
+from petiole.workers.console.visit import Answer, Backstage, Visit, make_templates, page
 from petiole.workers.gateways.identities import SESSION_COOKIE
 from petiole.workers.gateways.tokens import SESSION_S, TokenFile
 
@@ -37,6 +37,33 @@ if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
 
 _STATIC = Path(__file__).parent / "static"
+
+_LOOKS: Mapping[str, Answer] = {
+    "/": show_live,
+    "/board": show_board,
+    "/conversations": list_conversations,
+    "/conversation": show_conversation,
+    "/failures": list_failures,
+    "/letters": list_letters,
+    "/letter": show_letter,
+    "/replay": show_replay,
+    "/approvals": list_approvals,
+    "/why": show_why,
+    "/catalog": show_catalog,
+}
+"""Pages for viewers."""
+
+_ACTS: Mapping[str, tuple[Answer, str]] = {
+    "/circuit": (set_circuit, "circuit.set"),
+    "/agent": (set_agent, "agent.set"),
+    "/conversation": (reveal_conversation, "contents.shown"),
+    "/letter": (reveal_letter, "contents.shown"),
+    "/letter/edit": (edit_letter, "dead_letter.edited"),
+    "/letter/discard": (discard_letter, "dead_letter.discarded"),
+    "/replay": (start_replay, "dead_letters.replayed"),
+    "/approval": (decide_approval, "approval.decided"),
+}
+"""Forms for operators, with the action that a refusal is recorded as."""
 
 
 def build_pages(bus: BusRuntime, tokens: TokenFile) -> Starlette:
@@ -49,32 +76,9 @@ def build_pages(bus: BusRuntime, tokens: TokenFile) -> Starlette:
         yield
         await live.close()
 
-    looks = {
-        "/": show_live,
-        "/board": show_board,
-        "/conversations": list_conversations,
-        "/conversation": show_conversation,
-        "/failures": list_failures,
-        "/letters": list_letters,
-        "/letter": show_letter,
-        "/replay": show_replay,
-        "/approvals": list_approvals,
-        "/why": show_why,
-        "/catalog": show_catalog,
-    }
-    acts = {
-        "/circuit": (set_circuit, "circuit.set"),
-        "/agent": (set_agent, "agent.set"),
-        "/conversation": (reveal_conversation, "contents.shown"),
-        "/letter": (reveal_letter, "contents.shown"),
-        "/letter/edit": (edit_letter, "dead_letter.edited"),
-        "/letter/discard": (discard_letter, "dead_letter.discarded"),
-        "/replay": (start_replay, "dead_letters.replayed"),
-        "/approval": (decide_approval, "approval.decided"),
-    }
     routes = [
-        *(page(path, answer, backstage) for path, answer in looks.items()),
-        *(page(path, answer, backstage, role="operator", action=name) for path, (answer, name) in acts.items()),
+        *(page(path, answer, backstage) for path, answer in _LOOKS.items()),
+        *(page(path, answer, backstage, role="operator", action=name) for path, (answer, name) in _ACTS.items()),
         page("/why", explain_event, backstage, action="routing.explained"),
         page("/sign-in", _show_sign_in, backstage, role="user"),
         page("/sign-in", _sign_in, backstage, role="user", action="signed_in"),

@@ -18,6 +18,13 @@ LOCAL = ("127.0.0.1", 50_000)
 STRANGER = ("203.0.113.9", 50_000)
 
 
+def find(pattern: str, page: str) -> str:
+    """Return the first group of a pattern in a page, as text."""
+    found = re.search(pattern, page, re.DOTALL)
+    assert found is not None, page
+    return unescape(found[1])
+
+
 class Browser(TestClient):
     """A browser: it keeps cookies, and sends forms with the token of the page that it sees."""
 
@@ -29,9 +36,8 @@ class Browser(TestClient):
 
     def press(self, address: str, page: str = "/", **fields: str):
         """Send a form of a page, and follow to the next page."""
-        token = re.search(r'name="form_token" value="([^"]+)"', self.see(page))
-        assert token is not None
-        return self.post(address, data={"form_token": unescape(token[1]), **fields})
+        token = find(r'name="form_token" value="([^"]+)"', self.see(page))
+        return self.post(address, data={"form_token": token, **fields})
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import html
 import os
 import re
 import socket
@@ -23,7 +22,7 @@ from petiole.workers.channels.http_server import build_server
 from petiole.workers.console import create_console
 from petiole.workers.gateways.identities import IdentityMiddleware, RequestLimits, may_use_stream
 from petiole.workers.gateways.tokens import Identity, TokenFile
-from tests.journeys.console.conftest import Browser
+from tests.journeys.console.conftest import Browser, find
 from tests.support.errors import has_code
 
 PAGES = ["/", "/board", "/conversations", "/failures", "/approvals", "/why", "/catalog", "/events"]
@@ -137,7 +136,7 @@ def test_a_name_of_the_world_is_not_local(browser):
      {"Sec-Fetch-Site": "same-site"}, {"Origin": "http://localhost:1234"}],
 )  # fmt: skip
 def test_a_form_of_another_site_changes_nothing(harness, browser, headers):
-    token = re.search(r'name="form_token" value="([^"]+)"', browser.see("/"))[1]
+    token = find(r'name="form_token" value="([^"]+)"', browser.see("/"))
 
     answer = browser.post("/agent", data={"form_token": token, "name": "x", "action": "pause"}, headers=headers)
 
@@ -169,7 +168,7 @@ def test_script_in_an_event_is_text_on_every_page_and_no_script_runs_inline(harn
     harness.bus.wait()
     letter = f"/letter?id={harness.dead_letters()[0].id}"
     conversation = str(httpx2.URL("/conversation", params={"id": HOSTILE}))
-    group = html.unescape(re.search(r'href="(/letters[^"]+)"', browser.see("/failures"))[1])
+    group = find(r'href="(/letters[^"]+)"', browser.see("/failures"))
 
     pages = [browser.get(page) for page in ("/", "/board", "/conversations", conversation, "/failures", group, letter)]
     pages += [browser.press(page, page) for page in (conversation, letter)]
@@ -327,6 +326,9 @@ def test_a_websocket_is_closed():
     async def send(message):
         sent.append(message["type"])
 
-    asyncio.run(IdentityMiddleware(None)({"type": "websocket"}, None, send))
+    async def nothing(*_):
+        raise AssertionError("the application was reached")
+
+    asyncio.run(IdentityMiddleware(nothing)({"type": "websocket"}, nothing, send))
 
     assert sent == ["websocket.close"]

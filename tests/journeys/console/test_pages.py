@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from petiole.events.catalog.tools import ApprovalRequest, ApprovalRequestedEvent
 from petiole.events.errors import Permanent
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.tools import approvals
-from tests.journeys.console.conftest import Browser
+from tests.journeys.console.conftest import Browser, find
 from tests.support.inside import Inside
 
 
@@ -77,7 +78,7 @@ def test_an_agent_is_paused_and_resumed_and_both_are_recorded_with_who_and_why(h
     harness.bus.wait()
 
     browser.press("/agent", name="careful", action="pause", reason="too eager")
-    paused = Inside(harness).stores.cluster_membership.read().overrides
+    paused = Inside(harness).overrides()
     browser.press("/agent", name="careful", action="resume")
 
     assert paused == {"careful": "paused"}
@@ -122,7 +123,7 @@ def test_letters_stand_in_groups_and_a_group_is_replayed_behind_a_canary(harness
 
 
 def a_key(group: str) -> dict[str, str]:
-    return {"fingerprint": re.search(r"fingerprint=(\w+)", group)[1]}  # type: ignore[index]  # every group has one
+    return {"fingerprint": find(r"fingerprint=(\w+)", group)}
 
 
 def test_a_letter_is_edited_with_validation_and_its_replay_is_handled(harness, breaking, browser, eventually):
@@ -130,7 +131,7 @@ def test_a_letter_is_edited_with_validation_and_its_replay_is_handled(harness, b
     letter = f"/letter?id={letter_id}"
     assert "bad 0" not in browser.see(letter)
     shown = browser.press(letter, letter).text
-    event = json.loads(html.unescape(re.search(r"<textarea[^>]*>(.*?)</textarea>", shown, re.DOTALL)[1]))
+    event = json.loads(find(r"<textarea[^>]*>(.*?)</textarea>", shown))
 
     broken = browser.press(f"/letter/edit?id={letter_id}", letter, event=json.dumps(event | {"content": {}}))
     event["content"]["text"] = "good"
@@ -152,7 +153,7 @@ def test_an_approval_shows_the_exact_arguments_and_tells_who_was_first(harness, 
         tool="order",
         arguments={"article": "<b>tea</b>", "amount": 3},
         fingerprint="f" * 64,
-        expires_at="2030-01-01T00:00:00Z",
+        expires_at=datetime(2100, 1, 1, tzinfo=UTC),
     )
     approvals.open_approval(ApprovalRequestedEvent(stream_id="s", content=call), bus=harness.bus)
     assert "&lt;b&gt;tea&lt;/b&gt;" in browser.see("/approvals")

@@ -127,6 +127,7 @@ KAIREI_BY_TOPIC = {topic: category for category, topics in KAIREI.items() for to
 OURS = {
     "dead_letters.replay.requested": Category.SYSTEM,
     "dead_letters.letter.replayed": Category.SYSTEM,
+    "operator.action.recorded": Category.SYSTEM,
     "dead_letters.letter.edited": Category.SYSTEM,
     "dead_letters.letter.discarded": Category.SYSTEM,
     "dead_letters.import.completed": Category.SYSTEM,
