@@ -27,7 +27,7 @@ from petiole import Agent
 
 agent = Agent("echo")
 
-@agent.on("input.message.received", ordered_by="stream_id")
+@agent.on("input.message.received")
 def handle(event):
     raise ValueError("this agent never succeeds")
 """

@@ -30,6 +30,7 @@ from urllib.parse import urlsplit
 from petiole.tasks.operations.operator import current_operator
 from petiole.workers.channels.server_sent_events import is_allowed_host
 from petiole.workers.gateways.tokens import Identity, TokenFile
+from petiole.workers.settings import WorkerSettings
 
 if TYPE_CHECKING:
     from starlette.requests import HTTPConnection
@@ -170,7 +171,7 @@ class IdentityMiddleware:
 
     async def _identify(self, connection: HTTPConnection) -> Identity | None:
         if self._trusts_loopback and _is_local(connection):
-            return Identity(current_operator(), "admin")
+            return Identity(WorkerSettings().operator or current_operator(), "admin")
         if self._authenticate is not None and (found := await self._authenticate(connection)) is not None:
             return found
         if self._tokens is None:

@@ -73,7 +73,8 @@ def test_live_draws_who_hears_whom(harness, breaking, browser):
     assert "users → careful" in browser.see("/")
 
 
-def test_an_agent_is_paused_and_resumed_and_both_are_recorded_with_who_and_why(harness, breaking, browser):
+def test_an_agent_is_paused_and_resumed_and_both_are_recorded_with_who_and_why(harness, breaking, browser, monkeypatch):
+    monkeypatch.setenv("PETIOLE_OPERATOR", "ada")
     harness.publish(a_message())
     harness.bus.wait()
 
@@ -82,9 +83,9 @@ def test_an_agent_is_paused_and_resumed_and_both_are_recorded_with_who_and_why(h
     browser.press("/agent", name="careful", action="resume")
 
     assert paused == {"careful": "paused"}
-    assert [(each["action"], each["target"], each["reason"]) for each in actions(harness)] == [
-        ("agent.pause", "careful", "too eager"),
-        ("agent.resume", "careful", ""),
+    assert [(each["operator"], each["action"], each["target"], each["reason"]) for each in actions(harness)] == [
+        ("ada", "agent.pause", "careful", "too eager"),
+        ("ada", "agent.resume", "careful", ""),
     ]
 
 
