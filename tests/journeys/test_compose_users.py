@@ -43,11 +43,12 @@ publish.delay(TextMessageEvent(stream_id="s", content=TextContent(text="Hello"))
 def user_url(clean_broker_url: str) -> Iterator[str]:
     """Make the user of the compose file on the tests' server; yields its address."""
     users = YAML(typ="safe").load(ROOT / "docker-compose.yml")["configs"]["users"]["content"]
-    rules = re.sub(r"\$\{[^}]*\}", "secret", users.splitlines()[1]).split()[2:]
+    _, name, *rules = re.sub(r"\$\{[^}]*\}", "secret", users.splitlines()[1]).split()
+    own = urlsplit(clean_broker_url).netloc.rpartition("@")[0]
     with redis.Redis.from_url(clean_broker_url) as admin:
-        admin.execute_command("ACL", "SETUSER", "petiole", *rules)
-        yield clean_broker_url.replace(urlsplit(clean_broker_url).netloc.partition("@")[0], "petiole:secret", 1)
-        admin.execute_command("ACL", "DELUSER", "petiole")
+        admin.execute_command("ACL", "SETUSER", name, *rules)
+        yield clean_broker_url.replace(own, f"{name}:secret", 1)
+        admin.execute_command("ACL", "DELUSER", name)
 
 
 def test_a_system_runs_as_the_user_of_the_compose_file(node: Node, user_url, inside, eventually):
