@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-
 PATIENCE = 3
 """How many times as long as on an idle machine to wait: a test must not fail because the machine is busy."""
 

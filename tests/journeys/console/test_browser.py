@@ -125,6 +125,7 @@ def test_an_operator_brings_a_failed_letter_back_by_the_pages_alone(node, consol
         keep_picture(page, "replay")
 
 
+@pytest.mark.long  # test_pages.py has the same without a browser
 def test_an_approval_is_granted_a_breaker_opened_and_closed_and_an_agent_paused_and_resumed(node, console):
     node.run(REQUEST_APPROVAL)
     with open_page(scheme="dark") as page:

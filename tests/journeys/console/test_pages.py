@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -13,6 +13,8 @@ import pytest
 from petiole.events import Event, TextContent, TextMessageEvent
 from petiole.events.catalog.tools import ApprovalRequest, ApprovalRequestedEvent
 from petiole.events.errors import Permanent
+from petiole.tasks.resilience.circuit_breaker import CircuitCall
+from petiole.tasks.stores.circuits import CircuitThresholds
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.tools import approvals
 from tests.journeys.console.conftest import Browser, find
@@ -87,6 +89,20 @@ def test_an_agent_is_paused_and_resumed_and_both_are_recorded_with_who_and_why(h
         ("ada", "agent.pause", "careful", "too eager"),
         ("ada", "agent.resume", "careful", ""),
     ]
+
+
+def test_a_breaker_is_opened_and_closed_by_hand_and_both_are_recorded(harness, browser):
+    thresholds = CircuitThresholds(3, timedelta(seconds=9), timedelta(seconds=9))
+    with CircuitCall(harness.bus, "llm.parrot", thresholds):
+        pass
+
+    browser.press("/circuit", name="llm.parrot", state="open", reason="its bill")
+    opened = [each.state for each in Inside(harness).circuits()]
+    browser.press("/circuit", name="llm.parrot", state="closed")
+
+    assert opened == ["open"]
+    assert [each.state for each in Inside(harness).circuits()] == ["closed"]
+    assert [each["action"] for each in actions(harness)] == ["circuit.open", "circuit.closed"]
 
 
 def test_a_conversation_hides_contents_until_they_are_asked_for_and_that_is_recorded(harness, breaking, browser):
