@@ -97,11 +97,11 @@ def test_a_breaker_is_opened_and_closed_by_hand_and_both_are_recorded(harness, b
         pass
 
     browser.press("/circuit", name="llm.parrot", state="open", reason="its bill")
-    opened = [each.state for each in Inside(harness).circuits()]
+    opened = [each.state for each in Inside(harness).circuits().values()]
     browser.press("/circuit", name="llm.parrot", state="closed")
 
     assert opened == ["open"]
-    assert [each.state for each in Inside(harness).circuits()] == ["closed"]
+    assert [each.state for each in Inside(harness).circuits().values()] == ["closed"]
     assert [each["action"] for each in actions(harness)] == ["circuit.open", "circuit.closed"]
 
 
