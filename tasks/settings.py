@@ -143,6 +143,10 @@ class Settings(EnvironmentSettings):
         default="petiole",
         description="`kombu` is kombu's own transport for Redis, which loses messages of killed workers.",
     )
+    remote_control: Literal["limited", "all"] = Field(
+        default="limited",
+        description="Whether Celery's remote control may end workers by a broadcast (`all`), or only those it names.",
+    )
     visibility_timeout_s: Seconds = Field(
         default=15.0, description="How long a lease on a message lasts unless its worker renews it."
     )

@@ -53,7 +53,7 @@ class WorkerSettings(EnvironmentSettings):
         default="console", description="Format of log lines: `console` or `json`."
     )
     operator: str | None = Field(
-        default=None, description="Name that the command line records for its changes; by default user@host."
+        default=None, description="Name that the command line and the console record for changes; by default user@host."
     )
 
     # Orchestrator

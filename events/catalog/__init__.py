@@ -24,6 +24,7 @@ FILES_BY_FAMILY = {
     "llm": ("llm", "usage"),
     "memory": ("memory",),
     "message": ("message",),
+    "operator": ("operator",),
     "orchestrator": ("orchestrator",),
     "output": ("output",),
     "proactive": ("proactive",),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,26 @@ if TYPE_CHECKING:
 
 def queue_depth(bus: BusRuntime, connection: Connection, queue: str) -> int:
     """Count the deliveries and messages in a queue; 0 if it does not exist."""
-    messages = sum(_queue_length(connection, broker_queue) for broker_queue in broker_queues(queue, bus.driver))
-    return messages + (bus.stores.deliveries.depth(queue) if bus.publishes_atomically else 0)
+    return queue_depths(bus, connection, (queue,))[queue]
+
+
+def queue_depths(bus: BusRuntime, connection: Connection, queues: Sequence[str]) -> dict[str, int]:
+    """Count as `queue_depth` does, for many queues: on Redis in two round trips."""
+    if bus.driver != "redis":
+        return {
+            queue: sum(_queue_length(connection, each) for each in broker_queues(queue, bus.driver)) for queue in queues
+        }
+    with connection.channel() as channel:
+        redis_channel: Any = channel  # the stubs describe only what all transports have in common
+        key_of, steps = redis_channel._q_for_pri, redis_channel.priority_steps  # noqa: SLF001 - kombu has no public name for it
+        with redis_channel.client.pipeline(transaction=False) as pipe:
+            for queue in queues:
+                for step in steps:
+                    pipe.llen(key_of(queue, step))  # kombu's client adds its prefix to this command
+            lengths = iter(pipe.execute())
+    messages = {queue: sum(next(lengths) for _ in steps) for queue in queues}
+    deliveries = bus.stores.deliveries.depths(queues) if bus.publishes_atomically else {}
+    return {queue: messages[queue] + deliveries.get(queue, 0) for queue in queues}
 
 
 def lag_s(bus: BusRuntime, connection: Connection, queue: str) -> float | None:

@@ -69,6 +69,7 @@ class Consumer(CeleryConsumer):
             "petiole.tasks.consuming.heartbeat:Heartbeat",
             "petiole.tasks.consuming.maintenance:WorkerJobs",
             "petiole.tasks.consuming.consumer:LeaseTakeover",
+            "petiole.tasks.consuming.remote_control:RemoteControlLimit",
         )
 
     app: Any

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -127,6 +127,15 @@ class Deliveries:
     def has_waiting(self, queue: str) -> bool:
         """Return whether a delivery waits in a queue."""
         return bool(self._client.exists(*self._lists(queue)))
+
+    def depths(self, queues: Sequence[str]) -> dict[str, int]:
+        """Count the deliveries of many queues in one round trip."""
+        with self._client.pipeline(transaction=False) as pipe:
+            for queue in queues:
+                for name in self._lists(queue):
+                    pipe.llen(name)
+            lengths = iter(pipe.execute())
+        return {queue: sum(next(lengths) for _ in PRIORITY_STEPS) for queue in queues}
 
     def oldest(self, queue: str) -> datetime | None:
         """Return when the oldest event in a queue was published; None if there is none."""

@@ -197,6 +197,13 @@ class History:
         matching = [entry for entry in entries if any(word in entry[1]["event"] for word in substrings)]
         return self._parse_entries(matching), str(entries[-1][0]) if entries else None
 
+    def count_recorded(self) -> int:
+        """Count the events that were ever recorded, also those removed since; 0 if there is none."""
+        if not self._client.exists(self._keys.history):
+            return 0
+        info: Any = self._client.xinfo_stream(self._keys.history)
+        return int(info.get("entries-added", info["length"]))
+
     def last_entry_id(self) -> str:
         """Return the last entry id."""
         entries = self._client.xrevrange(self._keys.history, count=1)

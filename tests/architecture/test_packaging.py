@@ -95,8 +95,8 @@ def test_a_wheel_holds_the_package_petiole_and_nothing_else(wheel):
     assert {name.partition("/")[0] for name in names} == {"petiole", "petiole-0.1.0.dist-info"}
 
 
-def test_a_wheel_holds_every_module_script_and_marker(wheel):
-    suffixes = (".py", ".lua", "py.typed")
+def test_a_wheel_holds_every_module_script_page_and_marker(wheel):
+    suffixes = (".py", ".lua", "py.typed", ".html", ".css", ".js", ".svg")
     shipped = [path.relative_to(ROOT) for path in shipped_files() if path.name.endswith(suffixes)]
     wanted = {f"petiole/{path}" for path in shipped if path.parts[0] in PACKAGES}
     wanted |= {str(path) for path in shipped if path.parts[0] == "petiole"}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -21,6 +21,7 @@ from kombu import Connection
 from petiole.events import Event
 from petiole.events.dead_letter import DeadLetter
 from petiole.events.ids import delivery_ids, new_event_id
+from petiole.events.subscriptions import Subscription
 from petiole.tasks import EventBus
 from petiole.tasks.broker.messages import queue_key
 from petiole.tasks.broker.producer import open_producer
@@ -32,6 +33,7 @@ from petiole.tasks.settings import Settings
 from petiole.tasks.settlement import undecodable
 from petiole.tasks.stores import open_stores
 from petiole.tasks.stores.circuits import Circuit
+from petiole.tasks.stores.dead_letters import DeadLetterRecord
 from petiole.tasks.stores.deliveries import DEAD_LETTER_HEADER, PRIORITY_STEPS, QueueEntry
 from petiole.tasks.stores.keys import Keys
 from petiole.tasks.stores.rate_limits import RateLimitUsage
@@ -143,6 +145,18 @@ class Inside:
     def consumers(self) -> int:
         """Count the consumers that renew their leases."""
         return int(self.client.zcard(self.keys.consumers))
+
+    def subscribe(self, subscriptions: Sequence[Subscription]) -> None:
+        """Register subscriptions as a worker's start does."""
+        self.stores.directory.register(subscriptions)
+
+    def overrides(self) -> dict[str, str]:
+        """Read which agents an operator has paused or stopped."""
+        return dict(self.stores.cluster_membership.read().overrides)
+
+    def import_letters(self, letters: Iterable[DeadLetter]) -> None:
+        """Store dead letters as an operator's import does."""
+        self.stores.dead_letters.import_letters([DeadLetterRecord(letter, "pending") for letter in letters])
 
     def references(self) -> int:
         """Count the references to events of the history."""

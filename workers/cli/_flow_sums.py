@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from petiole.tasks.operations.delivery_trace import Phase, TracedDelivery, list_phases
 from petiole.tasks.stores.history import RecordedEvent
-from petiole.workers.cli._console import summarize_content
+from petiole.workers.observability.flow_tree import summarize_content
 from petiole.workers.observability.printable import replace_unprintable
 
 _APPROVAL_REQUESTED = "tools.approval.requested"

@@ -13,9 +13,10 @@ from rich.console import Console
 from petiole.events.errors import missing_extra
 from petiole.tasks.runtime import BusRuntime
 from petiole.workers.agents.speaking import PROGRAMS
-from petiole.workers.cli._console import recorded_at_ms, render_message
+from petiole.workers.cli._console import render_message
 from petiole.workers.cli._conversation import new_stream_id
 from petiole.workers.cli._recording import ANSWER_AUDIO, Recording, caption_event, content_of, write_wav
+from petiole.workers.observability.flow_tree import recorded_at_ms
 from petiole.workers.process import embedded_broker
 from petiole.workers.settings import WorkerSettings
 

@@ -9,7 +9,6 @@ from rich.text import Text
 
 from petiole.tasks.operations.delivery_trace import Phase, TracedDelivery, list_phases
 from petiole.tasks.stores.history import RecordedEvent
-from petiole.workers.cli._console import TreeRow, build_tree_rows, publisher_name, shorten
 from petiole.workers.cli._flow_sums import (
     approval_as_json,
     decision_times,
@@ -18,6 +17,7 @@ from petiole.workers.cli._flow_sums import (
     describe_waits,
     summarize_flow,
 )
+from petiole.workers.observability.flow_tree import TreeRow, build_tree_rows, publisher_name, shorten
 from petiole.workers.observability.printable import replace_unprintable
 
 Deliveries = Mapping[str, Sequence[TracedDelivery]]

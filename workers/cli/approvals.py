@@ -8,8 +8,9 @@ from itertools import islice
 
 import click
 
-from petiole.workers.cli._console import open_console, print_json, shorten
+from petiole.workers.cli._console import open_console, print_json
 from petiole.workers.cli._options import connected_app, format_command, json_option, operator_option
+from petiole.workers.observability.flow_tree import shorten
 from petiole.workers.observability.printable import replace_unprintable
 from petiole.workers.tools import approvals
 from petiole.workers.tools.approvals import APPROVAL_STATES, Approval, ApprovalState

@@ -14,12 +14,10 @@ from petiole.tasks.stores.response_streams import Chunk
 from petiole.workers.cli._console import (
     open_console,
     print_line,
-    recorded_at_ms,
     render_chunk_line,
     render_flow_line,
     render_message,
     render_tree,
-    shorten,
 )
 from petiole.workers.cli._conversation import (
     APPROVAL_REQUESTED,
@@ -29,6 +27,7 @@ from petiole.workers.cli._conversation import (
     new_stream_id,
 )
 from petiole.workers.cli._options import POSITIVE, connected_app, format_command
+from petiole.workers.observability.flow_tree import recorded_at_ms, shorten
 from petiole.workers.observability.printable import replace_unprintable
 
 _QUIT_COMMAND = "/quit"

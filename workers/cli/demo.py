@@ -13,18 +13,11 @@ from rich.console import Console
 
 from petiole.tasks.bus import default_bus
 from petiole.tasks.runtime import BusRuntime
-from petiole.workers.cli._console import (
-    open_console,
-    publisher_name,
-    recorded_at_ms,
-    render_hints,
-    render_message,
-    render_table,
-    render_tree,
-)
+from petiole.workers.cli._console import open_console, render_hints, render_message, render_table, render_tree
 from petiole.workers.cli._conversation import ChatExchange, Conversation, new_stream_id
 from petiole.workers.cli._options import format_command
 from petiole.workers.cli._voice_demo import check_voice, run_voice_demo
+from petiole.workers.observability.flow_tree import publisher_name, recorded_at_ms
 from petiole.workers.process import embedded_broker
 from petiole.workers.process.child_processes import (
     list_responding_workers,

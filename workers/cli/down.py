@@ -54,7 +54,7 @@ def _stop_workers(bus: BusRuntime) -> list[str]:
         for node, stats in (bus.app.control.inspect(timeout=_INSPECT_TIMEOUT_S).stats() or {}).items()
     }
     if processes:
-        bus.app.control.shutdown()
+        bus.app.control.shutdown(destination=list(processes))
     deadline = time.monotonic() + _STOP_TIMEOUT_S
     while remaining := [node for node, pid in processes.items() if _is_running(pid)]:
         if time.monotonic() > deadline:

@@ -8,8 +8,9 @@ from dataclasses import asdict
 import click
 
 from petiole.tasks.patterns.shadow_traffic import ShadowComparison, compare
-from petiole.workers.cli._console import open_console, print_json, render_table, summarize_content
+from petiole.workers.cli._console import open_console, print_json, render_table
 from petiole.workers.cli._options import connected_app, json_option
+from petiole.workers.observability.flow_tree import summarize_content
 from petiole.workers.observability.printable import replace_unprintable
 
 

@@ -20,8 +20,9 @@ from petiole.tasks.operations.live_figures import NO_WORKER, AgentFigures, LiveF
 from petiole.tasks.runtime import BusRuntime
 from petiole.tasks.stores.circuits import Circuit
 from petiole.tasks.stores.rate_limits import AccountUsage
-from petiole.workers.cli._console import open_console, print_json, render_table, shorten
+from petiole.workers.cli._console import open_console, print_json, render_table
 from petiole.workers.cli._options import POSITIVE, connected_app, json_option
+from petiole.workers.observability.flow_tree import shorten
 from petiole.workers.observability.printable import replace_unprintable
 
 _NUMBERS = ("workers", "waiting", "in flight", "lag", "handled/s", "failed/s", "failed", "parked")

@@ -10,9 +10,10 @@ import click
 from petiole.tasks.operations.delivery_trace import trace_deliveries
 from petiole.tasks.runtime import BusRuntime
 from petiole.tasks.stores.history import History, RecordedEvent
-from petiole.workers.cli._console import group_by_flow, open_console, print_json, recorded_at_ms
+from petiole.workers.cli._console import open_console, print_json
 from petiole.workers.cli._options import connected_app, format_command, json_option, load_types
 from petiole.workers.cli._waterfall import render_waterfall, waterfall_as_json
+from petiole.workers.observability.flow_tree import group_by_flow, recorded_at_ms
 from petiole.workers.observability.printable import replace_unprintable
 
 _EVENTS_PER_FLOW = 200

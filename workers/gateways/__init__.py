@@ -1,6 +1,7 @@
 """Gateways: protocols by which clients reach the agents over HTTP.
 
 application.py          all gateways as one ASGI application, for `petiole serve` and for an application of your own
+identities.py, tokens.py  who calls, and which roles they have
 access.py               which hosts and origins are served, and how many requests at the same time
 problems.py             errors as HTTP responses
 messages.py             POST a message of a user

@@ -129,6 +129,7 @@ OURS = {
     "memory.items.forgotten": Category.PROCESSING,
     "dead_letters.replay.requested": Category.SYSTEM,
     "dead_letters.letter.replayed": Category.SYSTEM,
+    "operator.action.recorded": Category.SYSTEM,
     "dead_letters.letter.edited": Category.SYSTEM,
     "dead_letters.letter.discarded": Category.SYSTEM,
     "dead_letters.import.completed": Category.SYSTEM,

@@ -15,15 +15,11 @@ from rich.text import Text
 from petiole.events.errors import UsageError
 from petiole.tasks.stores.history import RecordedEvent
 from petiole.workers.cli import Commands
-from petiole.workers.cli._console import (
+from petiole.workers.cli._console import open_console, render_event_line, render_flow_line, render_table, render_tree
+from petiole.workers.observability.flow_tree import (
     build_tree_rows,
     group_by_flow,
-    open_console,
     publisher_name,
-    render_event_line,
-    render_flow_line,
-    render_table,
-    render_tree,
     shorten,
     summarize_content,
 )

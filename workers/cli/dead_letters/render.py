@@ -15,8 +15,9 @@ from petiole.tasks.dead_letters import (
     DeadLetterState,
     Progress,
 )
-from petiole.workers.cli._console import open_console, print_json, render_table, shorten
+from petiole.workers.cli._console import open_console, print_json, render_table
 from petiole.workers.cli._options import format_command
+from petiole.workers.observability.flow_tree import shorten
 from petiole.workers.observability.printable import replace_unprintable
 
 _MAX_REFUSALS_SHOWN = 5

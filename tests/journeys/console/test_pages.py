@@ -1,0 +1,225 @@
+"""The console without JavaScript: each page shows what happened, and its buttons do what the command line does."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from petiole.events import Event, TextContent, TextMessageEvent
+from petiole.events.catalog.tools import ApprovalRequest, ApprovalRequestedEvent
+from petiole.events.errors import Permanent
+from petiole.tasks.resilience.circuit_breaker import CircuitCall
+from petiole.tasks.stores.circuits import CircuitThresholds
+from petiole.tasks.testing import EventTestHarness
+from petiole.workers.tools import approvals
+from tests.journeys.console.conftest import Browser, find
+from tests.support.inside import Inside
+
+
+def a_message(text: str = "Hello", stream_id: str = "s-1") -> TextMessageEvent:
+    return TextMessageEvent(stream_id=stream_id, content=TextContent(text=text))
+
+
+@pytest.fixture
+def breaking(harness: EventTestHarness) -> list[str]:
+    """Subscribe an agent that handles no message with the word `bad`; returns what it handled."""
+    handled: list[str] = []
+
+    def handle(event: Event) -> None:
+        assert isinstance(event, TextMessageEvent)
+        if "bad" in event.content.text:
+            raise Permanent("this message is bad")
+        handled.append(event.content.text)
+
+    harness.subscribe("input.*", handle, agent="careful")
+    return handled
+
+
+def a_failure(harness: EventTestHarness, count: int = 1) -> list[str]:
+    """Publish messages that fail, and return the ids of their letters, oldest first."""
+    for number in range(count):
+        harness.publish(a_message(f"bad {number}"))
+    harness.bus.wait()
+    return [letter.id for letter in harness.dead_letters()]
+
+
+def actions(harness: EventTestHarness) -> list[dict[str, Any]]:
+    found = [each for each in harness.published_events() if each.event_type == "operator.action.recorded"]
+    return [each.model_dump(mode="json")["content"] for each in found]
+
+
+def links(page: str, start: str) -> list[str]:
+    return [html.unescape(each) for each in re.findall(r'href="([^"]+)"', page) if each.startswith(start)]
+
+
+def test_live_shows_agents_with_their_state_and_the_last_events_without_contents(harness, breaking, browser):
+    harness.publish(a_message("a secret"))
+    harness.bus.wait()
+
+    page = browser.see("/")
+
+    assert "careful" in page
+    assert "input.message.received" in page
+    assert "a secret" not in page
+
+
+def test_live_draws_who_hears_whom(harness, breaking, browser):
+    harness.publish(a_message())
+    harness.bus.wait()
+
+    assert "users → careful" in browser.see("/")
+
+
+def test_an_agent_is_paused_and_resumed_and_both_are_recorded_with_who_and_why(harness, breaking, browser, monkeypatch):
+    monkeypatch.setenv("PETIOLE_OPERATOR", "ada")
+    harness.publish(a_message())
+    harness.bus.wait()
+
+    browser.press("/agent", name="careful", action="pause", reason="too eager")
+    paused = Inside(harness).overrides()
+    browser.press("/agent", name="careful", action="resume")
+
+    assert paused == {"careful": "paused"}
+    assert [(each["operator"], each["action"], each["target"], each["reason"]) for each in actions(harness)] == [
+        ("ada", "agent.pause", "careful", "too eager"),
+        ("ada", "agent.resume", "careful", ""),
+    ]
+
+
+def test_a_breaker_is_opened_and_closed_by_hand_and_both_are_recorded(harness, browser):
+    thresholds = CircuitThresholds(3, timedelta(seconds=9), timedelta(seconds=9))
+    with CircuitCall(harness.bus, "llm.parrot", thresholds):
+        pass
+
+    browser.press("/circuit", name="llm.parrot", state="open", reason="its bill")
+    opened = [each.state for each in Inside(harness).circuits().values()]
+    browser.press("/circuit", name="llm.parrot", state="closed")
+
+    assert opened == ["open"]
+    assert [each.state for each in Inside(harness).circuits().values()] == ["closed"]
+    assert [each["action"] for each in actions(harness)] == ["circuit.open", "circuit.closed"]
+
+
+def test_a_conversation_hides_contents_until_they_are_asked_for_and_that_is_recorded(harness, breaking, browser):
+    harness.publish(a_message("a secret"))
+    harness.bus.wait()
+
+    page = browser.see("/conversation?id=s-1")
+    shown = browser.press("/conversation?id=s-1", "/conversation?id=s-1", reason="a complaint").text
+
+    assert "careful.handle" in page
+    assert "a secret" not in page
+    assert "a secret" in shown
+    (action,) = actions(harness)
+    assert (action["action"], action["target"], action["reason"]) == ("contents.shown", "s-1", "a complaint")
+
+
+def test_a_failed_delivery_stands_in_the_waterfall_with_its_error(harness, breaking, browser):
+    a_failure(harness)
+
+    page = browser.see("/conversation?id=s-1")
+
+    assert "dead lettered" in page
+    assert "this message is bad" in page
+
+
+def test_letters_stand_in_groups_and_a_group_is_replayed_behind_a_canary(harness, breaking, browser, eventually):
+    ids = a_failure(harness, 3)
+    (group,) = links(browser.see("/failures"), "/letters")
+    assert [link.partition("id=")[2] for link in links(browser.see(group), "/letter?")] == ids[::-1]
+
+    answer = browser.press("/replay", group, agent="careful", cause="permanent", canary="1", rate="50", **a_key(group))
+
+    eventually(lambda: "Stopped: of 1 canaries" in browser.see(str(answer.url)), 20)
+    assert "2 letters were not sent" in browser.see(str(answer.url))
+
+
+def a_key(group: str) -> dict[str, str]:
+    return {"fingerprint": find(r"fingerprint=(\w+)", group)}
+
+
+def test_a_letter_is_edited_with_validation_and_its_replay_is_handled(harness, breaking, browser, eventually):
+    (letter_id,) = a_failure(harness)
+    letter = f"/letter?id={letter_id}"
+    assert "bad 0" not in browser.see(letter)
+    shown = browser.press(letter, letter).text
+    event = json.loads(find(r"<textarea[^>]*>(.*?)</textarea>", shown))
+
+    broken = browser.press(f"/letter/edit?id={letter_id}", letter, event=json.dumps(event | {"content": {}}))
+    event["content"]["text"] = "good"
+    edited = browser.press(f"/letter/edit?id={letter_id}", letter, event=json.dumps(event))
+    new_id = str(edited.url).partition("id=")[2]
+    answer = browser.press("/replay", f"/letter?id={new_id}", id=new_id)
+
+    assert broken.status_code == 400
+    assert "content" in broken.text
+    eventually(lambda: "Every letter has its outcome" in browser.see(str(answer.url)), 20)
+    assert breaking == ["good"]
+    assert {each["action"] for each in actions(harness)} >= {"dead_letter.edited", "dead_letters.replayed"}
+
+
+def test_an_approval_shows_the_exact_arguments_and_tells_who_was_first(harness, browser):
+    call = ApprovalRequest(
+        approval_id="a-1",
+        call_id="c-1",
+        tool="order",
+        arguments={"article": "<b>tea</b>", "amount": 3},
+        fingerprint="f" * 64,
+        expires_at=datetime(2100, 1, 1, tzinfo=UTC),
+    )
+    approvals.open_approval(ApprovalRequestedEvent(stream_id="s", content=call), bus=harness.bus)
+    assert "&lt;b&gt;tea&lt;/b&gt;" in browser.see("/approvals")
+
+    browser.press("/approval", "/approvals", id="a-1", decision="grant", reason="tea is fine")
+    late = browser.press("/approval", "/approvals", id="a-1", decision="deny")
+
+    assert approvals.get_approval("a-1", bus=harness.bus).state == "granted"
+    assert late.status_code == 400
+    assert "granted" in late.text
+    assert [each["outcome"] for each in actions(harness)] == ["done", "refused"]
+
+
+def test_why_names_who_would_get_an_event_and_why_not_the_others(harness, breaking, browser):
+    harness.subscribe("output.*", print, agent="other")
+    harness.publish(a_message())
+    harness.bus.wait()
+
+    page = browser.press("/why", "/why", event=a_message().model_dump_json()).text
+
+    assert re.search(r"careful\.handle.*?yes", page, re.DOTALL)
+    assert re.search(r"other\.print.*?none of its patterns matches", page, re.DOTALL)
+
+
+def test_the_catalog_lists_types_with_their_fields(browser):
+    assert "input.message.received" in browser.see("/catalog")
+    assert ">text<" in browser.see("/catalog?topic=input.message.received")
+
+
+@pytest.mark.parametrize(
+    "address", ["/conversation?id=none", "/letter?id=none", "/replay?id=none", "/catalog?topic=no"]
+)
+def test_what_does_not_exist_is_told_as_a_page(browser, address):
+    answer = browser.get(address)
+
+    assert answer.status_code in {400, 404}
+    assert "<h1>" in answer.text
+
+
+def test_it_mounts_in_an_application_of_the_users_own(harness, breaking, open_browser):
+    from starlette.applications import Starlette  # noqa: PLC0415
+    from starlette.routing import Mount  # noqa: PLC0415
+
+    from petiole.workers.console import create_console  # noqa: PLC0415
+
+    own = Starlette(routes=[Mount("/desk", create_console(harness.bus, trusts_loopback=True))])
+    browser = Browser(own, base_url="http://localhost", client=("127.0.0.1", 1))
+
+    page = browser.see("/desk/")
+
+    assert 'href="/desk/failures"' in page
+    assert browser.get("/desk/static/console.css").status_code == 200

@@ -1,0 +1,68 @@
+"""Serve the console: what happens in the system, seen in a browser."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import suppress
+from ipaddress import ip_address
+
+import click
+
+from petiole.workers.cli._console import open_console
+from petiole.workers.cli._options import connected_app, load_types
+from petiole.workers.console import TOKEN_FILE, create_console
+
+
+@click.command
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65_535),
+    default=8766,
+    show_default=True,
+    help="The port to listen on; 0 selects a free one.",
+)
+@click.option(
+    "--allow-host",
+    "hosts",
+    multiple=True,
+    metavar="NAME",
+    help="A name under which browsers reach this server, besides localhost; may be repeated.",
+)
+@click.option("--auth", "always", is_flag=True, help="Ask callers on this machine for a token, too.")
+def command(host: str, port: int, hosts: tuple[str, ...], *, always: bool) -> None:
+    """Serve the console until Ctrl-C: live events, agents, conversations, failures, approvals, routing, catalog.
+
+    On loopback a browser of this machine is an admin. Beyond it, and with --auth, everybody signs in with a token of
+    PETIOLE_HOME/tokens, which the first start makes.
+    """
+    bus = connected_app()
+    load_types(bus)
+    is_loopback = _is_loopback(host)
+    application = create_console(bus, trusts_loopback=is_loopback and not always, hosts=(host, *hosts))
+    from petiole.workers.channels.http_server import build_server  # noqa: PLC0415 - needs an extra
+
+    server = build_server(application)
+    with _open_listener(host, port) as listener:
+        bound_port = listener.getsockname()[1]
+        console = open_console()
+        console.print(f"console: http://{f'[{host}]' if ':' in host else host}:{bound_port}/   (Ctrl-C ends)")
+        if not is_loopback or always:
+            console.print(f"tokens: {bus.settings.home / TOKEN_FILE}", soft_wrap=True)
+        with suppress(KeyboardInterrupt):  # uvicorn raises it again after it has closed all connections
+            server.run(sockets=[listener])
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _open_listener(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        reason = f"cannot listen on {host!r}, port {port}: {error.strerror}; give another --host or --port"
+        raise click.ClickException(reason) from error

@@ -1,0 +1,65 @@
+"""The console: what happens in a bus, seen in a browser, and the engines of the command line behind buttons.
+
+    application = create_console(bus)                        an ASGI application
+    app.mount("/petiole", create_console(bus, authenticate=mine))
+
+A page is a function that takes a Visit and returns a response; pages.py lists them. Needs the extra `console`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from petiole.events.errors import missing_extra
+from petiole.tasks.runtime import BusRuntime
+from petiole.workers.gateways.identities import Authenticate, IdentityMiddleware, RequestLimits
+from petiole.workers.gateways.tokens import TokenFile
+
+if TYPE_CHECKING:
+    from petiole.workers.gateways.identities import Application
+
+__all__ = ["create_console"]
+
+TOKEN_FILE = "tokens"  # noqa: S105 - a file's name
+
+
+def create_console(
+    bus: BusRuntime,
+    *,
+    authenticate: Authenticate | None = None,
+    trusts_loopback: bool = False,
+    hosts: Collection[str] = (),
+    limits: RequestLimits | None = None,
+) -> Application:
+    """Create the ASGI application of the console.
+
+    Args:
+        bus: the bus to show.
+        authenticate: returns who calls, or None; without it, callers send a token of `PETIOLE_HOME/tokens`.
+        trusts_loopback: whether callers on this machine need no token. Leave it off behind a proxy.
+        hosts: names, besides localhost, under which browsers reach it.
+        limits: of requests.
+
+    Raises:
+        UsageError: (missing_extra) the extra `console` is not installed; (unusable_token_file).
+    """
+    try:
+        import jinja2  # noqa: F401, PLC0415 - an extra
+        import sse_starlette.sse  # noqa: F401, PLC0415 - an extra
+        import starlette.applications  # noqa: F401, PLC0415 - an extra
+    except ModuleNotFoundError as error:
+        raise missing_extra("the console", "console") from error
+    from petiole.workers.console.pages import build_pages  # noqa: PLC0415 - needs an extra
+
+    tokens = TokenFile(bus.settings.home / TOKEN_FILE)
+    return IdentityMiddleware(
+        build_pages(bus, tokens),
+        tokens=tokens,
+        authenticate=authenticate,
+        trusts_loopback=trusts_loopback,
+        hosts=hosts,
+        limits=limits,
+        sign_in_path="/sign-in",
+        public_path="/static/",
+    )

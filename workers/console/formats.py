@@ -1,0 +1,62 @@
+"""Formats: how pages write numbers, times and curves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from petiole.workers.observability.flow_tree import shorten
+from petiole.workers.observability.printable import printable_lines, replace_unprintable
+
+CURVE_WIDTH: Final = 120
+CURVE_HEIGHT: Final = 24
+
+
+def format_age(moment: datetime) -> str:
+    """Write how long ago a time was: `12 s`, `3 min`, `5 h`, `2 d`."""
+    seconds = max(0, int((datetime.now(UTC) - moment).total_seconds()))
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
+
+
+def format_moment(moment: datetime | int) -> str:
+    """Write a time, or ms since 1970, in UTC."""
+    at = datetime.fromtimestamp(moment / 1_000, UTC) if isinstance(moment, int) else moment.astimezone(UTC)
+    return f"{at:%Y-%m-%d %H:%M:%S}.{at.microsecond // 1_000:03}"
+
+
+def format_json(value: object) -> str:
+    """Write a JSON value with indents; unprintable characters, which may reverse text, as escapes."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    return "".join(each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text)
+
+
+def draw_curve(values: Sequence[float]) -> str:
+    """Return the points of an SVG polyline through the values, oldest first; empty for fewer than two."""
+    if len(values) < 2:  # noqa: PLR2004 - a line has two ends
+        return ""
+    top, step = max(*values, 1e-9), CURVE_WIDTH / (len(values) - 1)
+    return " ".join(
+        f"{index * step:.1f},{CURVE_HEIGHT - 1 - value / top * (CURVE_HEIGHT - 2):.1f}"
+        for index, value in enumerate(values)
+    )
+
+
+def _rate(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.1f}" if value < 100 else f"{value:,.0f}"  # noqa: PLR2004 - three digits
+
+
+FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
+    "age": format_age,
+    "moment": format_moment,
+    "json": format_json,
+    "curve": draw_curve,
+    "rate": _rate,
+    "shorten": shorten,
+    "printable_lines": lambda text: printable_lines(str(text)),
+    "printable": lambda text: replace_unprintable(str(text)),
+}
