@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
+import hiredis
 from kombu.exceptions import OperationalError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
@@ -16,11 +18,14 @@ from petiole.tasks.transport.commands import TransportCommands
 from petiole.tasks.transport.transport import Transport
 from tests.simulation.injection import FaultyRedis, name_of
 
+Words: TypeAlias = tuple[Any, ...]
+
 
 class Wire:
     """The connection on which a channel sends its fetches and waits for wake-ups, and reads the answers later.
 
-    A command is executed at some moment between the two. One whose connection was lost may be executed nevertheless.
+    Commands are executed in order, at some moment between the two; none is while the one before it waits for a wake-up.
+    Those whose connection was lost may be executed nevertheless.
     """
 
     _sock = None
@@ -29,57 +34,78 @@ class Wire:
         self.connection = self
         self._client = client
         self._rng = client.injector.rng
-        self._command: tuple[Any, ...] = ()
-        self._is_pending = False
-        self._answer: Any = None
+        self._pending: deque[Words] = deque()
+        self._unread: deque[Words] = deque()
+        self._answers: deque[Any] = deque()
         self._give_up_at = 0.0
 
     def ping(self) -> None:
         """Connect."""
         self._client.ping()
 
-    def send_command(self, *words: Any) -> None:
-        """Send a command."""
-        self._command, self._answer = words, None
-        self._is_pending = words[0] != "BZPOPMIN"
-        if not self._is_pending:
-            self._give_up_at = time.time() + words[-1]
+    def send_packed_command(self, packed: Iterable[bytes]) -> None:
+        """Send commands."""
+        reader = hiredis.Reader()
+        for command in packed:
+            reader.feed(command)
+            words: Any = reader.gets()
+            words = (words[0].decode(), *words[1:])
+            self._pending.append(words)
+            self._unread.append(words)
+        if self._is_waiting():
+            self._give_up_at = time.time() + float(self._pending[0][-1])
         elif self._rng.random() < 0.5:
             self._execute()
 
     def is_ready(self) -> bool:
         """Tell whether an answer can be read."""
-        if self._command[0] == "BZPOPMIN" and self._answer is None:
-            keys = self._command[1:-1]
-            if self._client.execute_now("EXISTS", "EXISTS", *keys):
-                answers = (self._client.execute_now("ZPOPMIN", "ZPOPMIN", key) for key in keys)
-                self._answer = next(filter(None, answers))
-            return self._answer is not None or time.time() >= self._give_up_at
-        return True
+        if self._is_waiting():
+            self._execute()
+        return bool(self._answers) or not self._is_waiting()
 
     def parse_response(self, *_: object, **__: object) -> Any:
-        """Read the answer, unless the connection is lost."""
-        return self._client.injector.call(name_of(self._command), self._read)
+        """Read the next answer, unless the connection is lost."""
+        return self._client.injector.call(name_of(self._unread.popleft()), self._read)
 
     def disconnect(self) -> None:
         """Lose the connection."""
         if self._rng.random() < 0.5:
             self._execute()
-        self._is_pending = False
+        for each in (self._pending, self._unread, self._answers):
+            each.clear()
 
     def _read(self) -> Any:
         self._execute()
-        if isinstance(self._answer, RedisError):
-            raise self._answer
-        return self._answer
+        if not self._answers:
+            # Whoever reads a wait for a wake-up that does not come reads it when it gives up.
+            self._give_up_at = 0.0
+            self._execute()
+        answer = self._answers.popleft()
+        if isinstance(answer, RedisError):
+            raise answer
+        return answer
+
+    def _is_waiting(self) -> bool:
+        return bool(self._pending) and self._pending[0][0] == "BZPOPMIN"
 
     def _execute(self) -> None:
-        if self._is_pending:
-            self._is_pending = False
-            try:
-                self._answer = self._client.execute_now(name_of(self._command), *self._command)
-            except RedisError as error:
-                self._answer = error
+        while self._pending:
+            if not self._is_waiting():
+                words = self._pending.popleft()
+                try:
+                    self._answers.append(self._client.execute_now(name_of(words), *words))
+                except RedisError as error:
+                    self._answers.append(error)
+                continue
+            keys = self._pending[0][1:-1]
+            if self._client.execute_now("EXISTS", "EXISTS", *keys):
+                popped = (self._client.execute_now("ZPOPMIN", "ZPOPMIN", key) for key in keys)
+                self._answers.append(next(filter(None, popped)))
+            elif time.time() >= self._give_up_at:
+                self._answers.append(None)
+            else:
+                return
+            self._pending.popleft()
 
 
 class SimulatedChannel(Channel):
