@@ -237,18 +237,19 @@ async def wait_async(event: TextMessageEvent) -> None:
     await asyncio.sleep(60)
 """
 MEASURE = """
-import json, time
+import json, os, time
 from petiole.events import TextContent, TextMessageEvent
-from petiole.tasks import cancel_flow, default_bus, publish
-stopped = []
+from petiole.tasks import cancel_flow, publish
+from tests.support.inside import Inside
+stopped, inside = [], Inside(os.environ["PETIOLE_BROKER_URL"])
 for number in range(20):
     flow = f"flow-{number}"
     text = TextContent(text="wait_async" if number % 2 else "wait")
     publish(TextMessageEvent(stream_id="s", correlation_id=flow, content=text))
     time.sleep(0.3)
-    before, began = default_bus.stores.counters.all().get("aborted", 0), time.monotonic()
+    before, began = inside.counts().get("aborted", 0), time.monotonic()
     cancel_flow(flow)
-    while default_bus.stores.counters.all().get("aborted", 0) == before:
+    while inside.counts().get("aborted", 0) == before:
         time.sleep(0.005)
     stopped.append(time.monotonic() - began)
 print(json.dumps(stopped))

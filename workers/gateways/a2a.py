@@ -9,7 +9,7 @@ message's id, so a message that is sent again is the same task. Tasks are read f
 the server that got the message, and `SubscribeToTask` gives a client that lost its connection the task with its text so
 far, and then the rest.
 
-Not offered, and not promised by the card: push notifications, and cancelling a task.
+Not offered, and not promised by the card: push notifications.
 
 Source: A2A 1.0.
 """
@@ -61,6 +61,7 @@ from starlette.types import Scope
 from petiole.events.catalog.input import TextMessageEvent
 from petiole.events.errors import PetioleError, UsageError
 from petiole.events.texts import error_text
+from petiole.tasks.operations.flow_cancellation import cancel_flow
 from petiole.tasks.runtime import BusRuntime
 from petiole.workers.gateways.a2a_tasks import FlowTask, TaskUpdate
 from petiole.workers.gateways.flows import FlowPosition, follow_flow
@@ -158,10 +159,15 @@ class FlowTasks(RequestHandler):
         del context
         return await asyncio.to_thread(self._list, params)
 
-    async def on_cancel_task(self, params: CancelTaskRequest, context: ServerCallContext) -> NoReturn:
-        """Refuse: a flow that runs is not stopped."""
+    @validate_request_params
+    async def on_cancel_task(self, params: CancelTaskRequest, context: ServerCallContext) -> Task:
+        """Cancel a task: all that runs or waits for it ends."""
         del context
-        raise TaskNotCancelableError(message=f"task {params.id!r} cannot be cancelled")
+        task = await asyncio.to_thread(self._find, params.id)
+        if task.is_final:
+            raise TaskNotCancelableError(message=f"task {params.id!r} has ended")
+        await asyncio.to_thread(partial(cancel_flow, params.id, by="a2a", bus=self._bus))
+        return (await asyncio.to_thread(self._find, params.id)).build_task()
 
     async def on_create_task_push_notification_config(self, *_: object) -> NoReturn:
         """Refuse: the card promises no push notifications."""

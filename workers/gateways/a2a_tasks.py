@@ -47,6 +47,7 @@ TaskUpdate: TypeAlias = TaskStatusUpdateEvent | TaskArtifactUpdateEvent
 _STATE_BY_REASON: Final = {
     "answered": TaskState.TASK_STATE_COMPLETED,
     "interrupted": TaskState.TASK_STATE_CANCELED,
+    "cancelled": TaskState.TASK_STATE_CANCELED,
 }
 FINAL_STATES: Final = frozenset({TaskState.TASK_STATE_COMPLETED, TaskState.TASK_STATE_CANCELED})
 WAITING_STATES: Final = FINAL_STATES | {TaskState.TASK_STATE_INPUT_REQUIRED}

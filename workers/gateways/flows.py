@@ -19,6 +19,7 @@ from typing import Literal, TypeAlias
 
 from pydantic_core import to_json
 
+from petiole.events.catalog.flow import FlowCancelledEvent
 from petiole.events.catalog.llm import ResponseFailedEvent, ResponseGeneratedEvent
 from petiole.events.catalog.orchestrator import IntentClassifiedEvent, ModelRequestedEvent, ResponseReadyEvent
 from petiole.events.catalog.tools import (
@@ -137,9 +138,9 @@ class PhaseChanged:
 
 @dataclass(frozen=True, slots=True)
 class FlowEnded:
-    """The answer is ready, or a newer message has interrupted it."""
+    """The answer is ready, a newer message has interrupted it, or the flow was cancelled."""
 
-    reason: Literal["answered", "interrupted"]
+    reason: Literal["answered", "interrupted", "cancelled"]
 
 
 FlowStep: TypeAlias = (
@@ -238,6 +239,9 @@ class FlowTranslator:
                 yield PhaseChanged("answering")
             case ToolEvent():
                 yield from translate_tool_event(item)
+            case FlowCancelledEvent():
+                yield from self._retract()
+                yield FlowEnded("cancelled")
             case ResponseGeneratedEvent() | ResponseFailedEvent() | ResponseReadyEvent():
                 yield from self._finish(item)
 

@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 from a2a.client import Client, create_client
 from a2a.helpers import new_data_part, new_text_part
-from a2a.types import GetTaskRequest, ListTasksRequest, Message, Role, SendMessageRequest, StreamResponse, TaskState
+from a2a.types import (
+    CancelTaskRequest,
+    GetTaskRequest,
+    ListTasksRequest,
+    Message,
+    Role,
+    SendMessageRequest,
+    StreamResponse,
+    TaskState,
+)
 from a2a.utils.errors import A2AError
 
 from petiole.workers.gateways.application import create_application
@@ -78,3 +87,21 @@ def test_what_is_not_offered_is_refused_and_not_promised(served_team):
             await client.list_tasks(ListTasksRequest())
 
     with_client(served_team[0], act)
+
+
+def test_a_task_that_is_cancelled_ends_and_what_it_waited_for_is_not_done(served_team):
+    url, ordered = served_team
+
+    async def act(client: Client) -> None:
+        asked = await send(client, a_request(context_id="c"))
+        task_id = asked[0].task.id
+
+        cancelled = await client.cancel_task(CancelTaskRequest(id=task_id))
+
+        assert cancelled.status.state == TaskState.TASK_STATE_CANCELED
+        with pytest.raises(A2AError, match="has ended"):
+            await client.cancel_task(CancelTaskRequest(id=task_id))
+        assert (await client.get_task(GetTaskRequest(id=task_id))).status.state == TaskState.TASK_STATE_CANCELED
+
+    with_client(url, act)
+    assert ordered == []
