@@ -23,7 +23,7 @@ from petiole.workers.process import embedded_broker
 ROOT = Path(__file__).resolve().parents[2]
 PETIOLE = [sys.executable, "-m", "petiole.workers.cli"]
 CELERY = [sys.executable, "-m", "celery", "-A", "workers"]
-AGENTS = {"input", "orchestrator", "memory", "tools", "llm", "output", "proactive", "supervisor"}
+AGENTS = {"input", "orchestrator", "memory", "tools", "llm", "output", "proactive", "supervisor"} | {"listening", "speaking", "watching"}
 
 
 @dataclass

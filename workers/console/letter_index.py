@@ -56,7 +56,7 @@ class LetterIndex:
     """Groups of the letters of a bus."""
 
     def __init__(self, bus: BusRuntime) -> None:
-        self._store = bus.stores.dead_letters
+        self._bus = bus
         self._lock = threading.Lock()
         self._known: dict[str, _Known] = {}
         self._states: dict[str, DeadLetterState] = {}
@@ -100,11 +100,11 @@ class LetterIndex:
 
     def _refresh(self) -> None:
         if time.monotonic() - self._read_at >= MIN_INTERVAL_S:
-            self._ids = self._store.ids()
+            self._ids = self._bus.stores.dead_letters.ids()
             self._states = {
                 letter_id: state
                 for page in _pages(self._ids)
-                for letter_id, state in self._store.states(page).items()
+                for letter_id, state in self._bus.stores.dead_letters.states(page).items()
                 if state is not None
             }
             self._known = {name: known for name, known in self._known.items() if name in self._states}
@@ -113,7 +113,7 @@ class LetterIndex:
         for page in _pages([name for name in reversed(self._ids) if name not in self._known]):
             if time.monotonic() > deadline:
                 return
-            for record in self._store.read(page):
+            for record in self._bus.stores.dead_letters.read(page):
                 letter = record.letter
                 agent = letter.subscription.rpartition(".")[0] or letter.queue or "-"
                 key = LetterKey(*map(sys.intern, (agent, letter.cause, letter.fingerprint)))

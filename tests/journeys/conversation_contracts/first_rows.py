@@ -63,7 +63,7 @@ def each_input_reaches_orchestrator_and_memory_except_for_sound_and_pictures(see
     ]
     media = [
         AudioChunkEvent(stream_id="media", content=AudioContent(data=b"x" * 640, duration_ms=20)),
-        VideoFrameEvent(stream_id="media", content=VideoContent(data=b"x", width=1, height=1)),
+        VideoFrameEvent(stream_id="media", content=VideoContent(data=b"rgb", format="rgb24", width=1, height=1)),
     ]
     for event in inputs:
         assert readers <= set(seen.heard(event)), event.event_type
