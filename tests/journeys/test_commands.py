@@ -23,7 +23,8 @@ from petiole.workers.process import embedded_broker
 ROOT = Path(__file__).resolve().parents[2]
 PETIOLE = [sys.executable, "-m", "petiole.workers.cli"]
 CELERY = [sys.executable, "-m", "celery", "-A", "workers"]
-AGENTS = {"input", "orchestrator", "memory", "tools", "llm", "output", "proactive", "supervisor"} | {"listening", "speaking", "watching"}
+MEDIA_AGENTS = {"listening", "speaking", "watching"}
+AGENTS = MEDIA_AGENTS | {"input", "orchestrator", "memory", "tools", "llm", "output", "proactive", "supervisor"}
 
 
 @dataclass
