@@ -113,7 +113,10 @@ def _add_model(schema: _Schema, parts: _Parts) -> None:
     _require(not (schema.get("custom_init") or schema.get("post_init") or schema.get("root_model")))
     _require(model.model_dump_json is FrozenModel.model_dump_json)
     _require(fields["type"] == "model-fields" and not fields.get("computed_fields"))
-    _require(all(field.keys() <= {"type", "schema", "metadata"} for field in fields["fields"].values()))
+    for field in fields["fields"].values():
+        _require(field.keys() <= {"type", "schema", "metadata", "serialization_exclude_if"})
+        # What our own functions leave out is the default.
+        _require(str(getattr(field.get("serialization_exclude_if"), "__module__", __name__)).startswith(_KNOWN_MODULES))
     parts[model] = tuple([name for name, field in fields["fields"].items() if _has_parts(field["schema"], parts)])
 
 
