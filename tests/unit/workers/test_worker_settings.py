@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[3]
 VARIABLES = [variable_of(model, field) for model in MODELS for field in model.model_fields]
 
 # Celery and users import it to start a process: it reads the settings, as it starts the embedded broker.
-ENTRY_POINTS = {"petiole.workers.celery", "petiole.workers.cli.__main__"}
+ENTRY_POINTS = {"petiole.workers.celery", "petiole.workers.cli.__main__", "petiole.workers.conformance.worker_agents"}
 
 IMPORT_ALL = f"""
 import importlib, os, pkgutil
