@@ -29,6 +29,7 @@ def fail(event: Event) -> None:
 # Dies twice in the narrow places of settling: what was said is published and the delivery is not yet marked (only where
 # these are two steps), and it is marked or has ended, and is not yet acknowledged.
 DYING = """
+import logging
 import os
 import signal
 import redis
@@ -39,6 +40,8 @@ from petiole.tasks.stores.publications import Publications
 
 state = redis.Redis.from_url(os.environ["PETIOLE_STATE_URL"])
 agent = Agent("one")
+# It tells how a delivery ended.
+logging.getLogger("celery.app.trace").setLevel(logging.INFO)
 
 @agent.on("input.*")
 def say(event: TextMessageEvent) -> list[MessageEvent]:

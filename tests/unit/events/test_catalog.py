@@ -126,6 +126,7 @@ KAIREI_BY_TOPIC = {topic: category for category, topics in KAIREI.items() for to
 
 OURS = {
     "flow.cancelled": Category.SYSTEM,
+    "input.webhook.received": Category.INPUT,
     "memory.items.forgotten": Category.PROCESSING,
     "dead_letters.replay.requested": Category.SYSTEM,
     "dead_letters.letter.replayed": Category.SYSTEM,
