@@ -18,7 +18,7 @@ from kombu.utils import functional
 
 from petiole.tasks import delivery
 from petiole.tasks.consuming import consumer
-from petiole.tasks.handling import invocation
+from petiole.tasks.handling import cancellation, invocation
 from petiole.tasks.stores.scripts import Script
 from petiole.tasks.transport import channel, consumer_id, leases, qos, transport
 from tests.simulation.promises import broken
@@ -107,6 +107,8 @@ def _one_clock(world: World) -> Iterator[None]:
             (qos, "monotonic", time.time),
             (channel, "AckSender", NoThread),
             (channel, "LoopWaker", NoThread),
+            # Its thread has no turn; cancelling is no part of the simulation.
+            (cancellation._Watch, "_start", lambda _: None),
             (Script, "_execute", lambda script, *words: script._client.execute_command(*words)),
             (world.bus.instrumentation, "emit", world.listen),
             (world.bus.instrumentation, "wants", lambda _: True),
