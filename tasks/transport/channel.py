@@ -580,7 +580,7 @@ class BatchingChannel(Leases, Quarantine):
 
     def _release_all(self) -> None:
         if self._in_poll and self._request == "wakeup":
-            self._commands.client.zadd(self._own_wakeup_key, {"0": 0})
+            self._commands.end_wait()
         if self._in_poll:
             with suppress(Empty):
                 self._brpop_read()

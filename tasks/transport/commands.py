@@ -17,6 +17,8 @@ PUT = load_transport_script("publish_message")
 
 RedisCommand = tuple[str | bytes | int | float, ...]
 
+_WAKEUP_AGE_S = 60
+
 GiveBack = Literal["unread", "last", "crashed"]
 """How a delivery returns to its queue: to its front, to its end, or to its front with one crash more."""
 
@@ -131,6 +133,14 @@ class TransportCommands:
     def unregister(self) -> None:
         """Forget the consumer if it leases nothing; otherwise others return its deliveries once it is silent."""
         self._unregister(args=[self._keys.prefix, self._consumer])
+
+    def end_wait(self) -> None:
+        """End the consumer's wait for a wake-up. It forgets this by itself: the process may die before it does."""
+        wakeup = self._keys.consumer_wakeup(self._consumer)
+        with self.client.pipeline() as pipeline:
+            pipeline.zadd(wakeup, {"0": 0})
+            pipeline.expire(wakeup, _WAKEUP_AGE_S)
+            pipeline.execute()
 
     def uptime_s(self) -> int:
         """Return for how long the server has run."""

@@ -191,6 +191,7 @@ def out_of_order(client: Any) -> list[str]:
     return [f"{stream}: {numbers}" for stream, numbers in by_stream.items() if numbers != sorted(numbers)]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1_200 if IS_FULL else 240)
 def test_a_deploy_forwards_and_back_under_load_makes_no_dead_letter_and_loses_nothing(node, client, inside, eventually):
     old, new = version(node, "old", OLD_TYPES, OLD_AGENTS), version(node, "new", NEW_TYPES, NEW_AGENTS)

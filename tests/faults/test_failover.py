@@ -55,7 +55,7 @@ def system(node, pair):
     return node
 
 
-@pytest.mark.parametrize("lost", [killed, demoted, pytest.param(frozen, marks=pytest.mark.long)])
+@pytest.mark.parametrize("lost", [killed, *(pytest.param(lost, marks=pytest.mark.long) for lost in (demoted, frozen))])
 def test_a_failover_of_broker_and_state_store_loses_nothing_that_the_replica_had(
     lost, system, pair, eventually, capsys
 ):

@@ -84,7 +84,7 @@ class Census:
         kind, _, rest = name.partition(":")
         if kind == "queues" and isinstance(value, list):
             yield from (Found("queued", rest, "", QueueEntry.parse(entry)) for entry in value)
-        elif kind == "consumers" and rest and not rest.endswith(":slots"):
+        elif kind == "consumers" and rest and not rest.endswith((":slots", ":wakeup")):
             for tag, leased in value.items():
                 yield Found("leased", rest, tag.decode(), QueueEntry.parse(leased.partition(b"\n")[2]))
         elif name == "delayed:messages":
