@@ -7,6 +7,7 @@ import math
 import os
 import re
 import shutil
+import socket
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -114,3 +115,12 @@ def format_command(command: str = "") -> str:
     program = Path(sys.argv[0])
     is_found = program.name != "petiole" or shutil.which("petiole")
     return f"{'petiole' if is_found else os.path.relpath(program)} {command}".rstrip()
+
+
+def open_listener(host: str, port: int) -> socket.socket:
+    """Listen on an address. Raises ClickException."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        reason = f"cannot listen on {host!r}, port {port}: {error.strerror}; give another --host or --port"
+        raise click.ClickException(reason) from error

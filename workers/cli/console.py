@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 from contextlib import suppress
 from ipaddress import ip_address
 
 import click
 
 from petiole.workers.cli._console import open_console
-from petiole.workers.cli._options import connected_app, load_types
+from petiole.workers.cli._options import connected_app, load_types, open_listener
 from petiole.workers.console import TOKEN_FILE, create_console
 
 
@@ -43,7 +42,7 @@ def command(host: str, port: int, hosts: tuple[str, ...], *, always: bool) -> No
     from petiole.workers.channels.http_server import build_server  # noqa: PLC0415 - needs an extra
 
     server = build_server(application)
-    with _open_listener(host, port) as listener:
+    with open_listener(host, port) as listener:
         bound_port = listener.getsockname()[1]
         console = open_console()
         console.print(f"console: http://{f'[{host}]' if ':' in host else host}:{bound_port}/   (Ctrl-C ends)")
@@ -58,11 +57,3 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _open_listener(host: str, port: int) -> socket.socket:
-    try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
-        reason = f"cannot listen on {host!r}, port {port}: {error.strerror}; give another --host or --port"
-        raise click.ClickException(reason) from error

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 from contextlib import suppress
 
 import click
 
 from petiole.workers.cli._console import open_console
-from petiole.workers.cli._options import connected_app
+from petiole.workers.cli._options import connected_app, open_listener
 from petiole.workers.gateways.application import check_extra, create_application, installed_gateways
 
 
@@ -74,18 +73,9 @@ def command(
         connected_app(), connections=ConnectionCount(limits), hosts=(host, *hosts), origins=origins
     )
     server = build_server(application)
-    with _listen(host, port) as listener:
+    with open_listener(host, port) as listener:
         url = f"http://{host}:{listener.getsockname()[1]}"
         open_console().print(f"serving {url}/streams/ID/events and …/text   (Ctrl-C ends)", highlight=False)
         open_console().print(f"gateways: {', '.join(installed_gateways())}", style="dim", highlight=False)
         with suppress(KeyboardInterrupt):  # uvicorn raises it again after it has closed all connections
             server.run(sockets=[listener])
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """Listen on an address. Raises ClickException."""
-    try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
-        reason = f"cannot listen on {host!r}, port {port}: {error.strerror}; give another --host or --port"
-        raise click.ClickException(reason) from error
