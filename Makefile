@@ -9,6 +9,7 @@ STAMP := $(VENV)/.built
 SITE_TOOLS := $(VENV)/.site-tools
 TOOLS := $(VENV)/.tools
 CONTESTANTS := build/peers/.built
+FLOWER := build/flower/.built
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 # PYTHON=..., or the first of these that runs and is new enough. A version manager's shim can exist and fail to run.
@@ -27,10 +28,10 @@ demo: $(STAMP) ## Run a short conversation through all agents, on an embedded br
 check: lint ## Run lint and the tests that start no processes, in two minutes
 	$(BIN)/pytest -n 2 -m "not processes" tests/unit tests/contracts tests/architecture $(ARGS)
 
-test: lint ## Run lint and all tests (ARGS="-k name" selects some)
+test: lint $(FLOWER) ## Run lint and all tests (ARGS="-k name" selects some)
 	$(BIN)/pytest -n 3 $(ARGS)
 
-faults: $(TOOLS) ## Kill workers, publishers and brokers at random for an hour (make test: for minutes)
+faults: $(TOOLS) $(FLOWER) ## Kill workers, publishers and brokers at random for an hour (make test: for minutes)
 	PETIOLE_FAULTS=full PETIOLE_FAULT_WORKER_KILLS=20 PETIOLE_FAULT_MESSAGES_PER_KILL=3000 \
 		PETIOLE_FAULT_BROKER_KILLS=4 $(BIN)/pytest tests/faults tests/simulation -s $(ARGS)
 	PETIOLE_FAULTS=full $(BIN)/pytest -m long -s $(ARGS)
@@ -104,6 +105,11 @@ $(TOOLS): $(STAMP)
 
 $(SITE_TOOLS): $(STAMP)
 	@$(INSTALL) -e '.[docs]'
+	@touch $@
+
+# Flower, for its tests alone: what a command of Celery finds beside itself, it loads at each start.
+$(FLOWER): $(TOOLS) constraints.txt
+	@$(INSTALL) --no-deps --upgrade --target build/flower flower humanize pytz tornado
 	@touch $@
 
 # What `make bench` compares, in environments of their own: Petiole as a user installs it, without our tools; the same with

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import os
 import urllib.error
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +17,15 @@ from petiole.tasks import Agent
 from tests.support.apps import a_bus
 from tests.support.processes import free_ports
 
-views: Any = importlib.import_module("flower.views")
+FLOWER = Path(__file__).parents[2] / "build" / "flower"
+"""Where `make test` installs Flower: outside the environment, whose `celery` would load it at each start."""
+
+
+@pytest.fixture(autouse=True)
+def _flower(monkeypatch):
+    if not FLOWER.is_dir() and not os.environ.get("CI"):
+        pytest.skip("without Flower; `make build/flower/.built` installs it")
+    monkeypatch.syspath_prepend(FLOWER)
 
 
 def fetch(port, path):
@@ -29,6 +39,7 @@ def fetch(port, path):
 
 
 def test_flower_reads_the_queues_of_our_transport_from_the_bus(clean_broker_url, a_message, monkeypatch):
+    views: Any = importlib.import_module("flower.views")
     monkeypatch.setattr(views, "Broker", views.Broker)
     slow = Agent("slow")
 
@@ -70,6 +81,7 @@ def test_flower_shows_what_waits_in_a_queue_and_what_its_workers_have(node, insi
     bus = a_bus(node.environment["PETIOLE_BROKER_URL"])
     bus.publish_many([a_message() for _ in range(50)])
 
+    node.environment["PYTHONPATH"] += f"{os.pathsep}{FLOWER}"
     node.start("celery", "-A", "workers", "flower", "--address=127.0.0.1", f"--port={port}")
 
     def slow_queue():
