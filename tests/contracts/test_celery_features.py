@@ -72,7 +72,7 @@ class Features:
         return [(text, float(at)) for text, at in words]
 
 
-@pytest.fixture(params=["kombu", "petiole"])
+@pytest.fixture(params=["petiole", pytest.param("kombu", marks=pytest.mark.long)])
 def features(request, node, clean_broker_url, eventually):
     node.environment["PETIOLE_TRANSPORT"] = request.param
     features = Features(clean_broker_url, node, eventually)

@@ -80,8 +80,15 @@ def runs(system: Any) -> dict[str, float]:
     return {what: float(at) for what, at in (line.split() for line in lines)}
 
 
-@pytest.mark.parametrize("ahead_h", [1, -1])
-@pytest.mark.parametrize("pool", ["threads", "prefork"])
+@pytest.mark.parametrize(
+    ("pool", "ahead_h"),
+    [
+        ("threads", 1),
+        ("prefork", -1),
+        pytest.param("threads", -1, marks=pytest.mark.long),
+        pytest.param("prefork", 1, marks=pytest.mark.long),
+    ],
+)
 def test_a_worker_whose_clock_is_an_hour_wrong_hastens_and_delays_nothing(system, server, ahead_h, pool):
     system.module("a_wrong_clock", WRONG_CLOCK)
     system.module("a_shop", MODULE)

@@ -136,7 +136,7 @@ def test_what_a_killed_node_held_is_handled_within_five_seconds(node, slow, even
     ("pool", "transport"),
     [
         ("prefork", "petiole"),
-        ("solo", "petiole"),
+        pytest.param("solo", "petiole", marks=pytest.mark.long),
         pytest.param("threads", "petiole", marks=pytest.mark.long),
         pytest.param("gevent", "petiole", marks=(needs_gevent, pytest.mark.long)),
         pytest.param("prefork", "kombu", marks=pytest.mark.long),

@@ -32,10 +32,10 @@ def listen(event): Path(os.environ["RUNS"]).open("a").write(f"two {event.stream_
 @pytest.mark.parametrize(
     ("pool", "lost"),
     [
-        ("threads", None),
+        pytest.param("threads", None, marks=pytest.mark.long),
         ("prefork", None),
         ("threads", ("directory",)),
-        ("threads", ("directory", "directory:version", "directory:changes")),
+        pytest.param("threads", ("directory", "directory:version", "directory:changes"), marks=pytest.mark.long),
     ],
     ids=["everything", "everything, in prefork", "the subscriptions", "the directory"],
 )

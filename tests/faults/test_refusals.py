@@ -76,7 +76,12 @@ def forbidden(server: Server) -> Iterator[None]:
 
 refusals = pytest.mark.parametrize(
     "refusal",
-    [(replica, "READONLY"), (stale_replica, "MASTERDOWN"), (lonely, "NOREPLICAS"), (forbidden, "NOPERM")],
+    [
+        (replica, "READONLY"),
+        pytest.param((stale_replica, "MASTERDOWN"), marks=pytest.mark.long),
+        (lonely, "NOREPLICAS"),
+        (forbidden, "NOPERM"),
+    ],
     ids=["replica", "stale replica", "too few replicas", "no permission"],
 )
 

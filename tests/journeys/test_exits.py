@@ -189,7 +189,9 @@ def publish(clean_broker_url):
 
 
 @pytest.mark.parametrize("way", ["direct", pytest.param("celery", marks=pytest.mark.long)])
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize(
+    "pool", ["prefork", "threads", *(pytest.param(pool, marks=pytest.mark.long) for pool in ("solo", "gevent"))]
+)
 def test_whatever_ends_a_handler_is_a_failed_attempt_with_its_name(system, publish, client, eventually, pool, way):  # noqa: PLR0917
     inside = Inside(system.environment["PETIOLE_BROKER_URL"])
     system.environment["WAY"] = way

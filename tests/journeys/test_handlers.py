@@ -22,7 +22,9 @@ POOLS = {
     "solo": ("--pool", "solo"),
     "threads": ("--pool", "threads", "-c", "2"),
 }
-every_pool = pytest.mark.parametrize("pool", POOLS)
+every_pool = pytest.mark.parametrize(
+    "pool", ["prefork", *(pytest.param(pool, marks=pytest.mark.long) for pool in ("solo", "threads"))]
+)
 
 
 def say(kind: str, event: Event, **parameters: Value) -> MessageEvent:
@@ -378,7 +380,7 @@ def test_a_worker_goes_on_after_timeouts(node, handled, dead_letters, eventually
     assert len({process for _, process in handled()}) == 1, "it is the same process all the time"
 
 
-@pytest.mark.parametrize("pool", ["prefork", "solo"])
+@pytest.mark.parametrize("pool", ["prefork", pytest.param("solo", marks=pytest.mark.long)])
 def test_on_the_main_thread_also_what_waits_in_a_call_is_ended(node, handled, dead_letters, eventually, pool):
     node.worker("first", *POOLS[pool])
 

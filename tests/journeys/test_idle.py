@@ -60,7 +60,7 @@ def test_an_idle_worker_of_all_agents_sends_a_few_commands_a_second(node, client
     assert sum(sent.values()) <= MAX_COMMANDS_PER_S * took_s, sent
 
 
-@pytest.mark.parametrize("pool", ["solo", "prefork"])
+@pytest.mark.parametrize("pool", [pytest.param("solo", marks=pytest.mark.long), "prefork"])
 def test_retries_of_a_worker_that_was_idle_are_sent_when_they_are_due(node, eventually, pool):
     node.module("house", AGENTS)
     node.environment["PETIOLE_AGENTS"] = "house"

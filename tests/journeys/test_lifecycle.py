@@ -93,7 +93,9 @@ def stop(process) -> int:
     return int(process.wait(timeout=20))
 
 
-@pytest.mark.parametrize("pool", ["solo", "prefork", "threads"])
+@pytest.mark.parametrize(
+    "pool", ["prefork", *(pytest.param(pool, marks=pytest.mark.long) for pool in ("solo", "threads"))]
+)
 def test_a_worker_that_starts_and_ends_tells_each_step_once_and_in_order(system, told, eventually, pool):
     worker = system.start("celery", "-A", "workers", "worker", "-n", "w@%h", "-P", pool, "-c", "2", "--without-mingle")
     eventually(lambda: "system.started" in told.types(), 30, system.logs)

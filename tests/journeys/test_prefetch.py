@@ -65,7 +65,9 @@ def system(node, client, inside, eventually) -> System:
     return System(node, client, inside, eventually)
 
 
-@pytest.mark.parametrize("pool", ["prefork", "solo", "threads"])
+@pytest.mark.parametrize(
+    "pool", ["prefork", *(pytest.param(pool, marks=pytest.mark.long) for pool in ("solo", "threads"))]
+)
 def test_what_waits_behind_a_long_handler_returns_to_its_queue(system, pool):
     system.work(pool)
 

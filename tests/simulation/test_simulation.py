@@ -33,7 +33,7 @@ IS_FULL = os.environ.get("PETIOLE_FAULTS") == "full"
 
 
 def seeds() -> range:
-    first, _, last = os.environ.get("PETIOLE_SEEDS", "0-999" if IS_FULL else "0-19").partition("-")
+    first, _, last = os.environ.get("PETIOLE_SEEDS", "0-999" if IS_FULL else "0-11").partition("-")
     return range(int(first), int(last or first) + 1)
 
 
@@ -89,8 +89,8 @@ def test_an_event_that_is_acknowledged_and_dropped_is_found(monkeypatch):
     """Hold the simulation itself to its promise, by a mistake that once was made."""
     monkeypatch.setattr(PublishTask, "_run_for_client", _no_care)
 
-    # Two answers in a row must be lost for it, which about every sixtieth seed does; seed 432 is one.
-    assert any("was acknowledged to its publisher, and is lost" in str(run) for run in map(simulate, range(432, 632)))
+    # Two answers in a row must be lost for it, which about every sixtieth seed does; seed 477 is one.
+    assert any("was acknowledged to its publisher, and is lost" in str(run) for run in map(simulate, range(477, 677)))
 
 
 @pytest.fixture
