@@ -12,6 +12,9 @@ CONTESTANTS := build/peers/.built
 FLOWER := build/flower/.built
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
+# Compiled modules are kept: without them, each worker that the tests start compiles all of them again.
+export PYTHONDONTWRITEBYTECODE :=
+
 # PYTHON=..., or the first of these that runs and is new enough. A version manager's shim can exist and fail to run.
 CANDIDATES := $(or $(PYTHON),python3.13 python3.12 python3.11 python3)
 IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
