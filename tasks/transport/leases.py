@@ -73,6 +73,9 @@ class Leases(ClientChannel):
         self.confirmed_at = float("-inf")
         self._is_registered = False
         self._has_started = True
+        # Tags that the broker does not know, and since when: a commit ends a lease before its worker knows of it.
+        self._missing: dict[str, float] = {}
+        # Tags that this process did not know: a fetch leases before it is read.
         self._unknown: set[str] = set()
         self._unconnected: set[str] = set()
         super().__init__(*args, **options)
@@ -94,6 +97,8 @@ class Leases(ClientChannel):
             count = len(self._commands.leased_tags())
         if count != len(known) + len(self.ending_tags()):
             self._compare(known)
+        else:
+            self._missing, self._unknown = {}, set()
         self.confirmed_at = began_at
         self._expire_lost(renewal)
 
@@ -126,8 +131,10 @@ class Leases(ClientChannel):
         at_broker = self._commands.leased_tags()
         known_now = set(self.leased_tags())
         # A delivery that was fetched or settled during the calls is in one of the two only.
-        lost = (set(known) & known_now) - set(at_broker)
-        if lost:
+        missing = (set(known) & known_now) - set(at_broker)
+        now = lease_clock()
+        self._missing = {tag: self._missing.get(tag, now) for tag in missing}
+        if lost := [tag for tag, since in self._missing.items() if now - since > self.visibility_timeout / 3]:
             logger.warning("lease.lost", extra={"deliveries": len(lost)})
             self.forget_leases(lost)
         unknown = (

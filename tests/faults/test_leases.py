@@ -5,8 +5,12 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psutil
@@ -19,6 +23,7 @@ KILLS = 50 if IS_FULL else 1
 LASTS_S, LEASE_S = (120, 10) if IS_FULL else (6, 2)
 EVENTS, EVENT_S = 200, 0.05
 RECOVERY_S = 5.0
+HELD = 1_000
 
 SLOW = """
 import os
@@ -83,10 +88,10 @@ def slow(node, client, inside, eventually):
     return Slow(node, client, inside, eventually)
 
 
-def start(node: Any, eventually: Any, pool: str, concurrency: int = 2) -> Any:
+def start(node: Any, eventually: Any, pool: str, concurrency: int = 2, *, prefetches: int = 4) -> Any:
     """Start a worker: not as `node.worker` does, for Celery patches for gevent by the first pool that is named."""
     name = f"{pool}{len(node.processes)}"
-    options = f"-P {pool} -c {concurrency} -n {name}@h -l INFO --without-mingle"
+    options = f"-P {pool} -c {concurrency} --prefetch-multiplier {prefetches} -n {name}@h -l INFO --without-mingle"
     node.start(*f"celery -A workers worker {options}".split())
     log = node.home / f"{len(node.processes) - 1}.log"
     eventually(lambda: "ready." in log.read_text(), 30, node.logs)
@@ -192,11 +197,46 @@ def test_a_worker_that_was_paused_finds_its_leases_lost_and_says_nothing_twice(n
     for process in processes:
         process.resume()
 
-    eventually(lambda: "lease.lost" in node.logs(), 5, node.logs)
+    eventually(lambda: "lease.lost" in node.logs() or "delivery.lease_lost" in node.logs(), 5, node.logs)
     eventually(lambda: slow.ended().total() == 2, 20, node.logs)
     eventually(lambda: len(slow.said()) == 1, 10, node.logs)
     slow.expect_nothing_left()
     assert len(slow.said()) == 1
+
+
+@contextmanager
+def overload() -> Iterator[None]:
+    """Run ten processes for each core that do nothing but compute."""
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(10 * (os.cpu_count() or 1))]
+    try:
+        yield
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait(timeout=10)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("pool", ["threads", "prefork"])
+def test_a_worker_that_stands_for_a_second_and_is_overloaded_keeps_its_thousand_leases(node, slow, eventually, pool):
+    slow.lasts(0.1, lease_s=15)
+    holder = start(node, eventually, pool, 4, prefetches=250)
+    slow.publish(HELD)
+    eventually(lambda: slow.inside.leases() > 0.9 * HELD, 30, node.logs)
+    start(node, eventually, "threads", 4)
+
+    for process in processes_of(holder):
+        process.suspend()
+    time.sleep(1)  # as long as it stands
+    for process in processes_of(holder):
+        process.resume()
+    with overload():
+        eventually(lambda: len(slow.ended()) == HELD, 120, node.logs)
+
+    assert set(slow.begun().values()) == {1}
+    assert "lease.lost" not in node.logs()
+    slow.expect_nothing_left()
 
 
 def test_a_worker_that_ends_leaves_no_trace_of_itself_as_a_holder(node, slow, eventually):
