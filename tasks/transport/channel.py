@@ -1,4 +1,4 @@
-"""Channel: puts messages, fetches deliveries in batches, hands them over, and returns them to their queues.
+"""Channel: puts messages, fetches deliveries in batches and hands them over.
 
 One Lua call (`scripts/fetch.lua`) sends pending acknowledgements and fetches new deliveries. The event loop sends it
 and reads the reply when it arrives; at most one call is outstanding. What was fetched waits in a backlog and is handed
@@ -12,9 +12,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from queue import Empty
-from threading import Lock
 from time import monotonic
 from typing import Any, Literal
 
@@ -25,21 +23,20 @@ from kombu.utils.json import dumps
 from redis.exceptions import NoScriptError, ResponseError
 
 from petiole.tasks.stores.connections import SENTINEL_TIMEOUTS
-from petiole.tasks.transport.ack_sender import MAX_ACK_DELAY_S, AckSender
-from petiole.tasks.transport.commands import PUT, Fetched, GiveBack, QueueSource, RedisCommand, TransportCommands
-from petiole.tasks.transport.consumer_id import new_consumer_id
+from petiole.tasks.transport.acknowledgements import Acknowledgements
+from petiole.tasks.transport.commands import PUT, Fetched, QueueSource, RedisCommand, TransportCommands
+from petiole.tasks.transport.consumer_state import ConsumerState
 from petiole.tasks.transport.leases import HEARTBEAT_INTERVAL_S, LEASE_OPTIONS, Leases, lease_clock
-from petiole.tasks.transport.loop_waker import LoopWaker
 from petiole.tasks.transport.message import DECODE_ERRORS, Message, build_payload, without_own_headers
 from petiole.tasks.transport.qos import QoS
 from petiole.tasks.transport.quarantine import Quarantine
+from petiole.tasks.transport.queue_sources import QueueSources
 
 logger = logging.getLogger(__name__)
 
 # How long handing over may block the event loop; how long a small fetch may wait to be batched.
 DELIVERY_SLICE_S = 0.01
 FETCH_DELAY_S = 0.003
-MAX_PENDING_ACKS = 200
 # Deliveries per fetch; the broker serves no other client during it.
 MAX_FETCHED = 256
 # How long a reply may be late if the transport options set no socket_timeout.
@@ -48,37 +45,13 @@ SOCKET_TIMEOUT_S = 10.0
 FOREIGN_POLL_S, FOREIGN_POLL_DURATION_S = 0.05, 10.0
 
 
-@dataclass(slots=True)
-class ConsumerState:
-    """What a consumer leases; a worker keeps it over any number of connections.
-
-    `unsettled` has the tags of deliveries that were handed over, `acks` those to acknowledge, `returns` those
-    that could not be given back. A fetch whose reply was not read leases tags from `first_tag_sent`.
-    """
-
-    consumer_id: str = field(default_factory=new_consumer_id)
-    next_tag: int = 1
-    first_tag_sent: int | None = None
-    unsettled: set[str] = field(default_factory=set)
-    acks: list[str] = field(default_factory=list)
-    acks_sent: list[str] = field(default_factory=list)
-    returns: deque[tuple[Sequence[str], GiveBack]] = field(default_factory=deque)
-
-    def settle(self, tags: Collection[str]) -> None:
-        """Forget deliveries that were handed over."""
-        self.unsettled.difference_update(tags)
-
-
-class BatchingChannel(Leases, Quarantine):
+class BatchingChannel(Leases, QueueSources, Acknowledgements, Quarantine):
     """Our changes to a channel of kombu's; a mixin for the plain and the Sentinel channel."""
 
     QoS = QoS
     Message = Message
-    leased: ConsumerState
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        self.leased = ConsumerState()
-        self.running_tags: Callable[[], Collection[str]] = set
         # Whether the worker calls `renew` every HEARTBEAT_INTERVAL_S.
         self.is_renewed = False
         # Takes a delivery from the channel, or returns False: it is handed over as a message.
@@ -86,14 +59,7 @@ class BatchingChannel(Leases, Quarantine):
         # Whether what the worker took can be given back while it waits, so that it may take more than it prefetches.
         self.gives_back_waiting = self._may_run_ahead = False
         self._settled = 0
-        self.parked_lists: Sequence[tuple[str, str]] = ()
-        """Queues with lists of parked deliveries that this process can run; any thread may replace it."""
-        self._acked_at = 0.0
-        self._collecting = Lock()
-        self._ack_sender: AckSender | None = None
-        self._waker: LoopWaker | None = None
         self._backlog: deque[Fetched] = deque()
-        self._unacknowledged_queues: set[str] = set()
         self._request: Literal["fetch", "wakeup"] | None = None
         # Whether the reply to a fetch follows that to the wait for a wake-up.
         self._is_fetch_sent = False
@@ -103,7 +69,6 @@ class BatchingChannel(Leases, Quarantine):
         self._wakeup_timed_out = False
         self._foreign_poll_until = 0.0
         self._fetch_sent_at = self._fetched_at = 0.0
-        self._is_fetch_delayed = False
         self._overdue: float | None = None
         super().__init__(*args, **options)
         self.use_consumer_id(self.leased.consumer_id)
@@ -134,14 +99,6 @@ class BatchingChannel(Leases, Quarantine):
         self._commands.client.delete(self._wakeup_key(queue))
 
     # Fetching
-
-    def basic_consume(self, queue: str, no_ack: bool = False, *args: Any, **options: Any) -> Any:  # noqa: FBT001, FBT002 - kombu's
-        """Consume a queue; with `no_ack`, its messages are not recorded as unacknowledged."""
-        if no_ack:
-            self._unacknowledged_queues.add(queue)
-        else:
-            self._unacknowledged_queues.discard(queue)
-        return super().basic_consume(queue, no_ack, *args, **options)
 
     def basic_get(self, queue: str, no_ack: bool = False, **options: Any) -> Any:  # noqa: ARG002, FBT001, FBT002 - kombu's
         """Fetch one message now; return None if there is none."""
@@ -253,36 +210,6 @@ class BatchingChannel(Leases, Quarantine):
 
     def _stop_delaying_fetch(self) -> None:
         self._is_fetch_delayed = False
-
-    def _source(self, queue: str, *, is_leased: bool | None = None) -> QueueSource:
-        if is_leased is None:
-            is_leased = queue not in self._unacknowledged_queues and self.ack_emulation
-        lists = [self._key(self._q_for_pri(queue, step)) for step in self.priority_steps]
-        return QueueSource(queue, self._queue_keys(queue), lists, is_leased)
-
-    def _parked_sources(self, queues: Sequence[str]) -> list[QueueSource]:
-        """Return the lists of parked deliveries that this process can run, of queues that it consumes."""
-        return [
-            QueueSource(
-                queue,
-                lists,
-                [f"{lists}:messages"] * len(self.priority_steps),
-                is_leased=True,
-                returns_to=self._queue_keys(queue),
-            )
-            for queue, lists in self.parked_lists
-            if queue in queues
-        ]
-
-    def _queue_keys(self, queue: str) -> str:
-        return self._keys.queue(queue)
-
-    def _wakeup_key(self, queue: str) -> str:
-        return f"{self._queue_keys(queue)}:wakeup"
-
-    @property
-    def _own_wakeup_key(self) -> str:
-        return self._keys.consumer_wakeup(self.consumer_id)
 
     # Handing over
 
@@ -429,10 +356,6 @@ class BatchingChannel(Leases, Quarantine):
         waiting = [item.tag for item in list(self._backlog) if item.tag]
         return [*self.leased.unsettled.copy(), *waiting]
 
-    def ending_tags(self) -> list[str]:
-        """Return the tags of the deliveries whose acks have not arrived for certain. Any thread may call it."""
-        return [*self.leased.acks, *self.leased.acks_sent]
-
     def is_known(self, tag: str) -> bool:
         """Return whether the reply to an outstanding fetch may have a delivery."""
         first = self.leased.first_tag_sent
@@ -444,97 +367,7 @@ class BatchingChannel(Leases, Quarantine):
         self._backlog = deque(item for item in list(self._backlog) if item.tag not in lost)
         self.leased.settle(lost)
 
-    # Acks
-
-    def take_over(self, previous: BatchingChannel) -> None:
-        """Continue as the consumer whose connection was lost; what its slots run stays leased, the rest returns."""
-        self.leased = previous.leased
-        self.use_consumer_id(self.leased.consumer_id)
-        self.leased.acks[:0] = self.leased.acks_sent
-        self.leased.acks_sent, self.leased.first_tag_sent = [], None
-        self.give_back_unsettled()
-
-    def acknowledge(self, tag: str) -> None:
-        """Acknowledge a delivery with the next fetch, or now if there is no event loop. Any thread may call it."""
-        leased = self.leased
-        if not leased.acks:
-            self._acked_at = monotonic()
-        leased.acks.append(tag)
-        leased.settle((tag,))
-        if self.closed or self.connection is None:
-            # The worker's next channel sends it.
-            return
-        # While the channel blocks on a wake-up key, no fetch follows before the wake-up.
-        is_waiting = self._request == "wakeup" and self._in_poll
-        is_without_fetch = not self._is_in_loop or not self._consumers or self._closing
-        if is_without_fetch or is_waiting or len(leased.acks) >= MAX_PENDING_ACKS:
-            self.send_acks()
-        elif self._ack_sender is not None:
-            self._ack_sender.notify()
-        elif self._waker is not None and not self._in_poll:
-            self._waker.wake()
-
-    def start_ack_sender(self) -> None:
-        """Send acks from a thread while a handler blocks the event loop."""
-        self._ack_sender = AckSender(self.send_acks, self.connection_errors)
-
-    def wake_loop_by_acks(self) -> None:
-        """Wake the event loop when another thread has ended a delivery: it may fetch the next one."""
-        if self._is_in_loop:
-            self._waker = LoopWaker(self.connection.loop)
-
-    def _send_overdue_acks(self) -> None:
-        """Send acks that have waited too long, for example while a handler blocked the event loop."""
-        if self.leased.acks and monotonic() - self._acked_at > MAX_ACK_DELAY_S:
-            self.send_acks()
-
-    def send_pending_acks(self) -> None:
-        """Send acks before the event loop waits, unless a fetch is outstanding or will follow."""
-        is_fetching = self._in_poll and self._request == "fetch"
-        if self.leased.acks and not is_fetching and not self._is_fetch_delayed:
-            self.send_acks()
-
-    def send_acks(self) -> None:
-        """Send the acks now."""
-        acks = self._collect_acks()
-        try:
-            if acks:
-                self._commands.fetch([], 0, 0, acks)
-        except self.connection_errors:
-            self.leased.acks.extend(acks)
-            raise
-
-    def _collect_acks(self) -> list[str]:
-        pending = self.leased.acks
-        with self._collecting:
-            # Other threads may append to the list at the same time.
-            count = len(pending)
-            acks, pending[:count] = pending[:count], []
-        return acks
-
     # Returning
-
-    def give_back(self, tags: Sequence[str], way: GiveBack) -> None:
-        """Return deliveries to their queues, in the order of their tags; if that fails, with the next heartbeat."""
-        try:
-            self._commands.give_back(sorted(tags, key=int), way)
-        except self.connection_errors:
-            self.leased.returns.append((tags, way))
-            raise
-        self.leased.settle(tags)
-
-    def give_back_again(self) -> None:
-        """Return the deliveries that could not be returned. Any thread may call it."""
-        returns = self.leased.returns
-        for _ in range(len(returns)):
-            with suppress(IndexError):
-                self.give_back(*returns.popleft())
-
-    def give_back_unsettled(self) -> None:
-        """Return the deliveries that were handed over, are not settled, and do not run."""
-        # First, those of crashed processes: returned as the others, their crash would not count.
-        self.give_back_again()
-        self.give_back(list(self.leased.unsettled - set(self.running_tags())), "unread")
 
     def _give_back_cancelled(self) -> None:
         """Return deliveries of the backlog whose queue is no longer consumed."""
@@ -561,10 +394,7 @@ class BatchingChannel(Leases, Quarantine):
         """Send the acks, return the backlog, then close as kombu does."""
         if not self.closed:
             self._closing = True
-            if self._ack_sender is not None:
-                self._ack_sender.close()
-            if self._waker is not None:
-                self._waker.close()
+            self.stop_sending_acks()
             try:
                 self._release_all()
             except self.connection_errors as error:

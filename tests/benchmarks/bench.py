@@ -50,6 +50,7 @@ MEASURES = {
     "latency": Measure(measures.latency),
     "request": Measure(measures.request),
     "memory": Measure(measures.memory),
+    "server": Measure(measures.server),
     "idle": Measure(measures.idle),
     "crash": Measure(crash),
     "imports": Measure(imports, tuple(PROGRAMS)),

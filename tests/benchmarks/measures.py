@@ -145,6 +145,24 @@ def memory(bench: Bench, contestant: Contestant) -> Figures:
     }
 
 
+def server(bench: Bench, contestant: Contestant) -> Figures:
+    """Measure the broker's CPU time for one event that is published, and for one delivery of it that is handled."""
+    events = bench.count(3_000)
+    with bench.run(contestant) as run, run.client() as client:
+        run.register()
+        client.publish(count=_WARM_UP)
+        began = _cpu_s(run.broker)
+        client.publish(first=_WARM_UP + 1, count=events)
+        published = _cpu_s(run.broker)
+        with run.node():
+            run.counts.wait_for(_WARM_UP + events, SUBSCRIBERS, STALL_S)
+            handled = _cpu_s(run.broker)
+    return {
+        "server_publish_us": (published - began) / events * 1e6,
+        "server_delivery_us": (handled - published) / (_WARM_UP + events) / SUBSCRIBERS * 1e6,
+    }
+
+
 def idle(bench: Bench, contestant: Contestant) -> Figures:
     """Measure a node without work: its memory, and the commands that it sends to the broker."""
     duration_s = max(bench.seconds(20), 5)
@@ -177,6 +195,12 @@ def _warm_up(run: Run, client: Client) -> None:
 def _used_bytes(broker: redis.Redis) -> int:
     with broker:
         return int(broker.info("memory")["used_memory"])
+
+
+def _cpu_s(broker: redis.Redis) -> float:
+    with broker:
+        used = broker.info("cpu")
+        return float(used["used_cpu_user"]) + float(used["used_cpu_sys"])
 
 
 def _commands(broker: redis.Redis) -> int:

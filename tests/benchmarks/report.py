@@ -39,6 +39,8 @@ LABELS = {
     "request_16_per_s": "requests/s of 16 callers",
     "queued_bytes": "bytes queued, per event and subscriber",
     "left_bytes": "bytes left when handled, per event",
+    "server_publish_us": "broker's CPU for a publish to 3, µs",
+    "server_delivery_us": "broker's CPU for a delivery, µs",
     "idle_rss_mb": "idle node, RSS, MB",
     "idle_pss_mb": "idle node, PSS, MB",
     "idle_commands_per_s": "idle node, commands/s",

@@ -20,7 +20,7 @@ from petiole.tasks import delivery
 from petiole.tasks.consuming import consumer
 from petiole.tasks.handling import cancellation, invocation
 from petiole.tasks.stores.scripts import Script
-from petiole.tasks.transport import channel, consumer_id, leases, qos, transport
+from petiole.tasks.transport import acknowledgements, channel, consumer_id, leases, qos, transport
 from tests.simulation.promises import broken
 from tests.simulation.worker import ChildDied, Jobs
 from tests.simulation.world import Broken, Tally, World
@@ -105,8 +105,9 @@ def _one_clock(world: World) -> Iterator[None]:
             (leases, "monotonic", time.time),
             (channel, "monotonic", time.time),
             (qos, "monotonic", time.time),
-            (channel, "AckSender", NoThread),
-            (channel, "LoopWaker", NoThread),
+            (acknowledgements, "monotonic", time.time),
+            (acknowledgements, "AckSender", NoThread),
+            (acknowledgements, "LoopWaker", NoThread),
             # Its thread has no turn; cancelling is no part of the simulation.
             (cancellation._Watch, "_start", lambda _: None),
             (Script, "_execute", lambda script, *words: script._client.execute_command(*words)),
