@@ -40,7 +40,8 @@ class SimulatedBus(EventBus):
     driver = "redis"
 
     def forget(self) -> None:
-        """Know nothing, as a new process: no subscription, no state of the system, no connection of publishers."""
+        """Know nothing, as a new process: no subscription, no state, no time, no connection of publishers."""
+        self.stores.server_clock._read_at = float("-inf")
         self._routing = RoutingTable([], version=-1)
         vars(self.app.tasks[PUBLISH_TASK]).pop("_state_checked_at", None)
         pools.reset()
