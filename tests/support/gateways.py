@@ -10,6 +10,8 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx2
@@ -20,6 +22,7 @@ from a2a.types import GetTaskRequest, StreamResponse, SubscribeToTaskRequest, Ta
 from a2a.utils.errors import A2AError
 
 from petiole.events.catalog.orchestrator import ModelRequest
+from petiole.tasks.settings import Settings
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.agents import input, llm, memory, orchestrator, output, tools  # noqa: A004 - the agent's name
 from petiole.workers.llm.provider import Finished, ResponsePart, TextDelta, ToolCallRequested, ToolDescription
@@ -84,9 +87,8 @@ def ordering_team(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[EventTestHa
     for module in ("agents.llm", "gateways.mcp_server"):
         monkeypatch.setattr(f"petiole.workers.{module}.installed_tools", lambda: registry)
     monkeypatch.setenv("PETIOLE_LLM", f"{__name__}:OrderingModel")
-    with EventTestHarness(
-        [input.agent, orchestrator.agent, memory.agent, tools.agent, llm.agent, output.agent]
-    ) as team:
+    agents = [input.agent, orchestrator.agent, memory.agent, tools.agent, llm.agent, output.agent]
+    with TemporaryDirectory() as home, EventTestHarness(agents, settings=Settings(home=Path(home))) as team:
         yield team, ordered
 
 

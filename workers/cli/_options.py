@@ -10,6 +10,7 @@ import shutil
 import socket
 import sys
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from petiole.workers.process.discovery import load_agents
 from petiole.workers.settings import WorkerSettings
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+auth_option = click.option("--auth", "always", is_flag=True, help="Ask callers on this machine for a token, too.")
 operator_option = click.option(
     "--operator",
     metavar="NAME",
@@ -115,6 +117,14 @@ def format_command(command: str = "") -> str:
     program = Path(sys.argv[0])
     is_found = program.name != "petiole" or shutil.which("petiole")
     return f"{'petiole' if is_found else os.path.relpath(program)} {command}".rstrip()
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only callers on this machine reach an address."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def open_listener(host: str, port: int) -> socket.socket:

@@ -13,15 +13,12 @@ from typing import TYPE_CHECKING
 
 from petiole.events.errors import missing_extra
 from petiole.tasks.runtime import BusRuntime
-from petiole.workers.gateways.identities import Authenticate, IdentityMiddleware, RequestLimits
-from petiole.workers.gateways.tokens import TokenFile
 
 if TYPE_CHECKING:
-    from petiole.workers.gateways.identities import Application
+    from petiole.workers.gateways.access import AccessControl, AccessLimits
+    from petiole.workers.gateways.identities import Authenticate
 
 __all__ = ["create_console"]
-
-TOKEN_FILE = "tokens"  # noqa: S105 - a file's name
 
 
 def create_console(
@@ -30,19 +27,19 @@ def create_console(
     authenticate: Authenticate | None = None,
     trusts_loopback: bool = False,
     hosts: Collection[str] = (),
-    limits: RequestLimits | None = None,
-) -> Application:
+    limits: AccessLimits | None = None,
+) -> AccessControl:
     """Create the ASGI application of the console.
 
     Args:
         bus: the bus to show.
-        authenticate: returns who calls, or None; without it, callers send a token of `PETIOLE_HOME/tokens`.
+        authenticate: returns who calls, or None; asked before the issuer of the settings and `PETIOLE_HOME/tokens`.
         trusts_loopback: whether callers on this machine need no token. Leave it off behind a proxy.
         hosts: names, besides localhost, under which browsers reach it.
         limits: of requests.
 
     Raises:
-        UsageError: (missing_extra) the extra `console` is not installed; (unusable_token_file).
+        UsageError: (missing_extra) the extra `console` is not installed; (unusable_token_file); (missing_setting).
     """
     try:
         import jinja2  # noqa: F401, PLC0415 - an extra
@@ -51,15 +48,15 @@ def create_console(
     except ModuleNotFoundError as error:
         raise missing_extra("the console", "console") from error
     from petiole.workers.console.pages import build_pages  # noqa: PLC0415 - needs an extra
+    from petiole.workers.gateways.access import AccessControl  # noqa: PLC0415 - as above
+    from petiole.workers.gateways.authentication import create_authenticator  # noqa: PLC0415 - as above
 
-    tokens = TokenFile(bus.settings.home / TOKEN_FILE)
-    return IdentityMiddleware(
-        build_pages(bus, tokens),
-        tokens=tokens,
-        authenticate=authenticate,
-        trusts_loopback=trusts_loopback,
+    authenticator = create_authenticator(bus, authenticate, trusts_loopback=trusts_loopback)
+    return AccessControl(
+        build_pages(bus, authenticator.tokens),
+        authenticator,
         hosts=hosts,
         limits=limits,
+        public_paths=("/static/",),
         sign_in_path="/sign-in",
-        public_path="/static/",
     )

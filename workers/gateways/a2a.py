@@ -27,7 +27,8 @@ from a2a.helpers import get_data_parts, new_text_part
 from a2a.server.context import ServerCallContext
 from a2a.server.request_handlers.request_handler import RequestHandler, validate_request_params
 from a2a.server.request_handlers.response_helpers import agent_card_to_dict
-from a2a.server.routes import DefaultServerCallContextBuilder, create_jsonrpc_routes
+from a2a.server.routes import DefaultServerCallContextBuilder
+from a2a.server.routes.jsonrpc_dispatcher import JsonRpcDispatcher
 from a2a.types import (
     AgentCapabilities,
     AgentCard,
@@ -54,7 +55,7 @@ from a2a.utils.errors import (
     UnsupportedOperationError,
 )
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Scope
 
@@ -65,7 +66,9 @@ from petiole.tasks.operations.flow_cancellation import cancel_flow
 from petiole.tasks.runtime import BusRuntime
 from petiole.workers.gateways.a2a_tasks import FlowTask, TaskUpdate
 from petiole.workers.gateways.flows import FlowPosition, follow_flow
+from petiole.workers.gateways.identities import IDENTITY, check_stream, may_use_stream
 from petiole.workers.gateways.messages import caller_of, derive_message_id, submit_message, user_of
+from petiole.workers.gateways.problems import RequestRefused
 from petiole.workers.tools import approvals
 
 _PAGE_SIZE: Final = 50
@@ -80,9 +83,14 @@ def routes(bus: BusRuntime) -> list[BaseRoute]:
         base = str(request.base_url).rstrip("/")
         return JSONResponse(agent_card_to_dict(build_card(f"{base}/a2a")), HTTPStatus.OK)
 
+    async def call(request: Request) -> Response:
+        dispatcher = JsonRpcDispatcher(FlowTasks(bus, request.scope), context_builder=_CallContext())
+        answer: Response = await dispatcher.handle_requests(request)
+        return answer
+
     return [
         Route("/.well-known/agent-card.json", card, methods=["GET"]),
-        *create_jsonrpc_routes(FlowTasks(bus), "/a2a", context_builder=_CallContext()),
+        Route("/a2a", call, methods=["POST"]),
     ]
 
 
@@ -107,10 +115,11 @@ def build_card(url: str) -> AgentCard:
 
 
 class FlowTasks(RequestHandler):
-    """Handles the requests of clients: tasks are flows."""
+    """Handles a request of a client: tasks are flows, and the client sees those in streams of its user."""
 
-    def __init__(self, bus: BusRuntime) -> None:
+    def __init__(self, bus: BusRuntime, scope: Scope) -> None:
         self._bus = bus
+        self._scope = scope
 
     @validate_request_params
     async def on_message_send(self, params: SendMessageRequest, context: ServerCallContext) -> Task:
@@ -201,6 +210,7 @@ class FlowTasks(RequestHandler):
             # Derived, so that a message without a context is one task too, however often it is sent.
             stream_id = message.context_id or derive_message_id("a2a context", message.message_id)
             flow_id = derive_message_id("a2a", stream_id, message.message_id)
+            check_stream(self._bus, self._scope, stream_id, is_write=True)
             submit_message(
                 self._bus, _read_text(message), stream_id, user_id=user_of(scope), message_id=flow_id, source="a2a"
             )
@@ -224,13 +234,15 @@ class FlowTasks(RequestHandler):
         return self._find(message.task_id)
 
     def _find(self, task_id: str) -> FlowTask:
-        """Read a task from the history. Raises TaskNotFoundError."""
+        """Read a task from the history. Raises TaskNotFoundError, also for a task of another user."""
         with self._bus.state_store_access(f"reading the task {task_id!r}"):
             flow = self._bus.event_registry.read_known(
                 each.document_or_stub for each in self._bus.stores.history.read_flow(task_id)
             )
             message = next((event for event in flow if event.event_id == task_id), None)
-            if not isinstance(message, TextMessageEvent):
+            if not isinstance(message, TextMessageEvent) or not may_use_stream(
+                self._bus, self._scope.get(IDENTITY), message.stream_id
+            ):
                 raise TaskNotFoundError(message=f"no task {task_id!r} is kept; its history may have been removed")
             task = FlowTask(FlowPosition(self._bus, message.stream_id, task_id), _build_message(message))
             task.read()
@@ -240,6 +252,7 @@ class FlowTasks(RequestHandler):
         if not params.context_id:
             raise UnsupportedOperationError(message="contextId: tasks are listed by context; give one")
         with _as_protocol_errors(), self._bus.state_store_access("listing tasks"):
+            check_stream(self._bus, self._scope, params.context_id)
             recorded = self._bus.stores.history.read_stream(params.context_id)
         ids = [str(each.attributes["event_id"]) for each in recorded if each.topic == "input.message.received"]
         tasks = [task for task in map(self._find, reversed(ids)) if params.status in {0, task.state}]
@@ -302,7 +315,7 @@ def _as_protocol_errors() -> Iterator[None]:
     """Replace our errors by those of the protocol."""
     try:
         yield
-    except UsageError as error:
+    except (UsageError, RequestRefused) as error:
         raise InvalidParamsError(message=error_text(error)) from error
     except PetioleError as error:
         raise InternalError(message=f"{error_text(error)}; send the request again later") from error

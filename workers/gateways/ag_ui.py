@@ -46,9 +46,10 @@ from petiole.tasks.runtime import BusRuntime
 from petiole.tasks.stores.history import HISTORY_START
 from petiole.workers.gateways.ag_ui_run import AgUiRun, RunCursor, messages_before_run
 from petiole.workers.gateways.flows import FlowPosition, follow_flow
+from petiole.workers.gateways.identities import MAX_STREAM_ID_LENGTH, check_stream
 from petiole.workers.gateways.messages import caller_of, derive_message_id, is_published, submit_message, user_of
 from petiole.workers.gateways.problems import RequestRefused, answer_problems, invalid_body, read_json_body
-from petiole.workers.gateways.server_sent_events import MAX_STREAM_ID_LENGTH, event_response
+from petiole.workers.gateways.server_sent_events import event_response
 from petiole.workers.tools import approvals
 from petiole.workers.tools.approvals import Approval
 
@@ -66,6 +67,7 @@ def routes(bus: BusRuntime) -> list[BaseRoute]:
         except ValidationError as error:
             raise invalid_body(error) from error
         cursor = read_cursor(request)
+        await run_in_threadpool(partial(check_stream, bus, request.scope, posted.thread_id, is_write=True))
         if posted.resume:
             user = caller_of(request.scope) or _OPERATOR
             approval = await run_in_threadpool(partial(decide_interrupts, bus, posted, posted.resume, by=user))
@@ -81,6 +83,7 @@ def routes(bus: BusRuntime) -> list[BaseRoute]:
     async def read(request: Request) -> Response:
         thread_id, run_id = str(request.path_params["thread_id"]), str(request.path_params["run_id"])
         flow_id, cursor = flow_of(thread_id, run_id), read_cursor(request)
+        await run_in_threadpool(check_stream, bus, request.scope, thread_id)
         if not await run_in_threadpool(partial(is_published, bus, flow_id)):
             reason = f"thread {thread_id!r} has no run {run_id!r} that a message began; post the run to /ag-ui"
             raise RequestRefused(HTTPStatus.NOT_FOUND, reason)

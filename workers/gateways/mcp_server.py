@@ -11,7 +11,8 @@ Tools:
 
 Resources: `petiole://streams/{stream_id}/events` and `petiole://flows/{flow_id}/events`, the recorded events as JSON.
 
-A call runs as events, so it is not lost with the connection. A call of an agent's tool has its own flow.
+A caller uses the streams of its user; to publish and to request needs the role operator (identities.py). A call runs as
+events, so it is not lost with the connection. A call of an agent's tool has its own flow.
 
 Source: Model Context Protocol, 2026-07-28 and earlier versions that the package `mcp` speaks.
 """
@@ -37,6 +38,7 @@ from starlette.types import Receive, Scope, Send
 from petiole.events.catalog.request import RequestContent, RequestEvent
 from petiole.events.catalog.tools import ToolExecution, ToolExecutionRequestedEvent
 from petiole.events.errors import PetioleError, ToolFailed, UsageError
+from petiole.events.event import EventContext
 from petiole.events.ids import new_event_id
 from petiole.events.texts import error_text
 from petiole.events.topics import is_topic
@@ -45,10 +47,13 @@ from petiole.tasks.publishing.validation import validate
 from petiole.tasks.requests.requester import Requester
 from petiole.tasks.runtime import BusRuntime
 from petiole.workers.gateways.flows import FlowEnded, FlowPosition, FlowTranslator, TextEnded, ToolEnded, follow_flow
-from petiole.workers.gateways.messages import derive_message_id, publish_event, submit_message
+from petiole.workers.gateways.identities import IDENTITY, check_stream
+from petiole.workers.gateways.messages import derive_message_id, publish_event, submit_message, user_of
+from petiole.workers.gateways.problems import RequestRefused
 from petiole.workers.tools import installed_tools
 
 _OPEN_FAMILIES: Final = frozenset({"custom", "input", "message"})
+_PUBLISH_FIELDS: Final = ("event_type", "stream_id", "content", "event_id")
 _REQUESTER: Final = "mcp"
 _STREAMS, _FLOWS = "petiole://streams/", "petiole://flows/"
 _MAX_RESOURCE_EVENTS: Final = 500
@@ -63,19 +68,20 @@ class _Endpoint:
     """The ASGI application. Each request has a session manager of its own, because nothing is kept between them."""
 
     def __init__(self, bus: BusRuntime) -> None:
-        self._agents = AgentTools(bus)
+        self._bus = bus
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        manager = StreamableHTTPSessionManager(self._agents.build_server(), stateless=True)
+        manager = StreamableHTTPSessionManager(AgentTools(self._bus, scope).build_server(), stateless=True)
         async with manager.run():
             await manager.handle_request(scope, receive, send)
 
 
 class AgentTools:
-    """What the server offers: the agents of a bus as tools, and their events as resources."""
+    """What the server offers to the caller of a request: the agents as tools, and their events as resources."""
 
-    def __init__(self, bus: BusRuntime) -> None:
+    def __init__(self, bus: BusRuntime, scope: Scope) -> None:
         self._bus = bus
+        self._scope = scope
         self._own: dict[str, tuple[types.Tool, Callable[[dict[str, Any]], Awaitable[str]]]] = {
             tool.name: (tool, act)
             for tool, act in ((_ASK, self._ask), (_PUBLISH, self._publish), (_REQUEST, self._request))
@@ -94,7 +100,10 @@ class AgentTools:
             return types.ListResourceTemplatesResult(resource_templates=list(_TEMPLATES))
 
         async def read_resource(_: object, params: types.ReadResourceRequestParams) -> types.ReadResourceResult:
-            text = await asyncio.to_thread(self._read, str(params.uri))
+            try:
+                text = await asyncio.to_thread(self._read, str(params.uri))
+            except RequestRefused as error:
+                raise MCPError(types.INVALID_PARAMS, error_text(error)) from error
             contents = types.TextResourceContents(uri=params.uri, mime_type="application/json", text=text)
             return types.ReadResourceResult(contents=[contents])
 
@@ -111,9 +120,14 @@ class AgentTools:
         try:
             own = self._own.get(name)
             text, is_error = (await own[1](arguments), False) if own else await self._run(name, arguments)
-        except (PetioleError, ValidationError) as error:
+        except (PetioleError, RequestRefused, ValidationError) as error:
             text, is_error = error_text(error), True
         return types.CallToolResult(content=[types.TextContent(type="text", text=text)], is_error=is_error)
+
+    def _check_operator(self) -> None:
+        """Raise UsageError for users: agents act on events and requests without asking whose they are."""
+        if not self._scope[IDENTITY].may("operator"):
+            raise UsageError("this needs the role operator; send a token of that role, or use petiole_ask")
 
     def _tools(self) -> list[types.Tool]:
         return [tool for tool, _ in self._own.values()] + [
@@ -123,10 +137,10 @@ class AgentTools:
 
     async def _ask(self, arguments: dict[str, Any]) -> str:
         stream_id, message_id = _text(arguments, "stream_id"), str(arguments.get("message_id") or new_event_id())
-        flow_id = derive_message_id("mcp", stream_id, message_id)
-        submit = partial(
-            submit_message, self._bus, _text(arguments, "text"), stream_id, message_id=flow_id, source="mcp"
-        )
+        await asyncio.to_thread(partial(check_stream, self._bus, self._scope, stream_id, is_write=True))
+        flow_id, text = derive_message_id("mcp", stream_id, message_id), _text(arguments, "text")
+        user_id = user_of(self._scope)
+        submit = partial(submit_message, self._bus, text, stream_id, user_id=user_id, message_id=flow_id, source="mcp")
         await asyncio.to_thread(submit)
         texts: list[str] = []
         translator = FlowTranslator()
@@ -144,12 +158,17 @@ class AgentTools:
         known = self._bus.event_registry.get(topic) if is_topic(topic) else None
         if known is not None and known.is_builtin and topic.partition(".")[0] not in _OPEN_FAMILIES:
             raise UsageError(f"{topic!r} is published by the agents only; publish a type of your own, or 'message.…'")
-        document = {name: value for name, value in arguments.items() if value is not None}
+        self._check_operator()
+        stream_id = _text(arguments, "stream_id")
+        await asyncio.to_thread(partial(check_stream, self._bus, self._scope, stream_id, is_write=True))
+        document = {name: arguments[name] for name in _PUBLISH_FIELDS if arguments.get(name) is not None}
+        document["context"] = {"source": "mcp", "user_id": user_of(self._scope)}
         publish = partial(commit, self._bus, is_refusable=True)
         (publication,) = await asyncio.to_thread(lambda: publish([validate(self._bus, document)]))
         return publication.event.event_id
 
     async def _request(self, arguments: dict[str, Any]) -> str:
+        self._check_operator()
         content = RequestContent(
             request_type=_text(arguments, "request_type"),
             responder=_text(arguments, "responder"),
@@ -167,7 +186,8 @@ class AgentTools:
         await asyncio.to_thread(lambda: installed_tools().get(name))  # raises UsageError (unknown_tool)
         call_id = new_event_id()
         content = ToolExecution(call_id=call_id, tool=name, arguments=dict(arguments))
-        event = ToolExecutionRequestedEvent(stream_id=f"mcp-{call_id}", content=content)
+        context = EventContext(source="mcp", user_id=user_of(self._scope))
+        event = ToolExecutionRequestedEvent(stream_id=f"mcp-{call_id}", content=content, context=context)
         await asyncio.to_thread(partial(publish_event, self._bus, event))
         translator = FlowTranslator()
         async with aclosing(follow_flow(FlowPosition(self._bus, event.stream_id, event.correlation_id))) as items:
@@ -185,6 +205,8 @@ class AgentTools:
             raise MCPError(types.INVALID_PARAMS, f"no resource {uri!r}; see the list of resource templates")
         with self._bus.state_store_access(f"reading {uri!r}"):
             found = history.read_stream(name) if uri.startswith(_STREAMS) else history.read_flow(name)
+            for stream_id in {str(recorded.attributes["stream_id"]) for recorded in found} or {name}:
+                check_stream(self._bus, self._scope, stream_id)
             return to_json([recorded.document_or_stub for recorded in found[-_MAX_RESOURCE_EVENTS:]]).decode()
 
 

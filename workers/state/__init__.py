@@ -23,6 +23,7 @@ from petiole.workers.state.memories import Memories
 from petiole.workers.state.outbound_messages import OutboundMessages
 from petiole.workers.state.scenes import Scenes
 from petiole.workers.state.spending import Spending
+from petiole.workers.state.stream_owners import StreamOwners
 from petiole.workers.state.vectors import EmbeddingStore
 
 
@@ -39,6 +40,7 @@ class TeamState:
     spending: Spending
     audio_streams: AudioStreams
     scenes: Scenes
+    stream_owners: StreamOwners
 
 
 def team_state(bus: BusRuntime) -> TeamState:
@@ -62,6 +64,7 @@ def open_team_state(client: Redis, bus_settings: Settings) -> TeamState:
         outbound_messages=OutboundMessages(client, keys),
         audio_streams=AudioStreams(client, keys),
         scenes=Scenes(client, keys),
+        stream_owners=StreamOwners(client, keys),
         approvals=Approvals(
             client,
             keys,

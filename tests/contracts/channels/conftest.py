@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -41,6 +42,6 @@ def webhook(receiver: Receiver) -> OutputChannel:
 
 
 @pytest.fixture
-def bus(clean_broker_url: str) -> Iterator[EventBus]:
-    with a_bus(clean_broker_url) as bus:
+def bus(clean_broker_url: str, tmp_path: Path) -> Iterator[EventBus]:
+    with a_bus(clean_broker_url, home=tmp_path) as bus:
         yield bus

@@ -28,7 +28,10 @@ from tests.support.gateways import ordering_team, text_of_task
 
 @pytest.fixture
 def served_team(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[str]]]:
-    with ordering_team(monkeypatch) as (team, ordered), serving(create_application(team.bus)) as url:
+    with (
+        ordering_team(monkeypatch) as (team, ordered),
+        serving(create_application(team.bus, trusts_loopback=True)) as url,
+    ):
         yield url, ordered
 
 

@@ -21,7 +21,10 @@ from tests.support.gateways import ordering_team, read_events
 
 @pytest.fixture
 def served_team(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[str]]]:
-    with ordering_team(monkeypatch) as (team, ordered), serving(create_application(team.bus)) as url:
+    with (
+        ordering_team(monkeypatch) as (team, ordered),
+        serving(create_application(team.bus, trusts_loopback=True)) as url,
+    ):
         yield url, ordered
 
 
@@ -119,7 +122,7 @@ def test_an_agent_of_ones_own_that_writes_its_answer_is_heard_while_it_writes():
             stream.write("my own.")
         return event.caused(ResponseReadyEvent, content=FormattedResponse(text=stream.text))
 
-    with EventTestHarness([own]) as team, serving(create_application(team.bus)) as url:
+    with EventTestHarness([own]) as team, serving(create_application(team.bus, trusts_loopback=True)) as url:
         events = run(url, "r-1")
 
     assert types(events)[3:] == ["TEXT_MESSAGE_START", "TEXT_MESSAGE_CONTENT", "TEXT_MESSAGE_END", "RUN_FINISHED"]

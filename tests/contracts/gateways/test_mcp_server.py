@@ -23,7 +23,10 @@ from tests.support.polling import wait_until
 
 @pytest.fixture
 def served_team(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, EventTestHarness, list[str]]]:
-    with ordering_team(monkeypatch) as (team, ordered), serving(create_application(team.bus)) as url:
+    with (
+        ordering_team(monkeypatch) as (team, ordered),
+        serving(create_application(team.bus, trusts_loopback=True)) as url,
+    ):
         yield f"{url}/mcp", team, ordered
 
 
