@@ -50,6 +50,7 @@ from petiole.workers.gateways.flows import FlowEnded, FlowPosition, FlowTranslat
 from petiole.workers.gateways.identities import IDENTITY, check_stream
 from petiole.workers.gateways.messages import derive_message_id, publish_event, submit_message, user_of
 from petiole.workers.gateways.problems import RequestRefused
+from petiole.workers.gateways.tokens import Identity
 from petiole.workers.tools import installed_tools
 
 _OPEN_FAMILIES: Final = frozenset({"custom", "input", "message"})
@@ -129,6 +130,12 @@ class AgentTools:
         if not self._scope[IDENTITY].may("operator"):
             raise UsageError("this needs the role operator; send a token of that role, or use petiole_ask")
 
+    def _check_user(self) -> None:
+        """Raise UsageError for callers who use no streams: a tool runs for a user, as in a conversation."""
+        identity: Identity = self._scope[IDENTITY]
+        if identity.user_id is None and identity.role != "admin":
+            raise UsageError("a tool runs for a user; send a token that has one")
+
     def _tools(self) -> list[types.Tool]:
         return [tool for tool, _ in self._own.values()] + [
             types.Tool(name=tool.name, description=tool.description, input_schema=dict(tool.schema))
@@ -183,6 +190,7 @@ class AgentTools:
 
     async def _run(self, name: str, arguments: Mapping[str, Any]) -> tuple[str, bool]:
         """Run a tool of the agent `tools`, and return its result, and whether it is an error."""
+        self._check_user()
         await asyncio.to_thread(lambda: installed_tools().get(name))  # raises UsageError (unknown_tool)
         call_id = new_event_id()
         content = ToolExecution(call_id=call_id, tool=name, arguments=dict(arguments))

@@ -122,6 +122,18 @@ def test_nobody_but_its_user_speaks_in_a_stream(url, caller):
         pass
 
 
+def test_tools_run_for_users_and_requests_are_sent_by_operators(url):
+    def call(token: str, **arguments: Any) -> str:
+        return attempt(url, ("POST", "/mcp", rpc("tools/call", **arguments), MCP), token)[1]
+
+    request = {"name": "petiole_request", "arguments": {"request_type": "x", "responder": "nobody", "timeout_s": 0.1}}
+
+    assert all("for a user" in call(token, name="nothing") for token in (VIEWER, OPERATOR))
+    assert all("for a user" not in call(token, name="nothing") for token in (BOB, ADMIN))
+    assert all("needs the role operator" in call(token, **request) for token in (VIEWER, BOB))
+    assert "nobody" in call(OPERATOR, **request)
+
+
 @pytest.mark.parametrize("stream_id", ["system", "operators", "dead-letters", "webhook-shop", "mcp-x"])
 def test_no_user_begins_a_stream_of_the_system(team, url, stream_id):
     status, _ = attempt(url, ("POST", f"/streams/{stream_id}/messages", {"text": "x"}, {}), BOB)
