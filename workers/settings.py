@@ -178,6 +178,12 @@ class WorkerSettings(EnvironmentSettings):
         default_factory=dict, repr=False, description="Secrets of received webhooks by source, as a JSON object."
     )
 
+    push_hosts: Names = Field(
+        default=(),
+        description="Hosts to which A2A push notifications may be posted, separated by commas; `*` for all with public "
+        "addresses.",
+    )
+
     # Proactive
     proactive_min_occurrences: Occurrences = Field(
         default=3, description="Occurrences of a question or failure within the window that make a pattern."

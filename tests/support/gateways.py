@@ -22,6 +22,7 @@ from a2a.utils.errors import A2AError
 from petiole.events.catalog.orchestrator import ModelRequest
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.agents import input, llm, memory, orchestrator, output, tools  # noqa: A004 - the agent's name
+from petiole.workers.gateways import a2a_push
 from petiole.workers.llm.provider import Finished, ResponsePart, TextDelta, ToolCallRequested, ToolDescription
 from petiole.workers.tools import ToolRegistry
 from tests.support.apps import serve_tools
@@ -84,9 +85,8 @@ def ordering_team(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[EventTestHa
     for module in ("agents.llm", "gateways.mcp_server"):
         monkeypatch.setattr(f"petiole.workers.{module}.installed_tools", lambda: registry)
     monkeypatch.setenv("PETIOLE_LLM", f"{__name__}:OrderingModel")
-    with EventTestHarness(
-        [input.agent, orchestrator.agent, memory.agent, tools.agent, llm.agent, output.agent]
-    ) as team:
+    agents = [input.agent, orchestrator.agent, memory.agent, tools.agent, llm.agent, output.agent, a2a_push.agent]
+    with EventTestHarness(agents) as team:
         yield team, ordered
 
 

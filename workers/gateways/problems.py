@@ -9,6 +9,7 @@ from typing import Final, TypeAlias
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import Message, Receive
 
 from petiole.events.errors import PetioleError, QueueFull, Retryable, SessionEnded, UsageError, error_type_of
 from petiole.events.texts import error_text
@@ -76,6 +77,16 @@ async def read_body(request: Request) -> bytes:
             )
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+def replay_body(body: bytes, receive: Receive) -> Receive:
+    """Hand on a body that was read; after it, what the client sends next."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive_again() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return receive_again
 
 
 async def read_json_body(request: Request) -> bytes:
