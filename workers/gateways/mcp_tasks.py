@@ -79,12 +79,12 @@ class CallTasks:
 
     async def get(self, context: ServerRequestContext[Any, Any], params: TaskParams) -> dict[str, Any]:
         """Return a task. Raises MCPError."""
-        require_client_extension(context, EXTENSION)
+        check_request(context, params)
         return self._build(await self._find(params.task_id))
 
     async def update(self, context: ServerRequestContext[Any, Any], params: UpdateParams) -> dict[str, Any]:
         """Decide approvals; answers to what is not asked are ignored. Raises MCPError."""
-        require_client_extension(context, EXTENSION)
+        check_request(context, params)
         call = await self._find(params.task_id)
         for approval_id, response in params.input_responses.items():
             if approval_id in call.pending:
@@ -93,7 +93,7 @@ class CallTasks:
 
     async def cancel(self, context: ServerRequestContext[Any, Any], params: TaskParams) -> dict[str, Any]:
         """Cancel a task; one that has ended stays as it is. Raises MCPError."""
-        require_client_extension(context, EXTENSION)
+        check_request(context, params)
         call = await self._find(params.task_id)
         if not call.is_over:
             await asyncio.to_thread(partial(_as_protocol_errors, cancel_flow, call.id, by=_OPERATOR, bus=self._bus))
@@ -135,6 +135,14 @@ class CallTasks:
             asked = {name: build_elicitation(approval) for name, approval in call.pending.items()}
             return task | {"status": "input_required", "inputRequests": asked}
         return task
+
+
+def check_request(context: ServerRequestContext[Any, Any], params: TaskParams) -> None:
+    """Refuse a client without the extension, and a routing header that names another task. Raises MCPError."""
+    require_client_extension(context, EXTENSION)
+    headers = getattr(context.request, "headers", {})
+    if headers.get("mcp-name") != params.task_id:
+        raise MCPError(types.HEADER_MISMATCH, "the header Mcp-Name is not the taskId of the body; send the same")
 
 
 def accepts_tasks(context: ServerRequestContext[Any, Any]) -> bool:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
 
 import pytest
 from mcp import Client
-from mcp.client.extension import ClaimContext, ClientExtension, ResultClaim
 from mcp.shared.exceptions import MCPError
-from mcp.types import CallToolResult, Request, Result, TextContent, TextResourceContents
+from mcp.types import Request, TextContent, TextResourceContents
 
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.gateways.application import create_application
@@ -20,6 +19,7 @@ from petiole.workers.gateways.mcp_tasks import EXTENSION
 from petiole.workers.tools import approvals
 from tests.contracts.channels.answers import serving
 from tests.support.gateways import ordering_team
+from tests.support.mcp_tasks import Accepting, TaskState, call_for_task, of_task, when
 from tests.support.polling import wait_until
 
 
@@ -116,56 +116,6 @@ def test_events_of_ones_own_are_published_and_those_of_the_agents_are_not(served
     with_client(url, act)
 
 
-class Accepting(ClientExtension):
-    """A client that takes tasks, which the official package leaves to its users."""
-
-    identifier = EXTENSION
-
-    def claims(self) -> Sequence[ResultClaim[Any]]:
-        async def resolve(_: CreatedTask, __: ClaimContext) -> CallToolResult:
-            raise AssertionError("each test polls")
-
-        return [ResultClaim(result_type="task", model=CreatedTask, resolve=resolve)]
-
-
-class CreatedTask(Result):
-    result_type: Literal["task"] = "task"
-    task_id: str
-    status: str
-    ttl_ms: int
-    poll_interval_ms: int
-
-
-class TaskRequest(Request[dict[str, Any], str]):
-    name_param = "taskId"
-
-
-class TaskState(Result, extra="allow"):
-    status: str = ""
-    input_requests: dict[str, Any] = {}  # noqa: RUF012 - a field
-    result: dict[str, Any] = {}  # noqa: RUF012 - as above
-
-
-async def call_for_task(client: Client, tool: str, **arguments: Any) -> str:
-    created = await client.session.call_tool(tool, arguments, allow_claimed=True)
-    assert isinstance(created, CreatedTask), created
-    return created.task_id
-
-
-async def of_task(client: Client, method: str, task_id: str, **params: Any) -> TaskState:
-    request = TaskRequest(method=f"tasks/{method}", params={"taskId": task_id} | params)
-    return await client.session.send_request(request, TaskState)
-
-
-async def when(client: Client, task_id: str, status: str) -> TaskState:
-    for _ in range(300):
-        state = await of_task(client, "get", task_id)
-        if state.status == status:
-            return state
-        await asyncio.sleep(0.1)
-    raise AssertionError(state)
-
-
 def test_a_call_that_lasts_is_a_task_that_is_approved_fetched_and_cancelled_by_any_client(served_team):
     url, _, ordered = served_team
 
@@ -184,9 +134,12 @@ def test_a_call_that_lasts_is_a_task_that_is_approved_fetched_and_cancelled_by_a
         result = (await when(client, ids[0], "completed")).result
         assert (result["content"][0]["text"], result["isError"]) == ("cake is ordered", False)
         assert (await when(client, ids[1], "completed")).result["content"][0]["text"].startswith("I order tea. ")
+        without_header = Request[dict[str, Any], str](method="tasks/get", params={"taskId": ids[0]})
         for _ in "12":
             await of_task(client, "cancel", ids[2])
         await when(client, ids[2], "cancelled")
+        with pytest.raises(MCPError, match="Mcp-Name"):
+            await client.session.send_request(without_header, TaskState)
         with pytest.raises(MCPError, match="no task 'none'"):
             await of_task(client, "get", "none")
         assert await call(client, "petiole_publish", event_type="message.x", stream_id="s", content={})
