@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
@@ -12,7 +12,9 @@ from playwright.sync_api import Page, sync_playwright
 
 
 @contextmanager
-def open_page(*, width: int = 1_200, height: int = 900, scheme: str = "light") -> Iterator[Page]:
+def open_page(
+    *, width: int = 1_200, height: int = 900, scheme: str = "light", options: Sequence[str] = ()
+) -> Iterator[Page]:
     """Open a page of a new browser. Every error of its scripts and of its security policy fails the test."""
     chromium = shutil.which("chromium")
     if chromium is None:
@@ -22,7 +24,8 @@ def open_page(*, width: int = 1_200, height: int = 900, scheme: str = "light") -
         pytest.skip(missing)
     errors: list[str] = []
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        arguments = ["--no-sandbox", "--disable-gpu", *options]
+        browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
         page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)  # type: ignore[arg-type]  # light or dark
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("console", lambda said: errors.append(said.text) if "Content Security Policy" in said.text else None)
