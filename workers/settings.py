@@ -94,7 +94,7 @@ class WorkerSettings(EnvironmentSettings):
     synthesizer: str = Field(
         default="espeak_ng",
         min_length=1,
-        description="Text to speech: `espeak_ng`, `flite`, or your own as `package.module:Class`.",
+        description="Text to speech: `espeak_ng`, `flite`, `piper`, or your own as `package.module:Class`.",
     )
     turn_detection: Literal["silence", "smart_turn"] = Field(
         default="silence",

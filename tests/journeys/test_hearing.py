@@ -190,8 +190,10 @@ def test_recorded_speech_is_heard_and_understood_by_the_real_models(harness, mon
 
     assert message.content.text == RECORDED_WORDS
     assert message.content.chunks.first == 0
-    decoder: Any = listening._cached_transcriber("pocketsphinx")
-    decoder.close()
+    transcriber: Any = listening._cached_transcriber("pocketsphinx")
+    transcriber.process.close()
+    detectors: Any = listening.detectors
+    detectors.process.close()
 
 
 @pytest.mark.long
