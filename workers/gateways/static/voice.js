@@ -43,6 +43,7 @@ class Call {
 
   isMuted = false;
   isUserSpeaking = false;
+  isConnected = false;
 
   async begin() {
     const constraints = { channelCount: 1, echoCancellation: true, noiseSuppression: true };
@@ -77,10 +78,10 @@ class Call {
     this.socket.binaryType = "arraybuffer";
     this.socket.onmessage = (message) => this.receive(message.data);
     return new Promise((resolve, reject) => {
-      this.socket.onopen = resolve;
+      this.socket.onopen = () => resolve((this.isConnected = true));
       this.socket.onclose = () => {
-        reject(new Error("the server refused the connection, or has too many; try again later"));
-        if (call === this) hangUp("Not connected");
+        reject(new Error("The server closed the connection; it may have too many. Try again later."));
+        if (call === this && this.isConnected) hangUp("Not connected");
       };
     });
   }
