@@ -124,3 +124,14 @@ def open_listener(host: str, port: int) -> socket.socket:
     except OSError as error:
         reason = f"cannot listen on {host!r}, port {port}: {error.strerror}; give another --host or --port"
         raise click.ClickException(reason) from error
+
+
+def find_port(wanted: int) -> int:
+    """Return a port of loopback if it is free, else another free one."""
+    try:
+        listener = socket.create_server(("127.0.0.1", wanted))
+    except OSError:
+        listener = socket.create_server(("127.0.0.1", 0))
+    with listener:
+        port: int = listener.getsockname()[1]
+        return port

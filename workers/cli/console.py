@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
 from ipaddress import ip_address
 
@@ -9,7 +10,7 @@ import click
 
 from petiole.workers.cli._console import open_console
 from petiole.workers.cli._options import connected_app, load_types, open_listener
-from petiole.workers.console import TOKEN_FILE, create_console
+from petiole.workers.console import CONSOLE_PORT, TOKEN_FILE, create_console
 
 
 @click.command
@@ -17,7 +18,7 @@ from petiole.workers.console import TOKEN_FILE, create_console
 @click.option(
     "--port",
     type=click.IntRange(0, 65_535),
-    default=8766,
+    default=CONSOLE_PORT,
     show_default=True,
     help="The port to listen on; 0 selects a free one.",
 )
@@ -45,7 +46,8 @@ def command(host: str, port: int, hosts: tuple[str, ...], *, always: bool) -> No
     with open_listener(host, port) as listener:
         bound_port = listener.getsockname()[1]
         console = open_console()
-        console.print(f"console: http://{f'[{host}]' if ':' in host else host}:{bound_port}/   (Ctrl-C ends)")
+        address = f"http://{f'[{host}]' if ':' in host else host}:{bound_port}/"
+        console.print(f"console: {address}{'   (Ctrl-C ends)' if sys.stdin.isatty() else ''}", soft_wrap=True)
         if not is_loopback or always:
             console.print(f"tokens: {bus.settings.home / TOKEN_FILE}", soft_wrap=True)
         with suppress(KeyboardInterrupt):  # uvicorn raises it again after it has closed all connections

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -60,13 +60,24 @@ SCRIPT = (
 
 @click.command
 @click.option("--voice", is_flag=True, help="Speak instead: send a recording, and record the spoken answer.")
-def command(*, voice: bool) -> None:
+@click.option("--console", "has_console", is_flag=True, help="Stay, and show a system in a browser that you can break.")
+@click.option(
+    "--port", type=click.IntRange(0, 65_535), help="The console's port; by default 8766, or another one if it is taken."
+)
+def command(*, voice: bool, has_console: bool, port: int | None) -> None:
     """Run a conversation of three messages through a real worker and a real broker, and show its events.
 
     Starts the embedded broker and a worker if none runs, and stops them at the end. Exits with 1 if an answer is
-    missing.
+    missing. With --console, a system of its own in a temporary directory is shown until Ctrl-C; it uses no setting and no
+    broker of yours.
     """
     console = open_console()
+    if has_console:
+        from petiole.workers.cli._console_demo import run_console_demo  # noqa: PLC0415 - registers event types and a tool
+
+        with signals_as_keyboard_interrupt(), suppress(KeyboardInterrupt):
+            run_console_demo(console, port)
+        return
     if voice:
         check_voice()
     watchdog = Watchdog()

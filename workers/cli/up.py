@@ -1,4 +1,4 @@
-"""Run broker, workers and beat in this terminal."""
+"""Run broker, workers, beat and the console in this terminal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from petiole.events.subscriptions import Subscription
 from petiole.tasks.bus import default_bus
 from petiole.tasks.runtime import BusRuntime
 from petiole.workers.cli._console import open_console, render_hints
-from petiole.workers.cli._options import format_command
+from petiole.workers.cli._options import find_port, format_command
+from petiole.workers.console import CONSOLE_PORT, is_installed
 from petiole.workers.observability.printable import replace_unprintable
 from petiole.workers.process import embedded_broker
 from petiole.workers.process.child_processes import (
@@ -28,6 +29,7 @@ from petiole.workers.process.child_processes import (
     node_name,
     signals_as_keyboard_interrupt,
     start_beat,
+    start_console,
     start_worker,
     wait_for_first_exit,
     wait_for_worker,
@@ -40,7 +42,7 @@ LOCK_FILE = "up.lock"
 
 MAIN_WORKER = "petiole"
 ERROR_WORKER = "petiole-errors"
-_STYLES = {"worker": "cyan", "errors": "red", "beat": "magenta"}
+_STYLES = {"worker": "cyan", "errors": "red", "beat": "magenta", "console": "green"}
 
 
 @click.command
@@ -51,8 +53,11 @@ _STYLES = {"worker": "cyan", "errors": "red", "beat": "magenta"}
     show_default=True,
     help="The number of deliveries that the worker handles at once.",
 )
-def command(concurrency: int) -> None:
-    """Run a worker with all agents, and beat, in this terminal; and the embedded broker if none is configured.
+@click.option(
+    "--console/--no-console", "has_console", default=True, help="Whether to serve the console, if it is installed."
+)
+def command(concurrency: int, *, has_console: bool) -> None:
+    """Run a worker with all agents, beat and the console, in this terminal; and the embedded broker if none is configured.
 
     Agents that subscribe to the error channel only get a worker of their own, so that no other work delays errors. On
     Ctrl-C running handlers finish; the broker stops if this command started it.
@@ -60,13 +65,13 @@ def command(concurrency: int) -> None:
     console = open_console()
     with signals_as_keyboard_interrupt(), ExitStack() as started:
         try:
-            _run_all(console, started, concurrency)
+            _run_all(console, started, concurrency, has_console=has_console and is_installed())
         except KeyboardInterrupt:
             console.print("\nstopping after the running handlers (Ctrl-C again: at once)", style="bold")
     console.print("all stopped", style="bold")
 
 
-def _run_all(console: Console, started: ExitStack, concurrency: int) -> None:
+def _run_all(console: Console, started: ExitStack, concurrency: int, *, has_console: bool) -> None:
     try:
         # Locked first: a second `up` must not stop the broker that the first one uses.
         started.enter_context(embedded_broker.hold_process_lock(LOCK_FILE))
@@ -92,10 +97,18 @@ def _run_all(console: Console, started: ExitStack, concurrency: int) -> None:
         errors = launch(ERROR_WORKER, concurrency=1, label="errors", options=selected)
         children[ERROR_WORKER] = start(errors)
     beat = start(start_beat(output=subprocess.PIPE, watchdog=watchdog))
+    address = _start_console(start, watchdog) if has_console else None
     for name, child in children.items():
         wait_for_worker(default_bus, child, node_name(name))
-    _print_hints(console, running)
+    _print_hints(console, running, address)
     _wait_for_exit((*children.values(), beat))
+
+
+def _start_console(start: Callable[[ChildProcess], ChildProcess], watchdog: Watchdog) -> str:
+    """Start the console and return its address. What runs goes on if the console ends."""
+    port = find_port(CONSOLE_PORT)
+    start(start_console(port=port, output=subprocess.PIPE, watchdog=watchdog))
+    return f"http://127.0.0.1:{port}/"
 
 
 def _error_channel_agents() -> list[str]:
@@ -138,9 +151,12 @@ def _line_printer(console: Console) -> Callable[[str, str], None]:
     return show
 
 
-def _print_hints(console: Console, running: embedded_broker.RunningBroker | None) -> None:
+def _print_hints(console: Console, running: embedded_broker.RunningBroker | None, address: str | None) -> None:
     broker = "the embedded broker" if running else "the configured broker"
-    console.print(f"\nup, on {broker}. In another terminal:", style="bold")
+    console.print(f"\nup, on {broker}.", style="bold")
+    if address:
+        console.print(f"See it in a browser: {address}")
+    console.print("In another terminal:")
     commands = [
         (format_command("chat"), "chat with the agents"),
         (format_command("tail"), "watch every event"),

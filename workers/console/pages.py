@@ -14,6 +14,7 @@ from starlette.staticfiles import StaticFiles
 
 from petiole.workers.console.approvals import decide_approval, list_approvals
 from petiole.workers.console.board import Board
+from petiole.workers.console.break_it import Experiments, show_experiments, start_experiment
 from petiole.workers.console.conversations import list_conversations, reveal_conversation, show_conversation
 from petiole.workers.console.failures import (
     discard_letter,
@@ -35,6 +36,7 @@ from petiole.workers.gateways.tokens import SESSION_S, TokenFile
 
 if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
+    from petiole.workers.console.breakable import Breakable
 
 _STATIC = Path(__file__).parent / "static"
 
@@ -50,6 +52,7 @@ _LOOKS: Mapping[str, Answer] = {
     "/approvals": list_approvals,
     "/why": show_why,
     "/catalog": show_catalog,
+    "/break": show_experiments,
 }
 """Pages for viewers."""
 
@@ -62,13 +65,15 @@ _ACTS: Mapping[str, tuple[Answer, str]] = {
     "/letter/discard": (discard_letter, "dead_letter.discarded"),
     "/replay": (start_replay, "dead_letters.replayed"),
     "/approval": (decide_approval, "approval.decided"),
+    "/break": (start_experiment, "experiment.started"),
 }
 """Forms for operators, with the action that a refusal is recorded as."""
 
 
-def build_pages(bus: BusRuntime, tokens: TokenFile) -> Starlette:
+def build_pages(bus: BusRuntime, tokens: TokenFile, breakable: Breakable | None) -> Starlette:
     """Build the application without the middleware that says who visits."""
-    backstage = Backstage(bus, Board(bus), LetterIndex(bus), Replays(bus), tokens, make_templates())
+    experiments = Experiments(bus, breakable) if breakable else None
+    backstage = Backstage(bus, Board(bus), LetterIndex(bus), Replays(bus), tokens, make_templates(), experiments)
     live = LiveEvents(bus)
 
     @asynccontextmanager

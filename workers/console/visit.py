@@ -35,6 +35,7 @@ from petiole.workers.gateways.tokens import Identity, Role
 if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
     from petiole.workers.console.board import Board
+    from petiole.workers.console.break_it import Experiments
     from petiole.workers.console.letter_index import LetterIndex
     from petiole.workers.console.replays import Replays
     from petiole.workers.gateways.tokens import TokenFile
@@ -61,6 +62,7 @@ class Backstage:
     replays: Replays
     tokens: TokenFile
     templates: Environment
+    experiments: Experiments | None = None
 
 
 @dataclass(frozen=True)
