@@ -6,7 +6,6 @@ import os
 import shutil
 import tempfile
 import threading
-
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
@@ -26,12 +25,18 @@ from petiole.workers.process.child_processes import ChildProcess, node_name, sta
 from petiole.workers.process.watchdog import Watchdog
 
 _AGENTS = "petiole.workers.console.demo_agents"
+_OPERATOR = "PETIOLE_OPERATOR"
 _WORKERS = ("demo-1", "demo-2")
 _SLOTS = 4
 _RESTART_AFTER_S = 1.5
 _POLL_S = 0.2
 _ANSWER_TIMEOUT_S = 30.0
-_CONVERSATION = ("Hello, can you help me?", "What is 12 * 7?", "What did I ask you to calculate?", "Order 3 cups of tea")
+_CONVERSATION = (
+    "Hello, can you help me?",
+    "What is 12 * 7?",
+    "What did I ask you to calculate?",
+    "Order 3 cups of tea",
+)
 
 
 def run_console_demo(console: Console, port: int | None) -> None:
@@ -133,7 +138,7 @@ class DemoSystem:
 def _temporary_home() -> Iterator[Path]:
     """Make a home, and have this process and its children use it and no setting of the user's."""
     home = Path(tempfile.mkdtemp(prefix="petiole-demo-"))
-    for name in [name for name in os.environ if name.startswith(("PETIOLE_", "CELERY_"))]:
+    for name in [name for name in os.environ if name.startswith(("PETIOLE_", "CELERY_")) and name != _OPERATOR]:
         del os.environ[name]
     os.environ |= {
         "PETIOLE_HOME": str(home),

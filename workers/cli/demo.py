@@ -68,8 +68,8 @@ def command(*, voice: bool, has_console: bool, port: int | None) -> None:
     """Run a conversation of three messages through a real worker and a real broker, and show its events.
 
     Starts the embedded broker and a worker if none runs, and stops them at the end. Exits with 1 if an answer is
-    missing. With --console, a system of its own in a temporary directory is shown until Ctrl-C; it uses no setting and no
-    broker of yours.
+    missing. With --console, a system of its own in a temporary directory is shown until Ctrl-C; it uses no setting and
+    no broker of yours.
     """
     console = open_console()
     if has_console:

@@ -57,7 +57,7 @@ _STYLES = {"worker": "cyan", "errors": "red", "beat": "magenta", "console": "gre
     "--console/--no-console", "has_console", default=True, help="Whether to serve the console, if it is installed."
 )
 def command(concurrency: int, *, has_console: bool) -> None:
-    """Run a worker with all agents, beat and the console, in this terminal; and the embedded broker if none is configured.
+    """Run a worker with all agents, beat and the console in this terminal; and the embedded broker if none is set up.
 
     Agents that subscribe to the error channel only get a worker of their own, so that no other work delays errors. On
     Ctrl-C running handlers finish; the broker stops if this command started it.

@@ -1,9 +1,9 @@
 """The agents, the model and the tool of `petiole demo --console`, which are there to be broken.
 
-    PETIOLE_AGENTS=petiole.workers.agents,petiole.workers.console.demo_agents
-    PETIOLE_EVENT_TYPES=petiole.workers.console.demo_agents
-    PETIOLE_TOOLS=petiole.workers.console.demo_agents
-    PETIOLE_LLM=petiole.workers.console.demo_agents:DemoModel
+PETIOLE_AGENTS=petiole.workers.agents,petiole.workers.console.demo_agents
+PETIOLE_EVENT_TYPES=petiole.workers.console.demo_agents
+PETIOLE_TOOLS=petiole.workers.console.demo_agents
+PETIOLE_LLM=petiole.workers.console.demo_agents:DemoModel
 """
 
 from __future__ import annotations

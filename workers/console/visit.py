@@ -34,6 +34,7 @@ from petiole.workers.gateways.tokens import Identity, Role
 
 if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
+    from petiole.workers.console.answers import LiveAnswers
     from petiole.workers.console.board import Board
     from petiole.workers.console.break_it import Experiments
     from petiole.workers.console.letter_index import LetterIndex
@@ -60,6 +61,7 @@ class Backstage:
     board: Board
     letters: LetterIndex
     replays: Replays
+    answers: LiveAnswers
     tokens: TokenFile
     templates: Environment
     experiments: Experiments | None = None
