@@ -6,10 +6,8 @@ import asyncio
 import os
 import re
 import socket
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx2
@@ -18,14 +16,15 @@ import pytest
 from petiole.events import TextContent, TextMessageEvent
 from petiole.events.errors import Permanent, UsageError
 from petiole.events.event import EventContext
-from petiole.workers.channels.http_server import build_server
 from petiole.workers.console import create_console
 from petiole.workers.gateways.identities import IdentityMiddleware, RequestLimits, may_use_stream
 from petiole.workers.gateways.tokens import Identity, TokenFile
 from tests.journeys.console.conftest import Browser, find
+from tests.support.browser import serving
 from tests.support.errors import has_code
 
-PAGES = ["/", "/board", "/conversations", "/failures", "/approvals", "/why", "/catalog", "/events"]
+PAGES = ["/", "/board", "/conversations", "/point", "/failures", "/approvals", "/why", "/catalog", "/asyncapi",
+         "/events", "/answers", "/break"]  # fmt: skip
 HOSTILE = '"><script src=//evil.test/x.js></script><img src=x onerror=alert(1)>\x1b]0;title\x07'
 
 
@@ -77,7 +76,8 @@ def test_a_removed_token_ends_its_sessions(open_browser, tokens, tmp_path):
     [("/agent", "agent.set"), ("/circuit", "circuit.set"), ("/conversation?id=s", "contents.shown"),
      ("/letter?id=x", "contents.shown"), ("/letter/edit?id=x", "dead_letter.edited"),
      ("/letter/discard?id=x", "dead_letter.discarded"), ("/replay", "dead_letters.replayed"),
-     ("/approval", "approval.decided")],
+     ("/approval", "approval.decided"), ("/point?id=s", "contents.shown"), ("/point/replay?id=s", "history.replayed"),
+     ("/point/fork?id=s", "event.forked"), ("/break", "experiment.started")],
 )  # fmt: skip
 def test_a_viewer_changes_nothing_and_sees_no_contents_and_the_try_is_recorded(
     harness, open_browser, tokens, page, action
@@ -237,20 +237,6 @@ def test_hostile_json_is_refused_with_a_reason(browser, event):
 
     assert answer.status_code == 400
     assert 'role="alert"' in answer.text
-
-
-@contextmanager
-def serving(application) -> Iterator[str]:
-    """Serve an application on loopback; yields its address."""
-    server = build_server(application)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join()
 
 
 def test_a_client_that_sends_slowly_is_cut_off_and_others_are_served(harness):
