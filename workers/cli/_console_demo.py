@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ from rich.console import Console
 from petiole.events.errors import missing_extra
 from petiole.tasks.bus import default_bus
 from petiole.workers.cli._conversation import Conversation
-from petiole.workers.cli._options import find_port, load_types, open_listener
+from petiole.workers.cli._options import load_types, open_listener, open_loopback_listener
 from petiole.workers.console import CONSOLE_PORT, create_console, is_installed
 from petiole.workers.console.breakable import DemoWorker
 from petiole.workers.console.demo_agents import DemoOrder, DemoOrderPlacedEvent, model_switch
@@ -60,7 +61,8 @@ def run_console_demo(console: Console, port: int | None) -> None:
         console.print("starting a broker and two workers; it takes some seconds")
         system.start()
         _leave_something_to_see()
-        _serve(console, system, find_port(CONSOLE_PORT) if port is None else port)
+        listener = open_loopback_listener(CONSOLE_PORT) if port is None else open_listener("127.0.0.1", port)
+        _serve(console, system, started.enter_context(listener))
 
 
 class DemoSystem:
@@ -175,14 +177,13 @@ def _leave_something_to_see() -> None:
     )
 
 
-def _serve(console: Console, system: DemoSystem, port: int) -> None:
+def _serve(console: Console, system: DemoSystem, listener: socket.socket) -> None:
     from petiole.workers.channels.http_server import build_server  # noqa: PLC0415 - needs an extra
 
     server = build_server(create_console(default_bus, trusts_loopback=True, breakable=system))
-    with open_listener("127.0.0.1", port) as listener:
-        address = f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        console.print(f"console: {address}", style="bold", soft_wrap=True)
-        console.print(f"break it: {address}break", soft_wrap=True)
-        console.print("Ctrl-C ends the demo and deletes all that it made.", style="dim")
-        with suppress(KeyboardInterrupt):  # uvicorn raises it again after it has closed all connections
-            server.run(sockets=[listener])
+    address = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+    console.print(f"console: {address}", style="bold", soft_wrap=True)
+    console.print(f"break it: {address}break", soft_wrap=True)
+    console.print("Ctrl-C ends the demo and deletes all that it made.", style="dim")
+    with suppress(KeyboardInterrupt):  # uvicorn raises it again after it has closed all connections
+        server.run(sockets=[listener])

@@ -126,12 +126,9 @@ def open_listener(host: str, port: int) -> socket.socket:
         raise click.ClickException(reason) from error
 
 
-def find_port(wanted: int) -> int:
-    """Return a port of loopback if it is free, else another free one."""
+def open_loopback_listener(wanted: int) -> socket.socket:
+    """Listen on a port of loopback, or on another one if it is taken."""
     try:
-        listener = socket.create_server(("127.0.0.1", wanted))
+        return socket.create_server(("127.0.0.1", wanted))
     except OSError:
-        listener = socket.create_server(("127.0.0.1", 0))
-    with listener:
-        port: int = listener.getsockname()[1]
-        return port
+        return socket.create_server(("127.0.0.1", 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from contextlib import suppress
 from ipaddress import ip_address
@@ -30,7 +31,8 @@ from petiole.workers.console import CONSOLE_PORT, TOKEN_FILE, create_console
     help="A name under which browsers reach this server, besides localhost; may be repeated.",
 )
 @click.option("--auth", "always", is_flag=True, help="Ask callers on this machine for a token, too.")
-def command(host: str, port: int, hosts: tuple[str, ...], *, always: bool) -> None:
+@click.option("--listener", type=int, hidden=True, help="The descriptor of a socket that listens already.")
+def command(host: str, port: int, hosts: tuple[str, ...], *, always: bool, listener: int | None) -> None:
     """Serve the console until Ctrl-C: live events, agents, conversations, failures, approvals, routing, catalog.
 
     On loopback a browser of this machine is an admin. Beyond it, and with --auth, everybody signs in with a token of
@@ -43,15 +45,15 @@ def command(host: str, port: int, hosts: tuple[str, ...], *, always: bool) -> No
     from petiole.workers.channels.http_server import build_server  # noqa: PLC0415 - needs an extra
 
     server = build_server(application)
-    with open_listener(host, port) as listener:
-        bound_port = listener.getsockname()[1]
+    with open_listener(host, port) if listener is None else socket.socket(fileno=listener) as listening:
+        bound_port = listening.getsockname()[1]
         console = open_console()
         address = f"http://{f'[{host}]' if ':' in host else host}:{bound_port}/"
         console.print(f"console: {address}{'   (Ctrl-C ends)' if sys.stdin.isatty() else ''}", soft_wrap=True)
         if not is_loopback or always:
             console.print(f"tokens: {bus.settings.home / TOKEN_FILE}", soft_wrap=True)
         with suppress(KeyboardInterrupt):  # uvicorn raises it again after it has closed all connections
-            server.run(sockets=[listener])
+            server.run(sockets=[listening])
 
 
 def _is_loopback(host: str) -> bool:

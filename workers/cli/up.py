@@ -17,8 +17,9 @@ from petiole.events.subscriptions import Subscription
 from petiole.tasks.bus import default_bus
 from petiole.tasks.runtime import BusRuntime
 from petiole.workers.cli._console import open_console, render_hints
-from petiole.workers.cli._options import find_port, format_command
-from petiole.workers.console import CONSOLE_PORT, is_installed
+from petiole.workers.cli._console_on_demand import ConsoleOnDemand
+from petiole.workers.cli._options import format_command
+from petiole.workers.console import is_installed
 from petiole.workers.observability.printable import replace_unprintable
 from petiole.workers.process import embedded_broker
 from petiole.workers.process.child_processes import (
@@ -29,7 +30,6 @@ from petiole.workers.process.child_processes import (
     node_name,
     signals_as_keyboard_interrupt,
     start_beat,
-    start_console,
     start_worker,
     wait_for_first_exit,
     wait_for_worker,
@@ -86,7 +86,8 @@ def _run_all(console: Console, started: ExitStack, concurrency: int, *, has_cons
         watchdog.add("broker")
     if running and not running.was_started:
         _refuse_running_workers(default_bus)
-    start = partial(_start_child, started, _line_printer(console))
+    show = _line_printer(console)
+    start = partial(_start_child, started, show)
     error_agents = ",".join(_error_channel_agents())
     excluded = ["-X", error_agents] if error_agents else []
     launch = partial(start_worker, output=subprocess.PIPE, watchdog=watchdog)
@@ -97,18 +98,18 @@ def _run_all(console: Console, started: ExitStack, concurrency: int, *, has_cons
         errors = launch(ERROR_WORKER, concurrency=1, label="errors", options=selected)
         children[ERROR_WORKER] = start(errors)
     beat = start(start_beat(output=subprocess.PIPE, watchdog=watchdog))
-    address = _start_console(start, watchdog) if has_console else None
     for name, child in children.items():
         wait_for_worker(default_bus, child, node_name(name))
-    _print_hints(console, running, address)
+    web = _open_console(started, watchdog, partial(show, "console")) if has_console else None
+    _print_hints(console, running, web)
     _wait_for_exit((*children.values(), beat))
 
 
-def _start_console(start: Callable[[ChildProcess], ChildProcess], watchdog: Watchdog) -> str:
-    """Start the console and return its address. What runs goes on if the console ends."""
-    port = find_port(CONSOLE_PORT)
-    start(start_console(port=port, output=subprocess.PIPE, watchdog=watchdog))
-    return f"http://127.0.0.1:{port}/"
+def _open_console(started: ExitStack, watchdog: Watchdog, show: Callable[[str], None]) -> str:
+    """Open the console's port and return its address."""
+    on_demand = ConsoleOnDemand(watchdog, show)
+    started.callback(on_demand.stop)
+    return on_demand.address
 
 
 def _error_channel_agents() -> list[str]:
@@ -146,7 +147,7 @@ def _start_child(started: ExitStack, show: Callable[[str, str], None], child: Ch
 
 def _line_printer(console: Console) -> Callable[[str, str], None]:
     def show(name: str, line: str) -> None:
-        console.print(Text.assemble((f"{name:<6} | ", _STYLES[name]), replace_unprintable(line)), soft_wrap=True)
+        console.print(Text.assemble((f"{name:<7} | ", _STYLES[name]), replace_unprintable(line)), soft_wrap=True)
 
     return show
 

@@ -107,10 +107,10 @@ def start_beat(*, output: IO[str] | int, watchdog: Watchdog) -> ChildProcess:
     return _start_celery("beat", ["beat", "--pidfile=", "--loglevel", "INFO"], output, watchdog)
 
 
-def start_console(*, port: int, output: IO[str] | int, watchdog: Watchdog) -> ChildProcess:
-    """Start the console on a port of loopback."""
-    arguments = ["petiole.workers.cli", "console", "--port", str(port)]
-    return _start_module("console", arguments, output, watchdog)
+def start_console(listener: socket.socket, *, output: IO[str] | int, watchdog: Watchdog) -> ChildProcess:
+    """Start the console on a socket that listens on loopback."""
+    arguments = ["petiole.workers.cli", "console", "--listener", str(listener.fileno())]
+    return _start_module("console", arguments, output, watchdog, descriptors=(listener.fileno(),))
 
 
 def node_name(name: str) -> str:
@@ -175,7 +175,9 @@ def _start_celery(name: str, arguments: Sequence[str], output: IO[str] | int, wa
     return _start_module(name, [*celery, *arguments], output, watchdog)
 
 
-def _start_module(name: str, arguments: Sequence[str], output: IO[str] | int, watchdog: Watchdog) -> ChildProcess:
+def _start_module(
+    name: str, arguments: Sequence[str], output: IO[str] | int, watchdog: Watchdog, descriptors: Sequence[int] = ()
+) -> ChildProcess:
     process = subprocess.Popen(
         [sys.executable, "-m", *arguments],
         stdin=subprocess.DEVNULL,
@@ -187,6 +189,7 @@ def _start_module(name: str, arguments: Sequence[str], output: IO[str] | int, wa
         start_new_session=True,
         preexec_fn=watchdog.add_this_process,  # noqa: PLW1509 - it takes no lock: it only writes to a pipe
         env=_child_environment(),
+        pass_fds=descriptors,
     )
     return ChildProcess(name, process)
 

@@ -6,12 +6,13 @@ import html
 import json
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Any
 
 import httpx2
 import pytest
 
-from petiole.events import Content, Event, TextContent, TextMessageEvent
+from petiole.events import Event, TextContent, TextMessageEvent
+from petiole.events.catalog.message import MessageEvent
 from petiole.events.catalog.tools import ApprovalRequest, ApprovalRequestedEvent
 from petiole.events.errors import Permanent
 from petiole.tasks import Context
@@ -23,17 +24,6 @@ from petiole.workers.tools import approvals
 from tests.journeys.console.conftest import Browser, find
 from tests.support.browser import serving
 from tests.support.inside import Inside
-
-
-class Note(Content):
-    text: str
-
-
-class NoteEvent(Event):
-    """Somebody noted something."""
-
-    event_type: Literal["note.taken"] = "note.taken"
-    content: Note
 
 
 def a_message(text: str = "Hello", stream_id: str = "s-1") -> TextMessageEvent:
@@ -147,9 +137,10 @@ def a_flow_with_an_answer(harness: EventTestHarness) -> str:
     """Have a message answered, and return the address of the page from the message on."""
 
     def repeat(event: Event) -> Event:
-        return event.caused(NoteEvent, content=Note(text=f"again: {event.content.text}"))  # type: ignore[attr-defined]
+        assert isinstance(event, TextMessageEvent)
+        parameters = {"parameters": {"text": f"again: {event.content.text}"}}
+        return event.caused(MessageEvent, event_type="message.echo", content=parameters)
 
-    harness.bus.event_registry.register(NoteEvent)
     harness.subscribe("input.*", repeat, agent="parrot")
     message = a_message("a secret")
     harness.publish(message)
@@ -157,9 +148,9 @@ def a_flow_with_an_answer(harness: EventTestHarness) -> str:
     return f"/point?id={message.correlation_id}&event={message.event_id}"
 
 
-def notes(harness: EventTestHarness) -> list[tuple[str, str]]:
-    found = [each for each in harness.published_events() if isinstance(each, NoteEvent)]
-    return [(each.stream_id, each.content.text) for each in found]
+def echoes(harness: EventTestHarness) -> list[tuple[str, str]]:
+    found = [each for each in harness.published_events() if isinstance(each, MessageEvent)]
+    return [(each.stream_id, each.content.parameters["text"]) for each in found]
 
 
 def test_a_conversation_is_replayed_from_an_event_to_one_subscription_once_however_often_it_is_sent(harness, browser):
@@ -173,7 +164,7 @@ def test_a_conversation_is_replayed_from_an_event_to_one_subscription_once_howev
     harness.bus.wait()
 
     assert "1 deliveries were sent to parrot.repeat" in done.text
-    assert notes(harness) == [("s-1", "again: a secret")] * 2
+    assert echoes(harness) == [("s-1", "again: a secret")] * 2
     assert [each["action"] for each in actions(harness)] == ["history.replayed"] * 2
 
 
@@ -190,7 +181,7 @@ def test_a_conversation_is_forked_with_another_content_and_the_old_one_stays(har
 
     assert content["text"] == "a secret"
     assert (refused.status_code, "text" in refused.text) == (400, True)
-    (_, original), (stream, copy) = notes(harness)
+    (_, original), (stream, copy) = echoes(harness)
     assert (original, copy) == ("again: a secret", "again: another way")
     assert stream.startswith("fork-")
     assert stream in forked.text
