@@ -10,9 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
 
 from petiole.workers.channels.http_server import build_server
+
+PATIENCE_MS = 60_000
+"""For what a page shows: the machine may be busy."""
+
+expect.set_options(timeout=PATIENCE_MS)
 
 
 @contextmanager
@@ -30,7 +35,7 @@ def open_page(*, width: int = 1_200, height: int = 900, scheme: str = "light") -
         context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)  # type: ignore[arg-type]  # light or dark
         context.on("weberror", lambda found: errors.append(str(found.error)))
         context.on("console", lambda said: errors.append(said.text) if "Content Security Policy" in said.text else None)
-        context.set_default_timeout(20_000)
+        context.set_default_timeout(PATIENCE_MS)
         page = context.new_page()
         yield page
         browser.close()
