@@ -13,6 +13,7 @@ from pathlib import Path
 
 import axe_playwright_python
 import pytest
+from PIL import Image
 from playwright.sync_api import Page, expect
 
 from petiole.events import Event, TextContent, TextMessageEvent
@@ -58,7 +59,11 @@ def keep_picture(page: Page, name: str) -> None:
     """Keep what the window shows, without what differs from machine to machine."""
     if PICTURES:
         page.mouse.move(0, 0)
-        page.screenshot(path=str(Path(PICTURES) / f"{name}.png"))
+        window = page.viewport_size or {"width": 0, "height": 0}
+        height = min(window["height"], page.evaluate("Math.ceil(document.body.getBoundingClientRect().bottom)"))
+        path = Path(PICTURES) / f"{name}.png"
+        page.screenshot(path=path, clip={"x": 0, "y": 0, "width": window["width"], "height": height})
+        Image.open(path).quantize(64).save(path, optimize=True)
 
 
 def press_experiment(page: Page, address: str, name: str, published: int, *, dead_lettered: int = 0) -> None:
@@ -133,6 +138,8 @@ def test_an_approval_is_granted_a_breaker_opened_and_closed_and_an_agent_paused_
 def test_a_conversation_is_forked_with_another_content(demo):
     with open_page() as page:
         page.goto(f"{demo}conversation?id=demo-conversation")
+        page.click("summary")
+        page.click("details li a >> nth=2")
         keep_picture(page, "conversation")
         page.click("a.here >> nth=0")
         page.click("text=Show and change the content first")
@@ -156,7 +163,7 @@ def test_an_answer_is_seen_while_it_is_written(harness):
 
     harness.subscribe("input.*", answer, agent="writer")
     harness.publish(TextMessageEvent(stream_id="s-1", content=TextContent(text="Hello")))
-    working = threading.Thread(target=harness.bus.wait)
+    working = threading.Thread(target=harness.bus.wait, args=(200,))
     working.start()
     application = create_console(harness.bus, trusts_loopback=True)
     try:
