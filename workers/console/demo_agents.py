@@ -24,7 +24,7 @@ from petiole.workers.llm.provider import Finished, ResponsePart, TextDelta, Tool
 from petiole.workers.llm.rules import RuleBasedModel
 from petiole.workers.tools import tool
 
-WORD_S: Final = 0.08
+WORD_S: Final = 0.1
 """How long the model writes at a word, so that a reader sees the answer grow."""
 
 _STOPPED_FILE = "model.stopped"
