@@ -60,7 +60,9 @@ def keep_picture(page: Page, name: str) -> None:
         height = min(window["height"], page.evaluate("Math.ceil(document.body.getBoundingClientRect().bottom)"))
         path = Path(PICTURES) / f"{name}.png"
         page.screenshot(path=path, clip={"x": 0, "y": 0, "width": window["width"], "height": height})
-        Image.open(path).quantize(64).save(path, optimize=True)
+        Image.open(path).convert("RGB").quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(
+            path, optimize=True
+        )
 
 
 def press_experiment(page: Page, address: str, name: str, published: int, *, dead_lettered: int = 0) -> None:

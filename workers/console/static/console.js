@@ -15,11 +15,10 @@
     const link = document.createElement("a");
     link.href = list.dataset.conversation + encodeURIComponent(event.flow);
     link.textContent = event.topic;
-    const publisher = document.createElement("span");
-    publisher.className = "hint";
-    publisher.textContent = event.publisher;
-    row.insertCell().append(link, " ", publisher);
-    cell(row, event.stream.length > 40 ? event.stream.slice(0, 39) + "…" : event.stream).className = "wide";
+    const origin = document.createElement("span");
+    origin.className = "hint";
+    origin.textContent = `${event.publisher} · ${event.stream.length > 40 ? event.stream.slice(0, 39) + "…" : event.stream}`;
+    row.insertCell().append(link, " ", origin);
     while (list.rows.length > MOST) list.deleteRow(-1);
   };
   const source = new EventSource(list.dataset.source);
