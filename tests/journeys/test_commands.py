@@ -133,8 +133,8 @@ def test_the_demo_uses_what_runs_and_leaves_it_running(running):
 
 
 def test_up_shows_the_demo_in_a_browser_and_its_console_begins_with_the_first_visitor(running):
-    stream = re.search(r"conversation\?id=(\S+)", running.type("demo").stdout)[1]
-    address = re.search(r"in a browser: (http\S+)", running.said)[1]
+    (stream,) = re.findall(r"conversation\?id=(\S+)", running.type("demo").stdout)
+    (address,) = re.findall(r"in a browser: (http\S+)", running.said)
     before = [command_of(pid) for pid in descendants(running.left_running[0].pid)]
 
     page = httpx2.get(f"{address}conversation?id={stream}", timeout=40).text

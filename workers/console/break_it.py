@@ -67,13 +67,13 @@ class Tally:
 
 @dataclass(slots=True)
 class Experiment:
-    """One damage, what was told of it, and how it goes on."""
+    """One damage, what happened since, and its tally."""
 
     title: str
     stream_id: str = field(default_factory=lambda: f"break-it-{uuid4().hex[:8]}")
     published: int = 0
     tally: Tally = Tally(0, 0, 0, 0)
-    notes: list[tuple[datetime, str]] = field(default_factory=list)
+    lines: list[tuple[datetime, str]] = field(default_factory=list)
     waiting: deque[float] = field(default_factory=lambda: deque(maxlen=120))
     is_done: bool = False
     error: str = ""
@@ -85,14 +85,14 @@ class Experiment:
         """Whether every event has its outcome."""
         return self.is_done and not self.error and not self.tally.lost
 
-    def tell(self, text: str) -> None:
-        """Add a note with the time."""
-        self.notes.append((datetime.now(UTC), text))
+    def record(self, text: str) -> None:
+        """Add a line with the time."""
+        self.lines.append((datetime.now(UTC), text))
 
     def damage(self, text: str) -> None:
-        """Note what was damaged; recovery is timed from here."""
+        """Record what was damaged; recovery is timed from here."""
         self._damaged_at = time.monotonic()
-        self.tell(text)
+        self.record(text)
 
     def expect_outcomes(self) -> None:
         """Begin to wait for the outcomes: everything is published."""
@@ -108,7 +108,7 @@ class Experiment:
         self.waiting.append(float(self.tally.waiting))
         if self._gives_up_at < float("inf") and not self.tally.waiting:
             seconds = time.monotonic() - (self._damaged_at or time.monotonic())
-            self.tell(f"every event has its outcome, {seconds:.1f} s after the damage")
+            self.record(f"every event has its outcome, {seconds:.1f} s after the damage")
             self.is_done = True
 
 
@@ -172,7 +172,7 @@ class Experiments:
         """Publish the events of an experiment."""
         self._bus.publish_many(events)
         experiment.published += len(events)
-        experiment.tell(f"{len(events)} events published")
+        experiment.record(f"{len(events)} events published")
 
     def in_flight(self) -> int:
         """Return how many orders the workers have in their hands."""
@@ -192,7 +192,7 @@ def _kill_a_worker(experiments: Experiments, experiment: Experiment) -> None:
     while time.monotonic() < deadline:
         worker = next(each for each in experiments.system.list_workers() if each.name == killed.name)
         if worker.is_alive and worker.restarts > killed.restarts:
-            experiment.tell(f"{worker.name} was started again as process {worker.pid}")
+            experiment.record(f"{worker.name} was started again as process {worker.pid}")
             return
         time.sleep(_POLL_S)
         experiments.read(experiment)
@@ -217,7 +217,7 @@ def _stop_the_model(experiments: Experiments, experiment: Experiment) -> None:
             experiments.read(experiment)
     finally:
         experiments.system.start_model()
-    experiment.tell("the model is back; its breaker stays open until a probe succeeds, at most 30 s from now")
+    experiment.record("the model is back; its breaker stays open until a probe succeeds, at most 30 s from now")
 
 
 def _fill_a_queue(experiments: Experiments, experiment: Experiment) -> None:

@@ -1,4 +1,4 @@
-"""The console in a real browser: a system is watched, broken and mended by its pages alone."""
+"""The console in a real browser: a system is watched, broken and repaired by its pages alone."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def press_experiment(page: Page, address: str, name: str, published: int, *, dea
         expect(latest.locator(f".{outcome} dd")).to_have_text(str(count))
 
 
-def test_a_killed_worker_loses_and_repeats_nothing_and_a_poisoned_order_is_mended_and_replayed(demo):
+def test_a_killed_worker_loses_and_repeats_nothing_and_a_poisoned_order_is_edited_and_replayed(demo):
     with open_page() as page:
         page.goto(demo)
         expect(page.locator("#live-state")).to_contain_text("Live.")
