@@ -15,8 +15,9 @@ from starlette.staticfiles import StaticFiles
 from petiole.workers.console.answers import LiveAnswers
 from petiole.workers.console.approvals import decide_approval, list_approvals
 from petiole.workers.console.board import Board
-from petiole.workers.console.break_it import Experiments, show_experiments, start_experiment
+from petiole.workers.console.break_it import show_experiments, start_experiment
 from petiole.workers.console.conversations import list_conversations, reveal_conversation, show_conversation
+from petiole.workers.console.experiments import Experiments
 from petiole.workers.console.failures import (
     discard_letter,
     edit_letter,

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
     from petiole.workers.console.answers import LiveAnswers
     from petiole.workers.console.board import Board
-    from petiole.workers.console.break_it import Experiments
+    from petiole.workers.console.experiments import Experiments
     from petiole.workers.console.letter_index import LetterIndex
     from petiole.workers.console.replays import Replays
     from petiole.workers.gateways.tokens import TokenFile

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from petiole.tasks.stores.history import RecordedEvent
-from petiole.workers.console.break_it import Experiment, Tally, count_outcomes
+from petiole.workers.console.experiments import Experiment, Tally, count_outcomes
 
 
 def recorded(topic: str, flow: str, **content: str) -> RecordedEvent:
@@ -36,7 +36,7 @@ def test_what_has_no_outcome_in_time_is_lost(monkeypatch):
     experiment.expect_outcomes()
     experiment.update([recorded(SERVED, "a")])
     before = (experiment.tally, experiment.is_done)
-    monkeypatch.setattr("petiole.workers.console.break_it.time.monotonic", lambda: float("inf"))
+    monkeypatch.setattr("petiole.workers.console.experiments.time.monotonic", lambda: float("inf"))
 
     experiment.update([recorded(SERVED, "a")])
 
