@@ -1,4 +1,4 @@
-"""Measure the console: `python -m tests.benchmarks.console [--quick]`.
+"""Measure the console: `python -m tests.benchmarks.console [--quick] [pages] [rate]`.
 
     pages    100,000 dead letters, 1,000 agents and a conversation of 5,000 events: the slowest of five reads of each
              page, and the resident memory of the console's process before and after
@@ -14,11 +14,12 @@ from __future__ import annotations
 import os
 import re
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -57,10 +58,12 @@ def write(line: str) -> None:
     sys.stdout.flush()
 
 
-def main(*, quick: bool) -> None:
+def main(*, quick: bool, parts: Collection[str]) -> None:
     write(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores, load {load()}")
-    measure_pages((2_000, 200, 1_000) if quick else (100_000, 1_000, 5_000))
-    measure_rate(events=1_000 if quick else 5_000, rounds=1 if quick else 4)
+    if "pages" in parts:
+        measure_pages((2_000, 200, 1_000) if quick else (100_000, 1_000, 5_000))
+    if "rate" in parts:
+        measure_rate(events=1_000 if quick else 5_000, rounds=3 if quick else 5)
     write(f"load at the end {load()}")
 
 
@@ -95,6 +98,7 @@ def measure_rate(*, events: int, rounds: int) -> None:
     with fresh_server() as url, a_node(url) as node, a_console(node) as (address, _):
         bus = EventBus(Celery("rate", broker=url), settings=Settings(home=node.home, broker_url=url))
         node.module("counter", AGENT)
+        stop(node.worker("counter"))  # subscribes
         drain(node, bus, events)  # warms up
         for number in range(2 * rounds):
             is_open = number % 2 == 1
@@ -116,9 +120,6 @@ class Drain:
 
 def drain(node: Node, bus: EventBus, count: int) -> Drain:
     """Publish events while no worker runs, start one, and measure all deliveries but the first."""
-    worker = node.worker("counter")
-    worker.terminate()
-    worker.wait(30)
     for start in range(0, count, 500):
         bus.publish_many(
             TextMessageEvent(stream_id=f"s{number}", content=TextContent(text="x"))
@@ -129,9 +130,14 @@ def drain(node: Node, bus: EventBus, count: int) -> Drain:
     left, began, spent_s = waiting(bus), time.monotonic(), processor_s(bus, worker.pid)
     wait_until(lambda: not waiting(bus), 300)
     took, spent_s = time.monotonic() - began, processor_s(bus, worker.pid) - spent_s
-    worker.terminate()
-    worker.wait(30)
+    stop(worker)
     return Drain(round(left / took, 1), round(spent_s / left * 1e6, 1))
+
+
+def stop(worker: subprocess.Popen[bytes]) -> None:
+    """Let a worker end."""
+    worker.terminate()
+    worker.wait(60)
 
 
 def processor_s(bus: EventBus, worker_pid: int) -> float:
@@ -206,4 +212,4 @@ def a_browser(address: str) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    main(quick="--quick" in sys.argv)
+    main(quick="--quick" in sys.argv, parts={"pages", "rate"} & {*sys.argv} or {"pages", "rate"})
