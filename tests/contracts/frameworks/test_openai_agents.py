@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
-from pathlib import Path
-from typing import Any
 
 import pytest
 from agents import Agent as Model
@@ -130,20 +127,6 @@ def test_a_tool_that_runs_an_agent_may_be_repeated_and_repeats_none_of_its_steps
 
     assert answer_of(desk) == "Done."
     assert acted == ["ask", "reserve", "ask"]
-
-
-def test_the_program_of_the_guide_answers():
-    page = (Path(__file__).parents[3] / "docs/guides/openai-agents.md").read_text()
-    program = re.search(r"```python\n(.*?)```", page, re.DOTALL)
-    assert program is not None
-    module: dict[str, Any] = {"__name__": "orders"}
-
-    exec(compile(program[1], "orders.py", "exec", dont_inherit=True), module)  # noqa: S102 - our own page
-
-    with EventTestHarness([module["agent"]]) as harness:
-        (answer,) = [event for event in harness.send_through(MESSAGE, timeout=30) if event.causation_id]
-    assert isinstance(answer, ResponseReadyEvent)
-    assert answer.content.text == "Two cups are charged."
 
 
 def answer_of(model: Model[None]) -> str:
