@@ -43,7 +43,7 @@ _MAX_QUOTED = 40
     default=30.0,
     show_default=True,
     metavar="S",
-    help="Wait for an answer at most this many seconds.",
+    help="Give up after so many seconds in which nothing happens.",
 )
 def command(stream: str | None, user: str, timeout: float) -> None:
     """Chat with the agents: type a line, watch the events that it causes, read the answer.
