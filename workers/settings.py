@@ -103,7 +103,7 @@ class WorkerSettings(EnvironmentSettings):
     synthesizer: str = Field(
         default="espeak_ng",
         min_length=1,
-        description="Text to speech: `espeak_ng`, `flite`, or your own as `package.module:Class`.",
+        description="Text to speech: `espeak_ng`, `flite`, `piper`, or your own as `package.module:Class`.",
     )
     turn_detection: Literal["silence", "smart_turn"] = Field(
         default="silence",
@@ -200,6 +200,11 @@ class WorkerSettings(EnvironmentSettings):
     oidc_role_claim: Annotated[str, Field(min_length=1)] | None = Field(
         default=None,
         description="Claim with the role, or a list of roles, such as `realm_access.roles`; by default all are users.",
+    )
+    push_hosts: Names = Field(
+        default=(),
+        description="Hosts to which A2A push notifications may be posted, separated by commas; `*` for all with public "
+        "addresses.",
     )
 
     # Proactive

@@ -13,6 +13,7 @@ from petiole.events import FormattedResponse, ResponseReadyEvent, TextMessageEve
 from petiole.tasks import Agent, end_session
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.agents import listening, speaking
+from petiole.workers.channels import http_server
 from petiole.workers.channels.http_server import build_server
 from petiole.workers.gateways.application import create_application
 from petiole.workers.streams.voice_activity import DetectorCache
@@ -75,6 +76,14 @@ def test_a_client_speaks_and_hears_the_answer(url, harness) -> None:
             if chunk["is_last"]:
                 break
         assert audio == tone(500)
+
+
+def test_a_client_that_says_nothing_for_longer_than_a_request_may_take_stays_connected(
+    url, harness, monkeypatch
+) -> None:
+    monkeypatch.setattr(http_server, "REQUEST_TIMEOUT_S", 0.2)
+    with client.connect(url) as connection, pytest.raises(TimeoutError):
+        connection.recv(timeout=1)
 
 
 def test_a_client_that_returns_goes_on_in_its_stream_until_it_ends_it(url, harness) -> None:

@@ -41,6 +41,7 @@ class LimitedProtocol(H11Protocol):
     _client = ""
     _deadline: asyncio.TimerHandle | None = None
     _send_deadline: asyncio.TimerHandle | None = None
+    _is_handed_over = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         """Wait for a request, or refuse the connection."""
@@ -58,12 +59,13 @@ class LimitedProtocol(H11Protocol):
         cycle: Any = self.cycle  # None before the first request
         if cycle is not None and not cycle.response_complete:
             self._stop_waiting()
-        elif self._deadline is None and not self.transport.is_closing():
+        elif self._deadline is None and not self._is_handed_over and not self.transport.is_closing():
             self._wait_for_request()
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
         """Hand the connection over: it has sent its request, and its endpoint limits what follows."""
         self._stop_waiting()
+        self._is_handed_over = True
         super().handle_websocket_upgrade(event)
 
     def pause_writing(self) -> None:

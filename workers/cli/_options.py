@@ -134,3 +134,11 @@ def open_listener(host: str, port: int) -> socket.socket:
     except OSError as error:
         reason = f"cannot listen on {host!r}, port {port}: {error.strerror}; give another --host or --port"
         raise click.ClickException(reason) from error
+
+
+def open_loopback_listener(wanted: int) -> socket.socket:
+    """Listen on a port of loopback, or on another one if it is taken."""
+    try:
+        return socket.create_server(("127.0.0.1", wanted))
+    except OSError:
+        return socket.create_server(("127.0.0.1", 0))

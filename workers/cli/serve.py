@@ -85,6 +85,8 @@ def command(
         url = f"http://{host}:{listener.getsockname()[1]}"
         open_console().print(f"serving {url}/streams/ID/events and …/text   (Ctrl-C ends)", highlight=False)
         open_console().print(f"gateways: {', '.join(installed_gateways())}", style="dim", highlight=False)
+        if "chat_page" in installed_gateways():
+            open_console().print(f"chat: {url}/chat", highlight=False)
         if not trusts_loopback:
             open_console().print(f"tokens: {bus.settings.home / TOKEN_FILE}", soft_wrap=True)
         with suppress(KeyboardInterrupt):  # uvicorn raises it again after it has closed all connections

@@ -36,7 +36,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from petiole.workers.gateways.authentication import Authenticator
 from petiole.workers.gateways.identities import IDENTITY
-from petiole.workers.gateways.problems import RequestRefused, refuse
+from petiole.workers.gateways.problems import RequestRefused, refuse, replay_body
 
 _LIMITS: Final = "petiole.limits"
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -164,7 +164,7 @@ class AccessControl:
                 await self._ask_for_identity(connection, receive, send)
                 return
             if is_change and scope["type"] == "http":
-                receive = _replay(await self._read_body(connection, receive), receive)
+                receive = replay_body(await self._read_body(connection, receive), receive)
         except RequestRefused as refusal:
             await refuse(refusal, scope, receive, send)
             return
@@ -259,16 +259,6 @@ def _host_of(origin: str) -> str:
 def _too_large(limit: int) -> RequestRefused:
     reason = f"the body has more than {limit} bytes; send less"
     return RequestRefused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, reason)
-
-
-def _replay(body: bytes, receive: Receive) -> Receive:
-    """Hand on a body that was read; after it, what the client sends next."""
-    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def receive_again() -> Message:
-        return messages.pop() if messages else await receive()
-
-    return receive_again
 
 
 def _with_headers(send: Send) -> Send:

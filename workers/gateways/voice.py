@@ -1,5 +1,6 @@
 """Speak and listen over a WebSocket, for browsers and other clients.
 
+    GET /voice/                                           a page to speak on, which uses it
     GET /streams/{stream_id}/voice?sample_rate=16000      a WebSocket
 
     client → server    binary: 16-bit mono PCM at the sample rate, in chunks of any length up to 10 s
@@ -22,11 +23,15 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
-from starlette.routing import BaseRoute, WebSocketRoute
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Mount, WebSocketRoute
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from petiole.events.content import AudioContent
@@ -60,12 +65,27 @@ _MAX_RATE_DIGITS: Final = 6
 _READ_BLOCK_MS: Final = 200
 _END_MS: Final = 100
 _POLICY_VIOLATION, _TRY_AGAIN_LATER = 1008, 1013
+_PAGE_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 
 
 def routes(bus: BusRuntime) -> list[BaseRoute]:
-    """Build the route of the WebSocket."""
+    """Build the routes of the page and of the WebSocket."""
     gateway = VoiceGateway(bus)
-    return [WebSocketRoute("/streams/{stream_id:path}/voice", gateway.serve)]
+    page = VoicePage(directory=Path(__file__).with_name("static"), html=True)
+    return [Mount("/voice", page), WebSocketRoute("/streams/{stream_id:path}/voice", gateway.serve)]
+
+
+class VoicePage(StaticFiles):
+    """The page and what it loads, all of it from this server."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        """Serve a file, with the policy that keeps the page to this server."""
+        response = await super().get_response(path, scope)
+        response.headers["Content-Security-Policy"] = _PAGE_POLICY
+        return response
 
 
 class VoiceGateway:

@@ -21,6 +21,7 @@ from petiole.workers.state.facts import Facts
 from petiole.workers.state.keys import StateKeys
 from petiole.workers.state.memories import Memories
 from petiole.workers.state.outbound_messages import OutboundMessages
+from petiole.workers.state.push_notifications import PushNotifications
 from petiole.workers.state.scenes import Scenes
 from petiole.workers.state.spending import Spending
 from petiole.workers.state.stream_owners import StreamOwners
@@ -41,6 +42,7 @@ class TeamState:
     audio_streams: AudioStreams
     scenes: Scenes
     stream_owners: StreamOwners
+    push_notifications: PushNotifications
 
 
 def team_state(bus: BusRuntime) -> TeamState:
@@ -73,4 +75,5 @@ def open_team_state(client: Redis, bus_settings: Settings) -> TeamState:
             decided_age=timedelta(seconds=decided_s),
         ),
         spending=Spending(client, keys),
+        push_notifications=PushNotifications(client, keys, timedelta(seconds=bus_settings.history_retention_s)),
     )

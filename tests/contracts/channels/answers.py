@@ -59,6 +59,23 @@ class QuietServer(ThreadingHTTPServer):
         """A client that went away is what some tests want."""
 
 
+@contextmanager
+def receiving() -> Iterator[Receiver]:
+    """Receive posts in a thread."""
+    receiver = Receiver()
+    server = QuietServer(("127.0.0.1", 0), a_handler(receiver))
+    receiver.url = f"http://127.0.0.1:{server.server_port}/hook"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield receiver
+    finally:
+        receiver.is_over.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
 @dataclass(frozen=True)
 class Served:
     """A server that runs in a thread."""

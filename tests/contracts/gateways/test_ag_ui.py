@@ -16,6 +16,7 @@ from petiole.tasks.testing import EventTestHarness
 from petiole.workers.gateways.application import create_application
 from petiole.workers.gateways.flows import FlowTranslator, TextAdded, TextEnded, TextRetracted, TextStarted
 from tests.contracts.channels.answers import serving
+from tests.support.ag_ui_client import run_client, skip_without_client
 from tests.support.gateways import ordering_team, read_events
 
 
@@ -79,6 +80,31 @@ def test_an_approval_interrupts_a_run_and_the_next_run_goes_on_where_a_client_le
     assert (run(url, "r-1"), ordered) == (asked, ["tea"])
     again = httpx2.get(f"{url}/ag-ui/threads/a%2Fthread/runs/r-1", headers={"Last-Event-ID": asked[4][0]}, timeout=30)
     assert list(read_events(again)) == asked[5:]
+
+
+def test_the_official_client_verifies_a_run_is_interrupted_and_has_the_rest_of_the_answer(served_team):
+    skip_without_client()
+    url, ordered = served_team
+    given = {
+        "threadId": "t",
+        "messages": [{"id": "u-1", "role": "user", "content": "Order tea"}],
+        "runId": "r-1",
+        "resumeRunId": "r-2",
+    }
+
+    for _ in "12":
+        found = run_client("run", f"{url}/ag-ui", given=given)
+
+        assert (found["outcomes"], ordered) == (["interrupt", "success"], ["tea"])
+        assert [(each["role"], each.get("content")) for each in found["messages"]] == [
+            ("user", "Order tea"),
+            ("assistant", "I order tea. "),
+            ("assistant", None),
+            ("tool", "tea is ordered"),
+            ("assistant", "Done: tea is ordered"),
+        ]
+        ((tool,),) = (found["state"]["petiole"]["tools"].values(),)
+        assert (tool["tool"], tool["status"]) == ("order", "completed")
 
 
 @pytest.mark.parametrize(

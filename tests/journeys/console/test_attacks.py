@@ -15,7 +15,8 @@ from petiole.workers.gateways.tokens import Identity, TokenFile
 from tests.journeys.console.conftest import find
 from tests.support.errors import has_code
 
-PAGES = ["/", "/board", "/conversations", "/failures", "/approvals", "/why", "/catalog", "/events"]
+PAGES = ["/", "/board", "/conversations", "/point", "/failures", "/approvals", "/why", "/catalog", "/asyncapi",
+         "/events", "/answers", "/break"]  # fmt: skip
 HOSTILE = '"><script src=//evil.test/x.js></script><img src=x onerror=alert(1)>\x1b]0;title\x07'
 
 
@@ -55,7 +56,8 @@ def test_a_removed_token_ends_its_sessions(open_browser, tokens, tmp_path):
     [("/agent", "agent.set"), ("/circuit", "circuit.set"), ("/conversation?id=s", "contents.shown"),
      ("/letter?id=x", "contents.shown"), ("/letter/edit?id=x", "dead_letter.edited"),
      ("/letter/discard?id=x", "dead_letter.discarded"), ("/replay", "dead_letters.replayed"),
-     ("/approval", "approval.decided")],
+     ("/approval", "approval.decided"), ("/point?id=s", "contents.shown"), ("/point/replay?id=s", "history.replayed"),
+     ("/point/fork?id=s", "event.forked"), ("/break", "experiment.started")],
 )  # fmt: skip
 def test_a_viewer_changes_nothing_and_sees_no_contents_and_the_try_is_recorded(
     harness, open_browser, tokens, page, action
