@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import json
 import threading
 from collections.abc import Iterator
@@ -9,6 +11,9 @@ from typing import Any
 
 import httpx2
 import pytest
+from mcp import Client
+from mcp.client.streamable_http import streamable_http_client
+from mcp.shared.exceptions import MCPError
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
@@ -16,9 +21,11 @@ from petiole.tasks.testing import EventTestHarness
 from petiole.workers.gateways.ag_ui import flow_of
 from petiole.workers.gateways.application import create_application
 from petiole.workers.gateways.identities import may_use_stream
+from petiole.workers.gateways.messages import derive_message_id
 from petiole.workers.gateways.tokens import Identity
 from tests.contracts.channels.answers import serving
 from tests.journeys.access.surfaces import ADA, ADMIN, BOB, OPERATOR, VIEWER
+from tests.support.mcp_tasks import Accepting, of_task
 
 SECRET = "the tea is in the left cupboard"
 TASK = flow_of("of-ada", "r-1")
@@ -140,6 +147,26 @@ def test_tools_run_for_users_and_requests_are_sent_by_operators(url):
     assert all("for a user" not in call(token, name="nothing") for token in (BOB, ADMIN))
     assert all("needs the role operator" in call(token, **request) for token in (VIEWER, BOB))
     assert "nobody" in call(OPERATOR, **request)
+
+
+def test_a_task_of_mcp_is_seen_and_cancelled_by_its_user_only(url):
+    asked = a_tool("petiole_ask", text="x", message_id="m-1")
+    attempt(url, ("POST", "/mcp", asked, MCP), ADA)
+    task_id = derive_message_id("mcp", "of-ada", "m-1")
+
+    async def act(token: str, method: str) -> str:
+        async with (
+            httpx2.AsyncClient(headers=with_token(token)) as http,
+            Client(streamable_http_client(f"{url}/mcp", http_client=http), extensions=[Accepting()]) as client,
+        ):
+            try:
+                return (await of_task(client, method, task_id)).status
+            except MCPError as error:
+                return str(error)
+
+    for caller, method in itertools.product((BOB, VIEWER, OPERATOR), ("get", "cancel")):
+        assert "no task" in asyncio.run(act(caller, method))
+    assert asyncio.run(act(ADA, "get")) == "completed"
 
 
 @pytest.mark.parametrize("stream_id", ["system", "operators", "dead-letters", "webhook-shop", "mcp-x"])
