@@ -3,8 +3,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-# Stamps are written last, so an interrupted build is repeated. The demo needs Petiole's dependencies only; every other
-# target needs the development tools as well.
+# Stamps are written last, so an interrupted build is repeated. The demo needs Petiole's dependencies and those of the
+# console only; every other target needs the development tools as well.
 STAMP := $(VENV)/.built
 SITE_TOOLS := $(VENV)/.site-tools
 TOOLS := $(VENV)/.tools
@@ -26,6 +26,7 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(STAMP) ## Run a short conversation through all agents, on an embedded broker
+	@$(INSTALL) -e '.[console]'
 	@$(BIN)/petiole demo
 
 check: lint ## Run lint and the tests that start no processes, in two minutes

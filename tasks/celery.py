@@ -95,7 +95,15 @@ def default_configuration(settings: Settings) -> dict[str, object]:
 def configure(conf: Configuration, schedule: Mapping[str, Any]) -> None:
     """Add the settings that a bus needs to an app that has not set them. Safe to repeat."""
     # After 100 tries to connect, Celery would end the worker.
-    add_unset(conf, {"worker_consumer": CONSUMER, "broker_connection_max_retries": None})
+    add_unset(
+        conf,
+        {
+            "worker_consumer": CONSUMER,
+            "broker_connection_max_retries": None,
+            # Celery gives a process 4 s. Libraries of models and tool servers need longer (consuming/agent_hooks.py).
+            "worker_proc_alive_timeout": 90.0,
+        },
+    )
     conf.beat_schedule = {**schedule, **conf.beat_schedule}
 
 

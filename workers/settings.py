@@ -13,6 +13,7 @@ import binascii
 import os
 from pathlib import Path
 from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, AnyHttpUrl, Field, SecretStr
 
@@ -34,6 +35,14 @@ def _validate_secret(secret: SecretStr) -> SecretStr:
             f"give {_SECRET_PREFIX} followed by {_MIN_SECRET_BYTES} to {_MAX_SECRET_BYTES} bytes as base64"
         )
     return secret
+
+
+def _validate_issuer(address: str) -> str:
+    parts = urlsplit(address)
+    is_local = parts.scheme == "http" and parts.hostname in {"127.0.0.1", "::1"}
+    if not parts.hostname or (parts.scheme != "https" and not is_local):
+        raise ValueError("give its https:// address, as in the claim `iss` of its tokens")
+    return address
 
 
 Occurrences = Annotated[int, Field(ge=2)]
@@ -94,7 +103,7 @@ class WorkerSettings(EnvironmentSettings):
     synthesizer: str = Field(
         default="espeak_ng",
         min_length=1,
-        description="Text to speech: `espeak_ng`, `flite`, or your own as `package.module:Class`.",
+        description="Text to speech: `espeak_ng`, `flite`, `piper`, or your own as `package.module:Class`.",
     )
     turn_detection: Literal["silence", "smart_turn"] = Field(
         default="silence",
@@ -176,6 +185,26 @@ class WorkerSettings(EnvironmentSettings):
 
     inbound_webhooks: dict[str, Annotated[SecretStr, AfterValidator(_validate_secret)]] = Field(
         default_factory=dict, repr=False, description="Secrets of received webhooks by source, as a JSON object."
+    )
+
+    # Gateways
+    oidc_issuer: Annotated[str, AfterValidator(_validate_issuer)] | None = Field(
+        default=None, description="OpenID Connect issuer whose tokens the gateways and the console accept."
+    )
+    oidc_audience: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None, description="Audience that a token must have; needed with PETIOLE_OIDC_ISSUER."
+    )
+    oidc_user_claim: Annotated[str, Field(min_length=1)] = Field(
+        default="sub", description="Claim of a token with the user whose streams the caller may use."
+    )
+    oidc_role_claim: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None,
+        description="Claim with the role, or a list of roles, such as `realm_access.roles`; by default all are users.",
+    )
+    push_hosts: Names = Field(
+        default=(),
+        description="Hosts to which A2A push notifications may be posted, separated by commas; `*` for all with public "
+        "addresses.",
     )
 
     # Proactive

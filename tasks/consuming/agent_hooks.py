@@ -3,8 +3,9 @@
     @agent.on_start
     def load() -> None: ...
 
-In the prefork pool they run in every child process, replacements included. A function has about 4 s there; Celery logs
-its errors, and the process continues. In other pools they run once, before the worker consumes, and an error stops the
+In the prefork pool they run in every child process, replacements included, before it takes a delivery. A process has
+worker_proc_alive_timeout for all of them, then Celery kills it; Celery logs their errors, and the process continues. In
+other pools they run once, before the worker consumes and its agents are reported as started, and an error stops the
 start. A killed process runs no `on_stop`.
 """
 

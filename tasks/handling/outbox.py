@@ -12,7 +12,8 @@ from petiole.tasks.stores.delayed_messages import DelayedMessage
 class Outbox:
     """The events and state changes of a running handler; all are committed when it has succeeded.
 
-    `operation_counts` has how often the handler began an operation, by name: its number is the same in every attempt.
+    `finished_operations` has how often the handler finished an operation, by name. An operation that failed and is
+    begun again in the same attempt has the same number again, so that the numbers are the same in every attempt.
     """
 
     events: list[ValidatedEvent] = field(default_factory=list)
@@ -20,13 +21,16 @@ class Outbox:
     state: dict[str, str] = field(default_factory=dict)
     suppressed_count: int = 0
     count: int = 0
-    operation_counts: dict[str, int] | None = None
+    finished_operations: dict[str, int] | None = None
 
     def number_operation(self, name: str) -> int:
-        """Return how often an operation was begun in this attempt, this time included."""
-        self.operation_counts = self.operation_counts or {}
-        number = self.operation_counts[name] = self.operation_counts.get(name, 0) + 1
-        return number
+        """Return the number of the operation of this name that is next in this attempt, from 1."""
+        return (self.finished_operations or {}).get(name, 0) + 1
+
+    def count_operation(self, name: str) -> None:
+        """Count an operation that has finished."""
+        self.finished_operations = self.finished_operations or {}
+        self.finished_operations[name] = self.number_operation(name)
 
     @property
     def size(self) -> int:

@@ -19,7 +19,7 @@ event, so neither needs waiting for. `advance` moves time by itself, and lets ha
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from types import TracebackType
@@ -174,7 +174,7 @@ class EventTestHarness:
         before = self.bus.stores.history.last_entry_id()
         self.publish(event)
         self._wait_until(self._is_idle, "deliveries did not end", timeout)
-        return [self._parse(recorded) for recorded in self.bus.stores.history.read_after(before)]
+        return [self._parse(recorded) for recorded in self._read_after(before)]
 
     def now(self) -> datetime:
         """Return the time in this harness."""
@@ -201,7 +201,7 @@ class EventTestHarness:
 
     def published_events(self) -> list[Event]:
         """List all events published so far, in order."""
-        return [self._parse(recorded) for recorded in self.bus.stores.history.read_after()]
+        return [self._parse(recorded) for recorded in self._read_after(HISTORY_START)]
 
     def dead_letters(self) -> list[DeadLetter]:
         """List all dead letters so far, oldest first."""
@@ -216,14 +216,18 @@ class EventTestHarness:
         """Stop the worker. Safe to repeat."""
         self.bus.close()
 
+    def _read_after(self, entry_id: str) -> Iterator[RecordedEvent]:
+        while page := self.bus.stores.history.read_after(entry_id):
+            yield from page
+            entry_id = page[-1].entry_id
+
     def _wait(self, is_match: Callable[[RecordedEvent], bool], after: str, event_type: str, within: float) -> Event:
         matches: list[RecordedEvent] = []
 
         def has_match() -> bool:
-            recent = self.bus.stores.history.read_after(after)
             matches[:] = [
                 recorded
-                for recorded in recent
+                for recorded in self._read_after(after)
                 if recorded.entry_id not in self._consumed_entries and is_match(recorded)
             ]
             return bool(matches)

@@ -1,7 +1,14 @@
-"""Measure listening: `python -m tests.benchmarks.voice pocketsphinx`. Needs flite, espeak-ng and the extra `voice`.
+"""Measure voice: `python -m tests.benchmarks.voice`, or some of it: `… sentences streams interruption frames`.
 
-Ten sentences by two synthetic voices, each clean, with white noise at 10 dB, and with a pause of half a second inside.
-One stream after the other, in real time, through a worker with all agents and a broker of its own.
+    sentences      ten sentences by two synthetic voices, each clean, with white noise at 10 dB, and with a pause of
+                   half a second inside, for each transcriber that is installed: one stream after the other, in real
+                   time
+    streams        five streams of a thousand chunks of 20 ms at the same time, in real time
+    interruption   how soon an answer stops when its user speaks
+    frames         how 150 frames of a video change the time of a text answer
+
+Each through real workers and a broker of its own. Takes half an hour. Needs flite, espeak-ng and the extra `voice`.
+`sentences:faster_whisper` measures one transcriber.
 """
 
 from __future__ import annotations
@@ -14,14 +21,18 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from petiole.events import AudioChunkEvent, AudioContent
+from petiole.events.errors import UsageError
 from petiole.tasks import EventBus
 from petiole.workers.process import embedded_broker
 from petiole.workers.synthesis import Speech
 from petiole.workers.synthesis._program import run_synthesizer
+from petiole.workers.transcription import create_transcriber, list_transcribers
 from tests.support.apps import a_bus
 from tests.support.inside import Inside
 from tests.support.polling import wait_until
@@ -193,29 +204,35 @@ def percentile(values: Sequence[float], share: float) -> str:
     return f"{ordered[min(len(ordered) - 1, int(len(ordered) * share))]:.2f}" if ordered else "-"
 
 
-def run(transcriber: str, voice: str) -> Iterator[str]:
-    tracks = [build_track(voice, condition) for condition in CONDITIONS]
+def measure_sentences(transcriber: str) -> Iterator[str]:
+    """Yield the rows of a transcriber, under a heading."""
+    yield "| transcriber | voice | condition | found | cut | word errors | → transcript, s | → first audio, s |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for voice in VOICES:
+        tracks = [build_track(voice, condition) for condition in CONDITIONS]
+        with a_system(PETIOLE_TRANSCRIBER=transcriber) as (node, inside, bus):
+            node.worker("team", "--pool", "threads", "--concurrency", "32")
+            warm_up = build_track(voice, "clean")
+            warm_up.stream_id, warm_up.pcm = "warm-up", warm_up.pcm[: 12 * warm_up.rate]
+            send(bus, [warm_up])
+            began = {name: start for track in tracks for name, start in send(bus, [track]).items()}
+            wait_until(lambda: not inside.deliveries(), 600, node.logs)
+            for track, condition in zip(tracks, CONDITIONS, strict=True):
+                yield line(transcriber, voice, condition, list(evaluate(inside, track, began[track.stream_id])))
+
+
+@contextmanager
+def a_system(**environment: str) -> Iterator[tuple[Node, Inside, EventBus]]:
+    """Start a broker; its node starts workers, which end with the block."""
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         url = embedded_broker.start_broker(home / "broker").url
-        node = Node(
-            os.environ | {"PETIOLE_BROKER_URL": url, "PETIOLE_TRANSCRIBER": transcriber, "PYTHONUNBUFFERED": "1"},
-            home,
-            [],
-        )
-        node.environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[2])
+        root = str(Path(__file__).resolve().parents[2])
+        variables = {"PETIOLE_BROKER_URL": url, "PYTHONUNBUFFERED": "1", "PYTHONPATH": root}
+        node = Node(os.environ | variables | environment, home, [])
         try:
-            node.worker("team", "--pool", "threads", "--concurrency", "32")
-            inside = Inside(url)
             with a_bus(url) as bus:
-                warm_up = build_track(voice, "clean")
-                warm_up.stream_id, warm_up.pcm = "warm-up", warm_up.pcm[: 12 * warm_up.rate]
-                send(bus, [warm_up])
-                began = {name: start for track in tracks for name, start in send(bus, [track]).items()}
-                wait_until(lambda: not inside.deliveries(), 600, node.logs)
-            for track, condition in zip(tracks, CONDITIONS, strict=True):
-                outcomes = list(evaluate(inside, track, began[track.stream_id]))
-                yield line(transcriber, voice, condition, outcomes)
+                yield node, Inside(url), bus
         finally:
             for process in node.processes:
                 process.kill()
@@ -248,9 +265,25 @@ def line(transcriber: str, voice: str, condition: str, outcomes: Sequence[Outcom
     return "| " + " | ".join(cells) + " |"
 
 
+def installed_transcribers() -> list[str]:
+    """List the transcribers whose packages are installed."""
+    found = []
+    for name in list_transcribers():
+        with suppress(UsageError):
+            create_transcriber(name)
+            found.append(name)
+    return found
+
+
 if __name__ == "__main__":
-    for name in sys.argv[1:] or ["pocketsphinx"]:
-        transcriber_name, _, chosen_voice = name.partition("=")
-        for each_voice in [chosen_voice] if chosen_voice else VOICES:
-            for text in run(transcriber_name, each_voice):
-                print(text, flush=True)  # noqa: T201 - its output
+    from tests.benchmarks.voice_load import MEASUREMENTS
+
+    for argument in sys.argv[1:] or ["sentences", *MEASUREMENTS]:
+        what, _, transcriber_name = argument.partition(":")
+        if what == "sentences":
+            names = [transcriber_name] if transcriber_name else installed_transcribers()
+            rows = chain.from_iterable(map(measure_sentences, names))
+        else:
+            rows = MEASUREMENTS[what]()
+        for text in rows:
+            print(text, flush=True)  # noqa: T201 - its output

@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from petiole.events.errors import UsageError
+from petiole.workers.process.model_process import ModelProcess
 from petiole.workers.transcription import Transcriber, create_transcriber, list_transcribers
-from petiole.workers.transcription.pocketsphinx import PocketSphinx
 from tests.support.errors import has_code
 from tests.support.sound import RECORDED_WORDS, recorded, silence
 
@@ -25,8 +25,9 @@ def transcriber(request: pytest.FixtureRequest) -> Iterator[Transcriber]:
             raise
         pytest.skip(str(error))
     yield transcriber
-    if isinstance(transcriber, PocketSphinx):
-        transcriber.close()
+    process: ModelProcess | None = getattr(transcriber, "process", None)
+    if process is not None:
+        process.close()
 
 
 def words(text: str) -> str:
@@ -75,17 +76,3 @@ def test_a_thread_that_transcribes_leaves_the_others_their_time(transcriber) -> 
 
     assert running.result()
     assert steps > 10
-
-
-def test_a_decoder_that_was_killed_is_told_and_the_next_utterance_starts_another() -> None:
-    pytest.importorskip("pocketsphinx", reason="the extra petiole[voice] is not installed")
-    transcriber = PocketSphinx()
-    transcriber.transcribe(silence(100))
-    process = transcriber._process
-    assert process is not None
-    process.kill()
-    process.wait()
-
-    assert transcriber.transcribe(silence(100)) == ""
-
-    transcriber.close()

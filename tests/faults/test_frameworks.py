@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.polling import wait_until
 
-TEAM = """
+PYDANTIC_AI = """
 import os, signal
 from pathlib import Path
 from pydantic_ai import Agent as Model
@@ -58,9 +58,78 @@ async def handle(event: TextMessageEvent):
 """
 
 
-@pytest.mark.long  # beside tests/contracts/frameworks/test_pydantic_ai.py, where an attempt fails
-def test_a_pydantic_ai_agent_that_is_killed_after_its_second_tool_goes_on_and_each_tool_acts_once(node):
-    node.module("orders_team", TEAM)
+OPENAI_AGENTS = """
+import os, signal, sys
+from pathlib import Path
+from agents import Agent as Model, ModelResponse, RunConfig, Usage, function_tool
+from agents import Model as LanguageModel
+from agents.mcp import MCPServerStdio
+from agents.testing import assistant_message, function_call
+from petiole.events import FormattedResponse, ResponseReadyEvent, TextMessageEvent
+from petiole.tasks import Agent
+from petiole.workers.frameworks.openai_agents import run_agent
+
+def note(what):
+    with open("acted", "a") as acted:
+        acted.write(what + "\\n")
+
+class Scripted(LanguageModel):
+    async def get_response(self, system_instructions, input, *arguments, **options):
+        calls = {each["call_id"]: each["name"] for each in input if each.get("type") == "function_call"}
+        returned = [calls[each["call_id"]] for each in input if each.get("type") == "function_call_output"]
+        note(f"model {len(returned)}")
+        if len(returned) == 2 and not Path("killed").exists():
+            Path("killed").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        missing = [tool for tool in ("reserve", "charge", "send") if tool not in returned]
+        call = function_call(missing[0], {"order": 7}, call_id=missing[0]) if missing else assistant_message("Sent.")
+        return ModelResponse(output=[call], usage=Usage(), response_id=None)
+
+    def stream_response(self, *arguments, **options):
+        raise NotImplementedError
+
+@function_tool
+def reserve(order: int) -> str:
+    note("reserve")
+    return "reserved"
+
+@function_tool
+async def send(order: int) -> str:
+    note("send")
+    return "sent"
+
+orders = Model(name="orders", model=Scripted(), tools=[reserve, send])
+agent = Agent("orders")
+
+@agent.on("input.message.received")
+async def handle(event: TextMessageEvent):
+    async with MCPServerStdio({"command": sys.executable, "args": ["bank.py"]}) as bank:
+        model = orders.clone(mcp_servers=[bank])
+        result = await run_agent(model, event.content.text, run_config=RunConfig(tracing_disabled=True))
+    return event.caused(ResponseReadyEvent, content=FormattedResponse(text=result.final_output))
+"""
+
+BANK = """
+from mcp.server import MCPServer
+
+bank = MCPServer("bank")
+
+@bank.tool()
+def charge(order: int) -> str:
+    "Charge an order."
+    with open("acted", "a") as acted:
+        acted.write("charge\\n")
+    return "charged"
+
+bank.run()
+"""
+
+
+@pytest.mark.long  # beside tests/contracts/frameworks/, where an attempt fails
+@pytest.mark.parametrize("team", [PYDANTIC_AI, OPENAI_AGENTS], ids=["Pydantic AI", "OpenAI Agents SDK"])
+def test_an_agent_that_is_killed_after_its_second_tool_goes_on_and_each_tool_acts_once(node, team):
+    (node.home / "bank.py").write_text(BANK)
+    node.module("orders_team", team)
     node.environment.update(PETIOLE_AGENTS="orders_team", PETIOLE_VISIBILITY_TIMEOUT_S="2")
     worker = node.worker("one")
 

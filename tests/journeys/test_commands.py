@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import psutil
 import pytest
 from click.testing import CliRunner
@@ -34,6 +35,7 @@ class Shell:
     directory: Path
     environment: dict[str, str] = field(default_factory=dict)
     left_running: list[subprocess.Popen[str]] = field(default_factory=list)
+    said: str = ""
 
     @property
     def home(self) -> Path:
@@ -57,7 +59,7 @@ class Shell:
     def up(self) -> subprocess.Popen[str]:
         """Start everything, and wait until it says that it is up."""
         process = self.start("up", "--concurrency", "2")
-        read_until(process, "Ctrl-C ends")
+        self.said = "".join(read_until(process, "Ctrl-C ends"))
         return process
 
     def close(self) -> None:
@@ -130,6 +132,17 @@ def test_the_demo_uses_what_runs_and_leaves_it_running(running):
     assert embedded_broker.broker_url(running.home) is not None
 
 
+def test_up_shows_the_demo_in_a_browser_and_its_console_begins_with_the_first_visitor(running):
+    (stream,) = re.findall(r"conversation\?id=(\S+)", running.type("demo").stdout)
+    (address,) = re.findall(r"in a browser: (http\S+)", running.said)
+    before = [command_of(pid) for pid in descendants(running.left_running[0].pid)]
+
+    page = httpx2.get(f"{address}conversation?id={stream}", timeout=40).text
+
+    assert "output.message.sent" in page
+    assert not [command for command in before if " console " in command]
+
+
 def test_a_chat_through_a_pipe_is_answered_and_its_events_are_one_flow(running):
     shown = running.type("chat", "--stream", "a-chat", keys="Can you help me?\n\n/quit\nnever said\n")
 
@@ -178,7 +191,7 @@ def test_tail_shows_an_event_while_it_runs(running):
 
     running.type(*a_publication("Hello again", "afterwards"))
 
-    line = read_until(watching, "afterwards")
+    line = read_until(watching, "afterwards")[-1]
     assert re.search(r"\d\d:\d\d:\d\d\.\d{3}  input\.message\.received +afterwards +ada +Hello again", line)
 
 
@@ -398,16 +411,16 @@ def a_publication(text, stream_id):
 def tail(shell, topic, stream_id):
     """Read events of a topic from the start on, until one of that stream comes."""
     process = shell.start("tail", topic, "--from-start", "--json", "--timeout", "30")
-    return json.loads(read_until(process, f'"stream_id":"{stream_id}"'))
+    return json.loads(read_until(process, f'"stream_id":"{stream_id}"')[-1])
 
 
 def read_until(process, text):
-    """Read what a process prints, until a line that holds the text; returns that line."""
+    """Read what a process prints, until a line that holds the text; returns all lines."""
     lines = []
     for line in process.stdout:
         lines.append(line)
         if text in line:
-            return line
+            return lines
     raise AssertionError(f"{text!r} was not printed: {''.join(lines)[-3_000:]}")
 
 

@@ -8,23 +8,28 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 
 import pytest
+from playwright.sync_api import expect
 
-from petiole.events import TextContent, TextMessageEvent
 from petiole.events.catalog.orchestrator import ModelRequest
 from petiole.events.catalog.output import MessageSentEvent
 from petiole.events.errors import NotConfigured, UsageError
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.agents import llm, memory, orchestrator, output, tools
+from petiole.workers.gateways.application import create_application
 from petiole.workers.llm import create_model
 from petiole.workers.llm.local import server
 from petiole.workers.llm.provider import Finished, ResponsePart, TextDelta
+from tests.contracts.channels.answers import serving
+from tests.support.browser import open_page
 from tests.support.errors import has_code
+from tests.support.proxy import proxied
 
 MISSING = [name for name in ("openai", "xllamacpp", server.WEIGHTS_PACKAGE) if importlib.util.find_spec(name) is None]
 HELLO = "Hello, can you help me?"
@@ -78,16 +83,26 @@ def test_the_real_model_answers_over_the_openai_client(local: None) -> None:
     assert end.usage.output_tokens >= len(words) - 1
 
 
-def test_the_real_model_answers_a_user(local: None) -> None:
+def test_the_real_model_answers_a_user_in_the_browser_and_goes_on_after_a_lost_connection(local: None) -> None:
     agents = [module.agent for module in (orchestrator, memory, tools, llm, output)]
-    with EventTestHarness(agents) as harness:
-        sent = harness.send_event_and_wait(
-            TextMessageEvent(stream_id="s", content=TextContent(text=HELLO)), "output.message.sent", timeout=40
-        )
+    with (
+        EventTestHarness(agents) as harness,
+        serving(create_application(harness.bus, trusts_loopback=True)) as url,
+        proxied(url) as proxy,
+        open_page() as page,
+    ):
+        page.goto(f"{proxy.url}/chat")
+        page.fill("#text", HELLO)
+        page.click("#send")
+        expect(page.locator(".assistant")).to_contain_text(re.compile(r"\w"), timeout=60_000)
+        proxy.reset()
+        expect(page.locator("#cancel")).to_be_hidden(timeout=60_000)
+        sent = harness.expect("output.message.sent", within=60)
 
-    assert isinstance(sent, MessageSentEvent)
-    assert sent.content.text.strip()
-    assert "I am sorry, I have no answer" not in sent.content.text
+        assert isinstance(sent, MessageSentEvent)
+        assert sent.content.text.strip()
+        assert "I am sorry, I have no answer" not in sent.content.text
+        assert page.locator(".assistant").all_inner_texts() == [sent.content.text.strip()]
 
 
 def test_weights_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

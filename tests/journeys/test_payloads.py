@@ -41,13 +41,13 @@ def a_listener(name: str, heard: list[Event]) -> Agent:
 
 def test_handlers_get_a_large_event_as_it_was_published_and_one_copy_serves_them_all(harness):
     heard: list[Event] = []
-    for name in ("one", "two", "three"):
+    for name in ("one", "two", "three", "four", "five"):
         harness.add(a_listener(name, heard))
-    event = an_audio_event()
+    event = VideoFrameEvent(stream_id="a-call", content=VideoContent(data=bytes(2_000_000), width=640, height=480))
 
     harness.send_through(event)
 
-    assert heard == [event] * 3
+    assert heard == [event] * 5
     assert Inside(harness).payloads() == 1
 
 

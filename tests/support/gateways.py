@@ -10,23 +10,29 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx2
 import pytest
 from a2a.client import create_client
-from a2a.helpers import get_artifact_text
-from a2a.types import GetTaskRequest, StreamResponse, SubscribeToTaskRequest, TaskState
+from a2a.helpers import get_artifact_text, new_text_part
+from a2a.types import GetTaskRequest, Message, Role, SendMessageRequest, StreamResponse, TaskState
 from a2a.utils.errors import A2AError
 
 from petiole.events.catalog.orchestrator import ModelRequest
+from petiole.tasks.settings import Settings
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.agents import input, llm, memory, orchestrator, output, tools  # noqa: A004 - the agent's name
+from petiole.workers.gateways import a2a_push
 from petiole.workers.llm.provider import Finished, ResponsePart, TextDelta, ToolCallRequested, ToolDescription
 from petiole.workers.tools import ToolRegistry
 from tests.support.apps import serve_tools
 from tests.support.polling import wait_until
 from tests.support.processes import Node, free_ports
+
+_COMPLETED = TaskState.TASK_STATE_COMPLETED
 
 SLOW_MODEL = """
 import asyncio
@@ -37,15 +43,15 @@ class Slow:
     name = "slow"
 
     async def answer(self, request, tools=()):
-        runs = Path("runs")
+        runs = Path(f"runs-{request.text.split()[-1]}")
         runs.write_text((runs.read_text() if runs.exists() else "") + "x")
         attempt = len(runs.read_text())
         for number in range(25):
             yield TextDelta(f"{attempt}.{number} ")
-            await asyncio.sleep(0.08 if attempt == 1 else 0.01)
+            await asyncio.sleep(0.3 if attempt == 1 else 0.01)
         yield Finished(model=self.name)
 """
-"""Each attempt writes another text, the first one for two seconds."""
+"""Each attempt at a message writes another text, the first one for some seconds."""
 
 
 def whole_answer(attempt: int) -> str:
@@ -84,9 +90,8 @@ def ordering_team(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[EventTestHa
     for module in ("agents.llm", "gateways.mcp_server"):
         monkeypatch.setattr(f"petiole.workers.{module}.installed_tools", lambda: registry)
     monkeypatch.setenv("PETIOLE_LLM", f"{__name__}:OrderingModel")
-    with EventTestHarness(
-        [input.agent, orchestrator.agent, memory.agent, tools.agent, llm.agent, output.agent]
-    ) as team:
+    agents = [input.agent, orchestrator.agent, memory.agent, tools.agent, llm.agent, output.agent, a2a_push.agent]
+    with TemporaryDirectory() as home, EventTestHarness(agents, settings=Settings(home=Path(home))) as team:
         yield team, ordered
 
 
@@ -125,7 +130,6 @@ def with_slow_model(node: Node) -> None:
     node.environment.update(
         PETIOLE_LLM="slow_model:Slow",
         PETIOLE_VISIBILITY_TIMEOUT_S="2",
-        PETIOLE_STREAM_WRITER_TIMEOUT_S="1",
     )
 
 
@@ -176,16 +180,15 @@ def text_of_task(responses: Sequence[StreamResponse]) -> str:
     return "|".join(texts.values())
 
 
-async def follow_task(url: str, task_id: str, seen: list[StreamResponse]) -> None:
-    """Subscribe to a task of A2A until it has ended, and again whenever the connection is lost."""
+async def follow_task(url: str, text: str, seen: list[StreamResponse]) -> None:
+    """Send a message by A2A and follow its task until it has ended, and again whenever the connection is lost."""
+    message = Message(message_id="m", context_id="a2a", role=Role.ROLE_USER, parts=[new_text_part(text)])
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline:
         with suppress(A2AError):
             async with await create_client(url) as client:
-                if seen:
-                    seen.append(StreamResponse(task=await client.get_task(GetTaskRequest(id=task_id))))
-                    if seen[-1].task.status.state == TaskState.TASK_STATE_COMPLETED:
-                        return
-                async for response in client.subscribe(SubscribeToTaskRequest(id=task_id)):
+                async for response in client.send_message(SendMessageRequest(message=message)):
                     seen += [response]
+                if seen and (await client.get_task(GetTaskRequest(id=seen[0].task.id))).status.state == _COMPLETED:
+                    return
         await asyncio.sleep(0.1)

@@ -5,7 +5,7 @@ Entered by `publish_message`, `publish_audio` and `publish_frame`; this agent ha
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
 from petiole.events.catalog.input import AudioChunkEvent, InputEvent, TextMessageEvent, VideoFrameEvent
@@ -36,6 +36,7 @@ def publish_message(
     source: str = "petiole",
     session_type: str = "chat",
     event_id: str | None = None,
+    extra: Mapping[str, str] | None = None,
     publish: PublishFunction = publish,
     bus: BusRuntime | None = None,
 ) -> TextMessageEvent:
@@ -51,6 +52,7 @@ def publish_message(
         source: The program that received the message.
         session_type: chat, meeting or call; only the first message of a stream sets it.
         event_id: The id of the message; by default a new one.
+        extra: More fields of the context of the flow.
         publish: The function that publishes; `publish.delay` leaves routing to a worker.
         bus: The bus of the session; by default the current bus.
 
@@ -63,7 +65,7 @@ def publish_message(
         event_id=event_id or new_event_id(),
         stream_id=stream_id,
         content=TextContent(text=text),
-        context=EventContext(source=source, user_id=user_id, session_id=stream_id),
+        context=EventContext(source=source, user_id=user_id, session_id=stream_id, extra=dict(extra or {})),
     )
     publish_in_session(message, channel=channel, session_type=session_type, publish=publish, bus=bus)
     return message

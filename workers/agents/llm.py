@@ -17,7 +17,13 @@ from functools import cache
 
 from pydantic import ValidationError
 
-from petiole.events.catalog.llm import GeneratedResponse, ModelFailure, ResponseFailedEvent, ResponseGeneratedEvent
+from petiole.events.catalog.llm import (
+    GeneratedResponse,
+    ModelFailure,
+    ResponseFailedEvent,
+    ResponseGeneratedEvent,
+    Usage,
+)
 from petiole.events.catalog.orchestrator import ModelRequest, ModelRequestedEvent
 from petiole.events.catalog.usage import RecordedUsage, UsageRecordedEvent
 from petiole.events.errors import (
@@ -41,12 +47,13 @@ from petiole.tasks.instrumentation import ModelUsed
 from petiole.tasks.instrumentation.tracing import trace_operation
 from petiole.tasks.resilience.error_classification import is_worth_retrying
 from petiole.workers.llm import LanguageModel, create_model
+from petiole.workers.llm.prices import cost_of
 from petiole.workers.llm.provider import ResponseBuilder, ResponsePart, ToolDescription
 from petiole.workers.llm.spending_caps import reserve_cost
 from petiole.workers.llm.usage_limits import build_usage_record, limit_usage
 from petiole.workers.settings import WorkerSettings
 from petiole.workers.state import team_state
-from petiole.workers.tools import installed_tools
+from petiole.workers.tools import ToolRegistry, installed_tools
 from petiole.workers.tools.connecting import connect_tool_sources
 
 agent = Agent("llm")
@@ -102,13 +109,15 @@ async def _answer_within_caps(
 
 @agent.on_start
 def load_model() -> None:
-    """Create the model and list the tools before the first request, which would wait for their libraries.
+    """Create the model, load its prices and list the tools, so that the first request waits for no library.
 
     A model that cannot be created is logged. Each request fails with the reason, and its user gets an apology.
     """
     try:
-        _cached_model(WorkerSettings().llm)
-        connect_tool_sources()
+        settings = WorkerSettings()
+        model = _cached_model(settings.llm)
+        cost_of(Usage(), model.name, str(getattr(model, "model", model.name)), settings)  # loads the prices
+        connect_tool_sources(ToolRegistry.all)
     except Exception as error:  # noqa: BLE001 - a model may be anybody's code; its requests raise the error again
         log.warning("model.load_failed", extra={"model": WorkerSettings().llm, "error": error_text(error)})
 

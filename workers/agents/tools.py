@@ -59,7 +59,7 @@ from petiole.workers.retrieval.candidates import collect_candidates, fact_owner
 from petiole.workers.retrieval.keyword import search_terms
 from petiole.workers.settings import WorkerSettings
 from petiole.workers.state import team_state
-from petiole.workers.tools import Tool, ToolContext, approvals, installed_tools
+from petiole.workers.tools import Tool, ToolContext, ToolRegistry, approvals, installed_tools
 from petiole.workers.tools.connecting import connect_tool_sources
 from petiole.workers.tools.tool_calls import (
     CallOutcome,
@@ -109,7 +109,7 @@ def load_tools() -> None:
 
     Raises NotConfigured, UsageError (missing_extra), and any error of the modules.
     """
-    connect_tool_sources()
+    connect_tool_sources(ToolRegistry.connect)
     warm_up_retrieval()
 
 

@@ -107,15 +107,18 @@ class Conversation:
     def follow(self, exchange: ChatExchange, timeout_s: float) -> Iterator[RecordedEvent | Chunk]:
         """Yield the events of an exchange as they are recorded, and the chunks of its answer as they are written.
 
-        Ends when the exchange is over, or after `timeout_s` seconds.
+        Ends when the exchange is over, or when nothing has happened for `timeout_s` seconds.
         """
         entry_id = exchange.events[-1].entry_id if exchange.events else exchange.after_entry_id
-        deadline = time.monotonic() + timeout_s
-        while not exchange.is_over and time.monotonic() < deadline:
-            yield from self._read_chunks(exchange)
+        last_item_at = time.monotonic()
+        while not exchange.is_over and time.monotonic() - last_item_at < timeout_s:
+            for chunk in self._read_chunks(exchange):
+                last_item_at = time.monotonic()
+                yield chunk
             for recorded in self._stores.history.read_after(entry_id, block_ms=_HISTORY_BLOCK_MS):
                 entry_id = recorded.entry_id
                 if recorded.attributes["correlation_id"] == exchange.message.correlation_id:
+                    last_item_at = time.monotonic()
                     exchange.events.append(recorded)
                     yield recorded
         yield from self._read_chunks(exchange)

@@ -10,6 +10,7 @@ import shutil
 import socket
 import sys
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from petiole.workers.process.discovery import load_agents
 from petiole.workers.settings import WorkerSettings
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+auth_option = click.option("--auth", "always", is_flag=True, help="Ask callers on this machine for a token, too.")
 operator_option = click.option(
     "--operator",
     metavar="NAME",
@@ -117,6 +119,14 @@ def format_command(command: str = "") -> str:
     return f"{'petiole' if is_found else os.path.relpath(program)} {command}".rstrip()
 
 
+def is_loopback(host: str) -> bool:
+    """Return whether only callers on this machine reach an address."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def open_listener(host: str, port: int) -> socket.socket:
     """Listen on an address. Raises ClickException."""
     try:
@@ -124,3 +134,11 @@ def open_listener(host: str, port: int) -> socket.socket:
     except OSError as error:
         reason = f"cannot listen on {host!r}, port {port}: {error.strerror}; give another --host or --port"
         raise click.ClickException(reason) from error
+
+
+def open_loopback_listener(wanted: int) -> socket.socket:
+    """Listen on a port of loopback, or on another one if it is taken."""
+    try:
+        return socket.create_server(("127.0.0.1", wanted))
+    except OSError:
+        return socket.create_server(("127.0.0.1", 0))

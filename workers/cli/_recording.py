@@ -1,10 +1,10 @@
-"""Send a WAV file as the audio of a stream, and follow the events that it causes."""
+"""Send a recording, or what a microphone hears, as the audio of a stream, and follow the events that it causes."""
 
 from __future__ import annotations
 
 import time
 import wave
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +14,6 @@ from petiole.tasks.stores.history import RecordedEvent
 from petiole.workers.agents.input import publish_audio
 from petiole.workers.state import team_state
 from petiole.workers.streams.pcm import SAMPLE_BYTES
-from petiole.workers.streams.wav import read_wav
 
 CHUNK_MS = 100
 TRAILING_SILENCE_MS = 1_500
@@ -34,16 +33,18 @@ _SHOWN = {
 
 @dataclass
 class Recording:
-    """A file, its stream, and what has come of it so far.
+    """Audio, its stream, and what has come of it so far.
 
-    `speed` is 1 for real time. `answer_chunks` has the audio of the answers.
+    `speed` is 1 for real time, and infinite for a microphone, whose chunks come in real time. `answer_chunks` has the
+    audio of the answers.
     """
 
     bus: BusRuntime
-    file: Path
+    chunks: Iterable[AudioContent]
     stream_id: str
     user_id: str
     speed: float = 1.0
+    channel: str = "recording"
     answer_chunks: list[AudioContent] = field(default_factory=list)
     messages: int = 0
     _entry_id: str = ""
@@ -51,16 +52,17 @@ class Recording:
     _unanswered: int = 0
 
     def follow(self, timeout_s: float) -> Iterator[RecordedEvent]:
-        """Send the file and yield the stream's events; ends when all is answered, or `timeout_s` after the last chunk.
+        """Send the audio and yield the stream's events; ends when all is answered, or `timeout_s` after the last chunk.
 
         Raises: UsageError, BrokerUnavailable, OSError.
         """
         self._entry_id = self.bus.stores.history.last_entry_id()
         started, sent_ms = time.monotonic(), 0
-        for content in with_trailing_silence(read_wav(self.file, CHUNK_MS)):
+        for content in with_trailing_silence(self.chunks):
             while (early_s := started + sent_ms / 1_000 / self.speed - time.monotonic()) > 0:
                 yield from self._read(max(1, int(early_s * 1_000)))
-            publish_audio(content, stream_id=self.stream_id, user_id=self.user_id, channel="recording")
+            yield from self._read(1)
+            publish_audio(content, stream_id=self.stream_id, user_id=self.user_id, channel=self.channel)
             sent_ms += content.duration_ms
         deadline = time.monotonic() + timeout_s
         while not self.is_answered and time.monotonic() < deadline:
@@ -96,7 +98,7 @@ class Recording:
             self.answer_chunks.append(AudioContent.model_validate(content))
 
 
-def with_trailing_silence(chunks: Iterator[AudioContent]) -> Iterator[AudioContent]:
+def with_trailing_silence(chunks: Iterable[AudioContent]) -> Iterator[AudioContent]:
     """Append silence to a recording; its last chunk ends the stream's audio."""
     for chunk in chunks:
         yield chunk.model_copy(update={"is_last": False})

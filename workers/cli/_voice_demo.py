@@ -15,10 +15,11 @@ from petiole.tasks.runtime import BusRuntime
 from petiole.workers.agents.speaking import PROGRAMS
 from petiole.workers.cli._console import render_message
 from petiole.workers.cli._conversation import new_stream_id
-from petiole.workers.cli._recording import ANSWER_AUDIO, Recording, caption_event, content_of, write_wav
+from petiole.workers.cli._recording import ANSWER_AUDIO, CHUNK_MS, Recording, caption_event, content_of, write_wav
 from petiole.workers.observability.flow_tree import recorded_at_ms
 from petiole.workers.process import embedded_broker
 from petiole.workers.settings import WorkerSettings
+from petiole.workers.streams.wav import read_wav
 
 RECORDING = Path(__file__).parents[1] / "streams" / "recordings" / "hello.wav"
 EXPECTED_WORD = "help"
@@ -39,7 +40,7 @@ def run_voice_demo(console: Console, bus: BusRuntime) -> None:
 
     Raises ClickException if an answer is missing.
     """
-    recording = Recording(bus, RECORDING, new_stream_id("demo"), "you")
+    recording = Recording(bus, read_wav(RECORDING, CHUNK_MS), new_stream_id("demo"), "you")
     console.print(f"\nsending  {RECORDING.name}, in real time\n", highlight=False)
     times: dict[str, int] = {}
     for recorded in chain(recording.follow(_ANSWER_TIMEOUT_S), recording.follow_answer(_ANSWER_TIMEOUT_S)):

@@ -43,7 +43,7 @@ _MAX_QUOTED = 40
     default=30.0,
     show_default=True,
     metavar="S",
-    help="Wait for an answer at most this many seconds.",
+    help="Give up after so many seconds in which nothing happens.",
 )
 def command(stream: str | None, user: str, timeout: float) -> None:
     """Chat with the agents: type a line, watch the events that it causes, read the answer.
@@ -140,7 +140,9 @@ def _print_unanswered(console: Console, exchange: ChatExchange, limit_s: float) 
         _print_pending_approvals(console, exchange)
         click.echo("the answer is shown here, after your next message, once that is decided", err=True)
         return
-    click.echo(f"no answer within {limit_s:g} s; check that a worker runs: {format_command('agents')}", err=True)
+    click.echo(
+        f"nothing has happened for {limit_s:g} s; check that a worker runs: {format_command('agents')}", err=True
+    )
 
 
 def _print_pending_approvals(console: Console, exchange: ChatExchange) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import socket
+import sys
 from contextlib import suppress
-from ipaddress import ip_address
 
 import click
 
 from petiole.workers.cli._console import open_console
-from petiole.workers.cli._options import connected_app, load_types, open_listener
-from petiole.workers.console import TOKEN_FILE, create_console
+from petiole.workers.cli._options import auth_option, connected_app, is_loopback, load_types, open_listener
+from petiole.workers.console import CONSOLE_PORT, create_console
+from petiole.workers.gateways.tokens import TOKEN_FILE
 
 
 @click.command
@@ -17,7 +19,7 @@ from petiole.workers.console import TOKEN_FILE, create_console
 @click.option(
     "--port",
     type=click.IntRange(0, 65_535),
-    default=8766,
+    default=CONSOLE_PORT,
     show_default=True,
     help="The port to listen on; 0 selects a free one.",
 )
@@ -28,8 +30,9 @@ from petiole.workers.console import TOKEN_FILE, create_console
     metavar="NAME",
     help="A name under which browsers reach this server, besides localhost; may be repeated.",
 )
-@click.option("--auth", "always", is_flag=True, help="Ask callers on this machine for a token, too.")
-def command(host: str, port: int, hosts: tuple[str, ...], *, always: bool) -> None:
+@auth_option
+@click.option("--listener", type=int, hidden=True, help="The descriptor of a socket that listens already.")
+def command(host: str, port: int, hosts: tuple[str, ...], *, always: bool, listener: int | None) -> None:
     """Serve the console until Ctrl-C: live events, agents, conversations, failures, approvals, routing, catalog.
 
     On loopback a browser of this machine is an admin. Beyond it, and with --auth, everybody signs in with a token of
@@ -37,23 +40,17 @@ def command(host: str, port: int, hosts: tuple[str, ...], *, always: bool) -> No
     """
     bus = connected_app()
     load_types(bus)
-    is_loopback = _is_loopback(host)
-    application = create_console(bus, trusts_loopback=is_loopback and not always, hosts=(host, *hosts))
+    trusts_loopback = is_loopback(host) and not always
+    application = create_console(bus, trusts_loopback=trusts_loopback, hosts=(host, *hosts))
     from petiole.workers.channels.http_server import build_server  # noqa: PLC0415 - needs an extra
 
     server = build_server(application)
-    with open_listener(host, port) as listener:
-        bound_port = listener.getsockname()[1]
+    with open_listener(host, port) if listener is None else socket.socket(fileno=listener) as listening:
+        bound_port = listening.getsockname()[1]
         console = open_console()
-        console.print(f"console: http://{f'[{host}]' if ':' in host else host}:{bound_port}/   (Ctrl-C ends)")
-        if not is_loopback or always:
+        address = f"http://{f'[{host}]' if ':' in host else host}:{bound_port}/"
+        console.print(f"console: {address}{'   (Ctrl-C ends)' if sys.stdin.isatty() else ''}", soft_wrap=True)
+        if not trusts_loopback:
             console.print(f"tokens: {bus.settings.home / TOKEN_FILE}", soft_wrap=True)
         with suppress(KeyboardInterrupt):  # uvicorn raises it again after it has closed all connections
-            server.run(sockets=[listener])
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
+            server.run(sockets=[listening])

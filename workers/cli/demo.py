@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from petiole.workers.cli._console import open_console, render_hints, render_mess
 from petiole.workers.cli._conversation import ChatExchange, Conversation, new_stream_id
 from petiole.workers.cli._options import format_command
 from petiole.workers.cli._voice_demo import check_voice, run_voice_demo
+from petiole.workers.console import CONSOLE_PORT, is_installed
 from petiole.workers.observability.flow_tree import publisher_name, recorded_at_ms
 from petiole.workers.process import embedded_broker
 from petiole.workers.process.child_processes import (
@@ -60,13 +61,24 @@ SCRIPT = (
 
 @click.command
 @click.option("--voice", is_flag=True, help="Speak instead: send a recording, and record the spoken answer.")
-def command(*, voice: bool) -> None:
+@click.option("--console", "has_console", is_flag=True, help="Stay, and show a system in a browser that you can break.")
+@click.option(
+    "--port", type=click.IntRange(0, 65_535), help="The console's port; by default 8766, or another one if it is taken."
+)
+def command(*, voice: bool, has_console: bool, port: int | None) -> None:
     """Run a conversation of three messages through a real worker and a real broker, and show its events.
 
     Starts the embedded broker and a worker if none runs, and stops them at the end. Exits with 1 if an answer is
-    missing.
+    missing. With --console, a system of its own in a temporary directory is shown until Ctrl-C; it uses no setting and
+    no broker of yours.
     """
     console = open_console()
+    if has_console:
+        from petiole.workers.cli._console_demo import run_console_demo  # noqa: PLC0415 - registers event types and a tool
+
+        with signals_as_keyboard_interrupt(), suppress(KeyboardInterrupt):
+            run_console_demo(console, port)
+        return
     if voice:
         check_voice()
     watchdog = Watchdog()
@@ -192,12 +204,20 @@ def _processes(nodes: Sequence[str]) -> str:
 def _print_next_steps(console: Console, stream_id: str) -> None:
     console.print("Next commands", style="bold")
     commands = [
-        (format_command("up"), "run broker, worker and beat; then, in another terminal:"),
+        (format_command("demo --console"), "see such a system in a browser, and break it"),
+        (format_command("up"), "run broker, worker, beat and console; then, in another terminal:"),
         (format_command("chat"), "chat with the agents"),
         (format_command("tail"), "watch every event as it is published"),
         (format_command(f"trace {stream_id}"), "show this conversation again"),
     ]
     console.print(render_hints(commands))
+    if is_installed():
+        address = f"http://127.0.0.1:{CONSOLE_PORT}/conversation?id={stream_id}"
+        console.print(
+            f"This conversation in a browser, while '{format_command('up')}' runs:\n  {address}", soft_wrap=True
+        )
+    else:
+        console.print("To see it in a browser: pip install 'petiole[console]'")
 
 
 def _with_log(error: click.ClickException, log: Path | None) -> click.ClickException:

@@ -1,4 +1,4 @@
-"""Run broker, workers and beat in this terminal."""
+"""Run broker, workers, beat and the console in this terminal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from petiole.events.subscriptions import Subscription
 from petiole.tasks.bus import default_bus
 from petiole.tasks.runtime import BusRuntime
 from petiole.workers.cli._console import open_console, render_hints
+from petiole.workers.cli._console_on_demand import ConsoleOnDemand
 from petiole.workers.cli._options import format_command
+from petiole.workers.console import is_installed
 from petiole.workers.observability.printable import replace_unprintable
 from petiole.workers.process import embedded_broker
 from petiole.workers.process.child_processes import (
@@ -40,7 +42,7 @@ LOCK_FILE = "up.lock"
 
 MAIN_WORKER = "petiole"
 ERROR_WORKER = "petiole-errors"
-_STYLES = {"worker": "cyan", "errors": "red", "beat": "magenta"}
+_STYLES = {"worker": "cyan", "errors": "red", "beat": "magenta", "console": "green"}
 
 
 @click.command
@@ -51,8 +53,11 @@ _STYLES = {"worker": "cyan", "errors": "red", "beat": "magenta"}
     show_default=True,
     help="The number of deliveries that the worker handles at once.",
 )
-def command(concurrency: int) -> None:
-    """Run a worker with all agents, and beat, in this terminal; and the embedded broker if none is configured.
+@click.option(
+    "--console/--no-console", "has_console", default=True, help="Whether to serve the console, if it is installed."
+)
+def command(concurrency: int, *, has_console: bool) -> None:
+    """Run a worker with all agents, beat and the console in this terminal; and the embedded broker if none is set up.
 
     Agents that subscribe to the error channel only get a worker of their own, so that no other work delays errors. On
     Ctrl-C running handlers finish; the broker stops if this command started it.
@@ -60,13 +65,13 @@ def command(concurrency: int) -> None:
     console = open_console()
     with signals_as_keyboard_interrupt(), ExitStack() as started:
         try:
-            _run_all(console, started, concurrency)
+            _run_all(console, started, concurrency, has_console=has_console and is_installed())
         except KeyboardInterrupt:
             console.print("\nstopping after the running handlers (Ctrl-C again: at once)", style="bold")
     console.print("all stopped", style="bold")
 
 
-def _run_all(console: Console, started: ExitStack, concurrency: int) -> None:
+def _run_all(console: Console, started: ExitStack, concurrency: int, *, has_console: bool) -> None:
     try:
         # Locked first: a second `up` must not stop the broker that the first one uses.
         started.enter_context(embedded_broker.hold_process_lock(LOCK_FILE))
@@ -81,7 +86,8 @@ def _run_all(console: Console, started: ExitStack, concurrency: int) -> None:
         watchdog.add("broker")
     if running and not running.was_started:
         _refuse_running_workers(default_bus)
-    start = partial(_start_child, started, _line_printer(console))
+    show = _line_printer(console)
+    start = partial(_start_child, started, show)
     error_agents = ",".join(_error_channel_agents())
     excluded = ["-X", error_agents] if error_agents else []
     launch = partial(start_worker, output=subprocess.PIPE, watchdog=watchdog)
@@ -94,8 +100,16 @@ def _run_all(console: Console, started: ExitStack, concurrency: int) -> None:
     beat = start(start_beat(output=subprocess.PIPE, watchdog=watchdog))
     for name, child in children.items():
         wait_for_worker(default_bus, child, node_name(name))
-    _print_hints(console, running)
+    web = _open_console(started, watchdog, partial(show, "console")) if has_console else None
+    _print_hints(console, running, web)
     _wait_for_exit((*children.values(), beat))
+
+
+def _open_console(started: ExitStack, watchdog: Watchdog, show: Callable[[str], None]) -> str:
+    """Open the console's port and return its address."""
+    on_demand = ConsoleOnDemand(watchdog, show)
+    started.callback(on_demand.stop)
+    return on_demand.address
 
 
 def _error_channel_agents() -> list[str]:
@@ -133,14 +147,17 @@ def _start_child(started: ExitStack, show: Callable[[str, str], None], child: Ch
 
 def _line_printer(console: Console) -> Callable[[str, str], None]:
     def show(name: str, line: str) -> None:
-        console.print(Text.assemble((f"{name:<6} | ", _STYLES[name]), replace_unprintable(line)), soft_wrap=True)
+        console.print(Text.assemble((f"{name:<7} | ", _STYLES[name]), replace_unprintable(line)), soft_wrap=True)
 
     return show
 
 
-def _print_hints(console: Console, running: embedded_broker.RunningBroker | None) -> None:
+def _print_hints(console: Console, running: embedded_broker.RunningBroker | None, address: str | None) -> None:
     broker = "the embedded broker" if running else "the configured broker"
-    console.print(f"\nup, on {broker}. In another terminal:", style="bold")
+    console.print(f"\nup, on {broker}.", style="bold")
+    if address:
+        console.print(f"See it in a browser: {address}")
+    console.print("In another terminal:")
     commands = [
         (format_command("chat"), "chat with the agents"),
         (format_command("tail"), "watch every event"),

@@ -62,6 +62,15 @@ class BoardView:
     dead_letters: int
     counts_deliveries: bool
 
+    @property
+    def attention(self) -> int:
+        """How many agents a person should look at."""
+        return sum(row.needs_attention for row in self.agents)
+
+    def row(self, name: str) -> AgentRow | None:
+        """Return the figures of an agent; None for the users."""
+        return next((row for row in self.agents if row.name == name), None)
+
 
 @dataclass(frozen=True, slots=True)
 class _Sample:

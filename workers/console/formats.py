@@ -29,6 +29,11 @@ def format_moment(moment: datetime | int) -> str:
     return f"{at:%Y-%m-%d %H:%M:%S}.{at.microsecond // 1_000:03}"
 
 
+def format_clock(moment: datetime | int) -> str:
+    """Write the time of day in UTC; pages that show many times say the day once."""
+    return format_moment(moment)[11:]
+
+
 def format_json(value: object) -> str:
     """Write a JSON value with indents; unprintable characters, which may reverse text, as escapes."""
     text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
@@ -53,6 +58,7 @@ def _rate(value: float | None) -> str:
 FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
     "age": format_age,
     "moment": format_moment,
+    "clock": format_clock,
     "json": format_json,
     "curve": draw_curve,
     "rate": _rate,

@@ -17,9 +17,10 @@ from petiole.tasks.stores.history import RecordedEvent
 
 USERS: Final = "users"
 MAX_NODES: Final = 40
-NODE_WIDTH: Final = 120
-NODE_HEIGHT: Final = 26
-_COLUMN, _ROW = 170, 40
+NODE_WIDTH: Final = 132
+NODE_HEIGHT: Final = 40
+_COLUMN, _ROW = 196, 54
+_ARROW = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,11 @@ class GraphEdge:
     subscriber: str
     events: int
     path: str
+
+    @property
+    def weight(self) -> int:
+        """How thick the line is: 1 to 4, a step for a tenfold of events."""
+        return min(4, len(str(self.events)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +120,9 @@ def _place(drawn: set[str], edges: Iterable[tuple[str, str]]) -> list[list[str]]
 def _draw(start: GraphNode, end: GraphNode) -> str:
     y1, y2 = start.y + NODE_HEIGHT // 2, end.y + NODE_HEIGHT // 2
     if start.x < end.x:
-        x1, x2 = start.x + NODE_WIDTH, end.x
+        x1, x2 = start.x + NODE_WIDTH, end.x - _ARROW
         middle = (x1 + x2) // 2
         return f"M{x1},{y1} C{middle},{y1} {middle},{y2} {x2},{y2}"
     # Back, or to itself: around the right side.
-    x1, x2 = start.x + NODE_WIDTH, end.x + NODE_WIDTH
-    return f"M{x1},{y1} C{x1 + 40},{y1 - 12} {x2 + 40},{y2 + 12} {x2},{y2}"
+    x1, x2 = start.x + NODE_WIDTH, end.x + NODE_WIDTH + _ARROW
+    return f"M{x1},{y1} C{x1 + 44},{y1 - 12} {x2 + 44},{y2 + 12} {x2},{y2}"

@@ -62,6 +62,7 @@ class LetterIndex:
         self._states: dict[str, DeadLetterState] = {}
         self._ids: list[str] = []
         self._read_at = 0.0
+        self._interval_s = MIN_INTERVAL_S
 
     def groups(self) -> tuple[list[LetterGroup], int]:
         """Return the groups, those with the newest letter first, and how many letters are still to be read."""
@@ -99,7 +100,8 @@ class LetterIndex:
         return sum(1 for letter_id in self._ids if letter_id not in self._known)
 
     def _refresh(self) -> None:
-        if time.monotonic() - self._read_at >= MIN_INTERVAL_S:
+        began = time.monotonic()
+        if began - self._read_at >= self._interval_s:
             self._ids = self._bus.stores.dead_letters.ids()
             self._states = {
                 letter_id: state
@@ -109,6 +111,8 @@ class LetterIndex:
             }
             self._known = {name: known for name, known in self._known.items() if name in self._states}
             self._read_at = time.monotonic()
+            # So many letters that this takes long are read again less often.
+            self._interval_s = max(MIN_INTERVAL_S, 10 * (self._read_at - began))
         deadline = time.monotonic() + READ_S
         for page in _pages([name for name in reversed(self._ids) if name not in self._known]):
             if time.monotonic() > deadline:

@@ -12,9 +12,12 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from petiole.workers.console.answers import LiveAnswers
 from petiole.workers.console.approvals import decide_approval, list_approvals
 from petiole.workers.console.board import Board
+from petiole.workers.console.break_it import show_experiments, start_experiment
 from petiole.workers.console.conversations import list_conversations, reveal_conversation, show_conversation
+from petiole.workers.console.experiments import Experiments
 from petiole.workers.console.failures import (
     discard_letter,
     edit_letter,
@@ -27,14 +30,16 @@ from petiole.workers.console.failures import (
 )
 from petiole.workers.console.letter_index import LetterIndex
 from petiole.workers.console.live import LiveEvents, set_agent, set_circuit, show_board, show_live
+from petiole.workers.console.points import fork_from, replay_from, reveal_point, show_point
 from petiole.workers.console.replays import Replays
-from petiole.workers.console.routing import explain_event, show_catalog, show_why
+from petiole.workers.console.routing import download_asyncapi, explain_event, show_asyncapi, show_catalog, show_why
 from petiole.workers.console.visit import Answer, Backstage, Visit, make_templates, page
 from petiole.workers.gateways.identities import SESSION_COOKIE
 from petiole.workers.gateways.tokens import SESSION_S, TokenFile
 
 if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
+    from petiole.workers.console.breakable import Breakable
 
 _STATIC = Path(__file__).parent / "static"
 
@@ -43,6 +48,7 @@ _LOOKS: Mapping[str, Answer] = {
     "/board": show_board,
     "/conversations": list_conversations,
     "/conversation": show_conversation,
+    "/point": show_point,
     "/failures": list_failures,
     "/letters": list_letters,
     "/letter": show_letter,
@@ -50,6 +56,9 @@ _LOOKS: Mapping[str, Answer] = {
     "/approvals": list_approvals,
     "/why": show_why,
     "/catalog": show_catalog,
+    "/asyncapi": show_asyncapi,
+    "/asyncapi.json": download_asyncapi,
+    "/break": show_experiments,
 }
 """Pages for viewers."""
 
@@ -57,18 +66,26 @@ _ACTS: Mapping[str, tuple[Answer, str]] = {
     "/circuit": (set_circuit, "circuit.set"),
     "/agent": (set_agent, "agent.set"),
     "/conversation": (reveal_conversation, "contents.shown"),
+    "/point": (reveal_point, "contents.shown"),
+    "/point/replay": (replay_from, "history.replayed"),
+    "/point/fork": (fork_from, "event.forked"),
     "/letter": (reveal_letter, "contents.shown"),
     "/letter/edit": (edit_letter, "dead_letter.edited"),
     "/letter/discard": (discard_letter, "dead_letter.discarded"),
     "/replay": (start_replay, "dead_letters.replayed"),
     "/approval": (decide_approval, "approval.decided"),
+    "/break": (start_experiment, "experiment.started"),
 }
 """Forms for operators, with the action that a refusal is recorded as."""
 
 
-def build_pages(bus: BusRuntime, tokens: TokenFile) -> Starlette:
+def build_pages(bus: BusRuntime, tokens: TokenFile, breakable: Breakable | None) -> Starlette:
     """Build the application without the middleware that says who visits."""
-    backstage = Backstage(bus, Board(bus), LetterIndex(bus), Replays(bus), tokens, make_templates())
+    answers = LiveAnswers(bus)
+    experiments = Experiments(bus, breakable) if breakable else None
+    backstage = Backstage(
+        bus, Board(bus), LetterIndex(bus), Replays(bus), answers, tokens, make_templates(), experiments
+    )
     live = LiveEvents(bus)
 
     @asynccontextmanager
@@ -84,6 +101,7 @@ def build_pages(bus: BusRuntime, tokens: TokenFile) -> Starlette:
         page("/sign-in", _sign_in, backstage, role="user", action="signed_in"),
         page("/sign-out", _sign_out, backstage, role="user", action="signed_out"),
         Route("/events", live.answer, methods=["GET"]),
+        Route("/answers", answers.answer, methods=["GET"]),
         Mount("/static", StaticFiles(directory=_STATIC)),
     ]
     return Starlette(routes=routes, lifespan=lifespan)

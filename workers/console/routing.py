@@ -1,15 +1,18 @@
-"""Page Why: which subscriptions would get an event, and why not the others; and the catalog of event types."""
+"""Page Why: which subscriptions would get an event, and why not the others; the catalog, and the AsyncAPI document."""
 
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final
 
 from starlette.responses import Response
 
+from petiole.events.asyncapi import SystemInfo, build_asyncapi
 from petiole.events.errors import UsageError
 from petiole.events.ids import new_event_id
 from petiole.events.registry import EventType
+from petiole.workers.console.formats import format_json
 
 if TYPE_CHECKING:
     from petiole.workers.console.visit import Visit
@@ -48,6 +51,37 @@ def show_catalog(visit: Visit) -> Response:
     return visit.render("catalog.html", types=registry.all(), subscriptions=visit.bus.routing().all())
 
 
+def show_asyncapi(visit: Visit) -> Response:
+    """Show the AsyncAPI document of the running system: its channels with their fields, and who receives what."""
+    document = _build_document(visit)
+    receivers: defaultdict[str, list[str]] = defaultdict(list)
+    for name, operation in document["operations"].items():
+        if operation["action"] == "receive":
+            receivers[operation["channel"]["$ref"].rpartition("/")[2]].append(name.split(" ")[1])
+    schemas = document["components"]["schemas"]
+    channels = [
+        {
+            "address": channel["address"],
+            "description": channel["description"],
+            "fields": _list_content_fields(document, schemas[key]),
+            "receivers": receivers[key],
+        }
+        for key, channel in document["channels"].items()
+    ]
+    return visit.render("asyncapi.html", version=document["asyncapi"], channels=channels, schemas=len(schemas))
+
+
+def download_asyncapi(visit: Visit) -> Response:
+    """Answer with the document itself, for generators and other tools."""
+    headers = {"Content-Disposition": 'attachment; filename="asyncapi.json"'}
+    return Response(format_json(_build_document(visit)), media_type="application/json", headers=headers)
+
+
+def _build_document(visit: Visit) -> dict[str, Any]:
+    info = SystemInfo("Petiole", "1.0.0")
+    return build_asyncapi(info, visit.bus.event_registry.all(), visit.bus.routing().all())
+
+
 def _parse(text: str) -> dict[str, Any]:
     try:
         document = json.loads(text)
@@ -68,11 +102,13 @@ def _schema(event_type: EventType) -> dict[str, Any]:
 
 def _fields(event_type: EventType) -> list[dict[str, str]]:
     """List the fields of the content: name, type, and whether it is required."""
-    schema = _schema(event_type)
-    content = schema.get("properties", {}).get("content", {})
-    reference = str(content.get("$ref") or next((each.get("$ref") for each in content.get("allOf", ())), ""))
-    described = schema.get("$defs", {}).get(reference.rpartition("/")[2], content)
-    required = described.get("required", ())
+    return _list_content_fields(_schema(event_type), _schema(event_type))
+
+
+def _list_content_fields(document: dict[str, Any], schema: dict[str, Any]) -> list[dict[str, str]]:
+    """List the fields of the content in the JSON Schema of an event, whose references point into the document."""
+    content = _resolve(document, _resolve(document, schema).get("properties", {}).get("content", {}))
+    required = content.get("required", ())
     return [
         {
             "name": name,
@@ -80,8 +116,20 @@ def _fields(event_type: EventType) -> list[dict[str, str]]:
             "default": "required" if name in required else json.dumps(field.get("default"), ensure_ascii=False),
             "description": str(field.get("description", "")),
         }
-        for name, field in described.get("properties", {}).items()
+        for name, field in content.get("properties", {}).items()
     ]
+
+
+def _resolve(document: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    """Follow the reference of a schema, also the first one of an `allOf`."""
+    if schema.get("allOf") and "properties" not in schema:
+        return _resolve(document, schema["allOf"][0])
+    if "$ref" not in schema:
+        return schema
+    found: Any = document
+    for part in str(schema["$ref"]).removeprefix("#/").split("/"):
+        found = found.get(part, {})
+    return _resolve(document, found)
 
 
 def _type_name(field: dict[str, Any]) -> str:

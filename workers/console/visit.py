@@ -34,7 +34,9 @@ from petiole.workers.gateways.tokens import Identity, Role
 
 if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
+    from petiole.workers.console.answers import LiveAnswers
     from petiole.workers.console.board import Board
+    from petiole.workers.console.experiments import Experiments
     from petiole.workers.console.letter_index import LetterIndex
     from petiole.workers.console.replays import Replays
     from petiole.workers.gateways.tokens import TokenFile
@@ -59,8 +61,10 @@ class Backstage:
     board: Board
     letters: LetterIndex
     replays: Replays
+    answers: LiveAnswers
     tokens: TokenFile
     templates: Environment
+    experiments: Experiments | None = None
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,8 @@
     async def handle(event):
         result = await orders.run(event.content.text)
 
-Each request to the model and each call of a tool is an idempotent operation of the delivery (patterns/idempotency.py).
-The next attempt at the delivery runs the agent again, and gets the results of the operations that finished.
-
-If the process died during an operation, it is unknown what it did. A request to the model is repeated. A call of a tool
-raises OperationOutcomeUnknown, which dead-letters the delivery, unless the tool says that it may be repeated:
-`@orders.tool(metadata={"petiole": "repeat"})`.
-
-Outside a handler there is no delivery that could be attempted again, so a run there raises UsageError. Tools are called
-one after the other, and runs of agents of one name in one handler have to be as well: the operations of a run are
-counted. Needs the extra `pydantic-ai`.
+Requests to the model and calls of tools are operations of the delivery: operations.py says what a crash does to them. A
+tool that may be repeated says so: `@orders.tool(metadata={"petiole": "repeat"})`. Needs the extra `pydantic-ai`.
 """
 
 from __future__ import annotations
@@ -45,7 +37,8 @@ from pydantic_ai.toolsets import ToolsetTool
 
 from petiole.events.errors import UsageError
 from petiole.tasks.handling.current import current_context
-from petiole.tasks.patterns.idempotency import DEFAULT_LIMIT, OnUnfinished, idempotent
+from petiole.tasks.patterns.idempotency import DEFAULT_LIMIT, OnUnfinished
+from petiole.workers.frameworks.operations import require_handler, run_operation
 
 _METADATA_KEY = "petiole"
 
@@ -79,11 +72,7 @@ class PetioleDurability(BaseDurabilityCapability[AgentDepsT]):
 
     async def wrap_run(self, ctx: RunContext[AgentDepsT], *, handler: WrapRunHandler) -> AgentRunResult[Any]:
         """Run the agent. Raises UsageError outside a handler."""
-        if not self.in_durable_context:
-            raise UsageError(
-                f"the agent {self.name!r} ran outside a handler, where a crash would lose the run; run it in a "
-                "handler of an agent, or take PetioleDurability out of its capabilities"
-            )
+        require_handler(self.name, or_else="take PetioleDurability out of its capabilities")
         return await super().wrap_run(ctx, handler=handler)
 
     def get_durable_operation_backend(self) -> DurableOperationBackend[OnUnfinished]:
@@ -109,17 +98,7 @@ class _OperationBackend(JournalCallableOperationBackend[OnUnfinished]):
         config: OnUnfinished,
     ) -> object:
         """Run an operation, or return its result if it has finished in an earlier attempt."""
-        delivery = current_context()
-        if delivery is None:
-            raise UsageError(f"the operation {name!r} ran outside a handler; run its agent in a handler")
-        key = f"{delivery.idempotency_key} {delivery.outbox.number_operation(name)}"
-
-        async def operation() -> object:
-            return await body()
-
-        return await idempotent(key=lambda: key, name=f"pydantic_ai.{name}", on_unfinished=config, limit=self._limit)(
-            operation
-        )()
+        return await run_operation(f"pydantic_ai.{name}", body, on_unfinished=config, limit=self._limit)
 
 
 def _when_tool_is_unfinished(

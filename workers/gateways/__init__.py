@@ -1,8 +1,10 @@
 """Gateways: protocols by which clients reach the agents over HTTP.
 
 application.py          all gateways as one ASGI application, for `petiole serve` and for an application of your own
-identities.py, tokens.py  who calls, and which roles they have
-access.py               which hosts and origins are served, and how many requests at the same time
+access.py               access control, in front of all gateways and of the console
+authentication.py       who calls
+identities.py           whose streams a caller may use
+tokens.py, oidc.py      tokens of the token file, and of an OpenID Connect issuer
 problems.py             errors as HTTP responses
 messages.py             POST a message of a user
 server_sent_events.py   read answers

@@ -2,14 +2,14 @@
 
     GET  /.well-known/agent-card.json     the agent card
     POST /a2a                             JSON-RPC: SendMessage, SendStreamingMessage, GetTask, ListTasks,
-                                          SubscribeToTask
+                                          SubscribeToTask, CancelTask, and …TaskPushNotificationConfig
 
 A context is a stream, and a task is the flow of one message. The task's id is derived from the context and the
 message's id, so a message that is sent again is the same task. Tasks are read from the history: they do not depend on
 the server that got the message, and `SubscribeToTask` gives a client that lost its connection the task with its text so
 far, and then the rest.
 
-Not offered, and not promised by the card: push notifications.
+Push notifications are posted by the agent of `a2a_push.py`; the card promises them if it is subscribed.
 
 Source: A2A 1.0.
 """
@@ -17,58 +17,84 @@ Source: A2A 1.0.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
+import json
+from collections.abc import AsyncGenerator, Collection, Iterator
 from contextlib import aclosing, contextmanager
 from functools import partial
+from hashlib import sha256
 from http import HTTPStatus
 from typing import Final, NoReturn
 
-from a2a.helpers import get_data_parts, new_text_part
+from a2a.helpers import get_data_parts
 from a2a.server.context import ServerCallContext
 from a2a.server.request_handlers.request_handler import RequestHandler, validate_request_params
-from a2a.server.request_handlers.response_helpers import agent_card_to_dict
-from a2a.server.routes import DefaultServerCallContextBuilder, create_jsonrpc_routes
+from a2a.server.request_handlers.response_helpers import agent_card_to_dict, build_error_response
+from a2a.server.routes import DefaultServerCallContextBuilder
+from a2a.server.routes.jsonrpc_dispatcher import JsonRpcDispatcher
 from a2a.types import (
     AgentCapabilities,
     AgentCard,
     AgentInterface,
     AgentSkill,
     CancelTaskRequest,
+    DeleteTaskPushNotificationConfigRequest,
+    GetTaskPushNotificationConfigRequest,
     GetTaskRequest,
+    ListTaskPushNotificationConfigsRequest,
+    ListTaskPushNotificationConfigsResponse,
     ListTasksRequest,
     ListTasksResponse,
     Message,
-    Role,
     SendMessageRequest,
     SubscribeToTaskRequest,
     Task,
+    TaskPushNotificationConfig,
+    TaskState,
 )
 from a2a.utils.errors import (
     ContentTypeNotSupportedError,
     ExtendedAgentCardNotConfiguredError,
     InternalError,
     InvalidParamsError,
-    PushNotificationNotSupportedError,
     TaskNotCancelableError,
     TaskNotFoundError,
     UnsupportedOperationError,
 )
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Scope
 
-from petiole.events.catalog.input import TextMessageEvent
 from petiole.events.errors import PetioleError, UsageError
 from petiole.events.texts import error_text
 from petiole.tasks.operations.flow_cancellation import cancel_flow
 from petiole.tasks.runtime import BusRuntime
-from petiole.workers.gateways.a2a_tasks import FlowTask, TaskUpdate
-from petiole.workers.gateways.flows import FlowPosition, follow_flow
+from petiole.workers.gateways.a2a_push_configs import (
+    check_config,
+    find_config,
+    is_push_offered,
+    list_configs,
+    remove_config,
+    save_config,
+)
+from petiole.workers.gateways.a2a_tasks import (
+    FINAL_STATES,
+    MESSAGE_ID,
+    WAITING_STATES,
+    FlowTask,
+    TaskUpdate,
+    read_task,
+)
+from petiole.workers.gateways.flows import follow_flow
+from petiole.workers.gateways.identities import IDENTITY, check_stream, may_use_stream
 from petiole.workers.gateways.messages import caller_of, derive_message_id, submit_message, user_of
+from petiole.workers.gateways.problems import RequestRefused, read_json_body
 from petiole.workers.tools import approvals
 
+_CARD_MAX_AGE_S: Final = 60
+_DECISIONS: Final = {"yes": True, "approve": True, "approved": True, "no": False, "deny": False, "denied": False}
 _PAGE_SIZE: Final = 50
+_MAX_PAGE_SIZE: Final = 100
 _OPERATOR: Final = "an A2A client"
 _SCOPE: Final = "scope"
 
@@ -76,17 +102,32 @@ _SCOPE: Final = "scope"
 def routes(bus: BusRuntime) -> list[BaseRoute]:
     """Build the routes of the card and of JSON-RPC."""
 
-    async def card(request: Request) -> JSONResponse:
+    async def card(request: Request) -> Response:
         base = str(request.base_url).rstrip("/")
-        return JSONResponse(agent_card_to_dict(build_card(f"{base}/a2a")), HTTPStatus.OK)
+        has_push = await asyncio.to_thread(is_push_offered, bus)
+        body = json.dumps(agent_card_to_dict(build_card(f"{base}/a2a", has_push=has_push))).encode()
+        headers = {"Cache-Control": f"max-age={_CARD_MAX_AGE_S}", "ETag": f'"{sha256(body).hexdigest()[:32]}"'}
+        if headers["ETag"] in request.headers.get("if-none-match", ""):
+            return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+        return Response(body, headers=headers, media_type="application/json")
+
+    async def call(request: Request) -> Response:
+        try:
+            await read_json_body(request)
+        except RequestRefused as error:
+            return JSONResponse(build_error_response(None, ContentTypeNotSupportedError(message=str(error))))
+        dispatcher = JsonRpcDispatcher(FlowTasks(bus, request.scope), context_builder=_CallContext())
+        answer: Response = await dispatcher.handle_requests(request)
+        return answer
 
     return [
         Route("/.well-known/agent-card.json", card, methods=["GET"]),
-        *create_jsonrpc_routes(FlowTasks(bus), "/a2a", context_builder=_CallContext()),
+        # Some HTTP clients add a slash to the URL of the card.
+        *(Route(path, call, methods=["POST"]) for path in ("/a2a", "/a2a/")),
     ]
 
 
-def build_card(url: str) -> AgentCard:
+def build_card(url: str, *, has_push: bool) -> AgentCard:
     """Build the card of the agents at a URL. It promises what this gateway has, and no more."""
     skill = AgentSkill(
         id="converse",
@@ -99,7 +140,7 @@ def build_card(url: str) -> AgentCard:
         description="Agents on an event backbone.",
         version="1.0",
         supported_interfaces=[AgentInterface(url=url, protocol_binding="JSONRPC", protocol_version="1.0")],
-        capabilities=AgentCapabilities(streaming=True, push_notifications=False, extended_agent_card=False),
+        capabilities=AgentCapabilities(streaming=True, push_notifications=has_push, extended_agent_card=False),
         default_input_modes=["text/plain", "application/json"],
         default_output_modes=["text/plain", "application/json"],
         skills=[skill],
@@ -107,10 +148,11 @@ def build_card(url: str) -> AgentCard:
 
 
 class FlowTasks(RequestHandler):
-    """Handles the requests of clients: tasks are flows."""
+    """Handles a request of a client: tasks are flows, and the client sees those in streams of its user."""
 
-    def __init__(self, bus: BusRuntime) -> None:
+    def __init__(self, bus: BusRuntime, scope: Scope) -> None:
         self._bus = bus
+        self._scope = scope
 
     @validate_request_params
     async def on_message_send(self, params: SendMessageRequest, context: ServerCallContext) -> Task:
@@ -143,7 +185,8 @@ class FlowTasks(RequestHandler):
         if task.is_final:
             raise UnsupportedOperationError(message=f"task {params.id!r} has ended; read it with GetTask")
         yield task.build_task()
-        async with aclosing(self._follow(task)) as updates:
+        # Not only until it needs input: another client may decide.
+        async with aclosing(self._follow(task, FINAL_STATES)) as updates:
             async for update in updates:
                 yield update
 
@@ -169,21 +212,43 @@ class FlowTasks(RequestHandler):
         await asyncio.to_thread(partial(cancel_flow, params.id, by="a2a", bus=self._bus))
         return (await asyncio.to_thread(self._find, params.id)).build_task()
 
-    async def on_create_task_push_notification_config(self, *_: object) -> NoReturn:
-        """Refuse: the card promises no push notifications."""
-        raise PushNotificationNotSupportedError
+    @validate_request_params
+    async def on_create_task_push_notification_config(
+        self, params: TaskPushNotificationConfig, context: ServerCallContext
+    ) -> TaskPushNotificationConfig:
+        """Save where a client wants to be notified of a task."""
+        del context
+        await asyncio.to_thread(self._find, params.task_id)
+        config = await check_config(self._bus, params.task_id, params)
+        await asyncio.to_thread(save_config, self._bus, config)
+        return config
 
-    async def on_get_task_push_notification_config(self, *_: object) -> NoReturn:
-        """Refuse, as above."""
-        raise PushNotificationNotSupportedError
+    @validate_request_params
+    async def on_get_task_push_notification_config(
+        self, params: GetTaskPushNotificationConfigRequest, context: ServerCallContext
+    ) -> TaskPushNotificationConfig:
+        """Return a configuration."""
+        del context
+        await asyncio.to_thread(self._find, params.task_id)
+        return await find_config(self._bus, params.task_id, params.id)
 
-    async def on_list_task_push_notification_configs(self, *_: object) -> NoReturn:
-        """Refuse, as above."""
-        raise PushNotificationNotSupportedError
+    @validate_request_params
+    async def on_list_task_push_notification_configs(
+        self, params: ListTaskPushNotificationConfigsRequest, context: ServerCallContext
+    ) -> ListTaskPushNotificationConfigsResponse:
+        """Return all configurations of a task, which are few, on one page."""
+        del context
+        await asyncio.to_thread(self._find, params.task_id)
+        return ListTaskPushNotificationConfigsResponse(configs=await list_configs(self._bus, params.task_id))
 
-    async def on_delete_task_push_notification_config(self, *_: object) -> NoReturn:
-        """Refuse, as above."""
-        raise PushNotificationNotSupportedError
+    @validate_request_params
+    async def on_delete_task_push_notification_config(
+        self, params: DeleteTaskPushNotificationConfigRequest, context: ServerCallContext
+    ) -> None:
+        """Remove a configuration."""
+        del context
+        await asyncio.to_thread(self._find, params.task_id)
+        await remove_config(self._bus, params.task_id, params.id)
 
     async def on_get_extended_agent_card(self, *_: object) -> NoReturn:
         """Refuse: there is one card."""
@@ -191,78 +256,104 @@ class FlowTasks(RequestHandler):
 
     async def _send(self, params: SendMessageRequest, context: ServerCallContext) -> FlowTask:
         scope: Scope = context.state.get(_SCOPE, {})
-        return await asyncio.to_thread(partial(self._submit, params.message, scope))
+        message = params.message
+        # Derived, so that a message without a context is one task too, however often it is sent.
+        stream_id = message.context_id or derive_message_id("a2a context", message.message_id)
+        task_id = message.task_id or derive_message_id("a2a", stream_id, message.message_id)
+        config = None
+        if params.configuration.HasField("task_push_notification_config"):
+            config = await check_config(self._bus, task_id, params.configuration.task_push_notification_config)
+        submit = self._decide if message.task_id else partial(self._submit, stream_id=stream_id, task_id=task_id)
+        return await asyncio.to_thread(submit, message, scope, config)
 
-    def _submit(self, message: Message, scope: Scope) -> FlowTask:
-        """Publish a message as a new task, or decide the approval that its task waits for."""
+    def _submit(
+        self,
+        message: Message,
+        scope: Scope,
+        config: TaskPushNotificationConfig | None,
+        *,
+        stream_id: str,
+        task_id: str,
+    ) -> FlowTask:
+        """Publish a message as a new task."""
+        text = _read_text(message)
         with _as_protocol_errors():
-            if message.task_id:
-                return self._decide(message, caller_of(scope))
-            # Derived, so that a message without a context is one task too, however often it is sent.
-            stream_id = message.context_id or derive_message_id("a2a context", message.message_id)
-            flow_id = derive_message_id("a2a", stream_id, message.message_id)
+            check_stream(self._bus, self._scope, stream_id, is_write=True)
+            if config is not None:
+                # Before the message is published: the client is notified of all that follows.
+                save_config(self._bus, config)
             submit_message(
-                self._bus, _read_text(message), stream_id, user_id=user_of(scope), message_id=flow_id, source="a2a"
+                self._bus,
+                text,
+                stream_id,
+                user_id=user_of(scope),
+                message_id=task_id,
+                source="a2a",
+                extra={MESSAGE_ID: message.message_id},
             )
-            return self._find(flow_id)
+            return self._find(task_id)
 
-    def _decide(self, message: Message, user: str | None) -> FlowTask:
+    def _decide(self, message: Message, scope: Scope, config: TaskPushNotificationConfig | None) -> FlowTask:
+        """Decide the approval that a task waits for."""
         task = self._find(message.task_id)
+        if message.context_id and message.context_id != task.stream_id:
+            raise InvalidParamsError(message=f"contextId: the task is of the context {task.stream_id!r}; give that one")
         if task.approval is None:
             raise UnsupportedOperationError(
                 message=f"task {message.task_id!r} waits for no decision; send the message without a task"
             )
-        data = next((part for part in get_data_parts(message.parts) if isinstance(part, dict)), {})
-        if not isinstance(data.get("approved"), bool):
-            raise InvalidParamsError(message='the decision is missing; send the data {"approved": true}, or false')
-        act = approvals.grant if data["approved"] else approvals.deny
-        try:
-            act(task.approval.approval_id, by=user or _OPERATOR, reason=str(data.get("reason", "")), bus=self._bus)
-        except UsageError as error:
-            if error.code != "approval_decided":
-                raise
-        return self._find(message.task_id)
+        is_granted, reason = _read_decision(message)
+        act = approvals.grant if is_granted else approvals.deny
+        if config is not None:
+            save_config(self._bus, config)
+        with _as_protocol_errors():
+            try:
+                act(task.approval.approval_id, by=caller_of(scope) or _OPERATOR, reason=reason, bus=self._bus)
+            except UsageError as error:
+                if error.code != "approval_decided":
+                    raise
+            return self._find(message.task_id)
 
     def _find(self, task_id: str) -> FlowTask:
-        """Read a task from the history. Raises TaskNotFoundError."""
-        with self._bus.state_store_access(f"reading the task {task_id!r}"):
-            flow = self._bus.event_registry.read_known(
-                each.document_or_stub for each in self._bus.stores.history.read_flow(task_id)
-            )
-            message = next((event for event in flow if event.event_id == task_id), None)
-            if not isinstance(message, TextMessageEvent):
-                raise TaskNotFoundError(message=f"no task {task_id!r} is kept; its history may have been removed")
-            task = FlowTask(FlowPosition(self._bus, message.stream_id, task_id), _build_message(message))
-            task.read()
+        """Read a task from the history. Raises TaskNotFoundError, also for a task of another user."""
+        task = read_task(self._bus, task_id)
+        if not may_use_stream(self._bus, self._scope.get(IDENTITY), task.stream_id):
+            raise TaskNotFoundError(message=f"no task {task_id!r} is kept; its history may have been removed")
         return task
 
     def _list(self, params: ListTasksRequest) -> ListTasksResponse:
         if not params.context_id:
             raise UnsupportedOperationError(message="contextId: tasks are listed by context; give one")
         with _as_protocol_errors(), self._bus.state_store_access("listing tasks"):
+            check_stream(self._bus, self._scope, params.context_id)
             recorded = self._bus.stores.history.read_stream(params.context_id)
         ids = [str(each.attributes["event_id"]) for each in recorded if each.topic == "input.message.received"]
         tasks = [task for task in map(self._find, reversed(ids)) if params.status in {0, task.state}]
         start = int(params.page_token) if params.page_token.isdecimal() else 0
-        size = params.page_size or _PAGE_SIZE
+        size = min(params.page_size or _PAGE_SIZE, _MAX_PAGE_SIZE)
         following = str(start + size) if start + size < len(tasks) else ""
         return ListTasksResponse(
-            tasks=[task.build_task(_history_length(params)) for task in tasks[start : start + size]],
+            tasks=[
+                task.build_task(_history_length(params), has_artifacts=params.include_artifacts)
+                for task in tasks[start : start + size]
+            ],
             next_page_token=following,
             page_size=size,
             total_size=len(tasks),
         )
 
-    async def _follow(self, task: FlowTask) -> AsyncGenerator[TaskUpdate]:
-        """Yield the changes of a task until it ends or needs input."""
-        if task.is_waiting:
+    async def _follow(
+        self, task: FlowTask, until: Collection[TaskState] = WAITING_STATES
+    ) -> AsyncGenerator[TaskUpdate]:
+        """Yield the changes of a task until its state is one of these, by default until it ends or needs input."""
+        if task.state in until:
             return
         with _as_protocol_errors():
             async with aclosing(follow_flow(task.position)) as items:
                 async for item in items:
                     for update in task.advance(item):
                         yield update
-                    if task.is_waiting:
+                    if task.state in until:
                         return
 
 
@@ -275,21 +366,25 @@ class _CallContext(DefaultServerCallContextBuilder):
         return context
 
 
-def _build_message(event: TextMessageEvent) -> Message:
-    return Message(
-        message_id=event.event_id,
-        context_id=event.stream_id,
-        task_id=event.event_id,
-        role=Role.ROLE_USER,
-        parts=[new_text_part(event.content.text)],
-    )
-
-
 def _read_text(message: Message) -> str:
     """Return the text of a message. Raises ContentTypeNotSupportedError for parts that are not text."""
     if any(part.WhichOneof("content") != "text" for part in message.parts):
         raise ContentTypeNotSupportedError(message="parts: the agents read text; send text parts only")
     return "\n".join(part.text for part in message.parts)
+
+
+def _read_decision(message: Message) -> tuple[bool, str]:
+    """Return a decision and its reason, from data or from a text that is one word. Raises InvalidParamsError."""
+    data = next((part for part in get_data_parts(message.parts) if isinstance(part, dict)), {})
+    if isinstance(data.get("approved"), bool):
+        return data["approved"], str(data.get("reason", ""))
+    text = "".join(part.text for part in message.parts).strip().casefold().rstrip(".!")
+    if text not in _DECISIONS:
+        raise InvalidParamsError(
+            message='the decision is missing; send the data {"approved": true} or {"approved": false}, or the text yes '
+            "or no"
+        )
+    return _DECISIONS[text], ""
 
 
 def _history_length(request: object) -> int | None:
@@ -302,7 +397,7 @@ def _as_protocol_errors() -> Iterator[None]:
     """Replace our errors by those of the protocol."""
     try:
         yield
-    except UsageError as error:
+    except (UsageError, RequestRefused) as error:
         raise InvalidParamsError(message=error_text(error)) from error
     except PetioleError as error:
         raise InternalError(message=f"{error_text(error)}; send the request again later") from error

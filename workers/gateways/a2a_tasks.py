@@ -25,9 +25,12 @@ from a2a.types import (
     TaskStatus,
     TaskStatusUpdateEvent,
 )
+from a2a.utils.errors import TaskNotFoundError
 
+from petiole.events.catalog.input import TextMessageEvent
 from petiole.events.catalog.tools import ApprovalRequest
 from petiole.events.event import Event
+from petiole.tasks.runtime import BusRuntime
 from petiole.workers.gateways.flows import (
     ApprovalEnded,
     ApprovalNeeded,
@@ -49,6 +52,9 @@ _STATE_BY_REASON: Final = {
     "interrupted": TaskState.TASK_STATE_CANCELED,
     "cancelled": TaskState.TASK_STATE_CANCELED,
 }
+MESSAGE_ID: Final = "a2a_message_id"
+"""The field of an event's context that has the id which the client gave its message."""
+
 FINAL_STATES: Final = frozenset({TaskState.TASK_STATE_COMPLETED, TaskState.TASK_STATE_CANCELED})
 WAITING_STATES: Final = FINAL_STATES | {TaskState.TASK_STATE_INPUT_REQUIRED}
 """The states in which nothing happens before the client does something."""
@@ -86,11 +92,6 @@ class FlowTask:
     def is_final(self) -> bool:
         """Whether the task has ended."""
         return self.state in FINAL_STATES
-
-    @property
-    def is_waiting(self) -> bool:
-        """Whether the task has ended, or waits for its client."""
-        return self.state in WAITING_STATES
 
     def advance(self, item: FlowItem) -> Iterator[TaskUpdate]:
         """Take an item of the flow, and yield the events for the changes of the task."""
@@ -152,12 +153,12 @@ class FlowTask:
             task_id=self.flow_id, context_id=self.stream_id, artifact=artifact, append=append, last_chunk=last_chunk
         )
 
-    def build_task(self, history_length: int | None = None) -> Task:
+    def build_task(self, history_length: int | None = None, *, has_artifacts: bool = True) -> Task:
         """Build the protocol's task, with its text so far."""
         artifacts = [
             Artifact(artifact_id=f"answer-{number}", name="answer", parts=[new_text_part(text)])
             for number, text in enumerate(self.texts, 1)
-            if text
+            if text and has_artifacts
         ]
         history = [] if history_length == 0 else [self.message]
         return Task(
@@ -179,4 +180,26 @@ def build_approval_message(stream_id: str, flow_id: str, approval: ApprovalReque
         task_id=flow_id,
         role=Role.ROLE_AGENT,
         parts=[new_text_part(text), new_data_part(call)],
+    )
+
+
+def read_task(bus: BusRuntime, task_id: str) -> FlowTask:
+    """Read a task from the history. Raises TaskNotFoundError."""
+    with bus.state_store_access(f"reading the task {task_id!r}"):
+        flow = bus.event_registry.read_known(each.document_or_stub for each in bus.stores.history.read_flow(task_id))
+        message = next((event for event in flow if event.event_id == task_id), None)
+        if not isinstance(message, TextMessageEvent):
+            raise TaskNotFoundError(message=f"no task {task_id!r} is kept; its history may have been removed")
+        task = FlowTask(FlowPosition(bus, message.stream_id, task_id), _build_message(message))
+        task.read()
+    return task
+
+
+def _build_message(event: TextMessageEvent) -> Message:
+    return Message(
+        message_id=str(event.context.extra.get(MESSAGE_ID, event.event_id)),
+        context_id=event.stream_id,
+        task_id=event.event_id,
+        role=Role.ROLE_USER,
+        parts=[new_text_part(event.content.text)],
     )

@@ -2,6 +2,7 @@
 
     POST /ag-ui                                     a run: RunAgentInput in, events of the run as server-sent events out
     GET  /ag-ui/threads/{thread_id}/runs/{run_id}   the events of a run again
+    DELETE /ag-ui/threads/{thread_id}/runs/{run_id} cancel the run that a message began, and the runs that resumed it
 
 A thread is a stream, a run is the flow of the user's last message. The message's event id is derived from thread and
 run, so posting a run again publishes nothing and sends its events again. With the id of the last event that the client
@@ -42,13 +43,15 @@ from petiole.events.catalog.input import TextMessageEvent
 from petiole.events.catalog.orchestrator import ResponseReadyEvent
 from petiole.events.errors import BrokerUnavailable, StateStoreUnavailable, StreamTimeout, UsageError
 from petiole.events.texts import error_text
+from petiole.tasks.operations.flow_cancellation import cancel_flow
 from petiole.tasks.runtime import BusRuntime
 from petiole.tasks.stores.history import HISTORY_START
 from petiole.workers.gateways.ag_ui_run import AgUiRun, RunCursor, messages_before_run
 from petiole.workers.gateways.flows import FlowPosition, follow_flow
+from petiole.workers.gateways.identities import MAX_STREAM_ID_LENGTH, check_stream
 from petiole.workers.gateways.messages import caller_of, derive_message_id, is_published, submit_message, user_of
 from petiole.workers.gateways.problems import RequestRefused, answer_problems, invalid_body, read_json_body
-from petiole.workers.gateways.server_sent_events import MAX_STREAM_ID_LENGTH, event_response
+from petiole.workers.gateways.server_sent_events import event_response
 from petiole.workers.tools import approvals
 from petiole.workers.tools.approvals import Approval
 
@@ -58,7 +61,7 @@ log = logging.getLogger(__name__)
 
 
 def routes(bus: BusRuntime) -> list[BaseRoute]:
-    """Build the routes of both endpoints."""
+    """Build the routes of all endpoints."""
 
     async def run(request: Request) -> Response:
         try:
@@ -66,6 +69,7 @@ def routes(bus: BusRuntime) -> list[BaseRoute]:
         except ValidationError as error:
             raise invalid_body(error) from error
         cursor = read_cursor(request)
+        await run_in_threadpool(partial(check_stream, bus, request.scope, posted.thread_id, is_write=True))
         if posted.resume:
             user = caller_of(request.scope) or _OPERATOR
             approval = await run_in_threadpool(partial(decide_interrupts, bus, posted, posted.resume, by=user))
@@ -78,24 +82,39 @@ def routes(bus: BusRuntime) -> list[BaseRoute]:
         started = AgUiRun(posted.thread_id, posted.run_id, cursor, state, messages, starts_after)
         return event_response(request, stream_run(bus, started, flow_id))
 
+    async def cancel(request: Request) -> Response:
+        _, _, flow_id = await run_in_threadpool(partial(find_run, bus, request, is_write=True))
+        by = caller_of(request.scope) or _OPERATOR
+        await run_in_threadpool(partial(cancel_flow, flow_id, by=by, bus=bus))
+        return Response(status_code=HTTPStatus.NO_CONTENT)
+
     async def read(request: Request) -> Response:
-        thread_id, run_id = str(request.path_params["thread_id"]), str(request.path_params["run_id"])
-        flow_id, cursor = flow_of(thread_id, run_id), read_cursor(request)
-        if not await run_in_threadpool(partial(is_published, bus, flow_id)):
-            reason = f"thread {thread_id!r} has no run {run_id!r} that a message began; post the run to /ag-ui"
-            raise RequestRefused(HTTPStatus.NOT_FOUND, reason)
+        cursor = read_cursor(request)
+        thread_id, run_id, flow_id = await run_in_threadpool(find_run, bus, request)
         messages = await run_in_threadpool(partial(read_thread, bus, thread_id, flow_id))
         return event_response(request, stream_run(bus, AgUiRun(thread_id, run_id, cursor, {}, messages), flow_id))
 
     return [
         Route("/ag-ui", answer_problems(run), methods=["POST"]),
         Route("/ag-ui/threads/{thread_id:path}/runs/{run_id}", answer_problems(read), methods=["GET"]),
+        Route("/ag-ui/threads/{thread_id:path}/runs/{run_id}", answer_problems(cancel), methods=["DELETE"]),
     ]
 
 
 def flow_of(thread_id: str, run_id: str) -> str:
     """Return the id of the flow of a run."""
     return derive_message_id("ag-ui", thread_id, run_id)
+
+
+def find_run(bus: BusRuntime, request: Request, *, is_write: bool = False) -> tuple[str, str, str]:
+    """Return thread, run and flow that a path names. Raises RequestRefused if the caller began no such run."""
+    thread_id, run_id = str(request.path_params["thread_id"]), str(request.path_params["run_id"])
+    flow_id = flow_of(thread_id, run_id)
+    check_stream(bus, request.scope, thread_id, is_write=is_write)
+    if not is_published(bus, flow_id):
+        reason = f"thread {thread_id!r} has no run {run_id!r} that a message began; post the run to /ag-ui"
+        raise RequestRefused(HTTPStatus.NOT_FOUND, reason)
+    return thread_id, run_id, flow_id
 
 
 def read_cursor(request: Request) -> RunCursor:

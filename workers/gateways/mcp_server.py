@@ -11,7 +11,9 @@ Tools:
 
 Resources: `petiole://streams/{stream_id}/events` and `petiole://flows/{flow_id}/events`, the recorded events as JSON.
 
-A call runs as events, so it is not lost with the connection. A call of an agent's tool has its own flow.
+A caller uses the streams of its user; to publish and to request needs the role operator (identities.py). A call runs as
+events, so it is not lost with the connection. A call of an agent's tool has its own flow. A client that declares the
+extension `io.modelcontextprotocol/tasks` gets a call that lasts as a task (mcp_tasks.py).
 
 Source: Model Context Protocol, 2026-07-28 and earlier versions that the package `mcp` speaks.
 """
@@ -19,13 +21,13 @@ Source: Model Context Protocol, 2026-07-28 and earlier versions that the package
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
 from urllib.parse import unquote
 
 from mcp import types
+from mcp.server import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.shared.exceptions import MCPError
@@ -36,7 +38,8 @@ from starlette.types import Receive, Scope, Send
 
 from petiole.events.catalog.request import RequestContent, RequestEvent
 from petiole.events.catalog.tools import ToolExecution, ToolExecutionRequestedEvent
-from petiole.events.errors import PetioleError, ToolFailed, UsageError
+from petiole.events.errors import PetioleError, UsageError
+from petiole.events.event import EventContext
 from petiole.events.ids import new_event_id
 from petiole.events.texts import error_text
 from petiole.events.topics import is_topic
@@ -44,12 +47,16 @@ from petiole.tasks.publishing.commit import commit
 from petiole.tasks.publishing.validation import validate
 from petiole.tasks.requests.requester import Requester
 from petiole.tasks.runtime import BusRuntime
-from petiole.workers.gateways.flows import FlowEnded, FlowPosition, FlowTranslator, TextEnded, ToolEnded, follow_flow
-from petiole.workers.gateways.messages import derive_message_id, publish_event, submit_message
+from petiole.workers.gateways.identities import IDENTITY, check_stream
+from petiole.workers.gateways.mcp_calls import SOURCE, build_result, find_call
+from petiole.workers.gateways.mcp_tasks import CallTasks, accepts_tasks
+from petiole.workers.gateways.messages import derive_message_id, publish_event, submit_message, user_of
+from petiole.workers.gateways.problems import RequestRefused
+from petiole.workers.gateways.tokens import Identity
 from petiole.workers.tools import installed_tools
 
 _OPEN_FAMILIES: Final = frozenset({"custom", "input", "message"})
-_REQUESTER: Final = "mcp"
+_PUBLISH_FIELDS: Final = ("event_type", "stream_id", "content", "event_id")
 _STREAMS, _FLOWS = "petiole://streams/", "petiole://flows/"
 _MAX_RESOURCE_EVENTS: Final = 500
 
@@ -63,23 +70,22 @@ class _Endpoint:
     """The ASGI application. Each request has a session manager of its own, because nothing is kept between them."""
 
     def __init__(self, bus: BusRuntime) -> None:
-        self._agents = AgentTools(bus)
+        self._bus = bus
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        manager = StreamableHTTPSessionManager(self._agents.build_server(), stateless=True)
+        manager = StreamableHTTPSessionManager(AgentTools(self._bus, scope).build_server(), stateless=True)
         async with manager.run():
             await manager.handle_request(scope, receive, send)
 
 
 class AgentTools:
-    """What the server offers: the agents of a bus as tools, and their events as resources."""
+    """What the server offers to the caller of a request: the agents as tools, and their events as resources."""
 
-    def __init__(self, bus: BusRuntime) -> None:
+    def __init__(self, bus: BusRuntime, scope: Scope) -> None:
         self._bus = bus
-        self._own: dict[str, tuple[types.Tool, Callable[[dict[str, Any]], Awaitable[str]]]] = {
-            tool.name: (tool, act)
-            for tool, act in ((_ASK, self._ask), (_PUBLISH, self._publish), (_REQUEST, self._request))
-        }
+        self._scope = scope
+        self._tasks = CallTasks(bus, scope)
+        self._begin = {_ASK.name: self._ask, _REQUEST.name: self._request}
 
     def build_server(self) -> Server[Any]:
         """Build the protocol's server."""
@@ -87,95 +93,108 @@ class AgentTools:
         async def list_tools(_: object, __: object) -> types.ListToolsResult:
             return types.ListToolsResult(tools=await asyncio.to_thread(self._tools))
 
-        async def call_tool(_: object, params: types.CallToolRequestParams) -> types.CallToolResult:
-            return await self.call(params.name, params.arguments or {})
-
         async def list_templates(_: object, __: object) -> types.ListResourceTemplatesResult:
             return types.ListResourceTemplatesResult(resource_templates=list(_TEMPLATES))
 
         async def read_resource(_: object, params: types.ReadResourceRequestParams) -> types.ReadResourceResult:
-            text = await asyncio.to_thread(self._read, str(params.uri))
+            try:
+                text = await asyncio.to_thread(self._read, str(params.uri))
+            except RequestRefused as error:
+                raise MCPError(types.INVALID_PARAMS, error_text(error)) from error
             contents = types.TextResourceContents(uri=params.uri, mime_type="application/json", text=text)
             return types.ReadResourceResult(contents=[contents])
 
-        return Server(
+        server = Server(
             "petiole",
             on_list_tools=list_tools,
-            on_call_tool=call_tool,
             on_list_resource_templates=list_templates,
             on_read_resource=read_resource,
         )
+        server.add_request_handler("tools/call", types.CallToolRequestParams, self.call)
+        self._tasks.register(server)
+        return server
 
-    async def call(self, name: str, arguments: dict[str, Any]) -> types.CallToolResult:
+    async def call(
+        self, context: ServerRequestContext[Any, Any], params: types.CallToolRequestParams
+    ) -> types.CallToolResult | dict[str, Any]:
         """Call a tool. What its caller can correct is a result with an error."""
         try:
-            own = self._own.get(name)
-            text, is_error = (await own[1](arguments), False) if own else await self._run(name, arguments)
-        except (PetioleError, ValidationError) as error:
-            text, is_error = error_text(error), True
-        return types.CallToolResult(content=[types.TextContent(type="text", text=text)], is_error=is_error)
+            arguments = params.arguments or {}
+            if params.name == _PUBLISH.name:
+                return build_result(await asyncio.to_thread(self._publish, arguments))
+            call_id = await asyncio.to_thread(self._begin.get(params.name, partial(self._run, params.name)), arguments)
+            call = await asyncio.to_thread(find_call, self._bus, call_id)
+            if call is None:
+                return build_result("the history of the call was removed; call the tool again", is_error=True)
+            if accepts_tasks(context):
+                return await self._tasks.wait_or_create(call)
+            await call.follow()
+        except (PetioleError, RequestRefused, ValidationError) as error:
+            return build_result(error_text(error), is_error=True)
+        return call.result or build_result("the call was cancelled", is_error=True)
+
+    def _check_operator(self) -> None:
+        """Raise UsageError for users: agents act on events and requests without asking whose they are."""
+        if not self._scope[IDENTITY].may("operator"):
+            raise UsageError("this needs the role operator; send a token of that role, or use petiole_ask")
+
+    def _check_user(self) -> None:
+        """Raise UsageError for callers who use no streams: a tool runs for a user, as in a conversation."""
+        identity: Identity = self._scope[IDENTITY]
+        if identity.user_id is None and identity.role != "admin":
+            raise UsageError("a tool runs for a user; send a token that has one")
 
     def _tools(self) -> list[types.Tool]:
-        return [tool for tool, _ in self._own.values()] + [
+        return [_ASK, _PUBLISH, _REQUEST] + [
             types.Tool(name=tool.name, description=tool.description, input_schema=dict(tool.schema))
             for tool in installed_tools().all()
         ]
 
-    async def _ask(self, arguments: dict[str, Any]) -> str:
+    def _ask(self, arguments: dict[str, Any]) -> str:
+        """Publish a message of a user, and return the id of its flow."""
         stream_id, message_id = _text(arguments, "stream_id"), str(arguments.get("message_id") or new_event_id())
-        flow_id = derive_message_id("mcp", stream_id, message_id)
-        submit = partial(
-            submit_message, self._bus, _text(arguments, "text"), stream_id, message_id=flow_id, source="mcp"
-        )
-        await asyncio.to_thread(submit)
-        texts: list[str] = []
-        translator = FlowTranslator()
-        async with aclosing(follow_flow(FlowPosition(self._bus, stream_id, flow_id))) as items:
-            async for item in items:
-                for step in translator.translate(item.value):
-                    if isinstance(step, TextEnded):
-                        texts.append(step.text)
-                    elif isinstance(step, FlowEnded):
-                        return "\n".join(texts)
-        return "\n".join(texts)
+        check_stream(self._bus, self._scope, stream_id, is_write=True)
+        flow_id, text = derive_message_id("mcp", stream_id, message_id), _text(arguments, "text")
+        user_id = user_of(self._scope)
+        return submit_message(self._bus, text, stream_id, user_id=user_id, message_id=flow_id, source=SOURCE)
 
-    async def _publish(self, arguments: dict[str, Any]) -> str:
+    def _publish(self, arguments: dict[str, Any]) -> str:
         topic = _text(arguments, "event_type")
         known = self._bus.event_registry.get(topic) if is_topic(topic) else None
         if known is not None and known.is_builtin and topic.partition(".")[0] not in _OPEN_FAMILIES:
             raise UsageError(f"{topic!r} is published by the agents only; publish a type of your own, or 'message.…'")
-        document = {name: value for name, value in arguments.items() if value is not None}
-        publish = partial(commit, self._bus, is_refusable=True)
-        (publication,) = await asyncio.to_thread(lambda: publish([validate(self._bus, document)]))
+        self._check_operator()
+        check_stream(self._bus, self._scope, _text(arguments, "stream_id"), is_write=True)
+        document = {name: arguments[name] for name in _PUBLISH_FIELDS if arguments.get(name) is not None}
+        document["context"] = {"source": SOURCE, "user_id": user_of(self._scope)}
+        (publication,) = commit(self._bus, [validate(self._bus, document)], is_refusable=True)
         return publication.event.event_id
 
-    async def _request(self, arguments: dict[str, Any]) -> str:
+    def _request(self, arguments: dict[str, Any]) -> str:
+        """Send a request, and return the id of its flow."""
+        self._check_operator()
         content = RequestContent(
             request_type=_text(arguments, "request_type"),
             responder=_text(arguments, "responder"),
-            requester=_REQUESTER,
+            requester=SOURCE,
             parameters=arguments.get("parameters") or {},
         )
-        event = RequestEvent(content=content)
-        response: Any = await Requester(self._bus).aio(event, timeout=arguments.get("timeout_s"))
-        if not response.ok:
-            raise ToolFailed(content.responder, f"{response.error_type}: {response.error}")
-        return to_json(response.value).decode()
+        event = RequestEvent(content=content, context=EventContext(source=SOURCE))
+        Requester(self._bus)(event, timeout=arguments.get("timeout_s"))
+        return event.event_id
 
-    async def _run(self, name: str, arguments: Mapping[str, Any]) -> tuple[str, bool]:
-        """Run a tool of the agent `tools`, and return its result, and whether it is an error."""
-        await asyncio.to_thread(lambda: installed_tools().get(name))  # raises UsageError (unknown_tool)
+    def _run(self, name: str, arguments: Mapping[str, Any]) -> str:
+        """Let the agent `tools` run a tool, and return the id of the flow. Raises UsageError (unknown_tool)."""
+        self._check_user()
+        installed_tools().get(name)
         call_id = new_event_id()
-        content = ToolExecution(call_id=call_id, tool=name, arguments=dict(arguments))
-        event = ToolExecutionRequestedEvent(stream_id=f"mcp-{call_id}", content=content)
-        await asyncio.to_thread(partial(publish_event, self._bus, event))
-        translator = FlowTranslator()
-        async with aclosing(follow_flow(FlowPosition(self._bus, event.stream_id, event.correlation_id))) as items:
-            async for item in items:
-                for step in translator.translate(item.value):
-                    if isinstance(step, ToolEnded):
-                        return step.text, not step.is_ok
-        return "", True
+        event = ToolExecutionRequestedEvent(
+            stream_id=f"mcp-{call_id}",
+            content=ToolExecution(call_id=call_id, tool=name, arguments=dict(arguments)),
+            context=EventContext(source=SOURCE, user_id=user_of(self._scope)),
+        )
+        publish_event(self._bus, event)
+        return event.event_id
 
     def _read(self, uri: str) -> str:
         """Read the events of a stream or a flow. Raises MCPError for another resource."""
@@ -185,6 +204,8 @@ class AgentTools:
             raise MCPError(types.INVALID_PARAMS, f"no resource {uri!r}; see the list of resource templates")
         with self._bus.state_store_access(f"reading {uri!r}"):
             found = history.read_stream(name) if uri.startswith(_STREAMS) else history.read_flow(name)
+            for stream_id in {str(recorded.attributes["stream_id"]) for recorded in found} or {name}:
+                check_stream(self._bus, self._scope, stream_id)
             return to_json([recorded.document_or_stub for recorded in found[-_MAX_RESOURCE_EVENTS:]]).decode()
 
 

@@ -9,6 +9,7 @@ read at `Location`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Final
@@ -29,6 +30,7 @@ from petiole.tasks.publishing.commit import commit
 from petiole.tasks.publishing.validation import validate
 from petiole.tasks.runtime import BusRuntime
 from petiole.workers.agents.input import publish_message
+from petiole.workers.gateways.identities import IDENTITY, check_stream
 from petiole.workers.gateways.problems import RequestBody, RequestRefused, answer_problems, invalid_body, read_json_body
 
 _MAX_KEY_LENGTH: Final = 255
@@ -52,6 +54,7 @@ def routes(bus: BusRuntime) -> list[BaseRoute]:
             body = MessageBody.model_validate_json(await read_json_body(request))
         except ValidationError as error:
             raise invalid_body(error) from error
+        await run_in_threadpool(partial(check_stream, bus, request.scope, stream_id, is_write=True))
         user_id = user_of(request.scope) or body.user_id
         message_id = derive_message_id("messages", stream_id, key) if key else None
         submit = partial(submit_message, bus, body.text, stream_id, user_id=user_id, message_id=message_id)
@@ -76,6 +79,7 @@ def submit_message(
     user_id: str | None = None,
     message_id: str | None = None,
     source: str = "http",
+    extra: Mapping[str, str] | None = None,
 ) -> str:
     """Publish a user's message, unless one with this id was published; return its event id, which is that of its flow.
 
@@ -91,6 +95,7 @@ def submit_message(
             channel=source,
             source=source,
             event_id=message_id,
+            extra=extra,
             publish=partial(publish_event, bus),
             bus=bus,
         )
@@ -111,10 +116,10 @@ def publish_event(bus: BusRuntime, event: Event) -> None:
 
 
 def caller_of(scope: Scope) -> str | None:
-    """Return the name of the caller, if a middleware has found its identity."""
-    return getattr(scope.get("petiole.identity"), "name", None)
+    """Return the name of the caller."""
+    return getattr(scope.get(IDENTITY), "name", None)
 
 
 def user_of(scope: Scope) -> str | None:
-    """Return the user on whose behalf the caller acts, if a middleware has found its identity."""
-    return getattr(scope.get("petiole.identity"), "user_id", None)
+    """Return the user on whose behalf the caller acts."""
+    return getattr(scope.get(IDENTITY), "user_id", None)

@@ -9,13 +9,12 @@ from typing import Final, TypeAlias
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import Message, Receive, Scope, Send
 
 from petiole.events.errors import PetioleError, QueueFull, Retryable, SessionEnded, UsageError, error_type_of
 from petiole.events.texts import error_text
 
 RETRY_AFTER_S: Final = 5
-MAX_BODY_BYTES: Final = 1_048_576
-"""The largest body of a request."""
 
 Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
 
@@ -42,6 +41,17 @@ def answer_problems(endpoint: Endpoint) -> Endpoint:
     return answer
 
 
+async def refuse(refusal: RequestRefused, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a refused request. A refused WebSocket is a 403 without a reason, which browsers would not show."""
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1008})
+        return
+    response = problem(refusal.status, str(refusal))
+    if refusal.status == HTTPStatus.UNAUTHORIZED:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    await response(scope, receive, send)
+
+
 def problem(status: HTTPStatus, reason: str, code: str = "") -> JSONResponse:
     """Build the response for an error."""
     body = {"title": status.phrase, "status": int(status), "detail": reason} | ({"code": code} if code else {})
@@ -64,18 +74,14 @@ def status_of(error: PetioleError) -> HTTPStatus:
     return HTTPStatus.INTERNAL_SERVER_ERROR
 
 
-async def read_body(request: Request) -> bytes:
-    """Read a body of at most MAX_BODY_BYTES. Raises RequestRefused."""
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > MAX_BODY_BYTES:
-            raise RequestRefused(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body has more than {MAX_BODY_BYTES} bytes; send less"
-            )
-        chunks.append(chunk)
-    return b"".join(chunks)
+def replay_body(body: bytes, receive: Receive) -> Receive:
+    """Hand on a body that was read; after it, what the client sends next."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive_again() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return receive_again
 
 
 async def read_json_body(request: Request) -> bytes:
@@ -87,7 +93,7 @@ async def read_json_body(request: Request) -> bytes:
         raise RequestRefused(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the body has to be JSON; send Content-Type: application/json"
         )
-    return await read_body(request)
+    return await request.body()
 
 
 def invalid_body(error: ValidationError) -> RequestRefused:

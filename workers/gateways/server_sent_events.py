@@ -21,9 +21,10 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 from sse_starlette.sse import EventSourceResponse, SendTimeoutError
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -34,11 +35,11 @@ from petiole.events.texts import error_text
 from petiole.tasks import ResponseStreamReader
 from petiole.tasks.runtime import BusRuntime
 from petiole.workers.gateways.access import limits_of
+from petiole.workers.gateways.identities import check_stream
 from petiole.workers.gateways.problems import RequestRefused, answer_problems
 from petiole.workers.state.keys import StateKeys
 from petiole.workers.state.outbound_messages import OUTBOUND_START, OutboundMessageReader
 
-MAX_STREAM_ID_LENGTH: Final = 255
 _OUTBOUND_TIMEOUT_S = 4.0
 _SILENCE_TIMEOUT_S = 3600.0
 
@@ -74,9 +75,10 @@ def _route(bus: BusRuntime, name: str, source: EventSource, position: str) -> Ro
 
     async def serve(request: Request) -> Response:
         stream_id, last = str(request.path_params["stream_id"]), request.headers.get("last-event-id")
-        if (last and not re.fullmatch(position, last)) or len(stream_id) > MAX_STREAM_ID_LENGTH:
-            reason = "Last-Event-ID is not an id of this endpoint, or the stream id is too long; leave the header out"
+        if last and not re.fullmatch(position, last):
+            reason = "Last-Event-ID is not an id of this endpoint; leave the header out to read from the start"
             raise RequestRefused(HTTPStatus.BAD_REQUEST, reason)
+        await run_in_threadpool(check_stream, bus, request.scope, stream_id)
         return event_response(request, _encode(stream_id, source(bus, stream_id, last or None)))
 
     return Route(f"/streams/{{stream_id:path}}/{name}", answer_problems(serve), methods=["GET"])

@@ -31,12 +31,16 @@ from petiole.events.errors import UsageError
 
 Role: TypeAlias = Literal["user", "viewer", "operator", "admin"]
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
-"""Each may do what those before it may, but for streams: tokens.py tells."""
+"""Each may do what those before it may, but for streams: see `may_use_stream`."""
+
+TOKEN_FILE: Final = "tokens"  # noqa: S105 - a file's name
+"""The name of the token file in PETIOLE_HOME."""
 
 SESSION_S: Final = 12 * 3_600
 """How long a browser stays signed in."""
 
 _MIN_TOKEN_LENGTH = 20
+_MAX_DIGITS = 12
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _HEADER = "# name role token [user]; a line is one valid token. Roles: " + ", ".join(ROLES)
 
@@ -91,7 +95,7 @@ class TokenFile:
         """Return whose session it is; None if it has expired, or its token was removed from the file."""
         claim, _, signature = cookie.rpartition(".")
         name, _, expiry = claim.partition(".")
-        if not expiry.isdecimal() or int(expiry) < time.time():
+        if not expiry.isdecimal() or len(expiry) > _MAX_DIGITS or int(expiry) < time.time():
             return None
         for line in self._current():
             is_named = _encode(line.identity.name) == name

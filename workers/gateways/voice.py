@@ -1,5 +1,6 @@
 """Speak and listen over a WebSocket, for browsers and other clients.
 
+    GET /voice/                                           a page to speak on, which uses it
     GET /streams/{stream_id}/voice?sample_rate=16000      a WebSocket
 
     client → server    binary: 16-bit mono PCM at the sample rate, in chunks of any length up to 10 s
@@ -10,9 +11,8 @@
 
 A client that plays audio empties its buffer on `stream.speech.started`. One that reconnects goes on in the same stream.
 
-Browsers let every page open a WebSocket to every server, so the server refuses pages of other origins, and hosts that
-are neither `localhost` nor an IP address: with DNS rebinding, a page reaches this server under a name of its own.
-A connection is closed when it sends nothing for IDLE_TIMEOUT_S. Needs the extras `sse` and `voice`.
+Pages of browsers send their token as a subprotocol (identities.py). A client of a stream that another user has begun is
+refused. A connection is closed when it sends nothing for IDLE_TIMEOUT_S. Needs the extras `sse` and `voice`.
 """
 
 from __future__ import annotations
@@ -23,12 +23,15 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from ipaddress import ip_address
+from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from pydantic import ValidationError
-from starlette.routing import BaseRoute, WebSocketRoute
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Mount, WebSocketRoute
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from petiole.events.content import AudioContent
@@ -37,6 +40,9 @@ from petiole.tasks.publishing.commit import commit
 from petiole.tasks.publishing.validation import validate
 from petiole.tasks.runtime import BusRuntime
 from petiole.workers.agents.input import publish_audio
+from petiole.workers.gateways.identities import SUBPROTOCOL, check_stream
+from petiole.workers.gateways.messages import user_of
+from petiole.workers.gateways.problems import RequestRefused, refuse
 from petiole.workers.state import team_state
 from petiole.workers.streams.pcm import MODEL_SAMPLE_RATE, SAMPLE_BYTES, check_audio
 
@@ -55,16 +61,31 @@ TOPICS: Final = frozenset(
 )
 IDLE_TIMEOUT_S: Final = 120.0
 MAX_CONNECTIONS: Final = 20
-_MAX_STREAM_ID_LENGTH: Final = 255
+_MAX_RATE_DIGITS: Final = 6
 _READ_BLOCK_MS: Final = 200
 _END_MS: Final = 100
 _POLICY_VIOLATION, _TRY_AGAIN_LATER = 1008, 1013
+_PAGE_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 
 
 def routes(bus: BusRuntime) -> list[BaseRoute]:
-    """Build the route of the WebSocket."""
+    """Build the routes of the page and of the WebSocket."""
     gateway = VoiceGateway(bus)
-    return [WebSocketRoute("/streams/{stream_id:path}/voice", gateway.serve)]
+    page = VoicePage(directory=Path(__file__).with_name("static"), html=True)
+    return [Mount("/voice", page), WebSocketRoute("/streams/{stream_id:path}/voice", gateway.serve)]
+
+
+class VoicePage(StaticFiles):
+    """The page and what it loads, all of it from this server."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        """Serve a file, with the policy that keeps the page to this server."""
+        response = await super().get_response(path, scope)
+        response.headers["Content-Security-Policy"] = _PAGE_POLICY
+        return response
 
 
 class VoiceGateway:
@@ -81,6 +102,13 @@ class VoiceGateway:
         if (code := self._refusal(websocket)) is not None:
             await websocket.close(code)
             return
+        try:
+            await run_in_threadpool(
+                partial(check_stream, self._bus, websocket.scope, websocket.path_params["stream_id"], is_write=True)
+            )
+        except RequestRefused as error:
+            await refuse(error, websocket.scope, websocket.receive, websocket.send)
+            return
         self._open += 1
         try:
             await self._talk(websocket)
@@ -88,10 +116,8 @@ class VoiceGateway:
             self._open -= 1
 
     def _refusal(self, websocket: WebSocket) -> int | None:
-        if not is_own_page(websocket.headers.get("host", ""), websocket.headers.get("origin")):
-            return _POLICY_VIOLATION
         rate = websocket.query_params.get("sample_rate", str(MODEL_SAMPLE_RATE))
-        if not rate.isdecimal() or len(rate) > 6 or len(websocket.path_params["stream_id"]) > _MAX_STREAM_ID_LENGTH:  # noqa: PLR2004 - digits
+        if not rate.isdecimal() or len(rate) > _MAX_RATE_DIGITS:
             return _POLICY_VIOLATION
         return _TRY_AGAIN_LATER if self._open >= MAX_CONNECTIONS else None
 
@@ -100,11 +126,11 @@ class VoiceGateway:
             self._bus,
             str(websocket.path_params["stream_id"]),
             int(websocket.query_params.get("sample_rate", MODEL_SAMPLE_RATE)),
-            getattr(websocket.scope.get("petiole.identity"), "user_id", None),
+            user_of(websocket.scope),
         )
         run = partial(asyncio.get_running_loop().run_in_executor, self._threads)
         await run(call.begin)
-        await websocket.accept()
+        await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in websocket.scope["subprotocols"] else None)
         tasks = {asyncio.create_task(_receive(websocket, call, run)), asyncio.create_task(_send(websocket, call, run))}
         done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in pending:
@@ -216,21 +242,3 @@ def _messages(topic: str, content: dict[str, Any]) -> Iterator[str | bytes]:
     yield json.dumps({"type": topic, "content": content}, ensure_ascii=False, default=str)
     if data is not None:
         yield data
-
-
-def is_own_page(host: str, origin: str | None) -> bool:
-    """Return whether a request comes to this server by its own name, and from no page or from one of this server."""
-    try:
-        name = urlsplit(f"//{host}").hostname or ""
-        is_same_origin = origin is None or urlsplit(origin).netloc == host
-    except ValueError:
-        return False
-    return is_same_origin and (name == "localhost" or _is_address(name))
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ip_address(name)
-    except ValueError:
-        return False
-    return True

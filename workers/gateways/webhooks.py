@@ -28,7 +28,7 @@ from petiole.events.event import EventContext
 from petiole.events.texts import error_text
 from petiole.tasks.runtime import BusRuntime
 from petiole.workers.gateways.messages import derive_message_id, publish_event
-from petiole.workers.gateways.problems import RequestRefused, answer_problems, read_body
+from petiole.workers.gateways.problems import RequestRefused, answer_problems
 from petiole.workers.settings import WorkerSettings
 
 
@@ -43,7 +43,7 @@ def routes(bus: BusRuntime) -> list[BaseRoute]:
         if verifier is None:
             reason = f"no webhook of {source!r} is expected; add its secret to PETIOLE_INBOUND_WEBHOOKS"
             raise RequestRefused(HTTPStatus.NOT_FOUND, reason)
-        webhook_id = verify(verifier, request, body := await read_body(request))
+        webhook_id = verify(verifier, request, body := await request.body())
         event = build_webhook_event(source, webhook_id, body)
         await run_in_threadpool(partial(publish_event, bus, event))
         return JSONResponse({"event_id": event.event_id}, HTTPStatus.ACCEPTED)

@@ -41,7 +41,8 @@ class ChatCompletionsModel:
 
     def __init__(self, model: str, client: openai.AsyncOpenAI, **options: Any) -> None:
         self.model = model
-        self._client = client
+        # Loads the modules of the requests, which takes the library a second, when the model is created.
+        self._completions = client.chat.completions
         self._options = options
         self._reported: set[str] = set()
 
@@ -51,7 +52,7 @@ class ChatCompletionsModel:
         self._report_changes(offered)
         parser = ChunkParser(self.name, self.model, offered.names)
         with self._translate_errors():
-            stream = await self._client.chat.completions.create(
+            stream = await self._completions.create(
                 model=self.model,
                 messages=build_chat_messages(request),
                 stream=True,

@@ -1,4 +1,4 @@
-"""Run Celery's workers and beat as child processes of a command: start them, wait for them, stop them.
+"""Run Celery's workers, beat and the console as child processes of a command: start them, wait for them, stop them.
 
 Each child leads its own session, so Ctrl-C in the terminal reaches the command only. The command then stops its
 children in order, and a worker finishes its running handlers. All children use the home of the embedded broker.
@@ -107,6 +107,12 @@ def start_beat(*, output: IO[str] | int, watchdog: Watchdog) -> ChildProcess:
     return _start_celery("beat", ["beat", "--pidfile=", "--loglevel", "INFO"], output, watchdog)
 
 
+def start_console(listener: socket.socket, *, output: IO[str] | int, watchdog: Watchdog) -> ChildProcess:
+    """Start the console on a socket that listens on loopback."""
+    arguments = ["petiole.workers.cli", "console", "--listener", str(listener.fileno())]
+    return _start_module("console", arguments, output, watchdog, descriptors=(listener.fileno(),))
+
+
 def node_name(name: str) -> str:
     """Return a worker's node name, `name@host`."""
     return f"{name}@{socket.gethostname()}"
@@ -165,8 +171,15 @@ def signals_as_keyboard_interrupt() -> Iterator[None]:
 
 
 def _start_celery(name: str, arguments: Sequence[str], output: IO[str] | int, watchdog: Watchdog) -> ChildProcess:
+    celery = ["celery", "--quiet", "-A", "petiole.workers.celery"]
+    return _start_module(name, [*celery, *arguments], output, watchdog)
+
+
+def _start_module(
+    name: str, arguments: Sequence[str], output: IO[str] | int, watchdog: Watchdog, descriptors: Sequence[int] = ()
+) -> ChildProcess:
     process = subprocess.Popen(
-        [sys.executable, "-m", "celery", "--quiet", "-A", "petiole.workers.celery", *arguments],
+        [sys.executable, "-m", *arguments],
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,
@@ -176,6 +189,7 @@ def _start_celery(name: str, arguments: Sequence[str], output: IO[str] | int, wa
         start_new_session=True,
         preexec_fn=watchdog.add_this_process,  # noqa: PLW1509 - it takes no lock: it only writes to a pipe
         env=_child_environment(),
+        pass_fds=descriptors,
     )
     return ChildProcess(name, process)
 

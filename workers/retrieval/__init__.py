@@ -36,6 +36,7 @@ def warm_up_retrieval() -> None:
     """Load what PETIOLE_RETRIEVAL needs, which takes seconds. Raises UsageError (missing_extra)."""
     read_retrieval_settings()
     if WorkerSettings().retrieval == "semantic":
+        from petiole.workers.retrieval import semantic  # noqa: F401, PLC0415 - as above
         from petiole.workers.retrieval.embedding_model import MiniLM  # noqa: PLC0415 - as above
 
         MiniLM.shared().embed("warm up")

@@ -34,13 +34,12 @@ def collect_candidates(
         query: What is searched for.
     """
     stated = [values for values in facts if values[-1].subject == "user"]
-    current_sources = {values[-1].source for values in stated}
-    outdated_sources = {value.source for values in stated for value in values[:-1]} - current_sources
+    outdated_sources = {value.source for values in stated for value in values[:-1]}
     user_id, is_personal = message.context.user_id, _FIRST_PERSON.search(query) is not None
     of_stream = [
         memory
-        for source, memory in stream_memories.items()
-        if source not in outdated_sources
+        for source, stored in stream_memories.items()
+        if (memory := _without_outdated(source, stored, stated) if source in outdated_sources else stored)
         and memory.flow != message.correlation_id
         and not (is_personal and is_of_another_user(memory, user_id))
     ]
@@ -50,6 +49,12 @@ def collect_candidates(
         if not _is_stated_in(fact, stream_memories) and fact.source != message.causation_id
     }
     return [*elsewhere.values(), *of_stream]
+
+
+def _without_outdated(source: str, memory: MemoryItem, stated: Sequence[Sequence[Fact]]) -> MemoryItem | None:
+    """Reduce a message that states several facts to those that still hold; None if none does."""
+    holding = dict.fromkeys(values[-1].text for values in stated if values[-1].source == source)
+    return memory.model_copy(update={"text": "; ".join(holding)}) if holding else None
 
 
 def _is_stated_in(fact: Fact, stream_memories: Mapping[str, MemoryItem]) -> bool:

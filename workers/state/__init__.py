@@ -21,8 +21,10 @@ from petiole.workers.state.facts import Facts
 from petiole.workers.state.keys import StateKeys
 from petiole.workers.state.memories import Memories
 from petiole.workers.state.outbound_messages import OutboundMessages
+from petiole.workers.state.push_notifications import PushNotifications
 from petiole.workers.state.scenes import Scenes
 from petiole.workers.state.spending import Spending
+from petiole.workers.state.stream_owners import StreamOwners
 from petiole.workers.state.vectors import EmbeddingStore
 
 
@@ -39,6 +41,8 @@ class TeamState:
     spending: Spending
     audio_streams: AudioStreams
     scenes: Scenes
+    stream_owners: StreamOwners
+    push_notifications: PushNotifications
 
 
 def team_state(bus: BusRuntime) -> TeamState:
@@ -62,6 +66,7 @@ def open_team_state(client: Redis, bus_settings: Settings) -> TeamState:
         outbound_messages=OutboundMessages(client, keys),
         audio_streams=AudioStreams(client, keys),
         scenes=Scenes(client, keys),
+        stream_owners=StreamOwners(client, keys),
         approvals=Approvals(
             client,
             keys,
@@ -70,4 +75,5 @@ def open_team_state(client: Redis, bus_settings: Settings) -> TeamState:
             decided_age=timedelta(seconds=decided_s),
         ),
         spending=Spending(client, keys),
+        push_notifications=PushNotifications(client, keys, timedelta(seconds=bus_settings.history_retention_s)),
     )

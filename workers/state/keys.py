@@ -21,8 +21,11 @@ Each starts with PETIOLE_KEY_PREFIX and a colon, then fixed words; text from out
 | outbound_message_cursors:<stream> | text   | entry id of the last message taken            | a day after the last   |
 | outbound_message_ids:<stream>     | set    | ids of the messages appended                  | a day after the last   |
 | outbound_messages:<stream>        | stream | messages to the user, the last 1,000          | a day after the last   |
+| push_configurations:<task>        | hash   | id -> where to post, as JSON                  | HISTORY_RETENTION_S    |
+| push_notified:<task>              | hash   | id -> the state that was posted last          | HISTORY_RETENTION_S    |
 | scenes:<stream>                   | text   | the first frame of the scene: Scene JSON      | an hour                |
 | spending:<sha-256>:<window>       | text   | millionths of a dollar                        | two windows            |
+| stream_owners:<stream>            | text   | the user who began it through a gateway       | 30 days after the last |
 | user_streams:<user>               | set    | streams with memories of the user             | 30 days after the last |
 | vectors:<sha-256>:<model>         | text   | embedding of a text: float32 as base64        | 30 days                |
 """
@@ -46,6 +49,9 @@ class StateKeys:
 
     def memory_removals(self, stream_id: str) -> str:
         return f"{self.prefix}:memory_removals:{stream_id}"
+
+    def stream_owner(self, stream_id: str) -> str:
+        return f"{self.prefix}:stream_owners:{stream_id}"
 
     def audio_end(self, stream_id: str) -> str:
         return f"{self.prefix}:audio_ends:{stream_id}"
@@ -102,3 +108,9 @@ class StateKeys:
 
     def approval(self, approval_id: str) -> str:
         return f"{self.prefix}:approvals:{approval_id}"
+
+    def push_configurations(self, task_id: str) -> str:
+        return f"{self.prefix}:push_configurations:{task_id}"
+
+    def push_notified(self, task_id: str) -> str:
+        return f"{self.prefix}:push_notified:{task_id}"

@@ -67,22 +67,20 @@ def resample(data: bytes, sample_rate: int) -> bytes:
     """Return mono PCM at MODEL_SAMPLE_RATE. Raises UsageError (missing_extra)."""
     if sample_rate == MODEL_SAMPLE_RATE:
         return data
-    import numpy  # noqa: ICN001, PLC0415 - an extra
-
-    converted = resample_floats(data, sample_rate)
-    return bytes((converted.clip(-1, 1) * 32_767).astype(numpy.dtype("<i2")).tobytes())
-
-
-def resample_floats(data: bytes, sample_rate: int) -> NDArray[Any]:
-    """Return mono PCM at MODEL_SAMPLE_RATE as 32-bit floats from -1 to 1. Raises UsageError (missing_extra)."""
     try:
         import numpy  # noqa: ICN001, PLC0415 - an extra
         import soxr  # noqa: PLC0415 - as above
     except ModuleNotFoundError as error:
         raise missing_extra("resampling", "voice") from error
-    samples = numpy.frombuffer(data, dtype="<i2").astype(numpy.float32) / 32_768
-    converted: NDArray[Any] = soxr.resample(samples, sample_rate, MODEL_SAMPLE_RATE)
-    return converted
+    converted = soxr.resample(to_floats(data), sample_rate, MODEL_SAMPLE_RATE)
+    return bytes((converted.clip(-1, 1) * 32_767).astype(numpy.dtype("<i2")).tobytes())
+
+
+def to_floats(data: bytes) -> NDArray[Any]:
+    """Return mono PCM as 32-bit floats from -1 to 1."""
+    import numpy  # noqa: ICN001, PLC0415 - an extra
+
+    return numpy.frombuffer(data, dtype="<i2").astype(numpy.float32) / 32_768
 
 
 def _samples(data: bytes) -> array[int]:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Final, TypeAlias
 
 from petiole.workers.streams.audio_state import FRAME_BYTES, FRAME_MS, AudioState, ChunkMark
 from petiole.workers.streams.pcm import SAMPLE_BYTES, resample
 from petiole.workers.streams.sequencing import Gap, OrderedChunk, take_ordered
-from petiole.workers.streams.utterances import PRE_ROLL_FRAMES, IsTurnOver, SpeechSignal, end_utterance, hear
-from petiole.workers.streams.voice_activity import WARM_UP_FRAMES, DetectorCache
+from petiole.workers.streams.utterances import (
+    PRE_ROLL_FRAMES,
+    IsTurnOver,
+    SpeechSignal,
+    end_utterance,
+    hear,
+    take_frames,
+)
+from petiole.workers.streams.voice_activity import WARM_UP_FRAMES, VoiceActivity
 
 KEPT_FRAMES: Final = PRE_ROLL_FRAMES + WARM_UP_FRAMES + 4
 """So much is kept of the audio before speech. Twice as much is there before it is cut down to that."""
@@ -27,7 +33,7 @@ class StreamAudio:
     stream_id: str
     state: AudioState
     read_stored: ReadPcm
-    detectors: DetectorCache
+    detectors: VoiceActivity
     added: bytearray = field(default_factory=bytearray)
     stored_end: int = 0
 
@@ -69,18 +75,26 @@ class StreamAudio:
 
     def _hear(self, chunk: OrderedChunk, is_turn_over: IsTurnOver) -> Iterator[SpeechSignal]:
         state = self.state
-        detector = self.detectors.take(self.stream_id, state.frames, partial(self._last_frames))
         state.length += len(chunk.data) // SAMPLE_BYTES
         self.added += chunk.data
         if state.speech_start is None:
             state.marks.append(ChunkMark(sequence=chunk.sequence, end=state.length))
-        yield from hear(state, resample(chunk.data, state.sample_rate), detector, is_turn_over)
+        frames = take_frames(state, resample(chunk.data, state.sample_rate))
+        yield from hear(state, self._probabilities(frames), is_turn_over)
         if chunk.is_last:
             yield from end_utterance(state)
-        self.detectors.put(self.stream_id, state.frames, detector)
+
+    def _probabilities(self, frames: bytes) -> list[float]:
+        if not frames:
+            return []
+        heard = self.state.frames
+        found = self.detectors.hear(self.stream_id, heard, frames)
+        if found is None:
+            found = self.detectors.hear(self.stream_id, heard, frames, self._last_frames())
+        return found or []
 
     def _last_frames(self) -> bytes:
-        """Read the frames that a new detector hears again."""
+        """Read the frames that a new detector hears again, whole ones only."""
         state = self.state
         first, last = (state.sample_of_frame(frame) for frame in (state.frames - WARM_UP_FRAMES, state.frames))
         heard = resample(self.read(max(0, first), last), state.sample_rate)

@@ -10,12 +10,11 @@ with its turn, after MAX_UTTERANCE_FRAMES, or with the stream. Interim transcrip
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 from petiole.workers.streams.audio_state import FRAME_BYTES, FRAME_MS, AudioState
-from petiole.workers.streams.voice_activity import VoiceActivityDetector
 
 SPEECH_PROBABILITY, SILENCE_PROBABILITY = 0.5, 0.35
 PRE_ROLL_FRAMES: Final = 10
@@ -37,15 +36,17 @@ class SpeechSignal:
     first_sequence: int = 0
 
 
-def hear(
-    state: AudioState, audio: bytes, detector: VoiceActivityDetector, is_turn_over: IsTurnOver
-) -> Iterator[SpeechSignal]:
-    """Hear PCM at 16 kHz, which follows what was heard before."""
+def take_frames(state: AudioState, audio: bytes) -> bytes:
+    """Return the whole frames of PCM at 16 kHz, which follows what was heard before; the rest waits for more."""
     audio = bytes.fromhex(state.remainder) + audio
     whole = len(audio) - len(audio) % FRAME_BYTES
     state.remainder = audio[whole:].hex()
-    for first in range(0, whole, FRAME_BYTES):
-        probability = detector.process_chunk(audio[first : first + FRAME_BYTES])
+    return audio[:whole]
+
+
+def hear(state: AudioState, probabilities: Iterable[float], is_turn_over: IsTurnOver) -> Iterator[SpeechSignal]:
+    """Hear the next frames, by their probabilities of speech."""
+    for probability in probabilities:
         state.frames += 1
         if state.speech_start is None:
             yield from _wait_for_speech(state, probability)

@@ -2,22 +2,26 @@
 
     espeak_ng   the program espeak-ng (GPL-3, a process of its own): robotic, clear, many languages
     flite       the program flite (BSD-like): a more natural American voice
+    piper       a neural voice (GPL-3, a process of its own; extra `piper`): the most natural, and the slowest
 
-`PETIOLE_SYNTHESIZER` selects one. To add one, write `workers/synthesis/<name>.py` with a class whose `name` is `<name>`
-and `SYNTHESIZER = <the class>`, or name a class of your own package as `package.module:Class`.
-tests/contracts/test_synthesizers.py tests all of them.
+`PETIOLE_SYNTHESIZER` selects one. To add one, write `workers/synthesis/<name>.py` with a class whose `name` is
+`<name>`, or name a class of your own package as `package.module:Class`. tests/contracts/test_synthesizers.py tests all
+of them.
 """
 
 from __future__ import annotations
 
-import importlib
 import pkgutil
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 from petiole.events.errors import UsageError
+from petiole.workers.providers import find_class
 
-__all__ = ["Speech", "Synthesizer", "create_synthesizer", "list_synthesizers"]
+__all__ = ["MAX_TEXT_LENGTH", "Speech", "Synthesizer", "create_synthesizer", "list_synthesizers"]
+
+MAX_TEXT_LENGTH: Final = 2_000
+"""Longer texts are cut off: two minutes of speech."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,22 +53,9 @@ def create_synthesizer(name: str) -> Synthesizer:
 
     Raises UsageError if it does not exist.
     """
-    module_name, _, class_name = name.partition(":")
-    if not class_name and name not in list_synthesizers():
-        raise _unknown_synthesizer(name)
-    try:
-        module = importlib.import_module(module_name if class_name else f"{__name__}.{name}")
-        create = getattr(module, class_name or "SYNTHESIZER")
-    except (ImportError, AttributeError, ValueError) as error:
-        raise _unknown_synthesizer(name) from error
-    synthesizer: object = create()
+    choices = list_synthesizers()
+    found = find_class(__name__, name, choices=choices, setting="PETIOLE_SYNTHESIZER", kind="synthesizer")
+    synthesizer: object = found()
     if not isinstance(synthesizer, Synthesizer):
         raise UsageError(f"{name} is not a synthesizer; give it a `name` and a method `synthesize(text)`")
     return synthesizer
-
-
-def _unknown_synthesizer(name: str) -> UsageError:
-    choices = ", ".join(repr(known) for known in list_synthesizers())
-    return UsageError(
-        f"there is no synthesizer {name!r}; set PETIOLE_SYNTHESIZER to {choices}, or to your own 'package.module:Class'"
-    )

@@ -9,12 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from petiole.events.errors import NotConfigured, ProviderUnavailable
-from petiole.workers.synthesis import Speech
+from petiole.workers.synthesis import MAX_TEXT_LENGTH, Speech
 
 TIMEOUT_S: Final = 20.0
-MAX_TEXT_LENGTH: Final = 2_000
-"""Longer texts are cut off: two minutes of speech."""
-
 _HEADER_BYTES, _RATE = 44, slice(24, 28)
 _MAX_ERROR_LENGTH: Final = 200
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from petiole.workers.synthesis import Speech
 from petiole.workers.synthesis._program import run_synthesizer
 
@@ -16,6 +14,3 @@ class Flite:
     def synthesize(self, text: str) -> Speech:
         """Speak a text. Raises ProviderUnavailable, NotConfigured."""
         return run_synthesizer("flite", ["-voice", "slt", "-o", "{output}", "-f", "{input}"], text)
-
-
-SYNTHESIZER: Final = Flite

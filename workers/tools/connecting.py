@@ -4,36 +4,36 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from typing import Final
-
-from billiard import current_process
 
 from petiole.events.errors import PetioleError
 from petiole.events.texts import error_text
-from petiole.workers.tools import installed_tools
+from petiole.workers.tools import ToolRegistry, installed_tools
 
 log = logging.getLogger(__name__)
 
 _MAX_WAIT_S: Final = 30.0
-_MAX_WAIT_IN_CHILD_S: Final = 2.0
-"""In the prefork pool: Celery kills a child process that takes 4 s to start."""
+"""Less than the time that a process of the prefork pool has to start (tasks/celery.py)."""
 
 
-def connect_tool_sources() -> None:
+def connect_tool_sources(connect: Callable[[ToolRegistry], object]) -> None:
     """Import the tools and connect to their sources. A source that needs longer goes on connecting in the background.
+
+    Args:
+        connect: `ToolRegistry.connect` in a process that calls tools, `ToolRegistry.all` in one that only lists them.
 
     Raises NotConfigured, UsageError (missing_extra), and any error of the modules. A source that cannot be reached is
     logged, and tried again when its tools are needed.
     """
     registry = installed_tools()
 
-    def connect() -> None:
+    def run() -> None:
         try:
-            registry.all()
+            connect(registry)
         except PetioleError as error:
             log.warning("tools.connect_failed", extra={"error": error_text(error)})
 
-    thread = threading.Thread(target=connect, name="petiole-connect-tools", daemon=True)
+    thread = threading.Thread(target=run, name="petiole-connect-tools", daemon=True)
     thread.start()
-    is_child = current_process().name != "MainProcess"
-    thread.join(_MAX_WAIT_IN_CHILD_S if is_child else _MAX_WAIT_S)
+    thread.join(_MAX_WAIT_S)

@@ -115,6 +115,15 @@ class ToolRegistry:
         """Look up and call a tool. Raises the errors of `get` and of `Tool.call`."""
         return self.get(name).call(arguments, context)
 
+    def connect(self) -> None:
+        """Connect to all sources, and keep the connections for calls. A source that is unavailable is logged."""
+        for source in self._sources.values():
+            try:
+                with _as_unavailable(source.name):
+                    source.get("")  # a look-up, unlike a list, keeps the connection
+            except ProviderUnavailable as error:
+                log.warning("tools.connect_failed", extra={"source": source.name, "error": error_text(error)})
+
     def close(self) -> None:
         """Close all sources."""
         for source in self._sources.values():

@@ -10,11 +10,11 @@ of them.
 
 from __future__ import annotations
 
-import importlib
 import pkgutil
 from typing import Protocol, runtime_checkable
 
 from petiole.events.errors import UsageError
+from petiole.workers.providers import find_class
 
 __all__ = ["Transcriber", "create_transcriber", "list_transcribers"]
 
@@ -40,22 +40,9 @@ def create_transcriber(name: str) -> Transcriber:
 
     Raises UsageError if it does not exist, or needs an extra that is not installed (missing_extra).
     """
-    module_name, _, class_name = name.partition(":")
-    if not class_name and name not in list_transcribers():
-        raise _unknown_transcriber(name)
-    try:
-        module = importlib.import_module(module_name if class_name else f"{__name__}.{name}")
-        create = getattr(module, class_name or "RECOGNIZER")
-    except (ImportError, AttributeError, ValueError) as error:
-        raise _unknown_transcriber(name) from error
-    transcriber: object = create()
+    choices = list_transcribers()
+    found = find_class(__name__, name, choices=choices, setting="PETIOLE_TRANSCRIBER", kind="transcriber")
+    transcriber: object = found()
     if not isinstance(transcriber, Transcriber):
         raise UsageError(f"{name} is not a transcriber; give it a `name` and a method `transcribe(pcm)`")
     return transcriber
-
-
-def _unknown_transcriber(name: str) -> UsageError:
-    choices = ", ".join(repr(known) for known in list_transcribers())
-    return UsageError(
-        f"there is no transcriber {name!r}; set PETIOLE_TRANSCRIBER to {choices}, or to your own 'package.module:Class'"
-    )

@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from petiole.tasks import EventBus
 from petiole.workers.channels import OutputChannel
 from petiole.workers.channels.webhook import open_webhook
-from tests.contracts.channels.answers import SECRET, QuietServer, Receiver, a_handler
+from tests.contracts.channels.answers import SECRET, Receiver, receiving
 from tests.support.apps import a_bus, as_default
 
 
 @pytest.fixture
 def receiver(monkeypatch: pytest.MonkeyPatch, bus: EventBus) -> Iterator[Receiver]:
-    made = Receiver()
-    server = QuietServer(("127.0.0.1", 0), a_handler(made))
-    made.url = f"http://127.0.0.1:{server.server_port}/hook"
-    monkeypatch.setenv("PETIOLE_WEBHOOK_URL", made.url)
-    monkeypatch.setenv("PETIOLE_WEBHOOK_SECRET", SECRET)
-    monkeypatch.setenv("PETIOLE_WEBHOOK_TIMEOUT_S", "0.5")
-    monkeypatch.setenv("NO_PROXY", "*")
-    as_default(bus, monkeypatch)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield made
-    made.is_over.set()
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with receiving() as made:
+        monkeypatch.setenv("PETIOLE_WEBHOOK_URL", made.url)
+        monkeypatch.setenv("PETIOLE_WEBHOOK_SECRET", SECRET)
+        monkeypatch.setenv("PETIOLE_WEBHOOK_TIMEOUT_S", "0.5")
+        monkeypatch.setenv("NO_PROXY", "*")
+        as_default(bus, monkeypatch)
+        yield made
 
 
 @pytest.fixture
@@ -41,6 +33,6 @@ def webhook(receiver: Receiver) -> OutputChannel:
 
 
 @pytest.fixture
-def bus(clean_broker_url: str) -> Iterator[EventBus]:
-    with a_bus(clean_broker_url) as bus:
+def bus(clean_broker_url: str, tmp_path: Path) -> Iterator[EventBus]:
+    with a_bus(clean_broker_url, home=tmp_path) as bus:
         yield bus

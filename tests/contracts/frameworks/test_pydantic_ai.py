@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from pydantic_ai import Agent as Model
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart, ToolReturnPart
@@ -52,4 +54,4 @@ def test_the_next_attempt_has_the_results_of_what_finished_and_a_run_outside_a_h
     first = ["model 0", "reserve", "model 1", "charge", "model 2", "model 2", "send", "model 3"]
     assert acted == [*first, "model 0", "reserve", "model 1", "charge", "model 2", "send", "model 3"]
     with pytest.raises(UsageError, match="outside a handler"):
-        orders.run_sync("Order 7")
+        asyncio.run(orders.run("Order 7"))  # run_sync would leave its event loop unclosed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,6 @@ from tests.support.apps import a_bus
 
 
 @pytest.fixture
-def bus(clean_broker_url: str) -> Iterator[EventBus]:
-    with a_bus(clean_broker_url) as bus:
+def bus(clean_broker_url: str, tmp_path: Path) -> Iterator[EventBus]:
+    with a_bus(clean_broker_url, home=tmp_path) as bus:
         yield bus

@@ -16,12 +16,16 @@ from petiole.tasks.testing import EventTestHarness
 from petiole.workers.gateways.application import create_application
 from petiole.workers.gateways.flows import FlowTranslator, TextAdded, TextEnded, TextRetracted, TextStarted
 from tests.contracts.channels.answers import serving
+from tests.support.ag_ui_client import run_client, skip_without_client
 from tests.support.gateways import ordering_team, read_events
 
 
 @pytest.fixture
 def served_team(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[str]]]:
-    with ordering_team(monkeypatch) as (team, ordered), serving(create_application(team.bus)) as url:
+    with (
+        ordering_team(monkeypatch) as (team, ordered),
+        serving(create_application(team.bus, trusts_loopback=True)) as url,
+    ):
         yield url, ordered
 
 
@@ -78,6 +82,31 @@ def test_an_approval_interrupts_a_run_and_the_next_run_goes_on_where_a_client_le
     assert list(read_events(again)) == asked[5:]
 
 
+def test_the_official_client_verifies_a_run_is_interrupted_and_has_the_rest_of_the_answer(served_team):
+    skip_without_client()
+    url, ordered = served_team
+    given = {
+        "threadId": "t",
+        "messages": [{"id": "u-1", "role": "user", "content": "Order tea"}],
+        "runId": "r-1",
+        "resumeRunId": "r-2",
+    }
+
+    for _ in "12":
+        found = run_client("run", f"{url}/ag-ui", given=given)
+
+        assert (found["outcomes"], ordered) == (["interrupt", "success"], ["tea"])
+        assert [(each["role"], each.get("content")) for each in found["messages"]] == [
+            ("user", "Order tea"),
+            ("assistant", "I order tea. "),
+            ("assistant", None),
+            ("tool", "tea is ordered"),
+            ("assistant", "Done: tea is ordered"),
+        ]
+        ((tool,),) = (found["state"]["petiole"]["tools"].values(),)
+        assert (tool["tool"], tool["status"]) == ("order", "completed")
+
+
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
@@ -119,7 +148,7 @@ def test_an_agent_of_ones_own_that_writes_its_answer_is_heard_while_it_writes():
             stream.write("my own.")
         return event.caused(ResponseReadyEvent, content=FormattedResponse(text=stream.text))
 
-    with EventTestHarness([own]) as team, serving(create_application(team.bus)) as url:
+    with EventTestHarness([own]) as team, serving(create_application(team.bus, trusts_loopback=True)) as url:
         events = run(url, "r-1")
 
     assert types(events)[3:] == ["TEXT_MESSAGE_START", "TEXT_MESSAGE_CONTENT", "TEXT_MESSAGE_END", "RUN_FINISHED"]

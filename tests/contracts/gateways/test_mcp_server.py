@@ -11,25 +11,30 @@ from typing import Any
 import pytest
 from mcp import Client
 from mcp.shared.exceptions import MCPError
-from mcp.types import TextContent, TextResourceContents
+from mcp.types import Request, TextContent, TextResourceContents
 
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.gateways.application import create_application
+from petiole.workers.gateways.mcp_tasks import EXTENSION
 from petiole.workers.tools import approvals
 from tests.contracts.channels.answers import serving
 from tests.support.gateways import ordering_team
+from tests.support.mcp_tasks import Accepting, TaskState, call_for_task, of_task, when
 from tests.support.polling import wait_until
 
 
 @pytest.fixture
 def served_team(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, EventTestHarness, list[str]]]:
-    with ordering_team(monkeypatch) as (team, ordered), serving(create_application(team.bus)) as url:
+    with (
+        ordering_team(monkeypatch) as (team, ordered),
+        serving(create_application(team.bus, trusts_loopback=True)) as url,
+    ):
         yield f"{url}/mcp", team, ordered
 
 
-def with_client(url: str, act: Callable[[Client], Awaitable[None]]) -> None:
+def with_client(url: str, act: Callable[[Client], Awaitable[None]], **options: Any) -> None:
     async def run() -> None:
-        async with Client(url) as client:
+        async with Client(url, **options) as client:
             await act(client)
 
     asyncio.run(run())
@@ -112,3 +117,49 @@ def test_events_of_ones_own_are_published_and_those_of_the_agents_are_not(served
         assert ("nobody" in text, is_error) == (True, True)
 
     with_client(url, act)
+
+
+def test_a_call_that_lasts_is_a_task_that_is_approved_fetched_and_cancelled_by_any_client(served_team):
+    url, _, ordered = served_team
+
+    async def start(client: Client) -> None:
+        ids.append(await call_for_task(client, "order", article="cake"))
+        ids.append(await call_for_task(client, "petiole_ask", stream_id="s", text="Order tea", message_id="1"))
+        assert await call_for_task(client, "petiole_ask", stream_id="s", text="Order tea", message_id="1") == ids[1]
+        ids.append(await call_for_task(client, "order", article="pie"))
+
+    async def finish(client: Client) -> None:
+        for task_id, approved in ((ids[0], True), (ids[1], False)):
+            ((name, asked),) = (await when(client, task_id, "input_required")).input_requests.items()
+            assert asked["params"]["requestedSchema"]["required"] == ["approved"]
+            answer = {"action": "accept", "content": {"approved": approved}}
+            await of_task(client, "update", task_id, inputResponses={name: answer, "unknown": answer})
+        result = (await when(client, ids[0], "completed")).result
+        assert (result["content"][0]["text"], result["isError"]) == ("cake is ordered", False)
+        assert (await when(client, ids[1], "completed")).result["content"][0]["text"].startswith("I order tea. ")
+        without_header = Request[dict[str, Any], str](method="tasks/get", params={"taskId": ids[0]})
+        for _ in "12":
+            await of_task(client, "cancel", ids[2])
+        await when(client, ids[2], "cancelled")
+        with pytest.raises(MCPError, match="Mcp-Name"):
+            await client.session.send_request(without_header, TaskState)
+        with pytest.raises(MCPError, match="no task 'none'"):
+            await of_task(client, "get", "none")
+        assert await call(client, "petiole_publish", event_type="message.x", stream_id="s", content={})
+        text, is_error = await call(client, "petiole_request", request_type="a", responder="nobody", timeout_s=0.2)
+        assert ("nobody" in text, is_error) == (True, True)
+
+    ids: list[str] = []
+    for act in (start, finish):
+        with_client(url, act, extensions=[Accepting()])
+    assert ordered == ["cake"]
+
+
+def test_a_client_without_the_extension_gets_no_task_and_is_told_what_is_missing(served_team):
+    async def act(client: Client) -> None:
+        with pytest.raises(MCPError) as refused:
+            await of_task(client, "get", "none")
+        assert refused.value.code == -32021
+        assert refused.value.data["requiredCapabilities"]["extensions"] == {EXTENSION: {}}
+
+    with_client(served_team[0], act)

@@ -80,7 +80,7 @@ def test_a_message_to_a_session_that_has_ended_is_a_conflict(bus):
 
 
 def test_the_gateways_are_mounted_in_an_application_of_ones_own(bus):
-    application = Starlette(routes=[Mount("/agents", create_application(bus))])
+    application = Starlette(routes=[Mount("/agents", create_application(bus, trusts_loopback=True))])
 
     with serving(application) as url:
         answer = httpx2.post(f"{url}/agents/streams/s/messages", json={"text": "Hello"})

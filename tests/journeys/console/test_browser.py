@@ -1,162 +1,229 @@
-"""The console in a real browser: events appear live, and an operator brings a system back by its pages alone."""
+"""The console in a real browser: a system is watched, broken and repaired by its pages alone."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import axe_playwright_python
 import pytest
+from PIL import Image
 from playwright.sync_api import Page, expect
 
-from tests.support.browser import open_page
+from petiole.events import TextContent, TextMessageEvent
+from petiole.events.errors import Permanent
+from petiole.workers.console import create_console
+from petiole.workers.console.breakable import DemoWorker
+from tests.support.browser import PATIENCE_MS, open_page, serving
 from tests.support.polling import wait_until
 from tests.support.processes import ROOT, Node
 
-AGENTS = """
-from petiole import Agent
-from petiole.events.errors import Permanent
-
-agent = Agent("careful")
-
-@agent.on("input.message.received")
-def read(event):
-    if "bad" in event.content.text:
-        raise Permanent("this message is bad")
-"""
-
-PUBLISH = """
-from petiole import publish
-from petiole.events import TextContent, TextMessageEvent
-for text in {texts!r}:
-    publish(TextMessageEvent(stream_id="s-1", content=TextContent(text=text)))
-"""
-
-REQUEST_APPROVAL = """
-from petiole.events.catalog.orchestrator import ToolCall
-from petiole.events.catalog.tools import ApprovalRequest, ApprovalRequestedEvent
-from petiole.tasks.bus import default_bus
-from petiole.tasks.resilience.circuit_breaker import CircuitCall
-from petiole.tasks.stores.circuits import CircuitThresholds
-from petiole.workers.tools import approvals
-from datetime import timedelta
-call = ApprovalRequest(approval_id="a-1", call_id="c-1", tool="order", arguments={"article": "tea"},
-                       fingerprint="f" * 64, expires_at="2100-01-01T00:00:00Z")
-approvals.open_approval(ApprovalRequestedEvent(stream_id="s-1", content=call), bus=default_bus)
-with CircuitCall(default_bus, "llm.parrot", CircuitThresholds(3, timedelta(seconds=9), timedelta(seconds=9))):
-    pass
-"""
-
-SCREENSHOTS = os.environ.get("PETIOLE_SCREENSHOTS")
-"""A folder in which the test keeps a picture of every page, for the documents."""
+PICTURES = os.environ.get("PETIOLE_SCREENSHOTS")
+"""A folder in which the tests keep a picture of every page, for docs/guides/console."""
 
 WIDEST_BODY = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+PAGES = (
+    "", "conversations", "conversation?id=s-1", "point", "failures", "letters", "letter", "approvals", "why",
+    "catalog?topic=input.message.received", "break", "sign-in", "conversation?id=none",
+)  # fmt: skip
+LARGE_PAGES = ("catalog", "asyncapi")
+"""axe-core needs seconds for each."""
 
 
 @pytest.fixture(scope="module")
-def node(broker_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    """Start one system for all tests, with a prefix of its own."""
-    home = tmp_path_factory.mktemp("console")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PETIOLE_", "CELERY_"))}
-    environment |= {
-        "PETIOLE_BROKER_URL": broker_url,
-        "PETIOLE_KEY_PREFIX": "console-in-a-browser",
-        "PETIOLE_AGENTS": "careful",
-        "PYTHONPATH": os.pathsep.join([str(home), str(ROOT)]),
-        "PYTHONUNBUFFERED": "1",
-    }
-    node = Node(environment, home, [])
-    node.module("careful", AGENTS)
-    node.start("petiole.workers.cli", "console", "--port", "0")
-    node.worker("careful")
-    yield node
-    for process in node.processes:
-        process.kill()
-        process.wait(timeout=10)
-
-
-@pytest.fixture(scope="module")
-def console(node: Node) -> str:
-    """Return the address of the system's console."""
-    log = node.home / "0.log"
-    wait_until(lambda: "console: http" in log.read_text(), 30, lambda: log.read_text()[-3000:])
-    return re.search(r"http://\S+", log.read_text())[0]  # type: ignore[index]  # just seen
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Run `petiole demo --console` for all tests of this module, and return its address."""
+    home = tmp_path_factory.mktemp("demo")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PETIOLE_", "CELERY_"))}
+    # A setting of the user's that would break it, if it used it.
+    own = {"PETIOLE_BROKER_URL": "redis://127.0.0.1:1/0", "PETIOLE_OPERATOR": "ada", "TMPDIR": str(home)}
+    node = Node(inherited | own | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}, home, [])
+    process = node.start("petiole.workers.cli", "demo", "--console", "--port", "0")
+    wait_until(lambda: "console: http" in node.logs() or process.poll() is not None, 120, node.logs)
+    found = re.search(r"console: (http\S+)", node.logs())
+    assert found, node.logs()
+    yield found[1]
+    process.send_signal(signal.SIGINT)
+    process.wait(timeout=60)
+    assert list(home.glob("petiole-demo-*")) == []
 
 
 def keep_picture(page: Page, name: str) -> None:
-    if SCREENSHOTS:
-        page.screenshot(path=str(Path(SCREENSHOTS) / f"{name}.png"))
+    """Keep what the window shows, without what differs from machine to machine."""
+    if PICTURES:
+        page.mouse.move(0, 0)
+        window = page.viewport_size or {"width": 0, "height": 0}
+        height = min(window["height"], page.evaluate("Math.ceil(document.body.getBoundingClientRect().bottom)"))
+        path = Path(PICTURES) / f"{name}.png"
+        page.screenshot(path=path, clip={"x": 0, "y": 0, "width": window["width"], "height": height})
+        Image.open(path).convert("RGB").quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(
+            path, optimize=True
+        )
 
 
-def test_an_operator_brings_a_failed_letter_back_by_the_pages_alone(node, console):
+def press_experiment(page: Page, address: str, name: str, published: int, *, dead_lettered: int = 0) -> None:
+    """Break the demo, and see that every event has its outcome: none is lost, none repeated."""
+    page.goto(f"{address}break")
+    page.get_by_role("button", name=name).click()
+    latest = page.locator("#experiments article").first
+    expect(latest.locator(".state")).to_have_text("recovered", timeout=2 * PATIENCE_MS)
+    tally = {"published": published, "handled": published - dead_lettered, "dead_lettered": dead_lettered}
+    for outcome, count in (tally | {"waiting": 0, "lost": 0, "repeated": 0}).items():
+        expect(latest.locator(f".{outcome} dd")).to_have_text(str(count))
+
+
+def test_a_killed_worker_loses_and_repeats_nothing_and_a_poisoned_order_is_edited_and_replayed(demo):
     with open_page() as page:
-        page.goto(console)
+        page.goto(demo)
         expect(page.locator("#live-state")).to_contain_text("Live.")
-        node.run(PUBLISH.format(texts=["hello", "bad news"]))
-        expect(page.locator("#events")).to_contain_text("error.dead_lettered")
-        expect(page.locator("#board")).to_contain_text("1 dead letters")
+        breaking = page.context.new_page()
+        press_experiment(breaking, demo, "Kill a worker", 40)
+        expect(breaking.locator("#experiments")).to_contain_text("kill -9 of demo-1")
+        expect(breaking.locator("#experiments")).to_contain_text("was started again")
+        expect(page.locator("#events")).to_contain_text("demo.order.served")
+        keep_picture(breaking, "break-it")
+        breaking.close()
         keep_picture(page, "live")
 
-        page.click("text=Conversations")
-        page.fill("input[name=id]", "s-1")
-        page.click("button:text('Show')")
-        page.click("button:text('Show contents')")
-        expect(
-            page.locator("pre", has_text="bad news").or_(page.locator("pre", has_text="hello")).first
-        ).to_be_visible()
-        keep_picture(page, "conversation")
-
         page.click("text=Failures")
-        page.click("tbody a")
-        keep_picture(page, "failures")
+        page.click("tbody a >> text=kitchen")
         page.click("tbody a")
         page.click("button:text('Show and edit')")
         event = json.loads(page.input_value("textarea"))
-        event["content"]["text"] = "good news"
-        page.fill("textarea", json.dumps(event))
+        event["content"]["is_poisoned"] = False
+        page.fill("textarea", json.dumps(event, indent=2))
         keep_picture(page, "letter")
         page.click("button:text('Store the edited event')")
-        page.click("button:text('Replay')")
+
+        page.goto(f"{demo}failures")
+        page.click("tbody a >> text=kitchen")
+        page.fill("input[name=canary]", "1")
+        keep_picture(page, "failures")
+        page.click("button:text('Replay 1')")
         expect(page.locator("#replay")).to_contain_text("Every letter has its outcome")
         expect(page.locator("#resolved")).to_have_text("1")
-        keep_picture(page, "replay")
 
 
 @pytest.mark.long  # test_pages.py has the same without a browser
-def test_an_approval_is_granted_a_breaker_opened_and_closed_and_an_agent_paused_and_resumed(node, console):
-    node.run(REQUEST_APPROVAL)
-    with open_page(scheme="dark") as page:
-        page.goto(f"{console}approvals")
-        expect(page.locator("article pre")).to_contain_text('"article": "tea"')
+def test_an_approval_is_granted_a_breaker_opened_and_closed_and_an_agent_paused_and_resumed(demo):
+    with open_page() as page:
+        page.goto(f"{demo}approvals")
+        expect(page.locator("article pre")).to_contain_text('"cups": 3')
         keep_picture(page, "approvals")
         page.click("button:text('Grant exactly this call')")
         expect(page.locator("tbody")).to_contain_text("granted")
+        page.goto(f"{demo}conversation?id=demo-conversation")
+        expect(page.locator("#waterfall")).to_contain_text("output.message.sent")
 
-        page.goto(console)
-        breaker = page.locator("tr", has_text="llm.parrot")
+        page.goto(demo)
+        breaker = page.locator("tr", has_text="llm.demo")
         for button, state in (("Open", "open"), ("Close", "closed")):
             page.click("summary")
             page.locator("form[action$=circuit]").get_by_role("button", name=button).click()
             expect(breaker).to_contain_text(state)
-        agent = page.locator("#board tr", has_text="careful").first
+        agent = page.locator("#board tr", has_text="kitchen").first
         for button, state in (("Pause", "paused"), ("Resume", "started")):
             page.click("summary")
+            page.select_option("form[action$=agent] select", "kitchen")
             page.locator("form[action$=agent]").get_by_role("button", name=button).click()
             expect(agent).to_contain_text(state)
 
 
-def test_every_page_fits_a_phone_and_is_accessible(node, console):
+@pytest.mark.long  # test_pages.py has the same without a browser
+def test_a_conversation_is_forked_and_its_answer_is_seen_while_it_is_written(demo):
+    with open_page() as page:
+        page.goto(f"{demo}conversation?id=demo-conversation")
+        page.click("summary")
+        page.click("details li a >> nth=2")
+        keep_picture(page, "conversation")
+        page.click("a.here >> nth=0")
+        page.click("text=Show and change the content first")
+        page.fill("textarea", json.dumps({"text": "What can you do? Please tell me all of it."}))
+        keep_picture(page, "from-here")
+        page.click("text=Publish the copy")
+        page.click("button:text('Show contents')")
+        # The rows are those of the moment when the page was read, and the answer goes on.
+        expect(page.locator("#waterfall")).not_to_contain_text("llm.response.generated")
+        expect(page.locator(".answer")).to_contain_text("I can help")
+        expect(page.locator("#answer [role=status]")).to_have_text("finished")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(
+    ("name", "published", "dead_lettered"),
+    [("Poison an event", 5, 1), ("Stop the model", 4, 0), ("Fill a queue", 500, 0)],
+)
+def test_the_demo_recovers_from_every_other_damage(demo, name, published, dead_lettered):
+    with open_page(scheme="dark") as page:
+        press_experiment(page, demo, name, published, dead_lettered=dead_lettered)
+        if name == "Stop the model":
+            keep_picture(page, "break-it-dark")
+
+
+class QuietSystem:
+    """A system that nothing is done to."""
+
+    def list_workers(self) -> list[DemoWorker]:
+        return [DemoWorker("demo-1", 1, 1, is_alive=True), DemoWorker("demo-2", 2, 0, is_alive=False)]
+
+    def kill_worker(self) -> DemoWorker:
+        return self.list_workers()[0]
+
+    def stop_model(self) -> None: ...
+
+    def start_model(self) -> None: ...
+
+
+def fail(_: object) -> None:
+    raise Permanent("this message is bad")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "pages"),
+    [
+        ("light", PAGES),
+        *(pytest.param(scheme, PAGES + LARGE_PAGES, marks=pytest.mark.long) for scheme in ("light", "dark")),
+    ],
+)
+def test_every_page_fits_a_phone_and_is_accessible(harness, scheme, pages):
     axe = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
-    node.run(PUBLISH.format(texts=["more bad news"]))
-    with open_page(width=360, height=740) as page:
-        for path in ("", "conversations", "conversation?id=s-1", "failures", "approvals", "why", "catalog", "sign-in"):
-            page.goto(console + path)
+    harness.subscribe("input.*", fail, agent="careful")
+    harness.publish(TextMessageEvent(stream_id="s-1", content=TextContent(text="bad")))
+    harness.bus.wait()
+    (letter,) = harness.dead_letters()
+    message = harness.published_events()[0]
+    queries = {
+        "point": f"?id={message.correlation_id}&event={message.event_id}",
+        "letters": f"?agent=careful&cause={letter.cause}&fingerprint={letter.fingerprint}",
+        "letter": f"?id={letter.id}",
+    }
+    application = create_console(harness.bus, trusts_loopback=True, breakable=QuietSystem())
+    with serving(application) as address, open_page(width=360, height=740, scheme=scheme) as page:
+        for path in pages:
+            page.goto(f"{address}/{path}{queries.get(path, '')}")
             assert page.evaluate(WIDEST_BODY), f"{path} is wider than a phone"
             page.evaluate(axe)
             found = page.evaluate("async () => (await axe.run()).violations")
             serious = [each for each in found if each["impact"] in {"serious", "critical"}]
             assert [(each["id"], each["nodes"][0]["html"]) for each in serious] == [], path
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not PICTURES, reason="takes pictures only: PETIOLE_SCREENSHOTS names their folder")
+def test_pictures_of_the_other_pages(demo):
+    with open_page() as page:
+        for path in ("conversations", "catalog", "asyncapi"):
+            page.goto(demo + path)
+            keep_picture(page, path)
+        page.goto(f"{demo}why")
+        page.click("button:text('Explain')")
+        keep_picture(page, "why")
+    with open_page(width=360, height=740) as page:
+        page.goto(demo)
+        expect(page.locator("#live-state")).to_contain_text("Live.")
         keep_picture(page, "phone")

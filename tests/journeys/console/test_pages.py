@@ -8,16 +8,21 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import httpx2
 import pytest
 
 from petiole.events import Event, TextContent, TextMessageEvent
+from petiole.events.catalog.message import MessageEvent
 from petiole.events.catalog.tools import ApprovalRequest, ApprovalRequestedEvent
 from petiole.events.errors import Permanent
+from petiole.tasks import Context
 from petiole.tasks.resilience.circuit_breaker import CircuitCall
 from petiole.tasks.stores.circuits import CircuitThresholds
 from petiole.tasks.testing import EventTestHarness
+from petiole.workers.console import create_console
 from petiole.workers.tools import approvals
 from tests.journeys.console.conftest import Browser, find
+from tests.support.browser import serving
 from tests.support.inside import Inside
 
 
@@ -128,6 +133,79 @@ def test_a_failed_delivery_stands_in_the_waterfall_with_its_error(harness, break
     assert "this message is bad" in page
 
 
+def a_flow_with_an_answer(harness: EventTestHarness) -> str:
+    """Have a message answered, and return the address of the page from the message on."""
+
+    def repeat(event: Event) -> Event:
+        assert isinstance(event, TextMessageEvent)
+        parameters = {"parameters": {"text": f"again: {event.content.text}"}}
+        return event.caused(MessageEvent, event_type="message.echo", content=parameters)
+
+    harness.subscribe("input.*", repeat, agent="parrot")
+    message = a_message("a secret")
+    harness.publish(message)
+    harness.bus.wait()
+    return f"/point?id={message.correlation_id}&event={message.event_id}"
+
+
+def echoes(harness: EventTestHarness) -> list[tuple[str, str]]:
+    found = [each for each in harness.published_events() if isinstance(each, MessageEvent)]
+    return [(each.stream_id, each.content.parameters["text"]) for each in found]
+
+
+def test_a_conversation_is_replayed_from_an_event_to_one_subscription_once_however_often_it_is_sent(harness, browser):
+    point = a_flow_with_an_answer(harness)
+    page = browser.see(point)
+    assert "a secret" not in page
+    fields = {"subscription": "parrot.repeat", "replay_id": find(r'name="replay_id" value="(\w+)"', page)}
+
+    done = browser.press(point.replace("/point", "/point/replay"), point, **fields)
+    browser.press(point.replace("/point", "/point/replay"), point, **fields)
+    harness.bus.wait()
+
+    assert "1 deliveries were sent to parrot.repeat" in done.text
+    assert echoes(harness) == [("s-1", "again: a secret")] * 2
+    assert [each["action"] for each in actions(harness)] == ["history.replayed"] * 2
+
+
+def test_a_conversation_is_forked_with_another_content_and_the_old_one_stays(harness, browser):
+    point = a_flow_with_an_answer(harness)
+    shown = browser.press(point, point).text
+    content = json.loads(find(r"<textarea[^>]*>(.*?)</textarea>", shown))
+
+    refused = browser.press(point.replace("/point", "/point/fork"), point, content='{"text": 1}')
+    forked = browser.press(
+        point.replace("/point", "/point/fork"), point, content=json.dumps(content | {"text": "another way"})
+    )
+    harness.bus.wait()
+
+    assert content["text"] == "a secret"
+    assert (refused.status_code, "text" in refused.text) == (400, True)
+    (_, original), (stream, copy) = echoes(harness)
+    assert (original, copy) == ("again: a secret", "again: another way")
+    assert stream.startswith("fork-")
+    assert stream in forked.text
+    assert [each["action"] for each in actions(harness)] == ["contents.shown", "event.forked"]
+
+
+def test_the_text_of_answers_is_sent_to_who_had_the_contents_shown_and_to_nobody_else(harness, browser):
+    async def answer(_: Event, context: Context) -> None:
+        async with context.stream_response() as stream:
+            stream.write("half an answer")
+
+    harness.subscribe("input.*", answer, agent="writer")
+    harness.publish(a_message())
+    harness.bus.wait()
+    assert browser.get("/answers?stream=s-1").status_code == 403
+    application = create_console(harness.bus, trusts_loopback=True)
+    with serving(application) as address, httpx2.Client(base_url=address, timeout=30) as visitor:
+        token = find(r'name="form_token" value="([^"]+)"', visitor.get("/conversation?id=s-1").text)
+        visitor.post("/conversation?id=s-1", data={"form_token": token})
+
+        with visitor.stream("GET", "/answers?stream=s-1") as chunks:
+            assert next(line for line in chunks.iter_lines() if "half an answer" in line)
+
+
 def test_letters_stand_in_groups_and_a_group_is_replayed_behind_a_canary(harness, breaking, browser, eventually):
     ids = a_failure(harness, 3)
     (group,) = links(browser.see("/failures"), "/letters")
@@ -195,6 +273,25 @@ def test_why_names_who_would_get_an_event_and_why_not_the_others(harness, breaki
     assert re.search(r"other\.print.*?none of its patterns matches", page, re.DOTALL)
 
 
+def test_the_asyncapi_page_names_receivers_and_fields_and_gives_the_document(harness, breaking, browser):
+    harness.publish(a_message())
+    harness.bus.wait()
+
+    page, document = browser.see("/asyncapi"), browser.get("/asyncapi.json").json()
+
+    channel = find(r"<code>input\.message\.received</code>(.*?)</details>", page)
+    assert "careful.handle" in channel
+    assert ">text<" in channel
+    assert "receive careful.handle input.message.received" in document["operations"]
+    assert not re.search(r'(src|href)="(https?:)?//', page)
+
+
+def test_only_the_demo_can_be_broken(browser):
+    assert browser.get("/break").status_code == 404
+    assert browser.press("/break", kind="worker").status_code == 400
+    assert "Break it" not in browser.see("/")
+
+
 def test_the_catalog_lists_types_with_their_fields(browser):
     assert "input.message.received" in browser.see("/catalog")
     assert ">text<" in browser.see("/catalog?topic=input.message.received")
@@ -213,8 +310,6 @@ def test_what_does_not_exist_is_told_as_a_page(browser, address):
 def test_it_mounts_in_an_application_of_the_users_own(harness, breaking, open_browser):
     from starlette.applications import Starlette  # noqa: PLC0415
     from starlette.routing import Mount  # noqa: PLC0415
-
-    from petiole.workers.console import create_console  # noqa: PLC0415
 
     own = Starlette(routes=[Mount("/desk", create_console(harness.bus, trusts_loopback=True))])
     browser = Browser(own, base_url="http://localhost", client=("127.0.0.1", 1))

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 from petiole.events import AudioContent
 from petiole.events.errors import InvalidEvent, UsageError
-from petiole.workers.streams.audio_state import AudioState, PendingChunk
+from petiole.workers.streams.audio_state import FRAME_BYTES, AudioState, PendingChunk
 from petiole.workers.streams.pcm import check_audio, resample, to_mono
 from petiole.workers.streams.sequencing import MAX_PENDING_CHUNKS, Gap, OrderedChunk, add_chunk, take_ordered
+from petiole.workers.streams.stream_audio import StreamAudio
 from petiole.workers.streams.wav import read_wav
 from tests.support.errors import has_code
-from tests.support.sound import RECORDING, silence, tone
+from tests.support.sound import RATE, RECORDING, silence, tone
 
 BAD = {
     "8 bits": ({"format": "pcm_u8"}, "content.format", "convert it"),
@@ -138,3 +139,28 @@ def test_a_chunk_after_the_last_one_is_refused_and_one_before_it_is_not() -> Non
     with pytest.raises(UsageError, check=has_code("audio_ended"), match="new stream"):
         add_chunk(state, 3, pending(), 0.0)
     assert arrive(state, 1) == [1, 2]
+
+
+@pytest.mark.parametrize("hours", [1, pytest.param(10, marks=pytest.mark.long)])
+def test_a_stream_of_hours_keeps_no_more_than_one_of_a_minute(hours: int) -> None:
+    stored = bytearray()
+    state = AudioState(sample_rate=RATE)
+    chunk, largest = silence(10_000), 0
+    for sequence in range(hours * 360):
+        audio = StreamAudio("s", state, lambda first, last: bytes(2 * (last - first)), Deaf())
+        add_chunk(state, sequence, PendingChunk(data=chunk, is_last=False), 0.0)
+        assert list(audio.advance(0.0, 1.0, lambda _: False)) == []
+        dropped = audio.drop_heard()
+        stored += audio.added
+        del stored[: 2 * dropped]
+        largest = max(largest, len(stored) + len(state.model_dump_json()))
+
+    assert state.length == hours * 3_600 * RATE
+    assert largest < 2 * RATE * 4 + 2_000
+
+
+class Deaf:
+    """Hears no speech."""
+
+    def hear(self, stream_id: str, heard: int, frames: bytes, last_frames: bytes | None = None) -> list[float]:
+        return [0.0] * (len(frames) // FRAME_BYTES)

@@ -1,4 +1,4 @@
-// Events as they happen: a line for each, at most MOST of them. Texts are set as text, never as HTML.
+// Events as they happen, and an answer while it is written. Texts are set as text, never as HTML.
 "use strict";
 (() => {
   const MOST = 200;
@@ -11,13 +11,14 @@
   const cell = (row, text) => { const made = row.insertCell(); made.textContent = text; return made; };
   const show = (event) => {
     const row = list.insertRow(0);
-    cell(row, new Date(event.at).toISOString().replace("T", " ").replace("Z", ""));
+    cell(row, new Date(event.at).toISOString().slice(11, 23)).className = "time";
     const link = document.createElement("a");
     link.href = list.dataset.conversation + encodeURIComponent(event.flow);
     link.textContent = event.topic;
-    row.insertCell().append(link);
-    cell(row, event.publisher);
-    cell(row, event.stream.length > 80 ? event.stream.slice(0, 79) + "…" : event.stream);
+    const origin = document.createElement("span");
+    origin.className = "hint";
+    origin.textContent = `${event.publisher} · ${event.stream.length > 40 ? event.stream.slice(0, 39) + "…" : event.stream}`;
+    row.insertCell().append(link, " ", origin);
     while (list.rows.length > MOST) list.deleteRow(-1);
   };
   const source = new EventSource(list.dataset.source);
@@ -30,5 +31,27 @@
     else { paused.splice(0).forEach(show); show(event); }
   });
   source.addEventListener("skipped", (message) => { skipped += Number(message.data); say("Live."); });
+  window.addEventListener("pagehide", () => source.close());
+})();
+(() => {
+  const MOST = 100000;
+  const section = document.getElementById("answer");
+  if (!section || !window.EventSource) return;
+  const text = section.querySelector(".answer");
+  const state = section.querySelector("[role=status]");
+  let answer = "";
+  const begin = (id) => { answer = id; text.textContent = ""; };
+  const source = new EventSource(section.dataset.source);
+  const on = (kind, act) => source.addEventListener(kind, (message) => act(JSON.parse(message.data)));
+  on("started", (chunk) => {
+    begin(chunk.answer_id);
+    state.textContent = chunk.attempt > 1 ? `is being written, attempt ${chunk.attempt}` : "is being written";
+  });
+  on("delta", (chunk) => {
+    if (chunk.answer_id !== answer) begin(chunk.answer_id);
+    text.textContent = (text.textContent + chunk.text).slice(-MOST);
+  });
+  for (const end of ["finished", "failed", "interrupted", "abandoned"]) on(end, () => { state.textContent = end; });
+  source.onerror = () => { state.textContent = "the connection is lost; it is tried again"; };
   window.addEventListener("pagehide", () => source.close());
 })();

@@ -273,7 +273,10 @@ _PHRASES: Final = tuple(
         ("acknowledgement", r"^\W*(?:ok|okay|yes|no|yep|nope|sure|fine|great|alright|good|nice|cool)\W*$"),
         (
             "identity",
-            r"\b(?:who|what) are you\b|\bare you (?:an? )?(?:\w+ )?(?:human|person|robot|bot|ai|llm|model)\b",
+            (
+                r"\b(?:who|what) are you\b|\bwhat(?:'s| is) your name\b|"
+                r"\bare you (?:an? )?(?:\w+ )?(?:human|person|robot|bot|ai|llm|model)\b"
+            ),
         ),
         ("greeting", r"^\W*(?:hello|hi|hey|greetings|good (?:morning|afternoon|evening))\b"),
         ("thanks", r"^\W*(?:thanks|thank you|many thanks)\b"),

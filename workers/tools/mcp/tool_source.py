@@ -161,6 +161,7 @@ def _applies_to(tool: str, setting: bool | tuple[str, ...]) -> bool:  # noqa: FB
 def _open_connection(name: str, settings: ServerSettings, reported: set[str]) -> McpConnection:
     from petiole.workers.tools.mcp.connection import McpConnection  # noqa: PLC0415 - an extra; the import takes 0.5 s
 
+    _validator_class(None)  # loads the library, so that the first call need not
     return McpConnection(name, settings, reported)
 
 
