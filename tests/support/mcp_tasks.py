@@ -58,12 +58,11 @@ async def of_task(client: Client, method: str, task_id: str, **params: Any) -> T
 
 
 async def when(client: Client, task_id: str, status: str) -> TaskState:
-    for _ in range(300):
-        state = await of_task(client, "get", task_id)
-        if state.status == status:
-            return state
+    deadline = time.monotonic() + 60
+    while (state := await of_task(client, "get", task_id)).status != status:
+        assert time.monotonic() < deadline, state
         await asyncio.sleep(0.1)
-    raise AssertionError(state)
+    return state
 
 
 async def follow_call(url: str, text: str, results: list[str]) -> None:

@@ -86,12 +86,12 @@ class CallTasks:
 
     async def get(self, context: ServerRequestContext[Any, Any], params: TaskParams) -> dict[str, Any]:
         """Return a task. Raises MCPError."""
-        check_request(context, params)
+        check_task_request(context, params)
         return self._build(await self._find(params.task_id))
 
     async def update(self, context: ServerRequestContext[Any, Any], params: UpdateParams) -> dict[str, Any]:
         """Decide approvals; answers to what is not asked are ignored. Raises MCPError."""
-        check_request(context, params)
+        check_task_request(context, params)
         call = await self._find(params.task_id)
         for approval_id, response in params.input_responses.items():
             if approval_id in call.pending:
@@ -100,7 +100,7 @@ class CallTasks:
 
     async def cancel(self, context: ServerRequestContext[Any, Any], params: TaskParams) -> dict[str, Any]:
         """Cancel a task; one that has ended stays as it is. Raises MCPError."""
-        check_request(context, params)
+        check_task_request(context, params)
         call = await self._find(params.task_id)
         if not call.is_over:
             await asyncio.to_thread(partial(_as_protocol_errors, cancel_flow, call.id, by=self._caller, bus=self._bus))
@@ -156,7 +156,7 @@ class CallTasks:
         return task
 
 
-def check_request(context: ServerRequestContext[Any, Any], params: TaskParams) -> None:
+def check_task_request(context: ServerRequestContext[Any, Any], params: TaskParams) -> None:
     """Refuse a client without the extension, and a routing header that names another task. Raises MCPError."""
     require_client_extension(context, EXTENSION)
     headers = getattr(context.request, "headers", {})

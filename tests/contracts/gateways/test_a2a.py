@@ -220,14 +220,14 @@ def test_a_push_url_that_a_client_should_not_reach_is_refused(hosts, url, reason
 
 def test_a_message_whose_push_configuration_is_refused_is_not_published(served_team, monkeypatch):
     async def act(client: Client) -> None:
-        for hosts, fields in (
-            ("", {"url": "https://93.184.215.14/"}),
-            ("*", {"url": "https://127.0.0.1/"}),
-            ("*", {"url": "https://93.184.215.14/", "token": "a\r\nX-Admin: 1"}),
+        for hosts, config in (
+            ("", TaskPushNotificationConfig(url="https://93.184.215.14/")),
+            ("*", TaskPushNotificationConfig(url="https://127.0.0.1/")),
+            ("*", TaskPushNotificationConfig(url="https://93.184.215.14/", token="a\r\nX-Admin: 1")),
         ):
             monkeypatch.setenv("PETIOLE_PUSH_HOSTS", hosts)
             request = a_request(context_id="c")
-            request.configuration.task_push_notification_config.CopyFrom(TaskPushNotificationConfig(**fields))
+            request.configuration.task_push_notification_config.CopyFrom(config)
             with pytest.raises(A2AError):
                 await send(client, request)
         assert not (await client.list_tasks(ListTasksRequest(context_id="c"))).tasks
