@@ -282,7 +282,7 @@ if __name__ == "__main__":
         what, _, transcriber_name = argument.partition(":")
         if what == "sentences":
             names = [transcriber_name] if transcriber_name else installed_transcribers()
-            rows = chain.from_iterable(map(measure_sentences, names))
+            rows: Iterator[str] = chain.from_iterable(map(measure_sentences, names))
         else:
             rows = MEASUREMENTS[what]()
         for text in rows:

@@ -14,7 +14,7 @@ from petiole.tasks import end_session
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.agents import listening
 from petiole.workers.agents.input import publish_audio
-from petiole.workers.streams.voice_activity import DetectorCache
+from petiole.workers.streams.voice_activity import DetectorCache, detectors
 from tests.support.apps import a_bus, as_default
 from tests.support.errors import has_code
 from tests.support.sound import RECORDED_WORDS, LoudnessDetector, chunk_up, events_of, recorded, silence, tone
@@ -192,7 +192,6 @@ def test_recorded_speech_is_heard_and_understood_by_the_real_models(harness, mon
     assert message.content.chunks.first == 0
     transcriber: Any = listening._cached_transcriber("pocketsphinx")
     transcriber.process.close()
-    detectors: Any = listening.detectors
     detectors.process.close()
 
 

@@ -16,7 +16,7 @@ from petiole.events.errors import ProviderUnavailable, UsageError
 from petiole.workers.process.model_process import ModelProcess
 from tests.support.polling import wait_until
 
-MODEL = "tests.support.model"
+MODEL = "tests.support.model:load_nothing"
 WORKER = f"""
 import os, sys
 from petiole.workers.process.model_process import ModelProcess
@@ -85,9 +85,9 @@ def test_a_model_that_cannot_be_loaded_is_told_with_the_reason(tmp_path: Path, m
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
     with pytest.raises(ProviderUnavailable, match="no weights"):
-        ModelProcess("broken_model", "a model").ask(b"x")
+        ModelProcess("broken_model:load", "a model").ask(b"x")
     with pytest.raises(UsageError, match="no module 'no_such_model'"):
-        ModelProcess("no_such_model", "a model").ask(b"x")
+        ModelProcess("no_such_model:load", "a model").ask(b"x")
 
 
 def test_a_folder_that_others_can_use_is_refused(tmp_path_factory, monkeypatch, model) -> None:

@@ -1,12 +1,12 @@
 """A model in a process of its own, which all workers of this user on this machine share.
 
-    worker ──┐                                            ModelProcess("petiole.workers.transcription._pocketsphinx")
+    worker ──┐                                            ModelProcess("my.models:load_model", "my model")
     worker ──┼── Unix socket ──▶ model_server.py, one process per model
     worker ──┘
 
 The first process that asks starts the server; it ends with the last process that is connected to it. Nothing is loaded
-or connected before the first request, so nothing is before a fork. A model is a module with `load()`, which returns a
-function from the bytes of a request to those of its response; the server calls it for one request at a time.
+or connected before the first request, so nothing is before a fork. The function that is named loads the model, and
+returns a function from the bytes of a request to those of its response; the server calls it for one request at a time.
 
     <temporary folder>/petiole-models-<user>/<key>.sock      the server's socket
                                              <key>.lock      locked while a server is started or ends
@@ -34,7 +34,7 @@ from typing import Final
 from petiole.events.errors import ProviderUnavailable, UsageError
 
 MAX_MESSAGE_BYTES: Final = 64 * 1_048_576
-RESPONSE_TIMEOUT_S: Final = 150.0
+RESPONSE_TIMEOUT_S: Final = 300.0
 """Longer than the server's own limit for a request, after which the server ends itself."""
 
 _START_TIMEOUT_S: Final = 120.0
@@ -46,9 +46,9 @@ _LENGTH: Final = struct.Struct(">I")
 class ModelProcess:
     """The connection of this process to a model. Threads may use it at the same time; one waits for the other."""
 
-    def __init__(self, module: str, name: str) -> None:
-        """Name the module with the model, and what errors call it. Starts and connects nothing."""
-        self._module = module
+    def __init__(self, function: str, name: str) -> None:
+        """Name the function that loads the model, `module:function`, and the model. Starts and connects nothing."""
+        self._function = function
         self._name = name
         self._lock = threading.Lock()
         self._connection: socket.socket | None = None
@@ -81,7 +81,7 @@ class ModelProcess:
         return receive_message(self._connection)
 
     def _connect(self) -> socket.socket:
-        files = ModelFiles.of(self._module)
+        files = ModelFiles.of(self._function)
         if (connection := files.connect()) is not None:
             return connection
         with files.locked():
@@ -91,7 +91,7 @@ class ModelProcess:
         """Start the server and connect. The lock is held."""
         files.socket.unlink(missing_ok=True)
         with files.log.open("wb") as log:
-            command = [sys.executable, "-m", "petiole.workers.process.model_server", self._module]
+            command = [sys.executable, "-m", "petiole.workers.process.model_server", self._function]
             server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
         _started.append(server)
         deadline = time.monotonic() + _START_TIMEOUT_S
@@ -115,7 +115,7 @@ class ModelProcess:
         return ProviderUnavailable(self._name, reason)
 
     def _last_words(self) -> str:
-        log = ModelFiles.of(self._module).log
+        log = ModelFiles.of(self._function).log
         lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
         return f": {lines[-1][:_MAX_REASON_LENGTH]}" if lines else ""
 
@@ -133,13 +133,14 @@ class ModelFiles:
         self._lock = folder / f"{key}.lock"
 
     @classmethod
-    def of(cls, module: str) -> ModelFiles:
-        """Return the files for a module, by this Python and by this version of the module. Raises UsageError."""
+    def of(cls, function: str) -> ModelFiles:
+        """Return the files for a model, by this Python and by the version of its module. Raises UsageError."""
+        module, _, name = function.partition(":")
         found = importlib.util.find_spec(module)
         if found is None or found.origin is None:
             raise UsageError(f"there is no module {module!r} with a model")
         version = Path(found.origin).stat().st_mtime_ns
-        key = hashlib.sha256(repr((sys.executable, found.origin, version)).encode()).hexdigest()[:16]
+        key = hashlib.sha256(repr((sys.executable, found.origin, name, version)).encode()).hexdigest()[:16]
         return cls(_private_folder(), key)
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""The process of a model: `python -m petiole.workers.process.model_server MODULE`. model_process.py starts it."""
+"""The process of a model: `python -m petiole.workers.process.model_server MODULE:FUNCTION`; model_process starts it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from contextlib import suppress
 
 from petiole.workers.process.model_process import ModelFiles, receive_message, send_message
 
-REQUEST_TIMEOUT_S = 60.0
+REQUEST_TIMEOUT_S = 120.0
 FIRST_CLIENT_TIMEOUT_S = 60.0
 
 
@@ -84,9 +84,9 @@ def _receive(connection: socket.socket) -> bytes | None:
 def main() -> None:
     """Load the model, then serve."""
     faulthandler.enable()
-    module = sys.argv[1]
-    files = ModelFiles.of(module)
-    ModelServer(importlib.import_module(module).load(), files).serve()
+    module, _, function = sys.argv[1].partition(":")
+    respond = getattr(importlib.import_module(module), function)()
+    ModelServer(respond, ModelFiles.of(sys.argv[1])).serve()
 
 
 if __name__ == "__main__":

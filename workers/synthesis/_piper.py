@@ -9,7 +9,7 @@ from piper import PiperVoice
 from petiole.workers.synthesis.piper import RATE_BYTES, find_voice
 
 
-def load() -> Callable[[bytes], bytes]:
+def load_piper() -> Callable[[bytes], bytes]:
     """Load the voice."""
     voice = PiperVoice.load(find_voice())
 

@@ -29,7 +29,7 @@ class Piper:
         find_voice()
         if importlib.util.find_spec("piper") is None:
             raise missing_extra("speech by piper", "piper")
-        self.process = ModelProcess("petiole.workers.synthesis._piper", self.name)
+        self.process = ModelProcess("petiole.workers.synthesis._piper:load_piper", self.name)
 
     def synthesize(self, text: str) -> Speech:
         """Speak a text. Raises ProviderUnavailable."""

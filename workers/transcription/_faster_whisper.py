@@ -8,13 +8,13 @@ from typing import Any
 from faster_whisper import WhisperModel
 
 from petiole.workers.streams.pcm import to_floats
-from petiole.workers.transcription.faster_whisper import find_weights
+from petiole.workers.transcription.faster_whisper import find_whisper_weights
 
 
-def load() -> Callable[[bytes], bytes]:
+def load_faster_whisper() -> Callable[[bytes], bytes]:
     """Load the weights of the package, for one thread of the processor."""
     model: Any = WhisperModel(
-        str(find_weights()), device="cpu", compute_type="int8", cpu_threads=1, local_files_only=True
+        str(find_whisper_weights()), device="cpu", compute_type="int8", cpu_threads=1, local_files_only=True
     )
 
     def transcribe(pcm: bytes) -> bytes:

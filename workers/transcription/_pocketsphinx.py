@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pocketsphinx import Decoder
 
 
-def load() -> Callable[[bytes], bytes]:
+def load_pocketsphinx() -> Callable[[bytes], bytes]:
     """Load the model of the package."""
     decoder = Decoder(samprate=16_000, loglevel="FATAL")
 

@@ -21,17 +21,17 @@ class FasterWhisper:
     name = "faster_whisper"
 
     def __init__(self) -> None:
-        find_weights()
+        find_whisper_weights()
         if importlib.util.find_spec("faster_whisper") is None:
             raise missing_extra("transcription by faster_whisper", "whisper")
-        self.process = ModelProcess("petiole.workers.transcription._faster_whisper", self.name)
+        self.process = ModelProcess("petiole.workers.transcription._faster_whisper:load_faster_whisper", self.name)
 
     def transcribe(self, pcm: bytes) -> str:
         """Return the text of 16-bit mono PCM at 16 kHz. Raises ProviderUnavailable."""
         return self.process.ask(pcm).decode() if pcm else ""
 
 
-def find_weights() -> Path:
+def find_whisper_weights() -> Path:
     """Find the folder with the weights. Raises UsageError (missing_extra)."""
     found = importlib.util.find_spec(WEIGHTS_PACKAGE)
     if found is None or not found.submodule_search_locations:

@@ -20,7 +20,7 @@ class PocketSphinx:
     def __init__(self) -> None:
         if importlib.util.find_spec("pocketsphinx") is None:
             raise missing_extra("transcription by pocketsphinx", "voice")
-        self.process = ModelProcess("petiole.workers.transcription._pocketsphinx", self.name)
+        self.process = ModelProcess("petiole.workers.transcription._pocketsphinx:load_pocketsphinx", self.name)
 
     def transcribe(self, pcm: bytes) -> str:
         """Return the text of 16-bit mono PCM at 16 kHz. Raises ProviderUnavailable."""
