@@ -89,8 +89,11 @@ def _operations(types: list[EventType], subscriptions: list[Subscription]) -> It
             operation["reply"] = {"channel": {"$ref": f"#/channels/{_key(_RESPONSES[0])}"}}
         yield f"send {event_type.topic}", operation
     for subscription in sorted(subscriptions, key=lambda each: each.name):
+        trie: TopicTrie[bool] = TopicTrie()
+        for pattern in subscription.patterns:
+            trie.add(pattern, listener=True)
         for event_type in types:
-            if _receives(subscription, event_type):
+            if _receives(subscription, trie, event_type):
                 operation = _operation("receive", event_type, f"Handled by {subscription.name}.")
                 operation["tags"] = [{"name": subscription.agent}]
                 if subscription.where:
@@ -108,11 +111,8 @@ def _operation(action: str, event_type: EventType, summary: str) -> dict[str, An
     }
 
 
-def _receives(subscription: Subscription, event_type: EventType) -> bool:
+def _receives(subscription: Subscription, trie: TopicTrie[bool], event_type: EventType) -> bool:
     """Return whether a pattern matches the type; of an open family, whether it matches one of its topics."""
-    trie: TopicTrie[bool] = TopicTrie()
-    for pattern in subscription.patterns:
-        trie.add(pattern, listener=True)
     if trie.match(event_type.topic.replace("*", "any")):
         return True
     is_open = issubclass(event_type.model, OpenEvent) and event_type.topic.endswith(".*")
