@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from starlette.responses import Response
@@ -12,6 +12,7 @@ from petiole.events.asyncapi import SystemInfo, build_asyncapi
 from petiole.events.errors import UsageError
 from petiole.events.ids import new_event_id
 from petiole.events.registry import EventType
+from petiole.events.topics import TopicTrie
 from petiole.workers.console.formats import format_json
 
 if TYPE_CHECKING:
@@ -53,18 +54,18 @@ def show_catalog(visit: Visit) -> Response:
 
 def show_asyncapi(visit: Visit) -> Response:
     """Show the AsyncAPI document of the running system: its channels with their fields, and who receives what."""
-    document = _build_document(visit)
-    receivers: defaultdict[str, list[str]] = defaultdict(list)
-    for name, operation in document["operations"].items():
-        if operation["action"] == "receive":
-            receivers[operation["channel"]["$ref"].rpartition("/")[2]].append(name.split(" ")[1])
+    document = _describe_types(tuple(visit.bus.event_registry.all()))
+    trie: TopicTrie[str] = TopicTrie()
+    for subscription in visit.bus.routing().all():
+        for pattern in subscription.patterns:
+            trie.add(pattern, subscription.name)
     schemas = document["components"]["schemas"]
     channels = [
         {
             "address": channel["address"],
             "description": channel["description"],
             "fields": _list_content_fields(document, schemas[key]),
-            "receivers": receivers[key],
+            "receivers": sorted(set(trie.match(channel["address"].replace("{topic}", "any")))),
         }
         for key, channel in document["channels"].items()
     ]
@@ -75,6 +76,12 @@ def download_asyncapi(visit: Visit) -> Response:
     """Answer with the document itself, for generators and other tools."""
     headers = {"Content-Disposition": 'attachment; filename="asyncapi.json"'}
     return Response(format_json(_build_document(visit)), media_type="application/json", headers=headers)
+
+
+@lru_cache(maxsize=2)
+def _describe_types(types: tuple[EventType, ...]) -> dict[str, Any]:
+    """Build the document without subscriptions. The schemas of a process rarely change, and take long to build."""
+    return build_asyncapi(SystemInfo("Petiole", "1.0.0"), types, ())
 
 
 def _build_document(visit: Visit) -> dict[str, Any]:
