@@ -145,6 +145,7 @@ class Proxy:
         for task in left:
             task.cancel()
         self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        self._loop.run_until_complete(asyncio.sleep(0.01))  # what was aborted closes its socket in a later turn
         self._loop.close()
 
 

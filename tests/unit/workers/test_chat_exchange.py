@@ -6,7 +6,6 @@ from types import SimpleNamespace
 from typing import Any
 
 from petiole.events import TextContent, TextMessageEvent
-from petiole.workers.cli import _conversation
 from petiole.workers.cli._conversation import ChatExchange, Conversation
 
 
@@ -26,7 +25,7 @@ def test_an_answer_that_is_slowly_written_is_followed_to_its_end(monkeypatch):
 
     streams = SimpleNamespace(read=lambda *_, **__: [])
     stores = SimpleNamespace(history=SimpleNamespace(read_after=read_after), response_streams=streams)
-    monkeypatch.setattr(_conversation.time, "monotonic", lambda: now_s)
+    monkeypatch.setattr("petiole.workers.cli._conversation.time.monotonic", lambda: now_s)
     exchange = ChatExchange(message, after_entry_id="0")
 
     followed = list(Conversation(SimpleNamespace(stores=stores), "s").follow(exchange, timeout_s=30))  # type: ignore[arg-type]  # what is read of a bus
