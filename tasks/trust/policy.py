@@ -149,11 +149,11 @@ def _invalid(problem: str) -> UsageError:
 
 def _line_of(text: str, location: Sequence[str | int]) -> int:
     """Find the line of a value: of its key below the n-th header of its table, else of that header."""
-    table, *rest = (*location, "")
-    number = rest[0] if rest and isinstance(rest[0], int) else 0
+    table, rest = re.escape(str(location[0])), location[1:]
+    number = next((part for part in rest[:1] if isinstance(part, int)), 0)
     key = next((part for part in rest if isinstance(part, str)), "")
     lines = text.splitlines()
-    header = re.compile(rf"\s*\[+\s*{re.escape(str(table))}\s*\]+")
+    header = re.compile(rf"\s*\[+\s*{table}\s*\]+")
     headers = [at for at, line in enumerate(lines) if header.match(line)]
     start = headers[number] if number < len(headers) else 0
     for at in range(start + bool(headers), len(lines)):
@@ -161,7 +161,7 @@ def _line_of(text: str, location: Sequence[str | int]) -> int:
             break
         if key and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", lines[at]):
             return at + 1
-    top_level = (at for at, line in enumerate(lines) if re.match(rf"\s*{re.escape(str(table))}\s*=", line))
+    top_level = (at for at, line in enumerate(lines) if re.match(rf"\s*{table}\s*=", line))
     return (start if headers else next(top_level, 0)) + 1
 
 

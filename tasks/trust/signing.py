@@ -28,6 +28,9 @@ from petiole.events.event import PUBLISHER, SIGNATURE
 from petiole.events.ids import PUBLISHER_NAME
 from petiole.tasks.stores.blobs import DATAREF, build_blob, find_reference
 
+_MOUNTED_SECRETS = "/run/secrets"
+"""Here container runtimes mount secrets, readable for all of a container, which has one user."""
+
 _MIN_SECRET_LENGTH = 32
 _KEY_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _CONTEXT = b"petiole-event-1\n"
@@ -83,7 +86,7 @@ def load_keys(path: Path | None) -> SigningKeys | None:
     if path is None:
         return None
     try:
-        if path.stat().st_mode & (stat.S_IRWXO):
+        if path.stat().st_mode & stat.S_IRWXO and not path.is_relative_to(_MOUNTED_SECRETS):
             raise _invalid(path, "other users of this machine may read it; run: chmod o= FILE")
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:

@@ -76,6 +76,11 @@ def an_order(number: int = 1, **content: object) -> MessageEvent:
     )
 
 
+def number_of(event: Event) -> int:
+    assert isinstance(event, MessageEvent)
+    return int(str(event.content.parameters["number"]))
+
+
 def hearing(harness: EventTestHarness, pattern: str = "message.*") -> list[Event]:
     heard: list[Event] = []
 
@@ -211,7 +216,7 @@ def test_a_signature_holds_through_claim_check_redaction_delay_retry_and_publish
         def handle(event: Event, context: Context) -> None:
             if context.attempt < 3:
                 raise OSError("again")
-            heard.append(event.content.parameters["number"])
+            heard.append(number_of(event))
 
         harness.add(agent)
         secret = "My password is hunter2"
@@ -243,7 +248,7 @@ def failing_once(harness: EventTestHarness) -> list[int]:
     def handle(event: Event, context: Context) -> None:
         if not context.is_replay:
             raise OSError("not the first time")
-        handled.append(event.content.parameters["number"])
+        handled.append(number_of(event))
 
     harness.add(agent)
     return handled
@@ -316,7 +321,7 @@ def test_a_file_of_keys_that_cannot_be_used_is_refused_without_showing_one(tmp_p
     file.chmod(mode)
 
     with pytest.raises(UsageError, match=reason) as refused, EventBus(settings=Settings(signing_keys=file)) as bus:
-        assert bus.trust
+        bus.publish(an_order())
 
     assert "not-a-real" not in str(refused.value)
 
