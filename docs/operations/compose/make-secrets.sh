@@ -34,7 +34,7 @@ for service in $services; do
 done
 
 if [ ! -e signing-keys.toml ]; then
-    for publisher in petiole console $services; do
+    for publisher in petiole $services; do
         printf '[%s]\n"%s" = "%s"\n' "$publisher" "$(date +%Y-%m)" "$(openssl rand -hex 32)"
     done > signing-keys.toml
 fi
