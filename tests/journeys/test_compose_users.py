@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 
+from tests.support.inside import COMMANDS_ON_KEYS_OF_OTHERS
 from tests.support.processes import ROOT, Node, free_ports
 
 FILES = ROOT / "docs" / "operations" / "compose"
@@ -150,17 +151,7 @@ def test_services_work_as_their_own_users_over_tls_and_sign_what_they_say(
 
 
 def test_a_user_of_the_compose_file_reaches_nothing_of_another_service(composition):
-    forbidden = {
-        "output": ["HGETALL petiole:facts:user:u", "LRANGE petiole:queues:tools:3 0 -1", "HGETALL petiole:approvals:a"],
-        "tools": ["HSET petiole:facts:user:u k v", "RPOP petiole:queues:output:3", "GET petiole:spending:x:1"],
-        "service": [
-            "XADD petiole:history * event {}",
-            "LPUSH petiole:queues:tools:3 forged",
-            "LRANGE publish 0 -1",
-            "HSET petiole:directory spy {}",
-        ],
-    }
-    for service, commands in forbidden.items():
+    for service, commands in COMMANDS_ON_KEYS_OF_OTHERS.items():
         with composition.connect(service) as user:
             assert user.ping()
             for command in commands:
