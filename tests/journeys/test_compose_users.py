@@ -42,7 +42,7 @@ publish.delay(TextMessageEvent(stream_id="s", content=TextContent(text="I like t
 
 
 def make_secrets(folder: Path, *options: str) -> Path:
-    script = ["sh", FILES / "make-secrets.sh", *options]
+    script = ["sh", str(FILES / "make-secrets.sh"), *options]
     subprocess.run(script, cwd=folder, check=True, capture_output=True, timeout=120)
     return folder / "secrets"
 
