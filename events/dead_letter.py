@@ -23,6 +23,7 @@ Cause = Literal[
     "unknown_type",
     "unknown_task",
     "undecodable",
+    "forbidden",
 ]
 """Why a delivery became a dead letter.
 
@@ -36,6 +37,7 @@ Cause = Literal[
     unknown_type    no worker knows the event's type or schema version
     unknown_task    no worker has the subscription
     undecodable     the message cannot be decoded
+    forbidden       its publisher may not publish it, or did not sign it
 """
 
 

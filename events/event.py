@@ -29,6 +29,10 @@ from petiole.events.ids import AgentName, EventId, StreamId, Traceparent, new_ev
 from petiole.events.topics import Topic
 from petiole.events.validation import invalid_event
 
+PUBLISHER = "publisher"
+SIGNATURE = "signature"
+"""Members of an event's JSON that are no fields of it: who published it, and what proves it (tasks/trust/)."""
+
 MAX_PRIORITY = 9
 MIN_PRIORITY = 0
 

@@ -140,6 +140,9 @@ AGENT_NAME = r"^[a-z][a-z0-9_-]{0,99}$"
 AgentName = Annotated[str, StringConstraints(pattern=AGENT_NAME)]
 """The name of an agent and of its queue. It has no comma, because commas separate the names of a CloudEvent's path."""
 
+PUBLISHER_NAME = r"^[a-z0-9][a-z0-9_.-]{0,99}$"
+"""The name of a process or an agent that publishes."""
+
 RESERVED_AGENT_NAMES = r"petiole|publish|celery.*|unacked.*"
 """The queues and keys of Celery, kombu and Petiole, and the first words of their tasks."""
 

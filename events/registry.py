@@ -35,7 +35,7 @@ from petiole.events.errors import (
     newer_version,
     unknown_event_type,
 )
-from petiole.events.event import Event, OpenEvent
+from petiole.events.event import PUBLISHER, SIGNATURE, Event, OpenEvent
 from petiole.events.revalidation import must_be_read_back
 from petiole.events.topics import check_topic, is_topic
 from petiole.events.upcasting import Upcaster, Upcasters
@@ -275,6 +275,8 @@ class EventRegistry:
     def _parse(self, document: Mapping[str, object], *, allows_unknown_fields: bool) -> Event:
         topic = _read_topic(document)
         event_type = self._require(topic)
+        if PUBLISHER in document:
+            document = {name: value for name, value in document.items() if name not in (PUBLISHER, SIGNATURE)}
         document = self._upcasters.upcast(topic, document)
         newer = _newer_version_of(document, event_type)
         allows = (allows_unknown_fields or newer is not None) and not event_type.model.is_strict

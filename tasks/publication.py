@@ -55,13 +55,13 @@ from petiole.tasks.broker.topology import (
     broker_queue,
 )
 from petiole.tasks.handling.buffering import buffer, prepare_emitted
-from petiole.tasks.handling.current import current_context
+from petiole.tasks.handling.current import current_context, current_publisher
 from petiole.tasks.instrumentation import PublishFailed
 from petiole.tasks.instrumentation.tracing import end_publishing
 from petiole.tasks.publishing import claim_check
 from petiole.tasks.publishing.commit import Publication, commit, require_accepting
 from petiole.tasks.publishing.delayed import delay_publication
-from petiole.tasks.publishing.document import Document, ValidatedEvent, read_event
+from petiole.tasks.publishing.document import Document, ValidatedEvent, parse_event, read_event
 from petiole.tasks.publishing.threads import run_in_thread
 from petiole.tasks.publishing.validation import validate
 from petiole.tasks.runtime import BusRuntime, BusTask
@@ -175,7 +175,7 @@ class PublishTask(BusTask):
 
     def _publish(self, event: Event | Document, due: datetime | None) -> Publication:
         with _reporting_failures(self.bus, event):
-            validated = validate(self.bus, event)
+            validated = validate(self.bus, event, current_publisher(self.bus))
             try:
                 return _publish_or_delay(self.bus, validated, due, is_refusable=_is_refusable(validated))
             except PetioleError as error:
@@ -207,7 +207,9 @@ class PublishTask(BusTask):
             buffer(context, event, due)
             return self.AsyncResult(options.get("task_id") or uuid())
         with _reporting_failures(self.bus, event):
-            validated = prepare_emitted(context, event) if context else validate(self.bus, event)
+            validated = (
+                prepare_emitted(context, event) if context else validate(self.bus, event, current_publisher(self.bus))
+            )
             return self._send(validated, due, options, is_refusable=context is None and _is_refusable(validated))
 
     def _send(
@@ -235,9 +237,10 @@ class PublishTask(BusTask):
             require_accepting(self.bus, f"publishing {event.event_type}", is_forced=is_time)
             self._state_checked_at = time.monotonic() if is_time else self._state_checked_at
 
-    def _read(self, document: object) -> Event:
-        """Read an event that its sender has validated: unknown fields are kept."""
-        return read_event(claim_check.restore_content(self.bus, document), self.bus.event_registry)
+    def _read(self, document: object, *, is_validated: bool) -> Event:
+        """Read an event. If its sender has validated it, unknown fields are kept."""
+        complete, registry = claim_check.restore_content(self.bus, document), self.bus.event_registry
+        return read_event(complete, registry) if is_validated else parse_event(complete, registry)
 
     def _run_in_worker(self, event: Event | Document, due: datetime | None) -> Publication:
         from petiole.tasks.settlement.outcomes import DeadLettered
@@ -260,7 +263,8 @@ class PublishTask(BusTask):
         )
         is_validated = bool(self.request.get(VALIDATED_HEADER))
         try:
-            validated = validate(self.bus, self._read(event) if is_validated else event)
+            read = self._read(event, is_validated=is_validated)
+            validated = validate(self.bus, read, self.bus.trust.admit(read, event))
         except (BrokerUnavailable, StateStoreUnavailable) as error:
             raise Reject(error, requeue=True) from error
         except (UsageError, PayloadUnreadable) as error:
@@ -340,7 +344,7 @@ def publish_many(bus: BusRuntime, events: Iterable[Event | Document]) -> list[Pu
     validated_events = []
     for event in events:
         with _reporting_failures(bus, event):
-            validated_events.append(validate(bus, event))
+            validated_events.append(validate(bus, event, current_publisher(bus)))
     is_refusable = any(_is_refusable(validated) for validated in validated_events)
     publications: list[Publication] = []
     for batch in batched(validated_events, PUBLISH_BATCH_SIZE):

@@ -38,6 +38,7 @@ from petiole.tasks.stores.connection_pool import NoFreeConnection
 from petiole.tasks.stores.connections import SCHEMES, SENTINEL_SCHEME, ServerRefused, open_client
 from petiole.tasks.transport import without_transport_prefix
 from petiole.tasks.transport.address import check_broker_address, check_state_address, redis_address
+from petiole.tasks.trust.trust import Trust
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis as AsyncRedis
@@ -72,6 +73,9 @@ class BusTask(Task[..., Any]):
 
 class BusRuntime:
     """The state of an event bus in this process. A resource is connected when it is first used."""
+
+    default_publisher = "service"
+    """Who publishes outside handlers, without PETIOLE_PUBLISHER."""
 
     def __init__(
         self,
@@ -116,6 +120,11 @@ class BusRuntime:
         """The hook of PETIOLE_REDACT. Raises UsageError if it cannot be loaded."""
         with cwd_in_path():  # as above
             return Redactor(self.settings.redact)
+
+    @cached_property
+    def trust(self) -> Trust:
+        """The policy and the keys of this process. Raises UsageError (invalid_policy, invalid_signing_keys)."""
+        return Trust.load(self.settings)
 
     @cached_property
     def stores(self) -> Stores:
@@ -213,7 +222,12 @@ class BusRuntime:
         # Closing the system changes the directory's version. Read after the version, the flag is at least as new.
         self._is_closed = self.stores.cluster_membership.is_closed()
         base = RoutingTable([]) if changes.is_complete else known
-        self._routing = base.updated(changes.version, changes.subscriptions)
+        # A subscription that was written into the directory past the check of a worker's start gets nothing.
+        subscriptions = {
+            name: each if each is not None and self.trust.may_hear(each) else None
+            for name, each in changes.subscriptions.items()
+        }
+        self._routing = base.updated(changes.version, subscriptions)
         return self._routing
 
     def routing(self) -> RoutingTable:

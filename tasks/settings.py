@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from petiole.events.errors import UsageError
+from petiole.events.ids import PUBLISHER_NAME
 from petiole.events.redaction import DEFAULT_HOOK
 
 PREFIX = "PETIOLE_"
@@ -136,6 +137,21 @@ class Settings(EnvironmentSettings):
         min_length=1,
         description="The function `package.module:function` that takes secrets out of texts before they are logged, or "
         "kept in history, sessions and memory; `none` keeps them.",
+    )
+
+    # Trust
+    publisher: Annotated[str, Field(pattern=PUBLISHER_NAME)] | None = Field(
+        default=None,
+        description="The name under which this process publishes; by default the agent whose handler runs, and "
+        "`service` elsewhere.",
+    )
+    policy: str = Field(
+        default="default",
+        min_length=1,
+        description="Who may publish and hear which topics: a TOML file, `default`, or `none`.",
+    )
+    signing_keys: Path | None = Field(
+        default=None, description="TOML file with the keys that sign and check events, by publisher."
     )
 
     # Consuming

@@ -18,7 +18,7 @@ from petiole.workers.settings import WorkerSettings
 from petiole.workers.state.consolidation import ConsolidationTask
 
 settings = WorkerSettings()
-_ = default_bus.settings  # validates the settings now; Celery only logs an error that is raised in a signal handler
+_ = default_bus.trust  # validates settings and policy now; Celery only logs an error raised in a signal handler
 install_logging(default_bus.app, settings.log_format, default_bus.redactor)
 default_bus.add_periodic_task(ConsolidationTask, settings.consolidation_interval_s)
 with cwd_in_path():  # PETIOLE_AGENTS may name modules in the current folder

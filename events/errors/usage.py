@@ -371,3 +371,28 @@ def queue_declared_otherwise(answer: str) -> UsageError:
         "declare it the same way (quorum queue, topic exchange), or give Petiole its own virtual host",
         code="queue_declared_otherwise",
     )
+
+
+def publish_forbidden(topic: str, publisher: str, reason: str) -> UsageError:
+    return UsageError(
+        f"{topic}: {quote(publisher)} may not publish it: {reason}; name this process with PETIOLE_PUBLISHER and "
+        "PETIOLE_SIGNING_KEYS, or add a rule to the file of PETIOLE_POLICY (docs/operations/security.md)",
+        code="publish_forbidden",
+    )
+
+
+def event_forbidden(topic: str, publisher: str, reason: str) -> UsageError:
+    who = quote(publisher) if publisher else "nobody"
+    return UsageError(
+        f"{topic}: the event names {who} as its publisher and is refused: {reason}; if it is genuine, edit the dead "
+        "letter, which signs it as 'operator', or correct PETIOLE_POLICY and PETIOLE_SIGNING_KEYS and replay it",
+        code="event_forbidden",
+    )
+
+
+def hearing_forbidden(subscription: str, pattern: str, topics: str, agents: str) -> UsageError:
+    return UsageError(
+        f"{subscription} may not subscribe to {pattern!r}: the policy allows {topics} to {agents}; change the pattern, "
+        "or the rule in the file of PETIOLE_POLICY",
+        code="hearing_forbidden",
+    )

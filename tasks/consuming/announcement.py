@@ -52,6 +52,7 @@ class SubscriptionRegistration(bootsteps.StartStopStep):
         served = consumer.app.amqp.queues.consume_from
         agents = [agent for agent in included_agents(bus).values() if agent.name in served]
         self._subscriptions = [subscription for agent in agents for subscription in agent.subscriptions]
+        bus.trust.check_worker(self._subscriptions)
         bus.stores.directory.register(self._subscriptions)
         self._version = bus.stores.directory.version()
         for agent in agents:

@@ -21,7 +21,7 @@ from redis.asyncio import Redis as AsyncRedis
 
 from petiole.tasks.consuming.consumer import Consumer
 from petiole.tasks.consuming.maintenance import SEND_DUE, PeriodicJobs
-from petiole.tasks.runtime import BusRuntime
+from petiole.tasks.runtime import BusRuntime, included_agents
 from petiole.tasks.transport.message import Message
 
 POLL_S = 0.005
@@ -123,8 +123,10 @@ class InProcess:
         )
 
     def start(self, bus: BusRuntime) -> None:
-        """Start the worker and wait until it consumes. Safe to repeat. Raises TimeoutError after 10 s."""
+        """Start the worker and wait until it consumes. Safe to repeat. Raises TimeoutError after 10 s, UsageError."""
         if self._worker is None:
+            agents = included_agents(bus).values()
+            bus.trust.check_worker([each for agent in agents for each in agent.subscriptions])
             self._worker = _Worker(bus.app)
             self._worker.start()
 

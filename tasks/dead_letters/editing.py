@@ -16,15 +16,17 @@ from petiole.events.catalog.dead_letters import DeadLetterEditedEvent, EditedLet
 from petiole.events.content import Text
 from petiole.events.dead_letter import DeadLetter
 from petiole.events.errors import InvalidEvent, cannot_edit, unknown_dead_letter, unknown_subscription
+from petiole.events.event import SIGNATURE
 from petiole.events.ids import ReservedIndex, edited_letter_id, emitted_event_id
 from petiole.tasks.broker.topology import PUBLISH_QUEUE, PUBLISH_TASK
 from petiole.tasks.dead_letters.audit import publish_audit_events
 from petiole.tasks.dead_letters.selection import get_dead_letter
 from petiole.tasks.handling.current import current_bus
 from petiole.tasks.operations.operator import current_operator
-from petiole.tasks.publishing.document import Document, validate_event
+from petiole.tasks.publishing.document import Document, parse_event, validate_event
 from petiole.tasks.runtime import BusRuntime
 from petiole.tasks.stores.blobs import DATAREF
+from petiole.tasks.trust.policy import OPERATOR
 
 LOCKED_FIELDS = ("event_id", "stream_id", "correlation_id", "causation_id", "event_type")
 """Fields that an edited event must keep."""
@@ -95,14 +97,26 @@ def _check(bus: BusRuntime, letter: DeadLetter, event: Document) -> None:
 
 def _build_replacement(bus: BusRuntime, letter: DeadLetter, event: Document, subscription: str | None) -> DeadLetter:
     document = json.dumps(event, sort_keys=True, separators=(",", ":"))
+    stamped = _stamp(bus, json.loads(document))
     # Validated as a new letter, because it must hold JSON only.
     fields = letter.model_dump() | {
         "id": edited_letter_id(letter.id, f"{document} {subscription or ''}"),
-        "document": json.loads(document),
+        "document": stamped,
         "raw": None,
         "edited_from": letter.id,
     }
     return DeadLetter.model_validate(fields | _destination(bus, letter, subscription))
+
+
+def _stamp(bus: BusRuntime, document: dict[str, object]) -> dict[str, object]:
+    """Replace the publisher, and its signature, by the operator's: they would not fit the edited event."""
+    event = parse_event(document, bus.event_registry)
+    if not bus.trust.marks(event.event_type):
+        return document
+    publisher = bus.settings.publisher or OPERATOR
+    bus.trust.require_permission(event, publisher)
+    unsigned = {name: value for name, value in document.items() if name != SIGNATURE}
+    return unsigned | bus.trust.members(document, publisher)
 
 
 def _destination(bus: BusRuntime, letter: DeadLetter, subscription: str | None) -> dict[str, object]:

@@ -34,4 +34,4 @@ def prepare_emitted(context: CurrentDelivery, event: Event | Document) -> Valida
     """Validate an event as a consequence of the event being handled. Raises UsageError."""
     if not isinstance(event, Event):
         event = parse_event(claim_check.restore_content(context.bus, event), context.bus.event_registry)
-    return validate(context.bus, context.prepare_event(event))
+    return validate(context.bus, context.prepare_event(event), context.publisher)

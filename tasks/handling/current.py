@@ -29,6 +29,11 @@ class CurrentDelivery:
     outbox: Outbox = field(default_factory=Outbox, repr=False)
 
     @property
+    def publisher(self) -> str:
+        """The name under which the handler publishes."""
+        return self.bus.settings.publisher or self.subscription.agent
+
+    @property
     def idempotency_key(self) -> str:
         """The same for every attempt at this delivery; pass it to external calls that must happen only once."""
         return self.delivery_id
@@ -74,6 +79,12 @@ _current: ContextVar[CurrentDelivery | None] = ContextVar("petiole_current_deliv
 def current_context() -> CurrentDelivery | None:
     """Return the delivery that is being handled; None outside handlers."""
     return _current.get()
+
+
+def current_publisher(bus: BusRuntime) -> str:
+    """Return the name under which this code publishes."""
+    context = _current.get()
+    return context.publisher if context else bus.settings.publisher or bus.default_publisher
 
 
 def run_in_context(context: CurrentDelivery, function: Callable[[], object]) -> object:

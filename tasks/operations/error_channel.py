@@ -33,7 +33,7 @@ from petiole.events.texts import safe_text
 from petiole.events.topics import Topic
 from petiole.events.validation import invalid_event
 from petiole.tasks.handling.buffering import buffer
-from petiole.tasks.handling.current import CurrentDelivery, current_context
+from petiole.tasks.handling.current import CurrentDelivery, current_context, current_publisher
 from petiole.tasks.instrumentation import ErrorReported, FlowAborted, OperationFailed
 from petiole.tasks.operations.lifecycle_events import publish_lifecycle_events
 from petiole.tasks.publishing.commit import Publication, commit
@@ -83,7 +83,7 @@ def report(
     fields: EventFields = {"event_type": event_type, "content": content}
     error_event = handled_event.caused(ErrorEvent, **fields) if handled_event else _build_event(fields)
     if context is None:
-        return commit(default_bus(), [validate(default_bus(), error_event)])[0]
+        return commit(bus := default_bus(), [validate(bus, error_event, current_publisher(bus))])[0]
     return _report_in_handler(context, error_event)
 
 
@@ -130,7 +130,7 @@ def _report_in_handler(context: CurrentDelivery, event: ErrorEvent) -> Publicati
     if context.subscription.shadow:
         return buffer(context, event)
     prepared = context.prepare_event(event)
-    publication = commit(context.bus, [validate(context.bus, prepared)])[0]
+    publication = commit(context.bus, [validate(context.bus, prepared, context.publisher)])[0]
     if prepared.content.severity is Severity.ERROR:
         abort(context.bus, prepared)
     return publication

@@ -47,7 +47,7 @@ from petiole.events.ids import EventId
 from petiole.events.responses import REQUEST_EVENT_TYPE, Response
 from petiole.events.validation import invalid_event
 from petiole.tasks.handling.buffering import buffer
-from petiole.tasks.handling.current import CurrentDelivery, current_context
+from petiole.tasks.handling.current import CurrentDelivery, current_context, current_publisher
 from petiole.tasks.instrumentation import OperationFailed
 from petiole.tasks.publishing.commit import Publication, commit
 from petiole.tasks.publishing.threads import run_in_thread
@@ -255,7 +255,7 @@ def _timeout_s(event: RequestEvent, bus: BusRuntime, timeout: object) -> float:
 def _send_request(bus: BusRuntime, pending: PendingRequest, reply_to: str) -> None:
     """Register and publish a request; if no subscription can answer it, publish a failure reply."""
     event = pending.event
-    validated = validate(bus, event)
+    validated = validate(bus, event, current_publisher(bus))
     try:
         publication = commit(bus, [validated], registration=pending.registration(reply_to), is_refusable=True)[0]
         _check_is_new(bus, pending, publication)

@@ -50,6 +50,11 @@ if TYPE_CHECKING:
 
 DEAD_LETTERED_EVENT_TYPE = "error.dead_lettered"
 
+FORBIDDEN_EVENT_TYPE = "error.event_forbidden"
+
+ALARM_INTERVAL_S = 600.0
+"""At most one alarm about forbidden events is published in this time; `petiole dead-letters` has each of them."""
+
 MAX_FIELD_LENGTH = 500
 """The most characters of an event's field in logs and notices; an invalid event may have any."""
 
@@ -61,6 +66,7 @@ _CAUSES_BY_CODE: Mapping[str, Cause] = {
     "event_expired": "expired",
     "unknown_event_type": "unknown_type",
     "newer_version": "unknown_type",
+    "event_forbidden": "forbidden",
 }
 
 # The first matching class counts.
@@ -234,6 +240,10 @@ def log_fields(letter: DeadLetter) -> dict[str, str]:
 
 
 def _build_notices(bus: BusRuntime, letter: DeadLetter, event: Event | None) -> Iterator[Event]:
+    if letter.cause == "forbidden":
+        # One in ALARM_INTERVAL_S, in no flow: whoever forges events could fill the error channel, or end flows.
+        yield _build_alarm(letter)
+        return
     if event is None or event.category is not Category.ERROR:
         yield _build_dead_lettered_event(letter, event)
     handler = getattr(bus.app.tasks.get(letter.subscription), "handler", None)
@@ -261,6 +271,19 @@ def _build_dead_lettered_event(letter: DeadLetter, event: Event | None) -> Error
         "content": content,
     }
     return event.caused(ErrorEvent, **fields) if event else ErrorEvent.model_validate(fields)
+
+
+def _build_alarm(letter: DeadLetter) -> ErrorEvent:
+    """Build the alarm about forbidden events: the same event for all of an interval, so it is published once."""
+    interval = int(letter.at.timestamp() // ALARM_INTERVAL_S)
+    content = ErrorContent(
+        error_type=letter.error_type,
+        message=letter.error,
+        severity=Severity.WARNING,
+        parameters={**log_fields(letter), "cause": letter.cause},
+    )
+    event_id = str(uuid5(NAMESPACE_URL, f"petiole:forbidden:{interval}"))
+    return ErrorEvent(event_id=event_id, event_type=FORBIDDEN_EVENT_TYPE, content=content)
 
 
 def _notice_id(letter: DeadLetter, index: ReservedIndex) -> str:

@@ -85,7 +85,7 @@ class Directory:
 
     def read_since(self, version: int) -> DirectoryChanges:
         """Read what changed since a version, in one step; -1 reads all."""
-        answer: Any = self._read_script(keys=self._keys, args=[version])
+        answer: Any = self._read_script(args=[*self._keys, version])
         current, is_complete, *rest = answer
         pairs = zip(rest[::2], rest[1::2], strict=True)
         subscriptions = {

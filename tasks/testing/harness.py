@@ -43,6 +43,7 @@ from petiole.tasks.requests.requester import PendingResponse, Requester
 from petiole.tasks.settings import Settings
 from petiole.tasks.stores.history import HISTORY_START, RecordedEvent
 from petiole.tasks.testing.faults import Faults
+from petiole.tasks.trust.policy import BACKBONE
 
 POLL_S = 0.005
 
@@ -58,6 +59,8 @@ class HarnessBus(EventBus):
     def __init__(self, faults: Faults, **options: Any) -> None:
         self._faults = faults
         super().__init__(**options)
+
+    default_publisher = BACKBONE  # a test publishes in the place of any agent
 
     def _create_in_process(self) -> InProcess:
         return InProcess(self._faults)

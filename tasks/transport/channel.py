@@ -83,7 +83,7 @@ class BatchingChannel(Leases, QueueSources, Acknowledgements, Quarantine):
         priority = self._get_message_priority(message, reverse=False)
         arguments = (
             PUT,
-            2,
+            0,
             self._key(self._q_for_pri(queue, priority)),
             self._wakeup_key(queue),
             dumps(without_own_headers(message)),

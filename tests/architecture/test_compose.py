@@ -53,14 +53,29 @@ def test_every_service_of_our_image_waits_until_the_broker_is_healthy(services):
     assert all(service["depends_on"]["valkey"] == {"condition": "service_healthy"} for service in ours.values())
 
 
-def test_there_is_no_default_password():
-    text = COMPOSE.read_text()
+def test_there_is_no_password_in_the_file_and_each_service_gets_its_own(services):
+    ours = {name: service for name, service in services.items() if service["image"] == "petiole"}
 
-    mentions = re.findall(r"\$\{VALKEY_PASSWORD(.)(.)", text)
-    literal = re.findall(r"redis://:(?!\$\{)", text)
+    assert re.findall(r"rediss?://", COMPOSE.read_text()) == []
+    assert all(service["env_file"][0] == f"secrets/{name}.env" for name, service in ours.items())
 
-    assert set(mentions) == {(":", "?")}
-    assert literal == []
+
+def test_the_policy_is_on_and_the_broker_speaks_tls_only(services):
+    command = services["valkey"]["command"]
+    ours = [service for service in services.values() if service["image"] == "petiole"]
+
+    assert dict(zip(command[1::2], command[2::2], strict=True)).items() >= {"--port": "0", "--tls-port": "6379"}.items()
+    assert {service["environment"]["PETIOLE_POLICY"] for service in ours} == {"/etc/petiole/policy.toml"}
+    assert {service["environment"]["PETIOLE_SIGNING_KEYS"] for service in ours} == {"/run/secrets/signing_keys"}
+
+
+def test_the_broker_has_a_user_for_each_service(services):
+    lines = (ROOT / "docs" / "operations" / "compose" / "users.acl").read_text().splitlines()
+    users = {line.split()[1] for line in lines if line.startswith("user ")}
+
+    ours = {name for name, service in services.items() if service["image"] == "petiole"}
+
+    assert users == ours | {"default", "health", "service"}
 
 
 def test_the_broker_loses_and_evicts_nothing(services):

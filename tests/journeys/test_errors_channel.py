@@ -217,6 +217,13 @@ def end(event: Event) -> None:
     report("the house burns", "critical")
 """
 
+POLICY = """
+[[publish]]
+topics = ["error.*"]
+severity = "critical"
+publishers = ["fails", "service"]
+"""
+
 PUBLISH = """
 import json, time
 from petiole.events import MessageEvent
@@ -234,6 +241,8 @@ def an_event(topic):
 def house(node):
     node.module("house", HOUSE)
     node.environment["PETIOLE_AGENTS"] = "house"
+    node.environment["PETIOLE_POLICY"] = str(node.home / "policy.toml")
+    (node.home / "policy.toml").write_text(POLICY)
     return node
 
 

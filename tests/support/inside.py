@@ -43,6 +43,18 @@ from petiole.tasks.transport.message import build_payload
 from petiole.workers.state import open_team_state
 from petiole.workers.state.keys import StateKeys
 
+COMMANDS_ON_KEYS_OF_OTHERS = {
+    "output": ["HGETALL petiole:facts:user:u", "LRANGE petiole:queues:tools:3 0 -1", "HGETALL petiole:approvals:a"],
+    "tools": ["HSET petiole:facts:user:u k v", "RPOP petiole:queues:output:3", "GET petiole:spending:x:1"],
+    "service": [
+        "XADD petiole:history * event {}",
+        "LPUSH petiole:queues:tools:3 forged",
+        "LRANGE publish 0 -1",
+        "HSET petiole:directory spy {}",
+    ],
+}
+"""What users of docker-compose.yml may not do: read and write what belongs to other services."""
+
 
 @dataclass(frozen=True)
 class Delivery:

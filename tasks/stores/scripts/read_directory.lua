@@ -1,10 +1,10 @@
 -- Read what changed in the directory since a version, or all subscriptions if the log does not have every change since.
 -- A version that is not in the log is one whose change is not known: it was too large, or another program made it.
 -- Returns {version, 1 if all subscriptions follow, name, subscription JSON ('': unregistered), name, ...}
--- KEYS: directory, directory:version, directory:changes
--- ARGV: the version that the reader has (-1: none)
-local DIRECTORY, VERSION, CHANGES = unpack(KEYS)
-local version, known = tonumber(redis.call('GET', VERSION) or 0), tonumber(ARGV[1])
+-- No KEYS: the server wants the right to write to those, which a service that only publishes need not have.
+-- ARGV: directory, directory:version, directory:changes, the version that the reader has (-1: none)
+local DIRECTORY, VERSION, CHANGES = unpack(ARGV, 1, 3)
+local version, known = tonumber(redis.call('GET', VERSION) or 0), tonumber(ARGV[4])
 
 -- Appends the changes since the known version to an answer. Returns whether the log has them all.
 local function append_changes(answer)
