@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import cache
 from hashlib import sha1
 from importlib.resources import files
 from typing import Any, TypeAlias
@@ -18,6 +19,7 @@ Argument: TypeAlias = str | bytes | int
 _COMMENT = re.compile(r"^\s*--.*\n", re.MULTILINE)
 
 
+@cache
 def load_script(name: str, package: str = __package__) -> str:
     """Read a script of a package, without its comment lines; `name` is without the suffix."""
     return _COMMENT.sub("", (files(package) / f"{name}.lua").read_text(encoding="utf-8"))
