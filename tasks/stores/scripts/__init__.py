@@ -19,9 +19,13 @@ Argument: TypeAlias = str | bytes | int
 _COMMENT = re.compile(r"^\s*--.*\n", re.MULTILINE)
 
 
-@cache
 def load_script(name: str, package: str = __package__) -> str:
-    """Read a script of a package, without its comment lines; `name` is without the suffix."""
+    """Read a script of a package, once, without its comment lines; `name` is without the suffix."""
+    return _read(name, package)
+
+
+@cache
+def _read(name: str, package: str) -> str:
     return _COMMENT.sub("", (files(package) / f"{name}.lua").read_text(encoding="utf-8"))
 
 
