@@ -16,7 +16,8 @@ from celery import Celery
 from celery._state import _set_task_join_will_block  # type: ignore[attr-defined]  # the stubs leave it out
 from celery.worker import WorkController
 from celery.worker.consumer.consumer import Consumer as CeleryConsumer
-from kombu.transport import memory, virtual
+from kombu.pools import connections, producers
+from kombu.transport import _transport_cache, memory, virtual  # type: ignore[attr-defined]  # the stubs leave it out
 from redis.asyncio import Redis as AsyncRedis
 
 from petiole.tasks.consuming.consumer import Consumer
@@ -28,13 +29,18 @@ POLL_S = 0.005
 START_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 10.0
 
+_SCRIPT_CACHE: dict[bytes, bytes] = {}
+"""The scripts of all in-memory stores, by their hash: each bus would send the same ones again."""
+
 
 class InFlightMessages:
     """Counts the messages that were sent and are not yet settled. A test harness overrides the other two methods."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._unsettled = 0
+        self.settled = 0
+        """How many messages were settled so far."""
 
     def messages_to_put(self, queue: str, message: Any) -> Iterable[Any]:  # noqa: ARG002 - for overrides
         """Return the messages that a queue gets for one that was sent."""
@@ -46,12 +52,20 @@ class InFlightMessages:
 
     def count(self, change: int) -> None:
         """Count a message that was sent (1) or settled (-1)."""
-        with self._lock:
+        with self._changed:
             self._unsettled += change
+            if change < 0:
+                self.settled -= change
+                self._changed.notify_all()
 
     def is_idle(self) -> bool:
         """Return whether all messages are settled."""
         return self._unsettled == 0
+
+    def wait_for_settled(self, settled: int, timeout_s: float) -> None:
+        """Wait until more than `settled` messages are settled, or until the timeout."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.settled > settled, timeout_s)
 
 
 def private_transport(traffic: InFlightMessages) -> type[memory.Transport]:
@@ -89,14 +103,24 @@ def private_transport(traffic: InFlightMessages) -> type[memory.Transport]:
     return PrivateTransport
 
 
+def _forget(transport: type[memory.Transport]) -> None:
+    """Remove a transport from kombu's caches, which would keep it and its bus as long as the process runs."""
+    for pools in (connections, producers):
+        for key in [key for key in pools if transport in key]:
+            dict.pop(pools, key)
+    _transport_cache.pop(transport, None)
+
+
 class InProcess:
     """The broker, the state store and the worker of a bus without servers."""
 
     def __init__(self, traffic: InFlightMessages | None = None) -> None:
         self._server = fakeredis.FakeServer()
+        self._server.script_cache = _SCRIPT_CACHE
         self._worker: _Worker | None = None
         self.state = fakeredis.FakeRedis(server=self._server, decode_responses=True)
         self.traffic = traffic or InFlightMessages()
+        self._transport = private_transport(self.traffic)
 
     @property
     def is_running(self) -> bool:
@@ -113,7 +137,7 @@ class InProcess:
             broker_url="memory://",
             broker_read_url="memory://",
             broker_write_url="memory://",
-            broker_transport=private_transport(self.traffic),
+            broker_transport=self._transport,
             broker_transport_options={"polling_interval": POLL_S},
             result_backend="cache+memory://",
             task_default_queue="publish",
@@ -121,6 +145,8 @@ class InProcess:
             worker_hijack_root_logger=False,
             timezone="UTC",
         )
+        # A start looks up 500 settings, and Celery tries three names of each in three mappings.
+        conf.changes.update({key: value for mapping in reversed(conf.maps) for key, value in mapping.items()})
 
     def start(self, bus: BusRuntime) -> None:
         """Start the worker and wait until it consumes. Safe to repeat. Raises TimeoutError after 10 s, UsageError."""
@@ -135,6 +161,7 @@ class InProcess:
         if self._worker is not None:
             self._worker.stop()
             self._worker = None
+        _forget(self._transport)
 
 
 class InProcessConsumer(Consumer):

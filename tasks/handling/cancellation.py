@@ -36,7 +36,7 @@ POLL_S = 0.1
 GRACE_S = 10.0
 """How long a handler that ends itself may go on afterwards, at least."""
 
-IDLE_S = 10.0
+IDLE_S = 0.5
 """After how long without a handler the thread ends; the next handler starts another."""
 
 

@@ -18,10 +18,12 @@ event, so neither needs waiting for. `advance` moves time by itself, and lets ha
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import lru_cache
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -40,12 +42,15 @@ from petiole.tasks.handling.handler import HandlerFunction
 from petiole.tasks.publishing.commit import Publication
 from petiole.tasks.publishing.delayed import send_due
 from petiole.tasks.requests.requester import PendingResponse, Requester
-from petiole.tasks.settings import Settings
+from petiole.tasks.settings import PREFIX, Settings
 from petiole.tasks.stores.history import HISTORY_START, RecordedEvent
 from petiole.tasks.testing.faults import Faults
 from petiole.tasks.trust.policy import BACKBONE
 
-POLL_S = 0.005
+POLL_S = 0.05
+"""How often a test looks for what no settled delivery announces, such as an event of another thread."""
+
+REPLY_POLL_S = 0.005
 
 SETTLE_TIMEOUT_S = 30.0
 """How long `advance` waits for the deliveries of one moment to end."""
@@ -90,6 +95,7 @@ class EventTestHarness:
         settings: Settings | None = None,
     ) -> None:
         self.faults = Faults(self._subscription_names, lambda: self.now().timestamp())
+        settings = settings or _read_settings(_environment())
         self.bus: EventBus = HarnessBus(self.faults, event_registry=event_registry, settings=settings)
         self.bus.store_clock.is_virtual = True
         self._consumed_entries: set[str] = set()
@@ -134,7 +140,7 @@ class EventTestHarness:
     ) -> PendingResponse[ValueT]:
         """Send a request, as a service does with `request(…)`. Waiting ends early if no delivery is pending."""
         self.bus.start()
-        requester = Requester(self.bus, on_wait=self._has_nothing_pending, slice_s=POLL_S)
+        requester = Requester(self.bus, on_wait=self._has_nothing_pending, slice_s=REPLY_POLL_S)
         return requester(request, responder=responder, timeout=timeout, returns=returns, **parameters)
 
     @property
@@ -241,13 +247,16 @@ class EventTestHarness:
 
     def _wait_until(self, condition: Callable[[], bool], complaint: str, within: float) -> None:
         deadline = time.monotonic() + within
-        while not condition():
+        while True:
+            # Looked at before the condition: time is not skipped if what is waited for happened in the last delivery.
+            settled, was_still = self.faults.settled, self.bus.is_still()
+            if condition():
+                return
             if time.monotonic() >= deadline:
                 raise TimeoutError(f"{complaint} within {within:g} s")
-            # Looked at again once nothing runs: what is waited for may have happened since, and is not to expire.
-            if self.bus.is_still() and not condition():
+            if was_still:
                 self._skip_time()
-            time.sleep(POLL_S)
+            self.faults.wait_for_settled(settled, POLL_S)
 
     def _is_idle(self) -> bool:
         return self.bus.is_idle() and not self.faults.due_times()
@@ -284,13 +293,23 @@ class EventTestHarness:
         while not self.bus.is_still():
             if time.monotonic() >= deadline:
                 raise TimeoutError(f"deliveries did not end within {SETTLE_TIMEOUT_S:g} s; does a handler block?")
-            time.sleep(POLL_S)
+            self.faults.wait_for_settled(self.faults.settled, POLL_S)
 
     def _subscription_names(self) -> list[str]:
         return [subscription.name for agent in self.bus.agents.values() for subscription in agent.subscriptions]
 
     def _parse(self, recorded: RecordedEvent) -> Event:
         return self.bus.event_registry.read(recorded.document)
+
+
+@lru_cache
+def _read_settings(_: frozenset[tuple[str, str]]) -> Settings:
+    """Read the settings once for each environment: that takes as long as a delivery."""
+    return Settings()
+
+
+def _environment() -> frozenset[tuple[str, str]]:
+    return frozenset((name, value) for name, value in os.environ.items() if name.upper().startswith(PREFIX))
 
 
 def _build_matcher(pattern: str) -> Callable[[RecordedEvent], bool]:

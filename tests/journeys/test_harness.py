@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import time
+import weakref
 
 import pytest
 from celery.result import assert_will_not_block  # type: ignore[attr-defined]  # the stubs leave it out
@@ -10,6 +12,7 @@ from celery.result import assert_will_not_block  # type: ignore[attr-defined]  #
 from petiole.events import Event, MessageEvent
 from petiole.tasks import Agent
 from petiole.tasks.testing import EventTestHarness
+from tests.support.polling import wait_until
 
 
 def a_repeater() -> Agent:
@@ -105,3 +108,14 @@ def test_sending_through_waits_for_all_that_is_set_off(harness, a_message):
     harness.send_through(a_message())
 
     assert [event.event_type for event in harness.published_events()] == ["input.message.received", "message.repeated"]
+
+
+def test_a_closed_harness_leaves_nothing_in_memory(a_message):
+    """Otherwise each test of a suite would be slower than the one before."""
+    with EventTestHarness([a_repeater()]) as harness:
+        harness.send_event_and_wait(a_message(), "message.repeated")
+    bus = weakref.ref(harness.bus)
+    del harness
+
+    # The thread that looks for cancelled flows ends within a second.
+    wait_until(lambda: gc.collect() >= 0 and bus() is None, 20, lambda: "the bus is kept")

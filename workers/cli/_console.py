@@ -162,9 +162,11 @@ def render_hints(commands: Iterable[tuple[str, str]]) -> Table:
     return drawn
 
 
-def render_table(headings: Sequence[str], cells: Iterable[Sequence[object]], *, numbers: Sequence[str] = ()) -> Table:
-    """Render a table. The columns named in `numbers` are aligned to the right."""
-    drawn = _ListTable(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
+def render_table(
+    headings: Sequence[str], cells: Iterable[Sequence[object]], *, numbers: Sequence[str] = (), gap: int = 3
+) -> Table:
+    """Render a table. The columns named in `numbers` are aligned to the right; `gap` is the space between columns."""
+    drawn = _ListTable(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="dim")
     for heading in headings:
         drawn.add_column(heading, justify="right" if heading in numbers else "left", overflow="fold")
     for row in cells:

@@ -88,7 +88,7 @@ def render_figures(figures: LiveFigures, before: LiveFigures) -> Iterator[Render
     rates = compute_rates(figures, before)
     cells = [_agent_cells(each, rates.get(each.agent)) for each in figures.agents]
     headings = ("agent", "state", *_NUMBERS)
-    yield render_table(headings, cells, numbers=_NUMBERS)
+    yield render_table(headings, cells, numbers=_NUMBERS, gap=2)
     yield Text(f"due later: {figures.delayed:,} deliveries and events")
     yield from _render_circuits(figures.circuits)
     if figures.accounts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import cache
 from hashlib import sha1
 from importlib.resources import files
 from typing import Any, TypeAlias
@@ -19,7 +20,12 @@ _COMMENT = re.compile(r"^\s*--.*\n", re.MULTILINE)
 
 
 def load_script(name: str, package: str = __package__) -> str:
-    """Read a script of a package, without its comment lines; `name` is without the suffix."""
+    """Read a script of a package, once, without its comment lines; `name` is without the suffix."""
+    return _read(name, package)
+
+
+@cache
+def _read(name: str, package: str) -> str:
     return _COMMENT.sub("", (files(package) / f"{name}.lua").read_text(encoding="utf-8"))
 
 
