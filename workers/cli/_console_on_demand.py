@@ -65,5 +65,5 @@ class ConsoleOnDemand:
 
     def _waits_for_visitor(self) -> bool:
         """Wait for a connection; return False if it is time to stop."""
-        ready, _, _ = select.select([self._listener, self._reader], [], [])
+        ready, _, _ = select.select([self._listener.fileno(), self._reader], [], [])
         return self._reader not in ready

@@ -30,6 +30,7 @@ from petiole.events.errors import PetioleError, UsageError
 from petiole.events.event import Event
 from petiole.events.texts import error_text
 from petiole.tasks.operations.metrics import read_queues
+from petiole.tasks.publication import publish_many
 from petiole.workers.console.demo_agents import DemoOrder, DemoOrderPlacedEvent
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ class Experiments:
 
     def publish(self, experiment: Experiment, events: Sequence[Event]) -> None:
         """Publish the events of an experiment."""
-        self._bus.publish_many(events)
+        publish_many(self._bus, events)
         experiment.published += len(events)
         experiment.record(f"{len(events)} events published")
 

@@ -20,6 +20,7 @@ from petiole.events.errors import UsageError
 from petiole.events.event import Event
 from petiole.events.topics import TopicTrie
 from petiole.tasks.operations.history_replay import replay_history
+from petiole.tasks.publication import publish_many
 from petiole.tasks.stores.history import RecordedEvent
 from petiole.workers.console.formats import format_json
 from petiole.workers.console.waterfall import read_content
@@ -90,7 +91,7 @@ def fork_from(visit: Visit) -> Response:
     except UsageError as error:
         return _show(visit, point, text=text, refusal=str(error), status=400)
     visit.record("event.forked", f"{point.event_id} to {stream_id}")
-    visit.bus.publish_many([event])
+    publish_many(visit.bus, [event])
     return visit.go("/conversation", id=event.correlation_id)
 
 
