@@ -15,6 +15,7 @@ def load_piper() -> Callable[[bytes], bytes]:
 
     def synthesize(text: bytes) -> bytes:
         pcm = b"".join(chunk.audio_int16_bytes for chunk in voice.synthesize(text.decode()))
-        return voice.config.sample_rate.to_bytes(RATE_BYTES, "big") + pcm
+        rate: int = voice.config.sample_rate
+        return rate.to_bytes(RATE_BYTES, "big") + pcm
 
     return synthesize

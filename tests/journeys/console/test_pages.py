@@ -150,7 +150,7 @@ def a_flow_with_an_answer(harness: EventTestHarness) -> str:
 
 def echoes(harness: EventTestHarness) -> list[tuple[str, str]]:
     found = [each for each in harness.published_events() if isinstance(each, MessageEvent)]
-    return [(each.stream_id, each.content.parameters["text"]) for each in found]
+    return [(each.stream_id, str(each.content.parameters["text"])) for each in found]
 
 
 def test_a_conversation_is_replayed_from_an_event_to_one_subscription_once_however_often_it_is_sent(harness, browser):
