@@ -230,7 +230,8 @@ def test_a_deploy_forwards_and_back_under_load_makes_no_dead_letter_and_loses_no
     eventually(lambda: not inside.parked() and inside.is_idle("clerk"), 30)
 
     assert inside.dead_letters() == []
-    twice = {of for of in expected(client) if of[0] != "add" and handled(client)[of] > 1}
+    counts = handled(client)
+    twice = {of for of in expected(client) if of[0] != "add" and counts[of] > 1}
     assert [row for row in rows(client, "handled") if (row[0], row[1]) in twice] == [], node.logs()
     assert out_of_order(client) == []
     assert inside.leaks() == []
