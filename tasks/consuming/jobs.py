@@ -286,7 +286,7 @@ class Job:
             request.give_back()
 
 
-# What `accept_written_jobs` uses of Celery's and billiard's pool: the parameters after self; None for what is not called.
+# What `accept_written_jobs` uses of the pool: the parameters after self; None for an attribute that is not called.
 _POOL_NAMES = {"_cache": None, "_active_writers": None, "_flush_writer": "proc writer"}
 _JOB_NAMES = {"_ack": "i time_accepted pid synqW_fd", "_write_to": None, "_accepted": None}
 
