@@ -31,9 +31,11 @@ REFUSAL_CODES = frozenset(
     {
         "BUSY",  # a script runs for too long
         "CLUSTERDOWN",
+        "CROSSSLOT",  # a server in cluster mode, which no worker starts at
         "LOADING",
         "MASTERDOWN",
         "MISCONF",  # the last save failed
+        "MOVED",  # another server of a cluster has the key
         "NOPERM",
         "NOREPLICAS",  # fewer replicas than `min-replicas-to-write`
         "READONLY",

@@ -165,7 +165,7 @@ def version(node: Node, name: str, types: str, agents: str) -> Node:
 def stop(process: Any) -> None:
     """Stop a worker as a deploy does."""
     process.terminate()
-    assert process.wait(timeout=30) == 0
+    assert process.wait(timeout=120) == 0
 
 
 def rows(client: Any, name: str) -> list[list[str]]:
