@@ -6,6 +6,7 @@ its account loses a permission.
 
 from __future__ import annotations
 
+import secrets
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -143,7 +144,8 @@ def test_while_the_server_loads_its_data_workers_wait_and_publishers_are_told(sy
     eventually(lambda: counts.is_complete(bus), 20, system.logs)
 
     with server.client() as client:
-        client.mset({f"other {number}": "x" * 1_000 for number in range(1_000)})
+        # No two are alike, so each is long enough in the file for the server to look for clients after it.
+        client.mset({f"other {number}": secrets.token_hex(1_000) for number in range(2_000)})
         client.bgrewriteaof()
         eventually(lambda: not client.info("persistence")["aof_rewrite_in_progress"], 20)
     server.kill()
