@@ -15,7 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -292,10 +292,24 @@ class Attack:
         elif lost == "demoted":
             self._pair.demote()
         with self._pair.frozen(down) if lost == "frozen" else _nothing():
-            wait_until(lambda: self._pair.primary() != down, 40, self._pair.log)
+            self._await_another_primary(down, lost)
         if lost == "killed":
             self._pair.start_server(down)
         wait_until(self._pair.is_followed, 40, self._pair.log)
+
+    def _await_another_primary(self, down: int, lost: str) -> None:
+        demoted_at = time.monotonic()
+
+        def is_another() -> bool:
+            nonlocal demoted_at
+            if lost == "demoted" and time.monotonic() - demoted_at > 10:
+                # On a busy machine the Sentinels give up.
+                demoted_at = time.monotonic()
+                with suppress(RedisError):
+                    self._pair.demote()
+            return self._pair.primary() != down
+
+        wait_until(is_another, 60, self._pair.log)
 
     # What is seen
 
