@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from typing import Any
 
 import pytest
 
 from petiole.events import MessageEvent
 from petiole.events.errors import BrokerUnavailable, PublishOutcomeUnknown, RequestTimedOut
 from petiole.tasks.publication import PublishTask
-from petiole.tasks.requests.requester import Requester
+from petiole.tasks.requests.requester import Requester, Response
 from tests.support.apps import a_bus
 from tests.support.inside import Inside
 from tests.support.traffic import IS_FULL
@@ -43,12 +44,13 @@ def test_each_answer_is_that_to_its_question_whoever_stops_waiting(system, serve
     published: list[str] = []
 
     async def ask(number: int) -> None:
-        response = await Requester(bus).aio("ask", responder="echo", number=number, timeout=20)
+        response: Response[object] = await Requester(bus).aio("ask", responder="echo", number=number, timeout=20)
         assert response.value == {"number": number, "text": "x" * (number % 7 * 1_000)}
 
     async def say(number: int) -> None:
-        event = MessageEvent(event_type="message.said", stream_id=f"s{number}", content={})
-        publication = await bus.app.tasks[PublishTask.name].aio(event)
+        event = MessageEvent(event_type="message.said", stream_id=f"s{number}")
+        publish: Any = bus.app.tasks[PublishTask.name]
+        publication = await publish.aio(event)
         assert publication.event.event_id == event.event_id
         published.append(event.event_id)
 

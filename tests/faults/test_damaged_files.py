@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from petiole.events import TextMessageEvent
 from petiole.events.errors import Retryable
 from petiole.tasks import EventBus
 from petiole.tasks.publication import PublishTask
@@ -29,7 +30,7 @@ def newest_file(server: Server) -> Path:
     return max(files_of(server).glob("*.incr.aof"))
 
 
-def publish_all(bus: EventBus, events: list) -> list[bool]:
+def publish_all(bus: EventBus, events: list[TextMessageEvent]) -> list[bool]:
     """Publish events; returns which of them had been published before."""
     return [bus.app.tasks[PublishTask.name].run(event).was_repeated for event in events]
 

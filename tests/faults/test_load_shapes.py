@@ -42,7 +42,7 @@ def take(event):
 
 
 def a_message(topic: str, number: int = 0) -> MessageEvent:
-    return MessageEvent(event_type=topic, stream_id=f"s{number % 7}", content={})
+    return MessageEvent(event_type=topic, stream_id=f"s{number % 7}")
 
 
 def runs_of(system: Any) -> dict[str, dict[str, list[float]]]:

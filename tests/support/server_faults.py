@@ -18,12 +18,12 @@ from tests.support.polling import wait_until
 
 @contextmanager
 def _configured(client: Redis, name: str, value: str | int) -> Iterator[None]:
-    before = client.config_get(name)[name]
+    before: Any = client.config_get(name)
     client.config_set(name, value)
     try:
         yield
     finally:
-        client.config_set(name, before)
+        client.config_set(name, before[name])
 
 
 @contextmanager

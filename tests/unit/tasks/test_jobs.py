@@ -86,7 +86,7 @@ def test_a_lost_process_has_crashed_only_at_the_delivery_that_it_began_last():
 def test_a_pool_without_the_private_names_that_are_used_is_refused_at_start(replaced, difference):
     class OtherPool(AsynPool):
         def __init__(self) -> None:
-            self._active_writers = set()
+            self._active_writers: set[object] = set()
             self.__dict__.update(replaced)
 
         def _flush_writer(self, process): ...
