@@ -285,7 +285,7 @@ class Attack:
         down, lost = self._pair.primary(), self._rng.choice(["killed", "demoted", "frozen"])
         wait_until(self._pair.is_followed, 30, self._pair.log)
         # Without it, a failover may lose the last moments.
-        self._pair.hold_writes()
+        self._pair.hold_writes(for_s=120)
         self.tally.faults[lost] += 1
         if lost == "killed":
             self._pair.kill(down)
@@ -295,6 +295,8 @@ class Attack:
             self._await_another_primary(down, lost)
         if lost == "killed":
             self._pair.start_server(down)
+        with self._pair.client(down) as client:
+            client.client_unpause()
         wait_until(self._pair.is_followed, 40, self._pair.log)
 
     def _await_another_primary(self, down: int, lost: str) -> None:

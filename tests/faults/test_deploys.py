@@ -183,6 +183,11 @@ def expected(client: Any) -> set[tuple[str, str]]:
     return {(handler, event_id) for topic, event_id in published for handler in HANDLERS[topic] - {"thank"}}
 
 
+def open_deliveries(inside: Any) -> Counter[tuple[str, str]]:
+    """Count what is not settled, by place and subscription."""
+    return Counter((each.place, each.entry.subscription) for each in inside.deliveries())
+
+
 def out_of_order(client: Any) -> list[str]:
     by_stream = defaultdict(list)
     for handler, _, stream, number, *_ in rows(client, "handled"):
@@ -227,7 +232,7 @@ def test_a_deploy_forwards_and_back_under_load_makes_no_dead_letter_and_loses_no
     eventually(
         lambda: inside.is_idle("clerk", "watcher", "publish") and inside.parked().keys() <= released,
         120,
-        lambda: f"{inside.parked()}\n{node.logs()[-2000:]}",
+        lambda: f"{open_deliveries(inside)}\n{old.logs()[-2000:]}\n{new.logs()[-4000:]}",
     )
     assert expected(client) - handled(client).keys() == set(), "lost"
     old.command("subscriptions", "withdraw", "clerk.thank", "--to", "clerk.add")
