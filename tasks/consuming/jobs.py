@@ -294,7 +294,7 @@ _JOB_NAMES = {"_ack": "i time_accepted pid synqW_fd", "_write_to": None, "_accep
 def check_pool(pool: Pool) -> None:
     """Raise UsageError (unsupported_pool) if a private name of the prefork pool is missing or has other parameters."""
     for owner, names in ((pool._pool, _POOL_NAMES), (ApplyResult({}, None), _JOB_NAMES)):  # noqa: SLF001
-        for name, difference in kombu_compat.find_differences(owner, names):
+        for name, difference in kombu_compat.find_changed_names(owner, names):
             raise unsupported_pool(f"{type(owner).__name__}.{name}", difference, version("celery"))
 
 

@@ -64,11 +64,11 @@ _EXPECTED: dict[Any, dict[str, str | None]] = {
 def check_kombu() -> None:
     """Raise UsageError (unsupported_kombu) if a name is missing or has other parameters. Checks once per process."""
     for owner, names in _EXPECTED.items():
-        for name, difference in find_differences(owner, names):
+        for name, difference in find_changed_names(owner, names):
             raise unsupported_kombu(f"{owner.__module__}.{owner.__qualname__}.{name}", difference, version("kombu"))
 
 
-def find_differences(owner: Any, names: Mapping[str, str | None]) -> Iterator[tuple[str, str]]:
+def find_changed_names(owner: Any, names: Mapping[str, str | None]) -> Iterator[tuple[str, str]]:
     """Yield each name that an object lacks, or that has other parameters, with what is different."""
     for name, expected in names.items():
         parameters = _parameters(owner, name)
