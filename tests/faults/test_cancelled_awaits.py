@@ -17,7 +17,7 @@ from tests.support.apps import a_bus
 from tests.support.inside import Inside
 from tests.support.traffic import IS_FULL
 
-QUESTIONS, AT_ONCE = (4_000, 200) if IS_FULL else (300, 60)
+QUESTIONS, AT_ONCE = (4_000, 200) if IS_FULL else (150, 60)
 OUTAGES = (BrokerUnavailable, PublishOutcomeUnknown, RequestTimedOut)
 
 MODULE = """

@@ -94,6 +94,7 @@ def test_timers_that_are_due_in_one_second_run_once_and_late_by_no_more_than_the
     assert worker.poll() is None
 
 
+@pytest.mark.long
 @pytest.mark.timeout(WAVES * WAVE_S + 240)
 def test_a_backlog_that_rises_and_falls_is_worked_off_in_every_wave_and_costs_the_worker_no_memory(
     system, server, eventually, capsys

@@ -100,6 +100,7 @@ def runs_of(counts: Any) -> list[str]:
     return list(counts.runs.read_text().split()) if counts.runs.exists() else []
 
 
+@pytest.mark.long
 @pytest.mark.timeout(60 + 60 * SWEEPS)
 def test_a_restart_of_the_broker_while_it_recovers_a_lost_worker_loses_nothing(
     system, server, counts, eventually, capsys

@@ -135,6 +135,7 @@ def run_server(home: Path, *options: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen([server_binary(), *options, "--daemonize", "no"], cwd=home, stdout=subprocess.DEVNULL)
 
 
+@pytest.mark.long
 def test_while_the_server_loads_its_data_workers_wait_and_publishers_are_told(system, server, counts, eventually):
     worker = system.worker("first", "--pool", "threads")
     bus = a_bus(server.url)
