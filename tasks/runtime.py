@@ -7,6 +7,7 @@ is connected when it is first used. Two buses of one process share nothing.
 from __future__ import annotations
 
 import importlib
+import logging
 import threading
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 
     from petiole.tasks.settings import Settings
     from petiole.tasks.stores.event_counts import EventCount
+
+log = logging.getLogger(__name__)
 
 TaskT = TypeVar("TaskT", bound="BusTask")
 Resource = TypeVar("Resource")
@@ -216,9 +219,18 @@ class BusRuntime:
         return self._routing if self._routing.version >= 0 else self.read_routing()
 
     def read_routing(self) -> RoutingTable:
-        """Read from the directory what changed since the table was read, and whether the system accepts events."""
+        """Read from the directory what changed since the table was read, and whether the system accepts events.
+
+        Subscriptions that the directory has lost are registered again: events are not sent to nobody until a worker
+        notices.
+        """
         known = self._routing
         changes = self.stores.directory.read_since(known.version)
+        lost = [each for each in known.all() if each.name not in changes.subscriptions] if changes.is_complete else []
+        if lost:
+            self.stores.directory.restore(lost, known.version)
+            log.warning("directory.restored", extra={"subscriptions": len(lost)})
+            changes = self.stores.directory.read_since(-1)
         # Closing the system changes the directory's version. Read after the version, the flag is at least as new.
         self._is_closed = self.stores.cluster_membership.is_closed()
         base = RoutingTable([]) if changes.is_complete else known

@@ -141,6 +141,7 @@ from petiole.events.errors.usage import (
     unknown_subscription,
     unknown_tool,
     unsupported_kombu,
+    unsupported_pool,
     waiting_in_handler,
     working_memory_full,
 )
@@ -240,6 +241,7 @@ __all__ = [
     "unknown_subscription",
     "unknown_tool",
     "unsupported_kombu",
+    "unsupported_pool",
     "waiting_in_handler",
     "worker_not_started",
     "working_memory_full",

@@ -365,6 +365,14 @@ def unsupported_kombu(name: str, difference: str, version: str) -> UsageError:
     )
 
 
+def unsupported_pool(name: str, difference: str, version: str) -> UsageError:
+    return UsageError(
+        f"Petiole does not support the prefork pool of celery {version}: {name}: {difference}; "
+        "install celery>=5.7,<5.8 with the billiard that it needs, or start the worker with --pool threads",
+        code="unsupported_pool",
+    )
+
+
 def queue_declared_otherwise(answer: str) -> UsageError:
     return UsageError(
         f"RabbitMQ already has a queue or exchange of that name with other properties: {answer}; let all programs "

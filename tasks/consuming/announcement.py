@@ -13,8 +13,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from celery import bootsteps
+from celery.concurrency.prefork import TaskPool as ProcessPool
 
 from petiole.events.subscriptions import Subscription
+from petiole.tasks.consuming.jobs import check_pool
 from petiole.tasks.consuming.periodic_job import PeriodicJob
 from petiole.tasks.consuming.server_check import check_servers
 from petiole.tasks.instrumentation import AgentChanged, HandlerMissing
@@ -49,6 +51,8 @@ class SubscriptionRegistration(bootsteps.StartStopStep):
             self.restore(bus)
             return
         check_servers(bus)
+        if isinstance(consumer.pool, ProcessPool):
+            check_pool(consumer.pool)
         served = consumer.app.amqp.queues.consume_from
         agents = [agent for agent in included_agents(bus).values() if agent.name in served]
         self._subscriptions = [subscription for agent in agents for subscription in agent.subscriptions]

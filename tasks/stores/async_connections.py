@@ -10,9 +10,8 @@ from redis.asyncio import Connection, Redis, SSLConnection, UnixDomainSocketConn
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelManagedConnection
 from redis.backoff import NoBackoff
-from redis.exceptions import ResponseError
 
-from petiole.tasks.stores.connections import SENTINEL_SCHEME, refusal_of, sentinel_options
+from petiole.tasks.stores.connections import ERROR_REPLIES, SENTINEL_SCHEME, refusal_of, sentinel_options
 
 
 class _Refusals:
@@ -22,7 +21,7 @@ class _Refusals:
         connection: Any = super()
         try:
             return await connection.read_response(*args, **options)
-        except ResponseError as error:
+        except ERROR_REPLIES as error:
             if (refusal := refusal_of(error)) is None:
                 raise
             await connection.disconnect(nowait=True)

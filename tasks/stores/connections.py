@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from redis import Connection, Redis, SSLConnection, UnixDomainSocketConnection
 from redis.backoff import NoBackoff
-from redis.exceptions import ResponseError
+from redis.exceptions import BusyLoadingError, ResponseError
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelManagedConnection
 
@@ -31,9 +31,11 @@ REFUSAL_CODES = frozenset(
     {
         "BUSY",  # a script runs for too long
         "CLUSTERDOWN",
+        "CROSSSLOT",  # a server in cluster mode, which no worker starts at
         "LOADING",
         "MASTERDOWN",
         "MISCONF",  # the last save failed
+        "MOVED",  # another server of a cluster has the key
         "NOPERM",
         "NOREPLICAS",  # fewer replicas than `min-replicas-to-write`
         "READONLY",
@@ -53,10 +55,14 @@ class ServerRefused(NotExecuted):
     """The server answered with an error reply that is an outage. The command was not executed."""
 
 
-def refusal_of(error: ResponseError) -> ServerRefused | None:
+ERROR_REPLIES = (ResponseError, BusyLoadingError)
+"""Errors of redis-py for error replies. It takes a server that loads its data for a lost connection."""
+
+
+def refusal_of(error: ResponseError | BusyLoadingError) -> ServerRefused | None:
     """Return the outage that an error reply tells; None if the command itself is wrong."""
     # redis-py removes the first word of the errors that it has a class for.
-    code = error.status_code or str(error).partition(" ")[0]
+    code = "LOADING" if isinstance(error, BusyLoadingError) else error.status_code or str(error).partition(" ")[0]
     if code not in REFUSAL_CODES:
         return None
     return ServerRefused(f"the server refuses commands: {code} {str(error).removeprefix(code).strip()}")
@@ -69,7 +75,7 @@ class _Refusals:
         connection: Any = super()
         try:
             return connection.read_response(*args, **options)
-        except ResponseError as error:
+        except ERROR_REPLIES as error:
             if (refusal := refusal_of(error)) is None:
                 raise
             connection.disconnect()

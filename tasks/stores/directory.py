@@ -5,7 +5,8 @@ is unregistered, whether or not a worker runs. The version changes with every ch
 bring it up to date with what changed since its version.
 
 A server may lose the directory: it is emptied, it evicts keys, or an older copy is restored. Workers look for that with
-`is_intact`, and `restore` what they had registered. A subscription that was unregistered stays so.
+`is_intact`, and `restore` what they had registered; a publisher that reads the directory does so with what it has read
+before. A subscription that was unregistered stays so.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class DirectoryChanges:
 
     Attributes:
         version: the version of the directory that the reader has then.
-        is_complete: `subscriptions` are all that there are, and the reader forgets others.
+        is_complete: `subscriptions` are all that there are. Others that the reader knows were lost.
         subscriptions: those that were registered, by name; None: unregistered.
     """
 
@@ -88,11 +89,7 @@ class Directory:
         answer: Any = self._read_script(args=[*self._keys, version])
         current, is_complete, *rest = answer
         pairs = zip(rest[::2], rest[1::2], strict=True)
-        subscriptions = {
-            name: Subscription.model_validate_json(text) if text else None
-            for name, text in pairs
-            if text or not is_complete
-        }
+        subscriptions = {name: Subscription.model_validate_json(text) if text else None for name, text in pairs}
         return DirectoryChanges(int(current), bool(is_complete), subscriptions)
 
     def _update(self, texts: Mapping[str, str], known_version: int | str = "") -> bool:

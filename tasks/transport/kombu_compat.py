@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.metadata import version
 from typing import Any
@@ -63,11 +64,18 @@ _EXPECTED: dict[Any, dict[str, str | None]] = {
 def check_kombu() -> None:
     """Raise UsageError (unsupported_kombu) if a name is missing or has other parameters. Checks once per process."""
     for owner, names in _EXPECTED.items():
-        for name, expected in names.items():
-            parameters = _parameters(owner, name)
-            if parameters is None or (expected is not None and parameters != expected.split()):
-                problem = "it is missing" if parameters is None else f"it takes ({', '.join(parameters)})"
-                raise unsupported_kombu(f"{owner.__module__}.{owner.__qualname__}.{name}", problem, version("kombu"))
+        for name, difference in find_changed_names(owner, names):
+            raise unsupported_kombu(f"{owner.__module__}.{owner.__qualname__}.{name}", difference, version("kombu"))
+
+
+def find_changed_names(owner: Any, names: Mapping[str, str | None]) -> Iterator[tuple[str, str]]:
+    """Yield each name that an object lacks, or that has other parameters, with what is different."""
+    for name, expected in names.items():
+        parameters = _parameters(owner, name)
+        if parameters is None:
+            yield name, "it is missing"
+        elif expected is not None and parameters != expected.split():
+            yield name, f"it takes ({', '.join(parameters)})"
 
 
 def _parameters(owner: Any, name: str) -> list[str] | None:

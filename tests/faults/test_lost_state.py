@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import redis
 
-from petiole.events import MessageEvent
-from tests.support.apps import a_bus, publish_once
+from petiole.events import Event, MessageEvent
+from petiole.tasks import Agent
+from tests.support.apps import a_bus, publish_once, subscribe
 from tests.support.inside import Inside
 from tests.support.polling import wait_until
 
@@ -55,6 +56,46 @@ def test_a_lost_directory_is_there_again_within_seconds(system, server, pool, lo
     wait_until(lambda: expected <= set(runs(system)), 15, system.logs)
     assert len(bus.app.control.inspect(timeout=5).ping() or {}) == 1
     wait_until(inside.is_started, 10, system.logs)
+
+
+@pytest.mark.parametrize(
+    "registered_before", [(), ("new.hear",), ("one.hear",)], ids=["nobody", "another worker", "one of the workers"]
+)
+def test_a_publisher_that_knew_the_subscriptions_sends_to_them_at_once_after_the_loss(server, registered_before):
+    one, two, new = Agent("one"), Agent("two"), Agent("new")
+    for agent, name in ((one, "hear"), (two, "listen"), (new, "hear")):
+        agent.on("message.*")(_named(name))
+    bus = a_bus(server.url, one, two)
+    assert publish_once(bus, a_message("before")).subscriptions == BOTH
+
+    Inside(server.url).client.flushall()
+    if registered_before:
+        subscribe(a_bus(server.url), one if registered_before == ("one.hear",) else new)
+
+    expected = tuple(sorted({*BOTH, *registered_before}))
+    assert publish_once(bus, a_message("after")).subscriptions == expected
+    assert publish_once(a_bus(server.url), a_message("from a new publisher")).subscriptions == expected
+
+
+def test_a_publisher_restores_no_subscription_that_was_withdrawn(server):
+    one = Agent("one")
+    one.on("message.*")(_named("hear"))
+    bus, inside = a_bus(server.url, one), Inside(server.url)
+    assert publish_once(bus, a_message("before")).subscriptions == ("one.hear",)
+    inside.withdraw("one.hear")
+
+    inside.lose("directory:changes")
+
+    assert publish_once(bus, a_message("after")).subscriptions == ()
+    inside.client.flushall()
+    assert publish_once(bus, a_message("later")).subscriptions == ()
+
+
+def _named(name: str) -> Any:
+    def hear(event: Event) -> None: ...
+
+    hear.__name__ = hear.__qualname__ = name
+    return hear
 
 
 def test_one_lost_subscription_is_there_again(system, server):

@@ -10,6 +10,7 @@ import pytest
 from petiole.events import MessageEvent
 from petiole.events.dead_letter import DeadLetter
 from tests.support.apps import a_bus
+from tests.support.endings import ASYNC_ENDS, ENDS, MODULE, NOT_RETRIED
 from tests.support.inside import Inside
 from tests.support.polling import wait_until
 
@@ -23,10 +24,8 @@ import sys
 import time
 
 import redis
-from celery.exceptions import Reject, WorkerShutdown
-from gevent import Timeout as GeventTimeout
+from endings import ENDS
 from petiole.events import Event
-from petiole.events.errors import Permanent, RetryLater
 from petiole.tasks import Agent, RetryPolicy
 
 for name in ("celery.worker.strategy", "celery.app.trace"):
@@ -34,63 +33,6 @@ for name in ("celery.worker.strategy", "celery.app.trace"):
 store = redis.Redis.from_url(os.environ["PETIOLE_BROKER_URL"])
 agent = Agent("actor")
 RETRY = RetryPolicy(max_attempts=2, base=0.01)
-
-
-class Unpicklable(BaseException):
-    def __init__(self, first, second):
-        super().__init__(lambda: first, second)
-
-
-class Wordless(Exception):
-    def __str__(self):
-        raise RuntimeError("no words")
-
-
-class Exiting(Exception):
-    def __str__(self):
-        sys.exit(3)
-
-    def __reduce__(self):
-        raise KeyboardInterrupt
-
-
-class Codeless(Permanent):
-    def __init__(self):
-        pass
-
-
-def recurse():
-    recurse()
-
-
-def drop():
-    raise Reject("not here", requeue=False)
-
-
-def throw(error):
-    raise error
-
-
-ENDS = {
-    "exit": lambda: sys.exit("b\\udcff"),
-    "interrupt": lambda: throw(KeyboardInterrupt()),
-    "cancelled": lambda: throw(asyncio.CancelledError()),
-    "generator_exit": lambda: throw(GeneratorExit()),
-    "stop_iteration": lambda: throw(StopIteration(3)),
-    "own": lambda: throw(Unpicklable(1, 2)),
-    "group": lambda: throw(BaseExceptionGroup("several", [SystemExit(1), ValueError("x")])),
-    "gevent": lambda: throw(GeventTimeout(1)),
-    "shutdown": lambda: throw(WorkerShutdown()),
-    "memory": lambda: throw(MemoryError("no room")),
-    "recursion": recurse,
-    "surrogate": lambda: throw(ValueError("b\\udcff")),
-    "wordless": lambda: throw(Wordless()),
-    "exiting": lambda: throw(Exiting()),
-    "huge": lambda: throw(ValueError("x" * 9_000_000)),
-    "codeless": lambda: throw(Codeless()),
-    "nan": lambda: throw(RetryLater("soon", float("nan"))),
-    "drop": drop,
-}
 
 
 @agent.on(*(f"message.{kind}" for kind in ENDS), retry=RETRY, ordered=True)
@@ -131,32 +73,6 @@ async def plain_async(event: Event) -> None:
     store.incr("plain")
 """
 
-ENDS = {
-    "exit": "SystemExit",
-    "interrupt": "KeyboardInterrupt",
-    "cancelled": "CancelledError",
-    "generator_exit": "GeneratorExit",
-    "stop_iteration": "StopIteration",
-    "own": "Unpicklable",
-    "group": "BaseExceptionGroup",
-    "gevent": "Timeout",
-    "shutdown": "WorkerShutdown",
-    "memory": "MemoryError",
-    "recursion": "RecursionError",
-    "surrogate": "ValueError",
-    "wordless": "Wordless",
-    "exiting": "Exiting",
-    "huge": "ValueError",
-    "codeless": "Codeless",
-    "nan": "RetryLater",
-    "drop": "Reject",
-}
-ASYNC_ENDS = {f"async_{kind}": error for kind, error in ENDS.items()} | {
-    "async_stop_iteration": "RuntimeError",  # Python's, for any coroutine
-    "task_exits": "SystemExit",
-}
-NOT_RETRIED = {"codeless", "nan", "async_codeless", "async_nan"}
-
 POOLS = {
     "solo": ("--pool", "solo"),
     "threads": ("--pool", "threads", "-c", "2"),
@@ -175,6 +91,7 @@ def start_worker(node, pool: str):
 
 @pytest.fixture
 def system(node):
+    node.module("endings", MODULE)
     node.module("agent_actor", AGENT)
     node.environment.update(PETIOLE_AGENTS="agent_actor", WAY="direct")
     return node

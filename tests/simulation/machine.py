@@ -41,8 +41,8 @@ class SimulatedBus(EventBus):
 
     def forget(self) -> None:
         """Know nothing, as a new process: no subscription, no state, no time, no connection of publishers."""
-        self.stores.server_clock._read_at = float("-inf")
         self._routing = RoutingTable([], version=-1)
+        self.stores.server_clock._read_at = float("-inf")
         vars(self.app.tasks[PUBLISH_TASK]).pop("_state_checked_at", None)
         pools.reset()
         app: Any = self.app

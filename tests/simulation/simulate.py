@@ -7,6 +7,7 @@ import logging
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -56,6 +57,10 @@ class Run:
     tally: Tally
     trace: Sequence[str]
     broken: Sequence[str]
+    plan: str
+    """The kind of the fault that this seed was to reach."""
+    reached: Counter[str]
+    """How often each kind of fault was met."""
 
     def __str__(self) -> str:
         lines = [f"seed {self.seed}: {len(self.broken)} promises broken", *self.broken]
@@ -74,7 +79,7 @@ def simulate(seed: int) -> Run:
                 found = _run(world)
     finally:
         logging.disable(logging.NOTSET)
-    return Run(seed, world.tally, world.trace, found)
+    return Run(seed, world.tally, world.trace, found, world.plan.kind, world.injector.reached)
 
 
 def _run(world: World) -> list[str]:

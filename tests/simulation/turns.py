@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 
 import time_machine
 
-PATIENCE_S = 60.0
+PATIENCE_S = 200.0
 """How long a thread waits for its turn in real time; longer means that the simulation itself is broken."""
 
 TICK_MS = 3

@@ -29,7 +29,7 @@ from petiole.tasks.operations.history_replay import replay_history
 from petiole.tasks.stores.keys import Keys
 from tests.simulation.agents import AGENTS, stage
 from tests.simulation.census import Census
-from tests.simulation.injection import CONSUMER, DELIVERY, OUTCOME, TAG, Injector
+from tests.simulation.injection import CONSUMER, DELIVERY, DISTURBANCES, OUTCOME, TAG, Injector, Plan
 from tests.simulation.machine import machine
 from tests.simulation.turns import ProcessDied, Turns
 from tests.simulation.worker import ChildDied, Running, Worker
@@ -68,7 +68,8 @@ class World:
         self.rng = random.Random(seed)
         self.turns = Turns(self.rng, clock)
         self._began_at = time.time()
-        self.injector = Injector(self.rng, self.turns, self.note, self._die)
+        self.plan = Plan.of(seed)
+        self.injector = Injector(self.rng, self.plan, self.turns, self.note, self._die)
         self._machine = machine()
         self.bus = self._machine.bus
         self.client: Any = self._machine.client
@@ -204,8 +205,8 @@ class World:
             if past_s > END_S:
                 raise Broken(f"not at rest: {'; '.join(map(str, self.census.found()))}")
             living = [worker for worker in self.workers if worker.is_alive]
-            if self.injector.is_on and self.rng.random() < self._chaos and living:
-                self._disturb(self.rng.choice(living))
+            if self.injector.is_on and living:
+                self._disturb_perhaps(living)
             for _ in range(WORKERS - len(living)):
                 self._start_worker()
         self.note("at rest")
@@ -213,8 +214,14 @@ class World:
         for worker in self.workers:
             worker.is_stopping = True
 
-    def _disturb(self, worker: Worker) -> None:
-        what = self.rng.choice(["pause", "pause", "cut", "cut", "die", "stop"])
+    def _disturb_perhaps(self, living: Sequence[Worker]) -> None:
+        if self.plan.kind in DISTURBANCES and self.plan.strikes():
+            self._disturb(self.rng.choice(living), self.plan.kind)
+        elif self.rng.random() < self._chaos:
+            self._disturb(self.rng.choice(living), self.rng.choice(["pause", "pause", "cut", "cut", "die", "stop"]))
+
+    def _disturb(self, worker: Worker, what: str) -> None:
+        self.injector.reached[what] += 1
         for_s = self.rng.choice([1, 4, 20, 40])
         self.note(f"{what} {worker.name} {for_s if what == 'pause' else ''}")
         match what:

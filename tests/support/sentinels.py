@@ -81,10 +81,10 @@ class Pair:
         state: Any = self._info(self.primary()).get("slave0", {})
         return str(state.get("state")) == "online"
 
-    def hold_writes(self) -> None:
+    def hold_writes(self, for_s: float = 8.0) -> None:
         """Let the primary take no more writes for some seconds, and wait until the other has all that it took."""
         with self.client(self.primary()) as client:
-            client.execute_command("CLIENT", "PAUSE", 8_000, "WRITE")
+            client.execute_command("CLIENT", "PAUSE", int(for_s * 1_000), "WRITE")
             wait_until(lambda: _has_all(client.info("replication")), 6, self.log)
 
     def kill(self, port: int) -> None:
@@ -144,7 +144,7 @@ class Pair:
 
 
 def _has_all(state: Any) -> bool:
-    return int(state["slave0"]["offset"]) == int(state["master_repl_offset"])
+    return int(state.get("slave0", {}).get("offset", -1)) == int(state["master_repl_offset"])
 
 
 @contextmanager

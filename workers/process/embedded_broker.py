@@ -18,8 +18,11 @@ home.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
+import re
 import secrets
+import shutil
 import socket
 import subprocess
 import time
@@ -39,6 +42,8 @@ from petiole.events.errors import broker_not_started, broker_not_stopped, home_n
 from petiole.tasks.bus import EventBus
 from petiole.tasks.settings import Settings
 
+logger = logging.getLogger(__name__)
+
 # Below the ports of outgoing connections: one of those can occupy the port of a server that is down for a moment.
 _PORTS = range(20_000, 32_000)
 _START_TIMEOUT_S = 60.0  # loading a large append-only file takes long; an ended server is noticed at once
@@ -46,6 +51,8 @@ _STOP_TIMEOUT_S = 30.0
 _PING_TIMEOUT_S = 2.0
 _POLL_S = 0.02
 _LOG_LINES = 8
+_DAMAGED = "Bad file format reading the append only file"
+_ENDS_EARLY = re.compile("Unexpected end of file reading the append only file ([^ ]+\\.aof)")
 
 _SETTINGS = """\
 bind 127.0.0.1
@@ -56,6 +63,7 @@ dir .
 logfile valkey.log
 pidfile valkey.pid
 appendonly yes
+aof-load-truncated {cuts_file}
 appendfsync everysec
 save ""
 maxmemory-policy noeviction
@@ -185,8 +193,23 @@ def _launch(files: _Files, last: SplitResult) -> str:
     """Start the server and return its URL, with the last port and password: old URLs stay valid after a restart."""
     port, password = _free_port(last.port or 0), last.password or secrets.token_urlsafe(32)
     address = f"redis://:{password}@127.0.0.1:{port}/0"
+    is_replying = _run_server(files, address, cuts_file="no")
+    if not is_replying and (cut := _ENDS_EARLY.search(_last_log_lines(files))):
+        _keep_copy(files, cut[1])
+        is_replying = _run_server(files, address, cuts_file="yes")
+    if not is_replying:
+        log_lines = _last_log_lines(files)
+        reason = "its append-only file is damaged (see docs/guides/recovery.md)" if _DAMAGED in log_lines else ""
+        raise broker_not_started(str(files.server), reason or "the server ended at once", log_lines)
+    return address
+
+
+def _run_server(files: _Files, address: str, *, cuts_file: str) -> bool:
+    """Run the server and return whether it replies. With `cuts_file="no"` it refuses a file whose end is missing."""
+    url = urlsplit(address)
     with _writing(files.home):
-        _write(files.server / "valkey.conf", _SETTINGS.format(port=port, password=password))
+        settings = _SETTINGS.format(port=url.port, password=url.password, cuts_file=cuts_file)
+        _write(files.server / "valkey.conf", settings)
         _write(files.last_url, address)
     # The server inherits the open lock file and never closes it, so it holds the lock until it ends. It runs inside
     # its directory with relative paths, so that no path needs quotes in its settings.
@@ -204,9 +227,21 @@ def _launch(files: _Files, last: SplitResult) -> str:
             )
         except OSError as error:
             raise broker_not_started(str(files.server), f"valkey-server cannot be run: {error}") from error
-    if not _wait_for_reply(files, address):
-        raise broker_not_started(str(files.server), "the server ended at once", _last_log_lines(files))
-    return address
+    return _wait_for_reply(files, address)
+
+
+def _keep_copy(files: _Files, name: str) -> None:
+    """Copy a file before the server cuts it where the commands end that it can read.
+
+    After a crash of the machine the last command may be incomplete. A damaged length looks the same to the server, and
+    it cuts off all commands behind it.
+    """
+    path = files.server / "appendonlydir" / name
+    copy = files.server / f"{name}.{time.time_ns()}"
+    with _writing(files.home):
+        shutil.copyfile(path, copy)
+        copy.chmod(0o600)
+    logger.warning("broker.file_cut", extra={"file": str(path), "copy": str(copy), "size_bytes": copy.stat().st_size})
 
 
 def _wait_for_reply(files: _Files, address: str) -> bool:

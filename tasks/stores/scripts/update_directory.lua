@@ -1,11 +1,13 @@
 -- Register, restore and unregister subscriptions. If something changed, the version grows and the change is logged.
--- An unregistered subscription keeps an empty entry, which tells it from one that was lost.
+-- An unregistered subscription keeps an empty entry, which tells it from one that was lost. The first version of an empty
+-- directory is the time: after a loss, no number stands for something else than before.
 -- Returns 1 if something changed.
 -- KEYS: directory, directory:version, directory:changes
 -- ARGV: most changes that the log keeps, most subscriptions of a logged change,
 --       '' to register, or the last version known to a worker that restores what was lost,
 --       name, subscription JSON ('': unregister), name, subscription JSON, ...
 local DIRECTORY, VERSION, CHANGES = unpack(KEYS)
+local OLDEST = 1000000000000 -- a time in 2001: what is below it was counted from nothing
 local known = tonumber(ARGV[3])
 local changed = {}
 for index = 4, #ARGV, 2 do
@@ -23,11 +25,10 @@ local is_older = known and version < known
 if #changed == 0 and not is_older then
   return 0
 end
-if known then
-  -- Versions since the loss may stand for something else than before. The time is a number that none of them had.
-  local clock = redis.call('TIME')
-  local next_version = math.max(version + 1, clock[1] * 1000 + math.floor(clock[2] / 1000))
-  redis.call('SET', VERSION, string.format('%.0f', next_version))
+local clock = redis.call('TIME')
+local time = clock[1] * 1000 + math.floor(clock[2] / 1000)
+if known or version < OLDEST then
+  redis.call('SET', VERSION, string.format('%.0f', math.max(version + 1, time)))
   redis.call('DEL', CHANGES)
   return 1
 end

@@ -102,6 +102,7 @@ from petiole.events.errors import (
     unknown_subscription,
     unknown_tool,
     unsupported_kombu,
+    unsupported_pool,
     waiting_in_handler,
     worker_not_started,
     working_memory_full,
@@ -185,6 +186,7 @@ EXAMPLES: list[tuple[PetioleError, str]] = [
     (approval_denied("order", "ada@host", "too dear"), "denied approval: too dear"),
     (approval_expired("order"), "request it again"),
     (missing_extra("the OpenAI provider", "openai"), "pip install 'petiole[openai]'"),
+    (unsupported_pool("Pool._cache", "it is missing", "5.9.0"), "install celery>=5.7,<5.8"),
     (unsupported_kombu("Channel._put", "it is not there", "5.9.0"), "install kombu>=5.7,<5.8"),
     (NotConfigured("the broker", "set PETIOLE_BROKER_URL"), "set PETIOLE_BROKER_URL"),
     (

@@ -1,8 +1,14 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
-from petiole.tasks.consuming.jobs import Job, JobProgress
+import pytest
+from celery.concurrency.asynpool import AsynPool
+
+from petiole.events.errors import UsageError
+from petiole.tasks.consuming.jobs import Job, JobProgress, check_pool
+from tests.support.errors import has_code
 
 
 class ARequest:
@@ -68,3 +74,24 @@ def test_a_lost_process_has_crashed_only_at_the_delivery_that_it_began_last():
     job._on_lost(lost)
 
     assert [request.outcomes for request in requests] == [["returned"], ["returned"], ["crashed"], ["returned"]]
+
+
+@pytest.mark.parametrize(
+    ("replaced", "difference"),
+    [
+        ({"_cache": None}, r"_flush_writer: it takes \(process\)"),
+        ({}, "_cache: it is missing"),
+    ],
+)
+def test_a_pool_without_the_private_names_that_are_used_is_refused_at_start(replaced, difference):
+    class OtherPool(AsynPool):
+        def __init__(self) -> None:
+            self._active_writers: set[object] = set()
+            self.__dict__.update(replaced)
+
+        def _flush_writer(self, process): ...
+
+        def __del__(self): ...
+
+    with pytest.raises(UsageError, match=difference, check=has_code("unsupported_pool")):
+        check_pool(SimpleNamespace(_pool=OtherPool()))
