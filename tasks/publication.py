@@ -62,6 +62,7 @@ from petiole.tasks.publishing import claim_check
 from petiole.tasks.publishing.commit import Publication, commit, require_accepting
 from petiole.tasks.publishing.delayed import delay_publication
 from petiole.tasks.publishing.document import Document, ValidatedEvent, parse_event, read_event
+from petiole.tasks.publishing.schema_check import compare_publisher
 from petiole.tasks.publishing.threads import run_in_thread
 from petiole.tasks.publishing.validation import validate
 from petiole.tasks.runtime import BusRuntime, BusTask
@@ -174,6 +175,7 @@ class PublishTask(BusTask):
         return partial(_publish_now, context.bus, validated)
 
     def _publish(self, event: Event | Document, due: datetime | None) -> Publication:
+        compare_publisher(self.bus)
         with _reporting_failures(self.bus, event):
             validated = validate(self.bus, event, current_publisher(self.bus))
             try:
@@ -341,6 +343,7 @@ def publish_many(bus: BusRuntime, events: Iterable[Event | Document]) -> list[Pu
     context = current_context()
     if context is not None:
         return [buffer(context, event) for event in events]
+    compare_publisher(bus)
     validated_events = []
     for event in events:
         with _reporting_failures(bus, event):

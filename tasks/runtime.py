@@ -98,6 +98,7 @@ class BusRuntime:
         self._state = state
         self._routing = RoutingTable([], version=-1)
         self._is_closed = False
+        self.has_compared_schemas = False
         self._resources: dict[object, object] = {}
         self._making = threading.RLock()
         setattr(app, _ATTRIBUTE, self)

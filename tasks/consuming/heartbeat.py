@@ -31,9 +31,9 @@ from petiole.tasks.agents import Agent
 from petiole.tasks.broker.topology import broker_queues
 from petiole.tasks.consuming import agent_hooks
 from petiole.tasks.consuming.periodic_job import PeriodicJob
-from petiole.tasks.consuming.schema_check import compare_schemas_with_workers
 from petiole.tasks.instrumentation import AgentChanged, OperationFailed
 from petiole.tasks.operations.lifecycle_events import publish_lifecycle_events
+from petiole.tasks.publishing.schema_check import report_differences
 from petiole.tasks.runtime import BusRuntime, bus_of
 from petiole.tasks.stores.cluster_lifecycle import AgentOverride, Cluster, Phase, ServingState, Worker
 from petiole.tasks.transport.consumer_id import current_process_id
@@ -93,8 +93,12 @@ class Heartbeat(bootsteps.StartStopStep):
             agent_hooks.run_start_hooks(self._agents)
         self._has_joined = True
         if cluster:
-            compare_schemas_with_workers(self._bus, current_process_id(), cluster)
+            self._announce_schemas(cluster)
         self._publish_lifecycle_events(cluster)
+
+    def _announce_schemas(self, cluster: Cluster) -> None:
+        if own := report_differences(self._bus, cluster, current_process_id()):
+            self._bus.stores.schema_fingerprints.announce(current_process_id(), own, cluster.workers.keys())
 
     def _refuse_second_worker_of_name(self) -> None:
         node, interval_s = self._consumer.hostname, _interval_s(self._bus)

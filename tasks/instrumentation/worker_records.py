@@ -73,7 +73,7 @@ class HandlerMissing(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchemaDiffers(Record):
-    """Another worker has an own event type with another schema, and with the same schema version."""
+    """A worker has an own event type of this process with another schema, and with the same schema version."""
 
     name = "schema.differs"
     topic: str

@@ -353,8 +353,11 @@ class BatchingChannel(Leases, QueueSources, Acknowledgements, Quarantine):
 
     def leased_tags(self) -> list[str]:
         """Return the tags of the deliveries that wait or run in this process. Any thread may call it."""
-        waiting = [item.tag for item in list(self._backlog) if item.tag]
-        return [*self.leased.unsettled.copy(), *waiting]
+        return [*self.leased.unsettled.copy(), *self.waiting_tags()]
+
+    def waiting_tags(self) -> list[str]:
+        """Return the tags of the deliveries that were not handed over. Any thread may call it."""
+        return [item.tag for item in list(self._backlog) if item.tag]
 
     def is_known(self, tag: str) -> bool:
         """Return whether the reply to an outstanding fetch may have a delivery."""

@@ -62,6 +62,7 @@ class Leases(ClientChannel):
     consumer_timeout: float = 2.5
     stock_visibility_timeout: float = 3600.0
     leased_tags: Callable[[], list[str]]
+    waiting_tags: Callable[[], list[str]]
     ending_tags: Callable[[], list[str]]
     forget_leases: Callable[[Collection[str]], None]
     is_known: Callable[[str], bool]
@@ -134,7 +135,10 @@ class Leases(ClientChannel):
         missing = (set(known) & known_now) - set(at_broker)
         now = lease_clock()
         self._missing = {tag: self._missing.get(tag, now) for tag in missing}
-        if lost := [tag for tag, since in self._missing.items() if now - since > self.visibility_timeout / 3]:
+        waiting = set(self.waiting_tags())
+        if lost := [
+            tag for tag, since in self._missing.items() if tag in waiting or now - since > self.visibility_timeout / 3
+        ]:
             logger.warning("lease.lost", extra={"deliveries": len(lost)})
             self.forget_leases(lost)
         unknown = (

@@ -1,4 +1,4 @@
-"""Two workers that disagree on an event type are told when the second one starts."""
+"""Processes that disagree on an event type are told: a worker when it starts, a publisher when it publishes."""
 
 from __future__ import annotations
 
@@ -50,3 +50,30 @@ def test_a_worker_is_told_at_start_which_types_a_running_worker_has_with_another
     assert "order.placed" in told
     assert "raise schema_version" in told
     assert "first@" in told
+
+
+PUBLISH = """
+import logging, sys
+from shop_types import Order, OrderPlacedEvent
+from petiole.tasks import publish
+
+logging.basicConfig(level="WARNING", stream=sys.stdout, format="%(message)s %(topic)s %(worker)s")
+for number in range(2):
+    publish(OrderPlacedEvent(stream_id="s", content=Order(number=number)))
+"""
+
+
+@pytest.mark.timeout(180)
+def test_a_publisher_is_told_once_which_types_a_running_worker_has_with_another_schema(node):
+    node.module("shop_types", TYPES)
+    node.module("shop", AGENT)
+    node.environment.update({"PETIOLE_EVENT_TYPES": "shop_types", "PETIOLE_AGENTS": "shop"})
+    node.worker("first")
+
+    assert node.run(PUBLISH) == ""
+    node.environment["HAS_NOTE"] = "1"
+    told = node.run(PUBLISH)
+
+    (line,) = [line for line in told.splitlines() if "schema.differs" in line]
+    assert "order.placed" in line
+    assert "first@" in line
