@@ -111,4 +111,4 @@ def _total_cost(flow: Sequence[RecordedEvent]) -> str:
         if each.get("cost") is not None:
             money[str(each.get("currency") or "")] = money.get(str(each.get("currency") or ""), 0.0) + each["cost"]
     spent = "".join(f", {amount:g} {currency}".rstrip() for currency, amount in sorted(money.items()))
-    return f"{len(calls)} calls to models, {tokens:,} tokens{spent}"
+    return f"model calls: {len(calls)}, tokens: {tokens:,}{spent}"
