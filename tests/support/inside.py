@@ -20,6 +20,7 @@ from kombu import Connection
 
 from petiole.events import Event
 from petiole.events.dead_letter import DeadLetter
+from petiole.events.event import PUBLISHER
 from petiole.events.ids import delivery_ids, new_event_id
 from petiole.events.subscriptions import Subscription
 from petiole.tasks import EventBus
@@ -40,6 +41,7 @@ from petiole.tasks.stores.rate_limits import RateLimitUsage
 from petiole.tasks.testing import EventTestHarness
 from petiole.tasks.transport.commands import Fetched
 from petiole.tasks.transport.message import build_payload
+from petiole.tasks.trust.policy import BACKBONE
 from petiole.workers.state import open_team_state
 from petiole.workers.state.keys import StateKeys
 
@@ -630,7 +632,8 @@ def is_quiet(harness: EventTestHarness, for_s: float) -> bool:
 def deliver(harness: EventTestHarness, subscription: str, event: Event, *, as_new: bool = False) -> None:
     """Bring an event to a subscription once more, as the broker would, and wait until nothing is under way."""
     (delivery,) = delivery_ids(event.event_id, [subscription])
-    document, queue = json.loads(event.model_dump_json()), subscription.partition(".")[0]
+    queue = subscription.partition(".")[0]
+    document = json.loads(event.model_dump_json()) | {PUBLISHER: BACKBONE}
     task_id = new_event_id() if as_new else delivery
     harness.bus.app.tasks[subscription].apply_async((document,), task_id=task_id, queue=queue)
     settle(harness)
