@@ -39,6 +39,7 @@ RESPONSE_TIMEOUT_S: Final = 300.0
 
 _START_TIMEOUT_S: Final = 120.0
 _POLL_S: Final = 0.02
+_MAX_TRIES: Final = 3
 _MAX_REASON_LENGTH: Final = 300
 _LENGTH: Final = struct.Struct(">I")
 
@@ -57,17 +58,20 @@ class ModelProcess:
     def ask(self, request: bytes) -> bytes:
         """Return the model's response. Starts the server if none runs. Raises ProviderUnavailable."""
         with self._lock:
-            try:
-                return self._exchange(request)
-            except TimeoutError as error:
-                raise self._unavailable(f"no response within {RESPONSE_TIMEOUT_S:g} s") from error
-            except (OSError, EOFError):
-                # The server has ended: killed, or with its last other client.
+            tries = 0
+            while True:
+                tries += 1
+                try:
+                    return self._exchange(request)
+                except TimeoutError as error:
+                    raise self._unavailable(f"no response within {RESPONSE_TIMEOUT_S:g} s") from error
+                except (OSError, EOFError) as error:
+                    if tries == _MAX_TRIES:
+                        raise self._unavailable("its process ended" + self._last_words()) from error
+                # The server has ended, or is about to and may accept one more connection: killed, or with its last
+                # other client.
                 self._drop()
-            try:
-                return self._exchange(request)
-            except (OSError, EOFError) as error:
-                raise self._unavailable("its process ended" + self._last_words()) from error
+                time.sleep(_POLL_S)
 
     def close(self) -> None:
         """Disconnect. The next request connects again."""

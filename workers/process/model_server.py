@@ -44,18 +44,17 @@ class ModelServer:
 
     def _answer(self, connection: socket.socket) -> None:
         """Answer one client until it leaves. If the model fails, the client is disconnected and the log tells why."""
-        try:
-            with connection:
+        with connection:
+            try:
                 while (request := _receive(connection)) is not None:
                     response = self._respond_in_time(request)
                     with suppress(OSError):  # the client has left
                         send_message(connection, response)
-        finally:
-            if sys.exc_info()[0]:
-                traceback.print_exc()  # before the process may end
-            with self._counting:
-                self._clients -= 1
-            self._end_without_clients()
+            except BaseException:  # noqa: BLE001 - the model's; the client is disconnected
+                traceback.print_exc()  # before the client is, which reads it
+        with self._counting:
+            self._clients -= 1
+        self._end_without_clients()
 
     def _respond_in_time(self, request: bytes) -> bytes:
         with self._model:
