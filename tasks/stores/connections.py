@@ -63,6 +63,8 @@ def refusal_of(error: ResponseError | BusyLoadingError) -> ServerRefused | None:
     """Return the outage that an error reply tells; None if the command itself is wrong."""
     # redis-py removes the first word of the errors that it has a class for.
     code = "LOADING" if isinstance(error, BusyLoadingError) else error.status_code or str(error).partition(" ")[0]
+    if "non local key" in str(error):  # what a script tells in cluster mode
+        code = "CROSSSLOT"
     if code not in REFUSAL_CODES:
         return None
     return ServerRefused(f"the server refuses commands: {code} {str(error).removeprefix(code).strip()}")

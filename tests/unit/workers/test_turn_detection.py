@@ -47,8 +47,12 @@ def test_the_real_model_tells_a_whole_sentence_from_one_that_was_cut() -> None:
     pcm = b"".join(chunk.data for chunk in recorded())
     model = SmartTurn()
 
-    assert model.complete_probability(pcm + silence(200), RATE) > 0.8
-    assert model.complete_probability(pcm[: int(len(pcm) * 0.6) // 2 * 2], RATE) < 0.2
+    whole = model.complete_probability(pcm + silence(200), RATE)
+    cut = model.complete_probability(pcm[: int(len(pcm) * 0.6) // 2 * 2], RATE)
+    model.process.close()
+
+    assert whole > 0.8
+    assert cut < 0.2
 
 
 def test_missing_weights_are_told_with_how_to_get_them(monkeypatch) -> None:
