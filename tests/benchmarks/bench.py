@@ -55,7 +55,7 @@ MEASURES = {
     "crash": Measure(crash),
     "imports": Measure(imports, tuple(PROGRAMS)),
     "observability": Measure(observability, ("petiole", "petiole-solo")),
-    "concurrency": Measure(growth.concurrency, ("petiole-solo",)),
+    "concurrency": Measure(growth.concurrency, ("petiole-threads",)),
     "subscriptions": Measure(growth.subscriptions, ("petiole-solo",), once=True),
     "backlog": Measure(growth.backlog, ("petiole", "petiole-solo"), once=True),
 }

@@ -56,8 +56,10 @@ def backlog(bench: Bench, contestant: Contestant) -> Figures:
 
 
 def concurrency(bench: Bench, contestant: Contestant) -> Figures:
-    """Time 200 asynchronous handlers of two seconds in one process, from the first publish to the last end."""
-    contestant = replace(contestant, module="petiole_async", node=contestant.node[:1])
+    """Time 200 asynchronous handlers of two seconds in one process of 200 slots, from the first publish to the last end."""
+    command = contestant.node[0]
+    slots = replace(command, arguments=(*command.arguments, "-c", str(_ASYNC_HANDLERS)))
+    contestant = replace(contestant, module="petiole_async", node=(slots,))
     with bench.run(contestant, 1, BENCH_WORK_MS=str(_ASYNC_WORK_MS)) as run, run.client() as client, run.node() as node:
         try:
             began = time.monotonic()
