@@ -33,6 +33,7 @@ BROAD_EXCEPTS = {
     "tasks/settlement/failures.py": "what cannot be stored of a failure is reported; a bare letter is stored, or none",
     "workers/agents/llm.py": "a model may raise anything; the error becomes a failed response and an apology",
     "workers/observability/readiness.py": "every error of a server is a reason why it is not ready",
+    "workers/process/model_server.py": "a model may raise anything; its log tells it, and the client is disconnected",
     "workers/tools/mcp/connection.py": "a foreign server may raise anything; the error becomes the tool's",
     "workers/tools/registry.py": "a source of tools may raise anything; the error becomes an unavailable source",
     "workers/tools/tool.py": "a tool may raise anything; the error becomes a failed tool call",
