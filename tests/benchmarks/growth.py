@@ -56,7 +56,7 @@ def backlog(bench: Bench, contestant: Contestant) -> Figures:
 
 
 def concurrency(bench: Bench, contestant: Contestant) -> Figures:
-    """Time 200 asynchronous handlers of two seconds in one process of 200 slots, from the first publish to the last end."""
+    """Time 200 asynchronous handlers of two seconds in one process of 200 slots, from the first publish on."""
     command = contestant.node[0]
     slots = replace(command, arguments=(*command.arguments, "-c", str(_ASYNC_HANDLERS)))
     contestant = replace(contestant, module="petiole_async", node=(slots,))
