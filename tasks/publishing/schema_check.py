@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING
 from redis.exceptions import RedisError
 
 from petiole.events.errors import PetioleError
-from petiole.tasks.instrumentation import SchemaDiffers
-from petiole.tasks.stores.schema_fingerprints import find_differences
 
 if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
@@ -43,8 +41,10 @@ def compare_publisher(bus: BusRuntime) -> None:
 
 def report_differences(bus: BusRuntime, cluster: Cluster, own_id: str = "") -> dict[str, str]:
     """Report the own types that a worker, other than `own_id`, has with another schema; return the own fingerprints."""
-    # Building schemas takes milliseconds for each type, and a publisher without own types needs none.
+    # A publisher without own types needs none of these.
     from petiole.events.schemas import fingerprints_of_own_types
+    from petiole.tasks.instrumentation import SchemaDiffers
+    from petiole.tasks.stores.schema_fingerprints import find_differences
 
     own = fingerprints_of_own_types(bus.event_registry)
     others = bus.stores.schema_fingerprints.read(cluster.workers.keys() - {own_id}) if own else {}
