@@ -20,6 +20,7 @@ from click.testing import CliRunner
 
 from petiole.workers.cli import petiole
 from petiole.workers.process import embedded_broker
+from tests.support.polling import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 PETIOLE = [sys.executable, "-m", "petiole.workers.cli"]
@@ -196,11 +197,16 @@ def test_tail_shows_an_event_while_it_runs(running):
 
 
 def test_agents_and_subscriptions_are_listed(running):
-    agents = json.loads(running.type("agents", "--json").stdout)
+    shown: list[dict[str, Any]] = []
+
+    def handled() -> bool:
+        shown[:] = json.loads(running.type("agents", "--json").stdout)
+        return all(each["waiting"] == 0 and len(each["workers"]) == 1 for each in shown)
+
+    wait_until(handled, 20, lambda: shown)
     subscriptions = json.loads(running.type("subscriptions", "--json").stdout)
 
-    assert {each["agent"] for each in agents} == AGENTS | {None}
-    assert all(each["waiting"] == 0 and len(each["workers"]) == 1 for each in agents)
+    assert {each["agent"] for each in shown} == AGENTS | {None}
     found = {each["name"]: (each["queue"], each["patterns"]) for each in subscriptions}
     assert found["orchestrator.understand"] == ("orchestrator", ["input.*"])
 
