@@ -75,10 +75,12 @@ class SubscriptionRegistration(bootsteps.StartStopStep):
         if self._version is None:
             return
         directory, subscriptions = bus.stores.directory, self._subscriptions
-        is_intact = directory.is_intact(subscriptions, self._version)
-        if not is_intact and directory.restore(subscriptions, self._version):
-            log.warning("directory.restored", extra={"subscriptions": len(subscriptions)})
-        self._version = directory.version()
+        version = directory.intact_version(subscriptions, self._version)
+        if version is None:
+            if directory.restore(subscriptions, self._version):
+                log.warning("directory.restored", extra={"subscriptions": len(subscriptions)})
+            version = directory.version()
+        self._version = version
 
 
 def _restore(bus: BusRuntime, consumer: Any) -> None:

@@ -64,7 +64,10 @@ class StallCheck:
         if state.reserved_requests:
             return queues
         if self._bus.publishes_atomically:
-            return [queue for queue in queues if self._bus.stores.deliveries.has_waiting(queue)]
+            deliveries = self._bus.stores.deliveries
+            if deliveries.are_empty(queues):
+                return []
+            return [queue for queue in queues if not deliveries.are_empty([queue])]
         with self._bus.app.connection_for_read() as connection:
             return [queue for queue in queues if queue_depth(self._bus, connection, queue)]
 

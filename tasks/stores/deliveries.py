@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -124,9 +124,9 @@ class Deliveries:
         """Count the deliveries in a queue, without those that wait in message groups."""
         return sum(int(self._client.llen(name)) for name in self._lists(queue))
 
-    def has_waiting(self, queue: str) -> bool:
-        """Return whether a delivery waits in a queue."""
-        return bool(self._client.exists(*self._lists(queue)))
+    def are_empty(self, queues: Iterable[str]) -> bool:
+        """Return whether no delivery waits in any of these queues."""
+        return not self._client.exists(*(name for queue in queues for name in self._lists(queue)))
 
     def depths(self, queues: Sequence[str]) -> dict[str, int]:
         """Count the deliveries of many queues in one round trip."""

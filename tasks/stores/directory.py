@@ -5,8 +5,8 @@ is unregistered, whether or not a worker runs. The version changes with every ch
 bring it up to date with what changed since its version.
 
 A server may lose the directory: it is emptied, it evicts keys, or an older copy is restored. Workers look for that with
-`is_intact`, and `restore` what they had registered; a publisher that reads the directory does so with what it has read
-before. A subscription that was unregistered stays so.
+`intact_version`, and `restore` what they had registered; a publisher that reads the directory does so with what it has
+read before. A subscription that was unregistered stays so.
 """
 
 from __future__ import annotations
@@ -64,11 +64,18 @@ class Directory:
         """
         return self._update(_texts(subscriptions), known_version)
 
-    def is_intact(self, subscriptions: Iterable[Subscription], known_version: int) -> bool:
-        """Return whether all changes since a version are known, and these subscriptions are there or unregistered."""
-        names = [each.name for each in subscriptions]
-        is_present = all(text is not None for text in self._client.hmget(self._keys[0], names)) if names else True
-        return is_present and not self.read_since(known_version).is_complete
+    def intact_version(self, subscriptions: Iterable[Subscription], known_version: int) -> int | None:
+        """Return the directory's version; None if a change since a version or one of these subscriptions is missing."""
+        with self._client.pipeline(transaction=False) as pipe:
+            # The version first: what is lost between the two is seen.
+            pipe.get(self._version_key)
+            if names := [each.name for each in subscriptions]:
+                pipe.hmget(self._keys[0], names)
+            version, *texts = pipe.execute()
+        version = int(version or 0)
+        is_known = version == known_version or not self.read_since(known_version).is_complete
+        # An empty text: unregistered.
+        return version if is_known and not any(None in found for found in texts) else None
 
     def unregister(self, name: str) -> bool:
         """Remove a subscription; its queued deliveries stay. Returns whether it existed."""

@@ -164,19 +164,17 @@ def server(bench: Bench, contestant: Contestant) -> Figures:
 
 
 def idle(bench: Bench, contestant: Contestant) -> Figures:
-    """Measure a node without work: its memory, and the commands that it sends to the broker."""
+    """Measure a node without work: its memory, and per worker the commands sent, and executed in scripts as well."""
     duration_s = max(bench.seconds(20), 5)
     with bench.run(contestant) as run, run.node() as node, run.broker as broker:
         time.sleep(_SETTLE_S)
-        before, began = _commands(broker), time.monotonic()
-        time.sleep(duration_s)
-        commands = (_commands(broker) - before - 1) / (time.monotonic() - began)
+        sent, executed = _commands_per_s(broker, duration_s)
         memories = [process.memory_full_info() for process in node.tree()]
         return {
             "idle_rss_mb": sum(process_memory.rss for process_memory in memories) / 1e6,
             "idle_pss_mb": sum(process_memory.pss for process_memory in memories) / 1e6,
-            "idle_commands_per_s": commands,
-            "idle_commands_per_s_and_worker": commands / len(node.processes),
+            "idle_commands_per_s": sent / len(node.processes),
+            "idle_executed_per_s": executed / len(node.processes),
         }
 
 
@@ -203,5 +201,13 @@ def _cpu_s(broker: redis.Redis) -> float:
         return float(used["used_cpu_user"]) + float(used["used_cpu_sys"])
 
 
-def _commands(broker: redis.Redis) -> int:
-    return int(broker.info("stats")["total_commands_processed"])
+def _commands_per_s(broker: redis.Redis, duration_s: float) -> tuple[float, float]:
+    """Count the commands that clients send, and those that the broker executes, scripts' included."""
+    sent = executed = 0
+    with broker.monitor() as monitor:
+        began = time.monotonic()
+        while time.monotonic() - began < duration_s:
+            sent += monitor.next_command()["client_type"] != "lua"
+            executed += 1
+        took_s = time.monotonic() - began
+    return sent / took_s, executed / took_s

@@ -9,7 +9,7 @@ import pytest
 WINDOW_S = 6.0
 
 MAX_COMMANDS_PER_S = 30
-# About 13, of which a worker sends 8; the others run inside scripts. It was 345.
+# About 15, of which a worker sends 10; the others run inside scripts. It was 345.
 
 AGENTS = """
 import time

@@ -105,16 +105,16 @@ def test_a_change_that_is_not_in_the_log_is_read_as_all_subscriptions(stores, cl
 def test_what_was_lost_is_restored_and_every_reader_gets_it(stores, client):
     stores.directory.register([a_subscription("one"), a_subscription("two")])
     mine, version = [a_subscription("two")], stores.directory.version()
-    assert stores.directory.is_intact(mine, version)
+    assert stores.directory.intact_version(mine, version) == version
 
     client.flushall()
     stores.directory.register([a_subscription("other")])
-    assert not stores.directory.is_intact(mine, version)
+    assert not stores.directory.intact_version(mine, version)
 
     assert stores.directory.restore(mine, version)
     changes = stores.directory.read_since(version)
     assert (changes.is_complete, sorted(changes.subscriptions)) == (True, ["memory.other", "memory.two"])
-    assert stores.directory.is_intact(mine, changes.version)
+    assert stores.directory.intact_version(mine, changes.version) == changes.version
     assert not stores.directory.restore(mine, changes.version)
 
 
@@ -128,7 +128,7 @@ def test_after_an_older_copy_no_version_stands_for_something_else(stores, client
     for name, content in older.items():
         client.restore(name, 0, content)
 
-    assert not stores.directory.is_intact([], version)
+    assert not stores.directory.intact_version([], version)
     assert stores.directory.restore([a_subscription("one", "tools.*")], version)
     assert stores.directory.version() > version
     assert stores.directory.read()[1] == [a_subscription("one", "tools.*")]
@@ -139,7 +139,7 @@ def test_a_withdrawn_subscription_is_not_restored_and_may_be_registered_anew(sto
     stores.directory.unregister("memory.hear")
     version = stores.directory.version()
 
-    assert stores.directory.is_intact([a_subscription()], version)
+    assert stores.directory.intact_version([a_subscription()], version) == version
     assert not stores.directory.restore([a_subscription()], version)
     assert stores.directory.read()[1] == []
 
