@@ -13,32 +13,9 @@ import pytest
 from petiole.tasks.publication import PublishTask
 from tests.support.apps import a_bus
 from tests.support.inside import Inside
-from tests.support.traffic import IS_FULL, an_event
+from tests.support.traffic import AGENTS, IS_FULL, an_event
 
 SWEEPS = 8 if IS_FULL else 1
-
-AGENTS = """
-import os, time
-from pathlib import Path
-from petiole.events import Event, MessageEvent
-from petiole.tasks import Agent, Context
-
-runs = os.open(os.environ["RUNS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-
-def an_agent(name, **options):
-    agent = Agent(name)
-
-    @agent.on("input.*", **options)
-    def answer(event: Event, context: Context) -> MessageEvent:
-        os.write(runs, context.delivery_id.encode() + b"\\n")
-        while Path("hold").exists():
-            time.sleep(0.05)
-        return event.caused(MessageEvent, event_type=f"message.{name}")
-
-    return agent
-
-one, two = an_agent("one"), an_agent("two", ordered=True)
-"""
 
 
 def publish_all(bus: Any, events: list[Any]) -> None:

@@ -77,9 +77,13 @@ class Pair:
         return self.ports[0]
 
     def is_followed(self) -> bool:
-        """Tell whether the other server has what the primary has, but for what is under way."""
-        state: Any = self._info(self.primary()).get("slave0", {})
-        return str(state.get("state")) == "online"
+        """Tell whether the other server has what the primary has, but for what is under way; both say so."""
+        primary = self.primary()
+        (other,) = (port for port in self.ports if port != primary)
+        listed: Any = self._info(primary).get("slave0", {})
+        follower = self._info(other)
+        state = [listed.get("state"), follower.get("master_port"), follower.get("master_link_status")]
+        return state == ["online", primary, "up"]
 
     def hold_writes(self, for_s: float = 8.0) -> None:
         """Let the primary take no more writes for some seconds, and wait until the other has all that it took."""

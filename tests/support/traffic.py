@@ -21,6 +21,7 @@ IS_FULL = os.environ.get("PETIOLE_FAULTS") == "full"
 
 AGENTS = """
 import os, time
+from pathlib import Path
 from petiole.events import Event, MessageEvent
 from petiole.tasks import Agent, Context
 
@@ -32,13 +33,18 @@ def an_agent(name, **options):
     @agent.on("input.*", **options)
     def answer(event: Event, context: Context) -> MessageEvent:
         os.write(runs, context.delivery_id.encode() + b"\\n")
+        while Path("hold").exists():
+            time.sleep(0.05)
         return event.caused(MessageEvent, event_type=f"message.{name}")
 
     return agent
 
 one, two = an_agent("one"), an_agent("two", ordered=True)
 """
-"""Two agents, each of which notes its runs in a file that no fault touches, and answers each event once."""
+"""Two agents, each of which notes its runs in a file that no fault touches, and answers each event once.
+
+While the file `hold` exists, no run ends.
+"""
 
 _AFTER_AN_ERROR_S = 0.1
 
