@@ -33,7 +33,7 @@ check: lint ## Run lint and the tests that start no processes, in two minutes
 	$(BIN)/pytest -n 2 -m "not processes" tests/unit tests/contracts tests/architecture $(ARGS)
 
 test: lint $(FLOWER) ## Run lint and all tests (ARGS="-k name" selects some)
-	$(BIN)/pytest -n 3 $(ARGS)
+	$(BIN)/pytest -n 5 $(ARGS)
 
 faults: $(TOOLS) $(FLOWER) ## Kill workers, publishers and brokers at random for an hour (make test: for minutes)
 	PETIOLE_FAULTS=full PETIOLE_FAULT_WORKER_KILLS=20 PETIOLE_FAULT_MESSAGES_PER_KILL=3000 \

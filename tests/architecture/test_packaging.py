@@ -79,7 +79,7 @@ def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def clean_python(tmp_path: Path) -> Path:
     """Create a virtual environment that contains only the declared dependencies."""
-    venv.create(tmp_path / "clean", with_pip=True)
+    venv.create(tmp_path / "clean")
     declared = tmp_path / "declared"
     declared.mkdir()
     for entry in installed_entries(core_dependencies()):
@@ -106,6 +106,7 @@ def test_a_wheel_holds_every_module_script_page_and_marker(wheel):
     assert packed == wanted
 
 
+@pytest.mark.long
 def test_a_source_distribution_builds_to_the_same_wheel(source, wheel, tmp_path):
     backend = tmp_path / "backend"  # the environment's own setuptools may be older than pyproject.toml asks for
     run(sys.executable, "-m", "pip", "install", "--quiet", "--target", backend, "setuptools>=77", cwd=tmp_path)
@@ -176,14 +177,20 @@ def test_a_project_with_modules_of_our_folders_names_lives_beside_the_wheel(whee
     def python(*arguments: object) -> str:
         return run(clean_python, *arguments, cwd=tmp_path)
 
-    python("-m", "pip", "install", "--no-compile", "--no-deps", "--no-index", "--quiet", wheel, shop)
+    def pip(*arguments: object) -> None:
+        run(sys.executable, "-m", "pip", "--python", clean_python, *arguments, "--quiet", cwd=tmp_path)
+
+    def install(*wheels: Path) -> None:
+        pip("install", "--no-compile", "--no-deps", "--no-index", *wheels)
+
+    install(wheel, shop)
     assert python("-c", USE_THE_PROJECT + USE_PETIOLE).endswith("received\n")
 
-    python("-m", "pip", "uninstall", "--yes", "--quiet", "petiole")
+    pip("uninstall", "--yes", "petiole")
     python("-c", USE_THE_PROJECT)
 
-    python("-m", "pip", "install", "--no-compile", "--no-deps", "--no-index", "--quiet", wheel)
-    python("-m", "pip", "uninstall", "--yes", "--quiet", "shop")
+    install(wheel)
+    pip("uninstall", "--yes", "shop")
     assert python("-c", USE_PETIOLE).endswith("received\n")
 
 

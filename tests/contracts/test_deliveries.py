@@ -505,17 +505,19 @@ def test_a_raw_replay_that_is_given_back_is_queued_again(engine):
     assert not engine.raw.exists("")
 
 
-def test_a_purge_of_many_deliveries_leaves_those_of_others_in_their_order(engine):
+def test_a_purge_of_many_deliveries_leaves_those_of_others_in_their_order(server_engine):
     events = []
     for number in range(1_100):
-        event = engine.publish(an_event(str(number)), subscriptions=[KEEP.name if number % 3 else "memory.another"])
+        event = server_engine.publish(
+            an_event(str(number)), subscriptions=[KEEP.name if number % 3 else "memory.another"]
+        )
         events += [] if number % 3 else [event.event_id]
 
-    groups = engine.stores.message_groups
+    groups = server_engine.stores.message_groups
     assert groups.remove_queued(KEEP.name, groups.queue_lists(QUEUE)) == 733
 
-    assert engine.references == len(events)
-    assert [event_id_of(each) for each in engine.consumer().fetch(1_100)] == events
+    assert server_engine.references == len(events)
+    assert [event_id_of(each) for each in server_engine.consumer().fetch(1_100)] == events
 
 
 # The event in the history

@@ -124,13 +124,13 @@ def test_the_deliveries_of_a_renamed_handler_go_to_the_new_one_in_their_order(en
     assert engine.references == 0
 
 
-def test_thousands_of_deliveries_are_moved_in_their_order(engine: Engine) -> None:
-    events = [engine.publish(an_event(str(number))) for number in range(1_100)]
-    groups = engine.stores.message_groups
+def test_thousands_of_deliveries_are_moved_in_their_order(server_engine: Engine) -> None:
+    events = [server_engine.publish(an_event(str(number))) for number in range(1_100)]
+    groups = server_engine.stores.message_groups
 
     assert groups.reroute(KEEP.name, groups.queue_lists(QUEUE), RENAMED) == 1_100
 
-    taken = engine.consumer().fetch(1_100)
+    taken = server_engine.consumer().fetch(1_100)
     assert [event_id_of(each) for each in taken] == [event.event_id for event in events]
     assert {QueueEntry.parse(each.text).subscription for each in taken} == {RENAMED.name}
 

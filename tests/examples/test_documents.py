@@ -105,9 +105,10 @@ def reader(tmp_path: Path, clean_broker_url: str) -> Iterator[Reader]:
     reader = Reader(tmp_path, environment)
     yield reader
     reader.end()
-    subprocess.run(
-        ["petiole", "down"], cwd=tmp_path, env=environment, check=False, capture_output=True, timeout=TIMEOUT_S
-    )
+    if (tmp_path / ".petiole").exists():
+        subprocess.run(
+            ["petiole", "down"], cwd=tmp_path, env=environment, check=False, capture_output=True, timeout=TIMEOUT_S
+        )
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:

@@ -109,7 +109,7 @@ def test_a_worker_whose_clock_is_an_hour_wrong_hastens_and_delays_nothing(system
     assert abs(datetime.fromisoformat(followed["timestamp"]) - datetime.now(UTC)) < timedelta(minutes=1)
 
 
-@pytest.mark.parametrize("ahead_h", [1, -1])
+@pytest.mark.parametrize("ahead_h", [1, pytest.param(-1, marks=pytest.mark.long)])
 def test_a_service_whose_clock_is_an_hour_wrong_is_answered_in_time_and_publishes_nothing_twice(
     system, server, ahead_h
 ):

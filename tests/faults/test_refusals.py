@@ -77,7 +77,7 @@ refusals = pytest.mark.parametrize(
     [
         (replica, "READONLY"),
         pytest.param((stale_replica, "MASTERDOWN"), marks=pytest.mark.long),
-        (by_client(server_faults.too_few_replicas), "NOREPLICAS"),
+        pytest.param((by_client(server_faults.too_few_replicas), "NOREPLICAS"), marks=pytest.mark.long),
         (by_client(server_faults.forbidden), "NOPERM"),
         pytest.param((by_client(server_faults.unsaved), "MISCONF"), marks=pytest.mark.long),
     ],

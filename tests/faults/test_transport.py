@@ -117,6 +117,7 @@ def is_sent(client: Celery, numbers: range) -> bool:
     return True
 
 
+@pytest.mark.long
 @pytest.mark.timeout(60 + 30 * WORKER_KILLS)
 @pytest.mark.parametrize("pool", ["threads", "solo"] if IS_FULL else ["threads"])
 def test_a_worker_that_is_killed_under_load_loses_nothing(  # noqa: PLR0917 - fixtures
@@ -160,6 +161,7 @@ def kill_broker(home: Path) -> None:
     os.kill(int((home / "valkey" / "valkey.pid").read_text()), signal.SIGKILL)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(120 + 30 * BROKER_KILLS)
 @pytest.mark.parametrize("pool", ["prefork", "threads"] if IS_FULL else ["prefork"])
 def test_a_broker_that_is_killed_under_load_loses_nothing(  # noqa: PLR0917 - fixtures

@@ -26,7 +26,7 @@ def note(event: Event) -> None:
 """
 
 
-@pytest.mark.parametrize("is_direct", [True, False], ids=["direct", "celery"])
+@pytest.mark.parametrize("is_direct", [True, pytest.param(False, marks=pytest.mark.long)], ids=["direct", "celery"])
 def test_what_was_sent_to_a_process_when_its_worker_is_told_to_end_is_handled_once(
     is_direct, node, client, inside, eventually
 ):

@@ -131,6 +131,7 @@ def rabbit_shop(shop, rabbit_url):
         delete_queues(connection, "clerk", "publish")
 
 
+@pytest.mark.long
 def test_on_rabbitmq_what_was_parked_is_sent_again_when_a_worker_can_run_it(rabbit_shop, client, inside, eventually):
     stop(rabbit_shop.worker("before"))
     rabbit_shop.module("older_types", OLDER_TYPES)

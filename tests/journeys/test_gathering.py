@@ -272,6 +272,7 @@ def calls(client) -> list[tuple[float, str, int]]:
     return [(float(at), key, int(count)) for at, key, count in said]
 
 
+@pytest.mark.long
 def test_one_call_for_each_of_60_flows_over_two_workers_in_every_order(shop, client, inside, eventually):
     for name in ("one", "two"):
         shop.worker(name, "-Q", "shop,publish")

@@ -264,7 +264,10 @@ def sell(event: Event) -> None:
 """
 
 
-@pytest.mark.parametrize(("choice", "charged", "sold", "letters"), [("raise", 1, 0, 1), ("repeat", 2, 1, 0)])
+@pytest.mark.parametrize(
+    ("choice", "charged", "sold", "letters"),
+    [("raise", 1, 0, 1), pytest.param("repeat", 2, 1, 0, marks=pytest.mark.long)],
+)
 def test_a_worker_killed_in_the_middle_is_told_of_or_repeated(
     node, client, inside, eventually, a_message, *, choice, charged, sold, letters
 ):

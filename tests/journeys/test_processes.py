@@ -45,19 +45,6 @@ def agents(node, *names):
     node.environment["PETIOLE_AGENTS"] = ",".join(f"agent_{name}" for name in names)
 
 
-def test_100_events_reach_3_agents_once_each_over_2_workers(node, handlings, eventually):
-    agents(node, "one", "two", "three")
-    node.worker("first")
-    node.worker("second")
-
-    node.run(PUBLISH_100)
-
-    eventually(lambda: handlings().total() >= 300, 30, node.logs)
-    assert len(handlings()) == 300
-    assert set(handlings().values()) == {1}
-    assert Counter(agent for agent, _ in handlings()) == {"one": 100, "two": 100, "three": 100}
-
-
 def test_an_agent_of_ones_own_joins_by_its_name_in_the_environment(node, handlings, eventually):
     agents(node, "one", "two", "three")
     node.worker("first")
@@ -68,19 +55,6 @@ def test_an_agent_of_ones_own_joins_by_its_name_in_the_environment(node, handlin
 
     eventually(lambda: handlings().total() >= 400, 30, node.logs)
     assert Counter(agent for agent, _ in handlings()) == {"one": 100, "two": 100, "three": 100, "four": 100}
-
-
-def test_events_wait_for_an_agent_whose_worker_is_gone(node, handlings, eventually):
-    agents(node, "one")
-    worker = node.worker("first")
-    worker.terminate()
-    worker.wait(timeout=20)
-    node.run(PUBLISH_100)
-    assert handlings().total() == 0
-
-    node.worker("second")
-
-    eventually(lambda: handlings().total() == 100, 30, node.logs)
 
 
 def test_a_worker_consumes_only_the_queue_it_is_told(node, handlings, eventually):
@@ -186,7 +160,7 @@ def test_bad_input_is_refused_in_the_caller_and_nothing_is_sent(node, handlings,
     eventually(lambda: handlings().total() == 100, 30, node.logs)
 
 
-def test_a_task_message_that_is_no_event_leaves_the_worker_up(node, handlings, eventually):
+def test_a_task_message_that_is_no_event_or_a_pickle_leaves_the_worker_up(node, handlings, eventually):
     agents(node, "one")
     worker = node.worker("first")
 
@@ -197,29 +171,15 @@ client = Celery(broker=os.environ["PETIOLE_BROKER_URL"])
 for junk in ({}, {"event_type": "no.such.type"}, [], "text", None, 5, {"event_type": {}}):
     client.send_task("petiole.publish", args=[junk], queue="publish")
     client.send_task("one.count", args=[junk], queue="one")
+pickling = Celery(broker=os.environ["PETIOLE_BROKER_URL"])
+pickling.conf.update(task_serializer="pickle", accept_content=["pickle", "json"])
+pickling.send_task("petiole.publish", args=[{"event_type": "system.tick"}], queue="publish")
 """)
     node.run(PUBLISH_100)
 
     eventually(lambda: handlings().total() == 100, 30, node.logs)
+    eventually(lambda: "Refusing to deserialize" in node.logs() or "ContentDisallowed" in node.logs(), 10, node.logs)
     assert worker.poll() is None
-
-
-def test_a_pickle_is_refused_and_leaves_the_worker_up(node, handlings, eventually):
-    agents(node, "one")
-    worker = node.worker("first")
-
-    node.run("""
-import os
-from celery import Celery
-client = Celery(broker=os.environ["PETIOLE_BROKER_URL"])
-client.conf.update(task_serializer="pickle", accept_content=["pickle", "json"])
-client.send_task("petiole.publish", args=[{"event_type": "system.tick"}], queue="publish")
-""")
-    node.run(PUBLISH_100)
-
-    eventually(lambda: handlings().total() == 100, 30, node.logs)
-    assert worker.poll() is None
-    assert "Refusing to deserialize" in node.logs() or "ContentDisallowed" in node.logs()
 
 
 def test_a_publisher_without_a_broker_is_told_within_seconds(node):
@@ -302,9 +262,3 @@ print(publish(TextMessageEvent(stream_id="s", content=TextContent(text="hello"))
         embedded_broker.stop_broker(node.home / ".petiole")
 
     assert told == "('one.fail',)\n"
-
-
-def test_beat_runs(node, eventually):
-    node.start("celery", "-A", "workers", "beat", "-l", "INFO", "--schedule", str(node.home / "schedule"))
-
-    eventually(lambda: "beat: Starting" in node.logs(), 30, node.logs)

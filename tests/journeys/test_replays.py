@@ -224,6 +224,7 @@ for number in range(10):
 """
 
 
+@pytest.mark.long
 def test_the_command_replays_through_a_worker_in_another_process(node, client, inside, eventually):
     node.module("agents_of_ours", AGENTS)
     node.environment["PETIOLE_AGENTS"] = "agents_of_ours"

@@ -54,6 +54,7 @@ def test_sessions_are_listed_shown_and_ended(bus, typed, inside):
     assert inside.topics() == ["input.stream.ended"]
 
 
+@pytest.mark.long
 def test_a_hundred_thousand_sessions_are_listed_at_once_within_a_limit(bus, typed, inside):
     inside.add_sessions(100_000)
     began = time.monotonic()

@@ -36,7 +36,7 @@ for _ in range(5):
 """
 
 
-@pytest.mark.parametrize("transport", ["petiole", "kombu"])
+@pytest.mark.parametrize("transport", ["petiole", pytest.param("kombu", marks=pytest.mark.long)])
 def test_two_prefixes_in_one_database_handle_their_own_events(node, client, eventually, transport):
     node.module("teller", AGENT)
     node.environment.update({"PETIOLE_AGENTS": "teller", "PETIOLE_TRANSPORT": transport})

@@ -146,8 +146,8 @@ def outcome(letters: list[DeadLetter], text: bytes) -> Sequence[str]:
     ]
 
 
-POOLS: list[tuple[str, ...]] = [("--pool", "prefork", "-c", "1")]
-POOLS += [("--pool", "solo"), ("--pool", "threads", "-c", "2")] if IS_FULL else []
+POOLS: list[tuple[str, ...]] = [("--pool", "threads", "-c", "2")]
+POOLS += [("--pool", "prefork", "-c", "1"), ("--pool", "solo")] if IS_FULL else []
 
 
 @pytest.mark.parametrize("pool", POOLS, ids=lambda options: options[1])
