@@ -62,9 +62,12 @@ def concurrency(bench: Bench, contestant: Contestant) -> Figures:
     contestant = replace(contestant, module="petiole_async", node=(slots,))
     with bench.run(contestant, 1, BENCH_WORK_MS=str(_ASYNC_WORK_MS)) as run, run.client() as client, run.node() as node:
         try:
+            # The first publish of a process loads what it needs.
+            client.publish_by("publish_many", count=1)
+            _wait_until(lambda: run.counts.executions().total(), 1, _ASYNC_TIMEOUT_S)
             began = time.monotonic()
-            client.publish_by("publish_many", count=_ASYNC_HANDLERS)
-            _wait_until(lambda: run.counts.executions().total(), _ASYNC_HANDLERS, _ASYNC_TIMEOUT_S)
+            client.publish_by("publish_many", first=2, count=_ASYNC_HANDLERS)
+            _wait_until(lambda: run.counts.executions().total(), 1 + _ASYNC_HANDLERS, _ASYNC_TIMEOUT_S)
             return {f"async_s_{_ASYNC_HANDLERS}": time.monotonic() - began}
         finally:
             node.kill()
