@@ -133,15 +133,18 @@ def test_the_demo_uses_what_runs_and_leaves_it_running(running):
     assert embedded_broker.broker_url(running.home) is not None
 
 
-def test_up_shows_the_demo_in_a_browser_and_its_console_begins_with_the_first_visitor(running):
+def test_up_shows_the_demo_and_rates_in_a_browser_and_its_console_begins_with_the_first_visitor(running):
     (stream,) = re.findall(r"conversation\?id=(\S+)", running.type("demo").stdout)
     (address,) = re.findall(r"in a browser: (http\S+)", running.said)
     before = [command_of(pid) for pid in descendants(running.left_running[0].pid)]
 
     page = httpx2.get(f"{address}conversation?id={stream}", timeout=40).text
 
+    live = httpx2.get(address, timeout=40).text
+
     assert "output.message.sent" in page
     assert not [command for command in before if " console " in command]
+    assert "PETIOLE_METRICS" not in live
 
 
 def test_a_chat_through_a_pipe_is_answered_and_its_events_are_one_flow(running):

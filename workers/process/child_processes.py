@@ -196,7 +196,9 @@ def _start_module(
 
 def _child_environment() -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if name not in _CELERY_OPTION_VARIABLES}
-    return inherited | {"PETIOLE_HOME": str(embedded_broker.default_home()), "PYTHONUNBUFFERED": "1"}
+    own = {"PETIOLE_HOME": str(embedded_broker.default_home()), "PYTHONUNBUFFERED": "1"}
+    # The console and `petiole top` show rates and errors, which need counted events.
+    return {"PETIOLE_METRICS": "true"} | inherited | own
 
 
 def _forward_lines(child: ChildProcess, show: Callable[[str], object]) -> None:
