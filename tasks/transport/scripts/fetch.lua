@@ -43,7 +43,9 @@ for priority = 1, priorities do
       is_leased = home ~= 'pass', home = home .. step}
   end
 end
-if credit == 0 or redis.call('EXISTS', unpack(lists)) == 0 then
+-- How many lists have entries, as far as is known. Most are empty: it ends when these have been emptied.
+local filled = credit > 0 and redis.call('EXISTS', unpack(lists)) or 0
+if filled == 0 then
   return {0}
 end
 
@@ -75,6 +77,14 @@ local function add(source, entry, event)
   count, bytes = count + 1, bytes + #entry + (type(event) == 'string' and #event or 0)
 end
 
+local function pop(list, limit)
+  local popped = limit > 0 and redis.call('RPOP', list, limit) or {}
+  if #popped > 0 and #popped < limit then
+    filled = filled - 1
+  end
+  return popped
+end
+
 -- Fetches up to `limit`; of a queue whose messages are not leased one only: its consumer may stop after any message.
 local function fetch(source, limit)
   if source.is_finished then
@@ -83,12 +93,11 @@ local function fetch(source, limit)
   if not source.is_leased then
     limit, source.is_finished = 1, true
   end
-  local before = count
-  for _, entry in ipairs(redis.call('RPOP', source.list, limit) or {}) do
+  local entries = pop(source.list, limit)
+  for _, entry in ipairs(entries) do
     add(source, entry, read_event(entry:match('^[^\n]*')))
   end
-  limit = limit - (count - before)
-  for _, message in ipairs(limit > 0 and redis.call('RPOP', source.messages, limit) or {}) do
+  for _, message in ipairs(filled > 0 and pop(source.messages, limit - #entries) or {}) do
     add(source, '\n\n\n' .. source.messages .. '\n' .. message, '')
   end
 end
@@ -99,12 +108,12 @@ for priority = 1, priorities do
     local before = count
     for queue = 1, queues do
       local left = credit - count
-      if left > 0 and bytes < max_bytes then
+      if left > 0 and filled > 0 and bytes < max_bytes then
         -- In turns: each queue gets an equal share of what is left.
         fetch(sources[first + queue], is_fair and math.ceil(left / (queues - queue + 1)) or left)
       end
     end
-  until count == before or count >= credit or bytes >= max_bytes
+  until count == before or count >= credit or filled == 0 or bytes >= max_bytes
 end
 for first = 1, #taken, 1000 do
   redis.call('HSET', leases, unpack(taken, first, math.min(first + 999, #taken)))
@@ -118,6 +127,14 @@ if #taken > 0 and not redis.call('ZSCORE', consumers, consumer) then
 end
 
 -- What is left wakes the next consumer that waits.
+local wakeups = {}
+for queue = 1, queues do
+  wakeups[queue] = ARGV[FIRST_QUEUE + 2 * queue - 2] .. ':wakeup'
+end
+if filled == 0 and #passed == 0 then
+  redis.call('DEL', unpack(wakeups))
+  return result
+end
 for queue = 1, queues do
   local left, base = {}, ARGV[FIRST_QUEUE + 2 * queue - 2]
   for priority = 1, priorities do
@@ -125,9 +142,9 @@ for queue = 1, queues do
     left[#left + 1] = KEYS[(priority - 1) * queues + queue]
   end
   if redis.call('EXISTS', unpack(left)) > 0 then
-    redis.call('ZADD', base .. ':wakeup', 0, 0)
+    redis.call('ZADD', wakeups[queue], 0, 0)
   else
-    redis.call('DEL', base .. ':wakeup')
+    redis.call('DEL', wakeups[queue])
   end
 end
 return result
