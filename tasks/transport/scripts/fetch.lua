@@ -32,15 +32,14 @@ for first = FIRST_STEP + priorities, #ARGV, 1000 do
   end
 end
 
-local lists, sources = {}, {}
+-- For each priority and queue, as in KEYS, its list of entries and its list of messages.
+local lists = {}
 for priority = 1, priorities do
+  local step = ':' .. ARGV[FIRST_STEP + priority - 1]
   for queue = 1, queues do
-    local step, home = ':' .. ARGV[FIRST_STEP + priority - 1], ARGV[FIRST_QUEUE + 2 * queue - 1]
-    local list = ARGV[FIRST_QUEUE + 2 * queue - 2] .. step
-    local messages = KEYS[(priority - 1) * queues + queue]
-    lists[#lists + 1], lists[#lists + 2] = list, messages
-    sources[#sources + 1] = {queue = queue, list = list, messages = messages,
-      is_leased = home ~= 'pass', home = home .. step}
+    local size = #lists
+    lists[size + 1] = ARGV[FIRST_QUEUE + 2 * queue - 2] .. step
+    lists[size + 2] = KEYS[size / 2 + 1]
   end
 end
 -- How many lists have entries, as far as is known. Most are empty: it ends when these have been emptied.
@@ -50,7 +49,7 @@ if filled == 0 then
 end
 
 local result, taken, passed = {redis.call('EXISTS', prefix .. ':aborted')}, {}, {}
-local rows, count, bytes = {}, 0, 0
+local rows, count, bytes, is_finished = {}, 0, 0, {}
 
 local function read_event(reference)
   if reference == '' then
@@ -64,16 +63,17 @@ local function read_event(reference)
   return found and found[2][2] or ''
 end
 
-local function add(source, entry, event)
+-- Leases an entry that returns to the list `home`, or passes it on.
+local function add(queue, home, entry, event)
   local own_tag = 0
-  if source.is_leased then
+  if home then
     own_tag, tag = tag, tag + 1
-    taken[#taken + 1], taken[#taken + 2] = string.format('%d', own_tag), source.home .. '\n' .. entry
+    taken[#taken + 1], taken[#taken + 2] = string.format('%d', own_tag), home .. '\n' .. entry
   else
     passed[#passed + 1] = entry
   end
   local size = #result
-  result[size + 1], result[size + 2], result[size + 3], result[size + 4] = source.queue, own_tag, entry, event
+  result[size + 1], result[size + 2], result[size + 3], result[size + 4] = queue, own_tag, entry, event
   count, bytes = count + 1, bytes + #entry + (type(event) == 'string' and #event or 0)
 end
 
@@ -86,31 +86,34 @@ local function pop(list, limit)
 end
 
 -- Fetches up to `limit`; of a queue whose messages are not leased one only: its consumer may stop after any message.
-local function fetch(source, limit)
-  if source.is_finished then
+local function fetch(priority, queue, limit)
+  local place = (priority - 1) * queues + queue
+  if is_finished[place] then
     return
   end
-  if not source.is_leased then
-    limit, source.is_finished = 1, true
+  local home = ARGV[FIRST_QUEUE + 2 * queue - 1]
+  if home == 'pass' then
+    limit, is_finished[place], home = 1, true, nil
+  else
+    home = home .. ':' .. ARGV[FIRST_STEP + priority - 1]
   end
-  local entries = pop(source.list, limit)
+  local entries, messages = pop(lists[2 * place - 1], limit), lists[2 * place]
   for _, entry in ipairs(entries) do
-    add(source, entry, read_event(entry:match('^[^\n]*')))
+    add(queue, home, entry, read_event(entry:match('^[^\n]*')))
   end
-  for _, message in ipairs(filled > 0 and pop(source.messages, limit - #entries) or {}) do
-    add(source, '\n\n\n' .. source.messages .. '\n' .. message, '')
+  for _, message in ipairs(filled > 0 and pop(messages, limit - #entries) or {}) do
+    add(queue, home, '\n\n\n' .. messages .. '\n' .. message, '')
   end
 end
 
 for priority = 1, priorities do
-  local first = (priority - 1) * queues
   repeat
     local before = count
     for queue = 1, queues do
       local left = credit - count
       if left > 0 and filled > 0 and bytes < max_bytes then
         -- In turns: each queue gets an equal share of what is left.
-        fetch(sources[first + queue], is_fair and math.ceil(left / (queues - queue + 1)) or left)
+        fetch(priority, queue, is_fair and math.ceil(left / (queues - queue + 1)) or left)
       end
     end
   until count == before or count >= credit or filled == 0 or bytes >= max_bytes
