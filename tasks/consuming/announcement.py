@@ -16,8 +16,8 @@ from celery import bootsteps
 from celery.concurrency.prefork import TaskPool as ProcessPool
 
 from petiole.events.subscriptions import Subscription
-from petiole.tasks.consuming.jobs import check_pool
 from petiole.tasks.consuming.periodic_job import PeriodicJob
+from petiole.tasks.consuming.process_pool import check_pool
 from petiole.tasks.consuming.server_check import check_servers
 from petiole.tasks.instrumentation import AgentChanged, HandlerMissing
 from petiole.tasks.runtime import BusRuntime, bus_of, included_agents

@@ -14,6 +14,8 @@ redelivers the message.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import logging
 from collections.abc import Callable
 from functools import partial
@@ -34,8 +36,9 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from petiole.events.dead_letter import Cause
 from petiole.events.errors import UsageError
 from petiole.tasks.consuming.direct import DirectWay
-from petiole.tasks.consuming.jobs import JobQueue, accept_written_jobs
+from petiole.tasks.consuming.jobs import JobQueue
 from petiole.tasks.consuming.message_validation import check_size, max_body_bytes
+from petiole.tasks.consuming.process_pool import accept_written_jobs, end_without_pauses
 from petiole.tasks.instrumentation import OperationFailed
 from petiole.tasks.runtime import BusTask, bus_of
 from petiole.tasks.settlement.dead_lettering import dead_letter
@@ -55,6 +58,9 @@ log = logging.getLogger(__name__)
 # A pool process that ends waits until the worker has read its results, by default for 30 s, in steps of 0.1 s: in vain
 # if the worker ends, too, and reads no more. Kubernetes kills a worker 30 s after SIGTERM.
 billiard_pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = 50
+
+# A worker that ends looks for garbage among all that it has loaded, several times; it takes half a second.
+atexit.register(gc.freeze)
 
 
 class Consumer(CeleryConsumer):
@@ -103,6 +109,12 @@ class Consumer(CeleryConsumer):
         if isinstance(self.pool, ProcessPool):
             accept_written_jobs(self.pool)
         super().on_close()
+
+    def stop(self) -> None:
+        """Stop consuming, because the worker ends; Celery stops the pool after it."""
+        super().stop()
+        if isinstance(self.pool, ProcessPool):
+            end_without_pauses(self.pool)
 
     def create_task_handler(self, *args: Any, **options: Any) -> Callable[[ReceivedMessage], object]:
         """Wrap Celery's message handler, which catches only some errors, to dead-letter the message after any error."""

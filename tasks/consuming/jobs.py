@@ -16,18 +16,14 @@ import struct
 import time
 from collections import deque
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 from billiard.einfo import ExceptionInfo
-from billiard.pool import ApplyResult
 from billiard.process import current_process
 from celery import current_app, signals
 
-from petiole.events.errors import unsupported_pool
 from petiole.tasks.consuming.direct import DirectRequest, run_entry
 from petiole.tasks.settlement.settlement import EntryParts
-from petiole.tasks.transport import kombu_compat
 
 if TYPE_CHECKING:
     from petiole.tasks.delivery import DeliveryTask
@@ -284,34 +280,6 @@ class Job:
     def _give_back(self, requests: Sequence[DirectRequest]) -> None:
         for request in requests:
             request.give_back()
-
-
-# What `accept_written_jobs` uses of the pool: the parameters after self; None for an attribute that is not called.
-_POOL_NAMES = {"_cache": None, "_active_writers": None, "_flush_writer": "proc writer"}
-_JOB_NAMES = {"_ack": "i time_accepted pid synqW_fd", "_write_to": None, "_accepted": None}
-
-
-def check_pool(pool: Pool) -> None:
-    """Raise UsageError (unsupported_pool) if a private name of the prefork pool is missing or has other parameters."""
-    for owner, names in ((pool._pool, _POOL_NAMES), (ApplyResult({}, None), _JOB_NAMES)):  # noqa: SLF001
-        for name, difference in kombu_compat.find_changed_names(owner, names):
-            raise unsupported_pool(f"{type(owner).__name__}.{name}", difference, version("celery"))
-
-
-def accept_written_jobs(pool: Pool) -> None:
-    """Count what was written to a process as begun, and write the rest of what was written in part.
-
-    Celery takes what no process has confirmed for not begun, and forgets it when it loses the connection or ends: the
-    process runs it nevertheless, waits until its result is read, and the broker delivers it again.
-    """
-    processes = pool._pool  # noqa: SLF001 - billiard's pool; its public methods do not tell
-    for job in tuple(processes._cache.values()):  # noqa: SLF001
-        process, writer = job._write_to, getattr(job, "_writer", None)  # noqa: SLF001
-        if process is None or job._accepted:  # noqa: SLF001
-            continue
-        if writer is not None and writer() in processes._active_writers:  # noqa: SLF001
-            processes._flush_writer(process, writer())  # noqa: SLF001
-        job._ack(None, time.time(), process.pid, None)  # noqa: SLF001
 
 
 def _read_progress(rows: int) -> dict[int, tuple[int, JobProgress]]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from typing import Any
 
 import kombu
 import pytest
 
 from tests.support.inside import Inside, delete_queues
+from tests.support.polling import PATIENCE
 
 AGENTS = """
 import time
@@ -100,8 +102,10 @@ def test_a_worker_that_starts_and_ends_tells_each_step_once_and_in_order(system,
     worker = system.start("celery", "-A", "workers", "worker", "-n", "w@%h", "-P", pool, "-c", "2", "--without-mingle")
     eventually(lambda: "system.started" in told.types(), 30, system.logs)
 
+    began = time.monotonic()
     stop(worker)
 
+    assert time.monotonic() - began < 1.5 * PATIENCE
     assert told.types("system.") == SYSTEM
     assert told.of_agent("memory") == told.of_agent("tools") == LIFE
     assert told.last("agent.stopped")["content"]["reason"] == "stopped"

@@ -7,7 +7,8 @@ import pytest
 from celery.concurrency.asynpool import AsynPool
 
 from petiole.events.errors import UsageError
-from petiole.tasks.consuming.jobs import Job, JobProgress, check_pool
+from petiole.tasks.consuming.jobs import Job, JobProgress
+from petiole.tasks.consuming.process_pool import check_pool
 from tests.support.errors import has_code
 
 

@@ -1,0 +1,105 @@
+"""The prefork pool: what a worker asks of the processes of Celery's pool beyond its public methods.
+
+    check_pool             refuse a version of Celery whose private names differ
+    accept_written_jobs    a job that was written to a process is running, also if the process has not confirmed it
+    end_without_pauses     a worker that is told to end does not wait for what nobody needs
+    end_if_orphaned        a process that was forked while its worker was killed ends, too
+
+The private names that this takes are checked when a worker starts.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
+from typing import Any, TypeAlias
+
+from billiard.pool import ApplyResult
+from kombu.asynchronous import set_event_loop
+
+from petiole.events.errors import unsupported_pool
+from petiole.tasks.transport import kombu_compat
+
+# Celery's and billiard's objects, of which the stubs describe too little to be checked against.
+TaskPool: TypeAlias = Any
+Processes: TypeAlias = Any
+
+_LOOK_S = 0.02
+
+# The parameters after self; None for an attribute that is not called.
+_POOL_NAMES = {"_cache": None, "_active_writers": None, "_flush_writer": "proc writer"}
+_JOB_NAMES = {"_ack": "i time_accepted pid synqW_fd", "_write_to": None, "_accepted": None}
+_RESULT_HANDLER_NAMES = {
+    "_flush_outqueue": "fd remove process_index on_state_change",
+    "on_state_change": "task",
+    "on_stop_not_started": "",
+}
+
+
+def check_pool(pool: TaskPool) -> None:
+    """Raise UsageError (unsupported_pool) if a private name of the prefork pool is missing or has other parameters."""
+    processes = pool._pool  # noqa: SLF001 - billiard's pool
+    handler = getattr(processes, "_result_handler", None)
+    expected = ((processes, _POOL_NAMES), (ApplyResult({}, None), _JOB_NAMES), (handler, _RESULT_HANDLER_NAMES))
+    for owner, names in expected:
+        for name, difference in kombu_compat.find_changed_names(owner, names):
+            raise unsupported_pool(f"{type(owner).__name__}.{name}", difference, version("celery"))
+
+
+def accept_written_jobs(pool: TaskPool) -> None:
+    """Count what was written to a process as begun, and write the rest of what was written in part.
+
+    Celery takes what no process has confirmed for not begun, and forgets it when it loses the connection or ends: the
+    process runs it nevertheless, waits until its result is read, and the broker delivers it again.
+    """
+    processes = pool._pool  # noqa: SLF001 - billiard's pool; its public methods do not tell
+    for job in tuple(processes._cache.values()):  # noqa: SLF001
+        process, writer = job._write_to, getattr(job, "_writer", None)  # noqa: SLF001
+        if process is None or job._accepted:  # noqa: SLF001
+            continue
+        if writer is not None and writer() in processes._active_writers:  # noqa: SLF001
+            processes._flush_writer(process, writer())  # noqa: SLF001
+        job._ack(None, time.time(), process.pid, None)  # noqa: SLF001
+
+
+def end_without_pauses(pool: TaskPool) -> None:
+    """Have Celery stop the pool without the 1.5 s in which nothing happens. Call it before the pool is stopped.
+
+    - A process that ends writes that it does, and sleeps for a second unless the worker reads it and ends the sleep;
+      Celery's worker reads only while results are missing.
+    - While the worker waits, a thread fires its timers; it sleeps for half a second before it ends. Timers are for the
+      deliveries of the pool: an idle one needs no such thread.
+    """
+    processes = pool._pool  # noqa: SLF001
+    handler = processes._result_handler  # noqa: SLF001
+    handler.on_stop_not_started = partial(_read_until_ended, processes, handler, handler.on_stop_not_started)
+    if not processes._cache:  # noqa: SLF001
+        set_event_loop(None)
+
+
+def _read_until_ended(processes: Processes, handler: Any, read_results: Callable[[], object]) -> None:
+    """Read the missing results, then what the processes write until they have ended."""
+    read_results()
+    for process in tuple(processes._pool):  # noqa: SLF001
+        reader = process.outq._reader  # noqa: SLF001
+        while not reader.closed and process.is_alive():
+            if reader.poll(_LOOK_S):
+                descriptor = reader.fileno()
+                handler._flush_outqueue(descriptor, _ignore, {descriptor: process}, handler.on_state_change)  # noqa: SLF001
+
+
+def _ignore(descriptor: int) -> None:
+    """Do nothing about a pipe that cannot be read: its process is about to end."""
+
+
+def end_if_orphaned(worker_pid: int) -> None:
+    """End this process of a pool if its worker has ended before the system was asked to end both together.
+
+    Celery has the system kill the processes of a pool with their worker. A process asks for it after it was forked: if
+    the worker is killed before, the process would wait for ever if another one of this kind holds its pipe open.
+    """
+    if os.getppid() != worker_pid:
+        os._exit(os.EX_UNAVAILABLE)  # at once: nobody reads what an exit would write, and nothing was begun
