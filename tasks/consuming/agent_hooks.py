@@ -11,6 +11,7 @@ start. A killed process runs no `on_stop`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from billiard import current_process
 from celery import current_app, signals
 
 from petiole.tasks.agents import Agent
+from petiole.tasks.consuming.process_pool import end_if_orphaned
 from petiole.tasks.runtime import BusRuntime, included_agents
 
 
@@ -41,9 +43,12 @@ def connect(bus: BusRuntime) -> None:
 
 
 def _connect(bus: BusRuntime) -> bool:
+    worker_pid = os.getpid()
+
     def on_init(**_: Any) -> None:
         # The solo pool sends the signal too, in the worker itself, where heartbeat.py runs the hooks.
         if current_process().name != "MainProcess" and _is_current(bus):
+            end_if_orphaned(worker_pid)
             run_start_hooks(served_agents(bus))
 
     def on_shutdown(**_: Any) -> None:
