@@ -50,6 +50,8 @@ from petiole.tasks.transport.decompression import limit_decompression
 # Kombu's message; the stubs describe too little of it to check against.
 ReceivedMessage: TypeAlias = Any
 
+CELERY_CONTROL = "celery.worker.consumer.control:Control"
+
 RETRY_DELAY_S = 5.0
 """How long a message waits after its dead letter could not be stored. It counts as prefetched meanwhile."""
 
@@ -70,12 +72,12 @@ class Consumer(CeleryConsumer):
         """Celery's steps and Petiole's."""
 
         default_steps = (
-            *CeleryConsumer.Blueprint.default_steps,
+            *(step for step in CeleryConsumer.Blueprint.default_steps if step != CELERY_CONTROL),
             "petiole.tasks.consuming.announcement:SubscriptionRegistration",
             "petiole.tasks.consuming.heartbeat:Heartbeat",
             "petiole.tasks.consuming.maintenance:WorkerJobs",
             "petiole.tasks.consuming.consumer:LeaseTakeover",
-            "petiole.tasks.consuming.remote_control:RemoteControlLimit",
+            "petiole.tasks.consuming.remote_control:RemoteControl",
         )
 
     app: Any

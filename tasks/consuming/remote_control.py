@@ -1,4 +1,4 @@
-"""Remote control: a broadcast ends no worker.
+"""Remote control: a worker replies once it is ready, and no broadcast ends it.
 
 Celery's remote control obeys whoever can write to the broker, and `app.control.shutdown()` without a destination ends
 all workers of the broker at once. A worker of a bus refuses these commands unless they name it, and logs that it did:
@@ -14,10 +14,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, Final
 
-from celery import bootsteps
+from celery.worker.consumer.control import Control
 
 from petiole.tasks.runtime import bus_of
 
@@ -26,18 +25,25 @@ COMMANDS_TO_NAMED_WORKERS: Final = frozenset({"shutdown", "pool_restart"})
 log = logging.getLogger(__name__)
 
 
-class RemoteControlLimit(bootsteps.StartStopStep):
-    """A step of the consumer's start, after the one that makes the mailbox of remote control."""
+class RemoteControl(Control):
+    """The step of the consumer's start that makes the mailbox of remote control, in place of Celery's.
 
-    requires = ("celery.worker.consumer.control:Control",)
+    It comes after the agents are registered and their `on_start` functions have run: in the gevent pool a greenlet
+    reads the mailbox from then on, and a worker that replies counts as ready.
+    """
 
-    def start(self, consumer: Any) -> None:
-        """Limit the commands of this worker's mailbox."""
-        control = next((step for step in consumer.steps if type(step).__name__ == "Control"), None)
-        if control is None or bus_of(consumer.app).settings.remote_control == "all":
-            return
-        mailbox = control.box.node
-        mailbox.handle_message = limit_broadcasts(partial(type(mailbox).handle_message, mailbox))
+    requires = (
+        "celery.worker.consumer.tasks:Tasks",
+        "petiole.tasks.consuming.announcement:SubscriptionRegistration",
+        "petiole.tasks.consuming.heartbeat:Heartbeat",
+    )
+
+    box: Any  # the stubs leave it out
+
+    def __init__(self, consumer: Any, **options: Any) -> None:
+        super().__init__(consumer, **options)
+        if bus_of(consumer.app).settings.remote_control != "all":
+            self.box.node.handle_message = limit_broadcasts(self.box.node.handle_message)
 
 
 def limit_broadcasts(handle: Callable[..., Any]) -> Callable[..., Any]:

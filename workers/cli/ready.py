@@ -14,7 +14,7 @@ from petiole.workers.observability.readiness import find_readiness_problem
     "--worker", metavar="NODE", help="Require this worker to consume: its node name, or the part before the @."
 )
 def command(queue: str | None, worker: str | None) -> None:
-    """Check that the broker and the state store reply within three seconds; optionally, that a worker consumes.
+    """Check within three seconds that both servers reply and a handler is subscribed; optionally, a worker consumes.
 
     For readiness probes: exits with 0, or with 1 and the reason.
     """

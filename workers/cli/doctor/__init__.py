@@ -15,7 +15,7 @@ from petiole.workers.cli._console import open_console, print_json
 from petiole.workers.cli._options import connected_app, json_option, load_types
 from petiole.workers.cli.doctor.checks import Diagnosis, check_server, find_problems
 from petiole.workers.cli.doctor.facts import read_facts, read_server_facts
-from petiole.workers.observability.readiness import find_readiness_problem
+from petiole.workers.observability.readiness import find_server_problem
 
 
 @click.command
@@ -38,7 +38,7 @@ def _examine() -> list[Diagnosis]:
     try:
         bus = connected_app()
         load_types(bus)
-        if reason := find_readiness_problem(bus):
+        if reason := find_server_problem(bus):
             return _examine_servers(bus) or [_unreachable(reason)]
     except PetioleError as error:
         problem, _, remedy = str(error).partition("; ")
