@@ -17,7 +17,9 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any, TypeAlias
 
-from billiard.pool import ApplyResult
+from billiard.common import TERM_SIGNAL
+from billiard.pool import DEATH, ApplyResult
+from billiard.reduction import ForkingPickler
 from kombu.asynchronous import set_event_loop
 
 from petiole.events.errors import unsupported_pool
@@ -28,15 +30,14 @@ TaskPool: TypeAlias = Any
 Processes: TypeAlias = Any
 
 _LOOK_S = 0.02
+_PIPE_BYTES = 65_536
+_LAST_BYTES = 256
+"""More than the last message of a process has."""
 
 # The parameters after self; None for an attribute that is not called.
 _POOL_NAMES = {"_cache": None, "_active_writers": None, "_flush_writer": "proc writer"}
 _JOB_NAMES = {"_ack": "i time_accepted pid synqW_fd", "_write_to": None, "_accepted": None}
-_RESULT_HANDLER_NAMES = {
-    "_flush_outqueue": "fd remove process_index on_state_change",
-    "on_state_change": "task",
-    "on_stop_not_started": "",
-}
+_RESULT_HANDLER_NAMES = {"on_stop_not_started": ""}
 
 
 def check_pool(pool: TaskPool) -> None:
@@ -75,24 +76,31 @@ def end_without_pauses(pool: TaskPool) -> None:
     """
     processes = pool._pool  # noqa: SLF001
     handler = processes._result_handler  # noqa: SLF001
-    handler.on_stop_not_started = partial(_read_until_ended, processes, handler, handler.on_stop_not_started)
+    handler.on_stop_not_started = partial(_read_until_ended, processes, handler.on_stop_not_started)
     if not processes._cache:  # noqa: SLF001
         set_event_loop(None)
 
 
-def _read_until_ended(processes: Processes, handler: Any, read_results: Callable[[], object]) -> None:
-    """Read the missing results, then what the processes write until they have ended."""
+def _read_until_ended(processes: Processes, read_results: Callable[[], object]) -> None:
+    """Read the missing results, then what the processes write until they have ended.
+
+    The bytes are not parsed: a process that was killed may have written a part of a message. They are read, because a
+    process cannot end before what it writes has room.
+    """
     read_results()
     for process in tuple(processes._pool):  # noqa: SLF001
-        reader = process.outq._reader  # noqa: SLF001
+        reader, last = process.outq._reader, b""  # noqa: SLF001
         while not reader.closed and process.is_alive():
             if reader.poll(_LOOK_S):
-                descriptor = reader.fileno()
-                handler._flush_outqueue(descriptor, _ignore, {descriptor: process}, handler.on_state_change)  # noqa: SLF001
+                last = (last + os.read(reader.fileno(), _PIPE_BYTES))[-_LAST_BYTES:]
+                if last.endswith(_last_messages(process.pid)):
+                    os.kill(process.pid, TERM_SIGNAL)  # ends the sleep, as billiard does
 
 
-def _ignore(descriptor: int) -> None:
-    """Do nothing about a pipe that cannot be read: its process is about to end."""
+def _last_messages(pid: int) -> tuple[bytes, ...]:
+    """Return what a process writes before it sleeps: after it was told that no work follows, and after SIGTERM."""
+    pickler: Any = ForkingPickler  # the stubs describe Python's
+    return tuple(bytes(pickler.dumps((DEATH, (pid, code)))) for code in (os.EX_OK, TERM_SIGNAL - 256))
 
 
 def end_if_orphaned(worker_pid: int) -> None:
