@@ -14,6 +14,7 @@ from typing import Any
 
 from celery import bootsteps
 from celery.concurrency.prefork import TaskPool as ProcessPool
+from celery.worker import state
 
 from petiole.events.subscriptions import Subscription
 from petiole.tasks.consuming.periodic_job import PeriodicJob
@@ -45,7 +46,8 @@ class SubscriptionRegistration(bootsteps.StartStopStep):
         self._reported: set[str] = set()
 
     def start(self, consumer: Any) -> None:
-        """Register the agents that this worker serves."""
+        """Register the agents that this worker serves, unless it was told to end while it connected."""
+        state.maybe_shutdown()
         bus = bus_of(consumer.app)
         if self._version is not None:
             self.restore(bus)

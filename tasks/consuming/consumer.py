@@ -101,6 +101,7 @@ class Consumer(CeleryConsumer):
 
         RabbitMQ closes the channel of a worker whose handler runs for longer than its `consumer_timeout`.
         """
+        state.maybe_shutdown()  # SIGQUIT during the start has stopped the pool
         try:
             run(*arguments)
         except ChannelError as error:

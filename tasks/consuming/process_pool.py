@@ -57,6 +57,8 @@ def accept_written_jobs(pool: TaskPool) -> None:
     process runs it nevertheless, waits until its result is read, and the broker delivers it again.
     """
     processes = pool._pool  # noqa: SLF001 - billiard's pool; its public methods do not tell
+    if processes is None:
+        return  # SIGQUIT: Celery stops the pool in its signal handler
     for job in tuple(processes._cache.values()):  # noqa: SLF001
         process, writer = job._write_to, getattr(job, "_writer", None)  # noqa: SLF001
         if process is None or job._accepted:  # noqa: SLF001
@@ -75,6 +77,8 @@ def end_without_pauses(pool: TaskPool) -> None:
       deliveries of the pool: an idle one needs no such thread.
     """
     processes = pool._pool  # noqa: SLF001
+    if processes is None:
+        return
     handler = processes._result_handler  # noqa: SLF001
     handler.on_stop_not_started = partial(_read_until_ended, processes, handler.on_stop_not_started)
     if not processes._cache:  # noqa: SLF001

@@ -1,0 +1,55 @@
+"""A worker that is told to end at once (SIGQUIT), whatever it does at the moment."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from tests.support.polling import PATIENCE
+
+# Sends the signal while the worker starts: when it is about to connect, or about to run its event loop.
+AGENT = """
+import os
+import signal
+from celery.worker.consumer.connection import Connection
+from petiole.events import Event
+from petiole.tasks import Agent
+from petiole.tasks.consuming.heartbeat import Heartbeat
+
+agent = Agent("clerk")
+
+@agent.on("message.note")
+def note(event: Event) -> None: ...
+
+step = {{"connecting": Connection, "registered": Heartbeat}}.get("{moment}", Heartbeat)
+start = step.start
+
+def quit(self, consumer):
+    if "{moment}" != "running":
+        os.kill(os.getpid(), signal.SIGQUIT)
+    start(self, consumer)
+
+step.start = quit
+"""
+
+
+@pytest.mark.parametrize(
+    "moment",
+    ["running", pytest.param("registered", marks=pytest.mark.long), pytest.param("connecting", marks=pytest.mark.long)],
+)
+def test_a_prefork_worker_that_is_told_to_end_at_once_says_so_and_reports_no_error(node, inside, moment):
+    node.module("agent_clerk", AGENT.format(moment=moment))
+    node.environment["PETIOLE_AGENTS"] = "agent_clerk"
+    if moment == "running":
+        worker = node.worker("w", "--pool", "prefork", "-c", "2")
+        worker.send_signal(signal.SIGQUIT)
+    else:
+        worker = node.start("celery", "-A", "workers", "worker", "-c", "2", "--without-mingle")
+
+    worker.wait(timeout=20 * PATIENCE)
+
+    assert "Cold shutdown" in node.logs()
+    assert "Traceback" not in node.logs()
+    told = [topic for topic in inside.topics() if topic.startswith("agent.")]
+    assert moment == "connecting" or told[-2:] == ["agent.stopping", "agent.stopped"]
