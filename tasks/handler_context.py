@@ -24,9 +24,12 @@ class Context(CurrentDelivery):
         """The agent's state, shared by all its workers."""
         return AgentState(self)
 
-    def stream_response(self) -> ResponseStream:
-        """Open a response stream, to which an `async def` handler writes text (tasks/streaming/writer.py)."""
-        return ResponseStream(self)
+    def stream_response(self, *, stops_at_speech: bool = False) -> ResponseStream:
+        """Open a response stream, to which an `async def` handler writes text (tasks/streaming/writer.py).
+
+        With `stops_at_speech`, speech of the user interrupts it, whatever `on_busy` is.
+        """
+        return ResponseStream(self, stops_at_speech)
 
     def flow(self) -> list[Event]:
         """Read the events of this flow (same correlation id), oldest first.

