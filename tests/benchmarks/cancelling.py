@@ -192,14 +192,12 @@ class Cancelled:
 
 def measure(tries: int = TRIES) -> list[Cancelled]:
     """Cancel flows in each phase; the first of each phase loads what it needs, and is not returned."""
-    with serving(lambda _: words("on and " * 400, 0.1)) as endpoint, a_system(**environment(endpoint)) as (node, *rest):
-        system = System(node, *rest, endpoint)
-        for name, source in MODULES.items():
-            node.module(name, source)
-        node.worker("team", "--pool", "prefork", "--concurrency", "4")
-        node.environment.update(PETIOLE_AGENTS="one_slot", PETIOLE_TOOLS="")
-        node.worker("counter")
-        wait_until(system.is_idle, 60, node.logs)
+    with (
+        serving(lambda _: words("on and " * 400, 0.1)) as endpoint,
+        a_system(**environment(endpoint)) as (node, inside, bus),
+    ):
+        system = System(node, inside, bus, endpoint)
+        start_workers(system)
         stopped = {(phase, number): cancel(system, phase, number) for phase in PHASES for number in range(tries + 1)}
         # All are read at the end: what is said late is seen, too.
         return [
@@ -207,6 +205,17 @@ def measure(tries: int = TRIES) -> list[Cancelled]:
             for (phase, number), stopped_s in stopped.items()
             if number
         ]
+
+
+def start_workers(system: System) -> None:
+    """Start a worker of the team, and one with a single slot."""
+    node = system.node
+    for name, source in MODULES.items():
+        node.module(name, source)
+    node.worker("team", "--pool", "prefork", "--concurrency", "4")
+    node.environment.update(PETIOLE_AGENTS="one_slot", PETIOLE_TOOLS="")
+    node.worker("counter")
+    wait_until(system.is_idle, 60, node.logs)
 
 
 def environment(endpoint: Endpoint) -> dict[str, str]:
