@@ -108,7 +108,7 @@ class ModelRequest(Content):
 
 
 class FormattedResponse(Content):
-    """A response for a channel. `parts` has references to content that is not text."""
+    """A response for a channel. `parts` has content that is not text: {"url", "filename", "media_type"} or {"data"}."""
 
     text: Text
     channel: str | None = None

@@ -17,25 +17,18 @@ Source: A2A 1.0.
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncGenerator, Collection, Iterator
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator
 from contextlib import aclosing, contextmanager
-from functools import partial
-from hashlib import sha256
-from http import HTTPStatus
-from typing import Final, NoReturn
+from functools import partial, wraps
+from typing import Any, Final, NoReturn
 
 from a2a.helpers import get_data_parts
 from a2a.server.context import ServerCallContext
 from a2a.server.request_handlers.request_handler import RequestHandler, validate_request_params
-from a2a.server.request_handlers.response_helpers import agent_card_to_dict, build_error_response
+from a2a.server.request_handlers.response_helpers import build_error_response
 from a2a.server.routes import DefaultServerCallContextBuilder
 from a2a.server.routes.jsonrpc_dispatcher import JsonRpcDispatcher
 from a2a.types import (
-    AgentCapabilities,
-    AgentCard,
-    AgentInterface,
-    AgentSkill,
     CancelTaskRequest,
     DeleteTaskPushNotificationConfigRequest,
     GetTaskPushNotificationConfigRequest,
@@ -69,10 +62,10 @@ from petiole.events.errors import PetioleError, UsageError
 from petiole.events.texts import error_text
 from petiole.tasks.operations.flow_cancellation import cancel_flow
 from petiole.tasks.runtime import BusRuntime
+from petiole.workers.gateways.a2a_card import answer_card
 from petiole.workers.gateways.a2a_push_configs import (
     check_config,
     find_config,
-    is_push_offered,
     list_configs,
     remove_config,
     save_config,
@@ -91,7 +84,6 @@ from petiole.workers.gateways.messages import caller_of, derive_message_id, subm
 from petiole.workers.gateways.problems import RequestRefused, read_json_body
 from petiole.workers.tools import approvals
 
-_CARD_MAX_AGE_S: Final = 60
 _DECISIONS: Final = {"yes": True, "approve": True, "approved": True, "no": False, "deny": False, "denied": False}
 _PAGE_SIZE: Final = 50
 _MAX_PAGE_SIZE: Final = 100
@@ -103,13 +95,7 @@ def routes(bus: BusRuntime) -> list[BaseRoute]:
     """Build the routes of the card and of JSON-RPC."""
 
     async def card(request: Request) -> Response:
-        base = str(request.base_url).rstrip("/")
-        has_push = await asyncio.to_thread(is_push_offered, bus)
-        body = json.dumps(agent_card_to_dict(build_card(f"{base}/a2a", has_push=has_push))).encode()
-        headers = {"Cache-Control": f"max-age={_CARD_MAX_AGE_S}", "ETag": f'"{sha256(body).hexdigest()[:32]}"'}
-        if headers["ETag"] in request.headers.get("if-none-match", ""):
-            return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
-        return Response(body, headers=headers, media_type="application/json")
+        return await answer_card(bus, request)
 
     async def call(request: Request) -> Response:
         try:
@@ -127,24 +113,17 @@ def routes(bus: BusRuntime) -> list[BaseRoute]:
     ]
 
 
-def build_card(url: str, *, has_push: bool) -> AgentCard:
-    """Build the card of the agents at a URL. It promises what this gateway has, and no more."""
-    skill = AgentSkill(
-        id="converse",
-        name="Converse",
-        description="Answers messages, and calls the tools of its agents.",
-        tags=["conversation", "tools"],
-    )
-    return AgentCard(
-        name="Petiole",
-        description="Agents on an event backbone.",
-        version="1.0",
-        supported_interfaces=[AgentInterface(url=url, protocol_binding="JSONRPC", protocol_version="1.0")],
-        capabilities=AgentCapabilities(streaming=True, push_notifications=has_push, extended_agent_card=False),
-        default_input_modes=["text/plain", "application/json"],
-        default_output_modes=["text/plain", "application/json"],
-        skills=[skill],
-    )
+def _about_known_task(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Refuse a request about a task that is not kept, or is another user's."""
+
+    @validate_request_params
+    @wraps(method)
+    async def checked(self: FlowTasks, params: Any, context: ServerCallContext) -> Any:
+        del context
+        await asyncio.to_thread(self._find, params.task_id)
+        return await method(self, params)
+
+    return checked
 
 
 class FlowTasks(RequestHandler):
@@ -212,42 +191,32 @@ class FlowTasks(RequestHandler):
         await asyncio.to_thread(partial(cancel_flow, params.id, by="a2a", bus=self._bus))
         return (await asyncio.to_thread(self._find, params.id)).build_task()
 
-    @validate_request_params
+    @_about_known_task
     async def on_create_task_push_notification_config(
-        self, params: TaskPushNotificationConfig, context: ServerCallContext
+        self, params: TaskPushNotificationConfig
     ) -> TaskPushNotificationConfig:
         """Save where a client wants to be notified of a task."""
-        del context
-        await asyncio.to_thread(self._find, params.task_id)
         config = await check_config(self._bus, params.task_id, params)
         await asyncio.to_thread(save_config, self._bus, config)
         return config
 
-    @validate_request_params
+    @_about_known_task
     async def on_get_task_push_notification_config(
-        self, params: GetTaskPushNotificationConfigRequest, context: ServerCallContext
+        self, params: GetTaskPushNotificationConfigRequest
     ) -> TaskPushNotificationConfig:
         """Return a configuration."""
-        del context
-        await asyncio.to_thread(self._find, params.task_id)
         return await find_config(self._bus, params.task_id, params.id)
 
-    @validate_request_params
+    @_about_known_task
     async def on_list_task_push_notification_configs(
-        self, params: ListTaskPushNotificationConfigsRequest, context: ServerCallContext
+        self, params: ListTaskPushNotificationConfigsRequest
     ) -> ListTaskPushNotificationConfigsResponse:
         """Return all configurations of a task, which are few, on one page."""
-        del context
-        await asyncio.to_thread(self._find, params.task_id)
         return ListTaskPushNotificationConfigsResponse(configs=await list_configs(self._bus, params.task_id))
 
-    @validate_request_params
-    async def on_delete_task_push_notification_config(
-        self, params: DeleteTaskPushNotificationConfigRequest, context: ServerCallContext
-    ) -> None:
+    @_about_known_task
+    async def on_delete_task_push_notification_config(self, params: DeleteTaskPushNotificationConfigRequest) -> None:
         """Remove a configuration."""
-        del context
-        await asyncio.to_thread(self._find, params.task_id)
         await remove_config(self._bus, params.task_id, params.id)
 
     async def on_get_extended_agent_card(self, *_: object) -> NoReturn:

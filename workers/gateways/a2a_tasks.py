@@ -1,8 +1,8 @@
 """A task of A2A: a flow as the protocol's task, and the changes of the task as the protocol's events.
 
-Each text of the answer is an artifact. A text that was retracted is replaced: its artifact is sent anew. A tool call
-that needs approval makes the task `input required`; its message has the call, and the decision is a message with
-{"approved": true} or {"approved": false} as data.
+Each text of the answer is an artifact, and so is each of its files and data. A text that was retracted is replaced: its
+artifact is sent anew. A tool call that needs approval makes the task `input required`; its message has the call, and
+the decision is a message with {"approved": true} or {"approved": false} as data.
 
 Source: A2A 1.0, section 4, Protocol data model.
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, TypeAlias
 
-from a2a.helpers import new_data_part, new_text_part
+from a2a.helpers import new_data_part, new_text_part, new_url_part
 from a2a.types import (
     Artifact,
     Message,
@@ -39,10 +39,12 @@ from petiole.workers.gateways.flows import (
     FlowPosition,
     FlowStep,
     FlowTranslator,
+    PartsAdded,
     TextAdded,
     TextEnded,
     TextRetracted,
     ToolCalled,
+    read_first_event,
 )
 
 TaskUpdate: TypeAlias = TaskStatusUpdateEvent | TaskArtifactUpdateEvent
@@ -68,6 +70,7 @@ class FlowTask:
     message: Message
     state: TaskState = TaskState.TASK_STATE_SUBMITTED
     texts: list[str] = field(default_factory=list)
+    parts: list[Artifact] = field(default_factory=list)
     pending: dict[str, ApprovalRequest] = field(default_factory=dict)
     updated_at: datetime | None = None
     _translator: FlowTranslator = field(default_factory=FlowTranslator)
@@ -109,20 +112,12 @@ class FlowTask:
 
     def _apply(self, step: FlowStep) -> Iterator[TaskUpdate]:
         match step:
-            case TextAdded():
-                is_new = not self._is_open
-                if is_new:
-                    self.texts.append("")
-                    self._is_open = True
-                has_text = bool(self.texts[-1])
-                self.texts[-1] += step.text
-                yield self._artifact_update(step.text, append=has_text)
-            case TextEnded():
-                self._is_open = False
-                yield self._artifact_update("", append=True, last_chunk=True)
-            case TextRetracted():
-                # The next text replaces it: it stays open, and is empty.
-                self.texts[-1] = ""
+            case TextAdded() | TextEnded() | TextRetracted():
+                yield from self._apply_text(step)
+            case PartsAdded():
+                self.parts = [build_part_artifact(number, part) for number, part in enumerate(step.parts, 1)]
+                for artifact in self.parts:
+                    yield self._wrap_artifact(artifact, append=False, last_chunk=True)
             case ToolCalled() if not self.pending:
                 yield self._set_state(TaskState.TASK_STATE_WORKING)
             case ApprovalNeeded():
@@ -137,6 +132,22 @@ class FlowTask:
             case FlowEnded():
                 yield self._set_state(_STATE_BY_REASON[step.reason])
 
+    def _apply_text(self, step: TextAdded | TextEnded | TextRetracted) -> Iterator[TaskUpdate]:
+        match step:
+            case TextAdded():
+                if not self._is_open:
+                    self.texts.append("")
+                    self._is_open = True
+                has_text = bool(self.texts[-1])
+                self.texts[-1] += step.text
+                yield self._artifact_update(step.text, append=has_text)
+            case TextEnded():
+                self._is_open = False
+                yield self._artifact_update("", append=True, last_chunk=True)
+            case TextRetracted():
+                # The next text replaces it: it stays open, and is empty.
+                self.texts[-1] = ""
+
     def _set_state(self, state: TaskState) -> TaskStatusUpdateEvent:
         self.state = state
         return TaskStatusUpdateEvent(task_id=self.flow_id, context_id=self.stream_id, status=self._status())
@@ -149,25 +160,36 @@ class FlowTask:
 
     def _artifact_update(self, text: str, *, append: bool, last_chunk: bool = False) -> TaskArtifactUpdateEvent:
         artifact = Artifact(artifact_id=f"answer-{len(self.texts)}", name="answer", parts=[new_text_part(text)])
+        return self._wrap_artifact(artifact, append=append, last_chunk=last_chunk)
+
+    def _wrap_artifact(self, artifact: Artifact, *, append: bool, last_chunk: bool) -> TaskArtifactUpdateEvent:
         return TaskArtifactUpdateEvent(
             task_id=self.flow_id, context_id=self.stream_id, artifact=artifact, append=append, last_chunk=last_chunk
         )
 
     def build_task(self, history_length: int | None = None, *, has_artifacts: bool = True) -> Task:
         """Build the protocol's task, with its text so far."""
-        artifacts = [
+        texts = [
             Artifact(artifact_id=f"answer-{number}", name="answer", parts=[new_text_part(text)])
             for number, text in enumerate(self.texts, 1)
-            if text and has_artifacts
+            if text
         ]
         history = [] if history_length == 0 else [self.message]
         return Task(
             id=self.flow_id,
             context_id=self.stream_id,
             status=self._status(),
-            artifacts=artifacts,
+            # Clients look for a file or data in the first artifact; texts they join.
+            artifacts=[*self.parts, *texts] if has_artifacts else [],
             history=history,
         )
+
+
+def build_part_artifact(number: int, part: dict[str, object]) -> Artifact:
+    """Build the artifact of a part of an answer: a file if it has a `url`, otherwise data."""
+    url, media_type, filename = (str(part.get(key) or "") for key in ("url", "media_type", "filename"))
+    built = new_url_part(url, media_type, filename) if url else new_data_part(part.get("data", part))
+    return Artifact(artifact_id=f"part-{number}", name=filename or "part", parts=[built])
 
 
 def build_approval_message(stream_id: str, flow_id: str, approval: ApprovalRequest) -> Message:
@@ -186,8 +208,7 @@ def build_approval_message(stream_id: str, flow_id: str, approval: ApprovalReque
 def read_task(bus: BusRuntime, task_id: str) -> FlowTask:
     """Read a task from the history. Raises TaskNotFoundError."""
     with bus.state_store_access(f"reading the task {task_id!r}"):
-        flow = bus.event_registry.read_known(each.document_or_stub for each in bus.stores.history.read_flow(task_id))
-        message = next((event for event in flow if event.event_id == task_id), None)
+        message = read_first_event(bus, task_id)
         if not isinstance(message, TextMessageEvent):
             raise TaskNotFoundError(message=f"no task {task_id!r} is kept; its history may have been removed")
         task = FlowTask(FlowPosition(bus, message.stream_id, task_id), _build_message(message))

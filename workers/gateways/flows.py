@@ -129,6 +129,13 @@ class ApprovalEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class PartsAdded:
+    """Files and data that belong to the answer."""
+
+    parts: Sequence[dict[str, object]]
+
+
+@dataclass(frozen=True, slots=True)
 class PhaseChanged:
     """The agents have classified the message, or a model writes."""
 
@@ -153,6 +160,7 @@ FlowStep: TypeAlias = (
     | ToolEnded
     | ApprovalNeeded
     | ApprovalEnded
+    | PartsAdded
     | PhaseChanged
     | FlowEnded
 )
@@ -174,6 +182,13 @@ async def follow_flow(position: FlowPosition, *, timeout_s: float = SILENCE_TIME
                 if time.monotonic() - last_item_at >= timeout_s:
                     raise StreamTimeout(stream_id, timeout_s, position.chunk)
                 await bus.stores.response_streams.wait_async(client, stream_id, after=position.chunk, timeout_s=POLL_S)
+
+
+def read_first_event(bus: BusRuntime, flow_id: str) -> Event | None:
+    """Read the event that began a flow, which has its id, from the history; None if it is not kept."""
+    recorded = bus.stores.history.read_flow(flow_id)
+    events = bus.event_registry.read_known(each.document_or_stub for each in recorded)
+    return next((event for event in events if event.event_id == flow_id), None)
 
 
 @dataclass(slots=True)
@@ -259,6 +274,8 @@ class FlowTranslator:
             case ResponseReadyEvent():
                 if self._answer != event.content.text:
                     yield from self.replace_text(event.event_id, event.content.text, is_whole=True)
+                if event.content.parts:
+                    yield PartsAdded(event.content.model_dump(mode="json")["parts"])
                 yield FlowEnded("answered")
 
     def _add_chunk(self, chunk: Chunk) -> Iterator[FlowStep]:

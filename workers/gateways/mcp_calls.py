@@ -34,6 +34,7 @@ from petiole.workers.gateways.flows import (
     TextEnded,
     ToolEnded,
     follow_flow,
+    read_first_event,
 )
 
 SOURCE: Final = "mcp"
@@ -151,9 +152,7 @@ class FlowCall:
 def find_call(bus: BusRuntime, call_id: str) -> FlowCall | None:
     """Read a call from the history; None if there is none of this id."""
     with bus.state_store_access(f"reading the call {call_id!r}"):
-        recorded = bus.stores.history.read_flow(call_id)
-        events = bus.event_registry.read_known(each.document_or_stub for each in recorded)
-        first = next((event for event in events if event.event_id == call_id), None)
+        first = read_first_event(bus, call_id)
         if not isinstance(first, CallEvent) or first.context.source != SOURCE:
             return None
         call = FlowCall(bus, first)

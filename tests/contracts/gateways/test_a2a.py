@@ -28,9 +28,12 @@ from a2a.types import (
     TaskState,
 )
 from a2a.utils.errors import A2AError
-from google.protobuf.json_format import Parse
+from google.protobuf.json_format import MessageToDict, Parse
 
+from petiole.events import FormattedResponse, ResponseReadyEvent, TextMessageEvent
 from petiole.events.errors import ProviderRefused, UsageError
+from petiole.tasks import Agent
+from petiole.tasks.testing import EventTestHarness
 from petiole.workers.gateways.a2a_push import post_task
 from petiole.workers.gateways.application import create_application
 from petiole.workers.gateways.push_targets import resolve_target
@@ -97,6 +100,30 @@ def test_a_task_asks_for_approval_is_granted_and_answers_and_is_one_however_ofte
         assert [task.id for task in listed.tasks] == [task_id]
 
     with_client(url, act)
+
+
+def test_files_and_data_of_an_answer_are_artifacts() -> None:
+    clerk = Agent("clerk")
+    file = {"url": "https://example.com/bill.pdf", "filename": "bill.pdf", "media_type": "application/pdf"}
+
+    @clerk.on("input.message.received")
+    def answer(event: TextMessageEvent) -> ResponseReadyEvent:
+        content = FormattedResponse(text="Your bill", parts=(file, {"data": {"total": 42}}))
+        return event.caused(ResponseReadyEvent, content=content)
+
+    async def act(client: Client) -> None:
+        seen = await send(client, a_request())
+        task = await client.get_task(GetTaskRequest(id=seen[0].task.id))
+
+        streamed = [each.artifact_update.artifact for each in seen if each.HasField("artifact_update")]
+        for artifacts in (streamed[-2:], list(task.artifacts)[:2]):
+            (bill,), (total,) = [artifact.parts for artifact in artifacts]
+            assert {"url": bill.url, "filename": bill.filename, "media_type": bill.media_type} == file
+            assert MessageToDict(total.data) == {"total": 42}
+        assert "Your bill" in text_of_task([StreamResponse(task=task)])
+
+    with EventTestHarness([clerk]) as team, serving(create_application(team.bus, trusts_loopback=True)) as url:
+        with_client(url, act)
 
 
 def test_what_is_not_offered_is_refused_and_not_promised(served_team):
