@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from enum import IntEnum
 from hashlib import sha1
 from typing import Annotated
-from uuid import NAMESPACE_OID, UUID, uuid5
+from uuid import NAMESPACE_OID, NAMESPACE_URL, UUID, uuid5
 
 from pydantic import AfterValidator, StringConstraints
 
@@ -88,6 +88,11 @@ class ReservedIndex(IntEnum):
 def emitted_event_id(delivery: str, index: int) -> str:
     """Derive the id of the n-th event (from 0) that a delivery emits, so that a retry emits it under the same id."""
     return str(uuid5(UUID(delivery), str(index)))
+
+
+def derived_event_id(*facts: object) -> str:
+    """Derive an event id from the facts that make the event the same one, so that it is published once."""
+    return str(uuid5(NAMESPACE_URL, repr(facts)))
 
 
 def new_traceparent(event_id: str) -> str:

@@ -15,7 +15,6 @@ import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from functools import cache, partial
-from uuid import NAMESPACE_URL, uuid5
 
 from petiole.events.catalog.input import AudioChunkEvent, TextMessageEvent
 from petiole.events.catalog.session import StreamEndedEvent
@@ -37,7 +36,7 @@ from petiole.events.catalog.stream import (
 from petiole.events.content import ChunkRange, TextContent
 from petiole.events.errors import InvalidEvent, LeaseLost, SessionEnded
 from petiole.events.event import MAX_PRIORITY, MIN_PRIORITY, Event
-from petiole.events.ids import emitted_event_id
+from petiole.events.ids import derived_event_id, emitted_event_id
 from petiole.tasks import Agent, Context, RetryPolicy, publish, record_session_event
 from petiole.workers.settings import WorkerSettings
 from petiole.workers.state import team_state
@@ -145,10 +144,8 @@ def request_check(event: Event, context: Context, state: AudioState) -> None:
     """Have the stream checked later, for chunks that do not arrive."""
     # Checks follow one another for as long as somebody speaks, which is no chain of events.
     check = event.caused(AudioCheckDueEvent, hops=0, content=AudioWait(revision=state.revision))
-    publish(
-        check.copy_with_valid({"event_id": str(uuid5(NAMESPACE_URL, f"check {context.delivery_id}"))}),
-        delay=WorkerSettings().audio_timeout_s,
-    )
+    check = check.copy_with_valid({"event_id": derived_event_id("check", context.delivery_id)})
+    publish(check, delay=WorkerSettings().audio_timeout_s)
 
 
 def build_gap_detected(event: Event, gap: Gap) -> GapDetectedEvent:
@@ -172,7 +169,7 @@ def build_event(event: Event, audio: StreamAudio, signal: SpeechSignal, sequence
 def build_speech_captured(event: Event, audio: StreamAudio, signal: SpeechSignal, sequence: int) -> SpeechCapturedEvent:
     """Build the event with the audio of an utterance. It starts a flow of its own, named after the utterance."""
     state = audio.state
-    utterance_id = str(uuid5(NAMESPACE_URL, repr((event.stream_id, "utterance", signal.start))))
+    utterance_id = derived_event_id(event.stream_id, "utterance", signal.start)
     content = CapturedSpeech(
         data=audio.read(state.sample_of_frame(signal.start), state.sample_of_frame(signal.frame)),
         sample_rate=state.sample_rate,

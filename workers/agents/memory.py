@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from uuid import NAMESPACE_URL, uuid5
 
 from petiole.events.catalog.input import TextMessageEvent
 from petiole.events.catalog.memory import (
@@ -33,6 +32,7 @@ from petiole.events.catalog.memory import (
 from petiole.events.catalog.orchestrator import ContextRequest, ContextRequestedEvent
 from petiole.events.catalog.session import StreamEndedEvent
 from petiole.events.event import Event
+from petiole.events.ids import derived_event_id
 from petiole.tasks import Agent, Context
 from petiole.tasks.publishing.redaction import redact_event
 from petiole.workers.retrieval import Retriever, configured_retriever, warm_up_retrieval
@@ -272,8 +272,3 @@ def sum_consolidations(parts: Iterable[Consolidation]) -> Consolidation:
         merged=sum(result.merged for result in results),
         dropped=sum(result.dropped for result in results),
     )
-
-
-def derived_event_id(*parts: str) -> str:
-    """Derive an event id from the event's facts, so that repeating it publishes the same event."""
-    return str(uuid5(NAMESPACE_URL, repr(parts)))

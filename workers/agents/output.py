@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
-from uuid import NAMESPACE_URL, uuid5
 
 from petiole.events.catalog.input import TextMessageEvent
 from petiole.events.catalog.llm import ResponseGeneratedEvent
@@ -30,6 +29,7 @@ from petiole.events.catalog.output import (
 from petiole.events.catalog.proactive import InterventionNeededEvent, ProactiveSuggestionEvent
 from petiole.events.errors import Permanent, PetioleError, ProviderUnavailable, RetryLater, error_type_of
 from petiole.events.event import Event
+from petiole.events.ids import derived_event_id
 from petiole.events.texts import error_text
 from petiole.tasks import Agent, Context, RetryPolicy, idempotent, later, publish
 from petiole.workers.channels import OutputChannel, open_channels
@@ -190,4 +190,4 @@ def build_suggestion_dropped(event: ProactiveSuggestionEvent) -> SuggestionDropp
 
 def message_event_id(message_id: str, channel: OutputChannel, step: str) -> str:
     """Derive the event id of a step from message and channel, so that several attempts publish it once."""
-    return str(uuid5(NAMESPACE_URL, repr((message_id, channel.name, step))))
+    return derived_event_id(message_id, channel.name, step)

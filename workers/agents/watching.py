@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import importlib.util
 from typing import Final
-from uuid import NAMESPACE_URL, uuid5
 
 from petiole.events.catalog.input import VideoFrameEvent
 from petiole.events.catalog.stream import SceneChange, SceneChangedEvent
+from petiole.events.ids import derived_event_id
 from petiole.tasks import Agent, Context
 from petiole.workers.state import team_state
 from petiole.workers.state.scenes import Scene
@@ -49,7 +49,7 @@ def build_scene_changed(event: VideoFrameEvent, scene: Scene) -> SceneChangedEve
     """Build the event for a change; None for the first scene. Its id derives from the scene before: it changes once."""
     if scene.previous_sequence is None:
         return None
-    event_id = str(uuid5(NAMESPACE_URL, repr((event.stream_id, "scene after", scene.previous_sequence))))
+    event_id = derived_event_id(event.stream_id, "scene after", scene.previous_sequence)
     content = SceneChange(sequence=scene.sequence, difference=scene.difference)
     return event.caused(SceneChangedEvent, event_id=event_id, content=content)
 

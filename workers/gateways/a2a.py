@@ -59,6 +59,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Scope
 
 from petiole.events.errors import PetioleError, UsageError
+from petiole.events.ids import derived_event_id
 from petiole.events.texts import error_text
 from petiole.tasks.operations.flow_cancellation import cancel_flow
 from petiole.tasks.runtime import BusRuntime
@@ -80,7 +81,7 @@ from petiole.workers.gateways.a2a_tasks import (
 )
 from petiole.workers.gateways.flows import follow_flow
 from petiole.workers.gateways.identities import IDENTITY, check_stream, may_use_stream
-from petiole.workers.gateways.messages import caller_of, derive_message_id, submit_message, user_of
+from petiole.workers.gateways.messages import caller_of, submit_message, user_of
 from petiole.workers.gateways.problems import RequestRefused, read_json_body
 from petiole.workers.tools import approvals
 
@@ -227,8 +228,8 @@ class FlowTasks(RequestHandler):
         scope: Scope = context.state.get(_SCOPE, {})
         message = params.message
         # Derived, so that a message without a context is one task too, however often it is sent.
-        stream_id = message.context_id or derive_message_id("a2a context", message.message_id)
-        task_id = message.task_id or derive_message_id("a2a", stream_id, message.message_id)
+        stream_id = message.context_id or derived_event_id("a2a context", message.message_id)
+        task_id = message.task_id or derived_event_id("a2a", stream_id, message.message_id)
         config = None
         if params.configuration.HasField("task_push_notification_config"):
             config = await check_config(self._bus, task_id, params.configuration.task_push_notification_config)

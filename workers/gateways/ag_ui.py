@@ -42,6 +42,7 @@ from starlette.routing import BaseRoute, Route
 from petiole.events.catalog.input import TextMessageEvent
 from petiole.events.catalog.orchestrator import ResponseReadyEvent
 from petiole.events.errors import BrokerUnavailable, StateStoreUnavailable, StreamTimeout, UsageError
+from petiole.events.ids import derived_event_id
 from petiole.events.texts import error_text
 from petiole.tasks.operations.flow_cancellation import cancel_flow
 from petiole.tasks.runtime import BusRuntime
@@ -49,7 +50,7 @@ from petiole.tasks.stores.history import HISTORY_START
 from petiole.workers.gateways.ag_ui_run import AgUiRun, RunCursor, messages_before_run
 from petiole.workers.gateways.flows import FlowPosition, follow_flow
 from petiole.workers.gateways.identities import MAX_STREAM_ID_LENGTH, check_stream
-from petiole.workers.gateways.messages import caller_of, derive_message_id, is_published, submit_message, user_of
+from petiole.workers.gateways.messages import caller_of, is_published, submit_message, user_of
 from petiole.workers.gateways.problems import RequestRefused, answer_problems, invalid_body, read_json_body
 from petiole.workers.gateways.server_sent_events import event_response
 from petiole.workers.tools import approvals
@@ -103,7 +104,7 @@ def routes(bus: BusRuntime) -> list[BaseRoute]:
 
 def flow_of(thread_id: str, run_id: str) -> str:
     """Return the id of the flow of a run."""
-    return derive_message_id("ag-ui", thread_id, run_id)
+    return derived_event_id("ag-ui", thread_id, run_id)
 
 
 def find_run(bus: BusRuntime, request: Request, *, is_write: bool = False) -> tuple[str, str, str]:

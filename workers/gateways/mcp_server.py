@@ -40,7 +40,7 @@ from petiole.events.catalog.request import RequestContent, RequestEvent
 from petiole.events.catalog.tools import ToolExecution, ToolExecutionRequestedEvent
 from petiole.events.errors import PetioleError, UsageError
 from petiole.events.event import EventContext
-from petiole.events.ids import new_event_id
+from petiole.events.ids import derived_event_id, new_event_id
 from petiole.events.texts import error_text
 from petiole.events.topics import is_topic
 from petiole.tasks.publishing.commit import commit
@@ -50,7 +50,7 @@ from petiole.tasks.runtime import BusRuntime
 from petiole.workers.gateways.identities import IDENTITY, check_stream
 from petiole.workers.gateways.mcp_calls import SOURCE, build_result, find_call
 from petiole.workers.gateways.mcp_tasks import CallTasks, accepts_tasks
-from petiole.workers.gateways.messages import derive_message_id, publish_event, submit_message, user_of
+from petiole.workers.gateways.messages import publish_event, submit_message, user_of
 from petiole.workers.gateways.problems import RequestRefused
 from petiole.workers.gateways.tokens import Identity
 from petiole.workers.tools import installed_tools
@@ -154,7 +154,7 @@ class AgentTools:
         """Publish a message of a user, and return the id of its flow."""
         stream_id, message_id = _text(arguments, "stream_id"), str(arguments.get("message_id") or new_event_id())
         check_stream(self._bus, self._scope, stream_id, is_write=True)
-        flow_id, text = derive_message_id("mcp", stream_id, message_id), _text(arguments, "text")
+        flow_id, text = derived_event_id("mcp", stream_id, message_id), _text(arguments, "text")
         user_id = user_of(self._scope)
         return submit_message(self._bus, text, stream_id, user_id=user_id, message_id=flow_id, source=SOURCE)
 

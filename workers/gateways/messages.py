@@ -14,7 +14,6 @@ from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Final
 from urllib.parse import quote
-from uuid import NAMESPACE_URL, uuid5
 
 from pydantic import Field, ValidationError
 from starlette.concurrency import run_in_threadpool
@@ -25,6 +24,7 @@ from starlette.types import Scope
 
 from petiole.events.content import Text
 from petiole.events.event import Event
+from petiole.events.ids import derived_event_id
 from petiole.events.validation import invalid_event
 from petiole.tasks.publishing.commit import commit
 from petiole.tasks.publishing.validation import validate
@@ -56,7 +56,7 @@ def routes(bus: BusRuntime) -> list[BaseRoute]:
             raise invalid_body(error) from error
         await run_in_threadpool(partial(check_stream, bus, request.scope, stream_id, is_write=True))
         user_id = user_of(request.scope) or body.user_id
-        message_id = derive_message_id("messages", stream_id, key) if key else None
+        message_id = derived_event_id("messages", stream_id, key) if key else None
         submit = partial(submit_message, bus, body.text, stream_id, user_id=user_id, message_id=message_id)
         event_id = await run_in_threadpool(submit)
         answer = {"event_id": event_id, "stream_id": stream_id, "correlation_id": event_id}
@@ -64,11 +64,6 @@ def routes(bus: BusRuntime) -> list[BaseRoute]:
         return JSONResponse(answer, HTTPStatus.ACCEPTED, headers)
 
     return [Route("/streams/{stream_id:path}/messages", answer_problems(post), methods=["POST"])]
-
-
-def derive_message_id(*parts: str) -> str:
-    """Derive the id of a message, so that a message that is sent again is published once."""
-    return str(uuid5(NAMESPACE_URL, repr(parts)))
 
 
 def submit_message(

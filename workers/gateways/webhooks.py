@@ -25,9 +25,10 @@ from starlette.routing import BaseRoute, Route
 
 from petiole.events.catalog.input import ReceivedWebhook, WebhookEvent
 from petiole.events.event import EventContext
+from petiole.events.ids import derived_event_id
 from petiole.events.texts import error_text
 from petiole.tasks.runtime import BusRuntime
-from petiole.workers.gateways.messages import derive_message_id, publish_event
+from petiole.workers.gateways.messages import publish_event
 from petiole.workers.gateways.problems import RequestRefused, answer_problems
 from petiole.workers.settings import WorkerSettings
 
@@ -68,7 +69,7 @@ def build_webhook_event(source: str, webhook_id: str, body: bytes) -> WebhookEve
         document = json.loads(body)
         content = ReceivedWebhook(source=source, webhook_id=webhook_id, payload=document)
         return WebhookEvent(
-            event_id=derive_message_id("webhook", source, webhook_id),
+            event_id=derived_event_id("webhook", source, webhook_id),
             stream_id=f"webhook-{source}",
             content=content,
             context=EventContext(source=f"webhook-{source}"),

@@ -48,16 +48,13 @@ class CallFragments:
         self._calls: list[_PartialCall] = []
         self._length = 0
 
-    def __bool__(self) -> bool:
-        return bool(self._calls)
-
     def add(self, fragment: object) -> None:
         """Add one element of `tool_calls`, or a `function_call`. Raises ProviderRefused if the calls are too long."""
         if not isinstance(fragment, Mapping):
             return
         function = fragment.get("function")
         function = function if isinstance(function, Mapping) else fragment
-        name, arguments = _text_of(function.get("name")).strip(), _arguments_text(function.get("arguments"))
+        name, arguments = text_of(function.get("name")).strip(), _arguments_text(function.get("arguments"))
         if not (name or arguments):
             return
         call = self._find_call(fragment, name) or self._begin_call(fragment)
@@ -82,7 +79,7 @@ class CallFragments:
 
     def _find_call(self, fragment: Mapping[str, object], name: str) -> _PartialCall | None:
         """Find the call that a fragment continues."""
-        key, call_id = _index_of(fragment), _text_of(fragment.get("id"))
+        key, call_id = _index_of(fragment), text_of(fragment.get("id"))
         candidates = self._calls if key is None else [call for call in self._calls if call.key == key]
         if not candidates:
             return None
@@ -94,7 +91,7 @@ class CallFragments:
         return None if is_new else call
 
     def _begin_call(self, fragment: Mapping[str, object]) -> _PartialCall:
-        self._calls.append(_PartialCall(_index_of(fragment), _text_of(fragment.get("id"))))
+        self._calls.append(_PartialCall(_index_of(fragment), text_of(fragment.get("id"))))
         return self._calls[-1]
 
     def _extend_name(self, begun: str, name: str) -> str:
@@ -124,7 +121,8 @@ def _index_of(fragment: Mapping[str, object]) -> int | None:
     return index if isinstance(index, int) else None
 
 
-def _text_of(value: object) -> str:
+def text_of(value: object) -> str:
+    """Return a value that is text; "" for anything else."""
     return value if isinstance(value, str) else ""
 
 

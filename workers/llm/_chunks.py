@@ -15,7 +15,7 @@ from typing import Final
 from petiole.events.catalog.llm import FinishReason, Usage
 from petiole.events.errors import ProviderRefused, ProviderUnavailable
 from petiole.events.texts import join_surrogates, safe_text
-from petiole.workers.llm._call_fragments import CallFragments
+from petiole.workers.llm._call_fragments import CallFragments, text_of
 from petiole.workers.llm._server_events import Document
 from petiole.workers.llm.provider import Finished, ResponsePart, TextDelta
 
@@ -94,7 +94,7 @@ class ChunkParser:
     def _read_chunk(self, chunk: Mapping[str, object]) -> Iterator[ResponsePart]:
         if error := chunk.get("error") or (chunk if self._is_error else None):
             raise self._stream_error(error)
-        if model := _text_of(chunk.get("model")):
+        if model := text_of(chunk.get("model")):
             self._model = safe_text(join_surrogates(model), _MAX_MODEL_LENGTH)
         self._read_usage(chunk.get("usage"), _field(chunk.get("x_groq"), "usage"))
         for choice in _items_of(chunk.get("choices")):
@@ -109,7 +109,7 @@ class ChunkParser:
 
     def _read_choice(self, choice: Mapping[str, object]) -> Iterator[ResponsePart]:
         self._read_usage(choice.get("usage"))
-        reason = _text_of(choice.get("finish_reason"))
+        reason = text_of(choice.get("finish_reason"))
         if reason.lower() in _BROKEN_REASONS:
             raise self._stream_error(choice.get("error") or f"finish reason {reason}")
         self._finish_reason = reason or self._finish_reason
@@ -121,7 +121,7 @@ class ChunkParser:
             self._has_ended = self._has_ended or self._is_whole
         for fragment in (*_items_of(delta.get("tool_calls")), delta.get("function_call")):
             self._calls.add(fragment)
-        text = "".join((*_texts_in(delta.get("content")), _text_of(delta.get("refusal"))))
+        text = "".join((*_texts_in(delta.get("content")), text_of(delta.get("refusal"))))
         if text:
             self._has_text = self._has_text or not text.isspace()
             yield TextDelta(text)
@@ -153,10 +153,6 @@ def _items_of(value: object) -> list[object]:
 
 def _field(value: object, name: str) -> object:
     return value.get(name) if isinstance(value, Mapping) else None
-
-
-def _text_of(value: object) -> str:
-    return value if isinstance(value, str) else ""
 
 
 def _texts_in(content: object) -> Iterator[str]:

@@ -17,11 +17,11 @@ from mcp.shared.exceptions import MCPError
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+from petiole.events.ids import derived_event_id
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.gateways.ag_ui import flow_of
 from petiole.workers.gateways.application import create_application
 from petiole.workers.gateways.identities import may_use_stream
-from petiole.workers.gateways.messages import derive_message_id
 from petiole.workers.gateways.tokens import Identity
 from tests.contracts.channels.answers import serving
 from tests.journeys.access.surfaces import ADA, ADMIN, BOB, OPERATOR, VIEWER
@@ -152,7 +152,7 @@ def test_tools_run_for_users_and_requests_are_sent_by_operators(url):
 def test_a_task_of_mcp_is_seen_and_cancelled_by_its_user_only(url):
     asked = a_tool("petiole_ask", text="x", message_id="m-1")
     attempt(url, ("POST", "/mcp", asked, MCP), ADA)
-    task_id = derive_message_id("mcp", "of-ada", "m-1")
+    task_id = derived_event_id("mcp", "of-ada", "m-1")
 
     async def act(token: str, method: str) -> str:
         async with (

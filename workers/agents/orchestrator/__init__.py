@@ -21,7 +21,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from uuid import NAMESPACE_URL, uuid5
 
 from petiole.events.catalog.input import InputEvent, TextMessageEvent
 from petiole.events.catalog.llm import ModelEvent, ModelFailure, ResponseFailedEvent, ResponseGeneratedEvent
@@ -46,7 +45,7 @@ from petiole.events.catalog.orchestrator import (
 from petiole.events.catalog.tools import ToolFailedEvent, ToolResultEvent
 from petiole.events.errors import StreamBusy
 from petiole.events.event import Event
-from petiole.events.ids import emitted_event_id
+from petiole.events.ids import derived_event_id, emitted_event_id
 from petiole.tasks import Agent, Context, GatheredEvents, later
 from petiole.workers.agents.orchestrator.conversation_turn import (
     ConversationTurn,
@@ -244,4 +243,4 @@ def apology_text(failure: ModelFailure) -> str:
 
 def flow_event_id(event: Event, step: str) -> str:
     """Derive the event id of a step from its flow, so that the step is published once."""
-    return str(uuid5(NAMESPACE_URL, repr((event.stream_id, event.correlation_id, step))))
+    return derived_event_id(event.stream_id, event.correlation_id, step)
