@@ -8,8 +8,10 @@ settings are in celery.py.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -28,7 +30,29 @@ _KEY_PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SHORTEST_INTERVAL_S = 0.1
 
 
-class EnvironmentSettings(BaseSettings):
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseSettings)
+
+
+class _SettingsMeta(ModelMetaclass):
+    """Makes one instance for as long as the environment is the same: handlers ask for one with each event."""
+
+    # Hidden from type checkers, which derive the arguments from the fields.
+    if not TYPE_CHECKING:
+
+        def __call__(cls, **values: Any) -> Any:  # noqa: N805 - of a metaclass
+            return super().__call__(**values) if values else _read_environment(cls, tuple(os.environ.items()))
+
+
+@lru_cache(maxsize=8)
+def _read_environment(settings_class: type[BaseSettings], _: tuple[tuple[str, str], ...]) -> BaseSettings:
+    instance: BaseSettings = ModelMetaclass.__call__(settings_class)
+    return instance
+
+
+class EnvironmentSettings(BaseSettings, metaclass=_SettingsMeta):
     """Base of Petiole's settings models. Raises UsageError for an invalid value; it names the variable."""
 
     model_config = SettingsConfigDict(
@@ -58,7 +82,7 @@ class EnvironmentSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as above
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as above
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read arguments and the environment only. Handlers make instances, and the search for files takes as long."""
+        """Read arguments and the environment only; without a file, the same environment is the same settings."""
         return init_settings, env_settings
 
 

@@ -31,6 +31,7 @@ from a2a.utils.errors import A2AError
 from google.protobuf.json_format import MessageToDict, Parse
 
 from petiole.events import FormattedResponse, ResponseReadyEvent, TextMessageEvent
+from petiole.events.content import Value
 from petiole.events.errors import ProviderRefused, UsageError
 from petiole.tasks import Agent
 from petiole.tasks.testing import EventTestHarness
@@ -104,7 +105,7 @@ def test_a_task_asks_for_approval_is_granted_and_answers_and_is_one_however_ofte
 
 def test_files_and_data_of_an_answer_are_artifacts() -> None:
     clerk = Agent("clerk")
-    file = {"url": "https://example.com/bill.pdf", "filename": "bill.pdf", "media_type": "application/pdf"}
+    file: dict[str, Value] = {"url": "https://example.com/b.pdf", "filename": "b.pdf", "media_type": "application/pdf"}
 
     @clerk.on("input.message.received")
     def answer(event: TextMessageEvent) -> ResponseReadyEvent:

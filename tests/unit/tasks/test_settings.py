@@ -73,3 +73,13 @@ def test_an_unknown_variable_is_reported_with_the_nearest_name():
         "Petiole has no setting PETIOLE_HEARTBEAT_TIMEOUT, so it has no effect; "
         "did you mean PETIOLE_HEARTBEAT_TIMEOUT_S?"
     )
+
+
+def test_an_environment_is_read_once_and_again_when_it_has_changed(monkeypatch):
+    first = Settings()
+    assert Settings() is first
+
+    monkeypatch.setenv("PETIOLE_KEY_PREFIX", "shop")
+
+    assert (Settings().key_prefix, first.key_prefix) == ("shop", "petiole")
+    assert Settings(key_prefix="mill").key_prefix == "mill"
