@@ -14,7 +14,7 @@ The subscription's `on_busy` decides what happens if the user sends a message in
     "interrupt"   the coroutine of `run` is cancelled about 0.2 s after the newer message was published, independent of
                   the length of the agent's queue; or after the user began to speak (`stream.speech.started`)
 
-With `stops_at_speech`, speech of the user cancels it whatever `on_busy` is.
+With `stops_at_speech`, speech of the user that begins meanwhile cancels it, whatever `on_busy` is.
 
 Only one attempt of a delivery writes at a time: if a newer attempt has started, `run` and the end of the block raise
 StreamSuperseded. A shadow handler writes nothing.
@@ -164,7 +164,10 @@ class ResponseStream:
         if not event_types:
             return False
         if not self._last_seen_entry:
-            self._last_seen_entry = history.first_entry_of_flow(event.correlation_id) or history.last_entry_id()
+            # Speech counts from here on, so that a cough before it leaves no question without an answer.
+            counts_from_message = self.context.subscription.on_busy == "interrupt"
+            first_entry = history.first_entry_of_flow(event.correlation_id) if counts_from_message else None
+            self._last_seen_entry = first_entry or history.last_entry_id()
         newer = history.read_stream_after(event.stream_id, self._last_seen_entry)
         if newer:
             self._last_seen_entry = newer[-1].entry_id
