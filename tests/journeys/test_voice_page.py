@@ -1,4 +1,4 @@
-"""A person opens the page of `petiole serve`, speaks into the microphone and hears the answer."""
+"""A person opens the page of `petiole serve`, gives a token, speaks into the microphone and hears the answer."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ import pytest
 
 from petiole.events import FormattedResponse, ResponseReadyEvent, TextMessageEvent
 from petiole.tasks import Agent
+from petiole.tasks.settings import Settings
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.agents import listening, speaking
 from petiole.workers.channels.http_server import build_server
 from petiole.workers.gateways.application import create_application
+from petiole.workers.state import team_state
 from petiole.workers.streams.voice_activity import DetectorCache
 from tests.support.browser import open_page
 from tests.support.polling import wait_until
@@ -44,11 +46,14 @@ AudioBufferSourceNode.prototype.start = function (...when) {
   return play.apply(this, when);
 };
 """
+TOKEN = "a/token+of:(letters)&signs="
 AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
 
 
 @pytest.fixture
-def url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def url(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+    (tmp_path / "tokens").write_text(f"ada user {TOKEN} ada\n")
+    (tmp_path / "tokens").chmod(0o600)
     monkeypatch.setattr(listening, "detectors", DetectorCache(LoudnessDetector))
     monkeypatch.setenv("PETIOLE_TRANSCRIBER", "tests.support.sound:Numbering")
     monkeypatch.setenv("PETIOLE_SYNTHESIZER", "tests.support.sound:Humming")
@@ -59,13 +64,15 @@ def url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     def answer(event: TextMessageEvent) -> ResponseReadyEvent:
         return event.caused(ResponseReadyEvent, content=FormattedResponse(text="yes indeed"))
 
-    with EventTestHarness([listening.agent, talker]) as harness, served(harness) as address:
+    settings = Settings(home=tmp_path)
+    with EventTestHarness([listening.agent, talker], settings=settings) as harness, served(harness) as address:
+        team_state(harness.bus).stream_owners.claim("of-bob", "bob")
         yield address
 
 
 @contextmanager
 def served(harness: EventTestHarness) -> Iterator[str]:
-    server = build_server(create_application(harness.bus, trusts_loopback=True))
+    server = build_server(create_application(harness.bus))
     server.config.port = 0
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -75,7 +82,7 @@ def served(harness: EventTestHarness) -> Iterator[str]:
     thread.join(10)
 
 
-def test_a_person_speaks_on_the_page_and_hears_the_answer(url) -> None:
+def test_a_person_gives_a_token_speaks_on_the_page_and_hears_the_answer(url) -> None:
     with open_page(options=MICROPHONE) as page:
         requested: list[str] = []
         page.on("request", lambda request: requested.append(request.url))
@@ -83,6 +90,9 @@ def test_a_person_speaks_on_the_page_and_hears_the_answer(url) -> None:
         page.goto(f"{url}/voice/")
 
         page.get_by_role("button", name="Start").click()
+        for token in ("a wrong token", TOKEN):
+            page.get_by_label("This server asks for a token").fill(token)
+            page.get_by_role("button", name="Continue").click()
 
         page.get_by_text("You speech of").wait_for()
         wait_until(lambda: page.evaluate("played.seconds") > 0.45, 20)
@@ -94,6 +104,10 @@ def test_a_person_speaks_on_the_page_and_hears_the_answer(url) -> None:
         page.get_by_text("Microphone off").wait_for()
         page.evaluate(AXE)
         assert page.evaluate("async () => (await axe.run()).violations") == []
+        page.goto(f"{url}/voice/#of-bob")
+        page.reload()
+        page.get_by_role("button", name="Start").click()
+        page.get_by_text("the stream 'of-bob' is not yours").wait_for()
         assert all(address.startswith(url) for address in requested if not address.startswith(("data:", "blob:")))
 
 

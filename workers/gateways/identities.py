@@ -4,7 +4,7 @@
     check_stream(bus, scope, stream_id)      before a gateway reads or writes a stream
 
 The pages of browsers cannot set headers of a WebSocket. They send the token as a subprotocol: `petiole` and
-`bearer.TOKEN`.
+`bearer.TOKEN`, with `%XX` for characters that a subprotocol may not have.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, TypeAlias
+from urllib.parse import unquote
 
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
@@ -50,7 +51,7 @@ def bearer_token(connection: HTTPConnection) -> str | None:
         return token.strip()
     protocols: list[str] = connection.scope.get("subprotocols", [])
     offered = next((name for name in protocols if name.startswith(_BEARER_PROTOCOL)), None)
-    return None if offered is None else offered.removeprefix(_BEARER_PROTOCOL)
+    return None if offered is None else unquote(offered.removeprefix(_BEARER_PROTOCOL))
 
 
 def check_stream(bus: BusRuntime, scope: Scope, stream_id: str, *, is_write: bool = False) -> None:

@@ -12,7 +12,7 @@
 A client that plays audio empties its buffer on `stream.speech.started`. One that reconnects goes on in the same stream.
 
 Pages of browsers send their token as a subprotocol (identities.py). A client of a stream that another user has begun is
-refused. A connection is closed when it sends nothing for IDLE_TIMEOUT_S. Needs the extras `sse` and `voice`.
+refused. A browser does not show why: a GET of the same address does. A connection is closed when it sends nothing for IDLE_TIMEOUT_S. Needs the extras `sse` and `voice`.
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Mount, WebSocketRoute
+from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -42,7 +44,7 @@ from petiole.tasks.runtime import BusRuntime
 from petiole.workers.agents.input import publish_audio
 from petiole.workers.gateways.identities import SUBPROTOCOL, check_stream
 from petiole.workers.gateways.messages import user_of
-from petiole.workers.gateways.problems import RequestRefused, refuse
+from petiole.workers.gateways.problems import RequestRefused, answer_problems, refuse
 from petiole.workers.state import team_state
 from petiole.workers.streams.pcm import MODEL_SAMPLE_RATE, SAMPLE_BYTES, check_audio
 
@@ -64,7 +66,7 @@ MAX_CONNECTIONS: Final = 20
 _MAX_RATE_DIGITS: Final = 6
 _READ_BLOCK_MS: Final = 200
 _END_MS: Final = 100
-_POLICY_VIOLATION, _TRY_AGAIN_LATER = 1008, 1013
+_POLICY_VIOLATION: Final = 1008
 _PAGE_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -75,7 +77,12 @@ def routes(bus: BusRuntime) -> list[BaseRoute]:
     """Build the routes of the page and of the WebSocket."""
     gateway = VoiceGateway(bus)
     page = VoicePage(directory=Path(__file__).with_name("static"), html=True)
-    return [Mount("/voice", page), WebSocketRoute("/streams/{stream_id:path}/voice", gateway.serve)]
+    address = "/streams/{stream_id:path}/voice"
+    return [
+        Mount("/voice", page),
+        WebSocketRoute(address, gateway.serve),
+        Route(address, answer_problems(gateway.explain), methods=["GET"]),
+    ]
 
 
 class VoicePage(StaticFiles):
@@ -99,13 +106,8 @@ class VoiceGateway:
 
     async def serve(self, websocket: WebSocket) -> None:
         """Serve one client until either side closes the connection."""
-        if (code := self._refusal(websocket)) is not None:
-            await websocket.close(code)
-            return
         try:
-            await run_in_threadpool(
-                partial(check_stream, self._bus, websocket.scope, websocket.path_params["stream_id"], is_write=True)
-            )
+            await run_in_threadpool(partial(self._check, websocket, is_write=True))
         except RequestRefused as error:
             await refuse(error, websocket.scope, websocket.receive, websocket.send)
             return
@@ -115,11 +117,20 @@ class VoiceGateway:
         finally:
             self._open -= 1
 
-    def _refusal(self, websocket: WebSocket) -> int | None:
-        rate = websocket.query_params.get("sample_rate", str(MODEL_SAMPLE_RATE))
+    async def explain(self, request: Request) -> Response:
+        """Answer a request that opens no WebSocket with the reason why one is refused."""
+        await run_in_threadpool(self._check, request)
+        raise RequestRefused(HTTPStatus.UPGRADE_REQUIRED, "this is the address of a WebSocket; open one")
+
+    def _check(self, connection: HTTPConnection, *, is_write: bool = False) -> None:
+        """Raise RequestRefused unless the caller may speak in the stream, and there is room for one more."""
+        rate = connection.query_params.get("sample_rate", str(MODEL_SAMPLE_RATE))
         if not rate.isdecimal() or len(rate) > _MAX_RATE_DIGITS:
-            return _POLICY_VIOLATION
-        return _TRY_AGAIN_LATER if self._open >= MAX_CONNECTIONS else None
+            raise RequestRefused(HTTPStatus.BAD_REQUEST, f"sample_rate: give a number, such as {MODEL_SAMPLE_RATE}")
+        if self._open >= MAX_CONNECTIONS:
+            reason = f"{MAX_CONNECTIONS} clients are connected, and there is no room for more; try again later"
+            raise RequestRefused(HTTPStatus.SERVICE_UNAVAILABLE, reason)
+        check_stream(self._bus, connection.scope, connection.path_params["stream_id"], is_write=is_write)
 
     async def _talk(self, websocket: WebSocket) -> None:
         call = VoiceCall(

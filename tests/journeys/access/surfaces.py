@@ -17,6 +17,7 @@ from petiole.workers.gateways.application import create_application
 ADMIN, ADA, BOB, VIEWER, OPERATOR = (
     f"{name}-has-a-token-of-letters" for name in ("admin", "ada", "bob", "viewer", "operator")
 )
+BOB += "/+=&"  # not every character of a token is one of a WebSocket's subprotocol
 TOKENS = f"""\
 admin admin {ADMIN}
 ada user {ADA} ada

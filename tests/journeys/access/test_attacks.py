@@ -18,6 +18,7 @@ from petiole.tasks.testing import EventTestHarness
 from petiole.workers.gateways.access import AccessLimits
 from petiole.workers.gateways.application import create_application
 from petiole.workers.gateways.tokens import Identity
+from petiole.workers.state import team_state
 from tests.contracts.channels.answers import serving
 from tests.journeys.access.surfaces import ADMIN, BOB, SURFACES, Surface
 
@@ -167,10 +168,26 @@ def test_a_websocket_is_opened_by_the_token_of_its_page(team):
     client = TestClient(create_application(team.bus), base_url="http://localhost", client=STRANGER)
     url = "ws://localhost/streams/of-bob/voice"
 
-    with client.websocket_connect(url, subprotocols=["petiole", f"bearer.{BOB}"]) as session:
+    with client.websocket_connect(url, subprotocols=["petiole", f"bearer.{quote(BOB)}"]) as session:
         assert session.accepted_subprotocol == "petiole"
-    with pytest.raises(WebSocketDisconnect), client.websocket_connect(url):
-        pass
+    for headers in ({}, {"Origin": "https://evil.test"}, {"Origin": "null"}):
+        offered = ["petiole", f"bearer.{quote(BOB)}"] if headers else []
+        with pytest.raises(WebSocketDisconnect), client.websocket_connect(url, subprotocols=offered, headers=headers):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("stream", "token", "status", "reason"),
+    [("x", "wrong", 401, "send a token"), ("of-ada", BOB, 403, "not yours"), ("of-bob", BOB, 426, "WebSocket")],
+)
+def test_a_page_is_told_why_its_websocket_was_refused(team, stream, token, status, reason):
+    team_state(team.bus).stream_owners.claim("of-ada", "ada")
+    team_state(team.bus).stream_owners.claim("of-bob", "bob")
+    client = TestClient(create_application(team.bus), base_url="http://localhost", client=STRANGER)
+
+    answer = client.get(f"/streams/{stream}/voice", headers={"Authorization": f"Bearer {token}"})
+
+    assert (answer.status_code, reason in answer.json()["detail"]) == (status, True)
 
 
 def test_a_page_of_an_allowed_origin_asks_and_sends_without_a_cookie_of_ours(team):

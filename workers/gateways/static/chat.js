@@ -1,6 +1,8 @@
 // A chat over AG-UI. A conversation is {threadId, steps}: steps are the bodies of the runs since the user's last message,
 // first the run of that message, then those that decided about tool calls. A run that is posted again publishes nothing.
 
+import { authorization, signIn } from "./sign-in.js";
+
 const RETRY_MS = 1000;
 const at = (id) => document.getElementById(id);
 const log = at("conversation");
@@ -128,25 +130,10 @@ const HANDLERS = {
 // --- Talking with the server
 
 async function call(path, options = {}) {
-  const token = sessionStorage.getItem("petiole-token");
-  const headers = { ...options.headers, ...(token && { Authorization: `Bearer ${token}` }) };
-  const response = await fetch(path, { ...options, headers });
+  const response = await fetch(path, { ...options, headers: { ...options.headers, ...authorization() } });
   if (response.status !== 401) return response;
   await signIn();
   return call(path, options);
-}
-
-function signIn() {
-  at("sign-in").hidden = false;
-  at("token").focus();
-  return new Promise((resolve) => {
-    at("sign-in").onsubmit = (event) => {
-      event.preventDefault();
-      sessionStorage.setItem("petiole-token", at("token").value);
-      at("sign-in").hidden = true;
-      resolve();
-    };
-  });
 }
 
 function pathOf(step) {

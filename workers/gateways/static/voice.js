@@ -1,6 +1,8 @@
 // Sends the microphone's sound over the WebSocket of workers/gateways/voice.py, shows what is heard and answered, and
 // plays the answers. The stream's id stands behind the # of the address: who loads the page again goes on in it.
 
+import { authorization, cancelSignIn, signIn, subprotocols } from "./sign-in.js";
+
 const PREFERRED_RATE = 16000;
 const MAX_BUFFERED_BYTES = 320000; // ten seconds: sound that is later than this is no conversation
 
@@ -69,18 +71,32 @@ class Call {
     }
   }
 
-  connect() {
+  async connect() {
     const path = `../streams/${encodeURIComponent(streamId())}/voice?sample_rate=${this.context.sampleRate}`;
     const address = new URL(path, location.href);
-    address.protocol = address.protocol === "https:" ? "wss:" : "ws:";
-    address.hash = "";
-    this.socket = new WebSocket(address);
+    while (!(await this.open(address))) {
+      // A browser does not say why a WebSocket was refused; a request to the same address is told.
+      const response = await fetch(address, { headers: authorization() }).catch(() => null);
+      if (!response) throw new Error("The server cannot be reached. Try again later.");
+      const { detail } = await response.json().catch(() => ({}));
+      if (response.status !== 401) throw new Error(detail ?? `The server answered with status ${response.status}.`);
+      show("Waiting for a token");
+      await signIn();
+      show("Connecting");
+    }
+  }
+
+  // Returns whether the server has accepted the connection.
+  open(address) {
+    const url = new URL(address);
+    url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
+    this.socket = new WebSocket(url, subprotocols());
     this.socket.binaryType = "arraybuffer";
     this.socket.onmessage = (message) => this.receive(message.data);
-    return new Promise((resolve, reject) => {
+    return new Promise((resolve) => {
       this.socket.onopen = () => resolve((this.isConnected = true));
       this.socket.onclose = () => {
-        reject(new Error("The server closed the connection; it may have too many. Try again later."));
+        resolve(false);
         if (call === this && this.isConnected) hangUp("Not connected");
       };
     });
@@ -208,6 +224,7 @@ function stop() {
 function hangUp(state) {
   call?.end();
   call = null;
+  cancelSignIn();
   setRunning(false);
   show(state);
 }
