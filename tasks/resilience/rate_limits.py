@@ -36,7 +36,7 @@ from petiole.events.content import Duration
 from petiole.events.errors import RateLimitExceeded, RetryLater, invalid_option
 from petiole.events.topics import Topic
 from petiole.events.validation import invalid_argument
-from petiole.tasks.handling.current import current_bus
+from petiole.tasks.handling.current import current_bus, current_context
 from petiole.tasks.resilience.error_classification import http_status_of, iterate_causes, retry_after
 from petiole.tasks.resilience.fail_open import query_store, update_store
 from petiole.tasks.runtime import BusRuntime
@@ -86,11 +86,12 @@ class RateLimit(BaseModel):
         if self.tokens is not None and tokens > self.tokens:
             remedy = f"the rate limit {self.account} allows 0 to {self.tokens} per window; split the call, or raise it"
             raise invalid_option("tokens", tokens, remedy)
-        bus = current_bus()
+        bus, delivery = current_bus(), current_context()
+        agent = delivery.subscription.agent if delivery else ""
         call_id = str(uuid4())
         quota = Quota(self.requests, self.tokens, self.window, self.timeout)
         refusal = query_store(
-            bus, self.account, lambda: bus.stores.rate_limits.reserve(self.account, call_id, tokens, quota)
+            bus, self.account, lambda: bus.stores.rate_limits.reserve(self.account, call_id, tokens, quota, agent=agent)
         )
         if refusal is not None:
             raise RateLimitExceeded(self.account, refusal.reason, round(refusal.wait.total_seconds(), 3))

@@ -66,7 +66,7 @@ The keys of Celery and kombu begin with `Settings.queue_prefix`.
 | rate_limit_accounts                   | zset   | the 200 accounts used last -> when, ms   | no limit                |
 | rate_limit_times:<account>            | zset   | call -> when it stops counting, in ms    | twice window plus lease |
 | rate_limit_tokens:<account>           | hash   | call -> its tokens                       | twice window plus lease |
-| rate_limits:<account>                 | hash   | requests and tokens counted, pause       | twice window plus lease |
+| rate_limits:<account>                 | hash   | requests and tokens counted, its agents  | twice window plus lease |
 | request_replies:<id>                  | list   | the reply                                | until taken, or 120 s   |
 | requests                              | zset   | id -> deadline of a pending request, ms  | until the deadline      |
 | requests:<id>                         | hash   | responder, reply list, deadline, token   | 60 s after the deadline |

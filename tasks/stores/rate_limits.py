@@ -6,7 +6,7 @@ it, in any window of that length. All times are the server's. See reserve_rate_l
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -16,6 +16,8 @@ from redis import Redis
 from petiole.tasks.stores.clock import Clock
 from petiole.tasks.stores.keys import Keys
 from petiole.tasks.stores.scripts import load_script
+
+_AGENT = "agent:"  # the prefix of the fields that name agents, as in reserve_rate_limit.lua
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +48,17 @@ class RateLimitUsage:
 
 @dataclass(frozen=True, slots=True)
 class AccountUsage:
-    """What counts for an account now, and its quotas as of the last reservation; None: unlimited."""
+    """What counts for an account now, its quotas as of the last reservation, and the agents that make its calls.
+
+    A quota of None is unlimited. An agent counts as long as the account is in use.
+    """
 
     account: str
     used: RateLimitUsage
     max_requests: int | None
     max_tokens: int | None
     paused_until: datetime | None
+    agents: frozenset[str]
 
 
 class RateLimits:
@@ -67,8 +73,10 @@ class RateLimits:
         self._release = client.register_script(load_script("release_rate_limit"))
         self._pause = client.register_script(load_script("pause_rate_limit"))
 
-    def reserve(self, account: str, call: str, tokens: int, quota: Quota) -> RateLimitRefusal | None:
-        """Reserve a call with an estimate of its tokens; returns None if the quota allows it."""
+    def reserve(
+        self, account: str, call: str, tokens: int, quota: Quota, *, agent: str = ""
+    ) -> RateLimitRefusal | None:
+        """Reserve a call, of an agent, with an estimate of its tokens; returns None if the quota allows it."""
         arguments: list[str | int] = [
             call,
             tokens,
@@ -78,6 +86,7 @@ class RateLimits:
             _milliseconds(quota.lease),
             self._clock.ahead_ms,
             account,
+            agent,
         ]
         keys = [*self._keys_of(account), self._keys.rate_limit_accounts]
         answer: Any = self._reserve(keys=keys, args=arguments)
@@ -108,27 +117,24 @@ class RateLimits:
         requests, tokens = self._client.hmget(self._keys.rate_limit(account), "requests", "tokens")
         return RateLimitUsage(int(requests or 0), int(tokens or 0))
 
-    def accounts(self, now: datetime) -> Iterator[AccountUsage]:
+    def accounts(self, now: datetime) -> list[AccountUsage]:
         """Read the accounts of the last reservations, by name, without the calls that count no longer."""
         now_ms = _epoch_ms(now) + self._clock.ahead_ms
         names: Any = self._client.zrange(self._keys.rate_limit_accounts, 0, -1)
-        for account in sorted(names):
-            facts_key, times_key, tokens_key = self._keys_of(account)
-            facts: Any = self._client.hgetall(facts_key)
-            expired: Any = self._client.zrangebyscore(times_key, "-inf", now_ms)
-            tokens: Any = self._client.hmget(tokens_key, expired) if expired else ()
-            used = RateLimitUsage(
-                max(0, int(facts.get("requests", 0)) - len(expired)),
-                max(0, int(facts.get("tokens", 0)) - sum(int(each or 0) for each in tokens)),
-            )
-            paused_until_ms = int(facts.get("paused_until_ms", 0))
-            yield AccountUsage(
-                account,
-                used,
-                max_requests=_quota(facts.get("request_quota")),
-                max_tokens=_quota(facts.get("token_quota")),
-                paused_until=datetime.fromtimestamp(paused_until_ms / 1_000, UTC) if paused_until_ms > now_ms else None,
-            )
+        with self._client.pipeline(transaction=False) as pipe:
+            for account in sorted(names):
+                facts_key, times_key, _ = self._keys_of(account)
+                pipe.hgetall(facts_key).zrangebyscore(times_key, "-inf", now_ms)
+            found: list[Any] = pipe.execute()
+            for account, calls in zip(sorted(names), found[1::2], strict=True):
+                # A call without tokens has none; "" stands for no call, because the server wants one field at least.
+                pipe.hmget(self._keys_of(account)[2], calls or [""])
+            tokens: list[Any] = pipe.execute()
+        readings = zip(sorted(names), found[::2], found[1::2], tokens, strict=True)
+        return [
+            _usage(account, facts, len(calls), sum(int(each or 0) for each in expired), now_ms)
+            for account, facts, calls, expired in readings
+        ]
 
     def _keys_of(self, account: str) -> list[str]:
         return [
@@ -136,6 +142,22 @@ class RateLimits:
             self._keys.rate_limit_times(account),
             self._keys.rate_limit_tokens(account),
         ]
+
+
+def _usage(
+    account: str, facts: Mapping[str, str], expired_calls: int, expired_tokens: int, now_ms: float
+) -> AccountUsage:
+    paused_until_ms = int(facts.get("paused_until_ms", 0))
+    return AccountUsage(
+        account,
+        RateLimitUsage(
+            max(0, int(facts.get("requests", 0)) - expired_calls), max(0, int(facts.get("tokens", 0)) - expired_tokens)
+        ),
+        max_requests=_quota(facts.get("request_quota")),
+        max_tokens=_quota(facts.get("token_quota")),
+        paused_until=datetime.fromtimestamp(paused_until_ms / 1_000, UTC) if paused_until_ms > now_ms else None,
+        agents=frozenset(name.removeprefix(_AGENT) for name in facts if name.startswith(_AGENT)),
+    )
 
 
 def _quota(text: str | None) -> int | None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from petiole.tasks.operations.metrics import QueueFigures, read_queues
 from petiole.tasks.stores.circuits import Circuit
+from petiole.tasks.stores.rate_limits import AccountUsage
 from petiole.workers.console.graph import Graph, build_graph
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class AgentRow:
     rate: float | None
     errors: int | None
     depths: Sequence[float]
+    budgets: Sequence[AccountUsage]
 
     @property
     def needs_attention(self) -> bool:
@@ -125,6 +127,7 @@ class Board:
         for each in self._bus.stores.parked.read():
             parked[each.need.queue] += each.count
         workers = Counter(name for worker in cluster.workers.values() for name in worker.agents)
+        budgets = self._budgets_by_agent()
         states = {name: each.state for name, each in cluster.agents.items()} | dict(cluster.overrides)
         sample = self._samples[-1]
         rows = [
@@ -140,10 +143,18 @@ class Board:
                 self._rate_of(name),
                 int(sample.failed.get(name, 0) - self._samples[0].failed.get(name, 0)) if sample.handled else None,
                 [float(each.queues.depth.get(name, 0)) for each in self._samples],
+                budgets.get(name, ()),
             )
             for name in {*subscriptions, *states, *sample.queues.depth}
         ]
         return sorted(rows, key=lambda row: (not row.needs_attention, -row.depth, row.name))
+
+    def _budgets_by_agent(self) -> Mapping[str, Sequence[AccountUsage]]:
+        budgets: defaultdict[str, list[AccountUsage]] = defaultdict(list)
+        for account in self._bus.stores.rate_limits.accounts(self._bus.now()):
+            for name in account.agents:
+                budgets[name].append(account)
+        return budgets
 
     def _rates(self) -> list[float | None]:
         samples = list(self._samples)

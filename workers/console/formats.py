@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from petiole.tasks.stores.rate_limits import AccountUsage
 from petiole.workers.observability.flow_tree import shorten
 from petiole.workers.observability.printable import printable_lines, replace_unprintable
 
@@ -51,12 +52,27 @@ def draw_curve(values: Sequence[float]) -> str:
     )
 
 
+def format_budget(budget: AccountUsage) -> str:
+    """Write what an account has used of its quotas: `llm.main: 12 of 500 requests, paused`."""
+    used = (
+        f"{amount:,} of {most:,} {unit}"
+        for amount, most, unit in (
+            (budget.used.requests, budget.max_requests, "requests"),
+            (budget.used.tokens, budget.max_tokens, "tokens"),
+        )
+        if most is not None
+    )
+    paused = ["paused"] if budget.paused_until else []
+    return f"{budget.account}: {', '.join([*used, *paused]) or 'no limit'}"
+
+
 def _rate(value: float | None) -> str:
     return "-" if value is None else f"{value:,.1f}" if value < 100 else f"{value:,.0f}"  # noqa: PLR2004 - three digits
 
 
 FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
     "age": format_age,
+    "budget": format_budget,
     "moment": format_moment,
     "clock": format_clock,
     "json": format_json,

@@ -12,7 +12,8 @@
 A client that plays audio empties its buffer on `stream.speech.started`. One that reconnects goes on in the same stream.
 
 Pages of browsers send their token as a subprotocol (identities.py). A client of a stream that another user has begun is
-refused. A browser does not show why: a GET of the same address does. A connection is closed when it sends nothing for IDLE_TIMEOUT_S. Needs the extras `sse` and `voice`.
+refused. A browser does not show why: a GET of the same address does. A connection is closed when it sends nothing for
+IDLE_TIMEOUT_S. Needs the extras `sse` and `voice`.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 -- Returns {'reserved'}, or {'denied', ms, 'pause' or 'quota'}; denied callers get times one after another.
 -- KEYS: account, calls by the time they stop counting, tokens of calls, the accounts by the time of their last call
 -- ARGV: call, tokens, requests per window or '', tokens per window or '', window in ms, lease in ms, clock offset in ms,
--- name of the account
+-- name of the account, name of the calling agent or ''
 local clock = redis.call('TIME')
 local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000) + ARGV[7]
 local function text(number) return string.format('%.0f', number) end
@@ -12,10 +12,11 @@ local KNOWN_ACCOUNTS = 200
 local tokens, window_ms = tonumber(ARGV[2]), tonumber(ARGV[5])
 local most_requests, most_tokens = tonumber(ARGV[3]) or math.huge, tonumber(ARGV[4]) or math.huge
 
--- What `petiole top` and metrics show.
+-- What `petiole top`, metrics and the console show.
 redis.call('ZADD', KEYS[4], text(now_ms), ARGV[8])
 redis.call('ZREMRANGEBYRANK', KEYS[4], 0, -1 - KNOWN_ACCOUNTS)
 redis.call('HSET', KEYS[1], 'request_quota', ARGV[3], 'token_quota', ARGV[4])
+if ARGV[9] ~= '' then redis.call('HSET', KEYS[1], 'agent:' .. ARGV[9], 1) end
 
 local expired = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', text(now_ms))
 for _, call in ipairs(expired) do

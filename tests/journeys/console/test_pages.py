@@ -15,7 +15,7 @@ from petiole.events import Event, TextContent, TextMessageEvent
 from petiole.events.catalog.message import MessageEvent
 from petiole.events.catalog.tools import ApprovalRequest, ApprovalRequestedEvent
 from petiole.events.errors import Permanent
-from petiole.tasks import Context
+from petiole.tasks import Context, RateLimit
 from petiole.tasks.resilience.circuit_breaker import CircuitCall
 from petiole.tasks.stores.circuits import CircuitThresholds
 from petiole.tasks.testing import EventTestHarness
@@ -78,6 +78,27 @@ def test_live_draws_who_hears_whom(harness, breaking, browser):
     harness.bus.wait()
 
     assert "users → careful" in browser.see("/")
+
+
+def test_live_shows_what_the_calls_of_an_agent_have_used_of_each_of_its_budgets(harness, browser):
+    def call(event: Event) -> None:
+        for budget in (RateLimit("llm.main", requests=500, tokens=8_000), RateLimit("search", requests=9)):
+            with budget.reserve(tokens=1_200):
+                pass
+        budget.pause(60)
+
+    def idle(event: Event) -> None:
+        pass
+
+    harness.subscribe("input.*", call, agent="caller")
+    harness.subscribe("input.*", idle, agent="idler")
+    harness.publish(a_message())
+    harness.bus.wait()
+
+    rows = {name: find(rf"<tr[^>]*>(<td>{name}.*?)</tr>", browser.see("/")) for name in ("caller", "idler")}
+
+    assert "llm.main: 1 of 500 requests, 1,200 of 8,000 tokens<br>search: 1 of 9 requests, paused" in rows["caller"]
+    assert "requests" not in rows["idler"]
 
 
 def test_an_agent_is_paused_and_resumed_and_both_are_recorded_with_who_and_why(harness, breaking, browser, monkeypatch):
