@@ -63,7 +63,7 @@ from petiole.events.ids import derived_event_id
 from petiole.events.texts import error_text
 from petiole.tasks.operations.flow_cancellation import cancel_flow
 from petiole.tasks.runtime import BusRuntime
-from petiole.workers.gateways.a2a_card import answer_card
+from petiole.workers.gateways.a2a_card import build_card_route
 from petiole.workers.gateways.a2a_push_configs import (
     check_config,
     find_config,
@@ -95,9 +95,6 @@ _SCOPE: Final = "scope"
 def routes(bus: BusRuntime) -> list[BaseRoute]:
     """Build the routes of the card and of JSON-RPC."""
 
-    async def card(request: Request) -> Response:
-        return await answer_card(bus, request)
-
     async def call(request: Request) -> Response:
         try:
             await read_json_body(request)
@@ -108,7 +105,7 @@ def routes(bus: BusRuntime) -> list[BaseRoute]:
         return answer
 
     return [
-        Route("/.well-known/agent-card.json", card, methods=["GET"]),
+        build_card_route(bus),
         # Some HTTP clients add a slash to the URL of the card.
         *(Route(path, call, methods=["POST"]) for path in ("/a2a", "/a2a/")),
     ]

@@ -52,6 +52,7 @@ from petiole.workers.gateways.mcp_calls import SOURCE, build_result, find_call
 from petiole.workers.gateways.mcp_tasks import CallTasks, accepts_tasks
 from petiole.workers.gateways.messages import publish_event, submit_message, user_of
 from petiole.workers.gateways.problems import RequestRefused
+from petiole.workers.gateways.resource_metadata import MCP_PATH, build_metadata_routes
 from petiole.workers.gateways.tokens import Identity
 from petiole.workers.tools import installed_tools
 
@@ -62,8 +63,8 @@ _MAX_RESOURCE_EVENTS: Final = 500
 
 
 def routes(bus: BusRuntime) -> list[BaseRoute]:
-    """Build the route of the server."""
-    return [Route("/mcp", _Endpoint(bus))]
+    """Build the routes of the server, and of what it says of its tokens."""
+    return [Route(MCP_PATH, _Endpoint(bus)), *build_metadata_routes()]
 
 
 class _Endpoint:

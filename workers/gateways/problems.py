@@ -13,6 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from petiole.events.errors import PetioleError, QueueFull, Retryable, SessionEnded, UsageError, error_type_of
 from petiole.events.texts import error_text
+from petiole.workers.gateways.resource_metadata import build_challenge
 
 RETRY_AFTER_S: Final = 5
 
@@ -48,7 +49,7 @@ async def refuse(refusal: RequestRefused, scope: Scope, receive: Receive, send: 
         return
     response = problem(refusal.status, str(refusal))
     if refusal.status == HTTPStatus.UNAUTHORIZED:
-        response.headers["WWW-Authenticate"] = "Bearer"
+        response.headers["WWW-Authenticate"] = build_challenge(scope)
     await response(scope, receive, send)
 
 
