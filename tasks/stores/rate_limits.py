@@ -124,7 +124,8 @@ class RateLimits:
         with self._client.pipeline(transaction=False) as pipe:
             for account in sorted(names):
                 facts_key, times_key, _ = self._keys_of(account)
-                pipe.hgetall(facts_key).zrangebyscore(times_key, "-inf", now_ms)
+                pipe.hgetall(facts_key)
+                pipe.zrangebyscore(times_key, "-inf", now_ms)
             found: list[Any] = pipe.execute()
             for account, calls in zip(sorted(names), found[1::2], strict=True):
                 # A call without tokens has none; "" stands for no call, because the server wants one field at least.

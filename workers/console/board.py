@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter, defaultdict, deque
+from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
-from petiole.tasks.operations.metrics import QueueFigures, read_queues
+from petiole.tasks.broker.topology import PUBLISH_QUEUE
+from petiole.tasks.operations.live_figures import NO_WORKER, AgentFigures, LiveFigures, read_live_figures
 from petiole.tasks.stores.circuits import Circuit
 from petiole.tasks.stores.rate_limits import AccountUsage
 from petiole.workers.console.graph import Graph, build_graph
 
 if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
-    from petiole.tasks.stores.event_counts import EventCount
 
 MIN_INTERVAL_S: Final = 1.8
 SAMPLES: Final = 60
@@ -30,25 +30,32 @@ SAMPLES: Final = 60
 
 @dataclass(frozen=True, slots=True)
 class AgentRow:
-    """One agent: what waits for it, what it works on, and how it went in the last minutes."""
+    """One agent: its figures now, how it went in the last minutes, and the budgets that its calls use.
 
-    name: str
-    state: str
-    workers: int
-    subscriptions: int
-    depth: int
-    in_flight: int
-    lag_s: float
-    parked: int
+    `rate` (handled deliveries per second) and `errors` (failed attempts) are None unless deliveries are counted.
+    """
+
+    figures: AgentFigures
     rate: float | None
     errors: int | None
     depths: Sequence[float]
     budgets: Sequence[AccountUsage]
 
     @property
+    def name(self) -> str:
+        return self.figures.agent
+
+    @property
+    def state(self) -> str:
+        """The state of the agent; none for the queue of publishers, which belongs to no agent."""
+        is_publish = self.name == PUBLISH_QUEUE and self.figures.state == NO_WORKER
+        return "-" if is_publish else self.figures.state
+
+    @property
     def needs_attention(self) -> bool:
         """Whether a person should look at it."""
-        return self.state in {"paused", "stopped"} or bool(self.parked) or (self.depth > 0 and not self.workers)
+        agent = self.figures
+        return self.state in {"paused", "stopped"} or bool(agent.parked) or (agent.depth > 0 and not agent.workers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +83,13 @@ class BoardView:
 
 @dataclass(frozen=True, slots=True)
 class _Sample:
+    """The figures of one time, of which the rates and curves are made. Counts are by agent."""
+
     at: float
     recorded: int
-    queues: QueueFigures
-    handled: Mapping[str, float] = field(default_factory=dict)
-    failed: Mapping[str, float] = field(default_factory=dict)
+    depth: Mapping[str, int]
+    handled: Mapping[str, int]
+    failed: Mapping[str, int]
 
 
 class Board:
@@ -95,86 +104,63 @@ class Board:
     def read(self) -> BoardView:
         """Return the current view, which may be MIN_INTERVAL_S old. Raises redis-py's errors and kombu's."""
         with self._lock:
-            is_old = not self._samples or time.monotonic() - self._samples[-1].at >= MIN_INTERVAL_S
-            if self._view is None or is_old:
-                self._samples.append(self._take_sample())
-                self._view = self._build_view()
+            if self._view is None or time.monotonic() - self._samples[-1].at >= MIN_INTERVAL_S:
+                figures = read_live_figures(self._bus)
+                self._samples.append(_sample(figures, self._bus.stores.history.count_recorded()))
+                self._view = self._build_view(figures)
             return self._view
 
-    def _take_sample(self) -> _Sample:
-        handled, failed = _by_agent(self._bus.stores.event_counts.all())
-        recorded = self._bus.stores.history.count_recorded()
-        return _Sample(time.monotonic(), recorded, read_queues(self._bus), handled, failed)
-
-    def _build_view(self) -> BoardView:
-        bus, queues = self._bus, self._samples[-1].queues
-        table = bus.routing()
-        agents = self._agent_rows(Counter(each.queue for each in table.all()))
+    def _build_view(self, figures: LiveFigures) -> BoardView:
+        stores, agents = self._bus.stores, self._agent_rows(figures)
         states = {row.name: "attention" if row.needs_attention else row.state for row in agents}
         return BoardView(
             agents,
-            sorted(bus.stores.circuits.all(), key=lambda each: (each.state == "closed", each.name)),
-            build_graph(table, bus.stores.history.read_last(500), states),
-            [rate for rate in self._rates() if rate is not None],
-            sum(queues.depth.values()),
-            sum(queues.in_flight.values()),
-            bus.stores.dead_letters.count(),
-            bool(self._samples[-1].handled),
+            sorted(figures.circuits, key=lambda each: (each.state == "closed", each.name)),
+            build_graph(self._bus.routing(), stores.history.read_last(500), states),
+            self._rates(),
+            sum(each.depth for each in figures.agents),
+            sum(each.in_flight for each in figures.agents),
+            stores.dead_letters.count(),
+            figures.counts_events,
         )
 
-    def _agent_rows(self, subscriptions: Mapping[str, int]) -> list[AgentRow]:
-        cluster, parked = self._bus.stores.cluster_membership.read(), Counter[str]()
-        for each in self._bus.stores.parked.read():
-            parked[each.need.queue] += each.count
-        workers = Counter(name for worker in cluster.workers.values() for name in worker.agents)
-        budgets = self._budgets_by_agent()
-        states = {name: each.state for name, each in cluster.agents.items()} | dict(cluster.overrides)
-        sample = self._samples[-1]
-        rows = [
-            AgentRow(
-                name,
-                states.get(name, "unserved" if subscriptions.get(name) else "-"),
-                workers[name],
-                subscriptions.get(name, 0),
-                sample.queues.depth.get(name, 0),
-                sample.queues.in_flight.get(name, 0),
-                sample.queues.lag_s.get(name, 0.0),
-                parked[name],
-                self._rate_of(name),
-                int(sample.failed.get(name, 0) - self._samples[0].failed.get(name, 0)) if sample.handled else None,
-                [float(each.queues.depth.get(name, 0)) for each in self._samples],
-                budgets.get(name, ()),
-            )
-            for name in {*subscriptions, *states, *sample.queues.depth}
-        ]
-        return sorted(rows, key=lambda row: (not row.needs_attention, -row.depth, row.name))
-
-    def _budgets_by_agent(self) -> Mapping[str, Sequence[AccountUsage]]:
+    def _agent_rows(self, figures: LiveFigures) -> list[AgentRow]:
         budgets: defaultdict[str, list[AccountUsage]] = defaultdict(list)
-        for account in self._bus.stores.rate_limits.accounts(self._bus.now()):
+        for account in figures.accounts:
             for name in account.agents:
                 budgets[name].append(account)
-        return budgets
+        first = self._samples[0].failed
+        rows = [
+            AgentRow(
+                each,
+                self._rate_of(each.agent) if figures.counts_events else None,
+                each.failed - first.get(each.agent, 0) if figures.counts_events else None,
+                [float(sample.depth.get(each.agent, 0)) for sample in self._samples],
+                budgets.get(each.agent, ()),
+            )
+            for each in figures.agents
+        ]
+        return sorted(rows, key=lambda row: (not row.needs_attention, -row.figures.depth, row.name))
 
-    def _rates(self) -> list[float | None]:
-        samples = list(self._samples)
+    def _rates(self) -> list[float]:
         return [
-            max(0.0, (after.recorded - before.recorded) / (after.at - before.at)) for before, after in pairwise(samples)
+            max(0.0, (after.recorded - before.recorded) / (after.at - before.at))
+            for before, after in pairwise(self._samples)
         ]
 
     def _rate_of(self, agent: str) -> float | None:
         """Return the handled deliveries per second since the oldest of the last ten samples."""
         last, first = self._samples[-1], self._samples[max(0, len(self._samples) - 10)]
-        if not last.handled or last.at <= first.at:
+        if last.at <= first.at:
             return None
         return max(0.0, last.handled.get(agent, 0) - first.handled.get(agent, 0)) / (last.at - first.at)
 
 
-def _by_agent(counts: Mapping[EventCount, float]) -> tuple[Mapping[str, float], Mapping[str, float]]:
-    handled: defaultdict[str, float] = defaultdict(float)
-    failed: defaultdict[str, float] = defaultdict(float)
-    for count, amount in counts.items():
-        if count.family == "delivery":
-            agent = count.subscription.rpartition(".")[0]
-            (handled if count.detail == "handled" else failed)[agent] += amount
-    return handled, failed
+def _sample(figures: LiveFigures, recorded: int) -> _Sample:
+    return _Sample(
+        time.monotonic(),
+        recorded,
+        {each.agent: each.depth for each in figures.agents},
+        {each.agent: each.handled for each in figures.agents},
+        {each.agent: each.failed for each in figures.agents},
+    )

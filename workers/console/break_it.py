@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def show_experiments(visit: Visit) -> Response:
     """Show the buttons, the workers and the experiments; with `part`, what changes only."""
-    experiments = visit.backstage.experiments
+    experiments = visit.console.experiments
     if experiments is None:
         reason = "Only the demo is there to be broken: petiole demo --console"
         return visit.render("error.html", 404, title="Not found", reason=reason)
@@ -25,7 +25,7 @@ def show_experiments(visit: Visit) -> Response:
 
 def start_experiment(visit: Visit) -> Response:
     """Start an experiment."""
-    experiments = visit.backstage.experiments
+    experiments = visit.console.experiments
     if experiments is None:
         raise UsageError("only the demo is there to be broken: petiole demo --console")
     kind = visit.form.get("kind", "")

@@ -74,7 +74,7 @@ def _show(visit: Visit, wanted: str, *, shows_contents: bool) -> Response:
     part = rows[number * ROWS_PER_PAGE : (number + 1) * ROWS_PER_PAGE]
     stream_id = str(flow[0].attributes["stream_id"])
     if shows_contents:
-        visit.backstage.answers.permit(visit.operator, stream_id)
+        visit.console.answers.permit(visit.operator, stream_id)
     shown = list(build_waterfall(visit.bus, flow, part, shows_contents=shows_contents))
     return visit.render(
         "conversation.html",

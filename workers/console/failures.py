@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from starlette.responses import Response
 
@@ -12,7 +11,7 @@ from petiole.events.errors import UsageError
 from petiole.tasks import dead_letters
 from petiole.tasks.dead_letters import DeadLetterQuery, DeadLetterRecord, locked_fields
 from petiole.tasks.stores.dead_letters import DEAD_LETTER_STATES, DeadLetterState
-from petiole.workers.console.formats import format_json
+from petiole.workers.console.formats import format_json, parse_object
 from petiole.workers.console.letter_index import LetterKey
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ _CANARY_TIMEOUT = timedelta(seconds=60)
 def list_failures(visit: Visit) -> Response:
     """Show the groups of letters that need an operator; with `all`, of every letter."""
     shows_all = bool(visit.query("all"))
-    groups, missing = visit.backstage.letters.groups()
+    groups, missing = visit.console.letters.groups()
     shown = [each for each in groups if shows_all or any(each.states[state] for state in _OPEN)]
     return visit.render("failures.html", groups=shown[:MAX_GROUPS], missing=missing, shows_all=shows_all)
 
@@ -37,12 +36,12 @@ def list_letters(visit: Visit) -> Response:
     """Show the letters of a group, newest first."""
     key = _read_key(visit)
     states = _OPEN if visit.query("open") else DEAD_LETTER_STATES
-    ids = visit.backstage.letters.ids(key, states)
+    ids = visit.console.letters.ids(key, states)
     number = visit.number("page", 0, 100_000)
     shown = ids[number * LETTERS_PER_PAGE : (number + 1) * LETTERS_PER_PAGE]
     records = list(visit.bus.stores.dead_letters.read(shown))
     pages = -(-len(ids) // LETTERS_PER_PAGE)
-    replayable = len(visit.backstage.letters.ids(key, _REPLAYABLE))
+    replayable = len(visit.console.letters.ids(key, _REPLAYABLE))
     return visit.render(
         "letters.html", key=key, letters=records, total=len(ids), number=number, pages=pages, replayable=replayable
     )
@@ -64,11 +63,13 @@ def edit_letter(visit: Visit) -> Response:
     """Store a letter with another event instead of this one; a refusal shows the text again with its reason."""
     record, text = _find(visit), visit.form.get("event", "")
     try:
-        new = dead_letters.edit(record.letter.id, _parse_event(text), operator=visit.operator, bus=visit.bus)
+        new = dead_letters.edit(
+            record.letter.id, parse_object(text, "the event"), operator=visit.operator, bus=visit.bus
+        )
     except UsageError as error:
         return _show(visit, record, text=text, refusal=str(error), status=400)
     visit.record("dead_letter.edited", record.letter.id)
-    visit.backstage.letters.expire()
+    visit.console.letters.expire()
     return visit.go("/letter", id=new.id)
 
 
@@ -77,7 +78,7 @@ def discard_letter(visit: Visit) -> Response:
     record = _find(visit)
     dead_letters.discard(DeadLetterQuery(ids=(record.letter.id,)), operator=visit.operator, bus=visit.bus)
     visit.record("dead_letter.discarded", record.letter.id)
-    visit.backstage.letters.expire()
+    visit.console.letters.expire()
     return visit.go("/failures")
 
 
@@ -90,28 +91,28 @@ def start_replay(visit: Visit) -> Response:
     else:
         key = LetterKey(form.get("agent", ""), form.get("cause", ""), form.get("fingerprint", ""))
         # Oldest first, as the engine replays.
-        ids, target = visit.backstage.letters.ids(key, _REPLAYABLE)[::-1], f"dead letters {' '.join(key)}"
+        ids, target = visit.console.letters.ids(key, _REPLAYABLE)[::-1], f"dead letters {' '.join(key)}"
     if not ids:
         raise UsageError("nothing of this group can be replayed; its letters are being replayed, or were handled")
     canary, rate = _read_number(form.get("canary", ""), "canary"), _read_number(form.get("rate", ""), "rate")
-    run = visit.backstage.replays.start(
+    run = visit.console.replays.start(
         ids, operator=visit.operator, canary=int(canary), rate_hz=rate or None, timeout=_CANARY_TIMEOUT
     )
     visit.record("dead_letters.replayed", target)
-    visit.backstage.letters.expire()
+    visit.console.letters.expire()
     return visit.go("/replay", id=run.id)
 
 
 def show_replay(visit: Visit) -> Response:
     """Show how far a replay is, to the outcome of its last letter."""
-    run = visit.backstage.replays.get(visit.query("id"))
+    run = visit.console.replays.get(visit.query("id"))
     if run is None:
         reason = "This console process has no such replay. The letters have their outcomes: see Failures."
         return visit.render("error.html", 404, title="Not found", reason=reason)
-    progress = visit.backstage.replays.progress(run)
+    progress = visit.console.replays.progress(run)
     is_over = not run.is_running and (progress is None or not progress.replaying)
     template = "_replay.html" if visit.query("part") else "replay.html"
-    visit.backstage.letters.expire()
+    visit.console.letters.expire()
     return visit.render(template, run=run, progress=progress, is_over=is_over)
 
 
@@ -152,16 +153,6 @@ def _event_text(record: DeadLetterRecord) -> str:
     if letter.document is not None:
         return format_json(letter.document)
     return repr(letter.raw)
-
-
-def _parse_event(text: str) -> dict[str, Any]:
-    try:
-        event = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"the event is not valid JSON: {error}; correct it") from error
-    if not isinstance(event, dict):
-        raise UsageError("the event is not a JSON object; write one")
-    return event
 
 
 def _read_number(text: str, name: str) -> float:

@@ -1,4 +1,4 @@
-"""Formats: how pages write numbers, times and curves."""
+"""Formats: how pages write numbers, times, JSON and curves, and read JSON."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from petiole.events.errors import UsageError
 from petiole.tasks.stores.rate_limits import AccountUsage
 from petiole.workers.observability.flow_tree import shorten
 from petiole.workers.observability.printable import printable_lines, replace_unprintable
@@ -39,6 +40,17 @@ def format_json(value: object) -> str:
     """Write a JSON value with indents; unprintable characters, which may reverse text, as escapes."""
     text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
     return "".join(each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text)
+
+
+def parse_object(text: str, name: str) -> dict[str, Any]:
+    """Parse a JSON object of a form. Raises UsageError, which calls the text by its name."""
+    try:
+        parsed = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{name} is not valid JSON: {error}; correct it") from error
+    if not isinstance(parsed, dict):
+        raise UsageError(f"{name} is not a JSON object; write one")
+    return parsed
 
 
 def draw_curve(values: Sequence[float]) -> str:

@@ -52,13 +52,13 @@ def show_live(visit: Visit) -> Response:
     if pattern:
         check_pattern(pattern)
     recent = [_describe(each) for each in visit.bus.stores.history.read_last(30)[::-1]]
-    board = visit.backstage.board.read()
+    board = visit.console.board.read()
     return visit.render("live.html", board=board, pattern=pattern, stream=visit.query("stream"), recent=recent)
 
 
 def show_board(visit: Visit) -> Response:
     """Show the part of the page that is read again every two seconds."""
-    return visit.render("_board.html", board=visit.backstage.board.read())
+    return visit.render("_board.html", board=visit.console.board.read())
 
 
 def set_circuit(visit: Visit) -> Response:
@@ -78,7 +78,7 @@ def set_agent(visit: Visit) -> Response:
     name, action = visit.form.get("name", ""), visit.form.get("action", "")
     if action not in _OVERRIDES:
         raise UsageError(f"action {action!r}: give one of {', '.join(_OVERRIDES)}")
-    if name not in {row.name for row in visit.backstage.board.read().agents}:
+    if name not in {row.name for row in visit.console.board.read().agents}:
         raise UsageError(f"there is no agent {name!r}; the page Live lists them")
     visit.bus.stores.cluster_membership.set_override(name, _OVERRIDES[action])
     visit.record(f"agent.{action}", name)

@@ -33,7 +33,7 @@ from petiole.workers.console.live import LiveEvents, set_agent, set_circuit, sho
 from petiole.workers.console.points import fork_from, replay_from, reveal_point, show_point
 from petiole.workers.console.replays import Replays
 from petiole.workers.console.routing import download_asyncapi, explain_event, show_asyncapi, show_catalog, show_why
-from petiole.workers.console.visit import Answer, Backstage, Visit, make_templates, page
+from petiole.workers.console.visit import Answer, ConsoleState, Visit, make_templates, page
 from petiole.workers.gateways.identities import SESSION_COOKIE
 from petiole.workers.gateways.tokens import SESSION_S, TokenFile
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 _STATIC = Path(__file__).parent / "static"
 
-_LOOKS: Mapping[str, Answer] = {
+_PAGES: Mapping[str, Answer] = {
     "/": show_live,
     "/board": show_board,
     "/conversations": list_conversations,
@@ -62,7 +62,7 @@ _LOOKS: Mapping[str, Answer] = {
 }
 """Pages for viewers."""
 
-_ACTS: Mapping[str, tuple[Answer, str]] = {
+_FORMS: Mapping[str, tuple[Answer, str]] = {
     "/circuit": (set_circuit, "circuit.set"),
     "/agent": (set_agent, "agent.set"),
     "/conversation": (reveal_conversation, "contents.shown"),
@@ -83,7 +83,7 @@ def build_pages(bus: BusRuntime, tokens: TokenFile, breakable: Breakable | None)
     """Build the application without the middleware that says who visits."""
     answers = LiveAnswers(bus)
     experiments = Experiments(bus, breakable) if breakable else None
-    backstage = Backstage(
+    console = ConsoleState(
         bus, Board(bus), LetterIndex(bus), Replays(bus), answers, tokens, make_templates(), experiments
     )
     live = LiveEvents(bus)
@@ -94,12 +94,12 @@ def build_pages(bus: BusRuntime, tokens: TokenFile, breakable: Breakable | None)
         await live.close()
 
     routes = [
-        *(page(path, answer, backstage) for path, answer in _LOOKS.items()),
-        *(page(path, answer, backstage, role="operator", action=name) for path, (answer, name) in _ACTS.items()),
-        page("/why", explain_event, backstage, action="routing.explained"),
-        page("/sign-in", _show_sign_in, backstage, role="user"),
-        page("/sign-in", _sign_in, backstage, role="user", action="signed_in"),
-        page("/sign-out", _sign_out, backstage, role="user", action="signed_out"),
+        *(page(path, answer, console) for path, answer in _PAGES.items()),
+        *(page(path, answer, console, role="operator", action=name) for path, (answer, name) in _FORMS.items()),
+        page("/why", explain_event, console, action="routing.explained"),
+        page("/sign-in", _show_sign_in, console, role="user"),
+        page("/sign-in", _sign_in, console, role="user", action="signed_in"),
+        page("/sign-out", _sign_out, console, role="user", action="signed_out"),
         Route("/events", live.answer, methods=["GET"]),
         Route("/answers", answers.answer, methods=["GET"]),
         Mount("/static", StaticFiles(directory=_STATIC)),
@@ -108,14 +108,14 @@ def build_pages(bus: BusRuntime, tokens: TokenFile, breakable: Breakable | None)
 
 
 def _show_sign_in(visit: Visit) -> Response:
-    return visit.render("sign_in.html", refusal="", path=str(visit.backstage.tokens.path))
+    return visit.render("sign_in.html", refusal="", path=str(visit.console.tokens.path))
 
 
 def _sign_in(visit: Visit) -> Response:
-    cookie = visit.backstage.tokens.open_session(visit.form.get("token", "").strip())
+    cookie = visit.console.tokens.open_session(visit.form.get("token", "").strip())
     if cookie is None:
         refusal = "This token is not in the token file."
-        return visit.render("sign_in.html", 403, refusal=refusal, path=str(visit.backstage.tokens.path))
+        return visit.render("sign_in.html", 403, refusal=refusal, path=str(visit.console.tokens.path))
     response = visit.go("/")
     path = visit.request.scope.get("root_path", "") or "/"
     response.set_cookie(

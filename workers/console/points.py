@@ -6,7 +6,6 @@ fork      a copy of this event is published in a stream of its own; whoever hear
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from petiole.events.topics import TopicTrie
 from petiole.tasks.operations.history_replay import replay_history
 from petiole.tasks.publication import publish_many
 from petiole.tasks.stores.history import RecordedEvent
-from petiole.workers.console.formats import format_json
+from petiole.workers.console.formats import format_json, parse_object
 from petiole.workers.console.waterfall import read_content
 
 if TYPE_CHECKING:
@@ -87,7 +86,7 @@ def fork_from(visit: Visit) -> Response:
     point, text = _find(visit), visit.form.get("content")
     stream_id = f"fork-{uuid4().hex[:12]}"
     try:
-        event = _copy(visit, point, stream_id, None if text is None else _parse(text))
+        event = _copy(visit, point, stream_id, None if text is None else parse_object(text, "the content"))
     except UsageError as error:
         return _show(visit, point, text=text, refusal=str(error), status=400)
     visit.record("event.forked", f"{point.event_id} to {stream_id}")
@@ -100,16 +99,6 @@ def _copy(visit: Visit, point: FlowPoint, stream_id: str, content: dict[str, Any
     copied = {name: document[name] for name in _OWN_FIELDS if name in document}
     content = content if content is not None else dict(read_content(point.event))
     return visit.bus.event_registry.parse(copied | {"stream_id": stream_id, "content": content})
-
-
-def _parse(text: str) -> dict[str, Any]:
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"the content is not valid JSON: {error}; correct it") from error
-    if not isinstance(content, dict):
-        raise UsageError("the content is not a JSON object; write one")
-    return content
 
 
 def _find(visit: Visit) -> FlowPoint:

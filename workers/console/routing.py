@@ -13,7 +13,7 @@ from petiole.events.errors import UsageError
 from petiole.events.ids import new_event_id
 from petiole.events.registry import EventType
 from petiole.events.topics import TopicTrie
-from petiole.workers.console.formats import format_json
+from petiole.workers.console.formats import format_json, parse_object
 
 if TYPE_CHECKING:
     from petiole.workers.console.visit import Visit
@@ -34,7 +34,7 @@ def explain_event(visit: Visit) -> Response:
     """Explain the routing of an event as JSON. Nothing is published."""
     text = visit.form.get("event", "")
     try:
-        event = visit.bus.event_registry.parse(_with_identity(_parse(text)))
+        event = visit.bus.event_registry.parse(_with_identity(parse_object(text, "the event")))
     except UsageError as error:
         return visit.render("why.html", 400, text=text, explanations=None, refusal=str(error), event=None)
     explanations = sorted(visit.bus.routing().explain(event), key=lambda each: not each.is_delivered)
@@ -87,16 +87,6 @@ def _describe_types(types: tuple[EventType, ...]) -> dict[str, Any]:
 def _build_document(visit: Visit) -> dict[str, Any]:
     info = SystemInfo("Petiole", "1.0.0")
     return build_asyncapi(info, visit.bus.event_registry.all(), visit.bus.routing().all())
-
-
-def _parse(text: str) -> dict[str, Any]:
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"this is not valid JSON: {error}; paste an event") from error
-    if not isinstance(document, dict):
-        raise UsageError("this is not a JSON object; paste an event")
-    return document
 
 
 def _with_identity(document: dict[str, Any]) -> dict[str, Any]:

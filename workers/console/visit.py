@@ -54,7 +54,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Backstage:
+class ConsoleState:
     """What all visits share: the bus, and what the console remembers of it."""
 
     bus: BusRuntime
@@ -72,13 +72,13 @@ class Visit:
     """One request: who visits, what the form says, and the shared parts."""
 
     request: Request
-    backstage: Backstage
+    console: ConsoleState
     form: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def bus(self) -> BusRuntime:
         """The bus that is shown."""
-        return self.backstage.bus
+        return self.console.bus
 
     @property
     def identity(self) -> Identity | None:
@@ -113,7 +113,7 @@ class Visit:
         """Render a page."""
         root = self.request.scope.get("root_path", "")
         values |= {"root": root, "visit": self, "identity": self.identity}
-        response = HTMLResponse(self.backstage.templates.get_template(template).render(values), status)
+        response = HTMLResponse(self.console.templates.get_template(template).render(values), status)
         response.headers["Content-Security-Policy"] = _POLICY
         response.set_cookie(
             FORM_COOKIE, self.form_token, httponly=True, samesite="strict", secure=self.is_secure, path=root or "/"
@@ -159,14 +159,16 @@ def make_templates() -> Environment:
     return templates
 
 
-def page(path: str, answer: Answer, backstage: Backstage, *, role: Role = "viewer", action: str | None = None) -> Route:
+def page(
+    path: str, answer: Answer, console: ConsoleState, *, role: Role = "viewer", action: str | None = None
+) -> Route:
     """Make the route of a page. With `action` it is a POST, and that name stands in the audit event of a refusal."""
 
     async def serve(request: Request) -> Response:
         try:
-            visit = Visit(request, backstage, parse_form(await request.body()) if action else {})
+            visit = Visit(request, console, parse_form(await request.body()) if action else {})
         except UsageError as error:
-            visit = Visit(request, backstage)
+            visit = Visit(request, console)
             return visit.render("error.html", 400, title="That was refused", reason=error_text(error))
         return await run_in_threadpool(_serve, visit, answer, role, action)
 

@@ -18,8 +18,9 @@ from petiole.events.errors import Permanent
 from petiole.tasks import Context, RateLimit
 from petiole.tasks.resilience.circuit_breaker import CircuitCall
 from petiole.tasks.stores.circuits import CircuitThresholds
+from petiole.tasks.stores.event_counts import EventCount
 from petiole.tasks.testing import EventTestHarness
-from petiole.workers.console import create_console
+from petiole.workers.console import board, create_console
 from petiole.workers.tools import approvals
 from tests.journeys.console.conftest import Browser, find
 from tests.support.browser import serving
@@ -99,6 +100,19 @@ def test_live_shows_what_the_calls_of_an_agent_have_used_of_each_of_its_budgets(
 
     assert "llm.main: 1 of 500 requests, 1,200 of 8,000 tokens<br>search: 1 of 9 requests, paused" in rows["caller"]
     assert "requests" not in rows["idler"]
+
+
+def test_live_counts_failed_attempts_as_errors_and_other_outcomes_not(harness, breaking, browser, monkeypatch):
+    monkeypatch.setattr(board, "MIN_INTERVAL_S", 0)
+    harness.publish(a_message())
+    harness.bus.wait()
+    browser.see("/")
+    counts = {"handled": 5, "duplicate": 7, "deferred": 11, "retried": 2, "dead_lettered": 1}
+    Inside(harness).stores.event_counts.add(
+        {EventCount("delivery", "x", "careful.handle", outcome): count for outcome, count in counts.items()}
+    )
+
+    assert find(r"<td>careful</td>.*?<td class=\"n bad\">(\d+)</td>", browser.see("/")) == "3"
 
 
 def test_an_agent_is_paused_and_resumed_and_both_are_recorded_with_who_and_why(harness, breaking, browser, monkeypatch):
