@@ -40,18 +40,26 @@ def queue_depths(bus: BusRuntime, connection: Connection, queues: Sequence[str])
     return {queue: messages[queue] + deliveries.get(queue, 0) for queue in queues}
 
 
-def lag_s(bus: BusRuntime, connection: Connection, queue: str) -> float | None:
-    """Return the age in seconds of the oldest event in a queue; None if it is empty, or the broker is not Redis."""
-    if bus.driver != "redis":
-        return None
+def queue_lags(bus: BusRuntime, connection: Connection, queues: Sequence[str]) -> dict[str, float]:
+    """Return the age in seconds of the oldest event in each queue that has one; on Redis, in two round trips."""
+    if bus.driver != "redis" or not queues:
+        return {}
     with connection.channel() as channel:
         redis_channel: Any = channel  # the stubs describe only what all transports have in common
         prefix, key_of = redis_channel.global_keyprefix, redis_channel._q_for_pri  # noqa: SLF001 - kombu has no public name for it
-        keys = [f"{prefix}{key_of(queue, step)}" for step in redis_channel.priority_steps]
-        times = [_published_at(message) for key in keys for message in redis_channel.client.lrange(key, -1, -1)]
-    oldest_delivery = bus.stores.deliveries.oldest(queue) if bus.publishes_atomically else None
-    oldest = min((time for time in (*times, oldest_delivery) if time is not None), default=None)
-    return None if oldest is None else max(0.0, (bus.now() - oldest).total_seconds())
+        steps = redis_channel.priority_steps
+        with redis_channel.client.pipeline(transaction=False) as pipe:
+            for queue in queues:
+                for step in steps:
+                    pipe.lrange(f"{prefix}{key_of(queue, step)}", -1, -1)  # kombu's client adds no prefix to this one
+            ends = iter(pipe.execute())
+    oldest = bus.stores.deliveries.oldest(queues) if bus.publishes_atomically else {}
+    lags: dict[str, float] = {}
+    for queue in queues:
+        times = [_published_at(message) for _ in steps for message in next(ends)]
+        if known := [time for time in (*times, oldest.get(queue)) if time is not None]:
+            lags[queue] = max(0.0, (bus.now() - min(known)).total_seconds())
+    return lags
 
 
 def _queue_length(connection: Connection, queue: str) -> int:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from petiole.events.catalog.system import MetricsReport
-from petiole.tasks.broker.queue_stats import lag_s, queue_depths
+from petiole.tasks.broker.queue_stats import queue_depths, queue_lags
 from petiole.tasks.broker.topology import PUBLISH_QUEUE
 from petiole.tasks.stores.event_counts import EventCount
 from petiole.tasks.stores.history import RecordedEvent
@@ -112,9 +112,9 @@ def read_queues(bus: BusRuntime) -> QueueFigures:
     queues = sorted({subscription.queue for subscription in subscriptions} | {PUBLISH_QUEUE})
     with bus.app.connection_for_read() as connection:
         depths = queue_depths(bus, connection, queues)
-        lags = {queue: lag_s(bus, connection, queue) for queue in queues if depths[queue]}
+        lags = queue_lags(bus, connection, [queue for queue in queues if depths[queue]])
     in_flight = dict.fromkeys(queues, 0) | bus.stores.deliveries.in_flight() if bus.publishes_atomically else {}
-    return QueueFigures(depths, {queue: lag for queue, lag in lags.items() if lag is not None}, in_flight)
+    return QueueFigures(depths, lags, in_flight)
 
 
 def _summarize_counts(counts: Mapping[EventCount, float]) -> dict[str, int]:

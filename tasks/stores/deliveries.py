@@ -137,11 +137,19 @@ class Deliveries:
             lengths = iter(pipe.execute())
         return {queue: sum(next(lengths) for _ in PRIORITY_STEPS) for queue in queues}
 
-    def oldest(self, queue: str) -> datetime | None:
-        """Return when the oldest event in a queue was published; None if there is none."""
-        ends: list[Any] = [self._client.lrange(name, -1, -1) for name in self._lists(queue)]
-        times = (_published_at(end[0]) for end in ends if end)
-        return min((time for time in times if time is not None), default=None)
+    def oldest(self, queues: Sequence[str]) -> dict[str, datetime]:
+        """Return when the oldest event in each queue that has one was published, in one round trip."""
+        with self._client.pipeline(transaction=False) as pipe:
+            for queue in queues:
+                for name in self._lists(queue):
+                    pipe.lrange(name, -1, -1)
+            ends = iter(pipe.execute())
+        found: dict[str, datetime] = {}
+        for queue in queues:
+            times = [_published_at(entry) for _ in PRIORITY_STEPS for entry in next(ends)]
+            if known := [time for time in times if time is not None]:
+                found[queue] = min(known)
+        return found
 
     def in_flight(self) -> Counter[str]:
         """Count by queue what consumers have fetched and not settled."""

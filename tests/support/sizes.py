@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from petiole.events import TextContent, TextMessageEvent
+from petiole.events.catalog.message import MessageEvent
 from petiole.events.dead_letter import DeadLetter, FailedAttempt
 from petiole.events.subscriptions import Subscription
 from petiole.tasks import EventBus
@@ -19,10 +20,11 @@ CONVERSATION_PAGES = ("/conversation?id=long", "/conversation?id=long&page=1")
 
 
 def fill_large_system(bus: EventBus, letters: int, agents: int, events: int) -> None:
-    """Write letters of 20 agents, subscriptions of many, and a conversation `long` of so many events."""
+    """Write letters of 20 agents, many agents with an event each, and a conversation `long` of so many events."""
     inside = Inside(bus)
-    inside.subscribe([Subscription(agent=f"agent{n}", function="act", patterns=("output.*",)) for n in range(agents)])
+    inside.subscribe([Subscription(agent=f"agent{n}", function="act", patterns=("message.*",)) for n in range(agents)])
     _write_letters(inside, letters)
+    bus.publish(MessageEvent(event_type="message.echo", stream_id="short"))
     first = TextMessageEvent(stream_id="long", content=TextContent(text="hello"))
     bus.publish_many([first, *(first.caused(TextMessageEvent, content=first.content) for _ in range(events - 1))])
 
