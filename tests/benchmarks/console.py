@@ -1,7 +1,9 @@
-"""Measure the console: `python -m tests.benchmarks.console [--quick] [pages] [rate]`.
+"""Measure the console: `python -m tests.benchmarks.console [--quick] [pages] [busy] [rate]`.
 
     pages    100,000 dead letters, 1,000 agents and a conversation of 5,000 events: the slowest of five reads of each
              page, and the resident memory of the console's process before and after
+    busy     the slowest of five reads of each page while 2,000 events a second are published, and the processor time of
+             the broker per event, with and without a browser on the page Live, in turns
     rate     deliveries per second of a worker with a queue of events, with and without a browser on the page Live,
              in turns; the ratio of the medians; and the same for the processor time of worker and broker per delivery
 
@@ -51,6 +53,18 @@ def count(event):
     pass
 """
 
+PUBLISHER = """
+import time
+from petiole import publish_many
+from petiole.events.catalog.message import MessageEvent
+
+began, published = time.monotonic(), 0
+while True:
+    publish_many(MessageEvent(event_type="message.said", stream_id=f"s{number}") for number in range(200))
+    published += 200
+    time.sleep(max(0, began + published / 2_000 - time.monotonic()))
+"""
+
 
 def write(line: str) -> None:
     """Write a line of the report."""
@@ -62,6 +76,8 @@ def main(*, quick: bool, parts: Collection[str]) -> None:
     write(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores, load {load()}")
     if "pages" in parts:
         measure_pages((2_000, 200, 1_000) if quick else (100_000, 1_000, 5_000))
+    if "busy" in parts:
+        measure_busy(seconds=3 if quick else 8, rounds=2 if quick else 4)
     if "rate" in parts:
         measure_rate(events=1_000 if quick else 5_000, rounds=3 if quick else 5)
     write(f"load at the end {load()}")
@@ -90,6 +106,32 @@ def read(visitor: httpx2.Client, page: str) -> float:
     began = time.monotonic()
     visitor.get(page).raise_for_status()
     return time.monotonic() - began
+
+
+def measure_busy(*, seconds: float, rounds: int) -> None:
+    """Print how fast pages are while events are published, and what a browser costs the broker."""
+    costs: dict[bool, list[float]] = {False: [], True: []}
+    rates: dict[bool, list[float]] = {False: [], True: []}
+    with fresh_server() as url, a_node(url) as node, a_console(node) as (address, _):
+        bus = EventBus(Celery("busy", broker=url), settings=Settings(home=node.home, broker_url=url))
+        node.module("publisher", PUBLISHER)
+        node.start("publisher")
+        wait_until(bus.stores.history.count_recorded, 60)
+        with httpx2.Client(base_url=address, timeout=120) as visitor:
+            for page in ("/", "/board", "/failures", "/conversations", "/conversation?id=s1", "/catalog", "/why"):
+                times = [read(visitor, page) for _ in range(READS)]
+                write(f"{page:<60} median {statistics.median(times):.3f} s, slowest {max(times):.3f} s")
+        for number in range(2 * rounds):
+            is_open = number % 2 == 1
+            with a_browser(address) if is_open else nullcontext():
+                recorded, spent_s = bus.stores.history.count_recorded(), server_s(bus)
+                time.sleep(seconds)
+                events = bus.stores.history.count_recorded() - recorded
+                rates[is_open].append(round(events / seconds))
+                costs[is_open].append(round((server_s(bus) - spent_s) / events * 1e6, 1))
+    ratio = statistics.median(costs[True]) / statistics.median(costs[False])
+    write(f"events/s: without a browser {rates[False]}, with one on Live {rates[True]}")
+    write(f"us of the broker per event: {costs[False]}, with a browser {costs[True]}, ratio of the medians {ratio:.3f}")
 
 
 def measure_rate(*, events: int, rounds: int) -> None:
@@ -143,9 +185,14 @@ def stop(worker: subprocess.Popen[bytes]) -> None:
 def processor_s(bus: EventBus, worker_pid: int) -> float:
     """Return the processor time that the worker and the broker have used."""
     worker = psutil.Process(worker_pid).cpu_times()
+    return worker.user + worker.system + server_s(bus)
+
+
+def server_s(bus: EventBus) -> float:
+    """Return the processor time that the broker has used."""
     with redis.Redis.from_url(bus.broker_url or "") as client:
         server = client.info("cpu")
-    return worker.user + worker.system + float(server["used_cpu_user"]) + float(server["used_cpu_sys"])
+    return float(server["used_cpu_user"]) + float(server["used_cpu_sys"])
 
 
 def waiting(bus: EventBus) -> int:
@@ -212,4 +259,4 @@ def a_browser(address: str) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    main(quick="--quick" in sys.argv, parts={"pages", "rate"} & {*sys.argv} or {"pages", "rate"})
+    main(quick="--quick" in sys.argv, parts={"pages", "busy", "rate"} & {*sys.argv} or {"pages", "busy", "rate"})

@@ -69,7 +69,7 @@ def _show(visit: Visit, wanted: str, *, shows_contents: bool) -> Response:
         reason = f"No flow or stream {wanted!r} is recorded. Conversations lists the last ones."
         return visit.render("error.html", 404, title="Not found", reason=reason)
     rows = build_tree_rows(flow)
-    last_s = visit.bus.now().timestamp() - max(each.recorded_at_ms for each in flow) / 1_000
+    last_s = visit.bus.now().timestamp() - flow[-1].recorded_at_ms / 1_000
     number = visit.number("page", 0, 100_000)
     part = rows[number * ROWS_PER_PAGE : (number + 1) * ROWS_PER_PAGE]
     stream_id = str(flow[0].attributes["stream_id"])
@@ -83,7 +83,7 @@ def _show(visit: Visit, wanted: str, *, shows_contents: bool) -> Response:
         stream_id=stream_id,
         flows=flows[:MAX_FLOWS],
         rows=shown,
-        began_ms=min(each.recorded_at_ms for each in flow),
+        began_ms=flow[0].recorded_at_ms,
         total=len(rows),
         is_followed=not shows_contents and len(rows) <= ROWS_PER_PAGE and last_s < FOLLOWED_S,
         number=number,
