@@ -126,6 +126,7 @@ class History:
         self._retention = retention
         self._blobs = blobs
         self._record = Script(client, "history", "record_event")
+        self._read = Script(client, "read_entries")
 
     def record(self, event: Event, text: str) -> PublicationState:
         """Record an event with its JSON text. Returns the state of an earlier publication of it, or new."""
@@ -241,16 +242,16 @@ class History:
         return [member.removeprefix(prefix) for member in members if member.startswith(prefix)]
 
     def _read_entries(self, entry_ids: Sequence[str], **attributes: str) -> list[RecordedEvent]:
-        """Read the events that have these attributes."""
-        with self._client.pipeline(transaction=False) as pipe:
-            for entry_id in entry_ids:
-                pipe.xrange(self._keys.history, entry_id, entry_id)
-            found = pipe.execute()
-        # An index may name an entry that the history has removed: it reads as no entries.
+        """Read the events that have these attributes, without those that the history has removed."""
+        # A script, because redis-py's work for a command takes longer than the server's. Page by page, because others
+        # wait for a script.
+        found: list[tuple[str, Mapping[str, str]]] = []
+        for start in range(0, len(entry_ids), HISTORY_PAGE_SIZE):
+            page = self._read((self._keys.history, *entry_ids[start : start + HISTORY_PAGE_SIZE]))
+            found += ((entry_id, dict(zip(fields[::2], fields[1::2], strict=True))) for entry_id, fields in page)
         return [
             recorded
-            for entries in found
-            for recorded in self._parse_entries(entries)
+            for recorded in self._parse_entries(found)
             if all(recorded.attributes[name] == value for name, value in attributes.items())
         ]
 
