@@ -116,7 +116,7 @@ def measure_busy(*, seconds: float, rounds: int) -> None:
         bus = EventBus(Celery("busy", broker=url), settings=Settings(home=node.home, broker_url=url))
         node.module("publisher", PUBLISHER)
         node.start("publisher")
-        wait_until(bus.stores.history.count_recorded, 60)
+        wait_until(lambda: bus.stores.history.count_recorded() > 0, 60)
         with httpx2.Client(base_url=address, timeout=120) as visitor:
             for page in ("/", "/board", "/failures", "/conversations", "/conversation?id=s1", "/catalog", "/why"):
                 times = [read(visitor, page) for _ in range(READS)]

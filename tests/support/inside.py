@@ -36,6 +36,7 @@ from petiole.tasks.stores import open_stores
 from petiole.tasks.stores.circuits import Circuit
 from petiole.tasks.stores.dead_letters import DeadLetterRecord
 from petiole.tasks.stores.deliveries import DEAD_LETTER_HEADER, PRIORITY_STEPS, QueueEntry
+from petiole.tasks.stores.event_counts import EventCount
 from petiole.tasks.stores.keys import Keys
 from petiole.tasks.stores.rate_limits import RateLimitUsage
 from petiole.tasks.testing import EventTestHarness
@@ -514,6 +515,11 @@ class Inside:
     def session(self, session_id: str) -> Any:
         """Tell what is known of a session, also once it has ended."""
         return self.stores.sessions.get(session_id)
+
+    def count_deliveries(self, subscription: str, **outcomes: int) -> None:
+        """Count attempts to deliver, by outcome."""
+        counts = {EventCount("delivery", "x", subscription, outcome): count for outcome, count in outcomes.items()}
+        self.stores.event_counts.add(counts)
 
     def rate_usage(self, account: str) -> RateLimitUsage:
         """Tell what was used of an account's quota in its window."""

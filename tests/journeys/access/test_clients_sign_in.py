@@ -38,8 +38,10 @@ class Wallet(CredentialService):
         return self._tokens.get(security_scheme_name)
 
 
-def read_card(url: str, **headers: str) -> AgentCard:
-    return Parse(httpx2.get(f"{url}/.well-known/agent-card.json", headers=headers).text, AgentCard())
+def read_card(url: str) -> AgentCard:
+    card = AgentCard()
+    Parse(httpx2.get(f"{url}/.well-known/agent-card.json").text, card)
+    return card
 
 
 def test_a_client_of_a2a_sends_the_token_that_the_card_asks_for(team):

@@ -18,7 +18,6 @@ from petiole.events.errors import Permanent
 from petiole.tasks import Context, RateLimit
 from petiole.tasks.resilience.circuit_breaker import CircuitCall
 from petiole.tasks.stores.circuits import CircuitThresholds
-from petiole.tasks.stores.event_counts import EventCount
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.console import board, create_console
 from petiole.workers.tools import approvals
@@ -107,10 +106,7 @@ def test_live_counts_failed_attempts_as_errors_and_other_outcomes_not(harness, b
     harness.publish(a_message())
     harness.bus.wait()
     browser.see("/")
-    counts = {"handled": 5, "duplicate": 7, "deferred": 11, "retried": 2, "dead_lettered": 1}
-    Inside(harness).stores.event_counts.add(
-        {EventCount("delivery", "x", "careful.handle", outcome): count for outcome, count in counts.items()}
-    )
+    Inside(harness).count_deliveries("careful.handle", handled=5, duplicate=7, deferred=11, retried=2, dead_lettered=1)
 
     assert find(r"<td>careful</td>.*?<td class=\"n bad\">(\d+)</td>", browser.see("/")) == "3"
 
