@@ -14,8 +14,6 @@ redelivers the message.
 
 from __future__ import annotations
 
-import atexit
-import gc
 import logging
 from collections.abc import Callable
 from functools import partial
@@ -60,9 +58,6 @@ log = logging.getLogger(__name__)
 # A pool process that ends waits until the worker has read its results, by default for 30 s, in steps of 0.1 s: in vain
 # if the worker ends, too, and reads no more. Kubernetes kills a worker 30 s after SIGTERM.
 billiard_pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = 50
-
-# A worker that ends looks for garbage among all that it has loaded, several times; it takes half a second.
-atexit.register(gc.freeze)
 
 
 class Consumer(CeleryConsumer):
