@@ -15,7 +15,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
@@ -32,6 +32,7 @@ ResultT = TypeVar("ResultT")
 
 _CANCEL_TIMEOUT_S = 5.0
 _RECONNECT_S = 0.1
+_MAX_ENTRIES = 100
 
 
 class AsyncReplyReader:
@@ -42,6 +43,8 @@ class AsyncReplyReader:
         self._bus = bus
         self._client = bus.connect_async()
         self._pending: dict[str, asyncio.Future[str | None]] = {}
+        # How many the next round trip removes. After a lost connection it is not known whether that was done.
+        self._entries_read = 0
         self._reader: asyncio.Task[None] | None = None
         self._lifetime = self._run_until_loop_closes()
 
@@ -103,13 +106,29 @@ class AsyncReplyReader:
                 self._resolve_futures(*((request_id, None) for request_id in self._pending))
                 return
             try:
-                entry: Any = await self._client.blpop([self.key], timeout=WAIT_SLICE_S)
+                entries = await self._read_entries()
             except (RedisConnectionError, RedisTimeoutError):
                 # Replies stay in the list, and requests stay pending until their deadline.
                 await asyncio.sleep(_RECONNECT_S)
                 continue
-            if entry:
-                self._resolve_futures(parse_reply(entry[1]))
+            self._resolve_futures(*map(parse_reply, entries))
+
+    async def _read_entries(self) -> list[str]:
+        """Wait for entries of the list, up to WAIT_SLICE_S, and read many in one round trip.
+
+        They stay in the list until the next round trip removes them: a connection that is lost with the answer loses
+        no reply. Those that are read again are of no pending request.
+        """
+        async with self._client.pipeline(transaction=False) as pipe:
+            if self._entries_read:
+                pipe.ltrim(self.key, self._entries_read, -1)
+            # Moves the first entry to its own place, as soon as there is one.
+            pipe.blmove(self.key, self.key, WAIT_SLICE_S, "LEFT", "LEFT")  # type: ignore[arg-type]  # takes fractions, too
+            pipe.lrange(self.key, 0, _MAX_ENTRIES - 1)
+            self._entries_read = 0
+            entries: list[str] = (await pipe.execute())[-1]
+        self._entries_read = len(entries)
+        return entries
 
     def _resolve_futures(self, *replies: tuple[str, str | None]) -> None:
         for request_id, text in replies:

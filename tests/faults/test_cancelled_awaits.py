@@ -80,8 +80,7 @@ def test_each_answer_is_that_to_its_question_whoever_stops_waiting(system, serve
 
     with capsys.disabled():
         print(f"\n{QUESTIONS} awaits: {dict(ends)}")
-    # An event loop reads one reply per round trip, also those that nobody waits for any more.
-    assert ends["answered"] > QUESTIONS // 10
+    assert ends["answered"] > QUESTIONS // 4
     assert ends["cancelled"] > QUESTIONS // 20
     assert set(published) <= {each["event_id"] for each in inside.history("message.said")}
     eventually(lambda: inside.is_idle("echo"), 30, system.logs)

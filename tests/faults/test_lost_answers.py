@@ -96,7 +96,7 @@ def test_awaiting_a_request_ends_at_its_deadline_without_the_server(server, hurr
         task: asyncio.Future[Response[object]] = asyncio.ensure_future(
             Requester(bus).aio("echo", responder="data_service", text="hi", timeout=1)
         )
-        await asyncio.to_thread(wait_until, lambda: any(each["cmd"] == "blpop" for each in clients()), 20)
+        await asyncio.to_thread(wait_until, lambda: any(each["cmd"] == "blmove" for each in clients()), 20)
         server.kill()
         with pytest.raises(RequestTimedOut):
             await task
