@@ -42,14 +42,14 @@ def noted() -> str:
     act()
     return "done"
 
-read = tool_calls.Outcome.read
+from_json = tool_calls.CallOutcome.from_json
 
-def read_after_death(kept):
+def read_after_death(document):
     die_once()  # what came of the call is kept by now, and its delivery is not settled
-    return read(kept)
+    return from_json(document)
 
 if os.environ["DIES"] == "noted":
-    tool_calls.Outcome.read = read_after_death
+    tool_calls.CallOutcome.from_json = read_after_death
 """
 
 

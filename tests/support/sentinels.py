@@ -85,10 +85,6 @@ class Pair:
         state = [listed.get("state"), follower.get("master_port"), follower.get("master_link_status")]
         return state == ["online", primary, "up"]
 
-    def is_replica(self, port: int) -> bool:
-        """Tell whether a server knows that it is not the primary."""
-        return self._info(port).get("role") == "slave"
-
     def hold_writes(self, for_s: float = 8.0) -> None:
         """Let the primary take no more writes for some seconds, and wait until the other has all that it took."""
         with self.client(self.primary()) as client:
