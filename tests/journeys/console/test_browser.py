@@ -120,7 +120,7 @@ def test_an_approval_is_granted_a_breaker_opened_and_closed_and_an_agent_paused_
         expect(page.locator("#waterfall")).to_contain_text("output.message.sent")
 
         page.goto(demo)
-        breaker = page.locator("tr", has_text="llm.demo")
+        breaker = page.get_by_role("row", name=re.compile(r"^llm\.demo "))
         for button, state in (("Open", "open"), ("Close", "closed")):
             page.click("summary")
             page.locator("form[action$=circuit]").get_by_role("button", name=button).click()

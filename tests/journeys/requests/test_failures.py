@@ -91,13 +91,14 @@ except RequestTimedOut:
 @pytest.mark.long
 def test_a_request_that_kills_its_workers_is_answered_by_its_dead_letter(service, inside, client):
     service.environment["PETIOLE_MAX_DELIVERY_CRASHES"] = "2"
-    workers = [service.worker(name) for name in ("one", "two", "three")]
+    # Its first death makes it suspect; the others count.
+    workers = [service.worker(name) for name in ("one", "two", "three", "four")]
 
     said = ask(service, 'print(json.dumps(request("die", responder="data_service", timeout=40).get().error_type))')
 
     assert said == "DeliveryCrashed"
-    assert client.get("deaths") == "2"
-    assert sorted(worker.poll() is None for worker in workers) == [False, False, True]
+    assert client.get("deaths") == "3"
+    assert sorted(worker.poll() is None for worker in workers) == [False, False, False, True]
     answers = [each for each in inside.history() if each["event_type"].startswith("response.")]
     assert [each["event_type"] for each in answers] == ["response.failed"]
 
