@@ -144,6 +144,15 @@ def test_a_consumer_that_still_leases_stays_watched_when_it_closes(engine):
     assert not engine.texts.exists(engine.keys.consumers, engine.keys.consumer_slots("one"))
 
 
+def test_a_process_that_ends_takes_the_consumers_of_its_lost_connections_along(engine):
+    for name in ("mine.1", "mine.2", "other.1"):
+        engine.consumer(name).commands.renew(2.5)
+
+    engine.consumer("mine.2").commands.unregister()
+
+    assert engine.texts.zrange(engine.keys.consumers, 0, -1) == ["other.1"]
+
+
 def test_many_acknowledgements_and_many_deliveries_fit_in_one_fetch(engine):
     count = 2_500
     engine.publish(subscriptions=[f"memory.number_{number}" for number in range(count)])
