@@ -96,6 +96,12 @@ class Pair:
         self._processes[port].kill()
         self._processes[port].wait(timeout=10)
 
+    def be_patient(self, seconds: float) -> None:
+        """Let the Sentinels take a server for down only when it has not answered for so long."""
+        for port in self._sentinels:
+            with redis.Redis(port=port) as client:
+                client.execute_command("SENTINEL", "SET", "events", "down-after-milliseconds", int(seconds * 1_000))
+
     def demote(self) -> None:
         """Let the Sentinels exchange the servers, both of which run."""
         with redis.Redis(port=self._sentinels[0]) as client:
