@@ -42,6 +42,7 @@ pytest.importorskip("gevent", reason="gevent is not installed: make dev")
 SEED = int(os.environ.get("PETIOLE_ATTACK_SEED", random.randrange(1_000_000)))
 LASTS_S = float(os.environ.get("PETIOLE_ATTACK_S", "1800" if IS_FULL else "60"))
 ROUND_S = 90.0
+STARTED_S = 15.0
 CALM_S = 120.0
 """How long nothing may be settled in the calm before what is left counts as lost."""
 
@@ -246,8 +247,9 @@ class Attack:
     def _kill_child(self) -> None:
         children = [
             child
-            for process, _ in self._workers.values()
-            if process.poll() is None
+            for process, started_at in self._workers.values()
+            # Celery ends a worker whose first processes do not start.
+            if process.poll() is None and time.monotonic() - started_at > STARTED_S
             for child in psutil.Process(process.pid).children()
         ]
         if children:
