@@ -11,7 +11,6 @@ start. A killed process runs no `on_stop`.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,12 +42,10 @@ def connect(bus: BusRuntime) -> None:
 
 
 def _connect(bus: BusRuntime) -> bool:
-    worker_pid = os.getpid()
-
     def on_init(**_: Any) -> None:
         # The solo pool sends the signal too, in the worker itself, where heartbeat.py runs the hooks.
         if current_process().name != "MainProcess" and _is_current(bus):
-            end_if_orphaned(worker_pid)
+            end_if_orphaned()
             run_start_hooks(served_agents(bus))
 
     def on_shutdown(**_: Any) -> None:

@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 
 from billiard.common import TERM_SIGNAL
 from billiard.pool import DEATH, ApplyResult
+from billiard.process import current_process
 from billiard.reduction import ForkingPickler
 from kombu.asynchronous import set_event_loop
 
@@ -107,11 +108,12 @@ def _last_messages(pid: int) -> tuple[bytes, ...]:
     return tuple(bytes(pickler.dumps((DEATH, (pid, code)))) for code in (os.EX_OK, TERM_SIGNAL - 256))
 
 
-def end_if_orphaned(worker_pid: int) -> None:
+def end_if_orphaned() -> None:
     """End this process of a pool if its worker has ended before the system was asked to end both together.
 
     Celery has the system kill the processes of a pool with their worker. A process asks for it after it was forked: if
     the worker is killed before, the process would wait for ever if another one of this kind holds its pipe open.
     """
-    if os.getppid() != worker_pid:
+    process: Any = current_process()
+    if os.getppid() != process._parent_pid:  # noqa: SLF001 - billiard's, of the worker that made it
         os._exit(os.EX_UNAVAILABLE)  # at once: nobody reads what an exit would write, and nothing was begun
