@@ -403,6 +403,18 @@ def test_a_rejected_delivery_is_fetched_last(engine):
     assert [event_id_of(each) for each in one.fetch(3)] == [event.event_id for event in events[1:] + events[:1]]
 
 
+def test_a_fetch_wakes_the_next_consumer_only_if_it_leaves_something(engine):
+    for _ in range(3):
+        engine.publish()
+    wakeup, one = f"{engine.keys.queue(QUEUE)}:wakeup", engine.consumer()
+
+    assert len(one.fetch(2)) == 2
+    assert engine.texts.exists(wakeup)
+
+    assert len(one.fetch(2)) == 1
+    assert not engine.texts.exists(wakeup)
+
+
 def test_what_returns_to_an_empty_queue_wakes_a_consumer(engine):
     one = engine.consumer()
     for way in ("unread", "last", "crashed"):
