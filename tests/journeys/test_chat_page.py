@@ -1,10 +1,15 @@
-"""The chat page in a real browser: a text streams, a tool is approved or denied, a reload and a cancel."""
+"""The chat page in a real browser: a text streams, a tool is approved or denied, a reload, a cancel, and files."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
 
+from petiole.events import FormattedResponse, ResponseReadyEvent, TextMessageEvent
+from petiole.tasks import Agent
+from petiole.tasks.testing import EventTestHarness
 from petiole.workers.gateways.application import create_application
 from tests.contracts.channels.answers import serving
 from tests.support.browser import open_page
@@ -59,3 +64,25 @@ def test_a_user_approves_denies_and_cancels_and_a_reload_loses_nothing(ordered):
 
         assert ordered_articles == ["tea"]
         assert {address.split("/")[2] for address in requests} == {url.split("/")[2]}
+
+
+def test_files_of_an_answer_are_links_that_run_nothing_and_data_is_shown() -> None:
+    clerk = Agent("clerk")
+    bill = {"url": "https://example.com/b.pdf", "filename": "b.pdf"}
+    parts: Any = (bill, {"url": "javascript:alert(1)"}, {"data": {"total": 42}})
+
+    @clerk.on("input.message.received")
+    def answer(event: TextMessageEvent) -> ResponseReadyEvent:
+        return event.caused(ResponseReadyEvent, content=FormattedResponse(text="Your bill", parts=parts))
+
+    with (
+        EventTestHarness([clerk]) as team,
+        serving(create_application(team.bus, trusts_loopback=True)) as url,
+        open_page() as page,
+    ):
+        page.goto(f"{url}/chat")
+        say(page, "The bill, please")
+
+        expect(page.locator(".assistant a")).to_have_attribute("href", bill["url"])
+        expect(page.locator(".assistant a")).to_have_text("b.pdf")
+        expect(page.locator(".assistant code")).to_have_text(["javascript:alert(1)", '{"total":42}'])

@@ -198,12 +198,13 @@ def transcribe(event: SpeechCapturedEvent) -> Iterator[Event]:
         start_ms=speech.start_ms,
         end_ms=speech.end_ms,
     )
-    yield event.caused(UtteranceCompletedEvent, content=content)
     if text:
         chunks = ChunkRange(first=speech.first_sequence, last=speech.last_sequence)
         message = event.caused(TextMessageEvent, content=TextContent(text=text, chunks=chunks))
         if is_accepted(message):
             yield message
+    # Last: who sees it has seen the message, if there is one.
+    yield event.caused(UtteranceCompletedEvent, content=content)
 
 
 def transcribe_interim(event: SpeechCapturedEvent) -> TranscriptionUpdatedEvent | None:

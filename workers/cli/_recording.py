@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import wave
 from collections.abc import Iterable, Iterator
@@ -48,6 +49,7 @@ class Recording:
     answer_chunks: list[AudioContent] = field(default_factory=list)
     messages: int = 0
     _entry_id: str = ""
+    _read_ids: set[str] = field(default_factory=set)
     _unfinished: int = 0
     _unanswered: int = 0
 
@@ -71,7 +73,9 @@ class Recording:
     @property
     def is_answered(self) -> bool:
         """Whether all audio was heard, and every message in it was answered."""
-        is_heard = team_state(self.bus).audio_streams.read(self.stream_id).ended_by is not None
+        state = team_state(self.bus).audio_streams.read(self.stream_id)
+        # The state is stored before the events of the same delivery are published.
+        is_heard = state.ended_by is not None and self._read_ids.issuperset(map(_id_of, state.last_events))
         return is_heard and self._unfinished <= 0 and self._unanswered <= 0
 
     def follow_answer(self, timeout_s: float) -> Iterator[RecordedEvent]:
@@ -89,6 +93,7 @@ class Recording:
 
     def _count(self, recorded: RecordedEvent) -> None:
         content = content_of(recorded)
+        self._read_ids.add(str(recorded.attributes["event_id"]))
         self.messages += recorded.topic == "input.message.received"
         self._unanswered += recorded.topic == "input.message.received"
         self._unanswered -= recorded.topic in _ANSWERED
@@ -96,6 +101,10 @@ class Recording:
         self._unfinished -= recorded.topic == "stream.utterance.completed"
         if recorded.topic == ANSWER_AUDIO:
             self.answer_chunks.append(AudioContent.model_validate(content))
+
+
+def _id_of(event_json: str) -> str:
+    return str(json.loads(event_json)["event_id"])
 
 
 def with_trailing_silence(chunks: Iterable[AudioContent]) -> Iterator[AudioContent]:

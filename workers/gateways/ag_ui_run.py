@@ -16,6 +16,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, Self
 
 from ag_ui.core import (
+    ActivityMessage,
+    ActivitySnapshotEvent,
     AssistantMessage,
     BaseEvent,
     FunctionCall,
@@ -49,6 +51,7 @@ from petiole.workers.gateways.flows import (
     FlowItem,
     FlowStep,
     FlowTranslator,
+    PartsAdded,
     PhaseChanged,
     TextAdded,
     TextEnded,
@@ -58,6 +61,9 @@ from petiole.workers.gateways.flows import (
     ToolEnded,
     ToolProgressed,
 )
+
+PARTS_ACTIVITY: Final = "petiole.parts"
+"""The type of the activity message that holds the files and data of an answer, as {"parts": [...]}."""
 
 _STATE: Final = "/petiole"
 _CURSOR: Final = re.compile(r"(\d{1,20}-\d{1,20})\.(\d{1,6}):(\d{1,18})\.(\d{1,6})")
@@ -182,6 +188,10 @@ class AgUiRun:
                 yield from self._encode_text(step)
             case ToolCalled() | ToolProgressed() | ToolEnded():
                 yield from self._encode_tool(step)
+            case PartsAdded():
+                message_id, content = f"{self.run_id}-parts", {"parts": list(step.parts)}
+                self.messages.append(ActivityMessage(id=message_id, activity_type=PARTS_ACTIVITY, content=content))
+                yield ActivitySnapshotEvent(message_id=message_id, activity_type=PARTS_ACTIVITY, content=content)
             case PhaseChanged():
                 yield self._set("phase", step.phase)
                 if step.intent:

@@ -6,6 +6,7 @@ flow names it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -31,6 +32,7 @@ from petiole.workers.gateways.flows import (
     FlowPosition,
     FlowStep,
     FlowTranslator,
+    PartsAdded,
     TextEnded,
     ToolEnded,
     follow_flow,
@@ -61,6 +63,7 @@ class FlowCall:
     _position: FlowPosition = field(init=False)
     _translator: FlowTranslator = field(default_factory=FlowTranslator)
     _texts: list[str] = field(default_factory=list)
+    _parts: Sequence[dict[str, object]] = ()
 
     def __post_init__(self) -> None:
         self.updated_at = self.event.timestamp
@@ -119,12 +122,14 @@ class FlowCall:
                 self.pending.pop(step.approval_id, None)
             case TextEnded():
                 self._texts.append(step.text)
+            case PartsAdded():
+                self._parts = step.parts
             case ToolEnded() if isinstance(self.event, ToolExecutionRequestedEvent):
                 if step.call_id == self.event.content.call_id:
                     self.result = build_result(step.text, is_error=not step.is_ok)
             case FlowEnded():
                 self.is_cancelled = step.reason == "cancelled"
-                self.result = None if self.is_cancelled else build_result("\n".join(self._texts))
+                self.result = None if self.is_cancelled else build_result("\n".join(self._texts), self._parts)
 
     def _take_reply(self, request: RequestEvent, reply: Event) -> None:
         response: Response[object] = parse_response(reply)
@@ -160,6 +165,13 @@ def find_call(bus: BusRuntime, call_id: str) -> FlowCall | None:
     return call
 
 
-def build_result(text: str, *, is_error: bool = False) -> types.CallToolResult:
-    """Build the result of a call."""
-    return types.CallToolResult(content=[types.TextContent(type="text", text=text)], is_error=is_error)
+def build_result(text: str, parts: Sequence[dict[str, object]] = (), *, is_error: bool = False) -> types.CallToolResult:
+    """Build the result of a call: its text, then a link for each part that is a file, and JSON for each other one."""
+    content: list[types.ContentBlock] = [types.TextContent(type="text", text=text)]
+    for part in parts:
+        if url := str(part.get("url") or ""):
+            name, media_type = str(part.get("filename") or "part"), str(part.get("media_type") or "") or None
+            content.append(types.ResourceLink(name=name, uri=url, mime_type=media_type))
+        else:
+            content.append(types.TextContent(type="text", text=to_json(part.get("data", part)).decode()))
+    return types.CallToolResult(content=content, is_error=is_error)

@@ -138,20 +138,25 @@ def test_what_the_agents_cannot_do_is_refused_with_the_reason(served_team, field
     assert reason in answer.json()["detail"]
 
 
-def test_an_agent_of_ones_own_that_writes_its_answer_is_heard_while_it_writes():
+def test_an_agent_of_ones_own_that_writes_its_answer_is_heard_while_it_writes_and_adds_files_and_data():
     own = Agent("own")
+    parts: Any = ({"url": "https://example.com/b.pdf", "filename": "b.pdf"}, {"data": {"total": 42}})
 
     @own.on("input.message.received")
     async def answer(event: TextMessageEvent, context: Context) -> ResponseReadyEvent:
         async with context.stream_response() as stream:
             stream.write("I am ")
             stream.write("my own.")
-        return event.caused(ResponseReadyEvent, content=FormattedResponse(text=stream.text))
+        return event.caused(ResponseReadyEvent, content=FormattedResponse(text=stream.text, parts=parts))
 
     with EventTestHarness([own]) as team, serving(create_application(team.bus, trusts_loopback=True)) as url:
         events = run(url, "r-1")
 
-    assert types(events)[3:] == ["TEXT_MESSAGE_START", "TEXT_MESSAGE_CONTENT", "TEXT_MESSAGE_END", "RUN_FINISHED"]
+    assert types(events)[3:] == [
+        *("TEXT_MESSAGE_START", "TEXT_MESSAGE_CONTENT", "TEXT_MESSAGE_END"),
+        *("ACTIVITY_SNAPSHOT", "RUN_FINISHED"),
+    ]
+    assert [event["content"] for _, event in events if event["type"] == "ACTIVITY_SNAPSHOT"] == [{"parts": list(parts)}]
     assert [event["delta"] for _, event in events if event["type"] == "TEXT_MESSAGE_CONTENT"] == ["I am my own."]
 
 

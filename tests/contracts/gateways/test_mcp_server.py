@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 from mcp import Client
 from mcp.shared.exceptions import MCPError
-from mcp.types import Request, TextContent, TextResourceContents
+from mcp.types import Request, ResourceLink, TextContent, TextResourceContents
 
+from petiole.events import FormattedResponse, ResponseReadyEvent, TextMessageEvent
+from petiole.events.content import Value
+from petiole.tasks import Agent
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.gateways.application import create_application
 from petiole.workers.gateways.mcp_tasks import EXTENSION
@@ -82,6 +85,29 @@ def test_a_message_is_answered_once_and_its_events_are_read_as_a_resource(served
     with_client(url, act)
     granting.join()
     assert ordered == ["tea"]
+
+
+def test_files_of_an_answer_are_links_and_data_is_json() -> None:
+    clerk = Agent("clerk")
+    file: dict[str, Value] = {"url": "https://example.com/b.pdf", "filename": "b.pdf", "media_type": "application/pdf"}
+
+    @clerk.on("input.message.received")
+    def answer(event: TextMessageEvent) -> ResponseReadyEvent:
+        content = FormattedResponse(text="Your bill", parts=(file, {"data": {"total": 42}}))
+        return event.caused(ResponseReadyEvent, content=content)
+
+    async def act(client: Client) -> None:
+        asked = {"stream_id": "s", "text": "The bill, please", "message_id": "m-1"}
+        text, bill, total = (await client.call_tool("petiole_ask", asked)).content
+
+        assert isinstance(text, TextContent)
+        assert isinstance(bill, ResourceLink)
+        assert isinstance(total, TextContent)
+        assert (text.text, json.loads(total.text)) == ("Your bill", {"total": 42})
+        assert (bill.uri, bill.name, bill.mime_type) == tuple(file.values())
+
+    with EventTestHarness([clerk]) as team, serving(create_application(team.bus, trusts_loopback=True)) as url:
+        with_client(f"{url}/mcp", act)
 
 
 def test_a_tool_of_the_agents_runs_with_its_approval_and_its_errors_are_results(served_team):

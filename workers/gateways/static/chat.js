@@ -52,6 +52,20 @@ function showMessages(messages, run) {
   [...run.texts].filter((id) => !ids.has(id)).forEach((id) => find(id)?.remove());
   for (const { id, role, content } of messages) {
     if (content && ["user", "assistant"].includes(role) && !find(id)) show(role, id, content);
+    if (role === "activity" && content.parts) showParts(id, content.parts);
+  }
+}
+
+// A file of an answer is a link, if its address is one of the web. Data is shown as JSON.
+function showParts(id, parts) {
+  if (find(id)) return;
+  const element = show("assistant", id, "");
+  for (const { url, filename, data } of parts) {
+    const isLink = /^https?:\/\//i.test(url ?? "");
+    const line = document.createElement(isLink ? "a" : "code");
+    line.textContent = filename || url || JSON.stringify(data);
+    if (isLink) Object.assign(line, { href: url, target: "_blank", rel: "noopener noreferrer" });
+    element.append(line, document.createElement("br"));
   }
 }
 
@@ -121,6 +135,7 @@ const HANDLERS = {
   TOOL_CALL_RESULT: (event) => {
     results[event.toolCallId] = `: ${event.content}`;
   },
+  ACTIVITY_SNAPSHOT: ({ messageId, content }) => content.parts && showParts(messageId, content.parts),
   RUN_ERROR: (event) => show("problem", "", event.message),
   RUN_FINISHED: (event, run) => {
     run.interrupts = event.outcome?.interrupts ?? [];
