@@ -27,6 +27,7 @@ from celery.concurrency.solo import TaskPool as SoloPool
 from celery.exceptions import NotRegistered
 from celery.worker import state
 from celery.worker.consumer.consumer import Consumer as CeleryConsumer
+from kombu.utils.compat import detect_environment
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -34,6 +35,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from petiole.events.dead_letter import Cause
 from petiole.events.errors import UsageError
 from petiole.tasks.consuming.direct import DirectWay
+from petiole.tasks.consuming.greenlet_signals import handle_cold_shutdown_in_a_greenlet
 from petiole.tasks.consuming.jobs import JobQueue
 from petiole.tasks.consuming.message_validation import check_size, max_body_bytes
 from petiole.tasks.consuming.process_pool import accept_written_jobs, end_without_pauses
@@ -101,6 +103,12 @@ class Consumer(CeleryConsumer):
             run(*arguments)
         except ChannelError as error:
             raise RecoverableConnectionError(f"the broker closed the channel: {error}") from error
+
+    def start(self) -> None:
+        """Start consuming; called once, after Celery has installed its signal handlers."""
+        if detect_environment() == "gevent":
+            handle_cold_shutdown_in_a_greenlet()
+        super().start()
 
     def on_close(self) -> None:
         """Forget what no slot runs; called after a lost connection, and when the worker ends."""

@@ -50,8 +50,10 @@ POOLS = {"solo": 1, "threads": 4, "gevent": 8, "prefork": 2}
 SUBSCRIPTIONS = {"one.answer": ENDS, "two.answer": {kind: ASYNC_ENDS[f"async_{kind}"] for kind in ENDS}}
 
 AGENTS = """
+import faulthandler
 import os
 import random
+import signal
 import threading
 import time
 from datetime import timedelta
@@ -82,6 +84,7 @@ def watch():
 
 watch()
 os.register_at_fork(after_in_child=watch)
+faulthandler.register(signal.SIGUSR2, all_threads=True)
 
 def end(event):
     word, _, kind = event.content.text.partition(" ")
@@ -240,7 +243,9 @@ class Attack:
         try:
             wait_until(lambda: process.poll() is not None, within_s)
         except AssertionError:
-            self.tally.stalls.append(f"a worker did not end after {number.name}")
+            self.tally.stalls.append(f"{process.args} did not end after {number.name}")
+            process.send_signal(signal.SIGUSR2)  # its log shows what it waits for
+            wait_until(lambda: "most recent call first" in self._system.logs(), 10)
             process.kill()
             process.wait(timeout=20)
 

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from tests.support.polling import PATIENCE
+from tests.support.polling import PATIENCE, wait_until
 
 # Sends the signal while the worker starts: when it is about to connect, or about to run its event loop.
 AGENT = """
@@ -53,3 +53,42 @@ def test_a_prefork_worker_that_is_told_to_end_at_once_says_so_and_reports_no_err
     assert "Traceback" not in node.logs()
     told = [topic for topic in inside.topics() if topic.startswith("agent.")]
     assert moment == "connecting" or told[-2:] == ["agent.stopping", "agent.stopped"]
+
+
+QUITTING = """
+import os
+import signal
+import time
+from petiole.events import MessageEvent
+from petiole.tasks import Agent
+
+agent = Agent("clerk")
+
+@agent.on("message.note")
+def note(event: MessageEvent) -> None:
+    for number in {signals}:
+        os.kill(os.getpid(), number)
+        time.sleep(1)
+"""
+
+
+@pytest.mark.parametrize(
+    "signals",
+    [
+        pytest.param("[signal.SIGQUIT]", id="SIGQUIT"),
+        pytest.param("[signal.SIGINT] * 2", id="twice Ctrl-C", marks=pytest.mark.long),
+    ],
+)
+def test_a_gevent_worker_ends_at_once_also_if_the_signal_comes_while_a_handler_runs(node, signals) -> None:
+    pytest.importorskip("gevent", reason="gevent is not installed: make dev")
+    node.module("agent_clerk", QUITTING.format(signals=signals))
+    node.environment["PETIOLE_AGENTS"] = "agent_clerk"
+    options = ("-P", "gevent", "-c", "4", "-l", "INFO", "--without-mingle")
+    worker = node.start("celery", "-A", "workers", "worker", *options)
+    wait_until(lambda: "ready." in node.logs(), 30, node.logs)
+
+    node.command("publish", "message.note", "--stream", "s")
+    worker.wait(timeout=20 * PATIENCE)
+
+    assert "terminate all running tasks" in node.logs()
+    assert "Traceback" not in node.logs()
