@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from tests.support.inside import Inside
+from tests.support.swapping import has_swap_space, swap_out
 
 IS_FULL = os.environ.get("PETIOLE_FAULTS") == "full"
 KILLS = 50 if IS_FULL else 1
@@ -234,6 +235,31 @@ def test_a_worker_that_stands_for_a_second_and_is_overloaded_keeps_its_thousand_
     with overload():
         eventually(lambda: len(slow.ended()) == HELD, 120, node.logs)
 
+    assert set(slow.begun().values()) == {1}
+    assert "lease.lost" not in node.logs()
+    slow.expect_nothing_left()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(not has_swap_space(), reason="this machine has no swap space; add some with mkswap and swapon")
+@pytest.mark.parametrize("pool", ["threads", "prefork"])
+def test_a_worker_whose_memory_is_swapped_out_again_and_again_keeps_its_thousand_leases(node, slow, eventually, pool):
+    slow.lasts(0.1, lease_s=15)
+    holder = start(node, eventually, pool, 4, prefetches=250)
+    slow.publish(HELD)
+    eventually(lambda: slow.inside.leases() > 0.9 * HELD, 30, node.logs)
+    most_swapped_mib = 0.0
+
+    def has_ended_all() -> bool:
+        nonlocal most_swapped_mib
+        for process in processes_of(holder):
+            most_swapped_mib = max(most_swapped_mib, swap_out(process.pid))
+        return len(slow.ended()) == HELD
+
+    eventually(has_ended_all, 120, node.logs)
+
+    assert most_swapped_mib > 20
     assert set(slow.begun().values()) == {1}
     assert "lease.lost" not in node.logs()
     slow.expect_nothing_left()
