@@ -22,20 +22,20 @@ from typing import Any, TypeAlias
 from amqp.exceptions import ChannelError, RecoverableConnectionError
 from billiard import pool as billiard_pool
 from celery import bootsteps
+from celery.concurrency.base import BasePool
 from celery.concurrency.prefork import TaskPool as ProcessPool
 from celery.concurrency.solo import TaskPool as SoloPool
 from celery.exceptions import NotRegistered
 from celery.worker import state
 from celery.worker.consumer.consumer import Consumer as CeleryConsumer
-from kombu.utils.compat import detect_environment
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from petiole.events.dead_letter import Cause
 from petiole.events.errors import UsageError
+from petiole.tasks.consuming.cold_shutdown import run_cold_shutdown_in_a_thread
 from petiole.tasks.consuming.direct import DirectWay
-from petiole.tasks.consuming.greenlet_signals import handle_cold_shutdown_in_a_greenlet
 from petiole.tasks.consuming.jobs import JobQueue
 from petiole.tasks.consuming.message_validation import check_size, max_body_bytes
 from petiole.tasks.consuming.process_pool import accept_written_jobs, end_without_pauses
@@ -78,6 +78,7 @@ class Consumer(CeleryConsumer):
         )
 
     app: Any
+    controller: Any
     timer: Any
     task_consumer: Any
     loop: Any
@@ -106,8 +107,8 @@ class Consumer(CeleryConsumer):
 
     def start(self) -> None:
         """Start consuming; called once, after Celery has installed its signal handlers."""
-        if detect_environment() == "gevent":
-            handle_cold_shutdown_in_a_greenlet()
+        if not isinstance(self.pool, ProcessPool | SoloPool):
+            run_cold_shutdown_in_a_thread(self.controller)
         super().start()
 
     def on_close(self) -> None:
@@ -115,6 +116,14 @@ class Consumer(CeleryConsumer):
         if isinstance(self.pool, ProcessPool):
             accept_written_jobs(self.pool)
         super().on_close()
+
+    def cancel_active_requests(self) -> None:
+        """Cancel what runs, because the worker is told to end at once. A pool that cannot do so lets it end by itself.
+
+        Celery would raise NotImplementedError in its signal handler: in the task that runs on the main thread.
+        """
+        if getattr(self.pool.terminate_job, "__func__", None) is not BasePool.terminate_job:
+            super().cancel_active_requests()
 
     def stop(self) -> None:
         """Stop consuming, because the worker ends; Celery stops the pool after it."""

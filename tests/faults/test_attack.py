@@ -363,7 +363,7 @@ class Attack:
                 self.tally.repeated.append(f"{subscription} of {event_id} ({acknowledged.get(event_id)})")
         for (subscription, event_id), causes in letters.items():
             kind = acknowledged.get(event_id, "").removeprefix("end ")
-            if causes == [SUBSCRIPTIONS[subscription].get(kind)]:
+            if causes == [SUBSCRIPTIONS.get(subscription, {}).get(kind)]:
                 self.tally.letters[kind] += 1
             elif event_id in acknowledged:
                 self.tally.wrong.append(f"{subscription} of {event_id} ({kind}): {causes}")

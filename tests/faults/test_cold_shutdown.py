@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 
 import pytest
+from celery import Celery
 
 from tests.support.polling import PATIENCE, wait_until
 
@@ -92,3 +93,41 @@ def test_a_gevent_worker_ends_at_once_also_if_the_signal_comes_while_a_handler_r
 
     assert "terminate all running tasks" in node.logs()
     assert "Traceback" not in node.logs()
+
+
+QUITTING_TASK = """
+import os
+import signal
+import time
+
+import redis
+from celery import shared_task
+from petiole.events import MessageEvent
+from petiole.tasks import Agent
+
+agent = Agent("clerk")
+
+@agent.on("message.note")
+def note(event: MessageEvent) -> None: ...
+
+@shared_task(name="quitting")
+def quitting():
+    os.kill(os.getpid(), signal.SIGQUIT)
+    time.sleep(1)
+    redis.Redis.from_url(os.environ["PETIOLE_BROKER_URL"]).rpush("notes", "went on")
+"""
+
+
+@pytest.mark.parametrize("pool", ["solo", pytest.param("threads", marks=pytest.mark.long)])
+def test_what_runs_in_a_pool_that_cannot_end_it_is_not_disturbed_by_the_signal(node, clean_broker_url, client, pool):
+    node.module("agent_clerk", QUITTING_TASK)
+    node.environment["PETIOLE_AGENTS"] = "agent_clerk"
+    worker = node.worker("w", "--pool", pool)
+
+    with Celery("client", broker=clean_broker_url, set_as_current=False) as app:
+        app.send_task("quitting", queue="clerk", ignore_result=True)
+    worker.wait(timeout=20 * PATIENCE)
+
+    assert "Cold shutdown" in node.logs()
+    assert "NotImplementedError" not in node.logs()
+    assert client.lrange("notes", 0, -1) == ["went on"]
