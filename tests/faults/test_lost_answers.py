@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+from redis.asyncio.client import Pipeline
+from redis.exceptions import ConnectionError as RedisConnectionError
 
+from petiole.events.catalog.request import ResponseSuccessEvent, SuccessContent
 from petiole.events.errors import BrokerUnavailable, PublishOutcomeUnknown, RequestTimedOut
 from petiole.tasks import Agent, Chunk, ResponseStreamReader, runtime
 from petiole.tasks.requests.requester import PendingResponse, Requester, Response
@@ -102,6 +107,43 @@ def test_awaiting_a_request_ends_at_its_deadline_without_the_server(server, hurr
             await task
 
     asyncio.run(wait())
+
+
+def test_no_awaited_reply_is_lost_with_the_connection_that_brought_it(clean_broker_url, monkeypatch):
+    bus = a_bus(clean_broker_url, service)
+    inside, execute, losses = Inside(bus), Pipeline.execute, [RedisConnectionError("lost")] * 3
+
+    async def execute_and_lose(*arguments: Any, **options: Any) -> Any:
+        results = await execute(*arguments, **options)
+        if results[-1] and losses:
+            raise losses.pop()
+        return results
+
+    monkeypatch.setattr(Pipeline, "execute", execute_and_lose)
+
+    def reply_to_all() -> None:
+        wait_until(lambda: len(inside.history("request.made")) == 5, 20)
+        for document in inside.history("request.made"):
+            request = bus.event_registry.parse_json(json.dumps(document))
+            asked: Any = request.content
+            content = SuccessContent(
+                request_id=asked.request_id,
+                request_type=asked.request_type,
+                requester=asked.requester,
+                responder=asked.responder,
+                parameters={"response": asked.parameters["text"]},
+            )
+            publish_once(bus, request.caused(ResponseSuccessEvent, content=content))
+
+    async def ask(text: str) -> object:
+        response: Response[object] = await Requester(bus).aio("echo", responder="data_service", text=text, timeout=30)
+        return response.value
+
+    async def ask_all() -> list[object]:
+        return await asyncio.gather(asyncio.to_thread(reply_to_all), *map(ask, "01234"))
+
+    assert asyncio.run(ask_all()) == [None, *"01234"]
+    assert not losses
 
 
 @pytest.mark.parametrize("way", ["sync", "async"])
