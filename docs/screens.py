@@ -53,13 +53,13 @@ def main() -> None:
     """Run a system and write the screens."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "archive.py").write_text(ARCHIVE, encoding="utf-8")
-        environment = _environment(folder)
+        environment = build_environment(folder)
         system = subprocess.Popen([*_PETIOLE, "up"], cwd=folder, env=environment, stdout=subprocess.DEVNULL)
         try:
-            _wait_for(_has_started, folder, environment)
+            wait_for(has_started, folder, environment)
             with subprocess.Popen([sys.executable, "-c", ASK], cwd=folder, env=environment):
                 _draw("top", ["top", "--once", "--interval", "5"], folder, environment)
-            _wait_for(_is_idle, folder, environment)
+            wait_for(_is_idle, folder, environment)
             _draw("trace", ["trace", "--last", "1"], folder, environment)
         finally:
             system.terminate()
@@ -69,7 +69,8 @@ def main() -> None:
 _PETIOLE = [sys.executable, "-m", "petiole.workers.cli"]
 
 
-def _environment(folder: str) -> dict[str, str]:
+def build_environment(folder: str) -> dict[str, str]:
+    """Build the environment of a system in a folder of its own."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PETIOLE_", "CELERY_"))}
     return kept | {
         "PETIOLE_HOME": folder,
@@ -80,7 +81,8 @@ def _environment(folder: str) -> dict[str, str]:
     }
 
 
-def _wait_for(condition: Callable[[Any], bool], folder: str, environment: dict[str, str]) -> None:
+def wait_for(condition: Callable[[Any], bool], folder: str, environment: dict[str, str]) -> None:
+    """Wait until the figures of `petiole top` fulfil a condition. Raises TimeoutError."""
     command = [*_PETIOLE, "top", "--once", "--json", "--interval", "0.1"]
     deadline = time.monotonic() + TIMEOUT_S
     while time.monotonic() < deadline:
@@ -91,7 +93,8 @@ def _wait_for(condition: Callable[[Any], bool], folder: str, environment: dict[s
     raise TimeoutError(f"{condition.__name__} was not true within {TIMEOUT_S:g} s")
 
 
-def _has_started(figures: Any) -> bool:
+def has_started(figures: Any) -> bool:
+    """Return whether all agents have started."""
     started = {each["agent"] for each in figures["agents"] if each["state"] == "started"}
     return started >= {*BUNDLED, "archive"}
 
