@@ -220,6 +220,7 @@ def test_on_rabbitmq_lives_are_told_agents_rest_and_a_critical_error_ends_all(sy
         eventually(lambda: channel.queue_declare("memory", passive=True).message_count == 1, 5, system.logs)
         system.command("agents", "resume", "memory")
         eventually(lambda: told.types("message.kept") == ["message.kept"], 10, system.logs)
+        system.environment["PETIOLE_PUBLISHER"] = "operator"
         system.run("from tasks import report; report('the house burns', 'critical')")
 
         assert worker.wait(timeout=15) == 0, system.logs()
