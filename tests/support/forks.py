@@ -1,7 +1,7 @@
 """Run `python …` in a fork of a process that has loaded Celery and Petiole: most of a start is to load them.
 
-Only modules are loaded, and none of them reads the environment (tests/unit/workers/test_worker_settings.py). So a fork
-has nothing that a new process would not have, and differs by its address layout, hash seed and command line alone.
+Only modules are loaded, of which ours read no setting (tests/unit/workers/test_worker_settings.py), and a fork has what
+a new process has (tests/unit/test_forks.py). A test of which modules are loaded, or in which order, needs a new one.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def _become(request: bytes, files: Sequence[int]) -> None:
     time.tzset()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     paths = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
-    sys.path[:1] = [folder if first in {"-c", "-m"} else str(Path(first).resolve().parent), *paths]
+    sys.path[:1] = [{"-c": "", "-m": folder}.get(first, str(Path(first).resolve().parent)), *paths]
     importlib.invalidate_caches()
     if first == "-m":
         sys.argv[1:] = others[1:]
