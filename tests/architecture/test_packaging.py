@@ -174,24 +174,13 @@ def test_a_project_with_modules_of_our_folders_names_lives_beside_the_wheel(whee
         (tmp_path / "shop" / name).write_text(dedent(text))
     shop = built_wheel(tmp_path / "shop", tmp_path / "shop-wheel")
 
-    def python(*arguments: object) -> str:
-        return run(clean_python, *arguments, cwd=tmp_path)
-
-    def pip(*arguments: object) -> None:
-        run(sys.executable, "-m", "pip", "--python", clean_python, *arguments, "--quiet", cwd=tmp_path)
-
-    def install(*wheels: Path) -> None:
-        pip("install", "--no-compile", "--no-deps", "--no-index", *wheels)
-
-    install(wheel, shop)
-    assert python("-c", USE_THE_PROJECT + USE_PETIOLE).endswith("received\n")
-
-    pip("uninstall", "--yes", "petiole")
-    python("-c", USE_THE_PROJECT)
-
-    install(wheel)
-    pip("uninstall", "--yes", "shop")
-    assert python("-c", USE_PETIOLE).endswith("received\n")
+    # Neither overwrites a file of the other when it is installed, or takes one along when it is uninstalled.
+    assert contents(wheel).keys() & contents(shop).keys() == set()
+    pip = [sys.executable, "-m", "pip", "--python", clean_python, "install", "--no-compile", "--no-deps", "--no-index"]
+    run(*pip, "--quiet", wheel, cwd=tmp_path)
+    assert run(clean_python, "-c", USE_PETIOLE, cwd=tmp_path).endswith("received\n")
+    run(*pip, "--quiet", shop, cwd=tmp_path)
+    assert run(clean_python, "-c", USE_THE_PROJECT + USE_PETIOLE, cwd=tmp_path).endswith("received\n")
 
 
 def built_wheel(source: Path, folder: Path) -> Path:

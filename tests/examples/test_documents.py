@@ -1,21 +1,28 @@
 """Follow every page of the documentation: write its files and run its commands, from top to bottom in one folder.
 
 A `python` block that begins with `# name.py` is written to that file. Each line of a `sh` block is run. A command that
-serves runs in the background until the next command of its kind, or until the end of the page.
+serves runs in the background until the next command of its kind, or until the end of the page. Pages that serve nothing
+but a plain `petiole up` are followed by one reader, one after the other, who lets it run.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
 
 import pytest
+
+from petiole.workers.process import embedded_broker
+from tests.support.forks import Fork
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -28,6 +35,7 @@ READY_TEXTS = {
 }
 INPUTS = {"petiole chat": b"Hello\n/quit\n"}
 TIMEOUT_S = 60
+PROGRAMS = {name: [str(Path(sys.executable).with_name(name))] for name in ("celery", "petiole")} | {"python": []}
 
 
 @dataclass(frozen=True)
@@ -62,32 +70,39 @@ class Reader:
             self._stop(kind)
 
     def _succeed(self, line: str) -> None:
-        keys = next((keys for command, keys in INPUTS.items() if command in line), b"")
-        done = subprocess.run(
-            ["bash", "-c", line],
-            cwd=self.folder,
-            env=self.environment,
-            input=keys,
-            capture_output=True,
-            timeout=TIMEOUT_S,
-            check=False,
-        )
-        assert done.returncode == 0, f"$ {line}\n{done.stdout.decode()}\n{done.stderr.decode()}"
+        with TemporaryFile() as output:
+            code = self._start(line, output).wait(timeout=TIMEOUT_S)
+            output.seek(0)
+            assert code == 0, f"$ {line}\n{output.read().decode()}"
 
     def _serve(self, kind: str, line: str, eventually) -> None:
+        if (process := self.serving.get(kind)) and process.args == line == "petiole up":
+            return  # it serves this page too
         self._stop(kind)
         log = self.folder / f"{len(list(self.folder.glob('*.log')))}.log"
         with log.open("wb") as output:
-            process = subprocess.Popen(
-                ["bash", "-c", f"exec env {line}" + (" -l INFO" if "celery" in line else "")],
-                cwd=self.folder,
-                env=self.environment,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
+            process = self._start(line + (" -l INFO" if "celery" in line else ""), output)
+        process.args = line
         self.serving[kind] = process
         eventually(lambda: READY_TEXTS[kind] in log.read_text(), TIMEOUT_S, lambda: f"$ {line}\n{log.read_text()}")
         assert process.poll() is None, f"$ {line}\n{log.read_text()}"
+
+    def _start(self, line: str, output: IO[bytes]) -> subprocess.Popen[bytes]:
+        """Start a line of a shell, without one where it only names settings and a program of Python."""
+        words = shlex.split(line)
+        settings = [word for word in words[:3] if re.match("[A-Z_]+=", word)]
+        program, *arguments = words[len(settings) :]
+        keys = next((keys for command, keys in INPUTS.items() if command in line), None)
+        if program in PROGRAMS and "pytest" not in words and keys is None and not set("|$") & set(line):
+            environment = self.environment | dict(setting.split("=", 1) for setting in settings)
+            return Fork([*PROGRAMS[program], *arguments], environment, self.folder, output, output)
+        with TemporaryFile() as typed:
+            typed.write(keys or b"")
+            typed.seek(0)
+            command = ["bash", "-c", line if settings or "|" in line else f"exec {line}"]
+            return subprocess.Popen(
+                command, cwd=self.folder, env=self.environment, stdin=typed, stdout=output, stderr=output
+            )
 
     def _stop(self, kind: str) -> None:
         if process := self.serving.pop(kind, None):
@@ -105,28 +120,37 @@ def reader(tmp_path: Path, clean_broker_url: str) -> Iterator[Reader]:
     reader = Reader(tmp_path, environment)
     yield reader
     reader.end()
-    if (tmp_path / ".petiole").exists():
-        subprocess.run(
-            ["petiole", "down"], cwd=tmp_path, env=environment, check=False, capture_output=True, timeout=TIMEOUT_S
-        )
+    embedded_broker.stop_broker(tmp_path / ".petiole")
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
     return [(block["language"], block["text"]) for block in BLOCK.finditer(page.read_text())]
 
 
-@pytest.mark.parametrize(
-    "page",
-    [page for page in PAGES if any(language == "sh" for language, _ in blocks(page))],
-    ids=lambda page: str(page.relative_to(ROOT)),
-)
-def test_the_commands_and_programs_of_a_page_work(page, reader, eventually):
-    for language, text in blocks(page):
-        if language == "python":
-            reader.write(text)
-        elif language == "sh":
-            for line in text.splitlines():
-                reader.type(line, eventually)
+def readings() -> list[list[Path]]:
+    """List the pages that one reader follows."""
+    pages = [page for page in PAGES if lines_of(page)]
+    plain = [page for page in pages if {line for line in lines_of(page) if serves(line)} == {"petiole up"}]
+    return [plain, *([page] for page in pages if page not in plain)]
+
+
+def lines_of(page: Path) -> list[str]:
+    return [line for language, text in blocks(page) if language == "sh" for line in text.splitlines()]
+
+
+def serves(line: str) -> bool:
+    return any(kind in line for kind in READY_TEXTS)
+
+
+@pytest.mark.parametrize("pages", readings(), ids=lambda pages: ",".join(str(page.relative_to(ROOT)) for page in pages))
+def test_the_commands_and_programs_of_a_page_work(pages, reader, eventually):
+    for page in pages:
+        for language, text in blocks(page):
+            if language == "python":
+                reader.write(text)
+            elif language == "sh":
+                for line in text.splitlines():
+                    reader.type(line, eventually)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

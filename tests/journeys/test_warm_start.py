@@ -74,7 +74,8 @@ def test_the_first_message_after_the_start_loads_and_connects_nothing(node, pool
             PETIOLE_MCP_SERVERS="servers.json",
             PETIOLE_RETRIEVAL="semantic",
         )
-        node.start("celery", "-A", "workers", "worker", "--pool", pool, "-c", "1", "-l", "INFO", "--without-mingle")
+        options = ("--pool", pool, "-c", "1", "-l", "INFO", "--without-mingle")
+        node.start("celery", "-A", "workers", "worker", *options, forked=False)
         wait_until((node.home / "warm").exists, 120, node.logs)
         node.run(
             "from petiole.workers.agents.input import publish_message; publish_message('Order tea', stream_id='s')"

@@ -4,6 +4,7 @@
 |-------------|--------------------------------------------------------------------------------|
 | `waiting`   | wait for a condition                                                           |
 | `processes` | start workers and commands, run code in a process of its own, stop processes    |
+| `forks`     | make these processes from one that has loaded Celery and Petiole               |
 | `brokers`   | brokers to kill, freeze and fill: RabbitMQ, and a Valkey of one's own          |
 | `proxy`     | a network between clients and the broker that can be slow, silent or gone      |
 | `endpoint`  | an HTTP server that speaks OpenAI's chat completions                           |

@@ -12,7 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
 
+from tests.support.forks import Fork, loads_the_same
 from tests.support.polling import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,16 +29,10 @@ class Node:
     home: Path
     processes: list[subprocess.Popen[bytes]]
 
-    def start(self, *command: str) -> subprocess.Popen[bytes]:
-        """Start a process; it is ended with the test."""
+    def start(self, *command: str, forked: bool = True) -> subprocess.Popen[bytes]:
+        """Start `python -m …`; it is ended with the test. A new process, and no fork, has loaded nothing before."""
         with (self.home / f"{len(self.processes)}.log").open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", *command],
-                env=self.environment,
-                cwd=self.home,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
+            process = self._python("-m", *command, outputs=(log, log), forked=forked)
         self.processes.append(process)
         return process
 
@@ -56,17 +53,23 @@ class Node:
         """Type `petiole …` in a process of its own; returns what it printed."""
         return self._output_of("-m", "petiole.workers.cli", *arguments)
 
-    def _output_of(self, *arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, *arguments],
-            env=self.environment,
-            cwd=self.home,
-            capture_output=True,
-            timeout=60,
-            check=False,
+    def _output_of(self, *command: str) -> str:
+        with TemporaryFile() as output, TemporaryFile() as errors:
+            code = self._python(*command, outputs=(output, errors)).wait(timeout=60)
+            output.seek(0)
+            errors.seek(0)
+            assert code == 0, errors.read().decode()
+            return output.read().decode()
+
+    def _python(
+        self, *command: str, outputs: tuple[IO[bytes], IO[bytes]], forked: bool = True
+    ) -> subprocess.Popen[bytes]:
+        if forked and loads_the_same(command, self.environment, self.home):
+            return Fork(command, self.environment, self.home, *outputs)
+        output, errors = outputs
+        return subprocess.Popen(
+            [sys.executable, *command], env=self.environment, cwd=self.home, stdout=output, stderr=errors
         )
-        assert done.returncode == 0, done.stderr.decode()
-        return done.stdout.decode()
 
     def module(self, name: str, source: str) -> None:
         """Put a module where the processes find it."""
