@@ -125,16 +125,27 @@ def test_a_demo_whose_worker_cannot_start_says_why_and_stops_what_it_started(she
     assert embedded_broker.broker_url(shell.home) is None
 
 
-def test_the_demo_uses_what_runs_and_leaves_it_running(running):
-    shown = running.type("demo")
+@pytest.fixture
+def small(shell):
+    """Give a directory whose `petiole up` starts all its processes, with few agents."""
+    shell.environment["PETIOLE_AGENTS"] = "petiole.workers.agents.output,petiole.workers.agents.supervisor"
+    return shell
 
-    assert shown.returncode == 0
-    assert shown.stdout.count("was running already") == 2
+
+@pytest.fixture(scope="module")
+def demonstrated(running):
+    """Tell what the demo shows where `petiole up` runs."""
+    return running.type("demo")
+
+
+def test_the_demo_uses_what_runs_and_leaves_it_running(running, demonstrated):
+    assert demonstrated.returncode == 0
+    assert demonstrated.stdout.count("was running already") == 2
     assert embedded_broker.broker_url(running.home) is not None
 
 
-def test_up_shows_the_demo_and_rates_in_a_browser_and_its_console_begins_with_the_first_visitor(running):
-    (stream,) = re.findall(r"conversation\?id=(\S+)", running.type("demo").stdout)
+def test_up_shows_the_demo_and_rates_in_a_browser_and_its_console_begins_with_the_first_visitor(running, demonstrated):
+    (stream,) = re.findall(r"conversation\?id=(\S+)", demonstrated.stdout)
     (address,) = re.findall(r"in a browser: (http\S+)", running.said)
     before = [command_of(pid) for pid in descendants(running.left_running[0].pid)]
 
@@ -278,8 +289,8 @@ def test_a_broker_that_does_not_answer_is_named_as_the_reason(shell):
     assert "Traceback" not in shown.stderr
 
 
-def test_ctrl_c_leaves_no_process_behind(shell, eventually):
-    process = shell.up()
+def test_ctrl_c_leaves_no_process_behind(small, eventually):
+    process = small.up()
     pids = descendants(process.pid)
 
     process.send_signal(signal.SIGINT)
@@ -289,11 +300,11 @@ def test_ctrl_c_leaves_no_process_behind(shell, eventually):
     assert process.returncode == 0, shown
     assert "all stopped" in shown
     eventually(lambda: not [pid for pid in pids if is_running(pid)], 5)
-    assert embedded_broker.broker_url(shell.home) is None
+    assert embedded_broker.broker_url(small.home) is None
 
 
-def test_a_worker_that_dies_takes_the_rest_down(shell, eventually):
-    process = shell.up()
+def test_a_worker_that_dies_takes_the_rest_down(small, eventually):
+    process = small.up()
     pids = descendants(process.pid)
     worker = next(pid for pid in pids if "worker" in command_of(pid).split())
 
@@ -303,33 +314,33 @@ def test_a_worker_that_dies_takes_the_rest_down(shell, eventually):
     assert process.returncode == 1
     assert "the worker failed" in shown
     eventually(lambda: not [pid for pid in pids if is_running(pid)], 5)
-    assert embedded_broker.broker_url(shell.home) is None
+    assert embedded_broker.broker_url(small.home) is None
 
 
-@pytest.mark.parametrize("command", ["up", "demo"])
-def test_a_command_that_is_killed_leaves_nothing_alive(shell, eventually, command):
-    process = shell.up() if command == "up" else shell.start("demo")
+@pytest.mark.parametrize("command", ["up", pytest.param("demo", marks=pytest.mark.long)])
+def test_a_command_that_is_killed_leaves_nothing_alive(small, eventually, command):
+    process = small.up() if command == "up" else small.start("demo")
     eventually(lambda: any("worker" in command_of(pid).split() for pid in descendants(process.pid)), 30)
-    pids = [*descendants(process.pid), broker_pid(shell.home)]
+    pids = [*descendants(process.pid), broker_pid(small.home)]
 
     process.kill()
 
     eventually(lambda: not [pid for pid in pids if is_running(pid)], 20, lambda: list(map(command_of, pids)))
-    assert embedded_broker.broker_url(shell.home) is None
-    assert shell.type("down").returncode == 0
+    assert embedded_broker.broker_url(small.home) is None
+    assert small.type("down").returncode == 0
 
 
-def test_down_stops_workers_and_broker_and_says_when_there_are_none(shell):
-    process = shell.up()
+def test_down_stops_workers_and_broker_and_says_when_there_are_none(small):
+    process = small.up()
 
-    first, second = shell.type("down"), shell.type("down")
+    first, second = small.type("down"), small.type("down")
 
     shown, _ = process.communicate(timeout=30)
     assert (first.returncode, second.returncode, process.returncode) == (0, 0, 0)
     assert "stopped the worker petiole@" in first.stdout
     assert "no embedded broker runs here" in second.stdout
     assert "so everything is stopped" in shown
-    assert embedded_broker.broker_url(shell.home) is None
+    assert embedded_broker.broker_url(small.home) is None
 
 
 TWO_AGENTS = """

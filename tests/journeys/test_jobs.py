@@ -166,7 +166,7 @@ def test_a_free_process_takes_the_deliveries_behind_one_that_lasts(system):
     assert set(system.handled().values()) == {1}
 
 
-def test_a_delivery_that_is_revoked_while_it_waits_is_not_handled(system, bus: EventBus):
+def test_revoking_a_delivery_that_waits_or_runs_ends_no_other_of_its_job(system, bus: EventBus):
     system.work(processes=1)
     system.publish("occupy")
     system.eventually(lambda: system.handled() == {"occupy 0": 1}, 20, system.node.logs)
@@ -180,9 +180,7 @@ def test_a_delivery_that_is_revoked_while_it_waits_is_not_handled(system, bus: E
     system.await_idleness()
     assert system.handled() == {"occupy 0": 1, "fine 0": 1, "fine 2": 1}
 
-
-def test_terminating_one_delivery_does_not_end_those_of_its_job(system, bus: EventBus):
-    system.work(processes=1)
+    system.store.delete("handled")
     system.queue_behind_a_busy_process("fine", "last", "say")
     system.eventually(lambda: system.handled()["last 1"] == 1, 20, system.node.logs)
 

@@ -76,7 +76,7 @@ def test_each_stream_is_told_in_order_over_workers_and_failures(node, told, clie
     assert inside.ordered_waiting() == {"teller": 0}
 
 
-def test_events_of_one_stream_wait_for_their_turn_outside_the_queue(node, inside):
+def test_events_of_one_stream_wait_for_their_turn_outside_the_queue_where_a_purge_reaches_them(node, inside):
     node.module("teller", AGENT)
     node.environment["PETIOLE_AGENTS"] = "teller"
     worker = node.worker("first")
@@ -87,15 +87,6 @@ def test_events_of_one_stream_wait_for_their_turn_outside_the_queue(node, inside
 
     assert inside.queue_depth("teller") == 3
     assert inside.ordered_waiting() == {"teller": 3 * 9}
-
-
-def test_a_purge_reaches_what_waits_for_its_turn(node, inside):
-    node.module("teller", AGENT)
-    node.environment["PETIOLE_AGENTS"] = "teller"
-    worker = node.worker("first")
-    worker.terminate()
-    worker.wait(timeout=20)
-    node.run(PUBLISH.format(streams=3, each=10))
 
     purged = json.loads(node.command("subscriptions", "withdraw", "teller.tell", "--purge", "--json"))
 

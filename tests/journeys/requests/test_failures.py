@@ -122,12 +122,7 @@ time.sleep(1)
     assert said == ["requester_stopped", True, 0]
 
 
-def test_who_is_told_to_stop_waiting_does_so_at_once(service):
-    service.worker("one")
-
-    said = ask(
-        service,
-        """
+WAIT_UNTIL = """
 import asyncio, threading
 kinds = []
 def wait():
@@ -138,38 +133,20 @@ threads = [threading.Thread(target=wait), threading.Thread(target=lambda: asynci
 [each.start() for each in threads]
 time.sleep(1)
 began = time.monotonic()
-request.stop_waiting()
+{what_ends_it}
 [each.join() for each in threads]
 print(json.dumps([kinds, time.monotonic() - began < 10]))
-""",
-    )
-
-    assert said == [["requester_stopped", "requester_stopped"], True]
+"""
 
 
-def test_who_waits_is_let_go_at_once_where_the_system_is_shut_down(service):
+def test_who_waits_is_let_go_at_once_when_told_to_stop_and_where_the_system_is_shut_down(service):
     service.worker("one")
 
-    said = ask(
-        service,
-        """
-import asyncio, threading
-kinds = []
-def wait():
-    kinds.append(request("slow", responder="data_service", seconds=20, timeout=30).get().error_type)
-async def wait_too():
-    kinds.append((await request.aio("slow", responder="data_service", seconds=20, timeout=30)).error_type)
-threads = [threading.Thread(target=wait), threading.Thread(target=lambda: asyncio.run(wait_too()))]
-[each.start() for each in threads]
-time.sleep(1)
-began = time.monotonic()
-shut_down(bus)
-[each.join() for each in threads]
-print(json.dumps([kinds, time.monotonic() - began < 10]))
-""",
-    )
+    stopped = ask(service, WAIT_UNTIL.format(what_ends_it="request.stop_waiting()"))
+    shut_down = ask(service, WAIT_UNTIL.format(what_ends_it="shut_down(bus)"))
 
-    assert said == [["SystemStopping", "SystemStopping"], True]
+    assert stopped == [["requester_stopped", "requester_stopped"], True]
+    assert shut_down == [["SystemStopping", "SystemStopping"], True]
 
 
 def test_a_requester_that_dies_leaves_an_entry_that_expires(service, inside, eventually):
