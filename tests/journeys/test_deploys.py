@@ -109,7 +109,9 @@ def test_a_renamed_handler_is_told_and_what_waits_for_it_goes_to_the_new_one(sho
     assert "handler.missing" in shop.logs()
     (parked,) = json.loads(shop.command("parked", "--json"))
     assert (parked["kind"], parked["name"], parked["count"]) == ("handler", "clerk.offer", 1)
-    assert "no running worker has the handler clerk.offer" in " ".join(shop.command("subscriptions").split())
+    # A worker says that it is ready before it hears commands.
+    missing = "no running worker has the handler clerk.offer"
+    eventually(lambda: missing in " ".join(shop.command("subscriptions").split()), 20, shop.logs)
     (clerk,) = [each for each in json.loads(shop.command("agents", "--json")) if each["agent"] == "clerk"]
     assert (clerk["parked"], clerk["without_handler"]) == (1, ["clerk.offer"])
 

@@ -138,6 +138,8 @@ class System:
         """Start the worker."""
         self.node.environment["TURNED_ON_AT_START"] = turned_on
         self.node.worker("first", *options)
+        # A worker says that it is ready before it hears commands.
+        self.wait(lambda: bool(self.control.ping(timeout=5, limit=1)))
 
     def publish(self, *kinds: str) -> list[str]:
         """Publish one event of each kind; return the ids of their deliveries."""
