@@ -45,11 +45,16 @@ class Fork(subprocess.Popen[bytes]):
         socket.send_fds(_server()[0], [request], [0, *(output.fileno() for output in outputs), results])
         os.close(results)
         self.args, self.returncode = command, None
-        self.pid = int.from_bytes(os.read(self._results, 4))
+        self.pid = self._read_number()
+
+    def _read_number(self) -> int:
+        told = os.read(self._results, 4)
+        assert told, f"who forks for the tests has ended: {self.args}"
+        return int.from_bytes(told, signed=True)
 
     def poll(self) -> int | None:
         if self.returncode is None and select.select([self._results], [], [], 0)[0]:
-            self.returncode = int.from_bytes(os.read(self._results, 4), signed=True)
+            self.returncode = self._read_number()
             os.close(self._results)
         return self.returncode
 
