@@ -49,7 +49,7 @@ class Fork(subprocess.Popen[bytes]):
 
     def _read_number(self) -> int:
         told = os.read(self._results, 4)
-        assert told, f"who forks for the tests has ended: {self.args}"
+        assert told, f"who forks for the tests has ended: {self.args!r}"
         return int.from_bytes(told, signed=True)
 
     def poll(self) -> int | None:
