@@ -123,14 +123,16 @@ def test_an_older_copy_of_the_state_is_brought_up_to_date(system, server):
     system.module("two_agents", MODULE)
     client = redis.Redis.from_url(server.url)
     system.worker("first", "--pool", "threads", "-Q", "one")
-    older = {name: client.dump(name) for name in client.keys("*")}
+    older = {name: content for name in client.keys("*") if (content := client.dump(name))}
     system.worker("second", "--pool", "threads", "-Q", "two")
     bus = a_bus(server.url)
     assert publish_once(bus, a_message("before")).subscriptions == BOTH
 
-    client.flushall()
-    for name, content in older.items():
-        client.restore(name, 0, content or b"")
+    with client.pipeline(transaction=True) as pipeline:
+        pipeline.flushall()
+        for name, content in older.items():
+            pipeline.restore(name, 0, content)
+        pipeline.execute()
 
     inside = Inside(server.url)
     wait_until(lambda: inside.subscriptions() == list(BOTH), 10, system.logs)
