@@ -38,7 +38,7 @@ test: lint $(FLOWER) ## Run lint and all tests (ARGS="-k name" selects some)
 faults: $(TOOLS) $(FLOWER) ## Kill workers, publishers and brokers at random for an hour (make test: for minutes)
 	PETIOLE_FAULTS=full PETIOLE_FAULT_WORKER_KILLS=20 PETIOLE_FAULT_MESSAGES_PER_KILL=3000 \
 		PETIOLE_FAULT_BROKER_KILLS=4 $(BIN)/pytest tests/faults tests/simulation -s $(ARGS)
-	PETIOLE_FAULTS=full $(BIN)/pytest -m long -s $(ARGS)
+	PETIOLE_FAULTS=full $(BIN)/pytest -m long --ignore tests/faults --ignore tests/simulation -s $(ARGS)
 
 bench: $(TOOLS) $(CONTESTANTS) ## Measure Petiole beside Celery, FastStream, huey and dramatiq (ARGS=--quick: six minutes)
 	$(BIN)/python -m tests.benchmarks.bench $(ARGS)
