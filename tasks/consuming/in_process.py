@@ -117,6 +117,8 @@ class InProcess:
     def __init__(self, traffic: InFlightMessages | None = None) -> None:
         self._server = fakeredis.FakeServer()
         self._server.script_cache = _SCRIPT_CACHE
+        # Created now: of two threads that use it first at the same time, each would get a database of its own.
+        self._server.dbs[0]
         self._worker: _Worker | None = None
         self.state = fakeredis.FakeRedis(server=self._server, decode_responses=True)
         self.traffic = traffic or InFlightMessages()
